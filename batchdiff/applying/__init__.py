@@ -1,0 +1,1 @@
+"""The half that writes: overlays, verification, retirement."""

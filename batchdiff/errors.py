@@ -1,0 +1,89 @@
+"""Every failure that a user, a disk or an image can cause, each with its exit code (docs/scripting.md)."""
+
+from __future__ import annotations
+
+
+class BatchdiffError(Exception):
+    """What went wrong and where, why, and what to do next; the command line prints it without a traceback.
+
+    ``what`` names the file or guest; ``why`` is the cause; ``remedy`` is one sentence of advice.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, why: str = "", remedy: str = "") -> None:
+        super().__init__(what, why, remedy)
+        self.what = what
+        self.why = why
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return ". ".join(part for part in (self.reason, self.remedy) if part)
+
+    @property
+    def reason(self) -> str:
+        """What and why, without the advice."""
+        return f"{self.what}: {self.why}" if self.why else self.what
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions cross from the workers to the planner; keyword-only fields need their own way.
+        return _rebuild, (type(self), self.what, self.why, self.remedy)
+
+
+def _rebuild(kind: type[BatchdiffError], what: str, why: str, remedy: str) -> BatchdiffError:
+    return kind(what, why=why, remedy=remedy)
+
+
+class GuestError(BatchdiffError):
+    """One guest was refused or failed; the other guests go on."""
+
+    exit_code = 1
+
+
+class UsageError(BatchdiffError):
+    """The command line is wrong."""
+
+    exit_code = 2
+
+
+class ManifestError(BatchdiffError):
+    """The manifest is wrong; ``what`` lists every problem, one a line."""
+
+    exit_code = 3
+
+
+class ImageError(BatchdiffError):
+    """An image cannot be read, or is not what the manifest says."""
+
+    exit_code = 4
+
+
+class PlanError(BatchdiffError):
+    """The plan is invalid, edited, or stale."""
+
+    exit_code = 5
+
+
+class VerificationError(BatchdiffError):
+    """An overlay does not give the guest's content, or cannot be proved to."""
+
+    exit_code = 6
+
+
+class ProgramError(BatchdiffError):
+    """An external program is missing or failed."""
+
+    exit_code = 7
+
+
+class WorkerError(BatchdiffError):
+    """A worker process died; ``what`` names it and the range that it was scanning."""
+
+    exit_code = 4
+
+
+EXIT_DONE = 0
+EXIT_SOME_GUESTS = 1
+EXIT_DETAILED_CHANGES = 10
+EXIT_BUG = 70
+EXIT_INTERRUPTED = 130

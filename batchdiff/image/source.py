@@ -1,0 +1,32 @@
+"""Where an image is and what it is said to be: all that a worker needs to open it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class ImageFormat(enum.StrEnum):
+    """The formats that a manifest may name; :mod:`batchdiff.image.opening` says which can be read so far."""
+
+    RAW = "raw"
+    QCOW2 = "qcow2"
+    QED = "qed"
+    VMDK = "vmdk"
+    VDI = "vdi"
+    VHDX = "vhdx"
+    VPC = "vpc"
+    PARALLELS = "parallels"
+    LUKS = "luks"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """One image file: an absolute path without symbolic links, its declared format and its declared chain.
+
+    ``backing`` lists the images below this one, the next one first; only these are ever opened for it.
+    """
+
+    path: str
+    format: ImageFormat
+    backing: tuple[ImageSource, ...] = ()

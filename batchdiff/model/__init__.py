@@ -1,0 +1,1 @@
+"""What is written down: the manifest and the plan."""

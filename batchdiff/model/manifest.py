@@ -1,0 +1,52 @@
+"""A manifest after all its checks: which guests rest on which template, and what shall become of them."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from batchdiff.image.source import ImageSource
+from batchdiff.model.overlay_options import OverlayOptions
+
+
+class Retire(enum.StrEnum):
+    """What happens to an original after its overlay is verified."""
+
+    KEEP = "keep"
+    QUARANTINE = "quarantine"
+    DELETE = "delete"
+
+
+class Loss(enum.StrEnum):
+    """What a guest may lose in the conversion, where the manifest allows it."""
+
+    SNAPSHOTS = "snapshots"
+    BITMAPS = "bitmaps"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestEntry:
+    """One guest: a name that is unique in its manifest, its image, and the overlay to write (absolute path)."""
+
+    name: str
+    image: ImageSource
+    overlay_path: str
+    options: OverlayOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A valid manifest; every path absolute, every glob expanded.
+
+    ``sha256`` is the hex digest of the manifest file's bytes; ``minimum_savings`` is a share from 0 to 1 of
+    a guest's allocation.
+    """
+
+    path: str
+    sha256: str
+    template: ImageSource
+    guests: tuple[GuestEntry, ...]
+    retire: Retire
+    minimum_savings: float
+    protect_template: bool
+    allow_loss: frozenset[Loss]

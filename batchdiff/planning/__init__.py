@@ -1,0 +1,1 @@
+"""The half that only reads: compares guests with their template."""

@@ -1,0 +1,1 @@
+"""The qcow2 format itself, pure: header, table entries, layout, compression."""

@@ -1,0 +1,56 @@
+"""Sizes: their names, their arithmetic, and how they are shown."""
+
+from __future__ import annotations
+
+import re
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+TIB = 1 << 40
+
+SECTOR = 512
+"""What QEMU rounds the size of a raw image up to (block layer's BDRV_SECTOR_SIZE)."""
+
+_SUFFIXES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_SIZE = re.compile(r"(\d+)\s*(?:([kmgtpe])(?:i?b)?|b)?", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as ``"64KiB"``, ``"64k"`` or ``"512"``; all suffixes are powers of 1024.
+
+    :raises ValueError: the text is no size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no size; write it as 64KiB, 2MiB or 512")
+    number, letter = match.groups()
+    return int(number) << (10 * (" kmgtpe".index(letter.lower()) if letter else 0))
+
+
+def format_size(count: int) -> str:
+    """Bytes for people: ``"0 B"``, ``"64 KiB"``, ``"2.3 GiB"``; three digits at the least, powers of 1024."""
+    if count < 0:
+        return f"-{format_size(-count)}"
+    value, suffix = float(count), 0
+    while value >= 1023.95 and suffix < len(_SUFFIXES) - 1:
+        value /= 1024
+        suffix += 1
+    if suffix == 0 or value == int(value):
+        return f"{int(value)} {_SUFFIXES[suffix]}"
+    return f"{value:.1f} {_SUFFIXES[suffix]}"
+
+
+def ceil_div(count: int, divisor: int) -> int:
+    """``count / divisor``, rounded up."""
+    return -(-count // divisor)
+
+
+def align_up(offset: int, granule: int) -> int:
+    """The first multiple of ``granule`` that is not below ``offset``."""
+    return -(-offset // granule) * granule
+
+
+def is_power_of_two(number: int) -> bool:
+    """Whether exactly one bit of a number is set."""
+    return number > 0 and number & (number - 1) == 0
