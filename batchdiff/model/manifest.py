@@ -26,7 +26,7 @@ class Loss(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GuestEntry:
-    """One guest: a name that is unique in its manifest, its image, and the overlay to write (absolute path)."""
+    """One guest: a name unique in its manifest, its image, and the overlay to write (absolute path)."""
 
     name: str
     image: ImageSource

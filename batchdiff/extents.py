@@ -1,0 +1,175 @@
+"""Run-length extents over units of an image, and their algebra.
+
+A diff gives every unit two bits, so that folding to a larger unit is a plain OR::
+
+    bit 0  DIFFERS   guest and template differ here
+    bit 1  NONZERO   the guest does not read as zeros here
+
+    SAME_ZERO = 0   SAME = 2   ZERO = 1   DATA = 3
+
+    units of 4 KiB     | 0 0 1 0 | 2 2 1 0 | 2 2 2 2 | 2 3 2 0 |
+    folded to 16 KiB   |  ZERO   |  DATA   |  SAME   |  DATA   |
+
+A cluster whose only differences are zeros can be a zero cluster where all of it reads as zeros; where it
+also holds bytes that equal the template's, those must be written with it. That is what OR computes.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Kind(enum.IntEnum):
+    """What a unit of a guest is, compared with the template."""
+
+    SAME_ZERO = 0
+    ZERO = 1
+    SAME = 2
+    DATA = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Extents:
+    """Runs of units: sorted, disjoint, merged; units in no run are ``SAME_ZERO``, or not looked at.
+
+    ``first`` and ``count`` are int64 arrays, in units; ``kind`` is a uint8 array of :class:`Kind`.
+    """
+
+    first: npt.NDArray[np.int64]
+    count: npt.NDArray[np.int64]
+    kind: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Extents) and self.runs() == other.runs()
+
+    __hash__ = None  # type: ignore[assignment]  # arrays can't be hashed
+
+    def runs(self) -> list[tuple[int, int, int]]:
+        """The runs as ``(first, count, kind)``, for people and tests."""
+        return list(zip(self.first.tolist(), self.count.tolist(), self.kind.tolist(), strict=True))
+
+    @property
+    def end(self) -> npt.NDArray[np.int64]:
+        """The unit after each run."""
+        return self.first + self.count
+
+    def units(self, kind: Kind) -> int:
+        """The number of units of one kind."""
+        return int(self.count[self.kind == kind].sum())
+
+    def pairs(self, kind: Kind) -> npt.NDArray[np.int64]:
+        """The runs of one kind as an array of shape (runs, 2): first unit, number of units."""
+        chosen = self.kind == kind
+        return np.stack([self.first[chosen], self.count[chosen]], axis=1)
+
+
+def empty() -> Extents:
+    """No runs at all."""
+    return from_runs([])
+
+
+def from_runs(runs: Iterable[tuple[int, int, int]]) -> Extents:
+    """Extents of sorted, disjoint ``(first, count, kind)``; neighbours of one kind are merged."""
+    table = np.array(list(runs), dtype=np.int64).reshape(-1, 3)
+    return _merged(table[:, 0], table[:, 0] + table[:, 1], table[:, 2].astype(np.uint8))
+
+
+def from_pairs(data: npt.NDArray[np.int64], zero: npt.NDArray[np.int64]) -> Extents:
+    """Extents of the ``data`` and ``zero`` lists of a plan: arrays of shape (runs, 2)."""
+    first = np.concatenate([data[:, 0], zero[:, 0]])
+    count = np.concatenate([data[:, 1], zero[:, 1]])
+    kind = np.repeat(np.array([Kind.DATA, Kind.ZERO], dtype=np.uint8), [len(data), len(zero)])
+    order = np.argsort(first, kind="stable")
+    return _merged(first[order], (first + count)[order], kind[order])
+
+
+def from_kinds(kinds: npt.NDArray[np.uint8], first: int = 0) -> Extents:
+    """Extents of an array with one :class:`Kind` a unit, whose first unit has the number ``first``."""
+    if len(kinds) == 0:
+        return empty()
+    starts = np.flatnonzero(np.concatenate([[True], kinds[1:] != kinds[:-1]]))
+    ends = np.append(starts[1:], len(kinds))
+    kept = kinds[starts] != Kind.SAME_ZERO
+    starts, ends = starts[kept], ends[kept]
+    return Extents(starts + first, ends - starts, kinds[starts])
+
+
+def concatenated(parts: list[Extents]) -> Extents:
+    """One of many that follow each other, merged where they touch."""
+    if not parts:
+        return empty()
+    first = np.concatenate([part.first for part in parts])
+    count = np.concatenate([part.count for part in parts])
+    return _merged(first, first + count, np.concatenate([part.kind for part in parts]))
+
+
+def folded(extents: Extents, factor: int) -> Extents:
+    """The same in units ``factor`` times larger: each has the OR of the kinds of its parts.
+
+    A run covers some large units wholly and touches one at either end; the touched ones are ORed together,
+    and with no run inside a run they and the whole ones never overlap.
+    """
+    if factor == 1 or len(extents) == 0:
+        return extents
+    first, end, kind = extents.first, extents.end, extents.kind
+    inner_first, inner_end = -(-first // factor), end // factor
+    head, tail = first // factor, (end - 1) // factor
+    head_cut, tail_cut = head < inner_first, tail >= inner_end
+    edge_unit = np.concatenate([head[head_cut], tail[tail_cut]])
+    edge_kind = np.concatenate([kind[head_cut], kind[tail_cut]])
+    edge_first, edge_kind = _ored(edge_unit, edge_kind)
+    whole = inner_end > inner_first
+    all_first = np.concatenate([inner_first[whole], edge_first])
+    all_end = np.concatenate([inner_end[whole], edge_first + 1])
+    all_kind = np.concatenate([kind[whole], edge_kind])
+    order = np.argsort(all_first, kind="stable")
+    return _merged(all_first[order], all_end[order], all_kind[order])
+
+
+def split(extents: Extents, factor: int, limit: int) -> Extents:
+    """The same in units ``factor`` times smaller, cut off at ``limit`` small units."""
+    first, end = extents.first * factor, np.minimum(extents.end * factor, limit)
+    kept = first < end
+    return Extents(first[kept], (end - first)[kept], extents.kind[kept])
+
+
+def only(extents: Extents, *kinds: Kind) -> Extents:
+    """The runs of some kinds."""
+    kept = np.isin(extents.kind, kinds)
+    return _merged(extents.first[kept], extents.end[kept], extents.kind[kept])
+
+
+def numbers(extents: Extents, factor: int = 1) -> npt.NDArray[np.int64]:
+    """The number of each unit that a run touches, in units ``factor`` times larger, sorted and distinct."""
+    first, last = extents.first // factor, (extents.end - 1) // factor
+    count = last - first + 1
+    begin = np.repeat(first - np.concatenate([[0], np.cumsum(count)[:-1]]), count)
+    return np.unique(begin + np.arange(int(count.sum()), dtype=np.int64))
+
+
+def _ored(
+    unit: npt.NDArray[np.int64], kind: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    if len(unit) == 0:
+        return unit, kind
+    order = np.argsort(unit, kind="stable")
+    unit, kind = unit[order], kind[order]
+    starts = np.flatnonzero(np.concatenate([[True], unit[1:] != unit[:-1]]))
+    return unit[starts], np.bitwise_or.reduceat(kind, starts)
+
+
+def _merged(first: npt.NDArray[np.int64], end: npt.NDArray[np.int64], kind: npt.NDArray[np.uint8]) -> Extents:
+    if len(first) == 0:
+        return Extents(first, end, kind)
+    joins = (first[1:] == end[:-1]) & (kind[1:] == kind[:-1])
+    starts = np.concatenate([[True], ~joins])
+    ends = np.concatenate([~joins, [True]])
+    return Extents(first[starts], end[ends] - first[starts], kind[starts])

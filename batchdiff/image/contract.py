@@ -1,0 +1,96 @@
+"""What every image can do, whatever its format: say where its bytes are, and read them.
+
+::
+
+    guest bytes   0        64k       128k      192k
+                  |  FILE   |  ZERO   |  FILE   |     segments of the image, gapless and sorted
+                       |                   |
+    layers        top.qcow2            backing file       each segment names its layer and the address there
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from batchdiff.image.fingerprint import Fingerprint
+from batchdiff.qcow2.entries import Origin
+
+
+class Segment(NamedTuple):
+    """Guest bytes ``start`` to ``end`` with one origin; ``address`` is that of ``start`` in the layer.
+
+    ``layer`` counts from 0, the image itself, down its chain. An ABSENT segment never leaves an image: below
+    the last layer everything reads as zeros.
+    """
+
+    start: int
+    end: int
+    origin: Origin
+    layer: int
+    address: int
+
+
+class Layer(Protocol):
+    """One file of a chain, on its own."""
+
+    @property
+    def path(self) -> str:
+        """Absolute path of the file."""
+
+    @property
+    def fd(self) -> int:
+        """Its read-only descriptor."""
+
+    @property
+    def virtual_size(self) -> int:
+        """Bytes that a guest's OS would see; a multiple of 512."""
+
+    def parts(self, start: int, end: int) -> list[Segment]:
+        """Gapless segments of bytes ``start`` to ``end``, within the virtual size; some may be ABSENT."""
+
+    def next_data(self, start: int) -> int | None:
+        """An offset from ``start`` on before which all is ABSENT or ZERO; None where all that follows is.
+
+        It may be early, never late.
+        """
+
+    def read(self, segment: Segment, buffer: memoryview) -> None:
+        """Fills ``buffer`` with the bytes of a FILE or PACKED segment of this layer."""
+
+    def fingerprint(self) -> Fingerprint:
+        """The file's fingerprint now."""
+
+    def close(self) -> None:
+        """Closes the file."""
+
+
+def clipped(segments: list[Segment], start: int, end: int) -> list[Segment]:
+    """Gapless segments that reach over a range, cut to it."""
+    return [
+        segment
+        if start <= segment.start and segment.end <= end
+        else Segment(
+            max(segment.start, start),
+            min(segment.end, end),
+            segment.origin,
+            segment.layer,
+            # A compressed cluster keeps its descriptor, wherever in it the segment starts.
+            segment.address + (max(start - segment.start, 0) if segment.origin is Origin.FILE else 0),
+        )
+        for segment in segments
+        if segment.start < end and start < segment.end
+    ]
+
+
+def windowed(segments: list[Segment], start: int, step: int, count: int) -> list[list[Segment]]:
+    """The segments of each of ``count`` windows of ``step`` bytes from ``start`` on, cut at their edges."""
+    windows: list[list[Segment]] = [[] for _ in range(count)]
+    for segment in segments:
+        first, last = (segment.start - start) // step, (segment.end - 1 - start) // step
+        if first == last:
+            windows[first].append(segment)
+            continue
+        for number in range(first, last + 1):
+            edge = start + number * step
+            windows[number] += clipped([segment], edge, edge + step)
+    return windows

@@ -1,0 +1,94 @@
+"""Image files as descriptors: opened without surprises, read in full, identified."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from batchdiff.errors import ImageError
+from batchdiff.image.fingerprint import Fingerprint, fingerprint_of
+
+_MISSING = {errno.ENOENT, errno.ENOTDIR}
+
+
+def open_image_file(path: str) -> int:
+    """A read-only descriptor of a regular file or block device; symbolic links are not followed.
+
+    :raises ImageError: it is missing, something else, or may not be read.
+    """
+    try:
+        # O_NONBLOCK: opening a FIFO must not wait for its other end.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    mode = os.fstat(fd).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        os.close(fd)
+        raise ImageError(
+            f"cannot use {path}",
+            why="it is neither a regular file nor a block device",
+            remedy="Name the image itself in the manifest.",
+        )
+    return fd
+
+
+def _unreadable(path: str, error: OSError) -> ImageError:
+    if error.errno in _MISSING:
+        remedy = "Correct the path, or plan again if the file was moved."
+    elif error.errno == errno.ELOOP:
+        remedy = "It has become a symbolic link; plan again."
+    else:
+        remedy = "Check the permissions of the file and its folders."
+    return ImageError(f"cannot open {path}", why=error.strerror or str(error), remedy=remedy)
+
+
+def content_size(fd: int) -> int:
+    """Bytes of a file or block device."""
+    info = os.fstat(fd)
+    return os.lseek(fd, 0, os.SEEK_END) if stat.S_ISBLK(info.st_mode) else info.st_size
+
+
+def is_block_device(fd: int) -> bool:
+    """Whether a descriptor is of a block device."""
+    return stat.S_ISBLK(os.fstat(fd).st_mode)
+
+
+def identify(fd: int) -> Fingerprint:
+    """The fingerprint of an open file."""
+    return fingerprint_of(os.fstat(fd), content_size(fd))
+
+
+def read_into(fd: int, buffer: memoryview, offset: int, path: str) -> int:
+    """Bytes read into ``buffer`` from ``offset`` on: all of them, or fewer at the end of the file.
+
+    :raises ImageError: the disk cannot give them.
+    """
+    done = 0
+    try:
+        while done < len(buffer):
+            got = os.preadv(fd, [buffer[done:]], offset + done)
+            if got == 0:
+                break
+            done += got
+    except OSError as error:
+        raise ImageError(
+            f"cannot read {path} at byte {offset + done}",
+            why=error.strerror or str(error),
+            remedy="The disk or the filesystem below it has a fault; look into the kernel log.",
+        ) from error
+    return done
+
+
+def read_exactly(fd: int, length: int, offset: int, path: str) -> bytearray:
+    """``length`` bytes from ``offset`` on.
+
+    :raises ImageError: the file ends before, or the disk cannot give them.
+    """
+    data = bytearray(length)
+    if read_into(fd, memoryview(data), offset, path) != length:
+        raise ImageError(
+            f"cannot read {path} at byte {offset}",
+            why=f"it ends before byte {offset + length}: it is truncated, or changed while it was read",
+        )
+    return data

@@ -1,0 +1,193 @@
+"""qcow2 images: L2 entries read in bulk for the range asked for, compressed clusters unpacked one at a time.
+
+::
+
+    header -> L1 table (kept) -> slices of L2 tables (read for each range) -> segments
+
+Source: QEMU ``docs/interop/qcow2.txt``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.errors import ImageError
+from batchdiff.image import files
+from batchdiff.image.contract import Segment, clipped
+from batchdiff.image.fingerprint import Fingerprint
+from batchdiff.qcow2 import compression, entries
+from batchdiff.qcow2.entries import Origin
+from batchdiff.qcow2.header import FormatError, Header, parse
+from batchdiff.units import MIB, ceil_div
+
+_HEAD = 2 * MIB
+"""The largest cluster: the header never reaches further."""
+
+_ORIGINS = tuple(Origin)
+
+
+class Qcow2Layer:
+    """One qcow2 file without its backing file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.fd = files.open_image_file(path)
+        try:
+            self._size = files.content_size(self.fd)
+            self.header = self._parse_header()
+            self._l1 = self._read_l1()
+        except BaseException:
+            os.close(self.fd)
+            raise
+        self._unpacked: tuple[int, bytes] = (-1, b"")
+
+    @property
+    def virtual_size(self) -> int:
+        """What the header says."""
+        return self.header.virtual_size
+
+    def _parse_header(self) -> Header:
+        head = bytes(files.read_exactly(self.fd, min(_HEAD, self._size), 0, self.path))
+        try:
+            return parse(head, self._size)
+        except FormatError as error:
+            raise self._refused(error) from error
+
+    def _read_l1(self) -> npt.NDArray[np.uint64]:
+        needed = ceil_div(self.header.virtual_size, self.header.geometry.l2_coverage)
+        table = self._words(self.header.l1_offset, needed)
+        try:
+            entries.check_l1(table, self.header.geometry, self._size)
+        except FormatError as error:
+            raise self._refused(error) from error
+        return (table & entries.OFFSET_MASK).astype(np.uint64)
+
+    def _words(self, offset: int, count: int) -> npt.NDArray[np.uint64]:
+        data = files.read_exactly(self.fd, count * 8, offset, self.path)
+        return np.frombuffer(data, dtype=">u8").astype(np.uint64)
+
+    def _refused(self, error: FormatError) -> ImageError:
+        return ImageError(f"cannot use {self.path} as qcow2", why=str(error))
+
+    def inspect(self) -> None:
+        """Checks every entry of every L2 table, and that the file could hold all that they map.
+
+        :raises ImageError: an entry is invalid, tables lie on each other, or the image is a bomb.
+        """
+        try:
+            self._check_tables_apart()
+            self._check_l2_tables()
+        except FormatError as error:
+            raise self._refused(error) from error
+
+    def _check_l2_tables(self) -> None:
+        mapped = 0
+        for index in np.flatnonzero(self._l1).tolist():
+            words = self._l2_slice(index, 0, self.header.geometry.l2_entries)
+            mapped += entries.check_l2(words, self.header.geometry, self._size)
+            if mapped > self._size + self.header.geometry.cluster_size:
+                raise FormatError(f"its tables map more bytes than the file has ({self._size})")
+
+    def _check_tables_apart(self) -> None:
+        header, cluster = self.header, self.header.geometry.cluster_size
+        tables = self._l1[self._l1 != 0].astype(np.int64)
+        for offset, length, name in (
+            (header.l1_offset, header.l1_entries * 8, "L1 table"),
+            (header.refcount_offset, header.refcount_bytes, "refcount table"),
+        ):
+            if ((tables + cluster > offset) & (tables < offset + length)).any():
+                raise FormatError(f"an L2 table lies on the {name}")
+
+    def _l2_slice(self, index: int, first: int, count: int) -> npt.NDArray[np.uint64]:
+        """``count`` entries of an L2 table, as :func:`batchdiff.qcow2.entries.granules` wants them."""
+        geometry = self.header.geometry
+        words = geometry.entry_size // 8
+        table = self._words(int(self._l1[index]) + first * geometry.entry_size, count * words)
+        return table.reshape(-1, 2) if geometry.extended_l2 else table
+
+    def parts(self, start: int, end: int) -> list[Segment]:
+        """See :class:`~batchdiff.image.contract.Layer`."""
+        found: list[Segment] = []
+        for first, index, begin, count in self._tables(start, end):
+            if self._l1[index] == 0:
+                stop = first + count * self.header.geometry.cluster_size
+                found.append(Segment(max(first, start), min(stop, end), Origin.ABSENT, 0, 0))
+            else:
+                found += self._segments(self._l2_slice(index, begin, count), first, start, end)
+        return found
+
+    def _tables(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+        """For each L2 table of a range: guest offset of its first cluster, index, first entry, entries."""
+        geometry = self.header.geometry
+        cluster, last = start // geometry.cluster_size, ceil_div(end, geometry.cluster_size)
+        while cluster < last:
+            index, begin = divmod(cluster, geometry.l2_entries)
+            count = min(geometry.l2_entries - begin, last - cluster)
+            yield cluster * geometry.cluster_size, index, begin, count
+            cluster += count
+
+    def _segments(self, words: npt.NDArray[np.uint64], first: int, start: int, end: int) -> list[Segment]:
+        geometry = self.header.geometry
+        origin, address = entries.granules(words, geometry)
+        joins = (origin[1:] == origin[:-1]) & np.where(
+            origin[1:] == Origin.FILE,
+            address[1:] == address[:-1] + geometry.granule,
+            # A compressed cluster is one segment, also where its entry stands for 32 subclusters.
+            (origin[1:] != Origin.PACKED) | self._same_cluster(len(origin)),
+        )
+        begins = np.concatenate([[0], np.flatnonzero(~joins) + 1])
+        offsets = (begins * geometry.granule + first).tolist()
+        offsets.append(first + len(origin) * geometry.granule)
+        found = [
+            Segment(begin, stop, _ORIGINS[kind], 0, place)
+            for begin, stop, kind, place in zip(
+                offsets, offsets[1:], origin[begins].tolist(), address[begins].tolist(), strict=False
+            )
+        ]
+        return clipped(found, start, end)
+
+    def _same_cluster(self, granules: int) -> npt.NDArray[np.bool_]:
+        inside: npt.NDArray[np.bool_] = np.arange(1, granules) % self.header.geometry.granules != 0
+        return inside
+
+    def next_data(self, start: int) -> int | None:
+        """The first byte from ``start`` on that an L2 table covers."""
+        coverage = self.header.geometry.l2_coverage
+        tables = np.flatnonzero(self._l1[start // coverage :])
+        return max(start, (start // coverage + int(tables[0])) * coverage) if len(tables) else None
+
+    def read(self, segment: Segment, buffer: memoryview) -> None:
+        """Reads a FILE segment, or unpacks the cluster that a PACKED one is part of."""
+        if segment.origin is Origin.PACKED:
+            within = segment.start % self.header.geometry.cluster_size
+            buffer[:] = self._cluster(segment.address)[within : within + len(buffer)]
+            return
+        done = files.read_into(self.fd, buffer, segment.address, self.path)
+        if done < len(buffer):
+            # QEMU may leave the file's last cluster short; what is missing reads as zeros there. A cluster
+            # that begins past the end was refused by inspect().
+            buffer[done:] = bytes(len(buffer) - done)
+
+    def _cluster(self, descriptor: int) -> bytes:
+        if self._unpacked[0] != descriptor:
+            geometry = self.header.geometry
+            offset, length = entries.packed_extent(descriptor, geometry)
+            packed = files.read_exactly(self.fd, min(length, max(self._size - offset, 0)), offset, self.path)
+            try:
+                data = compression.decompress(bytes(packed), geometry.compression_type, geometry.cluster_size)
+            except FormatError as error:
+                raise self._refused(error) from error
+            self._unpacked = (descriptor, data)
+        return self._unpacked[1]
+
+    def fingerprint(self) -> Fingerprint:
+        """The file's fingerprint now."""
+        return files.identify(self.fd)
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self.fd)

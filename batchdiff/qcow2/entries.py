@@ -1,0 +1,161 @@
+"""Table entries in bulk: L2 entries to granules and back, and what makes an entry invalid.
+
+::
+
+    standard cluster    | 63 copied | 62 = 0 | 61-56 reserved | 55-9 host offset | 8-1 reserved | 0 zero |
+    compressed cluster  | 63 = 0    | 62 = 1 | 61-x sectors - 1 | x-1..0 host offset |
+                        where x = 62 - (cluster_bits - 8)
+    extended L2         a second word: bits 0-31 allocated, bits 32-63 zero, one a subcluster
+
+Source: QEMU ``docs/interop/qcow2.txt``, "L2 table entry".
+"""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.qcow2.geometry import SUBCLUSTERS, Geometry
+from batchdiff.qcow2.header import FormatError
+
+Words = npt.NDArray[np.uint64]
+
+COPIED = np.uint64(1 << 63)
+COMPRESSED = np.uint64(1 << 62)
+ZERO_FLAG = np.uint64(1)
+OFFSET_MASK = np.uint64(0x00FFFFFFFFFFFE00)
+_RESERVED_STANDARD = np.uint64(0x3F000000000001FE)
+_RESERVED_L1 = np.uint64(0x7F000000000001FF)
+_DESCRIPTOR_MASK = np.uint64((1 << 62) - 1)
+_ALL_SUBCLUSTERS_ZERO = np.uint64(0xFFFFFFFF << 32)
+
+
+class Origin(enum.IntEnum):
+    """Where the bytes of a part of an image come from."""
+
+    ABSENT = 0
+    """Not in this image; the backing file's, or zeros where there is none."""
+    ZERO = 1
+    FILE = 2
+    """In the file, as they are."""
+    PACKED = 3
+    """In the file, compressed."""
+
+
+def granules(words: Words, geometry: Geometry) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Origin and address of each granule.
+
+    ``words``: L2 entries as native integers, shape (clusters,), or (clusters, 2) with extended L2. An
+    address is a file offset for FILE, a compressed cluster's descriptor for PACKED, else 0.
+    """
+    entry = words[:, 0] if geometry.extended_l2 else words
+    packed = (entry & COMPRESSED) != 0
+    host = (entry & OFFSET_MASK).astype(np.int64)
+    if geometry.extended_l2:
+        origin, address = _subclusters(host, words[:, 1], geometry)
+        packed = np.repeat(packed, SUBCLUSTERS)
+        entry = np.repeat(entry, SUBCLUSTERS)
+    else:
+        origin = np.where(host != 0, np.uint8(Origin.FILE), np.uint8(Origin.ABSENT))
+        if geometry.zero_flag:
+            origin[(entry & ZERO_FLAG) != 0] = Origin.ZERO
+        address = np.where(origin == Origin.FILE, host, 0)
+    if packed.any():
+        origin[packed] = Origin.PACKED
+        address[packed] = (entry[packed] & _DESCRIPTOR_MASK).astype(np.int64)
+    return origin, address
+
+
+def _subclusters(
+    host: npt.NDArray[np.int64], bitmap: Words, geometry: Geometry
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    bits = (bitmap[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)
+    allocated, zero = bits[:, :SUBCLUSTERS] != 0, bits[:, SUBCLUSTERS:] != 0
+    origin = np.full(allocated.shape, Origin.ABSENT, dtype=np.uint8)
+    origin[zero] = Origin.ZERO
+    origin[allocated] = Origin.FILE
+    within = np.arange(SUBCLUSTERS, dtype=np.int64) * geometry.granule
+    address = np.where(allocated, host[:, None] + within, 0)
+    return origin.reshape(-1), address.reshape(-1)
+
+
+def packed_extent(descriptor: int, geometry: Geometry) -> tuple[int, int]:
+    """File offset and greatest length in bytes of the compressed cluster that a descriptor names."""
+    offset_bits = 62 - (geometry.cluster_bits - 8)
+    offset = descriptor & ((1 << offset_bits) - 1)
+    return offset, ((descriptor >> offset_bits) + 1) * 512 - offset % 512
+
+
+def packed_entry(offset: int, length: int, geometry: Geometry) -> int:
+    """The L2 entry of a compressed cluster of ``length`` bytes at a file offset."""
+    more_sectors = (offset % 512 + length - 1) // 512
+    return 1 << 62 | more_sectors << (62 - (geometry.cluster_bits - 8)) | offset
+
+
+def zero_entry(geometry: Geometry) -> tuple[int, int]:
+    """The words (entry, bitmap) of a cluster that reads as zeros and takes no space."""
+    return (0, int(_ALL_SUBCLUSTERS_ZERO)) if geometry.extended_l2 else (int(ZERO_FLAG), 0)
+
+
+def check_l1(entries: Words, geometry: Geometry, file_size: int) -> npt.NDArray[np.int64]:
+    """Offsets of the L2 tables that an L1 table names, in its order, without the empty entries.
+
+    :raises FormatError: one is misaligned, outside the file, in cluster 0, or named twice.
+    """
+    used = entries[entries != 0]
+    if (used & _RESERVED_L1).any():
+        raise FormatError("an L1 entry has reserved bits set")
+    tables: npt.NDArray[np.int64] = (used & OFFSET_MASK).astype(np.int64)
+    tables = tables[tables != 0]
+    _check_hosts(tables, geometry.cluster_size, file_size, "an L2 table")
+    if len(np.unique(tables)) != len(tables):
+        raise FormatError("one L2 table is used for two parts of the disk")
+    return tables
+
+
+def check_l2(words: Words, geometry: Geometry, file_size: int) -> int:
+    """Bytes of the file that the entries of one L2 table map, counting compressed clusters as one sector.
+
+    :raises FormatError: an entry is misaligned, outside the file, in cluster 0, or has reserved bits set.
+    """
+    entry = words[:, 0] if geometry.extended_l2 else words
+    packed = (entry & COMPRESSED) != 0
+    standard = entry[~packed]
+    reserved = _RESERVED_STANDARD
+    if geometry.extended_l2 or not geometry.zero_flag:
+        reserved |= ZERO_FLAG
+    if (standard & reserved).any():
+        raise FormatError("an L2 entry has reserved bits set")
+    host = (standard & OFFSET_MASK).astype(np.int64)
+    host = host[host != 0]
+    _check_hosts(host, geometry.cluster_size, file_size, "a data cluster")
+    if geometry.extended_l2:
+        _check_bitmaps(entry, words[:, 1], packed)
+    offset_bits = np.uint64(62 - (geometry.cluster_bits - 8))
+    offsets = (entry[packed] & ((np.uint64(1) << offset_bits) - np.uint64(1))).astype(np.int64)
+    if ((offsets < geometry.cluster_size) | (offsets >= file_size)).any():
+        raise FormatError("a compressed cluster lies outside the file")
+    return len(host) * geometry.cluster_size + len(offsets)
+
+
+def _check_hosts(offsets: npt.NDArray[np.int64], cluster_size: int, file_size: int, what: str) -> None:
+    if (offsets % cluster_size != 0).any():
+        raise FormatError(f"{what} is not aligned to the cluster size")
+    if (offsets >= file_size).any():
+        beyond = int(offsets[offsets >= file_size][0])
+        raise FormatError(
+            f"{what} at {beyond} lies past the end of the file ({file_size} bytes):"
+            " it is truncated or damaged"
+        )
+
+
+def _check_bitmaps(entry: Words, bitmap: Words, packed: npt.NDArray[np.bool_]) -> None:
+    allocated = bitmap & np.uint64(0xFFFFFFFF)
+    if (allocated & (bitmap >> np.uint64(32))).any():
+        raise FormatError("a subcluster is marked both allocated and zero")
+    if (bitmap[packed] != 0).any():
+        raise FormatError("a compressed cluster has subclusters")
+    if (allocated[~packed & ((entry & OFFSET_MASK) == 0)] != 0).any():
+        raise FormatError("a subcluster is marked allocated in a cluster that is not")

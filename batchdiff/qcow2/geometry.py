@@ -1,0 +1,56 @@
+"""How a qcow2 image is divided: clusters, subclusters, and what one L2 table covers."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+SUBCLUSTERS = 32
+"""Subclusters of a cluster with extended L2 entries (qcow2.txt, "Extended L2 Entries")."""
+
+
+class CompressionType(enum.IntEnum):
+    """The header's compression type."""
+
+    ZLIB = 0
+    ZSTD = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """The numbers that the tables' format depends on; ``zero_flag`` is False for version 2."""
+
+    cluster_size: int
+    extended_l2: bool = False
+    compression_type: CompressionType = CompressionType.ZLIB
+    zero_flag: bool = True
+
+    @property
+    def cluster_bits(self) -> int:
+        """The cluster size's logarithm to base 2."""
+        return self.cluster_size.bit_length() - 1
+
+    @property
+    def granule(self) -> int:
+        """Bytes of the smallest part that can be allocated or zero on its own."""
+        return self.cluster_size // SUBCLUSTERS if self.extended_l2 else self.cluster_size
+
+    @property
+    def granules(self) -> int:
+        """Granules in a cluster."""
+        return SUBCLUSTERS if self.extended_l2 else 1
+
+    @property
+    def entry_size(self) -> int:
+        """Bytes of one L2 entry."""
+        return 16 if self.extended_l2 else 8
+
+    @property
+    def l2_entries(self) -> int:
+        """Entries in an L2 table, which always takes one cluster."""
+        return self.cluster_size // self.entry_size
+
+    @property
+    def l2_coverage(self) -> int:
+        """Guest bytes that one L2 table maps."""
+        return self.l2_entries * self.cluster_size

@@ -1,0 +1,265 @@
+"""The qcow2 header: parsed with every check that needs no other byte of the file, and built for new images.
+
+::
+
+    | fixed fields, 72 (v2) or header_length (v3) bytes | extensions | backing file name | ... cluster 0 ends
+
+Source: QEMU ``docs/interop/qcow2.txt``; limits from ``block/qcow2.h``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from batchdiff.qcow2.geometry import CompressionType, Geometry
+from batchdiff.units import SECTOR, ceil_div
+
+MAGIC = b"QFI\xfb"
+_FIXED = struct.Struct(">4sIQIIQIIQQIIQ")
+_V3 = struct.Struct(">QQQIIB7x")
+_V2_LENGTH, _V3_LENGTH, _V3_SHORTEST = 72, 112, 104
+_MAX_L1_BYTES = 32 << 20
+_MAX_REFCOUNT_TABLE_BYTES = 8 << 20
+_MAX_SNAPSHOTS = 65536
+MAX_NAME = 1023
+
+_DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION_TYPE, _EXTENDED_L2 = (1 << bit for bit in range(5))
+_LAZY_REFCOUNTS = 1 << 0
+_KNOWN_INCOMPATIBLE = _DIRTY | _CORRUPT | _DATA_FILE | _COMPRESSION_TYPE | _EXTENDED_L2
+_AUTOCLEAR_BITMAPS = 1 << 0
+
+_EXT_END, _EXT_BACKING_FORMAT, _EXT_BITMAPS = 0, 0xE2792ACA, 0x23852875
+_EXT_ENCRYPTION, _EXT_DATA_FILE = 0x0537BE77, 0x44415441
+
+
+class FormatError(ValueError):
+    """The bytes break the format's rules, or use what is not supported; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the header says; offsets and sizes in bytes, ``l1_entries`` a count."""
+
+    version: int
+    geometry: Geometry
+    virtual_size: int
+    l1_offset: int
+    l1_entries: int
+    refcount_offset: int
+    refcount_bytes: int
+    snapshots: int
+    bitmaps: int
+    backing_name: str | None
+    backing_format: str | None
+    lazy_refcounts: bool
+
+
+def parse(head: bytes, file_size: int) -> Header:
+    """The header in ``head``, the file's first 2 MiB at the most (one cluster is needed).
+
+    :raises FormatError: the image breaks the format's rules, is damaged, or needs what is not supported.
+    """
+    if len(head) < _V2_LENGTH or head[:4] != MAGIC:
+        raise FormatError("it is no qcow2 image: the magic number QFI\\xfb is not at its start")
+    (_, version, name_offset, name_size, cluster_bits, size, crypt, l1_entries, l1_offset) = (
+        _FIXED.unpack_from(head)[:9]
+    )
+    refcount_offset, refcount_clusters, snapshots, snapshots_offset = _FIXED.unpack_from(head)[9:]
+    _require(version in {2, 3}, f"version {version} is unknown (2 and 3 are known)")
+    _require(9 <= cluster_bits <= 21, f"a cluster size of 2^{cluster_bits} is outside 512 B to 2 MiB")
+    incompatible, compatible, autoclear, refcount_order, length, compression = _version_3_fields(
+        head, version
+    )
+    _check_features(incompatible, crypt)
+    _require(refcount_order <= 6, f"a refcount width of 2^{refcount_order} bits is above 64")
+    geometry = Geometry(
+        cluster_size=1 << cluster_bits,
+        extended_l2=bool(incompatible & _EXTENDED_L2),
+        compression_type=_compression_type(incompatible, compression),
+        zero_flag=version >= 3,
+    )
+    _require(not geometry.extended_l2 or cluster_bits >= 14, "extended L2 needs clusters of 16 KiB or more")
+    cluster = geometry.cluster_size
+    _require(length % 8 == 0 and length <= cluster, f"the header length {length} is impossible")
+    extensions = dict(_extensions(head[:cluster], length, name_offset))
+    _require(_EXT_DATA_FILE not in extensions, "it names an external data file, which is not supported yet")
+    _require(_EXT_ENCRYPTION not in extensions, "it is encrypted, which is not supported yet")
+    header = Header(
+        version=version,
+        geometry=geometry,
+        virtual_size=size,
+        l1_offset=l1_offset,
+        l1_entries=l1_entries,
+        refcount_offset=refcount_offset,
+        refcount_bytes=refcount_clusters * cluster,
+        snapshots=snapshots,
+        bitmaps=_bitmaps(extensions, autoclear),
+        backing_name=_backing_name(head[:cluster], name_offset, name_size, length),
+        backing_format=_backing_format(extensions),
+        lazy_refcounts=bool(compatible & _LAZY_REFCOUNTS),
+    )
+    _check_tables(header, file_size)
+    _check_snapshots(snapshots, snapshots_offset, file_size)
+    return header
+
+
+def build(header: Header) -> bytes:
+    """A version 3 header for a new image: fixed fields, extensions and backing name.
+
+    :raises FormatError: they don't fit into the first cluster, or the name is too long.
+    """
+    geometry = header.geometry
+    incompatible = (_EXTENDED_L2 if geometry.extended_l2 else 0) | (
+        _COMPRESSION_TYPE if geometry.compression_type else 0
+    )
+    name = (header.backing_name or "").encode("utf-8", "surrogateescape")
+    extensions = b""
+    if header.backing_format is not None:
+        extensions += _extension(_EXT_BACKING_FORMAT, header.backing_format.encode())
+    extensions += _extension(_EXT_END, b"")
+    name_offset = _V3_LENGTH + len(extensions) if name else 0
+    length = _V3_LENGTH + len(extensions) + len(name)
+    if len(name) > MAX_NAME:
+        raise FormatError(f"the template's path is {len(name)} bytes long; a qcow2 header takes {MAX_NAME}")
+    if length > geometry.cluster_size:
+        raise FormatError(
+            f"the header with the template's path takes {length} bytes, which is more than"
+            f" one cluster of {geometry.cluster_size}"
+        )
+    fixed = _FIXED.pack(
+        MAGIC,
+        3,
+        name_offset,
+        len(name),
+        geometry.cluster_bits,
+        header.virtual_size,
+        0,
+        header.l1_entries,
+        header.l1_offset,
+        header.refcount_offset,
+        header.refcount_bytes // geometry.cluster_size,
+        0,
+        0,
+    )
+    compatible = _LAZY_REFCOUNTS if header.lazy_refcounts else 0
+    version_3 = _V3.pack(incompatible, compatible, 0, 4, _V3_LENGTH, geometry.compression_type)
+    return fixed + version_3 + extensions + name
+
+
+def _require(condition: object, problem: str) -> None:
+    if not condition:
+        raise FormatError(problem)
+
+
+def _version_3_fields(head: bytes, version: int) -> tuple[int, int, int, int, int, int]:
+    """Feature bits (three), refcount order, header length and compression type."""
+    if version == 2:
+        return 0, 0, 0, 4, _V2_LENGTH, 0
+    _require(len(head) >= _V3_LENGTH, "it ends inside its header")
+    incompatible, compatible, autoclear, refcount_order, length, compression = _V3.unpack_from(
+        head, _V2_LENGTH
+    )
+    _require(length >= _V3_SHORTEST, f"the header length {length} is below {_V3_SHORTEST}")
+    return incompatible, compatible, autoclear, refcount_order, length, compression if length > 104 else 0
+
+
+def _check_features(incompatible: int, crypt: int) -> None:
+    unknown = incompatible & ~_KNOWN_INCOMPATIBLE
+    _require(not unknown, f"it needs unknown features (incompatible bits {unknown:#x})")
+    _require(not incompatible & _CORRUPT, "it is marked corrupt; run `qemu-img check -r all` on a copy of it")
+    _require(
+        not incompatible & _DIRTY,
+        "it is marked dirty: it is in use, or was not closed cleanly;"
+        " shut the VM down, or run `qemu-img check -r all` on it",
+    )
+    _require(
+        not incompatible & _DATA_FILE, "it keeps its data in an external file, which is not supported yet"
+    )
+    _require(crypt == 0, "it is encrypted, which is not supported yet")
+
+
+def _compression_type(incompatible: int, value: int) -> CompressionType:
+    _require(
+        bool(incompatible & _COMPRESSION_TYPE) == (value != 0),
+        "its compression type and its feature bit contradict each other",
+    )
+    _require(value in set(CompressionType), f"the compression type {value} is unknown")
+    return CompressionType(value)
+
+
+def _extensions(cluster: bytes, length: int, name_offset: int) -> Iterator[tuple[int, bytes]]:
+    at, end = length, name_offset or len(cluster)
+    while at + 8 <= min(end, len(cluster)):
+        kind, size = struct.unpack_from(">II", cluster, at)
+        if kind == _EXT_END:
+            return
+        _require(at + 8 + size <= end, f"the header extension {kind:#x} does not fit into the header")
+        yield kind, cluster[at + 8 : at + 8 + size]
+        at += 8 + (size + 7) // 8 * 8
+
+
+def _extension(kind: int, data: bytes) -> bytes:
+    return struct.pack(">II", kind, len(data)) + data + bytes(-len(data) % 8)
+
+
+def _bitmaps(extensions: dict[int, bytes], autoclear: int) -> int:
+    data = extensions.get(_EXT_BITMAPS)
+    if data is None or not autoclear & _AUTOCLEAR_BITMAPS:
+        return 0
+    _require(len(data) >= 24, "its bitmaps extension is too short")
+    return int(struct.unpack_from(">I", data)[0])
+
+
+def _backing_name(cluster: bytes, offset: int, size: int, length: int) -> str | None:
+    if offset == 0:
+        return None
+    _require(0 < size <= MAX_NAME, f"its backing file name of {size} bytes is outside 1 to {MAX_NAME}")
+    _require(
+        offset >= length and offset + size <= len(cluster), "its backing file name is outside the header"
+    )
+    return cluster[offset : offset + size].decode("utf-8", "surrogateescape")
+
+
+def _backing_format(extensions: dict[int, bytes]) -> str | None:
+    data = extensions.get(_EXT_BACKING_FORMAT)
+    return None if data is None else data.decode("ascii", "replace")
+
+
+def _check_tables(header: Header, file_size: int) -> None:
+    cluster, size = header.geometry.cluster_size, header.virtual_size
+    _require(size > 0, "its virtual size is 0")
+    _require(size % SECTOR == 0, f"its virtual size {size} is no multiple of {SECTOR}")
+    _require(size < 1 << 63, f"its virtual size {size} is impossible")
+    needed = ceil_div(size, header.geometry.l2_coverage)
+    _require(header.l1_entries >= needed, f"its L1 table has {header.l1_entries} entries and needs {needed}")
+    _require(header.l1_entries * 8 <= _MAX_L1_BYTES, "its L1 table is above QEMU's limit of 32 MiB")
+    _require(
+        0 < header.refcount_bytes <= _MAX_REFCOUNT_TABLE_BYTES,
+        f"its refcount table of {header.refcount_bytes} bytes is outside 1 cluster to 8 MiB",
+    )
+    tables = sorted(
+        [
+            (0, cluster, "header"),
+            (header.l1_offset, header.l1_entries * 8, "L1 table"),
+            (header.refcount_offset, header.refcount_bytes, "refcount table"),
+        ]
+    )
+    for offset, length, name in tables:
+        _require(offset % cluster == 0, f"its {name} at {offset} is not aligned to a cluster")
+        _require(
+            name == "header" or offset + length <= file_size,
+            f"its {name} (bytes {offset} to {offset + length}) ends past the end of the file ({file_size}):"
+            " it is truncated or damaged",
+        )
+    for (offset, length, name), (next_offset, _, next_name) in itertools.pairwise(tables):
+        _require(offset + length <= next_offset, f"its {name} and its {next_name} overlap")
+
+
+def _check_snapshots(count: int, offset: int, file_size: int) -> None:
+    _require(count <= _MAX_SNAPSHOTS, f"{count} snapshots are above QEMU's limit of {_MAX_SNAPSHOTS}")
+    _require(
+        count == 0 or (offset % 8 == 0 and 0 < offset < file_size), "its snapshot table is outside the file"
+    )

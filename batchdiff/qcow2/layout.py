@@ -1,0 +1,89 @@
+"""Where everything goes in a new qcow2 file, known before its first byte is written.
+
+::
+
+    | header | L1 table | L2 tables | data clusters ... | refcount blocks | refcount table |
+      1 cluster                       data_offset         refcount_blocks_offset
+
+The refcounts come last because only they depend on how long compressed data turns out to be. All counts of
+clusters; refcounts are 16 bits wide, QEMU's default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchdiff.qcow2.geometry import Geometry
+from batchdiff.units import ceil_div
+
+REFCOUNT_BYTES = 2
+_MAX_L1_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The parts of a file in the order above, in clusters."""
+
+    geometry: Geometry
+    l1_entries: int
+    l1_clusters: int
+    l2_tables: int
+    data_clusters: int
+    refcount_blocks: int
+    refcount_table_clusters: int
+
+    @property
+    def l1_offset(self) -> int:
+        """Byte offset of the L1 table."""
+        return self.geometry.cluster_size
+
+    @property
+    def l2_offset(self) -> int:
+        """Byte offset of the first L2 table."""
+        return self.l1_offset + self.l1_clusters * self.geometry.cluster_size
+
+    @property
+    def data_offset(self) -> int:
+        """Byte offset of the first data cluster."""
+        return self.l2_offset + self.l2_tables * self.geometry.cluster_size
+
+    @property
+    def refcount_blocks_offset(self) -> int:
+        """Byte offset of the first refcount block."""
+        return self.data_offset + self.data_clusters * self.geometry.cluster_size
+
+    @property
+    def refcount_table_offset(self) -> int:
+        """Byte offset of the refcount table."""
+        return self.refcount_blocks_offset + self.refcount_blocks * self.geometry.cluster_size
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the whole file."""
+        return self.refcount_table_offset + self.refcount_table_clusters * self.geometry.cluster_size
+
+
+def fits(virtual_size: int, geometry: Geometry) -> bool:
+    """Whether an L1 table within QEMU's limit of 32 MiB can map a disk of that size."""
+    return ceil_div(virtual_size, geometry.l2_coverage) * 8 <= _MAX_L1_BYTES
+
+
+def plan_layout(virtual_size: int, geometry: Geometry, *, l2_tables: int, data_clusters: int) -> Layout:
+    """The layout of an image with so many L2 tables and data clusters."""
+    cluster = geometry.cluster_size
+    l1_entries = ceil_div(virtual_size, geometry.l2_coverage)
+    l1_clusters = ceil_div(l1_entries * 8, cluster)
+    blocks, table = _refcounts(1 + l1_clusters + l2_tables + data_clusters, cluster)
+    return Layout(geometry, l1_entries, l1_clusters, l2_tables, data_clusters, blocks, table)
+
+
+def _refcounts(clusters: int, cluster_size: int) -> tuple[int, int]:
+    """Refcount blocks and refcount table clusters for so many other clusters; they count themselves too."""
+    blocks = table = 0
+    while True:
+        total = clusters + blocks + table
+        more_blocks = ceil_div(total, cluster_size // REFCOUNT_BYTES)
+        more_table = ceil_div(more_blocks * 8, cluster_size)
+        if (more_blocks, more_table) == (blocks, table):
+            return blocks, table
+        blocks, table = more_blocks, more_table
