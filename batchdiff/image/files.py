@@ -86,9 +86,17 @@ def read_exactly(fd: int, length: int, offset: int, path: str) -> bytearray:
     :raises ImageError: the file ends before, or the disk cannot give them.
     """
     data = bytearray(length)
-    if read_into(fd, memoryview(data), offset, path) != length:
+    fill_from(fd, memoryview(data), offset, path)
+    return data
+
+
+def fill_from(fd: int, buffer: memoryview, offset: int, path: str) -> None:
+    """Fills ``buffer`` with the bytes from ``offset`` on.
+
+    :raises ImageError: the file ends before, or the disk cannot give them.
+    """
+    if read_into(fd, buffer, offset, path) != len(buffer):
         raise ImageError(
             f"cannot read {path} at byte {offset}",
-            why=f"it ends before byte {offset + length}: it is truncated, or changed while it was read",
+            why=f"it ends before byte {offset + len(buffer)}: it is truncated, or changed while it was read",
         )
-    return data

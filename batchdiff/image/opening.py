@@ -10,6 +10,7 @@ from batchdiff.image.image import Image
 from batchdiff.image.qcow2 import Qcow2Layer
 from batchdiff.image.raw import RawLayer
 from batchdiff.image.source import ImageFormat, ImageSource
+from batchdiff.qcow2.header import Header
 
 MAX_CHAIN = 200
 """Deeper chains are refused (docs/safety.md); QEMU itself needs a minute to open one of 1,000."""
@@ -44,10 +45,14 @@ def inspect(image: Image) -> None:
             layer.inspect()
 
 
-def named_backing(image: Image) -> str | None:
-    """Absolute path of the backing file that the image's own header names; it is not opened."""
-    layer = image.layers[0]
-    return _resolved_backing(layer) if isinstance(layer, Qcow2Layer) else None
+def peek_header(path: str) -> Header:
+    """The header of a qcow2 file on its own; nothing that it names is opened.
+
+    :raises ImageError: it is missing, or no sound qcow2 image.
+    """
+    layer = Qcow2Layer(path)
+    layer.close()
+    return layer.header
 
 
 def _declared(source: ImageSource) -> list[tuple[ImageSource, ImageSource | None]]:
@@ -76,7 +81,7 @@ def _open_layer(source: ImageSource) -> Layer:
 
 
 def _check_backing(layer: Layer, declared: ImageSource | None, *, top: ImageSource) -> None:
-    named = _resolved_backing(layer) if isinstance(layer, Qcow2Layer) else None
+    named = resolved_backing(layer.path, layer.header) if isinstance(layer, Qcow2Layer) else None
     if named is None:
         if declared is not None:
             raise ImageError(
@@ -90,7 +95,7 @@ def _check_backing(layer: Layer, declared: ImageSource | None, *, top: ImageSour
             why=f"it rests on the backing file {named}, which the manifest does not declare",
             remedy=f"If that is right, add it to the `backing` list of {os.path.basename(top.path)}.",
         )
-    elif os.path.realpath(named) != os.path.realpath(declared.path):
+    elif named != os.path.realpath(declared.path):
         raise ImageError(
             f"cannot use {layer.path}",
             why=f"it rests on {named}, but the manifest declares {declared.path} below it",
@@ -110,18 +115,18 @@ def _contradicts(layer: Layer, declared: ImageSource) -> bool:
     return layer.header.backing_format != declared.format.value
 
 
-def _resolved_backing(layer: Qcow2Layer) -> str | None:
-    """The path that a header's backing name means, relative to the image's folder.
+def resolved_backing(path: str, header: Header) -> str | None:
+    """The absolute path that a header's backing name means, relative to the image's folder; None without one.
 
     :raises ImageError: it names something else than a file.
     """
-    name = layer.header.backing_name
+    name = header.backing_name
     if name is None:
         return None
     protocol = name.split("/", 1)[0]
     if ":" in protocol or any(not character.isprintable() for character in name):
         raise ImageError(
-            f"cannot use {layer.path}",
+            f"cannot use {path}",
             why=f"its backing file name {name!r} is no plain path; protocols are never followed",
         )
-    return os.path.normpath(os.path.join(os.path.dirname(layer.path), name))
+    return os.path.realpath(os.path.join(os.path.dirname(path), name))

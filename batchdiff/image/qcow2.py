@@ -166,11 +166,9 @@ class Qcow2Layer:
             within = segment.start % self.header.geometry.cluster_size
             buffer[:] = self._cluster(segment.address)[within : within + len(buffer)]
             return
-        done = files.read_into(self.fd, buffer, segment.address, self.path)
-        if done < len(buffer):
-            # QEMU may leave the file's last cluster short; what is missing reads as zeros there. A cluster
-            # that begins past the end was refused by inspect().
-            buffer[done:] = bytes(len(buffer) - done)
+        # Nothing past the virtual size is asked for, and what is before it, QEMU writes in full: fewer bytes
+        # mean a truncated file, whose missing ones QEMU would silently show as zeros.
+        files.fill_from(self.fd, buffer, segment.address, self.path)
 
     def _cluster(self, descriptor: int) -> bytes:
         if self._unpacked[0] != descriptor:

@@ -37,15 +37,18 @@ def decompress(packed: bytes, kind: CompressionType, cluster_size: int) -> bytes
 
     Never makes more than that, whatever the stream holds.
 
-    :raises FormatError: the stream is damaged or too short.
+    :raises FormatError: the stream is damaged, too short or too long.
     """
     try:
+        # One byte more than there may be, so that a surplus shows.
         if kind is CompressionType.ZSTD:
-            data = _zstd_decompress(packed, cluster_size)
+            data = _zstd_decompress(packed, cluster_size + 1)
         else:
-            data = zlib.decompressobj(zlib.MAX_WBITS * -1).decompress(packed, cluster_size)
+            data = zlib.decompressobj(zlib.MAX_WBITS * -1).decompress(packed, cluster_size + 1)
     except (zlib.error, zstandard.ZstdError) as error:
         raise FormatError(f"a compressed cluster is damaged ({error})") from error
+    if len(data) > cluster_size:
+        raise FormatError(f"a compressed cluster has more than the {cluster_size} bytes of a cluster")
     if len(data) != cluster_size:
         raise FormatError(f"a compressed cluster has {len(data)} bytes in place of {cluster_size}")
     return data
@@ -59,6 +62,6 @@ def _zstd_compressor() -> zstandard.ZstdCompressor:
     return found
 
 
-def _zstd_decompress(packed: bytes, cluster_size: int) -> bytes:
+def _zstd_decompress(packed: bytes, most: int) -> bytes:
     with zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=False) as reader:
-        return reader.read(cluster_size)
+        return reader.read(most)

@@ -116,7 +116,7 @@ def check_l1(entries: Words, geometry: Geometry, file_size: int) -> npt.NDArray[
 
 
 def check_l2(words: Words, geometry: Geometry, file_size: int) -> int:
-    """Bytes of the file that the entries of one L2 table map, counting compressed clusters as one sector.
+    """Bytes of the file that the entries of one L2 table map, counting of compressed ones what they must take.
 
     :raises FormatError: an entry is misaligned, outside the file, in cluster 0, or has reserved bits set.
     """
@@ -137,7 +137,10 @@ def check_l2(words: Words, geometry: Geometry, file_size: int) -> int:
     offsets = (entry[packed] & ((np.uint64(1) << offset_bits) - np.uint64(1))).astype(np.int64)
     if ((offsets < geometry.cluster_size) | (offsets >= file_size)).any():
         raise FormatError("a compressed cluster lies outside the file")
-    return len(host) * geometry.cluster_size + len(offsets)
+    more_sectors = (entry[packed] & _DESCRIPTOR_MASK) >> offset_bits
+    # A compressed cluster's last byte may be the first one of its last sector.
+    least = more_sectors.astype(np.int64) * 512 - offsets % 512 + 1
+    return len(host) * geometry.cluster_size + int(np.maximum(least, 1).sum())
 
 
 def _check_hosts(offsets: npt.NDArray[np.int64], cluster_size: int, file_size: int, what: str) -> None:
@@ -146,8 +149,7 @@ def _check_hosts(offsets: npt.NDArray[np.int64], cluster_size: int, file_size: i
     if (offsets >= file_size).any():
         beyond = int(offsets[offsets >= file_size][0])
         raise FormatError(
-            f"{what} at {beyond} lies past the end of the file ({file_size} bytes):"
-            " it is truncated or damaged"
+            f"{what} at {beyond} lies past the end of the file ({file_size} bytes): it is truncated or damaged"
         )
 
 

@@ -64,15 +64,13 @@ def parse(head: bytes, file_size: int) -> Header:
     """
     if len(head) < _V2_LENGTH or head[:4] != MAGIC:
         raise FormatError("it is no qcow2 image: the magic number QFI\\xfb is not at its start")
-    (_, version, name_offset, name_size, cluster_bits, size, crypt, l1_entries, l1_offset) = (
-        _FIXED.unpack_from(head)[:9]
-    )
+    (_, version, name_offset, name_size, cluster_bits, size, crypt, l1_entries, l1_offset) = _FIXED.unpack_from(
+        head
+    )[:9]
     refcount_offset, refcount_clusters, snapshots, snapshots_offset = _FIXED.unpack_from(head)[9:]
     _require(version in {2, 3}, f"version {version} is unknown (2 and 3 are known)")
     _require(9 <= cluster_bits <= 21, f"a cluster size of 2^{cluster_bits} is outside 512 B to 2 MiB")
-    incompatible, compatible, autoclear, refcount_order, length, compression = _version_3_fields(
-        head, version
-    )
+    incompatible, compatible, autoclear, refcount_order, length, compression = _version_3_fields(head, version)
     _check_features(incompatible, crypt)
     _require(refcount_order <= 6, f"a refcount width of 2^{refcount_order} bits is above 64")
     geometry = Geometry(
@@ -159,9 +157,7 @@ def _version_3_fields(head: bytes, version: int) -> tuple[int, int, int, int, in
     if version == 2:
         return 0, 0, 0, 4, _V2_LENGTH, 0
     _require(len(head) >= _V3_LENGTH, "it ends inside its header")
-    incompatible, compatible, autoclear, refcount_order, length, compression = _V3.unpack_from(
-        head, _V2_LENGTH
-    )
+    incompatible, compatible, autoclear, refcount_order, length, compression = _V3.unpack_from(head, _V2_LENGTH)
     _require(length >= _V3_SHORTEST, f"the header length {length} is below {_V3_SHORTEST}")
     return incompatible, compatible, autoclear, refcount_order, length, compression if length > 104 else 0
 
@@ -175,9 +171,7 @@ def _check_features(incompatible: int, crypt: int) -> None:
         "it is marked dirty: it is in use, or was not closed cleanly;"
         " shut the VM down, or run `qemu-img check -r all` on it",
     )
-    _require(
-        not incompatible & _DATA_FILE, "it keeps its data in an external file, which is not supported yet"
-    )
+    _require(not incompatible & _DATA_FILE, "it keeps its data in an external file, which is not supported yet")
     _require(crypt == 0, "it is encrypted, which is not supported yet")
 
 
@@ -217,9 +211,7 @@ def _backing_name(cluster: bytes, offset: int, size: int, length: int) -> str | 
     if offset == 0:
         return None
     _require(0 < size <= MAX_NAME, f"its backing file name of {size} bytes is outside 1 to {MAX_NAME}")
-    _require(
-        offset >= length and offset + size <= len(cluster), "its backing file name is outside the header"
-    )
+    _require(offset >= length and offset + size <= len(cluster), "its backing file name is outside the header")
     return cluster[offset : offset + size].decode("utf-8", "surrogateescape")
 
 
@@ -260,6 +252,4 @@ def _check_tables(header: Header, file_size: int) -> None:
 
 def _check_snapshots(count: int, offset: int, file_size: int) -> None:
     _require(count <= _MAX_SNAPSHOTS, f"{count} snapshots are above QEMU's limit of {_MAX_SNAPSHOTS}")
-    _require(
-        count == 0 or (offset % 8 == 0 and 0 < offset < file_size), "its snapshot table is outside the file"
-    )
+    _require(count == 0 or (offset % 8 == 0 and 0 < offset < file_size), "its snapshot table is outside the file")

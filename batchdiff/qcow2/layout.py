@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from batchdiff.extents import Extents, Kind, folded, only, split
 from batchdiff.qcow2.geometry import Geometry
+from batchdiff.qcow2.header import Header, build
 from batchdiff.units import ceil_div
 
 REFCOUNT_BYTES = 2
@@ -62,6 +64,11 @@ class Layout:
         """Bytes of the whole file."""
         return self.refcount_table_offset + self.refcount_table_clusters * self.geometry.cluster_size
 
+    @property
+    def refcounted(self) -> int:
+        """Clusters that have a refcount: all of them."""
+        return self.file_size // self.geometry.cluster_size
+
 
 def fits(virtual_size: int, geometry: Geometry) -> bool:
     """Whether an L1 table within QEMU's limit of 32 MiB can map a disk of that size."""
@@ -87,3 +94,57 @@ def _refcounts(clusters: int, cluster_size: int) -> tuple[int, int]:
         if (more_blocks, more_table) == (blocks, table):
             return blocks, table
         blocks, table = more_blocks, more_table
+
+
+def granules_to_write(
+    units: Extents, unit: int, virtual_size: int, geometry: Geometry, *, whole_clusters: bool = False
+) -> Extents:
+    """What an overlay must hold, DATA and ZERO, in the image's granules, from differences in ``unit`` bytes.
+
+    ``whole_clusters``: a cluster with any data holds all its data, as a compressed one must.
+    """
+    granule = geometry.cluster_size if whole_clusters else geometry.granule
+    found = folded(units, max(granule // unit, 1))
+    needed = only(found, Kind.DATA, Kind.ZERO)
+    factor = max(granule, unit) // geometry.granule
+    return split(needed, factor, ceil_div(virtual_size, geometry.granule)) if factor > 1 else needed
+
+
+def layout_for(extents: Extents, virtual_size: int, geometry: Geometry) -> Layout:
+    """The layout of an uncompressed image that holds these extents (in granules)."""
+    clusters = folded(extents, geometry.granules)
+    data = folded(only(extents, Kind.DATA), geometry.granules)
+    tables = folded(clusters, geometry.l2_entries)
+    return plan_layout(
+        virtual_size, geometry, l2_tables=int(tables.count.sum()), data_clusters=int(data.count.sum())
+    )
+
+
+def header_for(
+    layout: Layout,
+    virtual_size: int,
+    *,
+    backing: tuple[str, str] | None,
+    lazy_refcounts: bool = False,
+) -> bytes:
+    """The header of an image with that layout. ``backing``: name and format of the backing file.
+
+    :raises FormatError: it does not fit into a cluster.
+    """
+    name, backing_format = backing or (None, None)
+    return build(
+        Header(
+            version=3,
+            geometry=layout.geometry,
+            virtual_size=virtual_size,
+            l1_offset=layout.l1_offset,
+            l1_entries=layout.l1_entries,
+            refcount_offset=layout.refcount_table_offset,
+            refcount_bytes=layout.refcount_table_clusters * layout.geometry.cluster_size,
+            snapshots=0,
+            bitmaps=0,
+            backing_name=name,
+            backing_format=backing_format,
+            lazy_refcounts=lazy_refcounts,
+        )
+    )

@@ -1,0 +1,102 @@
+"""A diff plan as data: what was found, what shall be written, what it saves (docs/plan-format.md)."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from batchdiff.extents import Extents
+from batchdiff.image.fingerprint import Fingerprint
+from batchdiff.image.source import ImageSource
+from batchdiff.model.manifest import Retire
+from batchdiff.model.overlay_options import OverlayOptions
+
+FORMAT_VERSION = (1, 0)
+
+
+class Verdict(enum.StrEnum):
+    """What apply will do with a guest."""
+
+    CONVERT = "convert"
+    SKIP = "skip"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedImage:
+    """An image as it was when planned; ``fingerprints`` has one for each file of its chain, itself first."""
+
+    source: ImageSource
+    virtual_size: int
+    fingerprints: tuple[Fingerprint, ...]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files of the chain, the image itself first."""
+        return (self.source.path, *(backing.path for backing in self.source.backing))
+
+
+@dataclass(frozen=True, slots=True)
+class Savings:
+    """What converting one guest gives back, in bytes (docs/plan-format.md says how each is found).
+
+    ``overlay_error_bytes`` is 0 where ``overlay_bytes`` is exact; with compression it is an estimate that
+    is off by no more than this in 19 cases of 20.
+    """
+
+    allocated_bytes: int
+    reclaimable_bytes: int
+    overlay_bytes: int
+    overlay_error_bytes: int
+    overlay_disk_bytes: int
+    saved_bytes: int
+    overlay_bytes_by_cluster_size: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GuestPlan:
+    """One guest's part. ``extents`` are in granules of the overlay: its clusters, or subclusters.
+
+    ``image`` is None where the guest could not be opened, and ``savings`` where it could not be compared.
+    """
+
+    name: str
+    source: ImageSource
+    image: PlannedImage | None
+    verdict: Verdict
+    reason: str
+    overlay_path: str
+    options: OverlayOptions
+    unit: int
+    extents: Extents
+    savings: Savings | None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over the guests to convert, in bytes, and how many guests have which verdict."""
+
+    guests: int
+    convert: int
+    skip: int
+    refuse: int
+    allocated_bytes: int
+    overlay_bytes: int
+    saved_bytes: int
+    peak_extra_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole plan. ``created`` is an ISO 8601 time in UTC; ``checksum`` covers all but itself and that."""
+
+    generator: str
+    created: str
+    manifest_path: str
+    manifest_sha256: str
+    template: PlannedImage
+    template_digest: str
+    retire: Retire
+    protect_template: bool
+    guests: tuple[GuestPlan, ...]
+    totals: Totals

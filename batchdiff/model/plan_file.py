@@ -1,0 +1,146 @@
+"""plan.json: written at once or not at all, and refused where it is cut, edited or of another version.
+
+The checksum is the SHA-256 of the plan without ``created`` and ``checksum``, as JSON with sorted keys, no
+spaces and ASCII only (docs/plan-format.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+import os
+from typing import Any
+
+from batchdiff.errors import PlanError
+from batchdiff.model.plan import FORMAT_VERSION, Plan
+from batchdiff.model.plan_json import from_dict, to_dict
+
+_PLAN_AGAIN = "Run `batchdiff plan` again."
+_LARGEST = 1 << 30
+"""A plan of 1,000 guests with 10,000 extents each takes 130 MiB."""
+
+
+def checksum_of(document: dict[str, Any]) -> str:
+    """The checksum of a plan document, labelled."""
+    covered = {key: value for key, value in document.items() if key not in {"created", "checksum"}}
+    canonical = json.dumps(covered, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return "sha256:" + hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def encode(plan: Plan) -> str:
+    """The text of a plan file: one guest a line, so that two plans can be compared with diff."""
+    document = to_dict(plan)
+    checksum = checksum_of(document)
+    head = {"format_version": document.pop("format_version"), "generator": document.pop("generator")}
+    head |= {"created": document.pop("created"), "checksum": checksum}
+    guests = document.pop("guests")
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in (head | document).items()]
+    lines.append('"guests": [\n  ' + ",\n  ".join(json.dumps(guest) for guest in guests) + "]")
+    return "{" + ",\n ".join(lines) + "}\n"
+
+
+def write_plan(plan: Plan, path: str) -> None:
+    """Writes a plan so that ``path`` has either the whole new plan or what it had before, also after a crash.
+
+    :raises PlanError: the folder cannot be written to.
+    """
+    temporary = f"{path}.{os.getpid()}.batchdiff-tmp"
+    try:
+        try:
+            with open(temporary, "x", encoding="ascii") as file:
+                file.write(encode(plan))
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(temporary, path)
+        except BaseException:
+            if os.path.exists(temporary):
+                os.unlink(temporary)
+            raise
+        sync_folder(os.path.dirname(os.path.abspath(path)))
+    except OSError as error:
+        raise PlanError(
+            f"cannot write the plan {path}",
+            why=error.strerror or str(error),
+            remedy="Choose another place with `-o`.",
+        ) from error
+
+
+def sync_folder(path: str) -> None:
+    """Makes the names in a folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def read_plan(path: str) -> Plan:
+    """A plan that is whole and unedited.
+
+    :raises PlanError: it is not, or is of a newer major version.
+    """
+    document = _parsed(path)
+    _check_version(document, path)
+    if document.get("checksum") != checksum_of(document):
+        raise PlanError(f"{path} was edited or damaged", why="its checksum does not fit", remedy=_PLAN_AGAIN)
+    _check_schema(document, path)
+    try:
+        return from_dict(document)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise PlanError(f"{path} is no valid plan", why=str(error), remedy=_PLAN_AGAIN) from error
+
+
+def _parsed(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            if os.fstat(file.fileno()).st_size > _LARGEST:
+                raise PlanError(f"cannot read {path}", why="it is larger than any plan can be")
+            document = json.load(file)
+    except OSError as error:
+        raise PlanError(f"cannot read the plan {path}", why=error.strerror or str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"{path} is no whole plan", why=str(error), remedy=_PLAN_AGAIN) from error
+    if not isinstance(document, dict):
+        raise PlanError(f"{path} is no plan", why="it holds no JSON object", remedy=_PLAN_AGAIN)
+    return document
+
+
+def _check_version(document: dict[str, Any], path: str) -> None:
+    version = str(document.get("format_version", ""))
+    major, _, minor = version.partition(".")
+    if not (major.isdecimal() and minor.isdecimal() and major.isascii() and minor.isascii()):
+        raise PlanError(f"{path} is no plan", why="it has no format_version", remedy=_PLAN_AGAIN)
+    if int(major) != FORMAT_VERSION[0]:
+        raise PlanError(
+            f"cannot use {path}",
+            why=f"its format is version {version}; this batchdiff knows {FORMAT_VERSION[0]}.x",
+            remedy="Use the batchdiff that wrote it, or plan again with this one.",
+        )
+
+
+def _check_schema(document: dict[str, Any], path: str) -> None:
+    # Imported here: it takes longer than all the rest of a start, and only reading a plan needs it.
+    import jsonschema  # noqa: PLC0415
+
+    text = importlib.resources.files("batchdiff.model").joinpath("schemas/plan.schema.json").read_text()
+    # The runs are checked in bulk by from_dict; one by one they would take minutes for a large fleet.
+    light = document | {"guests": [_without_runs(guest) for guest in _list(document.get("guests"))]}
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(json.loads(text)).iter_errors(light))
+    if error is not None:
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
+        raise PlanError(
+            f"{path} is no valid plan", why=f"{where.lstrip('.')}: {error.message}", remedy=_PLAN_AGAIN
+        )
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _without_runs(guest: object) -> object:
+    if not isinstance(guest, dict) or not isinstance(guest.get("extents"), dict):
+        return guest
+    return guest | {
+        "extents": {key: [] if isinstance(value, list) else value for key, value in guest["extents"].items()}
+    }

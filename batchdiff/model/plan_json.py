@@ -1,0 +1,172 @@
+"""A plan to and from the plain values of its JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.extents import Extents, Kind, empty, from_pairs
+from batchdiff.image.fingerprint import Fingerprint
+from batchdiff.image.source import ImageFormat, ImageSource
+from batchdiff.model.manifest import Retire
+from batchdiff.model.overlay_options import BackingPath, Compression, OverlayOptions
+from batchdiff.model.plan import (
+    FORMAT_VERSION,
+    GuestPlan,
+    Plan,
+    PlannedImage,
+    Savings,
+    Totals,
+    Verdict,
+)
+
+
+def to_dict(plan: Plan) -> dict[str, Any]:
+    """The document of a plan, without its checksum."""
+    return {
+        "format_version": ".".join(map(str, FORMAT_VERSION)),
+        "generator": plan.generator,
+        "created": plan.created,
+        "manifest": {"path": plan.manifest_path, "sha256": plan.manifest_sha256},
+        "template": _source(plan.template.source) | _state(plan.template) | {"digest": plan.template_digest},
+        "retire": plan.retire.value,
+        "protect_template": plan.protect_template,
+        "guests": [_guest(guest) for guest in plan.guests],
+        "totals": asdict(plan.totals),
+    }
+
+
+def from_dict(document: dict[str, Any]) -> Plan:
+    """The plan of a document that its schema has accepted.
+
+    :raises KeyError, TypeError, ValueError, OverflowError: a value makes no sense.
+    """
+    return Plan(
+        generator=document["generator"],
+        created=document["created"],
+        manifest_path=document["manifest"]["path"],
+        manifest_sha256=document["manifest"]["sha256"],
+        template=_planned_image(document["template"]),
+        template_digest=document["template"]["digest"],
+        retire=Retire(document["retire"]),
+        protect_template=document["protect_template"],
+        guests=tuple(_guest_plan(guest) for guest in document["guests"]),
+        totals=Totals(**{name: document["totals"][name] for name in Totals.__slots__}),
+    )
+
+
+def _source(source: ImageSource) -> dict[str, Any]:
+    found: dict[str, Any] = {"path": source.path, "format": source.format.value}
+    if source.backing:
+        found["backing"] = [_source(below) for below in source.backing]
+    return found
+
+
+def _state(image: PlannedImage) -> dict[str, Any]:
+    first, *below = map(asdict, image.fingerprints)
+    found: dict[str, Any] = {"virtual_size": image.virtual_size, "fingerprint": first}
+    return found | ({"backing_fingerprints": below} if below else {})
+
+
+def _guest(guest: GuestPlan) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": guest.name} | _source(guest.source)
+    if guest.image is not None:
+        found |= _state(guest.image)
+    found |= {"verdict": guest.verdict.value, "reason": guest.reason}
+    found["overlay"] = {
+        "path": guest.overlay_path,
+        "cluster_size": guest.options.cluster_size or "auto",
+        "extended_l2": guest.options.extended_l2,
+        "compression": guest.options.compression.value,
+        "backing_path": guest.options.backing_path.value,
+        "lazy_refcounts": guest.options.lazy_refcounts,
+    }
+    found["extents"] = {
+        "unit": guest.unit,
+        "data": guest.extents.pairs(Kind.DATA).tolist(),
+        "zero": guest.extents.pairs(Kind.ZERO).tolist(),
+    }
+    if guest.savings is not None:
+        by_size = {str(size): count for size, count in guest.savings.overlay_bytes_by_cluster_size}
+        found["savings"] = asdict(guest.savings) | {"overlay_bytes_by_cluster_size": by_size}
+    return found
+
+
+def _image_source(record: dict[str, Any]) -> ImageSource:
+    below = tuple(_image_source(item) for item in record.get("backing", ()))
+    return ImageSource(record["path"], ImageFormat(record["format"]), below)
+
+
+def _planned_image(record: dict[str, Any]) -> PlannedImage:
+    source = _image_source(record)
+    prints = [record["fingerprint"], *record.get("backing_fingerprints", ())]
+    if len(prints) != 1 + len(source.backing):
+        raise ValueError(f"{source.path} has not one fingerprint for each file of its chain")
+    return PlannedImage(source, record["virtual_size"], tuple(_fingerprint(item) for item in prints))
+
+
+def _fingerprint(record: dict[str, Any]) -> Fingerprint:
+    return Fingerprint(**{name: record[name] for name in Fingerprint.__slots__})
+
+
+def _guest_plan(record: dict[str, Any]) -> GuestPlan:
+    overlay, verdict = record["overlay"], Verdict(record["verdict"])
+    image = _planned_image(record) if "fingerprint" in record else None
+    savings = _savings(record["savings"]) if "savings" in record else None
+    cluster_size = overlay["cluster_size"]
+    if verdict is Verdict.CONVERT and (image is None or savings is None or cluster_size == "auto"):
+        raise ValueError(f"guest {record['name']!r} shall be converted, but was not compared")
+    return GuestPlan(
+        name=record["name"],
+        source=_image_source(record),
+        image=image,
+        verdict=verdict,
+        reason=record["reason"],
+        overlay_path=overlay["path"],
+        options=OverlayOptions(
+            cluster_size=None if cluster_size == "auto" else cluster_size,
+            extended_l2=overlay["extended_l2"],
+            compression=Compression(overlay["compression"]),
+            backing_path=BackingPath(overlay["backing_path"]),
+            lazy_refcounts=overlay["lazy_refcounts"],
+        ),
+        unit=record["extents"]["unit"],
+        extents=_extents(record["extents"], 0 if image is None else image.virtual_size),
+        savings=savings,
+    )
+
+
+def _savings(record: dict[str, Any]) -> Savings:
+    by_size = sorted((int(size), count) for size, count in record["overlay_bytes_by_cluster_size"].items())
+    fields = {name: record[name] for name in Savings.__slots__}
+    return Savings(**fields | {"overlay_bytes_by_cluster_size": tuple(by_size)})
+
+
+def _extents(record: dict[str, Any], virtual_size: int) -> Extents:
+    """The runs of a guest, checked: whole numbers, sorted, disjoint, merged, within the disk."""
+    lists = [_runs(record[name], name) for name in ("data", "zero")]
+    found = from_pairs(*lists)
+    if len(found) != len(lists[0]) + len(lists[1]):
+        raise ValueError("extents are not merged")
+    if len(found) == 0:
+        return empty()
+    if (found.first[1:] < found.end[:-1]).any():
+        raise ValueError("extents overlap")
+    if int(found.end[-1]) > -(-virtual_size // record["unit"]):
+        raise ValueError("extents reach past the end of the disk")
+    return found
+
+
+def _runs(pairs: list[Any], name: str) -> npt.NDArray[np.int64]:
+    table = np.array(pairs) if pairs else np.zeros((0, 2), dtype=np.int64)
+    if table.ndim != 2 or table.shape[1] != 2 or table.dtype != np.int64:
+        raise ValueError(f"extents.{name} is no list of [first unit, number of units]")
+    first, count = table[:, 0], table[:, 1]
+    if (first < 0).any() or (count < 1).any() or (count > (1 << 62) - first).any():
+        raise ValueError(f"extents.{name} has a run outside any disk")
+    if (first[1:] < (first + count)[:-1]).any():
+        raise ValueError(f"extents.{name} is not sorted")
+    return table

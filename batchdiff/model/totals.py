@@ -1,0 +1,40 @@
+"""Sums over a plan's guests, and the space that apply needs at its worst moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from batchdiff.model.manifest import Retire
+from batchdiff.model.plan import GuestPlan, Savings, Totals, Verdict
+
+
+def totals_of(guests: Iterable[GuestPlan], retire: Retire) -> Totals:
+    """The totals of a plan whose originals are retired in that way."""
+    guests = list(guests)
+    verdicts = [guest.verdict for guest in guests]
+    chosen = [guest.savings for guest in guests if guest.verdict is Verdict.CONVERT and guest.savings is not None]
+    return Totals(
+        guests=len(guests),
+        convert=verdicts.count(Verdict.CONVERT),
+        skip=verdicts.count(Verdict.SKIP),
+        refuse=verdicts.count(Verdict.REFUSE),
+        allocated_bytes=sum(savings.allocated_bytes for savings in chosen),
+        overlay_bytes=sum(savings.overlay_bytes for savings in chosen),
+        saved_bytes=sum(savings.saved_bytes for savings in chosen),
+        peak_extra_bytes=peak_extra_bytes(chosen, retire),
+    )
+
+
+def peak_extra_bytes(savings: Iterable[Savings], retire: Retire) -> int:
+    """The most bytes that apply has taken at any moment, beyond what was in use when it began.
+
+    Guests are converted one after the other; only where originals are deleted does any space come back
+    before the end.
+    """
+    taken = peak = 0
+    for guest in savings:
+        taken += guest.overlay_disk_bytes + guest.overlay_error_bytes
+        peak = max(peak, taken)
+        if retire is Retire.DELETE:
+            taken -= guest.reclaimable_bytes
+    return peak

@@ -1,0 +1,133 @@
+"""From a guest's differences to its part of the plan: cluster size, savings, verdict and its reason."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from batchdiff.errors import ImageError
+from batchdiff.extents import Extents, Kind, empty
+from batchdiff.image.allocation import allocated_bytes, reclaimable_bytes
+from batchdiff.image.image import Image
+from batchdiff.model.manifest import GuestEntry, Manifest
+from batchdiff.model.overlay_options import Compression, backing_name, geometry_of
+from batchdiff.model.plan import GuestPlan, PlannedImage, Savings, Verdict
+from batchdiff.planning.candidates import Candidate, Dismissed
+from batchdiff.planning.compare import UNIT
+from batchdiff.planning.estimate import Measure, data_bytes
+from batchdiff.planning.savings import (
+    chosen_cluster_size,
+    disk_bytes,
+    extents_to_write,
+    savings_of,
+    sizes_by_cluster_size,
+)
+from batchdiff.qcow2.entries import Origin
+from batchdiff.qcow2.header import FormatError
+from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
+from batchdiff.units import ceil_div, format_size
+
+
+def dismissed(part: Dismissed) -> GuestPlan:
+    """The part of a guest that was not compared."""
+    return _guest_plan(part.entry, part.record, part.verdict, part.reason)
+
+
+def assessed(
+    candidate: Candidate, units: Extents, failure: ImageError | None, manifest: Manifest, measure: Measure
+) -> GuestPlan:
+    """The part of a guest whose differences were found, or whose scan failed."""
+    entry = candidate.entry
+    if failure is not None:
+        return _guest_plan(entry, candidate.record, Verdict.REFUSE, str(failure))
+    for before, layer in zip(candidate.record.fingerprints, candidate.image.layers, strict=True):
+        changes = before.changes(layer.fingerprint())
+        if changes:
+            reason = f"{layer.path} changed while it was scanned: {changes}. Shut its VM down and plan again"
+            return _guest_plan(entry, candidate.record, Verdict.REFUSE, reason)
+    try:
+        return _measured(candidate, units, manifest, measure)
+    except (ImageError, FormatError) as error:
+        return _guest_plan(entry, candidate.record, Verdict.REFUSE, str(error))
+
+
+def _measured(candidate: Candidate, units: Extents, manifest: Manifest, measure: Measure) -> GuestPlan:
+    entry, virtual_size = candidate.entry, candidate.record.virtual_size
+    sizes = sizes_by_cluster_size(units, virtual_size, entry.options)
+    cluster_size = entry.options.cluster_size or chosen_cluster_size(sizes)
+    if cluster_size not in sizes:
+        raise FormatError(
+            f"clusters of {format_size(cluster_size)} cannot map a disk of {format_size(virtual_size)};"
+            f" choose {format_size(min(sizes))} or more"
+        )
+    options = dataclasses.replace(entry.options, cluster_size=cluster_size)
+    geometry = geometry_of(options, cluster_size)
+    extents = extents_to_write(units, virtual_size, options, geometry)
+    layout = layout_for(extents, virtual_size, geometry)
+    name = backing_name(entry.overlay_path, manifest.template.path, options.backing_path)
+    header_for(layout, virtual_size, backing=(name, manifest.template.format))  # refuses what does not fit
+    if options.compression is Compression.NONE:
+        holes = _holes(candidate.image, extents, geometry.granule)
+        overlay = (layout.file_size, 0, disk_bytes(layout, extents, holes))
+    else:
+        overlay = _compressed(candidate, layout, extents, measure)
+    fd = candidate.image.layers[0].fd
+    savings = savings_of(
+        allocated=allocated_bytes(fd), reclaimable=reclaimable_bytes(fd), overlay=overlay, sizes=sizes
+    )
+    verdict, reason = _verdict(savings, manifest.minimum_savings)
+    plan = _guest_plan(entry, candidate.record, verdict, reason)
+    return dataclasses.replace(plan, options=options, unit=geometry.granule, extents=extents, savings=savings)
+
+
+def _holes(image: Image, extents: Extents, granule: int) -> int:
+    """Bytes of the guest's holes inside what is written, in whole blocks: the overlay has them too."""
+    total = 0
+    for first, count in extents.pairs(Kind.DATA).tolist():
+        for segment in image.segments(first * granule, (first + count) * granule):
+            if segment.origin is Origin.ZERO:
+                total += max(segment.end // UNIT - ceil_div(segment.start, UNIT), 0) * UNIT
+    return total
+
+
+def _compressed(candidate: Candidate, layout: Layout, extents: Extents, measure: Measure) -> tuple[int, int, int]:
+    """Bytes of a compressed overlay's file, by how much they may be off, and bytes on disk."""
+    geometry = layout.geometry
+    data, error = data_bytes(candidate.entry.image, extents, geometry, measure)
+    packed = plan_layout(
+        candidate.record.virtual_size,
+        geometry,
+        l2_tables=layout.l2_tables,
+        data_clusters=ceil_div(data, geometry.cluster_size),
+    )
+    # On disk only the data's clusters differ in number; disk_bytes counts them by the extents.
+    fewer = layout.data_clusters - packed.data_clusters
+    return packed.file_size, error, disk_bytes(packed, extents, fewer * geometry.cluster_size)
+
+
+def _verdict(savings: Savings, minimum: float) -> tuple[Verdict, str]:
+    share = savings.saved_bytes / savings.allocated_bytes if savings.allocated_bytes else 0.0
+    if savings.saved_bytes <= 0:
+        if savings.reclaimable_bytes == 0 < savings.allocated_bytes:
+            return (
+                Verdict.SKIP,
+                "deleting it would free nothing: it has another hard link, or shares all blocks",
+            )
+        return Verdict.SKIP, "its overlay would not be smaller than it is now"
+    if share < minimum:
+        return Verdict.SKIP, f"it would save {share:.1%}, which is below the minimum of {minimum:.1%}"
+    return Verdict.CONVERT, ""
+
+
+def _guest_plan(entry: GuestEntry, image: PlannedImage | None, verdict: Verdict, reason: str) -> GuestPlan:
+    return GuestPlan(
+        name=entry.name,
+        source=entry.image,
+        image=image,
+        verdict=verdict,
+        reason=reason,
+        overlay_path=entry.overlay_path,
+        options=entry.options,
+        unit=entry.options.cluster_size or UNIT,
+        extents=empty(),
+        savings=None,
+    )

@@ -1,0 +1,82 @@
+"""Which guests can be compared at all: each is opened, inspected and checked before anything is scanned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchdiff.errors import ImageError
+from batchdiff.image.image import Image
+from batchdiff.image.opening import inspect, open_image, peek_header, resolved_backing
+from batchdiff.image.source import ImageFormat, ImageSource
+from batchdiff.model.manifest import GuestEntry, Loss
+from batchdiff.model.plan import PlannedImage, Verdict
+from batchdiff.units import format_size
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A guest that can be compared: its open image, and what a plan records of it before the scan."""
+
+    entry: GuestEntry
+    image: Image
+    record: PlannedImage
+
+
+@dataclass(frozen=True, slots=True)
+class Dismissed:
+    """A guest that is not compared, with the verdict and its reason; ``record`` where it could be opened."""
+
+    entry: GuestEntry
+    record: PlannedImage | None
+    verdict: Verdict
+    reason: str
+
+
+def planned(image: Image, source: ImageSource) -> PlannedImage:
+    """What a plan records of an open image."""
+    return PlannedImage(source, image.virtual_size, tuple(layer.fingerprint() for layer in image.layers))
+
+
+def examined(entry: GuestEntry, template: PlannedImage, allow_loss: frozenset[Loss]) -> Candidate | Dismissed:
+    """A guest's part in the plan; the image of a candidate stays open."""
+    try:
+        if _rests_on(entry.image, template.source):
+            return Dismissed(entry, None, Verdict.SKIP, "it is already an overlay of this template")
+        image = open_image(entry.image)
+    except ImageError as error:
+        return Dismissed(entry, None, Verdict.REFUSE, str(error))
+    record = planned(image, entry.image)
+    try:
+        reason = _objection(image, record, template, allow_loss)
+    except ImageError as error:
+        reason = str(error)
+    if not reason:
+        return Candidate(entry, image, record)
+    image.close()
+    return Dismissed(entry, record, Verdict.REFUSE, reason)
+
+
+def _rests_on(guest: ImageSource, template: ImageSource) -> bool:
+    if guest.format is not ImageFormat.QCOW2 or guest.backing:
+        return False
+    return resolved_backing(guest.path, peek_header(guest.path)) == template.path
+
+
+def _objection(image: Image, record: PlannedImage, template: PlannedImage, allow_loss: frozenset[Loss]) -> str:
+    """Why a guest may not be converted; empty where it may.
+
+    :raises ImageError: its tables are damaged.
+    """
+    inspect(image)
+    if record.virtual_size < template.virtual_size:
+        return (
+            f"its disk is smaller than the template's ({format_size(record.virtual_size)} and"
+            f" {format_size(template.virtual_size)}). Was it copied from another template?"
+        )
+    if record.source.format is ImageFormat.QCOW2:
+        header = peek_header(record.source.path)
+        for count, what in ((header.snapshots, Loss.SNAPSHOTS), (header.bitmaps, Loss.BITMAPS)):
+            if count and what not in allow_loss:
+                kind = "internal snapshots" if what is Loss.SNAPSHOTS else "persistent bitmaps"
+                return f"it has {count} {kind}, which an overlay would lose. `allow_loss: [{what}]` accepts that"
+    return ""

@@ -1,0 +1,47 @@
+"""The digest of a template's content, taken per range in any order and combined.
+
+::
+
+    window of 1 MiB   xxh3-128 of its bytes (the last one may be short); windows of zeros are left out
+    range of 64 MiB   xxh3-128 of (window number in the range, 8 bytes LE; window digest) for each window
+    template          xxh3-128 of (virtual size, 8 bytes LE), then (range number, range digest) for each range
+
+Zeros are left out wherever they come from, so a copy of the template in another format, or one with other
+holes, has the same digest. It guards against change, not against forgers. The sizes are part of the label.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import xxhash
+
+_PREFIX = "xxh3-128-64m-1m:"
+_NUMBER = struct.Struct("<Q")
+
+
+class RangeDigest:
+    """The digest of one range; windows are added in ascending order."""
+
+    def __init__(self) -> None:
+        self._hash = xxhash.xxh3_128()
+        self._empty = True
+
+    def add(self, window: int, data: memoryview) -> None:
+        """Adds a window that is not all zeros."""
+        self._hash.update(_NUMBER.pack(window))
+        self._hash.update(xxhash.xxh3_128_digest(data))
+        self._empty = False
+
+    def value(self) -> bytes | None:
+        """The digest; None where the range is all zeros."""
+        return None if self._empty else self._hash.digest()
+
+
+def combined(virtual_size: int, ranges: dict[int, bytes]) -> str:
+    """The labelled digest of a template from its range digests by range number."""
+    whole = xxhash.xxh3_128(_NUMBER.pack(virtual_size))
+    for number in sorted(ranges):
+        whole.update(_NUMBER.pack(number))
+        whole.update(ranges[number])
+    return _PREFIX + whole.hexdigest()

@@ -1,0 +1,98 @@
+"""How large a compressed overlay will be: a sample of its clusters is compressed, more until the error is small.
+
+Where the sample reaches every cluster the size is exact. The sample is drawn from a fixed seed, so that a
+plan does not depend on the number of jobs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.extents import Extents, Kind, folded, numbers, only
+from batchdiff.image.image import Image
+from batchdiff.image.opening import open_image
+from batchdiff.image.source import ImageSource
+from batchdiff.qcow2.compression import compressed
+from batchdiff.qcow2.geometry import Geometry
+from batchdiff.qcow2.packing import Packer
+
+_FIRST_SAMPLE = 512
+_WANTED_ERROR = 0.01
+"""Half of what a plan may be off by (docs/plan-format.md)."""
+_CONFIDENCE = 1.96
+_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Some clusters of a guest, to be compressed."""
+
+    source: ImageSource
+    geometry: Geometry
+    clusters: tuple[int, ...]
+
+
+Measure = Callable[[list[Sample]], list[list[int]]]
+"""Compresses samples and gives, in their order, the stored bytes of each cluster; 0 for an uncompressed one."""
+
+
+def stored_lengths(sample: Sample) -> list[int]:
+    """The bytes that each cluster of a sample takes compressed; 0 where it would be stored as it is."""
+    with open_image(sample.source) as image:
+        return [_stored(image, number, sample.geometry) for number in sample.clusters]
+
+
+def _stored(image: Image, number: int, geometry: Geometry) -> int:
+    data = image.read(number * geometry.cluster_size, geometry.cluster_size)
+    packed = compressed(data, geometry.compression_type)
+    return 0 if packed is None else len(packed)
+
+
+def data_bytes(source: ImageSource, extents: Extents, geometry: Geometry, measure: Measure) -> tuple[int, int]:
+    """Bytes (whole clusters) that the data of an overlay takes compressed, and by how much that may be off."""
+    clusters = numbers(folded(only(extents, Kind.DATA), geometry.granules))
+    count = len(clusters)
+    order = np.random.default_rng(0).permutation(count)
+    lengths = np.zeros(count, dtype=np.int64)
+    done, wanted = 0, min(_FIRST_SAMPLE, count)
+    while True:
+        batch = np.sort(order[done:wanted])
+        lengths[batch] = _measured(source, clusters[batch], geometry, measure)
+        done = wanted
+        drawn = lengths[np.sort(order[:done])]
+        error = _error(np.where(drawn == 0, geometry.cluster_size, drawn), count)
+        total = _packed(drawn, geometry) * (count / done if done else 1)
+        if done == count or error <= _WANTED_ERROR * total:
+            return round(total), math.ceil(error)
+        wanted = min(done * 2, count)
+
+
+def _measured(
+    source: ImageSource, clusters: npt.NDArray[np.int64], geometry: Geometry, measure: Measure
+) -> list[int]:
+    samples = [
+        Sample(source, geometry, tuple(clusters[at : at + _BATCH].tolist()))
+        for at in range(0, len(clusters), _BATCH)
+    ]
+    return [length for lengths in measure(samples) for length in lengths]
+
+
+def _error(sizes: npt.NDArray[np.int64], count: int) -> float:
+    """Half the width of the 95 % interval of the sum of ``count`` sizes, from a sample drawn without return."""
+    drawn = len(sizes)
+    if drawn in {0, 1, count}:
+        return 0.0
+    share_left = 1 - drawn / count
+    return float(_CONFIDENCE * np.std(sizes, ddof=1) / math.sqrt(drawn) * math.sqrt(share_left) * count)
+
+
+def _packed(lengths: npt.NDArray[np.int64], geometry: Geometry) -> int:
+    packer = Packer(0, geometry.cluster_size)
+    for length in lengths.tolist():
+        packer.place(length or None)
+    return packer.end

@@ -1,0 +1,98 @@
+"""What an overlay takes and what it saves, for every cluster size, from one scan; pure.
+
+An uncompressed overlay's size follows from the number of its data clusters and L2 tables alone, because
+:mod:`batchdiff.qcow2.layout` fixes where everything goes before anything is written.
+"""
+
+from __future__ import annotations
+
+from batchdiff.extents import Extents, Kind
+from batchdiff.model.overlay_options import (
+    CLUSTER_SIZES,
+    DEFAULT_CLUSTER_SIZE,
+    Compression,
+    OverlayOptions,
+    geometry_of,
+)
+from batchdiff.model.plan import Savings
+from batchdiff.planning.compare import UNIT
+from batchdiff.qcow2.geometry import Geometry
+from batchdiff.qcow2.layout import Layout, fits, granules_to_write, layout_for
+from batchdiff.units import align_up
+
+_AUTO_TOLERANCE = 0.01
+"""How much larger than the smallest overlay one may be that is nearer to QEMU's default cluster size."""
+
+_SMALLEST_EXTENDED = 16384
+
+
+def extents_to_write(units: Extents, virtual_size: int, options: OverlayOptions, geometry: Geometry) -> Extents:
+    """What an overlay with those options holds, in its granules."""
+    compresses = options.compression is not Compression.NONE
+    return granules_to_write(units, UNIT, virtual_size, geometry, whole_clusters=compresses)
+
+
+def sizes_by_cluster_size(units: Extents, virtual_size: int, options: OverlayOptions) -> dict[int, int]:
+    """Bytes of the uncompressed overlay for each cluster size that can map a disk of that size.
+
+    Sizes below 4 KiB are left out: differences are found at 4 KiB, so they could only cost more.
+    """
+    least = _SMALLEST_EXTENDED if options.extended_l2 else UNIT
+    sizes = {}
+    for cluster_size in CLUSTER_SIZES:
+        geometry = geometry_of(options, cluster_size)
+        if (cluster_size >= least or cluster_size == options.cluster_size) and fits(virtual_size, geometry):
+            extents = granules_to_write(units, UNIT, virtual_size, geometry)
+            sizes[cluster_size] = layout_for(extents, virtual_size, geometry).file_size
+    return sizes
+
+
+def chosen_cluster_size(sizes: dict[int, int]) -> int:
+    """What ``auto`` means: the smallest overlay; of those within 1 % of it, the one nearest to 64 KiB."""
+    bound = min(sizes.values()) * (1 + _AUTO_TOLERANCE)
+    near = [cluster_size for cluster_size, size in sizes.items() if size <= bound]
+    default_bits = DEFAULT_CLUSTER_SIZE.bit_length()
+    return min(near, key=lambda cluster_size: (abs(cluster_size.bit_length() - default_bits), cluster_size))
+
+
+def disk_bytes(layout: Layout, extents: Extents, holes: int = 0) -> int:
+    """Bytes on disk of an uncompressed overlay, in blocks of 4 KiB.
+
+    Less than the file's size: tables end before their last cluster does, subclusters that are not written
+    stay holes, and so do ``holes``, the bytes of the guest's holes inside the data.
+    """
+    cluster, entries_per_block = layout.geometry.cluster_size, layout.geometry.cluster_size // 2
+    if cluster < UNIT:
+        return align_up(layout.file_size, UNIT)
+    data = extents.units(Kind.DATA) * layout.geometry.granule
+    last_block = layout.refcounted % entries_per_block or entries_per_block
+    return (
+        UNIT
+        + align_up(layout.l1_entries * 8, UNIT)
+        + layout.l2_tables * cluster
+        + data
+        - holes
+        + (layout.refcount_blocks - 1) * cluster
+        + align_up(last_block * 2, UNIT)
+        + align_up(layout.refcount_blocks * 8, UNIT)
+    )
+
+
+def savings_of(
+    *,
+    allocated: int,
+    reclaimable: int,
+    overlay: tuple[int, int, int],
+    sizes: dict[int, int],
+) -> Savings:
+    """The savings of one guest. ``overlay``: bytes of the file, their error, bytes on disk."""
+    file_bytes, error, on_disk = overlay
+    return Savings(
+        allocated_bytes=allocated,
+        reclaimable_bytes=reclaimable,
+        overlay_bytes=file_bytes,
+        overlay_error_bytes=error,
+        overlay_disk_bytes=on_disk,
+        saved_bytes=reclaimable - on_disk,
+        overlay_bytes_by_cluster_size=tuple(sorted(sizes.items())),
+    )
