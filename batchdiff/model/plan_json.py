@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from batchdiff.extents import Extents, Kind, empty, from_pairs
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model.manifest import Retire
-from batchdiff.model.overlay_options import BackingPath, Compression, OverlayOptions
+from batchdiff.model.overlay_options import BackingPath, Compression, OverlayOptions, geometry_of
 from batchdiff.model.plan import (
     FORMAT_VERSION,
     GuestPlan,
@@ -113,29 +114,36 @@ def _fingerprint(record: dict[str, Any]) -> Fingerprint:
 
 
 def _guest_plan(record: dict[str, Any]) -> GuestPlan:
-    overlay, verdict = record["overlay"], Verdict(record["verdict"])
+    verdict = Verdict(record["verdict"])
     image = _planned_image(record) if "fingerprint" in record else None
     savings = _savings(record["savings"]) if "savings" in record else None
-    cluster_size = overlay["cluster_size"]
-    if verdict is Verdict.CONVERT and (image is None or savings is None or cluster_size == "auto"):
-        raise ValueError(f"guest {record['name']!r} shall be converted, but was not compared")
+    options, unit = _options(record["overlay"]), record["extents"]["unit"]
+    if verdict is Verdict.CONVERT:
+        if image is None or savings is None or options.cluster_size is None:
+            raise ValueError(f"guest {record['name']!r} shall be converted, but was not compared")
+        if unit != geometry_of(options, options.cluster_size).granule:
+            raise ValueError(f"the extents of guest {record['name']!r} are not in units of its overlay")
     return GuestPlan(
         name=record["name"],
         source=_image_source(record),
         image=image,
         verdict=verdict,
         reason=record["reason"],
-        overlay_path=overlay["path"],
-        options=OverlayOptions(
-            cluster_size=None if cluster_size == "auto" else cluster_size,
-            extended_l2=overlay["extended_l2"],
-            compression=Compression(overlay["compression"]),
-            backing_path=BackingPath(overlay["backing_path"]),
-            lazy_refcounts=overlay["lazy_refcounts"],
-        ),
-        unit=record["extents"]["unit"],
+        overlay_path=record["overlay"]["path"],
+        options=options,
+        unit=unit,
         extents=_extents(record["extents"], 0 if image is None else image.virtual_size),
         savings=savings,
+    )
+
+
+def _options(record: dict[str, Any]) -> OverlayOptions:
+    return OverlayOptions(
+        cluster_size=None if record["cluster_size"] == "auto" else record["cluster_size"],
+        extended_l2=record["extended_l2"],
+        compression=Compression(record["compression"]),
+        backing_path=BackingPath(record["backing_path"]),
+        lazy_refcounts=record["lazy_refcounts"],
     )
 
 
@@ -162,7 +170,8 @@ def _extents(record: dict[str, Any], virtual_size: int) -> Extents:
 
 def _runs(pairs: list[Any], name: str) -> npt.NDArray[np.int64]:
     table = np.array(pairs) if pairs else np.zeros((0, 2), dtype=np.int64)
-    if table.ndim != 2 or table.shape[1] != 2 or table.dtype != np.int64:
+    # numpy takes true for 1 where it stands among numbers.
+    if set(map(type, chain.from_iterable(pairs))) - {int} or table.ndim != 2 or table.shape[1] != 2 or table.dtype != np.int64:
         raise ValueError(f"extents.{name} is no list of [first unit, number of units]")
     first, count = table[:, 0], table[:, 1]
     if (first < 0).any() or (count < 1).any() or (count > (1 << 62) - first).any():

@@ -1,0 +1,66 @@
+"""What an image file looks like from its first bytes: a hint for messages, never a reason to read it so.
+
+A raw guest can carry any of these marks, because a guest's OS writes its own first sectors. The marks:
+QEMU's block drivers (``*_probe`` in block/qcow2.c, qed.c, vmdk.c, vdi.c, vhdx.c, vpc.c, parallels.c) and the
+LUKS on-disk format specification.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from batchdiff.image.source import ImageFormat
+
+_HEAD = 512
+_VPC_FOOTER = 512
+_VDI_MARK_AT = 0x40
+
+_MARKS = (
+    (b"QFI\xfb", 0, ImageFormat.QCOW2),
+    (b"QED\0", 0, ImageFormat.QED),
+    (b"KDMV", 0, ImageFormat.VMDK),
+    (b"# Disk DescriptorFile", 0, ImageFormat.VMDK),
+    (b"\x7f\x10\xda\xbe", _VDI_MARK_AT, ImageFormat.VDI),
+    (b"vhdxfile", 0, ImageFormat.VHDX),
+    (b"conectix", 0, ImageFormat.VPC),
+    (b"WithoutFreeSpace", 0, ImageFormat.PARALLELS),
+    (b"WithouFreSpacExt", 0, ImageFormat.PARALLELS),
+    (b"LUKS\xba\xbe", 0, ImageFormat.LUKS),
+)
+
+
+def looks_like(path: str) -> ImageFormat | None:
+    """The format whose mark a file carries, raw where it carries none.
+
+    None where there is no telling: no such file, not readable, neither a regular file nor a block device.
+    """
+    try:
+        # Opening alone moves a tape; and a FIFO put in the file's place must not hold the program up.
+        if not _can_hold_an_image(os.stat(path)):
+            return None
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return None
+    try:
+        return _by_marks(descriptor) if _can_hold_an_image(os.fstat(descriptor)) else None
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _can_hold_an_image(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)
+
+
+def _by_marks(descriptor: int) -> ImageFormat:
+    head = os.pread(descriptor, _HEAD, 0)
+    for mark, offset, image_format in _MARKS:
+        if head[offset:].startswith(mark):
+            return image_format
+    # A VHD of fixed size has its mark in the footer alone.
+    size = os.lseek(descriptor, 0, os.SEEK_END)
+    if size >= _VPC_FOOTER and os.pread(descriptor, 8, size - _VPC_FOOTER) == b"conectix":
+        return ImageFormat.VPC
+    return ImageFormat.RAW

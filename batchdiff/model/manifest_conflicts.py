@@ -1,0 +1,87 @@
+"""Files with two parts to play in one manifest: found by identity, whatever names and links lead to them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from batchdiff.model.manifest_names import overlay_where
+from batchdiff.model.manifest_paths import Identity, identity_of
+from batchdiff.model.manifest_problems import Problems, show, show_path
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchdiff.model.manifest_images import FoundGuest, FoundImage
+    from batchdiff.model.manifest_problems import YamlPath
+
+
+def check_guests(template: FoundImage | None, guests: Sequence[FoundGuest], problems: Problems) -> None:
+    """Finds guests that are the template, a backing file, or another guest."""
+    parts = _parts(template, guests)
+    first: dict[Identity, FoundGuest] = {}
+    for guest in guests:
+        where = guest.written.image.path_where
+        if part := parts.get(guest.place.identity):
+            problems.add(where, f"{show(guest.place.written)} is {part}, and so can be no guest")
+        earlier = first.setdefault(guest.place.identity, guest)
+        if earlier is not guest:
+            problems.add(where, f"{guest} is the same file as {earlier}{_link(earlier, guest)}")
+
+
+def check_overlays(
+    template: FoundImage | None,
+    guests: Sequence[FoundGuest],
+    overlays: Sequence[str | None],
+    problems: Problems,
+    *,
+    allow_existing: bool,
+) -> None:
+    """Finds overlays that would replace a file that has another part to play, each other, or any file.
+
+    ``overlays`` are the overlays' absolute paths, guest by guest; None for one that was found wrong before.
+    """
+    parts = {guest.place.identity: f"the guest {guest}" for guest in reversed(guests)}
+    parts |= _parts(template, guests)
+    first: dict[str, FoundGuest] = {}
+    for guest, path in zip(guests, overlays, strict=True):
+        if path is None:
+            continue
+        where = overlay_where(guest.written)
+        identity = identity_of(path)
+        if identity in parts:
+            problems.add(where, f"the overlay {show(path)} of {guest} would replace {parts[identity]}")
+        elif os.path.lexists(path) and not allow_existing:
+            remedy = "move it away, or give another overlay.path"
+            problems.add(where, f"the overlay {show(path)} of {guest} exists already; {remedy}")
+        _check_unshared(guest, path, where, first, problems)
+
+
+def _check_unshared(
+    guest: FoundGuest, path: str, where: YamlPath, first: dict[str, FoundGuest], problems: Problems
+) -> None:
+    earlier = first.setdefault(path, guest)
+    # A file that is a guest twice has been told already.
+    if earlier.place.identity != guest.place.identity:
+        remedy = "give one of them another overlay.path"
+        problems.add(where, f"{guest} and {earlier} have the same overlay {show(path)}; {remedy}")
+
+
+def _parts(template: FoundImage | None, guests: Sequence[FoundGuest]) -> dict[Identity, str]:
+    """What each image that is no guest is there for."""
+    parts = {
+        place.identity: f"a backing file ({show_path(place.where)})"
+        for image in (template, *(guest.image for guest in guests))
+        if image
+        for place in image.chain
+    }
+    if template:
+        # Guests may be thin already: then the template is in their own chains too.
+        parts[template.place.identity] = "the template"
+    return parts
+
+
+def _link(one: FoundGuest, other: FoundGuest) -> str:
+    if one.place.path != other.place.path:
+        return " by a hard link"
+    return " by a symbolic link" if one.place.named != other.place.named else ""

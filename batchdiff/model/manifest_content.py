@@ -1,0 +1,83 @@
+"""From a manifest's plain data to what it means: entries, images, guests, overlays, and all their checks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
+from batchdiff.model.manifest_conflicts import check_guests, check_overlays
+from batchdiff.model.manifest_entries import WrittenGuest, minimum_savings, written_guest, written_image
+from batchdiff.model.manifest_guests import find_guests
+from batchdiff.model.manifest_images import FoundGuest, FoundImage, find_image
+from batchdiff.model.manifest_names import check_overlay_paths, guest_names, overlay_paths
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batchdiff.model.manifest_problems import Problems
+
+
+def manifest_content(
+    data: Mapping[str, Any],
+    folder: str,
+    problems: Problems,
+    *,
+    allow_existing_overlays: bool,
+) -> Manifest | None:
+    """What a manifest's data mean, the images looked up from ``folder``; None where there are problems.
+
+    The schema has been checked before: what it objected to is passed over here, so that the problems of the
+    rest are found all the same. ``path`` and ``sha256`` are left empty.
+    """
+    template = _template(data, folder, problems)
+    written = _written_guests(data, problems)
+    # Of guests that are not there too: nobody wants to learn of their overlays in a second round.
+    check_overlay_paths(written, folder, problems)
+    guests = find_guests(written, template, folder, problems)
+    names = guest_names(guests, folder, problems)
+    overlays = overlay_paths(guests, folder, problems)
+    check_guests(template, guests, problems)
+    check_overlays(template, guests, overlays, problems, allow_existing=allow_existing_overlays)
+    savings = _minimum_savings(data, problems)
+    if problems or template is None:
+        return None
+    return Manifest(
+        path="",
+        sha256="",
+        template=template.source,
+        guests=_guest_entries(guests, names, overlays),
+        retire=Retire(data.get("retire", Retire.KEEP)),
+        minimum_savings=savings,
+        protect_template=data.get("protect_template", True),
+        allow_loss=frozenset(Loss(loss) for loss in data.get("allow_loss", ())),
+    )
+
+
+def _template(data: Mapping[str, Any], folder: str, problems: Problems) -> FoundImage | None:
+    if "template" not in data or problems.touches(("template",)):
+        return None
+    return find_image(written_image(data["template"], ("template",), None), folder, problems)
+
+
+def _written_guests(data: Mapping[str, Any], problems: Problems) -> list[WrittenGuest]:
+    entries, defaults = data.get("guests"), data.get("defaults", {})
+    if not isinstance(entries, list) or problems.touches(("defaults",)):
+        return []
+    sound = [at for at in range(len(entries)) if not problems.touches(("guests", at))]
+    return [written_guest(entries[at], ("guests", at), defaults, problems) for at in sound]
+
+
+def _minimum_savings(data: Mapping[str, Any], problems: Problems) -> float:
+    if problems.touches(("minimum_savings",)):
+        return 0.0
+    return minimum_savings(data.get("minimum_savings", 0), problems)
+
+
+def _guest_entries(
+    guests: list[FoundGuest], names: list[str], overlays: list[str | None]
+) -> tuple[GuestEntry, ...]:
+    return tuple(
+        GuestEntry(name, guest.image.source, overlay, guest.written.options)
+        for guest, name, overlay in zip(guests, names, overlays, strict=True)
+        if overlay is not None
+    )

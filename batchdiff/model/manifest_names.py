@@ -1,0 +1,96 @@
+"""What each guest of a manifest is called, and where its overlay goes."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from batchdiff.model.manifest_paths import locate_overlay, unfit
+from batchdiff.model.manifest_problems import Problems, show
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from batchdiff.model.manifest_entries import WrittenGuest
+    from batchdiff.model.manifest_images import FoundGuest
+    from batchdiff.model.manifest_problems import YamlPath
+
+_DEVICES = "/dev/"
+
+
+def default_overlay(named: str, guests: Collection[str]) -> str:
+    """Where a guest's overlay goes unless the manifest says: ``web01.qcow2`` for ``web01.img``.
+
+    ``named`` is the guest's absolute path; ``guests`` are those of all guests, which no overlay may replace:
+    where one has that name, it is ``web01.overlay.qcow2``.
+    """
+    stem = os.path.splitext(named)[0]
+    plain = f"{stem}.qcow2"
+    return f"{stem}.overlay.qcow2" if plain == named or plain in guests else plain
+
+
+def overlay_where(written: WrittenGuest) -> YamlPath:
+    """The place of the overlay's path in the manifest, or of the guest's where it is the default."""
+    return (*written.where, "overlay", "path") if written.overlay_path else written.image.path_where
+
+
+def check_overlay_paths(guests: Sequence[WrittenGuest], folder: str, problems: Problems) -> None:
+    """Finds overlay paths of the manifest where no overlay can be written."""
+    for guest in guests:
+        if guest.overlay_path:
+            locate_overlay(folder, guest.overlay_path, overlay_where(guest), problems)
+
+
+def overlay_paths(guests: Sequence[FoundGuest], folder: str, problems: Problems) -> list[str | None]:
+    """The absolute path of each guest's overlay; None, and a problem, where none can be written there."""
+    named = {guest.place.named for guest in guests}
+    return [_overlay_path(guest, named, folder, problems) for guest in guests]
+
+
+def _overlay_path(guest: FoundGuest, named: set[str], folder: str, problems: Problems) -> str | None:
+    where = overlay_where(guest.written)
+    if guest.written.overlay_path:
+        return locate_overlay(folder, guest.written.overlay_path, where, problems)
+    path = default_overlay(guest.place.named, named)
+    if path.startswith(_DEVICES):
+        # devtmpfs is memory: an overlay there would be gone with the next boot.
+        problems.add(where, f"no overlay can be written beside {show(guest.place.named)}; give overlay.path")
+        return None
+    return path
+
+
+def guest_names(guests: Sequence[FoundGuest], folder: str, problems: Problems) -> list[str]:
+    """The name of each guest; problems where two have one name, or a name is none."""
+    stems = [guest.written.name or _stem(guest) for guest in guests]
+    count = Counter(stems)
+    names = [
+        _relative(guest, folder) if guest.written.name is None and count[stem] > 1 else stem
+        for guest, stem in zip(guests, stems, strict=True)
+    ]
+    first: dict[str, FoundGuest] = {}
+    for guest, name in zip(guests, names, strict=True):
+        if unfit(name) or not name.strip():
+            problems.add(_where(guest), f"{show(name)} is no name; it needs letters and no control characters")
+        earlier = first.setdefault(name, guest)
+        if earlier is not guest and not _one_file_unnamed(earlier, guest):
+            problems.add(_where(guest), f"{guest} has the name {show(name)}, which is that of {earlier} too")
+    return names
+
+
+def _where(guest: FoundGuest) -> YamlPath:
+    written = guest.written
+    return (*written.where, "name") if written.name is not None else written.image.path_where
+
+
+def _one_file_unnamed(one: FoundGuest, other: FoundGuest) -> bool:
+    # A file that is a guest twice is a problem of its own, told elsewhere.
+    return one.place.identity == other.place.identity and not (one.written.name and other.written.name)
+
+
+def _stem(guest: FoundGuest) -> str:
+    return os.path.splitext(os.path.basename(guest.place.named))[0]
+
+
+def _relative(guest: FoundGuest, folder: str) -> str:
+    return os.path.relpath(guest.place.named, folder)

@@ -1,0 +1,156 @@
+"""From a path as a manifest writes it to the file that it means, or to what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import unicodedata
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from batchdiff.image.lookalike import looks_like
+from batchdiff.model.manifest_problems import Problems, YamlPath, show, suggestion
+
+Identity: TypeAlias = tuple[str, int, int]
+"""What tells whether two names are one file; a block device is one by its number, whatever its node."""
+
+UNSUPPORTED_OVERLAY = "same"
+
+# Comparing a name with thousands of others takes tens of milliseconds, and a wrong folder misses every image.
+_MOST_SUGGESTIONS = 20
+_MOST_NAMES = 2000
+
+# Control characters, lone surrogates, line and paragraph separators: they forge lines in reports and logs.
+_UNFIT = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An image that is there.
+
+    ``where`` says it in the manifest and ``written`` is its text; ``named`` is that name, absolute, with its
+    folder resolved; ``path`` is the file at the end of all symbolic links.
+    """
+
+    where: YamlPath
+    written: str
+    named: str
+    path: str
+    identity: Identity
+
+
+def unfit(text: str) -> bool:
+    """Whether a name holds characters that no image's name should."""
+    return any(unicodedata.category(letter) in _UNFIT for letter in text)
+
+
+def resolve_folder(folder: str, written: str) -> str:
+    """A path made absolute: its folder without symbolic links, its last component as it is."""
+    directory, name = os.path.split(os.path.join(folder, written))
+    return os.path.join(os.path.realpath(directory), name)
+
+
+def locate_image(folder: str, written: str, where: YamlPath, problems: Problems) -> Place | None:
+    """The image that a path means; None, and a problem, where it means no image."""
+    if unfit(written):
+        problems.add(where, f"control characters may not stand in a path: {show(written)}")
+        return None
+    full = os.path.join(folder, written)
+    try:
+        status = os.stat(full)
+    except FileNotFoundError:
+        problems.add(where, _no_such_file(full, written, suggest=len(problems) < _MOST_SUGGESTIONS))
+        return None
+    except (OSError, ValueError) as error:
+        problems.add(where, f"{show(full)} cannot be examined: {_reason(error)}")
+        return None
+    if kind := _not_an_image(status.st_mode):
+        problems.add(where, f"{show(full)} is {kind}; an image is a regular file or a block device")
+        return None
+    return Place(where, written, resolve_folder(folder, written), os.path.realpath(full), _identity(status))
+
+
+def is_image(path: str) -> bool:
+    """Whether a name leads to a regular file or a block device."""
+    try:
+        return not _not_an_image(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def identity_of(path: str) -> Identity | None:
+    """The identity of a file, None where there is none."""
+    try:
+        return _identity(os.stat(path))
+    except (OSError, ValueError):
+        return None
+
+
+def locate_overlay(folder: str, written: str, where: YamlPath, problems: Problems) -> str | None:
+    """The absolute path of an overlay to write; None, and a problem, where none can be written there."""
+    if unfit(written):
+        problems.add(where, f"control characters may not stand in a path: {show(written)}")
+    elif written == UNSUPPORTED_OVERLAY:
+        problems.add(
+            where,
+            "putting the overlay at the guest's own path (`same`) is not supported yet; "
+            "write `./same` if you mean a file of that name",
+        )
+    elif os.path.basename(written) in {"", ".", ".."}:
+        problems.add(where, f"{show(written)} is a folder; write the overlay's file name too")
+    else:
+        return _in_existing_folder(resolve_folder(folder, written), where, problems)
+    return None
+
+
+def _in_existing_folder(path: str, where: YamlPath, problems: Problems) -> str | None:
+    directory = os.path.dirname(path)
+    if os.path.isdir(directory):
+        return path
+    make = shlex.quote(directory)
+    problems.add(where, f"the overlay's folder {show(directory)} does not exist; make it: mkdir -p {make}")
+    return None
+
+
+def missing_format(folder: str, written: object) -> str:
+    """The message for an image without a format, with the format that its file looks like as a hint."""
+    found = looks_like(os.path.join(folder, written)) if isinstance(written, str) else None
+    if found is None:
+        return "format is missing; write `format: raw` or whatever it is, for it is never guessed"
+    return (
+        f"format is missing; the file looks like {found}, so if you trust where it came from, "
+        f"write `format: {found}`"
+    )
+
+
+def _identity(status: os.stat_result) -> Identity:
+    if stat.S_ISBLK(status.st_mode):
+        return ("device", status.st_rdev, 0)
+    return ("file", status.st_dev, status.st_ino)
+
+
+def _not_an_image(mode: int) -> str:
+    if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
+        return ""
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    if stat.S_ISFIFO(mode):
+        return "a FIFO"
+    return "a socket" if stat.S_ISSOCK(mode) else "a character device"
+
+
+def _no_such_file(full: str, written: str, *, suggest: bool) -> str:
+    directory, name = os.path.split(full)
+    if written.startswith("~"):
+        return f"no such file: {show(full)}; ~ is not expanded, write the whole path"
+    try:
+        names = [entry for entry in os.listdir(directory) if entry != name]
+    except OSError:
+        return f"no such file: {show(full)}; its folder does not exist or cannot be listed"
+    near = suggestion(name, names[:_MOST_NAMES]) if suggest else ""
+    return f"no such file: {show(full)}{near}"
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,0 +1,167 @@
+"""A manifest against its JSON Schema, and the validator's findings in plain words."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from batchdiff.model.manifest_paths import missing_format
+from batchdiff.model.manifest_problems import Problems, YamlPath, show, suggestion
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batchdiff.model.yaml_positions import PlainData
+
+_KINDS = {
+    "string": "a string",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """What the validator objects to: the rule and its argument, the value and its place, the raw message."""
+
+    rule: str
+    argument: Any
+    schema: Any
+    value: Any
+    where: YamlPath
+    raw: str
+
+
+@cache
+def manifest_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a manifest, version 1."""
+    from importlib import resources  # noqa: PLC0415  # only a manifest needs it
+
+    file = resources.files("batchdiff.model") / "schemas" / "manifest.schema.json"
+    schema: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return schema
+
+
+def version_problem(data: dict[str, PlainData]) -> tuple[YamlPath, str] | None:
+    """What keeps this from being a manifest of version 1; where anything does, no more can be said of it."""
+    if "version" not in data:
+        return (), "version is missing; begin the manifest with `version: 1`"
+    if type(data["version"]) is not int or data["version"] != 1:
+        return ("version",), f"expected 1, found {describe(data['version'])}; only version 1 can be read"
+    return None
+
+
+def check_schema(data: PlainData, folder: str, problems: Problems) -> None:
+    """Finds everything in a manifest that its schema does not allow.
+
+    ``folder`` is where relative paths start, for the hint of what format a file has.
+    """
+    # Importing jsonschema takes longer than all of ``batchdiff --help``.
+    from jsonschema import Draft202012Validator  # noqa: PLC0415
+
+    for error in Draft202012Validator(manifest_schema()).iter_errors(data):
+        finding = _Finding(
+            rule=str(error.validator),
+            argument=error.validator_value,
+            schema=error.schema,
+            value=error.instance,
+            where=tuple(error.absolute_path),
+            raw=error.message,
+        )
+        if finding.value is None and problems.touches(finding.where):
+            # The value could not even be read from the YAML, and that has been told.
+            continue
+        for where, message in _in_words(finding, folder):
+            problems.add(where, message)
+
+
+def describe(value: object) -> str:
+    """What was found, in a few words."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return f"the number {value}"
+        case str():
+            return f"the text {show(value)}"
+        case list():
+            return "a list"
+        case _:
+            return "a mapping"
+
+
+def _in_words(finding: _Finding, folder: str) -> list[tuple[YamlPath, str]]:
+    if finding.rule == "additionalProperties":
+        return _unknown_keys(finding)
+    if finding.rule == "required":
+        # The validator reports each missing key by itself, and names it only in its message.
+        absent = [key for key in finding.argument if finding.raw.startswith(f"{key!r} ")]
+        return [(finding.where, _missing(key, finding.value, folder)) for key in absent]
+    if finding.rule == "oneOf" and not isinstance(finding.value, dict):
+        # Of what is no mapping at all another finding tells.
+        return []
+    if finding.rule == "None":
+        # The schema's only ``false`` is that of an overlay's path; the validator may leave the key out.
+        overlay = finding.where[: finding.where.index("overlay") + 1]
+        return [((*overlay, "path"), _forbidden(finding))]
+    words = _WORDS.get(finding.rule)
+    return [(finding.where, words(finding) if words else finding.raw)]
+
+
+def _unknown_keys(finding: _Finding) -> list[tuple[YamlPath, str]]:
+    # The schema's ``false`` has its own message.
+    known = [key for key, schema in finding.schema["properties"].items() if schema is not False]
+    listing = f"; known here: {', '.join(known)}"
+    return [
+        ((*finding.where, key), f"unknown key{suggestion(key, known) or listing}")
+        for key in finding.value
+        if key not in finding.schema["properties"]
+    ]
+
+
+def _missing(key: str, value: dict[str, object], folder: str) -> str:
+    return missing_format(folder, value.get("path")) if key == "format" else f"{key} is missing"
+
+
+def _type(finding: _Finding) -> str:
+    kinds = finding.argument
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    expected = " or ".join(_KINDS[kind] for kind in kinds)
+    quote = "; put it in quotes" if "string" in kinds and isinstance(finding.value, bool | int | float) else ""
+    return f"expected {expected}, found {describe(finding.value)}{quote}"
+
+
+def _enum(finding: _Finding) -> str:
+    known = finding.argument
+    near = suggestion(finding.value, known) if isinstance(finding.value, str) else ""
+    return f"expected one of {', '.join(known)}, found {describe(finding.value)}{near}"
+
+
+def _one_of(finding: _Finding) -> str:
+    if "path" in finding.value:
+        return "path and glob exclude each other; make two guests of them"
+    return "a guest needs a path or a glob"
+
+
+def _forbidden(finding: _Finding) -> str:
+    if finding.where[0] == "defaults":
+        return "only a guest can have one, for each guest needs its own"
+    return "only a guest with a path, not a glob, can have one, for each guest needs its own"
+
+
+_WORDS: dict[str, Callable[[_Finding], str]] = {
+    "type": _type,
+    "enum": _enum,
+    "oneOf": _one_of,
+    "dependentRequired": lambda _: "name goes with path, not with glob, for each guest needs its own",
+    "minItems": lambda _: "at least one guest is needed",
+    "maxItems": lambda finding: f"at most {finding.argument} images may be in a chain",
+    "minLength": lambda _: "must not be empty",
+}

@@ -1,0 +1,166 @@
+"""YAML as plain data together with the line of every value, for messages that point into the file.
+
+Only what a manifest needs is taken: text keys, no tags but YAML's own plain ones. The expansion of aliases
+and merge keys is bounded, because a few hundred bytes of nested aliases can stand for billions of values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TypeAlias
+
+import yaml
+
+from batchdiff.errors import ManifestError
+from batchdiff.model.manifest_problems import Problems, YamlPath, show
+
+MAX_VALUES = 250_000
+"""Values in a document, aliases expanded: ten thousand guests with every key spelled out."""
+
+MAX_DEPTH = 50
+"""Ten times what a manifest needs; also what ends an alias that contains itself."""
+
+PlainData: TypeAlias = "bool | int | float | str | list[PlainData] | dict[str, PlainData] | None"
+
+_TAG = "tag:yaml.org,2002:"
+_MERGE = _TAG + "merge"
+# A date or "=" is text here: an image called 2024-06-01 is no surprise.
+_TEXT_TAGS = frozenset(_TAG + name for name in ("str", "timestamp", "value", "merge"))
+# libyaml's parser is ten times as fast; PyYAML may have been built without it.
+_LOADER: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def parse_yaml(text: str, name: str, problems: Problems) -> PlainData:
+    """The one document in a text; an empty text is None.
+
+    Duplicate keys, keys that are no text and unknown tags become problems; so do the lines of all values.
+
+    :raises ManifestError: the text is no YAML, too large, or too deeply nested; ``name`` is the file.
+    """
+    control = yaml.reader.Reader.NON_PRINTABLE.search(text)
+    if control:
+        line = text.count("\n", 0, control.start()) + 1
+        raise ManifestError(f"{name}:{line}: the character {show(control.group())} may not stand in YAML")
+    try:
+        _check_bounds(text, name)
+        node = yaml.compose(text, Loader=_LOADER)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{name}:{mark.line + 1}" if mark is not None else name
+        reason = " ".join(part for part in (error.context, error.problem) if part)
+        raise ManifestError(f"{where}: not valid YAML: {reason}") from None
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise ManifestError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from None
+    return None if node is None else _Reader(name, problems).value(node, ())
+
+
+def _check_bounds(text: str, name: str) -> None:
+    """Refuses what composing could not bear: it recurses (in C: until the stack is gone) and keeps all nodes."""
+    depth = count = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        count += isinstance(event, yaml.NodeEvent)
+        if event.start_mark is not None:
+            _refuse_excess(name, event.start_mark.line + 1, count, depth)
+
+
+def _refuse_excess(name: str, line: int, count: int, depth: int) -> None:
+    if count > MAX_VALUES:
+        raise ManifestError(f"{name}:{line}: more than {MAX_VALUES} values, aliases expanded")
+    if depth > MAX_DEPTH:
+        raise ManifestError(f"{name}:{line}: nested more than {MAX_DEPTH} deep")
+
+
+class _Reader:
+    """Turns a graph of YAML nodes into plain data, counting what it makes."""
+
+    def __init__(self, name: str, problems: Problems) -> None:
+        self._name = name
+        self._problems = problems
+        self._count = 0
+        self._scalars = yaml.constructor.SafeConstructor()
+
+    def value(self, node: yaml.Node, path: YamlPath, depth: int = 0) -> PlainData:
+        line = node.start_mark.line + 1
+        self._count += 1
+        _refuse_excess(self._name, line, self._count, depth)
+        self._problems.locate(path, line)
+        match node:
+            case yaml.MappingNode(tag="tag:yaml.org,2002:map"):
+                return self._mapping(node, path, depth)
+            case yaml.SequenceNode(tag="tag:yaml.org,2002:seq"):
+                return [self.value(item, (*path, at), depth + 1) for at, item in enumerate(node.value)]
+            case yaml.ScalarNode():
+                return self._scalar(node, path)
+        self._refuse_tag(node, path)
+        return None
+
+    def _mapping(self, node: yaml.MappingNode, path: YamlPath, depth: int) -> dict[str, PlainData]:
+        data: dict[str, PlainData] = {}
+        merged: list[yaml.Node] = []
+        for key_node, value_node in node.value:
+            if key_node.tag == _MERGE:
+                merged.append(value_node)
+                continue
+            key = self._key(key_node, path, data)
+            if key is not None:
+                self._problems.locate((*path, key), key_node.start_mark.line + 1)
+                data[key] = self.value(value_node, (*path, key), depth + 1)
+        for source in merged:
+            self._merge(source, path, depth, data)
+        return data
+
+    def _key(self, node: yaml.Node, path: YamlPath, seen: dict[str, PlainData]) -> str | None:
+        line = node.start_mark.line + 1
+        if not isinstance(node, yaml.ScalarNode):
+            self._problems.add(path, "a key must be text, not a list or a mapping", line=line)
+            return None
+        if node.tag not in _TEXT_TAGS:
+            self._problems.add(path, f"the key {show(node.value)} is no text; put it in quotes", line=line)
+            return None
+        key = str(node.value)
+        if key in seen:
+            first = self._problems.line((*path, key))
+            self._problems.add((*path, key), f"given twice; the first is on line {first}", line=line)
+            return None
+        return key
+
+    def _merge(self, source: yaml.Node, path: YamlPath, depth: int, data: dict[str, PlainData]) -> None:
+        """Adds the keys of ``<<: source`` that the mapping itself does not have; earlier sources win."""
+        sources = source.value if isinstance(source, yaml.SequenceNode) else [source]
+        for each in sources:
+            content = self.value(each, path, depth + 1)
+            if isinstance(content, dict):
+                data.update({key: value for key, value in content.items() if key not in data})
+            else:
+                line = each.start_mark.line + 1
+                self._problems.add(path, "the merge key << takes a mapping or a list of mappings", line=line)
+
+    def _scalar(self, node: yaml.ScalarNode, path: YamlPath) -> PlainData:
+        if node.tag in _TEXT_TAGS:
+            return str(node.value)
+        if node.tag == _TAG + "null":
+            return None
+        # PyYAML's own conversions let these through where a tag such as !!int stands before other text.
+        with contextlib.suppress(ValueError, KeyError, IndexError, OverflowError):
+            if node.tag == _TAG + "bool":
+                return bool(self._scalars.construct_yaml_bool(node))
+            if node.tag == _TAG + "float":
+                return float(self._scalars.construct_yaml_float(node))
+            if node.tag == _TAG + "int":
+                number = int(self._scalars.construct_yaml_int(node))
+                if -(1 << 63) <= number < 1 << 63:
+                    return number
+        if node.tag.startswith(_TAG) and node.tag[len(_TAG) :] in {"bool", "int", "float"}:
+            self._problems.add(path, f"{show(node.value)} is no value that can be used here")
+        else:
+            self._refuse_tag(node, path)
+        return None
+
+    def _refuse_tag(self, node: yaml.Node, path: YamlPath) -> None:
+        line = node.start_mark.line + 1
+        tag = str(node.tag).replace(_TAG, "!!")
+        self._problems.add(path, f"the tag {show(tag)} may not stand in a manifest", line=line)
