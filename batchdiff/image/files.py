@@ -22,6 +22,8 @@ def open_image_file(path: str) -> int:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise _unreadable(path, error) from error
+    except ValueError as error:
+        raise ImageError(f"cannot open {path!r}", why=str(error), remedy="Correct the path.") from error
     mode = os.fstat(fd).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
         os.close(fd)
@@ -59,6 +61,15 @@ def identify(fd: int) -> Fingerprint:
     return fingerprint_of(os.fstat(fd), content_size(fd))
 
 
+def failed_read(path: str, offset: int, error: OSError) -> ImageError:
+    """What to raise where the disk below an open image fails."""
+    return ImageError(
+        f"cannot read {path} at byte {offset}",
+        why=error.strerror or str(error),
+        remedy="The disk or the filesystem below it has a fault; look into the kernel log.",
+    )
+
+
 def read_into(fd: int, buffer: memoryview, offset: int, path: str) -> int:
     """Bytes read into ``buffer`` from ``offset`` on: all of them, or fewer at the end of the file.
 
@@ -72,11 +83,7 @@ def read_into(fd: int, buffer: memoryview, offset: int, path: str) -> int:
                 break
             done += got
     except OSError as error:
-        raise ImageError(
-            f"cannot read {path} at byte {offset + done}",
-            why=error.strerror or str(error),
-            remedy="The disk or the filesystem below it has a fault; look into the kernel log.",
-        ) from error
+        raise failed_read(path, offset + done, error) from error
     return done
 
 

@@ -36,3 +36,18 @@ def fingerprint_of(info: os.stat_result, size: int) -> Fingerprint:
         # The times of a device node say nothing about the content behind it.
         return Fingerprint(info.st_rdev, 0, size, 0, 0)
     return Fingerprint(info.st_dev, info.st_ino, size, info.st_mtime_ns, info.st_ctime_ns)
+
+
+def fingerprint_at(path: str) -> Fingerprint | None:
+    """The fingerprint of a file by its path, without keeping it open; None where there is none to read."""
+    try:
+        info = os.stat(path, follow_symlinks=False)
+        if not stat.S_ISBLK(info.st_mode):
+            return fingerprint_of(info, info.st_size)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        return fingerprint_of(os.fstat(fd), os.lseek(fd, 0, os.SEEK_END))
+    finally:
+        os.close(fd)

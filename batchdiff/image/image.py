@@ -7,13 +7,15 @@ from collections.abc import Iterator
 
 from batchdiff.image.contract import Layer, Segment, clipped
 from batchdiff.image.fingerprint import Fingerprint
+from batchdiff.image.source import ImageSource
 from batchdiff.qcow2.entries import Origin
 
 
 class Image:
     """One image with the chain below it, read-only. ``layers[0]`` is the image itself."""
 
-    def __init__(self, layers: list[Layer]) -> None:
+    def __init__(self, source: ImageSource, layers: list[Layer]) -> None:
+        self.source = source
         self.layers = layers
 
     @property
@@ -89,9 +91,9 @@ class Image:
         self.fill(memoryview(data), start, self.segments(start, start + length))
         return bytes(data)
 
-    def fingerprints(self) -> dict[str, Fingerprint]:
-        """The fingerprint now of each file of the chain, by path."""
-        return {layer.path: layer.fingerprint() for layer in self.layers}
+    def fingerprints(self) -> tuple[Fingerprint, ...]:
+        """The fingerprint now of each file of the chain, the image itself first."""
+        return tuple(layer.fingerprint() for layer in self.layers)
 
     def close(self) -> None:
         """Closes every file."""

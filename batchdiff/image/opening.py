@@ -32,7 +32,7 @@ def open_image(source: ImageSource) -> Image:
         for layer in layers:
             layer.close()
         raise
-    return Image(layers)
+    return Image(source, layers)
 
 
 def inspect(image: Image) -> None:

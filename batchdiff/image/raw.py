@@ -42,25 +42,32 @@ class RawLayer:
         """The first offset from ``start`` on that is in no hole."""
         if not self._has_holes:
             return start if start < self._size else None
-        try:
-            return os.lseek(self.fd, start, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return None
-            raise
+        return self._seek(start, os.SEEK_DATA)
 
     def _next_hole(self, start: int) -> int:
         if not self._has_holes:
             return self.virtual_size
-        hole = os.lseek(self.fd, start, os.SEEK_HOLE)
+        hole = self._seek(start, os.SEEK_HOLE)
         # The end of the file counts as a hole; the bytes up to the full sector are read with the rest.
-        return self.virtual_size if hole >= self._size else hole
+        return self.virtual_size if hole is None or hole >= self._size else hole
+
+    def _seek(self, start: int, whence: int) -> int | None:
+        """Where the next data or hole is; None past the end of the file, or of its last data.
+
+        :raises ImageError: the filesystem cannot tell.
+        """
+        try:
+            return os.lseek(self.fd, start, whence)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return None
+            raise files.failed_read(self.path, start, error) from error
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
         """Reads; what is past the end of the file becomes zeros."""
-        done = files.read_into(self.fd, buffer, segment.address, self.path)
-        if done < len(buffer):
-            buffer[done:] = bytes(len(buffer) - done)
+        there = max(min(len(buffer), self._size - segment.address), 0)
+        files.fill_from(self.fd, buffer[:there], segment.address, self.path)
+        buffer[there:] = bytes(len(buffer) - there)
 
     def fingerprint(self) -> Fingerprint:
         """The file's fingerprint now."""

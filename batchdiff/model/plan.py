@@ -35,6 +35,15 @@ class PlannedImage:
         """The files of the chain, the image itself first."""
         return (self.source.path, *(backing.path for backing in self.source.backing))
 
+    def changes(self, now: tuple[Fingerprint, ...]) -> str:
+        """What differs from the fingerprints of the same chain now, in words; empty where nothing does."""
+        found = [
+            f"{path}: {changes}"
+            for path, before, after in zip(self.paths, self.fingerprints, now, strict=True)
+            if (changes := before.changes(after))
+        ]
+        return "; ".join(found)
+
 
 @dataclass(frozen=True, slots=True)
 class Savings:

@@ -39,11 +39,10 @@ def assessed(
     entry = candidate.entry
     if failure is not None:
         return _guest_plan(entry, candidate.record, Verdict.REFUSE, str(failure))
-    for before, layer in zip(candidate.record.fingerprints, candidate.image.layers, strict=True):
-        changes = before.changes(layer.fingerprint())
-        if changes:
-            reason = f"{layer.path} changed while it was scanned: {changes}. Shut its VM down and plan again"
-            return _guest_plan(entry, candidate.record, Verdict.REFUSE, reason)
+    changes = candidate.record.changes(candidate.image.fingerprints())
+    if changes:
+        reason = f"it changed while it was scanned ({changes}). Shut its VM down and plan again"
+        return _guest_plan(entry, candidate.record, Verdict.REFUSE, reason)
     try:
         return _measured(candidate, units, manifest, measure)
     except (ImageError, FormatError) as error:

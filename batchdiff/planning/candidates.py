@@ -32,9 +32,9 @@ class Dismissed:
     reason: str
 
 
-def planned(image: Image, source: ImageSource) -> PlannedImage:
+def planned(image: Image) -> PlannedImage:
     """What a plan records of an open image."""
-    return PlannedImage(source, image.virtual_size, tuple(layer.fingerprint() for layer in image.layers))
+    return PlannedImage(image.source, image.virtual_size, image.fingerprints())
 
 
 def examined(entry: GuestEntry, template: PlannedImage, allow_loss: frozenset[Loss]) -> Candidate | Dismissed:
@@ -45,7 +45,7 @@ def examined(entry: GuestEntry, template: PlannedImage, allow_loss: frozenset[Lo
         image = open_image(entry.image)
     except ImageError as error:
         return Dismissed(entry, None, Verdict.REFUSE, str(error))
-    record = planned(image, entry.image)
+    record = planned(image)
     try:
         reason = _objection(image, record, template, allow_loss)
     except ImageError as error:

@@ -20,6 +20,7 @@ from batchdiff.image.source import ImageSource
 from batchdiff.qcow2.compression import compressed
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.packing import Packer
+from batchdiff.units import align_up
 
 _FIRST_SAMPLE = 512
 _WANTED_ERROR = 0.01
@@ -54,22 +55,27 @@ def _stored(image: Image, number: int, geometry: Geometry) -> int:
 
 
 def data_bytes(source: ImageSource, extents: Extents, geometry: Geometry, measure: Measure) -> tuple[int, int]:
-    """Bytes (whole clusters) that the data of an overlay takes compressed, and by how much that may be off."""
+    """Bytes (whole clusters) that the data of an overlay takes compressed, and by how much that may be off.
+
+    That is 0 where every cluster was compressed, and only there.
+    """
     clusters = numbers(folded(only(extents, Kind.DATA), geometry.granules))
     count = len(clusters)
     order = np.random.default_rng(0).permutation(count)
     lengths = np.zeros(count, dtype=np.int64)
-    done, wanted = 0, min(_FIRST_SAMPLE, count)
-    while True:
+    cluster_size, done = geometry.cluster_size, 0
+    while done < count:
+        wanted = min(max(done * 2, _FIRST_SAMPLE), count)
         batch = np.sort(order[done:wanted])
         lengths[batch] = _measured(source, clusters[batch], geometry, measure)
         done = wanted
         drawn = lengths[np.sort(order[:done])]
-        error = _error(np.where(drawn == 0, geometry.cluster_size, drawn), count)
-        total = _packed(drawn, geometry) * (count / done if done else 1)
-        if done == count or error <= _WANTED_ERROR * total:
-            return round(total), math.ceil(error)
-        wanted = min(done * 2, count)
+        total = _packed(drawn, cluster_size) * count / done
+        error = _error(np.where(drawn == 0, cluster_size, drawn), count)
+        if done < count and error <= _WANTED_ERROR * total:
+            # One cluster more, for the rounding: also a sample without any spread is no proof.
+            return align_up(round(total), cluster_size), math.ceil(error) + cluster_size
+    return align_up(_packed(lengths, cluster_size), cluster_size), 0
 
 
 def _measured(
@@ -85,14 +91,16 @@ def _measured(
 def _error(sizes: npt.NDArray[np.int64], count: int) -> float:
     """Half the width of the 95 % interval of the sum of ``count`` sizes, from a sample drawn without return."""
     drawn = len(sizes)
-    if drawn in {0, 1, count}:
+    if drawn == count:
         return 0.0
     share_left = 1 - drawn / count
     return float(_CONFIDENCE * np.std(sizes, ddof=1) / math.sqrt(drawn) * math.sqrt(share_left) * count)
 
 
-def _packed(lengths: npt.NDArray[np.int64], geometry: Geometry) -> int:
-    packer = Packer(0, geometry.cluster_size)
+def _packed(lengths: npt.NDArray[np.int64], cluster_size: int) -> int:
+    """Bytes up to the end of what is stored; not rounded up, because a sample's rounding would be multiplied."""
+    packer = Packer(0, cluster_size)
+    end = 0
     for length in lengths.tolist():
-        packer.place(length or None)
-    return packer.end
+        end = max(end, packer.place(length or None) + (length or cluster_size))
+    return end

@@ -65,7 +65,7 @@ def make_plan(manifest: Manifest, *, jobs: int, progress: Progress = lambda _don
     with ExitStack() as opened:
         image = opened.enter_context(open_image(manifest.template))
         inspect(image)
-        template = planned(image, manifest.template)
+        template = planned(image)
         parts = [examined(entry, template, manifest.allow_loss) for entry in manifest.guests]
         candidates = [part for part in parts if isinstance(part, Candidate)]
         for candidate in candidates:
@@ -118,14 +118,13 @@ def _named(number: int) -> str:
 
 
 def _check_unchanged(image: Image, before: PlannedImage) -> None:
-    for layer, fingerprint in zip(image.layers, before.fingerprints, strict=True):
-        changes = fingerprint.changes(layer.fingerprint())
-        if changes:
-            raise ImageError(
-                f"the template's file {layer.path} changed while it was scanned",
-                why=changes,
-                remedy="Shut down what writes to it, and plan again.",
-            )
+    changes = before.changes(image.fingerprints())
+    if changes:
+        raise ImageError(
+            "the template changed while it was scanned",
+            why=changes,
+            remedy="Shut down what writes to it, and plan again.",
+        )
 
 
 def _guest_plans(

@@ -17,8 +17,9 @@ from batchdiff.model.overlay_options import (
 from batchdiff.model.plan import Savings
 from batchdiff.planning.compare import UNIT
 from batchdiff.qcow2.geometry import Geometry
+from batchdiff.qcow2.header import FormatError
 from batchdiff.qcow2.layout import Layout, fits, granules_to_write, layout_for
-from batchdiff.units import align_up
+from batchdiff.units import align_up, format_size
 
 _AUTO_TOLERANCE = 0.01
 """How much larger than the smallest overlay one may be that is nearer to QEMU's default cluster size."""
@@ -36,6 +37,8 @@ def sizes_by_cluster_size(units: Extents, virtual_size: int, options: OverlayOpt
     """Bytes of the uncompressed overlay for each cluster size that can map a disk of that size.
 
     Sizes below 4 KiB are left out: differences are found at 4 KiB, so they could only cost more.
+
+    :raises FormatError: none can.
     """
     least = _SMALLEST_EXTENDED if options.extended_l2 else UNIT
     sizes = {}
@@ -44,6 +47,8 @@ def sizes_by_cluster_size(units: Extents, virtual_size: int, options: OverlayOpt
         if (cluster_size >= least or cluster_size == options.cluster_size) and fits(virtual_size, geometry):
             extents = granules_to_write(units, UNIT, virtual_size, geometry)
             sizes[cluster_size] = layout_for(extents, virtual_size, geometry).file_size
+    if not sizes:
+        raise FormatError(f"no cluster size can map a disk of {format_size(virtual_size)}")
     return sizes
 
 

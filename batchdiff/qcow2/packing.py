@@ -27,9 +27,8 @@ class Packer:
         if length is None:
             offset, self.end = self.end, self.end + self._cluster_size
             return offset
-        within = self._cursor % self._cluster_size
         room_ends = align_up(self._cursor, self._cluster_size)
-        if room_ends != self.end and within + length > self._cluster_size:
+        if room_ends != self.end and self._cursor + length > room_ends:
             self._cursor = self.end  # what follows the started cluster is taken
         offset, self._cursor = self._cursor, self._cursor + length
         self.end = max(self.end, align_up(self._cursor, self._cluster_size))

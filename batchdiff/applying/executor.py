@@ -1,0 +1,115 @@
+"""Applies a plan: checks what all guests rest on, then converts them one after the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from batchdiff.applying.conversion import Conversion, Watch, check_unchanged, convert
+from batchdiff.applying.journal import Journal, Step
+from batchdiff.applying.space import check_space
+from batchdiff.applying.verification import VerifyMode, require_judges
+from batchdiff.errors import BatchdiffError, PlanError, UsageError
+from batchdiff.image.image import Image
+from batchdiff.image.opening import inspect, open_image
+from batchdiff.model.manifest import Retire
+from batchdiff.model.outcome import GuestOutcome, Status
+from batchdiff.model.plan import GuestPlan, Plan, Verdict
+
+_WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyOptions:
+    """What the operator chose. ``guests``: names, None for all."""
+
+    retire: Retire
+    verify: VerifyMode = VerifyMode.FULL
+    guests: tuple[str, ...] | None = None
+
+
+def apply_plan(plan: Plan, journal: Journal, options: ApplyOptions, watch: Watch) -> Iterator[GuestOutcome]:
+    """Outcomes, guest by guest; one that fails does not stop the others.
+
+    :raises UsageError: the options contradict each other or the plan.
+    :raises PlanError: the plan is stale: the template changed.
+    :raises ProgramError: qemu-img is needed and missing.
+    :raises GuestError: a filesystem has not enough space.
+    """
+    guests = _chosen(plan, options)
+    if options.retire is Retire.DELETE and options.verify is not VerifyMode.FULL:
+        raise UsageError(
+            "originals are only deleted after full verification",
+            remedy="Leave `--verify` out, or use `--retire quarantine`.",
+        )
+    require_judges(options.verify)
+    with open_image(plan.template.source) as template:
+        run = Conversion(plan.template, journal, options.retire, options.verify, watch)
+        check_unchanged(template, plan.template, run)
+        inspect(template)
+        # A template that was copied a moment ago must be on disk before anything rests on it alone.
+        for layer in template.layers:
+            os.fsync(layer.fd)
+        pending = [
+            guest for guest in guests if guest.verdict is Verdict.CONVERT and not _published(guest, journal)
+        ]
+        check_space(pending, options.retire)
+        for guest in guests:
+            outcome = _outcome(run, guest, template)
+            if outcome.status in {Status.CONVERTED, Status.UNCHANGED} and plan.protect_template:
+                yield dataclasses.replace(outcome, notes=outcome.notes + _protect(template, journal))
+            else:
+                yield outcome
+
+
+def _chosen(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
+    if options.guests is None:
+        return list(plan.guests)
+    names = {guest.name for guest in plan.guests}
+    unknown = [name for name in options.guests if name not in names]
+    if unknown:
+        raise UsageError(f"no guest of the plan is called {', '.join(unknown)}")
+    return [guest for guest in plan.guests if guest.name in options.guests]
+
+
+def _published(guest: GuestPlan, journal: Journal) -> bool:
+    standing = journal.standing(guest.name)
+    return standing is not None and standing.step in {Step.PUBLISHED, Step.RETIRED}
+
+
+def _outcome(run: Conversion, guest: GuestPlan, template: Image) -> GuestOutcome:
+    if guest.verdict is not Verdict.CONVERT:
+        skipped = guest.verdict is Verdict.SKIP
+        status = Status.SKIPPED if skipped else Status.REFUSED
+        return GuestOutcome(guest.name, status, guest.reason, exit_code=0 if skipped else 1)
+    try:
+        _check_not_the_template(guest, template)
+        return convert(run, guest)
+    except BatchdiffError as error:
+        return GuestOutcome(guest.name, Status.FAILED, str(error), exit_code=error.exit_code)
+
+
+def _check_not_the_template(guest: GuestPlan, template: Image) -> None:
+    """A plan is input like any other: whatever it says, the template is no guest."""
+    if os.path.lexists(guest.source.path):
+        info = os.lstat(guest.source.path)
+        kept = {(stat_.st_dev, stat_.st_ino) for stat_ in (os.fstat(layer.fd) for layer in template.layers)}
+        if (info.st_dev, info.st_ino) in kept:
+            raise PlanError(f"guest {guest.name} is the template, or below it", remedy="Plan again.")
+
+
+def _protect(template: Image, journal: Journal) -> tuple[str, ...]:
+    """Takes the template's write bits, so that nobody changes all overlays by accident; says where it can't."""
+    fd = template.layers[0].fd
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    if stat.S_ISREG(os.fstat(fd).st_mode) and mode & _WRITE_BITS:
+        try:
+            os.fchmod(fd, mode & ~_WRITE_BITS)
+        except OSError as error:
+            return (f"the template {template.path} keeps its write permission ({error.strerror})",)
+        os.fsync(fd)
+        journal.record_protected(template.layers[0].fingerprint())
+    return ()

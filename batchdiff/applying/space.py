@@ -1,0 +1,43 @@
+"""Is there room? Asked of every filesystem before the first byte is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+
+from batchdiff.errors import GuestError, PlanError
+from batchdiff.model.manifest import Retire
+from batchdiff.model.plan import GuestPlan, Savings
+from batchdiff.model.totals import peak_extra_bytes
+from batchdiff.units import format_size
+
+
+def check_space(guests: Iterable[GuestPlan], retire: Retire) -> None:
+    """Compares what apply needs at its worst moment with what each filesystem has free.
+
+    :raises GuestError: a filesystem has not enough.
+    """
+    by_device: dict[int, list[GuestPlan]] = {}
+    for guest in guests:
+        folder = os.path.dirname(guest.overlay_path)
+        by_device.setdefault(os.stat(folder).st_dev, []).append(guest)
+    for device, chosen in by_device.items():
+        folder = os.path.dirname(chosen[0].overlay_path)
+        needed = peak_extra_bytes([_here(guest, device) for guest in chosen], retire)
+        status = os.statvfs(folder)
+        free = status.f_bavail * status.f_frsize
+        if needed > free:
+            raise GuestError(
+                f"there is not enough space on the filesystem of {folder}",
+                why=f"up to {format_size(needed)} are needed at once, {format_size(free)} are free",
+                remedy="Make room, or apply some of the guests with `--guest`.",
+            )
+
+
+def _here(guest: GuestPlan, device: int) -> Savings:
+    """A guest's savings; an original on another filesystem gives nothing back to this one."""
+    if guest.savings is None:
+        raise PlanError(f"guest {guest.name} shall be converted, but was not compared")
+    elsewhere = not os.path.exists(guest.source.path) or os.stat(guest.source.path).st_dev != device
+    return dataclasses.replace(guest.savings, reclaimable_bytes=0) if elsewhere else guest.savings

@@ -1,0 +1,166 @@
+"""Puts a guest's data into a new image: as it is, shared where the filesystem can, or compressed.
+
+::
+
+    plain        guest file  ==copy_file_range==>  data clusters, one after the other
+    compressed   read -> threads compress -> packed in the guest's order
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.applying.writing import write_all
+from batchdiff.extents import Extents, Kind
+from batchdiff.image.contract import Segment
+from batchdiff.image.image import Image
+from batchdiff.qcow2.compression import compressed
+from batchdiff.qcow2.entries import COPIED, Origin, Words, packed_entry
+from batchdiff.qcow2.geometry import Geometry
+from batchdiff.qcow2.packing import Packer
+from batchdiff.units import GIB, MIB
+
+_NO_COPY = {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EBADF}
+"""What copy_file_range says where it cannot serve: other filesystems, block devices, old kernels."""
+
+
+class DataStore(Protocol):
+    """Where data clusters go."""
+
+    @property
+    def end(self) -> int:
+        """The file offset after the last data cluster."""
+
+    def store(self, extents: Extents, clusters: npt.NDArray[np.int64]) -> Words:
+        """Writes the DATA of ``extents`` (granules), which lies in ``clusters``, and gives their L2 entries."""
+
+    def refcounts(self) -> npt.NDArray[np.uint16] | None:
+        """How often each cluster from the first data cluster on is used; None where all are used once."""
+
+
+class PlainStore:
+    """Data clusters as they are, in the guest's order."""
+
+    def __init__(self, fd: int, guest: Image, geometry: Geometry, start: int) -> None:
+        self._fd, self._guest, self._geometry = fd, guest, geometry
+        self.end = start
+
+    def store(self, extents: Extents, clusters: npt.NDArray[np.int64]) -> Words:
+        """See :class:`DataStore`."""
+        geometry = self._geometry
+        hosts = self.end + np.arange(len(clusters), dtype=np.int64) * geometry.cluster_size
+        for first, count in extents.pairs(Kind.DATA).tolist():
+            cluster, within = divmod(first, geometry.granules)
+            host = int(hosts[np.searchsorted(clusters, cluster)]) + within * geometry.granule
+            self._copy(first * geometry.granule, (first + count) * geometry.granule, host)
+        self.end += len(clusters) * geometry.cluster_size
+        return hosts.astype(np.uint64) | COPIED
+
+    def _copy(self, start: int, end: int, host: int) -> None:
+        """Bytes ``start`` to ``end`` of the guest to a file offset. Holes and zeros stay holes."""
+        for segment in self._guest.segments(start, end):
+            target = host + segment.start - start
+            layer = self._guest.layers[segment.layer]
+            if segment.origin is Origin.ZERO:
+                continue
+            if segment.origin is Origin.FILE:
+                done = _shared_copy(layer.fd, self._fd, segment.address, target, segment.end - segment.start)
+                segment = _after(segment, done)  # noqa: PLW2901  # the rest is what is left to do
+                target += done
+            self._copy_through_memory(segment, target)
+
+    def _copy_through_memory(self, segment: Segment, target: int) -> None:
+        for at in range(segment.start, segment.end, MIB):
+            data = self._guest.read(at, min(MIB, segment.end - at))
+            write_all(self._fd, data, target + at - segment.start)
+
+    def refcounts(self) -> npt.NDArray[np.uint16] | None:
+        """Every cluster is used once."""
+        return None
+
+
+def _after(segment: Segment, done: int) -> Segment:
+    return segment._replace(start=segment.start + done, address=segment.address + done)
+
+
+def _shared_copy(source: int, target: int, source_offset: int, target_offset: int, length: int) -> int:
+    """Bytes that copy_file_range could copy; fewer than ``length`` at the end of the file, or where it can't."""
+    done = 0
+    while done < length:
+        try:
+            copied = os.copy_file_range(
+                source, target, min(length - done, GIB), source_offset + done, target_offset + done
+            )
+        except OSError as error:
+            if error.errno in _NO_COPY:
+                return done
+            raise
+        if copied == 0:
+            return done
+        done += copied
+    return done
+
+
+class CompressedStore:
+    """Compressed clusters, packed; threads compress while the next ones are read."""
+
+    def __init__(self, fd: int, guest: Image, geometry: Geometry, start: int) -> None:
+        self._fd, self._guest, self._geometry = fd, guest, geometry
+        self._start = start
+        self._packer = Packer(start, geometry.cluster_size)
+        self._used = np.zeros(1024, dtype=np.uint16)
+
+    @property
+    def end(self) -> int:
+        """See :class:`DataStore`."""
+        return self._packer.end
+
+    def store(self, extents: Extents, clusters: npt.NDArray[np.int64]) -> Words:  # noqa: ARG002
+        """See :class:`DataStore`; compressed clusters always hold all of their bytes."""
+        hosts = [self._write(data, packed) for data, packed in self._compressed(clusters.tolist())]
+        return np.array(hosts, dtype=np.uint64)
+
+    def _compressed(self, clusters: list[int]) -> Iterator[tuple[bytes, bytes | None]]:
+        """Each cluster and its compressed form, in order; a bounded number is under way."""
+        size, kind = self._geometry.cluster_size, self._geometry.compression_type
+        threads = len(os.sched_getaffinity(0))
+        ahead: deque[tuple[bytes, Future[bytes | None]]] = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            for number in clusters:
+                data = self._guest.read(number * size, size)
+                ahead.append((data, pool.submit(compressed, data, kind)))
+                if len(ahead) > 4 * threads:
+                    first, future = ahead.popleft()
+                    yield first, future.result()
+            for data, future in ahead:
+                yield data, future.result()
+
+    def _write(self, data: bytes, packed: bytes | None) -> int:
+        stored = data if packed is None else packed
+        offset = self._packer.place(None if packed is None else len(packed))
+        write_all(self._fd, stored, offset)
+        self._count(offset, len(stored))
+        return offset | int(COPIED) if packed is None else packed_entry(offset, len(stored), self._geometry)
+
+    def _count(self, offset: int, length: int) -> None:
+        size = self._geometry.cluster_size
+        # The entry names whole sectors, and QEMU counts every cluster that they reach into.
+        first, last = (
+            (offset - self._start) // size,
+            (-(-(offset + length) // 512) * 512 - 1 - self._start) // size,
+        )
+        while last >= len(self._used):
+            self._used = np.concatenate([self._used, np.zeros_like(self._used)])
+        self._used[first : last + 1] += 1
+
+    def refcounts(self) -> npt.NDArray[np.uint16]:
+        """See :class:`DataStore`."""
+        return self._used[: (self.end - self._start) // self._geometry.cluster_size]

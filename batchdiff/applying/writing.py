@@ -1,0 +1,16 @@
+"""Writing to descriptors: everything or an error that names the cause."""
+
+from __future__ import annotations
+
+import os
+
+
+def write_all(fd: int, data: bytes, offset: int) -> None:
+    """Writes all of ``data`` at a file offset.
+
+    :raises OSError: the disk is full or has a fault.
+    """
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(fd, view, offset)
+        view, offset = view[done:], offset + done

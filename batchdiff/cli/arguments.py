@@ -1,0 +1,118 @@
+"""The command line: every verb, option and their help."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TypeAlias
+
+from batchdiff import __version__
+from batchdiff.applying.verification import VerifyMode
+from batchdiff.cli.console import Progress
+from batchdiff.model.manifest import Retire
+
+_EXIT_CODES = """exit codes:
+  0 done                               5 the plan is invalid, edited or stale
+  1 done, but a guest was refused      6 verification failed
+    or failed                          7 an external program is missing or failed
+  2 the command line is wrong         10 plan --detailed-exitcode: there is something to convert
+  3 the manifest is wrong             70 a bug in batchdiff
+  4 an image cannot be read          130 interrupted"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all verbs; the namespace has ``verb`` and the verb's options."""
+    main = argparse.ArgumentParser(
+        prog="batchdiff",
+        description="Turn full clones of a virtual machine template back into thin qcow2 overlays.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    main.add_argument("--version", action="version", version=f"batchdiff {__version__}")
+    verbs = main.add_subparsers(dest="verb", required=True, metavar="VERB")
+    common = _common()
+    for add in (_plan, _show, _apply, _validate):
+        add(verbs, common)
+    return main
+
+
+def _common() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    group = common.add_argument_group("common options")
+    group.add_argument("-q", "--quiet", action="store_true", help="say only what went wrong")
+    group.add_argument("-v", "--verbose", action="store_true", help="say more")
+    group.add_argument(
+        "--progress", choices=list(Progress), default=Progress.AUTO, type=Progress, help="when to draw progress"
+    )
+    group.add_argument("--json", action="store_true", help="one JSON object per line on stdout")
+    return common
+
+
+_Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _verb(verbs: _Verbs, common: argparse.ArgumentParser, name: str, text: str) -> argparse.ArgumentParser:
+    return verbs.add_parser(
+        name,
+        parents=[common],
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(verbs, common, "plan", "compare all guests with their template and write a plan; reads only")
+    verb.add_argument("manifest", metavar="MANIFEST", help="the YAML manifest")
+    verb.add_argument(
+        "-o", "--output", metavar="PLAN", help="where the plan goes (default: the manifest's name with .plan.json)"
+    )
+    verb.add_argument("-j", "--jobs", metavar="N", type=_jobs, help="worker processes (default: one per CPU)")
+    _add_guest(verb)
+    verb.add_argument(
+        "--detailed-exitcode", action="store_true", help="exit with 10 where there is something to convert"
+    )
+
+
+def _show(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(verbs, common, "show", "show the savings report of a plan")
+    verb.add_argument("plan", metavar="PLAN", help="the plan that `batchdiff plan` wrote")
+    verb.add_argument("--format", choices=("text", "json"), default="text", help="the report's form")
+    verb.add_argument("-o", "--output", metavar="FILE", help="where the report goes (default: stdout)")
+
+
+def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(verbs, common, "apply", "write the overlays of a plan, verify each, and retire the originals")
+    verb.add_argument("plan", metavar="PLAN", help="the plan that `batchdiff plan` wrote")
+    verb.add_argument(
+        "--retire", choices=list(Retire), type=Retire, help="what becomes of the originals (default: as planned)"
+    )
+    verb.add_argument(
+        "--verify",
+        choices=list(VerifyMode),
+        type=VerifyMode,
+        default=VerifyMode.FULL,
+        help="how overlays are verified: full, by QEMU, every byte (default); changed, by batchdiff, what was"
+        " written; native, by batchdiff, every byte",
+    )
+    _add_guest(verb)
+    verb.add_argument("-y", "--yes", action="store_true", help="delete originals without asking")
+
+
+def _validate(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(verbs, common, "validate", "check a manifest, and nothing else")
+    verb.add_argument("manifest", metavar="MANIFEST", help="the YAML manifest")
+
+
+def _add_guest(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--guest", metavar="NAME", action="append", dest="guests", help="only this guest; may be given again"
+    )
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of jobs from 1 to 1024")
+    return int(text)

@@ -1,0 +1,56 @@
+"""Runs a verb: the one funnel for errors, signals and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+
+from batchdiff.cli.arguments import parser
+from batchdiff.cli.console import Console
+from batchdiff.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, BatchdiffError
+
+_REPORT_BUG = (
+    "This is a bug in batchdiff; no original was deleted without a verified overlay. Please report it with the"
+    " lines above, the command, and the output of `batchdiff --version`."
+)
+
+
+def run(argv: list[str]) -> int:
+    """Runs the command line and gives its exit code."""
+    arguments = parser().parse_args(argv)
+    console = Console(
+        verbosity=int(arguments.verbose) - int(arguments.quiet), json=arguments.json, progress=arguments.progress
+    )
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _verb(console, arguments)
+    except BatchdiffError as error:
+        console.error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.warn("interrupted; nothing half-done was left. Run the same command again to go on")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone, as with `| head`; nothing more can be said to them.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+    except Exception:  # whatever else gets here is a bug, and says so
+        traceback.print_exc()
+        console.warn(_REPORT_BUG)
+        return EXIT_BUG
+
+
+def _verb(console: Console, arguments: argparse.Namespace) -> int:
+    # Imported by name: `show` must not wait for what only `plan` needs.
+    module = importlib.import_module(f"batchdiff.cli.{arguments.verb}")
+    code: int = module.run(console, arguments)
+    return code
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

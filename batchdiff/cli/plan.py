@@ -1,0 +1,77 @@
+"""``batchdiff plan``: scans the guests of a manifest, writes the plan, and shows the savings."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+
+from batchdiff.cli.console import Console
+from batchdiff.cli.progress import scan_progress
+from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS, UsageError
+from batchdiff.model.manifest import Manifest
+from batchdiff.model.manifest_file import read_manifest
+from batchdiff.model.plan import Plan
+from batchdiff.model.plan_file import write_plan
+from batchdiff.planning.planner import make_plan
+from batchdiff.report.json_form import plan_json
+from batchdiff.report.text import plan_text
+
+
+def run(console: Console, arguments: argparse.Namespace) -> int:
+    """Runs the verb."""
+    manifest = _with_guests(read_manifest(arguments.manifest), arguments.guests)
+    path = arguments.output or _default_path(manifest.path)
+    _check_output(path)
+    jobs = arguments.jobs or len(os.sched_getaffinity(0))
+    with scan_progress(console) as progress:
+        plan = make_plan(manifest, jobs=jobs, progress=progress)
+    write_plan(plan, path)
+    console.result(plan_text(plan))
+    console.event("plan", path=os.path.abspath(path), report=json.loads(plan_json(plan)))
+    console.say(f"The plan is in {path}. Next: batchdiff apply {path}")
+    return _exit_code(plan, detailed=arguments.detailed_exitcode)
+
+
+def _with_guests(manifest: Manifest, names: list[str] | None) -> Manifest:
+    if names is None:
+        return manifest
+    known = {guest.name for guest in manifest.guests}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(
+            f"no guest of the manifest is called {', '.join(unknown)}",
+            remedy=f"There are: {', '.join(sorted(known))}.",
+        )
+    return dataclasses.replace(manifest, guests=tuple(g for g in manifest.guests if g.name in names))
+
+
+def _default_path(manifest_path: str) -> str:
+    return os.path.splitext(manifest_path)[0] + ".plan.json"
+
+
+def _check_output(path: str) -> None:
+    """Fails before the scan, not after it, where the plan could not be written or would replace something else.
+
+    :raises UsageError: the folder is missing or read-only, or what stands there is no plan.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot write the plan to {folder}", remedy="Choose another place with `-o`.")
+    if not os.path.lexists(path):
+        return
+    head = b""
+    if os.path.isfile(path) and not os.path.islink(path):
+        with open(path, "rb") as file:
+            head = file.read(64)
+    if head and not head.startswith(b'{"format_version"'):
+        raise UsageError(f"{path} exists and is no plan", remedy="Choose another place with `-o`.")
+    if not head and not (os.path.isfile(path) and not os.path.islink(path)):
+        raise UsageError(f"{path} is no regular file", remedy="Choose another place with `-o`.")
+
+
+def _exit_code(plan: Plan, *, detailed: bool) -> int:
+    if plan.totals.refuse:
+        return EXIT_SOME_GUESTS
+    return EXIT_DETAILED_CHANGES if detailed and plan.totals.convert else EXIT_DONE

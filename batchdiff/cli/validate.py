@@ -1,0 +1,21 @@
+"""``batchdiff validate``: checks a manifest only."""
+
+from __future__ import annotations
+
+import argparse
+
+from batchdiff.cli.console import Console
+from batchdiff.errors import EXIT_DONE
+from batchdiff.model.manifest_file import read_manifest
+
+
+def run(console: Console, arguments: argparse.Namespace) -> int:
+    """Runs the verb.
+
+    :raises ManifestError: it has problems; all are named.
+    """
+    manifest = read_manifest(arguments.manifest)
+    count = len(manifest.guests)
+    console.result(f"{arguments.manifest} is valid: {count} guest{'' if count == 1 else 's'}")
+    console.event("valid", manifest=manifest.path, guests=[guest.name for guest in manifest.guests])
+    return EXIT_DONE

@@ -1,0 +1,91 @@
+"""Starts external programs; the only module that does.
+
+A program gets its arguments as a list, the C locale, no standard input, a process group of its own that is
+killed as a whole, a time limit, and what it prints is kept up to a bound.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import IO, cast
+
+from batchdiff.errors import ProgramError
+
+_KEPT = 64 << 10
+"""Bytes of output that are kept; a damaged image can make `qemu-img check` print gigabytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A program that ended by itself, or by a signal (then ``code`` is negative); ``output`` is both streams."""
+
+    argv: tuple[str, ...]
+    code: int
+    output: str
+
+    def described(self) -> str:
+        """The command, its exit code and what it said."""
+        how = f"was killed by {signal.Signals(-self.code).name}" if self.code < 0 else f"exit code {self.code}"
+        said = self.output.strip()
+        return f"`{' '.join(self.argv)}` ({how}){': ' + said if said else ''}"
+
+
+def is_installed(name: str) -> bool:
+    """Whether a program is on the PATH."""
+    return shutil.which(name) is not None
+
+
+def run(argv: list[str], *, timeout: float, package: str) -> Finished:
+    """Runs a program to its end. ``timeout`` in seconds; ``package`` is what to install where it is missing.
+
+    :raises ProgramError: it is missing, could not be started, or took too long.
+    """
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"LC_ALL": "C"},
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ProgramError(
+            f"cannot run {argv[0]}", why=error.strerror or str(error), remedy=f"Install it (Debian: {package})."
+        ) from error
+    try:
+        output = _read_output(process, time.monotonic() + timeout)
+        return Finished(tuple(argv), process.wait(), output.decode("utf-8", "replace"))
+    except TimeoutError as error:
+        raise ProgramError(
+            f"`{' '.join(argv)}` was stopped", why=f"it was not done after {timeout:.0f} seconds"
+        ) from error
+    finally:
+        _kill(process)
+
+
+def _read_output(process: subprocess.Popen[bytes], deadline: float) -> bytes:
+    kept = b""
+    with cast("IO[bytes]", process.stdout) as pipe:
+        while True:
+            ready, _, _ = select.select([pipe], [], [], max(deadline - time.monotonic(), 0))
+            if not ready:
+                raise TimeoutError
+            got = os.read(pipe.fileno(), _KEPT)
+            if not got:
+                return kept
+            kept = (kept + got)[:_KEPT]
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

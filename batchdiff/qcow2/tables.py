@@ -1,0 +1,120 @@
+"""The tables of a new image, built some at a time from its extents.
+
+::
+
+    extents (granules)   |DATA|....|ZERO|DATA DATA|          one batch: as many L2 tables as fit a few MiB
+    kind of each granule  3    0 0  1    3    3
+    L2 entries            host      zero host host           hosts come from whoever stores the data
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.extents import Extents, Kind, clipped, folded, numbers
+from batchdiff.qcow2.entries import COPIED, ZERO_FLAG, Words
+from batchdiff.qcow2.geometry import SUBCLUSTERS, Geometry
+from batchdiff.qcow2.layout import Layout
+
+_BATCH_BYTES = 1 << 20
+"""Bytes of L2 tables built at once; with extended L2 the kinds of their granules take twice that."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableBatch:
+    """Some consecutive L2 tables of a new image. ``position``: of the first among all that are written."""
+
+    position: int
+    indices: npt.NDArray[np.int64]
+    """Which part of the disk each table maps: its index in the L1 table."""
+    extents: Extents
+    """The extents that they map, in granules."""
+    kinds: npt.NDArray[np.uint8]
+    """The kind of each granule, table after table."""
+    geometry: Geometry
+
+    def data_clusters(self) -> npt.NDArray[np.int64]:
+        """The guest cluster numbers that hold data, ascending."""
+        place = np.flatnonzero(self._has_data())
+        table, entry = np.divmod(place, self.geometry.l2_entries)
+        return self.indices[table] * self.geometry.l2_entries + entry
+
+    def encoded(self, hosts: Words) -> bytes:
+        """The tables as they stand in the file, ``hosts`` being the L2 entries of :meth:`data_clusters`."""
+        kinds, data = self.kinds, self._has_data()
+        if not self.geometry.extended_l2:
+            words = np.where(kinds == Kind.ZERO, ZERO_FLAG, np.uint64(0))
+            words[data] = hosts
+            return words.astype(">u8").tobytes()
+        allocated, zero = (_bits(kinds == kind) for kind in (Kind.DATA, Kind.ZERO))
+        pairs = np.zeros((len(data), 2), dtype=np.uint64)
+        pairs[data, 0] = hosts
+        pairs[:, 1] = (zero << np.uint64(32)) | np.where(_compressed(pairs[:, 0]), np.uint64(0), allocated)
+        return pairs.astype(">u8").tobytes()
+
+    def _has_data(self) -> npt.NDArray[np.bool_]:
+        data: npt.NDArray[np.bool_] = (self.kinds == Kind.DATA).reshape(-1, self.geometry.granules).any(axis=1)
+        return data
+
+
+def _bits(flags: npt.NDArray[np.bool_]) -> Words:
+    packed = np.packbits(flags.reshape(-1, SUBCLUSTERS), axis=1, bitorder="little")
+    return packed.view("<u4").reshape(-1).astype(np.uint64)
+
+
+def _compressed(entries: Words) -> npt.NDArray[np.bool_]:
+    flags: npt.NDArray[np.bool_] = (entries & np.uint64(1 << 62)) != 0
+    return flags
+
+
+def table_batches(extents: Extents, geometry: Geometry) -> Iterator[TableBatch]:
+    """All L2 tables that an image with these extents (in granules) needs, ascending."""
+    per_table = geometry.l2_entries * geometry.granules
+    used = numbers(folded(extents, per_table))
+    at_once = max(_BATCH_BYTES // geometry.cluster_size, 1)
+    for position in range(0, len(used), at_once):
+        indices = used[position : position + at_once]
+        mapped = clipped(extents, int(indices[0]) * per_table, (int(indices[-1]) + 1) * per_table)
+        kinds = np.zeros(len(indices) * per_table, dtype=np.uint8)
+        rows = np.searchsorted(indices, mapped.first // per_table)
+        begins = (rows * per_table + mapped.first % per_table).tolist()
+        # A run over several tables is contiguous here too: tables in use that follow each other are neighbours.
+        for begin, count, kind in zip(begins, mapped.count.tolist(), mapped.kind.tolist(), strict=True):
+            kinds[begin : begin + count] = kind
+        yield TableBatch(position, indices, mapped, kinds, geometry)
+
+
+def l1_table(extents: Extents, layout: Layout) -> bytes:
+    """The L1 table of an image whose L2 tables follow each other."""
+    geometry = layout.geometry
+    table = np.zeros(layout.l1_entries, dtype=np.uint64)
+    used = numbers(folded(extents, geometry.l2_entries * geometry.granules))
+    offsets = layout.l2_offset + np.arange(len(used), dtype=np.uint64) * np.uint64(geometry.cluster_size)
+    table[used] = offsets | COPIED
+    return table.astype(">u8").tobytes()
+
+
+def refcount_table(layout: Layout) -> bytes:
+    """The refcount table: where each refcount block is."""
+    blocks = np.arange(layout.refcount_blocks, dtype=np.uint64) * np.uint64(layout.geometry.cluster_size)
+    return (blocks + np.uint64(layout.refcount_blocks_offset)).astype(">u8").tobytes()
+
+
+def refcounts(layout: Layout, data: npt.NDArray[np.uint16] | None) -> Iterator[tuple[int, bytes]]:
+    """File offsets and bytes of the refcounts (16 bits each) of every cluster of the file.
+
+    ``data``: how often each data cluster is used, None where each is used once.
+    """
+    step = _BATCH_BYTES // 2
+    first_data = layout.data_offset // layout.geometry.cluster_size
+    for first in range(0, layout.refcounted, step):
+        counts = np.ones(min(step, layout.refcounted - first), dtype=np.uint16)
+        if data is not None:
+            begin, end = max(first, first_data), min(first + len(counts), first_data + len(data))
+            if begin < end:
+                counts[begin - first : end - first] = data[begin - first_data : end - first_data]
+        yield layout.refcount_blocks_offset + first * 2, counts.astype(">u2").tobytes()
