@@ -1,0 +1,42 @@
+# make demo       a small fleet planned, shown and applied; needs nothing but Python 3
+# make test       lint, types and tests; installs what is missing (apt-get, with root or sudo)
+# make test-long  the same with the slow tests
+# make lint       lint and types only
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+
+.PHONY: demo test test-long lint tools clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/installed
+	$(RUN)/python tools/demo.py demo-images
+
+test: tools lint
+	$(RUN)/python -m pytest
+
+test-long: tools lint
+	$(RUN)/python -m pytest -m "long or not long"
+
+lint: $(VENV)/installed-for-tests
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+tools:
+	sh tools/install-test-tools
+
+$(VENV)/bin/python:
+	sh tools/make-venv $(PYTHON) $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/installed-for-tests: $(VENV)/bin/python pyproject.toml
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@ $(VENV)/installed
+
+clean:
+	rm -rf $(VENV) demo-images build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

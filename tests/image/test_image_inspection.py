@@ -1,0 +1,237 @@
+"""Hostile or damaged qcow2 metadata: each refused with an ImageError, soon (as in QEMU's iotests 060, 080)."""
+
+from __future__ import annotations
+
+import struct
+
+import notation
+import pytest
+from oracle import assert_refused, assert_same, read_all, source
+from patching import OFFSET, Patched
+
+from batchdiff.image.opening import inspect, open_image
+
+TEXT = "16k:A 8k:b 4k:- 4k:0 2M:- 16k:C"
+"""With clusters of 4 KiB two L2 tables, and data in the file's last cluster."""
+
+ZLIB, ZSTD, EXTENDED = "cluster_size=4k", "cluster_size=4k,compression_type=zstd", "extended_l2=on"
+PACKED = 4
+"""The number of the first compressed cluster."""
+
+COMPRESSED = 1 << 62
+RESERVED = 1 << 56
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """Makes sound images to be damaged, each only once; the result is a fresh copy's bytes."""
+    made = {}
+
+    def make(options=ZLIB):
+        if options not in made:
+            text = TEXT if "4k" in options else "64k:A 64k:b 64k:- 64k:C"
+            path = tmp_path_factory.mktemp("good") / "a.qcow2"
+            made[options] = notation.write_qcow2(path, text, options=options)
+        return Patched(made[options])
+
+    return make
+
+
+def test_the_sound_images_are_read(good, tmp_path):
+    for options in (ZLIB, ZSTD):
+        assert_same(read_all(good(options).save(tmp_path / "a.qcow2")), notation.content(TEXT))
+    read_all(good(EXTENDED).save(tmp_path / "a.qcow2"))
+
+
+FIELDS = [
+    ("magic", 0x514649FA, "no qcow2 image"),
+    ("version", 0, "version 0 is unknown"),
+    ("version", 1, "version 1 is unknown"),
+    ("version", 4, "version 4 is unknown"),
+    ("cluster_bits", 8, "cluster size of 2.8 is outside"),
+    ("cluster_bits", 22, "cluster size of 2.22 is outside"),
+    ("cluster_bits", 0xFFFFFFFF, "cluster size of 2.4294967295 is outside"),
+    ("incompatible", 1 << 0, "marked dirty"),
+    ("incompatible", 1 << 1, "marked corrupt"),
+    ("incompatible", 1 << 2, "external file"),
+    ("incompatible", 1 << 3, "compression type and its feature bit contradict"),
+    ("incompatible", 1 << 4, "extended L2 needs clusters of 16 KiB"),
+    ("incompatible", 1 << 5, "unknown features .incompatible bits 0x20"),
+    ("incompatible", 1 << 63, "unknown features .incompatible bits 0x8000000000000000"),
+    ("compression_type", 1, "compression type and its feature bit contradict"),
+    ("encryption", 1, "encrypted"),
+    ("encryption", 2, "encrypted"),
+    ("virtual_size", 0, "virtual size is 0"),
+    ("virtual_size", 513, "no multiple of 512"),
+    ("virtual_size", 16 << 20, "L1 table has 2 entries and needs 8"),
+    ("virtual_size", 1 << 63, "impossible"),
+    ("virtual_size", (1 << 64) - 512, "impossible"),
+    ("l1_entries", 0, "L1 table has 0 entries and needs 2"),
+    ("l1_entries", 1, "L1 table has 1 entries and needs 2"),
+    ("l1_entries", (4 << 20) + 1, "above QEMU's limit of 32 MiB"),
+    ("l1_entries", 0xFFFFFFFF, "above QEMU's limit of 32 MiB"),
+    ("l1_entries", 4 << 20, "L1 table .* (past the end|overlap)"),
+    ("l1_offset", 0, "overlap"),
+    ("l1_offset", 512, "not aligned"),
+    ("l1_offset", 1 << 30, "L1 table .* past the end of the file"),
+    ("l1_offset", (1 << 64) - 4096, "L1 table .* past the end of the file"),
+    ("l1_offset", 4096, "overlap"),
+    ("refcount_offset", 0, "overlap"),
+    ("refcount_offset", 4608, "not aligned"),
+    ("refcount_offset", 1 << 30, "refcount table .* past the end of the file"),
+    ("refcount_clusters", 0, "refcount table of 0 bytes"),
+    ("refcount_clusters", 2049, "refcount table of .* outside"),
+    ("refcount_clusters", 2048, "refcount table .* (past the end|overlap)"),
+    ("refcount_order", 7, "refcount width"),
+    ("header_length", 0, "header length 0"),
+    ("header_length", 96, "header length 96"),
+    ("header_length", 108, "header length 108"),
+    ("header_length", 8192, "header length 8192"),
+    ("snapshots", 65537, "snapshots are above"),
+    ("snapshots", 1, "snapshot table is outside"),
+    ("backing_offset", 64, "backing file name"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "match"), FIELDS, ids=[f"{f[0]}={f[1]:#x}" for f in FIELDS])
+def test_header_fields(good, tmp_path, field, value, match):
+    image = good()
+    image[field] = value
+    assert_refused(image.save(tmp_path / "a.qcow2"), match)
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "match"),
+    [
+        pytest.param(112, 1024, "1024 bytes is outside 1 to 1023", id="too-long"),
+        pytest.param(112, 0, "0 bytes is outside", id="empty"),
+        pytest.param(100, 8, "outside the header", id="inside-the-fixed-fields"),
+        pytest.param(4090, 8, "outside the header", id="over-the-end-of-the-cluster"),
+        pytest.param(1 << 63, 8, "outside the header", id="far-away"),
+    ],
+)
+def test_backing_names_out_of_bounds(good, tmp_path, offset, size, match):
+    image = good()
+    image.put(image["header_length"], bytes(8))
+    image["backing_offset"], image["backing_size"] = offset, size
+    assert_refused(image.save(tmp_path / "a.qcow2"), match)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "match"),
+    [
+        pytest.param(0xE2792ACA, 0xFFFFFFFF, "does not fit", id="overrun"),
+        pytest.param(0x12345678, 4096 - 112 - 7, "does not fit", id="overrun-by-a-byte"),
+        pytest.param(0x44415441, 8, "external data file", id="data-file"),
+        pytest.param(0x0537BE77, 16, "encrypted", id="encryption"),
+    ],
+)
+def test_header_extensions(good, tmp_path, kind, size, match):
+    image = good()
+    assert image["header_length"] == 112
+    image.put(112, struct.pack(">II", kind, size))
+    assert_refused(image.save(tmp_path / "a.qcow2"), match)
+
+
+def test_an_unknown_compression_type(good, tmp_path):
+    image = good(ZSTD)
+    image["compression_type"] = 2
+    assert_refused(image.save(tmp_path / "a.qcow2"), "compression type 2 is unknown")
+
+
+L1_ENTRIES = {
+    "misaligned": (lambda image, entry: entry + 512, "L2 table is not aligned"),
+    "past-the-end": (lambda image, entry: 1 << 40, "L2 table .* past the end of the file"),
+    "at-the-end": (lambda image, entry: len(image.data), "L2 table .* past the end of the file"),
+    "reserved-bits": (lambda image, entry: entry | RESERVED, "L1 entry has reserved bits"),
+    "low-reserved-bits": (lambda image, entry: entry | 1, "L1 entry has reserved bits"),
+    "shared": (lambda image, entry: image[image.l1(1)], "one L2 table is used for two parts"),
+    "on-the-l1-table": (lambda image, entry: image["l1_offset"], "L2 table lies on the L1 table"),
+    "on-the-refcounts": (lambda image, entry: image["refcount_offset"], "L2 table lies on the refcount"),
+    "on-data": (lambda image, entry: image[image.l2(0)] & OFFSET, "L2 entry|not aligned|past the end|compressed"),
+}
+
+
+@pytest.mark.parametrize(("change", "match"), L1_ENTRIES.values(), ids=L1_ENTRIES)
+def test_l1_entries(good, tmp_path, change, match):
+    image = good()
+    image[image.l1(0)] = change(image, image[image.l1(0)])
+    assert_refused(image.save(tmp_path / "a.qcow2"), match)
+
+
+L2_ENTRIES = {
+    "misaligned": (lambda image, entry: entry + 512, "data cluster is not aligned"),
+    "past-the-end": (lambda image, entry: 1 << 40, "data cluster .* past the end of the file"),
+    "at-the-end": (lambda image, entry: -(-len(image.data) // 4096) * 4096, "data cluster .* past the end"),
+    "reserved-bits": (lambda image, entry: entry | RESERVED, "L2 entry has reserved bits"),
+    "low-reserved-bits": (lambda image, entry: entry | 2, "L2 entry has reserved bits"),
+    "into-cluster-0": (lambda image, entry: 512, "data cluster is not aligned"),
+    "zero-past-the-end": (lambda image, entry: 1 << 40 | 1, "data cluster .* past the end of the file"),
+    "compressed-in-cluster-0": (lambda image, entry: COMPRESSED | 512, "compressed cluster lies outside"),
+    "compressed-at-0": (lambda image, entry: COMPRESSED, "compressed cluster lies outside"),
+    "compressed-past-the-end": (lambda image, entry: COMPRESSED | 1 << 40, "compressed cluster lies outside"),
+    "compressed-at-the-end": (lambda image, entry: COMPRESSED | len(image.data), "compressed cluster lies"),
+}
+
+
+@pytest.mark.parametrize(("change", "match"), L2_ENTRIES.values(), ids=L2_ENTRIES)
+def test_l2_entries(good, tmp_path, change, match):
+    image = good()
+    image[image.l2(1)] = change(image, image[image.l2(1)])
+    assert_refused(image.save(tmp_path / "a.qcow2"), match)
+
+
+def test_zero_flag_in_version_2(tmp_path):
+    path = notation.write_qcow2(tmp_path / "a.qcow2", "64k:A", options="compat=0.10")
+    image = Patched(path)
+    image[image.l2(0)] |= 1
+    assert_refused(image.save(path), "L2 entry has reserved bits")
+
+
+def test_a_table_that_maps_one_cluster_again_and_again(good, tmp_path):
+    image = good()
+    for index in range(512):
+        image[image.l2(index)] = image[image.l2(0)]
+    assert_refused(image.save(tmp_path / "a.qcow2"), "map more bytes than the file has")
+
+
+def test_a_table_that_maps_one_compressed_cluster_again_and_again(good, tmp_path):
+    image = good()
+    for index in range(512):
+        image[image.l2(index)] = image[image.l2(PACKED)]
+    assert_refused(image.save(tmp_path / "a.qcow2"), "map more bytes than the file has")
+
+
+def test_a_terabyte_from_one_shared_table(tmp_path):
+    path = notation.write_qcow2(tmp_path / "a.qcow2", f"64k:A {1 << 40}:-")
+    image = Patched(path)
+    for index in range(1, image["l1_entries"]):
+        image[image.l1(index)] = image[image.l1(0)]
+    assert_refused(image.save(path), "one L2 table is used for two parts")
+
+
+BITMAPS = {
+    "both-allocated-and-zero": (0, lambda bitmap: bitmap | 1 << 32, "both allocated and zero"),
+    "allocated-without-a-cluster": (2, lambda bitmap: 1, "allocated in a cluster that is not"),
+    "compressed-with-subclusters": (1, lambda bitmap: 1, "a compressed cluster has subclusters"),
+}
+
+
+@pytest.mark.parametrize(("index", "change", "match"), BITMAPS.values(), ids=BITMAPS)
+def test_subcluster_bitmaps(good, tmp_path, index, change, match):
+    image = good(EXTENDED)
+    at = image.l2(index, entry_size=16) + 8
+    image[at] = change(image[at])
+    assert_refused(image.save(tmp_path / "a.qcow2"), match)
+
+
+def test_zero_flag_with_subclusters(good, tmp_path):
+    image = good(EXTENDED)
+    image[image.l2(0, entry_size=16)] |= 1
+    assert_refused(image.save(tmp_path / "a.qcow2"), "L2 entry has reserved bits")
+
+
+def test_inspection_says_nothing_about_a_raw_image(tmp_path):
+    path = notation.write_raw(tmp_path / "a.raw", "64k:A")
+    with open_image(source(path)) as image:
+        inspect(image)

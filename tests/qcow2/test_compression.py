@@ -1,0 +1,100 @@
+"""Compressed clusters: round trips, damage, and that QEMU's streams are read (the latter in tests/image)."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import zlib
+
+import notation
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchdiff.qcow2.compression import compressed, decompress
+from batchdiff.qcow2.geometry import CompressionType
+from batchdiff.qcow2.header import FormatError
+
+CLUSTER = 4096
+both = pytest.mark.parametrize("kind", CompressionType, ids=["zlib", "zstd"])
+
+
+def packed_by_hand(data, kind):
+    """A stream of any length, which :func:`compressed` would not make."""
+    if kind is CompressionType.ZSTD:
+        return zstandard.compress(data)
+    stream = zlib.compressobj(wbits=-12)
+    return stream.compress(data) + stream.flush()
+
+
+@both
+@given(st.binary(min_size=1, max_size=16), st.binary(max_size=600), st.binary(max_size=600))
+def test_round_trip_also_with_bytes_behind_it(kind, pattern, noise, behind):
+    data = (noise + pattern * CLUSTER)[:CLUSTER]
+    packed = compressed(data, kind)
+    assert packed is not None
+    assert len(packed) < CLUSTER
+    assert decompress(packed + behind, kind, CLUSTER) == data
+
+
+@both
+def test_what_does_not_shrink_stays_as_it_is(kind):
+    noise = b"".join(notation.data("A", sector * 512, 128) for sector in range(CLUSTER // 128))
+    assert compressed(noise, kind) is None
+
+
+@both
+def test_memory_views_are_compressed(kind):
+    data = notation.data("A", 0, CLUSTER)
+    assert compressed(memoryview(data), kind) == compressed(data, kind)
+
+
+@both
+@pytest.mark.parametrize("length", [0, 1, CLUSTER - 1])
+def test_too_short_streams_are_refused(kind, length):
+    with pytest.raises(FormatError, match=f"{length} bytes in place of {CLUSTER}"):
+        decompress(packed_by_hand(b"A" * length, kind), kind, CLUSTER)
+
+
+@both
+@pytest.mark.parametrize("length", [CLUSTER + 1, 64 << 20])
+def test_too_long_streams_are_refused_without_unpacking_them(kind, length):
+    with pytest.raises(FormatError, match=f"more than the {CLUSTER} bytes"):
+        decompress(packed_by_hand(bytes(length), kind), kind, CLUSTER)
+
+
+@both
+@given(st.data())
+def test_truncated_streams_are_refused_or_whole(kind, data):
+    content = notation.data("A", 0, CLUSTER)
+    packed = compressed(content, kind)
+    cut = packed[: data.draw(st.integers(0, len(packed) - 1))]
+    try:
+        # zlib's last byte may be nothing but the end mark.
+        assert decompress(cut, kind, CLUSTER) == content
+    except FormatError:
+        return
+    assert len(cut) >= len(packed) - 2
+
+
+@both
+@given(st.binary(max_size=1000))
+def test_noise_is_refused_or_a_cluster(kind, noise):
+    with contextlib.suppress(FormatError):
+        assert len(decompress(noise, kind, CLUSTER)) == CLUSTER
+
+
+@both
+def test_threads_compress_at_the_same_time(kind):
+    clusters = [notation.data("A", at, CLUSTER) for at in range(0, 200 * CLUSTER, CLUSTER)]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        packed = list(pool.map(lambda data: compressed(data, kind), clusters))
+    assert [decompress(each, kind, CLUSTER) for each in packed] == clusters
+
+
+def test_zlib_looks_back_no_further_than_qemu_can():
+    # The same 6 KiB of noise twice: only a window larger than QEMU's 4 KiB could see that.
+    noise = b"".join(notation.data("A", sector * 512, 128) for sector in range(48))
+    packed = compressed((noise * 11)[:65536], CompressionType.ZLIB)
+    assert packed is None

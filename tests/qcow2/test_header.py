@@ -1,0 +1,180 @@
+"""Headers: built ones parse to what they were built from and QEMU understands them; parsing never breaks down."""
+
+from __future__ import annotations
+
+import json
+
+import notation
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchdiff.qcow2.geometry import CompressionType, Geometry
+from batchdiff.qcow2.header import MAX_NAME, FormatError, Header, build, parse
+
+
+@st.composite
+def geometries(draw):
+    bits = draw(st.integers(9, 21))
+    return Geometry(
+        1 << bits,
+        extended_l2=bits >= 14 and draw(st.booleans()),
+        compression_type=draw(st.sampled_from(CompressionType)),
+    )
+
+
+@st.composite
+def headers(draw):
+    geometry = draw(geometries())
+    cluster = geometry.cluster_size
+    entries = draw(st.integers(1, 2 * cluster // 8))
+    l1_clusters = -(-entries * 8 // cluster)
+    virtual_size = draw(st.integers(1, entries * geometry.l2_coverage // 512)) * 512
+    return Header(
+        version=3,
+        geometry=geometry,
+        virtual_size=virtual_size,
+        l1_offset=cluster,
+        l1_entries=entries,
+        refcount_offset=(1 + l1_clusters) * cluster,
+        refcount_bytes=draw(st.integers(1, min(3, (8 << 20) // cluster))) * cluster,
+        snapshots=0,
+        bitmaps=0,
+        backing_name=draw(st.none() | st.text(min_size=1, max_size=80)),
+        backing_format=draw(st.sampled_from([None, "raw", "qcow2"])),
+        lazy_refcounts=draw(st.booleans()),
+    )
+
+
+@given(headers())
+def test_a_built_header_parses_to_the_same(header):
+    head = build(header).ljust(header.geometry.cluster_size, b"\0")
+    assert parse(head, header.refcount_offset + header.refcount_bytes) == header
+
+
+@given(headers(), st.data())
+def test_a_file_that_is_too_short_is_refused(header, data):
+    head = build(header).ljust(header.geometry.cluster_size, b"\0")
+    size = data.draw(st.integers(0, header.refcount_offset + header.refcount_bytes - 1))
+    with pytest.raises(FormatError):
+        parse(head[:size], size)
+
+
+@given(headers(), st.data())
+def test_any_bytes_are_parsed_or_refused(header, data):
+    head = bytearray(build(header))
+    for _ in range(data.draw(st.integers(1, 5))):
+        head[data.draw(st.integers(0, len(head) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        parsed = parse(bytes(head), data.draw(st.integers(0, 1 << 40)))
+    except FormatError:
+        return
+    assert parsed.virtual_size > 0
+    assert parsed.l1_entries * parsed.geometry.l2_coverage >= parsed.virtual_size
+
+
+@given(st.binary(max_size=300))
+def test_noise_is_refused(noise):
+    with pytest.raises(FormatError):
+        parse(b"QFI\xfb" + noise, len(noise) + 4)
+
+
+def header(**changes):
+    fields = {
+        "version": 3,
+        "geometry": Geometry(65536),
+        "virtual_size": 1 << 30,
+        "l1_offset": 65536,
+        "l1_entries": 2,
+        "refcount_offset": 131072,
+        "refcount_bytes": 65536,
+        "snapshots": 0,
+        "bitmaps": 0,
+        "backing_name": None,
+        "backing_format": None,
+        "lazy_refcounts": False,
+    }
+    return Header(**fields | changes)
+
+
+@pytest.mark.parametrize("cluster", [512, 4096, 65536])
+def test_names_up_to_the_limits_fit(cluster):
+    longest = min(MAX_NAME, cluster - 112 - 8 - 16)
+    built = build(header(geometry=Geometry(cluster), backing_name="n" * longest, backing_format="raw"))
+    assert len(built) <= cluster
+    with pytest.raises(FormatError, match="one cluster of 512" if cluster == 512 else "takes 1023"):
+        build(header(geometry=Geometry(cluster), backing_name="n" * (longest + 1), backing_format="raw"))
+
+
+def test_names_are_measured_in_bytes():
+    with pytest.raises(FormatError, match="1026 bytes"):
+        build(header(backing_name="\u20ac" * 342))
+
+
+def test_names_that_are_not_utf8_survive():
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    head = build(header(backing_name=name)).ljust(65536, b"\0")
+    assert parse(head, 1 << 20).backing_name == name
+
+
+@pytest.mark.parametrize(
+    ("geometry", "said"),
+    [
+        pytest.param(Geometry(65536), {"extended-l2": False, "compression-type": "zlib"}, id="plain"),
+        pytest.param(
+            Geometry(1 << 14, extended_l2=True, compression_type=CompressionType.ZSTD),
+            {"extended-l2": True, "compression-type": "zstd"},
+            id="extended-zstd",
+        ),
+    ],
+)
+def test_qemu_understands_a_built_header(tmp_path, geometry, said):
+    cluster = geometry.cluster_size
+    built = build(
+        header(
+            geometry=geometry,
+            virtual_size=cluster,
+            l1_offset=cluster,
+            refcount_offset=2 * cluster,
+            refcount_bytes=cluster,
+            backing_name="/low.raw",
+            backing_format="raw",
+            lazy_refcounts=True,
+        )
+    )
+    path = tmp_path / "a.qcow2"
+    path.write_bytes(built.ljust(3 * cluster, b"\0"))
+    info = json.loads(notation.run("qemu-img", "info", "-f", "qcow2", "--output=json", str(path)))
+    assert (info["virtual-size"], info["cluster-size"]) == (cluster, cluster)
+    assert (info["backing-filename"], info["backing-filename-format"]) == ("/low.raw", "raw")
+    expected = {"compat": "1.1", "lazy-refcounts": True, "refcount-bits": 16, **said}
+    assert info["format-specific"]["data"].items() >= expected.items()
+
+
+MADE_BY_QEMU = {
+    "plain": ("", {"version": 3, "lazy_refcounts": False}),
+    "version-2": ("compat=0.10", {"version": 2, "lazy_refcounts": False}),
+    "lazy": ("lazy_refcounts=on", {"version": 3, "lazy_refcounts": True}),
+}
+
+
+@pytest.mark.parametrize(("options", "said"), MADE_BY_QEMU.values(), ids=MADE_BY_QEMU)
+def test_a_header_of_qemu_parses(tmp_path, options, said):
+    notation.write_raw(tmp_path / "low.raw", "1M:A")
+    path = notation.write_qcow2(tmp_path / "a.qcow2", "1M:-", options=options, backing="low.raw")
+    head = path.read_bytes()
+    parsed = parse(head, len(head))
+    assert (parsed.backing_name, parsed.backing_format, parsed.virtual_size) == ("low.raw", "raw", 1 << 20)
+    assert {field: getattr(parsed, field) for field in said} == said
+    assert parsed.geometry == Geometry(65536, zero_flag=said["version"] == 3)
+
+
+def test_snapshots_and_bitmaps_are_counted(tmp_path):
+    path = notation.write_qcow2(tmp_path / "a.qcow2", "1M:A")
+    for number in range(3):
+        notation.run("qemu-img", "snapshot", "-c", f"s{number}", str(path))
+    for number in range(2):
+        notation.run("qemu-img", "bitmap", "--add", "-f", "qcow2", str(path), f"b{number}")
+    head = path.read_bytes()
+    parsed = parse(head, len(head))
+    assert (parsed.snapshots, parsed.bitmaps) == (3, 2)
