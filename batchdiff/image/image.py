@@ -5,6 +5,8 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterator
 
+import numpy as np
+
 from batchdiff.image.contract import Layer, Segment, clipped
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.source import ImageSource
@@ -79,11 +81,10 @@ class Image:
             view = buffer[segment.start - start : segment.end - start]
             done = segment.end - start
             if segment.origin is Origin.ZERO:
-                view[:] = bytes(len(view))
+                _clear(view)
             else:
                 self.layers[segment.layer].read(segment, view)
-        if done < len(buffer):
-            buffer[done:] = bytes(len(buffer) - done)
+        _clear(buffer[done:])
 
     def read(self, start: int, length: int) -> bytes:
         """``length`` bytes from ``start`` on; past the virtual size zeros."""
@@ -112,3 +113,9 @@ def _within(segments: list[Segment], start: int, end: int) -> list[Segment]:
     first = bisect.bisect_right(segments, start, key=lambda segment: segment.end)
     last = bisect.bisect_left(segments, end, key=lambda segment: segment.start)
     return clipped(segments[first:last], start, end)
+
+
+def _clear(view: memoryview) -> None:
+    """Zeros, without making as many to copy."""
+    if view:
+        np.frombuffer(view, dtype=np.uint8).fill(0)

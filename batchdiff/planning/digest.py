@@ -2,7 +2,7 @@
 
 ::
 
-    window of 1 MiB   xxh3-128 of its bytes (the last one may be short); windows of zeros are left out
+    window of 512 KiB xxh3-128 of its bytes (the last one may be short); windows of zeros are left out
     range of 64 MiB   xxh3-128 of (window number in the range, 8 bytes LE; window digest) for each window
     template          xxh3-128 of (virtual size, 8 bytes LE), then (range number, range digest) for each range
 
@@ -16,7 +16,7 @@ import struct
 
 import xxhash
 
-_PREFIX = "xxh3-128-64m-1m:"
+_PREFIX = "xxh3-128-64m-512k:"
 _NUMBER = struct.Struct("<Q")
 
 

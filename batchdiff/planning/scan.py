@@ -16,32 +16,31 @@ import resource
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from batchdiff import extents
 from batchdiff.errors import ImageError
 from batchdiff.extents import Extents
-from batchdiff.image.contract import Segment, windowed
+from batchdiff.image.contract import Segment, clipped, windowed
 from batchdiff.image.image import Image
 from batchdiff.image.opening import open_image
 from batchdiff.image.source import ImageSource
 from batchdiff.planning.compare import (
     UNIT,
     WINDOW,
-    Flags,
     Kinds,
-    TemplateWindow,
     WindowBuffer,
     kinds_of,
-    same_kinds,
-    template_window,
+    kinds_of_equal,
 )
 from batchdiff.planning.digest import RangeDigest
 from batchdiff.qcow2.entries import Origin
-from batchdiff.units import MIB, ceil_div
+from batchdiff.units import MIB, align_up, ceil_div
 
 RANGE = 64 * MIB
 """One task of a worker: tens of milliseconds of work, and part of the digest's definition."""
 
-_PAIR = 2
+_WINDOWS_IN_CLUSTER = 2 * MIB // WINDOW
 """Windows in the largest cluster."""
 
 _MAPPED_AT_ONCE = 16
@@ -68,11 +67,11 @@ class RangeResult:
 
 @dataclass(slots=True)
 class _Findings:
-    """What gathers while a range is scanned: kinds by guest and window, the zeros of the template by window."""
+    """What gathers while a range is scanned: kinds by guest and window, those of an equal guest by window."""
 
     digest: RangeDigest = field(default_factory=RangeDigest)
     kinds: dict[int, dict[int, Kinds]] = field(default_factory=dict)
-    template_zero: list[Flags] = field(default_factory=list)
+    equal: list[Kinds] = field(default_factory=list)
 
 
 class Scanner:
@@ -103,7 +102,7 @@ class Scanner:
         for first, count in self._stretches(windows):
             self._scan_stretch(start + first * WINDOW, first, count, findings)
         differences = {
-            guest: _joined(kinds, findings.template_zero, start // UNIT)
+            guest: _joined(kinds, findings.equal, start // UNIT)
             for guest, kinds in findings.kinds.items()
             if guest not in self._failures
         }
@@ -120,12 +119,12 @@ class Scanner:
         guest_segments = self._map_guests(begin, count)
         for index in range(count):
             at, number = begin + index * WINDOW, first + index
-            template = self._template_side(at, template_segments[index])
-            findings.template_zero.append(template.zero)
-            if template.buffer is not None and not template.zero.all():
-                findings.digest.add(number, template.buffer.view[: self._template.virtual_size - at])
+            _load(self._template_buffer, self._template, at, template_segments[index])
+            findings.equal.append(kinds_of_equal(self._template_buffer))
+            if findings.equal[-1].any():
+                findings.digest.add(number, self._template_buffer.view[: self._template.virtual_size - at])
             for guest, segments in guest_segments.items():
-                kinds = self._guest_side(guest, at, segments[index], template)
+                kinds = self._compared(guest, at, segments[index])
                 if kinds is not None:
                     findings.kinds.setdefault(guest, {})[number] = kinds
 
@@ -138,24 +137,17 @@ class Scanner:
                 self._give_up(number, error)
         return mapped
 
-    def _template_side(self, at: int, segments: list[Segment]) -> TemplateWindow:
-        if _reads_as_zeros(segments):
-            return template_window(None, WINDOW // UNIT)
-        self._template.fill(self._template_buffer.view, at, segments)
-        return template_window(self._template_buffer, WINDOW // UNIT)
-
-    def _guest_side(self, number: int, at: int, segments: list[Segment], template: TemplateWindow) -> Kinds | None:
-        if _reads_as_zeros(segments):
-            return None if template.buffer is None else kinds_of(template, None)
+    def _compared(self, number: int, at: int, segments: list[Segment]) -> Kinds | None:
+        """The kinds of a guest's window, or None where it equals the template's or cannot be read."""
         guest = self._guests.get(number)
         if guest is None:
             return None
         try:
-            guest.fill(self._guest_buffer.view, at, segments)
+            _load(self._guest_buffer, guest, at, segments)
         except ImageError as error:
             self._give_up(number, error)
             return None
-        return kinds_of(template, self._guest_buffer)
+        return kinds_of(self._template_buffer, self._guest_buffer)
 
     def _give_up(self, number: int, error: ImageError) -> None:
         self._failures[number] = error
@@ -188,25 +180,32 @@ def _windows(image: Image, begin: int, count: int) -> list[list[Segment]]:
     return windowed(image.segments(begin, begin + count * WINDOW), begin, WINDOW, count)
 
 
-def _reads_as_zeros(segments: list[Segment]) -> bool:
-    return all(segment.origin is Origin.ZERO for segment in segments)
+def _load(buffer: WindowBuffer, image: Image, at: int, segments: list[Segment]) -> None:
+    """Reads a window, from the first to the last unit that is not known to be zeros.
+
+    :raises ImageError: the image cannot be read.
+    """
+    there = [segment for segment in segments if segment.origin is not Origin.ZERO]
+    if not there:
+        buffer.reserve(0, 0)
+        return
+    first = (there[0].start - at) // UNIT * UNIT
+    end = align_up(there[-1].end - at, UNIT)
+    image.fill(buffer.reserve(first, end), at + first, clipped(segments, at + first, at + end))
 
 
-def _joined(kinds: dict[int, Kinds], zeros: list[Flags], first_unit: int) -> Extents:
+def _joined(kinds: dict[int, Kinds], equal: list[Kinds], first_unit: int) -> Extents:
     """The extents of a range from its windows with differences.
 
     A window without any is needed all the same where it shares a largest cluster with one that has some.
     """
-    needed = {pair * _PAIR + half for pair in {n // _PAIR for n in kinds} for half in range(_PAIR)}
-    units = WINDOW // UNIT
-    parts = [
-        extents.from_kinds(
-            kinds[number] if number in kinds else same_kinds(zeros[number]), first_unit + number * units
-        )
-        for number in sorted(needed)
-        if number < len(zeros)
-    ]
-    return extents.concatenated(parts)
+    clusters = {number // _WINDOWS_IN_CLUSTER for number in kinds}
+    needed = [cluster * _WINDOWS_IN_CLUSTER + part for cluster in clusters for part in range(_WINDOWS_IN_CLUSTER)]
+    whole = np.zeros((len(equal), WINDOW // UNIT), dtype=np.uint8)
+    for number in needed:
+        if number < len(equal):
+            whole[number] = kinds.get(number, equal[number])
+    return extents.from_kinds(whole.reshape(-1), first_unit)
 
 
 def _raise_descriptor_limit() -> None:
