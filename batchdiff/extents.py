@@ -173,3 +173,10 @@ def _merged(first: npt.NDArray[np.int64], end: npt.NDArray[np.int64], kind: npt.
     starts = np.concatenate([[True], ~joins])
     ends = np.concatenate([~joins, [True]])
     return Extents(first[starts], end[ends] - first[starts], kind[starts])
+
+
+def clipped(extents: Extents, first: int, end: int) -> Extents:
+    """The part of the runs from unit ``first`` to before unit ``end``."""
+    begin, stop = np.maximum(extents.first, first), np.minimum(extents.end, end)
+    kept = begin < stop
+    return Extents(begin[kept], (stop - begin)[kept], extents.kind[kept])

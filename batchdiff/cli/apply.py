@@ -53,7 +53,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
             outcomes.append(outcome)
             console.event("guest", **asdict(outcome))
             _say(console, plan, outcome)
-    console.result(outcome_text(outcomes))
+    console.result(outcome_text(outcomes, width=console.width))
     return _exit_code(outcomes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import shutil
 import sys
 from dataclasses import dataclass
 
@@ -63,6 +64,11 @@ class Console:
         sys.stderr.write(question)
         sys.stderr.flush()
         return sys.stdin.readline().strip()
+
+    @property
+    def width(self) -> int:
+        """Columns for a report: the terminal's, and 100 where stdout is none."""
+        return shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
 
     @property
     def shows_progress(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import signal
 import sys
@@ -27,6 +28,9 @@ def run(argv: list[str]) -> int:
         verbosity=int(arguments.verbose) - int(arguments.quiet), json=arguments.json, progress=arguments.progress
     )
     signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that has no ± gets its code
     try:
         return _verb(console, arguments)
     except BatchdiffError as error:

@@ -28,7 +28,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     with scan_progress(console) as progress:
         plan = make_plan(manifest, jobs=jobs, progress=progress)
     write_plan(plan, path)
-    console.result(plan_text(plan))
+    console.result(plan_text(plan, width=console.width))
     console.event("plan", path=os.path.abspath(path), report=json.loads(plan_json(plan)))
     console.say(f"The plan is in {path}. Next: batchdiff apply {path}")
     return _exit_code(plan, detailed=arguments.detailed_exitcode)

@@ -20,7 +20,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     plan = read_plan(arguments.plan)
     stale = stale_notices(plan, noted_template(arguments.plan))
     as_json = plan_json(plan, stale=stale)
-    text = as_json if arguments.format == "json" else plan_text(plan, stale=stale)
+    text = as_json if arguments.format == "json" else plan_text(plan, stale=stale, width=console.width)
     if arguments.output is None:
         console.result(text)
     else:

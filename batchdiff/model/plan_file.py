@@ -6,10 +6,12 @@ spaces and ASCII only (docs/plan-format.md).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.resources
 import json
 import os
+import secrets
 from typing import Any
 
 from batchdiff.errors import PlanError
@@ -17,8 +19,10 @@ from batchdiff.model.plan import FORMAT_VERSION, Plan
 from batchdiff.model.plan_json import from_dict, to_dict
 
 _PLAN_AGAIN = "Run `batchdiff plan` again."
+_ELSEWHERE = "Choose another place with `-o`."
 _LARGEST = 1 << 30
 """A plan of 1,000 guests with 10,000 extents each takes 130 MiB."""
+_LONGEST_SHOWN = 300
 
 
 def checksum_of(document: dict[str, Any]) -> str:
@@ -45,24 +49,30 @@ def write_plan(plan: Plan, path: str) -> None:
 
     :raises PlanError: the folder cannot be written to.
     """
-    temporary = f"{path}.{os.getpid()}.batchdiff-tmp"
+    # Behind a symbolic link the file is replaced, not the link.
+    target = os.path.realpath(path)
+    if os.path.exists(target) and not os.path.isfile(target):
+        # A rename would put a file in the place of a device such as /dev/null.
+        raise PlanError(f"cannot write the plan {path}", why="it is no regular file", remedy=_ELSEWHERE)
+    # Random, not the process's number: in a container that is the same in every run.
+    temporary = f"{target}.{secrets.token_hex(4)}.batchdiff-tmp"
     try:
-        try:
-            with open(temporary, "x", encoding="ascii") as file:
+        with open(temporary, "x", encoding="ascii") as file:
+            try:
                 file.write(encode(plan))
                 file.flush()
                 os.fsync(file.fileno())
-            os.rename(temporary, path)
-        except BaseException:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
-        sync_folder(os.path.dirname(os.path.abspath(path)))
+                os.rename(temporary, target)
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary)
+                raise
+        sync_folder(os.path.dirname(target))
     except OSError as error:
         raise PlanError(
             f"cannot write the plan {path}",
             why=error.strerror or str(error),
-            remedy="Choose another place with `-o`.",
+            remedy=_ELSEWHERE,
         ) from error
 
 
@@ -82,7 +92,11 @@ def read_plan(path: str) -> Plan:
     """
     document = _parsed(path)
     _check_version(document, path)
-    if document.get("checksum") != checksum_of(document):
+    try:
+        checksum = checksum_of(document)
+    except RecursionError as error:  # parser and encoder have limits of their own, by version of Python
+        raise PlanError(f"{path} is no valid plan", why="it is nested too deeply", remedy=_PLAN_AGAIN) from error
+    if document.get("checksum") != checksum:
         raise PlanError(f"{path} was edited or damaged", why="its checksum does not fit", remedy=_PLAN_AGAIN)
     _check_schema(document, path)
     try:
@@ -111,10 +125,10 @@ def _check_version(document: dict[str, Any], path: str) -> None:
     major, _, minor = version.partition(".")
     if not (major.isdecimal() and minor.isdecimal() and major.isascii() and minor.isascii()):
         raise PlanError(f"{path} is no plan", why="it has no format_version", remedy=_PLAN_AGAIN)
-    if int(major) != FORMAT_VERSION[0]:
+    if major != str(FORMAT_VERSION[0]):
         raise PlanError(
             f"cannot use {path}",
-            why=f"its format is version {version}; this batchdiff knows {FORMAT_VERSION[0]}.x",
+            why=f"its format is version {_cut(version)}; this batchdiff knows {FORMAT_VERSION[0]}.x",
             remedy="Use the batchdiff that wrote it, or plan again with this one.",
         )
 
@@ -125,17 +139,25 @@ def _check_schema(document: dict[str, Any], path: str) -> None:
 
     text = importlib.resources.files("batchdiff.model").joinpath("schemas/plan.schema.json").read_text()
     # The runs are checked in bulk by from_dict; one by one they would take minutes for a large fleet.
-    light = document | {"guests": [_without_runs(guest) for guest in _list(document.get("guests"))]}
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(json.loads(text)).iter_errors(light))
+    light = {key: _all_without_runs(value) if key == "guests" else value for key, value in document.items()}
+    # To JSON Schema 1.0 is an integer; to the code that uses the number it is none.
+    types = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    extend = jsonschema.validators.extend
+    strict = extend(jsonschema.Draft202012Validator, type_checker=types)  # type: ignore[no-untyped-call]  # theirs
+    error = jsonschema.exceptions.best_match(strict(json.loads(text)).iter_errors(light))
     if error is not None:
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
-        raise PlanError(
-            f"{path} is no valid plan", why=f"{where.lstrip('.')}: {error.message}", remedy=_PLAN_AGAIN
-        )
+        why = f"{where.lstrip('.')}: {error.message}" if where else error.message
+        raise PlanError(f"{path} is no valid plan", why=_cut(why), remedy=_PLAN_AGAIN)
 
 
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _cut(text: str) -> str:
+    # The message quotes the value, which may be a whole plan.
+    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."
+
+
+def _all_without_runs(guests: object) -> object:
+    return [_without_runs(guest) for guest in guests] if isinstance(guests, list) else guests
 
 
 def _without_runs(guest: object) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from itertools import chain
 from typing import Any
@@ -45,6 +46,9 @@ def from_dict(document: dict[str, Any]) -> Plan:
 
     :raises KeyError, TypeError, ValueError, OverflowError: a value makes no sense.
     """
+    guests = tuple(_guest_plan(guest) for guest in document["guests"])
+    _check_distinct("name", [guest.name for guest in guests])
+    _check_distinct("overlay path", [guest.overlay_path for guest in guests])
     return Plan(
         generator=document["generator"],
         created=document["created"],
@@ -54,9 +58,15 @@ def from_dict(document: dict[str, Any]) -> Plan:
         template_digest=document["template"]["digest"],
         retire=Retire(document["retire"]),
         protect_template=document["protect_template"],
-        guests=tuple(_guest_plan(guest) for guest in document["guests"]),
+        guests=guests,
         totals=Totals(**{name: document["totals"][name] for name in Totals.__slots__}),
     )
+
+
+def _check_distinct(what: str, values: list[str]) -> None:
+    twice = next((value for value, count in Counter(values).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"two guests have the {what} {twice!r}")
 
 
 def _source(source: ImageSource) -> dict[str, Any]:
@@ -169,9 +179,10 @@ def _extents(record: dict[str, Any], virtual_size: int) -> Extents:
 
 
 def _runs(pairs: list[Any], name: str) -> npt.NDArray[np.int64]:
+    # Looked at one by one because numpy takes true for 1 where it stands among numbers.
+    whole = set(map(type, chain.from_iterable(pairs))) <= {int}
     table = np.array(pairs) if pairs else np.zeros((0, 2), dtype=np.int64)
-    # numpy takes true for 1 where it stands among numbers.
-    if set(map(type, chain.from_iterable(pairs))) - {int} or table.ndim != 2 or table.shape[1] != 2 or table.dtype != np.int64:
+    if not whole or table.ndim != 2 or table.shape[1] != 2 or table.dtype != np.int64:
         raise ValueError(f"extents.{name} is no list of [first unit, number of units]")
     first, count = table[:, 0], table[:, 1]
     if (first < 0).any() or (count < 1).any() or (count > (1 << 62) - first).any():

@@ -1,0 +1,56 @@
+"""How the numbers of a report are written, the same in every form of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from batchdiff.extents import Kind
+from batchdiff.model.plan import GuestPlan, Savings, Verdict
+from batchdiff.units import format_size
+
+NOTHING = "-"
+"""A number that does not exist."""
+
+
+def size(count: int | None) -> str:
+    """Bytes for people, or a dash."""
+    return NOTHING if count is None else format_size(count)
+
+
+def estimated_size(count: int, error: int) -> str:
+    """``~1.2 GiB ±9.8 MiB`` where the number may be off by ``error`` bytes, else as it is."""
+    return f"~{format_size(count)} ±{format_size(error)}" if error else format_size(count)
+
+
+def share(saved: int, allocated: int) -> float | None:
+    """The part of an allocation that is saved; None where nothing is allocated."""
+    return saved / allocated if allocated else None
+
+
+def percent(part: float | None) -> str:
+    """A share for people, or a dash."""
+    return NOTHING if part is None else f"{part:.1%}"
+
+
+def counted(count: int, singular: str) -> str:
+    """``1 guest``, ``2 guests``."""
+    return f"{count} {singular}{'' if count == 1 else 's'}"
+
+
+def kind_bytes(guest: GuestPlan, kind: Kind) -> int:
+    """Bytes of one kind in a guest's extents, in whole units: the last may reach past the end of the disk."""
+    return guest.extents.units(kind) * guest.unit
+
+
+def to_convert(guests: Iterable[GuestPlan]) -> list[tuple[GuestPlan, Savings]]:
+    """The guests that apply will convert, with their savings."""
+    return [
+        (guest, guest.savings)
+        for guest in guests
+        if guest.verdict is Verdict.CONVERT and guest.savings is not None
+    ]
+
+
+def error_bytes(guests: Iterable[GuestPlan]) -> int:
+    """By how much the sum of the overlays' sizes may be off at the worst."""
+    return sum(savings.overlay_error_bytes for _, savings in to_convert(guests))

@@ -1,0 +1,64 @@
+"""A plan as JSON for pipelines: every number and reason, without the lists of extents (docs/plan-format.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from batchdiff.extents import Kind, empty
+from batchdiff.model.plan import GuestPlan, Plan
+from batchdiff.model.plan_json import to_dict
+from batchdiff.report.figures import error_bytes, kind_bytes, share
+
+REPORT_VERSION = "1.0"
+"""Fields may be added within a major version; none changes its meaning."""
+
+
+def plan_json(plan: Plan, *, stale: Sequence[str] = ()) -> str:
+    """The savings report of a plan as one JSON object, in ASCII, with a newline at its end.
+
+    ``stale`` says what has changed since planning, a sentence each.
+    """
+    document = to_dict(replace(plan, guests=tuple(replace(guest, extents=empty()) for guest in plan.guests)))
+    guests = zip(document["guests"], plan.guests, strict=True)
+    report = {
+        "report_version": REPORT_VERSION,
+        "generator": plan.generator,
+        "created": plan.created,
+        "manifest": document["manifest"],
+        "template": document["template"],
+        "retire": plan.retire.value,
+        "protect_template": plan.protect_template,
+        "stale": list(stale),
+        "guests": [_guest(record, guest) for record, guest in guests],
+        "totals": _totals(plan),
+    }
+    return json.dumps(report, indent=2) + "\n"
+
+
+def _guest(record: dict[str, Any], guest: GuestPlan) -> dict[str, Any]:
+    savings = guest.savings
+    return {
+        "name": guest.name,
+        "path": guest.source.path,
+        "format": guest.source.format.value,
+        "virtual_size": None if guest.image is None else guest.image.virtual_size,
+        "verdict": guest.verdict.value,
+        "reason": guest.reason,
+        "overlay": record["overlay"],
+        "data_bytes": kind_bytes(guest, Kind.DATA) if savings else None,
+        "zero_bytes": kind_bytes(guest, Kind.ZERO) if savings else None,
+        "savings": record.get("savings"),
+        "saved_share": _rounded(share(savings.saved_bytes, savings.allocated_bytes)) if savings else None,
+    }
+
+
+def _totals(plan: Plan) -> dict[str, Any]:
+    saved = _rounded(share(plan.totals.saved_bytes, plan.totals.allocated_bytes))
+    return asdict(plan.totals) | {"overlay_error_bytes": error_bytes(plan.guests), "saved_share": saved}
+
+
+def _rounded(part: float | None) -> float | None:
+    return None if part is None else round(part, 4)

@@ -1,0 +1,106 @@
+"""What an apply did, guest by guest, with what the plan had predicted beside it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+
+from batchdiff.model.outcome import GuestOutcome, Status
+from batchdiff.report.figures import NOTHING, counted, size
+from batchdiff.report.json_form import REPORT_VERSION
+from batchdiff.report.printable import printable
+from batchdiff.report.table import Align, Column, paragraph, table
+
+_COLUMNS = (
+    Column("guest", Align.LEFT),
+    Column("status", Align.LEFT),
+    Column("overlay\npredicted"),
+    Column("overlay\nactual"),
+    Column("off by"),
+    Column("on disk\npredicted"),
+    Column("on disk\nactual"),
+    Column("original", Align.LEFT),
+)
+
+
+def outcome_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
+    """The outcome of an apply for a terminal that is ``width`` cells wide, with a newline at its end."""
+    rows = [_row(outcome) for outcome in outcomes]
+    if len(rows) != 1:
+        rows.append(_totals_row(outcomes))
+    blocks = [table(_COLUMNS, rows, width=width), list(_notes(outcomes, width)), [_summary(outcomes)]]
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def outcome_json(outcomes: Sequence[GuestOutcome]) -> str:
+    """The outcome of an apply as one JSON object, in ASCII, with a newline at its end."""
+    report = {
+        "report_version": REPORT_VERSION,
+        "guests": [asdict(outcome) | {"status": outcome.status.value} for outcome in outcomes],
+        "totals": {"guests": len(outcomes)} | _by_status(outcomes) | _sums(outcomes),
+    }
+    return json.dumps(report, indent=2) + "\n"
+
+
+def _row(outcome: GuestOutcome) -> tuple[str, ...]:
+    return (
+        printable(outcome.name),
+        outcome.status.value,
+        size(outcome.predicted_overlay_bytes),
+        size(outcome.actual_overlay_bytes),
+        _difference(outcome.predicted_overlay_bytes, outcome.actual_overlay_bytes),
+        size(outcome.predicted_overlay_disk_bytes),
+        size(outcome.actual_overlay_disk_bytes),
+        printable(_first_word(outcome.original)),
+    )
+
+
+def _totals_row(outcomes: Sequence[GuestOutcome]) -> tuple[str, ...]:
+    """Sums over the overlays that there are, so that predicted and actual are of the same ones."""
+    sums = _sums(outcomes)
+    predicted, actual = sums["predicted_overlay_bytes"], sums["actual_overlay_bytes"]
+    on_disk = (size(sums["predicted_overlay_disk_bytes"]), size(sums["actual_overlay_disk_bytes"]))
+    return ("total", "", size(predicted), size(actual), _difference(predicted, actual), *on_disk, "")
+
+
+def _difference(predicted: int | None, actual: int | None) -> str:
+    if predicted is None or actual is None:
+        return NOTHING
+    return f"+{size(actual - predicted)}" if actual > predicted else size(actual - predicted)
+
+
+def _sums(outcomes: Iterable[GuestOutcome]) -> dict[str, int]:
+    whole = [outcome for outcome in outcomes if outcome.actual_overlay_bytes is not None]
+    return {
+        "predicted_overlay_bytes": sum(outcome.predicted_overlay_bytes or 0 for outcome in whole),
+        "actual_overlay_bytes": sum(outcome.actual_overlay_bytes or 0 for outcome in whole),
+        "predicted_overlay_disk_bytes": sum(outcome.predicted_overlay_disk_bytes or 0 for outcome in whole),
+        "actual_overlay_disk_bytes": sum(outcome.actual_overlay_disk_bytes or 0 for outcome in whole),
+    }
+
+
+def _by_status(outcomes: Iterable[GuestOutcome]) -> dict[str, int]:
+    count = Counter(outcome.status for outcome in outcomes)
+    return {status.value: count[status] for status in Status}
+
+
+def _notes(outcomes: Iterable[GuestOutcome], width: int) -> Iterator[str]:
+    for outcome in outcomes:
+        original = outcome.original
+        said = [outcome.reason, *outcome.notes]
+        if original != _first_word(original):
+            said.append(f"the original is {original}")
+        for text in filter(None, said):
+            line = f"{printable(outcome.name)}: {printable(text)}"
+            yield paragraph(line, width=width, first=f"{outcome.status.value:<11}", rest=" " * 13)
+
+
+def _first_word(text: str) -> str:
+    return text.split(" ", 1)[0]
+
+
+def _summary(outcomes: Sequence[GuestOutcome]) -> str:
+    said = [f"{count} {status}" for status, count in _by_status(outcomes).items() if count]
+    return f"{counted(len(outcomes), 'guest')}: {', '.join(said)}." if said else "There were no guests."

@@ -1,0 +1,94 @@
+"""Rows as aligned columns of text, as wide as a terminal; the first column gives way where they are wider.
+
+::
+
+    guest          allocated     saved  verdict
+    …web-0017.img    2.5 GiB   2.4 GiB  convert
+    total            2.5 GiB   2.4 GiB
+"""
+
+from __future__ import annotations
+
+import enum
+import textwrap
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_GAP = "  "
+_NARROWEST = 12
+"""Cells that the first column keeps, however narrow the terminal is: less tells no guests apart."""
+_ELLIPSIS = "…"
+
+
+class Align(enum.Enum):
+    """On which side of its column a cell stands."""
+
+    LEFT = "left"
+    RIGHT = "right"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column's heading, which may have lines, and how it is aligned."""
+
+    heading: str
+    align: Align = Align.RIGHT
+
+
+def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int) -> list[str]:
+    """The lines of a table, headings first, ``width`` cells wide at most where the other columns allow it."""
+    parts = [column.heading.split("\n") for column in columns]
+    depth = max(map(len, parts))
+    headings = [[""] * (depth - len(part)) + part for part in parts]
+    body = [*zip(*headings, strict=True), *rows]
+    widths = [max(map(cells, column)) for column in zip(*body, strict=True)]
+    room = width - sum(widths[1:]) - len(_GAP) * (len(columns) - 1)
+    widths[0] = min(widths[0], max(room, _NARROWEST))
+    return [_line(columns, widths, row) for row in body]
+
+
+def _line(columns: Sequence[Column], widths: Sequence[int], row: Sequence[str]) -> str:
+    padded = []
+    for column, wide, text in zip(columns, widths, row, strict=True):
+        shown = end_of(text, wide)
+        space = " " * (wide - cells(shown))
+        padded.append(shown + space if column.align is Align.LEFT else space + shown)
+    return _GAP.join(padded).rstrip()
+
+
+def cells(text: str) -> int:
+    """How many cells of a terminal a text takes: East Asian wide letters take two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(map(_cells_of, text))
+
+
+def _cells_of(letter: str) -> int:
+    if unicodedata.combining(letter) or unicodedata.category(letter) in {"Mn", "Me"}:
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+
+
+def end_of(text: str, width: int) -> str:
+    """The text in ``width`` cells at most; the end is kept, because names of clones differ there."""
+    if cells(text) <= width:
+        return text
+    kept, used = 0, cells(_ELLIPSIS)
+    for letter in reversed(text):
+        if used + _cells_of(letter) > width:
+            break
+        used, kept = used + _cells_of(letter), kept + 1
+    return _ELLIPSIS + (text[-kept:] if kept else "")
+
+
+def paragraph(text: str, *, width: int, first: str = "", rest: str = "") -> str:
+    """A text broken between words only, so that a path in it can be copied; ``first`` and ``rest`` begin lines."""
+    return textwrap.fill(
+        text,
+        width=max(width, 40),
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,159 @@
+"""A plan as text for a terminal: what an operator reads before ``batchdiff apply``.
+
+::
+
+    heading        which template, how many guests
+    warnings       what is stale
+    table          a line for each guest, and the totals
+    notes          why a guest is not converted
+    what is next   the space that apply needs, what it will do
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from batchdiff.model.manifest import Retire
+from batchdiff.model.plan import GuestPlan, Plan, Verdict
+from batchdiff.report.figures import (
+    NOTHING,
+    counted,
+    error_bytes,
+    estimated_size,
+    percent,
+    share,
+    to_convert,
+)
+from batchdiff.report.printable import printable
+from batchdiff.report.table import Align, Column, paragraph, table
+from batchdiff.units import format_size
+
+_COLUMNS = (
+    Column("guest", Align.LEFT),
+    Column("allocated"),
+    Column("overlay"),
+    Column("saved"),
+    Column("share"),
+    Column("cluster"),
+    Column("verdict", Align.LEFT),
+)
+
+
+def plan_text(plan: Plan, *, stale: Sequence[str] = (), width: int = 100) -> str:
+    """The savings report of a plan, with a newline at its end.
+
+    ``stale`` says what has changed since planning, a sentence each; ``width`` is the terminal's, in cells.
+    """
+    blocks = [
+        list(_heading(plan, width)),
+        list(_stale(stale, width)),
+        _table(plan, width),
+        list(_notes(plan, width)),
+        list(_next(plan, width)),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def _heading(plan: Plan, width: int) -> Iterator[str]:
+    source = plan.template.source
+    what = f"{source.format}, {format_size(plan.template.virtual_size)}"
+    text = f"{counted(len(plan.guests), 'guest')} on the template {printable(source.path)} ({what})"
+    yield paragraph(text, width=width, rest="  ")
+    text = f"planned {printable(plan.created)} from {printable(plan.manifest_path)}"
+    yield paragraph(text, width=width, rest="  ")
+
+
+def _stale(notices: Sequence[str], width: int) -> Iterator[str]:
+    if not notices:
+        return
+    text = "WARNING: this plan is stale. `batchdiff apply` refuses what has changed; run `batchdiff plan` again."
+    yield paragraph(text, width=width, rest="  ")
+    for notice in notices:
+        yield paragraph(printable(notice), width=width, first="  - ", rest="    ")
+
+
+def _table(plan: Plan, width: int) -> list[str]:
+    rows = [_row(guest) for guest in plan.guests]
+    if len(rows) != 1:
+        rows.append(_totals_row(plan))
+    return table(_COLUMNS, rows, width=width)
+
+
+def _row(guest: GuestPlan) -> tuple[str, ...]:
+    cluster, verdict = guest.options.cluster_size, guest.verdict.value
+    last = ("auto" if cluster is None else format_size(cluster), verdict)
+    savings = guest.savings
+    if savings is None:
+        return (printable(guest.name), NOTHING, NOTHING, NOTHING, NOTHING, *last)
+    return (
+        printable(guest.name),
+        format_size(savings.allocated_bytes),
+        estimated_size(savings.overlay_bytes, savings.overlay_error_bytes),
+        format_size(savings.saved_bytes),
+        percent(share(savings.saved_bytes, savings.allocated_bytes)),
+        *last,
+    )
+
+
+def _totals_row(plan: Plan) -> tuple[str, ...]:
+    totals = plan.totals
+    return (
+        "total",
+        format_size(totals.allocated_bytes),
+        estimated_size(totals.overlay_bytes, error_bytes(plan.guests)),
+        format_size(totals.saved_bytes),
+        percent(share(totals.saved_bytes, totals.allocated_bytes)),
+        "",
+        f"{totals.convert} of {totals.guests}",
+    )
+
+
+def _notes(plan: Plan, width: int) -> Iterator[str]:
+    for guest in plan.guests:
+        if guest.reason or guest.verdict is not Verdict.CONVERT:
+            text = f"{printable(guest.name)}: {printable(guest.reason) or 'no reason given'}"
+            yield paragraph(text, width=width, first=f"{guest.verdict.value:<8}", rest=" " * 10)
+
+
+def _next(plan: Plan, width: int) -> Iterator[str]:
+    chosen = [guest for guest, _ in to_convert(plan.guests)]
+    if not chosen:
+        yield "There is nothing to convert."
+        return
+    verify = "verify it against its original" if len(chosen) == 1 else "verify each against its original"
+    text = f"`batchdiff apply` will write {_where(chosen)}, {verify}, {_fate(plan, len(chosen))}."
+    yield paragraph(text, width=width)
+    yield f"It needs up to {format_size(plan.totals.peak_extra_bytes)} of free disk space at once."
+    if plan.protect_template:
+        text = "The template will lose its write permission: a write to it would damage every overlay."
+        yield paragraph(text, width=width)
+    if error_bytes(plan.guests):
+        text = "~ marks the estimated size of a compressed overlay, ± by how much it may be off."
+        yield paragraph(text, width=width)
+
+
+def _where(guests: Sequence[GuestPlan]) -> str:
+    folders = {_folder(guest.overlay_path) for guest in guests}
+    what = counted(len(guests), "overlay")
+    if all(_folder(guest.overlay_path) == _folder(guest.source.path) for guest in guests):
+        return f"{what} beside {'its guest' if len(guests) == 1 else 'their guests'}"
+    if len(folders) == 1:
+        return f"{what} in {printable(folders.pop())}"
+    return f"{what} in {len(folders)} folders"
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0] or "/"
+
+
+def _fate(plan: Plan, count: int) -> str:
+    originals = "the original" if count == 1 else "the originals"
+    saved = format_size(plan.totals.saved_bytes)
+    later = f"the {saved} come back only once you delete {'it' if count == 1 else 'them'}"
+    match plan.retire:
+        case Retire.KEEP:
+            return f"and keep {originals}: {later}"
+        case Retire.QUARANTINE:
+            return f"and then quarantine {originals} as NAME.batchdiff-original: {later}"
+        case Retire.DELETE:
+            return f"and then delete {originals}, which gives back {saved}"

@@ -1,0 +1,184 @@
+"""plan.json comes back as it was written, and is written at once or not at all."""
+
+import json
+import os
+import re
+import stat
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import HealthCheck, given, settings
+from plans import fingerprint, guest_plan, leaves, plans, refused_guest, small_plan
+
+from batchdiff.errors import PlanError
+from batchdiff.model import plan_file
+from batchdiff.model.plan_file import encode, read_plan, write_plan
+from batchdiff.model.plan_json import to_dict
+from batchdiff.qcow2.geometry import Geometry
+from batchdiff.qcow2.layout import layout_for
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = json.loads((ROOT / "batchdiff/model/schemas/plan.schema.json").read_text())
+one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "fleet.plan.json")
+
+
+@settings(one_folder, max_examples=150)
+@given(plans())
+def test_a_plan_comes_back_as_it_was_written(path, plan):
+    write_plan(plan, path)
+    assert read_plan(path) == plan
+
+
+@settings(max_examples=50, deadline=None)
+@given(plans())
+def test_what_is_written_is_as_the_schema_says(plan):
+    jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(encode(plan)))
+
+
+def test_the_schema_is_a_schema():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_a_path_that_is_no_utf8_survives(path):
+    name = os.fsdecode(b"/srv/caf\xe9\x80.img")
+    plan = small_plan(guest_plan(path=name))
+    write_plan(plan, path)
+    found = read_plan(path).guests[0].source.path
+    assert os.fsencode(found) == b"/srv/caf\xe9\x80.img"
+    assert Path(path).read_bytes().isascii()
+
+
+def test_numbers_of_64_bits_survive(path):
+    image = guest_plan().image
+    large = fingerprint(device=2**64 - 1, inode=2**64 - 1, mtime_ns=-5)
+    changed = type(image)(image.source, image.virtual_size, (large,))
+    plan = small_plan(guest_plan(image=changed))
+    write_plan(plan, path)
+    assert read_plan(path) == plan
+
+
+def test_the_file_has_one_guest_a_line():
+    guests = [guest_plan("web01"), guest_plan("web02"), refused_guest("web03", "a\nb")]
+    lines = encode(small_plan(*guests)).splitlines()
+    for guest in guests:
+        line = next(line for line in lines if f'"name": "{guest.name}"' in line)
+        assert json.loads(line.strip().rstrip(",").removesuffix("]}") + ("]}" if line.endswith("]}]}") else ""))
+    assert encode(small_plan(*guests)).endswith("}\n")
+
+
+def test_two_plans_differ_in_the_lines_of_what_changed():
+    one = encode(small_plan(guest_plan("a"), guest_plan("b"), guest_plan("c"))).splitlines()
+    two = encode(small_plan(guest_plan("a"), guest_plan("b", reason="!"), guest_plan("c"))).splitlines()
+    changed = [left for left, right in zip(one, two, strict=True) if left != right]
+    assert len(changed) == 2  # the checksum and the guest
+
+
+def test_a_plan_without_guests_comes_back(path):
+    plan = small_plan(guests=())
+    write_plan(plan, path)
+    assert read_plan(path) == plan
+
+
+# --- writing
+
+
+def test_writing_replaces_the_old_plan_and_leaves_nothing_else(path, tmp_path):
+    write_plan(small_plan(), path)
+    write_plan(small_plan(guest_plan("other")), path)
+    assert os.listdir(tmp_path) == ["fleet.plan.json"]
+    assert read_plan(path).guests[0].name == "other"
+
+
+def test_the_mode_follows_the_umask(path):
+    before = os.umask(0o027)
+    try:
+        write_plan(small_plan(), path)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o640
+
+
+@pytest.mark.parametrize("name", ["missing/p.json", "file/p.json", "folder", "x" * 300, "null", "pipe"])
+def test_a_place_that_takes_no_plan_is_left_as_it_was(tmp_path, name):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "null").symlink_to("/dev/null")
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(PlanError, match="Choose another place with `-o`"):
+        write_plan(small_plan(), str(tmp_path / name))
+    assert sorted(os.listdir(tmp_path)) == before
+    assert os.listdir(tmp_path / "folder") == []
+
+
+def test_a_plan_behind_a_symbolic_link_is_replaced_there(tmp_path):
+    (tmp_path / "there").mkdir()
+    link, target = tmp_path / "here.json", tmp_path / "there" / "plan.json"
+    link.symlink_to(target)
+    write_plan(small_plan(), str(link))
+    write_plan(small_plan(), str(link))
+    assert link.is_symlink()
+    assert target.is_file()
+    assert os.listdir(tmp_path / "there") == ["plan.json"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "rename"])
+@pytest.mark.parametrize(
+    "failure", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "ctrl-c"]
+)
+def test_a_failure_on_the_way_leaves_the_old_plan(path, tmp_path, monkeypatch, step, failure):
+    write_plan(small_plan(), path)
+
+    def fail(*_):
+        raise failure
+
+    monkeypatch.setattr(plan_file.os, step, fail)
+    expected = PlanError if isinstance(failure, OSError) else KeyboardInterrupt
+    with pytest.raises(expected):
+        write_plan(small_plan(guest_plan("new")), path)
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["fleet.plan.json"]
+    assert read_plan(path) == small_plan()
+
+
+def test_leftovers_of_a_killed_run_do_not_hinder(path, tmp_path, monkeypatch):
+    leftover = f"{path}.{os.getpid()}.batchdiff-tmp"
+    Path(leftover).write_text("half a plan")
+    write_plan(small_plan(), path)
+    assert read_plan(path) == small_plan()
+
+
+# --- docs/plan-format.md
+
+
+def documented():
+    text = (ROOT / "docs/plan-format.md").read_text()
+    return text.split("```json\n", 1)[1].split("```", 1)[0], text
+
+
+def test_the_documented_example_is_a_plan(path):
+    example, _ = documented()
+    Path(path).write_text(example)
+    plan = read_plan(path)
+    jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(example))
+    guest = plan.guests[0]
+    layout = layout_for(guest.extents, guest.image.virtual_size, Geometry(guest.unit))
+    assert layout.file_size == guest.savings.overlay_bytes
+    assert (guest.unit, guest.savings.overlay_bytes) in guest.savings.overlay_bytes_by_cluster_size
+
+
+def test_every_field_is_documented():
+    _, text = documented()
+    below = text.split("## Fields", 1)[1]
+    plan = small_plan(guest_plan(), refused_guest())
+    fields = {
+        key for where in leaves(to_dict(plan)) for key in where if isinstance(key, str) and not key.isdecimal()
+    }
+    for field in fields:
+        assert re.search(rf"[`.]{field}[`.]", below), f"docs/plan-format.md does not explain {field}"

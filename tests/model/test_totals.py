@@ -1,0 +1,61 @@
+"""Sums over a plan's guests, and the space that apply needs at its worst moment."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from plans import guest_plan, refused_guest, savings
+
+from batchdiff.model.manifest import Retire
+from batchdiff.model.plan import Verdict
+from batchdiff.model.totals import peak_extra_bytes, totals_of
+
+
+def test_only_guests_to_convert_count():
+    guests = [
+        guest_plan("a", savings=savings(1000, 100)),
+        guest_plan("b", savings=savings(3000, 200)),
+        guest_plan("c", verdict=Verdict.SKIP, savings=savings(5000, 4999)),
+        refused_guest("d"),
+    ]
+    found = totals_of(guests, Retire.KEEP)
+    assert (found.guests, found.convert, found.skip, found.refuse) == (4, 2, 1, 1)
+    assert (found.allocated_bytes, found.overlay_bytes, found.saved_bytes) == (4000, 300, 3700)
+    assert found.peak_extra_bytes == 300
+
+
+def test_no_guests_are_nothing():
+    found = totals_of([], Retire.DELETE)
+    assert (found.guests, found.allocated_bytes, found.saved_bytes, found.peak_extra_bytes) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("retire", [Retire.KEEP, Retire.QUARANTINE])
+def test_while_originals_stay_all_overlays_are_extra(retire):
+    assert peak_extra_bytes([savings(1000, 100), savings(9000, 800), savings(1000, 10)], retire) == 910
+
+
+def test_deleting_gives_space_back_before_the_next_overlay():
+    assert peak_extra_bytes([savings(1000, 100), savings(9000, 800), savings(1000, 10)], Retire.DELETE) == 100
+    assert peak_extra_bytes([savings(100, 90), savings(9000, 800)], Retire.DELETE) == 790
+
+
+def test_what_deleting_does_not_free_stays_extra():
+    shared = savings(1000, 100, reclaimable_bytes=0)
+    assert peak_extra_bytes([shared, shared, shared], Retire.DELETE) == 300
+
+
+def test_the_error_of_an_estimate_is_kept_free_too():
+    assert peak_extra_bytes([savings(1000, 100, error=7), savings(1000, 100, error=8)], Retire.KEEP) == 215
+
+
+def test_space_on_disk_counts_and_not_the_length_of_the_file():
+    assert peak_extra_bytes([savings(1000, 100, overlay_disk_bytes=60)], Retire.KEEP) == 60
+
+
+@given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100), st.integers(0, 9))), st.sampled_from(Retire))
+def test_the_peak_is_that_of_a_disk_that_is_watched(guests, retire):
+    used = [0]
+    for reclaimable, overlay, error in guests:
+        used.append(used[-1] + overlay + error)
+        used.append(used[-1] - (reclaimable if retire is Retire.DELETE else 0))
+    chosen = [savings(reclaimable, overlay, error) for reclaimable, overlay, error in guests]
+    assert peak_extra_bytes(iter(chosen), retire) == max(used)

@@ -1,0 +1,176 @@
+"""Plans for tests: one small plan by hand, and any plan at all by hypothesis."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from hypothesis import strategies as st
+
+from batchdiff.extents import Kind, empty, from_kinds, from_runs
+from batchdiff.image.fingerprint import Fingerprint
+from batchdiff.image.source import ImageFormat, ImageSource
+from batchdiff.model.manifest import Retire
+from batchdiff.model.overlay_options import CLUSTER_SIZES, BackingPath, Compression, OverlayOptions, geometry_of
+from batchdiff.model.plan import GuestPlan, Plan, PlannedImage, Savings, Verdict
+from batchdiff.model.totals import totals_of
+from batchdiff.units import GIB, KIB, MIB, ceil_div
+
+SHA256 = "5e" * 32
+
+
+def fingerprint(number: int = 1, **changes) -> Fingerprint:
+    return dataclasses.replace(Fingerprint(64768, 1000 + number, 8 * MIB, 10**18 + number, 10**18), **changes)
+
+
+def planned_image(path: str, image_format: str = "raw", virtual_size: int = 8 * MIB) -> PlannedImage:
+    source = ImageSource(path, ImageFormat(image_format))
+    return PlannedImage(source, virtual_size, (fingerprint(len(path)),))
+
+
+def savings(allocated: int = 2 * GIB, overlay: int = 256 * MIB, error: int = 0, **changes) -> Savings:
+    """Savings of a guest that shares nothing, with an overlay that has no holes."""
+    sizes = ((65536, overlay), (131072, overlay + 64 * KIB))
+    found = Savings(allocated, allocated, overlay, error, overlay, allocated - overlay, sizes)
+    return dataclasses.replace(found, **changes)
+
+
+def guest_plan(name: str = "web01", **changes) -> GuestPlan:
+    """A raw guest to convert: 1 data cluster, 2 zero clusters, 3 data clusters."""
+    path = changes.pop("path", f"/srv/clones/{name}.img")
+    image = planned_image(path)
+    guest = GuestPlan(
+        name=name,
+        source=image.source,
+        image=image,
+        verdict=Verdict.CONVERT,
+        reason="",
+        overlay_path=path.removesuffix(".img") + ".qcow2",
+        options=OverlayOptions(),
+        unit=65536,
+        extents=from_runs([(0, 1, Kind.DATA), (4, 2, Kind.ZERO), (7, 3, Kind.DATA)]),
+        savings=savings(),
+    )
+    return dataclasses.replace(guest, **changes)
+
+
+def refused_guest(name: str = "broken", reason: str = "it is in use", **changes) -> GuestPlan:
+    """A guest that could not even be opened."""
+    without = {"verdict": Verdict.REFUSE, "reason": reason, "image": None, "extents": empty(), "savings": None}
+    return guest_plan(name, **without | changes)
+
+
+def small_plan(*guests: GuestPlan, **changes) -> Plan:
+    """A plan for these guests, or for one to convert; its totals fit."""
+    guests = guests or (guest_plan(),)
+    retire = changes.get("retire", Retire.KEEP)
+    plan = Plan(
+        generator="batchdiff 0.1.0",
+        created="2026-01-02T03:04:05Z",
+        manifest_path="/srv/fleet.yaml",
+        manifest_sha256=SHA256,
+        template=planned_image("/srv/images/template.qcow2", "qcow2"),
+        template_digest="xxh3-128-64m-512k:" + "0f" * 16,
+        retire=retire,
+        protect_template=True,
+        guests=guests,
+        totals=totals_of(guests, retire),
+    )
+    return dataclasses.replace(plan, **changes)
+
+
+_SIZES = st.integers(0, 1 << 59)  # the sums of all guests still fit into 63 bits
+_TIMES = st.integers(-(1 << 63), (1 << 63) - 1)
+_TEXTS = st.text(max_size=20)
+_NAMES = st.binary(min_size=1, max_size=12).map(
+    lambda name: name.replace(b"\0", b"/").decode(errors="surrogateescape")
+)
+_PATHS = _NAMES.map(lambda name: "/" + name)
+_FINGERPRINTS = st.builds(
+    Fingerprint,
+    device=st.integers(0, (1 << 64) - 1),
+    inode=st.integers(0, (1 << 64) - 1),
+    size=_SIZES,
+    mtime_ns=_TIMES,
+    ctime_ns=_TIMES,
+)
+_OPTIONS = st.builds(
+    OverlayOptions,
+    cluster_size=st.sampled_from(CLUSTER_SIZES),
+    compression=st.sampled_from(Compression),
+    backing_path=st.sampled_from(BackingPath),
+    lazy_refcounts=st.booleans(),
+) | st.builds(OverlayOptions, cluster_size=st.sampled_from(CLUSTER_SIZES[5:]), extended_l2=st.just(True))
+_SAVINGS = st.builds(
+    Savings,
+    allocated_bytes=_SIZES,
+    reclaimable_bytes=_SIZES,
+    overlay_bytes=_SIZES,
+    overlay_error_bytes=_SIZES,
+    overlay_disk_bytes=_SIZES,
+    saved_bytes=_TIMES,
+    overlay_bytes_by_cluster_size=st.dictionaries(st.sampled_from(CLUSTER_SIZES), _SIZES).map(
+        lambda sizes: tuple(sorted(sizes.items()))
+    ),
+)
+_KINDS = st.lists(st.sampled_from([0, 0, Kind.ZERO, Kind.DATA]), max_size=30)
+
+
+@st.composite
+def planned_images(draw, *, virtual_size: int | None = None) -> PlannedImage:
+    formats = st.sampled_from(ImageFormat)
+    below = tuple(draw(st.lists(st.builds(ImageSource, _PATHS, formats), max_size=2)))
+    prints = tuple(draw(_FINGERPRINTS) for _ in range(1 + len(below)))
+    source = ImageSource(draw(_PATHS), draw(formats), below)
+    return PlannedImage(source, draw(_SIZES) if virtual_size is None else virtual_size, prints)
+
+
+@st.composite
+def guest_plans(draw) -> GuestPlan:
+    options, kinds = draw(_OPTIONS), draw(_KINDS)
+    unit = geometry_of(options, options.cluster_size).granule
+    cut_off = draw(st.integers(0, unit - 1)) if kinds else 0
+    image = draw(planned_images(virtual_size=len(kinds) * unit - cut_off))
+    assert ceil_div(image.virtual_size, unit) == len(kinds)
+    return GuestPlan(
+        name=draw(_NAMES),
+        source=image.source,
+        image=image,
+        verdict=draw(st.sampled_from([Verdict.CONVERT, Verdict.SKIP])),
+        reason=draw(_TEXTS),
+        overlay_path=draw(_PATHS),
+        options=options,
+        unit=unit,
+        extents=from_kinds(np.array(kinds, dtype=np.uint8)),
+        savings=draw(_SAVINGS),
+    )
+
+
+def refused_guests() -> st.SearchStrategy[GuestPlan]:
+    options = _OPTIONS | st.just(OverlayOptions(cluster_size=None))
+    return st.builds(refused_guest, _NAMES, _TEXTS, path=_PATHS, options=options, unit=st.just(4096))
+
+
+def plans() -> st.SearchStrategy[Plan]:
+    """Any plan that a planner could make, with sums that may be of other guests."""
+    guests = st.lists(guest_plans() | refused_guests(), max_size=4).map(tuple)
+    return st.builds(
+        Plan,
+        generator=_TEXTS,
+        created=_TEXTS,
+        manifest_path=_PATHS,
+        manifest_sha256=st.just(SHA256),
+        template=planned_images(),
+        template_digest=_TEXTS,
+        retire=st.sampled_from(Retire),
+        protect_template=st.booleans(),
+        guests=guests,
+        totals=guests.map(lambda chosen: totals_of(chosen, Retire.KEEP)),
+    )
+
+
+def leaves(value: object, where: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """The places of all scalars and all empty lists of a document."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = [leaf for key, item in items for leaf in leaves(item, (*where, key))]
+    return found or [where]

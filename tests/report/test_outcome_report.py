@@ -1,0 +1,113 @@
+"""What an apply did, with what was predicted beside it."""
+
+import json
+
+from batchdiff.model.outcome import GuestOutcome, Status
+from batchdiff.report.outcome import outcome_json, outcome_text
+from batchdiff.report.table import cells
+from batchdiff.units import MIB
+
+WEB = GuestOutcome(
+    name="web01",
+    status=Status.CONVERTED,
+    predicted_overlay_bytes=512 * MIB,
+    actual_overlay_bytes=512 * MIB,
+    predicted_overlay_disk_bytes=500 * MIB,
+    actual_overlay_disk_bytes=500 * MIB,
+    original="quarantined as /srv/clones/web01.img.batchdiff-original",
+)
+DB = GuestOutcome(
+    name="db01",
+    status=Status.CONVERTED,
+    predicted_overlay_bytes=100 * MIB,
+    actual_overlay_bytes=99 * MIB,
+    predicted_overlay_disk_bytes=100 * MIB,
+    actual_overlay_disk_bytes=101 * MIB,
+    original="deleted",
+)
+FULL = GuestOutcome(
+    name="full",
+    status=Status.FAILED,
+    reason="No space left on device",
+    predicted_overlay_bytes=64 * MIB,
+    predicted_overlay_disk_bytes=64 * MIB,
+)
+CACHE = GuestOutcome(name="cache", status=Status.SKIPPED, reason="it would save 3.1%")
+
+
+def test_the_whole_report():
+    assert outcome_text([WEB, DB, CACHE, FULL]) == (
+        "                    overlay  overlay            on disk  on disk\n"
+        "guest  status     predicted   actual  off by  predicted   actual  original\n"
+        "web01  converted    512 MiB  512 MiB     0 B    500 MiB  500 MiB  quarantined\n"
+        "db01   converted    100 MiB   99 MiB  -1 MiB    100 MiB  101 MiB  deleted\n"
+        "cache  skipped            -        -       -          -        -  untouched\n"
+        "full   failed        64 MiB        -       -     64 MiB        -  untouched\n"
+        "total               612 MiB  611 MiB  -1 MiB    600 MiB  601 MiB\n"
+        "\n"
+        "converted  web01: the original is quarantined as /srv/clones/web01.img.batchdiff-original\n"
+        "skipped    cache: it would save 3.1%\n"
+        "failed     full: No space left on device\n"
+        "\n"
+        "4 guests: 2 converted, 1 skipped, 1 failed.\n"
+    )
+
+
+def test_more_than_predicted_has_a_sign():
+    more = GuestOutcome("a", Status.CONVERTED, predicted_overlay_bytes=1, actual_overlay_bytes=4097)
+    assert "+4 KiB" in outcome_text([more])
+
+
+def test_notes_are_told():
+    noted = GuestOutcome("a", Status.CONVERTED, original="kept", notes=("an attribute was not copied", "another"))
+    report = outcome_text([noted])
+    assert "converted  a: an attribute was not copied\nconverted  a: another\n" in report
+    assert "1 guest: 1 converted." in report
+    assert "the original is" not in report
+
+
+def test_no_guests_at_all():
+    assert outcome_text([]).endswith("There were no guests.\n")
+
+
+def test_nothing_reaches_the_terminal_raw():
+    evil = GuestOutcome(
+        "\x1b[2J\n", Status.FAILED, "\x1b[2J\n", original="moved to \x1b[2J\n", notes=("\x1b[2J\n",)
+    )
+    report = outcome_text([evil])
+    assert report.replace("\n", "").isprintable()
+    assert report.count("\\x1b[2J\\n") == 7  # three times with the name before it, and in the table
+
+
+def test_the_report_fits_the_terminal():
+    long = GuestOutcome("n" * 60, Status.CONVERTED, "word " * 50, 1 << 40, 1 << 40, 1 << 40, 1 << 40, "kept")
+    assert max(map(cells, outcome_text([long, WEB], width=100).splitlines())) <= 100
+
+
+def test_json_has_every_field_and_the_sums():
+    report = json.loads(outcome_json([WEB, DB, CACHE, FULL]))
+    assert report["guests"][0] == {
+        "name": "web01",
+        "status": "converted",
+        "reason": "",
+        "predicted_overlay_bytes": 512 * MIB,
+        "actual_overlay_bytes": 512 * MIB,
+        "predicted_overlay_disk_bytes": 500 * MIB,
+        "actual_overlay_disk_bytes": 500 * MIB,
+        "original": "quarantined as /srv/clones/web01.img.batchdiff-original",
+        "exit_code": 0,
+        "notes": [],
+    }
+    assert report["guests"][3]["actual_overlay_bytes"] is None
+    assert report["totals"] == {
+        "guests": 4,
+        "converted": 2,
+        "unchanged": 0,
+        "skipped": 1,
+        "refused": 0,
+        "failed": 1,
+        "predicted_overlay_bytes": 612 * MIB,
+        "actual_overlay_bytes": 611 * MIB,
+        "predicted_overlay_disk_bytes": 600 * MIB,
+        "actual_overlay_disk_bytes": 601 * MIB,
+    }

@@ -1,0 +1,173 @@
+"""The savings report of a plan, as an operator reads it."""
+
+import os
+
+import pytest
+from hypothesis import given, settings
+from plans import guest_plan, planned_image, plans, refused_guest, savings, small_plan
+
+from batchdiff.model.manifest import Retire
+from batchdiff.model.overlay_options import Compression, OverlayOptions
+from batchdiff.model.plan import Verdict
+from batchdiff.report.table import cells
+from batchdiff.report.text import plan_text
+from batchdiff.units import GIB, MIB
+
+WEB = guest_plan("web01", savings=savings(10 * GIB, 512 * MIB))
+CACHE = guest_plan(
+    "cache01",
+    verdict=Verdict.SKIP,
+    reason="it would save 3.1%, which is below the minimum of 5.0%",
+    savings=savings(4 * GIB, 4 * GIB - 127 * MIB),
+)
+PACKED = guest_plan(
+    "db01",
+    options=OverlayOptions(cluster_size=131072, compression=Compression.ZSTD),
+    unit=131072,
+    savings=savings(12 * GIB, 1100 * MIB, 11 * MIB),
+)
+
+
+def line_of(report, name):
+    return next(line for line in report.splitlines() if line.startswith(name))
+
+
+def flat(report):
+    return " ".join(report.split())
+
+
+def test_the_whole_report():
+    report = plan_text(small_plan(WEB, CACHE, refused_guest("old", "it is in use")))
+    assert report == (
+        "3 guests on the template /srv/images/template.qcow2 (qcow2, 8 MiB)\n"
+        "planned 2026-01-02T03:04:05Z from /srv/fleet.yaml\n"
+        "\n"
+        "guest    allocated  overlay    saved  share  cluster  verdict\n"
+        "web01       10 GiB  512 MiB  9.5 GiB  95.0%   64 KiB  convert\n"
+        "cache01      4 GiB  3.9 GiB  127 MiB   3.1%   64 KiB  skip\n"
+        "old              -        -        -      -   64 KiB  refuse\n"
+        "total       10 GiB  512 MiB  9.5 GiB  95.0%           1 of 3\n"
+        "\n"
+        "skip    cache01: it would save 3.1%, which is below the minimum of 5.0%\n"
+        "refuse  old: it is in use\n"
+        "\n"
+        "`batchdiff apply` will write 1 overlay beside its guest, verify it against its original, and keep\n"
+        "the original: the 9.5 GiB come back only once you delete it.\n"
+        "It needs up to 512 MiB of free disk space at once.\n"
+        "The template will lose its write permission: a write to it would damage every overlay.\n"
+    )
+
+
+def test_one_guest_needs_no_totals():
+    report = plan_text(small_plan(WEB))
+    assert report.startswith("1 guest on the template")
+    assert "total" not in report
+
+
+def test_what_is_stale_comes_before_the_numbers():
+    report = plan_text(small_plan(WEB), stale=["/srv/clones/web01.img: it was written to (mtime)"])
+    assert "WARNING: this plan is stale" in report
+    assert report.index("  - /srv/clones/web01.img: it was written to (mtime)") < report.index("allocated")
+    assert "WARNING" not in plan_text(small_plan(WEB))
+
+
+def test_an_estimate_is_marked_with_its_error():
+    report = plan_text(small_plan(WEB, PACKED))
+    assert "~1.1 GiB ±11 MiB" in line_of(report, "db01")
+    assert "~1.6 GiB ±11 MiB" in line_of(report, "total")
+    assert "~" not in line_of(report, "web01")
+    assert "~ marks the estimated size" in report
+    assert "~" not in plan_text(small_plan(WEB))
+
+
+@pytest.mark.parametrize(
+    ("retire", "said"),
+    [
+        (Retire.KEEP, "and keep the originals: the 20.4 GiB come back only once you delete them."),
+        (
+            Retire.QUARANTINE,
+            "and then quarantine the originals as NAME.batchdiff-original: the 20.4 GiB come back only once you"
+            " delete them.",
+        ),
+        (Retire.DELETE, "and then delete the originals, which gives back 20.4 GiB."),
+    ],
+)
+def test_the_fate_of_the_originals_is_told(retire, said):
+    assert said in flat(plan_text(small_plan(WEB, PACKED, retire=retire)))
+
+
+def test_an_unprotected_template_is_not_said_to_be_protected():
+    assert "write permission" in plan_text(small_plan(WEB))
+    assert "write permission" not in plan_text(small_plan(WEB, protect_template=False))
+
+
+def test_where_the_overlays_go_is_told():
+    there = guest_plan("a", overlay_path="/thin/a.qcow2")
+    elsewhere = guest_plan("b", overlay_path="/other/b.qcow2")
+    assert "2 overlays beside their guests" in flat(plan_text(small_plan(WEB, PACKED)))
+    assert "1 overlay in /thin," in flat(plan_text(small_plan(there)))
+    assert "3 overlays in 3 folders" in flat(plan_text(small_plan(WEB, there, elsewhere)))
+
+
+def test_a_guest_that_would_grow_shows_it():
+    grown = guest_plan("full", verdict=Verdict.SKIP, reason="!", savings=savings(GIB, GIB + 100 * MIB))
+    assert "-100 MiB  -9.8%" in line_of(plan_text(small_plan(grown)), "full")
+
+
+def test_an_empty_guest_has_no_share():
+    empty = guest_plan("void", verdict=Verdict.SKIP, reason="!", savings=savings(0, 0))
+    assert line_of(plan_text(small_plan(empty)), "void").split()[-4:] == ["-", "64", "KiB", "skip"]
+
+
+def test_a_guest_to_convert_may_have_a_note_too():
+    assert "convert web01: it lost a bitmap" in flat(plan_text(small_plan(guest_plan(reason="it lost a bitmap"))))
+
+
+def test_a_cluster_size_that_was_never_chosen_is_auto():
+    guest = refused_guest("old", options=OverlayOptions(cluster_size=None))
+    assert line_of(plan_text(small_plan(guest)), "old").split() == ["old", "-", "-", "-", "-", "auto", "refuse"]
+
+
+@pytest.mark.parametrize("guests", [(refused_guest(),), (CACHE, refused_guest())])
+def test_nothing_to_convert_is_said(guests):
+    report = plan_text(small_plan(*guests))
+    assert report.endswith("There is nothing to convert.\n")
+    assert "apply" not in report
+
+
+def test_a_plan_without_guests_is_shown():
+    assert "0 guests on the template" in plan_text(
+        small_plan(guests=(), totals=small_plan(refused_guest()).totals)
+    )
+
+
+def test_no_name_path_or_reason_reaches_the_terminal_raw():
+    evil = os.fsdecode(b"\x1b[2J\n\xe2\x80\xae\xff")
+    plan = small_plan(
+        guest_plan(evil, verdict=Verdict.SKIP, reason=evil, overlay_path=f"/{evil}/x"),
+        guest_plan("b", path=f"/{evil}.img"),
+        template=planned_image(f"/{evil}"),
+        manifest_path=f"/{evil}",
+        created=evil,
+    )
+    report = plan_text(plan, stale=[evil])
+    assert report.replace("\n", "").isprintable()
+    assert report.encode().count(b"\\x1b[2J\\n\\u202e\\udcff") == 7
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_the_report_fits_the_terminal(width):
+    guests = [
+        guest_plan(f"clone-of-a-template-with-quite-a-long-name-{n:04}", savings=PACKED.savings) for n in range(3)
+    ]
+    report = plan_text(small_plan(*guests, CACHE, refused_guest(reason="word " * 60)), width=width)
+    assert max(map(cells, report.splitlines())) <= width
+    assert "0002  " in report
+
+
+@settings(max_examples=50, deadline=None)
+@given(plans())
+def test_any_plan_can_be_shown(plan):
+    report = plan_text(plan)
+    assert report.replace("\n", "").isprintable()
+    assert len(report.splitlines()) > len(plan.guests) + 3
