@@ -153,7 +153,8 @@ def refused_guests() -> st.SearchStrategy[GuestPlan]:
 
 def plans() -> st.SearchStrategy[Plan]:
     """Any plan that a planner could make, with sums that may be of other guests."""
-    guests = st.lists(guest_plans() | refused_guests(), max_size=4).map(tuple)
+    distinct = (lambda guest: guest.name, lambda guest: guest.overlay_path)
+    guests = st.lists(guest_plans() | refused_guests(), max_size=4, unique_by=distinct).map(tuple)
     return st.builds(
         Plan,
         generator=_TEXTS,

@@ -250,3 +250,14 @@ def test_a_folder_is_no_plan(tmp_path):
 
 def test_a_missing_plan_is_said_to_be_missing(path):
     assert "No such file" in refusal(path)
+
+
+@pytest.mark.parametrize("what", ["name", "overlay path"])
+def test_two_guests_with_one_name_or_overlay_are_refused(path, what):
+    names = ("web01", "web01" if what == "name" else "web02")
+    document = json.loads(encode(small_plan(*(guest_plan(name=name) for name in names))))
+    document["guests"][1]["overlay"]["path"] = document["guests"][0]["overlay"]["path"] + (
+        "" if what != "name" else "2"
+    )
+    save(document, path)
+    assert f"two guests have the {what}" in refusal(path)
