@@ -2,12 +2,13 @@
 # make test       lint, types and tests; installs what is missing (apt-get, with root or sudo)
 # make test-long  the same with the slow tests
 # make lint       lint and types only
+# make bench      batchdiff against its peers, side by side; 40 GiB of space, root, half an hour
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test test-long lint tools clean
+.PHONY: demo test test-long lint bench tools clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -24,6 +25,9 @@ lint: $(VENV)/installed-for-tests
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 
+bench: $(VENV)/installed-for-tests tools
+	PYTHONPATH=tools $(RUN)/python -m bench bench-images --output bench.json
+
 tools:
 	sh tools/install-test-tools
 
@@ -39,4 +43,4 @@ $(VENV)/installed-for-tests: $(VENV)/bin/python pyproject.toml
 	touch $@ $(VENV)/installed
 
 clean:
-	rm -rf $(VENV) demo-images build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-images bench-images bench.json build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import enum
 import json
+import os
 import shutil
 import sys
 from dataclasses import dataclass
+from typing import TextIO
 
-from batchdiff.errors import BatchdiffError
+from batchdiff.errors import BatchdiffError, ManifestError, UsageError
 from batchdiff.report.printable import printable
 
 
@@ -40,7 +42,8 @@ class Console:
 
     def error(self, error: BatchdiffError) -> None:
         """Why a command failed, and what to do next; said however quiet the console is."""
-        self._to_stderr(f"batchdiff: {error}")
+        # The problems of a manifest begin with FILE:LINE:, as editors want it; so nothing stands before them.
+        self._to_stderr(str(error) if isinstance(error, ManifestError) else f"batchdiff: {error}")
         self.event("error", message=error.reason, remedy=error.remedy, exit_code=error.exit_code)
 
     def warn(self, text: str) -> None:
@@ -50,19 +53,16 @@ class Console:
     def result(self, text: str) -> None:
         """What was asked for. With --json the events take its place."""
         if not self.json:
-            sys.stdout.write(text if text.endswith("\n") else text + "\n")
-            sys.stdout.flush()
+            _write(sys.stdout, text if text.endswith("\n") else text + "\n")
 
     def event(self, name: str, /, **fields: object) -> None:
         """One JSON object on a line of stdout, with --json only."""
         if self.json:
-            sys.stdout.write(json.dumps({"event": name} | fields) + "\n")
-            sys.stdout.flush()
+            _write(sys.stdout, json.dumps({"event": name} | fields) + "\n")
 
     def ask(self, question: str) -> str:
         """The answer that a person at the terminal types."""
-        sys.stderr.write(question)
-        sys.stderr.flush()
+        _write(sys.stderr, question)
         return sys.stdin.readline().strip()
 
     @property
@@ -79,6 +79,27 @@ class Console:
 
     @staticmethod
     def _to_stderr(text: str) -> None:
-        for line in text.splitlines():
-            sys.stderr.write(printable(line) + "\n")
-            sys.stderr.flush()
+        for line in text.split("\n"):
+            _write(sys.stderr, printable(line) + "\n")
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Writes; where the reader has gone, as with ``| head``, nothing is said any more and the work goes on.
+
+    :raises UsageError: the output cannot be written.
+    """
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        _silence(stream)
+    except OSError as error:
+        _silence(stream)
+        raise UsageError("cannot write the output", why=error.strerror or str(error)) from error
+
+
+def _silence(stream: TextIO) -> None:
+    """What is left in its buffer, and all that follows, goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

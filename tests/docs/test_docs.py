@@ -1,0 +1,268 @@
+"""The documents are true where a program can tell: commands, options, codes, examples, links, words.
+
+Conventions for fences: ``yaml`` is a whole manifest (``yaml fragment`` is not), ``json`` one document, ``jsonl``
+one document a line; in ``console`` and ``sh`` every ``batchdiff`` command must parse, after ``$ `` in ``console``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import io
+import json
+import re
+import shlex
+import textwrap
+import tokenize
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from batchdiff import errors
+from batchdiff.applying.journal import Step
+from batchdiff.cli.arguments import parser
+from batchdiff.model.manifest_file import check_shape
+from batchdiff.model.outcome import GuestOutcome, Status
+
+ROOT = Path(__file__).parents[2]
+CODE = sorted((ROOT / "batchdiff").rglob("*.py"))
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+SCRIPTING = (ROOT / "docs" / "scripting.md").read_text()
+EXPECTED = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md"} | {
+    f"docs/{name}.md"
+    for name in (
+        "architecture",
+        "glossary",
+        "index",
+        "manifest",
+        "performance",
+        "plan-format",
+        "safety",
+        "scripting",
+    )
+}
+
+BANNED = re.compile(r"base|bases|chunk|chunks|parent|parents|delta|deltas", re.IGNORECASE)
+ALLOWED_WORDS = {
+    ("batchdiff/cli/arguments.py", "parents"),  # argparse's own keyword
+    ("batchdiff/qcow2/geometry.py", "base"),  # of a logarithm
+}
+MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|Users|opt|build)(?:/|\b)")
+"""Examples use /images and the like; nobody's own folders."""
+
+
+class Fence(NamedTuple):
+    document: str
+    line: int
+    kind: str
+    text: str
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def fences(path: Path) -> Iterator[Fence]:
+    kind, start, lines = None, 0, []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line.strip().startswith("```"):
+            lines.append(line)
+        elif kind is None:
+            kind, start, lines = line.strip()[3:].strip(), number, []
+        else:
+            yield Fence(relative(path), start, kind, textwrap.dedent("\n".join(lines) + "\n"))
+            kind = None
+    assert kind is None, f"{path}:{start}: the fence is not closed"
+
+
+FENCES = [fence for path in DOCUMENTS for fence in fences(path)]
+
+
+def fenced(*kinds: str) -> list:
+    found = [fence for fence in FENCES if fence.kind in kinds]
+    return [pytest.param(fence, id=f"{fence.document}:{fence.line}") for fence in found]
+
+
+def without_fences(text: str) -> str:
+    return re.sub(r"^ *```.*?^ *```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def sections() -> dict[str, str]:
+    """The sections of scripting.md by their headings, without the marks."""
+    parts = re.split(r"^## (.+)$", SCRIPTING, flags=re.MULTILINE)
+    return {heading.replace("`", ""): text for heading, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def verbs() -> dict[str, argparse.ArgumentParser]:
+    (found,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(found.choices)
+
+
+def common_options() -> set[str]:
+    """What every verb has."""
+    return set.intersection(*({o for a in verb._actions for o in a.option_strings} for verb in verbs().values()))
+
+
+def documented(words: str) -> set[str]:
+    """Words in code spans: ``-o``, ``--output PLAN``, ``{text,json}``."""
+    spans = re.findall(r"`([^`\n]+)`", words)
+    return {word for span in spans for word in re.split(r"[\s,{}|=]+", span) if word}
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_is_there_and_one_page(name: str):
+    lines = (ROOT / name).read_text().splitlines()
+    assert 10 <= len(lines) <= 170
+
+
+@pytest.mark.parametrize("verb", sorted(verbs()))
+def test_verb_is_documented_with_all_its_options(verb: str):
+    words = documented(sections()[f"batchdiff {verb}"])
+    for action in verbs()[verb]._actions:
+        if set(action.option_strings) <= common_options():
+            continue
+        names = action.option_strings or [action.metavar]
+        choices = [str(choice) for choice in action.choices or ()]
+        missing = [name for name in [*names, *choices] if name not in words]
+        assert missing == [], f"not in the section `batchdiff {verb}`"
+
+
+def test_common_options_are_documented():
+    words = documented(sections()["Common options"])
+    assert common_options() | {"--version"} <= words
+    assert {"auto", "always", "never"} <= words
+
+
+def test_no_option_or_verb_is_documented_that_does_not_exist():
+    options = {option for verb in verbs().values() for action in verb._actions for option in action.option_strings}
+    mentioned = {word for word in documented(without_fences(SCRIPTING)) if word.startswith("-") and word != "-"}
+    assert mentioned <= options | {"--version"}
+    written = {heading.split()[1] for heading in sections() if heading.startswith("batchdiff ")}
+    assert written == set(verbs())
+
+
+def test_every_exit_code_is_documented_and_no_other():
+    classes = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    codes = {kind.exit_code for kind in classes if issubclass(kind, errors.BatchdiffError)}
+    codes |= {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
+    rows = re.findall(r"^\| (\d+) \|", sections()["Exit codes"], re.MULTILINE)
+    assert sorted(int(row) for row in rows) == sorted(codes)
+
+
+def test_every_event_is_documented():
+    events = set()
+    for path in (ROOT / "batchdiff" / "cli").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".event"):
+                events.add(node.args[0].value)
+    rows = re.findall(r"^\| `(\w+)` \|[^|\n]+\|[^|\n]+\|$", sections()["Events"], re.MULTILINE)
+    assert set(rows) == events
+
+
+def test_the_fields_and_values_of_events_are_documented():
+    words = documented(sections()["Events"])
+    assert {field.name for field in fields(GuestOutcome)} <= words
+    assert {status.value for status in Status} <= words
+    # A journal could note a failure; so far no event is made of it.
+    assert {step.value for step in Step if step is not Step.FAILED} <= words
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_links_lead_somewhere(path: Path):
+    text = without_fences(path.read_text())
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        there = (path.parent / name).resolve() if name else path
+        assert there.exists(), f"{target} does not exist"
+        assert there.is_relative_to(ROOT), f"{target} is outside"
+        if anchor:
+            assert anchor in anchors(there), f"{target}: no such heading"
+
+
+def anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", without_fences(path.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("fence", fenced("yaml"))
+def test_manifest_is_valid(fence: Fence, tmp_path: Path):
+    path = tmp_path / "manifest.yaml"
+    path.write_text(fence.text)
+    check_shape(str(path))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "manifests").glob("*.yaml")), ids=relative)
+def test_example_manifest_is_valid(path: Path):
+    check_shape(str(path))
+
+
+@pytest.mark.parametrize("fence", fenced("json", "jsonl"))
+def test_json_parses(fence: Fence):
+    documents = fence.text.splitlines() if fence.kind == "jsonl" else [fence.text]
+    assert documents
+    for document in documents:
+        json.loads(document)
+
+
+def test_fences_are_of_known_kinds():
+    known = {"yaml", "yaml fragment", "json", "jsonl", "console", "sh", "python", "text"}
+    assert [fence[:3] for fence in FENCES if fence.kind not in known] == []
+
+
+def commands(fence: Fence) -> Iterator[list[str]]:
+    """The arguments of every batchdiff command: of one in a pipe or a loop too."""
+    text = fence.text.replace("\\\n", " ")
+    for line in text.splitlines():
+        if fence.kind == "console" and not line.startswith("$ "):
+            continue
+        lexer = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars="|&;<>")
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if not set(word) <= set("|&;<>"):
+                words.append(word)
+                continue
+            for at, candidate in enumerate(words):
+                if candidate.rpartition("/")[2] == "batchdiff":
+                    yield words[at + 1 :]
+                    break
+            words = []
+
+
+@pytest.mark.parametrize("fence", fenced("console", "sh"))
+def test_commands_parse(fence: Fence):
+    for arguments in commands(fence):
+        if not {"--help", "-h", "--version"} & set(arguments):
+            parser().parse_args(arguments)
+
+
+def test_commands_are_found():
+    text = "$ .venv/bin/batchdiff plan a.yaml | head\nnot: batchdiff x\n$ if ! batchdiff show b; then\n"
+    assert list(commands(Fence("", 1, "console", text))) == [["plan", "a.yaml"], ["show", "b"]]
+
+
+def words_of_code(path: Path) -> Iterator[str]:
+    """Parts of names, and the words of docstrings, comments and messages."""
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+        if token.type == tokenize.NAME:
+            yield from token.string.split("_")
+        elif token.type in {tokenize.STRING, tokenize.COMMENT}:
+            yield from re.findall(r"[A-Za-z]+", token.string)
+
+
+@pytest.mark.parametrize("path", [*CODE, *DOCUMENTS], ids=relative)
+def test_one_word_one_meaning(path: Path):
+    """The words of docs/glossary.md; those that it replaces are not used."""
+    words = words_of_code(path) if path.suffix == ".py" else re.findall(r"[A-Za-z]+", path.read_text())
+    found = {word for word in words if BANNED.fullmatch(word)}
+    assert {word for word in found if (relative(path), word.lower()) not in ALLOWED_WORDS} == set()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_no_path_of_one_machine(path: Path):
+    assert MACHINE_PATHS.findall(path.read_text()) == []
