@@ -21,7 +21,7 @@ from batchdiff.applying.journal import Journal, Standing, Step
 from batchdiff.applying.metadata import copy_metadata
 from batchdiff.applying.overlay import NewImage, write_image
 from batchdiff.applying.renaming import rename_without_replacing
-from batchdiff.applying.retire import objection, retire_original
+from batchdiff.applying.retire import finish_retiring, objection, retire_original
 from batchdiff.applying.verification import VerifyMode, verify_overlay
 from batchdiff.errors import BatchdiffError, GuestError, PlanError
 from batchdiff.image.fingerprint import Fingerprint, fingerprint_of
@@ -75,12 +75,14 @@ def convert(run: Conversion, plan: GuestPlan) -> GuestOutcome:
     :raises BatchdiffError: it cannot be; the original is untouched, or verified and published all the same.
     """
     guest = _planned(plan)
-    standing = _recovered(run, guest)
     try:
+        standing = _recovered(run, guest)
         if standing is not None and standing.step is Step.RETIRED:
             return _outcome(guest, Status.UNCHANGED, standing.original)
         if standing is not None and standing.step is Step.PUBLISHED and run.retire is Retire.KEEP:
             return _outcome(guest, Status.UNCHANGED, "kept")
+        if standing is not None and (original := finish_retiring(*_original(guest), run.retire)):
+            return _outcome(guest, Status.CONVERTED, _noted(run, guest, original))
         with open_image(plan.source) as image:
             check_unchanged(image, guest.record, run)
             return _converted(run, guest, image, standing)
@@ -215,8 +217,14 @@ def _verify_again(run: Conversion, guest: _Guest, image: Image, standing: Standi
 def _retire(run: Conversion, guest: _Guest, image: Image) -> str:
     if run.retire is Retire.KEEP:
         return "kept"
-    path, fingerprint = guest.record.source.path, guest.record.fingerprints[0]
-    original = retire_original(image.layers[0].fd, path, fingerprint, run.retire)
+    return _noted(run, guest, retire_original(image.layers[0].fd, *_original(guest), run.retire))
+
+
+def _original(guest: _Guest) -> tuple[str, Fingerprint]:
+    return guest.record.source.path, guest.record.fingerprints[0]
+
+
+def _noted(run: Conversion, guest: _Guest, original: str) -> str:
     overlay = _fingerprint(guest.plan.overlay_path)
     _record(run, guest, Standing(Step.RETIRED, overlay=overlay, original=original))
     return original

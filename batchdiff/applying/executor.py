@@ -12,7 +12,8 @@ from batchdiff.applying.conversion import Conversion, Watch, check_unchanged, co
 from batchdiff.applying.journal import Journal, Step
 from batchdiff.applying.space import check_space
 from batchdiff.applying.verification import VerifyMode, require_judges
-from batchdiff.errors import BatchdiffError, PlanError, UsageError
+from batchdiff.errors import BatchdiffError, ImageError, PlanError, UsageError
+from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
 from batchdiff.model.manifest import Retire
@@ -48,11 +49,10 @@ def apply_plan(plan: Plan, journal: Journal, options: ApplyOptions, watch: Watch
     require_judges(options.verify)
     with open_image(plan.template.source) as template:
         run = Conversion(plan.template, journal, options.retire, options.verify, watch)
+        _note_protection(template, plan.template.fingerprints[0], journal)
         check_unchanged(template, plan.template, run)
         inspect(template)
-        # A template that was copied a moment ago must be on disk before anything rests on it alone.
-        for layer in template.layers:
-            os.fsync(layer.fd)
+        _sync(template)
         pending = [
             guest for guest in guests if guest.verdict is Verdict.CONVERT and not _published(guest, journal)
         ]
@@ -63,6 +63,15 @@ def apply_plan(plan: Plan, journal: Journal, options: ApplyOptions, watch: Watch
                 yield dataclasses.replace(outcome, notes=outcome.notes + _protect(template, journal))
             else:
                 yield outcome
+
+
+def _sync(template: Image) -> None:
+    """A template that was copied a moment ago must be on disk before anything rests on it alone."""
+    for layer in template.layers:
+        try:
+            os.fsync(layer.fd)
+        except OSError as error:
+            raise ImageError(f"cannot make {layer.path} durable", why=error.strerror or str(error)) from error
 
 
 def _chosen(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
@@ -106,6 +115,7 @@ def _protect(template: Image, journal: Journal) -> tuple[str, ...]:
     fd = template.layers[0].fd
     mode = stat.S_IMODE(os.fstat(fd).st_mode)
     if stat.S_ISREG(os.fstat(fd).st_mode) and mode & _WRITE_BITS:
+        journal.record_protecting()
         try:
             os.fchmod(fd, mode & ~_WRITE_BITS)
         except OSError as error:
@@ -113,3 +123,12 @@ def _protect(template: Image, journal: Journal) -> tuple[str, ...]:
         os.fsync(fd)
         journal.record_protected(template.layers[0].fingerprint())
     return ()
+
+
+def _note_protection(template: Image, planned: Fingerprint, journal: Journal) -> None:
+    """Makes up for the note of an apply that died when it had just taken the template's write bits."""
+    fd, now = template.layers[0].fd, template.layers[0].fingerprint()
+    if not journal.protecting or now == planned or os.fstat(fd).st_mode & _WRITE_BITS:
+        return
+    if dataclasses.replace(now, ctime_ns=planned.ctime_ns) == planned:
+        journal.record_protected(now)

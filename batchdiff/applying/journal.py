@@ -38,7 +38,7 @@ class Step(enum.StrEnum):
     FAILED = "failed"
 
 
-_BEGIN, _PROTECTED = "begin", "protected"
+_BEGIN, _PROTECTING, _PROTECTED = "begin", "protecting", "protected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,38 +57,50 @@ class Journal:
     def __init__(self, plan_path: str, checksum: str) -> None:
         self.path = f"{plan_path}.journal"
         self._fd = _locked(self.path)
-        records = self._read()
-        if records and records[0].get("plan") != checksum:
-            records = self._start_again()
         self._standings: dict[str, Standing] = {}
         self._template: Fingerprint | None = None
-        for record in records:
-            self._take_in(record)
-        if not records:
-            self._append({"step": _BEGIN, "plan": checksum})
-            sync_folder(os.path.dirname(os.path.abspath(self.path)))
-
-    def _read(self) -> list[dict[str, Any]]:
-        """The whole lines so far; a line that was cut is removed from the file."""
-        size = os.fstat(self._fd).st_size
-        data = os.pread(self._fd, size, 0)
-        whole, newline, _ = data.rpartition(b"\n")
-        os.ftruncate(self._fd, len(whole) + len(newline))
+        self._protecting = False
         try:
-            return [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
+            if not self._resume(checksum):
+                self._append({"step": _BEGIN, "plan": checksum})
+                sync_folder(os.path.dirname(os.path.abspath(self.path)))
+        except OSError as error:
+            self.close()
+            raise PlanError(f"cannot use the journal {self.path}", why=error.strerror or str(error)) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _resume(self, checksum: str) -> bool:
+        """Takes in what this plan's apply has done so far; False where there is nothing of it."""
+        whole = self._whole_lines()
+        try:
+            records = [json.loads(line) for line in whole.splitlines()]
+            if records and records[0]["plan"] != checksum:
+                self._start_again()
+                return False
+            for record in records:
+                self._take_in(record)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise PlanError(
                 f"{self.path} is damaged",
-                why=str(error),
+                why=f"{type(error).__name__}: {error}",
                 remedy="Look at what it and the folders of the guests hold before you remove it.",
             ) from error
+        return bool(records)
 
-    def _start_again(self) -> list[dict[str, Any]]:
+    def _whole_lines(self) -> bytes:
+        """The lines so far; one that was cut is removed from the file."""
+        data = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
+        whole = data[: data.rfind(b"\n") + 1]
+        os.ftruncate(self._fd, len(whole))
+        return whole
+
+    def _start_again(self) -> None:
         """Sets the journal of an older plan of that name aside."""
         os.rename(self.path, f"{self.path}.{os.fstat(self._fd).st_mtime_ns}")
-        os.close(self._fd)
-        self._fd = _locked(self.path)
-        return []
+        older, self._fd = self._fd, _locked(self.path)
+        os.close(older)
 
     def standing(self, guest: str) -> Standing | None:
         """Where a guest stands; None where nothing was begun."""
@@ -99,25 +111,44 @@ class Journal:
         """The template's fingerprint after its write bits went."""
         return self._template
 
+    @property
+    def protecting(self) -> bool:
+        """Whether an apply was about to take the template's write bits, and has not noted that it did."""
+        return self._protecting
+
     def record(self, guest: str, standing: Standing) -> None:
         """Notes a step of a guest; on disk when this returns."""
         self._append({"guest": guest} | {key: value for key, value in asdict(standing).items() if value})
         self._standings[guest] = standing
 
+    def record_protecting(self) -> None:
+        """Notes that the template's write bits will go: what dies before the next note has changed its ctime."""
+        self._append({"step": _PROTECTING})
+        self._protecting = True
+
     def record_protected(self, template: Fingerprint) -> None:
         """Notes that the template lost its write bits, which changed its ctime."""
         self._append({"step": _PROTECTED, "template": asdict(template)})
-        self._template = template
+        self._template, self._protecting = template, False
 
     def _append(self, record: dict[str, Any]) -> None:
         now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = json.dumps({"time": now} | record) + "\n"
-        write_all(self._fd, line.encode("ascii"), os.fstat(self._fd).st_size)
-        os.fsync(self._fd)
+        end = os.fstat(self._fd).st_size
+        try:
+            write_all(self._fd, line.encode("ascii"), end)
+            os.fsync(self._fd)
+        except BaseException:
+            # Half a line in the middle would make all of it unreadable.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, end)
+            raise
 
     def _take_in(self, record: dict[str, Any]) -> None:
         if record["step"] == _PROTECTED:
-            self._template = Fingerprint(**record["template"])
+            self._template, self._protecting = Fingerprint(**record["template"]), False
+        elif record["step"] == _PROTECTING:
+            self._protecting = True
         elif record["step"] != _BEGIN:
             overlay = record.get("overlay")
             self._standings[record["guest"]] = Standing(

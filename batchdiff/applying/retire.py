@@ -8,13 +8,14 @@ An original goes only while its descriptor, opened and fingerprinted before the 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
 
 from batchdiff.applying.renaming import rename_without_replacing
 from batchdiff.errors import GuestError
 from batchdiff.image import files
-from batchdiff.image.fingerprint import Fingerprint
+from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.model.manifest import Retire
 from batchdiff.model.plan_file import sync_folder
 
@@ -59,6 +60,33 @@ def retire_original(fd: int, path: str, planned: Fingerprint, retire: Retire) ->
     os.unlink(aside)
     sync_folder(os.path.dirname(path))
     return "deleted"
+
+
+def finish_retiring(path: str, planned: Fingerprint, retire: Retire) -> str:
+    """What became of an original that an apply retired and died before it could note that.
+
+    A deletion that was begun is ended. Empty where the original has its name still, or was not retired so.
+    Its ctime is not compared: the rename has changed it.
+
+    :raises OSError: it cannot be renamed or unlinked.
+    """
+    quarantined, deleting = path + QUARANTINE_SUFFIX, path + _DELETING_SUFFIX
+    if retire is Retire.KEEP or os.path.lexists(path):
+        return ""
+    if retire is Retire.QUARANTINE:
+        if _is_planned(deleting, planned):
+            rename_without_replacing(deleting, quarantined)
+        return f"quarantined as {quarantined}" if _is_planned(quarantined, planned) else ""
+    if _is_planned(deleting, planned):
+        os.unlink(deleting)
+        sync_folder(os.path.dirname(path))
+        return "deleted"
+    return "" if os.path.lexists(quarantined) else "gone: an earlier apply deleted it, or somebody moved it"
+
+
+def _is_planned(path: str, planned: Fingerprint) -> bool:
+    now = fingerprint_at(path)
+    return now is not None and dataclasses.replace(now, ctime_ns=planned.ctime_ns) == planned
 
 
 def _require_same(fd: int, path: str, planned: Fingerprint) -> None:

@@ -20,8 +20,9 @@ def check_space(guests: Iterable[GuestPlan], retire: Retire) -> None:
     """
     by_device: dict[int, list[GuestPlan]] = {}
     for guest in guests:
-        folder = os.path.dirname(guest.overlay_path)
-        by_device.setdefault(os.stat(folder).st_dev, []).append(guest)
+        device = _device(os.path.dirname(guest.overlay_path))
+        if device is not None:  # else that guest will fail, and the others need not
+            by_device.setdefault(device, []).append(guest)
     for device, chosen in by_device.items():
         folder = os.path.dirname(chosen[0].overlay_path)
         needed = peak_extra_bytes([_here(guest, device) for guest in chosen], retire)
@@ -39,5 +40,12 @@ def _here(guest: GuestPlan, device: int) -> Savings:
     """A guest's savings; an original on another filesystem gives nothing back to this one."""
     if guest.savings is None:
         raise PlanError(f"guest {guest.name} shall be converted, but was not compared")
-    elsewhere = not os.path.exists(guest.source.path) or os.stat(guest.source.path).st_dev != device
-    return dataclasses.replace(guest.savings, reclaimable_bytes=0) if elsewhere else guest.savings
+    here = _device(guest.source.path) == device
+    return guest.savings if here else dataclasses.replace(guest.savings, reclaimable_bytes=0)
+
+
+def _device(path: str) -> int | None:
+    try:
+        return os.stat(path).st_dev
+    except OSError:
+        return None

@@ -23,6 +23,9 @@ _REPORT_BUG = (
 
 def run(argv: list[str]) -> int:
     """Runs the command line and gives its exit code."""
+    # They are None where whoever started us has closed them.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for good
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     arguments = parser().parse_args(argv)
     console = Console(
         verbosity=int(arguments.verbose) - int(arguments.quiet), json=arguments.json, progress=arguments.progress

@@ -7,6 +7,7 @@ import argparse
 from batchdiff.cli.console import Console
 from batchdiff.errors import EXIT_DONE
 from batchdiff.model.manifest_file import read_manifest
+from batchdiff.report.printable import printable
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -16,6 +17,6 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     """
     manifest = read_manifest(arguments.manifest)
     count = len(manifest.guests)
-    console.result(f"{arguments.manifest} is valid: {count} guest{'' if count == 1 else 's'}")
+    console.result(f"{printable(arguments.manifest)} is valid: {count} guest{'' if count == 1 else 's'}")
     console.event("valid", manifest=manifest.path, guests=[guest.name for guest in manifest.guests])
     return EXIT_DONE

@@ -27,4 +27,5 @@ def reclaimable_bytes(fd: int) -> int:
         return 0
     extents = physical_extents(fd)
     shared = sum(extent.length for extent in extents or () if extent.flags & ExtentFlag.SHARED)
-    return max(info.st_blocks * 512 - shared, 0)
+    # Asked again: the extents were written to disk first, and before that st_blocks is a reservation.
+    return max(allocated_bytes(fd) - shared, 0)

@@ -17,14 +17,23 @@ _FS_IOC_FIEMAP = 0xC020660B
 _FLAG_SYNC = 1
 _HEADER = struct.Struct("=QQLLLL")
 _EXTENT = struct.Struct("=QQQQQLLLL")
-_AT_ONCE = 1024
+_AT_ONCE = 256
+_WHOLE = (1 << 63) - 1
 _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS}
 
 
 class ExtentFlag(enum.IntFlag):
-    """The flags that matter here."""
+    """What the filesystem says of an extent."""
 
     LAST = 0x1
+    UNKNOWN = 0x2
+    DELAYED = 0x4
+    ENCODED = 0x8
+    ENCRYPTED = 0x80
+    NOT_ALIGNED = 0x100
+    INLINE = 0x200
+    TAIL = 0x400
+    UNWRITTEN = 0x800
     SHARED = 0x2000
 
 
@@ -37,30 +46,33 @@ class PhysicalExtent(NamedTuple):
     flags: int
 
 
-def physical_extents(fd: int) -> Iterator[PhysicalExtent] | None:
-    """The extents of a file, written to disk first; None where the filesystem does not tell."""
+def physical_extents(fd: int, start: int = 0, end: int = _WHOLE) -> Iterator[PhysicalExtent] | None:
+    """The extents of a file that hold bytes ``start`` to ``end``; None where the filesystem does not tell.
+
+    What is not on disk yet is written there first.
+    """
     try:
-        first = _request(fd, 0)
+        first = _request(fd, start, end)
     except OSError as error:
         if error.errno in _UNSUPPORTED:
             return None
         raise
-    return _all(fd, first)
+    return _all(fd, first, end)
 
 
-def _all(fd: int, found: list[PhysicalExtent]) -> Iterator[PhysicalExtent]:
+def _all(fd: int, found: list[PhysicalExtent], end: int) -> Iterator[PhysicalExtent]:
     while found:
         yield from found
         last = found[-1]
-        if last.flags & ExtentFlag.LAST:
+        following = last.logical + last.length
+        if last.flags & ExtentFlag.LAST or following >= end or len(found) < _AT_ONCE:
             return
-        found = _request(fd, last.logical + last.length)
+        found = _request(fd, following, end)
 
 
-def _request(fd: int, start: int) -> list[PhysicalExtent]:
-    size = _HEADER.size + _AT_ONCE * _EXTENT.size
-    buffer = array.array("B", bytes(size))
-    _HEADER.pack_into(buffer, 0, start, (1 << 64) - 1 - start, _FLAG_SYNC, 0, _AT_ONCE, 0)
+def _request(fd: int, start: int, end: int) -> list[PhysicalExtent]:
+    buffer = array.array("B", bytes(_HEADER.size + _AT_ONCE * _EXTENT.size))
+    _HEADER.pack_into(buffer, 0, start, end - start, _FLAG_SYNC, 0, _AT_ONCE, 0)
     fcntl.ioctl(fd, _FS_IOC_FIEMAP, buffer)
     count = _HEADER.unpack_from(buffer)[3]
     records = _EXTENT.iter_unpack(memoryview(buffer)[_HEADER.size : _HEADER.size + count * _EXTENT.size])

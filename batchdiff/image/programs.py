@@ -32,9 +32,15 @@ class Finished:
 
     def described(self) -> str:
         """The command, its exit code and what it said."""
-        how = f"was killed by {signal.Signals(-self.code).name}" if self.code < 0 else f"exit code {self.code}"
+        how = f"was killed by {signal_name(-self.code)}" if self.code < 0 else f"exit code {self.code}"
         said = self.output.strip()
         return f"`{' '.join(self.argv)}` ({how}){': ' + said if said else ''}"
+
+
+def signal_name(number: int) -> str:
+    """The name of a signal; most real-time signals have none."""
+    names = {known.value: known.name for known in signal.Signals}
+    return names.get(number, f"signal {number}")
 
 
 def is_installed(name: str) -> bool:
@@ -60,10 +66,12 @@ def run(argv: list[str], *, timeout: float, package: str) -> Finished:
         raise ProgramError(
             f"cannot run {argv[0]}", why=error.strerror or str(error), remedy=f"Install it (Debian: {package})."
         ) from error
+    deadline = time.monotonic() + timeout
     try:
-        output = _read_output(process, time.monotonic() + timeout)
-        return Finished(tuple(argv), process.wait(), output.decode("utf-8", "replace"))
-    except TimeoutError as error:
+        output = _read_output(process, deadline)
+        code = process.wait(max(deadline - time.monotonic(), 0))
+        return Finished(tuple(argv), code, output.decode("utf-8", "replace"))
+    except (TimeoutError, subprocess.TimeoutExpired) as error:
         raise ProgramError(
             f"`{' '.join(argv)}` was stopped", why=f"it was not done after {timeout:.0f} seconds"
         ) from error
@@ -85,7 +93,7 @@ def _read_output(process: subprocess.Popen[bytes], deadline: float) -> bytes:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
+    if process.returncode is None:  # not waited for yet, so its number is still its own
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -70,9 +70,8 @@ def _measured(candidate: Candidate, units: Extents, manifest: Manifest, measure:
     else:
         overlay = _compressed(candidate, layout, extents, measure)
     fd = candidate.image.layers[0].fd
-    savings = savings_of(
-        allocated=allocated_bytes(fd), reclaimable=reclaimable_bytes(fd), overlay=overlay, sizes=sizes
-    )
+    reclaimable = reclaimable_bytes(fd)  # first: it has what is not on disk yet written there
+    savings = savings_of(allocated=allocated_bytes(fd), reclaimable=reclaimable, overlay=overlay, sizes=sizes)
     verdict, reason = _verdict(savings, manifest.minimum_savings)
     plan = _guest_plan(entry, candidate.record, verdict, reason)
     return dataclasses.replace(plan, options=options, unit=geometry.granule, extents=extents, savings=savings)

@@ -27,7 +27,7 @@ from batchdiff.planning.candidates import Candidate, Dismissed, examined, planne
 from batchdiff.planning.digest import combined
 from batchdiff.planning.estimate import Sample, stored_lengths
 from batchdiff.planning.pool import run_tasks
-from batchdiff.planning.scan import RANGE, RangeResult, ScanJob, Scanner, ranges_with_data
+from batchdiff.planning.scan import RANGE, RangeResult, ScanJob, Scanner, raise_descriptor_limit, ranges_with_data
 from batchdiff.units import format_size
 
 Progress = Callable[[int, int], None]
@@ -62,6 +62,7 @@ def make_plan(manifest: Manifest, *, jobs: int, progress: Progress = lambda _don
     :raises ImageError: the template cannot be read, or changed during the scan.
     :raises WorkerError: a worker process died.
     """
+    raise_descriptor_limit()
     with ExitStack() as opened:
         image = opened.enter_context(open_image(manifest.template))
         inspect(image)
@@ -97,13 +98,17 @@ def _scan(
     total, done = sum(_bytes_of(number, sizes) for number in ranges), 0
     findings = _Findings()
     progress(0, total)
-    results = run_tasks(
-        lambda: Scanner(job).scan, iter(ranges), jobs=min(jobs, max(len(ranges), 1)), describe=_named
-    )
-    for result in results:
-        findings.add(result)
-        done += _bytes_of(result.number, sizes)
-        progress(done, total)
+    with ExitStack() as ours:  # with one job the scanner is in this process; a worker's ends with it
+
+        def start() -> Callable[[int], RangeResult]:
+            scanner = Scanner(job)
+            ours.callback(scanner.close)
+            return scanner.scan
+
+        for result in run_tasks(start, iter(ranges), jobs=min(jobs, max(len(ranges), 1)), describe=_named):
+            findings.add(result)
+            done += _bytes_of(result.number, sizes)
+            progress(done, total)
     return findings
 
 

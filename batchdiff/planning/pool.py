@@ -21,12 +21,16 @@ from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar
 
 from batchdiff.errors import BatchdiffError, WorkerError
+from batchdiff.image.programs import signal_name
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 # fork: a worker starts in 2 ms; spawn takes 0.3 s for the imports alone. The planner has no threads to lose.
 _context = multiprocessing.get_context("fork")
+
+# Held back while a worker starts, so that it never runs the planner's handlers.
+_HELD = {signal.SIGINT, signal.SIGTERM}
 
 
 @dataclass(slots=True)
@@ -57,12 +61,10 @@ def run_tasks(
     try:
         for task in tasks:
             if len(workers) < jobs:
-                started = _start_worker(start, task, list(workers))
-                workers[started.pipe] = started
+                _give(_started_worker(start, task, workers), task, describe)
                 continue
             worker, result = _next_result(workers, describe)
-            worker.task = task
-            worker.pipe.send(task)
+            _give(worker, task, describe)
             yield result
         while workers:
             worker, result = _next_result(workers, describe)
@@ -75,16 +77,28 @@ def run_tasks(
             _end(worker)
 
 
-def _start_worker(
-    start: Callable[[], Callable[[Task], Result]], task: Task, others: list[Connection]
+def _started_worker(
+    start: Callable[[], Callable[[Task], Result]], task: Task, workers: dict[Connection, _Worker[Task]]
 ) -> _Worker[Task]:
+    """A new worker, which is among ``workers`` before a signal can keep it from getting there."""
     ours, theirs = _context.Pipe()
-    process = _context.Process(target=_work, args=(start, theirs, [ours, *others]), daemon=True)
-    process.start()
-    theirs.close()
-    worker = _Worker(process, ours, task)
-    ours.send(task)
-    return worker
+    process = _context.Process(target=_work, args=(start, theirs, [ours, *workers]), daemon=True)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+    try:
+        process.start()
+        workers[ours] = _Worker(process, ours, task)
+        theirs.close()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
+    return workers[ours]
+
+
+def _give(worker: _Worker[Task], task: Task, describe: Callable[[Task], str]) -> None:
+    worker.task = task
+    try:
+        worker.pipe.send(task)
+    except OSError as error:  # it died when it had just sent a result
+        raise _death(worker, describe) from error
 
 
 def _end(worker: _Worker[Task]) -> None:
@@ -99,7 +113,7 @@ def _next_result(
     worker = workers[pipe]  # type: ignore[index]  # wait() returns what it was given
     try:
         succeeded, value = worker.pipe.recv()
-    except (EOFError, ConnectionResetError) as error:
+    except (EOFError, OSError) as error:  # OSError: it died in the middle of a result
         raise _death(worker, describe) from error
     if succeeded:
         return worker, value
@@ -109,7 +123,7 @@ def _next_result(
 def _death(worker: _Worker[Task], describe: Callable[[Task], str]) -> WorkerError:
     worker.process.join()
     code = worker.process.exitcode or 0
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
     return WorkerError(
         f"a worker process {how} while it was at {describe(worker.task)}",
         why="it ran out of memory, or somebody killed it" if code == -signal.SIGKILL else "",
@@ -121,6 +135,7 @@ def _work(start: Callable[[], Callable[[Task], Result]], pipe: Connection, inher
     # Ctrl-C reaches the whole process group; the planner decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
     for connection in inherited:
         connection.close()  # else no worker would see the planner die
     work: Callable[[Task], Result] | None = None
@@ -136,4 +151,7 @@ def _work(start: Callable[[], Callable[[Task], Result]], pipe: Connection, inher
             message = (False, error)
         except Exception:  # a bug: the planner shows it with the worker's traceback
             message = (False, RuntimeError(f"in a worker process:\n{traceback.format_exc()}"))
-        pipe.send(message)
+        try:
+            pipe.send(message)
+        except ConnectionError:  # the planner died
+            os._exit(0)

@@ -78,7 +78,7 @@ class Scanner:
     """The images of a job, opened once, and the buffers to compare them with."""
 
     def __init__(self, job: ScanJob) -> None:
-        _raise_descriptor_limit()
+        raise_descriptor_limit()
         self._template = open_image(job.template)
         self._guests: dict[int, Image] = {}
         self._failures: dict[int, ImageError] = {}
@@ -208,7 +208,8 @@ def _joined(kinds: dict[int, Kinds], equal: list[Kinds], first_unit: int) -> Ext
     return extents.from_kinds(whole.reshape(-1), first_unit)
 
 
-def _raise_descriptor_limit() -> None:
+def raise_descriptor_limit() -> None:
+    """Lets this process hold as many images open as the system allows it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

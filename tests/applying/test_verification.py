@@ -1,0 +1,181 @@
+import os
+import random
+
+import pytest
+from oracle import source
+from overlays import new_image, write, write_sparse
+
+from batchdiff.applying.verification import VerifyMode, require_judges, verify_overlay
+from batchdiff.errors import ProgramError, VerificationError
+from batchdiff.image.opening import open_image
+from batchdiff.model.overlay_options import Compression, OverlayOptions
+from batchdiff.units import KIB, MIB
+
+CHANGED = 300 * KIB
+ALL = list(VerifyMode)
+EVERY_BYTE = [VerifyMode.FULL, VerifyMode.NATIVE]
+
+
+class Converted:
+    """A template, a guest of which two places changed, and its overlay, not yet verified."""
+
+    def __init__(self, folder, options=None, larger=0):
+        rng = random.Random(1)
+        template = bytearray(rng.randbytes(2 * MIB).ljust(3 * MIB, b"\0"))
+        guest = bytearray(template.ljust(3 * MIB + larger, b"\0"))
+        guest[CHANGED : CHANGED + 100] = rng.randbytes(100)
+        guest[MIB : MIB + 128 * KIB] = bytes(128 * KIB)
+        guest[-1] = 1
+        self.template = write_sparse(folder / "t.raw", bytes(template))
+        self.guest = write_sparse(folder / "g.img", bytes(guest))
+        self.overlay = folder / "o.qcow2"
+        self.new = new_image(bytes(template), bytes(guest), options or OverlayOptions(), str(self.template))
+        write(self.overlay, self.guest, self.new)
+
+    def verify(self, mode):
+        with open_image(source(self.guest)) as image:
+            overlay = source(self.overlay, self.template)
+            granule = self.new.geometry.granule
+            verify_overlay(image, overlay, mode, written=self.new.extents, granule=granule)
+
+
+def flip(path, offset):
+    """One byte of a file, changed."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+
+
+def data_offset(converted):
+    """Where the overlay holds the byte at CHANGED of its guest."""
+    with open_image(source(converted.overlay, converted.template)) as image:
+        (segment,) = image.segments(CHANGED, CHANGED + 1)
+        assert segment.layer == 0
+        return segment.address
+
+
+@pytest.fixture
+def converted(tmp_path):
+    return Converted(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ALL)
+@pytest.mark.parametrize("compression", Compression)
+@pytest.mark.parametrize("larger", [0, MIB + 100])
+def test_sound(tmp_path, mode, compression, larger):
+    Converted(tmp_path, OverlayOptions(compression=compression), larger).verify(mode)
+
+
+@pytest.mark.parametrize("mode", ALL)
+def test_a_flipped_byte_in_the_overlay(converted, mode):
+    flip(converted.overlay, data_offset(converted))
+    with pytest.raises(VerificationError) as caught:
+        converted.verify(mode)
+    assert str(converted.overlay) in str(caught.value)
+    assert str(converted.guest) in str(caught.value)
+    assert "left as it is" in caught.value.remedy
+
+
+@pytest.mark.parametrize("mode", ALL)
+def test_a_guest_changed_where_it_was_written(converted, mode):
+    flip(converted.guest, CHANGED + 50)
+    with pytest.raises(VerificationError):
+        converted.verify(mode)
+
+
+@pytest.mark.parametrize("mode", EVERY_BYTE)
+@pytest.mark.parametrize("which", ["guest", "template"])
+@pytest.mark.parametrize("offset", [0, 3 * MIB - 70_000, 2 * MIB + 5])
+def test_changed_where_nothing_was_written(converted, mode, which, offset):
+    flip(getattr(converted, which), offset)
+    with pytest.raises(VerificationError):
+        converted.verify(mode)
+
+
+@pytest.mark.parametrize("mode", ALL)
+def test_another_size(converted, mode):
+    os.truncate(converted.guest, 4 * MIB)
+    with pytest.raises(VerificationError):
+        converted.verify(mode)
+
+
+@pytest.mark.parametrize("mode", ALL)
+@pytest.mark.parametrize("damage", ["magic", "l1", "cut", "empty"])
+def test_a_damaged_overlay(converted, mode, damage):
+    match damage:
+        case "magic":
+            flip(converted.overlay, 0)
+        case "l1":
+            flip(converted.overlay, 65536 + 6)
+        case "cut":
+            os.truncate(converted.overlay, 3 * 65536)
+        case "empty":
+            os.truncate(converted.overlay, 0)
+    with pytest.raises(VerificationError):
+        converted.verify(mode)
+
+
+def test_a_wrong_refcount_is_found_by_qemu(converted):
+    """Our reader has no use for refcounts: that is what the second judge is for."""
+    flip(converted.overlay, converted.overlay.stat().st_size - 2 * 65536 + 3)
+    converted.verify(VerifyMode.NATIVE)
+    with pytest.raises(VerificationError, match="qemu-img check"):
+        converted.verify(VerifyMode.FULL)
+
+
+def test_each_judge_alone_is_enough_to_refuse(converted, monkeypatch):
+    """Content that differs without any damage: only `compare` tells."""
+    from batchdiff.image import qemu_img  # noqa: PLC0415
+
+    flip(converted.overlay, data_offset(converted))
+    qemu_img.check(str(converted.overlay), 3 * MIB)
+    monkeypatch.setattr(qemu_img, "compare", lambda *_: None)
+    converted.verify(VerifyMode.FULL)
+
+
+@pytest.mark.parametrize("mode", [VerifyMode.NATIVE, VerifyMode.CHANGED])
+def test_without_qemu(converted, mode, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    require_judges(mode)
+    converted.verify(mode)
+
+
+def test_full_needs_qemu(converted, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ProgramError, match="not installed") as caught:
+        require_judges(VerifyMode.FULL)
+    assert "--verify native" in caught.value.remedy
+    with pytest.raises(ProgramError, match="qemu-img"):
+        converted.verify(VerifyMode.FULL)
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ("exit 1", ProgramError),
+        ("exit 2", VerificationError),
+        ("exit 3", VerificationError),
+        ("kill -SEGV $$", ProgramError),
+        ("[ $1 = check ]", VerificationError),
+        ("[ $1 = check ] || exit 2", ProgramError),
+        ("[ $1 = check ] || kill -KILL $$", ProgramError),
+    ],
+)
+def test_judges_that_fail(converted, monkeypatch, tmp_path, script, error):
+    """A judge that could not say yes has not said yes."""
+    fake = tmp_path / "bin" / "qemu-img"
+    fake.parent.mkdir()
+    fake.write_text(f"#!/bin/sh\n{script}\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:/bin:/usr/bin")
+    with pytest.raises(error):
+        converted.verify(VerifyMode.FULL)
+
+
+@pytest.mark.parametrize("name", ["a:b.img", "json:{}.img", "-x.img", "with, comma.img", 'ü \\ ".img'])
+def test_names_that_qemu_would_read_otherwise(converted, name):
+    converted.guest = converted.guest.rename(converted.guest.parent / name)
+    converted.overlay = converted.overlay.rename(converted.overlay.parent / f"{name}.qcow2")
+    converted.verify(VerifyMode.FULL)

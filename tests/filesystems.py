@@ -1,0 +1,31 @@
+"""Small filesystems of their own for tests: a file, mkfs, a loop mount; undone at the end, whatever happened."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from notation import run
+
+_MAKE = {
+    "ext4": ("mkfs.ext4", "-q", "-b", "4096"),
+    "xfs": ("mkfs.xfs", "-q", "-m", "reflink=1"),
+}
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, kind: str, size: int = 320 << 20) -> Iterator[Path]:
+    """A fresh filesystem of that kind, mounted in ``folder``; XFS needs 300 MiB."""
+    image, point = folder / f"{kind}.filesystem", folder / kind
+    point.mkdir()
+    with image.open("wb") as file:
+        file.truncate(size)
+    run(*_MAKE[kind], str(image))
+    run("mount", "-o", "loop", str(image), str(point))
+    try:
+        yield point
+    finally:
+        subprocess.run(["umount", str(point)], check=True, timeout=60)
+        image.unlink()

@@ -1,0 +1,139 @@
+import os
+import sys
+import time
+
+import pytest
+
+from batchdiff.errors import ProgramError
+from batchdiff.image import programs
+from batchdiff.image.programs import Finished, is_installed
+
+
+def run(*argv, timeout=20.0):
+    return programs.run(list(argv), timeout=timeout, package="some-package")
+
+
+def shell(script, timeout=20.0):
+    return run("sh", "-c", script, timeout=timeout)
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def ends(pid):
+    deadline = time.monotonic() + 5
+    while is_running(pid):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def test_both_streams_and_the_exit_code():
+    done = shell("echo out; echo err >&2; exit 3")
+    assert (done.code, done.output) == (3, "out\nerr\n")
+    assert done.described() == "`sh -c echo out; echo err >&2; exit 3` (exit code 3): out\nerr"
+
+
+def test_arguments_are_never_parsed():
+    assert run("printf", "%s|", "a b", "$HOME", "*", ";id", "").output == "a b|$HOME|*|;id||"
+
+
+def test_no_input_and_the_c_locale(monkeypatch):
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    assert shell('cat; echo "$LC_ALL"').output == "C\n"
+
+
+def test_a_group_of_its_own():
+    code = "import os; print(os.getpgid(0) == os.getpid(), os.getsid(0) == os.getpid())"
+    assert run(sys.executable, "-c", code).output == "True True\n"
+
+
+def test_killed_by_a_signal():
+    done = shell("echo last words; kill -SEGV $$")
+    assert done.code == -11
+    assert "was killed by SIGSEGV" in done.described()
+    assert "last words" in done.described()
+
+
+def test_killed_by_a_signal_without_a_name():
+    assert "was killed by signal 40" in Finished(("x",), -40, "").described()
+
+
+def test_missing():
+    with pytest.raises(ProgramError, match="cannot run no-such-program") as caught:
+        run("no-such-program")
+    assert caught.value.exit_code == 7
+    assert "some-package" in caught.value.remedy
+
+
+def test_not_executable(tmp_path):
+    (tmp_path / "program").write_text("no program")
+    with pytest.raises(ProgramError, match="Permission denied"):
+        run(str(tmp_path / "program"))
+
+
+def test_is_installed(tmp_path, monkeypatch):
+    assert is_installed("sh")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not is_installed("sh")
+
+
+def test_output_that_is_no_text():
+    assert shell(r"printf '\377ok'").output == "\ufffdok"
+
+
+def test_output_is_kept_up_to_a_bound():
+    done = run(sys.executable, "-c", "print('x' * (8 << 20)); import sys; sys.exit(5)")
+    assert done.code == 5
+    assert set(done.output) == {"x"}
+    assert len(done.output) == 64 << 10
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "echo $$ > pids; exec sleep 60",
+        "sleep 60 & echo $! $$ > pids; wait",
+        "sleep 60 & echo $! > pids; exit 0",
+        "exec >&- 2>&-; echo $$ > pids; sleep 60",
+        "trap '' TERM INT HUP; sleep 60 & echo $! $$ > pids; wait",
+        "echo $$ > pids; while :; do echo more; done",
+    ],
+    ids=["one", "child", "orphan", "silent", "stubborn", "chatty"],
+)
+def test_a_timeout_kills_the_whole_group(tmp_path, monkeypatch, script):
+    monkeypatch.chdir(tmp_path)
+    began = time.monotonic()
+    with pytest.raises(ProgramError, match="not done after"):
+        shell(script, timeout=0.5)
+    assert time.monotonic() - began < 5
+    pids = (tmp_path / "pids").read_text().split()
+    assert pids
+    assert all(ends(int(pid)) for pid in pids)
+
+
+def test_an_interrupt_kills_the_whole_group(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def interrupt(*_):
+        while not (tmp_path / "pids").exists():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(programs.select, "select", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        shell("sleep 60 & echo $! $$ > new; mv new pids; wait")
+    assert all(ends(int(pid)) for pid in (tmp_path / "pids").read_text().split())
+
+
+def test_nothing_is_left_behind():
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        shell("true")
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,463 @@
+import dataclasses
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import time
+
+import naive
+import notation
+import pytest
+from filesystems import mounted
+from oracle import source, within
+
+from batchdiff.errors import ImageError, WorkerError
+from batchdiff.image.image import Image
+from batchdiff.image.source import ImageFormat
+from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
+from batchdiff.model.overlay_options import Compression, OverlayOptions
+from batchdiff.model.plan import Verdict
+from batchdiff.model.plan_file import checksum_of
+from batchdiff.model.plan_json import to_dict
+from batchdiff.planning import planner, scan
+from batchdiff.planning.planner import make_plan
+from batchdiff.units import GIB, KIB, MIB, TIB
+
+OPTIONS = OverlayOptions()
+TEMPLATE = "2M:A 1M:- 2M:B 1M:0 2M:C"
+
+
+@pytest.fixture
+def small_ranges(monkeypatch):
+    for module in (scan, planner):
+        monkeypatch.setattr(module, "RANGE", 2 * MIB)
+
+
+@pytest.fixture
+def template(tmp_path):
+    return notation.write_raw(tmp_path / "template.img", TEMPLATE)
+
+
+def manifest(template, *guests, options=OPTIONS, **changes):
+    entries = tuple(
+        GuestEntry(path.name, source(path), str(path.parent / f"{path.name}.overlay"), options) for path in guests
+    )
+    found = Manifest(
+        path="/fleet.yaml",
+        sha256="00" * 32,
+        template=source(template),
+        guests=entries,
+        retire=Retire.KEEP,
+        minimum_savings=0.0,
+        protect_template=True,
+        allow_loss=frozenset(),
+    )
+    return dataclasses.replace(found, **changes)
+
+
+def planned(template, *guests, jobs=1, **changes):
+    return make_plan(manifest(template, *guests, **changes), jobs=jobs)
+
+
+def only_guest(template, *guests, **changes):
+    (guest,) = planned(template, *guests, **changes).guests
+    return guest
+
+
+def checksum(plan):
+    return checksum_of(to_dict(plan))
+
+
+def fleet(folder, template):
+    """Raw, qcow2, larger, unchanged, zeroed."""
+    notation.write_raw(folder / "raw.img", "2M:A 1M:- 1M:X 1M:B 1M:0 2M:C")
+    notation.write_qcow2(folder / "thick.qcow2", "2M:A 1M:D 2M:B 1M:0 1M:C 1M:E")
+    notation.write_raw(folder / "large.img", f"{TEMPLATE} 3M:- 100k:E")
+    notation.write_raw(folder / "same.img", TEMPLATE)
+    notation.write_raw(folder / "zeroed.img", "2M:0 1M:- 2M:B 1M:0 2M:C")
+    return [folder / name for name in ("raw.img", "thick.qcow2", "large.img", "same.img", "zeroed.img")]
+
+
+def test_a_fleet(tmp_path, template, small_ranges):
+    plan = planned(template, *fleet(tmp_path, template))
+    assert [guest.verdict for guest in plan.guests] == [Verdict.CONVERT] * 5
+    texts = ["2M:A 1M:- 1M:X 1M:B 1M:0 2M:C", "2M:A 1M:D 2M:B 1M:0 1M:C 1M:E", f"{TEMPLATE} 3M:- 100k:E"]
+    texts += [TEMPLATE, "2M:0 1M:- 2M:B 1M:0 2M:C"]
+    for guest, text in zip(plan.guests, texts, strict=True):
+        expected = naive.differences(notation.content(TEMPLATE), notation.content(text))
+        assert guest.extents.runs() == naive.to_write(expected, 65536)
+        assert guest.image.virtual_size == notation.size(text)
+    assert plan.totals.convert == plan.totals.guests == 5
+
+
+@pytest.mark.parametrize("compression", Compression)
+def test_the_same_plan_for_any_number_of_jobs(tmp_path, template, small_ranges, compression):
+    guests = fleet(tmp_path, template)
+    options = OverlayOptions(cluster_size=None, compression=compression)
+    plans = [planned(template, *guests, jobs=jobs, options=options) for jobs in (1, 2, 3)]
+    assert len({checksum(plan) for plan in plans}) == 1
+    assert multiprocessing.active_children() == []
+
+
+def test_the_digest_does_not_depend_on_the_format(tmp_path, template, small_ranges):
+    copy = notation.write_qcow2(tmp_path / "copy.qcow2", TEMPLATE, options="cluster_size=4k")
+    guest = shutil.copy(template, tmp_path / "g.img")
+    found = [planned(path, tmp_path / guest, jobs=2).template_digest for path in (template, copy)]
+    assert found[0] == found[1]
+    with template.open("r+b") as file:
+        file.seek(5 * MIB - 1)
+        file.write(b"?")
+    assert planned(template, tmp_path / guest).template_digest != found[0]
+
+
+def test_progress(tmp_path, template, small_ranges):
+    guests = fleet(tmp_path, template)
+    for jobs in (1, 2):
+        seen = []
+        make_plan(manifest(template, *guests), jobs=jobs, progress=lambda *numbers, s=seen: s.append(numbers))
+        totals = {total for _, total in seen}
+        assert len(totals) == 1
+        assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+        assert seen[0][0] == 0
+        assert seen[-1][0] == totals.pop() > 0
+
+
+@pytest.mark.parametrize("text", ["8M:A", "9M:A 1M:B"])
+def test_a_smaller_guest_is_refused(tmp_path, text):
+    template = notation.write_raw(tmp_path / "t.img", "12M:A")
+    guest = only_guest(template, notation.write_raw(tmp_path / "g.img", text))
+    assert guest.verdict is Verdict.REFUSE
+    assert "smaller than the template" in guest.reason
+    assert guest.savings is None
+
+
+def test_smaller_by_a_byte_is_what_qemu_shows(tmp_path):
+    """Raw sizes are rounded up to 512: less than a sector is no difference, a sector is."""
+    (tmp_path / "t.img").write_bytes(b"x" * MIB)
+    for missing, verdict in ((1, Verdict.CONVERT), (511, Verdict.CONVERT), (512, Verdict.REFUSE)):
+        (tmp_path / "g.img").write_bytes(b"x" * (MIB - missing))
+        assert only_guest(tmp_path / "t.img", tmp_path / "g.img").verdict is verdict
+
+
+@pytest.mark.parametrize("allowed", [[], [Loss.SNAPSHOTS], [Loss.BITMAPS], list(Loss)])
+@pytest.mark.parametrize("loss", Loss)
+def test_what_would_be_lost(tmp_path, template, loss, allowed):
+    path = notation.write_qcow2(tmp_path / "g.qcow2", TEMPLATE)
+    what = ("snapshot", "-c", "s1") if loss is Loss.SNAPSHOTS else ("bitmap", "--add")
+    notation.run("qemu-img", *what, str(path), *(["b1"] if loss is Loss.BITMAPS else []))
+    guest = only_guest(template, path, allow_loss=frozenset(allowed))
+    if loss in allowed:
+        assert guest.verdict is Verdict.CONVERT
+    else:
+        assert guest.verdict is Verdict.REFUSE
+        assert f"allow_loss: [{loss}]" in guest.reason
+        assert guest.reason.startswith("it has 1 ")
+
+
+def test_an_overlay_of_this_template_is_skipped(tmp_path, template):
+    path = notation.write_qcow2(tmp_path / "g.qcow2", "8M:-", backing=template)
+    guest = only_guest(template, path)
+    assert guest.verdict is Verdict.SKIP
+    assert "already an overlay" in guest.reason
+
+
+def test_an_overlay_of_something_else_is_refused(tmp_path, template):
+    other = notation.write_raw(tmp_path / "other.img", TEMPLATE)
+    path = notation.write_qcow2(tmp_path / "g.qcow2", "8M:-", backing=other)
+    guest = only_guest(template, path)
+    assert guest.verdict is Verdict.REFUSE
+    assert str(other) in guest.reason
+
+
+def test_unreadable_guests_do_not_stop_the_others(tmp_path, template):
+    good = tmp_path / "good.img"
+    shutil.copy(template, good)
+    (tmp_path / "garbage.qcow2").write_bytes(b"no image" * 1000)
+    (tmp_path / "empty.img").touch()
+    (tmp_path / "folder.img").mkdir()
+    os.mkfifo(tmp_path / "fifo.img")
+    (tmp_path / "link.img").symlink_to(good)
+    names = ["garbage.qcow2", "good.img", "empty.img", "missing.img", "folder.img", "fifo.img", "link.img"]
+    with within(5):
+        plan = planned(template, *(tmp_path / name for name in names), jobs=2)
+    for guest in plan.guests:
+        expected = Verdict.CONVERT if guest.name == "good.img" else Verdict.REFUSE
+        assert guest.verdict is expected, guest.name
+        assert expected is Verdict.CONVERT or str(tmp_path / guest.name) in guest.reason
+    assert plan.totals.refuse == 6
+
+
+def test_an_unsupported_format_is_refused(tmp_path, template):
+    path = tmp_path / "g.vmdk"
+    notation.run("qemu-img", "convert", "-f", "raw", "-O", "vmdk", str(template), str(path))
+    found = manifest(template, path)
+    entry = found.guests[0]
+    image = dataclasses.replace(entry.image, format=ImageFormat.VMDK)
+    plan = make_plan(dataclasses.replace(found, guests=(dataclasses.replace(entry, image=image),)), jobs=1)
+    assert plan.guests[0].verdict is Verdict.REFUSE
+    assert "vmdk" in plan.guests[0].reason
+
+
+def failing_after(monkeypatch, name, after):
+    """EIO from an offset on, in the planner and, through fork, in its workers."""
+    real = os.preadv
+
+    def preadv(fd, buffers, offset, *rest):
+        if offset + len(buffers[0]) > after and os.readlink(f"/proc/self/fd/{fd}").endswith(name):
+            raise OSError(5, "Input/output error")
+        return real(fd, buffers, offset, *rest)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("after", [0, 5 * MIB, 7 * MIB + 512])
+def test_a_guest_that_fails_in_the_middle(tmp_path, template, small_ranges, monkeypatch, jobs, after):
+    guests = fleet(tmp_path, template)
+    sound = {guest.name: guest for guest in planned(template, *guests).guests}
+    failing_after(monkeypatch, "raw.img", after)
+    plan = planned(template, *guests, jobs=jobs)
+    failed, *others = plan.guests
+    assert failed.verdict is Verdict.REFUSE
+    assert "Input/output error" in failed.reason
+    assert "raw.img" in failed.reason
+    assert {guest.name: guest for guest in others}.items() <= sound.items()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_template_that_fails_is_fatal(tmp_path, template, small_ranges, monkeypatch, jobs):
+    guests = fleet(tmp_path, template)
+    failing_after(monkeypatch, "template.img", 5 * MIB)
+    with pytest.raises(ImageError, match=r"template.img .*Input/output error"):
+        planned(template, *guests, jobs=jobs)
+    assert multiprocessing.active_children() == []
+
+
+def while_scanning(monkeypatch, action):
+    """Does something when the first range is being scanned."""
+    real = scan.Scanner.scan
+
+    def scanning(self, number):
+        if number == 0:
+            action()
+        return real(self, number)
+
+    monkeypatch.setattr(scan.Scanner, "scan", scanning)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("change", ["write", "touch", "chmod", "grow"])
+@pytest.mark.parametrize("which", ["guest", "template"])
+def test_changed_while_it_was_scanned(tmp_path, template, small_ranges, monkeypatch, jobs, change, which):
+    guests = fleet(tmp_path, template)
+    target = template if which == "template" else guests[0]
+
+    def act():
+        match change:
+            case "write":
+                with target.open("r+b") as file:
+                    file.write(b"?")
+            case "touch":
+                target.touch()
+            case "chmod":
+                target.chmod(0o600)
+            case "grow":
+                os.truncate(target, 20 * MIB)
+
+    while_scanning(monkeypatch, act)
+    if which == "template":
+        with pytest.raises(ImageError, match="the template changed while it was scanned"):
+            planned(template, *guests, jobs=jobs)
+        return
+    first, *others = planned(template, *guests, jobs=jobs).guests
+    assert first.verdict is Verdict.REFUSE
+    assert "it changed while it was scanned" in first.reason
+    assert all(guest.verdict is Verdict.CONVERT for guest in others)
+
+
+def test_truncated_while_it_was_scanned(tmp_path, template, small_ranges, monkeypatch):
+    guests = fleet(tmp_path, template)
+    while_scanning(monkeypatch, lambda: os.truncate(guests[0], MIB))
+    first, *others = planned(template, *guests).guests
+    assert first.verdict is Verdict.REFUSE
+    assert all(guest.verdict is Verdict.CONVERT for guest in others)
+
+
+def test_a_killed_worker_names_the_range(tmp_path, template, small_ranges, monkeypatch):
+    guests = fleet(tmp_path, template)
+    parent = os.getpid()
+
+    def die():
+        assert os.getpid() != parent
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    while_scanning(monkeypatch, die)
+    with within(10), pytest.raises(WorkerError, match="SIGKILL while it was at bytes 0 to 2097152"):
+        planned(template, *guests, jobs=2)
+    assert multiprocessing.active_children() == []
+
+
+def test_nothing_to_gain(tmp_path):
+    template = notation.write_raw(tmp_path / "t.img", "4M:A")
+    guest = only_guest(template, notation.write_raw(tmp_path / "g.img", "4M:B"))
+    assert guest.verdict is Verdict.SKIP
+    assert "not be smaller" in guest.reason
+
+
+@pytest.mark.parametrize(
+    ("minimum", "verdict"), [(0.0, Verdict.CONVERT), (0.4, Verdict.CONVERT), (0.5, Verdict.SKIP)]
+)
+def test_minimum_savings(tmp_path, minimum, verdict):
+    """Half of it changed, so a little less than half comes back."""
+    template = notation.write_raw(tmp_path / "t.img", "16M:A")
+    path = notation.write_raw(tmp_path / "g.img", "8M:A 8M:B")
+    guest = only_guest(template, path, minimum_savings=minimum)
+    assert guest.verdict is verdict
+    assert verdict is Verdict.CONVERT or "below the minimum of 50.0%" in guest.reason
+
+
+def test_hard_links_save_nothing(tmp_path, template):
+    path = tmp_path / "g.img"
+    shutil.copy(template, path)
+    os.link(path, tmp_path / "other name")
+    guest = only_guest(template, path)
+    assert guest.verdict is Verdict.SKIP
+    assert "hard link" in guest.reason
+
+
+def test_reflink_copies_save_little(tmp_path):
+    """Nothing of an untouched reflink copy would come back."""
+    with mounted(tmp_path, "xfs") as point:
+        template = notation.write_raw(point / "t.img", "16M:A")
+        copies = [point / "same.img", point / "ran-on.img"]
+        for path in copies:
+            notation.run("cp", "--reflink=always", str(template), str(path))
+        with copies[1].open("r+b") as file:
+            file.write(random.Random(1).randbytes(2 * MIB))
+        same, changed = planned(template, *copies).guests
+        assert same.verdict is Verdict.SKIP
+        assert same.savings.reclaimable_bytes == 0
+        assert same.savings.allocated_bytes == 16 * MIB
+        assert changed.savings.reclaimable_bytes == 2 * MIB
+
+
+def test_auto_takes_the_smallest_overlay(tmp_path):
+    template = notation.write_raw(tmp_path / "t.img", "64M:A")
+    scattered = " ".join(["4k:B 1020k:A"] * 64)
+    path = notation.write_raw(tmp_path / "g.img", scattered)
+    guest = only_guest(template, path, options=OverlayOptions(cluster_size=None))
+    sizes = dict(guest.savings.overlay_bytes_by_cluster_size)
+    assert guest.options.cluster_size < 65536
+    assert guest.savings.overlay_bytes == sizes[guest.options.cluster_size] <= min(sizes.values()) * 1.01
+    assert guest.unit == guest.options.cluster_size
+
+
+def test_all_cluster_sizes_come_from_one_scan(tmp_path):
+    """The table of sizes says what each cluster size gives when it is asked for."""
+    template = notation.write_raw(tmp_path / "t.img", "8M:A")
+    path = notation.write_raw(tmp_path / "g.img", "4k:B 1M:A 12k:0 3M:A 500k:C 3500k:A 1M:D")
+    table = dict(only_guest(template, path).savings.overlay_bytes_by_cluster_size)
+    for cluster_size, size in table.items():
+        alone = only_guest(template, path, options=OverlayOptions(cluster_size=cluster_size))
+        assert alone.savings.overlay_bytes == size
+
+
+def test_a_cluster_size_that_cannot_map_the_disk(tmp_path):
+    """512-byte clusters end at 128 GiB."""
+    for name in ("t.img", "g.img"):
+        with (tmp_path / name).open("wb") as file:
+            file.write(b"x")
+            file.truncate(TIB)
+    guest = only_guest(tmp_path / "t.img", tmp_path / "g.img", options=OverlayOptions(cluster_size=512))
+    assert guest.verdict is Verdict.REFUSE
+    assert "cannot map a disk of 1 TiB" in guest.reason
+
+
+@pytest.mark.parametrize("form", ["img", "qcow2"])
+def test_a_huge_sparse_pair_is_quick(tmp_path, form):
+    for name in ("t.img", "g.img"):
+        with (tmp_path / name).open("wb") as file:
+            for at in (0, 7 * TIB + 5, 15 * TIB - 1):
+                file.seek(at)
+                file.write(b"x" if name == "t.img" else b"y")
+    guest = tmp_path / f"g.{form}"
+    if form == "qcow2":
+        notation.run("qemu-img", "create", "-q", "-f", "qcow2", str(guest), "15T")
+        notation.qemu_io(guest, "write -P 1 9T 64k")
+    with within(5):
+        found = only_guest(tmp_path / "t.img", guest, jobs=2)
+    assert sum(found.extents.count) == (3 if form == "img" else 4)
+
+
+def test_many_guests(tmp_path, small_ranges):
+    template = notation.write_raw(tmp_path / "t.img", "1M:A 3M:- 1M:B")
+    paths = [
+        notation.write_raw(tmp_path / f"{number}.img", f"1M:A {number * 4}k:C {(768 - number) * 4}k:- 1M:B")
+        for number in range(64)
+    ]
+    plan = planned(template, *paths, jobs=2)
+    for number, guest in enumerate(plan.guests):
+        expected = naive.differences(
+            notation.content("1M:A 3M:- 1M:B"),
+            notation.content(f"1M:A {number * 4}k:C {(768 - number) * 4}k:- 1M:B"),
+        )
+        assert guest.extents.runs() == naive.to_write(expected, 65536)
+
+
+def test_more_guests_than_descriptors_at_first(tmp_path):
+    """The soft limit is for select(); the hard one is the system's."""
+    template = notation.write_raw(tmp_path / "t.img", "64k:A")
+    paths = [notation.write_raw(tmp_path / f"{number}.img", "64k:A") for number in range(100)]
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (80, before[1]))
+    try:
+        plan = planned(template, *paths)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert plan.totals.refuse == 0
+
+
+def test_nothing_is_written(tmp_path, template, small_ranges):
+    guests = fleet(tmp_path, template)
+    before = {path.name: (path.stat().st_mtime_ns, path.stat().st_ctime_ns) for path in tmp_path.iterdir()}
+    planned(template, *guests, jobs=2)
+    assert {path.name: (path.stat().st_mtime_ns, path.stat().st_ctime_ns) for path in tmp_path.iterdir()} == before
+
+
+def test_images_are_closed(tmp_path, template, monkeypatch):
+    guests = fleet(tmp_path, template)
+    closed = []
+    real = Image.close
+    monkeypatch.setattr(Image, "close", lambda image: (closed.append(image.path), real(image)))
+    planned(template, *guests)
+    assert {str(template), *map(str, guests)} <= set(closed)
+
+
+def test_a_guest_of_holes_only(tmp_path):
+    for name in ("t.img", "g.img"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(GIB)
+    guest = only_guest(tmp_path / "t.img", tmp_path / "g.img", jobs=2)
+    assert guest.verdict is Verdict.SKIP
+    assert len(guest.extents) == 0
+
+
+def test_the_number_of_jobs_may_be_larger_than_the_work(tmp_path):
+    template = notation.write_raw(tmp_path / "t.img", "64k:A")
+    shutil.copy(template, tmp_path / "g.img")
+    began = time.monotonic()
+    planned(template, tmp_path / "g.img", jobs=1024)
+    assert time.monotonic() - began < 2
+
+
+def test_compressed_overlays_are_estimated(tmp_path):
+    """Few clusters: all are compressed, so the estimate is exact."""
+    template = notation.write_raw(tmp_path / "t.img", "8M:A")
+    path = notation.write_raw(tmp_path / "g.img", "1M:B 6M:A 1M:C")
+    for compression in (Compression.ZLIB, Compression.ZSTD):
+        guest = only_guest(template, path, options=OverlayOptions(compression=compression))
+        assert guest.savings.overlay_error_bytes == 0
+        assert guest.savings.overlay_bytes < 2 * MIB
+        assert guest.savings.overlay_bytes % (64 * KIB) == 0

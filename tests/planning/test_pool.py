@@ -1,0 +1,271 @@
+import gc
+import itertools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from oracle import within
+
+from batchdiff.errors import GuestError, ImageError, WorkerError
+from batchdiff.planning.pool import run_tasks
+from batchdiff.units import MIB
+
+
+def collect(work, tasks, jobs, start=None):
+    return list(run_tasks(start or (lambda: work), iter(tasks), jobs=jobs, describe=lambda task: f"task <{task}>"))
+
+
+def children():
+    return multiprocessing.active_children()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    before = len(os.listdir("/proc/self/fd"))
+    with within(20):
+        yield
+    assert children() == []
+    gc.collect()  # a traceback holds what its frames held
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3, 8])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 100])
+def test_every_task_is_done_once(jobs, count):
+    assert sorted(collect(lambda task: task * task, range(count), jobs)) == [n * n for n in range(count)]
+
+
+def test_one_job_means_no_process():
+    assert set(collect(lambda _: os.getpid(), range(5), 1)) == {os.getpid()}
+
+
+def test_each_worker_starts_once_and_all_work():
+    def start():
+        calls = itertools.count()
+        return lambda _: (time.sleep(0.01), os.getpid(), next(calls))[1:]
+
+    found = collect(None, range(30), 3, start)
+    workers = {pid for pid, _ in found}
+    assert len(workers) == 3
+    assert os.getpid() not in workers
+    assert {pid for pid, call in found if call == 0} == workers
+    assert len(set(found)) == 30
+
+
+def test_no_more_workers_than_tasks():
+    assert len(set(collect(lambda _: os.getpid(), range(2), 16))) == 2
+
+
+def test_tasks_are_taken_when_a_worker_is_free():
+    """A list of a million ranges is never held: the next task is fetched as one is done."""
+    taken = []
+
+    def tasks():
+        for number in range(50):
+            taken.append(number)
+            yield number
+
+    results = run_tasks(lambda: lambda task: task, tasks(), jobs=2, describe=str)
+    for done in range(1, 10):
+        next(results)
+        assert len(taken) <= done + 2
+    results.close()
+
+
+def test_large_results():
+    sizes = collect(lambda task: bytes(4 * MIB + task), range(6), 2)
+    assert sorted(map(len, sizes)) == [4 * MIB + n for n in range(6)]
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM, 40])
+def test_a_killed_worker_is_an_error_that_names_its_task(signal_number):
+    def work(task):
+        if task == 7:
+            os.kill(os.getpid(), signal_number)
+        return task
+
+    with pytest.raises(WorkerError, match="task <7>") as caught:
+        collect(work, range(20), 3)
+    name = "signal 40" if signal_number == 40 else signal.Signals(signal_number).name
+    assert name in str(caught.value)
+    assert ("out of memory" in str(caught.value)) is (signal_number == signal.SIGKILL)
+    assert caught.value.exit_code == 4
+    assert caught.value.remedy
+
+
+def test_a_worker_that_exits():
+    with pytest.raises(WorkerError, match=r"exit code 3 .*task <2>"):
+        collect(lambda task: os._exit(3) if task == 2 else task, range(5), 2)
+
+
+def test_a_worker_killed_while_it_sends_a_result():
+    """Half a message is in the pipe: that is its death, not a bug."""
+
+    def work(task):
+        if task == 3:
+            killer = f"import os, time; time.sleep(0.3); os.kill({os.getpid()}, 9)"
+            subprocess.Popen([sys.executable, "-c", killer])
+            signal.pthread_sigmask(signal.SIG_BLOCK, [])
+            return bytes(64 * MIB)
+        return task
+
+    results = run_tasks(lambda: work, iter([3]), jobs=2, describe=lambda task: f"task <{task}>")
+    time.sleep(0)
+    with pytest.raises(WorkerError, match="task <3>"):
+        first_delayed(results)
+
+
+def first_delayed(results):
+    """The first result, fetched only once the pipe has been full for a while."""
+    from batchdiff.planning import pool  # noqa: PLC0415
+
+    real = pool.wait
+
+    def late(pipes):
+        found = real(pipes)
+        time.sleep(1)
+        return found
+
+    pool.wait = late
+    try:
+        return next(results)
+    finally:
+        pool.wait = real
+
+
+def test_a_worker_killed_between_two_tasks():
+    """It dies right after a result: the next task cannot be given to it."""
+
+    def work(task):
+        killer = f"import os, time; time.sleep(0.2); os.kill({os.getpid()}, 9)"
+        if task == 0:
+            subprocess.Popen([sys.executable, "-c", killer])
+        return task
+
+    results = run_tasks(lambda: work, iter(range(9)), jobs=2, describe=lambda task: f"task <{task}>")
+    found = [next(results)]
+    time.sleep(0.6)
+    with pytest.raises(WorkerError, match="SIGKILL while it was at task"):
+        found += results
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+@pytest.mark.parametrize("where", ["start", "task"])
+def test_what_batchdiff_raises_comes_through(jobs, where):
+    error = ImageError("cannot read x", why="EIO", remedy="Look.")
+
+    def fail(*_):
+        raise error
+
+    with pytest.raises(ImageError) as caught:
+        collect(fail, range(5), jobs, fail if where == "start" else None)
+    assert type(caught.value) is ImageError
+    assert (caught.value.what, caught.value.why, caught.value.remedy) == ("cannot read x", "EIO", "Look.")
+
+
+def test_an_error_among_results():
+    def work(task):
+        if task == 5:
+            raise GuestError("five")
+        return task
+
+    found = []
+    with pytest.raises(GuestError, match="five"):
+        found.extend(run_tasks(lambda: work, iter(range(10)), jobs=2, describe=str))
+
+
+def test_a_bug_in_a_worker_shows_where():
+    def buggy(task):
+        return {}[task]
+
+    with pytest.raises(RuntimeError, match=r"in a worker process(?s:.*)buggy(?s:.*)KeyError: 0"):
+        collect(buggy, range(3), 2)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, ValueError])
+def test_whatever_ends_the_planner_ends_the_workers(kind):
+    results = run_tasks(lambda: lambda _: time.sleep(30), itertools.count(), jobs=3, describe=str)
+
+    def interrupt(*_):
+        assert len(children()) == 3
+        raise kind
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    killer = f"import os, time; time.sleep(0.5); os.kill({os.getpid()}, {int(signal.SIGUSR1)})"
+    with subprocess.Popen([sys.executable, "-c", killer]):
+        began = time.monotonic()
+        with pytest.raises(kind):
+            next(results)
+    signal.signal(signal.SIGUSR1, before)
+    assert time.monotonic() - began < 5
+
+
+def test_leaving_half_way_ends_the_workers():
+    results = run_tasks(lambda: lambda task: task, itertools.count(), jobs=3, describe=str)
+    next(results)
+    assert len(children()) == 3
+    results.close()
+
+
+def test_ctrl_c_is_the_planners_alone():
+    """The terminal sends SIGINT to every process of the group."""
+
+    def work(task):
+        os.kill(os.getpid(), signal.SIGINT)
+        return task
+
+    assert sorted(collect(work, range(4), 2)) == [0, 1, 2, 3]
+
+
+def test_the_planners_handlers_are_not_the_workers():
+    def handler(*_):
+        raise AssertionError("the planner's handler ran in a worker")
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        assert collect(lambda _: signal.getsignal(signal.SIGTERM), range(2), 2) == [signal.SIG_DFL] * 2
+        blocked = collect(lambda _: signal.pthread_sigmask(signal.SIG_BLOCK, []), range(2), 2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert blocked == [set(), set()]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
+_PLANNER = """
+import os, sys, time
+from batchdiff.planning.pool import run_tasks
+
+def work(task):
+    with open(sys.argv[1], "a") as file:
+        file.write(f"{os.getpid()}\\n")
+    time.sleep(0.3)
+    return task
+
+for _ in run_tasks(lambda: work, iter(range(10**6)), jobs=3, describe=str):
+    pass
+"""
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_workers_end_when_the_planner_is_killed(tmp_path):
+    path = tmp_path / "workers"
+    argv = [sys.executable, "-c", _PLANNER, str(path)]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as planner:
+        while not path.exists() or len(path.read_text().splitlines()) < 4:
+            time.sleep(0.05)
+        planner.kill()
+        # The workers hold stderr too: it ends when the last of them does.
+        assert planner.stderr.read() == ""
+    assert not any(is_running(pid) for pid in path.read_text().split())
