@@ -11,6 +11,7 @@ from notation import run
 
 _MAKE = {
     "ext4": ("mkfs.ext4", "-q", "-b", "4096"),
+    "btrfs": ("mkfs.btrfs", "-q"),
     "xfs": ("mkfs.xfs", "-q", "-m", "reflink=1"),
 }
 

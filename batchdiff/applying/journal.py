@@ -93,7 +93,8 @@ class Journal:
         """The lines so far; one that was cut is removed from the file."""
         data = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
         whole = data[: data.rfind(b"\n") + 1]
-        os.ftruncate(self._fd, len(whole))
+        if len(whole) < len(data):
+            os.ftruncate(self._fd, len(whole))
         return whole
 
     def _start_again(self) -> None:

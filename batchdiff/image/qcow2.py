@@ -21,11 +21,11 @@ from batchdiff.image.contract import Segment, clipped
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.qcow2 import compression, entries
 from batchdiff.qcow2.entries import Origin
-from batchdiff.qcow2.header import FormatError, Header, parse
-from batchdiff.units import MIB, ceil_div
+from batchdiff.qcow2.header import FormatError, Header, claimed_cluster_size, parse
+from batchdiff.units import KIB, ceil_div
 
-_HEAD = 2 * MIB
-"""The largest cluster: the header never reaches further."""
+_HEAD = 64 * KIB
+"""What is read of a file to begin with: the first cluster of most."""
 
 _ORIGINS = tuple(Origin)
 
@@ -51,11 +51,16 @@ class Qcow2Layer:
         return self.header.virtual_size
 
     def _parse_header(self) -> Header:
-        head = bytes(files.read_exactly(self.fd, min(_HEAD, self._size), 0, self.path))
+        head = self._read_head(_HEAD)
+        if (cluster_size := claimed_cluster_size(head)) > _HEAD:
+            head = self._read_head(cluster_size)
         try:
             return parse(head, self._size)
         except FormatError as error:
             raise self._refused(error) from error
+
+    def _read_head(self, length: int) -> bytes:
+        return bytes(files.read_exactly(self.fd, min(length, self._size), 0, self.path))
 
     def _read_l1(self) -> npt.NDArray[np.uint64]:
         needed = ceil_div(self.header.virtual_size, self.header.geometry.l2_coverage)

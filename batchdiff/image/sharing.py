@@ -21,7 +21,9 @@ from batchdiff.image.fiemap import ExtentFlag, physical_extents
 from batchdiff.image.image import Image
 from batchdiff.qcow2.entries import Origin
 
-_UNFIT = (
+# A plain number: testing enumeration members costs more than all the rest here.
+_SHARED = int(ExtentFlag.SHARED)
+_UNFIT = int(
     ExtentFlag.UNKNOWN
     | ExtentFlag.DELAYED
     | ExtentFlag.ENCODED
@@ -59,10 +61,15 @@ def placed(image: Image, segments: list[Segment]) -> list[Placed]:
         device = os.fstat(fd).st_dev
         end = segment.address + segment.end - segment.start
         for extent in physical_extents(fd, segment.address, end) or ():
-            if extent.flags & ExtentFlag.SHARED and not extent.flags & _UNFIT:
+            if extent.flags & _SHARED and not extent.flags & _UNFIT:
                 first, last = max(extent.logical, segment.address), min(extent.logical + extent.length, end)
                 found.append(Placed(first + shift, last + shift, device, extent.physical + first - extent.logical))
     return found
+
+
+def shared_bytes(image: Image, segments: list[Segment]) -> int:
+    """Bytes of the FILE segments whose blocks other files have, too: whoever takes them over adds nothing."""
+    return sum(place.end - place.start for place in placed(image, segments))
 
 
 def shared(template: list[Placed], guest: list[Placed]) -> list[tuple[int, int]]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 from batchdiff.errors import ImageError
 from batchdiff.extents import Extents, Kind, empty
 from batchdiff.image.allocation import allocated_bytes, reclaimable_bytes
+from batchdiff.image.contract import Segment
 from batchdiff.image.image import Image
+from batchdiff.image.sharing import shared_bytes
 from batchdiff.model.manifest import GuestEntry, Manifest
 from batchdiff.model.overlay_options import Compression, backing_name, geometry_of
 from batchdiff.model.plan import GuestPlan, PlannedImage, Savings, Verdict
@@ -65,26 +68,45 @@ def _measured(candidate: Candidate, units: Extents, manifest: Manifest, measure:
     name = backing_name(entry.overlay_path, manifest.template.path, options.backing_path)
     header_for(layout, virtual_size, backing=(name, manifest.template.format))  # refuses what does not fit
     if options.compression is Compression.NONE:
-        holes = _holes(candidate.image, extents, geometry.granule)
+        written = _written(candidate.image, extents, geometry.granule)
+        holes = _holes(written) + _past_the_end(extents, geometry.granule, virtual_size)
         overlay = (layout.file_size, 0, disk_bytes(layout, extents, holes))
+        # copy_file_range shares these blocks once more: they stay in use, but by the others they were in any case.
+        free = shared_bytes(candidate.image, written) if _on_one_filesystem(candidate) else 0
     else:
-        overlay = _compressed(candidate, layout, extents, measure)
+        overlay, free = _compressed(candidate, layout, extents, measure), 0
     fd = candidate.image.layers[0].fd
     reclaimable = reclaimable_bytes(fd)  # first: it has what is not on disk yet written there
-    savings = savings_of(allocated=allocated_bytes(fd), reclaimable=reclaimable, overlay=overlay, sizes=sizes)
+    savings = savings_of(
+        allocated=allocated_bytes(fd), reclaimable=reclaimable, overlay=overlay, sizes=sizes, shared=free
+    )
     verdict, reason = _verdict(savings, manifest.minimum_savings)
     plan = _guest_plan(entry, candidate.record, verdict, reason)
     return dataclasses.replace(plan, options=options, unit=geometry.granule, extents=extents, savings=savings)
 
 
-def _holes(image: Image, extents: Extents, granule: int) -> int:
+def _written(image: Image, extents: Extents, granule: int) -> list[Segment]:
+    """Where the guest has the data that is written."""
+    pairs = extents.pairs(Kind.DATA).tolist()
+    return [s for first, count in pairs for s in image.segments(first * granule, (first + count) * granule)]
+
+
+def _holes(written: list[Segment]) -> int:
     """Bytes of the guest's holes inside what is written, in whole blocks: the overlay has them too."""
-    total = 0
-    for first, count in extents.pairs(Kind.DATA).tolist():
-        for segment in image.segments(first * granule, (first + count) * granule):
-            if segment.origin is Origin.ZERO:
-                total += max(segment.end // UNIT - ceil_div(segment.start, UNIT), 0) * UNIT
-    return total
+    zeros = (segment for segment in written if segment.origin is Origin.ZERO)
+    return sum(max(zero.end // UNIT - ceil_div(zero.start, UNIT), 0) * UNIT for zero in zeros)
+
+
+def _on_one_filesystem(candidate: Candidate) -> bool:
+    folder = os.path.dirname(candidate.entry.overlay_path)
+    return os.stat(folder).st_dev == os.fstat(candidate.image.layers[0].fd).st_dev
+
+
+def _past_the_end(extents: Extents, granule: int, virtual_size: int) -> int:
+    """Whole blocks of the last data granule that lie past the end of the disk: nothing is written there."""
+    ends = extents.end[extents.kind == Kind.DATA]
+    end = int(ends[-1]) * granule if len(ends) else 0
+    return max(end // UNIT - ceil_div(virtual_size, UNIT), 0) * UNIT
 
 
 def _compressed(candidate: Candidate, layout: Layout, extents: Extents, measure: Measure) -> tuple[int, int, int]:

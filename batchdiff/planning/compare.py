@@ -61,11 +61,11 @@ class WindowBuffer:
 
 
 def kinds_of(template: WindowBuffer, guest: WindowBuffer) -> Kinds | None:
-    """The :class:`~batchdiff.extents.Kind` of each unit of a window, or None where none differs."""
-    used = [buffer.used for buffer in (template, guest) if buffer.used[0] < buffer.used[1]]
-    if not used:
-        return None
-    begin, end = min(first for first, _ in used), max(end for _, end in used)
+    """The :class:`~batchdiff.extents.Kind` of each unit of a guest's window, or None where none differs.
+
+    Only what is in use of the guest's buffer is looked at.
+    """
+    begin, end = guest.used
     if _memcmp(template.address + begin, guest.address + begin, end - begin) == 0:
         return None
     first, last = begin // UNIT, end // UNIT

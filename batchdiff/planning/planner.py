@@ -19,6 +19,7 @@ from batchdiff.errors import ImageError
 from batchdiff.extents import Extents, concatenated
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
+from batchdiff.image.sharing import has_shared_extents
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.plan import GuestPlan, Plan, PlannedImage
 from batchdiff.model.totals import totals_of
@@ -38,6 +39,7 @@ Progress = Callable[[int, int], None]
 class _Findings:
     """What the scans of all ranges gave; guests by their number among the candidates."""
 
+    sharing: bool
     digests: dict[int, bytes] = field(default_factory=dict)
     differences: dict[int, dict[int, Extents]] = field(default_factory=dict)
     failures: dict[int, ImageError] = field(default_factory=dict)
@@ -49,6 +51,10 @@ class _Findings:
         for guest, found in result.differences.items():
             self.differences.setdefault(guest, {})[result.number] = found
         self.failures.update(result.failures)
+
+    def digest(self, virtual_size: int) -> str:
+        """The template's digest; empty where it was not read whole, because it shares blocks with guests."""
+        return "" if self.sharing else combined(virtual_size, self.digests)
 
     def units(self, guest: int) -> Extents:
         """The extents of a guest in 4 KiB units."""
@@ -80,7 +86,7 @@ def make_plan(manifest: Manifest, *, jobs: int, progress: Progress = lambda _don
         manifest_path=manifest.path,
         manifest_sha256=manifest.sha256,
         template=template,
-        template_digest=combined(template.virtual_size, findings.digests),
+        template_digest=findings.digest(template.virtual_size),
         retire=manifest.retire,
         protect_template=manifest.protect_template,
         guests=guests,
@@ -91,12 +97,13 @@ def make_plan(manifest: Manifest, *, jobs: int, progress: Progress = lambda _don
 def _scan(
     template: Image, candidates: list[Candidate], manifest: Manifest, *, jobs: int, progress: Progress
 ) -> _Findings:
-    job = ScanJob(manifest.template, tuple(candidate.entry.image for candidate in candidates))
+    sources = tuple(candidate.entry.image for candidate in candidates)
+    job = ScanJob(manifest.template, sources, sharing=has_shared_extents(template))
     images = [template, *(candidate.image for candidate in candidates)]
     ranges = list(ranges_with_data(images))
     sizes = [image.virtual_size for image in images]
     total, done = sum(_bytes_of(number, sizes) for number in ranges), 0
-    findings = _Findings()
+    findings = _Findings(job.sharing)
     progress(0, total)
     with ExitStack() as ours:  # with one job the scanner is in this process; a worker's ends with it
 

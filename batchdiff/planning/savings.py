@@ -89,8 +89,12 @@ def savings_of(
     reclaimable: int,
     overlay: tuple[int, int, int],
     sizes: dict[int, int],
+    shared: int = 0,
 ) -> Savings:
-    """The savings of one guest. ``overlay``: bytes of the file, their error, bytes on disk."""
+    """The savings of one guest. ``overlay``: bytes of the file, their error, bytes on disk.
+
+    ``shared``: bytes on disk of the overlay that other files than the guest have, too; they cost nothing.
+    """
     file_bytes, error, on_disk = overlay
     return Savings(
         allocated_bytes=allocated,
@@ -98,6 +102,6 @@ def savings_of(
         overlay_bytes=file_bytes,
         overlay_error_bytes=error,
         overlay_disk_bytes=on_disk,
-        saved_bytes=reclaimable - on_disk,
+        saved_bytes=reclaimable - (on_disk - shared),
         overlay_bytes_by_cluster_size=tuple(sorted(sizes.items())),
     )

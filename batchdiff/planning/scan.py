@@ -1,12 +1,14 @@
-"""Scans one range: every byte of the template is read once and compared with all guests.
+"""Scans one range: what metadata cannot settle is read once from the template and compared with all guests.
 
 ::
 
     range of 64 MiB  | window | window | window | ...
-    template           read once, kept for all guests, hashed
-    guest 1            holes on both sides are settled unread; else read and compared
+    template           read once for all guests, hashed
+    guest 1            read and compared from the first to the last byte that is not settled
     guest 2            ...
 
+Settled without reading: zeros on both sides, and blocks that guest and template share on disk (reflink).
+Where the template shares any blocks, its own are read only where a guest needs it, and there is no digest.
 Ranges are aligned to the largest cluster, so folding never crosses one.
 """
 
@@ -20,10 +22,11 @@ import numpy as np
 
 from batchdiff import extents
 from batchdiff.errors import ImageError
-from batchdiff.extents import Extents
+from batchdiff.extents import Extents, Kind
 from batchdiff.image.contract import Segment, clipped, windowed
 from batchdiff.image.image import Image
 from batchdiff.image.opening import open_image
+from batchdiff.image.sharing import placed, shared
 from batchdiff.image.source import ImageSource
 from batchdiff.planning.compare import (
     UNIT,
@@ -34,8 +37,9 @@ from batchdiff.planning.compare import (
     kinds_of_equal,
 )
 from batchdiff.planning.digest import RangeDigest
+from batchdiff.planning.spans import Span, Spans, merged, span_units, spans, without
 from batchdiff.qcow2.entries import Origin
-from batchdiff.units import MIB, align_up, ceil_div
+from batchdiff.units import MIB, ceil_div
 
 RANGE = 64 * MIB
 """One task of a worker: tens of milliseconds of work, and part of the digest's definition."""
@@ -49,10 +53,14 @@ _MAPPED_AT_ONCE = 16
 
 @dataclass(frozen=True, slots=True)
 class ScanJob:
-    """What is compared: a template with its guests."""
+    """What is compared: a template with its guests.
+
+    ``sharing``: the template shares blocks with other files, which may be the guests.
+    """
 
     template: ImageSource
     guests: tuple[ImageSource, ...]
+    sharing: bool = False
 
 
 @dataclass(slots=True)
@@ -67,11 +75,23 @@ class RangeResult:
 
 @dataclass(slots=True)
 class _Findings:
-    """What gathers while a range is scanned: kinds by guest and window, those of an equal guest by window."""
+    """What gathers while a range is scanned.
 
-    digest: RangeDigest = field(default_factory=RangeDigest)
+    ``equal``: by window, the kinds of a guest that equals the template there; ``kinds``: those of a guest
+    that does not.
+    """
+
+    equal: Kinds
     kinds: dict[int, dict[int, Kinds]] = field(default_factory=dict)
-    equal: list[Kinds] = field(default_factory=list)
+    digest: RangeDigest = field(default_factory=RangeDigest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Mapped:
+    """An image's segments in a stretch, and by window the span of what must be read there."""
+
+    segments: list[list[Segment]]
+    spans: Spans
 
 
 class Scanner:
@@ -80,6 +100,7 @@ class Scanner:
     def __init__(self, job: ScanJob) -> None:
         raise_descriptor_limit()
         self._template = open_image(job.template)
+        self._sharing = job.sharing
         self._guests: dict[int, Image] = {}
         self._failures: dict[int, ImageError] = {}
         for number, source in enumerate(job.guests):
@@ -98,7 +119,7 @@ class Scanner:
         """
         start = number * RANGE
         windows = ceil_div(min(RANGE, self._size - start), WINDOW)
-        findings = _Findings()
+        findings = _Findings(np.zeros((windows, WINDOW // UNIT), dtype=np.uint8))
         for first, count in self._stretches(windows):
             self._scan_stretch(start + first * WINDOW, first, count, findings)
         differences = {
@@ -106,7 +127,8 @@ class Scanner:
             for guest, kinds in findings.kinds.items()
             if guest not in self._failures
         }
-        return RangeResult(number, findings.digest.value(), differences, dict(self._failures))
+        digest = None if self._sharing else findings.digest.value()
+        return RangeResult(number, digest, differences, dict(self._failures))
 
     def _stretches(self, windows: int) -> Iterator[tuple[int, int]]:
         step = max(windows // ceil_div(len(self._guests) + 1, _MAPPED_AT_ONCE), 1)
@@ -115,35 +137,53 @@ class Scanner:
 
     def _scan_stretch(self, begin: int, first: int, count: int, findings: _Findings) -> None:
         """Scans ``count`` windows from offset ``begin`` on, the first of which has the number ``first``."""
-        template_segments = _windows(self._template, begin, count)
-        guest_segments = self._map_guests(begin, count)
-        for index in range(count):
+        segments = self._template.segments(begin, begin + count * WINDOW)
+        template = _mapped(segments, begin, count, [])
+        guests = self._map_guests(segments, begin, count)
+        if self._sharing:
+            _assume_data(findings.equal[first : first + count], template.spans)
+            needed = merged(mapped.spans for mapped in guests.values())
+        else:
+            needed = template.spans
+        for index in sorted(needed.keys() | {window for mapped in guests.values() for window in mapped.spans}):
             at, number = begin + index * WINDOW, first + index
-            _load(self._template_buffer, self._template, at, template_segments[index])
-            findings.equal.append(kinds_of_equal(self._template_buffer))
-            if findings.equal[-1].any():
-                findings.digest.add(number, self._template_buffer.view[: self._template.virtual_size - at])
-            for guest, segments in guest_segments.items():
-                kinds = self._compared(guest, at, segments[index])
+            _load(self._template_buffer, self._template, at, template.segments[index], needed.get(index))
+            if not self._sharing:
+                findings.equal[number] = kinds_of_equal(self._template_buffer)
+                if findings.equal[number].any():
+                    findings.digest.add(number, self._template_buffer.view[: self._template.virtual_size - at])
+            for guest, mapped in guests.items():
+                if index not in mapped.spans:
+                    continue
+                span = mapped.spans[index]
+                kinds = self._compared(guest, at, mapped.segments[index], span)
                 if kinds is not None:
-                    findings.kinds.setdefault(guest, {})[number] = kinds
+                    whole = findings.equal[number].copy()
+                    whole[span_units(span)] = kinds[span_units(span)]
+                    findings.kinds.setdefault(guest, {})[number] = whole
 
-    def _map_guests(self, begin: int, count: int) -> dict[int, list[list[Segment]]]:
+    def _map_guests(self, template: list[Segment], begin: int, count: int) -> dict[int, _Mapped]:
+        blocks = placed(self._template, template) if self._sharing else []
         mapped = {}
         for number, guest in list(self._guests.items()):
             try:
-                mapped[number] = _windows(guest, begin, count)
+                segments = guest.segments(begin, begin + count * WINDOW)
+                settled = shared(blocks, placed(guest, segments)) if blocks else []
             except ImageError as error:
                 self._give_up(number, error)
+                continue
+            of_template = spans(without(_there(template), settled), begin, WINDOW, UNIT)
+            own = _mapped(segments, begin, count, settled)
+            mapped[number] = _Mapped(own.segments, merged([of_template, own.spans]))
         return mapped
 
-    def _compared(self, number: int, at: int, segments: list[Segment]) -> Kinds | None:
-        """The kinds of a guest's window, or None where it equals the template's or cannot be read."""
+    def _compared(self, number: int, at: int, segments: list[Segment], span: Span) -> Kinds | None:
+        """The kinds of a guest's window in a span, or None where it equals the template's or cannot be read."""
         guest = self._guests.get(number)
         if guest is None:
             return None
         try:
-            _load(self._guest_buffer, guest, at, segments)
+            _load(self._guest_buffer, guest, at, segments, span)
         except ImageError as error:
             self._give_up(number, error)
             return None
@@ -176,35 +216,44 @@ def ranges_with_data(images: list[Image]) -> Iterator[int]:
         at = (number + 1) * RANGE
 
 
-def _windows(image: Image, begin: int, count: int) -> list[list[Segment]]:
-    return windowed(image.segments(begin, begin + count * WINDOW), begin, WINDOW, count)
+def _mapped(segments: list[Segment], begin: int, count: int, settled: list[tuple[int, int]]) -> _Mapped:
+    pieces = without(_there(segments), settled)
+    return _Mapped(windowed(segments, begin, WINDOW, count), spans(pieces, begin, WINDOW, UNIT))
 
 
-def _load(buffer: WindowBuffer, image: Image, at: int, segments: list[Segment]) -> None:
-    """Reads a window, from the first to the last unit that is not known to be zeros.
+def _there(segments: list[Segment]) -> list[tuple[int, int]]:
+    return [(segment.start, segment.end) for segment in segments if segment.origin is not Origin.ZERO]
+
+
+def _load(buffer: WindowBuffer, image: Image, at: int, segments: list[Segment], span: Span | None) -> None:
+    """Reads a span of the window at offset ``at``; the rest of the buffer becomes zeros.
 
     :raises ImageError: the image cannot be read.
     """
-    there = [segment for segment in segments if segment.origin is not Origin.ZERO]
-    if not there:
+    if span is None:
         buffer.reserve(0, 0)
         return
-    first = (there[0].start - at) // UNIT * UNIT
-    end = align_up(there[-1].end - at, UNIT)
+    first, end = span
     image.fill(buffer.reserve(first, end), at + first, clipped(segments, at + first, at + end))
 
 
-def _joined(kinds: dict[int, Kinds], equal: list[Kinds], first_unit: int) -> Extents:
+def _assume_data(equal: Kinds, there: Spans) -> None:
+    """Unread parts of the template count as data: at worst a cluster of zeros is written as one of data."""
+    for window, span in there.items():
+        equal[window, span_units(span)] = Kind.SAME
+
+
+def _joined(kinds: dict[int, Kinds], equal: Kinds, first_unit: int) -> Extents:
     """The extents of a range from its windows with differences.
 
     A window without any is needed all the same where it shares a largest cluster with one that has some.
     """
-    clusters = {number // _WINDOWS_IN_CLUSTER for number in kinds}
-    needed = [cluster * _WINDOWS_IN_CLUSTER + part for cluster in clusters for part in range(_WINDOWS_IN_CLUSTER)]
-    whole = np.zeros((len(equal), WINDOW // UNIT), dtype=np.uint8)
-    for number in needed:
-        if number < len(equal):
-            whole[number] = kinds.get(number, equal[number])
+    whole = np.zeros_like(equal)
+    for cluster in {number // _WINDOWS_IN_CLUSTER for number in kinds}:
+        windows = slice(cluster * _WINDOWS_IN_CLUSTER, (cluster + 1) * _WINDOWS_IN_CLUSTER)
+        whole[windows] = equal[windows]
+    for number, found in kinds.items():
+        whole[number] = found
     return extents.from_kinds(whole.reshape(-1), first_unit)
 
 

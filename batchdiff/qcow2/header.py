@@ -57,8 +57,14 @@ class Header:
     lazy_refcounts: bool
 
 
+def claimed_cluster_size(head: bytes) -> int:
+    """The cluster size that the first bytes of a file name, unchecked; 0 where it is impossible."""
+    bits = int.from_bytes(head[20:24], "big")
+    return 1 << bits if 9 <= bits <= 21 else 0
+
+
 def parse(head: bytes, file_size: int) -> Header:
-    """The header in ``head``, the file's first 2 MiB at the most (one cluster is needed).
+    """The header in ``head``, the file's first cluster or more.
 
     :raises FormatError: the image breaks the format's rules, is damaged, or needs what is not supported.
     """

@@ -36,7 +36,13 @@ def naive(template, guest):
 
 
 def compared(template, guest, template_first=0, guest_first=0):
-    kinds = kinds_of(fill(template_buffer, template, template_first), fill(guest_buffer, guest, guest_first))
+    """As the scanner does: the guest's span has in it all that either of them has."""
+    ends = [
+        (first, first + len(units)) for units, first in ((template, template_first), (guest, guest_first)) if units
+    ]
+    span = slice(min((first for first, _ in ends), default=0), max((end for _, end in ends), default=0))
+    padded = spread(guest, guest_first)[span]
+    kinds = kinds_of(fill(template_buffer, template, template_first), fill(guest_buffer, padded, span.start))
     return None if kinds is None else kinds.tolist()
 
 

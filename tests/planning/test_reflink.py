@@ -1,0 +1,162 @@
+"""Reflink copies on real filesystems: what is shared is not read, and what was rewritten is found."""
+
+import os
+import random
+import shutil
+import subprocess
+from pathlib import Path
+
+import naive
+import pytest
+from filesystems import mounted
+from notation import run
+from oracle import source
+
+from batchdiff.extents import concatenated
+from batchdiff.image import files
+from batchdiff.image.opening import open_image
+from batchdiff.image.sharing import has_shared_extents, placed, shared
+from batchdiff.model.manifest_file import read_manifest
+from batchdiff.planning.planner import make_plan
+from batchdiff.planning.scan import ScanJob, Scanner, ranges_with_data
+from batchdiff.units import KIB, MIB
+
+SIZE = 24 * MIB
+
+
+@pytest.fixture(scope="module", params=["xfs", "btrfs"])
+def filesystem(request, tmp_path_factory):
+    with mounted(tmp_path_factory.mktemp("reflink"), request.param) as point:
+        yield point
+
+
+def write_template(path: Path) -> None:
+    rng = random.Random(5)
+    with path.open("wb") as file:
+        for offset in range(0, SIZE, 2 * MIB):
+            file.seek(offset)
+            file.write(rng.randbytes(MIB + 4 * KIB))
+        file.truncate(SIZE)
+
+
+def rewrite(path: Path, *, seed: int, times: int) -> None:
+    """Single blocks, whole clusters, zeros, odd places, holes and new data."""
+    rng = random.Random(seed)
+    with path.open("r+b") as file:
+        for _ in range(times):
+            file.seek(rng.randrange(SIZE - 128 * KIB) // rng.choice((1, 512, 4096)) * 1)
+            length = rng.choice((1, 4 * KIB, 64 * KIB, 100_001))
+            file.write(rng.choice((bytes(length), rng.randbytes(length))))
+        os.fsync(file.fileno())
+    run("fallocate", "-p", "-o", str(4 * MIB), "-l", str(128 * KIB), str(path))
+
+
+def copies(folder: Path, suffix: str) -> tuple[Path, list[Path]]:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    template = folder / f"template.{suffix}"
+    write_template(folder / "content.raw")
+    if suffix == "qcow2":
+        run("qemu-img", "convert", "-O", "qcow2", str(folder / "content.raw"), str(template))
+    else:
+        (folder / "content.raw").rename(template)
+    guests = [folder / f"{name}.{suffix}" for name in ("same", "changed")]
+    for guest in guests:
+        run("cp", "--reflink=always", str(template), str(guest))
+    if suffix == "qcow2":
+        commands = "".join(
+            f"write -q -P {n + 1} {n * 3 * MIB + 7 * 4096} {(n % 3 + 1) * 4096}\n" for n in range(7)
+        )
+        subprocess.run(
+            ["qemu-io", "-f", "qcow2", guests[1]],
+            input=commands.encode(),
+            check=True,
+            timeout=60,
+            stdout=subprocess.DEVNULL,
+        )
+    else:
+        rewrite(guests[1], seed=7, times=20)
+    os.sync()
+    return template, guests
+
+
+def scanned(template, guests, *, sharing):
+    sources = [source(image) for image in (template, *guests)]
+    scanner = Scanner(ScanJob(sources[0], tuple(sources[1:]), sharing=sharing))
+    images = [open_image(item) for item in sources]
+    results = [scanner.scan(number) for number in ranges_with_data(images)]
+    for image in images:
+        image.close()
+    scanner.close()
+    return [concatenated([r.differences[n] for r in results if n in r.differences]) for n in range(len(guests))], [
+        r.template_digest for r in results
+    ]
+
+
+def touched(units, cluster_size):
+    runs = naive.to_write(units, cluster_size)
+    return {cluster for first, count, _ in runs for cluster in range(first, first + count)}
+
+
+@pytest.mark.parametrize("suffix", ["img", "qcow2"])
+def test_differences_are_those_of_a_naive_comparison(filesystem, suffix):
+    template, guests = copies(filesystem / suffix, suffix)
+    found, digests = scanned(template, guests, sharing=True)
+    read, _ = scanned(template, guests, sharing=False)
+    with open_image(source(template)) as one, open_image(source(guests[1])) as other:
+        expected = naive.differences(one.read(0, SIZE), other.read(0, SIZE))
+    assert len(found[0]) == 0
+    for size in (4 * KIB, 64 * KIB, 2 * MIB):
+        assert touched(found[1], size) == touched(expected, size)
+    assert naive.to_write(read[1], 64 * KIB) == naive.to_write(expected, 64 * KIB)
+    assert set(digests) == {None}
+
+
+@pytest.mark.parametrize("suffix", ["img", "qcow2"])
+def test_what_is_shared_is_not_read(filesystem, suffix, monkeypatch):
+    template, guests = copies(filesystem / suffix, suffix)
+    count = 0
+    read_into = files.read_into
+
+    def counted(fd, buffer, offset, path):
+        nonlocal count
+        count += len(buffer)
+        return read_into(fd, buffer, offset, path)
+
+    monkeypatch.setattr(files, "read_into", counted)
+    scanned(template, [guests[0]], sharing=True)
+    # Headers and tables only, and ends of clusters that qemu-img convert left unwritten: those are not shared.
+    assert count < (2 * MIB if suffix == "qcow2" else 1)
+
+
+def test_shared_blocks_are_found_and_only_those(filesystem):
+    template, guests = copies(filesystem / "blocks", "img")
+    with open_image(source(template)) as one, open_image(source(guests[1])) as other:
+        assert has_shared_extents(one)
+        ranges = shared(*(placed(image, image.segments(0, SIZE)) for image in (one, other)))
+        assert 0 < sum(end - start for start, end in ranges) < SIZE
+        for start, end in ranges:
+            assert one.read(start, end - start) == other.read(start, end - start)
+
+
+def test_a_file_that_shares_nothing_says_so(filesystem):
+    path = filesystem / "alone.img"
+    write_template(path)
+    with open_image(source(path)) as image:
+        assert not has_shared_extents(image)
+        assert placed(image, image.segments(0, SIZE)) == []
+
+
+def test_shared_blocks_are_not_promised_back_and_leave_the_template_without_a_digest(filesystem):
+    folder = filesystem / "savings"
+    copies(folder, "img")
+    manifest = folder / "manifest.yaml"
+    manifest.write_text(
+        "version: 1\ntemplate: {path: template.img, format: raw}\n"
+        "defaults: {format: raw}\nguests: [{path: changed.img}]\n"
+    )
+    plan = make_plan(read_manifest(str(manifest)), jobs=1)
+    assert plan.template_digest == ""
+    guest = plan.guests[0]
+    assert guest.savings is not None
+    assert guest.savings.reclaimable_bytes < guest.savings.allocated_bytes
