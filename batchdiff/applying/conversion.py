@@ -103,8 +103,12 @@ def check_unchanged(image: Image, record: PlannedImage, run: Conversion) -> None
 
     :raises PlanError: a file of it changed.
     """
-    protected, planned = run.journal.template, run.template.fingerprints[0]
-    now = tuple(planned if found == protected else found for found in image.fingerprints())
+    planned = {(before.device, before.inode): before for before in run.template.fingerprints}
+    protected = run.journal.protected
+    now = tuple(
+        planned.get((found.device, found.inode), found) if found in protected else found
+        for found in image.fingerprints()
+    )
     changes = record.changes(now)
     if changes:
         raise PlanError(
@@ -271,9 +275,11 @@ def _discard(path: str) -> None:
 
 
 def _disk_error(guest: _Guest, error: OSError) -> BatchdiffError:
-    full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-    return GuestError(
-        f"cannot convert {guest.name}",
-        why=f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}",
-        remedy="Make room and apply again." if full else "Look into the kernel log, then apply again.",
-    )
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        remedy = "Make room and apply again."
+    elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        remedy = "Check the permissions of the folder, then apply again."
+    else:
+        remedy = "Look into the kernel log, then apply again."
+    place = f" ({error.filename})" if error.filename else ""
+    return GuestError(f"cannot convert {guest.name}", why=f"{error.strerror or error}{place}", remedy=remedy)

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from batchdiff.applying.conversion import Conversion, Watch, check_unchanged, convert
 from batchdiff.applying.journal import Journal, Step
+from batchdiff.applying.protection import note_interrupted, protect
 from batchdiff.applying.space import check_space
 from batchdiff.applying.verification import VerifyMode, require_judges
 from batchdiff.errors import BatchdiffError, ImageError, PlanError, UsageError
-from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
 from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import GuestPlan, Plan, Verdict
-
-_WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +46,36 @@ def apply_plan(plan: Plan, journal: Journal, options: ApplyOptions, watch: Watch
     require_judges(options.verify)
     with open_image(plan.template.source) as template:
         run = Conversion(plan.template, journal, options.retire, options.verify, watch)
-        _note_protection(template, plan.template.fingerprints[0], journal)
-        check_unchanged(template, plan.template, run)
+        note_interrupted(template, plan.template.fingerprints, journal)
+        _check_template(template, run)
         inspect(template)
         _sync(template)
         pending = [
             guest for guest in guests if guest.verdict is Verdict.CONVERT and not _published(guest, journal)
         ]
         check_space(pending, options.retire)
+        to_protect = plan.protect_template
         for guest in guests:
             outcome = _outcome(run, guest, template)
-            if outcome.status in {Status.CONVERTED, Status.UNCHANGED} and plan.protect_template:
-                yield dataclasses.replace(outcome, notes=outcome.notes + _protect(template, journal))
-            else:
-                yield outcome
+            if outcome.status in {Status.CONVERTED, Status.UNCHANGED} and to_protect:
+                outcome = dataclasses.replace(outcome, notes=outcome.notes + protect(template, journal))
+                to_protect = False
+            yield outcome
+
+
+def _check_template(template: Image, run: Conversion) -> None:
+    """Refuses a template that changed, and says what that means for overlays that are there already."""
+    try:
+        check_unchanged(template, run.template, run)
+    except PlanError as error:
+        published = run.journal.published()
+        if not published:
+            raise
+        raise PlanError(
+            f"the template changed after overlays were put on it ({', '.join(published)})",
+            why=error.why,
+            remedy="If it was written to, they are damaged: start no VM on them, compare each with its original.",
+        ) from error
 
 
 def _sync(template: Image) -> None:
@@ -80,7 +93,10 @@ def _chosen(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
     names = {guest.name for guest in plan.guests}
     unknown = [name for name in options.guests if name not in names]
     if unknown:
-        raise UsageError(f"no guest of the plan is called {', '.join(unknown)}")
+        raise UsageError(
+            f"no guest of the plan is called {', '.join(unknown)}",
+            remedy=f"There are: {', '.join(sorted(names))}.",
+        )
     return [guest for guest in plan.guests if guest.name in options.guests]
 
 
@@ -108,27 +124,3 @@ def _check_not_the_template(guest: GuestPlan, template: Image) -> None:
         kept = {(stat_.st_dev, stat_.st_ino) for stat_ in (os.fstat(layer.fd) for layer in template.layers)}
         if (info.st_dev, info.st_ino) in kept:
             raise PlanError(f"guest {guest.name} is the template, or below it", remedy="Plan again.")
-
-
-def _protect(template: Image, journal: Journal) -> tuple[str, ...]:
-    """Takes the template's write bits, so that nobody changes all overlays by accident; says where it can't."""
-    fd = template.layers[0].fd
-    mode = stat.S_IMODE(os.fstat(fd).st_mode)
-    if stat.S_ISREG(os.fstat(fd).st_mode) and mode & _WRITE_BITS:
-        journal.record_protecting()
-        try:
-            os.fchmod(fd, mode & ~_WRITE_BITS)
-        except OSError as error:
-            return (f"the template {template.path} keeps its write permission ({error.strerror})",)
-        os.fsync(fd)
-        journal.record_protected(template.layers[0].fingerprint())
-    return ()
-
-
-def _note_protection(template: Image, planned: Fingerprint, journal: Journal) -> None:
-    """Makes up for the note of an apply that died when it had just taken the template's write bits."""
-    fd, now = template.layers[0].fd, template.layers[0].fingerprint()
-    if not journal.protecting or now == planned or os.fstat(fd).st_mode & _WRITE_BITS:
-        return
-    if dataclasses.replace(now, ctime_ns=planned.ctime_ns) == planned:
-        journal.record_protected(now)

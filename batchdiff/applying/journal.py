@@ -58,7 +58,7 @@ class Journal:
         self.path = f"{plan_path}.journal"
         self._fd = _locked(self.path)
         self._standings: dict[str, Standing] = {}
-        self._template: Fingerprint | None = None
+        self._protected: set[Fingerprint] = set()
         self._protecting = False
         try:
             if not self._resume(checksum):
@@ -108,13 +108,17 @@ class Journal:
         return self._standings.get(guest)
 
     @property
-    def template(self) -> Fingerprint | None:
-        """The template's fingerprint after its write bits went."""
-        return self._template
+    def protected(self) -> frozenset[Fingerprint]:
+        """The fingerprints of the template's files after their write bits went."""
+        return frozenset(self._protected)
+
+    def published(self) -> list[str]:
+        """The guests whose overlays are in place."""
+        return [name for name, at in self._standings.items() if at.step in {Step.PUBLISHED, Step.RETIRED}]
 
     @property
     def protecting(self) -> bool:
-        """Whether an apply was about to take the template's write bits, and has not noted that it did."""
+        """Whether an apply has begun to take the template's write bits."""
         return self._protecting
 
     def record(self, guest: str, standing: Standing) -> None:
@@ -127,10 +131,10 @@ class Journal:
         self._append({"step": _PROTECTING})
         self._protecting = True
 
-    def record_protected(self, template: Fingerprint) -> None:
-        """Notes that the template lost its write bits, which changed its ctime."""
-        self._append({"step": _PROTECTED, "template": asdict(template)})
-        self._template, self._protecting = template, False
+    def record_protected(self, file: Fingerprint) -> None:
+        """Notes that a file of the template lost its write bits, which changed its ctime."""
+        self._append({"step": _PROTECTED, "template": asdict(file)})
+        self._protected.add(file)
 
     def _append(self, record: dict[str, Any]) -> None:
         now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -147,7 +151,7 @@ class Journal:
 
     def _take_in(self, record: dict[str, Any]) -> None:
         if record["step"] == _PROTECTED:
-            self._template, self._protecting = Fingerprint(**record["template"]), False
+            self._protected.add(Fingerprint(**record["template"]))
         elif record["step"] == _PROTECTING:
             self._protecting = True
         elif record["step"] != _BEGIN:
@@ -164,17 +168,32 @@ class Journal:
         os.close(self._fd)
 
 
-def noted_template(plan_path: str) -> Fingerprint | None:
-    """The template's fingerprint after an apply of that plan took its write bits; None where none did."""
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What a journal says to those who only look: guests that are done, and the template's files as protected."""
+
+    published: frozenset[str] = frozenset()
+    protected: frozenset[Fingerprint] = frozenset()
+
+
+def read_notes(plan_path: str) -> Notes:
+    """What the journal of a plan says now, without its lock; nothing where there is none, or none to be read."""
     try:
         with open(f"{plan_path}.journal", "rb") as file:
             lines = file.read().splitlines()
     except OSError:
-        return None
-    for line in reversed(lines):
+        return Notes()
+    steps: dict[str, str] = {}
+    protected = set()
+    for line in lines:
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            return Fingerprint(**json.loads(line)["template"])
-    return None
+            record = json.loads(line)
+            if record["step"] == _PROTECTED:
+                protected.add(Fingerprint(**record["template"]))
+            elif "guest" in record:
+                steps[record["guest"]] = record["step"]
+    done = {name for name, step in steps.items() if step in {Step.PUBLISHED, Step.RETIRED}}
+    return Notes(frozenset(done), frozenset(protected))
 
 
 def _locked(path: str) -> int:

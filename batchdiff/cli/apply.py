@@ -54,6 +54,11 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
             console.event("guest", **asdict(outcome))
             _say(console, plan, outcome)
     console.result(outcome_text(outcomes, width=console.width))
+    if any(outcome.original == "kept" for outcome in outcomes):
+        console.say(
+            "The space comes back once the originals are gone. Before you start VMs on the overlays, run:"
+            f" batchdiff apply {arguments.plan} --retire quarantine (or delete)"
+        )
     return _exit_code(outcomes)
 
 
@@ -81,7 +86,9 @@ def _confirm(console: Console, plan: Plan, options: ApplyOptions) -> None:
             "`--retire delete` asks before it deletes, and there is no terminal to ask on",
             remedy="Add `--yes` if the originals shall be deleted once their overlays are verified.",
         )
-    console.warn("these originals will be deleted, each once its overlay is verified:")
+    console.warn(
+        "their VMs must be shut down. These originals will be deleted, each once its overlay is verified:"
+    )
     for guest in chosen:
         console.warn(f"  {guest.source.path}")
     if console.ask("Type yes to go on: ").lower() != "yes":

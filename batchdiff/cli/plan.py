@@ -8,8 +8,9 @@ import json
 import os
 
 from batchdiff.cli.console import Console
+from batchdiff.cli.hints import warn_of_lookalikes, warn_of_space
 from batchdiff.cli.progress import scan_progress
-from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS, UsageError
+from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS, ManifestError, UsageError
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.manifest_file import read_manifest
 from batchdiff.model.plan import Plan
@@ -21,7 +22,8 @@ from batchdiff.report.text import plan_text
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
-    manifest = _with_guests(read_manifest(arguments.manifest), arguments.guests)
+    manifest = _manifest(arguments.manifest, arguments.guests)
+    warn_of_lookalikes(console, manifest)
     path = arguments.output or _default_path(manifest.path)
     _check_output(path)
     jobs = arguments.jobs or len(os.sched_getaffinity(0))
@@ -30,13 +32,16 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     write_plan(plan, path)
     console.result(plan_text(plan, width=console.width))
     console.event("plan", path=os.path.abspath(path), report=json.loads(plan_json(plan)))
+    warn_of_space(console, plan)
     console.say(f"The plan is in {path}. Next: batchdiff apply {path}")
     return _exit_code(plan, detailed=arguments.detailed_exitcode)
 
 
-def _with_guests(manifest: Manifest, names: list[str] | None) -> Manifest:
+def _manifest(path: str, names: list[str] | None) -> Manifest:
+    """The manifest with the guests of those names, or all. Overlays that exist matter for the chosen ones only."""
     if names is None:
-        return manifest
+        return read_manifest(path)
+    manifest = read_manifest(path, allow_existing_overlays=True)
     known = {guest.name for guest in manifest.guests}
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -44,7 +49,11 @@ def _with_guests(manifest: Manifest, names: list[str] | None) -> Manifest:
             f"no guest of the manifest is called {', '.join(unknown)}",
             remedy=f"There are: {', '.join(sorted(known))}.",
         )
-    return dataclasses.replace(manifest, guests=tuple(g for g in manifest.guests if g.name in names))
+    chosen = tuple(guest for guest in manifest.guests if guest.name in names)
+    existing = [guest.overlay_path for guest in chosen if os.path.lexists(guest.overlay_path)]
+    if existing:
+        raise ManifestError(f"{path}: the overlay {', '.join(existing)} exists already; move it away")
+    return dataclasses.replace(manifest, guests=chosen)
 
 
 def _default_path(manifest_path: str) -> str:
@@ -58,7 +67,8 @@ def _check_output(path: str) -> None:
     """
     folder = os.path.dirname(os.path.abspath(path))
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(f"cannot write the plan to {folder}", remedy="Choose another place with `-o`.")
+        why = "permission denied" if os.path.isdir(folder) else "there is no such folder"
+        raise UsageError(f"cannot write the plan to {folder}", why=why, remedy="Choose another place with `-o`.")
     if not os.path.lexists(path):
         return
     head = b""

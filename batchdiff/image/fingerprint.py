@@ -25,7 +25,7 @@ class Fingerprint:
         said = {
             "size": f"its size changed from {self.size} to {now.size} bytes",
             "mtime_ns": "it was written to (mtime)",
-            "ctime_ns": "its content or attributes were changed (ctime)",
+            "ctime_ns": "its content or attributes, such as its mode, were changed (ctime)",
         }
         return " and ".join(said[name] for name in names)
 

@@ -33,7 +33,7 @@ class Finished:
     def described(self) -> str:
         """The command, its exit code and what it said."""
         how = f"was killed by {signal_name(-self.code)}" if self.code < 0 else f"exit code {self.code}"
-        said = self.output.strip()
+        said = "; ".join(self.output.strip().splitlines())
         return f"`{' '.join(self.argv)}` ({how}){': ' + said if said else ''}"
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import stat
 
-from batchdiff.errors import ProgramError, VerificationError
+from batchdiff.errors import GuestError, ProgramError, VerificationError
 from batchdiff.image import programs
 from batchdiff.image.programs import Finished
 from batchdiff.image.source import ImageFormat, ImageSource
@@ -56,8 +56,15 @@ def _run(arguments: list[str], virtual_size: int) -> Finished:
 
 
 def _require_success(done: Finished) -> None:
-    if done.code != 0:
-        raise ProgramError("qemu-img failed", why=done.described())
+    if done.code == 0:
+        return
+    if "lock" in done.output and "Failed to get" in done.output:
+        raise GuestError(
+            "an image is in use by a VM or another program",
+            why=done.described(),
+            remedy="Shut it down; apply again.",
+        )
+    raise ProgramError("qemu-img failed", why=done.described())
 
 
 def _named(image: ImageSource) -> str:

@@ -77,6 +77,7 @@ def _objection(image: Image, record: PlannedImage, template: PlannedImage, allow
         header = peek_header(record.source.path)
         for count, what in ((header.snapshots, Loss.SNAPSHOTS), (header.bitmaps, Loss.BITMAPS)):
             if count and what not in allow_loss:
-                kind = "internal snapshots" if what is Loss.SNAPSHOTS else "persistent bitmaps"
-                return f"it has {count} {kind}, which an overlay would lose. `allow_loss: [{what}]` accepts that"
+                kind = "internal snapshot" if what is Loss.SNAPSHOTS else "persistent bitmap"
+                many = f"{count} {kind}{'' if count == 1 else 's'}"
+                return f"it has {many}, which an overlay would lose. `allow_loss: [{what}]` accepts that"
     return ""

@@ -115,7 +115,7 @@ def documented(words: str) -> set[str]:
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_is_there_and_one_page(name: str):
     lines = (ROOT / name).read_text().splitlines()
-    assert 10 <= len(lines) <= 170
+    assert 10 <= len(lines) <= 180
 
 
 @pytest.mark.parametrize("verb", sorted(verbs()))

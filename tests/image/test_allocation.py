@@ -11,7 +11,6 @@ from batchdiff.image.allocation import allocated_bytes, reclaimable_bytes
 from batchdiff.image.fiemap import ExtentFlag, physical_extents
 from batchdiff.units import KIB, MIB
 
-
 UNWRITTEN = 0x800
 
 

@@ -1,5 +1,7 @@
 """Compressed clusters never lie on anything else, and stay within what the packer says is used."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +22,7 @@ def test_nothing_overlaps_and_whole_clusters_are_aligned(sizes, start):
             assert offset % CLUSTER == 0
         taken.append((offset, offset + (size or CLUSTER)))
     taken.sort()
-    assert all(end <= following for (_, end), (following, _) in zip(taken, taken[1:], strict=False))
+    assert all(end <= following for (_, end), (following, _) in itertools.pairwise(taken))
     assert packer.end % CLUSTER == 0
     assert packer.end >= max((end for _, end in taken), default=start * CLUSTER)
 

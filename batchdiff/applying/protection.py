@@ -1,0 +1,48 @@
+"""Takes the write bits of a template's files, so that nobody changes all its overlays by accident.
+
+That changes their ctime, which the plan's fingerprints have; the journal notes it before and after.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+
+from batchdiff.applying.journal import Journal
+from batchdiff.image.contract import Layer
+from batchdiff.image.fingerprint import Fingerprint
+from batchdiff.image.image import Image
+
+_WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+
+
+def protect(template: Image, journal: Journal) -> tuple[str, ...]:
+    """Takes the write bits of every file of the template's chain; says which could not be protected."""
+    notes = []
+    for layer in template.layers:
+        if _is_writable(layer):
+            journal.record_protecting()
+            try:
+                os.fchmod(layer.fd, stat.S_IMODE(os.fstat(layer.fd).st_mode) & ~_WRITE_BITS)
+            except OSError as error:
+                notes.append(f"the template's file {layer.path} keeps its write permission ({error.strerror})")
+                continue
+            os.fsync(layer.fd)
+            journal.record_protected(layer.fingerprint())
+    return tuple(notes)
+
+
+def note_interrupted(template: Image, planned: tuple[Fingerprint, ...], journal: Journal) -> None:
+    """Makes up for the note of an apply that died when it had just taken a file's write bits."""
+    for layer, before in zip(template.layers, planned, strict=True):
+        now = layer.fingerprint()
+        if not journal.protecting or now == before or now in journal.protected or _is_writable(layer):
+            continue
+        if dataclasses.replace(now, ctime_ns=before.ctime_ns) == before:
+            journal.record_protected(now)
+
+
+def _is_writable(layer: Layer) -> bool:
+    mode = os.fstat(layer.fd).st_mode
+    return stat.S_ISREG(mode) and bool(mode & _WRITE_BITS)

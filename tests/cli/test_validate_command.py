@@ -1,0 +1,68 @@
+import pytest
+from commands import MANIFEST, batchdiff, events
+
+
+def test_valid(fleet):
+    done = batchdiff("validate", "fleet.yaml", cwd=fleet.folder)
+    assert done.stdout == "fleet.yaml is valid: 4 guests\n"
+    assert done.stderr == ""
+
+
+def test_valid_as_json(fleet):
+    (event,) = events(batchdiff("validate", "--json", "fleet.yaml", cwd=fleet.folder))
+    assert event["event"] == "valid"
+    assert event["manifest"] == str(fleet.folder / "fleet.yaml")
+    assert len(event["guests"]) == 4
+
+
+@pytest.mark.parametrize("verb", ["validate", "plan"])
+def test_every_problem_at_once(fleet, verb):
+    broken = (
+        MANIFEST.replace("raw.img", "rew.img")
+        .replace("auto", "5000")
+        .replace("version: 1", "version: 1\nretrie: keep")
+    )
+    fleet.write_manifest(broken)
+    before = fleet.state()
+    done = batchdiff(verb, "fleet.yaml", cwd=fleet.folder, expect=3)
+    assert done.stdout == ""
+    assert "retire" in done.stderr
+    assert "raw.img" in done.stderr
+    assert "cluster_size" in done.stderr
+    assert "fleet.yaml:2:" in done.stderr
+    assert fleet.state() == before
+
+
+@pytest.mark.parametrize("text", ["", "[", "version: 9\n", "- 1\n", "\0", "version: 1\n"])
+def test_no_manifest_at_all(fleet, text):
+    fleet.write_manifest(text)
+    done = batchdiff("validate", "fleet.yaml", "--json", cwd=fleet.folder, expect=3)
+    (event,) = events(done)
+    assert (event["event"], event["exit_code"]) == ("error", 3)
+    assert "fleet.yaml" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["none.yaml", ".", "none/fleet.yaml", "fleet.yaml/x"])
+def test_a_manifest_that_cannot_be_read(fleet, name):
+    done = batchdiff("validate", name, cwd=fleet.folder, expect=3)
+    assert name.split("/")[0] in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_file_that_is_no_text(fleet):
+    batchdiff("validate", "thick.qcow2", cwd=fleet.folder, expect=3)
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nbatchdiff: all is well.yaml", "a\x1b[2J.yaml", "a\u202e.yaml", "a\udc80.yaml"]
+)
+def test_a_name_cannot_forge_what_is_said(fleet, name):
+    for there in (True, False):
+        if there:
+            (fleet.folder / "fleet.yaml").rename(fleet.folder / name)
+        done = batchdiff("validate", name, cwd=fleet.folder, expect=0 if there else 3)
+        said = done.stdout + done.stderr
+        assert name not in said
+        assert "\nbatchdiff: all is well" not in done.stdout
+        assert "\x1b" not in said
+        (fleet.folder / name).unlink(missing_ok=True)

@@ -1,0 +1,146 @@
+"""Runs batchdiff as its users do, in a process of its own, on small fleets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import notation
+import pytest
+from _pytest.mark import ParameterSet
+from oracle import assert_same
+
+COMMAND = (sys.executable, "-m", "batchdiff")
+TEMPLATE = "2M:A 1M:- 2M:B 1M:0 2M:C"
+GUESTS = {
+    "raw.img": "2M:A 512k:- 512k:X 2M:B 1M:0 1M:C 64k:0 960k:C",
+    "thick.qcow2": "2M:A 1M:- 100k:Y 1948k:B 1M:0 2M:C",
+    "large.img": f"{TEMPLATE} 1M:- 100k:Z",
+    "same.img": TEMPLATE,
+}
+MANIFEST = """\
+version: 1
+template: {path: template.img, format: raw}
+defaults: {format: raw}
+guests:
+  - path: raw.img
+  - {path: thick.qcow2, format: qcow2}
+  - {path: large.img, overlay: {cluster_size: auto}}
+  - path: same.img
+"""
+OVERLAYS = {
+    "raw.img": "raw.qcow2",
+    "thick.qcow2": "thick.overlay.qcow2",
+    "large.img": "large.qcow2",
+    "same.img": "same.qcow2",
+}
+
+
+def batchdiff(*arguments: object, cwd: Path, expect: int | None = 0, path: str | None = None, **options) -> Done:
+    """Runs a command that must end with that exit code, and without any traceback."""
+    environment = os.environ | {"PATH": path or os.environ["PATH"]} | options.pop("env", {})
+    done = subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        **({"stdin": subprocess.DEVNULL} | options),
+    )
+    assert_no_traceback(done.stderr + done.stdout)
+    said = f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert expect is None or done.returncode == expect, said
+    return done
+
+
+Done = subprocess.CompletedProcess[str]
+
+
+def assert_no_traceback(text: str) -> None:
+    """What a user, a disk or an image causes is told in words."""
+    assert "Traceback" not in text, text
+    assert "Exception ignored" not in text, text
+
+
+def events(done: Done) -> list[dict]:
+    """The objects that a command with ``--json`` printed; every line must be one."""
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert all(isinstance(event, dict) and "event" in event for event in found)
+    return found
+
+
+class Fleet:
+    """A folder with a template, four guests and their manifest."""
+
+    def __init__(self, folder: Path, manifest: str = MANIFEST) -> None:
+        self.folder = folder
+        notation.write_raw(folder / "template.img", TEMPLATE)
+        for name, text in GUESTS.items():
+            (notation.write_qcow2 if name.endswith("qcow2") else notation.write_raw)(folder / name, text)
+        self.write_manifest(manifest)
+
+    def write_manifest(self, text: str) -> None:
+        (self.folder / "fleet.yaml").write_text(text)
+
+    def plan(self, *arguments: object, expect: int | None = 0, **options) -> Done:
+        return batchdiff("plan", "fleet.yaml", *arguments, cwd=self.folder, expect=expect, **options)
+
+    def show(self, *arguments: object, expect: int | None = 0, **options) -> Done:
+        return batchdiff("show", "fleet.plan.json", *arguments, cwd=self.folder, expect=expect, **options)
+
+    def apply(self, *arguments: object, expect: int | None = 0, **options) -> Done:
+        return batchdiff("apply", "fleet.plan.json", *arguments, cwd=self.folder, expect=expect, **options)
+
+    @property
+    def document(self) -> dict:
+        """The plan as it stands in its file."""
+        return json.loads((self.folder / "fleet.plan.json").read_text())
+
+    def names(self) -> set[str]:
+        """The files of the folder."""
+        return {path.name for path in self.folder.iterdir()}
+
+    def state(self) -> dict[str, tuple[str, int, int]]:
+        """Hash, mode and time of change of every file."""
+        return {
+            path.name: (
+                hashlib.sha256(path.read_bytes()).hexdigest(),
+                path.stat().st_mode,
+                path.stat().st_mtime_ns,
+            )
+            for path in self.folder.iterdir()
+        }
+
+    def assert_converted(self, *guests: str) -> None:
+        """QEMU finds no error in the overlays, and in each the content that its guest had."""
+        for name in guests or GUESTS:
+            overlay = self.folder / OVERLAYS[name]
+            assert "No errors were found" in notation.run("qemu-img", "check", str(overlay))
+            assert_same(notation.qemu_content(overlay, "qcow2"), notation.content(GUESTS[name]))
+
+    def assert_not_converted(self, *guests: str) -> None:
+        """The guests are whole, and nothing is where their overlays would be."""
+        for name in guests:
+            assert not (self.folder / OVERLAYS[name]).exists()
+            form = "qcow2" if name.endswith("qcow2") else "raw"
+            assert_same(notation.qemu_content(self.folder / name, form), notation.content(GUESTS[name]))
+
+
+def rarely(*cases: object) -> list[ParameterSet]:
+    """Cases of a parametrized test that run with the slow tests only."""
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.long) for case in cases
+    ]
+
+
+def without_qemu(folder: Path) -> str:
+    """A PATH on which there is no qemu-img."""
+    empty = folder / "no programs here"
+    empty.mkdir(exist_ok=True)
+    return str(empty)
