@@ -37,7 +37,7 @@ def ends(pid):
 def test_both_streams_and_the_exit_code():
     done = shell("echo out; echo err >&2; exit 3")
     assert (done.code, done.output) == (3, "out\nerr\n")
-    assert done.described() == "`sh -c echo out; echo err >&2; exit 3` (exit code 3): out\nerr"
+    assert done.described() == "`sh -c echo out; echo err >&2; exit 3` (exit code 3): out; err"
 
 
 def test_arguments_are_never_parsed():
