@@ -22,6 +22,7 @@ from batchdiff.applying.metadata import copy_metadata
 from batchdiff.applying.overlay import NewImage, write_image
 from batchdiff.applying.renaming import rename_without_replacing
 from batchdiff.applying.retire import finish_retiring, objection, retire_original
+from batchdiff.applying.staleness import check_both_unchanged, check_unchanged
 from batchdiff.applying.verification import VerifyMode, verify_overlay
 from batchdiff.errors import BatchdiffError, GuestError, PlanError
 from batchdiff.image.fingerprint import Fingerprint, fingerprint_of
@@ -84,8 +85,7 @@ def convert(run: Conversion, plan: GuestPlan) -> GuestOutcome:
         if standing is not None and (original := finish_retiring(*_original(guest), run.retire)):
             return _outcome(guest, Status.CONVERTED, _noted(run, guest, original))
         with open_image(plan.source) as image:
-            check_unchanged(image, guest.record, run)
-            return _converted(run, guest, image, standing)
+            XX(run, guest, image, standing)
     except FormatError as error:
         raise GuestError(f"cannot write the overlay of {guest.name}", why=str(error)) from error
     except OSError as error:
@@ -96,24 +96,6 @@ def _planned(plan: GuestPlan) -> _Guest:
     if plan.image is None or plan.savings is None or plan.options.cluster_size is None:
         raise PlanError(f"guest {plan.name} shall be converted, but was not compared")
     return _Guest(plan, plan.image, plan.savings, plan.options.cluster_size)
-
-
-def check_unchanged(image: Image, record: PlannedImage, run: Conversion) -> None:
-    """Compares an image's chain with the plan; the change that our own chmod made to the template is known.
-
-    :raises PlanError: a file of it changed.
-    """
-    planned = {(before.device, before.inode): before for before in run.template.fingerprints}
-    protected = run.journal.protected
-    now = tuple(
-        planned.get((found.device, found.inode), found) if found in protected else found
-        for found in image.fingerprints()
-    )
-    changes = record.changes(now)
-    if changes:
-        raise PlanError(
-            "the plan is stale", why=changes, remedy="Shut down what writes to it, if anything; then plan again."
-        )
 
 
 def _recovered(run: Conversion, guest: _Guest) -> Standing | None:
@@ -168,7 +150,7 @@ def _publish(run: Conversion, guest: _Guest, image: Image) -> list[str]:
         lost = _write(guest, image, temporary, run.template.source)
         _record(run, guest, Standing(Step.WRITTEN, temporary))
         _verify(run, guest, image, temporary)
-        check_unchanged(image, guest.record, run)
+        check_both_unchanged(image, guest.record, run.template, run.journal)
         _record(run, guest, Standing(Step.VERIFIED, temporary, _fingerprint(temporary)))
         rename_without_replacing(temporary, target)
     except BaseException:
@@ -221,6 +203,7 @@ def _verify_again(run: Conversion, guest: _Guest, image: Image, standing: Standi
 def _retire(run: Conversion, guest: _Guest, image: Image) -> str:
     if run.retire is Retire.KEEP:
         return "kept"
+    check_both_unchanged(image, guest.record, run.template, run.journal)
     return _noted(run, guest, retire_original(image.layers[0].fd, *_original(guest), run.retire))
 
 

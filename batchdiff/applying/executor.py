@@ -7,10 +7,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from batchdiff.applying.conversion import Conversion, Watch, check_unchanged, convert
+from batchdiff.applying.conversion import Conversion, Watch, convert
 from batchdiff.applying.journal import Journal, Step
 from batchdiff.applying.protection import note_interrupted, protect
 from batchdiff.applying.space import check_space
+from batchdiff.applying.staleness import check_unchanged
 from batchdiff.applying.verification import VerifyMode, require_judges
 from batchdiff.errors import BatchdiffError, ImageError, PlanError, UsageError
 from batchdiff.image.image import Image
@@ -66,7 +67,7 @@ def apply_plan(plan: Plan, journal: Journal, options: ApplyOptions, watch: Watch
 def _check_template(template: Image, run: Conversion) -> None:
     """Refuses a template that changed, and says what that means for overlays that are there already."""
     try:
-        check_unchanged(template, run.template, run)
+        check_unchanged(template, run.template, run.template, run.journal)
     except PlanError as error:
         published = run.journal.published()
         if not published:

@@ -799,3 +799,17 @@ def random_fleet(folder, rng: random.Random):
         f"version: 1\ntemplate: {{path: t, format: {form}}}\nguests:\n{guests}\nminimum_savings: 0\n"
     )
     return texts
+
+
+def test_a_template_that_changes_while_an_overlay_is_verified(planned, tmp_path):
+    """The original stays: what QEMU found identical rests on a template that is no more."""
+    fake = tmp_path / "bin" / "qemu-img"
+    fake.parent.mkdir()
+    fake.write_text(f"#!/bin/sh\nexec >/dev/null\ntouch {planned.folder}/template.img\n")
+    fake.chmod(0o755)
+    name = name_of(planned, "raw.img")
+    arguments = ["--guest", name, "--retire", "delete", "--yes", "--json"]
+    done = planned.apply(*arguments, path=f"{fake.parent}:/bin:/usr/bin", expect=5)
+    assert "stale" in outcomes(done)[name]["reason"]
+    assert "raw.img" in planned.names()
+    assert OVERLAYS["raw.img"] not in planned.names()

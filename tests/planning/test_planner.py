@@ -287,10 +287,10 @@ def test_truncated_while_it_was_scanned(tmp_path, template, small_ranges, monkey
 
 def test_a_killed_worker_names_the_range(tmp_path, template, small_ranges, monkeypatch):
     guests = fleet(tmp_path, template)
-    parent = os.getpid()
+    planner_id = os.getpid()
 
     def die():
-        assert os.getpid() != parent
+        assert os.getpid() != planner_id
         os.kill(os.getpid(), signal.SIGKILL)
 
     while_scanning(monkeypatch, die)
