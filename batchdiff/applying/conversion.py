@@ -85,7 +85,8 @@ def convert(run: Conversion, plan: GuestPlan) -> GuestOutcome:
         if standing is not None and (original := finish_retiring(*_original(guest), run.retire)):
             return _outcome(guest, Status.CONVERTED, _noted(run, guest, original))
         with open_image(plan.source) as image:
-            XX(run, guest, image, standing)
+            check_unchanged(image, guest.record, run.template, run.journal)
+            return _converted(run, guest, image, standing)
     except FormatError as error:
         raise GuestError(f"cannot write the overlay of {guest.name}", why=str(error)) from error
     except OSError as error:
