@@ -21,7 +21,7 @@ from batchdiff.applying.journal import Journal, Standing, Step
 from batchdiff.applying.metadata import copy_metadata
 from batchdiff.applying.overlay import NewImage, write_image
 from batchdiff.applying.renaming import rename_without_replacing
-from batchdiff.applying.retire import finish_retiring, objection, retire_original
+from batchdiff.applying.retire import found_quarantined, objection, put_back, retire_original
 from batchdiff.applying.staleness import check_both_unchanged, check_unchanged
 from batchdiff.applying.verification import VerifyMode, verify_overlay
 from batchdiff.errors import BatchdiffError, GuestError, PlanError
@@ -80,10 +80,10 @@ def convert(run: Conversion, plan: GuestPlan) -> GuestOutcome:
         standing = _recovered(run, guest)
         if standing is not None and standing.step is Step.RETIRED:
             return _outcome(guest, Status.UNCHANGED, standing.original)
-        if standing is not None and standing.step is Step.PUBLISHED and run.retire is Retire.KEEP:
-            return _outcome(guest, Status.UNCHANGED, "kept")
-        if standing is not None and (original := finish_retiring(*_original(guest), run.retire)):
+        if standing is not None and (original := _retired_unnoted(run, guest, standing)):
             return _outcome(guest, Status.CONVERTED, _noted(run, guest, original))
+        if standing is not None and run.retire is Retire.KEEP:
+            return _outcome(guest, Status.UNCHANGED, "kept")
         with open_image(plan.source) as image:
             check_unchanged(image, guest.record, run.template, run.journal)
             return _converted(run, guest, image, standing)
@@ -91,6 +91,27 @@ def convert(run: Conversion, plan: GuestPlan) -> GuestOutcome:
         raise GuestError(f"cannot write the overlay of {guest.name}", why=str(error)) from error
     except OSError as error:
         raise _disk_error(guest, error) from error
+
+
+def _retired_unnoted(run: Conversion, guest: _Guest, standing: Standing) -> str:
+    """What became of an original that an apply retired when it died; empty where it still has its name.
+
+    A deletion that was only begun is undone: before it begins again the overlay is verified again.
+    """
+    path, planned = _original(guest)
+    if put_back(path, planned):
+        run.journal.record_changed(_fingerprint(path))
+        return ""
+    original = found_quarantined(path, planned)
+    if original or os.path.lexists(path):
+        return original
+    if standing.overlay is None or standing.overlay.changes(_fingerprint(guest.plan.overlay_path)):
+        raise GuestError(
+            f"the original {path} is gone, and the overlay {guest.plan.overlay_path} is not as it was published",
+            why="somebody removed or moved the original, or a VM runs on the overlay",
+            remedy="Nothing was done. If the VM runs well on the overlay, all is well.",
+        )
+    return "gone: an earlier apply deleted it, or somebody moved it"
 
 
 def _planned(plan: GuestPlan) -> _Guest:
@@ -205,7 +226,8 @@ def _retire(run: Conversion, guest: _Guest, image: Image) -> str:
     if run.retire is Retire.KEEP:
         return "kept"
     check_both_unchanged(image, guest.record, run.template, run.journal)
-    return _noted(run, guest, retire_original(image.layers[0].fd, *_original(guest), run.retire))
+    top = image.layers[0]
+    return _noted(run, guest, retire_original(top.fd, top.path, top.fingerprint(), run.retire))
 
 
 def _original(guest: _Guest) -> tuple[str, Fingerprint]:

@@ -38,7 +38,7 @@ class Step(enum.StrEnum):
     FAILED = "failed"
 
 
-_BEGIN, _PROTECTING, _PROTECTED = "begin", "protecting", "protected"
+_BEGIN, _PROTECTING, _CHANGED = "begin", "protecting", "changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Journal:
         self.path = f"{plan_path}.journal"
         self._fd = _locked(self.path)
         self._standings: dict[str, Standing] = {}
-        self._protected: set[Fingerprint] = set()
+        self._changed: set[Fingerprint] = set()
         self._protecting = False
         try:
             if not self._resume(checksum):
@@ -108,9 +108,9 @@ class Journal:
         return self._standings.get(guest)
 
     @property
-    def protected(self) -> frozenset[Fingerprint]:
-        """The fingerprints of the template's files after their write bits went."""
-        return frozenset(self._protected)
+    def changed(self) -> frozenset[Fingerprint]:
+        """The fingerprints of files after apply itself changed their ctime, and nothing else of them."""
+        return frozenset(self._changed)
 
     def published(self) -> list[str]:
         """The guests whose overlays are in place."""
@@ -131,10 +131,10 @@ class Journal:
         self._append({"step": _PROTECTING})
         self._protecting = True
 
-    def record_protected(self, file: Fingerprint) -> None:
-        """Notes that a file of the template lost its write bits, which changed its ctime."""
-        self._append({"step": _PROTECTED, "template": asdict(file)})
-        self._protected.add(file)
+    def record_changed(self, file: Fingerprint) -> None:
+        """Notes the fingerprint of a file whose ctime changed by what apply itself did to its name or mode."""
+        self._append({"step": _CHANGED, "file": asdict(file)})
+        self._changed.add(file)
 
     def _append(self, record: dict[str, Any]) -> None:
         now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -150,8 +150,8 @@ class Journal:
             raise
 
     def _take_in(self, record: dict[str, Any]) -> None:
-        if record["step"] == _PROTECTED:
-            self._protected.add(Fingerprint(**record["template"]))
+        if record["step"] == _CHANGED:
+            self._changed.add(Fingerprint(**record["file"]))
         elif record["step"] == _PROTECTING:
             self._protecting = True
         elif record["step"] != _BEGIN:
@@ -170,10 +170,10 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class Notes:
-    """What a journal says to those who only look: guests that are done, and the template's files as protected."""
+    """What a journal says to those who only look: guests that are done, and files that apply itself changed."""
 
     published: frozenset[str] = frozenset()
-    protected: frozenset[Fingerprint] = frozenset()
+    changed: frozenset[Fingerprint] = frozenset()
 
 
 def read_notes(plan_path: str) -> Notes:
@@ -184,16 +184,16 @@ def read_notes(plan_path: str) -> Notes:
     except OSError:
         return Notes()
     steps: dict[str, str] = {}
-    protected = set()
+    changed = set()
     for line in lines:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             record = json.loads(line)
-            if record["step"] == _PROTECTED:
-                protected.add(Fingerprint(**record["template"]))
+            if record["step"] == _CHANGED:
+                changed.add(Fingerprint(**record["file"]))
             elif "guest" in record:
                 steps[record["guest"]] = record["step"]
     done = {name for name, step in steps.items() if step in {Step.PUBLISHED, Step.RETIRED}}
-    return Notes(frozenset(done), frozenset(protected))
+    return Notes(frozenset(done), frozenset(changed))
 
 
 def _locked(path: str) -> int:

@@ -29,7 +29,7 @@ def protect(template: Image, journal: Journal) -> tuple[str, ...]:
                 notes.append(f"the template's file {layer.path} keeps its write permission ({error.strerror})")
                 continue
             os.fsync(layer.fd)
-            journal.record_protected(layer.fingerprint())
+            journal.record_changed(layer.fingerprint())
     return tuple(notes)
 
 
@@ -37,10 +37,10 @@ def note_interrupted(template: Image, planned: tuple[Fingerprint, ...], journal:
     """Makes up for the note of an apply that died when it had just taken a file's write bits."""
     for layer, before in zip(template.layers, planned, strict=True):
         now = layer.fingerprint()
-        if not journal.protecting or now == before or now in journal.protected or _is_writable(layer):
+        if not journal.protecting or now == before or now in journal.changed or _is_writable(layer):
             continue
         if dataclasses.replace(now, ctime_ns=before.ctime_ns) == before:
-            journal.record_protected(now)
+            journal.record_changed(now)
 
 
 def _is_writable(layer: Layer) -> bool:

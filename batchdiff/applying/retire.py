@@ -54,34 +54,37 @@ def retire_original(fd: int, path: str, planned: Fingerprint, retire: Retire) ->
         return f"quarantined as {aside}"
     aside = path + _DELETING_SUFFIX
     rename_without_replacing(path, aside)
-    if not _is_open_file(fd, aside):
-        rename_without_replacing(aside, path)
-        raise GuestError(f"{path} was replaced at the last moment", why="it is not the file that was verified")
-    os.unlink(aside)
+    try:
+        _require_open_file(fd, aside, path)
+        os.unlink(aside)
+    except BaseException:
+        # Also for Ctrl-C: an original either has its name, or is gone.
+        if os.path.lexists(aside) and not os.path.lexists(path):
+            rename_without_replacing(aside, path)
+        raise
     sync_folder(os.path.dirname(path))
     return "deleted"
 
 
-def finish_retiring(path: str, planned: Fingerprint, retire: Retire) -> str:
-    """What became of an original that an apply retired and died before it could note that.
+def put_back(path: str, planned: Fingerprint) -> bool:
+    """Gives an original its name back that an apply was about to delete when it died; whether there was one.
 
-    A deletion that was begun is ended. Empty where the original has its name still, or was not retired so.
-    Its ctime is not compared: the rename has changed it.
+    Its ctime is not compared: the rename has changed it. Nothing is deleted here: the overlay may have
+    changed since it was verified.
 
-    :raises OSError: it cannot be renamed or unlinked.
+    :raises OSError: it cannot be renamed.
     """
-    quarantined, deleting = path + QUARANTINE_SUFFIX, path + _DELETING_SUFFIX
-    if retire is Retire.KEEP or os.path.lexists(path):
-        return ""
-    if retire is Retire.QUARANTINE:
-        if _is_planned(deleting, planned):
-            rename_without_replacing(deleting, quarantined)
-        return f"quarantined as {quarantined}" if _is_planned(quarantined, planned) else ""
-    if _is_planned(deleting, planned):
-        os.unlink(deleting)
-        sync_folder(os.path.dirname(path))
-        return "deleted"
-    return "" if os.path.lexists(quarantined) else "gone: an earlier apply deleted it, or somebody moved it"
+    aside = path + _DELETING_SUFFIX
+    if os.path.lexists(path) or not _is_planned(aside, planned):
+        return False
+    rename_without_replacing(aside, path)
+    return True
+
+
+def found_quarantined(path: str, planned: Fingerprint) -> str:
+    """Says that an original is in quarantine, where it is; empty where it is not."""
+    aside = path + QUARANTINE_SUFFIX
+    return f"quarantined as {aside}" if not os.path.lexists(path) and _is_planned(aside, planned) else ""
 
 
 def _is_planned(path: str, planned: Fingerprint) -> bool:
@@ -97,6 +100,11 @@ def _require_same(fd: int, path: str, planned: Fingerprint) -> None:
             why=changes or "another file stands in its place",
             remedy="Its overlay is complete; look at what changed, then plan again.",
         )
+
+
+def _require_open_file(fd: int, aside: str, path: str) -> None:
+    if not _is_open_file(fd, aside):
+        raise GuestError(f"{path} was replaced at the last moment", why="it is not the file that was verified")
 
 
 def _is_open_file(fd: int, path: str) -> bool:

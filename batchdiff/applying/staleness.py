@@ -13,7 +13,7 @@ _GONE = Fingerprint(0, 0, 0, 0, 0)
 
 
 def check_unchanged(image: Image, record: PlannedImage, template: PlannedImage, journal: Journal) -> None:
-    """Compares an image's chain with the plan; the change that our own chmod made to the template is known.
+    """Compares an image's chain with the plan; what apply itself did to their ctime is known.
 
     :raises PlanError: a file of it changed.
     """
@@ -30,9 +30,9 @@ def check_both_unchanged(image: Image, record: PlannedImage, template: PlannedIm
 
 
 def _check(found: tuple[Fingerprint, ...], record: PlannedImage, template: PlannedImage, journal: Journal) -> None:
-    planned = {(before.device, before.inode): before for before in template.fingerprints}
-    protected = journal.protected
-    now = tuple(planned.get((each.device, each.inode), each) if each in protected else each for each in found)
+    planned = {(known.device, known.inode): known for known in (*template.fingerprints, *record.fingerprints)}
+    ours = journal.changed
+    now = tuple(planned.get((each.device, each.inode), each) if each in ours else each for each in found)
     changes = record.changes(now)
     if changes:
         raise PlanError(

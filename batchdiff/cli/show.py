@@ -40,7 +40,7 @@ def stale_notices(plan: Plan, notes: Notes) -> list[str]:
     for image in images:
         for path, planned in zip(image.paths, image.fingerprints, strict=True):
             now = fingerprint_at(path)
-            if now in notes.protected:
+            if now in notes.changed:
                 continue
             changes = "it is gone" if now is None else planned.changes(now)
             if changes:

@@ -38,7 +38,7 @@ def written(plan_path):
     for guest, standing in [(NAME, step) for step in STEPS] + [("other", STEPS[0])]:
         journal.record(guest, standing)
         standings.append(standings[-1] | {guest: standing})
-    journal.record_protected(plans.fingerprint(9))
+    journal.record_changed(plans.fingerprint(9))
     standings.append(standings[-1])
     journal.close()
     return standings
@@ -48,7 +48,7 @@ def reopened(plan_path, checksum=CHECKSUM):
     journal = Journal(plan_path, checksum)
     try:
         found = {name: journal.standing(name) for name in (NAME, "other")}
-        return {name: standing for name, standing in found.items() if standing}, journal.protected
+        return {name: standing for name, standing in found.items() if standing}, journal.changed
     finally:
         journal.close()
 
@@ -134,8 +134,8 @@ def test_the_journal_of_an_older_plan_is_set_aside(plan_path, tmp_path):
         b"{}",
         b'{"step": "unheard of", "guest": "a"}',
         b'{"step": "checked"}',
-        b'{"step": "protected"}',
-        b'{"step": "protected", "template": {"inode": 1}}',
+        b'{"step": "changed"}',
+        b'{"step": "changed", "file": {"inode": 1}}',
         b'{"step": "published", "guest": "a", "overlay": 7}',
         b'{"step": "published", "guest": ["a"]}',
         b"[" * 100_000,
@@ -209,7 +209,7 @@ def test_every_record_is_on_disk_when_it_counts(plan_path, monkeypatch):
     journal.close()
 
 
-@pytest.mark.parametrize("text", [None, b"", b"nonsense\n", b'{"step": "begin"}\n', b'{"template": 5}\n[]\n'])
+@pytest.mark.parametrize("text", [None, b"", b"nonsense\n", b'{"step": "begin"}\n', b'{"file": 5}\n[]\n'])
 def test_read_notes_without_one(plan_path, text):
     if text is not None:
         with open(f"{plan_path}.journal", "wb") as file:

@@ -813,3 +813,43 @@ def test_a_template_that_changes_while_an_overlay_is_verified(planned, tmp_path)
     assert "stale" in outcomes(done)[name]["reason"]
     assert "raw.img" in planned.names()
     assert OVERLAYS["raw.img"] not in planned.names()
+
+
+SPOILED = {
+    "removed": lambda path: path.unlink(),
+    "zeroed": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "replaced": lambda path: path.write_bytes(b"hello"),
+    "used": lambda path: notation.qemu_io(path, "write -P 9 0 4k"),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
+def test_a_deletion_that_was_begun_does_not_end_without_its_overlay(planned, spoil):
+    """As a kill between rename and unlink leaves it; then the overlay is not what was verified any more."""
+    name = name_of(planned, "raw.img")
+    planned.apply("--guest", name)
+    original, aside = planned.folder / "raw.img", planned.folder / "raw.img.batchdiff-deleting"
+    content = original.read_bytes()
+    original.rename(aside)
+    spoil(planned.folder / OVERLAYS["raw.img"])
+    done = planned.apply("--guest", name, "--retire", "delete", "--yes", expect=None)
+    assert done.returncode != 0
+    assert original.read_bytes() == content
+    assert not aside.exists()
+
+
+def test_a_deletion_that_was_begun_is_ended_after_another_verification(planned):
+    name = name_of(planned, "raw.img")
+    planned.apply("--guest", name)
+    original = planned.folder / "raw.img"
+    original.rename(planned.folder / "raw.img.batchdiff-deleting")
+    planned.apply("--guest", name, "--retire", "delete", "--yes")
+    assert not [left for left in planned.names() if left.startswith("raw.img")]
+
+
+def test_an_original_and_its_overlay_both_gone_are_not_called_converted(planned):
+    name = name_of(planned, "raw.img")
+    planned.apply("--guest", name)
+    (planned.folder / "raw.img").rename(planned.folder / "elsewhere")
+    (planned.folder / OVERLAYS["raw.img"]).write_bytes(b"garbage")
+    planned.apply("--guest", name, "--retire", "delete", "--yes", expect=1)
