@@ -33,6 +33,7 @@ from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.overlay_options import Compression, backing_name, geometry_of
 from batchdiff.model.plan import GuestPlan, PlannedImage, Savings
+from batchdiff.model.plan_file import sync_folder
 from batchdiff.qcow2.header import FormatError
 
 TEMPORARY_SUFFIX = ".batchdiff-tmp"
@@ -126,6 +127,8 @@ def _recovered(run: Conversion, guest: _Guest) -> Standing | None:
     if standing is None or standing.step in {Step.PUBLISHED, Step.RETIRED}:
         return standing
     if standing.step is Step.VERIFIED and _is_published(guest, standing):
+        # It has the name, but perhaps only in memory so far.
+        sync_folder(os.path.dirname(guest.plan.overlay_path))
         return _record(run, guest, Standing(Step.PUBLISHED, overlay=_fingerprint(guest.plan.overlay_path)))
     if standing.temporary is not None:
         _discard(standing.temporary)

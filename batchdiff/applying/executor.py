@@ -14,6 +14,7 @@ from batchdiff.applying.space import check_space
 from batchdiff.applying.staleness import check_unchanged
 from batchdiff.applying.verification import VerifyMode, require_judges
 from batchdiff.errors import BatchdiffError, ImageError, PlanError, UsageError
+from batchdiff.image.files import loop_file
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
 from batchdiff.model.manifest import Retire
@@ -59,9 +60,16 @@ def apply_plan(plan: Plan, journal: Journal, options: ApplyOptions, watch: Watch
         for guest in guests:
             outcome = _outcome(run, guest, template)
             if outcome.status in {Status.CONVERTED, Status.UNCHANGED} and to_protect:
-                outcome = dataclasses.replace(outcome, notes=outcome.notes + protect(template, journal))
+                outcome = dataclasses.replace(outcome, notes=outcome.notes + _protected(template, journal))
                 to_protect = False
             yield outcome
+
+
+def _protected(template: Image, journal: Journal) -> tuple[str, ...]:
+    try:
+        return protect(template, journal)
+    except OSError as error:  # the journal's disk is full, for one: that must not stop the other guests
+        return (f"the template {template.path} may have kept its write permission ({error.strerror or error})",)
 
 
 def _check_template(template: Image, run: Conversion) -> None:
@@ -123,5 +131,6 @@ def _check_not_the_template(guest: GuestPlan, template: Image) -> None:
     if os.path.lexists(guest.source.path):
         info = os.lstat(guest.source.path)
         kept = {(stat_.st_dev, stat_.st_ino) for stat_ in (os.fstat(layer.fd) for layer in template.layers)}
-        if (info.st_dev, info.st_ino) in kept:
+        under_loops = {loop_file(layer.path) for layer in template.layers}
+        if (info.st_dev, info.st_ino) in kept or os.path.realpath(guest.source.path) in under_loops:
             raise PlanError(f"guest {guest.name} is the template, or below it", remedy="Plan again.")

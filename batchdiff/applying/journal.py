@@ -158,7 +158,7 @@ class Journal:
             overlay = record.get("overlay")
             self._standings[record["guest"]] = Standing(
                 Step(record["step"]),
-                record.get("temporary"),
+                _path(record.get("temporary")),
                 Fingerprint(**overlay) if overlay else None,
                 record.get("original", ""),
             )
@@ -166,6 +166,12 @@ class Journal:
     def close(self) -> None:
         """Gives the lock back."""
         os.close(self._fd)
+
+
+def _path(value: object) -> str | None:
+    if value is None or (isinstance(value, str) and value.startswith("/") and "\0" not in value):
+        return value
+    raise ValueError(f"{value!r} is no path")
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +192,7 @@ def read_notes(plan_path: str) -> Notes:
     steps: dict[str, str] = {}
     changed = set()
     for line in lines:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             record = json.loads(line)
             if record["step"] == _CHANGED:
                 changed.add(Fingerprint(**record["file"]))

@@ -26,7 +26,12 @@ def check_space(guests: Iterable[GuestPlan], retire: Retire) -> None:
     for device, chosen in by_device.items():
         folder = os.path.dirname(chosen[0].overlay_path)
         needed = peak_extra_bytes([_here(guest, device) for guest in chosen], retire)
-        status = os.statvfs(folder)
+        try:
+            status = os.statvfs(folder)
+        except OSError as error:
+            raise GuestError(
+                f"cannot tell the free space of {folder}", why=error.strerror or str(error)
+            ) from error
         free = status.f_bavail * status.f_frsize
         if needed > free:
             raise GuestError(

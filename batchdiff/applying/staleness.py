@@ -17,6 +17,10 @@ def check_unchanged(image: Image, record: PlannedImage, template: PlannedImage, 
 
     :raises PlanError: a file of it changed.
     """
+    if image.virtual_size != record.virtual_size:
+        raise PlanError(
+            f"the plan is wrong about {image.path}", why="it has another virtual size", remedy="Plan again."
+        )
     _check(image.fingerprints(), record, template, journal)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from batchdiff.errors import ImageError, ProgramError, VerificationError
 from batchdiff.extents import Extents
 from batchdiff.image import qemu_img
+from batchdiff.image.files import is_block_device
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.source import ImageSource
@@ -53,7 +54,7 @@ def verify_overlay(
             inspect(image)
             if image.virtual_size != guest.virtual_size:
                 raise VerificationError(f"{overlay.path} has another virtual size than {guest.path}")
-            if mode is VerifyMode.NATIVE:
+            if mode is VerifyMode.NATIVE or (mode is VerifyMode.CHANGED and _on_devices(guest, image)):
                 _compare(guest, image, iter([(0, guest.virtual_size)]))
             elif mode is VerifyMode.CHANGED:
                 _compare(guest, image, _ranges(written, granule, guest.virtual_size))
@@ -62,6 +63,11 @@ def verify_overlay(
     if mode is VerifyMode.FULL:
         qemu_img.check(overlay.path, guest.virtual_size)
         qemu_img.compare(guest.source, overlay, guest.virtual_size)
+
+
+def _on_devices(*images: Image) -> bool:
+    """Whether a fingerprint says nothing of the content: then what was not written must be compared, too."""
+    return any(is_block_device(layer.fd) for image in images for layer in image.layers)
 
 
 def _ranges(extents: Extents, granule: int, virtual_size: int) -> Iterator[tuple[int, int]]:

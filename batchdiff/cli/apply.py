@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -31,8 +32,10 @@ class _Announcer:
 
     def step(self, guest: str, step: Step) -> None:
         """See :class:`batchdiff.applying.conversion.Watch`."""
-        self.console.detail(f"{guest}: {step}")
-        self.console.event("step", guest=guest, step=step.value)
+        # Where nobody can be told any more, the work goes on all the same.
+        with contextlib.suppress(UsageError):
+            self.console.detail(f"{guest}: {step}")
+            self.console.event("step", guest=guest, step=step.value)
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -81,7 +84,7 @@ def _confirm(console: Console, plan: Plan, options: ApplyOptions) -> None:
     :raises UsageError: the answer was no, or there is nobody to ask.
     """
     chosen = [g for g in plan.guests if g.verdict is Verdict.CONVERT and g.name in (options.guests or (g.name,))]
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise UsageError(
             "`--retire delete` asks before it deletes, and there is no terminal to ask on",
             remedy="Add `--yes` if the originals shall be deleted once their overlays are verified.",
@@ -97,4 +100,4 @@ def _confirm(console: Console, plan: Plan, options: ApplyOptions) -> None:
 
 def _exit_code(outcomes: list[GuestOutcome]) -> int:
     codes = {outcome.exit_code for outcome in outcomes}
-    return next((code for code in _WORST_FIRST if code in codes), EXIT_DONE)
+    return next((code for code in _WORST_FIRST if code in codes), max(codes, default=EXIT_DONE))

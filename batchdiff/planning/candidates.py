@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchdiff.errors import ImageError
+from batchdiff.image.files import loop_file
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image, peek_header, resolved_backing
 from batchdiff.image.source import ImageFormat, ImageSource
@@ -56,6 +57,32 @@ def examined(entry: GuestEntry, template: PlannedImage, allow_loss: frozenset[Lo
     return Dismissed(entry, record, Verdict.REFUSE, reason)
 
 
+def without_backing_files(
+    parts: list[Candidate | Dismissed], entries: tuple[GuestEntry, ...]
+) -> list[Candidate | Dismissed]:
+    """Dismisses guests that another guest rests on, whatever became of that one: deleting them would destroy it."""
+    resting = {_backing_of(entry.image): entry.name for entry in entries}
+    found: list[Candidate | Dismissed] = []
+    for part in parts:
+        other = resting.get(part.entry.image.path)
+        if isinstance(part, Candidate) and other is not None:
+            part.image.close()
+            reason = f"it is the backing file of the guest {other}; convert that one first, then plan again"
+            found.append(Dismissed(part.entry, part.record, Verdict.REFUSE, reason))
+        else:
+            found.append(part)
+    return found
+
+
+def _backing_of(source: ImageSource) -> str | None:
+    if source.format is not ImageFormat.QCOW2:
+        return None
+    try:
+        return resolved_backing(source.path, peek_header(source.path))
+    except ImageError:
+        return None
+
+
 def _rests_on(guest: ImageSource, template: ImageSource) -> bool:
     if guest.format is not ImageFormat.QCOW2 or guest.backing:
         return False
@@ -67,7 +94,10 @@ def _objection(image: Image, record: PlannedImage, template: PlannedImage, allow
 
     :raises ImageError: its tables are damaged.
     """
+    template_files = {loop_file(path) for path in template.paths}
     inspect(image)
+    if record.source.path in template_files:
+        return "the template is a loop device over it"
     if record.virtual_size < template.virtual_size:
         return (
             f"its disk is smaller than the template's ({format_size(record.virtual_size)} and"

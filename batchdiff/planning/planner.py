@@ -24,7 +24,7 @@ from batchdiff.model.manifest import Manifest
 from batchdiff.model.plan import GuestPlan, Plan, PlannedImage
 from batchdiff.model.totals import totals_of
 from batchdiff.planning.assessment import assessed, dismissed
-from batchdiff.planning.candidates import Candidate, Dismissed, examined, planned
+from batchdiff.planning.candidates import Candidate, Dismissed, examined, planned, without_backing_files
 from batchdiff.planning.digest import combined
 from batchdiff.planning.estimate import Sample, stored_lengths
 from batchdiff.planning.pool import run_tasks
@@ -73,7 +73,9 @@ def make_plan(manifest: Manifest, *, jobs: int, progress: Progress = lambda _don
         image = opened.enter_context(open_image(manifest.template))
         inspect(image)
         template = planned(image)
-        parts = [examined(entry, template, manifest.allow_loss) for entry in manifest.guests]
+        parts = without_backing_files(
+            [examined(entry, template, manifest.allow_loss) for entry in manifest.guests], manifest.guests
+        )
         candidates = [part for part in parts if isinstance(part, Candidate)]
         for candidate in candidates:
             opened.enter_context(candidate.image)
