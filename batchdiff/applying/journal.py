@@ -24,7 +24,10 @@ from typing import Any
 from batchdiff.applying.writing import write_all
 from batchdiff.errors import PlanError
 from batchdiff.image.fingerprint import Fingerprint
-from batchdiff.model.plan_file import sync_folder
+from batchdiff.model.plan_file import read_regular, sync_folder
+
+_LARGEST = 1 << 30
+"""A journal has about a kilobyte for each guest."""
 
 
 class Step(enum.StrEnum):
@@ -185,9 +188,8 @@ class Notes:
 def read_notes(plan_path: str) -> Notes:
     """What the journal of a plan says now, without its lock; nothing where there is none, or none to be read."""
     try:
-        with open(f"{plan_path}.journal", "rb") as file:
-            lines = file.read().splitlines()
-    except OSError:
+        lines = read_regular(f"{plan_path}.journal", _LARGEST).splitlines()
+    except (OSError, ValueError):
         return Notes()
     steps: dict[str, str] = {}
     changed = set()

@@ -73,8 +73,11 @@ def _check_output(path: str) -> None:
         return
     head = b""
     if os.path.isfile(path) and not os.path.islink(path):
-        with open(path, "rb") as file:
-            head = file.read(64)
+        try:
+            with open(path, "rb") as file:
+                head = file.read(64)
+        except OSError as error:
+            raise UsageError(f"cannot look at {path}, which exists", why=error.strerror or str(error)) from error
     if head and not head.startswith(b'{"format_version"'):
         raise UsageError(f"{path} exists and is no plan", remedy="Choose another place with `-o`.")
     if not head and not (os.path.isfile(path) and not os.path.islink(path)):

@@ -125,3 +125,16 @@ def fill_from(fd: int, buffer: memoryview, offset: int, path: str) -> None:
             f"cannot read {path} at byte {offset}",
             why=f"it ends before byte {offset + len(buffer)}: it is truncated, or changed while it was read",
         )
+
+
+def seek(fd: int, start: int, whence: int, path: str) -> int | None:
+    """Where the next data or hole is; None past the end of the file, or of its last data.
+
+    :raises ImageError: the filesystem cannot tell.
+    """
+    try:
+        return os.lseek(fd, start, whence)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise failed_read(path, start, error) from error

@@ -38,6 +38,7 @@ class Qcow2Layer:
         self.fd = files.open_image_file(path)
         try:
             self._size = files.content_size(self.fd)
+            self._has_holes = not files.is_block_device(self.fd)
             self.header = self._parse_header()
             self._l1 = self._read_l1()
         except BaseException:
@@ -153,7 +154,28 @@ class Qcow2Layer:
                 offsets, offsets[1:], origin[begins].tolist(), address[begins].tolist(), strict=False
             )
         ]
-        return clipped(found, start, end)
+        return [part for segment in clipped(found, start, end) for part in self._at_holes(segment)]
+
+    def _at_holes(self, segment: Segment) -> list[Segment]:
+        """A FILE segment with the file's own holes as ZERO: clusters that were allocated, but never written."""
+        if segment.origin is not Origin.FILE or not self._has_holes:
+            return [segment]
+        found = []
+        shift, end = segment.start - segment.address, segment.address + segment.end - segment.start
+        at = segment.address
+        while at < end:
+            data = files.seek(self.fd, at, os.SEEK_DATA, self.path)
+            # What lies past the end of a truncated file stays FILE, for reading to find.
+            data = min(self._size if data is None else data, end) if at < self._size else at
+            if data > at:
+                found.append(Segment(at + shift, data + shift, Origin.ZERO, 0, 0))
+            if data < end:
+                hole = files.seek(self.fd, data, os.SEEK_HOLE, self.path) if data < self._size else end
+                at = end if hole is None or hole >= self._size else min(hole, end)
+                found.append(Segment(data + shift, at + shift, Origin.FILE, 0, data))
+            else:
+                at = end
+        return found
 
     def _same_cluster(self, granules: int) -> npt.NDArray[np.bool_]:
         inside: npt.NDArray[np.bool_] = np.arange(1, granules) % self.header.geometry.granules != 0

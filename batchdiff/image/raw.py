@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
 from batchdiff.image import files
@@ -42,26 +41,14 @@ class RawLayer:
         """The first offset from ``start`` on that is in no hole."""
         if not self._has_holes:
             return start if start < self._size else None
-        return self._seek(start, os.SEEK_DATA)
+        return files.seek(self.fd, start, os.SEEK_DATA, self.path)
 
     def _next_hole(self, start: int) -> int:
         if not self._has_holes:
             return self.virtual_size
-        hole = self._seek(start, os.SEEK_HOLE)
+        hole = files.seek(self.fd, start, os.SEEK_HOLE, self.path)
         # The end of the file counts as a hole; the bytes up to the full sector are read with the rest.
         return self.virtual_size if hole is None or hole >= self._size else hole
-
-    def _seek(self, start: int, whence: int) -> int | None:
-        """Where the next data or hole is; None past the end of the file, or of its last data.
-
-        :raises ImageError: the filesystem cannot tell.
-        """
-        try:
-            return os.lseek(self.fd, start, whence)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return None
-            raise files.failed_read(self.path, start, error) from error
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
         """Reads; what is past the end of the file becomes zeros."""

@@ -11,6 +11,7 @@ from batchdiff.errors import ManifestError
 from batchdiff.model.manifest_content import manifest_content
 from batchdiff.model.manifest_problems import Problem, Problems, sentence, show, suggestion
 from batchdiff.model.manifest_schema import check_schema, describe, version_problem
+from batchdiff.model.plan_file import read_regular
 from batchdiff.model.yaml_positions import PlainData, parse_yaml
 
 if TYPE_CHECKING:
@@ -66,15 +67,12 @@ def _read(path: str) -> _ManifestFile:
     try:
         # Not abspath: that goes wrong where ".." follows a symbolic link.
         folder = os.path.realpath(os.path.dirname(path) or os.curdir)
-        with open(path, "rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        content = read_regular(path, MAX_BYTES)
     except FileNotFoundError:
         raise ManifestError(shown, why="no such file", remedy=_near(path)) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ManifestError(shown, why=f"the manifest cannot be read: {reason}") from None
-    if len(content) > MAX_BYTES:
-        raise ManifestError(shown, why=f"larger than {MAX_BYTES} bytes, which no manifest is")
     return _ManifestFile(os.path.join(folder, os.path.basename(path)), shown, content)
 
 

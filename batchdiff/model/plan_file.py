@@ -12,6 +12,7 @@ import importlib.resources
 import json
 import os
 import secrets
+import stat
 from typing import Any
 
 from batchdiff.errors import PlanError
@@ -107,10 +108,7 @@ def read_plan(path: str) -> Plan:
 
 def _parsed(path: str) -> dict[str, Any]:
     try:
-        with open(path, encoding="utf-8") as file:
-            if os.fstat(file.fileno()).st_size > _LARGEST:
-                raise PlanError(f"cannot read {path}", why="it is larger than any plan can be")
-            document = json.load(file)
+        document = json.loads(read_regular(path, _LARGEST))
     except OSError as error:
         raise PlanError(f"cannot read the plan {path}", why=error.strerror or str(error)) from error
     except (ValueError, RecursionError) as error:
@@ -118,6 +116,22 @@ def _parsed(path: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise PlanError(f"{path} is no plan", why="it holds no JSON object", remedy=_PLAN_AGAIN)
     return document
+
+
+def read_regular(path: str, largest: int) -> bytes:
+    """The content of a regular file; a FIFO or a device is never read, for it may have no end.
+
+    :raises OSError: it cannot be read.
+    :raises ValueError: it is no regular file, or has more than ``largest`` bytes.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with open(fd, "rb") as file:
+        info = os.fstat(fd)
+        if not (stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode)):
+            raise ValueError("it is no regular file")
+        if info.st_size > largest:
+            raise ValueError(f"it is larger than {largest} bytes")
+        return file.read()
 
 
 def _check_version(document: dict[str, Any], path: str) -> None:

@@ -60,7 +60,7 @@ def examined(entry: GuestEntry, template: PlannedImage, allow_loss: frozenset[Lo
 def without_backing_files(
     parts: list[Candidate | Dismissed], entries: tuple[GuestEntry, ...]
 ) -> list[Candidate | Dismissed]:
-    """Dismisses guests that another guest rests on, whatever became of that one: deleting them would destroy it."""
+    """Dismisses guests that another guest rests on, whatever became of that one: it would be lost with them."""
     resting = {_backing_of(entry.image): entry.name for entry in entries}
     found: list[Candidate | Dismissed] = []
     for part in parts:
