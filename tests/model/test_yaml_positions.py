@@ -175,9 +175,9 @@ def test_deep_and_endless_nesting_is_refused(text):
 
 
 def test_very_deep_nesting_does_not_crash_the_parser():
-    assert "nested" in refusal("[" * 50_000 + "]" * 50_000)
-    assert "nested" in refusal("{a: " * 5_000 + "}" * 5_000)
-    assert "nested" in refusal("- " * 5_000)
+    assert "nest" in refusal("[" * 50_000 + "]" * 50_000)
+    assert "nest" in refusal("{a: " * 5_000 + "}" * 5_000)
+    assert "nest" in refusal("- " * 5_000)
 
 
 def test_a_huge_list_is_refused_before_it_is_kept():
