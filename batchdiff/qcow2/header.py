@@ -110,6 +110,25 @@ def parse(head: bytes, file_size: int) -> Header:
     return header
 
 
+def named_backing(head: bytes) -> tuple[str | None, str | None]:
+    """Name and format of the backing file that a header names, whatever else is wrong with the image.
+
+    ``head`` is the file's first cluster, or what there is of it. A dirty or encrypted image is of no use to us,
+    and still rests on its backing file.
+
+    :raises FormatError: it is no qcow2 image, or names its backing file outside the header.
+    """
+    if len(head) < _V2_LENGTH or head[:4] != MAGIC:
+        raise FormatError("it is no qcow2 image")
+    version, offset, size = struct.unpack_from(">IQI", head, 4)
+    length = _version_3_fields(head, version)[4]
+    name = _backing_name(head, offset, size, length)
+    try:
+        return name, _backing_format(dict(_extensions(head, length, offset)))
+    except FormatError:
+        return name, None
+
+
 def build(header: Header) -> bytes:
     """A version 3 header for a new image: fixed fields, extensions and backing name.
 
