@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.report.figures import NOTHING, counted, size
@@ -32,6 +32,21 @@ def outcome_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
         rows.append(_totals_row(outcomes))
     blocks = [table(_COLUMNS, rows, width=width), list(_notes(outcomes, width)), [_summary(outcomes)]]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def undone_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
+    """The outcome of a restore or purge for a terminal that is ``width`` cells wide, with a newline at its end."""
+    lines = [
+        paragraph(
+            f"{printable(each.name)}: {printable(each.reason or each.original)}",
+            width=width,
+            first=f"{each.status.value:<11}",
+            rest=" " * 13,
+        )
+        for each in outcomes
+    ]
+    notes = [line for each in outcomes for line in _notes([replace(each, reason="", original="")], width)]
+    return "\n".join([*lines, *notes, _summary(outcomes)]) + "\n"
 
 
 def outcome_json(outcomes: Sequence[GuestOutcome]) -> str:
