@@ -13,19 +13,16 @@ A failure anywhere: what was not published is undone, and the outgoing file has 
 
 from __future__ import annotations
 
-import contextlib
 import os
-import stat
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 from batchdiff.applying import retire
-from batchdiff.applying.journal import Journal
+from batchdiff.applying.endings import fate, lost
 from batchdiff.applying.notes import Goal, Standing, Step
-from batchdiff.applying.places import TEMPORARY_SUFFIX, is_same_file, temporary_name, where_is
+from batchdiff.applying.places import discard, is_same_file, temporary_name, where_is
+from batchdiff.applying.run import Run
 from batchdiff.applying.steps import Action, IncomingAt, OutgoingAt, Scene, next_action
-from batchdiff.applying.stopping import Stop
 from batchdiff.applying.task import Task
 from batchdiff.errors import GuestError
 from batchdiff.image.files import identify, open_image_file
@@ -35,23 +32,6 @@ from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.source import ImageSource
 from batchdiff.model.manifest import Retire
 from batchdiff.model.plan_file import sync_folder
-
-
-class Watch(Protocol):
-    """Is told what happens; must not fail."""
-
-    def step(self, guest: str, step: Step) -> None:
-        """A guest has reached a step."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What all guests of one command have in common; the template is open as long as it runs."""
-
-    template: Image
-    journal: Journal
-    watch: Watch
-    stop: Stop
 
 
 class Conversion:
@@ -120,8 +100,11 @@ class Conversion:
         return action
 
     def _scene(self) -> Scene:
-        outgoing = where_is(self.task.outgoing.names, self.task.outgoing.known)
-        return Scene(outgoing, self._incoming_at(), self._verified, self.task.retire, self.task.one_name)
+        task = self.task
+        return Scene(self._outgoing_at(), self._incoming_at(), self._verified, task.retire, task.one_name)
+
+    def _outgoing_at(self) -> OutgoingAt:
+        return where_is(self.task.outgoing.names, self.task.outgoing.known)
 
     def _incoming_at(self) -> IncomingAt:
         now = fingerprint_at(self.task.incoming.source.path)
@@ -158,10 +141,9 @@ class Conversion:
     def _held(self) -> Image:
         """The outgoing image, opened where it stands and compared with what is known of it; stays open."""
         if self._image is None:
-            names, known = self.task.outgoing.names, self.task.outgoing.known
-            where = where_is(names, known)
-            path = self.task.outgoing.source.path if where is OutgoingAt.GONE else names.at(where)
-            image = self._opened.enter_context(open_image(replace(self.task.outgoing.source, path=path)))
+            outgoing, where = self.task.outgoing, self._outgoing_at()
+            path = outgoing.source.path if where is OutgoingAt.GONE else outgoing.names.at(where)
+            image = self._opened.enter_context(open_image(replace(outgoing.source, path=path)))
             self._forgive_own_rename(image)
             self.task.check(image)
             if where is OutgoingAt.NAMED:
@@ -220,9 +202,7 @@ class Conversion:
     def _move_outgoing(self, target: str) -> None:
         image = self._held()
         self.task.check(image)
-        names = self.task.outgoing.names
-        source = names.at(where_is(names, self.task.outgoing.known))
-        self._move(image.layers[0].fd, source, target)
+        self._move(image.layers[0].fd, self.task.outgoing.names.at(self._outgoing_at()), target)
 
     def _move(self, fd: int, source: str, target: str) -> None:
         if not self._standing.moved:
@@ -233,62 +213,45 @@ class Conversion:
     def _put_back(self) -> None:
         """Undoes what a process that died, or this one, did to the outgoing file's name."""
         names = self.task.outgoing.names
-        where = where_is(names, self.task.outgoing.known)
+        where = self._outgoing_at()
         target = names.quarantine if os.path.lexists(names.own) else names.own
         fd = open_image_file(names.at(where))
         try:
             self._move(fd, names.at(where), target)
         finally:
             os.close(fd)
-        self._close()  # it was opened under the other name
+        self.close()  # it was opened under the other name
 
     def _discard(self) -> None:
-        """Removes a temporary file of ours, and nothing else."""
-        path, self._ready = self._standing.temporary, self.task.incoming.ready
-        if path is not None and path.endswith(TEMPORARY_SUFFIX):
-            with contextlib.suppress(FileNotFoundError):
-                if stat.S_ISREG(os.lstat(path).st_mode):
-                    os.unlink(path)
+        self._ready = self.task.incoming.ready
+        if self._standing.temporary is not None:
+            discard(self._standing.temporary)
         self._standing = replace(self._standing, temporary=None)
 
     def _settle(self) -> None:
-        if self.task.goal is Goal.APPLY and self.task.retire is Retire.KEEP:
-            return
-        if self._standing.step is self.task.final:
-            self.original = self._standing.original
-        else:
-            self.original = self._fate()
+        self.original = self._fate()
+        keeps = self.task.goal is Goal.APPLY and self.task.retire is Retire.KEEP
+        if not keeps and self._standing.step is not self.task.final:
             self._note(self.task.final, original=self.original)
 
     def _fate(self) -> str:
-        names = self.task.outgoing.names
+        where = self._outgoing_at()
         if Action.UNLINK in self._done:
             return "deleted"
-        where = where_is(names, self.task.outgoing.known)
-        if where is not OutgoingAt.GONE:
-            return f"quarantined as {names.at(where)}"
-        if not self._standing.moved and not self._overlay_is_as_published():
-            raise self._lost()
-        return "gone: an earlier run deleted it, or somebody moved it"
+        if where is OutgoingAt.GONE and self._standing.original:
+            return self._standing.original
+        if where is OutgoingAt.GONE and not self._standing.moved:
+            self._require_as_published()
+        return fate(self.task.outgoing.names, where)
 
-    def _overlay_is_as_published(self) -> bool:
+    def _require_as_published(self) -> None:
+        """The outgoing file went without our doing: then the incoming one must be what it was."""
         known, now = self._incoming, fingerprint_at(self.task.incoming.source.path)
-        return known is not None and now is not None and known.differs_in_ctime_only(now)
+        if known is None or now is None or not known.differs_in_ctime_only(now):
+            raise self._lost()
 
     def _lost(self) -> GuestError:
-        names, path = self.task.outgoing.names, self.task.incoming.source.path
-        there = where_is(names, self.task.outgoing.known)
-        if there is OutgoingAt.GONE:
-            return GuestError(
-                f"{names.own} is gone, and {path} is not as it was published",
-                why="somebody removed or moved a file, or a VM runs on the overlay",
-                remedy="Nothing was done. If the VM runs well on the overlay, all is well.",
-            )
-        return GuestError(
-            f"{path} is gone",
-            why="the journal says that it was published",
-            remedy=f"Was it moved? Nothing was done; {names.at(there)} is still there.",
-        )
+        return lost(self.task.outgoing.names, self._outgoing_at(), self.task.incoming.source.path)
 
     def _note(self, step: Step, identity: Fingerprint | None = None, **changes: object) -> None:
         standing = replace(self._standing, step=step, **changes)  # type: ignore[arg-type]  # fields of a standing
@@ -316,8 +279,5 @@ class Conversion:
 
     def close(self) -> None:
         """Lets go of the outgoing image."""
-        self._close()
-
-    def _close(self) -> None:
         self._image = None
         self._opened.close()

@@ -13,11 +13,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 
-from batchdiff.applying.conversion import Run
 from batchdiff.applying.executor import Session, chosen
 from batchdiff.applying.notes import Standing
 from batchdiff.applying.overlaying import overlay_source, planned_parts
 from batchdiff.applying.places import is_same_file, original_names, where_is
+from batchdiff.applying.run import Run
 from batchdiff.applying.steps import OutgoingAt
 from batchdiff.applying.template import check_planned, known_digest
 from batchdiff.applying.verification import Comparison, VerifyMode, require_judges, verify

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from batchdiff.applying.conversion import Run, Watch
 from batchdiff.applying.journal import Journal
 from batchdiff.applying.outcomes import converted, not_converted
 from batchdiff.applying.overlaying import Manner, overlay_task
 from batchdiff.applying.pipeline import Way, arrivals
 from batchdiff.applying.protection import note_interrupted
 from batchdiff.applying.publication import Publication
+from batchdiff.applying.run import Run, Watch
 from batchdiff.applying.space import check_space
 from batchdiff.applying.stopping import Stop
 from batchdiff.applying.task import Task
@@ -74,7 +74,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         arriving = arrivals(ways, run)
         for guest in guests:
             if guest.verdict is Verdict.CONVERT:
-                yield converted(guest, next(arriving), options.retire)
+                yield converted(guest, next(arriving))
             else:
                 yield not_converted(guest)
 

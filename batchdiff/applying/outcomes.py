@@ -6,7 +6,6 @@ import os
 
 from batchdiff.applying.pipeline import Arrival
 from batchdiff.applying.steps import Action
-from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import GuestPlan, Verdict
 
@@ -26,7 +25,7 @@ def failed(arrival: Arrival) -> GuestOutcome:
     return GuestOutcome(arrival.guest, Status.FAILED, str(error), exit_code=error.exit_code)
 
 
-def converted(guest: GuestPlan, arrival: Arrival, how: Retire) -> GuestOutcome:
+def converted(guest: GuestPlan, arrival: Arrival) -> GuestOutcome:
     """A guest whose overlay is in place."""
     if arrival.error is not None or arrival.conversion is None:
         return failed(arrival)
@@ -39,7 +38,7 @@ def converted(guest: GuestPlan, arrival: Arrival, how: Retire) -> GuestOutcome:
         actual_overlay_bytes=info.st_size,
         predicted_overlay_disk_bytes=savings.overlay_disk_bytes if savings else None,
         actual_overlay_disk_bytes=info.st_blocks * 512,
-        original="kept" if how is Retire.KEEP and not conversion.original else conversion.original,
+        original=conversion.original,
         notes=tuple(conversion.notes),
     )
 
@@ -55,4 +54,7 @@ def undone(arrival: Arrival, status: Status) -> GuestOutcome:
     if arrival.error is not None or arrival.conversion is None:
         return failed(arrival)
     done = arrival.conversion
-    return GuestOutcome(done.task.guest, status, original=done.original, notes=tuple(done.notes))
+    original = done.original
+    if status is Status.RESTORED:
+        original = "rebuilt from its overlay" if Action.WRITE in done.done else "back under its name"
+    return GuestOutcome(arrival.guest, status, original=original, notes=tuple(done.notes))

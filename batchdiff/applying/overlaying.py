@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from batchdiff.applying.conversion import Run
 from batchdiff.applying.metadata import copy_metadata, prepare
 from batchdiff.applying.notes import Goal, Standing
 from batchdiff.applying.overlay import NewImage, write_image
 from batchdiff.applying.places import original_names
+from batchdiff.applying.run import Run
 from batchdiff.applying.staleness import check_template_at_its_path, check_unchanged
 from batchdiff.applying.task import Incoming, Outgoing, Task
 from batchdiff.applying.verification import Comparison, VerifyMode, verify
@@ -52,37 +52,10 @@ def overlay_task(guest: GuestPlan, template: PlannedImage, run: Run, manner: Man
 
     :raises GuestError: it may not be taken further.
     """
-    record, cluster_size = planned_parts(guest)
     standing = run.journal.standing(guest.name)
     _check_way(guest, standing, manner.retire)
-    geometry = geometry_of(guest.options, cluster_size)
-    published = standing is not None and standing.published
-
-    def write(fd: int, original: Image) -> list[str]:
-        prepare(original.layers[0].fd, fd)
-        name = backing_name(guest.overlay_path, template.source.path, guest.options.backing_path)
-        new = NewImage(
-            virtual_size=record.virtual_size,
-            geometry=geometry,
-            extents=guest.extents,
-            backing=(name, template.source.format.value),
-            compress=guest.options.compression is not Compression.NONE,
-            lazy_refcounts=guest.options.lazy_refcounts,
-        )
-        write_image(fd, original, new, check=run.stop.check)
-        return [f"could not keep {what}" for what in copy_metadata(original.layers[0].fd, fd)]
-
-    def compare(original: Image, overlay: ImageSource) -> None:
-        if published and standing is not None:
-            _check_unused(guest, standing.overlay)
-        # The planned extents tell what was written only of a file that this very run has written.
-        written = None if published else (guest.extents, geometry.granule)
-        verify(Comparison(original.source, overlay, written), manner.verify, run.stop)
-
-    def check(original: Image) -> None:
-        check_unchanged(original, record, run.journal.notes)
-        check_template_at_its_path(template, run.journal.notes)
-
+    record, _ = planned_parts(guest)
+    way = _Overlaying(guest, template, run, manner.verify, standing)
     return Task(
         guest=guest.name,
         goal=Goal.APPLY,
@@ -90,14 +63,63 @@ def overlay_task(guest: GuestPlan, template: PlannedImage, run: Run, manner: Man
         incoming=Incoming(
             overlay_source(guest, template.source),
             known=None if standing is None else standing.overlay,
-            published=published,
+            published=way.is_published,
         ),
         retire=manner.retire,
-        write=write,
-        verify=compare,
-        check=check,
+        write=way.write,
+        verify=way.verify,
+        check=way.check,
         on_published=partial(manner.on_published, guest),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Overlaying:
+    """Writes, judges and checks for one guest; see :mod:`batchdiff.applying.task`. ``standing``: at the start."""
+
+    guest: GuestPlan
+    template: PlannedImage
+    run: Run
+    mode: VerifyMode
+    standing: Standing | None
+
+    @property
+    def is_published(self) -> bool:
+        """Whether an earlier run has published the overlay."""
+        return self.standing is not None and self.standing.published
+
+    def write(self, fd: int, original: Image) -> list[str]:
+        """The overlay, with the original's owner, mode and attributes."""
+        guest, (record, cluster_size) = self.guest, planned_parts(self.guest)
+        source = original.layers[0].fd
+        prepare(source, fd)
+        name = backing_name(guest.overlay_path, self.template.source.path, guest.options.backing_path)
+        new = NewImage(
+            virtual_size=record.virtual_size,
+            geometry=geometry_of(guest.options, cluster_size),
+            extents=guest.extents,
+            backing=(name, self.template.source.format.value),
+            compress=guest.options.compression is not Compression.NONE,
+            lazy_refcounts=guest.options.lazy_refcounts,
+        )
+        write_image(fd, original, new, check=self.run.stop.check)
+        return [f"could not keep {what}" for what in copy_metadata(source, fd)]
+
+    def verify(self, original: Image, overlay: ImageSource) -> None:
+        """By the mode that was chosen; an overlay that has been used since cannot be compared any more."""
+        written = None
+        if self.standing is not None and self.is_published:
+            _check_unused(self.guest, self.standing.overlay)
+        else:
+            # The planned extents tell what was written only of a file that this very run has written.
+            written = (self.guest.extents, self.guest.unit)
+        verify(Comparison(original.source, overlay, written), self.mode, self.run.stop)
+
+    def check(self, original: Image) -> None:
+        """Original and template against the plan."""
+        record, _ = planned_parts(self.guest)
+        check_unchanged(original, record, self.run.journal.notes)
+        check_template_at_its_path(self.template, self.run.journal.notes)
 
 
 def _check_way(guest: GuestPlan, standing: Standing | None, how: Retire) -> None:

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from batchdiff.applying.conversion import Conversion, Run
+from batchdiff.applying.conversion import Conversion
+from batchdiff.applying.run import Run
 from batchdiff.applying.task import Task
 from batchdiff.errors import BatchdiffError, GuestError, StopError
 from batchdiff.model.totals import VERIFIED_AHEAD

@@ -1,4 +1,4 @@
-"""The names that a guest's files have on their way, and which file stands where now; only looks.
+"""The names that a guest's files have on their way, and which file stands where now.
 
 ::
 
@@ -11,8 +11,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import stat
 from dataclasses import dataclass
 
 from batchdiff.applying.steps import OutgoingAt
@@ -61,6 +63,17 @@ def temporary_name(path: str) -> str:
     # The longest name that a filesystem takes is 255 bytes; what is cut off is told apart by the random part.
     kept = os.fsdecode(os.fsencode(name)[:200])
     return os.path.join(folder, f".{kept}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+
+
+def discard(path: str) -> None:
+    """Removes a temporary file of ours, and nothing else.
+
+    :raises OSError: it cannot be removed.
+    """
+    if path.endswith(TEMPORARY_SUFFIX):
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISREG(os.lstat(path).st_mode):
+                os.unlink(path)
 
 
 def is_same_file(one: Fingerprint | None, other: Fingerprint | None) -> bool:

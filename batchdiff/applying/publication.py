@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from batchdiff.applying.conversion import Run
 from batchdiff.applying.protection import protect
+from batchdiff.applying.run import Run
 from batchdiff.applying.sidecar import note_overlay
 from batchdiff.applying.template import known_digest
 from batchdiff.image.digest import content_digest

@@ -13,11 +13,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 
-from batchdiff.applying.conversion import Run
 from batchdiff.applying.metadata import copy_metadata, prepare
 from batchdiff.applying.notes import Goal, Standing
 from batchdiff.applying.overlaying import overlay_source, planned_parts
 from batchdiff.applying.places import original_names, overlay_names, where_is
+from batchdiff.applying.run import Run
 from batchdiff.applying.standalone import write_standalone
 from batchdiff.applying.steps import OutgoingAt
 from batchdiff.applying.task import Incoming, Outgoing, Task, Verify

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from batchdiff.applying.conversion import Run
 from batchdiff.applying.notes import Notes
+from batchdiff.applying.run import Run
 from batchdiff.applying.sidecar import read_sidecar
 from batchdiff.applying.staleness import check_unchanged
 from batchdiff.errors import ImageError, PlanError

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from batchdiff.applying.conversion import Run
 from batchdiff.applying.executor import Session, chosen
 from batchdiff.applying.notes import Goal, Standing, Step
 from batchdiff.applying.outcomes import undone
 from batchdiff.applying.pipeline import Way, arrivals
 from batchdiff.applying.restoring import purge_task, restore_task
+from batchdiff.applying.run import Run
 from batchdiff.applying.sidecar import forget_overlay
 from batchdiff.applying.task import Task
 from batchdiff.applying.template import check_content, known_digest

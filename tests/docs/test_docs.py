@@ -22,8 +22,9 @@ from typing import NamedTuple
 import pytest
 
 from batchdiff import errors
-from batchdiff.applying.journal import Step
+from batchdiff.applying.notes import Step
 from batchdiff.cli.arguments import parser
+from batchdiff.model.finding import Health
 from batchdiff.model.manifest_file import check_shape
 from batchdiff.model.outcome import GuestOutcome, Status
 
@@ -166,8 +167,8 @@ def test_the_fields_and_values_of_events_are_documented():
     words = documented(sections()["Events"])
     assert {field.name for field in fields(GuestOutcome)} <= words
     assert {status.value for status in Status} <= words
-    # A journal could note a failure; so far no event is made of it.
-    assert {step.value for step in Step if step is not Step.FAILED} <= words
+    assert {step.value for step in Step} <= words
+    assert {health.value for health in Health} <= words
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
