@@ -113,10 +113,14 @@ def documented(words: str) -> set[str]:
     return {word for span in spans for word in re.split(r"[\s,{}|=]+", span) if word}
 
 
+LONGEST = {"docs/scripting.md": 260}
+"""The reference has a section for each verb; all else fits on a page."""
+
+
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_is_there_and_one_page(name: str):
     lines = (ROOT / name).read_text().splitlines()
-    assert 10 <= len(lines) <= 180
+    assert 10 <= len(lines) <= LONGEST.get(name, 180)
 
 
 @pytest.mark.parametrize("verb", sorted(verbs()))
