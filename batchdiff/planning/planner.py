@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from batchdiff import __version__
 from batchdiff.errors import ImageError
 from batchdiff.extents import Extents, concatenated
+from batchdiff.image.digest import combined
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.sharing import has_shared_extents
@@ -25,7 +26,6 @@ from batchdiff.model.plan import GuestPlan, Plan, PlannedImage
 from batchdiff.model.totals import totals_of
 from batchdiff.planning.assessment import assessed, dismissed
 from batchdiff.planning.candidates import Candidate, Dismissed, examined, planned, without_backing_files
-from batchdiff.planning.digest import combined
 from batchdiff.planning.estimate import Sample, stored_lengths
 from batchdiff.planning.pool import run_tasks
 from batchdiff.planning.scan import RANGE, RangeResult, ScanJob, Scanner, raise_descriptor_limit, ranges_with_data
