@@ -14,13 +14,13 @@ A failure anywhere: what was not published is undone, and the outgoing file has 
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 from dataclasses import replace
 
 from batchdiff.applying import retire
 from batchdiff.applying.endings import fate, lost
 from batchdiff.applying.notes import Goal, Standing, Step
-from batchdiff.applying.places import discard, is_same_file, temporary_name, where_is
+from batchdiff.applying.outgoing import OutgoingFile
+from batchdiff.applying.places import discard, is_same_file, temporary_name
 from batchdiff.applying.run import Run
 from batchdiff.applying.steps import Action, IncomingAt, OutgoingAt, Scene, next_action
 from batchdiff.applying.task import Task
@@ -28,7 +28,6 @@ from batchdiff.errors import GuestError
 from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.image.image import Image
-from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.source import ImageSource
 from batchdiff.model.manifest import Retire
 from batchdiff.model.plan_file import sync_folder
@@ -44,8 +43,7 @@ class Conversion:
         self._incoming = task.incoming.known
         self._ready = task.incoming.ready
         self._verified = task.verified
-        self._opened = ExitStack()
-        self._image: Image | None = None
+        self._outgoing = OutgoingFile(task, run)
         self._done: set[Action] = set()
         self.notes: list[str] = []
         self.original = ""
@@ -61,7 +59,7 @@ class Conversion:
             self._make_up_for_the_note()
         if self._go_on_until({Action.VERIFY, Action.DONE}) is Action.DONE:
             return False
-        self._held()  # here, for verify() may run in another thread, where nothing is noted
+        self._image()  # here, for verify() may run in another thread, where nothing is noted
         return True
 
     def verify(self) -> None:
@@ -69,7 +67,7 @@ class Conversion:
 
         :raises VerificationError: they differ.
         """
-        self.task.verify(self._held(), self._incoming_now())
+        self.task.verify(self._image(), self._incoming_now(), self._outgoing.must_end)
         self._verified = True
 
     def finish(self) -> None:
@@ -77,8 +75,7 @@ class Conversion:
 
         :raises PlanError: what was compared has changed since.
         """
-        if self._image is not None:
-            self.task.check(self._image)
+        self._outgoing.check_unchanged()
         if self._verified and self._ready == self._standing.temporary and self._incoming is not None:
             self._note(Step.VERIFIED, self._incoming)
         self._go_on_until({Action.DONE})
@@ -95,16 +92,14 @@ class Conversion:
     def _go_on_until(self, ends: set[Action]) -> Action:
         while (action := next_action(self._scene())) not in ends:
             self._run.stop.check()
+            self._outgoing.check()
             self._perform(action)
             self._done.add(action)
         return action
 
     def _scene(self) -> Scene:
         task = self.task
-        return Scene(self._outgoing_at(), self._incoming_at(), self._verified, task.retire, task.one_name)
-
-    def _outgoing_at(self) -> OutgoingAt:
-        return where_is(self.task.outgoing.names, self.task.outgoing.known)
+        return Scene(self._outgoing.where, self._incoming_at(), self._verified, task.retire, task.one_name)
 
     def _incoming_at(self) -> IncomingAt:
         now = fingerprint_at(self.task.incoming.source.path)
@@ -132,36 +127,21 @@ class Conversion:
             case Action.SET_ASIDE:
                 self._move_outgoing(self.task.outgoing.names.deleting)
             case Action.UNLINK:
-                retire.delete(self._held().layers[0].fd, self.task.outgoing.names.deleting, self._run.template)
+                retire.delete(self._image().layers[0].fd, self.task.outgoing.names.deleting, self._run.template)
             case _:
                 if self._incoming_at() is not IncomingAt.LOST:
-                    self._held()  # says what is wrong with the outgoing file
+                    self._image()  # says what is wrong with the outgoing file
                 raise self._lost()
 
-    def _held(self) -> Image:
-        """The outgoing image, opened where it stands and compared with what is known of it; stays open."""
-        if self._image is None:
-            outgoing, where = self.task.outgoing, self._outgoing_at()
-            path = outgoing.source.path if where is OutgoingAt.GONE else outgoing.names.at(where)
-            image = self._opened.enter_context(open_image(replace(outgoing.source, path=path)))
-            self._forgive_own_rename(image)
-            self.task.check(image)
-            if where is OutgoingAt.NAMED:
-                self._object(image, path)
-            inspect(image)
-            self._image = image
-        return self._image
+    def check_holds(self) -> None:
+        """Says who is in the way where a verification was ended for somebody who wants to write.
 
-    def _object(self, image: Image, path: str) -> None:
-        against = retire.objection(image.layers[0].fd, path, self.task.retire)
-        if against:
-            raise GuestError(f"{path} cannot be retired", why=against)
+        :raises BatchdiffError: that is so.
+        """
+        self._outgoing.check()
 
-    def _forgive_own_rename(self, image: Image) -> None:
-        """Makes up for the note of a process that died when it had just renamed the file."""
-        now = image.layers[0].fingerprint()
-        if self._standing.moved and self.task.outgoing.known.differs_in_ctime_only(now):
-            self._run.journal.record_changed(now)
+    def _image(self) -> Image:
+        return self._outgoing.image(moved=self._standing.moved)
 
     def _incoming_now(self) -> ImageSource:
         source = self.task.incoming.source
@@ -171,7 +151,7 @@ class Conversion:
         target = self.task.incoming.source.path
         if os.path.lexists(target) and not self.task.one_name:
             raise GuestError(f"{target} exists already", remedy="Move it away, or plan with another overlay path.")
-        image = self._held()
+        image = self._image()
         temporary = temporary_name(target)
         self._note(Step.CHECKED, temporary=temporary)
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -200,9 +180,10 @@ class Conversion:
         self.notes += self.task.on_published()
 
     def _move_outgoing(self, target: str) -> None:
-        image = self._held()
-        self.task.check(image)
-        self._move(image.layers[0].fd, self.task.outgoing.names.at(self._outgoing_at()), target)
+        image = self._image()
+        self._outgoing.check_unchanged()
+        self._outgoing.require_alone()
+        self._move(image.layers[0].fd, self._outgoing.path, target)
 
     def _move(self, fd: int, source: str, target: str) -> None:
         if not self._standing.moved:
@@ -213,11 +194,10 @@ class Conversion:
     def _put_back(self) -> None:
         """Undoes what a process that died, or this one, did to the outgoing file's name."""
         names = self.task.outgoing.names
-        where = self._outgoing_at()
-        target = names.quarantine if os.path.lexists(names.own) else names.own
-        fd = open_image_file(names.at(where))
+        source, target = self._outgoing.path, names.quarantine if os.path.lexists(names.own) else names.own
+        fd = open_image_file(source)
         try:
-            self._move(fd, names.at(where), target)
+            self._move(fd, source, target)
         finally:
             os.close(fd)
         self.close()  # it was opened under the other name
@@ -235,7 +215,7 @@ class Conversion:
             self._note(self.task.final, original=self.original)
 
     def _fate(self) -> str:
-        where = self._outgoing_at()
+        where = self._outgoing.where
         if Action.UNLINK in self._done:
             return "deleted"
         if where is OutgoingAt.GONE and self._standing.original:
@@ -251,7 +231,7 @@ class Conversion:
             raise self._lost()
 
     def _lost(self) -> GuestError:
-        return lost(self.task.outgoing.names, self._outgoing_at(), self.task.incoming.source.path)
+        return lost(self.task.outgoing.names, self._outgoing.where, self.task.incoming.source.path)
 
     def _note(self, step: Step, identity: Fingerprint | None = None, **changes: object) -> None:
         standing = replace(self._standing, step=step, **changes)  # type: ignore[arg-type]  # fields of a standing
@@ -261,7 +241,7 @@ class Conversion:
             standing = replace(standing, temporary=None)
         self._run.journal.record(self.task.guest, standing)
         self._standing = standing
-        self._run.watch.step(self.task.guest, step)
+        self._run.session.watch.step(self.task.guest, step)
 
     def abandon(self) -> None:
         """Undoes what was not published: the outgoing file has its name again, nothing half-done is left."""
@@ -279,5 +259,4 @@ class Conversion:
 
     def close(self) -> None:
         """Lets go of the outgoing image."""
-        self._image = None
-        self._opened.close()
+        self._outgoing.close()

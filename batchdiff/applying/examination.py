@@ -13,11 +13,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 
-from batchdiff.applying.executor import Session, chosen
+from batchdiff.applying.executor import chosen
 from batchdiff.applying.notes import Standing
 from batchdiff.applying.overlaying import overlay_source, planned_parts
 from batchdiff.applying.places import is_same_file, original_names, where_is
-from batchdiff.applying.run import Run
+from batchdiff.applying.run import Session
 from batchdiff.applying.steps import OutgoingAt
 from batchdiff.applying.template import check_planned, known_digest
 from batchdiff.applying.verification import Comparison, VerifyMode, require_judges, verify
@@ -25,6 +25,7 @@ from batchdiff.errors import BatchdiffError, PlanError, StopError, VerificationE
 from batchdiff.image import qemu_img
 from batchdiff.image.digest import content_digest
 from batchdiff.image.fingerprint import fingerprint_at
+from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
 from batchdiff.model.finding import Finding, Health
 from batchdiff.model.plan import GuestPlan
@@ -41,23 +42,22 @@ def examined(session: Session, names: tuple[str, ...] | None) -> Iterator[Findin
     require_judges(VerifyMode.FULL)
     with open_image(session.plan.template.source) as template:
         inspect(template)
-        run = Run(template, session.journal, session.watch, session.stop)
-        yield _template(session, run)
+        yield _template(session, template)
         for guest in guests:
             standing = session.journal.standing(guest.name)
             if standing is not None and standing.published:
                 yield _guest(guest, standing, session)
 
 
-def _template(session: Session, run: Run) -> Finding:
+def _template(session: Session, template: Image) -> Finding:
     path = session.plan.template.source.path
     try:
-        check_planned(run.template, session.plan.template, session.journal.notes)
+        check_planned(template, session.plan.template, session.journal.notes)
     except PlanError as error:
         known = known_digest(session.plan)
         if not known:
             return Finding("template", path, Health.UNKNOWN, f"{error.why}; its digest was never taken")
-        if content_digest(run.template, check=session.stop.check) == known:
+        if content_digest(template, check=session.stop.check) == known:
             return Finding("template", path, Health.TOUCHED, f"{error.why}; its content is what it was")
         damage = "all overlays on it are damaged: start no VM on them; bring the template back from a backup"
         return Finding("template", path, Health.DAMAGED, f"its content changed ({error.why}); {damage}")
@@ -97,6 +97,6 @@ def _judged(guest: GuestPlan, standing: Standing, session: Session) -> Finding:
         why = "a VM has written to it since" if used else "no original is there to compare it with"
         return Finding(guest.name, guest.overlay_path, Health.SOUND, f"no error in it; {why}")
     original = replace(guest.source, path=names.at(where))
-    verify(Comparison(original, source), VerifyMode.FULL, session.stop)
+    verify(Comparison(original, source), VerifyMode.FULL, lambda: session.stop.is_asked)
     place = os.path.basename(original.path)
     return Finding(guest.name, guest.overlay_path, Health.SOUND, f"every byte as in its original ({place})")

@@ -7,22 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from batchdiff.applying.journal import Journal
 from batchdiff.applying.outcomes import converted, not_converted
 from batchdiff.applying.overlaying import Manner, overlay_task
 from batchdiff.applying.pipeline import Way, arrivals
 from batchdiff.applying.protection import note_interrupted
 from batchdiff.applying.publication import Publication
-from batchdiff.applying.run import Run, Watch
+from batchdiff.applying.run import Run, Session, template_held
 from batchdiff.applying.space import check_space
-from batchdiff.applying.stopping import Stop
 from batchdiff.applying.task import Task
 from batchdiff.applying.template import check_planned, sync
 from batchdiff.applying.verification import VerifyMode, require_judges
 from batchdiff.errors import PlanError, UsageError
 from batchdiff.image.files import loop_file
 from batchdiff.image.image import Image
-from batchdiff.image.opening import inspect, open_image
+from batchdiff.image.opening import inspect
 from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import GuestOutcome
 from batchdiff.model.plan import GuestPlan, Plan, Verdict
@@ -37,17 +35,6 @@ class ApplyOptions:
     guests: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
-    """One command at work on a plan: who is told of each step, and who may ask it to stop."""
-
-    plan: Plan
-    checksum: str
-    journal: Journal
-    watch: Watch
-    stop: Stop
-
-
 def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome]:
     """Outcomes, guest by guest; one that fails does not stop the others.
 
@@ -59,8 +46,8 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
     """
     plan = session.plan
     guests = check_options(plan, options)
-    with open_image(plan.template.source) as template:
-        run = Run(template, session.journal, session.watch, session.stop)
+    with template_held(session) as run:
+        template = run.template
         note_interrupted(template, plan.template.fingerprints, session.journal)
         check_planned(template, plan.template, session.journal.notes)
         inspect(template)

@@ -105,7 +105,7 @@ class _Overlaying:
         write_image(fd, original, new, check=self.run.stop.check)
         return [f"could not keep {what}" for what in copy_metadata(source, fd)]
 
-    def verify(self, original: Image, overlay: ImageSource) -> None:
+    def verify(self, original: Image, overlay: ImageSource, ended: Callable[[], bool]) -> None:
         """By the mode that was chosen; an overlay that has been used since cannot be compared any more."""
         written = None
         if self.standing is not None and self.is_published:
@@ -113,7 +113,7 @@ class _Overlaying:
         else:
             # The planned extents tell what was written only of a file that this very run has written.
             written = (self.guest.extents, self.guest.unit)
-        verify(Comparison(original.source, overlay, written), self.mode, self.run.stop)
+        verify(Comparison(original.source, overlay, written), self.mode, ended)
 
     def check(self, original: Image) -> None:
         """Original and template against the plan."""

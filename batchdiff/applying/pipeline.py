@@ -93,7 +93,7 @@ def _begun(way: Way, run: Run, pool: ThreadPoolExecutor) -> _Underway:
 
 def _ended(guest: _Underway, run: Run) -> Arrival:
     try:
-        _finish(guest)
+        _finish(guest, run)
     except StopError:
         _undo(guest)
         raise
@@ -109,14 +109,20 @@ def _ended(guest: _Underway, run: Run) -> Arrival:
     return Arrival(guest.guest, guest.conversion)
 
 
-def _finish(guest: _Underway) -> None:
+def _finish(guest: _Underway, run: Run) -> None:
     if guest.error is not None:
         raise guest.error
+    if guest.conversion is None:
+        raise AssertionError("a guest is under way without a conversion")
     if guest.verdict is not None:
-        guest.verdict.result()
-    if guest.conversion is not None:
-        guest.conversion.finish()
-        guest.conversion.close()
+        try:
+            guest.verdict.result()
+        except StopError:
+            if not run.stop.is_asked:
+                guest.conversion.check_holds()
+            raise
+    guest.conversion.finish()
+    guest.conversion.close()
 
 
 def _undo(guest: _Underway) -> None:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from batchdiff.applying.metadata import copy_metadata, prepare
@@ -20,7 +21,7 @@ from batchdiff.applying.places import original_names, overlay_names, where_is
 from batchdiff.applying.run import Run
 from batchdiff.applying.standalone import write_standalone
 from batchdiff.applying.steps import OutgoingAt
-from batchdiff.applying.task import Incoming, Outgoing, Task, Verify
+from batchdiff.applying.task import Incoming, Outgoing, Task
 from batchdiff.applying.verification import Comparison, VerifyMode, verify
 from batchdiff.errors import GuestError, PlanError
 from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
@@ -71,7 +72,7 @@ def purge_task(guest: GuestPlan, template: PlannedImage, run: Run, standing: Sta
         incoming=Incoming(overlay_source(guest, template.source), standing.overlay, published=True),
         retire=Retire.DELETE,
         write=_writes_nothing,
-        verify=_compared_by_qemu(run),
+        verify=_compared_by_qemu,
         check=_Constant(run).check,
     )
 
@@ -95,7 +96,7 @@ def restore_task(guest: GuestPlan, template: PlannedImage, run: Run, standing: S
         incoming=_what_comes_back(guest, record, standing, original),
         retire=Retire.DELETE,
         write=_Rebuilding(guest, record, run).write,
-        verify=_compared_by_qemu(run),
+        verify=_compared_by_qemu,
         check=_Constant(run).check,
         verified=gone and original is not OutgoingAt.GONE,
     )
@@ -151,11 +152,8 @@ class _Rebuilding:
         return notes
 
 
-def _compared_by_qemu(run: Run) -> Verify:
-    def compare(outgoing: Image, incoming: ImageSource) -> None:
-        verify(Comparison(outgoing.source, incoming), VerifyMode.FULL, run.stop)
-
-    return compare
+def _compared_by_qemu(outgoing: Image, incoming: ImageSource, ended: Callable[[], bool]) -> None:
+    verify(Comparison(outgoing.source, incoming), VerifyMode.FULL, ended)
 
 
 def _writes_nothing(_fd: int, _image: Image) -> list[str]:

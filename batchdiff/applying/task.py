@@ -15,10 +15,11 @@ from batchdiff.model.manifest import Retire
 Write = Callable[[int, Image], list[str]]
 """Writes the incoming image into an empty file, from the open outgoing one; gives notes for the operator."""
 
-Verify = Callable[[Image, ImageSource], None]
-"""Compares the open outgoing image with the incoming one.
+Verify = Callable[[Image, ImageSource, Callable[[], bool]], None]
+"""Compares the open outgoing image with the incoming one; ended early once the last one is true.
 
 :raises VerificationError: they differ.
+:raises StopError: it was ended early.
 """
 
 Check = Callable[[Image], None]

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from batchdiff.applying.executor import Session, chosen
+from batchdiff.applying.executor import chosen
 from batchdiff.applying.notes import Goal, Standing, Step
 from batchdiff.applying.outcomes import undone
 from batchdiff.applying.pipeline import Way, arrivals
 from batchdiff.applying.restoring import purge_task, restore_task
-from batchdiff.applying.run import Run
+from batchdiff.applying.run import Run, Session, template_held
 from batchdiff.applying.sidecar import forget_overlay
 from batchdiff.applying.task import Task
 from batchdiff.applying.template import check_content, known_digest
 from batchdiff.applying.verification import VerifyMode, require_judges
 from batchdiff.errors import UsageError
-from batchdiff.image.opening import inspect, open_image
+from batchdiff.image.opening import inspect
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import GuestPlan, PlannedImage
 
@@ -72,8 +72,8 @@ def _undone(
         return
     require_judges(VerifyMode.FULL)
     plan = session.plan
-    with open_image(plan.template.source) as template:
-        run = Run(template, session.journal, session.watch, session.stop)
+    with template_held(session) as run:
+        template = run.template
         check_content(run, plan)
         inspect(template)
         ways = [Way(guest.name, partial(make, guest, plan.template, run, standing)) for guest, standing in found]

@@ -8,16 +8,16 @@ native    our reader, every byte
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from batchdiff.applying.stopping import Stop
-from batchdiff.errors import ImageError, ProgramError, VerificationError
+from batchdiff.errors import ImageError, ProgramError, StopError, VerificationError
 from batchdiff.extents import Extents
 from batchdiff.image import qemu_img
 from batchdiff.image.files import is_block_device
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
+from batchdiff.image.programs import never
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.units import MIB
 
@@ -55,12 +55,12 @@ def require_judges(mode: VerifyMode) -> None:
         )
 
 
-def verify(comparison: Comparison, mode: VerifyMode, stop: Stop) -> None:
-    """Compares two images, each with its chain as declared.
+def verify(comparison: Comparison, mode: VerifyMode, ended: Callable[[], bool] = never) -> None:
+    """Compares two images, each with its chain as declared; ended early once ``ended`` is true.
 
     :raises VerificationError: they differ, or one is damaged.
     :raises ProgramError: a judge could not be asked.
-    :raises StopError: somebody asked to stop.
+    :raises StopError: it was ended early.
     """
     outgoing, incoming = comparison.outgoing, comparison.incoming
     try:
@@ -69,15 +69,13 @@ def verify(comparison: Comparison, mode: VerifyMode, stop: Stop) -> None:
             if new.virtual_size != old.virtual_size:
                 raise VerificationError(f"{incoming.path} has another virtual size than {outgoing.path}")
             if mode is not VerifyMode.FULL:
-                _compare(old, new, _to_read(comparison, mode, old, new), stop)
+                _compare(old, new, _to_read(comparison, mode, old, new), ended)
     except ImageError as error:
         raise VerificationError(f"{incoming.path} cannot be verified", why=str(error)) from error
     if mode is VerifyMode.FULL:
         if incoming.format is ImageFormat.QCOW2:
-            qemu_img.check(incoming.path, new.virtual_size, stopped=lambda: stop.is_asked)
-        stop.check()
-        qemu_img.compare(outgoing, incoming, new.virtual_size, stopped=lambda: stop.is_asked)
-        stop.check()
+            qemu_img.check(incoming.path, new.virtual_size, stopped=ended)
+        qemu_img.compare(outgoing, incoming, new.virtual_size, stopped=ended)
 
 
 def _to_read(comparison: Comparison, mode: VerifyMode, *images: Image) -> Iterator[tuple[int, int]]:
@@ -92,11 +90,12 @@ def _to_read(comparison: Comparison, mode: VerifyMode, *images: Image) -> Iterat
         yield first * unit, min(end * unit, size)
 
 
-def _compare(old: Image, new: Image, ranges: Iterator[tuple[int, int]], stop: Stop) -> None:
+def _compare(old: Image, new: Image, ranges: Iterator[tuple[int, int]], ended: Callable[[], bool]) -> None:
     for start, end in ranges:
         at = start
         while at < end:
-            stop.check()
+            if ended():
+                raise StopError("interrupted")
             at = min(_next_data(old, at), _next_data(new, at))
             length = max(min(MIB, end - at), 0)
             if old.read(at, length) != new.read(at, length):

@@ -99,6 +99,7 @@ def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     )
     _add_guest(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="delete originals without asking")
+    _add_unseen(verb)
 
 
 _THE_PLAN = "the plan that `batchdiff plan` wrote"
@@ -119,6 +120,7 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "restore", "bring originals back, or rebuild them, and remove their overlays")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     _add_guest(verb)
+    _add_unseen(verb)
 
 
 def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -126,6 +128,7 @@ def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     _add_guest(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="delete without asking")
+    _add_unseen(verb)
 
 
 def _validate(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -136,6 +139,14 @@ def _validate(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 def _add_guest(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--guest", metavar="NAME", action="append", dest="guests", help="only this guest; may be given again"
+    )
+
+
+def _add_unseen(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--unseen",
+        action="store_true",
+        help="delete also where the filesystem cannot tell whether a VM has the file open",
     )
 
 

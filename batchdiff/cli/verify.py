@@ -7,8 +7,8 @@ from contextlib import closing
 from dataclasses import asdict
 
 from batchdiff.applying.examination import examined
-from batchdiff.applying.executor import Session
 from batchdiff.applying.journal import Journal
+from batchdiff.applying.run import Session
 from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
 from batchdiff.cli.work import Announcer

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 
-from batchdiff.applying.executor import Session
 from batchdiff.applying.journal import Journal
 from batchdiff.applying.notes import Step
+from batchdiff.applying.run import Session
 from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, StopError, UsageError
@@ -60,7 +60,7 @@ def carried_out(console: Console, arguments: argparse.Namespace, plan: Plan, wor
     guests = {guest.name: guest for guest in plan.guests}
     with stopping() as stop, closing(Journal(arguments.plan, checksum)) as journal:
         try:
-            for outcome in work(Session(plan, checksum, journal, announcer, stop)):
+            for outcome in work(Session(plan, checksum, journal, announcer, stop, arguments.unseen)):
                 outcomes.append(outcome)
                 announcer.arrival(guests[outcome.name], outcome)
         except StopError as error:

@@ -5,7 +5,6 @@ import pytest
 from oracle import source
 from overlays import new_image, write, write_sparse
 
-from batchdiff.applying.stopping import Stop
 from batchdiff.applying.verification import Comparison, VerifyMode, require_judges, verify
 from batchdiff.errors import ProgramError, VerificationError
 from batchdiff.image.opening import open_image
@@ -36,7 +35,7 @@ class Converted:
     def verify(self, mode):
         overlay = source(self.overlay, self.template)
         written = (self.new.extents, self.new.geometry.granule)
-        verify(Comparison(source(self.guest), overlay, written), mode, Stop())
+        verify(Comparison(source(self.guest), overlay, written), mode)
 
 
 def flip(path, offset):
