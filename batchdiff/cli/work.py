@@ -12,7 +12,7 @@ from batchdiff.applying.notes import Step
 from batchdiff.applying.run import Session
 from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
-from batchdiff.errors import EXIT_DONE, StopError, UsageError
+from batchdiff.errors import EXIT_DONE, GuestError, StopError, UsageError
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import GuestPlan, Plan
 from batchdiff.model.plan_file import checksum_of
@@ -69,6 +69,13 @@ def carried_out(console: Console, arguments: argparse.Namespace, plan: Plan, wor
                 "interrupted",
                 why=f"guests that it was through with: {names}; what was under way was undone",
                 remedy="Run the same command again to go on.",
+            ) from error
+        except OSError as error:
+            place = f" ({error.filename})" if error.filename else ""
+            raise GuestError(
+                "cannot go on",
+                why=f"{error.strerror or error}{place}",
+                remedy="Look into the kernel log, then run the same command again.",
             ) from error
     if announcer.unheard:
         raise announcer.unheard[0]
