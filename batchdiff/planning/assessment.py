@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 
-from batchdiff.errors import ImageError
+from batchdiff.errors import GuestError, ImageError
 from batchdiff.extents import Extents, Kind, empty
 from batchdiff.image.allocation import allocated_bytes, reclaimable_bytes
 from batchdiff.image.contract import Segment
 from batchdiff.image.image import Image
 from batchdiff.image.sharing import shared_bytes
+from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model.manifest import GuestEntry, Manifest
 from batchdiff.model.overlay_options import Compression, backing_name, geometry_of
 from batchdiff.model.plan import GuestPlan, PlannedImage, Savings, Verdict
@@ -47,8 +48,9 @@ def assessed(
         reason = f"it changed while it was scanned ({changes}). Shut its VM down and plan again"
         return _guest_plan(entry, candidate.record, Verdict.REFUSE, reason)
     try:
+        require_unused(candidate.image, Purpose.GUEST)  # again: a VM may have started meanwhile
         return _measured(candidate, units, manifest, measure)
-    except (ImageError, FormatError) as error:
+    except (GuestError, ImageError, FormatError) as error:
         return _guest_plan(entry, candidate.record, Verdict.REFUSE, str(error))
 
 

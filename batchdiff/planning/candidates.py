@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchdiff.errors import ImageError
+from batchdiff.errors import GuestError, ImageError
 from batchdiff.image.files import loop_file
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image, peek_header, resolved_backing
 from batchdiff.image.source import ImageFormat, ImageSource
+from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model.manifest import GuestEntry, Loss
 from batchdiff.model.plan import PlannedImage, Verdict
 from batchdiff.units import format_size
@@ -49,7 +50,7 @@ def examined(entry: GuestEntry, template: PlannedImage, allow_loss: frozenset[Lo
     record = planned(image)
     try:
         reason = _objection(image, record, template, allow_loss)
-    except ImageError as error:
+    except (GuestError, ImageError) as error:
         reason = str(error)
     if not reason:
         return Candidate(entry, image, record)
@@ -92,12 +93,15 @@ def _rests_on(guest: ImageSource, template: ImageSource) -> bool:
 def _objection(image: Image, record: PlannedImage, template: PlannedImage, allow_loss: frozenset[Loss]) -> str:
     """Why a guest may not be converted; empty where it may.
 
+    :raises GuestError: it is in use.
     :raises ImageError: its tables are damaged.
     """
     template_files = {loop_file(path) for path in template.paths}
-    inspect(image)
     if record.source.path in template_files:
         return "the template is a loop device over it"
+    # Before its tables: those of an image in use need not be sound.
+    require_unused(image, Purpose.GUEST)
+    inspect(image)
     if record.virtual_size < template.virtual_size:
         return (
             f"its disk is smaller than the template's ({format_size(record.virtual_size)} and"
