@@ -161,9 +161,14 @@ def test_what_would_be_lost(tmp_path, template, loss, allowed):
         assert guest.reason.startswith("it has 1 ")
 
 
-def test_an_overlay_of_this_template_is_skipped(tmp_path, template):
+@pytest.mark.parametrize("declared", [False, True])
+def test_an_overlay_of_this_template_is_skipped(tmp_path, template, declared):
     path = notation.write_qcow2(tmp_path / "g.qcow2", "8M:-", backing=template)
-    guest = only_guest(template, path)
+    found = manifest(template, path)
+    if declared:
+        entry = dataclasses.replace(found.guests[0], image=source(path, template))
+        found = dataclasses.replace(found, guests=(entry,))
+    (guest,) = make_plan(found, jobs=1).guests
     assert guest.verdict is Verdict.SKIP
     assert "already an overlay" in guest.reason
 
