@@ -85,7 +85,8 @@ def _backing_of(source: ImageSource) -> str | None:
 
 
 def _rests_on(guest: ImageSource, template: ImageSource) -> bool:
-    if guest.format is not ImageFormat.QCOW2 or guest.backing:
+    """Whether the backing file that a guest names is the template, declared in the manifest or not."""
+    if guest.format is not ImageFormat.QCOW2:
         return False
     return resolved_backing(guest.path, peek_header(guest.path)) == template.path
 

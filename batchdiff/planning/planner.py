@@ -149,7 +149,7 @@ def _guest_plans(
 ) -> tuple[GuestPlan, ...]:
     def measure(samples: list[Sample]) -> list[list[int]]:
         numbered = iter(enumerate(samples))
-        found = run_tasks(lambda: _measured, numbered, jobs=min(jobs, len(samples)), describe=str)
+        found = run_tasks(lambda: _numbered, numbered, jobs=min(jobs, len(samples)), describe=_sampled)
         return [lengths for _, lengths in sorted(found)]
 
     plans = []
@@ -164,6 +164,10 @@ def _guest_plans(
     return tuple(plans)
 
 
-def _measured(task: tuple[int, Sample]) -> tuple[int, list[int]]:
+def _numbered(task: tuple[int, Sample]) -> tuple[int, list[int]]:
     number, sample = task
     return number, stored_lengths(sample)
+
+
+def _sampled(task: tuple[int, Sample]) -> str:
+    return f"compressing a sample of {task[1].source.path}"
