@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 
-from batchdiff.applying.journal import Notes, read_notes
+from batchdiff.applying.journal import read_notes
+from batchdiff.applying.notes import Notes
 from batchdiff.cli.console import Console
 from batchdiff.errors import EXIT_DONE, UsageError
 from batchdiff.image.fingerprint import fingerprint_at
 from batchdiff.model.plan import Plan, Verdict
-from batchdiff.model.plan_file import read_plan
+from batchdiff.model.plan_file import checksum_of, read_plan
+from batchdiff.model.plan_json import to_dict
 from batchdiff.report.json_form import plan_json
 from batchdiff.report.text import plan_text
 
@@ -18,7 +20,7 @@ from batchdiff.report.text import plan_text
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
     plan = read_plan(arguments.plan)
-    notes = read_notes(arguments.plan)
+    notes = read_notes(arguments.plan, checksum_of(to_dict(plan)))
     stale = stale_notices(plan, notes)
     as_json = plan_json(plan, stale=stale)
     text = as_json if arguments.format == "json" else plan_text(plan, stale=stale, width=console.width)
@@ -27,7 +29,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     else:
         _write(arguments.output, text)
     if notes.published:
-        console.say(f"Done by an earlier apply: {', '.join(sorted(notes.published))}.")
+        done = ", ".join(guest.name for guest in plan.guests if guest.name in notes.published)
+        console.say(f"Done by an earlier apply: {done}. `batchdiff status` tells more.")
     console.event("report", report=json.loads(as_json))
     return EXIT_DONE
 

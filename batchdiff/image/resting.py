@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from batchdiff.image.identity import Identity, identity_of
 from batchdiff.image.opening import MAX_CHAIN
-from batchdiff.qcow2.header import MAGIC, FormatError, claimed_cluster_size, named_backing
+from batchdiff.qcow2.backing import named_backing
+from batchdiff.qcow2.header import MAGIC, FormatError, claimed_cluster_size
 
 _LONGEST_HEADER = 2 << 20
 """The largest cluster, in which the header and the name of the backing file are."""

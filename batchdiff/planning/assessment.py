@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 
-from batchdiff.errors import ImageError
+from batchdiff.errors import GuestError, ImageError
 from batchdiff.extents import Extents, Kind, empty
 from batchdiff.image.allocation import allocated_bytes, reclaimable_bytes
 from batchdiff.image.contract import Segment
 from batchdiff.image.image import Image
 from batchdiff.image.sharing import shared_bytes
+from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model.manifest import GuestEntry, Manifest
 from batchdiff.model.overlay_options import Compression, backing_name, geometry_of
 from batchdiff.model.plan import GuestPlan, PlannedImage, Savings, Verdict
@@ -47,8 +48,9 @@ def assessed(
         reason = f"it changed while it was scanned ({changes}). Shut its VM down and plan again"
         return _guest_plan(entry, candidate.record, Verdict.REFUSE, reason)
     try:
+        require_unused(candidate.image, Purpose.GUEST)  # again: a VM may have started meanwhile
         return _measured(candidate, units, manifest, measure)
-    except (ImageError, FormatError) as error:
+    except (GuestError, ImageError, FormatError) as error:
         return _guest_plan(entry, candidate.record, Verdict.REFUSE, str(error))
 
 
@@ -76,7 +78,9 @@ def _measured(candidate: Candidate, units: Extents, manifest: Manifest, measure:
     else:
         overlay, free = _compressed(candidate, layout, extents, measure), 0
     fd = candidate.image.layers[0].fd
-    reclaimable = reclaimable_bytes(fd)  # first: it has what is not on disk yet written there
+    reclaimable = reclaimable_bytes(
+        fd, candidate.image.path
+    )  # first: it has what is not on disk yet written there
     savings = savings_of(
         allocated=allocated_bytes(fd), reclaimable=reclaimable, overlay=overlay, sizes=sizes, shared=free
     )
@@ -99,7 +103,15 @@ def _holes(written: list[Segment]) -> int:
 
 def _on_one_filesystem(candidate: Candidate) -> bool:
     folder = os.path.dirname(candidate.entry.overlay_path)
-    return os.stat(folder).st_dev == os.fstat(candidate.image.layers[0].fd).st_dev
+    try:
+        device = os.stat(folder).st_dev
+    except OSError as error:
+        raise ImageError(
+            f"cannot look at {folder}, where its overlay goes",
+            why=error.strerror or str(error),
+            remedy="Make the folder, or correct `overlay: {path: ...}`.",
+        ) from error
+    return device == os.fstat(candidate.image.layers[0].fd).st_dev
 
 
 def _past_the_end(extents: Extents, granule: int, virtual_size: int) -> int:

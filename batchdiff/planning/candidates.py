@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from batchdiff.errors import ImageError
+from batchdiff.errors import GuestError, ImageError
 from batchdiff.image.identity import Identity, identity_of
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image, peek_header, resolved_backing
 from batchdiff.image.resting import files_below, qcow2_files
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.image.underlying import all_underlying
+from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model.dependents import dependents_of
 from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
 from batchdiff.model.plan import PlannedImage, Verdict
@@ -55,7 +56,7 @@ def examined(entry: GuestEntry, template: PlannedImage, manifest: Manifest) -> C
     record = planned(image)
     try:
         reason = _objection(image, record, template, manifest)
-    except ImageError as error:
+    except (GuestError, ImageError) as error:
         reason = str(error)
     if not reason:
         return Candidate(entry, image, record)
@@ -102,7 +103,8 @@ def _resting(entries: tuple[GuestEntry, ...], folders: set[str]) -> dict[Identit
 
 
 def _rests_on(guest: ImageSource, template: ImageSource) -> bool:
-    if guest.format is not ImageFormat.QCOW2 or guest.backing:
+    """Whether the backing file that a guest names is the template, declared in the manifest or not."""
+    if guest.format is not ImageFormat.QCOW2:
         return False
     return resolved_backing(guest.path, peek_header(guest.path)) == template.path
 
@@ -110,11 +112,14 @@ def _rests_on(guest: ImageSource, template: ImageSource) -> bool:
 def _objection(image: Image, record: PlannedImage, template: PlannedImage, manifest: Manifest) -> str:
     """Why a guest may not be converted; empty where it may.
 
+    :raises GuestError: it is in use.
     :raises ImageError: its tables are damaged.
     """
-    inspect(image)
     if under := _under_the_template(record, template, manifest.retire):
         return under
+    # Before its tables: those of an image in use need not be sound.
+    require_unused(image, Purpose.GUEST)
+    inspect(image)
     if record.virtual_size < template.virtual_size:
         return (
             f"its disk is smaller than the template's ({format_size(record.virtual_size)} and"

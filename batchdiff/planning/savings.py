@@ -16,15 +16,13 @@ from batchdiff.model.overlay_options import (
 )
 from batchdiff.model.plan import Savings
 from batchdiff.planning.compare import UNIT
-from batchdiff.qcow2.geometry import Geometry
+from batchdiff.qcow2.geometry import SMALLEST_EXTENDED_L2, Geometry
 from batchdiff.qcow2.header import FormatError
 from batchdiff.qcow2.layout import Layout, fits, granules_to_write, layout_for
 from batchdiff.units import align_up, format_size
 
 _AUTO_TOLERANCE = 0.01
 """How much larger than the smallest overlay one may be that is nearer to QEMU's default cluster size."""
-
-_SMALLEST_EXTENDED = 16384
 
 
 def extents_to_write(units: Extents, virtual_size: int, options: OverlayOptions, geometry: Geometry) -> Extents:
@@ -40,7 +38,7 @@ def sizes_by_cluster_size(units: Extents, virtual_size: int, options: OverlayOpt
 
     :raises FormatError: none can.
     """
-    least = _SMALLEST_EXTENDED if options.extended_l2 else UNIT
+    least = SMALLEST_EXTENDED_L2 if options.extended_l2 else UNIT
     sizes = {}
     for cluster_size in CLUSTER_SIZES:
         geometry = geometry_of(options, cluster_size)

@@ -24,6 +24,7 @@ from batchdiff import extents
 from batchdiff.errors import ImageError
 from batchdiff.extents import Extents, Kind
 from batchdiff.image.contract import Segment, clipped, windowed
+from batchdiff.image.digest import RangeDigest
 from batchdiff.image.image import Image
 from batchdiff.image.opening import open_image
 from batchdiff.image.sharing import placed, shared
@@ -36,7 +37,6 @@ from batchdiff.planning.compare import (
     kinds_of,
     kinds_of_equal,
 )
-from batchdiff.planning.digest import RangeDigest
 from batchdiff.planning.spans import Span, Spans, merged, span_units, spans, without
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB, ceil_div
