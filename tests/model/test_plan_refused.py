@@ -40,6 +40,17 @@ def refusal(path):
     return str(caught.value)
 
 
+@pytest.mark.parametrize("where", [("template",), ("guests", 0), ("guests", 0, "overlay")])
+@pytest.mark.parametrize("letter", ["\0", "\ud800"], ids=ascii)
+def test_a_path_that_no_file_can_have(path, document, where, letter):
+    holder = document
+    for step in where:
+        holder = holder[step]
+    holder["path"] = f"/images/web{letter}.img"
+    save(document, path)
+    assert "path" in refusal(path)
+
+
 # --- extents
 
 
