@@ -12,6 +12,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from batchdiff.errors import PlanError
@@ -117,7 +118,7 @@ def read_plan(path: str) -> Plan:
         raise PlanError(f"{path} was edited or damaged", why="its checksum does not fit", remedy=_PLAN_AGAIN)
     _check_schema(document, path)
     try:
-        return from_dict(document)
+        return replace(from_dict(document), checksum=checksum)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise PlanError(f"{path} is no valid plan", why=str(error), remedy=_PLAN_AGAIN) from error
 
