@@ -17,6 +17,22 @@ MAX_MATCHES = 100_000
 """Far above any fleet; ends a ``**`` that goes in circles through symbolic links to folders."""
 
 
+OWN_SUFFIXES = (
+    ".batchdiff-original",
+    ".batchdiff-deleting",
+    ".batchdiff-overlay",
+    ".batchdiff-tmp",
+    ".batchdiff-template.json",
+)
+"""What batchdiff itself puts beside images: originals in quarantine or about to go, overlays that are taken
+aside or being written, what it noted of a template. A glob never takes them for guests."""
+
+
+def is_own_file(path: str) -> bool:
+    """Whether a name is, or is a link to, that of a file which batchdiff put there."""
+    return path.endswith(OWN_SUFFIXES) or os.path.realpath(path).endswith(OWN_SUFFIXES)
+
+
 def matching_images(written: WrittenImage, folder: str, problems: Problems) -> list[str]:
     """Sorted paths, relative where the glob is, of all regular files and block devices that match.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from batchdiff.errors import ImageError
 from batchdiff.image.files import loop_file
 from batchdiff.image.image import Image
+from batchdiff.image.lookalike import looks_like
 from batchdiff.image.opening import inspect, open_image, peek_header, resolved_backing
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model.manifest import GuestEntry, Loss
@@ -41,7 +42,7 @@ def planned(image: Image) -> PlannedImage:
 def examined(entry: GuestEntry, template: PlannedImage, allow_loss: frozenset[Loss]) -> Candidate | Dismissed:
     """A guest's part in the plan; the image of a candidate stays open."""
     try:
-        if _rests_on(entry.image, template.source):
+        if _rests_on(entry, template.source):
             return Dismissed(entry, None, Verdict.SKIP, "it is already an overlay of this template")
         image = open_image(entry.image)
     except ImageError as error:
@@ -83,8 +84,12 @@ def _backing_of(source: ImageSource) -> str | None:
         return None
 
 
-def _rests_on(guest: ImageSource, template: ImageSource) -> bool:
-    if guest.format is not ImageFormat.QCOW2 or guest.backing:
+def _rests_on(entry: GuestEntry, template: ImageSource) -> bool:
+    guest = entry.image
+    # A raw guest whose overlay took its place is still called raw in the manifest. Nothing is read as qcow2 for
+    # that: a forged header can only keep its own guest from being converted.
+    thin = entry.in_place and looks_like(guest.path) is ImageFormat.QCOW2
+    if (guest.format is not ImageFormat.QCOW2 and not thin) or guest.backing:
         return False
     return resolved_backing(guest.path, peek_header(guest.path)) == template.path
 
