@@ -11,7 +11,7 @@ import sys
 import traceback
 from types import FrameType
 
-from batchdiff.cli.arguments import parser
+from batchdiff.cli.arguments import parsed
 from batchdiff.cli.console import Console
 from batchdiff.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, BatchdiffError
 
@@ -26,7 +26,7 @@ def run(argv: list[str]) -> int:
     # They are None where whoever started us has closed them.
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for good
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    arguments = parser().parse_args(argv)
+    arguments = parsed(argv)
     console = Console(
         verbosity=int(arguments.verbose) - int(arguments.quiet), json=arguments.json, progress=arguments.progress
     )
