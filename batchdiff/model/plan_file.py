@@ -18,6 +18,7 @@ from typing import Any
 from batchdiff.errors import PlanError
 from batchdiff.model.plan import FORMAT_VERSION, Plan
 from batchdiff.model.plan_json import from_dict, to_dict
+from batchdiff.model.plan_recognition import check_is_plan
 from batchdiff.model.plan_schema import first_problem
 from batchdiff.model.plan_text import READABLE, canonical, encoded, parsed
 
@@ -92,6 +93,16 @@ def write_plan(plan: Plan, path: str) -> None:
         ) from error
 
 
+def try_folder(folder: str) -> None:
+    """Makes a file in a folder and removes it: of read-only filesystems, /proc and quotas only the kernel knows.
+
+    :raises OSError: no file can be made there.
+    """
+    trial = os.path.join(folder, f".{secrets.token_hex(4)}.batchdiff-tmp")
+    os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    os.unlink(trial)
+
+
 def sync_folder(path: str) -> None:
     """Makes the names in a folder durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -106,6 +117,7 @@ def read_plan(path: str) -> Plan:
 
     :raises PlanError: it is not, or is of a newer major version.
     """
+    check_is_plan(path)
     document = _parsed(path)
     _check_version(document, path)
     try:

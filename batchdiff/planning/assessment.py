@@ -17,7 +17,7 @@ from batchdiff.model.overlay_options import Compression, backing_name, geometry_
 from batchdiff.model.plan import GuestPlan, PlannedImage, Savings, Verdict
 from batchdiff.planning.candidates import Candidate, Dismissed
 from batchdiff.planning.compare import UNIT
-from batchdiff.planning.estimate import Measure, data_bytes
+from batchdiff.planning.estimate import Measure, stored_data
 from batchdiff.planning.savings import (
     chosen_cluster_size,
     disk_bytes,
@@ -124,16 +124,16 @@ def _past_the_end(extents: Extents, granule: int, virtual_size: int) -> int:
 def _compressed(candidate: Candidate, layout: Layout, extents: Extents, measure: Measure) -> tuple[int, int, int]:
     """Bytes of a compressed overlay's file, by how much they may be off, and bytes on disk."""
     geometry = layout.geometry
-    data, error = data_bytes(candidate.entry.image, extents, geometry, measure)
+    stored = stored_data(candidate.entry.image, extents, geometry, measure)
     packed = plan_layout(
         candidate.record.virtual_size,
         geometry,
         l2_tables=layout.l2_tables,
-        data_clusters=ceil_div(data, geometry.cluster_size),
+        data_clusters=ceil_div(stored.file_bytes, geometry.cluster_size),
     )
-    # On disk only the data's clusters differ in number; disk_bytes counts them by the extents.
-    fewer = layout.data_clusters - packed.data_clusters
-    return packed.file_size, error, disk_bytes(packed, extents, fewer * geometry.cluster_size)
+    # disk_bytes counts the data by the extents, as it is uncompressed.
+    less = extents.units(Kind.DATA) * geometry.granule - stored.disk_bytes
+    return packed.file_size, stored.error_bytes, disk_bytes(packed, extents, less)
 
 
 def _verdict(savings: Savings, minimum: float) -> tuple[Verdict, str]:
