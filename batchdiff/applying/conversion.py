@@ -23,7 +23,8 @@ from batchdiff.applying.overlay import NewImage, write_image
 from batchdiff.applying.renaming import rename_without_replacing
 from batchdiff.applying.retire import found_quarantined, objection, put_back, retire_original
 from batchdiff.applying.staleness import check_both_unchanged, check_unchanged
-from batchdiff.applying.verification import VerifyMode, verify_overlay
+from batchdiff.applying.verification import verify_overlay
+from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import BatchdiffError, GuestError, PlanError
 from batchdiff.image.fingerprint import Fingerprint, fingerprint_of
 from batchdiff.image.image import Image

@@ -12,7 +12,8 @@ from batchdiff.applying.journal import Journal, Step
 from batchdiff.applying.protection import note_interrupted, protect
 from batchdiff.applying.space import check_space
 from batchdiff.applying.staleness import check_unchanged
-from batchdiff.applying.verification import VerifyMode, require_judges
+from batchdiff.applying.verification import require_judges
+from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import BatchdiffError, ImageError, PlanError, UsageError
 from batchdiff.image.files import loop_file
 from batchdiff.image.image import Image

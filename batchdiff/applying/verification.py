@@ -7,9 +7,9 @@ native    our reader, every byte
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
 
+from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import ImageError, ProgramError, VerificationError
 from batchdiff.extents import Extents
 from batchdiff.image import qemu_img
@@ -18,14 +18,6 @@ from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.source import ImageSource
 from batchdiff.units import MIB
-
-
-class VerifyMode(enum.StrEnum):
-    """How an overlay is verified."""
-
-    FULL = "full"
-    CHANGED = "changed"
-    NATIVE = "native"
 
 
 def require_judges(mode: VerifyMode) -> None:

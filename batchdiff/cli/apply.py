@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from batchdiff.applying.executor import ApplyOptions, apply_plan
 from batchdiff.applying.journal import Journal, Step
-from batchdiff.applying.verification import VerifyMode
+from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.cli.console import Console
 from batchdiff.errors import EXIT_DONE, UsageError
 from batchdiff.model.manifest import Retire
