@@ -16,7 +16,8 @@ from batchdiff.applying.run import Run, Session, template_held
 from batchdiff.applying.space import check_space
 from batchdiff.applying.task import Task
 from batchdiff.applying.template import check_planned, sync
-from batchdiff.applying.verification import VerifyMode, require_judges
+from batchdiff.applying.verification import require_judges
+from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import PlanError, UsageError
 from batchdiff.image.files import loop_file
 from batchdiff.image.image import Image

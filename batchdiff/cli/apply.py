@@ -9,7 +9,7 @@ from batchdiff.applying.executor import ApplyOptions, apply_plan, check_options
 from batchdiff.applying.journal import read_notes
 from batchdiff.applying.notes import Step
 from batchdiff.applying.places import original_names
-from batchdiff.applying.verification import VerifyMode
+from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.cli.asking import confirm
 from batchdiff.cli.console import Console
 from batchdiff.cli.work import carried_out, exit_code

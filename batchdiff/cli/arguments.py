@@ -6,7 +6,7 @@ import argparse
 from typing import TypeAlias
 
 from batchdiff import __version__
-from batchdiff.applying.verification import VerifyMode
+from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.cli.console import Progress
 from batchdiff.model.manifest import Retire
 
