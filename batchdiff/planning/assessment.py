@@ -8,9 +8,7 @@ import os
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.extents import Extents, Kind, empty
 from batchdiff.image.allocation import allocated_bytes, reclaimable_bytes
-from batchdiff.image.contract import Segment
-from batchdiff.image.image import Image
-from batchdiff.image.sharing import shared_bytes
+from batchdiff.image.sharing import has_shared_extents
 from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model.manifest import GuestEntry, Manifest
 from batchdiff.model.overlay_options import Compression, backing_name, geometry_of
@@ -18,6 +16,7 @@ from batchdiff.model.plan import GuestPlan, PlannedImage, Savings, Verdict
 from batchdiff.planning.candidates import Candidate, Dismissed
 from batchdiff.planning.compare import UNIT
 from batchdiff.planning.estimate import Measure, data_bytes
+from batchdiff.planning.footprint import footprint
 from batchdiff.planning.savings import (
     chosen_cluster_size,
     disk_bytes,
@@ -25,7 +24,6 @@ from batchdiff.planning.savings import (
     savings_of,
     sizes_by_cluster_size,
 )
-from batchdiff.qcow2.entries import Origin
 from batchdiff.qcow2.header import FormatError
 from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
 from batchdiff.units import ceil_div, format_size
@@ -70,11 +68,10 @@ def _measured(candidate: Candidate, units: Extents, manifest: Manifest, measure:
     name = backing_name(entry.overlay_path, manifest.template.path, options.backing_path)
     header_for(layout, virtual_size, backing=(name, manifest.template.format))  # refuses what does not fit
     if options.compression is Compression.NONE:
-        written = _written(candidate.image, extents, geometry.granule)
-        holes = _holes(written) + _past_the_end(extents, geometry.granule, virtual_size)
-        overlay = (layout.file_size, 0, disk_bytes(layout, extents, holes))
         # copy_file_range shares these blocks once more: they stay in use, but by the others they were in any case.
-        free = shared_bytes(candidate.image, written) if _on_one_filesystem(candidate) else 0
+        shares = _on_one_filesystem(candidate) and has_shared_extents(candidate.image)
+        found = footprint(candidate.image, extents, geometry.granule, shares=shares)
+        overlay, free = (layout.file_size, 0, disk_bytes(layout, found.data_bytes)), found.shared_bytes
     else:
         overlay, free = _compressed(candidate, layout, extents, measure), 0
     fd = candidate.image.layers[0].fd
@@ -87,18 +84,6 @@ def _measured(candidate: Candidate, units: Extents, manifest: Manifest, measure:
     verdict, reason = _verdict(savings, manifest.minimum_savings)
     plan = _guest_plan(entry, candidate.record, verdict, reason)
     return dataclasses.replace(plan, options=options, unit=geometry.granule, extents=extents, savings=savings)
-
-
-def _written(image: Image, extents: Extents, granule: int) -> list[Segment]:
-    """Where the guest has the data that is written."""
-    pairs = extents.pairs(Kind.DATA).tolist()
-    return [s for first, count in pairs for s in image.segments(first * granule, (first + count) * granule)]
-
-
-def _holes(written: list[Segment]) -> int:
-    """Bytes of the guest's holes inside what is written, in whole blocks: the overlay has them too."""
-    zeros = (segment for segment in written if segment.origin is Origin.ZERO)
-    return sum(max(zero.end // UNIT - ceil_div(zero.start, UNIT), 0) * UNIT for zero in zeros)
 
 
 def _on_one_filesystem(candidate: Candidate) -> bool:
@@ -114,13 +99,6 @@ def _on_one_filesystem(candidate: Candidate) -> bool:
     return device == os.fstat(candidate.image.layers[0].fd).st_dev
 
 
-def _past_the_end(extents: Extents, granule: int, virtual_size: int) -> int:
-    """Whole blocks of the last data granule that lie past the end of the disk: nothing is written there."""
-    ends = extents.end[extents.kind == Kind.DATA]
-    end = int(ends[-1]) * granule if len(ends) else 0
-    return max(end // UNIT - ceil_div(virtual_size, UNIT), 0) * UNIT
-
-
 def _compressed(candidate: Candidate, layout: Layout, extents: Extents, measure: Measure) -> tuple[int, int, int]:
     """Bytes of a compressed overlay's file, by how much they may be off, and bytes on disk."""
     geometry = layout.geometry
@@ -131,9 +109,10 @@ def _compressed(candidate: Candidate, layout: Layout, extents: Extents, measure:
         l2_tables=layout.l2_tables,
         data_clusters=ceil_div(data, geometry.cluster_size),
     )
-    # On disk only the data's clusters differ in number; disk_bytes counts them by the extents.
+    # On disk only the data's clusters differ in number.
     fewer = layout.data_clusters - packed.data_clusters
-    return packed.file_size, error, disk_bytes(packed, extents, fewer * geometry.cluster_size)
+    on_disk = extents.units(Kind.DATA) * geometry.granule - fewer * geometry.cluster_size
+    return packed.file_size, error, disk_bytes(packed, on_disk)
 
 
 def _verdict(savings: Savings, minimum: float) -> tuple[Verdict, str]:
