@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
+from batchdiff.model import own_names
 from batchdiff.model.plan_file import read_regular
 
-SUFFIX = ".batchdiff-template.json"
 _LARGEST = 64 << 20
 
 
@@ -15,7 +15,7 @@ def dependents_of(path: str) -> str:
 
     A sidecar that cannot be read might name overlays, and counts as if it did.
     """
-    sidecar = path + SUFFIX
+    sidecar = path + own_names.SIDECAR
     try:
         overlays = json.loads(read_regular(sidecar, _LARGEST))["overlays"]
         first = next(iter(sorted(overlays)), None)

@@ -26,12 +26,20 @@ class Loss(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GuestEntry:
-    """One guest: a name unique in its manifest, its image, and the overlay to write (absolute path)."""
+    """One guest: a name unique in its manifest, its image, and the overlay to write (absolute path).
+
+    The overlay's path is the guest's own where the overlay shall take its place.
+    """
 
     name: str
     image: ImageSource
     overlay_path: str
     options: OverlayOptions
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the overlay shall take the guest's own path."""
+        return self.overlay_path == self.image.path
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ import os
 from typing import TYPE_CHECKING
 
 from batchdiff.image.names import unfit
+from batchdiff.model import own_names
 from batchdiff.model.manifest import Retire
-from batchdiff.model.manifest_names import overlay_where
 from batchdiff.model.manifest_problems import Problems, show
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from batchdiff.model.manifest_images import FoundGuest, FoundImage
     from batchdiff.model.manifest_problems import YamlPath
 
-_RETIRED = len(".batchdiff-original")
+_RETIRED = len(own_names.QUARANTINE)
 """Bytes that are put behind the name of an original in quarantine; as many as while it is deleted."""
 
 _LONGEST_NAME = 255
@@ -45,7 +45,7 @@ def check_names(
             what = f"{show(guest.place.written)}, which gets a longer name while it is retired,"
             _check_length(guest.place.path, _RETIRED, what, guest.place.where, problems)
         if overlay is not None:
-            where = overlay_where(guest.written)
+            where = guest.written.overlay_where
             if not unfit(guest.place.path):  # else that has been told already
                 _check_characters(overlay, where, problems)
             _check_length(overlay, 0, f"the overlay {show(os.path.basename(overlay))}", where, problems)

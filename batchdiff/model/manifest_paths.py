@@ -12,8 +12,6 @@ from batchdiff.image.lookalike import looks_like
 from batchdiff.image.names import unfit
 from batchdiff.model.manifest_problems import Problems, YamlPath, show, suggestion
 
-UNSUPPORTED_OVERLAY = "same"
-
 # Comparing a name with thousands of others takes tens of milliseconds, and a wrong folder misses every image.
 _MOST_SUGGESTIONS = 20
 _MOST_NAMES = 2000
@@ -72,12 +70,6 @@ def locate_overlay(folder: str, written: str, where: YamlPath, problems: Problem
     """The absolute path of an overlay to write; None, and a problem, where none can be written there."""
     if unfit(written):
         problems.add(where, f"control characters may not stand in a path: {show(written)}")
-    elif written == UNSUPPORTED_OVERLAY:
-        problems.add(
-            where,
-            "putting the overlay at the guest's own path (`same`) is not supported yet; "
-            "write `./same` if you mean a file of that name",
-        )
     elif os.path.basename(written) in {"", ".", ".."}:
         problems.add(where, f"{show(written)} is a folder; write the overlay's file name too")
     else:

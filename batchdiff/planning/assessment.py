@@ -6,17 +6,15 @@ import dataclasses
 import os
 
 from batchdiff.errors import GuestError, ImageError
-from batchdiff.extents import Extents, Kind, empty
+from batchdiff.extents import Extents, empty
 from batchdiff.image.allocation import allocated_bytes, reclaimable_bytes
-from batchdiff.image.sharing import has_shared_extents
 from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model.manifest import GuestEntry, Manifest
 from batchdiff.model.overlay_options import Compression, backing_name, geometry_of
 from batchdiff.model.plan import GuestPlan, PlannedImage, Savings, Verdict
 from batchdiff.planning.candidates import Candidate, Dismissed
 from batchdiff.planning.compare import UNIT
-from batchdiff.planning.estimate import Measure, data_bytes
-from batchdiff.planning.footprint import footprint
+from batchdiff.planning.estimate import Measure, stored_data
 from batchdiff.planning.savings import (
     chosen_cluster_size,
     disk_bytes,
@@ -24,6 +22,7 @@ from batchdiff.planning.savings import (
     savings_of,
     sizes_by_cluster_size,
 )
+from batchdiff.planning.written import taken_bytes
 from batchdiff.qcow2.header import FormatError
 from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
 from batchdiff.units import ceil_div, format_size
@@ -69,9 +68,8 @@ def _measured(candidate: Candidate, units: Extents, manifest: Manifest, measure:
     header_for(layout, virtual_size, backing=(name, manifest.template.format))  # refuses what does not fit
     if options.compression is Compression.NONE:
         # copy_file_range shares these blocks once more: they stay in use, but by the others they were in any case.
-        shares = _on_one_filesystem(candidate) and has_shared_extents(candidate.image)
-        found = footprint(candidate.image, extents, geometry.granule, shares=shares)
-        overlay, free = (layout.file_size, 0, disk_bytes(layout, found.data_bytes)), found.shared_bytes
+        found = taken_bytes(candidate.image, extents, geometry.granule, sharing=_on_one_filesystem(candidate))
+        overlay, free = (layout.file_size, 0, disk_bytes(layout, found.data)), found.shared
     else:
         overlay, free = _compressed(candidate, layout, extents, measure), 0
     fd = candidate.image.layers[0].fd
@@ -102,17 +100,14 @@ def _on_one_filesystem(candidate: Candidate) -> bool:
 def _compressed(candidate: Candidate, layout: Layout, extents: Extents, measure: Measure) -> tuple[int, int, int]:
     """Bytes of a compressed overlay's file, by how much they may be off, and bytes on disk."""
     geometry = layout.geometry
-    data, error = data_bytes(candidate.entry.image, extents, geometry, measure)
+    stored = stored_data(candidate.entry.image, extents, geometry, measure)
     packed = plan_layout(
         candidate.record.virtual_size,
         geometry,
         l2_tables=layout.l2_tables,
-        data_clusters=ceil_div(data, geometry.cluster_size),
+        data_clusters=ceil_div(stored.file_bytes, geometry.cluster_size),
     )
-    # On disk only the data's clusters differ in number.
-    fewer = layout.data_clusters - packed.data_clusters
-    on_disk = extents.units(Kind.DATA) * geometry.granule - fewer * geometry.cluster_size
-    return packed.file_size, error, disk_bytes(packed, on_disk)
+    return packed.file_size, stored.error_bytes, disk_bytes(packed, stored.disk_bytes)
 
 
 def _verdict(savings: Savings, minimum: float) -> tuple[Verdict, str]:

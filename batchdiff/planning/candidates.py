@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.image.identity import Identity, identity_of
 from batchdiff.image.image import Image
+from batchdiff.image.lookalike import looks_like
 from batchdiff.image.opening import inspect, open_image, peek_header, resolved_backing
 from batchdiff.image.resting import files_below, qcow2_files
 from batchdiff.image.source import ImageFormat, ImageSource
@@ -48,7 +49,7 @@ def planned(image: Image) -> PlannedImage:
 def examined(entry: GuestEntry, template: PlannedImage, manifest: Manifest) -> Candidate | Dismissed:
     """A guest's part in the plan; the image of a candidate stays open."""
     try:
-        if _rests_on(entry.image, template.source):
+        if _rests_on(entry, template.source):
             return Dismissed(entry, None, Verdict.SKIP, "it is already an overlay of this template")
         image = open_image(entry.image)
     except ImageError as error:
@@ -102,9 +103,13 @@ def _resting(entries: tuple[GuestEntry, ...], folders: set[str]) -> dict[Identit
     return resting
 
 
-def _rests_on(guest: ImageSource, template: ImageSource) -> bool:
+def _rests_on(entry: GuestEntry, template: ImageSource) -> bool:
     """Whether the backing file that a guest names is the template, declared in the manifest or not."""
-    if guest.format is not ImageFormat.QCOW2:
+    guest = entry.image
+    # A raw guest whose overlay took its place is still called raw in the manifest. Nothing is read as qcow2 for
+    # that: a forged header can only keep its own guest from being converted.
+    thin = entry.in_place and looks_like(guest.path) is ImageFormat.QCOW2
+    if guest.format is not ImageFormat.QCOW2 and not thin:
         return False
     return resolved_backing(guest.path, peek_header(guest.path)) == template.path
 

@@ -1,0 +1,113 @@
+"""What an overlay's data takes on its disk, and how much of it other files have already.
+
+::
+
+    guest's segments   |  file  | hole |         file          |  hole  |
+    never written                          |#|
+    data to write         |-----------|   |--|       |----|  |-----|
+    taken                 |xxxxx|     |   |x |       |xxxx|  |x|          whole blocks of 4 KiB, each once
+
+The overlay has holes where the guest has some, and where the guest is preallocated and was never written to. The
+guest is asked once for a stretch that has many runs: one question each would cost more than all the rest of a
+plan where a guest has thousands.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.extents import Extents, Kind
+from batchdiff.image.contract import Segment
+from batchdiff.image.image import Image
+from batchdiff.image.sharing import placed
+from batchdiff.image.unwritten import Unwritten
+from batchdiff.planning.compare import UNIT
+from batchdiff.qcow2.entries import Origin
+from batchdiff.units import MIB
+
+Offsets = npt.NDArray[np.int64]
+
+_STRETCH = 512 * MIB
+"""A qcow2 with clusters of 64 KiB in no order at all has 8,192 segments in it: a megabyte or two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Bytes on disk of the data, in whole blocks of 4 KiB; and those in blocks that other files have, too."""
+
+    data: int
+    shared: int
+
+
+def taken_bytes(image: Image, extents: Extents, granule: int, *, sharing: bool) -> Taken:
+    """What the data extents, in granules, take; without ``sharing`` nothing counts as shared.
+
+    :raises ImageError: the guest's tables are damaged, or its filesystem has a fault.
+    """
+    unwritten = [Unwritten(layer.fd, layer.path) for layer in image.layers]
+    starts, ends = _cut(extents.pairs(Kind.DATA) * granule)
+    blocks, counted, shared = 0, -1, 0
+    for first, last in _stretches(starts):
+        inside = starts[first:last], ends[first:last]
+        segments = image.segments(int(starts[first]), int(ends[last - 1]))
+        lows, highs, _ = _overlaps([part for segment in segments for part in _stored(segment, unwritten)], *inside)
+        if len(lows):
+            begins, stops = lows // UNIT, (highs - 1) // UNIT
+            before = np.concatenate([[counted], stops[:-1]])
+            # Two pieces may be in one block.
+            blocks += int((stops - np.maximum(begins, before + 1) + 1).sum())
+            counted = int(stops[-1])
+        shared += _shared(image, segments, *inside) if sharing else 0
+    return Taken(blocks * UNIT, shared)
+
+
+def _stored(segment: Segment, unwritten: list[Unwritten]) -> Iterator[tuple[int, int]]:
+    """Start and end of the parts of a segment that the overlay has as they are."""
+    if segment.origin is Origin.PACKED:
+        yield segment.start, segment.end
+    elif segment.origin is Origin.FILE:
+        shift, end = segment.start - segment.address, segment.address + segment.end - segment.start
+        for start, stop, never in unwritten[segment.layer].split(segment.address, end):
+            if not never:
+                yield start + shift, stop + shift
+
+
+def _cut(runs: Offsets) -> tuple[Offsets, Offsets]:
+    """Starts and ends of runs (start, length), cut at the edges of stretches: one may go over a whole disk."""
+    start, end = runs[:, 0], runs[:, 0] + runs[:, 1]
+    first = start // _STRETCH
+    count = (end - 1) // _STRETCH - first + 1
+    run = np.repeat(np.arange(len(runs)), count)
+    number = np.arange(len(run)) + np.repeat(first - (np.cumsum(count) - count), count)
+    return np.maximum(start[run], number * _STRETCH), np.minimum(end[run], (number + 1) * _STRETCH)
+
+
+def _shared(image: Image, segments: list[Segment], starts: Offsets, ends: Offsets) -> int:
+    stored = [segment for segment in segments if segment.origin is Origin.FILE]
+    _, _, touched = _overlaps([(segment.start, segment.end) for segment in stored], starts, ends)
+    found = placed(image, [stored[number] for number in np.unique(touched).tolist()])
+    lows, highs, _ = _overlaps([(place.start, place.end) for place in found], starts, ends)
+    return int((highs - lows).sum())
+
+
+def _stretches(starts: Offsets) -> Iterator[tuple[int, int]]:
+    """The runs that begin in one stretch of the disk: numbers of the first, and of that after the last."""
+    if len(starts):
+        number = starts // _STRETCH
+        edges = [0, *(np.flatnonzero(number[1:] != number[:-1]) + 1).tolist(), len(starts)]
+        yield from itertools.pairwise(edges)
+
+
+def _overlaps(spans: list[tuple[int, int]], starts: Offsets, ends: Offsets) -> tuple[Offsets, Offsets, Offsets]:
+    """Where spans and runs, both sorted and disjoint, overlap: starts, ends, and numbers of the spans."""
+    table = np.array(spans, dtype=np.int64).reshape(-1, 2)
+    first = np.searchsorted(ends, table[:, 0], side="right")
+    count = np.maximum(np.searchsorted(starts, table[:, 1], side="left") - first, 0)
+    span = np.repeat(np.arange(len(table)), count)
+    run = np.arange(len(span)) + np.repeat(first - (np.cumsum(count) - count), count)
+    return np.maximum(table[span, 0], starts[run]), np.minimum(table[span, 1], ends[run]), span
