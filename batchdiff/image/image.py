@@ -32,7 +32,13 @@ class Image:
 
     def segments(self, start: int, end: int) -> list[Segment]:
         """Gapless, sorted segments of bytes ``start`` to ``end``, cut at the virtual size; none is ABSENT."""
-        return list(self._resolved(0, start, min(end, self.virtual_size)))
+        found: list[Segment] = []
+        for segment in self._resolved(0, start, min(end, self.virtual_size)):
+            if found and segment.origin is Origin.ZERO is found[-1].origin:
+                found[-1] = found[-1]._replace(end=segment.end)
+            else:
+                found.append(segment)
+        return found
 
     def _resolved(self, layer: int, start: int, end: int) -> Iterator[Segment]:
         if start >= end:

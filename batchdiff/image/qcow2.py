@@ -27,6 +27,9 @@ from batchdiff.units import KIB, ceil_div
 _HEAD = 64 * KIB
 """What is read of a file to begin with: the first cluster of most."""
 
+_ENTRIES_AT_FIRST = 256
+"""Half of the L2 entries that are looked at first for data: a page of them."""
+
 _ORIGINS = tuple(Origin)
 
 
@@ -41,6 +44,7 @@ class Qcow2Layer:
             self._has_holes = not files.is_block_device(self.fd)
             self.header = self._parse_header()
             self._l1 = self._read_l1()
+            self._tables_in_use = np.flatnonzero(self._l1)
         except BaseException:
             os.close(self.fd)
             raise
@@ -92,7 +96,9 @@ class Qcow2Layer:
 
     def _check_l2_tables(self) -> None:
         mapped = 0
-        for index in np.flatnonzero(self._l1).tolist():
+        for index in self._tables_in_use.tolist():
+            if self._after_hole(index, 0) == self.header.geometry.l2_entries:
+                continue
             words = self._l2_slice(index, 0, self.header.geometry.l2_entries)
             mapped += entries.check_l2(words, self.header.geometry, self._size)
             if mapped > self._size + self.header.geometry.cluster_size:
@@ -141,6 +147,9 @@ class Qcow2Layer:
     def _segments(self, words: npt.NDArray[np.uint64], first: int, start: int, end: int) -> list[Segment]:
         geometry = self.header.geometry
         origin, address = entries.granules(words, geometry)
+        if self.header.backing_name is None:
+            # Nothing can show through, so both kinds read as zeros: one segment for many.
+            origin[origin == Origin.ABSENT] = Origin.ZERO
         joins = (origin[1:] == origin[:-1]) & np.where(
             origin[1:] == Origin.FILE,
             address[1:] == address[:-1] + geometry.granule,
@@ -184,10 +193,38 @@ class Qcow2Layer:
         return inside
 
     def next_data(self, start: int) -> int | None:
-        """The first byte from ``start`` on that an L2 table covers."""
-        coverage = self.header.geometry.l2_coverage
-        tables = np.flatnonzero(self._l1[start // coverage :])
-        return max(start, (start // coverage + int(tables[0])) * coverage) if len(tables) else None
+        """The first byte from ``start`` on of a cluster with bytes in the file, or ``start`` inside one."""
+        geometry = self.header.geometry
+        index, entry = divmod(start // geometry.cluster_size, geometry.l2_entries)
+        for table in self._tables_in_use[np.searchsorted(self._tables_in_use, index) :].tolist():
+            found = self._entry_with_data(table, entry if table == index else 0)
+            if found is not None:
+                offset = max(start, (table * geometry.l2_entries + found) * geometry.cluster_size)
+                return offset if offset < self.virtual_size else None
+        return None
+
+    def _entry_with_data(self, index: int, first: int) -> int | None:
+        """The first entry, from ``first`` on, of an L2 table's that is for a cluster with bytes in the file."""
+        geometry, count = self.header.geometry, _ENTRIES_AT_FIRST
+        while first < geometry.l2_entries:
+            first = max(first, self._after_hole(index, first))
+            # More each time: mostly the first few entries tell.
+            count = min(count * 2, geometry.l2_entries - first)
+            if count > 0:
+                found = entries.clusters_with_data(self._l2_slice(index, first, count), geometry)
+                if found.any():
+                    return first + int(found.argmax())
+            first += max(count, 1)
+        return None
+
+    def _after_hole(self, index: int, first: int) -> int:
+        """The entry of an L2 table where the file's hole ends that ``first`` is in; at most the table's end."""
+        geometry, table = self.header.geometry, int(self._l1[index])
+        if not self._has_holes:
+            return first
+        data = files.seek(self.fd, table + first * geometry.entry_size, os.SEEK_DATA, self.path)
+        end = table + geometry.cluster_size
+        return (min(data, end) - table) // geometry.entry_size if data is not None else geometry.l2_entries
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
         """Reads a FILE segment, or unpacks the cluster that a PACKED one is part of."""

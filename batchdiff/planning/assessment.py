@@ -6,7 +6,7 @@ import dataclasses
 import os
 
 from batchdiff.errors import GuestError, ImageError
-from batchdiff.extents import Extents, Kind, empty
+from batchdiff.extents import Extents, empty
 from batchdiff.image.allocation import allocated_bytes, reclaimable_bytes
 from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model.manifest import GuestEntry, Manifest
@@ -22,7 +22,7 @@ from batchdiff.planning.savings import (
     savings_of,
     sizes_by_cluster_size,
 )
-from batchdiff.planning.written import free_bytes
+from batchdiff.planning.written import taken_bytes
 from batchdiff.qcow2.header import FormatError
 from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
 from batchdiff.units import ceil_div, format_size
@@ -68,9 +68,8 @@ def _measured(candidate: Candidate, units: Extents, manifest: Manifest, measure:
     header_for(layout, virtual_size, backing=(name, manifest.template.format))  # refuses what does not fit
     if options.compression is Compression.NONE:
         # copy_file_range shares these blocks once more: they stay in use, but by the others they were in any case.
-        found = free_bytes(candidate.image, extents, geometry.granule, sharing=_on_one_filesystem(candidate))
-        holes, free = found.holes + _past_the_end(extents, geometry.granule, virtual_size), found.shared
-        overlay = (layout.file_size, 0, disk_bytes(layout, extents, holes))
+        found = taken_bytes(candidate.image, extents, geometry.granule, sharing=_on_one_filesystem(candidate))
+        overlay, free = (layout.file_size, 0, disk_bytes(layout, found.data)), found.shared
     else:
         overlay, free = _compressed(candidate, layout, extents, measure), 0
     fd = candidate.image.layers[0].fd
@@ -98,13 +97,6 @@ def _on_one_filesystem(candidate: Candidate) -> bool:
     return device == os.fstat(candidate.image.layers[0].fd).st_dev
 
 
-def _past_the_end(extents: Extents, granule: int, virtual_size: int) -> int:
-    """Whole blocks of the last data granule that lie past the end of the disk: nothing is written there."""
-    ends = extents.end[extents.kind == Kind.DATA]
-    end = int(ends[-1]) * granule if len(ends) else 0
-    return max(end // UNIT - ceil_div(virtual_size, UNIT), 0) * UNIT
-
-
 def _compressed(candidate: Candidate, layout: Layout, extents: Extents, measure: Measure) -> tuple[int, int, int]:
     """Bytes of a compressed overlay's file, by how much they may be off, and bytes on disk."""
     geometry = layout.geometry
@@ -115,9 +107,7 @@ def _compressed(candidate: Candidate, layout: Layout, extents: Extents, measure:
         l2_tables=layout.l2_tables,
         data_clusters=ceil_div(stored.file_bytes, geometry.cluster_size),
     )
-    # disk_bytes counts the data by the extents, as it is uncompressed.
-    less = extents.units(Kind.DATA) * geometry.granule - stored.disk_bytes
-    return packed.file_size, stored.error_bytes, disk_bytes(packed, extents, less)
+    return packed.file_size, stored.error_bytes, disk_bytes(packed, stored.disk_bytes)
 
 
 def _verdict(savings: Savings, minimum: float) -> tuple[Verdict, str]:

@@ -89,23 +89,20 @@ def chosen_cluster_size(sizes: dict[int, int]) -> int:
     return min(near, key=lambda cluster_size: (abs(cluster_size.bit_length() - default_bits), cluster_size))
 
 
-def disk_bytes(layout: Layout, extents: Extents, holes: int = 0) -> int:
-    """Bytes on disk of an uncompressed overlay, in blocks of 4 KiB.
+def disk_bytes(layout: Layout, data: int) -> int:
+    """Bytes on disk of an overlay, in blocks of 4 KiB, of which its data clusters take ``data`` bytes.
 
-    Less than the file's size: tables end before their last cluster does, subclusters that are not written
-    stay holes, and so do ``holes``, the bytes of the guest's holes inside the data.
+    Less than the file's size: tables end before their last cluster does, and data clusters have holes.
     """
     cluster, entries_per_block = layout.geometry.cluster_size, layout.geometry.cluster_size // 2
     if cluster < UNIT:
         return align_up(layout.file_size, UNIT)
-    data = extents.units(Kind.DATA) * layout.geometry.granule
     last_block = layout.refcounted % entries_per_block or entries_per_block
     return (
         UNIT
         + align_up(layout.l1_entries * 8, UNIT)
         + layout.l2_tables * cluster
-        + data
-        - holes
+        + align_up(data, UNIT)
         + (layout.refcount_blocks - 1) * cluster
         + align_up(last_block * 2, UNIT)
         + align_up(layout.refcount_blocks * 8, UNIT)

@@ -1,13 +1,15 @@
-"""What of an overlay's data costs no space: the guest's holes, and blocks that other files have, too.
+"""What an overlay's data takes on its disk, and how much of it other files have already.
 
 ::
 
     guest's segments   |  file  | hole |         file          |  hole  |
+    never written                          |#|
     data to write         |-----------|   |--|       |----|  |-----|
-    taken                 |xxxxx|hhhhh|   |xx|       |xxxx|xx|hhhhh|
+    taken                 |xxxxx|     |   |x |       |xxxx|  |x|          whole blocks of 4 KiB, each once
 
-The guest is asked once for a stretch that has many runs: one question each would cost more than all the rest
-of a plan where a guest has thousands.
+The overlay has holes where the guest has some, and where the guest is preallocated and was never written to. The
+guest is asked once for a stretch that has many runs: one question each would cost more than all the rest of a
+plan where a guest has thousands.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from batchdiff.extents import Extents, Kind
 from batchdiff.image.contract import Segment
 from batchdiff.image.image import Image
 from batchdiff.image.sharing import placed
+from batchdiff.image.unwritten import Unwritten
 from batchdiff.planning.compare import UNIT
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB
@@ -34,29 +37,54 @@ _STRETCH = 512 * MIB
 
 
 @dataclass(frozen=True, slots=True)
-class Free:
-    """Bytes of the data: in holes, in whole blocks of 4 KiB; and in blocks that other files have, too."""
+class Taken:
+    """Bytes on disk of the data, in whole blocks of 4 KiB; and those in blocks that other files have, too."""
 
-    holes: int
+    data: int
     shared: int
 
 
-def free_bytes(image: Image, extents: Extents, granule: int, *, sharing: bool) -> Free:
-    """What of the data extents, in granules, is free; without ``sharing`` nothing counts as shared.
+def taken_bytes(image: Image, extents: Extents, granule: int, *, sharing: bool) -> Taken:
+    """What the data extents, in granules, take; without ``sharing`` nothing counts as shared.
 
     :raises ImageError: the guest's tables are damaged, or its filesystem has a fault.
     """
-    data = extents.pairs(Kind.DATA) * granule
-    starts, ends = data[:, 0], data[:, 0] + data[:, 1]
-    holes = shared = 0
+    unwritten = [Unwritten(layer.fd, layer.path) for layer in image.layers]
+    starts, ends = _cut(extents.pairs(Kind.DATA) * granule)
+    blocks, counted, shared = 0, -1, 0
     for first, last in _stretches(starts):
         inside = starts[first:last], ends[first:last]
         segments = image.segments(int(starts[first]), int(ends[last - 1]))
-        zeros = [(segment.start, segment.end) for segment in segments if segment.origin is Origin.ZERO]
-        lows, highs, _ = _overlaps(zeros, *inside)
-        holes += int(np.maximum(highs // UNIT - -(-lows // UNIT), 0).sum()) * UNIT
+        lows, highs, _ = _overlaps([part for segment in segments for part in _stored(segment, unwritten)], *inside)
+        if len(lows):
+            begins, stops = lows // UNIT, (highs - 1) // UNIT
+            before = np.concatenate([[counted], stops[:-1]])
+            # Two pieces may be in one block.
+            blocks += int((stops - np.maximum(begins, before + 1) + 1).sum())
+            counted = int(stops[-1])
         shared += _shared(image, segments, *inside) if sharing else 0
-    return Free(holes, shared)
+    return Taken(blocks * UNIT, shared)
+
+
+def _stored(segment: Segment, unwritten: list[Unwritten]) -> Iterator[tuple[int, int]]:
+    """Start and end of the parts of a segment that the overlay has as they are."""
+    if segment.origin is Origin.PACKED:
+        yield segment.start, segment.end
+    elif segment.origin is Origin.FILE:
+        shift, end = segment.start - segment.address, segment.address + segment.end - segment.start
+        for start, stop, never in unwritten[segment.layer].split(segment.address, end):
+            if not never:
+                yield start + shift, stop + shift
+
+
+def _cut(runs: Offsets) -> tuple[Offsets, Offsets]:
+    """Starts and ends of runs (start, length), cut at the edges of stretches: one may go over a whole disk."""
+    start, end = runs[:, 0], runs[:, 0] + runs[:, 1]
+    first = start // _STRETCH
+    count = (end - 1) // _STRETCH - first + 1
+    run = np.repeat(np.arange(len(runs)), count)
+    number = np.arange(len(run)) + np.repeat(first - (np.cumsum(count) - count), count)
+    return np.maximum(start[run], number * _STRETCH), np.minimum(end[run], (number + 1) * _STRETCH)
 
 
 def _shared(image: Image, segments: list[Segment], starts: Offsets, ends: Offsets) -> int:

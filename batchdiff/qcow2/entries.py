@@ -28,6 +28,7 @@ ZERO_FLAG = np.uint64(1)
 OFFSET_MASK = np.uint64(0x00FFFFFFFFFFFE00)
 _RESERVED_STANDARD = np.uint64(0x3F000000000001FE)
 _RESERVED_L1 = np.uint64(0x7F000000000001FF)
+_ALL_SUBCLUSTERS_ALLOCATED = np.uint64(0xFFFFFFFF)
 _DESCRIPTOR_MASK = np.uint64((1 << 62) - 1)
 _RESERVED_REFCOUNT_TABLE = np.uint64(0x1FF)
 
@@ -66,6 +67,19 @@ def granules(words: Words, geometry: Geometry) -> tuple[npt.NDArray[np.uint8], n
         origin[packed] = Origin.PACKED
         address[packed] = (entry[packed] & _DESCRIPTOR_MASK).astype(np.int64)
     return origin, address
+
+
+def clusters_with_data(words: Words, geometry: Geometry) -> npt.NDArray[np.bool_]:
+    """Which clusters have any bytes in the file; ``words`` as for :func:`granules`, but much faster."""
+    entry = words[:, 0] if geometry.extended_l2 else words
+    packed: npt.NDArray[np.bool_] = (entry & COMPRESSED) != 0
+    stored: npt.NDArray[np.bool_] = (entry & OFFSET_MASK) != 0
+    if geometry.extended_l2:
+        stored &= (words[:, 1] & _ALL_SUBCLUSTERS_ALLOCATED) != 0
+    elif geometry.zero_flag:
+        stored &= (entry & ZERO_FLAG) == 0
+    packed |= stored
+    return packed
 
 
 def _subclusters(

@@ -135,7 +135,7 @@ def test_an_image_far_larger_than_its_file(tmp_path):
         assert image.virtual_size == (15 << 40) + (64 << 10)
         assert image.read(0, 65536) == notation.data("A", 0, 65536)
         assert image.next_data(1 << 40) is None
-        assert [segment.origin for segment in image.segments(1 << 40, 2 << 40)] == [Origin.ZERO] * 2048
+        assert [segment.origin for segment in image.segments(1 << 40, 2 << 40)] == [Origin.ZERO]
 
 
 @pytest.mark.parametrize("options", ["", "compression_type=zstd,extended_l2=on", "cluster_size=512"])

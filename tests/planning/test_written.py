@@ -1,6 +1,7 @@
-"""What of an overlay's data is free, against asking for each run of it alone."""
+"""What an overlay's data takes on its disk, against asking for each run of it alone."""
 
 import os
+import tracemalloc
 
 import notation
 import pytest
@@ -13,20 +14,26 @@ from batchdiff.image.sharing import placed
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.planning import written
 from batchdiff.planning.compare import UNIT
-from batchdiff.planning.written import Free, free_bytes
+from batchdiff.planning.written import Taken, taken_bytes
 from batchdiff.qcow2.entries import Origin
-from batchdiff.units import KIB, ceil_div
+from batchdiff.units import KIB, MIB, ceil_div
 
 
 def naive(image, extents, granule):
-    """As free_bytes, run by run."""
-    holes = shared = 0
+    """As taken_bytes, run by run and block by block."""
+    blocks, shared = set(), 0
     for first, count in extents.pairs(Kind.DATA).tolist():
         segments = image.segments(first * granule, (first + count) * granule)
-        zeros = [segment for segment in segments if segment.origin is Origin.ZERO]
-        holes += sum(max(zero.end // UNIT - ceil_div(zero.start, UNIT), 0) * UNIT for zero in zeros)
+        stored = [segment for segment in segments if segment.origin is not Origin.ZERO]
+        blocks |= {block for each in stored for block in range(each.start // UNIT, ceil_div(each.end, UNIT))}
         shared += sum(place.end - place.start for place in placed(image, segments))
-    return Free(holes, shared)
+    return Taken(len(blocks) * UNIT, shared)
+
+
+def data_bytes(path, runs, granule):
+    with open_image(ImageSource(str(path), ImageFormat.RAW)) as image:
+        extents = from_runs([(*run_, Kind.DATA) for run_ in runs])
+        return taken_bytes(image, extents, granule, sharing=False).data
 
 
 def random_runs(rng, units):
@@ -49,7 +56,7 @@ def random_text(rng, size, letters):
 
 
 @pytest.mark.parametrize("form", ["raw", "qcow2"])
-def test_free_bytes_are_those_of_each_run(tmp_path, monkeypatch, form):
+def test_taken_bytes_are_those_of_each_run(tmp_path, monkeypatch, form):
     rng = seeded()
     for number in range(8):
         path = tmp_path / f"{number}.img"
@@ -61,7 +68,7 @@ def test_free_bytes_are_those_of_each_run(tmp_path, monkeypatch, form):
         with open_image(ImageSource(str(path), ImageFormat(form))) as image:
             for granule in (512, 4096, 65536):
                 extents = random_runs(rng, ceil_div(image.virtual_size, granule))
-                assert free_bytes(image, extents, granule, sharing=True) == naive(image, extents, granule)
+                assert taken_bytes(image, extents, granule, sharing=True) == naive(image, extents, granule)
 
 
 @pytest.mark.parametrize("kind", ["xfs", "btrfs"])
@@ -79,17 +86,17 @@ def test_shared_blocks_are_those_of_each_run(tmp_path, monkeypatch, kind):
         with open_image(ImageSource(str(guest), ImageFormat.RAW)) as image:
             for _ in range(10):
                 extents = random_runs(rng, 2048)
-                found = free_bytes(image, extents, 4096, sharing=True)
+                found = taken_bytes(image, extents, 4096, sharing=True)
                 assert found == naive(image, extents, 4096)
                 assert found.shared > 0
-                assert free_bytes(image, extents, 4096, sharing=False) == Free(found.holes, 0)
+                assert taken_bytes(image, extents, 4096, sharing=False) == Taken(found.data, 0)
 
 
 def test_no_data_is_no_question(tmp_path):
     notation.write_raw(tmp_path / "guest.img", "1M:A")
     with open_image(ImageSource(str(tmp_path / "guest.img"), ImageFormat.RAW)) as image:
         image.segments = None
-        assert free_bytes(image, from_runs([(0, 5, Kind.ZERO)]), 4096, sharing=True) == Free(0, 0)
+        assert taken_bytes(image, from_runs([(0, 5, Kind.ZERO)]), 4096, sharing=True) == Taken(0, 0)
 
 
 def test_a_guest_of_many_runs_is_asked_a_few_times(tmp_path, monkeypatch):
@@ -101,6 +108,50 @@ def test_a_guest_of_many_runs_is_asked_a_few_times(tmp_path, monkeypatch):
             image, "segments", lambda start, end: asked.append((start, end)) or segments(start, end)
         )
         extents = from_runs([(unit, 1, Kind.DATA) for unit in range(0, 1024, 2)])
-        assert free_bytes(image, extents, 4096, sharing=True) == naive(image, extents, 4096)
+        assert taken_bytes(image, extents, 4096, sharing=True) == naive(image, extents, 4096)
         assert asked[0] == (0, 1023 * 4096)
         assert len(asked) == 1 + 512
+
+
+def test_the_holes_of_a_guest(tmp_path):
+    guest = notation.write_raw(tmp_path / "g.img", "4k:A 1020k:- 4k:B 1020k:-")
+    assert data_bytes(guest, [(0, 1)], MIB) == 4 * KIB
+    assert data_bytes(guest, [(0, 2)], MIB) == 8 * KIB
+
+
+def test_what_was_never_written_does_not_count_whoever_read_it(tmp_path):
+    guest = tmp_path / "g.img"
+    notation.run("fallocate", "-l", "8M", str(guest))
+    with guest.open("r+b") as file:
+        for at in (1, 3, 5):
+            file.seek(at * MIB)
+            file.write(os.urandom(4 * KIB))
+    assert data_bytes(guest, [(0, 4)], 2 * MIB) == 3 * 4 * KIB
+    guest.read_bytes()
+    assert data_bytes(guest, [(0, 4)], 2 * MIB) == 3 * 4 * KIB
+
+
+def test_subclusters_smaller_than_a_block_take_whole_blocks_once(tmp_path):
+    guest = notation.write_raw(tmp_path / "g.img", "64k:A")
+    assert data_bytes(guest, [(0, 1)], 512) == 4 * KIB
+    assert data_bytes(guest, [(0, 1), (3, 1), (6, 2)], 512) == 4 * KIB
+    assert data_bytes(guest, [(7, 2), (20, 1)], 512) == 3 * 4 * KIB
+
+
+def test_the_end_of_the_disk_is_the_end_of_the_data(tmp_path):
+    guest = notation.write_raw(tmp_path / "g.img", "64k:A 512:B")
+    assert data_bytes(guest, [(0, 2)], 64 * KIB) == 68 * KIB
+
+
+def test_a_run_over_many_stretches_takes_no_memory(tmp_path, monkeypatch):
+    notation.write_raw(tmp_path / "guest.img", "4k:A 4k:- " * 2000)
+    extents = from_runs([(0, 4000, Kind.DATA)])
+    peaks = []
+    for stretch in (64 * MIB, 64 * KIB):
+        monkeypatch.setattr(written, "_STRETCH", stretch)
+        with open_image(ImageSource(str(tmp_path / "guest.img"), ImageFormat.RAW)) as image:
+            tracemalloc.start()
+            assert taken_bytes(image, extents, 4 * KIB, sharing=False).data == 2000 * 4 * KIB
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert peaks[1] < peaks[0] / 4

@@ -1,0 +1,64 @@
+"""Small qcow2 files that claim much: what is nothing but zeros is told from the tables, in few words."""
+
+import notation
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import source
+
+from batchdiff.image.opening import open_image
+from batchdiff.qcow2.entries import Origin, clusters_with_data, granules
+from batchdiff.qcow2.geometry import Geometry
+from batchdiff.units import GIB, MIB
+
+
+@pytest.mark.parametrize("backing", [True, False])
+def test_zeros_of_many_kinds_are_one_segment(tmp_path, backing):
+    """Millions of subclusters can read as zeros, for one reason and the other in turn."""
+    below = [notation.write_qcow2(tmp_path / "below.qcow2", "4M:-")] if backing else []
+    named = {"backing": below[0], "backing_format": "qcow2"} if backing else {}
+    guest = notation.write_qcow2(tmp_path / "a.qcow2", "4M:-", options="extended_l2=on", **named)
+    notation.qemu_io(guest, *(f"write -z {at}k 2k" for at in range(0, 256, 4)), "write -P 1 1M 64k")
+    with open_image(source(guest, *below)) as image:
+        zeros = [segment for segment in image.segments(0, 4 * MIB) if segment.origin is Origin.ZERO]
+    assert len(zeros) == 2
+
+
+def test_the_next_data_is_looked_up_in_the_tables(tmp_path):
+    """A table of 2 MiB covers half a TiB, in which there may be nothing."""
+    guest = notation.write_qcow2(tmp_path / "a.qcow2", f"{600 * GIB}:-", options="cluster_size=2M")
+    notation.qemu_io(guest, "write -z 0 4M", f"write -P 1 {300 * GIB} 64k")
+    with open_image(source(guest)) as image:
+        assert image.next_data(0) == 300 * GIB
+        assert image.next_data(300 * GIB + 1) == 300 * GIB + 1
+        assert image.next_data(300 * GIB + 2 * MIB) is None
+
+
+def test_a_table_that_is_a_hole_maps_nothing(tmp_path):
+    guest = notation.write_qcow2(tmp_path / "a.qcow2", f"{600 * GIB}:-", options="cluster_size=2M")
+    notation.qemu_io(guest, "write -P 1 0 64k", "discard 0 2M")
+    with open_image(source(guest)) as image:
+        assert image.next_data(0) is None
+
+
+words = st.builds(
+    lambda host, flags, bitmap: (host << 16 | flags, bitmap),
+    st.sampled_from([0, 1, 7]),
+    st.sampled_from([0, 1, 1 << 62, 1 << 63]),
+    st.sampled_from([0, 1, 1 << 31, 1 << 32, 0xFFFFFFFF << 32, 0xFFFFFFFF]),
+)
+
+
+@given(st.lists(words, min_size=1), st.booleans(), st.booleans())
+def test_clusters_with_data_are_those_with_any_granule_of_it(table, extended, zero_flag):
+    geometry = Geometry(65536, extended_l2=extended, zero_flag=zero_flag or extended)
+    array = np.array(table, dtype=np.uint64)
+    array = array if extended else array[:, 0]
+    origin, _ = granules(array, geometry)
+    stored = (origin == Origin.FILE) | (origin == Origin.PACKED)
+    expected = stored.reshape(-1, geometry.granules).any(axis=1)
+    if extended:  # allocated in a cluster that is not: damaged, and refused before
+        host = (array[:, 0] & np.uint64(0x40FFFFFFFFFFFE00)) != 0
+        expected &= host
+    assert clusters_with_data(array, geometry).tolist() == expected.tolist()
