@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 
 from batchdiff.errors import ImageError
+from batchdiff.image import files
 from batchdiff.image.contract import Layer
 from batchdiff.image.image import Image
 from batchdiff.image.names import unfit
 from batchdiff.image.qcow2 import Qcow2Layer
+from batchdiff.image.qcow2_tables import read_header
 from batchdiff.image.raw import RawLayer
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.qcow2.header import Header
@@ -51,9 +53,11 @@ def peek_header(path: str) -> Header:
 
     :raises ImageError: it is missing, or no sound qcow2 image.
     """
-    layer = Qcow2Layer(path)
-    layer.close()
-    return layer.header
+    fd = files.open_image_file(path)
+    try:
+        return read_header(fd, path, files.content_size(fd))
+    finally:
+        os.close(fd)
 
 
 def _declared(source: ImageSource) -> list[tuple[ImageSource, ImageSource | None]]:

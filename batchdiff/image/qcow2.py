@@ -2,7 +2,7 @@
 
 ::
 
-    header -> L1 table (kept) -> slices of L2 tables (read for each range) -> segments
+    header -> L2 tables that there are (kept) -> slices of L2 tables (read for each range) -> segments
 
 Source: QEMU ``docs/interop/qcow2.txt``.
 """
@@ -15,17 +15,14 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from batchdiff.errors import ImageError
 from batchdiff.image import files
 from batchdiff.image.contract import Segment, clipped
 from batchdiff.image.fingerprint import Fingerprint
+from batchdiff.image.qcow2_tables import read_header, read_l2_tables, read_words, refused
 from batchdiff.qcow2 import compression, entries
 from batchdiff.qcow2.entries import Origin
-from batchdiff.qcow2.header import FormatError, Header, claimed_cluster_size, parse
-from batchdiff.units import KIB, ceil_div
-
-_HEAD = 64 * KIB
-"""What is read of a file to begin with: the first cluster of most."""
+from batchdiff.qcow2.header import FormatError
+from batchdiff.units import ceil_div
 
 _ENTRIES_AT_FIRST = 256
 """Half of the L2 entries that are looked at first for data: a page of them."""
@@ -42,9 +39,8 @@ class Qcow2Layer:
         try:
             self._size = files.content_size(self.fd)
             self._has_holes = not files.is_block_device(self.fd)
-            self.header = self._parse_header()
-            self._l1 = self._read_l1()
-            self._tables_in_use = np.flatnonzero(self._l1)
+            self.header = read_header(self.fd, path, self._size)
+            self._l2 = read_l2_tables(self.fd, path, self.header, self._size)
         except BaseException:
             os.close(self.fd)
             raise
@@ -55,34 +51,6 @@ class Qcow2Layer:
         """What the header says."""
         return self.header.virtual_size
 
-    def _parse_header(self) -> Header:
-        head = self._read_head(_HEAD)
-        if (cluster_size := claimed_cluster_size(head)) > _HEAD:
-            head = self._read_head(cluster_size)
-        try:
-            return parse(head, self._size)
-        except FormatError as error:
-            raise self._refused(error) from error
-
-    def _read_head(self, length: int) -> bytes:
-        return bytes(files.read_exactly(self.fd, min(length, self._size), 0, self.path))
-
-    def _read_l1(self) -> npt.NDArray[np.uint64]:
-        needed = ceil_div(self.header.virtual_size, self.header.geometry.l2_coverage)
-        table = self._words(self.header.l1_offset, needed)
-        try:
-            entries.check_l1(table, self.header.geometry, self._size)
-        except FormatError as error:
-            raise self._refused(error) from error
-        return (table & entries.OFFSET_MASK).astype(np.uint64)
-
-    def _words(self, offset: int, count: int) -> npt.NDArray[np.uint64]:
-        data = files.read_exactly(self.fd, count * 8, offset, self.path)
-        return np.frombuffer(data, dtype=">u8").astype(np.uint64)
-
-    def _refused(self, error: FormatError) -> ImageError:
-        return ImageError(f"cannot use {self.path} as qcow2", why=str(error))
-
     def inspect(self) -> None:
         """Checks every entry of every L2 table, and that the file could hold all that they map.
 
@@ -92,22 +60,22 @@ class Qcow2Layer:
             self._check_tables_apart()
             self._check_l2_tables()
         except FormatError as error:
-            raise self._refused(error) from error
+            raise refused(self.path, error) from error
 
     def _check_l2_tables(self) -> None:
         mapped = 0
-        for index in self._tables_in_use.tolist():
-            if self._after_hole(index, 0) == self.header.geometry.l2_entries:
+        for _, table in self._l2.since(0):
+            if self._after_hole(table, 0) == self.header.geometry.l2_entries:
                 continue
-            words = self._l2_slice(index, 0, self.header.geometry.l2_entries)
+            words = self._l2_slice(table, 0, self.header.geometry.l2_entries)
             mapped += entries.check_l2(words, self.header.geometry, self._size)
             if mapped > self._size + self.header.geometry.cluster_size:
                 raise FormatError(f"its tables map more bytes than the file has ({self._size})")
 
     def _check_tables_apart(self) -> None:
         header, cluster = self.header, self.header.geometry.cluster_size
-        tables = self._l1[self._l1 != 0].astype(np.int64)
-        words = self._words(header.refcount_offset, header.refcount_bytes // 8)
+        tables = self._l2.offsets
+        words = read_words(self.fd, self.path, header.refcount_offset, header.refcount_bytes // 8)
         blocks = entries.check_refcount_table(words, header.geometry, self._size)
         for offset, length, name in header.tables():
             for found, what in ((tables, "an L2 table"), (blocks, "a refcount block")):
@@ -116,22 +84,23 @@ class Qcow2Layer:
         if len(np.intersect1d(tables, blocks, assume_unique=True)):
             raise FormatError("an L2 table lies on a refcount block")
 
-    def _l2_slice(self, index: int, first: int, count: int) -> npt.NDArray[np.uint64]:
-        """``count`` entries of an L2 table, as :func:`batchdiff.qcow2.entries.granules` wants them."""
+    def _l2_slice(self, table: int, first: int, count: int) -> entries.Words:
+        """``count`` entries of the L2 table there, as :func:`batchdiff.qcow2.entries.granules` wants them."""
         geometry = self.header.geometry
         words = geometry.entry_size // 8
-        table = self._words(int(self._l1[index]) + first * geometry.entry_size, count * words)
-        return table.reshape(-1, 2) if geometry.extended_l2 else table
+        found = read_words(self.fd, self.path, table + first * geometry.entry_size, count * words)
+        return found.reshape(-1, 2) if geometry.extended_l2 else found
 
     def parts(self, start: int, end: int) -> list[Segment]:
         """See :class:`~batchdiff.image.contract.Layer`."""
         found: list[Segment] = []
         for first, index, begin, count in self._tables(start, end):
-            if self._l1[index] == 0:
+            table = self._l2.at(index)
+            if table == 0:
                 stop = first + count * self.header.geometry.cluster_size
                 found.append(Segment(max(first, start), min(stop, end), Origin.ABSENT, 0, 0))
             else:
-                found += self._segments(self._l2_slice(index, begin, count), first, start, end)
+                found += self._segments(self._l2_slice(table, begin, count), first, start, end)
         return found
 
     def _tables(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
@@ -196,30 +165,30 @@ class Qcow2Layer:
         """The first byte from ``start`` on of a cluster with bytes in the file, or ``start`` inside one."""
         geometry = self.header.geometry
         index, entry = divmod(start // geometry.cluster_size, geometry.l2_entries)
-        for table in self._tables_in_use[np.searchsorted(self._tables_in_use, index) :].tolist():
-            found = self._entry_with_data(table, entry if table == index else 0)
+        for used, table in self._l2.since(index):
+            found = self._entry_with_data(table, entry if used == index else 0)
             if found is not None:
-                offset = max(start, (table * geometry.l2_entries + found) * geometry.cluster_size)
+                offset = max(start, (used * geometry.l2_entries + found) * geometry.cluster_size)
                 return offset if offset < self.virtual_size else None
         return None
 
-    def _entry_with_data(self, index: int, first: int) -> int | None:
-        """The first entry, from ``first`` on, of an L2 table's that is for a cluster with bytes in the file."""
+    def _entry_with_data(self, table: int, first: int) -> int | None:
+        """The first entry from ``first`` on, of the L2 table there, for a cluster with bytes in the file."""
         geometry, count = self.header.geometry, _ENTRIES_AT_FIRST
         while first < geometry.l2_entries:
-            first = max(first, self._after_hole(index, first))
+            first = max(first, self._after_hole(table, first))
             # More each time: mostly the first few entries tell.
             count = min(count * 2, geometry.l2_entries - first)
             if count > 0:
-                found = entries.clusters_with_data(self._l2_slice(index, first, count), geometry)
+                found = entries.clusters_with_data(self._l2_slice(table, first, count), geometry)
                 if found.any():
                     return first + int(found.argmax())
             first += max(count, 1)
         return None
 
-    def _after_hole(self, index: int, first: int) -> int:
-        """The entry of an L2 table where the file's hole ends that ``first`` is in; at most the table's end."""
-        geometry, table = self.header.geometry, int(self._l1[index])
+    def _after_hole(self, table: int, first: int) -> int:
+        """The entry of the L2 table there where the hole that ``first`` is in ends; at most the table's end."""
+        geometry = self.header.geometry
         if not self._has_holes:
             return first
         data = files.seek(self.fd, table + first * geometry.entry_size, os.SEEK_DATA, self.path)
@@ -231,6 +200,8 @@ class Qcow2Layer:
         if segment.origin is Origin.PACKED:
             within = segment.start % self.header.geometry.cluster_size
             buffer[:] = self._cluster(segment.address)[within : within + len(buffer)]
+            if within + len(buffer) == self.header.geometry.cluster_size:
+                self._unpacked = (-1, b"")  # nobody reads backwards; kept, it would be one for each image
             return
         # Nothing past the virtual size is asked for, and what is before it, QEMU writes in full: fewer bytes
         # mean a truncated file, whose missing ones QEMU would silently show as zeros.
@@ -244,7 +215,7 @@ class Qcow2Layer:
             try:
                 data = compression.decompress(bytes(packed), geometry.compression_type, geometry.cluster_size)
             except FormatError as error:
-                raise self._refused(error) from error
+                raise refused(self.path, error) from error
             self._unpacked = (descriptor, data)
         return self._unpacked[1]
 
