@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from batchdiff.image.fingerprint import Fingerprint
@@ -82,15 +83,20 @@ def _cut(segment: Segment, start: int, end: int) -> Segment:
     return Segment(begin, stop if stop < end else end, origin, layer, address)
 
 
-def windowed(segments: list[Segment], start: int, step: int, count: int) -> list[list[Segment]]:
-    """The segments of each of ``count`` windows of ``step`` bytes from ``start`` on, cut at their edges."""
-    windows: list[list[Segment]] = [[] for _ in range(count)]
-    for segment in segments:
-        first, last = (segment.start - start) // step, (segment.end - 1 - start) // step
-        if first == last:
-            windows[first].append(segment)
-            continue
-        for number in range(first, last + 1):
-            edge = start + number * step
-            windows[number].append(_cut(segment, edge, edge + step))
+def windowed(segments: list[Segment], start: int, step: int, numbers: Iterable[int]) -> dict[int, list[Segment]]:
+    """The segments of windows of ``step`` bytes, ascending and numbered from ``start`` on, cut at their edges."""
+    windows = {}
+    at = 0
+    for number in numbers:
+        edge = start + number * step
+        end = edge + step
+        while at < len(segments) and segments[at].end <= edge:
+            at += 1
+        window: list[Segment] = []
+        while at < len(segments) and (segment := segments[at]).start < end:
+            window.append(segment if edge <= segment.start and segment.end <= end else _cut(segment, edge, end))
+            if segment.end > end:
+                break  # the next window has a part of it, too
+            at += 1
+        windows[number] = window
     return windows

@@ -17,17 +17,18 @@ from __future__ import annotations
 import resource
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from batchdiff import extents
 from batchdiff.errors import ImageError
 from batchdiff.extents import Extents, Kind
-from batchdiff.image.contract import Segment, clipped, windowed
+from batchdiff.image.contract import Segment, clipped
 from batchdiff.image.digest import RangeDigest
 from batchdiff.image.image import Image
 from batchdiff.image.opening import open_image
-from batchdiff.image.sharing import placed, shared
+from batchdiff.image.sharing import Placed, placed, shared
 from batchdiff.image.source import ImageSource
 from batchdiff.planning.compare import (
     UNIT,
@@ -37,8 +38,8 @@ from batchdiff.planning.compare import (
     kinds_of,
     kinds_of_equal,
 )
-from batchdiff.planning.spans import Span, Spans, merged, span_units, spans, without
-from batchdiff.qcow2.entries import Origin
+from batchdiff.planning.mapping import MOST_KEPT, Mapped, Stride, mapped, spans_of
+from batchdiff.planning.spans import Span, Spans, merged, span_units
 from batchdiff.units import MIB, ceil_div
 
 RANGE = 64 * MIB
@@ -46,9 +47,6 @@ RANGE = 64 * MIB
 
 _WINDOWS_IN_CLUSTER = 2 * MIB // WINDOW
 """Windows in the largest cluster."""
-
-_MAPPED_AT_ONCE = 16
-"""Guests whose segments are kept for a whole range; with more, smaller stretches are mapped at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ class RangeResult:
 
 
 @dataclass(slots=True)
-class _Findings:
+class _RangeFindings:
     """What gathers while a range is scanned.
 
     ``equal``: by window, the kinds of a guest that equals the template there; ``kinds``: those of a guest
@@ -86,12 +84,12 @@ class _Findings:
     digest: RangeDigest = field(default_factory=RangeDigest)
 
 
-@dataclass(frozen=True, slots=True)
-class _Mapped:
-    """An image's segments in a stretch, and by window the span of what must be read there."""
+class _Stretch(NamedTuple):
+    """Some windows that are scanned together, and what must be read there of the template and of each guest."""
 
-    segments: list[list[Segment]]
-    spans: Spans
+    windows: int
+    template: Mapped
+    guests: dict[int, Mapped]
 
 
 class Scanner:
@@ -111,6 +109,7 @@ class Scanner:
         self._size = max([self._template.virtual_size, *(g.virtual_size for g in self._guests.values())])
         self._template_buffer = WindowBuffer()
         self._guest_buffer = WindowBuffer()
+        self._stride = Stride(RANGE // WINDOW)
 
     def scan(self, number: int) -> RangeResult:
         """The differences in range ``number``.
@@ -119,9 +118,12 @@ class Scanner:
         """
         start = number * RANGE
         windows = ceil_div(min(RANGE, self._size - start), WINDOW)
-        findings = _Findings(np.zeros((windows, WINDOW // UNIT), dtype=np.uint8))
-        for first, count in self._stretches(windows):
-            self._scan_stretch(start + first * WINDOW, first, count, findings)
+        findings = _RangeFindings(np.zeros((windows, WINDOW // UNIT), dtype=np.uint8))
+        first = 0
+        while first < windows:
+            stretch = self._map_stretch(start + first * WINDOW, windows - first)
+            self._scan_stretch(stretch, start + first * WINDOW, first, findings)
+            first += stretch.windows
         differences = {
             guest: _joined(kinds, findings.equal, start // UNIT)
             for guest, kinds in findings.kinds.items()
@@ -130,61 +132,75 @@ class Scanner:
         digest = None if self._sharing else findings.digest.value()
         return RangeResult(number, digest, differences, dict(self._failures))
 
-    def _stretches(self, windows: int) -> Iterator[tuple[int, int]]:
-        step = max(windows // ceil_div(len(self._guests) + 1, _MAPPED_AT_ONCE), 1)
-        for first in range(0, windows, step):
-            yield first, min(step, windows - first)
+    def _map_stretch(self, begin: int, most: int) -> _Stretch:
+        """As many windows from offset ``begin`` on, at most so many, as may be mapped at once."""
+        while True:
+            windows = min(self._stride.windows, most)
+            segments = self._template.segments(begin, begin + windows * WINDOW)
+            template = mapped(segments, begin, spans_of(segments, begin, []))
+            guests = self._map_guests(segments, template, begin, windows)
+            if guests is not None:
+                return _Stretch(windows, template, guests)
 
-    def _scan_stretch(self, begin: int, first: int, count: int, findings: _Findings) -> None:
-        """Scans ``count`` windows from offset ``begin`` on, the first of which has the number ``first``."""
-        segments = self._template.segments(begin, begin + count * WINDOW)
-        template = _mapped(segments, begin, count, [])
-        guests = self._map_guests(segments, begin, count)
+    def _scan_stretch(self, stretch: _Stretch, begin: int, first: int, findings: _RangeFindings) -> None:
+        """Scans the windows from offset ``begin`` on, the first of which has the number ``first``."""
+        template, guests = stretch.template, stretch.guests
         if self._sharing:
-            _assume_data(findings.equal[first : first + count], template.spans)
-            needed = merged(mapped.spans for mapped in guests.values())
+            _assume_data(findings.equal[first : first + stretch.windows], template.spans)
+            needed = merged(guest.spans for guest in guests.values())
         else:
             needed = template.spans
-        for index in sorted(needed.keys() | {window for mapped in guests.values() for window in mapped.spans}):
+        for index in sorted(needed.keys() | {window for guest in guests.values() for window in guest.spans}):
             at, number = begin + index * WINDOW, first + index
-            _load(self._template_buffer, self._template, at, template.segments[index], needed.get(index))
+            # Where the template has nothing but zeros there is nothing to read, whatever a guest needs.
+            span = needed.get(index) if index in template.spans else None
+            _load(self._template_buffer, self._template, at, template.segments.get(index, []), span)
             equal = kinds_of_equal(self._template_buffer)
             if not self._sharing:
                 findings.equal[number] = equal
                 if equal.any():
                     findings.digest.add(number, self._template_buffer.view[: self._template.virtual_size - at])
-            for guest, mapped in guests.items():
-                if index not in mapped.spans:
+            for guest, own in guests.items():
+                if index not in own.spans:
                     continue
-                span = mapped.spans[index]
-                kinds = self._compared(guest, at, mapped.segments[index], span, equal)
+                span = own.spans[index]
+                kinds = self._compared(guest, at, own.segments.get(index), span, equal)
                 if kinds is not None:
                     whole = findings.equal[number].copy()
                     whole[span_units(span)] = kinds[span_units(span)]
                     findings.kinds.setdefault(guest, {})[number] = whole
 
-    def _map_guests(self, template: list[Segment], begin: int, count: int) -> dict[int, _Mapped]:
-        blocks = placed(self._template, template) if self._sharing else []
-        mapped = {}
+    def _map_guests(
+        self, segments: list[Segment], template: Mapped, begin: int, windows: int
+    ) -> dict[int, Mapped] | None:
+        """Each guest that has anything to be read there, or None where these are too many windows at once."""
+        blocks = placed(self._template, segments) if self._sharing else []
+        found: dict[int, Mapped] = {}
+        kept = template.kept
         for number, guest in list(self._guests.items()):
             try:
-                segments = guest.segments(begin, begin + count * WINDOW)
-                settled = shared(blocks, placed(guest, segments)) if blocks else []
+                own = _map_guest(guest, template, segments, blocks, (begin, begin + windows * WINDOW))
             except ImageError as error:
                 self._give_up(number, error)
                 continue
-            of_template = spans(without(_there(template), settled), begin, WINDOW, UNIT)
-            own = _mapped(segments, begin, count, settled)
-            mapped[number] = _Mapped(own.segments, merged([of_template, own.spans]))
-        return mapped
+            kept += own.kept
+            if not self._stride.fits(kept, windows):
+                return None
+            if own.spans:
+                found[number] = own if kept <= MOST_KEPT else Mapped(own.spans, {})
+        self._stride.lengthen_after(kept)
+        return found
 
-    def _compared(self, number: int, at: int, segments: list[Segment], span: Span, equal: Kinds) -> Kinds | None:
+    def _compared(
+        self, number: int, at: int, segments: list[Segment] | None, span: Span, equal: Kinds
+    ) -> Kinds | None:
         """The kinds of a guest's window in a span, or None where it equals the template's or cannot be read."""
         guest = self._guests.get(number)
         if guest is None:
             return None
         try:
-            _load(self._guest_buffer, guest, at, segments, span)
+            there = guest.segments(at, at + WINDOW) if segments is None else segments
+            _load(self._guest_buffer, guest, at, there, span)
         except ImageError as error:
             self._give_up(number, error)
             return None
@@ -217,13 +233,15 @@ def ranges_with_data(images: list[Image]) -> Iterator[int]:
         at = (number + 1) * RANGE
 
 
-def _mapped(segments: list[Segment], begin: int, count: int, settled: list[tuple[int, int]]) -> _Mapped:
-    pieces = without(_there(segments), settled)
-    return _Mapped(windowed(segments, begin, WINDOW, count), spans(pieces, begin, WINDOW, UNIT))
-
-
-def _there(segments: list[Segment]) -> list[tuple[int, int]]:
-    return [(segment.start, segment.end) for segment in segments if segment.origin is not Origin.ZERO]
+def _map_guest(
+    guest: Image, template: Mapped, segments: list[Segment], blocks: list[Placed], stretch: tuple[int, int]
+) -> Mapped:
+    """A guest in the stretch from one offset to another, where the template has these segments and blocks."""
+    begin, end = stretch
+    own = guest.segments(begin, end)
+    settled = shared(blocks, placed(guest, own)) if blocks else []
+    of_template = spans_of(segments, begin, settled) if settled else template.spans
+    return mapped(own, begin, merged([of_template, spans_of(own, begin, settled)]))
 
 
 def _load(buffer: WindowBuffer, image: Image, at: int, segments: list[Segment], span: Span | None) -> None:

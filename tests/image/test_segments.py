@@ -52,16 +52,18 @@ def test_clipped_keeps_the_meaning_of_every_byte(segments, data):
     assert meaning(found) == {at: what for at, what in meaning(segments).items() if start <= at < end}
 
 
-@given(gapless(), st.integers(1, 40))
-def test_windowed_is_clipped_at_every_window(segments, step):
+@given(gapless(), st.integers(1, 40), st.data())
+def test_windowed_is_clipped_at_every_window(segments, step, data):
     start, end = segments[0].start, segments[-1].end
     count = -(-(end - start) // step)
-    windows = windowed(segments, start, step, count)
-    assert windows == [clipped(segments, start + n * step, start + (n + 1) * step) for n in range(count)]
-    assert meaning([segment for window in windows for segment in window]) == meaning(segments)
+    windows = windowed(segments, start, step, range(count))
+    assert windows == {n: clipped(segments, start + n * step, start + (n + 1) * step) for n in range(count)}
+    assert meaning([segment for window in windows.values() for segment in window]) == meaning(segments)
+    numbers = sorted(data.draw(st.sets(st.integers(0, count - 1))))
+    assert windowed(segments, start, step, numbers) == {n: windows[n] for n in numbers}
 
 
 def test_what_needs_no_cut_is_not_copied():
     segments = [Segment(0, 4, Origin.FILE, 0, 512), Segment(4, 8, Origin.ZERO, 0, 0)]
     assert all(a is b for a, b in zip(clipped(segments, 0, 8), segments, strict=True))
-    assert windowed(segments, 0, 4, 3) == [[segments[0]], [segments[1]], []]
+    assert windowed(segments, 0, 4, range(3)) == {0: [segments[0]], 1: [segments[1]], 2: []}

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import source
 
+from batchdiff.image import qcow2_tables
 from batchdiff.image.opening import open_image
+from batchdiff.image.qcow2_tables import L2Tables
 from batchdiff.qcow2.entries import Origin, clusters_with_data, granules
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.units import GIB, MIB
@@ -62,3 +64,21 @@ def test_clusters_with_data_are_those_with_any_granule_of_it(table, extended, ze
         host = (array[:, 0] & np.uint64(0x40FFFFFFFFFFFE00)) != 0
         expected &= host
     assert clusters_with_data(array, geometry).tolist() == expected.tolist()
+
+
+@given(st.dictionaries(st.integers(0, 60), st.integers(1, 1 << 50), max_size=20), st.integers(0, 61))
+def test_l2_tables_are_found_by_their_index(there, index):
+    chosen = sorted(there)
+    tables = L2Tables(np.array(chosen, dtype=np.uint32), np.array([there[n] for n in chosen], dtype=np.int64))
+    assert tables.at(index) == there.get(index, 0)
+    assert list(tables.since(index)) == [(n, there[n]) for n in chosen if n >= index]
+
+
+def test_an_l1_table_is_looked_through_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(qcow2_tables, "_L1_AT_ONCE", 3)
+    path = notation.write_qcow2(
+        tmp_path / "a.qcow2", "32k:A 96k:- 32k:B 64k:- 32k:C 32k:-", options="cluster_size=512"
+    )
+    with open_image(source(path)) as image:
+        found = image.read(0, image.virtual_size)
+    assert found == notation.content("32k:A 96k:- 32k:B 64k:- 32k:C 32k:-")

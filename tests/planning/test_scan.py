@@ -15,7 +15,7 @@ from batchdiff.extents import concatenated
 from batchdiff.image import files
 from batchdiff.image.opening import open_image
 from batchdiff.model.overlay_options import CLUSTER_SIZES
-from batchdiff.planning import scan
+from batchdiff.planning import mapping, scan
 from batchdiff.planning.scan import ScanJob, Scanner, ranges_with_data
 from batchdiff.units import KIB, MIB, TIB, ceil_div
 
@@ -221,10 +221,14 @@ def test_a_template_that_fails_is_fatal(cases, monkeypatch, after):
         scanned(cases / "template.img", cases / "larger.img")
 
 
-def test_many_guests_are_mapped_in_shorter_stretches(cases):
-    """With more guests than are mapped at once, the findings are the same."""
+@pytest.mark.parametrize("most", [1, 40, 400, mapping.MOST_KEPT])
+def test_however_little_is_kept_the_findings_are_the_same(cases, monkeypatch, most):
+    for module in (mapping, scan):
+        monkeypatch.setattr(module, "MOST_KEPT", most)
     names = [name for name in GUESTS for _ in range(5)]
-    found, _, _ = scanned(cases / "template.img", *(cases / f"{name}.img" for name in names))
+    found, _, digests = scanned(cases / "template.img", *(cases / f"{name}.img" for name in names))
+    _, _, of_few = scanned(cases / "template.img", cases / "equal.img")
+    assert digests[: len(of_few)] == of_few
     for name, extents in zip(names, found, strict=True):
         assert_found(extents, notation.content(TEMPLATE), notation.content(GUESTS[name]))
 
