@@ -22,7 +22,7 @@ MAX_DEPTH = 50
 
 _LONGEST_NUMBER = 80
 """Longer than 64 binary digits, or any number that a manifest has a use for. PyYAML's conversion of numbers with
-colons (sexagesimal ones) takes time that grows with the square of their length."""
+colons, in sixties, takes time that grows with the square of their length."""
 
 PlainData: TypeAlias = "bool | int | float | str | list[PlainData] | dict[str, PlainData] | None"
 
