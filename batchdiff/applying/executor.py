@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,9 +18,10 @@ from batchdiff.applying.template import check_planned, sync
 from batchdiff.applying.verification import require_judges
 from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import PlanError, UsageError
-from batchdiff.image.files import loop_file
+from batchdiff.image.identity import identity_of
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect
+from batchdiff.image.underlying import all_underlying
 from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import GuestOutcome
 from batchdiff.model.plan import GuestPlan, Plan, Verdict
@@ -84,7 +84,7 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
 
 
 def _task(guest: GuestPlan, plan: Plan, run: Run, manner: Manner) -> Task:
-    _check_not_the_template(guest, run.template)
+    _check_not_the_template(guest, run.template, manner.retire)
     return overlay_task(guest, plan.template, run, manner)
 
 
@@ -117,11 +117,14 @@ def chosen(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
     return [guest for guest in plan.guests if guest.name in names]
 
 
-def _check_not_the_template(guest: GuestPlan, template: Image) -> None:
-    """A plan is input like any other: whatever it says, the template is no guest."""
-    if os.path.lexists(guest.source.path):
-        info = os.lstat(guest.source.path)
-        kept = {(stat_.st_dev, stat_.st_ino) for stat_ in (os.fstat(layer.fd) for layer in template.layers)}
-        under_loops = {loop_file(layer.path) for layer in template.layers}
-        if (info.st_dev, info.st_ino) in kept or os.path.realpath(guest.source.path) in under_loops:
-            raise PlanError(f"guest {guest.name} is the template, or below it", remedy="Plan again.")
+def _check_not_the_template(guest: GuestPlan, template: Image, retire: Retire) -> None:
+    """A plan is input like any other: whatever it says, the template is no guest, and is in none."""
+    under = all_underlying(tuple(layer.path for layer in template.layers))
+    if identity_of(guest.source.path) in under.files:
+        raise PlanError(f"guest {guest.name} is the template, or below it", remedy="Plan again.")
+    if retire is Retire.DELETE and not under.traced:
+        raise UsageError(
+            f"guest {guest.name} is not deleted",
+            why=f"the template {template.path} is a block device, and where its bytes are cannot be traced",
+            remedy="Use `--retire quarantine` or `--retire keep`.",
+        )

@@ -13,7 +13,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -25,11 +25,12 @@ from batchdiff.image.allocation import keeps_extents_whole
 from batchdiff.image.contract import Segment
 from batchdiff.image.image import Image
 from batchdiff.image.sharing import placed
+from batchdiff.image.unwritten import Unwritten
 from batchdiff.qcow2.compression import compressed
 from batchdiff.qcow2.entries import COPIED, Origin, Words, packed_entry
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.packing import Packer
-from batchdiff.units import MIB, SECTOR, align_up
+from batchdiff.units import KIB, MIB, SECTOR, align_up
 
 _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EBADF}
 """What copy_file_range says where it cannot serve: other filesystems, block devices, old kernels."""
@@ -37,6 +38,10 @@ _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPE
 
 _AT_ONCE = 64 * MIB
 """Copied by one call: where blocks are not shared, a tenth of a second or so, after which somebody may stop it."""
+
+
+_BLOCK = 4 * KIB
+"""The unit in which a plan counts what an overlay takes on its disk."""
 
 
 class DataStore(Protocol):
@@ -60,19 +65,57 @@ class Copy:
     fd: int
     guest: Image
     check: Callable[[], None]
+    unwritten: tuple[Unwritten, ...] = field(init=False)
+    """Of each file of the guest's chain."""
+
+    def __post_init__(self) -> None:
+        found = tuple(Unwritten(layer.fd, layer.path) for layer in self.guest.layers)
+        object.__setattr__(self, "unwritten", found)
 
     def bytes(self, start: int, end: int, target: int) -> None:
-        """Bytes ``start`` to ``end`` of the guest to a file offset. Holes and zeros stay holes."""
-        for segment in self.guest.segments(start, end):
-            if segment.origin is Origin.ZERO:
-                continue
-            for part, shares in self._parts(segment):
-                rest, offset = part, target + part.start - start
-                if shares:
-                    fd = self.guest.layers[part.layer].fd
-                    done = self._shared(fd, part.address, offset, part.end - part.start)
-                    rest, offset = _after(part, done), offset + done
-                self._through_memory(rest, offset)
+        """Bytes ``start`` to ``end`` of the guest to a file offset.
+
+        Holes and zeros stay holes; so do zeros of what was never written, which may count as data once somebody
+        has read them: the plan does not count them (:mod:`batchdiff.planning.footprint`).
+        """
+        for whole in self.guest.segments(start, end):
+            for segment, never_written in self._by_writing(whole):
+                if never_written:
+                    self._without_zeros(segment, target + segment.start - start)
+                else:
+                    self._as_it_is(segment, start, target)
+
+    def _by_writing(self, segment: Segment) -> Iterator[tuple[Segment, bool]]:
+        """The parts of a segment, each with whether it was never written."""
+        if segment.origin is not Origin.FILE:
+            yield from () if segment.origin is Origin.ZERO else [(segment, False)]
+            return
+        rest, shift = segment, segment.start - segment.address
+        end = segment.end - shift
+        for _, stop, never in self.unwritten[segment.layer].split(segment.address, end):
+            part, rest = _split(rest, stop + shift)
+            yield part, never
+
+    def _without_zeros(self, segment: Segment, target: int) -> None:
+        """Copies what is not zeros, in the blocks of the target."""
+        for at in range(segment.start, segment.end, MIB):
+            self.check()
+            data = self.guest.read(at, min(MIB, segment.end - at))
+            offset, first = target + at - segment.start, 0
+            while first < len(data):
+                last = min(first + _BLOCK - (offset + first) % _BLOCK, len(data))
+                if any(data[first:last]):
+                    write_all(self.fd, data[first:last], offset + first)
+                first = last
+
+    def _as_it_is(self, segment: Segment, start: int, target: int) -> None:
+        for part, shares in self._parts(segment):
+            rest, offset = part, target + part.start - start
+            if shares:
+                fd = self.guest.layers[part.layer].fd
+                done = self._shared(fd, part.address, offset, part.end - part.start)
+                rest, offset = _after(part, done), offset + done
+            self._through_memory(rest, offset)
 
     def _parts(self, segment: Segment) -> Iterator[tuple[Segment, bool]]:
         """What a segment is copied in, each with whether its blocks may be shared.

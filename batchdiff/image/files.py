@@ -56,24 +56,6 @@ def is_block_device(fd: int) -> bool:
     return stat.S_ISBLK(os.fstat(fd).st_mode)
 
 
-def loop_file(path: str) -> str | None:
-    """The file that a loop device shows; None for everything else.
-
-    Source: Linux ``Documentation/ABI/testing/sysfs-block-loop``.
-    """
-    try:
-        info = os.stat(path)
-        if not stat.S_ISBLK(info.st_mode):
-            return None
-        device = f"{os.major(info.st_rdev)}:{os.minor(info.st_rdev)}"
-        with open(
-            f"/sys/dev/block/{device}/loop/backing_file", encoding="utf-8", errors="surrogateescape"
-        ) as file:
-            return os.path.realpath(file.read().removesuffix("\n"))
-    except OSError:
-        return None
-
-
 def identify(fd: int) -> Fingerprint:
     """The fingerprint of an open file."""
     return fingerprint_of(os.fstat(fd), content_size(fd))

@@ -141,6 +141,24 @@ def test_compressed_clusters_keep_their_order(tmp_path, target):
     assert store.refcounts().sum() >= 200
 
 
+@pytest.mark.parametrize("read_before", [False, True])
+def test_zeros_that_were_never_written_stay_holes(tmp_path, target, read_before):
+    """Also where the page cache has them, and the filesystem calls them data."""
+    path = tmp_path / "g.img"
+    notation.run("fallocate", "-l", "1M", str(path))
+    with path.open("r+b") as file:
+        file.seek(512 << 10)
+        file.write(notation.data("A", 0, 5000))
+    notation.run("sync", str(path))
+    if read_before:
+        path.read_bytes()
+    with open_image(source(path)) as image:
+        Copy(target, image, lambda: None).bytes(0, 1 << 20, 1 << 20)
+        assert os.pread(target, 1 << 20, 1 << 20).ljust(1 << 20, b"\0") == image.read(0, 1 << 20)
+    os.fsync(target)
+    assert os.fstat(target).st_blocks * 512 == 8192
+
+
 def test_write_all_goes_on_after_short_writes(tmp_path, target, monkeypatch):
     real = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real(fd, data[:7], offset))
