@@ -76,6 +76,12 @@ class ProgramError(BatchdiffError):
     exit_code = 7
 
 
+class StopError(BatchdiffError):
+    """Somebody asked the command to stop: what was under way was undone."""
+
+    exit_code = 130
+
+
 class WorkerError(BatchdiffError):
     """A worker process died; ``what`` names it and the range that it was scanning."""
 

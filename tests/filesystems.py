@@ -9,7 +9,7 @@ from pathlib import Path
 
 from notation import run
 
-_MAKE = {
+MAKE = {
     "ext4": ("mkfs.ext4", "-q", "-b", "4096"),
     "btrfs": ("mkfs.btrfs", "-q"),
     "xfs": ("mkfs.xfs", "-q", "-m", "reflink=1"),
@@ -23,10 +23,23 @@ def mounted(folder: Path, kind: str, size: int = 320 << 20) -> Iterator[Path]:
     point.mkdir()
     with image.open("wb") as file:
         file.truncate(size)
-    run(*_MAKE[kind], str(image))
+    run(*MAKE[kind], str(image))
     run("mount", "-o", "loop", str(image), str(point))
     try:
         yield point
     finally:
         subprocess.run(["umount", str(point)], check=True, timeout=60)
         image.unlink()
+
+
+@contextlib.contextmanager
+def tmpfs(folder: Path) -> Iterator[Path]:
+    """A fresh tmpfs: mounted at once, and unlike the folder of the tests never an overlayfs."""
+    point = folder / "tmpfs"
+    point.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=64m", "batchdiff-tests", str(point))
+    try:
+        yield point
+    finally:
+        # Lazily: what a failed test has left open must not leave a mount among pytest's folders.
+        subprocess.run(["umount", "--lazy", str(point)], check=True, timeout=60)

@@ -20,6 +20,7 @@ ROOT = Path(batchdiff.__file__).parent
 ROOMS = {
     "errors": 0,
     "units": 0,
+    "signals": 0,
     "extents": 0,
     "qcow2": 1,
     "image": 2,
@@ -39,6 +40,9 @@ PURE = (
     "planning/compare.py",
     "planning/savings.py",
     "model/totals.py",
+    "applying/steps.py",
+    "applying/notes.py",
+    "applying/standings.py",
     "report/*.py",
 )
 IMPURE_IMPORTS = {"os", "subprocess", "multiprocessing", "shutil", "socket", "threading"}
@@ -52,15 +56,16 @@ CHANGES_NAMES = {
     "model/plan_file.py": {"os.rename", "os.unlink"},  # its own temporary file, and the plan
     "applying/renaming.py": {"os.link", "os.unlink"},  # the one rename that never replaces
     "applying/retire.py": {"os.unlink"},  # an original
-    "applying/conversion.py": {"os.unlink"},  # its own temporary file
+    "applying/places.py": {"os.unlink"},  # its own temporary file
     "applying/journal.py": {"os.rename"},  # its own file
+    "model/whole_file.py": {"os.rename", "os.unlink"},  # its own temporary file, and what it replaces
 }
 NAME_CHANGERS = {"unlink", "remove", "rename", "renames", "replace", "rmdir", "removedirs", "link", "symlink"}
 HARMLESS_SHUTIL = {"shutil.which", "shutil.get_terminal_size"}
 """They only ask; all else in shutil is refused everywhere."""
 
-RENAMERS = {"applying/conversion.py", "applying/retire.py"}
-"""Who may call rename_without_replacing: for an overlay, and for an original."""
+RENAMERS = {"applying/retire.py"}
+"""Who may call rename_without_replacing."""
 
 LONGEST_MODULE = 300
 LONGEST_FUNCTION = 50

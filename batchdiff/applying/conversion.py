@@ -1,294 +1,265 @@
-"""Converts one guest, in the order that loses nothing (docs/safety.md).
+"""Takes one guest along its way, from wherever it stands.
+
+It looks, lets :mod:`batchdiff.applying.steps` say what is next, does that, and notes it before it looks again.
 
 ::
 
-    checked -> written -> verified -> published -> retired        each in the journal before the next begins
-       |          |          |
-       +----------+----------+--- fails: the temporary file goes, the original was never touched
+    prepare()   put back, discard, write          as far as there is something to verify
+    verify()    the two are compared              may run in another thread, while the next guest is written
+    finish()    publish, retire
+
+A failure anywhere: what was not published is undone, and the outgoing file has its name.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import secrets
-import stat
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import replace
 
-from batchdiff.applying.journal import Journal, Standing, Step
-from batchdiff.applying.metadata import copy_metadata
-from batchdiff.applying.overlay import NewImage, write_image
-from batchdiff.applying.renaming import rename_without_replacing
-from batchdiff.applying.retire import found_quarantined, objection, put_back, retire_original
-from batchdiff.applying.staleness import check_both_unchanged, check_unchanged
-from batchdiff.applying.verification import VerifyMode, verify_overlay
-from batchdiff.errors import BatchdiffError, GuestError, PlanError
-from batchdiff.image.fingerprint import Fingerprint, fingerprint_of
+from batchdiff.applying import retire
+from batchdiff.applying.endings import fate, lost
+from batchdiff.applying.notes import Goal, Standing, Step
+from batchdiff.applying.outgoing import OutgoingFile
+from batchdiff.applying.places import discard, is_same_file, temporary_name
+from batchdiff.applying.run import Run
+from batchdiff.applying.steps import Action, IncomingAt, OutgoingAt, Scene, next_action
+from batchdiff.applying.task import Task
+from batchdiff.errors import GuestError
+from batchdiff.image.files import identify, open_image_file
+from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.image.image import Image
-from batchdiff.image.opening import inspect, open_image
-from batchdiff.image.source import ImageFormat, ImageSource
+from batchdiff.image.source import ImageSource
 from batchdiff.model.manifest import Retire
-from batchdiff.model.outcome import GuestOutcome, Status
-from batchdiff.model.overlay_options import Compression, backing_name, geometry_of
-from batchdiff.model.plan import GuestPlan, PlannedImage, Savings
 from batchdiff.model.plan_file import sync_folder
-from batchdiff.qcow2.header import FormatError
-
-TEMPORARY_SUFFIX = ".batchdiff-tmp"
 
 
-class Watch(Protocol):
-    """Is told what happens; must not fail."""
-
-    def step(self, guest: str, step: Step) -> None:
-        """A guest has reached a step."""
-
-
-@dataclass(frozen=True, slots=True)
 class Conversion:
-    """What all guests of an apply have in common."""
+    """One guest under way. ``notes`` are what the operator should know; ``original`` what became of it."""
 
-    template: PlannedImage
-    journal: Journal
-    retire: Retire
-    verify: VerifyMode
-    watch: Watch
-
-
-@dataclass(frozen=True, slots=True)
-class _Guest:
-    """A guest with the parts of its plan that every convertible guest has."""
-
-    plan: GuestPlan
-    record: PlannedImage
-    savings: Savings
-    cluster_size: int
+    def __init__(self, task: Task, run: Run) -> None:
+        self.task, self._run = task, run
+        known = run.journal.standing(task.guest)
+        self._standing = Standing(Step.CHECKED, task.goal) if known is None else replace(known, goal=task.goal)
+        self._incoming = task.incoming.known
+        self._ready = task.incoming.ready
+        self._verified = task.verified
+        self._outgoing = OutgoingFile(task, run)
+        self._done: set[Action] = set()
+        self.notes: list[str] = []
+        self.original = ""
 
     @property
-    def name(self) -> str:
-        return self.plan.name
+    def done(self) -> frozenset[Action]:
+        """What this process has done with the guest."""
+        return frozenset(self._done)
 
+    def prepare(self) -> bool:
+        """Goes on to where the two files must be compared; whether there is such a point."""
+        if self.task.goal is Goal.APPLY and not self._standing.published:
+            self._make_up_for_the_note()
+        if self._go_on_until({Action.VERIFY, Action.DONE}) is Action.DONE:
+            return False
+        self._image()  # here, for verify() may run in another thread, where nothing is noted
+        return True
 
-def convert(run: Conversion, plan: GuestPlan) -> GuestOutcome:
-    """Takes one guest to where the plan wants it, from wherever an earlier apply left it.
+    def verify(self) -> None:
+        """Compares the two.
 
-    :raises BatchdiffError: it cannot be; the original is untouched, or verified and published all the same.
-    """
-    guest = _planned(plan)
-    try:
-        standing = _recovered(run, guest)
-        if standing is not None and standing.step is Step.RETIRED:
-            return _outcome(guest, Status.UNCHANGED, standing.original)
-        if standing is not None and (original := _retired_unnoted(run, guest, standing)):
-            return _outcome(guest, Status.CONVERTED, _noted(run, guest, original))
-        if standing is not None and run.retire is Retire.KEEP:
-            return _outcome(guest, Status.UNCHANGED, "kept")
-        with open_image(plan.source) as image:
-            check_unchanged(image, guest.record, run.template, run.journal)
-            return _converted(run, guest, image, standing)
-    except FormatError as error:
-        raise GuestError(f"cannot write the overlay of {guest.name}", why=str(error)) from error
-    except OSError as error:
-        raise _disk_error(guest, error) from error
+        :raises VerificationError: they differ.
+        """
+        self.task.verify(self._image(), self._incoming_now(), self._outgoing.must_end)
+        self._verified = True
 
+    def finish(self) -> None:
+        """Goes on to the end.
 
-def _retired_unnoted(run: Conversion, guest: _Guest, standing: Standing) -> str:
-    """What became of an original that an apply retired when it died; empty where it still has its name.
+        :raises PlanError: what was compared has changed since.
+        """
+        self._outgoing.check_unchanged()
+        if self._verified and self._ready == self._standing.temporary and self._incoming is not None:
+            self._note(Step.VERIFIED, self._incoming)
+        self._go_on_until({Action.DONE})
+        self._settle()
 
-    A deletion that was only begun is undone: before it begins again the overlay is verified again.
-    """
-    path, planned = _original(guest)
-    if put_back(path, planned):
-        run.journal.record_changed(_fingerprint(path))
-        return ""
-    original = found_quarantined(path, planned)
-    if original or os.path.lexists(path):
-        return original
-    if standing.overlay is None or standing.overlay.changes(_fingerprint(guest.plan.overlay_path)):
-        raise GuestError(
-            f"the original {path} is gone, and the overlay {guest.plan.overlay_path} is not as it was published",
-            why="somebody removed or moved the original, or a VM runs on the overlay",
-            remedy="Nothing was done. If the VM runs well on the overlay, all is well.",
-        )
-    return "gone: an earlier apply deleted it, or somebody moved it"
+    def _make_up_for_the_note(self) -> None:
+        """A process died when it had just published the overlay: perhaps it has its name only in memory so far."""
+        path = self.task.incoming.source.path
+        if self._incoming_at() is IncomingAt.PUBLISHED:
+            sync_folder(os.path.dirname(path))
+            self._incoming = fingerprint_at(path)
+            self._note(Step.PUBLISHED, self._incoming)
 
+    def _go_on_until(self, ends: set[Action]) -> Action:
+        while (action := next_action(self._scene())) not in ends:
+            self._run.stop.check()
+            self._outgoing.check()
+            self._perform(action)
+            self._done.add(action)
+        return action
 
-def _planned(plan: GuestPlan) -> _Guest:
-    if plan.image is None or plan.savings is None or plan.options.cluster_size is None:
-        raise PlanError(f"guest {plan.name} shall be converted, but was not compared")
-    return _Guest(plan, plan.image, plan.savings, plan.options.cluster_size)
+    def _scene(self) -> Scene:
+        task = self.task
+        return Scene(self._outgoing.where, self._incoming_at(), self._verified, task.retire, task.one_name)
 
+    def _incoming_at(self) -> IncomingAt:
+        now = fingerprint_at(self.task.incoming.source.path)
+        if self.task.incoming.published:
+            return IncomingAt.PUBLISHED if is_same_file(self._incoming, now) else IncomingAt.LOST
+        if self._incoming is not None and now is not None and self._incoming.differs_in_ctime_only(now):
+            return IncomingAt.PUBLISHED
+        if self._ready is not None:
+            return IncomingAt.READY
+        left = self._standing.temporary
+        return IncomingAt.UNFINISHED if left is not None and os.path.lexists(left) else IncomingAt.NONE
 
-def _recovered(run: Conversion, guest: _Guest) -> Standing | None:
-    """Where the guest stands after what an interrupted apply left has been cleared away."""
-    standing = run.journal.standing(guest.name)
-    if standing is None or standing.step in {Step.PUBLISHED, Step.RETIRED}:
-        return standing
-    if standing.step is Step.VERIFIED and _is_published(guest, standing):
-        # It has the name, but perhaps only in memory so far.
-        sync_folder(os.path.dirname(guest.plan.overlay_path))
-        return _record(run, guest, Standing(Step.PUBLISHED, overlay=_fingerprint(guest.plan.overlay_path)))
-    if standing.temporary is not None:
-        _discard(standing.temporary)
-    return None
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Action.PUT_BACK:
+                self._put_back()
+            case Action.DISCARD:
+                self._discard()
+            case Action.WRITE:
+                self._write()
+            case Action.PUBLISH:
+                self._publish()
+            case Action.QUARANTINE:
+                self._move_outgoing(self.task.outgoing.names.quarantine)
+            case Action.SET_ASIDE:
+                self._move_outgoing(self.task.outgoing.names.deleting)
+            case Action.UNLINK:
+                # Once more under a name that nobody knows: who has not opened it by now, will not.
+                fd = self._image().layers[0].fd
+                self._outgoing.require_alone()
+                retire.delete(fd, self.task.outgoing.names.deleting, self._run.template)
+            case _:
+                if self._incoming_at() is not IncomingAt.LOST:
+                    self._image()  # says what is wrong with the outgoing file
+                raise self._lost()
 
+    def check_holds(self) -> None:
+        """Says who is in the way where a verification was ended for somebody who wants to write.
 
-def _is_published(guest: _Guest, standing: Standing) -> bool:
-    """Whether the verified file stands under its final name: the apply died between rename and journal."""
-    with contextlib.suppress(FileNotFoundError):
-        now = _fingerprint(guest.plan.overlay_path)
-        known = standing.overlay
-        return known is not None and (now.device, now.inode, now.mtime_ns) == (
-            known.device,
-            known.inode,
-            known.mtime_ns,
-        )
-    return False
+        :raises BatchdiffError: that is so.
+        """
+        self._outgoing.check()
 
+    def _image(self) -> Image:
+        return self._outgoing.image(moved=self._standing.moved)
 
-def _converted(run: Conversion, guest: _Guest, image: Image, standing: Standing | None) -> GuestOutcome:
-    notes: list[str] = []
-    against = objection(image.layers[0].fd, guest.record.source.path, run.retire)
-    if against:
-        raise GuestError(f"the original of {guest.name} cannot be retired", why=against)
-    if standing is None:
-        inspect(image)
-        notes = _publish(run, guest, image)
-    elif run.retire is not Retire.KEEP:
-        _verify_again(run, guest, image, standing)
-    original = _retire(run, guest, image)
-    status = Status.CONVERTED if standing is None or run.retire is not Retire.KEEP else Status.UNCHANGED
-    return _outcome(guest, status, original, notes)
+    def _incoming_now(self) -> ImageSource:
+        source = self.task.incoming.source
+        return source if self._ready is None else replace(source, path=self._ready)
 
+    def _write(self) -> None:
+        target = self.task.incoming.source.path
+        if os.path.lexists(target) and not self.task.one_name:
+            raise GuestError(f"{target} exists already", remedy="Move it away, or plan with another overlay path.")
+        image = self._image()
+        temporary = temporary_name(target)
+        self._note(Step.CHECKED, temporary=temporary)
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            self.notes += self.task.write(fd, image)
+            # Where this fails the file is thrown away: the kernel may have dropped the pages and call them clean.
+            os.fsync(fd)
+            self._incoming = identify(fd)
+        finally:
+            os.close(fd)
+        self._note(Step.WRITTEN)
+        self._ready = temporary
 
-def _publish(run: Conversion, guest: _Guest, image: Image) -> list[str]:
-    """Writes, verifies and publishes the overlay; gives what the operator should know."""
-    target = guest.plan.overlay_path
-    if os.path.lexists(target):
-        raise GuestError(f"{target} exists already", remedy="Move it away, or plan with another overlay path.")
-    folder, name = os.path.split(target)
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
-    _record(run, guest, Standing(Step.CHECKED, temporary))
-    try:
-        lost = _write(guest, image, temporary, run.template.source)
-        _record(run, guest, Standing(Step.WRITTEN, temporary))
-        _verify(run, guest, image, temporary)
-        check_both_unchanged(image, guest.record, run.template, run.journal)
-        _record(run, guest, Standing(Step.VERIFIED, temporary, _fingerprint(temporary)))
-        rename_without_replacing(temporary, target)
-    except BaseException:
-        _discard(temporary)
-        raise
-    _record(run, guest, Standing(Step.PUBLISHED, overlay=_fingerprint(target)))
-    return [f"could not keep {what}" for what in lost]
+    def _publish(self) -> None:
+        source, target = str(self._ready), self.task.incoming.source.path
+        fd = open_image_file(source)
+        try:
+            if not is_same_file(self._incoming, identify(fd)):
+                raise GuestError(f"{source} was not given its name", why="it is not the file that was verified")
+            retire.move(fd, source, target)
+            self._ready, self._incoming = None, identify(fd)
+        finally:
+            os.close(fd)
+        self._run.journal.record_changed(self._incoming)
+        self._note(Step.PUBLISHED, self._incoming)
+        self.notes += self.task.on_published()
 
+    def _move_outgoing(self, target: str) -> None:
+        image = self._image()
+        self._outgoing.check_unchanged()
+        self._outgoing.require_alone()
+        self._move(image.layers[0].fd, self._outgoing.path, target)
 
-def _write(guest: _Guest, image: Image, path: str, template: ImageSource) -> list[str]:
-    options = guest.plan.options
-    name = backing_name(guest.plan.overlay_path, template.path, options.backing_path)
-    new = NewImage(
-        virtual_size=guest.record.virtual_size,
-        geometry=geometry_of(options, guest.cluster_size),
-        extents=guest.plan.extents,
-        backing=(name, template.format.value),
-        compress=options.compression is not Compression.NONE,
-        lazy_refcounts=options.lazy_refcounts,
-    )
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        write_image(fd, image, new)
-        lost = copy_metadata(image.layers[0].fd, fd)
-        # Where this fails the file is thrown away: the kernel may have dropped the pages and marked them clean.
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    return lost
+    def _move(self, fd: int, source: str, target: str) -> None:
+        if not self._standing.moved:
+            self._note(Step.RETIRING, moved=True)
+        retire.move(fd, source, target)
+        self._run.journal.record_changed(identify(fd))
 
+    def _put_back(self) -> None:
+        """Undoes what a process that died, or this one, did to the outgoing file's name."""
+        names = self.task.outgoing.names
+        source, target = self._outgoing.path, names.quarantine if os.path.lexists(names.own) else names.own
+        fd = open_image_file(source)
+        try:
+            self._move(fd, source, target)
+        finally:
+            os.close(fd)
+        self.close()  # it was opened under the other name
 
-def _verify(run: Conversion, guest: _Guest, image: Image, path: str) -> None:
-    overlay = ImageSource(path, ImageFormat.QCOW2, (run.template.source, *run.template.source.backing))
-    granule = geometry_of(guest.plan.options, guest.cluster_size).granule
-    verify_overlay(image, overlay, run.verify, written=guest.plan.extents, granule=granule)
+    def _discard(self) -> None:
+        self._ready = self.task.incoming.ready
+        if self._standing.temporary is not None:
+            discard(self._standing.temporary)
+        self._standing = replace(self._standing, temporary=None)
 
+    def _settle(self) -> None:
+        self.original = self._fate()
+        keeps = self.task.goal is Goal.APPLY and self.task.retire is Retire.KEEP
+        if not keeps and self._standing.step is not self.task.final:
+            self._note(self.task.final, original=self.original)
 
-def _verify_again(run: Conversion, guest: _Guest, image: Image, standing: Standing) -> None:
-    """An overlay that an earlier apply published is not trusted, least of all when the original is to go."""
-    path = guest.plan.overlay_path
-    if standing.overlay is not None and standing.overlay.changes(_fingerprint(path)):
-        raise GuestError(
-            f"the original of {guest.name} was not retired",
-            why=f"its overlay {path} has been used since, so the two cannot be compared any more",
-            remedy="If the VM runs well on the overlay, remove the original yourself.",
-        )
-    _verify(run, guest, image, path)
+    def _fate(self) -> str:
+        where = self._outgoing.where
+        if Action.UNLINK in self._done:
+            return "deleted"
+        if where is OutgoingAt.GONE and self._standing.original:
+            return self._standing.original
+        if where is OutgoingAt.GONE and not self._standing.moved:
+            self._require_as_published()
+        return fate(self.task.outgoing.names, where)
 
+    def _require_as_published(self) -> None:
+        """The outgoing file went without our doing: then the incoming one must be what it was."""
+        known, now = self._incoming, fingerprint_at(self.task.incoming.source.path)
+        if known is None or now is None or not known.differs_in_ctime_only(now):
+            raise self._lost()
 
-def _retire(run: Conversion, guest: _Guest, image: Image) -> str:
-    if run.retire is Retire.KEEP:
-        return "kept"
-    check_both_unchanged(image, guest.record, run.template, run.journal)
-    top = image.layers[0]
-    return _noted(run, guest, retire_original(top.fd, top.path, top.fingerprint(), run.retire))
+    def _lost(self) -> GuestError:
+        return lost(self.task.outgoing.names, self._outgoing.where, self.task.incoming.source.path)
 
+    def _note(self, step: Step, identity: Fingerprint | None = None, **changes: object) -> None:
+        standing = replace(self._standing, step=step, **changes)  # type: ignore[arg-type]  # fields of a standing
+        if identity is not None:
+            standing = self.task.note(standing, identity)
+        if step in {Step.PUBLISHED, self.task.final}:
+            standing = replace(standing, temporary=None)
+        self._run.journal.record(self.task.guest, standing)
+        self._standing = standing
+        self._run.session.watch.step(self.task.guest, step)
 
-def _original(guest: _Guest) -> tuple[str, Fingerprint]:
-    return guest.record.source.path, guest.record.fingerprints[0]
+    def abandon(self) -> None:
+        """Undoes what was not published: the outgoing file has its name again, nothing half-done is left."""
+        self._verified = False
+        while True:
+            scene = self._scene()
+            if scene.incoming is IncomingAt.READY:
+                scene = replace(scene, incoming=IncomingAt.UNFINISHED)
+            action = next_action(scene)
+            if action not in {Action.PUT_BACK, Action.DISCARD}:
+                break
+            if action is Action.DISCARD and self._standing.temporary is None:
+                break
+            self._perform(action)
 
-
-def _noted(run: Conversion, guest: _Guest, original: str) -> str:
-    overlay = _fingerprint(guest.plan.overlay_path)
-    _record(run, guest, Standing(Step.RETIRED, overlay=overlay, original=original))
-    return original
-
-
-def _record(run: Conversion, guest: _Guest, standing: Standing) -> Standing:
-    run.journal.record(guest.name, standing)
-    run.watch.step(guest.name, standing.step)
-    return standing
-
-
-def _outcome(guest: _Guest, status: Status, original: str, notes: list[str] | None = None) -> GuestOutcome:
-    try:
-        info = os.stat(guest.plan.overlay_path)
-    except FileNotFoundError as error:
-        raise GuestError(
-            f"the overlay {guest.plan.overlay_path} is gone",
-            why="the journal says that it was published",
-            remedy="Was it moved? The original, if it was kept, is still there.",
-        ) from error
-    return GuestOutcome(
-        name=guest.name,
-        status=status,
-        predicted_overlay_bytes=guest.savings.overlay_bytes,
-        actual_overlay_bytes=info.st_size,
-        predicted_overlay_disk_bytes=guest.savings.overlay_disk_bytes,
-        actual_overlay_disk_bytes=info.st_blocks * 512,
-        original=original,
-        notes=tuple(notes or ()),
-    )
-
-
-def _fingerprint(path: str) -> Fingerprint:
-    info = os.lstat(path)
-    return fingerprint_of(info, info.st_size)
-
-
-def _discard(path: str) -> None:
-    """Removes a temporary file of ours, and nothing else."""
-    if path.endswith(TEMPORARY_SUFFIX):
-        with contextlib.suppress(FileNotFoundError):
-            if stat.S_ISREG(os.lstat(path).st_mode):
-                os.unlink(path)
-
-
-def _disk_error(guest: _Guest, error: OSError) -> BatchdiffError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        remedy = "Make room and apply again."
-    elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        remedy = "Check the permissions of the folder, then apply again."
-    else:
-        remedy = "Look into the kernel log, then apply again."
-    place = f" ({error.filename})" if error.filename else ""
-    return GuestError(f"cannot convert {guest.name}", why=f"{error.strerror or error}{place}", remedy=remedy)
+    def close(self) -> None:
+        """Lets go of the outgoing image."""
+        self._outgoing.close()

@@ -1,24 +1,29 @@
-"""Applies a plan: checks what all guests rest on, then converts them one after the other."""
+"""Applies a plan: checks what all guests rest on, then takes them along their ways one after the other."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
-from batchdiff.applying.conversion import Conversion, Watch, convert
-from batchdiff.applying.journal import Journal, Step
-from batchdiff.applying.protection import note_interrupted, protect
+from batchdiff.applying.outcomes import converted, not_converted
+from batchdiff.applying.overlaying import Manner, overlay_task
+from batchdiff.applying.pipeline import Way, arrivals
+from batchdiff.applying.protection import note_interrupted
+from batchdiff.applying.publication import Publication
+from batchdiff.applying.run import Run, Session, template_held
 from batchdiff.applying.space import check_space
-from batchdiff.applying.staleness import check_unchanged
-from batchdiff.applying.verification import VerifyMode, require_judges
-from batchdiff.errors import BatchdiffError, ImageError, PlanError, UsageError
+from batchdiff.applying.task import Task
+from batchdiff.applying.template import check_planned, sync
+from batchdiff.applying.verification import require_judges
+from batchdiff.applying.verify_mode import VerifyMode
+from batchdiff.errors import PlanError, UsageError
 from batchdiff.image.files import loop_file
 from batchdiff.image.image import Image
-from batchdiff.image.opening import inspect, open_image
+from batchdiff.image.opening import inspect
 from batchdiff.model.manifest import Retire
-from batchdiff.model.outcome import GuestOutcome, Status
+from batchdiff.model.outcome import GuestOutcome
 from batchdiff.model.plan import GuestPlan, Plan, Verdict
 
 
@@ -31,99 +36,85 @@ class ApplyOptions:
     guests: tuple[str, ...] | None = None
 
 
-def apply_plan(plan: Plan, journal: Journal, options: ApplyOptions, watch: Watch) -> Iterator[GuestOutcome]:
+def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome]:
     """Outcomes, guest by guest; one that fails does not stop the others.
 
     :raises UsageError: the options contradict each other or the plan.
     :raises PlanError: the plan is stale: the template changed.
     :raises ProgramError: qemu-img is needed and missing.
     :raises GuestError: a filesystem has not enough space.
+    :raises StopError: somebody asked to stop.
     """
-    guests = _chosen(plan, options)
+    plan = session.plan
+    guests = check_options(plan, options)
+    with template_held(session) as run:
+        template = run.template
+        note_interrupted(template, plan.template.fingerprints, session.journal)
+        check_planned(template, plan.template, session.journal.notes)
+        inspect(template)
+        sync(template)
+        pending = [g for g in guests if g.verdict is Verdict.CONVERT and not _is_published(g, session)]
+        check_space(pending, options.retire)
+        publication = Publication(plan, run)
+        _make_up(publication, guests, session)
+        manner = Manner(options.retire, options.verify, publication.note)
+        ways = [Way(g.name, partial(_task, g, plan, run, manner)) for g in guests if g.verdict is Verdict.CONVERT]
+        arriving = arrivals(ways, run)
+        for guest in guests:
+            if guest.verdict is Verdict.CONVERT:
+                yield converted(guest, next(arriving))
+            else:
+                yield not_converted(guest)
+
+
+def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
+    """The chosen guests, where the options fit together and to the plan.
+
+    :raises UsageError: they do not.
+    :raises ProgramError: qemu-img is needed and missing.
+    """
+    guests = chosen(plan, options.guests)
     if options.retire is Retire.DELETE and options.verify is not VerifyMode.FULL:
         raise UsageError(
             "originals are only deleted after full verification",
-            remedy="Leave `--verify` out, or use `--retire quarantine`.",
+            remedy="Leave `--verify` out, or use `--retire keep` or `--retire quarantine`.",
         )
     require_judges(options.verify)
-    with open_image(plan.template.source) as template:
-        run = Conversion(plan.template, journal, options.retire, options.verify, watch)
-        note_interrupted(template, plan.template.fingerprints, journal)
-        _check_template(template, run)
-        inspect(template)
-        _sync(template)
-        pending = [
-            guest for guest in guests if guest.verdict is Verdict.CONVERT and not _published(guest, journal)
-        ]
-        check_space(pending, options.retire)
-        to_protect = plan.protect_template
-        for guest in guests:
-            outcome = _outcome(run, guest, template)
-            if outcome.status in {Status.CONVERTED, Status.UNCHANGED} and to_protect:
-                outcome = dataclasses.replace(outcome, notes=outcome.notes + _protected(template, journal))
-                to_protect = False
-            yield outcome
+    return guests
 
 
-def _protected(template: Image, journal: Journal) -> tuple[str, ...]:
-    try:
-        return protect(template, journal)
-    except OSError as error:  # the journal's disk is full, for one: that must not stop the other guests
-        return (f"the template {template.path} may have kept its write permission ({error.strerror or error})",)
+def _task(guest: GuestPlan, plan: Plan, run: Run, manner: Manner) -> Task:
+    _check_not_the_template(guest, run.template)
+    return overlay_task(guest, plan.template, run, manner)
 
 
-def _check_template(template: Image, run: Conversion) -> None:
-    """Refuses a template that changed, and says what that means for overlays that are there already."""
-    try:
-        check_unchanged(template, run.template, run.template, run.journal)
-    except PlanError as error:
-        published = run.journal.published()
-        if not published:
-            raise
-        raise PlanError(
-            f"the template changed after overlays were put on it ({', '.join(published)})",
-            why=error.why,
-            remedy="If it was written to, they are damaged: start no VM on them, compare each with its original.",
-        ) from error
+def _make_up(publication: Publication, guests: list[GuestPlan], session: Session) -> None:
+    """For an apply that died between a publication and what follows it."""
+    for guest in guests:
+        if _is_published(guest, session):
+            publication.note(guest)
 
 
-def _sync(template: Image) -> None:
-    """A template that was copied a moment ago must be on disk before anything rests on it alone."""
-    for layer in template.layers:
-        try:
-            os.fsync(layer.fd)
-        except OSError as error:
-            raise ImageError(f"cannot make {layer.path} durable", why=error.strerror or str(error)) from error
+def _is_published(guest: GuestPlan, session: Session) -> bool:
+    standing = session.journal.standing(guest.name)
+    return standing is not None and standing.published
 
 
-def _chosen(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
-    if options.guests is None:
+def chosen(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
+    """The guests of those names, or all, in the plan's order.
+
+    :raises UsageError: there is none of that name.
+    """
+    if names is None:
         return list(plan.guests)
-    names = {guest.name for guest in plan.guests}
-    unknown = [name for name in options.guests if name not in names]
+    known = {guest.name for guest in plan.guests}
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise UsageError(
             f"no guest of the plan is called {', '.join(unknown)}",
-            remedy=f"There are: {', '.join(sorted(names))}.",
+            remedy=f"There are: {', '.join(sorted(known))}.",
         )
-    return [guest for guest in plan.guests if guest.name in options.guests]
-
-
-def _published(guest: GuestPlan, journal: Journal) -> bool:
-    standing = journal.standing(guest.name)
-    return standing is not None and standing.step in {Step.PUBLISHED, Step.RETIRED}
-
-
-def _outcome(run: Conversion, guest: GuestPlan, template: Image) -> GuestOutcome:
-    if guest.verdict is not Verdict.CONVERT:
-        skipped = guest.verdict is Verdict.SKIP
-        status = Status.SKIPPED if skipped else Status.REFUSED
-        return GuestOutcome(guest.name, status, guest.reason, exit_code=0 if skipped else 1)
-    try:
-        _check_not_the_template(guest, template)
-        return convert(run, guest)
-    except BatchdiffError as error:
-        return GuestOutcome(guest.name, Status.FAILED, str(error), exit_code=error.exit_code)
+    return [guest for guest in plan.guests if guest.name in names]
 
 
 def _check_not_the_template(guest: GuestPlan, template: Image) -> None:

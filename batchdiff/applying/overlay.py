@@ -7,9 +7,10 @@ places, and the header comes last, so that a file that was not finished is no qc
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from batchdiff.applying.storing import CompressedStore, DataStore, PlainStore
+from batchdiff.applying.storing import CompressedStore, Copy, DataStore, PlainStore
 from batchdiff.applying.writing import write_all
 from batchdiff.extents import Extents
 from batchdiff.image.image import Image
@@ -30,10 +31,14 @@ class NewImage:
     lazy_refcounts: bool = False
 
 
-def write_image(fd: int, guest: Image, new: NewImage) -> int:
+def _go_on() -> None:
+    """For those who let it be written to the end."""
+
+
+def write_image(fd: int, guest: Image, new: NewImage, *, check: Callable[[], None] = _go_on) -> int:
     """Writes the image into an empty file, its data taken from ``guest``; gives the size of the file in bytes.
 
-    The caller makes it durable.
+    The caller makes it durable. ``check`` is called every few MiB, and may raise to end it.
 
     :raises OSError: the disk is full or has a fault.
     :raises ImageError: the guest cannot be read.
@@ -43,7 +48,7 @@ def write_image(fd: int, guest: Image, new: NewImage) -> int:
     # Before the first byte: a header that does not fit must not cost a copy of the data.
     header_for(layout, new.virtual_size, backing=new.backing)
     kind = CompressedStore if new.compress else PlainStore
-    store: DataStore = kind(fd, guest, new.geometry, layout.data_offset)
+    store: DataStore = kind(Copy(fd, guest, check), new.geometry, layout.data_offset)
     for batch in table_batches(new.extents, new.geometry):
         hosts = store.store(batch.extents, batch.data_clusters())
         write_all(fd, batch.encoded(hosts), layout.l2_offset + batch.position * new.geometry.cluster_size)

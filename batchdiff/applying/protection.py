@@ -5,7 +5,6 @@ That changes their ctime, which the plan's fingerprints have; the journal notes 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import stat
 
@@ -37,9 +36,9 @@ def note_interrupted(template: Image, planned: tuple[Fingerprint, ...], journal:
     """Makes up for the note of an apply that died when it had just taken a file's write bits."""
     for layer, before in zip(template.layers, planned, strict=True):
         now = layer.fingerprint()
-        if not journal.protecting or now == before or now in journal.changed or _is_writable(layer):
+        if not journal.notes.protecting or now == before or now in journal.notes.changed or _is_writable(layer):
             continue
-        if dataclasses.replace(now, ctime_ns=before.ctime_ns) == before:
+        if before.differs_in_ctime_only(now):
             journal.record_changed(now)
 
 

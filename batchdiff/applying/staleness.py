@@ -1,8 +1,8 @@
-"""Are guest and template still what was planned? Asked before writing, after verifying, and before retiring."""
+"""Are guest and template still what was planned? Asked before writing, after verifying, and before each rename."""
 
 from __future__ import annotations
 
-from batchdiff.applying.journal import Journal
+from batchdiff.applying.notes import Notes
 from batchdiff.errors import PlanError
 from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.image.image import Image
@@ -12,8 +12,8 @@ _GONE = Fingerprint(0, 0, 0, 0, 0)
 """What no file has; for one that is missing."""
 
 
-def check_unchanged(image: Image, record: PlannedImage, template: PlannedImage, journal: Journal) -> None:
-    """Compares an image's chain with the plan; what apply itself did to their ctime is known.
+def check_unchanged(image: Image, record: PlannedImage, notes: Notes) -> None:
+    """Compares an open image's chain with the plan; what batchdiff itself did to their ctime is known.
 
     :raises PlanError: a file of it changed.
     """
@@ -21,22 +21,22 @@ def check_unchanged(image: Image, record: PlannedImage, template: PlannedImage, 
         raise PlanError(
             f"the plan is wrong about {image.path}", why="it has another virtual size", remedy="Plan again."
         )
-    _check(image.fingerprints(), record, template, journal)
+    _check(image.fingerprints(), record, notes)
 
 
-def check_both_unchanged(image: Image, record: PlannedImage, template: PlannedImage, journal: Journal) -> None:
-    """Compares a guest and the template with the plan: what was verified is true of these two only.
+def check_template_at_its_path(template: PlannedImage, notes: Notes) -> None:
+    """Compares what stands under the template's names with the plan, for descriptors do not see a replacement.
 
-    :raises PlanError: one of them changed.
+    :raises PlanError: a file of it changed.
     """
-    check_unchanged(image, record, template, journal)
-    _check(tuple(fingerprint_at(path) or _GONE for path in template.paths), template, template, journal)
+    _check(tuple(fingerprint_at(path) or _GONE for path in template.paths), template, notes)
 
 
-def _check(found: tuple[Fingerprint, ...], record: PlannedImage, template: PlannedImage, journal: Journal) -> None:
-    planned = {(known.device, known.inode): known for known in (*template.fingerprints, *record.fingerprints)}
-    ours = journal.changed
-    now = tuple(planned.get((each.device, each.inode), each) if each in ours else each for each in found)
+def _check(found: tuple[Fingerprint, ...], record: PlannedImage, notes: Notes) -> None:
+    now = tuple(
+        before if after in notes.changed and before.differs_in_ctime_only(after) else after
+        for before, after in zip(record.fingerprints, found, strict=True)
+    )
     changes = record.changes(now)
     if changes:
         raise PlanError(

@@ -11,8 +11,9 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -20,16 +21,22 @@ import numpy.typing as npt
 
 from batchdiff.applying.writing import write_all
 from batchdiff.extents import Extents, Kind
+from batchdiff.image.allocation import keeps_extents_whole
 from batchdiff.image.contract import Segment
 from batchdiff.image.image import Image
+from batchdiff.image.sharing import placed
 from batchdiff.qcow2.compression import compressed
 from batchdiff.qcow2.entries import COPIED, Origin, Words, packed_entry
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.packing import Packer
-from batchdiff.units import GIB, MIB
+from batchdiff.units import MIB, SECTOR, align_up
 
 _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EBADF}
 """What copy_file_range says where it cannot serve: other filesystems, block devices, old kernels."""
+
+
+_AT_ONCE = 64 * MIB
+"""Copied by one call: where blocks are not shared, a tenth of a second or so, after which somebody may stop it."""
 
 
 class DataStore(Protocol):
@@ -46,11 +53,83 @@ class DataStore(Protocol):
         """How often each cluster from the first data cluster on is used; None where all are used once."""
 
 
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """From which image to which file; ``check`` is called every few MiB, and may raise to end it."""
+
+    fd: int
+    guest: Image
+    check: Callable[[], None]
+
+    def bytes(self, start: int, end: int, target: int) -> None:
+        """Bytes ``start`` to ``end`` of the guest to a file offset. Holes and zeros stay holes."""
+        for segment in self.guest.segments(start, end):
+            if segment.origin is Origin.ZERO:
+                continue
+            for part, shares in self._parts(segment):
+                rest, offset = part, target + part.start - start
+                if shares:
+                    fd = self.guest.layers[part.layer].fd
+                    done = self._shared(fd, part.address, offset, part.end - part.start)
+                    rest, offset = _after(part, done), offset + done
+                self._through_memory(rest, offset)
+
+    def _parts(self, segment: Segment) -> Iterator[tuple[Segment, bool]]:
+        """What a segment is copied in, each with whether its blocks may be shared.
+
+        Where extents stay whole on disk, only those that somebody else keeps anyway: sharing 4 KiB of the guest's
+        own would keep all the rest of it when the guest is deleted.
+        """
+        if segment.origin is not Origin.FILE or not keeps_extents_whole(self.guest.layers[segment.layer].fd):
+            yield segment, segment.origin is Origin.FILE
+            return
+        rest = segment
+        for place in placed(self.guest, [segment]):
+            own, rest = _split(rest, place.start)
+            theirs, rest = _split(rest, place.end)
+            yield own, False
+            yield theirs, True
+        yield rest, False
+
+    def _through_memory(self, segment: Segment, target: int) -> None:
+        for at in range(segment.start, segment.end, MIB):
+            self.check()
+            data = self.guest.read(at, min(MIB, segment.end - at))
+            write_all(self.fd, data, target + at - segment.start)
+
+    def _shared(self, source: int, source_offset: int, target_offset: int, length: int) -> int:
+        """Bytes that copy_file_range could copy; fewer at the end of the file, or where it can't."""
+        done = 0
+        while done < length:
+            self.check()
+            try:
+                copied = os.copy_file_range(
+                    source, self.fd, min(length - done, _AT_ONCE), source_offset + done, target_offset + done
+                )
+            except OSError as error:
+                if error.errno in _NO_COPY:
+                    return done
+                raise
+            if copied == 0:
+                return done
+            done += copied
+        return done
+
+
+def _after(segment: Segment, done: int) -> Segment:
+    return segment._replace(start=segment.start + done, address=segment.address + done)
+
+
+def _split(segment: Segment, offset: int) -> tuple[Segment, Segment]:
+    """A segment's parts before and from a guest's offset on; either may be empty."""
+    return segment._replace(end=offset), _after(segment, offset - segment.start)
+
+
 class PlainStore:
     """Data clusters as they are, in the guest's order."""
 
-    def __init__(self, fd: int, guest: Image, geometry: Geometry, start: int) -> None:
-        self._fd, self._guest, self._geometry = fd, guest, geometry
+    def __init__(self, copy: Copy, geometry: Geometry, start: int) -> None:
+        self._copy, self._geometry = copy, geometry
         self.end = start
 
     def store(self, extents: Extents, clusters: npt.NDArray[np.int64]) -> Words:
@@ -60,60 +139,20 @@ class PlainStore:
         for first, count in extents.pairs(Kind.DATA).tolist():
             cluster, within = divmod(first, geometry.granules)
             host = int(hosts[np.searchsorted(clusters, cluster)]) + within * geometry.granule
-            self._copy(first * geometry.granule, (first + count) * geometry.granule, host)
+            self._copy.bytes(first * geometry.granule, (first + count) * geometry.granule, host)
         self.end += len(clusters) * geometry.cluster_size
         return hosts.astype(np.uint64) | COPIED
-
-    def _copy(self, start: int, end: int, host: int) -> None:
-        """Bytes ``start`` to ``end`` of the guest to a file offset. Holes and zeros stay holes."""
-        for segment in self._guest.segments(start, end):
-            target = host + segment.start - start
-            layer = self._guest.layers[segment.layer]
-            if segment.origin is Origin.ZERO:
-                continue
-            if segment.origin is Origin.FILE:
-                done = _shared_copy(layer.fd, self._fd, segment.address, target, segment.end - segment.start)
-                segment = _after(segment, done)  # noqa: PLW2901  # the rest is what is left to do
-                target += done
-            self._copy_through_memory(segment, target)
-
-    def _copy_through_memory(self, segment: Segment, target: int) -> None:
-        for at in range(segment.start, segment.end, MIB):
-            data = self._guest.read(at, min(MIB, segment.end - at))
-            write_all(self._fd, data, target + at - segment.start)
 
     def refcounts(self) -> npt.NDArray[np.uint16] | None:
         """Every cluster is used once."""
         return None
 
 
-def _after(segment: Segment, done: int) -> Segment:
-    return segment._replace(start=segment.start + done, address=segment.address + done)
-
-
-def _shared_copy(source: int, target: int, source_offset: int, target_offset: int, length: int) -> int:
-    """Bytes that copy_file_range could copy; fewer than ``length`` at the end of the file, or where it can't."""
-    done = 0
-    while done < length:
-        try:
-            copied = os.copy_file_range(
-                source, target, min(length - done, GIB), source_offset + done, target_offset + done
-            )
-        except OSError as error:
-            if error.errno in _NO_COPY:
-                return done
-            raise
-        if copied == 0:
-            return done
-        done += copied
-    return done
-
-
 class CompressedStore:
     """Compressed clusters, packed; threads compress while the next ones are read."""
 
-    def __init__(self, fd: int, guest: Image, geometry: Geometry, start: int) -> None:
-        self._fd, self._guest, self._geometry = fd, guest, geometry
+    def __init__(self, copy: Copy, geometry: Geometry, start: int) -> None:
+        self._copy, self._geometry = copy, geometry
         self._start = start
         self._packer = Packer(start, geometry.cluster_size)
         self._used = np.zeros(1024, dtype=np.uint16)
@@ -135,7 +174,8 @@ class CompressedStore:
         ahead: deque[tuple[bytes, Future[bytes | None]]] = deque()
         with ThreadPoolExecutor(threads) as pool:
             for number in clusters:
-                data = self._guest.read(number * size, size)
+                self._copy.check()
+                data = self._copy.guest.read(number * size, size)
                 ahead.append((data, pool.submit(compressed, data, kind)))
                 if len(ahead) > 4 * threads:
                     first, future = ahead.popleft()
@@ -146,7 +186,7 @@ class CompressedStore:
     def _write(self, data: bytes, packed: bytes | None) -> int:
         stored = data if packed is None else packed
         offset = self._packer.place(None if packed is None else len(packed))
-        write_all(self._fd, stored, offset)
+        write_all(self._copy.fd, stored, offset)
         self._count(offset, len(stored))
         return offset | int(COPIED) if packed is None else packed_entry(offset, len(stored), self._geometry)
 
@@ -155,7 +195,7 @@ class CompressedStore:
         # The entry names whole sectors, and QEMU counts every cluster that they reach into.
         first, last = (
             (offset - self._start) // size,
-            (-(-(offset + length) // 512) * 512 - 1 - self._start) // size,
+            (align_up(offset + length, SECTOR) - 1 - self._start) // size,
         )
         while last >= len(self._used):
             self._used = np.concatenate([self._used, np.zeros_like(self._used)])

@@ -3,39 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import sys
-from contextlib import closing
-from dataclasses import asdict, dataclass
+import os
 
-from batchdiff.applying.executor import ApplyOptions, apply_plan
-from batchdiff.applying.journal import Journal, Step
-from batchdiff.applying.verification import VerifyMode
+from batchdiff.applying.executor import ApplyOptions, apply_plan, check_options
+from batchdiff.applying.journal import read_notes
+from batchdiff.applying.notes import Step
+from batchdiff.applying.places import original_names
+from batchdiff.applying.verify_mode import VerifyMode
+from batchdiff.cli.asking import confirm
 from batchdiff.cli.console import Console
-from batchdiff.errors import EXIT_DONE, UsageError
+from batchdiff.cli.work import carried_out, exit_code
 from batchdiff.model.manifest import Retire
-from batchdiff.model.outcome import GuestOutcome, Status
+from batchdiff.model.outcome import Status
 from batchdiff.model.plan import Plan, Verdict
-from batchdiff.model.plan_file import checksum_of, read_plan
-from batchdiff.model.plan_json import to_dict
+from batchdiff.model.plan_file import read_plan
 from batchdiff.report.outcome import outcome_text
-
-_WORST_FIRST = (6, 5, 7, 4, 1)
-"""Which exit code an apply has where guests failed in different ways: what needs a person most."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Announcer:
-    """Says each step of each guest."""
-
-    console: Console
-
-    def step(self, guest: str, step: Step) -> None:
-        """See :class:`batchdiff.applying.conversion.Watch`."""
-        # Where nobody can be told any more, the work goes on all the same.
-        with contextlib.suppress(UsageError):
-            self.console.detail(f"{guest}: {step}")
-            self.console.event("step", guest=guest, step=step.value)
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -46,58 +28,33 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         verify=arguments.verify,
         guests=None if arguments.guests is None else tuple(arguments.guests),
     )
+    check_options(plan, options)
     if options.retire is Retire.DELETE and not arguments.yes:
-        _confirm(console, plan, options)
+        paths = _to_delete(plan, options, arguments.plan)
+        if paths:
+            confirm(console, "apply", paths)
     if options.verify is not VerifyMode.FULL:
         console.say(f"Overlays are verified by batchdiff alone (--verify {options.verify}), not by QEMU.")
-    outcomes: list[GuestOutcome] = []
-    with closing(Journal(arguments.plan, checksum_of(to_dict(plan)))) as journal:
-        for outcome in apply_plan(plan, journal, options, _Announcer(console)):
-            outcomes.append(outcome)
-            console.event("guest", **asdict(outcome))
-            _say(console, plan, outcome)
+    outcomes = carried_out(console, arguments, plan, lambda session: apply_plan(session, options))
     console.result(outcome_text(outcomes, width=console.width))
-    if any(outcome.original == "kept" for outcome in outcomes):
+    kept = [outcome for outcome in outcomes if outcome.original == "kept" and outcome.status is not Status.FAILED]
+    if kept:
         console.say(
             "The space comes back once the originals are gone. Before you start VMs on the overlays, run:"
             f" batchdiff apply {arguments.plan} --retire quarantine (or delete)"
         )
-    return _exit_code(outcomes)
+    return exit_code(outcomes)
 
 
-def _say(console: Console, plan: Plan, outcome: GuestOutcome) -> None:
-    if outcome.status in {Status.FAILED, Status.REFUSED}:
-        console.warn(f"{outcome.name}: {outcome.status}: {outcome.reason}")
-        return
-    console.say(f"{outcome.name}: {outcome.status}{': ' + outcome.reason if outcome.reason else ''}")
-    for note in outcome.notes:
-        console.warn(f"{outcome.name}: {note}")
-    if outcome.status is Status.CONVERTED:
-        guest = next(guest for guest in plan.guests if guest.name == outcome.name)
-        before, after = f"{guest.source.path} ({guest.source.format})", f"{guest.overlay_path} (qcow2)"
-        console.say(f"  in the VM's definition: {before} -> {after}")
-
-
-def _confirm(console: Console, plan: Plan, options: ApplyOptions) -> None:
-    """Asks before originals are deleted.
-
-    :raises UsageError: the answer was no, or there is nobody to ask.
-    """
-    chosen = [g for g in plan.guests if g.verdict is Verdict.CONVERT and g.name in (options.guests or (g.name,))]
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise UsageError(
-            "`--retire delete` asks before it deletes, and there is no terminal to ask on",
-            remedy="Add `--yes` if the originals shall be deleted once their overlays are verified.",
-        )
-    console.warn(
-        "their VMs must be shut down. These originals will be deleted, each once its overlay is verified:"
-    )
-    for guest in chosen:
-        console.warn(f"  {guest.source.path}")
-    if console.ask("Type yes to go on: ").lower() != "yes":
-        raise UsageError("nothing was done", remedy="Without `--retire delete` the originals are kept.")
-
-
-def _exit_code(outcomes: list[GuestOutcome]) -> int:
-    codes = {outcome.exit_code for outcome in outcomes}
-    return next((code for code in _WORST_FIRST if code in codes), max(codes, default=EXIT_DONE))
+def _to_delete(plan: Plan, options: ApplyOptions, path: str) -> list[str]:
+    """The originals that are still there for an apply to delete."""
+    standings = read_notes(path, plan.checksum).standings
+    found = []
+    for guest in plan.guests:
+        chosen = options.guests is None or guest.name in options.guests
+        done = guest.name in standings and standings[guest.name].step in {Step.RETIRED, Step.PURGED}
+        if guest.verdict is not Verdict.CONVERT or not chosen or done:
+            continue
+        names = original_names(guest.source.path)
+        found += [place for place in (names.own, names.quarantine, names.deleting) if os.path.lexists(place)][:1]
+    return found

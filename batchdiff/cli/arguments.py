@@ -6,7 +6,7 @@ import argparse
 from typing import TypeAlias
 
 from batchdiff import __version__
-from batchdiff.applying.verification import VerifyMode
+from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.cli.console import Progress
 from batchdiff.model.manifest import Retire
 
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     main.add_argument("--version", action="version", version=f"batchdiff {__version__}")
     verbs = main.add_subparsers(dest="verb", required=True, metavar="VERB")
     common = _common()
-    for add in (_plan, _show, _apply, _validate):
+    for add in (_plan, _show, _apply, _status, _verify, _restore, _purge, _validate):
         add(verbs, common)
     return main
 
@@ -120,6 +120,36 @@ def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     )
     _add_guest(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="delete originals without asking")
+    _add_unseen(verb)
+
+
+_THE_PLAN = "the plan that `batchdiff plan` wrote"
+
+
+def _status(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(verbs, common, "status", "tell where each guest of a plan stands, and what is next")
+    verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
+
+
+def _verify(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(verbs, common, "verify", "tell whether template and overlays are what they were; only reads")
+    verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
+    _add_guest(verb)
+
+
+def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(verbs, common, "restore", "bring originals back, or rebuild them, and remove their overlays")
+    verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
+    _add_guest(verb)
+    _add_unseen(verb)
+
+
+def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(verbs, common, "purge", "delete originals in quarantine whose overlays QEMU finds identical")
+    verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
+    _add_guest(verb)
+    verb.add_argument("-y", "--yes", action="store_true", help="delete without asking")
+    _add_unseen(verb)
 
 
 def _validate(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -130,6 +160,14 @@ def _validate(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 def _add_guest(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--guest", metavar="NAME", action="append", dest="guests", help="only this guest; may be given again"
+    )
+
+
+def _add_unseen(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--unseen",
+        action="store_true",
+        help="delete also where the filesystem cannot tell whether a VM has the file open",
     )
 
 

@@ -57,7 +57,8 @@ def _manifest(path: str, names: list[str] | None) -> Manifest:
     if existing:
         found = "\n".join(f"{path}: the overlay {g.overlay_path} of {g.name} exists already" for g in existing)
         raise ManifestError(f"{found}. {existing_remedy()}")
-    return dataclasses.replace(manifest, guests=chosen)
+    left_out = tuple(guest for guest in manifest.guests if guest.name not in names)
+    return dataclasses.replace(manifest, guests=chosen, left_out=left_out)
 
 
 def _default_path(manifest_path: str) -> str:

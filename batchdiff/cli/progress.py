@@ -5,25 +5,49 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from tqdm import tqdm
+from dataclasses import dataclass
 
 from batchdiff.cli.console import Console
 
-# tqdm's monitor is a thread; the planner forks, and must have none.
-tqdm.monitor_interval = 0
+
+@dataclass(frozen=True, slots=True)
+class _Screen:
+    """What tqdm takes for its file: stderr, where a reader that has gone does not end the scan."""
+
+    console: Console
+
+    def write(self, text: str) -> None:
+        self.console.draw(text)
+
+    def flush(self) -> None:
+        """Every write is flushed."""
+
+    def fileno(self) -> int:
+        return sys.stderr.fileno()
+
+    @property
+    def encoding(self) -> str:
+        return sys.stderr.encoding
 
 
 @contextmanager
 def scan_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
     """A function to call with bytes done and bytes in all; it draws on stderr where that is wanted."""
+    if not console.shows_progress:
+        yield lambda _done, _total: None
+        return
+    # Imported here: it takes a tenth of a start, and only a terminal needs it.
+    from tqdm import tqdm  # noqa: PLC0415
+
+    # tqdm's monitor is a thread; the planner forks, and must have none.
+    tqdm.monitor_interval = 0
     with tqdm(
         desc="scanning",
         unit="B",
         unit_scale=True,
         unit_divisor=1024,
-        file=sys.stderr,
-        disable=not console.shows_progress,
+        file=_Screen(console),
+        dynamic_ncols=True,
         leave=False,
     ) as bar:
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from batchdiff.applying.journal import Notes, read_notes
+from batchdiff.applying.journal import read_notes
+from batchdiff.applying.notes import Notes
 from batchdiff.cli.console import Console
 from batchdiff.errors import EXIT_DONE, UsageError
 from batchdiff.image.fingerprint import fingerprint_at
@@ -18,7 +19,7 @@ from batchdiff.report.text import plan_text
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
     plan = read_plan(arguments.plan)
-    notes = read_notes(arguments.plan)
+    notes = read_notes(arguments.plan, plan.checksum)
     stale = stale_notices(plan, notes)
     as_json = plan_json(plan, stale=stale)
     text = as_json if arguments.format == "json" else plan_text(plan, stale=stale, width=console.width)
@@ -27,7 +28,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     else:
         _write(arguments.output, text)
     if notes.published:
-        console.say(f"Done by an earlier apply: {', '.join(sorted(notes.published))}.")
+        done = ", ".join(guest.name for guest in plan.guests if guest.name in notes.published)
+        console.say(f"Done by an earlier apply: {done}. `batchdiff status` tells more.")
     console.event("report", report=json.loads(as_json))
     return EXIT_DONE
 

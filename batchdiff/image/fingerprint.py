@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,10 @@ class Fingerprint:
             "ctime_ns": "its content or attributes, such as its mode, were changed (ctime)",
         }
         return " and ".join(said[name] for name in names)
+
+    def differs_in_ctime_only(self, now: Fingerprint) -> bool:
+        """Whether it is that file, and at most its name or attributes were changed: nobody wrote to it."""
+        return replace(now, ctime_ns=self.ctime_ns) == self
 
 
 def fingerprint_of(info: os.stat_result, size: int) -> Fingerprint:

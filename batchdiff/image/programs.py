@@ -13,13 +13,21 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, cast
 
-from batchdiff.errors import ProgramError
+from batchdiff.errors import ProgramError, StopError
+from batchdiff.signals import signal_name
 
 _KEPT = 64 << 10
 """Bytes of output that are kept; a damaged image can make `qemu-img check` print gigabytes."""
+
+
+_running: set[subprocess.Popen[bytes]] = set()
+
+_GLANCE = 0.1
+"""Seconds between two looks at whether somebody wants to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +45,21 @@ class Finished:
         return f"`{' '.join(self.argv)}` ({how}){': ' + said if said else ''}"
 
 
-def signal_name(number: int) -> str:
-    """The name of a signal; most real-time signals have none."""
-    names = {known.value: known.name for known in signal.Signals}
-    return names.get(number, f"signal {number}")
-
-
 def is_installed(name: str) -> bool:
     """Whether a program is on the PATH."""
     return shutil.which(name) is not None
 
 
-def run(argv: list[str], *, timeout: float, package: str) -> Finished:
+def never() -> bool:
+    """For programs that nobody stops."""
+    return False
+
+
+def run(argv: list[str], *, timeout: float, package: str, stopped: Callable[[], bool] = never) -> Finished:
     """Runs a program to its end. ``timeout`` in seconds; ``package`` is what to install where it is missing.
 
     :raises ProgramError: it is missing, could not be started, or took too long.
+    :raises StopError: ``stopped`` became true; the program was killed.
     """
     try:
         process = subprocess.Popen(
@@ -67,8 +75,9 @@ def run(argv: list[str], *, timeout: float, package: str) -> Finished:
             f"cannot run {argv[0]}", why=error.strerror or str(error), remedy=f"Install it (Debian: {package})."
         ) from error
     deadline = time.monotonic() + timeout
+    _running.add(process)
     try:
-        output = _read_output(process, deadline)
+        output = _read_output(process, deadline, stopped)
         code = process.wait(max(deadline - time.monotonic(), 0))
         return Finished(tuple(argv), code, output.decode("utf-8", "replace"))
     except (TimeoutError, subprocess.TimeoutExpired) as error:
@@ -77,15 +86,28 @@ def run(argv: list[str], *, timeout: float, package: str) -> Finished:
         ) from error
     finally:
         _kill(process)
+        _running.discard(process)
 
 
-def _read_output(process: subprocess.Popen[bytes], deadline: float) -> bytes:
+def kill_all() -> None:
+    """Ends every program that is running; for a process that is about to end itself."""
+    for process in list(_running):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _read_output(process: subprocess.Popen[bytes], deadline: float, stopped: Callable[[], bool]) -> bytes:
     kept = b""
     with cast("IO[bytes]", process.stdout) as pipe:
         while True:
-            ready, _, _ = select.select([pipe], [], [], max(deadline - time.monotonic(), 0))
-            if not ready:
+            left = max(deadline - time.monotonic(), 0)
+            ready, _, _ = select.select([pipe], [], [], min(left, _GLANCE))
+            if stopped():
+                raise StopError("interrupted")
+            if not ready and left == 0:
                 raise TimeoutError
+            if not ready:
+                continue
             got = os.read(pipe.fileno(), _KEPT)
             if not got:
                 return kept

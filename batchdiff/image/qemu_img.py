@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable
 
 from batchdiff.errors import GuestError, ProgramError, VerificationError
 from batchdiff.image import programs
-from batchdiff.image.programs import Finished
+from batchdiff.image.programs import Finished, never
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.units import MIB
 
@@ -23,25 +24,27 @@ def is_installed() -> bool:
     return programs.is_installed(_NAME)
 
 
-def check(path: str, virtual_size: int) -> None:
-    """`qemu-img check`: refcounts and tables of a qcow2 image.
+def check(path: str, virtual_size: int, *, stopped: Callable[[], bool] = never) -> None:
+    """`qemu-img check`: refcounts and tables of a qcow2 image; ended early once ``stopped`` is true.
 
     :raises VerificationError: it finds an error or a leak.
     :raises ProgramError: it could not be run.
     """
-    done = _run(["check", "-q", _named(ImageSource(path, ImageFormat.QCOW2))], virtual_size)
+    done = _run(["check", "-q", _named(ImageSource(path, ImageFormat.QCOW2))], virtual_size, stopped)
     if done.code in {2, 3}:
         raise VerificationError(f"qemu-img check finds errors in {path}", why=done.described())
     _require_success(done)
 
 
-def compare(one: ImageSource, other: ImageSource, virtual_size: int) -> None:
+def compare(
+    one: ImageSource, other: ImageSource, virtual_size: int, *, stopped: Callable[[], bool] = never
+) -> None:
     """`qemu-img compare`: the bytes that two images show their guest; chains are followed as the headers say.
 
     :raises VerificationError: they differ.
     :raises ProgramError: it could not be run, or could not read one of them.
     """
-    done = _run(["compare", "-q", _named(one), _named(other)], virtual_size)
+    done = _run(["compare", "-q", _named(one), _named(other)], virtual_size, stopped)
     if done.code == 1:
         raise VerificationError(
             f"qemu-img compare finds a difference between {one.path} and {other.path}",
@@ -51,8 +54,9 @@ def compare(one: ImageSource, other: ImageSource, virtual_size: int) -> None:
     _require_success(done)
 
 
-def _run(arguments: list[str], virtual_size: int) -> Finished:
-    return programs.run([_NAME, *arguments], timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND, package=_PACKAGE)
+def _run(arguments: list[str], virtual_size: int, stopped: Callable[[], bool]) -> Finished:
+    seconds = _SECONDS + virtual_size / _BYTES_PER_SECOND
+    return programs.run([_NAME, *arguments], timeout=seconds, package=_PACKAGE, stopped=stopped)
 
 
 def _require_success(done: Finished) -> None:

@@ -13,6 +13,7 @@ from batchdiff.model.manifest_entries import (
     written_guest,
     written_image,
 )
+from batchdiff.model.manifest_fitness import check_names
 from batchdiff.model.manifest_guests import find_guests
 from batchdiff.model.manifest_images import FoundGuest, FoundImage, find_image
 from batchdiff.model.manifest_names import check_overlay_paths, guest_names, overlay_paths
@@ -44,6 +45,7 @@ def manifest_content(
     overlays = overlay_paths(guests, folder, problems)
     check_guests(template, guests, problems)
     check_overlays(template, guests, overlays, problems, allow_existing=allow_existing_overlays)
+    check_names(template, guests, overlays, _retire(data, problems), problems)
     _check_retired(data, written, problems)
     savings = _minimum_savings(data, problems)
     if problems or template is None:
@@ -53,7 +55,7 @@ def manifest_content(
         sha256="",
         template=template.source,
         guests=_guest_entries(guests, names, overlays),
-        retire=Retire(data.get("retire", Retire.KEEP)),
+        retire=_retire(data, problems),
         minimum_savings=savings,
         protect_template=data.get("protect_template", True),
         allow_loss=frozenset(Loss(loss) for loss in data.get("allow_loss", ())),
@@ -86,6 +88,10 @@ def _check_retired(data: Mapping[str, Any], written: list[WrittenGuest], problem
                 "there; write `retire: quarantine` or `retire: delete`, or give the overlay another path "
                 "(`./same` for a file of that name)",
             )
+
+
+def _retire(data: Mapping[str, Any], problems: Problems) -> Retire:
+    return Retire.KEEP if problems.touches(("retire",)) else Retire(data.get("retire", Retire.KEEP))
 
 
 def _minimum_savings(data: Mapping[str, Any], problems: Problems) -> float:

@@ -7,7 +7,9 @@ import os
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from batchdiff.model.manifest_paths import is_image, unfit
+from batchdiff.image.names import unfit
+from batchdiff.model import own_names
+from batchdiff.model.manifest_paths import is_image
 from batchdiff.model.manifest_problems import Problems, show
 
 if TYPE_CHECKING:
@@ -17,20 +19,13 @@ MAX_MATCHES = 100_000
 """Far above any fleet; ends a ``**`` that goes in circles through symbolic links to folders."""
 
 
-OWN_SUFFIXES = (
-    ".batchdiff-original",
-    ".batchdiff-deleting",
-    ".batchdiff-overlay",
-    ".batchdiff-tmp",
-    ".batchdiff-template.json",
-)
 """What batchdiff itself puts beside images: originals in quarantine or about to go, overlays that are taken
 aside or being written, what it noted of a template. A glob never takes them for guests."""
 
 
 def is_own_file(path: str) -> bool:
     """Whether a name is, or is a link to, that of a file which batchdiff put there."""
-    return path.endswith(OWN_SUFFIXES) or os.path.realpath(path).endswith(OWN_SUFFIXES)
+    return path.endswith(own_names.ALL) or os.path.realpath(path).endswith(own_names.ALL)
 
 
 def matching_images(written: WrittenImage, folder: str, problems: Problems) -> list[str]:

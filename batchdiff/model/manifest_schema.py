@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from batchdiff.model.manifest_paths import missing_format
 from batchdiff.model.manifest_problems import Problems, YamlPath, show, suggestion
+from batchdiff.model.schema_check import conforms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,10 +42,7 @@ class _Finding:
 @cache
 def manifest_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a manifest, version 1."""
-    from importlib import resources  # noqa: PLC0415  # only a manifest needs it
-
-    file = resources.files("batchdiff.model") / "schemas" / "manifest.schema.json"
-    schema: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    schema: dict[str, Any] = json.loads(pkgutil.get_data("batchdiff.model", "schemas/manifest.schema.json") or "")
     return schema
 
 
@@ -61,6 +60,8 @@ def check_schema(data: PlainData, folder: str, problems: Problems) -> None:
 
     ``folder`` is where relative paths start, for the hint of what format a file has.
     """
+    if conforms(data, manifest_schema()):
+        return
     # Importing jsonschema takes longer than all of ``batchdiff --help``.
     from jsonschema import Draft202012Validator  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""What an apply did with one guest."""
+"""What apply, restore or purge did with one guest."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 
 class Status(enum.StrEnum):
-    """How a guest came out of an apply."""
+    """How a guest came out of it."""
 
     CONVERTED = "converted"
     UNCHANGED = "unchanged"
-    """An earlier apply had done it."""
+    """There was nothing left to do."""
+    RETIRED = "retired"
+    """Its overlay was there already; now its original has been quarantined or deleted."""
+    RESTORED = "restored"
+    PURGED = "purged"
     SKIPPED = "skipped"
     REFUSED = "refused"
     FAILED = "failed"

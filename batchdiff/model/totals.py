@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 
 from batchdiff.model.manifest import Retire
 from batchdiff.model.plan import GuestPlan, Savings, Totals, Verdict
+
+VERIFIED_AHEAD = 2
+"""How many guests may be under verification while the next one is written; `qemu-img compare` uses one core."""
 
 
 def totals_of(guests: Iterable[GuestPlan], retire: Retire) -> Totals:
@@ -28,13 +32,15 @@ def totals_of(guests: Iterable[GuestPlan], retire: Retire) -> Totals:
 def peak_extra_bytes(savings: Iterable[Savings], retire: Retire) -> int:
     """The most bytes that apply has taken at any moment, beyond what was in use when it began.
 
-    Guests are converted one after the other; only where originals are deleted does any space come back
-    before the end.
+    Guests are written one after the other, while up to :data:`VERIFIED_AHEAD` before them are still verified;
+    only where originals are deleted does any space come back before the end.
     """
     taken = peak = 0
+    to_come_back: deque[int] = deque()
     for guest in savings:
+        if len(to_come_back) > VERIFIED_AHEAD:
+            taken -= to_come_back.popleft()
         taken += guest.overlay_disk_bytes + guest.overlay_error_bytes
         peak = max(peak, taken)
-        if retire is Retire.DELETE:
-            taken -= guest.reclaimable_bytes
+        to_come_back.append(guest.reclaimable_bytes if retire is Retire.DELETE else 0)
     return peak

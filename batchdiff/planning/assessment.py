@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 
-from batchdiff.errors import ImageError
+from batchdiff.errors import GuestError, ImageError
 from batchdiff.extents import Extents, Kind, empty
 from batchdiff.image.allocation import allocated_bytes, reclaimable_bytes
-from batchdiff.image.contract import Segment
-from batchdiff.image.image import Image
-from batchdiff.image.sharing import shared_bytes
+from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model.manifest import GuestEntry, Manifest
 from batchdiff.model.overlay_options import Compression, backing_name, geometry_of
 from batchdiff.model.plan import GuestPlan, PlannedImage, Savings, Verdict
@@ -24,7 +22,7 @@ from batchdiff.planning.savings import (
     savings_of,
     sizes_by_cluster_size,
 )
-from batchdiff.qcow2.entries import Origin
+from batchdiff.planning.written import free_bytes
 from batchdiff.qcow2.header import FormatError
 from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
 from batchdiff.units import ceil_div, format_size
@@ -47,8 +45,9 @@ def assessed(
         reason = f"it changed while it was scanned ({changes}). Shut its VM down and plan again"
         return _guest_plan(entry, candidate.record, Verdict.REFUSE, reason)
     try:
+        require_unused(candidate.image, Purpose.GUEST)  # again: a VM may have started meanwhile
         return _measured(candidate, units, manifest, measure)
-    except (ImageError, FormatError) as error:
+    except (GuestError, ImageError, FormatError) as error:
         return _guest_plan(entry, candidate.record, Verdict.REFUSE, str(error))
 
 
@@ -68,15 +67,16 @@ def _measured(candidate: Candidate, units: Extents, manifest: Manifest, measure:
     name = backing_name(entry.overlay_path, manifest.template.path, options.backing_path)
     header_for(layout, virtual_size, backing=(name, manifest.template.format))  # refuses what does not fit
     if options.compression is Compression.NONE:
-        written = _written(candidate.image, extents, geometry.granule)
-        holes = _holes(written) + _past_the_end(extents, geometry.granule, virtual_size)
-        overlay = (layout.file_size, 0, disk_bytes(layout, extents, holes))
         # copy_file_range shares these blocks once more: they stay in use, but by the others they were in any case.
-        free = shared_bytes(candidate.image, written) if _on_one_filesystem(candidate) else 0
+        found = free_bytes(candidate.image, extents, geometry.granule, sharing=_on_one_filesystem(candidate))
+        holes, free = found.holes + _past_the_end(extents, geometry.granule, virtual_size), found.shared
+        overlay = (layout.file_size, 0, disk_bytes(layout, extents, holes))
     else:
         overlay, free = _compressed(candidate, layout, extents, measure), 0
     fd = candidate.image.layers[0].fd
-    reclaimable = reclaimable_bytes(fd)  # first: it has what is not on disk yet written there
+    reclaimable = reclaimable_bytes(
+        fd, candidate.image.path
+    )  # first: it has what is not on disk yet written there
     savings = savings_of(
         allocated=allocated_bytes(fd), reclaimable=reclaimable, overlay=overlay, sizes=sizes, shared=free
     )
@@ -85,21 +85,17 @@ def _measured(candidate: Candidate, units: Extents, manifest: Manifest, measure:
     return dataclasses.replace(plan, options=options, unit=geometry.granule, extents=extents, savings=savings)
 
 
-def _written(image: Image, extents: Extents, granule: int) -> list[Segment]:
-    """Where the guest has the data that is written."""
-    pairs = extents.pairs(Kind.DATA).tolist()
-    return [s for first, count in pairs for s in image.segments(first * granule, (first + count) * granule)]
-
-
-def _holes(written: list[Segment]) -> int:
-    """Bytes of the guest's holes inside what is written, in whole blocks: the overlay has them too."""
-    zeros = (segment for segment in written if segment.origin is Origin.ZERO)
-    return sum(max(zero.end // UNIT - ceil_div(zero.start, UNIT), 0) * UNIT for zero in zeros)
-
-
 def _on_one_filesystem(candidate: Candidate) -> bool:
     folder = os.path.dirname(candidate.entry.overlay_path)
-    return os.stat(folder).st_dev == os.fstat(candidate.image.layers[0].fd).st_dev
+    try:
+        device = os.stat(folder).st_dev
+    except OSError as error:
+        raise ImageError(
+            f"cannot look at {folder}, where its overlay goes",
+            why=error.strerror or str(error),
+            remedy="Make the folder, or correct `overlay: {path: ...}`.",
+        ) from error
+    return device == os.fstat(candidate.image.layers[0].fd).st_dev
 
 
 def _past_the_end(extents: Extents, granule: int, virtual_size: int) -> int:

@@ -81,7 +81,7 @@ def stored_data(source: ImageSource, extents: Extents, geometry: Geometry, measu
     while done < count:
         wanted = min(max(done * 2, _FIRST_SAMPLE), count)
         batch = np.sort(order[done:wanted])
-        lengths[batch] = _measured(source, clusters[batch], geometry, measure)
+        lengths[batch] = _sampled_lengths(source, clusters[batch], geometry, measure)
         done = wanted
         drawn = lengths[np.sort(order[:done])]
         end, on_disk = _packed(drawn, cluster_size)
@@ -98,7 +98,7 @@ def stored_data(source: ImageSource, extents: Extents, geometry: Geometry, measu
     return StoredData(align_up(end, cluster_size), 0, align_up(on_disk, UNIT))
 
 
-def _measured(
+def _sampled_lengths(
     source: ImageSource, clusters: npt.NDArray[np.int64], geometry: Geometry, measure: Measure
 ) -> list[int]:
     samples = [

@@ -17,15 +17,16 @@ from dataclasses import dataclass, field
 from batchdiff import __version__
 from batchdiff.errors import ImageError
 from batchdiff.extents import Extents, concatenated
+from batchdiff.image.digest import combined
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.sharing import has_shared_extents
+from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.plan import GuestPlan, Plan, PlannedImage
 from batchdiff.model.totals import totals_of
 from batchdiff.planning.assessment import assessed, dismissed
 from batchdiff.planning.candidates import Candidate, Dismissed, examined, planned, without_backing_files
-from batchdiff.planning.digest import combined
 from batchdiff.planning.estimate import Sample, stored_lengths
 from batchdiff.planning.pool import run_tasks
 from batchdiff.planning.scan import RANGE, RangeResult, ScanJob, Scanner, raise_descriptor_limit, ranges_with_data
@@ -65,16 +66,18 @@ class _Findings:
 def make_plan(manifest: Manifest, *, jobs: int, progress: Progress = lambda _done, _total: None) -> Plan:
     """The plan for all guests of a manifest; guests that cannot be converted are in it with the reason.
 
-    :raises ImageError: the template cannot be read, or changed during the scan.
+    :raises ImageError: the template cannot be read, is in use, or changed during the scan.
     :raises WorkerError: a worker process died.
     """
     raise_descriptor_limit()
     with ExitStack() as opened:
         image = opened.enter_context(open_image(manifest.template))
+        require_unused(image, Purpose.TEMPLATE)
         inspect(image)
         template = planned(image)
         parts = without_backing_files(
-            [examined(entry, template, manifest.allow_loss) for entry in manifest.guests], manifest.guests
+            [examined(entry, template, manifest) for entry in manifest.guests],
+            (*manifest.guests, *manifest.left_out),
         )
         candidates = [part for part in parts if isinstance(part, Candidate)]
         for candidate in candidates:
@@ -139,6 +142,7 @@ def _check_unchanged(image: Image, before: PlannedImage) -> None:
             why=changes,
             remedy="Shut down what writes to it, and plan again.",
         )
+    require_unused(image, Purpose.TEMPLATE)  # or it may change the moment that we are done
 
 
 def _guest_plans(
@@ -146,7 +150,7 @@ def _guest_plans(
 ) -> tuple[GuestPlan, ...]:
     def measure(samples: list[Sample]) -> list[list[int]]:
         numbered = iter(enumerate(samples))
-        found = run_tasks(lambda: _measured, numbered, jobs=min(jobs, len(samples)), describe=str)
+        found = run_tasks(lambda: _numbered, numbered, jobs=min(jobs, len(samples)), describe=_sampled)
         return [lengths for _, lengths in sorted(found)]
 
     plans = []
@@ -161,6 +165,10 @@ def _guest_plans(
     return tuple(plans)
 
 
-def _measured(task: tuple[int, Sample]) -> tuple[int, list[int]]:
+def _numbered(task: tuple[int, Sample]) -> tuple[int, list[int]]:
     number, sample = task
     return number, stored_lengths(sample)
+
+
+def _sampled(task: tuple[int, Sample]) -> str:
+    return f"compressing a sample of {task[1].source.path}"

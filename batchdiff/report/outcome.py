@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.report.figures import NOTHING, counted, size
-from batchdiff.report.json_form import REPORT_VERSION
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column, paragraph, table
 
@@ -34,14 +32,19 @@ def outcome_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
-def outcome_json(outcomes: Sequence[GuestOutcome]) -> str:
-    """The outcome of an apply as one JSON object, in ASCII, with a newline at its end."""
-    report = {
-        "report_version": REPORT_VERSION,
-        "guests": [asdict(outcome) | {"status": outcome.status.value} for outcome in outcomes],
-        "totals": {"guests": len(outcomes)} | _by_status(outcomes) | _sums(outcomes),
-    }
-    return json.dumps(report, indent=2) + "\n"
+def undone_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
+    """The outcome of a restore or purge for a terminal that is ``width`` cells wide, with a newline at its end."""
+    lines = [
+        paragraph(
+            f"{printable(each.name)}: {printable(each.reason or each.original)}",
+            width=width,
+            first=f"{each.status.value:<11}",
+            rest=" " * 13,
+        )
+        for each in outcomes
+    ]
+    notes = [line for each in outcomes for line in _notes([replace(each, reason="", original="")], width)]
+    return "\n".join([*lines, *notes, _summary(outcomes)]) + "\n"
 
 
 def _row(outcome: GuestOutcome) -> tuple[str, ...]:

@@ -8,17 +8,18 @@ from pathlib import Path
 import plans
 import pytest
 
-from batchdiff.applying.journal import Journal, Notes, Standing, Step, read_notes
+from batchdiff.applying.journal import Journal, read_notes
+from batchdiff.applying.notes import Goal, Notes, Standing, Step
 from batchdiff.errors import PlanError
 
 CHECKSUM = "sha256:" + "ab" * 32
 NAME = 'we"b\n01 \udc80'
 STEPS = [
-    Standing(Step.CHECKED, "/images/.web.qcow2.00.batchdiff-tmp"),
-    Standing(Step.WRITTEN, "/images/.web.qcow2.00.batchdiff-tmp"),
-    Standing(Step.VERIFIED, "/images/.web.qcow2.00.batchdiff-tmp", plans.fingerprint(1)),
-    Standing(Step.PUBLISHED, overlay=plans.fingerprint(2)),
-    Standing(Step.RETIRED, overlay=plans.fingerprint(3), original="quarantined as /images/ü"),
+    Standing(Step.CHECKED, temporary="/images/.web.qcow2.00.batchdiff-tmp"),
+    Standing(Step.WRITTEN, temporary="/images/.web.qcow2.00.batchdiff-tmp"),
+    Standing(Step.VERIFIED, temporary="/images/.web.qcow2.00.batchdiff-tmp", overlay=plans.fingerprint(1)),
+    Standing(Step.PUBLISHED, overlay=plans.fingerprint(2), published=True),
+    Standing(Step.RETIRED, Goal.APPLY, None, plans.fingerprint(3), True, None, True, "quarantined as /images/ü"),
 ]
 
 
@@ -48,13 +49,13 @@ def reopened(plan_path, checksum=CHECKSUM):
     journal = Journal(plan_path, checksum)
     try:
         found = {name: journal.standing(name) for name in (NAME, "other")}
-        return {name: standing for name, standing in found.items() if standing}, journal.changed
+        return {name: standing for name, standing in found.items() if standing}, journal.notes.changed
     finally:
         journal.close()
 
 
 def test_a_new_one(plan_path):
-    assert reopened(plan_path) == ({}, frozenset())
+    assert reopened(plan_path) == ({}, set())
     assert os.stat(f"{plan_path}.journal").st_mode & 0o777 == 0o600
     assert json.loads(read(plan_path))["plan"] == CHECKSUM
 
@@ -62,7 +63,11 @@ def test_a_new_one(plan_path):
 def test_everything_is_found_again(plan_path):
     standings = written(plan_path)
     assert reopened(plan_path) == (standings[-1], {plans.fingerprint(9)})
-    assert read_notes(plan_path) == Notes(frozenset({NAME}), frozenset({plans.fingerprint(9)}))
+    notes = read_notes(plan_path, CHECKSUM)
+    assert notes.standings == standings[-1]
+    assert notes.published == [NAME]
+    assert notes.changed == {plans.fingerprint(9)}
+    assert set(notes.times) == {NAME, "other"}
 
 
 def test_each_line_is_one_json_object_with_its_time(plan_path):
@@ -82,7 +87,7 @@ def test_cut_at_every_byte(plan_path):
         lines = whole[:length].count(b"\n")
         found, template = reopened(plan_path)
         assert found == (standings[lines - 1] if lines else {})
-        assert template == frozenset()
+        assert template == set()
         if length % 13:
             continue
         journal = Journal(plan_path, CHECKSUM)
@@ -117,7 +122,7 @@ def test_the_lock_goes_with_its_process(plan_path):
 def test_the_journal_of_an_older_plan_is_set_aside(plan_path, tmp_path):
     written(plan_path)
     before = read(plan_path)
-    assert reopened(plan_path, "sha256:" + "cd" * 32) == ({}, frozenset())
+    assert reopened(plan_path, "sha256:" + "cd" * 32) == ({}, set())
     aside = [path for path in tmp_path.iterdir() if path.name != "fleet.plan.json.journal"]
     assert [path.read_bytes() for path in aside] == [before]
 
@@ -152,7 +157,7 @@ def test_damaged(plan_path, line, where):
     with open(path, "wb") as file:
         file.write(damaged)
     for _ in range(2):  # the first try must have given the lock back
-        with pytest.raises(PlanError, match="damaged"):
+        with pytest.raises(PlanError, match=r"damaged|no journal"):
             Journal(plan_path, CHECKSUM)
     assert read(plan_path) == damaged
 
@@ -214,12 +219,64 @@ def test_read_notes_without_one(plan_path, text):
     if text is not None:
         with open(f"{plan_path}.journal", "wb") as file:
             file.write(text)
-    assert read_notes(plan_path) == Notes()
+    assert read_notes(plan_path, CHECKSUM) == Notes()
+
+
+def test_the_notes_of_another_plan_are_none(plan_path):
+    written(plan_path)
+    assert read_notes(plan_path, "sha256:" + "cd" * 32) == Notes()
+
+
+def test_a_failure_is_noted_beside_the_standing(plan_path):
+    written(plan_path)
+    journal = Journal(plan_path, CHECKSUM)
+    journal.record_failure(NAME, "it is in use")
+    journal.close()
+    notes = read_notes(plan_path, CHECKSUM)
+    assert notes.failures == {NAME: "it is in use"}
+    assert notes.standings[NAME] == STEPS[-1]
+    journal = Journal(plan_path, CHECKSUM)
+    journal.record(NAME, STEPS[-1])
+    journal.close()
+    assert read_notes(plan_path, CHECKSUM).failures == {}
+
+
+def test_a_restored_guest_stands_where_it_began(plan_path):
+    written(plan_path)
+    journal = Journal(plan_path, CHECKSUM)
+    journal.record(NAME, Standing(Step.RESTORED, Goal.RESTORE))
+    journal.close()
+    assert NAME not in reopened(plan_path)[0]
+
+
+@pytest.mark.parametrize("content", [b"\0" * 5000, b"my notes", b"my notes\n", b'{"a": 1}\n{'])
+def test_a_file_that_is_no_journal_is_left_alone(plan_path, content):
+    Path(f"{plan_path}.journal").write_bytes(content)
+    with pytest.raises(PlanError, match="no journal"):
+        Journal(plan_path, CHECKSUM)
+    assert read(plan_path) == content
+
+
+def test_after_a_failed_sync_nothing_more_is_noted(plan_path, monkeypatch):
+    """The kernel may call the pages clean that it could not write."""
+    journal = Journal(plan_path, CHECKSUM)
+    real = os.fsync
+
+    def fail(_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        journal.record("web", STEPS[0])
+    monkeypatch.setattr(os, "fsync", real)
+    with pytest.raises(OSError, match="Input/output"):
+        journal.record("web", STEPS[0])
+    journal.close()
 
 
 def test_reading_the_note_takes_no_lock(plan_path):
     written(plan_path)
     fd = os.open(f"{plan_path}.journal", os.O_RDWR)
     fcntl.flock(fd, fcntl.LOCK_EX)
-    assert read_notes(plan_path) == Notes(frozenset({NAME}), frozenset({plans.fingerprint(9)}))
+    assert read_notes(plan_path, CHECKSUM).published == [NAME]
     os.close(fd)

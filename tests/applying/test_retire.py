@@ -2,12 +2,14 @@ import os
 import shutil
 
 import pytest
-from notation import run
+from notation import run, write_raw
+from oracle import source
 
 from batchdiff.applying import retire
-from batchdiff.applying.retire import objection, retire_original
+from batchdiff.applying.retire import delete, move, objection
 from batchdiff.errors import GuestError
 from batchdiff.image import files
+from batchdiff.image.opening import open_image
 from batchdiff.model.manifest import Retire
 
 REMOVING = [Retire.QUARANTINE, Retire.DELETE]
@@ -23,116 +25,94 @@ def original(tmp_path):
 @pytest.fixture
 def held(original):
     fd = files.open_image_file(str(original))
-    yield fd, str(original), files.identify(fd)
+    yield fd
     os.close(fd)
 
 
+@pytest.fixture
+def template(tmp_path):
+    (tmp_path / "templates").mkdir()
+    with open_image(source(write_raw(tmp_path / "templates" / "t.img", "64k:A"))) as image:
+        yield image
+
+
 def names(tmp_path):
-    return sorted(path.name for path in tmp_path.iterdir())
+    return sorted(path.name for path in tmp_path.iterdir() if path.is_file() or path.is_symlink())
 
 
-def test_keep(held, original):
-    assert retire_original(*held, Retire.KEEP) == "kept"
-    assert original.read_text() == "the original"
+def test_move(held, original, tmp_path):
+    move(held, str(original), f"{original}.aside")
+    assert names(tmp_path) == ["guest.img.aside"]
+    assert (tmp_path / "guest.img.aside").read_text() == "the original"
 
 
-def test_quarantine(held, tmp_path):
-    said = retire_original(*held, Retire.QUARANTINE)
-    assert said == f"quarantined as {tmp_path}/guest.img.batchdiff-original"
-    assert names(tmp_path) == ["guest.img.batchdiff-original"]
-    assert (tmp_path / "guest.img.batchdiff-original").read_text() == "the original"
-
-
-def test_delete(held, tmp_path):
-    assert retire_original(*held, Retire.DELETE) == "deleted"
+def test_delete(held, original, template, tmp_path):
+    delete(held, str(original), template)
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("how", REMOVING)
-def test_another_file_in_its_place(held, original, tmp_path, how):
+@pytest.mark.parametrize("what", ["copy", "link", "nothing"])
+def test_another_file_in_its_place(held, original, template, tmp_path, what):
     original.rename(tmp_path / "moved")
-    original.write_text("the original")
-    with pytest.raises(GuestError, match="was not retired"):
-        retire_original(*held, how)
-    assert names(tmp_path) == ["guest.img", "moved"]
-
-
-@pytest.mark.parametrize("how", REMOVING)
-def test_a_link_in_its_place(held, original, tmp_path, how):
-    original.rename(tmp_path / "moved")
-    original.symlink_to("moved")
-    with pytest.raises(GuestError):
-        retire_original(*held, how)
-    assert names(tmp_path) == ["guest.img", "moved"]
-    assert (tmp_path / "guest.img").is_symlink()
-
-
-@pytest.mark.parametrize("how", REMOVING)
-@pytest.mark.parametrize("change", ["written", "grown", "mtime set back", "attributes", "gone"])
-def test_a_changed_original(held, original, tmp_path, how, change):
-    times = original.stat()
-    match change:
-        case "written" | "mtime set back":
-            original.write_text("THE ORIGINAL")
-            if change == "mtime set back":
-                os.utime(original, ns=(times.st_atime_ns, times.st_mtime_ns))
-        case "grown":
-            os.truncate(original, 100)
-        case "attributes":
-            original.chmod(0o600)
-        case "gone":
-            original.rename(tmp_path / "elsewhere")
+    if what == "copy":
+        original.write_text("the original")
+    elif what == "link":
+        original.symlink_to("moved")
     before = names(tmp_path)
-    with pytest.raises(GuestError, match="was not retired"):
-        retire_original(*held, how)
+    with pytest.raises(GuestError, match="was not touched"):
+        move(held, str(original), f"{original}.aside")
+    with pytest.raises(GuestError, match="was not touched"):
+        delete(held, str(original), template)
     assert names(tmp_path) == before
 
 
-@pytest.mark.parametrize("how", REMOVING)
-@pytest.mark.parametrize("suffix", [".batchdiff-original", ".batchdiff-deleting"])
-def test_what_has_the_name_already_stays(held, original, tmp_path, how, suffix):
-    other = tmp_path / f"guest.img{suffix}"
+def test_what_has_the_name_already_stays(held, original, tmp_path):
+    other = tmp_path / "guest.img.aside"
     other.write_text("theirs")
-    if (how is Retire.QUARANTINE) == (suffix == ".batchdiff-original"):
-        with pytest.raises(FileExistsError):
-            retire_original(*held, how)
-        assert original.read_text() == "the original"
-    else:
-        retire_original(*held, how)
+    with pytest.raises(FileExistsError):
+        move(held, str(original), str(other))
     assert other.read_text() == "theirs"
+    assert original.read_text() == "the original"
 
 
 def test_swapped_at_the_last_moment(held, original, tmp_path, monkeypatch):
-    """Between the last look and the rename another file takes the name: it must survive."""
+    """Between the last look and the rename another file takes the name: it gets it back."""
     real = retire.rename_without_replacing
 
-    def swap_first(source, target):
-        if target.endswith("-deleting"):
-            os.rename(source, tmp_path / "moved")
-            shutil.copy(tmp_path / "moved", source)
-        real(source, target)
+    def swap_first(from_path, to_path):
+        if to_path.endswith("aside"):
+            os.rename(from_path, tmp_path / "moved")
+            shutil.copy(tmp_path / "moved", from_path)
+        real(from_path, to_path)
 
     monkeypatch.setattr(retire, "rename_without_replacing", swap_first)
-    with pytest.raises(GuestError, match="last moment"):
-        retire_original(*held, Retire.DELETE)
+    with pytest.raises(GuestError, match="was not touched"):
+        move(held, str(original), f"{original}.aside")
     assert names(tmp_path) == ["guest.img", "moved"]
+
+
+def test_a_file_of_the_template_is_never_deleted(template):
+    """Whatever led here: the last look before the unlink is at the template itself."""
+    fd = files.open_image_file(template.path)
+    with pytest.raises(GuestError, match="on which all overlays rest"):
+        delete(fd, template.path, template)
+    os.close(fd)
+    assert os.path.exists(template.path)
 
 
 def test_hard_links_are_not_deleted(held, original, tmp_path):
     os.link(original, tmp_path / "second")
-    fd, path, _ = held
-    assert "2 hard links" in objection(fd, path, Retire.DELETE)
-    assert objection(fd, path, Retire.QUARANTINE) == ""
-    assert objection(fd, path, Retire.KEEP) == ""
+    assert "2 hard links" in objection(held, str(original), Retire.DELETE)
+    assert objection(held, str(original), Retire.QUARANTINE) == ""
+    assert objection(held, str(original), Retire.KEEP) == ""
 
 
 @pytest.mark.parametrize("what", ["file", "dangling link"])
 def test_a_quarantine_that_exists(held, original, tmp_path, what):
     aside = tmp_path / "guest.img.batchdiff-original"
     aside.symlink_to("nowhere") if what == "dangling link" else aside.touch()
-    fd, path, _ = held
-    assert "exists already" in objection(fd, path, Retire.QUARANTINE)
-    assert objection(fd, path, Retire.DELETE) == ""
+    assert "exists already" in objection(held, str(original), Retire.QUARANTINE)
+    assert objection(held, str(original), Retire.DELETE) == ""
 
 
 def test_block_devices_stay(loop_device):

@@ -48,8 +48,8 @@ def test_all_overlays_together_count(tmp_path, free):
 
 
 def test_what_a_deletion_gives_back_counts_for_the_next(tmp_path, free):
-    changes = {"overlay": free // 2 + GIB, "allocated": free}
-    guests = [guest(tmp_path, f"web{number}", **changes) for number in range(3)]
+    changes = {"overlay": free // 4, "allocated": free}
+    guests = [guest(tmp_path, f"web{number}", **changes) for number in range(6)]
     check_space(guests, Retire.DELETE)
     with pytest.raises(GuestError):
         check_space(guests, Retire.QUARANTINE)

@@ -5,7 +5,8 @@ import pytest
 from oracle import source
 from overlays import new_image, write, write_sparse
 
-from batchdiff.applying.verification import VerifyMode, require_judges, verify_overlay
+from batchdiff.applying.verification import Comparison, require_judges, verify
+from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import ProgramError, VerificationError
 from batchdiff.image.opening import open_image
 from batchdiff.model.overlay_options import Compression, OverlayOptions
@@ -33,10 +34,9 @@ class Converted:
         write(self.overlay, self.guest, self.new)
 
     def verify(self, mode):
-        with open_image(source(self.guest)) as image:
-            overlay = source(self.overlay, self.template)
-            granule = self.new.geometry.granule
-            verify_overlay(image, overlay, mode, written=self.new.extents, granule=granule)
+        overlay = source(self.overlay, self.template)
+        written = (self.new.extents, self.new.geometry.granule)
+        verify(Comparison(source(self.guest), overlay, written), mode)
 
 
 def flip(path, offset):
@@ -131,7 +131,7 @@ def test_each_judge_alone_is_enough_to_refuse(converted, monkeypatch):
 
     flip(converted.overlay, data_offset(converted))
     qemu_img.check(str(converted.overlay), 3 * MIB)
-    monkeypatch.setattr(qemu_img, "compare", lambda *_: None)
+    monkeypatch.setattr(qemu_img, "compare", lambda *_, **__: None)
     converted.verify(VerifyMode.FULL)
 
 

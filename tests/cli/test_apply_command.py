@@ -28,6 +28,8 @@ from filesystems import mounted
 from oracle import assert_same
 from seeds import seeded
 
+from batchdiff.model.plan_file import checksum_of
+
 ORIGINALS = set(GUESTS)
 
 
@@ -124,7 +126,8 @@ def test_quarantine(planned):
 def test_delete(planned):
     planned.apply("--retire", "delete", "--yes")
     planned.assert_converted()
-    expected = {*OVERLAYS.values(), "template.img", "fleet.yaml", "fleet.plan.json", "fleet.plan.json.journal"}
+    expected = {*OVERLAYS.values(), "template.img", "template.img.batchdiff-template.json"}
+    expected |= {"fleet.yaml", "fleet.plan.json", "fleet.plan.json.journal"}
     assert planned.names() == expected
 
 
@@ -148,7 +151,7 @@ def test_the_command_line_overrules_the_manifest(tmp_path):
 def test_keep_first_and_retire_later(planned, later):
     planned.apply()
     done = planned.apply("--retire", later, "--yes", "--json")
-    assert {event["status"] for event in outcomes(done).values()} == {"converted"}
+    assert {event["status"] for event in outcomes(done).values()} == {"retired"}
     assert not ORIGINALS & planned.names()
     planned.assert_converted()
 
@@ -306,8 +309,6 @@ def test_a_stale_template_stops_all(planned, change):
 
 def edited(fleet, change, *, checksum):
     """The plan with something else in it, perhaps with a checksum that fits."""
-    from batchdiff.model.plan_file import checksum_of  # noqa: PLC0415
-
     document = fleet.document
     change(document)
     if checksum:
@@ -536,8 +537,12 @@ def test_a_template_that_cannot_be_protected(fleet):
 
 def test_json(planned):
     found = events(planned.apply("--json"))
-    steps = [event["step"] for event in found if event["event"] == "step"]
-    assert steps == ["checked", "written", "verified", "published"] * 4
+    names = [guest["name"] for guest in planned.document["guests"]]
+    steps = [(event["guest"], event["step"]) for event in found if event["event"] == "step"]
+    for name in names:
+        assert [step for guest, step in steps if guest == name] == ["checked", "written", "verified", "published"]
+    for step in ("checked", "written", "verified", "published"):
+        assert [guest for guest, reached in steps if reached == step] == names
     assert len([event for event in found if event["event"] == "guest"]) == 4
 
 
@@ -674,7 +679,7 @@ def test_killed_at_random_times(planned, retire):
         assert_nothing_is_lost(planned)
     planned.apply(*arguments)
     planned.assert_converted()
-    expected = {*OVERLAYS.values(), "template.img"}
+    expected = {*OVERLAYS.values(), "template.img", "template.img.batchdiff-template.json"}
     expected |= ORIGINALS if retire == "keep" else set()
     expected |= {f"{name}.batchdiff-original" for name in ORIGINALS} if retire == "quarantine" else set()
     assert {name for name in planned.names() if not name.startswith("fleet.")} == expected
@@ -853,3 +858,32 @@ def test_an_original_and_its_overlay_both_gone_are_not_called_converted(planned)
     (planned.folder / "raw.img").rename(planned.folder / "elsewhere")
     (planned.folder / OVERLAYS["raw.img"]).write_bytes(b"garbage")
     planned.apply("--guest", name, "--retire", "delete", "--yes", expect=1)
+
+
+@pytest.mark.parametrize("size", [1 << 53, 1 << 60, 1 << 62])
+def test_a_plan_that_lies_about_a_size_is_refused_before_anything_is_written(planned, size):
+    document = planned.document
+    guest = next(guest for guest in document["guests"] if guest["path"].endswith("raw.img"))
+    guest["virtual_size"] = size
+    document["checksum"] = checksum_of(document)
+    (planned.folder / "fleet.plan.json").write_text(json.dumps(document))
+    done = planned.apply("--guest", guest["name"], "--json", expect=5)
+    assert "virtual size" in outcomes(done)[guest["name"]]["reason"]
+    planned.assert_not_converted("raw.img")
+
+
+def test_output_that_cannot_be_written_fails_no_guest(planned):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, "apply", "fleet.plan.json", "--json"],
+            cwd=planned.folder,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert_no_traceback(done.stderr)
+    assert done.returncode != 0
+    assert any(path in planned.names() for path in OVERLAYS.values())
+    assert not [name for name in planned.names() if name.endswith("tmp")]

@@ -22,8 +22,9 @@ from typing import NamedTuple
 import pytest
 
 from batchdiff import errors
-from batchdiff.applying.journal import Step
+from batchdiff.applying.notes import Step
 from batchdiff.cli.arguments import parser
+from batchdiff.model.finding import Health
 from batchdiff.model.manifest_file import check_shape
 from batchdiff.model.outcome import GuestOutcome, Status
 
@@ -112,10 +113,14 @@ def documented(words: str) -> set[str]:
     return {word for span in spans for word in re.split(r"[\s,{}|=]+", span) if word}
 
 
+LONGEST = {"docs/scripting.md": 260}
+"""The reference has a section for each verb; all else fits on a page."""
+
+
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_is_there_and_one_page(name: str):
     lines = (ROOT / name).read_text().splitlines()
-    assert 10 <= len(lines) <= 180
+    assert 10 <= len(lines) <= LONGEST.get(name, 180)
 
 
 @pytest.mark.parametrize("verb", sorted(verbs()))
@@ -166,8 +171,8 @@ def test_the_fields_and_values_of_events_are_documented():
     words = documented(sections()["Events"])
     assert {field.name for field in fields(GuestOutcome)} <= words
     assert {status.value for status in Status} <= words
-    # A journal could note a failure; so far no event is made of it.
-    assert {step.value for step in Step if step is not Step.FAILED} <= words
+    assert {step.value for step in Step} <= words
+    assert {health.value for health in Health} <= words
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=relative)

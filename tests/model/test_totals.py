@@ -7,7 +7,7 @@ from plans import guest_plan, refused_guest, savings
 
 from batchdiff.model.manifest import Retire
 from batchdiff.model.plan import Verdict
-from batchdiff.model.totals import peak_extra_bytes, totals_of
+from batchdiff.model.totals import VERIFIED_AHEAD, peak_extra_bytes, totals_of
 
 
 def test_only_guests_to_convert_count():
@@ -33,9 +33,11 @@ def test_while_originals_stay_all_overlays_are_extra(retire):
     assert peak_extra_bytes([savings(1000, 100), savings(9000, 800), savings(1000, 10)], retire) == 910
 
 
-def test_deleting_gives_space_back_before_the_next_overlay():
-    assert peak_extra_bytes([savings(1000, 100), savings(9000, 800), savings(1000, 10)], Retire.DELETE) == 100
-    assert peak_extra_bytes([savings(100, 90), savings(9000, 800)], Retire.DELETE) == 790
+def test_deleting_gives_space_back_once_no_more_guests_can_be_ahead():
+    assert VERIFIED_AHEAD == 2
+    assert peak_extra_bytes([savings(1000, 100)] * 3, Retire.DELETE) == 300
+    assert peak_extra_bytes([savings(1000, 100)] * 9, Retire.DELETE) == 300
+    assert peak_extra_bytes([savings(100, 90), savings(9000, 800)], Retire.DELETE) == 890
 
 
 def test_what_deleting_does_not_free_stays_extra():
@@ -54,8 +56,9 @@ def test_space_on_disk_counts_and_not_the_length_of_the_file():
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100), st.integers(0, 9))), st.sampled_from(Retire))
 def test_the_peak_is_that_of_a_disk_that_is_watched(guests, retire):
     used = [0]
-    for reclaimable, overlay, error in guests:
+    for number, (_, overlay, error) in enumerate(guests):
+        if retire is Retire.DELETE and number > VERIFIED_AHEAD:
+            used.append(used[-1] - guests[number - VERIFIED_AHEAD - 1][0])
         used.append(used[-1] + overlay + error)
-        used.append(used[-1] - (reclaimable if retire is Retire.DELETE else 0))
     chosen = [savings(reclaimable, overlay, error) for reclaimable, overlay, error in guests]
     assert peak_extra_bytes(iter(chosen), retire) == max(used)

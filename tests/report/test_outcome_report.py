@@ -1,9 +1,7 @@
 """What an apply did, with what was predicted beside it."""
 
-import json
-
 from batchdiff.model.outcome import GuestOutcome, Status
-from batchdiff.report.outcome import outcome_json, outcome_text
+from batchdiff.report.outcome import outcome_text
 from batchdiff.report.table import cells
 from batchdiff.units import MIB
 
@@ -82,32 +80,3 @@ def test_nothing_reaches_the_terminal_raw():
 def test_the_report_fits_the_terminal():
     long = GuestOutcome("n" * 60, Status.CONVERTED, "word " * 50, 1 << 40, 1 << 40, 1 << 40, 1 << 40, "kept")
     assert max(map(cells, outcome_text([long, WEB], width=100).splitlines())) <= 100
-
-
-def test_json_has_every_field_and_the_sums():
-    report = json.loads(outcome_json([WEB, DB, CACHE, FULL]))
-    assert report["guests"][0] == {
-        "name": "web01",
-        "status": "converted",
-        "reason": "",
-        "predicted_overlay_bytes": 512 * MIB,
-        "actual_overlay_bytes": 512 * MIB,
-        "predicted_overlay_disk_bytes": 500 * MIB,
-        "actual_overlay_disk_bytes": 500 * MIB,
-        "original": "quarantined as /srv/clones/web01.img.batchdiff-original",
-        "exit_code": 0,
-        "notes": [],
-    }
-    assert report["guests"][3]["actual_overlay_bytes"] is None
-    assert report["totals"] == {
-        "guests": 4,
-        "converted": 2,
-        "unchanged": 0,
-        "skipped": 1,
-        "refused": 0,
-        "failed": 1,
-        "predicted_overlay_bytes": 612 * MIB,
-        "actual_overlay_bytes": 611 * MIB,
-        "predicted_overlay_disk_bytes": 600 * MIB,
-        "actual_overlay_disk_bytes": 601 * MIB,
-    }

@@ -6,8 +6,8 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchdiff.image.digest import RangeDigest, combined
 from batchdiff.planning.compare import WINDOW
-from batchdiff.planning.digest import RangeDigest, combined
 from batchdiff.planning.scan import RANGE
 from batchdiff.units import KIB, MIB
 

@@ -13,10 +13,15 @@ holes, has the same digest. It guards against change, not against forgers. The s
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import xxhash
 
+from batchdiff.image.image import Image
+from batchdiff.units import KIB, MIB
+
 _PREFIX = "xxh3-128-64m-512k:"
+_RANGE, _WINDOW = 64 * MIB, 512 * KIB
 _NUMBER = struct.Struct("<Q")
 
 
@@ -45,3 +50,30 @@ def combined(virtual_size: int, ranges: dict[int, bytes]) -> str:
         whole.update(_NUMBER.pack(number))
         whole.update(ranges[number])
     return _PREFIX + whole.hexdigest()
+
+
+def content_digest(image: Image, *, check: Callable[[], None]) -> str:
+    """The labelled digest of an image, all of it read. ``check`` is called every few MiB, and may raise to end it.
+
+    :raises ImageError: it cannot be read.
+    """
+    ranges: dict[int, bytes] = {}
+    at = image.next_data(0)
+    while at is not None:
+        check()
+        number = at // _RANGE
+        digest = _range_digest(image, number)
+        if digest is not None:
+            ranges[number] = digest
+        at = image.next_data((number + 1) * _RANGE)
+    return combined(image.virtual_size, ranges)
+
+
+def _range_digest(image: Image, number: int) -> bytes | None:
+    found = RangeDigest()
+    start, end = number * _RANGE, min((number + 1) * _RANGE, image.virtual_size)
+    for at in range(start, end, _WINDOW):
+        data = image.read(at, min(_WINDOW, end - at))
+        if any(data):
+            found.add((at - start) // _WINDOW, memoryview(data))
+    return found.value()

@@ -1,0 +1,127 @@
+"""What a journal says: where each guest stands, and which files apply itself has changed. Pure.
+
+::
+
+    {"time": "...", "step": "begin", "plan": "sha256:..."}
+    {"time": "...", "guest": "web01", "step": "checked", "goal": "apply", "temporary": "/images/..."}
+    {"time": "...", "guest": "web01", "step": "written", ...}   "verified"   "published"   "retiring"   "retired"
+    {"time": "...", "guest": "web01", "step": "failed", "reason": "..."}
+    {"time": "...", "step": "protecting"}
+    {"time": "...", "step": "changed", "file": {"device": 64768, "inode": 12, ...}}
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from batchdiff.image.fingerprint import Fingerprint
+
+
+class Step(enum.StrEnum):
+    """The steps of a guest, in their order; the last three each end a verb."""
+
+    CHECKED = "checked"
+    WRITTEN = "written"
+    VERIFIED = "verified"
+    PUBLISHED = "published"
+    RETIRING = "retiring"
+    RETIRED = "retired"
+    PURGED = "purged"
+    RESTORED = "restored"
+
+
+class Goal(enum.StrEnum):
+    """Which verb is at a guest."""
+
+    APPLY = "apply"
+    RESTORE = "restore"
+    PURGE = "purge"
+
+
+BEGIN, PROTECTING, CHANGED, FAILED = "begin", "protecting", "changed", "failed"
+"""The journal's lines that are no step of a guest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a guest stands.
+
+    ``temporary``: the file under way. ``overlay``: the overlay as it was verified or published; ``published``:
+    whether it got its name. ``rebuilt``: an image that restore has made, as it was verified. ``moved``: the
+    outgoing file's name has begun to change, so its ctime may be another. ``original``: what became of the
+    original, in words.
+    """
+
+    step: Step
+    goal: Goal = Goal.APPLY
+    temporary: str | None = None
+    overlay: Fingerprint | None = None
+    published: bool = False
+    rebuilt: Fingerprint | None = None
+    moved: bool = False
+    original: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """The plain values of its line in a journal."""
+        return {key: value for key, value in asdict(self).items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """All that a journal says; guests by name. ``times`` are those of a guest's last line, ISO 8601 in UTC."""
+
+    standings: dict[str, Standing] = field(default_factory=dict)
+    times: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    changed: set[Fingerprint] = field(default_factory=set)
+    protecting: set[str] = field(default_factory=set)
+
+    def take_in(self, record: dict[str, Any]) -> None:
+        """Takes in one line.
+
+        :raises KeyError, TypeError, ValueError: it makes no sense.
+        """
+        step = record["step"]
+        if step == CHANGED:
+            self.changed.add(Fingerprint(**record["file"]))
+        elif step == PROTECTING:
+            self.protecting.add(step)
+        elif step == FAILED:
+            self.failures[record["guest"]] = str(record["reason"])
+            self.times[record["guest"]] = str(record["time"])
+        elif step != BEGIN:
+            self._take_in_step(record["guest"], record)
+
+    def _take_in_step(self, guest: str, record: dict[str, Any]) -> None:
+        self.failures.pop(guest, None)
+        self.times[guest] = str(record["time"])
+        if record["step"] == Step.RESTORED:
+            self.standings.pop(guest, None)
+            return
+        self.standings[guest] = Standing(
+            Step(record["step"]),
+            Goal(record["goal"]),
+            _path(record.get("temporary")),
+            _fingerprint(record.get("overlay")),
+            bool(record.get("published", False)),
+            _fingerprint(record.get("rebuilt")),
+            bool(record.get("moved", False)),
+            str(record.get("original", "")),
+        )
+
+    @property
+    def published(self) -> list[str]:
+        """The guests whose overlays are in place."""
+        return [name for name, standing in self.standings.items() if standing.published]
+
+
+def _fingerprint(value: dict[str, Any] | None) -> Fingerprint | None:
+    return None if value is None else Fingerprint(**value)
+
+
+def _path(value: object) -> str | None:
+    if value is None or (isinstance(value, str) and value.startswith("/") and "\0" not in value):
+        return value
+    raise ValueError(f"{value!r} is no path")

@@ -1,0 +1,106 @@
+"""The file that is to go: found by its identity, opened where it stands, held against all who would change it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+
+from batchdiff.applying import retire
+from batchdiff.applying.places import where_is
+from batchdiff.applying.run import Run
+from batchdiff.applying.steps import OutgoingAt
+from batchdiff.applying.task import Task
+from batchdiff.errors import GuestError
+from batchdiff.image.holding import Held, hold
+from batchdiff.image.image import Image
+from batchdiff.image.opening import inspect, open_image
+from batchdiff.image.usage import Purpose
+from batchdiff.model.manifest import Retire
+
+
+class OutgoingFile:
+    """The outgoing file of one task."""
+
+    def __init__(self, task: Task, run: Run) -> None:
+        self._task, self._run = task, run
+        self._opened = ExitStack()
+        self._image: Image | None = None
+        self._held: Held | None = None
+
+    @property
+    def where(self) -> OutgoingAt:
+        """Under which of its names it stands now."""
+        return where_is(self._task.outgoing.names, self._task.outgoing.known)
+
+    @property
+    def path(self) -> str:
+        """Its path where it stands; its own name's where it is gone."""
+        outgoing, where = self._task.outgoing, self.where
+        return outgoing.source.path if where is OutgoingAt.GONE else outgoing.names.at(where)
+
+    def image(self, *, moved: bool) -> Image:
+        """Its image, held, and compared with what is known of it; stays open.
+
+        ``moved``: a process may have died when it had just renamed it, so that its new ctime is not known.
+
+        :raises BatchdiffError: it is in use, changed, damaged, or may not be retired.
+        """
+        if self._image is None:
+            where, path = self.where, self.path
+            image = self._opened.enter_context(open_image(replace(self._task.outgoing.source, path=path)))
+            self._held = self._opened.enter_context(hold(image, Purpose.GUEST))
+            now = image.layers[0].fingerprint()
+            if moved and self._task.outgoing.known.differs_in_ctime_only(now):
+                self._run.journal.record_changed(now)
+            self._task.check(image)
+            against = retire.objection(image.layers[0].fd, path, self._task.retire)
+            if against and where is OutgoingAt.NAMED:
+                raise GuestError(f"{path} cannot be retired", why=against)
+            inspect(image)
+            self._image = image
+        return self._image
+
+    def check(self) -> None:
+        """Whether nobody wants to write to it or to the template; whoever does is let in.
+
+        :raises BatchdiffError: somebody does.
+        """
+        self._run.held.check()
+        if self._held is not None:
+            self._held.check()
+
+    def check_unchanged(self) -> None:
+        """The same, and whether it and the template are what they were.
+
+        :raises BatchdiffError: they are not.
+        """
+        self.check()
+        if self._image is not None:
+            self._task.check(self._image)
+
+    def must_end(self) -> bool:
+        """Whether what reads it now has to end: somebody has asked to stop, or wants to write."""
+        broken = self._run.held.is_broken() or (self._held is not None and self._held.is_broken())
+        return broken or self._run.stop.is_asked
+
+    def require_alone(self) -> None:
+        """Nobody else has it open, or could unseen, where it is to be deleted.
+
+        :raises GuestError: somebody has, or could.
+        """
+        if self._held is None:
+            return
+        path, usage = self._task.outgoing.names.own, self._held.alone()
+        if usage.objection:
+            raise GuestError(f"{path} was not retired", why=usage.objection, remedy="End what uses it; try again.")
+        if usage.unknown and self._task.retire is Retire.DELETE and not self._run.session.unseen:
+            raise GuestError(
+                f"{path} was not deleted",
+                why=f"{usage.unknown}, so a VM could have it open unseen",
+                remedy="If you are sure that none has, add `--unseen`.",
+            )
+
+    def close(self) -> None:
+        """Lets go of it."""
+        self._image = self._held = None
+        self._opened.close()

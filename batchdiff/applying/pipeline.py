@@ -1,0 +1,152 @@
+"""Takes guests along their ways one after the other; while one is verified, the next is written.
+
+::
+
+    guest 1   prepare | verify .......... | finish
+    guest 2             prepare | verify .......... | finish
+    guest 3                       prepare |           verify ...      (never more than VERIFIED_AHEAD at once)
+
+Everything that changes a disk happens in this thread, in the guests' order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from batchdiff.applying.conversion import Conversion
+from batchdiff.applying.run import Run
+from batchdiff.applying.task import Task
+from batchdiff.errors import BatchdiffError, GuestError, StopError
+from batchdiff.model.totals import VERIFIED_AHEAD
+from batchdiff.qcow2.header import FormatError
+
+_TOLD = (BatchdiffError, OSError, FormatError)
+"""What a user, a disk or an image can cause; all else is a bug."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A guest and how to find out what has to be done with it; that may fail."""
+
+    guest: str
+    task: Callable[[], Task]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A guest at the end of its way: its conversion, and why it came no further where it did not."""
+
+    guest: str
+    conversion: Conversion | None
+    error: BatchdiffError | None = None
+
+
+@dataclass(slots=True)
+class _Underway:
+    guest: str
+    conversion: Conversion | None = None
+    verdict: Future[None] | None = None
+    error: Exception | None = None
+
+
+def arrivals(ways: Iterable[Way], run: Run) -> Iterator[Arrival]:
+    """Each guest as it arrives, in their order; one that fails does not stop the others.
+
+    :raises StopError: somebody asked to stop; what was under way was undone.
+    """
+    ahead: deque[_Underway] = deque()
+    with ThreadPoolExecutor(VERIFIED_AHEAD) as pool:
+        try:
+            for way in ways:
+                run.stop.check()
+                ahead.append(_begun(way, run, pool))
+                while len(ahead) > VERIFIED_AHEAD or (ahead and ahead[0].verdict is None):
+                    yield _ended(ahead.popleft(), run)
+            while ahead:
+                yield _ended(ahead.popleft(), run)
+        finally:
+            if ahead:
+                run.stop.ask()
+            for left in ahead:
+                _undo(left)
+
+
+def _begun(way: Way, run: Run, pool: ThreadPoolExecutor) -> _Underway:
+    guest = _Underway(way.guest)
+    try:
+        guest.conversion = Conversion(way.task(), run)
+        if guest.conversion.prepare():
+            guest.verdict = pool.submit(guest.conversion.verify)
+    except _TOLD as error:
+        _undo(guest)
+        guest.error = error
+    except BaseException:
+        _undo(guest)
+        raise
+    return guest
+
+
+def _ended(guest: _Underway, run: Run) -> Arrival:
+    try:
+        _finish(guest, run)
+    except StopError:
+        _undo(guest)
+        raise
+    except _TOLD as error:
+        _undo(guest)
+        told = _told(guest.guest, error)
+        with contextlib.suppress(OSError):
+            run.journal.record_failure(guest.guest, str(told))
+        return Arrival(guest.guest, guest.conversion, told)
+    except BaseException:
+        _undo(guest)
+        raise
+    return Arrival(guest.guest, guest.conversion)
+
+
+def _finish(guest: _Underway, run: Run) -> None:
+    if guest.error is not None:
+        raise guest.error
+    if guest.conversion is None:
+        raise AssertionError("a guest is under way without a conversion")
+    if guest.verdict is not None:
+        try:
+            guest.verdict.result()
+        except StopError:
+            if not run.stop.is_asked:
+                guest.conversion.check_holds()
+            raise
+    guest.conversion.finish()
+    guest.conversion.close()
+
+
+def _undo(guest: _Underway) -> None:
+    """What was not published goes. Where even that fails, the next run does it."""
+    if guest.verdict is not None:
+        guest.verdict.exception()  # waits: nothing is removed that is being read
+    if guest.conversion is not None:
+        with contextlib.suppress(OSError, BatchdiffError):
+            guest.conversion.abandon()
+        guest.conversion.close()
+
+
+def _told(guest: str, error: Exception) -> BatchdiffError:
+    if isinstance(error, BatchdiffError):
+        return error
+    if isinstance(error, FormatError):
+        return GuestError(f"cannot write the image of {guest}", why=str(error))
+    if not isinstance(error, OSError):
+        raise error
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        remedy = "Make room and apply again."
+    elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        remedy = "Check the permissions of the folder, then apply again."
+    else:
+        remedy = "Look into the kernel log, then apply again."
+    place = f" ({error.filename})" if error.filename else ""
+    return GuestError(f"cannot go on with {guest}", why=f"{error.strerror or error}{place}", remedy=remedy)

@@ -1,0 +1,85 @@
+"""The names that a guest's files have on their way, and which file stands where now.
+
+::
+
+    vm.img                       the original; with `overlay: {path: same}` later the overlay
+    vm.img.batchdiff-original    in quarantine
+    vm.img.batchdiff-deleting    about to be deleted
+    .vm.qcow2.XXXXXXXX.batchdiff-tmp    the overlay until it is published
+    vm.qcow2                     the overlay
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+
+from batchdiff.applying.steps import OutgoingAt
+from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
+from batchdiff.model import own_names
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names of a file that may have to go: its own, in quarantine, and just before it is deleted."""
+
+    own: str
+    quarantine: str
+    deleting: str
+
+    def at(self, where: OutgoingAt) -> str:
+        """The path of the file where it stands.
+
+        :raises KeyError: it is gone.
+        """
+        places = {
+            OutgoingAt.NAMED: self.own,
+            OutgoingAt.ASIDE: self.quarantine,
+            OutgoingAt.DELETING: self.deleting,
+        }
+        return places[where]
+
+
+def original_names(path: str) -> Names:
+    """The names of an original."""
+    return Names(path, path + own_names.QUARANTINE, path + own_names.DELETING)
+
+
+def overlay_names(path: str) -> Names:
+    """The names of an overlay that is to go."""
+    return Names(path, path + own_names.OVERLAY_ASIDE, path + own_names.DELETING)
+
+
+def temporary_name(path: str) -> str:
+    """A name beside a file that is to be written, which nobody else has."""
+    folder, name = os.path.split(path)
+    # The longest name that a filesystem takes is 255 bytes; what is cut off is told apart by the random part.
+    kept = os.fsdecode(os.fsencode(name)[:200])
+    return os.path.join(folder, f".{kept}.{secrets.token_hex(4)}{own_names.TEMPORARY}")
+
+
+def discard(path: str) -> None:
+    """Removes a temporary file of ours, and nothing else.
+
+    :raises OSError: it cannot be removed.
+    """
+    if path.endswith(own_names.TEMPORARY):
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISREG(os.lstat(path).st_mode):
+                os.unlink(path)
+
+
+def is_same_file(one: Fingerprint | None, other: Fingerprint | None) -> bool:
+    """Whether both are of one file, whatever it holds."""
+    return one is not None and other is not None and (one.device, one.inode) == (other.device, other.inode)
+
+
+def where_is(names: Names, known: Fingerprint) -> OutgoingAt:
+    """Under which of its names a file stands, told by its identity and not by what it holds."""
+    for where in (OutgoingAt.DELETING, OutgoingAt.ASIDE, OutgoingAt.NAMED):
+        if is_same_file(known, fingerprint_at(names.at(where))):
+            return where
+    return OutgoingAt.GONE

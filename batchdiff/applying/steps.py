@@ -1,0 +1,117 @@
+"""What to do next with one guest; pure: what stands where goes in, the next action comes out.
+
+Apply, restore and purge are one thing: an *incoming* file takes the place of an *outgoing* one.
+
+::
+
+              incoming                    outgoing            ends with the outgoing one
+    apply     the overlay                 the original        kept, in quarantine, or deleted
+    restore   the original, or a rebuilt  the overlay         deleted
+    purge     the overlay, published      the quarantined     deleted
+              before                      original
+
+    PUT_BACK -> DISCARD -> WRITE -> VERIFY -> [QUARANTINE] -> PUBLISH -> [QUARANTINE | SET_ASIDE -> UNLINK] -> DONE
+    ---- after a crash --
+
+Nothing here remembers: after a crash the scene is looked at anew, what was not published is undone, and what
+was published is verified again before its outgoing file goes. ``verified`` is true only of the two files as
+this very process holds them.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from batchdiff.model.manifest import Retire
+
+
+class OutgoingAt(enum.StrEnum):
+    """Where the file that is to be retired stands."""
+
+    NAMED = "under its own name"
+    ASIDE = "in quarantine"
+    DELETING = "set aside to be deleted"
+    GONE = "gone"
+
+
+class IncomingAt(enum.StrEnum):
+    """How far the file that takes its place has come."""
+
+    NONE = "not there"
+    UNFINISHED = "left behind by a process that died"
+    READY = "complete, under its temporary name"
+    PUBLISHED = "under its own name"
+    LOST = "published once, and not there any more"
+
+
+class Action(enum.StrEnum):
+    """What can be done, each one change of the disk at the most."""
+
+    PUT_BACK = "give the outgoing file its name back"
+    DISCARD = "remove an unfinished incoming file"
+    WRITE = "write the incoming file"
+    VERIFY = "compare the two"
+    QUARANTINE = "rename the outgoing file to its quarantine name"
+    PUBLISH = "give the incoming file its name"
+    SET_ASIDE = "rename the outgoing file to the name of what is about to be deleted"
+    UNLINK = "delete the outgoing file"
+    DONE = "nothing is left to do"
+    LOST = "nothing can be done: a file is missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What stands where. ``one_name``: the incoming file's name is the outgoing one's."""
+
+    outgoing: OutgoingAt
+    incoming: IncomingAt
+    verified: bool
+    retire: Retire
+    one_name: bool
+
+
+def next_action(scene: Scene) -> Action:
+    """The next thing to do, of which each is safe to be the last that is ever done."""
+    if scene.outgoing is OutgoingAt.DELETING and not scene.verified:
+        return Action.PUT_BACK
+    match scene.incoming:
+        case IncomingAt.LOST:
+            return Action.LOST
+        case IncomingAt.PUBLISHED:
+            return _retiring(scene)
+        case IncomingAt.READY:
+            return _publishing(scene)
+        case _:
+            return _beginning(scene)
+
+
+def _beginning(scene: Scene) -> Action:
+    if scene.outgoing in {OutgoingAt.ASIDE, OutgoingAt.DELETING}:
+        return Action.PUT_BACK
+    if scene.incoming is IncomingAt.UNFINISHED:
+        return Action.DISCARD
+    return Action.LOST if scene.outgoing is OutgoingAt.GONE else Action.WRITE
+
+
+def _publishing(scene: Scene) -> Action:
+    if not scene.verified:
+        return Action.LOST if scene.outgoing is OutgoingAt.GONE else Action.VERIFY
+    if scene.one_name and scene.outgoing is OutgoingAt.NAMED:
+        return Action.QUARANTINE
+    return Action.PUBLISH
+
+
+def _retiring(scene: Scene) -> Action:
+    settled = {
+        Retire.KEEP: set(OutgoingAt),
+        Retire.QUARANTINE: {OutgoingAt.ASIDE, OutgoingAt.GONE},
+        Retire.DELETE: {OutgoingAt.GONE},
+    }
+    if scene.outgoing in settled[scene.retire]:
+        return Action.DONE
+    if not scene.verified:
+        return Action.VERIFY
+    if scene.retire is Retire.QUARANTINE:
+        return Action.QUARANTINE
+    return Action.UNLINK if scene.outgoing is OutgoingAt.DELETING else Action.SET_ASIDE

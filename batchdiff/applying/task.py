@@ -1,0 +1,92 @@
+"""What shall become of one guest: which file goes, which takes its place, how that one is made and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from batchdiff.applying.notes import Goal, Standing, Step
+from batchdiff.applying.places import Names
+from batchdiff.image.fingerprint import Fingerprint
+from batchdiff.image.image import Image
+from batchdiff.image.source import ImageSource
+from batchdiff.model.manifest import Retire
+
+Write = Callable[[int, Image], list[str]]
+"""Writes the incoming image into an empty file, from the open outgoing one; gives notes for the operator."""
+
+Verify = Callable[[Image, ImageSource, Callable[[], bool]], None]
+"""Compares the open outgoing image with the incoming one; ended early once the last one is true.
+
+:raises VerificationError: they differ.
+:raises StopError: it was ended early.
+"""
+
+Check = Callable[[Image], None]
+"""Compares the open outgoing image with what is known of it, and the template with the plan.
+
+:raises PlanError: one of them changed.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """The file that goes: its image under its own name, that name's variants, and its identity."""
+
+    source: ImageSource
+    names: Names
+    known: Fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """The file that takes its place: its image under its own name.
+
+    ``known``: its identity, once it has been verified. ``ready``: where it stands complete already, under
+    another name. ``published``: whether it has had its own name before.
+    """
+
+    source: ImageSource
+    known: Fingerprint | None = None
+    ready: str | None = None
+    published: bool = False
+
+
+def _nothing_more() -> list[str]:
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One guest's way.
+
+    ``verified``: there is nothing left to compare with, and nothing that could be lost. ``on_published``: what
+    has to be done before the outgoing file may go; gives notes for the operator.
+    """
+
+    guest: str
+    goal: Goal
+    outgoing: Outgoing
+    incoming: Incoming
+    retire: Retire
+    write: Write
+    verify: Verify
+    check: Check
+    verified: bool = False
+    on_published: Callable[[], list[str]] = _nothing_more
+
+    @property
+    def final(self) -> Step:
+        """The step that is noted when all is done."""
+        return {Goal.APPLY: Step.RETIRED, Goal.PURGE: Step.PURGED, Goal.RESTORE: Step.RESTORED}[self.goal]
+
+    @property
+    def one_name(self) -> bool:
+        """Whether the incoming file's name is the outgoing one's."""
+        return self.incoming.source.path == self.outgoing.names.own
+
+    def note(self, standing: Standing, identity: Fingerprint) -> Standing:
+        """A standing in which the incoming file is known by its identity."""
+        if self.goal is Goal.RESTORE:
+            return replace(standing, rebuilt=identity)
+        return replace(standing, overlay=identity, published=standing.step is Step.PUBLISHED)

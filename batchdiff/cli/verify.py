@@ -1,0 +1,38 @@
+"""``batchdiff verify``: whether template and overlays still are what they were."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import closing
+from dataclasses import asdict
+
+from batchdiff.applying.examination import examined
+from batchdiff.applying.journal import Journal
+from batchdiff.applying.run import Session
+from batchdiff.cli.console import Console
+from batchdiff.cli.signals import stopping
+from batchdiff.cli.work import Announcer
+from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, VerificationError
+from batchdiff.model.finding import Finding, Health
+from batchdiff.model.plan_file import read_plan
+from batchdiff.report.finding import finding_text
+
+
+def run(console: Console, arguments: argparse.Namespace) -> int:
+    """Runs the verb."""
+    plan = read_plan(arguments.plan)
+    names = None if arguments.guests is None else tuple(arguments.guests)
+    found: list[Finding] = []
+    with stopping() as stop, closing(Journal(arguments.plan, plan.checksum)) as journal:
+        for finding in examined(Session(plan, journal, Announcer(console), stop), names):
+            found.append(finding)
+            console.event("finding", **asdict(finding))
+    console.result(finding_text(found, width=console.width))
+    return _exit_code(found)
+
+
+def _exit_code(found: list[Finding]) -> int:
+    health = {finding.health for finding in found}
+    if Health.DAMAGED in health:
+        return VerificationError.exit_code
+    return EXIT_SOME_GUESTS if Health.UNKNOWN in health else EXIT_DONE

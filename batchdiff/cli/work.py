@@ -1,0 +1,97 @@
+"""What apply, restore and purge have in common: a session at work on a plan, its outcomes told as they come."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+
+from batchdiff.applying.journal import Journal
+from batchdiff.applying.notes import Step
+from batchdiff.applying.run import Session
+from batchdiff.cli.console import Console
+from batchdiff.cli.signals import stopping
+from batchdiff.errors import EXIT_DONE, GuestError, StopError, UsageError
+from batchdiff.model.outcome import GuestOutcome, Status
+from batchdiff.model.plan import GuestPlan, Plan
+
+_WORST_FIRST = (6, 5, 7, 4, 1)
+"""Which exit code a command has where guests failed in different ways: what needs a person most."""
+
+Work = Callable[[Session], Iterator[GuestOutcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class Announcer:
+    """Tells what happens. Where nobody can be told any more, the work goes on; ``unheard`` has why."""
+
+    console: Console
+    unheard: list[UsageError] = field(default_factory=list)
+
+    def step(self, guest: str, step: Step) -> None:
+        """See :class:`batchdiff.applying.conversion.Watch`."""
+        try:
+            self.console.detail(f"{guest}: {step}")
+            self.console.event("step", guest=guest, step=step.value)
+        except UsageError as error:
+            self.unheard.append(error)
+
+    def arrival(self, guest: GuestPlan, outcome: GuestOutcome) -> None:
+        """A guest is through."""
+        try:
+            self.console.event("guest", **asdict(outcome), source=guest.source.path, overlay=guest.overlay_path)
+            _say(self.console, guest, outcome)
+        except UsageError as error:
+            self.unheard.append(error)
+
+
+def carried_out(console: Console, arguments: argparse.Namespace, plan: Plan, work: Work) -> list[GuestOutcome]:
+    """The outcomes of a command, each told when it is there.
+
+    :raises StopError: it was interrupted; says how far it came.
+    :raises UsageError: all is done, but could not be told.
+    """
+    outcomes: list[GuestOutcome] = []
+    announcer = Announcer(console)
+    guests = {guest.name: guest for guest in plan.guests}
+    with stopping() as stop, closing(Journal(arguments.plan, plan.checksum)) as journal:
+        try:
+            for outcome in work(Session(plan, journal, announcer, stop, arguments.unseen)):
+                outcomes.append(outcome)
+                announcer.arrival(guests[outcome.name], outcome)
+        except StopError as error:
+            names = ", ".join(outcome.name for outcome in outcomes) or "none"
+            raise StopError(
+                "interrupted",
+                why=f"guests that it was through with: {names}; what was under way was undone",
+                remedy="Run the same command again to go on.",
+            ) from error
+        except OSError as error:
+            place = f" ({error.filename})" if error.filename else ""
+            raise GuestError(
+                "cannot go on",
+                why=f"{error.strerror or error}{place}",
+                remedy="Look into the kernel log, then run the same command again.",
+            ) from error
+    if announcer.unheard:
+        raise announcer.unheard[0]
+    return outcomes
+
+
+def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome) -> None:
+    if outcome.status in {Status.FAILED, Status.REFUSED}:
+        console.warn(f"{outcome.name}: {outcome.status}: {outcome.reason}")
+        return
+    console.say(f"{outcome.name}: {outcome.status}{': ' + outcome.reason if outcome.reason else ''}")
+    for note in outcome.notes:
+        console.warn(f"{outcome.name}: {note}")
+    if outcome.status in {Status.CONVERTED, Status.UNCHANGED, Status.RETIRED}:
+        before, after = f"{guest.source.path} ({guest.source.format})", f"{guest.overlay_path} (qcow2)"
+        console.say(f"  in the VM's definition: {before} -> {after}")
+
+
+def exit_code(outcomes: list[GuestOutcome]) -> int:
+    """The exit code of a command with these outcomes."""
+    codes = {outcome.exit_code for outcome in outcomes}
+    return next((code for code in _WORST_FIRST if code in codes), max(codes, default=EXIT_DONE))

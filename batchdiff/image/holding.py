@@ -1,0 +1,163 @@
+"""Holds an image while it is worked on: QEMU is kept from writing to it, and any other writer is noticed in time.
+
+::
+
+    with hold(image, Purpose.GUEST) as held:     locks and a read lease; in use -> raises
+        ...                                      copy, let qemu-img read it
+        held.check()                             at each step: somebody wants to write? He may, and it raises
+        held.is_broken()                         the same question, in microseconds: to stop a program that runs
+        held.alone()                             before it is retired: does nobody else even read it?
+
+A program that opens a held file for writing waits in open() until :meth:`Held.check` lets it go on, 45 seconds at
+the most. QEMU waits there before it sees our locks. So a VM that starts in the middle gets its disk, unharmed,
+within the time between two checks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from batchdiff.image import claims
+from batchdiff.image.files import is_block_device
+from batchdiff.image.holders import holders_of, named
+from batchdiff.image.image import Image
+from batchdiff.image.lease import Lease, is_ours_alone, lease_is_broken, release_lease
+from batchdiff.image.locks import CHANGES, others_locks, release_locks, take_locks
+from batchdiff.image.usage import Purpose, Usage, in_use, purposes, secured, writers
+
+_NAMING_SECONDS = 0.5
+"""How long we look for the name of a writer that was let in: it needs a moment to come out of open()."""
+
+
+@dataclass(slots=True)
+class _Grip:
+    """What we have of one file. ``claim``: the descriptor that keeps mounts out of a block device."""
+
+    path: str
+    fd: int
+    purpose: Purpose
+    leased: bool = False
+    claim: int | None = None
+    unknown: str = ""
+
+
+class Held:
+    """An image that is held; see :func:`hold`."""
+
+    def __init__(self) -> None:
+        self._grips: list[_Grip] = []
+        self._given_up = ""
+
+    @property
+    def unknown(self) -> str:
+        """Why a writer might go unnoticed on this filesystem; empty where none can."""
+        return next((f"{grip.path}: {grip.unknown}" for grip in self._grips if grip.unknown), "")
+
+    def is_broken(self) -> bool:
+        """Whether somebody waits to write to one of the files, or could do so already."""
+        return bool(self._given_up) or any(grip.leased and lease_is_broken(grip.fd) for grip in self._grips)
+
+    def check(self) -> None:
+        """Gives everything back where somebody writes or waits to; a qemu-img of ours may be reading.
+
+        :raises GuestError: a guest is in use.
+        :raises ImageError: a template is.
+        """
+        for grip in self._grips:
+            objection = self._given_up or self._objection(grip)
+            if objection:
+                self._given_up = objection
+                raise in_use(grip.path, grip.purpose, objection)
+
+    def alone(self) -> Usage:
+        """Whether anybody else has the image itself open, for reading at least; what is below it does not count.
+
+        This process may have it open once, and none of its children may.
+        """
+        grip = self._grips[0]
+        if not grip.leased:
+            holders = holders_of(grip.fd)
+            objection = f"{named(holders.found, complete=True)} has it open" if holders.found else ""
+            return Usage(objection, grip.unknown)
+        if is_ours_alone(grip.fd) is Lease.GRANTED:
+            return Usage(unknown=grip.unknown)
+        holders = holders_of(grip.fd)
+        return Usage(f"{named(holders.found, complete=holders.complete)} has it open", grip.unknown)
+
+    def take(self, path: str, fd: int, purpose: Purpose) -> None:
+        """Holds one more file.
+
+        :raises GuestError: a guest is in use.
+        :raises ImageError: a template is.
+        """
+        grip = _Grip(path, fd, purpose)
+        self._grips.append(grip)
+        try:
+            # First ours, then a look at the others', as QEMU does: two that come at once must not miss each other.
+            locked = take_locks(fd)
+        except OSError:  # no locks here; `secured` says so
+            locked = True
+        usage = secured(fd, purpose)
+        objection = usage.objection or ("" if locked else "something has locked it")
+        grip.unknown = usage.unknown
+        grip.leased = usage.leased
+        if not objection and purpose is Purpose.GUEST and is_block_device(fd):
+            grip.claim = claims.claim(fd)
+            objection = claims.claimant(fd) if grip.claim is None else ""
+        if objection:
+            raise in_use(path, purpose, objection)
+
+    def release(self) -> None:
+        """Gives everything back; harmless a second time."""
+        for grip in self._grips:
+            # Locks first: whoever waits for the lease must not find them when he comes out of open().
+            release_locks(grip.fd)
+            release_lease(grip.fd)
+            grip.leased = False
+            if grip.claim is not None:
+                os.close(grip.claim)
+                grip.claim = None
+
+    def _objection(self, grip: _Grip) -> str:
+        if grip.leased and lease_is_broken(grip.fd):
+            self.release()
+            return _named_soon(grip.fd)
+        with contextlib.suppress(OSError):  # no locks here
+            if others_locks(grip.fd).may & CHANGES:
+                self.release()
+                return writers(grip.fd) or "something has it open for writing"
+        if grip.unknown and (found := writers(grip.fd)):
+            self.release()
+            return found
+        return ""
+
+
+@contextlib.contextmanager
+def hold(image: Image, purpose: Purpose) -> Iterator[Held]:
+    """Holds every file of an open image's chain until the block ends, by the image's own descriptors.
+
+    :raises GuestError: a guest is in use.
+    :raises ImageError: a template is, or what is below a guest.
+    """
+    held = Held()
+    try:
+        for path, fd, what_for in purposes(image, purpose):
+            held.take(path, fd, what_for)
+        yield held
+    finally:
+        held.release()
+
+
+def _named_soon(fd: int) -> str:
+    """Who came in when we let go, in words."""
+    deadline = time.monotonic() + _NAMING_SECONDS
+    while time.monotonic() < deadline:
+        found = writers(fd)
+        if found:
+            return found
+        time.sleep(0.02)
+    return "something wanted to write to it"

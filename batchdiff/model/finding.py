@@ -1,0 +1,26 @@
+"""What `batchdiff verify` found of one file."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Health(enum.StrEnum):
+    """Whether a file still is what it was."""
+
+    SOUND = "sound"
+    TOUCHED = "touched"
+    """Its times or its identity changed, its content did not."""
+    DAMAGED = "damaged"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One file: ``name`` is the guest's, or ``template``; ``why`` says how that is known, in words."""
+
+    name: str
+    path: str
+    health: Health
+    why: str

@@ -1,0 +1,31 @@
+"""Writes a file so that its name has either all of the new content or what it had before, also after a crash."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+
+from batchdiff.model.plan_file import sync_folder
+
+
+def write_whole(path: str, text: str) -> None:
+    """Writes an ASCII file under a temporary name, makes it durable, and gives it its name.
+
+    A symbolic link at ``path`` is replaced, not followed.
+
+    :raises OSError: it cannot be written.
+    """
+    # Random, not the process's number: in a container that is the same in every run.
+    temporary = f"{path}.{secrets.token_hex(4)}.batchdiff-tmp"
+    with open(temporary, "x", encoding="ascii") as file:
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            os.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+    sync_folder(os.path.dirname(path))
