@@ -73,8 +73,8 @@ def test_killed_at_some_calls(tmp_path, name):
     prepare(tmp_path / "counted", SCENES[name])
     all_points = points(counted(tmp_path / "counted", SCENES[name]))
     renames = [point for point in all_points if point[0] in {"renameat2", "unlink"}]
-    chosen = [*rng.sample(renames, min(2, len(renames))), *rng.sample(all_points, 1)]
-    assert kill_at(tmp_path, SCENES[name], chosen) >= 2
+    chosen = list(dict.fromkeys([*rng.sample(renames, min(2, len(renames))), *rng.sample(all_points, 1)]))
+    assert kill_at(tmp_path, SCENES[name], chosen)
 
 
 @pytest.mark.long
@@ -114,7 +114,7 @@ def test_killed_at_random_times(tmp_path, name, rounds):
         folder = tmp_path / str(number)
         prepare(folder, SCENES[name])
         for _ in range(rng.randrange(1, 6)):
-            kills += killed_after(folder, SCENES[name], rng.uniform(0.1, 1.2))
+            kills += killed_after(folder, SCENES[name], rng.uniform(0.05, 0.5))
             assert_nothing_is_lost(folder)
         batchdiff(*arguments(SCENES[name]), cwd=folder)
         assert_ended(folder, SCENES[name])

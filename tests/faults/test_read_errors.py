@@ -63,7 +63,7 @@ def test_a_guest_that_cannot_be_read_is_refused(folder):
         trigger.touch()
         drop_caches()
         done = batchdiff("plan", "fleet.yaml", cwd=folder, expect=1)
-    assert "Input/output error" in done.stdout
+    assert "Input/output error" in " ".join(done.stdout.split())  # wherever the report breaks its lines
     assert [event.split()[0] for event in done.stdout.splitlines() if event.startswith("refuse")] == ["refuse"]
 
 
@@ -82,7 +82,7 @@ def test_a_read_fails_in_apply(folder, name, first):
     assert_no_traceback(done.stderr)
     if name == "disk":
         assert done.returncode in {1, 4, 6, 7}
-        assert "Input/output error" in done.stdout
+        assert "Input/output error" in " ".join(done.stdout.split())
         assert (folder / "disk").exists()
         assert not (folder / "bad.thin").exists()
     for guest, overlay, text in (("disk", "bad.thin", FAULTY), ("sound.img", "sound.qcow2", SOUND)):
