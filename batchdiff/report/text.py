@@ -121,8 +121,13 @@ def _how_saved(plan: Plan, width: int) -> Iterator[str]:
     chosen = [savings for _, savings in to_convert(plan.guests)]
     on_disk = sum(savings.overlay_disk_bytes for savings in chosen)
     if on_disk != plan.totals.overlay_bytes:
-        takes = f"{'about ' if error_bytes(plan.guests) else ''}{format_size(on_disk)}"
-        text = f"saved counts what the overlays take on disk: {takes}, for their files have holes."
+        what, why = (
+            ("the overlay takes", "its file has")
+            if len(chosen) == 1
+            else ("the overlays take", "their files have")
+        )
+        about = "about " if error_bytes(plan.guests) else ""
+        text = f"saved counts what {what} on disk: {about}{format_size(on_disk)}, for {why} holes."
         yield paragraph(text, width=width)
     if any(savings.saved_bytes != savings.allocated_bytes - savings.overlay_disk_bytes for savings in chosen):
         text = "saved leaves out what is shared with other files, by reflinks or hard links."

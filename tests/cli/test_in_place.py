@@ -4,7 +4,8 @@ import shutil
 
 import notation
 import pytest
-from commands import MANIFEST, batchdiff
+from commands import GUESTS, MANIFEST, batchdiff
+from oracle import assert_same
 
 IN_PLACE = MANIFEST.replace(
     "defaults: {format: raw}", "retire: quarantine\ndefaults: {format: raw, overlay: {path: same}}"
@@ -71,3 +72,14 @@ def test_a_raw_guest_beside_its_overlay_is_read_whatever_it_looks_like(fleet):
         file.write(forged.read_bytes()[:65536])
     fleet.plan("-q", "--guest", "raw")
     assert fleet.document["guests"][0]["verdict"] == "convert"
+
+
+def test_apply_puts_the_overlays_there(in_place):
+    in_place.plan("-q")
+    in_place.apply("-q")
+    for name, text in GUESTS.items():
+        overlay = in_place.folder / name
+        assert "No errors were found" in notation.run("qemu-img", "check", str(overlay))
+        assert_same(notation.qemu_content(overlay, "qcow2"), notation.content(text))
+        assert (in_place.folder / f"{name}.batchdiff-original").exists()
+    in_place.plan("-q", "-o", "again.plan.json", "--detailed-exitcode")

@@ -105,7 +105,8 @@ def test_what_is_saved_is_counted_by_what_the_overlay_takes_on_disk():
     thin = guest_plan(savings=savings(10 * GIB, GIB, overlay_disk_bytes=256 * MIB, saved_bytes=9984 * MIB))
     packed = guest_plan("db01", overlay_path="/x", savings=savings(GIB, 100 * MIB, MIB))
     note = "saved counts what the overlays take on disk: "
-    assert f"{note}256 MiB, for their files have holes." in flat(plan_text(small_plan(thin)))
+    said = "saved counts what the overlay takes on disk: 256 MiB, for its file has holes."
+    assert said in flat(plan_text(small_plan(thin)))
     assert f"{note}about 356 MiB, for" in flat(plan_text(small_plan(thin, packed)))
     assert note not in plan_text(small_plan(WEB, packed))
     assert "shared with other files" not in plan_text(small_plan(thin))
