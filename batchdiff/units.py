@@ -49,8 +49,3 @@ def ceil_div(count: int, divisor: int) -> int:
 def align_up(offset: int, granule: int) -> int:
     """The first multiple of ``granule`` that is not below ``offset``."""
     return -(-offset // granule) * granule
-
-
-def is_power_of_two(number: int) -> bool:
-    """Whether exactly one bit of a number is set."""
-    return number > 0 and number & (number - 1) == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from notation import run
 
-_MAKE = {
+MAKE = {
     "ext4": ("mkfs.ext4", "-q", "-b", "4096"),
     "btrfs": ("mkfs.btrfs", "-q"),
     "xfs": ("mkfs.xfs", "-q", "-m", "reflink=1"),
@@ -23,7 +23,7 @@ def mounted(folder: Path, kind: str, size: int = 320 << 20) -> Iterator[Path]:
     point.mkdir()
     with image.open("wb") as file:
         file.truncate(size)
-    run(*_MAKE[kind], str(image))
+    run(*MAKE[kind], str(image))
     run("mount", "-o", "loop", str(image), str(point))
     try:
         yield point

@@ -20,6 +20,7 @@ ROOT = Path(batchdiff.__file__).parent
 ROOMS = {
     "errors": 0,
     "units": 0,
+    "signals": 0,
     "extents": 0,
     "qcow2": 1,
     "image": 2,

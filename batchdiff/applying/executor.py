@@ -54,7 +54,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         sync(template)
         pending = [g for g in guests if g.verdict is Verdict.CONVERT and not _is_published(g, session)]
         check_space(pending, options.retire)
-        publication = Publication(plan, session.checksum, run)
+        publication = Publication(plan, run)
         _make_up(publication, guests, session)
         manner = Manner(options.retire, options.verify, publication.note)
         ways = [Way(g.name, partial(_task, g, plan, run, manner)) for g in guests if g.verdict is Verdict.CONVERT]

@@ -29,7 +29,7 @@ from batchdiff.qcow2.compression import compressed
 from batchdiff.qcow2.entries import COPIED, Origin, Words, packed_entry
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.packing import Packer
-from batchdiff.units import MIB
+from batchdiff.units import MIB, SECTOR, align_up
 
 _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EBADF}
 """What copy_file_range says where it cannot serve: other filesystems, block devices, old kernels."""
@@ -195,7 +195,7 @@ class CompressedStore:
         # The entry names whole sectors, and QEMU counts every cluster that they reach into.
         first, last = (
             (offset - self._start) // size,
-            (-(-(offset + length) // 512) * 512 - 1 - self._start) // size,
+            (align_up(offset + length, SECTOR) - 1 - self._start) // size,
         )
         while last >= len(self._used):
             self._used = np.concatenate([self._used, np.zeros_like(self._used)])

@@ -16,9 +16,10 @@ from batchdiff.applying.task import Task
 from batchdiff.applying.template import check_content, known_digest
 from batchdiff.applying.verification import VerifyMode, require_judges
 from batchdiff.errors import UsageError
+from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect
 from batchdiff.model.outcome import GuestOutcome, Status
-from batchdiff.model.plan import GuestPlan, PlannedImage
+from batchdiff.model.plan import GuestPlan, Plan, PlannedImage
 
 _MakeTask = Callable[[GuestPlan, PlannedImage, Run, Standing], Task]
 
@@ -79,6 +80,14 @@ def _undone(
         ways = [Way(guest.name, partial(make, guest, plan.template, run, standing)) for guest, standing in found]
         status = Status.RESTORED if goal is Goal.RESTORE else Status.PURGED
         for arrival, (guest, _) in zip(arrivals(ways, run), found, strict=True):
-            if goal is Goal.RESTORE and arrival.error is None:
-                forget_overlay(template, known_digest(plan), guest.overlay_path)
+            if goal is Goal.RESTORE and arrival.error is None and arrival.conversion is not None:
+                arrival.conversion.notes += _forgotten(template, plan, guest)
             yield undone(arrival, status)
+
+
+def _forgotten(template: Image, plan: Plan, guest: GuestPlan) -> list[str]:
+    try:
+        forget_overlay(template, known_digest(plan), guest.overlay_path)
+    except OSError as error:
+        return [f"the sidecar of {template.path} still names the overlay ({error.strerror or error})"]
+    return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import os
@@ -43,7 +44,8 @@ class Console:
     def error(self, error: BatchdiffError) -> None:
         """Why a command failed, and what to do next; said however quiet the console is."""
         # The problems of a manifest begin with FILE:LINE:, as editors want it; so nothing stands before them.
-        self._to_stderr(str(error) if isinstance(error, ManifestError) else f"batchdiff: {error}")
+        with contextlib.suppress(UsageError):  # where stderr is full, the exit code tells all the same
+            self._to_stderr(str(error) if isinstance(error, ManifestError) else f"batchdiff: {error}")
         self.event("error", message=error.reason, remedy=error.remedy, exit_code=error.exit_code)
 
     def warn(self, text: str) -> None:
@@ -59,6 +61,10 @@ class Console:
         """One JSON object on a line of stdout, with --json only."""
         if self.json:
             _write(sys.stdout, json.dumps({"event": name} | fields) + "\n")
+
+    def draw(self, text: str) -> None:
+        """A piece of a progress bar, as it is."""
+        _write(sys.stderr, text)
 
     def ask(self, question: str) -> str:
         """The answer that a person at the terminal types."""

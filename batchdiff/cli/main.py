@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
 import os
@@ -13,7 +14,7 @@ from types import FrameType
 
 from batchdiff.cli.arguments import parser
 from batchdiff.cli.console import Console
-from batchdiff.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, BatchdiffError
+from batchdiff.errors import EXIT_BUG, EXIT_INTERRUPTED, BatchdiffError
 
 _REPORT_BUG = (
     "This is a bug in batchdiff; no original was deleted without a verified overlay. Please report it with the"
@@ -26,15 +27,18 @@ def run(argv: list[str]) -> int:
     # They are None where whoever started us has closed them.
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for good
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    arguments = parser().parse_args(argv)
-    console = Console(
-        verbosity=int(arguments.verbose) - int(arguments.quiet), json=arguments.json, progress=arguments.progress
-    )
+    console = Console()
     signal.signal(signal.SIGTERM, _interrupt)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that has no ± gets its code
     try:
+        arguments = _arguments(argv, console)
+        console = Console(
+            verbosity=int(arguments.verbose) - int(arguments.quiet),
+            json=arguments.json,
+            progress=arguments.progress,
+        )
         return _verb(console, arguments)
     except BatchdiffError as error:
         console.error(error)
@@ -42,14 +46,27 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         console.warn("interrupted; nothing half-done was left. Run the same command again to go on")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has gone, as with `| head`; nothing more can be said to them.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_DONE
+    except MemoryError:
+        console.error(
+            BatchdiffError("batchdiff ran out of memory", remedy="Free some, then run the same command again.")
+        )
+        return BatchdiffError.exit_code
     except Exception:  # whatever else gets here is a bug, and says so
         traceback.print_exc()
         console.warn(_REPORT_BUG)
         return EXIT_BUG
+
+
+def _arguments(argv: list[str], console: Console) -> argparse.Namespace:
+    """The parsed command line; help and version are said by the console, which tells where they cannot be."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            return parser().parse_args(argv)
+    except SystemExit:
+        if said.getvalue():
+            console.result(said.getvalue())
+        raise
 
 
 def _verb(console: Console, arguments: argparse.Namespace) -> int:

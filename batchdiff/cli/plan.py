@@ -53,7 +53,8 @@ def _manifest(path: str, names: list[str] | None) -> Manifest:
     existing = [guest.overlay_path for guest in chosen if os.path.lexists(guest.overlay_path)]
     if existing:
         raise ManifestError(f"{path}: the overlay {', '.join(existing)} exists already; move it away")
-    return dataclasses.replace(manifest, guests=chosen)
+    left_out = tuple(guest for guest in manifest.guests if guest.name not in names)
+    return dataclasses.replace(manifest, guests=chosen, left_out=left_out)
 
 
 def _default_path(manifest_path: str) -> str:

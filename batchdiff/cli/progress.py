@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from tqdm import tqdm
 
@@ -12,6 +13,26 @@ from batchdiff.cli.console import Console
 
 # tqdm's monitor is a thread; the planner forks, and must have none.
 tqdm.monitor_interval = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Screen:
+    """What tqdm takes for its file: stderr, where a reader that has gone does not end the scan."""
+
+    console: Console
+
+    def write(self, text: str) -> None:
+        self.console.draw(text)
+
+    def flush(self) -> None:
+        """Every write is flushed."""
+
+    def fileno(self) -> int:
+        return sys.stderr.fileno()
+
+    @property
+    def encoding(self) -> str:
+        return sys.stderr.encoding
 
 
 @contextmanager
@@ -22,7 +43,8 @@ def scan_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
         unit="B",
         unit_scale=True,
         unit_divisor=1024,
-        file=sys.stderr,
+        file=_Screen(console),
+        dynamic_ncols=True,
         disable=not console.shows_progress,
         leave=False,
     ) as bar:

@@ -13,7 +13,11 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_FS_IOC_FIEMAP = 0xC020660B
+from batchdiff.errors import ImageError
+
+REQUEST = 0xC020660B
+"""FS_IOC_FIEMAP."""
+
 _FLAG_SYNC = 1
 _HEADER = struct.Struct("=QQLLLL")
 _EXTENT = struct.Struct("=QQQQQLLLL")
@@ -46,34 +50,47 @@ class PhysicalExtent(NamedTuple):
     flags: int
 
 
-def physical_extents(fd: int, start: int = 0, end: int = _WHOLE) -> Iterator[PhysicalExtent] | None:
+def physical_extents(fd: int, path: str, start: int = 0, end: int = _WHOLE) -> Iterator[PhysicalExtent] | None:
     """The extents of a file that hold bytes ``start`` to ``end``; None where the filesystem does not tell.
 
     What is not on disk yet is written there first.
+
+    :raises ImageError: that fails, or the disk cannot give the filesystem's own records; here or later.
     """
     try:
         first = _request(fd, start, end)
     except OSError as error:
         if error.errno in _UNSUPPORTED:
             return None
-        raise
-    return _all(fd, first, end)
+        raise _untold(path, error) from error
+    return _all(fd, path, first, end)
 
 
-def _all(fd: int, found: list[PhysicalExtent], end: int) -> Iterator[PhysicalExtent]:
+def _untold(path: str, error: OSError) -> ImageError:
+    return ImageError(
+        f"cannot find out where {path} is on its disk",
+        why=error.strerror or str(error),
+        remedy="The disk or the filesystem below it has a fault, or is full; look into the kernel log.",
+    )
+
+
+def _all(fd: int, path: str, found: list[PhysicalExtent], end: int) -> Iterator[PhysicalExtent]:
     while found:
         yield from found
         last = found[-1]
         following = last.logical + last.length
         if last.flags & ExtentFlag.LAST or following >= end or len(found) < _AT_ONCE:
             return
-        found = _request(fd, following, end)
+        try:
+            found = _request(fd, following, end)
+        except OSError as error:
+            raise _untold(path, error) from error
 
 
 def _request(fd: int, start: int, end: int) -> list[PhysicalExtent]:
     buffer = array.array("B", bytes(_HEADER.size + _AT_ONCE * _EXTENT.size))
     _HEADER.pack_into(buffer, 0, start, end - start, _FLAG_SYNC, 0, _AT_ONCE, 0)
-    fcntl.ioctl(fd, _FS_IOC_FIEMAP, buffer)
+    fcntl.ioctl(fd, REQUEST, buffer)
     count = _HEADER.unpack_from(buffer)[3]
     records = _EXTENT.iter_unpack(memoryview(buffer)[_HEADER.size : _HEADER.size + count * _EXTENT.size])
     return [PhysicalExtent(record[0], record[1], record[2], record[5]) for record in records]

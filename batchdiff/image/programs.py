@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import IO, cast
 
 from batchdiff.errors import ProgramError, StopError
+from batchdiff.signals import signal_name
 
 _KEPT = 64 << 10
 """Bytes of output that are kept; a damaged image can make `qemu-img check` print gigabytes."""
@@ -42,12 +43,6 @@ class Finished:
         how = f"was killed by {signal_name(-self.code)}" if self.code < 0 else f"exit code {self.code}"
         said = "; ".join(self.output.strip().splitlines())
         return f"`{' '.join(self.argv)}` ({how}){': ' + said if said else ''}"
-
-
-def signal_name(number: int) -> str:
-    """The name of a signal; most real-time signals have none."""
-    names = {known.value: known.name for known in signal.Signals}
-    return names.get(number, f"signal {number}")
 
 
 def is_installed(name: str) -> bool:

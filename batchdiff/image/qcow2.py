@@ -101,12 +101,14 @@ class Qcow2Layer:
     def _check_tables_apart(self) -> None:
         header, cluster = self.header, self.header.geometry.cluster_size
         tables = self._l1[self._l1 != 0].astype(np.int64)
-        for offset, length, name in (
-            (header.l1_offset, header.l1_entries * 8, "L1 table"),
-            (header.refcount_offset, header.refcount_bytes, "refcount table"),
-        ):
-            if ((tables + cluster > offset) & (tables < offset + length)).any():
-                raise FormatError(f"an L2 table lies on the {name}")
+        words = self._words(header.refcount_offset, header.refcount_bytes // 8)
+        blocks = entries.check_refcount_table(words, header.geometry, self._size)
+        for offset, length, name in header.tables():
+            for found, what in ((tables, "an L2 table"), (blocks, "a refcount block")):
+                if ((found + cluster > offset) & (found < offset + length)).any():
+                    raise FormatError(f"{what} lies on the {name}")
+        if len(np.intersect1d(tables, blocks, assume_unique=True)):
+            raise FormatError("an L2 table lies on a refcount block")
 
     def _l2_slice(self, index: int, first: int, count: int) -> npt.NDArray[np.uint64]:
         """``count`` entries of an L2 table, as :func:`batchdiff.qcow2.entries.granules` wants them."""

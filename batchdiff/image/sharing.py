@@ -45,22 +45,30 @@ class Placed(NamedTuple):
 
 
 def has_shared_extents(image: Image) -> bool:
-    """Whether any file of a chain shares blocks with another file."""
+    """Whether any file of a chain shares blocks with another file.
+
+    :raises ImageError: the filesystem cannot tell.
+    """
     return any(
-        extent.flags & ExtentFlag.SHARED for layer in image.layers for extent in physical_extents(layer.fd) or ()
+        extent.flags & ExtentFlag.SHARED
+        for layer in image.layers
+        for extent in physical_extents(layer.fd, layer.path) or ()
     )
 
 
 def placed(image: Image, segments: list[Segment]) -> list[Placed]:
-    """Where the FILE segments of an image are on disk, as far as the filesystem tells and others share it."""
+    """Where the FILE segments of an image are on disk, as far as the filesystem tells and others share it.
+
+    :raises ImageError: the filesystem has a fault.
+    """
     found = []
     for segment in segments:
         if segment.origin is not Origin.FILE:
             continue
-        fd, shift = image.layers[segment.layer].fd, segment.start - segment.address
-        device = os.fstat(fd).st_dev
+        layer, shift = image.layers[segment.layer], segment.start - segment.address
+        device = os.fstat(layer.fd).st_dev
         end = segment.address + segment.end - segment.start
-        for extent in physical_extents(fd, segment.address, end) or ():
+        for extent in physical_extents(layer.fd, layer.path, segment.address, end) or ():
             if extent.flags & _SHARED and not extent.flags & _UNFIT:
                 first, last = max(extent.logical, segment.address), min(extent.logical + extent.length, end)
                 found.append(Placed(first + shift, last + shift, device, extent.physical + first - extent.logical))

@@ -39,7 +39,8 @@ class Manifest:
     """A valid manifest; every path absolute, every glob expanded.
 
     ``sha256`` is the hex digest of the manifest file's bytes; ``minimum_savings`` is a share from 0 to 1 of
-    a guest's allocation.
+    a guest's allocation. ``left_out`` has the guests that the operator did not choose: nothing is planned for
+    them, but they may rest on others.
     """
 
     path: str
@@ -50,3 +51,4 @@ class Manifest:
     minimum_savings: float
     protect_template: bool
     allow_loss: frozenset[Loss]
+    left_out: tuple[GuestEntry, ...] = ()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from batchdiff.image.identity import Identity, identity_of
 from batchdiff.model.manifest_names import overlay_where
-from batchdiff.model.manifest_paths import Identity, identity_of
 from batchdiff.model.manifest_problems import Problems, show, show_path
 
 if TYPE_CHECKING:

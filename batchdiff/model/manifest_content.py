@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
 from batchdiff.model.manifest_conflicts import check_guests, check_overlays
 from batchdiff.model.manifest_entries import WrittenGuest, minimum_savings, written_guest, written_image
+from batchdiff.model.manifest_fitness import check_names
 from batchdiff.model.manifest_guests import find_guests
 from batchdiff.model.manifest_images import FoundGuest, FoundImage, find_image
 from batchdiff.model.manifest_names import check_overlay_paths, guest_names, overlay_paths
@@ -38,6 +39,7 @@ def manifest_content(
     overlays = overlay_paths(guests, folder, problems)
     check_guests(template, guests, problems)
     check_overlays(template, guests, overlays, problems, allow_existing=allow_existing_overlays)
+    check_names(template, guests, overlays, _retire(data, problems), problems)
     savings = _minimum_savings(data, problems)
     if problems or template is None:
         return None
@@ -46,7 +48,7 @@ def manifest_content(
         sha256="",
         template=template.source,
         guests=_guest_entries(guests, names, overlays),
-        retire=Retire(data.get("retire", Retire.KEEP)),
+        retire=_retire(data, problems),
         minimum_savings=savings,
         protect_template=data.get("protect_template", True),
         allow_loss=frozenset(Loss(loss) for loss in data.get("allow_loss", ())),
@@ -65,6 +67,10 @@ def _written_guests(data: Mapping[str, Any], problems: Problems) -> list[Written
         return []
     sound = [at for at in range(len(entries)) if not problems.touches(("guests", at))]
     return [written_guest(entries[at], ("guests", at), defaults, problems) for at in sound]
+
+
+def _retire(data: Mapping[str, Any], problems: Problems) -> Retire:
+    return Retire.KEEP if problems.touches(("retire",)) else Retire(data.get("retire", Retire.KEEP))
 
 
 def _minimum_savings(data: Mapping[str, Any], problems: Problems) -> float:

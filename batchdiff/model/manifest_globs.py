@@ -7,7 +7,8 @@ import os
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from batchdiff.model.manifest_paths import is_image, unfit
+from batchdiff.image.names import unfit
+from batchdiff.model.manifest_paths import is_image
 from batchdiff.model.manifest_problems import Problems, show
 
 if TYPE_CHECKING:

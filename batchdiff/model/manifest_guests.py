@@ -6,10 +6,12 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from batchdiff.image.identity import Identity, identity_of
+from batchdiff.image.names import unfit
 from batchdiff.model.manifest_globs import matching_images
 from batchdiff.model.manifest_images import FoundGuest, FoundImage, find_image
 from batchdiff.model.manifest_names import default_overlay
-from batchdiff.model.manifest_paths import Identity, identity_of, resolve_folder, unfit
+from batchdiff.model.manifest_paths import resolve_folder
 from batchdiff.model.manifest_problems import Problems, show
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from batchdiff.model.manifest_paths import locate_overlay, unfit
+from batchdiff.image.names import unfit
+from batchdiff.model.manifest_paths import locate_overlay
 from batchdiff.model.manifest_problems import Problems, show
 
 if TYPE_CHECKING:

@@ -78,7 +78,9 @@ def _measured(candidate: Candidate, units: Extents, manifest: Manifest, measure:
     else:
         overlay, free = _compressed(candidate, layout, extents, measure), 0
     fd = candidate.image.layers[0].fd
-    reclaimable = reclaimable_bytes(fd)  # first: it has what is not on disk yet written there
+    reclaimable = reclaimable_bytes(
+        fd, candidate.image.path
+    )  # first: it has what is not on disk yet written there
     savings = savings_of(
         allocated=allocated_bytes(fd), reclaimable=reclaimable, overlay=overlay, sizes=sizes, shared=free
     )
@@ -101,7 +103,15 @@ def _holes(written: list[Segment]) -> int:
 
 def _on_one_filesystem(candidate: Candidate) -> bool:
     folder = os.path.dirname(candidate.entry.overlay_path)
-    return os.stat(folder).st_dev == os.fstat(candidate.image.layers[0].fd).st_dev
+    try:
+        device = os.stat(folder).st_dev
+    except OSError as error:
+        raise ImageError(
+            f"cannot look at {folder}, where its overlay goes",
+            why=error.strerror or str(error),
+            remedy="Make the folder, or correct `overlay: {path: ...}`.",
+        ) from error
+    return device == os.fstat(candidate.image.layers[0].fd).st_dev
 
 
 def _past_the_end(extents: Extents, granule: int, virtual_size: int) -> int:

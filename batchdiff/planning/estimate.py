@@ -67,7 +67,7 @@ def data_bytes(source: ImageSource, extents: Extents, geometry: Geometry, measur
     while done < count:
         wanted = min(max(done * 2, _FIRST_SAMPLE), count)
         batch = np.sort(order[done:wanted])
-        lengths[batch] = _measured(source, clusters[batch], geometry, measure)
+        lengths[batch] = _sampled_lengths(source, clusters[batch], geometry, measure)
         done = wanted
         drawn = lengths[np.sort(order[:done])]
         total = _packed(drawn, cluster_size) * count / done
@@ -78,7 +78,7 @@ def data_bytes(source: ImageSource, extents: Extents, geometry: Geometry, measur
     return align_up(_packed(lengths, cluster_size), cluster_size), 0
 
 
-def _measured(
+def _sampled_lengths(
     source: ImageSource, clusters: npt.NDArray[np.int64], geometry: Geometry, measure: Measure
 ) -> list[int]:
     samples = [

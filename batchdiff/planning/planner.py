@@ -76,7 +76,8 @@ def make_plan(manifest: Manifest, *, jobs: int, progress: Progress = lambda _don
         inspect(image)
         template = planned(image)
         parts = without_backing_files(
-            [examined(entry, template, manifest.allow_loss) for entry in manifest.guests], manifest.guests
+            [examined(entry, template, manifest) for entry in manifest.guests],
+            (*manifest.guests, *manifest.left_out),
         )
         candidates = [part for part in parts if isinstance(part, Candidate)]
         for candidate in candidates:
@@ -149,7 +150,7 @@ def _guest_plans(
 ) -> tuple[GuestPlan, ...]:
     def measure(samples: list[Sample]) -> list[list[int]]:
         numbered = iter(enumerate(samples))
-        found = run_tasks(lambda: _measured, numbered, jobs=min(jobs, len(samples)), describe=str)
+        found = run_tasks(lambda: _numbered, numbered, jobs=min(jobs, len(samples)), describe=_sampled)
         return [lengths for _, lengths in sorted(found)]
 
     plans = []
@@ -164,6 +165,10 @@ def _guest_plans(
     return tuple(plans)
 
 
-def _measured(task: tuple[int, Sample]) -> tuple[int, list[int]]:
+def _numbered(task: tuple[int, Sample]) -> tuple[int, list[int]]:
     number, sample = task
     return number, stored_lengths(sample)
+
+
+def _sampled(task: tuple[int, Sample]) -> str:
+    return f"compressing a sample of {task[1].source.path}"

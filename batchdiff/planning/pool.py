@@ -21,7 +21,7 @@ from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar
 
 from batchdiff.errors import BatchdiffError, WorkerError
-from batchdiff.image.programs import signal_name
+from batchdiff.signals import signal_name
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -49,11 +49,11 @@ def run_tasks(
 ) -> Iterator[Result]:
     """Results of all tasks, as they come. ``start`` is called once in each worker and gives the work to do.
 
-    :raises WorkerError: a worker died; names the task by ``describe``.
+    :raises WorkerError: a worker could not be started, died, or ran out of memory; names the task by ``describe``.
     :raises BatchdiffError: what the work raised.
     """
     if jobs == 1:
-        yield from map(start(), tasks)
+        yield from _without_workers(start, tasks, describe)
         return
     workers: dict[Connection, _Worker[Task]] = {}
     worker: _Worker[Task]
@@ -77,20 +77,51 @@ def run_tasks(
             _end(worker)
 
 
+def _without_workers(
+    start: Callable[[], Callable[[Task], Result]], tasks: Iterator[Task], describe: Callable[[Task], str]
+) -> Iterator[Result]:
+    work: Callable[[Task], Result] | None = None
+    for task in tasks:
+        try:
+            work = work or start()
+            result = work(task)
+        except MemoryError as error:
+            raise _out_of_memory("batchdiff", describe(task), remedy="Free some memory.") from error
+        yield result
+
+
 def _started_worker(
     start: Callable[[], Callable[[Task], Result]], task: Task, workers: dict[Connection, _Worker[Task]]
 ) -> _Worker[Task]:
-    """A new worker, which is among ``workers`` before a signal can keep it from getting there."""
-    ours, theirs = _context.Pipe()
+    """A new worker, which is among ``workers`` before a signal can keep it from getting there.
+
+    :raises WorkerError: the system lacks processes, memory or descriptors for it.
+    """
+    try:
+        ours, theirs = _context.Pipe()
+    except OSError as error:
+        raise _unstarted(error) from error
     process = _context.Process(target=_work, args=(start, theirs, [ours, *workers]), daemon=True)
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
     try:
         process.start()
         workers[ours] = _Worker(process, ours, task)
-        theirs.close()
+    except OSError as error:
+        ours.close()
+        raise _unstarted(error) from error
     finally:
+        theirs.close()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
     return workers[ours]
+
+
+def _unstarted(error: OSError) -> WorkerError:
+    return WorkerError(
+        "cannot start a worker process",
+        why=error.strerror or str(error),
+        remedy="Nothing was written. Run the same command with fewer jobs (`-j 1` needs no process), or raise the"
+        " limits (`ulimit -u`, `ulimit -n`).",
+    )
 
 
 def _give(worker: _Worker[Task], task: Task, describe: Callable[[Task], str]) -> None:
@@ -117,7 +148,14 @@ def _next_result(
         raise _death(worker, describe) from error
     if succeeded:
         return worker, value
+    if isinstance(value, MemoryError):
+        remedy = "Run the same command with fewer jobs (`-j`), or free some memory."
+        raise _out_of_memory("a worker process", describe(worker.task), remedy=remedy)
     raise value
+
+
+def _out_of_memory(who: str, doing: str, *, remedy: str) -> WorkerError:
+    return WorkerError(f"{who} ran out of memory while it was at {doing}", remedy=f"Nothing was written. {remedy}")
 
 
 def _death(worker: _Worker[Task], describe: Callable[[Task], str]) -> WorkerError:
@@ -149,9 +187,18 @@ def _work(start: Callable[[], Callable[[Task], Result]], pipe: Connection, inher
             message: tuple[bool, object] = (True, work(task))
         except BatchdiffError as error:
             message = (False, error)
+        except MemoryError as error:
+            message = (False, MemoryError(str(error)))
         except Exception:  # a bug: the planner shows it with the worker's traceback
             message = (False, RuntimeError(f"in a worker process:\n{traceback.format_exc()}"))
         try:
-            pipe.send(message)
+            _send(pipe, message)
         except ConnectionError:  # the planner died
             os._exit(0)
+
+
+def _send(pipe: Connection, message: tuple[bool, object]) -> None:
+    try:
+        pipe.send(message)
+    except MemoryError as error:  # no room for its bytes, none of which has been sent
+        pipe.send((False, MemoryError(str(error))))

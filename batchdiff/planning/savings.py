@@ -6,7 +6,7 @@ An uncompressed overlay's size follows from the number of its data clusters and 
 
 from __future__ import annotations
 
-from batchdiff.extents import Extents, Kind
+from batchdiff.extents import Extents, Kind, only, touched
 from batchdiff.model.overlay_options import (
     CLUSTER_SIZES,
     DEFAULT_CLUSTER_SIZE,
@@ -16,15 +16,13 @@ from batchdiff.model.overlay_options import (
 )
 from batchdiff.model.plan import Savings
 from batchdiff.planning.compare import UNIT
-from batchdiff.qcow2.geometry import Geometry
+from batchdiff.qcow2.geometry import SMALLEST_EXTENDED_L2, Geometry
 from batchdiff.qcow2.header import FormatError
-from batchdiff.qcow2.layout import Layout, fits, granules_to_write, layout_for
+from batchdiff.qcow2.layout import Layout, fits, granules_to_write, layout_for, plan_layout
 from batchdiff.units import align_up, format_size
 
 _AUTO_TOLERANCE = 0.01
 """How much larger than the smallest overlay one may be that is nearer to QEMU's default cluster size."""
-
-_SMALLEST_EXTENDED = 16384
 
 
 def extents_to_write(units: Extents, virtual_size: int, options: OverlayOptions, geometry: Geometry) -> Extents:
@@ -40,16 +38,31 @@ def sizes_by_cluster_size(units: Extents, virtual_size: int, options: OverlayOpt
 
     :raises FormatError: none can.
     """
-    least = _SMALLEST_EXTENDED if options.extended_l2 else UNIT
+    least = SMALLEST_EXTENDED_L2 if options.extended_l2 else UNIT
     sizes = {}
     for cluster_size in CLUSTER_SIZES:
         geometry = geometry_of(options, cluster_size)
         if (cluster_size >= least or cluster_size == options.cluster_size) and fits(virtual_size, geometry):
-            extents = granules_to_write(units, UNIT, virtual_size, geometry)
-            sizes[cluster_size] = layout_for(extents, virtual_size, geometry).file_size
+            sizes[cluster_size] = _layout(units, virtual_size, geometry).file_size
     if not sizes:
         raise FormatError(f"no cluster size can map a disk of {format_size(virtual_size)}")
     return sizes
+
+
+def _layout(units: Extents, virtual_size: int, geometry: Geometry) -> Layout:
+    """The layout of the uncompressed overlay.
+
+    Whole clusters are only counted, because that is faster than folding to them: a cluster has data where
+    something in it differs and something in it, the same or not, is not zero.
+    """
+    if geometry.granules > 1 or geometry.cluster_size < UNIT:
+        return layout_for(granules_to_write(units, UNIT, virtual_size, geometry), virtual_size, geometry)
+    factor = geometry.cluster_size // UNIT
+    differing, nonzero = only(units, Kind.ZERO, Kind.DATA), only(units, Kind.SAME, Kind.DATA)
+    either = only(units, Kind.ZERO, Kind.SAME, Kind.DATA)
+    both = touched(differing, factor) + touched(nonzero, factor) - touched(either, factor)
+    tables = touched(differing, factor * geometry.l2_entries)
+    return plan_layout(virtual_size, geometry, l2_tables=tables, data_clusters=both)
 
 
 def chosen_cluster_size(sizes: dict[int, int]) -> int:

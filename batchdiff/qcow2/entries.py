@@ -29,7 +29,7 @@ OFFSET_MASK = np.uint64(0x00FFFFFFFFFFFE00)
 _RESERVED_STANDARD = np.uint64(0x3F000000000001FE)
 _RESERVED_L1 = np.uint64(0x7F000000000001FF)
 _DESCRIPTOR_MASK = np.uint64((1 << 62) - 1)
-_ALL_SUBCLUSTERS_ZERO = np.uint64(0xFFFFFFFF << 32)
+_RESERVED_REFCOUNT_TABLE = np.uint64(0x1FF)
 
 
 class Origin(enum.IntEnum):
@@ -94,11 +94,6 @@ def packed_entry(offset: int, length: int, geometry: Geometry) -> int:
     return 1 << 62 | more_sectors << (62 - (geometry.cluster_bits - 8)) | offset
 
 
-def zero_entry(geometry: Geometry) -> tuple[int, int]:
-    """The words (entry, bitmap) of a cluster that reads as zeros and takes no space."""
-    return (0, int(_ALL_SUBCLUSTERS_ZERO)) if geometry.extended_l2 else (int(ZERO_FLAG), 0)
-
-
 def check_l1(entries: Words, geometry: Geometry, file_size: int) -> npt.NDArray[np.int64]:
     """Offsets of the L2 tables that an L1 table names, in its order, without the empty entries.
 
@@ -113,6 +108,21 @@ def check_l1(entries: Words, geometry: Geometry, file_size: int) -> npt.NDArray[
     if len(np.unique(tables)) != len(tables):
         raise FormatError("one L2 table is used for two parts of the disk")
     return tables
+
+
+def check_refcount_table(entries: Words, geometry: Geometry, file_size: int) -> npt.NDArray[np.int64]:
+    """Offsets of the refcount blocks that a refcount table names, in its order, without the empty entries.
+
+    :raises FormatError: one is misaligned, outside the file, or named twice.
+    """
+    used = entries[entries != 0]
+    if (used & _RESERVED_REFCOUNT_TABLE).any():
+        raise FormatError("a refcount table entry has reserved bits set")
+    _check_hosts(used, geometry.cluster_size, file_size, "a refcount block")
+    if len(np.unique(used)) != len(used):
+        raise FormatError("one refcount block is used for two parts of the file")
+    blocks: npt.NDArray[np.int64] = used.astype(np.int64)
+    return blocks
 
 
 def check_l2(words: Words, geometry: Geometry, file_size: int) -> int:
@@ -143,7 +153,7 @@ def check_l2(words: Words, geometry: Geometry, file_size: int) -> int:
     return len(host) * geometry.cluster_size + int(np.maximum(least, 1).sum())
 
 
-def _check_hosts(offsets: npt.NDArray[np.int64], cluster_size: int, file_size: int, what: str) -> None:
+def _check_hosts(offsets: npt.NDArray[np.int64] | Words, cluster_size: int, file_size: int, what: str) -> None:
     if (offsets % cluster_size != 0).any():
         raise FormatError(f"{what} is not aligned to the cluster size")
     if (offsets >= file_size).any():

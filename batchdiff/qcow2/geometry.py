@@ -5,8 +5,16 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from batchdiff.units import KIB, MIB
+
 SUBCLUSTERS = 32
 """Subclusters of a cluster with extended L2 entries (qcow2.txt, "Extended L2 Entries")."""
+
+SMALLEST_EXTENDED_L2 = 16 * KIB
+"""The smallest cluster with extended L2: a subcluster, 1/32 of it, is at least one sector (QEMU refuses less)."""
+
+MAX_L1_BYTES = 32 * MIB
+"""QEMU's limit (QCOW_MAX_L1_SIZE in its block/qcow2.h)."""
 
 
 class CompressionType(enum.IntEnum):

@@ -14,16 +14,18 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from batchdiff.qcow2.geometry import CompressionType, Geometry
-from batchdiff.units import SECTOR, ceil_div
+from batchdiff.qcow2.geometry import MAX_L1_BYTES, SMALLEST_EXTENDED_L2, CompressionType, Geometry
+from batchdiff.units import SECTOR, align_up, ceil_div, format_size
 
 MAGIC = b"QFI\xfb"
 _FIXED = struct.Struct(">4sIQIIQIIQQIIQ")
 _V3 = struct.Struct(">QQQIIB7x")
 _V2_LENGTH, _V3_LENGTH, _V3_SHORTEST = 72, 112, 104
-_MAX_L1_BYTES = 32 << 20
 _MAX_REFCOUNT_TABLE_BYTES = 8 << 20
 _MAX_SNAPSHOTS = 65536
+_SHORTEST_SNAPSHOT = 40
+_MAX_BITMAPS = 65535
+_SHORTEST_BITMAP = 24
 MAX_NAME = 1023
 
 _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION_TYPE, _EXTENDED_L2 = (1 << bit for bit in range(5))
@@ -55,6 +57,22 @@ class Header:
     backing_name: str | None
     backing_format: str | None
     lazy_refcounts: bool
+    snapshots_offset: int = 0
+    bitmap_directory: tuple[int, int] = (0, 0)
+    """Offset and length."""
+
+    def tables(self) -> list[tuple[int, int, str]]:
+        """Offset, length and name of what the header names, and its own, sorted; of the snapshots the least."""
+        found = [
+            (0, self.geometry.cluster_size, "header"),
+            (self.l1_offset, self.l1_entries * 8, "L1 table"),
+            (self.refcount_offset, self.refcount_bytes, "refcount table"),
+        ]
+        if self.snapshots:
+            found.append((self.snapshots_offset, self.snapshots * _SHORTEST_SNAPSHOT, "snapshot table"))
+        if self.bitmaps:
+            found.append((*self.bitmap_directory, "bitmap directory"))
+        return sorted(found)
 
 
 def claimed_cluster_size(head: bytes) -> int:
@@ -70,13 +88,12 @@ def parse(head: bytes, file_size: int) -> Header:
     """
     if len(head) < _V2_LENGTH or head[:4] != MAGIC:
         raise FormatError("it is no qcow2 image: the magic number QFI\\xfb is not at its start")
-    (_, version, name_offset, name_size, cluster_bits, size, crypt, l1_entries, l1_offset) = _FIXED.unpack_from(
-        head
-    )[:9]
-    refcount_offset, refcount_clusters, snapshots, snapshots_offset = _FIXED.unpack_from(head)[9:]
+    fields = _FIXED.unpack_from(head)
+    _, version, name_offset, name_size, cluster_bits, size, crypt, l1_entries, l1_offset = fields[:9]
+    refcount_offset, refcount_clusters, snapshots, snapshots_offset = fields[9:]
     _require(version in {2, 3}, f"version {version} is unknown (2 and 3 are known)")
     _require(9 <= cluster_bits <= 21, f"a cluster size of 2^{cluster_bits} is outside 512 B to 2 MiB")
-    incompatible, compatible, autoclear, refcount_order, length, compression = _version_3_fields(head, version)
+    incompatible, compatible, autoclear, refcount_order, length, compression = version_3_fields(head, version)
     _check_features(incompatible, crypt)
     _require(refcount_order <= 6, f"a refcount width of 2^{refcount_order} bits is above 64")
     geometry = Geometry(
@@ -85,12 +102,16 @@ def parse(head: bytes, file_size: int) -> Header:
         compression_type=_compression_type(incompatible, compression),
         zero_flag=version >= 3,
     )
-    _require(not geometry.extended_l2 or cluster_bits >= 14, "extended L2 needs clusters of 16 KiB or more")
     cluster = geometry.cluster_size
+    _require(
+        not geometry.extended_l2 or cluster >= SMALLEST_EXTENDED_L2,
+        f"extended L2 needs clusters of {format_size(SMALLEST_EXTENDED_L2)} or more",
+    )
     _require(length % 8 == 0 and length <= cluster, f"the header length {length} is impossible")
-    extensions = dict(_extensions(head[:cluster], length, name_offset))
+    extensions = dict(extensions_of(head[:cluster], length, name_offset))
     _require(_EXT_DATA_FILE not in extensions, "it names an external data file, which is not supported yet")
     _require(_EXT_ENCRYPTION not in extensions, "it is encrypted, which is not supported yet")
+    bitmaps, *directory = _bitmaps(extensions, autoclear)
     header = Header(
         version=version,
         geometry=geometry,
@@ -100,13 +121,15 @@ def parse(head: bytes, file_size: int) -> Header:
         refcount_offset=refcount_offset,
         refcount_bytes=refcount_clusters * cluster,
         snapshots=snapshots,
-        bitmaps=_bitmaps(extensions, autoclear),
-        backing_name=_backing_name(head[:cluster], name_offset, name_size, length),
-        backing_format=_backing_format(extensions),
+        bitmaps=bitmaps,
+        backing_name=backing_name(head[:cluster], name_offset, name_size, length),
+        backing_format=backing_format(extensions),
         lazy_refcounts=bool(compatible & _LAZY_REFCOUNTS),
+        snapshots_offset=snapshots_offset,
+        bitmap_directory=(directory[0], directory[1]),
     )
+    _check_sizes(header)
     _check_tables(header, file_size)
-    _check_snapshots(snapshots, snapshots_offset, file_size)
     return header
 
 
@@ -158,7 +181,7 @@ def _require(condition: object, problem: str) -> None:
         raise FormatError(problem)
 
 
-def _version_3_fields(head: bytes, version: int) -> tuple[int, int, int, int, int, int]:
+def version_3_fields(head: bytes, version: int) -> tuple[int, int, int, int, int, int]:
     """Feature bits (three), refcount order, header length and compression type."""
     if version == 2:
         return 0, 0, 0, 4, _V2_LENGTH, 0
@@ -190,7 +213,8 @@ def _compression_type(incompatible: int, value: int) -> CompressionType:
     return CompressionType(value)
 
 
-def _extensions(cluster: bytes, length: int, name_offset: int) -> Iterator[tuple[int, bytes]]:
+def extensions_of(cluster: bytes, length: int, name_offset: int) -> Iterator[tuple[int, bytes]]:
+    """Type and data of each header extension in the first cluster."""
     at, end = length, name_offset or len(cluster)
     while at + 8 <= min(end, len(cluster)):
         kind, size = struct.unpack_from(">II", cluster, at)
@@ -198,22 +222,29 @@ def _extensions(cluster: bytes, length: int, name_offset: int) -> Iterator[tuple
             return
         _require(at + 8 + size <= end, f"the header extension {kind:#x} does not fit into the header")
         yield kind, cluster[at + 8 : at + 8 + size]
-        at += 8 + (size + 7) // 8 * 8
+        at += 8 + align_up(size, 8)
 
 
 def _extension(kind: int, data: bytes) -> bytes:
     return struct.pack(">II", kind, len(data)) + data + bytes(-len(data) % 8)
 
 
-def _bitmaps(extensions: dict[int, bytes], autoclear: int) -> int:
+def _bitmaps(extensions: dict[int, bytes], autoclear: int) -> tuple[int, int, int]:
+    """Number of bitmaps, offset and length of their directory; without its bit the extension means nothing."""
     data = extensions.get(_EXT_BITMAPS)
     if data is None or not autoclear & _AUTOCLEAR_BITMAPS:
-        return 0
+        return 0, 0, 0
     _require(len(data) >= 24, "its bitmaps extension is too short")
-    return int(struct.unpack_from(">I", data)[0])
+    count, length, offset = struct.unpack_from(">I4xQQ", data)
+    _require(0 < count <= _MAX_BITMAPS, f"{count} bitmaps are outside 1 to QEMU's limit of {_MAX_BITMAPS}")
+    _require(
+        length >= count * _SHORTEST_BITMAP, f"its bitmap directory of {length} bytes is too short for {count}"
+    )
+    return count, offset, length
 
 
-def _backing_name(cluster: bytes, offset: int, size: int, length: int) -> str | None:
+def backing_name(cluster: bytes, offset: int, size: int, length: int) -> str | None:
+    """The backing file's name; ``length`` is the header's."""
     if offset == 0:
         return None
     _require(0 < size <= MAX_NAME, f"its backing file name of {size} bytes is outside 1 to {MAX_NAME}")
@@ -221,30 +252,29 @@ def _backing_name(cluster: bytes, offset: int, size: int, length: int) -> str | 
     return cluster[offset : offset + size].decode("utf-8", "surrogateescape")
 
 
-def _backing_format(extensions: dict[int, bytes]) -> str | None:
+def backing_format(extensions: dict[int, bytes]) -> str | None:
+    """The backing file's format as an extension names it."""
     data = extensions.get(_EXT_BACKING_FORMAT)
     return None if data is None else data.decode("ascii", "replace")
 
 
-def _check_tables(header: Header, file_size: int) -> None:
-    cluster, size = header.geometry.cluster_size, header.virtual_size
+def _check_sizes(header: Header) -> None:
+    size = header.virtual_size
     _require(size > 0, "its virtual size is 0")
     _require(size % SECTOR == 0, f"its virtual size {size} is no multiple of {SECTOR}")
     _require(size < 1 << 63, f"its virtual size {size} is impossible")
     needed = ceil_div(size, header.geometry.l2_coverage)
     _require(header.l1_entries >= needed, f"its L1 table has {header.l1_entries} entries and needs {needed}")
-    _require(header.l1_entries * 8 <= _MAX_L1_BYTES, "its L1 table is above QEMU's limit of 32 MiB")
+    _require(header.l1_entries * 8 <= MAX_L1_BYTES, "its L1 table is above QEMU's limit of 32 MiB")
     _require(
         0 < header.refcount_bytes <= _MAX_REFCOUNT_TABLE_BYTES,
         f"its refcount table of {header.refcount_bytes} bytes is outside 1 cluster to 8 MiB",
     )
-    tables = sorted(
-        [
-            (0, cluster, "header"),
-            (header.l1_offset, header.l1_entries * 8, "L1 table"),
-            (header.refcount_offset, header.refcount_bytes, "refcount table"),
-        ]
-    )
+    _require(header.snapshots <= _MAX_SNAPSHOTS, f"{header.snapshots} snapshots are above QEMU's limit")
+
+
+def _check_tables(header: Header, file_size: int) -> None:
+    cluster, tables = header.geometry.cluster_size, header.tables()
     for offset, length, name in tables:
         _require(offset % cluster == 0, f"its {name} at {offset} is not aligned to a cluster")
         _require(
@@ -254,8 +284,3 @@ def _check_tables(header: Header, file_size: int) -> None:
         )
     for (offset, length, name), (next_offset, _, next_name) in itertools.pairwise(tables):
         _require(offset + length <= next_offset, f"its {name} and its {next_name} overlap")
-
-
-def _check_snapshots(count: int, offset: int, file_size: int) -> None:
-    _require(count <= _MAX_SNAPSHOTS, f"{count} snapshots are above QEMU's limit of {_MAX_SNAPSHOTS}")
-    _require(count == 0 or (offset % 8 == 0 and 0 < offset < file_size), "its snapshot table is outside the file")

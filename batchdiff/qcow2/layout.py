@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchdiff.extents import Extents, Kind, folded, only, split
-from batchdiff.qcow2.geometry import Geometry
+from batchdiff.extents import Extents, Kind, folded, only, split, touched
+from batchdiff.qcow2.geometry import MAX_L1_BYTES, Geometry
 from batchdiff.qcow2.header import Header, build
 from batchdiff.units import ceil_div
 
 REFCOUNT_BYTES = 2
-_MAX_L1_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class Layout:
 
 def fits(virtual_size: int, geometry: Geometry) -> bool:
     """Whether an L1 table within QEMU's limit of 32 MiB can map a disk of that size."""
-    return ceil_div(virtual_size, geometry.l2_coverage) * 8 <= _MAX_L1_BYTES
+    return ceil_div(virtual_size, geometry.l2_coverage) * 8 <= MAX_L1_BYTES
 
 
 def plan_layout(virtual_size: int, geometry: Geometry, *, l2_tables: int, data_clusters: int) -> Layout:
@@ -112,12 +111,9 @@ def granules_to_write(
 
 def layout_for(extents: Extents, virtual_size: int, geometry: Geometry) -> Layout:
     """The layout of an uncompressed image that holds these extents (in granules)."""
-    clusters = folded(extents, geometry.granules)
-    data = folded(only(extents, Kind.DATA), geometry.granules)
-    tables = folded(clusters, geometry.l2_entries)
-    return plan_layout(
-        virtual_size, geometry, l2_tables=int(tables.count.sum()), data_clusters=int(data.count.sum())
-    )
+    data = touched(only(extents, Kind.DATA), geometry.granules)
+    tables = touched(extents, geometry.granules * geometry.l2_entries)
+    return plan_layout(virtual_size, geometry, l2_tables=tables, data_clusters=data)
 
 
 def header_for(

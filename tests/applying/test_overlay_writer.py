@@ -271,7 +271,7 @@ def extent_tree(path: Path) -> int:
         return 0
     fd = os.open(path, os.O_RDONLY)
     try:
-        return UNIT if len(list(physical_extents(fd))) > 4 else 0
+        return UNIT if len(list(physical_extents(fd, "x"))) > 4 else 0
     finally:
         os.close(fd)
 

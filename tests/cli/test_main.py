@@ -1,9 +1,10 @@
+import os
 import re
 import subprocess
 import sys
 
 import pytest
-from commands import batchdiff, events
+from commands import COMMAND, batchdiff, events
 
 from batchdiff import __version__
 from batchdiff.cli import main
@@ -90,3 +91,35 @@ def test_nothing_heavy_is_loaded_for_help():
 def test_errors_are_said_however_quiet(tmp_path, options):
     done = batchdiff("show", "none", *options, cwd=tmp_path, expect=5)
     assert "none" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["plan", "--help"]])
+@pytest.mark.parametrize("buffering", ["", "1"])
+def test_help_that_cannot_be_written(tmp_path, arguments, buffering):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONUNBUFFERED": buffering},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "batchdiff: cannot write the output: No space left on device\n"
+
+
+def test_errors_that_cannot_be_written(tmp_path):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*COMMAND, "show", "none"], cwd=tmp_path, stderr=full, check=False)
+    assert done.returncode == 5
+
+
+def test_memory_that_is_short(monkeypatch, capsys):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(main, "_verb", fail)
+    assert main.run(["validate", "x"]) == 1
+    assert "ran out of memory. Free some" in capsys.readouterr().err

@@ -223,13 +223,17 @@ def test_a_reader_that_goes_away(fleet):
     assert "fleet.plan.json" in fleet.names()
 
 
+@pytest.mark.parametrize("options", [[], ["--progress", "always"]])
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_a_reader_that_was_never_there(fleet, stream):
+def test_a_reader_that_was_never_there(fleet, stream, options):
     read, write = os.pipe()
     os.close(read)
     other = "stderr" if stream == "stdout" else "stdout"
     with subprocess.Popen(
-        [*COMMAND, "plan", "fleet.yaml"], cwd=fleet.folder, **{stream: write, other: subprocess.PIPE}, text=True
+        [*COMMAND, "plan", "fleet.yaml", *options],
+        cwd=fleet.folder,
+        **{stream: write, other: subprocess.PIPE},
+        text=True,
     ) as process:
         os.close(write)
         said = "".join(process.communicate()[::1][0 if other == "stdout" else 1])

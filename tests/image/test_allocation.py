@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import random
 import time
@@ -6,6 +8,7 @@ import pytest
 from filesystems import mounted
 from notation import run
 
+from batchdiff.errors import ImageError
 from batchdiff.image import allocation
 from batchdiff.image.allocation import allocated_bytes, reclaimable_bytes
 from batchdiff.image.fiemap import ExtentFlag, physical_extents
@@ -23,7 +26,7 @@ def xfs(tmp_path_factory):
 def measured(path):
     fd = os.open(path, os.O_RDONLY)
     try:
-        return allocated_bytes(fd), reclaimable_bytes(fd)
+        return allocated_bytes(fd), reclaimable_bytes(fd, str(path))
     finally:
         os.close(fd)
 
@@ -31,7 +34,7 @@ def measured(path):
 def extents_of(path):
     fd = os.open(path, os.O_RDONLY)
     try:
-        return list(physical_extents(fd))
+        return list(physical_extents(fd, str(path)))
     finally:
         os.close(fd)
 
@@ -133,8 +136,8 @@ def test_a_filesystem_that_does_not_tell():
     fd = os.memfd_create("x")
     try:
         os.write(fd, b"x" * MIB)
-        assert physical_extents(fd) is None
-        assert reclaimable_bytes(fd) == allocated_bytes(fd) >= MIB
+        assert physical_extents(fd, "x") is None
+        assert reclaimable_bytes(fd, "x") == allocated_bytes(fd) >= MIB
     finally:
         os.close(fd)
 
@@ -155,6 +158,22 @@ def test_more_shared_than_allocated_is_nothing(xfs, monkeypatch):
     monkeypatch.setattr(
         allocation,
         "physical_extents",
-        lambda fd: [e._replace(flags=ExtentFlag.SHARED, length=e.length * 2) for e in extent(fd)],
+        lambda *where: [e._replace(flags=ExtentFlag.SHARED, length=e.length * 2) for e in extent(*where)],
     )
     assert measured(path) == (4 * MIB, 0)
+
+
+def test_a_fault_after_the_first_extents(xfs, monkeypatch):
+    """The second request fails: what is known by then is only a part."""
+    path = xfs / "comb"
+    real, asked = fcntl.ioctl, []
+
+    def ioctl(*arguments):
+        asked.append(arguments)
+        if len(asked) > 1:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(*arguments)
+
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    with pytest.raises(ImageError, match=r"cannot find out where .*comb is on its disk: Input/output error"):
+        measured(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import subprocess
 
 import notation
 import pytest
@@ -88,7 +89,7 @@ FIELDS = [
     ("header_length", 108, "header length 108"),
     ("header_length", 8192, "header length 8192"),
     ("snapshots", 65537, "snapshots are above"),
-    ("snapshots", 1, "snapshot table is outside"),
+    ("snapshots", 1, "snapshot table and its header overlap"),
     ("backing_offset", 64, "backing file name"),
 ]
 
@@ -157,6 +158,94 @@ def test_l1_entries(good, tmp_path, change, match):
     image = good()
     image[image.l1(0)] = change(image, image[image.l1(0)])
     assert_refused(image.save(tmp_path / "a.qcow2"), match)
+
+
+def first_block(image):
+    """The refcount table's first entry."""
+    return image["refcount_offset"]
+
+
+REFCOUNT_TABLE = {
+    "misaligned": (lambda image: image[first_block(image)] + 512, "refcount block is not aligned"),
+    "past-the-end": (lambda image: 1 << 40, "refcount block .* past the end of the file"),
+    "far-past-the-end": (lambda image: 1 << 63, "refcount block .* past the end of the file"),
+    "at-the-end": (lambda image: -(-len(image.data) // 4096) * 4096, "refcount block .* past the end"),
+    "reserved-bits": (lambda image: image[first_block(image)] | 1, "refcount table entry has reserved bits"),
+    "on-the-l1-table": (lambda image: image["l1_offset"], "refcount block lies on the L1 table"),
+    "on-itself": (lambda image: image["refcount_offset"], "refcount block lies on the refcount table"),
+    "on-an-l2-table": (lambda image: image[image.l1(0)] & OFFSET, "L2 table lies on a refcount block"),
+}
+
+
+@pytest.mark.parametrize(("change", "match"), REFCOUNT_TABLE.values(), ids=REFCOUNT_TABLE)
+def test_refcount_table(good, tmp_path, change, match):
+    image = good()
+    image[first_block(image)] = change(image)
+    assert_refused(image.save(tmp_path / "a.qcow2"), match)
+    assert_found_by_qemu(tmp_path / "a.qcow2")
+
+
+def test_one_refcount_block_twice(good, tmp_path):
+    image = good()
+    image[first_block(image) + 8] = image[first_block(image)]
+    assert_refused(image.save(tmp_path / "a.qcow2"), "one refcount block is used for two parts")
+    assert_found_by_qemu(tmp_path / "a.qcow2")
+
+
+def assert_found_by_qemu(path):
+    """`qemu-img check` finds an error, or cannot open the image at all."""
+    assert subprocess.run(["qemu-img", "check", str(path)], capture_output=True, check=False).returncode in {1, 2}
+
+
+def with_tables(good, tmp_path):
+    """A sound image with a snapshot and a bitmap, and where the header keeps their offsets."""
+    path = good().save(tmp_path / "a.qcow2")
+    notation.run("qemu-img", "snapshot", "-c", "one", str(path))
+    notation.run("qemu-img", "bitmap", "--add", "-f", "qcow2", str(path), "b")
+    image = Patched(path)
+    extension = image.data.index(struct.pack(">II", 0x23852875, 24)) + 8
+    return (
+        path,
+        image,
+        {"snapshot table": 64, "bitmap directory": extension + 16, "directory length": extension + 8},
+    )
+
+
+def test_snapshots_and_bitmaps_that_are_sound(good, tmp_path):
+    path, _, _ = with_tables(good, tmp_path)
+    with open_image(source(path)) as image:
+        inspect(image)
+
+
+TABLES = {
+    "misaligned": (lambda image, offset: offset + 8, "is not aligned to a cluster"),
+    "past-the-end": (lambda image, offset: 1 << 40, "ends past the end of the file"),
+    "at-the-end": (lambda image, offset: -(-len(image.data) // 4096) * 4096, "ends past the end of the file"),
+    "in-the-header": (lambda image, offset: 0, "and its header overlap|header and its .* overlap"),
+    "on-the-l1-table": (lambda image, offset: image["l1_offset"], "overlap"),
+    "on-the-refcount-table": (lambda image, offset: image["refcount_offset"], "overlap"),
+    "on-an-l2-table": (lambda image, offset: image[image.l1(0)] & OFFSET, "L2 table lies on the"),
+    "on-a-refcount-block": (lambda image, offset: image[image["refcount_offset"]], "refcount block lies on the"),
+}
+
+
+@pytest.mark.parametrize("table", ["snapshot table", "bitmap directory"])
+@pytest.mark.parametrize(("change", "match"), TABLES.values(), ids=TABLES)
+def test_tables_of_snapshots_and_bitmaps(good, tmp_path, table, change, match):
+    path, image, places = with_tables(good, tmp_path)
+    at = places[table]
+    image[at] = change(image, image[at])
+    image.save(path)
+    assert_refused(path, match)
+    assert_refused(path, table)
+    assert_found_by_qemu(path)
+
+
+def test_a_bitmap_directory_that_is_too_short(good, tmp_path):
+    path, image, places = with_tables(good, tmp_path)
+    image[places["directory length"]] = 16
+    assert_refused(image.save(path), "bitmap directory of 16 bytes is too short")
+    assert_found_by_qemu(path)
 
 
 L2_ENTRIES = {

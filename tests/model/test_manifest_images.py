@@ -10,11 +10,12 @@ import time
 import pytest
 from manifest_texts import guests, make, problems, raw
 
+from batchdiff.image.identity import identity_of
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model.manifest_entries import WrittenGuest, WrittenImage
 from batchdiff.model.manifest_images import FoundGuest, FoundImage
 from batchdiff.model.manifest_names import overlay_paths
-from batchdiff.model.manifest_paths import Place, identity_of, is_image
+from batchdiff.model.manifest_paths import Place, is_image
 from batchdiff.model.manifest_problems import Problems
 from batchdiff.model.overlay_options import OverlayOptions
 

@@ -40,6 +40,17 @@ def refusal(path):
     return str(caught.value)
 
 
+@pytest.mark.parametrize("where", [("template",), ("guests", 0), ("guests", 0, "overlay")])
+@pytest.mark.parametrize("letter", ["\0", "\ud800"], ids=ascii)
+def test_a_path_that_no_file_can_have(path, document, where, letter):
+    holder = document
+    for step in where:
+        holder = holder[step]
+    holder["path"] = f"/images/web{letter}.img"
+    save(document, path)
+    assert "path" in refusal(path)
+
+
 # --- extents
 
 
@@ -186,7 +197,13 @@ def test_no_value_anywhere_crashes_the_reader(path, data):
     holder = document
     for step in where[:-1]:
         holder = holder[step]
-    scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+    scalars = (
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(max_size=5)
+    )
     nested = st.recursive(
         scalars,
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),

@@ -1,7 +1,10 @@
 import dataclasses
+import errno
+import fcntl
 import multiprocessing
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -14,7 +17,9 @@ from filesystems import mounted
 from oracle import source, within
 
 from batchdiff.errors import ImageError, WorkerError
+from batchdiff.image import fiemap
 from batchdiff.image.image import Image
+from batchdiff.image.sharing import Placed
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
 from batchdiff.model.overlay_options import Compression, OverlayOptions
@@ -156,9 +161,14 @@ def test_what_would_be_lost(tmp_path, template, loss, allowed):
         assert guest.reason.startswith("it has 1 ")
 
 
-def test_an_overlay_of_this_template_is_skipped(tmp_path, template):
+@pytest.mark.parametrize("declared", [False, True])
+def test_an_overlay_of_this_template_is_skipped(tmp_path, template, declared):
     path = notation.write_qcow2(tmp_path / "g.qcow2", "8M:-", backing=template)
-    guest = only_guest(template, path)
+    found = manifest(template, path)
+    if declared:
+        entry = dataclasses.replace(found.guests[0], image=source(path, template))
+        found = dataclasses.replace(found, guests=(entry,))
+    (guest,) = make_plan(found, jobs=1).guests
     assert guest.verdict is Verdict.SKIP
     assert "already an overlay" in guest.reason
 
@@ -224,6 +234,50 @@ def test_a_guest_that_fails_in_the_middle(tmp_path, template, small_ranges, monk
     assert "Input/output error" in failed.reason
     assert "raw.img" in failed.reason
     assert {guest.name: guest for guest in others}.items() <= sound.items()
+
+
+def untold(monkeypatch, name):
+    """EIO where the filesystem is asked where a file is on its disk."""
+    real = fcntl.ioctl
+
+    def ioctl(fd, request, *rest):
+        if request == fiemap.REQUEST and os.readlink(f"/proc/self/fd/{fd}").endswith(name):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(fd, request, *rest)
+
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+
+
+@pytest.mark.parametrize("sharing", [False, True])
+def test_a_guest_whose_blocks_the_filesystem_cannot_tell(tmp_path, template, monkeypatch, sharing):
+    guests = fleet(tmp_path, template)
+    untold(monkeypatch, "raw.img")
+    if sharing:
+        everything = [Placed(0, 2 * MIB, 1, 0)]
+        real = scan.placed
+        monkeypatch.setattr(planner, "has_shared_extents", lambda _: True)
+        monkeypatch.setattr(scan, "placed", lambda image, s: real(image, s) or everything)
+    failed, *others = planned(template, *guests).guests
+    assert failed.verdict is Verdict.REFUSE
+    assert re.search(r"cannot find out where .*raw.img is on its disk: Input/output error", failed.reason)
+    assert {guest.verdict for guest in others} == {Verdict.CONVERT}
+
+
+def test_a_template_whose_blocks_the_filesystem_cannot_tell(tmp_path, template, monkeypatch):
+    untold(monkeypatch, "template.img")
+    with pytest.raises(ImageError, match=r"where .*template.img is on its disk: Input/output error"):
+        planned(template, *fleet(tmp_path, template))
+
+
+def test_an_overlay_folder_that_is_gone(tmp_path, template):
+    """Removed during the scan; only that guest is refused."""
+    found = manifest(template, *fleet(tmp_path, template))
+    first, *others = found.guests
+    lost = dataclasses.replace(first, overlay_path=str(tmp_path / "gone" / "raw.qcow2"))
+    guest, *rest = make_plan(dataclasses.replace(found, guests=(lost, *others)), jobs=1).guests
+    assert guest.verdict is Verdict.REFUSE
+    assert re.search(r"cannot look at .*gone.*: No such file", guest.reason)
+    assert {other.verdict for other in rest} == {Verdict.CONVERT}
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

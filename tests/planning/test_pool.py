@@ -1,3 +1,4 @@
+import errno
 import gc
 import itertools
 import multiprocessing
@@ -7,10 +8,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from oracle import within
 
 from batchdiff.errors import GuestError, ImageError, WorkerError
+from batchdiff.planning import pool
 from batchdiff.planning.pool import run_tasks
 from batchdiff.units import MIB
 
@@ -178,6 +181,57 @@ def test_an_error_among_results():
         found.extend(run_tasks(lambda: work, iter(range(10)), jobs=2, describe=str))
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("where", ["start", "task", "result"])
+def test_memory_that_is_short(jobs, where):
+    class Unsendable:
+        def __reduce__(self):
+            raise MemoryError("no room")
+
+    def fail(*_):
+        return np.empty(1 << 60, dtype=np.uint8)  # numpy's own kind of MemoryError
+
+    work = (lambda _: Unsendable()) if where == "result" else fail
+    if jobs == 1 and where == "result":
+        return
+    with pytest.raises(WorkerError, match=r"ran out of memory while it was at task <[012]>") as caught:
+        collect(work, range(3), jobs, fail if where == "start" else None)
+    assert "memory" in caught.value.remedy
+
+
+@pytest.mark.parametrize("started", [0, 1])
+def test_a_process_that_cannot_be_started(monkeypatch, started):
+    real, forks = os.fork, []
+
+    def fork():
+        forks.append(1)
+        if len(forks) > started:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return real()
+
+    pipes, plain = [], os.pipe
+
+    def pipe():
+        pipes.extend(made := plain())
+        return made
+
+    monkeypatch.setattr(os, "fork", fork)
+    monkeypatch.setattr(os, "pipe", pipe)  # multiprocessing leaves those of a failed start open
+    with pytest.raises(WorkerError, match=r"cannot start a worker.*Resource temporarily.*-j 1"):
+        collect(lambda task: time.sleep(0.1), range(5), 3)
+    for fd in pipes[-4:]:
+        os.close(fd)
+
+
+def test_too_few_descriptors_for_a_worker(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(pool._context, "Pipe", refuse)
+    with pytest.raises(WorkerError, match=r"cannot start a worker.*Too many open files.*ulimit -n"):
+        collect(lambda task: task, range(5), 3)
+
+
 def test_a_bug_in_a_worker_shows_where():
     def buggy(task):
         return {}[task]
@@ -242,6 +296,7 @@ def test_the_planners_handlers_are_not_the_workers():
 
 _PLANNER = """
 import os, sys, time
+from batchdiff.planning import pool
 from batchdiff.planning.pool import run_tasks
 
 def work(task):

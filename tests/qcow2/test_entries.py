@@ -80,14 +80,6 @@ def test_granules_of_subclusters(kinds):
     assert address.tolist() == [AT + n * 2048 if kind is Origin.FILE else 0 for n, kind in enumerate(kinds)]
 
 
-@pytest.mark.parametrize("geometry", [PLAIN, EXTENDED], ids=["plain", "extended"])
-def test_the_zero_entry_reads_as_zeros_and_takes_no_space(geometry):
-    entry = entries.zero_entry(geometry)
-    table = words(*entry).reshape(1, 2) if geometry.extended_l2 else words(entry[0])
-    assert set(entries.granules(table, geometry)[0].tolist()) == {Origin.ZERO}
-    assert entries.check_l2(table, geometry, FILE_SIZE) == 0
-
-
 @pytest.mark.parametrize(
     ("geometry", "entry", "match"),
     [
