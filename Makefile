@@ -2,13 +2,14 @@
 # make test       lint, types and tests; installs what is missing (apt-get, with root or sudo)
 # make test-long  the same with the slow tests
 # make lint       lint and types only
-# make bench      batchdiff against its peers, side by side; 40 GiB of space, root, half an hour
+# make bench      batchdiff against its peers, side by side; 20 GiB of space, root, half an hour. BENCH="--quick" tries it out
+# make bench-docs the figures and the plot of the last `make bench`, put into docs/
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test test-long lint bench tools clean
+.PHONY: demo test test-long lint bench bench-docs tools clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -25,8 +26,13 @@ lint: $(VENV)/installed-for-tests
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 
-bench: $(VENV)/installed-for-tests tools
-	PYTHONPATH=tools $(RUN)/python -m bench bench-images --output bench.json
+bench: $(VENV)/installed-for-bench
+	sh tools/install-bench-tools
+	PYTHONPATH=tools $(RUN)/python -m bench bench-images --output bench.json $(BENCH)
+
+bench-docs: $(VENV)/installed-for-bench
+	PYTHONPATH=tools $(RUN)/python -m bench.document bench.json docs/performance.md
+	PYTHONPATH=tools $(RUN)/python -m bench.plot bench.json docs
 
 tools:
 	sh tools/install-test-tools
@@ -40,6 +46,10 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/installed-for-tests: $(VENV)/bin/python pyproject.toml
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@ $(VENV)/installed
+
+$(VENV)/installed-for-bench: $(VENV)/bin/python pyproject.toml
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	touch $@ $(VENV)/installed
 
 clean:

@@ -113,8 +113,8 @@ def documented(words: str) -> set[str]:
     return {word for span in spans for word in re.split(r"[\s,{}|=]+", span) if word}
 
 
-LONGEST = {"docs/scripting.md": 260}
-"""The reference has a section for each verb; all else fits on a page."""
+LONGEST = {"docs/scripting.md": 260, "docs/performance.md": 240}
+"""The reference has a section for each verb, and the benchmark a row for each figure; all else fits on a page."""
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))

@@ -1,0 +1,85 @@
+"""Bytes of images from a seed: what a template holds, and what its copies wrote when they ran on."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+
+from batchdiff.units import KIB, MIB
+
+SEED = 2012
+CLUSTER = 64 * KIB
+ALLOCATED_SHARE = 0.57
+"""Of a template; as on a Debian guest with a half-full disk."""
+
+_POOL = 32 * MIB
+_LONGEST_RUN = 4 * MIB
+_ZEROED = 0.3
+"""Of the clusters that a guest wrote: files that were deleted and trimmed without a hole."""
+
+
+def write_template(path: str, size: int, *, share: float = ALLOCATED_SHARE, compressible: bool = False) -> None:
+    """Runs of 256 KiB to 4 MiB, a share of them data, the others holes."""
+    _write(path, size, share, _pool(random.Random(SEED), compressible=compressible))
+
+
+def write_all_different(path: str, size: int) -> None:
+    """An image with the template's runs, of which no unit of 4 KiB has the template's bytes."""
+    _write(path, size, ALLOCATED_SHARE, _pool(random.Random(SEED + 1), compressible=False))
+
+
+def _write(path: str, size: int, share: float, pool: bytes) -> None:
+    rng = random.Random(SEED)
+    with open(path, "wb") as file:
+        at = 0
+        while at < size:
+            length = min(rng.randrange(1, 16) * (_LONGEST_RUN // 16), size - at)
+            begin, is_data = rng.randrange(len(pool) - _LONGEST_RUN), rng.random() < share
+            if is_data:
+                file.seek(at)
+                # The offset makes every run its own, so that no two clusters are equal by chance.
+                file.write(at.to_bytes(8, "little") + pool[begin : begin + length - 8])
+            at += length
+        file.truncate(size)
+
+
+def _pool(rng: random.Random, *, compressible: bool) -> bytes:
+    if not compressible:
+        return rng.randbytes(_POOL)
+    words = [rng.randbytes(rng.randrange(3, 12)) for _ in range(4000)]
+    return b"".join(rng.choice(words) for _ in range(6 * MIB))[:_POOL]
+
+
+def run_on(path: str, size: int, changed: float, number: int) -> int:
+    """Writes to a share of the clusters of guest ``number``: data to most, zeros to the others. Bytes of data."""
+    rng = random.Random(SEED + 1 + number)
+    pool = rng.randbytes(MIB)
+    written = 0
+    with open(path, "r+b") as file:
+        for cluster in sorted(rng.sample(range(size // CLUSTER), int(size // CLUSTER * changed))):
+            file.seek(cluster * CLUSTER)
+            begin = rng.randrange(len(pool) - CLUSTER)
+            length = rng.choice((4 * KIB, 8 * KIB, CLUSTER))
+            if rng.random() < _ZEROED:
+                file.write(bytes(CLUSTER))
+            else:
+                file.write(pool[begin : begin + length])
+                written += length
+    return written
+
+
+def run_on_qcow2(path: str, size: int, changed: float, number: int) -> None:
+    """The same to a qcow2 guest, whole clusters, by QEMU."""
+    rng = random.Random(SEED + 1 + number)
+    clusters = sorted(rng.sample(range(size // CLUSTER), int(size // CLUSTER * changed)))
+    commands = "".join(f"write -q -P {rng.randrange(1, 256)} {c * CLUSTER} {CLUSTER}\n" for c in clusters)
+    subprocess.run(
+        ["qemu-io", "-f", "qcow2", path], input=commands.encode(), check=True, stdout=subprocess.DEVNULL
+    )
+
+
+def converted(path: str, *options: str) -> str:
+    """A raw image's content as qcow2 beside it; the raw one stays."""
+    target = f"{path}.qcow2"
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *options, path, target], check=True)
+    return target

@@ -1,0 +1,171 @@
+"""What is measured: a function for each fleet, which makes it, lets the contestants run, and removes it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+from batchdiff.units import GIB, KIB, MIB
+from bench import fleets
+from bench.contestants import LIMIT, PLAN, PLAN_APPLY, REBASE, REBASE_COMPARE, limit, plan, plan_command
+from bench.examinations import apply_space, deduplication, start_up, template_reads
+from bench.fleets import Fleet
+from bench.races import cold_races, entries_of, warm_race
+from bench.report import Fact, Point, Race
+from bench.running import memory_of
+from bench.scaling import scaling_points
+
+_REFLINK_COPY = ("cp", "--reflink=always")
+
+
+@dataclass(slots=True)
+class Study:
+    """Where fleets are made, how many rounds, how many times smaller with --quick; and what came out so far."""
+
+    folder: str
+    rounds: int
+    cold_rounds: int
+    smaller: int = 1
+    races: list[Race] = field(default_factory=list)
+    facts: list[Fact] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
+
+    @contextmanager
+    def place(self, name: str) -> Iterator[str]:
+        """The path of a folder that is not there yet, and that is removed at the end."""
+        path = os.path.join(self.folder, name)
+        shutil.rmtree(path, ignore_errors=True)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def size(self, size: int) -> int:
+        """The size of an image, in bytes."""
+        return size // self.smaller
+
+    def note_memory(self, fleet: Fleet, name: str) -> None:
+        """Notes the memory of a planner and its workers as facts."""
+        memory = memory_of(plan_command(fleet))
+        self.facts.append(Fact(f"worker memory, {name}", memory.worker, "bytes"))
+        self.facts.append(Fact(f"planner memory, {name}", memory.own, "bytes"))
+
+
+def raw(study: Study) -> None:
+    """Four raw guests: everything, warm and cold."""
+    with study.place("raw") as folder:
+        fleet = fleets.raw(folder, size=study.size(4 * GIB), guests=4)
+        study.races.append(warm_race("raw", fleet, entries_of(fleet), study.rounds))
+        study.races += cold_races("raw", fleet, study.cold_rounds)
+        study.note_memory(fleet, "4 GiB")
+
+
+def qcow2(study: Study) -> None:
+    """Four qcow2 guests of a qcow2 template: everything; and plans of the same content in other forms."""
+    with study.place("qcow2") as folder:
+        made = fleets.forms(folder, size=study.size(2 * GIB), guests=4)
+        study.races.append(warm_race("qcow2", made["qcow2"], entries_of(made["qcow2"]), study.rounds))
+        entries = {name: partial(plan, fleet) for name, fleet in made.items()}
+        entries |= {f"{LIMIT} {name}": partial(limit, made[name]) for name in ("raw", "qcow2")}
+        limit(made["raw"])
+        fleet = fleets.described(made["qcow2"], "the same content in other forms: plan")
+        study.races.append(warm_race("forms", fleet, entries, study.rounds))
+
+
+def compressed(study: Study, kind: str) -> None:
+    """Copies of a compressed template."""
+    with study.place(kind) as folder:
+        fleet = fleets.compressed(folder, kind, size=study.size(GIB), guests=4)
+        names = (PLAN, PLAN_APPLY, REBASE, REBASE_COMPARE)
+        study.races.append(warm_race(kind, fleet, entries_of(fleet, names), study.rounds))
+
+
+def reflink(study: Study) -> None:
+    """Reflink copies on XFS: everything, and the space that apply takes."""
+    size = study.size(4 * GIB)
+    with study.place("reflink") as place, fleets.xfs(place, 3 * size) as folder:
+        fleet = fleets.raw(folder, size=size, guests=4, copy=_REFLINK_COPY)
+        fleet = fleets.described(fleet, f"{fleet.what}, reflink copies on XFS")
+        study.races.append(warm_race("reflink", fleet, entries_of(fleet), study.rounds))
+        study.races += cold_races("reflink", fleet, study.cold_rounds)
+        study.facts += apply_space(fleet)
+
+
+def duplicates(study: Study) -> None:
+    """Full copies on XFS: batchdiff and duperemove, each until the space has been given back."""
+    size = study.size(GIB)
+    with study.place("duplicates") as place, fleets.xfs(place, 12 * size) as folder:
+        fleet = fleets.raw(folder, size=size, guests=4)
+        fleet = fleets.described(fleet, f"{fleet.what}, full copies on XFS")
+        race, facts = deduplication(fleet, min(study.rounds, 2))
+        study.races.append(race)
+        study.facts += facts
+
+
+def sparse(study: Study) -> None:
+    """A pair of 15 TiB."""
+    with study.place("sparse") as folder:
+        fleet = fleets.sparse(folder)
+        study.races.append(warm_race("sparse", fleet, entries_of(fleet, (PLAN,)), study.rounds))
+        study.note_memory(fleet, "15 TiB")
+
+
+def small(study: Study) -> None:
+    """Many small guests: everything."""
+    with study.place("small") as folder:
+        fleet = fleets.raw(folder, size=study.size(64 * MIB), guests=64)
+        study.races.append(warm_race("small", fleet, entries_of(fleet), study.rounds))
+
+
+def thousand(study: Study) -> None:
+    """A thousand guests."""
+    with study.place("thousand") as folder:
+        fleet = fleets.thousand(folder, size=study.size(4 * GIB))
+        study.races.append(warm_race("thousand", fleet, entries_of(fleet, (PLAN, LIMIT)), study.rounds))
+        study.note_memory(fleet, "1,000 guests")
+
+
+def different(study: Study) -> None:
+    """Guests that have nothing in common with their template."""
+    with study.place("different") as folder:
+        fleet = fleets.raw(folder, size=study.size(2 * GIB), guests=4, changed=1)
+        study.races.append(warm_race("different", fleet, entries_of(fleet, (PLAN, LIMIT)), study.rounds))
+
+
+def startup(study: Study) -> None:
+    """What a command costs that does next to nothing."""
+    with study.place("startup") as folder:
+        fleet = fleets.raw(folder, size=MIB, guests=4)
+        study.races.append(start_up(fleet, 4 * study.rounds))
+
+
+def reads(study: Study) -> None:
+    """How often the template is read, by number of guests."""
+    with study.place("reads") as folder:
+        study.facts += template_reads(fleets.raw(folder, size=64 * MIB + 12 * KIB, guests=16))
+
+
+def scaling(study: Study) -> None:
+    """How time and memory grow."""
+    study.points += scaling_points(study.place, study.size, study.rounds)
+
+
+STUDIES: dict[str, Callable[[Study], None]] = {
+    "raw": raw,
+    "qcow2": qcow2,
+    "zlib": partial(compressed, kind="zlib"),
+    "zstd": partial(compressed, kind="zstd"),
+    "reflink": reflink,
+    "duplicates": duplicates,
+    "sparse": sparse,
+    "small": small,
+    "thousand": thousand,
+    "different": different,
+    "startup": startup,
+    "reads": reads,
+    "scaling": scaling,
+}
