@@ -38,7 +38,7 @@ def sizes_by_cluster_size(units: Extents, virtual_size: int, options: OverlayOpt
 
     :raises FormatError: none can.
     """
-    least = SMALLEST_EXTENDED_L2 if options.extended_l2 else UNIT
+    least = least_cluster_size(options)
     sizes = {}
     for cluster_size in CLUSTER_SIZES:
         geometry = geometry_of(options, cluster_size)
@@ -48,6 +48,11 @@ def sizes_by_cluster_size(units: Extents, virtual_size: int, options: OverlayOpt
     if not sizes:
         raise FormatError(f"no cluster size can map a disk of {format_size(virtual_size)}")
     return sizes
+
+
+def least_cluster_size(options: OverlayOptions) -> int:
+    """The smallest cluster size that is looked at, unless a smaller one is asked for."""
+    return SMALLEST_EXTENDED_L2 if options.extended_l2 else UNIT
 
 
 def chosen_cluster_size(sizes: dict[int, int]) -> int:
