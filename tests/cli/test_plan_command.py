@@ -390,3 +390,33 @@ def test_a_bug_says_that_it_is_one(fleet):
         assert done.returncode == 70
         assert "ZeroDivisionError" in done.stderr
         assert "report" in done.stderr
+
+
+@pytest.mark.parametrize("cpus", [{0}, {0, 1}])
+def test_one_worker_for_each_cpu_that_it_may_use(fleet, cpus):
+    """Not for each that the machine has: taskset, cpuset cgroups and containers say so by the affinity."""
+    code = (
+        "import os, sys, runpy; os.sched_setaffinity(0, eval(sys.argv[1]));"
+        "from batchdiff.cli import plan; real = plan.make_plan;"
+        "plan.make_plan = lambda *a, jobs, **k: (os.write(2, b'jobs %d\\n' % jobs), real(*a, jobs=jobs, **k))[1];"
+        "sys.argv = ['batchdiff', 'plan', 'fleet.yaml'];"
+        "runpy.run_module('batchdiff', run_name='__main__')"
+    )
+    argv = [COMMAND[0], "-c", code, repr(cpus)]
+    done = subprocess.run(argv, cwd=fleet.folder, capture_output=True, text=True, timeout=60, check=True)
+    assert f"jobs {len(cpus)}\n" in done.stderr
+
+
+def test_an_older_plan_is_taken_over(fleet):
+    fleet.plan("-q")
+    first = fleet.document["checksum"]
+    done = fleet.plan("--reuse", "fleet.plan.json")
+    assert "4 of 4 guests are taken over" in done.stderr
+    assert fleet.document["checksum"] == first
+    assert fleet.plan("-q", "--reuse", "fleet.plan.json").stderr == ""
+
+
+@pytest.mark.parametrize("older", ["none.json", "fleet.yaml", "raw.img"])
+def test_no_older_plan(fleet, older):
+    fleet.plan("--reuse", older, expect=5)
+    assert "fleet.plan.json" not in fleet.names()
