@@ -304,7 +304,7 @@ def test_interrupted(fleet, signal_number, to_all):
     code = (
         "import sys, time, runpy; from batchdiff.planning import scan;"
         "scan.Scanner.scan = lambda *_: time.sleep(60);"
-        "scan.RANGE = 1 << 20; from batchdiff.planning import planner; planner.RANGE = 1 << 20;"
+        "scan.RANGE = 1 << 20; from batchdiff.planning import scanning; scanning.RANGE = 1 << 20;"
         "sys.argv = ['batchdiff', *sys.argv[1:]]; runpy.run_module('batchdiff', run_name='__main__')"
     )
     argv[1:3] = ["-c", code]
@@ -365,7 +365,7 @@ def test_a_killed_worker(fleet):
     code = (
         "import os, sys, runpy; from batchdiff.planning import scan;"
         "scan.Scanner.scan = lambda *_: os.kill(os.getpid(), 9);"
-        "scan.RANGE = 2 << 20; from batchdiff.planning import planner; planner.RANGE = 2 << 20;"
+        "scan.RANGE = 2 << 20; from batchdiff.planning import scanning; scanning.RANGE = 2 << 20;"
         "sys.argv = ['batchdiff', 'plan', 'fleet.yaml', '-j', '2'];"
         "runpy.run_module('batchdiff', run_name='__main__')"
     )
