@@ -1,4 +1,4 @@
-# make demo       a small fleet planned, shown and applied; needs nothing but Python 3
+# make demo       a small fleet planned, shown and applied; needs Python 3.11 and pip's package index, not QEMU
 # make test       lint, types and tests; installs what is missing (apt-get, with root or sudo)
 # make test-long  the same with the slow tests
 # make lint       lint and types only

@@ -134,6 +134,13 @@ def folded(extents: Extents, factor: int) -> Extents:
     return _merged(all_first[order], all_end[order], all_kind[order])
 
 
+def touched(extents: Extents, factor: int) -> int:
+    """How many units ``factor`` times larger have something of a run."""
+    first, last = extents.first // factor, (extents.end - 1) // factor
+    # Runs are sorted and disjoint, so one can only touch the last large unit of the one before it again.
+    return int((last - first + 1).sum()) - int((first[1:] == last[:-1]).sum())
+
+
 def split(extents: Extents, factor: int, limit: int) -> Extents:
     """The same in units ``factor`` times smaller, cut off at ``limit`` small units."""
     first, end = extents.first * factor, np.minimum(extents.end * factor, limit)

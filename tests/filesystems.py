@@ -30,3 +30,16 @@ def mounted(folder: Path, kind: str, size: int = 320 << 20) -> Iterator[Path]:
     finally:
         subprocess.run(["umount", str(point)], check=True, timeout=60)
         image.unlink()
+
+
+@contextlib.contextmanager
+def tmpfs(folder: Path) -> Iterator[Path]:
+    """A fresh tmpfs: mounted at once, and unlike the folder of the tests never an overlayfs."""
+    point = folder / "tmpfs"
+    point.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=64m", "batchdiff-tests", str(point))
+    try:
+        yield point
+    finally:
+        # Lazily: what a failed test has left open must not leave a mount among pytest's folders.
+        subprocess.run(["umount", "--lazy", str(point)], check=True, timeout=60)

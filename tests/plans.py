@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from hypothesis import strategies as st
 
-from batchdiff.extents import Kind, empty, from_kinds, from_runs
+from batchdiff.extents import Extents, Kind, empty, from_kinds, from_runs
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model.manifest import Retire
@@ -77,6 +77,21 @@ def small_plan(*guests: GuestPlan, **changes) -> Plan:
         totals=totals_of(guests, retire),
     )
     return dataclasses.replace(plan, **changes)
+
+
+def large_plan(folder: str, *, guests: int, runs: int) -> Plan:
+    """A plan of many guests of 256 GiB whose images are not there, each with its own random runs."""
+    rng = np.random.default_rng(1)
+    found = []
+    for number in range(guests):
+        path = f"{folder}/guest-{number:04}.img"
+        image = planned_image(path, virtual_size=256 * GIB)
+        # Gaps of 13 clusters on average, so that all runs end before the disk does; never none, so never merged.
+        ends = rng.integers(1, 26, 2 * runs).cumsum()
+        kinds = rng.choice(np.array([Kind.ZERO, Kind.DATA], dtype=np.uint8), runs, p=[0.2, 0.8])
+        extents = Extents(ends[::2], ends[1::2] - ends[::2], kinds)
+        found.append(guest_plan(path=path, name=f"guest-{number:04}", image=image, extents=extents))
+    return small_plan(*found, template=planned_image(f"{folder}/template.qcow2", "qcow2"))
 
 
 _SIZES = st.integers(0, 1 << 59)  # the sums of all guests still fit into 63 bits

@@ -127,7 +127,10 @@ class Conversion:
             case Action.SET_ASIDE:
                 self._move_outgoing(self.task.outgoing.names.deleting)
             case Action.UNLINK:
-                retire.delete(self._image().layers[0].fd, self.task.outgoing.names.deleting, self._run.template)
+                # Once more under a name that nobody knows: who has not opened it by now, will not.
+                fd = self._image().layers[0].fd
+                self._outgoing.require_alone()
+                retire.delete(fd, self.task.outgoing.names.deleting, self._run.template)
             case _:
                 if self._incoming_at() is not IncomingAt.LOST:
                     self._image()  # says what is wrong with the outgoing file

@@ -20,7 +20,8 @@ from batchdiff.applying.places import is_same_file, original_names, where_is
 from batchdiff.applying.run import Session
 from batchdiff.applying.steps import OutgoingAt
 from batchdiff.applying.template import check_planned, known_digest
-from batchdiff.applying.verification import Comparison, VerifyMode, require_judges, verify
+from batchdiff.applying.verification import Comparison, require_judges, verify
+from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import BatchdiffError, PlanError, StopError, VerificationError
 from batchdiff.image import qemu_img
 from batchdiff.image.digest import content_digest

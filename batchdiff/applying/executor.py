@@ -16,7 +16,8 @@ from batchdiff.applying.run import Run, Session, template_held
 from batchdiff.applying.space import check_space
 from batchdiff.applying.task import Task
 from batchdiff.applying.template import check_planned, sync
-from batchdiff.applying.verification import VerifyMode, require_judges
+from batchdiff.applying.verification import require_judges
+from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import PlanError, UsageError
 from batchdiff.image.files import loop_file
 from batchdiff.image.image import Image
@@ -54,7 +55,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         sync(template)
         pending = [g for g in guests if g.verdict is Verdict.CONVERT and not _is_published(g, session)]
         check_space(pending, options.retire)
-        publication = Publication(plan, session.checksum, run)
+        publication = Publication(plan, run)
         _make_up(publication, guests, session)
         manner = Manner(options.retire, options.verify, publication.note)
         ways = [Way(g.name, partial(_task, g, plan, run, manner)) for g in guests if g.verdict is Verdict.CONVERT]

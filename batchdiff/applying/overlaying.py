@@ -13,7 +13,8 @@ from batchdiff.applying.places import original_names
 from batchdiff.applying.run import Run
 from batchdiff.applying.staleness import check_template_at_its_path, check_unchanged
 from batchdiff.applying.task import Incoming, Outgoing, Task
-from batchdiff.applying.verification import Comparison, VerifyMode, verify
+from batchdiff.applying.verification import Comparison, verify
+from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import GuestError, PlanError
 from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.image.image import Image

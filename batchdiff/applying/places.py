@@ -19,11 +19,7 @@ from dataclasses import dataclass
 
 from batchdiff.applying.steps import OutgoingAt
 from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
-
-QUARANTINE_SUFFIX = ".batchdiff-original"
-_OVERLAY_SUFFIX = ".batchdiff-overlay"
-_DELETING_SUFFIX = ".batchdiff-deleting"
-TEMPORARY_SUFFIX = ".batchdiff-tmp"
+from batchdiff.model import own_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +45,12 @@ class Names:
 
 def original_names(path: str) -> Names:
     """The names of an original."""
-    return Names(path, path + QUARANTINE_SUFFIX, path + _DELETING_SUFFIX)
+    return Names(path, path + own_names.QUARANTINE, path + own_names.DELETING)
 
 
 def overlay_names(path: str) -> Names:
     """The names of an overlay that is to go."""
-    return Names(path, path + _OVERLAY_SUFFIX, path + _DELETING_SUFFIX)
+    return Names(path, path + own_names.OVERLAY_ASIDE, path + own_names.DELETING)
 
 
 def temporary_name(path: str) -> str:
@@ -62,7 +58,7 @@ def temporary_name(path: str) -> str:
     folder, name = os.path.split(path)
     # The longest name that a filesystem takes is 255 bytes; what is cut off is told apart by the random part.
     kept = os.fsdecode(os.fsencode(name)[:200])
-    return os.path.join(folder, f".{kept}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    return os.path.join(folder, f".{kept}.{secrets.token_hex(4)}{own_names.TEMPORARY}")
 
 
 def discard(path: str) -> None:
@@ -70,7 +66,7 @@ def discard(path: str) -> None:
 
     :raises OSError: it cannot be removed.
     """
-    if path.endswith(TEMPORARY_SUFFIX):
+    if path.endswith(own_names.TEMPORARY):
         with contextlib.suppress(FileNotFoundError):
             if stat.S_ISREG(os.lstat(path).st_mode):
                 os.unlink(path)

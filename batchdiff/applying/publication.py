@@ -17,7 +17,6 @@ class Publication:
     """The template of a plan, as its overlays are published one by one."""
 
     plan: Plan
-    checksum: str
     run: Run
     _digest: str = ""
     _said: set[str] = field(default_factory=set)
@@ -43,7 +42,8 @@ class Publication:
         template = self.run.template
         try:
             self._digest = self._digest or known_digest(self.plan) or content_digest(template, check=_go_on)
-            note_overlay(template, self._digest, guest.overlay_path, {"guest": guest.name, "plan": self.checksum})
+            origin = {"guest": guest.name, "plan": self.plan.checksum}
+            note_overlay(template, self._digest, guest.overlay_path, origin)
         except OSError as error:
             return [f"nothing could be recorded beside the template {template.path} ({error.strerror or error})"]
         return []

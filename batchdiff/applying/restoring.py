@@ -22,7 +22,8 @@ from batchdiff.applying.run import Run
 from batchdiff.applying.standalone import write_standalone
 from batchdiff.applying.steps import OutgoingAt
 from batchdiff.applying.task import Incoming, Outgoing, Task
-from batchdiff.applying.verification import Comparison, VerifyMode, verify
+from batchdiff.applying.verification import Comparison, verify
+from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import GuestError, PlanError
 from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.image.image import Image

@@ -32,7 +32,6 @@ class Session:
     """
 
     plan: Plan
-    checksum: str
     journal: Journal
     watch: Watch
     stop: Stop

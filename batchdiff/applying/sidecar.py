@@ -20,10 +20,10 @@ from typing import Any
 
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.image import Image
+from batchdiff.model import own_names
 from batchdiff.model.plan_file import read_regular
 from batchdiff.model.whole_file import write_whole
 
-SUFFIX = ".batchdiff-template.json"
 _VERSION = "1.0"
 _LARGEST = 64 << 20
 
@@ -39,7 +39,7 @@ class Sidecar:
 
 def sidecar_path(template_path: str) -> str:
     """Where a template's sidecar is."""
-    return template_path + SUFFIX
+    return template_path + own_names.SIDECAR
 
 
 def read_sidecar(template_path: str) -> Sidecar | None:

@@ -21,8 +21,10 @@ import numpy.typing as npt
 
 from batchdiff.applying.writing import write_all
 from batchdiff.extents import Extents, Kind
+from batchdiff.image.allocation import keeps_extents_whole
 from batchdiff.image.contract import Segment
 from batchdiff.image.image import Image
+from batchdiff.image.sharing import placed
 from batchdiff.qcow2.compression import compressed
 from batchdiff.qcow2.entries import COPIED, Origin, Words, packed_entry
 from batchdiff.qcow2.geometry import Geometry
@@ -62,15 +64,32 @@ class Copy:
     def bytes(self, start: int, end: int, target: int) -> None:
         """Bytes ``start`` to ``end`` of the guest to a file offset. Holes and zeros stay holes."""
         for segment in self.guest.segments(start, end):
-            offset = target + segment.start - start
-            layer = self.guest.layers[segment.layer]
             if segment.origin is Origin.ZERO:
                 continue
-            if segment.origin is Origin.FILE:
-                done = self._shared(layer.fd, segment.address, offset, segment.end - segment.start)
-                segment = _after(segment, done)  # noqa: PLW2901  # the rest is what is left to do
-                offset += done
-            self._through_memory(segment, offset)
+            for part, shares in self._parts(segment):
+                rest, offset = part, target + part.start - start
+                if shares:
+                    fd = self.guest.layers[part.layer].fd
+                    done = self._shared(fd, part.address, offset, part.end - part.start)
+                    rest, offset = _after(part, done), offset + done
+                self._through_memory(rest, offset)
+
+    def _parts(self, segment: Segment) -> Iterator[tuple[Segment, bool]]:
+        """What a segment is copied in, each with whether its blocks may be shared.
+
+        Where extents stay whole on disk, only those that somebody else keeps anyway: sharing 4 KiB of the guest's
+        own would keep all the rest of it when the guest is deleted.
+        """
+        if segment.origin is not Origin.FILE or not keeps_extents_whole(self.guest.layers[segment.layer].fd):
+            yield segment, segment.origin is Origin.FILE
+            return
+        rest = segment
+        for place in placed(self.guest, [segment]):
+            own, rest = _split(rest, place.start)
+            theirs, rest = _split(rest, place.end)
+            yield own, False
+            yield theirs, True
+        yield rest, False
 
     def _through_memory(self, segment: Segment, target: int) -> None:
         for at in range(segment.start, segment.end, MIB):
@@ -99,6 +118,11 @@ class Copy:
 
 def _after(segment: Segment, done: int) -> Segment:
     return segment._replace(start=segment.start + done, address=segment.address + done)
+
+
+def _split(segment: Segment, offset: int) -> tuple[Segment, Segment]:
+    """A segment's parts before and from a guest's offset on; either may be empty."""
+    return segment._replace(end=offset), _after(segment, offset - segment.start)
 
 
 class PlainStore:

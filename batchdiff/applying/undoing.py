@@ -14,7 +14,8 @@ from batchdiff.applying.run import Run, Session, template_held
 from batchdiff.applying.sidecar import forget_overlay
 from batchdiff.applying.task import Task
 from batchdiff.applying.template import check_content, known_digest
-from batchdiff.applying.verification import VerifyMode, require_judges
+from batchdiff.applying.verification import require_judges
+from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import UsageError
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect

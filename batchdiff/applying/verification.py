@@ -7,10 +7,10 @@ native    our reader, every byte
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import ImageError, ProgramError, StopError, VerificationError
 from batchdiff.extents import Extents
 from batchdiff.image import qemu_img
@@ -20,14 +20,6 @@ from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.programs import never
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.units import MIB
-
-
-class VerifyMode(enum.StrEnum):
-    """How an overlay is verified."""
-
-    FULL = "full"
-    CHANGED = "changed"
-    NATIVE = "native"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,14 @@ from batchdiff.applying.executor import ApplyOptions, apply_plan, check_options
 from batchdiff.applying.journal import read_notes
 from batchdiff.applying.notes import Step
 from batchdiff.applying.places import original_names
-from batchdiff.applying.verification import VerifyMode
+from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.cli.asking import confirm
 from batchdiff.cli.console import Console
 from batchdiff.cli.work import carried_out, exit_code
 from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import Status
 from batchdiff.model.plan import Plan, Verdict
-from batchdiff.model.plan_file import checksum_of, read_plan
-from batchdiff.model.plan_json import to_dict
+from batchdiff.model.plan_file import read_plan
 from batchdiff.report.outcome import outcome_text
 
 
@@ -49,7 +48,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 def _to_delete(plan: Plan, options: ApplyOptions, path: str) -> list[str]:
     """The originals that are still there for an apply to delete."""
-    standings = read_notes(path, checksum_of(to_dict(plan))).standings
+    standings = read_notes(path, plan.checksum).standings
     found = []
     for guest in plan.guests:
         chosen = options.guests is None or guest.name in options.guests

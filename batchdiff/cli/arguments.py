@@ -6,7 +6,7 @@ import argparse
 from typing import TypeAlias
 
 from batchdiff import __version__
-from batchdiff.applying.verification import VerifyMode
+from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.cli.console import Progress
 from batchdiff.model.manifest import Retire
 from batchdiff.planning.manners import CacheUse
@@ -36,6 +36,23 @@ def parser() -> argparse.ArgumentParser:
     for add in (_plan, _show, _apply, _status, _verify, _restore, _purge, _validate):
         add(verbs, common)
     return main
+
+
+_NO_SUCH_OPTION = dict.fromkeys(
+    ("--dry-run", "--dryrun", "-n"),
+    "; `batchdiff plan` is the dry run: it only reads, and shows what `apply` would do",
+)
+"""What people try that does not exist, and what serves instead."""
+
+
+def parsed(argv: list[str]) -> argparse.Namespace:
+    """The arguments of a command line; ends the program with exit code 2 where it is wrong."""
+    main = parser()
+    arguments, unknown = main.parse_known_args(argv)
+    if unknown:
+        hints = {_NO_SUCH_OPTION.get(word, ""): None for word in unknown}
+        main.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(hints)}")
+    return arguments
 
 
 def _common() -> argparse.ArgumentParser:
@@ -69,7 +86,11 @@ def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "plan", "compare all guests with their template and write a plan; reads only")
     verb.add_argument("manifest", metavar="MANIFEST", help="the YAML manifest")
     verb.add_argument(
-        "-o", "--output", metavar="PLAN", help="where the plan goes (default: the manifest's name with .plan.json)"
+        "-o",
+        "--output",
+        metavar="PLAN",
+        type=_file,
+        help="where the plan goes (default: the manifest's name with .plan.json)",
     )
     verb.add_argument("-j", "--jobs", metavar="N", type=_jobs, help="worker processes (default: one per CPU)")
     _add_guest(verb)
@@ -101,7 +122,7 @@ def _show(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "show", "show the savings report of a plan")
     verb.add_argument("plan", metavar="PLAN", help="the plan that `batchdiff plan` wrote")
     verb.add_argument("--format", choices=("text", "json"), default="text", help="the report's form")
-    verb.add_argument("-o", "--output", metavar="FILE", help="where the report goes (default: stdout)")
+    verb.add_argument("-o", "--output", metavar="FILE", type=_file, help="where the report goes (default: stdout)")
 
 
 def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -169,6 +190,12 @@ def _add_unseen(verb: argparse.ArgumentParser) -> None:
         action="store_true",
         help="delete also where the filesystem cannot tell whether a VM has the file open",
     )
+
+
+def _file(text: str) -> str:
+    if text == "-":
+        raise argparse.ArgumentTypeError("- does not mean stdout here; a file of that name is ./-")
+    return text
 
 
 def _rate(text: str) -> int:

@@ -10,16 +10,42 @@ from batchdiff.image.source import ImageFormat
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.plan import Plan, Verdict
 
+_MOST_NAMED = 5
 
-def warn_of_lookalikes(console: Console, manifest: Manifest) -> None:
-    """Names images that are declared raw and begin like another format: right only for a forged header."""
-    for source in (manifest.template, *(guest.image for guest in manifest.guests)):
-        found = looks_like(source.path) if source.format is ImageFormat.RAW else None
-        if found not in {None, ImageFormat.RAW}:
-            console.warn(
-                f"warning: {source.path} is declared raw, but begins like {found}. Taken as raw, its guest sees"
-                f" the {found} file itself as its disk. If that is not meant, write `format: {found}`"
-            )
+
+def warn_of_formats(console: Console, manifest: Manifest) -> None:
+    """Names images that do not begin as their formats do, and raw guests whose overlays take their place."""
+    images = [("the template", manifest.template)]
+    images += [(f"the guest {guest.name}", guest.image) for guest in manifest.guests]
+    for what, source in images:
+        doubt = _doubt(source.format, looks_like(source.path))
+        if doubt:
+            console.warn(f"warning: {what}, {source.path}, {doubt}")
+    raw = [guest for guest in manifest.guests if guest.in_place and guest.image.format is ImageFormat.RAW]
+    if raw:
+        console.warn(_raw_in_place([guest.image.path for guest in raw]))
+
+
+def _doubt(declared: ImageFormat, found: ImageFormat | None) -> str:
+    """What is odd about an image; a raw one that begins so is right only for a forged header."""
+    if found is None or found is declared:
+        return ""
+    if declared is ImageFormat.RAW:
+        return (
+            f"is declared raw, but begins like {found}. Taken as raw, its guest sees the {found} file itself as"
+            f" its disk. If that is not meant, write `format: {found}`"
+        )
+    begins = f"does not begin like {declared}" if found is ImageFormat.RAW else f"begins like {found}"
+    return f"is declared {declared}, but {begins}; did you mean `format: {found}`?"
+
+
+def _raw_in_place(paths: list[str]) -> str:
+    named = ", ".join(paths[:_MOST_NAMED]) + (f" and {len(paths) - _MOST_NAMED} more" * (len(paths) > _MOST_NAMED))
+    return (
+        f"warning: qcow2 overlays will take the place of raw images: {named}. A VM whose definition still says raw"
+        " would write its disk over the overlay and destroy it: after `apply`, and before the VM starts, change"
+        " each definition to qcow2; or leave `overlay: {path: same}` out"
+    )
 
 
 def warn_of_space(console: Console, plan: Plan) -> None:

@@ -12,7 +12,7 @@ import sys
 import traceback
 from types import FrameType
 
-from batchdiff.cli.arguments import parser
+from batchdiff.cli.arguments import parsed
 from batchdiff.cli.console import Console
 from batchdiff.errors import EXIT_BUG, EXIT_INTERRUPTED, BatchdiffError
 
@@ -62,7 +62,7 @@ def _arguments(argv: list[str], console: Console) -> argparse.Namespace:
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said):
-            return parser().parse_args(argv)
+            return parsed(argv)
     except SystemExit:
         if said.getvalue():
             console.result(said.getvalue())

@@ -9,19 +9,22 @@ import os
 from contextlib import closing
 
 from batchdiff.cli.console import Console
-from batchdiff.cli.hints import warn_of_lookalikes, warn_of_space
+from batchdiff.cli.hints import warn_of_formats, warn_of_space
 from batchdiff.cli.progress import scan_progress
 from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS, ManifestError, UsageError
 from batchdiff.model.manifest import Manifest
+from batchdiff.model.manifest_conflicts import existing_remedy
 from batchdiff.model.manifest_file import read_manifest
 from batchdiff.model.plan import Plan
-from batchdiff.model.plan_file import read_plan, write_plan
+from batchdiff.model.plan_file import read_plan, try_folder, write_plan
 from batchdiff.planning.checkpoint import Checkpoint
 from batchdiff.planning.manners import Manners
 from batchdiff.planning.planner import Earlier, make_plan
 from batchdiff.planning.restraint import kept
 from batchdiff.report.json_form import plan_json
 from batchdiff.report.text import plan_text
+
+_ELSEWHERE = "Choose another place with `-o`."
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -35,7 +38,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
         earlier = Earlier(checkpoint, older, console.say)
         with kept(manners, tell=console.detail):
-            warn_of_lookalikes(console, manifest)
+            warn_of_formats(console, manifest)
             with scan_progress(console) as progress:
                 plan = make_plan(manifest, jobs=jobs, progress=progress, earlier=earlier)
         write_plan(plan, path)
@@ -60,10 +63,12 @@ def _manifest(path: str, names: list[str] | None) -> Manifest:
             remedy=f"There are: {', '.join(sorted(known))}.",
         )
     chosen = tuple(guest for guest in manifest.guests if guest.name in names)
-    existing = [guest.overlay_path for guest in chosen if os.path.lexists(guest.overlay_path)]
+    existing = [guest for guest in chosen if not guest.in_place and os.path.lexists(guest.overlay_path)]
     if existing:
-        raise ManifestError(f"{path}: the overlay {', '.join(existing)} exists already; move it away")
-    return dataclasses.replace(manifest, guests=chosen)
+        found = "\n".join(f"{path}: the overlay {g.overlay_path} of {g.name} exists already" for g in existing)
+        raise ManifestError(f"{found}. {existing_remedy()}")
+    left_out = tuple(guest for guest in manifest.guests if guest.name not in names)
+    return dataclasses.replace(manifest, guests=chosen, left_out=left_out)
 
 
 def _default_path(manifest_path: str) -> str:
@@ -73,12 +78,9 @@ def _default_path(manifest_path: str) -> str:
 def _check_output(path: str) -> None:
     """Fails before the scan, not after it, where the plan could not be written or would replace something else.
 
-    :raises UsageError: the folder is missing or read-only, or what stands there is no plan.
+    :raises UsageError: no file can be made in the folder, or what stands there is no plan.
     """
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.access(folder, os.W_OK | os.X_OK):
-        why = "permission denied" if os.path.isdir(folder) else "there is no such folder"
-        raise UsageError(f"cannot write the plan to {folder}", why=why, remedy="Choose another place with `-o`.")
+    _check_folder(os.path.dirname(os.path.abspath(path)))
     if not os.path.lexists(path):
         return
     head = b""
@@ -89,9 +91,17 @@ def _check_output(path: str) -> None:
         except OSError as error:
             raise UsageError(f"cannot look at {path}, which exists", why=error.strerror or str(error)) from error
     if head and not head.startswith(b'{"format_version"'):
-        raise UsageError(f"{path} exists and is no plan", remedy="Choose another place with `-o`.")
+        raise UsageError(f"{path} exists and is no plan", remedy=_ELSEWHERE)
     if not head and not (os.path.isfile(path) and not os.path.islink(path)):
-        raise UsageError(f"{path} is no regular file", remedy="Choose another place with `-o`.")
+        raise UsageError(f"{path} is no regular file", remedy=_ELSEWHERE)
+
+
+def _check_folder(folder: str) -> None:
+    try:
+        try_folder(folder)
+    except OSError as error:
+        why = (error.strerror or str(error)) if os.path.isdir(folder) else "there is no such folder"
+        raise UsageError(f"cannot write the plan to {folder}", why=why, remedy=_ELSEWHERE) from error
 
 
 def _exit_code(plan: Plan, *, detailed: bool) -> int:

@@ -7,12 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
 from batchdiff.cli.console import Console
-
-# tqdm's monitor is a thread; the planner forks, and must have none.
-tqdm.monitor_interval = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +33,14 @@ class _Screen:
 @contextmanager
 def scan_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
     """A function to call with bytes done and bytes in all; it draws on stderr where that is wanted."""
+    if not console.shows_progress:
+        yield lambda _done, _total: None
+        return
+    # Imported here: it takes a tenth of a start, and only a terminal needs it.
+    from tqdm import tqdm  # noqa: PLC0415
+
+    # tqdm's monitor is a thread; the planner forks, and must have none.
+    tqdm.monitor_interval = 0
     with tqdm(
         desc="scanning",
         unit="B",
@@ -45,7 +48,6 @@ def scan_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
         unit_divisor=1024,
         file=_Screen(console),
         dynamic_ncols=True,
-        disable=not console.shows_progress,
         leave=False,
     ) as bar:
 

@@ -11,8 +11,7 @@ from batchdiff.cli.console import Console
 from batchdiff.errors import EXIT_DONE, UsageError
 from batchdiff.image.fingerprint import fingerprint_at
 from batchdiff.model.plan import Plan, Verdict
-from batchdiff.model.plan_file import checksum_of, read_plan
-from batchdiff.model.plan_json import to_dict
+from batchdiff.model.plan_file import read_plan
 from batchdiff.report.json_form import plan_json
 from batchdiff.report.text import plan_text
 
@@ -20,7 +19,7 @@ from batchdiff.report.text import plan_text
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
     plan = read_plan(arguments.plan)
-    notes = read_notes(arguments.plan, checksum_of(to_dict(plan)))
+    notes = read_notes(arguments.plan, plan.checksum)
     stale = stale_notices(plan, notes)
     as_json = plan_json(plan, stale=stale)
     text = as_json if arguments.format == "json" else plan_text(plan, stale=stale, width=console.width)

@@ -9,15 +9,14 @@ from batchdiff.applying.journal import read_notes
 from batchdiff.applying.standings import standings_of
 from batchdiff.cli.console import Console
 from batchdiff.errors import EXIT_DONE
-from batchdiff.model.plan_file import checksum_of, read_plan
-from batchdiff.model.plan_json import to_dict
+from batchdiff.model.plan_file import read_plan
 from batchdiff.report.standing import standing_text
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
     plan = read_plan(arguments.plan)
-    found = standings_of(plan, read_notes(arguments.plan, checksum_of(to_dict(plan))))
+    found = standings_of(plan, read_notes(arguments.plan, plan.checksum))
     for each in found:
         console.event("status", **asdict(each))
     console.result(standing_text(found, width=console.width))

@@ -14,8 +14,7 @@ from batchdiff.cli.signals import stopping
 from batchdiff.cli.work import Announcer
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, VerificationError
 from batchdiff.model.finding import Finding, Health
-from batchdiff.model.plan_file import checksum_of, read_plan
-from batchdiff.model.plan_json import to_dict
+from batchdiff.model.plan_file import read_plan
 from batchdiff.report.finding import finding_text
 
 
@@ -23,10 +22,9 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
     plan = read_plan(arguments.plan)
     names = None if arguments.guests is None else tuple(arguments.guests)
-    checksum = checksum_of(to_dict(plan))
     found: list[Finding] = []
-    with stopping() as stop, closing(Journal(arguments.plan, checksum)) as journal:
-        for finding in examined(Session(plan, checksum, journal, Announcer(console), stop), names):
+    with stopping() as stop, closing(Journal(arguments.plan, plan.checksum)) as journal:
+        for finding in examined(Session(plan, journal, Announcer(console), stop), names):
             found.append(finding)
             console.event("finding", **asdict(finding))
     console.result(finding_text(found, width=console.width))

@@ -15,8 +15,6 @@ from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, GuestError, StopError, UsageError
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import GuestPlan, Plan
-from batchdiff.model.plan_file import checksum_of
-from batchdiff.model.plan_json import to_dict
 
 _WORST_FIRST = (6, 5, 7, 4, 1)
 """Which exit code a command has where guests failed in different ways: what needs a person most."""
@@ -56,11 +54,10 @@ def carried_out(console: Console, arguments: argparse.Namespace, plan: Plan, wor
     """
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console)
-    checksum = checksum_of(to_dict(plan))
     guests = {guest.name: guest for guest in plan.guests}
-    with stopping() as stop, closing(Journal(arguments.plan, checksum)) as journal:
+    with stopping() as stop, closing(Journal(arguments.plan, plan.checksum)) as journal:
         try:
-            for outcome in work(Session(plan, checksum, journal, announcer, stop, arguments.unseen)):
+            for outcome in work(Session(plan, journal, announcer, stop, arguments.unseen)):
                 outcomes.append(outcome)
                 announcer.arrival(guests[outcome.name], outcome)
         except StopError as error:

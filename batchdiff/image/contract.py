@@ -67,19 +67,19 @@ class Layer(Protocol):
 def clipped(segments: list[Segment], start: int, end: int) -> list[Segment]:
     """Gapless segments that reach over a range, cut to it."""
     return [
-        segment
-        if start <= segment.start and segment.end <= end
-        else Segment(
-            max(segment.start, start),
-            min(segment.end, end),
-            segment.origin,
-            segment.layer,
-            # A compressed cluster keeps its descriptor, wherever in it the segment starts.
-            segment.address + (max(start - segment.start, 0) if segment.origin is Origin.FILE else 0),
-        )
+        segment if start <= segment.start and segment.end <= end else _cut(segment, start, end)
         for segment in segments
         if segment.start < end and start < segment.end
     ]
+
+
+def _cut(segment: Segment, start: int, end: int) -> Segment:
+    begin, stop, origin, layer, address = segment
+    if begin < start:
+        # A compressed cluster keeps its descriptor, wherever in it the segment starts.
+        address += start - begin if origin is Origin.FILE else 0
+        begin = start
+    return Segment(begin, stop if stop < end else end, origin, layer, address)
 
 
 def windowed(segments: list[Segment], start: int, step: int, count: int) -> list[list[Segment]]:
@@ -92,5 +92,5 @@ def windowed(segments: list[Segment], start: int, step: int, count: int) -> list
             continue
         for number in range(first, last + 1):
             edge = start + number * step
-            windows[number] += clipped([segment], edge, edge + step)
+            windows[number].append(_cut(segment, edge, edge + step))
     return windows

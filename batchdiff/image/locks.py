@@ -10,7 +10,7 @@ A read lock on byte 100 + i says "I may do this", one on 200 + i "nobody else ma
 lock: asking whether one could be had (F_OFD_GETLK) shows what others hold. Locks belong to open files (OFD), so
 our own are never in our own way, and they end with the process whatever kills it.
 
-Source: QEMU ``block/file-posix.c`` (RAW_LOCK_PERM_BASE, RAW_LOCK_SHARED_BASE), ``block-common.h`` (BLK_PERM).
+Source: QEMU ``block/file-posix.c`` (raw_apply_lock_bytes), ``include/block/block-common.h`` (BLK_PERM_...).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import os
 from batchdiff.errors import ImageError
 from batchdiff.image.contract import Layer
 from batchdiff.image.image import Image
+from batchdiff.image.names import unfit
 from batchdiff.image.qcow2 import Qcow2Layer
 from batchdiff.image.raw import RawLayer
 from batchdiff.image.source import ImageFormat, ImageSource
@@ -124,7 +125,7 @@ def resolved_backing(path: str, header: Header) -> str | None:
     if name is None:
         return None
     protocol = name.split("/", 1)[0]
-    if ":" in protocol or any(not character.isprintable() for character in name):
+    if ":" in protocol or unfit(name):
         raise ImageError(
             f"cannot use {path}",
             why=f"its backing file name {name!r} is no plain path; protocols are never followed",

@@ -53,8 +53,10 @@ class RawLayer:
     def read(self, segment: Segment, buffer: memoryview) -> None:
         """Reads; what is past the end of the file becomes zeros."""
         there = max(min(len(buffer), self._size - segment.address), 0)
-        files.fill_from(self.fd, buffer[:there], segment.address, self.path)
-        buffer[there:] = bytes(len(buffer) - there)
+        if there < len(buffer):
+            buffer[there:] = bytes(len(buffer) - there)
+            buffer = buffer[:there]
+        files.fill_from(self.fd, buffer, segment.address, self.path)
 
     def fingerprint(self) -> Fingerprint:
         """The file's fingerprint now."""

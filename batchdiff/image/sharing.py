@@ -75,11 +75,6 @@ def placed(image: Image, segments: list[Segment]) -> list[Placed]:
     return found
 
 
-def shared_bytes(image: Image, segments: list[Segment]) -> int:
-    """Bytes of the FILE segments whose blocks other files have, too: whoever takes them over adds nothing."""
-    return sum(place.end - place.start for place in placed(image, segments))
-
-
 def shared(template: list[Placed], guest: list[Placed]) -> list[tuple[int, int]]:
     """The guest bytes (start, end) at which both lists, sorted, name the same blocks."""
     found = []

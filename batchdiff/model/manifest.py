@@ -26,12 +26,20 @@ class Loss(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GuestEntry:
-    """One guest: a name unique in its manifest, its image, and the overlay to write (absolute path)."""
+    """One guest: a name unique in its manifest, its image, and the overlay to write (absolute path).
+
+    The overlay's path is the guest's own where the overlay shall take its place.
+    """
 
     name: str
     image: ImageSource
     overlay_path: str
     options: OverlayOptions
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the overlay shall take the guest's own path."""
+        return self.overlay_path == self.image.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +47,8 @@ class Manifest:
     """A valid manifest; every path absolute, every glob expanded.
 
     ``sha256`` is the hex digest of the manifest file's bytes; ``minimum_savings`` is a share from 0 to 1 of
-    a guest's allocation.
+    a guest's allocation. ``left_out`` has the guests that the operator did not choose: nothing is planned for
+    them, but they may rest on others.
     """
 
     path: str
@@ -50,3 +59,4 @@ class Manifest:
     minimum_savings: float
     protect_template: bool
     allow_loss: frozenset[Loss]
+    left_out: tuple[GuestEntry, ...] = ()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from batchdiff.model.manifest_names import overlay_where
-from batchdiff.model.manifest_paths import Identity, identity_of
+from batchdiff.image.identity import Identity, identity_of
 from batchdiff.model.manifest_problems import Problems, show, show_path
 
 if TYPE_CHECKING:
@@ -47,14 +46,26 @@ def check_overlays(
     for guest, path in zip(guests, overlays, strict=True):
         if path is None:
             continue
-        where = overlay_where(guest.written)
+        where = guest.written.overlay_where
+        if guest.written.in_place:
+            continue  # there is the guest itself, and what else that may be has been told
         identity = identity_of(path)
         if identity in parts:
             problems.add(where, f"the overlay {show(path)} of {guest} would replace {parts[identity]}")
         elif os.path.lexists(path) and not allow_existing:
-            remedy = "move it away, or give another overlay.path"
-            problems.add(where, f"the overlay {show(path)} of {guest} exists already; {remedy}")
+            remedy = existing_remedy(of_glob=guest.written.image.is_glob)
+            problems.add(where, f"the overlay {show(path)} of {guest} exists already. {remedy}")
         _check_unshared(guest, path, where, first, problems)
+
+
+def existing_remedy(*, of_glob: bool = False) -> str:
+    """What to do about an overlay that exists."""
+    leave_out = "list the other guests by path" if of_glob else "leave the guest out of the manifest"
+    elsewhere = "" if of_glob else ", or give another overlay.path"
+    return (
+        "It may be the guest's disk by now, written by an earlier apply: then do not touch it, and "
+        f"{leave_out}, or plan the others with `--guest`. If nothing needs it, move it away{elsewhere}"
+    )
 
 
 def _check_unshared(

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
 from batchdiff.model.manifest_conflicts import check_guests, check_overlays
-from batchdiff.model.manifest_entries import WrittenGuest, minimum_savings, written_guest, written_image
+from batchdiff.model.manifest_entries import (
+    WrittenGuest,
+    check_defaults,
+    minimum_savings,
+    written_guest,
+    written_image,
+)
+from batchdiff.model.manifest_fitness import check_names
 from batchdiff.model.manifest_guests import find_guests
 from batchdiff.model.manifest_images import FoundGuest, FoundImage, find_image
 from batchdiff.model.manifest_names import check_overlay_paths, guest_names, overlay_paths
@@ -26,8 +33,8 @@ def manifest_content(
 ) -> Manifest | None:
     """What a manifest's data mean, the images looked up from ``folder``; None where there are problems.
 
-    The schema has been checked before: what it objected to is passed over here, so that the problems of the
-    rest are found all the same. ``path`` and ``sha256`` are left empty.
+    The schema has been checked before: the keys that it objected to are passed over here, so that the problems
+    of the rest are found all the same. ``path`` and ``sha256`` are left empty.
     """
     template = _template(data, folder, problems)
     written = _written_guests(data, problems)
@@ -38,6 +45,8 @@ def manifest_content(
     overlays = overlay_paths(guests, folder, problems)
     check_guests(template, guests, problems)
     check_overlays(template, guests, overlays, problems, allow_existing=allow_existing_overlays)
+    check_names(template, guests, overlays, _retire(data, problems), problems)
+    _check_retired(data, written, problems)
     savings = _minimum_savings(data, problems)
     if problems or template is None:
         return None
@@ -46,7 +55,7 @@ def manifest_content(
         sha256="",
         template=template.source,
         guests=_guest_entries(guests, names, overlays),
-        retire=Retire(data.get("retire", Retire.KEEP)),
+        retire=_retire(data, problems),
         minimum_savings=savings,
         protect_template=data.get("protect_template", True),
         allow_loss=frozenset(Loss(loss) for loss in data.get("allow_loss", ())),
@@ -54,17 +63,35 @@ def manifest_content(
 
 
 def _template(data: Mapping[str, Any], folder: str, problems: Problems) -> FoundImage | None:
-    if "template" not in data or problems.touches(("template",)):
-        return None
-    return find_image(written_image(data["template"], ("template",), None), folder, problems)
+    written = written_image(data.get("template"), ("template",), None, problems)
+    return find_image(written, folder, problems) if written else None
 
 
 def _written_guests(data: Mapping[str, Any], problems: Problems) -> list[WrittenGuest]:
     entries, defaults = data.get("guests"), data.get("defaults", {})
-    if not isinstance(entries, list) or problems.touches(("defaults",)):
+    check_defaults(defaults, problems)
+    if not isinstance(entries, list):
         return []
-    sound = [at for at in range(len(entries)) if not problems.touches(("guests", at))]
-    return [written_guest(entries[at], ("guests", at), defaults, problems) for at in sound]
+    guests = [written_guest(entry, ("guests", at), defaults, problems) for at, entry in enumerate(entries)]
+    return [guest for guest in guests if guest]
+
+
+def _check_retired(data: Mapping[str, Any], written: list[WrittenGuest], problems: Problems) -> None:
+    """An overlay can take its guest's place only where the guest leaves it."""
+    if problems.objects_to(("retire",)) or data.get("retire", Retire.KEEP) != Retire.KEEP:
+        return
+    for guest in written:
+        if guest.in_place:
+            problems.add(
+                guest.overlay_where,
+                "the overlay shall take the guest's place, but `retire: keep` (the default) leaves the guest "
+                "there; write `retire: quarantine` or `retire: delete`, or give the overlay another path "
+                "(`./same` for a file of that name)",
+            )
+
+
+def _retire(data: Mapping[str, Any], problems: Problems) -> Retire:
+    return Retire.KEEP if problems.touches(("retire",)) else Retire(data.get("retire", Retire.KEEP))
 
 
 def _minimum_savings(data: Mapping[str, Any], problems: Problems) -> float:

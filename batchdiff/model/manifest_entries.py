@@ -1,4 +1,9 @@
-"""A manifest's entries as written: typed, their defaults applied, no file looked at yet."""
+"""A manifest's entries as written: typed, their defaults applied, no file looked at yet.
+
+The schema has been checked before. What it objected to counts as not written, so that everything else in the
+entry is checked all the same; a manifest with problems is never used, so what stands in its place matters to
+no one.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchdiff.image.source import ImageFormat
-from batchdiff.model.manifest_problems import Problems, YamlPath, show
+from batchdiff.model.manifest_problems import Problems, YamlPath, show, suggestion
 from batchdiff.model.overlay_options import (
     AUTO,
     CLUSTER_SIZES,
@@ -25,6 +30,13 @@ if TYPE_CHECKING:
 SMALLEST_EXTENDED_L2 = 16 * KIB
 """A subcluster is 1/32 cluster and at least one sector (QEMU's qcow2 driver refuses less)."""
 
+IN_PLACE = "same"
+"""The ``overlay.path`` that means the guest's own; a file of that name is written ``./same``."""
+
+_STAND_IN = ImageFormat.QCOW2
+"""For a format that was objected to: nothing is objectionable about a qcow2 image, with a chain or without."""
+
+_DEFAULTS: YamlPath = ("defaults",)
 _PERCENT = re.compile(r"(.+?)\s*%")
 
 
@@ -49,11 +61,16 @@ class WrittenImage:
 
 @dataclass(frozen=True, slots=True)
 class WrittenGuest:
-    """A guest's entry: one image, or a glob whose every match is one."""
+    """A guest's entry: one image, or a glob whose every match is one.
+
+    ``overlay_where`` is the place of what decides where the overlay goes: of the overlay's path, in the entry
+    or in the defaults, else of the image's.
+    """
 
     image: WrittenImage
     name: str | None
     overlay_path: str | None
+    overlay_where: YamlPath
     options: OverlayOptions
 
     @property
@@ -61,29 +78,86 @@ class WrittenGuest:
         """The entry's place in the manifest."""
         return self.image.where
 
+    @property
+    def in_place(self) -> bool:
+        """Whether the overlay shall take the guest's own path."""
+        return self.overlay_path == IN_PLACE
 
-def written_image(entry: Mapping[str, Any], where: YamlPath, default: ImageFormat | None) -> WrittenImage:
-    """An image's entry that the schema has no objection to; ``default`` is its format unless it says one."""
-    named = entry.get("format")
-    backing = tuple(
-        written_image(item, (*where, "backing", at), None) for at, item in enumerate(entry.get("backing", ()))
+
+def sound_keys(entry: object, where: YamlPath, problems: Problems) -> dict[str, Any]:
+    """The keys of an entry whose values nothing has been said against; none where it is no mapping."""
+    if not isinstance(entry, dict):
+        return {}
+    return {key: value for key, value in entry.items() if not problems.objects_to((*where, key))}
+
+
+def written_image(
+    entry: object, where: YamlPath, default: ImageFormat | None, problems: Problems
+) -> WrittenImage | None:
+    """An image's entry; ``default`` is its format unless it says one. None where it does not say which file."""
+    sound = sound_keys(entry, where, problems)
+    names = [key for key in ("path", "glob") if key in sound]
+    if len(names) != 1:
+        return None
+    backing = sound.get("backing", [])
+    images = [
+        written_image(item, (*where, "backing", at), None, problems)
+        for at, item in enumerate(backing if isinstance(backing, list) else [])
+    ]
+    return WrittenImage(
+        where=where,
+        path=sound[names[0]],
+        format=_format(entry, where, default, problems),
+        backing=tuple(image for image in images if image),
+        is_glob=names == ["glob"],
     )
-    is_glob = "glob" in entry
-    path = entry["glob" if is_glob else "path"]
-    return WrittenImage(where, path, ImageFormat(named) if named else default, backing, is_glob)
 
 
-def written_guest(
-    entry: Mapping[str, Any], where: YamlPath, defaults: Mapping[str, Any], problems: Problems
-) -> WrittenGuest:
-    """A guest's entry, the manifest's defaults applied, that the schema has no objection to."""
-    default = defaults.get("format")
+def written_guest(entry: object, where: YamlPath, defaults: object, problems: Problems) -> WrittenGuest | None:
+    """A guest's entry, the manifest's defaults applied; None where it does not say which files."""
+    overlay_at = (*where, "overlay")
+    own = sound_keys(_mapping(entry, "overlay"), overlay_at, problems)
+    shared = sound_keys(_mapping(defaults, "overlay"), (*_DEFAULTS, "overlay"), problems)
+    options = _options(own, where, shared, problems)
+    image = written_image(entry, where, default_format(defaults, problems), problems)
+    if image is None:
+        return None
+    path_at = (*(overlay_at if "path" in own else (*_DEFAULTS, "overlay")), "path")
+    path = own.get("path", shared.get("path"))
     return WrittenGuest(
-        image=written_image(entry, where, ImageFormat(default) if default else None),
-        name=entry.get("name"),
-        overlay_path=entry.get("overlay", {}).get("path"),
-        options=_options(entry.get("overlay", {}), where, defaults.get("overlay", {}), problems),
+        image=image,
+        # A glob's name was objected to as a whole; it must not be that of all matches.
+        name=None if image.is_glob else sound_keys(entry, where, problems).get("name"),
+        overlay_path=path,
+        overlay_where=image.path_where if path is None else path_at,
+        options=options,
     )
+
+
+def default_format(defaults: object, problems: Problems) -> ImageFormat | None:
+    """The format of guests that say none."""
+    return _format(defaults, _DEFAULTS, None, problems)
+
+
+def check_defaults(defaults: object, problems: Problems) -> None:
+    """Finds what is wrong in the defaults, whether there is a guest that takes them or not."""
+    where = (*_DEFAULTS, "overlay")
+    sound = sound_keys(_mapping(defaults, "overlay"), where, problems)
+    if "cluster_size" in sound:
+        _cluster_size(sound["cluster_size"], (*where, "cluster_size"), problems)
+
+
+def _mapping(entry: object, key: str) -> object:
+    return entry.get(key) if isinstance(entry, dict) else None
+
+
+def _format(entry: object, where: YamlPath, default: ImageFormat | None, problems: Problems) -> ImageFormat | None:
+    sound = sound_keys(entry, where, problems)
+    if "format" in sound:
+        return ImageFormat(sound["format"])
+    # A misspelt key has been told already; that the right one is missing is no second problem.
+    wrong = [key for key in entry if key not in sound] if isinstance(entry, dict) else []
+    return _STAND_IN if any(suggestion(key, ["format"]) for key in wrong) else default
 
 
 def minimum_savings(value: float | str, problems: Problems) -> float:

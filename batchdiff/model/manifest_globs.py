@@ -7,7 +7,9 @@ import os
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from batchdiff.model.manifest_paths import is_image, unfit
+from batchdiff.image.names import unfit
+from batchdiff.model import own_names
+from batchdiff.model.manifest_paths import is_image
 from batchdiff.model.manifest_problems import Problems, show
 
 if TYPE_CHECKING:
@@ -15,6 +17,15 @@ if TYPE_CHECKING:
 
 MAX_MATCHES = 100_000
 """Far above any fleet; ends a ``**`` that goes in circles through symbolic links to folders."""
+
+
+"""What batchdiff itself puts beside images: originals in quarantine or about to go, overlays that are taken
+aside or being written, what it noted of a template. A glob never takes them for guests."""
+
+
+def is_own_file(path: str) -> bool:
+    """Whether a name is, or is a link to, that of a file which batchdiff put there."""
+    return path.endswith(own_names.ALL) or os.path.realpath(path).endswith(own_names.ALL)
 
 
 def matching_images(written: WrittenImage, folder: str, problems: Problems) -> list[str]:

@@ -6,10 +6,12 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from batchdiff.model.manifest_globs import matching_images
+from batchdiff.image.identity import Identity, identity_of
+from batchdiff.image.names import unfit
+from batchdiff.model.manifest_globs import is_own_file, matching_images
 from batchdiff.model.manifest_images import FoundGuest, FoundImage, find_image
 from batchdiff.model.manifest_names import default_overlay
-from batchdiff.model.manifest_paths import Identity, identity_of, resolve_folder, unfit
+from batchdiff.model.manifest_paths import resolve_folder
 from batchdiff.model.manifest_problems import Problems, show
 
 if TYPE_CHECKING:
@@ -17,9 +19,6 @@ if TYPE_CHECKING:
 
     from batchdiff.model.manifest_entries import WrittenGuest
     from batchdiff.model.manifest_problems import YamlPath
-
-LEFTOVER_SUFFIXES = (".batchdiff-original", ".batchdiff-tmp")
-"""Quarantined originals, and overlays that were being written: a glob never takes them for guests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class _Taken:
 
     def has(self, named: str) -> bool:
         return (
-            named.endswith(LEFTOVER_SUFFIXES)
+            is_own_file(named)
             or named in self.paths
             or os.path.realpath(named) in self.paths
             or identity_of(named) in self.files
@@ -67,7 +66,7 @@ def _untaken(
         problems.add(
             guest.image.path_where,
             f"no guest matches {show(guest.image.path)}: all that it matches ({len(matches)}) is the "
-            "template, a backing file, an overlay, an original put aside, or a guest that is listed by path",
+            "template, a backing file, an overlay, a file of batchdiff's own, or a guest that is listed by path",
         )
     return [replace(guest, image=replace(guest.image, path=path)) for path in kept]
 
@@ -81,8 +80,9 @@ def _taken(
 ) -> _Taken:
     named = {guest.place.named for guest in listed}
     unplaced = [guest.place.named for guest in listed if not guest.written.overlay_path]
-    unplaced += [resolve_folder(folder, path) for several in matches.values() for path in several]
-    given = [guest.overlay_path for guest in written if guest.overlay_path]
+    globs = [guest for guest in written if guest.image.is_glob and not guest.overlay_path]
+    unplaced += [resolve_folder(folder, path) for guest in globs for path in matches[guest.where]]
+    given = [guest.overlay_path for guest in written if guest.overlay_path and not guest.in_place]
     overlays = {resolve_folder(folder, path) for path in given if not unfit(path)}
     defaults = {default_overlay(path, named) for path in unplaced}
     backing = [os.path.join(folder, image.path) for guest in written for image in guest.image.backing]

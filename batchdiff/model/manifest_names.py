@@ -6,7 +6,8 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from batchdiff.model.manifest_paths import locate_overlay, unfit
+from batchdiff.image.names import unfit
+from batchdiff.model.manifest_paths import locate_overlay
 from batchdiff.model.manifest_problems import Problems, show
 
 if TYPE_CHECKING:
@@ -30,16 +31,11 @@ def default_overlay(named: str, guests: Collection[str]) -> str:
     return f"{stem}.overlay.qcow2" if plain == named or plain in guests else plain
 
 
-def overlay_where(written: WrittenGuest) -> YamlPath:
-    """The place of the overlay's path in the manifest, or of the guest's where it is the default."""
-    return (*written.where, "overlay", "path") if written.overlay_path else written.image.path_where
-
-
 def check_overlay_paths(guests: Sequence[WrittenGuest], folder: str, problems: Problems) -> None:
     """Finds overlay paths of the manifest where no overlay can be written."""
     for guest in guests:
-        if guest.overlay_path:
-            locate_overlay(folder, guest.overlay_path, overlay_where(guest), problems)
+        if guest.overlay_path and not guest.in_place:
+            locate_overlay(folder, guest.overlay_path, guest.overlay_where, problems)
 
 
 def overlay_paths(guests: Sequence[FoundGuest], folder: str, problems: Problems) -> list[str | None]:
@@ -49,7 +45,11 @@ def overlay_paths(guests: Sequence[FoundGuest], folder: str, problems: Problems)
 
 
 def _overlay_path(guest: FoundGuest, named: set[str], folder: str, problems: Problems) -> str | None:
-    where = overlay_where(guest.written)
+    where = guest.written.overlay_where
+    if problems.objects_to((*guest.written.where, "overlay", "path")):
+        return None
+    if guest.written.in_place:
+        return _own_path(guest, problems)
     if guest.written.overlay_path:
         return locate_overlay(folder, guest.written.overlay_path, where, problems)
     path = default_overlay(guest.place.named, named)
@@ -58,6 +58,15 @@ def _overlay_path(guest: FoundGuest, named: set[str], folder: str, problems: Pro
         problems.add(where, f"no overlay can be written beside {show(guest.place.named)}; give overlay.path")
         return None
     return path
+
+
+def _own_path(guest: FoundGuest, problems: Problems) -> str | None:
+    """The path of the guest's own file, at the end of all links: there the overlay takes its place."""
+    if guest.place.identity[0] == "device":
+        where = guest.written.overlay_where
+        problems.add(where, f"{guest} is a block device, whose place no file can take; give overlay.path")
+        return None
+    return guest.place.path
 
 
 def guest_names(guests: Sequence[FoundGuest], folder: str, problems: Problems) -> list[str]:
@@ -70,6 +79,8 @@ def guest_names(guests: Sequence[FoundGuest], folder: str, problems: Problems) -
     ]
     first: dict[str, FoundGuest] = {}
     for guest, name in zip(guests, names, strict=True):
+        if problems.objects_to((*guest.written.where, "name")):
+            continue
         if unfit(name) or not name.strip():
             problems.add(_where(guest), f"{show(name)} is no name; it needs letters and no control characters")
         earlier = first.setdefault(name, guest)

@@ -5,24 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-import unicodedata
 from dataclasses import dataclass
-from typing import TypeAlias
 
+from batchdiff.image.identity import Identity, identity_in
 from batchdiff.image.lookalike import looks_like
+from batchdiff.image.names import unfit
 from batchdiff.model.manifest_problems import Problems, YamlPath, show, suggestion
-
-Identity: TypeAlias = tuple[str, int, int]
-"""What tells whether two names are one file; a block device is one by its number, whatever its node."""
-
-UNSUPPORTED_OVERLAY = "same"
 
 # Comparing a name with thousands of others takes tens of milliseconds, and a wrong folder misses every image.
 _MOST_SUGGESTIONS = 20
 _MOST_NAMES = 2000
-
-# Control characters, lone surrogates, line and paragraph separators: they forge lines in reports and logs.
-_UNFIT = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +30,6 @@ class Place:
     named: str
     path: str
     identity: Identity
-
-
-def unfit(text: str) -> bool:
-    """Whether a name holds characters that no image's name should."""
-    return any(unicodedata.category(letter) in _UNFIT for letter in text)
 
 
 def resolve_folder(folder: str, written: str) -> str:
@@ -68,7 +55,7 @@ def locate_image(folder: str, written: str, where: YamlPath, problems: Problems)
     if kind := _not_an_image(status.st_mode):
         problems.add(where, f"{show(full)} is {kind}; an image is a regular file or a block device")
         return None
-    return Place(where, written, resolve_folder(folder, written), os.path.realpath(full), _identity(status))
+    return Place(where, written, resolve_folder(folder, written), os.path.realpath(full), identity_in(status))
 
 
 def is_image(path: str) -> bool:
@@ -79,24 +66,10 @@ def is_image(path: str) -> bool:
         return False
 
 
-def identity_of(path: str) -> Identity | None:
-    """The identity of a file, None where there is none."""
-    try:
-        return _identity(os.stat(path))
-    except (OSError, ValueError):
-        return None
-
-
 def locate_overlay(folder: str, written: str, where: YamlPath, problems: Problems) -> str | None:
     """The absolute path of an overlay to write; None, and a problem, where none can be written there."""
     if unfit(written):
         problems.add(where, f"control characters may not stand in a path: {show(written)}")
-    elif written == UNSUPPORTED_OVERLAY:
-        problems.add(
-            where,
-            "putting the overlay at the guest's own path (`same`) is not supported yet; "
-            "write `./same` if you mean a file of that name",
-        )
     elif os.path.basename(written) in {"", ".", ".."}:
         problems.add(where, f"{show(written)} is a folder; write the overlay's file name too")
     else:
@@ -122,12 +95,6 @@ def missing_format(folder: str, written: object) -> str:
         f"format is missing; the file looks like {found}, so if you trust where it came from, "
         f"write `format: {found}`"
     )
-
-
-def _identity(status: os.stat_result) -> Identity:
-    if stat.S_ISBLK(status.st_mode):
-        return ("device", status.st_rdev, 0)
-    return ("file", status.st_dev, status.st_ino)
 
 
 def _not_an_image(mode: int) -> str:

@@ -29,6 +29,7 @@ class Problems:
 
     def __init__(self) -> None:
         self._found: dict[Problem, None] = {}
+        self._objected: set[YamlPath] = set()
         self._touched: set[YamlPath] = set()
         self._lines: dict[YamlPath, int] = {}
 
@@ -46,11 +47,16 @@ class Problems:
     def add(self, where: YamlPath, message: str, *, line: int | None = None) -> None:
         """Adds a problem; the same one twice (a default that several guests share) counts once."""
         self._found[Problem(line or self.line(where), where, message)] = None
+        self._objected.add(where)
         self._touched.update(where[:length] for length in range(len(where) + 1))
 
     def touches(self, where: YamlPath) -> bool:
         """Whether there is a problem with a value or anything inside it."""
         return where in self._touched
+
+    def objects_to(self, where: YamlPath) -> bool:
+        """Whether there is a problem with a value itself, not only with something inside it."""
+        return where in self._objected
 
     def __len__(self) -> int:
         return len(self._found)

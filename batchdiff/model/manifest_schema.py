@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from batchdiff.model.manifest_paths import missing_format
 from batchdiff.model.manifest_problems import Problems, YamlPath, show, suggestion
+from batchdiff.model.schema_check import conforms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,10 +42,7 @@ class _Finding:
 @cache
 def manifest_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a manifest, version 1."""
-    from importlib import resources  # noqa: PLC0415  # only a manifest needs it
-
-    file = resources.files("batchdiff.model") / "schemas" / "manifest.schema.json"
-    schema: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    schema: dict[str, Any] = json.loads(pkgutil.get_data("batchdiff.model", "schemas/manifest.schema.json") or "")
     return schema
 
 
@@ -61,6 +60,8 @@ def check_schema(data: PlainData, folder: str, problems: Problems) -> None:
 
     ``folder`` is where relative paths start, for the hint of what format a file has.
     """
+    if conforms(data, manifest_schema()):
+        return
     # Importing jsonschema takes longer than all of ``batchdiff --help``.
     from jsonschema import Draft202012Validator  # noqa: PLC0415
 
@@ -107,17 +108,15 @@ def _in_words(finding: _Finding, folder: str) -> list[tuple[YamlPath, str]]:
     if finding.rule == "oneOf" and not isinstance(finding.value, dict):
         # Of what is no mapping at all another finding tells.
         return []
-    if finding.rule == "None":
-        # The schema's only ``false`` is that of an overlay's path; the validator may leave the key out.
-        overlay = finding.where[: finding.where.index("overlay") + 1]
-        return [((*overlay, "path"), _forbidden(finding))]
+    if finding.rule == "const" and not isinstance(finding.value, str):
+        # Another finding tells of the type.
+        return []
     words = _WORDS.get(finding.rule)
     return [(finding.where, words(finding) if words else finding.raw)]
 
 
 def _unknown_keys(finding: _Finding) -> list[tuple[YamlPath, str]]:
-    # The schema's ``false`` has its own message.
-    known = [key for key, schema in finding.schema["properties"].items() if schema is not False]
+    known = list(finding.schema["properties"])
     listing = f"; known here: {', '.join(known)}"
     return [
         ((*finding.where, key), f"unknown key{suggestion(key, known) or listing}")
@@ -150,15 +149,18 @@ def _one_of(finding: _Finding) -> str:
     return "a guest needs a path or a glob"
 
 
-def _forbidden(finding: _Finding) -> str:
-    if finding.where[0] == "defaults":
-        return "only a guest can have one, for each guest needs its own"
-    return "only a guest with a path, not a glob, can have one, for each guest needs its own"
+def _overlay_of_several(finding: _Finding) -> str:
+    which = "a single guest" if finding.where[0] == "defaults" else "a guest with a path, not a glob,"
+    return (
+        f"only {which} can name a file, for each guest needs its own; "
+        "here it can only be the word `same`, each guest's own path"
+    )
 
 
 _WORDS: dict[str, Callable[[_Finding], str]] = {
     "type": _type,
     "enum": _enum,
+    "const": _overlay_of_several,
     "oneOf": _one_of,
     "dependentRequired": lambda _: "name goes with path, not with glob, for each guest needs its own",
     "minItems": lambda _: "at least one guest is needed",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from batchdiff.extents import Extents
 from batchdiff.image.fingerprint import Fingerprint
@@ -97,7 +97,11 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole plan. ``created`` is an ISO 8601 time in UTC; ``checksum`` covers all but itself and that."""
+    """A whole plan. ``created`` is an ISO 8601 time in UTC.
+
+    ``checksum``: that of the file that it was read from, which names the plan to its journal; it covers all but
+    itself and ``created``, also what a newer minor version has and this one does not know.
+    """
 
     generator: str
     created: str
@@ -109,3 +113,4 @@ class Plan:
     protect_template: bool
     guests: tuple[GuestPlan, ...]
     totals: Totals
+    checksum: str = field(default="", compare=False)

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.resources
-import json
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from batchdiff.errors import PlanError
 from batchdiff.model.plan import FORMAT_VERSION, Plan
 from batchdiff.model.plan_json import from_dict, to_dict
+from batchdiff.model.plan_recognition import check_is_plan
+from batchdiff.model.plan_schema import first_problem
+from batchdiff.model.plan_text import READABLE, canonical, encoded, parsed
 
 _PLAN_AGAIN = "Run `batchdiff plan` again."
 _ELSEWHERE = "Choose another place with `-o`."
@@ -27,22 +30,35 @@ _LONGEST_SHOWN = 300
 
 
 def checksum_of(document: dict[str, Any]) -> str:
-    """The checksum of a plan document, labelled."""
+    """The checksum of a plan document, labelled.
+
+    :raises ValueError: it has a number that JSON has not.
+    """
     covered = {key: value for key, value in document.items() if key not in {"created", "checksum"}}
-    canonical = json.dumps(covered, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return "sha256:" + hashlib.sha256(canonical.encode("ascii")).hexdigest()
+    digest = hashlib.sha256()
+    for piece in canonical(covered):
+        digest.update(piece.encode("ascii"))
+    return f"sha256:{digest.hexdigest()}"
 
 
 def encode(plan: Plan) -> str:
     """The text of a plan file: one guest a line, so that two plans can be compared with diff."""
+    return "".join(_pieces(plan))
+
+
+def _pieces(plan: Plan) -> Iterator[str]:
     document = to_dict(plan)
     checksum = checksum_of(document)
-    head = {"format_version": document.pop("format_version"), "generator": document.pop("generator")}
-    head |= {"created": document.pop("created"), "checksum": checksum}
+    head = {key: document.pop(key) for key in ("format_version", "generator", "created")}
     guests = document.pop("guests")
-    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in (head | document).items()]
-    lines.append('"guests": [\n  ' + ",\n  ".join(json.dumps(guest) for guest in guests) + "]")
-    return "{" + ",\n ".join(lines) + "}\n"
+    lines = [
+        f"{READABLE.encode(key)}: {encoded(value, READABLE)}"
+        for key, value in (head | {"checksum": checksum} | document).items()
+    ]
+    yield "{" + ",\n ".join([*lines, '"guests": ['])
+    for number, guest in enumerate(guests):
+        yield f"{',' if number else ''}\n  {encoded(guest, READABLE)}"
+    yield "]}\n"
 
 
 def write_plan(plan: Plan, path: str) -> None:
@@ -60,7 +76,7 @@ def write_plan(plan: Plan, path: str) -> None:
     try:
         with open(temporary, "x", encoding="ascii") as file:
             try:
-                file.write(encode(plan))
+                file.writelines(_pieces(plan))
                 file.flush()
                 os.fsync(file.fileno())
                 os.rename(temporary, target)
@@ -77,6 +93,16 @@ def write_plan(plan: Plan, path: str) -> None:
         ) from error
 
 
+def try_folder(folder: str) -> None:
+    """Makes a file in a folder and removes it: of read-only filesystems, /proc and quotas only the kernel knows.
+
+    :raises OSError: no file can be made there.
+    """
+    trial = os.path.join(folder, f".{secrets.token_hex(4)}.batchdiff-tmp")
+    os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    os.unlink(trial)
+
+
 def sync_folder(path: str) -> None:
     """Makes the names in a folder durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -91,24 +117,27 @@ def read_plan(path: str) -> Plan:
 
     :raises PlanError: it is not, or is of a newer major version.
     """
+    check_is_plan(path)
     document = _parsed(path)
     _check_version(document, path)
     try:
         checksum = checksum_of(document)
+    except ValueError as error:
+        raise PlanError(f"{path} is no valid plan", why=str(error), remedy=_PLAN_AGAIN) from error
     except RecursionError as error:  # parser and encoder have limits of their own, by version of Python
         raise PlanError(f"{path} is no valid plan", why="it is nested too deeply", remedy=_PLAN_AGAIN) from error
     if document.get("checksum") != checksum:
         raise PlanError(f"{path} was edited or damaged", why="its checksum does not fit", remedy=_PLAN_AGAIN)
     _check_schema(document, path)
     try:
-        return from_dict(document)
+        return replace(from_dict(document), checksum=checksum)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise PlanError(f"{path} is no valid plan", why=str(error), remedy=_PLAN_AGAIN) from error
 
 
 def _parsed(path: str) -> dict[str, Any]:
     try:
-        document = json.loads(read_regular(path, _LARGEST))
+        document = parsed(read_regular(path, _LARGEST).decode())
     except OSError as error:
         raise PlanError(f"cannot read the plan {path}", why=error.strerror or str(error)) from error
     except (ValueError, RecursionError) as error:
@@ -148,35 +177,11 @@ def _check_version(document: dict[str, Any], path: str) -> None:
 
 
 def _check_schema(document: dict[str, Any], path: str) -> None:
-    # Imported here: it takes longer than all the rest of a start, and only reading a plan needs it.
-    import jsonschema  # noqa: PLC0415
-
-    text = importlib.resources.files("batchdiff.model").joinpath("schemas/plan.schema.json").read_text()
-    # The runs are checked in bulk by from_dict; one by one they would take minutes for a large fleet.
-    light = {key: _all_without_runs(value) if key == "guests" else value for key, value in document.items()}
-    # To JSON Schema 1.0 is an integer; to the code that uses the number it is none.
-    types = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-    extend = jsonschema.validators.extend
-    strict = extend(jsonschema.Draft202012Validator, type_checker=types)  # type: ignore[no-untyped-call]  # theirs
-    error = jsonschema.exceptions.best_match(strict(json.loads(text)).iter_errors(light))
-    if error is not None:
-        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
-        why = f"{where.lstrip('.')}: {error.message}" if where else error.message
-        raise PlanError(f"{path} is no valid plan", why=_cut(why), remedy=_PLAN_AGAIN)
+    problem = first_problem(document)
+    if problem is not None:
+        raise PlanError(f"{path} is no valid plan", why=_cut(problem), remedy=_PLAN_AGAIN)
 
 
 def _cut(text: str) -> str:
-    # The message quotes the value, which may be a whole plan.
+    # The message quotes the value's path, which has names from the file.
     return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."
-
-
-def _all_without_runs(guests: object) -> object:
-    return [_without_runs(guest) for guest in guests] if isinstance(guests, list) else guests
-
-
-def _without_runs(guest: object) -> object:
-    if not isinstance(guest, dict) or not isinstance(guest.get("extents"), dict):
-        return guest
-    return guest | {
-        "extents": {key: [] if isinstance(value, list) else value for key, value in guest["extents"].items()}
-    }

@@ -1,10 +1,9 @@
-"""A plan to and from the plain values of its JSON."""
+"""A plan to and from the plain values of its JSON, with the runs of extents in bulk."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from batchdiff.model.plan import (
     Totals,
     Verdict,
 )
+from batchdiff.model.plan_runs import Runs, runs_of
 
 
 def to_dict(plan: Plan) -> dict[str, Any]:
@@ -97,8 +97,8 @@ def _guest(guest: GuestPlan) -> dict[str, Any]:
     }
     found["extents"] = {
         "unit": guest.unit,
-        "data": guest.extents.pairs(Kind.DATA).tolist(),
-        "zero": guest.extents.pairs(Kind.ZERO).tolist(),
+        "data": runs_of(guest.extents.pairs(Kind.DATA)),
+        "zero": runs_of(guest.extents.pairs(Kind.ZERO)),
     }
     if guest.savings is not None:
         by_size = {str(size): count for size, count in guest.savings.overlay_bytes_by_cluster_size}
@@ -178,15 +178,13 @@ def _extents(record: dict[str, Any], virtual_size: int) -> Extents:
     return found
 
 
-def _runs(pairs: list[Any], name: str) -> npt.NDArray[np.int64]:
-    # Looked at one by one because numpy takes true for 1 where it stands among numbers.
-    whole = set(map(type, chain.from_iterable(pairs))) <= {int}
-    table = np.array(pairs) if pairs else np.zeros((0, 2), dtype=np.int64)
-    if not whole or table.ndim != 2 or table.shape[1] != 2 or table.dtype != np.int64:
-        raise ValueError(f"extents.{name} is no list of [first unit, number of units]")
+def _runs(runs: object, name: str) -> npt.NDArray[np.int64]:
+    if not isinstance(runs, Runs):
+        raise ValueError(f"extents.{name} is no list of [first unit, number of units]")  # noqa: TRY004  # as all else
+    table = runs.table()
     first, count = table[:, 0], table[:, 1]
-    if (first < 0).any() or (count < 1).any() or (count > (1 << 62) - first).any():
-        raise ValueError(f"extents.{name} has a run outside any disk")
+    if (count < 1).any():
+        raise ValueError(f"extents.{name} has a run of no units")
     if (first[1:] < (first + count)[:-1]).any():
         raise ValueError(f"extents.{name} is not sorted")
     return table

@@ -20,6 +20,10 @@ MAX_VALUES = 250_000
 MAX_DEPTH = 50
 """Ten times what a manifest needs; also what ends an alias that contains itself."""
 
+_LONGEST_NUMBER = 80
+"""Longer than 64 binary digits, or any number that a manifest has a use for. PyYAML's conversion of numbers with
+colons, in sixties, takes time that grows with the square of their length."""
+
 PlainData: TypeAlias = "bool | int | float | str | list[PlainData] | dict[str, PlainData] | None"
 
 _TAG = "tag:yaml.org,2002:"
@@ -146,6 +150,8 @@ class _Reader:
             return None
         # PyYAML's own conversions let these through where a tag such as !!int stands before other text.
         with contextlib.suppress(ValueError, KeyError, IndexError, OverflowError):
+            if len(node.value) > _LONGEST_NUMBER:
+                raise ValueError(node.value)
             if node.tag == _TAG + "bool":
                 return bool(self._scalars.construct_yaml_bool(node))
             if node.tag == _TAG + "float":

@@ -11,16 +11,13 @@ from functools import partial
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.extents import Extents, Kind, empty
 from batchdiff.image.allocation import allocated_bytes, reclaimable_bytes
-from batchdiff.image.contract import Segment
-from batchdiff.image.image import Image
-from batchdiff.image.sharing import shared_bytes
 from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model.manifest import GuestEntry, Manifest
 from batchdiff.model.overlay_options import Compression, OverlayOptions, backing_name, geometry_of
 from batchdiff.model.plan import GuestPlan, PlannedImage, Savings, Verdict
 from batchdiff.planning.candidates import Candidate, Dismissed
 from batchdiff.planning.compare import UNIT
-from batchdiff.planning.estimate import Measure, data_bytes
+from batchdiff.planning.estimate import Measure, stored_data
 from batchdiff.planning.savings import (
     chosen_cluster_size,
     disk_bytes,
@@ -28,7 +25,7 @@ from batchdiff.planning.savings import (
     savings_of,
     sizes_by_cluster_size,
 )
-from batchdiff.qcow2.entries import Origin
+from batchdiff.planning.written import free_bytes
 from batchdiff.qcow2.header import FormatError
 from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
 from batchdiff.units import ceil_div, format_size
@@ -120,11 +117,10 @@ def _measured(
     name = backing_name(entry.overlay_path, manifest.template.path, options.backing_path)
     header_for(layout, virtual_size, backing=(name, manifest.template.format))  # refuses what does not fit
     if options.compression is Compression.NONE:
-        written = _written(candidate.image, extents, geometry.granule)
-        holes = _holes(written) + _past_the_end(extents, geometry.granule, virtual_size)
-        overlay = (layout.file_size, 0, disk_bytes(layout, extents, holes))
         # copy_file_range shares these blocks once more: they stay in use, but by the others they were in any case.
-        free = shared_bytes(candidate.image, written) if _on_one_filesystem(candidate) else 0
+        found = free_bytes(candidate.image, extents, geometry.granule, sharing=_on_one_filesystem(candidate))
+        holes, free = found.holes + _past_the_end(extents, geometry.granule, virtual_size), found.shared
+        overlay = (layout.file_size, 0, disk_bytes(layout, extents, holes))
     else:
         overlay, free = packed(layout, extents), 0
     fd = candidate.image.layers[0].fd
@@ -137,18 +133,6 @@ def _measured(
     verdict, reason = _verdict(savings, manifest.minimum_savings)
     plan = _guest_plan(entry, candidate.record, verdict, reason)
     return dataclasses.replace(plan, options=options, unit=geometry.granule, extents=extents, savings=savings)
-
-
-def _written(image: Image, extents: Extents, granule: int) -> list[Segment]:
-    """Where the guest has the data that is written."""
-    pairs = extents.pairs(Kind.DATA).tolist()
-    return [s for first, count in pairs for s in image.segments(first * granule, (first + count) * granule)]
-
-
-def _holes(written: list[Segment]) -> int:
-    """Bytes of the guest's holes inside what is written, in whole blocks: the overlay has them too."""
-    zeros = (segment for segment in written if segment.origin is Origin.ZERO)
-    return sum(max(zero.end // UNIT - ceil_div(zero.start, UNIT), 0) * UNIT for zero in zeros)
 
 
 def _on_one_filesystem(candidate: Candidate) -> bool:
@@ -173,16 +157,16 @@ def _past_the_end(extents: Extents, granule: int, virtual_size: int) -> int:
 
 def _compressed(candidate: Candidate, layout: Layout, extents: Extents, measure: Measure) -> Packed:
     geometry = layout.geometry
-    data, error = data_bytes(candidate.entry.image, extents, geometry, measure)
+    stored = stored_data(candidate.entry.image, extents, geometry, measure)
     packed = plan_layout(
         candidate.record.virtual_size,
         geometry,
         l2_tables=layout.l2_tables,
-        data_clusters=ceil_div(data, geometry.cluster_size),
+        data_clusters=ceil_div(stored.file_bytes, geometry.cluster_size),
     )
-    # On disk only the data's clusters differ in number; disk_bytes counts them by the extents.
-    fewer = layout.data_clusters - packed.data_clusters
-    return packed.file_size, error, disk_bytes(packed, extents, fewer * geometry.cluster_size)
+    # disk_bytes counts the data by the extents, as it is uncompressed.
+    less = extents.units(Kind.DATA) * geometry.granule - stored.disk_bytes
+    return packed.file_size, stored.error_bytes, disk_bytes(packed, extents, less)
 
 
 def _verdict(savings: Savings, minimum: float) -> tuple[Verdict, str]:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from batchdiff.errors import GuestError, ImageError
-from batchdiff.image.files import loop_file
+from batchdiff.image.identity import Identity, identity_of
 from batchdiff.image.image import Image
+from batchdiff.image.lookalike import looks_like
 from batchdiff.image.opening import inspect, open_image, peek_header, resolved_backing
+from batchdiff.image.resting import files_below, qcow2_files
 from batchdiff.image.source import ImageFormat, ImageSource
+from batchdiff.image.underlying import all_underlying
 from batchdiff.image.usage import Purpose, require_unused
-from batchdiff.model.manifest import GuestEntry, Loss
+from batchdiff.model.dependents import dependents_of
+from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
 from batchdiff.model.plan import PlannedImage, Verdict
 from batchdiff.units import format_size
+
+_CONVERT_FIRST = "convert or remove that one first, then plan again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +46,17 @@ def planned(image: Image) -> PlannedImage:
     return PlannedImage(image.source, image.virtual_size, image.fingerprints())
 
 
-def examined(entry: GuestEntry, template: PlannedImage, allow_loss: frozenset[Loss]) -> Candidate | Dismissed:
+def examined(entry: GuestEntry, template: PlannedImage, manifest: Manifest) -> Candidate | Dismissed:
     """A guest's part in the plan; the image of a candidate stays open."""
     try:
-        if _rests_on(entry.image, template.source):
+        if _rests_on(entry, template.source):
             return Dismissed(entry, None, Verdict.SKIP, "it is already an overlay of this template")
         image = open_image(entry.image)
     except ImageError as error:
         return Dismissed(entry, None, Verdict.REFUSE, str(error))
     record = planned(image)
     try:
-        reason = _objection(image, record, template, allow_loss)
+        reason = _objection(image, record, template, manifest)
     except (GuestError, ImageError) as error:
         reason = str(error)
     if not reason:
@@ -61,45 +68,60 @@ def examined(entry: GuestEntry, template: PlannedImage, allow_loss: frozenset[Lo
 def without_backing_files(
     parts: list[Candidate | Dismissed], entries: tuple[GuestEntry, ...]
 ) -> list[Candidate | Dismissed]:
-    """Dismisses guests that another guest rests on, whatever became of that one: it would be lost with them."""
-    resting = {_backing_of(entry.image): entry.name for entry in entries}
+    """Dismisses guests that something else rests on, whatever becomes of that: it would be lost with them.
+
+    ``entries``: all guests of the manifest, planned or not.
+    """
+    resting = _resting(entries, {os.path.dirname(part.entry.image.path) for part in parts})
     found: list[Candidate | Dismissed] = []
     for part in parts:
-        other = resting.get(part.entry.image.path)
-        if isinstance(part, Candidate) and other is not None:
+        others = _others_on(part.entry.image.path, resting)
+        if isinstance(part, Candidate) and others:
             part.image.close()
-            reason = f"it is the backing file of the guest {other}; convert that one first, then plan again"
+            reason = f"it is the backing file of {others}, which would be lost with it; {_CONVERT_FIRST}"
             found.append(Dismissed(part.entry, part.record, Verdict.REFUSE, reason))
         else:
             found.append(part)
     return found
 
 
-def _backing_of(source: ImageSource) -> str | None:
-    if source.format is not ImageFormat.QCOW2:
-        return None
-    try:
-        return resolved_backing(source.path, peek_header(source.path))
-    except ImageError:
-        return None
+def _others_on(path: str, resting: dict[Identity, str]) -> str:
+    identity = identity_of(path)
+    known = resting.get(identity, "") if identity is not None else ""
+    return known or dependents_of(path)
 
 
-def _rests_on(guest: ImageSource, template: ImageSource) -> bool:
+def _resting(entries: tuple[GuestEntry, ...], folders: set[str]) -> dict[Identity, str]:
+    """What rests on each file: guests of the manifest, and other images beside the guests."""
+    named = {e.image.path: f"the guest {e.name}" for e in entries if e.image.format is ImageFormat.QCOW2}
+    guests = {entry.image.path for entry in entries}
+    beside = [path for folder in sorted(folders) for path in qcow2_files(folder) if path not in guests]
+    resting: dict[Identity, str] = {}
+    for path, name in (named | {path: path for path in beside}).items():
+        for identity in files_below(path):
+            resting.setdefault(identity, name)
+    return resting
+
+
+def _rests_on(entry: GuestEntry, template: ImageSource) -> bool:
     """Whether the backing file that a guest names is the template, declared in the manifest or not."""
-    if guest.format is not ImageFormat.QCOW2:
+    guest = entry.image
+    # A raw guest whose overlay took its place is still called raw in the manifest. Nothing is read as qcow2 for
+    # that: a forged header can only keep its own guest from being converted.
+    thin = entry.in_place and looks_like(guest.path) is ImageFormat.QCOW2
+    if guest.format is not ImageFormat.QCOW2 and not thin:
         return False
     return resolved_backing(guest.path, peek_header(guest.path)) == template.path
 
 
-def _objection(image: Image, record: PlannedImage, template: PlannedImage, allow_loss: frozenset[Loss]) -> str:
+def _objection(image: Image, record: PlannedImage, template: PlannedImage, manifest: Manifest) -> str:
     """Why a guest may not be converted; empty where it may.
 
     :raises GuestError: it is in use.
     :raises ImageError: its tables are damaged.
     """
-    template_files = {loop_file(path) for path in template.paths}
-    if record.source.path in template_files:
-        return "the template is a loop device over it"
+    if under := _under_the_template(record, template, manifest.retire):
+        return under
     # Before its tables: those of an image in use need not be sound.
     require_unused(image, Purpose.GUEST)
     inspect(image)
@@ -111,8 +133,21 @@ def _objection(image: Image, record: PlannedImage, template: PlannedImage, allow
     if record.source.format is ImageFormat.QCOW2:
         header = peek_header(record.source.path)
         for count, what in ((header.snapshots, Loss.SNAPSHOTS), (header.bitmaps, Loss.BITMAPS)):
-            if count and what not in allow_loss:
+            if count and what not in manifest.allow_loss:
                 kind = "internal snapshot" if what is Loss.SNAPSHOTS else "persistent bitmap"
                 many = f"{count} {kind}{'' if count == 1 else 's'}"
                 return f"it has {many}, which an overlay would lose. `allow_loss: [{what}]` accepts that"
+    return ""
+
+
+def _under_the_template(record: PlannedImage, template: PlannedImage, retire: Retire) -> str:
+    """Why retiring a guest could take the ground from under the template; empty where it could not."""
+    under = all_underlying(template.paths)
+    if identity_of(record.source.path) in under.files:
+        return "the template is in it: a loop device, or another block device, over it"
+    if retire is Retire.DELETE and not under.traced:
+        return (
+            f"the template {template.source.path} is a block device, and where its bytes are cannot be traced:"
+            " that could be a file that would be deleted. Use `retire: quarantine` or `keep`"
+        )
     return ""

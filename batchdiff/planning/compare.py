@@ -14,6 +14,7 @@ straight to 4 KiB cost a third more on images that differ. Windows of 1 MiB were
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,6 @@ UNIT = 4 * KIB
 WINDOW = 512 * KIB
 """What is compared at once; two windows of that size fit into a core's L2 cache."""
 
-_GROUP = 16
 _WORDS = UNIT // 8
 
 _memcmp = ctypes.CDLL(None).memcmp
@@ -50,8 +50,9 @@ class WindowBuffer:
     def reserve(self, first: int, end: int) -> memoryview:
         """Bytes ``first`` to ``end``, whole units, to be filled; all others become zeros."""
         begin, stop = self.used
-        self._clear(begin, min(stop, first))
-        self._clear(max(begin, end), stop)
+        if begin < first or stop > end:
+            self._clear(begin, min(stop, first))
+            self._clear(max(begin, end), stop)
         self.used = (first, end)
         return self.view[first:end]
 
@@ -60,20 +61,30 @@ class WindowBuffer:
             ctypes.memset(self.address + first, 0, end - first)
 
 
-def kinds_of(template: WindowBuffer, guest: WindowBuffer) -> Kinds | None:
+def kinds_of(template: WindowBuffer, guest: WindowBuffer, equal: Kinds) -> Kinds | None:
     """The :class:`~batchdiff.extents.Kind` of each unit of a guest's window, or None where none differs.
 
-    Only what is in use of the guest's buffer is looked at.
+    ``equal`` has the kinds of a guest that equals the template's window. Only what is in use of the guest's
+    buffer is looked at.
     """
     begin, end = guest.used
     if _memcmp(template.address + begin, guest.address + begin, end - begin) == 0:
         return None
-    first, last = begin // UNIT, end // UNIT
-    kinds = np.zeros(WINDOW // UNIT, dtype=np.uint8)
-    differs = differing_units(template, guest, first, last)
-    nonzero = ~zero_units(guest, first, last)
-    kinds[first:last] = differs.view(np.uint8) | np.left_shift(nonzero.view(np.uint8), 1, dtype=np.uint8)
+    first = begin // UNIT
+    units = np.flatnonzero(differing_units(template, guest, first, end // UNIT)) + first
+    kinds = equal.copy()
+    kinds[units] = Kind.DATA
+    kinds[units[_zero(guest, units)]] = Kind.ZERO
     return kinds
+
+
+def _zero(window: WindowBuffer, units: npt.NDArray[np.int64]) -> Flags:
+    """Which of some units are nothing but zeros."""
+    words = window.words.reshape(-1, _WORDS)
+    zero: Flags = words[units, 0] == 0
+    if zero.any():
+        zero[zero] = ~words[units[zero]].any(axis=1)
+    return zero
 
 
 def kinds_of_equal(window: WindowBuffer) -> Kinds:
@@ -97,15 +108,21 @@ def differing_units(left: WindowBuffer, right: WindowBuffer, first: int, last: i
     """Which of the units ``first`` to before ``last`` differ."""
     words = slice(first * _WORDS, last * _WORDS, _WORDS)
     differs: Flags = left.words[words] != right.words[words]
-    # Plain bytes from here on: for sixteen flags at a time numpy's calls cost more than the comparisons.
-    known = differs.tobytes()
-    for group in range(0, last - first, _GROUP):
-        flags = known[group : group + _GROUP]
-        at = (first + group) * UNIT
-        if 0 not in flags or _memcmp(left.address + at, right.address + at, len(flags) * UNIT) == 0:
-            continue
-        for unit, flag in enumerate(flags, group):
-            at = (first + unit) * UNIT
-            if not flag and _memcmp(left.address + at, right.address + at, UNIT) != 0:
-                differs[unit] = True
+    known = (np.flatnonzero(differs) + first).tolist()
+    for begin, end in zip([first, *(unit + 1 for unit in known)], [*known, last], strict=True):
+        for unit in _differing_within(left, right, begin, end):
+            differs[unit - first] = True
     return differs
+
+
+def _differing_within(left: WindowBuffer, right: WindowBuffer, first: int, last: int) -> Iterator[int]:
+    """The units that differ from ``first`` to before ``last``, found by halving what is not equal."""
+    at = first * UNIT
+    if first == last or _memcmp(left.address + at, right.address + at, (last - first) * UNIT) == 0:
+        return
+    if last - first == 1:
+        yield first
+        return
+    middle = (first + last) // 2
+    yield from _differing_within(left, right, first, middle)
+    yield from _differing_within(left, right, middle, last)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from batchdiff.extents import Extents, Kind, folded, numbers, only
 from batchdiff.image.image import Image
 from batchdiff.image.opening import open_image
 from batchdiff.image.source import ImageSource
+from batchdiff.planning.compare import UNIT
 from batchdiff.qcow2.compression import compressed
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.packing import Packer
@@ -38,6 +40,18 @@ class Sample:
     clusters: tuple[int, ...]
 
 
+class StoredData(NamedTuple):
+    """What the data of an overlay takes compressed: bytes of the file, their error, bytes on disk.
+
+    The file's are in whole clusters; on disk they are in whole blocks, and fewer, because clusters of the file
+    need not be filled.
+    """
+
+    file_bytes: int
+    error_bytes: int
+    disk_bytes: int
+
+
 Measure = Callable[[list[Sample]], list[list[int]]]
 """Compresses samples and gives, in their order, the stored bytes of each cluster; 0 for an uncompressed one."""
 
@@ -54,10 +68,10 @@ def _stored(image: Image, number: int, geometry: Geometry) -> int:
     return 0 if packed is None else len(packed)
 
 
-def data_bytes(source: ImageSource, extents: Extents, geometry: Geometry, measure: Measure) -> tuple[int, int]:
-    """Bytes (whole clusters) that the data of an overlay takes compressed, and by how much that may be off.
+def stored_data(source: ImageSource, extents: Extents, geometry: Geometry, measure: Measure) -> StoredData:
+    """What the data of an overlay takes compressed.
 
-    That is 0 where every cluster was compressed, and only there.
+    Without error where every cluster was compressed, and only there.
     """
     clusters = numbers(folded(only(extents, Kind.DATA), geometry.granules))
     count = len(clusters)
@@ -70,12 +84,18 @@ def data_bytes(source: ImageSource, extents: Extents, geometry: Geometry, measur
         lengths[batch] = _sampled_lengths(source, clusters[batch], geometry, measure)
         done = wanted
         drawn = lengths[np.sort(order[:done])]
-        total = _packed(drawn, cluster_size) * count / done
+        end, on_disk = _packed(drawn, cluster_size)
+        total = end * count / done
         error = _error(np.where(drawn == 0, cluster_size, drawn), count)
         if done < count and error <= _WANTED_ERROR * total:
             # One cluster more, for the rounding: also a sample without any spread is no proof.
-            return align_up(round(total), cluster_size), math.ceil(error) + cluster_size
-    return align_up(_packed(lengths, cluster_size), cluster_size), 0
+            return StoredData(
+                align_up(round(total), cluster_size),
+                math.ceil(error) + cluster_size,
+                align_up(round(on_disk * count / done), UNIT),
+            )
+    end, on_disk = _packed(lengths, cluster_size)
+    return StoredData(align_up(end, cluster_size), 0, align_up(on_disk, UNIT))
 
 
 def _sampled_lengths(
@@ -97,10 +117,23 @@ def _error(sizes: npt.NDArray[np.int64], count: int) -> float:
     return float(_CONFIDENCE * np.std(sizes, ddof=1) / math.sqrt(drawn) * math.sqrt(share_left) * count)
 
 
-def _packed(lengths: npt.NDArray[np.int64], cluster_size: int) -> int:
-    """Bytes up to the end of what is stored; not rounded up, because a sample's rounding would be multiplied."""
+def _packed(lengths: npt.NDArray[np.int64], cluster_size: int) -> tuple[int, int]:
+    """Bytes up to the end of what is stored, and of these without the blocks to which nothing is written.
+
+    Neither is rounded up, because a sample's rounding would be multiplied.
+    """
     packer = Packer(0, cluster_size)
-    end = 0
+    end = unused = filled = 0  # filled: where the last compressed cluster ends
     for length in lengths.tolist():
-        end = max(end, packer.place(length or None) + (length or cluster_size))
-    return end
+        offset = packer.place(length or None)
+        end = max(end, offset + (length or cluster_size))
+        if length:
+            unused += _blocks_left(filled, cluster_size) if offset != filled else 0
+            filled = offset + length
+    # What is left after the last compressed cluster counts only where something is stored behind it.
+    return end, end - unused - (_blocks_left(filled, cluster_size) if end > filled else 0)
+
+
+def _blocks_left(filled: int, cluster_size: int) -> int:
+    """Bytes of the whole blocks between an offset and the end of its cluster of the file."""
+    return max(align_up(filled, cluster_size) - align_up(filled, UNIT), 0)

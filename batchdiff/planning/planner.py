@@ -77,7 +77,8 @@ def make_plan(
         inspect(image)
         template = planned(image)
         parts = without_backing_files(
-            [examined(entry, template, manifest.allow_loss) for entry in manifest.guests], manifest.guests
+            [examined(entry, template, manifest) for entry in manifest.guests],
+            (*manifest.guests, *manifest.left_out),
         )
         candidates = [part for part in parts if isinstance(part, Candidate)]
         for candidate in candidates:

@@ -6,7 +6,9 @@ An uncompressed overlay's size follows from the number of its data clusters and 
 
 from __future__ import annotations
 
-from batchdiff.extents import Extents, Kind
+from dataclasses import dataclass
+
+from batchdiff.extents import Extents, Kind, only, touched
 from batchdiff.model.overlay_options import (
     CLUSTER_SIZES,
     DEFAULT_CLUSTER_SIZE,
@@ -18,7 +20,7 @@ from batchdiff.model.plan import Savings
 from batchdiff.planning.compare import UNIT
 from batchdiff.qcow2.geometry import SMALLEST_EXTENDED_L2, Geometry
 from batchdiff.qcow2.header import FormatError
-from batchdiff.qcow2.layout import Layout, fits, granules_to_write, layout_for
+from batchdiff.qcow2.layout import Layout, fits, granules_to_write, layout_for, plan_layout
 from batchdiff.units import align_up, format_size
 
 _AUTO_TOLERANCE = 0.01
@@ -39,15 +41,44 @@ def sizes_by_cluster_size(units: Extents, virtual_size: int, options: OverlayOpt
     :raises FormatError: none can.
     """
     least = least_cluster_size(options)
+    parts = _Parts(
+        differing=only(units, Kind.ZERO, Kind.DATA),
+        nonzero=only(units, Kind.SAME, Kind.DATA),
+        either=only(units, Kind.ZERO, Kind.SAME, Kind.DATA),
+    )
     sizes = {}
     for cluster_size in CLUSTER_SIZES:
         geometry = geometry_of(options, cluster_size)
         if (cluster_size >= least or cluster_size == options.cluster_size) and fits(virtual_size, geometry):
-            extents = granules_to_write(units, UNIT, virtual_size, geometry)
-            sizes[cluster_size] = layout_for(extents, virtual_size, geometry).file_size
+            if geometry.granules == 1 and cluster_size >= UNIT:
+                layout = _counted(parts, virtual_size, geometry)
+            else:
+                extents = granules_to_write(units, UNIT, virtual_size, geometry)
+                layout = layout_for(extents, virtual_size, geometry)
+            sizes[cluster_size] = layout.file_size
     if not sizes:
         raise FormatError(f"no cluster size can map a disk of {format_size(virtual_size)}")
     return sizes
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The units of a guest that differ from the template's, those that are not zero, and all of both."""
+
+    differing: Extents
+    nonzero: Extents
+    either: Extents
+
+
+def _counted(parts: _Parts, virtual_size: int, geometry: Geometry) -> Layout:
+    """The layout of an overlay in whole clusters, without folding to them, which takes three times as long.
+
+    A cluster has data where something in it differs, and something in it, that or other, is not zero.
+    """
+    factor = geometry.cluster_size // UNIT
+    data = touched(parts.differing, factor) + touched(parts.nonzero, factor) - touched(parts.either, factor)
+    tables = touched(parts.differing, factor * geometry.l2_entries)
+    return plan_layout(virtual_size, geometry, l2_tables=tables, data_clusters=data)
 
 
 def least_cluster_size(options: OverlayOptions) -> int:

@@ -149,15 +149,16 @@ class Scanner:
         for index in sorted(needed.keys() | {window for mapped in guests.values() for window in mapped.spans}):
             at, number = begin + index * WINDOW, first + index
             _load(self._template_buffer, self._template, at, template.segments[index], needed.get(index))
+            equal = kinds_of_equal(self._template_buffer)
             if not self._sharing:
-                findings.equal[number] = kinds_of_equal(self._template_buffer)
-                if findings.equal[number].any():
+                findings.equal[number] = equal
+                if equal.any():
                     findings.digest.add(number, self._template_buffer.view[: self._template.virtual_size - at])
             for guest, mapped in guests.items():
                 if index not in mapped.spans:
                     continue
                 span = mapped.spans[index]
-                kinds = self._compared(guest, at, mapped.segments[index], span)
+                kinds = self._compared(guest, at, mapped.segments[index], span, equal)
                 if kinds is not None:
                     whole = findings.equal[number].copy()
                     whole[span_units(span)] = kinds[span_units(span)]
@@ -178,7 +179,7 @@ class Scanner:
             mapped[number] = _Mapped(own.segments, merged([of_template, own.spans]))
         return mapped
 
-    def _compared(self, number: int, at: int, segments: list[Segment], span: Span) -> Kinds | None:
+    def _compared(self, number: int, at: int, segments: list[Segment], span: Span, equal: Kinds) -> Kinds | None:
         """The kinds of a guest's window in a span, or None where it equals the template's or cannot be read."""
         guest = self._guests.get(number)
         if guest is None:
@@ -188,7 +189,7 @@ class Scanner:
         except ImageError as error:
             self._give_up(number, error)
             return None
-        return kinds_of(self._template_buffer, self._guest_buffer)
+        return kinds_of(self._template_buffer, self._guest_buffer, equal)
 
     def _give_up(self, number: int, error: ImageError) -> None:
         self._failures[number] = error
@@ -242,7 +243,9 @@ def _load(buffer: WindowBuffer, image: Image, at: int, segments: list[Segment], 
         buffer.reserve(0, 0)
         return
     first, end = span
-    image.fill(buffer.reserve(first, end), at + first, clipped(segments, at + first, at + end))
+    if not segments or segments[0].start < at + first or segments[-1].end > at + end:
+        segments = clipped(segments, at + first, at + end)
+    image.fill(buffer.reserve(first, end), at + first, segments)
 
 
 def _assume_data(equal: Kinds, there: Spans) -> None:

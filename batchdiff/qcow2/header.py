@@ -88,13 +88,12 @@ def parse(head: bytes, file_size: int) -> Header:
     """
     if len(head) < _V2_LENGTH or head[:4] != MAGIC:
         raise FormatError("it is no qcow2 image: the magic number QFI\\xfb is not at its start")
-    (_, version, name_offset, name_size, cluster_bits, size, crypt, l1_entries, l1_offset) = _FIXED.unpack_from(
-        head
-    )[:9]
-    refcount_offset, refcount_clusters, snapshots, snapshots_offset = _FIXED.unpack_from(head)[9:]
+    fields = _FIXED.unpack_from(head)
+    _, version, name_offset, name_size, cluster_bits, size, crypt, l1_entries, l1_offset = fields[:9]
+    refcount_offset, refcount_clusters, snapshots, snapshots_offset = fields[9:]
     _require(version in {2, 3}, f"version {version} is unknown (2 and 3 are known)")
     _require(9 <= cluster_bits <= 21, f"a cluster size of 2^{cluster_bits} is outside 512 B to 2 MiB")
-    incompatible, compatible, autoclear, refcount_order, length, compression = _version_3_fields(head, version)
+    incompatible, compatible, autoclear, refcount_order, length, compression = version_3_fields(head, version)
     _check_features(incompatible, crypt)
     _require(refcount_order <= 6, f"a refcount width of 2^{refcount_order} bits is above 64")
     geometry = Geometry(
@@ -109,7 +108,7 @@ def parse(head: bytes, file_size: int) -> Header:
         f"extended L2 needs clusters of {format_size(SMALLEST_EXTENDED_L2)} or more",
     )
     _require(length % 8 == 0 and length <= cluster, f"the header length {length} is impossible")
-    extensions = dict(_extensions(head[:cluster], length, name_offset))
+    extensions = dict(extensions_of(head[:cluster], length, name_offset))
     _require(_EXT_DATA_FILE not in extensions, "it names an external data file, which is not supported yet")
     _require(_EXT_ENCRYPTION not in extensions, "it is encrypted, which is not supported yet")
     bitmaps, *directory = _bitmaps(extensions, autoclear)
@@ -123,8 +122,8 @@ def parse(head: bytes, file_size: int) -> Header:
         refcount_bytes=refcount_clusters * cluster,
         snapshots=snapshots,
         bitmaps=bitmaps,
-        backing_name=_backing_name(head[:cluster], name_offset, name_size, length),
-        backing_format=_backing_format(extensions),
+        backing_name=backing_name(head[:cluster], name_offset, name_size, length),
+        backing_format=backing_format(extensions),
         lazy_refcounts=bool(compatible & _LAZY_REFCOUNTS),
         snapshots_offset=snapshots_offset,
         bitmap_directory=(directory[0], directory[1]),
@@ -182,7 +181,7 @@ def _require(condition: object, problem: str) -> None:
         raise FormatError(problem)
 
 
-def _version_3_fields(head: bytes, version: int) -> tuple[int, int, int, int, int, int]:
+def version_3_fields(head: bytes, version: int) -> tuple[int, int, int, int, int, int]:
     """Feature bits (three), refcount order, header length and compression type."""
     if version == 2:
         return 0, 0, 0, 4, _V2_LENGTH, 0
@@ -214,7 +213,8 @@ def _compression_type(incompatible: int, value: int) -> CompressionType:
     return CompressionType(value)
 
 
-def _extensions(cluster: bytes, length: int, name_offset: int) -> Iterator[tuple[int, bytes]]:
+def extensions_of(cluster: bytes, length: int, name_offset: int) -> Iterator[tuple[int, bytes]]:
+    """Type and data of each header extension in the first cluster."""
     at, end = length, name_offset or len(cluster)
     while at + 8 <= min(end, len(cluster)):
         kind, size = struct.unpack_from(">II", cluster, at)
@@ -243,7 +243,8 @@ def _bitmaps(extensions: dict[int, bytes], autoclear: int) -> tuple[int, int, in
     return count, offset, length
 
 
-def _backing_name(cluster: bytes, offset: int, size: int, length: int) -> str | None:
+def backing_name(cluster: bytes, offset: int, size: int, length: int) -> str | None:
+    """The backing file's name; ``length`` is the header's."""
     if offset == 0:
         return None
     _require(0 < size <= MAX_NAME, f"its backing file name of {size} bytes is outside 1 to {MAX_NAME}")
@@ -251,7 +252,8 @@ def _backing_name(cluster: bytes, offset: int, size: int, length: int) -> str | 
     return cluster[offset : offset + size].decode("utf-8", "surrogateescape")
 
 
-def _backing_format(extensions: dict[int, bytes]) -> str | None:
+def backing_format(extensions: dict[int, bytes]) -> str | None:
+    """The backing file's format as an extension names it."""
     data = extensions.get(_EXT_BACKING_FORMAT)
     return None if data is None else data.decode("ascii", "replace")
 

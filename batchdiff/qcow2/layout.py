@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchdiff.extents import Extents, Kind, folded, only, split
+from batchdiff.extents import Extents, Kind, folded, only, split, touched
 from batchdiff.qcow2.geometry import MAX_L1_BYTES, Geometry
 from batchdiff.qcow2.header import Header, build
 from batchdiff.units import ceil_div
@@ -111,12 +111,9 @@ def granules_to_write(
 
 def layout_for(extents: Extents, virtual_size: int, geometry: Geometry) -> Layout:
     """The layout of an uncompressed image that holds these extents (in granules)."""
-    clusters = folded(extents, geometry.granules)
-    data = folded(only(extents, Kind.DATA), geometry.granules)
-    tables = folded(clusters, geometry.l2_entries)
-    return plan_layout(
-        virtual_size, geometry, l2_tables=int(tables.count.sum()), data_clusters=int(data.count.sum())
-    )
+    data = touched(only(extents, Kind.DATA), geometry.granules)
+    tables = touched(extents, geometry.granules * geometry.l2_entries)
+    return plan_layout(virtual_size, geometry, l2_tables=tables, data_clusters=data)
 
 
 def header_for(

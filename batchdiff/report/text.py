@@ -4,7 +4,7 @@
 
     heading        which template, how many guests
     warnings       what is stale
-    table          a line for each guest, and the totals
+    table          a line for each guest, and the totals; below it why they do not add up
     notes          why a guest is not converted
     what is next   the space that apply needs, what it will do
 """
@@ -48,6 +48,7 @@ def plan_text(plan: Plan, *, stale: Sequence[str] = (), width: int = 100) -> str
         list(_heading(plan, width)),
         list(_stale(stale, width)),
         _table(plan, width),
+        list(_how_saved(plan, width)),
         list(_notes(plan, width)),
         list(_next(plan, width)),
     ]
@@ -115,6 +116,19 @@ def _notes(plan: Plan, width: int) -> Iterator[str]:
             yield paragraph(text, width=width, first=f"{guest.verdict.value:<8}", rest=" " * 10)
 
 
+def _how_saved(plan: Plan, width: int) -> Iterator[str]:
+    """Why `saved` is not `allocated` less `overlay`, where it is not."""
+    chosen = [savings for _, savings in to_convert(plan.guests)]
+    on_disk = sum(savings.overlay_disk_bytes for savings in chosen)
+    if on_disk != plan.totals.overlay_bytes:
+        takes = f"{'about ' if error_bytes(plan.guests) else ''}{format_size(on_disk)}"
+        text = f"saved counts what the overlays take on disk: {takes}, for their files have holes."
+        yield paragraph(text, width=width)
+    if any(savings.saved_bytes != savings.allocated_bytes - savings.overlay_disk_bytes for savings in chosen):
+        text = "saved leaves out what is shared with other files, by reflinks or hard links."
+        yield paragraph(text, width=width)
+
+
 def _next(plan: Plan, width: int) -> Iterator[str]:
     chosen = [guest for guest, _ in to_convert(plan.guests)]
     if not chosen:
@@ -135,6 +149,11 @@ def _next(plan: Plan, width: int) -> Iterator[str]:
 def _where(guests: Sequence[GuestPlan]) -> str:
     folders = {_folder(guest.overlay_path) for guest in guests}
     what = counted(len(guests), "overlay")
+    in_place = sum(guest.overlay_path == guest.source.path for guest in guests)
+    if in_place == len(guests):
+        return f"{what} in the place of {'its guest' if len(guests) == 1 else 'their guests'}"
+    if in_place:
+        return f"{what}, {in_place} of them in the place of {'its guest' if in_place == 1 else 'their guests'}"
     if all(_folder(guest.overlay_path) == _folder(guest.source.path) for guest in guests):
         return f"{what} beside {'its guest' if len(guests) == 1 else 'their guests'}"
     if len(folders) == 1:

@@ -5,7 +5,8 @@ import pytest
 from oracle import source
 from overlays import new_image, write, write_sparse
 
-from batchdiff.applying.verification import Comparison, VerifyMode, require_judges, verify
+from batchdiff.applying.verification import Comparison, require_judges, verify
+from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import ProgramError, VerificationError
 from batchdiff.image.opening import open_image
 from batchdiff.model.overlay_options import Compression, OverlayOptions

@@ -11,6 +11,7 @@ import time
 import notation
 import pytest
 from commands import COMMAND, GUESTS, MANIFEST, assert_no_traceback, batchdiff, events, rarely
+from filesystems import mounted
 
 
 def test_results_on_stdout_and_messages_on_stderr(fleet):
@@ -390,6 +391,52 @@ def test_a_bug_says_that_it_is_one(fleet):
         assert done.returncode == 70
         assert "ZeroDivisionError" in done.stderr
         assert "report" in done.stderr
+
+
+def test_no_plan_goes_to_stdout_by_a_dash(fleet):
+    before = fleet.names()
+    done = fleet.plan("-o", "-", expect=2)
+    assert "- does not mean stdout here; a file of that name is ./-" in done.stderr
+    assert fleet.names() == before
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("nodir/x.json", "there is no such folder"),
+        ("/proc/x.json", "No such file or directory"),
+        ("/dev/full", "is no regular file"),
+    ],
+)
+def test_where_no_plan_can_be_written_nothing_is_scanned(fleet, place, why):
+    done = fleet.plan("-o", place, "--progress", "always", expect=2)
+    assert why in done.stderr
+    assert "Choose another place with `-o`" in done.stderr
+    assert "scanning" not in done.stderr
+
+
+def test_the_true_reason_on_a_filesystem_that_is_read_only(fleet, tmp_path):
+    with mounted(tmp_path, "ext4", 8 << 20) as point:
+        notation.run("mount", "-o", "remount,ro", str(point))
+        done = fleet.plan("-o", point / "p.json", expect=2)
+    assert "Read-only file system" in done.stderr
+
+
+def test_an_overlay_that_exists_may_be_a_disk_in_use(fleet):
+    (fleet.folder / "raw.qcow2").write_bytes(b"overlay")
+    said = [fleet.plan(expect=3).stderr, fleet.plan("--guest", "raw", expect=3).stderr]
+    for text in said:
+        assert "may be the guest's disk by now, written by an earlier apply: then do not touch it" in text
+        assert "leave the guest out of the manifest, or plan the others with `--guest`" in text
+    fleet.plan("--guest", "large")
+    assert [guest["name"] for guest in fleet.document["guests"]] == ["large"]
+
+
+def test_a_dry_run_is_what_plan_is(fleet):
+    done = batchdiff("apply", "fleet.plan.json", "--dry-run", cwd=fleet.folder, expect=2)
+    assert "unrecognized arguments: --dry-run; `batchdiff plan` is the dry run" in done.stderr
+    done = batchdiff("apply", "fleet.plan.json", "--frobnicate", cwd=fleet.folder, expect=2)
+    assert done.stderr.endswith("unrecognized arguments: --frobnicate\n")
 
 
 @pytest.mark.parametrize("cpus", [{0}, {0, 1}])

@@ -10,7 +10,7 @@ import notation
 from commands import batchdiff
 from oracle import assert_same
 
-from batchdiff.applying.places import QUARANTINE_SUFFIX
+from batchdiff.model.own_names import QUARANTINE as QUARANTINE_SUFFIX
 
 TEMPLATE = "512k:A 256k:- 256k:B"
 GUESTS = {

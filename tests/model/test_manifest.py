@@ -180,7 +180,13 @@ def test_an_existing_overlay_is_a_problem_unless_allowed(folder):
     make("clones/a.qcow2")
     text = guests(raw("clones/a.img"))
     (problem,) = problems(text)
-    assert re.match(r'm.yaml:4: guests\[0\].path: the overlay ".*/a.qcow2" of .* exists already; ', problem)
+    assert re.match(
+        r'm.yaml:4: guests\[0\].path: the overlay ".*/a.qcow2" of .* exists already\. It may be ', problem
+    )
+    assert problem.endswith(
+        "do not touch it, and leave the guest out of the manifest, or plan the others with `--guest`. "
+        "If nothing needs it, move it away, or give another overlay.path"
+    )
     assert named(read(text, allow_existing_overlays=True), folder) == {"a": "clones/a.qcow2"}
 
 
@@ -220,3 +226,15 @@ def test_files_that_cannot_be_read(folder, path, message):
         with pytest.raises(ManifestError) as caught:
             function(path)
         assert message in str(caught.value)
+
+
+def test_of_a_globs_overlay_that_exists_only_what_can_be_done_is_told(folder):
+    make("clones/a.qcow2")
+    (problem,) = problems(guests("{glob: clones/*.img, format: raw}"))
+    assert "and list the other guests by path, or plan the others with `--guest`" in problem
+    assert problem.endswith("If nothing needs it, move it away")
+
+
+def test_a_default_name_gives_way_to_a_given_one(folder):
+    manifest = read(guests(raw("clones/b.img"), raw("clones/a.img", ", name: b")))
+    assert named(manifest, folder) == {"clones/b.img": "clones/b.qcow2", "b": "clones/a.qcow2"}

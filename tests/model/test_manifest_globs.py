@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from manifest_texts import guests, make, problems, raw, read, write
 
 from batchdiff.model.manifest_file import read_manifest
@@ -89,3 +90,23 @@ def test_a_glob_leaves_out_the_backing_files_of_its_own_guests(folder):
         guests('{glob: "clones/*.qcow2", format: qcow2, backing: [{path: clones/below.qcow2, format: qcow2}]}')
     )
     assert [guest.name for guest in manifest.guests] == ["c"]
+
+
+@pytest.mark.parametrize(
+    "suffix",
+    [
+        ".batchdiff-original",
+        ".batchdiff-deleting",
+        ".batchdiff-overlay",
+        ".batchdiff-tmp",
+        ".batchdiff-template.json",
+    ],
+)
+def test_batchdiffs_own_files_are_no_guests(folder, suffix):
+    make(f"clones/a.img{suffix}")
+    os.symlink(f"a.img{suffix}", "clones/z.img")
+    found = read(guests("{glob: 'clones/[abz].img*', format: raw}")).guests
+    assert [os.path.basename(guest.image.path) for guest in found] == ["a.img", "b.img"]
+    (problem,) = problems(guests("{glob: 'clones/a.img?*', format: raw}"))
+    assert "all that it matches (1) is the template" in problem
+    assert "a file of batchdiff's own" in problem

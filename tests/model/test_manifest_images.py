@@ -10,11 +10,12 @@ import time
 import pytest
 from manifest_texts import guests, make, problems, raw
 
+from batchdiff.image.identity import identity_of
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model.manifest_entries import WrittenGuest, WrittenImage
 from batchdiff.model.manifest_images import FoundGuest, FoundImage
 from batchdiff.model.manifest_names import overlay_paths
-from batchdiff.model.manifest_paths import Place, identity_of, is_image
+from batchdiff.model.manifest_paths import Place, is_image
 from batchdiff.model.manifest_problems import Problems
 from batchdiff.model.overlay_options import OverlayOptions
 
@@ -174,7 +175,6 @@ def test_a_name_that_is_not_utf8_found_by_a_glob(folder):
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("same", "write `./same` if you mean a file of that name"),
         ("thin/x.qcow2", "mkdir -p "),
         ("clones/", "is a folder; write the overlay's file name too"),
         ("..", "is a folder"),
@@ -208,8 +208,8 @@ def test_no_overlay_is_put_beside_a_device(folder):
     written = WrittenImage(where[:2], place.written, ImageFormat.RAW)
     image = FoundImage(ImageSource(place.path, ImageFormat.RAW), place, ())
     found = Problems()
-    guest = FoundGuest(WrittenGuest(written, None, None, OverlayOptions()), image)
+    guest = FoundGuest(WrittenGuest(written, None, None, where, OverlayOptions()), image)
     assert overlay_paths([guest], folder, found) == [None]
     assert 'no overlay can be written beside "/dev/vg/web01"; give overlay.path' in found.report("m")
-    guest = FoundGuest(WrittenGuest(written, None, "web01.qcow2", OverlayOptions()), image)
+    guest = FoundGuest(WrittenGuest(written, None, "web01.qcow2", where, OverlayOptions()), image)
     assert overlay_paths([guest], folder, Problems()) == [f"{folder}/web01.qcow2"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from manifest_texts import HEAD, guests, problems, raw
+from manifest_texts import HEAD, guests, make, problems, raw
 
 
 @pytest.mark.parametrize("size", ["5", "0", "-65536", "4MiB", "256", "big", '""', "65537", "9" * 5000, ".5k"])
@@ -52,7 +52,7 @@ def test_a_number_of_percent_is_guessed(folder):
         ("minimum_savings: []", "minimum_savings: expected a number or a string, found a list"),
         ("allow_loss: snapshots", 'allow_loss: expected a list, found the text "snapshots"'),
         ("allow_loss: [snapshot]", 'found the text "snapshot"; did you mean "snapshots"?'),
-        ("defaults: {overlay: {path: x}}", "defaults.overlay.path: only a guest can have one"),
+        ("defaults: {overlay: {path: x}}", "defaults.overlay.path: only a single guest can name a file"),
         ("defaults: {path: x}", "defaults.path: unknown key"),
         ("defaults: {overlay: {cluster_size: true}}", "expected a whole number or a string, found true"),
         ("defaults: {overlay: {cluster_size: 1.5}}", "expected a whole number or a string, found the number 1.5"),
@@ -70,16 +70,33 @@ def test_schema_problems(folder, text, expected):
     ("item", "expected"),
     [
         ("{format: raw}", "guests[0]: a guest needs a path or a glob"),
-        ("{path: a, glob: b}", "guests[0]: path and glob exclude each other; make two guests of them"),
-        ("{glob: b, name: x}", "guests[0]: name goes with path, not with glob"),
-        ("{glob: b, overlay: {path: x}}", "guests[0].overlay.path: only a guest with a path, not a glob"),
+        (
+            "{path: a, format: raw, glob: b}",
+            "guests[0]: path and glob exclude each other; make two guests of them",
+        ),
+        ("{glob: clones/*.img, format: raw, name: x}", "guests[0]: name goes with path, not with glob"),
+        (
+            "{glob: clones/*.img, format: raw, overlay: {path: x}}",
+            "guests[0].overlay.path: only a guest with a path, not a glob",
+        ),
         ("{path: 5}", "guests[0].path: expected a string, found the number 5; put it in quotes"),
         ("{path: ''}", "guests[0].path: must not be empty"),
-        ("{path: a, name: ''}", "guests[0].name: must not be empty"),
-        ("{pth: a, path: b}", 'guests[0].pth: unknown key; did you mean "path"?'),
-        ("{path: a, overlay: {clustersize: 1}}", 'overlay.clustersize: unknown key; did you mean "cluster_size"?'),
-        ("{path: a, backing: [{path: x}]}", "guests[0].backing[0]: format is missing"),
-        ("{path: a, backing: [{format: raw}]}", "guests[0].backing[0]: path is missing"),
+        ("{path: clones/a.img, format: raw, name: ''}", "guests[0].name: must not be empty"),
+        ("{pth: a, path: clones/b.img, format: raw}", 'guests[0].pth: unknown key; did you mean "path"?'),
+        (
+            "{path: clones/a.img, format: raw, overlay: {clustersize: 1}}",
+            'overlay.clustersize: unknown key; did you mean "cluster_size"?',
+        ),
+        ("{path: clones/a.img, fromat: raw}", 'guests[0].fromat: unknown key; did you mean "format"?'),
+        ("{path: clones/a.img, format: rwa}", 'found the text "rwa"; did you mean "raw"?'),
+        (
+            "{path: clones/c.qcow2, format: qcow2, backing: [{path: clones/a.img}]}",
+            "guests[0].backing[0]: format is missing",
+        ),
+        (
+            "{path: clones/c.qcow2, format: qcow2, backing: [{format: raw}]}",
+            "guests[0].backing[0]: path is missing",
+        ),
         ("clones/a.img", 'guests[0]: expected a mapping, found the text "clones/a.img"'),
     ],
 )
@@ -130,4 +147,64 @@ def test_all_problems_of_all_kinds_at_once(folder):
         "retire: never\nretire: keep\n"
     )
     found = problems(text)
-    assert [problem.split(": ")[0] for problem in found] == [f"m.yaml:{line}" for line in (4, 5, 6, 6, 7, 8, 9)]
+    assert [problem.split(": ")[0] for problem in found] == [f"m.yaml:{line}" for line in (4, 5, 6, 7, 8, 9)]
+
+
+@pytest.mark.parametrize(
+    ("item", "also"),
+    [
+        ("{path: clones/a.img, format: raw, overlay: {cluster_size: 100k, %s}}", '"100k" is no cluster size'),
+        (
+            "{path: clones/a.img, format: raw, overlay: {extended_l2: true, cluster_size: 4k, %s}}",
+            "needs a cluster_size of 16 KiB or more",
+        ),
+        ("{path: clones/a.img, format: raw, overlay: {path: no/x, %s}}", "mkdir -p "),
+        ("{path: clones/a.img, format: raw, overlay: {path: t.img, %s}}", "would replace the template"),
+        ("{path: clones/x.img, format: raw, overlay: {%s}}", "no such file"),
+        ("{path: clones/a.img, overlay: {%s}}", "format is missing; the file looks like raw"),
+        ("{path: t.img, format: raw, overlay: {%s}}", "is the template, and so can be no guest"),
+        ("{glob: no/*, format: raw, overlay: {%s}}", "no image matches"),
+        ("{format: raw, overlay: {cluster_size: 3, %s}}", "3 is no cluster size"),
+    ],
+)
+def test_the_sound_keys_of_an_entry_are_checked_too(folder, item, also):
+    """Where the schema objects to one key, the others' problems are told in the same round."""
+    found = problems(guests(item % "compresion: zstd"))
+    assert [problem for problem in found if 'compresion: unknown key; did you mean "compression"?' in problem]
+    assert [problem for problem in found if also in problem]
+
+
+@pytest.mark.parametrize(
+    ("tail", "also"),
+    [
+        ("defaults: {formt: raw, overlay: {cluster_size: 3}}\n", ["defaults.overlay.cluster_size: 3 is no"]),
+        (
+            "defaults: {overlay: {compression: lz4, cluster_size: 3}}\n",
+            ["expected one of", "3 is no cluster size"],
+        ),
+        ("defaults: {overlay: 5}\n", ["defaults.overlay: expected a mapping"]),
+    ],
+)
+def test_defaults_with_an_unsound_key_hide_nothing(folder, tail, also):
+    found = "\n".join(problems(guests(raw("clones/a.img"), raw("clones/x.img"), tail=tail)))
+    for words in [*also, "guests[1].path: no such file"]:
+        assert words in found
+
+
+def test_a_misspelt_default_format_is_told_once(folder):
+    found = problems(guests("path: clones/a.img", "path: clones/b.img", tail="defaults: {fromat: raw}\n"))
+    assert found == ['m.yaml:6: defaults.fromat: unknown key; did you mean "format"?']
+
+
+def test_what_is_wrong_in_the_template_hides_no_problem_of_it(folder):
+    head = "version: 1\ntemplate: {path: x.img, format: rwa, bcking: []}\n"
+    found = "\n".join(problems(guests(raw("clones/a.img"), head=head)))
+    for words in ("template.path: no such file", 'did you mean "raw"?', 'did you mean "backing"?'):
+        assert words in found
+    assert len(found.split("\n")) == 3
+
+
+def test_an_unsound_overlay_path_is_not_taken_for_the_default(folder):
+    make("clones/a.qcow2")
+    (problem,) = problems(guests(raw("clones/a.img", ", overlay: {path: 5}")))
+    assert "expected a string, found the number 5" in problem

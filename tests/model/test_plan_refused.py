@@ -40,6 +40,17 @@ def refusal(path):
     return str(caught.value)
 
 
+@pytest.mark.parametrize("where", [("template",), ("guests", 0), ("guests", 0, "overlay")])
+@pytest.mark.parametrize("letter", ["\0", "\ud800"], ids=ascii)
+def test_a_path_that_no_file_can_have(path, document, where, letter):
+    holder = document
+    for step in where:
+        holder = holder[step]
+    holder["path"] = f"/images/web{letter}.img"
+    save(document, path)
+    assert "path" in refusal(path)
+
+
 # --- extents
 
 
@@ -186,7 +197,13 @@ def test_no_value_anywhere_crashes_the_reader(path, data):
     holder = document
     for step in where[:-1]:
         holder = holder[step]
-    scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+    scalars = (
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(max_size=5)
+    )
     nested = st.recursive(
         scalars,
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
@@ -240,6 +257,7 @@ def test_no_depth_crashes_the_reader(path, document, depth):
 
 def test_a_file_too_large_for_a_plan_is_not_read(path):
     with open(path, "wb") as file:
+        file.write(b"{" + b" " * 4095)
         file.truncate((1 << 30) + 1)
     assert "it is larger than" in refusal(path)
 
@@ -249,7 +267,7 @@ def test_a_folder_is_no_plan(tmp_path):
 
 
 def test_a_missing_plan_is_said_to_be_missing(path):
-    assert "No such file" in refusal(path)
+    assert "there is no such file. Run `batchdiff plan MANIFEST` first" in refusal(path)
 
 
 @pytest.mark.parametrize("what", ["name", "overlay path"])

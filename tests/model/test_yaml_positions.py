@@ -191,6 +191,15 @@ def test_paths_and_texts_stay_on_one_line():
     assert len(show("x" * 10_000)) < 250
 
 
+@pytest.mark.parametrize(
+    "text", ["1" + ":1" * 200_000, "0b" + "1" * 500_000, "1" * 200_000, "!!float 1" + "0" * 200_000]
+)
+def test_long_numbers_are_refused_at_once(text):
+    began = time.process_time()
+    assert "no value that can be used" in problems_of(f"a: {text}\n")
+    assert time.process_time() - began < 2  # seconds; the first one took half a minute
+
+
 PIECES = ["a", "b", ": ", "- ", "\n", "  ", "{", "}", "[", "]", ", ", "&x ", "*x", "<<", "!!int ", "!t ", '"', "'"]
 PIECES += [
     "|",

@@ -42,7 +42,9 @@ def compared(template, guest, template_first=0, guest_first=0):
     ]
     span = slice(min((first for first, _ in ends), default=0), max((end for _, end in ends), default=0))
     padded = spread(guest, guest_first)[span]
-    kinds = kinds_of(fill(template_buffer, template, template_first), fill(guest_buffer, padded, span.start))
+    fill(template_buffer, template, template_first)
+    fill(guest_buffer, padded, span.start)
+    kinds = kinds_of(template_buffer, guest_buffer, kinds_of_equal(template_buffer))
     return None if kinds is None else kinds.tolist()
 
 

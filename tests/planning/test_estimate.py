@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from batchdiff.extents import Kind, from_runs
 from batchdiff.image.source import ImageFormat, ImageSource
-from batchdiff.planning.estimate import Sample, data_bytes, stored_lengths
+from batchdiff.planning.estimate import Sample, stored_data, stored_lengths
 from batchdiff.qcow2.geometry import CompressionType, Geometry
 from batchdiff.qcow2.packing import Packer
 
@@ -29,7 +29,7 @@ class Guest:
 
     def estimate(self):
         extents = from_runs([(0, len(self.lengths), Kind.DATA)])
-        return data_bytes(SOURCE, extents, Geometry(self.cluster_size), self.measure)
+        return stored_data(SOURCE, extents, Geometry(self.cluster_size), self.measure)
 
     @property
     def exact(self):
@@ -37,6 +37,15 @@ class Guest:
         for length in self.lengths.tolist():
             packer.place(length or None)
         return packer.end
+
+    @property
+    def exact_on_disk(self):
+        """The blocks of 4 KiB that something is written to."""
+        packer, blocks = Packer(0, self.cluster_size), set()
+        for length in self.lengths.tolist():
+            offset = packer.place(length or None)
+            blocks.update(range(offset // 4096, -(-(offset + (length or self.cluster_size)) // 4096)))
+        return len(blocks) * 4096
 
 
 def scattered(low, high, count, *, uncompressed=0.0):
@@ -50,7 +59,7 @@ def scattered(low, high, count, *, uncompressed=0.0):
 @given(st.lists(st.integers(0, CLUSTER - 1), max_size=512))
 def test_a_sample_of_all_clusters_is_exact(lengths):
     guest = Guest(lengths)
-    assert guest.estimate() == (guest.exact, 0)
+    assert guest.estimate() == (guest.exact, 0, guest.exact_on_disk)
     assert guest.measured == list(range(len(lengths)))
 
 
@@ -75,7 +84,9 @@ def test_a_sample_of_all_clusters_is_exact(lengths):
     ids=["half", "all-lengths", "1-to-20", "some-uncompressed", "large-clusters", "uncompressed", "one-length"],
 )
 def test_an_estimate_is_within_its_error_and_within_two_percent(guest):
-    estimated, error = guest.estimate()
+    estimated, error, on_disk = guest.estimate()
+    assert abs(on_disk - guest.exact_on_disk) < error
+    assert on_disk % 4096 == 0
     assert estimated % guest.cluster_size == 0
     assert abs(estimated - guest.exact) < error
     assert abs(estimated - guest.exact) <= 0.02 * guest.exact
@@ -98,20 +109,20 @@ def test_the_same_guest_gives_the_same_sample():
 
 def test_no_data_takes_nothing():
     extents = from_runs([(0, 900, Kind.ZERO)])
-    assert data_bytes(SOURCE, extents, Geometry(CLUSTER), lambda samples: [[]] * len(samples)) == (0, 0)
+    assert stored_data(SOURCE, extents, Geometry(CLUSTER), lambda samples: [[]] * len(samples)) == (0, 0, 0)
 
 
 def test_only_clusters_with_data_are_compressed():
     guest = Guest(np.full(50, 100))
     extents = from_runs([(0, 3, Kind.ZERO), (3, 2, Kind.DATA), (9, 1, Kind.ZERO), (40, 1, Kind.DATA)])
-    assert data_bytes(SOURCE, extents, Geometry(CLUSTER), guest.measure) == (CLUSTER, 0)
+    assert stored_data(SOURCE, extents, Geometry(CLUSTER), guest.measure) == (CLUSTER, 0, 4096)
     assert guest.measured == [3, 4, 40]
 
 
 def test_subclusters_are_compressed_as_whole_clusters():
     guest = Guest(np.full(50, 100))
     extents = from_runs([(32, 32, Kind.DATA), (70, 1, Kind.DATA)])
-    data_bytes(SOURCE, extents, Geometry(CLUSTER, extended_l2=True), guest.measure)
+    stored_data(SOURCE, extents, Geometry(CLUSTER, extended_l2=True), guest.measure)
     assert guest.measured == [1, 2]
 
 

@@ -1,49 +1,178 @@
 """Guests that must not be converted because something else would be lost with them."""
 
+import os
 import subprocess
 
 import notation
 import pytest
+from commands import batchdiff
 from notation import run
 
+from batchdiff.errors import EXIT_SOME_GUESTS
+from batchdiff.image.resting import files_below
 from batchdiff.model.manifest_file import read_manifest
 from batchdiff.model.plan import Verdict
 from batchdiff.planning.planner import make_plan
 
 
-def planned(folder, template, *guests):
+def manifest_of(folder, template, *guests, retire="keep"):
     lines = [
         f"  - {{path: {path}, format: {kind}, overlay: {{path: {n}.thin}}}}"
         for n, (path, kind) in enumerate(guests)
     ]
     manifest = folder / "manifest.yaml"
     manifest.write_text(
-        f"version: 1\ntemplate: {{path: {template}, format: raw}}\nguests:\n" + "\n".join(lines) + "\n"
+        f"version: 1\nretire: {retire}\ntemplate: {{path: {template}, format: raw}}\nguests:\n"
+        + "\n".join(lines)
+        + "\n"
     )
-    return make_plan(read_manifest(str(manifest)), jobs=1).guests
+    return manifest
 
 
-def test_a_guest_that_another_guest_rests_on(tmp_path):
-    notation.write_raw(tmp_path / "template.img", "2M:A")
-    lower = notation.write_raw(tmp_path / "lower.img", "1M:A 1M:B")
-    notation.write_qcow2(tmp_path / "upper.qcow2", "64k:C 1984k:-", backing=lower, backing_format="raw")
-    below, above = planned(tmp_path, "template.img", ("lower.img", "raw"), ("upper.qcow2", "qcow2"))
-    assert (below.verdict, above.verdict) == (Verdict.REFUSE, Verdict.REFUSE)
-    assert "backing file of the guest upper" in below.reason
+def planned(*arguments, **options):
+    return make_plan(read_manifest(str(manifest_of(*arguments, **options))), jobs=1).guests
 
 
 @pytest.fixture
-def loop(tmp_path):
-    """A loop device over a guest's file, detached by its own name."""
-    notation.write_raw(tmp_path / "guest.img", "2M:A")
-    device = run("losetup", "--find", "--show", str(tmp_path / "guest.img")).strip()
-    yield device
-    subprocess.run(["losetup", "--detach", device], check=True, timeout=60)
+def lower(tmp_path):
+    """A guest that others can rest on, and its template."""
+    notation.write_raw(tmp_path / "template.img", "2M:A")
+    return notation.write_raw(tmp_path / "lower.img", "1M:A 1M:B")
 
 
-def test_a_guest_that_the_template_is_a_loop_device_over(tmp_path, loop):
+def above(path, backing, kind="raw"):
+    return notation.write_qcow2(path, "64k:C 1984k:-", backing=backing, backing_format=kind)
+
+
+def test_a_guest_that_another_guest_rests_on(tmp_path, lower):
+    above(tmp_path / "upper.qcow2", lower)
+    below, upper = planned(tmp_path, "template.img", ("lower.img", "raw"), ("upper.qcow2", "qcow2"))
+    assert (below.verdict, upper.verdict) == (Verdict.REFUSE, Verdict.REFUSE)
+    assert "backing file of the guest upper" in below.reason
+
+
+def test_a_guest_far_below_another_one(tmp_path, lower):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    middle = above(elsewhere / "middle.qcow2", above(elsewhere / "low.qcow2", lower), "qcow2")
+    above(tmp_path / "upper.qcow2", middle, "qcow2")
+    below, _ = planned(tmp_path, "template.img", ("lower.img", "raw"), ("upper.qcow2", "qcow2"))
+    assert below.verdict is Verdict.REFUSE
+    assert "backing file of the guest upper" in below.reason
+
+
+def test_a_guest_below_another_one_by_a_hard_link(tmp_path, lower):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    os.link(lower, elsewhere / "other-name.img")
+    above(tmp_path / "upper.qcow2", elsewhere / "other-name.img")
+    below, _ = planned(tmp_path, "template.img", ("lower.img", "raw"), ("upper.qcow2", "qcow2"))
+    assert "backing file of the guest upper" in below.reason
+
+
+@pytest.mark.parametrize("name", ["file:{}", 'json:{{"driver": "raw", "file": {{"filename": "{}"}}}}'])
+def test_a_guest_below_another_one_that_names_a_protocol(tmp_path, lower, name):
+    upper = above(tmp_path / "upper.qcow2", lower)
+    run("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", name.format(lower), str(upper))
+    below, _ = planned(tmp_path, "template.img", ("lower.img", "raw"), ("upper.qcow2", "qcow2"))
+    assert "backing file of the guest upper" in below.reason
+
+
+def test_a_guest_below_a_damaged_one(tmp_path, lower):
+    upper = above(tmp_path / "upper.qcow2", lower)
+    with upper.open("r+b") as file:
+        file.seek(79)
+        file.write(b"\x01")  # dirty
+    below, _ = planned(tmp_path, "template.img", ("lower.img", "raw"), ("upper.qcow2", "qcow2"))
+    assert "backing file of the guest upper" in below.reason
+
+
+def test_a_guest_below_an_image_beside_it(tmp_path, lower):
+    snapshot = above(tmp_path / "lower.snapshot1", lower)
+    (below,) = planned(tmp_path, "template.img", ("lower.img", "raw"))
+    assert below.verdict is Verdict.REFUSE
+    assert str(snapshot) in below.reason
+
+
+def test_a_header_in_a_raw_image_is_not_followed(tmp_path, lower):
+    forged = above(tmp_path / "forged.img", lower)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    forged.rename(elsewhere / "forged.img")
+    above(tmp_path / "upper.qcow2", elsewhere / "forged.img", "raw")
+    below, _ = planned(tmp_path, "template.img", ("lower.img", "raw"), ("upper.qcow2", "qcow2"))
+    assert below.verdict is not Verdict.REFUSE
+
+
+def test_chains_that_go_in_circles_or_lead_to_no_file_end(tmp_path, lower):
+    one = above(tmp_path / "one.qcow2", lower)
+    two = above(tmp_path / "two.qcow2", one, "qcow2")
+    run("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", str(two), str(one))
+    assert len(list(files_below(str(two)))) == 2
+    os.mkfifo(tmp_path / "fifo")
+    run("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", str(tmp_path / "fifo"), str(one))
+    assert len(list(files_below(str(two)))) == 2
+    run("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", str(tmp_path / "gone"), str(one))
+    assert len(list(files_below(str(two)))) == 1
+
+
+def test_a_guest_that_one_which_is_not_chosen_rests_on(tmp_path, lower):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    above(elsewhere / "upper.qcow2", lower)
+    manifest = manifest_of(
+        tmp_path, "template.img", ("lower.img", "raw"), ("elsewhere/upper.qcow2", "qcow2"), retire="delete"
+    )
+    done = batchdiff("plan", manifest, "--guest", "lower", cwd=tmp_path, expect=EXIT_SOME_GUESTS)
+    assert "backing file of the guest upper" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "refused"),
+    [
+        ('{"overlays": {"/images/web01.qcow2": {}, "/images/web02.qcow2": {}}}', "web01.qcow2 and 1 more"),
+        ('{"overlays": {}}', ""),
+        ("damaged", "cannot be read"),
+    ],
+)
+def test_a_guest_that_is_a_template_of_others_by_its_sidecar(tmp_path, lower, sidecar, refused):
+    (tmp_path / "lower.img.batchdiff-template.json").write_text(sidecar)
+    (guest,) = planned(tmp_path, "template.img", ("lower.img", "raw"))
+    assert (guest.verdict is Verdict.REFUSE) is bool(refused)
+    assert refused in guest.reason
+
+
+@pytest.fixture
+def loops():
+    """Attaches loop devices; they are detached again, the last one first."""
+    devices = []
+
+    def attach(path, *options):
+        devices.append(run("losetup", "--find", "--show", *options, str(path)).strip())
+        return devices[-1]
+
+    yield attach
+    for device in reversed(devices):
+        subprocess.run(["losetup", "--detach", device], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_a_guest_that_the_template_is_a_loop_device_over(tmp_path, loops, levels):
     notation.write_raw(tmp_path / "other.img", "1M:A 1M:B")
-    guest, other = planned(tmp_path, loop, ("guest.img", "raw"), ("other.img", "raw"))
+    device = notation.write_raw(tmp_path / "guest.img", "2M:A")
+    for _ in range(levels):
+        device = loops(device)
+    guest, other = planned(tmp_path, device, ("guest.img", "raw"), ("other.img", "raw"), retire="delete")
     assert guest.verdict is Verdict.REFUSE
     assert "loop device" in guest.reason
     assert other.verdict is not Verdict.REFUSE
+
+
+def test_nothing_is_deleted_where_the_template_cannot_be_traced(tmp_path, loops):
+    notation.write_raw(tmp_path / "other.img", "1M:A 1M:B")
+    device = loops(notation.write_raw(tmp_path / "gone.img", "2M:A"))
+    os.link(tmp_path / "gone.img", tmp_path / "guest.img")
+    (tmp_path / "gone.img").unlink()
+    guests = ("guest.img", "raw"), ("other.img", "raw")
+    assert [guest.verdict for guest in planned(tmp_path, device, *guests, retire="delete")] == [Verdict.REFUSE] * 2
+    assert planned(tmp_path, device, *guests)[1].verdict is not Verdict.REFUSE

@@ -101,6 +101,30 @@ def test_an_unprotected_template_is_not_said_to_be_protected():
     assert "write permission" not in plan_text(small_plan(WEB, protect_template=False))
 
 
+def test_what_is_saved_is_counted_by_what_the_overlay_takes_on_disk():
+    thin = guest_plan(savings=savings(10 * GIB, GIB, overlay_disk_bytes=256 * MIB, saved_bytes=9984 * MIB))
+    packed = guest_plan("db01", overlay_path="/x", savings=savings(GIB, 100 * MIB, MIB))
+    note = "saved counts what the overlays take on disk: "
+    assert f"{note}256 MiB, for their files have holes." in flat(plan_text(small_plan(thin)))
+    assert f"{note}about 356 MiB, for" in flat(plan_text(small_plan(thin, packed)))
+    assert note not in plan_text(small_plan(WEB, packed))
+    assert "shared with other files" not in plan_text(small_plan(thin))
+
+
+def test_that_shared_blocks_keep_the_table_from_adding_up_is_said():
+    shared = guest_plan(savings=savings(10 * GIB, GIB, reclaimable_bytes=2 * GIB, saved_bytes=GIB))
+    assert "saved leaves out what is shared with other files" in plan_text(small_plan(shared))
+
+
+def test_overlays_in_the_place_of_their_guests():
+    one, two = (guest_plan(name, overlay_path=f"/srv/clones/{name}.img") for name in ("a", "b"))
+    beside = guest_plan("c")
+    assert "write 1 overlay in the place of its guest, verify" in flat(plan_text(small_plan(one)))
+    assert "write 2 overlays in the place of their guests, verify" in flat(plan_text(small_plan(one, two)))
+    report = flat(plan_text(small_plan(one, two, beside)))
+    assert "write 3 overlays, 2 of them in the place of their guests, verify" in report
+
+
 def test_where_the_overlays_go_is_told():
     there = guest_plan("a", overlay_path="/thin/a.qcow2")
     elsewhere = guest_plan("b", overlay_path="/other/b.qcow2")
@@ -125,7 +149,15 @@ def test_a_guest_to_convert_may_have_a_note_too():
 
 def test_a_cluster_size_that_was_never_chosen_is_auto():
     guest = refused_guest("old", options=OverlayOptions(cluster_size=None))
-    assert line_of(plan_text(small_plan(guest)), "old").split() == ["old", "-", "-", "-", "-", "auto", "refuse"]
+    assert line_of(plan_text(small_plan(guest)), "old").split() == [
+        "old",
+        "-",
+        "-",
+        "-",
+        "-",
+        "auto",
+        "refuse",
+    ]
 
 
 @pytest.mark.parametrize("guests", [(refused_guest(),), (CACHE, refused_guest())])

@@ -1,0 +1,17 @@
+"""Which file names are fit for us: those that reports and logs can show, and that QEMU can be told."""
+
+from __future__ import annotations
+
+import unicodedata
+
+# Control characters, lone surrogates (bytes that are no UTF-8), line and paragraph separators: they forge lines
+# in reports and logs, and QEMU's ``json:`` names, which are UTF-8, cannot hold them.
+_UNFIT = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+# What turns the direction of writing can make one name look like another (Unicode Standard Annex 9, 2).
+_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def unfit(text: str) -> bool:
+    """Whether a name holds characters that no image's name should."""
+    return any(unicodedata.category(letter) in _UNFIT or letter in _TURNING for letter in text)

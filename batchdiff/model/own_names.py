@@ -1,0 +1,20 @@
+"""How the files end that batchdiff makes beside images, so that none of them is ever taken for an image."""
+
+from __future__ import annotations
+
+QUARANTINE = ".batchdiff-original"
+"""An original that is whole and out of the way."""
+
+OVERLAY_ASIDE = ".batchdiff-overlay"
+"""An overlay that made way for the original that is restored."""
+
+DELETING = ".batchdiff-deleting"
+"""What is about to be deleted."""
+
+TEMPORARY = ".batchdiff-tmp"
+"""What is not complete yet."""
+
+SIDECAR = ".batchdiff-template.json"
+"""What is known of a template, beside it."""
+
+ALL = (QUARANTINE, OVERLAY_ASIDE, DELETING, TEMPORARY, SIDECAR)

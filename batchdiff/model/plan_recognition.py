@@ -1,0 +1,85 @@
+"""Whether a file can be a plan at all, from its first bytes: said in words before any of it is decoded."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import stat
+
+from batchdiff.errors import PlanError
+from batchdiff.image.lookalike import looks_like
+from batchdiff.image.source import ImageFormat
+from batchdiff.model.manifest_problems import suggestion
+
+_HEAD = 4096
+"""A manifest says its version and template in its first lines, below its comments."""
+_MANIFEST_KEY = re.compile(rb"^(version|template|guests|defaults)\s*:", re.MULTILINE)
+_MANIFEST_SUFFIXES = (".yaml", ".yml")
+_PLAN_AGAIN = "Run `batchdiff plan` again."
+_BOM = b"\xef\xbb\xbf"
+
+
+def check_is_plan(path: str) -> None:
+    """Refuses a file that cannot be a plan, with what it may be instead. Reads its first bytes only.
+
+    :raises PlanError: it is missing, cannot be read, or begins like something else.
+    """
+    head = _head(path)
+    if head is None:
+        return  # a folder, a FIFO: reading it tells
+    if not head:
+        raise PlanError(f"{path} is no plan", why="it is empty", remedy=_PLAN_AGAIN)
+    if head.removeprefix(_BOM).lstrip().startswith(b"{") and b"\0" not in head:
+        return
+    if _is_manifest(path, head):
+        raise PlanError(
+            f"{path} is no plan",
+            why="it looks like a manifest",
+            remedy=f"Run `batchdiff plan {shlex.quote(path)}` first; that writes the plan.",
+        )
+    raise PlanError(
+        f"{path} is no plan", why=_what(path, head), remedy="Name the file that `batchdiff plan` wrote."
+    )
+
+
+def _head(path: str) -> bytes | None:
+    """The first bytes of a regular file; None of anything else."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(fd, "rb") as file:
+            return file.read(_HEAD) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+    except FileNotFoundError as error:
+        raise PlanError(f"cannot read the plan {path}", why="there is no such file", remedy=_near(path)) from error
+    except OSError as error:
+        remedy = "Check the path, and the permissions of the file and its folders."
+        raise PlanError(f"cannot read the plan {path}", why=error.strerror or str(error), remedy=remedy) from error
+    except ValueError as error:
+        raise PlanError(f"cannot read the plan {path!r}", why=str(error), remedy="Correct the path.") from error
+
+
+def _near(path: str) -> str:
+    """What may have been meant by the path of a file that is not there."""
+    folder, name = os.path.split(path)
+    try:
+        names = os.listdir(folder or os.curdir)
+    except OSError:
+        return "Its folder does not exist or cannot be listed."
+    near = suggestion(name, [each for each in names if each.endswith(".json")])
+    if near:
+        return near.removeprefix("; ").capitalize()
+    stem = name.removesuffix(".plan.json")
+    there = [stem + suffix for suffix in _MANIFEST_SUFFIXES if stem + suffix in names]
+    manifest = shlex.quote(os.path.join(folder, there[0])) if there else "MANIFEST"
+    return f"Run `batchdiff plan {manifest}` first; that writes the plan."
+
+
+def _is_manifest(path: str, head: bytes) -> bool:
+    return b"\0" not in head and bool(path.endswith(_MANIFEST_SUFFIXES) or _MANIFEST_KEY.search(head))
+
+
+def _what(path: str, head: bytes) -> str:
+    found = looks_like(path)
+    if found not in {None, ImageFormat.RAW}:
+        return f"it begins like a {found} image"
+    return "it begins like an image or another binary file" if b"\0" in head else "it does not begin as JSON does"

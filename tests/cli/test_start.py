@@ -1,0 +1,69 @@
+"""A verb loads what it needs and no more: a start is most of what a short command takes."""
+
+import json
+import subprocess
+import sys
+
+import notation
+import pytest
+
+LOADED = """
+import json, sys
+from batchdiff.cli.main import run
+try:
+    run(sys.argv[1:])
+finally:
+    print("\\n" + json.dumps(sorted(sys.modules)))
+"""
+THREADS = """
+import os, sys
+from batchdiff.__main__ import main
+sys.argv[1:] = ["--version"]
+try:
+    main()
+except SystemExit:
+    import numpy
+    print(len(os.listdir("/proc/self/task")))
+"""
+HEAVY = {"jsonschema", "multiprocessing", "numpy", "subprocess", "tqdm", "xxhash", "yaml", "zstandard"}
+
+
+def loaded(*arguments):
+    done = subprocess.run([sys.executable, "-c", LOADED, *arguments], capture_output=True, text=True, check=False)
+    return HEAVY & set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    for name in ("template.img", "guest.img"):
+        notation.write_raw(tmp_path / name, "64k:A 64k:-")
+    path = tmp_path / "manifest.yaml"
+    path.write_text(
+        "version: 1\ntemplate: {path: template.img, format: raw}\nguests: [{path: guest.img, format: raw}]\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_help_loads_nothing(option):
+    assert loaded(option) == set()
+
+
+def test_planning_loads_no_progress_bar_and_no_validator(manifest):
+    assert not loaded("plan", "-q", str(manifest)) & {"jsonschema", "tqdm"}
+
+
+def test_a_wrong_manifest_needs_the_validator(manifest):
+    manifest.write_text(manifest.read_text() + "other: 1\n")
+    assert "jsonschema" in loaded("validate", str(manifest))
+
+
+def test_show_loads_no_manifest_and_no_pool(manifest):
+    loaded("plan", "-q", str(manifest))
+    plan = str(manifest.with_suffix(".plan.json"))
+    assert not loaded("show", plan) & (HEAVY - {"jsonschema", "numpy"})
+
+
+def test_numpy_starts_no_threads():
+    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "1"

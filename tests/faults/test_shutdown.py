@@ -1,0 +1,50 @@
+"""The filesystem goes down in the middle: what was not synced is gone at the next mount."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+import pytest
+from commands import COMMAND, batchdiff
+from filesystems import MAKE
+from notation import run
+from scenes import SCENES, arguments, assert_ended, assert_nothing_is_lost, prepare
+from seeds import seeded
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(30, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("kind", "size"), [("ext4", 64 * MIB), ("xfs", 320 * MIB)])
+def test_shut_down_at_any_time(tmp_path, kind, size, rounds):
+    rng = seeded()
+    image, point = tmp_path / "disk", tmp_path / "mnt"
+    point.mkdir()
+    with image.open("wb") as file:
+        file.truncate(size)
+    run(*MAKE[kind], str(image))
+    device = run("losetup", "--find", "--show", str(image)).strip()
+    try:
+        run("mount", device, str(point))
+        for number in range(rounds):
+            folder, scene = point / str(number), SCENES[rng.choice(["delete", "quarantine", "keep"])]
+            prepare(folder, scene)
+            run("sync", "-f", str(folder))
+            verb, plan, *rest = arguments(scene)
+            # Not in the folder itself: Python could not even find its own modules there any more.
+            argv = [*COMMAND, verb, str(folder / plan), *rest]
+            with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+                time.sleep(rng.uniform(0.2, 1.2))
+                flags = rng.choice([[], ["-f"]])  # with -f the journal of the filesystem still reaches the disk
+                run("xfs_io", "-x", "-c", " ".join(["shutdown", *flags]), str(point))
+                _, said = process.communicate(timeout=60)
+            assert b"Traceback" not in said, said
+            run("umount", str(point))
+            run("mount", device, str(point))
+            assert_nothing_is_lost(folder)
+            batchdiff(*arguments(scene), cwd=folder)
+            assert_ended(folder, scene)
+    finally:
+        subprocess.run(["umount", str(point)], check=False, timeout=60)
+        run("losetup", "--detach", device)

@@ -1,0 +1,72 @@
+"""Ctrl-C and SIGTERM at any time: undone or finished, said how to go on; a second one ends it at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from commands import COMMAND, assert_no_traceback, batchdiff
+from scenes import SCENES, arguments, assert_ended, assert_nothing_is_lost, prepare
+from seeds import seeded
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """A shell starts its background jobs deaf to SIGINT, and so would be what they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def started(folder, scene) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *arguments(scene)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(40, marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["delete", "rebuild"])
+def test_one_signal(tmp_path, name, rounds):
+    rng = seeded()
+    stopped = 0
+    for number in range(rounds):
+        folder, scene = tmp_path / str(number), SCENES[name]
+        prepare(folder, scene)
+        with started(folder, scene) as process:
+            time.sleep(rng.uniform(0.5, 1.3))
+            process.send_signal(rng.choice([signal.SIGINT, signal.SIGTERM]))
+            _, said = process.communicate(timeout=30)
+        # Python itself ends by SIGINT while it starts; nothing has been begun then.
+        assert process.returncode in {0, 130, -signal.SIGINT, -signal.SIGTERM}
+        assert_no_traceback(said)
+        stopped += process.returncode == 130
+        assert_nothing_is_lost(folder)
+        left = [entry for entry in os.listdir(folder) if entry.endswith(("-tmp", "-deleting"))]
+        assert left == []
+        batchdiff(*arguments(scene), cwd=folder)
+        assert_ended(folder, scene)
+    print(f"{name}: {stopped} of {rounds} were stopped")
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(40, marks=pytest.mark.long)])
+def test_two_signals(tmp_path, rounds):
+    rng = seeded()
+    for number in range(rounds):
+        folder, scene = tmp_path / str(number), SCENES["delete"]
+        prepare(folder, scene)
+        with started(folder, scene) as process:
+            time.sleep(rng.uniform(0.5, 1.3))
+            process.send_signal(signal.SIGINT)
+            time.sleep(rng.uniform(0, 0.05))
+            process.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            _, said = process.communicate(timeout=30)
+        assert time.monotonic() - began < 10
+        assert process.returncode in {0, 130, -signal.SIGTERM, -signal.SIGINT}
+        assert_no_traceback(said)
+        assert_nothing_is_lost(folder)
+        batchdiff(*arguments(scene), cwd=folder)
+        assert_ended(folder, scene)

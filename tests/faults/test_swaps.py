@@ -1,0 +1,77 @@
+"""Somebody puts other files in the places of ours while apply runs: never another file is touched."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+from commands import COMMAND, assert_no_traceback
+from scenes import SCENES, arguments, content, form_of, make_fleet, places
+from seeds import seeded
+
+from batchdiff.image.fingerprint import fingerprint_at
+
+VICTIM = b"somebody else's file" * 3000
+
+
+def swapping(path: Path, rng, stop: threading.Event, swaps: list[int]) -> None:
+    """Puts a link, another file and the file itself in turn at a path, as fast as it can."""
+    aside, victim = path.with_name(f"{path.name}.swapped"), path.with_name("victim")
+    while not stop.is_set():
+        other = path.with_name(f"{path.name}.other")
+        try:
+            os.rename(path, aside)
+            if rng.random() < 0.5:
+                os.symlink(victim, other)
+            else:
+                os.link(victim, other)
+            os.rename(other, path)
+            stop.wait(rng.uniform(0, 0.003))
+            os.rename(aside, path)
+            swaps.append(1)
+        except OSError:  # apply has renamed or deleted it
+            for left in (other,):
+                left.unlink(missing_ok=True)
+            if aside.exists() and not os.path.lexists(path):
+                os.rename(aside, path)
+            stop.wait(0.001)
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(25, marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["raw.img", "thick.qcow2", "template.img"])
+def test_swapped_in_a_race(tmp_path, name, rounds):
+    rng = seeded()
+    swaps: list[int] = []
+    for number in range(rounds):
+        folder = tmp_path / str(number)
+        make_fleet(folder)
+        (folder / "victim").write_bytes(VICTIM)
+        template = (folder / "template.img").read_bytes()
+        stop = threading.Event()
+        thread = threading.Thread(target=swapping, args=(folder / name, rng, stop, swaps))
+        thread.start()
+        argv = [*COMMAND, *arguments(SCENES["delete"])]
+        done = subprocess.run(argv, cwd=folder, check=False, timeout=120, capture_output=True, text=True)
+        stop.set()
+        thread.join()
+        assert_no_traceback(done.stderr)
+        assert (folder / "victim").read_bytes() == VICTIM
+        kept = [path for path in (folder / "template.img", folder / "template.img.swapped") if path.exists()]
+        assert template in [path.read_bytes() for path in kept]
+        _assert_guest_is_somewhere(folder, name)
+    print(f"{name}: {len(swaps)} swaps")
+    assert swaps
+
+
+def _assert_guest_is_somewhere(folder: Path, name: str) -> None:
+    import notation  # noqa: PLC0415
+
+    if name == "template.img":
+        return
+    found = [folder / place for place in [*places(name), f"{name}.swapped"] if (folder / place).exists()]
+    ours = [path for path in found if not path.is_symlink() and path.read_bytes() != VICTIM]
+    assert fingerprint_at(str(folder / "victim")) is not None
+    assert any(notation.qemu_content(path, form_of(path)) == content(name) for path in ours), found

@@ -1,0 +1,82 @@
+import os
+
+import notation
+import pytest
+import real_holders
+
+from batchdiff.image.holders import Access, holders_of, named
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def path(tmp_path):
+    return notation.write_raw(tmp_path / "disk.img", "1M:A")
+
+
+@pytest.fixture
+def fd(path):
+    fd = os.open(path, os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+CASES = {
+    "vm": (real_holders.vm, Access.WRITE, True),
+    "vm-that-reads": (real_holders.vm_that_reads, Access.READ, True),
+    "qemu-nbd": (real_holders.nbd_server, Access.WRITE, False),
+    "loop-device": (real_holders.loop_device, Access.WRITE, False),
+    "read-only-loop-device": (lambda path: real_holders.loop_device(path, "--read-only"), Access.READ, False),
+    "appender": (real_holders.appender, Access.WRITE, False),
+    "reader": (real_holders.reader, Access.READ, False),
+}
+
+
+@pytest.mark.parametrize(("holding", "access", "is_vm"), CASES.values(), ids=CASES)
+def test_who_has_it_open(path, fd, holding, access, is_vm):
+    with holding(path) as name:
+        found = holders_of(fd)
+        (holder,) = found.found
+        assert name in holder.name
+        assert (holder.access, holder.is_vm) == (access, is_vm)
+        assert bool(found.writers()) == (access is Access.WRITE)
+        assert bool(found.vms()) == is_vm
+    assert holders_of(fd).found == ()
+
+
+def test_this_process_does_not_count(path, fd):
+    with path.open("r+b"):
+        assert holders_of(fd).found == ()
+
+
+def test_a_device_by_another_node(path, tmp_path):
+    with real_holders.loop_device(path) as name:
+        device = name.split()[-1]
+        fd = os.open(device, os.O_RDONLY)
+        other = tmp_path / "node"
+        os.mknod(other, 0o60600, os.fstat(fd).st_rdev)
+        with real_holders.writer(other) as pid:
+            (holder,) = holders_of(fd).found
+            assert pid in holder.name
+        os.close(fd)
+
+
+def test_without_the_right_to_look(path, fd):
+    path.chmod(0o644)
+    with real_holders.writer(path):
+        os.seteuid(NOBODY)
+        try:
+            found = holders_of(fd)
+        finally:
+            os.seteuid(0)
+    assert found.found == ()
+    assert not found.complete
+    assert named(found.found, complete=found.complete).startswith("something (what, cannot be told")
+
+
+def test_names_of_several(path, fd):
+    with real_holders.reader(path), real_holders.writer(path):
+        found = holders_of(fd)
+        assert named(found.found, complete=True).count("(pid ") == 2
+        assert " and " in named(found.found, complete=True)
+        assert len(found.writers()) == 1

@@ -1,0 +1,57 @@
+import os
+
+import pytest
+import real_holders
+from filesystems import mounted
+
+from batchdiff.image.mounts import Mount, filesystem_of, mounts, mounts_of, parsed
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n",
+            Mount(36, os.makedev(98, 0), "/mnt2", "ext3", "/dev/root", read_only=False),
+        ),
+        (
+            r"7 1 0:44 / /a\040b\011c ro shared:1 master:2 - fuse.sshfs host:/a\134b rw,user_id=0",
+            Mount(7, os.makedev(0, 44), "/a b\tc", "fuse.sshfs", "host:/a\\b", read_only=False),
+        ),
+        (
+            "9 1 8:1 / /iso rw - iso9660 /dev/sr0 ro",
+            Mount(9, os.makedev(8, 1), "/iso", "iso9660", "/dev/sr0", read_only=True),
+        ),
+    ],
+)
+def test_a_line(line, expected):
+    assert parsed(line) == expected
+
+
+def test_all_mounts_of_this_machine_are_understood():
+    assert "/" in {mount.point for mount in mounts()}
+
+
+@pytest.mark.parametrize("kind", ["ext4", "btrfs"])
+def test_filesystems_and_their_devices(tmp_path, kind):
+    with mounted(tmp_path, kind) as point:
+        path = point / "file"
+        path.touch()
+        fd = os.open(path, os.O_RDONLY)
+        assert filesystem_of(fd) == kind
+        os.close(fd)
+        (mount,) = [mount for mount in mounts() if mount.point == str(point)]
+        assert [found.point for found in mounts_of(os.stat(mount.source).st_rdev)] == [str(point)]
+
+
+def test_what_is_on_no_filesystem_that_is_mounted():
+    reading, writing = os.pipe()
+    assert filesystem_of(reading) == ""
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_device_that_is_not_mounted(tmp_path):
+    (tmp_path / "a").write_bytes(bytes(1 << 20))
+    with real_holders.loop_device(tmp_path / "a") as name:
+        assert mounts_of(os.stat(name.split()[-1]).st_rdev) == []
