@@ -51,7 +51,8 @@ def settle_reads() -> None:
 def read_sequentially(fd: int) -> None:
     """Tells the kernel to read further ahead.
 
-    Measured with a cold cache, four images of 1 GiB: a scan took 0.82 and 0.79 of the time.
+    Measured with a cold cache: four images of 1 GiB on a disk of 250 MB/s were scanned in 0.82 and 0.79 of the
+    time, of 256 MiB on one of 1 GB/s in the same.
     """
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 

@@ -162,6 +162,19 @@ def test_a_changed_byte_is_never_believed(plan, partial):
         assert told or found or at > len(MAGIC)
 
 
+def test_what_follows_damage_never_comes_back(plan, partial):
+    """A record as long as the damaged one takes its place; what was behind it had other guests in mind."""
+    written(plan, [result(0), result(1), result(2)])
+    content = bytearray(partial.read_bytes())
+    content[-len(encoded(result(1))) * 2 + 30] ^= 1
+    partial.write_bytes(content)
+    checkpoint = opened(plan)
+    assert checkpoint.load("b") == [Guests(("one", "two")), *recorded([result(0)])]
+    checkpoint.add(result(9))
+    checkpoint.close()
+    assert loaded(plan) == [Guests(("one", "two")), *recorded([result(0), result(9)])]
+
+
 def test_zeros_after_a_power_cut(plan, partial):
     written(plan)
     with partial.open("ab") as file:
@@ -211,7 +224,18 @@ def test_runs_that_no_scan_gives(plan, runs):
 
 
 @pytest.mark.parametrize(
-    "trap", ["link", "dangling", "hardlink", "fifo", "folder", "foreign", "theirs", "writable", "device"]
+    "trap",
+    [
+        "link",
+        "link to a good one",
+        "hardlink",
+        "fifo",
+        "folder",
+        "foreign",
+        "theirs",
+        "writable",
+        "device",
+    ],
 )
 def test_what_is_not_ours_is_left_alone(tmp_path, plan, partial, trap):
     other = tmp_path / "other"
@@ -219,7 +243,9 @@ def test_what_is_not_ours_is_left_alone(tmp_path, plan, partial, trap):
         case "link":
             other.write_bytes(b"precious")
             partial.symlink_to(other)
-        case "dangling":
+        case "link to a good one":
+            written(plan)
+            partial.rename(other)
             partial.symlink_to(other)
         case "hardlink":
             written(plan)

@@ -4,6 +4,7 @@ import ctypes
 import multiprocessing
 import os
 import platform
+import struct
 import subprocess
 import sys
 import time
@@ -199,6 +200,21 @@ def test_reads_that_fail_are_told_too(image):
     ]
 
 
+def test_what_was_asked_for_in_vain_is_waited_for(image, monkeypatch):
+    """Pages that are still under way from the disk cannot be dropped."""
+    path, fd = image
+    waited = []
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda *what: waited.append(what) or real(*what))
+    dropping = DropBehind()
+    with files.observed_reads(dropping):
+        files.read_exactly(fd, 64 * KIB, 0, str(path))
+        files.read_exactly(fd, 64 * KIB, 64 * KIB, str(path))
+        files.settle_reads()
+    assert waited == [(fd, 2 * MIB - 128 * KIB, 128 * KIB)]
+    assert resident(path) == 0
+
+
 def test_nothing_is_read_ahead_over_the_edge_of_a_block(tmp_path):
     """It would look to the worker of the next block as if somebody else had it cached."""
     path = tmp_path / "image"
@@ -243,6 +259,24 @@ def test_the_rate_is_that_of_all_together(workers):
         process.join()
     pace.close()
     assert total / rate * 0.9 < took < total / rate * 1.1
+
+
+def test_no_two_book_the_same_time():
+    """All bookings at once, none of them waited for."""
+    pace = Pace(1_000_000)
+    far = time.monotonic_ns() + 10**12
+    os.pwrite(pace._fd, struct.pack("=q", far), 0)
+    pids = []
+    for _ in range(3):
+        pids.append(os.fork())
+        if pids[-1] == 0:
+            for _ in range(5000):
+                pace._booked(1)
+            os._exit(0)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    assert pace._booked(1) == far + 15_000 * 1000
+    pace.close()
 
 
 def test_unused_time_is_not_saved_up():

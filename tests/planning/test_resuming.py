@@ -19,10 +19,14 @@ from oracle import source
 from small_fleet import GUESTS, OTHER, TEMPLATE, checksum, fresh, manifest
 
 from batchdiff.errors import ImageError, WorkerError
+from batchdiff.extents import Kind, from_runs
 from batchdiff.planning import scan
 from batchdiff.planning.checkpoint import Checkpoint
+from batchdiff.planning.checkpoint_records import Guests, Recorded
+from batchdiff.planning.findings import Findings
 from batchdiff.planning.planner import Earlier, make_plan
-from batchdiff.planning.resuming import left, vouches
+from batchdiff.planning.resuming import left, take_over, vouches
+from batchdiff.planning.scan import RangeResult
 from batchdiff.units import MIB
 
 pytestmark = pytest.mark.usefixtures("small_ranges")
@@ -147,6 +151,7 @@ def test_a_guest_that_came_back(folder):
 
 def test_another_format_is_another_guest(folder):
     """The same file, once raw and once qcow2: its disks have nothing to do with each other."""
+    notation.write_raw(folder / "template.img", "2M:A 1M:- 2M:B")
     run(folder, after=4)
     entries = manifest(folder).guests
     raw = dataclasses.replace(entries[2].image, format=entries[0].image.format)
@@ -286,6 +291,26 @@ def test_a_scan_without_sharing_is_not_mixed_with_one_that_shares(tmp_path):
         assert len(warnings) == 1
         assert again.scanned == 6
         assert checksum(again.plan) == fresh(of)
+
+
+def test_a_guest_that_was_left_out_is_not_known():
+    """Nor is anything believed that such a record says of it all the same."""
+    found = from_runs([(0, 1, Kind.DATA)])
+    records = [Guests(("a", "b")), Recorded(RangeResult(3, b"d" * 16, {0: found, 1: found}), frozenset([1]))]
+    findings = Findings(sharing=False)
+    take_over(findings, records, ("b", "a"))
+    assert findings.covered == {3: 0b10}
+    assert findings.differences == {1: {3: found}}
+    assert findings.digests == {3: b"d" * 16}
+
+
+@pytest.mark.parametrize("bad", [{2: None}, {0: None, 7: None}])
+def test_guests_that_nobody_named(bad):
+    found = from_runs([(0, 1, Kind.DATA)])
+    findings = Findings(sharing=False)
+    result = RangeResult(3, None, dict.fromkeys(bad, found))
+    take_over(findings, [Guests(("a", "b")), Recorded(result, frozenset())], ("a", "b"))
+    assert findings.covered == {}
 
 
 BITS = st.integers(0, 15)
