@@ -59,6 +59,7 @@ CHANGES_NAMES = {
     "applying/places.py": {"os.unlink"},  # its own temporary file
     "applying/journal.py": {"os.rename"},  # its own file
     "model/whole_file.py": {"os.rename", "os.unlink"},  # its own temporary file, and what it replaces
+    "planning/checkpoint_file.py": {"os.unlink"},  # its own file
 }
 NAME_CHANGERS = {"unlink", "remove", "rename", "renames", "replace", "rmdir", "removedirs", "link", "symlink"}
 HARMLESS_SHUTIL = {"shutil.which", "shutil.get_terminal_size"}

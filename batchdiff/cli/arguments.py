@@ -9,6 +9,8 @@ from batchdiff import __version__
 from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.cli.console import Progress
 from batchdiff.model.manifest import Retire
+from batchdiff.planning.manners import CacheUse
+from batchdiff.units import MIB, TIB, parse_size
 
 _EXIT_CODES = """exit codes:
   0 done                               5 the plan is invalid, edited or stale
@@ -93,8 +95,27 @@ def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("-j", "--jobs", metavar="N", type=_jobs, help="worker processes (default: one per CPU)")
     _add_guest(verb)
     verb.add_argument(
+        "--reuse", metavar="OLD_PLAN", help="take over guests of an older plan that have not changed since"
+    )
+    verb.add_argument(
         "--detailed-exitcode", action="store_true", help="exit with 10 where there is something to convert"
     )
+    _add_manners(verb)
+
+
+def _add_manners(verb: argparse.ArgumentParser) -> None:
+    group = verb.add_argument_group("manners on a busy machine")
+    group.add_argument(
+        "--cache",
+        choices=list(CacheUse),
+        type=CacheUse,
+        default=CacheUse.KEEP,
+        help="what becomes of the page cache that the scan fills: keep (default); drop, what was not there before",
+    )
+    group.add_argument(
+        "--limit-rate", metavar="RATE", type=_rate, help="bytes to read a second at the most, such as 200MiB"
+    )
+    group.add_argument("--idle", action="store_true", help="read and compute only when nobody else wants to")
 
 
 def _show(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -175,6 +196,16 @@ def _file(text: str) -> str:
     if text == "-":
         raise argparse.ArgumentTypeError("- does not mean stdout here; a file of that name is ./-")
     return text
+
+
+def _rate(text: str) -> int:
+    try:
+        rate = parse_size(text.removesuffix("/s"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no rate; write it as 200MiB") from error
+    if not MIB <= rate <= TIB:
+        raise argparse.ArgumentTypeError(f"{text!r} is no rate from 1MiB to 1TiB a second")
+    return rate
 
 
 def _jobs(text: str) -> int:

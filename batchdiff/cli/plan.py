@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
+from contextlib import closing
 
 from batchdiff.cli.console import Console
 from batchdiff.cli.hints import warn_of_formats, warn_of_space
@@ -15,8 +16,11 @@ from batchdiff.model.manifest import Manifest
 from batchdiff.model.manifest_conflicts import existing_remedy
 from batchdiff.model.manifest_file import read_manifest
 from batchdiff.model.plan import Plan
-from batchdiff.model.plan_file import try_folder, write_plan
-from batchdiff.planning.planner import make_plan
+from batchdiff.model.plan_file import read_plan, try_folder, write_plan
+from batchdiff.planning.checkpoint import Checkpoint
+from batchdiff.planning.manners import Manners
+from batchdiff.planning.planner import Earlier, make_plan
+from batchdiff.planning.restraint import kept
 from batchdiff.report.json_form import plan_json
 from batchdiff.report.text import plan_text
 
@@ -26,13 +30,19 @@ _ELSEWHERE = "Choose another place with `-o`."
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
     manifest = _manifest(arguments.manifest, arguments.guests)
-    warn_of_formats(console, manifest)
     path = arguments.output or _default_path(manifest.path)
     _check_output(path)
+    older = read_plan(arguments.reuse) if arguments.reuse is not None else None
     jobs = arguments.jobs or len(os.sched_getaffinity(0))
-    with scan_progress(console) as progress:
-        plan = make_plan(manifest, jobs=jobs, progress=progress)
-    write_plan(plan, path)
+    manners = Manners(arguments.cache, arguments.limit_rate, arguments.idle)
+    with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
+        earlier = Earlier(checkpoint, older, console.say)
+        with kept(manners, tell=console.detail):
+            warn_of_formats(console, manifest)
+            with scan_progress(console) as progress:
+                plan = make_plan(manifest, jobs=jobs, progress=progress, earlier=earlier)
+        write_plan(plan, path)
+        checkpoint.discard()
     console.result(plan_text(plan, width=console.width))
     console.event("plan", path=os.path.abspath(path), report=json.loads(plan_json(plan)))
     warn_of_space(console, plan)

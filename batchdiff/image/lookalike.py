@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import stat
 
+from batchdiff.errors import ImageError
+from batchdiff.image.files import read_into
 from batchdiff.image.source import ImageFormat
 
 _HEAD = 512
@@ -44,7 +46,7 @@ def looks_like(path: str) -> ImageFormat | None:
         return None
     try:
         return _by_marks(descriptor) if _can_hold_an_image(os.fstat(descriptor)) else None
-    except OSError:
+    except (OSError, ImageError):
         return None
     finally:
         os.close(descriptor)
@@ -55,12 +57,17 @@ def _can_hold_an_image(status: os.stat_result) -> bool:
 
 
 def _by_marks(descriptor: int) -> ImageFormat:
-    head = os.pread(descriptor, _HEAD, 0)
+    head = _read(descriptor, 0, _HEAD)
     for mark, offset, image_format in _MARKS:
         if head[offset:].startswith(mark):
             return image_format
     # A VHD of fixed size has its mark in the footer alone.
     size = os.lseek(descriptor, 0, os.SEEK_END)
-    if size >= _VPC_FOOTER and os.pread(descriptor, 8, size - _VPC_FOOTER) == b"conectix":
+    if size >= _VPC_FOOTER and _read(descriptor, size - _VPC_FOOTER, 8) == b"conectix":
         return ImageFormat.VPC
     return ImageFormat.RAW
+
+
+def _read(descriptor: int, offset: int, length: int) -> bytes:
+    data = bytearray(length)
+    return bytes(data[: read_into(descriptor, memoryview(data), offset, "")])

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.extents import Extents, empty
 from batchdiff.image.allocation import allocated_bytes, reclaimable_bytes
 from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model.manifest import GuestEntry, Manifest
-from batchdiff.model.overlay_options import Compression, backing_name, geometry_of
+from batchdiff.model.overlay_options import Compression, OverlayOptions, backing_name, geometry_of
 from batchdiff.model.plan import GuestPlan, PlannedImage, Savings, Verdict
 from batchdiff.planning.candidates import Candidate, Dismissed
 from batchdiff.planning.compare import UNIT
@@ -33,36 +36,83 @@ def dismissed(part: Dismissed) -> GuestPlan:
     return _guest_plan(part.entry, part.record, part.verdict, part.reason)
 
 
+Packed = tuple[int, int, int]
+"""Bytes of a compressed overlay's file, by how much they may be off, and bytes on disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What an overlay will hold, in granules, and what it would take with each cluster size."""
+
+    cluster_size: int
+    extents: Extents
+    sizes: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """What an older plan says that still holds: the content, and the bytes of the overlay."""
+
+    content: Content
+    packed: Packed
+
+
 def assessed(
     candidate: Candidate, units: Extents, failure: ImageError | None, manifest: Manifest, measure: Measure
 ) -> GuestPlan:
     """The part of a guest whose differences were found, or whose scan failed."""
-    entry = candidate.entry
     if failure is not None:
-        return _guest_plan(entry, candidate.record, Verdict.REFUSE, str(failure))
+        return _refused(candidate, str(failure))
+
+    def found() -> GuestPlan:
+        content = _content(units, candidate.record.virtual_size, candidate.entry.options)
+        return _measured(candidate, content, manifest, partial(_compressed, candidate, measure=measure))
+
+    return _unless_changed(candidate, found)
+
+
+def reassessed(candidate: Candidate, exact: Exact, manifest: Manifest) -> GuestPlan:
+    """The part of a guest whose extents an older plan has; savings, verdict and paths are found again."""
+
+    def found() -> GuestPlan:
+        return _measured(candidate, exact.content, manifest, lambda _layout, _extents: exact.packed)
+
+    return _unless_changed(candidate, found)
+
+
+def _unless_changed(candidate: Candidate, found: Callable[[], GuestPlan]) -> GuestPlan:
     changes = candidate.record.changes(candidate.image.fingerprints())
     if changes:
-        reason = f"it changed while it was scanned ({changes}). Shut its VM down and plan again"
-        return _guest_plan(entry, candidate.record, Verdict.REFUSE, reason)
+        return _refused(candidate, f"it changed while it was scanned ({changes}). Shut its VM down and plan again")
     try:
         require_unused(candidate.image, Purpose.GUEST)  # again: a VM may have started meanwhile
-        return _measured(candidate, units, manifest, measure)
+        return found()
     except (GuestError, ImageError, FormatError) as error:
-        return _guest_plan(entry, candidate.record, Verdict.REFUSE, str(error))
+        return _refused(candidate, str(error))
 
 
-def _measured(candidate: Candidate, units: Extents, manifest: Manifest, measure: Measure) -> GuestPlan:
-    entry, virtual_size = candidate.entry, candidate.record.virtual_size
-    sizes = sizes_by_cluster_size(units, virtual_size, entry.options)
-    cluster_size = entry.options.cluster_size or chosen_cluster_size(sizes)
+def _refused(candidate: Candidate, reason: str) -> GuestPlan:
+    return _guest_plan(candidate.entry, candidate.record, Verdict.REFUSE, reason)
+
+
+def _content(units: Extents, virtual_size: int, options: OverlayOptions) -> Content:
+    sizes = sizes_by_cluster_size(units, virtual_size, options)
+    cluster_size = options.cluster_size or chosen_cluster_size(sizes)
     if cluster_size not in sizes:
         raise FormatError(
             f"clusters of {format_size(cluster_size)} cannot map a disk of {format_size(virtual_size)};"
             f" choose {format_size(min(sizes))} or more"
         )
-    options = dataclasses.replace(entry.options, cluster_size=cluster_size)
-    geometry = geometry_of(options, cluster_size)
-    extents = extents_to_write(units, virtual_size, options, geometry)
+    extents = extents_to_write(units, virtual_size, options, geometry_of(options, cluster_size))
+    return Content(cluster_size, extents, sizes)
+
+
+def _measured(
+    candidate: Candidate, content: Content, manifest: Manifest, packed: Callable[[Layout, Extents], Packed]
+) -> GuestPlan:
+    entry, virtual_size = candidate.entry, candidate.record.virtual_size
+    options, extents = dataclasses.replace(entry.options, cluster_size=content.cluster_size), content.extents
+    geometry = geometry_of(options, content.cluster_size)
     layout = layout_for(extents, virtual_size, geometry)
     name = backing_name(entry.overlay_path, manifest.template.path, options.backing_path)
     header_for(layout, virtual_size, backing=(name, manifest.template.format))  # refuses what does not fit
@@ -71,13 +121,13 @@ def _measured(candidate: Candidate, units: Extents, manifest: Manifest, measure:
         found = taken_bytes(candidate.image, extents, geometry.granule, sharing=_on_one_filesystem(candidate))
         overlay, free = (layout.file_size, 0, disk_bytes(layout, found.data)), found.shared
     else:
-        overlay, free = _compressed(candidate, layout, extents, measure), 0
+        overlay, free = packed(layout, extents), 0
     fd = candidate.image.layers[0].fd
     reclaimable = reclaimable_bytes(
         fd, candidate.image.path
     )  # first: it has what is not on disk yet written there
     savings = savings_of(
-        allocated=allocated_bytes(fd), reclaimable=reclaimable, overlay=overlay, sizes=sizes, shared=free
+        allocated=allocated_bytes(fd), reclaimable=reclaimable, overlay=overlay, sizes=content.sizes, shared=free
     )
     verdict, reason = _verdict(savings, manifest.minimum_savings)
     plan = _guest_plan(entry, candidate.record, verdict, reason)
@@ -97,8 +147,7 @@ def _on_one_filesystem(candidate: Candidate) -> bool:
     return device == os.fstat(candidate.image.layers[0].fd).st_dev
 
 
-def _compressed(candidate: Candidate, layout: Layout, extents: Extents, measure: Measure) -> tuple[int, int, int]:
-    """Bytes of a compressed overlay's file, by how much they may be off, and bytes on disk."""
+def _compressed(candidate: Candidate, layout: Layout, extents: Extents, measure: Measure) -> Packed:
     geometry = layout.geometry
     stored = stored_data(candidate.entry.image, extents, geometry, measure)
     packed = plan_layout(

@@ -3,8 +3,9 @@
 ::
 
     manifest -> candidates -> ranges with data -> pool (scan) -> extents of 4 KiB units by guest
-                                                                      |
-                      plan <- verdicts and savings <- folded to every cluster size
+                    |               |                                 |
+                    |           checkpoint (a scan that was stopped)  |
+                older plan ----------------> plan <- verdicts and savings <- folded to every cluster size
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from batchdiff import __version__
 from batchdiff.errors import ImageError
-from batchdiff.extents import Extents, concatenated
-from batchdiff.image.digest import combined
+from batchdiff.image.files import settle_reads
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.sharing import has_shared_extents
@@ -25,45 +25,46 @@ from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.plan import GuestPlan, Plan, PlannedImage
 from batchdiff.model.totals import totals_of
-from batchdiff.planning.assessment import assessed, dismissed
+from batchdiff.planning.assessment import Exact, assessed, dismissed, reassessed
 from batchdiff.planning.candidates import Candidate, Dismissed, examined, planned, without_backing_files
+from batchdiff.planning.checkpoint import Checkpoint
 from batchdiff.planning.estimate import Sample, stored_lengths
+from batchdiff.planning.findings import Findings
 from batchdiff.planning.pool import run_tasks
-from batchdiff.planning.scan import RANGE, RangeResult, ScanJob, Scanner, raise_descriptor_limit, ranges_with_data
-from batchdiff.units import format_size
+from batchdiff.planning.reuse import exact_parts, objection
+from batchdiff.planning.scan import raise_descriptor_limit
+from batchdiff.planning.scanning import Course, Progress, scanned
 
-Progress = Callable[[int, int], None]
-"""Called with bytes done and bytes in all, counted over all images."""
-
-
-@dataclass(slots=True)
-class _Findings:
-    """What the scans of all ranges gave; guests by their number among the candidates."""
-
-    sharing: bool
-    digests: dict[int, bytes] = field(default_factory=dict)
-    differences: dict[int, dict[int, Extents]] = field(default_factory=dict)
-    failures: dict[int, ImageError] = field(default_factory=dict)
-
-    def add(self, result: RangeResult) -> None:
-        """Takes in the result of one range."""
-        if result.template_digest is not None:
-            self.digests[result.number] = result.template_digest
-        for guest, found in result.differences.items():
-            self.differences.setdefault(guest, {})[result.number] = found
-        self.failures.update(result.failures)
-
-    def digest(self, virtual_size: int) -> str:
-        """The template's digest; empty where it was not read whole, because it shares blocks with guests."""
-        return "" if self.sharing else combined(virtual_size, self.digests)
-
-    def units(self, guest: int) -> Extents:
-        """The extents of a guest in 4 KiB units."""
-        found = self.differences.pop(guest, {})
-        return concatenated([found[number] for number in sorted(found)])
+GENERATOR = f"batchdiff {__version__}"
 
 
-def make_plan(manifest: Manifest, *, jobs: int, progress: Progress = lambda _done, _total: None) -> Plan:
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What is there of earlier runs: the checkpoint of a scan that was stopped, an older plan.
+
+    ``say`` is told what is taken over.
+    """
+
+    checkpoint: Checkpoint | None = None
+    older: Plan | None = None
+    say: Callable[[str], None] = lambda _text: None
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What an older plan still says: the template's digest, and parts by the number of the candidate."""
+
+    digest: str | None
+    parts: dict[int, Exact]
+
+
+def make_plan(
+    manifest: Manifest,
+    *,
+    jobs: int,
+    progress: Progress = lambda _done, _total: None,
+    earlier: Earlier = Earlier(),
+) -> Plan:
     """The plan for all guests of a manifest; guests that cannot be converted are in it with the reason.
 
     :raises ImageError: the template cannot be read, is in use, or changed during the scan.
@@ -82,16 +83,24 @@ def make_plan(manifest: Manifest, *, jobs: int, progress: Progress = lambda _don
         candidates = [part for part in parts if isinstance(part, Candidate)]
         for candidate in candidates:
             opened.enter_context(candidate.image)
-        findings = _scan(image, candidates, manifest, jobs=jobs, progress=progress)
+        sharing = has_shared_extents(image)
+        taken = _taken_over(earlier, template, candidates, sharing=sharing)
+        unknown = [candidate for number, candidate in enumerate(candidates) if number not in taken.parts]
+        course = Course(jobs, GENERATOR, progress, earlier.say, earlier.checkpoint)
+        if unknown or taken.digest is None:
+            findings = scanned(image, template, unknown, course, sharing=sharing)
+        else:
+            findings = Findings(sharing)
         _check_unchanged(image, template)
-        guests = _guest_plans(parts, findings, manifest, jobs)
+        digest = _digest(findings, template, taken, scanned_anything=bool(unknown))
+        guests = _guest_plans(parts, findings, taken, manifest, jobs)
     return Plan(
-        generator=f"batchdiff {__version__}",
+        generator=GENERATOR,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         manifest_path=manifest.path,
         manifest_sha256=manifest.sha256,
         template=template,
-        template_digest=findings.digest(template.virtual_size),
+        template_digest=digest,
         retire=manifest.retire,
         protect_template=manifest.protect_template,
         guests=guests,
@@ -99,39 +108,30 @@ def make_plan(manifest: Manifest, *, jobs: int, progress: Progress = lambda _don
     )
 
 
-def _scan(
-    template: Image, candidates: list[Candidate], manifest: Manifest, *, jobs: int, progress: Progress
-) -> _Findings:
-    sources = tuple(candidate.entry.image for candidate in candidates)
-    job = ScanJob(manifest.template, sources, sharing=has_shared_extents(template))
-    images = [template, *(candidate.image for candidate in candidates)]
-    ranges = list(ranges_with_data(images))
-    sizes = [image.virtual_size for image in images]
-    total, done = sum(_bytes_of(number, sizes) for number in ranges), 0
-    findings = _Findings(job.sharing)
-    progress(0, total)
-    with ExitStack() as ours:  # with one job the scanner is in this process; a worker's ends with it
-
-        def start() -> Callable[[int], RangeResult]:
-            scanner = Scanner(job)
-            ours.callback(scanner.close)
-            return scanner.scan
-
-        for result in run_tasks(start, iter(ranges), jobs=min(jobs, max(len(ranges), 1)), describe=_named):
-            findings.add(result)
-            done += _bytes_of(result.number, sizes)
-            progress(done, total)
-    return findings
+def _taken_over(earlier: Earlier, template: PlannedImage, candidates: list[Candidate], *, sharing: bool) -> _Taken:
+    older = earlier.older
+    if older is None:
+        return _Taken(None, {})
+    reason = objection(older, template, sharing=sharing, generator=GENERATOR)
+    if reason:
+        earlier.say(f"Nothing of the older plan is taken over: {reason}.")
+        return _Taken(None, {})
+    parts = exact_parts(older, candidates)
+    earlier.say(f"{len(parts)} of {len(candidates)} guests are taken over from the older plan.")
+    return _Taken(older.template_digest, parts)
 
 
-def _bytes_of(number: int, sizes: list[int]) -> int:
-    """Bytes of all images that a range has."""
-    return sum(min(max(size - number * RANGE, 0), RANGE) for size in sizes)
-
-
-def _named(number: int) -> str:
-    start = number * RANGE
-    return f"bytes {start} to {start + RANGE} (from {format_size(start)} on) of the template and its guests"
+def _digest(findings: Findings, template: PlannedImage, taken: _Taken, *, scanned_anything: bool) -> str:
+    if taken.digest is not None and not scanned_anything:
+        return taken.digest
+    digest = findings.digest(template.virtual_size)
+    if taken.digest is not None and taken.digest != digest:
+        raise ImageError(
+            f"{template.source.path} is not what the older plan saw",
+            why="its content has another digest, though its times and size are the same",
+            remedy="Find out what changed it, and plan again without `--reuse`.",
+        )
+    return digest
 
 
 def _check_unchanged(image: Image, before: PlannedImage) -> None:
@@ -146,7 +146,7 @@ def _check_unchanged(image: Image, before: PlannedImage) -> None:
 
 
 def _guest_plans(
-    parts: list[Candidate | Dismissed], findings: _Findings, manifest: Manifest, jobs: int
+    parts: list[Candidate | Dismissed], findings: Findings, taken: _Taken, manifest: Manifest, jobs: int
 ) -> tuple[GuestPlan, ...]:
     def measure(samples: list[Sample]) -> list[list[int]]:
         numbered = iter(enumerate(samples))
@@ -154,20 +154,27 @@ def _guest_plans(
         return [lengths for _, lengths in sorted(found)]
 
     plans = []
-    number = 0
+    candidate = unknown = 0  # numbers among the candidates, and among those that were scanned
     for part in parts:
         if isinstance(part, Dismissed):
             plans.append(dismissed(part))
             continue
-        failure = findings.failures.get(number)
-        plans.append(assessed(part, findings.units(number), failure, manifest, measure))
-        number += 1
+        older = taken.parts.get(candidate)
+        candidate += 1
+        if older is not None:
+            plans.append(reassessed(part, older, manifest))
+            continue
+        failure = findings.failures.get(unknown)
+        plans.append(assessed(part, findings.units(unknown), failure, manifest, measure))
+        unknown += 1
     return tuple(plans)
 
 
 def _numbered(task: tuple[int, Sample]) -> tuple[int, list[int]]:
     number, sample = task
-    return number, stored_lengths(sample)
+    lengths = stored_lengths(sample)
+    settle_reads()
+    return number, lengths
 
 
 def _sampled(task: tuple[int, Sample]) -> str:

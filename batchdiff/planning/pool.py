@@ -180,7 +180,7 @@ def _work(start: Callable[[], Callable[[Task], Result]], pipe: Connection, inher
     while True:
         try:
             task = pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):  # reset: the planner died with a result unread
             os._exit(0)
         try:
             work = work or start()

@@ -40,7 +40,7 @@ def sizes_by_cluster_size(units: Extents, virtual_size: int, options: OverlayOpt
 
     :raises FormatError: none can.
     """
-    least = SMALLEST_EXTENDED_L2 if options.extended_l2 else UNIT
+    least = least_cluster_size(options)
     parts = _Parts(
         differing=only(units, Kind.ZERO, Kind.DATA),
         nonzero=only(units, Kind.SAME, Kind.DATA),
@@ -79,6 +79,11 @@ def _counted(parts: _Parts, virtual_size: int, geometry: Geometry) -> Layout:
     data = touched(parts.differing, factor) + touched(parts.nonzero, factor) - touched(parts.either, factor)
     tables = touched(parts.differing, factor * geometry.l2_entries)
     return plan_layout(virtual_size, geometry, l2_tables=tables, data_clusters=data)
+
+
+def least_cluster_size(options: OverlayOptions) -> int:
+    """The smallest cluster size that is looked at, unless a smaller one is asked for."""
+    return SMALLEST_EXTENDED_L2 if options.extended_l2 else UNIT
 
 
 def chosen_cluster_size(sizes: dict[int, int]) -> int:

@@ -26,6 +26,7 @@ from batchdiff.errors import ImageError
 from batchdiff.extents import Extents, Kind
 from batchdiff.image.contract import Segment, clipped
 from batchdiff.image.digest import RangeDigest
+from batchdiff.image.files import read_sequentially
 from batchdiff.image.image import Image
 from batchdiff.image.opening import open_image
 from batchdiff.image.sharing import Placed, placed, shared
@@ -97,13 +98,13 @@ class Scanner:
 
     def __init__(self, job: ScanJob) -> None:
         raise_descriptor_limit()
-        self._template = open_image(job.template)
+        self._template = _opened(job.template)
         self._sharing = job.sharing
         self._guests: dict[int, Image] = {}
         self._failures: dict[int, ImageError] = {}
         for number, source in enumerate(job.guests):
             try:
-                self._guests[number] = open_image(source)
+                self._guests[number] = _opened(source)
             except ImageError as error:
                 self._failures[number] = error
         self._size = max([self._template.virtual_size, *(g.virtual_size for g in self._guests.values())])
@@ -231,6 +232,13 @@ def ranges_with_data(images: list[Image]) -> Iterator[int]:
         number = max(min(ahead), at) // RANGE
         yield number
         at = (number + 1) * RANGE
+
+
+def _opened(source: ImageSource) -> Image:
+    image = open_image(source)
+    for layer in image.layers:
+        read_sequentially(layer.fd)
+    return image
 
 
 def _map_guest(

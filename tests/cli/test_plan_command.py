@@ -304,7 +304,7 @@ def test_interrupted(fleet, signal_number, to_all):
     code = (
         "import sys, time, runpy; from batchdiff.planning import scan;"
         "scan.Scanner.scan = lambda *_: time.sleep(60);"
-        "scan.RANGE = 1 << 20; from batchdiff.planning import planner; planner.RANGE = 1 << 20;"
+        "scan.RANGE = 1 << 20; from batchdiff.planning import scanning; scanning.RANGE = 1 << 20;"
         "sys.argv = ['batchdiff', *sys.argv[1:]]; runpy.run_module('batchdiff', run_name='__main__')"
     )
     argv[1:3] = ["-c", code]
@@ -365,7 +365,7 @@ def test_a_killed_worker(fleet):
     code = (
         "import os, sys, runpy; from batchdiff.planning import scan;"
         "scan.Scanner.scan = lambda *_: os.kill(os.getpid(), 9);"
-        "scan.RANGE = 2 << 20; from batchdiff.planning import planner; planner.RANGE = 2 << 20;"
+        "scan.RANGE = 2 << 20; from batchdiff.planning import scanning; scanning.RANGE = 2 << 20;"
         "sys.argv = ['batchdiff', 'plan', 'fleet.yaml', '-j', '2'];"
         "runpy.run_module('batchdiff', run_name='__main__')"
     )
@@ -437,3 +437,33 @@ def test_a_dry_run_is_what_plan_is(fleet):
     assert "unrecognized arguments: --dry-run; `batchdiff plan` is the dry run" in done.stderr
     done = batchdiff("apply", "fleet.plan.json", "--frobnicate", cwd=fleet.folder, expect=2)
     assert done.stderr.endswith("unrecognized arguments: --frobnicate\n")
+
+
+@pytest.mark.parametrize("cpus", [{0}, {0, 1}])
+def test_one_worker_for_each_cpu_that_it_may_use(fleet, cpus):
+    """Not for each that the machine has: taskset, cpuset cgroups and containers say so by the affinity."""
+    code = (
+        "import os, sys, runpy; os.sched_setaffinity(0, eval(sys.argv[1]));"
+        "from batchdiff.cli import plan; real = plan.make_plan;"
+        "plan.make_plan = lambda *a, jobs, **k: (os.write(2, b'jobs %d\\n' % jobs), real(*a, jobs=jobs, **k))[1];"
+        "sys.argv = ['batchdiff', 'plan', 'fleet.yaml'];"
+        "runpy.run_module('batchdiff', run_name='__main__')"
+    )
+    argv = [COMMAND[0], "-c", code, repr(cpus)]
+    done = subprocess.run(argv, cwd=fleet.folder, capture_output=True, text=True, timeout=60, check=True)
+    assert f"jobs {len(cpus)}\n" in done.stderr
+
+
+def test_an_older_plan_is_taken_over(fleet):
+    fleet.plan("-q")
+    first = fleet.document["checksum"]
+    done = fleet.plan("--reuse", "fleet.plan.json")
+    assert "4 of 4 guests are taken over" in done.stderr
+    assert fleet.document["checksum"] == first
+    assert fleet.plan("-q", "--reuse", "fleet.plan.json").stderr == ""
+
+
+@pytest.mark.parametrize("older", ["none.json", "fleet.yaml", "raw.img"])
+def test_no_older_plan(fleet, older):
+    fleet.plan("--reuse", older, expect=5)
+    assert "fleet.plan.json" not in fleet.names()

@@ -35,12 +35,6 @@ TEMPLATE = "2M:A 1M:- 2M:B 1M:0 2M:C"
 
 
 @pytest.fixture
-def small_ranges(monkeypatch):
-    for module in (scan, planner):
-        monkeypatch.setattr(module, "RANGE", 2 * MIB)
-
-
-@pytest.fixture
 def template(tmp_path):
     return notation.write_raw(tmp_path / "template.img", TEMPLATE)
 

@@ -332,3 +332,18 @@ def test_workers_end_when_the_planner_is_killed(tmp_path):
     while any(is_running(pid) for pid in path.read_text().split()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_each_worker_gets_its_tasks_in_ascending_order():
+    """So that each reads every image from its beginning to its end, and the disk's read-ahead is right."""
+
+    def work(task):
+        time.sleep(0.001 * (task % 3))
+        return os.getpid(), task
+
+    found = collect(work, range(60), 3)
+    by_worker = {}
+    for pid, task in found:
+        by_worker.setdefault(pid, []).append(task)
+    assert len(by_worker) == 3
+    assert all(tasks == sorted(tasks) for tasks in by_worker.values())

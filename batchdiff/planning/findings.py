@@ -1,0 +1,44 @@
+"""What the scans of all ranges gave, put together whatever the order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from batchdiff.errors import ImageError
+from batchdiff.extents import Extents, concatenated
+from batchdiff.image.digest import combined
+from batchdiff.planning.scan import RangeResult
+
+
+@dataclass(slots=True)
+class Findings:
+    """Guests are numbered as the candidates are.
+
+    ``covered``: by range, a number with bit N set where guest N is known there; a range that has no entry was
+    not scanned for anybody.
+    """
+
+    sharing: bool
+    digests: dict[int, bytes] = field(default_factory=dict)
+    differences: dict[int, dict[int, Extents]] = field(default_factory=dict)
+    failures: dict[int, ImageError] = field(default_factory=dict)
+    covered: dict[int, int] = field(default_factory=dict)
+
+    def add(self, result: RangeResult, numbers: Sequence[int]) -> None:
+        """Takes in the result of one range, in which guest N is the candidate ``numbers[N]``."""
+        if result.template_digest is not None:
+            self.digests[result.number] = result.template_digest
+        for guest, found in result.differences.items():
+            self.differences.setdefault(numbers[guest], {})[result.number] = found
+        for guest, error in result.failures.items():
+            self.failures[numbers[guest]] = error
+
+    def digest(self, virtual_size: int) -> str:
+        """The template's digest; empty where it was not read whole, because it shares blocks with guests."""
+        return "" if self.sharing else combined(virtual_size, self.digests)
+
+    def units(self, guest: int) -> Extents:
+        """The extents of a guest in 4 KiB units."""
+        found = self.differences.pop(guest, {})
+        return concatenated([found[number] for number in sorted(found)])

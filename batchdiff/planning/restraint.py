@@ -1,0 +1,28 @@
+"""Keeps to the manners of a scan: pace, page cache, priority; in this process and in those that it forks after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from batchdiff.image.files import observed_reads
+from batchdiff.planning.manners import CacheUse, Manners
+from batchdiff.planning.pace import Pace
+from batchdiff.planning.page_cache import DropBehind
+from batchdiff.planning.priority import step_back
+
+
+@contextmanager
+def kept(manners: Manners, *, tell: Callable[[str], None] = lambda _text: None) -> Iterator[None]:
+    """Inside, all reads of images keep to the manners; ``tell`` hears what could be had of the priority."""
+    with ExitStack() as held:
+        if manners.idle:
+            tell(f"--idle: {step_back()}")
+        if manners.limit_rate is not None:
+            held.enter_context(observed_reads(pace := Pace(manners.limit_rate)))
+            held.callback(pace.close)
+        if manners.cache is CacheUse.DROP:
+            dropping = DropBehind()
+            held.enter_context(observed_reads(dropping))
+            held.callback(dropping.settle)
+        yield

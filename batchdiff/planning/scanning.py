@@ -1,0 +1,115 @@
+"""Lets the pool scan every range that is not known yet, and keeps the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from batchdiff.image.files import settle_reads
+from batchdiff.image.image import Image
+from batchdiff.model.plan import PlannedImage
+from batchdiff.planning.candidates import Candidate
+from batchdiff.planning.checkpoint import Checkpoint
+from batchdiff.planning.findings import Findings
+from batchdiff.planning.pool import run_tasks
+from batchdiff.planning.resuming import binding_of, key_of, left, take_over
+from batchdiff.planning.scan import RANGE, RangeResult, ScanJob, Scanner, ranges_with_data
+from batchdiff.units import format_size
+
+Progress = Callable[[int, int], None]
+"""Called with bytes done and bytes in all, counted over all images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How a scan goes: how many processes, whom it tells how far it is, where it notes what it found."""
+
+    jobs: int
+    generator: str
+    progress: Progress
+    say: Callable[[str], None]
+    checkpoint: Checkpoint | None
+
+
+def scanned(
+    template: Image, record: PlannedImage, candidates: list[Candidate], course: Course, *, sharing: bool
+) -> Findings:
+    """What the scans of all ranges give, today's or those that a checkpoint has.
+
+    :raises ImageError: the template cannot be read.
+    :raises WorkerError: a worker process died.
+    """
+    findings = Findings(sharing)
+    keys = tuple(key_of(candidate.record) for candidate in candidates)
+    binding = binding_of(record, sharing=sharing, generator=course.generator)
+    checkpoint = course.checkpoint if binding else None
+    if checkpoint is not None:
+        take_over(findings, checkpoint.load(binding), keys)
+    images = [template, *(candidate.image for candidate in candidates)]
+    ranges = list(ranges_with_data(images))
+    groups = left(ranges, findings.covered, len(candidates))
+    meter = _Meter([image.virtual_size for image in images], ranges, groups, course.progress)
+    if meter.done:
+        course.say(
+            f"Going on with a scan that was stopped: {format_size(meter.done)} of {format_size(meter.total)} are"
+            " done already."
+        )
+    course.progress(meter.done, meter.total)
+    for guests, numbers in groups.items():
+        job = ScanJob(record.source, tuple(candidates[guest].entry.image for guest in guests), sharing=sharing)
+        if checkpoint is not None:
+            checkpoint.begin(tuple(keys[guest] for guest in guests))
+        for result in _results(job, numbers, course.jobs):
+            findings.add(result, guests)
+            if checkpoint is not None:
+                checkpoint.add(result)
+            meter.count(result.number, guests)
+    return findings
+
+
+def _results(job: ScanJob, numbers: list[int], jobs: int) -> Iterator[RangeResult]:
+    with ExitStack() as ours:  # with one job the scanner is in this process; a worker's ends with it
+
+        def start() -> Callable[[int], RangeResult]:
+            scanner = Scanner(job)
+            ours.callback(scanner.close)
+
+            def scan(number: int) -> RangeResult:
+                result = scanner.scan(number)
+                settle_reads()
+                return result
+
+            return scan
+
+        yield from run_tasks(start, iter(numbers), jobs=min(jobs, max(len(numbers), 1)), describe=_named)
+
+
+class _Meter:
+    """Counts bytes; what a checkpoint knew counts as done."""
+
+    def __init__(
+        self, sizes: list[int], ranges: list[int], groups: dict[tuple[int, ...], list[int]], progress: Progress
+    ) -> None:
+        self._sizes = sizes
+        self._progress = progress
+        everybody = tuple(range(len(sizes) - 1))
+        whole = sum(self._bytes_of(number, everybody) for number in ranges)
+        to_do = sum(self._bytes_of(number, guests) for guests, numbers in groups.items() for number in numbers)
+        self.done = max(whole - to_do, 0)
+        self.total = self.done + to_do
+
+    def count(self, number: int, guests: tuple[int, ...]) -> None:
+        """A range is done for those guests."""
+        self.done += self._bytes_of(number, guests)
+        self._progress(self.done, self.total)
+
+    def _bytes_of(self, number: int, guests: tuple[int, ...]) -> int:
+        """Bytes that the template and those guests have in a range."""
+        sizes = [self._sizes[0], *(self._sizes[guest + 1] for guest in guests)]
+        return sum(min(max(size - number * RANGE, 0), RANGE) for size in sizes)
+
+
+def _named(number: int) -> str:
+    start = number * RANGE
+    return f"bytes {start} to {start + RANGE} (from {format_size(start)} on) of the template and its guests"

@@ -1,0 +1,19 @@
+import pytest
+from small_fleet import write_fleet
+
+from batchdiff.planning import scan, scanning
+from batchdiff.units import MIB
+
+
+@pytest.fixture
+def small_ranges(monkeypatch):
+    """Ranges of 2 MiB, so that small images have several."""
+    for module in (scan, scanning):
+        monkeypatch.setattr(module, "RANGE", 2 * MIB)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with the small fleet."""
+    write_fleet(tmp_path)
+    return tmp_path
