@@ -30,7 +30,7 @@ from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.image.image import Image
 from batchdiff.image.source import ImageSource
 from batchdiff.model.manifest import Retire
-from batchdiff.model.plan_file import sync_folder
+from batchdiff.model.whole_file import sync_folder
 
 
 class Conversion:
@@ -57,6 +57,8 @@ class Conversion:
         """Goes on to where the two files must be compared; whether there is such a point."""
         if self.task.goal is Goal.APPLY and not self._standing.published:
             self._make_up_for_the_note()
+        if self._standing.temporary not in {None, self._ready}:
+            self._discard()  # also where another verb had begun it; what it was made from is whole
         if self._go_on_until({Action.VERIFY, Action.DONE}) is Action.DONE:
             return False
         self._image()  # here, for verify() may run in another thread, where nothing is noted

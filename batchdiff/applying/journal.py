@@ -18,7 +18,8 @@ from batchdiff.applying.notes import BEGIN, CHANGED, FAILED, PROTECTING, Notes, 
 from batchdiff.applying.writing import write_all
 from batchdiff.errors import PlanError
 from batchdiff.image.fingerprint import Fingerprint
-from batchdiff.model.plan_file import read_regular, sync_folder
+from batchdiff.model.plan_file import read_regular
+from batchdiff.model.whole_file import sync_folder
 
 _LARGEST = 1 << 30
 """A journal has about two kilobytes for each guest."""

@@ -6,7 +6,7 @@ import ctypes
 import errno
 import os
 
-from batchdiff.model.plan_file import sync_folder
+from batchdiff.model.whole_file import sync_folder
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1

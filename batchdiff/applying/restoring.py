@@ -25,7 +25,7 @@ from batchdiff.applying.task import Incoming, Outgoing, Task
 from batchdiff.applying.verification import Comparison, verify
 from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import GuestError, PlanError
-from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
+from batchdiff.image.fingerprint import NO_FILE, Fingerprint, fingerprint_at
 from batchdiff.image.image import Image
 from batchdiff.image.source import ImageSource
 from batchdiff.model.manifest import Retire
@@ -79,21 +79,20 @@ def purge_task(guest: GuestPlan, template: PlannedImage, run: Run, standing: Sta
 
 
 def restore_task(guest: GuestPlan, template: PlannedImage, run: Run, standing: Standing) -> Task:
-    """What restore has to do with a guest whose overlay was published.
+    """What restore has to do with a guest that apply has begun.
 
     :raises GuestError: nothing can be restored without losing something.
     """
     record, _ = planned_parts(guest)
-    if standing.overlay is None:
-        raise GuestError(f"the journal does not know the overlay of {guest.name}")
+    known = standing.overlay or NO_FILE  # one that was never finished has no name to take it from
     names = original_names(guest.source.path)
     original = where_is(names, record.fingerprints[0])
     overlay = overlay_names(guest.overlay_path)
-    gone = where_is(overlay, standing.overlay) is OutgoingAt.GONE
+    gone = where_is(overlay, known) is OutgoingAt.GONE
     return Task(
         guest=guest.name,
         goal=Goal.RESTORE,
-        outgoing=Outgoing(overlay_source(guest, template.source), overlay, standing.overlay),
+        outgoing=Outgoing(overlay_source(guest, template.source), overlay, known),
         incoming=_what_comes_back(guest, record, standing, original),
         retire=Retire.DELETE,
         write=_Rebuilding(guest, record, run).write,

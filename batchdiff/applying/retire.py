@@ -16,7 +16,7 @@ from batchdiff.applying.renaming import rename_without_replacing
 from batchdiff.errors import GuestError
 from batchdiff.image.image import Image
 from batchdiff.model.manifest import Retire
-from batchdiff.model.plan_file import sync_folder
+from batchdiff.model.whole_file import sync_folder
 
 
 def objection(fd: int, path: str, retire: Retire) -> str:

@@ -83,7 +83,7 @@ def _changing(template: Image, digest: str) -> Iterator[dict[str, dict[str, str]
         yield overlays
         if before != Sidecar(digest, template.fingerprints(), overlays):
             document = _document(template, digest, overlays)
-            write_whole(sidecar_path(template.path), json.dumps(document, indent=1) + "\n")
+            write_whole(sidecar_path(template.path), [json.dumps(document, indent=1), "\n"])
     finally:
         os.close(folder)
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from batchdiff.applying.notes import Notes
 from batchdiff.errors import PlanError
-from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
+from batchdiff.image.fingerprint import NO_FILE, Fingerprint, fingerprint_at
 from batchdiff.image.image import Image
 from batchdiff.model.plan import PlannedImage
-
-_GONE = Fingerprint(0, 0, 0, 0, 0)
-"""What no file has; for one that is missing."""
 
 
 def check_unchanged(image: Image, record: PlannedImage, notes: Notes) -> None:
@@ -29,7 +26,7 @@ def check_template_at_its_path(template: PlannedImage, notes: Notes) -> None:
 
     :raises PlanError: a file of it changed.
     """
-    _check(tuple(fingerprint_at(path) or _GONE for path in template.paths), template, notes)
+    _check(tuple(fingerprint_at(path) or NO_FILE for path in template.paths), template, notes)
 
 
 def _check(found: tuple[Fingerprint, ...], record: PlannedImage, notes: Notes) -> None:

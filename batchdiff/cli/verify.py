@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import closing
 from dataclasses import asdict
 
 from batchdiff.applying.examination import examined
-from batchdiff.applying.journal import Journal
-from batchdiff.applying.run import Session
+from batchdiff.applying.journal import read_notes
 from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
-from batchdiff.cli.work import Announcer
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, VerificationError
 from batchdiff.model.finding import Finding, Health
 from batchdiff.model.plan_file import read_plan
@@ -23,8 +20,9 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     plan = read_plan(arguments.plan)
     names = None if arguments.guests is None else tuple(arguments.guests)
     found: list[Finding] = []
-    with stopping() as stop, closing(Journal(arguments.plan, plan.checksum)) as journal:
-        for finding in examined(Session(plan, journal, Announcer(console), stop), names):
+    notes = read_notes(arguments.plan, plan.checksum)
+    with stopping() as stop:
+        for finding in examined(plan, notes, names, stop):
             found.append(finding)
             console.event("finding", **asdict(finding))
     console.result(finding_text(found, width=console.width))

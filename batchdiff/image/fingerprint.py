@@ -34,6 +34,10 @@ class Fingerprint:
         return replace(now, ctime_ns=self.ctime_ns) == self
 
 
+NO_FILE = Fingerprint(0, 0, 0, 0, 0)
+"""What no file has; for one that is missing, or was never finished."""
+
+
 def fingerprint_of(info: os.stat_result, size: int) -> Fingerprint:
     """The fingerprint of a file with that status and that size in bytes."""
     if stat.S_ISBLK(info.st_mode):

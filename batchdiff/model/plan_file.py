@@ -6,7 +6,6 @@ spaces and ASCII only (docs/plan-format.md).
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import secrets
@@ -21,6 +20,7 @@ from batchdiff.model.plan_json import from_dict, to_dict
 from batchdiff.model.plan_recognition import check_is_plan
 from batchdiff.model.plan_schema import first_problem
 from batchdiff.model.plan_text import READABLE, canonical, encoded, parsed
+from batchdiff.model.whole_file import write_whole
 
 _PLAN_AGAIN = "Run `batchdiff plan` again."
 _ELSEWHERE = "Choose another place with `-o`."
@@ -71,20 +71,8 @@ def write_plan(plan: Plan, path: str) -> None:
     if os.path.exists(target) and not os.path.isfile(target):
         # A rename would put a file in the place of a device such as /dev/null.
         raise PlanError(f"cannot write the plan {path}", why="it is no regular file", remedy=_ELSEWHERE)
-    # Random, not the process's number: in a container that is the same in every run.
-    temporary = f"{target}.{secrets.token_hex(4)}.batchdiff-tmp"
     try:
-        with open(temporary, "x", encoding="ascii") as file:
-            try:
-                file.writelines(_pieces(plan))
-                file.flush()
-                os.fsync(file.fileno())
-                os.rename(temporary, target)
-            except BaseException:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temporary)
-                raise
-        sync_folder(os.path.dirname(target))
+        write_whole(target, _pieces(plan))
     except OSError as error:
         raise PlanError(
             f"cannot write the plan {path}",
@@ -101,15 +89,6 @@ def try_folder(folder: str) -> None:
     trial = os.path.join(folder, f".{secrets.token_hex(4)}.batchdiff-tmp")
     os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     os.unlink(trial)
-
-
-def sync_folder(path: str) -> None:
-    """Makes the names in a folder durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def read_plan(path: str) -> Plan:

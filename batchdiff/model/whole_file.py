@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Iterable
 
-from batchdiff.model.plan_file import sync_folder
+from batchdiff.model import own_names
 
 
-def write_whole(path: str, text: str) -> None:
+def write_whole(path: str, pieces: Iterable[str]) -> None:
     """Writes an ASCII file under a temporary name, makes it durable, and gives it its name.
 
     A symbolic link at ``path`` is replaced, not followed.
@@ -17,10 +18,10 @@ def write_whole(path: str, text: str) -> None:
     :raises OSError: it cannot be written.
     """
     # Random, not the process's number: in a container that is the same in every run.
-    temporary = f"{path}.{secrets.token_hex(4)}.batchdiff-tmp"
+    temporary = f"{path}.{secrets.token_hex(4)}{own_names.TEMPORARY}"
     with open(temporary, "x", encoding="ascii") as file:
         try:
-            file.write(text)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
             os.rename(temporary, path)
@@ -29,3 +30,12 @@ def write_whole(path: str, text: str) -> None:
                 os.unlink(temporary)
             raise
     sync_folder(os.path.dirname(path))
+
+
+def sync_folder(path: str) -> None:
+    """Makes the names in a folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

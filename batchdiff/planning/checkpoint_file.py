@@ -6,7 +6,7 @@ import fcntl
 import os
 import stat
 
-from batchdiff.model.plan_file import sync_folder
+from batchdiff.model.whole_file import sync_folder
 from batchdiff.planning.checkpoint_records import MAGIC, Record, decoded
 
 

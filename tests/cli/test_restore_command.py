@@ -3,10 +3,11 @@
 import json
 import os
 import stat
+import subprocess
 
 import notation
 import pytest
-from commands import GUESTS, MANIFEST, OVERLAYS, TEMPLATE, Fleet, batchdiff, events
+from commands import COMMAND, GUESTS, MANIFEST, OVERLAYS, TEMPLATE, Fleet, batchdiff, events
 from filesystems import mounted
 from oracle import assert_same
 
@@ -318,3 +319,19 @@ def test_the_digest_of_reflink_copies_is_taken_when_it_is_needed(tmp_path):
         os.utime(point / "template.img")
         done = batchdiff("verify", "fleet.plan.json", "--json", cwd=point)
         assert health(done)["template"] == "touched"
+
+
+def test_what_was_never_published_leaves_nothing(planned):
+    """Killed just before the first overlay gets its name: restore clears up, and the originals are whole."""
+    argv = ["strace", "-qq", "-o", "/dev/null", "-e", "trace=renameat2"]
+    argv += ["-e", "inject=renameat2:signal=SIGKILL:when=1", *COMMAND, "apply", "fleet.plan.json"]
+    subprocess.run(argv, cwd=planned.folder, check=False, capture_output=True, timeout=120)
+    assert [name for name in planned.names() if name.endswith("-tmp")]
+    run(planned, "restore")
+    assert_originals_are_back(planned)
+
+
+def test_verify_makes_no_file(planned):
+    before = planned.state()
+    assert health(run(planned, "verify", "--json")) == {"template": "sound"}
+    assert planned.state() == before
