@@ -41,13 +41,14 @@ def test_a_template_in_use(planned, holding_it):
     planned.assert_not_converted(*GUESTS)
 
 
-def test_a_reader_keeps_its_file(planned):
-    """A program that only reads is in nobody's way until its file shall be deleted."""
+@pytest.mark.parametrize("retire", ["quarantine", "delete"])
+def test_a_reader_keeps_its_file(planned, retire):
+    """A program that only reads is in nobody's way until its file shall be retired."""
     with real_holders.reader(planned.folder / RAW) as who:
-        done = planned.apply("--retire", "delete", "--yes", "--json", expect=1)
+        done = planned.apply("--retire", retire, "--yes", "--json", expect=1)
         assert who in outcomes(done)[NAME]["reason"]
         assert RAW in planned.names()
-    planned.apply("--retire", "delete", "--yes")
+    planned.apply("--retire", retire, "--yes")
     assert RAW not in planned.names()
     planned.assert_converted()
 
