@@ -8,6 +8,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
+ON_ALL_CORES := -n $(shell nproc) --dist worksteal
 
 .PHONY: demo test test-long lint bench bench-docs tools clean
 .DELETE_ON_ERROR:
@@ -16,10 +17,10 @@ demo: $(VENV)/installed
 	$(RUN)/python tools/demo.py demo-images
 
 test: tools lint
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest $(ON_ALL_CORES)
 
 test-long: tools lint
-	$(RUN)/python -m pytest -m "long or not long"
+	$(RUN)/python -m pytest $(ON_ALL_CORES) -m "long or not long"
 
 lint: $(VENV)/installed-for-tests
 	$(RUN)/ruff check .

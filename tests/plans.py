@@ -7,12 +7,14 @@ import dataclasses
 import numpy as np
 from hypothesis import strategies as st
 
-from batchdiff.extents import Extents, Kind, empty, from_kinds, from_runs
+from batchdiff.extents import Extents, Kind, from_kinds
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model.manifest import Retire
 from batchdiff.model.overlay_options import CLUSTER_SIZES, BackingPath, Compression, OverlayOptions, geometry_of
 from batchdiff.model.plan import GuestPlan, Plan, PlannedImage, Savings, Verdict
+from batchdiff.model.plan_extents import runs_of
+from batchdiff.model.plan_runs import NO_RUNS, Runs
 from batchdiff.model.totals import totals_of
 from batchdiff.units import GIB, KIB, MIB, ceil_div
 
@@ -48,7 +50,8 @@ def guest_plan(name: str = "web01", **changes) -> GuestPlan:
         overlay_path=path.removesuffix(".img") + ".qcow2",
         options=OverlayOptions(),
         unit=65536,
-        extents=from_runs([(0, 1, Kind.DATA), (4, 2, Kind.ZERO), (7, 3, Kind.DATA)]),
+        data=Runs("[[0,1],[7,3]]"),
+        zero=Runs("[[4,2]]"),
         savings=savings(),
     )
     return dataclasses.replace(guest, **changes)
@@ -56,7 +59,14 @@ def guest_plan(name: str = "web01", **changes) -> GuestPlan:
 
 def refused_guest(name: str = "broken", reason: str = "it is in use", **changes) -> GuestPlan:
     """A guest that could not even be opened."""
-    without = {"verdict": Verdict.REFUSE, "reason": reason, "image": None, "extents": empty(), "savings": None}
+    without = {
+        "verdict": Verdict.REFUSE,
+        "reason": reason,
+        "image": None,
+        "data": NO_RUNS,
+        "zero": NO_RUNS,
+        "savings": None,
+    }
     return guest_plan(name, **without | changes)
 
 
@@ -89,8 +99,8 @@ def large_plan(folder: str, *, guests: int, runs: int) -> Plan:
         # Gaps of 13 clusters on average, so that all runs end before the disk does; never none, so never merged.
         ends = rng.integers(1, 26, 2 * runs).cumsum()
         kinds = rng.choice(np.array([Kind.ZERO, Kind.DATA], dtype=np.uint8), runs, p=[0.2, 0.8])
-        extents = Extents(ends[::2], ends[1::2] - ends[::2], kinds)
-        found.append(guest_plan(path=path, name=f"guest-{number:04}", image=image, extents=extents))
+        data, zero = runs_of(Extents(ends[::2], ends[1::2] - ends[::2], kinds))
+        found.append(guest_plan(path=path, name=f"guest-{number:04}", image=image, data=data, zero=zero))
     return small_plan(*found, template=planned_image(f"{folder}/template.qcow2", "qcow2"))
 
 
@@ -147,6 +157,7 @@ def guest_plans(draw) -> GuestPlan:
     cut_off = draw(st.integers(0, unit - 1)) if kinds else 0
     image = draw(planned_images(virtual_size=len(kinds) * unit - cut_off))
     assert ceil_div(image.virtual_size, unit) == len(kinds)
+    data, zero = runs_of(from_kinds(np.array(kinds, dtype=np.uint8)))
     return GuestPlan(
         name=draw(_NAMES),
         source=image.source,
@@ -156,7 +167,8 @@ def guest_plans(draw) -> GuestPlan:
         overlay_path=draw(_PATHS),
         options=options,
         unit=unit,
-        extents=from_kinds(np.array(kinds, dtype=np.uint8)),
+        data=data,
+        zero=zero,
         savings=draw(_SAVINGS),
     )
 

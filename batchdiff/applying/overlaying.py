@@ -22,6 +22,7 @@ from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model.manifest import Retire
 from batchdiff.model.overlay_options import Compression, backing_name, geometry_of
 from batchdiff.model.plan import GuestPlan, PlannedImage
+from batchdiff.model.plan_extents import extents_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class _Overlaying:
         new = NewImage(
             virtual_size=record.virtual_size,
             geometry=geometry_of(guest.options, cluster_size),
-            extents=guest.extents,
+            extents=extents_of(guest),
             backing=(name, self.template.source.format.value),
             compress=guest.options.compression is not Compression.NONE,
             lazy_refcounts=guest.options.lazy_refcounts,
@@ -113,7 +114,7 @@ class _Overlaying:
             _check_unused(self.guest, self.standing.overlay)
         else:
             # The planned extents tell what was written only of a file that this very run has written.
-            written = (self.guest.extents, self.guest.unit)
+            written = (extents_of(self.guest), self.guest.unit)
         verify(Comparison(original.source, overlay, written), self.mode, ended)
 
     def check(self, original: Image) -> None:

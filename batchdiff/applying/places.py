@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 from dataclasses import dataclass
 
@@ -58,7 +57,7 @@ def temporary_name(path: str) -> str:
     folder, name = os.path.split(path)
     # The longest name that a filesystem takes is 255 bytes; what is cut off is told apart by the random part.
     kept = os.fsdecode(os.fsencode(name)[:200])
-    return os.path.join(folder, f".{kept}.{secrets.token_hex(4)}{own_names.TEMPORARY}")
+    return os.path.join(folder, own_names.temporary(f".{kept}"))
 
 
 def discard(path: str) -> None:

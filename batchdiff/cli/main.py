@@ -9,7 +9,6 @@ import io
 import os
 import signal
 import sys
-import traceback
 from types import FrameType
 
 from batchdiff.cli.arguments import parsed
@@ -52,6 +51,8 @@ def run(argv: list[str]) -> int:
         )
         return BatchdiffError.exit_code
     except Exception:  # whatever else gets here is a bug, and says so
+        import traceback  # noqa: PLC0415  # 3 ms that no other end needs
+
         traceback.print_exc()
         console.warn(_REPORT_BUG)
         return EXIT_BUG

@@ -11,14 +11,14 @@ from batchdiff.cli.console import Console
 from batchdiff.errors import EXIT_DONE, UsageError
 from batchdiff.image.fingerprint import fingerprint_at
 from batchdiff.model.plan import Plan, Verdict
-from batchdiff.model.plan_file import read_plan
+from batchdiff.model.plan_file import read_for_report
 from batchdiff.report.json_form import plan_json
 from batchdiff.report.text import plan_text
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
-    plan = read_plan(arguments.plan)
+    plan = read_for_report(arguments.plan)
     notes = read_notes(arguments.plan, plan.checksum)
     stale = stale_notices(plan, notes)
     as_json = plan_json(plan, stale=stale)

@@ -9,13 +9,13 @@ from batchdiff.applying.journal import read_notes
 from batchdiff.applying.standings import standings_of
 from batchdiff.cli.console import Console
 from batchdiff.errors import EXIT_DONE
-from batchdiff.model.plan_file import read_plan
+from batchdiff.model.plan_file import read_for_report
 from batchdiff.report.standing import standing_text
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
-    plan = read_plan(arguments.plan)
+    plan = read_for_report(arguments.plan)
     found = standings_of(plan, read_notes(arguments.plan, plan.checksum))
     for each in found:
         console.event("status", **asdict(each))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -92,5 +91,7 @@ def _bare(text: str) -> str:
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:
     """``; did you mean "x"?`` where something known is near, else nothing."""
+    from difflib import get_close_matches  # noqa: PLC0415  # only where something is wrong
+
     near = get_close_matches(wrong, list(known), n=1)
     return f"; did you mean {show(near[0])}?" if near else ""

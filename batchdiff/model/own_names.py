@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 QUARANTINE = ".batchdiff-original"
 """An original that is whole and out of the way."""
 
@@ -18,3 +20,11 @@ SIDECAR = ".batchdiff-template.json"
 """What is known of a template, beside it."""
 
 ALL = (QUARANTINE, OVERLAY_ASIDE, DELETING, TEMPORARY, SIDECAR)
+
+
+def temporary(name: str) -> str:
+    """A name that begins like that one and that nobody else has.
+
+    It ends in something random: in a container the process's number is the same in every run.
+    """
+    return f"{name}.{os.urandom(4).hex()}{TEMPORARY}"

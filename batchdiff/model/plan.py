@@ -5,11 +5,11 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from batchdiff.extents import Extents
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.source import ImageSource
 from batchdiff.model.manifest import Retire
 from batchdiff.model.overlay_options import OverlayOptions
+from batchdiff.model.plan_runs import Runs
 
 FORMAT_VERSION = (1, 0)
 
@@ -64,7 +64,9 @@ class Savings:
 
 @dataclass(frozen=True, slots=True)
 class GuestPlan:
-    """One guest's part. ``extents`` are in granules of the overlay: its clusters, or subclusters.
+    """One guest's part. ``data`` and ``zero`` are what is written as data and as zeros.
+
+    Both are in units of ``unit`` bytes, the granule of the overlay: its clusters, or subclusters.
 
     ``image`` is None where the guest could not be opened, and ``savings`` where it could not be compared.
     """
@@ -77,7 +79,8 @@ class GuestPlan:
     overlay_path: str
     options: OverlayOptions
     unit: int
-    extents: Extents
+    data: Runs
+    zero: Runs
     savings: Savings | None
 
 

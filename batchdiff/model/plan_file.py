@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from batchdiff.errors import PlanError
+from batchdiff.model import own_names
 from batchdiff.model.plan import FORMAT_VERSION, Plan
 from batchdiff.model.plan_json import from_dict, to_dict
 from batchdiff.model.plan_recognition import check_is_plan
@@ -86,7 +86,7 @@ def try_folder(folder: str) -> None:
 
     :raises OSError: no file can be made there.
     """
-    trial = os.path.join(folder, f".{secrets.token_hex(4)}.batchdiff-tmp")
+    trial = os.path.join(folder, own_names.temporary(""))
     os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     os.unlink(trial)
 
@@ -95,6 +95,23 @@ def read_plan(path: str) -> Plan:
     """A plan that is whole and unedited.
 
     :raises PlanError: it is not, or is of a newer major version.
+    """
+    # Imported here: what only tells of a plan does not need numpy, which takes longer than all of its work.
+    from batchdiff.model.plan_extents import extents_of  # noqa: PLC0415
+
+    plan = read_for_report(path)
+    try:
+        for guest in plan.guests:
+            extents_of(guest)
+    except (ValueError, OverflowError) as error:
+        raise PlanError(f"{path} is no valid plan", why=str(error), remedy=_PLAN_AGAIN) from error
+    return plan
+
+
+def read_for_report(path: str) -> Plan:
+    """The same for those who only tell of it: whether the runs of its extents make sense is not looked at.
+
+    :raises PlanError: it is not whole and unedited, or is of a newer major version.
     """
     check_is_plan(path)
     document = _parsed(path)

@@ -1,4 +1,4 @@
-"""A plan to and from the plain values of its JSON, with the runs of extents in bulk."""
+"""A plan to and from the plain values of its JSON, with the runs of extents as they are."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from batchdiff.extents import Extents, Kind, empty, from_pairs
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model.manifest import Retire
@@ -23,7 +19,7 @@ from batchdiff.model.plan import (
     Totals,
     Verdict,
 )
-from batchdiff.model.plan_runs import Runs, runs_of
+from batchdiff.model.plan_runs import Runs
 
 
 def to_dict(plan: Plan) -> dict[str, Any]:
@@ -42,7 +38,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
 
 
 def from_dict(document: dict[str, Any]) -> Plan:
-    """The plan of a document that its schema has accepted.
+    """The plan of a document that its schema has accepted; whether its runs make sense, ``extents_of`` tells.
 
     :raises KeyError, TypeError, ValueError, OverflowError: a value makes no sense.
     """
@@ -95,11 +91,7 @@ def _guest(guest: GuestPlan) -> dict[str, Any]:
         "backing_path": guest.options.backing_path.value,
         "lazy_refcounts": guest.options.lazy_refcounts,
     }
-    found["extents"] = {
-        "unit": guest.unit,
-        "data": runs_of(guest.extents.pairs(Kind.DATA)),
-        "zero": runs_of(guest.extents.pairs(Kind.ZERO)),
-    }
+    found["extents"] = {"unit": guest.unit, "data": guest.data, "zero": guest.zero}
     if guest.savings is not None:
         by_size = {str(size): count for size, count in guest.savings.overlay_bytes_by_cluster_size}
         found["savings"] = asdict(guest.savings) | {"overlay_bytes_by_cluster_size": by_size}
@@ -142,7 +134,8 @@ def _guest_plan(record: dict[str, Any]) -> GuestPlan:
         overlay_path=record["overlay"]["path"],
         options=options,
         unit=unit,
-        extents=_extents(record["extents"], 0 if image is None else image.virtual_size),
+        data=_runs(record["extents"], "data"),
+        zero=_runs(record["extents"], "zero"),
         savings=savings,
     )
 
@@ -163,28 +156,8 @@ def _savings(record: dict[str, Any]) -> Savings:
     return Savings(**fields | {"overlay_bytes_by_cluster_size": tuple(by_size)})
 
 
-def _extents(record: dict[str, Any], virtual_size: int) -> Extents:
-    """The runs of a guest, checked: whole numbers, sorted, disjoint, merged, within the disk."""
-    lists = [_runs(record[name], name) for name in ("data", "zero")]
-    found = from_pairs(*lists)
-    if len(found) != len(lists[0]) + len(lists[1]):
-        raise ValueError("extents are not merged")
-    if len(found) == 0:
-        return empty()
-    if (found.first[1:] < found.end[:-1]).any():
-        raise ValueError("extents overlap")
-    if int(found.end[-1]) > -(-virtual_size // record["unit"]):
-        raise ValueError("extents reach past the end of the disk")
-    return found
-
-
-def _runs(runs: object, name: str) -> npt.NDArray[np.int64]:
-    if not isinstance(runs, Runs):
+def _runs(record: dict[str, Any], name: str) -> Runs:
+    found = record[name]
+    if not isinstance(found, Runs):
         raise ValueError(f"extents.{name} is no list of [first unit, number of units]")  # noqa: TRY004  # as all else
-    table = runs.table()
-    first, count = table[:, 0], table[:, 1]
-    if (count < 1).any():
-        raise ValueError(f"extents.{name} has a run of no units")
-    if (first[1:] < (first + count)[:-1]).any():
-        raise ValueError(f"extents.{name} is not sorted")
-    return table
+    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Iterable
 
 from batchdiff.model import own_names
@@ -17,8 +16,7 @@ def write_whole(path: str, pieces: Iterable[str]) -> None:
 
     :raises OSError: it cannot be written.
     """
-    # Random, not the process's number: in a container that is the same in every run.
-    temporary = f"{path}.{secrets.token_hex(4)}{own_names.TEMPORARY}"
+    temporary = own_names.temporary(path)
     with open(temporary, "x", encoding="ascii") as file:
         try:
             file.writelines(pieces)

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from batchdiff.errors import GuestError, ImageError
-from batchdiff.extents import Extents, empty
+from batchdiff.extents import Extents
 from batchdiff.image.allocation import allocated_bytes, reclaimable_bytes
 from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model.manifest import GuestEntry, Manifest
 from batchdiff.model.overlay_options import Compression, OverlayOptions, backing_name, geometry_of
 from batchdiff.model.plan import GuestPlan, PlannedImage, Savings, Verdict
+from batchdiff.model.plan_extents import runs_of
+from batchdiff.model.plan_runs import NO_RUNS
 from batchdiff.planning.candidates import Candidate, Dismissed
 from batchdiff.planning.compare import UNIT
 from batchdiff.planning.estimate import Measure, stored_data
@@ -131,7 +133,8 @@ def _measured(
     )
     verdict, reason = _verdict(savings, manifest.minimum_savings)
     plan = _guest_plan(entry, candidate.record, verdict, reason)
-    return dataclasses.replace(plan, options=options, unit=geometry.granule, extents=extents, savings=savings)
+    data, zero = runs_of(extents)
+    return dataclasses.replace(plan, options=options, unit=geometry.granule, data=data, zero=zero, savings=savings)
 
 
 def _on_one_filesystem(candidate: Candidate) -> bool:
@@ -183,6 +186,7 @@ def _guest_plan(entry: GuestEntry, image: PlannedImage | None, verdict: Verdict,
         overlay_path=entry.overlay_path,
         options=entry.options,
         unit=entry.options.cluster_size or UNIT,
-        extents=empty(),
+        data=NO_RUNS,
+        zero=NO_RUNS,
         savings=None,
     )

@@ -15,6 +15,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -29,7 +30,7 @@ Result = TypeVar("Result")
 # fork: a worker starts in 2 ms; spawn takes 0.3 s for the imports alone. The planner has no threads to lose.
 _context = multiprocessing.get_context("fork")
 
-# Held back while a worker starts, so that it never runs the planner's handlers.
+# Held back while a worker starts, so that it never runs the planner's handlers, and while its record is closed.
 _HELD = {signal.SIGINT, signal.SIGTERM}
 
 
@@ -102,17 +103,25 @@ def _started_worker(
     except OSError as error:
         raise _unstarted(error) from error
     process = _context.Process(target=_work, args=(start, theirs, [ours, *workers]), daemon=True)
+    with _held_signals():
+        try:
+            process.start()
+            workers[ours] = _Worker(process, ours, task)
+        except OSError as error:
+            ours.close()
+            raise _unstarted(error) from error
+        finally:
+            theirs.close()
+    return workers[ours]
+
+
+@contextmanager
+def _held_signals() -> Iterator[None]:
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
     try:
-        process.start()
-        workers[ours] = _Worker(process, ours, task)
-    except OSError as error:
-        ours.close()
-        raise _unstarted(error) from error
+        yield
     finally:
-        theirs.close()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
-    return workers[ours]
 
 
 def _unstarted(error: OSError) -> WorkerError:
@@ -135,6 +144,9 @@ def _give(worker: _Worker[Task], task: Task, describe: Callable[[Task], str]) ->
 def _end(worker: _Worker[Task]) -> None:
     worker.pipe.close()
     worker.process.join()
+    # multiprocessing closes what it keeps in a finalizer, where Ctrl-C would be lost, and shown as a traceback.
+    with _held_signals():
+        worker.process.close()
 
 
 def _next_result(

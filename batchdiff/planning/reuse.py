@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from batchdiff.model.overlay_options import OverlayOptions, geometry_of
 from batchdiff.model.plan import GuestPlan, Plan, PlannedImage
+from batchdiff.model.plan_extents import extents_of
 from batchdiff.planning.assessment import Content, Exact
 from batchdiff.planning.candidates import Candidate
 from batchdiff.planning.resuming import vouches
@@ -61,4 +62,4 @@ def exact_part(part: GuestPlan, options: OverlayOptions) -> Exact | None:
     if not sizes or before.cluster_size != (options.cluster_size or chosen_cluster_size(sizes)):
         return None
     packed = (savings.overlay_bytes, savings.overlay_error_bytes, savings.overlay_disk_bytes)
-    return Exact(Content(before.cluster_size, part.extents, sizes), packed)
+    return Exact(Content(before.cluster_size, extents_of(part), sizes), packed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from batchdiff.extents import Kind
 from batchdiff.model.plan import GuestPlan, Savings, Verdict
 from batchdiff.units import format_size
 
@@ -35,11 +34,6 @@ def percent(part: float | None) -> str:
 def counted(count: int, singular: str) -> str:
     """``1 guest``, ``2 guests``."""
     return f"{count} {singular}{'' if count == 1 else 's'}"
-
-
-def kind_bytes(guest: GuestPlan, kind: Kind) -> int:
-    """Bytes of one kind in a guest's extents, in whole units: the last may reach past the end of the disk."""
-    return guest.extents.units(kind) * guest.unit
 
 
 def to_convert(guests: Iterable[GuestPlan]) -> list[tuple[GuestPlan, Savings]]:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from batchdiff.extents import Kind, empty
 from batchdiff.model.plan import GuestPlan, Plan
 from batchdiff.model.plan_json import to_dict
-from batchdiff.report.figures import error_bytes, kind_bytes, share
+from batchdiff.model.plan_runs import NO_RUNS
+from batchdiff.report.figures import error_bytes, share
 
 REPORT_VERSION = "1.0"
 """Fields may be added within a major version; none changes its meaning."""
@@ -21,7 +21,8 @@ def plan_json(plan: Plan, *, stale: Sequence[str] = ()) -> str:
 
     ``stale`` says what has changed since planning, a sentence each.
     """
-    document = to_dict(replace(plan, guests=tuple(replace(guest, extents=empty()) for guest in plan.guests)))
+    without = tuple(replace(guest, data=NO_RUNS, zero=NO_RUNS) for guest in plan.guests)
+    document = to_dict(replace(plan, guests=without))
     guests = zip(document["guests"], plan.guests, strict=True)
     report = {
         "report_version": REPORT_VERSION,
@@ -48,8 +49,9 @@ def _guest(record: dict[str, Any], guest: GuestPlan) -> dict[str, Any]:
         "verdict": guest.verdict.value,
         "reason": guest.reason,
         "overlay": record["overlay"],
-        "data_bytes": kind_bytes(guest, Kind.DATA) if savings else None,
-        "zero_bytes": kind_bytes(guest, Kind.ZERO) if savings else None,
+        # In whole units: the last may reach past the end of the disk.
+        "data_bytes": guest.data.units * guest.unit if savings else None,
+        "zero_bytes": guest.zero.units * guest.unit if savings else None,
         "savings": record.get("savings"),
         "saved_share": _rounded(share(savings.saved_bytes, savings.allocated_bytes)) if savings else None,
     }

@@ -3,16 +3,17 @@
 import hashlib
 import json
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plans import guest_plan, plans, refused_guest, small_plan
+from plans import guest_plan, guest_plans, plans, refused_guest, small_plan
 
 from batchdiff.errors import PlanError
+from batchdiff.extents import Kind
+from batchdiff.model.plan_extents import extents_of, runs_of
 from batchdiff.model.plan_file import checksum_of, encode, read_plan
 from batchdiff.model.plan_json import to_dict
-from batchdiff.model.plan_runs import Runs, match, runs_of
+from batchdiff.model.plan_runs import Runs, match
 from batchdiff.model.plan_text import canonical, parsed
 
 PAIRS = st.lists(st.tuples(st.integers(0, 10**18 - 1), st.integers(0, 10**18 - 1)), max_size=20)
@@ -28,7 +29,7 @@ LIKE_PLANS = st.recursive(
 def as_lists(value):
     """The document with its runs as the lists that they stand for."""
     if isinstance(value, Runs):
-        return value.table().tolist()
+        return json.loads(value.text)
     if isinstance(value, dict):
         return {key: as_lists(inner) for key, inner in value.items()}
     return [as_lists(inner) for inner in value] if isinstance(value, list) else value
@@ -63,13 +64,13 @@ def test_the_checksum_is_the_documented_one(plan):
     assert checksum_of(json.loads(text)) == checksum_of(parsed(text)) == checksum_by_the_document(text)
 
 
-@given(PAIRS)
-def test_runs_are_the_json_of_their_numbers(pairs):
-    table = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    runs = runs_of(table)
-    assert runs.text == json.dumps(pairs, separators=(",", ":"))
-    assert runs.table().dtype == np.int64
-    assert (runs.table() == table).all()
+@given(guest_plans())
+def test_runs_are_the_json_of_their_numbers(guest):
+    extents = extents_of(guest)
+    for kind, runs in ((Kind.DATA, guest.data), (Kind.ZERO, guest.zero)):
+        assert runs.text == json.dumps(extents.pairs(kind).tolist(), separators=(",", ":"))
+        assert runs.units == extents.units(kind)
+    assert runs_of(extents) == (guest.data, guest.zero)
 
 
 @given(PAIRS, st.sampled_from([None, 0, 1, 3]), st.sampled_from([",", ", ", " ,\t", "\n,\r\n"]))
@@ -105,7 +106,7 @@ def test_what_is_taken_for_runs_is_json_of_pairs(text):
     if found is None:
         assert not is_pairs or "-0" in text
     else:
-        assert (found[0].table().tolist(), found[1]) == (value, end)
+        assert (json.loads(found[0].text), found[1]) == (value, end)
 
 
 @settings(max_examples=300)

@@ -13,6 +13,7 @@ from plans import fingerprint, guest_plan, leaves, plans, refused_guest, small_p
 
 from batchdiff.errors import PlanError
 from batchdiff.model import plan_file
+from batchdiff.model.plan_extents import extents_of
 from batchdiff.model.plan_file import encode, read_plan, write_plan
 from batchdiff.model.plan_json import to_dict
 from batchdiff.qcow2.geometry import Geometry
@@ -168,7 +169,7 @@ def test_the_documented_example_is_a_plan(path):
     plan = read_plan(path)
     jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(example))
     guest = plan.guests[0]
-    layout = layout_for(guest.extents, guest.image.virtual_size, Geometry(guest.unit))
+    layout = layout_for(extents_of(guest), guest.image.virtual_size, Geometry(guest.unit))
     assert layout.file_size == guest.savings.overlay_bytes
     assert (guest.unit, guest.savings.overlay_bytes) in guest.savings.overlay_bytes_by_cluster_size
 

@@ -11,6 +11,7 @@ from plans import guest_plan, leaves, refused_guest, small_plan
 
 from batchdiff.errors import PlanError
 from batchdiff.extents import Kind
+from batchdiff.model.plan_extents import extents_of
 from batchdiff.model.plan_file import checksum_of, encode, read_plan
 
 one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -120,14 +121,18 @@ def test_data_and_zero_that_overlap_are_refused(path, document, data, zero):
 def test_data_may_touch_zero(path, document):
     document["guests"][0]["extents"] |= {"data": [[0, 4], [9, 1]], "zero": [[4, 5]]}
     save(document, path)
-    assert read_plan(path).guests[0].extents.runs() == [(0, 4, Kind.DATA), (4, 5, Kind.ZERO), (9, 1, Kind.DATA)]
+    assert extents_of(read_plan(path).guests[0]).runs() == [
+        (0, 4, Kind.DATA),
+        (4, 5, Kind.ZERO),
+        (9, 1, Kind.DATA),
+    ]
 
 
 def test_the_last_unit_may_reach_past_the_end(path, document):
     document["guests"][0] |= {"virtual_size": 65536 + 512}
     document["guests"][0]["extents"] |= {"data": [[1, 1]], "zero": []}
     save(document, path)
-    assert read_plan(path).guests[0].extents.runs() == [(1, 1, Kind.DATA)]
+    assert extents_of(read_plan(path).guests[0]).runs() == [(1, 1, Kind.DATA)]
     document["guests"][0]["extents"] |= {"data": [[1, 2]]}
     save(document, path)
     assert "past the end" in refusal(path)

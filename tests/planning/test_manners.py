@@ -48,12 +48,17 @@ def read_in(path, *pieces):
     os.close(fd)
 
 
-def absent(path, end):
+def present(path, end):
+    """The numbers of the pages up to ``end`` that are in the page cache."""
     fd = os.open(path, os.O_RDONLY)
     try:
-        return residency.absent_runs(fd, 0, end)
+        absent = residency.absent_runs(fd, 0, end)
     finally:
         os.close(fd)
+    found = set(range(end // PAGE))
+    for first, last in absent:
+        found.difference_update(range(first // PAGE, last // PAGE))
+    return found
 
 
 @pytest.fixture(params=["ext4", "xfs"])
@@ -94,10 +99,14 @@ def test_what_was_there_before_stays(disk):
     pieces = [(0, MIB), (5 * MIB, 5 * MIB + 64 * KIB), (63 * MIB, 65 * MIB)]
     for path in images:
         read_in(path, *pieces)
-    before = [absent(path, 66 * MIB) for path in images]
-    assert all(0 < resident(path) < 5 * MIB for path in images)
+    before = [present(path, 66 * MIB) for path in images]
+    assert all(0 < len(pages) * PAGE < 5 * MIB for pages in before)
     plan(disk, "--cache", "drop", "-j", "2")
-    assert [absent(path, 66 * MIB) for path in images] == before
+    for path, pages in zip(images, before, strict=True):
+        after = present(path, 66 * MIB)
+        assert after <= pages
+        # The kernel may take a page back at any time, whoever reads; the scan would have taken them all.
+        assert len(after) > 0.9 * len(pages)
 
 
 def test_the_plan_is_the_same(tmp_path):

@@ -24,6 +24,7 @@ from batchdiff.image.source import ImageFormat
 from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
 from batchdiff.model.overlay_options import Compression, OverlayOptions
 from batchdiff.model.plan import Verdict
+from batchdiff.model.plan_extents import extents_of
 from batchdiff.model.plan_file import checksum_of
 from batchdiff.model.plan_json import to_dict
 from batchdiff.planning import planner, scan
@@ -86,7 +87,7 @@ def test_a_fleet(tmp_path, template, small_ranges):
     texts += [TEMPLATE, "2M:0 1M:- 2M:B 1M:0 2M:C"]
     for guest, text in zip(plan.guests, texts, strict=True):
         expected = naive.differences(notation.content(TEMPLATE), notation.content(text))
-        assert guest.extents.runs() == naive.to_write(expected, 65536)
+        assert extents_of(guest).runs() == naive.to_write(expected, 65536)
         assert guest.image.virtual_size == notation.size(text)
     assert plan.totals.convert == plan.totals.guests == 5
 
@@ -436,7 +437,7 @@ def test_a_huge_sparse_pair_is_quick(tmp_path, form):
         notation.qemu_io(guest, "write -P 1 9T 64k")
     with within(5):
         found = only_guest(tmp_path / "t.img", guest, jobs=2)
-    assert sum(found.extents.count) == (3 if form == "img" else 4)
+    assert sum(extents_of(found).count) == (3 if form == "img" else 4)
 
 
 def test_many_guests(tmp_path, small_ranges):
@@ -451,7 +452,7 @@ def test_many_guests(tmp_path, small_ranges):
             notation.content("1M:A 3M:- 1M:B"),
             notation.content(f"1M:A {number * 4}k:C {(768 - number) * 4}k:- 1M:B"),
         )
-        assert guest.extents.runs() == naive.to_write(expected, 65536)
+        assert extents_of(guest).runs() == naive.to_write(expected, 65536)
 
 
 def test_more_guests_than_descriptors_at_first(tmp_path):
@@ -489,7 +490,7 @@ def test_a_guest_of_holes_only(tmp_path):
             file.truncate(GIB)
     guest = only_guest(tmp_path / "t.img", tmp_path / "g.img", jobs=2)
     assert guest.verdict is Verdict.SKIP
-    assert len(guest.extents) == 0
+    assert len(extents_of(guest)) == 0
 
 
 def test_the_number_of_jobs_may_be_larger_than_the_work(tmp_path):
