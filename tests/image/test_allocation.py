@@ -113,20 +113,27 @@ def test_data_that_is_not_on_disk_yet(xfs):
     assert measured(path)[1] == MIB
 
 
-def test_more_extents_than_one_request_holds(xfs):
+@pytest.fixture
+def comb(xfs):
+    """A file with more extents than one request holds."""
     path = xfs / "comb"
     with path.open("wb") as file:
         for number in range(3000):
             file.seek(number * 8192)
             file.write(b"x" * 4096)
         os.fsync(file.fileno())
-    found = extents_of(path)
+    yield path
+    path.unlink()
+
+
+def test_more_extents_than_one_request_holds(xfs, comb):
+    found = extents_of(comb)
     assert len(found) >= 3000
     # XFS allocates some of the holes ahead; those extents say that they are not written.
     written = [extent.logical for extent in found if not extent.flags & UNWRITTEN]
     assert written == list(range(0, 3000 * 8192, 8192))
     assert [number for number, extent in enumerate(found) if extent.flags & ExtentFlag.LAST] == [len(found) - 1]
-    copy = reflink(path, xfs / "comb copy")
+    copy = reflink(comb, xfs / "comb copy")
     shared = [extent for extent in extents_of(copy) if extent.flags & ExtentFlag.SHARED]
     assert len([extent for extent in shared if not extent.flags & UNWRITTEN]) == 3000
 
@@ -163,9 +170,8 @@ def test_more_shared_than_allocated_is_nothing(xfs, monkeypatch):
     assert measured(path) == (4 * MIB, 0)
 
 
-def test_a_fault_after_the_first_extents(xfs, monkeypatch):
+def test_a_fault_after_the_first_extents(comb, monkeypatch):
     """The second request fails: what is known by then is only a part."""
-    path = xfs / "comb"
     real, asked = fcntl.ioctl, []
 
     def ioctl(*arguments):
@@ -176,4 +182,4 @@ def test_a_fault_after_the_first_extents(xfs, monkeypatch):
 
     monkeypatch.setattr(fcntl, "ioctl", ioctl)
     with pytest.raises(ImageError, match=r"cannot find out where .*comb is on its disk: Input/output error"):
-        measured(path)
+        measured(comb)
