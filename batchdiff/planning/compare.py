@@ -71,7 +71,7 @@ def kinds_of(template: WindowBuffer, guest: WindowBuffer, equal: Kinds) -> Kinds
     if _memcmp(template.address + begin, guest.address + begin, end - begin) == 0:
         return None
     first = begin // UNIT
-    units = np.flatnonzero(differing_units(template, guest, first, end // UNIT)) + first
+    units = differing_units(template, guest, first, end // UNIT).nonzero()[0] + first
     kinds = equal.copy()
     kinds[units] = Kind.DATA
     kinds[units[_zero(guest, units)]] = Kind.ZERO
@@ -82,7 +82,7 @@ def _zero(window: WindowBuffer, units: npt.NDArray[np.int64]) -> Flags:
     """Which of some units are nothing but zeros."""
     words = window.words.reshape(-1, _WORDS)
     zero: Flags = words[units, 0] == 0
-    if zero.any():
+    if np.count_nonzero(zero):  # a tenth of what any() takes
         zero[zero] = ~words[units[zero]].any(axis=1)
     return zero
 
@@ -99,7 +99,7 @@ def zero_units(window: WindowBuffer, first: int, last: int) -> Flags:
     """Which of the units ``first`` to before ``last`` are nothing but zeros."""
     words = window.words[first * _WORDS : last * _WORDS]
     zero: Flags = words[::_WORDS] == 0
-    if zero.any():
+    if np.count_nonzero(zero):
         zero[zero] = np.bitwise_or.reduce(words.reshape(-1, _WORDS)[zero], axis=1) == 0
     return zero
 
@@ -108,21 +108,28 @@ def differing_units(left: WindowBuffer, right: WindowBuffer, first: int, last: i
     """Which of the units ``first`` to before ``last`` differ."""
     words = slice(first * _WORDS, last * _WORDS, _WORDS)
     differs: Flags = left.words[words] != right.words[words]
-    known = (np.flatnonzero(differs) + first).tolist()
-    for begin, end in zip([first, *(unit + 1 for unit in known)], [*known, last], strict=True):
-        for unit in _differing_within(left, right, begin, end):
-            differs[unit - first] = True
+    begin = first
+    for end in [*(differs.nonzero()[0] + first).tolist(), last]:
+        if _differ(left, right, begin, end):
+            for unit in _differing_within(left, right, begin, end):
+                differs[unit - first] = True
+        begin = end + 1
     return differs
 
 
 def _differing_within(left: WindowBuffer, right: WindowBuffer, first: int, last: int) -> Iterator[int]:
-    """The units that differ from ``first`` to before ``last``, found by halving what is not equal."""
-    at = first * UNIT
-    if first == last or _memcmp(left.address + at, right.address + at, (last - first) * UNIT) == 0:
-        return
+    """The units that differ from ``first`` to before ``last``, some of which do, found by halving."""
     if last - first == 1:
         yield first
         return
     middle = (first + last) // 2
-    yield from _differing_within(left, right, first, middle)
-    yield from _differing_within(left, right, middle, last)
+    lower = _differ(left, right, first, middle)
+    if lower:
+        yield from _differing_within(left, right, first, middle)
+    if not lower or _differ(left, right, middle, last):
+        yield from _differing_within(left, right, middle, last)
+
+
+def _differ(left: WindowBuffer, right: WindowBuffer, first: int, last: int) -> bool:
+    at = first * UNIT
+    return first < last and _memcmp(left.address + at, right.address + at, (last - first) * UNIT) != 0

@@ -159,7 +159,7 @@ class Scanner:
             equal = kinds_of_equal(self._template_buffer)
             if not self._sharing:
                 findings.equal[number] = equal
-                if equal.any():
+                if np.count_nonzero(equal):
                     findings.digest.add(number, self._template_buffer.view[: self._template.virtual_size - at])
             for guest, own in guests.items():
                 if index not in own.spans:

@@ -22,11 +22,13 @@ _QUICK_SMALLER = 16
 def main() -> None:
     """Runs the benchmark; the figures are written after each study, so that an interrupted run has some."""
     arguments = _arguments()
-    os.makedirs(arguments.folder, exist_ok=True)
-    study = Study(arguments.folder, arguments.rounds, arguments.cold_rounds)
+    # Absolute: QEMU takes the name of a backing file as seen from the overlay.
+    folder = os.path.abspath(arguments.folder)
+    os.makedirs(folder, exist_ok=True)
+    study = Study(folder, arguments.rounds, arguments.cold_rounds)
     start = work()
     if arguments.quick:
-        study = Study(arguments.folder, 1, 1, smaller=_QUICK_SMALLER)
+        study = Study(folder, 1, 1, smaller=_QUICK_SMALLER)
     for name in arguments.fleets:
         begin = time.monotonic()
         STUDIES[name](study)
