@@ -150,7 +150,7 @@ def split(extents: Extents, factor: int, limit: int) -> Extents:
 
 def only(extents: Extents, *kinds: Kind) -> Extents:
     """The runs of some kinds."""
-    kept = np.isin(extents.kind, kinds)
+    kept = np.logical_or.reduce([extents.kind == kind for kind in kinds])
     return _merged(extents.first[kept], extents.end[kept], extents.kind[kept])
 
 
@@ -159,7 +159,12 @@ def numbers(extents: Extents, factor: int = 1) -> npt.NDArray[np.int64]:
     first, last = extents.first // factor, (extents.end - 1) // factor
     count = last - first + 1
     begin = np.repeat(first - np.concatenate([[0], np.cumsum(count)[:-1]]), count)
-    return np.unique(begin + np.arange(int(count.sum()), dtype=np.int64))
+    return distinct(begin + np.arange(int(count.sum()), dtype=np.int64))
+
+
+def distinct(ascending: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The values of a sorted array, each once. numpy's ``unique`` loads what takes longer than a small plan."""
+    return ascending[np.concatenate([[True], ascending[1:] != ascending[:-1]])] if len(ascending) else ascending
 
 
 def _ored(

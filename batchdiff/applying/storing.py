@@ -76,7 +76,7 @@ class Copy:
         """Bytes ``start`` to ``end`` of the guest to a file offset.
 
         Holes and zeros stay holes; so do zeros of what was never written, which may count as data once somebody
-        has read them: the plan does not count them (:mod:`batchdiff.planning.footprint`).
+        has read them: the plan does not count them (:mod:`batchdiff.planning.written`).
         """
         for whole in self.guest.segments(start, end):
             for segment, never_written in self._by_writing(whole):

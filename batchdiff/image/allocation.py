@@ -31,8 +31,8 @@ def reclaimable_bytes(fd: int, path: str) -> int:
         return allocated_bytes(fd)
     if info.st_nlink > 1:
         return 0
-    extents = physical_extents(fd, path)
-    shared = sum(extent.length for extent in extents or () if extent.flags & ExtentFlag.SHARED)
+    extents = physical_extents(fd, path, having=ExtentFlag.SHARED)
+    shared = sum(extent.length for extent in extents or ())
     # Asked again: the extents were written to disk first, and before that st_blocks is a reservation.
     return max(allocated_bytes(fd) - shared, 0)
 

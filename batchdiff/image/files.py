@@ -159,6 +159,21 @@ def fill_from(fd: int, buffer: memoryview, offset: int, path: str) -> None:
         )
 
 
+def data_runs(fd: int, start: int, end: int, path: str) -> Iterator[tuple[int, int]]:
+    """Where data begins and ends, for all of it that begins at ``start`` or later and before ``end``.
+
+    :raises ImageError: the filesystem cannot tell.
+    """
+    at = start
+    try:
+        while at < end and (first := os.lseek(fd, at, os.SEEK_DATA)) < end:
+            at = os.lseek(fd, first, os.SEEK_HOLE)
+            yield first, at
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # there is no more data
+            raise failed_read(path, at, error) from error
+
+
 def seek(fd: int, start: int, whence: int, path: str) -> int | None:
     """Where the next data or hole is; None past the end of the file, or of its last data.
 

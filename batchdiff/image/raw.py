@@ -25,16 +25,16 @@ class RawLayer:
         """See :class:`~batchdiff.image.contract.Layer`; nothing is ever ABSENT."""
         found = []
         at = start
-        while at < end:
-            data = self.next_data(at)
-            data = end if data is None else min(data, end)
-            if data > at:
-                found.append(Segment(at, data, Origin.ZERO, 0, 0))
-            if data < end:
-                at = min(self._next_hole(data), end)
-                found.append(Segment(data, at, Origin.FILE, 0, data))
-            else:
-                at = end
+        whole = [(start, self._size)] if start < self._size else []
+        runs = files.data_runs(self.fd, start, end, self.path) if self._has_holes else whole
+        for first, hole in runs:
+            if first > at:
+                found.append(Segment(at, first, Origin.ZERO, 0, 0))
+            # The end of the file counts as a hole; the bytes up to the full sector are read with the rest.
+            at = min(self.virtual_size if hole >= self._size else hole, end)
+            found.append(Segment(first, at, Origin.FILE, 0, first))
+        if at < end:
+            found.append(Segment(at, end, Origin.ZERO, 0, 0))
         return found
 
     def next_data(self, start: int) -> int | None:
@@ -42,13 +42,6 @@ class RawLayer:
         if not self._has_holes:
             return start if start < self._size else None
         return files.seek(self.fd, start, os.SEEK_DATA, self.path)
-
-    def _next_hole(self, start: int) -> int:
-        if not self._has_holes:
-            return self.virtual_size
-        hole = files.seek(self.fd, start, os.SEEK_HOLE, self.path)
-        # The end of the file counts as a hole; the bytes up to the full sector are read with the rest.
-        return self.virtual_size if hole is None or hole >= self._size else hole
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
         """Reads; what is past the end of the file becomes zeros."""

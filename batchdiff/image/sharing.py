@@ -14,15 +14,18 @@ ones. Both must be marked as shared, so that equal numbers on two devices of one
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from batchdiff.image.contract import Segment
-from batchdiff.image.fiemap import ExtentFlag, physical_extents
+from batchdiff.image.fiemap import ExtentFlag, PhysicalExtent, physical_extents
 from batchdiff.image.image import Image
 from batchdiff.qcow2.entries import Origin
 
+_NEAR = 1 << 20
+"""Up to this many bytes between two segments, asking twice costs more than hearing of what is between them."""
+
 # A plain number: testing enumeration members costs more than all the rest here.
-_SHARED = int(ExtentFlag.SHARED)
 _UNFIT = int(
     ExtentFlag.UNKNOWN
     | ExtentFlag.DELAYED
@@ -50,9 +53,9 @@ def has_shared_extents(image: Image) -> bool:
     :raises ImageError: the filesystem cannot tell.
     """
     return any(
-        extent.flags & ExtentFlag.SHARED
+        True
         for layer in image.layers
-        for extent in physical_extents(layer.fd, layer.path) or ()
+        for _ in physical_extents(layer.fd, layer.path, having=ExtentFlag.SHARED) or ()
     )
 
 
@@ -61,18 +64,48 @@ def placed(image: Image, segments: list[Segment]) -> list[Placed]:
 
     :raises ImageError: the filesystem has a fault.
     """
-    found = []
-    for segment in segments:
-        if segment.origin is not Origin.FILE:
-            continue
-        layer, shift = image.layers[segment.layer], segment.start - segment.address
+    found: list[Placed] = []
+    for number, layer in enumerate(image.layers):
         device = os.fstat(layer.fd).st_dev
-        end = segment.address + segment.end - segment.start
-        for extent in physical_extents(layer.fd, layer.path, segment.address, end) or ():
-            if extent.flags & _SHARED and not extent.flags & _UNFIT:
-                first, last = max(extent.logical, segment.address), min(extent.logical + extent.length, end)
-                found.append(Placed(first + shift, last + shift, device, extent.physical + first - extent.logical))
+        stored = [segment for segment in segments if segment.layer == number and segment.origin is Origin.FILE]
+        for group in _groups(sorted(stored, key=_address)):
+            extents = physical_extents(
+                layer.fd, layer.path, group[0].address, _end_address(group[-1]), having=ExtentFlag.SHARED
+            )
+            found.extend(_placed(group, iter(extents or ()), device))
+    found.sort()
     return found
+
+
+def _address(segment: Segment) -> int:
+    return segment.address
+
+
+def _end_address(segment: Segment) -> int:
+    return segment.address + segment.end - segment.start
+
+
+def _groups(segments: list[Segment]) -> Iterator[list[Segment]]:
+    """Segments, sorted by address, that are near each other in their file: one question serves for each group."""
+    first = 0
+    for number in range(1, len(segments) + 1):
+        if number == len(segments) or segments[number].address - _end_address(segments[number - 1]) > _NEAR:
+            yield segments[first:number]
+            first = number
+
+
+def _placed(segments: list[Segment], extents: Iterator[PhysicalExtent], device: int) -> Iterator[Placed]:
+    """The parts of segments that extents hold, both sorted by address."""
+    extent = next(extents, None)
+    for segment in segments:
+        shift, end = segment.start - segment.address, _end_address(segment)
+        while extent is not None and extent.logical < end:
+            first, last = max(extent.logical, segment.address), min(extent.logical + extent.length, end)
+            if first < last and not extent.flags & _UNFIT:
+                yield Placed(first + shift, last + shift, device, extent.physical + first - extent.logical)
+            if extent.logical + extent.length > end:
+                break  # the next segment may have a part of it, too
+            extent = next(extents, None)
 
 
 def shared(template: list[Placed], guest: list[Placed]) -> list[tuple[int, int]]:

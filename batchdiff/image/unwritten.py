@@ -18,8 +18,6 @@ from collections.abc import Iterator
 
 from batchdiff.image.fiemap import ExtentFlag, physical_extents
 
-_UNWRITTEN = int(ExtentFlag.UNWRITTEN)
-
 
 class Unwritten:
     """The unwritten parts of one open file, as they are now."""
@@ -28,9 +26,8 @@ class Unwritten:
         """:raises ImageError: the filesystem has a fault."""
         self._starts: list[int] = []
         self._ends: list[int] = []
-        for extent in physical_extents(fd, path) or ():
-            if extent.flags & _UNWRITTEN:
-                self._add(extent.logical, extent.logical + extent.length)
+        for extent in physical_extents(fd, path, having=ExtentFlag.UNWRITTEN) or ():
+            self._add(extent.logical, extent.logical + extent.length)
 
     def _add(self, start: int, end: int) -> None:
         if self._ends and self._ends[-1] == start:
@@ -38,6 +35,11 @@ class Unwritten:
         else:
             self._starts.append(start)
             self._ends.append(end)
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether all that is not in a hole was written."""
+        return not self._starts
 
     def split(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
         """Bytes ``start`` to ``end`` in parts, each with its start and end and whether it is unwritten."""

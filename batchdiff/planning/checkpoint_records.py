@@ -144,6 +144,6 @@ def _extents(runs: np.ndarray[tuple[int], np.dtype[np.void]]) -> Extents:
     sound = (
         (count > 0).all() and (first[1:] >= end[:-1]).all() and (first >= 0).all() and (end <= _LAST_UNIT).all()
     )
-    if not sound or not np.isin(kind, [Kind.ZERO, Kind.SAME, Kind.DATA]).all():
+    if not sound or not ((kind > Kind.SAME_ZERO) & (kind <= Kind.DATA)).all():
         raise ValueError("runs that no range has")
     return Extents(first, count, kind)

@@ -40,5 +40,9 @@ class Findings:
 
     def units(self, guest: int) -> Extents:
         """The extents of a guest in 4 KiB units."""
-        found = self.differences.pop(guest, {})
+        found = self.differences.get(guest, {})
         return concatenated([found[number] for number in sorted(found)])
+
+    def forget(self, guest: int) -> None:
+        """Gives back the memory of a guest's extents."""
+        self.differences.pop(guest, None)

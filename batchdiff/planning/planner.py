@@ -14,6 +14,7 @@ import datetime as dt
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from batchdiff import __version__
 from batchdiff.errors import ImageError
@@ -36,6 +37,9 @@ from batchdiff.planning.scan import raise_descriptor_limit
 from batchdiff.planning.scanning import Course, Progress, scanned
 
 GENERATOR = f"batchdiff {__version__}"
+
+_GUESTS_OF_A_WORKER = 8
+"""A worker takes as long to start as one or two guests of a few thousand differences take to be assessed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,26 +152,29 @@ def _check_unchanged(image: Image, before: PlannedImage) -> None:
 def _guest_plans(
     parts: list[Candidate | Dismissed], findings: Findings, taken: _Taken, manifest: Manifest, jobs: int
 ) -> tuple[GuestPlan, ...]:
-    def measure(samples: list[Sample]) -> list[list[int]]:
-        numbered = iter(enumerate(samples))
-        found = run_tasks(lambda: _numbered, numbered, jobs=min(jobs, len(samples)), describe=_sampled)
-        return [lengths for _, lengths in sorted(found)]
+    candidates = [part for part in parts if isinstance(part, Candidate)]
+    scanned = [number for number in range(len(candidates)) if number not in taken.parts]
+    workers = max(min(jobs, len(scanned) // _GUESTS_OF_A_WORKER), 1)
+    measure = partial(_measured, jobs=jobs if workers == 1 else 1)
 
-    plans = []
-    candidate = unknown = 0  # numbers among the candidates, and among those that were scanned
-    for part in parts:
-        if isinstance(part, Dismissed):
-            plans.append(dismissed(part))
-            continue
-        older = taken.parts.get(candidate)
-        candidate += 1
-        if older is not None:
-            plans.append(reassessed(part, older, manifest))
-            continue
-        failure = findings.failures.get(unknown)
-        plans.append(assessed(part, findings.units(unknown), failure, manifest, measure))
-        unknown += 1
-    return tuple(plans)
+    def assess(unknown: int) -> tuple[int, GuestPlan]:
+        candidate, failure = candidates[scanned[unknown]], findings.failures.get(unknown)
+        return unknown, assessed(candidate, findings.units(unknown), failure, manifest, measure)
+
+    def described(unknown: int) -> str:
+        return f"the savings of guest {candidates[scanned[unknown]].entry.name}"
+
+    plans = {number: reassessed(candidates[number], part, manifest) for number, part in taken.parts.items()}
+    for unknown, plan in run_tasks(lambda: assess, iter(range(len(scanned))), jobs=workers, describe=described):
+        findings.forget(unknown)
+        plans[scanned[unknown]] = plan
+    numbers = iter(range(len(candidates)))
+    return tuple(dismissed(part) if isinstance(part, Dismissed) else plans[next(numbers)] for part in parts)
+
+
+def _measured(samples: list[Sample], *, jobs: int) -> list[list[int]]:
+    found = run_tasks(lambda: _numbered, iter(enumerate(samples)), jobs=min(jobs, len(samples)), describe=_sampled)
+    return [lengths for _, lengths in sorted(found)]
 
 
 def _numbered(task: tuple[int, Sample]) -> tuple[int, list[int]]:

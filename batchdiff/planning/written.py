@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from batchdiff.extents import Extents, Kind
+from batchdiff.extents import Extents, Kind, distinct
 from batchdiff.image.contract import Segment
 from batchdiff.image.image import Image
 from batchdiff.image.sharing import placed
@@ -68,7 +68,7 @@ def taken_bytes(image: Image, extents: Extents, granule: int, *, sharing: bool) 
 
 def _stored(segment: Segment, unwritten: list[Unwritten]) -> Iterator[tuple[int, int]]:
     """Start and end of the parts of a segment that the overlay has as they are."""
-    if segment.origin is Origin.PACKED:
+    if segment.origin is Origin.PACKED or (segment.origin is Origin.FILE and unwritten[segment.layer].is_nothing):
         yield segment.start, segment.end
     elif segment.origin is Origin.FILE:
         shift, end = segment.start - segment.address, segment.address + segment.end - segment.start
@@ -90,7 +90,7 @@ def _cut(runs: Offsets) -> tuple[Offsets, Offsets]:
 def _shared(image: Image, segments: list[Segment], starts: Offsets, ends: Offsets) -> int:
     stored = [segment for segment in segments if segment.origin is Origin.FILE]
     _, _, touched = _overlaps([(segment.start, segment.end) for segment in stored], starts, ends)
-    found = placed(image, [stored[number] for number in np.unique(touched).tolist()])
+    found = placed(image, [stored[number] for number in distinct(touched).tolist()])
     lows, highs, _ = _overlaps([(place.start, place.end) for place in found], starts, ends)
     return int((highs - lows).sum())
 

@@ -25,7 +25,7 @@ except SystemExit:
     import numpy
     print(len(os.listdir("/proc/self/task")))
 """
-HEAVY = {"jsonschema", "multiprocessing", "numpy", "subprocess", "tqdm", "xxhash", "yaml", "zstandard"}
+HEAVY = {"jsonschema", "multiprocessing", "numpy", "numpy.ma", "subprocess", "tqdm", "xxhash", "yaml", "zstandard"}
 
 
 def loaded(*arguments):
@@ -49,8 +49,13 @@ def test_help_loads_nothing(option):
     assert loaded(option) == set()
 
 
-def test_planning_loads_no_progress_bar_and_no_validator(manifest):
-    assert not loaded("plan", "-q", str(manifest)) & {"jsonschema", "tqdm"}
+@pytest.mark.parametrize("write", [notation.write_raw, notation.write_qcow2])
+def test_planning_loads_no_progress_bar_and_no_validator(manifest, write):
+    write(manifest.with_name("guest.img"), "64k:B 64k:-")
+    manifest.write_text(
+        manifest.read_text().replace("guest.img, format: raw", f"guest.img, format: {write.__name__[6:]}")
+    )
+    assert not loaded("plan", "-q", str(manifest)) & {"jsonschema", "numpy.ma", "tqdm"}
 
 
 def test_a_wrong_manifest_needs_the_validator(manifest):

@@ -165,7 +165,7 @@ def test_more_shared_than_allocated_is_nothing(xfs, monkeypatch):
     monkeypatch.setattr(
         allocation,
         "physical_extents",
-        lambda *where: [e._replace(flags=ExtentFlag.SHARED, length=e.length * 2) for e in extent(*where)],
+        lambda *where, having: [e._replace(flags=having, length=e.length * 2) for e in extent(*where)],
     )
     assert measured(path) == (4 * MIB, 0)
 

@@ -92,8 +92,12 @@ def test_a_fleet(tmp_path, template, small_ranges):
     assert plan.totals.convert == plan.totals.guests == 5
 
 
+@pytest.mark.parametrize("assessed_together", [1, 8])
 @pytest.mark.parametrize("compression", Compression)
-def test_the_same_plan_for_any_number_of_jobs(tmp_path, template, small_ranges, compression):
+def test_the_same_plan_for_any_number_of_jobs(
+    tmp_path, template, small_ranges, monkeypatch, compression, assessed_together
+):
+    monkeypatch.setattr(planner, "_GUESTS_OF_A_WORKER", assessed_together)
     guests = fleet(tmp_path, template)
     options = OverlayOptions(cluster_size=None, compression=compression)
     plans = [planned(template, *guests, jobs=jobs, options=options) for jobs in (1, 2, 3)]
