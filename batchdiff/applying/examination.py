@@ -93,7 +93,7 @@ def _judged(guest: GuestPlan, standing: Standing, plan: Plan, stop: Stop) -> Fin
     if where is OutgoingAt.GONE or used:
         with open_image(source) as overlay:
             inspect(overlay)
-        qemu_img.check(guest.overlay_path, record.virtual_size, stopped=lambda: stop.is_asked)
+        qemu_img.check(source, record.virtual_size, stopped=lambda: stop.is_asked)
         stop.check()
         why = "a VM has written to it since" if used else "no original is there to compare it with"
         return Finding(guest.name, guest.overlay_path, Health.SOUND, f"no error in it; {why}")

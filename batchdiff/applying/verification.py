@@ -66,7 +66,7 @@ def verify(comparison: Comparison, mode: VerifyMode, ended: Callable[[], bool] =
         raise VerificationError(f"{incoming.path} cannot be verified", why=str(error)) from error
     if mode is VerifyMode.FULL:
         if incoming.format is ImageFormat.QCOW2:
-            qemu_img.check(incoming.path, new.virtual_size, stopped=ended)
+            qemu_img.check(incoming, new.virtual_size, stopped=ended)
         qemu_img.compare(outgoing, incoming, new.virtual_size, stopped=ended)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from batchdiff.errors import GuestError, ProgramError, VerificationError
 from batchdiff.image import programs
 from batchdiff.image.programs import Finished, never
-from batchdiff.image.source import ImageFormat, ImageSource
+from batchdiff.image.source import ImageSource
 from batchdiff.units import MIB
 
 _NAME = "qemu-img"
@@ -24,15 +24,15 @@ def is_installed() -> bool:
     return programs.is_installed(_NAME)
 
 
-def check(path: str, virtual_size: int, *, stopped: Callable[[], bool] = never) -> None:
+def check(image: ImageSource, virtual_size: int, *, stopped: Callable[[], bool] = never) -> None:
     """`qemu-img check`: refcounts and tables of a qcow2 image; ended early once ``stopped`` is true.
 
     :raises VerificationError: it finds an error or a leak.
     :raises ProgramError: it could not be run.
     """
-    done = _run(["check", "-q", _named(ImageSource(path, ImageFormat.QCOW2))], virtual_size, stopped)
+    done = _run("check", [image], virtual_size, stopped)
     if done.code in {2, 3}:
-        raise VerificationError(f"qemu-img check finds errors in {path}", why=done.described())
+        raise VerificationError(f"qemu-img check finds errors in {image.path}", why=done.described())
     _require_success(done)
 
 
@@ -44,7 +44,7 @@ def compare(
     :raises VerificationError: they differ.
     :raises ProgramError: it could not be run, or could not read one of them.
     """
-    done = _run(["compare", "-q", _named(one), _named(other)], virtual_size, stopped)
+    done = _run("compare", [one, other], virtual_size, stopped)
     if done.code == 1:
         raise VerificationError(
             f"qemu-img compare finds a difference between {one.path} and {other.path}",
@@ -54,9 +54,14 @@ def compare(
     _require_success(done)
 
 
-def _run(arguments: list[str], virtual_size: int, stopped: Callable[[], bool]) -> Finished:
-    seconds = _SECONDS + virtual_size / _BYTES_PER_SECOND
-    return programs.run([_NAME, *arguments], timeout=seconds, package=_PACKAGE, stopped=stopped)
+def _run(verb: str, images: list[ImageSource], virtual_size: int, stopped: Callable[[], bool]) -> Finished:
+    return programs.run(
+        [_NAME, verb, "-q", *map(_named, images)],
+        reads=[file.path for image in images for file in (image, *image.backing)],
+        timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
+        package=_PACKAGE,
+        stopped=stopped,
+    )
 
 
 def _require_success(done: Finished) -> None:

@@ -1,6 +1,7 @@
 import os
 import random
 
+import fake_judge
 import pytest
 from oracle import source
 from overlays import new_image, write, write_sparse
@@ -130,7 +131,7 @@ def test_each_judge_alone_is_enough_to_refuse(converted, monkeypatch):
     from batchdiff.image import qemu_img  # noqa: PLC0415
 
     flip(converted.overlay, data_offset(converted))
-    qemu_img.check(str(converted.overlay), 3 * MIB)
+    qemu_img.check(source(converted.overlay, converted.template), 3 * MIB)
     monkeypatch.setattr(qemu_img, "compare", lambda *_, **__: None)
     converted.verify(VerifyMode.FULL)
 
@@ -165,11 +166,7 @@ def test_full_needs_qemu(converted, monkeypatch, tmp_path):
 )
 def test_judges_that_fail(converted, monkeypatch, tmp_path, script, error):
     """A judge that could not say yes has not said yes."""
-    fake = tmp_path / "bin" / "qemu-img"
-    fake.parent.mkdir()
-    fake.write_text(f"#!/bin/sh\n{script}\n")
-    fake.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{fake.parent}:/bin:/usr/bin")
+    monkeypatch.setenv("PATH", fake_judge.install(tmp_path, script))
     with pytest.raises(error):
         converted.verify(VerifyMode.FULL)
 

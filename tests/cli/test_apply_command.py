@@ -10,6 +10,7 @@ import stat
 import subprocess
 import time
 
+import fake_judge
 import notation
 import pytest
 from commands import (
@@ -469,12 +470,9 @@ def test_without_qemu(planned, tmp_path):
     [("exit 2", 6), *rarely(("kill -SEGV $$", 7), ("[ $1 = check ]", 6))],
 )
 def test_a_judge_that_refuses(planned, tmp_path, script, code):
-    fake = tmp_path / "bin" / "qemu-img"
-    fake.parent.mkdir()
-    fake.write_text(f"#!/bin/sh\n{script}\n")
-    fake.chmod(0o755)
+    path = fake_judge.install(tmp_path, script)
     before = planned.state()
-    planned.apply("--retire", "delete", "--yes", path=f"{fake.parent}:/bin:/usr/bin", expect=code)
+    planned.apply("--retire", "delete", "--yes", path=path, expect=code)
     after = planned.state()
     after.pop("fleet.plan.json.journal")
     assert after == before
@@ -482,22 +480,25 @@ def test_a_judge_that_refuses(planned, tmp_path, script, code):
     planned.assert_converted()
 
 
-@pytest.mark.parametrize("change", ["touch", *rarely("printf ? | dd conv=notrunc status=none of=")])
+def changed_while_verified(fleet, folder, command):
+    """Applies while a shell's command changes something that QEMU is comparing: the original stays."""
+    path = fake_judge.install(folder, fake_judge.COMPARES_A_MOMENT)
+    options = ("--guest", "raw", "--retire", "delete", "--yes", "--json")
+    with fake_judge.applying(fleet.folder, path, *options) as (process, _):
+        subprocess.run(["sh", "-c", command], cwd=fleet.folder, check=True, timeout=60)
+        out, err = process.communicate(timeout=60)
+    # Whoever opens it for writing is noticed by the lease, before he has written anything.
+    assert process.returncode in {1, 4, 5}, err
+    found = {event["name"]: event for event in map(json.loads, out.splitlines()) if event["event"] == "guest"}
+    assert re.search("stale|in use", found["raw"]["reason"])
+    assert "raw.img" in fleet.names()
+    assert OVERLAYS["raw.img"] not in fleet.names()
+
+
+@pytest.mark.parametrize("change", ["touch ", *rarely("printf ? | dd conv=notrunc status=none of=")])
 def test_a_guest_that_changes_while_it_is_verified(planned, tmp_path, change):
     """Its VM was started meanwhile: what QEMU found identical is so no more."""
-    fake = tmp_path / "bin" / "qemu-img"
-    fake.parent.mkdir()
-    command = f"{change}{planned.folder}/raw.img" if change.endswith("=") else f"{change} {planned.folder}/raw.img"
-    fake.write_text(f"#!/bin/sh\nexec >/dev/null\n{command}\n")
-    fake.chmod(0o755)
-    name = name_of(planned, "raw.img")
-    arguments = ["--guest", name, "--retire", "delete", "--yes", "--json"]
-    done = planned.apply(*arguments, path=f"{fake.parent}:/bin:/usr/bin", expect=None)
-    # Whoever opens it for writing is noticed by the lease, before he has written anything.
-    assert done.returncode in {1, 4, 5}
-    assert re.search("stale|in use", outcomes(done)[name]["reason"])
-    assert "raw.img" in planned.names()
-    assert OVERLAYS["raw.img"] not in planned.names()
+    changed_while_verified(planned, tmp_path, f"{change}raw.img")
     assert not [name for name in planned.names() if name.endswith("tmp")]
 
 
@@ -606,18 +607,9 @@ def test_a_reader_that_goes_away_does_not_stop_the_work(planned):
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, *rarely(signal.SIGTERM)])
 def test_interrupted(planned, tmp_path, signal_number):
     """While QEMU compares: qemu-img ends too, nothing half-done is left, the next apply finishes."""
-    fake = tmp_path / "bin" / "qemu-img"
-    fake.parent.mkdir()
-    fake.write_text('#!/bin/sh\n[ $1 = check ] && exit 0\necho $$ > "$0.pid"\nsleep 60\n')
-    fake.chmod(0o755)
-    environment = os.environ | {"PATH": f"{fake.parent}:{os.environ['PATH']}"}
-    argv = [*COMMAND, "apply", "fleet.plan.json", "--retire", "delete", "--yes"]
+    path = fake_judge.install(tmp_path, fake_judge.COMPARES)
     before = planned.state()
-    with subprocess.Popen(
-        argv, cwd=planned.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        while not (tmp_path / "bin" / "qemu-img.pid").exists():
-            time.sleep(0.01)
+    with fake_judge.applying(planned.folder, path, "--retire", "delete", "--yes") as (process, judge):
         time.sleep(0.1)
         process.send_signal(signal_number)
         out, err = process.communicate(timeout=10)
@@ -626,9 +618,8 @@ def test_interrupted(planned, tmp_path, signal_number):
     after_it = planned.state()
     after_it.pop("fleet.plan.json.journal")
     assert after_it == before
-    pid = int((tmp_path / "bin" / "qemu-img.pid").read_text())
     with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+        os.kill(judge, 0)
     planned.apply("--retire", "delete", "--yes")
     planned.assert_converted()
 
@@ -811,18 +802,7 @@ def random_fleet(folder, rng: random.Random):
 
 def test_a_template_that_changes_while_an_overlay_is_verified(planned, tmp_path):
     """The original stays: what QEMU found identical rests on a template that is no more."""
-    fake = tmp_path / "bin" / "qemu-img"
-    fake.parent.mkdir()
-    fake.write_text(f"#!/bin/sh\nexec >/dev/null\ntouch {planned.folder}/template.img\n")
-    fake.chmod(0o755)
-    name = name_of(planned, "raw.img")
-    arguments = ["--guest", name, "--retire", "delete", "--yes", "--json"]
-    done = planned.apply(*arguments, path=f"{fake.parent}:/bin:/usr/bin", expect=None)
-    # Whoever opens it for writing is noticed by the lease, before he has written anything.
-    assert done.returncode in {1, 4, 5}
-    assert re.search("stale|in use", outcomes(done)[name]["reason"])
-    assert "raw.img" in planned.names()
-    assert OVERLAYS["raw.img"] not in planned.names()
+    changed_while_verified(planned, tmp_path, "touch template.img")
 
 
 SPOILED = {

@@ -1,13 +1,11 @@
 """Apply, restore and purge on images that real programs have open, before and in the middle."""
 
-import os
-import subprocess
-
+import fake_judge
 import notation
 import pytest
 import real_holders
-from commands import COMMAND, GUESTS, OVERLAYS, assert_no_traceback, batchdiff, events
-from real_holders import process, vm_command, wait_for
+from commands import GUESTS, OVERLAYS, assert_no_traceback, batchdiff, events
+from real_holders import process, vm_command
 
 RAW, NAME = "raw.img", "raw"
 
@@ -57,20 +55,14 @@ def test_a_reader_keeps_its_file(planned, retire):
 def test_a_vm_that_starts_in_the_middle_gets_its_disk(planned, tmp_path, retire):
     """While QEMU compares: the guest is given up, its VM runs on the untouched original."""
     before = (planned.folder / RAW).read_bytes()
-    fake = tmp_path / "bin" / "qemu-img"
-    fake.parent.mkdir()
-    fake.write_text('#!/bin/sh\n[ $1 = check ] && exit 0\ntouch "$0.compares"\nsleep 60\n')
-    fake.chmod(0o755)
-    argv = [*COMMAND, "apply", "fleet.plan.json", "--guest", NAME, "--retire", retire, "--yes", "--json"]
-    environment = os.environ | {"PATH": f"{fake.parent}:{os.environ['PATH']}"}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        argv, cwd=planned.folder, env=environment, stdout=pipe, stderr=pipe, text=True
-    ) as applying:
-        wait_for((tmp_path / "bin" / "qemu-img.compares").exists)
-        with process(vm_command(planned.folder / RAW)) as vm:
-            said, complained = applying.communicate(timeout=30)
-            assert vm.poll() is None, vm.communicate()
+    path = fake_judge.install(tmp_path, fake_judge.COMPARES)
+    options = ("--guest", NAME, "--retire", retire, "--yes", "--json")
+    with (
+        fake_judge.applying(planned.folder, path, *options) as (applying, _),
+        process(vm_command(planned.folder / RAW)) as vm,
+    ):
+        said, complained = applying.communicate(timeout=30)
+        assert vm.poll() is None, vm.communicate()
     assert_no_traceback(complained)
     assert applying.returncode == 1
     assert "in use" in said

@@ -1,20 +1,21 @@
 import os
+import socket
 import sys
 import time
 
 import pytest
 
 from batchdiff.errors import ProgramError
-from batchdiff.image import programs
+from batchdiff.image import confinement, programs
 from batchdiff.image.programs import Finished, is_installed
 
 
-def run(*argv, timeout=20.0):
-    return programs.run(list(argv), timeout=timeout, package="some-package")
+def run(*argv, timeout=20.0, reads=None):
+    return programs.run(list(argv), reads=reads, timeout=timeout, package="some-package")
 
 
-def shell(script, timeout=20.0):
-    return run("sh", "-c", script, timeout=timeout)
+def shell(script, timeout=20.0, reads=None):
+    return run("sh", "-c", script, timeout=timeout, reads=reads)
 
 
 def is_running(pid):
@@ -137,3 +138,86 @@ def test_nothing_is_left_behind():
     for _ in range(5):
         shell("true")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_limits():
+    done = shell("sleep 0.3; ulimit -v; ulimit -t; ulimit -c", timeout=9.5)
+    assert done.output.split() == ["2097152", "10", "0"]
+
+
+@pytest.fixture
+def secret(tmp_path):
+    assert confinement.version() > 0, "these tests need a kernel with Landlock"
+    path = tmp_path / "secret"
+    path.write_text("hello")
+    return path
+
+
+def test_only_what_is_given_is_read(secret):
+    other = secret.with_name("other")
+    other.write_text("more")
+    done = shell(f"cat {secret}; cat {other}; cat /etc/passwd", reads=[str(secret)])
+    assert done.output.startswith("hello")
+    assert done.output.count("Permission denied") == 2
+    assert secret.read_text() == "hello"
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "echo x > {}",
+        "echo x >> {}",
+        "truncate -s 0 {}",
+        "rm -f {}",
+        "mv {0} {0}.moved",
+        "ln {0} {0}.linked",
+        "mkdir {}.folder",
+        "touch {}.new",
+    ],
+)
+def test_nothing_is_changed(secret, attempt):
+    done = shell(attempt.format(secret), reads=[str(secret)])
+    assert "Permission denied" in done.output or "cross-device" in done.output
+    assert done.code != 0
+    assert [path.name for path in secret.parent.iterdir()] == ["secret"]
+    assert secret.read_text() == "hello"
+
+
+def test_no_network():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        done = run("bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{port}", reads=[])
+    # Before its version 4, in Linux 6.7, Landlock knew no network.
+    assert ("Permission denied" in done.output) is (confinement.version() >= 4)
+
+
+def test_no_signals_to_others():
+    done = shell(f"kill -0 {os.getpid()}", reads=[])
+    assert ("not permitted" in done.output) is (confinement.version() >= 6)
+
+
+def test_nothing_to_read_is_said_with_its_name(tmp_path):
+    with pytest.raises(ProgramError, match=f"No such file or directory .{tmp_path}/gone"):
+        shell("true", reads=[f"{tmp_path}/gone"])
+
+
+def test_devnull_is_there():
+    assert shell("echo x > /dev/null; cat /dev/null", reads=[]) == Finished(
+        ("sh", "-c", "echo x > /dev/null; cat /dev/null"), 0, ""
+    )
+
+
+def test_we_stay_free(secret):
+    shell("true", reads=[])
+    secret.write_text("free")
+    assert shell(f"cat {secret}").output == "free"
+
+
+def test_without_landlock_it_runs_all_the_same(secret, monkeypatch):
+    monkeypatch.setattr(confinement, "version", lambda: 0)
+    assert shell(f"cat {secret}", reads=[]).output == "hello"
+
+
+def test_what_it_raises_to_start_is_raised(tmp_path):
+    with pytest.raises(ProgramError, match="cannot run no-such-program"):
+        run("no-such-program", reads=[])
