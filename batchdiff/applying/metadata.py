@@ -18,15 +18,25 @@ _NOT_OURS = "trusted.libvirt."
 """libvirt's own bookkeeping of who uses a file: true of the original only."""
 
 
-def prepare(source: int, target: int) -> None:
-    """Sets what only an empty file can be given: NOCOW, where the source has it."""
-    with contextlib.suppress(OSError):  # a filesystem without such flags has none to lose
-        flags = array.array("l", [0])
-        fcntl.ioctl(source, _GET_FLAGS, flags)
-        if flags[0] & _NOCOW:
-            own = array.array("l", [0])
-            fcntl.ioctl(target, _GET_FLAGS, own)
-            fcntl.ioctl(target, _SET_FLAGS, array.array("l", [own[0] | _NOCOW]))
+def prepare(source: int, target: int) -> list[str]:
+    """Sets what only an empty file can be given: NOCOW, where the source has it; names it where that fails."""
+    try:
+        if not _flags(source) & _NOCOW:
+            return []
+    except OSError:  # a filesystem without such flags has none to lose
+        return []
+    try:
+        fcntl.ioctl(target, _SET_FLAGS, array.array("l", [_flags(target) | _NOCOW]))
+    except OSError as error:
+        return [f"the flag NOCOW ({error.strerror})"]
+    # btrfs says nothing where a file is no longer empty.
+    return [] if _flags(target) & _NOCOW else ["the flag NOCOW"]
+
+
+def _flags(fd: int) -> int:
+    found = array.array("l", [0])
+    fcntl.ioctl(fd, _GET_FLAGS, found)
+    return found[0]
 
 
 def copy_metadata(source: int, target: int) -> list[str]:

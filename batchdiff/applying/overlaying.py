@@ -94,7 +94,7 @@ class _Overlaying:
         """The overlay, with the original's owner, mode and attributes."""
         guest, (record, cluster_size) = self.guest, planned_parts(self.guest)
         source = original.layers[0].fd
-        prepare(source, fd)
+        lost = prepare(source, fd)
         name = backing_name(guest.overlay_path, self.template.source.path, guest.options.backing_path)
         new = NewImage(
             virtual_size=record.virtual_size,
@@ -105,7 +105,7 @@ class _Overlaying:
             lazy_refcounts=guest.options.lazy_refcounts,
         )
         write_image(fd, original, new, check=self.run.stop.check)
-        return [f"could not keep {what}" for what in copy_metadata(source, fd)]
+        return [f"could not keep {what}" for what in (*lost, *copy_metadata(source, fd))]
 
     def verify(self, original: Image, overlay: ImageSource, ended: Callable[[], bool]) -> None:
         """By the mode that was chosen; an overlay that has been used since cannot be compared any more."""

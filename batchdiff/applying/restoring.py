@@ -141,10 +141,10 @@ class _Rebuilding:
 
     def write(self, fd: int, overlay: Image) -> list[str]:
         """See :data:`batchdiff.applying.task.Write`."""
-        prepare(overlay.layers[0].fd, fd)
+        lost = prepare(overlay.layers[0].fd, fd)
         size = self.record.fingerprints[0].size
         write_standalone(fd, overlay, self.guest.source.format, size, check=self.run.stop.check)
-        lost = copy_metadata(overlay.layers[0].fd, fd)
+        lost += copy_metadata(overlay.layers[0].fd, fd)
         notes = [f"could not keep {what}" for what in lost]
         left = original_names(self.guest.source.path).quarantine
         if os.path.lexists(left):

@@ -28,7 +28,10 @@ def objection(fd: int, path: str, retire: Retire) -> str:
         return f"{path} is a block device; only `--retire keep` is possible, remove the volume yourself"
     if retire is Retire.DELETE and info.st_nlink > 1:
         return f"{path} has {info.st_nlink} hard links; deleting one name would free nothing"
-    aside = original_names(path).quarantine
+    names = original_names(path)
+    aside = names.quarantine if retire is Retire.QUARANTINE else names.deleting
+    if len(os.fsencode(os.path.basename(aside))) > os.fpathconf(fd, "PC_NAME_MAX"):
+        return f"{path} has a name that is too long to have {os.path.basename(aside)!r} beside it"
     if retire is Retire.QUARANTINE and os.path.lexists(aside):
         return f"{aside} exists already"
     return ""

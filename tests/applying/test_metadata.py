@@ -1,9 +1,12 @@
 import os
 import stat
 
+import notation
 import pytest
+from filesystems import mounted
 
-from batchdiff.applying.metadata import copy_metadata
+from batchdiff.applying.metadata import copy_metadata, prepare
+from batchdiff.units import MIB
 
 
 @pytest.fixture
@@ -37,6 +40,36 @@ def test_attributes(files):
     assert copy_metadata(source, target) == []
     for name, value in given.items():
         assert os.getxattr(target, name) == value
+
+
+def nocow(path):
+    return "C" in notation.run("lsattr", "-d", str(path)).split()[0]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_nocow(tmp_path, asked):
+    with mounted(tmp_path, "btrfs", 128 * MIB) as folder:
+        fds = [os.open(folder / name, os.O_RDWR | os.O_CREAT) for name in ("source", "target")]
+        if asked:
+            notation.run("chattr", "+C", str(folder / "source"))
+        assert prepare(*fds) == []
+        os.write(fds[1], b"x")
+        for fd in fds:
+            os.close(fd)
+        assert nocow(folder / "target") is asked
+
+
+def test_nocow_that_cannot_be_kept(tmp_path):
+    with mounted(tmp_path, "btrfs", 128 * MIB) as folder:
+        (folder / "source").touch()
+        notation.run("chattr", "+C", str(folder / "source"))
+        fds = [os.open(path, os.O_RDWR | os.O_CREAT) for path in (folder / "source", folder / "target")]
+        os.write(fds[1], b"it must be empty")
+        os.fsync(fds[1])
+        lost = prepare(*fds)
+        for fd in fds:
+            os.close(fd)
+    assert lost == ["the flag NOCOW"]
 
 
 def test_libvirts_bookkeeping_stays_behind(files):

@@ -115,6 +115,19 @@ def test_a_quarantine_that_exists(held, original, tmp_path, what):
     assert objection(held, str(original), Retire.DELETE) == ""
 
 
+def test_a_name_that_is_too_long(tmp_path):
+    """Said before anything is written, not when the overlay is there."""
+    path = tmp_path / ("x" * 240)
+    path.touch()
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        for how in REMOVING:
+            assert "too long" in objection(fd, str(path), how)
+        assert objection(fd, str(path), Retire.KEEP) == ""
+    finally:
+        os.close(fd)
+
+
 def test_block_devices_stay(loop_device):
     fd = os.open(loop_device, os.O_RDONLY)
     try:
