@@ -142,8 +142,12 @@ def _told(guest: str, error: Exception) -> BatchdiffError:
         return GuestError(f"cannot write the image of {guest}", why=str(error))
     if not isinstance(error, OSError):
         raise error
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        remedy = "Make room and apply again."
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        remedy = "Make room, or have the quota raised; then apply again."
+    elif error.errno == errno.EFBIG:
+        remedy = (
+            "Raise the limit on the size of files (`ulimit -f`), or choose a filesystem that takes larger ones."
+        )
     elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         remedy = "Check the permissions of the folder, then apply again."
     else:

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from commands import COMMAND, assert_no_traceback, batchdiff
+from commands import COMMAND, assert_no_traceback, batchdiff, rarely
 from scenes import GUESTS, OVERLAYS, SCENES, arguments, assert_ended, assert_nothing_is_lost, make_fleet, prepare
 from seeds import seeded
 from test_kills import counted, points
@@ -33,7 +33,7 @@ def failed(folder: Path, scene, call: str, number: int, error: str) -> None:
     assert_ended(folder, scene)
 
 
-@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC", *rarely("EDQUOT", "EFBIG")])
 @pytest.mark.parametrize("name", ["delete", "rebuild"])
 def test_some_calls_fail(tmp_path, name, error):
     rng = seeded()
@@ -52,6 +52,21 @@ def test_every_call_fails(tmp_path, name, error):
     for call, number in chosen:
         failed(tmp_path / f"{call}-{number}", SCENES[name], call, number, error)
     print(f"{name}: {len(chosen)} calls failed with {error}")
+
+
+def test_a_limit_on_the_size_of_files(tmp_path):
+    """EFBIG in the middle of each overlay: each guest is given up cleanly, with the way out."""
+    make_fleet(tmp_path / "fleet")
+    before = set(os.listdir(tmp_path / "fleet"))
+    limit = ["prlimit", "--fsize=150000", *COMMAND, "apply", "fleet.plan.json", "--retire", "delete", "--yes"]
+    done = subprocess.run(limit, cwd=tmp_path / "fleet", check=False, timeout=120, capture_output=True, text=True)
+    assert_no_traceback(done.stderr)
+    assert done.returncode == 1
+    assert done.stderr.count("ulimit -f") == len(GUESTS)
+    assert_nothing_is_lost(tmp_path / "fleet")
+    assert set(os.listdir(tmp_path / "fleet")) - before == {"fleet.plan.json.journal"}
+    batchdiff("apply", "fleet.plan.json", "--retire", "delete", "--yes", cwd=tmp_path / "fleet")
+    assert_ended(tmp_path / "fleet", SCENES["delete"])
 
 
 def without_plan_of_space(folder: Path) -> None:
