@@ -31,6 +31,17 @@ class Segment(NamedTuple):
     address: int
 
 
+class Packed(NamedTuple):
+    """A compressed cluster as it is in its file; two that are equal unpack to the same.
+
+    ``data`` may go on for some bytes that are not the cluster's: its entry counts sectors.
+    """
+
+    compression: int
+    cluster_size: int
+    data: bytes
+
+
 class Layer(Protocol):
     """One file of a chain, on its own."""
 
@@ -57,6 +68,12 @@ class Layer(Protocol):
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
         """Fills ``buffer`` with the bytes of a FILE or PACKED segment of this layer."""
+
+    def packed(self, segment: Segment) -> Packed:
+        """The compressed cluster that a PACKED segment of this layer is part of.
+
+        :raises ImageError: the disk cannot give it.
+        """
 
     def fingerprint(self) -> Fingerprint:
         """The file's fingerprint now."""

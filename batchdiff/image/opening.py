@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 
 from batchdiff.errors import ImageError
 from batchdiff.image import files
@@ -135,3 +136,10 @@ def resolved_backing(path: str, header: Header) -> str | None:
             why=f"its backing file name {name!r} is no plain path; protocols are never followed",
         )
     return os.path.realpath(os.path.join(os.path.dirname(path), name))
+
+
+def raise_descriptor_limit() -> None:
+    """Lets this process hold as many images open as the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchdiff.image import files
-from batchdiff.image.contract import Segment, clipped
+from batchdiff.image.contract import Packed, Segment, clipped
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.qcow2_tables import read_header, read_l2_tables, read_words, refused
 from batchdiff.qcow2 import compression, entries
@@ -207,13 +207,21 @@ class Qcow2Layer:
         # mean a truncated file, whose missing ones QEMU would silently show as zeros.
         files.fill_from(self.fd, buffer, segment.address, self.path)
 
+    def packed(self, segment: Segment) -> Packed:
+        """See :class:`~batchdiff.image.contract.Layer`."""
+        geometry = self.header.geometry
+        return Packed(geometry.compression_type, geometry.cluster_size, self._packed(segment.address))
+
+    def _packed(self, descriptor: int) -> bytes:
+        offset, length = entries.packed_extent(descriptor, self.header.geometry)
+        length = min(length, max(self._size - offset, 0))
+        return bytes(files.read_exactly(self.fd, length, offset, self.path))
+
     def _cluster(self, descriptor: int) -> bytes:
         if self._unpacked[0] != descriptor:
-            geometry = self.header.geometry
-            offset, length = entries.packed_extent(descriptor, geometry)
-            packed = files.read_exactly(self.fd, min(length, max(self._size - offset, 0)), offset, self.path)
+            geometry, packed = self.header.geometry, self._packed(descriptor)
             try:
-                data = compression.decompress(bytes(packed), geometry.compression_type, geometry.cluster_size)
+                data = compression.decompress(packed, geometry.compression_type, geometry.cluster_size)
             except FormatError as error:
                 raise refused(self.path, error) from error
             self._unpacked = (descriptor, data)

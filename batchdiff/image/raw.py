@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from batchdiff.image import files
-from batchdiff.image.contract import Segment
+from batchdiff.image.contract import Packed, Segment
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import SECTOR, align_up
@@ -50,6 +50,10 @@ class RawLayer:
             buffer[there:] = bytes(len(buffer) - there)
             buffer = buffer[:there]
         files.fill_from(self.fd, buffer, segment.address, self.path)
+
+    def packed(self, segment: Segment) -> Packed:
+        """Never asked for: nothing is compressed."""
+        raise NotImplementedError(segment)
 
     def fingerprint(self) -> Fingerprint:
         """The file's fingerprint now."""

@@ -20,7 +20,7 @@ from batchdiff import __version__
 from batchdiff.errors import ImageError
 from batchdiff.image.files import settle_reads
 from batchdiff.image.image import Image
-from batchdiff.image.opening import inspect, open_image
+from batchdiff.image.opening import inspect, open_image, raise_descriptor_limit
 from batchdiff.image.sharing import has_shared_extents
 from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model.manifest import Manifest
@@ -33,7 +33,6 @@ from batchdiff.planning.estimate import Sample, stored_lengths
 from batchdiff.planning.findings import Findings
 from batchdiff.planning.pool import run_tasks
 from batchdiff.planning.reuse import exact_parts, objection
-from batchdiff.planning.scan import raise_descriptor_limit
 from batchdiff.planning.scanning import Course, Progress, scanned
 
 GENERATOR = f"batchdiff {__version__}"

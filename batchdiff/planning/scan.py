@@ -14,7 +14,6 @@ Ranges are aligned to the largest cluster, so folding never crosses one.
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -28,7 +27,8 @@ from batchdiff.image.contract import Segment, clipped
 from batchdiff.image.digest import RangeDigest
 from batchdiff.image.files import read_sequentially
 from batchdiff.image.image import Image
-from batchdiff.image.opening import open_image
+from batchdiff.image.opening import open_image, raise_descriptor_limit
+from batchdiff.image.packing import Stored, stored_in, unlike
 from batchdiff.image.sharing import Placed, placed, shared
 from batchdiff.image.source import ImageSource
 from batchdiff.planning.compare import (
@@ -41,7 +41,7 @@ from batchdiff.planning.compare import (
 )
 from batchdiff.planning.mapping import MOST_KEPT, Mapped, Stride, mapped, spans_of
 from batchdiff.planning.spans import Span, Spans, merged, span_units
-from batchdiff.units import MIB, ceil_div
+from batchdiff.units import MIB, align_up, ceil_div
 
 RANGE = 64 * MIB
 """One task of a worker: tens of milliseconds of work, and part of the digest's definition."""
@@ -91,6 +91,14 @@ class _Stretch(NamedTuple):
     windows: int
     template: Mapped
     guests: dict[int, Mapped]
+
+
+class _Window(NamedTuple):
+    """The template's window at offset ``at``, which is in the buffer: its kinds, its compressed clusters."""
+
+    at: int
+    equal: Kinds
+    stored: Stored
 
 
 class Scanner:
@@ -155,8 +163,10 @@ class Scanner:
             at, number = begin + index * WINDOW, first + index
             # Where the template has nothing but zeros there is nothing to read, whatever a guest needs.
             span = needed.get(index) if index in template.spans else None
-            _load(self._template_buffer, self._template, at, template.segments.get(index, []), span)
+            segments = template.segments.get(index, [])
+            _load(self._template_buffer, self._template, at, segments, span)
             equal = kinds_of_equal(self._template_buffer)
+            window = _Window(at, equal, stored_in(self._template, segments))
             if not self._sharing:
                 findings.equal[number] = equal
                 if np.count_nonzero(equal):
@@ -165,7 +175,7 @@ class Scanner:
                 if index not in own.spans:
                     continue
                 span = own.spans[index]
-                kinds = self._compared(guest, at, own.segments.get(index), span, equal)
+                kinds = self._compared(guest, window, own.segments.get(index), span)
                 if kinds is not None:
                     whole = findings.equal[number].copy()
                     whole[span_units(span)] = kinds[span_units(span)]
@@ -192,20 +202,23 @@ class Scanner:
         self._stride.lengthen_after(kept)
         return found
 
-    def _compared(
-        self, number: int, at: int, segments: list[Segment] | None, span: Span, equal: Kinds
-    ) -> Kinds | None:
+    def _compared(self, number: int, window: _Window, segments: list[Segment] | None, span: Span) -> Kinds | None:
         """The kinds of a guest's window in a span, or None where it equals the template's or cannot be read."""
-        guest = self._guests.get(number)
+        guest, at = self._guests.get(number), window.at
         if guest is None:
             return None
         try:
             there = guest.segments(at, at + WINDOW) if segments is None else segments
+            if window.stored:
+                left = unlike(window.stored, guest, there, (at + span[0], at + span[1]))
+                if left is None:
+                    return None
+                span = (left[0] - at) // UNIT * UNIT, align_up(left[1] - at, UNIT)
             _load(self._guest_buffer, guest, at, there, span)
         except ImageError as error:
             self._give_up(number, error)
             return None
-        return kinds_of(self._template_buffer, self._guest_buffer, equal)
+        return kinds_of(self._template_buffer, self._guest_buffer, window.equal)
 
     def _give_up(self, number: int, error: ImageError) -> None:
         self._failures[number] = error
@@ -284,10 +297,3 @@ def _joined(kinds: dict[int, Kinds], equal: Kinds, first_unit: int) -> Extents:
     for number, found in kinds.items():
         whole[number] = found
     return extents.from_kinds(whole.reshape(-1), first_unit)
-
-
-def raise_descriptor_limit() -> None:
-    """Lets this process hold as many images open as the system allows it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,7 +1,9 @@
 import itertools
 import os
 import random
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import naive
 import notation
@@ -14,9 +16,11 @@ from batchdiff.errors import ImageError
 from batchdiff.extents import concatenated
 from batchdiff.image import files
 from batchdiff.image.opening import open_image
+from batchdiff.image.packing import stored_in, unlike
 from batchdiff.model.overlay_options import CLUSTER_SIZES
 from batchdiff.planning import mapping, scan
 from batchdiff.planning.scan import ScanJob, Scanner, ranges_with_data
+from batchdiff.qcow2 import compression
 from batchdiff.units import KIB, MIB, TIB, ceil_div
 
 FOLDED = [size for size in CLUSTER_SIZES if size >= naive.UNIT]
@@ -288,3 +292,56 @@ def test_images_can_be_closed(cases):
     before = len(os.listdir("/proc/self/fd"))
     scanned(cases / "template.img", cases / "larger.img", cases / "larger.qcow2")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["", "cluster_size=512", "cluster_size=4k", "cluster_size=2M", "compression_type=zstd", "extended_l2=on"],
+)
+def test_copies_of_a_compressed_template(tmp_path, monkeypatch, options):
+    """What is still packed as in the template is equal, and is not unpacked for any guest."""
+    template = notation.write_qcow2(tmp_path / "t.qcow2", "4M:A 1M:- 1M:0 2M:B", options=options, compressed=True)
+    names = ("same", "written", "zeroed", "discarded", "packed again", "unpacked", "larger")
+    guests = {name: shutil.copy(template, tmp_path / f"{name}.qcow2") for name in names}
+    notation.qemu_io(guests["written"], "write -P 7 700k 4k")
+    notation.qemu_io(guests["written"], "write -P 8 5M 512")
+    notation.qemu_io(guests["zeroed"], "write -z 1M 512k")
+    notation.qemu_io(guests["discarded"], "discard 6M 1M")
+    text = "2M:A 2M:X 1M:- 1M:0 2M:B"
+    guests["another"] = notation.write_qcow2(tmp_path / "another.qcow2", text, options=options, compressed=True)
+    other = "zlib" if "zstd" in options else "zstd"
+    convert = ("qemu-img", "convert", "-O", "qcow2")
+    notation.run(*convert, "-c", "-o", f"compression_type={other}", str(template), str(guests["packed again"]))
+    notation.run(*convert, str(template), str(guests["unpacked"]))
+    notation.run("qemu-img", "resize", "-q", str(guests["larger"]), "9M")
+    notation.qemu_io(guests["larger"], "write -P 9 8M 64k")
+    content = notation.qemu_content(template, "qcow2")
+    found, failures, _ = scanned(template, *guests.values())
+    assert not failures
+    for extents, path in zip(found, guests.values(), strict=True):
+        assert_found(extents, content, notation.qemu_content(path, "qcow2"))
+    unpacked = Counter()
+    real = compression.decompress
+    monkeypatch.setattr(compression, "decompress", lambda *what: unpacked.update(["one"]) or real(*what))
+    scanned(template, template)
+    alone = unpacked.pop("one")
+    scanned(template, *[guests["same"]] * 5)
+    assert unpacked.pop("one") == alone > 0
+
+
+def test_bytes_behind_a_packed_cluster_are_not_its_own(tmp_path):
+    """Its entry counts sectors, so others' bytes are compared with it: then it is unpacked, and equal."""
+    template = notation.write_qcow2(tmp_path / "t.qcow2", "64k:A 64k:B", compressed=True)
+    guest = Path(shutil.copy(template, tmp_path / "g.qcow2"))
+    with open_image(source(guest)) as opened:
+        first, second = opened.segments(0, 128 * KIB)
+        begin, after = (segment.address & (1 << 54) - 1 for segment in (first, second))
+        ends = begin + len(opened.layers[0].packed(first).data)
+        assert begin < after < ends
+    data = bytearray(guest.read_bytes())
+    data[ends - 1] ^= 1  # in the second cluster's bytes
+    guest.write_bytes(data)
+    with open_image(source(template)) as one, open_image(source(guest)) as other:
+        stored = stored_in(one, one.segments(0, 64 * KIB))
+        assert unlike(stored, other, other.segments(0, 64 * KIB), (0, 64 * KIB)) == (0, 64 * KIB)
+        assert one.read(0, 64 * KIB) == other.read(0, 64 * KIB)
