@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -20,6 +21,8 @@ def main() -> NoReturn:
         from batchdiff.cli.main import run  # noqa: PLC0415
 
         code = run(sys.argv[1:])
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # too late: all is done, and the exit code shall say so
     except KeyboardInterrupt:
         code = _INTERRUPTED
     _end(code)
