@@ -6,6 +6,7 @@ A rule is a function from a module to what breaks it, a line each; ``BAD`` shows
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -193,6 +194,16 @@ def is_short(module: Module) -> Iterator[str]:
                 yield f"{node.lineno}: {node.name} has {length} lines, more than {LONGEST_FUNCTION}"
 
 
+def knows_old_pythons(module: Module) -> Iterator[str]:
+    """Possessive quantifiers and atomic groups find nothing in Python 3.11.2, which Debian 12 has (gh-106052)."""
+    if all(name != "re" for _, name in imports(module)):
+        return
+    for node in ast.walk(module.tree):
+        text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+        if re.search(r"[*+?]\+|[0-9,]\}\+|\(\?>", text):
+            yield f"{node.lineno}: a possessive quantifier or an atomic group"
+
+
 def _named(found: Iterator[tuple[int, str]], patterns: tuple[str, ...]) -> Iterator[str]:
     yield from (f"{line}: {name}" for line, name in found if is_one_of(name, patterns))
 
@@ -209,6 +220,7 @@ RULES: tuple[Rule, ...] = (
     renames_nothing,
     is_silent,
     is_short,
+    knows_old_pythons,
 )
 
 BAD = [
@@ -236,6 +248,10 @@ BAD = [
     (is_silent, "report/text.py", "sys.stdout.write(text)"),
     (is_short, "units.py", "x = 1\n" * 301),
     (is_short, "units.py", "def f():\n" + "    x = 1\n" * 50),
+    (knows_old_pythons, "units.py", "import re\nx = r'[ab]*+'"),
+    (knows_old_pythons, "units.py", "import re\nx = rf'(?:{x},)*+{x}'"),
+    (knows_old_pythons, "units.py", "import re\nx = r'(?>ab)'"),
+    (knows_old_pythons, "units.py", "import re\nx = r'[0-9]{1,18}+'"),
 ]
 
 

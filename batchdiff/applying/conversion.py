@@ -20,7 +20,7 @@ from batchdiff.applying import retire
 from batchdiff.applying.endings import fate, lost
 from batchdiff.applying.notes import Goal, Standing, Step
 from batchdiff.applying.outgoing import OutgoingFile
-from batchdiff.applying.places import discard, is_same_file, temporary_name
+from batchdiff.applying.places import discard, is_same_file
 from batchdiff.applying.run import Run
 from batchdiff.applying.steps import Action, IncomingAt, OutgoingAt, Scene, next_action
 from batchdiff.applying.task import Task
@@ -29,6 +29,7 @@ from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.image.image import Image
 from batchdiff.image.source import ImageSource
+from batchdiff.model import own_names
 from batchdiff.model.manifest import Retire
 from batchdiff.model.whole_file import sync_folder
 
@@ -157,7 +158,7 @@ class Conversion:
         if os.path.lexists(target) and not self.task.one_name:
             raise GuestError(f"{target} exists already", remedy="Move it away, or plan with another overlay path.")
         image = self._image()
-        temporary = temporary_name(target)
+        temporary = own_names.temporary(target)
         self._note(Step.CHECKED, temporary=temporary)
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:

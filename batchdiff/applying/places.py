@@ -52,14 +52,6 @@ def overlay_names(path: str) -> Names:
     return Names(path, path + own_names.OVERLAY_ASIDE, path + own_names.DELETING)
 
 
-def temporary_name(path: str) -> str:
-    """A name beside a file that is to be written, which nobody else has."""
-    folder, name = os.path.split(path)
-    # The longest name that a filesystem takes is 255 bytes; what is cut off is told apart by the random part.
-    kept = os.fsdecode(os.fsencode(name)[:200])
-    return os.path.join(folder, own_names.temporary(f".{kept}"))
-
-
 def discard(path: str) -> None:
     """Removes a temporary file of ours, and nothing else.
 

@@ -15,6 +15,7 @@ from batchdiff.applying.places import original_names
 from batchdiff.applying.renaming import rename_without_replacing
 from batchdiff.errors import GuestError
 from batchdiff.image.image import Image
+from batchdiff.image.names import longest_name
 from batchdiff.model.manifest import Retire
 from batchdiff.model.whole_file import sync_folder
 
@@ -30,7 +31,7 @@ def objection(fd: int, path: str, retire: Retire) -> str:
         return f"{path} has {info.st_nlink} hard links; deleting one name would free nothing"
     names = original_names(path)
     aside = names.quarantine if retire is Retire.QUARANTINE else names.deleting
-    if len(os.fsencode(os.path.basename(aside))) > os.fpathconf(fd, "PC_NAME_MAX"):
+    if len(os.fsencode(os.path.basename(aside))) > longest_name(os.path.dirname(path)):
         return f"{path} has a name that is too long to have {os.path.basename(aside)!r} beside it"
     if retire is Retire.QUARANTINE and os.path.lexists(aside):
         return f"{aside} exists already"

@@ -31,7 +31,7 @@ def _next(known: Standing) -> str:
     if known.goal is not Goal.APPLY and known.step not in {Step.PURGED, Step.RESTORED}:
         return f"{known.goal}: it was begun, and goes on"
     match known.step:
-        case Step.PUBLISHED | Step.RETIRING if known.published:
+        case Step.VERIFIED | Step.PUBLISHED | Step.RETIRING if known.published:
             return "apply: verify again and retire the original; or restore"
         case Step.RETIRED if known.original.startswith("quarantined"):
             return "purge: delete the original in quarantine; or restore"

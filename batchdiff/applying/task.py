@@ -89,4 +89,6 @@ class Task:
         """A standing in which the incoming file is known by its identity."""
         if self.goal is Goal.RESTORE:
             return replace(standing, rebuilt=identity)
-        return replace(standing, overlay=identity, published=standing.step is Step.PUBLISHED)
+        # Once published, it stays so: it is verified again before its original goes.
+        published = standing.published or standing.step is Step.PUBLISHED
+        return replace(standing, overlay=identity, published=published)

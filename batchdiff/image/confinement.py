@@ -15,6 +15,7 @@ Source: Linux ``Documentation/userspace-api/landlock.rst`` and ``include/uapi/li
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import struct
@@ -60,7 +61,10 @@ def started_confined(start: Callable[[], Started], program: str, reads: Iterable
             errors.append(error)
 
     thread = threading.Thread(target=work, name="start of a confined program")
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, str(error)) from error
     thread.join()
     if errors:
         raise errors[0]
@@ -80,8 +84,8 @@ def _confine(program: str, reads: Iterable[str]) -> None:
     files = _FILES_BY_VERSION[min(has, max(_FILES_BY_VERSION))]
     ruleset = _ruleset(files, has)
     try:
-        for folder in (*_INSTALLED, os.path.dirname(os.path.realpath(shutil.which(program) or program))):
-            with suppress(FileNotFoundError):
+        for folder in (*_INSTALLED, *_folders_of(program)):
+            with suppress(FileNotFoundError, NotADirectoryError):
                 _allow(ruleset, folder, _EXECUTE | _READ_FILE | _READ_DIR)
         for path in _LOADER:
             with suppress(FileNotFoundError):
@@ -93,6 +97,13 @@ def _confine(program: str, reads: Iterable[str]) -> None:
         _checked(_syscall(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0)))
     finally:
         os.close(ruleset)
+
+
+def _folders_of(program: str) -> list[str]:
+    """Where a program that is installed elsewhere is, and the libraries that it brings."""
+    own = os.path.dirname(os.path.realpath(shutil.which(program) or program))
+    libraries = [os.path.join(os.path.dirname(own), name) for name in ("lib", "lib64", "libexec", "share")]
+    return [own, *libraries, *filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))]
 
 
 def _ruleset(files: int, has: int) -> int:

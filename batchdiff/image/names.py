@@ -1,8 +1,12 @@
-"""Which file names are fit for us: those that reports and logs can show, and that QEMU can be told."""
+"""Which file names are fit for us: what reports, logs and QEMU can be given; how long they may be."""
 
 from __future__ import annotations
 
+import os
 import unicodedata
+
+_LONGEST = 255
+"""Bytes, on every filesystem that does not tell (Linux ``NAME_MAX``)."""
 
 # Control characters, lone surrogates (bytes that are no UTF-8), line and paragraph separators: they forge lines
 # in reports and logs, and QEMU's ``json:`` names, which are UTF-8, cannot hold them.
@@ -15,3 +19,11 @@ _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u20
 def unfit(text: str) -> bool:
     """Whether a name holds characters that no image's name should."""
     return any(unicodedata.category(letter) in _UNFIT or letter in _TURNING for letter in text)
+
+
+def longest_name(folder: str) -> int:
+    """How many bytes a name in a folder may have."""
+    try:
+        return max(os.pathconf(folder, "PC_NAME_MAX"), 0) or _LONGEST
+    except (OSError, ValueError):
+        return _LONGEST

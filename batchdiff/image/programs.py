@@ -110,10 +110,12 @@ def _started(argv: list[str], reads: Sequence[str] | None, package: str) -> subp
     try:
         return start() if reads is None else started_confined(start, argv[0], reads)
     except OSError as error:
-        why = error.strerror or str(error)
-        if error.filename not in {None, argv[0]}:
+        why, remedy = error.strerror or str(error), ""
+        if error.filename == argv[0]:
+            remedy = f"Install it (Debian: {package})."
+        elif error.filename is not None:
             why += f" ({error.filename})"
-        raise ProgramError(f"cannot run {argv[0]}", why=why, remedy=f"Install it (Debian: {package}).") from error
+        raise ProgramError(f"cannot run {argv[0]}", why=why, remedy=remedy) from error
 
 
 def _limit(process: subprocess.Popen[bytes], seconds: float) -> None:
@@ -124,7 +126,10 @@ def _limit(process: subprocess.Popen[bytes], seconds: float) -> None:
             (resource.RLIMIT_CPU, math.ceil(seconds)),
             (resource.RLIMIT_CORE, 0),
         ):
-            resource.prlimit(process.pid, what, (most, most))
+            _, hard = resource.prlimit(process.pid, what)
+            # Nobody but root may raise a hard limit, and root should not either.
+            least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            resource.prlimit(process.pid, what, (least, least))
 
 
 def kill_all() -> None:

@@ -18,6 +18,11 @@ _PACKAGE = "qemu-utils"
 _SECONDS, _BYTES_PER_SECOND = 600, 20 * MIB
 """How long a verb may take: ten minutes, and as long as a slow disk needs for every byte of the image."""
 
+_WHERE = (
+    "batchdiff lets it read only the images, system folders such as /usr, its own folder and what LD_LIBRARY_PATH"
+    " names. Put a qemu-img on the PATH that needs no more."
+)
+
 
 def is_installed() -> bool:
     """Whether qemu-img is there."""
@@ -73,7 +78,9 @@ def _require_success(done: Finished) -> None:
             why=done.described(),
             remedy="Shut it down; apply again.",
         )
-    raise ProgramError("qemu-img failed", why=done.described())
+    # What a shell and the loader of libraries end with. Elsewhere it may lie in places that are closed to it.
+    remedy = _WHERE if done.code in {126, 127} else ""
+    raise ProgramError("qemu-img failed", why=done.described(), remedy=remedy)
 
 
 def _named(image: ImageSource) -> str:

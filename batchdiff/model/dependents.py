@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 from batchdiff.model import own_names
@@ -19,9 +20,9 @@ def dependents_of(path: str) -> str:
     try:
         overlays = json.loads(read_regular(sidecar, _LARGEST))["overlays"]
         first = next(iter(sorted(overlays)), None)
-    except FileNotFoundError:
-        return ""
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, OSError) and error.errno in {errno.ENOENT, errno.ENAMETOOLONG}:
+            return ""  # there is none, or can be none
         return f"whatever {sidecar} names, which cannot be read"
     if first is None:
         return ""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from batchdiff.image.names import unfit
+from batchdiff.image.names import longest_name, unfit
 from batchdiff.model import own_names
 from batchdiff.model.manifest import Retire
 from batchdiff.model.manifest_problems import Problems, show
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from batchdiff.model.manifest_problems import YamlPath
 
 _RETIRED = len(own_names.QUARANTINE)
-"""Bytes that are put behind the name of an original in quarantine; as many as while it is deleted."""
+"""Bytes that are put behind the name of an original in quarantine; as many as while something is deleted."""
 
-_LONGEST_NAME = 255
-"""Bytes, on every filesystem that does not tell (Linux ``NAME_MAX``)."""
+_RECORDED = len(own_names.SIDECAR)
+"""Bytes that are put behind the name of a template, for the file that says what rests on it."""
 
 
 def check_names(
@@ -48,7 +48,11 @@ def check_names(
             where = guest.written.overlay_where
             if not unfit(guest.place.path):  # else that has been told already
                 _check_characters(overlay, where, problems)
-            _check_length(overlay, 0, f"the overlay {show(os.path.basename(overlay))}", where, problems)
+            what = f"the overlay {show(os.path.basename(overlay))}, which gets a longer name while it is restored,"
+            _check_length(overlay, _RETIRED, what, where, problems)
+    if template is not None and template.place.identity[0] == "file":
+        what = f"the file that is put beside {show(template.place.written)}, to say what rests on it,"
+        _check_length(template.place.path, _RECORDED, what, template.place.where, problems)
 
 
 def _check_characters(path: str, where: YamlPath, problems: Problems) -> None:
@@ -62,14 +66,7 @@ def _check_characters(path: str, where: YamlPath, problems: Problems) -> None:
 
 def _check_length(path: str, more: int, what: str, where: YamlPath, problems: Problems) -> None:
     folder, name = os.path.split(path)
-    length, longest = len(os.fsencode(name)) + more, _longest_name(folder)
+    length, longest = len(os.fsencode(name)) + more, longest_name(folder)
     if length > longest:
         remedy = f"shorten it by {length - longest} or more"
         problems.add(where, f"{what} would have a name of {length} bytes; {longest} are possible here; {remedy}")
-
-
-def _longest_name(folder: str) -> int:
-    try:
-        return os.pathconf(folder, "PC_NAME_MAX")
-    except (OSError, ValueError):
-        return _LONGEST_NAME

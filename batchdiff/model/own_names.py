@@ -22,9 +22,12 @@ SIDECAR = ".batchdiff-template.json"
 ALL = (QUARANTINE, OVERLAY_ASIDE, DELETING, TEMPORARY, SIDECAR)
 
 
-def temporary(name: str) -> str:
-    """A name that begins like that one and that nobody else has.
+def temporary(path: str) -> str:
+    """A name beside a file that is to be written, which nobody else has.
 
     It ends in something random: in a container the process's number is the same in every run.
     """
-    return f"{name}.{os.urandom(4).hex()}{TEMPORARY}"
+    folder, name = os.path.split(path)
+    # The longest name that a filesystem takes is 255 bytes; what is cut off is told apart by the random part.
+    kept = os.fsdecode(os.fsencode(name)[:200])
+    return os.path.join(folder, f".{kept}.{os.urandom(4).hex()}{TEMPORARY}")

@@ -86,7 +86,7 @@ def try_folder(folder: str) -> None:
 
     :raises OSError: no file can be made there.
     """
-    trial = os.path.join(folder, own_names.temporary(""))
+    trial = own_names.temporary(os.path.join(folder, "plan"))
     os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     os.unlink(trial)
 

@@ -11,11 +11,14 @@ import re
 from dataclasses import dataclass
 
 # 18 digits always fit into an int64, and no disk has that many units. No JSON number begins with 0 but 0 itself.
-_NUMBER = r"(?!0[0-9])[0-9]{1,18}+"
-_SPACE = r"[ \t\n\r]*+"
+_NUMBER = r"(?!0[0-9])[0-9]{1,18}"
+_SPACE = r"[ \t\n\r]*"
 _RUN = rf"\[{_SPACE}{_NUMBER}{_SPACE},{_SPACE}{_NUMBER}{_SPACE}\]{_SPACE}"
-# Possessive, so that memory does not grow with the number of runs.
-_RUNS = re.compile(rf"\[{_SPACE}(?:(?:{_RUN},{_SPACE})*+{_RUN})?\]")
+_BEGIN = re.compile(rf"\[{_SPACE}")
+# So many at a time, for the memory of a match grows with their number. Possessive quantifiers would need none, but
+# find nothing at all in Python 3.11.2, which Debian 12 has (gh-106052).
+_SOME = re.compile(rf"(?:{_RUN},{_SPACE}){{1,1000}}")
+_END = re.compile(rf"{_RUN}\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,5 +43,13 @@ NO_RUNS = Runs("[]")
 
 def match(text: str, at: int) -> tuple[Runs, int] | None:
     """The runs that stand in a JSON text, and where they end; None where something else does."""
-    found = _RUNS.match(text, at)
-    return None if found is None else (Runs("".join(found.group().split())), found.end())
+    begun = _BEGIN.match(text, at)
+    if begun is None:
+        return None
+    end = begun.end()
+    if text.startswith("]", end):
+        return NO_RUNS, end + 1
+    while (some := _SOME.match(text, end)) is not None:
+        end = some.end()
+    last = _END.match(text, end)
+    return None if last is None else (Runs("".join(text[at : last.end()].split())), last.end())

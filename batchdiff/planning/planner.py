@@ -153,7 +153,8 @@ def _guest_plans(
 ) -> tuple[GuestPlan, ...]:
     candidates = [part for part in parts if isinstance(part, Candidate)]
     scanned = [number for number in range(len(candidates)) if number not in taken.parts]
-    workers = max(min(jobs, len(scanned) // _GUESTS_OF_A_WORKER), 1)
+    # Few guests are assessed one after the other, and the samples of each are compressed by all workers.
+    workers = jobs if len(scanned) >= jobs * _GUESTS_OF_A_WORKER else 1
     measure = partial(_measured, jobs=jobs if workers == 1 else 1)
 
     def assess(unknown: int) -> tuple[int, GuestPlan]:

@@ -7,6 +7,7 @@ import subprocess
 
 import notation
 import pytest
+import real_holders
 from commands import COMMAND, GUESTS, MANIFEST, OVERLAYS, TEMPLATE, Fleet, batchdiff, events
 from filesystems import mounted
 from oracle import assert_same
@@ -262,6 +263,31 @@ def test_verify_tells_a_changed_template_from_a_touched_one(planned, change, cod
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     done = run(planned, "verify", "--json", expect=code)
     assert health(done)["template"] == ("touched" if change == "touch" else "damaged")
+
+
+@pytest.mark.parametrize("retire", ["quarantine", "delete"])
+def test_retired_by_a_second_apply(planned, retire):
+    """As apply itself recommends: all is known as well as after one apply."""
+    planned.apply()
+    planned.apply("--retire", retire, "--yes")
+    assert "5 files: 5 sound" in run(planned, "verify").stdout
+    overlay = planned.folder / OVERLAYS["raw.img"]
+    notation.qemu_io(overlay, "write -P 9 0 64k")
+    planned.apply("--retire", retire, "--yes")
+    overlay.unlink()
+    assert "it is gone" in run(planned, "verify", expect=6).stdout
+
+
+def test_a_retirement_that_was_refused_forgets_nothing(planned):
+    """Somebody reads the original, after QEMU has compared: the overlay is in place all the same."""
+    planned.apply()
+    with real_holders.reader(planned.folder / "raw.img"):
+        planned.apply("--retire", "quarantine", expect=1)
+    said = run(planned, "status").stdout
+    assert "clear up" not in said
+    assert "Done by an earlier apply: raw" in planned.show().stderr
+    notation.qemu_io(planned.folder / OVERLAYS["raw.img"], "write -P 9 0 64k")
+    assert "exists already" not in str(planned.apply(expect=None))
 
 
 @pytest.mark.parametrize("damage", ["gone", "replaced", "refcounts", "content"])

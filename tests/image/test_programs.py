@@ -1,5 +1,6 @@
 import os
 import socket
+import subprocess
 import sys
 import time
 
@@ -145,6 +146,17 @@ def test_limits():
     assert done.output.split() == ["2097152", "10", "0"]
 
 
+def test_lower_limits_stay():
+    """Only root could raise them, and does not."""
+    code = (
+        "from batchdiff.image import programs;"
+        "print(programs.run(['sh', '-c', 'sleep 0.3; ulimit -t; ulimit -v'], reads=[], timeout=600, package='x'))"
+    )
+    lower = ["prlimit", "--cpu=300", "--as=1500000000", "setpriv", "--bounding-set", "-sys_resource"]
+    done = subprocess.run([*lower, sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "code=0, output='300\\n1464843\\n'" in done.stdout
+
+
 @pytest.fixture
 def secret(tmp_path):
     assert confinement.version() > 0, "these tests need a kernel with Landlock"
@@ -205,6 +217,35 @@ def test_devnull_is_there():
     assert shell("echo x > /dev/null; cat /dev/null", reads=[]) == Finished(
         ("sh", "-c", "echo x > /dev/null; cat /dev/null"), 0, ""
     )
+
+
+def test_a_program_with_libraries_of_its_own(secret, monkeypatch):
+    """Installed under a prefix of its own, it reads what is beside it there."""
+    for name in ("bin/program", "lib/part", "share/part", "libraries/part", "etc/part"):
+        path = secret.parent / "prefix" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"echo {name}\n")
+    program = secret.parent / "prefix" / "bin" / "program"
+    parts = " ".join(f"../{name}/part" for name in ("lib", "share", "libraries", "etc"))
+    program.write_text(f"#!/bin/sh\ncd {program.parent}\ncat program {parts}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("LD_LIBRARY_PATH", f":{secret.parent}/prefix/libraries")
+    output = run(str(program), reads=[]).output
+    assert [name for name in ("lib", "share", "libraries", "etc") if f"echo {name}/part" in output] == [
+        "lib",
+        "share",
+        "libraries",
+    ]
+    assert output.count("Permission denied") == 1
+
+
+def test_no_thread_to_start_it(monkeypatch):
+    def start(_thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(confinement.threading.Thread, "start", start)
+    with pytest.raises(ProgramError, match="cannot run true: can't start new thread"):
+        run("true", reads=[])
 
 
 def test_we_stay_free(secret):

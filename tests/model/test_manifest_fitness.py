@@ -42,6 +42,30 @@ def test_originals_that_would_get_too_long_a_name(folder, retire, length):
         assert f"shorten it by {length + 19 - LONGEST}" in problem
 
 
+@pytest.mark.parametrize("length", [LONGEST - 19, LONGEST - 18])
+def test_overlays_that_could_not_be_restored(folder, length):
+    make("a.img")
+    text = guests(raw("a.img", f", overlay: {{path: {'o' * length}}}"))
+    if length + 19 <= LONGEST:
+        assert len(read(text).guests) == 1
+    else:
+        (problem,) = problems(text)
+        assert f"while it is restored, would have a name of {length + 19} bytes" in problem
+
+
+@pytest.mark.parametrize("length", [LONGEST - 24, LONGEST - 23])
+def test_a_template_beside_which_nothing_could_be_noted(folder, length):
+    make("a.img")
+    name = "t" * length
+    make(name)
+    text = guests(raw("a.img")).replace("t.img", name)
+    if length + 24 <= LONGEST:
+        assert len(read(text).guests) == 1
+    else:
+        (problem,) = problems(text)
+        assert f"a name of {length + 24} bytes" in problem
+
+
 def test_overlays_that_would_get_too_long_a_name(folder):
     name = "\u00e9" * ((LONGEST - 3) // 2) + ".im"
     make(name)
