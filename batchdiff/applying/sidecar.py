@@ -22,7 +22,7 @@ from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.image import Image
 from batchdiff.model import own_names
 from batchdiff.model.plan_file import read_regular
-from batchdiff.model.whole_file import write_whole
+from batchdiff.model.whole_file import discard_leftovers, write_whole
 
 _VERSION = "1.0"
 _LARGEST = 64 << 20
@@ -78,6 +78,7 @@ def _changing(template: Image, digest: str) -> Iterator[dict[str, dict[str, str]
     folder = os.open(os.path.dirname(template.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
+        discard_leftovers(sidecar_path(template.path))
         before = read_sidecar(template.path)
         overlays = {} if before is None else dict(before.overlays)
         yield overlays

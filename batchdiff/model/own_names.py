@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 QUARANTINE = ".batchdiff-original"
 """An original that is whole and out of the way."""
@@ -19,6 +20,9 @@ TEMPORARY = ".batchdiff-tmp"
 SIDECAR = ".batchdiff-template.json"
 """What is known of a template, beside it."""
 
+_KEPT = 200
+"""Bytes of a file's name that are in its temporary one."""
+
 ALL = (QUARANTINE, OVERLAY_ASIDE, DELETING, TEMPORARY, SIDECAR)
 
 
@@ -29,5 +33,12 @@ def temporary(path: str) -> str:
     """
     folder, name = os.path.split(path)
     # The longest name that a filesystem takes is 255 bytes; what is cut off is told apart by the random part.
-    kept = os.fsdecode(os.fsencode(name)[:200])
+    kept = os.fsdecode(os.fsencode(name)[:_KEPT])
     return os.path.join(folder, f".{kept}.{os.urandom(4).hex()}{TEMPORARY}")
+
+
+def is_temporary_of(name: str, path: str) -> bool:
+    """Whether a name in the same folder was surely made by :func:`temporary` for that file, and for no other."""
+    own = os.path.basename(path)
+    found = re.fullmatch(rf"\.(.+)\.[0-9a-f]{{8}}{re.escape(TEMPORARY)}", name, re.DOTALL)
+    return found is not None and found[1] == own and len(os.fsencode(own)) <= _KEPT

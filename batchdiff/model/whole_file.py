@@ -30,6 +30,14 @@ def write_whole(path: str, pieces: Iterable[str]) -> None:
     sync_folder(os.path.dirname(path))
 
 
+def discard_leftovers(path: str) -> None:
+    """Removes what processes that died in :func:`write_whole` left; for a caller that nobody writes beside."""
+    folder = os.path.dirname(path)
+    for name in os.listdir(folder):
+        if own_names.is_temporary_of(name, path):
+            os.unlink(os.path.join(folder, name))
+
+
 def sync_folder(path: str) -> None:
     """Makes the names in a folder durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

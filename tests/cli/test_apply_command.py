@@ -571,6 +571,17 @@ def test_guests_that_are_not_to_be_converted(fleet):
     assert statuses <= {"refused", "skipped", "converted"}
 
 
+def test_what_a_dying_apply_left_beside_the_template(planned):
+    """A sidecar that never got its name goes; what only looks like one stays."""
+    left = ".template.img.batchdiff-template.json.0123abcd.batchdiff-tmp"
+    others = {left.replace("0123abcd", "0123abc"), left[1:], left.replace("template.img", "a.img"), f"{left}2"}
+    for name in (left, *others):
+        (planned.folder / name).touch()
+    planned.apply()
+    assert left not in planned.names()
+    assert others <= planned.names()
+
+
 def test_from_another_folder(planned, tmp_path):
     batchdiff("apply", planned.folder / "fleet.plan.json", cwd=tmp_path)
     planned.assert_converted()
