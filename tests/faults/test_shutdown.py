@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 
@@ -45,6 +46,7 @@ def test_shut_down_at_any_time(tmp_path, kind, size, rounds):
             assert_nothing_is_lost(folder)
             batchdiff(*arguments(scene), cwd=folder)
             assert_ended(folder, scene)
+            shutil.rmtree(folder)
     finally:
         subprocess.run(["umount", str(point)], check=False, timeout=60)
         run("losetup", "--detach", device)
