@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from batchdiff.applying import retire
 from batchdiff.applying.endings import fate, lost
-from batchdiff.applying.notes import Goal, Standing, Step
+from batchdiff.applying.notes import DELETED, Goal, Standing, Step
 from batchdiff.applying.outgoing import OutgoingFile
 from batchdiff.applying.places import discard, is_same_file
 from batchdiff.applying.run import Run
@@ -223,7 +223,7 @@ class Conversion:
     def _fate(self) -> str:
         where = self._outgoing.where
         if Action.UNLINK in self._done:
-            return "deleted"
+            return DELETED
         if where is OutgoingAt.GONE and self._standing.original:
             return self._standing.original
         if where is OutgoingAt.GONE and not self._standing.moved:

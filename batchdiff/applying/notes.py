@@ -40,6 +40,9 @@ class Goal(enum.StrEnum):
     PURGE = "purge"
 
 
+DELETED = "deleted"
+"""What became of an original that is no more."""
+
 BEGIN, PROTECTING, CHANGED, FAILED = "begin", "protecting", "changed", "failed"
 """The journal's lines that are no step of a guest."""
 

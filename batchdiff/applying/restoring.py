@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from batchdiff.applying.metadata import copy_metadata, prepare
-from batchdiff.applying.notes import Goal, Standing
+from batchdiff.applying.notes import DELETED, Goal, Standing
 from batchdiff.applying.overlaying import overlay_source, planned_parts
-from batchdiff.applying.places import original_names, overlay_names, where_is
+from batchdiff.applying.places import Names, original_names, overlay_names, where_is
 from batchdiff.applying.run import Run
 from batchdiff.applying.standalone import write_standalone
 from batchdiff.applying.steps import OutgoingAt
@@ -86,7 +86,7 @@ def restore_task(guest: GuestPlan, template: PlannedImage, run: Run, standing: S
     record, _ = planned_parts(guest)
     known = standing.overlay or NO_FILE  # one that was never finished has no name to take it from
     names = original_names(guest.source.path)
-    original = where_is(names, record.fingerprints[0])
+    original = _where_the_original_is(names, record.fingerprints[0], standing)
     overlay = overlay_names(guest.overlay_path)
     gone = where_is(overlay, known) is OutgoingAt.GONE
     return Task(
@@ -100,6 +100,15 @@ def restore_task(guest: GuestPlan, template: PlannedImage, run: Run, standing: S
         check=_Constant(run).check,
         verified=gone and original is not OutgoingAt.GONE,
     )
+
+
+def _where_the_original_is(names: Names, known: Fingerprint, standing: Standing) -> OutgoingAt:
+    """GONE also where another file, such as a rebuilt image, has got the inode number of the deleted original."""
+    now = fingerprint_at(names.own)
+    is_rebuilt = standing.rebuilt is not None and now is not None and standing.rebuilt.differs_in_ctime_only(now)
+    if is_rebuilt or standing.original == DELETED:
+        return OutgoingAt.GONE
+    return where_is(names, known)
 
 
 def _what_comes_back(guest: GuestPlan, record: PlannedImage, standing: Standing, original: OutgoingAt) -> Incoming:

@@ -72,12 +72,27 @@ def forget_overlay(template: Image, digest: str, overlay: str) -> None:
             overlays.pop(overlay, None)
 
 
+def discard_unfinished(template_path: str) -> None:
+    """Removes what a process that died has left of a sidecar; where that fails, the next one does it."""
+    with contextlib.suppress(OSError), _locked_folder(template_path):
+        discard_leftovers(sidecar_path(template_path))
+
+
 @contextmanager
-def _changing(template: Image, digest: str) -> Iterator[dict[str, dict[str, str]]]:
-    """The overlays of the sidecar, to be changed; no other process changes them meanwhile."""
-    folder = os.open(os.path.dirname(template.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _locked_folder(template_path: str) -> Iterator[None]:
+    """No other process changes a sidecar there meanwhile."""
+    folder = os.open(os.path.dirname(template_path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _changing(template: Image, digest: str) -> Iterator[dict[str, dict[str, str]]]:
+    """The overlays of the sidecar, to be changed."""
+    with _locked_folder(template.path):
         discard_leftovers(sidecar_path(template.path))
         before = read_sidecar(template.path)
         overlays = {} if before is None else dict(before.overlays)
@@ -85,8 +100,6 @@ def _changing(template: Image, digest: str) -> Iterator[dict[str, dict[str, str]
         if before != Sidecar(digest, template.fingerprints(), overlays):
             document = _document(template, digest, overlays)
             write_whole(sidecar_path(template.path), [json.dumps(document, indent=1), "\n"])
-    finally:
-        os.close(folder)
 
 
 def _document(template: Image, digest: str, overlays: dict[str, dict[str, str]]) -> dict[str, Any]:

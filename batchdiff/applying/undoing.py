@@ -11,7 +11,7 @@ from batchdiff.applying.outcomes import undone
 from batchdiff.applying.pipeline import Way, arrivals
 from batchdiff.applying.restoring import purge_task, restore_task
 from batchdiff.applying.run import Run, Session, template_held
-from batchdiff.applying.sidecar import forget_overlay
+from batchdiff.applying.sidecar import discard_unfinished, forget_overlay
 from batchdiff.applying.task import Task
 from batchdiff.applying.template import check_content, known_digest
 from batchdiff.applying.verification import require_judges
@@ -70,6 +70,7 @@ def _standings(
 def _undone(
     session: Session, found: list[tuple[GuestPlan, Standing]], make: _MakeTask, goal: Goal
 ) -> Iterator[GuestOutcome]:
+    discard_unfinished(session.plan.template.source.path)
     if not found:
         return
     require_judges(VerifyMode.FULL)
