@@ -52,8 +52,8 @@ class RawLayer:
         files.fill_from(self.fd, buffer, segment.address, self.path)
 
     def packed(self, segment: Segment) -> Packed:
-        """Never asked for: nothing is compressed."""
-        raise NotImplementedError(segment)
+        """Never asked for: no segment of a raw image is PACKED."""
+        raise ValueError(f"nothing is compressed in a raw image: {segment}")
 
     def fingerprint(self) -> Fingerprint:
         """The file's fingerprint now."""
