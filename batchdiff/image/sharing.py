@@ -21,8 +21,9 @@ from batchdiff.image.contract import Segment
 from batchdiff.image.fiemap import ExtentFlag, PhysicalExtent, physical_extents
 from batchdiff.image.image import Image
 from batchdiff.qcow2.entries import Origin
+from batchdiff.units import MIB
 
-_NEAR = 1 << 20
+_NEAR = 8 * MIB
 """Up to this many bytes between two segments, asking twice costs more than hearing of what is between them."""
 
 # A plain number: testing enumeration members costs more than all the rest here.
