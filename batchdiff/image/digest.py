@@ -15,10 +15,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
+import numpy as np
 import xxhash
 
+from batchdiff.image.contract import windowed
 from batchdiff.image.image import Image
-from batchdiff.units import KIB, MIB
+from batchdiff.qcow2.entries import Origin
+from batchdiff.units import KIB, MIB, ceil_div
 
 _PREFIX = "xxh3-128-64m-512k:"
 _RANGE, _WINDOW = 64 * MIB, 512 * KIB
@@ -58,22 +61,26 @@ def content_digest(image: Image, *, check: Callable[[], None]) -> str:
     :raises ImageError: it cannot be read.
     """
     ranges: dict[int, bytes] = {}
+    buffer = memoryview(bytearray(_WINDOW))
     at = image.next_data(0)
     while at is not None:
         check()
         number = at // _RANGE
-        digest = _range_digest(image, number)
+        digest = _range_digest(image, number, buffer)
         if digest is not None:
             ranges[number] = digest
         at = image.next_data((number + 1) * _RANGE)
     return combined(image.virtual_size, ranges)
 
 
-def _range_digest(image: Image, number: int) -> bytes | None:
+def _range_digest(image: Image, number: int, buffer: memoryview) -> bytes | None:
     found = RangeDigest()
     start, end = number * _RANGE, min((number + 1) * _RANGE, image.virtual_size)
-    for at in range(start, end, _WINDOW):
-        data = image.read(at, min(_WINDOW, end - at))
-        if any(data):
-            found.add((at - start) // _WINDOW, memoryview(data))
+    windows = windowed(image.segments(start, end), start, _WINDOW, range(ceil_div(end - start, _WINDOW)))
+    for window, segments in windows.items():
+        if any(segment.origin is not Origin.ZERO for segment in segments):
+            data = buffer[: segments[-1].end - segments[0].start]
+            image.fill(data, segments[0].start, segments)
+            if np.frombuffer(data, dtype=np.uint64).any():
+                found.add(window, data)
     return found.value()

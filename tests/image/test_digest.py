@@ -1,12 +1,17 @@
 """The template's digest, as docs/plan-format.md defines it."""
 
 import random
+import time
 
+import notation
 import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
+from oracle import source
 
-from batchdiff.image.digest import RangeDigest, combined
+from batchdiff.image import files
+from batchdiff.image.digest import RangeDigest, combined, content_digest
+from batchdiff.image.opening import open_image
 from batchdiff.planning.compare import WINDOW
 from batchdiff.planning.scan import RANGE
 from batchdiff.units import KIB, MIB
@@ -77,3 +82,43 @@ def test_place_size_and_content_matter():
 
 def test_the_label_tells_the_sizes():
     assert combined(9, {}).startswith(f"xxh3-128-{RANGE // MIB}m-{WINDOW // KIB}k:")
+
+
+class Reads:
+    """Bytes that are read, by offset."""
+
+    def __init__(self):
+        self.seen = []
+
+    def before(self, _fd, offset, length):
+        self.seen.append((offset, length))
+
+    def after(self, _fd, _offset, _length): ...
+
+    def settle(self): ...
+
+
+def test_an_image_has_the_digest_of_its_windows_and_holes_are_not_read(tmp_path):
+    text = f"{WINDOW}:- 4k:A {3 * WINDOW}:- 8k:0 64k:B {RANGE}:- 512:C"
+    path, content, reads = notation.write_raw(tmp_path / "a.raw", text), notation.content(text), Reads()
+    with open_image(source(path)) as image, files.observed_reads(reads):
+        found = content_digest(image, check=lambda: None)
+    windows = {at // WINDOW: content[at : at + WINDOW] for at in range(0, len(content), WINDOW)}
+    ranges = {}
+    for number, data in windows.items():
+        if any(data):
+            ranges.setdefault(number // (RANGE // WINDOW), {})[number % (RANGE // WINDOW)] = data
+    assert found == documented(len(content), ranges)
+    assert sum(length for _, length in reads.seen) < 128 * KIB
+
+
+def test_windows_of_written_zeros_do_not_matter_and_take_no_time(tmp_path):
+    """Byte by byte, 256 MiB would take seven seconds."""
+    path = tmp_path / "a.raw"
+    with path.open("wb") as file:
+        for _ in range(256):
+            file.write(bytes(MIB))
+    begin = time.process_time()
+    with open_image(source(path)) as image:
+        assert content_digest(image, check=lambda: None) == combined(256 * MIB, {})
+    assert time.process_time() - begin < 3

@@ -167,6 +167,10 @@ def xfs(folder: str, size: int) -> Iterator[str]:
     subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", disk], check=True)
     subprocess.run(["mount", "-o", "loop", disk, mount], check=True)
     try:
+        # Else all that is read and written would be in the page cache twice, and the fleet no longer fit into it.
+        findmnt = ["findmnt", "--noheadings", "--output", "SOURCE", mount]
+        device = subprocess.run(findmnt, capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run(["losetup", "--direct-io=on", device], check=True)
         yield os.path.join(mount, "fleet")
     finally:
         subprocess.run(["umount", mount], check=True)

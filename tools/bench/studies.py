@@ -132,7 +132,7 @@ def thousand(study: Study) -> None:
 def different(study: Study) -> None:
     """Guests that have nothing in common with their template."""
     with study.place("different") as folder:
-        fleet = fleets.raw(folder, size=study.size(2 * GIB), guests=4, changed=1)
+        fleet = fleets.raw(folder, size=study.size(4 * GIB), guests=4, changed=1)
         study.races.append(warm_race("different", fleet, entries_of(fleet, (PLAN, LIMIT)), study.rounds))
 
 
