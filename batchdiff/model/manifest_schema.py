@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import pkgutil
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from batchdiff.model.manifest_paths import missing_format
 from batchdiff.model.manifest_problems import Problems, YamlPath, show, suggestion
-from batchdiff.model.schema_check import conforms
+from batchdiff.model.schema import first_problem, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,13 +36,6 @@ class _Finding:
     raw: str
 
 
-@cache
-def manifest_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a manifest, version 1."""
-    schema: dict[str, Any] = json.loads(pkgutil.get_data("batchdiff.model", "schemas/manifest.schema.json") or "")
-    return schema
-
-
 def version_problem(data: dict[str, PlainData]) -> tuple[YamlPath, str] | None:
     """What keeps this from being a manifest of version 1; where anything does, no more can be said of it."""
     if "version" not in data:
@@ -60,12 +50,13 @@ def check_schema(data: PlainData, folder: str, problems: Problems) -> None:
 
     ``folder`` is where relative paths start, for the hint of what format a file has.
     """
-    if conforms(data, manifest_schema()):
+    schema = schema_of("manifest")
+    if first_problem(data, schema) is None:
         return
     # Importing jsonschema takes longer than all of ``batchdiff --help``.
     from jsonschema import Draft202012Validator  # noqa: PLC0415
 
-    for error in Draft202012Validator(manifest_schema()).iter_errors(data):
+    for error in Draft202012Validator(schema).iter_errors(data):
         finding = _Finding(
             rule=str(error.validator),
             argument=error.validator_value,

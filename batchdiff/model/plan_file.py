@@ -18,8 +18,8 @@ from batchdiff.model import own_names
 from batchdiff.model.plan import FORMAT_VERSION, Plan
 from batchdiff.model.plan_json import from_dict, to_dict
 from batchdiff.model.plan_recognition import check_is_plan
-from batchdiff.model.plan_schema import first_problem
 from batchdiff.model.plan_text import READABLE, canonical, encoded, parsed
+from batchdiff.model.schema import first_problem, schema_of
 from batchdiff.model.whole_file import write_whole
 
 _PLAN_AGAIN = "Run `batchdiff plan` again."
@@ -173,7 +173,7 @@ def _check_version(document: dict[str, Any], path: str) -> None:
 
 
 def _check_schema(document: dict[str, Any], path: str) -> None:
-    problem = first_problem(document)
+    problem = first_problem(document, schema_of("plan"))
     if problem is not None:
         raise PlanError(f"{path} is no valid plan", why=_cut(problem), remedy=_PLAN_AGAIN)
 

@@ -15,8 +15,8 @@ from manifest_texts import ROOT, guests, make, raw, read, schema_keys, write
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.manifest import Loss, Retire
 from batchdiff.model.manifest_file import check_shape
-from batchdiff.model.manifest_schema import manifest_schema
 from batchdiff.model.overlay_options import BackingPath, Compression
+from batchdiff.model.schema import schema_of
 
 EXAMPLES = sorted(glob.glob(f"{ROOT}/manifests/*.yaml"))
 
@@ -46,7 +46,7 @@ def test_every_key_and_word_is_documented():
     with open(f"{ROOT}/docs/manifest.md", encoding="utf-8") as file:
         text = file.read()
     words = (
-        schema_keys(manifest_schema())
+        schema_keys(schema_of("manifest"))
         | set(ImageFormat)
         | set(Compression)
         | set(BackingPath)
@@ -57,7 +57,7 @@ def test_every_key_and_word_is_documented():
 
 
 def test_the_schema_is_a_schema_and_knows_the_same_words():
-    schema = manifest_schema()
+    schema = schema_of("manifest")
     Draft202012Validator.check_schema(schema)
     definitions = schema["$defs"]
     assert definitions["format"]["enum"] == list(ImageFormat)

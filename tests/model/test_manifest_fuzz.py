@@ -14,7 +14,7 @@ from batchdiff.errors import ManifestError
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.manifest_file import read_manifest
-from batchdiff.model.manifest_schema import manifest_schema
+from batchdiff.model.schema import schema_of
 
 
 def one_way_or_the_other(content: bytes) -> None:
@@ -69,7 +69,7 @@ SCALARS = (
     | st.none()
     | st.text(alphabet=st.characters(exclude_characters="/*"))
 )
-KEYS = st.sampled_from(sorted(schema_keys(manifest_schema()))) | st.text(max_size=3)
+KEYS = st.sampled_from(sorted(schema_keys(schema_of("manifest")))) | st.text(max_size=3)
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=20
 )
