@@ -38,9 +38,11 @@ from batchdiff.planning.compare import (
     WindowBuffer,
     kinds_of,
     kinds_of_equal,
+    kinds_of_zeros,
 )
 from batchdiff.planning.mapping import MOST_KEPT, Mapped, Stride, mapped, spans_of
 from batchdiff.planning.spans import Span, Spans, merged, span_units
+from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB, align_up, ceil_div
 
 RANGE = 64 * MIB
@@ -209,6 +211,8 @@ class Scanner:
             return None
         try:
             there = guest.segments(at, at + WINDOW) if segments is None else segments
+            if all(segment.origin is Origin.ZERO for segment in there):
+                return kinds_of_zeros(window.equal)
             if window.stored:
                 left = unlike(window.stored, guest, there, (at + span[0], at + span[1]))
                 if left is None:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from commands import COMMAND, assert_no_traceback, batchdiff
-from scenes import SCENES, arguments, assert_ended, assert_nothing_is_lost, prepare
+from scenes import SCENES, arguments, assert_ended, assert_nothing_is_lost, prepare, seconds_of
 from seeds import seeded
 
 
@@ -27,19 +27,19 @@ def started(folder, scene) -> subprocess.Popen[str]:
     )
 
 
+# Not in the first third: Python itself ends by a signal, or with a traceback, while it starts.
 @pytest.mark.parametrize("rounds", [2, pytest.param(40, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", ["delete", "rebuild"])
 def test_one_signal(tmp_path, name, rounds):
     rng = seeded()
-    stopped = 0
+    stopped, whole = 0, seconds_of(tmp_path / "undisturbed", SCENES[name])
     for number in range(rounds):
         folder, scene = tmp_path / str(number), SCENES[name]
         prepare(folder, scene)
         with started(folder, scene) as process:
-            time.sleep(rng.uniform(0.5, 1.3))
+            time.sleep(rng.uniform(whole / 3, whole))
             process.send_signal(rng.choice([signal.SIGINT, signal.SIGTERM]))
             _, said = process.communicate(timeout=30)
-        # Python itself ends by SIGINT while it starts; nothing has been begun then.
         assert process.returncode in {0, 130, -signal.SIGINT, -signal.SIGTERM}
         assert_no_traceback(said)
         stopped += process.returncode == 130
@@ -49,16 +49,18 @@ def test_one_signal(tmp_path, name, rounds):
         batchdiff(*arguments(scene), cwd=folder)
         assert_ended(folder, scene)
     print(f"{name}: {stopped} of {rounds} were stopped")
+    assert stopped or rounds < 10
 
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(40, marks=pytest.mark.long)])
 def test_two_signals(tmp_path, rounds):
     rng = seeded()
+    whole = seconds_of(tmp_path / "undisturbed", SCENES["delete"])
     for number in range(rounds):
         folder, scene = tmp_path / str(number), SCENES["delete"]
         prepare(folder, scene)
         with started(folder, scene) as process:
-            time.sleep(rng.uniform(0.5, 1.3))
+            time.sleep(rng.uniform(whole / 3, whole))
             process.send_signal(signal.SIGINT)
             time.sleep(rng.uniform(0, 0.05))
             process.send_signal(signal.SIGTERM)

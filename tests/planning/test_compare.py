@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchdiff.extents import Kind
-from batchdiff.planning.compare import UNIT, WINDOW, WindowBuffer, kinds_of, kinds_of_equal
+from batchdiff.planning.compare import UNIT, WINDOW, WindowBuffer, kinds_of, kinds_of_equal, kinds_of_zeros
 
 UNITS = WINDOW // UNIT
 ZEROS = bytes(UNIT)
@@ -76,6 +76,13 @@ def test_kinds_are_those_of_the_model(windows):
 def test_kinds_of_an_equal_window_tell_its_zeros(units, first):
     expected = [Kind.SAME if any(unit) else Kind.SAME_ZERO for unit in spread(units, first)]
     assert kinds_of_equal(fill(template_buffer, units, first)).tolist() == expected
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from(CONTENTS), max_size=30), st.integers(0, UNITS - 30))
+def test_kinds_of_zeros_are_those_that_a_comparison_finds(units, first):
+    told = kinds_of_zeros(kinds_of_equal(fill(template_buffer, units, first)))
+    assert (None if told is None else told.tolist()) == compared(units, [], first)
 
 
 @settings(max_examples=50, deadline=None)
