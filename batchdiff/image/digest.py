@@ -25,6 +25,9 @@ from batchdiff.units import KIB, MIB, ceil_div
 
 _PREFIX = "xxh3-128-64m-512k:"
 _RANGE, _WINDOW = 64 * MIB, 512 * KIB
+_STRETCH = 4 * MIB
+"""What is mapped at once: up to 8,192 segments of each layer, if its clusters are tiny and in no order."""
+
 _NUMBER = struct.Struct("<Q")
 
 
@@ -64,23 +67,26 @@ def content_digest(image: Image, *, check: Callable[[], None]) -> str:
     buffer = memoryview(bytearray(_WINDOW))
     at = image.next_data(0)
     while at is not None:
-        check()
         number = at // _RANGE
-        digest = _range_digest(image, number, buffer)
+        digest = _range_digest(image, number, buffer, check)
         if digest is not None:
             ranges[number] = digest
         at = image.next_data((number + 1) * _RANGE)
     return combined(image.virtual_size, ranges)
 
 
-def _range_digest(image: Image, number: int, buffer: memoryview) -> bytes | None:
+def _range_digest(image: Image, number: int, buffer: memoryview, check: Callable[[], None]) -> bytes | None:
     found = RangeDigest()
     start, end = number * _RANGE, min((number + 1) * _RANGE, image.virtual_size)
-    windows = windowed(image.segments(start, end), start, _WINDOW, range(ceil_div(end - start, _WINDOW)))
-    for window, segments in windows.items():
-        if any(segment.origin is not Origin.ZERO for segment in segments):
+    for begin in range(start, end, _STRETCH):
+        check()
+        stop = min(begin + _STRETCH, end)
+        numbers = range(ceil_div(stop - begin, _WINDOW))
+        for window, segments in windowed(image.segments(begin, stop), begin, _WINDOW, numbers).items():
+            if all(segment.origin is Origin.ZERO for segment in segments):
+                continue
             data = buffer[: segments[-1].end - segments[0].start]
             image.fill(data, segments[0].start, segments)
             if np.frombuffer(data, dtype=np.uint64).any():
-                found.add(window, data)
+                found.add((begin - start) // _WINDOW + window, data)
     return found.value()

@@ -23,8 +23,11 @@ from batchdiff.image.image import Image
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB
 
-_NEAR = 8 * MIB
-"""Up to this many bytes between two segments, asking twice costs more than hearing of what is between them."""
+_NEAR = 4 * MIB
+"""Up to this many bytes between two segments one question is asked for both.
+
+For a file in pieces of 1 MiB on its disk that costs a tenth of two, for one in pieces of 4 KiB three times it.
+"""
 
 # A plain number: testing enumeration members costs more than all the rest here.
 _UNFIT = int(

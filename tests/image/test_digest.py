@@ -113,7 +113,7 @@ def test_an_image_has_the_digest_of_its_windows_and_holes_are_not_read(tmp_path)
 
 
 def test_windows_of_written_zeros_do_not_matter_and_take_no_time(tmp_path):
-    """Byte by byte, 256 MiB would take seven seconds."""
+    """Byte by byte, 256 MiB take four to seven seconds."""
     path = tmp_path / "a.raw"
     with path.open("wb") as file:
         for _ in range(256):

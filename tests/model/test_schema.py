@@ -95,6 +95,22 @@ def test_a_problem_is_said_with_its_place(where, value, said):
     assert first_problem(document, PLAN) == said
 
 
+def test_a_newline_at_the_end_is_part_of_a_value():
+    """jsonschema passes it over, as Python's regular expressions do."""
+    document = copy.deepcopy(DOCUMENT)
+    document["manifest"]["sha256"] = "0" * 64 + "\n"
+    assert "does not match" in first_problem(document, PLAN)
+
+
+@pytest.mark.parametrize("depth", [10, *range(900, 1000, 3), 5000])
+def test_a_value_may_be_nested_however_deeply(depth):
+    document, value = copy.deepcopy(DOCUMENT), []
+    for _ in range(depth):
+        value = [value]
+    document["generator"] = value
+    assert first_problem(document, PLAN).endswith("is no string")
+
+
 WHOLE = {
     "version": 1,
     "template": {"path": "t", "format": "qcow2", "backing": [{"path": "b", "format": "raw"}]},
