@@ -14,6 +14,7 @@ from types import FrameType
 from batchdiff.cli.arguments import parsed
 from batchdiff.cli.console import Console
 from batchdiff.errors import EXIT_BUG, EXIT_INTERRUPTED, BatchdiffError
+from batchdiff.signals import held_signals
 
 _REPORT_BUG = (
     "This is a bug in batchdiff; no original was deleted without a verified overlay. Please report it with the"
@@ -71,8 +72,10 @@ def _arguments(argv: list[str], console: Console) -> argparse.Namespace:
 
 
 def _verb(console: Console, arguments: argparse.Namespace) -> int:
-    # Imported by name: `show` must not wait for what only `plan` needs.
-    module = importlib.import_module(f"batchdiff.cli.{arguments.verb}")
+    # Imported by name: `show` must not wait for what only `plan` needs. And not cut in two: numpy takes Ctrl-C in
+    # the middle of its import for a broken installation.
+    with held_signals():
+        module = importlib.import_module(f"batchdiff.cli.{arguments.verb}")
     code: int = module.run(console, arguments)
     return code
 

@@ -15,23 +15,19 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar
 
 from batchdiff.errors import BatchdiffError, WorkerError
-from batchdiff.signals import signal_name
+from batchdiff.signals import HELD, held_signals, signal_name
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 # fork: a worker starts in 2 ms; spawn takes 0.3 s for the imports alone. The planner has no threads to lose.
 _context = multiprocessing.get_context("fork")
-
-# Held back while a worker starts, so that it never runs the planner's handlers, and while its record is closed.
-_HELD = {signal.SIGINT, signal.SIGTERM}
 
 
 @dataclass(slots=True)
@@ -103,7 +99,7 @@ def _started_worker(
     except OSError as error:
         raise _unstarted(error) from error
     process = _context.Process(target=_work, args=(start, theirs, [ours, *workers]), daemon=True)
-    with _held_signals():
+    with held_signals():  # it must never run the planner's handlers
         try:
             process.start()
             workers[ours] = _Worker(process, ours, task)
@@ -113,15 +109,6 @@ def _started_worker(
         finally:
             theirs.close()
     return workers[ours]
-
-
-@contextmanager
-def _held_signals() -> Iterator[None]:
-    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
 
 
 def _unstarted(error: OSError) -> WorkerError:
@@ -145,7 +132,7 @@ def _end(worker: _Worker[Task]) -> None:
     worker.pipe.close()
     worker.process.join()
     # multiprocessing closes what it keeps in a finalizer, where Ctrl-C would be lost, and shown as a traceback.
-    with _held_signals():
+    with held_signals():
         worker.process.close()
 
 
@@ -185,7 +172,7 @@ def _work(start: Callable[[], Callable[[Task], Result]], pipe: Connection, inher
     # Ctrl-C reaches the whole process group; the planner decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
     for connection in inherited:
         connection.close()  # else no worker would see the planner die
     work: Callable[[Task], Result] | None = None

@@ -14,7 +14,6 @@ Ranges are aligned to the largest cluster, so folding never crosses one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -232,23 +231,6 @@ class Scanner:
         """Closes every image."""
         for image in (self._template, *self._guests.values()):
             image.close()
-
-
-def ranges_with_data(images: list[Image]) -> Iterator[int]:
-    """The numbers of the ranges in which any image may have something else than zeros, ascending."""
-    following: list[int | None] = [0] * len(images)
-    at = 0
-    while True:
-        for index, image in enumerate(images):
-            known = following[index]
-            if known is not None and known <= at:
-                following[index] = image.next_data(at)
-        ahead = [offset for offset in following if offset is not None]
-        if not ahead:
-            return
-        number = max(min(ahead), at) // RANGE
-        yield number
-        at = (number + 1) * RANGE
 
 
 def _opened(source: ImageSource) -> Image:

@@ -14,7 +14,7 @@ from batchdiff.planning.checkpoint import Checkpoint
 from batchdiff.planning.findings import Findings
 from batchdiff.planning.pool import run_tasks
 from batchdiff.planning.resuming import binding_of, key_of, left, take_over
-from batchdiff.planning.scan import RANGE, RangeResult, ScanJob, Scanner, ranges_with_data
+from batchdiff.planning.scan import RANGE, RangeResult, ScanJob, Scanner
 from batchdiff.units import format_size
 
 Progress = Callable[[int, int], None]
@@ -66,6 +66,23 @@ def scanned(
                 checkpoint.add(result)
             meter.count(result.number, guests)
     return findings
+
+
+def ranges_with_data(images: list[Image]) -> Iterator[int]:
+    """The numbers of the ranges in which any image may have something else than zeros, ascending."""
+    following: list[int | None] = [0] * len(images)
+    at = 0
+    while True:
+        for index, image in enumerate(images):
+            known = following[index]
+            if known is not None and known <= at:
+                following[index] = image.next_data(at)
+        ahead = [offset for offset in following if offset is not None]
+        if not ahead:
+            return
+        number = max(min(ahead), at) // RANGE
+        yield number
+        at = (number + 1) * RANGE
 
 
 def _results(job: ScanJob, numbers: list[int], jobs: int) -> Iterator[RangeResult]:

@@ -1,6 +1,7 @@
 """A verb loads what it needs and no more: a start is most of what a short command takes."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -72,3 +73,27 @@ def test_a_report_loads_nothing(manifest):
 def test_numpy_starts_no_threads():
     done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "1"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_verb_is_loaded_is_no_bug(number):
+    """numpy, interrupted in the middle of its import, says that its installation is broken."""
+    script = f"""
+import importlib, os, signal, sys
+from batchdiff.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def loading(name, real=importlib.import_module):
+    try:
+        os.kill(os.getpid(), {int(number)})
+        return real(name)
+    except KeyboardInterrupt:
+        raise ImportError("the installation is broken") from None
+
+importlib.import_module = loading
+sys.exit(main.run(["show", "none"]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.startswith("batchdiff: interrupted")

@@ -40,7 +40,7 @@ def test_one_signal(tmp_path, name, rounds):
             time.sleep(rng.uniform(whole / 3, whole))
             process.send_signal(rng.choice([signal.SIGINT, signal.SIGTERM]))
             _, said = process.communicate(timeout=30)
-        assert process.returncode in {0, 130, -signal.SIGINT, -signal.SIGTERM}
+        assert process.returncode in {0, 130, -signal.SIGINT, -signal.SIGTERM}, said
         assert_no_traceback(said)
         stopped += process.returncode == 130
         assert_nothing_is_lost(folder)
@@ -67,7 +67,7 @@ def test_two_signals(tmp_path, rounds):
             began = time.monotonic()
             _, said = process.communicate(timeout=30)
         assert time.monotonic() - began < 10
-        assert process.returncode in {0, 130, -signal.SIGTERM, -signal.SIGINT}
+        assert process.returncode in {0, 130, -signal.SIGTERM, -signal.SIGINT}, said
         assert_no_traceback(said)
         assert_nothing_is_lost(folder)
         batchdiff(*arguments(scene), cwd=folder)

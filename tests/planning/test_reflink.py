@@ -18,7 +18,8 @@ from batchdiff.image.opening import open_image
 from batchdiff.image.sharing import has_shared_extents, placed, shared
 from batchdiff.model.manifest_file import read_manifest
 from batchdiff.planning.planner import make_plan
-from batchdiff.planning.scan import ScanJob, Scanner, ranges_with_data
+from batchdiff.planning.scan import ScanJob, Scanner
+from batchdiff.planning.scanning import ranges_with_data
 from batchdiff.units import KIB, MIB
 
 SIZE = 24 * MIB

@@ -18,8 +18,9 @@ from batchdiff.image import files
 from batchdiff.image.opening import open_image
 from batchdiff.image.packing import stored_in, unlike
 from batchdiff.model.overlay_options import CLUSTER_SIZES
-from batchdiff.planning import mapping, scan
-from batchdiff.planning.scan import ScanJob, Scanner, ranges_with_data
+from batchdiff.planning import mapping, scan, scanning
+from batchdiff.planning.scan import ScanJob, Scanner
+from batchdiff.planning.scanning import ranges_with_data
 from batchdiff.qcow2 import compression
 from batchdiff.units import KIB, MIB, TIB, ceil_div
 
@@ -29,7 +30,8 @@ FOLDED = [size for size in CLUSTER_SIZES if size >= naive.UNIT]
 @pytest.fixture(autouse=True)
 def small_ranges(monkeypatch):
     """Many ranges in small images; aligned to the largest cluster as always."""
-    monkeypatch.setattr(scan, "RANGE", 4 * MIB)
+    for module in (scan, scanning):
+        monkeypatch.setattr(module, "RANGE", 4 * MIB)
 
 
 def scanned(template, *guests):
