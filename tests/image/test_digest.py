@@ -99,7 +99,7 @@ class Reads:
 
 
 def test_an_image_has_the_digest_of_its_windows_and_holes_are_not_read(tmp_path):
-    text = f"{WINDOW}:- 4k:A {3 * WINDOW}:- 8k:0 64k:B {RANGE}:- 512:C"
+    text = f"{WINDOW}:- 4k:A {3 * WINDOW}:- 8k:0 64k:B {30 * MIB}:- 4k:D {RANGE}:- 512:C"
     path, content, reads = notation.write_raw(tmp_path / "a.raw", text), notation.content(text), Reads()
     with open_image(source(path)) as image, files.observed_reads(reads):
         found = content_digest(image, check=lambda: None)

@@ -170,6 +170,22 @@ def test_a_manifest_without_a_problem_is_valid_whatever_counts_as_an_integer(doc
     assert valid or first_problem(document, MANIFEST) is not None
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "n"}, "guests[1]: path is missing"),
+        ({"path": "g"}, "is not exactly one of what it may be"),
+        ({"other": 1}, "guests[1].other: 1 must not be there"),
+        ({"overlay": {"path": "o"}}, "guests[1].overlay.path: 'o' is not \"same\""),
+    ],
+)
+def test_what_a_glob_must_not_have_is_told_with_its_place(change, said):
+    document = copy.deepcopy(WHOLE)
+    document["guests"][1] |= change
+    assert said in first_problem(document, MANIFEST)
+    assert not VALIDATOR(MANIFEST).is_valid(document)
+
+
 @pytest.mark.parametrize("path", sorted(Path("manifests").glob("*.yaml")), ids=lambda path: path.name)
 def test_good_manifests_have_none(path):
     assert first_problem(yaml.safe_load(path.read_text()), MANIFEST) is None
