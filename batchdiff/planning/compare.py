@@ -98,7 +98,7 @@ def kinds_of_equal(window: WindowBuffer) -> Kinds:
 def kinds_of_zeros(equal: Kinds) -> Kinds | None:
     """The kinds of a guest's window that is nothing but zeros, or None where the template's is, too.
 
-    A guest that was trimmed has many; told from metadata, one takes a tenth of the time of a comparison.
+    A guest that was trimmed has many; told from metadata, a scan of such guests took a sixth of the time.
     """
     kinds = equal.copy()
     kinds[kinds == Kind.SAME] = Kind.ZERO
