@@ -65,7 +65,7 @@ def discard(path: str) -> None:
 
 def is_same_file(one: Fingerprint | None, other: Fingerprint | None) -> bool:
     """Whether both are of one file, whatever it holds."""
-    return one is not None and other is not None and (one.device, one.inode) == (other.device, other.inode)
+    return one is not None and other is not None and one.is_same_file(other)
 
 
 def where_is(names: Names, known: Fingerprint) -> OutgoingAt:

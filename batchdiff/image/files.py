@@ -103,7 +103,7 @@ def is_block_device(fd: int) -> bool:
 
 def identify(fd: int) -> Fingerprint:
     """The fingerprint of an open file."""
-    return fingerprint_of(os.fstat(fd), content_size(fd))
+    return fingerprint_of(fd, content_size(fd))
 
 
 def failed_read(path: str, offset: int, error: OSError) -> ImageError:

@@ -1,61 +1,112 @@
-"""What tells that a file is still the one that was planned."""
+"""Tells whether a file is still the one that was planned, weeks and reboots later.
+
+::
+
+    same file     inode and filesystem; if the filesystem has no lasting name: inode and device number, or
+                  inode, size and mtime, because device numbers change with a reboot
+    unchanged     the same file with the same size, mtime and ctime
+    block device  its size only: neither its number nor its times say anything about its content
+"""
 
 from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+
+from batchdiff.image.filesystem_id import filesystem_id, filesystem_id_at
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Fingerprint:
-    """Identity and last change of a file; of a block device, its device number and size only."""
+    """Identity and last change of a file. Two are equal if they are of one file that has not changed.
+
+    ``device`` is the number that the kernel gave the filesystem (or the block device) at that time;
+    ``filesystem`` is its lasting name, empty if it has none. A block device has inode 0 and no times.
+    """
 
     device: int
     inode: int
     size: int
     mtime_ns: int
     ctime_ns: int
+    filesystem: str = ""
 
-    def changes(self, now: Fingerprint) -> str:
-        """What differs from a later fingerprint, in words; empty where nothing does."""
-        names = [f.name for f in fields(self) if getattr(self, f.name) != getattr(now, f.name)]
-        if {"device", "inode"} & set(names):
-            return "another file stands in its place"
-        said = {
-            "size": f"its size changed from {self.size} to {now.size} bytes",
-            "mtime_ns": "it was written to (mtime)",
-            "ctime_ns": "its content or attributes, such as its mode, were changed (ctime)",
-        }
-        return " and ".join(said[name] for name in names)
+    @property
+    def vouches_for_content(self) -> bool:
+        """Whether an equal fingerprint means equal content. That of a block device never does."""
+        return self.inode != 0
+
+    def is_same_file(self, now: Fingerprint) -> bool:
+        """Whether both are of one file, whatever it holds."""
+        if self.inode != now.inode:
+            return False
+        if not self.vouches_for_content:
+            return self.size == now.size
+        if self.filesystem and now.filesystem:
+            return self.filesystem == now.filesystem
+        return self.device == now.device or (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
     def differs_in_ctime_only(self, now: Fingerprint) -> bool:
         """Whether it is that file, and at most its name or attributes were changed: nobody wrote to it."""
-        return replace(now, ctime_ns=self.ctime_ns) == self
+        return self.is_same_file(now) and (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
+
+    def changes(self, now: Fingerprint) -> str:
+        """What differs from a later fingerprint, in words; empty if nothing does."""
+        if not self.is_same_file(now):
+            return "another file stands in its place"
+        said = (
+            (self.size != now.size, f"its size changed from {self.size} to {now.size} bytes"),
+            (self.mtime_ns != now.mtime_ns, "it was written to (mtime)"),
+            (
+                self.ctime_ns != now.ctime_ns,
+                "its content or attributes, such as its mode, were changed (ctime)",
+            ),
+        )
+        return " and ".join(text for is_so, text in said if is_so)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Fingerprint) and self.is_same_file(other) and self._state == other._state
+
+    def __hash__(self) -> int:
+        return hash((self.inode, self._state))  # not by device: equal ones may have different numbers
+
+    @property
+    def _state(self) -> tuple[int, int, int]:
+        return self.size, self.mtime_ns, self.ctime_ns
 
 
-NO_FILE = Fingerprint(0, 0, 0, 0, 0)
+NO_FILE = Fingerprint(device=0, inode=-1, size=0, mtime_ns=0, ctime_ns=0)
 """What no file has; for one that is missing, or was never finished."""
 
 
-def fingerprint_of(info: os.stat_result, size: int) -> Fingerprint:
-    """The fingerprint of a file with that status and that size in bytes."""
+def fingerprint_of(fd: int, size: int) -> Fingerprint:
+    """The fingerprint of an open file of ``size`` bytes."""
+    info = os.fstat(fd)
     if stat.S_ISBLK(info.st_mode):
-        # The times of a device node say nothing about the content behind it.
         return Fingerprint(info.st_rdev, 0, size, 0, 0)
-    return Fingerprint(info.st_dev, info.st_ino, size, info.st_mtime_ns, info.st_ctime_ns)
+    return _of_regular(info, size, filesystem_id(fd))
 
 
 def fingerprint_at(path: str) -> Fingerprint | None:
-    """The fingerprint of a file by its path, without keeping it open; None where there is none to read."""
+    """The fingerprint of a file by its path, without keeping it open; None if there is none to read.
+
+    Symbolic links are followed only to a block device: /dev/vg/lv lasts, the /dev/dm-3 behind it does not.
+    """
     try:
-        info = os.stat(path, follow_symlinks=False)
+        info = os.lstat(path)
+        if stat.S_ISLNK(info.st_mode) and stat.S_ISBLK((behind := os.stat(path)).st_mode):
+            info = behind
         if not stat.S_ISBLK(info.st_mode):
-            return fingerprint_of(info, info.st_size)
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
+            return _of_regular(info, info.st_size, filesystem_id_at(os.path.dirname(path), info.st_dev))
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError):
         return None
     try:
-        return fingerprint_of(os.fstat(fd), os.lseek(fd, 0, os.SEEK_END))
+        return replace(fingerprint_of(fd, os.lseek(fd, 0, os.SEEK_END)), device=info.st_rdev)
     finally:
         os.close(fd)
+
+
+def _of_regular(info: os.stat_result, size: int, filesystem: str) -> Fingerprint:
+    return Fingerprint(info.st_dev, info.st_ino, size, info.st_mtime_ns, info.st_ctime_ns, filesystem)

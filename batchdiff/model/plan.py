@@ -11,7 +11,8 @@ from batchdiff.model.manifest import Retire
 from batchdiff.model.overlay_options import OverlayOptions
 from batchdiff.model.plan_runs import Runs
 
-FORMAT_VERSION = (1, 0)
+FORMAT_VERSION = (1, 1)
+"""1.1 added the lasting name of the filesystem to fingerprints."""
 
 
 class Verdict(enum.StrEnum):

@@ -112,7 +112,8 @@ def _planned_image(record: dict[str, Any]) -> PlannedImage:
 
 
 def _fingerprint(record: dict[str, Any]) -> Fingerprint:
-    return Fingerprint(**{name: record[name] for name in Fingerprint.__slots__})
+    # Plans of version 1.0 have no filesystem.
+    return Fingerprint(**{name: record[name] for name in Fingerprint.__slots__ if name in record})
 
 
 def _guest_plan(record: dict[str, Any]) -> GuestPlan:

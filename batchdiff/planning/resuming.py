@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from batchdiff.model.plan import PlannedImage
 from batchdiff.planning.checkpoint_records import Guests, Record, Recorded
@@ -23,12 +23,18 @@ SCAN_VERSION = 1
 
 def vouches(image: PlannedImage) -> bool:
     """Whether the fingerprints would tell a change of content: not those of block devices."""
-    return all(fingerprint.inode != 0 for fingerprint in image.fingerprints)
+    return all(fingerprint.vouches_for_content for fingerprint in image.fingerprints)
 
 
 def key_of(image: PlannedImage) -> str:
     """The exact state of an image as text; empty where there is none that vouches for its content."""
-    return json.dumps(asdict(image), sort_keys=True) if vouches(image) else ""
+    return json.dumps(asdict(_lasting(image)), sort_keys=True) if vouches(image) else ""
+
+
+def _lasting(image: PlannedImage) -> PlannedImage:
+    """Without device numbers that mean nothing after a reboot, wherever the filesystem has a lasting name."""
+    prints = tuple(replace(each, device=0) if each.filesystem else each for each in image.fingerprints)
+    return replace(image, fingerprints=prints)
 
 
 def binding_of(template: PlannedImage, *, sharing: bool, generator: str) -> str:

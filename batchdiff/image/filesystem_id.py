@@ -1,0 +1,74 @@
+"""A name for a filesystem that outlives reboots and remounts, which device numbers do not.
+
+::
+
+    ext4, XFS, tmpfs   FS_IOC_GETFSUUID (Linux 6.9); before that, /dev/disk/by-uuid, which udev keeps
+    btrfs              the UUID of the subvolume: each one numbers its inodes anew
+    NFS, FUSE, overlayfs, a UUID of zeros   none: "", and callers go by inode, size, times and content
+
+Source: Linux ``include/uapi/linux/fs.h`` (struct fsuuid2) and ``include/uapi/linux/btrfs.h`` (struct
+btrfs_ioctl_get_subvol_info_args).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from functools import lru_cache
+
+_FS_IOC_GETFSUUID = 0x80111500
+_BTRFS_IOC_GET_SUBVOL_INFO = 0x81F8943C
+_SUBVOLUME_INFO_BYTES, _SUBVOLUME_UUID_AT = 504, 296
+_BY_UUID = "/dev/disk/by-uuid"
+
+
+def filesystem_id(fd: int) -> str:
+    """The lasting name of the filesystem that an open file is on; empty if it has none."""
+    return _filesystem_uuid(fd) or _subvolume_uuid(fd) or _udev_uuid(os.fstat(fd).st_dev)
+
+
+def filesystem_id_at(folder: str, device: int) -> str:
+    """The same for a file in ``folder`` that reports ``device``, without opening the file itself.
+
+    Opening it could break a lease. Empty for a file that is a mount point of its own.
+    """
+    try:
+        fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        return filesystem_id(fd) if os.fstat(fd).st_dev == device else ""
+    finally:
+        os.close(fd)
+
+
+def _filesystem_uuid(fd: int) -> str:
+    answer = bytearray(17)  # its length, then up to 16 bytes
+    try:
+        fcntl.ioctl(fd, _FS_IOC_GETFSUUID, answer)
+    except OSError:
+        return ""
+    uuid = bytes(answer[1 : 1 + answer[0]])
+    return f"uuid:{uuid.hex()}" if any(uuid) else ""
+
+
+def _subvolume_uuid(fd: int) -> str:
+    answer = bytearray(_SUBVOLUME_INFO_BYTES)
+    try:
+        fcntl.ioctl(fd, _BTRFS_IOC_GET_SUBVOL_INFO, answer)
+    except OSError:
+        return ""
+    uuid = bytes(answer[_SUBVOLUME_UUID_AT : _SUBVOLUME_UUID_AT + 16])
+    return f"subvolume:{uuid.hex()}" if any(uuid) else ""
+
+
+@lru_cache(maxsize=64)
+def _udev_uuid(device: int) -> str:
+    """What udev calls the block device that a filesystem is on."""
+    try:
+        for name in sorted(os.listdir(_BY_UUID)):
+            if os.stat(os.path.join(_BY_UUID, name)).st_rdev == device:
+                return f"uuid:{name.replace('-', '').lower()}"
+    except OSError:
+        pass
+    return ""

@@ -1,0 +1,129 @@
+"""The sidecar of a template: what the template was when overlays were put on it, and which ones these are.
+
+qcow2 keeps no identity of a backing file, so a template that changes damages every overlay without a sign. The
+sidecar lets verify notice that, lets the next plan know what an earlier one has converted, and lets a lost
+journal be recovered. ``NAME.batchdiff-template.json``::
+
+    {"format_version": "1.1",
+     "template": {"path", "format", "virtual_size", "digest", "fingerprints": [...], "earlier": [[...], ...]},
+     "overlays": {"/images/web01.qcow2": {"guest": "web01", "plan": "sha256:...", "plan_path": "/images/...",
+                                          "original": "/images/web01.img", "fingerprint": {...}}}}
+
+Version 1.0 had only ``guest`` and ``plan`` for an overlay, and no ``earlier``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from batchdiff.image.fingerprint import Fingerprint
+from batchdiff.model import own_names
+from batchdiff.model.plan_file import read_regular
+
+VERSION = "1.1"
+LARGEST = 64 << 20
+"""An overlay takes about 700 bytes of it."""
+
+Chain = tuple[Fingerprint, ...]
+"""One fingerprint for each file of a template's chain, the template first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an overlay comes from; empty and None where an older batchdiff did not record it.
+
+    ``plan``: the plan's checksum; ``plan_path``: where it was; ``original``: the path of the guest that the
+    overlay was made from; ``fingerprint``: that of the overlay as it was published.
+    """
+
+    guest: str
+    plan: str
+    plan_path: str = ""
+    original: str = ""
+    fingerprint: Fingerprint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """What is recorded of a template. ``overlays`` by their absolute paths.
+
+    ``earlier``: what its fingerprints were before batchdiff itself changed its mode, with the same content.
+    """
+
+    digest: str
+    fingerprints: Chain
+    overlays: dict[str, Origin]
+    earlier: tuple[Chain, ...] = ()
+
+
+def sidecar_path(template_path: str, overlay_path: str) -> str:
+    """Where the sidecar of a template is: beside it, or for a block device beside the overlay.
+
+    In /dev it would be gone with the next reboot. The device's whole path is in the name then, so that two
+    volumes of one name don't share a sidecar.
+    """
+    try:
+        is_device = stat.S_ISBLK(os.stat(template_path).st_mode)
+    except OSError:
+        is_device = False
+    if not is_device:
+        return template_path + own_names.SIDECAR
+    name = template_path.strip("/").replace("/", "-")
+    return os.path.join(os.path.dirname(overlay_path), name + own_names.SIDECAR)
+
+
+def read_sidecar(path: str) -> Sidecar | None:
+    """The sidecar in a file; None if there is none, or none that can be read."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        document = json.loads(read_regular(path, LARGEST))
+        if str(document["format_version"]).split(".", 1)[0] == VERSION.split(".", 1)[0]:
+            return _from_document(document)
+    return None
+
+
+def to_document(sidecar: Sidecar, template: dict[str, Any]) -> dict[str, Any]:
+    """The plain values of a sidecar's file; ``template`` has path, format and virtual size."""
+    return {
+        "format_version": VERSION,
+        "template": template
+        | {
+            "digest": sidecar.digest,
+            "fingerprints": [asdict(each) for each in sidecar.fingerprints],
+            "earlier": [[asdict(each) for each in chain] for chain in sidecar.earlier],
+        },
+        "overlays": {path: asdict(origin) for path, origin in sorted(sidecar.overlays.items())},
+    }
+
+
+def _from_document(document: dict[str, Any]) -> Sidecar:
+    template = document["template"]
+    return Sidecar(
+        digest=str(template["digest"]),
+        fingerprints=_chain(template["fingerprints"]),
+        overlays={str(path): _origin(each) for path, each in document["overlays"].items()},
+        earlier=tuple(_chain(each) for each in template.get("earlier", ())),
+    )
+
+
+def _chain(values: list[dict[str, Any]]) -> Chain:
+    return tuple(_fingerprint(each) for each in values)
+
+
+def _origin(value: dict[str, Any]) -> Origin:
+    print_ = value.get("fingerprint")
+    return Origin(
+        guest=str(value["guest"]),
+        plan=str(value["plan"]),
+        plan_path=str(value.get("plan_path", "")),
+        original=str(value.get("original", "")),
+        fingerprint=None if print_ is None else _fingerprint(print_),
+    )
+
+
+def _fingerprint(value: dict[str, Any]) -> Fingerprint:
+    return Fingerprint(**{name: value[name] for name in Fingerprint.__slots__ if name in value})
