@@ -131,6 +131,19 @@ def test_space_on_disk_by_hand():
     assert disk_bytes(layout, 120 * KIB - 1) == 4 * 4 * KIB + 64 * KIB + 120 * KIB
 
 
+@pytest.mark.parametrize(("cluster_size", "less"), [(4096, 3 * 4 * KIB), (2048, 0)])
+def test_blocks_that_the_data_does_not_take(cluster_size, less):
+    """In clusters of a block or more the tables and the data count by themselves; smaller ones share blocks."""
+    units = from_kinds(np.array([Kind.DATA] * 17, dtype=np.uint8))
+    geometry = geometry_of(OverlayOptions(), cluster_size)
+    extents = extents_to_write(units, GIB, OverlayOptions(), geometry)
+    layout = layout_for(extents, GIB, geometry)
+    data = extents.units(Kind.DATA) * cluster_size
+    whole = ceil_div(layout.file_size, UNIT) * UNIT
+    assert disk_bytes(layout, data) == whole
+    assert disk_bytes(layout, data - 3 * 4 * KIB) == whole - less
+
+
 @settings(max_examples=60)
 @given(kinds_lists, options.filter(lambda chosen: chosen.cluster_size is not None))
 def test_space_on_disk_is_no_more_than_the_file(kinds, chosen):
