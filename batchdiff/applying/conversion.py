@@ -18,16 +18,17 @@ from dataclasses import replace
 
 from batchdiff.applying import retire
 from batchdiff.applying.endings import fate, lost
-from batchdiff.applying.notes import DELETED, Goal, Standing, Step
+from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.outgoing import OutgoingFile
 from batchdiff.applying.places import discard, is_same_file
 from batchdiff.applying.run import Run
 from batchdiff.applying.steps import Action, IncomingAt, OutgoingAt, Scene, next_action
 from batchdiff.applying.task import Task
-from batchdiff.errors import GuestError
+from batchdiff.errors import GuestError, ImageError
 from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.image.image import Image
+from batchdiff.image.opening import open_image
 from batchdiff.image.source import ImageSource
 from batchdiff.model import own_names
 from batchdiff.model.manifest import Retire
@@ -35,19 +36,29 @@ from batchdiff.model.whole_file import sync_folder
 
 
 class Conversion:
-    """One guest under way. ``notes`` are what the operator should know; ``original`` what became of it."""
+    """One guest under way. ``notes`` are what the operator should know; ``fate`` what became of the original."""
 
     def __init__(self, task: Task, run: Run) -> None:
         self.task, self._run = task, run
         known = run.journal.standing(task.guest)
         self._standing = Standing(Step.CHECKED, task.goal) if known is None else replace(known, goal=task.goal)
+        if known is not None and known.goal is not task.goal:
+            # What another verb did to the name of its own outgoing file says nothing of this one's.
+            self._standing = replace(self._standing, moved=False, deleting=False)
         self._incoming = task.incoming.known
         self._ready = task.incoming.ready
         self._verified = task.verified
         self._outgoing = OutgoingFile(task, run)
         self._done: set[Action] = set()
         self.notes: list[str] = []
-        self.original = ""
+        self.fate: Fate | None = None
+
+    @property
+    def aside(self) -> str | None:
+        """Where the original is in quarantine."""
+        if self.fate is not Fate.QUARANTINED:
+            return None
+        return self.task.older or self.task.outgoing.names.at(self._outgoing.where)
 
     @property
     def done(self) -> frozenset[Action]:
@@ -107,7 +118,8 @@ class Conversion:
     def _incoming_at(self) -> IncomingAt:
         now = fingerprint_at(self.task.incoming.source.path)
         if self.task.incoming.published:
-            return IncomingAt.PUBLISHED if is_same_file(self._incoming, now) else IncomingAt.LOST
+            # Whatever file is there now is what the VM sees; whether that may be is for the comparison to say.
+            return IncomingAt.LOST if now is None else IncomingAt.PUBLISHED
         if self._incoming is not None and now is not None and self._incoming.differs_in_ctime_only(now):
             return IncomingAt.PUBLISHED
         if self._ready is not None:
@@ -133,6 +145,11 @@ class Conversion:
                 # Once more under a name that nobody knows: who has not opened it by now, will not.
                 fd = self._image().layers[0].fd
                 self._outgoing.require_alone()
+                self._outgoing.require_nothing_on_it(
+                    self.task.outgoing.names.own, self.task.outgoing.names.quarantine
+                )
+                if not self._standing.deleting:
+                    self._note(Step.RETIRING, deleting=True)
                 retire.delete(fd, self.task.outgoing.names.deleting, self._run.template)
             case _:
                 if self._incoming_at() is not IncomingAt.LOST:
@@ -173,6 +190,8 @@ class Conversion:
 
     def _publish(self) -> None:
         source, target = str(self._ready), self.task.incoming.source.path
+        if source != self._standing.temporary:
+            self._require_free(source)
         fd = open_image_file(source)
         try:
             if not is_same_file(self._incoming, identify(fd)):
@@ -185,15 +204,26 @@ class Conversion:
         self._note(Step.PUBLISHED, self._incoming)
         self.notes += self.task.on_published()
 
+    def _require_free(self, path: str) -> None:
+        """An original that gets its name back: whatever knows it by the name that it has now would lose it."""
+        found = self._run.dependents.on(path)
+        if found:
+            raise GuestError(
+                f"{path} was not given its name back",
+                why=f"it is the backing file of {' and '.join(found)}",
+                remedy="Convert or remove what rests on it first, then run the same command again.",
+            )
+
     def _move_outgoing(self, target: str) -> None:
         image = self._image()
         self._outgoing.check_unchanged()
         self._outgoing.require_alone()
+        self._outgoing.require_nothing_on_it()
         self._move(image.layers[0].fd, self._outgoing.path, target)
 
     def _move(self, fd: int, source: str, target: str) -> None:
-        if not self._standing.moved:
-            self._note(Step.RETIRING, moved=True)
+        if not self._standing.moved or self._standing.deleting:
+            self._note(Step.RETIRING, moved=True, deleting=False)
         retire.move(fd, source, target)
         self._run.journal.record_changed(identify(fd))
 
@@ -201,6 +231,12 @@ class Conversion:
         """Undoes what a process that died, or this one, did to the outgoing file's name."""
         names = self.task.outgoing.names
         source, target = self._outgoing.path, names.quarantine if os.path.lexists(names.own) else names.own
+        if source == target:
+            raise GuestError(
+                f"another file stands at {names.own}",
+                why=f"the original that was planned is in quarantine as {source}",
+                remedy="Plan again for what is there now. `batchdiff purge --used` of this plan ends the quarantine.",
+            )
         fd = open_image_file(source)
         try:
             self._move(fd, source, target)
@@ -215,26 +251,29 @@ class Conversion:
         self._standing = replace(self._standing, temporary=None)
 
     def _settle(self) -> None:
-        self.original = self._fate()
+        self.fate = self._fate()
         keeps = self.task.goal is Goal.APPLY and self.task.retire is Retire.KEEP
-        if not keeps and self._standing.step is not self.task.final:
-            self._note(self.task.final, original=self.original)
+        if not keeps and self._standing.step not in {self.task.final, Step.PURGED}:
+            self._note(self.task.final, fate=self.fate, aside=self.aside)
 
-    def _fate(self) -> str:
+    def _fate(self) -> Fate:
         where = self._outgoing.where
-        if Action.UNLINK in self._done:
-            return DELETED
-        if where is OutgoingAt.GONE and self._standing.original:
-            return self._standing.original
-        if where is OutgoingAt.GONE and not self._standing.moved:
-            self._require_as_published()
-        return fate(self.task.outgoing.names, where)
+        if self.task.older is not None:
+            return Fate.QUARANTINED
+        if Action.UNLINK in self._done or (where is OutgoingAt.GONE and self._standing.deleting):
+            return Fate.DELETED
+        if where is OutgoingAt.GONE and self._standing.fate is not None:
+            return self._standing.fate
+        if where is OutgoingAt.GONE and self.task.goal is Goal.APPLY:
+            self._require_an_overlay()
+        return fate(where)
 
-    def _require_as_published(self) -> None:
-        """The outgoing file went without our doing: then the incoming one must be what it was."""
-        known, now = self._incoming, fingerprint_at(self.task.incoming.source.path)
-        if known is None or now is None or not known.differs_in_ctime_only(now):
-            raise self._lost()
+    def _require_an_overlay(self) -> None:
+        """The original went without our doing: then what stands in its place must at least be an image that opens."""
+        try:
+            open_image(self.task.incoming.source).close()
+        except ImageError as error:
+            raise self._lost() from error
 
     def _lost(self) -> GuestError:
         return lost(self.task.outgoing.names, self._outgoing.where, self.task.incoming.source.path)
@@ -243,11 +282,14 @@ class Conversion:
         standing = replace(self._standing, step=step, **changes)  # type: ignore[arg-type]  # fields of a standing
         if identity is not None:
             standing = self.task.note(standing, identity)
+        if step is Step.RESTORED:  # nothing of the conversion is left, but perhaps an older original
+            standing = Standing(step, self.task.goal, fate=standing.fate, aside=standing.aside)
         if step in {Step.PUBLISHED, self.task.final}:
             standing = replace(standing, temporary=None)
         self._run.journal.record(self.task.guest, standing)
+        if step is not self._standing.step or step is Step.CHECKED:
+            self._run.session.watch.step(self.task.guest, step)
         self._standing = standing
-        self._run.session.watch.step(self.task.guest, step)
 
     def abandon(self) -> None:
         """Undoes what was not published: the outgoing file has its name again, nothing half-done is left."""
