@@ -27,9 +27,10 @@ class Heads:
         self._known: dict[Identity, tuple[_State, tuple[Named, ...]]] = {}
 
     def names(self, path: str, status: os.stat_result) -> tuple[Named, ...]:
-        """What a regular file names, which has that status; nothing if it has gone or is not an image.
+        """What a file names, which has that status; nothing if it has gone or is not an image.
 
-        The file is opened for reading, without waiting and without following a symbolic link.
+        It is opened for reading, without waiting and without following a symbolic link. A block device is read
+        each time, because its times say nothing about its content.
 
         :raises OSError: it cannot be read, so nothing is known of it.
         """
@@ -42,10 +43,11 @@ class Heads:
             return ()
         try:
             now = os.fstat(fd)
-            names = names_in(_head(fd)) if stat.S_ISREG(now.st_mode) else ()
+            is_device = stat.S_ISBLK(now.st_mode)
+            names = names_in(_head(fd)) if is_device or stat.S_ISREG(now.st_mode) else ()
         finally:
             os.close(fd)
-        if time.time_ns() - max(now.st_mtime_ns, now.st_ctime_ns) > _SETTLED_NS:
+        if not is_device and time.time_ns() - max(now.st_mtime_ns, now.st_ctime_ns) > _SETTLED_NS:
             self._known[identity_in(now)] = (_state(now), names)
         return names
 

@@ -5,8 +5,9 @@
     c.qcow2  ->  mid.qcow2  ->  a.img         take_in("c.qcow2") goes down, on("a.img") comes back up:
                                               mid.qcow2 and c.qcow2 rest on a.img
 
-Nothing but regular files is opened, for their heads alone. Files are told apart by identity, not by name. A name
-that leads to no file counts by where it leads, with all symbolic links resolved.
+Only heads are read: of regular files, and of block devices that the caller names. A device that only a head names
+is not opened, because opening some devices has effects. Files are told apart by identity, not by name; a name that
+leads to no file counts by where it leads, with all symbolic links resolved.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class RestingImages:
 
     def __init__(self, heads: Heads, untouched: frozenset[Identity] = frozenset()) -> None:
         self._heads, self._untouched = heads, untouched
+        self._devices: set[Identity] = set()
         self._above: dict[Ground, set[Identity]] = {}
         self._paths: dict[Identity, str] = {}
         self._unread: dict[Ground, Unread] = {}
@@ -54,11 +56,16 @@ class RestingImages:
         return self._unread
 
     def take_in(self, path: str) -> Unread | None:
-        """Takes in an image with its whole chain; says so if the image itself cannot be read."""
+        """Takes in an image, in a file or on a block device, with its whole chain.
+
+        If the image itself cannot be read, it says so.
+        """
+        place = self._place(path)
+        if place.identity is not None and place.is_device:
+            self._devices.add(place.identity)
         pending = [path]
         while pending:
             pending += self._below(self._place(pending.pop()))
-        place = self._place(path)
         return self._unread.get(place.path if place.identity is None else place.identity)
 
     def take_in_folder(self, folder: str, *, but: str) -> None:
@@ -72,7 +79,8 @@ class RestingImages:
             listed = [entry for entry in entries if not entry.name.endswith(but)]
         for entry in listed:
             if entry.is_symlink():
-                self.take_in(entry.path)
+                if self._place(entry.path).is_regular:
+                    self.take_in(entry.path)
             elif entry.is_file(follow_symlinks=False):
                 with contextlib.suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
@@ -99,22 +107,15 @@ class RestingImages:
 
     def _below(self, place: _Place) -> Iterator[str]:
         """Notes what a file names, and gives the paths of those that may name further ones."""
-        identity, status = place.identity, place.status
+        identity = place.identity
         if place.error is not None:
             self._unread[place.path] = Unread(place.path, place.error)
-        if identity is None or status is None or not place.is_regular or identity in self._untouched:
+        if identity is None or identity in self._untouched or not (place.is_regular or identity in self._devices):
             return
         self._paths.setdefault(identity, place.path)
         folders = [folder for folder in place.folders if (identity, folder) not in self._entered]
-        if not folders:
-            return
         self._entered.update((identity, folder) for folder in folders)
-        try:
-            names = self._heads.names(place.path, status)
-        except OSError as error:
-            self._unread[identity] = Unread(place.path, error)
-            return
-        for named in names:
+        for named in self._names(place, identity) if folders else ():
             for path in _paths_of(named, folders):
                 below = self._place(path)
                 for ground in (below.path, below.identity):
@@ -122,6 +123,13 @@ class RestingImages:
                         self._above.setdefault(ground, set()).add(identity)
                 if not named.ends_there:
                     yield path
+
+    def _names(self, place: _Place, identity: Identity) -> tuple[Named, ...]:
+        try:
+            return () if place.status is None else self._heads.names(place.path, place.status)
+        except OSError as error:
+            self._unread[identity] = Unread(place.path, error)
+            return ()
 
 
 class _Place(NamedTuple):
@@ -141,6 +149,10 @@ class _Place(NamedTuple):
     @property
     def is_regular(self) -> bool:
         return self.status is not None and stat.S_ISREG(self.status.st_mode)
+
+    @property
+    def is_device(self) -> bool:
+        return self.status is not None and stat.S_ISBLK(self.status.st_mode)
 
 
 def _located(path: str) -> _Place:

@@ -4,7 +4,8 @@
 
     where               the folder of the file, the folders of the plan, and those of the overlays that the file's
                         own sidecar names
-    which images        every regular file there whose head names another one, whatever it is called; whole chains
+    which images        every regular file there whose head names another one, whatever it is called, and the
+                        qcow2 guests of the plan, also on block devices; whole chains
     who is one file     by identity, also through links; a name that the file had a moment ago counts by its path
 
 Each call looks anew, so that an image made a second ago is seen.
@@ -19,7 +20,11 @@ from collections.abc import Iterable, Iterator
 from batchdiff.image.heads import Heads
 from batchdiff.image.identity import Identity, identity_of
 from batchdiff.image.resting import Ground, RestingImages, Unread
+from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model import own_names
+from batchdiff.model.image_folders import folders_of_manifest, folders_of_plan
+from batchdiff.model.manifest import Manifest
+from batchdiff.model.plan import Plan
 from batchdiff.model.sidecar import read_sidecar
 
 _ASIDE = (own_names.QUARANTINE, own_names.OVERLAY_ASIDE, own_names.DELETING)
@@ -36,10 +41,14 @@ class Forbidden(enum.Enum):
 
 
 class Dependents:
-    """Looks for what rests on files, in these folders and wherever each file itself leads."""
+    """Looks for what rests on files, in these folders and wherever each file itself leads.
 
-    def __init__(self, folders: Iterable[str]) -> None:
+    ``images``: those that are looked at in any case, wherever they are, also on block devices.
+    """
+
+    def __init__(self, folders: Iterable[str], *, images: Iterable[str] = ()) -> None:
         self._folders = sorted({os.path.realpath(folder) for folder in folders})
+        self._images = sorted(set(images))
         self._heads = Heads()
 
     def on(
@@ -57,16 +66,33 @@ class Dependents:
         """
         own = identity_of(path)
         look = _Look(self._heads, frozenset() if own is None else frozenset({own}))
-        look.take_in(path, former, self._folders)
+        look.take_in_all(self._folders, self._images)
+        look.take_in(path, former)
         return look.answer(path, former, but, forbidden)
 
     def on_each(self, paths: Iterable[str], *, forbidden: Forbidden = Forbidden.COUNTS) -> dict[str, list[str]]:
         """The same for many files, with one look, which may open them: they must not be held."""
         paths = list(paths)
         look = _Look(self._heads, frozenset())
+        look.take_in_all(self._folders, self._images)
         for path in paths:
-            look.take_in(path, (), self._folders)
+            look.take_in(path, ())
         return {path: look.answer(path, (), (), forbidden) for path in paths}
+
+
+def dependents_in_manifest(manifest: Manifest) -> Dependents:
+    """Looks for what rests on the guests of a manifest."""
+    guests = [guest.image for guest in (*manifest.guests, *manifest.left_out)]
+    return Dependents(folders_of_manifest(manifest), images=_qcow2(guests))
+
+
+def dependents_in_plan(plan: Plan) -> Dependents:
+    """Looks for what rests on the guests or overlays of a plan."""
+    return Dependents(folders_of_plan(plan), images=_qcow2([guest.source for guest in plan.guests]))
+
+
+def _qcow2(sources: Iterable[ImageSource]) -> list[str]:
+    return [source.path for source in sources if source.format is ImageFormat.QCOW2]
 
 
 class _Look:
@@ -78,10 +104,16 @@ class _Look:
         self._closed: list[Unread] = []
         self._doubtful: dict[str, list[str]] = {}
 
-    def take_in(self, path: str, former: Iterable[str], folders: Iterable[str]) -> None:
-        """Takes in all that is looked into for a file."""
+    def take_in_all(self, folders: Iterable[str], images: Iterable[str]) -> None:
+        """Takes in what is looked into for every file."""
+        self._take_in_folders(folders)
+        for image in images:
+            self._resting.take_in(image)
+
+    def take_in(self, path: str, former: Iterable[str]) -> None:
+        """Takes in what is looked into for this file."""
         self._doubtful[path] = []
-        self._take_in_folders([os.path.realpath(os.path.dirname(path)), *folders])
+        self._take_in_folders([os.path.realpath(os.path.dirname(path))])
         for sidecar in _sidecars_of((path, *former)):
             self._take_in_sidecar(path, sidecar)
 

@@ -12,8 +12,7 @@ from batchdiff.image.opening import inspect, open_image, peek_header, resolved_b
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.image.underlying import all_underlying
 from batchdiff.image.usage import Purpose, require_unused
-from batchdiff.model.dependents import Dependents, Forbidden
-from batchdiff.model.image_folders import folders_of_manifest
+from batchdiff.model.dependents import Forbidden, dependents_in_manifest
 from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
 from batchdiff.model.plan import PlannedImage, Verdict
 from batchdiff.units import format_size
@@ -66,7 +65,7 @@ def examined(entry: GuestEntry, template: PlannedImage, manifest: Manifest) -> C
 
 def without_backing_files(parts: list[Candidate | Dismissed], manifest: Manifest) -> list[Candidate | Dismissed]:
     """Dismisses guests that something else rests on, whatever becomes of that: it would be lost with them."""
-    dependents = Dependents(folders_of_manifest(manifest))
+    dependents = dependents_in_manifest(manifest)
     paths = [part.entry.image.path for part in parts if isinstance(part, Candidate)]
     resting = dependents.on_each(paths, forbidden=Forbidden.IGNORED)
     guests = {entry.image.path: entry.name for entry in (*manifest.guests, *manifest.left_out)}

@@ -138,6 +138,12 @@ def test_an_image_in_another_folder(guest, other):
     assert on(guest, other) == [str(path)]
 
 
+def test_an_image_that_is_named_is_looked_at_wherever_it_is(guest, other):
+    path = above(other / "new.qcow2", guest)
+    found = Dependents([], images=[str(path), str(other / "gone.qcow2")]).on(str(guest))
+    assert found == [str(path)]
+
+
 def test_a_hard_link_to_it_is_no_other_file(pool, guest, other):
     os.link(guest, other / "name.img")
     os.link(guest, pool / "name.qcow2")

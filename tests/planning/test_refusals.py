@@ -232,3 +232,33 @@ def test_nothing_is_deleted_where_the_template_cannot_be_traced(tmp_path, loops)
     guests = ("guest.img", "raw"), ("other.img", "raw")
     assert [guest.verdict for guest in planned(tmp_path, device, *guests, retire="delete")] == [Verdict.REFUSE] * 2
     assert planned(tmp_path, device, *guests)[1].verdict is not Verdict.REFUSE
+
+
+def test_a_guest_that_an_image_on_a_block_device_rests_on(tmp_path, loops, lower):
+    """The device is no guest that can be compared, for its chain is not declared: it needs what is below it."""
+    image = above(tmp_path / "upper.img", lower)
+    os.truncate(image, 4 << 20)
+    (tmp_path / "upper").symlink_to(loops(image))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    image.rename(elsewhere / "upper.img")
+    below, upper = planned(tmp_path, "template.img", ("lower.img", "raw"), ("upper", "qcow2"), retire="delete")
+    assert (below.verdict, upper.verdict) == (Verdict.REFUSE, Verdict.REFUSE)
+    assert "backing file of the guest upper" in below.reason
+
+
+def test_no_block_device_is_opened_because_an_image_names_it(tmp_path, loops, lower, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    image = above(elsewhere / "upper.img", lower)
+    os.truncate(image, 4 << 20)
+    device = loops(image)
+    above(tmp_path / "top.qcow2", device, "qcow2")
+    (tmp_path / "link").symlink_to(device)
+    opened = []
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda path, *rest, **more: opened.append(path) or real(path, *rest, **more))
+    (below,) = planned(tmp_path, "template.img", ("lower.img", "raw"))
+    assert below.verdict is not Verdict.REFUSE
+    assert str(tmp_path / "top.qcow2") in opened
+    assert device not in opened
