@@ -3,7 +3,7 @@
 ::
 
     accepted    by plan, sidecar or digest, when the command began      (applying/template.py)
-    expected    the same fingerprints until it ends; what batchdiff itself does to a name or a mode may change ctime
+    expected    the same fingerprints until it ends; but ctime may change by what batchdiff does to name or mode
 
 A descriptor does not see that somebody renamed another file to its path, so both are looked at.
 """

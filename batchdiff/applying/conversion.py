@@ -17,18 +17,18 @@ import os
 from dataclasses import replace
 
 from batchdiff.applying import retire
-from batchdiff.applying.endings import fate, lost
+from batchdiff.applying.endings import fate, lost, opens
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.outgoing import OutgoingFile
 from batchdiff.applying.places import discard, is_same_file
+from batchdiff.applying.resting_on import require_nothing_on
 from batchdiff.applying.run import Run
 from batchdiff.applying.steps import Action, IncomingAt, OutgoingAt, Scene, next_action
 from batchdiff.applying.task import Task
-from batchdiff.errors import GuestError, ImageError
+from batchdiff.errors import GuestError
 from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.image.image import Image
-from batchdiff.image.opening import open_image
 from batchdiff.image.source import ImageSource
 from batchdiff.model import own_names
 from batchdiff.model.manifest import Retire
@@ -191,7 +191,8 @@ class Conversion:
     def _publish(self) -> None:
         source, target = str(self._ready), self.task.incoming.source.path
         if source != self._standing.temporary:
-            self._require_free(source)
+            # An original that gets its name back: what knows it by its name in quarantine would lose it.
+            require_nothing_on(self._run.dependents, source)
         fd = open_image_file(source)
         try:
             if not is_same_file(self._incoming, identify(fd)):
@@ -203,16 +204,6 @@ class Conversion:
         self._run.journal.record_changed(self._incoming)
         self._note(Step.PUBLISHED, self._incoming)
         self.notes += self.task.on_published()
-
-    def _require_free(self, path: str) -> None:
-        """An original that gets its name back: whatever knows it by the name that it has now would lose it."""
-        found = self._run.dependents.on(path)
-        if found:
-            raise GuestError(
-                f"{path} was not given its name back",
-                why=f"it is the backing file of {' and '.join(found)}",
-                remedy="Convert or remove what rests on it first, then run the same command again.",
-            )
 
     def _move_outgoing(self, target: str) -> None:
         image = self._image()
@@ -235,7 +226,7 @@ class Conversion:
             raise GuestError(
                 f"another file stands at {names.own}",
                 why=f"the original that was planned is in quarantine as {source}",
-                remedy="Plan again for what is there now. `batchdiff purge --used` of this plan ends the quarantine.",
+                remedy="Plan again for what is there now; `batchdiff purge --used` ends the quarantine.",
             )
         fd = open_image_file(source)
         try:
@@ -258,22 +249,16 @@ class Conversion:
 
     def _fate(self) -> Fate:
         where = self._outgoing.where
-        if self.task.older is not None:
-            return Fate.QUARANTINED
-        if Action.UNLINK in self._done or (where is OutgoingAt.GONE and self._standing.deleting):
+        gone = where is OutgoingAt.GONE
+        if self.task.goal is Goal.RESTORE:  # the overlay went; the original is back, or its image is rebuilt
+            return Fate.KEPT if self.task.older is None else Fate.QUARANTINED
+        if Action.UNLINK in self._done or (gone and self._standing.deleting):
             return Fate.DELETED
-        if where is OutgoingAt.GONE and self._standing.fate is not None:
+        if gone and self._standing.fate is not None:
             return self._standing.fate
-        if where is OutgoingAt.GONE and self.task.goal is Goal.APPLY:
-            self._require_an_overlay()
+        if gone and not opens(self.task.incoming.source):
+            raise self._lost()
         return fate(where)
-
-    def _require_an_overlay(self) -> None:
-        """The original went without our doing: then what stands in its place must at least be an image that opens."""
-        try:
-            open_image(self.task.incoming.source).close()
-        except ImageError as error:
-            raise self._lost() from error
 
     def _lost(self) -> GuestError:
         return lost(self.task.outgoing.names, self._outgoing.where, self.task.incoming.source.path)

@@ -5,12 +5,23 @@ from __future__ import annotations
 from batchdiff.applying.notes import Fate
 from batchdiff.applying.places import Names
 from batchdiff.applying.steps import OutgoingAt
-from batchdiff.errors import GuestError
+from batchdiff.errors import GuestError, ImageError
+from batchdiff.image.opening import open_image
+from batchdiff.image.source import ImageSource
 
 
 def fate(where: OutgoingAt) -> Fate:
     """What became of an original that this process has not deleted."""
     return {OutgoingAt.GONE: Fate.GONE, OutgoingAt.NAMED: Fate.KEPT}.get(where, Fate.QUARANTINED)
+
+
+def opens(overlay: ImageSource) -> bool:
+    """Whether what stands in the place of an original that somebody removed is at least an image that opens."""
+    try:
+        open_image(overlay).close()
+    except ImageError:
+        return False
+    return True
 
 
 def lost(names: Names, where: OutgoingAt, incoming: str) -> GuestError:

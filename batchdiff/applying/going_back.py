@@ -17,6 +17,7 @@ from batchdiff.applying import retire
 from batchdiff.applying.notes import Goal, Standing, Step
 from batchdiff.applying.pipeline import as_told
 from batchdiff.applying.places import overlay_names
+from batchdiff.applying.resting_on import require_nothing_on
 from batchdiff.applying.run import Session, folders_of
 from batchdiff.applying.sidecar import forget_overlay
 from batchdiff.applying.whereabouts import Found, find_original, find_overlay
@@ -97,10 +98,4 @@ def _moved_aside(overlay: Found, guest: GuestPlan, dependents: Dependents) -> Fo
 def _require_free(path: str, objection: str, dependents: Dependents) -> None:
     if objection:
         raise InUseError(f"{path} was not renamed", why=objection, remedy="End what uses it, then try again.")
-    found = dependents.on(path)
-    if found:
-        raise GuestError(
-            f"{path} was not renamed",
-            why=f"it is the backing file of {' and '.join(found)}",
-            remedy="Convert or remove what rests on it first, then run the same command again.",
-        )
+    require_nothing_on(dependents, path)

@@ -61,9 +61,9 @@ class Standing:
 
     ``temporary``: the file under way. ``overlay``: the overlay as it was verified or published; ``published``:
     whether it got its name. ``rebuilt``: an image that restore has made, as it was verified. ``moved``: the
-    outgoing file's name has begun to change, so its ctime may be another. ``deleting``: it is about to be unlinked,
-    so if it is gone, that was our doing. ``fate``: what became of the original;
-    ``aside``: its path in quarantine. A guest at RESTORED is over, but for an older original that is still aside.
+    outgoing file's name has begun to change, so its ctime may be another. ``deleting``: it is about to be
+    unlinked, so if it is gone, that was our doing. ``fate``: what became of the original; ``aside``: its path in
+    quarantine. A guest at RESTORED is done with, except for an older original that is still aside.
     """
 
     step: Step

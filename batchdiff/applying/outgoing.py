@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from batchdiff.applying import retire
 from batchdiff.applying.places import where_is
+from batchdiff.applying.resting_on import require_nothing_on
 from batchdiff.applying.run import Run
 from batchdiff.applying.steps import OutgoingAt
 from batchdiff.applying.task import Task
@@ -102,20 +103,13 @@ class OutgoingFile:
             )
 
     def require_nothing_on_it(self, *former: str) -> None:
-        """No other image has it in its backing chain; looked for at this moment, because a linked clone takes no lock.
+        """No other image has it in its backing chain: looked for now, because a linked clone takes no lock.
 
         ``former``: names that it had until a moment ago, by which such an image may still know it.
 
         :raises GuestError: one has.
         """
-        path = self.path
-        found = self._run.dependents.on(path, former=former)
-        if found:
-            raise GuestError(
-                f"{path} was not retired",
-                why=f"it is the backing file of {' and '.join(found)}, which would be lost with it",
-                remedy="Convert or remove what rests on it first, then run the same command again.",
-            )
+        require_nothing_on(self._run.dependents, self.path, *former)
 
     def close(self) -> None:
         """Lets go of it."""

@@ -14,13 +14,11 @@ from dataclasses import replace
 
 from batchdiff.applying.notes import Fate, Standing, Step
 from batchdiff.applying.places import original_names
-from batchdiff.applying.template import sidecars_of
 from batchdiff.applying.whereabouts import Found, find_original
 from batchdiff.errors import BatchdiffError
 from batchdiff.image.fingerprint import fingerprint_at
-from batchdiff.image.opening import peek_header, resolved_backing
 from batchdiff.model.plan import GuestPlan, Plan, Verdict
-from batchdiff.model.sidecar import Origin
+from batchdiff.model.sidecar import Origin, sidecars_of
 
 
 def recovered(plan: Plan) -> dict[str, Standing]:
@@ -63,6 +61,9 @@ def _from_original(original: Found | None, guest: GuestPlan, standing: Standing)
 
 def _rests_on_template(guest: GuestPlan, plan: Plan) -> bool:
     """Whether a qcow2 image on the plan's template stands at the overlay's path; only its header is read."""
+    # Imported here, because it loads numpy: usually there is nothing to recover, and status must be quick.
+    from batchdiff.image.opening import peek_header, resolved_backing  # noqa: PLC0415
+
     if fingerprint_at(guest.overlay_path) is None:
         return False
     try:

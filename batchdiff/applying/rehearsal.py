@@ -43,9 +43,9 @@ def rehearsed_restore(session: Session, options: RestoreOptions) -> Iterator[Gue
             yield GuestOutcome(guest.name, Status.WOULD_RESTORE, NOTHING_READS_IT)
         return
 
-    def restored(run: Run, guest: GuestPlan, task: Task, rebuilds: bool) -> GuestOutcome:
+    def restored(guest: GuestPlan, task: Task) -> GuestOutcome:
         how = "its original would get its name back, and the overlay would go"
-        if rebuilds:
+        if _incoming_now(task) is None:
             how = f"{guest.source.path} would be rebuilt from the overlay, and the overlay would go"
             if task.older is not None:
                 how += f"; the older original would stay in quarantine ({task.older})"
@@ -68,7 +68,7 @@ def rehearsed_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOu
     """
     found = purgeable(session.plan, session.journal.notes.standings, options.guests)
 
-    def purged(_run: Run, guest: GuestPlan, task: Task, _rebuilds: bool) -> GuestOutcome:
+    def purged(guest: GuestPlan, task: Task) -> GuestOutcome:
         return GuestOutcome(guest.name, Status.WOULD_PURGE, f"{task.outgoing.names.own} would be deleted")
 
     yield from _rehearsed(
@@ -79,7 +79,7 @@ def rehearsed_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOu
     )
 
 
-_Report = Callable[[Run, GuestPlan, Task, bool], GuestOutcome]
+_Report = Callable[[GuestPlan, Task], GuestOutcome]
 
 
 def _rehearsed(
@@ -94,8 +94,7 @@ def _rehearsed(
         for guest, standing in found:
             session.stop.check()
             try:
-                task, rebuilds = _tried(make(run, guest, standing), run)
-                yield report(run, guest, task, rebuilds)
+                yield report(guest, _tried(make(run, guest, standing), run))
             except StopError:
                 raise
             except DifferenceError as error:
@@ -105,28 +104,35 @@ def _rehearsed(
                 yield GuestOutcome(guest.name, Status.FAILED, str(told), exit_code=told.exit_code)
 
 
-def _tried(task: Task, run: Run) -> tuple[Task, bool]:
-    """The task that would be carried out in the end, and whether it writes an image."""
+def _tried(task: Task, run: Run) -> Task:
+    """The task that would be carried out in the end.
+
+    :raises BatchdiffError: it would be refused.
+    """
     outgoing = OutgoingFile(task, run)
     try:
-        if outgoing.where is OutgoingAt.GONE:
-            return task, False
-        image = outgoing.image(moved=False)
-        outgoing.require_alone()
-        outgoing.require_nothing_on_it()
-        there = _incoming_now(task)
-        if there is None:
-            check_space_for_image(image, os.path.dirname(task.incoming.source.path), task.guest)
-            return task, True
-        if not task.verified:
-            task.verify(image, there, outgoing.must_end)
-        return task, False
+        _try(task, outgoing)
     except DifferenceError:
         if task.otherwise is None:
             raise
+    else:
+        return task
     finally:
         outgoing.close()
     return _tried(task.otherwise(), run)
+
+
+def _try(task: Task, outgoing: OutgoingFile) -> None:
+    if outgoing.where is OutgoingAt.GONE:
+        return
+    image = outgoing.image(moved=False)
+    outgoing.require_alone()
+    outgoing.require_nothing_on_it()
+    there = _incoming_now(task)
+    if there is None:
+        check_space_for_image(image, os.path.dirname(task.incoming.source.path), task.guest)
+    elif not task.verified:
+        task.verify(image, there, outgoing.must_end)
 
 
 def _incoming_now(task: Task) -> ImageSource | None:

@@ -116,9 +116,10 @@ class _Restoring:
         if self.standing.published and not deleted_by_us and not self.options.discard_changes:
             raise self._overlay_missing(original)
         if original is None:
+            original_path, overlay_path = self.guest.source.path, self.guest.overlay_path
             raise GuestError(
                 f"{self.guest.name} cannot be restored",
-                why=f"neither its original {self.guest.source.path} nor its overlay {self.guest.overlay_path} is there",
+                why=f"both its original {original_path} and its overlay {overlay_path} are gone",
                 remedy="If they were moved, use `--map OLD=NEW`; else bring one of them back from a backup.",
             )
         ready = None if original.path == self.guest.source.path else original.path

@@ -19,7 +19,7 @@ from batchdiff.model.sidecar import LARGEST, Chain, Origin, Sidecar, read_sideca
 from batchdiff.model.whole_file import discard_leftovers, write_whole
 
 _MOST_EARLIER = 16
-"""How many earlier states of a template's fingerprints are kept: each plan made before a change of mode needs one."""
+"""How many earlier states of the fingerprints are kept: a plan made before a change of mode needs its own."""
 
 
 def record_overlay(

@@ -1,4 +1,4 @@
-"""Makes sure that there is room, before the first byte is written: for overlays, and for an image to be rebuilt."""
+"""Makes sure that there is room for overlays, or for an image to be rebuilt, before the first byte is written."""
 
 from __future__ import annotations
 

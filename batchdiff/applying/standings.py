@@ -47,13 +47,17 @@ def _next(known: Standing, there: OnDisk | None) -> str:
         return f"look at it: {there.doubt}"
     if known.published and there is not None and there.overlay is None:
         return _overlay_missing(there)
+    return _by_step(known, there)
+
+
+def _by_step(known: Standing, there: OnDisk | None) -> str:
     match known.step:
         case Step.VERIFIED | Step.PUBLISHED | Step.RETIRING if known.published:
             return "apply: verify again and retire the original; or restore"
         case Step.RETIRED if known.fate is Fate.QUARANTINED and (there is None or there.original):
             return "purge: delete the original in quarantine; or restore"
         case Step.RETIRED if known.fate is Fate.QUARANTINED:
-            return "nothing: its original is not in quarantine any longer; or restore: rebuild it from the overlay"
+            return "nothing: somebody has removed its original from quarantine; or restore: rebuild it"
         case Step.RETIRED | Step.PURGED:
             return "nothing; or restore: rebuild the original from the overlay"
         case _:

@@ -1,4 +1,4 @@
-"""Decides whether the template still has the content that was planned. Everything that rests on it depends on that.
+"""Decides whether the template still has the content that was planned; everything depends on that.
 
 ::
 
@@ -12,15 +12,15 @@ Only content is a reason to refuse: modes, owners, times, inodes and device numb
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from batchdiff.applying.notes import Notes
 from batchdiff.applying.run import Run
 from batchdiff.errors import ImageError, PlanError
 from batchdiff.image.digest import content_digest
 from batchdiff.image.image import Image
-from batchdiff.model.plan import Plan, Verdict
-from batchdiff.model.sidecar import Chain, Sidecar, read_sidecar, sidecar_path
+from batchdiff.model.plan import Plan
+from batchdiff.model.sidecar import Chain, Sidecar, sidecars_of
 
 
 def accept_template(run: Run) -> None:
@@ -97,20 +97,6 @@ def known_digest(plan: Plan) -> str:
         if any(planned[0].is_same_file(chain[0]) for chain in (sidecar.fingerprints, *sidecar.earlier)):
             return sidecar.digest
     return ""
-
-
-def sidecar_paths(plan: Plan) -> list[str]:
-    """Where the template's sidecar is: one file beside a template file, one a folder of overlays for a device."""
-    guests = [guest for guest in plan.guests if guest.verdict is Verdict.CONVERT]
-    return sorted({sidecar_path(plan.template.source.path, guest.overlay_path) for guest in guests})
-
-
-def sidecars_of(plan: Plan) -> Iterator[Sidecar]:
-    """The template's sidecars that are there and can be read."""
-    for path in sidecar_paths(plan):
-        found = read_sidecar(path)
-        if found is not None:
-            yield found
 
 
 def sync(template: Image) -> None:

@@ -16,7 +16,7 @@ from batchdiff.applying.run import Run, Session, template_held
 from batchdiff.applying.sidecar import discard_unfinished, forget_overlay
 from batchdiff.applying.steps import Action
 from batchdiff.applying.task import Task
-from batchdiff.applying.template import accept_template, doubt, require_content, sidecar_paths
+from batchdiff.applying.template import accept_template, doubt, require_content
 from batchdiff.applying.verification import require_judges
 from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.applying.whereabouts import whole_originals
@@ -26,6 +26,7 @@ from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import GuestPlan, Plan
+from batchdiff.model.sidecar import sidecar_paths
 
 Chosen = list[tuple[GuestPlan, Standing]]
 """Guests that a verb can do something for, each with where it stands."""

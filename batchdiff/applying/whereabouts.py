@@ -1,8 +1,8 @@
-"""Finds out which of a guest's files stand where now: its original, its overlay, and an image that restore rebuilt.
+"""Finds out which of a guest's files stand where now: original, overlay, and an image that restore rebuilt.
 
-Names alone prove nothing: an administrator copies, moves and replaces files. Each is known by its lasting identity
-first; a file that has it no more (a pool was copied) counts by a name that only batchdiff gives, and then its content
-must decide what may be done with it.
+Names alone prove nothing: an administrator copies, moves and replaces files. Each is known by its lasting
+identity first. A file that has lost it, because a pool was copied, counts by a name that only batchdiff gives, and
+then its content must decide what may be done with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The notes of a plan's journal for verbs that only look or ask; recovered from the disk if the journal was lost."""
+"""The notes of a plan's journal for verbs that only look or ask; recovered if the journal was lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``batchdiff restore``: gives back what the VMs see, as their originals or as images rebuilt from the overlays."""
+"""``batchdiff restore``: gives back what the VMs see, as their originals or as images rebuilt from overlays."""
 
 from __future__ import annotations
 

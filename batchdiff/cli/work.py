@@ -1,4 +1,4 @@
-"""What apply, restore and purge have in common: a session at work on a plan, its outcomes reported as they come."""
+"""What apply, restore and purge have in common: work on a plan, with outcomes reported as they come."""
 
 from __future__ import annotations
 
