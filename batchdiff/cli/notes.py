@@ -9,7 +9,7 @@ from batchdiff.applying.notes import Notes
 from batchdiff.cli.console import Console
 from batchdiff.model.plan import Plan
 
-RECOVERED = (
+_RECOVERED = (
     "warning: the journal {path} is missing or empty. What was done was recovered from the template's sidecar and"
     " from the files themselves, for: {guests}"
 )
@@ -25,5 +25,5 @@ def notes_of(console: Console, arguments: argparse.Namespace, plan: Plan) -> Not
 
     notes.standings.update(recovered(plan))
     if notes.standings:
-        console.warn(RECOVERED.format(path=f"{arguments.plan}.journal", guests=", ".join(notes.standings)))
+        console.warn(_RECOVERED.format(path=f"{arguments.plan}.journal", guests=", ".join(notes.standings)))
     return notes

@@ -29,6 +29,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
             lines = [original_names(guest.source.path).quarantine for guest, _ in found]
             confirm(console, "purge", _question(lines, used=options.used))
         outcomes = carried_out(console, arguments, plan, lambda session: purge(session, options))
+    if not outcomes:
+        console.say("Nothing to purge: no original of this plan is in quarantine.")
     console.result(undone_text(outcomes, width=console.width))
     return exit_code(outcomes)
 

@@ -31,6 +31,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     else:
         _ask(console, arguments, plan, options, notes)
         outcomes = carried_out(console, arguments, plan, lambda session: restore(session, options))
+    if not outcomes:
+        console.say("Nothing to restore: this plan has converted no guest, or all of them are restored already.")
     console.result(undone_text(outcomes, width=console.width))
     return exit_code(outcomes)
 

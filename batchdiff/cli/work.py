@@ -14,7 +14,6 @@ from batchdiff.applying.notes import Notes, Step
 from batchdiff.applying.recovery import recovered
 from batchdiff.applying.run import Session
 from batchdiff.cli.console import Console
-from batchdiff.cli.notes import RECOVERED
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, GuestError, StopError, UsageError
 from batchdiff.model.outcome import GuestOutcome, Status
@@ -64,7 +63,7 @@ def carried_out(console: Console, arguments: argparse.Namespace, plan: Plan, wor
     guests = {guest.name: guest for guest in plan.guests}
     space = FreeSpace.of(plan)
     with stopping() as stop, closing(Journal(arguments.plan, plan.checksum)) as journal:
-        _recover(console, journal, plan)
+        _recover(journal, plan)
         plan_path = os.path.abspath(arguments.plan)
         try:
             for outcome in work(Session(plan, journal, announcer, stop, arguments.unseen, plan_path)):
@@ -107,15 +106,12 @@ def rehearsed(console: Console, plan: Plan, work: Work, notes: Notes) -> list[Gu
     return outcomes
 
 
-def _recover(console: Console, journal: Journal, plan: Plan) -> None:
-    """Fills a journal that has nothing in it with what the sidecar and the files prove."""
+def _recover(journal: Journal, plan: Plan) -> None:
+    """Fills a journal that has nothing in it with what the sidecar and the files prove; notes_of has said so."""
     if journal.notes.times:
         return
-    found = recovered(plan)
-    for name, standing in found.items():
+    for name, standing in recovered(plan).items():
         journal.record(name, standing)
-    if found:
-        console.warn(RECOVERED.format(path=journal.path, guests=", ".join(found)))
 
 
 def _report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome]) -> None:
@@ -124,7 +120,8 @@ def _report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcom
         for folder, grown in space.grown().items():
             console.event("space", folder=folder, grown_bytes=grown)
             how = "more" if grown >= 0 else "less"
-            console.say(f"The filesystem of {folder} has {format_size(abs(grown))} {how} free than before.")
+            size = format_size(abs(grown))
+            console.say(f"df: {size} {how} free space on the filesystem of {folder} than before this command.")
 
 
 def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome) -> None:

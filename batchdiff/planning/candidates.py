@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from batchdiff.errors import GuestError, ImageError
@@ -12,6 +13,7 @@ from batchdiff.image.opening import inspect, open_image, peek_header, resolved_b
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.image.underlying import all_underlying
 from batchdiff.image.usage import Purpose, require_unused
+from batchdiff.model import own_names
 from batchdiff.model.dependents import Forbidden, dependents_in_manifest
 from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
 from batchdiff.model.plan import PlannedImage, Verdict
@@ -107,6 +109,12 @@ def _objection(image: Image, record: PlannedImage, template: PlannedImage, manif
     """
     if under := _under_the_template(record, template, manifest.retire):
         return under
+    aside = record.source.path + own_names.QUARANTINE
+    if manifest.retire is Retire.QUARANTINE and os.path.lexists(aside):
+        return (
+            f"the name that it would get in quarantine is taken: {aside} is the original of an earlier conversion."
+            " `batchdiff purge --used` of that plan deletes it"
+        )
     # Before its tables: those of an image in use need not be sound.
     require_unused(image, Purpose.GUEST)
     inspect(image)
