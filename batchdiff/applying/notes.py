@@ -13,10 +13,11 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from batchdiff.image.fingerprint import Fingerprint
+from batchdiff.model.moved import PathMap
 
 
 class Step(enum.StrEnum):
@@ -42,6 +43,9 @@ class Goal(enum.StrEnum):
 
 DELETED = "deleted"
 """What became of an original that is no more."""
+
+_QUARANTINED_AS = "quarantined as "
+"""What stands before the path of an original in quarantine; see ``endings``."""
 
 BEGIN, PROTECTING, CHANGED, FAILED = "begin", "protecting", "changed", "failed"
 """The journal's lines that are no step of a guest."""
@@ -118,6 +122,21 @@ class Notes:
     def published(self) -> list[str]:
         """The guests whose overlays are in place."""
         return [name for name, standing in self.standings.items() if standing.published]
+
+
+def mapped_notes(notes: Notes, path_map: PathMap) -> Notes:
+    """The notes of a plan whose images have moved: every path as it is now. Those recorded since stay."""
+    standings = {guest: _mapped(standing, path_map) for guest, standing in notes.standings.items()}
+    return replace(notes, standings=standings)
+
+
+def _mapped(standing: Standing, path_map: PathMap) -> Standing:
+    said, quarantined, path = standing.original.partition(_QUARANTINED_AS)
+    return replace(
+        standing,
+        temporary=None if standing.temporary is None else path_map.path(standing.temporary),
+        original=said + quarantined + path_map.path(path),
+    )
 
 
 def _fingerprint(value: dict[str, Any] | None) -> Fingerprint | None:

@@ -150,12 +150,14 @@ _THE_PLAN = "the plan that `batchdiff plan` wrote"
 def _status(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "status", "tell where each guest of a plan stands, and what is next")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
+    _add_map(verb)
 
 
 def _verify(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "verify", "tell whether template and overlays are what they were; only reads")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     _add_guest(verb)
+    _add_map(verb)
 
 
 def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -163,6 +165,7 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     _add_guest(verb)
     _add_unseen(verb)
+    _add_map(verb)
 
 
 def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -171,6 +174,7 @@ def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     _add_guest(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="delete without asking")
     _add_unseen(verb)
+    _add_map(verb)
 
 
 def _validate(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -189,6 +193,16 @@ def _add_unseen(verb: argparse.ArgumentParser) -> None:
         "--unseen",
         action="store_true",
         help="delete also where the filesystem cannot tell whether a VM has the file open",
+    )
+
+
+def _add_map(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--map",
+        metavar="OLD=NEW",
+        action="append",
+        dest="moves",
+        help="the images moved: what the plan says is under OLD is under NEW now; may be given again",
     )
 
 

@@ -9,6 +9,7 @@ from batchdiff.applying.places import original_names
 from batchdiff.applying.undoing import purge
 from batchdiff.cli.asking import confirm
 from batchdiff.cli.console import Console
+from batchdiff.cli.moving import moved
 from batchdiff.cli.work import carried_out, exit_code
 from batchdiff.model.plan import Plan
 from batchdiff.model.plan_file import read_plan
@@ -17,12 +18,12 @@ from batchdiff.report.outcome import undone_text
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
-    plan = read_plan(arguments.plan)
+    plan, path_map = moved(console, read_plan(arguments.plan), arguments)
     names = None if arguments.guests is None else tuple(arguments.guests)
     paths = _in_quarantine(plan, names)
     if paths and not arguments.yes:
         confirm(console, "purge", paths)
-    outcomes = carried_out(console, arguments, plan, lambda session: purge(session, names))
+    outcomes = carried_out(console, arguments, plan, lambda session: purge(session, names), path_map)
     console.result(undone_text(outcomes, width=console.width))
     return exit_code(outcomes)
 

@@ -6,6 +6,7 @@ import argparse
 
 from batchdiff.applying.undoing import restore
 from batchdiff.cli.console import Console
+from batchdiff.cli.moving import moved
 from batchdiff.cli.work import carried_out, exit_code
 from batchdiff.model.plan_file import read_plan
 from batchdiff.report.outcome import undone_text
@@ -13,8 +14,8 @@ from batchdiff.report.outcome import undone_text
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
-    plan = read_plan(arguments.plan)
+    plan, path_map = moved(console, read_plan(arguments.plan), arguments)
     names = None if arguments.guests is None else tuple(arguments.guests)
-    outcomes = carried_out(console, arguments, plan, lambda session: restore(session, names))
+    outcomes = carried_out(console, arguments, plan, lambda session: restore(session, names), path_map)
     console.result(undone_text(outcomes, width=console.width))
     return exit_code(outcomes)

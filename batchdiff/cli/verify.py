@@ -7,7 +7,9 @@ from dataclasses import asdict
 
 from batchdiff.applying.examination import examined
 from batchdiff.applying.journal import read_notes
+from batchdiff.applying.notes import mapped_notes
 from batchdiff.cli.console import Console
+from batchdiff.cli.moving import moved
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, VerificationError
 from batchdiff.model.finding import Finding, Health
@@ -17,10 +19,10 @@ from batchdiff.report.finding import finding_text
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
-    plan = read_plan(arguments.plan)
+    plan, path_map = moved(console, read_plan(arguments.plan), arguments)
     names = None if arguments.guests is None else tuple(arguments.guests)
     found: list[Finding] = []
-    notes = read_notes(arguments.plan, plan.checksum)
+    notes = mapped_notes(read_notes(arguments.plan, plan.checksum), path_map)
     with stopping() as stop:
         for finding in examined(plan, notes, names, stop):
             found.append(finding)

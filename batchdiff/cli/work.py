@@ -8,16 +8,19 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 
 from batchdiff.applying.journal import Journal
-from batchdiff.applying.notes import Step
+from batchdiff.applying.notes import Step, mapped_notes
 from batchdiff.applying.run import Session
 from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, GuestError, StopError, UsageError
+from batchdiff.model.moved import PathMap
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import GuestPlan, Plan
 
 _WORST_FIRST = (6, 5, 7, 4, 1)
 """Which exit code a command has where guests failed in different ways: what needs a person most."""
+
+_NOTHING_MOVED = PathMap()
 
 Work = Callable[[Session], Iterator[GuestOutcome]]
 
@@ -46,8 +49,14 @@ class Announcer:
             self.unheard.append(error)
 
 
-def carried_out(console: Console, arguments: argparse.Namespace, plan: Plan, work: Work) -> list[GuestOutcome]:
-    """The outcomes of a command, each told when it is there.
+def carried_out(
+    console: Console,
+    arguments: argparse.Namespace,
+    plan: Plan,
+    work: Work,
+    path_map: PathMap = _NOTHING_MOVED,
+) -> list[GuestOutcome]:
+    """The outcomes of a command, each told when it is there. ``path_map``: how the plan's paths have changed.
 
     :raises StopError: it was interrupted; says how far it came.
     :raises UsageError: all is done, but could not be told.
@@ -56,6 +65,7 @@ def carried_out(console: Console, arguments: argparse.Namespace, plan: Plan, wor
     announcer = Announcer(console)
     guests = {guest.name: guest for guest in plan.guests}
     with stopping() as stop, closing(Journal(arguments.plan, plan.checksum)) as journal:
+        journal.notes = mapped_notes(journal.notes, path_map)
         try:
             for outcome in work(Session(plan, journal, announcer, stop, arguments.unseen)):
                 outcomes.append(outcome)
