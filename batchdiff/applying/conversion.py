@@ -72,7 +72,7 @@ class Conversion:
         if self._standing.temporary not in {None, self._ready}:
             self._discard()  # also where another verb had begun it; what it was made from is whole
         if self.task.verified and self._outgoing.where is not OutgoingAt.GONE:
-            self._image()  # nothing is compared, but whoever uses the file that goes must show before anything moves
+            self._image()  # nothing is compared, but who uses the file that goes must show before anything moves
         if self._go_on_until({Action.VERIFY, Action.DONE}) is Action.DONE:
             return False
         self._image()  # here, for verify() may run in another thread, where nothing is noted

@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass, field
 
 from batchdiff.applying.free_space import FreeSpace
 from batchdiff.applying.journal import FrozenJournal, Journal
-from batchdiff.applying.notes import Notes, Step
+from batchdiff.applying.notes import Notes, Step, mapped_notes
 from batchdiff.applying.recovery import recovered
 from batchdiff.applying.run import Session
 from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, GuestError, StopError, UsageError
+from batchdiff.model.moved import NOTHING_MOVED, PathMap
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import GuestPlan, Plan
 from batchdiff.units import format_size
@@ -52,8 +53,14 @@ class Announcer:
             self.unheard.append(error)
 
 
-def carried_out(console: Console, arguments: argparse.Namespace, plan: Plan, work: Work) -> list[GuestOutcome]:
-    """The outcomes of a command, each told when it is there.
+def carried_out(
+    console: Console,
+    arguments: argparse.Namespace,
+    plan: Plan,
+    work: Work,
+    path_map: PathMap = NOTHING_MOVED,
+) -> list[GuestOutcome]:
+    """The outcomes of a command, each told when it is there. ``path_map``: how the plan's paths have changed.
 
     :raises StopError: it was interrupted; says how far it came.
     :raises UsageError: all is done, but could not be told.
@@ -63,7 +70,8 @@ def carried_out(console: Console, arguments: argparse.Namespace, plan: Plan, wor
     guests = {guest.name: guest for guest in plan.guests}
     space = FreeSpace.of(plan)
     with stopping() as stop, closing(Journal(arguments.plan, plan.checksum)) as journal:
-        _recover(journal, plan)
+        journal.notes = mapped_notes(journal.notes, path_map)
+        _recover(journal, plan, path_map)
         plan_path = os.path.abspath(arguments.plan)
         try:
             for outcome in work(Session(plan, journal, announcer, stop, arguments.unseen, plan_path)):
@@ -106,11 +114,11 @@ def rehearsed(console: Console, plan: Plan, work: Work, notes: Notes) -> list[Gu
     return outcomes
 
 
-def _recover(journal: Journal, plan: Plan) -> None:
+def _recover(journal: Journal, plan: Plan, path_map: PathMap) -> None:
     """Fills a journal that has nothing in it with what the sidecar and the files prove; notes_of has said so."""
     if journal.notes.times:
         return
-    for name, standing in recovered(plan).items():
+    for name, standing in recovered(plan, path_map).items():
         journal.record(name, standing)
 
 

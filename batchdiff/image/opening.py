@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 
 from batchdiff.errors import ImageError
 from batchdiff.image import files
@@ -104,8 +105,8 @@ def _check_backing(layer: Layer, declared: ImageSource | None, *, top: ImageSour
     elif named != os.path.realpath(declared.path):
         raise ImageError(
             f"cannot use {layer.path}",
-            why=f"it rests on {named}, but the manifest declares {declared.path} below it",
-            remedy="Correct the `backing` list of the manifest.",
+            why=f"its header names {named} as its backing file, but {declared.path} is declared below it",
+            remedy=_correction(layer, declared),
         )
     elif _contradicts(layer, declared):
         raise ImageError(
@@ -113,6 +114,19 @@ def _check_backing(layer: Layer, declared: ImageSource | None, *, top: ImageSour
             why=f"its header and the manifest name different formats for its backing file {named}",
             remedy="Correct the `backing` list of the manifest.",
         )
+
+
+def _correction(layer: Layer, declared: ImageSource) -> str:
+    """How to make header and declaration agree: mostly the images moved, and the header has the former name."""
+    name = declared.path
+    if isinstance(layer, Qcow2Layer) and not os.path.isabs(layer.header.backing_name or "/"):
+        # With ./ before it nothing in the name is taken for a protocol.
+        name = f"./{os.path.relpath(declared.path, os.path.dirname(layer.path))}"
+    command = ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", declared.format.value, "-b", name, layer.path]
+    return (
+        f"If that file moved there, correct the header: `{shlex.join(command)}`."
+        " If it is another file, correct the `backing` list of the manifest."
+    )
 
 
 def _contradicts(layer: Layer, declared: ImageSource) -> bool:

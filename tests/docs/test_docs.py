@@ -39,6 +39,7 @@ EXPECTED = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md"} | {
         "glossary",
         "index",
         "manifest",
+        "moving",
         "performance",
         "plan-format",
         "safety",
