@@ -9,6 +9,7 @@ from batchdiff.applying.places import original_names
 from batchdiff.applying.undoing import purge
 from batchdiff.cli.asking import confirm
 from batchdiff.cli.console import Console
+from batchdiff.cli.earlier import require_done_here
 from batchdiff.cli.work import carried_out, exit_code
 from batchdiff.model.plan import Plan
 from batchdiff.model.plan_file import read_plan
@@ -19,6 +20,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
     plan = read_plan(arguments.plan)
     names = None if arguments.guests is None else tuple(arguments.guests)
+    require_done_here(plan, names, "purge")
     paths = _in_quarantine(plan, names)
     if paths and not arguments.yes:
         confirm(console, "purge", paths)
