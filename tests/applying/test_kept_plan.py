@@ -313,6 +313,8 @@ def assert_nothing_is_lost(folder):
     old = {f"{name}.journal" for name in os.listdir(folder)} & set(os.listdir(folder))
     pairs = [str(folder / name.removesuffix(".journal")) for name in old]
     assert (["web01", "web02"], ["web01"]) in [guests_at(pair) for pair in pairs]
+    for path in folder.glob("fleet.2*.plan.json"):
+        assert Path(f"{path}.journal").exists(), "a plan that seems to have none would mislead"
     read_plan(str(folder / "fleet.plan.json"))
 
 
