@@ -11,7 +11,7 @@ import notation
 import pytest
 from commands import batchdiff, events
 from oracle import assert_same
-from sidecars import VERSIONS, write_sidecar
+from recorded_sidecars import VERSIONS, write_sidecar
 
 from batchdiff.cli.console import Console
 from batchdiff.cli.work import carried_out

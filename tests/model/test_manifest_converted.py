@@ -8,7 +8,7 @@ import notation
 import pytest
 from filesystems import mounted
 from manifest_texts import guests, make, problems, raw, read
-from sidecars import PLAN, VERSIONS, put_overlay, write_sidecar
+from recorded_sidecars import PLAN, VERSIONS, put_overlay, write_sidecar
 
 from batchdiff.model.manifest_file import read_manifest
 from batchdiff.model.sidecar import Origin

@@ -5,7 +5,7 @@ import os
 from contextlib import closing
 
 import pytest
-from sidecars import PLAN, put_overlay, write_sidecar
+from recorded_sidecars import PLAN, put_overlay, write_sidecar
 from small_fleet import checksum, fresh, manifest
 
 from batchdiff.errors import ImageError
