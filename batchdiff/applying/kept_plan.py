@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from batchdiff.applying.journal import locked, read_notes
-from batchdiff.applying.notes import DELETED, Goal, Notes, Standing, Step
+from batchdiff.applying.notes import Fate, Goal, Notes, Standing, Step
 from batchdiff.errors import UsageError
 from batchdiff.model.plan import Plan
 from batchdiff.model.plan_file import checksum_of, write_plan
@@ -147,17 +147,18 @@ def _noted_plan(path: str) -> str:
 def _by_fate(notes: Notes) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name, standing in notes.standings.items():
-        found.setdefault(_fate(standing), []).append(name)
+        found.setdefault(_words(standing), []).append(name)
     return found
 
 
-def _fate(standing: Standing) -> str:
-    if standing.goal is not Goal.APPLY and standing.step is not Step.PURGED:
+def _words(standing: Standing) -> str:
+    """What became of a guest."""
+    if standing.goal is not Goal.APPLY and standing.step not in {Step.PURGED, Step.RESTORED}:
         return f"{standing.goal} not finished"
-    if standing.step is Step.PURGED or standing.original == DELETED:
-        return "original deleted"
-    if standing.step is Step.RETIRED:
-        return "original in quarantine" if standing.original.startswith("quarantined") else "original kept"
+    if standing.fate is Fate.QUARANTINED or standing.aside is not None:
+        return "original in quarantine"
+    if standing.step in {Step.PURGED, Step.RETIRED}:
+        return f"original {standing.fate or Fate.DELETED}"
     return "apply not finished"
 
 

@@ -18,6 +18,7 @@ from batchdiff.model.manifest_entries import (
 from batchdiff.model.manifest_fitness import check_names
 from batchdiff.model.manifest_guests import find_guests
 from batchdiff.model.manifest_images import FoundGuest, FoundImage, find_image
+from batchdiff.model.manifest_links import check_links
 from batchdiff.model.manifest_names import check_overlay_paths, guest_names, overlay_paths
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def _check_pending(
     check_overlays(template, everyone, pending, problems, allow_existing=allow_existing)
     guests, overlays = [guest for guest, _ in pending], [overlay for _, overlay in pending]
     check_names(template, guests, overlays, _retire(data, problems), problems)
+    check_links(template, guests, overlays, problems)
 
 
 def _entry(settled: _Settled, overlay_path: str) -> GuestEntry:

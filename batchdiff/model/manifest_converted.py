@@ -16,8 +16,10 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchdiff.image.identity import identity_of
+from batchdiff.image.heads import Heads
+from batchdiff.image.identity import Identity, identity_of
 from batchdiff.image.names import unfit
+from batchdiff.image.resting import RestingImages
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model import own_names
 from batchdiff.model.manifest_names import default_overlay
@@ -106,13 +108,11 @@ class Converted:
 
     def _rests_on_the_template(self, overlay: str) -> bool:
         """Whether an overlay is there and has the template in its chain; a snapshot of it may lie between."""
-        from batchdiff.image.resting import files_below  # noqa: PLC0415  # brings the decompressors with it
-
         if overlay not in self._rests:
             # The sidecar is input: what is no path of an image is not looked at.
             sound = os.path.isabs(overlay) and not unfit(overlay)
             template = identity_of(self._template) if sound and self._template else None
-            self._rests[overlay] = template is not None and template in files_below(overlay)
+            self._rests[overlay] = template is not None and _rests_on(overlay, template)
         return self._rests[overlay]
 
     def _originals(self, overlay: str, origin: Origin) -> Iterator[str]:
@@ -137,3 +137,10 @@ class Converted:
             bare = (os.path.join(folder, name.removesuffix(own_names.QUARANTINE)) for name in found)
             self._quarantined[folder] = list(bare)
         return self._quarantined[folder]
+
+
+def _rests_on(overlay: str, template: Identity) -> bool:
+    """Whether an image has the template in its chain; the template itself is not opened."""
+    look = RestingImages(Heads(), untouched=frozenset({template}))
+    look.take_in(overlay)
+    return identity_of(overlay) in look.on([template])

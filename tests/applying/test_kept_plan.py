@@ -15,7 +15,7 @@ import pytest
 
 from batchdiff.applying.journal import Journal, read_notes
 from batchdiff.applying.kept_plan import name_to_keep, replace_plan
-from batchdiff.applying.notes import Goal, Standing, Step
+from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.errors import PlanError, UsageError
 from batchdiff.model.plan_file import read_plan, write_plan
 from batchdiff.model.plan_head import plan_head
@@ -23,7 +23,8 @@ from batchdiff.model.plan_head import plan_head
 OLD = plans.small_plan(plans.guest_plan("web01"), plans.guest_plan("web02"))
 NEW = plans.small_plan(plans.guest_plan("web03"), created="2026-02-03T04:05:06Z")
 KEPT = "fleet.2026-01-02T030405Z.plan.json"
-QUARANTINED = Standing(Step.RETIRED, published=True, original="quarantined as /srv/clones/web01.img.x")
+ASIDE = "/srv/clones/web01.img.batchdiff-original"
+QUARANTINED = Standing(Step.RETIRED, published=True, fate=Fate.QUARANTINED, aside=ASIDE)
 
 
 @pytest.fixture
@@ -109,8 +110,8 @@ def test_behind_a_symbolic_link(path, tmp_path):
 
 FATES = {
     "original in quarantine": QUARANTINED,
-    "original kept": Standing(Step.RETIRED, published=True, original="kept"),
-    "original deleted": Standing(Step.RETIRED, published=True, original="deleted"),
+    "original kept": Standing(Step.RETIRED, published=True, fate=Fate.KEPT),
+    "original deleted": Standing(Step.RETIRED, published=True, fate=Fate.DELETED),
     "apply not finished": Standing(Step.CHECKED, temporary="/x"),
     "restore not finished": Standing(Step.VERIFIED, Goal.RESTORE, published=True),
     "purge not finished": Standing(Step.RETIRING, Goal.PURGE, published=True),
@@ -124,9 +125,15 @@ def test_whatever_was_begun_is_kept(tmp_path, fate):
     assert replace_plan(NEW, path, {}).guests == {fate: ["web01"]}
 
 
+def test_an_original_that_a_restore_left_in_quarantine(tmp_path):
+    path = str(tmp_path / "fleet.plan.json")
+    begun(path, web01=Standing(Step.RESTORED, Goal.RESTORE, fate=Fate.QUARANTINED, aside=ASIDE))
+    assert replace_plan(NEW, path, {}).guests == {"original in quarantine": ["web01"]}
+
+
 def test_a_purged_guest_can_be_rebuilt_from_its_overlay(tmp_path):
     path = str(tmp_path / "fleet.plan.json")
-    begun(path, web01=Standing(Step.PURGED, Goal.PURGE, published=True, original="deleted"))
+    begun(path, web01=Standing(Step.PURGED, Goal.PURGE, published=True, fate=Fate.DELETED))
     assert replace_plan(NEW, path, {}).guests == {"original deleted": ["web01"]}
 
 

@@ -142,22 +142,9 @@ def test_whatever_became_of_the_originals(tmp_path, guests, how):
     pool.run("apply", "fleet.plan.json", "-q", "--yes")
     if how == "purge":
         pool.run("purge", "fleet.plan.json", "--yes")
-    record_originals(pool)
     pool.plan("--detailed-exitcode")
     (kept,) = pool.kept()
     assert pool.reasons() == dict.fromkeys(("web01", "web02"), f"done by {pool.folder}/{kept}")
-
-
-def record_originals(pool):
-    """Makes the sidecar one of version 1.1, as it is when apply records the originals."""
-    template = pool.folder / "template.img"
-    sidecar = read_sidecar(f"{template}.batchdiff-template.json")
-    originals = {guest["overlay"]["path"]: guest["path"] for guest in pool.document()["guests"]}
-    overlays = {
-        path: Origin(each.guest, each.plan, f"{pool.folder}/fleet.plan.json", originals[path])
-        for path, each in sidecar.overlays.items()
-    }
-    write_sidecar(template, overlays)
 
 
 def test_in_place(tmp_path):
@@ -324,7 +311,7 @@ def test_a_plan_that_was_replaced_while_it_was_read_is_not_applied(pool):
 
 @pytest.fixture
 def second(tmp_path):
-    """Two plans on one template, of which the first is applied then; the sidecar says what that has changed."""
+    """Two plans on one template, of which the first is applied then."""
     pool = Pool(tmp_path, guests="{path: web01.img}", retire="keep")
     (pool.folder / "second.yaml").write_text(MANIFEST.format(guests="{path: web02.img}", retire="keep"))
     pool.plan("-q")
@@ -333,8 +320,6 @@ def second(tmp_path):
     before = (fingerprint_at(template),)
     pool.apply("-q")
     assert before != (fingerprint_at(template),)
-    overlays = read_sidecar(f"{template}.batchdiff-template.json").overlays
-    write_sidecar(template, overlays, earlier=(before,))
     return pool
 
 
