@@ -16,12 +16,13 @@ _MOST_NAMED = 5
 def warn_of_formats(console: Console, manifest: Manifest) -> None:
     """Names images that do not begin as their formats do, and raw guests whose overlays take their place."""
     images = [("the template", manifest.template)]
-    images += [(f"the guest {guest.name}", guest.image) for guest in manifest.guests]
+    pending = [guest for guest in manifest.guests if guest.converted is None]
+    images += [(f"the guest {guest.name}", guest.image) for guest in pending]
     for what, source in images:
         doubt = _doubt(source.format, looks_like(source.path))
         if doubt:
             console.warn(f"warning: {what}, {source.path}, {doubt}")
-    raw = [guest for guest in manifest.guests if guest.in_place and guest.image.format is ImageFormat.RAW]
+    raw = [guest for guest in pending if guest.in_place and guest.image.format is ImageFormat.RAW]
     if raw:
         console.warn(_raw_in_place([guest.image.path for guest in raw]))
 

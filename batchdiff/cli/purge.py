@@ -10,6 +10,7 @@ from batchdiff.applying.rehearsal import rehearsed_purge
 from batchdiff.applying.undoing import purge, purgeable
 from batchdiff.cli.asking import Question, confirm
 from batchdiff.cli.console import Console
+from batchdiff.cli.earlier import require_done_here
 from batchdiff.cli.moving import moved
 from batchdiff.cli.notes import notes_of
 from batchdiff.cli.work import carried_out, exit_code, rehearsed
@@ -21,6 +22,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
     plan, path_map = moved(console, read_plan(arguments.plan), arguments)
     options = PurgeOptions(None if arguments.guests is None else tuple(arguments.guests), arguments.used)
+    require_done_here(plan, options.guests, "purge")
     notes = notes_of(console, arguments, plan, path_map)
     if arguments.dry_run:
         outcomes = rehearsed(console, plan, lambda session: rehearsed_purge(session, options), notes)

@@ -10,6 +10,7 @@ from batchdiff.applying.restoring import RestoreOptions
 from batchdiff.applying.undoing import restorable, restore
 from batchdiff.cli.asking import Question, confirm
 from batchdiff.cli.console import Console
+from batchdiff.cli.earlier import require_done_here
 from batchdiff.cli.moving import moved
 from batchdiff.cli.notes import notes_of
 from batchdiff.cli.work import carried_out, exit_code, rehearsed
@@ -26,6 +27,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         discard_changes=arguments.discard_changes,
         losses=frozenset(arguments.allow_loss),
     )
+    require_done_here(plan, options.guests, "restore")
     notes = notes_of(console, arguments, plan, path_map)
     if arguments.dry_run:
         outcomes = rehearsed(console, plan, lambda session: rehearsed_restore(session, options), notes)

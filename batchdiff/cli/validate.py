@@ -19,6 +19,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     manifest = read_manifest(arguments.manifest)
     warn_of_formats(console, manifest)
     count = len(manifest.guests)
-    console.result(f"{printable(arguments.manifest)} is valid: {count} guest{'' if count == 1 else 's'}")
+    done = sum(guest.converted is not None for guest in manifest.guests)
+    said = f"; converted by earlier plans: {done}" if done else ""
+    console.result(f"{printable(arguments.manifest)} is valid: {count} guest{'' if count == 1 else 's'}{said}")
     console.event("valid", manifest=manifest.path, guests=[guest.name for guest in manifest.guests])
     return EXIT_DONE

@@ -15,10 +15,12 @@ from batchdiff.applying.recovery import recovered
 from batchdiff.applying.run import Session
 from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
-from batchdiff.errors import EXIT_DONE, GuestError, StopError, UsageError
+from batchdiff.errors import EXIT_DONE, GuestError, PlanError, StopError, UsageError
+from batchdiff.model.earlier_plans import is_done
 from batchdiff.model.moved import NOTHING_MOVED, PathMap
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import GuestPlan, Plan
+from batchdiff.model.plan_head import plan_head
 from batchdiff.units import format_size
 
 _WORST_FIRST = (6, 5, 7, 4, 1)
@@ -70,6 +72,7 @@ def carried_out(
     guests = {guest.name: guest for guest in plan.guests}
     space = FreeSpace.of(plan)
     with stopping() as stop, closing(Journal(arguments.plan, plan.checksum)) as journal:
+        _require_still_there(arguments.plan, plan)
         journal.notes = mapped_notes(journal.notes, path_map)
         _recover(journal, plan, path_map)
         plan_path = os.path.abspath(arguments.plan)
@@ -95,6 +98,18 @@ def carried_out(
     if announcer.unheard:
         raise announcer.unheard[0]
     return outcomes
+
+
+def _require_still_there(path: str, plan: Plan) -> None:
+    """Asked once the journal is locked: `batchdiff plan` may have put another plan there since it was read.
+
+    :raises PlanError: it has.
+    """
+    head = plan_head(path)
+    if head is not None and head.checksum != plan.checksum:
+        raise PlanError(
+            f"another plan was written to {path} meanwhile", remedy="Look at it with `batchdiff show`; try again."
+        )
 
 
 def rehearsed(console: Console, plan: Plan, work: Work, notes: Notes) -> list[GuestOutcome]:
@@ -136,7 +151,9 @@ def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome) -> None:
     if outcome.status in {Status.FAILED, Status.REFUSED}:
         console.warn(f"{outcome.name}: {outcome.status}: {outcome.reason}")
         return
-    console.say(f"{outcome.name}: {outcome.status}{': ' + outcome.reason if outcome.reason else ''}")
+    # Those that are done may be hundreds, every time; the result has a line for them.
+    say = console.detail if outcome.status is Status.SKIPPED and is_done(outcome.reason) else console.say
+    say(f"{outcome.name}: {outcome.status}{': ' + outcome.reason if outcome.reason else ''}")
     for note in outcome.notes:
         console.warn(f"{outcome.name}: {note}")
     if outcome.status in {Status.CONVERTED, Status.UNCHANGED, Status.RETIRED}:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from batchdiff.image.identity import Identity, identity_in
 from batchdiff.image.lookalike import looks_like
 from batchdiff.image.names import unfit
+from batchdiff.model import own_names
 from batchdiff.model.manifest_problems import Problems, YamlPath, show, suggestion
 
 # Comparing a name with thousands of others takes tens of milliseconds, and a wrong folder misses every image.
@@ -115,6 +116,9 @@ def _no_such_file(full: str, written: str, *, suggest: bool) -> str:
         names = [entry for entry in os.listdir(directory) if entry != name]
     except OSError:
         return f"no such file: {show(full)}; its folder does not exist or cannot be listed"
+    if name + own_names.QUARANTINE in names:
+        remedy = "bring it back with `batchdiff restore` and the plan that put it there"
+        return f"no such file: {show(full)}; it is in quarantine, as NAME{own_names.QUARANTINE}; {remedy}"
     near = suggestion(name, names[:_MOST_NAMES]) if suggest else ""
     return f"no such file: {show(full)}{near}"
 

@@ -15,6 +15,7 @@ from batchdiff.image.underlying import all_underlying
 from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model import own_names
 from batchdiff.model.dependents import Forbidden, dependents_in_manifest
+from batchdiff.model.earlier_plans import EarlierPlans
 from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
 from batchdiff.model.plan import PlannedImage, Verdict
 from batchdiff.units import format_size
@@ -46,8 +47,12 @@ def planned(image: Image) -> PlannedImage:
     return PlannedImage(image.source, image.virtual_size, image.fingerprints())
 
 
-def examined(entry: GuestEntry, template: PlannedImage, manifest: Manifest) -> Candidate | Dismissed:
-    """A guest's part in the plan; the image of a candidate stays open."""
+def examined(
+    entry: GuestEntry, template: PlannedImage, manifest: Manifest, plans: EarlierPlans
+) -> Candidate | Dismissed:
+    """A guest's part in the plan; the image of a candidate stays open. ``plans`` has what was done before."""
+    if entry.converted is not None:
+        return Dismissed(entry, None, Verdict.SKIP, plans.reason(entry.converted))
     try:
         if _rests_on(entry, template.source):
             return Dismissed(entry, None, Verdict.SKIP, "it is already an overlay of this template")
