@@ -9,7 +9,7 @@ import os
 from contextlib import closing
 
 from batchdiff.cli.console import Console
-from batchdiff.cli.hints import warn_of_formats, warn_of_space
+from batchdiff.cli.hints import warn_of_formats, warn_of_names, warn_of_space
 from batchdiff.cli.progress import scan_progress
 from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS, ManifestError, UsageError
 from batchdiff.model.manifest import Manifest
@@ -39,6 +39,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         earlier = Earlier(checkpoint, older, console.say)
         with kept(manners, tell=console.detail):
             warn_of_formats(console, manifest)
+            warn_of_names(console, manifest)
             with scan_progress(console) as progress:
                 plan = make_plan(manifest, jobs=jobs, progress=progress, earlier=earlier)
         write_plan(plan, path)

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from batchdiff.errors import GuestError, ImageError
-from batchdiff.image.identity import Identity, identity_of
+from batchdiff.image.identity import Identity, identity_of, is_one_image
 from batchdiff.image.image import Image
 from batchdiff.image.lookalike import looks_like
 from batchdiff.image.opening import inspect, open_image, peek_header, resolved_backing
@@ -111,7 +111,8 @@ def _rests_on(entry: GuestEntry, template: ImageSource) -> bool:
     thin = entry.in_place and looks_like(guest.path) is ImageFormat.QCOW2
     if guest.format is not ImageFormat.QCOW2 and not thin:
         return False
-    return resolved_backing(guest.path, peek_header(guest.path)) == template.path
+    named = resolved_backing(guest.path, peek_header(guest.path))
+    return named is not None and is_one_image(template.path, named)
 
 
 def _objection(image: Image, record: PlannedImage, template: PlannedImage, manifest: Manifest) -> str:
