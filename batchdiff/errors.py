@@ -70,6 +70,14 @@ class VerificationError(BatchdiffError):
     exit_code = 6
 
 
+class DifferenceError(VerificationError):
+    """Two images that were read without an error show their guest different bytes."""
+
+
+class InUseError(GuestError):
+    """A VM or another program uses an image, so it could not be read or may not be changed."""
+
+
 class ProgramError(BatchdiffError):
     """An external program is missing or failed."""
 

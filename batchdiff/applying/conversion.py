@@ -17,10 +17,11 @@ import os
 from dataclasses import replace
 
 from batchdiff.applying import retire
-from batchdiff.applying.endings import fate, lost
-from batchdiff.applying.notes import DELETED, Goal, Standing, Step
+from batchdiff.applying.endings import fate, lost, opens
+from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.outgoing import OutgoingFile
 from batchdiff.applying.places import discard, is_same_file
+from batchdiff.applying.resting_on import require_nothing_on
 from batchdiff.applying.run import Run
 from batchdiff.applying.steps import Action, IncomingAt, OutgoingAt, Scene, next_action
 from batchdiff.applying.task import Task
@@ -35,19 +36,29 @@ from batchdiff.model.whole_file import sync_folder
 
 
 class Conversion:
-    """One guest under way. ``notes`` are what the operator should know; ``original`` what became of it."""
+    """One guest under way. ``notes`` are what the operator should know; ``fate`` what became of the original."""
 
     def __init__(self, task: Task, run: Run) -> None:
         self.task, self._run = task, run
         known = run.journal.standing(task.guest)
         self._standing = Standing(Step.CHECKED, task.goal) if known is None else replace(known, goal=task.goal)
+        if known is not None and known.goal is not task.goal:
+            # What another verb did to the name of its own outgoing file says nothing of this one's.
+            self._standing = replace(self._standing, moved=False, deleting=False)
         self._incoming = task.incoming.known
         self._ready = task.incoming.ready
         self._verified = task.verified
         self._outgoing = OutgoingFile(task, run)
         self._done: set[Action] = set()
         self.notes: list[str] = []
-        self.original = ""
+        self.fate: Fate | None = None
+
+    @property
+    def aside(self) -> str | None:
+        """Where the original is in quarantine."""
+        if self.fate is not Fate.QUARANTINED:
+            return None
+        return self.task.older or self.task.outgoing.names.at(self._outgoing.where)
 
     @property
     def done(self) -> frozenset[Action]:
@@ -107,7 +118,8 @@ class Conversion:
     def _incoming_at(self) -> IncomingAt:
         now = fingerprint_at(self.task.incoming.source.path)
         if self.task.incoming.published:
-            return IncomingAt.PUBLISHED if is_same_file(self._incoming, now) else IncomingAt.LOST
+            # Whatever file is there now is what the VM sees; whether that may be is for the comparison to say.
+            return IncomingAt.LOST if now is None else IncomingAt.PUBLISHED
         if self._incoming is not None and now is not None and self._incoming.differs_in_ctime_only(now):
             return IncomingAt.PUBLISHED
         if self._ready is not None:
@@ -133,6 +145,11 @@ class Conversion:
                 # Once more under a name that nobody knows: who has not opened it by now, will not.
                 fd = self._image().layers[0].fd
                 self._outgoing.require_alone()
+                self._outgoing.require_nothing_on_it(
+                    self.task.outgoing.names.own, self.task.outgoing.names.quarantine
+                )
+                if not self._standing.deleting:
+                    self._note(Step.RETIRING, deleting=True)
                 retire.delete(fd, self.task.outgoing.names.deleting, self._run.template)
             case _:
                 if self._incoming_at() is not IncomingAt.LOST:
@@ -173,6 +190,9 @@ class Conversion:
 
     def _publish(self) -> None:
         source, target = str(self._ready), self.task.incoming.source.path
+        if source != self._standing.temporary:
+            # An original that gets its name back: what knows it by its name in quarantine would lose it.
+            require_nothing_on(self._run.dependents, source)
         fd = open_image_file(source)
         try:
             if not is_same_file(self._incoming, identify(fd)):
@@ -189,11 +209,12 @@ class Conversion:
         image = self._image()
         self._outgoing.check_unchanged()
         self._outgoing.require_alone()
+        self._outgoing.require_nothing_on_it()
         self._move(image.layers[0].fd, self._outgoing.path, target)
 
     def _move(self, fd: int, source: str, target: str) -> None:
-        if not self._standing.moved:
-            self._note(Step.RETIRING, moved=True)
+        if not self._standing.moved or self._standing.deleting:
+            self._note(Step.RETIRING, moved=True, deleting=False)
         retire.move(fd, source, target)
         self._run.journal.record_changed(identify(fd))
 
@@ -201,6 +222,12 @@ class Conversion:
         """Undoes what a process that died, or this one, did to the outgoing file's name."""
         names = self.task.outgoing.names
         source, target = self._outgoing.path, names.quarantine if os.path.lexists(names.own) else names.own
+        if source == target:
+            raise GuestError(
+                f"another file stands at {names.own}",
+                why=f"the original that was planned is in quarantine as {source}",
+                remedy="Plan again for what is there now; `batchdiff purge --used` ends the quarantine.",
+            )
         fd = open_image_file(source)
         try:
             self._move(fd, source, target)
@@ -215,26 +242,23 @@ class Conversion:
         self._standing = replace(self._standing, temporary=None)
 
     def _settle(self) -> None:
-        self.original = self._fate()
+        self.fate = self._fate()
         keeps = self.task.goal is Goal.APPLY and self.task.retire is Retire.KEEP
-        if not keeps and self._standing.step is not self.task.final:
-            self._note(self.task.final, original=self.original)
+        if not keeps and self._standing.step not in {self.task.final, Step.PURGED}:
+            self._note(self.task.final, fate=self.fate, aside=self.aside)
 
-    def _fate(self) -> str:
+    def _fate(self) -> Fate:
         where = self._outgoing.where
-        if Action.UNLINK in self._done:
-            return DELETED
-        if where is OutgoingAt.GONE and self._standing.original:
-            return self._standing.original
-        if where is OutgoingAt.GONE and not self._standing.moved:
-            self._require_as_published()
-        return fate(self.task.outgoing.names, where)
-
-    def _require_as_published(self) -> None:
-        """The outgoing file went without our doing: then the incoming one must be what it was."""
-        known, now = self._incoming, fingerprint_at(self.task.incoming.source.path)
-        if known is None or now is None or not known.differs_in_ctime_only(now):
+        gone = where is OutgoingAt.GONE
+        if self.task.goal is Goal.RESTORE:  # the overlay went; the original is back, or its image is rebuilt
+            return Fate.KEPT if self.task.older is None else Fate.QUARANTINED
+        if Action.UNLINK in self._done or (gone and self._standing.deleting):
+            return Fate.DELETED
+        if gone and self._standing.fate is not None:
+            return self._standing.fate
+        if gone and not opens(self.task.incoming.source):
             raise self._lost()
+        return fate(where)
 
     def _lost(self) -> GuestError:
         return lost(self.task.outgoing.names, self._outgoing.where, self.task.incoming.source.path)
@@ -243,11 +267,14 @@ class Conversion:
         standing = replace(self._standing, step=step, **changes)  # type: ignore[arg-type]  # fields of a standing
         if identity is not None:
             standing = self.task.note(standing, identity)
+        if step is Step.RESTORED:  # nothing of the conversion is left, but perhaps an older original
+            standing = Standing(step, self.task.goal, fate=standing.fate, aside=standing.aside)
         if step in {Step.PUBLISHED, self.task.final}:
             standing = replace(standing, temporary=None)
         self._run.journal.record(self.task.guest, standing)
+        if step is not self._standing.step or step is Step.CHECKED:
+            self._run.session.watch.step(self.task.guest, step)
         self._standing = standing
-        self._run.session.watch.step(self.task.guest, step)
 
     def abandon(self) -> None:
         """Undoes what was not published: the outgoing file has its name again, nothing half-done is left."""

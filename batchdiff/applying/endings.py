@@ -1,31 +1,40 @@
-"""How a guest's way may end, in words."""
+"""How a guest's way may end."""
 
 from __future__ import annotations
 
+from batchdiff.applying.notes import Fate
 from batchdiff.applying.places import Names
 from batchdiff.applying.steps import OutgoingAt
-from batchdiff.errors import GuestError
+from batchdiff.errors import GuestError, ImageError
+from batchdiff.image.opening import open_image
+from batchdiff.image.source import ImageSource
 
 
-def fate(names: Names, where: OutgoingAt) -> str:
+def fate(where: OutgoingAt) -> Fate:
     """What became of an original that this process has not deleted."""
-    if where is OutgoingAt.GONE:
-        return "gone: an earlier run deleted it, or somebody moved it"
-    if where is OutgoingAt.NAMED:
-        return "kept"
-    return f"quarantined as {names.at(where)}"
+    return {OutgoingAt.GONE: Fate.GONE, OutgoingAt.NAMED: Fate.KEPT}.get(where, Fate.QUARANTINED)
+
+
+def opens(overlay: ImageSource) -> bool:
+    """Whether what stands in the place of an original that somebody removed is at least an image that opens."""
+    try:
+        open_image(overlay).close()
+    except ImageError:
+        return False
+    return True
 
 
 def lost(names: Names, where: OutgoingAt, incoming: str) -> GuestError:
-    """Why nothing can be done any more: ``incoming`` is not what was published under that name."""
+    """Why nothing can be done: the image that took the place of the original is not there."""
     if where is OutgoingAt.GONE:
         return GuestError(
-            f"{names.own} is gone, and {incoming} is not as it was published",
-            why="somebody removed or moved a file, or a VM runs on the overlay",
-            remedy="Nothing was done. If the VM runs well on the overlay, all is well.",
+            f"{names.own} is gone, and no overlay that can be read is {incoming}",
+            why="somebody removed or moved them",
+            remedy="Nothing was done. Look for both; if they were moved, use `--map OLD=NEW`.",
         )
     return GuestError(
-        f"{incoming} is gone",
-        why="the journal says that it was published",
-        remedy=f"Was it moved? {names.at(where)} is still there; `batchdiff restore` brings it back.",
+        f"the overlay {incoming} is gone, with what its VM wrote",
+        why="the journal says that it was published, and somebody removed or moved it since",
+        remedy=f"Look for it. Its original, as it was before the conversion, is {names.at(where)}, and"
+        " `batchdiff restore --discard-changes` goes back to it.",
     )

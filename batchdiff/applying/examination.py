@@ -1,10 +1,12 @@
-"""Are template and overlays still what they were? Only looks; what `batchdiff verify` tells.
+"""Examines whether template and overlays still are what they were; only looks. What `batchdiff verify` reports.
 
 ::
 
-    template   fingerprints as planned -> same      else its digest: same content, only touched -> or changed
-    overlay    is it there, does qemu-img check pass, does it rest on this template
-               the original is there and the overlay unused -> qemu-img compare of every byte
+    template   proven by fingerprints -> sound      else by its digest: touched, or damaged
+    overlay    its VM is running      -> in use     nothing is compared
+               missing, or QEMU finds an error in it, or it does not rest on the template -> damaged
+               differs from its original, though nobody wrote to it                       -> damaged
+               identical to its original, or a VM has written to it since                 -> sound
 """
 
 from __future__ import annotations
@@ -15,17 +17,20 @@ from dataclasses import replace
 
 from batchdiff.applying.executor import chosen
 from batchdiff.applying.notes import Notes, Standing
-from batchdiff.applying.overlaying import overlay_source, planned_parts
-from batchdiff.applying.places import is_same_file, original_names, where_is
-from batchdiff.applying.steps import OutgoingAt
+from batchdiff.applying.standing_overlay import overlay_as_it_is, overlay_source
 from batchdiff.applying.stopping import Stop
-from batchdiff.applying.template import check_planned, known_digest
-from batchdiff.applying.verification import Comparison, require_judges, verify
+from batchdiff.applying.template import doubt, require_content
+from batchdiff.applying.verification import Check, Comparison, check_used, require_judges, verify
 from batchdiff.applying.verify_mode import VerifyMode
-from batchdiff.errors import BatchdiffError, PlanError, StopError, VerificationError
-from batchdiff.image import qemu_img
-from batchdiff.image.digest import content_digest
-from batchdiff.image.fingerprint import fingerprint_at
+from batchdiff.applying.whereabouts import Found, find_original, find_overlay, whole_originals
+from batchdiff.errors import (
+    BatchdiffError,
+    DifferenceError,
+    InUseError,
+    PlanError,
+    StopError,
+    VerificationError,
+)
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
 from batchdiff.model.finding import Finding, Health
@@ -37,44 +42,57 @@ def examined(plan: Plan, notes: Notes, names: tuple[str, ...] | None, stop: Stop
 
     :raises UsageError: there is no guest of that name.
     :raises ProgramError: qemu-img is missing.
-    :raises ImageError: the template cannot be read.
     """
     guests = chosen(plan, names)
     require_judges(VerifyMode.FULL)
-    with open_image(plan.template.source) as template:
-        inspect(template)
-        yield _template(plan, notes, template, stop)
-        for guest in guests:
-            standing = notes.standings.get(guest.name)
-            if standing is not None and standing.published:
-                yield _guest(guest, standing, plan, stop)
+    converted = [(guest, standing) for guest in guests if (standing := notes.under_way(guest.name))]
+    converted = [(guest, standing) for guest, standing in converted if standing.published]
+    yield _template(plan, notes, [guest for guest, _ in converted], stop)
+    for guest, standing in converted:
+        stop.check()
+        yield _guest(guest, standing, plan, stop)
 
 
-def _template(plan: Plan, notes: Notes, template: Image, stop: Stop) -> Finding:
+def _template(plan: Plan, notes: Notes, converted: list[GuestPlan], stop: Stop) -> Finding:
     path = plan.template.source.path
     try:
-        check_planned(template, plan.template, notes)
+        with open_image(plan.template.source) as template:
+            inspect(template)
+            return _opened_template(plan, notes, template, stop)
     except PlanError as error:
-        known = known_digest(plan)
-        if not known:
-            return Finding("template", path, Health.UNKNOWN, f"{error.why}; its digest was never taken")
-        if content_digest(template, check=stop.check) == known:
-            return Finding("template", path, Health.TOUCHED, f"{error.why}; its content is what it was")
-        damage = "all overlays on it are damaged: start no VM on them; bring the template back from a backup"
-        return Finding("template", path, Health.DAMAGED, f"its content changed ({error.why}); {damage}")
-    return Finding("template", path, Health.SOUND, "as planned")
+        health = Health.DAMAGED if "changed" in error.what else Health.UNKNOWN
+        return Finding("template", path, health, f"{error}{whole_originals(converted, notes)}")
+    except BatchdiffError as error:
+        if isinstance(error, StopError):
+            raise
+        gone = (
+            f"{error.reason}. All overlays rest on it: bring it back, or read what `--map` does if it was moved."
+        )
+        return Finding("template", path, Health.DAMAGED, f"{gone}{whole_originals(converted, notes)}")
+
+
+def _opened_template(plan: Plan, notes: Notes, template: Image, stop: Stop) -> Finding:
+    path = plan.template.source.path
+    reason = doubt(template, plan, notes)
+    if not reason:
+        return Finding("template", path, Health.SOUND, "as planned")
+    require_content(template, plan, notes, reason, check=stop.check)
+    if not all(each.vouches_for_content for each in template.fingerprints()):
+        return Finding("template", path, Health.SOUND, "its content is as planned, by its digest")
+    return Finding("template", path, Health.TOUCHED, f"{reason}; its content is what it was")
 
 
 def _guest(guest: GuestPlan, standing: Standing, plan: Plan, stop: Stop) -> Finding:
     path = guest.overlay_path
-    now = fingerprint_at(path)
-    if now is None or not is_same_file(standing.overlay, now):
-        gone = "it is gone" if now is None else "another file stands in its place"
-        return Finding(guest.name, path, Health.DAMAGED, gone)
     try:
-        return _judged(guest, standing, plan, stop)
+        overlay = find_overlay(guest, standing)
+        if overlay is None:
+            return _missing(guest, standing)
+        return _judged(guest, standing, overlay, plan, stop)
     except StopError:
         raise
+    except InUseError as error:
+        return Finding(guest.name, path, Health.IN_USE, f"not checked, because its VM is running ({error.why})")
     except VerificationError as error:
         return Finding(guest.name, path, Health.DAMAGED, str(error))
     except BatchdiffError as error:
@@ -83,21 +101,29 @@ def _guest(guest: GuestPlan, standing: Standing, plan: Plan, stop: Stop) -> Find
         return Finding(guest.name, path, Health.UNKNOWN, error.strerror or str(error))
 
 
-def _judged(guest: GuestPlan, standing: Standing, plan: Plan, stop: Stop) -> Finding:
-    source = overlay_source(guest, plan.template.source)
-    record, _ = planned_parts(guest)
-    names = original_names(guest.source.path)
-    where = where_is(names, record.fingerprints[0])
-    now = fingerprint_at(guest.overlay_path)
-    used = standing.overlay is None or now is None or not standing.overlay.differs_in_ctime_only(now)
-    if where is OutgoingAt.GONE or used:
-        with open_image(source) as overlay:
-            inspect(overlay)
-        qemu_img.check(source, record.virtual_size, stopped=lambda: stop.is_asked)
-        stop.check()
-        why = "a VM has written to it since" if used else "no original is there to compare it with"
-        return Finding(guest.name, guest.overlay_path, Health.SOUND, f"no error in it; {why}")
-    original = replace(guest.source, path=names.at(where))
-    verify(Comparison(original, source), VerifyMode.FULL, lambda: stop.is_asked)
-    place = os.path.basename(original.path)
-    return Finding(guest.name, guest.overlay_path, Health.SOUND, f"every byte as in its original ({place})")
+def _missing(guest: GuestPlan, standing: Standing) -> Finding:
+    original = find_original(guest, standing)
+    whole = "" if original is None else f"; its original, as it was before the conversion, is {original.path}"
+    return Finding(guest.name, guest.overlay_path, Health.DAMAGED, f"it is gone{whole}")
+
+
+def _judged(guest: GuestPlan, standing: Standing, overlay: Found, plan: Plan, stop: Stop) -> Finding:
+    source = overlay_as_it_is(replace(overlay_source(guest, plan.template.source), path=overlay.path))
+    original = find_original(guest, standing)
+    if original is None:
+        check_used(source, lambda: stop.is_asked)
+        return _sound(guest, "no error in it; no original is there to compare it with")
+    comparison = Comparison(replace(guest.source, path=original.path), source, check=Check.LEAKS_ALLOWED)
+    try:
+        verify(comparison, VerifyMode.FULL, lambda: stop.is_asked)
+    except DifferenceError as error:
+        if overlay.proven and original.proven:
+            raise VerificationError(
+                error.what, why=f"{error.why}; nobody has written to either of them"
+            ) from error
+        return _sound(guest, "no error in it; a VM has written to it since")
+    return _sound(guest, f"every byte as in its original ({os.path.basename(original.path)})")
+
+
+def _sound(guest: GuestPlan, why: str) -> Finding:
+    return Finding(guest.name, guest.overlay_path, Health.SOUND, why)

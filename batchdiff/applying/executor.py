@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from batchdiff.applying.publication import Publication
 from batchdiff.applying.run import Run, Session, template_held
 from batchdiff.applying.space import check_space
 from batchdiff.applying.task import Task
-from batchdiff.applying.template import check_planned, sync
+from batchdiff.applying.template import accept_template, sync
 from batchdiff.applying.verification import require_judges
 from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import PlanError, UsageError
@@ -40,7 +41,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
     """Outcomes, guest by guest; one that fails does not stop the others.
 
     :raises UsageError: the options contradict each other or the plan.
-    :raises PlanError: the plan is stale: the template changed.
+    :raises PlanError: the plan is stale: the template's content changed.
     :raises ProgramError: qemu-img is needed and missing.
     :raises GuestError: a filesystem has not enough space.
     :raises StopError: somebody asked to stop.
@@ -50,14 +51,14 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
     with template_held(session) as run:
         template = run.template
         note_interrupted(template, plan.template.fingerprints, session.journal)
-        check_planned(template, plan.template, session.journal.notes)
+        accept_template(run)
         inspect(template)
         sync(template)
         pending = [g for g in guests if g.verdict is Verdict.CONVERT and not _is_published(g, session)]
         check_space(pending, options.retire)
         publication = Publication(plan, run)
         _make_up(publication, guests, session)
-        manner = Manner(options.retire, options.verify, publication.note)
+        manner = Manner(options.retire, options.verify, publication)
         ways = [Way(g.name, partial(_task, g, plan, run, manner)) for g in guests if g.verdict is Verdict.CONVERT]
         arriving = arrivals(ways, run)
         for guest in guests:
@@ -91,7 +92,7 @@ def _task(guest: GuestPlan, plan: Plan, run: Run, manner: Manner) -> Task:
 def _make_up(publication: Publication, guests: list[GuestPlan], session: Session) -> None:
     """For an apply that died between a publication and what follows it."""
     for guest in guests:
-        if _is_published(guest, session):
+        if _is_published(guest, session) and os.path.lexists(guest.overlay_path):
             publication.note(guest)
 
 

@@ -80,8 +80,8 @@ class Journal:
         os.close(older)
 
     def standing(self, guest: str) -> Standing | None:
-        """Where a guest stands; None where nothing was begun."""
-        return self.notes.standings.get(guest)
+        """Where a guest stands; None if nothing was begun, or a restore has ended it."""
+        return self.notes.under_way(guest)
 
     def record(self, guest: str, standing: Standing) -> None:
         """Notes a step of a guest; on disk when this returns."""
@@ -127,6 +127,32 @@ class Journal:
     def close(self) -> None:
         """Gives the lock back."""
         os.close(self._fd)
+
+
+class FrozenJournal:
+    """The notes of a journal for a command that only looks; what is noted of renames is forgotten."""
+
+    def __init__(self, notes: Notes) -> None:
+        self.notes = notes
+
+    def standing(self, guest: str) -> Standing | None:
+        """See :meth:`Journal.standing`."""
+        return self.notes.under_way(guest)
+
+    def record(self, guest: str, standing: Standing) -> None:
+        """Nothing may be done that would have to be noted."""
+        raise AssertionError(f"{guest} was taken to {standing.step} by a command that only looks")
+
+    def record_failure(self, guest: str, reason: str) -> None:
+        """Failures of a rehearsal are not noted."""
+
+    def record_protecting(self) -> None:
+        """Nothing may be done that would have to be noted."""
+        raise AssertionError("a command that only looks changed the template's mode")
+
+    def record_changed(self, file: Fingerprint) -> None:
+        """For the time of this command only."""
+        self.notes.changed.add(file)
 
 
 def read_notes(plan_path: str, checksum: str) -> Notes:

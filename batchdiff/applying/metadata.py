@@ -1,65 +1,166 @@
-"""Gives a new file the owner, mode, extended attributes and NOCOW flag of the one whose place it takes.
+"""Gives a new file exactly the owner, mode, attributes and flags of the one whose place it takes.
 
-Access control lists and SELinux labels are extended attributes. NOCOW: btrfs(5), ioctl_iflags(2).
+Access control lists (acl(5)) and SELinux labels are extended attributes. A new file inherits from its folder::
+
+    open(0600)        nobody else: the mode closes an inherited ACL too
+    prepare           remove what the folder gave, set what only an empty file takes
+      ... the image is written and read back ...
+    copy_metadata     owner, attributes, flags, and last the mode, which opens the file to others
 """
 
 from __future__ import annotations
 
-import array
 import contextlib
-import fcntl
+import errno
 import os
 import stat
+from collections.abc import Callable
 
-_GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602
-_NOCOW = 0x00800000
+from batchdiff.applying.inode_flags import set_early_flags, set_late_flags
 
-_NOT_OURS = "trusted.libvirt."
-"""libvirt's own bookkeeping of who uses a file: true of the original only."""
+_ACL = "system.posix_acl_access"
+
+_OF_ONE_FILE = (
+    "trusted.libvirt.",  # libvirt's own record of who uses a file
+    "security.ima",  # a digest of the content, made by the kernel
+    "security.evm",  # a signature of the inode, made by the kernel
+    "trusted.SGI_ACL_",  # XFS lists its ACL under this name too
+    "trusted.overlay.",  # overlayfs: where the rest of this file is
+)
+"""Attributes that are true of the original only, or appear by themselves: neither copied nor removed."""
+
+_STORAGE = "btrfs."
+"""Attributes that say how data is stored, so they must be set before the first byte."""
 
 
 def prepare(source: int, target: int) -> list[str]:
-    """Sets what only an empty file can be given: NOCOW, where the source has it; names it where that fails."""
-    try:
-        if not _flags(source) & _NOCOW:
-            return []
-    except OSError:  # a filesystem without such flags has none to lose
-        return []
-    try:
-        fcntl.ioctl(target, _SET_FLAGS, array.array("l", [_flags(target) | _NOCOW]))
-    except OSError as error:
-        return [f"the flag NOCOW ({error.strerror})"]
-    # btrfs says nothing where a file is no longer empty.
-    return [] if _flags(target) & _NOCOW else ["the flag NOCOW"]
+    """Take from an empty file what its folder gave it, and set what only an empty file can take.
 
-
-def _flags(fd: int) -> int:
-    found = array.array("l", [0])
-    fcntl.ioctl(fd, _GET_FLAGS, found)
-    return found[0]
+    Returns what could not be kept, as words for "could not keep ...".
+    """
+    given = _attributes(source)
+    for name in _attributes(target):
+        if name == _ACL or name not in given:
+            with contextlib.suppress(OSError):  # copy_metadata names what is left
+                os.removexattr(target, name)
+    for name, value in given.items():
+        if name.startswith(_STORAGE) and value is not None:
+            with contextlib.suppress(OSError):
+                os.setxattr(target, name, value)
+    return set_early_flags(source, target)
 
 
 def copy_metadata(source: int, target: int) -> list[str]:
-    """Copies between descriptors; names what could not be kept."""
+    """Make the metadata of a prepared and written file that of the source, then compare the two.
+
+    If owner, group or ACL cannot be kept, the mode is narrowed, so that the file is never open to more people than
+    the source. Returns what differs in the end, as words for "could not keep ...".
+    """
+    reasons: dict[str, str] = {}
+    flags = set_late_flags(source, target)  # before the owner, who alone may set them
+    _copy_owner(source, target, reasons)
+    _copy_attributes(source, target, reasons)
+    _copy_mode(source, target, reasons)
+    return [f"{what}{reasons.get(what, '')}" for what in _differences(source, target)] + flags
+
+
+def _copy_owner(source: int, target: int, reasons: dict[str, str]) -> None:
     info = os.fstat(source)
-    lost = []
+    if not _attempt(reasons, _owner(source), os.fchown, target, info.st_uid, info.st_gid):
+        with contextlib.suppress(OSError):  # a group of one's own can be given without root
+            os.fchown(target, -1, info.st_gid)
+
+
+def _copy_attributes(source: int, target: int, reasons: dict[str, str]) -> None:
+    """Set the attributes that differ; not the ACL if it would serve another group than the source's."""
+    given, found = _attributes(source), _attributes(target)
+    if os.fstat(target).st_gid != os.fstat(source).st_gid:
+        given.pop(_ACL, None)
+    for name, value in given.items():
+        if value is None:
+            reasons[_attribute(name)] = " (it cannot be read)"
+        elif found.get(name) != value:
+            _attempt(reasons, _attribute(name), os.setxattr, target, name, value)
+    for name in found.keys() - _attributes(source).keys():
+        _attempt(reasons, _inherited(name), os.removexattr, target, name)
+
+
+def _copy_mode(source: int, target: int, reasons: dict[str, str]) -> None:
+    """Set the mode; last, because chown clears the set-id bits, and an ACL's mask shows in it."""
+    # A device's mode says who may use the disk; its overlay stays with the owner.
+    if stat.S_ISREG(os.fstat(source).st_mode):
+        _attempt(reasons, _mode(source), os.fchmod, target, _safe_mode(source, target))
+
+
+def _safe_mode(source: int, target: int) -> int:
+    """The source's mode, less what would let in others: another group, or those that only the ACL kept out."""
+    old, new = os.fstat(source), os.fstat(target)
+    mode = stat.S_IMODE(old.st_mode)
+    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        mode &= ~(stat.S_ISUID | stat.S_ISGID)
+    acl = _attributes(source).get(_ACL, b"")
+    if acl is None or acl != _attributes(target).get(_ACL, b""):
+        return mode & ~0o077
+    if old.st_gid != new.st_gid:
+        # The old group's members are now among the others, and the new group's were.
+        shared = mode >> 3 & mode & 0o7
+        return mode & ~0o077 | shared << 3 | shared
+    return mode
+
+
+def _differences(source: int, target: int) -> list[str]:
+    old, new = os.fstat(source), os.fstat(target)
+    given, found = _attributes(source), _attributes(target)
+    differing = [] if (old.st_uid, old.st_gid) == (new.st_uid, new.st_gid) else [_owner(source)]
+    differing += [_attribute(name) for name, value in given.items() if value is None or found.get(name) != value]
+    differing += [_inherited(name) for name in found if name not in given]
+    if stat.S_ISREG(old.st_mode) and old.st_mode != new.st_mode:
+        differing.append(_mode(source))
+    return differing
+
+
+def _owner(source: int) -> str:
+    info = os.fstat(source)
+    return f"the owner {info.st_uid}:{info.st_gid}"
+
+
+def _mode(source: int) -> str:
+    return f"the mode {stat.S_IMODE(os.fstat(source).st_mode):o}"
+
+
+def _attribute(name: str) -> str:
+    return f"the attribute {name}"
+
+
+def _inherited(name: str) -> str:
+    return f"the file without the attribute {name}, which its folder gives"
+
+
+def _attempt(reasons: dict[str, str], what: str, call: Callable[..., None], *arguments: object) -> bool:
+    """Call something; note the reason for ``what`` if it fails."""
     try:
-        os.fchown(target, info.st_uid, info.st_gid)
+        call(*arguments)
     except OSError as error:
-        lost.append(f"the owner {info.st_uid}:{info.st_gid} ({error.strerror})")
-    for name in _attributes(source):
-        try:
-            os.setxattr(target, name, os.getxattr(source, name))
-        except OSError as error:
-            lost.append(f"the attribute {name} ({error.strerror})")
-    # After the owner: chown clears the set-id bits, and an ACL's mask shows in the mode.
-    if stat.S_ISREG(info.st_mode):
-        os.fchmod(target, stat.S_IMODE(info.st_mode))
-    return lost
+        reasons[what] = f" ({error.strerror})"
+        return False
+    return True
 
 
-def _attributes(fd: int) -> list[str]:
-    names: list[str] = []
-    with contextlib.suppress(OSError):  # a filesystem without extended attributes has none to lose
+def _attributes(fd: int) -> dict[str, bytes | None]:
+    """The extended attributes, each with its value, or None if it cannot be read; none on a filesystem without.
+
+    :raises OSError: nobody knows which there are, so nobody knows who may read the file.
+    """
+    try:
         names = os.listxattr(fd)
-    return [name for name in names if not name.startswith(_NOT_OURS)]
+    except OSError as error:
+        if error.errno in {errno.EOPNOTSUPP, errno.ENOSYS}:
+            return {}
+        raise
+    return {name: _value(fd, name) for name in names if not name.startswith(_OF_ONE_FILE)}
+
+
+def _value(fd: int, name: str) -> bytes | None:
+    with contextlib.suppress(OSError):
+        return os.getxattr(fd, name)
+    return None

@@ -5,6 +5,7 @@
     {"time": "...", "step": "begin", "plan": "sha256:..."}
     {"time": "...", "guest": "web01", "step": "checked", "goal": "apply", "temporary": "/images/..."}
     {"time": "...", "guest": "web01", "step": "written", ...}   "verified"   "published"   "retiring"   "retired"
+    {"time": "...", "guest": "web01", "step": "retired", "fate": "quarantined", "aside": "/images/..."}
     {"time": "...", "guest": "web01", "step": "failed", "reason": "..."}
     {"time": "...", "step": "protecting"}
     {"time": "...", "step": "changed", "file": {"device": 64768, "inode": 12, ...}}
@@ -40,8 +41,15 @@ class Goal(enum.StrEnum):
     PURGE = "purge"
 
 
-DELETED = "deleted"
-"""What became of an original that is no more."""
+class Fate(enum.StrEnum):
+    """What became of an original."""
+
+    KEPT = "kept"
+    QUARANTINED = "quarantined"
+    DELETED = "deleted"
+    GONE = "gone"
+    """Somebody moved it, or a batchdiff deleted it and died before it could note that."""
+
 
 BEGIN, PROTECTING, CHANGED, FAILED = "begin", "protecting", "changed", "failed"
 """The journal's lines that are no step of a guest."""
@@ -53,8 +61,9 @@ class Standing:
 
     ``temporary``: the file under way. ``overlay``: the overlay as it was verified or published; ``published``:
     whether it got its name. ``rebuilt``: an image that restore has made, as it was verified. ``moved``: the
-    outgoing file's name has begun to change, so its ctime may be another. ``original``: what became of the
-    original, in words.
+    outgoing file's name has begun to change, so its ctime may be another. ``deleting``: it is about to be
+    unlinked, so if it is gone, that was our doing. ``fate``: what became of the original; ``aside``: its path in
+    quarantine. A guest at RESTORED is done with, except for an older original that is still aside.
     """
 
     step: Step
@@ -64,7 +73,9 @@ class Standing:
     published: bool = False
     rebuilt: Fingerprint | None = None
     moved: bool = False
-    original: str = ""
+    deleting: bool = False
+    fate: Fate | None = None
+    aside: str | None = None
 
     def record(self) -> dict[str, Any]:
         """The plain values of its line in a journal."""
@@ -100,9 +111,10 @@ class Notes:
     def _take_in_step(self, guest: str, record: dict[str, Any]) -> None:
         self.failures.pop(guest, None)
         self.times[guest] = str(record["time"])
-        if record["step"] == Step.RESTORED:
+        if record["step"] == Step.RESTORED and not record.get("aside"):
             self.standings.pop(guest, None)
             return
+        fate, aside = _fate(record)
         self.standings[guest] = Standing(
             Step(record["step"]),
             Goal(record["goal"]),
@@ -111,13 +123,31 @@ class Notes:
             bool(record.get("published", False)),
             _fingerprint(record.get("rebuilt")),
             bool(record.get("moved", False)),
-            str(record.get("original", "")),
+            bool(record.get("deleting", False)),
+            fate,
+            aside,
         )
 
     @property
     def published(self) -> list[str]:
         """The guests whose overlays are in place."""
         return [name for name, standing in self.standings.items() if standing.published]
+
+    def under_way(self, guest: str) -> Standing | None:
+        """Where a guest stands; None if nothing was begun, or a restore has ended it."""
+        standing = self.standings.get(guest)
+        return None if standing is None or standing.step is Step.RESTORED else standing
+
+
+def _fate(record: dict[str, Any]) -> tuple[Fate | None, str | None]:
+    """What became of the original, and where it is aside. Journals before "fate" have a sentence at "original"."""
+    if "fate" in record:
+        return Fate(record["fate"]), _path(record.get("aside"))
+    words = str(record.get("original", ""))
+    word, _, rest = words.partition(" ")
+    if not words:
+        return None, None
+    return Fate(word.rstrip(":")), _path(rest.removeprefix("as ")) if word == Fate.QUARANTINED else None
 
 
 def _fingerprint(value: dict[str, Any] | None) -> Fingerprint | None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 
+from batchdiff.applying.conversion import Conversion
+from batchdiff.applying.notes import Fate
 from batchdiff.applying.pipeline import Arrival
 from batchdiff.applying.steps import Action
+from batchdiff.errors import DifferenceError
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import GuestPlan, Verdict
 
@@ -38,9 +41,19 @@ def converted(guest: GuestPlan, arrival: Arrival) -> GuestOutcome:
         actual_overlay_bytes=info.st_size,
         predicted_overlay_disk_bytes=savings.overlay_disk_bytes if savings else None,
         actual_overlay_disk_bytes=info.st_blocks * 512,
-        original=conversion.original,
+        original=_original(conversion),
         notes=tuple(conversion.notes),
     )
+
+
+def _original(conversion: Conversion) -> str:
+    match conversion.fate:
+        case Fate.QUARANTINED:
+            return f"quarantined as {conversion.aside}"
+        case Fate.GONE:
+            return "gone: an earlier run deleted it, or somebody moved it"
+        case fate:
+            return "" if fate is None else fate.value
 
 
 def _status(done: frozenset[Action]) -> Status:
@@ -54,7 +67,13 @@ def undone(arrival: Arrival, status: Status) -> GuestOutcome:
     if arrival.error is not None or arrival.conversion is None:
         return failed(arrival)
     done = arrival.conversion
-    original = done.original
+    original = Fate.DELETED.value
     if status is Status.RESTORED:
         original = "rebuilt from its overlay" if Action.WRITE in done.done else "back under its name"
     return GuestOutcome(arrival.guest, status, original=original, notes=tuple(done.notes))
+
+
+def kept_for(guest: str, error: DifferenceError) -> GuestOutcome:
+    """A guest whose original stays in quarantine, because the two differ by now."""
+    reason = f"its VM has run on the overlay since ({error.what}); `purge --used` deletes the original too"
+    return GuestOutcome(guest, Status.KEPT, reason, original="kept in quarantine")

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from batchdiff.applying import retire
 from batchdiff.applying.places import where_is
+from batchdiff.applying.resting_on import require_nothing_on
 from batchdiff.applying.run import Run
 from batchdiff.applying.steps import OutgoingAt
 from batchdiff.applying.task import Task
-from batchdiff.errors import GuestError
+from batchdiff.errors import GuestError, InUseError
 from batchdiff.image.holding import Held, hold
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
@@ -51,6 +52,7 @@ class OutgoingFile:
             self._held = self._opened.enter_context(hold(image, Purpose.GUEST))
             now = image.layers[0].fingerprint()
             if moved and self._task.outgoing.known.differs_in_ctime_only(now):
+                # A process died between a rename and its note: the new ctime is our own doing.
                 self._run.journal.record_changed(now)
             self._task.check(image)
             against = retire.objection(image.layers[0].fd, path, self._task.retire)
@@ -92,13 +94,22 @@ class OutgoingFile:
             return
         path, usage = self._task.outgoing.names.own, self._held.alone()
         if usage.objection:
-            raise GuestError(f"{path} was not retired", why=usage.objection, remedy="End what uses it; try again.")
+            raise InUseError(f"{path} was not retired", why=usage.objection, remedy="End what uses it; try again.")
         if usage.unknown and self._task.retire is Retire.DELETE and not self._run.session.unseen:
             raise GuestError(
                 f"{path} was not deleted",
                 why=f"{usage.unknown}, so a VM could have it open unseen",
                 remedy="If you are sure that none has, add `--unseen`.",
             )
+
+    def require_nothing_on_it(self, *former: str) -> None:
+        """No other image has it in its backing chain: looked for now, because a linked clone takes no lock.
+
+        ``former``: names that it had until a moment ago, by which such an image may still know it.
+
+        :raises GuestError: one has.
+        """
+        require_nothing_on(self._run.dependents, self.path, *former)
 
     def close(self) -> None:
         """Lets go of it."""

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
+from batchdiff.applying.constancy import Constancy
 from batchdiff.applying.metadata import copy_metadata, prepare
-from batchdiff.applying.notes import Goal, Standing
+from batchdiff.applying.notes import Goal, Standing, Step
 from batchdiff.applying.overlay import NewImage, write_image
 from batchdiff.applying.places import original_names
+from batchdiff.applying.publication import Publication
 from batchdiff.applying.run import Run
-from batchdiff.applying.staleness import check_template_at_its_path, check_unchanged
+from batchdiff.applying.staleness import changes_since_planned, check_unchanged, stale
+from batchdiff.applying.standing_overlay import overlay_as_it_is, overlay_source
 from batchdiff.applying.task import Incoming, Outgoing, Task
 from batchdiff.applying.verification import Comparison, verify
 from batchdiff.applying.verify_mode import VerifyMode
-from batchdiff.errors import GuestError, PlanError
-from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
+from batchdiff.errors import DifferenceError, GuestError, PlanError
 from batchdiff.image.image import Image
-from batchdiff.image.source import ImageFormat, ImageSource
+from batchdiff.image.source import ImageSource
 from batchdiff.model.manifest import Retire
 from batchdiff.model.overlay_options import Compression, backing_name, geometry_of
 from batchdiff.model.plan import GuestPlan, PlannedImage
@@ -31,21 +32,16 @@ class Manner:
 
     retire: Retire
     verify: VerifyMode
-    on_published: Callable[[GuestPlan], list[str]]
-
-
-def overlay_source(guest: GuestPlan, template: ImageSource) -> ImageSource:
-    """A guest's overlay, with the chain that it rests on."""
-    return ImageSource(guest.overlay_path, ImageFormat.QCOW2, (template, *template.backing))
+    publication: Publication
 
 
 def planned_parts(guest: GuestPlan) -> tuple[PlannedImage, int]:
-    """The image and the cluster size of a guest that shall be converted.
+    """The image and the cluster size of a guest that is to be converted.
 
     :raises PlanError: it was not compared.
     """
     if guest.image is None or guest.options.cluster_size is None:
-        raise PlanError(f"guest {guest.name} shall be converted, but was not compared")
+        raise PlanError(f"guest {guest.name} is to be converted, but was not compared", remedy="Plan again.")
     return guest.image, guest.options.cluster_size
 
 
@@ -57,42 +53,45 @@ def overlay_task(guest: GuestPlan, template: PlannedImage, run: Run, manner: Man
     standing = run.journal.standing(guest.name)
     _check_way(guest, standing, manner.retire)
     record, _ = planned_parts(guest)
-    way = _Overlaying(guest, template, run, manner.verify, standing)
+    published = standing is not None and standing.published
+    way = _Overlaying(guest, template, run, manner, published)
+    source = overlay_source(guest, template.source)
     return Task(
         guest=guest.name,
         goal=Goal.APPLY,
         outgoing=Outgoing(guest.source, original_names(guest.source.path), record.fingerprints[0]),
         incoming=Incoming(
-            overlay_source(guest, template.source),
+            overlay_as_it_is(source) if published else source,
             known=None if standing is None else standing.overlay,
-            published=way.is_published,
+            published=published,
         ),
         retire=manner.retire,
+        final=Step.RETIRED,
         write=way.write,
         verify=way.verify,
         check=way.check,
-        on_published=partial(manner.on_published, guest),
+        on_published=way.on_published,
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Overlaying:
-    """Writes, judges and checks for one guest; see :mod:`batchdiff.applying.task`. ``standing``: at the start."""
+    """Writes, judges and checks for one guest; see :mod:`batchdiff.applying.task`.
+
+    ``published``: an earlier run has published the overlay, so a VM may have run on it.
+    """
 
     guest: GuestPlan
     template: PlannedImage
     run: Run
-    mode: VerifyMode
-    standing: Standing | None
-
-    @property
-    def is_published(self) -> bool:
-        """Whether an earlier run has published the overlay."""
-        return self.standing is not None and self.standing.published
+    manner: Manner
+    published: bool
+    _constancy: Constancy | None = None
 
     def write(self, fd: int, original: Image) -> list[str]:
         """The overlay, with the original's owner, mode and attributes."""
         guest, (record, cluster_size) = self.guest, planned_parts(self.guest)
+        self.manner.publication.check(guest)
         source = original.layers[0].fd
         lost = prepare(source, fd)
         name = backing_name(guest.overlay_path, self.template.source.path, guest.options.backing_path)
@@ -108,24 +107,36 @@ class _Overlaying:
         return [f"could not keep {what}" for what in (*lost, *copy_metadata(source, fd))]
 
     def verify(self, original: Image, overlay: ImageSource, ended: Callable[[], bool]) -> None:
-        """By the mode that was chosen; an overlay that has been used since cannot be compared any more."""
-        written = None
-        if self.standing is not None and self.is_published:
-            _check_unused(self.guest, self.standing.overlay)
-        else:
-            # The planned extents tell what was written only of a file that this very run has written.
-            written = (extents_of(self.guest), self.guest.unit)
-        verify(Comparison(original.source, overlay, written), self.mode, ended)
+        """By the mode that was chosen. Of an overlay that a VM may have used, every byte is compared."""
+        # The planned extents say what was written only of a file that this very run has written.
+        written = None if self.published else (extents_of(self.guest), self.guest.unit)
+        try:
+            verify(Comparison(original.source, overlay, written), self.manner.verify, ended)
+        except DifferenceError as error:
+            if self.published:
+                raise _used(self.guest, error) from error
+            record, _ = planned_parts(self.guest)
+            changes = changes_since_planned(original, record, self.run.journal.notes)
+            if changes:
+                raise stale(changes) from error
+            raise
 
     def check(self, original: Image) -> None:
-        """Original and template against the plan."""
+        """Original and template: as planned at first, and unchanged from then on."""
         record, _ = planned_parts(self.guest)
-        check_unchanged(original, record, self.run.journal.notes)
-        check_template_at_its_path(self.template, self.run.journal.notes)
+        if self._constancy is None:
+            check_unchanged(original, record, self.run.journal.notes, self.manner.verify)
+            self._constancy = Constancy(self.run.journal)
+        self._constancy.check_chain(original)
+        self.run.check_template()
+
+    def on_published(self) -> list[str]:
+        """Protects the template and records the overlay beside it."""
+        return self.manner.publication.note(self.guest)
 
 
 def _check_way(guest: GuestPlan, standing: Standing | None, how: Retire) -> None:
-    if standing is not None and standing.goal is not Goal.APPLY:
+    if standing is not None and standing.goal is not Goal.APPLY and standing.step is not Step.PURGED:
         raise GuestError(
             f"a `batchdiff {standing.goal}` of {guest.name} was begun and not finished",
             remedy=f"Run `batchdiff {standing.goal}` again first.",
@@ -137,11 +148,9 @@ def _check_way(guest: GuestPlan, standing: Standing | None, how: Retire) -> None
         )
 
 
-def _check_unused(guest: GuestPlan, published: Fingerprint | None) -> None:
-    now = fingerprint_at(guest.overlay_path)
-    if published is None or now is None or not published.differs_in_ctime_only(now):
-        raise GuestError(
-            f"the original of {guest.name} was not retired",
-            why=f"its overlay {guest.overlay_path} has been used since, so the two cannot be compared any more",
-            remedy="If the VM runs well on the overlay, remove the original yourself.",
-        )
+def _used(guest: GuestPlan, error: DifferenceError) -> GuestError:
+    return GuestError(
+        f"the original of {guest.name} was not retired",
+        why=f"its VM has run on the overlay {guest.overlay_path} since, and the two differ by now ({error.what})",
+        remedy="If the VM runs well on the overlay, remove the original yourself.",
+    )

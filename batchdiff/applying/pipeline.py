@@ -21,12 +21,15 @@ from dataclasses import dataclass
 from batchdiff.applying.conversion import Conversion
 from batchdiff.applying.run import Run
 from batchdiff.applying.task import Task
-from batchdiff.errors import BatchdiffError, GuestError, StopError
+from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, StopError
 from batchdiff.model.totals import VERIFIED_AHEAD
 from batchdiff.qcow2.header import FormatError
 
-_TOLD = (BatchdiffError, OSError, FormatError)
+EXPECTED = (BatchdiffError, OSError, FormatError)
 """What a user, a disk or an image can cause; all else is a bug."""
+
+
+_AGAIN = "then run the same command again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def _begun(way: Way, run: Run, pool: ThreadPoolExecutor) -> _Underway:
         guest.conversion = Conversion(way.task(), run)
         if guest.conversion.prepare():
             guest.verdict = pool.submit(guest.conversion.verify)
-    except _TOLD as error:
+    except EXPECTED as error:
         _undo(guest)
         guest.error = error
     except BaseException:
@@ -97,9 +100,9 @@ def _ended(guest: _Underway, run: Run) -> Arrival:
     except StopError:
         _undo(guest)
         raise
-    except _TOLD as error:
+    except EXPECTED as error:
         _undo(guest)
-        told = _told(guest.guest, error)
+        told = as_told(guest.guest, error)
         with contextlib.suppress(OSError):
             run.journal.record_failure(guest.guest, str(told))
         return Arrival(guest.guest, guest.conversion, told)
@@ -121,8 +124,25 @@ def _finish(guest: _Underway, run: Run) -> None:
             if not run.stop.is_asked:
                 guest.conversion.check_holds()
             raise
+        except DifferenceError as error:
+            _take_the_other_way(guest, guest.conversion, error, run)
     guest.conversion.finish()
     guest.conversion.close()
+
+
+def _take_the_other_way(guest: _Underway, first: Conversion, error: DifferenceError, run: Run) -> None:
+    """The two differ: what is to be done then is done here and now, one guest at a time.
+
+    :raises DifferenceError: nothing else is to be done.
+    """
+    if first.task.otherwise is None:
+        raise error
+    first.abandon()
+    first.close()
+    guest.verdict = None
+    second = guest.conversion = Conversion(first.task.otherwise(), run)
+    if second.prepare():
+        second.verify()
 
 
 def _undo(guest: _Underway) -> None:
@@ -135,7 +155,8 @@ def _undo(guest: _Underway) -> None:
         guest.conversion.close()
 
 
-def _told(guest: str, error: Exception) -> BatchdiffError:
+def as_told(guest: str, error: Exception) -> BatchdiffError:
+    """What to report of an error that a user, a disk or an image caused; any other is raised again."""
     if isinstance(error, BatchdiffError):
         return error
     if isinstance(error, FormatError):
@@ -143,14 +164,14 @@ def _told(guest: str, error: Exception) -> BatchdiffError:
     if not isinstance(error, OSError):
         raise error
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        remedy = "Make room, or have the quota raised; then apply again."
+        remedy = f"Make room, or have the quota raised; {_AGAIN}"
     elif error.errno == errno.EFBIG:
         remedy = (
             "Raise the limit on the size of files (`ulimit -f`), or choose a filesystem that takes larger ones."
         )
     elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        remedy = "Check the permissions of the folder, then apply again."
+        remedy = f"Check the permissions of the folder; {_AGAIN}"
     else:
-        remedy = "Look into the kernel log, then apply again."
+        remedy = f"Look into the kernel log; {_AGAIN}"
     place = f" ({error.filename})" if error.filename else ""
     return GuestError(f"cannot go on with {guest}", why=f"{error.strerror or error}{place}", remedy=remedy)

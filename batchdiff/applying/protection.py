@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 
-from batchdiff.applying.journal import Journal
+from batchdiff.applying.journal import FrozenJournal, Journal
 from batchdiff.image.contract import Layer
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.image import Image
@@ -16,7 +16,7 @@ from batchdiff.image.image import Image
 _WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
-def protect(template: Image, journal: Journal) -> tuple[str, ...]:
+def protect(template: Image, journal: Journal | FrozenJournal) -> tuple[str, ...]:
     """Takes the write bits of every file of the template's chain; says which could not be protected."""
     notes = []
     for layer in template.layers:
@@ -32,7 +32,7 @@ def protect(template: Image, journal: Journal) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def note_interrupted(template: Image, planned: tuple[Fingerprint, ...], journal: Journal) -> None:
+def note_interrupted(template: Image, planned: tuple[Fingerprint, ...], journal: Journal | FrozenJournal) -> None:
     """Makes up for the note of an apply that died when it had just taken a file's write bits."""
     for layer, before in zip(template.layers, planned, strict=True):
         now = layer.fingerprint()

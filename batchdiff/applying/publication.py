@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 from batchdiff.applying.protection import protect
 from batchdiff.applying.run import Run
-from batchdiff.applying.sidecar import note_overlay
+from batchdiff.applying.sidecar import check_other_overlays, record_overlay
 from batchdiff.applying.template import known_digest
 from batchdiff.image.digest import content_digest
+from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.model.plan import GuestPlan, Plan
+from batchdiff.model.sidecar import Chain, Origin
 
 
 @dataclass(slots=True)
@@ -19,7 +21,20 @@ class Publication:
     plan: Plan
     run: Run
     _digest: str = ""
+    _accepted: Chain = ()
     _said: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._accepted = self.run.template.fingerprints()
+
+    def check(self, guest: GuestPlan) -> None:
+        """Makes sure, before an overlay is written, that the template has one content for all its overlays.
+
+        :raises PlanError: overlays of an earlier plan rest on another content of it.
+        """
+        digest = known_digest(self.plan)
+        if digest:
+            check_other_overlays(self.run.template.path, digest, guest.overlay_path)
 
     def note(self, guest: GuestPlan) -> list[str]:
         """Does it for one guest; gives what the operator should know, each thing once."""
@@ -42,11 +57,16 @@ class Publication:
         template = self.run.template
         try:
             self._digest = self._digest or known_digest(self.plan) or content_digest(template, check=_go_on)
-            origin = {"guest": guest.name, "plan": self.plan.checksum}
-            note_overlay(template, self._digest, guest.overlay_path, origin)
+            earlier = (self.plan.template.fingerprints, self._accepted)
+            record_overlay(template, self._digest, guest.overlay_path, self._origin(guest), earlier=earlier)
         except OSError as error:
             return [f"nothing could be recorded beside the template {template.path} ({error.strerror or error})"]
         return []
+
+    def _origin(self, guest: GuestPlan) -> Origin:
+        standing = self.run.journal.standing(guest.name)
+        overlay: Fingerprint | None = None if standing is None else standing.overlay
+        return Origin(guest.name, self.plan.checksum, self.run.session.plan_path, guest.source.path, overlay)
 
 
 def _go_on() -> None:

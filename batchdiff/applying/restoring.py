@@ -1,143 +1,178 @@
-"""The ways of a guest under restore and purge.
+"""The ways of a guest under restore. What its VM sees now is the truth, and QEMU decides what that is.
 
 ::
 
-    restore   from the original, where it still is and the overlay has not been used: it gets its name back
-              rebuilt from overlay and template otherwise, in the original's format, with its owner and mode
-              then the overlay goes, after it was compared with what took its place
-    purge     the quarantined original goes, after it was compared with the overlay
+    overlay and original identical     the original gets its name back, the overlay goes
+    they differ, original aside        an image is rebuilt from the overlay, the older original stays in quarantine
+    they differ, original kept         two disks: nothing is done, only a person knows which one counts
+    no original                        an image is rebuilt from the overlay
+    no overlay                         nothing is done: what the VM wrote is not known
+    --discard-changes                  the original gets its name back without a comparison, the overlay goes
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
+from batchdiff.applying.constancy import Constancy
+from batchdiff.applying.losses import LossesAllowed, check_losses, not_given_back
 from batchdiff.applying.metadata import copy_metadata, prepare
-from batchdiff.applying.notes import DELETED, Goal, Standing
-from batchdiff.applying.overlaying import overlay_source, planned_parts
-from batchdiff.applying.places import Names, original_names, overlay_names, where_is
+from batchdiff.applying.notes import Goal, Standing, Step
+from batchdiff.applying.overlaying import planned_parts
+from batchdiff.applying.places import original_names, overlay_names
 from batchdiff.applying.run import Run
+from batchdiff.applying.space import check_space_for_image
 from batchdiff.applying.standalone import write_standalone
-from batchdiff.applying.steps import OutgoingAt
+from batchdiff.applying.standing_overlay import overlay_as_it_is, overlay_source
 from batchdiff.applying.task import Incoming, Outgoing, Task
-from batchdiff.applying.verification import Comparison, verify
+from batchdiff.applying.verification import Check, Comparison, check_used, verify
 from batchdiff.applying.verify_mode import VerifyMode
-from batchdiff.errors import GuestError, PlanError
-from batchdiff.image.fingerprint import NO_FILE, Fingerprint, fingerprint_at
+from batchdiff.applying.whereabouts import Found, find_original, find_overlay, rebuilt_is_in_place
+from batchdiff.errors import GuestError
+from batchdiff.image.fingerprint import NO_FILE
 from batchdiff.image.image import Image
 from batchdiff.image.source import ImageSource
 from batchdiff.model.manifest import Retire
 from batchdiff.model.plan import GuestPlan, PlannedImage
 
 
-@dataclass(slots=True)
-class _Constant:
-    """Sees to it that files do not change while they are worked with; what batchdiff itself renames may."""
+@dataclass(frozen=True, slots=True)
+class RestoreOptions:
+    """What the operator chose. ``discard_changes``: go back to the originals, whatever VMs wrote since."""
 
-    run: Run
-    seen: dict[str, Fingerprint] = field(default_factory=dict)
-
-    def check(self, image: Image) -> None:
-        """Compares every file of a chain, and the template at its own path, with what was seen first.
-
-        :raises PlanError: one has changed.
-        """
-        for layer in image.layers:
-            self._compare(layer.path if layer is not image.layers[0] else "", layer.fingerprint(), layer.path)
-        for layer in self.run.template.layers:
-            self._compare(layer.path, fingerprint_at(layer.path), layer.path)
-
-    def _compare(self, key: str, now: Fingerprint | None, path: str) -> None:
-        if now is None:
-            raise PlanError(f"{path} is gone", remedy="Nothing was deleted. Look for it, then try again.")
-        before = self.seen.setdefault(key, now)
-        if now in self.run.journal.notes.changed and before.differs_in_ctime_only(now):
-            self.seen[key] = now
-        elif before != now:
-            raise PlanError(
-                f"{path} changed meanwhile", why=before.changes(now), remedy="Shut down what writes to it."
-            )
+    guests: tuple[str, ...] | None = None
+    discard_changes: bool = False
+    losses: LossesAllowed = frozenset()
 
 
-def purge_task(guest: GuestPlan, template: PlannedImage, run: Run, standing: Standing) -> Task:
-    """What purge has to do with a guest whose original is in quarantine."""
-    record, _ = planned_parts(guest)
-    names = original_names(guest.source.path)
-    own = replace(names, own=names.quarantine)
-    return Task(
-        guest=guest.name,
-        goal=Goal.PURGE,
-        outgoing=Outgoing(replace(guest.source, path=own.own), own, record.fingerprints[0]),
-        incoming=Incoming(overlay_source(guest, template.source), standing.overlay, published=True),
-        retire=Retire.DELETE,
-        write=_writes_nothing,
-        verify=_compared_by_qemu,
-        check=_Constant(run).check,
-    )
-
-
-def restore_task(guest: GuestPlan, template: PlannedImage, run: Run, standing: Standing) -> Task:
+def restore_task(
+    guest: GuestPlan, template: PlannedImage, run: Run, standing: Standing, options: RestoreOptions
+) -> Task:
     """What restore has to do with a guest that apply has begun.
 
     :raises GuestError: nothing can be restored without losing something.
     """
-    record, _ = planned_parts(guest)
-    known = standing.overlay or NO_FILE  # one that was never finished has no name to take it from
-    names = original_names(guest.source.path)
-    original = _where_the_original_is(names, record.fingerprints[0], standing)
-    overlay = overlay_names(guest.overlay_path)
-    gone = where_is(overlay, known) is OutgoingAt.GONE
-    return Task(
-        guest=guest.name,
-        goal=Goal.RESTORE,
-        outgoing=Outgoing(overlay_source(guest, template.source), overlay, known),
-        incoming=_what_comes_back(guest, record, standing, original),
-        retire=Retire.DELETE,
-        write=_Rebuilding(guest, record, run).write,
-        verify=_compared_by_qemu,
-        check=_Constant(run).check,
-        verified=gone and original is not OutgoingAt.GONE,
-    )
-
-
-def _where_the_original_is(names: Names, known: Fingerprint, standing: Standing) -> OutgoingAt:
-    """GONE also where another file, such as a rebuilt image, has got the inode number of the deleted original."""
-    now = fingerprint_at(names.own)
-    is_rebuilt = standing.rebuilt is not None and now is not None and standing.rebuilt.differs_in_ctime_only(now)
-    if is_rebuilt or standing.original == DELETED:
-        return OutgoingAt.GONE
-    return where_is(names, known)
-
-
-def _what_comes_back(guest: GuestPlan, record: PlannedImage, standing: Standing, original: OutgoingAt) -> Incoming:
-    """The original where it is and still is what the guest holds, else an image that is to be rebuilt."""
-    names, known = original_names(guest.source.path), record.fingerprints[0]
-    rebuilt = Incoming(replace(guest.source, backing=()), standing.rebuilt)
-    if original is OutgoingAt.GONE:
-        return rebuilt
-    if not _was_used(guest, standing):
-        return Incoming(guest.source, known, ready=None if original is OutgoingAt.NAMED else names.at(original))
-    if original is OutgoingAt.NAMED and guest.overlay_path != guest.source.path:
+    way = _Restoring(guest, template, run, standing, options)
+    overlay = find_overlay(guest, standing)
+    if rebuilt_is_in_place(guest, standing):
+        if overlay is not None:
+            return way.rebuild(overlay)
+        if standing.deleting or options.discard_changes:
+            return way.finished(Incoming(way.rebuilt_source, standing.rebuilt))
+    original = find_original(guest, standing)
+    if overlay is None:
+        return way.without_overlay(original)
+    if original is None and options.discard_changes:
         raise GuestError(
-            f"{guest.name} was not restored",
-            why=f"its original is still there, and its overlay {guest.overlay_path} has been used since:"
-            " only you know which of the two counts",
-            remedy="Remove the other one yourself.",
+            f"{guest.name} cannot go back to its original",
+            why="it is gone: it was deleted, or somebody moved it",
+            remedy="Leave `--discard-changes` out: an image with what the VM sees now can be rebuilt.",
         )
-    return rebuilt
+    if not options.discard_changes:
+        check_losses(overlay.path, options.losses)
+    return way.rebuild(overlay) if original is None else way.compare(overlay, original)
 
 
-def _was_used(guest: GuestPlan, standing: Standing) -> bool:
-    """Whether somebody has written to the overlay since it was published."""
-    names = overlay_names(guest.overlay_path)
-    known = standing.overlay
-    for path in (names.own, names.quarantine, names.deleting):
-        now = fingerprint_at(path)
-        if known is not None and now is not None and (now.device, now.inode) == (known.device, known.inode):
-            return not known.differs_in_ctime_only(now)
-    return False
+@dataclass(frozen=True, slots=True)
+class _Restoring:
+    """Makes the tasks for one guest."""
+
+    guest: GuestPlan
+    template: PlannedImage
+    run: Run
+    standing: Standing
+    options: RestoreOptions
+
+    @property
+    def rebuilt_source(self) -> ImageSource:
+        """The image that restore rebuilds, under the guest's name."""
+        return replace(self.guest.source, backing=())
+
+    def compare(self, overlay: Found, original: Found) -> Task:
+        """The original comes back if QEMU finds it identical to the overlay, or if changes are discarded."""
+        is_named = original.path == self.guest.source.path
+        # What differs is rebuilt from the overlay; a kept original is in the way of that.
+        otherwise = self._two_disks if is_named else lambda: self.rebuild(overlay)
+        return replace(
+            self._task(overlay, Incoming(self.guest.source, original.now, None if is_named else original.path)),
+            verify=_identical,
+            verified=self.options.discard_changes,
+            otherwise=otherwise,
+        )
+
+    def rebuild(self, overlay: Found) -> Task:
+        """An image with what the VM sees takes the original's name; an older original stays in quarantine."""
+        quarantined = original_names(self.guest.source.path).quarantine
+        return replace(
+            self._task(overlay, Incoming(self.rebuilt_source, self.standing.rebuilt)),
+            older=quarantined if os.path.lexists(quarantined) else None,
+        )
+
+    def without_overlay(self, original: Found | None) -> Task:
+        """Goes back to the original if nothing can be lost by that, or if the operator said so."""
+        deleted_by_us = self.standing.goal is Goal.RESTORE and self.standing.deleting
+        if self.standing.published and not deleted_by_us and not self.options.discard_changes:
+            raise self._overlay_missing(original)
+        if original is None:
+            original_path, overlay_path = self.guest.source.path, self.guest.overlay_path
+            raise GuestError(
+                f"{self.guest.name} cannot be restored",
+                why=f"both its original {original_path} and its overlay {overlay_path} are gone",
+                remedy="If they were moved, use `--map OLD=NEW`; else bring one of them back from a backup.",
+            )
+        ready = None if original.path == self.guest.source.path else original.path
+        return self.finished(Incoming(self.guest.source, original.now, ready))
+
+    def finished(self, incoming: Incoming) -> Task:
+        """The overlay is not there (any longer): the incoming image gets its name, if it does not have it yet."""
+        return replace(self._task(None, incoming), verified=True)
+
+    def _task(self, overlay: Found | None, incoming: Incoming) -> Task:
+        guest = self.guest
+        names = overlay_names(guest.overlay_path)
+        source = overlay_source(guest, self.template.source)
+        if overlay is not None:
+            as_it_is = overlay_as_it_is(replace(source, path=overlay.path))
+            source = replace(as_it_is, path=guest.overlay_path)
+        constancy = Constancy(self.run.journal)
+
+        def check(image: Image) -> None:
+            constancy.check_chain(image)
+            self.run.check_template()
+
+        return Task(
+            guest=guest.name,
+            goal=Goal.RESTORE,
+            outgoing=Outgoing(source, names, NO_FILE if overlay is None else overlay.now),
+            incoming=incoming,
+            retire=Retire.DELETE,
+            final=Step.RESTORED,
+            write=_Rebuilding(guest, self.run).write,
+            verify=_rebuilt_right,
+            check=check,
+        )
+
+    def _two_disks(self) -> Task:
+        raise GuestError(
+            f"{self.guest.name} was not restored",
+            why=f"its original {self.guest.source.path} is still there, and differs from its overlay"
+            f" {self.guest.overlay_path}: only you know which of the two counts",
+            remedy="To go back to the original and delete the overlay, run the same command with"
+            " `--discard-changes`; to keep the overlay, move the original away.",
+        )
+
+    def _overlay_missing(self, original: Found | None) -> GuestError:
+        whole = "" if original is None else f" The original, as it was before the conversion, is {original.path}."
+        back = (
+            "" if original is None else " To go back to it and give up what the VM wrote, add `--discard-changes`."
+        )
+        return GuestError(
+            f"{self.guest.name} was not restored",
+            why=f"its overlay {self.guest.overlay_path} is missing, with what its VM wrote since",
+            remedy=f"Bring the overlay back; if the pool was moved, use `--map OLD=NEW`.{whole}{back}",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,25 +180,34 @@ class _Rebuilding:
     """Writes what the overlay and its template show as an image of the original's kind."""
 
     guest: GuestPlan
-    record: PlannedImage
     run: Run
 
     def write(self, fd: int, overlay: Image) -> list[str]:
         """See :data:`batchdiff.applying.task.Write`."""
+        guest, (record, _) = self.guest, planned_parts(self.guest)
+        check_space_for_image(overlay, os.path.dirname(guest.source.path), guest.name)
         lost = prepare(overlay.layers[0].fd, fd)
-        size = self.record.fingerprints[0].size
-        write_standalone(fd, overlay, self.guest.source.format, size, check=self.run.stop.check)
+        # A raw file that was no multiple of 512 gets its size back, unless the disk has another size by now.
+        planned = record.fingerprints[0].size
+        size = planned if overlay.virtual_size == record.virtual_size else overlay.virtual_size
+        write_standalone(fd, overlay, guest.source.format, size, check=self.run.stop.check)
         lost += copy_metadata(overlay.layers[0].fd, fd)
         notes = [f"could not keep {what}" for what in lost]
-        left = original_names(self.guest.source.path).quarantine
+        notes += not_given_back(guest.source.format)
+        left = original_names(guest.source.path).quarantine
         if os.path.lexists(left):
-            notes.append(f"the overlay had been used, so its content came back; the original is still {left}")
+            notes.append(
+                f"its VM had run on the overlay, so what it wrote came back; the older original is still {left},"
+                " and `batchdiff purge --used` deletes it"
+            )
         return notes
 
 
-def _compared_by_qemu(outgoing: Image, incoming: ImageSource, ended: Callable[[], bool]) -> None:
-    verify(Comparison(outgoing.source, incoming), VerifyMode.FULL, ended)
+def _identical(overlay: Image, original: ImageSource, ended: Callable[[], bool]) -> None:
+    # The original is not our work: QEMU's check may find leaks in it, which are harmless and were there before.
+    verify(Comparison(overlay.source, original, check=Check.NONE), VerifyMode.FULL, ended)
 
 
-def _writes_nothing(_fd: int, _image: Image) -> list[str]:
-    raise AssertionError("purge writes no image")
+def _rebuilt_right(overlay: Image, rebuilt: ImageSource, ended: Callable[[], bool]) -> None:
+    check_used(overlay.source, ended)
+    verify(Comparison(overlay.source, rebuilt), VerifyMode.FULL, ended)

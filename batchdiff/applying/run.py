@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from batchdiff.applying.journal import Journal
+from batchdiff.applying.constancy import Constancy
+from batchdiff.applying.journal import FrozenJournal, Journal
 from batchdiff.applying.notes import Step
 from batchdiff.applying.stopping import Stop
 from batchdiff.image.holding import Held, hold
 from batchdiff.image.image import Image
 from batchdiff.image.opening import open_image
 from batchdiff.image.usage import Purpose
+from batchdiff.model.dependents import Dependents
 from batchdiff.model.plan import Plan
 
 
@@ -28,14 +31,16 @@ class Watch(Protocol):
 class Session:
     """One command at work on a plan: who is told of each step, and who may ask it to stop.
 
-    ``unseen``: whether files may be deleted where nothing can tell who has them open.
+    ``plan_path``: where the plan is, which the sidecar records. ``unseen``: whether files may be deleted where
+    nothing can tell who has them open.
     """
 
     plan: Plan
-    journal: Journal
+    journal: Journal | FrozenJournal
     watch: Watch
     stop: Stop
     unseen: bool = False
+    plan_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +50,11 @@ class Run:
     template: Image
     held: Held
     session: Session
+    constancy: Constancy
+    dependents: Dependents = field(repr=False)
 
     @property
-    def journal(self) -> Journal:
+    def journal(self) -> Journal | FrozenJournal:
         """The plan's journal."""
         return self.session.journal
 
@@ -55,6 +62,13 @@ class Run:
     def stop(self) -> Stop:
         """Whether somebody has asked to stop."""
         return self.session.stop
+
+    def check_template(self) -> None:
+        """Makes sure that the template at its path is still the one that was accepted when the command began.
+
+        :raises PlanError: it changed, or another file was put in its place.
+        """
+        self.constancy.check_at_paths(self.template)
 
 
 @contextmanager
@@ -64,4 +78,11 @@ def template_held(session: Session) -> Iterator[Run]:
     :raises ImageError: it cannot be opened, or somebody writes to it.
     """
     with open_image(session.plan.template.source) as template, hold(template, Purpose.TEMPLATE) as held:
-        yield Run(template, held, session)
+        yield Run(template, held, session, Constancy(session.journal), Dependents(folders_of(session.plan)))
+
+
+def folders_of(plan: Plan) -> set[str]:
+    """The folders in which something could rest on a file of the plan."""
+    paths = [plan.manifest_path, plan.template.source.path]
+    paths += [path for guest in plan.guests for path in (guest.source.path, guest.overlay_path)]
+    return {os.path.dirname(path) for path in paths}

@@ -1,10 +1,6 @@
-"""The sidecar beside a template: what the template was when overlays were put on it, and which ones these are.
+"""Writes the sidecar of a template, so that no two processes lose each other's entries.
 
-qcow2 keeps no identity of a backing file, so a template that changes damages every overlay without a sign.
-``NAME.batchdiff-template.json`` is what `batchdiff verify` compares it with::
-
-    {"format_version": "1.0", "template": {"path", "format", "virtual_size", "digest", "fingerprints": [...]},
-     "overlays": {"/images/web01.qcow2": {"guest": "web01", "plan": "sha256:..."}}}
+:mod:`batchdiff.model.sidecar` says what is in it and where it is.
 """
 
 from __future__ import annotations
@@ -13,75 +9,97 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
 
-from batchdiff.image.fingerprint import Fingerprint
+from batchdiff.errors import PlanError
 from batchdiff.image.image import Image
-from batchdiff.model import own_names
 from batchdiff.model.plan_file import read_regular
+from batchdiff.model.sidecar import LARGEST, Chain, Origin, Sidecar, read_sidecar, sidecar_path, to_document
 from batchdiff.model.whole_file import discard_leftovers, write_whole
 
-_VERSION = "1.0"
-_LARGEST = 64 << 20
+_MOST_EARLIER = 16
+"""How many earlier states of the fingerprints are kept: a plan made before a change of mode needs its own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sidecar:
-    """What is recorded beside a template. ``overlays`` by path: guest and checksum of the plan."""
+def record_overlay(
+    template: Image, digest: str, overlay_path: str, origin: Origin, *, earlier: tuple[Chain, ...]
+) -> None:
+    """Records that an overlay rests on the template, whose content has that digest.
 
-    digest: str
-    fingerprints: tuple[Fingerprint, ...]
-    overlays: dict[str, dict[str, str]]
+    ``earlier``: fingerprints that the template had before, with the same content.
 
-
-def sidecar_path(template_path: str) -> str:
-    """Where a template's sidecar is."""
-    return template_path + own_names.SIDECAR
-
-
-def read_sidecar(template_path: str) -> Sidecar | None:
-    """A template's sidecar; None where there is none, or none to be read."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        document = json.loads(read_regular(sidecar_path(template_path), _LARGEST))
-        if str(document["format_version"]).split(".", 1)[0] == _VERSION.split(".", 1)[0]:
-            prints = tuple(Fingerprint(**each) for each in document["template"]["fingerprints"])
-            overlays = {str(path): dict(each) for path, each in document["overlays"].items()}
-            return Sidecar(str(document["template"]["digest"]), prints, overlays)
-    return None
-
-
-def note_overlay(template: Image, digest: str, overlay: str, origin: dict[str, str]) -> None:
-    """Records that an overlay rests on the template; ``origin``: its guest and its plan.
-
-    :raises OSError: nothing can be written beside the template.
+    :raises PlanError: other overlays rest on it as it was with another content.
+    :raises OSError: the sidecar cannot be written.
     """
-    with _changing(template, digest) as overlays:
-        overlays[overlay] = origin
+
+    def change(before: Sidecar) -> Sidecar:
+        others = [path for path in before.overlays if path != overlay_path and os.path.lexists(path)]
+        if others and before.digest != digest:
+            raise _other_content(template.path, others)
+        known = (*before.earlier, before.fingerprints) if before.digest == digest else ()
+        return Sidecar(
+            digest,
+            template.fingerprints(),
+            before.overlays | {overlay_path: origin},
+            _distinct((*known, *earlier), but=template.fingerprints()),
+        )
+
+    _rewrite(template, sidecar_path(template.path, overlay_path), change)
 
 
-def forget_overlay(template: Image, digest: str, overlay: str) -> None:
-    """Records that an overlay is no more.
+def check_other_overlays(template_path: str, digest: str, overlay_path: str) -> None:
+    """Makes sure that no overlays of an earlier plan rest on the template as it was with another content.
 
-    :raises OSError: nothing can be written beside the template.
+    :raises PlanError: some do.
     """
-    if read_sidecar(template.path) is not None:
-        with _changing(template, digest) as overlays:
-            overlays.pop(overlay, None)
+    before = read_sidecar(sidecar_path(template_path, overlay_path))
+    others = [] if before is None else [path for path in before.overlays if os.path.lexists(path)]
+    if before is not None and others and before.digest != digest:
+        raise _other_content(template_path, others)
 
 
-def discard_unfinished(template_path: str) -> None:
-    """Removes what a process that died has left of a sidecar; where that fails, the next one does it."""
-    with contextlib.suppress(OSError), _locked_folder(template_path):
-        discard_leftovers(sidecar_path(template_path))
+def _other_content(template_path: str, overlays: list[str]) -> PlanError:
+    return PlanError(
+        f"the content of {template_path} changed after overlays were put on it",
+        why=f"{', '.join(sorted(overlays)[:3])}{' and more' if len(overlays) > 3 else ''} rest on what it was"
+        f" before, as {sidecar_path(template_path, overlays[0])} records",
+        remedy="Bring the template back from a backup; start no VM on those overlays before.",
+    )
+
+
+def forget_overlay(template_path: str, overlay_path: str) -> None:
+    """Records that an overlay has gone. The template itself need not be there.
+
+    :raises OSError: the sidecar cannot be written.
+    """
+    path = sidecar_path(template_path, overlay_path)
+    if not os.path.lexists(path):
+        return
+    with _locked_folder(path):
+        discard_leftovers(path)
+        before = read_sidecar(path)
+        if before is not None and overlay_path in before.overlays:
+            document = json.loads(read_regular(path, LARGEST))
+            del document["overlays"][overlay_path]
+            write_whole(path, [json.dumps(document, indent=1), "\n"])
+
+
+def discard_unfinished(path: str) -> None:
+    """Removes what a process that died has left of a sidecar; if that fails, the next one does it."""
+    with contextlib.suppress(OSError), _locked_folder(path):
+        discard_leftovers(path)
+
+
+def _distinct(chains: tuple[Chain, ...], *, but: Chain) -> tuple[Chain, ...]:
+    found = dict.fromkeys(chain for chain in chains if chain and chain != but)
+    return tuple(found)[-_MOST_EARLIER:]
 
 
 @contextmanager
-def _locked_folder(template_path: str) -> Iterator[None]:
+def _locked_folder(path: str) -> Iterator[None]:
     """No other process changes a sidecar there meanwhile."""
-    folder = os.open(os.path.dirname(template_path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
         yield
@@ -89,28 +107,15 @@ def _locked_folder(template_path: str) -> Iterator[None]:
         os.close(folder)
 
 
-@contextmanager
-def _changing(template: Image, digest: str) -> Iterator[dict[str, dict[str, str]]]:
-    """The overlays of the sidecar, to be changed."""
-    with _locked_folder(template.path):
-        discard_leftovers(sidecar_path(template.path))
-        before = read_sidecar(template.path)
-        overlays = {} if before is None else dict(before.overlays)
-        yield overlays
-        if before != Sidecar(digest, template.fingerprints(), overlays):
-            document = _document(template, digest, overlays)
-            write_whole(sidecar_path(template.path), [json.dumps(document, indent=1), "\n"])
-
-
-def _document(template: Image, digest: str, overlays: dict[str, dict[str, str]]) -> dict[str, Any]:
-    return {
-        "format_version": _VERSION,
-        "template": {
-            "path": template.path,
-            "format": template.source.format.value,
-            "virtual_size": template.virtual_size,
-            "digest": digest,
-            "fingerprints": [asdict(each) for each in template.fingerprints()],
-        },
-        "overlays": dict(sorted(overlays.items())),
-    }
+def _rewrite(template: Image, path: str, change: Callable[[Sidecar], Sidecar]) -> None:
+    with _locked_folder(path):
+        discard_leftovers(path)
+        before = read_sidecar(path)
+        after = change(before or Sidecar("", (), {}))
+        if after != before:
+            about = {
+                "path": template.path,
+                "format": template.source.format.value,
+                "virtual_size": template.virtual_size,
+            }
+            write_whole(path, [json.dumps(to_document(after, about), indent=1), "\n"])

@@ -1,16 +1,30 @@
-"""Is there room? Asked of every filesystem before the first byte is written."""
+"""Makes sure that there is room for overlays, or for an image to be rebuilt, before the first byte is written."""
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
+import struct
 from collections.abc import Iterable
 
 from batchdiff.errors import GuestError, PlanError
+from batchdiff.image.image import Image
 from batchdiff.model.manifest import Retire
+from batchdiff.model.overlay_options import DEFAULT_CLUSTER_SIZE
 from batchdiff.model.plan import GuestPlan, Savings
 from batchdiff.model.totals import peak_extra_bytes
-from batchdiff.units import format_size
+from batchdiff.qcow2.entries import Origin
+from batchdiff.units import KIB, MIB, format_size
+
+_METADATA = 1024 * KIB
+"""Header, first tables, and the rounding of the filesystem."""
+
+_STRETCH = 1024 * MIB
+"""How much of an image is looked at at once."""
+
+_FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
+"""ioctl_ficlonerange(2), and a length that is a whole number of blocks everywhere."""
 
 
 def check_space(guests: Iterable[GuestPlan], retire: Retire) -> None:
@@ -26,13 +40,7 @@ def check_space(guests: Iterable[GuestPlan], retire: Retire) -> None:
     for device, chosen in by_device.items():
         folder = os.path.dirname(chosen[0].overlay_path)
         needed = peak_extra_bytes([_here(guest, device) for guest in chosen], retire)
-        try:
-            status = os.statvfs(folder)
-        except OSError as error:
-            raise GuestError(
-                f"cannot tell the free space of {folder}", why=error.strerror or str(error)
-            ) from error
-        free = status.f_bavail * status.f_frsize
+        free = free_bytes(folder)
         if needed > free:
             raise GuestError(
                 f"there is not enough space on the filesystem of {folder}",
@@ -41,10 +49,73 @@ def check_space(guests: Iterable[GuestPlan], retire: Retire) -> None:
             )
 
 
+def free_bytes(folder: str) -> int:
+    """The bytes that this process may still use on a folder's filesystem.
+
+    :raises GuestError: the filesystem does not answer.
+    """
+    try:
+        status = os.statvfs(folder)
+    except OSError as error:
+        raise GuestError(
+            f"cannot find out the free space of {folder}", why=error.strerror or str(error)
+        ) from error
+    # Only root may use the blocks that are reserved for root.
+    blocks = status.f_bfree if os.geteuid() == 0 else status.f_bavail
+    return blocks * status.f_frsize
+
+
+def check_space_for_image(image: Image, folder: str, guest: str) -> None:
+    """Compares what a standalone copy of an image needs with the free space of the folder where it goes.
+
+    :raises GuestError: there is not enough.
+    """
+    needed, free = standalone_bytes(image, folder), free_bytes(folder)
+    if needed > free:
+        raise GuestError(
+            f"{guest} was not rebuilt: there is not enough space on the filesystem of {folder}",
+            why=f"up to {format_size(needed)} are needed, {format_size(free)} are free",
+            remedy="Make room, then run the same command again; `--guest` restores one guest at a time.",
+        )
+
+
+def standalone_bytes(image: Image, folder: str) -> int:
+    """What a copy of everything that an image shows takes in a folder at most, in bytes.
+
+    Blocks that the filesystem can share with the image's own files take nothing.
+    """
+    shares = [_can_share(layer.fd, folder) for layer in image.layers]
+    needed, at = _METADATA, image.next_data(0)
+    while at is not None:
+        end = min(at + _STRETCH, image.virtual_size)
+        for segment in image.segments(at, end):
+            shared = segment.origin is Origin.FILE and shares[segment.layer]
+            if segment.origin is not Origin.ZERO and not shared:
+                needed += segment.end - segment.start
+        at = image.next_data(end)
+    # A qcow2 file has an entry of 8 bytes for each cluster, and 2 more for its refcount.
+    return needed + image.virtual_size // DEFAULT_CLUSTER_SIZE * 10
+
+
+def _can_share(fd: int, folder: str) -> bool:
+    """Whether a new file in a folder can share blocks with an open one: tried, because only the kernel knows."""
+    try:
+        trial = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return False
+    try:
+        fcntl.ioctl(trial, _FICLONERANGE, struct.pack("<qQQQ", fd, 0, _TRIAL, 0))
+    except OSError:
+        return False
+    finally:
+        os.close(trial)
+    return True
+
+
 def _here(guest: GuestPlan, device: int) -> Savings:
     """A guest's savings; an original on another filesystem gives nothing back to this one."""
     if guest.savings is None:
-        raise PlanError(f"guest {guest.name} shall be converted, but was not compared")
+        raise PlanError(f"guest {guest.name} is to be converted, but was not compared")
     here = _device(guest.source.path) == device
     return guest.savings if here else dataclasses.replace(guest.savings, reclaimable_bytes=0)
 

@@ -1,41 +1,55 @@
-"""Are guest and template still what was planned? Asked before writing, after verifying, and before each rename."""
+"""Decides whether a guest is still what was planned, when apply opens it.
+
+::
+
+    nothing changed                       -> goes on
+    only its ctime: mode, owner, name     -> goes on if QEMU compares every byte with the overlay anyway
+    anything else                         -> the plan is stale
+"""
 
 from __future__ import annotations
 
 from batchdiff.applying.notes import Notes
+from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import PlanError
-from batchdiff.image.fingerprint import NO_FILE, Fingerprint, fingerprint_at
 from batchdiff.image.image import Image
 from batchdiff.model.plan import PlannedImage
 
 
-def check_unchanged(image: Image, record: PlannedImage, notes: Notes) -> None:
-    """Compares an open image's chain with the plan; what batchdiff itself did to their ctime is known.
+def changes_since_planned(image: Image, record: PlannedImage, notes: Notes) -> str:
+    """What changed in an open image's chain, in words; what batchdiff itself did to its ctime does not count."""
+    now = tuple(
+        before if after in notes.changed and before.differs_in_ctime_only(after) else after
+        for before, after in zip(record.fingerprints, image.fingerprints(), strict=True)
+    )
+    return record.changes(now)
 
-    :raises PlanError: a file of it changed.
+
+def check_unchanged(image: Image, record: PlannedImage, notes: Notes, mode: VerifyMode) -> None:
+    """Refuses an open guest whose content may not be the planned one, unless verification will find that out.
+
+    :raises PlanError: it changed.
     """
     if image.virtual_size != record.virtual_size:
         raise PlanError(
-            f"the plan is wrong about {image.path}", why="it has another virtual size", remedy="Plan again."
+            f"the plan is stale: {image.path} has another virtual size",
+            why=f"{image.virtual_size} bytes instead of {record.virtual_size}",
+            remedy="Plan again.",
         )
-    _check(image.fingerprints(), record, notes)
+    changes = changes_since_planned(image, record, notes)
+    if changes and not (mode is VerifyMode.FULL and _at_most_in_ctime(image, record)):
+        raise stale(changes)
 
 
-def check_template_at_its_path(template: PlannedImage, notes: Notes) -> None:
-    """Compares what stands under the template's names with the plan, for descriptors do not see a replacement.
-
-    :raises PlanError: a file of it changed.
-    """
-    _check(tuple(fingerprint_at(path) or NO_FILE for path in template.paths), template, notes)
-
-
-def _check(found: tuple[Fingerprint, ...], record: PlannedImage, notes: Notes) -> None:
-    now = tuple(
-        before if after in notes.changed and before.differs_in_ctime_only(after) else after
-        for before, after in zip(record.fingerprints, found, strict=True)
+def stale(changes: str) -> PlanError:
+    """What to raise for a guest that changed."""
+    return PlanError(
+        "the plan is stale", why=changes, remedy="Shut down what writes to it, if anything; then plan again."
     )
-    changes = record.changes(now)
-    if changes:
-        raise PlanError(
-            "the plan is stale", why=changes, remedy="Shut down what writes to it, if anything; then plan again."
-        )
+
+
+def _at_most_in_ctime(image: Image, record: PlannedImage) -> bool:
+    return all(
+        before.differs_in_ctime_only(after)
+        for before, after in zip(record.fingerprints, image.fingerprints(), strict=True)
+    )

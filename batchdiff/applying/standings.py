@@ -1,20 +1,31 @@
-"""From a journal's notes to where each guest stands, and what is next for it; pure."""
+"""From a journal's notes, and from what stands on disk, to where each guest is and what is next for it; pure."""
 
 from __future__ import annotations
 
-from batchdiff.applying.notes import Goal, Notes, Standing, Step
+from dataclasses import dataclass
+
+from batchdiff.applying.notes import Fate, Goal, Notes, Standing, Step
 from batchdiff.model.plan import GuestPlan, Plan, Verdict
 from batchdiff.model.standing import GuestStanding
 
 _VERDICTS = {Verdict.SKIP: "skipped", Verdict.REFUSE: "refused"}
 
 
-def standings_of(plan: Plan, notes: Notes) -> list[GuestStanding]:
-    """The guests of a plan in its order."""
-    return [_standing(guest, notes) for guest in plan.guests]
+@dataclass(frozen=True, slots=True)
+class OnDisk:
+    """What is there of a guest: paths, None for what is missing. ``doubt``: why that cannot be told."""
+
+    overlay: str | None
+    original: str | None
+    doubt: str = ""
 
 
-def _standing(guest: GuestPlan, notes: Notes) -> GuestStanding:
+def standings_of(plan: Plan, notes: Notes, on_disk: dict[str, OnDisk]) -> list[GuestStanding]:
+    """The guests of a plan in its order; ``on_disk`` has those that are under way, by name."""
+    return [_standing(guest, notes, on_disk.get(guest.name)) for guest in plan.guests]
+
+
+def _standing(guest: GuestPlan, notes: Notes, there: OnDisk | None) -> GuestStanding:
     known = notes.standings.get(guest.name)
     if guest.verdict is not Verdict.CONVERT:
         return GuestStanding(guest.name, _VERDICTS[guest.verdict], "", "", f"nothing: {guest.reason}")
@@ -23,19 +34,37 @@ def _standing(guest: GuestPlan, notes: Notes) -> GuestStanding:
         step="planned" if known is None else known.step.value,
         since=notes.times.get(guest.name, ""),
         failure=notes.failures.get(guest.name, ""),
-        next="apply: write the overlay" if known is None else _next(known),
+        next="apply: write the overlay" if known is None else _next(known, there),
     )
 
 
-def _next(known: Standing) -> str:
-    if known.goal is not Goal.APPLY and known.step not in {Step.PURGED, Step.RESTORED}:
+def _next(known: Standing, there: OnDisk | None) -> str:
+    if known.step is Step.RESTORED:
+        return f"purge --used: delete the older original {known.aside}"
+    if known.goal is not Goal.APPLY and known.step is not Step.PURGED:
         return f"{known.goal}: it was begun, and goes on"
+    if there is not None and there.doubt:
+        return f"look at it: {there.doubt}"
+    if known.published and there is not None and there.overlay is None:
+        return _overlay_missing(there)
+    return _by_step(known, there)
+
+
+def _by_step(known: Standing, there: OnDisk | None) -> str:
     match known.step:
         case Step.VERIFIED | Step.PUBLISHED | Step.RETIRING if known.published:
             return "apply: verify again and retire the original; or restore"
-        case Step.RETIRED if known.original.startswith("quarantined"):
+        case Step.RETIRED if known.fate is Fate.QUARANTINED and (there is None or there.original):
             return "purge: delete the original in quarantine; or restore"
+        case Step.RETIRED if known.fate is Fate.QUARANTINED:
+            return "nothing: somebody has removed its original from quarantine; or restore: rebuild it"
         case Step.RETIRED | Step.PURGED:
             return "nothing; or restore: rebuild the original from the overlay"
         case _:
             return "apply: clear up, then write the overlay"
+
+
+def _overlay_missing(there: OnDisk) -> str:
+    if there.original is None:
+        return "its overlay is missing, and so is its original: if they were moved, use --map OLD=NEW"
+    return f"its overlay is missing: bring it back, or restore --discard-changes: go back to {there.original}"

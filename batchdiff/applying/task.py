@@ -18,7 +18,8 @@ Write = Callable[[int, Image], list[str]]
 Verify = Callable[[Image, ImageSource, Callable[[], bool]], None]
 """Compares the open outgoing image with the incoming one; ended early once the last one is true.
 
-:raises VerificationError: they differ.
+:raises DifferenceError: they differ.
+:raises VerificationError: one of them is damaged.
 :raises StopError: it was ended early.
 """
 
@@ -60,8 +61,10 @@ def _nothing_more() -> list[str]:
 class Task:
     """One guest's way.
 
-    ``verified``: there is nothing left to compare with, and nothing that could be lost. ``on_published``: what
-    has to be done before the outgoing file may go; gives notes for the operator.
+    ``final``: the step that is noted when all is done. ``verified``: there is nothing to compare, and nothing
+    that could be lost. ``on_published``: what has to be done before the outgoing file may go; gives notes for the
+    operator. ``otherwise``: what to do instead if the two files differ. ``older``: where an older original stays
+    in quarantine when all is done.
     """
 
     guest: str
@@ -69,16 +72,14 @@ class Task:
     outgoing: Outgoing
     incoming: Incoming
     retire: Retire
+    final: Step
     write: Write
     verify: Verify
     check: Check
     verified: bool = False
     on_published: Callable[[], list[str]] = _nothing_more
-
-    @property
-    def final(self) -> Step:
-        """The step that is noted when all is done."""
-        return {Goal.APPLY: Step.RETIRED, Goal.PURGE: Step.PURGED, Goal.RESTORE: Step.RESTORED}[self.goal]
+    otherwise: Callable[[], Task] | None = None
+    older: str | None = None
 
     @property
     def one_name(self) -> bool:

@@ -1,59 +1,102 @@
-"""Is the template still what the plan knows? Everything that apply does rests on that."""
+"""Decides whether the template still has the content that was planned; everything depends on that.
+
+::
+
+    fingerprints as planned, or as batchdiff itself left them   -> the planned content      no byte is read
+    fingerprints that the sidecar knows to be of that content   -> the planned content      no byte is read
+    anything else, and every block device                       -> its digest decides       every byte is read
+
+Only content is a reason to refuse: modes, owners, times, inodes and device numbers may change.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from batchdiff.applying.notes import Notes
 from batchdiff.applying.run import Run
-from batchdiff.applying.sidecar import read_sidecar
-from batchdiff.applying.staleness import check_unchanged
 from batchdiff.errors import ImageError, PlanError
 from batchdiff.image.digest import content_digest
 from batchdiff.image.image import Image
-from batchdiff.model.plan import Plan, PlannedImage
+from batchdiff.model.plan import Plan
+from batchdiff.model.sidecar import Chain, Sidecar, sidecars_of
 
 
-def check_planned(template: Image, planned: PlannedImage, notes: Notes) -> None:
-    """Refuses a template that is not as it was planned, and says what that means for overlays that are there.
+def accept_template(run: Run) -> None:
+    """Accepts the template of a run as it is now, from where on it must not change.
 
-    :raises PlanError: it changed.
+    :raises PlanError: it does not have the planned content, or nothing can prove that it does.
     """
-    try:
-        check_unchanged(template, planned, notes)
-    except PlanError as error:
-        if not notes.published:
-            raise
+    plan, template, notes = run.session.plan, run.template, run.journal.notes
+    run.check_template()  # from here on a change is noticed, also while the digest is taken
+    reason = doubt(template, plan, notes)
+    if reason:
+        require_content(template, plan, notes, reason, check=run.stop.check)
+        run.check_template()
+
+
+def doubt(template: Image, plan: Plan, notes: Notes) -> str:
+    """Why fingerprints alone do not prove that a template has its planned content; empty if they do."""
+    now, planned = template.fingerprints(), plan.template.fingerprints
+    if template.virtual_size != plan.template.virtual_size:
+        return f"its virtual size changed from {plan.template.virtual_size} to {template.virtual_size} bytes"
+    if not all(each.vouches_for_content for each in now):
+        return "it is on a block device, whose size and number say nothing of its content"
+    as_we_left_it = tuple(
+        before if after in notes.changed and before.differs_in_ctime_only(after) else after
+        for before, after in zip(planned, now, strict=True)
+    )
+    changes = plan.template.changes(as_we_left_it)
+    if not changes or any(_is_known(sidecar, now, plan) for sidecar in sidecars_of(plan)):
+        return ""
+    return changes
+
+
+def _is_known(sidecar: Sidecar, now: Chain, plan: Plan) -> bool:
+    """Whether a sidecar has both what was planned and what is there now as one content."""
+    if sidecar.fingerprints != now:
+        return False
+    same_digest = bool(plan.template_digest) and sidecar.digest == plan.template_digest
+    return same_digest or plan.template.fingerprints in (*sidecar.earlier, sidecar.fingerprints)
+
+
+def require_content(template: Image, plan: Plan, notes: Notes, reason: str, *, check: Callable[[], None]) -> None:
+    """Reads a template and compares its digest with the planned one; ``reason`` says why that is necessary.
+
+    :raises PlanError: they differ, or the planned one was never taken.
+    """
+    known, path = known_digest(plan), plan.template.source.path
+    if not known:
         raise PlanError(
-            f"the template changed after overlays were put on it ({', '.join(notes.published)})",
-            why=error.why,
-            remedy="`batchdiff verify` tells whether its content did. If so, they are damaged: start no VM.",
-        ) from error
-
-
-def check_content(run: Run, plan: Plan) -> None:
-    """As :func:`check_planned`, but a template that was only touched, or copied, will do: its content counts.
-
-    :raises PlanError: its content changed, or cannot be told.
-    """
-    try:
-        check_planned(run.template, plan.template, run.journal.notes)
-    except PlanError as error:
-        known = known_digest(plan)
-        if not known or content_digest(run.template, check=run.stop.check) != known:
-            raise PlanError(error.what, why=error.why, remedy=error.remedy) from error
+            f"cannot tell whether the template {path} is still as planned",
+            why=f"{reason}; its digest was not taken, because it shares blocks with its copies",
+            remedy="Plan again; for copies that share blocks that is fast.",
+        )
+    if content_digest(template, check=check) == known:
+        return
+    if notes.published:
+        raise PlanError(
+            f"the content of the template {path} changed after overlays were put on it",
+            why=f"{reason}; the overlays of {', '.join(sorted(notes.published))} are damaged by that",
+            remedy="Start no VM on them, and bring the template back from a backup.",
+        )
+    raise PlanError(
+        f"the plan is stale: the content of the template {path} changed",
+        why=reason,
+        remedy="Shut down what writes to it, if anything; then plan again.",
+    )
 
 
 def known_digest(plan: Plan) -> str:
-    """The digest of the planned template's content; empty where nobody has taken it."""
+    """The digest of the planned template's content; empty if nobody has taken it."""
     if plan.template_digest:
         return plan.template_digest
-    sidecar = read_sidecar(plan.template.source.path)
-    return "" if sidecar is None or sidecar.fingerprints[0].inode != _inode(plan) else sidecar.digest
-
-
-def _inode(plan: Plan) -> int:
-    return plan.template.fingerprints[0].inode
+    planned = plan.template.fingerprints
+    for sidecar in sidecars_of(plan):
+        if any(planned[0].is_same_file(chain[0]) for chain in (sidecar.fingerprints, *sidecar.earlier)):
+            return sidecar.digest
+    return ""
 
 
 def sync(template: Image) -> None:

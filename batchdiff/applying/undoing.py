@@ -6,26 +6,60 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from batchdiff.applying.executor import chosen
-from batchdiff.applying.notes import Goal, Standing, Step
-from batchdiff.applying.outcomes import undone
-from batchdiff.applying.pipeline import Way, arrivals
-from batchdiff.applying.restoring import purge_task, restore_task
+from batchdiff.applying.going_back import gone_back
+from batchdiff.applying.notes import Fate, Goal, Standing, Step
+from batchdiff.applying.outcomes import kept_for, undone
+from batchdiff.applying.pipeline import Arrival, Way, arrivals
+from batchdiff.applying.purging import PurgeOptions, purge_task
+from batchdiff.applying.restoring import RestoreOptions, restore_task
 from batchdiff.applying.run import Run, Session, template_held
 from batchdiff.applying.sidecar import discard_unfinished, forget_overlay
+from batchdiff.applying.steps import Action
 from batchdiff.applying.task import Task
-from batchdiff.applying.template import check_content, known_digest
+from batchdiff.applying.template import accept_template, doubt, require_content
 from batchdiff.applying.verification import require_judges
 from batchdiff.applying.verify_mode import VerifyMode
-from batchdiff.errors import UsageError
-from batchdiff.image.image import Image
-from batchdiff.image.opening import inspect
+from batchdiff.applying.whereabouts import whole_originals
+from batchdiff.errors import BatchdiffError, DifferenceError, StopError, UsageError
+from batchdiff.image.lookalike import looks_like
+from batchdiff.image.opening import inspect, open_image
+from batchdiff.image.source import ImageFormat
 from batchdiff.model.outcome import GuestOutcome, Status
-from batchdiff.model.plan import GuestPlan, Plan, PlannedImage
+from batchdiff.model.plan import GuestPlan, Plan
+from batchdiff.model.sidecar import sidecar_paths
 
-_MakeTask = Callable[[GuestPlan, PlannedImage, Run, Standing], Task]
+Chosen = list[tuple[GuestPlan, Standing]]
+"""Guests that a verb can do something for, each with where it stands."""
 
 
-def restore(session: Session, names: tuple[str, ...] | None) -> Iterator[GuestOutcome]:
+def restorable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...] | None) -> Chosen:
+    """The guests that restore can do something for, of those names or of all.
+
+    :raises UsageError: no guest has such a name, or there is nothing to restore for it.
+    """
+
+    def begun(standing: Standing) -> bool:
+        in_place = standing.published or standing.temporary is not None or standing.moved
+        return in_place and standing.step is not Step.RESTORED
+
+    return _chosen(plan, standings, names, begun)
+
+
+def purgeable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...] | None) -> Chosen:
+    """The guests whose originals are in quarantine, of those names or of all.
+
+    :raises UsageError: no guest has such a name, or its original is not in quarantine.
+    """
+
+    def in_quarantine(standing: Standing) -> bool:
+        begun = standing.goal is Goal.PURGE and standing.step not in {Step.PURGED, Step.RESTORED}
+        ended = standing.step in {Step.RETIRED, Step.RESTORED}
+        return begun or (ended and standing.fate is Fate.QUARANTINED)
+
+    return _chosen(plan, standings, names, in_quarantine)
+
+
+def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
     """Brings originals back, or rebuilds them, and removes their overlays; outcomes guest by guest.
 
     :raises UsageError: there is no such guest, or nothing to restore.
@@ -33,32 +67,43 @@ def restore(session: Session, names: tuple[str, ...] | None) -> Iterator[GuestOu
     :raises ProgramError: qemu-img is missing.
     :raises StopError: somebody asked to stop.
     """
+    found = restorable(session.plan, session.journal.notes.standings, options.guests)
+    lost = why_template_is_lost(session) if found else None
+    if lost is not None:
+        require_decision(session, found, options, lost)
+        yield from gone_back(session, found)
+        return
+    for run, guest, arrival in _arrivals(session, found, partial(restore_task, options=options)):
+        done = arrival.conversion
+        if arrival.error is None and done is not None:
+            done.notes += _forgotten(run.template.path, guest)
+            if Action.WRITE in done.done:
+                done.notes += _begins_like_another_format(guest)
+        yield undone(arrival, Status.RESTORED)
 
-    def in_place(standing: Standing) -> bool:
-        return standing.published or standing.temporary is not None or standing.moved
 
-    yield from _undone(session, _standings(session, names, in_place), restore_task, Goal.RESTORE)
-
-
-def purge(session: Session, names: tuple[str, ...] | None) -> Iterator[GuestOutcome]:
-    """Deletes quarantined originals whose overlays still are what they were; outcomes guest by guest.
+def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
+    """Deletes quarantined originals whose overlays QEMU finds identical; outcomes guest by guest.
 
     :raises BatchdiffError: as :func:`restore`.
     """
+    found = purgeable(session.plan, session.journal.notes.standings, options.guests)
+    for _, _, arrival in _arrivals(session, found, partial(purge_task, options=options)):
+        if isinstance(arrival.error, DifferenceError):
+            yield kept_for(arrival.guest, arrival.error)
+        else:
+            yield undone(arrival, Status.PURGED)
 
-    def in_quarantine(standing: Standing) -> bool:
-        begun = standing.goal is Goal.PURGE and standing.step is not Step.PURGED
-        return begun or (standing.step is Step.RETIRED and standing.original.startswith("quarantined"))
 
-    yield from _undone(session, _standings(session, names, in_quarantine), purge_task, Goal.PURGE)
-
-
-def _standings(
-    session: Session, names: tuple[str, ...] | None, wanted: Callable[[Standing], bool]
-) -> list[tuple[GuestPlan, Standing]]:
-    guests = [(guest, session.journal.standing(guest.name)) for guest in chosen(session.plan, names)]
+def _chosen(
+    plan: Plan,
+    standings: dict[str, Standing],
+    names: tuple[str, ...] | None,
+    wanted: Callable[[Standing], bool],
+) -> Chosen:
+    guests = [(guest, standings.get(guest.name)) for guest in chosen(plan, names)]
     found = [(guest, standing) for guest, standing in guests if standing is not None and wanted(standing)]
-    if names is not None and len(found) < len(names):
+    if names is not None and len(found) < len(set(names)):
         left = set(names) - {guest.name for guest, _ in found}
         raise UsageError(
             f"there is nothing to do for {', '.join(sorted(left))}",
@@ -67,29 +112,60 @@ def _standings(
     return found
 
 
-def _undone(
-    session: Session, found: list[tuple[GuestPlan, Standing]], make: _MakeTask, goal: Goal
-) -> Iterator[GuestOutcome]:
-    discard_unfinished(session.plan.template.source.path)
+def _arrivals(
+    session: Session, found: Chosen, make: Callable[..., Task]
+) -> Iterator[tuple[Run, GuestPlan, Arrival]]:
+    plan = session.plan
+    for path in sidecar_paths(plan):
+        discard_unfinished(path)
     if not found:
         return
     require_judges(VerifyMode.FULL)
-    plan = session.plan
     with template_held(session) as run:
-        template = run.template
-        check_content(run, plan)
-        inspect(template)
+        accept_template(run)
+        inspect(run.template)
         ways = [Way(guest.name, partial(make, guest, plan.template, run, standing)) for guest, standing in found]
-        status = Status.RESTORED if goal is Goal.RESTORE else Status.PURGED
         for arrival, (guest, _) in zip(arrivals(ways, run), found, strict=True):
-            if goal is Goal.RESTORE and arrival.error is None and arrival.conversion is not None:
-                arrival.conversion.notes += _forgotten(template, plan, guest)
-            yield undone(arrival, status)
+            yield run, guest, arrival
 
 
-def _forgotten(template: Image, plan: Plan, guest: GuestPlan) -> list[str]:
+def why_template_is_lost(session: Session) -> BatchdiffError | None:
+    """Why the template cannot be read as it was planned; None if it can."""
     try:
-        forget_overlay(template, known_digest(plan), guest.overlay_path)
+        with open_image(session.plan.template.source) as template:
+            inspect(template)
+            reason = doubt(template, session.plan, session.journal.notes)
+            if reason:
+                require_content(template, session.plan, session.journal.notes, reason, check=session.stop.check)
+    except StopError:
+        raise
+    except BatchdiffError as error:
+        return error
+    return None
+
+
+def require_decision(session: Session, found: Chosen, options: RestoreOptions, lost: BatchdiffError) -> None:
+    """Without the template no overlay can be read: originals come back only if the operator gives the overlays up.
+
+    :raises BatchdiffError: the operator did not.
+    """
+    if options.discard_changes:
+        return
+    whole = whole_originals([guest for guest, _ in found], session.journal.notes)
+    raise type(lost)(lost.what, why=lost.why, remedy=f"{lost.remedy}{whole}.".replace("..", ".").strip())
+
+
+def _forgotten(template_path: str, guest: GuestPlan) -> list[str]:
+    try:
+        forget_overlay(template_path, guest.overlay_path)
     except OSError as error:
-        return [f"the sidecar of {template.path} still names the overlay ({error.strerror or error})"]
+        return [f"the sidecar of {template_path} still names the overlay ({error.strerror or error})"]
     return []
+
+
+def _begins_like_another_format(guest: GuestPlan) -> list[str]:
+    """A raw disk that begins like another format is dangerous wherever its format is guessed."""
+    found = looks_like(guest.source.path)
+    if guest.source.format is not ImageFormat.RAW or found in {None, ImageFormat.RAW}:
+        return []
+    return [f"{guest.source.path} is raw, but begins like {found}: its VM's definition must say raw"]

@@ -7,11 +7,12 @@ native    our reader, every byte
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from batchdiff.applying.verify_mode import VerifyMode
-from batchdiff.errors import ImageError, ProgramError, StopError, VerificationError
+from batchdiff.errors import DifferenceError, ImageError, ProgramError, StopError, VerificationError
 from batchdiff.extents import Extents
 from batchdiff.image import qemu_img
 from batchdiff.image.files import is_block_device
@@ -22,16 +23,25 @@ from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.units import MIB
 
 
+class Check(enum.Enum):
+    """What `qemu-img check` must say of the image that takes the other's place, if it is qcow2."""
+
+    FLAWLESS = "it was just written: not even a leaked cluster is right"
+    LEAKS_ALLOWED = "a VM has run on it and may have been killed: leaked clusters are harmless"
+    NONE = "it is the original: whatever is in it was there before"
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """What is compared: the image that will go with the one that takes its place.
 
-    ``written``: the extents of an overlay that was just written, and their unit; None where all must be read.
+    ``written``: the extents of an overlay that was just written, and their unit; None if all must be read.
     """
 
     outgoing: ImageSource
     incoming: ImageSource
     written: tuple[Extents, int] | None = None
+    check: Check = Check.FLAWLESS
 
 
 def require_judges(mode: VerifyMode) -> None:
@@ -50,7 +60,9 @@ def require_judges(mode: VerifyMode) -> None:
 def verify(comparison: Comparison, mode: VerifyMode, ended: Callable[[], bool] = never) -> None:
     """Compares two images, each with its chain as declared; ended early once ``ended`` is true.
 
-    :raises VerificationError: they differ, or one is damaged.
+    :raises DifferenceError: they differ.
+    :raises VerificationError: one of them is damaged.
+    :raises InUseError: QEMU may not read one of them now.
     :raises ProgramError: a judge could not be asked.
     :raises StopError: it was ended early.
     """
@@ -59,15 +71,38 @@ def verify(comparison: Comparison, mode: VerifyMode, ended: Callable[[], bool] =
         with open_image(incoming) as new, open_image(outgoing) as old:
             inspect(new)
             if new.virtual_size != old.virtual_size:
-                raise VerificationError(f"{incoming.path} has another virtual size than {outgoing.path}")
+                raise DifferenceError(
+                    f"{incoming.path} has another virtual size than {outgoing.path}",
+                    why=f"{new.virtual_size} and {old.virtual_size} bytes",
+                )
             if mode is not VerifyMode.FULL:
                 _compare(old, new, _to_read(comparison, mode, old, new), ended)
     except ImageError as error:
         raise VerificationError(f"{incoming.path} cannot be verified", why=str(error)) from error
     if mode is VerifyMode.FULL:
-        if incoming.format is ImageFormat.QCOW2:
-            qemu_img.check(incoming, new.virtual_size, stopped=ended)
+        if comparison.check is not Check.NONE:
+            _check(incoming, new.virtual_size, comparison.check, ended)
         qemu_img.compare(outgoing, incoming, new.virtual_size, stopped=ended)
+
+
+def check_used(image: ImageSource, ended: Callable[[], bool]) -> None:
+    """Makes sure that an image on which a VM has run is sound: our inspection and `qemu-img check`.
+
+    :raises VerificationError: it is damaged.
+    :raises InUseError: QEMU may not read it now.
+    """
+    try:
+        with open_image(image) as opened:
+            inspect(opened)
+            virtual_size = opened.virtual_size
+    except ImageError as error:
+        raise VerificationError(f"{image.path} is not sound", why=str(error)) from error
+    _check(image, virtual_size, Check.LEAKS_ALLOWED, ended)
+
+
+def _check(image: ImageSource, virtual_size: int, check: Check, ended: Callable[[], bool]) -> None:
+    if image.format is ImageFormat.QCOW2:
+        qemu_img.check(image, virtual_size, leaks_allowed=check is Check.LEAKS_ALLOWED, stopped=ended)
 
 
 def _to_read(comparison: Comparison, mode: VerifyMode, *images: Image) -> Iterator[tuple[int, int]]:
@@ -91,10 +126,8 @@ def _compare(old: Image, new: Image, ranges: Iterator[tuple[int, int]], ended: C
             at = min(_next_data(old, at), _next_data(new, at))
             length = max(min(MIB, end - at), 0)
             if old.read(at, length) != new.read(at, length):
-                raise VerificationError(
-                    f"{new.path} differs from {old.path}",
-                    why=f"somewhere in bytes {at} to {at + length}",
-                    remedy="The original was left as it is. If its VM is running, shut it down and plan again.",
+                raise DifferenceError(
+                    f"{new.path} differs from {old.path}", why=f"somewhere in bytes {at} to {at + length}"
                 )
             at += length
 

@@ -10,7 +10,7 @@ from batchdiff.applying.journal import read_notes
 from batchdiff.applying.notes import Step
 from batchdiff.applying.places import original_names
 from batchdiff.applying.verify_mode import VerifyMode
-from batchdiff.cli.asking import confirm
+from batchdiff.cli.asking import Question, confirm
 from batchdiff.cli.console import Console
 from batchdiff.cli.work import carried_out, exit_code
 from batchdiff.model.manifest import Retire
@@ -18,6 +18,9 @@ from batchdiff.model.outcome import Status
 from batchdiff.model.plan import Plan, Verdict
 from batchdiff.model.plan_file import read_plan
 from batchdiff.report.outcome import outcome_text
+
+_WHAT = "these originals will be deleted, each once QEMU finds its overlay identical. Their VMs must be shut down:"
+_OTHERWISE = "Use `--retire keep` or `--retire quarantine` to keep the originals."
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -32,7 +35,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     if options.retire is Retire.DELETE and not arguments.yes:
         paths = _to_delete(plan, options, arguments.plan)
         if paths:
-            confirm(console, "apply", paths)
+            confirm(console, "apply", Question(_WHAT, paths, _OTHERWISE))
     if options.verify is not VerifyMode.FULL:
         console.say(f"Overlays are verified by batchdiff alone (--verify {options.verify}), not by QEMU.")
     outcomes = carried_out(console, arguments, plan, lambda session: apply_plan(session, options))

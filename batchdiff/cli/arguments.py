@@ -8,7 +8,7 @@ from typing import TypeAlias
 from batchdiff import __version__
 from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.cli.console import Progress
-from batchdiff.model.manifest import Retire
+from batchdiff.model.manifest import Loss, Retire
 from batchdiff.planning.manners import CacheUse
 from batchdiff.units import MIB, TIB, parse_size
 
@@ -40,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
 
 _NO_SUCH_OPTION = dict.fromkeys(
     ("--dry-run", "--dryrun", "-n"),
-    "; `batchdiff plan` is the dry run: it only reads, and shows what `apply` would do",
+    "; `batchdiff plan` is the dry run of apply: it only reads, and shows what `apply` would do;"
+    " `restore` and `purge` have --dry-run",
 )
 """What people try that does not exist, and what serves instead."""
 
@@ -148,20 +149,40 @@ _THE_PLAN = "the plan that `batchdiff plan` wrote"
 
 
 def _status(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    verb = _verb(verbs, common, "status", "tell where each guest of a plan stands, and what is next")
+    verb = _verb(verbs, common, "status", "show where each guest of a plan stands, and what is next")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
 
 
 def _verify(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    verb = _verb(verbs, common, "verify", "tell whether template and overlays are what they were; only reads")
+    verb = _verb(verbs, common, "verify", "check whether template and overlays are what they were; only reads")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     _add_guest(verb)
 
 
 def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    verb = _verb(verbs, common, "restore", "bring originals back, or rebuild them, and remove their overlays")
+    verb = _verb(
+        verbs,
+        common,
+        "restore",
+        "give back what the VMs see: their originals, or images rebuilt from the overlays",
+    )
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     _add_guest(verb)
+    verb.add_argument(
+        "--discard-changes",
+        action="store_true",
+        help="go back to the originals as they were before the conversion, and throw away what VMs wrote since",
+    )
+    verb.add_argument(
+        "--allow-loss",
+        choices=list(Loss),
+        type=Loss,
+        action="append",
+        default=[],
+        help="restore also where an overlay has internal snapshots or persistent bitmaps; may be given again",
+    )
+    _add_dry_run(verb)
+    verb.add_argument("-y", "--yes", action="store_true", help="answer every question with yes")
     _add_unseen(verb)
 
 
@@ -169,6 +190,12 @@ def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "purge", "delete originals in quarantine whose overlays QEMU finds identical")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     _add_guest(verb)
+    verb.add_argument(
+        "--used",
+        action="store_true",
+        help="delete also originals whose VMs have run on the overlays since: there is no way back then",
+    )
+    _add_dry_run(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="delete without asking")
     _add_unseen(verb)
 
@@ -181,6 +208,12 @@ def _validate(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 def _add_guest(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--guest", metavar="NAME", action="append", dest="guests", help="only this guest; may be given again"
+    )
+
+
+def _add_dry_run(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "-n", "--dry-run", action="store_true", help="look and compare only, and say what would be done"
     )
 
 

@@ -1,33 +1,35 @@
-"""The question before originals are deleted."""
+"""The question before anything is deleted or thrown away."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from batchdiff.cli.console import Console
 from batchdiff.errors import UsageError
 
 
-def confirm(console: Console, verb: str, paths: Sequence[str]) -> None:
-    """Asks whether the files of these paths shall be deleted.
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What will be done, to what (a line each), and what there is instead."""
+
+    what: str
+    lines: Sequence[str]
+    otherwise: str
+
+
+def confirm(console: Console, verb: str, question: Question) -> None:
+    """Asks whether that is to be done.
 
     :raises UsageError: the answer was no, or there is nobody to ask.
     """
-    otherwise = (
-        "Use `--retire keep` or `--retire quarantine` to keep the originals."
-        if verb == "apply"
-        else "They stay in quarantine."
-    )
-    if sys.stdin is None or not sys.stdin.isatty():
+    if not console.can_ask:
         raise UsageError(
             f"`batchdiff {verb}` asks before it deletes, and there is no terminal to ask on",
-            remedy=f"Add `--yes` if the originals shall be deleted once they are verified. {otherwise}",
+            remedy=f"Add `--yes` if that is what you want. {question.otherwise}",
         )
-    console.warn(
-        "these originals will be deleted, each once QEMU finds its overlay identical. Their VMs must be shut down:"
-    )
-    for path in paths:
-        console.warn(f"  {path}")
+    console.warn(question.what)
+    for line in question.lines:
+        console.warn(f"  {line}")
     if console.ask("Type yes to go on: ").lower() != "yes":
-        raise UsageError("nothing was done", remedy=otherwise)
+        raise UsageError("nothing was done", remedy=question.otherwise)

@@ -73,6 +73,11 @@ class Console:
         return sys.stdin.readline().strip()
 
     @property
+    def can_ask(self) -> bool:
+        """Whether a person is there to answer."""
+        return sys.stdin is not None and sys.stdin.isatty()
+
+    @property
     def width(self) -> int:
         """Columns for a report: the terminal's, and 100 where stdout is none."""
         if not sys.stdout.isatty():

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from batchdiff.applying.places import original_names
-from batchdiff.applying.undoing import purge
-from batchdiff.cli.asking import confirm
+from batchdiff.applying.purging import PurgeOptions
+from batchdiff.applying.rehearsal import rehearsed_purge
+from batchdiff.applying.undoing import purge, purgeable
+from batchdiff.cli.asking import Question, confirm
 from batchdiff.cli.console import Console
-from batchdiff.cli.work import carried_out, exit_code
-from batchdiff.model.plan import Plan
+from batchdiff.cli.notes import notes_of
+from batchdiff.cli.work import carried_out, exit_code, rehearsed
 from batchdiff.model.plan_file import read_plan
 from batchdiff.report.outcome import undone_text
 
@@ -18,15 +19,26 @@ from batchdiff.report.outcome import undone_text
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
     plan = read_plan(arguments.plan)
-    names = None if arguments.guests is None else tuple(arguments.guests)
-    paths = _in_quarantine(plan, names)
-    if paths and not arguments.yes:
-        confirm(console, "purge", paths)
-    outcomes = carried_out(console, arguments, plan, lambda session: purge(session, names))
+    options = PurgeOptions(None if arguments.guests is None else tuple(arguments.guests), arguments.used)
+    notes = notes_of(console, arguments, plan)
+    if arguments.dry_run:
+        outcomes = rehearsed(console, plan, lambda session: rehearsed_purge(session, options), notes)
+    else:
+        found = purgeable(plan, notes.standings, options.guests)
+        if found and not arguments.yes:
+            lines = [original_names(guest.source.path).quarantine for guest, _ in found]
+            confirm(console, "purge", _question(lines, used=options.used))
+        outcomes = carried_out(console, arguments, plan, lambda session: purge(session, options))
     console.result(undone_text(outcomes, width=console.width))
     return exit_code(outcomes)
 
 
-def _in_quarantine(plan: Plan, names: tuple[str, ...] | None) -> list[str]:
-    paths = (original_names(g.source.path).quarantine for g in plan.guests if names is None or g.name in names)
-    return [path for path in paths if os.path.lexists(path)]
+def _question(lines: list[str], *, used: bool) -> Question:
+    if used:
+        what = (
+            "these originals will be deleted, also those whose VMs have run on their overlays since. Afterwards"
+            " nothing brings back the state from before the conversion:"
+        )
+    else:
+        what = "these originals will be deleted, each if QEMU finds its overlay identical:"
+    return Question(what, lines, "They stay in quarantine.")

@@ -1,12 +1,18 @@
-"""``batchdiff restore``: brings originals back from quarantine, or rebuilds them from their overlays."""
+"""``batchdiff restore``: gives back what the VMs see, as their originals or as images rebuilt from overlays."""
 
 from __future__ import annotations
 
 import argparse
 
-from batchdiff.applying.undoing import restore
+from batchdiff.applying.notes import Notes
+from batchdiff.applying.rehearsal import rehearsed_restore
+from batchdiff.applying.restoring import RestoreOptions
+from batchdiff.applying.undoing import restorable, restore
+from batchdiff.cli.asking import Question, confirm
 from batchdiff.cli.console import Console
-from batchdiff.cli.work import carried_out, exit_code
+from batchdiff.cli.notes import notes_of
+from batchdiff.cli.work import carried_out, exit_code, rehearsed
+from batchdiff.model.plan import Plan
 from batchdiff.model.plan_file import read_plan
 from batchdiff.report.outcome import undone_text
 
@@ -14,7 +20,41 @@ from batchdiff.report.outcome import undone_text
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
     plan = read_plan(arguments.plan)
-    names = None if arguments.guests is None else tuple(arguments.guests)
-    outcomes = carried_out(console, arguments, plan, lambda session: restore(session, names))
+    options = RestoreOptions(
+        guests=None if arguments.guests is None else tuple(arguments.guests),
+        discard_changes=arguments.discard_changes,
+        losses=frozenset(arguments.allow_loss),
+    )
+    notes = notes_of(console, arguments, plan)
+    if arguments.dry_run:
+        outcomes = rehearsed(console, plan, lambda session: rehearsed_restore(session, options), notes)
+    else:
+        _ask(console, arguments, plan, options, notes)
+        outcomes = carried_out(console, arguments, plan, lambda session: restore(session, options))
     console.result(undone_text(outcomes, width=console.width))
     return exit_code(outcomes)
+
+
+def _ask(
+    console: Console, arguments: argparse.Namespace, plan: Plan, options: RestoreOptions, notes: Notes
+) -> None:
+    """Before anything is thrown away, and before a whole fleet is restored by a command that names no guest."""
+    found = restorable(plan, notes.standings, options.guests)
+    if arguments.yes or not found:
+        return
+    if options.discard_changes:
+        lines = [f"{guest.name}: everything written to {guest.overlay_path}" for guest, _ in found]
+        question = Question(
+            "what VMs have written since the conversion will be thrown away, with all snapshots of the overlays:",
+            lines,
+            "Leave `--discard-changes` out to keep it.",
+        )
+        confirm(console, "restore", question)
+    elif options.guests is None and len(found) > 1 and console.can_ask:
+        lines = [f"{guest.name}: {guest.overlay_path} -> {guest.source.path}" for guest, _ in found]
+        question = Question(
+            f"all {len(found)} guests will be restored. Their VMs must be shut down:",
+            lines,
+            "`--guest NAME` restores a single one.",
+        )
+        confirm(console, "restore", question)

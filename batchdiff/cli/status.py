@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from batchdiff.applying.journal import read_notes
 from batchdiff.applying.standings import standings_of
+from batchdiff.applying.whereabouts import on_disk
 from batchdiff.cli.console import Console
+from batchdiff.cli.notes import notes_of
 from batchdiff.errors import EXIT_DONE
 from batchdiff.model.plan_file import read_for_report
 from batchdiff.report.standing import standing_text
@@ -16,7 +17,8 @@ from batchdiff.report.standing import standing_text
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
     plan = read_for_report(arguments.plan)
-    found = standings_of(plan, read_notes(arguments.plan, plan.checksum))
+    notes = notes_of(console, arguments, plan)
+    found = standings_of(plan, notes, on_disk(plan, notes))
     for each in found:
         console.event("status", **asdict(each))
     console.result(standing_text(found, width=console.width))

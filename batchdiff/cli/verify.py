@@ -6,8 +6,8 @@ import argparse
 from dataclasses import asdict
 
 from batchdiff.applying.examination import examined
-from batchdiff.applying.journal import read_notes
 from batchdiff.cli.console import Console
+from batchdiff.cli.notes import notes_of
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, VerificationError
 from batchdiff.model.finding import Finding, Health
@@ -20,7 +20,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     plan = read_plan(arguments.plan)
     names = None if arguments.guests is None else tuple(arguments.guests)
     found: list[Finding] = []
-    notes = read_notes(arguments.plan, plan.checksum)
+    notes = notes_of(console, arguments, plan)
     with stopping() as stop:
         for finding in examined(plan, notes, names, stop):
             found.append(finding)

@@ -1,23 +1,30 @@
-"""What apply, restore and purge have in common: a session at work on a plan, its outcomes told as they come."""
+"""What apply, restore and purge have in common: work on a plan, with outcomes reported as they come."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 
-from batchdiff.applying.journal import Journal
-from batchdiff.applying.notes import Step
+from batchdiff.applying.free_space import FreeSpace
+from batchdiff.applying.journal import FrozenJournal, Journal
+from batchdiff.applying.notes import Notes, Step
+from batchdiff.applying.recovery import recovered
 from batchdiff.applying.run import Session
 from batchdiff.cli.console import Console
+from batchdiff.cli.notes import RECOVERED
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, GuestError, StopError, UsageError
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import GuestPlan, Plan
+from batchdiff.units import format_size
 
 _WORST_FIRST = (6, 5, 7, 4, 1)
 """Which exit code a command has where guests failed in different ways: what needs a person most."""
+
+_CHANGES_DISKS = {Status.CONVERTED, Status.RETIRED, Status.RESTORED, Status.PURGED}
 
 Work = Callable[[Session], Iterator[GuestOutcome]]
 
@@ -55,9 +62,12 @@ def carried_out(console: Console, arguments: argparse.Namespace, plan: Plan, wor
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console)
     guests = {guest.name: guest for guest in plan.guests}
+    space = FreeSpace.of(plan)
     with stopping() as stop, closing(Journal(arguments.plan, plan.checksum)) as journal:
+        _recover(console, journal, plan)
+        plan_path = os.path.abspath(arguments.plan)
         try:
-            for outcome in work(Session(plan, journal, announcer, stop, arguments.unseen)):
+            for outcome in work(Session(plan, journal, announcer, stop, arguments.unseen, plan_path)):
                 outcomes.append(outcome)
                 announcer.arrival(guests[outcome.name], outcome)
         except StopError as error:
@@ -74,9 +84,47 @@ def carried_out(console: Console, arguments: argparse.Namespace, plan: Plan, wor
                 why=f"{error.strerror or error}{place}",
                 remedy="Look into the kernel log, then run the same command again.",
             ) from error
+    _report_space(console, space, outcomes)
     if announcer.unheard:
         raise announcer.unheard[0]
     return outcomes
+
+
+def rehearsed(console: Console, plan: Plan, work: Work, notes: Notes) -> list[GuestOutcome]:
+    """The outcomes that a command would have, each reported when it is there; nothing is changed.
+
+    :raises StopError: it was interrupted.
+    """
+    outcomes: list[GuestOutcome] = []
+    announcer = Announcer(console)
+    guests = {guest.name: guest for guest in plan.guests}
+    with stopping() as stop:
+        for outcome in work(Session(plan, FrozenJournal(notes), announcer, stop)):
+            outcomes.append(outcome)
+            announcer.arrival(guests[outcome.name], outcome)
+    if announcer.unheard:
+        raise announcer.unheard[0]
+    return outcomes
+
+
+def _recover(console: Console, journal: Journal, plan: Plan) -> None:
+    """Fills a journal that has nothing in it with what the sidecar and the files prove."""
+    if journal.notes.times:
+        return
+    found = recovered(plan)
+    for name, standing in found.items():
+        journal.record(name, standing)
+    if found:
+        console.warn(RECOVERED.format(path=journal.path, guests=", ".join(found)))
+
+
+def _report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome]) -> None:
+    """What df shows now that the command is done; nothing if it changed nothing."""
+    if {outcome.status for outcome in outcomes} & _CHANGES_DISKS:
+        for folder, grown in space.grown().items():
+            console.event("space", folder=folder, grown_bytes=grown)
+            how = "more" if grown >= 0 else "less"
+            console.say(f"The filesystem of {folder} has {format_size(abs(grown))} {how} free than before.")
 
 
 def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome) -> None:

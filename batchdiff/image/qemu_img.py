@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Callable
 
-from batchdiff.errors import GuestError, ProgramError, VerificationError
+from batchdiff.errors import DifferenceError, InUseError, ProgramError, VerificationError
 from batchdiff.image import programs
 from batchdiff.image.programs import Finished, never
 from batchdiff.image.source import ImageSource
@@ -29,14 +29,27 @@ def is_installed() -> bool:
     return programs.is_installed(_NAME)
 
 
-def check(image: ImageSource, virtual_size: int, *, stopped: Callable[[], bool] = never) -> None:
+_LEAKS_ONLY = 3
+"""What `qemu-img check` ends with if clusters are allocated that nothing uses: space is lost, no content."""
+
+
+def check(
+    image: ImageSource,
+    virtual_size: int,
+    *,
+    leaks_allowed: bool = False,
+    stopped: Callable[[], bool] = never,
+) -> None:
     """`qemu-img check`: refcounts and tables of a qcow2 image; ended early once ``stopped`` is true.
 
-    :raises VerificationError: it finds an error or a leak.
+    :raises VerificationError: it finds an error, or a leak that is not allowed.
+    :raises InUseError: a VM uses the image.
     :raises ProgramError: it could not be run.
     """
     done = _run("check", [image], virtual_size, stopped)
-    if done.code in {2, 3}:
+    if done.code == _LEAKS_ONLY and leaks_allowed:
+        return
+    if done.code in {2, _LEAKS_ONLY}:
         raise VerificationError(f"qemu-img check finds errors in {image.path}", why=done.described())
     _require_success(done)
 
@@ -46,15 +59,14 @@ def compare(
 ) -> None:
     """`qemu-img compare`: the bytes that two images show their guest; chains are followed as the headers say.
 
-    :raises VerificationError: they differ.
+    :raises DifferenceError: they differ.
+    :raises InUseError: a VM uses one of them.
     :raises ProgramError: it could not be run, or could not read one of them.
     """
     done = _run("compare", [one, other], virtual_size, stopped)
     if done.code == 1:
-        raise VerificationError(
-            f"qemu-img compare finds a difference between {one.path} and {other.path}",
-            why=done.described(),
-            remedy="The original was left as it is. If its VM is running, shut it down and plan again.",
+        raise DifferenceError(
+            f"qemu-img compare finds a difference between {one.path} and {other.path}", why=done.described()
         )
     _require_success(done)
 
@@ -73,10 +85,10 @@ def _require_success(done: Finished) -> None:
     if done.code == 0:
         return
     if "lock" in done.output and "Failed to get" in done.output:
-        raise GuestError(
+        raise InUseError(
             "an image is in use by a VM or another program",
             why=done.described(),
-            remedy="Shut it down; apply again.",
+            remedy="Shut it down, then run the same command again.",
         )
     # What a shell and the loader of libraries end with. Elsewhere it may lie in places that are closed to it.
     remedy = _WHERE if done.code in {126, 127} else ""

@@ -1,105 +1,169 @@
-"""Which files a qcow2 file rests on, as the headers say, level by level to the end of its chain.
+"""Which images rest on which files, as their heads say: one look at whole chains, from the top down and back up.
 
 ::
 
-    c.qcow2  ->  mid.qcow2  ->  a.img         a.img and mid.qcow2 must not go while c.qcow2 is there
+    c.qcow2  ->  mid.qcow2  ->  a.img         take_in("c.qcow2") goes down, on("a.img") comes back up:
+                                              mid.qcow2 and c.qcow2 rest on a.img
 
-Nothing is opened but regular files, for their headers alone. Files are told apart by identity, not by name.
+Only heads are read: of regular files, and of block devices that the caller names. A device that only a head names
+is not opened, because opening some devices has effects. Files are told apart by identity, not by name; a name that
+leads to no file counts by where it leads, with all symbolic links resolved.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
 import os
 import stat
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, TypeAlias
 
-from batchdiff.image.identity import Identity, identity_of
-from batchdiff.image.opening import MAX_CHAIN
-from batchdiff.qcow2.backing import named_backing
-from batchdiff.qcow2.header import MAGIC, FormatError, claimed_cluster_size
+from batchdiff.image.heads import Heads
+from batchdiff.image.identity import Identity, identity_in
+from batchdiff.image.named_files import Named
 
-_LONGEST_HEADER = 2 << 20
-"""The largest cluster, in which the header and the name of the backing file are."""
-
-
-def files_below(path: str) -> Iterator[Identity]:
-    """The files that a qcow2 file rests on, at every level, the next one first.
-
-    It ends where a file is not there or no qcow2 image, and where it would go in circles.
-    """
-    seen: set[Identity] = set()
-    level = [os.path.realpath(path)]
-    while level and len(seen) < MAX_CHAIN:
-        above, level = level, []
-        for below in (each for one in above for each in _below(one)):
-            identity = identity_of(below.path)
-            if identity is not None and identity not in seen:
-                seen.add(identity)
-                yield identity
-                level += [] if below.ends_there else [below.path]
+Ground: TypeAlias = Identity | str
+"""What an image can rest on: a file that is there, or a resolved path at which perhaps none is."""
 
 
-def qcow2_files(folder: str) -> list[str]:
-    """The regular files of a folder that begin as qcow2 images do, sorted; none where it cannot be listed."""
-    found = []
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        found = [entry.path for entry in entries if entry.is_file(follow_symlinks=False) and _head(entry.path)]
-    return sorted(found)
+_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+"""A path that nobody can open. All other errors, such as too many open files, leave open what is there."""
 
 
-class _Below(NamedTuple):
-    """What a header names: the resolved path, and whether it says itself that nothing follows."""
+class Unread(NamedTuple):
+    """A file or folder that could not be read, and why."""
 
     path: str
-    ends_there: bool
+    error: OSError
 
 
-def _below(path: str) -> list[_Below]:
+class RestingImages:
+    """What one look has found. ``untouched``: files that are never opened, whatever names them."""
+
+    def __init__(self, heads: Heads, untouched: frozenset[Identity] = frozenset()) -> None:
+        self._heads, self._untouched = heads, untouched
+        self._devices: set[Identity] = set()
+        self._above: dict[Ground, set[Identity]] = {}
+        self._paths: dict[Identity, str] = {}
+        self._unread: dict[Ground, Unread] = {}
+        self._entered: set[tuple[Identity, str]] = set()
+        self._places: dict[str, _Place] = {}
+
+    @property
+    def unread(self) -> dict[Ground, Unread]:
+        """The files that could not be read, so that they might rest on anything."""
+        return self._unread
+
+    def take_in(self, path: str) -> Unread | None:
+        """Takes in an image, in a file or on a block device, with its whole chain.
+
+        If the image itself cannot be read, it says so.
+        """
+        place = self._place(path)
+        if place.identity is not None and place.is_device:
+            self._devices.add(place.identity)
+        pending = [path]
+        while pending:
+            pending += self._below(self._place(pending.pop()))
+        return self._unread.get(place.path if place.identity is None else place.identity)
+
+    def take_in_folder(self, folder: str, *, but: str) -> None:
+        """Takes in every regular file of a folder, also those to which symbolic links there lead.
+
+        ``folder`` has no symbolic link in it. ``but``: the suffix of names that are left out.
+
+        :raises OSError: the folder cannot be listed.
+        """
+        with os.scandir(folder) as entries:
+            listed = [entry for entry in entries if not entry.name.endswith(but)]
+        for entry in listed:
+            if entry.is_symlink():
+                if self._place(entry.path).is_regular:
+                    self.take_in(entry.path)
+            elif entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):
+                    status = entry.stat(follow_symlinks=False)
+                    place = _Place(entry.path, identity_in(status), status, (folder,))
+                    self._places.setdefault(entry.path, place)
+                    self.take_in(entry.path)
+
+    def on(self, grounds: Iterable[Ground]) -> dict[Identity, str]:
+        """The images that rest on one of these at any level, each with a path at which it was found."""
+        found: dict[Identity, str] = {}
+        pending = list(grounds)
+        while pending:
+            for image in self._above.get(pending.pop(), ()):
+                if image not in found:
+                    found[image] = self._paths[image]
+                    pending.append(image)
+        return found
+
+    def _place(self, path: str) -> _Place:
+        known = self._places.get(path)
+        if known is None:
+            known = self._places[path] = _located(path)
+        return known
+
+    def _below(self, place: _Place) -> Iterator[str]:
+        """Notes what a file names, and gives the paths of those that may name further ones."""
+        identity = place.identity
+        if place.error is not None:
+            self._unread[place.path] = Unread(place.path, place.error)
+        if identity is None or identity in self._untouched or not (place.is_regular or identity in self._devices):
+            return
+        self._paths.setdefault(identity, place.path)
+        folders = [folder for folder in place.folders if (identity, folder) not in self._entered]
+        self._entered.update((identity, folder) for folder in folders)
+        for named in self._names(place, identity) if folders else ():
+            for path in _paths_of(named, folders):
+                below = self._place(path)
+                for ground in (below.path, below.identity):
+                    if ground is not None:
+                        self._above.setdefault(ground, set()).add(identity)
+                if not named.ends_there:
+                    yield path
+
+    def _names(self, place: _Place, identity: Identity) -> tuple[Named, ...]:
+        try:
+            return () if place.status is None else self._heads.names(place.path, place.status)
+        except OSError as error:
+            self._unread[identity] = Unread(place.path, error)
+            return ()
+
+
+class _Place(NamedTuple):
+    """Where a path leads: the file behind all links and, in ``folders``, where its relative names start.
+
+    ``error``: why that could not be seen.
+
+    QEMU lets them start at the folder by which an image is opened: that of a link, or that of the file itself.
+    """
+
+    path: str
+    identity: Identity | None
+    status: os.stat_result | None
+    folders: tuple[str, ...]
+    error: OSError | None = None
+
+    @property
+    def is_regular(self) -> bool:
+        return self.status is not None and stat.S_ISREG(self.status.st_mode)
+
+    @property
+    def is_device(self) -> bool:
+        return self.status is not None and stat.S_ISBLK(self.status.st_mode)
+
+
+def _located(path: str) -> _Place:
+    real, folder = os.path.realpath(path), os.path.realpath(os.path.dirname(path))
     try:
-        name, kind = named_backing(_head(path))
-    except FormatError:
-        return []
-    found = []
-    for each in [] if name is None else _plain_names(name):
-        with contextlib.suppress(ValueError):  # no file can have that name
-            # The content of a raw image is its VM's, which may look like a header.
-            found.append(_Below(os.path.realpath(os.path.join(os.path.dirname(path), each)), kind == "raw"))
-    return found
+        status = os.stat(real)
+    except OSError as error:
+        return _Place(real, None, None, (), None if error.errno in _NO_FILE else error)
+    return _Place(real, identity_in(status), status, tuple(sorted({folder, os.path.dirname(real)})))
 
 
-def _plain_names(name: str) -> list[str]:
-    """A backing name without QEMU's protocol for plain files; all file names where it is a ``json:`` one."""
-    if not name.startswith("json:"):
-        return [name.removeprefix("file:")]
-    with contextlib.suppress(ValueError, RecursionError):
-        return list(_file_names(json.loads(name.removeprefix("json:"))))
-    return []
-
-
-def _file_names(value: object) -> Iterator[str]:
-    """The texts at ``filename`` in the options of a block device, nested or written with dots."""
-    if isinstance(value, list):
-        value = {str(at): inner for at, inner in enumerate(value)}
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if isinstance(inner, str) and key.rpartition(".")[2] == "filename":
-                yield inner.removeprefix("file:")
-            yield from _file_names(inner)
-
-
-def _head(path: str) -> bytes:
-    """The first cluster of a regular file that may be a qcow2 image; else nothing."""
-    with contextlib.suppress(OSError, ValueError):
-        # Looked at before it is opened, because opening some devices does something.
-        if stat.S_ISREG(os.lstat(path).st_mode):
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-            try:
-                head = os.pread(fd, 512, 0) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
-                size = claimed_cluster_size(head) if head.startswith(MAGIC) else 0
-                return os.pread(fd, min(size, _LONGEST_HEADER), 0) if size else b""
-            finally:
-                os.close(fd)
-    return b""
+def _paths_of(named: Named, folders: Iterable[str]) -> Iterator[str]:
+    if "\0" not in named.name:  # no file can have that name
+        yield from dict.fromkeys(os.path.join(folder, named.name) for folder in folders)

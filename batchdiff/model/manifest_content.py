@@ -16,6 +16,7 @@ from batchdiff.model.manifest_entries import (
 from batchdiff.model.manifest_fitness import check_names
 from batchdiff.model.manifest_guests import find_guests
 from batchdiff.model.manifest_images import FoundGuest, FoundImage, find_image
+from batchdiff.model.manifest_links import check_links
 from batchdiff.model.manifest_names import check_overlay_paths, guest_names, overlay_paths
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def manifest_content(
     check_guests(template, guests, problems)
     check_overlays(template, guests, overlays, problems, allow_existing=allow_existing_overlays)
     check_names(template, guests, overlays, _retire(data, problems), problems)
+    check_links(template, guests, overlays, problems)
     _check_retired(data, written, problems)
     savings = _minimum_savings(data, problems)
     if problems or template is None:

@@ -18,12 +18,14 @@ import contextlib
 import json
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from batchdiff.image.device_names import is_among_devices
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.model import own_names
+from batchdiff.model.plan import Plan, Verdict
 from batchdiff.model.plan_file import read_regular
 
 VERSION = "1.1"
@@ -89,6 +91,20 @@ def read_sidecar(path: str) -> Sidecar | None:
         if str(document["format_version"]).split(".", 1)[0] == VERSION.split(".", 1)[0]:
             return _from_document(document)
     return None
+
+
+def sidecar_paths(plan: Plan) -> list[str]:
+    """Where the template's sidecar is: one file beside a template file, one a folder of overlays for a device."""
+    guests = [guest for guest in plan.guests if guest.verdict is Verdict.CONVERT]
+    return sorted({sidecar_path(plan.template.source.path, guest.overlay_path) for guest in guests})
+
+
+def sidecars_of(plan: Plan) -> Iterator[Sidecar]:
+    """The template's sidecars that are there and can be read."""
+    for path in sidecar_paths(plan):
+        found = read_sidecar(path)
+        if found is not None:
+            yield found
 
 
 def to_document(sidecar: Sidecar, template: dict[str, Any]) -> dict[str, Any]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from batchdiff.errors import GuestError, ImageError
-from batchdiff.image.identity import Identity, identity_of, is_one_image
+from batchdiff.image.identity import identity_of, is_one_image
 from batchdiff.image.image import Image
 from batchdiff.image.lookalike import looks_like
 from batchdiff.image.opening import inspect, open_image, peek_header, resolved_backing
-from batchdiff.image.resting import files_below, qcow2_files
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.image.underlying import all_underlying
 from batchdiff.image.usage import Purpose, require_unused
-from batchdiff.model.dependents import dependents_of
+from batchdiff.model.dependents import Forbidden, dependents_in_manifest
 from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
 from batchdiff.model.plan import PlannedImage, Verdict
 from batchdiff.units import format_size
@@ -65,42 +63,29 @@ def examined(entry: GuestEntry, template: PlannedImage, manifest: Manifest) -> C
     return Dismissed(entry, record, Verdict.REFUSE, reason)
 
 
-def without_backing_files(
-    parts: list[Candidate | Dismissed], entries: tuple[GuestEntry, ...]
-) -> list[Candidate | Dismissed]:
-    """Dismisses guests that something else rests on, whatever becomes of that: it would be lost with them.
-
-    ``entries``: all guests of the manifest, planned or not.
-    """
-    resting = _resting(entries, {os.path.dirname(part.entry.image.path) for part in parts})
+def without_backing_files(parts: list[Candidate | Dismissed], manifest: Manifest) -> list[Candidate | Dismissed]:
+    """Dismisses guests that something else rests on, whatever becomes of that: it would be lost with them."""
+    dependents = dependents_in_manifest(manifest)
+    paths = [part.entry.image.path for part in parts if isinstance(part, Candidate)]
+    resting = dependents.on_each(paths, forbidden=Forbidden.IGNORED)
+    guests = {entry.image.path: entry.name for entry in (*manifest.guests, *manifest.left_out)}
     found: list[Candidate | Dismissed] = []
     for part in parts:
-        others = _others_on(part.entry.image.path, resting)
+        others = resting.get(part.entry.image.path, [])
         if isinstance(part, Candidate) and others:
             part.image.close()
-            reason = f"it is the backing file of {others}, which would be lost with it; {_CONVERT_FIRST}"
-            found.append(Dismissed(part.entry, part.record, Verdict.REFUSE, reason))
+            reason = f"it is the backing file of {_named(others, guests)}, which would be lost with it"
+            found.append(Dismissed(part.entry, part.record, Verdict.REFUSE, f"{reason}; {_CONVERT_FIRST}"))
         else:
             found.append(part)
     return found
 
 
-def _others_on(path: str, resting: dict[Identity, str]) -> str:
-    identity = identity_of(path)
-    known = resting.get(identity, "") if identity is not None else ""
-    return known or dependents_of(path)
-
-
-def _resting(entries: tuple[GuestEntry, ...], folders: set[str]) -> dict[Identity, str]:
-    """What rests on each file: guests of the manifest, and other images beside the guests."""
-    named = {e.image.path: f"the guest {e.name}" for e in entries if e.image.format is ImageFormat.QCOW2}
-    guests = {entry.image.path for entry in entries}
-    beside = [path for folder in sorted(folders) for path in qcow2_files(folder) if path not in guests]
-    resting: dict[Identity, str] = {}
-    for path, name in (named | {path: path for path in beside}).items():
-        for identity in files_below(path):
-            resting.setdefault(identity, name)
-    return resting
+def _named(images: list[str], guests: dict[str, str]) -> str:
+    """One of these images, a guest rather than another, and how many more there are."""
+    first = min(images, key=lambda path: path not in guests)
+    shown = f"the guest {guests[first]}" if first in guests else first
+    return f"{shown} and {len(images) - 1} more" if len(images) > 1 else shown
 
 
 def _rests_on(entry: GuestEntry, template: ImageSource) -> bool:

@@ -79,10 +79,7 @@ def make_plan(
         require_unused(image, Purpose.TEMPLATE)
         inspect(image)
         template = planned(image)
-        parts = without_backing_files(
-            [examined(entry, template, manifest) for entry in manifest.guests],
-            (*manifest.guests, *manifest.left_out),
-        )
+        parts = without_backing_files([examined(entry, template, manifest) for entry in manifest.guests], manifest)
         candidates = [part for part in parts if isinstance(part, Candidate)]
         for candidate in candidates:
             opened.enter_context(candidate.image)

@@ -1,4 +1,4 @@
-"""The backing file that a header names, read also where all else in the image is damaged or unknown to us.
+"""The files that a header names, read also if all else in the image is damaged or unknown to us.
 
 A dirty, encrypted or damaged image is of no use to us, and still rests on its backing file.
 """
@@ -16,6 +16,7 @@ from batchdiff.qcow2.header import (
     version_3_fields,
 )
 
+_EXT_DATA_FILE = 0x44415441
 _FIELDS = struct.Struct(">4sIQI")
 _SHORTEST = 72
 """A header of version 2."""
@@ -35,3 +36,26 @@ def named_backing(head: bytes) -> tuple[str | None, str | None]:
         return name, backing_format(dict(extensions_of(head, length, offset)))
     except FormatError:
         return name, None
+
+
+def named_data_file(head: bytes) -> str | None:
+    """The external data file that the first cluster of a file names, None if it names none.
+
+    :raises FormatError: it is not a qcow2 image, or its header is damaged.
+    """
+    if len(head) < _SHORTEST or head[:4] != MAGIC:
+        raise FormatError("it is no qcow2 image")
+    _, version, offset, _ = _FIELDS.unpack_from(head)
+    length = version_3_fields(head, version)[4]
+    for kind, data in extensions_of(head, length, offset):
+        if kind == _EXT_DATA_FILE:
+            return data.decode("utf-8", "surrogateescape")
+    return None
+
+
+def name_ends_at(head: bytes) -> int:
+    """Where in the file the name of the backing file ends; 0 if there is none."""
+    if len(head) < _SHORTEST:
+        return 0
+    _, _, offset, size = _FIELDS.unpack_from(head)
+    return int(offset + size) if offset else 0

@@ -9,7 +9,7 @@ import plans
 import pytest
 
 from batchdiff.applying.journal import Journal, read_notes
-from batchdiff.applying.notes import Goal, Notes, Standing, Step
+from batchdiff.applying.notes import Fate, Goal, Notes, Standing, Step
 from batchdiff.errors import PlanError
 
 CHECKSUM = "sha256:" + "ab" * 32
@@ -19,7 +19,16 @@ STEPS = [
     Standing(Step.WRITTEN, temporary="/images/.web.qcow2.00.batchdiff-tmp"),
     Standing(Step.VERIFIED, temporary="/images/.web.qcow2.00.batchdiff-tmp", overlay=plans.fingerprint(1)),
     Standing(Step.PUBLISHED, overlay=plans.fingerprint(2), published=True),
-    Standing(Step.RETIRED, Goal.APPLY, None, plans.fingerprint(3), True, None, True, "quarantined as /images/ü"),
+    Standing(
+        Step.RETIRED,
+        Goal.APPLY,
+        overlay=plans.fingerprint(3),
+        published=True,
+        moved=True,
+        deleting=True,
+        fate=Fate.QUARANTINED,
+        aside="/images/ü",
+    ),
 ]
 
 
@@ -280,3 +289,34 @@ def test_reading_the_note_takes_no_lock(plan_path):
     fcntl.flock(fd, fcntl.LOCK_EX)
     assert read_notes(plan_path, CHECKSUM).published == [NAME]
     os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("words", "fate", "aside"),
+    [
+        ("kept", Fate.KEPT, None),
+        ("deleted", Fate.DELETED, None),
+        (
+            "quarantined as /images/web01.img.batchdiff-original",
+            Fate.QUARANTINED,
+            "/images/web01.img.batchdiff-original",
+        ),
+        ("gone: an earlier run deleted it, or somebody moved it", Fate.GONE, None),
+    ],
+)
+def test_journals_that_had_sentences_are_still_read(words, fate, aside):
+    """As batchdiff wrote them before what became of an original got a word of its own."""
+    notes = Notes()
+    record = {"time": "2026-01-01T00:00:00Z", "guest": "web01", "step": "retired", "goal": "apply"}
+    notes.take_in(record | {"published": True, "moved": True, "original": words})
+    assert (notes.standings["web01"].fate, notes.standings["web01"].aside) == (fate, aside)
+
+
+def test_a_restored_guest_is_done_with_unless_an_older_original_is_left():
+    notes = Notes()
+    record = {"time": "2026-01-01T00:00:00Z", "guest": "web01", "step": "restored", "goal": "restore"}
+    notes.take_in(record | {"fate": "quarantined", "aside": "/images/web01.img.batchdiff-original"})
+    assert notes.under_way("web01") is None
+    assert notes.standings["web01"].aside == "/images/web01.img.batchdiff-original"
+    notes.take_in(record)
+    assert notes.standings == {}

@@ -198,7 +198,7 @@ _PIECES = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     pieces=_PIECES,
     size=st.sampled_from([MIB, MIB + 1, MIB + 4095, 2 * MIB - 512, 3 * MIB - 7]),

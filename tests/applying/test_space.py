@@ -1,10 +1,8 @@
-import os
-
 import plans
 import pytest
 from filesystems import mounted
 
-from batchdiff.applying.space import check_space
+from batchdiff.applying.space import check_space, free_bytes
 from batchdiff.errors import GuestError
 from batchdiff.model.manifest import Retire
 from batchdiff.units import GIB, MIB
@@ -19,8 +17,7 @@ def guest(folder, name="web01", overlay_folder=None, **savings):
 
 @pytest.fixture
 def free(tmp_path):
-    status = os.statvfs(tmp_path)
-    return status.f_bavail * status.f_frsize
+    return free_bytes(tmp_path)
 
 
 def test_nothing_to_write():

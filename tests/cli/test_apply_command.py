@@ -165,7 +165,7 @@ def test_an_overlay_in_use_since_keeps_its_original(planned, later):
     overlay = planned.folder / OVERLAYS["raw.img"]
     notation.qemu_io(overlay, "write -P 7 0 64k")
     done = planned.apply("--retire", later, "--yes", "--json", expect=1)
-    assert "has been used since" in outcomes(done)[name_of(planned, "raw.img")]["reason"]
+    assert "has run on the overlay" in outcomes(done)[name_of(planned, "raw.img")]["reason"]
     assert ORIGINALS & planned.names() == {"raw.img"}
 
 
@@ -284,12 +284,10 @@ def test_a_stale_guest_does_not_stop_the_others(planned, change):
     assert "raw.img.batchdiff-original" not in planned.names()
 
 
-@pytest.mark.parametrize("change", ["touch", "gone", *rarely("write", "replace", "cut")])
+@pytest.mark.parametrize("change", ["write", "gone", *rarely("replace", "cut")])
 def test_a_stale_template_stops_all(planned, change):
     path = planned.folder / "template.img"
     match change:
-        case "touch":
-            os.utime(path)
         case "write":
             with path.open("r+b") as file:
                 file.write(b"?")
@@ -298,7 +296,7 @@ def test_a_stale_template_stops_all(planned, change):
         case "replace":
             content = path.read_bytes()
             path.unlink()
-            path.write_bytes(content)
+            path.write_bytes(b"?" + content[1:])
         case "gone":
             path.rename(planned.folder / "aside")
     before = planned.state()
@@ -853,7 +851,8 @@ def test_an_original_and_its_overlay_both_gone_are_not_called_converted(planned)
     planned.apply("--guest", name)
     (planned.folder / "raw.img").rename(planned.folder / "elsewhere")
     (planned.folder / OVERLAYS["raw.img"]).write_bytes(b"garbage")
-    planned.apply("--guest", name, "--retire", "delete", "--yes", expect=1)
+    done = planned.apply("--guest", name, "--retire", "delete", "--yes", expect=1)
+    assert "no overlay that can be read" in done.stderr
 
 
 @pytest.mark.parametrize("size", [1 << 53, 1 << 60, 1 << 62])

@@ -1,5 +1,6 @@
 """A plan whose overlays take the places of their guests."""
 
+import json
 import shutil
 
 import notation
@@ -83,3 +84,46 @@ def test_apply_puts_the_overlays_there(in_place):
         assert_same(notation.qemu_content(overlay, "qcow2"), notation.content(text))
         assert (in_place.folder / f"{name}.batchdiff-original").exists()
     in_place.plan("-q", "-o", "again.plan.json", "--detailed-exitcode")
+
+
+def linked(fleet, link, *, backing_path="relative"):
+    """The fleet's large guest, in a folder of its own and named by a link in another one."""
+    for folder in ("disks", "vms/far"):
+        (fleet.folder / folder).mkdir(parents=True)
+    (fleet.folder / "large.img").rename(fleet.folder / "disks/lun7.img")
+    (fleet.folder / link).symlink_to(fleet.folder / "disks/lun7.img")
+    options = f"overlay: {{path: same, backing_path: {backing_path}}}"
+    fleet.write_manifest(
+        "version: 1\ntemplate: {path: template.img, format: raw}\nretire: quarantine\n"
+        f"guests:\n  - {{path: {link}, format: raw, {options}}}\n"
+    )
+    return fleet
+
+
+@pytest.mark.parametrize("verb", ["plan", "validate"])
+def test_a_relative_name_that_the_vms_link_leads_elsewhere(fleet, verb):
+    folder = linked(fleet, "vms/far/web01.img").folder
+    before = fleet.names()
+    done = batchdiff(verb, "fleet.yaml", cwd=folder, expect=3)
+    said = " ".join(done.stderr.split())
+    assert f'fleet.yaml:5: guests[0].path: "{folder}/vms/far/web01.img" is a symbolic link' in said
+    assert f'through the link QEMU would open "{folder}/vms/template.img". Write `backing_path: absolute`' in said
+    assert fleet.names() == before
+
+
+@pytest.mark.parametrize(("link", "how"), [("vms/web01.img", "relative"), ("vms/far/web01.img", "absolute")])
+def test_qemu_sees_the_overlay_through_the_vms_link(fleet, link, how):
+    folder = linked(fleet, link, backing_path=how).folder
+    fleet.plan("-q")
+    fleet.apply("-q")
+    aside = folder / "disks/lun7.img.batchdiff-original"
+    assert (folder / link).is_symlink()
+    shown = json.loads(
+        notation.run("qemu-img", "info", "--output=json", "--backing-chain", "-f", "qcow2", str(folder / link))
+    )
+    assert [image["format"] for image in shown] == ["qcow2", "raw"]
+    assert shown[0]["backing-filename"] == ("../template.img" if how == "relative" else f"{folder}/template.img")
+    said = notation.run("qemu-img", "compare", "-f", "raw", "-F", "qcow2", str(aside), str(folder / link))
+    assert "identical" in said
+    batchdiff("restore", "fleet.plan.json", "--guest", "web01", cwd=folder)
+    assert_same(notation.qemu_content(folder / link, "raw"), notation.content(GUESTS["large.img"]))

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from batchdiff.errors import ProgramError
+from batchdiff.errors import ProgramError, StopError
 from batchdiff.image import confinement, programs
 from batchdiff.image.programs import Finished, is_installed
 
@@ -132,6 +132,28 @@ def test_an_interrupt_kills_the_whole_group(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         shell("sleep 60 & echo $! $$ > new; mv new pids; wait")
     assert all(ends(int(pid)) for pid in (tmp_path / "pids").read_text().split())
+
+
+@pytest.mark.parametrize("talk", ["sleep 60", "while :; do echo more; done"], ids=["silent", "chatty"])
+def test_whoever_asks_to_stop_waits_for_no_output(tmp_path, monkeypatch, talk):
+    """A VM that wants its disk back, and Ctrl-C, don't wait for what the program prints next."""
+    monkeypatch.chdir(tmp_path)
+    looks = []
+
+    def stopped():
+        looks.append((tmp_path / "pids").exists())
+        return looks.count(True) >= 3
+
+    with pytest.raises(StopError, match="interrupted"):
+        programs.run(
+            ["sh", "-c", f"echo $$ > new; mv new pids; {talk}"],
+            reads=None,
+            timeout=20,
+            package="some-package",
+            stopped=stopped,
+        )
+    assert looks.count(True) == 3
+    assert ends(int((tmp_path / "pids").read_text()))
 
 
 def test_nothing_is_left_behind():

@@ -12,7 +12,7 @@ from plans import guest_plan, leaves, refused_guest, small_plan
 from batchdiff.errors import PlanError
 from batchdiff.model.plan_file import checksum_of, encode, read_plan
 
-one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def checksum_by_the_document(text):
     return "sha256:" + hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(plans())
 def test_the_checksum_is_the_documented_one(plan):
     text = encode(plan)

@@ -21,7 +21,7 @@ from batchdiff.qcow2.layout import layout_for
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "batchdiff/model/schemas/plan.schema.json").read_text())
-one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_a_plan_comes_back_as_it_was_written(path, plan):
     assert read_plan(path) == plan
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(plans())
 def test_what_is_written_is_as_the_schema_says(plan):
     jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(encode(plan)))

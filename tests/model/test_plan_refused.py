@@ -14,7 +14,7 @@ from batchdiff.extents import Kind
 from batchdiff.model.plan_extents import extents_of
 from batchdiff.model.plan_file import checksum_of, encode, read_plan
 
-one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def agrees(document):
     assert (problem is None) == ORACLE.is_valid(document), problem
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(plans())
 def test_plans_are_valid(plan):
     document = json.loads(encode(plan))
@@ -157,7 +157,7 @@ def changed(draw):
     return document
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(changed())
 def test_manifests_are_judged_as_by_the_oracle(document):
     problem = first_problem(document, MANIFEST)

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batchdiff.errors import ImageError
@@ -77,7 +77,6 @@ RUNS = st.lists(
 )
 
 
-@settings(deadline=None)  # it syncs folders
 @given(
     st.integers(0, 2**40),
     st.none() | st.binary(min_size=16, max_size=16),

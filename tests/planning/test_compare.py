@@ -63,7 +63,7 @@ def pairs_of_windows(draw):
     return template, guest, first, first
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(pairs_of_windows())
 def test_kinds_are_those_of_the_model(windows):
     template, guest, template_first, guest_first = windows
@@ -71,21 +71,21 @@ def test_kinds_are_those_of_the_model(windows):
     assert compared(template, guest, template_first, guest_first) == expected
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.sampled_from(CONTENTS), max_size=30), st.integers(0, UNITS - 30))
 def test_kinds_of_an_equal_window_tell_its_zeros(units, first):
     expected = [Kind.SAME if any(unit) else Kind.SAME_ZERO for unit in spread(units, first)]
     assert kinds_of_equal(fill(template_buffer, units, first)).tolist() == expected
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.sampled_from(CONTENTS), max_size=30), st.integers(0, UNITS - 30))
 def test_kinds_of_zeros_are_those_that_a_comparison_finds(units, first):
     told = kinds_of_zeros(kinds_of_equal(fill(template_buffer, units, first)))
     assert (None if told is None else told.tolist()) == compared(units, [], first)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, UNITS), st.integers(0, UNITS)), min_size=1, max_size=6))
 def test_a_buffer_is_zeros_where_it_is_not_used(ranges):
     buffer = WindowBuffer()

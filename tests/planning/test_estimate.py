@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batchdiff.extents import Kind, from_runs
@@ -55,7 +55,6 @@ def scattered(low, high, count, *, uncompressed=0.0):
     return lengths
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, CLUSTER - 1), max_size=512))
 def test_a_sample_of_all_clusters_is_exact(lengths):
     guest = Guest(lengths)

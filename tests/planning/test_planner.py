@@ -428,6 +428,18 @@ def test_a_cluster_size_that_cannot_map_the_disk(tmp_path):
     assert "cannot map a disk of 1 TiB" in guest.reason
 
 
+@pytest.mark.parametrize(("cluster_size", "verdict"), [(512, Verdict.REFUSE), (1024, Verdict.CONVERT)])
+def test_a_backing_name_that_does_not_fit_into_the_first_cluster(tmp_path, cluster_size, verdict):
+    """Said by the plan, for apply could only fail."""
+    folder = tmp_path / ("n" * 200) / ("n" * 200)
+    folder.mkdir(parents=True)
+    template = notation.write_raw(folder / "template.img", TEMPLATE)
+    guest = notation.write_raw(tmp_path / "guest.img", "2M:A 1M:- 1M:X 1M:B 1M:0 2M:C")
+    found = only_guest(template, guest, options=OverlayOptions(cluster_size=cluster_size))
+    assert found.verdict is verdict
+    assert ("one cluster of 512" in found.reason) is (verdict is Verdict.REFUSE)
+
+
 @pytest.mark.parametrize("form", ["img", "qcow2"])
 def test_a_huge_sparse_pair_is_quick(tmp_path, form):
     for name in ("t.img", "g.img"):

@@ -90,7 +90,7 @@ def images(tmp_path_factory):
     return found
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(before=OPTIONS, after=OPTIONS, minimum=st.sampled_from([0.0, 0.3, 1.0]))
 def test_whatever_the_options(images, before, after, minimum):
     older = make_plan(manifest(images, **dataclasses.asdict(before)), jobs=1)

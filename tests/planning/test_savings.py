@@ -55,7 +55,7 @@ def naive_size(kinds, virtual_size, cluster_size, extended):
         blocks, table = wanted, ceil_div(wanted * 8, cluster_size)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(kinds_lists, st.integers(0, 7), options)
 def test_sizes_are_those_of_the_model(kinds, sectors_less, chosen):
     virtual_size = len(kinds) * UNIT - sectors_less * 512
@@ -64,7 +64,7 @@ def test_sizes_are_those_of_the_model(kinds, sectors_less, chosen):
         assert size == naive_size(kinds, virtual_size, cluster_size, chosen.extended_l2), cluster_size
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(kinds_lists, st.integers(0, 7), options.filter(lambda chosen: chosen.cluster_size is not None))
 def test_extents_to_write_are_those_of_the_model(kinds, sectors_less, chosen):
     virtual_size = len(kinds) * UNIT - sectors_less * 512
@@ -131,7 +131,20 @@ def test_space_on_disk_by_hand():
     assert disk_bytes(layout, 120 * KIB - 1) == 4 * 4 * KIB + 64 * KIB + 120 * KIB
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize(("cluster_size", "less"), [(4096, 3 * 4 * KIB), (2048, 0)])
+def test_blocks_that_the_data_does_not_take(cluster_size, less):
+    """In clusters of a block or more the tables and the data count by themselves; smaller ones share blocks."""
+    units = from_kinds(np.array([Kind.DATA] * 17, dtype=np.uint8))
+    geometry = geometry_of(OverlayOptions(), cluster_size)
+    extents = extents_to_write(units, GIB, OverlayOptions(), geometry)
+    layout = layout_for(extents, GIB, geometry)
+    data = extents.units(Kind.DATA) * cluster_size
+    whole = ceil_div(layout.file_size, UNIT) * UNIT
+    assert disk_bytes(layout, data) == whole
+    assert disk_bytes(layout, data - 3 * 4 * KIB) == whole - less
+
+
+@settings(max_examples=60)
 @given(kinds_lists, options.filter(lambda chosen: chosen.cluster_size is not None))
 def test_space_on_disk_is_no_more_than_the_file(kinds, chosen):
     geometry, virtual_size = geometry_of(chosen, chosen.cluster_size), len(kinds) * UNIT

@@ -114,7 +114,7 @@ def test_odd_sizes(tmp_path, difference):
     assert_found(found, template, guest)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     kinds=st.lists(st.sampled_from("AA0-B"), min_size=1, max_size=40),
     sizes=st.lists(st.sampled_from([512, 4096, 12_288, 65_536, 524_288, 1_000_448]), min_size=40, max_size=40),

@@ -114,6 +114,12 @@ def test_bad_subclusters_are_refused(entry, bitmap, match):
         entries.check_l2(words(0, 0, entry, bitmap).reshape(2, 2), EXTENDED, FILE_SIZE)
 
 
+def test_a_compressed_cluster_with_extended_l2_has_an_empty_bitmap():
+    packed = entries.packed_entry(AT, 513, EXTENDED)
+    table = words(packed, 0, 2 * AT, 0).reshape(2, 2)
+    assert entries.check_l2(table, EXTENDED, FILE_SIZE) == 513 + 65536
+
+
 def test_check_l2_counts_what_the_file_must_hold():
     packed = [entries.packed_entry(AT + at, length, PLAIN) for at, length in ((0, 1), (1, 511), (512, 1000))]
     table = words(0, 1, COPIED | AT, 2 * AT, AT | 1, *packed)

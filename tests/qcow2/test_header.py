@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import struct
 
 import notation
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patching import Patched
 
 from batchdiff.qcow2.geometry import CompressionType, Geometry
 from batchdiff.qcow2.header import MAX_NAME, FormatError, Header, build, parse
@@ -178,3 +180,37 @@ def test_snapshots_and_bitmaps_are_counted(tmp_path):
     head = path.read_bytes()
     parsed = parse(head, len(head))
     assert (parsed.snapshots, parsed.bitmaps) == (3, 2)
+
+
+def at_the_limit(snapshots):
+    """The first cluster of a header that counts so many snapshots, and the size of its file."""
+    empty = header(snapshots=snapshots, snapshots_offset=3 * 65536)
+    head = bytearray(build(empty).ljust(65536, b"\0"))
+    struct.pack_into(">IQ", head, 60, snapshots, empty.snapshots_offset)
+    return bytes(head), empty.snapshots_offset + snapshots * 40
+
+
+def test_as_many_snapshots_as_qemu_takes():
+    assert parse(*at_the_limit(65536)).snapshots == 65536
+    with pytest.raises(FormatError, match="65537 snapshots are above QEMU's limit"):
+        parse(*at_the_limit(65537))
+
+
+@pytest.mark.parametrize("autoclear", [1, 0])
+def test_bitmaps_count_only_with_their_bit(tmp_path, autoclear):
+    """A program that does not know bitmaps clears it; what they say is out of date then, and may be wrong."""
+    path = notation.write_qcow2(tmp_path / "a.qcow2", "1M:A")
+    notation.run("qemu-img", "bitmap", "--add", "-f", "qcow2", str(path), "b")
+    image = Patched(path)
+    assert image["autoclear"] == 1
+    sound = parse(bytes(image.data), len(image.data))
+    image["autoclear"] = autoclear
+    at = image.data.index(struct.pack(">II", 0x23852875, 24))  # its extension: count, length, offset
+    struct.pack_into(">Q", image.data, at + 8 + 16, image["l1_offset"])
+    head = bytes(image.data)
+    if autoclear:
+        with pytest.raises(FormatError, match="overlap"):
+            parse(head, len(head))
+    else:
+        found = parse(head, len(head))
+        assert (sound.bitmaps, found.bitmaps, found.bitmap_directory) == (1, 0, (0, 0))

@@ -54,7 +54,7 @@ def test_a_path_comes_back_byte_for_byte():
     assert report_of(small_plan(guest_plan(path=name)))["guests"][0]["path"] == name
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(plans())
 def test_any_plan_has_a_report(plan):
     text = plan_json(plan)

@@ -198,7 +198,7 @@ def test_the_report_fits_the_terminal(width):
     assert "0002  " in report
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(plans())
 def test_any_plan_can_be_shown(plan):
     report = plan_text(plan)

@@ -1,0 +1,101 @@
+"""Gives originals their names back when the template is lost or damaged, so that no overlay can be read.
+
+Nothing is deleted: the overlays stay, for the template may come back from a backup. An overlay that stands at the
+original's own name makes way for it::
+
+    vm.img -> vm.img.batchdiff-overlay          then          vm.img.batchdiff-original -> vm.img
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+from batchdiff.applying import retire
+from batchdiff.applying.notes import Goal, Standing, Step
+from batchdiff.applying.pipeline import as_told
+from batchdiff.applying.places import overlay_names
+from batchdiff.applying.resting_on import require_nothing_on
+from batchdiff.applying.run import Session, folders_of
+from batchdiff.applying.sidecar import forget_overlay
+from batchdiff.applying.whereabouts import Found, find_original, find_overlay
+from batchdiff.errors import BatchdiffError, GuestError, InUseError
+from batchdiff.image.files import open_image_file
+from batchdiff.image.holding import hold
+from batchdiff.image.lease import release_lease
+from batchdiff.image.opening import open_image
+from batchdiff.image.usage import Purpose, secured
+from batchdiff.model.dependents import Dependents
+from batchdiff.model.outcome import GuestOutcome, Status
+from batchdiff.model.plan import GuestPlan
+
+NOTHING_READS_IT = (
+    "its original would get its name back; its overlay, which nothing can read without the template, would stay"
+)
+
+
+def gone_back(session: Session, found: list[tuple[GuestPlan, Standing]]) -> Iterator[GuestOutcome]:
+    """Goes back to each original; outcomes guest by guest, and one that fails does not stop the others.
+
+    :raises StopError: somebody asked to stop.
+    """
+    dependents = Dependents(folders_of(session.plan))
+    for guest, standing in found:
+        session.stop.check()
+        try:
+            notes = _go_back(guest, standing, session, dependents)
+        except (BatchdiffError, OSError) as error:
+            told = as_told(guest.name, error)
+            with contextlib.suppress(OSError):
+                session.journal.record_failure(guest.name, str(told))
+            yield GuestOutcome(guest.name, Status.FAILED, str(told), exit_code=told.exit_code)
+        else:
+            yield GuestOutcome(guest.name, Status.RESTORED, original="back under its name", notes=notes)
+
+
+def _go_back(guest: GuestPlan, standing: Standing, session: Session, dependents: Dependents) -> tuple[str, ...]:
+    original, overlay = find_original(guest, standing), find_overlay(guest, standing)
+    if original is None:
+        raise GuestError(
+            f"{guest.name} cannot go back to its original",
+            why="it is gone: it was deleted, or somebody moved it",
+            remedy="Bring the template back; then its overlay can be read again.",
+        )
+    own = guest.source.path
+    with open_image(replace(guest.source, path=original.path)) as image, hold(image, Purpose.GUEST) as held:
+        _require_free(original.path, held.alone().objection, dependents)
+        if original.path != own:
+            session.journal.record(
+                guest.name, replace(standing, step=Step.RETIRING, goal=Goal.RESTORE, moved=True)
+            )
+            if overlay is not None and overlay.path == own:
+                overlay = _moved_aside(overlay, guest, dependents)
+            retire.move(image.layers[0].fd, original.path, own)
+    session.journal.record(guest.name, Standing(Step.RESTORED, Goal.RESTORE))
+    session.watch.step(guest.name, Step.RESTORED)
+    with contextlib.suppress(OSError):
+        forget_overlay(session.plan.template.source.path, guest.overlay_path)
+    if overlay is None:
+        return ()
+    return (f"its overlay {overlay.path} was left where it is; without the template it is worthless",)
+
+
+def _moved_aside(overlay: Found, guest: GuestPlan, dependents: Dependents) -> Found:
+    fd = open_image_file(overlay.path)
+    try:
+        usage = secured(fd, Purpose.GUEST)
+        release_lease(fd)
+        _require_free(overlay.path, usage.objection, dependents)
+        target = overlay_names(guest.overlay_path).quarantine
+        retire.move(fd, overlay.path, target)
+        return replace(overlay, path=target)
+    finally:
+        os.close(fd)
+
+
+def _require_free(path: str, objection: str, dependents: Dependents) -> None:
+    if objection:
+        raise InUseError(f"{path} was not renamed", why=objection, remedy="End what uses it, then try again.")
+    require_nothing_on(dependents, path)

@@ -1,0 +1,146 @@
+"""Gives a new file the inode flags, allocation hints and project of the file whose place it takes.
+
+::
+
+    folder (SYNC, COMPR, project 42) --inherited--> new file    undone, unless the original has it too
+    original (NOCOW, NODUMP)         --copied-----> new file    never IMMUTABLE or APPEND, which lock a file
+
+Flags and projects: ioctl_iflags(2), ioctl_fsgetxattr(2), Linux ``include/uapi/linux/fs.h``.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from typing import NamedTuple
+
+_GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602
+_GET_MORE, _SET_MORE = 0x801C581F, 0x401C5820
+_FLAGS, _MORE = struct.Struct("=I"), struct.Struct("=5I8x")
+
+_EARLY = {0x00000004: "COMPR", 0x00000400: "NOCOMP", 0x00800000: "NOCOW", 0x02000000: "DAX"}
+"""They decide how data is stored, so they only work if they are set before the first byte."""
+
+_LATE = {
+    0x00000001: "SECRM",
+    0x00000002: "UNRM",
+    0x00000008: "SYNC",
+    0x00000040: "NODUMP",
+    0x00000080: "NOATIME",
+    0x00004000: "JOURNAL_DATA",
+    0x00008000: "NOTAIL",
+}
+"""Set when all is written: SYNC and JOURNAL_DATA slow down every write."""
+
+_HINTS = 0x00000001 | 0x00000800 | 0x00002000 | 0x00004000 | 0x00010000
+"""REALTIME, EXTSIZE, NODEFRAG, FILESTREAM, COWEXTSIZE: where XFS takes blocks, and how many at once."""
+
+_INHERITS_PROJECT = 0x00000200
+
+
+class _More(NamedTuple):
+    """``struct fsxattr``; sizes in bytes."""
+
+    flags: int = 0
+    extent_size: int = 0
+    extents: int = 0
+    project: int = 0
+    cow_extent_size: int = 0
+
+    def hints(self) -> tuple[int, int, int]:
+        return self.flags & _HINTS, self.extent_size, self.cow_extent_size
+
+
+def set_early_flags(source: int, target: int) -> list[str]:
+    """Set what an empty file must be given, clear what else it inherited, and name what failed.
+
+    A source that cannot have flags (a block device, a file on NFS) counts as one that has none set.
+    """
+    # What cannot be cleared now is named by set_late_flags, if the source does not have it.
+    _set_flags(target, 0, _LATE)
+    more = _more(source)
+    return [
+        *_set_flags(target, _flags(source), _EARLY),
+        *_set_hints(target, more),
+        *_set_project(target, more.project),
+    ]
+
+
+def set_late_flags(source: int, target: int) -> list[str]:
+    """Set all other flags as the source has them, and name what failed."""
+    return _set_flags(target, _flags(source), _LATE)
+
+
+def _set_flags(target: int, wanted: int, names: dict[int, str]) -> list[str]:
+    """Make each named flag as wanted.
+
+    One at a time, because a filesystem refuses a whole call for one flag that it does not know; what must be
+    cleared goes first, because COMPR excludes NOCOW.
+    """
+    differing = [flag for flag in names if (wanted ^ _flags(target)) & flag]
+    lost = []
+    for flag in sorted(differing, key=lambda flag: wanted & flag):
+        reason = _try(target, _SET_FLAGS, _FLAGS.pack(_flags(target) ^ flag))
+        # Compared again: btrfs ignores NOCOW without an error if the file is not empty.
+        if (wanted ^ _flags(target)) & flag:
+            without = "" if wanted & flag else "the file without "
+            lost.append(f"{without}the flag {names[flag]}{reason}")
+    return lost
+
+
+def _set_hints(target: int, wanted: _More) -> list[str]:
+    now = _more(target)
+    if now.hints() == wanted.hints():
+        return []
+    flags = now.flags & ~_HINTS | wanted.flags & _HINTS
+    changed = now._replace(flags=flags, extent_size=wanted.extent_size, cow_extent_size=wanted.cow_extent_size)
+    reason = _try(target, _SET_MORE, _MORE.pack(*changed))
+    return [] if _more(target).hints() == wanted.hints() else [f"the allocation hints of XFS{reason}"]
+
+
+def _set_project(target: int, wanted: int) -> list[str]:
+    """Give the file a project, except in a folder that allows only its own: nothing else can be renamed there."""
+    now = _more(target)
+    if now.project == wanted:
+        return []
+    if _folder_gives_project(target):
+        return [f"the project {wanted} (its folder allows no other project than {now.project})"]
+    reason = _try(target, _SET_MORE, _MORE.pack(*now._replace(project=wanted)))
+    return [] if _more(target).project == wanted else [f"the project {wanted}{reason}"]
+
+
+def _folder_gives_project(fd: int) -> bool:
+    """Whether the folder gives its project to what is made in it; also if that cannot be found out."""
+    try:
+        folder = os.open(os.path.dirname(os.readlink(f"/proc/self/fd/{fd}")), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        return bool(_more(folder).flags & _INHERITS_PROJECT)
+    finally:
+        os.close(folder)
+
+
+def _flags(fd: int) -> int:
+    try:
+        return int(_FLAGS.unpack(fcntl.ioctl(fd, _GET_FLAGS, _FLAGS.pack(0)))[0])
+    except OSError:
+        return 0
+
+
+def _more(fd: int) -> _More:
+    try:
+        return _More(*_MORE.unpack(fcntl.ioctl(fd, _GET_MORE, _MORE.pack(*_More()))))
+    except OSError:
+        return _More()
+
+
+def _try(fd: int, request: int, argument: bytes) -> str:
+    """Call an ioctl; return the reason in brackets if it fails."""
+    try:
+        fcntl.ioctl(fd, request, argument)
+    except OSError as error:
+        return f" ({os.strerror(errno.EOPNOTSUPP) if error.errno == errno.ENOTTY else error.strerror})"
+    return ""

@@ -1,0 +1,73 @@
+"""Recovers a journal that was lost, as far as the template's sidecar and the files themselves prove it.
+
+::
+
+    overlay there, the sidecar names this plan for it          -> it was published
+    overlay there, the original in quarantine or being deleted -> it was published
+    where the original stands now                              -> kept, quarantined, about to be deleted, or gone
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from batchdiff.applying.notes import Fate, Standing, Step
+from batchdiff.applying.places import original_names
+from batchdiff.applying.whereabouts import Found, find_original
+from batchdiff.errors import BatchdiffError
+from batchdiff.image.fingerprint import fingerprint_at
+from batchdiff.model.plan import GuestPlan, Plan, Verdict
+from batchdiff.model.sidecar import Origin, sidecars_of
+
+
+def recovered(plan: Plan) -> dict[str, Standing]:
+    """Where the guests of a plan stand that an apply must have converted, by name; only looks."""
+    origins = {path: origin for sidecar in sidecars_of(plan) for path, origin in sidecar.overlays.items()}
+    found = {}
+    for guest in plan.guests:
+        if guest.verdict is not Verdict.CONVERT:
+            continue
+        standing = _standing(guest, origins.get(guest.overlay_path), plan)
+        if standing is not None and _rests_on_template(guest, plan):
+            found[guest.name] = standing
+    return found
+
+
+def _standing(guest: GuestPlan, origin: Origin | None, plan: Plan) -> Standing | None:
+    recorded = origin is not None and (origin.guest, origin.plan) == (guest.name, plan.checksum)
+    try:
+        original = find_original(guest, None)
+    except BatchdiffError:  # two files could be it; restore says so, and leaves the guest alone
+        original = None
+    names = original_names(guest.source.path)
+    aside = original is not None and original.path in {names.quarantine, names.deleting}
+    if not recorded and not (aside and original is not None and original.proven):
+        return None
+    overlay = None if origin is None else origin.fingerprint
+    return _from_original(original, guest, Standing(Step.PUBLISHED, overlay=overlay, published=True))
+
+
+def _from_original(original: Found | None, guest: GuestPlan, standing: Standing) -> Standing:
+    names = original_names(guest.source.path)
+    if original is None:
+        return replace(standing, step=Step.RETIRED, fate=Fate.GONE)
+    if original.path == names.quarantine:
+        return replace(standing, step=Step.RETIRED, fate=Fate.QUARANTINED, aside=original.path)
+    if original.path == names.deleting:
+        return replace(standing, step=Step.RETIRING, moved=True)
+    return standing
+
+
+def _rests_on_template(guest: GuestPlan, plan: Plan) -> bool:
+    """Whether a qcow2 image on the plan's template stands at the overlay's path; only its header is read."""
+    # Imported here, because it loads numpy: usually there is nothing to recover, and status must be quick.
+    from batchdiff.image.opening import peek_header, resolved_backing  # noqa: PLC0415
+
+    if fingerprint_at(guest.overlay_path) is None:
+        return False
+    try:
+        named = resolved_backing(guest.overlay_path, peek_header(guest.overlay_path))
+    except BatchdiffError:
+        return False
+    return named is not None and named == os.path.realpath(plan.template.source.path)

@@ -1,0 +1,143 @@
+"""Goes through a restore or purge without changing anything: what `--dry-run` reports.
+
+Everything that can refuse is asked, and QEMU compares what it would compare; only nothing is written, renamed or
+deleted, and nothing is noted in the journal.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+from batchdiff.applying.going_back import NOTHING_READS_IT
+from batchdiff.applying.outcomes import kept_for
+from batchdiff.applying.outgoing import OutgoingFile
+from batchdiff.applying.pipeline import EXPECTED, as_told
+from batchdiff.applying.purging import PurgeOptions, purge_task
+from batchdiff.applying.restoring import RestoreOptions, restore_task
+from batchdiff.applying.run import Run, Session, template_held
+from batchdiff.applying.space import check_space_for_image
+from batchdiff.applying.steps import OutgoingAt
+from batchdiff.applying.task import Task
+from batchdiff.applying.template import accept_template
+from batchdiff.applying.undoing import Chosen, purgeable, require_decision, restorable, why_template_is_lost
+from batchdiff.applying.verification import require_judges
+from batchdiff.applying.verify_mode import VerifyMode
+from batchdiff.errors import DifferenceError, StopError
+from batchdiff.image.opening import inspect
+from batchdiff.image.source import ImageSource
+from batchdiff.model.outcome import GuestOutcome, Status
+from batchdiff.model.plan import GuestPlan
+
+
+def rehearsed_restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
+    """What restore would do, guest by guest.
+
+    :raises BatchdiffError: as restore.
+    """
+    found = restorable(session.plan, session.journal.notes.standings, options.guests)
+    lost = why_template_is_lost(session) if found else None
+    if lost is not None:
+        require_decision(session, found, options, lost)
+        for guest, _ in found:
+            yield GuestOutcome(guest.name, Status.WOULD_RESTORE, NOTHING_READS_IT)
+        return
+
+    def restored(guest: GuestPlan, task: Task) -> GuestOutcome:
+        how = "its original would get its name back, and the overlay would go"
+        if _incoming_now(task) is None:
+            how = f"{guest.source.path} would be rebuilt from the overlay, and the overlay would go"
+            if task.older is not None:
+                how += f"; the older original would stay in quarantine ({task.older})"
+        elif options.discard_changes:
+            how = "its original would get its name back; what its VM wrote since would be thrown away"
+        return GuestOutcome(guest.name, Status.WOULD_RESTORE, how)
+
+    yield from _rehearsed(
+        session,
+        found,
+        lambda run, guest, standing: restore_task(guest, session.plan.template, run, standing, options),
+        restored,
+    )
+
+
+def rehearsed_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
+    """What purge would do, guest by guest.
+
+    :raises BatchdiffError: as purge.
+    """
+    found = purgeable(session.plan, session.journal.notes.standings, options.guests)
+
+    def purged(guest: GuestPlan, task: Task) -> GuestOutcome:
+        return GuestOutcome(guest.name, Status.WOULD_PURGE, f"{task.outgoing.names.own} would be deleted")
+
+    yield from _rehearsed(
+        session,
+        found,
+        lambda run, guest, standing: purge_task(guest, session.plan.template, run, standing, options),
+        purged,
+    )
+
+
+_Report = Callable[[GuestPlan, Task], GuestOutcome]
+
+
+def _rehearsed(
+    session: Session, found: Chosen, make: Callable[..., Task], report: _Report
+) -> Iterator[GuestOutcome]:
+    if not found:
+        return
+    require_judges(VerifyMode.FULL)
+    with template_held(session) as run:
+        accept_template(run)
+        inspect(run.template)
+        for guest, standing in found:
+            session.stop.check()
+            try:
+                yield report(guest, _tried(make(run, guest, standing), run))
+            except StopError:
+                raise
+            except DifferenceError as error:
+                yield kept_for(guest.name, error)
+            except EXPECTED as error:
+                told = as_told(guest.name, error)
+                yield GuestOutcome(guest.name, Status.FAILED, str(told), exit_code=told.exit_code)
+
+
+def _tried(task: Task, run: Run) -> Task:
+    """The task that would be carried out in the end.
+
+    :raises BatchdiffError: it would be refused.
+    """
+    outgoing = OutgoingFile(task, run)
+    try:
+        _try(task, outgoing)
+    except DifferenceError:
+        if task.otherwise is None:
+            raise
+    else:
+        return task
+    finally:
+        outgoing.close()
+    return _tried(task.otherwise(), run)
+
+
+def _try(task: Task, outgoing: OutgoingFile) -> None:
+    if outgoing.where is OutgoingAt.GONE:
+        return
+    image = outgoing.image(moved=False)
+    outgoing.require_alone()
+    outgoing.require_nothing_on_it()
+    there = _incoming_now(task)
+    if there is None:
+        check_space_for_image(image, os.path.dirname(task.incoming.source.path), task.guest)
+    elif not task.verified:
+        task.verify(image, there, outgoing.must_end)
+
+
+def _incoming_now(task: Task) -> ImageSource | None:
+    """The image that would take the other's place, where it stands; None if it would have to be written."""
+    source = task.incoming.source
+    if task.incoming.ready is not None:
+        return ImageSource(task.incoming.ready, source.format, source.backing)
+    return source if task.incoming.known is not None or task.incoming.published else None

@@ -1,0 +1,26 @@
+"""Refuses to move or delete a file on which another image rests.
+
+A linked clone or an external snapshot takes no lock while its VM is off, so it is looked for at the moment that
+matters: right before a file gets another name, and again before it is unlinked.
+"""
+
+from __future__ import annotations
+
+from batchdiff.errors import GuestError
+from batchdiff.model.dependents import Dependents
+
+
+def require_nothing_on(dependents: Dependents, path: str, *former: str) -> None:
+    """Makes sure that no image has a file in its backing chain.
+
+    ``former``: names that the file had until a moment ago, by which such an image may still know it.
+
+    :raises GuestError: one has.
+    """
+    found = dependents.on(path, former=former)
+    if found:
+        raise GuestError(
+            f"{path} was left alone",
+            why=f"it is the backing file of {' and '.join(found)}, which would be lost without it",
+            remedy="Convert or remove what rests on it first, then run the same command again.",
+        )

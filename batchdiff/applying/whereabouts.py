@@ -1,0 +1,153 @@
+"""Finds out which of a guest's files stand where now: original, overlay, and an image that restore rebuilt.
+
+Names alone prove nothing: an administrator copies, moves and replaces files. Each is known by its lasting
+identity first. A file that has lost it, because a pool was copied, counts by a name that only batchdiff gives, and
+then its content must decide what may be done with it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+
+from batchdiff.applying.notes import Notes, Standing
+from batchdiff.applying.places import original_names, overlay_names
+from batchdiff.applying.standings import OnDisk
+from batchdiff.errors import BatchdiffError, GuestError
+from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
+from batchdiff.model.plan import GuestPlan, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file that was found.
+
+    ``proven``: it is the file that the plan or the journal knows, and nobody has written to it since. Otherwise
+    only its name speaks for it.
+    """
+
+    path: str
+    now: Fingerprint
+    proven: bool
+
+
+def find_overlay(guest: GuestPlan, standing: Standing | None) -> Found | None:
+    """The overlay of a guest, by the name that it has now; None if it is not there.
+
+    :raises GuestError: two files could be it.
+    """
+    published = standing is not None and standing.published
+    known = None if standing is None else standing.overlay
+    names = overlay_names(guest.overlay_path)
+    found = []
+    for path in (names.own, names.quarantine, names.deleting):
+        now = _regular(path)
+        if now is None or _is_the_guests_image(guest, now, standing):
+            continue
+        proven = known is not None and known.differs_in_ctime_only(now)
+        # Before it was published only the file that was verified can be it: anything else is somebody's own.
+        if proven or published:
+            found.append(Found(path, now, proven))
+    if len(found) > 1:
+        raise GuestError(
+            f"{guest.name} was left alone",
+            why=f"both {found[0].path} and {found[1].path} are there, and either could be its overlay",
+            remedy="Look at both, and move away the one that its VM does not use.",
+        )
+    return found[0] if found else None
+
+
+def find_original(guest: GuestPlan, standing: Standing | None) -> Found | None:
+    """The original of a guest, by the name that it has now; None if it is gone.
+
+    In quarantine any regular file counts, because only batchdiff gives that name. At the guest's own path it is
+    one that nobody wrote to, or, if the overlay has a path of its own, whatever a VM may have used there.
+
+    :raises GuestError: two files could be it.
+    """
+    if guest.image is None:
+        return None
+    known, names = guest.image.fingerprints[0], original_names(guest.source.path)
+    own = _found(names.own, fingerprint_at(names.own), known, standing)
+    if own is not None and own.proven:
+        return own
+    aside = [_found(path, _regular(path), known, standing) for path in (names.deleting, names.quarantine)]
+    there = [each for each in aside if each is not None and (each.proven or each.path == names.quarantine)]
+    if own is None or _is_rebuilt(own.now, standing) or guest.overlay_path == guest.source.path:
+        return there[0] if there else None
+    if there:
+        raise GuestError(
+            f"{guest.name} was left alone",
+            why=f"both {own.path} and {there[0].path} are there, and either could be its disk",
+            remedy="Look at both, and move away the one that its VM does not use.",
+        )
+    return own
+
+
+def _found(path: str, now: Fingerprint | None, known: Fingerprint, standing: Standing | None) -> Found | None:
+    if now is None:
+        return None
+    return Found(path, now, known.differs_in_ctime_only(now) and not _is_rebuilt(now, standing))
+
+
+def rebuilt_is_in_place(guest: GuestPlan, standing: Standing | None) -> bool:
+    """Whether restore has given a rebuilt image the guest's name already."""
+    now = fingerprint_at(guest.source.path)
+    return now is not None and _is_rebuilt(now, standing)
+
+
+def _is_rebuilt(now: Fingerprint, standing: Standing | None) -> bool:
+    return standing is not None and standing.rebuilt is not None and standing.rebuilt.differs_in_ctime_only(now)
+
+
+def _is_the_guests_image(guest: GuestPlan, now: Fingerprint, standing: Standing | None) -> bool:
+    """Whether a file at the overlay's name is the original or a rebuilt image: with one name they take turns."""
+    original = guest.image is not None and guest.image.fingerprints[0].differs_in_ctime_only(now)
+    return original or _is_rebuilt(now, standing)
+
+
+def _regular(path: str) -> Fingerprint | None:
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return None
+    except OSError:
+        return None
+    return fingerprint_at(path)
+
+
+def on_disk(plan: Plan, notes: Notes) -> dict[str, OnDisk]:
+    """What is there of each guest that apply has begun, by name; only looks."""
+    found = {}
+    for guest in plan.guests:
+        standing = notes.under_way(guest.name)
+        if standing is not None:
+            found[guest.name] = _on_disk(guest, standing)
+    return found
+
+
+def _on_disk(guest: GuestPlan, standing: Standing) -> OnDisk:
+    try:
+        overlay, original = find_overlay(guest, standing), find_original(guest, standing)
+    except GuestError as error:
+        return OnDisk(None, None, error.why)
+    return OnDisk(overlay.path if overlay else None, original.path if original else None)
+
+
+def whole_originals(guests: list[GuestPlan], notes: Notes) -> str:
+    """A sentence that names the originals that are whole, and how to go back to them; empty if there are none."""
+    found = []
+    for guest in guests:
+        try:
+            original = find_original(guest, notes.under_way(guest.name))
+        except BatchdiffError:
+            continue
+        if original is not None and original.proven:
+            found.append(original.path)
+    if not found:
+        return ""
+    named = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    return (
+        f" These originals are whole, as they were before the conversion: {named};"
+        " `batchdiff restore --discard-changes` gives them their names back"
+    )

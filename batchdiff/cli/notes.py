@@ -1,0 +1,29 @@
+"""The notes of a plan's journal for verbs that only look or ask; recovered if the journal was lost."""
+
+from __future__ import annotations
+
+import argparse
+
+from batchdiff.applying.journal import read_notes
+from batchdiff.applying.notes import Notes
+from batchdiff.cli.console import Console
+from batchdiff.model.plan import Plan
+
+RECOVERED = (
+    "warning: the journal {path} is missing or empty. What was done was recovered from the template's sidecar and"
+    " from the files themselves, for: {guests}"
+)
+
+
+def notes_of(console: Console, arguments: argparse.Namespace, plan: Plan) -> Notes:
+    """What the journal of a plan says. If there is nothing in it, what the sidecar and the files prove."""
+    notes = read_notes(arguments.plan, plan.checksum)
+    if notes.times:
+        return notes
+    # Imported here: it reads the headers of images, and status must not wait for what that loads.
+    from batchdiff.applying.recovery import recovered  # noqa: PLC0415
+
+    notes.standings.update(recovered(plan))
+    if notes.standings:
+        console.warn(RECOVERED.format(path=f"{arguments.plan}.journal", guests=", ".join(notes.standings)))
+    return notes

@@ -1,0 +1,62 @@
+"""What the heads of files name, each read once for each state that its file is in.
+
+Before each of a thousand originals goes, the thousand images beside it are looked at anew. A file whose size and
+times are what they were has the head that it had, so it is not opened again.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from typing import TypeAlias
+
+from batchdiff.image.identity import Identity, identity_in
+from batchdiff.image.named_files import FIRST, Named, bytes_needed, names_in
+
+_State: TypeAlias = tuple[int, int, int]
+
+_SETTLED_NS = 2_000_000_000
+"""Within one tick of a filesystem's clock (4 ms on many kernels) a file can change twice and keep its times."""
+
+
+class Heads:
+    """The names in the heads of files, kept by identity, size, mtime and ctime."""
+
+    def __init__(self) -> None:
+        self._known: dict[Identity, tuple[_State, tuple[Named, ...]]] = {}
+
+    def names(self, path: str, status: os.stat_result) -> tuple[Named, ...]:
+        """What a file names, which has that status; nothing if it has gone or is not an image.
+
+        It is opened for reading, without waiting and without following a symbolic link. A block device is read
+        each time, because its times say nothing about its content.
+
+        :raises OSError: it cannot be read, so nothing is known of it.
+        """
+        known = self._known.get(identity_in(status))
+        if known is not None and known[0] == _state(status):
+            return known[1]
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return ()
+        try:
+            now = os.fstat(fd)
+            is_device = stat.S_ISBLK(now.st_mode)
+            names = names_in(_head(fd)) if is_device or stat.S_ISREG(now.st_mode) else ()
+        finally:
+            os.close(fd)
+        if not is_device and time.time_ns() - max(now.st_mtime_ns, now.st_ctime_ns) > _SETTLED_NS:
+            self._known[identity_in(now)] = (_state(now), names)
+        return names
+
+
+def _head(fd: int) -> bytes:
+    head = os.pread(fd, FIRST, 0)
+    needed = bytes_needed(head)
+    return head if needed <= FIRST else os.pread(fd, needed, 0)
+
+
+def _state(status: os.stat_result) -> _State:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns

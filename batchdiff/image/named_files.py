@@ -1,0 +1,134 @@
+"""Which other files the first bytes of an image name, by its format; pure.
+
+::
+
+    qcow2   the backing file, an external data file       qed    the backing file
+    vmdk    the image below it, and its extents, as text in a descriptor
+
+Only names are read, so a damaged or encrypted image, which is of no other use to us, still names its files.
+
+Source: QEMU ``docs/interop/qcow2.txt`` and ``docs/interop/qed_spec.txt``; VMware, "Virtual Disk Format 5.0".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from batchdiff.qcow2.backing import name_ends_at, named_backing, named_data_file
+from batchdiff.qcow2.header import MAGIC, FormatError, claimed_cluster_size
+
+FIRST = 4096
+"""Bytes with which the first read is done, which hold all that most images name."""
+
+_MOST = 2 << 20
+"""Nothing is looked for further on: the largest cluster, in which the names of a qcow2 image are."""
+
+_SECTOR = 512
+
+_QED = b"QED\0"
+_QED_FIELDS = struct.Struct("<QQQQQII")
+_QED_FIELDS_AT = 16
+_QED_HAS_BACKING, _QED_BACKING_IS_RAW = 1 << 0, 1 << 2
+
+_VMDK, _VMDK_TEXT = b"KDMV", b"# Disk DescriptorFile"
+_VMDK_DESCRIPTOR = struct.Struct("<QQ")
+_VMDK_DESCRIPTOR_AT = 28
+_VMDK_BELOW = re.compile(rb'^[ \t]*parentFileNameHint[ \t]*=[ \t]*"([^"\n]*)"', re.MULTILINE)
+_VMDK_EXTENT = re.compile(rb'^[ \t]*(?:RW|RDONLY|NOACCESS)[ \t]+\d+[ \t]+\w+[ \t]+"([^"\n]*)"', re.MULTILINE)
+
+
+class Named(NamedTuple):
+    """A file that an image names, relative to the image's folder or absolute.
+
+    ``ends_there``: the image says itself that this one is raw, so what its content looks like means nothing.
+    """
+
+    name: str
+    ends_there: bool
+
+
+def bytes_needed(head: bytes) -> int:
+    """How many bytes of a file, whose first ones these are, :func:`names_in` needs; at least ``FIRST``."""
+    end = 0
+    if head.startswith(MAGIC):
+        end = min(name_ends_at(head), claimed_cluster_size(head))
+    elif head.startswith(_QED) and len(head) >= FIRST:
+        *_, offset, size = _QED_FIELDS.unpack_from(head, _QED_FIELDS_AT)
+        end = offset + size
+    elif head.startswith(_VMDK) and len(head) >= FIRST:
+        end = sum(_VMDK_DESCRIPTOR.unpack_from(head, _VMDK_DESCRIPTOR_AT)) * _SECTOR
+    elif head.startswith(_VMDK_TEXT):
+        end = _MOST
+    return min(max(end, FIRST), _MOST)
+
+
+def names_in(head: bytes) -> tuple[Named, ...]:
+    """The files that an image names; none for a file of another format, such as raw."""
+    if head.startswith(MAGIC) and claimed_cluster_size(head):
+        return tuple(_in_qcow2(head))
+    if head.startswith(_QED):
+        return tuple(_in_qed(head))
+    if head.startswith((_VMDK, _VMDK_TEXT)):
+        return tuple(_in_vmdk(head))
+    return ()
+
+
+def _in_qcow2(head: bytes) -> Iterator[Named]:
+    head = head[: claimed_cluster_size(head)]
+    with contextlib.suppress(FormatError):
+        name, kind = named_backing(head)
+        for each in [] if name is None else _plain_names(name):
+            yield Named(each, kind == "raw")
+    with contextlib.suppress(FormatError):
+        data_file = named_data_file(head)
+        for each in [] if data_file is None else _plain_names(data_file):
+            yield Named(each, ends_there=True)
+
+
+def _in_qed(head: bytes) -> Iterator[Named]:
+    if len(head) < _QED_FIELDS_AT + _QED_FIELDS.size:
+        return
+    features, *_, offset, size = _QED_FIELDS.unpack_from(head, _QED_FIELDS_AT)
+    if features & _QED_HAS_BACKING and size > 0 and offset + size <= len(head):
+        for each in _plain_names(_text(head[offset : offset + size])):
+            yield Named(each, bool(features & _QED_BACKING_IS_RAW))
+
+
+def _in_vmdk(head: bytes) -> Iterator[Named]:
+    descriptor = head
+    if head.startswith(_VMDK):
+        if len(head) < _VMDK_DESCRIPTOR_AT + _VMDK_DESCRIPTOR.size:
+            return
+        first, count = _VMDK_DESCRIPTOR.unpack_from(head, _VMDK_DESCRIPTOR_AT)
+        descriptor = head[first * _SECTOR : (first + count) * _SECTOR]
+    for pattern, ends_there in ((_VMDK_BELOW, False), (_VMDK_EXTENT, True)):
+        yield from (Named(_text(name), ends_there) for name in pattern.findall(descriptor) if name)
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _plain_names(name: str) -> list[str]:
+    """A name without QEMU's protocol for plain files; all file names in it if it is a ``json:`` one."""
+    if not name.startswith("json:"):
+        return [name.removeprefix("file:")]
+    with contextlib.suppress(ValueError, RecursionError):
+        return list(_file_names(json.loads(name.removeprefix("json:"))))
+    return []
+
+
+def _file_names(value: object) -> Iterator[str]:
+    """The texts at ``filename`` in the options of a block device, nested or written with dots."""
+    if isinstance(value, list):
+        value = {str(at): inner for at, inner in enumerate(value)}
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if isinstance(inner, str) and key.rpartition(".")[2] == "filename":
+                yield inner.removeprefix("file:")
+            yield from _file_names(inner)

@@ -1,0 +1,99 @@
+"""Whether backing file names still work by the path that a VM uses, if that path is a symbolic link.
+
+QEMU resolves a relative backing file name from the folder of the name by which it opened the image. The kernel
+resolves links among folders, but the last component stays as it is::
+
+    /vms/web01.img -> /disks/lun7.img     names "../tpl/t.img"
+                      /disks/../tpl/t.img     read from the file's own folder
+    /vms/../tpl/t.img                         what the VM gets
+
+So both must lead to the same file. Source: QEMU, ``bdrv_get_full_backing_filename`` in block.c.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from batchdiff.errors import ImageError
+from batchdiff.model.manifest_paths import resolve_folder
+from batchdiff.model.manifest_problems import Problems, show
+from batchdiff.model.overlay_options import BackingPath, backing_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchdiff.model.manifest_images import FoundGuest, FoundImage
+
+
+def check_links(
+    template: FoundImage | None,
+    guests: Sequence[FoundGuest],
+    overlays: Sequence[str | None],
+    problems: Problems,
+) -> None:
+    """Find relative backing file names, of images and of overlays to write, that a link would lead elsewhere.
+
+    ``overlays`` are the overlays' absolute paths, guest by guest; None for one with a problem of its own.
+    """
+    if template is not None:
+        # Overlays name the template by its own path, whatever link the manifest uses.
+        _check_chain(template, template.place.path, problems)
+    for guest, overlay in zip(guests, overlays, strict=True):
+        _check_chain(guest.image, guest.place.named, problems)
+        if template is not None and overlay is not None and guest.written.in_place:
+            _check_overlay(guest, overlay, template, problems)
+
+
+def _check_overlay(guest: FoundGuest, overlay: str, template: FoundImage, problems: Problems) -> None:
+    """Check that an overlay in its guest's place finds the template by the guest's name in the manifest too."""
+    if guest.written.options.backing_path is not BackingPath.RELATIVE:
+        return
+    name = backing_name(overlay, template.source.path, BackingPath.RELATIVE)
+    found = _resolved(name, guest.place.named)
+    if found == os.path.realpath(template.source.path):
+        return
+    link, file = show(guest.place.named), show(overlay)
+    problems.add(
+        guest.written.image.path_where,
+        f"{link} is a symbolic link to {file}, where the overlay would name the template {show(name)}: "
+        f"through the link QEMU would open {show(found)}. Write `backing_path: absolute` for this guest, or use "
+        f"the path {file} here and in the VM's definition",
+    )
+
+
+def _check_chain(image: FoundImage, opened: str, problems: Problems) -> None:
+    """Follow a declared chain by the names that QEMU uses; ``opened`` is the first one."""
+    user = "the VM's definition"
+    for above, below in pairwise((image.place, *image.chain)):
+        name = _backing_name(above.path)
+        if name is None or _resolved(name, above.path) != below.path:
+            return  # not the declared chain: plan says so
+        found = _resolved(name, opened)
+        if found != below.path:
+            link, file = show(opened), show(above.path)
+            problems.add(
+                above.where,
+                f"{link} is a symbolic link to {file}, which has the relative backing file name {show(name)}: "
+                f"through the link QEMU opens {show(found)}, not {show(below.path)}. "
+                f"Use the path {file} here and in {user}",
+            )
+            return
+        opened, user = resolve_folder(os.path.dirname(opened), name), f"the header of {show(above.path)}"
+
+
+def _resolved(name: str, opened: str) -> str:
+    """The file that a backing file name leads to in an image that was opened by a path."""
+    return os.path.realpath(os.path.join(os.path.dirname(opened), name))
+
+
+def _backing_name(path: str) -> str | None:
+    """The backing file name in an image's header; None if it has none that could be followed."""
+    from batchdiff.image.opening import peek_header  # noqa: PLC0415  # it loads numpy: only for declared chains
+
+    try:
+        name = peek_header(path).backing_name
+    except (ImageError, OSError):  # plan says what is wrong with the image
+        return None
+    return None if name is None or ":" in name.split("/", 1)[0] or "\0" in name else name

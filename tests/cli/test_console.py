@@ -1,0 +1,92 @@
+"""What is said to whom, and what happens to those who cannot be told."""
+
+import io
+import json
+import os
+import sys
+
+import pytest
+
+from batchdiff.cli.console import Console, Progress
+from batchdiff.errors import BatchdiffError, UsageError
+
+SAID = {"say": "a message", "detail": "a detail", "warn": "batchdiff: a warning"}
+
+
+@pytest.mark.parametrize(
+    ("verbosity", "kinds"), [(-1, ["warn"]), (0, ["say", "warn"]), (1, ["say", "detail", "warn"])]
+)
+def test_how_much_is_said(capsys, verbosity, kinds):
+    console = Console(verbosity)
+    console.say("a message")
+    console.detail("a detail")
+    console.warn("a warning")
+    console.result("a result")
+    console.event("nobody asked for it")
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [SAID[kind] for kind in kinds]
+    assert said.out == "a result\n"
+
+
+def test_a_program_gets_events_instead_of_results(capsys):
+    console = Console(json=True)
+    console.result("a result")
+    console.event("guest", name="web01")
+    console.error(BatchdiffError("what went wrong", why="the cause", remedy="What to do."))
+    said = capsys.readouterr()
+    found = [json.loads(line) for line in said.out.splitlines()]
+    assert found[0] == {"event": "guest", "name": "web01"}
+    assert (found[1]["event"], found[1]["remedy"], found[1]["exit_code"]) == ("error", "What to do.", 1)
+    assert said.err == "batchdiff: what went wrong: the cause. What to do.\n"
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize("verbosity", [-1, 0, 1])
+@pytest.mark.parametrize("progress", Progress)
+def test_when_progress_is_shown(monkeypatch, is_terminal, verbosity, progress):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    expected = {Progress.ALWAYS: True, Progress.NEVER: False, Progress.AUTO: is_terminal and verbosity >= 0}
+    assert Console(verbosity, progress=progress).shows_progress is expected[progress]
+
+
+@pytest.fixture
+def stdout_is(monkeypatch):
+    """Puts a descriptor in the place of stdout, as a shell's redirection does."""
+    opened = []
+
+    def use(fd):
+        stream = os.fdopen(fd, "w")
+        opened.append(stream)
+        monkeypatch.setattr(sys, "stdout", stream)
+
+    yield use
+    for stream in opened:
+        stream.close()
+
+
+def test_a_reader_that_went_away_gets_no_piece_of_it_when_it_comes_back(tmp_path, stdout_is):
+    """A named pipe outlives its reader: the next one must not find the end of a line that the first began."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    stdout_is(os.open(fifo, os.O_WRONLY))
+    console = Console()
+    console.result("read")
+    assert os.read(reader, 100) == b"read\n"
+    os.close(reader)
+    console.result("nobody reads this")
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    console.result("nor this")
+    assert os.read(reader, 100) == b""
+    os.close(reader)
+
+
+def test_a_disk_that_is_full_is_said_once(stdout_is):
+    """Then the work goes on, and what follows goes nowhere."""
+    stdout_is(os.open("/dev/full", os.O_WRONLY))
+    console = Console()
+    with pytest.raises(UsageError, match="cannot write the output: No space left on device"):
+        console.result("x" * 10)
+    console.result("y" * 10)
+    assert os.readlink(f"/proc/self/fd/{sys.stdout.fileno()}") == os.devnull
