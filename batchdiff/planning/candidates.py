@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from batchdiff.errors import GuestError, ImageError
@@ -68,7 +69,8 @@ def without_backing_files(parts: list[Candidate | Dismissed], manifest: Manifest
     dependents = dependents_in_manifest(manifest)
     paths = [part.entry.image.path for part in parts if isinstance(part, Candidate)]
     resting = dependents.on_each(paths, forbidden=Forbidden.IGNORED)
-    guests = {entry.image.path: entry.name for entry in (*manifest.guests, *manifest.left_out)}
+    # What rests on something is called by its real path, also a block device.
+    guests = {os.path.realpath(entry.image.path): entry.name for entry in (*manifest.guests, *manifest.left_out)}
     found: list[Candidate | Dismissed] = []
     for part in parts:
         others = resting.get(part.entry.image.path, [])

@@ -120,3 +120,21 @@ def test_a_device_is_no_file_whose_name_could_get_longer(folder, device):
     os.symlink(device, link)
     make("thin")
     assert len(read(guests(raw(link, ", overlay: {path: web01.qcow2}"), tail="retire: delete\n")).guests) == 1
+
+
+@pytest.mark.parametrize("through", ["clones/link.qcow2", "dev/top.qcow2"])
+def test_a_relative_name_of_a_device_by_the_path_that_the_vm_uses(folder, device, through):
+    """From the folder of the link there is no such device; from that of the image there is."""
+    os.mkdir("dev/more")
+    os.symlink("../vg/lv", "dev/more/base")
+    notation.write_qcow2("dev/more/top.qcow2", "64k:-", backing="base")
+    os.symlink(f"{folder}/dev/more/top.qcow2", through)
+    item = (
+        "{{path: {}, format: qcow2, overlay: {{path: thin.qcow2}}, backing: [{{path: dev/vg/lv, format: raw}}]}}"
+    )
+    (problem,) = problems(guests(item.format(through)))
+    assert 'has the relative backing file name "base"' in problem
+    assert len(read(guests(item.format("dev/more/top.qcow2"))).guests) == 1
+    os.symlink("vg/lv", "dev/base")
+    if through.startswith("dev/"):
+        assert len(read(guests(item.format(through))).guests) == 1
