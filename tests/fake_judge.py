@@ -13,8 +13,8 @@ from real_holders import wait_for
 
 COMPARES = "[ $1 = check ] && exit 0\nsleep 60"
 """Finds no error, and is not done with comparing for a minute."""
-COMPARES_A_MOMENT = "[ $1 = check ] && exit 0\nsleep 2"
-"""The same, and says after a moment that all is equal."""
+COMPARES_UNTIL_TOLD = "[ $1 = check ] && exit 0\nuntil [ -e ${0%/*}/done ]; do sleep 0.02; done"
+"""The same, and says that all is equal once :func:`let_it_end` was called. It may read what is beside it."""
 
 
 def install(folder: Path, script: str) -> str:
@@ -26,11 +26,18 @@ def install(folder: Path, script: str) -> str:
     return f"{fake.parent}:{os.environ['PATH']}"
 
 
+def let_it_end(path: str) -> None:
+    """Ends the comparison of the judge that is found on that PATH."""
+    Path(path.split(":", maxsplit=1)[0], "done").touch()
+
+
 @contextlib.contextmanager
-def applying(folder: Path, path: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """An apply whose judge, found on ``path``, has begun to compare: its process, and the judge's number."""
+def applying(
+    folder: Path, path: str, *arguments: str, verb: str = "apply"
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A verb whose judge, found on ``path``, has begun to compare: its process, and the judge's number."""
     with subprocess.Popen(
-        [*COMMAND, "apply", "fleet.plan.json", *arguments],
+        [*COMMAND, verb, "fleet.plan.json", *arguments],
         cwd=folder,
         env=os.environ | {"PATH": path},
         stdout=subprocess.PIPE,

@@ -8,6 +8,7 @@ import re
 import signal
 import stat
 import subprocess
+import sys
 import time
 
 import fake_judge
@@ -478,26 +479,45 @@ def test_a_judge_that_refuses(planned, tmp_path, script, code):
     planned.assert_converted()
 
 
-def changed_while_verified(fleet, folder, command):
-    """Applies while a shell's command changes something that QEMU is comparing: the original stays."""
-    path = fake_judge.install(folder, fake_judge.COMPARES_A_MOMENT)
-    options = ("--guest", "raw", "--retire", "delete", "--yes", "--json")
+def changed_while_verified(fleet, folder, command, retire="delete"):
+    """Applies while a shell's command changes something that QEMU is comparing, and then finds equal.
+
+    The original stays, and has no overlay. Gives the exit code and the reason.
+    """
+    path = fake_judge.install(folder, fake_judge.COMPARES_UNTIL_TOLD)
+    options = ("--guest", "raw", "--retire", retire, "--yes", "--json")
     with fake_judge.applying(fleet.folder, path, *options) as (process, _):
         subprocess.run(["sh", "-c", command], cwd=fleet.folder, check=True, timeout=60)
+        fake_judge.let_it_end(path)
         out, err = process.communicate(timeout=60)
-    # Whoever opens it for writing is noticed by the lease, before he has written anything.
-    assert process.returncode in {1, 4, 5}, err
+    assert_no_traceback(err)
     found = {event["name"]: event for event in map(json.loads, out.splitlines()) if event["event"] == "guest"}
-    assert re.search("stale|in use", found["raw"]["reason"])
+    assert found["raw"]["status"] == "failed"
     assert "raw.img" in fleet.names()
     assert OVERLAYS["raw.img"] not in fleet.names()
+    assert not [name for name in fleet.names() if name.endswith(("tmp", "deleting"))]
+    return process.returncode, found["raw"]["reason"]
 
 
+@pytest.mark.parametrize("name", ["raw.img", "template.img"])
 @pytest.mark.parametrize("change", ["touch ", *rarely("printf ? | dd conv=notrunc status=none of=")])
-def test_a_guest_that_changes_while_it_is_verified(planned, tmp_path, change):
-    """Its VM was started meanwhile: what QEMU found identical is so no more."""
-    changed_while_verified(planned, tmp_path, f"{change}raw.img")
-    assert not [name for name in planned.names() if name.endswith("tmp")]
+def test_who_writes_while_it_is_verified_is_noticed_by_the_lease(planned, tmp_path, change, name):
+    """A VM was started meanwhile: it waits for the lease, so it has not written anything yet."""
+    code, reason = changed_while_verified(planned, tmp_path, f"{change}{name}")
+    assert code in {1, 4}
+    assert re.search(rf"/{name}\b.* is in use", reason)
+
+
+@pytest.mark.parametrize("retire", ["delete", "keep", *rarely("quarantine")])
+@pytest.mark.parametrize("name", ["raw.img", "template.img"])
+@pytest.mark.parametrize("how", ["mv raw.copy {}", "mv {0} {0}.aside && mv raw.copy {0}"])
+def test_a_file_that_is_put_in_the_place_of_one_that_is_compared(planned, tmp_path, retire, name, how):
+    """A rename breaks no lease, and the descriptors that QEMU compared are those of the old file."""
+    copy = f"cp --preserve=all {name} raw.copy && "
+    code, reason = changed_while_verified(planned, tmp_path, copy + how.format(name), retire)
+    assert code == 5
+    assert re.search(rf"/{name}\b.*another file stands in its place|/raw.img\b.*\(ctime\)", reason)
+    assert_same((planned.folder / "raw.img").read_bytes(), notation.content(GUESTS["raw.img"]))
 
 
 def test_owner_mode_and_attributes(fleet):
@@ -596,14 +616,35 @@ def test_two_at_once(planned):
     planned.assert_converted()
 
 
-@pytest.mark.parametrize("content", [b"5\n", b'{"step": "begin", "plan": 5}\n[]\n'])
-def test_a_damaged_journal(planned, content):
+DAMAGED = {
+    "no journal": ("5\n", "is no journal"),
+    "another beginning": ('{"step": "begin", "plan": "CHECKSUM"}\n[]\n', "is no journal"),
+    "no plan": ('{"time": "", "step": "begin"}\n[]\n', "is damaged"),
+    "a line that is no object": ('{"time": "", "step": "begin", "plan": "CHECKSUM"}\n[]\n', "is damaged"),
+    "a line that is no JSON": ('{"time": "", "step": "begin", "plan": "CHECKSUM"}\n{"gue\n', "is damaged"),
+}
+
+
+@pytest.mark.parametrize(("content", "said"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_journal(planned, content, said):
+    """What was begun cannot be known: nothing is done, and the journal stays for somebody to look at."""
     journal = planned.folder / "fleet.plan.json.journal"
+    journal.write_text(content.replace("CHECKSUM", planned.document["checksum"]))
+    before = planned.state()
+    assert said in planned.apply("--retire", "delete", "--yes", expect=5).stderr
+    assert planned.state() == before
+
+
+def test_the_journal_of_another_plan_is_set_aside(planned):
+    """Whatever it says, nothing of it is about this plan."""
+    journal = planned.folder / "fleet.plan.json.journal"
+    content = b'{"time": "", "step": "begin", "plan": "sha256:another"}\n[]\n'
     journal.write_bytes(content)
-    planned.apply(expect=None)
-    if b"plan" not in content:
-        assert journal.read_bytes() == content
-        planned.assert_not_converted(*GUESTS)
+    planned.apply()
+    planned.assert_converted()
+    (older,) = planned.folder.glob("fleet.plan.json.journal.*")
+    assert older.read_bytes() == content
+    assert planned.document["checksum"].encode() in journal.read_bytes()
 
 
 def test_a_reader_that_goes_away_does_not_stop_the_work(planned):
@@ -712,12 +753,37 @@ def test_killed_at_every_call(tmp_path, retire, call, count):
     [
         ("quarantine", "renameat2", 2),  # the original is about to be put aside
         ("delete", "unlink", 1),
-        ("keep", "fchmod", 2),
         *rarely(("delete", "renameat2", 2), ("keep", "renameat2", 1)),
     ],
 )
 def test_killed_at_a_chosen_call(tmp_path, retire, call, number):
     assert_finishes_after_kills(tmp_path, retire, call, [number])
+
+
+KILLED_AFTER_IT = """
+import os, signal, sys
+from batchdiff.cli.main import run
+
+def fchmod(fd, mode, real=os.fchmod):
+    real(fd, mode)
+    if os.readlink(f"/proc/self/fd/{fd}").endswith("/template.img"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+os.fchmod = fchmod
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def test_killed_when_the_template_has_just_lost_its_write_bits(planned):
+    """Its ctime is another one then, and no note says that this was us. strace would kill before the call."""
+    argv = [sys.executable, "-c", KILLED_AFTER_IT, "apply", "fleet.plan.json", "--retire", "delete", "--yes"]
+    done = subprocess.run(argv, cwd=planned.folder, capture_output=True, check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert stat.S_IMODE((planned.folder / "template.img").stat().st_mode) & 0o222 == 0
+    assert_nothing_is_lost(planned)
+    planned.apply("--retire", "delete", "--yes")
+    planned.assert_converted()
+    assert not ORIGINALS & planned.names()
 
 
 def assert_finishes_after_kills(tmp_path, retire, call, numbers):
@@ -809,11 +875,6 @@ def random_fleet(folder, rng: random.Random):
     return texts
 
 
-def test_a_template_that_changes_while_an_overlay_is_verified(planned, tmp_path):
-    """The original stays: what QEMU found identical rests on a template that is no more."""
-    changed_while_verified(planned, tmp_path, "touch template.img")
-
-
 SPOILED = {
     "removed": lambda path: path.unlink(),
     "zeroed": lambda path: path.write_bytes(bytes(path.stat().st_size)),
@@ -851,8 +912,13 @@ def test_an_original_and_its_overlay_both_gone_are_not_called_converted(planned)
     planned.apply("--guest", name)
     (planned.folder / "raw.img").rename(planned.folder / "elsewhere")
     (planned.folder / OVERLAYS["raw.img"]).write_bytes(b"garbage")
-    done = planned.apply("--guest", name, "--retire", "delete", "--yes", expect=1)
-    assert "no overlay that can be read" in done.stderr
+    before = planned.state()
+    done = planned.apply("--guest", name, "--retire", "delete", "--yes", "--json", expect=1)
+    outcome = outcomes(done)[name]
+    assert outcome["status"] == "failed"
+    for path in ("raw.img", OVERLAYS["raw.img"]):
+        assert str(planned.folder / path) in outcome["reason"]
+    assert planned.state() | {"fleet.plan.json.journal": ...} == before | {"fleet.plan.json.journal": ...}
 
 
 @pytest.mark.parametrize("size", [1 << 53, 1 << 60, 1 << 62])

@@ -246,6 +246,12 @@ def test_commands_parse(fence: Fence):
             parser().parse_args(arguments)
 
 
+def test_the_documents_have_commands():
+    fences = [fence for fence in FENCES if fence.kind in {"console", "sh"}]
+    found = {arguments[0] for fence in fences for arguments in commands(fence)}
+    assert {"plan", "show", "apply", "validate"} <= found
+
+
 def test_commands_are_found():
     text = "$ .venv/bin/batchdiff plan a.yaml | head\nnot: batchdiff x\n$ if ! batchdiff show b; then\n"
     assert list(commands(Fence("", 1, "console", text))) == [["plan", "a.yaml"], ["show", "b"]]

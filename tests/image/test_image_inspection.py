@@ -15,6 +15,8 @@ from batchdiff.image.opening import inspect, open_image
 TEXT = "16k:A 8k:b 4k:- 4k:0 2M:- 16k:C"
 """With clusters of 4 KiB two L2 tables, and data in the file's last cluster."""
 
+TEXT_EXTENDED = "64k:A 64k:b 64k:- 64k:C"
+
 ZLIB, ZSTD, EXTENDED = "cluster_size=4k", "cluster_size=4k,compression_type=zstd", "extended_l2=on"
 PACKED = 4
 """The number of the first compressed cluster."""
@@ -30,7 +32,7 @@ def good(tmp_path_factory):
 
     def make(options=ZLIB):
         if options not in made:
-            text = TEXT if "4k" in options else "64k:A 64k:b 64k:- 64k:C"
+            text = TEXT if "4k" in options else TEXT_EXTENDED
             path = tmp_path_factory.mktemp("good") / "a.qcow2"
             made[options] = notation.write_qcow2(path, text, options=options)
         return Patched(made[options])
@@ -41,7 +43,7 @@ def good(tmp_path_factory):
 def test_the_sound_images_are_read(good, tmp_path):
     for options in (ZLIB, ZSTD):
         assert_same(read_all(good(options).save(tmp_path / "a.qcow2")), notation.content(TEXT))
-    read_all(good(EXTENDED).save(tmp_path / "a.qcow2"))
+    assert_same(read_all(good(EXTENDED).save(tmp_path / "a.qcow2")), notation.content(TEXT_EXTENDED))
 
 
 FIELDS = [
@@ -215,6 +217,10 @@ def test_snapshots_and_bitmaps_that_are_sound(good, tmp_path):
     path, _, _ = with_tables(good, tmp_path)
     with open_image(source(path)) as image:
         inspect(image)
+        header = image.layers[0].header
+        assert (header.snapshots, header.bitmaps) == (1, 1)
+        assert {name for _, _, name in header.tables()} >= {"snapshot table", "bitmap directory"}
+        assert image.read(0, image.virtual_size) == notation.content(TEXT)
 
 
 TABLES = {
@@ -320,7 +326,9 @@ def test_zero_flag_with_subclusters(good, tmp_path):
     assert_refused(image.save(tmp_path / "a.qcow2"), "L2 entry has reserved bits")
 
 
-def test_inspection_says_nothing_about_a_raw_image(tmp_path):
-    path = notation.write_raw(tmp_path / "a.raw", "64k:A")
-    with open_image(source(path)) as image:
-        inspect(image)
+def test_inspection_says_nothing_about_a_raw_image(good, tmp_path):
+    """Whatever its guest has written to it: here a qcow2 image that is refused as one."""
+    image = good()
+    image[image.l2(0)] |= RESERVED
+    assert_refused(image.save(tmp_path / "a.qcow2"), "L2 entry has reserved bits")
+    assert_same(read_all(image.save(tmp_path / "a.raw"))[: len(image.data)], bytes(image.data))

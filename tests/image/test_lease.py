@@ -89,14 +89,15 @@ def test_a_writer_waits_until_we_let_go(path, fd):
 
 @pytest.mark.parametrize("how", ["os.truncate(path, 512)", "open(path, 'wb')", "os.open(path, os.O_WRONLY)"])
 def test_what_breaks_a_lease(path, fd, how):
-    take_read_lease(fd)
+    assert take_read_lease(fd) is Lease.GRANTED
+    assert not lease_is_broken(fd)
     with process([sys.executable, "-c", f"import os; path = {str(path)!r}; {how}"]):
         wait_for(lambda: lease_is_broken(fd))
         release_lease(fd)
 
 
 def test_what_we_do_ourselves_breaks_none(path, fd):
-    take_read_lease(fd)
+    assert take_read_lease(fd) is Lease.GRANTED
     path.chmod(0o444)
     os.utime(path)
     path.rename(f"{path}.aside")

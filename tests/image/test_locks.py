@@ -90,7 +90,7 @@ def test_qemu_cannot_write_while_they_are_held(path, fd):
 
 
 def test_qemu_reads_while_they_are_held(path, fd):
-    take_locks(fd)
+    assert take_locks(fd)
     form = image_format(path)
     notation.run("qemu-img", "compare", "-f", form, "-F", form, str(path), str(path))
     notation.run("qemu-img", "convert", "-f", form, "-O", "raw", str(path), f"{path}.copy")
@@ -98,6 +98,9 @@ def test_qemu_reads_while_they_are_held(path, fd):
         notation.run("qemu-img", "check", str(path))
     with vm(path, ",readonly=on"), real_holders.vm_on_overlay(path):
         pass
+    other = os.open(path, os.O_RDONLY)
+    assert others_locks(other) == locks({READ}, {WRITE, RESIZE})  # they were there all the time
+    os.close(other)
 
 
 def test_without_locks_on_a_filesystem(fd, monkeypatch):

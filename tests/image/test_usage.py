@@ -82,6 +82,9 @@ def test_qemu_may_read_a_template_but_no_guest(path, holding):
 def test_others_may_read(raw, purpose, holding):
     with holding(raw):
         require(raw, purpose)
+        with real_holders.writer(raw) as name, pytest.raises(ERRORS[purpose]) as caught:
+            require(raw, purpose)
+        assert name in caught.value.why
 
 
 def test_a_lock_that_is_not_qemus(raw):
@@ -94,6 +97,10 @@ def test_looking_leaves_nothing(raw):
     with open_image(source(raw)) as image:
         require_unused(image, Purpose.GUEST)
         os.close(os.open(raw, os.O_RDWR | os.O_NONBLOCK))
+        with real_holders.vm(raw) as name:
+            with pytest.raises(GuestError) as caught:
+                require_unused(image, Purpose.GUEST)
+            assert name in caught.value.why
         with real_holders.vm(raw):
             pass
 

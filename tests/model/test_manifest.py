@@ -91,8 +91,10 @@ def test_cluster_sizes(folder, text, size):
 
 
 def test_every_cluster_size_of_qcow2_is_taken(folder):
+    assert (len(CLUSTER_SIZES), CLUSTER_SIZES[0], CLUSTER_SIZES[-1]) == (13, 512, 2 << 20)
     for size in CLUSTER_SIZES:
-        read(guests(raw("clones/a.img", f", overlay: {{cluster_size: {size}}}")))
+        (guest,) = read(guests(raw("clones/a.img", f", overlay: {{cluster_size: {size}}}"))).guests
+        assert guest.options.cluster_size == size
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,9 @@ def test_a_plan_comes_back_as_it_was_written(path, plan):
 @settings(max_examples=50)
 @given(plans())
 def test_what_is_written_is_as_the_schema_says(plan):
-    jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(encode(plan)))
+    document, validator = json.loads(encode(plan)), jsonschema.Draft202012Validator(SCHEMA)
+    validator.validate(document)
+    assert not validator.is_valid(document | {"format_version": 1})
 
 
 def test_the_schema_is_a_schema():

@@ -136,7 +136,11 @@ def test_figures_replace_those_of_the_page():
 
 
 def test_the_page_has_a_place_for_them():
-    with_figures(PAGE.read_text(), "")
+    page = PAGE.read_text()
+    new = with_figures(page, "new figures\n")
+    assert new.count("new figures") == 1
+    assert new.partition(BEGIN)[0] == page.partition(BEGIN)[0]
+    assert new.partition(END)[2] == page.partition(END)[2]
 
 
 def test_reads_are_counted_by_file():
