@@ -15,6 +15,7 @@ from oracle import assert_same
 
 from batchdiff.cli.console import Console
 from batchdiff.cli.hints import warn_of_names
+from batchdiff.cli.main import run as main
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, PlanError, VerificationError
 from batchdiff.image import device_names
 from batchdiff.model.manifest_file import read_manifest
@@ -177,6 +178,17 @@ def test_a_block_device_is_not_retired(tmp_path, guest, how):
     assert "is a block device" in done.stdout + done.stderr
     assert os.path.islink(tmp_path / "dev" / "web01")
     assert_same(volume.read_bytes(), before)
+
+
+def test_no_image_is_rebuilt_in_dev(tmp_path, dev, guest, monkeypatch, capsys):
+    """The volume was removed, as one does after a conversion: a file of its name would be in memory alone."""
+    batchdiff("apply", "m.plan.json", cwd=tmp_path)
+    (dev / "web01").unlink()
+    monkeypatch.setattr(device_names, "_DEV", str(dev))
+    assert main(["restore", str(tmp_path / "m.plan.json"), "--yes"]) == EXIT_SOME_GUESTS
+    assert "a file in /dev would be gone after a reboot" in capsys.readouterr().err
+    assert os.listdir(dev) == []
+    assert_same(notation.qemu_content(tmp_path / "web01.qcow2", "qcow2"), notation.content(GUEST))
 
 
 @pytest.mark.parametrize("other", [OTHER, f"{TEMPLATE} 8M:C"], ids=["content", "larger"])
