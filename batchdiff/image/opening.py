@@ -9,6 +9,7 @@ import shlex
 from batchdiff.errors import ImageError
 from batchdiff.image import files
 from batchdiff.image.contract import Layer
+from batchdiff.image.identity import is_one_image
 from batchdiff.image.image import Image
 from batchdiff.image.names import unfit
 from batchdiff.image.qcow2 import Qcow2Layer
@@ -102,7 +103,7 @@ def _check_backing(layer: Layer, declared: ImageSource | None, *, top: ImageSour
             why=f"it rests on the backing file {named}, which the manifest does not declare",
             remedy=f"If that is right, add it to the `backing` list of {os.path.basename(top.path)}.",
         )
-    elif named != os.path.realpath(declared.path):
+    elif not is_one_image(declared.path, named):
         raise ImageError(
             f"cannot use {layer.path}",
             why=f"its header names {named} as its backing file, but {declared.path} is declared below it",
