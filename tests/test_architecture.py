@@ -41,6 +41,7 @@ PURE = (
     "planning/compare.py",
     "planning/savings.py",
     "model/totals.py",
+    "model/unchanged.py",
     "applying/steps.py",
     "applying/notes.py",
     "applying/standings.py",
@@ -59,6 +60,7 @@ CHANGES_NAMES = {
     "applying/retire.py": {"os.unlink"},  # an original
     "applying/places.py": {"os.unlink"},  # its own temporary file
     "applying/journal.py": {"os.rename"},  # its own file
+    "applying/kept_plan.py": {"os.link", "os.unlink"},  # a plan and its journal, which get other names
     "model/whole_file.py": {"os.rename", "os.unlink"},  # its own temporary file, and what it replaces
     "planning/checkpoint_file.py": {"os.unlink"},  # its own file
 }

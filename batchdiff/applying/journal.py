@@ -33,7 +33,7 @@ class Journal:
 
     def __init__(self, plan_path: str, checksum: str) -> None:
         self.path = f"{plan_path}.journal"
-        self._fd = _locked(self.path)
+        self._fd = locked(self.path)
         self.notes = Notes()
         self._fault: OSError | None = None
         try:
@@ -76,7 +76,7 @@ class Journal:
     def _start_again(self) -> None:
         """Sets the journal of an older plan of that name aside."""
         os.rename(self.path, f"{self.path}.{os.fstat(self._fd).st_mtime_ns}")
-        older, self._fd = self._fd, _locked(self.path)
+        older, self._fd = self._fd, locked(self.path)
         os.close(older)
 
     def standing(self, guest: str) -> Standing | None:
@@ -171,18 +171,37 @@ def read_notes(plan_path: str, checksum: str) -> Notes:
     return notes
 
 
-def _locked(path: str) -> int:
+def locked(path: str) -> int:
+    """A journal, made if there is none, open and locked against other processes.
+
+    :raises PlanError: another process is at work on its plan, or it cannot be opened.
+    """
+    while True:
+        fd = _opened(path)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            raise PlanError(
+                "another apply, restore or purge of this plan is running",
+                why=f"it holds {path}",
+                remedy="Wait until it is done.",
+            ) from error
+        # `batchdiff plan` may have given it another name meanwhile, with the plan that it belongs to.
+        if _is_at(path, fd):
+            return fd
+        os.close(fd)
+
+
+def _opened(path: str) -> int:
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise PlanError(f"cannot open the journal {path}", why=error.strerror or str(error)) from error
+
+
+def _is_at(path: str, fd: int) -> bool:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(fd)
-        raise PlanError(
-            "another apply, restore or purge of this plan is running",
-            why=f"it holds {path}",
-            remedy="Wait until it is done.",
-        ) from error
-    return fd
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(fd))
+    except FileNotFoundError:
+        return False

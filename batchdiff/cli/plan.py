@@ -8,15 +8,18 @@ import json
 import os
 from contextlib import closing
 
+from batchdiff.applying.kept_plan import name_to_keep, replace_plan
 from batchdiff.cli.console import Console
-from batchdiff.cli.hints import warn_of_formats, warn_of_space
+from batchdiff.cli.earlier import converted_guests, say_kept
+from batchdiff.cli.hints import warn_of_formats, warn_of_names, warn_of_space
 from batchdiff.cli.progress import scan_progress
 from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS, ManifestError, UsageError
+from batchdiff.model.earlier_plans import EarlierPlans
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.manifest_conflicts import existing_remedy
 from batchdiff.model.manifest_file import read_manifest
 from batchdiff.model.plan import Plan
-from batchdiff.model.plan_file import read_plan, try_folder, write_plan
+from batchdiff.model.plan_file import read_plan, try_folder
 from batchdiff.planning.checkpoint import Checkpoint
 from batchdiff.planning.manners import Manners
 from batchdiff.planning.planner import Earlier, make_plan
@@ -33,20 +36,26 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     path = arguments.output or _default_path(manifest.path)
     _check_output(path)
     older = read_plan(arguments.reuse) if arguments.reuse is not None else None
+    converted = converted_guests(manifest)
+    plans = _earlier_plans(manifest, path, name_to_keep(path, converted))
     jobs = arguments.jobs or len(os.sched_getaffinity(0))
     manners = Manners(arguments.cache, arguments.limit_rate, arguments.idle)
     with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
-        earlier = Earlier(checkpoint, older, console.say)
+        earlier = Earlier(checkpoint, older, console.say, plans)
         with kept(manners, tell=console.detail):
             warn_of_formats(console, manifest)
+            warn_of_names(console, manifest)
             with scan_progress(console) as progress:
                 plan = make_plan(manifest, jobs=jobs, progress=progress, earlier=earlier)
-        write_plan(plan, path)
+        replaced = replace_plan(plan, path, converted)
         checkpoint.discard()
+    if replaced is not None:
+        say_kept(console, path, replaced)
     console.result(plan_text(plan, width=console.width))
-    console.event("plan", path=os.path.abspath(path), report=json.loads(plan_json(plan)))
+    aside = None if replaced is None else os.path.abspath(replaced.path)
+    console.event("plan", path=os.path.abspath(path), kept=aside, report=json.loads(plan_json(plan)))
     warn_of_space(console, plan)
-    console.say(f"The plan is in {path}. Next: batchdiff apply {path}")
+    console.say(f"The plan is in {path}.{f' Next: batchdiff apply {path}' if plan.totals.convert else ''}")
     return _exit_code(plan, detailed=arguments.detailed_exitcode)
 
 
@@ -63,12 +72,20 @@ def _manifest(path: str, names: list[str] | None) -> Manifest:
             remedy=f"There are: {', '.join(sorted(known))}.",
         )
     chosen = tuple(guest for guest in manifest.guests if guest.name in names)
-    existing = [guest for guest in chosen if not guest.in_place and os.path.lexists(guest.overlay_path)]
+    pending = [guest for guest in chosen if not guest.in_place and guest.converted is None]
+    existing = [guest for guest in pending if os.path.lexists(guest.overlay_path)]
     if existing:
         found = "\n".join(f"{path}: the overlay {g.overlay_path} of {g.name} exists already" for g in existing)
         raise ManifestError(f"{found}. {existing_remedy()}")
     left_out = tuple(guest for guest in manifest.guests if guest.name not in names)
     return dataclasses.replace(manifest, guests=chosen, left_out=left_out)
+
+
+def _earlier_plans(manifest: Manifest, path: str, kept: str | None) -> EarlierPlans:
+    """The plans that may have converted guests; that at ``path`` by the name that it is about to get."""
+    output = os.path.abspath(path)
+    folders = (os.path.dirname(output), os.path.dirname(manifest.path))
+    return EarlierPlans(folders, renamed={} if kept is None else {output: os.path.abspath(kept)})
 
 
 def _default_path(manifest_path: str) -> str:

@@ -9,9 +9,11 @@ from batchdiff.applying.journal import read_notes
 from batchdiff.applying.notes import Notes
 from batchdiff.cli.console import Console
 from batchdiff.errors import EXIT_DONE, UsageError
-from batchdiff.image.fingerprint import fingerprint_at
+from batchdiff.image.fingerprint import NO_FILE, fingerprint_at
 from batchdiff.model.plan import Plan, Verdict
 from batchdiff.model.plan_file import read_for_report
+from batchdiff.model.sidecar import read_sidecar, sidecar_path
+from batchdiff.model.unchanged import is_known_state
 from batchdiff.report.json_form import plan_json
 from batchdiff.report.text import plan_text
 
@@ -37,7 +39,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 def stale_notices(plan: Plan, notes: Notes) -> list[str]:
     """What has changed since a plan was made, a sentence for each image; guests that are done don't matter."""
     pending = [g for g in plan.guests if g.verdict is Verdict.CONVERT and g.name not in notes.published]
-    images = [plan.template, *(guest.image for guest in pending if guest.image is not None)]
+    template = [] if _is_template_unchanged(plan) else [plan.template]
+    images = [*template, *(guest.image for guest in pending if guest.image is not None)]
     notices = []
     for image in images:
         for path, planned in zip(image.paths, image.fingerprints, strict=True):
@@ -48,6 +51,13 @@ def stale_notices(plan: Plan, notes: Notes) -> list[str]:
             if changes:
                 notices.append(f"{path}: {changes}")
     return notices
+
+
+def _is_template_unchanged(plan: Plan) -> bool:
+    """Whether at most batchdiff has changed it, which takes its write permission, whatever plan was applied."""
+    now = tuple(fingerprint_at(path) or NO_FILE for path in plan.template.paths)
+    path = plan.template.source.path
+    return is_known_state(plan.template.fingerprints, now, read_sidecar(sidecar_path(path, path)))
 
 
 def _write(path: str, text: str) -> None:

@@ -10,14 +10,17 @@ from dataclasses import asdict, dataclass, field
 
 from batchdiff.applying.free_space import FreeSpace
 from batchdiff.applying.journal import FrozenJournal, Journal
-from batchdiff.applying.notes import Notes, Step
+from batchdiff.applying.notes import Notes, Step, mapped_notes
 from batchdiff.applying.recovery import recovered
 from batchdiff.applying.run import Session
 from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
-from batchdiff.errors import EXIT_DONE, GuestError, StopError, UsageError
+from batchdiff.errors import EXIT_DONE, GuestError, PlanError, StopError, UsageError
+from batchdiff.model.earlier_plans import is_done
+from batchdiff.model.moved import NOTHING_MOVED, PathMap
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import GuestPlan, Plan
+from batchdiff.model.plan_head import plan_head
 from batchdiff.units import format_size
 
 _WORST_FIRST = (6, 5, 7, 4, 1)
@@ -52,8 +55,14 @@ class Announcer:
             self.unheard.append(error)
 
 
-def carried_out(console: Console, arguments: argparse.Namespace, plan: Plan, work: Work) -> list[GuestOutcome]:
-    """The outcomes of a command, each told when it is there.
+def carried_out(
+    console: Console,
+    arguments: argparse.Namespace,
+    plan: Plan,
+    work: Work,
+    path_map: PathMap = NOTHING_MOVED,
+) -> list[GuestOutcome]:
+    """The outcomes of a command, each told when it is there. ``path_map``: how the plan's paths have changed.
 
     :raises StopError: it was interrupted; says how far it came.
     :raises UsageError: all is done, but could not be told.
@@ -63,7 +72,9 @@ def carried_out(console: Console, arguments: argparse.Namespace, plan: Plan, wor
     guests = {guest.name: guest for guest in plan.guests}
     space = FreeSpace.of(plan)
     with stopping() as stop, closing(Journal(arguments.plan, plan.checksum)) as journal:
-        _recover(journal, plan)
+        _require_still_there(arguments.plan, plan)
+        journal.notes = mapped_notes(journal.notes, path_map)
+        _recover(journal, plan, path_map)
         plan_path = os.path.abspath(arguments.plan)
         try:
             for outcome in work(Session(plan, journal, announcer, stop, arguments.unseen, plan_path)):
@@ -89,6 +100,18 @@ def carried_out(console: Console, arguments: argparse.Namespace, plan: Plan, wor
     return outcomes
 
 
+def _require_still_there(path: str, plan: Plan) -> None:
+    """Asked once the journal is locked: `batchdiff plan` may have put another plan there since it was read.
+
+    :raises PlanError: it has.
+    """
+    head = plan_head(path)
+    if head is not None and head.checksum != plan.checksum:
+        raise PlanError(
+            f"another plan was written to {path} meanwhile", remedy="Look at it with `batchdiff show`; try again."
+        )
+
+
 def rehearsed(console: Console, plan: Plan, work: Work, notes: Notes) -> list[GuestOutcome]:
     """The outcomes that a command would have, each reported when it is there; nothing is changed.
 
@@ -106,11 +129,11 @@ def rehearsed(console: Console, plan: Plan, work: Work, notes: Notes) -> list[Gu
     return outcomes
 
 
-def _recover(journal: Journal, plan: Plan) -> None:
+def _recover(journal: Journal, plan: Plan, path_map: PathMap) -> None:
     """Fills a journal that has nothing in it with what the sidecar and the files prove; notes_of has said so."""
     if journal.notes.times:
         return
-    for name, standing in recovered(plan).items():
+    for name, standing in recovered(plan, path_map).items():
         journal.record(name, standing)
 
 
@@ -128,7 +151,9 @@ def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome) -> None:
     if outcome.status in {Status.FAILED, Status.REFUSED}:
         console.warn(f"{outcome.name}: {outcome.status}: {outcome.reason}")
         return
-    console.say(f"{outcome.name}: {outcome.status}{': ' + outcome.reason if outcome.reason else ''}")
+    # Those that are done may be hundreds, every time; the result has a line for them.
+    say = console.detail if outcome.status is Status.SKIPPED and is_done(outcome.reason) else console.say
+    say(f"{outcome.name}: {outcome.status}{': ' + outcome.reason if outcome.reason else ''}")
     for note in outcome.notes:
         console.warn(f"{outcome.name}: {note}")
     if outcome.status in {Status.CONVERTED, Status.UNCHANGED, Status.RETIRED}:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from batchdiff.image.source import ImageSource
 from batchdiff.model.overlay_options import OverlayOptions
+
+if TYPE_CHECKING:
+    from batchdiff.model.sidecar import Origin
 
 
 class Retire(enum.StrEnum):
@@ -28,13 +32,15 @@ class Loss(enum.StrEnum):
 class GuestEntry:
     """One guest: a name unique in its manifest, its image, and the overlay to write (absolute path).
 
-    The overlay's path is the guest's own where the overlay shall take its place.
+    The overlay's path is the guest's own where the overlay shall take its place. ``converted``: how the overlay
+    came there, if an earlier plan has converted the guest; its image need not be there then.
     """
 
     name: str
     image: ImageSource
     overlay_path: str
     options: OverlayOptions
+    converted: Origin | None = None
 
     @property
     def in_place(self) -> bool:

@@ -11,8 +11,8 @@ from batchdiff.model.manifest_problems import Problems, show, show_path
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from batchdiff.model.manifest_guests import AnyGuest
     from batchdiff.model.manifest_images import FoundGuest, FoundImage
-    from batchdiff.model.manifest_problems import YamlPath
 
 
 def check_guests(template: FoundImage | None, guests: Sequence[FoundGuest], problems: Problems) -> None:
@@ -30,52 +30,49 @@ def check_guests(template: FoundImage | None, guests: Sequence[FoundGuest], prob
 
 def check_overlays(
     template: FoundImage | None,
-    guests: Sequence[FoundGuest],
-    overlays: Sequence[str | None],
+    everyone: Sequence[FoundGuest],
+    pending: Sequence[tuple[FoundGuest, str | None]],
     problems: Problems,
     *,
     allow_existing: bool,
 ) -> None:
-    """Finds overlays that would replace a file that has another part to play, each other, or any file.
+    """Finds overlays that would replace a file that has another part to play, or any file.
 
-    ``overlays`` are the overlays' absolute paths, guest by guest; None for one that was found wrong before.
+    ``pending``: the guests of ``everyone`` that are to be converted, and the absolute paths of their overlays;
+    None for one that was found wrong before.
     """
-    parts = {guest.place.identity: f"the guest {guest}" for guest in reversed(guests)}
-    parts |= _parts(template, guests)
-    first: dict[str, FoundGuest] = {}
-    for guest, path in zip(guests, overlays, strict=True):
-        if path is None:
-            continue
+    parts = {guest.place.identity: f"the guest {guest}" for guest in reversed(everyone)}
+    parts |= _parts(template, everyone)
+    for guest, path in pending:
+        if path is None or guest.written.in_place:
+            continue  # in place there is the guest itself, and what else that may be has been told
         where = guest.written.overlay_where
-        if guest.written.in_place:
-            continue  # there is the guest itself, and what else that may be has been told
         identity = identity_of(path)
         if identity in parts:
             problems.add(where, f"the overlay {show(path)} of {guest} would replace {parts[identity]}")
         elif os.path.lexists(path) and not allow_existing:
             remedy = existing_remedy(of_glob=guest.written.image.is_glob)
             problems.add(where, f"the overlay {show(path)} of {guest} exists already. {remedy}")
-        _check_unshared(guest, path, where, first, problems)
+
+
+def check_unshared(guests: Sequence[tuple[AnyGuest, str | None]], problems: Problems) -> None:
+    """Finds two guests with one overlay, those that were converted included."""
+    first: dict[str, AnyGuest] = {}
+    for guest, path in guests:
+        if path is None or (guest.written.in_place and guest.identity):
+            continue  # another guest in its place is the same file, and that has been told
+        earlier = first.setdefault(path, guest)
+        # So has that a file is a guest twice.
+        if earlier is not guest and (guest.identity is None or earlier.identity != guest.identity):
+            remedy = "give one of them another overlay.path"
+            where = guest.written.overlay_where
+            problems.add(where, f"{guest} and {earlier} have the same overlay {show(path)}; {remedy}")
 
 
 def existing_remedy(*, of_glob: bool = False) -> str:
-    """What to do about an overlay that exists."""
-    leave_out = "list the other guests by path" if of_glob else "leave the guest out of the manifest"
-    elsewhere = "" if of_glob else ", or give another overlay.path"
-    return (
-        "It may be the guest's disk by now, written by an earlier apply: then do not touch it, and "
-        f"{leave_out}, or plan the others with `--guest`. If nothing needs it, move it away{elsewhere}"
-    )
-
-
-def _check_unshared(
-    guest: FoundGuest, path: str, where: YamlPath, first: dict[str, FoundGuest], problems: Problems
-) -> None:
-    earlier = first.setdefault(path, guest)
-    # A file that is a guest twice has been told already.
-    if earlier.place.identity != guest.place.identity:
-        remedy = "give one of them another overlay.path"
-        problems.add(where, f"{guest} and {earlier} have the same overlay {show(path)}; {remedy}")
+    """What to do about an overlay that exists and is not known to come from its guest."""
+    leave_out = "list the other guests by path" if of_glob else "leave the guest out, or give another overlay.path"
+    return f"It may be a disk in use: {leave_out}"
 
 
 def _parts(template: FoundImage | None, guests: Sequence[FoundGuest]) -> dict[Identity, str]:
@@ -93,6 +90,8 @@ def _parts(template: FoundImage | None, guests: Sequence[FoundGuest]) -> dict[Id
 
 
 def _link(one: FoundGuest, other: FoundGuest) -> str:
+    if one.place.identity[0] == "device" and one.place.named != other.place.named:
+        return " by another name of the block device"
     if one.place.path != other.place.path:
         return " by a hard link"
     return " by a symbolic link" if one.place.named != other.place.named else ""

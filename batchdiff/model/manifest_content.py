@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
-from batchdiff.model.manifest_conflicts import check_guests, check_overlays
+from batchdiff.model.manifest_conflicts import check_guests, check_overlays, check_unshared
+from batchdiff.model.manifest_converted import Converted, Done, GoneGuest
 from batchdiff.model.manifest_entries import (
     WrittenGuest,
     check_defaults,
@@ -20,9 +22,20 @@ from batchdiff.model.manifest_links import check_links
 from batchdiff.model.manifest_names import check_overlay_paths, guest_names, overlay_paths
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from batchdiff.model.manifest_guests import AnyGuest
     from batchdiff.model.manifest_problems import Problems
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """A guest, its name, and its overlay's path; None for one that was found wrong. ``done``: if it is there."""
+
+    guest: AnyGuest
+    name: str
+    overlay: str | None
+    done: Done | None
 
 
 def manifest_content(
@@ -41,13 +54,12 @@ def manifest_content(
     written = _written_guests(data, problems)
     # Of guests that are not there too: nobody wants to learn of their overlays in a second round.
     check_overlay_paths(written, folder, problems)
-    guests = find_guests(written, template, folder, problems)
-    names = guest_names(guests, folder, problems)
-    overlays = overlay_paths(guests, folder, problems)
-    check_guests(template, guests, problems)
-    check_overlays(template, guests, overlays, problems, allow_existing=allow_existing_overlays)
-    check_names(template, guests, overlays, _retire(data, problems), problems)
-    check_links(template, guests, overlays, problems)
+    converted = Converted(template.source.path if template else None)
+    everyone = find_guests(written, template, converted, folder, problems)
+    guests = _settled(everyone, converted, folder, problems)
+    check_guests(template, [each.guest for each in guests if isinstance(each.guest, FoundGuest)], problems)
+    check_unshared([(each.guest, each.overlay) for each in guests], problems)
+    _check_pending(template, guests, data, problems, allow_existing=allow_existing_overlays)
     _check_retired(data, written, problems)
     savings = _minimum_savings(data, problems)
     if problems or template is None:
@@ -56,12 +68,57 @@ def manifest_content(
         path="",
         sha256="",
         template=template.source,
-        guests=_guest_entries(guests, names, overlays),
+        guests=tuple(_entry(each, each.overlay) for each in guests if each.overlay is not None),
         retire=_retire(data, problems),
         minimum_savings=savings,
         protect_template=data.get("protect_template", True),
         allow_loss=frozenset(Loss(loss) for loss in data.get("allow_loss", ())),
     )
+
+
+def _settled(
+    everyone: Sequence[AnyGuest], converted: Converted, folder: str, problems: Problems
+) -> list[_Settled]:
+    names = guest_names(everyone, folder, problems)
+    there = [guest for guest in everyone if isinstance(guest, FoundGuest)]
+    gone = [guest.named for guest in everyone if isinstance(guest, GoneGuest)]
+    overlays = iter(overlay_paths(there, folder, problems, gone=gone))
+    found = []
+    for guest, name in zip(everyone, names, strict=True):
+        if isinstance(guest, GoneGuest):
+            found.append(_Settled(guest, name, guest.done.overlay_path, guest.done))
+            continue
+        overlay = next(overlays)
+        place = guest.place
+        done = converted.of((place.named, place.path), (overlay, place.path)) if overlay else None
+        found.append(_Settled(guest, name, done.overlay_path if done else overlay, done))
+    return found
+
+
+def _check_pending(
+    template: FoundImage | None,
+    settled: list[_Settled],
+    data: Mapping[str, Any],
+    problems: Problems,
+    *,
+    allow_existing: bool,
+) -> None:
+    """Whether the guests that are still to be converted can get their overlays."""
+    everyone = [each.guest for each in settled if isinstance(each.guest, FoundGuest)]
+    pending = [
+        (each.guest, each.overlay) for each in settled if isinstance(each.guest, FoundGuest) and not each.done
+    ]
+    check_overlays(template, everyone, pending, problems, allow_existing=allow_existing)
+    guests, overlays = [guest for guest, _ in pending], [overlay for _, overlay in pending]
+    check_names(template, guests, overlays, _retire(data, problems), problems)
+    check_links(template, guests, overlays, problems)
+
+
+def _entry(settled: _Settled, overlay_path: str) -> GuestEntry:
+    guest, done = settled.guest, settled.done
+    origin = None if done is None else done.origin
+    source = guest.source if isinstance(guest, GoneGuest) else guest.image.source
+    return GuestEntry(settled.name, source, overlay_path, guest.written.options, origin)
 
 
 def _template(data: Mapping[str, Any], folder: str, problems: Problems) -> FoundImage | None:
@@ -100,13 +157,3 @@ def _minimum_savings(data: Mapping[str, Any], problems: Problems) -> float:
     if problems.touches(("minimum_savings",)):
         return 0.0
     return minimum_savings(data.get("minimum_savings", 0), problems)
-
-
-def _guest_entries(
-    guests: list[FoundGuest], names: list[str], overlays: list[str | None]
-) -> tuple[GuestEntry, ...]:
-    return tuple(
-        GuestEntry(name, guest.image.source, overlay, guest.written.options)
-        for guest, name, overlay in zip(guests, names, overlays, strict=True)
-        if overlay is not None
-    )

@@ -1,24 +1,30 @@
-"""The guests that a manifest means: those that it lists by path, and what its globs take in."""
+"""The guests that a manifest means: those that it lists by path, and what its globs take in.
+
+A guest that an earlier plan has converted belongs to them, whether its original is still there or not.
+"""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from batchdiff.image.identity import Identity, identity_of
 from batchdiff.image.names import unfit
-from batchdiff.model.manifest_globs import is_own_file, matching_images
+from batchdiff.model.manifest_converted import Converted, Done, GoneGuest
+from batchdiff.model.manifest_globs import glob_matches, is_own_file, would_match
 from batchdiff.model.manifest_images import FoundGuest, FoundImage, find_image
 from batchdiff.model.manifest_names import default_overlay
-from batchdiff.model.manifest_paths import resolve_folder
+from batchdiff.model.manifest_paths import is_image, missing_format, resolve_folder
 from batchdiff.model.manifest_problems import Problems, show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from batchdiff.model.manifest_entries import WrittenGuest
     from batchdiff.model.manifest_problems import YamlPath
+
+AnyGuest: TypeAlias = FoundGuest | GoneGuest
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,50 +44,132 @@ class _Taken:
 
 
 def find_guests(
-    written: Sequence[WrittenGuest], template: FoundImage | None, folder: str, problems: Problems
-) -> list[FoundGuest]:
+    written: Sequence[WrittenGuest],
+    template: FoundImage | None,
+    converted: Converted,
+    folder: str,
+    problems: Problems,
+) -> list[AnyGuest]:
     """All guests in the order of the manifest, a glob's sorted by path; what is not there is a problem."""
     listed = [guest for guest in written if not guest.image.is_glob]
-    found = {guest.where: _found([guest], folder, problems) for guest in listed}
-    matches = {
-        guest.where: matching_images(guest.image, folder, problems) for guest in written if guest.image.is_glob
+    names = {resolve_folder(folder, each.image.path) for each in listed if not unfit(each.image.path)}
+    found = {each.where: list(_listed(each, names, converted, folder, problems)) for each in listed}
+    globs = [guest for guest in written if guest.image.is_glob]
+    matches = {guest.where: glob_matches(guest.image, folder, problems) for guest in globs}
+    images = {
+        where: [path for path in paths if is_image(os.path.join(folder, path))] for where, paths in matches.items()
     }
-    taken = _taken(written, [guest for each in found.values() for guest in each], template, folder, matches)
-    for guest in written:
-        if guest.image.is_glob:
-            expanded = _untaken(guest, matches[guest.where], taken, folder, problems)
-            found[guest.where] = _found(expanded, folder, problems)
+    taken = _taken(written, [each for some in found.values() for each in some], template, folder, images)
+    for guest in globs:
+        untaken = [path for path in images[guest.where] if not taken.has(resolve_folder(folder, path))]
+        kept = [path for path in untaken if not _is_overlay(guest, resolve_folder(folder, path), converted)]
+        gone = _gone(guest, matches[guest.where], taken, converted, folder)
+        if not gone and len(untaken) == len(kept):
+            _check_not_empty(guest, images[guest.where], kept, folder, problems)
+        there = [replace(guest, image=replace(guest.image, path=path)) for path in kept]
+        found[guest.where] = _in_order(_found(there, folder, problems), gone)
     return [each for guest in written for each in found[guest.where]]
 
 
-def _found(written: Iterable[WrittenGuest], folder: str, problems: Problems) -> list[FoundGuest]:
+def _in_order(there: list[AnyGuest], gone: list[GoneGuest]) -> list[AnyGuest]:
+    # Those that are there are sorted as the glob gave them, which is not the order of resolved paths.
+    return sorted([*there, *gone], key=lambda each: each.named) if gone else there
+
+
+def _found(written: Iterable[WrittenGuest], folder: str, problems: Problems) -> list[AnyGuest]:
     return [FoundGuest(guest, image) for guest in written if (image := find_image(guest.image, folder, problems))]
 
 
-def _untaken(
-    guest: WrittenGuest, matches: list[str], taken: _Taken, folder: str, problems: Problems
-) -> list[WrittenGuest]:
-    kept = [path for path in matches if not taken.has(resolve_folder(folder, path))]
-    if matches and not kept:
-        problems.add(
-            guest.image.path_where,
-            f"no guest matches {show(guest.image.path)}: all that it matches ({len(matches)}) is the "
-            "template, a backing file, an overlay, a file of batchdiff's own, or a guest that is listed by path",
-        )
-    return [replace(guest, image=replace(guest.image, path=path)) for path in kept]
+def _listed(
+    guest: WrittenGuest, names: set[str], converted: Converted, folder: str, problems: Problems
+) -> Iterator[AnyGuest]:
+    """A guest that is listed by path; it need not be there if it was converted."""
+    path = guest.image.path
+    if unfit(path) or os.path.exists(os.path.join(folder, path)):
+        yield from _found([guest], folder, problems)
+        return
+    named = resolve_folder(folder, path)
+    done = _conversion(guest, named, names, converted, folder)
+    if done is None:
+        yield from _found([guest], folder, problems)
+    elif guest.image.format is None:
+        problems.add(guest.where, missing_format(folder, path))
+    else:
+        yield GoneGuest(guest, named, done)
+
+
+def _conversion(
+    guest: WrittenGuest, named: str, names: set[str], converted: Converted, folder: str
+) -> Done | None:
+    """How a guest that is not at its path was converted; None if it was not."""
+    path = os.path.realpath(named)  # a link to the original is there without it
+    if guest.in_place:
+        overlay = path
+    elif guest.overlay_path and not unfit(guest.overlay_path):
+        overlay = resolve_folder(folder, guest.overlay_path)
+    else:
+        overlay = default_overlay(named, names)
+    # The manifest may have given the overlay another path since.
+    return converted.of((named, path), (overlay,)) or converted.in_folder(os.path.dirname(path)).get(path)
+
+
+def _gone(
+    guest: WrittenGuest, matches: list[str], taken: _Taken, converted: Converted, folder: str
+) -> list[GoneGuest]:
+    """The converted guests that a glob would take in if their originals were there."""
+    gone: dict[str, GoneGuest] = {}
+    for match in matches:
+        named = resolve_folder(folder, match)
+        if os.path.islink(named) and not os.path.exists(named):  # the original behind it is not there
+            done = _conversion(guest, named, set(), converted, folder)
+            if done is not None:
+                gone[done.overlay_path] = GoneGuest(_one_of(guest, named), named, done)
+    for place, fits in would_match(guest.image, folder):
+        for original, done in converted.in_folder(place).items():
+            if fits(os.path.basename(original)) and not os.path.lexists(original):
+                gone.setdefault(done.overlay_path, GoneGuest(_one_of(guest, original), original, done))
+    return [each for each in gone.values() if each.named not in taken.paths]
+
+
+def _one_of(guest: WrittenGuest, path: str) -> WrittenGuest:
+    return replace(guest, image=replace(guest.image, path=path))
+
+
+def _is_overlay(guest: WrittenGuest, named: str, converted: Converted) -> bool:
+    """Whether what a glob matches is the overlay of another guest, and not a guest itself."""
+    origin = converted.origin_of(named)
+    if origin is None:
+        return False
+    return origin.original != named if origin.original else not guest.in_place
+
+
+def _check_not_empty(
+    guest: WrittenGuest, images: list[str], kept: list[str], folder: str, problems: Problems
+) -> None:
+    where, pattern = guest.image.path_where, show(guest.image.path)
+    if problems.objects_to(where) or kept:
+        return
+    if not images:
+        problems.add(where, f"no image matches {pattern} in {show(folder)}")
+        return
+    problems.add(
+        where,
+        f"no guest matches {pattern}: all that it matches ({len(images)}) is the "
+        "template, a backing file, an overlay, a file of batchdiff's own, or a guest that is listed by path",
+    )
 
 
 def _taken(
     written: Sequence[WrittenGuest],
-    listed: Sequence[FoundGuest],
+    listed: Sequence[AnyGuest],
     template: FoundImage | None,
     folder: str,
-    matches: dict[YamlPath, list[str]],
+    images: dict[YamlPath, list[str]],
 ) -> _Taken:
-    named = {guest.place.named for guest in listed}
-    unplaced = [guest.place.named for guest in listed if not guest.written.overlay_path]
+    named = {guest.named for guest in listed}
+    unplaced = [guest.named for guest in listed if not guest.written.overlay_path]
     globs = [guest for guest in written if guest.image.is_glob and not guest.overlay_path]
-    unplaced += [resolve_folder(folder, path) for guest in globs for path in matches[guest.where]]
+    unplaced += [resolve_folder(folder, path) for guest in globs for path in images[guest.where]]
     given = [guest.overlay_path for guest in written if guest.overlay_path and not guest.in_place]
     overlays = {resolve_folder(folder, path) for path in given if not unfit(path)}
     defaults = {default_overlay(path, named) for path in unplaced}
@@ -89,6 +177,9 @@ def _taken(
     files = {identity for path in (*overlays, *backing) if (identity := identity_of(path))}
     if template:
         files |= {place.identity for place in (template.place, *template.chain)}
+    # A block device has names that do not resolve to one another: /dev/vg/lv, /dev/mapper/vg-lv.
+    found = [guest for guest in listed if isinstance(guest, FoundGuest)]
+    files |= {guest.place.identity for guest in found if guest.place.identity[0] == "device"}
     # By path only: a default overlay's name that is a hard link of a guest must not hide that guest.
-    paths = named | {guest.place.path for guest in listed} | overlays | defaults
-    return _Taken(frozenset(paths), frozenset(files))
+    there = {guest.place.path for guest in found}
+    return _Taken(frozenset(named | there | overlays | defaults), frozenset(files))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from batchdiff.image.identity import Identity
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model.manifest_paths import Place, locate_image, missing_format
 from batchdiff.model.manifest_problems import Problems, show, show_path
@@ -33,6 +34,16 @@ class FoundGuest:
     def place(self) -> Place:
         """Where the guest's own image is."""
         return self.image.place
+
+    @property
+    def named(self) -> str:
+        """The name that the manifest gives it, absolute."""
+        return self.image.place.named
+
+    @property
+    def identity(self) -> Identity:
+        """What tells whether another name is the same file."""
+        return self.image.place.identity
 
     def __str__(self) -> str:
         return f"{show_path(self.written.where)} ({show(self.place.written)})"

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from batchdiff.image.device_names import is_among_devices
 from batchdiff.image.names import unfit
 from batchdiff.model.manifest_paths import locate_overlay
 from batchdiff.model.manifest_problems import Problems, show
@@ -14,10 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from batchdiff.model.manifest_entries import WrittenGuest
+    from batchdiff.model.manifest_guests import AnyGuest
     from batchdiff.model.manifest_images import FoundGuest
     from batchdiff.model.manifest_problems import YamlPath
-
-_DEVICES = "/dev/"
 
 
 def default_overlay(named: str, guests: Collection[str]) -> str:
@@ -38,9 +38,14 @@ def check_overlay_paths(guests: Sequence[WrittenGuest], folder: str, problems: P
             locate_overlay(folder, guest.overlay_path, guest.overlay_where, problems)
 
 
-def overlay_paths(guests: Sequence[FoundGuest], folder: str, problems: Problems) -> list[str | None]:
-    """The absolute path of each guest's overlay; None, and a problem, where none can be written there."""
-    named = {guest.place.named for guest in guests}
+def overlay_paths(
+    guests: Sequence[FoundGuest], folder: str, problems: Problems, *, gone: Collection[str] = ()
+) -> list[str | None]:
+    """The absolute path of each guest's overlay; None, and a problem, where none can be written there.
+
+    ``gone``: the paths of guests that are not there, whose names no default overlay gets either.
+    """
+    named = {guest.named for guest in guests} | set(gone)
     return [_overlay_path(guest, named, folder, problems) for guest in guests]
 
 
@@ -53,8 +58,7 @@ def _overlay_path(guest: FoundGuest, named: set[str], folder: str, problems: Pro
     if guest.written.overlay_path:
         return locate_overlay(folder, guest.written.overlay_path, where, problems)
     path = default_overlay(guest.place.named, named)
-    if path.startswith(_DEVICES):
-        # devtmpfs is memory: an overlay there would be gone with the next boot.
+    if is_among_devices(path):
         problems.add(where, f"no overlay can be written beside {show(guest.place.named)}; give overlay.path")
         return None
     return path
@@ -69,7 +73,7 @@ def _own_path(guest: FoundGuest, problems: Problems) -> str | None:
     return guest.place.path
 
 
-def guest_names(guests: Sequence[FoundGuest], folder: str, problems: Problems) -> list[str]:
+def guest_names(guests: Sequence[AnyGuest], folder: str, problems: Problems) -> list[str]:
     """The name of each guest; problems where two have one name, or a name is none."""
     stems = [guest.written.name or _stem(guest) for guest in guests]
     count = Counter(stems)
@@ -77,7 +81,7 @@ def guest_names(guests: Sequence[FoundGuest], folder: str, problems: Problems) -
         _relative(guest, folder) if guest.written.name is None and count[stem] > 1 else stem
         for guest, stem in zip(guests, stems, strict=True)
     ]
-    first: dict[str, FoundGuest] = {}
+    first: dict[str, AnyGuest] = {}
     for guest, name in zip(guests, names, strict=True):
         if problems.objects_to((*guest.written.where, "name")):
             continue
@@ -89,19 +93,20 @@ def guest_names(guests: Sequence[FoundGuest], folder: str, problems: Problems) -
     return names
 
 
-def _where(guest: FoundGuest) -> YamlPath:
+def _where(guest: AnyGuest) -> YamlPath:
     written = guest.written
     return (*written.where, "name") if written.name is not None else written.image.path_where
 
 
-def _one_file_unnamed(one: FoundGuest, other: FoundGuest) -> bool:
+def _one_file_unnamed(one: AnyGuest, other: AnyGuest) -> bool:
     # A file that is a guest twice is a problem of its own, told elsewhere.
-    return one.place.identity == other.place.identity and not (one.written.name and other.written.name)
+    same = one.named == other.named if one.identity is None else one.identity == other.identity
+    return same and not (one.written.name and other.written.name)
 
 
-def _stem(guest: FoundGuest) -> str:
-    return os.path.splitext(os.path.basename(guest.place.named))[0]
+def _stem(guest: AnyGuest) -> str:
+    return os.path.splitext(os.path.basename(guest.named))[0]
 
 
-def _relative(guest: FoundGuest, folder: str) -> str:
-    return os.path.relpath(guest.place.named, folder)
+def _relative(guest: AnyGuest, folder: str) -> str:
+    return os.path.relpath(guest.named, folder)

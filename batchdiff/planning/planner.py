@@ -13,7 +13,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from batchdiff import __version__
@@ -23,15 +23,19 @@ from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image, raise_descriptor_limit
 from batchdiff.image.sharing import has_shared_extents
 from batchdiff.image.usage import Purpose, require_unused
+from batchdiff.model.earlier_plans import EarlierPlans
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.plan import GuestPlan, Plan, PlannedImage
+from batchdiff.model.sidecar import Sidecar, read_sidecar, sidecar_path
 from batchdiff.model.totals import totals_of
+from batchdiff.model.unchanged import first_state, is_known_state
 from batchdiff.planning.assessment import Exact, assessed, dismissed, reassessed
 from batchdiff.planning.candidates import Candidate, Dismissed, examined, planned, without_backing_files
 from batchdiff.planning.checkpoint import Checkpoint
 from batchdiff.planning.estimate import Sample, stored_lengths
 from batchdiff.planning.findings import Findings
 from batchdiff.planning.pool import run_tasks
+from batchdiff.planning.resuming import vouches
 from batchdiff.planning.reuse import exact_parts, objection
 from batchdiff.planning.scanning import Course, Progress, scanned
 
@@ -45,12 +49,13 @@ _GUESTS_OF_A_WORKER = 8
 class Earlier:
     """What is there of earlier runs: the checkpoint of a scan that was stopped, an older plan.
 
-    ``say`` is told what is taken over.
+    ``say`` is told what is taken over; ``plans`` knows which plans have converted guests.
     """
 
     checkpoint: Checkpoint | None = None
     older: Plan | None = None
     say: Callable[[str], None] = lambda _text: None
+    plans: EarlierPlans = field(default_factory=EarlierPlans)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +84,19 @@ def make_plan(
         require_unused(image, Purpose.TEMPLATE)
         inspect(image)
         template = planned(image)
-        parts = without_backing_files([examined(entry, template, manifest) for entry in manifest.guests], manifest)
+        parts = [examined(entry, template, manifest, earlier.plans) for entry in manifest.guests]
+        parts = without_backing_files(parts, manifest)
         candidates = [part for part in parts if isinstance(part, Candidate)]
         for candidate in candidates:
             opened.enter_context(candidate.image)
         sharing = has_shared_extents(image)
-        taken = _taken_over(earlier, template, candidates, sharing=sharing)
+        sidecar = _sidecar(template)
+        taken = _taken_over(earlier, template, sidecar, candidates, sharing=sharing)
         unknown = [candidate for number, candidate in enumerate(candidates) if number not in taken.parts]
         course = Course(jobs, GENERATOR, progress, earlier.say, earlier.checkpoint)
         if unknown or taken.digest is None:
-            findings = scanned(image, template, unknown, course, sharing=sharing)
+            first = replace(template, fingerprints=first_state(template.fingerprints, sidecar))
+            findings = scanned(image, first, unknown, course, sharing=sharing)
         else:
             findings = Findings(sharing)
         _check_unchanged(image, template)
@@ -108,17 +116,37 @@ def make_plan(
     )
 
 
-def _taken_over(earlier: Earlier, template: PlannedImage, candidates: list[Candidate], *, sharing: bool) -> _Taken:
+def _sidecar(template: PlannedImage) -> Sidecar | None:
+    path = template.source.path
+    return read_sidecar(sidecar_path(path, path))
+
+
+def _taken_over(
+    earlier: Earlier,
+    template: PlannedImage,
+    sidecar: Sidecar | None,
+    candidates: list[Candidate],
+    *,
+    sharing: bool,
+) -> _Taken:
     older = earlier.older
     if older is None:
-        return _Taken(None, {})
-    reason = objection(older, template, sharing=sharing, generator=GENERATOR)
+        return _Taken(None if candidates or sharing else _recorded_digest(template, sidecar), {})
+    unchanged = is_known_state(older.template.fingerprints, template.fingerprints, sidecar)
+    reason = objection(older, template, unchanged=unchanged, sharing=sharing, generator=GENERATOR)
     if reason:
         earlier.say(f"Nothing of the older plan is taken over: {reason}.")
         return _Taken(None, {})
     parts = exact_parts(older, candidates)
     earlier.say(f"{len(parts)} of {len(candidates)} guests are taken over from the older plan.")
     return _Taken(older.template_digest, parts)
+
+
+def _recorded_digest(template: PlannedImage, sidecar: Sidecar | None) -> str | None:
+    """The template's digest as its sidecar has it, so that it need not be read if no guest is to be compared."""
+    if sidecar is None or sidecar.fingerprints != template.fingerprints or not vouches(template):
+        return None
+    return sidecar.digest or None
 
 
 def _digest(findings: Findings, template: PlannedImage, taken: _Taken, *, scanned_anything: bool) -> str:
@@ -135,11 +163,12 @@ def _digest(findings: Findings, template: PlannedImage, taken: _Taken, *, scanne
 
 
 def _check_unchanged(image: Image, before: PlannedImage) -> None:
-    changes = before.changes(image.fingerprints())
-    if changes:
+    now = image.fingerprints()
+    # Another plan on the template may have been applied meanwhile, which takes its write permission.
+    if not is_known_state(before.fingerprints, now, _sidecar(before)):
         raise ImageError(
             "the template changed while it was scanned",
-            why=changes,
+            why=before.changes(now),
             remedy="Shut down what writes to it, and plan again.",
         )
     require_unused(image, Purpose.TEMPLATE)  # or it may change the moment that we are done

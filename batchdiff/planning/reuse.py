@@ -16,15 +16,19 @@ from batchdiff.planning.resuming import vouches
 from batchdiff.planning.savings import chosen_cluster_size, least_cluster_size
 
 
-def objection(older: Plan, template: PlannedImage, *, sharing: bool, generator: str) -> str:
-    """Why nothing of an older plan can be taken over; empty where something may be."""
+def objection(older: Plan, template: PlannedImage, *, unchanged: bool, sharing: bool, generator: str) -> str:
+    """Why nothing of an older plan can be taken over; empty where something may be.
+
+    ``unchanged``: whether the template's fingerprints are those of the older plan, or known to be of the same
+    content.
+    """
     if older.generator != generator:
         return f"it was made by {older.generator}"
     if not vouches(template):
         return "the template is a block device, whose fingerprint says nothing of its content"
     if older.template.source != template.source:
         return "it is of another template"
-    if older.template != template:
+    if not unchanged or older.template.virtual_size != template.virtual_size:
         return f"the template changed ({older.template.changes(template.fingerprints)})"
     if bool(older.template_digest) is sharing:
         return "the template shares blocks with other files now and did not then, or the other way round"

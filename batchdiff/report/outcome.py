@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from batchdiff.model.outcome import GuestOutcome, Status
-from batchdiff.report.figures import NOTHING, counted, size
+from batchdiff.report.figures import NOTHING, counted, few, size
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column, paragraph, table
 
@@ -25,10 +25,15 @@ _COLUMNS = (
 
 def outcome_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
     """The outcome of an apply for a terminal that is ``width`` cells wide, with a newline at its end."""
-    rows = [_row(outcome) for outcome in outcomes]
-    if len(rows) != 1:
+    alike = _skipped_alike(outcomes)
+    together = {name for names in alike.values() for name in names}
+    shown = [outcome for outcome in outcomes if outcome.name not in together]
+    rows = [_row(outcome) for outcome in shown]
+    if len(outcomes) != 1 and (shown or not outcomes):
         rows.append(_totals_row(outcomes))
-    blocks = [table(_COLUMNS, rows, width=width), list(_notes(outcomes, width)), [_summary(outcomes)]]
+    lines = table(_COLUMNS, rows, width=width) if rows else []
+    notes = [*_notes(shown, width), *(_skipped(names, why, width) for why, names in alike.items())]
+    blocks = [lines, notes, [_summary(outcomes)]]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
@@ -99,6 +104,20 @@ def _notes(outcomes: Iterable[GuestOutcome], width: int) -> Iterator[str]:
         for text in filter(None, said):
             line = f"{printable(outcome.name)}: {printable(text)}"
             yield paragraph(line, width=width, first=f"{outcome.status.value:<11}", rest=" " * 13)
+
+
+def _skipped_alike(outcomes: Iterable[GuestOutcome]) -> dict[str, list[str]]:
+    """The names of guests that were skipped for one reason, by that reason, if there are several."""
+    found: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.status is Status.SKIPPED:
+            found.setdefault(outcome.reason, []).append(outcome.name)
+    return {reason: names for reason, names in found.items() if len(names) > 1}
+
+
+def _skipped(names: list[str], reason: str, width: int) -> str:
+    line = f"{printable(few(names))}: {printable(reason)}"
+    return paragraph(line, width=width, first=f"{Status.SKIPPED.value:<11}", rest=" " * 13)
 
 
 def _first_word(text: str) -> str:

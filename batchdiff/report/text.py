@@ -4,8 +4,8 @@
 
     heading        which template, how many guests
     warnings       what is stale
-    table          a line for each guest, and the totals; below it why they do not add up
-    notes          why a guest is not converted
+    table          guests that were compared or refused, and the totals; below it why they do not add up
+    notes          why guests are not converted; those that are skipped for one reason together
     what is next   the space that apply needs, what it will do
 """
 
@@ -20,6 +20,7 @@ from batchdiff.report.figures import (
     counted,
     error_bytes,
     estimated_size,
+    few,
     percent,
     share,
     to_convert,
@@ -74,8 +75,10 @@ def _stale(notices: Sequence[str], width: int) -> Iterator[str]:
 
 
 def _table(plan: Plan, width: int) -> list[str]:
-    rows = [_row(guest) for guest in plan.guests]
-    if len(rows) != 1:
+    rows = [_row(guest) for guest in plan.guests if guest.savings is not None or guest.verdict is Verdict.REFUSE]
+    if not rows:
+        return []
+    if len(plan.guests) != 1:
         rows.append(_totals_row(plan))
     return table(_COLUMNS, rows, width=width)
 
@@ -110,10 +113,23 @@ def _totals_row(plan: Plan) -> tuple[str, ...]:
 
 
 def _notes(plan: Plan, width: int) -> Iterator[str]:
-    for guest in plan.guests:
-        if guest.reason or guest.verdict is not Verdict.CONVERT:
-            text = f"{printable(guest.name)}: {printable(guest.reason) or 'no reason given'}"
-            yield paragraph(text, width=width, first=f"{guest.verdict.value:<8}", rest=" " * 10)
+    for verdict, reason, names in _reasons(plan.guests):
+        text = f"{few(names)}: {printable(reason) or 'no reason given'}"
+        yield paragraph(text, width=width, first=f"{verdict.value:<8}", rest=" " * 10)
+
+
+def _reasons(guests: Sequence[GuestPlan]) -> Iterator[tuple[Verdict, str, list[str]]]:
+    """Why guests are not converted, in their order; those that are skipped for the same reason together."""
+    skipped: dict[str, list[str]] = {}
+    for guest in guests:
+        if guest.verdict is Verdict.SKIP:
+            skipped.setdefault(guest.reason, []).append(printable(guest.name))
+    for guest in guests:
+        if guest.verdict is Verdict.SKIP:
+            if names := skipped.pop(guest.reason, []):
+                yield guest.verdict, guest.reason, names
+        elif guest.reason or guest.verdict is not Verdict.CONVERT:
+            yield guest.verdict, guest.reason, [printable(guest.name)]
 
 
 def _how_saved(plan: Plan, width: int) -> Iterator[str]:

@@ -11,6 +11,7 @@ from commands import batchdiff
 from test_docs import FENCES
 
 NIGHTLY = next(fence.text for fence in FENCES if "nightly.yaml" in fence.text)
+MANIFEST = next(fence.text for fence in FENCES if fence.kind == "yaml" and fence.document == "docs/scripting.md")
 TEMPLATE = "2M:A 1M:- 1M:B"
 
 
@@ -21,6 +22,7 @@ def images(tmp_path):
     notation.write_raw(tmp_path / "debian-12.img", TEMPLATE)
     notation.write_raw(tmp_path / "clones" / "web 01.img", "64k:X 1984k:A 1M:- 1M:B")
     notation.write_raw(tmp_path / "clones" / "old.img", "1M:A")
+    (tmp_path / "nightly.yaml").write_text(MANIFEST)
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "mail").write_text('#!/bin/sh\n{ echo "$@"; cat; } >> mails\n')
@@ -40,19 +42,30 @@ def night(folder: Path) -> str:
     return text
 
 
-def test_the_nightly_recipe_through_the_life_of_a_fleet(images):
+@pytest.mark.parametrize("retire", ["keep", "quarantine"])
+def test_the_nightly_recipe_through_the_life_of_a_fleet(images, retire):
+    def apply():
+        batchdiff(*("apply", "nightly.plan.json", "--verify", "native", "--retire", retire), cwd=images, expect=1)
+
     first = night(images)
     assert first.startswith("-s disk space to get back ops\n2 guests on the template")
     assert night(images).startswith(first[:60]), "nothing was done about it: said again"
-    batchdiff("apply", "nightly.plan.json", "--verify", "native", cwd=images, expect=1)
-    assert night(images) == "", "one is converted and kept, one refused for ever: no news"
+    apply()
+    assert night(images) == "", "one is converted, one refused for ever: no news"
+    (kept,) = images.glob("nightly.2*.plan.json")
     notation.write_raw(images / "clones" / "web02.img", f"{TEMPLATE} 64k:Y")
     again = night(images)
-    assert again.startswith("-s disk space to get back ops\n2 guests on the template")
+    assert again.startswith("-s disk space to get back ops\n3 guests on the template")
+    assert " ".join(again.split()).count(f"skip web 01: done by {kept}") == 1
     assert "web02" in again
-    (images / "clones" / "old.img").unlink()
-    batchdiff("apply", "nightly.plan.json", "--verify", "native", cwd=images, expect=1)
-    assert night(images) == "", "no guest is left to plan"
+    apply()
+    assert night(images) == "", "no guest is left to convert"
+    assert len(list(images.glob("nightly.2*.plan.json"))) == 2
+    if retire == "quarantine":
+        done = batchdiff("restore", "nightly.plan.json", "--guest", "web 01", cwd=images, expect=2)
+        assert f"batchdiff restore {kept} --guest 'web 01'" in done.stderr
+        batchdiff("restore", kept, "--guest", "web 01", cwd=images)
+        assert night(images).startswith(first[:30]), "it is a whole image again"
 
 
 def test_the_nightly_recipe_says_what_went_wrong(images):

@@ -80,3 +80,17 @@ def test_nothing_reaches_the_terminal_raw():
 def test_the_report_fits_the_terminal():
     long = GuestOutcome("n" * 60, Status.CONVERTED, "word " * 50, 1 << 40, 1 << 40, 1 << 40, 1 << 40, "kept")
     assert max(map(cells, outcome_text([long, WEB], width=100).splitlines())) <= 100
+
+
+def test_guests_that_were_skipped_for_one_reason_are_one_line():
+    done = [
+        GuestOutcome(f"web{number:02}", Status.SKIPPED, reason="done by /srv/p.json") for number in range(2, 102)
+    ]
+    report = outcome_text([*done, WEB, CACHE])
+    assert "skipped    web02, web03 and 98 more: done by /srv/p.json\n" in report
+    assert "skipped    cache: it would save 3.1%\n" in report
+    assert report.endswith("102 guests: 1 converted, 101 skipped.\n")
+    assert len(report.splitlines()) < 15
+    assert outcome_text(done) == (
+        "skipped    web02, web03 and 98 more: done by /srv/p.json\n\n100 guests: 100 skipped.\n"
+    )

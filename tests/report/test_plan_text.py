@@ -9,6 +9,7 @@ from plans import guest_plan, planned_image, plans, refused_guest, savings, smal
 from batchdiff.model.manifest import Retire
 from batchdiff.model.overlay_options import Compression, OverlayOptions
 from batchdiff.model.plan import Verdict
+from batchdiff.report.figures import few
 from batchdiff.report.table import cells
 from batchdiff.report.text import plan_text
 from batchdiff.units import GIB, MIB
@@ -204,3 +205,47 @@ def test_any_plan_can_be_shown(plan):
     report = plan_text(plan)
     assert report.replace("\n", "").isprintable()
     assert len(report.splitlines()) > len(plan.guests) + 3
+
+
+def done_guest(name, plan="/srv/fleet.2026-01-01T000000Z.plan.json"):
+    return refused_guest(name, f"done by {plan}", verdict=Verdict.SKIP)
+
+
+def test_guests_that_are_done_are_one_line():
+    done = [done_guest(f"web{number:02}") for number in range(2, 102)]
+    other = done_guest("old", "/srv/older.json")
+    report = plan_text(small_plan(*done[:50], WEB, other, *done[50:]))
+    assert "skip    web02, web03 and 98 more: done by /srv/fleet.2026-01-01T000000Z.plan.json\n" in report
+    assert "skip    old: done by /srv/older.json\n" in report
+    assert report.startswith("102 guests on the template")
+    assert line_of(report, "total").endswith("1 of 102")
+    assert len(report.splitlines()) < 20
+
+
+def test_guests_that_were_compared_keep_their_numbers():
+    alike = [guest_plan(name, verdict=Verdict.SKIP, reason="!", savings=savings(GIB, GIB)) for name in "abc"]
+    report = plan_text(small_plan(*alike))
+    assert all(line_of(report, name).endswith("skip") for name in "abc")
+    assert "skip    a, b and c: !\n" in report
+
+
+def test_refused_guests_each_have_their_line():
+    report = plan_text(small_plan(refused_guest("a"), refused_guest("b")))
+    assert "refuse  a: it is in use\nrefuse  b: it is in use\n" in report
+
+
+def test_nothing_but_guests_that_are_done_is_no_table():
+    report = plan_text(small_plan(done_guest("a"), done_guest("b\x1b")))
+    assert report.endswith(
+        "\n\nskip    a and b\\x1b: done by /srv/fleet.2026-01-01T000000Z.plan.json\n\n"
+        "There is nothing to convert.\n"
+    )
+    assert "verdict" not in report
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [("", ""), ("a", "a"), ("ab", "a and b"), ("abc", "a, b and c"), ("abcd", "a, b and 2 more")],
+)
+def test_few_names(names, text):
+    assert few(names) == text

@@ -1,0 +1,58 @@
+"""What a command says of earlier plans: one that a new plan has replaced, and those that have converted guests."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+
+from batchdiff.applying.kept_plan import KeptPlan
+from batchdiff.cli.console import Console
+from batchdiff.errors import UsageError
+from batchdiff.model.earlier_plans import plan_in
+from batchdiff.model.manifest import Manifest
+from batchdiff.model.plan import GuestPlan, Plan
+from batchdiff.report.figures import few
+
+
+def converted_guests(manifest: Manifest) -> dict[str, list[str]]:
+    """The names of a manifest's guests that were converted, by the checksums of the plans that did it."""
+    found: dict[str, list[str]] = {}
+    for guest in (*manifest.guests, *manifest.left_out):
+        if guest.converted is not None:
+            found.setdefault(guest.converted.plan, []).append(guest.name)
+    return found
+
+
+def say_kept(console: Console, path: str, kept: KeptPlan) -> None:
+    """Says under which name the plan that was at ``path`` can still be undone, and what became of its guests."""
+    guests = "; ".join(f"{few(names)}: {fate}" for fate, names in kept.guests.items())
+    name = shlex.quote(kept.path)
+    console.warn(
+        f"the plan that was in {path} can still be undone, so it is kept as {kept.path} ({guests})."
+        f" For these guests use that name: batchdiff status {name}; also restore, purge"
+    )
+
+
+def require_done_here(plan: Plan, names: Iterable[str] | None, verb: str) -> None:
+    """Refuses guests that an earlier plan has converted: only that one, with its journal, can undo it.
+
+    :raises UsageError: it names that plan, and the command.
+    """
+    asked = set(names or ())
+    elsewhere = [(guest, plan_in(guest.reason)) for guest in plan.guests if guest.name in asked]
+    found = [(guest, path) for guest, path in elsewhere if path]
+    if found:
+        said = "; ".join(f"{guest.name} was done by {path}" for guest, path in found)
+        raise UsageError(
+            f"this plan has not converted {few([guest.name for guest, _ in found])}",
+            why=said,
+            remedy=_commands(found, verb),
+        )
+
+
+def _commands(found: list[tuple[GuestPlan, str]], verb: str) -> str:
+    by_plan: dict[str, list[str]] = {}
+    for guest, path in found:
+        by_plan.setdefault(path, []).append(f"--guest {shlex.quote(guest.name)}")
+    commands = [f"`batchdiff {verb} {shlex.quote(path)} {' '.join(names)}`" for path, names in by_plan.items()]
+    return f"Run {' and '.join(commands)}."

@@ -1,0 +1,52 @@
+"""The first lines of a plan file, which name it: read without the megabytes of extents behind them.
+
+::
+
+    {"format_version": "1.1",
+     "generator": "batchdiff 0.1.0",
+     "created": "2026-11-28T18:31:38Z",
+     "checksum": "sha256:...",
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+
+_LENGTH = 4096
+_BEGINNING = b'{"format_version"'
+_CREATED = re.compile(rb'"created": "([0-9A-Za-z:.+-]{1,40})"')
+_CHECKSUM = re.compile(rb'"checksum": "(sha256:[0-9a-f]{64})"')
+
+
+@dataclass(frozen=True, slots=True)
+class PlanHead:
+    """What names a plan: its checksum, and when it was made, ISO 8601 in UTC."""
+
+    checksum: str
+    created: str
+
+
+def plan_head(path: str) -> PlanHead | None:
+    """The head of a plan file as batchdiff writes it; None of any other file. The rest is not looked at."""
+    head = beginning(path)
+    created, checksum = _CREATED.search(head), _CHECKSUM.search(head)
+    if not head.startswith(_BEGINNING) or created is None or checksum is None:
+        return None
+    return PlanHead(checksum[1].decode("ascii"), created[1].decode("ascii"))
+
+
+def beginning(path: str) -> bytes:
+    """The first bytes of a regular file; none of anything else, or if it cannot be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError):
+        return b""
+    try:
+        return os.read(fd, _LENGTH) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
