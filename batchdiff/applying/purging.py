@@ -66,15 +66,15 @@ def purge_task(
         constancy.check_chain(image)
         run.check_template()
 
-    # A VM may be killed in the middle of a write, which leaves leaked clusters. A rebuilt raw image has no check.
-    soundness = Check.LEAKS_ALLOWED if standing.step is not Step.RESTORED else Check.NONE
+    # A VM may be killed in the middle of a write, which leaves leaked clusters.
+    soundness = Check.LEAKS_ALLOWED if standing.published else Check.NONE
     task = Task(
         guest=guest.name,
         goal=Goal.PURGE,
         outgoing=Outgoing(replace(guest.source, path=aside.own), aside, now or NO_FILE),
         incoming=Incoming(incoming, fingerprint_at(incoming.path), published=True),
         retire=Retire.DELETE,
-        final=Step.RESTORED if standing.step is Step.RESTORED else Step.PURGED,
+        final=Step.PURGED if standing.published else Step.RESTORED,
         write=_writes_nothing,
         verify=_Compared(soundness).verify,
         check=check,
@@ -85,7 +85,7 @@ def purge_task(
 
 
 def _what_the_vm_sees(guest: GuestPlan, template: PlannedImage, standing: Standing) -> ImageSource:
-    if standing.step is Step.RESTORED:
+    if not standing.published:  # a restore has ended the conversion; only its older original is left
         return replace(guest.source, backing=())
     return overlay_as_it_is(overlay_source(guest, template.source))
 
