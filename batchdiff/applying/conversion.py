@@ -20,7 +20,7 @@ from batchdiff.applying import retire
 from batchdiff.applying.endings import fate, lost, opens
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.outgoing import OutgoingFile
-from batchdiff.applying.places import discard, is_same_file
+from batchdiff.applying.places import discard, is_same_file, require_lasting
 from batchdiff.applying.resting_on import require_nothing_on
 from batchdiff.applying.run import Run
 from batchdiff.applying.steps import Action, IncomingAt, OutgoingAt, Scene, next_action
@@ -71,6 +71,8 @@ class Conversion:
             self._make_up_for_the_note()
         if self._standing.temporary not in {None, self._ready}:
             self._discard()  # also where another verb had begun it; what it was made from is whole
+        if self.task.verified and self._outgoing.where is not OutgoingAt.GONE:
+            self._image()  # nothing is compared, but who uses the file that goes must show before anything moves
         if self._go_on_until({Action.VERIFY, Action.DONE}) is Action.DONE:
             return False
         self._image()  # here, for verify() may run in another thread, where nothing is noted
@@ -89,7 +91,8 @@ class Conversion:
 
         :raises PlanError: what was compared has changed since.
         """
-        self._outgoing.check_unchanged()
+        if Action.UNLINK not in self._done:
+            self._outgoing.check_unchanged()
         if self._verified and self._ready == self._standing.temporary and self._incoming is not None:
             self._note(Step.VERIFIED, self._incoming)
         self._go_on_until({Action.DONE})
@@ -174,6 +177,7 @@ class Conversion:
         target = self.task.incoming.source.path
         if os.path.lexists(target) and not self.task.one_name:
             raise GuestError(f"{target} exists already", remedy="Move it away, or plan with another overlay path.")
+        require_lasting(target)
         image = self._image()
         temporary = own_names.temporary(target)
         self._note(Step.CHECKED, temporary=temporary)

@@ -33,6 +33,7 @@ from batchdiff.errors import (
 )
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
+from batchdiff.image.usage import users
 from batchdiff.model.finding import Finding, Health
 from batchdiff.model.plan import GuestPlan, Plan
 
@@ -92,7 +93,8 @@ def _guest(guest: GuestPlan, standing: Standing, plan: Plan, stop: Stop) -> Find
     except StopError:
         raise
     except InUseError as error:
-        return Finding(guest.name, path, Health.IN_USE, f"not checked, because its VM is running ({error.why})")
+        who = users(path) or error.what
+        return Finding(guest.name, path, Health.IN_USE, f"{who}, so it was not checked")
     except VerificationError as error:
         return Finding(guest.name, path, Health.DAMAGED, str(error))
     except BatchdiffError as error:

@@ -14,10 +14,11 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from batchdiff.image.fingerprint import Fingerprint
+from batchdiff.model.moved import PathMap
 
 
 class Step(enum.StrEnum):
@@ -148,6 +149,20 @@ def _fate(record: dict[str, Any]) -> tuple[Fate | None, str | None]:
     if not words:
         return None, None
     return Fate(word.rstrip(":")), _path(rest.removeprefix("as ")) if word == Fate.QUARANTINED else None
+
+
+def mapped_notes(notes: Notes, path_map: PathMap) -> Notes:
+    """The notes of a plan whose images have moved: every path as it is now. Those recorded since stay."""
+    standings = {guest: _mapped(standing, path_map) for guest, standing in notes.standings.items()}
+    return replace(notes, standings=standings)
+
+
+def _mapped(standing: Standing, path_map: PathMap) -> Standing:
+    return replace(
+        standing,
+        temporary=None if standing.temporary is None else path_map.path(standing.temporary),
+        aside=None if standing.aside is None else path_map.path(standing.aside),
+    )
 
 
 def _fingerprint(value: dict[str, Any] | None) -> Fingerprint | None:

@@ -47,7 +47,7 @@ class OutgoingFile:
         :raises BatchdiffError: it is in use, changed, damaged, or may not be retired.
         """
         if self._image is None:
-            where, path = self.where, self.path
+            path = self.path
             image = self._opened.enter_context(open_image(replace(self._task.outgoing.source, path=path)))
             self._held = self._opened.enter_context(hold(image, Purpose.GUEST))
             now = image.layers[0].fingerprint()
@@ -56,8 +56,11 @@ class OutgoingFile:
                 self._run.journal.record_changed(now)
             self._task.check(image)
             against = retire.objection(image.layers[0].fd, path, self._task.retire)
-            if against and where is OutgoingAt.NAMED:
+            if against and path == self._task.outgoing.names.own:
                 raise GuestError(f"{path} cannot be retired", why=against)
+            if self._task.retire is not Retire.KEEP:
+                # Early, so that nothing is begun in vain; looked for again right before the file goes.
+                self.require_nothing_on_it()
             inspect(image)
             self._image = image
         return self._image

@@ -17,6 +17,8 @@ import stat
 from dataclasses import dataclass
 
 from batchdiff.applying.steps import OutgoingAt
+from batchdiff.errors import GuestError
+from batchdiff.image.device_names import is_among_devices
 from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.model import own_names
 
@@ -50,6 +52,20 @@ def original_names(path: str) -> Names:
 def overlay_names(path: str) -> Names:
     """The names of an overlay that is to go."""
     return Names(path, path + own_names.OVERLAY_ASIDE, path + own_names.DELETING)
+
+
+def require_lasting(path: str) -> None:
+    """Refuses to write an image into /dev, where it would be in memory alone.
+
+    :raises GuestError: the path is there.
+    """
+    if is_among_devices(path):
+        raise GuestError(
+            f"{path} was not written",
+            why="no block device has that name now, and a file in /dev would be gone after a reboot",
+            remedy="Bring the device back; or make one of that name, and copy the disk to it with"
+            f" `qemu-img convert -n -O FORMAT OVERLAY {path}`.",
+        )
 
 
 def discard(path: str) -> None:

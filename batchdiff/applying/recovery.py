@@ -17,13 +17,18 @@ from batchdiff.applying.places import original_names
 from batchdiff.applying.whereabouts import Found, find_original
 from batchdiff.errors import BatchdiffError
 from batchdiff.image.fingerprint import fingerprint_at
+from batchdiff.model.moved import NOTHING_MOVED, PathMap
 from batchdiff.model.plan import GuestPlan, Plan, Verdict
 from batchdiff.model.sidecar import Origin, sidecars_of
 
 
-def recovered(plan: Plan) -> dict[str, Standing]:
-    """Where the guests of a plan stand that an apply must have converted, by name; only looks."""
-    origins = {path: origin for sidecar in sidecars_of(plan) for path, origin in sidecar.overlays.items()}
+def recovered(plan: Plan, path_map: PathMap = NOTHING_MOVED) -> dict[str, Standing]:
+    """Where the guests of a plan stand that an apply must have converted, by name; only looks.
+
+    ``path_map``: how the paths in the sidecar have changed since they were recorded.
+    """
+    sidecars = [path_map.sidecar(sidecar) for sidecar in sidecars_of(plan)]
+    origins = {path: origin for sidecar in sidecars for path, origin in sidecar.overlays.items()}
     found = {}
     for guest in plan.guests:
         if guest.verdict is not Verdict.CONVERT:

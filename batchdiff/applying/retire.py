@@ -34,7 +34,10 @@ def objection(fd: int, path: str, retire: Retire) -> str:
     if len(os.fsencode(os.path.basename(aside))) > longest_name(os.path.dirname(path)):
         return f"{path} has a name that is too long to have {os.path.basename(aside)!r} beside it"
     if retire is Retire.QUARANTINE and os.path.lexists(aside):
-        return f"{aside} exists already"
+        return (
+            f"{aside} exists already: the original of an earlier conversion, which `batchdiff purge --used` of its"
+            " plan deletes; or move it away"
+        )
     return ""
 
 

@@ -6,12 +6,12 @@ import argparse
 import os
 
 from batchdiff.applying.executor import ApplyOptions, apply_plan, check_options
-from batchdiff.applying.journal import read_notes
-from batchdiff.applying.notes import Step
+from batchdiff.applying.notes import Notes, Step
 from batchdiff.applying.places import original_names
 from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.cli.asking import Question, confirm
 from batchdiff.cli.console import Console
+from batchdiff.cli.notes import notes_of
 from batchdiff.cli.work import carried_out, exit_code
 from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import Status
@@ -32,8 +32,9 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         guests=None if arguments.guests is None else tuple(arguments.guests),
     )
     check_options(plan, options)
+    notes = notes_of(console, arguments, plan)
     if options.retire is Retire.DELETE and not arguments.yes:
-        paths = _to_delete(plan, options, arguments.plan)
+        paths = _to_delete(plan, options, notes)
         if paths:
             confirm(console, "apply", Question(_WHAT, paths, _OTHERWISE))
     if options.verify is not VerifyMode.FULL:
@@ -49,9 +50,9 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     return exit_code(outcomes)
 
 
-def _to_delete(plan: Plan, options: ApplyOptions, path: str) -> list[str]:
+def _to_delete(plan: Plan, options: ApplyOptions, notes: Notes) -> list[str]:
     """The originals that are still there for an apply to delete."""
-    standings = read_notes(path, plan.checksum).standings
+    standings = notes.standings
     found = []
     for guest in plan.guests:
         chosen = options.guests is None or guest.name in options.guests

@@ -151,12 +151,14 @@ _THE_PLAN = "the plan that `batchdiff plan` wrote"
 def _status(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "status", "show where each guest of a plan stands, and what is next")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
+    _add_map(verb)
 
 
 def _verify(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "verify", "check whether template and overlays are what they were; only reads")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     _add_guest(verb)
+    _add_map(verb)
 
 
 def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -184,6 +186,7 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     _add_dry_run(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="answer every question with yes")
     _add_unseen(verb)
+    _add_map(verb)
 
 
 def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -198,6 +201,7 @@ def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     _add_dry_run(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="delete without asking")
     _add_unseen(verb)
+    _add_map(verb)
 
 
 def _validate(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -222,6 +226,16 @@ def _add_unseen(verb: argparse.ArgumentParser) -> None:
         "--unseen",
         action="store_true",
         help="delete also where the filesystem cannot tell whether a VM has the file open",
+    )
+
+
+def _add_map(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--map",
+        metavar="OLD=NEW",
+        action="append",
+        dest="moves",
+        help="the images moved: what the plan says is under OLD is under NEW now; may be given again",
     )
 
 

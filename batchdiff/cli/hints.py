@@ -5,6 +5,7 @@ from __future__ import annotations
 from batchdiff.applying.space import check_space
 from batchdiff.cli.console import Console
 from batchdiff.errors import GuestError
+from batchdiff.image.device_names import device_number, fleeting, lasting_alias
 from batchdiff.image.lookalike import looks_like
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.manifest import Manifest
@@ -25,6 +26,38 @@ def warn_of_formats(console: Console, manifest: Manifest) -> None:
     raw = [guest for guest in pending if guest.in_place and guest.image.format is ImageFormat.RAW]
     if raw:
         console.warn(_raw_in_place([guest.image.path for guest in raw]))
+
+
+def warn_of_names(console: Console, manifest: Manifest) -> None:
+    """Names block devices whose names may mean another disk some day, and says what to call them instead."""
+    doubts = []
+    for path, what in _roles(manifest).items():
+        number = device_number(path)
+        if number is not None and (why := fleeting(path)):
+            doubts.append((what, path, why, number))
+    for what, path, why, number in doubts[:_MOST_NAMED]:
+        console.warn(f"warning: {what}, {path}, {why}. {_better_name(number)}")
+    if len(doubts) > _MOST_NAMED:
+        console.warn(f"warning: {len(doubts) - _MOST_NAMED} more block devices of the manifest have such names")
+
+
+def _roles(manifest: Manifest) -> dict[str, str]:
+    """What each file of the manifest is there for, by its path."""
+    images = [("the template", manifest.template)]
+    images += [(f"the guest {guest.name}", guest.image) for guest in manifest.guests]
+    roles: dict[str, str] = {}
+    for what, source in images:
+        roles.setdefault(source.path, what)
+        for below in source.backing:
+            roles.setdefault(below.path, f"a backing file of {what}")
+    return roles
+
+
+def _better_name(number: int) -> str:
+    alias = lasting_alias(number)
+    if alias is not None:
+        return f"Write {alias} instead, a name that lasts"
+    return "Write a name that lasts, such as /dev/VG/LV or one in /dev/disk/by-id; of a loop device, its file"
 
 
 def _doubt(declared: ImageFormat, found: ImageFormat | None) -> str:

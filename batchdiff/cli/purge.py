@@ -11,6 +11,7 @@ from batchdiff.applying.undoing import purge, purgeable
 from batchdiff.cli.asking import Question, confirm
 from batchdiff.cli.console import Console
 from batchdiff.cli.earlier import require_done_here
+from batchdiff.cli.moving import moved
 from batchdiff.cli.notes import notes_of
 from batchdiff.cli.work import carried_out, exit_code, rehearsed
 from batchdiff.model.plan_file import read_plan
@@ -19,10 +20,10 @@ from batchdiff.report.outcome import undone_text
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
-    plan = read_plan(arguments.plan)
+    plan, path_map = moved(console, read_plan(arguments.plan), arguments)
     options = PurgeOptions(None if arguments.guests is None else tuple(arguments.guests), arguments.used)
     require_done_here(plan, options.guests, "purge")
-    notes = notes_of(console, arguments, plan)
+    notes = notes_of(console, arguments, plan, path_map)
     if arguments.dry_run:
         outcomes = rehearsed(console, plan, lambda session: rehearsed_purge(session, options), notes)
     else:
@@ -30,7 +31,9 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         if found and not arguments.yes:
             lines = [original_names(guest.source.path).quarantine for guest, _ in found]
             confirm(console, "purge", _question(lines, used=options.used))
-        outcomes = carried_out(console, arguments, plan, lambda session: purge(session, options))
+        outcomes = carried_out(console, arguments, plan, lambda session: purge(session, options), path_map)
+    if not outcomes:
+        console.say("Nothing to purge: no original of this plan is in quarantine.")
     console.result(undone_text(outcomes, width=console.width))
     return exit_code(outcomes)
 

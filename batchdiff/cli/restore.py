@@ -11,6 +11,7 @@ from batchdiff.applying.undoing import restorable, restore
 from batchdiff.cli.asking import Question, confirm
 from batchdiff.cli.console import Console
 from batchdiff.cli.earlier import require_done_here
+from batchdiff.cli.moving import moved
 from batchdiff.cli.notes import notes_of
 from batchdiff.cli.work import carried_out, exit_code, rehearsed
 from batchdiff.model.plan import Plan
@@ -20,19 +21,21 @@ from batchdiff.report.outcome import undone_text
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
-    plan = read_plan(arguments.plan)
+    plan, path_map = moved(console, read_plan(arguments.plan), arguments)
     options = RestoreOptions(
         guests=None if arguments.guests is None else tuple(arguments.guests),
         discard_changes=arguments.discard_changes,
         losses=frozenset(arguments.allow_loss),
     )
     require_done_here(plan, options.guests, "restore")
-    notes = notes_of(console, arguments, plan)
+    notes = notes_of(console, arguments, plan, path_map)
     if arguments.dry_run:
         outcomes = rehearsed(console, plan, lambda session: rehearsed_restore(session, options), notes)
     else:
         _ask(console, arguments, plan, options, notes)
-        outcomes = carried_out(console, arguments, plan, lambda session: restore(session, options))
+        outcomes = carried_out(console, arguments, plan, lambda session: restore(session, options), path_map)
+    if not outcomes:
+        console.say("Nothing to restore: this plan has converted no guest, or all of them are restored already.")
     console.result(undone_text(outcomes, width=console.width))
     return exit_code(outcomes)
 

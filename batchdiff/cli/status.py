@@ -8,6 +8,7 @@ from dataclasses import asdict
 from batchdiff.applying.standings import standings_of
 from batchdiff.applying.whereabouts import on_disk
 from batchdiff.cli.console import Console
+from batchdiff.cli.moving import moved
 from batchdiff.cli.notes import notes_of
 from batchdiff.errors import EXIT_DONE
 from batchdiff.model.plan_file import read_for_report
@@ -16,8 +17,8 @@ from batchdiff.report.standing import standing_text
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
-    plan = read_for_report(arguments.plan)
-    notes = notes_of(console, arguments, plan)
+    plan, path_map = moved(console, read_for_report(arguments.plan), arguments)
+    notes = notes_of(console, arguments, plan, path_map)
     found = standings_of(plan, notes, on_disk(plan, notes))
     for each in found:
         console.event("status", **asdict(each))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from batchdiff.cli.console import Console
-from batchdiff.cli.hints import warn_of_formats
+from batchdiff.cli.hints import warn_of_formats, warn_of_names
 from batchdiff.errors import EXIT_DONE
 from batchdiff.model.manifest_file import read_manifest
 from batchdiff.report.printable import printable
@@ -18,6 +18,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     """
     manifest = read_manifest(arguments.manifest)
     warn_of_formats(console, manifest)
+    warn_of_names(console, manifest)
     count = len(manifest.guests)
     done = sum(guest.converted is not None for guest in manifest.guests)
     said = f"; converted by earlier plans: {done}" if done else ""

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from batchdiff.applying.examination import examined
 from batchdiff.cli.console import Console
+from batchdiff.cli.moving import moved
 from batchdiff.cli.notes import notes_of
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, VerificationError
@@ -17,10 +18,10 @@ from batchdiff.report.finding import finding_text
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
-    plan = read_plan(arguments.plan)
+    plan, path_map = moved(console, read_plan(arguments.plan), arguments)
     names = None if arguments.guests is None else tuple(arguments.guests)
     found: list[Finding] = []
-    notes = notes_of(console, arguments, plan)
+    notes = notes_of(console, arguments, plan, path_map)
     with stopping() as stop:
         for finding in examined(plan, notes, names, stop):
             found.append(finding)

@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass, field
 
 from batchdiff.applying.free_space import FreeSpace
 from batchdiff.applying.journal import FrozenJournal, Journal
-from batchdiff.applying.notes import Notes, Step
+from batchdiff.applying.notes import Notes, Step, mapped_notes
 from batchdiff.applying.recovery import recovered
 from batchdiff.applying.run import Session
 from batchdiff.cli.console import Console
-from batchdiff.cli.notes import RECOVERED
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, GuestError, PlanError, StopError, UsageError
 from batchdiff.model.earlier_plans import is_done
+from batchdiff.model.moved import NOTHING_MOVED, PathMap
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import GuestPlan, Plan
 from batchdiff.model.plan_head import plan_head
@@ -55,8 +55,14 @@ class Announcer:
             self.unheard.append(error)
 
 
-def carried_out(console: Console, arguments: argparse.Namespace, plan: Plan, work: Work) -> list[GuestOutcome]:
-    """The outcomes of a command, each told when it is there.
+def carried_out(
+    console: Console,
+    arguments: argparse.Namespace,
+    plan: Plan,
+    work: Work,
+    path_map: PathMap = NOTHING_MOVED,
+) -> list[GuestOutcome]:
+    """The outcomes of a command, each told when it is there. ``path_map``: how the plan's paths have changed.
 
     :raises StopError: it was interrupted; says how far it came.
     :raises UsageError: all is done, but could not be told.
@@ -67,7 +73,8 @@ def carried_out(console: Console, arguments: argparse.Namespace, plan: Plan, wor
     space = FreeSpace.of(plan)
     with stopping() as stop, closing(Journal(arguments.plan, plan.checksum)) as journal:
         _require_still_there(arguments.plan, plan)
-        _recover(console, journal, plan)
+        journal.notes = mapped_notes(journal.notes, path_map)
+        _recover(journal, plan, path_map)
         plan_path = os.path.abspath(arguments.plan)
         try:
             for outcome in work(Session(plan, journal, announcer, stop, arguments.unseen, plan_path)):
@@ -122,15 +129,12 @@ def rehearsed(console: Console, plan: Plan, work: Work, notes: Notes) -> list[Gu
     return outcomes
 
 
-def _recover(console: Console, journal: Journal, plan: Plan) -> None:
-    """Fills a journal that has nothing in it with what the sidecar and the files prove."""
+def _recover(journal: Journal, plan: Plan, path_map: PathMap) -> None:
+    """Fills a journal that has nothing in it with what the sidecar and the files prove; notes_of has said so."""
     if journal.notes.times:
         return
-    found = recovered(plan)
-    for name, standing in found.items():
+    for name, standing in recovered(plan, path_map).items():
         journal.record(name, standing)
-    if found:
-        console.warn(RECOVERED.format(path=journal.path, guests=", ".join(found)))
 
 
 def _report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome]) -> None:
@@ -139,7 +143,8 @@ def _report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcom
         for folder, grown in space.grown().items():
             console.event("space", folder=folder, grown_bytes=grown)
             how = "more" if grown >= 0 else "less"
-            console.say(f"The filesystem of {folder} has {format_size(abs(grown))} {how} free than before.")
+            size = format_size(abs(grown))
+            console.say(f"df: {size} {how} free space on the filesystem of {folder} than before this command.")
 
 
 def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome) -> None:

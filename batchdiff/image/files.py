@@ -14,6 +14,9 @@ from batchdiff.image.fingerprint import Fingerprint, fingerprint_of
 
 _MISSING = {errno.ENOENT, errno.ENOTDIR}
 
+# O_NONBLOCK: opening a FIFO must not wait for its other end.
+_READ_ONLY = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+
 
 class ReadObserver(Protocol):
     """Told of every read of an image in this process."""
@@ -58,13 +61,14 @@ def read_sequentially(fd: int) -> None:
 
 
 def open_image_file(path: str) -> int:
-    """A read-only descriptor of a regular file or block device; symbolic links are not followed.
+    """A read-only descriptor of a regular file or block device.
+
+    A symbolic link is followed only to a block device: /dev/vg/lv lasts, the /dev/dm-3 behind it does not.
 
     :raises ImageError: it is missing, something else, or may not be read.
     """
     try:
-        # O_NONBLOCK: opening a FIFO must not wait for its other end.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = _opened(path)
     except OSError as error:
         raise _unreadable(path, error) from error
     except ValueError as error:
@@ -80,7 +84,36 @@ def open_image_file(path: str) -> int:
     return fd
 
 
+def _opened(path: str) -> int:
+    try:
+        return os.open(path, _READ_ONLY | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP and (device := _device_behind(path)) is not None:
+            return device
+        raise
+
+
+def _device_behind(link: str) -> int | None:
+    """A descriptor of the block device that a symbolic link leads to; None if it leads to something else.
+
+    :raises OSError: there is nothing, or it may not be read.
+    """
+    # O_PATH opens nothing yet: opening some devices has effects. What is looked at is also what is opened then,
+    # whatever becomes of the link meanwhile.
+    found = os.open(link, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return os.open(f"/proc/self/fd/{found}", _READ_ONLY) if is_block_device(found) else None
+    finally:
+        os.close(found)
+
+
 def _unreadable(path: str, error: OSError) -> ImageError:
+    if error.errno in _MISSING and os.path.islink(path):
+        return ImageError(
+            f"cannot open {path}",
+            why="it is a symbolic link that leads nowhere",
+            remedy="If it names a volume, activate that; else correct the path.",
+        )
     if error.errno in _MISSING:
         remedy = "Correct the path, or plan again if the file was moved."
     elif error.errno == errno.ELOOP:

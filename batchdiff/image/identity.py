@@ -18,6 +18,17 @@ def identity_of(path: str) -> Identity | None:
         return None
 
 
+def is_one_image(one: str, other: str) -> bool:
+    """Whether two paths lead to one file, or to one block device by whatever names.
+
+    Two hard links of a file are two images: replacing one leaves the other.
+    """
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
+    identity = identity_of(one)
+    return identity is not None and identity[0] == "device" and identity == identity_of(other)
+
+
 def identity_in(status: os.stat_result) -> Identity:
     """The identity of the file that was asked for its status."""
     if stat.S_ISBLK(status.st_mode):

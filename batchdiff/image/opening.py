@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 
 from batchdiff.errors import ImageError
 from batchdiff.image import files
 from batchdiff.image.contract import Layer
+from batchdiff.image.identity import is_one_image
 from batchdiff.image.image import Image
 from batchdiff.image.names import unfit
 from batchdiff.image.qcow2 import Qcow2Layer
@@ -101,11 +103,11 @@ def _check_backing(layer: Layer, declared: ImageSource | None, *, top: ImageSour
             why=f"it rests on the backing file {named}, which the manifest does not declare",
             remedy=f"If that is right, add it to the `backing` list of {os.path.basename(top.path)}.",
         )
-    elif named != os.path.realpath(declared.path):
+    elif not is_one_image(declared.path, named):
         raise ImageError(
             f"cannot use {layer.path}",
-            why=f"it rests on {named}, but the manifest declares {declared.path} below it",
-            remedy="Correct the `backing` list of the manifest.",
+            why=f"its header names {named} as its backing file, but {declared.path} is declared below it",
+            remedy=_correction(layer, declared),
         )
     elif _contradicts(layer, declared):
         raise ImageError(
@@ -113,6 +115,19 @@ def _check_backing(layer: Layer, declared: ImageSource | None, *, top: ImageSour
             why=f"its header and the manifest name different formats for its backing file {named}",
             remedy="Correct the `backing` list of the manifest.",
         )
+
+
+def _correction(layer: Layer, declared: ImageSource) -> str:
+    """How to make header and declaration agree: mostly the images moved, and the header has the former name."""
+    name = declared.path
+    if isinstance(layer, Qcow2Layer) and not os.path.isabs(layer.header.backing_name or "/"):
+        # With ./ before it nothing in the name is taken for a protocol.
+        name = f"./{os.path.relpath(declared.path, os.path.dirname(layer.path))}"
+    command = ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", declared.format.value, "-b", name, layer.path]
+    return (
+        f"If that file moved there, correct the header: `{shlex.join(command)}`."
+        " If it is another file, correct the `backing` list of the manifest."
+    )
 
 
 def _contradicts(layer: Layer, declared: ImageSource) -> bool:

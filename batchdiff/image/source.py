@@ -22,7 +22,9 @@ class ImageFormat(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """One image file: an absolute path without symbolic links, its declared format and its declared chain.
+    """One image file: an absolute path, its declared format and its declared chain.
+
+    The path has no symbolic links, but for the last component of a block device's name, such as /dev/vg/lv.
 
     ``backing`` lists the images below this one, the next one first; only these are ever opened for it.
     """

@@ -12,7 +12,7 @@ class Health(enum.StrEnum):
     SOUND = "sound"
     TOUCHED = "touched"
     """Its times or its identity changed, its content did not."""
-    IN_USE = "in use"
+    IN_USE = "in-use"
     """A VM is running on it, so it was not checked."""
     DAMAGED = "damaged"
     UNKNOWN = "unknown"

@@ -90,6 +90,8 @@ def _parts(template: FoundImage | None, guests: Sequence[FoundGuest]) -> dict[Id
 
 
 def _link(one: FoundGuest, other: FoundGuest) -> str:
+    if one.place.identity[0] == "device" and one.place.named != other.place.named:
+        return " by another name of the block device"
     if one.place.path != other.place.path:
         return " by a hard link"
     return " by a symbolic link" if one.place.named != other.place.named else ""

@@ -15,18 +15,17 @@ from batchdiff.image.names import longest_name, unfit
 from batchdiff.model import own_names
 from batchdiff.model.manifest import Retire
 from batchdiff.model.manifest_problems import Problems, show
+from batchdiff.model.sidecar import sidecar_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchdiff.model.manifest_images import FoundGuest, FoundImage
+    from batchdiff.model.manifest_paths import Place
     from batchdiff.model.manifest_problems import YamlPath
 
 _RETIRED = len(own_names.QUARANTINE)
 """Bytes that are put behind the name of an original in quarantine; as many as while something is deleted."""
-
-_RECORDED = len(own_names.SIDECAR)
-"""Bytes that are put behind the name of a template, for the file that says what rests on it."""
 
 
 def check_names(
@@ -50,9 +49,19 @@ def check_names(
                 _check_characters(overlay, where, problems)
             what = f"the overlay {show(os.path.basename(overlay))}, which gets a longer name while it is restored,"
             _check_length(overlay, _RETIRED, what, where, problems)
-    if template is not None and template.place.identity[0] == "file":
-        what = f"the file that is put beside {show(template.place.written)}, to say what rests on it,"
-        _check_length(template.place.path, _RECORDED, what, template.place.where, problems)
+    if template is not None:
+        _check_sidecars(template.place, overlays, problems)
+
+
+def _check_sidecars(template: Place, overlays: Sequence[str | None], problems: Problems) -> None:
+    """The sidecar lies beside the template; of a block device beside the overlays, named by its whole path."""
+    beside, it, paths = show(template.written), "it", {sidecar_path(template.path, "")}
+    if template.identity[0] == "device":
+        beside, it = "the overlays", show(template.written)
+        paths = {sidecar_path(template.path, overlay) for overlay in overlays if overlay is not None}
+    for path in sorted(paths):
+        what = f"the file that is put beside {beside}, to say what rests on {it},"
+        _check_length(path, 0, what, template.where, problems)
 
 
 def _check_characters(path: str, where: YamlPath, problems: Problems) -> None:

@@ -177,6 +177,9 @@ def _taken(
     files = {identity for path in (*overlays, *backing) if (identity := identity_of(path))}
     if template:
         files |= {place.identity for place in (template.place, *template.chain)}
+    # A block device has names that do not resolve to one another: /dev/vg/lv, /dev/mapper/vg-lv.
+    found = [guest for guest in listed if isinstance(guest, FoundGuest)]
+    files |= {guest.place.identity for guest in found if guest.place.identity[0] == "device"}
     # By path only: a default overlay's name that is a hard link of a guest must not hide that guest.
-    there = {guest.place.path for guest in listed if isinstance(guest, FoundGuest)}
+    there = {guest.place.path for guest in found}
     return _Taken(frozenset(named | there | overlays | defaults), frozenset(files))

@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from batchdiff.errors import ImageError
+from batchdiff.image.identity import is_one_image
 from batchdiff.model.manifest_paths import resolve_folder
 from batchdiff.model.manifest_problems import Problems, show
 from batchdiff.model.overlay_options import BackingPath, backing_name
@@ -68,10 +69,10 @@ def _check_chain(image: FoundImage, opened: str, problems: Problems) -> None:
     user = "the VM's definition"
     for above, below in pairwise((image.place, *image.chain)):
         name = _backing_name(above.path)
-        if name is None or _resolved(name, above.path) != below.path:
+        if name is None or not is_one_image(below.path, _resolved(name, above.path)):
             return  # not the declared chain: plan says so
         found = _resolved(name, opened)
-        if found != below.path:
+        if not is_one_image(below.path, found):
             link, file = show(opened), show(above.path)
             problems.add(
                 above.where,

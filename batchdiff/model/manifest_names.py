@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from batchdiff.image.device_names import is_among_devices
 from batchdiff.image.names import unfit
 from batchdiff.model.manifest_paths import locate_overlay
 from batchdiff.model.manifest_problems import Problems, show
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from batchdiff.model.manifest_guests import AnyGuest
     from batchdiff.model.manifest_images import FoundGuest
     from batchdiff.model.manifest_problems import YamlPath
-
-_DEVICES = "/dev/"
 
 
 def default_overlay(named: str, guests: Collection[str]) -> str:
@@ -59,8 +58,7 @@ def _overlay_path(guest: FoundGuest, named: set[str], folder: str, problems: Pro
     if guest.written.overlay_path:
         return locate_overlay(folder, guest.written.overlay_path, where, problems)
     path = default_overlay(guest.place.named, named)
-    if path.startswith(_DEVICES):
-        # devtmpfs is memory: an overlay there would be gone with the next boot.
+    if is_among_devices(path):
         problems.add(where, f"no overlay can be written beside {show(guest.place.named)}; give overlay.path")
         return None
     return path

@@ -7,6 +7,7 @@ import shlex
 import stat
 from dataclasses import dataclass
 
+from batchdiff.image.device_names import image_path, is_among_devices
 from batchdiff.image.identity import Identity, identity_in
 from batchdiff.image.lookalike import looks_like
 from batchdiff.image.names import unfit
@@ -23,7 +24,7 @@ class Place:
     """An image that is there.
 
     ``where`` says it in the manifest and ``written`` is its text; ``named`` is that name, absolute, with its
-    folder resolved; ``path`` is the file at the end of all symbolic links.
+    folder resolved; ``path`` is the file at the end of all symbolic links, or ``named`` for a block device.
     """
 
     where: YamlPath
@@ -56,7 +57,7 @@ def locate_image(folder: str, written: str, where: YamlPath, problems: Problems)
     if kind := _not_an_image(status.st_mode):
         problems.add(where, f"{show(full)} is {kind}; an image is a regular file or a block device")
         return None
-    return Place(where, written, resolve_folder(folder, written), os.path.realpath(full), identity_in(status))
+    return Place(where, written, resolve_folder(folder, written), image_path(full), identity_in(status))
 
 
 def is_image(path: str) -> bool:
@@ -80,6 +81,9 @@ def locate_overlay(folder: str, written: str, where: YamlPath, problems: Problem
 
 def _in_existing_folder(path: str, where: YamlPath, problems: Problems) -> str | None:
     directory = os.path.dirname(path)
+    if is_among_devices(path):
+        problems.add(where, f"the overlay {show(path)} would be gone after a reboot; put it outside /dev")
+        return None
     if os.path.isdir(directory):
         return path
     make = shlex.quote(directory)

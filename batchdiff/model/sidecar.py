@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from batchdiff.image.device_names import is_among_devices
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.model import own_names
 from batchdiff.model.plan import Plan, Verdict
@@ -67,16 +68,20 @@ def sidecar_path(template_path: str, overlay_path: str) -> str:
     """Where the sidecar of a template is: beside it, or for a block device beside the overlay.
 
     In /dev it would be gone with the next reboot. The device's whole path is in the name then, so that two
-    volumes of one name don't share a sidecar.
+    volumes of one name don't share a sidecar: ``dev-vg-lv``; a hyphen that is in the path is ``%2D``.
     """
-    try:
-        is_device = stat.S_ISBLK(os.stat(template_path).st_mode)
-    except OSError:
-        is_device = False
-    if not is_device:
+    if not _is_device(template_path):
         return template_path + own_names.SIDECAR
-    name = template_path.strip("/").replace("/", "-")
-    return os.path.join(os.path.dirname(overlay_path), name + own_names.SIDECAR)
+    plain = template_path.strip("/").replace("%", "%25").replace("-", "%2D")
+    return os.path.join(os.path.dirname(overlay_path), plain.replace("/", "-") + own_names.SIDECAR)
+
+
+def _is_device(path: str) -> bool:
+    try:
+        return stat.S_ISBLK(os.stat(path).st_mode)
+    except OSError:
+        # Of a volume that is not active only the name is left. Paths of files have no links.
+        return is_among_devices(path) or os.path.islink(path)
 
 
 def read_sidecar(path: str) -> Sidecar | None:

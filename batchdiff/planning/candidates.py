@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from batchdiff.errors import GuestError, ImageError
-from batchdiff.image.identity import identity_of
+from batchdiff.image.identity import identity_of, is_one_image
 from batchdiff.image.image import Image
 from batchdiff.image.lookalike import looks_like
 from batchdiff.image.opening import inspect, open_image, peek_header, resolved_backing
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.image.underlying import all_underlying
 from batchdiff.image.usage import Purpose, require_unused
+from batchdiff.model import own_names
 from batchdiff.model.dependents import Forbidden, dependents_in_manifest
 from batchdiff.model.earlier_plans import EarlierPlans
 from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
@@ -73,7 +75,8 @@ def without_backing_files(parts: list[Candidate | Dismissed], manifest: Manifest
     dependents = dependents_in_manifest(manifest)
     paths = [part.entry.image.path for part in parts if isinstance(part, Candidate)]
     resting = dependents.on_each(paths, forbidden=Forbidden.IGNORED)
-    guests = {entry.image.path: entry.name for entry in (*manifest.guests, *manifest.left_out)}
+    # What rests on something is called by its real path, also a block device.
+    guests = {os.path.realpath(entry.image.path): entry.name for entry in (*manifest.guests, *manifest.left_out)}
     found: list[Candidate | Dismissed] = []
     for part in parts:
         others = resting.get(part.entry.image.path, [])
@@ -101,7 +104,8 @@ def _rests_on(entry: GuestEntry, template: ImageSource) -> bool:
     thin = entry.in_place and looks_like(guest.path) is ImageFormat.QCOW2
     if guest.format is not ImageFormat.QCOW2 and not thin:
         return False
-    return resolved_backing(guest.path, peek_header(guest.path)) == template.path
+    named = resolved_backing(guest.path, peek_header(guest.path))
+    return named is not None and is_one_image(template.path, named)
 
 
 def _objection(image: Image, record: PlannedImage, template: PlannedImage, manifest: Manifest) -> str:
@@ -112,6 +116,12 @@ def _objection(image: Image, record: PlannedImage, template: PlannedImage, manif
     """
     if under := _under_the_template(record, template, manifest.retire):
         return under
+    aside = record.source.path + own_names.QUARANTINE
+    if manifest.retire is Retire.QUARANTINE and os.path.lexists(aside):
+        return (
+            f"the name that it would get in quarantine is taken: {aside} is the original of an earlier conversion."
+            " `batchdiff purge --used` of that plan deletes it"
+        )
     # Before its tables: those of an image in use need not be sound.
     require_unused(image, Purpose.GUEST)
     inspect(image)

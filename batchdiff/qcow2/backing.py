@@ -44,7 +44,7 @@ def named_data_file(head: bytes) -> str | None:
     :raises FormatError: it is not a qcow2 image, or its header is damaged.
     """
     if len(head) < _SHORTEST or head[:4] != MAGIC:
-        raise FormatError("it is no qcow2 image")
+        raise FormatError("it is not a qcow2 image")
     _, version, offset, _ = _FIELDS.unpack_from(head)
     length = version_3_fields(head, version)[4]
     for kind, data in extensions_of(head, length, offset):

@@ -39,11 +39,12 @@ def outcome_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
 
 def undone_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
     """The outcome of a restore or purge for a terminal that is ``width`` cells wide, with a newline at its end."""
+    column = max([11, *(len(each.status.value) + 2 for each in outcomes)])
     lines = [
         paragraph(
             f"{printable(each.name)}: {printable(each.reason or each.original)}",
             width=width,
-            first=f"{each.status.value:<11}",
+            first=f"{each.status.value:<{column}}",
             rest=" " * 13,
         )
         for each in outcomes

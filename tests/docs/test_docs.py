@@ -39,6 +39,7 @@ EXPECTED = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md"} | {
         "glossary",
         "index",
         "manifest",
+        "moving",
         "performance",
         "plan-format",
         "safety",
@@ -113,8 +114,8 @@ def documented(words: str) -> set[str]:
     return {word for span in spans for word in re.split(r"[\s,{}|=]+", span) if word}
 
 
-LONGEST = {"docs/scripting.md": 260, "docs/performance.md": 240}
-"""The reference has a section for each verb, and the benchmark a row for each figure; all else fits on a page."""
+LONGEST = {"docs/scripting.md": 280, "docs/performance.md": 240, "docs/safety.md": 240}
+"""A section for each verb, a row for each figure, and what each failure leaves; all else fits on a page."""
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))

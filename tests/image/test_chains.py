@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import notation
 import pytest
@@ -197,8 +198,24 @@ def test_a_declared_backing_file_that_no_header_names_is_refused(tmp_path):
 def test_another_backing_file_than_the_declared_is_refused(tmp_path):
     top, _ = overlay(tmp_path)
     other = notation.write_raw(tmp_path / "other.raw", "64k:A")
-    with pytest.raises(ImageError, match=r"rests on .*low\.raw, but the manifest declares .*other\.raw"):
+    with pytest.raises(ImageError, match=r"names .*low\.raw as its backing file, but .*other\.raw is declared"):
         open_image(source(top, other))
+
+
+@pytest.mark.parametrize("name", ["{folder}/new.raw", "new.raw", "./new.raw"])
+def test_the_command_that_corrects_the_header_of_images_that_moved(tmp_path, name):
+    """As it is printed: also for names that a shell or QEMU would take for something else."""
+    folder = tmp_path / "it's here"
+    folder.mkdir()
+    old = notation.write_raw(folder / "new.raw", "64k:A")
+    top = notation.write_qcow2(folder / "top.qcow2", "64k:-", backing=name.format(folder=folder))
+    new = old.rename(folder / "a:b.raw")
+    with pytest.raises(ImageError) as caught:
+        open_image(source(top, new))
+    command = caught.value.remedy.split("`")[1]
+    subprocess.run(["sh", "-c", command], check=True, cwd="/")
+    assert_reads_like_qemu(top, new, expected=notation.content("64k:A"))
+    assert os.path.isabs(peek_header(str(top)).backing_name) == name.startswith("{")
 
 
 def test_a_backing_format_that_contradicts_the_declared_is_refused(tmp_path):

@@ -9,6 +9,7 @@ import time
 
 import notation
 import pytest
+from devices import attached, turn
 from oracle import source, within
 
 from batchdiff.errors import ImageError
@@ -29,6 +30,11 @@ def a_folder_in_a_file(path):
     return path / "a"
 
 
+def link_to(path, make):
+    make(f"{path}.to")
+    path.symlink_to(f"{path}.to")
+
+
 THINGS = {
     "missing": (lambda path: None, "No such file"),
     "fifo": (os.mkfifo, "neither a regular file nor a block device"),
@@ -36,7 +42,11 @@ THINGS = {
     "socket": (a_socket, "No such device"),
     "character-device": (lambda path: os.mknod(path, 0o20600, os.makedev(1, 5)), "neither a regular file"),
     "symbolic-link": (lambda path: path.symlink_to(notation.write_raw(f"{path}.to", "1M:A")), "symbolic link"),
-    "dangling-link": (lambda path: path.symlink_to("nowhere"), "symbolic link"),
+    "dangling-link": (lambda path: path.symlink_to("nowhere"), "symbolic link that leads nowhere.*activate"),
+    "link-to-a-fifo": (lambda path: link_to(path, os.mkfifo), "symbolic link"),
+    "link-to-a-folder": (lambda path: link_to(path, os.mkdir), "symbolic link"),
+    "link-to-a-character-device": (lambda path: path.symlink_to("/dev/zero"), "symbolic link"),
+    "link-to-itself": (lambda path: path.symlink_to(path), "symbolic link"),
     "below-a-file": (a_folder_in_a_file, "Not a directory"),
     "empty": (lambda path: path.touch(), "is empty|no qcow2 image"),
     "nul-in-the-name": (lambda path: path.parent / "a\0b", "null byte"),
@@ -52,6 +62,69 @@ def test_what_is_no_image_file_is_refused(tmp_path, image_format, make, match):
     with within(5), pytest.raises(ImageError, match=match):
         open_image(ImageSource(str(path), image_format))
     assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.fixture
+def device(tmp_path):
+    """A loop device."""
+    with attached(notation.write_raw(tmp_path / "disk.img", "64k:A")) as path:
+        yield path
+
+
+def test_a_link_to_a_block_device_is_followed(tmp_path, device):
+    (tmp_path / "lv").symlink_to("dm-0")
+    (tmp_path / "dm-0").symlink_to(device)
+    before = os.listdir("/proc/self/fd")
+    with open_image(ImageSource(f"{tmp_path}/lv", ImageFormat.RAW)) as image:
+        assert image.path == f"{tmp_path}/lv"
+        assert image.read(0, image.virtual_size) == notation.content("64k:A")
+        fd = image.layers[0].fd
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.pwrite(fd, b"A", 0)
+        assert not os.get_inheritable(fd)
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("other", ["/dev/zero", "disk.img"])
+def test_nothing_behind_a_link_is_opened_unless_it_is_a_block_device(tmp_path, monkeypatch, other):
+    """Opening alone has effects on some devices: it moves tapes and starts watchdogs."""
+    notation.write_raw(tmp_path / "disk.img", "64k:A")
+    (tmp_path / "link").symlink_to(other)
+    real = os.open
+
+    def harmless(path, flags, *rest):
+        assert flags & (os.O_PATH | os.O_NOFOLLOW), f"{path} was opened"
+        return real(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", harmless)
+    with pytest.raises(ImageError, match="symbolic link"):
+        files.open_image_file(f"{tmp_path}/link")
+
+
+@pytest.mark.parametrize("turned_after", [1, 2])
+def test_a_link_that_is_turned_meanwhile_opens_no_other_file(tmp_path, monkeypatch, device, turned_after):
+    """Whatever the link says by then: a block device that it led to, or nothing."""
+    link, real, calls = tmp_path / "link", os.open, []
+    notation.write_raw(tmp_path / "secret.img", "64k:S")
+    link.symlink_to(device)
+
+    def turning(path, flags, *rest):
+        calls.append(path)
+        try:
+            return real(path, flags, *rest)
+        finally:
+            if len(calls) == turned_after:
+                turn(link, "secret.img")
+
+    monkeypatch.setattr(os, "open", turning)
+    try:
+        fd = files.open_image_file(str(link))
+    except ImageError:
+        assert turned_after == 1
+    else:
+        assert turned_after == 2
+        assert os.fstat(fd).st_rdev == os.stat(device).st_rdev
+        os.close(fd)
 
 
 @pytest.mark.parametrize("image_format", sorted(set(ImageFormat) - set(FORMATS)))

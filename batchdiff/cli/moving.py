@@ -1,0 +1,33 @@
+"""What ``--map OLD=NEW`` means for a command: its plan as if it had been made where the pool is now."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+
+from batchdiff.cli.console import Console
+from batchdiff.errors import UsageError
+from batchdiff.model.moved import PathMap, move_in
+from batchdiff.model.plan import Plan
+
+
+def moved(console: Console, plan: Plan, arguments: argparse.Namespace) -> tuple[Plan, PathMap]:
+    """The plan with its paths as they are now, and the map for all else that recorded some.
+
+    :raises UsageError: the map makes no sense, or does not fit the plan.
+    """
+    try:
+        path_map = PathMap(tuple(move_in(text) for text in arguments.moves or ()))
+        found = path_map.plan(plan)
+    except ValueError as error:
+        raise UsageError(
+            f"`--map` does not fit the plan {arguments.plan}",
+            why=str(error),
+            remedy=f"`batchdiff show {shlex.quote(arguments.plan)} --format json` prints the paths that it has.",
+        ) from error
+    template = found.template.source.path
+    if not os.path.lexists(template):
+        hint = "If the images moved, add `--map OLD=NEW`; docs/moving.md says how"
+        console.warn(f"warning: the template {template} is not there. {hint}")
+    return found, path_map

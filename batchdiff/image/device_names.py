@@ -1,0 +1,118 @@
+"""Names of block devices: which ones still mean the same disk after a reboot, and which better one a disk has.
+
+::
+
+    /dev/vg/lv  /dev/mapper/x  /dev/disk/by-id/x       kept up to date by udev: they last
+       `--> /dev/dm-3  /dev/sdb  /dev/loop7            numbered by the kernel in the order of discovery
+    /dev/disk/by-uuid/x  /dev/disk/by-partuuid/x       read from the content: copies of one disk share them
+
+An overlay's header keeps the template's name for years, so it must be one that lasts.
+
+Source: Linux ``Documentation/admin-guide/devices.txt``; systemd ``rules.d/60-persistent-storage.rules``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+
+_DEV = "/dev"
+_MEMORY_DISKS = "/dev/shm"  # noqa: S108  # named, not used: the one folder of /dev that is meant for files
+
+_NUMBERED = re.compile(
+    r"(?:[hsv]d|xvd|dasd)[a-z]{1,3}\d*"
+    r"|(?:nvme\d+(?:c\d+)?n|loop|nbd|rbd|md|md_d|zd|mmcblk|pmem|bcache|ublkb|nullb|sr|zram|ram)\d+(?:p\d+|boot\d+)?"
+    r"|dm-\d+"
+)
+"""The kernel's own names, with their partitions. Not drbd: its numbers are in its configuration."""
+
+_NUMBERED_FOLDERS = ("block/", "disk/by-diskseq/", "disk/by-loop-inode/")
+_COPIED_FOLDERS = ("disk/by-uuid/", "disk/by-label/", "disk/by-partuuid/", "disk/by-partlabel/")
+_LEAST_WANTED = ("mapper/", "disk/by-id/", "disk/by-path/", "disk/")
+"""Of the names that last, the later ones say less; /dev/vg/lv and the like come before all of these."""
+
+_NO_DISKS = {"bus", "char", "cpu", "dri", "hugepages", "input", "mqueue", "net", "pts", "shm", "snd"}
+_MOST_LINKS = 40
+"""As many as the kernel follows."""
+
+
+def image_path(path: str) -> str:
+    """The absolute path by which an image is opened and recorded.
+
+    A regular file: where it really is. A block device: the name as given, its folder resolved, because a link
+    such as /dev/vg/lv lasts and the /dev/dm-3 that it leads to does not.
+    """
+    folder, name = os.path.split(path)
+    named = os.path.join(os.path.realpath(folder), name)
+    # /dev/stdin and /dev/fd/3 are links into /proc, which last no longer than a process.
+    in_proc = any(each.startswith("/proc/") for each in (named, _target(named) or ""))
+    return os.path.realpath(path) if in_proc or device_number(named) is None else named
+
+
+def device_number(path: str) -> int | None:
+    """The number of the block device that a name leads to; None if it leads to none."""
+    try:
+        info = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return info.st_rdev if stat.S_ISBLK(info.st_mode) else None
+
+
+def is_among_devices(path: str) -> bool:
+    """Whether a path is in /dev, which is kept in memory: a file written there is gone after a reboot."""
+    return path.startswith(f"{_DEV}/") and not path.startswith(f"{_MEMORY_DISKS}/")
+
+
+def fleeting(path: str) -> str:
+    """Why a block device's name may mean another disk some day, in words; empty if the name lasts."""
+    name = _first_in_dev(path)
+    led = "" if name == path else f"leads to {name}, which "
+    if not name.startswith(f"{_DEV}/"):
+        return f"{led}is a device node outside {_DEV}, with a number that can be another disk's after a reboot"
+    within = name.removeprefix(f"{_DEV}/")
+    if _NUMBERED.fullmatch(within) or within.startswith(_NUMBERED_FOLDERS):
+        return f"{led}is numbered by the kernel and can be another disk after a reboot"
+    if within.startswith(_COPIED_FOLDERS):
+        return f"{led}is named by the disk's content, which copies of the disk share"
+    return ""
+
+
+def lasting_alias(number: int) -> str | None:
+    """The best lasting name in /dev of the block device with that number (``st_rdev``); None if it has none."""
+    found = [path for path in _names() if device_number(path) == number and not fleeting(path)]
+    return min(found, key=_preference, default=None)
+
+
+def _first_in_dev(path: str) -> str:
+    """The first name in /dev that a path leads to, link by link; the last one if it never gets there.
+
+    Links within /dev are udev's business. Others always say the same.
+    """
+    for _ in range(_MOST_LINKS):
+        target = None if path.startswith(f"{_DEV}/") else _target(path)
+        if target is None:
+            break
+        folder, name = os.path.split(os.path.join(os.path.dirname(path), target))
+        path = os.path.join(os.path.realpath(folder), name)
+    return path
+
+
+def _names() -> Iterator[str]:
+    for folder, folders, names in os.walk(_DEV):
+        folders[:] = [each for each in folders if each not in _NO_DISKS]
+        yield from (os.path.join(folder, name) for name in names)
+
+
+def _preference(path: str) -> tuple[int, int, str]:
+    within = path.removeprefix(f"{_DEV}/")
+    rank = next((at for at, folder in enumerate(_LEAST_WANTED) if within.startswith(folder)), -1)
+    return rank, len(path), path
+
+
+def _target(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
