@@ -105,6 +105,7 @@ class Conversion:
             sync_folder(os.path.dirname(path))
             self._incoming = fingerprint_at(path)
             self._note(Step.PUBLISHED, self._incoming)
+            self.notes += self.task.on_published()
 
     def _go_on_until(self, ends: set[Action]) -> Action:
         while (action := next_action(self._scene())) not in ends:
@@ -269,12 +270,7 @@ class Conversion:
 
     def _note(self, step: Step, identity: Fingerprint | None = None, **changes: object) -> None:
         standing = replace(self._standing, step=step, **changes)  # type: ignore[arg-type]  # fields of a standing
-        if identity is not None:
-            standing = self.task.note(standing, identity)
-        if step is Step.RESTORED:  # nothing of the conversion is left, but perhaps an older original
-            standing = Standing(step, self.task.goal, fate=standing.fate, aside=standing.aside)
-        if step in {Step.PUBLISHED, self.task.final}:
-            standing = replace(standing, temporary=None)
+        standing = self.task.noted(standing, identity)
         self._run.journal.record(self.task.guest, standing)
         if step is not self._standing.step or step is Step.CHECKED:
             self._run.session.watch.step(self.task.guest, step)

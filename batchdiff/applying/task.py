@@ -86,8 +86,15 @@ class Task:
         """Whether the incoming file's name is the outgoing one's."""
         return self.incoming.source.path == self.outgoing.names.own
 
-    def note(self, standing: Standing, identity: Fingerprint) -> Standing:
-        """A standing in which the incoming file is known by its identity."""
+    def noted(self, standing: Standing, identity: Fingerprint | None) -> Standing:
+        """A standing as it goes into the journal; ``identity`` is that of the incoming file, if it is known now."""
+        if identity is not None:
+            standing = self._identified(standing, identity)
+        if standing.step is Step.RESTORED:  # nothing of the conversion is left, but perhaps an older original
+            return Standing(standing.step, self.goal, fate=standing.fate, aside=standing.aside)
+        return replace(standing, temporary=None) if standing.step in {Step.PUBLISHED, self.final} else standing
+
+    def _identified(self, standing: Standing, identity: Fingerprint) -> Standing:
         if self.goal is Goal.RESTORE:
             return replace(standing, rebuilt=identity)
         # Once published, it stays so: it is verified again before its original goes.
