@@ -248,8 +248,10 @@ class Conversion:
 
     def _settle(self) -> None:
         self.fate = self._fate()
-        keeps = self.task.goal is Goal.APPLY and self.task.retire is Retire.KEEP
-        if not keeps and self._standing.step not in {self.task.final, Step.PURGED}:
+        kept_or_purged = self.task.retire is Retire.KEEP or self._standing.step is Step.PURGED
+        stays = self.task.goal is Goal.APPLY and kept_or_purged
+        if not stays and self._standing.step is not self.task.final:
+            self.notes += self.task.on_ended()
             self._note(self.task.final, fate=self.fate, aside=self.aside)
 
     def _fate(self) -> Fate:

@@ -23,6 +23,7 @@ from batchdiff.applying.notes import Goal, Standing, Step
 from batchdiff.applying.overlaying import planned_parts
 from batchdiff.applying.places import original_names, overlay_names
 from batchdiff.applying.run import Run
+from batchdiff.applying.sidecar import forget_overlay
 from batchdiff.applying.space import check_space_for_image
 from batchdiff.applying.standalone import write_standalone
 from batchdiff.applying.standing_overlay import overlay_as_it_is, overlay_source
@@ -169,8 +170,17 @@ class _Restoring:
             "" if original is None else " To go back to it and give up what the VM wrote, add `--discard-changes`."
         )
         return GuestError(
+            on_ended=self._forget,
             f"{self.guest.name} was not restored",
             why=f"its overlay {self.guest.overlay_path} is missing, with what its VM wrote since",
+    def _forget(self) -> list[str]:
+        template = self.template.source.path
+        try:
+            forget_overlay(template, self.guest.overlay_path)
+        except OSError as error:
+            return [f"the sidecar of {template} still names the overlay ({error.strerror or error})"]
+        return []
+
             remedy=f"Bring the overlay back; if the pool was moved, use `--map OLD=NEW`.{whole}{back}",
         )
 

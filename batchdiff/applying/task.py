@@ -62,9 +62,9 @@ class Task:
     """One guest's way.
 
     ``final``: the step that is noted when all is done. ``verified``: there is nothing to compare, and nothing
-    that could be lost. ``on_published``: what has to be done before the outgoing file may go; gives notes for the
-    operator. ``otherwise``: what to do instead if the two files differ. ``older``: where an older original stays
-    in quarantine when all is done.
+    that could be lost. ``on_published``: what has to be done before the outgoing file may go; ``on_ended``: before
+    the final step is noted, for nobody does it afterwards; both give notes for the operator. ``otherwise``: what to
+    do instead if the two files differ. ``older``: where an older original stays in quarantine when all is done.
     """
 
     guest: str
@@ -78,6 +78,7 @@ class Task:
     check: Check
     verified: bool = False
     on_published: Callable[[], list[str]] = _nothing_more
+    on_ended: Callable[[], list[str]] = _nothing_more
     otherwise: Callable[[], Task] | None = None
     older: str | None = None
 
