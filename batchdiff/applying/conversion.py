@@ -105,6 +105,7 @@ class Conversion:
             sync_folder(os.path.dirname(incoming.path))
             incoming.known = fingerprint_at(incoming.path)
             self._note(Step.PUBLISHED, incoming.known)
+            self.notes += self.task.on_published()
 
     def _go_on_until(self, ends: set[Action]) -> Action:
         while (action := next_action(self._scene())) not in ends:
@@ -226,14 +227,11 @@ class Conversion:
 
     def _settle(self) -> None:
         self.fate = self._fate()
-        keeps = self.task.goal is Goal.APPLY and self.task.retire is Retire.KEEP
-        if not keeps and self._standing.step not in self._ends:
+        kept_or_purged = self.task.retire is Retire.KEEP or self._standing.step is Step.PURGED
+        stays = self.task.goal is Goal.APPLY and kept_or_purged
+        if not stays and self._standing.step is not self.task.final:
+            self.notes += self.task.on_ended()
             self._note(self.task.final, fate=self.fate, aside=self.aside)
-
-    @property
-    def _ends(self) -> set[Step]:
-        """The steps after which nothing is noted: an apply leaves a purged guest purged."""
-        return {Step.RETIRED, Step.PURGED} if self.task.goal is Goal.APPLY else {self.task.final}
 
     def _fate(self) -> Fate:
         where = self._outgoing.where
@@ -253,12 +251,7 @@ class Conversion:
 
     def _note(self, step: Step, identity: Fingerprint | None = None, **changes: object) -> None:
         standing = replace(self._standing, step=step, **changes)  # type: ignore[arg-type]  # fields of a standing
-        if identity is not None:
-            standing = self.task.note(standing, identity)
-        if step is Step.RESTORED:  # nothing of the conversion is left, but perhaps an older original
-            standing = Standing(step, self.task.goal, fate=standing.fate, aside=standing.aside)
-        if step in {Step.PUBLISHED, self.task.final}:
-            standing = replace(standing, temporary=None)
+        standing = self.task.noted(standing, identity)
         self._run.journal.record(self.task.guest, standing)
         if step is not self._standing.step or step is Step.CHECKED:
             self._run.session.watch.step(self.task.guest, step)

@@ -73,10 +73,10 @@ def _go_back(guest: GuestPlan, standing: Standing, session: Session, dependents:
             if overlay is not None and overlay.path == own:
                 overlay = _moved_aside(overlay, guest, dependents)
             retire.move(image.layers[0].fd, original.path, own)
-    session.journal.record(guest.name, Standing(Step.RESTORED, Goal.RESTORE))
-    session.watch.step(guest.name, Step.RESTORED)
     with contextlib.suppress(OSError):
         forget_overlay(session.plan.template.source.path, guest.overlay_path)
+    session.journal.record(guest.name, Standing(Step.RESTORED, Goal.RESTORE))
+    session.watch.step(guest.name, Step.RESTORED)
     if overlay is None:
         return ()
     return (f"its overlay {overlay.path} was left where it is; without the template it is worthless",)
