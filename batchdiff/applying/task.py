@@ -62,8 +62,8 @@ class Task:
     """One guest's way.
 
     ``final``: the step that is noted when all is done. ``verified``: there is nothing to compare, and nothing
-    that could be lost. ``on_published``: what has to be done before the outgoing file may go; ``on_ended``: before
-    the final step is noted, because nobody does it afterwards; both give notes for the operator. ``otherwise``: what
+    that could be lost. ``on_published``: what is to be done before the outgoing file may go; ``on_ended``: before
+    the final step is noted, because nobody does it later; both give notes for the operator. ``otherwise``: what
     to do instead if the two files differ. ``older``: where an older original stays in quarantine when all is done.
     """
 
