@@ -20,7 +20,7 @@ from batchdiff.applying import retire
 from batchdiff.applying.endings import fate, lost, opens
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.outgoing import OutgoingFile
-from batchdiff.applying.places import discard, is_same_file, require_lasting
+from batchdiff.applying.places import discard, require_lasting
 from batchdiff.applying.resting_on import require_nothing_on
 from batchdiff.applying.run import Run
 from batchdiff.applying.steps import Action, IncomingAt, OutgoingAt, Scene, next_action
@@ -147,14 +147,13 @@ class Conversion:
                 self._move_outgoing(self.task.outgoing.names.deleting)
             case Action.UNLINK:
                 # Once more under a name that nobody knows: who has not opened it by now, will not.
-                fd = self._image().layers[0].fd
+                fd, names = self._image().layers[0].fd, self.task.outgoing.names
+                self._outgoing.require_nothing_on_it(names.own, names.quarantine)
+                self._outgoing.check_unchanged()
                 self._outgoing.require_alone()
-                self._outgoing.require_nothing_on_it(
-                    self.task.outgoing.names.own, self.task.outgoing.names.quarantine
-                )
                 if not self._standing.deleting:
                     self._note(Step.RETIRING, deleting=True)
-                retire.delete(fd, self.task.outgoing.names.deleting, self._run.template)
+                retire.delete(fd, names.deleting, self._run.template)
             case _:
                 if self._incoming_at() is not IncomingAt.LOST:
                     self._image()  # says what is wrong with the outgoing file
@@ -200,8 +199,8 @@ class Conversion:
             require_nothing_on(self._run.dependents, source)
         fd = open_image_file(source)
         try:
-            if not is_same_file(self._incoming, identify(fd)):
-                raise GuestError(f"{source} was not given its name", why="it is not the file that was verified")
+            if self._incoming is None or not self._incoming.differs_in_ctime_only(identify(fd)):
+                raise GuestError(f"{source} was not given its name", why="it is not what was verified")
             retire.move(fd, source, target)
             self._ready, self._incoming = None, identify(fd)
         finally:

@@ -161,8 +161,8 @@ class _Restoring:
         constancy = Constancy(self.run.journal)
 
         def check(image: Image) -> None:
+            self.run.check_template()  # first, because it can say that another file stands in its place
             constancy.check_chain(image)
-            self.run.check_template()
 
         return Task(
             guest=guest.name,
