@@ -4,8 +4,8 @@
 
     stage.apply(Retire.DELETE)              ->  the outcomes
     stage.on_step[Step.PUBLISHED] = act     ->  once that step is in the journal
-    stage.judge.asked = act                 ->  while qemu-img would compare; the judge looks itself, and is quick
-    stage.after_move(".batchdiff-deleting", act)   ->  once a file has that name
+    stage.judge.asked = act                 ->  while qemu-img would compare: it has found the two equal or not
+    stage.after_move(DELETING, act)         ->  once a file has a name that ends so
 """
 
 from __future__ import annotations
@@ -86,11 +86,13 @@ class Stage:
         place: str = "beside",
         names: tuple[str, ...] = (NAME,),
         form: str = "raw",
-        **options: object,
+        template_form: str = "raw",
     ) -> None:
-        self.folder, self._patch, self._place = folder, patch, place
-        self.names, self.form, self._options = names, form, options
-        self.template = notation.write_raw(folder / "template.img", TEMPLATE)
+        self.folder, self._patch, self._place, self.names, self.form = folder, patch, place, names, form
+        if template_form == "raw":
+            self.template = notation.write_raw(folder / "template.img", TEMPLATE)
+        else:
+            self.template = notation.write_qcow2(folder / "template.qcow2", TEMPLATE)
         for name in names:
             self.write_guest(name)
         self.plan = self.planned()
@@ -112,7 +114,7 @@ class Stage:
 
     @property
     def sidecar(self) -> Path:
-        return self.folder / "template.img.batchdiff-template.json"
+        return self.template.with_name(f"{self.template.name}.batchdiff-template.json")
 
     @property
     def journal_file(self) -> Path:
@@ -152,7 +154,7 @@ class Stage:
                 name,
                 source(self.original(name)),
                 str(self.overlay(name)),
-                OverlayOptions(**{"cluster_size": 65536} | self._options),
+                OverlayOptions(cluster_size=65536),
             )
             for name in names or self.names
         )
@@ -225,20 +227,20 @@ class Stage:
     # Between two steps.
 
     def after_move(self, suffix: str, act: Callable[[], None]) -> None:
-        """Lets something happen as soon as a file has a name that ends so."""
+        """Lets something happen as soon as a file has a name that ends so, the first time."""
         real = retiring.move
 
         def move(fd: int, source: str, target: str) -> None:
             real(fd, source, target)
             if target.endswith(suffix):
+                self._patch.setattr(retiring, "move", real)
                 act()
 
         self._patch.setattr(retiring, "move", move)
 
     def swap_template(self) -> None:
         """Puts another file of other content in the template's place. A rename breaks no lease."""
-        other = notation.write_raw(self.folder / "template.new", TEMPLATE.replace("B", "Q"))
-        other.rename(self.template)
+        notation.write_raw(self.folder / "template.new", TEMPLATE.replace("B", "Q")).rename(self.template)
 
 
 def failed(outcomes: list[GuestOutcome]) -> str:
