@@ -68,8 +68,8 @@ class IncomingFile:
         source = str(self.ready)
         fd = open_image_file(source)
         try:
-            if not is_same_file(self.known, identify(fd)):
-                raise GuestError(f"{source} was not given its name", why="it is not the file that was verified")
+            if self.known is None or not self.known.differs_in_ctime_only(identify(fd)):
+                raise GuestError(f"{source} was not given its name", why="it is not what was verified")
             retire.move(fd, source, self.path)
             self.ready, self.known = None, identify(fd)
         finally:
