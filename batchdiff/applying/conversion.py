@@ -239,7 +239,7 @@ class Conversion:
             return Fate.KEPT if self.task.older is None else Fate.QUARANTINED
         if Action.UNLINK in self._done or (gone and self._standing.deleting):
             return Fate.DELETED
-        if gone and self._standing.fate is not None:
+        if gone and self._standing.fate not in {None, Fate.QUARANTINED}:
             return self._standing.fate
         if gone and not opens(self.task.incoming.source):
             raise self._lost()

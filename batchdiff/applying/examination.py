@@ -22,7 +22,7 @@ from batchdiff.applying.stopping import Stop
 from batchdiff.applying.template import doubt, require_content
 from batchdiff.applying.verification import Check, Comparison, check_used, require_judges, verify
 from batchdiff.applying.verify_mode import VerifyMode
-from batchdiff.applying.whereabouts import Found, find_original, find_overlay, whole_originals
+from batchdiff.applying.whereabouts import Found, find_original, find_overlay, missing, whole_originals
 from batchdiff.errors import (
     BatchdiffError,
     DifferenceError,
@@ -108,7 +108,7 @@ def _guest(guest: GuestPlan, standing: Standing, plan: Plan, stop: Stop) -> Find
 def _missing(guest: GuestPlan, standing: Standing) -> Finding:
     original = find_original(guest, standing)
     whole = "" if original is None else f"; its original, as it was before the conversion, is {original.path}"
-    return Finding(guest.name, guest.overlay_path, Health.DAMAGED, f"it is gone{whole}")
+    return Finding(guest.name, guest.overlay_path, Health.DAMAGED, f"it {missing(guest.overlay_path)}{whole}")
 
 
 def _judged(guest: GuestPlan, standing: Standing, overlay: Found, plan: Plan, stop: Stop) -> Finding:

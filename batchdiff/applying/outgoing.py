@@ -13,6 +13,7 @@ from batchdiff.applying.steps import OutgoingAt
 from batchdiff.applying.task import Task
 from batchdiff.errors import GuestError, InUseError
 from batchdiff.image.holding import Held, hold
+from batchdiff.image.identity import identity_of
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.usage import Purpose
@@ -114,8 +115,15 @@ class OutgoingFile:
 
         ``former``: names that it had until a moment ago, by which such an image may still know it.
 
-        :raises GuestError: one has.
+        :raises GuestError: one has; or it is the very file that is to take its place, by a bind mount for one.
         """
+        incoming = self._task.incoming.source.path
+        if incoming != self.path and identity_of(incoming) == identity_of(self.path) is not None:
+            raise GuestError(
+                f"{self.path} was left alone",
+                why=f"{incoming} is the same file by another name",
+                remedy="Find out what mounted or linked it there, and undo that.",
+            )
         require_nothing_on(self._run.dependents, self.path, *former)
 
     def close(self) -> None:

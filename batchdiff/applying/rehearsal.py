@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
-from batchdiff.applying.going_back import NOTHING_READS_IT
+from batchdiff.applying.going_back import NOTHING_READS_IT, split_by_reading
 from batchdiff.applying.outcomes import kept_for
 from batchdiff.applying.outgoing import OutgoingFile
 from batchdiff.applying.pipeline import EXPECTED, as_told
@@ -42,6 +42,11 @@ def rehearsed_restore(session: Session, options: RestoreOptions) -> Iterator[Gue
         for guest, _ in found:
             yield GuestOutcome(guest.name, Status.WOULD_RESTORE, NOTHING_READS_IT)
         return
+
+    if options.discard_changes:
+        found, damaged = split_by_reading(found, session.plan)
+        for guest, _ in damaged:
+            yield GuestOutcome(guest.name, Status.WOULD_RESTORE, NOTHING_READS_IT)
 
     def restored(guest: GuestPlan, task: Task) -> GuestOutcome:
         how = "its original would get its name back, and the overlay would go"

@@ -15,12 +15,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from batchdiff.applying import retire
 from batchdiff.applying.constancy import Constancy
 from batchdiff.applying.losses import LossesAllowed, check_losses, not_given_back
 from batchdiff.applying.metadata import copy_metadata, prepare
-from batchdiff.applying.notes import Goal, Standing, Step
+from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.overlaying import planned_parts
 from batchdiff.applying.places import original_names, overlay_names
 from batchdiff.applying.run import Run
@@ -31,7 +32,7 @@ from batchdiff.applying.standing_overlay import overlay_as_it_is, overlay_source
 from batchdiff.applying.task import Incoming, Outgoing, Task
 from batchdiff.applying.verification import Check, Comparison, check_used, verify
 from batchdiff.applying.verify_mode import VerifyMode
-from batchdiff.applying.whereabouts import Found, find_original, find_overlay, rebuilt_is_in_place
+from batchdiff.applying.whereabouts import Found, find_original, find_overlay, missing, rebuilt_is_in_place
 from batchdiff.errors import GuestError
 from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.fingerprint import NO_FILE
@@ -59,6 +60,8 @@ def restore_task(
     """
     way = _Restoring(guest, template, run, standing, options)
     overlay = find_overlay(guest, standing)
+    if overlay is not None and not options.discard_changes:
+        check_losses(overlay.path, options.losses)
     if rebuilt_is_in_place(guest, standing):
         if overlay is not None:
             return way.compare_rebuilt(overlay)
@@ -73,8 +76,6 @@ def restore_task(
             why="it is gone: it was deleted, or somebody moved it",
             remedy="Leave `--discard-changes` out: an image with what the VM sees now can be rebuilt.",
         )
-    if not options.discard_changes:
-        check_losses(overlay.path, options.losses)
     return way.rebuild(overlay, None) if original is None else way.compare(overlay, original)
 
 
@@ -105,6 +106,11 @@ class _Restoring:
         is_named = original.path == self.guest.source.path
         # What differs is rebuilt from the overlay; a kept original is in the way of that.
         otherwise = self._two_disks if is_named else lambda: self.rebuild(overlay, original)
+        if not self._can_be_original(original):
+            if self.options.discard_changes:
+                raise self._another_file(original)
+            if is_named:
+                otherwise = partial(_refuse, self._another_file(original))
         return replace(
             self._task(overlay, Incoming(self.guest.source, original.now, None if is_named else original.path)),
             verify=_identical,
@@ -130,7 +136,7 @@ class _Restoring:
 
     def finished_rebuilt(self) -> Task:
         """An earlier run has rebuilt an image, the overlay is gone, and only the note of that is missing."""
-        return replace(self.finished(self._rebuilt()), older=self._older())
+        return self.finished(self._rebuilt())
 
     def without_overlay(self, original: Found | None) -> Task:
         """Goes back to the original if nothing can be lost by that, or if the operator said so."""
@@ -149,7 +155,8 @@ class _Restoring:
 
     def finished(self, incoming: Incoming) -> Task:
         """The overlay is not there (any longer): the incoming image gets its name, if it does not have it yet."""
-        return replace(self._task(None, incoming), verified=True)
+        older = self._older()
+        return replace(self._task(None, incoming), verified=True, older=None if older == incoming.ready else older)
 
     def _task(self, overlay: Found | None, incoming: Incoming) -> Task:
         guest = self.guest
@@ -177,6 +184,21 @@ class _Restoring:
             on_ended=self._forget,
         )
 
+    def _can_be_original(self, found: Found) -> bool:
+        """Whether a file may be taken for what the guest had before, where no comparison is to prove it."""
+        planned, now = planned_parts(self.guest)[0].fingerprints[0], found.now
+        kept = found.path == self.guest.source.path and self.standing.fate in {None, Fate.KEPT}
+        return found.proven or kept or (planned.size, planned.mtime_ns) == (now.size, now.mtime_ns)
+
+    def _another_file(self, found: Found) -> GuestError:
+        return GuestError(
+            f"{self.guest.name} was not restored",
+            why=f"{found.path} is not its original as it was before the conversion: it is another file, or"
+            " somebody wrote to it",
+            remedy=f"Look at it and at the overlay {self.guest.overlay_path}; move away the one that does not"
+            " count, then run the same command again.",
+        )
+
     def _forget(self) -> list[str]:
         template = self.template.source.path
         try:
@@ -201,9 +223,14 @@ class _Restoring:
         )
         return GuestError(
             f"{self.guest.name} was not restored",
-            why=f"its overlay {self.guest.overlay_path} is missing, with what its VM wrote since",
-            remedy=f"Bring the overlay back; if the pool was moved, use `--map OLD=NEW`.{whole}{back}",
+            why=f"its overlay {self.guest.overlay_path} {missing(self.guest.overlay_path)}, with what its VM wrote"
+            " since",
+            remedy=f"Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`.{whole}{back}",
         )
+
+
+def _refuse(error: GuestError) -> Task:
+    raise error
 
 
 @dataclass(frozen=True, slots=True)

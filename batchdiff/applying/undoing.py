@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 from batchdiff.applying.executor import chosen
-from batchdiff.applying.going_back import gone_back
+from batchdiff.applying.going_back import gone_back, split_by_reading
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.outcomes import kept_for, undone
 from batchdiff.applying.pipeline import Arrival, Way, arrivals
@@ -20,7 +21,7 @@ from batchdiff.applying.template import accept_template, doubt, require_content
 from batchdiff.applying.verification import require_judges
 from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.applying.whereabouts import whole_originals
-from batchdiff.errors import BatchdiffError, DifferenceError, StopError, UsageError
+from batchdiff.errors import BatchdiffError, DifferenceError, ImageError, StopError, UsageError
 from batchdiff.image.lookalike import looks_like
 from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.source import ImageFormat
@@ -75,7 +76,13 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
         require_decision(session, found, options, lost)
         yield from gone_back(session, found)
         return
+    if options.discard_changes:
+        found, damaged = split_by_reading(found, session.plan)
+        yield from gone_back(session, damaged)
     for guest, arrival in _arrivals(session, found, partial(restore_task, options=options)):
+        if isinstance(arrival.error, ImageError):
+            yield undone(_with_way_back(arrival, arrival.error, guest, session), Status.RESTORED)
+            continue
         done = arrival.conversion
         if arrival.error is None and done is not None and Action.WRITE in done.done:
             done.notes += _begins_like_another_format(guest)
@@ -140,6 +147,13 @@ def why_template_is_lost(session: Session) -> BatchdiffError | None:
     except BatchdiffError as error:
         return error
     return None
+
+
+def _with_way_back(arrival: Arrival, error: ImageError, guest: GuestPlan, session: Session) -> Arrival:
+    """An overlay that cannot be read: what is whole, and how to get it."""
+    whole = whole_originals([guest], session.journal.notes)
+    remedy = f"{error.remedy}{whole}{'.' if whole else ''}".replace("..", ".").strip()
+    return replace(arrival, error=ImageError(error.what, why=error.why, remedy=remedy))
 
 
 def require_decision(session: Session, found: Chosen, options: RestoreOptions, lost: BatchdiffError) -> None:

@@ -11,7 +11,7 @@ import os
 import stat
 from dataclasses import dataclass
 
-from batchdiff.applying.notes import Notes, Standing
+from batchdiff.applying.notes import Goal, Notes, Standing
 from batchdiff.applying.places import original_names, overlay_names
 from batchdiff.applying.standings import OnDisk
 from batchdiff.errors import BatchdiffError, GuestError
@@ -45,9 +45,12 @@ def find_overlay(guest: GuestPlan, standing: Standing | None) -> Found | None:
         now = _regular(path)
         if now is None or _is_the_guests_image(guest, now, standing):
             continue
+        if path == names.own and _has_made_way(guest, standing):
+            continue
         proven = known is not None and known.differs_in_ctime_only(now)
-        # Before it was published only the file that was verified can be it: anything else is somebody's own.
-        if proven or published:
+        # Before it was published only the file that was verified can be it: anything else is somebody's own. An
+        # apply that died before its note has published it, too, and perhaps its VM has run since.
+        if proven or published or (known is not None and known.is_same_file(now)):
             found.append(Found(path, now, proven))
     if len(found) > 1:
         raise GuestError(
@@ -56,6 +59,12 @@ def find_overlay(guest: GuestPlan, standing: Standing | None) -> Found | None:
             remedy="Look at both, and move away the one that its VM does not use.",
         )
     return found[0] if found else None
+
+
+def _has_made_way(guest: GuestPlan, standing: Standing | None) -> bool:
+    """Whether restore was about to unlink an overlay that had the guest's own name: now the guest has it again."""
+    one_name = guest.overlay_path == guest.source.path
+    return one_name and standing is not None and standing.goal is Goal.RESTORE and standing.deleting
 
 
 def find_original(guest: GuestPlan, standing: Standing | None) -> Found | None:
@@ -70,7 +79,7 @@ def find_original(guest: GuestPlan, standing: Standing | None) -> Found | None:
         return None
     known, names = guest.image.fingerprints[0], original_names(guest.source.path)
     own = _found(names.own, fingerprint_at(names.own), known)
-    if own is not None and own.proven:
+    if own is not None and (own.proven or _has_made_way(guest, standing)):
         return own
     aside = [_found(path, _regular(path), known) for path in (names.deleting, names.quarantine)]
     there = [each for each in aside if each is not None and (each.proven or each.path == names.quarantine)]
@@ -111,6 +120,14 @@ def _is_the_guests_image(guest: GuestPlan, now: Fingerprint, standing: Standing 
 
 def _is_original(guest: GuestPlan, now: Fingerprint) -> bool:
     return guest.image is not None and guest.image.fingerprints[0].differs_in_ctime_only(now)
+
+
+def missing(path: str) -> str:
+    """What to say of a path at which no regular file stands: a link may lead to where somebody moved the file."""
+    try:
+        return f"is missing (a symbolic link to {os.readlink(path)} is there; links are not followed)"
+    except OSError:
+        return "is missing"
 
 
 def _regular(path: str) -> Fingerprint | None:
