@@ -33,7 +33,9 @@ class Constancy:
         :raises PlanError: it is gone, or it changed in a way that batchdiff did not cause.
         """
         if now is None:
-            raise PlanError(f"{path} is gone", remedy="Nothing was deleted. Look for it, then try again.")
+            raise PlanError(
+                f"{path} is gone", remedy="Nothing was deleted. Bring it back, then run the same command again."
+            )
         before = self.seen.setdefault(key, now)
         if now in self.journal.notes.changed and before.differs_in_ctime_only(now):
             self.seen[key] = now
@@ -41,7 +43,7 @@ class Constancy:
             raise PlanError(
                 f"{path} changed meanwhile",
                 why=before.changes(now),
-                remedy="Find out what writes to it and shut that down; then plan again.",
+                remedy="Shut down what writes to it, then run the same command again.",
             )
 
     def check_chain(self, image: Image) -> None:

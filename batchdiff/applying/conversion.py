@@ -17,7 +17,7 @@ import os
 from dataclasses import replace
 
 from batchdiff.applying import retire
-from batchdiff.applying.endings import fate, lost, opens
+from batchdiff.applying.endings import another_file, fate, lost, opens
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.outgoing import OutgoingFile
 from batchdiff.applying.places import discard, is_same_file, require_lasting
@@ -227,11 +227,7 @@ class Conversion:
         names = self.task.outgoing.names
         source, target = self._outgoing.path, names.quarantine if os.path.lexists(names.own) else names.own
         if source == target:
-            raise GuestError(
-                f"another file stands at {names.own}",
-                why=f"the original that was planned is in quarantine as {source}",
-                remedy="Plan again for what is there now; `batchdiff purge --used` ends the quarantine.",
-            )
+            raise another_file(self.task, source)
         fd = open_image_file(source)
         try:
             self._move(fd, source, target)
@@ -265,7 +261,7 @@ class Conversion:
         return fate(where)
 
     def _lost(self) -> GuestError:
-        return lost(self.task.outgoing.names, self._outgoing.where, self.task.incoming.source.path)
+        return lost(self.task, self._outgoing.where)
 
     def _note(self, step: Step, identity: Fingerprint | None = None, **changes: object) -> None:
         standing = replace(self._standing, step=step, **changes)  # type: ignore[arg-type]  # fields of a standing

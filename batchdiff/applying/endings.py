@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from batchdiff.applying.commands import command
 from batchdiff.applying.notes import Fate
-from batchdiff.applying.places import Names
 from batchdiff.applying.steps import OutgoingAt
+from batchdiff.applying.task import Task
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.image.opening import open_image
 from batchdiff.image.source import ImageSource
@@ -24,17 +25,28 @@ def opens(overlay: ImageSource) -> bool:
     return True
 
 
-def lost(names: Names, where: OutgoingAt, incoming: str) -> GuestError:
+def lost(task: Task, where: OutgoingAt) -> GuestError:
     """Why nothing can be done: the image that took the place of the original is not there."""
+    names, incoming = task.outgoing.names, task.incoming.source.path
     if where is OutgoingAt.GONE:
         return GuestError(
-            f"{names.own} is gone, and no overlay that can be read is {incoming}",
-            why="somebody removed or moved them",
-            remedy="Nothing was done. Look for both; if they were moved, use `--map OLD=NEW`.",
+            f"{names.own} is gone, and its overlay {incoming} is missing or cannot be read",
+            why="both were removed or moved",
+            remedy="Nothing was changed. Bring one of them back. If the pool was moved, see docs/moving.md.",
         )
     return GuestError(
         f"the overlay {incoming} is gone, with what its VM wrote",
-        why="the journal says that it was published, and somebody removed or moved it since",
-        remedy=f"Look for it. Its original, as it was before the conversion, is {names.at(where)}, and"
-        " `batchdiff restore --discard-changes` goes back to it.",
+        why="it was published, and has been removed or moved since",
+        remedy=f"Bring it back. Its original, as it was before the conversion, is {names.at(where)}. To go back to"
+        f" that: {command('restore', task.guest, '--discard-changes')}.",
+    )
+
+
+def another_file(task: Task, quarantined: str) -> GuestError:
+    """Why an original in quarantine cannot get its name back: another file has it by now."""
+    return GuestError(
+        f"another file stands at {task.outgoing.names.own}",
+        why=f"the original that was planned is in quarantine as {quarantined}",
+        remedy="Plan again for what is there now. To delete the original in quarantine:"
+        f" {command('purge', task.guest, '--used')}.",
     )

@@ -66,9 +66,7 @@ def _template(plan: Plan, notes: Notes, converted: list[GuestPlan], stop: Stop) 
     except BatchdiffError as error:
         if isinstance(error, StopError):
             raise
-        gone = (
-            f"{error.reason}. All overlays rest on it: bring it back, or read what `--map` does if it was moved."
-        )
+        gone = f"{error.reason}. All overlays rest on it: bring it back, or add `--map OLD=NEW` if it was moved."
         return Finding("template", path, Health.DAMAGED, f"{gone}{whole_originals(converted, notes)}")
 
 
@@ -105,8 +103,12 @@ def _guest(guest: GuestPlan, standing: Standing, plan: Plan, stop: Stop) -> Find
 
 def _missing(guest: GuestPlan, standing: Standing) -> Finding:
     original = find_original(guest, standing)
-    whole = "" if original is None else f"; its original, as it was before the conversion, is {original.path}"
-    return Finding(guest.name, guest.overlay_path, Health.DAMAGED, f"it is gone{whole}")
+    whole = (
+        ""
+        if original is None
+        else f"; bring it back. Its original, as it was before the conversion, is {original.path}"
+    )
+    return Finding(guest.name, guest.overlay_path, Health.DAMAGED, f"it is missing{whole}")
 
 
 def _judged(guest: GuestPlan, standing: Standing, overlay: Found, plan: Plan, stop: Stop) -> Finding:
@@ -120,9 +122,7 @@ def _judged(guest: GuestPlan, standing: Standing, overlay: Found, plan: Plan, st
         verify(comparison, VerifyMode.FULL, lambda: stop.is_asked)
     except DifferenceError as error:
         if overlay.proven and original.proven:
-            raise VerificationError(
-                error.what, why=f"{error.why}; nobody has written to either of them"
-            ) from error
+            raise VerificationError(error.what, why=f"{error.why}; neither of them was written to") from error
         return _sound(guest, "no error in it; a VM has written to it since")
     return _sound(guest, f"every byte as in its original ({os.path.basename(original.path)})")
 

@@ -60,7 +60,7 @@ def _go_back(guest: GuestPlan, standing: Standing, session: Session, dependents:
     if original is None:
         raise GuestError(
             f"{guest.name} cannot go back to its original",
-            why="it is gone: it was deleted, or somebody moved it",
+            why="the original is gone: it was deleted or moved",
             remedy="Bring the template back; then its overlay can be read again.",
         )
     own = guest.source.path
@@ -79,7 +79,7 @@ def _go_back(guest: GuestPlan, standing: Standing, session: Session, dependents:
         forget_overlay(session.plan.template.source.path, guest.overlay_path)
     if overlay is None:
         return ()
-    return (f"its overlay {overlay.path} was left where it is; without the template it is worthless",)
+    return (f"its overlay {overlay.path} was kept; it cannot be read until the template is back",)
 
 
 def _moved_aside(overlay: Found, guest: GuestPlan, dependents: Dependents) -> Found:

@@ -159,7 +159,7 @@ def _words(standing: Standing) -> str:
         return "original in quarantine"
     if standing.step in {Step.PURGED, Step.RETIRED}:
         return f"original {standing.fate or Fate.DELETED}"
-    return "apply not finished"
+    return "original kept" if standing.published else "apply not finished"
 
 
 def _free_name(path: str, older: _Older) -> str:

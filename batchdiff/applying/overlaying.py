@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from batchdiff.applying.commands import command
 from batchdiff.applying.constancy import Constancy
 from batchdiff.applying.metadata import copy_metadata, prepare
 from batchdiff.applying.notes import Goal, Standing, Step
@@ -114,7 +115,7 @@ class _Overlaying:
             verify(Comparison(original.source, overlay, written), self.manner.verify, ended)
         except DifferenceError as error:
             if self.published:
-                raise _used(self.guest, error) from error
+                raise _used(self.guest, original.source.path, error) from error
             record, _ = planned_parts(self.guest)
             changes = changes_since_planned(original, record, self.run.journal.notes)
             if changes:
@@ -138,8 +139,8 @@ class _Overlaying:
 def _check_way(guest: GuestPlan, standing: Standing | None, how: Retire) -> None:
     if standing is not None and standing.goal is not Goal.APPLY and standing.step is not Step.PURGED:
         raise GuestError(
-            f"a `batchdiff {standing.goal}` of {guest.name} was begun and not finished",
-            remedy=f"Run `batchdiff {standing.goal}` again first.",
+            f"a `batchdiff {standing.goal}` of {guest.name} was interrupted",
+            remedy=f"Finish that first: {command(standing.goal, guest.name)}.",
         )
     if guest.overlay_path == guest.source.path and how is Retire.KEEP:
         raise GuestError(
@@ -148,9 +149,11 @@ def _check_way(guest: GuestPlan, standing: Standing | None, how: Retire) -> None
         )
 
 
-def _used(guest: GuestPlan, error: DifferenceError) -> GuestError:
+def _used(guest: GuestPlan, original: str, error: DifferenceError) -> GuestError:
+    quarantined = original != guest.source.path
+    how = command("purge", guest.name, "--used") if quarantined else f"remove {original} yourself"
     return GuestError(
-        f"the original of {guest.name} was not retired",
-        why=f"its VM has run on the overlay {guest.overlay_path} since, and the two differ by now ({error.what})",
-        remedy="If the VM runs well on the overlay, remove the original yourself.",
+        "its original was not retired",
+        why=f"its VM has run on the overlay since ({error.what})",
+        remedy=f"If you trust the overlay: {how}.",
     )

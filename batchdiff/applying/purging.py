@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from batchdiff.applying.commands import command
 from batchdiff.applying.constancy import Constancy
 from batchdiff.applying.notes import Goal, Standing, Step
 from batchdiff.applying.overlaying import planned_parts
@@ -57,8 +58,9 @@ def purge_task(
     if fingerprint_at(incoming.path) is None:
         raise GuestError(
             f"{aside.own} was not deleted",
-            why=f"{incoming.path} is missing, so it may be all that is left of {guest.name}",
-            remedy="Bring that back, or go back to the original: `batchdiff restore --discard-changes`.",
+            why=f"{incoming.path} is missing, so the original may be all that is left of {guest.name}",
+            remedy="Bring the missing file back; if it was moved, add `--map OLD=NEW`. To go back to the original:"
+            f" {command('restore', guest.name, '--discard-changes')}.",
         )
     constancy = Constancy(run.journal)
 
@@ -97,7 +99,7 @@ def _used(task: Task, record: PlannedImage, now: Fingerprint | None) -> Task:
         raise GuestError(
             f"{task.outgoing.names.own} was not deleted",
             why="it differs from what the VM sees now, and it is not the file that was planned",
-            remedy="Look at what it is, and remove it yourself.",
+            remedy="Find out what it holds, and remove it yourself.",
         )
     return replace(task, verify=_sound, otherwise=None)
 

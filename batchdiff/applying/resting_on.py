@@ -22,5 +22,5 @@ def require_nothing_on(dependents: Dependents, path: str, *former: str) -> None:
         raise GuestError(
             f"{path} was left alone",
             why=f"it is the backing file of {' and '.join(found)}, which would be lost without it",
-            remedy="Convert or remove what rests on it first, then run the same command again.",
+            remedy="Make that a standalone image (`qemu-img convert`) or remove it, then try again.",
         )

@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from batchdiff.applying.commands import command
 from batchdiff.applying.constancy import Constancy
 from batchdiff.applying.losses import LossesAllowed, check_losses, not_given_back
 from batchdiff.applying.metadata import copy_metadata, prepare
@@ -67,11 +68,11 @@ def restore_task(
     if original is None and options.discard_changes:
         raise GuestError(
             f"{guest.name} cannot go back to its original",
-            why="it is gone: it was deleted, or somebody moved it",
-            remedy="Leave `--discard-changes` out: an image with what the VM sees now can be rebuilt.",
+            why="the original is gone: it was deleted or moved",
+            remedy="Run the same command without `--discard-changes`: an image is then rebuilt from the overlay.",
         )
     if not options.discard_changes:
-        check_losses(overlay.path, options.losses)
+        check_losses(guest.name, overlay.path, options.losses)
     return way.rebuild(overlay) if original is None else way.compare(overlay, original)
 
 
@@ -120,7 +121,7 @@ class _Restoring:
             raise GuestError(
                 f"{self.guest.name} cannot be restored",
                 why=f"both its original {original_path} and its overlay {overlay_path} are gone",
-                remedy="If they were moved, use `--map OLD=NEW`; else bring one of them back from a backup.",
+                remedy="If they were moved, add `--map OLD=NEW`; otherwise restore one of them from a backup.",
             )
         ready = None if original.path == self.guest.source.path else original.path
         return self.finished(Incoming(self.guest.source, original.now, ready))
@@ -156,22 +157,22 @@ class _Restoring:
 
     def _two_disks(self) -> Task:
         raise GuestError(
-            f"{self.guest.name} was not restored",
+            "it was not restored",
             why=f"its original {self.guest.source.path} is still there, and differs from its overlay"
             f" {self.guest.overlay_path}: only you know which of the two counts",
-            remedy="To go back to the original and delete the overlay, run the same command with"
-            " `--discard-changes`; to keep the overlay, move the original away.",
+            remedy="To go back to the original and delete the overlay:"
+            f" {command('restore', self.guest.name, '--discard-changes')}. To get the overlay's content back,"
+            " move the original away, then run the same command again.",
         )
 
     def _overlay_missing(self, original: Found | None) -> GuestError:
         whole = "" if original is None else f" The original, as it was before the conversion, is {original.path}."
-        back = (
-            "" if original is None else " To go back to it and give up what the VM wrote, add `--discard-changes`."
-        )
+        discard = command("restore", self.guest.name, "--discard-changes")
+        back = "" if original is None else f" To go back to it and give up what the VM wrote: {discard}."
         return GuestError(
-            f"{self.guest.name} was not restored",
+            "it was not restored",
             why=f"its overlay {self.guest.overlay_path} is missing, with what its VM wrote since",
-            remedy=f"Bring the overlay back; if the pool was moved, use `--map OLD=NEW`.{whole}{back}",
+            remedy=f"Bring the overlay back; if the pool was moved, add `--map OLD=NEW`.{whole}{back}",
         )
 
 
@@ -197,8 +198,8 @@ class _Rebuilding:
         left = original_names(guest.source.path).quarantine
         if os.path.lexists(left):
             notes.append(
-                f"its VM had run on the overlay, so what it wrote came back; the older original is still {left},"
-                " and `batchdiff purge --used` deletes it"
+                f"rebuilt with what its VM wrote. The older original is still {left}; to delete it:"
+                f" {command('purge', guest.name, '--used')}"
             )
         return notes
 

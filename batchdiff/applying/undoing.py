@@ -107,7 +107,7 @@ def _chosen(
         left = set(names) - {guest.name for guest, _ in found}
         raise UsageError(
             f"there is nothing to do for {', '.join(sorted(left))}",
-            remedy="`batchdiff status` shows where each guest stands.",
+            remedy="`batchdiff status PLAN` shows where each guest stands.",
         )
     return found
 

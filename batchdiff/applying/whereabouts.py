@@ -53,7 +53,7 @@ def find_overlay(guest: GuestPlan, standing: Standing | None) -> Found | None:
         raise GuestError(
             f"{guest.name} was left alone",
             why=f"both {found[0].path} and {found[1].path} are there, and either could be its overlay",
-            remedy="Look at both, and move away the one that its VM does not use.",
+            remedy="Move away the one that its VM does not use, then run the same command again.",
         )
     return found[0] if found else None
 
@@ -80,7 +80,7 @@ def find_original(guest: GuestPlan, standing: Standing | None) -> Found | None:
         raise GuestError(
             f"{guest.name} was left alone",
             why=f"both {own.path} and {there[0].path} are there, and either could be its disk",
-            remedy="Look at both, and move away the one that its VM does not use.",
+            remedy="Move away the one that its VM does not use, then run the same command again.",
         )
     return own
 
@@ -149,5 +149,5 @@ def whole_originals(guests: list[GuestPlan], notes: Notes) -> str:
     named = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
     return (
         f" These originals are whole, as they were before the conversion: {named};"
-        " `batchdiff restore --discard-changes` gives them their names back"
+        " `batchdiff restore PLAN --discard-changes` gives them their names back"
     )

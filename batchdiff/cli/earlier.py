@@ -28,8 +28,8 @@ def say_kept(console: Console, path: str, kept: KeptPlan) -> None:
     guests = "; ".join(f"{few(names)}: {fate}" for fate, names in kept.guests.items())
     name = shlex.quote(kept.path)
     console.warn(
-        f"the plan that was in {path} can still be undone, so it is kept as {kept.path} ({guests})."
-        f" For these guests use that name: batchdiff status {name}; also restore, purge"
+        f"the plan that was in {path} can still be undone, so it was renamed to {kept.path} ({guests})."
+        f" Use that name with status, verify, restore and purge of these guests: batchdiff status {name}"
     )
 
 

@@ -9,10 +9,11 @@ from batchdiff.applying.notes import Notes, mapped_notes
 from batchdiff.cli.console import Console
 from batchdiff.model.moved import NOTHING_MOVED, PathMap
 from batchdiff.model.plan import Plan
+from batchdiff.report.figures import few
 
 _RECOVERED = (
-    "warning: the journal {path} is missing or empty. What was done was recovered from the template's sidecar and"
-    " from the files themselves, for: {guests}"
+    "warning: the journal {path} is missing or empty; if you have it elsewhere, put it back first. What apply"
+    " did was recovered from the template's sidecar and from the files themselves, for {guests}"
 )
 
 
@@ -28,5 +29,5 @@ def notes_of(
 
     notes.standings.update(recovered(plan, path_map))
     if notes.standings:
-        console.warn(_RECOVERED.format(path=f"{arguments.plan}.journal", guests=", ".join(notes.standings)))
+        console.warn(_RECOVERED.format(path=f"{arguments.plan}.journal", guests=few(notes.standings)))
     return notes

@@ -33,7 +33,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
             confirm(console, "purge", _question(lines, used=options.used))
         outcomes = carried_out(console, arguments, plan, lambda session: purge(session, options), path_map)
     if not outcomes:
-        console.say("Nothing to purge: no original of this plan is in quarantine.")
+        console.say("Nothing to purge: no original of this plan is known to be in quarantine.")
     console.result(undone_text(outcomes, width=console.width))
     return exit_code(outcomes)
 
@@ -46,4 +46,4 @@ def _question(lines: list[str], *, used: bool) -> Question:
         )
     else:
         what = "these originals will be deleted, each if QEMU finds its overlay identical:"
-    return Question(what, lines, "They stay in quarantine.")
+    return Question(what, lines, "The originals stay in quarantine.")

@@ -35,7 +35,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         _ask(console, arguments, plan, options, notes)
         outcomes = carried_out(console, arguments, plan, lambda session: restore(session, options), path_map)
     if not outcomes:
-        console.say("Nothing to restore: this plan has converted no guest, or all of them are restored already.")
+        console.say("Nothing to restore: no guest of this plan is known to be converted.")
     console.result(undone_text(outcomes, width=console.width))
     return exit_code(outcomes)
 
@@ -52,7 +52,7 @@ def _ask(
         question = Question(
             "what VMs have written since the conversion will be thrown away, with all snapshots of the overlays:",
             lines,
-            "Leave `--discard-changes` out to keep it.",
+            "Leave `--discard-changes` out to keep what the VMs wrote.",
         )
         confirm(console, "restore", question)
     elif options.guests is None and len(found) > 1 and console.can_ask:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -84,15 +85,15 @@ def carried_out(
             names = ", ".join(outcome.name for outcome in outcomes) or "none"
             raise StopError(
                 "interrupted",
-                why=f"guests that it was through with: {names}; what was under way was undone",
-                remedy="Run the same command again to go on.",
+                why=f"completed: {names}; the guest in progress was rolled back",
+                remedy="Run the same command again to continue.",
             ) from error
         except OSError as error:
             place = f" ({error.filename})" if error.filename else ""
             raise GuestError(
-                "cannot go on",
+                "cannot continue",
                 why=f"{error.strerror or error}{place}",
-                remedy="Look into the kernel log, then run the same command again.",
+                remedy="Check the kernel log (`dmesg`), then run the same command again.",
             ) from error
     _report_space(console, space, outcomes)
     if announcer.unheard:
@@ -108,7 +109,8 @@ def _require_still_there(path: str, plan: Plan) -> None:
     head = plan_head(path)
     if head is not None and head.checksum != plan.checksum:
         raise PlanError(
-            f"another plan was written to {path} meanwhile", remedy="Look at it with `batchdiff show`; try again."
+            f"another plan was written to {path} meanwhile",
+            remedy=f"`batchdiff show {shlex.quote(path)}` prints it; then run the same command again.",
         )
 
 

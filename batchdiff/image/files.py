@@ -115,7 +115,7 @@ def _unreadable(path: str, error: OSError) -> ImageError:
             remedy="If it names a volume, activate that; else correct the path.",
         )
     if error.errno in _MISSING:
-        remedy = "Correct the path, or plan again if the file was moved."
+        remedy = "Bring it back. If it was moved, docs/moving.md says how to go on."
     elif error.errno == errno.ELOOP:
         remedy = "It has become a symbolic link; plan again."
     else:

@@ -120,7 +120,7 @@ def _objection(image: Image, record: PlannedImage, template: PlannedImage, manif
     if manifest.retire is Retire.QUARANTINE and os.path.lexists(aside):
         return (
             f"the name that it would get in quarantine is taken: {aside} is the original of an earlier conversion."
-            " `batchdiff purge --used` of that plan deletes it"
+            " `batchdiff purge OLD_PLAN --used`, with the plan of that conversion, deletes it"
         )
     # Before its tables: those of an image in use need not be sound.
     require_unused(image, Purpose.GUEST)

@@ -45,7 +45,7 @@ def undone_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
             f"{printable(each.name)}: {printable(each.reason or each.original)}",
             width=width,
             first=f"{each.status.value:<{column}}",
-            rest=" " * 13,
+            rest=" " * (column + 2),
         )
         for each in outcomes
     ]
@@ -126,4 +126,4 @@ def _first_word(text: str) -> str:
 
 def _summary(outcomes: Sequence[GuestOutcome]) -> str:
     said = [f"{count} {status}" for status, count in _by_status(outcomes).items() if count]
-    return f"{counted(len(outcomes), 'guest')}: {', '.join(said)}." if said else "There were no guests."
+    return f"{counted(len(outcomes), 'guest')}: {', '.join(said)}." if said else "Nothing was done."
