@@ -26,13 +26,15 @@ from batchdiff.applying.whereabouts import Found, find_original, find_overlay, w
 from batchdiff.errors import (
     BatchdiffError,
     DifferenceError,
+    ImageError,
     InUseError,
     PlanError,
     StopError,
     VerificationError,
 )
 from batchdiff.image.image import Image
-from batchdiff.image.opening import inspect, open_image
+from batchdiff.image.opening import inspect, open_image, peek_header
+from batchdiff.image.source import ImageSource
 from batchdiff.image.usage import users
 from batchdiff.model.finding import Finding, Health
 from batchdiff.model.plan import GuestPlan, Plan
@@ -113,6 +115,7 @@ def _missing(guest: GuestPlan, standing: Standing) -> Finding:
 
 def _judged(guest: GuestPlan, standing: Standing, overlay: Found, plan: Plan, stop: Stop) -> Finding:
     source = overlay_as_it_is(replace(overlay_source(guest, plan.template.source), path=overlay.path))
+    _require_readable(source)
     original = find_original(guest, standing)
     if original is None:
         check_used(source, lambda: stop.is_asked)
@@ -125,6 +128,19 @@ def _judged(guest: GuestPlan, standing: Standing, overlay: Found, plan: Plan, st
             raise VerificationError(error.what, why=f"{error.why}; neither of them was written to") from error
         return _sound(guest, "no error in it; a VM has written to it since")
     return _sound(guest, f"every byte as in its original ({os.path.basename(original.path)})")
+
+
+def _require_readable(overlay: ImageSource) -> None:
+    """A damaged header is told apart from a sound one that names another template, as after a move.
+
+    :raises VerificationError: it is damaged.
+    :raises ImageError: it does not rest on the template of the plan.
+    """
+    try:
+        peek_header(overlay.path)
+    except ImageError as error:
+        raise VerificationError(f"{overlay.path} is not an overlay", why=error.reason) from error
+    open_image(overlay).close()
 
 
 def _sound(guest: GuestPlan, why: str) -> Finding:

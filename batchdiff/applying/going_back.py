@@ -18,7 +18,7 @@ from batchdiff.applying.notes import Goal, Standing, Step
 from batchdiff.applying.pipeline import as_told
 from batchdiff.applying.places import overlay_names
 from batchdiff.applying.resting_on import require_nothing_on
-from batchdiff.applying.run import Session, folders_of
+from batchdiff.applying.run import Session
 from batchdiff.applying.sidecar import forget_overlay
 from batchdiff.applying.whereabouts import Found, find_original, find_overlay
 from batchdiff.errors import BatchdiffError, GuestError, InUseError
@@ -27,7 +27,7 @@ from batchdiff.image.holding import hold
 from batchdiff.image.lease import release_lease
 from batchdiff.image.opening import open_image
 from batchdiff.image.usage import Purpose, secured
-from batchdiff.model.dependents import Dependents
+from batchdiff.model.dependents import Dependents, dependents_in_plan
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import GuestPlan
 
@@ -41,7 +41,7 @@ def gone_back(session: Session, found: list[tuple[GuestPlan, Standing]]) -> Iter
 
     :raises StopError: somebody asked to stop.
     """
-    dependents = Dependents(folders_of(session.plan))
+    dependents = dependents_in_plan(session.plan)
     for guest, standing in found:
         session.stop.check()
         try:
@@ -73,10 +73,10 @@ def _go_back(guest: GuestPlan, standing: Standing, session: Session, dependents:
             if overlay is not None and overlay.path == own:
                 overlay = _moved_aside(overlay, guest, dependents)
             retire.move(image.layers[0].fd, original.path, own)
-    session.journal.record(guest.name, Standing(Step.RESTORED, Goal.RESTORE))
-    session.watch.step(guest.name, Step.RESTORED)
     with contextlib.suppress(OSError):
         forget_overlay(session.plan.template.source.path, guest.overlay_path)
+    session.journal.record(guest.name, Standing(Step.RESTORED, Goal.RESTORE))
+    session.watch.step(guest.name, Step.RESTORED)
     if overlay is None:
         return ()
     return (f"its overlay {overlay.path} was kept; it cannot be read until the template is back",)

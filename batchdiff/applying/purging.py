@@ -69,14 +69,14 @@ def purge_task(
         run.check_template()
 
     # A VM may be killed in the middle of a write, which leaves leaked clusters. A rebuilt raw image has no check.
-    soundness = Check.LEAKS_ALLOWED if standing.step is not Step.RESTORED else Check.NONE
+    soundness = Check.NONE if _is_restored(standing) else Check.LEAKS_ALLOWED
     task = Task(
         guest=guest.name,
         goal=Goal.PURGE,
         outgoing=Outgoing(replace(guest.source, path=aside.own), aside, now or NO_FILE),
         incoming=Incoming(incoming, fingerprint_at(incoming.path), published=True),
         retire=Retire.DELETE,
-        final=Step.RESTORED if standing.step is Step.RESTORED else Step.PURGED,
+        final=Step.RESTORED if _is_restored(standing) else Step.PURGED,
         write=_writes_nothing,
         verify=_Compared(soundness).verify,
         check=check,
@@ -87,9 +87,14 @@ def purge_task(
 
 
 def _what_the_vm_sees(guest: GuestPlan, template: PlannedImage, standing: Standing) -> ImageSource:
-    if standing.step is Step.RESTORED:
+    if _is_restored(standing):
         return replace(guest.source, backing=())
     return overlay_as_it_is(overlay_source(guest, template.source))
+
+
+def _is_restored(standing: Standing) -> bool:
+    """Whether it is an older original that a restore has left; also if a purge of it was begun, and died."""
+    return not standing.published
 
 
 def _used(task: Task, record: PlannedImage, now: Fingerprint | None) -> Task:

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 from batchdiff.applying.notes import Fate, Standing, Step
@@ -17,6 +16,7 @@ from batchdiff.applying.places import original_names
 from batchdiff.applying.whereabouts import Found, find_original
 from batchdiff.errors import BatchdiffError
 from batchdiff.image.fingerprint import fingerprint_at
+from batchdiff.image.identity import is_one_image
 from batchdiff.model.moved import NOTHING_MOVED, PathMap
 from batchdiff.model.plan import GuestPlan, Plan, Verdict
 from batchdiff.model.sidecar import Origin, sidecars_of
@@ -75,4 +75,4 @@ def _rests_on_template(guest: GuestPlan, plan: Plan) -> bool:
         named = resolved_backing(guest.overlay_path, peek_header(guest.overlay_path))
     except BatchdiffError:
         return False
-    return named is not None and named == os.path.realpath(plan.template.source.path)
+    return named is not None and is_one_image(named, plan.template.source.path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from batchdiff.errors import GuestError
 from batchdiff.model.dependents import Dependents
+from batchdiff.units import few
 
 
 def require_nothing_on(dependents: Dependents, path: str, *former: str) -> None:
@@ -21,6 +22,6 @@ def require_nothing_on(dependents: Dependents, path: str, *former: str) -> None:
     if found:
         raise GuestError(
             f"{path} was left alone",
-            why=f"it is the backing file of {' and '.join(found)}, which would be lost without it",
+            why=f"it is the backing file of {few(found)}, which would be lost without it",
             remedy="Make that a standalone image (`qemu-img convert`) or remove it, then try again.",
         )

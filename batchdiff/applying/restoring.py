@@ -24,6 +24,7 @@ from batchdiff.applying.notes import Goal, Standing, Step
 from batchdiff.applying.overlaying import planned_parts
 from batchdiff.applying.places import original_names, overlay_names
 from batchdiff.applying.run import Run
+from batchdiff.applying.sidecar import forget_overlay
 from batchdiff.applying.space import check_space_for_image
 from batchdiff.applying.standalone import write_standalone
 from batchdiff.applying.standing_overlay import overlay_as_it_is, overlay_source
@@ -59,9 +60,9 @@ def restore_task(
     overlay = find_overlay(guest, standing)
     if rebuilt_is_in_place(guest, standing):
         if overlay is not None:
-            return way.rebuild(overlay)
+            return way.compare_rebuilt(overlay)
         if standing.deleting or options.discard_changes:
-            return way.finished(Incoming(way.rebuilt_source, standing.rebuilt))
+            return way.finished_rebuilt()
     original = find_original(guest, standing)
     if overlay is None:
         return way.without_overlay(original)
@@ -91,6 +92,13 @@ class _Restoring:
         """The image that restore rebuilds, under the guest's name."""
         return replace(self.guest.source, backing=())
 
+    def _rebuilt(self) -> Incoming:
+        return Incoming(self.rebuilt_source, self.standing.rebuilt)
+
+    def _older(self) -> str | None:
+        quarantined = original_names(self.guest.source.path).quarantine
+        return quarantined if os.path.lexists(quarantined) else None
+
     def compare(self, overlay: Found, original: Found) -> Task:
         """The original comes back if QEMU finds it identical to the overlay, or if changes are discarded."""
         is_named = original.path == self.guest.source.path
@@ -105,11 +113,21 @@ class _Restoring:
 
     def rebuild(self, overlay: Found) -> Task:
         """An image with what the VM sees takes the original's name; an older original stays in quarantine."""
-        quarantined = original_names(self.guest.source.path).quarantine
+        return replace(self._task(overlay, Incoming(self.rebuilt_source)), older=self._older())
+
+    def compare_rebuilt(self, overlay: Found) -> Task:
+        """An earlier run has rebuilt an image and died: the overlay goes if the two are still identical."""
         return replace(
-            self._task(overlay, Incoming(self.rebuilt_source, self.standing.rebuilt)),
-            older=quarantined if os.path.lexists(quarantined) else None,
+            self._task(overlay, self._rebuilt()),
+            verify=_still_right,
+            verified=self.options.discard_changes,
+            otherwise=self._two_disks,
+            older=self._older(),
         )
+
+    def finished_rebuilt(self) -> Task:
+        """An earlier run has rebuilt an image, the overlay is gone, and only the note of that is missing."""
+        return replace(self.finished(self._rebuilt()), older=self._older())
 
     def without_overlay(self, original: Found | None) -> Task:
         """Goes back to the original if nothing can be lost by that, or if the operator said so."""
@@ -153,7 +171,16 @@ class _Restoring:
             write=_Rebuilding(guest, self.run).write,
             verify=_rebuilt_right,
             check=check,
+            on_ended=self._forget,
         )
+
+    def _forget(self) -> list[str]:
+        template = self.template.source.path
+        try:
+            forget_overlay(template, self.guest.overlay_path)
+        except OSError as error:
+            return [f"the sidecar of {template} still names the overlay ({error.strerror or error})"]
+        return []
 
     def _two_disks(self) -> Task:
         raise GuestError(
@@ -212,3 +239,8 @@ def _identical(overlay: Image, original: ImageSource, ended: Callable[[], bool])
 def _rebuilt_right(overlay: Image, rebuilt: ImageSource, ended: Callable[[], bool]) -> None:
     check_used(overlay.source, ended)
     verify(Comparison(overlay.source, rebuilt), VerifyMode.FULL, ended)
+
+
+def _still_right(overlay: Image, rebuilt: ImageSource, ended: Callable[[], bool]) -> None:
+    check_used(overlay.source, ended)
+    verify(Comparison(overlay.source, rebuilt, check=Check.LEAKS_ALLOWED), VerifyMode.FULL, ended)

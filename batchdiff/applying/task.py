@@ -62,9 +62,9 @@ class Task:
     """One guest's way.
 
     ``final``: the step that is noted when all is done. ``verified``: there is nothing to compare, and nothing
-    that could be lost. ``on_published``: what has to be done before the outgoing file may go; gives notes for the
-    operator. ``otherwise``: what to do instead if the two files differ. ``older``: where an older original stays
-    in quarantine when all is done.
+    that could be lost. ``on_published``: what is to be done before the outgoing file may go; ``on_ended``: before
+    the final step is noted, because nobody does it later; both give notes for the operator. ``otherwise``: what
+    to do instead if the two files differ. ``older``: where an older original stays in quarantine when all is done.
     """
 
     guest: str
@@ -78,6 +78,7 @@ class Task:
     check: Check
     verified: bool = False
     on_published: Callable[[], list[str]] = _nothing_more
+    on_ended: Callable[[], list[str]] = _nothing_more
     otherwise: Callable[[], Task] | None = None
     older: str | None = None
 
@@ -86,8 +87,15 @@ class Task:
         """Whether the incoming file's name is the outgoing one's."""
         return self.incoming.source.path == self.outgoing.names.own
 
-    def note(self, standing: Standing, identity: Fingerprint) -> Standing:
-        """A standing in which the incoming file is known by its identity."""
+    def noted(self, standing: Standing, identity: Fingerprint | None) -> Standing:
+        """A standing as it goes into the journal; ``identity``: that of the incoming file, if it is known now."""
+        if identity is not None:
+            standing = self._identified(standing, identity)
+        if standing.step is Step.RESTORED:  # nothing of the conversion is left, but perhaps an older original
+            return Standing(standing.step, self.goal, fate=standing.fate, aside=standing.aside)
+        return replace(standing, temporary=None) if standing.step in {Step.PUBLISHED, self.final} else standing
+
+    def _identified(self, standing: Standing, identity: Fingerprint) -> Standing:
         if self.goal is Goal.RESTORE:
             return replace(standing, rebuilt=identity)
         # Once published, it stays so: it is verified again before its original goes.

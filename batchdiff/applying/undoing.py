@@ -12,8 +12,8 @@ from batchdiff.applying.outcomes import kept_for, undone
 from batchdiff.applying.pipeline import Arrival, Way, arrivals
 from batchdiff.applying.purging import PurgeOptions, purge_task
 from batchdiff.applying.restoring import RestoreOptions, restore_task
-from batchdiff.applying.run import Run, Session, template_held
-from batchdiff.applying.sidecar import discard_unfinished, forget_overlay
+from batchdiff.applying.run import Session, template_held
+from batchdiff.applying.sidecar import discard_unfinished
 from batchdiff.applying.steps import Action
 from batchdiff.applying.task import Task
 from batchdiff.applying.template import accept_template, doubt, require_content
@@ -40,7 +40,9 @@ def restorable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...
 
     def begun(standing: Standing) -> bool:
         in_place = standing.published or standing.temporary is not None or standing.moved
-        return in_place and standing.step is not Step.RESTORED
+        # A purge that was begun after a restore ends an older original; the guest itself is restored.
+        restored = standing.step is Step.RESTORED or (standing.goal is Goal.PURGE and not standing.published)
+        return in_place and not restored
 
     return _chosen(plan, standings, names, begun)
 
@@ -73,12 +75,10 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
         require_decision(session, found, options, lost)
         yield from gone_back(session, found)
         return
-    for run, guest, arrival in _arrivals(session, found, partial(restore_task, options=options)):
+    for guest, arrival in _arrivals(session, found, partial(restore_task, options=options)):
         done = arrival.conversion
-        if arrival.error is None and done is not None:
-            done.notes += _forgotten(run.template.path, guest)
-            if Action.WRITE in done.done:
-                done.notes += _begins_like_another_format(guest)
+        if arrival.error is None and done is not None and Action.WRITE in done.done:
+            done.notes += _begins_like_another_format(guest)
         yield undone(arrival, Status.RESTORED)
 
 
@@ -88,7 +88,7 @@ def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
     :raises BatchdiffError: as :func:`restore`.
     """
     found = purgeable(session.plan, session.journal.notes.standings, options.guests)
-    for _, _, arrival in _arrivals(session, found, partial(purge_task, options=options)):
+    for _, arrival in _arrivals(session, found, partial(purge_task, options=options)):
         if isinstance(arrival.error, DifferenceError):
             yield kept_for(arrival.guest, arrival.error)
         else:
@@ -112,9 +112,7 @@ def _chosen(
     return found
 
 
-def _arrivals(
-    session: Session, found: Chosen, make: Callable[..., Task]
-) -> Iterator[tuple[Run, GuestPlan, Arrival]]:
+def _arrivals(session: Session, found: Chosen, make: Callable[..., Task]) -> Iterator[tuple[GuestPlan, Arrival]]:
     plan = session.plan
     for path in sidecar_paths(plan):
         discard_unfinished(path)
@@ -126,7 +124,7 @@ def _arrivals(
         inspect(run.template)
         ways = [Way(guest.name, partial(make, guest, plan.template, run, standing)) for guest, standing in found]
         for arrival, (guest, _) in zip(arrivals(ways, run), found, strict=True):
-            yield run, guest, arrival
+            yield guest, arrival
 
 
 def why_template_is_lost(session: Session) -> BatchdiffError | None:
@@ -153,14 +151,6 @@ def require_decision(session: Session, found: Chosen, options: RestoreOptions, l
         return
     whole = whole_originals([guest for guest, _ in found], session.journal.notes)
     raise type(lost)(lost.what, why=lost.why, remedy=f"{lost.remedy}{whole}.".replace("..", ".").strip())
-
-
-def _forgotten(template_path: str, guest: GuestPlan) -> list[str]:
-    try:
-        forget_overlay(template_path, guest.overlay_path)
-    except OSError as error:
-        return [f"the sidecar of {template_path} still names the overlay ({error.strerror or error})"]
-    return []
 
 
 def _begins_like_another_format(guest: GuestPlan) -> list[str]:

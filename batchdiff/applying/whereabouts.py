@@ -69,10 +69,10 @@ def find_original(guest: GuestPlan, standing: Standing | None) -> Found | None:
     if guest.image is None:
         return None
     known, names = guest.image.fingerprints[0], original_names(guest.source.path)
-    own = _found(names.own, fingerprint_at(names.own), known, standing)
+    own = _found(names.own, fingerprint_at(names.own), known)
     if own is not None and own.proven:
         return own
-    aside = [_found(path, _regular(path), known, standing) for path in (names.deleting, names.quarantine)]
+    aside = [_found(path, _regular(path), known) for path in (names.deleting, names.quarantine)]
     there = [each for each in aside if each is not None and (each.proven or each.path == names.quarantine)]
     if own is None or _is_rebuilt(own.now, standing) or guest.overlay_path == guest.source.path:
         return there[0] if there else None
@@ -85,16 +85,19 @@ def find_original(guest: GuestPlan, standing: Standing | None) -> Found | None:
     return own
 
 
-def _found(path: str, now: Fingerprint | None, known: Fingerprint, standing: Standing | None) -> Found | None:
+def _found(path: str, now: Fingerprint | None, known: Fingerprint) -> Found | None:
     if now is None:
         return None
-    return Found(path, now, known.differs_in_ctime_only(now) and not _is_rebuilt(now, standing))
+    return Found(path, now, known.differs_in_ctime_only(now))
 
 
 def rebuilt_is_in_place(guest: GuestPlan, standing: Standing | None) -> bool:
-    """Whether restore has given a rebuilt image the guest's name already."""
+    """Whether restore has given a rebuilt image the guest's name already.
+
+    An original that got its name back is in the journal as well, so that a copy of it is known again.
+    """
     now = fingerprint_at(guest.source.path)
-    return now is not None and _is_rebuilt(now, standing)
+    return now is not None and _is_rebuilt(now, standing) and not _is_original(guest, now)
 
 
 def _is_rebuilt(now: Fingerprint, standing: Standing | None) -> bool:
@@ -103,8 +106,11 @@ def _is_rebuilt(now: Fingerprint, standing: Standing | None) -> bool:
 
 def _is_the_guests_image(guest: GuestPlan, now: Fingerprint, standing: Standing | None) -> bool:
     """Whether a file at the overlay's name is the original or a rebuilt image: with one name they take turns."""
-    original = guest.image is not None and guest.image.fingerprints[0].differs_in_ctime_only(now)
-    return original or _is_rebuilt(now, standing)
+    return _is_original(guest, now) or _is_rebuilt(now, standing)
+
+
+def _is_original(guest: GuestPlan, now: Fingerprint) -> bool:
+    return guest.image is not None and guest.image.fingerprints[0].differs_in_ctime_only(now)
 
 
 def _regular(path: str) -> Fingerprint | None:

@@ -11,7 +11,7 @@ from batchdiff.errors import UsageError
 from batchdiff.model.earlier_plans import plan_in
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.plan import GuestPlan, Plan
-from batchdiff.report.figures import few
+from batchdiff.units import few
 
 
 def converted_guests(manifest: Manifest) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ from batchdiff.applying.notes import Notes, mapped_notes
 from batchdiff.cli.console import Console
 from batchdiff.model.moved import NOTHING_MOVED, PathMap
 from batchdiff.model.plan import Plan
-from batchdiff.report.figures import few
+from batchdiff.units import few
 
 _RECOVERED = (
     "warning: the journal {path} is missing or empty; if you have it elsewhere, put it back first. What apply"

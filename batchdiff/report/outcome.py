@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from batchdiff.model.outcome import GuestOutcome, Status
-from batchdiff.report.figures import NOTHING, counted, few, size
+from batchdiff.report.figures import NOTHING, counted, size
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column, paragraph, table
+from batchdiff.units import few
 
 _COLUMNS = (
     Column("guest", Align.LEFT),

@@ -20,14 +20,13 @@ from batchdiff.report.figures import (
     counted,
     error_bytes,
     estimated_size,
-    few,
     percent,
     share,
     to_convert,
 )
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column, paragraph, table
-from batchdiff.units import format_size
+from batchdiff.units import few, format_size
 
 _COLUMNS = (
     Column("guest", Align.LEFT),

@@ -662,7 +662,7 @@ def test_interrupted(planned, tmp_path, signal_number):
     with fake_judge.applying(planned.folder, path, "--retire", "delete", "--yes") as (process, judge):
         time.sleep(0.1)
         process.send_signal(signal_number)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert_no_traceback(out + err)
     after_it = planned.state()

@@ -3,11 +3,12 @@
 import json
 import os
 import shutil
+import subprocess
 
 import notation
 import pytest
 import real_holders
-from commands import GUESTS, OVERLAYS, Fleet, batchdiff, events
+from commands import COMMAND, GUESTS, OVERLAYS, Fleet, batchdiff, events
 from filesystems import mounted
 from oracle import assert_same
 
@@ -519,3 +520,22 @@ def test_the_sidecar_knows_where_each_overlay_comes_from(one):
     assert origin["plan_path"] == str(one.folder / "fleet.plan.json")
     assert origin["fingerprint"]["inode"] == overlay(one).stat().st_ino
     assert len(document["template"]["earlier"]) == 1
+
+
+@pytest.mark.parametrize("call", ["renameat2", "unlink"])
+def test_a_purge_of_an_older_original_that_is_killed_goes_on(one, call):
+    """The restored image stands where the overlay stood, also for the second purge."""
+    one.apply("--retire", "quarantine")
+    expected = use(one)
+    run(one, "restore")
+    argv = ["strace", "-qq", "-o", "/dev/null", "-e", f"trace={call}"]
+    argv += ["-e", f"inject={call}:signal=SIGKILL:when=1"]
+    argv += [*COMMAND, "purge", "fleet.plan.json", "--used", "--yes"]
+    subprocess.run(argv, cwd=one.folder, check=False, capture_output=True, timeout=120)
+    left = [name for name in one.names() if name.startswith("raw.img.batchdiff-")]
+    assert len(left) == 1
+    assert "purge: it was begun" in run(one, "status").stdout
+    run(one, "restore", expect=1 if call == "renameat2" else None)
+    run(one, "purge", "--used", "--yes")
+    assert not [name for name in one.names() if name.startswith("raw.img.batchdiff-")]
+    assert_same((one.folder / "raw.img").read_bytes(), expected)

@@ -353,3 +353,13 @@ def test_guests_are_taken_over_across_our_own_protection(second):
     os.utime(second.folder / "template.img")
     done = second.run("plan", "second.yaml", "--reuse", "second.plan.json", "-o", "third.plan.json")
     assert "Nothing of the older plan is taken over: the template changed" in done.stderr
+
+
+def test_the_second_plan_is_applied(second):
+    second.apply(plan="second.plan.json")
+    second.has("web02.qcow2")
+    # A manifest that has both: each is done by its own plan.
+    second.write("{path: web01.img}, {path: web02.img}", retire="keep")
+    second.run("plan", "fleet.yaml", "-q", "-o", "third.plan.json")
+    reasons = [guest["reason"] for guest in second.document("third.plan.json")["guests"]]
+    assert reasons == [f"done by {second.folder}/{name}.plan.json" for name in ("fleet", "second")]
