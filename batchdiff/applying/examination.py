@@ -110,7 +110,7 @@ def _missing(guest: GuestPlan, standing: Standing) -> Finding:
         if original is None
         else f"; bring it back. Its original, as it was before the conversion, is {original.path}"
     )
-    return Finding(guest.name, guest.overlay_path, Health.DAMAGED, f"it is missing{whole}")
+    return Finding(guest.name, guest.overlay_path, Health.DAMAGED, f"it is gone{whole}")
 
 
 def _judged(guest: GuestPlan, standing: Standing, overlay: Found, plan: Plan, stop: Stop) -> Finding:

@@ -59,8 +59,8 @@ def _go_back(guest: GuestPlan, standing: Standing, session: Session, dependents:
     original, overlay = find_original(guest, standing), find_overlay(guest, standing)
     if original is None:
         raise GuestError(
-            f"{guest.name} cannot go back to its original",
-            why="the original is gone: it was deleted or moved",
+            "it cannot go back to its original",
+            why="that was deleted or moved",
             remedy="Bring the template back; then its overlay can be read again.",
         )
     own = guest.source.path

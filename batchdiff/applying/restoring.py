@@ -68,8 +68,8 @@ def restore_task(
         return way.without_overlay(original)
     if original is None and options.discard_changes:
         raise GuestError(
-            f"{guest.name} cannot go back to its original",
-            why="the original is gone: it was deleted or moved",
+            "it cannot go back to its original",
+            why="that was deleted or moved",
             remedy="Run the same command without `--discard-changes`: an image is then rebuilt from the overlay.",
         )
     if not options.discard_changes:
@@ -137,7 +137,7 @@ class _Restoring:
         if original is None:
             original_path, overlay_path = self.guest.source.path, self.guest.overlay_path
             raise GuestError(
-                f"{self.guest.name} cannot be restored",
+                "it cannot be restored",
                 why=f"both its original {original_path} and its overlay {overlay_path} are gone",
                 remedy="If they were moved, add `--map OLD=NEW`; otherwise restore one of them from a backup.",
             )

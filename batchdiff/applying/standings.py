@@ -70,5 +70,5 @@ def _by_step(known: Standing, there: OnDisk | None, retire: Retire) -> str:
 
 def _overlay_missing(there: OnDisk) -> str:
     if there.original is None:
-        return "bring its overlay or its original back: both are missing; if they were moved, add --map OLD=NEW"
-    return f"bring its overlay back: it is missing; or restore --discard-changes: go back to {there.original}"
+        return "its overlay is missing, and so is its original: if they were moved, add --map OLD=NEW"
+    return f"its overlay is missing: bring it back, or restore --discard-changes to go back to {there.original}"
