@@ -19,10 +19,10 @@ from dataclasses import replace
 from batchdiff.applying import retire
 from batchdiff.applying.endings import another_file, fate, lost, opens
 from batchdiff.applying.incoming import IncomingFile
+from batchdiff.applying.no_dependents import require_no_dependents
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.outgoing import OutgoingFile
 from batchdiff.applying.places import discard, require_lasting
-from batchdiff.applying.resting_on import require_nothing_on
 from batchdiff.applying.run import Run
 from batchdiff.applying.steps import Action, IncomingAt, OutgoingAt, Scene, next_action
 from batchdiff.applying.task import Task
@@ -140,7 +140,7 @@ class Conversion:
                 # Once more under a name that nobody knows: who has not opened it by now, will not.
                 fd = self._image().layers[0].fd
                 self._outgoing.require_alone()
-                self._outgoing.require_nothing_on_it(
+                self._outgoing.require_no_dependents(
                     self.task.outgoing.names.own, self.task.outgoing.names.quarantine
                 )
                 if not self._standing.deleting:
@@ -183,7 +183,7 @@ class Conversion:
     def _publish(self) -> None:
         if self._incoming.ready is not None and self._incoming.ready != self._standing.temporary:
             # An original that gets its name back: what knows it by its name in quarantine would lose it.
-            require_nothing_on(self._run.dependents, self._incoming.ready)
+            require_no_dependents(self._run.dependents, self._incoming.ready)
         published = self._incoming.publish()
         self._run.journal.record_changed(published)
         self._note(Step.PUBLISHED, published)
@@ -193,7 +193,7 @@ class Conversion:
         image = self._image()
         self._outgoing.check_unchanged()
         self._outgoing.require_alone()
-        self._outgoing.require_nothing_on_it()
+        self._outgoing.require_no_dependents()
         self._move(image.layers[0].fd, self._outgoing.path, target)
 
     def _move(self, fd: int, source: str, target: str) -> None:

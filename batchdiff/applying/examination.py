@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from batchdiff.applying.executor import chosen
+from batchdiff.applying.guest_files import Found, find_original, find_overlay, whole_originals
 from batchdiff.applying.notes import Notes, Standing
-from batchdiff.applying.standing_overlay import overlay_as_it_is, overlay_source
+from batchdiff.applying.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.stopping import Stop
 from batchdiff.applying.template import doubt, require_content
 from batchdiff.applying.verification import Check, Comparison, check_used, require_judges, verify
 from batchdiff.applying.verify_mode import VerifyMode
-from batchdiff.applying.whereabouts import Found, find_original, find_overlay, whole_originals
 from batchdiff.errors import (
     BatchdiffError,
     DifferenceError,
@@ -114,7 +114,7 @@ def _missing(guest: GuestPlan, standing: Standing) -> Finding:
 
 
 def _judged(guest: GuestPlan, standing: Standing, overlay: Found, plan: Plan, stop: Stop) -> Finding:
-    source = overlay_as_it_is(replace(overlay_source(guest, plan.template.source), path=overlay.path))
+    source = current_overlay(replace(planned_overlay(guest, plan.template.source), path=overlay.path))
     _require_readable(source)
     original = find_original(guest, standing)
     if original is None:

@@ -144,7 +144,7 @@ class FrozenJournal:
         raise AssertionError(f"{guest} was taken to {standing.step} by a command that only looks")
 
     def record_failure(self, guest: str, reason: str) -> None:
-        """Failures of a rehearsal are not noted."""
+        """Ignore it: a dry run records no failures."""
 
     def record_protecting(self) -> None:
         """Nothing may be done that would have to be noted."""

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from batchdiff.image.fingerprint import Fingerprint
-from batchdiff.model.moved import PathMap
+from batchdiff.model.path_map import PathMap
 
 
 class Step(enum.StrEnum):

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from batchdiff.applying.change_detection import ChangeDetector
 from batchdiff.applying.commands import command
-from batchdiff.applying.constancy import Constancy
 from batchdiff.applying.metadata import copy_metadata, prepare
 from batchdiff.applying.notes import Goal, Standing, Step
 from batchdiff.applying.overlay import NewImage, write_image
+from batchdiff.applying.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.places import original_names
 from batchdiff.applying.publication import Publication
 from batchdiff.applying.run import Run
 from batchdiff.applying.staleness import changes_since_planned, check_unchanged, stale
-from batchdiff.applying.standing_overlay import overlay_as_it_is, overlay_source
 from batchdiff.applying.task import Incoming, Outgoing, Task
 from batchdiff.applying.verification import Comparison, verify
 from batchdiff.applying.verify_mode import VerifyMode
@@ -56,13 +56,13 @@ def overlay_task(guest: GuestPlan, template: PlannedImage, run: Run, manner: Man
     record, _ = planned_parts(guest)
     published = standing is not None and standing.published
     way = _Overlaying(guest, template, run, manner, published)
-    source = overlay_source(guest, template.source)
+    source = planned_overlay(guest, template.source)
     return Task(
         guest=guest.name,
         goal=Goal.APPLY,
         outgoing=Outgoing(guest.source, original_names(guest.source.path), record.fingerprints[0]),
         incoming=Incoming(
-            overlay_as_it_is(source) if published else source,
+            current_overlay(source) if published else source,
             known=None if standing is None else standing.overlay,
             published=published,
         ),
@@ -87,7 +87,7 @@ class _Overlaying:
     run: Run
     manner: Manner
     published: bool
-    _constancy: Constancy | None = None
+    _detector: ChangeDetector | None = None
 
     def write(self, fd: int, original: Image) -> list[str]:
         """The overlay, with the original's owner, mode and attributes."""
@@ -125,10 +125,10 @@ class _Overlaying:
     def check(self, original: Image) -> None:
         """Original and template: as planned at first, and unchanged from then on."""
         record, _ = planned_parts(self.guest)
-        if self._constancy is None:
+        if self._detector is None:
             check_unchanged(original, record, self.run.journal.notes, self.manner.verify)
-            self._constancy = Constancy(self.run.journal)
-        self._constancy.check_chain(original)
+            self._detector = ChangeDetector(self.run.journal)
+        self._detector.check_chain(original)
         self.run.check_template()
 
     def on_published(self) -> list[str]:

@@ -15,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from batchdiff.applying.change_detection import ChangeDetector
 from batchdiff.applying.commands import command
-from batchdiff.applying.constancy import Constancy
 from batchdiff.applying.notes import Goal, Standing, Step
+from batchdiff.applying.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.overlaying import planned_parts
 from batchdiff.applying.places import original_names
 from batchdiff.applying.run import Run
-from batchdiff.applying.standing_overlay import overlay_as_it_is, overlay_source
 from batchdiff.applying.task import Incoming, Outgoing, Task
 from batchdiff.applying.verification import Check, Comparison, check_used, verify
 from batchdiff.applying.verify_mode import VerifyMode
@@ -62,10 +62,10 @@ def purge_task(
             remedy="Bring the missing file back; if it was moved, add `--map OLD=NEW`. To go back to the original:"
             f" {command('restore', guest.name, '--discard-changes')}.",
         )
-    constancy = Constancy(run.journal)
+    detector = ChangeDetector(run.journal)
 
     def check(image: Image) -> None:
-        constancy.check_chain(image)
+        detector.check_chain(image)
         run.check_template()
 
     # A VM may be killed in the middle of a write, which leaves leaked clusters. A rebuilt raw image has no check.
@@ -89,7 +89,7 @@ def purge_task(
 def _what_the_vm_sees(guest: GuestPlan, template: PlannedImage, standing: Standing) -> ImageSource:
     if _is_restored(standing):
         return replace(guest.source, backing=())
-    return overlay_as_it_is(overlay_source(guest, template.source))
+    return current_overlay(planned_overlay(guest, template.source))
 
 
 def _is_restored(standing: Standing) -> bool:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from batchdiff.applying.guest_files import Found, find_original
 from batchdiff.applying.notes import Fate, Standing, Step
 from batchdiff.applying.places import original_names
-from batchdiff.applying.whereabouts import Found, find_original
 from batchdiff.errors import BatchdiffError
 from batchdiff.image.fingerprint import fingerprint_at
 from batchdiff.image.identity import is_one_image
-from batchdiff.model.moved import NOTHING_MOVED, PathMap
+from batchdiff.model.path_map import NOTHING_MOVED, PathMap
 from batchdiff.model.plan import GuestPlan, Plan, Verdict
 from batchdiff.model.sidecar import Origin, sidecars_of
 

@@ -16,22 +16,22 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from batchdiff.applying.change_detection import ChangeDetector
 from batchdiff.applying.commands import command
-from batchdiff.applying.constancy import Constancy
-from batchdiff.applying.losses import LossesAllowed, check_losses, not_given_back
+from batchdiff.applying.guest_files import Found, find_original, find_overlay, rebuilt_is_in_place
 from batchdiff.applying.metadata import copy_metadata, prepare
 from batchdiff.applying.notes import Goal, Standing, Step
+from batchdiff.applying.overlay_losses import LossesAllowed, check_losses, not_given_back
+from batchdiff.applying.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.overlaying import planned_parts
 from batchdiff.applying.places import original_names, overlay_names
 from batchdiff.applying.run import Run
 from batchdiff.applying.sidecar import forget_overlay
 from batchdiff.applying.space import check_space_for_image
 from batchdiff.applying.standalone import write_standalone
-from batchdiff.applying.standing_overlay import overlay_as_it_is, overlay_source
 from batchdiff.applying.task import Incoming, Outgoing, Task
 from batchdiff.applying.verification import Check, Comparison, check_used, verify
 from batchdiff.applying.verify_mode import VerifyMode
-from batchdiff.applying.whereabouts import Found, find_original, find_overlay, rebuilt_is_in_place
 from batchdiff.errors import GuestError
 from batchdiff.image.fingerprint import NO_FILE
 from batchdiff.image.image import Image
@@ -151,14 +151,14 @@ class _Restoring:
     def _task(self, overlay: Found | None, incoming: Incoming) -> Task:
         guest = self.guest
         names = overlay_names(guest.overlay_path)
-        source = overlay_source(guest, self.template.source)
+        source = planned_overlay(guest, self.template.source)
         if overlay is not None:
-            as_it_is = overlay_as_it_is(replace(source, path=overlay.path))
+            as_it_is = current_overlay(replace(source, path=overlay.path))
             source = replace(as_it_is, path=guest.overlay_path)
-        constancy = Constancy(self.run.journal)
+        detector = ChangeDetector(self.run.journal)
 
         def check(image: Image) -> None:
-            constancy.check_chain(image)
+            detector.check_chain(image)
             self.run.check_template()
 
         return Task(

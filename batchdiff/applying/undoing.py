@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from batchdiff.applying.executor import chosen
-from batchdiff.applying.going_back import gone_back
+from batchdiff.applying.guest_files import whole_originals
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.outcomes import kept_for, undone
 from batchdiff.applying.pipeline import Arrival, Way, arrivals
 from batchdiff.applying.purging import PurgeOptions, purge_task
+from batchdiff.applying.restore_without_template import restore_without_template
 from batchdiff.applying.restoring import RestoreOptions, restore_task
 from batchdiff.applying.run import Session, template_held
 from batchdiff.applying.sidecar import discard_unfinished
@@ -19,7 +20,6 @@ from batchdiff.applying.task import Task
 from batchdiff.applying.template import accept_template, doubt, require_content
 from batchdiff.applying.verification import require_judges
 from batchdiff.applying.verify_mode import VerifyMode
-from batchdiff.applying.whereabouts import whole_originals
 from batchdiff.errors import BatchdiffError, DifferenceError, StopError, UsageError
 from batchdiff.image.lookalike import looks_like
 from batchdiff.image.opening import inspect, open_image
@@ -73,7 +73,7 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
     lost = why_template_is_lost(session) if found else None
     if lost is not None:
         require_decision(session, found, options, lost)
-        yield from gone_back(session, found)
+        yield from restore_without_template(session, found)
         return
     for guest, arrival in _arrivals(session, found, partial(restore_task, options=options)):
         done = arrival.conversion

@@ -7,7 +7,7 @@ import argparse
 from batchdiff.applying.journal import read_notes
 from batchdiff.applying.notes import Notes, mapped_notes
 from batchdiff.cli.console import Console
-from batchdiff.model.moved import NOTHING_MOVED, PathMap
+from batchdiff.model.path_map import NOTHING_MOVED, PathMap
 from batchdiff.model.plan import Plan
 from batchdiff.units import few
 

@@ -10,7 +10,7 @@ from contextlib import closing
 
 from batchdiff.applying.kept_plan import name_to_keep, replace_plan
 from batchdiff.cli.console import Console
-from batchdiff.cli.earlier import converted_guests, say_kept
+from batchdiff.cli.earlier_plans import converted_guests, say_kept
 from batchdiff.cli.hints import warn_of_formats, warn_of_names, warn_of_space
 from batchdiff.cli.progress import scan_progress
 from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS, ManifestError, UsageError

@@ -10,10 +10,10 @@ from batchdiff.applying.notes import Notes
 from batchdiff.cli.console import Console
 from batchdiff.errors import EXIT_DONE, UsageError
 from batchdiff.image.fingerprint import NO_FILE, fingerprint_at
+from batchdiff.model.known_states import is_known_state
 from batchdiff.model.plan import Plan, Verdict
 from batchdiff.model.plan_file import read_for_report
 from batchdiff.model.sidecar import read_sidecar, sidecar_path
-from batchdiff.model.unchanged import is_known_state
 from batchdiff.report.json_form import plan_json
 from batchdiff.report.text import plan_text
 

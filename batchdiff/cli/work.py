@@ -18,8 +18,8 @@ from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, GuestError, PlanError, StopError, UsageError
 from batchdiff.model.earlier_plans import is_done
-from batchdiff.model.moved import NOTHING_MOVED, PathMap
 from batchdiff.model.outcome import GuestOutcome, Status
+from batchdiff.model.path_map import NOTHING_MOVED, PathMap
 from batchdiff.model.plan import GuestPlan, Plan
 from batchdiff.model.plan_head import plan_head
 from batchdiff.units import format_size
@@ -114,7 +114,7 @@ def _require_still_there(path: str, plan: Plan) -> None:
         )
 
 
-def rehearsed(console: Console, plan: Plan, work: Work, notes: Notes) -> list[GuestOutcome]:
+def dry_run(console: Console, plan: Plan, work: Work, notes: Notes) -> list[GuestOutcome]:
     """The outcomes that a command would have, each reported when it is there; nothing is changed.
 
     :raises StopError: it was interrupted.

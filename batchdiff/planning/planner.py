@@ -24,11 +24,11 @@ from batchdiff.image.opening import inspect, open_image, raise_descriptor_limit
 from batchdiff.image.sharing import has_shared_extents
 from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model.earlier_plans import EarlierPlans
+from batchdiff.model.known_states import first_state, is_known_state
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.plan import GuestPlan, Plan, PlannedImage
 from batchdiff.model.sidecar import Sidecar, read_sidecar, sidecar_path
 from batchdiff.model.totals import totals_of
-from batchdiff.model.unchanged import first_state, is_known_state
 from batchdiff.planning.assessment import Exact, assessed, dismissed, reassessed
 from batchdiff.planning.candidates import Candidate, Dismissed, examined, planned, without_backing_files
 from batchdiff.planning.checkpoint import Checkpoint

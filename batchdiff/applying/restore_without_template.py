@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from batchdiff.applying import retire
+from batchdiff.applying.guest_files import Found, find_original, find_overlay
+from batchdiff.applying.no_dependents import require_no_dependents
 from batchdiff.applying.notes import Goal, Standing, Step
 from batchdiff.applying.pipeline import as_told
 from batchdiff.applying.places import overlay_names
-from batchdiff.applying.resting_on import require_nothing_on
 from batchdiff.applying.run import Session
 from batchdiff.applying.sidecar import forget_overlay
-from batchdiff.applying.whereabouts import Found, find_original, find_overlay
 from batchdiff.errors import BatchdiffError, GuestError, InUseError
 from batchdiff.image.files import open_image_file
 from batchdiff.image.holding import hold
@@ -36,7 +36,7 @@ NOTHING_READS_IT = (
 )
 
 
-def gone_back(session: Session, found: list[tuple[GuestPlan, Standing]]) -> Iterator[GuestOutcome]:
+def restore_without_template(session: Session, found: list[tuple[GuestPlan, Standing]]) -> Iterator[GuestOutcome]:
     """Goes back to each original; outcomes guest by guest, and one that fails does not stop the others.
 
     :raises StopError: somebody asked to stop.
@@ -98,4 +98,4 @@ def _moved_aside(overlay: Found, guest: GuestPlan, dependents: Dependents) -> Fo
 def _require_free(path: str, objection: str, dependents: Dependents) -> None:
     if objection:
         raise InUseError(f"{path} was not renamed", why=objection, remedy="End what uses it, then try again.")
-    require_nothing_on(dependents, path)
+    require_no_dependents(dependents, path)

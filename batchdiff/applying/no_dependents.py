@@ -11,7 +11,7 @@ from batchdiff.model.dependents import Dependents
 from batchdiff.units import few
 
 
-def require_nothing_on(dependents: Dependents, path: str, *former: str) -> None:
+def require_no_dependents(dependents: Dependents, path: str, *former: str) -> None:
     """Makes sure that no image has a file in its backing chain.
 
     ``former``: names that the file had until a moment ago, by which such an image may still know it.

@@ -18,12 +18,12 @@ from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model.plan import GuestPlan
 
 
-def overlay_source(guest: GuestPlan, template: ImageSource) -> ImageSource:
+def planned_overlay(guest: GuestPlan, template: ImageSource) -> ImageSource:
     """A guest's overlay as apply wrote it, with the chain that it rests on."""
     return ImageSource(guest.overlay_path, ImageFormat.QCOW2, (template, *template.backing))
 
 
-def overlay_as_it_is(source: ImageSource) -> ImageSource:
+def current_overlay(source: ImageSource) -> ImageSource:
     """The same without the chain, if somebody has flattened it meanwhile."""
     try:
         named = peek_header(source.path).backing_name

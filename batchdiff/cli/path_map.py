@@ -8,7 +8,7 @@ import shlex
 
 from batchdiff.cli.console import Console
 from batchdiff.errors import UsageError
-from batchdiff.model.moved import PathMap, move_in
+from batchdiff.model.path_map import PathMap, move_in
 from batchdiff.model.plan import Plan
 
 

@@ -21,7 +21,7 @@ from batchdiff.image.image import Image
 
 
 @dataclass(slots=True)
-class Constancy:
+class ChangeDetector:
     """What was seen of files, by a key of each. The first look at a file is what later ones must equal."""
 
     journal: Journal | FrozenJournal
