@@ -1,4 +1,4 @@
-"""Makes sure that files stay what they were while a command works with them.
+"""Make sure that files stay what they were while a command works with them.
 
 ::
 
@@ -28,7 +28,7 @@ class ChangeDetector:
     seen: dict[str, Fingerprint] = field(default_factory=dict)
 
     def check(self, key: str, now: Fingerprint | None, path: str) -> None:
-        """Compares a file with what was seen of it first.
+        """Compare a file with what was seen of it first.
 
         :raises PlanError: it is gone, or it changed in a way that batchdiff did not cause.
         """
@@ -47,7 +47,7 @@ class ChangeDetector:
             )
 
     def check_chain(self, image: Image) -> None:
-        """Compares the files of an open image; the image itself may be renamed meanwhile.
+        """Compare the files of an open image; the image itself may be renamed meanwhile.
 
         :raises PlanError: one changed.
         """
@@ -55,7 +55,7 @@ class ChangeDetector:
             self.check(layer.path if number else "", layer.fingerprint(), layer.path)
 
     def check_at_paths(self, image: Image) -> None:
-        """Compares what stands at the paths of an image's files, which must be the open files themselves.
+        """Compare what stands at the paths of an image's files, which must be the open files themselves.
 
         :raises PlanError: one changed, or another file was put in its place.
         """

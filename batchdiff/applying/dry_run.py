@@ -1,4 +1,4 @@
-"""Goes through a restore or purge without changing anything: what `--dry-run` reports.
+"""Go through a restore or purge without changing anything: what `--dry-run` reports.
 
 Everything that can refuse is asked, and QEMU compares what it would compare; only nothing is written, renamed or
 deleted, and nothing is noted in the journal.
@@ -31,7 +31,7 @@ from batchdiff.model.plan import GuestPlan
 
 
 def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
-    """What restore would do, guest by guest.
+    """Yield what restore would do, guest by guest.
 
     :raises BatchdiffError: as restore.
     """
@@ -62,7 +62,7 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
 
 
 def dry_run_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
-    """What purge would do, guest by guest.
+    """Yield what purge would do, guest by guest.
 
     :raises BatchdiffError: as purge.
     """
@@ -105,7 +105,7 @@ def _dry_run(
 
 
 def _tried(task: Task, run: Run) -> Task:
-    """The task that would be carried out in the end.
+    """Return the task that would be carried out in the end.
 
     :raises BatchdiffError: it would be refused.
     """
@@ -136,7 +136,7 @@ def _try(task: Task, outgoing: OutgoingFile) -> None:
 
 
 def _incoming_now(task: Task) -> ImageSource | None:
-    """The image that would take the other's place, where it stands; None if it would have to be written."""
+    """Return the image that would take the other's place, where it stands; None if it would have to be written."""
     source = task.incoming.source
     if task.incoming.ready is not None:
         return ImageSource(task.incoming.ready, source.format, source.backing)

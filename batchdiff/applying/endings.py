@@ -1,4 +1,4 @@
-"""How a guest's way may end."""
+"""Decide how the work on a guest ends: what became of its original, and the errors if a file is missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def fate(where: OutgoingAt) -> Fate:
 
 
 def opens(overlay: ImageSource) -> bool:
-    """Whether what stands in the place of an original that somebody removed is at least an image that opens."""
+    """Return whether an overlay whose original was removed can at least be opened."""
     try:
         open_image(overlay).close()
     except ImageError:
@@ -26,7 +26,7 @@ def opens(overlay: ImageSource) -> bool:
 
 
 def lost(task: Task, where: OutgoingAt) -> GuestError:
-    """Why nothing can be done: the image that took the place of the original is not there."""
+    """Return why nothing can be done: the image that took the place of the original is not there."""
     names, incoming = task.outgoing.names, task.incoming.source.path
     if where is OutgoingAt.GONE:
         return GuestError(
@@ -43,7 +43,7 @@ def lost(task: Task, where: OutgoingAt) -> GuestError:
 
 
 def another_file(task: Task, quarantined: str) -> GuestError:
-    """Why an original in quarantine cannot get its name back: another file has it by now."""
+    """Return why an original in quarantine cannot get its name back: another file has it by now."""
     return GuestError(
         f"another file stands at {task.outgoing.names.own}",
         why=f"the original that was planned is in quarantine as {quarantined}",

@@ -1,4 +1,4 @@
-"""Examines whether template and overlays still are what they were; only looks. What `batchdiff verify` reports.
+"""Examine whether template and overlays still are what they were; only looks. What `batchdiff verify` reports.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Refuses to move or delete a file on which another image rests.
+"""Refuse to move or delete a file on which another image rests.
 
 A linked clone or an external snapshot takes no lock while its VM is off, so it is looked for at the moment that
 matters: right before a file gets another name, and again before it is unlinked.
@@ -12,7 +12,7 @@ from batchdiff.units import few
 
 
 def require_no_dependents(dependents: Dependents, path: str, *former: str) -> None:
-    """Makes sure that no image has a file in its backing chain.
+    """Make sure that no image has a file in its backing chain.
 
     ``former``: names that the file had until a moment ago, by which such an image may still know it.
 

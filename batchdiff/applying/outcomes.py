@@ -75,7 +75,7 @@ def undone(arrival: Arrival, status: Status) -> GuestOutcome:
 
 
 def kept_for(guest: str, error: DifferenceError) -> GuestOutcome:
-    """A guest whose original stays in quarantine, because the two differ by now."""
+    """Return a guest whose original stays in quarantine, because the two differ by now."""
     purge = command("purge", guest, "--used")
     reason = f"its VM has run on the overlay since ({error.what}). To delete the original too: {purge}"
     return GuestOutcome(guest, Status.KEPT, reason, original="kept in quarantine")

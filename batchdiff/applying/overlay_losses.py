@@ -15,7 +15,7 @@ LossesAllowed: TypeAlias = frozenset[Loss]
 
 
 def counted_losses(path: str) -> dict[Loss, str]:
-    """The internal snapshots and persistent bitmaps of a qcow2 file, each in words with their number.
+    """Return the internal snapshots and persistent bitmaps of a qcow2 file, each in words with their number.
 
     :raises ImageError: it is missing, or not a sound qcow2 image.
     """
@@ -28,7 +28,7 @@ def counted_losses(path: str) -> dict[Loss, str]:
 
 
 def check_losses(guest: str, path: str, allowed: LossesAllowed) -> None:
-    """Makes sure that the overlay holds nothing but its content, or that the operator gives the rest up.
+    """Make sure that the overlay holds nothing but its content, or that the operator gives the rest up.
 
     :raises GuestError: it has snapshots or bitmaps that would be lost.
     :raises ImageError: it is not a sound qcow2 image.
@@ -45,7 +45,7 @@ def check_losses(guest: str, path: str, allowed: LossesAllowed) -> None:
 
 
 def not_given_back(image_format: ImageFormat) -> list[str]:
-    """What a rebuilt image cannot have of the original, in words."""
+    """Return what a rebuilt image cannot have of the original, in words."""
     if image_format is ImageFormat.RAW:
         return []
     return [

@@ -19,12 +19,12 @@ from batchdiff.model.plan import GuestPlan
 
 
 def planned_overlay(guest: GuestPlan, template: ImageSource) -> ImageSource:
-    """A guest's overlay as apply wrote it, with the chain that it rests on."""
+    """Return a guest's overlay as apply wrote it, with the chain that it rests on."""
     return ImageSource(guest.overlay_path, ImageFormat.QCOW2, (template, *template.backing))
 
 
 def current_overlay(source: ImageSource) -> ImageSource:
-    """The same without the chain, if somebody has flattened it meanwhile."""
+    """Return the same without the chain, if somebody has flattened it meanwhile."""
     try:
         named = peek_header(source.path).backing_name
     except ImageError:  # whoever opens it says what is wrong

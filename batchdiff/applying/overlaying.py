@@ -37,7 +37,7 @@ class Manner:
 
 
 def planned_parts(guest: GuestPlan) -> tuple[PlannedImage, int]:
-    """The image and the cluster size of a guest that is to be converted.
+    """Return the image and the cluster size of a guest that is to be converted.
 
     :raises PlanError: it was not compared.
     """
@@ -132,7 +132,7 @@ class _Overlaying:
         self.run.check_template()
 
     def on_published(self) -> list[str]:
-        """Protects the template and records the overlay beside it."""
+        """Protect the template and record the overlay beside it."""
         return self.manner.publication.note(self.guest)
 
 

@@ -156,7 +156,7 @@ def _undo(guest: _Underway) -> None:
 
 
 def as_told(guest: str, error: Exception) -> BatchdiffError:
-    """What to report of an error that a user, a disk or an image caused; any other is raised again."""
+    """Return what to report of an error that a user, a disk or an image caused; any other is raised again."""
     if isinstance(error, BatchdiffError):
         return error
     if isinstance(error, FormatError):

@@ -45,7 +45,7 @@ class PurgeOptions:
 def purge_task(
     guest: GuestPlan, template: PlannedImage, run: Run, standing: Standing, options: PurgeOptions
 ) -> Task:
-    """What purge has to do with a guest whose original is in quarantine.
+    """Return what purge has to do with a guest whose original is in quarantine.
 
     :raises GuestError: its original must not go.
     """
@@ -93,12 +93,12 @@ def _what_the_vm_sees(guest: GuestPlan, template: PlannedImage, standing: Standi
 
 
 def _is_restored(standing: Standing) -> bool:
-    """Whether it is an older original that a restore has left; also if a purge of it was begun, and died."""
+    """Return whether it is an older original that a restore left, also if a purge of it was interrupted."""
     return not standing.published
 
 
 def _used(task: Task, record: PlannedImage, now: Fingerprint | None) -> Task:
-    """The same without a comparison, for an original that is surely the planned one."""
+    """Return the same without a comparison, for an original that is surely the planned one."""
     planned = record.fingerprints[0]
     if now is None or (planned.size, planned.mtime_ns) != (now.size, now.mtime_ns):
         raise GuestError(

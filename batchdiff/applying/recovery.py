@@ -1,4 +1,4 @@
-"""Recovers a journal that was lost, as far as the template's sidecar and the files themselves prove it.
+"""Recover a journal that was lost, as far as the template's sidecar and the files themselves prove it.
 
 ::
 
@@ -23,7 +23,7 @@ from batchdiff.model.sidecar import Origin, sidecars_of
 
 
 def recovered(plan: Plan, path_map: PathMap = NOTHING_MOVED) -> dict[str, Standing]:
-    """Where the guests of a plan stand that an apply must have converted, by name; only looks.
+    """Return where the guests of a plan stand that an apply must have converted, by name; only looks.
 
     ``path_map``: how the paths in the sidecar have changed since they were recorded.
     """
@@ -65,7 +65,7 @@ def _from_original(original: Found | None, guest: GuestPlan, standing: Standing)
 
 
 def _rests_on_template(guest: GuestPlan, plan: Plan) -> bool:
-    """Whether a qcow2 image on the plan's template stands at the overlay's path; only its header is read."""
+    """Return whether the file at the overlay's path rests on the plan's template; reads only its header."""
     # Imported here, because it loads numpy: usually there is nothing to recover, and status must be quick.
     from batchdiff.image.opening import peek_header, resolved_backing  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Gives originals their names back when the template is lost or damaged, so that no overlay can be read.
+"""Give originals their names back when the template is lost or damaged, so that no overlay can be read.
 
 Nothing is deleted: the overlays stay, for the template may come back from a backup. An overlay that stands at the
 original's own name makes way for it::
@@ -37,7 +37,7 @@ NOTHING_READS_IT = (
 
 
 def restore_without_template(session: Session, found: list[tuple[GuestPlan, Standing]]) -> Iterator[GuestOutcome]:
-    """Goes back to each original; outcomes guest by guest, and one that fails does not stop the others.
+    """Go back to each original; outcomes guest by guest, and one that fails does not stop the others.
 
     :raises StopError: somebody asked to stop.
     """

@@ -100,7 +100,7 @@ class _Restoring:
         return quarantined if os.path.lexists(quarantined) else None
 
     def compare(self, overlay: Found, original: Found) -> Task:
-        """The original comes back if QEMU finds it identical to the overlay, or if changes are discarded."""
+        """Bring the original back if QEMU finds it identical to the overlay, or if changes are discarded."""
         is_named = original.path == self.guest.source.path
         # What differs is rebuilt from the overlay; a kept original is in the way of that.
         otherwise = self._two_disks if is_named else lambda: self.rebuild(overlay)
@@ -112,11 +112,11 @@ class _Restoring:
         )
 
     def rebuild(self, overlay: Found) -> Task:
-        """An image with what the VM sees takes the original's name; an older original stays in quarantine."""
+        """Give the original's name to an image with what the VM sees; an older original stays in quarantine."""
         return replace(self._task(overlay, Incoming(self.rebuilt_source)), older=self._older())
 
     def compare_rebuilt(self, overlay: Found) -> Task:
-        """An earlier run has rebuilt an image and died: the overlay goes if the two are still identical."""
+        """Let the overlay go if it is still identical to the image that an earlier run has rebuilt."""
         return replace(
             self._task(overlay, self._rebuilt()),
             verify=_still_right,
@@ -126,11 +126,11 @@ class _Restoring:
         )
 
     def finished_rebuilt(self) -> Task:
-        """An earlier run has rebuilt an image, the overlay is gone, and only the note of that is missing."""
+        """Record what an earlier run has done: an image was rebuilt, and its overlay is gone."""
         return replace(self.finished(self._rebuilt()), older=self._older())
 
     def without_overlay(self, original: Found | None) -> Task:
-        """Goes back to the original if nothing can be lost by that, or if the operator said so."""
+        """Go back to the original if nothing can be lost by that, or if the operator said so."""
         deleted_by_us = self.standing.goal is Goal.RESTORE and self.standing.deleting
         if self.standing.published and not deleted_by_us and not self.options.discard_changes:
             raise self._overlay_missing(original)
@@ -145,7 +145,7 @@ class _Restoring:
         return self.finished(Incoming(self.guest.source, original.now, ready))
 
     def finished(self, incoming: Incoming) -> Task:
-        """The overlay is not there (any longer): the incoming image gets its name, if it does not have it yet."""
+        """Give the incoming image its name, if it does not have it yet; no overlay is there."""
         return replace(self._task(None, incoming), verified=True)
 
     def _task(self, overlay: Found | None, incoming: Incoming) -> Task:

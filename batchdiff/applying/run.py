@@ -63,7 +63,7 @@ class Run:
         return self.session.stop
 
     def check_template(self) -> None:
-        """Makes sure that the template at its path is still the one that was accepted when the command began.
+        """Make sure that the template at its path is still the one that was accepted when the command began.
 
         :raises PlanError: it changed, or another file was put in its place.
         """

@@ -33,7 +33,7 @@ Chosen = list[tuple[GuestPlan, Standing]]
 
 
 def restorable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...] | None) -> Chosen:
-    """The guests that restore can do something for, of those names or of all.
+    """Return the guests that restore can do something for, of those names or of all.
 
     :raises UsageError: no guest has such a name, or there is nothing to restore for it.
     """
@@ -48,7 +48,7 @@ def restorable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...
 
 
 def purgeable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...] | None) -> Chosen:
-    """The guests whose originals are in quarantine, of those names or of all.
+    """Return the guests whose originals are in quarantine, of those names or of all.
 
     :raises UsageError: no guest has such a name, or its original is not in quarantine.
     """
@@ -62,7 +62,7 @@ def purgeable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...]
 
 
 def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
-    """Brings originals back, or rebuilds them, and removes their overlays; outcomes guest by guest.
+    """Bring originals back, or rebuild them, and remove their overlays; outcomes guest by guest.
 
     :raises UsageError: there is no such guest, or nothing to restore.
     :raises PlanError: the template's content changed.
@@ -83,7 +83,7 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
 
 
 def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
-    """Deletes quarantined originals whose overlays QEMU finds identical; outcomes guest by guest.
+    """Delete quarantined originals whose overlays QEMU finds identical; outcomes guest by guest.
 
     :raises BatchdiffError: as :func:`restore`.
     """
@@ -128,7 +128,7 @@ def _arrivals(session: Session, found: Chosen, make: Callable[..., Task]) -> Ite
 
 
 def why_template_is_lost(session: Session) -> BatchdiffError | None:
-    """Why the template cannot be read as it was planned; None if it can."""
+    """Return why the template cannot be read as it was planned; None if it can."""
     try:
         with open_image(session.plan.template.source) as template:
             inspect(template)
@@ -154,7 +154,7 @@ def require_decision(session: Session, found: Chosen, options: RestoreOptions, l
 
 
 def _begins_like_another_format(guest: GuestPlan) -> list[str]:
-    """A raw disk that begins like another format is dangerous wherever its format is guessed."""
+    """Return a warning of a raw disk that begins like another format: dangerous wherever formats are guessed."""
     found = looks_like(guest.source.path)
     if guest.source.format is not ImageFormat.RAW or found in {None, ImageFormat.RAW}:
         return []

@@ -19,7 +19,7 @@ class Question:
 
 
 def confirm(console: Console, verb: str, question: Question) -> None:
-    """Asks whether that is to be done.
+    """Ask whether that is to be done.
 
     :raises UsageError: the answer was no, or there is nobody to ask.
     """

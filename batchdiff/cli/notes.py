@@ -20,7 +20,7 @@ _RECOVERED = (
 def notes_of(
     console: Console, arguments: argparse.Namespace, plan: Plan, path_map: PathMap = NOTHING_MOVED
 ) -> Notes:
-    """What the journal of a plan says. If there is nothing in it, what the sidecar and the files prove."""
+    """Return what the journal of a plan says. If there is nothing in it, what the sidecar and the files prove."""
     notes = mapped_notes(read_notes(arguments.plan, plan.checksum), path_map)
     if notes.times:
         return notes

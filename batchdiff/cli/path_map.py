@@ -13,7 +13,7 @@ from batchdiff.model.plan import Plan
 
 
 def moved(console: Console, plan: Plan, arguments: argparse.Namespace) -> tuple[Plan, PathMap]:
-    """The plan with its paths as they are now, and the map for all else that recorded some.
+    """Return the plan with its paths as they are now, and the map for all else that recorded some.
 
     :raises UsageError: the map makes no sense, or does not fit the plan.
     """

@@ -82,7 +82,7 @@ def _manifest(path: str, names: list[str] | None) -> Manifest:
 
 
 def _earlier_plans(manifest: Manifest, path: str, kept: str | None) -> EarlierPlans:
-    """The plans that may have converted guests; that at ``path`` by the name that it is about to get."""
+    """Return the plans that may have converted guests; that at ``path`` by the name that it is about to get."""
     output = os.path.abspath(path)
     folders = (os.path.dirname(output), os.path.dirname(manifest.path))
     return EarlierPlans(folders, renamed={} if kept is None else {output: os.path.abspath(kept)})

@@ -54,7 +54,7 @@ def stale_notices(plan: Plan, notes: Notes) -> list[str]:
 
 
 def _is_template_unchanged(plan: Plan) -> bool:
-    """Whether at most batchdiff has changed it, which takes its write permission, whatever plan was applied."""
+    """Return whether nobody but batchdiff has changed it: apply, of any plan, takes its write permission."""
     now = tuple(fingerprint_at(path) or NO_FILE for path in plan.template.paths)
     path = plan.template.source.path
     return is_known_state(plan.template.fingerprints, now, read_sidecar(sidecar_path(path, path)))

@@ -63,10 +63,10 @@ def carried_out(
     work: Work,
     path_map: PathMap = NOTHING_MOVED,
 ) -> list[GuestOutcome]:
-    """The outcomes of a command, each told when it is there. ``path_map``: how the plan's paths have changed.
+    """Return the outcomes of a command, each reported as it comes. ``path_map``: how the paths have changed.
 
     :raises StopError: it was interrupted; says how far it came.
-    :raises UsageError: all is done, but could not be told.
+    :raises UsageError: everything was done, but not all could be reported.
     """
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console)
@@ -115,7 +115,7 @@ def _require_still_there(path: str, plan: Plan) -> None:
 
 
 def dry_run(console: Console, plan: Plan, work: Work, notes: Notes) -> list[GuestOutcome]:
-    """The outcomes that a command would have, each reported when it is there; nothing is changed.
+    """Return the outcomes that a command would have, each reported when it is there; nothing is changed.
 
     :raises StopError: it was interrupted.
     """
@@ -132,7 +132,7 @@ def dry_run(console: Console, plan: Plan, work: Work, notes: Notes) -> list[Gues
 
 
 def _recover(journal: Journal, plan: Plan, path_map: PathMap) -> None:
-    """Fills a journal that has nothing in it with what the sidecar and the files prove; notes_of has said so."""
+    """Fill a journal that has nothing in it with what the sidecar and the files prove; notes_of has said so."""
     if journal.notes.times:
         return
     for name, standing in recovered(plan, path_map).items():

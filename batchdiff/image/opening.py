@@ -118,7 +118,7 @@ def _check_backing(layer: Layer, declared: ImageSource | None, *, top: ImageSour
 
 
 def _correction(layer: Layer, declared: ImageSource) -> str:
-    """How to make header and declaration agree: mostly the images moved, and the header has the former name."""
+    """Return how to make header and declaration agree: usually the header has a name from before a move."""
     name = declared.path
     if isinstance(layer, Qcow2Layer) and not os.path.isabs(layer.header.backing_name or "/"):
         # With ./ before it nothing in the name is taken for a protocol.

@@ -143,7 +143,7 @@ def _taken_over(
 
 
 def _recorded_digest(template: PlannedImage, sidecar: Sidecar | None) -> str | None:
-    """The template's digest as its sidecar has it, so that it need not be read if no guest is to be compared."""
+    """Return the template's digest from its sidecar, so that it need not be read if no guest is to be compared."""
     if sidecar is None or sidecar.fingerprints != template.fingerprints or not vouches(template):
         return None
     return sidecar.digest or None

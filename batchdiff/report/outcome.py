@@ -108,7 +108,7 @@ def _notes(outcomes: Iterable[GuestOutcome], width: int) -> Iterator[str]:
 
 
 def _skipped_alike(outcomes: Iterable[GuestOutcome]) -> dict[str, list[str]]:
-    """The names of guests that were skipped for one reason, by that reason, if there are several."""
+    """Return the names of guests that were skipped for one reason, by that reason, if there are several."""
     found: dict[str, list[str]] = {}
     for outcome in outcomes:
         if outcome.status is Status.SKIPPED:
