@@ -41,7 +41,7 @@ class ChangeDetector:
             self.seen[key] = now
         elif before != now:
             raise PlanError(
-                f"{path} changed meanwhile",
+                f"{path} changed while this command ran",
                 why=before.changes(now),
                 remedy="Shut down what writes to it, then run the same command again.",
             )
@@ -63,7 +63,7 @@ class ChangeDetector:
             self.check(layer.path, fingerprint_at(layer.path), layer.path)
             if identity_of(layer.path) != identity_in(os.fstat(layer.fd)):
                 raise PlanError(
-                    f"{layer.path} changed meanwhile",
+                    f"{layer.path} changed while this command ran",
                     why="another file stands in its place",
                     remedy="Bring the planned template back, then run the same command again.",
                 )

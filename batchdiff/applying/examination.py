@@ -131,7 +131,7 @@ def _judged(guest: GuestPlan, standing: Standing, overlay: Found, plan: Plan, st
 
 
 def _require_readable(overlay: ImageSource) -> None:
-    """A damaged header is told apart from a sound one that names another template, as after a move.
+    """Distinguish a damaged header from a sound one that names another template, as after a move.
 
     :raises VerificationError: it is damaged.
     :raises ImageError: it does not rest on the template of the plan.

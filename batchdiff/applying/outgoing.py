@@ -59,7 +59,7 @@ class OutgoingFile:
             if against and path == self._task.outgoing.names.own:
                 raise GuestError(f"{path} cannot be retired", why=against)
             if self._task.retire is not Retire.KEEP:
-                # Early, so that nothing is begun in vain; looked for again right before the file goes.
+                # Early, so that no work is wasted; looked for again right before the file goes.
                 self.require_no_dependents()
             inspect(image)
             self._image = image

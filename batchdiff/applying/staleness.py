@@ -2,8 +2,8 @@
 
 ::
 
-    nothing changed                       -> goes on
-    only its ctime: mode, owner, name     -> goes on if QEMU compares every byte with the overlay anyway
+    nothing changed                       -> accepted
+    only its ctime: mode, owner, name     -> accepted if QEMU compares every byte with the overlay anyway
     anything else                         -> the plan is stale
 """
 

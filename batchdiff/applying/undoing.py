@@ -40,7 +40,7 @@ def restorable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...
 
     def begun(standing: Standing) -> bool:
         in_place = standing.published or standing.temporary is not None or standing.moved
-        # A purge that was begun after a restore ends an older original; the guest itself is restored.
+        # A purge after a restore deletes an older original; the guest itself is restored.
         restored = standing.step is Step.RESTORED or (standing.goal is Goal.PURGE and not standing.published)
         return in_place and not restored
 

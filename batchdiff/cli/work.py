@@ -34,7 +34,7 @@ Work = Callable[[Session], Iterator[GuestOutcome]]
 
 @dataclass(frozen=True, slots=True)
 class Announcer:
-    """Tells what happens. Where nobody can be told any more, the work goes on; ``unheard`` has why."""
+    """Report what happens. If that cannot be written, the work continues; ``unheard`` has why."""
 
     console: Console
     unheard: list[UsageError] = field(default_factory=list)
