@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from batchdiff.applying import retire
+from batchdiff.applying.no_dependents import require_no_dependents
 from batchdiff.applying.places import where_is
-from batchdiff.applying.resting_on import require_nothing_on
 from batchdiff.applying.run import Run
 from batchdiff.applying.steps import OutgoingAt
 from batchdiff.applying.task import Task
@@ -110,7 +110,7 @@ class OutgoingFile:
                 remedy="If you are sure that none has, add `--unseen`.",
             )
 
-    def require_nothing_on_it(self, *former: str) -> None:
+    def require_no_dependents(self, *former: str) -> None:
         """No other image has it in its backing chain: looked for now, because a linked clone takes no lock.
 
         ``former``: names that it had until a moment ago, by which such an image may still know it.

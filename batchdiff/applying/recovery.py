@@ -1,4 +1,4 @@
-"""Recovers a journal that was lost, as far as the template's sidecar and the files themselves prove it.
+"""Recover a journal that was lost, as far as the template's sidecar and the files themselves prove it.
 
 ::
 
@@ -11,19 +11,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from batchdiff.applying.guest_files import Found, find_original
 from batchdiff.applying.notes import Fate, Standing, Step
 from batchdiff.applying.places import original_names
-from batchdiff.applying.whereabouts import Found, find_original
 from batchdiff.errors import BatchdiffError
 from batchdiff.image.fingerprint import fingerprint_at
 from batchdiff.image.identity import is_one_image
-from batchdiff.model.moved import NOTHING_MOVED, PathMap
+from batchdiff.model.path_map import NOTHING_MOVED, PathMap
 from batchdiff.model.plan import GuestPlan, Plan, Verdict
 from batchdiff.model.sidecar import Origin, sidecars_of
 
 
 def recovered(plan: Plan, path_map: PathMap = NOTHING_MOVED) -> dict[str, Standing]:
-    """Where the guests of a plan stand that an apply must have converted, by name; only looks.
+    """Return where the guests of a plan stand that an apply must have converted, by name; only looks.
 
     ``path_map``: how the paths in the sidecar have changed since they were recorded.
     """
@@ -65,7 +65,7 @@ def _from_original(original: Found | None, guest: GuestPlan, standing: Standing)
 
 
 def _rests_on_template(guest: GuestPlan, plan: Plan) -> bool:
-    """Whether a qcow2 image on the plan's template stands at the overlay's path; only its header is read."""
+    """Return whether the file at the overlay's path rests on the plan's template; reads only its header."""
     # Imported here, because it loads numpy: usually there is nothing to recover, and status must be quick.
     from batchdiff.image.opening import peek_header, resolved_backing  # noqa: PLC0415
 

@@ -12,6 +12,7 @@ from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.outcomes import kept_for, undone
 from batchdiff.applying.pipeline import Arrival, Way, arrivals
 from batchdiff.applying.purging import PurgeOptions, purge_task
+from batchdiff.applying.restore_without_template import restore_without_template
 from batchdiff.applying.restoring import RestoreOptions, restore_task
 from batchdiff.applying.run import Session, template_held
 from batchdiff.applying.sidecar import discard_unfinished
@@ -34,14 +35,14 @@ Chosen = list[tuple[GuestPlan, Standing]]
 
 
 def restorable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...] | None) -> Chosen:
-    """The guests that restore can do something for, of those names or of all.
+    """Return the guests that restore can do something for, of those names or of all.
 
     :raises UsageError: no guest has such a name, or there is nothing to restore for it.
     """
 
     def begun(standing: Standing) -> bool:
         in_place = standing.published or standing.temporary is not None or standing.moved
-        # A purge that was begun after a restore ends an older original; the guest itself is restored.
+        # A purge after a restore deletes an older original; the guest itself is restored.
         restored = standing.step is Step.RESTORED or (standing.goal is Goal.PURGE and not standing.published)
         return in_place and not restored
 
@@ -49,7 +50,7 @@ def restorable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...
 
 
 def purgeable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...] | None) -> Chosen:
-    """The guests whose originals are in quarantine, of those names or of all.
+    """Return the guests whose originals are in quarantine, of those names or of all.
 
     :raises UsageError: no guest has such a name, or its original is not in quarantine.
     """
@@ -63,7 +64,7 @@ def purgeable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...]
 
 
 def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
-    """Brings originals back, or rebuilds them, and removes their overlays; outcomes guest by guest.
+    """Bring originals back, or rebuild them, and remove their overlays; outcomes guest by guest.
 
     :raises UsageError: there is no such guest, or nothing to restore.
     :raises PlanError: the template's content changed.
@@ -74,7 +75,7 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
     lost = why_template_is_lost(session) if found else None
     if lost is not None:
         require_decision(session, found, options, lost)
-        yield from gone_back(session, found)
+        yield from restore_without_template(session, found)
         return
     if options.discard_changes:
         found, damaged = split_by_reading(found, session.plan)
@@ -90,7 +91,7 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
 
 
 def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
-    """Deletes quarantined originals whose overlays QEMU finds identical; outcomes guest by guest.
+    """Delete quarantined originals whose overlays QEMU finds identical; outcomes guest by guest.
 
     :raises BatchdiffError: as :func:`restore`.
     """
@@ -114,7 +115,7 @@ def _chosen(
         left = set(names) - {guest.name for guest, _ in found}
         raise UsageError(
             f"there is nothing to do for {', '.join(sorted(left))}",
-            remedy="`batchdiff status` shows where each guest stands.",
+            remedy="`batchdiff status PLAN` shows where each guest stands.",
         )
     return found
 
@@ -135,7 +136,7 @@ def _arrivals(session: Session, found: Chosen, make: Callable[..., Task]) -> Ite
 
 
 def why_template_is_lost(session: Session) -> BatchdiffError | None:
-    """Why the template cannot be read as it was planned; None if it can."""
+    """Return why the template cannot be read as it was planned; None if it can."""
     try:
         with open_image(session.plan.template.source) as template:
             inspect(template)
@@ -168,7 +169,7 @@ def require_decision(session: Session, found: Chosen, options: RestoreOptions, l
 
 
 def _begins_like_another_format(guest: GuestPlan) -> list[str]:
-    """A raw disk that begins like another format is dangerous wherever its format is guessed."""
+    """Return a warning of a raw disk that begins like another format: dangerous wherever formats are guessed."""
     found = looks_like(guest.source.path)
     if guest.source.format is not ImageFormat.RAW or found in {None, ImageFormat.RAW}:
         return []

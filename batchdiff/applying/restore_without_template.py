@@ -15,6 +15,8 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from batchdiff.applying import retire
+from batchdiff.applying.guest_files import Found, find_original, find_overlay
+from batchdiff.applying.no_dependents import require_no_dependents
 from batchdiff.applying.notes import Goal, Standing, Step
 from batchdiff.applying.pipeline import as_told
 from batchdiff.applying.places import discard, overlay_names
@@ -135,4 +137,4 @@ def _moved_aside(overlay: Found, guest: GuestPlan, dependents: Dependents) -> Fo
 def _require_free(path: str, objection: str, dependents: Dependents) -> None:
     if objection:
         raise InUseError(f"{path} was not renamed", why=objection, remedy="End what uses it, then try again.")
-    require_nothing_on(dependents, path)
+    require_no_dependents(dependents, path)
