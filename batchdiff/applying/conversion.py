@@ -139,7 +139,7 @@ class Conversion:
             case Action.UNLINK:
                 # Once more under a name that nobody knows: who has not opened it by now, will not.
                 fd, names = self._image().layers[0].fd, self.task.outgoing.names
-                self._outgoing.require_nothing_on_it(names.own, names.quarantine)
+                self._outgoing.require_no_dependents(names.own, names.quarantine)
                 self._outgoing.check_unchanged()
                 self._outgoing.require_alone()
                 if not self._standing.deleting:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
-from batchdiff.applying.going_back import NOTHING_READS_IT, split_by_reading
 from batchdiff.applying.outcomes import kept_for
 from batchdiff.applying.outgoing import OutgoingFile
 from batchdiff.applying.pipeline import EXPECTED, as_told
 from batchdiff.applying.purging import PurgeOptions, purge_task
-from batchdiff.applying.restore_without_template import NOTHING_READS_IT
+from batchdiff.applying.restore_without_template import NOTHING_READS_IT, split_by_reading
 from batchdiff.applying.restoring import RestoreOptions, restore_task
 from batchdiff.applying.run import Run, Session, template_held
 from batchdiff.applying.space import check_space_for_image

@@ -16,14 +16,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from batchdiff.applying.executor import chosen
-from batchdiff.applying.guest_files import Found, find_original, find_overlay, whole_originals
+from batchdiff.applying.guest_files import Found, find_original, find_overlay, missing, whole_originals
 from batchdiff.applying.notes import Notes, Standing
 from batchdiff.applying.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.stopping import Stop
 from batchdiff.applying.template import doubt, require_content
 from batchdiff.applying.verification import Check, Comparison, check_used, require_judges, verify
 from batchdiff.applying.verify_mode import VerifyMode
-from batchdiff.applying.whereabouts import Found, find_original, find_overlay, missing, whole_originals
 from batchdiff.errors import (
     BatchdiffError,
     DifferenceError,

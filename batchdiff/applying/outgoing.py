@@ -62,7 +62,7 @@ class OutgoingFile:
             if self._task.retire is not Retire.KEEP:
                 # Early, so that nothing is begun in vain; both are asked again right before the file goes.
                 self._require_sight(self._held.unknown)
-                self.require_nothing_on_it()
+                self.require_no_dependents()
             inspect(image)
             self._image = image
         return self._image
@@ -124,7 +124,7 @@ class OutgoingFile:
                 why=f"{incoming} is the same file by another name",
                 remedy="Find out what mounted or linked it there, and undo that.",
             )
-        require_nothing_on(self._run.dependents, self.path, *former)
+        require_no_dependents(self._run.dependents, self.path, *former)
 
     def close(self) -> None:
         """Lets go of it."""

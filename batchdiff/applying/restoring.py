@@ -18,10 +18,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from batchdiff.applying import retire
-from batchdiff.applying.constancy import Constancy
-from batchdiff.applying.losses import LossesAllowed, check_losses, not_given_back
+from batchdiff.applying.change_detection import ChangeDetector
+from batchdiff.applying.commands import command
+from batchdiff.applying.guest_files import Found, find_original, find_overlay, missing, rebuilt_is_in_place
 from batchdiff.applying.metadata import copy_metadata, prepare
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
+from batchdiff.applying.overlay_losses import LossesAllowed, check_losses, not_given_back
+from batchdiff.applying.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.overlaying import planned_parts
 from batchdiff.applying.places import original_names, overlay_names
 from batchdiff.applying.run import Run
@@ -31,7 +34,6 @@ from batchdiff.applying.standalone import write_standalone
 from batchdiff.applying.task import Incoming, Outgoing, Task
 from batchdiff.applying.verification import Check, Comparison, check_used, verify
 from batchdiff.applying.verify_mode import VerifyMode
-from batchdiff.applying.whereabouts import Found, find_original, find_overlay, missing, rebuilt_is_in_place
 from batchdiff.errors import GuestError
 from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.fingerprint import NO_FILE
@@ -60,7 +62,7 @@ def restore_task(
     way = _Restoring(guest, template, run, standing, options)
     overlay = find_overlay(guest, standing)
     if overlay is not None and not options.discard_changes:
-        check_losses(overlay.path, options.losses)
+        check_losses(guest.name, overlay.path, options.losses)
     if rebuilt_is_in_place(guest, standing):
         if overlay is not None:
             return way.compare_rebuilt(overlay)
@@ -168,7 +170,7 @@ class _Restoring:
 
         def check(image: Image) -> None:
             self.run.check_template()  # first, because it can say that another file stands in its place
-            constancy.check_chain(image)
+            detector.check_chain(image)
 
         return Task(
             guest=guest.name,

@@ -7,12 +7,12 @@ from dataclasses import replace
 from functools import partial
 
 from batchdiff.applying.executor import chosen
-from batchdiff.applying.going_back import gone_back, split_by_reading
+from batchdiff.applying.guest_files import whole_originals
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.outcomes import kept_for, undone
 from batchdiff.applying.pipeline import Arrival, Way, arrivals
 from batchdiff.applying.purging import PurgeOptions, purge_task
-from batchdiff.applying.restore_without_template import restore_without_template
+from batchdiff.applying.restore_without_template import restore_without_template, split_by_reading
 from batchdiff.applying.restoring import RestoreOptions, restore_task
 from batchdiff.applying.run import Session, template_held
 from batchdiff.applying.sidecar import discard_unfinished
@@ -21,7 +21,6 @@ from batchdiff.applying.task import Task
 from batchdiff.applying.template import accept_template, doubt, require_content
 from batchdiff.applying.verification import require_judges
 from batchdiff.applying.verify_mode import VerifyMode
-from batchdiff.applying.whereabouts import whole_originals
 from batchdiff.errors import BatchdiffError, DifferenceError, ImageError, StopError, UsageError
 from batchdiff.image.lookalike import looks_like
 from batchdiff.image.opening import inspect, open_image
@@ -79,7 +78,7 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
         return
     if options.discard_changes:
         found, damaged = split_by_reading(found, session.plan)
-        yield from gone_back(session, damaged)
+        yield from restore_without_template(session, damaged)
     for guest, arrival in _arrivals(session, found, partial(restore_task, options=options)):
         if isinstance(arrival.error, ImageError):
             yield undone(_with_way_back(arrival, arrival.error, guest, session), Status.RESTORED)

@@ -114,7 +114,7 @@ def _require_still_there(path: str, plan: Plan) -> None:
         )
 
 
-def rehearsed(
+def dry_run(
     console: Console, arguments: argparse.Namespace, plan: Plan, work: Work, notes: Notes
 ) -> list[GuestOutcome]:
     """The outcomes that a command would have, each reported when it is there; nothing is changed.
