@@ -14,6 +14,7 @@ from batchdiff.applying.outcomes import kept_for
 from batchdiff.applying.outgoing import OutgoingFile
 from batchdiff.applying.pipeline import EXPECTED, as_told
 from batchdiff.applying.purging import PurgeOptions, purge_task
+from batchdiff.applying.resting_on import require_nothing_on
 from batchdiff.applying.restoring import RestoreOptions, restore_task
 from batchdiff.applying.run import Run, Session, template_held
 from batchdiff.applying.space import check_space_for_image
@@ -111,6 +112,8 @@ def _tried(task: Task, run: Run) -> Task:
     """
     outgoing = OutgoingFile(task, run)
     try:
+        if task.incoming.ready is not None:
+            require_nothing_on(run.dependents, task.incoming.ready)  # it would get another name
         _try(task, outgoing)
     except DifferenceError:
         if task.otherwise is None:
