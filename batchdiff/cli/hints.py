@@ -52,7 +52,7 @@ def warn_of_changed_template(console: Console, plan: Plan) -> None:
         if there and plan.template_digest not in {"", sidecar.digest}:
             console.warn(
                 f"warning: the content of {plan.template.source.path} changed after overlays were put on it"
-                f" ({few(sorted(there))}): they are damaged, and apply would be refused. Bring it back from a backup"
+                f" ({few(sorted(there))}): they are damaged. Bring it back from a backup; apply will refuse this plan"
             )
 
 
