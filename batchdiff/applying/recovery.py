@@ -1,4 +1,4 @@
-"""Recovers a journal that was lost, as far as the template's sidecar and the files themselves prove it.
+"""Recovers a journal that was lost or cut, as far as the template's sidecar and the files themselves prove it.
 
 ::
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from batchdiff.applying.notes import Fate, Standing, Step
+from batchdiff.applying.notes import Fate, Goal, Notes, Standing, Step
 from batchdiff.applying.places import original_names
 from batchdiff.applying.whereabouts import Found, find_original
 from batchdiff.errors import BatchdiffError
@@ -22,8 +22,8 @@ from batchdiff.model.plan import GuestPlan, Plan, Verdict
 from batchdiff.model.sidecar import Origin, sidecars_of
 
 
-def recovered(plan: Plan, path_map: PathMap = NOTHING_MOVED) -> dict[str, Standing]:
-    """Where the guests of a plan stand that an apply must have converted, by name; only looks.
+def recovered(plan: Plan, notes: Notes, path_map: PathMap = NOTHING_MOVED) -> dict[str, Standing]:
+    """Where the guests stand that an apply must have converted though ``notes`` don't say so, by name; only looks.
 
     ``path_map``: how the paths in the sidecar have changed since they were recorded.
     """
@@ -31,16 +31,31 @@ def recovered(plan: Plan, path_map: PathMap = NOTHING_MOVED) -> dict[str, Standi
     origins = {path: origin for sidecar in sidecars for path, origin in sidecar.overlays.items()}
     found = {}
     for guest in plan.guests:
-        if guest.verdict is not Verdict.CONVERT:
+        if guest.verdict is not Verdict.CONVERT or _is_noted(guest.name, notes):
             continue
-        standing = _standing(guest, origins.get(guest.overlay_path), plan)
+        origin = origins.get(guest.overlay_path)
+        if guest.name in notes.standings and not _is_recorded(guest, origin, plan):
+            continue  # an apply that died before it had published the overlay
+        standing = _standing(guest, origin, plan)
         if standing is not None and _rests_on_template(guest, plan):
             found[guest.name] = standing
     return found
 
 
+def _is_noted(name: str, notes: Notes) -> bool:
+    """Whether a journal knows of the publication of an overlay, or that a restore has ended it."""
+    standing = notes.standings.get(name)
+    if standing is None:
+        return name in notes.times
+    return standing.published or standing.goal is not Goal.APPLY or standing.step is Step.RESTORED
+
+
+def _is_recorded(guest: GuestPlan, origin: Origin | None, plan: Plan) -> bool:
+    return origin is not None and (origin.guest, origin.plan) == (guest.name, plan.checksum)
+
+
 def _standing(guest: GuestPlan, origin: Origin | None, plan: Plan) -> Standing | None:
-    recorded = origin is not None and (origin.guest, origin.plan) == (guest.name, plan.checksum)
+    recorded = _is_recorded(guest, origin, plan)
     try:
         original = find_original(guest, None)
     except BatchdiffError:  # two files could be it; restore says so, and leaves the guest alone

@@ -130,10 +130,8 @@ def rehearsed(console: Console, plan: Plan, work: Work, notes: Notes) -> list[Gu
 
 
 def _recover(journal: Journal, plan: Plan, path_map: PathMap) -> None:
-    """Fills a journal that has nothing in it with what the sidecar and the files prove; notes_of has said so."""
-    if journal.notes.times:
-        return
-    for name, standing in recovered(plan, path_map).items():
+    """Fills in what a journal lacks with what the sidecar and the files prove; notes_of has said so."""
+    for name, standing in recovered(plan, journal.notes, path_map).items():
         journal.record(name, standing)
 
 
