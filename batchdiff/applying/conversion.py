@@ -138,14 +138,13 @@ class Conversion:
                 self._move_outgoing(self.task.outgoing.names.deleting)
             case Action.UNLINK:
                 # Once more under a name that nobody knows: who has not opened it by now, will not.
-                fd = self._image().layers[0].fd
+                fd, names = self._image().layers[0].fd, self.task.outgoing.names
+                self._outgoing.require_nothing_on_it(names.own, names.quarantine)
+                self._outgoing.check_unchanged()
                 self._outgoing.require_alone()
-                self._outgoing.require_nothing_on_it(
-                    self.task.outgoing.names.own, self.task.outgoing.names.quarantine
-                )
                 if not self._standing.deleting:
                     self._note(Step.RETIRING, deleting=True)
-                retire.delete(fd, self.task.outgoing.names.deleting, self._run.template)
+                retire.delete(fd, names.deleting, self._run.template)
             case _:
                 if self._incoming_at() is not IncomingAt.LOST:
                     self._image()  # says what is wrong with the outgoing file

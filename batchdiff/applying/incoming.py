@@ -12,7 +12,6 @@ import os
 from dataclasses import replace
 
 from batchdiff.applying import retire
-from batchdiff.applying.places import is_same_file
 from batchdiff.applying.steps import IncomingAt
 from batchdiff.applying.task import Task
 from batchdiff.errors import GuestError
@@ -40,8 +39,9 @@ class IncomingFile:
         now = fingerprint_at(self.path)
         if self._task.incoming.published:
             # Whatever file is there is what the VM sees; but once it was compared, no other may take its place.
-            replaced = self._compared is not None and not is_same_file(self._compared, now)
-            return IncomingAt.LOST if now is None or replaced else IncomingAt.PUBLISHED
+            if now is None or (self._compared is not None and not self._compared.is_same_file(now)):
+                return IncomingAt.LOST
+            return IncomingAt.PUBLISHED
         if self.known is not None and now is not None and self.known.differs_in_ctime_only(now):
             return IncomingAt.PUBLISHED
         if self.ready is not None:
@@ -68,8 +68,8 @@ class IncomingFile:
         source = str(self.ready)
         fd = open_image_file(source)
         try:
-            if not is_same_file(self.known, identify(fd)):
-                raise GuestError(f"{source} was not given its name", why="it is not the file that was verified")
+            if self.known is None or not self.known.differs_in_ctime_only(identify(fd)):
+                raise GuestError(f"{source} was not given its name", why="it is not what was verified")
             retire.move(fd, source, self.path)
             self.ready, self.known = None, identify(fd)
         finally:

@@ -60,7 +60,8 @@ class OutgoingFile:
             if against and path == self._task.outgoing.names.own:
                 raise GuestError(f"{path} cannot be retired", why=against)
             if self._task.retire is not Retire.KEEP:
-                # Early, so that nothing is begun in vain; looked for again right before the file goes.
+                # Early, so that nothing is begun in vain; both are asked again right before the file goes.
+                self._require_sight(self._held.unknown)
                 self.require_nothing_on_it()
             inspect(image)
             self._image = image
@@ -99,10 +100,13 @@ class OutgoingFile:
         path, usage = self._task.outgoing.names.own, self._held.alone()
         if usage.objection:
             raise InUseError(f"{path} was not retired", why=usage.objection, remedy="End what uses it; try again.")
-        if usage.unknown and self._task.retire is Retire.DELETE and not self._run.session.unseen:
+        self._require_sight(usage.unknown)
+
+    def _require_sight(self, unknown: str) -> None:
+        if unknown and self._task.retire is Retire.DELETE and not self._run.session.unseen:
             raise GuestError(
-                f"{path} was not deleted",
-                why=f"{usage.unknown}, so a VM could have it open unseen",
+                f"{self._task.outgoing.names.own} was not deleted",
+                why=f"{unknown}, so a VM could have it open unseen",
                 remedy="If you are sure that none has, add `--unseen`.",
             )
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from batchdiff.applying import retire
 from batchdiff.applying.constancy import Constancy
 from batchdiff.applying.losses import LossesAllowed, check_losses, not_given_back
 from batchdiff.applying.metadata import copy_metadata, prepare
@@ -33,6 +34,7 @@ from batchdiff.applying.verification import Check, Comparison, check_used, verif
 from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.applying.whereabouts import Found, find_original, find_overlay, missing, rebuilt_is_in_place
 from batchdiff.errors import GuestError
+from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.fingerprint import NO_FILE
 from batchdiff.image.image import Image
 from batchdiff.image.source import ImageSource
@@ -74,7 +76,7 @@ def restore_task(
             why="it is gone: it was deleted, or somebody moved it",
             remedy="Leave `--discard-changes` out: an image with what the VM sees now can be rebuilt.",
         )
-    return way.rebuild(overlay) if original is None else way.compare(overlay, original)
+    return way.rebuild(overlay, None) if original is None else way.compare(overlay, original)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class _Restoring:
         """The original comes back if QEMU finds it identical to the overlay, or if changes are discarded."""
         is_named = original.path == self.guest.source.path
         # What differs is rebuilt from the overlay; a kept original is in the way of that.
-        otherwise = self._two_disks if is_named else lambda: self.rebuild(overlay)
+        otherwise = self._two_disks if is_named else lambda: self.rebuild(overlay, original)
         if not self._can_be_original(original):
             if self.options.discard_changes:
                 raise self._another_file(original, overlay)
@@ -116,9 +118,11 @@ class _Restoring:
             otherwise=otherwise,
         )
 
-    def rebuild(self, overlay: Found) -> Task:
+    def rebuild(self, overlay: Found, original: Found | None) -> Task:
         """An image with what the VM sees takes the original's name; an older original stays in quarantine."""
-        return replace(self._task(overlay, Incoming(self.rebuilt_source)), older=self._older())
+        older = self._older() if original is None else original_names(self.guest.source.path).quarantine
+        task = self._task(overlay, Incoming(self.rebuilt_source))
+        return replace(task, write=_Rebuilding(self.guest, self.run, original).write, older=older)
 
     def compare_rebuilt(self, overlay: Found) -> Task:
         """An earlier run has rebuilt an image and died: the overlay goes if the two are still identical."""
@@ -164,8 +168,8 @@ class _Restoring:
         constancy = Constancy(self.run.journal)
 
         def check(image: Image) -> None:
+            self.run.check_template()  # first, because it can say that another file stands in its place
             constancy.check_chain(image)
-            self.run.check_template()
 
         return Task(
             guest=guest.name,
@@ -174,7 +178,7 @@ class _Restoring:
             incoming=incoming,
             retire=Retire.DELETE,
             final=Step.RESTORED,
-            write=_Rebuilding(guest, self.run).write,
+            write=_writes_nothing,
             verify=_rebuilt_right,
             check=check,
             on_ended=self._forget,
@@ -235,11 +239,13 @@ class _Rebuilding:
 
     guest: GuestPlan
     run: Run
+    original: Found | None
 
     def write(self, fd: int, overlay: Image) -> list[str]:
         """See :data:`batchdiff.applying.task.Write`."""
         guest, (record, _) = self.guest, planned_parts(self.guest)
         check_space_for_image(overlay, os.path.dirname(guest.source.path), guest.name)
+        self._spare_original()
         lost = prepare(overlay.layers[0].fd, fd)
         # A raw file that was no multiple of 512 gets its size back, unless the disk has another size by now.
         planned = record.fingerprints[0].size
@@ -255,6 +261,22 @@ class _Rebuilding:
                 " and `batchdiff purge --used` deletes it"
             )
         return notes
+
+    def _spare_original(self) -> None:
+        """An original that a process was about to delete when it died goes back into quarantine."""
+        names = original_names(self.guest.source.path)
+        if self.original is None or self.original.path != names.deleting:
+            return
+        fd = open_image_file(names.deleting)
+        try:
+            retire.move(fd, names.deleting, names.quarantine)
+            self.run.journal.record_changed(identify(fd))
+        finally:
+            os.close(fd)
+
+
+def _writes_nothing(_fd: int, _image: Image) -> list[str]:
+    raise AssertionError("nothing has to be rebuilt: the incoming image is there")
 
 
 def _identical(overlay: Image, original: ImageSource, ended: Callable[[], bool]) -> None:

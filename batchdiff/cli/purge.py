@@ -25,7 +25,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     require_done_here(plan, options.guests, "purge")
     notes = notes_of(console, arguments, plan, path_map)
     if arguments.dry_run:
-        outcomes = rehearsed(console, plan, lambda session: rehearsed_purge(session, options), notes)
+        outcomes = rehearsed(console, arguments, plan, lambda session: rehearsed_purge(session, options), notes)
     else:
         found = purgeable(plan, notes.standings, options.guests)
         if found and not arguments.yes:

@@ -30,7 +30,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     require_done_here(plan, options.guests, "restore")
     notes = notes_of(console, arguments, plan, path_map)
     if arguments.dry_run:
-        outcomes = rehearsed(console, plan, lambda session: rehearsed_restore(session, options), notes)
+        outcomes = rehearsed(console, arguments, plan, lambda session: rehearsed_restore(session, options), notes)
     else:
         _ask(console, arguments, plan, options, notes)
         outcomes = carried_out(console, arguments, plan, lambda session: restore(session, options), path_map)

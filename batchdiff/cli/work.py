@@ -112,7 +112,9 @@ def _require_still_there(path: str, plan: Plan) -> None:
         )
 
 
-def rehearsed(console: Console, plan: Plan, work: Work, notes: Notes) -> list[GuestOutcome]:
+def rehearsed(
+    console: Console, arguments: argparse.Namespace, plan: Plan, work: Work, notes: Notes
+) -> list[GuestOutcome]:
     """The outcomes that a command would have, each reported when it is there; nothing is changed.
 
     :raises StopError: it was interrupted.
@@ -121,7 +123,7 @@ def rehearsed(console: Console, plan: Plan, work: Work, notes: Notes) -> list[Gu
     announcer = Announcer(console)
     guests = {guest.name: guest for guest in plan.guests}
     with stopping() as stop:
-        for outcome in work(Session(plan, FrozenJournal(notes), announcer, stop)):
+        for outcome in work(Session(plan, FrozenJournal(notes), announcer, stop, arguments.unseen)):
             outcomes.append(outcome)
             announcer.arrival(guests[outcome.name], outcome)
     if announcer.unheard:
