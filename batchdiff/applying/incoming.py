@@ -35,7 +35,7 @@ class IncomingFile:
         return self._task.incoming.source.path
 
     def at(self, temporary: str | None) -> IncomingAt:
-        """How far it has come; ``temporary``: the file under way that the journal knows."""
+        """Return how far it has come; ``temporary``: the file under way that the journal knows."""
         now = fingerprint_at(self.path)
         if self._task.incoming.published:
             # Whatever file is there is what the VM sees; but once it was compared, no other may take its place.
@@ -49,7 +49,7 @@ class IncomingFile:
         return IncomingAt.UNFINISHED if temporary is not None and os.path.lexists(temporary) else IncomingAt.NONE
 
     def to_compare(self) -> ImageSource:
-        """The image where it stands now, about to be compared."""
+        """Return the image where it stands now, about to be compared."""
         source = self._task.incoming.source
         if self.ready is not None:
             return replace(source, path=self.ready)
@@ -61,7 +61,7 @@ class IncomingFile:
         self.ready = self._task.incoming.ready
 
     def publish(self) -> Fingerprint:
-        """Gives it its own name, durably and without replacing a file; its fingerprint afterwards.
+        """Give it its own name, durably and without replacing a file; its fingerprint afterwards.
 
         :raises GuestError: it is not the file that was verified, or a file has the name already.
         """

@@ -1,4 +1,4 @@
-"""Recovers a journal that was lost or cut, as far as the template's sidecar and the files themselves prove it.
+"""Recover a journal that was lost or cut, as far as the template's sidecar and the files themselves prove it.
 
 ::
 
@@ -11,19 +11,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from batchdiff.applying.guest_files import Found, find_original
 from batchdiff.applying.notes import Fate, Goal, Notes, Standing, Step
 from batchdiff.applying.places import original_names
-from batchdiff.applying.whereabouts import Found, find_original
 from batchdiff.errors import BatchdiffError
 from batchdiff.image.fingerprint import fingerprint_at
 from batchdiff.image.identity import is_one_image
-from batchdiff.model.moved import NOTHING_MOVED, PathMap
+from batchdiff.model.path_map import NOTHING_MOVED, PathMap
 from batchdiff.model.plan import GuestPlan, Plan, Verdict
 from batchdiff.model.sidecar import Origin, sidecars_of
 
 
 def recovered(plan: Plan, notes: Notes, path_map: PathMap = NOTHING_MOVED) -> dict[str, Standing]:
-    """Where the guests stand that an apply must have converted though ``notes`` don't say so, by name; only looks.
+    """Return where guests stand that an apply must have converted though ``notes`` don't say so; only looks.
 
     ``path_map``: how the paths in the sidecar have changed since they were recorded.
     """
@@ -43,7 +43,7 @@ def recovered(plan: Plan, notes: Notes, path_map: PathMap = NOTHING_MOVED) -> di
 
 
 def _is_noted(name: str, notes: Notes) -> bool:
-    """Whether a journal knows of the publication of an overlay, or that a restore has ended it."""
+    """Return whether a journal knows that an overlay was published, or that a restore has ended it."""
     standing = notes.standings.get(name)
     if standing is None:
         return name in notes.times
@@ -80,7 +80,7 @@ def _from_original(original: Found | None, guest: GuestPlan, standing: Standing)
 
 
 def _rests_on_template(guest: GuestPlan, plan: Plan) -> bool:
-    """Whether a qcow2 image on the plan's template stands at the overlay's path; only its header is read."""
+    """Return whether the file at the overlay's path rests on the plan's template; reads only its header."""
     # Imported here, because it loads numpy: usually there is nothing to recover, and status must be quick.
     from batchdiff.image.opening import peek_header, resolved_backing  # noqa: PLC0415
 

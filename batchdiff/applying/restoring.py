@@ -18,21 +18,22 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from batchdiff.applying import retire
-from batchdiff.applying.constancy import Constancy
-from batchdiff.applying.losses import LossesAllowed, check_losses, not_given_back
+from batchdiff.applying.change_detection import ChangeDetector
+from batchdiff.applying.commands import command
+from batchdiff.applying.guest_files import Found, find_original, find_overlay, missing, rebuilt_is_in_place
 from batchdiff.applying.metadata import copy_metadata, prepare
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
+from batchdiff.applying.overlay_losses import LossesAllowed, check_losses, not_given_back
+from batchdiff.applying.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.overlaying import planned_parts
 from batchdiff.applying.places import original_names, overlay_names
 from batchdiff.applying.run import Run
 from batchdiff.applying.sidecar import forget_overlay
 from batchdiff.applying.space import check_space_for_image
 from batchdiff.applying.standalone import write_standalone
-from batchdiff.applying.standing_overlay import overlay_as_it_is, overlay_source
 from batchdiff.applying.task import Incoming, Outgoing, Task
 from batchdiff.applying.verification import Check, Comparison, check_used, verify
 from batchdiff.applying.verify_mode import VerifyMode
-from batchdiff.applying.whereabouts import Found, find_original, find_overlay, missing, rebuilt_is_in_place
 from batchdiff.errors import GuestError
 from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.fingerprint import NO_FILE
@@ -61,7 +62,7 @@ def restore_task(
     way = _Restoring(guest, template, run, standing, options)
     overlay = find_overlay(guest, standing)
     if overlay is not None and not options.discard_changes:
-        check_losses(overlay.path, options.losses)
+        check_losses(guest.name, overlay.path, options.losses)
     if rebuilt_is_in_place(guest, standing):
         if overlay is not None:
             return way.compare_rebuilt(overlay)
@@ -72,9 +73,9 @@ def restore_task(
         return way.without_overlay(original)
     if original is None and options.discard_changes:
         raise GuestError(
-            f"{guest.name} cannot go back to its original",
-            why="it is gone: it was deleted, or somebody moved it",
-            remedy="Leave `--discard-changes` out: an image with what the VM sees now can be rebuilt.",
+            "it cannot go back to its original",
+            why="that was deleted or moved",
+            remedy="Run the same command without `--discard-changes`: an image is then rebuilt from the overlay.",
         )
     return way.rebuild(overlay, None) if original is None else way.compare(overlay, original)
 
@@ -102,7 +103,7 @@ class _Restoring:
         return quarantined if os.path.lexists(quarantined) else None
 
     def compare(self, overlay: Found, original: Found) -> Task:
-        """The original comes back if QEMU finds it identical to the overlay, or if changes are discarded."""
+        """Bring the original back if QEMU finds it identical to the overlay, or if changes are discarded."""
         is_named = original.path == self.guest.source.path
         # What differs is rebuilt from the overlay; a kept original is in the way of that.
         otherwise = self._two_disks if is_named else lambda: self.rebuild(overlay, original)
@@ -125,7 +126,7 @@ class _Restoring:
         return replace(task, write=_Rebuilding(self.guest, self.run, original).write, older=older)
 
     def compare_rebuilt(self, overlay: Found) -> Task:
-        """An earlier run has rebuilt an image and died: the overlay goes if the two are still identical."""
+        """Let the overlay go if it is still identical to the image that an earlier run has rebuilt."""
         return replace(
             self._task(overlay, self._rebuilt()),
             verify=_still_right,
@@ -139,16 +140,16 @@ class _Restoring:
         return self.finished(self._rebuilt())
 
     def without_overlay(self, original: Found | None) -> Task:
-        """Goes back to the original if nothing can be lost by that, or if the operator said so."""
+        """Go back to the original if nothing can be lost by that, or if the operator said so."""
         deleted_by_us = self.standing.goal is Goal.RESTORE and self.standing.deleting
         if self.standing.published and not deleted_by_us and not self.options.discard_changes:
             raise self._overlay_missing(original)
         if original is None:
             original_path, overlay_path = self.guest.source.path, self.guest.overlay_path
             raise GuestError(
-                f"{self.guest.name} cannot be restored",
+                "it cannot be restored",
                 why=f"both its original {original_path} and its overlay {overlay_path} are gone",
-                remedy="If they were moved, use `--map OLD=NEW`; else bring one of them back from a backup.",
+                remedy="If they were moved, add `--map OLD=NEW`; otherwise restore one of them from a backup.",
             )
         ready = None if original.path == self.guest.source.path else original.path
         return self.finished(Incoming(self.guest.source, original.now, ready))
@@ -161,15 +162,15 @@ class _Restoring:
     def _task(self, overlay: Found | None, incoming: Incoming) -> Task:
         guest = self.guest
         names = overlay_names(guest.overlay_path)
-        source = overlay_source(guest, self.template.source)
+        source = planned_overlay(guest, self.template.source)
         if overlay is not None:
-            as_it_is = overlay_as_it_is(replace(source, path=overlay.path))
+            as_it_is = current_overlay(replace(source, path=overlay.path))
             source = replace(as_it_is, path=guest.overlay_path)
-        constancy = Constancy(self.run.journal)
+        detector = ChangeDetector(self.run.journal)
 
         def check(image: Image) -> None:
             self.run.check_template()  # first, because it can say that another file stands in its place
-            constancy.check_chain(image)
+            detector.check_chain(image)
 
         return Task(
             guest=guest.name,
@@ -209,18 +210,18 @@ class _Restoring:
 
     def _two_disks(self) -> Task:
         raise GuestError(
-            f"{self.guest.name} was not restored",
+            "it was not restored",
             why=f"its original {self.guest.source.path} is still there, and differs from its overlay"
             f" {self.guest.overlay_path}: only you know which of the two counts",
-            remedy="To go back to the original and delete the overlay, run the same command with"
-            " `--discard-changes`; to keep the overlay, move the original away.",
+            remedy="To go back to the original and delete the overlay:"
+            f" {command('restore', self.guest.name, '--discard-changes')}. To get the overlay's content back,"
+            " move the original away, then run the same command again.",
         )
 
     def _overlay_missing(self, original: Found | None) -> GuestError:
         whole = "" if original is None else f" The original, as it was before the conversion, is {original.path}."
-        back = (
-            "" if original is None else " To go back to it and give up what the VM wrote, add `--discard-changes`."
-        )
+        discard = command("restore", self.guest.name, "--discard-changes")
+        back = "" if original is None else f" To go back to it and give up what the VM wrote: {discard}."
         return GuestError(
             f"{self.guest.name} was not restored",
             why=f"its overlay {self.guest.overlay_path} {missing(self.guest.overlay_path)}, with what its VM wrote"
@@ -257,8 +258,8 @@ class _Rebuilding:
         left = original_names(guest.source.path).quarantine
         if os.path.lexists(left):
             notes.append(
-                f"its VM had run on the overlay, so what it wrote came back; the older original is still {left},"
-                " and `batchdiff purge --used` deletes it"
+                f"rebuilt with what its VM wrote. The older original is still {left}; to delete it:"
+                f" {command('purge', guest.name, '--used')}"
             )
         return notes
 

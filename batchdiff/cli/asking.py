@@ -19,7 +19,7 @@ class Question:
 
 
 def confirm(console: Console, verb: str, question: Question) -> None:
-    """Asks whether that is to be done.
+    """Ask whether that is to be done.
 
     :raises UsageError: the answer was no, or there is nobody to ask.
     """
@@ -31,5 +31,5 @@ def confirm(console: Console, verb: str, question: Question) -> None:
     console.warn(question.what)
     for line in question.lines:
         console.warn(f"  {line}")
-    if console.ask("Type yes to go on: ").lower() != "yes":
+    if console.ask("Type yes to continue: ").lower() != "yes":
         raise UsageError("nothing was done", remedy=question.otherwise)

@@ -29,7 +29,7 @@ def warn_of_formats(console: Console, manifest: Manifest) -> None:
 
 
 def warn_of_names(console: Console, manifest: Manifest) -> None:
-    """Names block devices whose names may mean another disk some day, and says what to call them instead."""
+    """Name block devices whose names may mean another disk some day, and say what to call them instead."""
     doubts = []
     for path, what in _roles(manifest).items():
         number = device_number(path)
@@ -42,7 +42,7 @@ def warn_of_names(console: Console, manifest: Manifest) -> None:
 
 
 def _roles(manifest: Manifest) -> dict[str, str]:
-    """What each file of the manifest is there for, by its path."""
+    """Return what each file of the manifest is there for, by its path."""
     images = [("the template", manifest.template)]
     images += [(f"the guest {guest.name}", guest.image) for guest in manifest.guests]
     roles: dict[str, str] = {}

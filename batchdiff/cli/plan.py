@@ -10,7 +10,7 @@ from contextlib import closing
 
 from batchdiff.applying.kept_plan import name_to_keep, replace_plan
 from batchdiff.cli.console import Console
-from batchdiff.cli.earlier import converted_guests, say_kept
+from batchdiff.cli.earlier_plans import converted_guests, say_kept
 from batchdiff.cli.hints import warn_of_formats, warn_of_names, warn_of_space
 from batchdiff.cli.progress import scan_progress
 from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS, ManifestError, UsageError
@@ -82,7 +82,7 @@ def _manifest(path: str, names: list[str] | None) -> Manifest:
 
 
 def _earlier_plans(manifest: Manifest, path: str, kept: str | None) -> EarlierPlans:
-    """The plans that may have converted guests; that at ``path`` by the name that it is about to get."""
+    """Return the plans that may have converted guests; that at ``path`` by the name that it is about to get."""
     output = os.path.abspath(path)
     folders = (os.path.dirname(output), os.path.dirname(manifest.path))
     return EarlierPlans(folders, renamed={} if kept is None else {output: os.path.abspath(kept)})

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 
+from batchdiff.applying.dry_run import dry_run_restore
 from batchdiff.applying.notes import Notes
-from batchdiff.applying.rehearsal import rehearsed_restore
 from batchdiff.applying.restoring import RestoreOptions
 from batchdiff.applying.undoing import restorable, restore
 from batchdiff.cli.asking import Question, confirm
 from batchdiff.cli.console import Console
-from batchdiff.cli.earlier import require_done_here
-from batchdiff.cli.moving import moved
+from batchdiff.cli.earlier_plans import require_done_here
 from batchdiff.cli.notes import notes_of
-from batchdiff.cli.work import carried_out, exit_code, rehearsed
+from batchdiff.cli.path_map import moved
+from batchdiff.cli.work import carried_out, dry_run, exit_code
 from batchdiff.model.plan import Plan
 from batchdiff.model.plan_file import read_plan
 from batchdiff.report.outcome import undone_text
@@ -30,12 +30,12 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     require_done_here(plan, options.guests, "restore")
     notes = notes_of(console, arguments, plan, path_map)
     if arguments.dry_run:
-        outcomes = rehearsed(console, arguments, plan, lambda session: rehearsed_restore(session, options), notes)
+        outcomes = dry_run(console, arguments, plan, lambda session: dry_run_restore(session, options), notes)
     else:
         _ask(console, arguments, plan, options, notes)
         outcomes = carried_out(console, arguments, plan, lambda session: restore(session, options), path_map)
     if not outcomes:
-        console.say("Nothing to restore: this plan has converted no guest, or all of them are restored already.")
+        console.say("Nothing to restore: no guest of this plan is known to be converted.")
     console.result(undone_text(outcomes, width=console.width))
     return exit_code(outcomes)
 
@@ -52,7 +52,7 @@ def _ask(
         question = Question(
             "what VMs have written since the conversion will be thrown away, with all snapshots of the overlays:",
             lines,
-            "Leave `--discard-changes` out to keep it.",
+            "Leave `--discard-changes` out to keep what the VMs wrote.",
         )
         confirm(console, "restore", question)
     elif options.guests is None and len(found) > 1 and console.can_ask:

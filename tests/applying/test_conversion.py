@@ -12,9 +12,9 @@ from oracle import assert_same
 from stage import ASIDE, GUEST, NAME, TEMPLATE, Stage, failed
 
 from batchdiff.applying.examination import examined
+from batchdiff.applying.guest_files import on_disk
 from batchdiff.applying.standings import standings_of
 from batchdiff.applying.stopping import Stop
-from batchdiff.applying.whereabouts import on_disk
 from batchdiff.model.finding import Health
 from batchdiff.model.manifest import Retire
 from batchdiff.model.sidecar import read_sidecar

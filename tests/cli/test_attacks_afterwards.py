@@ -251,7 +251,7 @@ def test_a_vm_that_runs_on_its_overlay_before_apply_has_noted_that_it_was_publis
     assert_same((one.folder / "raw.img").read_bytes(), expected)
 
 
-# The journal lacks what was noted last.
+# The journal lacks its last lines.
 
 
 @pytest.mark.parametrize("left", [1, 2, 3, 4])
@@ -277,7 +277,7 @@ def test_a_guest_of_which_the_journal_has_nothing_is_not_forgotten(tmp_path):
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(line for line in lines if '"large"' not in line))
     expected = use(fleet.folder / OVERLAYS["large.img"])
-    assert "lacks what was noted last" in run(fleet, "status").stderr
+    assert "lacks its last lines" in run(fleet, "status").stderr
     run(fleet, "restore")
     assert_same((fleet.folder / "large.img").read_bytes(), expected)
     # What a restore has ended is not recovered again.

@@ -147,7 +147,10 @@ def test_a_kept_original_and_a_used_overlay(one):
 def test_changes_cannot_be_discarded_without_an_original(one):
     one.apply("--retire", "delete", "--yes")
     expected = use(one)
-    assert "it is gone" in run(one, "restore", "--discard-changes", "--yes", expect=1).stderr
+    assert (
+        "it cannot go back to its original: that was deleted or moved"
+        in run(one, "restore", "--discard-changes", "--yes", expect=1).stderr
+    )
     run(one, "restore")
     assert_same((one.folder / "raw.img").read_bytes(), expected)
 
@@ -301,7 +304,7 @@ def test_apply_and_purge_after_a_purge(one):
     run(one, "purge", "--yes")
     before = one.state()
     assert outcome(one.apply("--retire", "quarantine", "--json"))["status"] == "unchanged"
-    assert "no original of this plan is in quarantine" in run(one, "purge", "--yes").stderr
+    assert "no original of this plan is known to be in quarantine" in run(one, "purge", "--yes").stderr
     assert one.state() | {"fleet.plan.json.journal": ...} == before | {"fleet.plan.json.journal": ...}
     assert "nothing; or restore" in run(one, "status").stdout
 
@@ -326,7 +329,9 @@ def test_an_older_original_after_a_restore(one):
 def test_planning_says_that_the_name_in_quarantine_is_taken(one):
     (one.folder / ORIGINAL).write_bytes(b"an older one")
     one.write_manifest(f"{ONE}retire: quarantine\n")
-    assert "purge --used" in one.plan("-o", "other.plan.json", expect=1).stdout.replace("\n          ", " ")
+    assert "purge OLD_PLAN --used" in one.plan("-o", "other.plan.json", expect=1).stdout.replace(
+        "\n          ", " "
+    )
 
 
 def test_a_vm_that_runs(one):
@@ -534,7 +539,7 @@ def test_a_purge_of_an_older_original_that_is_killed_goes_on(one, call):
     subprocess.run(argv, cwd=one.folder, check=False, capture_output=True, timeout=120)
     left = [name for name in one.names() if name.startswith("raw.img.batchdiff-")]
     assert len(left) == 1
-    assert "purge: it was begun" in run(one, "status").stdout
+    assert "purge: interrupted, will resume" in run(one, "status").stdout
     run(one, "restore", expect=1 if call == "renameat2" else None)
     run(one, "purge", "--used", "--yes")
     assert not [name for name in one.names() if name.startswith("raw.img.batchdiff-")]

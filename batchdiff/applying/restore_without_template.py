@@ -15,14 +15,14 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from batchdiff.applying import retire
+from batchdiff.applying.guest_files import Found, find_original, find_overlay
+from batchdiff.applying.no_dependents import require_no_dependents
 from batchdiff.applying.notes import Goal, Standing, Step
+from batchdiff.applying.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.pipeline import as_told
 from batchdiff.applying.places import discard, overlay_names
-from batchdiff.applying.resting_on import require_nothing_on
 from batchdiff.applying.run import Session
 from batchdiff.applying.sidecar import forget_overlay
-from batchdiff.applying.standing_overlay import overlay_as_it_is, overlay_source
-from batchdiff.applying.whereabouts import Found, find_original, find_overlay
 from batchdiff.errors import BatchdiffError, GuestError, ImageError, InUseError
 from batchdiff.image.files import open_image_file
 from batchdiff.image.holding import hold
@@ -49,8 +49,8 @@ def _cannot_be_read(guest: GuestPlan, standing: Standing, plan: Plan) -> bool:
     try:
         overlay = find_overlay(guest, standing)
         if overlay is not None:
-            source = replace(overlay_source(guest, plan.template.source), path=overlay.path)
-            with open_image(overlay_as_it_is(source)) as image:
+            source = replace(planned_overlay(guest, plan.template.source), path=overlay.path)
+            with open_image(current_overlay(source)) as image:
                 inspect(image)
     except ImageError:
         return True
@@ -59,7 +59,7 @@ def _cannot_be_read(guest: GuestPlan, standing: Standing, plan: Plan) -> bool:
     return False
 
 
-def gone_back(session: Session, found: list[Begun]) -> Iterator[GuestOutcome]:
+def restore_without_template(session: Session, found: list[Begun]) -> Iterator[GuestOutcome]:
     """Goes back to each original; outcomes guest by guest, and one that fails does not stop the others.
 
     :raises StopError: somebody asked to stop.
@@ -135,4 +135,4 @@ def _moved_aside(overlay: Found, guest: GuestPlan, dependents: Dependents) -> Fo
 def _require_free(path: str, objection: str, dependents: Dependents) -> None:
     if objection:
         raise InUseError(f"{path} was not renamed", why=objection, remedy="End what uses it, then try again.")
-    require_nothing_on(dependents, path)
+    require_no_dependents(dependents, path)

@@ -6,8 +6,8 @@ import os
 import plans
 import pytest
 
+from batchdiff.applying.guest_files import find_original, find_overlay, rebuilt_is_in_place
 from batchdiff.applying.notes import Goal, Standing, Step
-from batchdiff.applying.whereabouts import find_original, find_overlay, rebuilt_is_in_place
 from batchdiff.errors import GuestError
 from batchdiff.image.fingerprint import fingerprint_at
 
