@@ -1,4 +1,4 @@
-"""Recover a journal that was lost, as far as the template's sidecar and the files themselves prove it.
+"""Recover a journal that was lost or cut, as far as the template's sidecar and the files themselves prove it.
 
 ::
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from batchdiff.applying.guest_files import Found, find_original
-from batchdiff.applying.notes import Fate, Goal, Standing, Step
+from batchdiff.applying.notes import Fate, Goal, Notes, Standing, Step
 from batchdiff.applying.places import original_names
 from batchdiff.errors import BatchdiffError
 from batchdiff.image.fingerprint import fingerprint_at
@@ -23,8 +23,8 @@ from batchdiff.model.plan import GuestPlan, Plan, Verdict
 from batchdiff.model.sidecar import Origin, sidecars_of
 
 
-def recovered(plan: Plan, path_map: PathMap = NOTHING_MOVED) -> dict[str, Standing]:
-    """Return where the guests of a plan stand that an apply must have converted, by name; only look.
+def recovered(plan: Plan, notes: Notes, path_map: PathMap = NOTHING_MOVED) -> dict[str, Standing]:
+    """Return where guests stand that an apply must have converted though ``notes`` don't say so; only looks.
 
     ``path_map``: how the paths in the sidecar have changed since they were recorded.
     """
@@ -32,15 +32,31 @@ def recovered(plan: Plan, path_map: PathMap = NOTHING_MOVED) -> dict[str, Standi
     origins = {path: origin for sidecar in sidecars for path, origin in sidecar.overlays.items()}
     found = {}
     for guest in plan.guests:
-        if guest.verdict is Verdict.CONVERT:
-            standing = _standing(guest, origins.get(guest.overlay_path), plan)
-            if standing is not None:
-                found[guest.name] = standing
+        if guest.verdict is not Verdict.CONVERT or _is_noted(guest.name, notes):
+            continue
+        origin = origins.get(guest.overlay_path)
+        if guest.name in notes.standings and not _is_recorded(guest, origin, plan):
+            continue  # an apply that died before it had published the overlay
+        standing = _standing(guest, origin, plan)
+        if standing is not None:
+            found[guest.name] = standing
     return found
 
 
+def _is_noted(name: str, notes: Notes) -> bool:
+    """Return whether a journal knows that an overlay was published, or that a restore has ended it."""
+    standing = notes.standings.get(name)
+    if standing is None:
+        return name in notes.times
+    return standing.published or standing.goal is not Goal.APPLY or standing.step is Step.RESTORED
+
+
+def _is_recorded(guest: GuestPlan, origin: Origin | None, plan: Plan) -> bool:
+    return origin is not None and (origin.guest, origin.plan) == (guest.name, plan.checksum)
+
+
 def _standing(guest: GuestPlan, origin: Origin | None, plan: Plan) -> Standing | None:
-    recorded = origin is not None and (origin.guest, origin.plan) == (guest.name, plan.checksum)
+    recorded = _is_recorded(guest, origin, plan)
     older, names = _older_original(guest), original_names(guest.source.path)
     try:
         original = find_original(guest, None)

@@ -109,9 +109,9 @@ class _Restoring:
         otherwise = self._two_disks if is_named else lambda: self.rebuild(overlay, original)
         if not self._can_be_original(original):
             if self.options.discard_changes:
-                raise self._another_file(original)
+                raise self._another_file(original, overlay)
             if is_named:
-                otherwise = partial(_refuse, self._another_file(original))
+                otherwise = partial(_refuse, self._another_file(original, overlay))
         return replace(
             self._task(overlay, Incoming(self.guest.source, original.now, None if is_named else original.path)),
             verify=_identical,
@@ -191,12 +191,12 @@ class _Restoring:
         kept = found.path == self.guest.source.path and self.standing.fate in {None, Fate.KEPT}
         return found.proven or kept or (planned.size, planned.mtime_ns) == (now.size, now.mtime_ns)
 
-    def _another_file(self, found: Found) -> GuestError:
+    def _another_file(self, found: Found, overlay: Found) -> GuestError:
         return GuestError(
             f"{self.guest.name} was not restored",
             why=f"{found.path} is not its original as it was before the conversion: it is another file, or"
             " somebody wrote to it",
-            remedy=f"Look at it and at the overlay {self.guest.overlay_path}; move away the one that does not"
+            remedy=f"Look at it and at the overlay {overlay.path}; move away the one that does not"
             " count, then run the same command again.",
         )
 

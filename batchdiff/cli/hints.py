@@ -52,7 +52,7 @@ def warn_of_changed_template(console: Console, plan: Plan) -> None:
         if there and plan.template_digest not in {"", sidecar.digest}:
             console.warn(
                 f"warning: the content of {plan.template.source.path} changed after overlays were put on it"
-                f" ({few(sorted(there))}): they are damaged. Bring it back from a backup; apply will refuse this plan"
+                f" ({few(sorted(there))}): they are damaged. Bring it back from a backup; apply refuses this plan"
             )
 
 

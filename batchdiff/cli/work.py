@@ -134,10 +134,8 @@ def dry_run(
 
 
 def _recover(journal: Journal, plan: Plan, path_map: PathMap) -> None:
-    """Fill a journal that has nothing in it with what the sidecar and the files prove; notes_of has said so."""
-    if journal.notes.times:
-        return
-    for name, standing in recovered(plan, path_map).items():
+    """Fill in what a journal lacks with what the sidecar and the files prove; notes_of has said so."""
+    for name, standing in recovered(plan, journal.notes, path_map).items():
         journal.record(name, standing)
 
 

@@ -1,4 +1,4 @@
-"""What could lose a disk in the months after an apply: strange files in the way, a VM that runs after a kill."""
+"""What could lose a disk in the months after an apply: strange files in the way, VMs that run after a kill."""
 
 import contextlib
 import os
@@ -249,3 +249,36 @@ def test_a_vm_that_runs_on_its_overlay_before_apply_has_noted_that_it_was_publis
     (one.folder / "raw.img").rename(one.folder / "elsewhere")
     run(one, "restore")
     assert_same((one.folder / "raw.img").read_bytes(), expected)
+
+
+# The journal lacks its last lines.
+
+
+@pytest.mark.parametrize("left", [1, 2, 3, 4])
+@pytest.mark.parametrize("how", ["keep", "quarantine"])
+def test_a_journal_that_was_cut_brings_no_older_state_back(one, how, left):
+    one.apply("--retire", how)
+    expected = use(overlay(one))
+    journal = one.folder / "fleet.plan.json.journal"
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:left]))
+    assert "planned" not in run(one, "status").stdout
+    done = run(one, "restore", expect=1 if how == "keep" else 0)
+    if how == "keep":
+        assert "only you know which of the two counts" in done.stderr
+        (one.folder / "raw.img").unlink()
+        run(one, "restore")
+    assert_same((one.folder / "raw.img").read_bytes(), expected)
+
+
+def test_a_guest_of_which_the_journal_has_nothing_is_not_forgotten(tmp_path):
+    fleet = planned(tmp_path, ONE.replace("}]", "}, {path: large.img, format: raw}]"))
+    fleet.apply("--retire", "quarantine")
+    journal = fleet.folder / "fleet.plan.json.journal"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(line for line in lines if '"large"' not in line))
+    expected = use(fleet.folder / OVERLAYS["large.img"])
+    assert "lacks its last lines" in run(fleet, "status").stderr
+    run(fleet, "restore")
+    assert_same((fleet.folder / "large.img").read_bytes(), expected)
+    # What a restore has ended is not recovered again.
+    assert "lacks" not in run(fleet, "status").stderr

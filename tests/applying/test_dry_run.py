@@ -136,7 +136,7 @@ def test_an_image_that_would_not_fit(stage, monkeypatch):
         asked.append((image.path, folder, guest))
         raise GuestError("there is not enough space")
 
-    monkeypatch.setattr(rehearsal, "check_space_for_image", full)
+    monkeypatch.setattr(dry_run, "check_space_for_image", full)
     assert "not enough space" in failed(Rehearsal(stage).restore())
     assert asked == [(str(stage.overlay()), str(stage.folder), NAME)]
 
