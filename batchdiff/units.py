@@ -56,7 +56,7 @@ _MOST_NAMED = 3
 
 
 def few(names: Collection[str]) -> str:
-    """Names in a sentence: all up to three, else the first two and how many more there are."""
+    """Return names in a sentence: all up to three, else the first two and how many more there are."""
     listed = list(names)
     if len(listed) > _MOST_NAMED:
         return f"{', '.join(listed[: _MOST_NAMED - 1])} and {len(listed) - _MOST_NAMED + 1} more"

@@ -52,3 +52,18 @@ def tmpfs(folder: Path) -> Iterator[Path]:
     finally:
         # Lazily: what a failed test has left open must not leave a mount among pytest's folders.
         subprocess.run(["umount", "--lazy", str(point)], check=True, timeout=60)
+
+
+@contextlib.contextmanager
+def overlayfs(folder: Path) -> Iterator[Path]:
+    """A fresh overlayfs, as in a container: who has a file open in a layer below is not seen in it."""
+    with tmpfs(folder) as below:
+        layers = {name: below / name for name in ("lower", "upper", "work", "all")}
+        for each in layers.values():
+            each.mkdir()
+        options = f"lowerdir={layers['lower']},upperdir={layers['upper']},workdir={layers['work']}"
+        run("mount", "-t", "overlay", "-o", options, "batchdiff-tests", str(layers["all"]))
+        try:
+            yield layers["all"]
+        finally:
+            subprocess.run(["umount", "--lazy", str(layers["all"])], check=True, timeout=60)

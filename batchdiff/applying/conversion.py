@@ -17,12 +17,12 @@ import os
 from dataclasses import replace
 
 from batchdiff.applying import retire
-from batchdiff.applying.endings import fate, lost, opens
+from batchdiff.applying.endings import another_file, fate, lost, opens
 from batchdiff.applying.incoming import IncomingFile
+from batchdiff.applying.no_dependents import require_no_dependents
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.outgoing import OutgoingFile
 from batchdiff.applying.places import discard, require_lasting
-from batchdiff.applying.resting_on import require_nothing_on
 from batchdiff.applying.run import Run
 from batchdiff.applying.steps import Action, IncomingAt, OutgoingAt, Scene, next_action
 from batchdiff.applying.task import Task
@@ -138,14 +138,13 @@ class Conversion:
                 self._move_outgoing(self.task.outgoing.names.deleting)
             case Action.UNLINK:
                 # Once more under a name that nobody knows: who has not opened it by now, will not.
-                fd = self._image().layers[0].fd
+                fd, names = self._image().layers[0].fd, self.task.outgoing.names
+                self._outgoing.require_no_dependents(names.own, names.quarantine)
+                self._outgoing.check_unchanged()
                 self._outgoing.require_alone()
-                self._outgoing.require_nothing_on_it(
-                    self.task.outgoing.names.own, self.task.outgoing.names.quarantine
-                )
                 if not self._standing.deleting:
                     self._note(Step.RETIRING, deleting=True)
-                retire.delete(fd, self.task.outgoing.names.deleting, self._run.template)
+                retire.delete(fd, names.deleting, self._run.template)
             case _:
                 if self._incoming_at() is not IncomingAt.LOST:
                     self._image()  # says what is wrong with the outgoing file
@@ -183,7 +182,7 @@ class Conversion:
     def _publish(self) -> None:
         if self._incoming.ready is not None and self._incoming.ready != self._standing.temporary:
             # An original that gets its name back: what knows it by its name in quarantine would lose it.
-            require_nothing_on(self._run.dependents, self._incoming.ready)
+            require_no_dependents(self._run.dependents, self._incoming.ready)
         published = self._incoming.publish()
         self._run.journal.record_changed(published)
         self._note(Step.PUBLISHED, published)
@@ -193,7 +192,7 @@ class Conversion:
         image = self._image()
         self._outgoing.check_unchanged()
         self._outgoing.require_alone()
-        self._outgoing.require_nothing_on_it()
+        self._outgoing.require_no_dependents()
         self._move(image.layers[0].fd, self._outgoing.path, target)
 
     def _move(self, fd: int, source: str, target: str) -> None:
@@ -207,11 +206,7 @@ class Conversion:
         names = self.task.outgoing.names
         source, target = self._outgoing.path, names.quarantine if os.path.lexists(names.own) else names.own
         if source == target:
-            raise GuestError(
-                f"another file stands at {names.own}",
-                why=f"the original that was planned is in quarantine as {source}",
-                remedy="Plan again for what is there now; `batchdiff purge --used` ends the quarantine.",
-            )
+            raise another_file(self.task, source)
         fd = open_image_file(source)
         try:
             self._move(fd, source, target)
@@ -238,16 +233,15 @@ class Conversion:
         gone = where is OutgoingAt.GONE
         if self.task.goal is Goal.RESTORE:  # the overlay went; the original is back, or its image is rebuilt
             return Fate.KEPT if self.task.older is None else Fate.QUARANTINED
-        if Action.UNLINK in self._done or (gone and self._standing.deleting):
+        ours = self._standing.deleting or self._standing.fate is Fate.DELETED
+        if Action.UNLINK in self._done or (gone and ours):
             return Fate.DELETED
-        if gone and self._standing.fate is not None:
-            return self._standing.fate
         if gone and not opens(self.task.incoming.source):
             raise self._lost()
         return fate(where)
 
     def _lost(self) -> GuestError:
-        return lost(self.task.outgoing.names, self._outgoing.where, self._incoming.path)
+        return lost(self.task, self._outgoing.where)
 
     def _note(self, step: Step, identity: Fingerprint | None = None, **changes: object) -> None:
         standing = replace(self._standing, step=step, **changes)  # type: ignore[arg-type]  # fields of a standing

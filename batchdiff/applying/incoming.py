@@ -12,7 +12,6 @@ import os
 from dataclasses import replace
 
 from batchdiff.applying import retire
-from batchdiff.applying.places import is_same_file
 from batchdiff.applying.steps import IncomingAt
 from batchdiff.applying.task import Task
 from batchdiff.errors import GuestError
@@ -36,12 +35,13 @@ class IncomingFile:
         return self._task.incoming.source.path
 
     def at(self, temporary: str | None) -> IncomingAt:
-        """How far it has come; ``temporary``: the file under way that the journal knows."""
+        """Return how far it has come; ``temporary``: the file under way that the journal knows."""
         now = fingerprint_at(self.path)
         if self._task.incoming.published:
             # Whatever file is there is what the VM sees; but once it was compared, no other may take its place.
-            replaced = self._compared is not None and not is_same_file(self._compared, now)
-            return IncomingAt.LOST if now is None or replaced else IncomingAt.PUBLISHED
+            if now is None or (self._compared is not None and not self._compared.is_same_file(now)):
+                return IncomingAt.LOST
+            return IncomingAt.PUBLISHED
         if self.known is not None and now is not None and self.known.differs_in_ctime_only(now):
             return IncomingAt.PUBLISHED
         if self.ready is not None:
@@ -49,7 +49,7 @@ class IncomingFile:
         return IncomingAt.UNFINISHED if temporary is not None and os.path.lexists(temporary) else IncomingAt.NONE
 
     def to_compare(self) -> ImageSource:
-        """The image where it stands now, about to be compared."""
+        """Return the image where it stands now, about to be compared."""
         source = self._task.incoming.source
         if self.ready is not None:
             return replace(source, path=self.ready)
@@ -61,15 +61,15 @@ class IncomingFile:
         self.ready = self._task.incoming.ready
 
     def publish(self) -> Fingerprint:
-        """Gives it its own name, durably and without replacing a file; its fingerprint afterwards.
+        """Give it its own name, durably and without replacing a file; its fingerprint afterwards.
 
         :raises GuestError: it is not the file that was verified, or a file has the name already.
         """
         source = str(self.ready)
         fd = open_image_file(source)
         try:
-            if not is_same_file(self.known, identify(fd)):
-                raise GuestError(f"{source} was not given its name", why="it is not the file that was verified")
+            if self.known is None or not self.known.differs_in_ctime_only(identify(fd)):
+                raise GuestError(f"{source} was not given its name", why="it is not what was verified")
             retire.move(fd, source, self.path)
             self.ready, self.known = None, identify(fd)
         finally:

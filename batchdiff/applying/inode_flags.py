@@ -1,4 +1,4 @@
-"""Gives a new file the inode flags, places on disk and project of the file whose place it takes.
+"""Give a new file the inode flags, places on disk and project of the file whose place it takes.
 
 ::
 
@@ -121,7 +121,7 @@ def _set_project(target: int, wanted: int) -> list[str]:
 
 
 def _folder_gives_project(fd: int) -> bool:
-    """Whether the folder gives its project to what is made in it; also if that cannot be found out."""
+    """Return whether the folder gives its project to what is made in it; also if that cannot be found out."""
     try:
         folder = os.open(os.path.dirname(os.readlink(f"/proc/self/fd/{fd}")), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -55,7 +55,7 @@ def overlay_names(path: str) -> Names:
 
 
 def require_lasting(path: str) -> None:
-    """Refuses to write an image into /dev, where it would be in memory alone.
+    """Refuse to write an image into /dev, where it would be in memory alone.
 
     :raises GuestError: the path is there.
     """
@@ -79,14 +79,10 @@ def discard(path: str) -> None:
                 os.unlink(path)
 
 
-def is_same_file(one: Fingerprint | None, other: Fingerprint | None) -> bool:
-    """Whether both are of one file, whatever it holds."""
-    return one is not None and other is not None and one.is_same_file(other)
-
-
 def where_is(names: Names, known: Fingerprint) -> OutgoingAt:
     """Under which of its names a file stands, told by its identity and not by what it holds."""
     for where in (OutgoingAt.DELETING, OutgoingAt.ASIDE, OutgoingAt.NAMED):
-        if is_same_file(known, fingerprint_at(names.at(where))):
+        now = fingerprint_at(names.at(where))
+        if now is not None and known.is_same_file(now):
             return where
     return OutgoingAt.GONE

@@ -1,4 +1,4 @@
-"""Writes the sidecar of a template, so that no two processes lose each other's entries.
+"""Write the sidecar of a template, so that no two processes lose each other's entries.
 
 :mod:`batchdiff.model.sidecar` says what is in it and where it is.
 """
@@ -25,11 +25,11 @@ _MOST_EARLIER = 16
 def record_overlay(
     template: Image, digest: str, overlay_path: str, origin: Origin, *, earlier: tuple[Chain, ...]
 ) -> None:
-    """Records that an overlay rests on the template, whose content has that digest.
+    """Record that an overlay rests on the template, whose content has that digest.
 
     ``earlier``: fingerprints that the template had before, with the same content.
 
-    :raises PlanError: other overlays rest on it as it was with another content.
+    :raises PlanError: other overlays rest on it as it was with another content, or the sidecar cannot be read.
     :raises OSError: the sidecar cannot be written.
     """
 
@@ -49,14 +49,28 @@ def record_overlay(
 
 
 def check_other_overlays(template_path: str, digest: str, overlay_path: str) -> None:
-    """Makes sure that no overlays of an earlier plan rest on the template as it was with another content.
+    """Make sure that no overlays of an earlier plan rest on the template as it was with another content.
 
-    :raises PlanError: some do.
+    ``digest``: that of its content now; empty if it is not known yet.
+
+    :raises PlanError: some do, or nobody can tell.
     """
-    before = read_sidecar(sidecar_path(template_path, overlay_path))
+    before = _known(sidecar_path(template_path, overlay_path))
     others = [] if before is None else [path for path in before.overlays if os.path.lexists(path)]
-    if before is not None and others and before.digest != digest:
+    if before is not None and others and digest not in {before.digest, ""}:
         raise _other_content(template_path, others)
+
+
+def _known(path: str) -> Sidecar | None:
+    before = read_sidecar(path)
+    if before is None and os.path.lexists(path):
+        raise PlanError(
+            f"{path} cannot be read",
+            why="it is damaged, or a newer batchdiff has written it, so which overlays rest on the template is not"
+            " known",
+            remedy="Look at what it says. If nothing, move it away; then run the same command again.",
+        )
+    return before
 
 
 def _other_content(template_path: str, overlays: list[str]) -> PlanError:
@@ -69,7 +83,7 @@ def _other_content(template_path: str, overlays: list[str]) -> PlanError:
 
 
 def forget_overlay(template_path: str, overlay_path: str) -> None:
-    """Records that an overlay has gone. The template itself need not be there.
+    """Record that an overlay has gone. The template itself need not be there.
 
     :raises OSError: the sidecar cannot be written.
     """
@@ -86,7 +100,7 @@ def forget_overlay(template_path: str, overlay_path: str) -> None:
 
 
 def discard_unfinished(path: str) -> None:
-    """Removes what a process that died has left of a sidecar; if that fails, the next one does it."""
+    """Remove what a process that died has left of a sidecar; if that fails, the next one does it."""
     with contextlib.suppress(OSError), _locked_folder(path):
         discard_leftovers(path)
 
@@ -110,7 +124,7 @@ def _locked_folder(path: str) -> Iterator[None]:
 def _rewrite(template: Image, path: str, change: Callable[[Sidecar], Sidecar]) -> None:
     with _locked_folder(path):
         discard_leftovers(path)
-        before = read_sidecar(path)
+        before = _known(path)
         after = change(before or Sidecar("", (), {}))
         if after != before:
             about = {

@@ -27,7 +27,7 @@ class Heads:
         self._known: dict[Identity, tuple[_State, tuple[Named, ...]]] = {}
 
     def names(self, path: str, status: os.stat_result) -> tuple[Named, ...]:
-        """What a file names, which has that status; nothing if it has gone or is not an image.
+        """Return what a file names, which has that status; nothing if it has gone or is not an image.
 
         It is opened for reading, without waiting and without following a symbolic link. A block device is read
         each time, because its times say nothing about its content.

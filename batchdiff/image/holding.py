@@ -54,8 +54,8 @@ class Held:
 
     @property
     def unknown(self) -> str:
-        """Why a writer might go unnoticed on this filesystem; empty where none can."""
-        return next((f"{grip.path}: {grip.unknown}" for grip in self._grips if grip.unknown), "")
+        """Why somebody could have the image itself open unseen; empty if nobody can."""
+        return self._grips[0].unknown
 
     def is_broken(self) -> bool:
         """Whether somebody waits to write to one of the files, or could do so already."""

@@ -118,7 +118,7 @@ def _notes(plan: Plan, width: int) -> Iterator[str]:
 
 
 def _reasons(guests: Sequence[GuestPlan]) -> Iterator[tuple[Verdict, str, list[str]]]:
-    """Why guests are not converted, in their order; those that are skipped for the same reason together."""
+    """Yield why guests are not converted, in their order; those that are skipped for the same reason together."""
     skipped: dict[str, list[str]] = {}
     for guest in guests:
         if guest.verdict is Verdict.SKIP:

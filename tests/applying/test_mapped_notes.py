@@ -3,7 +3,7 @@
 from plans import fingerprint
 
 from batchdiff.applying.notes import Fate, Notes, Standing, Step, mapped_notes
-from batchdiff.model.moved import Move, PathMap
+from batchdiff.model.path_map import Move, PathMap
 
 MOVED = PathMap((Move("/images", "/fast/images"),))
 

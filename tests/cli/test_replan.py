@@ -97,7 +97,7 @@ def test_a_guest_is_added_and_everything_planned_again(pool):
     done = pool.plan("--detailed-exitcode", expect=10)
     (kept,) = pool.kept()
     assert kept == f"fleet.{before['created'].replace(':', '')}.plan.json"
-    assert f"kept as {pool.folder}/{kept} (web01 and web02: original in quarantine)" in done.stderr
+    assert f"renamed to {pool.folder}/{kept} (web01 and web02: original in quarantine)" in done.stderr
     assert pool.document(kept) == before
     assert pool.verdicts() == {"web01": "skip", "web02": "skip", "web03": "convert"}
     assert pool.reasons() == dict.fromkeys(("web01", "web02"), f"done by {pool.folder}/{kept}")
@@ -288,7 +288,7 @@ def test_a_lost_journal_takes_the_plan_not_away(pool):
     (pool.folder / "fleet.plan.json.journal").unlink()
     done = pool.plan()
     (kept,) = pool.kept()
-    assert f"kept as {pool.folder}/{kept} (web01 and web02: converted)" in done.stderr
+    assert f"renamed to {pool.folder}/{kept} (web01 and web02: converted)" in done.stderr
     assert pool.reasons()["web01"] == f"done by {pool.folder}/{kept}"
 
 

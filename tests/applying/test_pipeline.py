@@ -1,0 +1,294 @@
+"""Guests one after the other, with conversions that only note what they are asked."""
+
+from __future__ import annotations
+
+import errno
+import types
+
+import pytest
+
+from batchdiff.applying import pipeline
+from batchdiff.applying.pipeline import Way, arrivals, as_told
+from batchdiff.applying.stopping import Stop
+from batchdiff.errors import DifferenceError, GuestError, ImageError, InUseError, StopError
+from batchdiff.model.totals import VERIFIED_AHEAD
+from batchdiff.qcow2.header import FormatError
+
+DIFFERENT = DifferenceError("the two differ")
+
+
+class Verdict:
+    """Stands for the future of a verification, which ends when somebody waits for it."""
+
+    def __init__(self, done, log, name):
+        self.done, self.log, self.name = done, log, name
+        self.waited = False
+
+    def _wait(self):
+        if not self.waited:
+            self.waited = True
+            self.log.append(f"{self.name}: verified")
+        return self.done
+
+    def result(self):
+        if self._wait() is not None:
+            raise self.done
+
+    def exception(self):
+        return self._wait()
+
+
+class World:
+    """What the pipeline works with. ``told`` says what a guest does at one of its calls: raise that error."""
+
+    def __init__(self, patch):
+        self.log, self.failures, self.stop = [], {}, Stop()
+        self.told, self.otherwise, self.quick = {}, {}, set()
+        self.journal = types.SimpleNamespace(record_failure=self.failures.__setitem__)
+        patch.setattr(pipeline, "Conversion", self.conversion)
+        patch.setattr(pipeline, "ThreadPoolExecutor", lambda _: self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.log.append("pool closed")
+
+    def submit(self, verify):
+        name = verify.__self__.task.guest
+        return Verdict(self.told.get((name, "verify")), self.log, name)
+
+    def conversion(self, task, run):
+        assert run is self
+        return FakeConversion(task, self)
+
+    def ways(self, *names):
+        return [Way(name, lambda name=name: self.task(name)) for name in names]
+
+    def task(self, name):
+        self.act(name, "task")
+        return types.SimpleNamespace(guest=name, otherwise=self.otherwise.get(name))
+
+    def act(self, name, call):
+        self.log.append(f"{name}: {call}")
+        if (name, call) in self.told:
+            raise self.told[name, call]
+
+    def run(self, *names):
+        return list(arrivals(self.ways(*names), self))
+
+
+class FakeConversion:
+    def __init__(self, task, world):
+        self.task, self.world = task, world
+
+    def __getattr__(self, call):
+        return lambda: self.world.act(self.task.guest, call)
+
+    def prepare(self):
+        self.world.act(self.task.guest, "prepare")
+        return self.task.guest not in self.world.quick
+
+    def verify(self):
+        self.world.act(self.task.guest, "verify")
+
+
+@pytest.fixture
+def world(monkeypatch):
+    return World(monkeypatch)
+
+
+def about(world, name):
+    """What was done with one guest."""
+    return [line.removeprefix(f"{name}: ") for line in world.log if line.startswith(f"{name}: ")]
+
+
+ALL_WELL = ["task", "prepare", "verified", "finish", "close"]
+
+
+def test_they_arrive_in_their_order_and_the_next_is_written_meanwhile(world):
+    found = world.run("a", "b", "c", "d")
+    assert [(each.guest, each.error) for each in found] == [(name, None) for name in "abcd"]
+    assert [about(world, name) for name in "abcd"] == [ALL_WELL] * 4
+    assert world.log.index("b: prepare") < world.log.index("a: verified") < world.log.index("d: prepare")
+    assert world.log.index("a: finish") < world.log.index("b: finish")
+
+
+def test_no_more_than_that_are_under_way(world):
+    world.run(*"abcdef")
+    under_way = most = 0
+    for line in world.log:
+        under_way += line.endswith(": prepare")
+        under_way -= line.endswith(": close")
+        most = max(most, under_way)
+    assert most == VERIFIED_AHEAD + 1
+
+
+def test_what_needs_no_verification_is_finished_at_once(world):
+    world.quick = {"a"}
+    world.run("a", "b")
+    assert about(world, "a") == ["task", "prepare", "finish", "close"]
+    assert world.log.index("a: finish") < world.log.index("b: task")
+
+
+@pytest.mark.parametrize("call", ["task", "prepare", "verify", "finish"])
+def test_one_that_fails_is_undone_and_the_others_go_on(world, call):
+    error = world.told["b", call] = GuestError("no")
+    found = world.run("a", "b", "c")
+    assert [each.error for each in found] == [None, error, None]
+    assert world.failures == {"b": "no"}
+    assert about(world, "a") == about(world, "c") == ALL_WELL
+    undone = about(world, "b")
+    assert undone[-2:] == (["abandon", "close"] if call != "task" else ["task"])
+    assert "finish" not in undone or call == "finish"
+
+
+@pytest.mark.parametrize("call", ["abandon", "close"])
+def test_what_cannot_even_be_undone_stops_nobody(world, call):
+    """The next run does it."""
+    world.told["a", "prepare"] = GuestError("no")
+    if call == "abandon":
+        world.told["a", "abandon"] = OSError(errno.EIO, "fault")
+    assert [each.error is None for each in world.run("a", "b")] == [False, True]
+    assert about(world, "a")[-1] == "close"
+
+
+def test_a_failure_that_cannot_be_noted_is_reported(world):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    world.journal.record_failure = full
+    world.told["a", "prepare"] = GuestError("no")
+    assert str(world.run("a")[0].error) == "no"
+
+
+@pytest.mark.parametrize("call", ["task", "prepare", "verify", "finish"])
+def test_a_bug_is_raised_after_all_was_undone(world, call):
+    world.told["a", call] = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        world.run("a", "b")
+    if call != "task":
+        assert about(world, "a")[-2:] == ["abandon", "close"]
+    if "b: prepare" in world.log:
+        assert about(world, "b")[-2:] == ["abandon", "close"]
+
+
+@pytest.mark.parametrize("how", ["next guest", "consumer"])
+def test_nothing_is_undone_that_is_being_read(world, how):
+    """qemu-img may be at the temporary file: its end is awaited before the file is removed."""
+    if how == "next guest":
+        world.told["b", "task"] = KeyboardInterrupt()
+        with pytest.raises(KeyboardInterrupt):
+            world.run("a", "b")
+    else:
+        world.quick = {"b"}
+        arriving = arrivals(world.ways("a", "b", "c"), world)
+        world.told["a", "finish"] = StopError("interrupted")
+        with pytest.raises(StopError):
+            next(arriving)
+        assert about(world, "c") == ["task", "prepare", "verified", "abandon", "close"]
+    assert about(world, "a")[-3:] == ["verified" if how == "next guest" else "finish", "abandon", "close"]
+    assert world.stop.is_asked  # so that judges at work end soon
+
+
+def test_somebody_asks_to_stop(world):
+    """What is under way is undone; who is not begun is left alone."""
+    world.stop.ask()
+    with pytest.raises(StopError):
+        world.run("a", "b")
+    assert world.log == ["pool closed"]
+
+
+def test_stopped_while_it_is_verified(world):
+    world.told["a", "verify"] = StopError("interrupted")
+    ways = world.ways("a", "b")
+
+    def asking():
+        yield ways[0]
+        world.stop.ask()
+
+    with pytest.raises(StopError):
+        list(arrivals(asking(), world))
+    assert about(world, "a") == ["task", "prepare", "verified", "abandon", "close"]
+    assert world.failures == {}
+
+
+def test_ended_early_for_somebody_who_wants_to_write(world):
+    """The guest is in use: that is its failure, and the others go on."""
+    world.told["a", "verify"] = StopError("interrupted")
+    error = world.told["a", "check_holds"] = InUseError("it is in use")
+    assert [each.error for each in world.run("a", "b")] == [error, None]
+    assert about(world, "a") == ["task", "prepare", "verified", "check_holds", "abandon", "close"]
+
+
+def test_another_way_for_two_that_differ(world):
+    """The first is let go before the second begins, which is verified here and now."""
+    world.told["a", "verify"] = DIFFERENT
+    world.otherwise["a"] = lambda: world.task("a2")
+    (found,) = world.run("a")
+    assert found.error is None
+    assert found.guest == "a"
+    assert found.conversion.task.guest == "a2"
+    both = [line for line in world.log if line != "pool closed"]
+    first = ["a: task", "a: prepare", "a: verified", "a: abandon", "a: close"]
+    assert both == [*first, "a2: task", "a2: prepare", "a2: verify", "a2: finish", "a2: close"]
+
+
+def test_another_way_that_needs_no_verification(world):
+    world.told["a", "verify"] = DIFFERENT
+    world.otherwise["a"] = lambda: world.task("a2")
+    world.quick = {"a2"}
+    world.run("a")
+    assert about(world, "a2") == ["task", "prepare", "finish", "close"]
+
+
+def test_no_other_way(world):
+    world.told["a", "verify"] = DIFFERENT
+    (found,) = world.run("a")
+    assert found.error is DIFFERENT
+    assert about(world, "a") == ["task", "prepare", "verified", "abandon", "close"]
+
+
+@pytest.mark.parametrize("call", ["task", "prepare", "verify", "finish"])
+def test_another_way_that_fails(world, call):
+    """What it had begun is undone as well; it has no other way in turn."""
+    world.told["a", "verify"] = DIFFERENT
+    error = world.told["a2", call] = DIFFERENT if call == "verify" else GuestError("no")
+    world.otherwise["a"] = lambda: world.task("a2")
+    world.otherwise["a2"] = lambda: pytest.fail("a third way")
+    (found,) = world.run("a")
+    assert found.error is error
+    assert about(world, "a")[3:5] == ["abandon", "close"]
+    if call != "task":
+        assert about(world, "a2")[-2:] == ["abandon", "close"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), r"No space .*\(/x\).*Make room"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "quota"),
+        (OSError(errno.EFBIG, "File too large"), "ulimit -f"),
+        (OSError(errno.EACCES, "Permission denied"), "permissions of the folder"),
+        (OSError(errno.EPERM, "Operation not permitted"), "permissions of the folder"),
+        (OSError(errno.EROFS, "Read-only file system"), "permissions of the folder"),
+        (OSError(errno.EIO, "Input/output error"), "kernel log"),
+        (FormatError("too many clusters"), "cannot write the image of web01: too many clusters"),
+    ],
+)
+def test_what_is_told_of_a_fault(error, said):
+    told = as_told("web01", error)
+    assert isinstance(told, GuestError)
+    assert "web01" in str(told)
+    with pytest.raises(GuestError, match=said):
+        raise told
+
+
+def test_an_error_of_ours_is_told_as_it_is():
+    error = ImageError("cannot read it")
+    assert as_told("web01", error) is error
+
+
+def test_a_bug_is_no_fault_of_a_disk():
+    with pytest.raises(ZeroDivisionError):
+        as_told("web01", ZeroDivisionError())
