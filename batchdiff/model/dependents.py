@@ -43,10 +43,12 @@ class Forbidden(enum.Enum):
 class Dependents:
     """Looks for what rests on files, in these folders and wherever each file itself leads.
 
-    ``images``: those that are looked at in any case, wherever they are, also on block devices.
+    ``images``: those that are looked at in any case, wherever they are, also on block devices. ``raw``: those that
+    are declared raw, and so rest on nothing: if the disk cannot give their heads, the other guests go on.
     """
 
-    def __init__(self, folders: Iterable[str], *, images: Iterable[str] = ()) -> None:
+    def __init__(self, folders: Iterable[str], *, images: Iterable[str] = (), raw: Iterable[str] = ()) -> None:
+        self._raw = sorted(set(raw))
         self._folders = sorted({os.path.realpath(folder) for folder in folders})
         self._images = sorted(set(images))
         self._heads = Heads()
@@ -65,7 +67,7 @@ class Dependents:
         that may rest on it; what rests on these counts. The file itself is never opened.
         """
         own = identity_of(path)
-        look = _Look(self._heads, frozenset() if own is None else frozenset({own}))
+        look = _Look(self._heads, frozenset() if own is None else frozenset({own}), self._raw)
         look.take_in_all(self._folders, self._images)
         look.take_in(path, former)
         return look.answer(path, former, but, forbidden)
@@ -73,7 +75,7 @@ class Dependents:
     def on_each(self, paths: Iterable[str], *, forbidden: Forbidden = Forbidden.COUNTS) -> dict[str, list[str]]:
         """Return the same for many files, with one look, which may open them: they must not be held."""
         paths = list(paths)
-        look = _Look(self._heads, frozenset())
+        look = _Look(self._heads, frozenset(), self._raw)
         look.take_in_all(self._folders, self._images)
         for path in paths:
             look.take_in(path, ())
@@ -83,22 +85,24 @@ class Dependents:
 def dependents_in_manifest(manifest: Manifest) -> Dependents:
     """Look for what rests on the guests of a manifest."""
     guests = [guest.image for guest in (*manifest.guests, *manifest.left_out)]
-    return Dependents(folders_of_manifest(manifest), images=_qcow2(guests))
+    return _dependents(folders_of_manifest(manifest), guests)
 
 
 def dependents_in_plan(plan: Plan) -> Dependents:
     """Look for what rests on the guests or overlays of a plan."""
-    return Dependents(folders_of_plan(plan), images=_qcow2([guest.source for guest in plan.guests]))
+    return _dependents(folders_of_plan(plan), [guest.source for guest in plan.guests])
 
 
-def _qcow2(sources: Iterable[ImageSource]) -> list[str]:
-    return [source.path for source in sources if source.format is ImageFormat.QCOW2]
+def _dependents(folders: list[str], guests: list[ImageSource]) -> Dependents:
+    paths = {kind: [guest.path for guest in guests if guest.format is kind] for kind in ImageFormat}
+    return Dependents(folders, images=paths[ImageFormat.QCOW2], raw=paths[ImageFormat.RAW])
 
 
 class _Look:
     """One look around: which folders and sidecars were looked into, and what was found."""
 
-    def __init__(self, heads: Heads, untouched: frozenset[Identity]) -> None:
+    def __init__(self, heads: Heads, untouched: frozenset[Identity], raw: Iterable[str]) -> None:
+        self._raw = set(map(identity_of, raw))
         self._resting = RestingImages(heads, untouched)
         self._folders: set[str] = set()
         self._closed: list[Unread] = []
@@ -124,7 +128,7 @@ class _Look:
         grounds: list[Ground] = [os.path.realpath(name) for name in (path, *former)]
         grounds += [own] if own is not None else []
         found = [name for image, name in self._resting.on(grounds).items() if image not in left_out]
-        unread = [each for image, each in self._resting.unread.items() if image not in left_out]
+        unread = [each for image, each in self._resting.unread.items() if image not in left_out | self._raw]
         doubtful = {_unread(each) for each in [*unread, *self._closed] if _counts(each, forbidden)}
         return sorted(found) + sorted(doubtful | set(self._doubtful[path]))
 

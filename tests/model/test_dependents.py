@@ -1,5 +1,6 @@
 """What rests on a file, with images and names as QEMU makes them."""
 
+import errno
 import fcntl
 import os
 import resource
@@ -371,6 +372,23 @@ def test_an_overlay_of_a_sidecar_that_this_user_may_not_read_always_counts(guest
     expected = [f"perhaps {overlay}, which cannot be read (Permission denied)"]
     for forbidden in ("counts", "ignored"):
         assert looked_unprivileged(guest, forbidden) == expected
+
+
+def test_an_image_that_is_declared_raw_rests_on_nothing_also_if_its_disk_fails(pool, guest, monkeypatch):
+    """One bad disk keeps no other guest from being converted. What may be anything is another matter."""
+    raw, anything = notation.write_raw(pool / "raw.img", "4M:A"), notation.write_raw(pool / "other.img", "4M:A")
+
+    def failing(path, flags, *, real=os.open):
+        if path in {str(raw), str(anything)}:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, flags)
+
+    monkeypatch.setattr(heads.os, "open", failing)
+    dependents = Dependents([str(pool)], raw=[str(raw)])
+    expected = [f"perhaps {anything}, which cannot be read (Input/output error)"]
+    for forbidden in Forbidden:
+        assert dependents.on(str(guest), forbidden=forbidden) == expected
+        assert dependents.on_each([str(guest)], forbidden=forbidden) == {str(guest): expected}
 
 
 def test_too_many_open_files_are_no_reason_to_see_nothing(pool, guest):
