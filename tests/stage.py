@@ -201,9 +201,8 @@ class Stage:
     @contextmanager
     def session(self, *, unseen: bool = False) -> Iterator[Session]:
         with closing(Journal(self.plan_path, self.plan.checksum)) as journal:
-            if not journal.notes.times:
-                for name, standing in recovered(self.plan).items():
-                    journal.record(name, standing)
+            for name, standing in recovered(self.plan, journal.notes).items():
+                journal.record(name, standing)
             yield Session(self.plan, journal, self, self.stop, unseen, self.plan_path)
 
     def frozen(self, *, unseen: bool = False) -> Session:
