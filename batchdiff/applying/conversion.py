@@ -233,10 +233,9 @@ class Conversion:
         gone = where is OutgoingAt.GONE
         if self.task.goal is Goal.RESTORE:  # the overlay went; the original is back, or its image is rebuilt
             return Fate.KEPT if self.task.older is None else Fate.QUARANTINED
-        if Action.UNLINK in self._done or (gone and self._standing.deleting):
+        ours = self._standing.deleting or self._standing.fate is Fate.DELETED
+        if Action.UNLINK in self._done or (gone and ours):
             return Fate.DELETED
-        if gone and self._standing.fate not in {None, Fate.QUARANTINED}:
-            return self._standing.fate
         if gone and not opens(self.task.incoming.source):
             raise self._lost()
         return fate(where)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
+from batchdiff.applying.no_dependents import require_no_dependents
 from batchdiff.applying.outcomes import kept_for
 from batchdiff.applying.outgoing import OutgoingFile
 from batchdiff.applying.pipeline import EXPECTED, as_told
@@ -116,6 +117,8 @@ def _tried(task: Task, run: Run) -> Task:
     """
     outgoing = OutgoingFile(task, run)
     try:
+        if task.incoming.ready is not None:
+            require_no_dependents(run.dependents, task.incoming.ready)  # it would get another name
         _try(task, outgoing)
     except DifferenceError:
         if task.otherwise is None:

@@ -68,7 +68,7 @@ def undone(arrival: Arrival, status: Status) -> GuestOutcome:
     if arrival.error is not None or arrival.conversion is None:
         return failed(arrival)
     done = arrival.conversion
-    original = Fate.DELETED.value if done.fate is Fate.DELETED else "gone: somebody moved or removed it"
+    original = _original(done)
     if status is Status.RESTORED:
         original = "rebuilt from its overlay" if Action.WRITE in done.done else "back under its name"
     return GuestOutcome(arrival.guest, status, original=original, notes=tuple(done.notes))

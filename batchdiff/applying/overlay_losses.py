@@ -49,6 +49,6 @@ def not_given_back(image_format: ImageFormat) -> list[str]:
     if image_format is ImageFormat.RAW:
         return []
     return [
-        "the rebuilt image is qcow2 version 3 with clusters of 64 KiB, not compressed and without a backing file,"
-        " whatever the original was"
+        "it is qcow2 version 3 with clusters of 64 KiB, not compressed and without a backing file, whatever the"
+        " original was"
     ]

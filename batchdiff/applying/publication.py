@@ -30,11 +30,9 @@ class Publication:
     def check(self, guest: GuestPlan) -> None:
         """Make sure, before an overlay is written, that the template has one content for all its overlays.
 
-        :raises PlanError: overlays of an earlier plan rest on another content of it.
+        :raises PlanError: overlays of an earlier plan rest on another content of it, or nobody can tell.
         """
-        digest = known_digest(self.plan)
-        if digest:
-            check_other_overlays(self.run.template.path, digest, guest.overlay_path)
+        check_other_overlays(self.run.template.path, known_digest(self.plan), guest.overlay_path)
 
     def note(self, guest: GuestPlan) -> list[str]:
         """Does it for one guest; gives what the operator should know, each thing once."""

@@ -3,7 +3,8 @@
 ::
 
     overlay there, the sidecar names this plan for it          -> it was published
-    overlay there, the original in quarantine or being deleted -> it was published
+    the original in quarantine, nothing at its own name        -> it was published
+    in quarantine, another image at its own name, no overlay   -> it was restored; an older original is left
     where the original stands now                              -> kept, quarantined, about to be deleted, or gone
 """
 
@@ -37,7 +38,7 @@ def recovered(plan: Plan, notes: Notes, path_map: PathMap = NOTHING_MOVED) -> di
         if guest.name in notes.standings and not _is_recorded(guest, origin, plan):
             continue  # an apply that died before it had published the overlay
         standing = _standing(guest, origin, plan)
-        if standing is not None and _rests_on_template(guest, plan):
+        if standing is not None:
             found[guest.name] = standing
     return found
 
@@ -56,16 +57,30 @@ def _is_recorded(guest: GuestPlan, origin: Origin | None, plan: Plan) -> bool:
 
 def _standing(guest: GuestPlan, origin: Origin | None, plan: Plan) -> Standing | None:
     recorded = _is_recorded(guest, origin, plan)
+    older, names = _older_original(guest), original_names(guest.source.path)
     try:
         original = find_original(guest, None)
     except BatchdiffError:  # two files could be it; restore says so, and leaves the guest alone
         original = None
-    names = original_names(guest.source.path)
-    aside = original is not None and original.path in {names.quarantine, names.deleting}
-    if not recorded and not (aside and original is not None and original.proven):
+    aside = original is not None and original.proven and original.path in {names.quarantine, names.deleting}
+    if not (recorded or aside or older is not None):
+        return None  # before any header is read: usually there is nothing to recover
+    overlay_is_there = _rests_on_template(guest, plan)
+    if older is not None and not overlay_is_there and fingerprint_at(guest.source.path) is not None:
+        # A rebuilt image has taken the original's name, and the older original is still in quarantine.
+        return Standing(Step.RESTORED, Goal.RESTORE, fate=Fate.QUARANTINED, aside=older)
+    if not aside and not overlay_is_there:
         return None
     overlay = None if origin is None else origin.fingerprint
     return _from_original(original, guest, Standing(Step.PUBLISHED, overlay=overlay, published=True))
+
+
+def _older_original(guest: GuestPlan) -> str | None:
+    """The path of the guest's original in quarantine, if it surely is that."""
+    aside = original_names(guest.source.path).quarantine
+    now = fingerprint_at(aside)
+    known = None if guest.image is None else guest.image.fingerprints[0]
+    return aside if now is not None and known is not None and known.differs_in_ctime_only(now) else None
 
 
 def _from_original(original: Found | None, guest: GuestPlan, standing: Standing) -> Standing:

@@ -23,7 +23,7 @@ from batchdiff.applying.commands import command
 from batchdiff.applying.guest_files import Found, find_original, find_overlay, missing, rebuilt_is_in_place
 from batchdiff.applying.metadata import copy_metadata, prepare
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
-from batchdiff.applying.overlay_losses import LossesAllowed, check_losses, not_given_back
+from batchdiff.applying.overlay_losses import LossesAllowed, check_losses
 from batchdiff.applying.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.overlaying import planned_parts
 from batchdiff.applying.places import original_names, overlay_names
@@ -254,7 +254,6 @@ class _Rebuilding:
         write_standalone(fd, overlay, guest.source.format, size, check=self.run.stop.check)
         lost += copy_metadata(overlay.layers[0].fd, fd)
         notes = [f"could not keep {what}" for what in lost]
-        notes += not_given_back(guest.source.format)
         left = original_names(guest.source.path).quarantine
         if os.path.lexists(left):
             notes.append(

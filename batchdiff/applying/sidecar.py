@@ -29,7 +29,7 @@ def record_overlay(
 
     ``earlier``: fingerprints that the template had before, with the same content.
 
-    :raises PlanError: other overlays rest on it as it was with another content.
+    :raises PlanError: other overlays rest on it as it was with another content, or the sidecar cannot be read.
     :raises OSError: the sidecar cannot be written.
     """
 
@@ -51,12 +51,26 @@ def record_overlay(
 def check_other_overlays(template_path: str, digest: str, overlay_path: str) -> None:
     """Make sure that no overlays of an earlier plan rest on the template as it was with another content.
 
-    :raises PlanError: some do.
+    ``digest``: that of its content now; empty if it is not known yet.
+
+    :raises PlanError: some do, or nobody can tell.
     """
-    before = read_sidecar(sidecar_path(template_path, overlay_path))
+    before = _known(sidecar_path(template_path, overlay_path))
     others = [] if before is None else [path for path in before.overlays if os.path.lexists(path)]
-    if before is not None and others and before.digest != digest:
+    if before is not None and others and digest not in {before.digest, ""}:
         raise _other_content(template_path, others)
+
+
+def _known(path: str) -> Sidecar | None:
+    before = read_sidecar(path)
+    if before is None and os.path.lexists(path):
+        raise PlanError(
+            f"{path} cannot be read",
+            why="it is damaged, or a newer batchdiff has written it, so which overlays rest on the template is not"
+            " known",
+            remedy="Look at what it says. If nothing, move it away; then run the same command again.",
+        )
+    return before
 
 
 def _other_content(template_path: str, overlays: list[str]) -> PlanError:
@@ -110,7 +124,7 @@ def _locked_folder(path: str) -> Iterator[None]:
 def _rewrite(template: Image, path: str, change: Callable[[Sidecar], Sidecar]) -> None:
     with _locked_folder(path):
         discard_leftovers(path)
-        before = read_sidecar(path)
+        before = _known(path)
         after = change(before or Sidecar("", (), {}))
         if after != before:
             about = {

@@ -9,7 +9,10 @@ import struct
 from collections.abc import Iterable
 
 from batchdiff.errors import GuestError, PlanError
+from batchdiff.image.allocation import keeps_extents_whole
+from batchdiff.image.contract import Segment
 from batchdiff.image.image import Image
+from batchdiff.image.sharing import placed
 from batchdiff.model.manifest import Retire
 from batchdiff.model.overlay_options import DEFAULT_CLUSTER_SIZE
 from batchdiff.model.plan import GuestPlan, Savings
@@ -20,8 +23,8 @@ from batchdiff.units import KIB, MIB, format_size
 _METADATA = 1024 * KIB
 """Header, first tables, and the rounding of the filesystem."""
 
-_STRETCH = 1024 * MIB
-"""How much of an image is looked at at once."""
+_STRETCH = 64 * MIB
+"""How much of an image is looked at at once: up to 16,384 pieces of 4 KiB, so that a list of them is no matter."""
 
 _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 """ioctl_ficlonerange(2), and a length that is a whole number of blocks everywhere."""
@@ -82,19 +85,29 @@ def check_space_for_image(image: Image, folder: str, guest: str) -> None:
 def standalone_bytes(image: Image, folder: str) -> int:
     """Return what a copy of everything that an image shows takes in a folder at most, in bytes.
 
-    Blocks that the filesystem can share with the image's own files take nothing.
+    Blocks that will be shared with the image's own files (:mod:`batchdiff.applying.storing`) take nothing.
     """
-    shares = [_can_share(layer.fd, folder) for layer in image.layers]
+    can_share = [_can_share(layer.fd, folder) for layer in image.layers]
     needed, at = _METADATA, image.next_data(0)
     while at is not None:
         end = min(at + _STRETCH, image.virtual_size)
-        for segment in image.segments(at, end):
-            shared = segment.origin is Origin.FILE and shares[segment.layer]
-            if segment.origin is not Origin.ZERO and not shared:
-                needed += segment.end - segment.start
+        copied = [segment for segment in image.segments(at, end) if segment.origin is not Origin.ZERO]
+        sharing = [each for each in copied if each.origin is Origin.FILE and can_share[each.layer]]
+        needed += _length(copied) - _shared(image, sharing)
         at = image.next_data(end)
     # A qcow2 file has an entry of 8 bytes for each cluster, and 2 more for its refcount.
     return needed + image.virtual_size // DEFAULT_CLUSTER_SIZE * 10
+
+
+def _shared(image: Image, segments: list[Segment]) -> int:
+    """Where extents stay whole on disk, only those are shared that somebody else keeps anyway."""
+    whole = [each for each in segments if keeps_extents_whole(image.layers[each.layer].fd)]
+    kept = sum(place.end - place.start for place in placed(image, whole))
+    return _length(segments) - _length(whole) + kept
+
+
+def _length(segments: list[Segment]) -> int:
+    return sum(segment.end - segment.start for segment in segments)
 
 
 def _can_share(fd: int, folder: str) -> bool:

@@ -92,9 +92,9 @@ def known_digest(plan: Plan) -> str:
     """Return the digest of the planned template's content; empty if nobody has taken it."""
     if plan.template_digest:
         return plan.template_digest
-    planned = plan.template.fingerprints
     for sidecar in sidecars_of(plan):
-        if any(planned[0].is_same_file(chain[0]) for chain in (sidecar.fingerprints, *sidecar.earlier)):
+        # Not just the same file: it may have had another content when it was planned.
+        if plan.template.fingerprints in (sidecar.fingerprints, *sidecar.earlier):
             return sidecar.digest
     return ""
 

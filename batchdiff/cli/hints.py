@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from batchdiff.applying.space import check_space
 from batchdiff.cli.console import Console
 from batchdiff.errors import GuestError
@@ -10,6 +12,8 @@ from batchdiff.image.lookalike import looks_like
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.plan import Plan, Verdict
+from batchdiff.model.sidecar import sidecars_of
+from batchdiff.units import few
 
 _MOST_NAMED = 5
 
@@ -39,6 +43,17 @@ def warn_of_names(console: Console, manifest: Manifest) -> None:
         console.warn(f"warning: {what}, {path}, {why}. {_better_name(number)}")
     if len(doubts) > _MOST_NAMED:
         console.warn(f"warning: {len(doubts) - _MOST_NAMED} more block devices of the manifest have such names")
+
+
+def warn_of_changed_template(console: Console, plan: Plan) -> None:
+    """Say at once what apply would refuse: overlays of an earlier plan rest on another content of the template."""
+    for sidecar in sidecars_of(plan):
+        there = [path for path in sidecar.overlays if os.path.lexists(path)]
+        if there and plan.template_digest not in {"", sidecar.digest}:
+            console.warn(
+                f"warning: the content of {plan.template.source.path} changed after overlays were put on it"
+                f" ({few(sorted(there))}): they are damaged. Bring it back from a backup; apply refuses this plan"
+            )
 
 
 def _roles(manifest: Manifest) -> dict[str, str]:

@@ -6,9 +6,10 @@ import argparse
 
 from batchdiff.applying.dry_run import dry_run_restore
 from batchdiff.applying.notes import Notes
+from batchdiff.applying.overlay_losses import not_given_back
 from batchdiff.applying.restoring import RestoreOptions
 from batchdiff.applying.undoing import restorable, restore
-from batchdiff.cli.asking import Question, confirm
+from batchdiff.cli.asking import Question, confirm, state
 from batchdiff.cli.console import Console
 from batchdiff.cli.earlier_plans import require_done_here
 from batchdiff.cli.notes import notes_of
@@ -43,9 +44,12 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 def _ask(
     console: Console, arguments: argparse.Namespace, plan: Plan, options: RestoreOptions, notes: Notes
 ) -> None:
-    """Before anything is thrown away, and before a whole fleet is restored by a command that names no guest."""
+    """Before anything is thrown away, and before a whole fleet is restored by a command that names no guest.
+
+    What is thrown away, and what a rebuilt image cannot have, is said with ``--yes`` too.
+    """
     found = restorable(plan, notes.standings, options.guests)
-    if arguments.yes or not found:
+    if not found:
         return
     if options.discard_changes:
         lines = [f"{guest.name}: everything written to {guest.overlay_path}" for guest, _ in found]
@@ -54,8 +58,14 @@ def _ask(
             lines,
             "Leave `--discard-changes` out to keep what the VMs wrote.",
         )
-        confirm(console, "restore", question)
-    elif options.guests is None and len(found) > 1 and console.can_ask:
+        if arguments.yes:
+            state(console, question)
+        else:
+            confirm(console, "restore", question)
+        return
+    for loss in sorted({loss for guest, _ in found for loss in not_given_back(guest.source.format)}):
+        console.warn(f"note: if an image of a qcow2 guest has to be rebuilt, {loss}")
+    if not arguments.yes and options.guests is None and len(found) > 1 and console.can_ask:
         lines = [f"{guest.name}: {guest.overlay_path} -> {guest.source.path}" for guest, _ in found]
         question = Question(
             f"all {len(found)} guests will be restored. Their VMs must be shut down:",

@@ -1,11 +1,20 @@
+import errno
+import os
+from contextlib import closing
+
+import notation
 import plans
 import pytest
 from filesystems import mounted
+from oracle import source
 
-from batchdiff.applying.space import check_space, free_bytes
+from batchdiff.applying.space import check_space, check_space_for_image, free_bytes, standalone_bytes
+from batchdiff.applying.standalone import write_standalone
 from batchdiff.errors import GuestError
+from batchdiff.image.opening import open_image
+from batchdiff.image.source import ImageFormat
 from batchdiff.model.manifest import Retire
-from batchdiff.units import GIB, MIB
+from batchdiff.units import GIB, KIB, MIB
 
 
 def guest(folder, name="web01", overlay_folder=None, **savings):
@@ -73,3 +82,105 @@ def test_a_folder_that_is_gone_is_that_guests_failure(tmp_path):
     (tmp_path / "there").mkdir()
     lost = guest(tmp_path, overlay_folder=tmp_path / "gone", overlay=MIB)
     check_space([lost, guest(tmp_path / "there", overlay=MIB)], Retire.KEEP)
+
+
+# An image that is rebuilt from an overlay.
+
+FEW = 1100 * KIB
+"""What is allowed for header, tables and rounding."""
+
+
+def overlay_in(folder, template="8M:A 4M:B 4M:-", overlay="4M:- 4M:X 4M:0 2M:- 1M:y 1M:-"):
+    """An overlay on a template: 4 MiB of its own, 1 MiB compressed, 4 MiB of zeros; 4 MiB of the template show."""
+    below = notation.write_raw(folder / "template.img", template)
+    return notation.write_qcow2(folder / "vm.qcow2", overlay, backing=below), below
+
+
+def estimate(overlay, below, folder):
+    with closing(open_image(source(overlay, below))) as image:
+        return standalone_bytes(image, str(folder))
+
+
+def really_taken(overlay, below, folder, form):
+    """By how much less is free on the filesystem once the image is there."""
+    with closing(open_image(source(overlay, below))) as image:
+        os.sync()
+        before = free_bytes(str(folder))
+        path = folder / "rebuilt"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        try:
+            write_standalone(fd, image, form, image.virtual_size, check=lambda: None)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.sync()
+        return before - free_bytes(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+@pytest.mark.parametrize("form", [ImageFormat.RAW, ImageFormat.QCOW2])
+def test_what_a_rebuilt_image_takes(tmp_path, kind, form):
+    """XFS shares what is not compressed. On btrfs only what others share already is: here the template's part."""
+    with mounted(tmp_path, kind) as point:
+        overlay, below = overlay_in(point)
+        if kind == "btrfs":
+            notation.run("cp", "--reflink=always", str(below), str(point / "copy"))
+        expected = estimate(overlay, below, point)
+        own = {"ext4": 9 * MIB, "xfs": MIB, "btrfs": 5 * MIB}[kind]
+        assert own <= expected <= own + FEW
+        taken = really_taken(overlay, below, point, form)
+        assert taken <= expected
+        assert taken >= own - MIB
+
+
+def test_on_another_filesystem_nothing_is_shared(tmp_path):
+    with mounted(tmp_path, "xfs") as point:
+        overlay, below = overlay_in(point)
+        assert 9 * MIB <= estimate(overlay, below, tmp_path) <= 9 * MIB + FEW
+
+
+def test_only_what_is_on_the_same_filesystem_is_shared(tmp_path):
+    """The template is elsewhere: its 4 MiB are copied."""
+    with mounted(tmp_path, "xfs") as point:
+        overlay, _ = overlay_in(point)
+        below = notation.write_raw(tmp_path / "template.img", "8M:A 4M:B 4M:-")
+        notation.run("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", str(below), str(overlay))
+        assert 5 * MIB <= estimate(overlay, below, point) <= 5 * MIB + FEW
+
+
+def test_tables_of_a_large_disk(tmp_path):
+    """A qcow2 image of 1 TiB has 160 MiB of tables, however little is in it."""
+    overlay, below = overlay_in(tmp_path, "1M:A", f"1M:X {1023 * 1024}M:- 1M:X {1024 * 1024 - 1023 * 1024 - 2}M:-")
+    assert estimate(overlay, below, tmp_path) == 2 * MIB + MIB + (1 << 40) // 65536 * 10
+
+
+def test_an_image_for_which_there_is_no_room(tmp_path):
+    """Refused before a byte is written, with what is needed and what is free."""
+    with mounted(tmp_path, "ext4", 64 << 20) as point:
+        overlay, below = overlay_in(tmp_path)
+        with closing(open_image(source(overlay, below))) as image:
+            check_space_for_image(image, str(point), "web01")
+            with (point / "filler").open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, free_bytes(str(point)) - 9 * MIB)
+            with pytest.raises(GuestError, match="web01 was not rebuilt") as caught:
+                check_space_for_image(image, str(point), "web01")
+        assert "10" in caught.value.why
+        assert str(point) in str(caught.value)
+
+
+def test_a_filesystem_that_does_not_answer(monkeypatch):
+    def statvfs(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    with pytest.raises(GuestError, match="free space of /x: Input/output error"):
+        free_bytes("/x")
+
+
+def test_the_reserve_of_root_is_for_root(tmp_path, monkeypatch):
+    with mounted(tmp_path, "ext4", 64 << 20) as point:
+        status = os.statvfs(point)
+        assert status.f_bavail < status.f_bfree
+        assert free_bytes(str(point)) == status.f_bfree * status.f_frsize
+        monkeypatch.setattr(os, "geteuid", lambda: 65534)
+        assert free_bytes(str(point)) == status.f_bavail * status.f_frsize

@@ -540,7 +540,50 @@ def test_a_purge_of_an_older_original_that_is_killed_goes_on(one, call):
     left = [name for name in one.names() if name.startswith("raw.img.batchdiff-")]
     assert len(left) == 1
     assert "purge: interrupted, will resume" in run(one, "status").stdout
-    run(one, "restore", expect=1 if call == "renameat2" else None)
+    assert "Nothing to restore" in run(one, "restore").stderr
     run(one, "purge", "--used", "--yes")
     assert not [name for name in one.names() if name.startswith("raw.img.batchdiff-")]
     assert_same((one.folder / "raw.img").read_bytes(), expected)
+
+
+def test_deleting_asks_for_quarantined_originals_too(one):
+    one.apply("--retire", "quarantine")
+    before = one.names()
+    assert "--yes" in one.apply("--retire", "delete", expect=2).stderr
+    assert one.names() == before
+    one.apply("--retire", "delete", "--yes")
+    assert ORIGINAL not in one.names()
+    one.apply("--retire", "delete")  # nothing is left to ask for
+
+
+@pytest.mark.parametrize("lost", ["the overlay", "the overlay, after a restore"])
+def test_a_lost_journal_and_no_overlay(one, lost):
+    """The original in quarantine is its planned self, which proves where the guest stood."""
+    one.apply("--retire", "quarantine")
+    expected = use(one)
+    if lost == "the overlay":
+        overlay(one).unlink()
+    else:
+        run(one, "restore")
+    (one.folder / "fleet.plan.json.journal").unlink()
+    said = run(one, "status").stdout
+    if lost == "the overlay":
+        assert "its overlay is missing" in said
+        assert ORIGINAL in run(one, "restore", expect=1).stderr
+        run(one, "restore", "--discard-changes", "--yes")
+        assert_original_is_back(one)
+    else:
+        assert "delete the older original" in said
+        run(one, "purge", "--used", "--yes")
+        assert ORIGINAL not in one.names()
+        assert_same((one.folder / "raw.img").read_bytes(), expected)
+
+
+def test_planning_on_a_template_that_changed_under_overlays(one):
+    one.apply()
+    template = one.folder / "template.img"
+    template.chmod(0o600)
+    with template.open("r+b") as file:
+        file.write(b"?")
+    one.write_manifest(OTHER)
+    assert "they are damaged" in one.plan("-q", "-o", "second.plan.json").stderr

@@ -1,0 +1,177 @@
+"""Dry runs: they say what would be done, and change nothing, not even the journal."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from stage import ASIDE, NAME, Stage, failed, status
+
+from batchdiff.applying.dry_run import dry_run_purge, dry_run_restore
+from batchdiff.applying.purging import PurgeOptions
+from batchdiff.applying.restoring import RestoreOptions
+from batchdiff.errors import GuestError, ImageError, VerificationError
+from batchdiff.model.manifest import Retire
+from batchdiff.model.outcome import Status
+
+
+class Rehearsal:
+    """Carries out dry runs, after each of which all must be as before."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+
+    def restore(self, **options):
+        return self._run(dry_run_restore, RestoreOptions(**options))
+
+    def purge(self, **options):
+        return self._run(dry_run_purge, PurgeOptions(**options))
+
+    def _run(self, verb, options):
+        before = self.state()
+        self.stage.steps.clear()
+        try:
+            return list(verb(self.stage.frozen(), options))
+        finally:
+            assert self.state() == before
+            assert self.stage.steps == []
+
+    def state(self):
+        """All files of the folder, to the last attribute that a command could change."""
+        found = {}
+        for path in sorted(self.stage.folder.iterdir()):
+            info = path.lstat()
+            found[path.name] = (path.read_bytes(), info.st_ino, info.st_mtime_ns, info.st_ctime_ns)
+        return found
+
+
+@pytest.fixture(params=["beside", "same"])
+def stage(request, tmp_path, monkeypatch):
+    return Stage(tmp_path, monkeypatch, place=request.param)
+
+
+@pytest.mark.parametrize(
+    ("used", "discard", "said"),
+    [
+        (False, False, "its original would get its name back, and the overlay would go"),
+        (True, True, "what its VM wrote since would be thrown away"),
+        (
+            True,
+            False,
+            "would be rebuilt from the overlay, and the overlay would go; the older original would stay",
+        ),
+    ],
+)
+def test_restore_of_a_quarantined_guest(stage, used, discard, said):
+    stage.apply(Retire.QUARANTINE)
+    if used:
+        stage.use()
+    (outcome,) = Rehearsal(stage).restore(discard_changes=discard)
+    assert outcome.status is Status.WOULD_RESTORE
+    assert said in outcome.reason
+    assert (str(stage.original(suffix=ASIDE)) in outcome.reason) is (used and not discard)
+
+
+def test_restore_of_a_deleted_guest(stage):
+    stage.apply(Retire.DELETE)
+    (outcome,) = Rehearsal(stage).restore()
+    assert outcome.status is Status.WOULD_RESTORE
+    assert outcome.reason == f"{stage.original()} would be rebuilt from the overlay, and the overlay would go"
+
+
+def test_restore_of_a_kept_guest_that_was_used(tmp_path, monkeypatch):
+    stage = Stage(tmp_path, monkeypatch)
+    stage.apply()
+    stage.use()
+    assert "only you know which of the two counts" in failed(Rehearsal(stage).restore())
+    assert status(Rehearsal(stage).restore(discard_changes=True)) is Status.WOULD_RESTORE
+
+
+@pytest.mark.parametrize(("used", "option"), [(False, False), (False, True), (True, False), (True, True)])
+def test_purge(stage, used, option):
+    stage.apply(Retire.QUARANTINE)
+    if used:
+        stage.use()
+    (outcome,) = Rehearsal(stage).purge(used=option)
+    expected = Status.KEPT if used and not option else Status.WOULD_PURGE
+    assert outcome.status is expected
+    if expected is Status.WOULD_PURGE:
+        assert outcome.reason == f"{stage.original(suffix=ASIDE)} would be deleted"
+
+
+@pytest.mark.parametrize("verb", ["restore", "purge"])
+@pytest.mark.parametrize("obstacle", ["a reader", "a clone", "a hard link", "a writer"])
+def test_what_would_be_refused(stage, verb, obstacle):
+    """Every guard of the real verb is asked."""
+    stage.apply(Retire.QUARANTINE)
+    goes = stage.overlay() if verb == "restore" else stage.original(suffix=ASIDE)
+    fd = None
+    match obstacle:
+        case "a reader" | "a writer":
+            fd = os.open(goes, os.O_RDONLY if obstacle == "a reader" else os.O_RDWR)
+        case "a clone":
+            stage.linked_clone(goes)
+        case "a hard link":
+            os.link(goes, stage.folder / "template.link")
+    rehearsal_ = Rehearsal(stage)
+    reason = failed(rehearsal_.restore() if verb == "restore" else rehearsal_.purge())
+    words = {"a reader": "has it open", "a writer": "open", "a clone": "clone.qcow2", "a hard link": "hard links"}
+    assert words[obstacle] in reason
+    if fd is not None:
+        os.close(fd)
+
+
+def test_a_clone_on_the_original_that_would_get_its_name_back(stage):
+    stage.apply(Retire.QUARANTINE)
+    clone = stage.linked_clone(stage.original(suffix=ASIDE))
+    assert str(clone) in failed(Rehearsal(stage).restore())
+    assert str(clone) in failed(Rehearsal(stage).restore(discard_changes=True))
+
+
+def test_an_image_that_would_not_fit(stage, monkeypatch):
+    stage.apply(Retire.DELETE)
+    asked = []
+
+    def full(image, folder, guest):
+        asked.append((image.path, folder, guest))
+        raise GuestError("there is not enough space")
+
+    monkeypatch.setattr(dry_run, "check_space_for_image", full)
+    assert "not enough space" in failed(Rehearsal(stage).restore())
+    assert asked == [(str(stage.overlay()), str(stage.folder), NAME)]
+
+
+def test_an_overlay_in_which_qemu_finds_an_error(stage):
+    stage.apply(Retire.QUARANTINE)
+    stage.use()
+    stage.judge.refuses[stage.overlay().name] = VerificationError("qemu-img check finds errors")
+    outcomes = Rehearsal(stage).purge(used=True)
+    assert "finds errors" in failed(outcomes)
+    assert outcomes[0].exit_code == 6
+
+
+def test_one_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
+    stage = Stage(tmp_path, monkeypatch, names=("vm", "web"))
+    stage.apply(Retire.QUARANTINE)
+    stage.overlay("vm").unlink()
+    for outcomes in (Rehearsal(stage).restore(), Rehearsal(stage).purge()):
+        assert [each.status is Status.FAILED for each in outcomes] == [True, False]
+
+
+def test_a_lost_template(stage):
+    stage.apply(Retire.QUARANTINE)
+    stage.template.rename(stage.folder / "template.elsewhere")
+    rehearsal_ = Rehearsal(stage)
+    with pytest.raises(ImageError, match="--discard-changes"):
+        rehearsal_.restore()
+    (outcome,) = rehearsal_.restore(discard_changes=True)
+    assert outcome.status is Status.WOULD_RESTORE
+    assert "which nothing can read without the template, would stay" in outcome.reason
+
+
+def test_after_a_restore_that_died(tmp_path, monkeypatch):
+    """What has begun is taken into account, and still nothing is noted."""
+    stage = Stage(tmp_path, monkeypatch)
+    stage.apply(Retire.QUARANTINE)
+    stage.overlay().rename(stage.overlay(suffix=".batchdiff-deleting"))
+    assert status(Rehearsal(stage).restore()) is Status.WOULD_RESTORE

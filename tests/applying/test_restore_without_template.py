@@ -1,0 +1,195 @@
+"""Originals get their names back when the template is lost; the overlays stay, for it may come back."""
+
+from __future__ import annotations
+
+import os
+
+import notation
+import pytest
+from crashes import crashing
+from oracle import assert_same
+from stage import ASIDE, DELETING, GUEST, OVERLAY_ASIDE, Stage, failed, status
+
+from batchdiff.applying import restore_without_template
+from batchdiff.applying.notes import Step
+from batchdiff.errors import StopError
+from batchdiff.model.manifest import Retire
+from batchdiff.model.outcome import Status
+from batchdiff.model.sidecar import read_sidecar
+
+
+@pytest.fixture(params=["beside", "same"])
+def stage(request, tmp_path, monkeypatch):
+    """A guest in quarantine, used, whose template is lost."""
+    stage = Stage(tmp_path, monkeypatch, place=request.param)
+    stage.apply(Retire.QUARANTINE)
+    stage.use()
+    lose(stage)
+    stage.steps.clear()
+    return stage
+
+
+def lose(stage):
+    stage.template.rename(stage.folder / "template.elsewhere")
+
+
+def in_place(stage):
+    return stage.overlay() == stage.original()
+
+
+def left(stage):
+    """Where the overlay is in the end."""
+    return stage.overlay(suffix=OVERLAY_ASIDE) if in_place(stage) else stage.overlay()
+
+
+def assert_back(stage, overlay):
+    assert_same(stage.original().read_bytes(), notation.content(GUEST))
+    assert_same(left(stage).read_bytes(), overlay)
+    assert stage.images() == {stage.original().name, left(stage).name}
+    assert stage.notes.standings == {}
+    assert read_sidecar(str(stage.sidecar)).overlays == {}
+
+
+def test_back_from_quarantine(stage):
+    before = stage.overlay().read_bytes()
+    (outcome,) = stage.restore(discard_changes=True)
+    assert (outcome.status, outcome.original) == (Status.RESTORED, "back under its name")
+    assert outcome.notes == (
+        f"its overlay {left(stage)} was left where it is; without the template it is worthless",
+    )
+    assert [step for _, step in stage.steps] == [Step.RESTORED]
+    assert_back(stage, before)
+
+
+def test_killed_after_each_change(tmp_path, monkeypatch):
+    for place in ("beside", "same"):
+        last, count = 0, None
+        while count is None or last <= count:
+            folder = tmp_path / f"{place}-{last}"
+            folder.mkdir()
+            stage = Stage(folder, monkeypatch, place=place)
+            stage.apply(Retire.QUARANTINE)
+            before = stage.overlay().read_bytes()
+            lose(stage)
+            if last:
+                with crashing(folder, last):
+                    stage.restore(discard_changes=True)
+            with crashing(folder) as changes:
+                outcomes = stage.restore(discard_changes=True)
+            assert [each.exit_code for each in outcomes] in ([0], [])
+            assert_back(stage, before)
+            count = len(changes) if count is None else count
+            last += 1
+        assert count >= 5
+
+
+def test_the_template_comes_back_after_a_kill(tmp_path, monkeypatch):
+    """In any state that a kill leaves, the next restore finds both files and brings back what the VM sees."""
+    for place in ("beside", "same"):
+        for last in range(1, 8):
+            folder = tmp_path / f"{place}-{last}"
+            folder.mkdir()
+            stage = Stage(folder, monkeypatch, place=place)
+            stage.apply(Retire.QUARANTINE)
+            lose(stage)
+            with crashing(folder, last) as changes:
+                stage.restore(discard_changes=True)
+            ended = any(line == "unlink" for line in changes) or not stage.notes.standings
+            (stage.folder / "template.elsewhere").rename(stage.template)
+            outcomes = stage.restore()
+            assert [each.exit_code for each in outcomes] == ([] if ended else [0]), (last, changes)
+            assert_same(stage.original().read_bytes(), notation.content(GUEST))
+
+
+def test_a_kept_original_has_its_name_already(tmp_path, monkeypatch):
+    stage = Stage(tmp_path, monkeypatch)
+    stage.apply()
+    lose(stage)
+    assert status(stage.restore(discard_changes=True)) is Status.RESTORED
+    assert stage.images() == {stage.original().name, stage.overlay().name}
+    assert stage.notes.standings == {}
+
+
+def test_an_original_that_was_about_to_be_deleted(tmp_path, monkeypatch):
+    stage = Stage(tmp_path, monkeypatch)
+    stage.apply()
+    stage.original().rename(stage.original(suffix=DELETING))
+    before = stage.overlay().read_bytes()
+    lose(stage)
+    stage.restore(discard_changes=True)
+    assert_back(stage, before)
+
+
+def test_an_overlay_that_is_gone_as_well(stage):
+    stage.overlay().unlink()
+    (outcome,) = stage.restore(discard_changes=True)
+    assert outcome.notes == ()
+    assert stage.images() == {stage.original().name}
+
+
+def test_no_original(stage):
+    """The others go on: each guest for itself."""
+    stage.original(suffix=ASIDE).unlink()
+    before = stage.images()
+    assert "cannot go back to its original" in failed(stage.restore(discard_changes=True))
+    assert stage.images() == before
+    assert "cannot go back" in stage.notes.failures["vm"]
+
+
+@pytest.mark.parametrize("which", ["original", "overlay"])
+@pytest.mark.parametrize("obstacle", ["reader", "writer", "clone"])
+def test_who_is_in_the_way(stage, which, obstacle):
+    """Nothing is renamed under anybody's eyes. An overlay with a path of its own stays where it is."""
+    path = stage.original(suffix=ASIDE) if which == "original" else stage.overlay()
+    fd = None
+    if obstacle == "clone":
+        stage.linked_clone(path)
+    else:
+        fd = os.open(path, os.O_RDONLY if obstacle == "reader" else os.O_RDWR)
+    before = stage.images()
+    concerned = which == "original" or (in_place(stage) and obstacle != "reader")
+    if concerned:
+        assert failed(stage.restore(discard_changes=True))
+        assert stage.images() == before
+    else:
+        assert status(stage.restore(discard_changes=True)) is Status.RESTORED
+    if fd is not None:
+        os.close(fd)
+
+
+def test_what_has_the_name_already_stays(tmp_path, monkeypatch):
+    stage = Stage(tmp_path, monkeypatch)
+    stage.apply(Retire.QUARANTINE)
+    lose(stage)
+    stage.original().write_bytes(b"somebody's")
+    assert failed(stage.restore(discard_changes=True))
+    assert stage.original().read_bytes() == b"somebody's"
+
+
+def test_one_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
+    stage = Stage(tmp_path, monkeypatch, names=("vm", "web"))
+    stage.apply(Retire.QUARANTINE)
+    lose(stage)
+    with stage.original("vm", ASIDE).open("rb"):
+        outcomes = stage.restore(discard_changes=True)
+    assert [each.status for each in outcomes] == [Status.FAILED, Status.RESTORED]
+    assert set(stage.notes.standings) == {"vm"}
+
+
+def test_an_error_of_the_disk(stage, monkeypatch):
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(restore_without_template.retire, "move", broken)
+    assert "Input/output error" in failed(stage.restore(discard_changes=True))
+
+
+def test_stopped_between_two(tmp_path, monkeypatch):
+    stage = Stage(tmp_path, monkeypatch, names=("vm", "web"))
+    stage.apply(Retire.QUARANTINE)
+    lose(stage)
+    stage.on_step[Step.RESTORED] = stage.stop.ask
+    with pytest.raises(StopError):
+        stage.restore(discard_changes=True)
+    assert set(stage.notes.standings) == {"web"}
+    assert stage.original("web", ASIDE).exists()

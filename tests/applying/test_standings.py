@@ -1,0 +1,112 @@
+"""From a journal and from what stands on disk to where each guest is and what is next for it."""
+
+from __future__ import annotations
+
+import plans
+import pytest
+
+from batchdiff.applying.notes import Fate, Goal, Notes, Standing, Step
+from batchdiff.applying.standings import OnDisk, standings_of
+from batchdiff.model.plan import Verdict
+
+BOTH = OnDisk("/vm.qcow2", "/vm.img")
+PUBLISHED = {"overlay": None, "published": True}
+
+
+def told(standing, there=BOTH, failure=""):
+    """The line of one guest."""
+    notes = Notes()
+    if standing is not None:
+        notes.standings["web01"] = standing
+        notes.times["web01"] = "2026-01-02T03:04:05Z"
+    if failure:
+        notes.failures["web01"] = failure
+    (line,) = standings_of(plans.small_plan(), notes, {} if there is None else {"web01": there})
+    assert line.name == "web01"
+    return line
+
+
+def test_nothing_was_done():
+    line = told(None, None)
+    assert (line.step, line.since, line.failure, line.next) == ("planned", "", "", "apply: write the overlay")
+
+
+def test_when_and_why():
+    line = told(Standing(Step.CHECKED), failure="it is in use")
+    assert (line.step, line.since, line.failure) == ("checked", "2026-01-02T03:04:05Z", "it is in use")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "step", "reason"),
+    [(Verdict.SKIP, "skipped", "it would save nothing"), (Verdict.REFUSE, "refused", "it is in use")],
+)
+def test_guests_that_are_not_converted(verdict, step, reason):
+    """Whatever a journal says of them."""
+    guest = plans.guest_plan(verdict=verdict, reason=reason)
+    notes = Notes({"web01": Standing(Step.RETIRED, published=True)})
+    (line,) = standings_of(plans.small_plan(guest), notes, {})
+    assert (line.step, line.next) == (step, f"nothing: {reason}")
+
+
+AGAIN = "apply: verify again and retire the original; or restore"
+CLEAR = "apply: clear up, then write the overlay"
+QUARANTINED = Standing(Step.RETIRED, published=True, fate=Fate.QUARANTINED)
+NEXT = {
+    "checked": (Standing(Step.CHECKED, temporary="/x"), BOTH, CLEAR),
+    "written": (Standing(Step.WRITTEN, temporary="/x"), BOTH, CLEAR),
+    "verified": (Standing(Step.VERIFIED, temporary="/x"), BOTH, CLEAR),
+    "retiring in place": (Standing(Step.RETIRING, moved=True), BOTH, CLEAR),
+    "published": (Standing(Step.PUBLISHED, published=True), BOTH, AGAIN),
+    "verified again": (Standing(Step.VERIFIED, published=True), BOTH, AGAIN),
+    "retiring": (Standing(Step.RETIRING, published=True, moved=True), BOTH, AGAIN),
+    "quarantined": (QUARANTINED, BOTH, "purge: delete the original in quarantine; or restore"),
+    "quarantined, not looked at": (QUARANTINED, None, "purge: delete the original in quarantine; or restore"),
+    "quarantined and removed": (
+        QUARANTINED,
+        OnDisk("/vm.qcow2", None),
+        "nothing: somebody has removed its original from quarantine; or restore: rebuild it",
+    ),
+    "deleted": (
+        Standing(Step.RETIRED, published=True, fate=Fate.DELETED),
+        OnDisk("/vm.qcow2", None),
+        "nothing; or restore: rebuild the original from the overlay",
+    ),
+    "purged": (
+        Standing(Step.PURGED, Goal.PURGE, published=True),
+        OnDisk("/vm.qcow2", None),
+        "nothing; or restore: rebuild the original from the overlay",
+    ),
+    "purge": (Standing(Step.RETIRING, Goal.PURGE, published=True), BOTH, "purge: it was begun, and goes on"),
+    "restore": (Standing(Step.CHECKED, Goal.RESTORE, published=True), BOTH, "restore: it was begun, and goes on"),
+    "restored": (
+        Standing(Step.RESTORED, Goal.RESTORE, aside="/vm.img.batchdiff-original"),
+        BOTH,
+        "purge --used: delete the older original /vm.img.batchdiff-original",
+    ),
+    "doubt": (QUARANTINED, OnDisk(None, None, "both a and b are there"), "look at it: both a and b are there"),
+    "overlay missing": (
+        QUARANTINED,
+        OnDisk(None, "/vm.img.aside"),
+        "its overlay is missing: bring it back, or restore --discard-changes: go back to /vm.img.aside",
+    ),
+    "both missing": (
+        QUARANTINED,
+        OnDisk(None, None),
+        "its overlay is missing, and so is its original: if they were moved, use --map OLD=NEW",
+    ),
+    "no overlay yet": (Standing(Step.CHECKED), OnDisk(None, "/vm.img"), CLEAR),
+}
+
+
+@pytest.mark.parametrize(("standing", "there", "expected"), NEXT.values(), ids=NEXT)
+def test_what_is_next(standing, there, expected):
+    line = told(standing, there)
+    assert line.next == expected
+    assert line.step == standing.step.value
+
+
+def test_in_the_order_of_the_plan():
+    names = ["web03", "web01", "web02"]
+    plan = plans.small_plan(*[plans.guest_plan(name) for name in names])
+    notes = Notes({"web02": Standing(Step.CHECKED), "other": Standing(Step.CHECKED)})
+    assert [line.name for line in standings_of(plan, notes, {})] == names
