@@ -212,8 +212,9 @@ class Stage:
     @contextmanager
     def session(self, *, unseen: bool = False) -> Iterator[Session]:
         with closing(Journal(self.plan_path, self.plan.checksum)) as journal:
-            for name, standing in recovered(self.plan, journal.notes).items():
-                journal.record(name, standing)
+            if not journal.notes.times:
+                for name, standing in recovered(self.plan, Notes()).items():
+                    journal.record(name, standing)
             yield Session(self.plan, journal, self, self.stop, unseen, self.plan_path)
 
     def frozen(self, *, unseen: bool = False) -> Session:

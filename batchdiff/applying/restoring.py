@@ -20,6 +20,7 @@ from functools import partial
 from batchdiff.applying import retire
 from batchdiff.applying.change_detection import ChangeDetector
 from batchdiff.applying.commands import command
+from batchdiff.applying.endings import rebuilt_only
 from batchdiff.applying.guest_files import Found, find_original, find_overlay, missing, rebuilt_is_in_place
 from batchdiff.applying.metadata import copy_metadata, prepare
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
@@ -68,7 +69,7 @@ def restore_task(
             return way.compare_rebuilt(overlay)
         if standing.deleting or options.discard_changes:
             return way.finished_rebuilt()
-        raise way.rebuilt_and_overlay_missing()
+        raise rebuilt_only(guest.name, guest.overlay_path, guest.source.path)
     original = find_original(guest, standing)
     if overlay is None:
         return way.without_overlay(original)
@@ -139,17 +140,6 @@ class _Restoring:
     def finished_rebuilt(self) -> Task:
         """An earlier run has rebuilt an image, the overlay is gone, and only the note of that is missing."""
         return self.finished(self._rebuilt())
-
-    def rebuilt_and_overlay_missing(self) -> GuestError:
-        """Say what may be lost: the overlay is as in the rebuilt image, unless its VM ran once more."""
-        overlay, rebuilt = self.guest.overlay_path, self.guest.source.path
-        return GuestError(
-            f"{self.guest.name} was not restored",
-            why=f"its overlay {overlay} {missing(overlay)}; a restore that did not finish had rebuilt {rebuilt}"
-            " from it",
-            remedy="If its VM has run on the overlay since, bring the overlay back; if not, add"
-            f" `--discard-changes`, and {rebuilt} stays.",
-        )
 
     def without_overlay(self, original: Found | None) -> Task:
         """Go back to the original if nothing can be lost by that, or if the operator said so."""

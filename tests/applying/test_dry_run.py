@@ -7,6 +7,7 @@ import os
 import pytest
 from stage import ASIDE, NAME, Stage, failed, status
 
+from batchdiff.applying import dry_run
 from batchdiff.applying.dry_run import dry_run_purge, dry_run_restore
 from batchdiff.applying.purging import PurgeOptions
 from batchdiff.applying.restoring import RestoreOptions
