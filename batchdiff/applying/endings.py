@@ -57,7 +57,8 @@ def rebuilt_only(guest: str, overlay: str, rebuilt: str) -> GuestError:
     """Say what may be lost: the missing overlay was as the image rebuilt from it, unless its VM ran once more."""
     return GuestError(
         f"{guest} was not restored",
-        why=f"its overlay {overlay} {missing(overlay)}; a restore that did not finish had rebuilt {rebuilt} from it",
-        remedy="If its VM has run on the overlay since, bring the overlay back; if not, add `--discard-changes`, and"
-        f" {rebuilt} stays.",
+        why=f"its overlay {overlay} {missing(overlay)}; a restore that did not finish had rebuilt {rebuilt}"
+        " from it",
+        remedy="If its VM has run on the overlay since, bring the overlay back; if not, add `--discard-changes`,"
+        f" and {rebuilt} stays.",
     )
