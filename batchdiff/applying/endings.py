@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from batchdiff.applying.commands import command
+from batchdiff.applying.guest_files import missing
 from batchdiff.applying.notes import Fate
 from batchdiff.applying.steps import OutgoingAt
 from batchdiff.applying.task import Task
@@ -49,4 +50,15 @@ def another_file(task: Task, quarantined: str) -> GuestError:
         why=f"the original that was planned is in quarantine as {quarantined}",
         remedy="Plan again for what is there now. To delete the original in quarantine:"
         f" {command('purge', task.guest, '--used')}.",
+    )
+
+
+def rebuilt_only(guest: str, overlay: str, rebuilt: str) -> GuestError:
+    """Say what may be lost: the missing overlay was as the image rebuilt from it, unless its VM ran once more."""
+    return GuestError(
+        f"{guest} was not restored",
+        why=f"its overlay {overlay} {missing(overlay)}; a restore that did not finish had rebuilt {rebuilt}"
+        " from it",
+        remedy="If its VM has run on the overlay since, bring the overlay back; if not, add `--discard-changes`,"
+        f" and {rebuilt} stays.",
     )

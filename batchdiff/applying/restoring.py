@@ -20,6 +20,7 @@ from functools import partial
 from batchdiff.applying import retire
 from batchdiff.applying.change_detection import ChangeDetector
 from batchdiff.applying.commands import command
+from batchdiff.applying.endings import rebuilt_only
 from batchdiff.applying.guest_files import Found, find_original, find_overlay, missing, rebuilt_is_in_place
 from batchdiff.applying.metadata import copy_metadata, prepare
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
@@ -68,6 +69,7 @@ def restore_task(
             return way.compare_rebuilt(overlay)
         if standing.deleting or options.discard_changes:
             return way.finished_rebuilt()
+        raise rebuilt_only(guest.name, guest.overlay_path, guest.source.path)
     original = find_original(guest, standing)
     if overlay is None:
         return way.without_overlay(original)
@@ -77,6 +79,8 @@ def restore_task(
             why="that was deleted or moved",
             remedy="Run the same command without `--discard-changes`: an image is then rebuilt from the overlay.",
         )
+    if options.discard_changes:
+        way.require_the_overlay(overlay)
     return way.rebuild(overlay, None) if original is None else way.compare(overlay, original)
 
 
@@ -94,6 +98,22 @@ class _Restoring:
     def rebuilt_source(self) -> ImageSource:
         """The image that restore rebuilds, under the guest's name."""
         return replace(self.guest.source, backing=())
+
+    def require_the_overlay(self, overlay: Found) -> None:
+        """Refuse to delete without a comparison what neither the journal nor its header shows to be the overlay.
+
+        :raises GuestError: it is another image.
+        """
+        known = self.standing.overlay
+        if known is not None and known.is_same_file(overlay.now):
+            return
+        planned = planned_overlay(self.guest, self.template.source)
+        if not current_overlay(replace(planned, path=overlay.path)).backing:
+            raise GuestError(
+                f"{overlay.path} was not deleted",
+                why="it is not the file that apply published, and it does not rest on the template",
+                remedy="Look at it, and move it away if its VM does not use it; then run the same command again.",
+            )
 
     def _rebuilt(self) -> Incoming:
         return Incoming(self.rebuilt_source, self.standing.rebuilt)

@@ -26,6 +26,11 @@ class Heads:
     def __init__(self) -> None:
         self._known: dict[Identity, tuple[_State, tuple[Named, ...]]] = {}
 
+    def names_nothing(self, status: os.stat_result) -> bool:
+        """Whether it is known already that a file with that status names no other, as raw images don't."""
+        known = self._known.get(identity_in(status))
+        return known is not None and not known[1] and known[0] == _state(status)
+
     def names(self, path: str, status: os.stat_result) -> tuple[Named, ...]:
         """Return what a file names, which has that status; nothing if it has gone or is not an image.
 

@@ -84,6 +84,8 @@ class RestingImages:
             elif entry.is_file(follow_symlinks=False):
                 with contextlib.suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
+                    if self._heads.names_nothing(status):
+                        continue  # as most files beside guests
                     place = _Place(entry.path, identity_in(status), status, (folder,))
                     self._places.setdefault(entry.path, place)
                     self.take_in(entry.path)

@@ -11,6 +11,7 @@ from crashes import crashing
 from oracle import assert_same
 from stage import ASIDE, GUEST, NAME, TEMPLATE, Stage, failed
 
+from batchdiff.applying import conversion
 from batchdiff.applying.examination import examined
 from batchdiff.applying.guest_files import on_disk
 from batchdiff.applying.standings import standings_of
@@ -253,3 +254,23 @@ def test_a_restore_is_noted_after_a_purge_as_well(tmp_path, monkeypatch):
     stage.restore(discard_changes=True)
     assert stage.notes.standings == {}
     assert read_sidecar(str(stage.sidecar)).overlays == {}
+
+
+def test_a_name_from_a_process_that_died_is_made_durable_first(tmp_path, monkeypatch):
+    """It died between the rename and its sync: only a later sync of the folder makes the name last."""
+    scene = next(scene for scene in SCENES if scene.name == "delete")
+    tries = Tries(tmp_path, monkeypatch, "beside", scene)
+    synced = []
+    for last in range(1, changes_of(scene, tries.stage()) + 1):
+        stage = died(tries, last)
+        if stage.overlay().exists() and not stage.standing().published:
+            monkeypatch.setattr(
+                conversion,
+                "sync_folder",
+                lambda path, stage=stage: synced.append((path, stage.standing().published)),
+            )
+            scene.carry_out(stage)
+            assert synced.pop() == (str(stage.folder), False)
+            assert synced == []
+            return
+    pytest.fail("no kill left it so")

@@ -7,6 +7,7 @@ import os
 import pytest
 from stage import ASIDE, NAME, Stage, failed, status
 
+from batchdiff.applying import dry_run
 from batchdiff.applying.dry_run import dry_run_purge, dry_run_restore
 from batchdiff.applying.purging import PurgeOptions
 from batchdiff.applying.restoring import RestoreOptions
@@ -166,7 +167,7 @@ def test_a_lost_template(stage):
         rehearsal_.restore()
     (outcome,) = rehearsal_.restore(discard_changes=True)
     assert outcome.status is Status.WOULD_RESTORE
-    assert "which nothing can read without the template, would stay" in outcome.reason
+    assert "which nothing can read now, would stay" in outcome.reason
 
 
 def test_after_a_restore_that_died(tmp_path, monkeypatch):

@@ -117,7 +117,7 @@ def test_an_original_that_somebody_removed_from_quarantine(one):
     one.apply("--retire", "quarantine")
     (one.folder / ORIGINAL).unlink()
     done = run(one, "purge", "--yes")
-    assert "somebody moved or removed it" in done.stdout
+    assert "somebody moved it" in done.stdout
     assert "Nothing to purge" in run(one, "purge", "--yes").stderr
     assert "gone" in one.apply("--retire", "quarantine").stdout
     run(one, "restore")
@@ -239,6 +239,20 @@ def test_a_guest_in_place_that_runs_after_a_kill_between_the_unlink_and_its_note
     if used:
         run(fleet, "purge", "--used", "--yes")
         assert not (fleet.folder / ORIGINAL).exists()
+
+
+def test_an_overlay_that_goes_missing_after_a_kill_does_not_hide_that_its_image_was_rebuilt(one):
+    one.apply("--retire", "quarantine")
+    expected = use(overlay(one))
+    dies(one, "batchdiff.applying.retire:move:after", "restore", "fleet.plan.json")
+    overlay(one).unlink()
+    assert_same((one.folder / "raw.img").read_bytes(), expected)
+    done = run(one, "restore", expect=1)
+    assert f"had rebuilt {one.folder / 'raw.img'} from it" in done.stderr
+    assert ORIGINAL not in done.stderr
+    run(one, "restore", *DISCARD)
+    assert_same((one.folder / "raw.img").read_bytes(), expected)
+    assert (one.folder / ORIGINAL).exists()
 
 
 def test_a_vm_that_runs_on_its_overlay_before_apply_has_noted_that_it_was_published(one):

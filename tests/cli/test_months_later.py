@@ -587,3 +587,15 @@ def test_planning_on_a_template_that_changed_under_overlays(one):
         file.write(b"?")
     one.write_manifest(OTHER)
     assert "they are damaged" in one.plan("-q", "-o", "second.plan.json").stderr
+
+
+def test_changes_of_an_image_that_is_not_the_overlay_are_not_discarded(one):
+    """Without a comparison only what surely is the overlay may go."""
+    one.apply("--retire", "quarantine")
+    overlay(one).unlink()
+    notation.write_qcow2(overlay(one), "1M:K 1M:L")
+    before = overlay(one).read_bytes()
+    done = run(one, "restore", "--discard-changes", "--yes", expect=1)
+    assert "it is not the file that apply published" in done.stderr
+    assert overlay(one).read_bytes() == before
+    assert ORIGINAL in one.names()

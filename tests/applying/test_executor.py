@@ -1,0 +1,132 @@
+"""What apply makes sure of before the first guest."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import notation
+import plans
+import pytest
+from stage import NAME, Stage, failed, status
+
+from batchdiff.applying import executor
+from batchdiff.applying.executor import ApplyOptions, check_options, chosen
+from batchdiff.applying.verify_mode import VerifyMode
+from batchdiff.errors import GuestError, PlanError, ProgramError, StopError, UsageError
+from batchdiff.image import qemu_img
+from batchdiff.image.fingerprint import fingerprint_at
+from batchdiff.image.underlying import Underlying
+from batchdiff.model.manifest import Retire
+from batchdiff.model.outcome import Status
+from batchdiff.model.plan import Verdict
+
+PLAN = plans.small_plan(*[plans.guest_plan(name) for name in ("web01", "web02", "web03")])
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch):
+    return Stage(tmp_path, monkeypatch)
+
+
+def test_chosen_guests():
+    assert [guest.name for guest in chosen(PLAN, None)] == ["web01", "web02", "web03"]
+    assert [guest.name for guest in chosen(PLAN, ("web03", "web01"))] == ["web01", "web03"]
+    assert chosen(PLAN, ()) == []
+    with pytest.raises(UsageError, match="called db, mail") as caught:
+        chosen(PLAN, ("db", "web01", "mail"))
+    assert "web01, web02, web03" in caught.value.remedy
+
+
+@pytest.mark.parametrize("retire", Retire)
+@pytest.mark.parametrize("verify", VerifyMode)
+def test_only_qemu_lets_originals_be_deleted(monkeypatch, retire, verify):
+    monkeypatch.setattr(qemu_img, "is_installed", lambda: True)
+    options = ApplyOptions(retire, verify)
+    if retire is Retire.DELETE and verify is not VerifyMode.FULL:
+        with pytest.raises(UsageError, match="only deleted after full verification"):
+            check_options(PLAN, options)
+    else:
+        assert check_options(PLAN, options) == list(PLAN.guests)
+
+
+@pytest.mark.parametrize("verify", VerifyMode)
+def test_qemu_is_needed_for_full_verification_only(monkeypatch, verify):
+    monkeypatch.setattr(qemu_img, "is_installed", lambda: False)
+    if verify is VerifyMode.FULL:
+        with pytest.raises(ProgramError):
+            check_options(PLAN, ApplyOptions(Retire.KEEP, verify))
+    else:
+        check_options(PLAN, ApplyOptions(Retire.KEEP, verify))
+
+
+def test_space_is_asked_for_what_is_still_to_be_written(tmp_path, monkeypatch):
+    stage = Stage(tmp_path, monkeypatch, names=("vm", "web"))
+    asked = []
+
+    def check_space(guests, retire):
+        asked.append(([guest.name for guest in guests], retire))
+
+    monkeypatch.setattr(executor, "check_space", check_space)
+    stage.apply(guests=("vm",))
+    skipped = dataclasses.replace(stage.guest("web"), verdict=Verdict.SKIP)
+    stage.apply(Retire.QUARANTINE)
+    stage.plan = dataclasses.replace(stage.plan, guests=(stage.plan.guests[0], skipped))
+    stage.apply(Retire.DELETE)
+    assert asked == [(["vm"], Retire.KEEP), (["web"], Retire.QUARANTINE), ([], Retire.DELETE)]
+
+
+def test_without_space_nothing_is_begun(stage, monkeypatch):
+    def check_space(*_):
+        raise GuestError("there is not enough space")
+
+    monkeypatch.setattr(executor, "check_space", check_space)
+    with pytest.raises(GuestError):
+        stage.apply()
+    assert stage.steps == []
+    assert stage.images() == {stage.original().name}
+
+
+def test_the_template_is_never_a_guest(stage):
+    """Whatever the plan says: by another name, too."""
+    os.link(stage.template, stage.folder / "other.img")
+    forged = dataclasses.replace(stage.guest().source, path=str(stage.folder / "other.img"))
+    image = dataclasses.replace(stage.guest().image, source=forged, fingerprints=(fingerprint_at(forged.path),))
+    guest = dataclasses.replace(stage.guest(), source=forged, image=image)
+    template = dataclasses.replace(stage.plan.template, fingerprints=(fingerprint_at(str(stage.template)),))
+    stage.plan = dataclasses.replace(stage.plan, guests=(guest,), template=template)
+    for retire in Retire:
+        outcomes = stage.apply(retire)
+        assert f"guest {NAME} is the template, or below it" in failed(outcomes)
+        assert outcomes[0].exit_code == PlanError("").exit_code
+    assert stage.template.exists()
+
+
+@pytest.mark.parametrize("retire", Retire)
+def test_a_template_that_cannot_be_traced(stage, monkeypatch, retire):
+    """It may lie in the guest by way of any other driver; what is not deleted is not lost."""
+    monkeypatch.setattr(executor, "all_underlying", lambda _: Underlying(frozenset(), traced=False))
+    outcomes = stage.apply(retire)
+    if retire is Retire.DELETE:
+        assert "cannot be traced" in failed(outcomes)
+        assert stage.images() == {stage.original().name}
+    else:
+        assert status(outcomes) is Status.CONVERTED
+
+
+def test_verdicts(tmp_path, monkeypatch):
+    stage = Stage(tmp_path, monkeypatch, names=("vm", "web"))
+    refused = dataclasses.replace(stage.guest("vm"), verdict=Verdict.REFUSE, reason="it is in use")
+    stage.plan = dataclasses.replace(stage.plan, guests=(refused, stage.guest("web")))
+    outcomes = stage.apply()
+    assert [(each.name, each.status) for each in outcomes] == [("vm", Status.REFUSED), ("web", Status.CONVERTED)]
+    assert not stage.overlay("vm").exists()
+
+
+def test_a_stop_before_the_digest_is_taken(stage):
+    notation.write_raw(stage.folder / "unrelated", "4k:A")
+    os.utime(stage.template)
+    stage.stop.ask()
+    with pytest.raises(StopError):
+        stage.apply()
+    assert stage.images() == {stage.original().name, "unrelated"}
