@@ -17,7 +17,7 @@ import os
 from dataclasses import replace
 
 from batchdiff.applying import retire
-from batchdiff.applying.endings import another_file, fate, lost, opens
+from batchdiff.applying.endings import another_file, fate, lost, opens, quarantined_by_another
 from batchdiff.applying.incoming import IncomingFile
 from batchdiff.applying.no_dependents import require_no_dependents
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
@@ -207,6 +207,8 @@ class Conversion:
         source, target = self._outgoing.path, names.quarantine if os.path.lexists(names.own) else names.own
         if source == target:
             raise another_file(self.task, source)
+        if self.task.goal is Goal.APPLY and not (self._standing.published or self._standing.moved):
+            raise quarantined_by_another(source)
         fd = open_image_file(source)
         try:
             self._move(fd, source, target)

@@ -62,3 +62,12 @@ def rebuilt_only(guest: str, overlay: str, rebuilt: str) -> GuestError:
         remedy="If its VM has run on the overlay since, bring the overlay back; if not, add `--discard-changes`,"
         f" and {rebuilt} stays.",
     )
+
+
+def quarantined_by_another(path: str) -> GuestError:
+    """Return why an original is left alone that this plan's journal has not moved."""
+    return GuestError(
+        f"{path} was left alone",
+        why="it is an original that another plan has put into quarantine",
+        remedy="`batchdiff status` of that plan shows where it stands; undo or end the quarantine with that plan.",
+    )

@@ -20,7 +20,7 @@ from functools import partial
 from batchdiff.applying import retire
 from batchdiff.applying.change_detection import ChangeDetector
 from batchdiff.applying.commands import command
-from batchdiff.applying.endings import rebuilt_only
+from batchdiff.applying.endings import quarantined_by_another, rebuilt_only
 from batchdiff.applying.guest_files import Found, find_original, find_overlay, missing, rebuilt_is_in_place
 from batchdiff.applying.metadata import copy_metadata, prepare
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
@@ -172,6 +172,8 @@ class _Restoring:
                 remedy="If they were moved, add `--map OLD=NEW`; otherwise restore one of them from a backup.",
             )
         ready = None if original.path == self.guest.source.path else original.path
+        if ready is not None and not (self.standing.published or self.standing.moved):
+            raise quarantined_by_another(ready)
         return self.finished(Incoming(self.guest.source, original.now, ready))
 
     def finished(self, incoming: Incoming) -> Task:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -40,7 +41,9 @@ def restorable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...
     """
 
     def begun(standing: Standing) -> bool:
-        in_place = standing.published or standing.temporary is not None or standing.moved
+        # Of an apply that failed before it published anything, nothing is left but perhaps a temporary file.
+        left = standing.temporary is not None and os.path.lexists(standing.temporary)
+        in_place = standing.published or standing.moved or left
         # A purge after a restore deletes an older original; the guest itself is restored.
         restored = standing.step is Step.RESTORED or (standing.goal is Goal.PURGE and not standing.published)
         return in_place and not restored
