@@ -1,8 +1,9 @@
-"""Sizes: their names, their arithmetic, and how they are shown."""
+"""Sizes and lists of names: arithmetic, and how they are shown."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -49,3 +50,14 @@ def ceil_div(count: int, divisor: int) -> int:
 def align_up(offset: int, granule: int) -> int:
     """The first multiple of ``granule`` that is not below ``offset``."""
     return -(-offset // granule) * granule
+
+
+_MOST_NAMED = 3
+
+
+def few(names: Collection[str]) -> str:
+    """Return names in a sentence: all up to three, else the first two and how many more there are."""
+    listed = list(names)
+    if len(listed) > _MOST_NAMED:
+        return f"{', '.join(listed[: _MOST_NAMED - 1])} and {len(listed) - _MOST_NAMED + 1} more"
+    return " and ".join(filter(None, (", ".join(listed[:-1]), *listed[-1:])))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +16,8 @@ import notation
 import pytest
 from _pytest.mark import ParameterSet
 from oracle import assert_same
+
+from batchdiff.cli import main
 
 COMMAND = (sys.executable, "-m", "batchdiff")
 TEMPLATE = "2M:A 1M:- 2M:B 1M:0 2M:C"
@@ -93,6 +98,16 @@ class Fleet:
 
     def show(self, *arguments: object, expect: int | None = 0, **options) -> Done:
         return batchdiff("show", "fleet.plan.json", *arguments, cwd=self.folder, expect=expect, **options)
+
+    def plan_here(self, expect: int = 0) -> None:
+        """Plans without a process of its own, in a tenth of the time: for tests of what comes after the plan."""
+        handler, said = signal.getsignal(signal.SIGTERM), io.StringIO()
+        try:
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                code = main.run(["plan", str(self.folder / "fleet.yaml"), "-q", "-j", "1"])
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        assert code == expect, said.getvalue()
 
     def apply(self, *arguments: object, expect: int | None = 0, **options) -> Done:
         return batchdiff("apply", "fleet.plan.json", *arguments, cwd=self.folder, expect=expect, **options)

@@ -32,6 +32,15 @@ def mounted(folder: Path, kind: str, size: int = 320 << 20) -> Iterator[Path]:
         image.unlink()
 
 
+def settle(point: Path) -> None:
+    """Makes a filesystem do what it has put off, such as giving back the blocks of deleted files.
+
+    To be frozen it has to have done all of it; waiting for it would depend on how busy the machine is.
+    """
+    run("fsfreeze", "--freeze", str(point))
+    run("fsfreeze", "--unfreeze", str(point))
+
+
 @contextlib.contextmanager
 def tmpfs(folder: Path) -> Iterator[Path]:
     """A fresh tmpfs: mounted at once, and unlike the folder of the tests never an overlayfs."""

@@ -15,6 +15,7 @@ is bytes, or carries k, M or G. Parts smaller than a (sub)cluster are fine: QEMU
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -30,6 +31,8 @@ _SHIFTS = {"": 0, "k": 10, "M": 20, "G": 30}
 _SECTOR = 512
 _WORDS, _REPEATS = 16, 4
 """A sector of data is 16 random words, four times: compressible, yet never zero nor like its neighbour."""
+_REMEMBERED = 2 << 20
+"""Bytes of a part that are kept for the next one that is the same: many tests make the same small fleet."""
 
 
 class Part(NamedTuple):
@@ -77,6 +80,11 @@ def content(text: str, below: bytes = b"") -> bytes:
 
 def data(letter: str, offset: int, length: int) -> bytes:
     """The letter's bytes at an offset of an image."""
+    return (_data if length <= _REMEMBERED else _data.__wrapped__)(letter, offset, length)
+
+
+@functools.lru_cache(maxsize=64)
+def _data(letter: str, offset: int, length: int) -> bytes:
     first, last = offset // _SECTOR, -(-(offset + length) // _SECTOR)
     numbers = np.arange(first * _WORDS, last * _WORDS, dtype=np.uint64)
     words = _mixed(numbers + np.uint64(ord(letter.upper()) << 48))

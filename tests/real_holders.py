@@ -168,8 +168,8 @@ HARMLESS: dict[str, Holding] = {
 }
 
 
-def wait_for(happened: Callable[[], bool], seconds: float = 10) -> None:
-    """Waits until something is so."""
+def wait_for(happened: Callable[[], bool], seconds: float = 60) -> None:
+    """Waits until something is so; how long it may take says nothing, for the machine may be busy."""
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, "it did not happen in time"

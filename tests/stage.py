@@ -213,7 +213,7 @@ class Stage:
     def session(self, *, unseen: bool = False) -> Iterator[Session]:
         with closing(Journal(self.plan_path, self.plan.checksum)) as journal:
             if not journal.notes.times:
-                for name, standing in recovered(self.plan).items():
+                for name, standing in recovered(self.plan, Notes()).items():
                     journal.record(name, standing)
             yield Session(self.plan, journal, self, self.stop, unseen, self.plan_path)
 

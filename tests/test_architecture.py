@@ -41,7 +41,7 @@ PURE = (
     "planning/compare.py",
     "planning/savings.py",
     "model/totals.py",
-    "model/unchanged.py",
+    "model/known_states.py",
     "applying/steps.py",
     "applying/notes.py",
     "applying/standings.py",

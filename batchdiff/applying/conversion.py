@@ -17,11 +17,12 @@ import os
 from dataclasses import replace
 
 from batchdiff.applying import retire
-from batchdiff.applying.endings import fate, lost, opens
+from batchdiff.applying.endings import another_file, fate, lost, opens
+from batchdiff.applying.incoming import IncomingFile
+from batchdiff.applying.no_dependents import require_no_dependents
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.outgoing import OutgoingFile
 from batchdiff.applying.places import discard, require_lasting
-from batchdiff.applying.resting_on import require_nothing_on
 from batchdiff.applying.run import Run
 from batchdiff.applying.steps import Action, IncomingAt, OutgoingAt, Scene, next_action
 from batchdiff.applying.task import Task
@@ -29,7 +30,6 @@ from batchdiff.errors import GuestError
 from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.image.image import Image
-from batchdiff.image.source import ImageSource
 from batchdiff.model import own_names
 from batchdiff.model.manifest import Retire
 from batchdiff.model.whole_file import sync_folder
@@ -45,9 +45,8 @@ class Conversion:
         if known is not None and known.goal is not task.goal:
             # What another verb did to the name of its own outgoing file says nothing of this one's.
             self._standing = replace(self._standing, moved=False, deleting=False)
-        self._incoming = task.incoming.known
-        self._ready = task.incoming.ready
         self._verified = task.verified
+        self._incoming = IncomingFile(task)
         self._outgoing = OutgoingFile(task, run)
         self._done: set[Action] = set()
         self.notes: list[str] = []
@@ -69,7 +68,7 @@ class Conversion:
         """Goes on to where the two files must be compared; whether there is such a point."""
         if self.task.goal is Goal.APPLY and not self._standing.published:
             self._make_up_for_the_note()
-        if self._standing.temporary not in {None, self._ready}:
+        if self._standing.temporary not in {None, self._incoming.ready}:
             self._discard()  # also where another verb had begun it; what it was made from is whole
         if self.task.verified and self._outgoing.where is not OutgoingAt.GONE:
             self._image()  # nothing is compared, but who uses the file that goes must show before anything moves
@@ -83,7 +82,7 @@ class Conversion:
 
         :raises VerificationError: they differ.
         """
-        self.task.verify(self._image(), self._incoming_now(), self._outgoing.must_end)
+        self.task.verify(self._image(), self._incoming.to_compare(), self._outgoing.must_end)
         self._verified = True
 
     def finish(self) -> None:
@@ -93,18 +92,19 @@ class Conversion:
         """
         if Action.UNLINK not in self._done:
             self._outgoing.check_unchanged()
-        if self._verified and self._ready == self._standing.temporary and self._incoming is not None:
-            self._note(Step.VERIFIED, self._incoming)
+        incoming = self._incoming
+        if self._verified and incoming.ready == self._standing.temporary and incoming.known is not None:
+            self._note(Step.VERIFIED, incoming.known)
         self._go_on_until({Action.DONE})
         self._settle()
 
     def _make_up_for_the_note(self) -> None:
         """A process died when it had just published the overlay: perhaps it has its name only in memory so far."""
-        path = self.task.incoming.source.path
+        incoming = self._incoming
         if self._incoming_at() is IncomingAt.PUBLISHED:
-            sync_folder(os.path.dirname(path))
-            self._incoming = fingerprint_at(path)
-            self._note(Step.PUBLISHED, self._incoming)
+            sync_folder(os.path.dirname(incoming.path))
+            incoming.known = fingerprint_at(incoming.path)
+            self._note(Step.PUBLISHED, incoming.known)
             self.notes += self.task.on_published()
 
     def _go_on_until(self, ends: set[Action]) -> Action:
@@ -120,16 +120,7 @@ class Conversion:
         return Scene(self._outgoing.where, self._incoming_at(), self._verified, task.retire, task.one_name)
 
     def _incoming_at(self) -> IncomingAt:
-        now = fingerprint_at(self.task.incoming.source.path)
-        if self.task.incoming.published:
-            # Whatever file is there now is what the VM sees; whether that may be is for the comparison to say.
-            return IncomingAt.LOST if now is None else IncomingAt.PUBLISHED
-        if self._incoming is not None and now is not None and self._incoming.differs_in_ctime_only(now):
-            return IncomingAt.PUBLISHED
-        if self._ready is not None:
-            return IncomingAt.READY
-        left = self._standing.temporary
-        return IncomingAt.UNFINISHED if left is not None and os.path.lexists(left) else IncomingAt.NONE
+        return self._incoming.at(self._standing.temporary)
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -148,7 +139,7 @@ class Conversion:
             case Action.UNLINK:
                 # Once more under a name that nobody knows: who has not opened it by now, will not.
                 fd, names = self._image().layers[0].fd, self.task.outgoing.names
-                self._outgoing.require_nothing_on_it(names.own, names.quarantine)
+                self._outgoing.require_no_dependents(names.own, names.quarantine)
                 self._outgoing.check_unchanged()
                 self._outgoing.require_alone()
                 if not self._standing.deleting:
@@ -169,12 +160,8 @@ class Conversion:
     def _image(self) -> Image:
         return self._outgoing.image(moved=self._standing.moved)
 
-    def _incoming_now(self) -> ImageSource:
-        source = self.task.incoming.source
-        return source if self._ready is None else replace(source, path=self._ready)
-
     def _write(self) -> None:
-        target = self.task.incoming.source.path
+        target = self._incoming.path
         if os.path.lexists(target) and not self.task.one_name:
             raise GuestError(f"{target} exists already", remedy="Move it away, or plan with another overlay path.")
         require_lasting(target)
@@ -186,34 +173,26 @@ class Conversion:
             self.notes += self.task.write(fd, image)
             # Where this fails the file is thrown away: the kernel may have dropped the pages and call them clean.
             os.fsync(fd)
-            self._incoming = identify(fd)
+            self._incoming.known = identify(fd)
         finally:
             os.close(fd)
         self._note(Step.WRITTEN)
-        self._ready = temporary
+        self._incoming.ready = temporary
 
     def _publish(self) -> None:
-        source, target = str(self._ready), self.task.incoming.source.path
-        if source != self._standing.temporary:
+        if self._incoming.ready is not None and self._incoming.ready != self._standing.temporary:
             # An original that gets its name back: what knows it by its name in quarantine would lose it.
-            require_nothing_on(self._run.dependents, source)
-        fd = open_image_file(source)
-        try:
-            if self._incoming is None or not self._incoming.differs_in_ctime_only(identify(fd)):
-                raise GuestError(f"{source} was not given its name", why="it is not what was verified")
-            retire.move(fd, source, target)
-            self._ready, self._incoming = None, identify(fd)
-        finally:
-            os.close(fd)
-        self._run.journal.record_changed(self._incoming)
-        self._note(Step.PUBLISHED, self._incoming)
+            require_no_dependents(self._run.dependents, self._incoming.ready)
+        published = self._incoming.publish()
+        self._run.journal.record_changed(published)
+        self._note(Step.PUBLISHED, published)
         self.notes += self.task.on_published()
 
     def _move_outgoing(self, target: str) -> None:
         image = self._image()
         self._outgoing.check_unchanged()
         self._outgoing.require_alone()
-        self._outgoing.require_nothing_on_it()
+        self._outgoing.require_no_dependents()
         self._move(image.layers[0].fd, self._outgoing.path, target)
 
     def _move(self, fd: int, source: str, target: str) -> None:
@@ -227,11 +206,7 @@ class Conversion:
         names = self.task.outgoing.names
         source, target = self._outgoing.path, names.quarantine if os.path.lexists(names.own) else names.own
         if source == target:
-            raise GuestError(
-                f"another file stands at {names.own}",
-                why=f"the original that was planned is in quarantine as {source}",
-                remedy="Plan again for what is there now; `batchdiff purge --used` ends the quarantine.",
-            )
+            raise another_file(self.task, source)
         fd = open_image_file(source)
         try:
             self._move(fd, source, target)
@@ -240,7 +215,7 @@ class Conversion:
         self.close()  # it was opened under the other name
 
     def _discard(self) -> None:
-        self._ready = self.task.incoming.ready
+        self._incoming.forget()
         if self._standing.temporary is not None:
             discard(self._standing.temporary)
         self._standing = replace(self._standing, temporary=None)
@@ -266,7 +241,7 @@ class Conversion:
         return fate(where)
 
     def _lost(self) -> GuestError:
-        return lost(self.task.outgoing.names, self._outgoing.where, self.task.incoming.source.path)
+        return lost(self.task, self._outgoing.where)
 
     def _note(self, step: Step, identity: Fingerprint | None = None, **changes: object) -> None:
         standing = replace(self._standing, step=step, **changes)  # type: ignore[arg-type]  # fields of a standing

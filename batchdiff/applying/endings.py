@@ -1,10 +1,12 @@
-"""How a guest's way may end."""
+"""Decide how the work on a guest ends: what became of its original, and the errors if a file is missing."""
 
 from __future__ import annotations
 
+from batchdiff.applying.commands import command
+from batchdiff.applying.guest_files import missing
 from batchdiff.applying.notes import Fate
-from batchdiff.applying.places import Names
 from batchdiff.applying.steps import OutgoingAt
+from batchdiff.applying.task import Task
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.image.opening import open_image
 from batchdiff.image.source import ImageSource
@@ -16,7 +18,7 @@ def fate(where: OutgoingAt) -> Fate:
 
 
 def opens(overlay: ImageSource) -> bool:
-    """Whether what stands in the place of an original that somebody removed is at least an image that opens."""
+    """Return whether an overlay whose original was removed can at least be opened."""
     try:
         open_image(overlay).close()
     except ImageError:
@@ -24,17 +26,39 @@ def opens(overlay: ImageSource) -> bool:
     return True
 
 
-def lost(names: Names, where: OutgoingAt, incoming: str) -> GuestError:
-    """Why nothing can be done: the image that took the place of the original is not there."""
+def lost(task: Task, where: OutgoingAt) -> GuestError:
+    """Return why nothing can be done: the image that took the place of the original is not there."""
+    names, incoming = task.outgoing.names, task.incoming.source.path
     if where is OutgoingAt.GONE:
         return GuestError(
-            f"{names.own} is gone, and no overlay that can be read is {incoming}",
-            why="somebody removed or moved them",
-            remedy="Nothing was done. Look for both; if they were moved, use `--map OLD=NEW`.",
+            f"{names.own} is gone, and its overlay {incoming} is missing or cannot be read",
+            why="both were removed or moved",
+            remedy="Nothing was changed. Bring one of them back. If the pool was moved, see docs/moving.md.",
         )
     return GuestError(
         f"the overlay {incoming} is gone, with what its VM wrote",
-        why="the journal says that it was published, and somebody removed or moved it since",
-        remedy=f"Look for it. Its original, as it was before the conversion, is {names.at(where)}, and"
-        " `batchdiff restore --discard-changes` goes back to it.",
+        why="it was published, and has been removed or moved since",
+        remedy=f"Bring it back. Its original, as it was before the conversion, is {names.at(where)}. To go back to"
+        f" that: {command('restore', task.guest, '--discard-changes')}.",
+    )
+
+
+def another_file(task: Task, quarantined: str) -> GuestError:
+    """Return why an original in quarantine cannot get its name back: another file has it by now."""
+    return GuestError(
+        f"another file stands at {task.outgoing.names.own}",
+        why=f"the original that was planned is in quarantine as {quarantined}",
+        remedy="Plan again for what is there now. To delete the original in quarantine:"
+        f" {command('purge', task.guest, '--used')}.",
+    )
+
+
+def rebuilt_only(guest: str, overlay: str, rebuilt: str) -> GuestError:
+    """Say what may be lost: the missing overlay was as the image rebuilt from it, unless its VM ran once more."""
+    return GuestError(
+        f"{guest} was not restored",
+        why=f"its overlay {overlay} {missing(overlay)}; a restore that did not finish had rebuilt {rebuilt}"
+        " from it",
+        remedy="If its VM has run on the overlay since, bring the overlay back; if not, add `--discard-changes`,"
+        f" and {rebuilt} stays.",
     )

@@ -1,4 +1,4 @@
-"""Examines whether template and overlays still are what they were; only looks. What `batchdiff verify` reports.
+"""Examine whether template and overlays still are what they were; only looks. What `batchdiff verify` reports.
 
 ::
 
@@ -16,23 +16,25 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from batchdiff.applying.executor import chosen
+from batchdiff.applying.guest_files import Found, find_original, find_overlay, missing, whole_originals
 from batchdiff.applying.notes import Notes, Standing
-from batchdiff.applying.standing_overlay import overlay_as_it_is, overlay_source
+from batchdiff.applying.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.stopping import Stop
 from batchdiff.applying.template import doubt, require_content
 from batchdiff.applying.verification import Check, Comparison, check_used, require_judges, verify
 from batchdiff.applying.verify_mode import VerifyMode
-from batchdiff.applying.whereabouts import Found, find_original, find_overlay, whole_originals
 from batchdiff.errors import (
     BatchdiffError,
     DifferenceError,
+    ImageError,
     InUseError,
     PlanError,
     StopError,
     VerificationError,
 )
 from batchdiff.image.image import Image
-from batchdiff.image.opening import inspect, open_image
+from batchdiff.image.opening import inspect, open_image, peek_header
+from batchdiff.image.source import ImageSource
 from batchdiff.image.usage import users
 from batchdiff.model.finding import Finding, Health
 from batchdiff.model.plan import GuestPlan, Plan
@@ -66,9 +68,7 @@ def _template(plan: Plan, notes: Notes, converted: list[GuestPlan], stop: Stop) 
     except BatchdiffError as error:
         if isinstance(error, StopError):
             raise
-        gone = (
-            f"{error.reason}. All overlays rest on it: bring it back, or read what `--map` does if it was moved."
-        )
+        gone = f"{error.reason}. All overlays rest on it: bring it back, or add `--map OLD=NEW` if it was moved."
         return Finding("template", path, Health.DAMAGED, f"{gone}{whole_originals(converted, notes)}")
 
 
@@ -106,11 +106,12 @@ def _guest(guest: GuestPlan, standing: Standing, plan: Plan, stop: Stop) -> Find
 def _missing(guest: GuestPlan, standing: Standing) -> Finding:
     original = find_original(guest, standing)
     whole = "" if original is None else f"; its original, as it was before the conversion, is {original.path}"
-    return Finding(guest.name, guest.overlay_path, Health.DAMAGED, f"it is gone{whole}")
+    return Finding(guest.name, guest.overlay_path, Health.DAMAGED, f"it {missing(guest.overlay_path)}{whole}")
 
 
 def _judged(guest: GuestPlan, standing: Standing, overlay: Found, plan: Plan, stop: Stop) -> Finding:
-    source = overlay_as_it_is(replace(overlay_source(guest, plan.template.source), path=overlay.path))
+    source = current_overlay(replace(planned_overlay(guest, plan.template.source), path=overlay.path))
+    _require_readable(source)
     original = find_original(guest, standing)
     if original is None:
         check_used(source, lambda: stop.is_asked)
@@ -120,11 +121,22 @@ def _judged(guest: GuestPlan, standing: Standing, overlay: Found, plan: Plan, st
         verify(comparison, VerifyMode.FULL, lambda: stop.is_asked)
     except DifferenceError as error:
         if overlay.proven and original.proven:
-            raise VerificationError(
-                error.what, why=f"{error.why}; nobody has written to either of them"
-            ) from error
+            raise VerificationError(error.what, why=f"{error.why}; neither of them was written to") from error
         return _sound(guest, "no error in it; a VM has written to it since")
     return _sound(guest, f"every byte as in its original ({os.path.basename(original.path)})")
+
+
+def _require_readable(overlay: ImageSource) -> None:
+    """Distinguish a damaged header from a sound one that names another template, as after a move.
+
+    :raises VerificationError: it is damaged.
+    :raises ImageError: it does not rest on the template of the plan.
+    """
+    try:
+        peek_header(overlay.path)
+    except ImageError as error:
+        raise VerificationError(f"{overlay.path} is not an overlay", why=error.reason) from error
+    open_image(overlay).close()
 
 
 def _sound(guest: GuestPlan, why: str) -> Finding:

@@ -1,4 +1,4 @@
-"""Measures by how much the free space of the filesystems has grown that a command works on, as df shows it."""
+"""Measure by how much the free space of the filesystems has grown that a command works on, as df shows it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class FreeSpace:
 
     @classmethod
     def of(cls, plan: Plan) -> FreeSpace:
-        """The free space where the guests of a plan and their overlays are."""
+        """Return the free space where the guests of a plan and their overlays are."""
         folders: dict[int, str] = {}
         for guest in plan.guests:
             for path in (guest.overlay_path, guest.source.path):
@@ -49,7 +49,7 @@ def _free(folder: str) -> int:
 
 
 def _settle(folder: str) -> None:
-    """Lets a filesystem finish: XFS and btrfs free the blocks of deleted files later."""
+    """Let a filesystem finish: XFS and btrfs free the blocks of deleted files later."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _libc.syncfs(fd)

@@ -1,4 +1,4 @@
-"""Gives a new file the inode flags, allocation hints and project of the file whose place it takes.
+"""Give a new file the inode flags, places on disk and project of the file whose place it takes.
 
 ::
 
@@ -34,8 +34,14 @@ _LATE = {
 }
 """Set when all is written: SYNC and JOURNAL_DATA slow down every write."""
 
-_HINTS = 0x00000001 | 0x00000800 | 0x00002000 | 0x00004000 | 0x00010000
-"""REALTIME, EXTSIZE, NODEFRAG, FILESTREAM, COWEXTSIZE: where XFS takes blocks, and how many at once."""
+_PLACES = 0x00000001 | 0x00002000 | 0x00004000
+"""REALTIME, NODEFRAG, FILESTREAM: where XFS takes blocks."""
+
+_UNITS = 0x00000800 | 0x00010000
+"""EXTSIZE, COWEXTSIZE: how many blocks XFS takes at once.
+
+Nothing keeps them: QEMU gives each image that it makes 1 MiB, with which a thin overlay would be twice as large.
+"""
 
 _INHERITS_PROJECT = 0x00000200
 
@@ -50,7 +56,10 @@ class _More(NamedTuple):
     cow_extent_size: int = 0
 
     def hints(self) -> tuple[int, int, int]:
-        return self.flags & _HINTS, self.extent_size, self.cow_extent_size
+        return self.flags & (_PLACES | _UNITS), self.extent_size, self.cow_extent_size
+
+    def without_units(self) -> _More:
+        return self._replace(flags=self.flags & ~_UNITS, extent_size=0, cow_extent_size=0)
 
 
 def set_early_flags(source: int, target: int) -> list[str]:
@@ -63,7 +72,7 @@ def set_early_flags(source: int, target: int) -> list[str]:
     more = _more(source)
     return [
         *_set_flags(target, _flags(source), _EARLY),
-        *_set_hints(target, more),
+        *_set_hints(target, more.without_units()),
         *_set_project(target, more.project),
     ]
 
@@ -94,7 +103,7 @@ def _set_hints(target: int, wanted: _More) -> list[str]:
     now = _more(target)
     if now.hints() == wanted.hints():
         return []
-    flags = now.flags & ~_HINTS | wanted.flags & _HINTS
+    flags = now.flags & ~(_PLACES | _UNITS) | wanted.flags & (_PLACES | _UNITS)
     changed = now._replace(flags=flags, extent_size=wanted.extent_size, cow_extent_size=wanted.cow_extent_size)
     reason = _try(target, _SET_MORE, _MORE.pack(*changed))
     return [] if _more(target).hints() == wanted.hints() else [f"the allocation hints of XFS{reason}"]
@@ -112,7 +121,7 @@ def _set_project(target: int, wanted: int) -> list[str]:
 
 
 def _folder_gives_project(fd: int) -> bool:
-    """Whether the folder gives its project to what is made in it; also if that cannot be found out."""
+    """Return whether the folder gives its project to what is made in it; also if that cannot be found out."""
     try:
         folder = os.open(os.path.dirname(os.readlink(f"/proc/self/fd/{fd}")), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

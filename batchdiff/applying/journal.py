@@ -80,7 +80,7 @@ class Journal:
         os.close(older)
 
     def standing(self, guest: str) -> Standing | None:
-        """Where a guest stands; None if nothing was begun, or a restore has ended it."""
+        """Return where a guest stands; None if nothing was begun, or a restore has ended it."""
         return self.notes.under_way(guest)
 
     def record(self, guest: str, standing: Standing) -> None:
@@ -144,7 +144,7 @@ class FrozenJournal:
         raise AssertionError(f"{guest} was taken to {standing.step} by a command that only looks")
 
     def record_failure(self, guest: str, reason: str) -> None:
-        """Failures of a rehearsal are not noted."""
+        """Ignore it: a dry run records no failures."""
 
     def record_protecting(self) -> None:
         """Nothing may be done that would have to be noted."""
@@ -172,7 +172,7 @@ def read_notes(plan_path: str, checksum: str) -> Notes:
 
 
 def locked(path: str) -> int:
-    """A journal, made if there is none, open and locked against other processes.
+    """Return a journal, made if there is none, open and locked against other processes.
 
     :raises PlanError: another process is at work on its plan, or it cannot be opened.
     """

@@ -1,4 +1,4 @@
-"""Keeps a plan that can still be undone under another name when a new one takes its place.
+"""Keep a plan that can still be undone under another name when a new one takes its place.
 
 ::
 
@@ -57,7 +57,7 @@ class _Older:
 
 
 def name_to_keep(path: str, converted: Guests) -> str | None:
-    """The name under which the plan at ``path`` will be kept when another takes its place; None if it need not be.
+    """Return the name that the plan at ``path`` will get when it is replaced; None if it need not be kept.
 
     Tries whether that can be done, so that a long scan is not in vain. ``converted``: guests that are done, by
     the checksums of their plans; what a lost journal does not show.
@@ -78,7 +78,7 @@ def name_to_keep(path: str, converted: Guests) -> str | None:
 
 
 def replace_plan(plan: Plan, path: str, converted: Guests) -> KeptPlan | None:
-    """Writes a plan; one that was there and can still be undone is kept under another name, which is returned.
+    """Write a plan; one that was there and can still be undone is kept under another name, which is returned.
 
     :raises BatchdiffError: as :func:`name_to_keep` and ``write_plan``.
     """
@@ -101,7 +101,7 @@ def replace_plan(plan: Plan, path: str, converted: Guests) -> KeptPlan | None:
 
 @contextmanager
 def _held(path: str, *, create: bool) -> Iterator[None]:
-    """Keeps apply, restore and purge of the plan at ``path`` from beginning meanwhile.
+    """Keep apply, restore and purge of the plan at ``path`` from starting meanwhile.
 
     ``create``: also if it has no journal, whose lock they take; one that was made for that goes again.
     """
@@ -121,7 +121,7 @@ def _held(path: str, *, create: bool) -> Iterator[None]:
 
 
 def _older(path: str, converted: Guests) -> _Older | None:
-    """The plan at a path if it can still be undone."""
+    """Return the plan at a path if it can still be undone."""
     head = plan_head(path)
     noted = _noted_plan(path)
     checksum = noted if head is None else head.checksum
@@ -137,7 +137,7 @@ def _older(path: str, converted: Guests) -> _Older | None:
 
 
 def _noted_plan(path: str) -> str:
-    """The checksum of the plan that the journal beside a plan belongs to; empty if that cannot be known."""
+    """Return the checksum of the plan that the journal beside a plan belongs to; empty if that cannot be known."""
     line = beginning(f"{path}{_JOURNAL}").partition(b"\n")[0]
     with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
         return str(json.loads(line)["plan"])
@@ -152,18 +152,18 @@ def _by_fate(notes: Notes) -> dict[str, list[str]]:
 
 
 def _words(standing: Standing) -> str:
-    """What became of a guest."""
+    """Return what became of a guest."""
     if standing.goal is not Goal.APPLY and standing.step not in {Step.PURGED, Step.RESTORED}:
         return f"{standing.goal} not finished"
     if standing.fate is Fate.QUARANTINED or standing.aside is not None:
         return "original in quarantine"
     if standing.step in {Step.PURGED, Step.RETIRED}:
         return f"original {standing.fate or Fate.DELETED}"
-    return "apply not finished"
+    return "original kept" if standing.published else "apply not finished"
 
 
 def _free_name(path: str, older: _Older) -> str:
-    """A name that no other file has; that of a run which died half-way is taken again."""
+    """Return a name that no other file has; that of a run which died half-way is taken again."""
     folder, full = os.path.split(path)
     stem, suffix = (full[: -len(_SUFFIX)], _SUFFIX) if full.endswith(_SUFFIX) else os.path.splitext(full)
     when = re.sub(r"[^0-9A-Za-z.+-]", "", older.created) or "older"
@@ -183,7 +183,7 @@ def _is_free_or_same(new: str, old: str) -> bool:
 
 @contextmanager
 def _second_names(path: str, name: str, *, journal: bool) -> Iterator[None]:
-    """Gives plan and journal their second names; takes them back if what follows fails."""
+    """Give plan and journal their second names; take them back if what follows fails."""
     before = os.stat(path)
     made = _linked(path, name, journal=journal)
     try:
@@ -198,7 +198,7 @@ def _second_names(path: str, name: str, *, journal: bool) -> Iterator[None]:
 
 
 def _linked(path: str, name: str, *, journal: bool) -> list[str]:
-    """Links the files that are kept to their second names; those that were not there before.
+    """Link the files that are kept to their second names; those that were not there before.
 
     The journal comes first: a plan that seems to have none would mislead.
 

@@ -1,4 +1,4 @@
-"""Gives a new file exactly the owner, mode, attributes and flags of the one whose place it takes.
+"""Give a new file exactly the owner, mode, attributes and flags of the one whose place it takes.
 
 Access control lists (acl(5)) and SELinux labels are extended attributes. A new file inherits from its folder::
 
@@ -93,7 +93,7 @@ def _copy_mode(source: int, target: int, reasons: dict[str, str]) -> None:
 
 
 def _safe_mode(source: int, target: int) -> int:
-    """The source's mode, less what would let in others: another group, or those that only the ACL kept out."""
+    """Return the source's mode without what lets others in: another group, or those that only the ACL kept out."""
     old, new = os.fstat(source), os.fstat(target)
     mode = stat.S_IMODE(old.st_mode)
     if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
@@ -147,7 +147,7 @@ def _attempt(reasons: dict[str, str], what: str, call: Callable[..., None], *arg
 
 
 def _attributes(fd: int) -> dict[str, bytes | None]:
-    """The extended attributes, each with its value, or None if it cannot be read; none on a filesystem without.
+    """Return the extended attributes with their values, None for one that cannot be read; empty if unsupported.
 
     :raises OSError: nobody knows which there are, so nobody knows who may read the file.
     """

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from batchdiff.image.fingerprint import Fingerprint
-from batchdiff.model.moved import PathMap
+from batchdiff.model.path_map import PathMap
 
 
 class Step(enum.StrEnum):
@@ -135,13 +135,13 @@ class Notes:
         return [name for name, standing in self.standings.items() if standing.published]
 
     def under_way(self, guest: str) -> Standing | None:
-        """Where a guest stands; None if nothing was begun, or a restore has ended it."""
+        """Return where a guest stands; None if nothing was begun, or a restore has ended it."""
         standing = self.standings.get(guest)
         return None if standing is None or standing.step is Step.RESTORED else standing
 
 
 def _fate(record: dict[str, Any]) -> tuple[Fate | None, str | None]:
-    """What became of the original, and where it is aside. Journals before "fate" have a sentence at "original"."""
+    """Return what became of the original, and its path in quarantine. Older journals have a sentence."""
     if "fate" in record:
         return Fate(record["fate"]), _path(record.get("aside"))
     words = str(record.get("original", ""))
@@ -152,7 +152,7 @@ def _fate(record: dict[str, Any]) -> tuple[Fate | None, str | None]:
 
 
 def mapped_notes(notes: Notes, path_map: PathMap) -> Notes:
-    """The notes of a plan whose images have moved: every path as it is now. Those recorded since stay."""
+    """Return the notes of a plan whose images have moved: every path as it is now. Those recorded since stay."""
     standings = {guest: _mapped(standing, path_map) for guest, standing in notes.standings.items()}
     return replace(notes, standings=standings)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from batchdiff.applying.commands import command
 from batchdiff.applying.conversion import Conversion
 from batchdiff.applying.notes import Fate
 from batchdiff.applying.pipeline import Arrival
@@ -74,6 +75,7 @@ def undone(arrival: Arrival, status: Status) -> GuestOutcome:
 
 
 def kept_for(guest: str, error: DifferenceError) -> GuestOutcome:
-    """A guest whose original stays in quarantine, because the two differ by now."""
-    reason = f"its VM has run on the overlay since ({error.what}); `purge --used` deletes the original too"
+    """Return a guest whose original stays in quarantine, because the two differ by now."""
+    purge = command("purge", guest, "--used")
+    reason = f"its VM has run on the overlay since ({error.what}). To delete the original too: {purge}"
     return GuestOutcome(guest, Status.KEPT, reason, original="kept in quarantine")

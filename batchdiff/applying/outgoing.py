@@ -6,13 +6,14 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from batchdiff.applying import retire
+from batchdiff.applying.no_dependents import require_no_dependents
 from batchdiff.applying.places import where_is
-from batchdiff.applying.resting_on import require_nothing_on
 from batchdiff.applying.run import Run
 from batchdiff.applying.steps import OutgoingAt
 from batchdiff.applying.task import Task
 from batchdiff.errors import GuestError, InUseError
 from batchdiff.image.holding import Held, hold
+from batchdiff.image.identity import identity_of
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.usage import Purpose
@@ -61,7 +62,7 @@ class OutgoingFile:
             if self._task.retire is not Retire.KEEP:
                 # Early, so that nothing is begun in vain; both are asked again right before the file goes.
                 self._require_sight(self._held.unknown)
-                self.require_nothing_on_it()
+                self.require_no_dependents()
             inspect(image)
             self._image = image
         return self._image
@@ -109,14 +110,21 @@ class OutgoingFile:
                 remedy="If you are sure that none has, add `--unseen`.",
             )
 
-    def require_nothing_on_it(self, *former: str) -> None:
+    def require_no_dependents(self, *former: str) -> None:
         """No other image has it in its backing chain: looked for now, because a linked clone takes no lock.
 
         ``former``: names that it had until a moment ago, by which such an image may still know it.
 
-        :raises GuestError: one has.
+        :raises GuestError: one has; or it is the very file that is to take its place, by a bind mount for one.
         """
-        require_nothing_on(self._run.dependents, self.path, *former)
+        incoming = self._task.incoming.source.path
+        if incoming != self.path and identity_of(incoming) == identity_of(self.path) is not None:
+            raise GuestError(
+                f"{self.path} was left alone",
+                why=f"{incoming} is the same file by another name",
+                remedy="Find out what mounted or linked it there, and undo that.",
+            )
+        require_no_dependents(self._run.dependents, self.path, *former)
 
     def close(self) -> None:
         """Lets go of it."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from batchdiff.applying.constancy import Constancy
+from batchdiff.applying.change_detection import ChangeDetector
+from batchdiff.applying.commands import command
 from batchdiff.applying.metadata import copy_metadata, prepare
 from batchdiff.applying.notes import Goal, Standing, Step
 from batchdiff.applying.overlay import NewImage, write_image
+from batchdiff.applying.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.places import original_names
 from batchdiff.applying.publication import Publication
 from batchdiff.applying.run import Run
 from batchdiff.applying.staleness import changes_since_planned, check_unchanged, stale
-from batchdiff.applying.standing_overlay import overlay_as_it_is, overlay_source
 from batchdiff.applying.task import Incoming, Outgoing, Task
 from batchdiff.applying.verification import Comparison, verify
 from batchdiff.applying.verify_mode import VerifyMode
@@ -36,7 +37,7 @@ class Manner:
 
 
 def planned_parts(guest: GuestPlan) -> tuple[PlannedImage, int]:
-    """The image and the cluster size of a guest that is to be converted.
+    """Return the image and the cluster size of a guest that is to be converted.
 
     :raises PlanError: it was not compared.
     """
@@ -55,13 +56,13 @@ def overlay_task(guest: GuestPlan, template: PlannedImage, run: Run, manner: Man
     record, _ = planned_parts(guest)
     published = standing is not None and standing.published
     way = _Overlaying(guest, template, run, manner, published)
-    source = overlay_source(guest, template.source)
+    source = planned_overlay(guest, template.source)
     return Task(
         guest=guest.name,
         goal=Goal.APPLY,
         outgoing=Outgoing(guest.source, original_names(guest.source.path), record.fingerprints[0]),
         incoming=Incoming(
-            overlay_as_it_is(source) if published else source,
+            current_overlay(source) if published else source,
             known=None if standing is None else standing.overlay,
             published=published,
         ),
@@ -86,7 +87,7 @@ class _Overlaying:
     run: Run
     manner: Manner
     published: bool
-    _constancy: Constancy | None = None
+    _detector: ChangeDetector | None = None
 
     def write(self, fd: int, original: Image) -> list[str]:
         """The overlay, with the original's owner, mode and attributes."""
@@ -114,7 +115,7 @@ class _Overlaying:
             verify(Comparison(original.source, overlay, written), self.manner.verify, ended)
         except DifferenceError as error:
             if self.published:
-                raise _used(self.guest, error) from error
+                raise _used(self.guest, original.source.path, error) from error
             record, _ = planned_parts(self.guest)
             changes = changes_since_planned(original, record, self.run.journal.notes)
             if changes:
@@ -124,22 +125,22 @@ class _Overlaying:
     def check(self, original: Image) -> None:
         """Original and template: as planned at first, and unchanged from then on."""
         record, _ = planned_parts(self.guest)
-        if self._constancy is None:
+        if self._detector is None:
             check_unchanged(original, record, self.run.journal.notes, self.manner.verify)
-            self._constancy = Constancy(self.run.journal)
-        self._constancy.check_chain(original)
+            self._detector = ChangeDetector(self.run.journal)
+        self._detector.check_chain(original)
         self.run.check_template()
 
     def on_published(self) -> list[str]:
-        """Protects the template and records the overlay beside it."""
+        """Protect the template and record the overlay beside it."""
         return self.manner.publication.note(self.guest)
 
 
 def _check_way(guest: GuestPlan, standing: Standing | None, how: Retire) -> None:
     if standing is not None and standing.goal is not Goal.APPLY and standing.step is not Step.PURGED:
         raise GuestError(
-            f"a `batchdiff {standing.goal}` of {guest.name} was begun and not finished",
-            remedy=f"Run `batchdiff {standing.goal}` again first.",
+            f"a `batchdiff {standing.goal}` of {guest.name} was interrupted",
+            remedy=f"Finish that first: {command(standing.goal, guest.name)}.",
         )
     if guest.overlay_path == guest.source.path and how is Retire.KEEP:
         raise GuestError(
@@ -148,9 +149,11 @@ def _check_way(guest: GuestPlan, standing: Standing | None, how: Retire) -> None
         )
 
 
-def _used(guest: GuestPlan, error: DifferenceError) -> GuestError:
+def _used(guest: GuestPlan, original: str, error: DifferenceError) -> GuestError:
+    quarantined = original != guest.source.path
+    how = command("purge", guest.name, "--used") if quarantined else f"remove {original} yourself"
     return GuestError(
-        f"the original of {guest.name} was not retired",
-        why=f"its VM has run on the overlay {guest.overlay_path} since, and the two differ by now ({error.what})",
-        remedy="If the VM runs well on the overlay, remove the original yourself.",
+        "its original was not retired",
+        why=f"its VM has run on the overlay since ({error.what})",
+        remedy=f"If you trust the overlay: {how}.",
     )

@@ -156,7 +156,7 @@ def _undo(guest: _Underway) -> None:
 
 
 def as_told(guest: str, error: Exception) -> BatchdiffError:
-    """What to report of an error that a user, a disk or an image caused; any other is raised again."""
+    """Return what to report of an error that a user, a disk or an image caused; any other is raised again."""
     if isinstance(error, BatchdiffError):
         return error
     if isinstance(error, FormatError):
@@ -172,6 +172,6 @@ def as_told(guest: str, error: Exception) -> BatchdiffError:
     elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         remedy = f"Check the permissions of the folder; {_AGAIN}"
     else:
-        remedy = f"Look into the kernel log; {_AGAIN}"
+        remedy = f"Check the kernel log (`dmesg`); {_AGAIN}"
     place = f" ({error.filename})" if error.filename else ""
-    return GuestError(f"cannot go on with {guest}", why=f"{error.strerror or error}{place}", remedy=remedy)
+    return GuestError(f"cannot continue with {guest}", why=f"{error.strerror or error}{place}", remedy=remedy)

@@ -55,7 +55,7 @@ def overlay_names(path: str) -> Names:
 
 
 def require_lasting(path: str) -> None:
-    """Refuses to write an image into /dev, where it would be in memory alone.
+    """Refuse to write an image into /dev, where it would be in memory alone.
 
     :raises GuestError: the path is there.
     """

@@ -28,7 +28,7 @@ class Publication:
         self._accepted = self.run.template.fingerprints()
 
     def check(self, guest: GuestPlan) -> None:
-        """Makes sure, before an overlay is written, that the template has one content for all its overlays.
+        """Make sure, before an overlay is written, that the template has one content for all its overlays.
 
         :raises PlanError: overlays of an earlier plan rest on another content of it, or nobody can tell.
         """

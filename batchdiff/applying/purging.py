@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from batchdiff.applying.constancy import Constancy
+from batchdiff.applying.change_detection import ChangeDetector
+from batchdiff.applying.commands import command
 from batchdiff.applying.notes import Goal, Standing, Step
+from batchdiff.applying.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.overlaying import planned_parts
 from batchdiff.applying.places import original_names
 from batchdiff.applying.run import Run
-from batchdiff.applying.standing_overlay import overlay_as_it_is, overlay_source
 from batchdiff.applying.task import Incoming, Outgoing, Task
 from batchdiff.applying.verification import Check, Comparison, check_used, verify
 from batchdiff.applying.verify_mode import VerifyMode
@@ -44,7 +45,7 @@ class PurgeOptions:
 def purge_task(
     guest: GuestPlan, template: PlannedImage, run: Run, standing: Standing, options: PurgeOptions
 ) -> Task:
-    """What purge has to do with a guest whose original is in quarantine.
+    """Return what purge has to do with a guest whose original is in quarantine.
 
     :raises GuestError: its original must not go.
     """
@@ -57,13 +58,14 @@ def purge_task(
     if fingerprint_at(incoming.path) is None:
         raise GuestError(
             f"{aside.own} was not deleted",
-            why=f"{incoming.path} is missing, so it may be all that is left of {guest.name}",
-            remedy="Bring that back, or go back to the original: `batchdiff restore --discard-changes`.",
+            why=f"{incoming.path} is missing, so the original may be all that is left of {guest.name}",
+            remedy="Bring the missing file back; if it was moved, add `--map OLD=NEW`. To go back to the original:"
+            f" {command('restore', guest.name, '--discard-changes')}.",
         )
-    constancy = Constancy(run.journal)
+    detector = ChangeDetector(run.journal)
 
     def check(image: Image) -> None:
-        constancy.check_chain(image)
+        detector.check_chain(image)
         run.check_template()
 
     # A VM may be killed in the middle of a write, which leaves leaked clusters. A rebuilt raw image has no check.
@@ -87,22 +89,22 @@ def purge_task(
 def _what_the_vm_sees(guest: GuestPlan, template: PlannedImage, standing: Standing) -> ImageSource:
     if _is_restored(standing):
         return replace(guest.source, backing=())
-    return overlay_as_it_is(overlay_source(guest, template.source))
+    return current_overlay(planned_overlay(guest, template.source))
 
 
 def _is_restored(standing: Standing) -> bool:
-    """Whether it is an older original that a restore has left; also if a purge of it was begun, and died."""
+    """Return whether it is an older original that a restore left, also if a purge of it was interrupted."""
     return not standing.published
 
 
 def _used(task: Task, record: PlannedImage, now: Fingerprint | None) -> Task:
-    """The same without a comparison, for an original that is surely the planned one."""
+    """Return the same without a comparison, for an original that is surely the planned one."""
     planned = record.fingerprints[0]
     if now is None or (planned.size, planned.mtime_ns) != (now.size, now.mtime_ns):
         raise GuestError(
             f"{task.outgoing.names.own} was not deleted",
             why="it differs from what the VM sees now, and it is not the file that was planned",
-            remedy="Look at what it is, and remove it yourself.",
+            remedy="Find out what it holds, and remove it yourself.",
         )
     return replace(task, verify=_sound, otherwise=None)
 

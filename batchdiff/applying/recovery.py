@@ -1,29 +1,30 @@
-"""Recovers a journal that was lost, as far as the template's sidecar and the files themselves prove it.
+"""Recover a journal that was lost or cut, as far as the template's sidecar and the files themselves prove it.
 
 ::
 
     overlay there, the sidecar names this plan for it          -> it was published
-    overlay there, the original in quarantine or being deleted -> it was published
+    the original in quarantine, nothing at its own name        -> it was published
+    in quarantine, another image at its own name, no overlay   -> it was restored; an older original is left
     where the original stands now                              -> kept, quarantined, about to be deleted, or gone
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
-from batchdiff.applying.notes import Fate, Standing, Step
+from batchdiff.applying.guest_files import Found, find_original
+from batchdiff.applying.notes import Fate, Goal, Notes, Standing, Step
 from batchdiff.applying.places import original_names
-from batchdiff.applying.whereabouts import Found, find_original
 from batchdiff.errors import BatchdiffError
 from batchdiff.image.fingerprint import fingerprint_at
-from batchdiff.model.moved import NOTHING_MOVED, PathMap
+from batchdiff.image.identity import is_one_image
+from batchdiff.model.path_map import NOTHING_MOVED, PathMap
 from batchdiff.model.plan import GuestPlan, Plan, Verdict
 from batchdiff.model.sidecar import Origin, sidecars_of
 
 
-def recovered(plan: Plan, path_map: PathMap = NOTHING_MOVED) -> dict[str, Standing]:
-    """Where the guests of a plan stand that an apply must have converted, by name; only looks.
+def recovered(plan: Plan, notes: Notes, path_map: PathMap = NOTHING_MOVED) -> dict[str, Standing]:
+    """Return where guests stand that an apply must have converted though ``notes`` don't say so; only looks.
 
     ``path_map``: how the paths in the sidecar have changed since they were recorded.
     """
@@ -31,26 +32,55 @@ def recovered(plan: Plan, path_map: PathMap = NOTHING_MOVED) -> dict[str, Standi
     origins = {path: origin for sidecar in sidecars for path, origin in sidecar.overlays.items()}
     found = {}
     for guest in plan.guests:
-        if guest.verdict is not Verdict.CONVERT:
+        if guest.verdict is not Verdict.CONVERT or _is_noted(guest.name, notes):
             continue
-        standing = _standing(guest, origins.get(guest.overlay_path), plan)
-        if standing is not None and _rests_on_template(guest, plan):
+        origin = origins.get(guest.overlay_path)
+        if guest.name in notes.standings and not _is_recorded(guest, origin, plan):
+            continue  # an apply that died before it had published the overlay
+        standing = _standing(guest, origin, plan)
+        if standing is not None:
             found[guest.name] = standing
     return found
 
 
+def _is_noted(name: str, notes: Notes) -> bool:
+    """Return whether a journal knows that an overlay was published, or that a restore has ended it."""
+    standing = notes.standings.get(name)
+    if standing is None:
+        return name in notes.times
+    return standing.published or standing.goal is not Goal.APPLY or standing.step is Step.RESTORED
+
+
+def _is_recorded(guest: GuestPlan, origin: Origin | None, plan: Plan) -> bool:
+    return origin is not None and (origin.guest, origin.plan) == (guest.name, plan.checksum)
+
+
 def _standing(guest: GuestPlan, origin: Origin | None, plan: Plan) -> Standing | None:
-    recorded = origin is not None and (origin.guest, origin.plan) == (guest.name, plan.checksum)
+    recorded = _is_recorded(guest, origin, plan)
+    older, names = _older_original(guest), original_names(guest.source.path)
     try:
         original = find_original(guest, None)
     except BatchdiffError:  # two files could be it; restore says so, and leaves the guest alone
         original = None
-    names = original_names(guest.source.path)
-    aside = original is not None and original.path in {names.quarantine, names.deleting}
-    if not recorded and not (aside and original is not None and original.proven):
+    aside = original is not None and original.proven and original.path in {names.quarantine, names.deleting}
+    if not (recorded or aside or older is not None):
+        return None  # before any header is read: usually there is nothing to recover
+    overlay_is_there = _rests_on_template(guest, plan)
+    if older is not None and not overlay_is_there and fingerprint_at(guest.source.path) is not None:
+        # A rebuilt image has taken the original's name, and the older original is still in quarantine.
+        return Standing(Step.RESTORED, Goal.RESTORE, fate=Fate.QUARANTINED, aside=older)
+    if not aside and not overlay_is_there:
         return None
     overlay = None if origin is None else origin.fingerprint
     return _from_original(original, guest, Standing(Step.PUBLISHED, overlay=overlay, published=True))
+
+
+def _older_original(guest: GuestPlan) -> str | None:
+    """The path of the guest's original in quarantine, if it surely is that."""
+    aside = original_names(guest.source.path).quarantine
+    now = fingerprint_at(aside)
+    known = None if guest.image is None else guest.image.fingerprints[0]
+    return aside if now is not None and known is not None and known.differs_in_ctime_only(now) else None
 
 
 def _from_original(original: Found | None, guest: GuestPlan, standing: Standing) -> Standing:
@@ -65,7 +95,7 @@ def _from_original(original: Found | None, guest: GuestPlan, standing: Standing)
 
 
 def _rests_on_template(guest: GuestPlan, plan: Plan) -> bool:
-    """Whether a qcow2 image on the plan's template stands at the overlay's path; only its header is read."""
+    """Return whether the file at the overlay's path rests on the plan's template; reads only its header."""
     # Imported here, because it loads numpy: usually there is nothing to recover, and status must be quick.
     from batchdiff.image.opening import peek_header, resolved_backing  # noqa: PLC0415
 
@@ -75,4 +105,4 @@ def _rests_on_template(guest: GuestPlan, plan: Plan) -> bool:
         named = resolved_backing(guest.overlay_path, peek_header(guest.overlay_path))
     except BatchdiffError:
         return False
-    return named is not None and named == os.path.realpath(plan.template.source.path)
+    return named is not None and is_one_image(named, plan.template.source.path)

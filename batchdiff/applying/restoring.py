@@ -15,23 +15,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from batchdiff.applying import retire
-from batchdiff.applying.constancy import Constancy
-from batchdiff.applying.losses import LossesAllowed, check_losses, not_given_back
+from batchdiff.applying.change_detection import ChangeDetector
+from batchdiff.applying.commands import command
+from batchdiff.applying.endings import rebuilt_only
+from batchdiff.applying.guest_files import Found, find_original, find_overlay, missing, rebuilt_is_in_place
 from batchdiff.applying.metadata import copy_metadata, prepare
-from batchdiff.applying.notes import Goal, Standing, Step
+from batchdiff.applying.notes import Fate, Goal, Standing, Step
+from batchdiff.applying.overlay_losses import LossesAllowed, check_losses
+from batchdiff.applying.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.overlaying import planned_parts
 from batchdiff.applying.places import original_names, overlay_names
 from batchdiff.applying.run import Run
 from batchdiff.applying.sidecar import forget_overlay
 from batchdiff.applying.space import check_space_for_image
 from batchdiff.applying.standalone import write_standalone
-from batchdiff.applying.standing_overlay import overlay_as_it_is, overlay_source
 from batchdiff.applying.task import Incoming, Outgoing, Task
 from batchdiff.applying.verification import Check, Comparison, check_used, verify
 from batchdiff.applying.verify_mode import VerifyMode
-from batchdiff.applying.whereabouts import Found, find_original, find_overlay, rebuilt_is_in_place
 from batchdiff.errors import GuestError
 from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.fingerprint import NO_FILE
@@ -59,22 +62,25 @@ def restore_task(
     """
     way = _Restoring(guest, template, run, standing, options)
     overlay = find_overlay(guest, standing)
+    if overlay is not None and not options.discard_changes:
+        check_losses(guest.name, overlay.path, options.losses)
     if rebuilt_is_in_place(guest, standing):
         if overlay is not None:
             return way.compare_rebuilt(overlay)
         if standing.deleting or options.discard_changes:
             return way.finished_rebuilt()
+        raise rebuilt_only(guest.name, guest.overlay_path, guest.source.path)
     original = find_original(guest, standing)
     if overlay is None:
         return way.without_overlay(original)
     if original is None and options.discard_changes:
         raise GuestError(
-            f"{guest.name} cannot go back to its original",
-            why="it is gone: it was deleted, or somebody moved it",
-            remedy="Leave `--discard-changes` out: an image with what the VM sees now can be rebuilt.",
+            "it cannot go back to its original",
+            why="that was deleted or moved",
+            remedy="Run the same command without `--discard-changes`: an image is then rebuilt from the overlay.",
         )
-    if not options.discard_changes:
-        check_losses(overlay.path, options.losses)
+    if options.discard_changes:
+        way.require_the_overlay(overlay)
     return way.rebuild(overlay, None) if original is None else way.compare(overlay, original)
 
 
@@ -93,6 +99,22 @@ class _Restoring:
         """The image that restore rebuilds, under the guest's name."""
         return replace(self.guest.source, backing=())
 
+    def require_the_overlay(self, overlay: Found) -> None:
+        """Refuse to delete without a comparison what neither the journal nor its header shows to be the overlay.
+
+        :raises GuestError: it is another image.
+        """
+        known = self.standing.overlay
+        if known is not None and known.is_same_file(overlay.now):
+            return
+        planned = planned_overlay(self.guest, self.template.source)
+        if not current_overlay(replace(planned, path=overlay.path)).backing:
+            raise GuestError(
+                f"{overlay.path} was not deleted",
+                why="it is not the file that apply published, and it does not rest on the template",
+                remedy="Look at it, and move it away if its VM does not use it; then run the same command again.",
+            )
+
     def _rebuilt(self) -> Incoming:
         return Incoming(self.rebuilt_source, self.standing.rebuilt)
 
@@ -101,10 +123,15 @@ class _Restoring:
         return quarantined if os.path.lexists(quarantined) else None
 
     def compare(self, overlay: Found, original: Found) -> Task:
-        """The original comes back if QEMU finds it identical to the overlay, or if changes are discarded."""
+        """Bring the original back if QEMU finds it identical to the overlay, or if changes are discarded."""
         is_named = original.path == self.guest.source.path
         # What differs is rebuilt from the overlay; a kept original is in the way of that.
         otherwise = self._two_disks if is_named else lambda: self.rebuild(overlay, original)
+        if not self._can_be_original(original):
+            if self.options.discard_changes:
+                raise self._another_file(original, overlay)
+            if is_named:
+                otherwise = partial(_refuse, self._another_file(original, overlay))
         return replace(
             self._task(overlay, Incoming(self.guest.source, original.now, None if is_named else original.path)),
             verify=_identical,
@@ -119,7 +146,7 @@ class _Restoring:
         return replace(task, write=_Rebuilding(self.guest, self.run, original).write, older=older)
 
     def compare_rebuilt(self, overlay: Found) -> Task:
-        """An earlier run has rebuilt an image and died: the overlay goes if the two are still identical."""
+        """Let the overlay go if it is still identical to the image that an earlier run has rebuilt."""
         return replace(
             self._task(overlay, self._rebuilt()),
             verify=_still_right,
@@ -130,39 +157,40 @@ class _Restoring:
 
     def finished_rebuilt(self) -> Task:
         """An earlier run has rebuilt an image, the overlay is gone, and only the note of that is missing."""
-        return replace(self.finished(self._rebuilt()), older=self._older())
+        return self.finished(self._rebuilt())
 
     def without_overlay(self, original: Found | None) -> Task:
-        """Goes back to the original if nothing can be lost by that, or if the operator said so."""
+        """Go back to the original if nothing can be lost by that, or if the operator said so."""
         deleted_by_us = self.standing.goal is Goal.RESTORE and self.standing.deleting
         if self.standing.published and not deleted_by_us and not self.options.discard_changes:
             raise self._overlay_missing(original)
         if original is None:
             original_path, overlay_path = self.guest.source.path, self.guest.overlay_path
             raise GuestError(
-                f"{self.guest.name} cannot be restored",
+                "it cannot be restored",
                 why=f"both its original {original_path} and its overlay {overlay_path} are gone",
-                remedy="If they were moved, use `--map OLD=NEW`; else bring one of them back from a backup.",
+                remedy="If they were moved, add `--map OLD=NEW`; otherwise restore one of them from a backup.",
             )
         ready = None if original.path == self.guest.source.path else original.path
         return self.finished(Incoming(self.guest.source, original.now, ready))
 
     def finished(self, incoming: Incoming) -> Task:
         """The overlay is not there (any longer): the incoming image gets its name, if it does not have it yet."""
-        return replace(self._task(None, incoming), verified=True)
+        older = self._older()
+        return replace(self._task(None, incoming), verified=True, older=None if older == incoming.ready else older)
 
     def _task(self, overlay: Found | None, incoming: Incoming) -> Task:
         guest = self.guest
         names = overlay_names(guest.overlay_path)
-        source = overlay_source(guest, self.template.source)
+        source = planned_overlay(guest, self.template.source)
         if overlay is not None:
-            as_it_is = overlay_as_it_is(replace(source, path=overlay.path))
+            as_it_is = current_overlay(replace(source, path=overlay.path))
             source = replace(as_it_is, path=guest.overlay_path)
-        constancy = Constancy(self.run.journal)
+        detector = ChangeDetector(self.run.journal)
 
         def check(image: Image) -> None:
             self.run.check_template()  # first, because it can say that another file stands in its place
-            constancy.check_chain(image)
+            detector.check_chain(image)
 
         return Task(
             guest=guest.name,
@@ -177,6 +205,21 @@ class _Restoring:
             on_ended=self._forget,
         )
 
+    def _can_be_original(self, found: Found) -> bool:
+        """Whether a file may be taken for what the guest had before, where no comparison is to prove it."""
+        planned, now = planned_parts(self.guest)[0].fingerprints[0], found.now
+        kept = found.path == self.guest.source.path and self.standing.fate in {None, Fate.KEPT}
+        return found.proven or kept or (planned.size, planned.mtime_ns) == (now.size, now.mtime_ns)
+
+    def _another_file(self, found: Found, overlay: Found) -> GuestError:
+        return GuestError(
+            f"{self.guest.name} was not restored",
+            why=f"{found.path} is not its original as it was before the conversion: it is another file, or"
+            " somebody wrote to it",
+            remedy=f"Look at it and at the overlay {overlay.path}; move away the one that does not"
+            " count, then run the same command again.",
+        )
+
     def _forget(self) -> list[str]:
         template = self.template.source.path
         try:
@@ -187,23 +230,28 @@ class _Restoring:
 
     def _two_disks(self) -> Task:
         raise GuestError(
-            f"{self.guest.name} was not restored",
+            "it was not restored",
             why=f"its original {self.guest.source.path} is still there, and differs from its overlay"
             f" {self.guest.overlay_path}: only you know which of the two counts",
-            remedy="To go back to the original and delete the overlay, run the same command with"
-            " `--discard-changes`; to keep the overlay, move the original away.",
+            remedy="To go back to the original and delete the overlay:"
+            f" {command('restore', self.guest.name, '--discard-changes')}. To get the overlay's content back,"
+            " move the original away, then run the same command again.",
         )
 
     def _overlay_missing(self, original: Found | None) -> GuestError:
         whole = "" if original is None else f" The original, as it was before the conversion, is {original.path}."
-        back = (
-            "" if original is None else " To go back to it and give up what the VM wrote, add `--discard-changes`."
-        )
+        discard = command("restore", self.guest.name, "--discard-changes")
+        back = "" if original is None else f" To go back to it and give up what the VM wrote: {discard}."
         return GuestError(
             f"{self.guest.name} was not restored",
-            why=f"its overlay {self.guest.overlay_path} is missing, with what its VM wrote since",
-            remedy=f"Bring the overlay back; if the pool was moved, use `--map OLD=NEW`.{whole}{back}",
+            why=f"its overlay {self.guest.overlay_path} {missing(self.guest.overlay_path)}, with what its VM wrote"
+            " since",
+            remedy=f"Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`.{whole}{back}",
         )
+
+
+def _refuse(error: GuestError) -> Task:
+    raise error
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,12 +274,11 @@ class _Rebuilding:
         write_standalone(fd, overlay, guest.source.format, size, check=self.run.stop.check)
         lost += copy_metadata(overlay.layers[0].fd, fd)
         notes = [f"could not keep {what}" for what in lost]
-        notes += not_given_back(guest.source.format)
         left = original_names(guest.source.path).quarantine
         if os.path.lexists(left):
             notes.append(
-                f"its VM had run on the overlay, so what it wrote came back; the older original is still {left},"
-                " and `batchdiff purge --used` deletes it"
+                f"rebuilt with what its VM wrote. The older original is still {left}; to delete it:"
+                f" {command('purge', guest.name, '--used')}"
             )
         return notes
 

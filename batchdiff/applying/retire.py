@@ -35,8 +35,8 @@ def objection(fd: int, path: str, retire: Retire) -> str:
         return f"{path} has a name that is too long to have {os.path.basename(aside)!r} beside it"
     if retire is Retire.QUARANTINE and os.path.lexists(aside):
         return (
-            f"{aside} exists already: the original of an earlier conversion, which `batchdiff purge --used` of its"
-            " plan deletes; or move it away"
+            f"{aside} exists already: the original of an earlier conversion. `batchdiff purge OLD_PLAN --used`,"
+            " with the plan of that conversion, deletes it; or move it away"
         )
     return ""
 

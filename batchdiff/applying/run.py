@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from batchdiff.applying.constancy import Constancy
+from batchdiff.applying.change_detection import ChangeDetector
 from batchdiff.applying.journal import FrozenJournal, Journal
 from batchdiff.applying.notes import Step
 from batchdiff.applying.stopping import Stop
@@ -16,7 +15,7 @@ from batchdiff.image.holding import Held, hold
 from batchdiff.image.image import Image
 from batchdiff.image.opening import open_image
 from batchdiff.image.usage import Purpose
-from batchdiff.model.dependents import Dependents
+from batchdiff.model.dependents import Dependents, dependents_in_plan
 from batchdiff.model.plan import Plan
 
 
@@ -50,7 +49,7 @@ class Run:
     template: Image
     held: Held
     session: Session
-    constancy: Constancy
+    detector: ChangeDetector
     dependents: Dependents = field(repr=False)
 
     @property
@@ -64,11 +63,11 @@ class Run:
         return self.session.stop
 
     def check_template(self) -> None:
-        """Makes sure that the template at its path is still the one that was accepted when the command began.
+        """Make sure that the template at its path is still the one that was accepted when the command began.
 
         :raises PlanError: it changed, or another file was put in its place.
         """
-        self.constancy.check_at_paths(self.template)
+        self.detector.check_at_paths(self.template)
 
 
 @contextmanager
@@ -78,11 +77,4 @@ def template_held(session: Session) -> Iterator[Run]:
     :raises ImageError: it cannot be opened, or somebody writes to it.
     """
     with open_image(session.plan.template.source) as template, hold(template, Purpose.TEMPLATE) as held:
-        yield Run(template, held, session, Constancy(session.journal), Dependents(folders_of(session.plan)))
-
-
-def folders_of(plan: Plan) -> set[str]:
-    """The folders in which something could rest on a file of the plan."""
-    paths = [plan.manifest_path, plan.template.source.path]
-    paths += [path for guest in plan.guests for path in (guest.source.path, guest.overlay_path)]
-    return {os.path.dirname(path) for path in paths}
+        yield Run(template, held, session, ChangeDetector(session.journal), dependents_in_plan(session.plan))

@@ -1,4 +1,4 @@
-"""Writes the sidecar of a template, so that no two processes lose each other's entries.
+"""Write the sidecar of a template, so that no two processes lose each other's entries.
 
 :mod:`batchdiff.model.sidecar` says what is in it and where it is.
 """
@@ -25,7 +25,7 @@ _MOST_EARLIER = 16
 def record_overlay(
     template: Image, digest: str, overlay_path: str, origin: Origin, *, earlier: tuple[Chain, ...]
 ) -> None:
-    """Records that an overlay rests on the template, whose content has that digest.
+    """Record that an overlay rests on the template, whose content has that digest.
 
     ``earlier``: fingerprints that the template had before, with the same content.
 
@@ -49,7 +49,7 @@ def record_overlay(
 
 
 def check_other_overlays(template_path: str, digest: str, overlay_path: str) -> None:
-    """Makes sure that no overlays of an earlier plan rest on the template as it was with another content.
+    """Make sure that no overlays of an earlier plan rest on the template as it was with another content.
 
     ``digest``: that of its content now; empty if it is not known yet.
 
@@ -83,7 +83,7 @@ def _other_content(template_path: str, overlays: list[str]) -> PlanError:
 
 
 def forget_overlay(template_path: str, overlay_path: str) -> None:
-    """Records that an overlay has gone. The template itself need not be there.
+    """Record that an overlay has gone. The template itself need not be there.
 
     :raises OSError: the sidecar cannot be written.
     """
@@ -100,7 +100,7 @@ def forget_overlay(template_path: str, overlay_path: str) -> None:
 
 
 def discard_unfinished(path: str) -> None:
-    """Removes what a process that died has left of a sidecar; if that fails, the next one does it."""
+    """Remove what a process that died has left of a sidecar; if that fails, the next one does it."""
     with contextlib.suppress(OSError), _locked_folder(path):
         discard_leftovers(path)
 

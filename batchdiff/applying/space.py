@@ -1,4 +1,4 @@
-"""Makes sure that there is room for overlays, or for an image to be rebuilt, before the first byte is written."""
+"""Make sure that there is room for overlays, or for an image to be rebuilt, before the first byte is written."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def check_space(guests: Iterable[GuestPlan], retire: Retire) -> None:
 
 
 def free_bytes(folder: str) -> int:
-    """The bytes that this process may still use on a folder's filesystem.
+    """Return the bytes that this process may still use on a folder's filesystem.
 
     :raises GuestError: the filesystem does not answer.
     """
@@ -69,7 +69,7 @@ def free_bytes(folder: str) -> int:
 
 
 def check_space_for_image(image: Image, folder: str, guest: str) -> None:
-    """Compares what a standalone copy of an image needs with the free space of the folder where it goes.
+    """Compare what a standalone copy of an image needs with the free space of the folder where it goes.
 
     :raises GuestError: there is not enough.
     """
@@ -83,7 +83,7 @@ def check_space_for_image(image: Image, folder: str, guest: str) -> None:
 
 
 def standalone_bytes(image: Image, folder: str) -> int:
-    """What a copy of everything that an image shows takes in a folder at most, in bytes.
+    """Return what a copy of everything that an image shows takes in a folder at most, in bytes.
 
     Blocks that will be shared with the image's own files (:mod:`batchdiff.applying.storing`) take nothing.
     """
@@ -111,7 +111,7 @@ def _length(segments: list[Segment]) -> int:
 
 
 def _can_share(fd: int, folder: str) -> bool:
-    """Whether a new file in a folder can share blocks with an open one: tried, because only the kernel knows."""
+    """Try whether a new file in a folder can share blocks with an open one: only the kernel knows."""
     try:
         trial = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError:

@@ -1,9 +1,9 @@
-"""Decides whether a guest is still what was planned, when apply opens it.
+"""Decide whether a guest is still what was planned, when apply opens it.
 
 ::
 
-    nothing changed                       -> goes on
-    only its ctime: mode, owner, name     -> goes on if QEMU compares every byte with the overlay anyway
+    nothing changed                       -> accepted
+    only its ctime: mode, owner, name     -> accepted if QEMU compares every byte with the overlay anyway
     anything else                         -> the plan is stale
 """
 
@@ -17,7 +17,7 @@ from batchdiff.model.plan import PlannedImage
 
 
 def changes_since_planned(image: Image, record: PlannedImage, notes: Notes) -> str:
-    """What changed in an open image's chain, in words; what batchdiff itself did to its ctime does not count."""
+    """Return what changed in an open image's chain, in words, except ctimes that batchdiff changed."""
     now = tuple(
         before if after in notes.changed and before.differs_in_ctime_only(after) else after
         for before, after in zip(record.fingerprints, image.fingerprints(), strict=True)
@@ -26,7 +26,7 @@ def changes_since_planned(image: Image, record: PlannedImage, notes: Notes) -> s
 
 
 def check_unchanged(image: Image, record: PlannedImage, notes: Notes, mode: VerifyMode) -> None:
-    """Refuses an open guest whose content may not be the planned one, unless verification will find that out.
+    """Refuse an open guest whose content may not be the planned one, unless verification will find that out.
 
     :raises PlanError: it changed.
     """
@@ -42,7 +42,7 @@ def check_unchanged(image: Image, record: PlannedImage, notes: Notes, mode: Veri
 
 
 def stale(changes: str) -> PlanError:
-    """What to raise for a guest that changed."""
+    """Return what to raise for a guest that changed."""
     return PlanError(
         "the plan is stale", why=changes, remedy="Shut down what writes to it, if anything; then plan again."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchdiff.applying.notes import Fate, Goal, Notes, Standing, Step
+from batchdiff.model.manifest import Retire
 from batchdiff.model.plan import GuestPlan, Plan, Verdict
 from batchdiff.model.standing import GuestStanding
 
@@ -21,11 +22,11 @@ class OnDisk:
 
 
 def standings_of(plan: Plan, notes: Notes, on_disk: dict[str, OnDisk]) -> list[GuestStanding]:
-    """The guests of a plan in its order; ``on_disk`` has those that are under way, by name."""
-    return [_standing(guest, notes, on_disk.get(guest.name)) for guest in plan.guests]
+    """Return the guests of a plan in its order; ``on_disk`` has those that are under way, by name."""
+    return [_standing(guest, notes, on_disk.get(guest.name), plan.retire) for guest in plan.guests]
 
 
-def _standing(guest: GuestPlan, notes: Notes, there: OnDisk | None) -> GuestStanding:
+def _standing(guest: GuestPlan, notes: Notes, there: OnDisk | None, retire: Retire) -> GuestStanding:
     known = notes.standings.get(guest.name)
     if guest.verdict is not Verdict.CONVERT:
         return GuestStanding(guest.name, _VERDICTS[guest.verdict], "", "", f"nothing: {guest.reason}")
@@ -34,37 +35,40 @@ def _standing(guest: GuestPlan, notes: Notes, there: OnDisk | None) -> GuestStan
         step="planned" if known is None else known.step.value,
         since=notes.times.get(guest.name, ""),
         failure=notes.failures.get(guest.name, ""),
-        next="apply: write the overlay" if known is None else _next(known, there),
+        next="apply: write the overlay" if known is None else _next(known, there, retire),
     )
 
 
-def _next(known: Standing, there: OnDisk | None) -> str:
+def _next(known: Standing, there: OnDisk | None, retire: Retire) -> str:
     if known.step is Step.RESTORED:
         return f"purge --used: delete the older original {known.aside}"
     if known.goal is not Goal.APPLY and known.step is not Step.PURGED:
-        return f"{known.goal}: it was begun, and goes on"
+        return f"{known.goal}: interrupted, will resume"
     if there is not None and there.doubt:
-        return f"look at it: {there.doubt}"
+        return f"move one away: {there.doubt}"
     if known.published and there is not None and there.overlay is None:
         return _overlay_missing(there)
-    return _by_step(known, there)
+    return _by_step(known, there, retire)
 
 
-def _by_step(known: Standing, there: OnDisk | None) -> str:
+def _by_step(known: Standing, there: OnDisk | None, retire: Retire) -> str:
     match known.step:
         case Step.VERIFIED | Step.PUBLISHED | Step.RETIRING if known.published:
-            return "apply: verify again and retire the original; or restore"
+            if there is not None and there.original is None:
+                return "nothing: its original was removed; or restore: rebuild it from the overlay"
+            verb = "apply --retire quarantine" if retire is Retire.KEEP else "apply"
+            return f"{verb}: verify again and retire the original; or restore"
         case Step.RETIRED if known.fate is Fate.QUARANTINED and (there is None or there.original):
             return "purge: delete the original in quarantine; or restore"
         case Step.RETIRED if known.fate is Fate.QUARANTINED:
-            return "nothing: somebody has removed its original from quarantine; or restore: rebuild it"
+            return "nothing: its original was removed from quarantine; or restore: rebuild it from the overlay"
         case Step.RETIRED | Step.PURGED:
             return "nothing; or restore: rebuild the original from the overlay"
         case _:
-            return "apply: clear up, then write the overlay"
+            return "apply: clean up, then write the overlay"
 
 
 def _overlay_missing(there: OnDisk) -> str:
     if there.original is None:
-        return "its overlay is missing, and so is its original: if they were moved, use --map OLD=NEW"
-    return f"its overlay is missing: bring it back, or restore --discard-changes: go back to {there.original}"
+        return "its overlay is missing, and so is its original: if they were moved, add --map OLD=NEW"
+    return f"its overlay is missing: bring it back, or restore --discard-changes to go back to {there.original}"

@@ -62,9 +62,9 @@ class Task:
     """One guest's way.
 
     ``final``: the step that is noted when all is done. ``verified``: there is nothing to compare, and nothing
-    that could be lost. ``on_published``: what has to be done before the outgoing file may go; ``on_ended``: before
-    the final step is noted, because nobody does it afterwards; both give notes for the operator. ``otherwise``:
-    what to do instead if the two files differ. ``older``: where an older original stays in quarantine in the end.
+    that could be lost. ``on_published``: what is to be done before the outgoing file may go; ``on_ended``: before
+    the final step is noted, because nobody does it later; both give notes for the operator. ``otherwise``: what
+    to do instead if the two files differ. ``older``: where an older original stays in quarantine when all is done.
     """
 
     guest: str
@@ -88,7 +88,7 @@ class Task:
         return self.incoming.source.path == self.outgoing.names.own
 
     def noted(self, standing: Standing, identity: Fingerprint | None) -> Standing:
-        """A standing as it goes into the journal. ``identity``: that of the incoming file, if it is known now."""
+        """A standing as it goes into the journal; ``identity``: that of the incoming file, if it is known now."""
         if identity is not None:
             standing = self._identified(standing, identity)
         if standing.step is Step.RESTORED:  # nothing of the conversion is left, but perhaps an older original

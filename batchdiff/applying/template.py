@@ -1,4 +1,4 @@
-"""Decides whether the template still has the content that was planned; everything depends on that.
+"""Decide whether the template still has the content that was planned; everything depends on that.
 
 ::
 
@@ -24,7 +24,7 @@ from batchdiff.model.sidecar import Chain, Sidecar, sidecars_of
 
 
 def accept_template(run: Run) -> None:
-    """Accepts the template of a run as it is now, from where on it must not change.
+    """Accept the template of a run as it is now, from where on it must not change.
 
     :raises PlanError: it does not have the planned content, or nothing can prove that it does.
     """
@@ -37,7 +37,7 @@ def accept_template(run: Run) -> None:
 
 
 def doubt(template: Image, plan: Plan, notes: Notes) -> str:
-    """Why fingerprints alone do not prove that a template has its planned content; empty if they do."""
+    """Return why fingerprints alone do not prove that a template has its planned content; empty if they do."""
     now, planned = template.fingerprints(), plan.template.fingerprints
     if template.virtual_size != plan.template.virtual_size:
         return f"its virtual size changed from {plan.template.virtual_size} to {template.virtual_size} bytes"
@@ -54,7 +54,7 @@ def doubt(template: Image, plan: Plan, notes: Notes) -> str:
 
 
 def _is_known(sidecar: Sidecar, now: Chain, plan: Plan) -> bool:
-    """Whether a sidecar has both what was planned and what is there now as one content."""
+    """Return whether a sidecar has both what was planned and what is there now as one content."""
     if sidecar.fingerprints != now:
         return False
     same_digest = bool(plan.template_digest) and sidecar.digest == plan.template_digest
@@ -62,7 +62,7 @@ def _is_known(sidecar: Sidecar, now: Chain, plan: Plan) -> bool:
 
 
 def require_content(template: Image, plan: Plan, notes: Notes, reason: str, *, check: Callable[[], None]) -> None:
-    """Reads a template and compares its digest with the planned one; ``reason`` says why that is necessary.
+    """Read a template and compare its digest with the planned one; ``reason`` says why that is necessary.
 
     :raises PlanError: they differ, or the planned one was never taken.
     """
@@ -89,7 +89,7 @@ def require_content(template: Image, plan: Plan, notes: Notes, reason: str, *, c
 
 
 def known_digest(plan: Plan) -> str:
-    """The digest of the planned template's content; empty if nobody has taken it."""
+    """Return the digest of the planned template's content; empty if nobody has taken it."""
     if plan.template_digest:
         return plan.template_digest
     for sidecar in sidecars_of(plan):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 from batchdiff.applying.executor import chosen
-from batchdiff.applying.going_back import gone_back
+from batchdiff.applying.guest_files import whole_originals
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.outcomes import kept_for, undone
 from batchdiff.applying.pipeline import Arrival, Way, arrivals
 from batchdiff.applying.purging import PurgeOptions, purge_task
+from batchdiff.applying.restore_without_template import restore_without_template, split_by_reading
 from batchdiff.applying.restoring import RestoreOptions, restore_task
 from batchdiff.applying.run import Session, template_held
 from batchdiff.applying.sidecar import discard_unfinished
@@ -19,8 +21,7 @@ from batchdiff.applying.task import Task
 from batchdiff.applying.template import accept_template, doubt, require_content
 from batchdiff.applying.verification import require_judges
 from batchdiff.applying.verify_mode import VerifyMode
-from batchdiff.applying.whereabouts import whole_originals
-from batchdiff.errors import BatchdiffError, DifferenceError, StopError, UsageError
+from batchdiff.errors import BatchdiffError, DifferenceError, ImageError, StopError, UsageError
 from batchdiff.image.lookalike import looks_like
 from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.source import ImageFormat
@@ -33,14 +34,14 @@ Chosen = list[tuple[GuestPlan, Standing]]
 
 
 def restorable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...] | None) -> Chosen:
-    """The guests that restore can do something for, of those names or of all.
+    """Return the guests that restore can do something for, of those names or of all.
 
     :raises UsageError: no guest has such a name, or there is nothing to restore for it.
     """
 
     def begun(standing: Standing) -> bool:
         in_place = standing.published or standing.temporary is not None or standing.moved
-        # A purge that was begun after a restore ends an older original; the guest itself is restored.
+        # A purge after a restore deletes an older original; the guest itself is restored.
         restored = standing.step is Step.RESTORED or (standing.goal is Goal.PURGE and not standing.published)
         return in_place and not restored
 
@@ -48,7 +49,7 @@ def restorable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...
 
 
 def purgeable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...] | None) -> Chosen:
-    """The guests whose originals are in quarantine, of those names or of all.
+    """Return the guests whose originals are in quarantine, of those names or of all.
 
     :raises UsageError: no guest has such a name, or its original is not in quarantine.
     """
@@ -62,7 +63,7 @@ def purgeable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...]
 
 
 def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
-    """Brings originals back, or rebuilds them, and removes their overlays; outcomes guest by guest.
+    """Bring originals back, or rebuild them, and remove their overlays; outcomes guest by guest.
 
     :raises UsageError: there is no such guest, or nothing to restore.
     :raises PlanError: the template's content changed.
@@ -73,9 +74,15 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
     lost = why_template_is_lost(session) if found else None
     if lost is not None:
         require_decision(session, found, options, lost)
-        yield from gone_back(session, found)
+        yield from restore_without_template(session, found)
         return
+    if options.discard_changes:
+        found, damaged = split_by_reading(found, session.plan)
+        yield from restore_without_template(session, damaged)
     for guest, arrival in _arrivals(session, found, partial(restore_task, options=options)):
+        if isinstance(arrival.error, ImageError):
+            yield undone(_with_way_back(arrival, arrival.error, guest, session), Status.RESTORED)
+            continue
         done = arrival.conversion
         if arrival.error is None and done is not None and Action.WRITE in done.done:
             done.notes += _begins_like_another_format(guest)
@@ -83,7 +90,7 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
 
 
 def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
-    """Deletes quarantined originals whose overlays QEMU finds identical; outcomes guest by guest.
+    """Delete quarantined originals whose overlays QEMU finds identical; outcomes guest by guest.
 
     :raises BatchdiffError: as :func:`restore`.
     """
@@ -107,7 +114,7 @@ def _chosen(
         left = set(names) - {guest.name for guest, _ in found}
         raise UsageError(
             f"there is nothing to do for {', '.join(sorted(left))}",
-            remedy="`batchdiff status` shows where each guest stands.",
+            remedy="`batchdiff status PLAN` shows where each guest stands.",
         )
     return found
 
@@ -128,7 +135,7 @@ def _arrivals(session: Session, found: Chosen, make: Callable[..., Task]) -> Ite
 
 
 def why_template_is_lost(session: Session) -> BatchdiffError | None:
-    """Why the template cannot be read as it was planned; None if it can."""
+    """Return why the template cannot be read as it was planned; None if it can."""
     try:
         with open_image(session.plan.template.source) as template:
             inspect(template)
@@ -140,6 +147,13 @@ def why_template_is_lost(session: Session) -> BatchdiffError | None:
     except BatchdiffError as error:
         return error
     return None
+
+
+def _with_way_back(arrival: Arrival, error: ImageError, guest: GuestPlan, session: Session) -> Arrival:
+    """An overlay that cannot be read: what is whole, and how to get it."""
+    whole = whole_originals([guest], session.journal.notes)
+    remedy = f"{error.remedy}{whole}{'.' if whole else ''}".replace("..", ".").strip()
+    return replace(arrival, error=ImageError(error.what, why=error.why, remedy=remedy))
 
 
 def require_decision(session: Session, found: Chosen, options: RestoreOptions, lost: BatchdiffError) -> None:
@@ -154,7 +168,7 @@ def require_decision(session: Session, found: Chosen, options: RestoreOptions, l
 
 
 def _begins_like_another_format(guest: GuestPlan) -> list[str]:
-    """A raw disk that begins like another format is dangerous wherever its format is guessed."""
+    """Return a warning of a raw disk that begins like another format: dangerous wherever formats are guessed."""
     found = looks_like(guest.source.path)
     if guest.source.format is not ImageFormat.RAW or found in {None, ImageFormat.RAW}:
         return []

@@ -86,7 +86,7 @@ def verify(comparison: Comparison, mode: VerifyMode, ended: Callable[[], bool] =
 
 
 def check_used(image: ImageSource, ended: Callable[[], bool]) -> None:
-    """Makes sure that an image on which a VM has run is sound: our inspection and `qemu-img check`.
+    """Make sure that an image on which a VM has run is sound: our inspection and `qemu-img check`.
 
     :raises VerificationError: it is damaged.
     :raises InUseError: QEMU may not read it now.

@@ -6,7 +6,7 @@ import argparse
 import os
 
 from batchdiff.applying.executor import ApplyOptions, apply_plan, check_options
-from batchdiff.applying.notes import Notes, Step
+from batchdiff.applying.notes import Fate, Notes, Step
 from batchdiff.applying.places import original_names
 from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.cli.asking import Question, confirm
@@ -20,6 +20,7 @@ from batchdiff.model.plan_file import read_plan
 from batchdiff.report.outcome import outcome_text
 
 _WHAT = "these originals will be deleted, each once QEMU finds its overlay identical. Their VMs must be shut down:"
+_NOT_THERE = {Fate.DELETED, Fate.GONE}
 _OTHERWISE = "Use `--retire keep` or `--retire quarantine` to keep the originals."
 
 
@@ -56,7 +57,9 @@ def _to_delete(plan: Plan, options: ApplyOptions, notes: Notes) -> list[str]:
     found = []
     for guest in plan.guests:
         chosen = options.guests is None or guest.name in options.guests
-        done = guest.name in standings and standings[guest.name].step in {Step.RETIRED, Step.PURGED}
+        # An original in quarantine goes too: it is not done with while it is there.
+        standing = standings.get(guest.name)
+        done = standing is not None and (standing.step is Step.PURGED or standing.fate in _NOT_THERE)
         if guest.verdict is not Verdict.CONVERT or not chosen or done:
             continue
         names = original_names(guest.source.path)

@@ -99,7 +99,7 @@ def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         "--reuse", metavar="OLD_PLAN", help="take over guests of an older plan that have not changed since"
     )
     verb.add_argument(
-        "--detailed-exitcode", action="store_true", help="exit with 10 where there is something to convert"
+        "--detailed-exitcode", action="store_true", help="exit with 10 if there is something to convert"
     )
     _add_manners(verb)
 
@@ -111,10 +111,10 @@ def _add_manners(verb: argparse.ArgumentParser) -> None:
         choices=list(CacheUse),
         type=CacheUse,
         default=CacheUse.KEEP,
-        help="what becomes of the page cache that the scan fills: keep (default); drop, what was not there before",
+        help="what becomes of the page cache: keep (default), or drop what the scan has added",
     )
     group.add_argument(
-        "--limit-rate", metavar="RATE", type=_rate, help="bytes to read a second at the most, such as 200MiB"
+        "--limit-rate", metavar="RATE", type=_rate, help="read at most this many bytes a second, such as 200MiB"
     )
     group.add_argument("--idle", action="store_true", help="read and compute only when nobody else wants to")
 
@@ -141,7 +141,7 @@ def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         " written; native, by batchdiff, every byte",
     )
     _add_guest(verb)
-    verb.add_argument("-y", "--yes", action="store_true", help="delete originals without asking")
+    verb.add_argument("-y", "--yes", action="store_true", help="do not ask before originals are deleted")
     _add_unseen(verb)
 
 
@@ -173,7 +173,8 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--discard-changes",
         action="store_true",
-        help="go back to the originals as they were before the conversion, and throw away what VMs wrote since",
+        help="go back to the originals as they were before the conversion, and throw away what VMs wrote since;"
+        " asks first; without --guest this concerns all guests",
     )
     verb.add_argument(
         "--allow-loss",
@@ -181,10 +182,11 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         type=Loss,
         action="append",
         default=[],
-        help="restore also where an overlay has internal snapshots or persistent bitmaps; may be given again",
+        help="restore even if an overlay has internal snapshots or persistent bitmaps, which are then lost; may be"
+        " given again",
     )
     _add_dry_run(verb)
-    verb.add_argument("-y", "--yes", action="store_true", help="answer every question with yes")
+    verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
     _add_unseen(verb)
     _add_map(verb)
 
@@ -196,10 +198,11 @@ def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--used",
         action="store_true",
-        help="delete also originals whose VMs have run on the overlays since: there is no way back then",
+        help="delete also originals whose VMs have run on the overlays since; the state from before the conversion"
+        " cannot be restored afterwards",
     )
     _add_dry_run(verb)
-    verb.add_argument("-y", "--yes", action="store_true", help="delete without asking")
+    verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
     _add_unseen(verb)
     _add_map(verb)
 
@@ -217,7 +220,7 @@ def _add_guest(verb: argparse.ArgumentParser) -> None:
 
 def _add_dry_run(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "-n", "--dry-run", action="store_true", help="look and compare only, and say what would be done"
+        "-n", "--dry-run", action="store_true", help="compare, and report what would be done, but change nothing"
     )
 
 
@@ -225,7 +228,7 @@ def _add_unseen(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--unseen",
         action="store_true",
-        help="delete also where the filesystem cannot tell whether a VM has the file open",
+        help="delete even if the filesystem cannot report whether a VM has the file open",
     )
 
 
@@ -235,7 +238,7 @@ def _add_map(verb: argparse.ArgumentParser) -> None:
         metavar="OLD=NEW",
         action="append",
         dest="moves",
-        help="the images moved: what the plan says is under OLD is under NEW now; may be given again",
+        help="the images moved: whatever the plan names under OLD is under NEW now; may be given again",
     )
 
 
@@ -249,13 +252,13 @@ def _rate(text: str) -> int:
     try:
         rate = parse_size(text.removesuffix("/s"))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no rate; write it as 200MiB") from error
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate; write it as 200MiB") from error
     if not MIB <= rate <= TIB:
-        raise argparse.ArgumentTypeError(f"{text!r} is no rate from 1MiB to 1TiB a second")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate from 1MiB to 1TiB a second")
     return rate
 
 
 def _jobs(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1024:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of jobs from 1 to 1024")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of jobs from 1 to 1024")
     return int(text)

@@ -18,8 +18,15 @@ class Question:
     otherwise: str
 
 
+def state(console: Console, question: Question) -> None:
+    """Say what will be done, for an operator who has answered already."""
+    console.warn(question.what)
+    for line in question.lines:
+        console.warn(f"  {line}")
+
+
 def confirm(console: Console, verb: str, question: Question) -> None:
-    """Asks whether that is to be done.
+    """Ask whether that is to be done.
 
     :raises UsageError: the answer was no, or there is nobody to ask.
     """
@@ -28,8 +35,6 @@ def confirm(console: Console, verb: str, question: Question) -> None:
             f"`batchdiff {verb}` asks before it deletes, and there is no terminal to ask on",
             remedy=f"Add `--yes` if that is what you want. {question.otherwise}",
         )
-    console.warn(question.what)
-    for line in question.lines:
-        console.warn(f"  {line}")
-    if console.ask("Type yes to go on: ").lower() != "yes":
+    state(console, question)
+    if console.ask("Type yes to continue: ").lower() != "yes":
         raise UsageError("nothing was done", remedy=question.otherwise)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from batchdiff.applying.space import check_space
 from batchdiff.cli.console import Console
 from batchdiff.errors import GuestError
@@ -10,6 +12,8 @@ from batchdiff.image.lookalike import looks_like
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.plan import Plan, Verdict
+from batchdiff.model.sidecar import sidecars_of
+from batchdiff.units import few
 
 _MOST_NAMED = 5
 
@@ -29,7 +33,7 @@ def warn_of_formats(console: Console, manifest: Manifest) -> None:
 
 
 def warn_of_names(console: Console, manifest: Manifest) -> None:
-    """Names block devices whose names may mean another disk some day, and says what to call them instead."""
+    """Name block devices whose names may mean another disk some day, and say what to call them instead."""
     doubts = []
     for path, what in _roles(manifest).items():
         number = device_number(path)
@@ -41,8 +45,19 @@ def warn_of_names(console: Console, manifest: Manifest) -> None:
         console.warn(f"warning: {len(doubts) - _MOST_NAMED} more block devices of the manifest have such names")
 
 
+def warn_of_changed_template(console: Console, plan: Plan) -> None:
+    """Say at once what apply would refuse: overlays of an earlier plan rest on another content of the template."""
+    for sidecar in sidecars_of(plan):
+        there = [path for path in sidecar.overlays if os.path.lexists(path)]
+        if there and plan.template_digest not in {"", sidecar.digest}:
+            console.warn(
+                f"warning: the content of {plan.template.source.path} changed after overlays were put on it"
+                f" ({few(sorted(there))}): they are damaged. Bring it back from a backup; apply refuses this plan"
+            )
+
+
 def _roles(manifest: Manifest) -> dict[str, str]:
-    """What each file of the manifest is there for, by its path."""
+    """Return what each file of the manifest is there for, by its path."""
     images = [("the template", manifest.template)]
     images += [(f"the guest {guest.name}", guest.image) for guest in manifest.guests]
     roles: dict[str, str] = {}

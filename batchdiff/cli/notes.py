@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from batchdiff.applying.journal import read_notes
-from batchdiff.applying.notes import Notes, mapped_notes
+from batchdiff.applying.notes import Notes, Standing, mapped_notes
 from batchdiff.cli.console import Console
-from batchdiff.model.moved import NOTHING_MOVED, PathMap
+from batchdiff.model.path_map import NOTHING_MOVED, PathMap
 from batchdiff.model.plan import Plan
+from batchdiff.units import few
 
 _RECOVERED = (
-    "warning: the journal {path} is missing or empty. What was done was recovered from the template's sidecar and"
-    " from the files themselves, for: {guests}"
+    "warning: the journal {path} {lacks}; if you have all of it elsewhere, put it back first. What"
+    " apply did was recovered from the template's sidecar and from the files themselves, for {guests}"
 )
 
 
 def notes_of(
     console: Console, arguments: argparse.Namespace, plan: Plan, path_map: PathMap = NOTHING_MOVED
 ) -> Notes:
-    """What the journal of a plan says. If there is nothing in it, what the sidecar and the files prove."""
+    """Return what the journal of a plan says. What it lacks, sidecar and files prove."""
     notes = mapped_notes(read_notes(arguments.plan, plan.checksum), path_map)
-    if notes.times:
-        return notes
+    found = _recovered(plan, notes, path_map) if _may_lack(plan, notes) else {}
+    if found:
+        lacks = "lacks its last lines" if notes.times else "is missing or empty"
+        console.warn(_RECOVERED.format(path=f"{arguments.plan}.journal", lacks=lacks, guests=few(found)))
+    notes.standings.update(found)
+    return notes
+
+
+def _may_lack(plan: Plan, notes: Notes) -> bool:
+    """Return whether a file stands where an overlay would be that the journal has nothing of."""
+    published = set(notes.published)
+    return any(guest.name not in published and os.path.lexists(guest.overlay_path) for guest in plan.guests)
+
+
+def _recovered(plan: Plan, notes: Notes, path_map: PathMap) -> dict[str, Standing]:
     # Imported here: it reads the headers of images, and status must not wait for what that loads.
     from batchdiff.applying.recovery import recovered  # noqa: PLC0415
 
-    notes.standings.update(recovered(plan, path_map))
-    if notes.standings:
-        console.warn(_RECOVERED.format(path=f"{arguments.plan}.journal", guests=", ".join(notes.standings)))
-    return notes
+    return recovered(plan, notes, path_map)

@@ -10,8 +10,8 @@ from contextlib import closing
 
 from batchdiff.applying.kept_plan import name_to_keep, replace_plan
 from batchdiff.cli.console import Console
-from batchdiff.cli.earlier import converted_guests, say_kept
-from batchdiff.cli.hints import warn_of_formats, warn_of_names, warn_of_space
+from batchdiff.cli.earlier_plans import converted_guests, say_kept
+from batchdiff.cli.hints import warn_of_changed_template, warn_of_formats, warn_of_names, warn_of_space
 from batchdiff.cli.progress import scan_progress
 from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS, ManifestError, UsageError
 from batchdiff.model.earlier_plans import EarlierPlans
@@ -55,6 +55,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     aside = None if replaced is None else os.path.abspath(replaced.path)
     console.event("plan", path=os.path.abspath(path), kept=aside, report=json.loads(plan_json(plan)))
     warn_of_space(console, plan)
+    warn_of_changed_template(console, plan)
     console.say(f"The plan is in {path}.{f' Next: batchdiff apply {path}' if plan.totals.convert else ''}")
     return _exit_code(plan, detailed=arguments.detailed_exitcode)
 
@@ -82,7 +83,7 @@ def _manifest(path: str, names: list[str] | None) -> Manifest:
 
 
 def _earlier_plans(manifest: Manifest, path: str, kept: str | None) -> EarlierPlans:
-    """The plans that may have converted guests; that at ``path`` by the name that it is about to get."""
+    """Return the plans that may have converted guests; that at ``path`` by the name that it is about to get."""
     output = os.path.abspath(path)
     folders = (os.path.dirname(output), os.path.dirname(manifest.path))
     return EarlierPlans(folders, renamed={} if kept is None else {output: os.path.abspath(kept)})

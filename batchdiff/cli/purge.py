@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 
+from batchdiff.applying.dry_run import dry_run_purge
 from batchdiff.applying.places import original_names
 from batchdiff.applying.purging import PurgeOptions
-from batchdiff.applying.rehearsal import rehearsed_purge
 from batchdiff.applying.undoing import purge, purgeable
 from batchdiff.cli.asking import Question, confirm
 from batchdiff.cli.console import Console
-from batchdiff.cli.earlier import require_done_here
-from batchdiff.cli.moving import moved
+from batchdiff.cli.earlier_plans import require_done_here
 from batchdiff.cli.notes import notes_of
-from batchdiff.cli.work import carried_out, exit_code, rehearsed
+from batchdiff.cli.path_map import moved
+from batchdiff.cli.work import carried_out, dry_run, exit_code
 from batchdiff.model.plan_file import read_plan
 from batchdiff.report.outcome import undone_text
 
@@ -25,7 +25,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     require_done_here(plan, options.guests, "purge")
     notes = notes_of(console, arguments, plan, path_map)
     if arguments.dry_run:
-        outcomes = rehearsed(console, arguments, plan, lambda session: rehearsed_purge(session, options), notes)
+        outcomes = dry_run(console, arguments, plan, lambda session: dry_run_purge(session, options), notes)
     else:
         found = purgeable(plan, notes.standings, options.guests)
         if found and not arguments.yes:
@@ -33,7 +33,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
             confirm(console, "purge", _question(lines, used=options.used))
         outcomes = carried_out(console, arguments, plan, lambda session: purge(session, options), path_map)
     if not outcomes:
-        console.say("Nothing to purge: no original of this plan is in quarantine.")
+        console.say("Nothing to purge: no original of this plan is known to be in quarantine.")
     console.result(undone_text(outcomes, width=console.width))
     return exit_code(outcomes)
 
@@ -46,4 +46,4 @@ def _question(lines: list[str], *, used: bool) -> Question:
         )
     else:
         what = "these originals will be deleted, each if QEMU finds its overlay identical:"
-    return Question(what, lines, "They stay in quarantine.")
+    return Question(what, lines, "The originals stay in quarantine.")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 
+from batchdiff.applying.dry_run import dry_run_restore
 from batchdiff.applying.notes import Notes
-from batchdiff.applying.rehearsal import rehearsed_restore
+from batchdiff.applying.overlay_losses import not_given_back
 from batchdiff.applying.restoring import RestoreOptions
 from batchdiff.applying.undoing import restorable, restore
-from batchdiff.cli.asking import Question, confirm
+from batchdiff.cli.asking import Question, confirm, state
 from batchdiff.cli.console import Console
-from batchdiff.cli.earlier import require_done_here
-from batchdiff.cli.moving import moved
+from batchdiff.cli.earlier_plans import require_done_here
 from batchdiff.cli.notes import notes_of
-from batchdiff.cli.work import carried_out, exit_code, rehearsed
+from batchdiff.cli.path_map import moved
+from batchdiff.cli.work import carried_out, dry_run, exit_code
 from batchdiff.model.plan import Plan
 from batchdiff.model.plan_file import read_plan
 from batchdiff.report.outcome import undone_text
@@ -30,12 +31,12 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     require_done_here(plan, options.guests, "restore")
     notes = notes_of(console, arguments, plan, path_map)
     if arguments.dry_run:
-        outcomes = rehearsed(console, arguments, plan, lambda session: rehearsed_restore(session, options), notes)
+        outcomes = dry_run(console, arguments, plan, lambda session: dry_run_restore(session, options), notes)
     else:
         _ask(console, arguments, plan, options, notes)
         outcomes = carried_out(console, arguments, plan, lambda session: restore(session, options), path_map)
     if not outcomes:
-        console.say("Nothing to restore: this plan has converted no guest, or all of them are restored already.")
+        console.say("Nothing to restore: no guest of this plan is known to be converted.")
     console.result(undone_text(outcomes, width=console.width))
     return exit_code(outcomes)
 
@@ -43,19 +44,28 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 def _ask(
     console: Console, arguments: argparse.Namespace, plan: Plan, options: RestoreOptions, notes: Notes
 ) -> None:
-    """Before anything is thrown away, and before a whole fleet is restored by a command that names no guest."""
+    """Before anything is thrown away, and before a whole fleet is restored by a command that names no guest.
+
+    What is thrown away, and what a rebuilt image cannot have, is said with ``--yes`` too.
+    """
     found = restorable(plan, notes.standings, options.guests)
-    if arguments.yes or not found:
+    if not found:
         return
     if options.discard_changes:
         lines = [f"{guest.name}: everything written to {guest.overlay_path}" for guest, _ in found]
         question = Question(
             "what VMs have written since the conversion will be thrown away, with all snapshots of the overlays:",
             lines,
-            "Leave `--discard-changes` out to keep it.",
+            "Leave `--discard-changes` out to keep what the VMs wrote.",
         )
-        confirm(console, "restore", question)
-    elif options.guests is None and len(found) > 1 and console.can_ask:
+        if arguments.yes:
+            state(console, question)
+        else:
+            confirm(console, "restore", question)
+        return
+    for loss in sorted({loss for guest, _ in found for loss in not_given_back(guest.source.format)}):
+        console.warn(f"note: if an image of a qcow2 guest has to be rebuilt, {loss}")
+    if not arguments.yes and options.guests is None and len(found) > 1 and console.can_ask:
         lines = [f"{guest.name}: {guest.overlay_path} -> {guest.source.path}" for guest, _ in found]
         question = Question(
             f"all {len(found)} guests will be restored. Their VMs must be shut down:",

@@ -10,10 +10,10 @@ from batchdiff.applying.notes import Notes
 from batchdiff.cli.console import Console
 from batchdiff.errors import EXIT_DONE, UsageError
 from batchdiff.image.fingerprint import NO_FILE, fingerprint_at
+from batchdiff.model.known_states import is_known_state
 from batchdiff.model.plan import Plan, Verdict
 from batchdiff.model.plan_file import read_for_report
 from batchdiff.model.sidecar import read_sidecar, sidecar_path
-from batchdiff.model.unchanged import is_known_state
 from batchdiff.report.json_form import plan_json
 from batchdiff.report.text import plan_text
 
@@ -54,7 +54,7 @@ def stale_notices(plan: Plan, notes: Notes) -> list[str]:
 
 
 def _is_template_unchanged(plan: Plan) -> bool:
-    """Whether at most batchdiff has changed it, which takes its write permission, whatever plan was applied."""
+    """Return whether nobody but batchdiff has changed it: apply, of any plan, takes its write permission."""
     now = tuple(fingerprint_at(path) or NO_FILE for path in plan.template.paths)
     path = plan.template.source.path
     return is_known_state(plan.template.fingerprints, now, read_sidecar(sidecar_path(path, path)))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
+from batchdiff.applying.guest_files import on_disk
 from batchdiff.applying.standings import standings_of
-from batchdiff.applying.whereabouts import on_disk
 from batchdiff.cli.console import Console
-from batchdiff.cli.moving import moved
 from batchdiff.cli.notes import notes_of
+from batchdiff.cli.path_map import moved
 from batchdiff.errors import EXIT_DONE
 from batchdiff.model.plan_file import read_for_report
 from batchdiff.report.standing import standing_text

@@ -7,8 +7,8 @@ from dataclasses import asdict
 
 from batchdiff.applying.examination import examined
 from batchdiff.cli.console import Console
-from batchdiff.cli.moving import moved
 from batchdiff.cli.notes import notes_of
+from batchdiff.cli.path_map import moved
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, VerificationError
 from batchdiff.model.finding import Finding, Health

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -17,8 +18,8 @@ from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, GuestError, PlanError, StopError, UsageError
 from batchdiff.model.earlier_plans import is_done
-from batchdiff.model.moved import NOTHING_MOVED, PathMap
 from batchdiff.model.outcome import GuestOutcome, Status
+from batchdiff.model.path_map import NOTHING_MOVED, PathMap
 from batchdiff.model.plan import GuestPlan, Plan
 from batchdiff.model.plan_head import plan_head
 from batchdiff.units import format_size
@@ -33,7 +34,7 @@ Work = Callable[[Session], Iterator[GuestOutcome]]
 
 @dataclass(frozen=True, slots=True)
 class Announcer:
-    """Tells what happens. Where nobody can be told any more, the work goes on; ``unheard`` has why."""
+    """Report what happens. If that cannot be written, the work continues; ``unheard`` has why."""
 
     console: Console
     unheard: list[UsageError] = field(default_factory=list)
@@ -62,10 +63,10 @@ def carried_out(
     work: Work,
     path_map: PathMap = NOTHING_MOVED,
 ) -> list[GuestOutcome]:
-    """The outcomes of a command, each told when it is there. ``path_map``: how the plan's paths have changed.
+    """Return the outcomes of a command, each reported as it comes. ``path_map``: how the paths have changed.
 
     :raises StopError: it was interrupted; says how far it came.
-    :raises UsageError: all is done, but could not be told.
+    :raises UsageError: everything was done, but not all could be reported.
     """
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console)
@@ -84,15 +85,15 @@ def carried_out(
             names = ", ".join(outcome.name for outcome in outcomes) or "none"
             raise StopError(
                 "interrupted",
-                why=f"guests that it was through with: {names}; what was under way was undone",
-                remedy="Run the same command again to go on.",
+                why=f"completed: {names}; the guest in progress was rolled back",
+                remedy="Run the same command again to continue.",
             ) from error
         except OSError as error:
             place = f" ({error.filename})" if error.filename else ""
             raise GuestError(
-                "cannot go on",
+                "cannot continue",
                 why=f"{error.strerror or error}{place}",
-                remedy="Look into the kernel log, then run the same command again.",
+                remedy="Check the kernel log (`dmesg`), then run the same command again.",
             ) from error
     _report_space(console, space, outcomes)
     if announcer.unheard:
@@ -108,11 +109,12 @@ def _require_still_there(path: str, plan: Plan) -> None:
     head = plan_head(path)
     if head is not None and head.checksum != plan.checksum:
         raise PlanError(
-            f"another plan was written to {path} meanwhile", remedy="Look at it with `batchdiff show`; try again."
+            f"another plan was written to {path} meanwhile",
+            remedy=f"`batchdiff show {shlex.quote(path)}` prints it; then run the same command again.",
         )
 
 
-def rehearsed(
+def dry_run(
     console: Console, arguments: argparse.Namespace, plan: Plan, work: Work, notes: Notes
 ) -> list[GuestOutcome]:
     """The outcomes that a command would have, each reported when it is there; nothing is changed.
@@ -132,10 +134,8 @@ def rehearsed(
 
 
 def _recover(journal: Journal, plan: Plan, path_map: PathMap) -> None:
-    """Fills a journal that has nothing in it with what the sidecar and the files prove; notes_of has said so."""
-    if journal.notes.times:
-        return
-    for name, standing in recovered(plan, path_map).items():
+    """Fill in what a journal lacks with what the sidecar and the files prove; notes_of has said so."""
+    for name, standing in recovered(plan, journal.notes, path_map).items():
         journal.record(name, standing)
 
 

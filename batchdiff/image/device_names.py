@@ -39,7 +39,7 @@ _MOST_LINKS = 40
 
 
 def image_path(path: str) -> str:
-    """The absolute path by which an image is opened and recorded.
+    """Return the absolute path by which an image is opened and recorded.
 
     A regular file: where it really is. A block device: the name as given, its folder resolved, because a link
     such as /dev/vg/lv lasts and the /dev/dm-3 that it leads to does not.
@@ -52,7 +52,7 @@ def image_path(path: str) -> str:
 
 
 def device_number(path: str) -> int | None:
-    """The number of the block device that a name leads to; None if it leads to none."""
+    """Return the number of the block device that a name leads to; None if it leads to none."""
     try:
         info = os.stat(path)
     except (OSError, ValueError):
@@ -61,12 +61,12 @@ def device_number(path: str) -> int | None:
 
 
 def is_among_devices(path: str) -> bool:
-    """Whether a path is in /dev, which is kept in memory: a file written there is gone after a reboot."""
+    """Return whether a path is in /dev, which is kept in memory: a file written there is gone after a reboot."""
     return path.startswith(f"{_DEV}/") and not path.startswith(f"{_MEMORY_DISKS}/")
 
 
 def fleeting(path: str) -> str:
-    """Why a block device's name may mean another disk some day, in words; empty if the name lasts."""
+    """Return why a block device's name may mean another disk some day, in words; empty if the name lasts."""
     name = _first_in_dev(path)
     led = "" if name == path else f"leads to {name}, which "
     if not name.startswith(f"{_DEV}/"):
@@ -80,13 +80,13 @@ def fleeting(path: str) -> str:
 
 
 def lasting_alias(number: int) -> str | None:
-    """The best lasting name in /dev of the block device with that number (``st_rdev``); None if it has none."""
+    """Return the best lasting name of the block device with that number (``st_rdev``); None if it has none."""
     found = [path for path in _names() if device_number(path) == number and not fleeting(path)]
     return min(found, key=_preference, default=None)
 
 
 def _first_in_dev(path: str) -> str:
-    """The first name in /dev that a path leads to, link by link; the last one if it never gets there.
+    """Return the first name in /dev that a path leads to, link by link; the last one if it never gets there.
 
     Links within /dev are udev's business. Others always say the same.
     """

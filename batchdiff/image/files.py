@@ -61,7 +61,7 @@ def read_sequentially(fd: int) -> None:
 
 
 def open_image_file(path: str) -> int:
-    """A read-only descriptor of a regular file or block device.
+    """Return a read-only descriptor of a regular file or block device.
 
     A symbolic link is followed only to a block device: /dev/vg/lv lasts, the /dev/dm-3 behind it does not.
 
@@ -94,7 +94,7 @@ def _opened(path: str) -> int:
 
 
 def _device_behind(link: str) -> int | None:
-    """A descriptor of the block device that a symbolic link leads to; None if it leads to something else.
+    """Return a descriptor of the block device that a symbolic link leads to; None if it leads to something else.
 
     :raises OSError: there is nothing, or it may not be read.
     """
@@ -115,7 +115,7 @@ def _unreadable(path: str, error: OSError) -> ImageError:
             remedy="If it names a volume, activate that; else correct the path.",
         )
     if error.errno in _MISSING:
-        remedy = "Correct the path, or plan again if the file was moved."
+        remedy = "Bring it back. If it was moved, docs/moving.md says how to go on."
     elif error.errno == errno.ELOOP:
         remedy = "It has become a symbolic link; plan again."
     else:

@@ -23,12 +23,12 @@ _BY_UUID = "/dev/disk/by-uuid"
 
 
 def filesystem_id(fd: int) -> str:
-    """The lasting name of the filesystem that an open file is on; empty if it has none."""
+    """Return the lasting name of the filesystem that an open file is on; empty if it has none."""
     return _filesystem_uuid(fd) or _subvolume_uuid(fd) or _udev_uuid(os.fstat(fd).st_dev)
 
 
 def filesystem_id_at(folder: str, device: int) -> str:
-    """The same for a file in ``folder`` that reports ``device``, without opening the file itself.
+    """Return the same for a file in ``folder`` that reports ``device``, without opening the file itself.
 
     Opening it could break a lease. Empty for a file that is a mount point of its own.
     """
@@ -64,7 +64,7 @@ def _subvolume_uuid(fd: int) -> str:
 
 @lru_cache(maxsize=64)
 def _udev_uuid(device: int) -> str:
-    """What udev calls the block device that a filesystem is on."""
+    """Return what udev calls the block device that a filesystem is on."""
     try:
         for name in sorted(os.listdir(_BY_UUID)):
             if os.stat(os.path.join(_BY_UUID, name)).st_rdev == device:

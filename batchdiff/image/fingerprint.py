@@ -1,4 +1,4 @@
-"""Tells whether a file is still the one that was planned, weeks and reboots later.
+"""Report whether a file is still the one that was planned, weeks and reboots later.
 
 ::
 
@@ -38,7 +38,7 @@ class Fingerprint:
         return self.inode != 0
 
     def is_same_file(self, now: Fingerprint) -> bool:
-        """Whether both are of one file, whatever it holds."""
+        """Return whether both are of one file, whatever it holds."""
         if self.inode != now.inode:
             return False
         if not self.vouches_for_content:
@@ -52,7 +52,7 @@ class Fingerprint:
         return self.is_same_file(now) and (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
     def changes(self, now: Fingerprint) -> str:
-        """What differs from a later fingerprint, in words; empty if nothing does."""
+        """Return what differs from a later fingerprint, in words; empty if nothing does."""
         if not self.is_same_file(now):
             return "another file stands in its place"
         said = (
@@ -81,7 +81,7 @@ NO_FILE = Fingerprint(device=0, inode=-1, size=0, mtime_ns=0, ctime_ns=0)
 
 
 def fingerprint_of(fd: int, size: int) -> Fingerprint:
-    """The fingerprint of an open file of ``size`` bytes."""
+    """Return the fingerprint of an open file of ``size`` bytes."""
     info = os.fstat(fd)
     if stat.S_ISBLK(info.st_mode):
         return Fingerprint(info.st_rdev, 0, size, 0, 0)
@@ -89,7 +89,7 @@ def fingerprint_of(fd: int, size: int) -> Fingerprint:
 
 
 def fingerprint_at(path: str) -> Fingerprint | None:
-    """The fingerprint of a file by its path, without keeping it open; None if there is none to read.
+    """Return the fingerprint of a file by its path, without keeping it open; None if there is none to read.
 
     Symbolic links are followed only to a block device: /dev/vg/lv lasts, the /dev/dm-3 behind it does not.
     """

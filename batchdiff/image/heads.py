@@ -26,8 +26,13 @@ class Heads:
     def __init__(self) -> None:
         self._known: dict[Identity, tuple[_State, tuple[Named, ...]]] = {}
 
+    def names_nothing(self, status: os.stat_result) -> bool:
+        """Whether it is known already that a file with that status names no other, as raw images don't."""
+        known = self._known.get(identity_in(status))
+        return known is not None and not known[1] and known[0] == _state(status)
+
     def names(self, path: str, status: os.stat_result) -> tuple[Named, ...]:
-        """What a file names, which has that status; nothing if it has gone or is not an image.
+        """Return what a file names, which has that status; nothing if it has gone or is not an image.
 
         It is opened for reading, without waiting and without following a symbolic link. A block device is read
         each time, because its times say nothing about its content.

@@ -19,7 +19,7 @@ def identity_of(path: str) -> Identity | None:
 
 
 def is_one_image(one: str, other: str) -> bool:
-    """Whether two paths lead to one file, or to one block device by whatever names.
+    """Return whether two paths lead to one file, or to one block device by whatever names.
 
     Two hard links of a file are two images: replacing one leaves the other.
     """

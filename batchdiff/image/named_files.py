@@ -53,7 +53,7 @@ class Named(NamedTuple):
 
 
 def bytes_needed(head: bytes) -> int:
-    """How many bytes of a file, whose first ones these are, :func:`names_in` needs; at least ``FIRST``."""
+    """Return how many bytes of a file, whose first ones these are, :func:`names_in` needs; at least ``FIRST``."""
     end = 0
     if head.startswith(MAGIC):
         end = min(name_ends_at(head), claimed_cluster_size(head))
@@ -68,7 +68,7 @@ def bytes_needed(head: bytes) -> int:
 
 
 def names_in(head: bytes) -> tuple[Named, ...]:
-    """The files that an image names; none for a file of another format, such as raw."""
+    """Return the files that an image names; none for a file of another format, such as raw."""
     if head.startswith(MAGIC) and claimed_cluster_size(head):
         return tuple(_in_qcow2(head))
     if head.startswith(_QED):
@@ -115,7 +115,7 @@ def _text(name: bytes) -> str:
 
 
 def _plain_names(name: str) -> list[str]:
-    """A name without QEMU's protocol for plain files; all file names in it if it is a ``json:`` one."""
+    """Return a name without QEMU's protocol for plain files; all file names in it if it is a ``json:`` one."""
     if not name.startswith("json:"):
         return [name.removeprefix("file:")]
     with contextlib.suppress(ValueError, RecursionError):
@@ -124,7 +124,7 @@ def _plain_names(name: str) -> list[str]:
 
 
 def _file_names(value: object) -> Iterator[str]:
-    """The texts at ``filename`` in the options of a block device, nested or written with dots."""
+    """Yield the texts at ``filename`` in the options of a block device, nested or written with dots."""
     if isinstance(value, list):
         value = {str(at): inner for at, inner in enumerate(value)}
     if isinstance(value, dict):

@@ -107,7 +107,7 @@ def _check_backing(layer: Layer, declared: ImageSource | None, *, top: ImageSour
         raise ImageError(
             f"cannot use {layer.path}",
             why=f"its header names {named} as its backing file, but {declared.path} is declared below it",
-            remedy=_correction(layer, declared),
+            remedy=_correction(layer, declared, named),
         )
     elif _contradicts(layer, declared):
         raise ImageError(
@@ -117,13 +117,22 @@ def _check_backing(layer: Layer, declared: ImageSource | None, *, top: ImageSour
         )
 
 
-def _correction(layer: Layer, declared: ImageSource) -> str:
-    """How to make header and declaration agree: mostly the images moved, and the header has the former name."""
+def _correction(layer: Layer, declared: ImageSource, named: str) -> str:
+    """How to make header and declaration agree: mostly the images moved, and the header has the former name.
+
+    While the file that the header names is still there, it may be a snapshot with content of its own.
+    """
     name = declared.path
     if isinstance(layer, Qcow2Layer) and not os.path.isabs(layer.header.backing_name or "/"):
         # With ./ before it nothing in the name is taken for a protocol.
         name = f"./{os.path.relpath(declared.path, os.path.dirname(layer.path))}"
-    command = ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", declared.format.value, "-b", name, layer.path]
+    unsafe = [] if os.path.lexists(named) else ["-u"]
+    command = ["qemu-img", "rebase", *unsafe, "-f", "qcow2", "-F", declared.format.value, "-b", name, layer.path]
+    if not unsafe:
+        return (
+            f"If it is to rest on that alone, with all that it shows now: `{shlex.join(command)}`."
+            " If the header is right, correct the `backing` list of the manifest."
+        )
     return (
         f"If that file moved there, correct the header: `{shlex.join(command)}`."
         " If it is another file, correct the `backing` list of the manifest."

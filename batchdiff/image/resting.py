@@ -56,7 +56,7 @@ class RestingImages:
         return self._unread
 
     def take_in(self, path: str) -> Unread | None:
-        """Takes in an image, in a file or on a block device, with its whole chain.
+        """Take in an image, in a file or on a block device, with its whole chain.
 
         If the image itself cannot be read, it says so.
         """
@@ -69,7 +69,7 @@ class RestingImages:
         return self._unread.get(place.path if place.identity is None else place.identity)
 
     def take_in_folder(self, folder: str, *, but: str) -> None:
-        """Takes in every regular file of a folder, also those to which symbolic links there lead.
+        """Take in every regular file of a folder, also those to which symbolic links there lead.
 
         ``folder`` has no symbolic link in it. ``but``: the suffix of names that are left out.
 
@@ -84,12 +84,14 @@ class RestingImages:
             elif entry.is_file(follow_symlinks=False):
                 with contextlib.suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
+                    if self._heads.names_nothing(status):
+                        continue  # as most files beside guests
                     place = _Place(entry.path, identity_in(status), status, (folder,))
                     self._places.setdefault(entry.path, place)
                     self.take_in(entry.path)
 
     def on(self, grounds: Iterable[Ground]) -> dict[Identity, str]:
-        """The images that rest on one of these at any level, each with a path at which it was found."""
+        """Return the images that rest on one of these at any level, each with a path at which it was found."""
         found: dict[Identity, str] = {}
         pending = list(grounds)
         while pending:
@@ -106,7 +108,7 @@ class RestingImages:
         return known
 
     def _below(self, place: _Place) -> Iterator[str]:
-        """Notes what a file names, and gives the paths of those that may name further ones."""
+        """Note what a file names, and return the paths of those that may name further ones."""
         identity = place.identity
         if place.error is not None:
             self._unread[place.path] = Unread(place.path, place.error)

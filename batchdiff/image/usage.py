@@ -99,7 +99,7 @@ def secured(fd: int, purpose: Purpose) -> Usage:
 
 
 def users(path: str) -> str:
-    """Who uses an image as QEMU does, as a sentence; empty if nobody can be seen. Leaves no lock and no lease."""
+    """Return who uses an image, as a sentence; empty if nobody can be seen. Leaves no lock and no lease."""
     try:
         fd = open_image_file(path)
     except ImageError:

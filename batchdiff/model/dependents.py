@@ -59,7 +59,7 @@ class Dependents:
         but: Iterable[str] = (),
         forbidden: Forbidden = Forbidden.COUNTS,
     ) -> list[str]:
-        """The images that rest on a file at any level, sorted; what cannot be read says so instead of its path.
+        """Return the images that rest on a file at any level, sorted; a text for one that cannot be read.
 
         ``former``: names that the file had a moment ago; whatever names these rests on it, too. ``but``: images
         that may rest on it; what rests on these counts. The file itself is never opened.
@@ -71,7 +71,7 @@ class Dependents:
         return look.answer(path, former, but, forbidden)
 
     def on_each(self, paths: Iterable[str], *, forbidden: Forbidden = Forbidden.COUNTS) -> dict[str, list[str]]:
-        """The same for many files, with one look, which may open them: they must not be held."""
+        """Return the same for many files, with one look, which may open them: they must not be held."""
         paths = list(paths)
         look = _Look(self._heads, frozenset())
         look.take_in_all(self._folders, self._images)
@@ -81,13 +81,13 @@ class Dependents:
 
 
 def dependents_in_manifest(manifest: Manifest) -> Dependents:
-    """Looks for what rests on the guests of a manifest."""
+    """Look for what rests on the guests of a manifest."""
     guests = [guest.image for guest in (*manifest.guests, *manifest.left_out)]
     return Dependents(folders_of_manifest(manifest), images=_qcow2(guests))
 
 
 def dependents_in_plan(plan: Plan) -> Dependents:
-    """Looks for what rests on the guests or overlays of a plan."""
+    """Look for what rests on the guests or overlays of a plan."""
     return Dependents(folders_of_plan(plan), images=_qcow2([guest.source for guest in plan.guests]))
 
 
@@ -105,20 +105,20 @@ class _Look:
         self._doubtful: dict[str, list[str]] = {}
 
     def take_in_all(self, folders: Iterable[str], images: Iterable[str]) -> None:
-        """Takes in what is looked into for every file."""
+        """Take in what is looked into for every file."""
         self._take_in_folders(folders)
         for image in images:
             self._resting.take_in(image)
 
     def take_in(self, path: str, former: Iterable[str]) -> None:
-        """Takes in what is looked into for this file."""
+        """Take in what is looked into for this file."""
         self._doubtful[path] = []
         self._take_in_folders([os.path.realpath(os.path.dirname(path))])
         for sidecar in _sidecars_of((path, *former)):
             self._take_in_sidecar(path, sidecar)
 
     def answer(self, path: str, former: Iterable[str], but: Iterable[str], forbidden: Forbidden) -> list[str]:
-        """What rests on a file that was taken in."""
+        """Return what rests on a file that was taken in."""
         own = identity_of(path)
         left_out = {own, *map(identity_of, but)}
         grounds: list[Ground] = [os.path.realpath(name) for name in (path, *former)]
@@ -157,7 +157,7 @@ class _Look:
 
 
 def _sidecars_of(names: Iterable[str]) -> Iterator[str]:
-    """Where the sidecar of a file is: beside its own name, also while the file is out of the way."""
+    """Yield where the sidecar of a file is: beside its own name, also while the file is out of the way."""
     own = {name.removesuffix(suffix) for name in names for suffix in ("", *_ASIDE)}
     yield from (name + own_names.SIDECAR for name in sorted(own))
 

@@ -17,13 +17,13 @@ _SUFFIX = ".json"
 
 
 def plan_in(reason: str) -> str:
-    """The plan that has converted a guest, as the reason says for which a later plan skips it; empty if none."""
+    """Return the path of the plan that a skipped guest's reason names; empty if it names none."""
     path = reason.removeprefix(_DONE_BY)
     return path if path != reason and os.path.isabs(path) else ""
 
 
 def is_done(reason: str) -> bool:
-    """Whether it is the reason of a guest that an earlier plan has converted, be its file found or not."""
+    """Return whether it is the reason of a guest that an earlier plan has converted, be its file found or not."""
     return reason.startswith(_DONE_BY)
 
 
@@ -39,7 +39,7 @@ class EarlierPlans:
         self._by_folder: dict[str, dict[str, str]] = {}
 
     def reason(self, origin: Origin) -> str:
-        """Why a guest that was converted is skipped: ``done by PLAN``."""
+        """Return why a guest that was converted is skipped: ``done by PLAN``."""
         path = self.path_of(origin)
         if path:
             return f"{_DONE_BY}{path}"
@@ -47,7 +47,7 @@ class EarlierPlans:
         return f"{_DONE_BY}an earlier plan, whose file was not found{where}"
 
     def path_of(self, origin: Origin) -> str:
-        """The path of the plan that has made an overlay; empty if it is not found."""
+        """Return the path of the plan that has made an overlay; empty if it is not found."""
         recorded = origin.plan_path if os.path.isabs(origin.plan_path) else ""
         if recorded:
             head = plan_head(recorded)
@@ -60,7 +60,7 @@ class EarlierPlans:
         return ""
 
     def _plans(self, folder: str) -> dict[str, str]:
-        """The plans in a folder by their checksums; of two copies the one that has a journal."""
+        """Return the plans in a folder by their checksums; of two copies the one that has a journal."""
         if folder not in self._by_folder:
             names: list[str] = []
             with contextlib.suppress(OSError, ValueError):

@@ -12,14 +12,14 @@ from batchdiff.model.sidecar import read_sidecar, sidecar_path
 
 
 def folders_of_manifest(manifest: Manifest) -> list[str]:
-    """The folders of a manifest, its template and all its guests and overlays, chosen or not; sorted."""
+    """Return the folders of a manifest, its template and all its guests and overlays, chosen or not; sorted."""
     guests = (*manifest.guests, *manifest.left_out)
     sources = [manifest.template, *(guest.image for guest in guests)]
     return _folders(manifest.path, manifest.template.path, sources, [guest.overlay_path for guest in guests])
 
 
 def folders_of_plan(plan: Plan) -> list[str]:
-    """The same for a plan."""
+    """Return the same for a plan."""
     sources = [plan.template.source, *(guest.source for guest in plan.guests)]
     overlays = [guest.overlay_path for guest in plan.guests]
     return _folders(plan.manifest_path, plan.template.source.path, sources, overlays)

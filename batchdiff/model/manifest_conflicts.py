@@ -36,7 +36,7 @@ def check_overlays(
     *,
     allow_existing: bool,
 ) -> None:
-    """Finds overlays that would replace a file that has another part to play, or any file.
+    """Find overlays that would replace a file that has another part to play, or any file.
 
     ``pending``: the guests of ``everyone`` that are to be converted, and the absolute paths of their overlays;
     None for one that was found wrong before.
@@ -56,7 +56,7 @@ def check_overlays(
 
 
 def check_unshared(guests: Sequence[tuple[AnyGuest, str | None]], problems: Problems) -> None:
-    """Finds two guests with one overlay, those that were converted included."""
+    """Find two guests with one overlay, those that were converted included."""
     first: dict[str, AnyGuest] = {}
     for guest, path in guests:
         if path is None or (guest.written.in_place and guest.identity):
@@ -70,7 +70,7 @@ def check_unshared(guests: Sequence[tuple[AnyGuest, str | None]], problems: Prob
 
 
 def existing_remedy(*, of_glob: bool = False) -> str:
-    """What to do about an overlay that exists and is not known to come from its guest."""
+    """Return what to do about an overlay that exists and is not known to come from its guest."""
     leave_out = "list the other guests by path" if of_glob else "leave the guest out, or give another overlay.path"
     return f"It may be a disk in use: {leave_out}"
 

@@ -72,7 +72,7 @@ class Converted:
         self._quarantined: dict[str, list[str]] = {}
 
     def of(self, paths: Collection[str], overlays: Collection[str]) -> Done | None:
-        """The conversion of the guest with these names, if its overlay is one of those; None if there was none.
+        """Return how the guest with these names was converted; None if it was not.
 
         Version 1.0 of the sidecar does not say which guest an overlay was made from; then its path decides.
         """
@@ -83,7 +83,7 @@ class Converted:
         return None
 
     def in_folder(self, folder: str) -> dict[str, Done]:
-        """The conversions of guests that are, or were, in a folder, by the guests' paths."""
+        """Return the conversions of guests that are, or were, in a folder, by the guests' paths."""
         return {
             original: Done(overlay, origin)
             for overlay, origin in self._recorded(os.path.join(folder, "any")).items()
@@ -92,12 +92,12 @@ class Converted:
         }
 
     def origin_of(self, overlay: str) -> Origin | None:
-        """Where an overlay of the template comes from; None if it is not known to be one."""
+        """Return where an overlay of the template comes from; None if it is not known to be one."""
         origin = self._recorded(overlay).get(overlay)
         return None if origin is None or not self._rests_on_the_template(overlay) else origin
 
     def _recorded(self, overlay: str) -> dict[str, Origin]:
-        """The overlays in the sidecar that has, or would have, this one."""
+        """Return the overlays in the sidecar that has, or would have, this one."""
         if self._template is None:
             return {}
         where = sidecar_path(self._template, overlay)
@@ -107,7 +107,7 @@ class Converted:
         return {} if sidecar is None else sidecar.overlays
 
     def _rests_on_the_template(self, overlay: str) -> bool:
-        """Whether an overlay is there and has the template in its chain; a snapshot of it may lie between."""
+        """Return whether an overlay is there and has the template in its chain, directly or below a snapshot."""
         if overlay not in self._rests:
             # The sidecar is input: what is no path of an image is not looked at.
             sound = os.path.isabs(overlay) and not unfit(overlay)
@@ -116,7 +116,7 @@ class Converted:
         return self._rests[overlay]
 
     def _originals(self, overlay: str, origin: Origin) -> Iterator[str]:
-        """The path of the guest that an overlay was made from.
+        """Yield the path of the guest that an overlay was made from.
 
         If it is not recorded, an original in quarantine that would get this overlay shows it.
         """
@@ -129,7 +129,7 @@ class Converted:
                 yield original
 
     def _in_quarantine(self, folder: str) -> list[str]:
-        """The paths that the originals in a folder had before they were put into quarantine."""
+        """Return the paths that the originals in a folder had before they were put into quarantine."""
         if folder not in self._quarantined:
             found: list[str] = []
             with contextlib.suppress(OSError, ValueError):
@@ -140,7 +140,7 @@ class Converted:
 
 
 def _rests_on(overlay: str, template: Identity) -> bool:
-    """Whether an image has the template in its chain; the template itself is not opened."""
+    """Return whether an image has the template in its chain; the template itself is not opened."""
     look = RestingImages(Heads(), untouched=frozenset({template}))
     look.take_in(overlay)
     return identity_of(overlay) in look.on([template])

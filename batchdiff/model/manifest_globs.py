@@ -22,7 +22,7 @@ MAX_MATCHES = 100_000
 
 
 def is_own_file(path: str) -> bool:
-    """Whether a name is, or is a link to, that of a file which batchdiff put there.
+    """Return whether a name is, or is a link to, that of a file which batchdiff put there.
 
     Originals in quarantine or about to go, overlays that are taken aside or being written, what it noted of a
     template: a glob never takes them for guests.
@@ -44,7 +44,7 @@ def glob_matches(written: WrittenImage, folder: str, problems: Problems) -> list
 
 
 def would_match(written: WrittenImage, folder: str) -> Iterator[tuple[str, Callable[[str], bool]]]:
-    """The folders in which a glob matches files, without links, and which names it would take in there.
+    """Yield the folders in which a glob matches files, without links, and which names it would take in there.
 
     For files that are not there now.
     """

@@ -83,7 +83,7 @@ def _found(written: Iterable[WrittenGuest], folder: str, problems: Problems) -> 
 def _listed(
     guest: WrittenGuest, names: set[str], converted: Converted, folder: str, problems: Problems
 ) -> Iterator[AnyGuest]:
-    """A guest that is listed by path; it need not be there if it was converted."""
+    """Yield a guest that is listed by path; it need not be there if it was converted."""
     path = guest.image.path
     if unfit(path) or os.path.exists(os.path.join(folder, path)):
         yield from _found([guest], folder, problems)
@@ -101,7 +101,7 @@ def _listed(
 def _conversion(
     guest: WrittenGuest, named: str, names: set[str], converted: Converted, folder: str
 ) -> Done | None:
-    """How a guest that is not at its path was converted; None if it was not."""
+    """Return how a guest that is not at its path was converted; None if it was not."""
     path = os.path.realpath(named)  # a link to the original is there without it
     if guest.in_place:
         overlay = path
@@ -116,7 +116,7 @@ def _conversion(
 def _gone(
     guest: WrittenGuest, matches: list[str], taken: _Taken, converted: Converted, folder: str
 ) -> list[GoneGuest]:
-    """The converted guests that a glob would take in if their originals were there."""
+    """Return the converted guests that a glob would take in if their originals were there."""
     gone: dict[str, GoneGuest] = {}
     for match in matches:
         named = resolve_folder(folder, match)
@@ -136,7 +136,7 @@ def _one_of(guest: WrittenGuest, path: str) -> WrittenGuest:
 
 
 def _is_overlay(guest: WrittenGuest, named: str, converted: Converted) -> bool:
-    """Whether what a glob matches is the overlay of another guest, and not a guest itself."""
+    """Return whether what a glob matches is the overlay of another guest, and not a guest itself."""
     origin = converted.origin_of(named)
     if origin is None:
         return False

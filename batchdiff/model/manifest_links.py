@@ -85,12 +85,12 @@ def _check_chain(image: FoundImage, opened: str, problems: Problems) -> None:
 
 
 def _resolved(name: str, opened: str) -> str:
-    """The file that a backing file name leads to in an image that was opened by a path."""
+    """Return the file that a backing file name leads to in an image that was opened by a path."""
     return os.path.realpath(os.path.join(os.path.dirname(opened), name))
 
 
 def _backing_name(path: str) -> str | None:
-    """The backing file name in an image's header; None if it has none that could be followed."""
+    """Return the backing file name in an image's header; None if it has none that could be followed."""
     from batchdiff.image.opening import peek_header  # noqa: PLC0415  # it loads numpy: only for declared chains
 
     try:

@@ -41,7 +41,7 @@ def check_overlay_paths(guests: Sequence[WrittenGuest], folder: str, problems: P
 def overlay_paths(
     guests: Sequence[FoundGuest], folder: str, problems: Problems, *, gone: Collection[str] = ()
 ) -> list[str | None]:
-    """The absolute path of each guest's overlay; None, and a problem, where none can be written there.
+    """Return the absolute path of each guest's overlay; None, and a problem, where none can be written there.
 
     ``gone``: the paths of guests that are not there, whose names no default overlay gets either.
     """

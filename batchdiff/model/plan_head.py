@@ -30,7 +30,7 @@ class PlanHead:
 
 
 def plan_head(path: str) -> PlanHead | None:
-    """The head of a plan file as batchdiff writes it; None of any other file. The rest is not looked at."""
+    """Return the head of a plan file as batchdiff writes it; None of any other file. The rest is not looked at."""
     head = beginning(path)
     created, checksum = _CREATED.search(head), _CHECKSUM.search(head)
     if not head.startswith(_BEGINNING) or created is None or checksum is None:
@@ -39,7 +39,7 @@ def plan_head(path: str) -> PlanHead | None:
 
 
 def beginning(path: str) -> bytes:
-    """The first bytes of a regular file; none of anything else, or if it cannot be read."""
+    """Return the first bytes of a regular file; none of anything else, or if it cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError):

@@ -65,7 +65,7 @@ class Sidecar:
 
 
 def sidecar_path(template_path: str, overlay_path: str) -> str:
-    """Where the sidecar of a template is: beside it, or for a block device beside the overlay.
+    """Return where the sidecar of a template is: beside it, or for a block device beside the overlay.
 
     In /dev it would be gone with the next reboot. The device's whole path is in the name then, so that two
     volumes of one name don't share a sidecar: ``dev-vg-lv``; a hyphen that is in the path is ``%2D``.
@@ -85,7 +85,7 @@ def _is_device(path: str) -> bool:
 
 
 def read_sidecar(path: str) -> Sidecar | None:
-    """The sidecar in a file; None if there is none, or none that can be read."""
+    """Return the sidecar in a file; None if there is none, or none that can be read."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         document = json.loads(read_regular(path, LARGEST))
         if str(document["format_version"]).split(".", 1)[0] == VERSION.split(".", 1)[0]:
@@ -94,13 +94,13 @@ def read_sidecar(path: str) -> Sidecar | None:
 
 
 def sidecar_paths(plan: Plan) -> list[str]:
-    """Where the template's sidecar is: one file beside a template file, one a folder of overlays for a device."""
+    """Return the sidecar's paths: one beside a template file; for a device one in each folder of overlays."""
     guests = [guest for guest in plan.guests if guest.verdict is Verdict.CONVERT]
     return sorted({sidecar_path(plan.template.source.path, guest.overlay_path) for guest in guests})
 
 
 def sidecars_of(plan: Plan) -> Iterator[Sidecar]:
-    """The template's sidecars that are there and can be read."""
+    """Yield the template's sidecars that are there and can be read."""
     for path in sidecar_paths(plan):
         found = read_sidecar(path)
         if found is not None:
@@ -108,7 +108,7 @@ def sidecars_of(plan: Plan) -> Iterator[Sidecar]:
 
 
 def to_document(sidecar: Sidecar, template: dict[str, Any]) -> dict[str, Any]:
-    """The plain values of a sidecar's file; ``template`` has path, format and virtual size."""
+    """Return the plain values of a sidecar's file; ``template`` has path, format and virtual size."""
     return {
         "format_version": VERSION,
         "template": template

@@ -50,7 +50,7 @@ def planned(image: Image) -> PlannedImage:
 def examined(
     entry: GuestEntry, template: PlannedImage, manifest: Manifest, plans: EarlierPlans
 ) -> Candidate | Dismissed:
-    """A guest's part in the plan; the image of a candidate stays open. ``plans`` has what was done before."""
+    """Return a guest's part in the plan; a candidate's image stays open. ``plans`` has what was done before."""
     if entry.converted is not None:
         return Dismissed(entry, None, Verdict.SKIP, plans.reason(entry.converted))
     try:
@@ -71,7 +71,7 @@ def examined(
 
 
 def without_backing_files(parts: list[Candidate | Dismissed], manifest: Manifest) -> list[Candidate | Dismissed]:
-    """Dismisses guests that something else rests on, whatever becomes of that: it would be lost with them."""
+    """Dismiss guests that something else rests on, whatever becomes of that: it would be lost with them."""
     dependents = dependents_in_manifest(manifest)
     paths = [part.entry.image.path for part in parts if isinstance(part, Candidate)]
     resting = dependents.on_each(paths, forbidden=Forbidden.IGNORED)
@@ -90,7 +90,7 @@ def without_backing_files(parts: list[Candidate | Dismissed], manifest: Manifest
 
 
 def _named(images: list[str], guests: dict[str, str]) -> str:
-    """One of these images, a guest rather than another, and how many more there are."""
+    """Return one of these images, a guest rather than another, and how many more there are."""
     first = min(images, key=lambda path: path not in guests)
     shown = f"the guest {guests[first]}" if first in guests else first
     return f"{shown} and {len(images) - 1} more" if len(images) > 1 else shown
@@ -120,7 +120,7 @@ def _objection(image: Image, record: PlannedImage, template: PlannedImage, manif
     if manifest.retire is Retire.QUARANTINE and os.path.lexists(aside):
         return (
             f"the name that it would get in quarantine is taken: {aside} is the original of an earlier conversion."
-            " `batchdiff purge --used` of that plan deletes it"
+            " `batchdiff purge OLD_PLAN --used`, with the plan of that conversion, deletes it"
         )
     # Before its tables: those of an image in use need not be sound.
     require_unused(image, Purpose.GUEST)

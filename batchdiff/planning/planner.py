@@ -24,11 +24,11 @@ from batchdiff.image.opening import inspect, open_image, raise_descriptor_limit
 from batchdiff.image.sharing import has_shared_extents
 from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model.earlier_plans import EarlierPlans
+from batchdiff.model.known_states import first_state, is_known_state
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.plan import GuestPlan, Plan, PlannedImage
 from batchdiff.model.sidecar import Sidecar, read_sidecar, sidecar_path
 from batchdiff.model.totals import totals_of
-from batchdiff.model.unchanged import first_state, is_known_state
 from batchdiff.planning.assessment import Exact, assessed, dismissed, reassessed
 from batchdiff.planning.candidates import Candidate, Dismissed, examined, planned, without_backing_files
 from batchdiff.planning.checkpoint import Checkpoint
@@ -143,7 +143,7 @@ def _taken_over(
 
 
 def _recorded_digest(template: PlannedImage, sidecar: Sidecar | None) -> str | None:
-    """The template's digest as its sidecar has it, so that it need not be read if no guest is to be compared."""
+    """Return the template's digest from its sidecar, so that it need not be read if no guest is to be compared."""
     if sidecar is None or sidecar.fingerprints != template.fingerprints or not vouches(template):
         return None
     return sidecar.digest or None

@@ -17,7 +17,7 @@ from batchdiff.planning.savings import chosen_cluster_size, least_cluster_size
 
 
 def objection(older: Plan, template: PlannedImage, *, unchanged: bool, sharing: bool, generator: str) -> str:
-    """Why nothing of an older plan can be taken over; empty where something may be.
+    """Return why nothing of an older plan can be taken over; empty where something may be.
 
     ``unchanged``: whether the template's fingerprints are those of the older plan, or known to be of the same
     content.

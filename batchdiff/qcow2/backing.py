@@ -39,7 +39,7 @@ def named_backing(head: bytes) -> tuple[str | None, str | None]:
 
 
 def named_data_file(head: bytes) -> str | None:
-    """The external data file that the first cluster of a file names, None if it names none.
+    """Return the external data file that the first cluster of a file names, None if it names none.
 
     :raises FormatError: it is not a qcow2 image, or its header is damaged.
     """
@@ -54,7 +54,7 @@ def named_data_file(head: bytes) -> str | None:
 
 
 def name_ends_at(head: bytes) -> int:
-    """Where in the file the name of the backing file ends; 0 if there is none."""
+    """Return where in the file the name of the backing file ends; 0 if there is none."""
     if len(head) < _SHORTEST:
         return 0
     _, _, offset, size = _FIELDS.unpack_from(head)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from batchdiff.model.plan import GuestPlan, Savings, Verdict
 from batchdiff.units import format_size
 
 NOTHING = "-"
 """A number that does not exist."""
-
-_MOST_NAMED = 3
 
 
 def size(count: int | None) -> str:
@@ -36,14 +34,6 @@ def percent(part: float | None) -> str:
 def counted(count: int, singular: str) -> str:
     """``1 guest``, ``2 guests``."""
     return f"{count} {singular}{'' if count == 1 else 's'}"
-
-
-def few(names: Collection[str]) -> str:
-    """Names in a sentence: all up to three, else the first two and how many more there are."""
-    listed = list(names)
-    if len(listed) > _MOST_NAMED:
-        return f"{', '.join(listed[: _MOST_NAMED - 1])} and {len(listed) - _MOST_NAMED + 1} more"
-    return " and ".join(filter(None, (", ".join(listed[:-1]), *listed[-1:])))
 
 
 def to_convert(guests: Iterable[GuestPlan]) -> list[tuple[GuestPlan, Savings]]:

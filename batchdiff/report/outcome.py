@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from batchdiff.model.outcome import GuestOutcome, Status
-from batchdiff.report.figures import NOTHING, counted, few, size
+from batchdiff.report.figures import NOTHING, counted, size
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column, paragraph, table
+from batchdiff.units import few
 
 _COLUMNS = (
     Column("guest", Align.LEFT),
@@ -45,7 +46,7 @@ def undone_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
             f"{printable(each.name)}: {printable(each.reason or each.original)}",
             width=width,
             first=f"{each.status.value:<{column}}",
-            rest=" " * 13,
+            rest=" " * (column + 2),
         )
         for each in outcomes
     ]
@@ -107,7 +108,7 @@ def _notes(outcomes: Iterable[GuestOutcome], width: int) -> Iterator[str]:
 
 
 def _skipped_alike(outcomes: Iterable[GuestOutcome]) -> dict[str, list[str]]:
-    """The names of guests that were skipped for one reason, by that reason, if there are several."""
+    """Return the names of guests that were skipped for one reason, by that reason, if there are several."""
     found: dict[str, list[str]] = {}
     for outcome in outcomes:
         if outcome.status is Status.SKIPPED:
@@ -126,4 +127,4 @@ def _first_word(text: str) -> str:
 
 def _summary(outcomes: Sequence[GuestOutcome]) -> str:
     said = [f"{count} {status}" for status, count in _by_status(outcomes).items() if count]
-    return f"{counted(len(outcomes), 'guest')}: {', '.join(said)}." if said else "There were no guests."
+    return f"{counted(len(outcomes), 'guest')}: {', '.join(said)}." if said else "Nothing was done."

@@ -20,14 +20,13 @@ from batchdiff.report.figures import (
     counted,
     error_bytes,
     estimated_size,
-    few,
     percent,
     share,
     to_convert,
 )
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column, paragraph, table
-from batchdiff.units import format_size
+from batchdiff.units import few, format_size
 
 _COLUMNS = (
     Column("guest", Align.LEFT),
@@ -119,7 +118,7 @@ def _notes(plan: Plan, width: int) -> Iterator[str]:
 
 
 def _reasons(guests: Sequence[GuestPlan]) -> Iterator[tuple[Verdict, str, list[str]]]:
-    """Why guests are not converted, in their order; those that are skipped for the same reason together."""
+    """Yield why guests are not converted, in their order; those that are skipped for the same reason together."""
     skipped: dict[str, list[str]] = {}
     for guest in guests:
         if guest.verdict is Verdict.SKIP:

@@ -13,9 +13,9 @@ from stage import ASIDE, DELETING, GUEST, NAME, TEMPLATE, Stage, failed
 
 from batchdiff.applying import conversion
 from batchdiff.applying.examination import examined
+from batchdiff.applying.guest_files import on_disk
 from batchdiff.applying.standings import standings_of
 from batchdiff.applying.stopping import Stop
-from batchdiff.applying.whereabouts import on_disk
 from batchdiff.model.finding import Health
 from batchdiff.model.manifest import Retire
 from batchdiff.model.sidecar import read_sidecar

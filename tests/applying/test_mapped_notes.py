@@ -2,30 +2,35 @@
 
 from plans import fingerprint
 
-from batchdiff.applying.endings import fate
-from batchdiff.applying.notes import Notes, mapped_notes
-from batchdiff.applying.places import original_names
-from batchdiff.applying.steps import OutgoingAt
-from batchdiff.model.moved import Move, PathMap
+from batchdiff.applying.notes import Fate, Notes, Standing, Step, mapped_notes
+from batchdiff.model.path_map import Move, PathMap
 
 MOVED = PathMap((Move("/images", "/fast/images"),))
 
 
-def notes(**original):
+def notes(**folders):
     found = Notes()
-    for guest, path in original.items():
-        names = original_names(f"{path}/{guest}.img")
-        found.take_in(
-            {"time": "t", "guest": guest, "step": "checked", "goal": "apply", "temporary": f"{path}/.x.tmp"}
-        )
-        found.take_in(
-            {"time": "t", "guest": f"{guest}-done", "step": "retired", "goal": "apply", "published": True}
-            | {"original": fate(names, OutgoingAt.ASIDE)}
-        )
+    for guest, folder in folders.items():
+        aside = f"{folder}/{guest}.img.batchdiff-original"
+        retired = Standing(Step.RETIRED, published=True, fate=Fate.QUARANTINED, aside=aside)
+        for name, standing in (
+            (guest, Standing(Step.CHECKED, temporary=f"{folder}/.x.tmp")),
+            (f"{guest}-retired", retired),
+        ):
+            found.take_in({"time": "t", "guest": name} | standing.record())
     found.take_in({"time": "t", "guest": "other", "step": "failed", "reason": "/images/other.img is in use"})
-    found.take_in({"time": "t", "guest": "deleted", "step": "retired", "goal": "apply", "original": "deleted"})
+    found.take_in(
+        {"time": "t", "guest": "deleted"} | Standing(Step.RETIRED, published=True, fate=Fate.DELETED).record()
+    )
     found.changed.add(fingerprint())
     return found
+
+
+def test_a_journal_of_an_older_batchdiff():
+    line = {"time": "t", "guest": "web01", "step": "retired", "goal": "apply", "published": True}
+    found = Notes()
+    found.take_in(line | {"original": "quarantined as /images/web01.img.batchdiff-original"})
+    assert mapped_notes(found, MOVED).standings["web01"].aside == "/fast/images/web01.img.batchdiff-original"
 
 
 def test_every_path_as_it_is_now():

@@ -241,5 +241,5 @@ def test_what_rests_on_it(world, retire):
         with pytest.raises(GuestError, match=r"clone\.qcow2"):
             outgoing.image(moved=False)
     with pytest.raises(GuestError, match=r"clone\.qcow2"):
-        outgoing.require_nothing_on_it()
+        outgoing.require_no_dependents()
     outgoing.close()

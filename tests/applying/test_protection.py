@@ -2,11 +2,12 @@
 
 import os
 import stat
-import time
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import notation
 import pytest
+from clocks import wait_for_another_ctime
 from oracle import source
 
 from batchdiff.applying.journal import Journal, read_notes
@@ -44,7 +45,7 @@ class KilledError(BaseException):
 
 def killed_before_the_note(image, journal, *, file=0):
     """An apply that is killed when it has just taken the bits of that file of the chain; none of it is noted."""
-    time.sleep(0.02)  # the clock of ctime ticks every 1 to 10 ms
+    wait_for_another_ctime(Path(image.path).parent)
 
     def fchmod(fd, mode, *, real=os.fchmod):
         real(fd, mode)

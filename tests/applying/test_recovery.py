@@ -10,10 +10,10 @@ import notation
 import pytest
 from stage import ASIDE, DELETING, NAME, Stage
 
-from batchdiff.applying.notes import Fate, Goal, Standing, Step
+from batchdiff.applying.notes import Fate, Goal, Notes, Standing, Step
 from batchdiff.applying.recovery import recovered
 from batchdiff.model.manifest import Retire
-from batchdiff.model.moved import Move, PathMap
+from batchdiff.model.path_map import Move, PathMap
 from batchdiff.model.plan import Verdict
 
 
@@ -23,7 +23,7 @@ def stage(tmp_path, monkeypatch):
 
 
 def found(stage):
-    return recovered(stage.plan).get(NAME)
+    return recovered(stage.plan, Notes()).get(NAME)
 
 
 def without_the_sidecar(stage):
@@ -38,7 +38,7 @@ def edit_sidecar(stage, **changes):
 
 
 def test_nothing_was_done(stage):
-    assert recovered(stage.plan) == {}
+    assert recovered(stage.plan, Notes()) == {}
 
 
 @pytest.mark.parametrize(
@@ -83,14 +83,14 @@ def test_a_kept_original_alone_proves_nothing(stage):
     """Anybody may have made an overlay on the template beside it."""
     stage.apply()
     without_the_sidecar(stage)
-    assert recovered(stage.plan) == {}
+    assert recovered(stage.plan, Notes()) == {}
 
 
 def test_another_file_in_quarantine_proves_nothing(stage):
     stage.apply(Retire.QUARANTINE)
     without_the_sidecar(stage)
     os.utime(stage.original(suffix=ASIDE), (1, 1))
-    assert recovered(stage.plan) == {}
+    assert recovered(stage.plan, Notes()) == {}
 
 
 @pytest.mark.parametrize("changes", [{"plan": "sha256:other"}, {"guest": "other"}])
@@ -98,7 +98,7 @@ def test_another_file_in_quarantine_proves_nothing(stage):
 def test_an_overlay_of_another_plan(stage, changes, retire):
     stage.apply(retire)
     edit_sidecar(stage, **changes)
-    assert recovered(stage.plan) == {}
+    assert recovered(stage.plan, Notes()) == {}
 
 
 @pytest.mark.parametrize("what", ["missing", "garbage", "flattened", "another template"])
@@ -118,7 +118,7 @@ def test_what_does_not_rest_on_the_template_is_not_recovered(stage, what, retire
             other = notation.write_raw(stage.folder / "template.other", "1M:A")
             arguments = ["-u", "-f", "qcow2", "-F", "raw", "-b", str(other), str(overlay)]
             notation.run("qemu-img", "rebase", *arguments)
-    assert recovered(stage.plan) == {}
+    assert recovered(stage.plan, Notes()) == {}
 
 
 def test_two_files_that_could_be_the_disk(stage):
@@ -127,13 +127,13 @@ def test_two_files_that_could_be_the_disk(stage):
     stage.original().write_bytes(b"somebody's")
     assert found(stage) == Standing(Step.RETIRED, overlay=found(stage).overlay, published=True, fate=Fate.GONE)
     without_the_sidecar(stage)
-    assert recovered(stage.plan) == {}
+    assert recovered(stage.plan, Notes()) == {}
 
 
 def test_guests_that_the_plan_does_not_convert(stage):
     stage.apply(Retire.QUARANTINE)
     guest = dataclasses.replace(stage.guest(), verdict=Verdict.SKIP)
-    assert recovered(dataclasses.replace(stage.plan, guests=(guest,))) == {}
+    assert recovered(dataclasses.replace(stage.plan, guests=(guest,)), Notes()) == {}
 
 
 def test_a_sidecar_that_an_older_batchdiff_has_written(stage):
@@ -154,7 +154,7 @@ def test_a_pool_that_moved(stage):
     document = json.loads(stage.sidecar.read_text())
     document["overlays"] = {"/old/vm.qcow2": document["overlays"][str(stage.overlay())]}
     stage.sidecar.write_text(json.dumps(document))
-    assert recovered(stage.plan) == {}
+    assert recovered(stage.plan, Notes()) == {}
     path_map = PathMap((Move("/old", str(stage.folder)),))
     assert recovered(stage.plan, path_map)[NAME].published
 

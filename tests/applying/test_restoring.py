@@ -256,7 +256,7 @@ def test_a_rebuilt_image_whose_overlay_has_gone(scene, older, options):
 def test_a_rebuilt_image_whose_overlay_somebody_has_removed(scene):
     """It may have held more than was rebuilt."""
     scene.put_rebuilt()
-    with pytest.raises(GuestError, match="is missing, with what its VM wrote since"):
+    with pytest.raises(GuestError, match="is missing; a restore that did not finish had rebuilt"):
         scene.decide()
     assert scene.words(DISCARD) == "rebuilt before, unseen, or nothing, no overlay, nothing stays"
 

@@ -3,12 +3,11 @@
 import json
 import os
 import random
-import time
 from pathlib import Path
 
 import pytest
 from commands import batchdiff
-from filesystems import mounted
+from filesystems import mounted, settle
 from notation import run
 
 from batchdiff.units import GIB, KIB, MIB
@@ -17,8 +16,6 @@ SIZE = 64 * MIB
 TOLERANCE = 0.02
 TREES = 256 * KIB
 """What the filesystem's own trees may grow by: btrfs has each 16 KiB node twice. Much beside images this small."""
-SETTLED_SECONDS = 0.4
-"""XFS frees deleted files behind our back, within tens of milliseconds."""
 
 
 @pytest.fixture(params=["xfs", "btrfs"])
@@ -59,17 +56,10 @@ def rewrite(path: Path, *, seed: int, times: int) -> int:
 
 
 def free_bytes(folder: Path) -> int:
-    """What df says, as soon as it says the same for a while."""
-    run("sync", "-f", str(folder))
-    deadline, found = time.monotonic() + 10, -1
-    while time.monotonic() < deadline:
-        status = os.statvfs(folder)
-        if found == status.f_bfree * status.f_frsize:
-            return found
-        found = status.f_bfree * status.f_frsize
-        time.sleep(SETTLED_SECONDS)
-        run("sync", "-f", str(folder))
-    raise AssertionError("the free space does not settle")
+    """What df says when nothing is under way any more."""
+    settle(folder)
+    status = os.statvfs(folder)
+    return status.f_bfree * status.f_frsize
 
 
 def give_up_room(point: Path) -> None:

@@ -11,10 +11,10 @@ from oracle import assert_same
 from stage import ASIDE, GUEST, NAME, Stage, status
 
 from batchdiff.applying import template as template_module
+from batchdiff.applying.dry_run import dry_run_purge, dry_run_restore
 from batchdiff.applying.examination import examined
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.purging import PurgeOptions
-from batchdiff.applying.rehearsal import rehearsed_purge, rehearsed_restore
 from batchdiff.applying.restoring import RestoreOptions
 from batchdiff.applying.stopping import Stop
 from batchdiff.applying.undoing import purgeable, restorable
@@ -81,11 +81,11 @@ def test_chosen_guests(tmp_path, monkeypatch, guests):
 
 
 def rehearse_restore(stage):
-    return list(rehearsed_restore(stage.frozen(), RestoreOptions()))
+    return list(dry_run_restore(stage.frozen(), RestoreOptions()))
 
 
 def rehearse_purge(stage):
-    return list(rehearsed_purge(stage.frozen(), PurgeOptions()))
+    return list(dry_run_purge(stage.frozen(), PurgeOptions()))
 
 
 def verify(stage):

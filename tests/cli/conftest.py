@@ -23,5 +23,5 @@ def fleet(tmp_path):
 @pytest.fixture
 def planned(fleet):
     """A fleet with its plan."""
-    fleet.plan("-q")
+    fleet.plan_here()
     return fleet

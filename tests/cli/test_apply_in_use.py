@@ -61,7 +61,7 @@ def test_a_vm_that_starts_in_the_middle_gets_its_disk(planned, tmp_path, retire)
         fake_judge.applying(planned.folder, path, *options) as (applying, _),
         process(vm_command(planned.folder / RAW)) as vm,
     ):
-        said, complained = applying.communicate(timeout=30)
+        said, complained = applying.communicate(timeout=60)
         assert vm.poll() is None, vm.communicate()
     assert_no_traceback(complained)
     assert applying.returncode == 1

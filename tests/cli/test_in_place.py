@@ -28,10 +28,10 @@ def test_the_plan_has_the_guests_own_paths(in_place):
 
 
 def test_the_numbers_are_those_of_overlays_beside_their_guests(fleet):
-    fleet.plan("-q")
+    fleet.plan_here()
     beside = fleet.document
     fleet.write_manifest(IN_PLACE)
-    fleet.plan("-q")
+    fleet.plan_here()
     for one, other in zip(beside["guests"], fleet.document["guests"], strict=True):
         assert one["savings"] == other["savings"]
         assert one["extents"] == other["extents"]
@@ -76,7 +76,7 @@ def test_a_raw_guest_beside_its_overlay_is_read_whatever_it_looks_like(fleet):
 
 
 def test_apply_puts_the_overlays_there(in_place):
-    in_place.plan("-q")
+    in_place.plan_here()
     in_place.apply("-q")
     for name, text in GUESTS.items():
         overlay = in_place.folder / name
@@ -114,7 +114,7 @@ def test_a_relative_name_that_the_vms_link_leads_elsewhere(fleet, verb):
 @pytest.mark.parametrize(("link", "how"), [("vms/web01.img", "relative"), ("vms/far/web01.img", "absolute")])
 def test_qemu_sees_the_overlay_through_the_vms_link(fleet, link, how):
     folder = linked(fleet, link, backing_path=how).folder
-    fleet.plan("-q")
+    fleet.plan_here()
     fleet.apply("-q")
     aside = folder / "disks/lun7.img.batchdiff-original"
     assert (folder / link).is_symlink()

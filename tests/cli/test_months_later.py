@@ -3,11 +3,12 @@
 import json
 import os
 import shutil
+import subprocess
 
 import notation
 import pytest
 import real_holders
-from commands import GUESTS, OVERLAYS, Fleet, batchdiff, events
+from commands import COMMAND, GUESTS, OVERLAYS, Fleet, batchdiff, events
 from filesystems import mounted
 from oracle import assert_same
 
@@ -146,7 +147,10 @@ def test_a_kept_original_and_a_used_overlay(one):
 def test_changes_cannot_be_discarded_without_an_original(one):
     one.apply("--retire", "delete", "--yes")
     expected = use(one)
-    assert "it is gone" in run(one, "restore", "--discard-changes", "--yes", expect=1).stderr
+    assert (
+        "it cannot go back to its original: that was deleted or moved"
+        in run(one, "restore", "--discard-changes", "--yes", expect=1).stderr
+    )
     run(one, "restore")
     assert_same((one.folder / "raw.img").read_bytes(), expected)
 
@@ -300,7 +304,7 @@ def test_apply_and_purge_after_a_purge(one):
     run(one, "purge", "--yes")
     before = one.state()
     assert outcome(one.apply("--retire", "quarantine", "--json"))["status"] == "unchanged"
-    assert "no original of this plan is in quarantine" in run(one, "purge", "--yes").stderr
+    assert "no original of this plan is known to be in quarantine" in run(one, "purge", "--yes").stderr
     assert one.state() | {"fleet.plan.json.journal": ...} == before | {"fleet.plan.json.journal": ...}
     assert "nothing; or restore" in run(one, "status").stdout
 
@@ -325,7 +329,9 @@ def test_an_older_original_after_a_restore(one):
 def test_planning_says_that_the_name_in_quarantine_is_taken(one):
     (one.folder / ORIGINAL).write_bytes(b"an older one")
     one.write_manifest(f"{ONE}retire: quarantine\n")
-    assert "purge --used" in one.plan("-o", "other.plan.json", expect=1).stdout.replace("\n          ", " ")
+    assert "purge OLD_PLAN --used" in one.plan("-o", "other.plan.json", expect=1).stdout.replace(
+        "\n          ", " "
+    )
 
 
 def test_a_vm_that_runs(one):
@@ -519,3 +525,77 @@ def test_the_sidecar_knows_where_each_overlay_comes_from(one):
     assert origin["plan_path"] == str(one.folder / "fleet.plan.json")
     assert origin["fingerprint"]["inode"] == overlay(one).stat().st_ino
     assert len(document["template"]["earlier"]) == 1
+
+
+@pytest.mark.parametrize("call", ["renameat2", "unlink"])
+def test_a_purge_of_an_older_original_that_is_killed_goes_on(one, call):
+    """The restored image stands where the overlay stood, also for the second purge."""
+    one.apply("--retire", "quarantine")
+    expected = use(one)
+    run(one, "restore")
+    argv = ["strace", "-qq", "-o", "/dev/null", "-e", f"trace={call}"]
+    argv += ["-e", f"inject={call}:signal=SIGKILL:when=1"]
+    argv += [*COMMAND, "purge", "fleet.plan.json", "--used", "--yes"]
+    subprocess.run(argv, cwd=one.folder, check=False, capture_output=True, timeout=120)
+    left = [name for name in one.names() if name.startswith("raw.img.batchdiff-")]
+    assert len(left) == 1
+    assert "purge: interrupted, will resume" in run(one, "status").stdout
+    assert "Nothing to restore" in run(one, "restore").stderr
+    run(one, "purge", "--used", "--yes")
+    assert not [name for name in one.names() if name.startswith("raw.img.batchdiff-")]
+    assert_same((one.folder / "raw.img").read_bytes(), expected)
+
+
+def test_deleting_asks_for_quarantined_originals_too(one):
+    one.apply("--retire", "quarantine")
+    before = one.names()
+    assert "--yes" in one.apply("--retire", "delete", expect=2).stderr
+    assert one.names() == before
+    one.apply("--retire", "delete", "--yes")
+    assert ORIGINAL not in one.names()
+    one.apply("--retire", "delete")  # nothing is left to ask for
+
+
+@pytest.mark.parametrize("lost", ["the overlay", "the overlay, after a restore"])
+def test_a_lost_journal_and_no_overlay(one, lost):
+    """The original in quarantine is its planned self, which proves where the guest stood."""
+    one.apply("--retire", "quarantine")
+    expected = use(one)
+    if lost == "the overlay":
+        overlay(one).unlink()
+    else:
+        run(one, "restore")
+    (one.folder / "fleet.plan.json.journal").unlink()
+    said = run(one, "status").stdout
+    if lost == "the overlay":
+        assert "its overlay is missing" in said
+        assert ORIGINAL in run(one, "restore", expect=1).stderr
+        run(one, "restore", "--discard-changes", "--yes")
+        assert_original_is_back(one)
+    else:
+        assert "delete the older original" in said
+        run(one, "purge", "--used", "--yes")
+        assert ORIGINAL not in one.names()
+        assert_same((one.folder / "raw.img").read_bytes(), expected)
+
+
+def test_planning_on_a_template_that_changed_under_overlays(one):
+    one.apply()
+    template = one.folder / "template.img"
+    template.chmod(0o600)
+    with template.open("r+b") as file:
+        file.write(b"?")
+    one.write_manifest(OTHER)
+    assert "they are damaged" in one.plan("-q", "-o", "second.plan.json").stderr
+
+
+def test_changes_of_an_image_that_is_not_the_overlay_are_not_discarded(one):
+    """Without a comparison only what surely is the overlay may go."""
+    one.apply("--retire", "quarantine")
+    overlay(one).unlink()
+    notation.write_qcow2(overlay(one), "1M:K 1M:L")
+    before = overlay(one).read_bytes()
+    done = run(one, "restore", "--discard-changes", "--yes", expect=1)
+    assert "it is not the file that apply published" in done.stderr
+    assert overlay(one).read_bytes() == before
+    assert ORIGINAL in one.names()

@@ -97,7 +97,7 @@ def test_a_guest_is_added_and_everything_planned_again(pool):
     done = pool.plan("--detailed-exitcode", expect=10)
     (kept,) = pool.kept()
     assert kept == f"fleet.{before['created'].replace(':', '')}.plan.json"
-    assert f"kept as {pool.folder}/{kept} (web01 and web02: original in quarantine)" in done.stderr
+    assert f"renamed to {pool.folder}/{kept} (web01 and web02: original in quarantine)" in done.stderr
     assert pool.document(kept) == before
     assert pool.verdicts() == {"web01": "skip", "web02": "skip", "web03": "convert"}
     assert pool.reasons() == dict.fromkeys(("web01", "web02"), f"done by {pool.folder}/{kept}")
@@ -288,7 +288,7 @@ def test_a_lost_journal_takes_the_plan_not_away(pool):
     (pool.folder / "fleet.plan.json.journal").unlink()
     done = pool.plan()
     (kept,) = pool.kept()
-    assert f"kept as {pool.folder}/{kept} (web01 and web02: converted)" in done.stderr
+    assert f"renamed to {pool.folder}/{kept} (web01 and web02: converted)" in done.stderr
     assert pool.reasons()["web01"] == f"done by {pool.folder}/{kept}"
 
 
@@ -353,3 +353,13 @@ def test_guests_are_taken_over_across_our_own_protection(second):
     os.utime(second.folder / "template.img")
     done = second.run("plan", "second.yaml", "--reuse", "second.plan.json", "-o", "third.plan.json")
     assert "Nothing of the older plan is taken over: the template changed" in done.stderr
+
+
+def test_the_second_plan_is_applied(second):
+    second.apply(plan="second.plan.json")
+    second.has("web02.qcow2")
+    # A manifest that has both: each is done by its own plan.
+    second.write("{path: web01.img}, {path: web02.img}", retire="keep")
+    second.run("plan", "fleet.yaml", "-q", "-o", "third.plan.json")
+    reasons = [guest["reason"] for guest in second.document("third.plan.json")["guests"]]
+    assert reasons == [f"done by {second.folder}/{name}.plan.json" for name in ("fleet", "second")]

@@ -279,7 +279,7 @@ def test_retired_by_a_second_apply(planned, retire):
     notation.qemu_io(overlay, "write -P 9 0 64k")
     planned.apply("--retire", retire, "--yes")
     overlay.unlink()
-    assert "it is gone" in run(planned, "verify", expect=6).stdout
+    assert "it is missing" in run(planned, "verify", expect=6).stdout
 
 
 def test_a_retirement_that_was_refused_forgets_nothing(planned):

@@ -91,10 +91,7 @@ def test_overlays_are_whole_after_the_move(moved):
         assert_same(notation.qemu_content(now / f"{name}.qcow2", "qcow2"), notation.content(text))
 
 
-def test_every_command_of_the_page(moved, request):
-    if request.node.callspec.params["moved"] == "copy":
-        reason = "verify, purge and restore know files by their inodes, which a copy has not"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_every_command_of_the_page(moved):
     now = moved.folder / "fast" / "images"
     moved.run(CORRECT)
     said = moved.run(VERIFY)

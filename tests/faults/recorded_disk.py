@@ -16,13 +16,13 @@ import random
 import shutil
 import struct
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from filesystems import MAKE
 from notation import run
+from real_holders import wait_for
 
 _RECORD = struct.Struct("<QQ")
 _PLUGIN = Path(__file__).with_name("recording_plugin.py")
@@ -58,7 +58,7 @@ def recorded(folder: Path, kind: str, size: int) -> Iterator[Recorded]:
     server = ["nbdkit", "-s", "python", str(_PLUGIN), f"disk={disk}", f"log={log}"]
     with subprocess.Popen(["nbdfuse", str(fuse), "--command", *server]) as daemon:
         try:
-            _wait_for(fuse / "nbd")
+            wait_for((fuse / "nbd").exists)
             device = run("losetup", "--find", "--show", str(fuse / "nbd")).strip()
             try:
                 run("mount", device, str(point))
@@ -71,14 +71,6 @@ def recorded(folder: Path, kind: str, size: int) -> Iterator[Recorded]:
         finally:
             subprocess.run(["fusermount3", "-u", str(fuse)], check=False, timeout=60)
             daemon.wait(60)
-
-
-def _wait_for(path: Path) -> None:
-    for _ in range(200):
-        if path.exists():
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{path} did not come")
 
 
 def records(log: Path) -> list[Write]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import notation
 import pytest
 from commands import COMMAND, assert_no_traceback, batchdiff
 from notation import run
+from real_holders import wait_for
 
 TEMPLATE = "512k:A 256k:- 256k:B"
 SOUND, FAULTY = "512k:A 64k:X 192k:- 256k:B", "512k:A 64k:Y 192k:- 192k:B 64k:Z"
@@ -26,10 +26,7 @@ def faulty(disk: Path, folder: Path) -> Iterator[tuple[Path, Path]]:
     server += ["error-pread-rate=100%", f"error-file={trigger}"]
     with subprocess.Popen(["nbdfuse", "-r", str(point), "--command", *server]) as daemon:
         try:
-            for _ in range(200):
-                if (point / "nbd").exists():
-                    break
-                time.sleep(0.05)
+            wait_for((point / "nbd").exists)
             yield point / "nbd", trigger
         finally:
             trigger.unlink(missing_ok=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import time
 
 import notation
 import pytest
+from clocks import wait_for_another_ctime
 from devices import attached, turn
 from oracle import source, within
 
@@ -231,7 +231,7 @@ def test_fingerprints_say_what_changed(tmp_path, change, said):
     os.utime(path, ns=(2, 2))
     with open_image(source(path)) as image:
         before = image.fingerprints()[0]
-    time.sleep(0.02)  # the clock of ctime ticks every 1 to 10 ms
+    wait_for_another_ctime(tmp_path)
     change(path)
     with open_image(source(path)) as image:
         found = before.changes(image.fingerprints()[0])

@@ -153,11 +153,11 @@ def test_control_characters_in_folders(folder):
 
 def test_a_thousand_missing_images_do_not_take_long(folder):
     make(*(f"clones/g{number:04}.img" for number in range(1000)))
-    start = time.monotonic()
+    start = time.process_time()
     found = problems(guests(*(raw(f"clones/gg{number:04}.img") for number in range(1000))))
     assert len(found) == 1000
     assert "did you mean" in found[0]
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_control_characters_in_a_name_that_a_glob_finds(folder):

@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plans import guest_plan, guest_plans, plans, refused_guest, small_plan
@@ -56,7 +57,7 @@ def checksum_by_the_document(text):
     return "sha256:" + hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(30, slow=300))
 @given(plans())
 def test_the_checksum_is_the_documented_one(plan):
     text = encode(plan)
@@ -87,7 +88,7 @@ def are_pairs(value):
     return all(type(number) is int and number >= 0 for pair in pairs for number in pair)
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(100, slow=2000))
 @given(
     st.text(alphabet="[],0123 -.e\n", max_size=12)
     | st.from_regex(r"\[(\[[0-9 ]{0,3},[0-9 ]{0,3}\],? ?){0,3}\]", fullmatch=True)
@@ -109,14 +110,14 @@ def test_what_is_taken_for_runs_is_json_of_pairs(text):
         assert (json.loads(found[0].text), found[1]) == (value, end)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(60, slow=1000))
 @given(LIKE_PLANS, st.sampled_from([None, 2]), st.booleans())
 def test_a_document_is_what_json_reads(document, indent, ascii_only):
     text = json.dumps(document, indent=indent, ensure_ascii=ascii_only)
     assert as_lists(parsed(f" {text}\n")) == document
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(60, slow=1000))
 @given(st.dictionaries(NAMES | st.text(), LIKE_PLANS, max_size=4))
 def test_the_canonical_text_is_that_of_json(document):
     expected = json.dumps(document, sort_keys=True, separators=(",", ":"))
@@ -124,7 +125,7 @@ def test_the_canonical_text_is_that_of_json(document):
     assert "".join(canonical(parsed(json.dumps(document, indent=1)))) == expected
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(60, slow=1000))
 @given(LIKE_PLANS, st.data())
 def test_text_is_refused_where_json_refuses_it(document, data):
     text = json.dumps(document)

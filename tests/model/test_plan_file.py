@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from examples import examples
 from hypothesis import HealthCheck, given, settings
 from plans import fingerprint, guest_plan, leaves, plans, refused_guest, small_plan
 
@@ -29,14 +30,14 @@ def path(tmp_path):
     return str(tmp_path / "fleet.plan.json")
 
 
-@settings(one_folder, max_examples=150)
+@settings(one_folder, max_examples=examples(30, slow=500))
 @given(plans())
 def test_a_plan_comes_back_as_it_was_written(path, plan):
     write_plan(plan, path)
     assert read_plan(path) == plan
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(15, slow=200))
 @given(plans())
 def test_what_is_written_is_as_the_schema_says(plan):
     document, validator = json.loads(encode(plan)), jsonschema.Draft202012Validator(SCHEMA)

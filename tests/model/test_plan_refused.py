@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from examples import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plans import guest_plan, leaves, refused_guest, small_plan
@@ -190,7 +191,7 @@ def test_invalid_values_are_refused(path, document, where, value):
     assert len(refusal(path)) < 1000
 
 
-@settings(one_folder, max_examples=300)
+@settings(one_folder, max_examples=examples(60, slow=1000))
 @given(st.data())
 def test_no_value_anywhere_crashes_the_reader(path, data):
     document = json.loads(encode(small_plan(guest_plan(), refused_guest())))

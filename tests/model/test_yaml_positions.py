@@ -161,9 +161,9 @@ def bomb(*, levels: int, merge: bool = False) -> str:
     ids=["aliases", "merge keys", "deep aliases"],
 )
 def test_a_billion_laughs_are_refused_quickly(text):
-    start = time.monotonic()
+    start = time.process_time()
     assert f"more than {MAX_VALUES} values" in refusal(text)
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize(

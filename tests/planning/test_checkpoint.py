@@ -5,9 +5,9 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 
 import pytest
+from clocks import Clock
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -107,13 +107,14 @@ def test_what_was_found_comes_back(plan):
     assert loaded(plan) == [Guests(("one", "two")), *recorded(RESULTS)]
 
 
-def test_nothing_is_written_of_a_short_scan(plan, partial):
+def test_nothing_is_written_of_a_short_scan(plan, partial, monkeypatch):
+    monkeypatch.setattr(module, "time", clock := Clock())
     checkpoint = opened(plan, begin_after=0.3)
     checkpoint.load("b")
     checkpoint.begin(("one",))
     checkpoint.add(result(0))
     assert not partial.exists()
-    time.sleep(0.31)
+    clock.sleep(0.31)
     assert not partial.exists()
     checkpoint.add(result(1))
     checkpoint.close()
@@ -349,9 +350,10 @@ def test_a_forked_worker_does_not_hold_it(plan):
     """It may live on for a range when its planner was killed; the next plan must not wait for it."""
     code = _HOLDER.replace('print("held", flush=True)', "import os\nus = os.getpid()\nif os.fork(): os._exit(0)")
     code = code.replace(
-        "time.sleep(60)", "while os.getppid() == us: pass\nprint('held', flush=True); time.sleep(3)"
+        "time.sleep(60)", "while os.getppid() == us: pass\nprint('held', flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(plan)], stdout=subprocess.PIPE, text=True) as holder:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code, str(plan)], stdin=pipe, stdout=pipe, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
         assert len(loaded(plan)) == 2
 
@@ -383,6 +385,7 @@ def test_no_folder_to_write_to(tmp_path):
 
 
 def test_synced_now_and_then(plan, monkeypatch):
+    monkeypatch.setattr(module, "time", clock := Clock())
     monkeypatch.setattr(module, "_SYNC_EVERY", 0.2)
     synced = []
     real = os.fdatasync
@@ -391,6 +394,6 @@ def test_synced_now_and_then(plan, monkeypatch):
     checkpoint.load("b")
     for number in range(5):
         checkpoint.add(result(number))
-        time.sleep(0.11)
+        clock.sleep(0.11)
     checkpoint.close()
     assert len(synced) == 2

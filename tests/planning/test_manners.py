@@ -1,6 +1,8 @@
 """Pace, page cache and priority: measured from outside, by the kernel's own figures."""
 
+import contextlib
 import ctypes
+import fcntl
 import multiprocessing
 import os
 import platform
@@ -11,10 +13,13 @@ import time
 
 import notation
 import pytest
+from clocks import Clock
 from filesystems import mounted
+from oracle import within
 
 from batchdiff.errors import ImageError
 from batchdiff.image import files
+from batchdiff.planning import pace as pace_module
 from batchdiff.planning import residency
 from batchdiff.planning.manners import CacheUse, Manners
 from batchdiff.planning.pace import Pace
@@ -250,9 +255,32 @@ def _read_at_a_pace(pace, count, length, began, queue):
     queue.put(time.monotonic() - began)
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock that a pace goes by."""
+    monkeypatch.setattr(pace_module, "time", clock := Clock())
+    return clock
+
+
+@pytest.mark.parametrize("late", [0, 50_000_000])
+def test_the_rate_is_kept(clock, late):
+    """To the nanosecond; that each sleep lasts longer than it was asked for is made up for."""
+    rate, length, reads = 64 * MIB, 512 * KIB, 100
+    pace = Pace(rate)
+    began = clock.now
+    for _ in range(reads):
+        before = clock.now
+        pace.before(0, 0, length)
+        clock.now += late if clock.now > before else 0
+    pace.close()
+    expected = (reads - 1) * length * 10**9 // rate
+    assert expected <= clock.now - began <= expected + late
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_the_rate_is_that_of_all_together(workers):
-    rate, length, total = 64 * MIB, 512 * KIB, 96 * MIB
+    """No faster than it may be. A busy machine may be slower."""
+    rate, length, total = 64 * MIB, 512 * KIB, 48 * MIB
     pace = Pace(rate)
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
@@ -267,7 +295,7 @@ def test_the_rate_is_that_of_all_together(workers):
     for process in running:
         process.join()
     pace.close()
-    assert total / rate * 0.9 < took < total / rate * 1.1
+    assert total / rate * 0.9 < took
 
 
 def test_no_two_book_the_same_time():
@@ -288,13 +316,27 @@ def test_no_two_book_the_same_time():
     pace.close()
 
 
-def test_unused_time_is_not_saved_up():
+def test_unused_time_is_not_saved_up(clock):
     pace = Pace(10 * MIB)
-    time.sleep(1)
-    began = time.monotonic()
+    clock.sleep(60)
+    began = clock.now
     for _ in range(10):
         pace.before(0, 0, MIB)
-    assert time.monotonic() - began > 0.75
+    # The last of ten reads begins after nine; a tenth of a second may be made up for.
+    assert clock.now - began == 800_000_000
+    pace.close()
+
+
+def test_whoever_waits_holds_nobody_up(clock):
+    pace = Pace(MIB)
+    pace.before(0, 0, MIB)
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(OSError):
+            fcntl.lockf(pace._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
     pace.close()
 
 
@@ -302,14 +344,11 @@ def test_a_worker_that_is_killed_holds_nobody_up():
     pace = Pace(1024 * MIB)
     pid = os.fork()
     if pid == 0:
-        import fcntl  # noqa: PLC0415
-
         fcntl.lockf(pace._fd, fcntl.LOCK_EX)
         os.kill(os.getpid(), 9)
     os.waitpid(pid, 0)
-    began = time.monotonic()
-    pace.before(0, 0, 1)
-    assert time.monotonic() - began < 1
+    with within(1):
+        pace.before(0, 0, 1)
     pace.close()
 
 
@@ -319,8 +358,7 @@ def test_a_limited_plan_takes_its_time(tmp_path):
     began = time.monotonic()
     plan(tmp_path, "--limit-rate", "24MiB/s", "-j", "2")
     took = time.monotonic() - began
-    expected = size / (24 * MIB)
-    assert expected * 0.9 < took < expected * 1.1 + 5  # and the start of Python on a busy machine
+    assert took > size / (24 * MIB) * 0.9
 
 
 @pytest.mark.parametrize("rate", ["0", "1k", "fast", "-5M", "2P", ""])

@@ -16,6 +16,7 @@ from filesystems import mounted
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import source
+from real_holders import wait_for
 from small_fleet import GUESTS, OTHER, TEMPLATE, checksum, fresh, manifest
 
 from batchdiff.errors import ImageError, WorkerError
@@ -336,24 +337,26 @@ def test_who_vouches(folder):
         assert vouches(planned(image))
 
 
-_SLOW = """
+_PLANNER = """
+# "stuck": it scans two ranges, and is not done with the others until somebody stops it.
 import os, runpy, sys, time
 from batchdiff.planning import scan, scanning, checkpoint
 for module in (scan, scanning):
     module.RANGE = 2 << 20
 checkpoint.Checkpoint.__init__.__kwdefaults__["begin_after"] = 0
-real, delay = scan.Scanner.scan, float(sys.argv[-1])
-def slow(self, number):
-    time.sleep(delay)
+real, planner, stuck = scan.Scanner.scan, os.getpid(), sys.argv[-1] == "stuck"
+def scanned(self, number):
+    while stuck and number >= 2 and planner in {os.getpid(), os.getppid()}:
+        time.sleep(0.01)
     return real(self, number)
-scan.Scanner.scan = slow
+scan.Scanner.scan = scanned
 sys.argv = ["batchdiff", *sys.argv[1:-1]]
 runpy.run_module("batchdiff", run_name="__main__")
 """
 
 
-def command(folder, *options, delay=0.0):
-    return [sys.executable, "-c", _SLOW, "plan", "fleet.yaml", *options, str(delay)]
+def command(*options, how):
+    return [sys.executable, "-c", _PLANNER, "plan", "fleet.yaml", *options, how]
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
@@ -365,20 +368,18 @@ def test_the_same_command_again(folder, how, jobs):
     )
     partial, plan = folder / "fleet.plan.json.partial", folder / "fleet.plan.json"
     with subprocess.Popen(
-        command(folder, "-j", jobs, delay=0.3), cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        command("-j", jobs, how="stuck"), cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     ) as process:
-        deadline = time.monotonic() + 30
-        while not (partial.exists() and partial.stat().st_size > 100) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_for(lambda: partial.exists() and partial.stat().st_size > 100)
         process.send_signal(how)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
     assert process.returncode == (-9 if how == signal.SIGKILL else 130)
     assert partial.exists()
     assert not plan.exists()
-    done = subprocess.run(command(folder), cwd=folder, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command(how="free"), cwd=folder, capture_output=True, text=True, check=True, timeout=60)
     assert "Going on with a scan that was stopped" in done.stderr
     assert "Traceback" not in done.stderr
     resumed = json.loads(plan.read_text())["checksum"]
     assert not partial.exists()
-    subprocess.run(command(folder), cwd=folder, capture_output=True, check=True, timeout=60)
+    subprocess.run(command(how="free"), cwd=folder, capture_output=True, check=True, timeout=60)
     assert json.loads(plan.read_text())["checksum"] == resumed

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import notation
 import pytest
+from examples import examples
 from filesystems import mounted
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -90,7 +91,7 @@ def images(tmp_path_factory):
     return found
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(6, slow=100))
 @given(before=OPTIONS, after=OPTIONS, minimum=st.sampled_from([0.0, 0.3, 1.0]))
 def test_whatever_the_options(images, before, after, minimum):
     older = make_plan(manifest(images, **dataclasses.asdict(before)), jobs=1)

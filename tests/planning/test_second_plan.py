@@ -11,9 +11,9 @@ from small_fleet import checksum, fresh, manifest
 from batchdiff.errors import ImageError
 from batchdiff.image.fingerprint import fingerprint_at
 from batchdiff.model.earlier_plans import EarlierPlans, is_done, plan_in
+from batchdiff.model.known_states import first_state, is_known_state
 from batchdiff.model.plan import Verdict
 from batchdiff.model.sidecar import Origin
-from batchdiff.model.unchanged import first_state, is_known_state
 from batchdiff.planning import scan
 from batchdiff.planning.checkpoint import Checkpoint
 from batchdiff.planning.planner import Earlier, make_plan

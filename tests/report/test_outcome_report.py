@@ -65,7 +65,7 @@ def test_notes_are_told():
 
 
 def test_no_guests_at_all():
-    assert outcome_text([]).endswith("There were no guests.\n")
+    assert outcome_text([]).endswith("Nothing was done.\n")
 
 
 def test_nothing_reaches_the_terminal_raw():

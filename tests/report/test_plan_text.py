@@ -9,10 +9,9 @@ from plans import guest_plan, planned_image, plans, refused_guest, savings, smal
 from batchdiff.model.manifest import Retire
 from batchdiff.model.overlay_options import Compression, OverlayOptions
 from batchdiff.model.plan import Verdict
-from batchdiff.report.figures import few
 from batchdiff.report.table import cells
 from batchdiff.report.text import plan_text
-from batchdiff.units import GIB, MIB
+from batchdiff.units import GIB, MIB, few
 
 WEB = guest_plan("web01", savings=savings(10 * GIB, 512 * MIB))
 CACHE = guest_plan(

@@ -1,4 +1,4 @@
-"""Makes sure that files stay what they were while a command works with them.
+"""Make sure that files stay what they were while a command works with them.
 
 ::
 
@@ -21,31 +21,33 @@ from batchdiff.image.image import Image
 
 
 @dataclass(slots=True)
-class Constancy:
+class ChangeDetector:
     """What was seen of files, by a key of each. The first look at a file is what later ones must equal."""
 
     journal: Journal | FrozenJournal
     seen: dict[str, Fingerprint] = field(default_factory=dict)
 
     def check(self, key: str, now: Fingerprint | None, path: str) -> None:
-        """Compares a file with what was seen of it first.
+        """Compare a file with what was seen of it first.
 
         :raises PlanError: it is gone, or it changed in a way that batchdiff did not cause.
         """
         if now is None:
-            raise PlanError(f"{path} is gone", remedy="Nothing was deleted. Look for it, then try again.")
+            raise PlanError(
+                f"{path} is gone", remedy="Nothing was deleted. Bring it back, then run the same command again."
+            )
         before = self.seen.setdefault(key, now)
         if now in self.journal.notes.changed and before.differs_in_ctime_only(now):
             self.seen[key] = now
         elif before != now:
             raise PlanError(
-                f"{path} changed meanwhile",
+                f"{path} changed while this command ran",
                 why=before.changes(now),
-                remedy="Find out what writes to it and shut that down; then plan again.",
+                remedy="Shut down what writes to it, then run the same command again.",
             )
 
     def check_chain(self, image: Image) -> None:
-        """Compares the files of an open image; the image itself may be renamed meanwhile.
+        """Compare the files of an open image; the image itself may be renamed meanwhile.
 
         :raises PlanError: one changed.
         """
@@ -53,7 +55,7 @@ class Constancy:
             self.check(layer.path if number else "", layer.fingerprint(), layer.path)
 
     def check_at_paths(self, image: Image) -> None:
-        """Compares what stands at the paths of an image's files, which must be the open files themselves.
+        """Compare what stands at the paths of an image's files, which must be the open files themselves.
 
         :raises PlanError: one changed, or another file was put in its place.
         """
@@ -61,7 +63,7 @@ class Constancy:
             self.check(layer.path, fingerprint_at(layer.path), layer.path)
             if identity_of(layer.path) != identity_in(os.fstat(layer.fd)):
                 raise PlanError(
-                    f"{layer.path} changed meanwhile",
+                    f"{layer.path} changed while this command ran",
                     why="another file stands in its place",
                     remedy="Bring the planned template back, then run the same command again.",
                 )

@@ -4,8 +4,8 @@ import notation
 import plans
 import pytest
 
-from batchdiff.applying.losses import check_losses, counted_losses, not_given_back
-from batchdiff.applying.standing_overlay import overlay_as_it_is, overlay_source
+from batchdiff.applying.overlay_losses import check_losses, counted_losses, not_given_back
+from batchdiff.applying.overlay_source import current_overlay, planned_overlay
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model.manifest import Loss
@@ -23,19 +23,19 @@ def files(tmp_path):
 def declared(files):
     overlay, template, base = map(str, files)
     below = ImageSource(template, ImageFormat.QCOW2, (ImageSource(base, ImageFormat.RAW),))
-    return overlay_source(plans.guest_plan(overlay_path=overlay), below)
+    return planned_overlay(plans.guest_plan(overlay_path=overlay), below)
 
 
 def test_the_whole_chain(files):
     source = declared(files)
     assert (source.path, source.format) == (str(files[0]), ImageFormat.QCOW2)
     assert [each.path for each in source.backing] == [str(path) for path in files[1:]]
-    assert overlay_as_it_is(source) == source
+    assert current_overlay(source) == source
 
 
 def test_flattened(files):
     notation.run("qemu-img", "rebase", "-f", "qcow2", "-b", "", str(files[0]))
-    assert overlay_as_it_is(declared(files)).backing == ()
+    assert current_overlay(declared(files)).backing == ()
 
 
 @pytest.mark.parametrize("what", ["missing", "garbage"])
@@ -43,7 +43,7 @@ def test_whoever_opens_it_says_what_is_wrong(files, what):
     files[0].unlink()
     if what == "garbage":
         files[0].write_bytes(b"garbage")
-    assert overlay_as_it_is(declared(files)) == declared(files)
+    assert current_overlay(declared(files)) == declared(files)
 
 
 @pytest.mark.parametrize("snapshots", [0, 1, 2])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TypeAlias
 
+from batchdiff.applying.commands import command
 from batchdiff.errors import GuestError
 from batchdiff.image.opening import peek_header
 from batchdiff.image.source import ImageFormat
@@ -13,7 +15,7 @@ LossesAllowed: TypeAlias = frozenset[Loss]
 
 
 def counted_losses(path: str) -> dict[Loss, str]:
-    """The internal snapshots and persistent bitmaps of a qcow2 file, each in words with their number.
+    """Return the internal snapshots and persistent bitmaps of a qcow2 file, each in words with their number.
 
     :raises ImageError: it is missing, or not a sound qcow2 image.
     """
@@ -25,27 +27,28 @@ def counted_losses(path: str) -> dict[Loss, str]:
     return {loss: f"{count} {kind}{'' if count == 1 else 's'}" for loss, count, kind in counts if count}
 
 
-def check_losses(path: str, allowed: LossesAllowed) -> None:
-    """Makes sure that the overlay holds nothing but its content, or that the operator gives the rest up.
+def check_losses(guest: str, path: str, allowed: LossesAllowed) -> None:
+    """Make sure that the overlay holds nothing but its content, or that the operator gives the rest up.
 
     :raises GuestError: it has snapshots or bitmaps that would be lost.
     :raises ImageError: it is not a sound qcow2 image.
     """
     lost = {loss: words for loss, words in counted_losses(path).items() if loss not in allowed}
     if lost:
-        flags = " ".join(f"--allow-loss {loss}" for loss in lost)
+        flags = [f"--allow-loss {loss}" for loss in lost]
         raise GuestError(
             f"the overlay {path} was left as it is",
             why=f"it has {' and '.join(lost.values())}, which would be lost with it",
-            remedy=f"`{flags}` accepts that; `qemu-img snapshot -l` and `qemu-img info` show them.",
+            remedy=f"`qemu-img info {shlex.quote(path)}` lists what it has. To give that up:"
+            f" {command('restore', guest, *flags)}.",
         )
 
 
 def not_given_back(image_format: ImageFormat) -> list[str]:
-    """What a rebuilt image cannot have of the original, in words."""
+    """Return what a rebuilt image cannot have of the original, in words."""
     if image_format is ImageFormat.RAW:
         return []
     return [
-        "the rebuilt image is qcow2 version 3 with clusters of 64 KiB, not compressed and without a backing file,"
-        " whatever the original was"
+        "it is qcow2 version 3 with clusters of 64 KiB, not compressed and without a backing file, whatever the"
+        " original was"
     ]

@@ -18,13 +18,13 @@ from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model.plan import GuestPlan
 
 
-def overlay_source(guest: GuestPlan, template: ImageSource) -> ImageSource:
-    """A guest's overlay as apply wrote it, with the chain that it rests on."""
+def planned_overlay(guest: GuestPlan, template: ImageSource) -> ImageSource:
+    """Return a guest's overlay as apply wrote it, with the chain that it rests on."""
     return ImageSource(guest.overlay_path, ImageFormat.QCOW2, (template, *template.backing))
 
 
-def overlay_as_it_is(source: ImageSource) -> ImageSource:
-    """The same without the chain, if somebody has flattened it meanwhile."""
+def current_overlay(source: ImageSource) -> ImageSource:
+    """Return the same without the chain, if somebody has flattened it meanwhile."""
     try:
         named = peek_header(source.path).backing_name
     except ImageError:  # whoever opens it says what is wrong

@@ -1,4 +1,4 @@
-"""Goes through a restore or purge without changing anything: what `--dry-run` reports.
+"""Go through a restore or purge without changing anything: what `--dry-run` reports.
 
 Everything that can refuse is asked, and QEMU compares what it would compare; only nothing is written, renamed or
 deleted, and nothing is noted in the journal.
@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
-from batchdiff.applying.going_back import NOTHING_READS_IT
+from batchdiff.applying.no_dependents import require_no_dependents
 from batchdiff.applying.outcomes import kept_for
 from batchdiff.applying.outgoing import OutgoingFile
 from batchdiff.applying.pipeline import EXPECTED, as_told
 from batchdiff.applying.purging import PurgeOptions, purge_task
-from batchdiff.applying.resting_on import require_nothing_on
+from batchdiff.applying.restore_without_template import NOTHING_READS_IT, split_by_reading
 from batchdiff.applying.restoring import RestoreOptions, restore_task
 from batchdiff.applying.run import Run, Session, template_held
 from batchdiff.applying.space import check_space_for_image
@@ -31,8 +31,8 @@ from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import GuestPlan
 
 
-def rehearsed_restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
-    """What restore would do, guest by guest.
+def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
+    """Yield what restore would do, guest by guest.
 
     :raises BatchdiffError: as restore.
     """
@@ -44,6 +44,11 @@ def rehearsed_restore(session: Session, options: RestoreOptions) -> Iterator[Gue
             yield GuestOutcome(guest.name, Status.WOULD_RESTORE, NOTHING_READS_IT)
         return
 
+    if options.discard_changes:
+        found, damaged = split_by_reading(found, session.plan)
+        for guest, _ in damaged:
+            yield GuestOutcome(guest.name, Status.WOULD_RESTORE, NOTHING_READS_IT)
+
     def restored(guest: GuestPlan, task: Task) -> GuestOutcome:
         how = "its original would get its name back, and the overlay would go"
         if _incoming_now(task) is None:
@@ -54,7 +59,7 @@ def rehearsed_restore(session: Session, options: RestoreOptions) -> Iterator[Gue
             how = "its original would get its name back; what its VM wrote since would be thrown away"
         return GuestOutcome(guest.name, Status.WOULD_RESTORE, how)
 
-    yield from _rehearsed(
+    yield from _dry_run(
         session,
         found,
         lambda run, guest, standing: restore_task(guest, session.plan.template, run, standing, options),
@@ -62,8 +67,8 @@ def rehearsed_restore(session: Session, options: RestoreOptions) -> Iterator[Gue
     )
 
 
-def rehearsed_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
-    """What purge would do, guest by guest.
+def dry_run_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
+    """Yield what purge would do, guest by guest.
 
     :raises BatchdiffError: as purge.
     """
@@ -72,7 +77,7 @@ def rehearsed_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOu
     def purged(guest: GuestPlan, task: Task) -> GuestOutcome:
         return GuestOutcome(guest.name, Status.WOULD_PURGE, f"{task.outgoing.names.own} would be deleted")
 
-    yield from _rehearsed(
+    yield from _dry_run(
         session,
         found,
         lambda run, guest, standing: purge_task(guest, session.plan.template, run, standing, options),
@@ -83,7 +88,7 @@ def rehearsed_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOu
 _Report = Callable[[GuestPlan, Task], GuestOutcome]
 
 
-def _rehearsed(
+def _dry_run(
     session: Session, found: Chosen, make: Callable[..., Task], report: _Report
 ) -> Iterator[GuestOutcome]:
     if not found:
@@ -106,14 +111,14 @@ def _rehearsed(
 
 
 def _tried(task: Task, run: Run) -> Task:
-    """The task that would be carried out in the end.
+    """Return the task that would be carried out in the end.
 
     :raises BatchdiffError: it would be refused.
     """
     outgoing = OutgoingFile(task, run)
     try:
         if task.incoming.ready is not None:
-            require_nothing_on(run.dependents, task.incoming.ready)  # it would get another name
+            require_no_dependents(run.dependents, task.incoming.ready)  # it would get another name
         _try(task, outgoing)
     except DifferenceError:
         if task.otherwise is None:
@@ -130,7 +135,7 @@ def _try(task: Task, outgoing: OutgoingFile) -> None:
         return
     image = outgoing.image(moved=False)
     outgoing.require_alone()
-    outgoing.require_nothing_on_it()
+    outgoing.require_no_dependents()
     there = _incoming_now(task)
     if there is None:
         check_space_for_image(image, os.path.dirname(task.incoming.source.path), task.guest)
@@ -139,7 +144,7 @@ def _try(task: Task, outgoing: OutgoingFile) -> None:
 
 
 def _incoming_now(task: Task) -> ImageSource | None:
-    """The image that would take the other's place, where it stands; None if it would have to be written."""
+    """Return the image that would take the other's place, where it stands; None if it would have to be written."""
     source = task.incoming.source
     if task.incoming.ready is not None:
         return ImageSource(task.incoming.ready, source.format, source.backing)

@@ -8,12 +8,12 @@ import shlex
 
 from batchdiff.cli.console import Console
 from batchdiff.errors import UsageError
-from batchdiff.model.moved import PathMap, move_in
+from batchdiff.model.path_map import PathMap, move_in
 from batchdiff.model.plan import Plan
 
 
 def moved(console: Console, plan: Plan, arguments: argparse.Namespace) -> tuple[Plan, PathMap]:
-    """The plan with its paths as they are now, and the map for all else that recorded some.
+    """Return the plan with its paths as they are now, and the map for all else that recorded some.
 
     :raises UsageError: the map makes no sense, or does not fit the plan.
     """

@@ -1,7 +1,7 @@
-"""Gives originals their names back when the template is lost or damaged, so that no overlay can be read.
+"""Gives originals their names back where overlays cannot be read: the template is lost, or they are damaged.
 
-Nothing is deleted: the overlays stay, for the template may come back from a backup. An overlay that stands at the
-original's own name makes way for it::
+Nothing is deleted: the overlays stay, for the template may come back from a backup, or a person repairs them. An
+overlay that stands at the original's own name makes way for it::
 
     vm.img -> vm.img.batchdiff-overlay          then          vm.img.batchdiff-original -> vm.img
 """
@@ -12,36 +12,59 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TypeAlias
 
 from batchdiff.applying import retire
+from batchdiff.applying.guest_files import Found, find_original, find_overlay
+from batchdiff.applying.no_dependents import require_no_dependents
 from batchdiff.applying.notes import Goal, Standing, Step
+from batchdiff.applying.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.pipeline import as_told
-from batchdiff.applying.places import overlay_names
-from batchdiff.applying.resting_on import require_nothing_on
-from batchdiff.applying.run import Session, folders_of
+from batchdiff.applying.places import discard, overlay_names
+from batchdiff.applying.run import Session
 from batchdiff.applying.sidecar import forget_overlay
-from batchdiff.applying.whereabouts import Found, find_original, find_overlay
-from batchdiff.errors import BatchdiffError, GuestError, InUseError
+from batchdiff.errors import BatchdiffError, GuestError, ImageError, InUseError
 from batchdiff.image.files import open_image_file
 from batchdiff.image.holding import hold
 from batchdiff.image.lease import release_lease
-from batchdiff.image.opening import open_image
+from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.usage import Purpose, secured
-from batchdiff.model.dependents import Dependents
+from batchdiff.model.dependents import Dependents, dependents_in_plan
 from batchdiff.model.outcome import GuestOutcome, Status
-from batchdiff.model.plan import GuestPlan
+from batchdiff.model.plan import GuestPlan, Plan
 
-NOTHING_READS_IT = (
-    "its original would get its name back; its overlay, which nothing can read without the template, would stay"
-)
+Begun: TypeAlias = tuple[GuestPlan, Standing]
+"""A guest that apply has begun, and where it stands."""
+
+NOTHING_READS_IT = "its original would get its name back; its overlay, which nothing can read now, would stay"
 
 
-def gone_back(session: Session, found: list[tuple[GuestPlan, Standing]]) -> Iterator[GuestOutcome]:
+def split_by_reading(found: list[Begun], plan: Plan) -> tuple[list[Begun], list[Begun]]:
+    """Those whose overlays can be read, or are not there; and those whose overlays are there and cannot."""
+    damaged = [each for each in found if _cannot_be_read(*each, plan)]
+    return [each for each in found if each not in damaged], damaged
+
+
+def _cannot_be_read(guest: GuestPlan, standing: Standing, plan: Plan) -> bool:
+    try:
+        overlay = find_overlay(guest, standing)
+        if overlay is not None:
+            source = replace(planned_overlay(guest, plan.template.source), path=overlay.path)
+            with open_image(current_overlay(source)) as image:
+                inspect(image)
+    except ImageError:
+        return True
+    except GuestError:  # two files could be it; restore says so
+        return False
+    return False
+
+
+def restore_without_template(session: Session, found: list[Begun]) -> Iterator[GuestOutcome]:
     """Goes back to each original; outcomes guest by guest, and one that fails does not stop the others.
 
     :raises StopError: somebody asked to stop.
     """
-    dependents = Dependents(folders_of(session.plan))
+    dependents = dependents_in_plan(session.plan)
     for guest, standing in found:
         session.stop.check()
         try:
@@ -61,9 +84,13 @@ def _go_back(guest: GuestPlan, standing: Standing, session: Session, dependents:
         raise GuestError(
             f"{guest.name} cannot go back to its original",
             why="it is gone: it was deleted, or somebody moved it",
-            remedy="Bring the template back; then its overlay can be read again.",
+            remedy="Bring the template back, or repair a copy of the overlay, so that it can be read again.",
         )
     own = guest.source.path
+    if overlay is not None:
+        _require_unused(overlay.path)
+    if standing.temporary is not None:
+        discard(standing.temporary)
     with open_image(replace(guest.source, path=original.path)) as image, hold(image, Purpose.GUEST) as held:
         _require_free(original.path, held.alone().objection, dependents)
         if original.path != own:
@@ -79,15 +106,25 @@ def _go_back(guest: GuestPlan, standing: Standing, session: Session, dependents:
     session.watch.step(guest.name, Step.RESTORED)
     if overlay is None:
         return ()
-    return (f"its overlay {overlay.path} was left where it is; without the template it is worthless",)
+    return (f"its overlay {overlay.path} was left where it is: nothing can read it now",)
+
+
+def _require_unused(path: str) -> None:
+    """What a running VM has not written completely may look damaged, and is not."""
+    fd = open_image_file(path)
+    try:
+        usage = secured(fd, Purpose.GUEST)
+        release_lease(fd)
+    finally:
+        os.close(fd)
+    if usage.objection:
+        raise InUseError(f"{path} is in use", why=usage.objection, remedy="Shut its VM down, then try again.")
 
 
 def _moved_aside(overlay: Found, guest: GuestPlan, dependents: Dependents) -> Found:
     fd = open_image_file(overlay.path)
     try:
-        usage = secured(fd, Purpose.GUEST)
-        release_lease(fd)
-        _require_free(overlay.path, usage.objection, dependents)
+        _require_free(overlay.path, "", dependents)
         target = overlay_names(guest.overlay_path).quarantine
         retire.move(fd, overlay.path, target)
         return replace(overlay, path=target)
@@ -98,4 +135,4 @@ def _moved_aside(overlay: Found, guest: GuestPlan, dependents: Dependents) -> Fo
 def _require_free(path: str, objection: str, dependents: Dependents) -> None:
     if objection:
         raise InUseError(f"{path} was not renamed", why=objection, remedy="End what uses it, then try again.")
-    require_nothing_on(dependents, path)
+    require_no_dependents(dependents, path)

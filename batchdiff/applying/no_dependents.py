@@ -1,4 +1,4 @@
-"""Refuses to move or delete a file on which another image rests.
+"""Refuse to move or delete a file on which another image rests.
 
 A linked clone or an external snapshot takes no lock while its VM is off, so it is looked for at the moment that
 matters: right before a file gets another name, and again before it is unlinked.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from batchdiff.errors import GuestError
 from batchdiff.model.dependents import Dependents
+from batchdiff.units import few
 
 
-def require_nothing_on(dependents: Dependents, path: str, *former: str) -> None:
-    """Makes sure that no image has a file in its backing chain.
+def require_no_dependents(dependents: Dependents, path: str, *former: str) -> None:
+    """Make sure that no image has a file in its backing chain.
 
     ``former``: names that the file had until a moment ago, by which such an image may still know it.
 
@@ -21,6 +22,6 @@ def require_nothing_on(dependents: Dependents, path: str, *former: str) -> None:
     if found:
         raise GuestError(
             f"{path} was left alone",
-            why=f"it is the backing file of {' and '.join(found)}, which would be lost without it",
-            remedy="Convert or remove what rests on it first, then run the same command again.",
+            why=f"it is the backing file of {few(found)}, which would be lost without it",
+            remedy="Make that a standalone image (`qemu-img convert`) or remove it, then try again.",
         )

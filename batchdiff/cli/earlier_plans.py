@@ -11,11 +11,11 @@ from batchdiff.errors import UsageError
 from batchdiff.model.earlier_plans import plan_in
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.plan import GuestPlan, Plan
-from batchdiff.report.figures import few
+from batchdiff.units import few
 
 
 def converted_guests(manifest: Manifest) -> dict[str, list[str]]:
-    """The names of a manifest's guests that were converted, by the checksums of the plans that did it."""
+    """Return the names of a manifest's guests that were converted, by the checksums of the plans that did it."""
     found: dict[str, list[str]] = {}
     for guest in (*manifest.guests, *manifest.left_out):
         if guest.converted is not None:
@@ -24,17 +24,17 @@ def converted_guests(manifest: Manifest) -> dict[str, list[str]]:
 
 
 def say_kept(console: Console, path: str, kept: KeptPlan) -> None:
-    """Says under which name the plan that was at ``path`` can still be undone, and what became of its guests."""
+    """Say under which name the plan that was at ``path`` can still be undone, and what became of its guests."""
     guests = "; ".join(f"{few(names)}: {fate}" for fate, names in kept.guests.items())
     name = shlex.quote(kept.path)
     console.warn(
-        f"the plan that was in {path} can still be undone, so it is kept as {kept.path} ({guests})."
-        f" For these guests use that name: batchdiff status {name}; also restore, purge"
+        f"the plan that was in {path} can still be undone, so it was renamed to {kept.path} ({guests})."
+        f" Use that name with status, verify, restore and purge of these guests: batchdiff status {name}"
     )
 
 
 def require_done_here(plan: Plan, names: Iterable[str] | None, verb: str) -> None:
-    """Refuses guests that an earlier plan has converted: only that one, with its journal, can undo it.
+    """Refuse guests that an earlier plan has converted: only that one, with its journal, can undo it.
 
     :raises UsageError: it names that plan, and the command.
     """

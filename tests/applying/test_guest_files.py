@@ -6,8 +6,8 @@ import os
 import plans
 import pytest
 
-from batchdiff.applying.notes import Standing, Step
-from batchdiff.applying.whereabouts import find_original, find_overlay, rebuilt_is_in_place
+from batchdiff.applying.guest_files import find_original, find_overlay, rebuilt_is_in_place
+from batchdiff.applying.notes import Goal, Standing, Step
 from batchdiff.errors import GuestError
 from batchdiff.image.fingerprint import fingerprint_at
 
@@ -90,9 +90,25 @@ def test_before_it_was_published_only_the_verified_file_is_the_overlay(tmp_path)
     guest = guest_of(tmp_path, known)
     assert find_overlay(guest, Standing(Step.VERIFIED, overlay=verified)).proven
     assert find_overlay(guest, Standing(Step.CHECKED)) is None
-    other = dataclasses.replace(verified, mtime_ns=1)
+    other = dataclasses.replace(verified, inode=verified.inode + 1)
     assert find_overlay(guest, Standing(Step.VERIFIED, overlay=other)) is None
     assert not find_overlay(guest, Standing(Step.PUBLISHED, overlay=other, published=True)).proven
+
+
+def test_the_verified_file_is_the_overlay_also_if_its_vm_ran_before_apply_noted_that_it_was_published(tmp_path):
+    known = write(tmp_path / "vm.img")
+    verified = dataclasses.replace(write(tmp_path / "vm.qcow2"), mtime_ns=1)
+    found = find_overlay(guest_of(tmp_path, known), Standing(Step.VERIFIED, overlay=verified))
+    assert (found.path, found.proven) == (str(tmp_path / "vm.qcow2"), False)
+
+
+def test_a_guest_that_had_its_name_back_before_the_overlay_was_unlinked_is_no_overlay(tmp_path):
+    """A restore in place died between the unlink and its note; then the VM wrote to the guest."""
+    guest = guest_of(tmp_path, write(tmp_path / "elsewhere"), in_place=True)
+    write(tmp_path / "vm.img", b"its VM ran")
+    standing = dataclasses.replace(PUBLISHED, goal=Goal.RESTORE, deleting=True)
+    assert find_overlay(guest, standing) is None
+    assert find_original(guest, standing).path == str(tmp_path / "vm.img")
 
 
 @pytest.mark.parametrize("link", ["vm.qcow2", "vm.img.batchdiff-original"])

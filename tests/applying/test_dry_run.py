@@ -7,9 +7,9 @@ import os
 import pytest
 from stage import ASIDE, NAME, Stage, failed, status
 
-from batchdiff.applying import rehearsal
+from batchdiff.applying import dry_run
+from batchdiff.applying.dry_run import dry_run_purge, dry_run_restore
 from batchdiff.applying.purging import PurgeOptions
-from batchdiff.applying.rehearsal import rehearsed_purge, rehearsed_restore
 from batchdiff.applying.restoring import RestoreOptions
 from batchdiff.errors import GuestError, ImageError, VerificationError
 from batchdiff.model.manifest import Retire
@@ -23,10 +23,10 @@ class Rehearsal:
         self.stage = stage
 
     def restore(self, **options):
-        return self._run(rehearsed_restore, RestoreOptions(**options))
+        return self._run(dry_run_restore, RestoreOptions(**options))
 
     def purge(self, **options):
-        return self._run(rehearsed_purge, PurgeOptions(**options))
+        return self._run(dry_run_purge, PurgeOptions(**options))
 
     def _run(self, verb, options):
         before = self.state()
@@ -137,7 +137,7 @@ def test_an_image_that_would_not_fit(stage, monkeypatch):
         asked.append((image.path, folder, guest))
         raise GuestError("there is not enough space")
 
-    monkeypatch.setattr(rehearsal, "check_space_for_image", full)
+    monkeypatch.setattr(dry_run, "check_space_for_image", full)
     assert "not enough space" in failed(Rehearsal(stage).restore())
     assert asked == [(str(stage.overlay()), str(stage.folder), NAME)]
 
@@ -167,7 +167,7 @@ def test_a_lost_template(stage):
         rehearsal_.restore()
     (outcome,) = rehearsal_.restore(discard_changes=True)
     assert outcome.status is Status.WOULD_RESTORE
-    assert "which nothing can read without the template, would stay" in outcome.reason
+    assert "which nothing can read now, would stay" in outcome.reason
 
 
 def test_after_a_restore_that_died(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import plans
 import pytest
 from oracle import source
 
-from batchdiff.applying.constancy import Constancy
+from batchdiff.applying.change_detection import ChangeDetector
 from batchdiff.applying.journal import FrozenJournal
 from batchdiff.applying.notes import Notes
 from batchdiff.errors import PlanError
@@ -24,7 +24,7 @@ MTIME = dataclasses.replace(FIRST, mtime_ns=7)
 
 @pytest.fixture
 def constancy():
-    return Constancy(FrozenJournal(Notes()))
+    return ChangeDetector(FrozenJournal(Notes()))
 
 
 def test_the_first_look_is_what_counts(constancy):

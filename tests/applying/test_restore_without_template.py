@@ -10,7 +10,7 @@ from crashes import crashing
 from oracle import assert_same
 from stage import ASIDE, DELETING, GUEST, OVERLAY_ASIDE, Stage, failed, status
 
-from batchdiff.applying import going_back
+from batchdiff.applying import restore_without_template
 from batchdiff.applying.notes import Step
 from batchdiff.errors import StopError
 from batchdiff.model.manifest import Retire
@@ -180,7 +180,7 @@ def test_an_error_of_the_disk(stage, monkeypatch):
     def broken(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(going_back.retire, "move", broken)
+    monkeypatch.setattr(restore_without_template.retire, "move", broken)
     assert "Input/output error" in failed(stage.restore(discard_changes=True))
 
 

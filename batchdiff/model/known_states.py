@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def is_known_state(before: Chain, now: Chain, sidecar: Sidecar | None) -> bool:
-    """Whether both are fingerprints of one chain with the same content, by themselves or by its sidecar."""
+    """Return whether both are fingerprints of one chain with the same content, by themselves or by its sidecar."""
     if before == now:
         return True
     return sidecar is not None and now == sidecar.fingerprints and before in sidecar.earlier
 
 
 def first_state(now: Chain, sidecar: Sidecar | None) -> Chain:
-    """The first known fingerprints of a chain whose content has not changed since; by which results are kept."""
+    """Return the earliest known fingerprints of a chain with its present content; results are kept by them."""
     if sidecar is None or now != sidecar.fingerprints or not sidecar.earlier:
         return now
     return sidecar.earlier[0]

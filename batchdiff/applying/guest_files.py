@@ -1,4 +1,4 @@
-"""Finds out which of a guest's files stand where now: original, overlay, and an image that restore rebuilt.
+"""Find out which of a guest's files stand where now: original, overlay, and an image that restore rebuilt.
 
 Names alone prove nothing: an administrator copies, moves and replaces files. Each is known by its lasting
 identity first. A file that has lost it, because a pool was copied, counts by a name that only batchdiff gives, and
@@ -11,7 +11,7 @@ import os
 import stat
 from dataclasses import dataclass
 
-from batchdiff.applying.notes import Notes, Standing
+from batchdiff.applying.notes import Goal, Notes, Standing
 from batchdiff.applying.places import original_names, overlay_names
 from batchdiff.applying.standings import OnDisk
 from batchdiff.errors import BatchdiffError, GuestError
@@ -33,7 +33,7 @@ class Found:
 
 
 def find_overlay(guest: GuestPlan, standing: Standing | None) -> Found | None:
-    """The overlay of a guest, by the name that it has now; None if it is not there.
+    """Return the overlay of a guest, by the name that it has now; None if it is not there.
 
     :raises GuestError: two files could be it.
     """
@@ -45,21 +45,30 @@ def find_overlay(guest: GuestPlan, standing: Standing | None) -> Found | None:
         now = _regular(path)
         if now is None or _is_the_guests_image(guest, now, standing):
             continue
+        if path == names.own and _has_made_way(guest, standing):
+            continue
         proven = known is not None and known.differs_in_ctime_only(now)
-        # Before it was published only the file that was verified can be it: anything else is somebody's own.
-        if proven or published:
+        # Before it was published only the file that was verified can be it: anything else is somebody's own. An
+        # apply that died before its note has published it, too, and perhaps its VM has run since.
+        if proven or published or (known is not None and known.is_same_file(now)):
             found.append(Found(path, now, proven))
     if len(found) > 1:
         raise GuestError(
             f"{guest.name} was left alone",
             why=f"both {found[0].path} and {found[1].path} are there, and either could be its overlay",
-            remedy="Look at both, and move away the one that its VM does not use.",
+            remedy="Move away the one that its VM does not use, then run the same command again.",
         )
     return found[0] if found else None
 
 
+def _has_made_way(guest: GuestPlan, standing: Standing | None) -> bool:
+    """Whether restore was about to unlink an overlay that had the guest's own name: now the guest has it again."""
+    one_name = guest.overlay_path == guest.source.path
+    return one_name and standing is not None and standing.goal is Goal.RESTORE and standing.deleting
+
+
 def find_original(guest: GuestPlan, standing: Standing | None) -> Found | None:
-    """The original of a guest, by the name that it has now; None if it is gone.
+    """Return the original of a guest, by the name that it has now; None if it is gone.
 
     In quarantine any regular file counts, because only batchdiff gives that name. At the guest's own path it is
     one that nobody wrote to, or, if the overlay has a path of its own, whatever a VM may have used there.
@@ -70,7 +79,7 @@ def find_original(guest: GuestPlan, standing: Standing | None) -> Found | None:
         return None
     known, names = guest.image.fingerprints[0], original_names(guest.source.path)
     own = _found(names.own, fingerprint_at(names.own), known)
-    if own is not None and own.proven:
+    if own is not None and (own.proven or _has_made_way(guest, standing)):
         return own
     aside = [_found(path, _regular(path), known) for path in (names.deleting, names.quarantine)]
     there = [each for each in aside if each is not None and (each.proven or each.path == names.quarantine)]
@@ -80,7 +89,7 @@ def find_original(guest: GuestPlan, standing: Standing | None) -> Found | None:
         raise GuestError(
             f"{guest.name} was left alone",
             why=f"both {own.path} and {there[0].path} are there, and either could be its disk",
-            remedy="Look at both, and move away the one that its VM does not use.",
+            remedy="Move away the one that its VM does not use, then run the same command again.",
         )
     return own
 
@@ -92,7 +101,7 @@ def _found(path: str, now: Fingerprint | None, known: Fingerprint) -> Found | No
 
 
 def rebuilt_is_in_place(guest: GuestPlan, standing: Standing | None) -> bool:
-    """Whether restore has given a rebuilt image the guest's name already.
+    """Return whether restore has given a rebuilt image the guest's name already.
 
     An original that got its name back is in the journal as well, so that a copy of it is known again.
     """
@@ -105,12 +114,20 @@ def _is_rebuilt(now: Fingerprint, standing: Standing | None) -> bool:
 
 
 def _is_the_guests_image(guest: GuestPlan, now: Fingerprint, standing: Standing | None) -> bool:
-    """Whether a file at the overlay's name is the original or a rebuilt image: with one name they take turns."""
+    """Return whether a file at the overlay's path is the original or a rebuilt image: they can share it."""
     return _is_original(guest, now) or _is_rebuilt(now, standing)
 
 
 def _is_original(guest: GuestPlan, now: Fingerprint) -> bool:
     return guest.image is not None and guest.image.fingerprints[0].differs_in_ctime_only(now)
+
+
+def missing(path: str) -> str:
+    """What to say of a path at which no regular file stands: a link may lead to where somebody moved the file."""
+    try:
+        return f"is missing (a symbolic link to {os.readlink(path)} is there; links are not followed)"
+    except OSError:
+        return "is missing"
 
 
 def _regular(path: str) -> Fingerprint | None:
@@ -123,7 +140,7 @@ def _regular(path: str) -> Fingerprint | None:
 
 
 def on_disk(plan: Plan, notes: Notes) -> dict[str, OnDisk]:
-    """What is there of each guest that apply has begun, by name; only looks."""
+    """Return what is there of each guest that apply has begun, by name; only looks."""
     found = {}
     for guest in plan.guests:
         standing = notes.under_way(guest.name)
@@ -141,7 +158,7 @@ def _on_disk(guest: GuestPlan, standing: Standing) -> OnDisk:
 
 
 def whole_originals(guests: list[GuestPlan], notes: Notes) -> str:
-    """A sentence that names the originals that are whole, and how to go back to them; empty if there are none."""
+    """Return a sentence that names the intact originals and how to go back to them; empty if there are none."""
     found = []
     for guest in guests:
         try:
@@ -155,5 +172,5 @@ def whole_originals(guests: list[GuestPlan], notes: Notes) -> str:
     named = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
     return (
         f" These originals are whole, as they were before the conversion: {named};"
-        " `batchdiff restore --discard-changes` gives them their names back"
+        " `batchdiff restore PLAN --discard-changes` gives them their names back"
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from plans import guest_plan, planned_image, plans, refused_guest, small_plan
 
 from batchdiff.image.source import ImageFormat, ImageSource
-from batchdiff.model.moved import Move, PathMap, move_in
+from batchdiff.model.path_map import Move, PathMap, move_in
 from batchdiff.model.plan_json import to_dict
 from batchdiff.model.sidecar import Origin, Sidecar
 

@@ -35,7 +35,7 @@ class Move:
 
 
 def move_in(text: str) -> Move:
-    """The move that the text ``OLD=NEW`` of a command line means; NEW may be relative to the working folder.
+    """Parse the text ``OLD=NEW`` of a command line; NEW may be relative to the working folder.
 
     :raises ValueError: it means none; says why.
     """
@@ -62,7 +62,7 @@ class PathMap:
     moves: tuple[Move, ...] = ()
 
     def path(self, path: str) -> str:
-        """A recorded path as it is now: by the move with the longest OLD that it lies under, else unchanged."""
+        """Return a recorded path as it is now, by the move with the longest OLD above it, or unchanged."""
         under = [move for move in self.moves if _lies_under(path, move.old)]
         if not under:
             return path
@@ -73,7 +73,7 @@ class PathMap:
         return (move.new.rstrip("/") + rest) or "/"
 
     def plan(self, plan: Plan) -> Plan:
-        """A plan with every path as it is now. Its checksum stays, because it names the plan to its journal.
+        """Return a plan with every path as it is now. Its checksum stays: it links plan and journal.
 
         :raises ValueError: none of its paths lies under an OLD, or one could be moved twice; says which.
         """
@@ -88,12 +88,12 @@ class PathMap:
         )
 
     def sidecar(self, sidecar: Sidecar) -> Sidecar:
-        """A sidecar with every path as it is now."""
+        """Return a sidecar with every path as it is now."""
         overlays = {self.path(path): self._origin(origin) for path, origin in sidecar.overlays.items()}
         return replace(sidecar, overlays=overlays)
 
     def source(self, source: ImageSource) -> ImageSource:
-        """An image with its chain, where they are now."""
+        """Return an image with its chain, where they are now."""
         below = tuple(self.source(each) for each in source.backing)
         return replace(source, path=self.path(source.path), backing=below)
 
@@ -149,7 +149,7 @@ def _chain(source: ImageSource) -> Iterable[str]:
 
 
 def _without_links(path: str) -> str:
-    """The absolute path without symbolic links, as plans have them; the name of a block device stays as given.
+    """Return the absolute path without symbolic links, as in plans; the name of a block device stays as given.
 
     :raises OSError: there is no such file or folder.
     """
