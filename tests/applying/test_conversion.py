@@ -9,7 +9,7 @@ import notation
 import pytest
 from crashes import crashing
 from oracle import assert_same
-from stage import ASIDE, GUEST, NAME, TEMPLATE, Stage, failed
+from stage import ASIDE, DELETING, GUEST, NAME, TEMPLATE, Stage, failed
 
 from batchdiff.applying import conversion
 from batchdiff.applying.examination import examined
@@ -274,3 +274,24 @@ def test_a_name_from_a_process_that_died_is_made_durable_first(tmp_path, monkeyp
             assert synced == []
             return
     pytest.fail("no kill left it so")
+
+
+def test_what_apply_had_begun_says_nothing_of_the_overlay(tmp_path, monkeypatch):
+    """It was about to delete the original when it died, as was restore in the middle. Then the overlay is gone."""
+    scene = next(scene for scene in SCENES if scene.name == "delete")
+    tries = Tries(tmp_path, monkeypatch, "beside", scene)
+    last = changes_of(scene, tries.stage())
+    while not died(tries, last).standing().deleting:
+        last -= 1
+    while not (stage := died(tries, last)).original(suffix=DELETING).exists():
+        last -= 1
+    assert stage.standing().deleting
+    for count in range(1, 20):
+        stage = died(tries, last)
+        with crashing(stage.folder, count) as changes:
+            stage.restore()
+        if len(changes) < count or not stage.overlay().exists():
+            break
+        stage.overlay().unlink()
+        assert "is missing, with what its VM wrote since" in failed(stage.restore()), changes
+    assert count >= 3

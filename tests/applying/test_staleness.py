@@ -114,3 +114,16 @@ def test_a_used_overlay_is_told_as_such(tmp_path, monkeypatch):
     assert f"its VM has run on the overlay {stage.overlay()} since" in failed(outcomes)
     assert outcomes[0].exit_code == 1
     assert stage.original().exists()
+
+
+@pytest.mark.parametrize("retire", [Retire.KEEP, Retire.QUARANTINE])
+@pytest.mark.parametrize("place", ["beside", "same"])
+def test_an_original_that_is_back_under_its_name_is_as_planned(tmp_path, monkeypatch, retire, place):
+    """Its ctime is another one by our own renames, which the journal knows: no judge has to find that out."""
+    if place == "same":
+        retire = Retire.QUARANTINE
+    stage = Stage(tmp_path, monkeypatch, place=place)
+    stage.apply(retire)
+    stage.restore()
+    outcomes = stage.apply(Retire.QUARANTINE, verify=VerifyMode.NATIVE)
+    assert status(outcomes) is Status.CONVERTED, outcomes
