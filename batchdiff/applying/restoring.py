@@ -17,26 +17,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from batchdiff.applying import retire
 from batchdiff.applying.change_detection import ChangeDetector
 from batchdiff.applying.commands import command
 from batchdiff.applying.endings import rebuilt_only
 from batchdiff.applying.guest_files import Found, find_original, find_overlay, missing, rebuilt_is_in_place
-from batchdiff.applying.metadata import copy_metadata, prepare
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.overlay_losses import LossesAllowed, check_losses
 from batchdiff.applying.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.overlaying import planned_parts
 from batchdiff.applying.places import original_names, overlay_names
+from batchdiff.applying.rebuilding import Rebuilding
 from batchdiff.applying.run import Run
 from batchdiff.applying.sidecar import forget_overlay
-from batchdiff.applying.space import check_space_for_image
-from batchdiff.applying.standalone import write_standalone
 from batchdiff.applying.task import Incoming, Outgoing, Task
 from batchdiff.applying.verification import Check, Comparison, check_used, verify
 from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import GuestError
-from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.fingerprint import NO_FILE
 from batchdiff.image.image import Image
 from batchdiff.image.source import ImageSource
@@ -143,7 +139,7 @@ class _Restoring:
         """An image with what the VM sees takes the original's name; an older original stays in quarantine."""
         older = self._older() if original is None else original_names(self.guest.source.path).quarantine
         task = self._task(overlay, Incoming(self.rebuilt_source))
-        return replace(task, write=_Rebuilding(self.guest, self.run, original).write, older=older)
+        return replace(task, write=Rebuilding(self.guest, self.run, original).write, older=older)
 
     def compare_rebuilt(self, overlay: Found) -> Task:
         """Let the overlay go if it is still identical to the image that an earlier run has rebuilt."""
@@ -252,47 +248,6 @@ class _Restoring:
 
 def _refuse(error: GuestError) -> Task:
     raise error
-
-
-@dataclass(frozen=True, slots=True)
-class _Rebuilding:
-    """Writes what the overlay and its template show as an image of the original's kind."""
-
-    guest: GuestPlan
-    run: Run
-    original: Found | None
-
-    def write(self, fd: int, overlay: Image) -> list[str]:
-        """See :data:`batchdiff.applying.task.Write`."""
-        guest, (record, _) = self.guest, planned_parts(self.guest)
-        check_space_for_image(overlay, os.path.dirname(guest.source.path), guest.name)
-        self._spare_original()
-        lost = prepare(overlay.layers[0].fd, fd)
-        # A raw file that was no multiple of 512 gets its size back, unless the disk has another size by now.
-        planned = record.fingerprints[0].size
-        size = planned if overlay.virtual_size == record.virtual_size else overlay.virtual_size
-        write_standalone(fd, overlay, guest.source.format, size, check=self.run.stop.check)
-        lost += copy_metadata(overlay.layers[0].fd, fd)
-        notes = [f"could not keep {what}" for what in lost]
-        left = original_names(guest.source.path).quarantine
-        if os.path.lexists(left):
-            notes.append(
-                f"rebuilt with what its VM wrote. The older original is still {left}; to delete it:"
-                f" {command('purge', guest.name, '--used')}"
-            )
-        return notes
-
-    def _spare_original(self) -> None:
-        """An original that a process was about to delete when it died goes back into quarantine."""
-        names = original_names(self.guest.source.path)
-        if self.original is None or self.original.path != names.deleting:
-            return
-        fd = open_image_file(names.deleting)
-        try:
-            retire.move(fd, names.deleting, names.quarantine)
-            self.run.journal.record_changed(identify(fd))
-        finally:
-            os.close(fd)
 
 
 def _writes_nothing(_fd: int, _image: Image) -> list[str]:
