@@ -4,7 +4,8 @@
 
     template   proven by fingerprints -> sound      else by its digest: touched, or damaged
     overlay    its VM is running      -> in use     nothing is compared
-               missing, or QEMU finds an error in it, or it does not rest on the template -> damaged
+               missing, or QEMU finds an error in it                                      -> damaged
+               names another template in its header, as after a move                      -> unknown
                differs from its original, though nobody wrote to it                       -> damaged
                identical to its original, or a VM has written to it since                 -> sound
 """

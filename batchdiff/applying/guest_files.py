@@ -81,17 +81,26 @@ def find_original(guest: GuestPlan, standing: Standing | None) -> Found | None:
     own = _found(names.own, fingerprint_at(names.own), known)
     if own is not None and (own.proven or _has_made_way(guest, standing)):
         return own
-    aside = [_found(path, _regular(path), known) for path in (names.deleting, names.quarantine)]
-    there = [each for each in aside if each is not None and (each.proven or each.path == names.quarantine)]
+    aside = find_original_aside(guest)
     if own is None or _is_rebuilt(own.now, standing) or guest.overlay_path == guest.source.path:
-        return there[0] if there else None
-    if there:
+        return aside
+    if aside is not None:
         raise GuestError(
             f"{guest.name} was left alone",
-            why=f"both {own.path} and {there[0].path} are there, and either could be its disk",
+            why=f"both {own.path} and {aside.path} are there, and either could be its disk",
             remedy="Move away the one that its VM does not use, then run the same command again.",
         )
     return own
+
+
+def find_original_aside(guest: GuestPlan) -> Found | None:
+    """Return the original of a guest that stands in quarantine or is about to be deleted; None if none does."""
+    if guest.image is None:
+        return None
+    known, names = guest.image.fingerprints[0], original_names(guest.source.path)
+    found = [_found(path, _regular(path), known) for path in (names.deleting, names.quarantine)]
+    there = [each for each in found if each is not None and (each.proven or each.path == names.quarantine)]
+    return there[0] if there else None
 
 
 def _found(path: str, now: Fingerprint | None, known: Fingerprint) -> Found | None:

@@ -3,8 +3,9 @@
 ::
 
     overlay there, the sidecar names this plan for it          -> it was published
-    the original in quarantine, nothing at its own name        -> it was published
-    in quarantine, another image at its own name, no overlay   -> it was restored; an older original is left
+    the original in quarantine, as it was planned              -> it was published, though the overlay be missing
+    the same, but another image at its own name, no overlay,
+    and the sidecar names none                                 -> it was restored; an older original is left
     where the original stands now                              -> kept, quarantined, about to be deleted, or gone
 """
 
@@ -12,10 +13,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from batchdiff.applying.guest_files import Found, find_original
+from batchdiff.applying.guest_files import Found, find_original, find_original_aside
 from batchdiff.applying.notes import Fate, Goal, Notes, Standing, Step
 from batchdiff.applying.places import original_names
-from batchdiff.errors import BatchdiffError
+from batchdiff.errors import BatchdiffError, GuestError
 from batchdiff.image.fingerprint import fingerprint_at
 from batchdiff.image.identity import is_one_image
 from batchdiff.model.path_map import NOTHING_MOVED, PathMap
@@ -57,30 +58,33 @@ def _is_recorded(guest: GuestPlan, origin: Origin | None, plan: Plan) -> bool:
 
 def _standing(guest: GuestPlan, origin: Origin | None, plan: Plan) -> Standing | None:
     recorded = _is_recorded(guest, origin, plan)
-    older, names = _older_original(guest), original_names(guest.source.path)
-    try:
-        original = find_original(guest, None)
-    except BatchdiffError:  # two files could be it; restore says so, and leaves the guest alone
-        original = None
-    aside = original is not None and original.proven and original.path in {names.quarantine, names.deleting}
-    if not (recorded or aside or older is not None):
+    aside = find_original_aside(guest)
+    proven = aside if aside is not None and aside.proven else None
+    if not recorded and proven is None:
         return None  # before any header is read: usually there is nothing to recover
     overlay_is_there = _rests_on_template(guest, plan)
-    if older is not None and not overlay_is_there and fingerprint_at(guest.source.path) is not None:
-        # A rebuilt image has taken the original's name, and the older original is still in quarantine.
-        return Standing(Step.RESTORED, Goal.RESTORE, fate=Fate.QUARANTINED, aside=older)
-    if not aside and not overlay_is_there:
+    if proven is not None and not recorded and not overlay_is_there and _is_replaced(guest, proven):
+        return Standing(Step.RESTORED, Goal.RESTORE, fate=Fate.QUARANTINED, aside=proven.path)
+    try:
+        original = find_original(guest, None)
+    except GuestError:  # another file stands at its own name; restore says so, and leaves the guest alone
+        if not recorded:
+            return None
+        original = aside
+    if not overlay_is_there and (proven is None or original != proven):
         return None
     overlay = None if origin is None else origin.fingerprint
     return _from_original(original, guest, Standing(Step.PUBLISHED, overlay=overlay, published=True))
 
 
-def _older_original(guest: GuestPlan) -> str | None:
-    """The path of the guest's original in quarantine, if it surely is that."""
-    aside = original_names(guest.source.path).quarantine
-    now = fingerprint_at(aside)
-    known = None if guest.image is None else guest.image.fingerprints[0]
-    return aside if now is not None and known is not None and known.differs_in_ctime_only(now) else None
+def _is_replaced(guest: GuestPlan, original: Found) -> bool:
+    """Return whether a rebuilt image can have taken the name of an original in quarantine.
+
+    Only if the sidecar does not name the overlay, for restore ends that first. Otherwise the overlay was moved or
+    is damaged, and the original may be all that is left.
+    """
+    names = original_names(guest.source.path)
+    return original.path == names.quarantine and fingerprint_at(names.own) is not None
 
 
 def _from_original(original: Found | None, guest: GuestPlan, standing: Standing) -> Standing:

@@ -8,6 +8,7 @@ import os
 from batchdiff.applying.journal import read_notes
 from batchdiff.applying.notes import Notes, Standing, mapped_notes
 from batchdiff.cli.console import Console
+from batchdiff.model import own_names
 from batchdiff.model.path_map import NOTHING_MOVED, PathMap
 from batchdiff.model.plan import Plan
 from batchdiff.units import few
@@ -32,9 +33,21 @@ def notes_of(
 
 
 def _may_lack(plan: Plan, notes: Notes) -> bool:
-    """Return whether a file stands where an overlay would be that the journal has nothing of."""
+    """Return whether a file that apply may have made or renamed is there, of which the journal has nothing.
+
+    The overlay may be missing, and the original in quarantine all that is left.
+    """
     published = set(notes.published)
-    return any(guest.name not in published and os.path.lexists(guest.overlay_path) for guest in plan.guests)
+    return any(
+        os.path.lexists(path)
+        for guest in plan.guests
+        if guest.name not in published
+        for path in (
+            guest.overlay_path,
+            guest.source.path + own_names.QUARANTINE,
+            guest.source.path + own_names.DELETING,
+        )
+    )
 
 
 def _recovered(plan: Plan, notes: Notes, path_map: PathMap) -> dict[str, Standing]:

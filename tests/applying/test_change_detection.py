@@ -54,7 +54,7 @@ def test_a_change(constancy, now, said, noted):
         with pytest.raises(PlanError):
             constancy.check("", FIRST, "/t.img")
         return
-    with pytest.raises(PlanError, match=r"/t\.img changed meanwhile") as caught:
+    with pytest.raises(PlanError, match=r"/t\.img changed while this command ran") as caught:
         constancy.check("", now, "/t.img")
     assert said in caught.value.why
 
@@ -98,7 +98,7 @@ def test_any_file_of_a_chain(constancy, chain, number, change, look):
         check(image)
         check(image)
         change(chain[number])
-        with pytest.raises(PlanError, match=f"{chain[number]} changed meanwhile"):
+        with pytest.raises(PlanError, match=f"{chain[number]} changed while this command ran"):
             check(image)
 
 
@@ -110,7 +110,7 @@ def test_another_file_at_a_path(constancy, chain, number, before):
         if not before:
             constancy.check_at_paths(image)
         replaced(chain[number])
-        with pytest.raises(PlanError, match=f"{chain[number]} changed meanwhile") as caught:
+        with pytest.raises(PlanError, match=f"{chain[number]} changed while this command ran") as caught:
             constancy.check_at_paths(image)
         assert caught.value.why == "another file stands in its place"
 

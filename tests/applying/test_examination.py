@@ -76,7 +76,7 @@ def test_a_template_whose_content_changed(stage, retire):
     where = {Retire.KEEP: stage.original(), Retire.QUARANTINE: stage.original(suffix=ASIDE)}
     named = str(where[retire]) if retire in where else ""
     assert named in found.why
-    assert ("restore --discard-changes" in found.why) is (retire is not Retire.DELETE)
+    assert ("batchdiff restore PLAN --discard-changes" in found.why) is (retire is not Retire.DELETE)
 
 
 def test_a_template_that_is_missing(quarantined):
@@ -138,7 +138,7 @@ def test_it_differs_though_nobody_wrote_to_either(quarantined):
     os.utime(quarantined.overlay(), ns=(times.st_atime_ns, times.st_mtime_ns))
     found = overlay(quarantined)
     assert found.health is Health.DAMAGED
-    assert "nobody has written to either of them" in found.why
+    assert "neither of them was written to" in found.why
 
 
 def test_no_original_to_compare_with(stage):
@@ -157,14 +157,14 @@ def test_missing(stage, retire):
     stage.overlay().unlink()
     found = overlay(stage)
     assert found.health is Health.DAMAGED
-    assert found.why.startswith("it is gone")
+    assert found.why.startswith("it is missing")
     where = {Retire.KEEP: stage.original(), Retire.QUARANTINE: stage.original(suffix=ASIDE)}
     assert str(where.get(retire, "")) in found.why
     assert ("its original" in found.why) is (retire is not Retire.DELETE)
 
 
 @pytest.mark.parametrize("retire", [Retire.QUARANTINE, Retire.DELETE])
-@pytest.mark.parametrize("damage", ["garbage", "cut off", "another template", "an error that QEMU finds"])
+@pytest.mark.parametrize("damage", ["garbage", "cut off", "an error that QEMU finds"])
 def test_damaged(stage, retire, damage):
     stage.apply(retire)
     match damage:
@@ -172,13 +172,20 @@ def test_damaged(stage, retire, damage):
             stage.overlay().write_bytes(b"garbage")
         case "cut off":
             os.truncate(stage.overlay(), 3 << 16)
-        case "another template":
-            other = notation.write_raw(stage.folder / "template.other", TEMPLATE)
-            arguments = ["-u", "-f", "qcow2", "-F", "raw", "-b", str(other), str(stage.overlay())]
-            notation.run("qemu-img", "rebase", *arguments)
         case _:
             stage.judge.refuses["vm.qcow2"] = VerificationError("qemu-img check finds errors")
     assert overlay(stage).health is Health.DAMAGED
+
+
+def test_another_template(quarantined):
+    """Its header is sound: perhaps the pool moved, and then both are as good as before."""
+    other = notation.write_raw(quarantined.folder / "template.other", TEMPLATE)
+    arguments = ["-u", "-f", "qcow2", "-F", "raw", "-b", str(other), str(quarantined.overlay())]
+    notation.run("qemu-img", "rebase", *arguments)
+    found = overlay(quarantined)
+    assert found.health is Health.UNKNOWN
+    assert f"its header names {other}" in found.why
+    assert "qemu-img rebase" in found.why
 
 
 def test_flattened(quarantined):

@@ -94,4 +94,4 @@ def test_kept_in_quarantine():
     outcome = kept_for("web01", DifferenceError("they differ"))
     assert (outcome.status, outcome.exit_code, outcome.original) == (Status.KEPT, 0, "kept in quarantine")
     assert "(they differ)" in outcome.reason
-    assert "purge --used" in outcome.reason
+    assert "`batchdiff purge PLAN --guest web01 --used`" in outcome.reason

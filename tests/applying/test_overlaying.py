@@ -33,9 +33,9 @@ def test_what_another_verb_has_begun_is_carried_on_by_it(goal, step):
     if step in {Step.PURGED, Step.RESTORED}:
         assert task(standing).goal is Goal.APPLY
         return
-    with pytest.raises(GuestError, match=f"a `batchdiff {goal}` of web01 was begun and not finished") as caught:
+    with pytest.raises(GuestError, match=f"a `batchdiff {goal}` of web01 was interrupted") as caught:
         task(standing)
-    assert f"`batchdiff {goal}`" in caught.value.remedy
+    assert f"`batchdiff {goal} PLAN --guest web01`" in caught.value.remedy
 
 
 @pytest.mark.parametrize("step", [Step.CHECKED, Step.VERIFIED, Step.PUBLISHED, Step.RETIRED])

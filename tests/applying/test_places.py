@@ -1,6 +1,7 @@
 """The names of a guest's files, and which file stands where."""
 
 import os
+import types
 
 import pytest
 
@@ -99,11 +100,13 @@ def test_what_stands_in_the_place_of_an_original_must_open(tmp_path):
 
 @pytest.mark.parametrize("where", list(OutgoingAt))
 def test_what_is_lost_is_told(where):
-    error = lost(NAMES, where, "/vm.qcow2")
+    outgoing = types.SimpleNamespace(names=NAMES)
+    incoming = types.SimpleNamespace(source=ImageSource("/vm.qcow2", ImageFormat.QCOW2))
+    error = lost(types.SimpleNamespace(guest="vm", outgoing=outgoing, incoming=incoming), where)
     assert "/vm.qcow2" in str(error)
     if where is OutgoingAt.GONE:
         assert "/vm.img is gone" in error.what
-        assert "--map" in error.remedy
+        assert "docs/moving.md" in error.remedy
     else:
         assert NAMES.at(where) in error.remedy
-        assert "--discard-changes" in error.remedy
+        assert "`batchdiff restore PLAN --guest vm --discard-changes`" in error.remedy

@@ -118,8 +118,8 @@ def test_an_overlay_that_is_damaged(stage, used, damage):
             stage.judge.refuses[stage.overlay().name] = VerificationError("qemu-img check finds errors")
     reason = failed(stage.purge(used=used))
     if damage == "missing":
-        assert f"{stage.overlay()} is missing, so it may be all that is left of {NAME}" in reason
-        assert "batchdiff restore --discard-changes" in reason
+        assert f"{stage.overlay()} is missing, so the original may be all that is left of {NAME}" in reason
+        assert f"batchdiff restore PLAN --guest {NAME} --discard-changes" in reason
     assert_same(aside(stage).read_bytes(), notation.content(GUEST))
     assert not stage.original(suffix=DELETING).exists()
 
@@ -221,7 +221,7 @@ def test_an_older_original_differs(older):
 def test_an_older_original_whose_image_is_gone(older):
     older.original().unlink()
     reason = failed(older.purge(used=True))
-    assert re.search(f"{older.original()} is missing, so it may be all that is left", reason)
+    assert re.search(f"{older.original()} is missing, so the original may be all that is left", reason)
     assert aside(older).exists()
 
 

@@ -8,9 +8,9 @@ import os
 
 import notation
 import pytest
-from stage import ASIDE, DELETING, NAME, Stage
+from stage import ASIDE, DELETING, NAME, Stage, failed
 
-from batchdiff.applying.notes import Fate, Goal, Notes, Standing, Step
+from batchdiff.applying.notes import Fate, Goal, Notes, Step
 from batchdiff.applying.recovery import recovered
 from batchdiff.model.manifest import Retire
 from batchdiff.model.path_map import Move, PathMap
@@ -101,11 +101,11 @@ def test_an_overlay_of_another_plan(stage, changes, retire):
     assert recovered(stage.plan, Notes()) == {}
 
 
-@pytest.mark.parametrize("what", ["missing", "garbage", "flattened", "another template"])
-@pytest.mark.parametrize("retire", Retire)
-def test_what_does_not_rest_on_the_template_is_not_recovered(stage, what, retire):
-    """Restore would delete it."""
-    stage.apply(retire)
+DAMAGES = ("missing", "garbage", "flattened", "another template")
+
+
+def damage(stage, what):
+    """Leaves nothing at the overlay's path that rests on the template."""
     overlay = stage.overlay()
     match what:
         case "missing":
@@ -118,16 +118,74 @@ def test_what_does_not_rest_on_the_template_is_not_recovered(stage, what, retire
             other = notation.write_raw(stage.folder / "template.other", "1M:A")
             arguments = ["-u", "-f", "qcow2", "-F", "raw", "-b", str(other), str(overlay)]
             notation.run("qemu-img", "rebase", *arguments)
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+@pytest.mark.parametrize("retire", [Retire.KEEP, Retire.DELETE])
+def test_what_does_not_rest_on_the_template_is_not_recovered(stage, what, retire):
+    """Restore would delete it."""
+    stage.apply(retire)
+    damage(stage, what)
     assert recovered(stage.plan, Notes()) == {}
 
 
-def test_two_files_that_could_be_the_disk(stage):
-    """The overlay is recorded; that the guest is left alone until a person has looked, restore says."""
+@pytest.mark.parametrize("sidecar", [True, False])
+@pytest.mark.parametrize("what", DAMAGES)
+def test_a_proven_original_in_quarantine_is_enough_without_the_overlay(stage, what, sidecar):
+    """It must not be forgotten: it may be all that is left."""
     stage.apply(Retire.QUARANTINE)
+    damage(stage, what)
+    if not sidecar:
+        without_the_sidecar(stage)
+    standing = found(stage)
+    assert (standing.step, standing.fate, standing.published) == (Step.RETIRED, Fate.QUARANTINED, True)
+    assert standing.aside == str(stage.original(suffix=ASIDE))
+
+
+def test_an_older_original_that_a_restore_left(stage):
+    stage.apply(Retire.QUARANTINE)
+    stage.use()
+    stage.restore()
+    known = stage.notes.standings[NAME]
+    assert found(stage) == known
+    assert (known.step, known.fate) == (Step.RESTORED, Fate.QUARANTINED)
+
+
+@pytest.mark.parametrize("place", ["beside", "same"])
+def test_an_original_is_no_older_one_while_its_overlay_is_recorded(tmp_path, monkeypatch, place):
+    """Whatever has its name by now: `purge --used` would take that for the disk, and delete all that is left."""
+    stage = Stage(tmp_path, monkeypatch, place=place)
+    stage.apply(Retire.QUARANTINE)
+    stage.overlay().unlink()
     stage.original().write_bytes(b"somebody's")
-    assert found(stage) == Standing(Step.RETIRED, overlay=found(stage).overlay, published=True, fate=Fate.GONE)
+    assert (found(stage).step, found(stage).fate) == (Step.RETIRED, Fate.QUARANTINED)
+    stage.journal_file.unlink()
+    assert failed(stage.purge(used=True))
+    assert stage.original(suffix=ASIDE).exists()
+
+
+@pytest.mark.parametrize("proven", [True, False])
+def test_two_files_that_could_be_the_disk(stage, proven):
+    """As the journal had it, if the overlay is recorded; restore waits until a person has looked."""
+    stage.apply(Retire.QUARANTINE)
+    known = stage.standing()
+    stage.original().write_bytes(b"somebody's")
+    if not proven:
+        os.utime(stage.original(suffix=ASIDE), (1, 1))
+    assert found(stage) == dataclasses.replace(known, moved=False)
     without_the_sidecar(stage)
     assert recovered(stage.plan, Notes()) == {}
+
+
+@pytest.mark.parametrize("proven", [True, False])
+def test_two_files_and_no_overlay(stage, proven):
+    """Which of the two is the disk nobody can tell: the original counts only if it is as it was planned."""
+    stage.apply(Retire.QUARANTINE)
+    stage.original().write_bytes(b"somebody's")
+    stage.overlay().unlink()
+    if not proven:
+        os.utime(stage.original(suffix=ASIDE), (1, 1))
+    assert (found(stage) is not None) is proven
 
 
 def test_guests_that_the_plan_does_not_convert(stage):
@@ -156,7 +214,7 @@ def test_a_pool_that_moved(stage):
     stage.sidecar.write_text(json.dumps(document))
     assert recovered(stage.plan, Notes()) == {}
     path_map = PathMap((Move("/old", str(stage.folder)),))
-    assert recovered(stage.plan, path_map)[NAME].published
+    assert recovered(stage.plan, Notes(), path_map)[NAME].published
 
 
 def test_the_verbs_go_on_from_there(stage):

@@ -54,9 +54,7 @@ def test_back_from_quarantine(stage):
     before = stage.overlay().read_bytes()
     (outcome,) = stage.restore(discard_changes=True)
     assert (outcome.status, outcome.original) == (Status.RESTORED, "back under its name")
-    assert outcome.notes == (
-        f"its overlay {left(stage)} was left where it is; without the template it is worthless",
-    )
+    assert outcome.notes == (f"its overlay {left(stage)} was left where it is: nothing can read it now",)
     assert [step for _, step in stage.steps] == [Step.RESTORED]
     assert_back(stage, before)
 
@@ -139,7 +137,10 @@ def test_no_original(stage):
 @pytest.mark.parametrize("which", ["original", "overlay"])
 @pytest.mark.parametrize("obstacle", ["reader", "writer", "clone"])
 def test_who_is_in_the_way(stage, which, obstacle):
-    """Nothing is renamed under anybody's eyes. An overlay with a path of its own stays where it is."""
+    """Nothing is renamed under anybody's eyes, and no VM may run on an overlay that is given up.
+
+    An overlay with a path of its own stays where it is, so whoever reads it or rests on it is not in the way.
+    """
     path = stage.original(suffix=ASIDE) if which == "original" else stage.overlay()
     fd = None
     if obstacle == "clone":
@@ -147,7 +148,7 @@ def test_who_is_in_the_way(stage, which, obstacle):
     else:
         fd = os.open(path, os.O_RDONLY if obstacle == "reader" else os.O_RDWR)
     before = stage.images()
-    concerned = which == "original" or (in_place(stage) and obstacle != "reader")
+    concerned = which == "original" or obstacle == "writer" or (in_place(stage) and obstacle == "clone")
     if concerned:
         assert failed(stage.restore(discard_changes=True))
         assert stage.images() == before

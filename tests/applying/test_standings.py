@@ -48,14 +48,14 @@ def test_guests_that_are_not_converted(verdict, step, reason):
     assert (line.step, line.next) == (step, f"nothing: {reason}")
 
 
-AGAIN = "apply: verify again and retire the original; or restore"
-CLEAR = "apply: clear up, then write the overlay"
+AGAIN = "apply --retire quarantine: verify again and retire the original; or restore"
+CLEAN = "apply: clean up, then write the overlay"
 QUARANTINED = Standing(Step.RETIRED, published=True, fate=Fate.QUARANTINED)
 NEXT = {
-    "checked": (Standing(Step.CHECKED, temporary="/x"), BOTH, CLEAR),
-    "written": (Standing(Step.WRITTEN, temporary="/x"), BOTH, CLEAR),
-    "verified": (Standing(Step.VERIFIED, temporary="/x"), BOTH, CLEAR),
-    "retiring in place": (Standing(Step.RETIRING, moved=True), BOTH, CLEAR),
+    "checked": (Standing(Step.CHECKED, temporary="/x"), BOTH, CLEAN),
+    "written": (Standing(Step.WRITTEN, temporary="/x"), BOTH, CLEAN),
+    "verified": (Standing(Step.VERIFIED, temporary="/x"), BOTH, CLEAN),
+    "retiring in place": (Standing(Step.RETIRING, moved=True), BOTH, CLEAN),
     "published": (Standing(Step.PUBLISHED, published=True), BOTH, AGAIN),
     "verified again": (Standing(Step.VERIFIED, published=True), BOTH, AGAIN),
     "retiring": (Standing(Step.RETIRING, published=True, moved=True), BOTH, AGAIN),
@@ -64,7 +64,7 @@ NEXT = {
     "quarantined and removed": (
         QUARANTINED,
         OnDisk("/vm.qcow2", None),
-        "nothing: somebody has removed its original from quarantine; or restore: rebuild it",
+        "nothing: its original was removed from quarantine; or restore: rebuild it from the overlay",
     ),
     "deleted": (
         Standing(Step.RETIRED, published=True, fate=Fate.DELETED),
@@ -76,25 +76,25 @@ NEXT = {
         OnDisk("/vm.qcow2", None),
         "nothing; or restore: rebuild the original from the overlay",
     ),
-    "purge": (Standing(Step.RETIRING, Goal.PURGE, published=True), BOTH, "purge: it was begun, and goes on"),
-    "restore": (Standing(Step.CHECKED, Goal.RESTORE, published=True), BOTH, "restore: it was begun, and goes on"),
+    "purge": (Standing(Step.RETIRING, Goal.PURGE, published=True), BOTH, "purge: interrupted, will resume"),
+    "restore": (Standing(Step.CHECKED, Goal.RESTORE, published=True), BOTH, "restore: interrupted, will resume"),
     "restored": (
         Standing(Step.RESTORED, Goal.RESTORE, aside="/vm.img.batchdiff-original"),
         BOTH,
         "purge --used: delete the older original /vm.img.batchdiff-original",
     ),
-    "doubt": (QUARANTINED, OnDisk(None, None, "both a and b are there"), "look at it: both a and b are there"),
+    "doubt": (QUARANTINED, OnDisk(None, None, "both a and b are there"), "move one away: both a and b are there"),
     "overlay missing": (
         QUARANTINED,
         OnDisk(None, "/vm.img.aside"),
-        "its overlay is missing: bring it back, or restore --discard-changes: go back to /vm.img.aside",
+        "its overlay is missing: bring it back, or restore --discard-changes to go back to /vm.img.aside",
     ),
     "both missing": (
         QUARANTINED,
         OnDisk(None, None),
-        "its overlay is missing, and so is its original: if they were moved, use --map OLD=NEW",
+        "its overlay is missing, and so is its original: if they were moved, add --map OLD=NEW",
     ),
-    "no overlay yet": (Standing(Step.CHECKED), OnDisk(None, "/vm.img"), CLEAR),
+    "no overlay yet": (Standing(Step.CHECKED), OnDisk(None, "/vm.img"), CLEAN),
 }
 
 
