@@ -41,8 +41,9 @@ def restorable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...
     """
 
     def begun(standing: Standing) -> bool:
-        # Of an apply that failed before it published anything, nothing is left but perhaps a temporary file.
+        # Of an apply that failed before it had verified an overlay, nothing is left but perhaps a temporary file.
         left = standing.temporary is not None and os.path.lexists(standing.temporary)
+        left = left or standing.overlay is not None  # verified, and perhaps published before it could be noted
         in_place = standing.published or standing.moved or left
         # A purge after a restore deletes an older original; the guest itself is restored.
         restored = standing.step is Step.RESTORED or (standing.goal is Goal.PURGE and not standing.published)

@@ -20,6 +20,7 @@ from batchdiff.applying.stopping import Stop
 from batchdiff.applying.undoing import purgeable, restorable
 from batchdiff.errors import ImageError, PlanError, ProgramError, StopError, UsageError
 from batchdiff.image import qemu_img
+from batchdiff.image.fingerprint import NO_FILE
 from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import Status
 from batchdiff.model.plan import Verdict
@@ -36,7 +37,9 @@ def stage(tmp_path, monkeypatch):
 STANDINGS = {
     "nothing was begun": (None, ""),
     "only looked at": (Standing(Step.CHECKED), ""),
-    "an overlay was begun": (Standing(Step.CHECKED, temporary="/x"), "restore"),
+    "an overlay was begun, and nothing is left": (Standing(Step.CHECKED, temporary="/x"), ""),
+    "an overlay was begun, and is left": (Standing(Step.CHECKED, temporary="/dev/null"), "restore"),
+    "an overlay was verified": (Standing(Step.VERIFIED, temporary="/x", overlay=NO_FILE), "restore"),
     "published": (PUBLISHED, "restore"),
     "its name has begun to change": (Standing(Step.RETIRING, moved=True), "restore"),
     "kept": (dataclasses.replace(RETIRED, fate=Fate.KEPT, aside=None), "restore"),

@@ -1,0 +1,84 @@
+"""A small ext4 on which a fleet lives, which can be mounted again through another loop device.
+
+::
+
+    folder/memory           tmpfs: a sync costs nothing
+    folder/memory/disk      the ext4 image  <-  /dev/loopN or /dev/loopM
+    folder/pool             its mount point; other device numbers after each remount()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from notation import run
+
+_SIZE = 96 << 20
+"""A fleet takes less than 20 MiB."""
+
+
+class Pool:
+    """The mounted filesystem. ``folder`` is where a fleet lives, ``scratch`` is outside of the filesystem."""
+
+    def __init__(self, folder: Path) -> None:
+        self._point, self._memory = folder / "pool", folder / "memory"
+        self._disk = self._memory / "disk"
+        self.folder, self.scratch = self._point / "images", self._memory / "scratch"
+        self._loop = ""
+
+    def make(self) -> None:
+        """Makes and mounts it."""
+        self._point.mkdir()
+        self._memory.mkdir()
+        run("mount", "-t", "tmpfs", "-o", "size=256m", "batchdiff-tests", str(self._memory))
+        self.scratch.mkdir()
+        with self._disk.open("wb") as file:
+            file.truncate(_SIZE)
+        run("mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "nodiscard,lazy_itable_init=0", str(self._disk))
+        self._loop = self._attached()
+        run("mount", self._loop, str(self._point))
+
+    def _attached(self) -> str:
+        return run("losetup", "--find", "--show", str(self._disk)).strip()
+
+    def empty(self) -> None:
+        """Removes the fleet that lived there before."""
+        for path in self._point.iterdir():
+            if path.name != "lost+found":
+                shutil.rmtree(path)
+        self.folder.mkdir()
+
+    def remount(self) -> None:
+        """Mounts it through another loop device, as a reboot may do."""
+        # Attached before the old one goes: so it cannot get the same number.
+        before, self._loop = self._loop, self._attached()
+        run("umount", str(self._point))
+        run("losetup", "--detach", before)
+        number = os.stat(self._loop).st_rdev
+        run("mount", self._loop, str(self._point))
+        assert os.stat(self._point).st_dev == number
+
+    def close(self) -> None:
+        """Unmounts and detaches what is there, as far as it came."""
+        for point in (self._point, self._memory):
+            if os.path.ismount(point):
+                # Lazily: what a failed test has left open must not leave a mount among pytest's folders.
+                subprocess.run(["umount", "--lazy", str(point)], check=True, timeout=60)
+            if point is self._point and self._loop:
+                subprocess.run(["losetup", "--detach", self._loop], check=True, timeout=60)
+
+
+@contextlib.contextmanager
+def mounted_pool(folder: Path) -> Iterator[Pool]:
+    """A pool that is gone afterwards, whatever happened."""
+    pool = Pool(folder)
+    try:
+        pool.make()
+        yield pool
+    finally:
+        pool.close()
