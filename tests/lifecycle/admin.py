@@ -268,6 +268,18 @@ def remove_aside(world: World, path: str) -> None:
             guest.version += 1
 
 
+def take_back(world: World, vm: Vm) -> None:
+    """Somebody undoes a conversion with ``mv``, and the VM runs on its original again."""
+    guest = vm.guest
+    assert guest is not None
+    world.say(f"{os.path.basename(guest.quarantine)} gets its name back by hand")
+    os.rename(guest.quarantine, guest.path)
+    vm.disk, vm.truth, vm.base, vm.snapshots, vm.lost = guest.path, guest.old, None, {}, False
+    guest.published = guest.published and not guest.in_place
+    guest.version += 1
+    guest.marks.add("taken back")
+
+
 # ---- the template and the pool
 
 

@@ -135,9 +135,17 @@ class Lives(RuleBasedStateMachine):
         acts += [(admin.back_up, vm) for vm in self._usable() if "external" not in vm.disk]
         acts += [(admin.from_backup, vm, how) for vm in self.world.vms if self._can_come_back(vm)]
         acts += [(admin.lose, vm) for vm in self._converted()]
+        acts += [(admin.take_back, vm) for vm in self._converted() if self._can_be_taken_back(vm)]
         acts += [(admin.remove_aside, path) for path in self._not_needed()]
         acts += [(admin.lose_journal, path) for path in self._plans() if os.path.exists(f"{path}.journal")]
         self._do(acts, which)
+
+    def _can_be_taken_back(self, vm: Vm) -> bool:
+        """Whether its original is in quarantine, and nothing stands at its own name but the overlay."""
+        guest = vm.guest
+        if guest is None or guest.name in self.world.unsettled or not os.path.exists(guest.quarantine):
+            return False
+        return guest.in_place or not os.path.exists(guest.path)
 
     def _not_needed(self) -> list[str]:
         """Originals that people may delete by hand."""

@@ -429,3 +429,20 @@ def test_restored_by_another_plan(world, file, discard):
     verbs.execute(world, verbs.apply(world, one, "quarantine"))
     if guest.published:
         promises.restore_somehow(world, guest)
+
+
+@pytest.mark.parametrize("verb", ["keep", "quarantine", "delete", "restore", "purge"])
+@pytest.mark.parametrize("how", ["by hand", "by another plan"])
+@pytest.mark.parametrize("file", [WEB, DB, APP, "app02.qcow2"])
+def test_an_original_that_is_back_without_our_knowing(world, file, how, verb):
+    """It is not the overlay, although a qcow2 image stands where the overlay stood."""
+    guest = world.add_guest(file)
+    one, two = planned(world, guest.name), planned(world, guest.name, output=OTHER)
+    applied(world, one, "quarantine")
+    if how == "by hand":
+        write(world)
+        act(world, admin.take_back, only_vm(world))
+    else:
+        restored(world, two)
+    command = {"restore": verbs.restore, "purge": verbs.purge}.get(verb)
+    verbs.execute(world, verbs.apply(world, one, verb) if command is None else command(world, one))

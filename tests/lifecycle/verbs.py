@@ -115,7 +115,7 @@ def _note_overlay(world: World, case: Case, guest: Guest, status: str) -> None:
 def _follow(world: World, case: Case, guest: Guest, status: str) -> None:
     """The operator changes the VM's definition as the command said, or to what is there."""
     for vm in (vm for vm in world.vms if vm.guest is guest):
-        converted = status in {"converted", "retired", "unchanged"}
+        converted = status in {"converted", "retired"}
         has_original, has_overlay = os.path.exists(guest.path), os.path.exists(guest.overlay)
         went = guest.overlay in case.before.files and not has_overlay
         if vm.disk == guest.path and has_overlay and (converted or not has_original):
