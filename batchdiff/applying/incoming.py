@@ -39,7 +39,9 @@ class IncomingFile:
         now = fingerprint_at(self.path)
         if self._task.incoming.published:
             # Whatever file is there is what the VM sees; but once it was compared, no other may take its place.
-            if now is None or (self._compared is not None and not self._compared.is_same_file(now)):
+            if now is None or self._task.outgoing.known.differs_in_ctime_only(now):
+                return IncomingAt.LOST  # somebody has given the outgoing file this name
+            if self._compared is not None and not self._compared.is_same_file(now):
                 return IncomingAt.LOST
             return IncomingAt.PUBLISHED
         if self.known is not None and now is not None and self.known.differs_in_ctime_only(now):
