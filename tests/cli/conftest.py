@@ -1,15 +1,5 @@
-import signal
-
 import pytest
 from commands import Fleet
-
-
-@pytest.fixture(scope="session", autouse=True)
-def ctrl_c():
-    """A shell starts its background jobs deaf to SIGINT, and so would be what they start."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -13,14 +13,6 @@ from scenes import SCENES, arguments, assert_ended, assert_nothing_is_lost, prep
 from seeds import seeded
 
 
-@pytest.fixture(autouse=True)
-def ctrl_c():
-    """A shell starts its background jobs deaf to SIGINT, and so would be what they start."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def started(folder, scene) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*COMMAND, *arguments(scene)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
