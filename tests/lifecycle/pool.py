@@ -40,11 +40,22 @@ class Pool:
         with self._disk.open("wb") as file:
             file.truncate(_SIZE)
         run("mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "nodiscard,lazy_itable_init=0", str(self._disk))
-        self._loop = self._attached()
-        run("mount", self._loop, str(self._point))
+        self._mount()
 
-    def _attached(self) -> str:
-        return run("losetup", "--find", "--show", str(self._disk)).strip()
+    def _mount(self) -> None:
+        """Attaches the next free loop device and mounts it."""
+        # Somebody else who detaches a device by a number that is not his any longer may hit this one.
+        for last in (False, False, True):
+            loop = run("losetup", "--find", "--show", str(self._disk)).strip()
+            try:
+                run("mount", loop, str(self._point))
+            except AssertionError:
+                subprocess.run(["losetup", "--detach", loop], check=False, timeout=60, capture_output=True)
+                if last:
+                    raise
+            else:
+                self._loop = loop
+                return
 
     def empty(self) -> None:
         """Removes the fleet that lived there before."""
@@ -55,13 +66,10 @@ class Pool:
 
     def remount(self) -> None:
         """Mounts it through another loop device, as a reboot may do."""
-        # Attached before the old one goes: so it cannot get the same number.
-        before, self._loop = self._loop, self._attached()
+        before = self._loop
         run("umount", str(self._point))
+        self._mount()  # the device of before is still taken, so this one has another number
         run("losetup", "--detach", before)
-        number = os.stat(self._loop).st_rdev
-        run("mount", self._loop, str(self._point))
-        assert os.stat(self._point).st_dev == number
 
     def close(self) -> None:
         """Unmounts and detaches what is there, as far as it came."""
