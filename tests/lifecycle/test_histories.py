@@ -3,7 +3,7 @@
 Of commit 9a171a5, from before restore, purge and the next plan were mended, six seeds found a first violation
 after 4 to 8 histories: a restore that brought back nothing, a guest that no plan gave back, an original that
 went from under a snapshot, a quarantine that no plan ended, a plan that failed for guests that were done.
-``test_known_faults`` has each known fault as a short history: 118 of its 145 fail there.
+``test_known_faults`` has each known fault as a short history: 118 of its first 145 fail there.
 """
 
 from __future__ import annotations
