@@ -16,7 +16,7 @@ from batchdiff.applying.steps import IncomingAt
 from batchdiff.applying.task import Task
 from batchdiff.errors import GuestError
 from batchdiff.image.files import identify, open_image_file
-from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
+from batchdiff.image.fingerprint import NO_FILE, Fingerprint, fingerprint_at
 from batchdiff.image.source import ImageSource
 
 
@@ -39,7 +39,8 @@ class IncomingFile:
         now = fingerprint_at(self.path)
         if self._task.incoming.published:
             # Whatever file is there is what the VM sees; but once it was compared, no other may take its place.
-            if now is None or self._task.outgoing.known.differs_in_ctime_only(now):
+            is_outgoing = self._task.one_name and self._task.outgoing.known.differs_in_ctime_only(now or NO_FILE)
+            if now is None or is_outgoing:
                 return IncomingAt.LOST  # somebody has given the outgoing file this name
             if self._compared is not None and not self._compared.is_same_file(now):
                 return IncomingAt.LOST
