@@ -188,8 +188,8 @@ def test_plans_of_several_months(pool):
     second_created = pool.document()["created"]
     pool.add("web04")
     done = pool.plan()
-    assert pool.kept() == sorted([*first, f"fleet.{second_created.replace(':', '')}.plan.json"])
-    second = f"fleet.{second_created.replace(':', '')}.plan.json"
+    (second,) = set(pool.kept()) - set(first)
+    assert second.startswith(f"fleet.{second_created.replace(':', '')}")  # -2 if both were made in one second
     assert pool.reasons() == {
         **dict.fromkeys(("web01", "web02"), f"done by {pool.folder}/{first[0]}"),
         "web03": f"done by {pool.folder}/{second}",
