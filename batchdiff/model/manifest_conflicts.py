@@ -22,10 +22,13 @@ def check_guests(template: FoundImage | None, guests: Sequence[FoundGuest], prob
     for guest in guests:
         where = guest.written.image.path_where
         if part := parts.get(guest.place.identity):
-            problems.add(where, f"{show(guest.place.written)} is {part}, and so can be no guest")
+            problems.add(
+                where, f"{show(guest.place.written)} is {part}, so it cannot also be a guest; leave it out"
+            )
         earlier = first.setdefault(guest.place.identity, guest)
         if earlier is not guest:
-            problems.add(where, f"{guest} is the same file as {earlier}{_link(earlier, guest)}")
+            remedy = f"; {_leave_out(earlier, guest)}"
+            problems.add(where, f"{guest} is the same file as {earlier}{_link(earlier, guest)}{remedy}")
 
 
 def check_overlays(
@@ -49,7 +52,8 @@ def check_overlays(
         where = guest.written.overlay_where
         identity = identity_of(path)
         if identity in parts:
-            problems.add(where, f"the overlay {show(path)} of {guest} would replace {parts[identity]}")
+            remedy = _other_overlay(guest)
+            problems.add(where, f"the overlay {show(path)} of {guest} would replace {parts[identity]}; {remedy}")
         elif os.path.lexists(path) and not allow_existing:
             remedy = existing_remedy(of_glob=guest.written.image.is_glob)
             problems.add(where, f"the overlay {show(path)} of {guest} exists already. {remedy}")
@@ -64,15 +68,38 @@ def check_unshared(guests: Sequence[tuple[AnyGuest, str | None]], problems: Prob
         earlier = first.setdefault(path, guest)
         # So has that a file is a guest twice.
         if earlier is not guest and (guest.identity is None or earlier.identity != guest.identity):
-            remedy = "give one of them another overlay.path"
+            remedy = _one_overlay_each(earlier, guest)
             where = guest.written.overlay_where
             problems.add(where, f"{guest} and {earlier} have the same overlay {show(path)}; {remedy}")
 
 
 def existing_remedy(*, of_glob: bool = False) -> str:
     """Return what to do about an overlay that exists and is not known to come from its guest."""
-    leave_out = "list the other guests by path" if of_glob else "leave the guest out, or give another overlay.path"
-    return f"It may be a disk in use: {leave_out}"
+    leave_out = "`exclude` the guest, or list it by path and" if of_glob else "leave the guest out, or"
+    return f"It may be a disk in use: {leave_out} give it another overlay.path"
+
+
+def _is_match(guest: AnyGuest) -> bool:
+    return guest.written.image.is_glob
+
+
+def _leave_out(*guests: AnyGuest) -> str:
+    return "`exclude` one of the names" if any(map(_is_match, guests)) else "list it once"
+
+
+def _other_overlay(guest: AnyGuest) -> str:
+    return f"{'list the guest by path and ' if _is_match(guest) else ''}give it another overlay.path"
+
+
+def _one_overlay_each(one: AnyGuest, other: AnyGuest) -> str:
+    """Return what to do about two guests with one overlay: a guest that is listed by path leaves its glob."""
+    if _is_match(one) and _is_match(other):
+        return "`exclude` one of them, or list one by path and give it another overlay.path"
+    return (
+        "give one of them another overlay.path"
+        if not _is_match(one) and not _is_match(other)
+        else (f"give {one if not _is_match(one) else other} another overlay.path")
+    )
 
 
 def _parts(template: FoundImage | None, guests: Sequence[FoundGuest]) -> dict[Identity, str]:

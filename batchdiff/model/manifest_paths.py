@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from batchdiff.image.device_names import image_path, is_among_devices
 from batchdiff.image.identity import Identity, identity_in
 from batchdiff.image.lookalike import looks_like
-from batchdiff.image.names import unfit
+from batchdiff.image.names import unfit, why_unfit
 from batchdiff.model import own_names
 from batchdiff.model.manifest_problems import Problems, YamlPath, show, suggestion
 
@@ -40,10 +40,15 @@ def resolve_folder(folder: str, written: str) -> str:
     return os.path.join(os.path.realpath(directory), name)
 
 
-def locate_image(folder: str, written: str, where: YamlPath, problems: Problems) -> Place | None:
-    """The image that a path means; None, and a problem, where it means no image."""
-    if unfit(written):
-        problems.add(where, f"control characters may not stand in a path: {show(written)}")
+def locate_image(
+    folder: str, written: str, where: YamlPath, problems: Problems, *, matched: bool = False
+) -> Place | None:
+    """The image that a path means; None, and a problem, if it means no image.
+
+    ``matched``: it comes from a glob, and what is odd about its name is the guest's own problem.
+    """
+    if not matched and unfit(written):
+        problems.add(where, _unfit(written))
         return None
     full = os.path.join(folder, written)
     try:
@@ -71,7 +76,7 @@ def is_image(path: str) -> bool:
 def locate_overlay(folder: str, written: str, where: YamlPath, problems: Problems) -> str | None:
     """The absolute path of an overlay to write; None, and a problem, where none can be written there."""
     if unfit(written):
-        problems.add(where, f"control characters may not stand in a path: {show(written)}")
+        problems.add(where, _unfit(written))
     elif os.path.basename(written) in {"", ".", ".."}:
         problems.add(where, f"{show(written)} is a folder; write the overlay's file name too")
     else:
@@ -89,6 +94,10 @@ def _in_existing_folder(path: str, where: YamlPath, problems: Problems) -> str |
     make = shlex.quote(directory)
     problems.add(where, f"the overlay's folder {show(directory)} does not exist; make it: mkdir -p {make}")
     return None
+
+
+def _unfit(written: str) -> str:
+    return f"{show(written)} has {why_unfit(written)}, which reports and logs could not show; rename it"
 
 
 def missing_format(folder: str, written: object) -> str:

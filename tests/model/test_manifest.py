@@ -157,7 +157,7 @@ def test_given_names_that_collide(folder):
 def test_names_that_are_none(folder, name):
     (problem,) = problems(guests(raw("clones/a.img", f", name: {name}")))
     assert problem.startswith("m.yaml:4: guests[0].name: ")
-    assert "is no name" in problem
+    assert "is not a name" in problem
 
 
 def test_a_default_overlay_keeps_off_the_guests(folder):
@@ -185,7 +185,7 @@ def test_an_existing_overlay_is_a_problem_unless_allowed(folder):
     assert re.match(
         r'm.yaml:4: guests\[0\].path: the overlay ".*/a.qcow2" of .* exists already\. It may be ', problem
     )
-    assert problem.endswith("may be a disk in use: leave the guest out, or give another overlay.path")
+    assert problem.endswith("may be a disk in use: leave the guest out, or give it another overlay.path")
     assert len(problem) - len(folder) < 200
     assert named(read(text, allow_existing_overlays=True), folder) == {"a": "clones/a.qcow2"}
 
@@ -231,7 +231,9 @@ def test_files_that_cannot_be_read(folder, path, message):
 def test_of_a_globs_overlay_that_exists_only_what_can_be_done_is_told(folder):
     make("clones/a.qcow2")
     (problem,) = problems(guests("{glob: clones/*.img, format: raw}"))
-    assert problem.endswith("may be a disk in use: list the other guests by path")
+    assert problem.endswith(
+        "disk in use: `exclude` the guest, or list it by path and give it another overlay.path"
+    )
 
 
 def test_a_default_name_gives_way_to_a_given_one(folder):

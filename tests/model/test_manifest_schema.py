@@ -162,7 +162,7 @@ def test_all_problems_of_all_kinds_at_once(folder):
         ("{path: clones/a.img, format: raw, overlay: {path: t.img, %s}}", "would replace the template"),
         ("{path: clones/x.img, format: raw, overlay: {%s}}", "no such file"),
         ("{path: clones/a.img, overlay: {%s}}", "format is missing; the file looks like raw"),
-        ("{path: t.img, format: raw, overlay: {%s}}", "is the template, and so can be no guest"),
+        ("{path: t.img, format: raw, overlay: {%s}}", "is the template, so it cannot also be a guest"),
         ("{glob: no/*, format: raw, overlay: {%s}}", "no image matches"),
         ("{format: raw, overlay: {cluster_size: 3, %s}}", "3 is no cluster size"),
     ],
