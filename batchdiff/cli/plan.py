@@ -18,6 +18,7 @@ from batchdiff.model.earlier_plans import EarlierPlans
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.manifest_conflicts import existing_remedy
 from batchdiff.model.manifest_file import read_manifest
+from batchdiff.model.manifest_input import is_piped
 from batchdiff.model.plan import Plan
 from batchdiff.model.plan_file import read_plan, try_folder
 from batchdiff.planning.checkpoint import Checkpoint
@@ -32,6 +33,11 @@ _ELSEWHERE = "Choose another place with `-o`."
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
+    if arguments.output is None and is_piped(arguments.manifest):
+        raise UsageError(
+            "the plan needs a name, for a manifest from stdin or a pipe has none",
+            remedy="Add `-o PLAN`, such as `-o fleet.plan.json`.",
+        )
     manifest = _manifest(arguments.manifest, arguments.guests)
     path = arguments.output or _default_path(manifest.path)
     _check_output(path)
@@ -69,7 +75,7 @@ def _manifest(path: str, names: list[str] | None) -> Manifest:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UsageError(
-            f"no guest of the manifest is called {', '.join(unknown)}",
+            f"no guest of the manifest is called {', '.join(map(repr, unknown))}",
             remedy=f"There are: {', '.join(sorted(known))}.",
         )
     chosen = tuple(guest for guest in manifest.guests if guest.name in names)

@@ -23,7 +23,7 @@ def folder(tmp_path):
     inside.mkdir()
     for name in NAMES:
         notation.write_raw(inside / os.fsdecode(name), "1M:A 64k:X 960k:B")
-    (tmp_path / "m.yaml").write_text(MANIFEST.replace(t.img, "t.img"))
+    (tmp_path / "m.yaml").write_text(MANIFEST)
     return tmp_path
 
 

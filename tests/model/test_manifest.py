@@ -12,7 +12,8 @@ from manifest_texts import HEAD, guests, make, named, problems, raw, read, write
 from batchdiff.errors import ManifestError
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model.manifest import Loss, Retire
-from batchdiff.model.manifest_file import MAX_BYTES, check_shape, read_manifest
+from batchdiff.model.manifest_file import check_shape, read_manifest
+from batchdiff.model.manifest_input import MAX_BYTES
 from batchdiff.model.overlay_options import CLUSTER_SIZES, BackingPath, Compression, OverlayOptions
 
 
@@ -215,7 +216,7 @@ def test_files_that_are_no_manifest(folder):
         ("n.yaml", 'n.yaml: no such file. Did you mean "m.yaml"?'),
         ("nowhere/m.yaml", "nowhere/m.yaml: no such file. Its folder does not exist or cannot be listed"),
         ("", "no such file"),
-        ("clones", "clones: the manifest cannot be read: Is a directory"),
+        ("clones", "clones: the manifest cannot be read: it is a folder. Name a YAML file"),
         ("a\0b", "embedded null byte"),
         ("a\nb", "a\\nb: no such file"),
     ],
