@@ -11,6 +11,7 @@ from batchdiff.applying.places import original_names
 from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.cli.asking import Question, confirm
 from batchdiff.cli.console import Console
+from batchdiff.cli.format_doubts import warn_of_planned_formats
 from batchdiff.cli.notes import notes_of
 from batchdiff.cli.work import carried_out, exit_code
 from batchdiff.model.manifest import Retire
@@ -34,6 +35,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     )
     check_options(plan, options)
     notes = notes_of(console, arguments, plan)
+    warn_of_planned_formats(console, plan, notes, options.guests)
     if options.retire is Retire.DELETE and not arguments.yes:
         paths = _to_delete(plan, options, notes)
         if paths:

@@ -11,7 +11,7 @@ from contextlib import closing
 from batchdiff.applying.kept_plan import name_to_keep, replace_plan
 from batchdiff.cli.console import Console
 from batchdiff.cli.earlier_plans import converted_guests, say_kept
-from batchdiff.cli.hints import warn_of_changed_template, warn_of_formats, warn_of_names, warn_of_space
+from batchdiff.cli.hints import warn_of_changed_template, warn_of_manifest, warn_of_space
 from batchdiff.cli.progress import scan_progress
 from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS, ManifestError, UsageError
 from batchdiff.model.earlier_plans import EarlierPlans
@@ -49,8 +49,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
         earlier = Earlier(checkpoint, older, console.say, plans)
         with kept(manners, tell=console.detail):
-            warn_of_formats(console, manifest)
-            warn_of_names(console, manifest)
+            warn_of_manifest(console, manifest)
             with scan_progress(console) as progress:
                 plan = make_plan(manifest, jobs=jobs, progress=progress, earlier=earlier)
         replaced = replace_plan(plan, path, converted)

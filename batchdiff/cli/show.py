@@ -8,6 +8,7 @@ import json
 from batchdiff.applying.journal import read_notes
 from batchdiff.applying.notes import Notes
 from batchdiff.cli.console import Console
+from batchdiff.cli.format_doubts import warn_of_planned_formats
 from batchdiff.errors import EXIT_DONE, UsageError
 from batchdiff.image.fingerprint import NO_FILE, fingerprint_at
 from batchdiff.model.known_states import is_known_state
@@ -29,6 +30,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         console.result(text)
     else:
         _write(arguments.output, text)
+    warn_of_planned_formats(console, plan, notes)
     if notes.published:
         done = ", ".join(guest.name for guest in plan.guests if guest.name in notes.published)
         console.say(f"Done by an earlier apply: {done}. `batchdiff status` tells more.")
@@ -65,4 +67,7 @@ def _write(path: str, text: str) -> None:
         with open(path, "x", encoding="utf-8") as file:
             file.write(text if text.endswith("\n") else text + "\n")
     except OSError as error:
-        raise UsageError(f"cannot write the report to {path}", why=error.strerror or str(error)) from error
+        why = error.strerror or str(error)
+        if isinstance(error, FileExistsError):
+            why = "it exists, and is not replaced"
+        raise UsageError(f"cannot write the report to {path}", why=why, remedy="Name another file.") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from batchdiff.cli.console import Console
-from batchdiff.cli.hints import warn_of_formats, warn_of_names
+from batchdiff.cli.hints import warn_of_manifest
 from batchdiff.errors import EXIT_DONE
 from batchdiff.model.manifest_file import read_manifest
 from batchdiff.model.manifest_input import STDIN
@@ -18,8 +18,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     :raises ManifestError: it has problems; all are named.
     """
     manifest = read_manifest(arguments.manifest)
-    warn_of_formats(console, manifest)
-    warn_of_names(console, manifest)
+    warn_of_manifest(console, manifest)
     count = len(manifest.guests)
     done = sum(guest.converted is not None for guest in manifest.guests)
     said = f"; converted by earlier plans: {done}" if done else ""
