@@ -132,7 +132,9 @@ def _add_manners(verb: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--limit-rate", metavar="RATE", type=rate, help="read at most this many bytes a second, such as 200MiB"
     )
-    group.add_argument("--idle", action="store_true", help="read and compute only when nobody else wants to")
+    group.add_argument(
+        "--idle", action="store_true", help="read and compute only while disk and CPUs are idle otherwise"
+    )
 
 
 def _show(verbs: _Verbs, common: argparse.ArgumentParser) -> None:

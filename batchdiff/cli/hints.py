@@ -21,9 +21,9 @@ _MOST_NAMED = 5
 def warn_of_manifest(console: Console, manifest: Manifest) -> None:
     """Warn of all that is odd about a valid manifest: patterns, formats, raw guests in place, names of devices."""
     for warning in manifest.warnings:
-        console.warn(f"warning: {manifest.path}: {warning}")
+        console.warn(f"warning: {manifest.path}:{warning}")
     warn_of_formats(console, manifest)
-    pending = [guest for guest in manifest.guests if guest.converted is None]
+    pending = [guest for guest in manifest.guests if guest.converted is None and not guest.objection]
     raw = [guest for guest in pending if guest.in_place and guest.image.format is ImageFormat.RAW]
     if raw:
         console.warn(_raw_in_place([guest.image.path for guest in raw]))
@@ -50,7 +50,8 @@ def warn_of_changed_template(console: Console, plan: Plan) -> None:
         if there and plan.template_digest not in {"", sidecar.digest}:
             console.warn(
                 f"warning: the content of {plan.template.source.path} changed after overlays were put on it"
-                f" ({few(sorted(there))}): they are damaged. Bring it back from a backup; apply refuses this plan"
+                f" ({few(sorted(there))}): they are damaged. Restore the template from a backup; `batchdiff apply`"
+                " refuses this plan"
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 
 from batchdiff.applying.journal import read_notes
 from batchdiff.applying.notes import Notes
@@ -33,7 +34,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     warn_of_planned_formats(console, plan, notes)
     if notes.published:
         done = ", ".join(guest.name for guest in plan.guests if guest.name in notes.published)
-        console.say(f"Done by an earlier apply: {done}. `batchdiff status` tells more.")
+        where = f"batchdiff status {shlex.quote(arguments.plan)}"
+        console.say(f"Done by an earlier apply: {done}. `{where}` shows where each guest stands.")
     console.event("report", report=json.loads(as_json))
     return EXIT_DONE
 

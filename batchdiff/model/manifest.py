@@ -58,7 +58,7 @@ class Manifest:
 
     ``sha256`` is the hex digest of the manifest file's bytes; ``minimum_savings`` is a share from 0 to 1 of
     a guest's allocation. ``left_out`` has the guests that the operator did not choose: nothing is planned for
-    them, but they may rest on others. ``warnings``: what is odd about it, a sentence each.
+    them, but they may rest on others. ``warnings``: what is odd about it, as ``LINE: PLACE: sentence``.
     """
 
     path: str

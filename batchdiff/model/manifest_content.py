@@ -156,7 +156,7 @@ def _check_retired(data: Mapping[str, Any], written: list[WrittenGuest], problem
         if guest.in_place:
             problems.add(
                 guest.overlay_where,
-                "the overlay shall take the guest's place, but `retire: keep` (the default) leaves the guest "
+                "the overlay is to take the guest's place, but `retire: keep` (the default) leaves the guest "
                 "there; write `retire: quarantine` or `retire: delete`, or give the overlay another path "
                 "(`./same` for a file of that name)",
             )

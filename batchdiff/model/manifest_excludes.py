@@ -28,7 +28,7 @@ KEY = "exclude"
 class Excluded:
     """What no glob takes in: names that are there, and what a name that is not there would have to be like.
 
-    ``idle``: the patterns that match nothing, each with the reason, as sentences for a warning.
+    ``idle``: the patterns that match nothing, each with its line and the reason: ``5: exclude[0]: ...``.
     """
 
     paths: frozenset[str]
@@ -60,7 +60,7 @@ def find_excluded(data: Mapping[str, Any], folder: str, problems: Problems) -> E
         paths.update(resolve_folder(folder, path) for path in found)
         likes += would_match(pattern, folder)
         if not problems.objects_to(where) and (why := _idle(pattern, found, folder)):
-            idle.append(f"line {problems.line(where)}: {KEY}[{at}]: {why}")
+            idle.append(f"{problems.line(where)}: {KEY}[{at}]: {why}")
     return Excluded(frozenset(paths), tuple(likes), tuple(idle))
 
 

@@ -168,7 +168,7 @@ def _check_not_empty(guest: WrittenGuest, matched: int, kept: list[str], folder:
     if problems.objects_to(where) or kept:
         return
     if not matched:
-        problems.add(where, f"no image matches {pattern} in {show(folder)}")
+        problems.add(where, f"no image matches {pattern} in {show(folder)}; correct the pattern, or leave it out")
         return
     problems.add(
         where,

@@ -82,8 +82,8 @@ def _check_raw(written: WrittenImage, problems: Problems) -> bool:
     sound = True
     for image in (written, *written.backing[:-1]):
         if image.format is ImageFormat.RAW:
-            below = "backing" if image is written else "more images below it"
-            problems.add(image.where, f"a raw image has no backing file, so {below} may not be given")
+            below = "`backing`" if image is written else "the images below it"
+            problems.add(image.where, f"a raw image has no backing file; leave {below} out, or correct the format")
             sound = False
     return sound
 
@@ -96,7 +96,7 @@ def _check_distinct(places: list[Place], problems: Problems) -> bool:
         if earlier is not place:
             problems.add(
                 place.where,
-                f"{show(place.written)} is in the chain twice, first as {show_path(earlier.where)}",
+                f"{show(place.written)} is in the chain twice, first as {show_path(earlier.where)}; list it once",
             )
             sound = False
     return sound

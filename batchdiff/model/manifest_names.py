@@ -76,7 +76,9 @@ def _overlay_path(guest: FoundGuest, named: set[str], folder: str, problems: Pro
         return locate_overlay(folder, guest.written.overlay_path, where, problems)
     path = default_overlay(guest.place.named, named)
     if is_among_devices(path):
-        problems.add(where, f"no overlay can be written beside {show(guest.place.named)}; give overlay.path")
+        problems.add(
+            where, f"no overlay can be written beside {show(guest.place.named)}, in /dev; give overlay.path"
+        )
         return None
     return path
 
@@ -106,7 +108,9 @@ def guest_names(guests: Sequence[AnyGuest], folder: str, problems: Problems) -> 
             problems.add(_where(guest), f"{show(name)} is not a name; it needs letters and no control characters")
         earlier = first.setdefault(name, guest)
         if earlier is not guest and not _one_file_unnamed(earlier, guest):
-            problems.add(_where(guest), f"{guest} has the name {show(name)}, which is that of {earlier} too")
+            problems.add(
+                _where(guest), f"{guest} has the name {show(name)}, and so has {earlier}; change one of them"
+            )
     return names
 
 

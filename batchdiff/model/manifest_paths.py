@@ -57,10 +57,14 @@ def locate_image(
         problems.add(where, _no_such_file(full, written, suggest=len(problems) < _MOST_SUGGESTIONS))
         return None
     except (OSError, ValueError) as error:
-        problems.add(where, f"{show(full)} cannot be examined: {_reason(error)}")
+        remedy = "; check the permissions of its folders" if isinstance(error, PermissionError) else ""
+        problems.add(where, f"{show(full)} cannot be looked at: {_reason(error)}{remedy}")
         return None
     if kind := _not_an_image(status.st_mode):
-        problems.add(where, f"{show(full)} is {kind}; an image is a regular file or a block device")
+        remedy = "an image is a regular file or a block device"
+        if stat.S_ISDIR(status.st_mode) and where[:1] == ("guests",):
+            remedy = f"for all images in it write `glob: {written.rstrip('/')}/*`"
+        problems.add(where, f"{show(full)} is {kind}; {remedy}")
         return None
     return Place(where, written, resolve_folder(folder, written), image_path(full), identity_in(status))
 

@@ -150,7 +150,7 @@ def test_given_names_that_collide(folder):
     (problem,) = problems(guests(raw("clones/a.img", ", name: x"), raw("clones/b.img", ", name: x")))
     assert problem == (
         'm.yaml:5: guests[1].name: guests[1] ("clones/b.img") has the name "x", '
-        'which is that of guests[0] ("clones/a.img") too'
+        'and so has guests[0] ("clones/a.img"); change one of them'
     )
 
 

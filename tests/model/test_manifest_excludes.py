@@ -75,7 +75,7 @@ def test_all_excluded(folder):
 )
 def test_a_pattern_that_leaves_nothing_out_is_a_warning(archive, pattern, words):
     (warning,) = read(guests(ALL, tail=excluding(pattern))).warnings
-    assert warning.startswith("line 5: exclude[0]: ")
+    assert warning.startswith("5: exclude[0]: ")
     assert words.format(folder=archive) in warning
 
 

@@ -90,7 +90,7 @@ def test_a_chain_in_a_circle(folder):
     make("x.qcow2")
     head = "version: 1\ntemplate: {path: x.qcow2, format: qcow2, backing: [{path: ./x.qcow2, format: qcow2}]}\n"
     (problem,) = problems(guests(raw("clones/a.img"), head=head))
-    assert "is in the chain twice, first as template.path" in problem
+    assert "is in the chain twice, first as template.path; list it once" in problem
 
 
 def test_a_raw_image_has_nothing_below_it(folder):
@@ -103,9 +103,9 @@ def test_a_raw_image_has_nothing_below_it(folder):
         )
     )
     assert found == [
-        "m.yaml:4: guests[0]: a raw image has no backing file, so backing may not be given",
-        "m.yaml:5: guests[1].backing[0]: a raw image has no backing file, so more images below it "
-        "may not be given",
+        "m.yaml:4: guests[0]: a raw image has no backing file; leave `backing` out, or correct the format",
+        "m.yaml:5: guests[1].backing[0]: a raw image has no backing file; leave the images below it out, or correct"
+        " the format",
     ]
 
 
@@ -127,7 +127,14 @@ def test_what_is_no_image(folder):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("socket")
         found = problems(guests(*map(raw, ["clones", "fifo", "socket", "/dev/null", "loop", "clones/a.img/x"])))
-    reasons = ["a folder", "a FIFO", "a socket", "a character device", "symbolic links", "Not a directory"]
+    reasons = [
+        "a folder; for all images in it write `glob: clones/*`",
+        "a FIFO",
+        "a socket",
+        "a character device",
+        "symbolic links",
+        "Not a directory",
+    ]
     assert len(found) == len(reasons)
     assert all(reason in problem for reason, problem in zip(reasons, found, strict=True))
 
@@ -228,6 +235,6 @@ def test_no_overlay_is_put_beside_a_device(folder):
     found = Problems()
     guest = FoundGuest(WrittenGuest(written, None, None, where, OverlayOptions()), image)
     assert overlay_paths([guest], folder, found) == [None]
-    assert 'no overlay can be written beside "/dev/vg/web01"; give overlay.path' in found.report("m")
+    assert 'no overlay can be written beside "/dev/vg/web01", in /dev; give overlay.path' in found.report("m")
     guest = FoundGuest(WrittenGuest(written, None, "web01.qcow2", where, OverlayOptions()), image)
     assert overlay_paths([guest], folder, Problems()) == [f"{folder}/web01.qcow2"]
