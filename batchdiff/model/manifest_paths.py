@@ -12,7 +12,7 @@ from batchdiff.image.identity import Identity, identity_in
 from batchdiff.image.lookalike import looks_like
 from batchdiff.image.names import unfit, why_unfit
 from batchdiff.model import own_names
-from batchdiff.model.manifest_problems import Problems, YamlPath, show, suggestion
+from batchdiff.model.manifest_problems import Problems, YamlPath, show
 
 # Comparing a name with thousands of others takes tens of milliseconds, and a wrong folder misses every image.
 _MOST_SUGGESTIONS = 20
@@ -136,8 +136,21 @@ def _no_such_file(full: str, written: str, *, suggest: bool) -> str:
     if name + own_names.QUARANTINE in names:
         remedy = "bring it back with `batchdiff restore` and the plan that put it there"
         return f"no such file: {show(full)}; it is in quarantine, as NAME{own_names.QUARANTINE}; {remedy}"
-    near = suggestion(name, names[:_MOST_NAMES]) if suggest else ""
+    near = _near(name, names[:_MOST_NAMES]) if suggest else ""
     return f"no such file: {show(full)}{near}"
+
+
+def _near(name: str, names: list[str]) -> str:
+    """Return a suggestion by what names differ in: those of images end alike, which makes any two look near."""
+    alike = next((each for each in names if each.casefold() == name.casefold()), None)
+    if alike is not None:
+        return f"; did you mean {show(alike)}?"
+    stem, suffix = os.path.splitext(name)
+    stems = {os.path.splitext(each)[0]: each for each in names if each.endswith(suffix)}
+    from difflib import get_close_matches  # noqa: PLC0415  # only where something is wrong
+
+    near = get_close_matches(stem, list(stems), n=1)
+    return f"; did you mean {show(stems[near[0]])}?" if near else ""
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -104,8 +104,8 @@ def test_a_raw_image_has_nothing_below_it(folder):
     )
     assert found == [
         "m.yaml:4: guests[0]: a raw image has no backing file; leave `backing` out, or correct the format",
-        "m.yaml:5: guests[1].backing[0]: a raw image has no backing file; leave the images below it out, or correct"
-        " the format",
+        "m.yaml:5: guests[1].backing[0]: a raw image has no backing file; leave the images below it out, or"
+        " correct the format",
     ]
 
 
@@ -168,6 +168,17 @@ def test_control_characters_in_folders(folder):
         )
     )
     assert [problem.split(":")[1] for problem in found] == ["4", "5", "6"]
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("A.img", "a.img"), ("wbe01.img", "web01.img"), ("web01.raw", None), ("nope.img", None), ("x.img", None)],
+)
+def test_only_names_that_are_near_are_suggested(folder, name, near):
+    """What all images end with does not make them near."""
+    make("clones/web01.img", "clones/other.img")
+    (problem,) = problems(guests(raw(f"clones/{name}")))
+    assert problem.endswith(f'"; did you mean "{near}"?' if near else f'clones/{name}"')
 
 
 def test_a_thousand_missing_images_do_not_take_long(folder):
