@@ -37,7 +37,7 @@ class Excluded:
 
     def has(self, named: str) -> bool:
         """Return whether an absolute name, or the file that it leads to, is left out."""
-        if named in self.paths or os.path.realpath(named) in self.paths:
+        if named in self.paths or (self.paths and os.path.realpath(named) in self.paths):
             return True
         if not self.likes or os.path.lexists(named):
             return False

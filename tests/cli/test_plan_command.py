@@ -425,7 +425,7 @@ def test_an_overlay_that_exists_may_be_a_disk_in_use(fleet):
     (fleet.folder / "raw.qcow2").write_bytes(b"overlay")
     said = [fleet.plan(expect=3).stderr, fleet.plan("--guest", "raw", expect=3).stderr]
     for text in said:
-        assert "It may be a disk in use: leave the guest out, or give another overlay.path" in text
+        assert "It may be a disk in use: leave the guest out, or give it another overlay.path" in text
     fleet.plan("--guest", "large")
     assert [guest["name"] for guest in fleet.document["guests"]] == ["large"]
 
