@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from batchdiff.model.manifest_images import FoundGuest, FoundImage
 
 
+_BY_LINK = " by a symbolic link"
+
+
 def check_guests(template: FoundImage | None, guests: Sequence[FoundGuest], problems: Problems) -> None:
     """Finds guests that are the template, a backing file, or another guest."""
     parts = _parts(template, guests)
@@ -27,8 +30,9 @@ def check_guests(template: FoundImage | None, guests: Sequence[FoundGuest], prob
             )
         earlier = first.setdefault(guest.place.identity, guest)
         if earlier is not guest:
-            remedy = f"; {_leave_out(earlier, guest)}"
-            problems.add(where, f"{guest} is the same file as {earlier}{_link(earlier, guest)}{remedy}")
+            link = _link(earlier, guest)
+            remedy = _leave_out(earlier, guest, link=link)
+            problems.add(where, f"{guest} is the same file as {earlier}{link}; {remedy}")
 
 
 def check_overlays(
@@ -83,8 +87,11 @@ def _is_match(guest: AnyGuest) -> bool:
     return guest.written.image.is_glob
 
 
-def _leave_out(*guests: AnyGuest) -> str:
-    return "`exclude` one of the names" if any(map(_is_match, guests)) else "list it once"
+def _leave_out(*guests: AnyGuest, link: str) -> str:
+    if not any(map(_is_match, guests)):
+        return "list it once"
+    # Whoever excludes the file that a link leads to leaves out the link as well.
+    return "`exclude` the link" if link == _BY_LINK else "`exclude` one of the names"
 
 
 def _other_overlay(guest: AnyGuest) -> str:
@@ -121,4 +128,4 @@ def _link(one: FoundGuest, other: FoundGuest) -> str:
         return " by another name of the block device"
     if one.place.path != other.place.path:
         return " by a hard link"
-    return " by a symbolic link" if one.place.named != other.place.named else ""
+    return _BY_LINK if one.place.named != other.place.named else ""

@@ -92,15 +92,15 @@ def _content(path: str) -> bytes:
     :raises OSError: it cannot be read.
     :raises ValueError: it is a folder or a device.
     """
+    # Before it is opened, for that alone moves a tape.
+    mode = os.fstat(0).st_mode if path == STDIN else os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise ValueError("it is a folder")
+    if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not (path in _STDIN_NAMES and os.isatty(0))):
+        raise ValueError("it is a device")
     # Of a pipe the writer may come later: it is waited for.
     fd = os.dup(0) if path == STDIN else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    mode = os.fstat(fd).st_mode
-    if stat.S_ISDIR(mode):
-        os.close(fd)
-        raise ValueError("it is a folder")
     with open(fd, "rb") as file:
-        if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not os.isatty(fd)):
-            raise ValueError("it is a device")
         return file.read(MAX_BYTES + 1)
 
 

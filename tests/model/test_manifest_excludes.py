@@ -148,3 +148,14 @@ def test_an_overlay_of_the_former_rule_is_known(folder):
     found = read(guests('{glob: "clones/web.d*", format: raw}')).guests
     assert [(guest.name, guest.converted == origin) for guest in found] == [("web.dd", True), ("web.disk", False)]
     assert found[0].overlay_path == f"{folder}/clones/web.qcow2"
+
+
+@pytest.mark.parametrize(
+    ("link", "how", "remedy"),
+    [(os.symlink, "symbolic", "`exclude` the link"), (os.link, "hard", "`exclude` one of the names")],
+)
+def test_two_names_of_one_file_under_a_glob_have_advice_that_works(folder, link, how, remedy):
+    link(f"{folder}/clones/a.img", "clones/z.img")
+    glob = '{glob: "clones/[az].img", format: raw}'
+    assert problems(guests(glob))[-1].endswith(f"by a {how} link; {remedy}")
+    assert [guest.name for guest in read(guests(glob, tail=excluding("clones/z.img"))).guests] == ["a"]
