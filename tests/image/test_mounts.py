@@ -29,7 +29,7 @@ def test_a_line(line, expected):
 
 
 def test_all_mounts_of_this_machine_are_understood():
-    assert "/" in {mount.point for mount in mounts()}
+    assert "/proc" in {mount.point for mount in mounts()}
 
 
 def type_at(path):
