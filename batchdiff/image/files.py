@@ -12,6 +12,7 @@ from typing import Protocol
 from batchdiff.errors import ImageError
 from batchdiff.image.fingerprint import Fingerprint, fingerprint_of
 from batchdiff.image.memory import scratch
+from batchdiff.image.names import check_usable
 
 _MISSING = {errno.ENOENT, errno.ENOTDIR}
 
@@ -69,6 +70,7 @@ def open_image_file(path: str) -> int:
     :raises ImageError: it is missing, something else, or may not be read.
     """
     try:
+        check_usable(path)
         fd = _opened(path)
     except OSError as error:
         raise _unreadable(path, error) from error
