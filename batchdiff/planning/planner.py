@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from batchdiff import __version__
 from batchdiff.errors import ImageError
+from batchdiff.image.descriptors import raise_descriptor_limit
 from batchdiff.image.files import settle_reads
 from batchdiff.image.image import Image
-from batchdiff.image.opening import inspect, open_image, raise_descriptor_limit
+from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.sharing import has_shared_extents
 from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model.earlier_plans import EarlierPlans
@@ -79,16 +79,13 @@ def make_plan(
     :raises WorkerError: a worker process died.
     """
     raise_descriptor_limit()
-    with ExitStack() as opened:
-        image = opened.enter_context(open_image(manifest.template))
+    with open_image(manifest.template) as image:
         require_unused(image, Purpose.TEMPLATE)
         inspect(image)
         template = planned(image)
         parts = [examined(entry, template, manifest, earlier.plans) for entry in manifest.guests]
         parts = without_backing_files(parts, manifest)
         candidates = [part for part in parts if isinstance(part, Candidate)]
-        for candidate in candidates:
-            opened.enter_context(candidate.image)
         sharing = has_shared_extents(image)
         sidecar = _sidecar(template)
         taken = _taken_over(earlier, template, sidecar, candidates, sharing=sharing)

@@ -1,0 +1,38 @@
+"""How many files this process may have open, and how many more it can open now.
+
+Source: Linux ``getrlimit(2)``; ``Documentation/filesystems/proc.rst``, 1.1 (fd).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+
+_MOST = 1 << 20
+"""What counts for a limit of "unlimited": Linux lets nobody have more (fs.nr_open)."""
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process have as many files open as the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # then the lower limit is what there is
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def free_descriptors() -> int:
+    """Return how many more files this process may open now."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST if soft == resource.RLIM_INFINITY else soft
+    return max(most - _open_now(), 0)
+
+
+def _open_now() -> int:
+    try:
+        return len(os.listdir("/proc/self/fd")) - 1  # less the one that lists them
+    except OSError:
+        # Without /proc: the kernel gives the lowest free number, and what is below that is open.
+        lowest = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        os.close(lowest)
+        return lowest
