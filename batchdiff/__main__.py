@@ -13,6 +13,7 @@ _INTERRUPTED = 130
 
 def main() -> NoReturn:
     """The installed command: runs a verb and exits with its code."""
+    _occupy_standard_descriptors()
     # numpy's linear algebra, never used here, would start a thread for each CPU: a seventh of the time to load
     # numpy, and forking with threads is not safe.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -26,6 +27,18 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         code = _INTERRUPTED
     _end(code)
+
+
+def _occupy_standard_descriptors() -> None:
+    """Put /dev/null where descriptors 0 to 2 were closed, as by ``2>&-``.
+
+    Otherwise the next file to be opened, such as an overlay, gets that number, and whatever a library prints.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free is this one
 
 
 def _end(code: int) -> NoReturn:

@@ -13,7 +13,8 @@ from types import FrameType
 
 from batchdiff.cli.arguments import parsed
 from batchdiff.cli.console import Console
-from batchdiff.errors import EXIT_BUG, EXIT_INTERRUPTED, BatchdiffError
+from batchdiff.errors import EXIT_BUG, EXIT_INTERRUPTED, BatchdiffError, UsageError, advice_on_limit
+from batchdiff.image.descriptors import require_descriptors
 from batchdiff.signals import held_signals
 
 _REPORT_BUG = (
@@ -46,17 +47,30 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         console.warn("interrupted; nothing half-done was left. Run the same command again to go on")
         return EXIT_INTERRUPTED
-    except MemoryError:
-        console.error(
-            BatchdiffError("batchdiff ran out of memory", remedy="Free some, then run the same command again.")
+    except Exception as error:
+        return _unexpected(console, error)
+
+
+def _unexpected(console: Console, error: Exception) -> int:
+    """Report what no verb has a sentence for: a limit that was reached; all else is a bug, and says so."""
+    if isinstance(error, MemoryError):
+        remedy = "Free some, then run the same command again."
+        ending: BatchdiffError = BatchdiffError("batchdiff ran out of memory", remedy=remedy)
+    elif isinstance(error, OSError) and (remedy := advice_on_limit(error)):
+        where = f" ({error.filename})" if error.filename is not None else ""
+        ending = BatchdiffError("batchdiff cannot go on", why=f"{error.strerror}{where}", remedy=remedy)
+    elif isinstance(error, FileNotFoundError) and not os.path.exists("."):
+        ending = UsageError(
+            "the current folder has been deleted", remedy="Change to another one, and run the same command again."
         )
-        return BatchdiffError.exit_code
-    except Exception:  # whatever else gets here is a bug, and says so
+    else:
         import traceback  # noqa: PLC0415  # 3 ms that no other end needs
 
-        traceback.print_exc()
+        traceback.print_exception(error)
         console.warn(_REPORT_BUG)
         return EXIT_BUG
+    console.error(ending)
+    return ending.exit_code
 
 
 def _arguments(argv: list[str], console: Console) -> argparse.Namespace:
@@ -72,6 +86,7 @@ def _arguments(argv: list[str], console: Console) -> argparse.Namespace:
 
 
 def _verb(console: Console, arguments: argparse.Namespace) -> int:
+    require_descriptors()
     # Imported by name: `show` must not wait for what only `plan` needs. And not cut in two: numpy takes Ctrl-C in
     # the middle of its import for a broken installation.
     with held_signals():

@@ -9,8 +9,29 @@ import contextlib
 import os
 import resource
 
+from batchdiff.errors import BatchdiffError
+
 _MOST = 1 << 20
 """What counts for a limit of "unlimited": Linux lets nobody have more (fs.nr_open)."""
+
+_LEAST = 32
+"""A guest that rests on two files is converted with 22 beside those that are open from the start: most of them are
+the chains of the guests that are being verified, and pipes of qemu-img."""
+
+
+def require_descriptors() -> None:
+    """Raise the limit of open files, and look whether it is enough for a fleet of any size.
+
+    :raises BatchdiffError: it is not.
+    """
+    raise_descriptor_limit()
+    free = free_descriptors()
+    if free < _LEAST:
+        raise BatchdiffError(
+            "too few files may be open",
+            why=f"{free} more than now, where batchdiff needs {_LEAST}",
+            remedy="Raise the limit (`ulimit -n`, `LimitNOFILE=` of a service).",
+        )
 
 
 def raise_descriptor_limit() -> None:

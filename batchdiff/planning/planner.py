@@ -35,6 +35,7 @@ from batchdiff.planning.checkpoint import Checkpoint
 from batchdiff.planning.estimate import Sample, stored_lengths
 from batchdiff.planning.findings import Findings
 from batchdiff.planning.pool import run_tasks
+from batchdiff.planning.reopening import budget
 from batchdiff.planning.resuming import vouches
 from batchdiff.planning.reuse import exact_parts, objection
 from batchdiff.planning.scanning import Course, Progress, scanned
@@ -90,7 +91,7 @@ def make_plan(
         sidecar = _sidecar(template)
         taken = _taken_over(earlier, template, sidecar, candidates, sharing=sharing)
         unknown = [candidate for number, candidate in enumerate(candidates) if number not in taken.parts]
-        course = Course(jobs, GENERATOR, progress, earlier.say, earlier.checkpoint)
+        course = Course(budget(jobs, len(image.layers)), GENERATOR, progress, earlier.say, earlier.checkpoint)
         if unknown or taken.digest is None:
             first = replace(template, fingerprints=first_state(template.fingerprints, sidecar))
             findings = scanned(image, first, unknown, course, sharing=sharing)
@@ -98,7 +99,7 @@ def make_plan(
             findings = Findings(sharing)
         _check_unchanged(image, template)
         digest = _digest(findings, template, taken, scanned_anything=bool(unknown))
-        guests = _guest_plans(parts, findings, taken, manifest, jobs)
+        guests = _guest_plans(parts, findings, taken, manifest, course.budget.jobs)
     return Plan(
         generator=GENERATOR,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),

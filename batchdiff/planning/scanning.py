@@ -14,7 +14,7 @@ from batchdiff.planning.candidates import Candidate
 from batchdiff.planning.checkpoint import Checkpoint
 from batchdiff.planning.findings import Findings
 from batchdiff.planning.pool import run_tasks
-from batchdiff.planning.reopening import batches, budget, reopened
+from batchdiff.planning.reopening import Budget, batches, reopened
 from batchdiff.planning.resuming import binding_of, key_of, left, take_over
 from batchdiff.planning.scan import RANGE, RangeResult, ScanJob, Scanner
 from batchdiff.units import format_size
@@ -25,9 +25,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """How a scan goes: how many processes, whom it tells how far it is, where it notes what it found."""
+    """How a scan goes: how many processes and files, whom it tells how far it is, where it notes what it found."""
 
-    jobs: int
+    budget: Budget
     generator: str
     progress: Progress
     say: Callable[[str], None]
@@ -50,7 +50,7 @@ def scanned(
         take_over(findings, checkpoint.load(binding), keys)
     ranges = _ranges(template, candidates, findings)
     groups = left(ranges, findings.covered, len(candidates))
-    jobs, files = budget(course.jobs, len(template.layers))
+    jobs, files = course.budget
     parts = list(_parts(groups, [len(candidate.record.paths) for candidate in candidates], files))
     sizes = [record.virtual_size, *(candidate.record.virtual_size for candidate in candidates)]
     meter = _Meter(sizes, ranges, groups, parts, course.progress)
