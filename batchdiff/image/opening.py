@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shlex
 
 from batchdiff.errors import ImageError
@@ -160,10 +159,3 @@ def resolved_backing(path: str, header: Header) -> str | None:
             why=f"its backing file name {name!r} is no plain path; protocols are never followed",
         )
     return os.path.realpath(os.path.join(os.path.dirname(path), name))
-
-
-def raise_descriptor_limit() -> None:
-    """Lets this process hold as many images open as the system allows it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

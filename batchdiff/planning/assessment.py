@@ -11,6 +11,8 @@ from functools import partial
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.extents import Extents
 from batchdiff.image.allocation import allocated_bytes, reclaimable_bytes
+from batchdiff.image.files import settle_reads
+from batchdiff.image.image import Image
 from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model.manifest import GuestEntry, Manifest
 from batchdiff.model.overlay_options import Compression, OverlayOptions, backing_name, geometry_of
@@ -20,6 +22,7 @@ from batchdiff.model.plan_runs import NO_RUNS
 from batchdiff.planning.candidates import Candidate, Dismissed
 from batchdiff.planning.compare import UNIT
 from batchdiff.planning.estimate import Measure, stored_data
+from batchdiff.planning.reopening import reopened
 from batchdiff.planning.savings import (
     chosen_cluster_size,
     disk_bytes,
@@ -66,9 +69,9 @@ def assessed(
     if failure is not None:
         return _refused(candidate, str(failure))
 
-    def found() -> GuestPlan:
+    def found(image: Image) -> GuestPlan:
         content = _content(units, candidate.record.virtual_size, candidate.entry.options)
-        return _measured(candidate, content, manifest, partial(_compressed, candidate, measure=measure))
+        return _measured(candidate, image, content, manifest, partial(_compressed, candidate, measure=measure))
 
     return _unless_changed(candidate, found)
 
@@ -76,19 +79,19 @@ def assessed(
 def reassessed(candidate: Candidate, exact: Exact, manifest: Manifest) -> GuestPlan:
     """The part of a guest whose extents an older plan has; savings, verdict and paths are found again."""
 
-    def found() -> GuestPlan:
-        return _measured(candidate, exact.content, manifest, lambda _layout, _extents: exact.packed)
+    def found(image: Image) -> GuestPlan:
+        return _measured(candidate, image, exact.content, manifest, lambda _layout, _extents: exact.packed)
 
     return _unless_changed(candidate, found)
 
 
-def _unless_changed(candidate: Candidate, found: Callable[[], GuestPlan]) -> GuestPlan:
-    changes = candidate.record.changes(candidate.image.fingerprints())
-    if changes:
-        return _refused(candidate, f"it changed while it was scanned ({changes}). Shut its VM down and plan again")
+def _unless_changed(candidate: Candidate, found: Callable[[Image], GuestPlan]) -> GuestPlan:
     try:
-        require_unused(candidate.image, Purpose.GUEST)  # again: a VM may have started meanwhile
-        return found()
+        with reopened(candidate.record) as image:
+            require_unused(image, Purpose.GUEST)  # again: a VM may have started meanwhile
+            plan = found(image)
+            settle_reads()
+            return plan
     except (GuestError, ImageError, FormatError) as error:
         return _refused(candidate, str(error))
 
@@ -110,7 +113,11 @@ def _content(units: Extents, virtual_size: int, options: OverlayOptions) -> Cont
 
 
 def _measured(
-    candidate: Candidate, content: Content, manifest: Manifest, packed: Callable[[Layout, Extents], Packed]
+    candidate: Candidate,
+    image: Image,
+    content: Content,
+    manifest: Manifest,
+    packed: Callable[[Layout, Extents], Packed],
 ) -> GuestPlan:
     entry, virtual_size = candidate.entry, candidate.record.virtual_size
     options, extents = dataclasses.replace(entry.options, cluster_size=content.cluster_size), content.extents
@@ -120,14 +127,12 @@ def _measured(
     header_for(layout, virtual_size, backing=(name, manifest.template.format))  # refuses what does not fit
     if options.compression is Compression.NONE:
         # copy_file_range shares these blocks once more: they stay in use, but by the others they were in any case.
-        found = taken_bytes(candidate.image, extents, geometry.granule, sharing=_on_one_filesystem(candidate))
+        found = taken_bytes(image, extents, geometry.granule, sharing=_on_one_filesystem(candidate, image))
         overlay, free = (layout.file_size, 0, disk_bytes(layout, found.data)), found.shared
     else:
         overlay, free = packed(layout, extents), 0
-    fd = candidate.image.layers[0].fd
-    reclaimable = reclaimable_bytes(
-        fd, candidate.image.path
-    )  # first: it has what is not on disk yet written there
+    fd = image.layers[0].fd
+    reclaimable = reclaimable_bytes(fd, image.path)  # first: it has what is not on disk yet written there
     savings = savings_of(
         allocated=allocated_bytes(fd), reclaimable=reclaimable, overlay=overlay, sizes=content.sizes, shared=free
     )
@@ -137,7 +142,7 @@ def _measured(
     return dataclasses.replace(plan, options=options, unit=geometry.granule, data=data, zero=zero, savings=savings)
 
 
-def _on_one_filesystem(candidate: Candidate) -> bool:
+def _on_one_filesystem(candidate: Candidate, image: Image) -> bool:
     folder = os.path.dirname(candidate.entry.overlay_path)
     try:
         device = os.stat(folder).st_dev
@@ -147,7 +152,7 @@ def _on_one_filesystem(candidate: Candidate) -> bool:
             why=error.strerror or str(error),
             remedy="Make the folder, or correct `overlay: {path: ...}`.",
         ) from error
-    return device == os.fstat(candidate.image.layers[0].fd).st_dev
+    return device == os.fstat(image.layers[0].fd).st_dev
 
 
 def _compressed(candidate: Candidate, layout: Layout, extents: Extents, measure: Measure) -> Packed:
