@@ -9,9 +9,10 @@ import struct
 from collections.abc import Iterable
 
 from batchdiff.errors import GuestError, PlanError
-from batchdiff.image.allocation import keeps_extents_whole
+from batchdiff.image.btrfs import is_btrfs
 from batchdiff.image.contract import Segment
 from batchdiff.image.image import Image
+from batchdiff.image.protecting import protecting
 from batchdiff.image.sharing import placed
 from batchdiff.model.manifest import Retire
 from batchdiff.model.overlay_options import DEFAULT_CLUSTER_SIZE
@@ -30,8 +31,10 @@ _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 """ioctl_ficlonerange(2), and a length that is a whole number of blocks everywhere."""
 
 
-def check_space(guests: Iterable[GuestPlan], retire: Retire) -> None:
+def check_space(guests: Iterable[GuestPlan], retire: Retire, protected: Image | None = None) -> None:
     """Compares what apply needs at its worst moment with what each filesystem has free.
+
+    ``protected``: the template, if its write permission will be taken, which copies it on some filesystems.
 
     :raises GuestError: a filesystem has not enough.
     """
@@ -43,6 +46,8 @@ def check_space(guests: Iterable[GuestPlan], retire: Retire) -> None:
     for device, chosen in by_device.items():
         folder = os.path.dirname(chosen[0].overlay_path)
         needed = peak_extra_bytes([_here(guest, device) for guest in chosen], retire)
+        if protected is not None and _device(os.path.dirname(protected.path)) == device:
+            needed += protecting(protected).size
         free = free_bytes(folder)
         if needed > free:
             raise GuestError(
@@ -101,7 +106,7 @@ def standalone_bytes(image: Image, folder: str) -> int:
 
 def _shared(image: Image, segments: list[Segment]) -> int:
     """Where extents stay whole on disk, only those are shared that somebody else keeps anyway."""
-    whole = [each for each in segments if keeps_extents_whole(image.layers[each.layer].fd)]
+    whole = [each for each in segments if is_btrfs(image.layers[each.layer].fd)]
     kept = sum(place.end - place.start for place in placed(image, whole))
     return _length(segments) - _length(whole) + kept
 
