@@ -53,7 +53,7 @@ def _taken(path: str) -> tuple[int, int]:
     """Return the length of a file, and what it takes on its disk, in bytes."""
     fd = open_image_file(path)
     try:
-        return os.fstat(fd).st_size, allocated_bytes(fd)
+        return os.fstat(fd).st_size, allocated_bytes(fd, path)
     finally:
         os.close(fd)
 

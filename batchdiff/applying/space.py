@@ -14,6 +14,7 @@ from batchdiff.image.contract import Segment
 from batchdiff.image.image import Image
 from batchdiff.image.protecting import protecting
 from batchdiff.image.sharing import placed
+from batchdiff.image.volume import volume_of
 from batchdiff.model.manifest import Retire
 from batchdiff.model.overlay_options import DEFAULT_CLUSTER_SIZE
 from batchdiff.model.plan import GuestPlan, Savings
@@ -91,17 +92,37 @@ def standalone_bytes(image: Image, folder: str) -> int:
     """Return what a copy of everything that an image shows takes in a folder at most, in bytes.
 
     Blocks that will be shared with the image's own files (:mod:`batchdiff.applying.storing`) take nothing.
+
+    :raises GuestError: the folder is gone.
     """
+    unit = _allocation_unit(folder, image)
     can_share = [_can_share(layer.fd, folder) for layer in image.layers]
     needed, at = _METADATA, image.next_data(0)
     while at is not None:
         end = min(at + _STRETCH, image.virtual_size)
         copied = [segment for segment in image.segments(at, end) if segment.origin is not Origin.ZERO]
         sharing = [each for each in copied if each.origin is Origin.FILE and can_share[each.layer]]
-        needed += _length(copied) - _shared(image, sharing)
+        needed += max(_taken(copied, unit) - _shared(image, sharing), 0)
         at = image.next_data(end)
     # A qcow2 file has an entry of 8 bytes for each cluster, and 2 more for its refcount.
     return needed + image.virtual_size // DEFAULT_CLUSTER_SIZE * 10
+
+
+def _allocation_unit(folder: str, image: Image) -> int:
+    try:
+        return volume_of(folder, image.layers[0].fd).unit
+    except OSError as error:
+        raise GuestError(f"cannot look at {folder}", why=error.strerror or str(error)) from error
+
+
+def _taken(segments: list[Segment], unit: int) -> int:
+    """Return the bytes of all units that ascending segments touch, each once."""
+    units, counted = 0, -1
+    for each in segments:
+        last = (each.end - 1) // unit
+        units += last - max(each.start // unit, counted + 1) + 1
+        counted = last
+    return units * unit
 
 
 def _shared(image: Image, segments: list[Segment]) -> int:

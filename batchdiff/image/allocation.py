@@ -26,6 +26,8 @@ from batchdiff.image.volume import MEASURED, not_measured
 
 _OF_OTHERS = "what it shares with other files than the template comes back, too, with the last of them"
 
+_OF_DEVICES = "a block device's bytes go back to its pool, which df does not show, and of a thin one what it took"
+
 
 @dataclass(frozen=True, slots=True)
 class DiskUse:
@@ -40,12 +42,12 @@ class DiskUse:
     note: str = ""
 
 
-def allocated_bytes(fd: int) -> int:
+def allocated_bytes(fd: int, path: str) -> int:
     """Return what an open file takes on its disk, in bytes; of a block device, its size."""
     info = os.fstat(fd)
     if stat.S_ISBLK(info.st_mode):
         return os.lseek(fd, 0, os.SEEK_END)
-    stored = _stored(fd) if is_btrfs(fd) else None
+    stored = _stored(fd, path) if is_btrfs(fd) else None
     return info.st_blocks * 512 if stored is None else _disk_bytes(stored)
 
 
@@ -59,12 +61,10 @@ def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS) -> DiskUse:
     """
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
-        size = allocated_bytes(fd)
-        return DiskUse(
-            size, size, Exactness.AT_MOST, "a device's bytes go back to its pool, a thin one's as far as taken"
-        )
+        size = allocated_bytes(fd, path)
+        return DiskUse(size, size, Exactness.AT_MOST, _OF_DEVICES)
     if info.st_nlink > 1:
-        return DiskUse(allocated_bytes(fd), 0, note="it has another hard link")
+        return DiskUse(allocated_bytes(fd, path), 0, note="it has another hard link")
     filesystem = filesystem_of(fd)
     if filesystem == OVERLAYFS:
         return _in_layers(fd, path, kept)
@@ -85,7 +85,7 @@ def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
     try:
         real = os.open(upper, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
-        return DiskUse(allocated_bytes(fd), 0, note="it is in a lower layer of its overlayfs")
+        return DiskUse(allocated_bytes(fd, path), 0, note="it is in a lower layer of its overlayfs")
     except OSError as error:
         found = _by_blocks(fd, path, kept)
         return replace(found, exactness=Exactness.AT_MOST, note=f"{upper} cannot be opened ({error.strerror})")
@@ -104,7 +104,7 @@ def _by_blocks(fd: int, path: str, kept: Blocks) -> DiskUse:
 
 def _on_btrfs(fd: int, path: str, kept: Blocks) -> DiskUse:
     shared = _shared(fd, path)
-    stored = _stored(fd)
+    stored = _stored(fd, path)
     if stored is None:
         return _untold(fd, path, shared)
     others = _in_any(stored, shared)
@@ -134,9 +134,9 @@ def _shared(fd: int, path: str) -> list[PhysicalExtent]:
     return list(physical_extents(fd, path, having=ExtentFlag.SHARED) or ())
 
 
-def _stored(fd: int) -> list[StoredExtent] | None:
+def _stored(fd: int, path: str) -> list[StoredExtent] | None:
     try:
-        return list(stored_extents(fd))
+        return list(stored_extents(fd, path))
     except OSError as error:
         if error.errno in {errno.EPERM, errno.EACCES}:
             return None

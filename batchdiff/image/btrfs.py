@@ -20,6 +20,8 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from batchdiff.image.fiemap import physical_extents
+
 TREE_SEARCH = 0xC0709411
 """BTRFS_IOC_TREE_SEARCH_V2."""
 
@@ -67,11 +69,14 @@ def is_btrfs(fd: int) -> bool:
     return True
 
 
-def stored_extents(fd: int) -> Iterator[StoredExtent]:
+def stored_extents(fd: int, path: str) -> Iterator[StoredExtent]:
     """Yield the extents of an open file by their offsets; holes and what is in the tree itself are left out.
 
     :raises OSError: EPERM if this is not root; or the filesystem has a fault.
+    :raises ImageError: the filesystem has a fault.
     """
+    # It has all of the file written, and put into the tree; a file that was synced may be in the log only.
+    physical_extents(fd, path, 0, 1)
     inode, start = os.fstat(fd).st_ino, 0
     while True:
         buffer = bytearray(_ARGUMENTS.size + _BUFFER)

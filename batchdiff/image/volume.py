@@ -1,7 +1,7 @@
 """How a filesystem gives space to a new file: in which units, and whether that can be known ahead.
 
 ============================  ================================================================================
-ext2, ext3, XFS, tmpfs        blocks, whose size statvfs has; a tmpfs with ``huge=`` may take larger ones
+ext2, ext3, XFS, tmpfs        blocks, whose size statvfs has; a tmpfs with ``huge=`` may take huge pages
 ext4                          the same; with bigalloc clusters of blocks, which show in what folders take
 btrfs                         blocks; less where it compresses
 overlayfs                     what its upper layer's filesystem does
@@ -24,8 +24,14 @@ from batchdiff.image.exactness import Exactness
 from batchdiff.image.mounts import Mount, mount_under
 from batchdiff.image.overlayfs import OVERLAYFS, upper_place
 
+_USUAL_BLOCK = 4096
+"""Where statvfs has other things: NFS has the size of its requests, FUSE what its program likes."""
+
 _LARGEST_UNIT = 1 << 30
 """mke2fs makes no larger clusters than 512 MiB."""
+
+_HUGE_PAGE, _HUGE_PAGE_SIZE = 2 << 20, "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
+"""On x86, and where the kernel has the size of this machine's."""
 
 _GET_FLAGS = 0x80086601
 _COMPRESSED, _NOT_COPIED_ON_WRITE = 0x00000004, 0x00800000
@@ -61,14 +67,35 @@ def volume_of(folder: str, guest: int) -> Volume:
         os.close(fd)
     if mount is None or mount.filesystem not in MEASURED:
         filesystem = "" if mount is None else mount.filesystem
-        return Volume(filesystem, block, Exactness.UNKNOWN, not_measured(filesystem))
-    unit = _cluster(folder, guest, block) if mount.filesystem == "ext4" else block
-    return Volume(mount.filesystem, unit, *_predictable(mount, guest))
+        return Volume(filesystem, _USUAL_BLOCK, Exactness.UNKNOWN, not_measured(filesystem))
+    return _measured(mount, folder, guest, block)
 
 
 def not_measured(filesystem: str) -> str:
     """Return why numbers for a filesystem of that type cannot be relied on."""
     return f"what files take on {filesystem or 'a filesystem of unknown type'} was never measured with batchdiff"
+
+
+def _measured(mount: Mount, folder: str, guest: int, block: int) -> Volume:
+    match mount.filesystem:
+        case "ext4" as kind:
+            return Volume(kind, _cluster(folder, guest, block))
+        case "btrfs" as kind if _compresses(mount, guest):
+            why = "btrfs compresses the overlay, and how far shows only then"
+            return Volume(kind, block, Exactness.AT_MOST, why)
+        case "tmpfs" as kind if mount.option("huge") not in {None, "never"}:
+            why = "its tmpfs may take huge pages for the overlay, or small ones (huge=)"
+            return Volume(kind, _huge_page(), Exactness.AT_MOST, why)
+        case kind:
+            return Volume(kind, block)
+
+
+def _huge_page() -> int:
+    try:
+        with open(_HUGE_PAGE_SIZE, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return _HUGE_PAGE
 
 
 def _of_upper_layer(fd: int, folder: str, guest: int, block: int) -> Volume:
@@ -86,12 +113,10 @@ def _cluster(folder: str, guest: int, block: int) -> int:
 
     A folder of one block takes one unit, and the topmost folder has seldom more; no other place shows it.
     """
-    device = os.stat(folder).st_dev
-    found = [os.stat(each).st_blocks for each in _upwards(folder) if os.stat(each).st_dev == device]
-    info = os.fstat(guest)
-    if info.st_dev == device:
-        found.append(info.st_blocks)
-    common = math.gcd(*found) * 512
+    infos = [os.fstat(guest), *map(os.stat, _upwards(folder))]
+    taken = [info.st_blocks * 512 for info in infos if info.st_dev == os.stat(folder).st_dev]
+    # Less than a block is what fits into an inode.
+    common = math.gcd(*(size for size in taken if size >= block))
     return max(common & -common, block) if 0 < common & -common <= _LARGEST_UNIT else block
 
 
@@ -101,16 +126,6 @@ def _upwards(folder: str) -> Iterator[str]:
     while at != os.path.dirname(at):
         at = os.path.dirname(at)
         yield at
-
-
-def _predictable(mount: Mount, guest: int) -> tuple[Exactness, str]:
-    match mount.filesystem:
-        case "btrfs" if _compresses(mount, guest):
-            return Exactness.AT_MOST, "btrfs compresses the overlay, and how far shows only then"
-        case "tmpfs" if mount.option("huge") not in {None, "never"}:
-            return Exactness.AT_LEAST, "its tmpfs may take huge pages for the overlay (huge=)"
-        case _:
-            return Exactness.EXACT, ""
 
 
 def _compresses(mount: Mount, guest: int) -> bool:

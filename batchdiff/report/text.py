@@ -181,7 +181,8 @@ def _next(plan: Plan, width: int) -> Iterator[str]:
     verify = "verify it against its original" if len(chosen) == 1 else "verify each against its original"
     text = f"`batchdiff apply` will write {_where(chosen)}, {verify}, {_fate(plan, len(chosen))}."
     yield paragraph(text, width=width)
-    yield f"It needs up to {format_size(plan.totals.peak_extra_bytes)} of free disk space at once."
+    up_to = "about" if plan.totals.exactness is Exactness.UNKNOWN else "up to"
+    yield f"It needs {up_to} {format_size(plan.totals.peak_extra_bytes)} of free disk space at once."
     if plan.protect_template:
         text = "The template will lose its write permission: a write to it would damage every overlay."
         copied = plan.totals.template_copy_bytes
