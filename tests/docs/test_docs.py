@@ -120,7 +120,7 @@ LONGEST = {
     "docs/plan-format.md": 200,
     "docs/safety.md": 240,
 }
-"""A section for each verb, a row for each figure and each filesystem, and what each failure leaves; all else fits on a page."""
+"""A section for each verb, rows for figures and filesystems, what each failure leaves; all else fits on a page."""
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
