@@ -117,9 +117,9 @@ def _untold(fd: int, path: str, shared: list[PhysicalExtent]) -> DiskUse:
     free = max(allocated - sum(extent.length for extent in shared), 0)
     packed = any(True for _ in physical_extents(fd, path, having=ExtentFlag.ENCODED) or ())
     if packed:
-        why = "btrfs has compressed it, and reports only to root how far; plan as root"
+        why = "btrfs has compressed it, and only root (CAP_SYS_ADMIN) can ask how far"
         return DiskUse(allocated, free, Exactness.UNKNOWN, why)
-    why = "btrfs keeps what was overwritten until the file goes, and reports only to root how much; plan as root"
+    why = "btrfs keeps what was overwritten until the file goes, and only root (CAP_SYS_ADMIN) can ask how much"
     return DiskUse(allocated, free, Exactness.AT_LEAST, why)
 
 

@@ -21,6 +21,9 @@ from batchdiff.image.mounts import filesystem_of, mount_under
 
 OVERLAYFS = "overlay"
 
+_WITHOUT_REFLINKS = frozenset({"ext2", "ext3", "ext4", "tmpfs"})
+_METACOPY = "/sys/module/overlay/parameters/metacopy"
+
 
 class CopyUp(NamedTuple):
     """What changing a file's mode takes on disk, in bytes; ``note``: why that is not exact."""
@@ -54,10 +57,39 @@ def copy_up(fd: int, path: str) -> CopyUp:
     if filesystem_of(fd) != OVERLAYFS:
         return NOTHING
     upper = upper_place(fd, path)
-    if upper is None:
+    if upper is None and not _copies_attributes_only(fd):
         why = f"{path} may be in a lower layer of its overlayfs, where taking its write permission copies it"
         return CopyUp(0, Exactness.AT_LEAST, why)
-    return CopyUp(0 if os.path.lexists(upper) else os.fstat(fd).st_blocks * 512)
+    if upper is None or os.path.lexists(upper) or _copies_attributes_only(fd):
+        return NOTHING
+    size = os.fstat(fd).st_blocks * 512
+    if _filesystem_at(upper) in _WITHOUT_REFLINKS:
+        return CopyUp(size)
+    return CopyUp(size, Exactness.AT_MOST, f"{path} is copied to the upper layer, by reflink if that is possible")
+
+
+def _filesystem_at(path: str) -> str:
+    """Return the filesystem of a path, or of the folder next above that is there."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return filesystem_of(fd)
+    finally:
+        os.close(fd)
+
+
+def _copies_attributes_only(fd: int) -> bool:
+    """Return whether a new mode leaves the data where it is: the option ``metacopy``, or the kernel's default."""
+    mount = mount_under(fd)
+    chosen = None if mount is None else mount.option("metacopy")
+    if chosen is not None:
+        return chosen == "on"
+    try:
+        with open(_METACOPY, encoding="ascii") as file:
+            return file.read().strip() == "Y"
+    except OSError:
+        return False
 
 
 def _are_one(upper: str, point: str) -> bool:

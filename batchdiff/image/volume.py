@@ -35,6 +35,7 @@ _HUGE_PAGE, _HUGE_PAGE_SIZE = 2 << 20, "/sys/kernel/mm/transparent_hugepage/hpag
 
 _GET_FLAGS = 0x80086601
 _COMPRESSED, _NOT_COPIED_ON_WRITE = 0x00000004, 0x00800000
+_GET_MORE, _REALTIME = 0x801C581F, 0x00000001
 MEASURED = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"})
 """Filesystems on which the numbers of plans were held against df (docs/plan-format.md)."""
 
@@ -80,6 +81,8 @@ def _measured(mount: Mount, folder: str, guest: int, block: int) -> Volume:
     match mount.filesystem:
         case "ext4" as kind:
             return Volume(kind, _cluster(folder, guest, block))
+        case "xfs" as kind if _is_realtime(guest):
+            return Volume(kind, block, Exactness.UNKNOWN, not_measured("the realtime device of XFS"))
         case "btrfs" as kind if _compresses(mount, guest):
             why = "btrfs compresses the overlay, and how far shows only then"
             return Volume(kind, block, Exactness.AT_MOST, why)
@@ -134,6 +137,14 @@ def _compresses(mount: Mount, guest: int) -> bool:
         return False
     chosen = mount.option("compress-force") or mount.option("compress")
     return bool(flags & _COMPRESSED) or chosen not in {None, "no", "none"}
+
+
+def _is_realtime(fd: int) -> bool:
+    """Return whether a file, and so its overlay, is on XFS's realtime device, which has units of its own."""
+    try:
+        return bool(struct.unpack_from("=I", fcntl.ioctl(fd, _GET_MORE, bytes(28)))[0] & _REALTIME)
+    except OSError:
+        return False
 
 
 def _flags(fd: int) -> int:

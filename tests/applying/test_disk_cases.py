@@ -1,9 +1,12 @@
 """What a plan promises is what df shows, on every filesystem that can be made here (docs/plan-format.md)."""
 
-import pytest
-from disk_cases import CASES, Case, measured
+import json
 
-from batchdiff.units import KIB, MIB
+import pytest
+from disk_cases import CASES, Case, copies, here, measured
+from filesystems import mounted
+
+from batchdiff.units import GIB, KIB, MIB
 
 TOLERANCE = 0.01
 TREES = 320 * KIB
@@ -46,3 +49,20 @@ def test_a_promise_is_kept_in_large(tmp_path, case):
 
 def test_the_quick_cases_are_cases():
     assert {case.name for case in CASES} > QUICK
+
+
+def test_an_overlay_elsewhere_takes_the_units_of_its_own_filesystem(tmp_path):
+    with mounted(tmp_path, "ext4", GIB, make=("-O", "bigalloc", "-C", "65536")) as overlays:
+        guests = tmp_path / "guests"
+        guests.mkdir()
+        copies()(guests, 16 * MIB)
+        (tmp_path / "fleet.yaml").write_text(
+            f"version: 1\ntemplate: {{path: {guests}/template.img, format: raw}}\n"
+            f"guests: [{{path: {guests}/guest0.img, format: raw, overlay: {{path: {overlays}/a.qcow2}}}}]\n"
+        )
+        here("plan", "-q", "-j", "1", tmp_path / "fleet.yaml")
+        here("apply", "-q", tmp_path / "fleet.plan.json")
+        savings = json.loads((tmp_path / "fleet.plan.json").read_text())["guests"][0]["savings"]
+        assert savings["allocation_unit"] == 64 * KIB
+        taken = (overlays / "a.qcow2").stat().st_blocks * 512
+        assert 0 <= taken - savings["overlay_disk_bytes"] <= 64 * KIB

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 from disk_cases import layers
+from filesystems import mounted, settle
 from notation import run
 
 from batchdiff.image.allocation import disk_use
@@ -73,6 +74,45 @@ def test_changing_the_mode_copies_a_file_up(merged):
     assert 4 * MIB <= (before - os.statvfs(merged).f_bfree) * 4096 <= 4 * MIB + 4 * 4096
     assert copied(lower) == copied(merged / "upper.img") == NOTHING
     assert use_of(lower).reclaimable >= 4 * MIB
+
+
+def remounted(merged, options):
+    """The same layers with other options."""
+    run("umount", str(merged))
+    folder = merged.parent
+    places = f"lowerdir={folder}/below,upperdir={folder}/ext4/upper,workdir={folder}/ext4/work"
+    run("mount", "-t", "overlay", "-o", f"{places},{options}", "batchdiff-tests", str(merged))
+
+
+def test_where_only_attributes_are_copied(merged):
+    remounted(merged, "metacopy=on")
+    lower = merged / "folder" / "lower.img"
+    assert copied(lower) == NOTHING
+    before = os.statvfs(merged).f_bfree
+    lower.chmod(0o444)
+    run("sync", "-f", str(merged))
+    assert (before - os.statvfs(merged).f_bfree) * 4096 <= 4 * 4096
+    assert use_of(lower).reclaimable <= 4096  # its attributes
+
+
+def test_layers_that_may_share_blocks(tmp_path):
+    """Both on one XFS: nothing is copied that could be shared."""
+    with mounted(tmp_path, "xfs") as point:
+        for name in ("below", "upper", "work", "all"):
+            (point / name).mkdir()
+        (point / "below" / "x.img").write_bytes(os.urandom(8 * MIB))
+        options = f"lowerdir={point}/below,upperdir={point}/upper,workdir={point}/work"
+        run("mount", "-t", "overlay", "-o", options, "batchdiff-tests", str(point / "all"))
+        try:
+            found = copied(point / "all" / "x.img")
+            assert (found.size, found.exactness) == (8 * MIB, Exactness.AT_MOST)
+            settle(point)
+            before = os.statvfs(point).f_bfree
+            (point / "all" / "x.img").chmod(0o444)
+            settle(point)
+            assert (before - os.statvfs(point).f_bfree) * 4096 < MIB
+        finally:
+            run("umount", str(point / "all"))
 
 
 def test_a_folder_bound_elsewhere(merged, tmp_path):

@@ -97,3 +97,13 @@ def test_what_statvfs_says_of_other_filesystems_is_no_unit(tmp_path, monkeypatch
         status = os.statvfs_result([*os.statvfs(tmp_path)[:1], size, *os.statvfs(tmp_path)[2:]])
         monkeypatch.setattr(os, "fstatvfs", lambda _fd, status=status: status)
         assert seen(tmp_path).unit == 4096
+
+
+def test_the_realtime_device_of_xfs_was_never_measured(tmp_path, monkeypatch):
+    """Few kernels can mount one; the flag is all that is asked for."""
+    with mounted(tmp_path, "xfs") as point:
+        monkeypatch.setattr(module, "_REALTIME", 0)
+        assert seen(point).exactness is Exactness.EXACT
+        monkeypatch.setattr(module.fcntl, "ioctl", lambda *_: b"\1" + bytes(27))
+        monkeypatch.setattr(module, "_REALTIME", 1)
+        assert seen(point).exactness is Exactness.UNKNOWN
