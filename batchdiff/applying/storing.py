@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from batchdiff.applying.writing import write_all
 from batchdiff.extents import Extents, Kind
-from batchdiff.image.allocation import keeps_extents_whole
+from batchdiff.image.btrfs import is_btrfs
 from batchdiff.image.contract import Segment
 from batchdiff.image.image import Image
 from batchdiff.image.read_buffer import ReadBuffer
@@ -128,7 +128,7 @@ class Copy:
         Where extents stay whole on disk, only those that somebody else keeps anyway: sharing 4 KiB of the guest's
         own would keep all the rest of it when the guest is deleted.
         """
-        if segment.origin is not Origin.FILE or not keeps_extents_whole(self.guest.layers[segment.layer].fd):
+        if segment.origin is not Origin.FILE or not is_btrfs(self.guest.layers[segment.layer].fd):
             yield segment, segment.origin is Origin.FILE
             return
         rest = segment
