@@ -11,8 +11,8 @@ import zlib
 
 import zstandard
 
+from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import CompressionType
-from batchdiff.qcow2.header import FormatError
 
 _WINDOW_BITS = -12
 _ZLIB_LEVEL = zlib.Z_DEFAULT_COMPRESSION

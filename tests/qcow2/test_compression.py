@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchdiff.qcow2.compression import compressed, decompress
+from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import CompressionType
-from batchdiff.qcow2.header import FormatError
 
 CLUSTER = 4096
 both = pytest.mark.parametrize("kind", CompressionType, ids=["zlib", "zstd"])
