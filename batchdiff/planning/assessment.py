@@ -34,7 +34,7 @@ from batchdiff.planning.savings import (
     sizes_by_cluster_size,
 )
 from batchdiff.planning.written import taken_bytes
-from batchdiff.qcow2.header import FormatError
+from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
 from batchdiff.units import ceil_div, format_size
 

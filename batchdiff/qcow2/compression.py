@@ -18,8 +18,8 @@ from types import ModuleType
 
 import zstandard
 
+from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import CompressionType
-from batchdiff.qcow2.header import FormatError
 
 _WINDOW_BITS = -12
 _ANY_WINDOW_BITS = -zlib.MAX_WBITS

@@ -18,8 +18,8 @@ from isal import isal_zlib
 
 from batchdiff.qcow2 import compression
 from batchdiff.qcow2.compression import compressed, decompress
+from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import CompressionType
-from batchdiff.qcow2.header import FormatError
 
 CLUSTER = 4096
 both = pytest.mark.parametrize("kind", CompressionType, ids=["zlib", "zstd"])
