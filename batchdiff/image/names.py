@@ -51,6 +51,19 @@ def readable(name: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
 
 
+def check_usable(path: str) -> None:
+    """Refuse what no file can be named, in words of our own: Python's are other ones in each version.
+
+    :raises ValueError: it has a null byte, or characters that names cannot have in this locale.
+    """
+    if "\0" in path:
+        raise ValueError("it has a null byte in it, which no path can have")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ValueError("it has characters in it that no path can have in this locale") from None
+
+
 def longest_name(folder: str) -> int:
     """How many bytes a name in a folder may have."""
     try:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from batchdiff.errors import ManifestError
 from batchdiff.image.lookalike import looks_like
+from batchdiff.image.names import check_usable
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.manifest_problems import show, suggestion
 from batchdiff.model.own_documents import Document, own_document
@@ -68,6 +69,7 @@ def manifest_file(path: str) -> ManifestFile:
     """
     shown = "<stdin>" if path == STDIN else show(path)[1:-1]
     try:
+        check_usable(path)
         # Not abspath: that goes wrong where ".." follows a symbolic link.
         folder = os.path.realpath("" if is_piped(path) else os.path.dirname(path) or os.curdir)
         content = _content(path)
