@@ -13,7 +13,7 @@ from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model.manifest import Retire
 from batchdiff.model.overlay_options import CLUSTER_SIZES, BackingPath, Compression, OverlayOptions, geometry_of
-from batchdiff.model.plan import GuestPlan, Plan, PlannedImage, Savings, Verdict
+from batchdiff.model.plan import GuestPlan, Plan, PlannedImage, Savings, Similarity, Verdict
 from batchdiff.model.plan_extents import runs_of
 from batchdiff.model.plan_runs import NO_RUNS, Runs
 from batchdiff.model.totals import totals_of
@@ -174,6 +174,8 @@ def guest_plans(draw) -> GuestPlan:
         data=data,
         zero=zero,
         savings=draw(_SAVINGS),
+        alias=draw(st.just("") | _PATHS),
+        similarity=draw(st.none() | st.builds(Similarity, _SIZES, _SIZES)),
     )
 
 

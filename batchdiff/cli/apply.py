@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 
 from batchdiff.applying.executor import ApplyOptions, apply_plan, check_options
 from batchdiff.applying.notes import Fate, Notes, Step
@@ -11,10 +12,11 @@ from batchdiff.applying.places import original_names
 from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.cli.asking import Question, confirm
 from batchdiff.cli.console import Console
+from batchdiff.cli.format_doubts import warn_of_planned_formats
 from batchdiff.cli.notes import notes_of
 from batchdiff.cli.work import carried_out, exit_code
 from batchdiff.model.manifest import Retire
-from batchdiff.model.outcome import Status
+from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import Plan, Verdict
 from batchdiff.model.plan_file import read_plan
 from batchdiff.report.outcome import outcome_text
@@ -34,6 +36,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     )
     check_options(plan, options)
     notes = notes_of(console, arguments, plan)
+    warn_of_planned_formats(console, plan, notes, options.guests)
     if options.retire is Retire.DELETE and not arguments.yes:
         paths = _to_delete(plan, options, notes)
         if paths:
@@ -42,13 +45,24 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         console.say(f"Overlays are verified by batchdiff alone (--verify {options.verify}), not by QEMU.")
     outcomes = carried_out(console, arguments, plan, lambda session: apply_plan(session, options))
     console.result(outcome_text(outcomes, width=console.width))
-    kept = [outcome for outcome in outcomes if outcome.original == "kept" and outcome.status is not Status.FAILED]
-    if kept:
-        console.say(
-            "The space comes back once the originals are gone. Before you start VMs on the overlays, run:"
-            f" batchdiff apply {arguments.plan} --retire quarantine (or delete)"
-        )
+    _say_how_on(console, shlex.quote(arguments.plan), outcomes)
     return exit_code(outcomes)
+
+
+def _say_how_on(console: Console, plan: str, outcomes: list[GuestOutcome]) -> None:
+    """Say how the space comes back, as long as originals are there."""
+    done = [outcome.original for outcome in outcomes if outcome.status is not Status.FAILED]
+    if "kept" in done:
+        console.say(
+            "The space comes back once the originals are gone. Before their VMs run on the overlays,"
+            f" `batchdiff apply {plan} --retire quarantine` (or delete) can retire them. Once a VM has written to"
+            " its overlay, delete the original yourself when you trust the overlay."
+        )
+    if any(original.startswith("quarantined") for original in done):
+        console.say(
+            "The space comes back once the originals in quarantine are gone. When the VMs run well on their"
+            f" overlays: `batchdiff purge {plan} --used`. To go back: `batchdiff restore {plan}`."
+        )
 
 
 def _to_delete(plan: Plan, options: ApplyOptions, notes: Notes) -> list[str]:

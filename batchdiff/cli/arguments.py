@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import enum
 from typing import TypeAlias
 
 from batchdiff import __version__
 from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.cli.console import Progress
+from batchdiff.cli.option_values import file_to_write, jobs, one_of, rate
 from batchdiff.model.manifest import Loss, Retire
 from batchdiff.planning.manners import CacheUse
-from batchdiff.units import MIB, TIB, parse_size
 
 _EXIT_CODES = """exit codes:
   0 done                               5 the plan is invalid, edited or stale
@@ -19,6 +20,17 @@ _EXIT_CODES = """exit codes:
   2 the command line is wrong         10 plan --detailed-exitcode: there is something to convert
   3 the manifest is wrong             70 a bug in batchdiff
   4 an image cannot be read          130 interrupted"""
+
+
+_THE_PLAN = "the plan that `batchdiff plan` wrote"
+_THE_MANIFEST = "the YAML manifest; - for stdin"
+
+
+class Form(enum.StrEnum):
+    """The forms that a report has."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,7 +74,11 @@ def _common() -> argparse.ArgumentParser:
     group.add_argument("-q", "--quiet", action="store_true", help="say only what went wrong")
     group.add_argument("-v", "--verbose", action="store_true", help="say more")
     group.add_argument(
-        "--progress", choices=list(Progress), default=Progress.AUTO, type=Progress, help="when to draw progress"
+        "--progress",
+        choices=list(Progress),
+        default=Progress.AUTO,
+        type=one_of(Progress),
+        help="when to draw progress",
     )
     group.add_argument("--json", action="store_true", help="one JSON object per line on stdout")
     return common
@@ -85,15 +101,15 @@ def _verb(verbs: _Verbs, common: argparse.ArgumentParser, name: str, text: str) 
 
 def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "plan", "compare all guests with their template and write a plan; reads only")
-    verb.add_argument("manifest", metavar="MANIFEST", help="the YAML manifest")
+    verb.add_argument("manifest", metavar="MANIFEST", help=_THE_MANIFEST)
     verb.add_argument(
         "-o",
         "--output",
         metavar="PLAN",
-        type=_file,
+        type=file_to_write,
         help="where the plan goes (default: the manifest's name with .plan.json)",
     )
-    verb.add_argument("-j", "--jobs", metavar="N", type=_jobs, help="worker processes (default: one per CPU)")
+    verb.add_argument("-j", "--jobs", metavar="N", type=jobs, help="worker processes (default: one per CPU)")
     _add_guest(verb)
     verb.add_argument(
         "--reuse", metavar="OLD_PLAN", help="take over guests of an older plan that have not changed since"
@@ -109,33 +125,42 @@ def _add_manners(verb: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--cache",
         choices=list(CacheUse),
-        type=CacheUse,
+        type=one_of(CacheUse),
         default=CacheUse.KEEP,
         help="what becomes of the page cache: keep (default), or drop what the scan has added",
     )
     group.add_argument(
-        "--limit-rate", metavar="RATE", type=_rate, help="read at most this many bytes a second, such as 200MiB"
+        "--limit-rate", metavar="RATE", type=rate, help="read at most this many bytes a second, such as 200MiB"
     )
-    group.add_argument("--idle", action="store_true", help="read and compute only when nobody else wants to")
+    group.add_argument(
+        "--idle", action="store_true", help="read and compute only while disk and CPUs are idle otherwise"
+    )
 
 
 def _show(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "show", "show the savings report of a plan")
-    verb.add_argument("plan", metavar="PLAN", help="the plan that `batchdiff plan` wrote")
-    verb.add_argument("--format", choices=("text", "json"), default="text", help="the report's form")
-    verb.add_argument("-o", "--output", metavar="FILE", type=_file, help="where the report goes (default: stdout)")
+    verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
+    verb.add_argument(
+        "--format", choices=list(Form), type=one_of(Form), default=Form.TEXT, help="the report's form"
+    )
+    verb.add_argument(
+        "-o", "--output", metavar="FILE", type=file_to_write, help="where the report goes (default: stdout)"
+    )
 
 
 def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "apply", "write the overlays of a plan, verify each, and retire the originals")
-    verb.add_argument("plan", metavar="PLAN", help="the plan that `batchdiff plan` wrote")
+    verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     verb.add_argument(
-        "--retire", choices=list(Retire), type=Retire, help="what becomes of the originals (default: as planned)"
+        "--retire",
+        choices=list(Retire),
+        type=one_of(Retire),
+        help="what becomes of the originals (default: as planned)",
     )
     verb.add_argument(
         "--verify",
         choices=list(VerifyMode),
-        type=VerifyMode,
+        type=one_of(VerifyMode),
         default=VerifyMode.FULL,
         help="how overlays are verified: full, by QEMU, every byte (default); changed, by batchdiff, what was"
         " written; native, by batchdiff, every byte",
@@ -143,9 +168,6 @@ def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     _add_guest(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask before originals are deleted")
     _add_unseen(verb)
-
-
-_THE_PLAN = "the plan that `batchdiff plan` wrote"
 
 
 def _status(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -179,7 +201,7 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--allow-loss",
         choices=list(Loss),
-        type=Loss,
+        type=one_of(Loss),
         action="append",
         default=[],
         help="restore even if an overlay has internal snapshots or persistent bitmaps, which are then lost; may be"
@@ -209,7 +231,7 @@ def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 
 def _validate(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "validate", "check a manifest, and nothing else")
-    verb.add_argument("manifest", metavar="MANIFEST", help="the YAML manifest")
+    verb.add_argument("manifest", metavar="MANIFEST", help=_THE_MANIFEST)
 
 
 def _add_guest(verb: argparse.ArgumentParser) -> None:
@@ -240,25 +262,3 @@ def _add_map(verb: argparse.ArgumentParser) -> None:
         dest="moves",
         help="the images moved: whatever the plan names under OLD is under NEW now; may be given again",
     )
-
-
-def _file(text: str) -> str:
-    if text == "-":
-        raise argparse.ArgumentTypeError("- does not mean stdout here; a file of that name is ./-")
-    return text
-
-
-def _rate(text: str) -> int:
-    try:
-        rate = parse_size(text.removesuffix("/s"))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rate; write it as 200MiB") from error
-    if not MIB <= rate <= TIB:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rate from 1MiB to 1TiB a second")
-    return rate
-
-
-def _jobs(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 1024:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of jobs from 1 to 1024")
-    return int(text)

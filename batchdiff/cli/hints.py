@@ -1,4 +1,4 @@
-"""What an operator should hear of a manifest that is valid all the same."""
+"""Warnings about a manifest that is valid, and about a plan that could be made."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 
 from batchdiff.applying.space import check_space
 from batchdiff.cli.console import Console
+from batchdiff.cli.format_doubts import warn_of_formats
 from batchdiff.errors import GuestError
 from batchdiff.image.device_names import device_number, fleeting, lasting_alias
-from batchdiff.image.lookalike import looks_like
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.plan import Plan, Verdict
@@ -18,21 +18,19 @@ from batchdiff.units import few
 _MOST_NAMED = 5
 
 
-def warn_of_formats(console: Console, manifest: Manifest) -> None:
-    """Names images that do not begin as their formats do, and raw guests whose overlays take their place."""
-    images = [("the template", manifest.template)]
-    pending = [guest for guest in manifest.guests if guest.converted is None]
-    images += [(f"the guest {guest.name}", guest.image) for guest in pending]
-    for what, source in images:
-        doubt = _doubt(source.format, looks_like(source.path))
-        if doubt:
-            console.warn(f"warning: {what}, {source.path}, {doubt}")
+def warn_of_manifest(console: Console, manifest: Manifest) -> None:
+    """Warn of all that is odd about a valid manifest: patterns, formats, raw guests in place, names of devices."""
+    for warning in manifest.warnings:
+        console.warn(f"warning: {manifest.path}:{warning}")
+    warn_of_formats(console, manifest)
+    pending = [guest for guest in manifest.guests if guest.converted is None and not guest.objection]
     raw = [guest for guest in pending if guest.in_place and guest.image.format is ImageFormat.RAW]
     if raw:
         console.warn(_raw_in_place([guest.image.path for guest in raw]))
+    _warn_of_names(console, manifest)
 
 
-def warn_of_names(console: Console, manifest: Manifest) -> None:
+def _warn_of_names(console: Console, manifest: Manifest) -> None:
     """Name block devices whose names may mean another disk some day, and say what to call them instead."""
     doubts = []
     for path, what in _roles(manifest).items():
@@ -52,7 +50,8 @@ def warn_of_changed_template(console: Console, plan: Plan) -> None:
         if there and plan.template_digest not in {"", sidecar.digest}:
             console.warn(
                 f"warning: the content of {plan.template.source.path} changed after overlays were put on it"
-                f" ({few(sorted(there))}): they are damaged. Bring it back from a backup; apply refuses this plan"
+                f" ({few(sorted(there))}): they are damaged. Restore the template from a backup; `batchdiff apply`"
+                " refuses this plan"
             )
 
 
@@ -73,19 +72,6 @@ def _better_name(number: int) -> str:
     if alias is not None:
         return f"Write {alias} instead, a name that lasts"
     return "Write a name that lasts, such as /dev/VG/LV or one in /dev/disk/by-id; of a loop device, its file"
-
-
-def _doubt(declared: ImageFormat, found: ImageFormat | None) -> str:
-    """What is odd about an image; a raw one that begins so is right only for a forged header."""
-    if found is None or found is declared:
-        return ""
-    if declared is ImageFormat.RAW:
-        return (
-            f"is declared raw, but begins like {found}. Taken as raw, its guest sees the {found} file itself as"
-            f" its disk. If that is not meant, write `format: {found}`"
-        )
-    begins = f"does not begin like {declared}" if found is ImageFormat.RAW else f"begins like {found}"
-    return f"is declared {declared}, but {begins}; did you mean `format: {found}`?"
 
 
 def _raw_in_place(paths: list[str]) -> str:

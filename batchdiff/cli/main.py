@@ -52,7 +52,7 @@ def run(argv: list[str]) -> int:
         console.error(error)
         return error.exit_code
     except KeyboardInterrupt:
-        console.warn("interrupted; nothing half-done was left. Run the same command again to go on")
+        console.warn("interrupted; no partial files were left. Run the same command again to continue")
         return EXIT_INTERRUPTED
     except Exception as error:
         return _unexpected(console, error)

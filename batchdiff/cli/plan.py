@@ -6,18 +6,20 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 from contextlib import closing
 
 from batchdiff.applying.kept_plan import name_to_keep, replace_plan
 from batchdiff.cli.console import Console
 from batchdiff.cli.earlier_plans import converted_guests, say_kept
-from batchdiff.cli.hints import warn_of_changed_template, warn_of_formats, warn_of_names, warn_of_space
+from batchdiff.cli.hints import warn_of_changed_template, warn_of_manifest, warn_of_space
 from batchdiff.cli.progress import scan_progress
 from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS, ManifestError, UsageError
 from batchdiff.model.earlier_plans import EarlierPlans
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.manifest_conflicts import existing_remedy
 from batchdiff.model.manifest_file import read_manifest
+from batchdiff.model.manifest_input import STDIN, is_piped
 from batchdiff.model.plan import Plan
 from batchdiff.model.plan_file import read_plan, try_folder
 from batchdiff.planning.checkpoint import Checkpoint
@@ -32,6 +34,11 @@ _ELSEWHERE = "Choose another place with `-o`."
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
+    if arguments.output is None and is_piped(arguments.manifest):
+        raise UsageError(
+            "the plan needs a name, for a manifest from stdin or a pipe has none",
+            remedy="Add `-o PLAN`, such as `-o fleet.plan.json`.",
+        )
     manifest = _manifest(arguments.manifest, arguments.guests)
     path = arguments.output or _default_path(manifest.path)
     _check_output(path)
@@ -43,8 +50,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
         earlier = Earlier(checkpoint, older, console.say, plans)
         with kept(manners, tell=console.detail):
-            warn_of_formats(console, manifest)
-            warn_of_names(console, manifest)
+            warn_of_manifest(console, manifest)
             with scan_progress(console) as progress:
                 plan = make_plan(manifest, jobs=jobs, progress=progress, earlier=earlier)
         replaced = replace_plan(plan, path, converted)
@@ -56,7 +62,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     console.event("plan", path=os.path.abspath(path), kept=aside, report=json.loads(plan_json(plan)))
     warn_of_space(console, plan)
     warn_of_changed_template(console, plan)
-    console.say(f"The plan is in {path}.{f' Next: batchdiff apply {path}' if plan.totals.convert else ''}")
+    following = f" Next: batchdiff apply {shlex.quote(path)}" if plan.totals.convert else ""
+    console.say(f"The plan is in {path}.{following}")
     return _exit_code(plan, detailed=arguments.detailed_exitcode)
 
 
@@ -69,14 +76,15 @@ def _manifest(path: str, names: list[str] | None) -> Manifest:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UsageError(
-            f"no guest of the manifest is called {', '.join(unknown)}",
+            f"no guest of the manifest is called {', '.join(map(repr, unknown))}",
             remedy=f"There are: {', '.join(sorted(known))}.",
         )
     chosen = tuple(guest for guest in manifest.guests if guest.name in names)
     pending = [guest for guest in chosen if not guest.in_place and guest.converted is None]
     existing = [guest for guest in pending if os.path.lexists(guest.overlay_path)]
     if existing:
-        found = "\n".join(f"{path}: the overlay {g.overlay_path} of {g.name} exists already" for g in existing)
+        shown = "<stdin>" if path == STDIN else path
+        found = "\n".join(f"{shown}: the overlay {g.overlay_path} of {g.name} exists already" for g in existing)
         raise ManifestError(f"{found}. {existing_remedy()}")
     left_out = tuple(guest for guest in manifest.guests if guest.name not in names)
     return dataclasses.replace(manifest, guests=chosen, left_out=left_out)
@@ -109,9 +117,9 @@ def _check_output(path: str) -> None:
         except OSError as error:
             raise UsageError(f"cannot look at {path}, which exists", why=error.strerror or str(error)) from error
     if head and not head.startswith(b'{"format_version"'):
-        raise UsageError(f"{path} exists and is no plan", remedy=_ELSEWHERE)
+        raise UsageError(f"{path} exists and is not a plan", remedy=_ELSEWHERE)
     if not head and not (os.path.isfile(path) and not os.path.islink(path)):
-        raise UsageError(f"{path} is no regular file", remedy=_ELSEWHERE)
+        raise UsageError(f"{path} is not a regular file", remedy=_ELSEWHERE)
 
 
 def _check_folder(folder: str) -> None:

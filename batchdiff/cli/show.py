@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 
 from batchdiff.applying.journal import read_notes
 from batchdiff.applying.notes import Notes
 from batchdiff.cli.console import Console
+from batchdiff.cli.format_doubts import warn_of_planned_formats
 from batchdiff.errors import EXIT_DONE, UsageError
 from batchdiff.image.fingerprint import NO_FILE, fingerprint_at
 from batchdiff.model.known_states import is_known_state
@@ -31,9 +33,11 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     else:
         with written_in("utf-8"):  # a file is the same whatever terminal the command was given at
             _write(arguments.output, as_json if is_json else plan_text(plan, stale=stale))
+    warn_of_planned_formats(console, plan, notes)
     if notes.published:
         done = ", ".join(guest.name for guest in plan.guests if guest.name in notes.published)
-        console.say(f"Done by an earlier apply: {done}. `batchdiff status` tells more.")
+        where = f"batchdiff status {shlex.quote(arguments.plan)}"
+        console.say(f"Done by an earlier apply: {done}. `{where}` shows where each guest stands.")
     console.event("report", report=json.loads(as_json))
     return EXIT_DONE
 
@@ -67,4 +71,7 @@ def _write(path: str, text: str) -> None:
         with open(path, "x", encoding="utf-8") as file:
             file.write(text if text.endswith("\n") else text + "\n")
     except OSError as error:
-        raise UsageError(f"cannot write the report to {path}", why=error.strerror or str(error)) from error
+        why = error.strerror or str(error)
+        if isinstance(error, FileExistsError):
+            why = "it exists, and is not replaced"
+        raise UsageError(f"cannot write the report to {path}", why=why, remedy="Name another file.") from error

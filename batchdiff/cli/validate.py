@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 
 from batchdiff.cli.console import Console
-from batchdiff.cli.hints import warn_of_formats, warn_of_names
+from batchdiff.cli.hints import warn_of_manifest
 from batchdiff.errors import EXIT_DONE
 from batchdiff.model.manifest_file import read_manifest
+from batchdiff.model.manifest_input import STDIN
 from batchdiff.report.printable import printable
 
 
@@ -17,11 +18,11 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     :raises ManifestError: it has problems; all are named.
     """
     manifest = read_manifest(arguments.manifest)
-    warn_of_formats(console, manifest)
-    warn_of_names(console, manifest)
+    warn_of_manifest(console, manifest)
     count = len(manifest.guests)
     done = sum(guest.converted is not None for guest in manifest.guests)
     said = f"; converted by earlier plans: {done}" if done else ""
-    console.result(f"{printable(arguments.manifest)} is valid: {count} guest{'' if count == 1 else 's'}{said}")
+    name = "<stdin>" if arguments.manifest == STDIN else printable(arguments.manifest)
+    console.result(f"{name} is valid: {count} guest{'' if count == 1 else 's'}{said}")
     console.event("valid", manifest=manifest.path, guests=[guest.name for guest in manifest.guests])
     return EXIT_DONE

@@ -17,6 +17,7 @@ from batchdiff.applying.run import Session
 from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, GuestError, PlanError, StopError, UsageError
+from batchdiff.image.source import ImageFormat
 from batchdiff.model.earlier_plans import is_done
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.path_map import NOTHING_MOVED, PathMap
@@ -159,8 +160,23 @@ def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome) -> None:
     for note in outcome.notes:
         console.warn(f"{outcome.name}: {note}")
     if outcome.status in {Status.CONVERTED, Status.UNCHANGED, Status.RETIRED}:
-        before, after = f"{guest.source.path} ({guest.source.format})", f"{guest.overlay_path} (qcow2)"
-        console.say(f"  in the VM's definition: {before} -> {after}")
+        for line in _definition(guest):
+            console.say(f"  {line}")
+
+
+def _definition(guest: GuestPlan) -> Iterator[str]:
+    """What changes in the definition of a guest's VM, which names a symbolic link if the manifest does."""
+    file, kind = guest.source.path, guest.source.format.value
+    named = guest.alias or file
+    before = f"{guest.alias} (a link to {file}, {kind})" if guest.alias else f"{file} ({kind})"
+    if guest.overlay_path != file:
+        yield f"in the VM's definition: {before} -> {guest.overlay_path} (qcow2)"
+    elif guest.source.format is ImageFormat.QCOW2:
+        yield f"the VM's definition stays as it is: {named} (qcow2)"
+    else:
+        yield f"in the VM's definition: the format of {named}, {kind} -> qcow2"
+    if guest.alias and os.path.islink(guest.alias) and not os.path.exists(guest.alias):
+        yield f"the link {guest.alias} leads to nothing now; remove it once no definition names it"
 
 
 def exit_code(outcomes: list[GuestOutcome]) -> int:

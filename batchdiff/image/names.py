@@ -8,17 +8,47 @@ import unicodedata
 _LONGEST = 255
 """Bytes, on every filesystem that does not tell (Linux ``NAME_MAX``)."""
 
-# Control characters, lone surrogates (bytes that are no UTF-8), line and paragraph separators: they forge lines
-# in reports and logs, and QEMU's ``json:`` names, which are UTF-8, cannot hold them.
-_UNFIT = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# Control characters, line and paragraph separators: they forge lines in reports and logs.
+_UNFIT = frozenset({"Cc", "Zl", "Zp"})
 
 # What turns the direction of writing can make one name look like another (Unicode Standard Annex 9, 2).
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def unfit(text: str) -> bool:
-    """Whether a name holds characters that no image's name should."""
-    return any(unicodedata.category(letter) in _UNFIT or letter in _TURNING for letter in text)
+    """Whether a name holds characters that no image's name should. Bytes that are not UTF-8 are fit.
+
+    Python has such a byte as one of the code points U+DC80 to U+DCFF (PEP 383); other surrogates are no bytes.
+    """
+    return any(_is_unfit(letter) for letter in text)
+
+
+def why_unfit(text: str) -> str:
+    """Return what a name has that is unfit, in words; empty if it is fit."""
+    letter = next(filter(_is_unfit, text), None)
+    if letter is None:
+        return ""
+    shown = ascii(letter)[1:-1]
+    if letter in _TURNING:
+        return f"the character {shown}, which changes the direction of the text around it"
+    if unicodedata.category(letter) == "Cs":
+        return f"{shown}, which is not a character"
+    kind = "a line break" if letter in "\n\r\u2028\u2029" else "a control character"
+    return f"{kind} ({shown})"
+
+
+def _is_unfit(letter: str) -> bool:
+    if "\ud800" <= letter <= "\udfff":
+        return not "\udc80" <= letter <= "\udcff"
+    return unicodedata.category(letter) in _UNFIT or letter in _TURNING
+
+
+def readable(name: str) -> str:
+    r"""Return a name that can be shown, copied and typed, with escapes such as ``\udce9`` and ``\n``.
+
+    They stand for bytes that are not UTF-8 and for all that does not print.
+    """
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
 
 
 def check_usable(path: str) -> None:

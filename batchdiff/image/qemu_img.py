@@ -117,7 +117,7 @@ def _run(
     options: Sequence[str] = (),
 ) -> Finished:
     return programs.run(
-        [_NAME, verb, *options, *map(_named, images)],
+        [_NAME, verb, *options, *_names(images)],
         reads=[file.path for image in images for file in (image, *image.backing)],
         timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
         package=_PACKAGE,
@@ -143,7 +143,29 @@ def _is_locked(done: Finished) -> bool:
     return "lock" in done.output and "Failed to get" in done.output
 
 
-def _named(image: ImageSource) -> str:
-    """An image as a json: name: nothing in the path is ever taken for a protocol, an option or a format."""
-    driver = "host_device" if stat.S_ISBLK(os.stat(image.path).st_mode) else "file"
-    return "json:" + json.dumps({"driver": image.format.value, "file": {"driver": driver, "filename": image.path}})
+def _names(images: list[ImageSource]) -> list[str]:
+    """Images as json: names: nothing in a path is ever taken for a protocol, an option or a format.
+
+    JSON is UTF-8, so a path that is not goes as the value of an option instead, in which a comma is doubled.
+    Source: QEMU, ``qemu-img`` manual, ``--image-opts``.
+    """
+    if all(image.path.isascii() or _is_utf8(image.path) for image in images):
+        return [f"json:{json.dumps(_opened(image))}" for image in images]
+    options = [f"driver={image.format.value},file.driver={_driver(image)}" for image in images]
+    paths = [image.path.replace(",", ",,") for image in images]
+    return [
+        "--image-opts",
+        *(f"{option},file.filename={path}" for option, path in zip(options, paths, strict=True)),
+    ]
+
+
+def _opened(image: ImageSource) -> dict[str, object]:
+    return {"driver": image.format.value, "file": {"driver": _driver(image), "filename": image.path}}
+
+
+def _driver(image: ImageSource) -> str:
+    return "host_device" if stat.S_ISBLK(os.stat(image.path).st_mode) else "file"
+
+
+def _is_utf8(path: str) -> bool:
+    return not any("\udc80" <= letter <= "\udcff" for letter in path)

@@ -32,8 +32,10 @@ class Loss(enum.StrEnum):
 class GuestEntry:
     """One guest: a name unique in its manifest, its image, and the overlay to write (absolute path).
 
-    The overlay's path is the guest's own where the overlay shall take its place. ``converted``: how the overlay
-    came there, if an earlier plan has converted the guest; its image need not be there then.
+    The overlay's path is the guest's own if the overlay is to take its place. ``converted``: how the overlay
+    came there, if an earlier plan has converted the guest; its image need not be there then. ``named``: the
+    absolute name that the manifest gives the image, which may be a symbolic link to it. ``objection``: why it
+    cannot be a guest, although a glob takes it in; empty if it can.
     """
 
     name: str
@@ -41,6 +43,8 @@ class GuestEntry:
     overlay_path: str
     options: OverlayOptions
     converted: Origin | None = None
+    named: str = ""
+    objection: str = ""
 
     @property
     def in_place(self) -> bool:
@@ -54,7 +58,7 @@ class Manifest:
 
     ``sha256`` is the hex digest of the manifest file's bytes; ``minimum_savings`` is a share from 0 to 1 of
     a guest's allocation. ``left_out`` has the guests that the operator did not choose: nothing is planned for
-    them, but they may rest on others.
+    them, but they may rest on others. ``warnings``: what is odd about it, as ``LINE: PLACE: sentence``.
     """
 
     path: str
@@ -66,3 +70,4 @@ class Manifest:
     protect_template: bool
     allow_loss: frozenset[Loss]
     left_out: tuple[GuestEntry, ...] = ()
+    warnings: tuple[str, ...] = ()

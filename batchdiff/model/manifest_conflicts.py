@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from batchdiff.model.manifest_images import FoundGuest, FoundImage
 
 
+_BY_LINK = " by a symbolic link"
+
+
 def check_guests(template: FoundImage | None, guests: Sequence[FoundGuest], problems: Problems) -> None:
     """Finds guests that are the template, a backing file, or another guest."""
     parts = _parts(template, guests)
@@ -22,10 +25,14 @@ def check_guests(template: FoundImage | None, guests: Sequence[FoundGuest], prob
     for guest in guests:
         where = guest.written.image.path_where
         if part := parts.get(guest.place.identity):
-            problems.add(where, f"{show(guest.place.written)} is {part}, and so can be no guest")
+            problems.add(
+                where, f"{show(guest.place.written)} is {part}, so it cannot also be a guest; leave it out"
+            )
         earlier = first.setdefault(guest.place.identity, guest)
         if earlier is not guest:
-            problems.add(where, f"{guest} is the same file as {earlier}{_link(earlier, guest)}")
+            link = _link(earlier, guest)
+            remedy = _leave_out(earlier, guest, link=link)
+            problems.add(where, f"{guest} is the same file as {earlier}{link}; {remedy}")
 
 
 def check_overlays(
@@ -49,7 +56,8 @@ def check_overlays(
         where = guest.written.overlay_where
         identity = identity_of(path)
         if identity in parts:
-            problems.add(where, f"the overlay {show(path)} of {guest} would replace {parts[identity]}")
+            remedy = _other_overlay(guest)
+            problems.add(where, f"the overlay {show(path)} of {guest} would replace {parts[identity]}; {remedy}")
         elif os.path.lexists(path) and not allow_existing:
             remedy = existing_remedy(of_glob=guest.written.image.is_glob)
             problems.add(where, f"the overlay {show(path)} of {guest} exists already. {remedy}")
@@ -64,15 +72,41 @@ def check_unshared(guests: Sequence[tuple[AnyGuest, str | None]], problems: Prob
         earlier = first.setdefault(path, guest)
         # So has that a file is a guest twice.
         if earlier is not guest and (guest.identity is None or earlier.identity != guest.identity):
-            remedy = "give one of them another overlay.path"
+            remedy = _one_overlay_each(earlier, guest)
             where = guest.written.overlay_where
             problems.add(where, f"{guest} and {earlier} have the same overlay {show(path)}; {remedy}")
 
 
 def existing_remedy(*, of_glob: bool = False) -> str:
     """Return what to do about an overlay that exists and is not known to come from its guest."""
-    leave_out = "list the other guests by path" if of_glob else "leave the guest out, or give another overlay.path"
-    return f"It may be a disk in use: {leave_out}"
+    leave_out = "`exclude` the guest, or list it by path and" if of_glob else "leave the guest out, or"
+    return f"It may be a disk in use: {leave_out} give it another overlay.path"
+
+
+def _is_match(guest: AnyGuest) -> bool:
+    return guest.written.image.is_glob
+
+
+def _leave_out(*guests: AnyGuest, link: str) -> str:
+    if not any(map(_is_match, guests)):
+        return "list it once"
+    # Whoever excludes the file that a link leads to leaves out the link as well.
+    return "`exclude` the link" if link == _BY_LINK else "`exclude` one of the names"
+
+
+def _other_overlay(guest: AnyGuest) -> str:
+    return f"{'list the guest by path and ' if _is_match(guest) else ''}give it another overlay.path"
+
+
+def _one_overlay_each(one: AnyGuest, other: AnyGuest) -> str:
+    """Return what to do about two guests with one overlay: a guest that is listed by path leaves its glob."""
+    if _is_match(one) and _is_match(other):
+        return "`exclude` one of them, or list one by path and give it another overlay.path"
+    return (
+        "give one of them another overlay.path"
+        if not _is_match(one) and not _is_match(other)
+        else (f"give {one if not _is_match(one) else other} another overlay.path")
+    )
 
 
 def _parts(template: FoundImage | None, guests: Sequence[FoundGuest]) -> dict[Identity, str]:
@@ -94,4 +128,4 @@ def _link(one: FoundGuest, other: FoundGuest) -> str:
         return " by another name of the block device"
     if one.place.path != other.place.path:
         return " by a hard link"
-    return " by a symbolic link" if one.place.named != other.place.named else ""
+    return _BY_LINK if one.place.named != other.place.named else ""

@@ -15,11 +15,12 @@ from batchdiff.model.manifest_entries import (
     written_guest,
     written_image,
 )
+from batchdiff.model.manifest_excludes import find_excluded
 from batchdiff.model.manifest_fitness import check_names
-from batchdiff.model.manifest_guests import find_guests
+from batchdiff.model.manifest_guests import WrittenGuests, find_guests
 from batchdiff.model.manifest_images import FoundGuest, FoundImage, find_image
 from batchdiff.model.manifest_links import check_links
-from batchdiff.model.manifest_names import check_overlay_paths, guest_names, overlay_paths
+from batchdiff.model.manifest_names import check_overlay_paths, former_overlays, guest_names, overlay_paths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,10 +56,11 @@ def manifest_content(
     # Of guests that are not there too: nobody wants to learn of their overlays in a second round.
     check_overlay_paths(written, folder, problems)
     converted = Converted(template.source.path if template else None)
-    everyone = find_guests(written, template, converted, folder, problems)
+    excluded = find_excluded(data, folder, problems)
+    everyone = find_guests(WrittenGuests(written, excluded), template, converted, folder, problems)
     guests = _settled(everyone, converted, folder, problems)
     check_guests(template, [each.guest for each in guests if isinstance(each.guest, FoundGuest)], problems)
-    check_unshared([(each.guest, each.overlay) for each in guests], problems)
+    check_unshared([(each.guest, each.overlay) for each in guests if not _objection(each.guest)], problems)
     _check_pending(template, guests, data, problems, allow_existing=allow_existing_overlays)
     _check_retired(data, written, problems)
     savings = _minimum_savings(data, problems)
@@ -73,6 +75,7 @@ def manifest_content(
         minimum_savings=savings,
         protect_template=data.get("protect_template", True),
         allow_loss=frozenset(Loss(loss) for loss in data.get("allow_loss", ())),
+        warnings=excluded.idle,
     )
 
 
@@ -90,7 +93,8 @@ def _settled(
             continue
         overlay = next(overlays)
         place = guest.place
-        done = converted.of((place.named, place.path), (overlay, place.path)) if overlay else None
+        former = () if guest.written.overlay_path else former_overlays(place.named)
+        done = converted.of((place.named, place.path), (overlay, place.path), former) if overlay else None
         found.append(_Settled(guest, name, done.overlay_path if done else overlay, done))
     return found
 
@@ -106,7 +110,9 @@ def _check_pending(
     """Whether the guests that are still to be converted can get their overlays."""
     everyone = [each.guest for each in settled if isinstance(each.guest, FoundGuest)]
     pending = [
-        (each.guest, each.overlay) for each in settled if isinstance(each.guest, FoundGuest) and not each.done
+        (each.guest, each.overlay)
+        for each in settled
+        if isinstance(each.guest, FoundGuest) and not each.done and not _objection(each.guest)
     ]
     check_overlays(template, everyone, pending, problems, allow_existing=allow_existing)
     guests, overlays = [guest for guest, _ in pending], [overlay for _, overlay in pending]
@@ -118,7 +124,14 @@ def _entry(settled: _Settled, overlay_path: str) -> GuestEntry:
     guest, done = settled.guest, settled.done
     origin = None if done is None else done.origin
     source = guest.source if isinstance(guest, GoneGuest) else guest.image.source
-    return GuestEntry(settled.name, source, overlay_path, guest.written.options, origin)
+    written = "" if isinstance(guest, GoneGuest) else guest.place.named
+    return GuestEntry(
+        settled.name, source, overlay_path, guest.written.options, origin, written, _objection(guest)
+    )
+
+
+def _objection(guest: AnyGuest) -> str:
+    return "" if isinstance(guest, GoneGuest) else guest.objection
 
 
 def _template(data: Mapping[str, Any], folder: str, problems: Problems) -> FoundImage | None:
@@ -143,7 +156,7 @@ def _check_retired(data: Mapping[str, Any], written: list[WrittenGuest], problem
         if guest.in_place:
             problems.add(
                 guest.overlay_where,
-                "the overlay shall take the guest's place, but `retire: keep` (the default) leaves the guest "
+                "the overlay is to take the guest's place, but `retire: keep` (the default) leaves the guest "
                 "there; write `retire: quarantine` or `retire: delete`, or give the overlay another path "
                 "(`./same` for a file of that name)",
             )

@@ -22,7 +22,7 @@ from batchdiff.image.names import unfit
 from batchdiff.image.resting import RestingImages
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model import own_names
-from batchdiff.model.manifest_names import default_overlay
+from batchdiff.model.manifest_names import default_overlay, former_overlays
 from batchdiff.model.manifest_problems import show, show_path
 from batchdiff.model.sidecar import Origin, Sidecar, read_sidecar, sidecar_path
 
@@ -71,14 +71,19 @@ class Converted:
         self._rests: dict[str, bool] = {}
         self._quarantined: dict[str, list[str]] = {}
 
-    def of(self, paths: Collection[str], overlays: Collection[str]) -> Done | None:
+    def of(self, paths: Collection[str], overlays: Collection[str], former: Collection[str] = ()) -> Done | None:
         """Return how the guest with these names was converted; None if it was not.
 
         Version 1.0 of the sidecar does not say which guest an overlay was made from; then its path decides.
+        ``former``: overlays that it can only have if the sidecar does say so.
         """
         for overlay in overlays:
             origin = self.origin_of(overlay)
             if origin is not None and (overlay in paths or origin.original in {"", *paths}):
+                return Done(overlay, origin)
+        for overlay in former:
+            origin = self.origin_of(overlay)
+            if origin is not None and origin.original in paths:
                 return Done(overlay, origin)
         return None
 
@@ -125,7 +130,7 @@ class Converted:
             return
         for original in self._in_quarantine(os.path.dirname(overlay)):
             plain = default_overlay(original, ())
-            if overlay in {plain, default_overlay(original, (plain,))}:
+            if overlay in {plain, default_overlay(original, (plain,)), *former_overlays(original)}:
                 yield original
 
     def _in_quarantine(self, folder: str) -> list[str]:

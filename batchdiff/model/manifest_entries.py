@@ -164,7 +164,7 @@ def minimum_savings(value: float | str, problems: Problems) -> float:
     """The share, 0 to 1, that ``5%``, ``"0.05"`` or ``0.05`` stand for."""
     share = _share(value) if isinstance(value, str) else float(value)
     if math.isnan(share) or share < 0 or math.isinf(share):
-        problems.add(("minimum_savings",), f"{_shown(value)} is no share; write it as 5% or 0.05")
+        problems.add(("minimum_savings",), f"{_shown(value)} is not a share; write it as 5% or 0.05")
     elif share > 1:
         hint = f'; did you mean "{value}%"?' if not isinstance(value, str) and share <= 100 else ""
         problems.add(("minimum_savings",), f"{_shown(value)} is more than 100%{hint}")
@@ -216,7 +216,7 @@ def _cluster_size(value: float | str, where: YamlPath, problems: Problems) -> in
         size = 0
     if size in CLUSTER_SIZES:
         return size
-    problems.add(where, f"{_shown(value)} is no cluster size; {_ALLOWED_SIZES}")
+    problems.add(where, f"{_shown(value)} is not a cluster size; {_ALLOWED_SIZES}")
     return DEFAULT_CLUSTER_SIZE
 
 

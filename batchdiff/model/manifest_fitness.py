@@ -1,8 +1,8 @@
-"""Whether QEMU and the filesystem can take the names that images have, and those that `apply` gives them.
+"""Whether reports and the filesystem can take the names that images have, and those that `apply` gives them.
 
 ::
 
-    /images/clones/web01.img                       the folder too must be UTF-8, for QEMU's options are
+    /images/clones/web01.img                       no control characters, in the names of folders neither
     /images/clones/web01.img.batchdiff-original    an original that is retired needs a longer name for that
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from batchdiff.image.names import longest_name, unfit
+from batchdiff.image.names import longest_name, unfit, why_unfit
 from batchdiff.model import own_names
 from batchdiff.model.manifest import Retire
 from batchdiff.model.manifest_problems import Problems, show
@@ -35,9 +35,11 @@ def check_names(
     retire: Retire,
     problems: Problems,
 ) -> None:
-    """Finds images in folders that QEMU cannot be told, and names that are or would become too long."""
-    for image in (template, *(guest.image for guest in guests)):
-        for place in (image.place, *image.chain) if image else ():
+    """Find images in folders that reports cannot show, and names that are or would become too long."""
+    for place in (template.place, *template.chain) if template else ():
+        _check_characters(place.path, place.where, problems)
+    for guest in guests:
+        for place in (guest.place, *guest.image.chain):
             _check_characters(place.path, place.where, problems)
     for guest, overlay in zip(guests, overlays, strict=True):
         if retire is not Retire.KEEP and guest.place.identity[0] == "file":
@@ -68,8 +70,7 @@ def _check_characters(path: str, where: YamlPath, problems: Problems) -> None:
     if unfit(path):
         problems.add(
             where,
-            f"{show(path)} has control characters, or bytes that are no UTF-8, which QEMU cannot be told; "
-            "rename it, or the folder",
+            f"{show(path)} has {why_unfit(path)}, which reports and logs could not show; rename it, or the folder",
         )
 
 

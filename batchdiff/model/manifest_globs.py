@@ -8,14 +8,14 @@ import os
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from batchdiff.image.names import unfit
+from batchdiff.image.names import unfit, why_unfit
 from batchdiff.model import own_names
 from batchdiff.model.manifest_problems import Problems, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from batchdiff.model.manifest_entries import WrittenImage
+    from batchdiff.model.manifest_problems import YamlPath
 
 MAX_MATCHES = 100_000
 """Far above any fleet; ends a ``**`` that goes in circles through symbolic links to folders."""
@@ -30,37 +30,36 @@ def is_own_file(path: str) -> bool:
     return path.endswith(own_names.ALL) or os.path.realpath(path).endswith(own_names.ALL)
 
 
-def glob_matches(written: WrittenImage, folder: str, problems: Problems) -> list[str]:
-    """Sorted paths, relative where the glob is, of all that matches, links to nothing included."""
-    pattern, where = written.path, written.path_where
+def glob_matches(pattern: str, where: YamlPath, folder: str, problems: Problems) -> list[str]:
+    """Sorted paths, relative if the glob is, of all that matches, links to nothing included."""
     if unfit(pattern):
-        problems.add(where, f"control characters may not stand in a glob: {show(pattern)}")
+        problems.add(where, f"{show(pattern)} has {why_unfit(pattern)}; write ? in its place")
         return []
     matches = list(islice(glob.iglob(pattern, root_dir=folder, recursive=True), MAX_MATCHES + 1))
     if len(matches) > MAX_MATCHES:
-        problems.add(where, f"{show(pattern)} matches more than {MAX_MATCHES} files")
+        problems.add(where, f"{show(pattern)} matches more than {MAX_MATCHES} files; write narrower patterns")
         return []
     return sorted(set(matches))  # ``**`` can give a name twice
 
 
-def would_match(written: WrittenImage, folder: str) -> Iterator[tuple[str, Callable[[str], bool]]]:
+def would_match(pattern: str, folder: str) -> Iterator[tuple[str, Callable[[str], bool]]]:
     """Yield the folders in which a glob matches files, without links, and which names it would take in there.
 
     For files that are not there now.
     """
-    if unfit(written.path):
+    if unfit(pattern):
         return
-    head, name = os.path.split(written.path)
+    head, name = os.path.split(pattern)
     if name == "**":  # files at any depth
-        head, name = written.path, "*"
+        head, name = pattern, "*"
 
     def fits(found: str) -> bool:
         hidden = found.startswith(".") and not name.startswith(".")
         return not hidden and fnmatch.fnmatchcase(found, name)
 
-    pattern = head.rstrip("/") + "/" if head else ""
-    found = list(islice(glob.iglob(pattern, root_dir=folder, recursive=True), MAX_MATCHES)) if pattern else []
-    if not pattern or pattern.startswith("**/"):
+    folders = head.rstrip("/") + "/" if head else ""
+    found = list(islice(glob.iglob(folders, root_dir=folder, recursive=True), MAX_MATCHES)) if folders else []
+    if not folders or folders.startswith("**/"):
         found.append("")  # which glob leaves out
     for place in sorted({os.path.realpath(os.path.join(folder, each)) for each in found}):
         yield place, fits

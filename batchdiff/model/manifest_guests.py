@@ -22,9 +22,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from batchdiff.model.manifest_entries import WrittenGuest
+    from batchdiff.model.manifest_excludes import Excluded
     from batchdiff.model.manifest_problems import YamlPath
 
 AnyGuest: TypeAlias = FoundGuest | GoneGuest
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenGuests:
+    """The guests as the manifest has them: its entries, and what its globs leave out."""
+
+    guests: Sequence[WrittenGuest]
+    excluded: Excluded
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,28 +53,39 @@ class _Taken:
 
 
 def find_guests(
-    written: Sequence[WrittenGuest],
+    entries: WrittenGuests,
     template: FoundImage | None,
     converted: Converted,
     folder: str,
     problems: Problems,
 ) -> list[AnyGuest]:
     """All guests in the order of the manifest, a glob's sorted by path; what is not there is a problem."""
+    written, excluded = entries.guests, entries.excluded
     listed = [guest for guest in written if not guest.image.is_glob]
     names = {resolve_folder(folder, each.image.path) for each in listed if not unfit(each.image.path)}
     found = {each.where: list(_listed(each, names, converted, folder, problems)) for each in listed}
     globs = [guest for guest in written if guest.image.is_glob]
-    matches = {guest.where: glob_matches(guest.image, folder, problems) for guest in globs}
+    matches = {
+        guest.where: glob_matches(guest.image.path, guest.image.path_where, folder, problems) for guest in globs
+    }
     images = {
         where: [path for path in paths if is_image(os.path.join(folder, path))] for where, paths in matches.items()
     }
+    matched = {where: len(paths) for where, paths in images.items()}
+    # Before overlays are thought of: one that an excluded image would get hides no guest of that name.
+    for where, paths in images.items():
+        images[where] = [path for path in paths if not excluded.has(resolve_folder(folder, path))]
     taken = _taken(written, [each for some in found.values() for each in some], template, folder, images)
     for guest in globs:
         untaken = [path for path in images[guest.where] if not taken.has(resolve_folder(folder, path))]
         kept = [path for path in untaken if not _is_overlay(guest, resolve_folder(folder, path), converted)]
-        gone = _gone(guest, matches[guest.where], taken, converted, folder)
+        gone = [
+            each
+            for each in _gone(guest, matches[guest.where], taken, converted, folder)
+            if not excluded.has(each.named)
+        ]
         if not gone and len(untaken) == len(kept):
-            _check_not_empty(guest, images[guest.where], kept, folder, problems)
+            _check_not_empty(guest, matched[guest.where], kept, folder, problems)
         there = [replace(guest, image=replace(guest.image, path=path)) for path in kept]
         found[guest.where] = _in_order(_found(there, folder, problems), gone)
     return [each for guest in written for each in found[guest.where]]
@@ -124,7 +144,7 @@ def _gone(
             done = _conversion(guest, named, set(), converted, folder)
             if done is not None:
                 gone[done.overlay_path] = GoneGuest(_one_of(guest, named), named, done)
-    for place, fits in would_match(guest.image, folder):
+    for place, fits in would_match(guest.image.path, folder):
         for original, done in converted.in_folder(place).items():
             if fits(os.path.basename(original)) and not os.path.lexists(original):
                 gone.setdefault(done.overlay_path, GoneGuest(_one_of(guest, original), original, done))
@@ -143,19 +163,17 @@ def _is_overlay(guest: WrittenGuest, named: str, converted: Converted) -> bool:
     return origin.original != named if origin.original else not guest.in_place
 
 
-def _check_not_empty(
-    guest: WrittenGuest, images: list[str], kept: list[str], folder: str, problems: Problems
-) -> None:
+def _check_not_empty(guest: WrittenGuest, matched: int, kept: list[str], folder: str, problems: Problems) -> None:
     where, pattern = guest.image.path_where, show(guest.image.path)
     if problems.objects_to(where) or kept:
         return
-    if not images:
-        problems.add(where, f"no image matches {pattern} in {show(folder)}")
+    if not matched:
+        problems.add(where, f"no image matches {pattern} in {show(folder)}; correct the pattern, or leave it out")
         return
     problems.add(
         where,
-        f"no guest matches {pattern}: all that it matches ({len(images)}) is the "
-        "template, a backing file, an overlay, a file of batchdiff's own, or a guest that is listed by path",
+        f"no guest matches {pattern}: all that it matches ({matched}) is the template, a backing file, an overlay,"
+        " a file of batchdiff's own, a guest that is listed by path, or excluded",
     )
 
 

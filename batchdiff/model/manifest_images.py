@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from batchdiff.image.identity import Identity
+from batchdiff.image.names import why_unfit
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model.manifest_paths import Place, locate_image, missing_format
 from batchdiff.model.manifest_problems import Problems, show, show_path
@@ -41,6 +42,12 @@ class FoundGuest:
         return self.image.place.named
 
     @property
+    def objection(self) -> str:
+        """Why a match of a glob cannot be a guest, in words, so that the other matches can; empty if it can."""
+        odd = why_unfit(self.place.written) if self.written.image.is_glob else ""
+        return f"its name has {odd}; rename it, or `exclude` it" if odd else ""
+
+    @property
     def identity(self) -> Identity:
         """What tells whether another name is the same file."""
         return self.image.place.identity
@@ -54,7 +61,7 @@ def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundI
     sources, places = [], []
     # A list, so that the problems of the whole chain are found.
     for image in [written, *written.backing]:
-        place = locate_image(folder, image.path, image.path_where, problems)
+        place = locate_image(folder, image.path, image.path_where, problems, matched=image.is_glob)
         if place is None:
             continue
         if image.format is None:
@@ -75,8 +82,8 @@ def _check_raw(written: WrittenImage, problems: Problems) -> bool:
     sound = True
     for image in (written, *written.backing[:-1]):
         if image.format is ImageFormat.RAW:
-            below = "backing" if image is written else "more images below it"
-            problems.add(image.where, f"a raw image has no backing file, so {below} may not be given")
+            below = "`backing`" if image is written else "the images below it"
+            problems.add(image.where, f"a raw image has no backing file; leave {below} out, or correct the format")
             sound = False
     return sound
 
@@ -89,7 +96,7 @@ def _check_distinct(places: list[Place], problems: Problems) -> bool:
         if earlier is not place:
             problems.add(
                 place.where,
-                f"{show(place.written)} is in the chain twice, first as {show_path(earlier.where)}",
+                f"{show(place.written)} is in the chain twice, first as {show_path(earlier.where)}; list it once",
             )
             sound = False
     return sound

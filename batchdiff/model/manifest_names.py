@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from batchdiff.image.device_names import is_among_devices
-from batchdiff.image.names import unfit
+from batchdiff.image.names import readable, unfit
 from batchdiff.model.manifest_paths import locate_overlay
 from batchdiff.model.manifest_problems import Problems, show
 
@@ -20,13 +20,30 @@ if TYPE_CHECKING:
     from batchdiff.model.manifest_problems import YamlPath
 
 
+_IMAGE_SUFFIXES = (".img", ".raw", ".qcow2", ".qed", ".vmdk", ".vdi", ".vhd", ".vhdx", ".hdd")
+"""What an overlay's name has ``.qcow2`` in place of, and a guest's name nothing; in capitals too. What follows any
+other dot is part of the name: web-1.0 and web-1.1 are two machines."""
+
+
+def without_suffix(path: str) -> str:
+    """Return a path without its image suffix, if it has one and more than that."""
+    stem, suffix = os.path.splitext(path)
+    return stem if suffix.lower() in _IMAGE_SUFFIXES else path
+
+
+def former_overlays(named: str) -> tuple[str, ...]:
+    """Return the default overlays of a guest in versions that cut off whatever followed its last dot."""
+    stem = os.path.splitext(named)[0]
+    return (f"{stem}.qcow2", f"{stem}.overlay.qcow2") if stem != without_suffix(named) else ()
+
+
 def default_overlay(named: str, guests: Collection[str]) -> str:
-    """Where a guest's overlay goes unless the manifest says: ``web01.qcow2`` for ``web01.img``.
+    """Where a guest's overlay goes unless the manifest says: ``web01.qcow2`` for ``web01.img``, or ``web01``.
 
     ``named`` is the guest's absolute path; ``guests`` are those of all guests, which no overlay may replace:
-    where one has that name, it is ``web01.overlay.qcow2``.
+    if one has that name, it is ``web01.overlay.qcow2``.
     """
-    stem = os.path.splitext(named)[0]
+    stem = without_suffix(named)
     plain = f"{stem}.qcow2"
     return f"{stem}.overlay.qcow2" if plain == named or plain in guests else plain
 
@@ -59,7 +76,9 @@ def _overlay_path(guest: FoundGuest, named: set[str], folder: str, problems: Pro
         return locate_overlay(folder, guest.written.overlay_path, where, problems)
     path = default_overlay(guest.place.named, named)
     if is_among_devices(path):
-        problems.add(where, f"no overlay can be written beside {show(guest.place.named)}; give overlay.path")
+        problems.add(
+            where, f"no overlay can be written beside {show(guest.place.named)}, in /dev; give overlay.path"
+        )
         return None
     return path
 
@@ -86,10 +105,12 @@ def guest_names(guests: Sequence[AnyGuest], folder: str, problems: Problems) -> 
         if problems.objects_to((*guest.written.where, "name")):
             continue
         if unfit(name) or not name.strip():
-            problems.add(_where(guest), f"{show(name)} is no name; it needs letters and no control characters")
+            problems.add(_where(guest), f"{show(name)} is not a name; it needs letters and no control characters")
         earlier = first.setdefault(name, guest)
         if earlier is not guest and not _one_file_unnamed(earlier, guest):
-            problems.add(_where(guest), f"{guest} has the name {show(name)}, which is that of {earlier} too")
+            problems.add(
+                _where(guest), f"{guest} has the name {show(name)}, and so has {earlier}; change one of them"
+            )
     return names
 
 
@@ -105,8 +126,8 @@ def _one_file_unnamed(one: AnyGuest, other: AnyGuest) -> bool:
 
 
 def _stem(guest: AnyGuest) -> str:
-    return os.path.splitext(os.path.basename(guest.named))[0]
+    return readable(without_suffix(os.path.basename(guest.named)))
 
 
 def _relative(guest: AnyGuest, folder: str) -> str:
-    return os.path.relpath(guest.named, folder)
+    return readable(os.path.relpath(guest.named, folder))

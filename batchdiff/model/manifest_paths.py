@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from batchdiff.image.device_names import image_path, is_among_devices
 from batchdiff.image.identity import Identity, identity_in
 from batchdiff.image.lookalike import looks_like
-from batchdiff.image.names import check_usable, unfit
+from batchdiff.image.names import check_usable, unfit, why_unfit
 from batchdiff.model import own_names
-from batchdiff.model.manifest_problems import Problems, YamlPath, show, suggestion
+from batchdiff.model.manifest_problems import Problems, YamlPath, show
 
 # Comparing a name with thousands of others takes tens of milliseconds, and a wrong folder misses every image.
 _MOST_SUGGESTIONS = 20
@@ -40,10 +40,15 @@ def resolve_folder(folder: str, written: str) -> str:
     return os.path.join(os.path.realpath(directory), name)
 
 
-def locate_image(folder: str, written: str, where: YamlPath, problems: Problems) -> Place | None:
-    """The image that a path means; None, and a problem, where it means no image."""
-    if unfit(written):
-        problems.add(where, f"control characters may not stand in a path: {show(written)}")
+def locate_image(
+    folder: str, written: str, where: YamlPath, problems: Problems, *, matched: bool = False
+) -> Place | None:
+    """The image that a path means; None, and a problem, if it means no image.
+
+    ``matched``: it comes from a glob, and what is odd about its name is the guest's own problem.
+    """
+    if not matched and unfit(written):
+        problems.add(where, _unfit(written))
         return None
     full = os.path.join(folder, written)
     try:
@@ -53,10 +58,14 @@ def locate_image(folder: str, written: str, where: YamlPath, problems: Problems)
         problems.add(where, _no_such_file(full, written, suggest=len(problems) < _MOST_SUGGESTIONS))
         return None
     except (OSError, ValueError) as error:
-        problems.add(where, f"{show(full)} cannot be examined: {_reason(error)}")
+        remedy = "; check the permissions of its folders" if isinstance(error, PermissionError) else ""
+        problems.add(where, f"{show(full)} cannot be looked at: {_reason(error)}{remedy}")
         return None
     if kind := _not_an_image(status.st_mode):
-        problems.add(where, f"{show(full)} is {kind}; an image is a regular file or a block device")
+        remedy = "an image is a regular file or a block device"
+        if stat.S_ISDIR(status.st_mode) and where[:1] == ("guests",):
+            remedy = f"for all images in it write `glob: {written.rstrip('/')}/*`"
+        problems.add(where, f"{show(full)} is {kind}; {remedy}")
         return None
     return Place(where, written, resolve_folder(folder, written), image_path(full), identity_in(status))
 
@@ -72,7 +81,7 @@ def is_image(path: str) -> bool:
 def locate_overlay(folder: str, written: str, where: YamlPath, problems: Problems) -> str | None:
     """The absolute path of an overlay to write; None, and a problem, where none can be written there."""
     if unfit(written):
-        problems.add(where, f"control characters may not stand in a path: {show(written)}")
+        problems.add(where, _unfit(written))
     elif os.path.basename(written) in {"", ".", ".."}:
         problems.add(where, f"{show(written)} is a folder; write the overlay's file name too")
     else:
@@ -90,6 +99,10 @@ def _in_existing_folder(path: str, where: YamlPath, problems: Problems) -> str |
     make = shlex.quote(directory)
     problems.add(where, f"the overlay's folder {show(directory)} does not exist; make it: mkdir -p {make}")
     return None
+
+
+def _unfit(written: str) -> str:
+    return f"{show(written)} has {why_unfit(written)}, which reports and logs could not show; rename it"
 
 
 def missing_format(folder: str, written: object) -> str:
@@ -124,8 +137,21 @@ def _no_such_file(full: str, written: str, *, suggest: bool) -> str:
     if name + own_names.QUARANTINE in names:
         remedy = "bring it back with `batchdiff restore` and the plan that put it there"
         return f"no such file: {show(full)}; it is in quarantine, as NAME{own_names.QUARANTINE}; {remedy}"
-    near = suggestion(name, names[:_MOST_NAMES]) if suggest else ""
+    near = _near(name, names[:_MOST_NAMES]) if suggest else ""
     return f"no such file: {show(full)}{near}"
+
+
+def _near(name: str, names: list[str]) -> str:
+    """Return a suggestion by what names differ in: those of images end alike, which makes any two look near."""
+    alike = next((each for each in names if each.casefold() == name.casefold()), None)
+    if alike is not None:
+        return f"; did you mean {show(alike)}?"
+    stem, suffix = os.path.splitext(name)
+    stems = {os.path.splitext(each)[0]: each for each in names if each.endswith(suffix)}
+    from difflib import get_close_matches  # noqa: PLC0415  # only where something is wrong
+
+    near = get_close_matches(stem, list(stems), n=1)
+    return f"; did you mean {show(stems[near[0]])}?" if near else ""
 
 
 def _reason(error: OSError | ValueError) -> str:

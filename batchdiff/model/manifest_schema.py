@@ -36,13 +36,26 @@ class _Finding:
     raw: str
 
 
+VERSION = 1
+"""Of the manifest's format."""
+
+
 def version_problem(data: dict[str, PlainData]) -> tuple[YamlPath, str] | None:
-    """What keeps this from being a manifest of version 1; where anything does, no more can be said of it."""
+    """Return what is wrong with the version of a manifest; None if it is right."""
     if "version" not in data:
         return (), "version is missing; begin the manifest with `version: 1`"
-    if type(data["version"]) is not int or data["version"] != 1:
-        return ("version",), f"expected 1, found {describe(data['version'])}; only version 1 can be read"
+    found = data["version"]
+    if type(found) is not int or found != VERSION:
+        return ("version",), f"expected {VERSION}, found {describe(found)}; only version {VERSION} can be read"
     return None
+
+
+def is_readable(data: dict[str, PlainData]) -> bool:
+    """Return whether a manifest without the right version is one of version 1 by all that it has.
+
+    Of another version nothing else can be judged, and a file without any of these keys is not a manifest.
+    """
+    return type(data.get("version")) is not int and not data.keys().isdisjoint({"template", "guests"})
 
 
 def check_schema(data: PlainData, folder: str, problems: Problems) -> None:
@@ -108,12 +121,37 @@ def _in_words(finding: _Finding, folder: str) -> list[tuple[YamlPath, str]]:
 
 def _unknown_keys(finding: _Finding) -> list[tuple[YamlPath, str]]:
     known = list(finding.schema["properties"])
-    listing = f"; known here: {', '.join(known)}"
     return [
-        ((*finding.where, key), f"unknown key{suggestion(key, known) or listing}")
+        ((*finding.where, key), f"unknown key{_what_else(key, known)}")
         for key in finding.value
         if key not in finding.schema["properties"]
     ]
+
+
+def _what_else(key: str, known: list[str]) -> str:
+    """Return what was meant by a key that is unknown here, as the end of a sentence."""
+    before, colon, after = key.partition(":")
+    if colon and before in known:
+        return f"; write a space after the colon: `{before}: {after}`"
+    near = suggestion(key, known)
+    if near:
+        return near
+    if place := _place_of(key):
+        return f"; it belongs {place}"
+    return f"; known here: {', '.join(known)}"
+
+
+def _place_of(key: str) -> str:
+    """Return where a manifest has a key of that name; empty if nowhere."""
+    schema = schema_of("manifest")
+    guest, top = schema["$defs"]["guest"]["properties"], schema["properties"]
+    if key in guest["overlay"]["properties"] and key not in guest:
+        return f"in `overlay: {{{key}: ...}}` of a guest, or of defaults"
+    if key in top:
+        return "at the top of the manifest, beside `version` and `guests`"
+    if key == "format":
+        return "in `template`, a guest, or `defaults`"
+    return "in an item of `guests`" if key in guest else ""
 
 
 def _missing(key: str, value: dict[str, object], folder: str) -> str:
@@ -125,7 +163,13 @@ def _type(finding: _Finding) -> str:
     kinds = [kinds] if isinstance(kinds, str) else kinds
     expected = " or ".join(_KINDS[kind] for kind in kinds)
     quote = "; put it in quotes" if "string" in kinds and isinstance(finding.value, bool | int | float) else ""
+    if kinds == ["object"] and isinstance(finding.value, str) and _names_an_image(finding.where):
+        quote = f"; write {{path: {finding.value}, format: ...}}" if finding.value.isprintable() else ""
     return f"expected {expected}, found {describe(finding.value)}{quote}"
+
+
+def _names_an_image(where: YamlPath) -> bool:
+    return where == ("template",) or (len(where) > 1 and where[-2] in {"guests", "backing"})
 
 
 def _enum(finding: _Finding) -> str:

@@ -123,6 +123,7 @@ class PathMap:
             source=self.source(guest.source),
             image=None if guest.image is None else self._planned(guest.image),
             overlay_path=self.path(guest.overlay_path),
+            alias=self.path(guest.alias) if guest.alias else "",
         )
 
     def _origin(self, origin: Origin) -> Origin:

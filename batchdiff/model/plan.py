@@ -13,7 +13,8 @@ from batchdiff.model.overlay_options import OverlayOptions
 from batchdiff.model.plan_runs import Runs
 
 FORMAT_VERSION = (1, 2)
-"""1.1 added the lasting name of the filesystem to fingerprints; 1.2 how exact savings are."""
+"""1.1 added the lasting name of the filesystem to fingerprints; 1.2 how exact savings are, links to guests, and
+similarity."""
 
 DEFAULT_UNIT = 4096
 """In plans before 1.2 all space was counted in units of this size."""
@@ -73,12 +74,40 @@ class Savings:
 
 
 @dataclass(frozen=True, slots=True)
+class Similarity:
+    """How much of a guest is not zeros, and how much of that the template has at the same place, in bytes."""
+
+    equal_bytes: int
+    nonzero_bytes: int
+
+    @property
+    def share(self) -> float:
+        """From 0 to 1; 1 for a guest that is nothing but zeros, which is like any template."""
+        return self.equal_bytes / self.nonzero_bytes if self.nonzero_bytes else 1.0
+
+
+_UNLIKE = 0.01
+"""Below it two disks have in common what any two have: boot code, partition tables, licences."""
+
+
+def why_unlike(similarity: Similarity | None) -> str:
+    """Return that a guest does not look like a copy of the template, in words; empty if it does."""
+    if similarity is None or similarity.share >= _UNLIKE:
+        return ""
+    much = f"next to nothing ({similarity.share:.2%} of its data)" if similarity.equal_bytes else "nothing"
+    return f"it has {much} in common with the template: was it copied from another one?"
+
+
+@dataclass(frozen=True, slots=True)
 class GuestPlan:
     """One guest's part. ``data`` and ``zero`` are what is written as data and as zeros.
 
     Both are in units of ``unit`` bytes, the granule of the overlay: its clusters, or subclusters.
 
     ``image`` is None where the guest could not be opened, and ``savings`` where it could not be compared.
+
+    ``alias``: the symbolic link by which the manifest names the guest, absolute; empty if it names the file.
+    ``similarity`` is None in plans before 1.2 as well.
     """
 
     name: str
@@ -92,6 +121,8 @@ class GuestPlan:
     data: Runs
     zero: Runs
     savings: Savings | None
+    alias: str = ""
+    similarity: Similarity | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from batchdiff.model.plan import (
     Plan,
     PlannedImage,
     Savings,
+    Similarity,
     Totals,
     Verdict,
 )
@@ -82,6 +83,8 @@ def _state(image: PlannedImage) -> dict[str, Any]:
 
 def _guest(guest: GuestPlan) -> dict[str, Any]:
     found: dict[str, Any] = {"name": guest.name} | _source(guest.source)
+    if guest.alias:
+        found["link"] = guest.alias
     if guest.image is not None:
         found |= _state(guest.image)
     found |= {"verdict": guest.verdict.value, "reason": guest.reason}
@@ -97,6 +100,8 @@ def _guest(guest: GuestPlan) -> dict[str, Any]:
     if guest.savings is not None:
         by_size = {str(size): count for size, count in guest.savings.overlay_bytes_by_cluster_size}
         found["savings"] = asdict(guest.savings) | {"overlay_bytes_by_cluster_size": by_size}
+    if guest.similarity is not None:
+        found["similarity"] = asdict(guest.similarity)
     return found
 
 
@@ -140,7 +145,13 @@ def _guest_plan(record: dict[str, Any]) -> GuestPlan:
         data=_runs(record["extents"], "data"),
         zero=_runs(record["extents"], "zero"),
         savings=savings,
+        alias=record.get("link", ""),
+        similarity=_similarity(record["similarity"]) if "similarity" in record else None,
     )
+
+
+def _similarity(record: dict[str, Any]) -> Similarity:
+    return Similarity(record["equal_bytes"], record["nonzero_bytes"])
 
 
 def _options(record: dict[str, Any]) -> OverlayOptions:

@@ -11,7 +11,9 @@ from batchdiff.errors import PlanError
 from batchdiff.image.lookalike import looks_like
 from batchdiff.image.names import check_usable
 from batchdiff.image.source import ImageFormat
+from batchdiff.model import own_names
 from batchdiff.model.manifest_problems import suggestion
+from batchdiff.model.own_documents import Document, own_document
 
 _HEAD = 4096
 """A manifest says its version and template in its first lines, below its comments."""
@@ -31,6 +33,9 @@ def check_is_plan(path: str) -> None:
         return  # a folder, a FIFO: reading it tells
     if not head:
         raise PlanError(f"{path} is no plan", why="it is empty", remedy=_PLAN_AGAIN)
+    document = own_document(head)
+    if document not in {None, Document.PLAN, Document.SIDECAR} or path.endswith(own_names.SIDECAR):
+        raise PlanError(f"{path} is no plan", why=f"it is {document}", remedy=_plan_of(path))
     if head.removeprefix(_BOM).lstrip().startswith(b"{") and b"\0" not in head:
         return
     if _is_manifest(path, head):
@@ -42,6 +47,13 @@ def check_is_plan(path: str) -> None:
     raise PlanError(
         f"{path} is no plan", why=_what(path, head), remedy="Name the file that `batchdiff plan` wrote."
     )
+
+
+def _plan_of(path: str) -> str:
+    plan = path.removesuffix(".journal")
+    if plan != path and os.path.exists(plan):
+        return f"Name the plan: {shlex.quote(plan)}."
+    return "Name the file that `batchdiff plan` wrote."
 
 
 def _head(path: str) -> bytes | None:

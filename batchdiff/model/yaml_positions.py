@@ -13,6 +13,7 @@ import yaml
 
 from batchdiff.errors import ManifestError
 from batchdiff.model.manifest_problems import Problems, YamlPath, show
+from batchdiff.model.yaml_errors import where_and_why
 
 MAX_VALUES = 250_000
 """Values in a document, aliases expanded: ten thousand guests with every key spelled out."""
@@ -44,14 +45,13 @@ def parse_yaml(text: str, name: str, problems: Problems) -> PlainData:
     control = yaml.reader.Reader.NON_PRINTABLE.search(text)
     if control:
         line = text.count("\n", 0, control.start()) + 1
-        raise ManifestError(f"{name}:{line}: the character {show(control.group())} may not stand in YAML")
+        raise ManifestError(f"{name}:{line}: YAML does not allow the character {show(control.group())}; delete it")
     try:
         _check_bounds(text, name)
         node = yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{name}:{mark.line + 1}" if mark is not None else name
-        reason = " ".join(part for part in (error.context, error.problem) if part)
+        at, reason = where_and_why(error, text)
+        where = name if at is None else f"{name}:{at}"
         raise ManifestError(f"{where}: not valid YAML: {reason}") from None
     except (yaml.YAMLError, UnicodeError) as error:
         raise ManifestError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from None
@@ -123,7 +123,7 @@ class _Reader:
             self._problems.add(path, "a key must be text, not a list or a mapping", line=line)
             return None
         if node.tag not in _TEXT_TAGS:
-            self._problems.add(path, f"the key {show(node.value)} is no text; put it in quotes", line=line)
+            self._problems.add(path, f"the key {show(node.value)} is not text; put it in quotes", line=line)
             return None
         key = str(node.value)
         if key in seen:
@@ -161,7 +161,7 @@ class _Reader:
                 if -(1 << 63) <= number < 1 << 63:
                     return number
         if node.tag.startswith(_TAG) and node.tag[len(_TAG) :] in {"bool", "int", "float"}:
-            self._problems.add(path, f"{show(node.value)} is no value that can be used here")
+            self._problems.add(path, f"{show(node.value)} is not a value that can be used here")
         else:
             self._refuse_tag(node, path)
         return None
@@ -169,4 +169,4 @@ class _Reader:
     def _refuse_tag(self, node: yaml.Node, path: YamlPath) -> None:
         line = node.start_mark.line + 1
         tag = str(node.tag).replace(_TAG, "!!")
-        self._problems.add(path, f"the tag {show(tag)} may not stand in a manifest", line=line)
+        self._problems.add(path, f"the tag {show(tag)} has no meaning in a manifest; leave it out", line=line)

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from functools import partial
 
 from batchdiff.errors import GuestError, ImageError
-from batchdiff.extents import Extents
+from batchdiff.extents import Extents, Kind
 from batchdiff.image.allocation import disk_use
 from batchdiff.image.blocks import NO_BLOCKS, Blocks
 from batchdiff.image.exactness import Exactness
 from batchdiff.image.files import settle_reads
+from batchdiff.image.hard_links import other_names
 from batchdiff.image.image import Image
 from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.image.volume import Volume, volume_of
 from batchdiff.model.manifest import GuestEntry, Manifest
 from batchdiff.model.overlay_options import Compression, OverlayOptions, backing_name, geometry_of
-from batchdiff.model.plan import GuestPlan, PlannedImage, Savings, Verdict
+from batchdiff.model.plan import GuestPlan, PlannedImage, Savings, Similarity, Verdict, why_unlike
 from batchdiff.model.plan_extents import runs_of
 from batchdiff.model.plan_runs import NO_RUNS
 from batchdiff.planning.candidates import Candidate, Dismissed
@@ -66,6 +67,7 @@ class Content:
     cluster_size: int
     extents: Extents
     sizes: dict[int, int]
+    similarity: Similarity | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ def _content(units: Extents, virtual_size: int, options: OverlayOptions) -> Cont
             f" choose {format_size(min(sizes))} or more"
         )
     extents = extents_to_write(units, virtual_size, options, geometry_of(options, cluster_size))
-    return Content(cluster_size, extents, sizes)
+    return Content(cluster_size, extents, sizes, _similarity(units))
 
 
 def _measured(
@@ -157,10 +159,25 @@ def _measured(
         overlay, free = packed(layout, extents, volume.unit), 0
     use = disk_use(fd, image.path, kept=premises.kept.get(os.fstat(fd).st_dev, NO_BLOCKS))
     savings = savings_of(guest=use, volume=volume, overlay=overlay, sizes=content.sizes, shared=free)
-    verdict, reason = _verdict(savings, premises.manifest.minimum_savings)
+    names = other_names(fd, image.path)
+    verdict, reason = _verdict(savings, premises.manifest.minimum_savings, content.similarity, names)
     plan = _guest_plan(entry, candidate.record, verdict, reason)
     data, zero = runs_of(extents)
-    return dataclasses.replace(plan, options=options, unit=geometry.granule, data=data, zero=zero, savings=savings)
+    return dataclasses.replace(
+        plan,
+        options=options,
+        unit=geometry.granule,
+        data=data,
+        zero=zero,
+        savings=savings,
+        similarity=content.similarity,
+    )
+
+
+def _similarity(units: Extents) -> Similarity:
+    """Of what is not zeros, how much is as in the template; in whole units, of which the last may be cut off."""
+    equal = units.units(Kind.SAME)
+    return Similarity(equal * UNIT, (equal + units.units(Kind.DATA)) * UNIT)
 
 
 def _volume(candidate: Candidate, image: Image) -> Volume:
@@ -192,15 +209,22 @@ def _compressed(candidate: Candidate, layout: Layout, extents: Extents, unit: in
     return packed.file_size, stored.error_bytes, disk_bytes(packed, stored.disk_bytes, unit)
 
 
-def _verdict(savings: Savings, minimum: float) -> tuple[Verdict, str]:
+def _verdict(savings: Savings, minimum: float, similarity: Similarity | None, names: str) -> tuple[Verdict, str]:
+    """Return whether a guest is worth converting. ``names``: that it has hard links, in words, if it has."""
     share = savings.saved_bytes / savings.allocated_bytes if savings.allocated_bytes else 0.0
     if savings.saved_bytes <= 0:
         if savings.reclaimable_bytes == 0 < savings.allocated_bytes:
-            return Verdict.SKIP, f"deleting it would free nothing: {savings.note}"
+            return Verdict.SKIP, f"deleting it would free nothing: {names or savings.note}"
+        if unlike := why_unlike(similarity):
+            return Verdict.SKIP, unlike
         would = "would" if savings.exactness in {Exactness.EXACT, Exactness.AT_MOST} else "might"
         return Verdict.SKIP, f"its overlay {would} not be smaller than it is now"
     if share < minimum:
-        return Verdict.SKIP, f"it would save {share:.1%}, which is below the minimum of {minimum:.1%}"
+        digits = 1 if f"{share:.1%}" != f"{minimum:.1%}" else 4
+        return (
+            Verdict.SKIP,
+            f"it would save {share:.{digits}%}, which is below the minimum of {minimum:.{digits}%}",
+        )
     return Verdict.CONVERT, ""
 
 
@@ -217,4 +241,5 @@ def _guest_plan(entry: GuestEntry, image: PlannedImage | None, verdict: Verdict,
         data=NO_RUNS,
         zero=NO_RUNS,
         savings=None,
+        alias="" if entry.named in {"", entry.image.path} else entry.named,
     )

@@ -53,6 +53,8 @@ def examined(
     """Return a guest's part in the plan. No file stays open. ``plans`` has what was done before."""
     if entry.converted is not None:
         return Dismissed(entry, None, Verdict.SKIP, plans.reason(entry.converted))
+    if entry.objection:
+        return Dismissed(entry, None, Verdict.REFUSE, entry.objection)
     try:
         if _rests_on(entry, template.source):
             return Dismissed(entry, None, Verdict.SKIP, "it is already an overlay of this template")

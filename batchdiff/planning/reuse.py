@@ -74,4 +74,4 @@ def exact_part(part: GuestPlan, options: OverlayOptions) -> Exact | None:
     if not sizes or before.cluster_size != (options.cluster_size or chosen_cluster_size(sizes)):
         return None
     packed = (savings.overlay_bytes, savings.overlay_error_bytes, savings.overlay_disk_bytes)
-    return Exact(Content(before.cluster_size, extents_of(part), sizes), packed)
+    return Exact(Content(before.cluster_size, extents_of(part), sizes, part.similarity), packed)

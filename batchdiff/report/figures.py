@@ -40,7 +40,10 @@ def share(saved: int, allocated: int) -> float | None:
 
 def percent(part: float | None) -> str:
     """A share for people, or a dash."""
-    return NOTHING if part is None else f"{part:.1%}"
+    if part is None:
+        return NOTHING
+    shown = f"{part:.1%}"
+    return shown if float(shown[:-1]) else "0.0%"  # never "-0.0%"
 
 
 def counted(count: int, singular: str) -> str:

@@ -52,7 +52,9 @@ def _guest(record: dict[str, Any], guest: GuestPlan) -> dict[str, Any]:
         # In whole units: the last may reach past the end of the disk.
         "data_bytes": guest.data.units * guest.unit if savings else None,
         "zero_bytes": guest.zero.units * guest.unit if savings else None,
+        "link": guest.alias or None,
         "savings": record.get("savings"),
+        "similarity": record.get("similarity"),
         "saved_share": _rounded(share(savings.saved_bytes, savings.allocated_bytes)) if savings else None,
     }
 

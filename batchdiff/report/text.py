@@ -27,6 +27,7 @@ from batchdiff.report.figures import (
     to_convert,
 )
 from batchdiff.report.printable import printable
+from batchdiff.report.remarks import remarks
 from batchdiff.report.table import Align, Column, paragraph, table
 from batchdiff.units import few, format_size
 
@@ -123,6 +124,8 @@ def _notes(plan: Plan, width: int) -> Iterator[str]:
     for verdict, reason, names in _reasons(plan.guests):
         text = f"{few(names)}: {printable(reason) or 'no reason given'}"
         yield paragraph(text, width=width, first=f"{verdict.value:<8}", rest=" " * 10)
+    for text in remarks(plan):
+        yield paragraph(text, width=width, first=f"{'note':<8}", rest=" " * 10)
 
 
 def _reasons(guests: Sequence[GuestPlan]) -> Iterator[tuple[Verdict, str, list[str]]]:

@@ -124,7 +124,7 @@ def test_only_a_plan_is_ever_replaced(fleet, content):
     victim = fleet.folder / "victim"
     victim.write_bytes(content)
     done = fleet.plan("-o", "victim", expect=2)
-    assert "is no plan" in done.stderr
+    assert "is not a plan" in done.stderr
     assert victim.read_bytes() == content
 
 
@@ -404,7 +404,7 @@ def test_no_plan_goes_to_stdout_by_a_dash(fleet):
     [
         ("nodir/x.json", "there is no such folder"),
         ("/proc/x.json", "No such file or directory"),
-        ("/dev/full", "is no regular file"),
+        ("/dev/full", "is not a regular file"),
     ],
 )
 def test_where_no_plan_can_be_written_nothing_is_scanned(fleet, place, why):
@@ -425,7 +425,7 @@ def test_an_overlay_that_exists_may_be_a_disk_in_use(fleet):
     (fleet.folder / "raw.qcow2").write_bytes(b"overlay")
     said = [fleet.plan(expect=3).stderr, fleet.plan("--guest", "raw", expect=3).stderr]
     for text in said:
-        assert "It may be a disk in use: leave the guest out, or give another overlay.path" in text
+        assert "It may be a disk in use: leave the guest out, or give it another overlay.path" in text
     fleet.plan("--guest", "large")
     assert [guest["name"] for guest in fleet.document["guests"]] == ["large"]
 

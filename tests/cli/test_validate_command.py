@@ -72,7 +72,7 @@ def test_a_name_cannot_forge_what_is_said(fleet, name):
 def test_a_raw_template_that_is_declared_qcow2(fleet, verb):
     fleet.write_manifest(MANIFEST.replace("template.img, format: raw", "template.img, format: qcow2"))
     done = batchdiff(verb, "fleet.yaml", cwd=fleet.folder, expect=0 if verb == "validate" else 4)
-    hint = f"the template, {fleet.folder}/template.img, is declared qcow2, but does not begin like qcow2"
+    hint = f"the template, {fleet.folder}/template.img, is declared qcow2, but does not start with a qcow2 header"
     assert f"{hint}; did you mean `format: raw`?" in done.stderr
 
 
@@ -80,4 +80,4 @@ def test_a_guest_that_is_declared_raw_and_is_qcow2(fleet):
     fleet.write_manifest(MANIFEST.replace("thick.qcow2, format: qcow2", "thick.qcow2"))
     done = batchdiff("validate", "fleet.yaml", cwd=fleet.folder)
     assert "the guest thick, " in done.stderr
-    assert "begins like qcow2" in done.stderr
+    assert "starts like qcow2" in done.stderr

@@ -301,7 +301,7 @@ def test_a_default_overlay_keeps_off_guests_that_are_gone(folder):
 def test_two_guests_of_one_overlay_are_told_also_if_both_are_gone(folder):
     put_overlay("clones/a.qcow2", f"{folder}/t.img")
     write_sidecar(f"{folder}/t.img", {f"{folder}/clones/a.qcow2": Origin("a", PLAN)}, version="1.0")
-    (problem,) = problems(guests(raw("clones/a.one"), raw("clones/a.two")))
+    (problem,) = problems(guests(raw("clones/a.vmdk"), raw("clones/a.vdi")))
     assert "have the same overlay" in problem
 
 

@@ -66,7 +66,8 @@ def test_a_guest_listed_by_path_is_left_out_also_behind_a_link(folder):
 
 def test_a_glob_without_matches(folder):
     (problem,) = problems(guests('{glob: "none-*.img", format: raw}'))
-    assert problem == f'm.yaml:4: guests[0].glob: no image matches "none-*.img" in "{folder}"'
+    words = f'no image matches "none-*.img" in "{folder}"; correct the pattern, or leave it out'
+    assert problem == f"m.yaml:4: guests[0].glob: {words}"
 
 
 def test_a_glob_with_nothing_but_taken_files(folder):

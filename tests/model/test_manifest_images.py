@@ -8,7 +8,7 @@ import stat
 import time
 
 import pytest
-from manifest_texts import guests, make, problems, raw
+from manifest_texts import guests, make, problems, raw, read
 
 from batchdiff.image.identity import identity_of
 from batchdiff.image.source import ImageFormat, ImageSource
@@ -24,14 +24,15 @@ def test_a_guest_that_is_the_template(folder):
     os.link("t.img", "hard.img")
     os.symlink("t.img", "soft.img")
     found = problems(guests(raw("t.img"), raw("hard.img"), raw("soft.img")))
-    assert sum("is the template, and so can be no guest" in problem for problem in found) == 3
+    assert sum("is the template, so it cannot also be a guest; leave it out" in problem for problem in found) == 3
 
 
 def test_a_guest_that_is_a_backing_file(folder):
     head = "version: 1\ntemplate: {path: clones/c.qcow2, format: qcow2, backing: [{path: t.img, format: raw}]}\n"
     (problem,) = problems(guests(raw("t.img"), head=head))
     assert problem == (
-        'm.yaml:4: guests[0].path: "t.img" is a backing file (template.backing[0].path), and so can be no guest'
+        'm.yaml:4: guests[0].path: "t.img" is a backing file (template.backing[0].path), so it cannot also be'
+        " a guest; leave it out"
     )
 
 
@@ -41,7 +42,9 @@ def test_a_guest_that_another_guest_rests_on(folder):
     assert "is a backing file (guests[0].backing[0].path)" in problem
 
 
-@pytest.mark.parametrize(("how", "words"), [("link", " by a hard link"), ("symlink", " by a symbolic link")])
+@pytest.mark.parametrize(
+    ("how", "words"), [("link", " by a hard link; list it once"), ("symlink", " by a symbolic link; list it once")]
+)
 def test_a_guest_twice_through_a_link(folder, how, words):
     getattr(os, how)(f"{folder}/clones/a.img", "other.img")
     (problem,) = problems(guests(raw("clones/a.img"), raw("other.img")))
@@ -70,7 +73,7 @@ def test_an_overlay_in_the_place_of_another_part(folder, overlay, part, allow):
     text = guests(raw("clones/a.img", f", overlay: {{path: {overlay}}}"), raw("clones/b.img"))
     (problem,) = problems(text, allow_existing_overlays=allow)
     assert problem.startswith("m.yaml:4: guests[0].overlay.path: the overlay ")
-    assert problem.endswith(f"would replace {part}")
+    assert problem.endswith(f"would replace {part}; give it another overlay.path")
 
 
 def test_two_guests_with_one_overlay(folder):
@@ -87,7 +90,7 @@ def test_a_chain_in_a_circle(folder):
     make("x.qcow2")
     head = "version: 1\ntemplate: {path: x.qcow2, format: qcow2, backing: [{path: ./x.qcow2, format: qcow2}]}\n"
     (problem,) = problems(guests(raw("clones/a.img"), head=head))
-    assert "is in the chain twice, first as template.path" in problem
+    assert "is in the chain twice, first as template.path; list it once" in problem
 
 
 def test_a_raw_image_has_nothing_below_it(folder):
@@ -100,9 +103,9 @@ def test_a_raw_image_has_nothing_below_it(folder):
         )
     )
     assert found == [
-        "m.yaml:4: guests[0]: a raw image has no backing file, so backing may not be given",
-        "m.yaml:5: guests[1].backing[0]: a raw image has no backing file, so more images below it "
-        "may not be given",
+        "m.yaml:4: guests[0]: a raw image has no backing file; leave `backing` out, or correct the format",
+        "m.yaml:5: guests[1].backing[0]: a raw image has no backing file; leave the images below it out, or"
+        " correct the format",
     ]
 
 
@@ -124,18 +127,34 @@ def test_what_is_no_image(folder):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("socket")
         found = problems(guests(*map(raw, ["clones", "fifo", "socket", "/dev/null", "loop", "clones/a.img/x"])))
-    reasons = ["a folder", "a FIFO", "a socket", "a character device", "symbolic links", "Not a directory"]
+    reasons = [
+        "a folder; for all images in it write `glob: clones/*`",
+        "a FIFO",
+        "a socket",
+        "a character device",
+        "symbolic links",
+        "Not a directory",
+    ]
     assert len(found) == len(reasons)
     assert all(reason in problem for reason, problem in zip(reasons, found, strict=True))
 
 
-@pytest.mark.parametrize("path", ['"a\\nb"', '"a\\0b"', '"\\x1b[31m"', '"x\\u2029"'])
-def test_control_characters_in_paths(folder, path):
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ('"a\\nb"', "a line break (\\n)"),
+        ('"a\\0b"', "a control character (\\x00)"),
+        ('"\\x1b[31m"', "a control character (\\x1b)"),
+        ('"x\\u2029"', "a line break (\\u2029)"),
+        ('"a\\u202eb"', "the character \\u202e, which changes the direction"),
+    ],
+)
+def test_control_characters_in_paths(folder, path, words):
     found = problems(
         guests(raw(path), f"{{glob: {path}, format: raw}}", raw("clones/a.img", f", overlay: {{path: {path}}}"))
     )
     assert len(found) == 3
-    assert all("control characters may not stand in a" in problem for problem in found)
+    assert all(f"has {words}" in problem for problem in found)
     assert all(problem.isprintable() for problem in found)
 
 
@@ -151,6 +170,17 @@ def test_control_characters_in_folders(folder):
     assert [problem.split(":")[1] for problem in found] == ["4", "5", "6"]
 
 
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("A.img", "a.img"), ("wbe01.img", "web01.img"), ("web01.raw", None), ("nope.img", None), ("x.img", None)],
+)
+def test_only_names_that_are_near_are_suggested(folder, name, near):
+    """What all images end with does not make them near."""
+    make("clones/web01.img", "clones/other.img")
+    (problem,) = problems(guests(raw(f"clones/{name}")))
+    assert problem.endswith(f'"; did you mean "{near}"?' if near else f'clones/{name}"')
+
+
 def test_a_thousand_missing_images_do_not_take_long(folder):
     make(*(f"clones/g{number:04}.img" for number in range(1000)))
     start = time.process_time()
@@ -161,15 +191,21 @@ def test_a_thousand_missing_images_do_not_take_long(folder):
 
 
 def test_control_characters_in_a_name_that_a_glob_finds(folder):
-    make("clones/a\nb.img")
-    (problem,) = problems(guests('{glob: "clones/*b.img", format: raw}', '{glob: "clones/a.img", format: raw}'))
-    assert "control characters" in problem
+    make("clones/a\nb.img", "clones/x\x1b[2J.img")
+    found = read(guests('{glob: "clones/*.img", format: raw}')).guests
+    assert [(guest.name, guest.objection) for guest in found] == [
+        ("a\\nb", "its name has a line break (\\n); rename it, or `exclude` it"),
+        ("a", ""),
+        ("b", ""),
+        ("x\\x1b[2J", "its name has a control character (\\x1b); rename it, or `exclude` it"),
+    ]
 
 
 def test_a_name_that_is_not_utf8_found_by_a_glob(folder):
     make(os.fsdecode(b"clones/\xff.img"))
-    (problem,) = problems(guests('{glob: "clones/*.img", format: raw}'))
-    assert '"clones/\\udcff.img"' in problem
+    found = read(guests('{glob: "clones/?.img", format: raw}')).guests
+    assert [(guest.name, guest.objection) for guest in found] == [("a", ""), ("b", ""), ("\\udcff", "")]
+    assert os.fsencode(found[2].overlay_path).endswith(b"clones/\xff.qcow2")
 
 
 @pytest.mark.parametrize(
@@ -210,6 +246,6 @@ def test_no_overlay_is_put_beside_a_device(folder):
     found = Problems()
     guest = FoundGuest(WrittenGuest(written, None, None, where, OverlayOptions()), image)
     assert overlay_paths([guest], folder, found) == [None]
-    assert 'no overlay can be written beside "/dev/vg/web01"; give overlay.path' in found.report("m")
+    assert 'no overlay can be written beside "/dev/vg/web01", in /dev; give overlay.path' in found.report("m")
     guest = FoundGuest(WrittenGuest(written, None, "web01.qcow2", where, OverlayOptions()), image)
     assert overlay_paths([guest], folder, Problems()) == [f"{folder}/web01.qcow2"]

@@ -10,7 +10,7 @@ from manifest_texts import HEAD, guests, make, problems, raw
 def test_cluster_sizes_that_are_none(folder, size):
     (problem,) = problems(guests(raw("clones/a.img", f", overlay: {{cluster_size: {size}}}")))
     assert problem.startswith("m.yaml:4: guests[0].overlay.cluster_size: ")
-    assert "is no " in problem
+    assert "is not a" in problem
 
 
 @pytest.mark.parametrize(("size", "words"), [("8k", "not 8 KiB"), ("auto", "a fixed cluster_size")])
@@ -24,7 +24,7 @@ def test_extended_l2_needs_large_clusters(folder, size, words):
 def test_a_wrong_default_is_told_once_and_where_it_is(folder):
     head = HEAD + "defaults: {format: raw, overlay: {cluster_size: 3}}\n"
     (problem,) = problems(guests("path: clones/a.img", "path: clones/b.img", head=head))
-    assert problem.startswith("m.yaml:3: defaults.overlay.cluster_size: 3 is no cluster size")
+    assert problem.startswith("m.yaml:3: defaults.overlay.cluster_size: 3 is not a cluster size")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_missing_keys(folder):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("guests: 5\n", "m.yaml:1: version is missing; begin the manifest with `version: 1`"),
+        ("x: 5\n", "m.yaml:1: version is missing; begin the manifest with `version: 1`"),
         ("x: 1\nversion: 2\n", "m.yaml:2: version: expected 1, found the number 2; only version 1 can be read"),
         ("version: '1'\n", 'm.yaml:1: version: expected 1, found the text "1"; only version 1 can be read'),
         ("version: true\nx: 1\nx: 1\n", "m.yaml:1: version: expected 1, found true; only version 1 can be read"),
@@ -138,6 +138,53 @@ def test_missing_keys(folder):
 )
 def test_the_version_is_looked_at_first(folder, text, problem):
     assert problems(text) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("first", "problem"),
+    [
+        ("", "m.yaml:1: version is missing; begin the manifest with `version: 1`"),
+        ("version: '1'\n", 'm.yaml:1: version: expected 1, found the text "1"; only version 1 can be read'),
+        ("version:\n", "m.yaml:1: version: expected 1, found nothing; only version 1 can be read"),
+    ],
+)
+def test_a_version_that_is_missing_or_odd_hides_nothing(folder, first, problem):
+    text = guests("{pth: clones/a.img, format: raw}", head=f"{first}template: {{path: t.img, format: rwa}}\n")
+    found = problems(text)
+    assert found[0] == problem
+    assert [each.split(": ")[1] for each in found[1:]] == ["template.format", "guests[0].pth", "guests[0]"]
+
+
+@pytest.mark.parametrize(
+    ("item", "tail", "problem"),
+    [
+        (
+            "{path: clones/a.img, format: raw, retire: keep}",
+            "",
+            "guests[0].retire: unknown key; it belongs at the top",
+        ),
+        (
+            "{path: clones/a.img, format: raw, cluster_size: 64k}",
+            "",
+            "guests[0].cluster_size: unknown key; it belongs in `overlay: {cluster_size: ...}` of a guest",
+        ),
+        (
+            "{glob: clones/*.img, format: raw, exclude: [x]}",
+            "",
+            "guests[0].exclude: unknown key; it belongs at the top of the manifest",
+        ),
+        (
+            raw("clones/a.img"),
+            "format: raw\n",
+            "format: unknown key; it belongs in `template`, a guest, or `defaults`",
+        ),
+        (raw("clones/a.img"), "name: x\n", "name: unknown key; it belongs in an item of `guests`"),
+        ("{path: clones/a.img, format:raw}", "", "write a space after the colon: `format: raw`"),
+        ("clones/a.img", "", 'found the text "clones/a.img"; write {path: clones/a.img, format: ...}'),
+    ],
+)
+def test_where_a_key_belongs(folder, item, tail, problem):
+    assert problem in "\n".join(problems(guests(item, tail=tail)))
 
 
 def test_all_problems_of_all_kinds_at_once(folder):
@@ -153,7 +200,7 @@ def test_all_problems_of_all_kinds_at_once(folder):
 @pytest.mark.parametrize(
     ("item", "also"),
     [
-        ("{path: clones/a.img, format: raw, overlay: {cluster_size: 100k, %s}}", '"100k" is no cluster size'),
+        ("{path: clones/a.img, format: raw, overlay: {cluster_size: 100k, %s}}", '"100k" is not a cluster size'),
         (
             "{path: clones/a.img, format: raw, overlay: {extended_l2: true, cluster_size: 4k, %s}}",
             "needs a cluster_size of 16 KiB or more",
@@ -162,9 +209,9 @@ def test_all_problems_of_all_kinds_at_once(folder):
         ("{path: clones/a.img, format: raw, overlay: {path: t.img, %s}}", "would replace the template"),
         ("{path: clones/x.img, format: raw, overlay: {%s}}", "no such file"),
         ("{path: clones/a.img, overlay: {%s}}", "format is missing; the file looks like raw"),
-        ("{path: t.img, format: raw, overlay: {%s}}", "is the template, and so can be no guest"),
+        ("{path: t.img, format: raw, overlay: {%s}}", "is the template, so it cannot also be a guest"),
         ("{glob: no/*, format: raw, overlay: {%s}}", "no image matches"),
-        ("{format: raw, overlay: {cluster_size: 3, %s}}", "3 is no cluster size"),
+        ("{format: raw, overlay: {cluster_size: 3, %s}}", "3 is not a cluster size"),
     ],
 )
 def test_the_sound_keys_of_an_entry_are_checked_too(folder, item, also):
@@ -180,7 +227,7 @@ def test_the_sound_keys_of_an_entry_are_checked_too(folder, item, also):
         ("defaults: {formt: raw, overlay: {cluster_size: 3}}\n", ["defaults.overlay.cluster_size: 3 is no"]),
         (
             "defaults: {overlay: {compression: lz4, cluster_size: 3}}\n",
-            ["expected one of", "3 is no cluster size"],
+            ["expected one of", "3 is not a cluster size"],
         ),
         ("defaults: {overlay: 5}\n", ["defaults.overlay: expected a mapping"]),
     ],

@@ -6,8 +6,10 @@ import os
 import random
 import re
 import resource
+import shlex
 import shutil
 import signal
+import subprocess
 
 import naive
 import notation
@@ -22,7 +24,7 @@ from batchdiff.image.sharing import Placed
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
 from batchdiff.model.overlay_options import Compression, OverlayOptions
-from batchdiff.model.plan import Verdict
+from batchdiff.model.plan import Verdict, why_unlike
 from batchdiff.model.plan_extents import extents_of
 from batchdiff.model.plan_file import checksum_of
 from batchdiff.model.plan_json import to_dict
@@ -353,9 +355,43 @@ def test_a_killed_worker_names_the_range(tmp_path, template, small_ranges, monke
 
 def test_nothing_to_gain(tmp_path):
     template = notation.write_raw(tmp_path / "t.img", "4M:A")
-    guest = only_guest(template, notation.write_raw(tmp_path / "g.img", "4M:B"))
+    guest = only_guest(template, notation.write_raw(tmp_path / "g.img", "1M:A 3M:B"), minimum_savings=0.5)
     assert guest.verdict is Verdict.SKIP
-    assert "not be smaller" in guest.reason
+    assert "it would save " in guest.reason
+    # Of each cluster 4 KiB differ, so the overlay is as large as the guest.
+    spread = " ".join(["4k:B 60k:A"] * 64)
+    guest = only_guest(template, notation.write_raw(tmp_path / "h.img", spread))
+    assert (guest.verdict, guest.reason) == (Verdict.SKIP, "its overlay would not be smaller than it is now")
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict", "much"),
+    [
+        ("4M:B", Verdict.SKIP, "nothing"),
+        ("4k:A 4092k:B", Verdict.SKIP, "next to nothing (0.10% of its data)"),
+        ("1M:B 3M:0", Verdict.CONVERT, "nothing"),  # zeros are no likeness
+        ("64k:A 4032k:B", Verdict.SKIP, None),
+        ("1M:A 3M:B", Verdict.CONVERT, None),
+        ("4M:0", Verdict.CONVERT, None),
+    ],
+)
+def test_a_disk_that_was_not_copied_from_the_template(tmp_path, text, verdict, much):
+    template = notation.write_raw(tmp_path / "t.img", "4M:A")
+    guest = only_guest(template, notation.write_raw(tmp_path / "g.img", text))
+    words = f"it has {much} in common with the template: was it copied from another one?" if much else ""
+    assert (guest.verdict, why_unlike(guest.similarity)) == (verdict, words)
+    assert guest.reason == (words if verdict is Verdict.SKIP and much else guest.reason)
+
+
+def test_a_hard_link_is_told_from_shared_blocks(tmp_path):
+    template = notation.write_raw(tmp_path / "t.img", "1M:A")
+    path = notation.write_raw(tmp_path / "g.img", "1M:A")
+    os.link(path, tmp_path / "second name")
+    guest = only_guest(template, path)
+    found = re.search(r"it has 2 names \(hard links\); `(.*)` lists them", guest.reason)
+    assert found, guest.reason
+    listed = subprocess.run(shlex.split(found[1]), capture_output=True, text=True, check=False).stdout
+    assert set(listed.splitlines()) == {str(path), str(tmp_path / "second name")}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,59 @@
+"""Warn of images that do not start as their declared format does: before a scan, and before originals go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from batchdiff.applying.notes import Notes
+from batchdiff.cli.console import Console
+from batchdiff.image.lookalike import looks_like
+from batchdiff.image.source import ImageFormat, ImageSource
+from batchdiff.model.manifest import Manifest
+from batchdiff.model.plan import Plan, Verdict
+from batchdiff.report.printable import printable
+
+
+def warn_of_formats(console: Console, manifest: Manifest) -> None:
+    """Name images of a manifest that do not start as their formats do."""
+    pending = [guest for guest in manifest.guests if guest.converted is None and not guest.objection]
+    _warn(console, manifest.template, [(guest.name, guest.image) for guest in pending])
+
+
+def warn_of_planned_formats(
+    console: Console, plan: Plan, notes: Notes, names: Iterable[str] | None = None
+) -> None:
+    """Name images of a plan that do not start as their formats do now; of all guests, or those with these names.
+
+    What is in a guest's place once its overlay took it was not declared.
+    """
+    chosen = None if names is None else set(names)
+    guests = [
+        (guest.name, guest.source)
+        for guest in plan.guests
+        if guest.verdict is Verdict.CONVERT
+        and (chosen is None or guest.name in chosen)
+        and not (guest.name in notes.published and guest.overlay_path == guest.source.path)
+    ]
+    _warn(console, plan.template.source, guests)
+
+
+def _warn(console: Console, template: ImageSource, guests: Iterable[tuple[str, ImageSource]]) -> None:
+    images = [("the template", template)]
+    images += [(f"the guest {name}", source) for name, source in guests]
+    for what, source in images:
+        doubt = _doubt(source.format, looks_like(source.path))
+        if doubt:
+            console.warn(f"warning: {what}, {printable(source.path)}, {doubt}")
+
+
+def _doubt(declared: ImageFormat, found: ImageFormat | None) -> str:
+    """Return what is odd about an image; a raw one that starts so is right only if a guest forged that header."""
+    if found is None or found is declared:
+        return ""
+    if declared is ImageFormat.RAW:
+        return (
+            f"is declared raw, but starts like {found}. Taken as raw, its guest sees the {found} file itself as"
+            f" its disk. If that is not meant, write `format: {found}` in the manifest"
+        )
+    starts = f"does not start with a {declared} header" if found is ImageFormat.RAW else f"starts like {found}"
+    return f"is declared {declared}, but {starts}; did you mean `format: {found}`?"

@@ -1,0 +1,58 @@
+"""The values that options take, and what is wrong with others: in words, with all that there is to choose from."""
+
+from __future__ import annotations
+
+import argparse
+import enum
+from collections.abc import Callable
+from typing import TypeVar
+
+from batchdiff.units import MIB, TIB, parse_size
+
+_MOST_JOBS = 1024
+
+Choice = TypeVar("Choice", bound=enum.StrEnum)
+
+
+def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
+    """Return the parser of an option that takes one of some words.
+
+    argparse's own message for a word that is not among them names the Python class.
+    """
+
+    def chosen(text: str) -> Choice:
+        try:
+            return choices(text)
+        except ValueError:
+            known = ", ".join(choices)
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of: {known}") from None
+
+    return chosen
+
+
+def file_to_write(text: str) -> str:
+    """Parse the name of a file that is written."""
+    if text == "-":
+        raise argparse.ArgumentTypeError("- does not mean stdout here; a file of that name is ./-")
+    if not text:
+        raise argparse.ArgumentTypeError("the file's name is empty")
+    return text
+
+
+def rate(text: str) -> int:
+    """Parse bytes a second: ``200MiB``, ``200M/s``."""
+    try:
+        found = parse_size(text.removesuffix("/s"))
+    except ValueError:
+        wanted = "write a whole number and its unit, such as 200MiB for that many bytes a second"
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate; {wanted}") from None
+    if not MIB <= found <= TIB:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate from 1MiB to 1TiB a second")
+    return found
+
+
+def jobs(text: str) -> int:
+    """Parse a number of processes."""
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST_JOBS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of jobs from 1 to {_MOST_JOBS}")
+    return int(text)

@@ -1,0 +1,74 @@
+"""Which images the ``exclude`` patterns of a manifest keep out of its globs.
+
+::
+
+    guests:  [{glob: "clones/**/*.img"}]       web01.img  old-web.img  archive/db.img
+    exclude: ["clones/old-*", "clones/archive/**"]        `---------------`-- left out
+
+They follow the rules of globs. A guest that is listed by path stays one: whoever lists it means it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from batchdiff.model.manifest_globs import glob_matches, would_match
+from batchdiff.model.manifest_paths import resolve_folder
+from batchdiff.model.manifest_problems import Problems, show
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+KEY = "exclude"
+
+
+@dataclass(frozen=True, slots=True)
+class Excluded:
+    """What no glob takes in: names that are there, and what a name that is not there would have to be like.
+
+    ``idle``: the patterns that match nothing, each with its line and the reason: ``5: exclude[0]: ...``.
+    """
+
+    paths: frozenset[str]
+    likes: tuple[tuple[str, Callable[[str], bool]], ...]
+    idle: tuple[str, ...]
+
+    def has(self, named: str) -> bool:
+        """Return whether an absolute name, or the file that it leads to, is left out."""
+        if named in self.paths or (self.paths and os.path.realpath(named) in self.paths):
+            return True
+        if not self.likes or os.path.lexists(named):
+            return False
+        folder, name = os.path.split(named)
+        return any(place == folder and fits(name) for place, fits in self.likes)
+
+
+def find_excluded(data: Mapping[str, Any], folder: str, problems: Problems) -> Excluded:
+    """Return what the ``exclude`` list of a manifest's data leaves out; an entry with a problem, nothing."""
+    written = data.get(KEY)
+    patterns = written if isinstance(written, list) else []
+    paths: set[str] = set()
+    likes: list[tuple[str, Callable[[str], bool]]] = []
+    idle = []
+    for at, pattern in enumerate(patterns):
+        where = (KEY, at)
+        if problems.objects_to(where) or not isinstance(pattern, str):
+            continue
+        found = glob_matches(pattern, where, folder, problems)
+        paths.update(resolve_folder(folder, path) for path in found)
+        likes += would_match(pattern, folder)
+        if not problems.objects_to(where) and (why := _idle(pattern, found, folder)):
+            idle.append(f"{problems.line(where)}: {KEY}[{at}]: {why}")
+    return Excluded(frozenset(paths), tuple(likes), tuple(idle))
+
+
+def _idle(pattern: str, found: Sequence[str], folder: str) -> str:
+    """Return why a pattern leaves nothing out; empty if it does. Typing errors are what this is for."""
+    if not found:
+        return f"nothing matches {show(pattern)} in {show(folder)}, so it leaves nothing out"
+    if all(os.path.isdir(os.path.join(folder, path)) for path in found):
+        inside = show(f"{pattern.rstrip('/')}/**")
+        return f"{show(pattern)} is a folder, which leaves nothing out; write {inside} for all that is in it"
+    return ""

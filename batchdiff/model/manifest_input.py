@@ -1,0 +1,140 @@
+"""Reading the bytes of a manifest: from a file, from stdin, or from a pipe such as the shell's ``<(...)``.
+
+::
+
+    fleet.yaml                      relative paths start at its folder
+    -   /dev/stdin   <(make-it)     they start at the current folder, for a pipe is in none
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import stat
+from dataclasses import dataclass
+
+from batchdiff.errors import ManifestError
+from batchdiff.image.lookalike import looks_like
+from batchdiff.image.names import check_usable
+from batchdiff.image.source import ImageFormat
+from batchdiff.model.manifest_problems import show, suggestion
+from batchdiff.model.own_documents import Document, own_document
+from batchdiff.units import MIB
+
+MAX_BYTES = 8 * MIB
+"""A hundred thousand guests; what is larger is an image or a device given by mistake."""
+
+STDIN = "-"
+_STDIN_NAMES = (STDIN, "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+_DESCRIPTORS = ("/dev/fd/", "/proc/self/fd/")
+
+_HEAD = 4096
+_NAME_ONE = "Name a YAML file; docs/manifest.md has an example."
+_KEY = re.compile(rb"^(?:version|template|guests)[ \t]*:", re.MULTILINE)
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestFile:
+    """A manifest as it was read: its absolute path, its name as given, its content.
+
+    Of a pipe the path is ``<stdin>`` or ``<pipe>`` in the current folder.
+    """
+
+    path: str
+    shown: str
+    content: bytes
+
+    @property
+    def folder(self) -> str:
+        """Where relative paths start."""
+        return os.path.dirname(self.path)
+
+
+def is_piped(path: str) -> bool:
+    """Return whether a manifest of that name comes from a descriptor or a pipe, and so from no folder."""
+    if path in _STDIN_NAMES or path.startswith(_DESCRIPTORS):
+        return True
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def manifest_file(path: str) -> ManifestFile:
+    """Read a manifest, ``-`` for stdin, whatever it holds.
+
+    :raises ManifestError: it cannot be read, or is surely something else.
+    """
+    shown = "<stdin>" if path == STDIN else show(path)[1:-1]
+    try:
+        check_usable(path)
+        # Not abspath: that goes wrong where ".." follows a symbolic link.
+        folder = os.path.realpath("" if is_piped(path) else os.path.dirname(path) or os.curdir)
+        content = _content(path)
+    except FileNotFoundError:
+        raise ManifestError(shown or "the manifest", why="no such file", remedy=_near(path)) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        remedy = _NAME_ONE
+        if isinstance(error, PermissionError):
+            remedy = "Check the permissions of the file and its folders."
+        raise ManifestError(shown, why=f"the manifest cannot be read: {reason}", remedy=remedy) from None
+    _require_manifest(path, shown, content)
+    name = os.path.basename(path)
+    if is_piped(path):
+        name = "<stdin>" if path in _STDIN_NAMES else "<pipe>"
+    return ManifestFile(os.path.join(folder, name), shown, content)
+
+
+def _content(path: str) -> bytes:
+    """Return what a file or pipe holds, and no more of it than shows that it is too large.
+
+    :raises OSError: it cannot be read.
+    :raises ValueError: it is a folder or a device.
+    """
+    # Before it is opened, for that alone moves a tape.
+    mode = os.fstat(0).st_mode if path == STDIN else os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise ValueError("it is a folder")
+    if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not (path in _STDIN_NAMES and os.isatty(0))):
+        raise ValueError("it is a device")
+    # Of a pipe the writer may come later: it is waited for.
+    fd = os.dup(0) if path == STDIN else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        return file.read(MAX_BYTES + 1)
+
+
+def _require_manifest(path: str, shown: str, content: bytes) -> None:
+    """Refuse what is surely not a manifest, by its first bytes and its length.
+
+    :raises ManifestError: says what it is.
+    """
+    head = content[:_HEAD]
+    document = own_document(head)
+    if document is Document.PLAN:
+        name = "PLAN" if is_piped(path) else shlex.quote(path)
+        remedy = f"`batchdiff show {name}` prints it, and `batchdiff apply {name}` carries it out."
+        raise ManifestError(shown, why="it is a plan, not a manifest", remedy=remedy)
+    if document is not None:
+        raise ManifestError(shown, why=f"it is {document}, not a manifest", remedy=_NAME_ONE)
+    if head.startswith(_UTF16):
+        remedy = "Save it as UTF-8, or convert it: `iconv -f UTF-16 -t UTF-8`."
+        raise ManifestError(shown, why="it is UTF-16, and a manifest must be UTF-8", remedy=remedy)
+    if b"\0" in head and not _KEY.search(head):
+        found = None if is_piped(path) else looks_like(path)
+        what = "an image or another binary file" if found in {None, ImageFormat.RAW} else f"a {found} image"
+        raise ManifestError(shown, why=f"it looks like {what}, not like a manifest", remedy=_NAME_ONE)
+    if len(content) > MAX_BYTES:
+        raise ManifestError(shown, why="a manifest has at most 8 MiB", remedy=_NAME_ONE)
+
+
+def _near(path: str) -> str:
+    if not path:
+        return "Its name is empty."
+    try:
+        near = suggestion(os.path.basename(path), os.listdir(os.path.dirname(path) or os.curdir))
+    except OSError:
+        return "Its folder does not exist or cannot be listed."
+    return near.removeprefix("; ").capitalize() if near else "Name an existing manifest."

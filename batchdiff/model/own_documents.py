@@ -1,0 +1,44 @@
+"""Which of batchdiff's own documents a file is, by its first bytes: for those who name one in another's place.
+
+::
+
+    {"format_version": "1.1", "generator": ...       a plan
+    {"format_version": "1.1", "template": ...        a template's sidecar
+    {"report_version": ...                           what show --format json prints
+    {"time": ..., "step": ...                        a journal
+    {"event": ...                                    what --json prints
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+
+
+class Document(enum.StrEnum):
+    """A document of batchdiff, in words."""
+
+    PLAN = "a plan"
+    SIDECAR = "what batchdiff has noted of a template"
+    REPORT = "a savings report as JSON"
+    JOURNAL = "the journal of a plan"
+    EVENTS = "what a command printed with --json"
+
+
+_FIRST_KEY = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"(\w+)"\s*:')
+_BY_FIRST_KEY = {
+    b"report_version": Document.REPORT,
+    b"time": Document.JOURNAL,
+    b"event": Document.EVENTS,
+}
+_VERSIONED = b"format_version"
+
+
+def own_document(head: bytes) -> Document | None:
+    """Return which document begins with these bytes; None if it is another's."""
+    found = _FIRST_KEY.match(head)
+    if found is None:
+        return None
+    if found[1] == _VERSIONED:
+        return Document.PLAN if b'"generator"' in head else Document.SIDECAR
+    return _BY_FIRST_KEY.get(found[1])

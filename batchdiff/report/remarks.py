@@ -1,0 +1,41 @@
+"""What an operator should know of guests that will be converted: sentences below the table of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from batchdiff.model.manifest import Retire
+from batchdiff.model.plan import GuestPlan, Plan, why_unlike
+from batchdiff.report.figures import to_convert
+from batchdiff.report.printable import printable
+
+_MOST_LINKS = 3
+
+
+def remarks(plan: Plan) -> Iterator[str]:
+    """Yield the remarks on a plan, printable, each on one line."""
+    chosen = [guest for guest, _ in to_convert(plan.guests)]
+    for guest in chosen:
+        if unlike := why_unlike(guest.similarity):
+            yield f"{printable(guest.name)}: {unlike}"
+    links = [guest for guest in chosen if guest.alias]
+    for guest in links[:_MOST_LINKS]:
+        yield f"{printable(guest.name)}: {printable(_of_link(guest, plan.retire))}"
+    if len(links) > _MOST_LINKS:
+        yield f"{len(links) - _MOST_LINKS} more guests are named by symbolic links; the same holds for them."
+
+
+def _of_link(guest: GuestPlan, retire: Retire) -> str:
+    """Say where the files of a guest go that the manifest names by a symbolic link."""
+    file = guest.source.path
+    begin = f"{guest.alias} is a symbolic link to {file}."
+    if guest.overlay_path == file:
+        return f"{begin} The overlay takes the place of that file, so the link leads to the overlay."
+    match retire:
+        case Retire.KEEP:
+            end = "The original stays there; once it is quarantined or deleted, the link leads to nothing."
+        case Retire.QUARANTINE:
+            end = f"The original becomes {file}.batchdiff-original, and the link leads to nothing."
+        case Retire.DELETE:
+            end = "The original is deleted there, and the link leads to nothing."
+    return f"{begin} The overlay goes to {guest.overlay_path}. {end}"

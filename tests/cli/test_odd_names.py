@@ -1,0 +1,53 @@
+"""Images whose names are not UTF-8, have commas or control characters, from plan to restore."""
+
+from __future__ import annotations
+
+import os
+
+import notation
+import pytest
+from commands import batchdiff
+
+NAMES = [b"caf\xe9.img", b"comma,=.img", b"line\nbreak.img", b"web-1.0"]
+MANIFEST = """\
+version: 1
+template: {path: t.img, format: raw}
+guests: [{glob: "guests-?/*", format: raw}]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    notation.write_raw(tmp_path / "t.img", "1M:A 1M:B")
+    inside = tmp_path / os.fsdecode(b"guests-\xff")
+    inside.mkdir()
+    for name in NAMES:
+        notation.write_raw(inside / os.fsdecode(name), "1M:A 64k:X 960k:B")
+    (tmp_path / "m.yaml").write_text(MANIFEST)
+    return tmp_path
+
+
+def names(folder) -> set[bytes]:
+    return set(os.listdir(os.fsencode(folder) + b"/guests-\xff"))
+
+
+def test_from_plan_to_restore(folder):
+    before = names(folder)
+    planned = batchdiff("plan", "m.yaml", cwd=folder, expect=1)
+    assert "refuse  line\\nbreak: its name has a line break (\\n); rename it, or `exclude` it" in planned.stdout
+    assert "3 of 4" in planned.stdout
+    applied = batchdiff("apply", "m.plan.json", "--retire", "quarantine", cwd=folder, expect=1)
+    assert "4 guests: 3 converted, 1 refused." in applied.stdout
+    assert names(folder) == {
+        b"line\nbreak.img",
+        *(name + b".batchdiff-original" for name in NAMES if b"\n" not in name),
+        b"caf\xe9.qcow2",
+        b"comma,=.qcow2",
+        b"web-1.0.qcow2",
+    }
+    verified = batchdiff("verify", "m.plan.json", cwd=folder)
+    assert "sound    caf\\udce9: every byte as in its original" in verified.stdout
+    (folder / "m.plan.json.journal").unlink()  # the sidecar has these names, too
+    batchdiff("restore", "m.plan.json", "--guest", r"caf\udce9", cwd=folder)
+    assert "2 restored" in batchdiff("restore", "m.plan.json", "-y", cwd=folder).stdout
+    assert names(folder) == before
