@@ -105,7 +105,7 @@ def assert_next_data_never_late(image: Image, content: bytes) -> None:
             if found is None:
                 assert len(after) == 0, f"nothing from {start} on, but there is data at {after[0]}"
             else:
-                assert found >= start
+                assert start <= found < image.virtual_size
                 assert len(after) == 0 or found <= after[0], f"{found} from {start} on is past {after[0]}"
 
 

@@ -23,7 +23,7 @@ from batchdiff.applying.run import Run
 from batchdiff.applying.task import Task
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, StopError, advice_on_limit
 from batchdiff.model.totals import VERIFIED_AHEAD
-from batchdiff.qcow2.header import FormatError
+from batchdiff.qcow2.faults import FormatError
 
 EXPECTED = (BatchdiffError, OSError, FormatError)
 """What a user, a disk or an image can cause; all else is a bug."""

@@ -56,11 +56,14 @@ class Holders:
 def holders_of(fd: int) -> Holders:
     """Who else has a file or block device open; this process does not count."""
     wanted = _identity(os.fstat(fd))
-    inode = _facts(os.getpid(), str(fd)).get("ino", "")
     found: list[Holder] = list(_loop_devices(wanted))
+    own = _own_number()
+    if own is None:
+        return Holders(tuple(found), complete=False)
+    inode = _facts(own, str(fd)).get("ino", "")
     complete = os.geteuid() == 0  # others may not even see every process (proc's hidepid)
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
-        if pid == os.getpid():
+        if pid == own:
             continue
         try:
             access = _access(pid, wanted, inode)
@@ -74,6 +77,14 @@ def holders_of(fd: int) -> Holders:
         if access is not None:
             found.append(_described(pid, access))
     return Holders(tuple(found), complete)
+
+
+def _own_number() -> int | None:
+    """Return this process's number in /proc, which may be that of another namespace; None without /proc."""
+    try:
+        return int(os.readlink("/proc/self"))
+    except OSError:
+        return None
 
 
 def named(holders: tuple[Holder, ...], *, complete: bool) -> str:

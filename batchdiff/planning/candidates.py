@@ -6,10 +6,11 @@ import os
 from dataclasses import dataclass
 
 from batchdiff.errors import GuestError, ImageError
+from batchdiff.image.backing_names import resolved_backing
 from batchdiff.image.identity import identity_of, is_one_image
 from batchdiff.image.image import Image
 from batchdiff.image.lookalike import looks_like
-from batchdiff.image.opening import inspect, open_image, peek_header, resolved_backing
+from batchdiff.image.opening import inspect, open_image, peek_header
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.image.underlying import all_underlying
 from batchdiff.image.usage import Purpose, require_unused

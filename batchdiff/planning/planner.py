@@ -21,7 +21,9 @@ from batchdiff.image.descriptors import raise_descriptor_limit
 from batchdiff.image.files import settle_reads
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
-from batchdiff.image.sharing import has_shared_extents
+from batchdiff.image.overlayfs import NOTHING
+from batchdiff.image.protecting import protecting
+from batchdiff.image.sharing import has_shared_extents, shared_blocks
 from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model.earlier_plans import EarlierPlans
 from batchdiff.model.known_states import first_state, is_known_state
@@ -29,7 +31,7 @@ from batchdiff.model.manifest import Manifest
 from batchdiff.model.plan import GuestPlan, Plan, PlannedImage
 from batchdiff.model.sidecar import Sidecar, read_sidecar, sidecar_path
 from batchdiff.model.totals import totals_of
-from batchdiff.planning.assessment import Exact, assessed, dismissed, reassessed
+from batchdiff.planning.assessment import Exact, Premises, assessed, dismissed, reassessed
 from batchdiff.planning.candidates import Candidate, Dismissed, examined, planned, without_backing_files
 from batchdiff.planning.checkpoint import Checkpoint
 from batchdiff.planning.estimate import Sample, stored_lengths
@@ -99,7 +101,9 @@ def make_plan(
             findings = Findings(sharing)
         _check_unchanged(image, template)
         digest = _digest(findings, template, taken, scanned_anything=bool(unknown))
-        guests = _guest_plans(parts, findings, taken, manifest, course.budget.jobs)
+        premises = Premises(manifest, shared_blocks(image) if sharing else {})
+        guests = _guest_plans(parts, findings, taken, premises, course.budget.jobs)
+        copied = protecting(image) if manifest.protect_template else NOTHING
     return Plan(
         generator=GENERATOR,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -110,7 +114,7 @@ def make_plan(
         retire=manifest.retire,
         protect_template=manifest.protect_template,
         guests=guests,
-        totals=totals_of(guests, manifest.retire),
+        totals=totals_of(guests, manifest.retire, protecting=copied),
     )
 
 
@@ -173,7 +177,11 @@ def _check_unchanged(image: Image, before: PlannedImage) -> None:
 
 
 def _guest_plans(
-    parts: list[Candidate | Dismissed], findings: Findings, taken: _Taken, manifest: Manifest, jobs: int
+    parts: list[Candidate | Dismissed],
+    findings: Findings,
+    taken: _Taken,
+    premises: Premises,
+    jobs: int,
 ) -> tuple[GuestPlan, ...]:
     candidates = [part for part in parts if isinstance(part, Candidate)]
     scanned = [number for number in range(len(candidates)) if number not in taken.parts]
@@ -183,12 +191,12 @@ def _guest_plans(
 
     def assess(unknown: int) -> tuple[int, GuestPlan]:
         candidate, failure = candidates[scanned[unknown]], findings.failures.get(unknown)
-        return unknown, assessed(candidate, findings.units(unknown), failure, manifest, measure)
+        return unknown, assessed(candidate, findings.units(unknown), failure, premises, measure)
 
     def described(unknown: int) -> str:
         return f"the savings of guest {candidates[scanned[unknown]].entry.name}"
 
-    plans = {number: reassessed(candidates[number], part, manifest) for number, part in taken.parts.items()}
+    plans = {number: reassessed(candidates[number], part, premises) for number, part in taken.parts.items()}
     for unknown, plan in run_tasks(lambda: assess, iter(range(len(scanned))), jobs=workers, describe=described):
         findings.forget(unknown)
         plans[scanned[unknown]] = plan
