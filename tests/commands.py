@@ -55,8 +55,7 @@ def batchdiff(*arguments: object, cwd: Path, expect: int | None = 0, path: str |
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
-        **({"stdin": subprocess.DEVNULL} | options),
+        **({"stdin": subprocess.DEVNULL, "timeout": 120} | options),
     )
     assert_no_traceback(done.stderr + done.stdout)
     said = f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"

@@ -11,6 +11,8 @@ import resource
 
 from batchdiff.errors import BatchdiffError
 
+_FILES = "/proc/self/fd"
+
 _MOST = 1 << 20
 """What counts for a limit of "unlimited": Linux lets nobody have more (fs.nr_open)."""
 
@@ -24,7 +26,7 @@ def require_descriptors() -> None:
 
     :raises BatchdiffError: it is not, or /proc is missing, which says who has an image open.
     """
-    if not os.path.isdir("/proc/self/fd"):
+    if not os.path.isdir(_FILES):
         raise BatchdiffError(
             "/proc is not mounted",
             why="without it nobody can tell who has an image open",
@@ -52,8 +54,8 @@ def free_descriptors() -> int:
     """Return how many more files this process may open now."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST if soft == resource.RLIM_INFINITY else soft
-    return max(most - _open_now(), 0)
-
-
-def _open_now() -> int:
-    return len(os.listdir("/proc/self/fd")) - 1  # less the one that lists them
+    try:
+        used = len(os.listdir(_FILES)) - 1  # less the one that lists them
+    except OSError:  # there is none left even for that
+        return 0
+    return max(most - used, 0)

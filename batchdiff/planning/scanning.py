@@ -79,7 +79,6 @@ def _ranges(template: Image, candidates: list[Candidate], findings: Findings) ->
         try:
             with reopened(candidate.record) as image:
                 found.update(ranges_with_data(image))
-                settle_reads()  # of a closed file nothing can be dropped from the cache
         except ImageError as error:
             findings.failures[number] = error
     return sorted(found)

@@ -1,3 +1,4 @@
+import errno
 import os
 import sys
 
@@ -103,3 +104,19 @@ def test_names_of_several(path, fd):
         assert named(found.found, complete=True).count("(pid ") == 2
         assert " and " in named(found.found, complete=True)
         assert len(found.writers()) == 1
+
+
+def test_without_a_free_descriptor_nobody_is_said_to_be_absent(path, fd, monkeypatch):
+    """What cannot be looked at might be a VM's."""
+    real, asked = open, []
+
+    def limited(name, *args, **kwargs):
+        if str(name).startswith("/proc/"):
+            asked.append(name)
+            if len(asked) > 3:
+                raise OSError(errno.EMFILE, "Too many open files", name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", limited)
+    with pytest.raises(OSError, match="Too many open files"):
+        holders_of(fd)

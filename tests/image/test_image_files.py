@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import socket
 
 import notation
@@ -237,3 +238,28 @@ def test_fingerprints_say_what_changed(tmp_path, change, said):
         found = before.changes(image.fingerprints()[0])
     assert found.startswith(said)
     assert bool(found) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EMFILE, "`ulimit -n`, `LimitNOFILE="),
+        (errno.ENFILE, "fs.file-max"),
+        (errno.ENOMEM, "memory"),
+        (errno.EACCES, "Check the permissions"),
+    ],
+)
+def test_what_helps_against_a_limit(monkeypatch, number, advice):
+    """Also in the words of a worker, which the planner hears."""
+
+    def refused(*_args, **_kwargs):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(ImageError, match=os.strerror(number)) as caught:
+        files.open_image_file("/images/a.img")
+    heard = pickle.loads(pickle.dumps(caught.value))
+    for error in (caught.value, heard):
+        assert advice in error.remedy
+        assert advice in str(error)
+        assert ("permissions" in str(error)) is (number == errno.EACCES)

@@ -1,4 +1,6 @@
+import errno
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -289,3 +291,25 @@ def test_without_landlock_it_runs_all_the_same(secret, monkeypatch):
 def test_what_it_raises_to_start_is_raised(tmp_path):
     with pytest.raises(ProgramError, match="cannot run no-such-program"):
         run("no-such-program", reads=[])
+
+
+def test_too_many_processes(monkeypatch):
+    def refused(*_args, **_kwargs):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(programs.subprocess, "Popen", refused)
+    with pytest.raises(ProgramError, match=r"Resource temporarily unavailable.*`ulimit -u`, `TasksMax="):
+        run("true")
+
+
+def test_with_many_files_open():
+    """select() knows no descriptor over 1,023."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2000, hard), hard))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert run("echo", "heard").output == "heard\n"
+    finally:
+        for fd in opened:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -507,7 +507,7 @@ def test_many_guests(tmp_path, small_ranges):
 
 
 def test_more_guests_than_descriptors_at_first(tmp_path):
-    """The soft limit is for select(); the hard one is the system's."""
+    """The soft limit is for select(); the hard one is the system's, and need not hold all of them."""
     template = notation.write_raw(tmp_path / "t.img", "64k:A")
     paths = [notation.write_raw(tmp_path / f"{number}.img", "64k:A") for number in range(100)]
     before = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -15,12 +15,15 @@ from oracle import recorded, source, within
 from batchdiff.errors import ImageError
 from batchdiff.extents import concatenated
 from batchdiff.image import files
+from batchdiff.image.digest import RangeDigest
 from batchdiff.image.opening import open_image
 from batchdiff.image.packing import stored_in, unlike
 from batchdiff.model.overlay_options import CLUSTER_SIZES
 from batchdiff.planning import mapping, scan, scanning
+from batchdiff.planning.candidates import Candidate
+from batchdiff.planning.reopening import Budget
 from batchdiff.planning.scan import ScanJob, Scanner
-from batchdiff.planning.scanning import ranges_with_data
+from batchdiff.planning.scanning import Course, ranges_with_data
 from batchdiff.qcow2 import compression
 from batchdiff.units import KIB, MIB, TIB, ceil_div
 
@@ -347,3 +350,36 @@ def test_bytes_behind_a_packed_cluster_are_not_its_own(tmp_path):
         stored = stored_in(one, one.segments(0, 64 * KIB))
         assert unlike(stored, other, other.segments(0, 64 * KIB), (0, 64 * KIB)) == (0, 64 * KIB)
         assert one.read(0, 64 * KIB) == other.read(0, 64 * KIB)
+
+
+def test_a_range_past_the_end_of_all_of_them(cases):
+    """Others of the fleet, which are scanned apart, may be larger."""
+    scanner = Scanner(ScanJob(source(cases / "template.img"), (recorded(cases / "one-byte.img"),)))
+    try:
+        result = scanner.scan(7)
+        assert (result.differences, result.failures) == ({}, {})
+        assert result.template_digest == RangeDigest().value()
+    finally:
+        scanner.close()
+
+
+@pytest.mark.parametrize("files", [1, 2, 5, 100])
+def test_however_few_fit_at_once_the_findings_are_the_same(cases, files):
+    """Guests of other sizes than the template's, and one that is gone, in batches of so many files."""
+    names = [name for name in GUESTS for _ in range(2)]
+    records = [recorded(cases / f"{name}.img") for name in names]
+    gone = recorded(notation.write_raw(cases / "gone.img", "1M:A"))
+    (cases / "gone.img").unlink()
+    candidates = [Candidate(None, record) for record in [*records, gone]]
+    ticks = []
+    course = Course(Budget(1, files), "", lambda done, total: ticks.append((done, total)), print, None)
+    with open_image(source(cases / "template.img")) as template:
+        record = recorded(cases / "template.img")
+        found = scanning.scanned(template, record, candidates, course, sharing=False)
+    _, _, digests = scanned(cases / "template.img")
+    assert [found.digests[number] for number in sorted(found.digests)][: len(digests)] == digests
+    assert list(found.failures) == [len(records)]
+    for number, name in enumerate(names):
+        assert_found(found.units(number), notation.content(TEMPLATE), notation.content(GUESTS[name]))
+    assert ticks == sorted(ticks)
+    assert ticks[-1][0] == ticks[-1][1]
