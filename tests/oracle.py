@@ -16,12 +16,19 @@ from batchdiff.image.contract import Segment
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.source import ImageFormat, ImageSource
+from batchdiff.model.plan import PlannedImage
 from batchdiff.qcow2.entries import Origin
 
 
 def source(path: Path, *below: Path) -> ImageSource:
     """An image with the chain below it; the suffixes say the formats, raw where there is none of qcow2's."""
     return ImageSource(str(path), _format(path), tuple(source(other) for other in below))
+
+
+def recorded(path: Path) -> PlannedImage:
+    """What a plan records of an image."""
+    with open_image(source(path)) as image:
+        return PlannedImage(image.source, image.virtual_size, image.fingerprints())
 
 
 def _format(path: Path) -> ImageFormat:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shlex
 
 from batchdiff.errors import ImageError
@@ -91,10 +90,3 @@ def _open_layer(source: ImageSource) -> Layer:
         layer.close()
         raise ImageError(f"cannot use {source.path}", why="it is empty (virtual size 0)")
     return layer
-
-
-def raise_descriptor_limit() -> None:
-    """Lets this process hold as many images open as the system allows it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

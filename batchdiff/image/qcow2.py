@@ -225,7 +225,7 @@ class Qcow2Layer:
     def _packed(self, descriptor: int) -> bytes:
         offset, length = entries.packed_extent(descriptor, self.header.geometry)
         length = min(length, max(self._size - offset, 0))
-        return bytes(files.read_exactly(self.fd, length, offset, self.path))
+        return files.read_exactly(self.fd, length, offset, self.path)
 
     def _cluster(self, descriptor: int) -> bytes:
         if self._unpacked[0] != descriptor:

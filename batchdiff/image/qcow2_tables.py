@@ -56,9 +56,9 @@ def read_header(fd: int, path: str, size: int) -> Header:
 
     :raises ImageError: it is no sound one, or cannot be read.
     """
-    head = bytes(files.read_exactly(fd, min(_HEAD, size), 0, path))
+    head = files.read_exactly(fd, min(_HEAD, size), 0, path)
     if (cluster_size := claimed_cluster_size(head)) > _HEAD:
-        head = bytes(files.read_exactly(fd, min(cluster_size, size), 0, path))
+        head = files.read_exactly(fd, min(cluster_size, size), 0, path)
     try:
         return parse(head, size)
     except FormatError as error:

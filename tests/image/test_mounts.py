@@ -2,7 +2,7 @@ import os
 
 import pytest
 import real_holders
-from filesystems import mounted
+from filesystems import mounted, overlayfs, tmpfs
 
 from batchdiff.image.mounts import Mount, filesystem_of, mounts, mounts_of, parsed
 
@@ -12,15 +12,15 @@ from batchdiff.image.mounts import Mount, filesystem_of, mounts, mounts_of, pars
     [
         (
             "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n",
-            Mount(36, os.makedev(98, 0), "/mnt2", "ext3", "/dev/root", read_only=False),
+            Mount(36, os.makedev(98, 0), "/mnt2", "ext3", "/dev/root", False, "/mnt1", ("rw", "errors=continue")),
         ),
         (
             r"7 1 0:44 / /a\040b\011c ro shared:1 master:2 - fuse.sshfs host:/a\134b rw,user_id=0",
-            Mount(7, os.makedev(0, 44), "/a b\tc", "fuse.sshfs", "host:/a\\b", read_only=False),
+            Mount(7, os.makedev(0, 44), "/a b\tc", "fuse.sshfs", "host:/a\\b", False, "/", ("rw", "user_id=0")),
         ),
         (
             "9 1 8:1 / /iso rw - iso9660 /dev/sr0 ro",
-            Mount(9, os.makedev(8, 1), "/iso", "iso9660", "/dev/sr0", read_only=True),
+            Mount(9, os.makedev(8, 1), "/iso", "iso9660", "/dev/sr0", True, "/", ("ro",)),
         ),
     ],
 )
@@ -29,29 +29,61 @@ def test_a_line(line, expected):
 
 
 def test_all_mounts_of_this_machine_are_understood():
-    assert "/" in {mount.point for mount in mounts()}
+    assert "/proc" in {mount.point for mount in mounts()}
+
+
+def type_at(path):
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return filesystem_of(fd)
+    finally:
+        os.close(fd)
 
 
 @pytest.mark.parametrize("kind", ["ext4", "btrfs"])
 def test_filesystems_and_their_devices(tmp_path, kind):
     with mounted(tmp_path, kind) as point:
-        path = point / "file"
-        path.touch()
-        fd = os.open(path, os.O_RDONLY)
-        assert filesystem_of(fd) == kind
-        os.close(fd)
+        assert type_at(point) == kind
         (mount,) = [mount for mount in mounts() if mount.point == str(point)]
         assert [found.point for found in mounts_of(os.stat(mount.source).st_rdev)] == [str(point)]
 
 
-def test_what_is_on_no_filesystem_that_is_mounted():
-    reading, writing = os.pipe()
-    assert filesystem_of(reading) == ""
-    os.close(reading)
-    os.close(writing)
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_a_filesystem_that_is_in_no_list(tmp_path, monkeypatch, kind):
+    """As in a chroot, whose root is mounted outside of it."""
+    monkeypatch.setattr("batchdiff.image.mounts.mounts", list)
+    with mounted(tmp_path, kind) as point:
+        assert type_at(point) == kind
+
+
+@pytest.mark.parametrize(("make", "kind"), [(tmpfs, "tmpfs"), (overlayfs, "overlay")])
+def test_filesystems_of_containers_that_are_in_no_list(tmp_path, monkeypatch, make, kind):
+    monkeypatch.setattr("batchdiff.image.mounts.mounts", list)
+    with make(tmp_path) as point:
+        assert type_at(point) == kind
+
+
+def test_a_type_without_a_name_here_has_its_number(monkeypatch):
+    assert type_at("/proc") == "proc"
+    monkeypatch.setattr("batchdiff.image.mounts.mounts", list)
+    assert type_at("/proc") == "type 0x9fa0"
+
+
+def test_a_closed_file_is_on_no_filesystem():
+    fd = os.open("/proc", os.O_RDONLY)
+    os.close(fd)
+    assert filesystem_of(fd) == ""
 
 
 def test_a_device_that_is_not_mounted(tmp_path):
     (tmp_path / "a").write_bytes(bytes(1 << 20))
     with real_holders.loop_device(tmp_path / "a") as name:
         assert mounts_of(os.stat(name.split()[-1]).st_rdev) == []
+
+
+def test_options():
+    line = r"7 1 0:44 / /m rw - overlay overlay rw,upperdir=/a\040b\054c/d=e,volatile"
+    mount = parsed(line)
+    assert mount.option("upperdir") == "/a b,c/d=e"
+    assert mount.option("volatile") == ""
+    assert mount.option("lowerdir") is None
