@@ -50,6 +50,11 @@ def _doubt(declared: ImageFormat, found: ImageFormat | None) -> str:
     """Return what is odd about an image; a raw one that starts so is right only if a guest forged that header."""
     if found is None or found is declared:
         return ""
+    if declared is ImageFormat.RAW and found is ImageFormat.LUKS:
+        return (
+            "is declared raw, but starts like luks. That is right if its guest's OS encrypts the whole disk;"
+            " if QEMU does, leave it out, for encrypted images are not converted"
+        )
     if declared is ImageFormat.RAW:
         return (
             f"is declared raw, but starts like {found}. Taken as raw, its guest sees the {found} file itself as"

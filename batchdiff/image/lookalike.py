@@ -42,7 +42,7 @@ def looks_like(path: str) -> ImageFormat | None:
 
 
 def begins_like(path: str) -> ImageFormat | None:
-    """The same by its first bytes alone, as QEMU guesses where no format is named."""
+    """Return the same by its first bytes alone, as QEMU guesses if no format is named."""
     return _marked(path, lambda descriptor: _by_head(descriptor) or ImageFormat.RAW)
 
 

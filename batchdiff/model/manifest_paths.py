@@ -11,6 +11,7 @@ from batchdiff.image.device_names import image_path, is_among_devices
 from batchdiff.image.identity import Identity, identity_in
 from batchdiff.image.lookalike import looks_like
 from batchdiff.image.names import check_usable, unfit, why_unfit
+from batchdiff.image.source import ImageFormat
 from batchdiff.model import own_names
 from batchdiff.model.manifest_problems import Problems, YamlPath, show
 
@@ -110,6 +111,11 @@ def missing_format(folder: str, written: object) -> str:
     found = looks_like(os.path.join(folder, written)) if isinstance(written, str) else None
     if found is None:
         return "format is missing; write `format: raw` or whatever it is, for it is never guessed"
+    if found is ImageFormat.LUKS:
+        return (
+            "format is missing; the file looks encrypted (luks). If its guest's OS encrypts the whole disk, write "
+            "`format: raw`; if QEMU does, leave it out, for encrypted images are not converted"
+        )
     return (
         f"format is missing; the file looks like {found}, so if you trust where it came from, "
         f"write `format: {found}`"

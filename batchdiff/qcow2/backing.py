@@ -25,7 +25,7 @@ def named_backing(head: bytes) -> tuple[str | None, str | None]:
         raise FormatError("it is no qcow2 image")
     _, version, offset, size = _FIELDS.unpack_from(head)
     length = version_3_fields(head, version)[4]
-    name = backing_name(head, offset, size, length)
+    name = backing_name(head, offset, size, 0)  # QEMU follows one inside the fixed fields, too
     try:
         return name, backing_format(list(extensions_of(head, length, offset)))
     except FormatError:

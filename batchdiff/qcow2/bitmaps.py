@@ -34,7 +34,7 @@ _ALL_ONES = np.uint64(1)
 
 
 def bitmap_tables(directory: bytes, count: int, cluster_size: int, virtual_size: int) -> list[tuple[int, int]]:
-    """Offset and number of entries of the table of each bitmap that is not marked as in use, so out of date.
+    """Return offset and number of entries of the table of each bitmap that is not in use, so out of date.
 
     :raises FormatError: QEMU would refuse the directory, or the tables take more than 64 MiB.
     """
@@ -57,7 +57,7 @@ def bitmap_tables(directory: bytes, count: int, cluster_size: int, virtual_size:
 
 
 def _entries(directory: bytes) -> Iterator[tuple[bytes, tuple[int, int, int, int, int]]]:
-    """The name of each bitmap, with its table's offset and entries, its flags, type and granularity."""
+    """Yield the name of each bitmap, with its table's offset and entries, its flags, type and granularity."""
     at = 0
     while at < len(directory):
         _require(at + _ENTRY.size <= len(directory), "it ends inside an entry")
@@ -71,7 +71,10 @@ def _entries(directory: bytes) -> Iterator[tuple[bytes, tuple[int, int, int, int
 
 
 def check_bitmap_table(words: Words, cluster_size: int) -> None:
-    """:raises FormatError: QEMU would refuse an entry of a bitmap's table."""
+    """Make sure that QEMU takes the entries of a bitmap's table.
+
+    :raises FormatError: it would refuse one.
+    """
     hosts = words & OFFSET_MASK
     _require(not (words & _RESERVED).any(), "a table has reserved bits set")
     _require(not (hosts % np.uint64(cluster_size)).any(), "a table names what is not aligned to a cluster")

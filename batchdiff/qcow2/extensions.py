@@ -32,7 +32,7 @@ _SHORTEST_BITMAP = 24
 
 
 def extensions_of(cluster: bytes, length: int, name_offset: int) -> Iterator[tuple[int, bytes]]:
-    """Type and data of each header extension in the first cluster; ``length`` is the header's.
+    """Yield type and data of each header extension in the first cluster; ``length`` is the header's.
 
     :raises FormatError: they do not end where the backing file's name begins, or the cluster ends.
     """
@@ -52,29 +52,32 @@ def extensions_of(cluster: bytes, length: int, name_offset: int) -> Iterator[tup
 
 
 def packed_extension(kind: int, data: bytes) -> bytes:
-    """An extension as it stands in the file."""
+    """Return an extension as it stands in the file."""
     return _HEAD.pack(kind, len(data)) + data + bytes(-len(data) % 8)
 
 
 def end_of_extensions() -> bytes:
-    """What ends the list of them."""
+    """Return what ends the list of them."""
     return packed_extension(_END, b"")
 
 
 def c_string(data: bytes) -> bytes:
-    """What QEMU takes of a text: it ends at the first byte that is 0."""
+    """Return what QEMU takes of a text: it ends at the first byte that is 0."""
     return data.split(b"\0", 1)[0]
 
 
 def check_supported(found: list[tuple[int, bytes]]) -> None:
-    """:raises FormatError: there is an extension of an encrypted image, or of one whose data are elsewhere."""
+    """Make sure that the image holds its data itself, in the clear.
+
+    :raises FormatError: an extension says otherwise.
+    """
     kinds = {kind for kind, _ in found}
     require(DATA_FILE not in kinds, "it names an external data file, which is not supported yet")
     require(_ENCRYPTION not in kinds, "it is encrypted", remedy=ENCRYPTED)
 
 
 def backing_format(found: list[tuple[int, bytes]]) -> str | None:
-    """The backing file's format as the last such extension names it; None if there is none, or an empty one.
+    """Return the backing file's format as the last such extension names it; None without one, or if empty.
 
     :raises FormatError: a name is longer than QEMU takes.
     """
@@ -89,7 +92,7 @@ def backing_format(found: list[tuple[int, bytes]]) -> str | None:
 
 
 def bitmaps_of(found: list[tuple[int, bytes]], autoclear: int) -> tuple[int, int, int]:
-    """Number of persistent bitmaps, offset and length of their directory; without their bit they mean nothing.
+    """Return the number of persistent bitmaps, offset and length of their directory; without their bit zeros.
 
     :raises FormatError: QEMU would refuse the extension.
     """

@@ -21,7 +21,10 @@ class FormatError(ValueError):
 
 
 def require(condition: object, problem: str, *, remedy: str = "") -> None:
-    """:raises FormatError: the condition is false."""
+    """Raise an error if a condition is false.
+
+    :raises FormatError: it is.
+    """
     if not condition:
         raise FormatError(problem, remedy=remedy)
 

@@ -25,7 +25,7 @@ _REPAIR = "Repair a copy of it with `qemu-img check -r all`, which cuts the tabl
 def snapshot_tables(
     read: Callable[[int, int], bytes], offset: int, count: int
 ) -> tuple[int, list[tuple[int, int]]]:
-    """Where in the file the table of so many snapshots ends; and offset and length of the L1 table of each.
+    """Return where in the file the table of so many snapshots ends, and offset and length of each L1 table.
 
     ``read`` gives bytes by offset and length.
 

@@ -81,3 +81,11 @@ def test_a_guest_that_is_declared_raw_and_is_qcow2(fleet):
     done = batchdiff("validate", "fleet.yaml", cwd=fleet.folder)
     assert "the guest thick, " in done.stderr
     assert "starts like qcow2" in done.stderr
+
+
+def test_a_guest_that_is_declared_raw_and_looks_encrypted(fleet):
+    (fleet.folder / "raw.img").write_bytes(b"LUKS\xba\xbe".ljust(1 << 20, b"\1"))
+    done = batchdiff("validate", "fleet.yaml", cwd=fleet.folder)
+    assert "is declared raw, but starts like luks" in done.stderr
+    assert "encrypted images are not converted" in done.stderr
+    assert "format: luks" not in done.stderr

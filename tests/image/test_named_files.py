@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from notation import run
+from patching import Patched
 
 from batchdiff.image.named_files import FIRST, Named, bytes_needed, names_in
 
@@ -121,3 +122,17 @@ def test_any_bytes_are_read_without_an_error(magic, rest, padded):
     head = (magic + rest).ljust(FIRST if padded else 0, b"\0")
     assert FIRST <= bytes_needed(head) <= 2 << 20
     names_in(head)
+
+
+def test_a_name_inside_the_fixed_fields(tmp_path, lower):
+    """Nobody writes that, and QEMU follows it."""
+    path = notation.write_qcow2(tmp_path / "a.qcow2", "64k:-", backing=lower)
+    image = Patched(path)
+    name = b"./" + lower.name.encode()
+    image["header_length"] = 256
+    image.put(112, name)
+    image.put(256, bytes(8))
+    image["backing_offset"], image["backing_size"] = 112, len(name)
+    image.save(path)
+    assert "backing file: ./" in notation.run("qemu-img", "info", "-f", "qcow2", str(path))
+    assert [named.name for named in names_in(path.read_bytes())] == [name.decode()]

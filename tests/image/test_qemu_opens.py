@@ -358,7 +358,7 @@ def test_what_qemu_opens_is_read_as_it_reads_it(tmp_path, sound, kind, change):
     assert judged(image.save(tmp_path / "a.qcow2"), below) == "read"
 
 
-@pytest.mark.parametrize("count", [12, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [12, pytest.param(500, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", MADE)
 def test_random_changes(tmp_path, sound, kind, count):
     """Of the header, its extensions, and the tables of snapshots and bitmaps."""

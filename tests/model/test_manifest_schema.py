@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from manifest_texts import HEAD, guests, make, problems, raw
 
@@ -118,6 +120,13 @@ def test_a_missing_template_format_has_a_hint(folder):
         "m.yaml:2: template: format is missing; the file looks like qcow2, "
         "so if you trust where it came from, write `format: qcow2`"
     )
+
+
+def test_what_looks_encrypted_is_not_called_a_format_to_write(folder):
+    Path(folder, "clones", "a.img").write_bytes(b"LUKS\xba\xbe".ljust(4096, b"\1"))
+    (problem,) = problems(guests("{path: clones/a.img}"))
+    assert "format is missing; the file looks encrypted (luks)" in problem
+    assert "if QEMU does, leave it out" in problem
 
 
 def test_missing_keys(folder):
