@@ -17,14 +17,19 @@ MAKE = {
 
 
 @contextlib.contextmanager
-def mounted(folder: Path, kind: str, size: int = 320 << 20) -> Iterator[Path]:
-    """A fresh filesystem of that kind, mounted in ``folder``; XFS needs 300 MiB."""
+def mounted(
+    folder: Path, kind: str, size: int = 320 << 20, *, make: tuple[str, ...] = (), options: str = "loop"
+) -> Iterator[Path]:
+    """A fresh filesystem of that kind, mounted in ``folder``; XFS needs 300 MiB.
+
+    ``make``: more arguments for mkfs; ``options``: those of the mount, with ``loop``.
+    """
     image, point = folder / f"{kind}.filesystem", folder / kind
     point.mkdir()
     with image.open("wb") as file:
         file.truncate(size)
-    run(*MAKE[kind], str(image))
-    run("mount", "-o", "loop", str(image), str(point))
+    run(*MAKE[kind], *make, str(image))
+    run("mount", "-o", options, str(image), str(point))
     try:
         yield point
     finally:
@@ -52,11 +57,11 @@ def settle(point: Path) -> None:
 
 
 @contextlib.contextmanager
-def tmpfs(folder: Path) -> Iterator[Path]:
+def tmpfs(folder: Path, options: str = "size=64m") -> Iterator[Path]:
     """A fresh tmpfs: mounted at once, and unlike the folder of the tests never an overlayfs."""
     point = folder / "tmpfs"
     point.mkdir()
-    run("mount", "-t", "tmpfs", "-o", "size=64m", "batchdiff-tests", str(point))
+    run("mount", "-t", "tmpfs", "-o", options, "batchdiff-tests", str(point))
     try:
         yield point
     finally:

@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from batchdiff.extents import Extents, Kind, from_kinds
+from batchdiff.image.exactness import Exactness
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model.manifest import Retire
@@ -137,6 +138,9 @@ _SAVINGS = st.builds(
     overlay_bytes_by_cluster_size=st.dictionaries(st.sampled_from(CLUSTER_SIZES), _SIZES).map(
         lambda sizes: tuple(sorted(sizes.items()))
     ),
+    allocation_unit=st.sampled_from([512, 4096, 65536]),
+    exactness=st.sampled_from(Exactness),
+    note=_TEXTS,
 )
 _KINDS = st.lists(st.sampled_from([0, 0, Kind.ZERO, Kind.DATA]), max_size=30)
 

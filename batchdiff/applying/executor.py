@@ -55,7 +55,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         inspect(template)
         sync(template)
         pending = [g for g in guests if g.verdict is Verdict.CONVERT and not _is_published(g, session)]
-        check_space(pending, options.retire)
+        check_space(pending, options.retire, template if plan.protect_template else None)
         publication = Publication(plan, run)
         _make_up(publication, guests, session)
         manner = Manner(options.retire, options.verify, publication)

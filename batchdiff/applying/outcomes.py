@@ -10,6 +10,8 @@ from batchdiff.applying.notes import Fate
 from batchdiff.applying.pipeline import Arrival
 from batchdiff.applying.steps import Action
 from batchdiff.errors import DifferenceError
+from batchdiff.image.allocation import allocated_bytes
+from batchdiff.image.files import open_image_file
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import GuestPlan, Verdict
 
@@ -34,17 +36,26 @@ def converted(guest: GuestPlan, arrival: Arrival) -> GuestOutcome:
     if arrival.error is not None or arrival.conversion is None:
         return failed(arrival)
     conversion, savings = arrival.conversion, guest.savings
-    info = os.stat(guest.overlay_path)
+    length, on_disk = _taken(guest.overlay_path)
     return GuestOutcome(
         name=guest.name,
         status=_status(conversion.done),
         predicted_overlay_bytes=savings.overlay_bytes if savings else None,
-        actual_overlay_bytes=info.st_size,
+        actual_overlay_bytes=length,
         predicted_overlay_disk_bytes=savings.overlay_disk_bytes if savings else None,
-        actual_overlay_disk_bytes=info.st_blocks * 512,
+        actual_overlay_disk_bytes=on_disk,
         original=_original(conversion),
         notes=tuple(conversion.notes),
     )
+
+
+def _taken(path: str) -> tuple[int, int]:
+    """Return the length of a file, and what it takes on its disk, in bytes."""
+    fd = open_image_file(path)
+    try:
+        return os.fstat(fd).st_size, allocated_bytes(fd, path)
+    finally:
+        os.close(fd)
 
 
 def _original(conversion: Conversion) -> str:

@@ -9,21 +9,19 @@ import os
 import stat
 
 from batchdiff.applying.journal import FrozenJournal, Journal
-from batchdiff.image.contract import Layer
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.image import Image
-
-_WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+from batchdiff.image.protecting import WRITE_BITS, is_writable
 
 
 def protect(template: Image, journal: Journal | FrozenJournal) -> tuple[str, ...]:
     """Takes the write bits of every file of the template's chain; says which could not be protected."""
     notes = []
     for layer in template.layers:
-        if _is_writable(layer):
+        if is_writable(layer):
             journal.record_protecting()
             try:
-                os.fchmod(layer.fd, stat.S_IMODE(os.fstat(layer.fd).st_mode) & ~_WRITE_BITS)
+                os.fchmod(layer.fd, stat.S_IMODE(os.fstat(layer.fd).st_mode) & ~WRITE_BITS)
             except OSError as error:
                 notes.append(f"the template's file {layer.path} keeps its write permission ({error.strerror})")
                 continue
@@ -36,12 +34,7 @@ def note_interrupted(template: Image, planned: tuple[Fingerprint, ...], journal:
     """Makes up for the note of an apply that died when it had just taken a file's write bits."""
     for layer, before in zip(template.layers, planned, strict=True):
         now = layer.fingerprint()
-        if not journal.notes.protecting or now == before or now in journal.notes.changed or _is_writable(layer):
+        if not journal.notes.protecting or now == before or now in journal.notes.changed or is_writable(layer):
             continue
         if before.differs_in_ctime_only(now):
             journal.record_changed(now)
-
-
-def _is_writable(layer: Layer) -> bool:
-    mode = os.fstat(layer.fd).st_mode
-    return stat.S_ISREG(mode) and bool(mode & _WRITE_BITS)

@@ -9,10 +9,12 @@ import struct
 from collections.abc import Iterable
 
 from batchdiff.errors import GuestError, PlanError
-from batchdiff.image.allocation import keeps_extents_whole
+from batchdiff.image.btrfs import is_btrfs
 from batchdiff.image.contract import Segment
 from batchdiff.image.image import Image
+from batchdiff.image.protecting import protecting
 from batchdiff.image.sharing import placed
+from batchdiff.image.volume import volume_of
 from batchdiff.model.manifest import Retire
 from batchdiff.model.overlay_options import DEFAULT_CLUSTER_SIZE
 from batchdiff.model.plan import GuestPlan, Savings
@@ -30,8 +32,10 @@ _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 """ioctl_ficlonerange(2), and a length that is a whole number of blocks everywhere."""
 
 
-def check_space(guests: Iterable[GuestPlan], retire: Retire) -> None:
+def check_space(guests: Iterable[GuestPlan], retire: Retire, protected: Image | None = None) -> None:
     """Compares what apply needs at its worst moment with what each filesystem has free.
+
+    ``protected``: the template, if its write permission will be taken, which copies it on some filesystems.
 
     :raises GuestError: a filesystem has not enough.
     """
@@ -43,6 +47,8 @@ def check_space(guests: Iterable[GuestPlan], retire: Retire) -> None:
     for device, chosen in by_device.items():
         folder = os.path.dirname(chosen[0].overlay_path)
         needed = peak_extra_bytes([_here(guest, device) for guest in chosen], retire)
+        if protected is not None and _device(os.path.dirname(protected.path)) == device:
+            needed += protecting(protected).size
         free = free_bytes(folder)
         if needed > free:
             raise GuestError(
@@ -86,22 +92,42 @@ def standalone_bytes(image: Image, folder: str) -> int:
     """Return what a copy of everything that an image shows takes in a folder at most, in bytes.
 
     Blocks that will be shared with the image's own files (:mod:`batchdiff.applying.storing`) take nothing.
+
+    :raises GuestError: the folder is gone.
     """
+    unit = _allocation_unit(folder, image)
     can_share = [_can_share(layer.fd, folder) for layer in image.layers]
     needed, at = _METADATA, image.next_data(0)
     while at is not None:
         end = min(at + _STRETCH, image.virtual_size)
         copied = [segment for segment in image.segments(at, end) if segment.origin is not Origin.ZERO]
         sharing = [each for each in copied if each.origin is Origin.FILE and can_share[each.layer]]
-        needed += _length(copied) - _shared(image, sharing)
+        needed += max(_taken(copied, unit) - _shared(image, sharing), 0)
         at = image.next_data(end)
     # A qcow2 file has an entry of 8 bytes for each cluster, and 2 more for its refcount.
     return needed + image.virtual_size // DEFAULT_CLUSTER_SIZE * 10
 
 
+def _allocation_unit(folder: str, image: Image) -> int:
+    try:
+        return volume_of(folder, image.layers[0].fd).unit
+    except OSError as error:
+        raise GuestError(f"cannot look at {folder}", why=error.strerror or str(error)) from error
+
+
+def _taken(segments: list[Segment], unit: int) -> int:
+    """Return the bytes of all units that ascending segments touch, each once."""
+    units, counted = 0, -1
+    for each in segments:
+        last = (each.end - 1) // unit
+        units += last - max(each.start // unit, counted + 1) + 1
+        counted = last
+    return units * unit
+
+
 def _shared(image: Image, segments: list[Segment]) -> int:
     """Where extents stay whole on disk, only those are shared that somebody else keeps anyway."""
-    whole = [each for each in segments if keeps_extents_whole(image.layers[each.layer].fd)]
+    whole = [each for each in segments if is_btrfs(image.layers[each.layer].fd)]
     kept = sum(place.end - place.start for place in placed(image, whole))
     return _length(segments) - _length(whole) + kept
 

@@ -1,50 +1,158 @@
-"""What a file takes on its disk, and what deleting it would give back."""
+"""What a file takes on its disk, and what deleting it would give back.
+
+===========  ========================================================================================
+ext, XFS     its blocks, less those that FIEMAP calls shared
+btrfs        the extents of its tree, each whole and once, less the shared ones; see :mod:`btrfs`
+tmpfs        its pages
+overlayfs    what its file in the upper layer gives back; nothing if it is in a lower one
+===========  ========================================================================================
+"""
 
 from __future__ import annotations
 
-import fcntl
+import bisect
+import errno
 import os
 import stat
+from dataclasses import dataclass, replace
 
-from batchdiff.image.fiemap import ExtentFlag, physical_extents
+from batchdiff.image.blocks import NO_BLOCKS, Blocks, blocks_of
+from batchdiff.image.btrfs import StoredExtent, is_btrfs, stored_extents
+from batchdiff.image.exactness import Exactness
+from batchdiff.image.fiemap import ExtentFlag, PhysicalExtent, physical_extents
+from batchdiff.image.mounts import filesystem_of
+from batchdiff.image.overlayfs import OVERLAYFS, upper_place
+from batchdiff.image.volume import MEASURED, not_measured
 
-_BTRFS_IOC_FS_INFO = 0x8400941F
-_BTRFS_IOC_FS_INFO_BYTES = 1024
+_OF_OTHERS = "what it shares with other files than the template comes back, too, with the last of them"
+
+_OF_DEVICES = "a block device's bytes go back to its pool, which df does not show, and of a thin one what it took"
 
 
-def allocated_bytes(fd: int) -> int:
-    """Bytes on disk of an open file; of a block device, its size."""
+@dataclass(frozen=True, slots=True)
+class DiskUse:
+    """Bytes that a file takes, and that deleting it would free.
+
+    ``exactness`` is that of ``reclaimable``. ``note``: why it is not exact, or why it is nothing.
+    """
+
+    allocated: int
+    reclaimable: int
+    exactness: Exactness = Exactness.EXACT
+    note: str = ""
+
+
+def allocated_bytes(fd: int, path: str) -> int:
+    """Return what an open file takes on its disk, in bytes; of a block device, its size."""
     info = os.fstat(fd)
-    return os.lseek(fd, 0, os.SEEK_END) if stat.S_ISBLK(info.st_mode) else info.st_blocks * 512
+    if stat.S_ISBLK(info.st_mode):
+        return os.lseek(fd, 0, os.SEEK_END)
+    stored = _stored(fd, path) if is_btrfs(fd) else None
+    return info.st_blocks * 512 if stored is None else _disk_bytes(stored)
 
 
-def reclaimable_bytes(fd: int, path: str) -> int:
-    """What deleting the file would free.
+def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS) -> DiskUse:
+    """Return what an open file takes, and what deleting it would free, in bytes.
 
-    Blocks that another file shares (reflink) stay, and so does everything under another hard link. A block
-    device gives all its bytes back to the pool that it was taken from.
+    Blocks that another file shares (reflink) stay, and so does everything under another hard link. ``kept``:
+    blocks that stay in any case, the template's; who else shares some with the file may be deleted too, one day.
 
-    :raises ImageError: the filesystem cannot tell.
+    :raises ImageError: the filesystem has a fault.
     """
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
-        return allocated_bytes(fd)
+        size = allocated_bytes(fd, path)
+        return DiskUse(size, size, Exactness.AT_MOST, _OF_DEVICES)
     if info.st_nlink > 1:
-        return 0
-    extents = physical_extents(fd, path, having=ExtentFlag.SHARED)
-    shared = sum(extent.length for extent in extents or ())
-    # Asked again: the extents were written to disk first, and before that st_blocks is a reservation.
-    return max(allocated_bytes(fd) - shared, 0)
+        return DiskUse(allocated_bytes(fd, path), 0, note="it has another hard link")
+    filesystem = filesystem_of(fd)
+    if filesystem == OVERLAYFS:
+        return _in_layers(fd, path, kept)
+    if is_btrfs(fd):
+        return _on_btrfs(fd, path, kept)
+    found = _by_blocks(fd, path, kept)
+    if filesystem in MEASURED:
+        return found
+    return replace(found, exactness=Exactness.UNKNOWN, note=not_measured(filesystem))
 
 
-def keeps_extents_whole(fd: int) -> bool:
-    """Whether an extent stays on disk whole as long as any block of it is used: so on btrfs.
-
-    There, who shares 4 KiB of a file's extent of 128 MiB keeps all of it when the file is deleted. XFS frees
-    block by block. Source: Linux ``include/uapi/linux/btrfs.h``; no other filesystem answers this ioctl.
-    """
+def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
+    upper = upper_place(fd, path)
+    if upper is None:
+        found = _by_blocks(fd, path, kept)
+        why = "it may be in a lower layer of its overlayfs, which frees nothing; from here that cannot be seen"
+        return replace(found, exactness=Exactness.AT_MOST, note=why)
     try:
-        fcntl.ioctl(fd, _BTRFS_IOC_FS_INFO, bytes(_BTRFS_IOC_FS_INFO_BYTES))
-    except OSError:
-        return False
-    return True
+        real = os.open(upper, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return DiskUse(allocated_bytes(fd, path), 0, note="it is in a lower layer of its overlayfs")
+    except OSError as error:
+        found = _by_blocks(fd, path, kept)
+        return replace(found, exactness=Exactness.AT_MOST, note=f"{upper} cannot be opened ({error.strerror})")
+    try:
+        return disk_use(real, upper, kept=kept)
+    finally:
+        os.close(real)
+
+
+def _by_blocks(fd: int, path: str, kept: Blocks) -> DiskUse:
+    shared = _shared(fd, path)
+    # Asked after the extents, which has what is not on disk yet written there: before, st_blocks is a reservation.
+    allocated = os.fstat(fd).st_blocks * 512
+    return _less(allocated, sum(extent.length for extent in shared), shared, kept)
+
+
+def _on_btrfs(fd: int, path: str, kept: Blocks) -> DiskUse:
+    shared = _shared(fd, path)
+    stored = _stored(fd, path)
+    if stored is None:
+        return _untold(fd, path, shared)
+    others = _in_any(stored, shared)
+    return _less(_disk_bytes(stored), _disk_bytes(others), shared, kept)
+
+
+def _untold(fd: int, path: str, shared: list[PhysicalExtent]) -> DiskUse:
+    """What FIEMAP and st_blocks say of a file on btrfs, to somebody who may not search its tree."""
+    allocated = os.fstat(fd).st_blocks * 512
+    free = max(allocated - sum(extent.length for extent in shared), 0)
+    packed = any(True for _ in physical_extents(fd, path, having=ExtentFlag.ENCODED) or ())
+    if packed:
+        why = "btrfs has compressed it, and only root (CAP_SYS_ADMIN) can ask how far"
+        return DiskUse(allocated, free, Exactness.UNKNOWN, why)
+    why = "btrfs keeps what was overwritten until the file goes, and only root (CAP_SYS_ADMIN) can ask how much"
+    return DiskUse(allocated, free, Exactness.AT_LEAST, why)
+
+
+def _less(allocated: int, shared_bytes: int, shared: list[PhysicalExtent], kept: Blocks) -> DiskUse:
+    free = max(allocated - shared_bytes, 0)
+    if not blocks_of(shared).are_within(kept):
+        return DiskUse(allocated, free, Exactness.AT_LEAST, _OF_OTHERS)
+    return DiskUse(allocated, free, note="" if free or not shared else "it shares all its blocks with other files")
+
+
+def _shared(fd: int, path: str) -> list[PhysicalExtent]:
+    return list(physical_extents(fd, path, having=ExtentFlag.SHARED) or ())
+
+
+def _stored(fd: int, path: str) -> list[StoredExtent] | None:
+    try:
+        return list(stored_extents(fd, path))
+    except OSError as error:
+        if error.errno in {errno.EPERM, errno.EACCES}:
+            return None
+        raise
+
+
+def _disk_bytes(extents: list[StoredExtent]) -> int:
+    return sum({extent.physical: extent.disk_bytes for extent in extents}.values())
+
+
+def _in_any(stored: list[StoredExtent], shared: list[PhysicalExtent]) -> list[StoredExtent]:
+    """Return the stored extents that begin in one of those that others share, both in the file's order."""
+    starts = [extent.logical for extent in shared]
+    found = set()
+    for extent in stored:
+        number = bisect.bisect_right(starts, extent.logical) - 1
+        if number >= 0 and extent.logical < shared[number].logical + shared[number].length:
+            found.add(extent.physical)
+    return [extent for extent in stored if extent.physical in found]

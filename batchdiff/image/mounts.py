@@ -58,7 +58,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One mount; ``read_only``: the whole filesystem, not this view of it."""
+    """One mount; ``read_only``: the whole filesystem, not this view of it.
+
+    ``root``: which folder of the filesystem is at ``point``; ``options``: those of the whole filesystem.
+    """
 
     number: int
     device: int
@@ -66,6 +69,13 @@ class Mount:
     filesystem: str
     source: str
     read_only: bool
+    root: str = "/"
+    options: tuple[str, ...] = ()
+
+    def option(self, name: str) -> str | None:
+        """Return what an option is set to, empty if it has no value; None if it is not set."""
+        found = (each.partition("=") for each in self.options)
+        return next((value for key, _, value in found if key == name), None)
 
 
 def mounts() -> list[Mount]:
@@ -80,7 +90,7 @@ def mounts() -> list[Mount]:
 def parsed(line: str) -> Mount:
     """A line of mountinfo."""
     place, _, what = line.rstrip("\n").partition(" - ")
-    number, _, device, _, point = place.split(" ")[:5]
+    number, _, device, root, point = place.split(" ")[:5]
     filesystem, source, options = what.split(" ")[:3]
     major, minor = device.split(":")
     return Mount(
@@ -90,6 +100,8 @@ def parsed(line: str) -> Mount:
         filesystem=filesystem,
         source=_plain(source),
         read_only="ro" in options.split(","),
+        root=_plain(root),
+        options=tuple(_plain(option) for option in options.split(",")),
     )
 
 
@@ -99,9 +111,14 @@ def filesystem_of(fd: int) -> str:
     By the number of the mount: the device numbers of btrfs's subvolumes are in no list. If it is not listed,
     as in a chroot, by statfs. Empty if neither knows.
     """
+    mount = mount_under(fd)
+    return _statfs_type(fd) if mount is None else mount.filesystem
+
+
+def mount_under(fd: int) -> Mount | None:
+    """Return the mount through which a file was opened; None if it is in no list."""
     number = _mount_number(fd)
-    listed = next((mount.filesystem for mount in mounts() if mount.number == number), "")
-    return listed or _statfs_type(fd)
+    return next((mount for mount in mounts() if mount.number == number), None)
 
 
 def mounts_of(device: int) -> list[Mount]:

@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from batchdiff.image.blocks import Blocks, blocks_of
 from batchdiff.image.contract import Segment
 from batchdiff.image.fiemap import ExtentFlag, PhysicalExtent, physical_extents
 from batchdiff.image.image import Image
@@ -61,6 +62,18 @@ def has_shared_extents(image: Image) -> bool:
         for layer in image.layers
         for _ in physical_extents(layer.fd, layer.path, having=ExtentFlag.SHARED) or ()
     )
+
+
+def shared_blocks(image: Image) -> dict[int, Blocks]:
+    """Return the blocks of a chain's files that other files share, by device.
+
+    :raises ImageError: the filesystem cannot tell.
+    """
+    found: dict[int, list[PhysicalExtent]] = {}
+    for layer in image.layers:
+        extents = physical_extents(layer.fd, layer.path, having=ExtentFlag.SHARED)
+        found.setdefault(os.fstat(layer.fd).st_dev, []).extend(extents or ())
+    return {device: blocks_of(extents) for device, extents in found.items()}
 
 
 def placed(image: Image, segments: list[Segment]) -> list[Placed]:

@@ -74,7 +74,7 @@ def _read(path: str) -> _ManifestFile:
         raise ManifestError(shown, why="no such file", remedy=_near(path)) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ManifestError(shown, why=f"the manifest cannot be read: {reason}") from None
+        raise ManifestError(shown, why=f"the manifest cannot be read: {reason}") from error
     return _ManifestFile(os.path.join(folder, os.path.basename(path)), shown, content)
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from batchdiff.image.exactness import Exactness
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.source import ImageSource
 from batchdiff.model.manifest import Retire
 from batchdiff.model.overlay_options import OverlayOptions
 from batchdiff.model.plan_runs import Runs
 
-FORMAT_VERSION = (1, 1)
-"""1.1 added the lasting name of the filesystem to fingerprints."""
+FORMAT_VERSION = (1, 2)
+"""1.1 added the lasting name of the filesystem to fingerprints; 1.2 how exact savings are."""
+
+DEFAULT_UNIT = 4096
+"""In plans before 1.2 all space was counted in units of this size."""
 
 
 class Verdict(enum.StrEnum):
@@ -51,7 +55,9 @@ class Savings:
     """What converting one guest gives back, in bytes (docs/plan-format.md says how each is found).
 
     ``overlay_error_bytes`` is 0 where ``overlay_bytes`` is exact; with compression it is an estimate that
-    is off by no more than this in 19 cases of 20.
+    is off by no more than this in 19 cases of 20. ``exactness`` is that of ``saved_bytes``, and ``note`` says why
+    it is not exact, or why deleting the guest would free nothing. ``allocation_unit``: bytes in which the
+    filesystem of the overlay gives space.
     """
 
     allocated_bytes: int
@@ -61,6 +67,9 @@ class Savings:
     overlay_disk_bytes: int
     saved_bytes: int
     overlay_bytes_by_cluster_size: tuple[tuple[int, int], ...]
+    allocation_unit: int = DEFAULT_UNIT
+    exactness: Exactness = Exactness.EXACT
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +96,12 @@ class GuestPlan:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over the guests to convert, in bytes, and how many guests have which verdict."""
+    """Sums over the guests to convert, in bytes, and how many guests have which verdict.
+
+    ``template_copy_bytes``: what it takes on overlayfs to change the mode of a template in a lower layer; it is
+    in ``saved_bytes`` and ``peak_extra_bytes``. ``exactness`` is that of ``saved_bytes``; ``note`` says why it is
+    not exact where no guest's note does.
+    """
 
     guests: int
     convert: int
@@ -97,6 +111,9 @@ class Totals:
     overlay_bytes: int
     saved_bytes: int
     peak_extra_bytes: int
+    template_copy_bytes: int = 0
+    exactness: Exactness = Exactness.EXACT
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+from batchdiff.image.exactness import Exactness
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model.manifest import Retire
@@ -55,7 +57,7 @@ def from_dict(document: dict[str, Any]) -> Plan:
         retire=Retire(document["retire"]),
         protect_template=document["protect_template"],
         guests=guests,
-        totals=Totals(**{name: document["totals"][name] for name in Totals.__slots__}),
+        totals=Totals(**_known(document["totals"], Totals.__slots__)),
     )
 
 
@@ -153,8 +155,13 @@ def _options(record: dict[str, Any]) -> OverlayOptions:
 
 def _savings(record: dict[str, Any]) -> Savings:
     by_size = sorted((int(size), count) for size, count in record["overlay_bytes_by_cluster_size"].items())
-    fields = {name: record[name] for name in Savings.__slots__}
-    return Savings(**fields | {"overlay_bytes_by_cluster_size": tuple(by_size)})
+    return Savings(**_known(record, Savings.__slots__) | {"overlay_bytes_by_cluster_size": tuple(by_size)})
+
+
+def _known(record: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The fields of those names; what is new since version 1.0 may be missing."""
+    found = {name: record[name] for name in names if name in record}
+    return found | ({"exactness": Exactness(found["exactness"])} if "exactness" in found else {})
 
 
 def _runs(record: dict[str, Any], name: str) -> Runs:

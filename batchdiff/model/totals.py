@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from batchdiff.image.exactness import of_difference, of_sum
+from batchdiff.image.overlayfs import NOTHING, CopyUp
 from batchdiff.model.manifest import Retire
 from batchdiff.model.plan import GuestPlan, Savings, Totals, Verdict
 
@@ -12,11 +14,16 @@ VERIFIED_AHEAD = 2
 """How many guests may be under verification while the next one is written; `qemu-img compare` uses one core."""
 
 
-def totals_of(guests: Iterable[GuestPlan], retire: Retire) -> Totals:
-    """The totals of a plan whose originals are retired in that way."""
+def totals_of(guests: Iterable[GuestPlan], retire: Retire, *, protecting: CopyUp = NOTHING) -> Totals:
+    """The totals of a plan whose originals are retired in that way.
+
+    ``protecting``: what it takes to protect the template, which is done if any guest is converted.
+    """
     guests = list(guests)
     verdicts = [guest.verdict for guest in guests]
     chosen = [guest.savings for guest in guests if guest.verdict is Verdict.CONVERT and guest.savings is not None]
+    copied = protecting if chosen else NOTHING
+    exactness = of_sum(savings.exactness for savings in chosen)
     return Totals(
         guests=len(guests),
         convert=verdicts.count(Verdict.CONVERT),
@@ -24,8 +31,11 @@ def totals_of(guests: Iterable[GuestPlan], retire: Retire) -> Totals:
         refuse=verdicts.count(Verdict.REFUSE),
         allocated_bytes=sum(savings.allocated_bytes for savings in chosen),
         overlay_bytes=sum(savings.overlay_bytes for savings in chosen),
-        saved_bytes=sum(savings.saved_bytes for savings in chosen),
-        peak_extra_bytes=peak_extra_bytes(chosen, retire),
+        saved_bytes=sum(savings.saved_bytes for savings in chosen) - copied.size,
+        peak_extra_bytes=peak_extra_bytes(chosen, retire) + copied.size,
+        template_copy_bytes=copied.size,
+        exactness=of_difference(exactness, copied.exactness),
+        note=copied.note,
     )
 
 

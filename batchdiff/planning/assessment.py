@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.extents import Extents
-from batchdiff.image.allocation import allocated_bytes, reclaimable_bytes
+from batchdiff.image.allocation import disk_use
+from batchdiff.image.blocks import NO_BLOCKS, Blocks
+from batchdiff.image.exactness import Exactness
+from batchdiff.image.files import settle_reads
+from batchdiff.image.image import Image
 from batchdiff.image.usage import Purpose, require_unused
+from batchdiff.image.volume import Volume, volume_of
 from batchdiff.model.manifest import GuestEntry, Manifest
 from batchdiff.model.overlay_options import Compression, OverlayOptions, backing_name, geometry_of
 from batchdiff.model.plan import GuestPlan, PlannedImage, Savings, Verdict
@@ -20,6 +25,7 @@ from batchdiff.model.plan_runs import NO_RUNS
 from batchdiff.planning.candidates import Candidate, Dismissed
 from batchdiff.planning.compare import UNIT
 from batchdiff.planning.estimate import Measure, stored_data
+from batchdiff.planning.reopening import reopened
 from batchdiff.planning.savings import (
     chosen_cluster_size,
     disk_bytes,
@@ -28,7 +34,7 @@ from batchdiff.planning.savings import (
     sizes_by_cluster_size,
 )
 from batchdiff.planning.written import taken_bytes
-from batchdiff.qcow2.header import FormatError
+from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
 from batchdiff.units import ceil_div, format_size
 
@@ -40,6 +46,17 @@ def dismissed(part: Dismissed) -> GuestPlan:
 
 Packed = tuple[int, int, int]
 """Bytes of a compressed overlay's file, by how much they may be off, and bytes on disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Premises:
+    """What all guests are assessed by: the manifest, and the template's blocks that other files share, by device.
+
+    Those blocks stay, whatever becomes of a guest.
+    """
+
+    manifest: Manifest
+    kept: Mapping[int, Blocks]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,35 +77,39 @@ class Exact:
 
 
 def assessed(
-    candidate: Candidate, units: Extents, failure: ImageError | None, manifest: Manifest, measure: Measure
+    candidate: Candidate,
+    units: Extents,
+    failure: ImageError | None,
+    premises: Premises,
+    measure: Measure,
 ) -> GuestPlan:
     """The part of a guest whose differences were found, or whose scan failed."""
     if failure is not None:
         return _refused(candidate, str(failure))
 
-    def found() -> GuestPlan:
+    def found(image: Image) -> GuestPlan:
         content = _content(units, candidate.record.virtual_size, candidate.entry.options)
-        return _measured(candidate, content, manifest, partial(_compressed, candidate, measure=measure))
+        return _measured(candidate, image, content, premises, partial(_compressed, candidate, measure=measure))
 
     return _unless_changed(candidate, found)
 
 
-def reassessed(candidate: Candidate, exact: Exact, manifest: Manifest) -> GuestPlan:
+def reassessed(candidate: Candidate, exact: Exact, premises: Premises) -> GuestPlan:
     """The part of a guest whose extents an older plan has; savings, verdict and paths are found again."""
 
-    def found() -> GuestPlan:
-        return _measured(candidate, exact.content, manifest, lambda _layout, _extents: exact.packed)
+    def found(image: Image) -> GuestPlan:
+        return _measured(candidate, image, exact.content, premises, lambda _layout, _extents, _unit: exact.packed)
 
     return _unless_changed(candidate, found)
 
 
-def _unless_changed(candidate: Candidate, found: Callable[[], GuestPlan]) -> GuestPlan:
-    changes = candidate.record.changes(candidate.image.fingerprints())
-    if changes:
-        return _refused(candidate, f"it changed while it was scanned ({changes}). Shut its VM down and plan again")
+def _unless_changed(candidate: Candidate, found: Callable[[Image], GuestPlan]) -> GuestPlan:
     try:
-        require_unused(candidate.image, Purpose.GUEST)  # again: a VM may have started meanwhile
-        return found()
+        with reopened(candidate.record) as image:
+            require_unused(image, Purpose.GUEST)  # again: a VM may have started meanwhile
+            plan = found(image)
+            settle_reads()
+            return plan
     except (GuestError, ImageError, FormatError) as error:
         return _refused(candidate, str(error))
 
@@ -110,67 +131,74 @@ def _content(units: Extents, virtual_size: int, options: OverlayOptions) -> Cont
 
 
 def _measured(
-    candidate: Candidate, content: Content, manifest: Manifest, packed: Callable[[Layout, Extents], Packed]
+    candidate: Candidate,
+    image: Image,
+    content: Content,
+    premises: Premises,
+    packed: Callable[[Layout, Extents, int], Packed],
 ) -> GuestPlan:
     entry, virtual_size = candidate.entry, candidate.record.virtual_size
     options, extents = dataclasses.replace(entry.options, cluster_size=content.cluster_size), content.extents
     geometry = geometry_of(options, content.cluster_size)
     layout = layout_for(extents, virtual_size, geometry)
-    name = backing_name(entry.overlay_path, manifest.template.path, options.backing_path)
-    header_for(layout, virtual_size, backing=(name, manifest.template.format))  # refuses what does not fit
+    name = backing_name(entry.overlay_path, premises.manifest.template.path, options.backing_path)
+    header_for(
+        layout, virtual_size, backing=(name, premises.manifest.template.format)
+    )  # refuses what does not fit
+    fd = image.layers[0].fd
+    volume = _volume(candidate, image)
     if options.compression is Compression.NONE:
         # copy_file_range shares these blocks once more: they stay in use, but by the others they were in any case.
-        found = taken_bytes(candidate.image, extents, geometry.granule, sharing=_on_one_filesystem(candidate))
-        overlay, free = (layout.file_size, 0, disk_bytes(layout, found.data)), found.shared
+        # It shares whole units only, so clusters must not be smaller.
+        sharing = geometry.granule % volume.unit == 0 and _on_one_filesystem(candidate, image)
+        found = taken_bytes(image, extents, geometry.granule, sharing=sharing, unit=volume.unit)
+        overlay, free = (layout.file_size, 0, disk_bytes(layout, found.data, volume.unit)), found.shared
     else:
-        overlay, free = packed(layout, extents), 0
-    fd = candidate.image.layers[0].fd
-    reclaimable = reclaimable_bytes(
-        fd, candidate.image.path
-    )  # first: it has what is not on disk yet written there
-    savings = savings_of(
-        allocated=allocated_bytes(fd), reclaimable=reclaimable, overlay=overlay, sizes=content.sizes, shared=free
-    )
-    verdict, reason = _verdict(savings, manifest.minimum_savings)
+        overlay, free = packed(layout, extents, volume.unit), 0
+    use = disk_use(fd, image.path, kept=premises.kept.get(os.fstat(fd).st_dev, NO_BLOCKS))
+    savings = savings_of(guest=use, volume=volume, overlay=overlay, sizes=content.sizes, shared=free)
+    verdict, reason = _verdict(savings, premises.manifest.minimum_savings)
     plan = _guest_plan(entry, candidate.record, verdict, reason)
     data, zero = runs_of(extents)
     return dataclasses.replace(plan, options=options, unit=geometry.granule, data=data, zero=zero, savings=savings)
 
 
-def _on_one_filesystem(candidate: Candidate) -> bool:
+def _volume(candidate: Candidate, image: Image) -> Volume:
     folder = os.path.dirname(candidate.entry.overlay_path)
     try:
-        device = os.stat(folder).st_dev
+        return volume_of(folder, image.layers[0].fd)
     except OSError as error:
         raise ImageError(
             f"cannot look at {folder}, where its overlay goes",
             why=error.strerror or str(error),
             remedy="Make the folder, or correct `overlay: {path: ...}`.",
         ) from error
-    return device == os.fstat(candidate.image.layers[0].fd).st_dev
 
 
-def _compressed(candidate: Candidate, layout: Layout, extents: Extents, measure: Measure) -> Packed:
+def _on_one_filesystem(candidate: Candidate, image: Image) -> bool:
+    device = os.stat(os.path.dirname(candidate.entry.overlay_path)).st_dev
+    return device == os.fstat(image.layers[0].fd).st_dev
+
+
+def _compressed(candidate: Candidate, layout: Layout, extents: Extents, unit: int, measure: Measure) -> Packed:
     geometry = layout.geometry
-    stored = stored_data(candidate.entry.image, extents, geometry, measure)
+    stored = stored_data(candidate.entry.image, extents, geometry, measure, unit=unit)
     packed = plan_layout(
         candidate.record.virtual_size,
         geometry,
         l2_tables=layout.l2_tables,
         data_clusters=ceil_div(stored.file_bytes, geometry.cluster_size),
     )
-    return packed.file_size, stored.error_bytes, disk_bytes(packed, stored.disk_bytes)
+    return packed.file_size, stored.error_bytes, disk_bytes(packed, stored.disk_bytes, unit)
 
 
 def _verdict(savings: Savings, minimum: float) -> tuple[Verdict, str]:
     share = savings.saved_bytes / savings.allocated_bytes if savings.allocated_bytes else 0.0
     if savings.saved_bytes <= 0:
         if savings.reclaimable_bytes == 0 < savings.allocated_bytes:
-            return (
-                Verdict.SKIP,
-                "deleting it would free nothing: it has another hard link, or shares all blocks",
-            )
-        return Verdict.SKIP, "its overlay would not be smaller than it is now"
+            return Verdict.SKIP, f"deleting it would free nothing: {savings.note}"
+        would = "would" if savings.exactness in {Exactness.EXACT, Exactness.AT_MOST} else "might"
+        return Verdict.SKIP, f"its overlay {would} not be smaller than it is now"
     if share < minimum:
         return Verdict.SKIP, f"it would save {share:.1%}, which is below the minimum of {minimum:.1%}"
     return Verdict.CONVERT, ""

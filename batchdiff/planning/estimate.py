@@ -17,6 +17,7 @@ import numpy.typing as npt
 from batchdiff.extents import Extents, Kind, folded, numbers, only
 from batchdiff.image.image import Image
 from batchdiff.image.opening import open_image
+from batchdiff.image.read_buffer import ReadBuffer
 from batchdiff.image.source import ImageSource
 from batchdiff.planning.compare import UNIT
 from batchdiff.qcow2.compression import compressed
@@ -43,8 +44,8 @@ class Sample:
 class StoredData(NamedTuple):
     """What the data of an overlay takes compressed: bytes of the file, their error, bytes on disk.
 
-    The file's are in whole clusters; on disk they are in whole blocks, and fewer, because clusters of the file
-    need not be filled.
+    The file's are in whole clusters; on disk they are in whole units of the filesystem, and fewer, because
+    clusters of the file need not be filled.
     """
 
     file_bytes: int
@@ -58,18 +59,21 @@ Measure = Callable[[list[Sample]], list[list[int]]]
 
 def stored_lengths(sample: Sample) -> list[int]:
     """The bytes that each cluster of a sample takes compressed; 0 where it would be stored as it is."""
+    buffer = ReadBuffer(sample.geometry.cluster_size)
     with open_image(sample.source) as image:
-        return [_stored(image, number, sample.geometry) for number in sample.clusters]
+        return [_stored(image, number, sample.geometry, buffer) for number in sample.clusters]
 
 
-def _stored(image: Image, number: int, geometry: Geometry) -> int:
-    data = image.read(number * geometry.cluster_size, geometry.cluster_size)
+def _stored(image: Image, number: int, geometry: Geometry, buffer: ReadBuffer) -> int:
+    data = buffer.load(image, number * geometry.cluster_size, geometry.cluster_size)
     packed = compressed(data, geometry.compression_type)
     return 0 if packed is None else len(packed)
 
 
-def stored_data(source: ImageSource, extents: Extents, geometry: Geometry, measure: Measure) -> StoredData:
-    """What the data of an overlay takes compressed.
+def stored_data(
+    source: ImageSource, extents: Extents, geometry: Geometry, measure: Measure, *, unit: int = UNIT
+) -> StoredData:
+    """What the data of an overlay takes compressed, on a filesystem that gives space in units of ``unit`` bytes.
 
     Without error where every cluster was compressed, and only there.
     """
@@ -84,7 +88,7 @@ def stored_data(source: ImageSource, extents: Extents, geometry: Geometry, measu
         lengths[batch] = _sampled_lengths(source, clusters[batch], geometry, measure)
         done = wanted
         drawn = lengths[np.sort(order[:done])]
-        end, on_disk = _packed(drawn, cluster_size)
+        end, on_disk = _packed(drawn, cluster_size, unit)
         total = end * count / done
         error = _error(np.where(drawn == 0, cluster_size, drawn), count)
         if done < count and error <= _WANTED_ERROR * total:
@@ -92,10 +96,10 @@ def stored_data(source: ImageSource, extents: Extents, geometry: Geometry, measu
             return StoredData(
                 align_up(round(total), cluster_size),
                 math.ceil(error) + cluster_size,
-                align_up(round(on_disk * count / done), UNIT),
+                align_up(round(on_disk * count / done), unit),
             )
-    end, on_disk = _packed(lengths, cluster_size)
-    return StoredData(align_up(end, cluster_size), 0, align_up(on_disk, UNIT))
+    end, on_disk = _packed(lengths, cluster_size, unit)
+    return StoredData(align_up(end, cluster_size), 0, align_up(on_disk, unit))
 
 
 def _sampled_lengths(
@@ -117,8 +121,8 @@ def _error(sizes: npt.NDArray[np.int64], count: int) -> float:
     return float(_CONFIDENCE * np.std(sizes, ddof=1) / math.sqrt(drawn) * math.sqrt(share_left) * count)
 
 
-def _packed(lengths: npt.NDArray[np.int64], cluster_size: int) -> tuple[int, int]:
-    """Bytes up to the end of what is stored, and of these without the blocks to which nothing is written.
+def _packed(lengths: npt.NDArray[np.int64], cluster_size: int, unit: int) -> tuple[int, int]:
+    """Bytes up to the end of what is stored, and of these without the units to which nothing is written.
 
     Neither is rounded up, because a sample's rounding would be multiplied.
     """
@@ -128,12 +132,12 @@ def _packed(lengths: npt.NDArray[np.int64], cluster_size: int) -> tuple[int, int
         offset = packer.place(length or None)
         end = max(end, offset + (length or cluster_size))
         if length:
-            unused += _blocks_left(filled, cluster_size) if offset != filled else 0
+            unused += _units_left(filled, cluster_size, unit) if offset != filled else 0
             filled = offset + length
     # What is left after the last compressed cluster counts only where something is stored behind it.
-    return end, end - unused - (_blocks_left(filled, cluster_size) if end > filled else 0)
+    return end, end - unused - (_units_left(filled, cluster_size, unit) if end > filled else 0)
 
 
-def _blocks_left(filled: int, cluster_size: int) -> int:
-    """Bytes of the whole blocks between an offset and the end of its cluster of the file."""
-    return max(align_up(filled, cluster_size) - align_up(filled, UNIT), 0)
+def _units_left(filled: int, cluster_size: int, unit: int) -> int:
+    """Bytes of the whole units between an offset and the end of its cluster of the file."""
+    return max(align_up(filled, cluster_size) - align_up(filled, unit), 0)

@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from batchdiff import __version__
 from batchdiff.errors import ImageError
+from batchdiff.image.descriptors import raise_descriptor_limit
 from batchdiff.image.files import settle_reads
 from batchdiff.image.image import Image
-from batchdiff.image.opening import inspect, open_image, raise_descriptor_limit
-from batchdiff.image.sharing import has_shared_extents
+from batchdiff.image.opening import inspect, open_image
+from batchdiff.image.overlayfs import NOTHING
+from batchdiff.image.protecting import protecting
+from batchdiff.image.sharing import has_shared_extents, shared_blocks
 from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model.earlier_plans import EarlierPlans
 from batchdiff.model.known_states import first_state, is_known_state
@@ -29,12 +31,13 @@ from batchdiff.model.manifest import Manifest
 from batchdiff.model.plan import GuestPlan, Plan, PlannedImage
 from batchdiff.model.sidecar import Sidecar, read_sidecar, sidecar_path
 from batchdiff.model.totals import totals_of
-from batchdiff.planning.assessment import Exact, assessed, dismissed, reassessed
+from batchdiff.planning.assessment import Exact, Premises, assessed, dismissed, reassessed
 from batchdiff.planning.candidates import Candidate, Dismissed, examined, planned, without_backing_files
 from batchdiff.planning.checkpoint import Checkpoint
 from batchdiff.planning.estimate import Sample, stored_lengths
 from batchdiff.planning.findings import Findings
 from batchdiff.planning.pool import run_tasks
+from batchdiff.planning.reopening import budget
 from batchdiff.planning.resuming import vouches
 from batchdiff.planning.reuse import exact_parts, objection
 from batchdiff.planning.scanning import Course, Progress, scanned
@@ -79,21 +82,18 @@ def make_plan(
     :raises WorkerError: a worker process died.
     """
     raise_descriptor_limit()
-    with ExitStack() as opened:
-        image = opened.enter_context(open_image(manifest.template))
+    with open_image(manifest.template) as image:
         require_unused(image, Purpose.TEMPLATE)
         inspect(image)
         template = planned(image)
         parts = [examined(entry, template, manifest, earlier.plans) for entry in manifest.guests]
         parts = without_backing_files(parts, manifest)
         candidates = [part for part in parts if isinstance(part, Candidate)]
-        for candidate in candidates:
-            opened.enter_context(candidate.image)
         sharing = has_shared_extents(image)
         sidecar = _sidecar(template)
         taken = _taken_over(earlier, template, sidecar, candidates, sharing=sharing)
         unknown = [candidate for number, candidate in enumerate(candidates) if number not in taken.parts]
-        course = Course(jobs, GENERATOR, progress, earlier.say, earlier.checkpoint)
+        course = Course(budget(jobs, len(image.layers)), GENERATOR, progress, earlier.say, earlier.checkpoint)
         if unknown or taken.digest is None:
             first = replace(template, fingerprints=first_state(template.fingerprints, sidecar))
             findings = scanned(image, first, unknown, course, sharing=sharing)
@@ -101,7 +101,9 @@ def make_plan(
             findings = Findings(sharing)
         _check_unchanged(image, template)
         digest = _digest(findings, template, taken, scanned_anything=bool(unknown))
-        guests = _guest_plans(parts, findings, taken, manifest, jobs)
+        premises = Premises(manifest, shared_blocks(image) if sharing else {})
+        guests = _guest_plans(parts, findings, taken, premises, course.budget.jobs)
+        copied = protecting(image) if manifest.protect_template else NOTHING
     return Plan(
         generator=GENERATOR,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -112,7 +114,7 @@ def make_plan(
         retire=manifest.retire,
         protect_template=manifest.protect_template,
         guests=guests,
-        totals=totals_of(guests, manifest.retire),
+        totals=totals_of(guests, manifest.retire, protecting=copied),
     )
 
 
@@ -175,7 +177,11 @@ def _check_unchanged(image: Image, before: PlannedImage) -> None:
 
 
 def _guest_plans(
-    parts: list[Candidate | Dismissed], findings: Findings, taken: _Taken, manifest: Manifest, jobs: int
+    parts: list[Candidate | Dismissed],
+    findings: Findings,
+    taken: _Taken,
+    premises: Premises,
+    jobs: int,
 ) -> tuple[GuestPlan, ...]:
     candidates = [part for part in parts if isinstance(part, Candidate)]
     scanned = [number for number in range(len(candidates)) if number not in taken.parts]
@@ -185,12 +191,12 @@ def _guest_plans(
 
     def assess(unknown: int) -> tuple[int, GuestPlan]:
         candidate, failure = candidates[scanned[unknown]], findings.failures.get(unknown)
-        return unknown, assessed(candidate, findings.units(unknown), failure, manifest, measure)
+        return unknown, assessed(candidate, findings.units(unknown), failure, premises, measure)
 
     def described(unknown: int) -> str:
         return f"the savings of guest {candidates[scanned[unknown]].entry.name}"
 
-    plans = {number: reassessed(candidates[number], part, manifest) for number, part in taken.parts.items()}
+    plans = {number: reassessed(candidates[number], part, premises) for number, part in taken.parts.items()}
     for unknown, plan in run_tasks(lambda: assess, iter(range(len(scanned))), jobs=workers, describe=described):
         findings.forget(unknown)
         plans[scanned[unknown]] = plan

@@ -7,7 +7,8 @@ that depends on more than content and granules is found again (docs/scripting.md
 
 from __future__ import annotations
 
-from batchdiff.model.overlay_options import OverlayOptions, geometry_of
+from batchdiff.model.manifest import GuestEntry
+from batchdiff.model.overlay_options import Compression, OverlayOptions, geometry_of
 from batchdiff.model.plan import GuestPlan, Plan, PlannedImage
 from batchdiff.model.plan_extents import extents_of
 from batchdiff.planning.assessment import Content, Exact
@@ -41,11 +42,18 @@ def exact_parts(older: Plan, candidates: list[Candidate]) -> dict[int, Exact]:
     found = {}
     for number, candidate in enumerate(candidates):
         part = by_image.get(candidate.record)
-        if part is not None and vouches(candidate.record):
+        if part is not None and vouches(candidate.record) and _goes_where_it_went(part, candidate.entry):
             exact = exact_part(part, candidate.entry.options)
             if exact is not None:
                 found[number] = exact
     return found
+
+
+def _goes_where_it_went(part: GuestPlan, entry: GuestEntry) -> bool:
+    """Return whether what a compressed overlay takes on disk is known: another filesystem may have other units."""
+    if entry.options.compression is Compression.NONE:
+        return True
+    return part.overlay_path.rpartition("/")[0] == entry.overlay_path.rpartition("/")[0]
 
 
 def exact_part(part: GuestPlan, options: OverlayOptions) -> Exact | None:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchdiff.extents import Extents, Kind, only, touched
+from batchdiff.image.allocation import DiskUse
+from batchdiff.image.exactness import of_difference
+from batchdiff.image.volume import Volume
 from batchdiff.model.overlay_options import (
     CLUSTER_SIZES,
     DEFAULT_CLUSTER_SIZE,
@@ -18,8 +21,8 @@ from batchdiff.model.overlay_options import (
 )
 from batchdiff.model.plan import Savings
 from batchdiff.planning.compare import UNIT
+from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import SMALLEST_EXTENDED_L2, Geometry
-from batchdiff.qcow2.header import FormatError
 from batchdiff.qcow2.layout import Layout, fits, granules_to_write, layout_for, plan_layout
 from batchdiff.units import align_up, format_size
 
@@ -94,45 +97,49 @@ def chosen_cluster_size(sizes: dict[int, int]) -> int:
     return min(near, key=lambda cluster_size: (abs(cluster_size.bit_length() - default_bits), cluster_size))
 
 
-def disk_bytes(layout: Layout, data: int) -> int:
-    """Bytes on disk of an overlay, in blocks of 4 KiB, of which its data clusters take ``data`` bytes.
+def disk_bytes(layout: Layout, data: int, unit: int = UNIT) -> int:
+    """Bytes on disk of an overlay, in units of the filesystem, of which its data clusters take ``data`` bytes.
 
-    Less than the file's size: tables end before their last cluster does, and data clusters have holes.
+    Less than the file's size: tables end before their last cluster does, and data clusters have holes. Where a
+    unit holds several clusters, there is something in each, so all units are taken.
     """
     cluster, entries_per_block = layout.geometry.cluster_size, layout.geometry.cluster_size // 2
-    if cluster < UNIT:
-        return align_up(layout.file_size, UNIT)
+    if cluster < unit:
+        return align_up(layout.file_size, unit)
     last_block = layout.refcounted % entries_per_block or entries_per_block
     return (
-        UNIT
-        + align_up(layout.l1_entries * 8, UNIT)
+        unit
+        + align_up(layout.l1_entries * 8, unit)
         + layout.l2_tables * cluster
-        + align_up(data, UNIT)
+        + align_up(data, unit)
         + (layout.refcount_blocks - 1) * cluster
-        + align_up(last_block * 2, UNIT)
-        + align_up(layout.refcount_blocks * 8, UNIT)
+        + align_up(last_block * 2, unit)
+        + align_up(layout.refcount_blocks * 8, unit)
     )
 
 
 def savings_of(
     *,
-    allocated: int,
-    reclaimable: int,
+    guest: DiskUse,
+    volume: Volume,
     overlay: tuple[int, int, int],
     sizes: dict[int, int],
     shared: int = 0,
 ) -> Savings:
-    """The savings of one guest. ``overlay``: bytes of the file, their error, bytes on disk.
+    """The savings of one guest. ``overlay``: bytes of the file, their error, bytes on disk, which is ``volume``.
 
     ``shared``: bytes on disk of the overlay that other files than the guest have, too; they cost nothing.
     """
     file_bytes, error, on_disk = overlay
     return Savings(
-        allocated_bytes=allocated,
-        reclaimable_bytes=reclaimable,
+        allocated_bytes=guest.allocated,
+        reclaimable_bytes=guest.reclaimable,
         overlay_bytes=file_bytes,
         overlay_error_bytes=error,
         overlay_disk_bytes=on_disk,
-        saved_bytes=reclaimable - (on_disk - shared),
+        saved_bytes=guest.reclaimable - (on_disk - shared),
         overlay_bytes_by_cluster_size=tuple(sorted(sizes.items())),
+        allocation_unit=volume.unit,
+        exactness=of_difference(guest.exactness, volume.exactness),
+        note="; ".join(dict.fromkeys(filter(None, (guest.note, volume.note)))),
     )

@@ -5,7 +5,7 @@
     guest's segments   |  file  | hole |         file          |  hole  |
     never written                          |#|
     data to write         |-----------|   |--|       |----|  |-----|
-    taken                 |xxxxx|     |   |x |       |xxxx|  |x|          whole blocks of 4 KiB, each once
+    taken                 |xxxxx|     |   |x |       |xxxx|  |x|          whole units of the filesystem, each once
 
 The overlay has holes where the guest has some, and where the guest is preallocated and was never written to. The
 guest is asked once for a stretch that has many runs: one question each would cost more than all the rest of a
@@ -38,14 +38,17 @@ _STRETCH = 512 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Bytes on disk of the data, in whole blocks of 4 KiB; and those in blocks that other files have, too."""
+    """Bytes on disk of the data, in whole units; and those in blocks that other files have, too."""
 
     data: int
     shared: int
 
 
-def taken_bytes(image: Image, extents: Extents, granule: int, *, sharing: bool) -> Taken:
-    """What the data extents, in granules, take; without ``sharing`` nothing counts as shared.
+def taken_bytes(image: Image, extents: Extents, granule: int, *, sharing: bool, unit: int = UNIT) -> Taken:
+    """What the data extents, in granules, take on a filesystem that gives space in units of ``unit`` bytes.
+
+    Where a unit holds several clusters the data takes no units of its own (:func:`savings.disk_bytes`). Without
+    ``sharing`` nothing counts as shared.
 
     :raises ImageError: the guest's tables are damaged, or its filesystem has a fault.
     """
@@ -57,13 +60,13 @@ def taken_bytes(image: Image, extents: Extents, granule: int, *, sharing: bool) 
         segments = image.segments(int(starts[first]), int(ends[last - 1]))
         lows, highs, _ = _overlaps([part for segment in segments for part in _stored(segment, unwritten)], *inside)
         if len(lows):
-            begins, stops = lows // UNIT, (highs - 1) // UNIT
+            begins, stops = lows // unit, (highs - 1) // unit
             before = np.concatenate([[counted], stops[:-1]])
-            # Two pieces may be in one block.
+            # Two pieces may be in one unit.
             blocks += int((stops - np.maximum(begins, before + 1) + 1).sum())
             counted = int(stops[-1])
         shared += _shared(image, segments, *inside) if sharing else 0
-    return Taken(blocks * UNIT, shared)
+    return Taken(blocks * unit, shared)
 
 
 def _stored(segment: Segment, unwritten: list[Unwritten]) -> Iterator[tuple[int, int]]:

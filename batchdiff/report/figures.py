@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from batchdiff.image.exactness import Exactness
 from batchdiff.model.plan import GuestPlan, Savings, Verdict
 from batchdiff.units import format_size
 
@@ -19,6 +20,17 @@ def size(count: int | None) -> str:
 def estimated_size(count: int, error: int) -> str:
     """``~1.2 GiB ±9.8 MiB`` where the number may be off by ``error`` bytes, else as it is."""
     return f"~{format_size(count)} ±{format_size(error)}" if error else format_size(count)
+
+
+_WORDS = {Exactness.AT_LEAST: "at least ", Exactness.AT_MOST: "at most "}
+
+
+def bounded_size(count: int, exactness: Exactness) -> str:
+    """``at least 1.2 GiB``, ``unknown``, or the number as it is."""
+    if exactness is Exactness.UNKNOWN:
+        return "unknown"
+    # "At most -3 GiB" would be hard to grasp, and such a guest is not converted.
+    return f"{_WORDS.get(exactness, '') if count > 0 else ''}{format_size(count)}"
 
 
 def share(saved: int, allocated: int) -> float | None:

@@ -12,8 +12,8 @@ from batchdiff.model.plan_json import to_dict
 from batchdiff.model.plan_runs import NO_RUNS
 from batchdiff.report.figures import error_bytes, share
 
-REPORT_VERSION = "1.0"
-"""Fields may be added within a major version; none changes its meaning."""
+REPORT_VERSION = "1.1"
+"""Fields may be added within a major version; none changes its meaning. 1.1 added how exact savings are."""
 
 
 def plan_json(plan: Plan, *, stale: Sequence[str] = ()) -> str:

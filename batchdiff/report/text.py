@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from batchdiff.image.exactness import Exactness
 from batchdiff.model.manifest import Retire
-from batchdiff.model.plan import GuestPlan, Plan, Verdict
+from batchdiff.model.plan import GuestPlan, Plan, Savings, Totals, Verdict
 from batchdiff.report.figures import (
     NOTHING,
+    bounded_size,
     counted,
     error_bytes,
     estimated_size,
@@ -92,8 +94,8 @@ def _row(guest: GuestPlan) -> tuple[str, ...]:
         printable(guest.name),
         format_size(savings.allocated_bytes),
         estimated_size(savings.overlay_bytes, savings.overlay_error_bytes),
-        format_size(savings.saved_bytes),
-        percent(share(savings.saved_bytes, savings.allocated_bytes)),
+        bounded_size(savings.saved_bytes, savings.exactness),
+        _share(savings),
         *last,
     )
 
@@ -104,11 +106,17 @@ def _totals_row(plan: Plan) -> tuple[str, ...]:
         "total",
         format_size(totals.allocated_bytes),
         estimated_size(totals.overlay_bytes, error_bytes(plan.guests)),
-        format_size(totals.saved_bytes),
-        percent(share(totals.saved_bytes, totals.allocated_bytes)),
+        bounded_size(totals.saved_bytes, totals.exactness),
+        _share(totals),
         "",
         f"{totals.convert} of {totals.guests}",
     )
+
+
+def _share(figures: Savings | Totals) -> str:
+    if figures.exactness is Exactness.UNKNOWN:
+        return NOTHING
+    return percent(share(figures.saved_bytes, figures.allocated_bytes))
 
 
 def _notes(plan: Plan, width: int) -> Iterator[str]:
@@ -147,6 +155,22 @@ def _how_saved(plan: Plan, width: int) -> Iterator[str]:
     if any(savings.saved_bytes != savings.allocated_bytes - savings.overlay_disk_bytes for savings in chosen):
         text = "saved leaves out what is shared with other files, by reflinks or hard links."
         yield paragraph(text, width=width)
+    yield from (paragraph(text, width=width, rest="  ") for text in _not_exact(plan))
+
+
+def _not_exact(plan: Plan) -> Iterator[str]:
+    """Why what is saved is not known exactly, guests with the same reason together."""
+    alike: dict[tuple[Exactness, str], list[tuple[str, int]]] = {}
+    for guest, savings in to_convert(plan.guests):
+        if savings.exactness is not Exactness.EXACT:
+            key = savings.exactness, savings.note
+            alike.setdefault(key, []).append((printable(guest.name), savings.saved_bytes))
+    for (exactness, note), guests in alike.items():
+        saved = bounded_size(sum(size for _, size in guests), exactness)
+        yield f"{few([name for name, _ in guests])}: saved is {saved}: {printable(note)}."
+    if plan.totals.note:
+        saved = bounded_size(plan.totals.saved_bytes, plan.totals.exactness)
+        yield f"total: saved is {saved}: {printable(plan.totals.note)}."
 
 
 def _next(plan: Plan, width: int) -> Iterator[str]:
@@ -157,10 +181,13 @@ def _next(plan: Plan, width: int) -> Iterator[str]:
     verify = "verify it against its original" if len(chosen) == 1 else "verify each against its original"
     text = f"`batchdiff apply` will write {_where(chosen)}, {verify}, {_fate(plan, len(chosen))}."
     yield paragraph(text, width=width)
-    yield f"It needs up to {format_size(plan.totals.peak_extra_bytes)} of free disk space at once."
+    up_to = "about" if plan.totals.exactness is Exactness.UNKNOWN else "up to"
+    yield f"It needs {up_to} {format_size(plan.totals.peak_extra_bytes)} of free disk space at once."
     if plan.protect_template:
         text = "The template will lose its write permission: a write to it would damage every overlay."
-        yield paragraph(text, width=width)
+        copied = plan.totals.template_copy_bytes
+        cost = f" That copies it to the upper layer of its overlayfs: {format_size(copied)}." if copied else ""
+        yield paragraph(text + cost, width=width)
     if error_bytes(plan.guests):
         text = "~ marks the estimated size of a compressed overlay, ± by how much it may be off."
         yield paragraph(text, width=width)
@@ -187,12 +214,23 @@ def _folder(path: str) -> str:
 
 def _fate(plan: Plan, count: int) -> str:
     originals = "the original" if count == 1 else "the originals"
-    saved = format_size(plan.totals.saved_bytes)
-    later = f"the {saved} come back only once you delete {'it' if count == 1 else 'them'}"
+    them = "it" if count == 1 else "them"
     match plan.retire:
         case Retire.KEEP:
-            return f"and keep {originals}: {later}"
+            return f"and keep {originals}: {_later(plan.totals, them)}"
         case Retire.QUARANTINE:
-            return f"and then quarantine {originals} as NAME.batchdiff-original: {later}"
+            return f"and then quarantine {originals} as NAME.batchdiff-original: {_later(plan.totals, them)}"
         case Retire.DELETE:
-            return f"and then delete {originals}, which gives back {saved}"
+            return f"and then delete {originals}, which gives back {_saved(plan.totals)}"
+
+
+def _later(totals: Totals, originals: str) -> str:
+    the = "the " if totals.exactness is Exactness.EXACT else ""
+    come = "comes" if totals.exactness is Exactness.UNKNOWN else "come"
+    return f"{the}{_saved(totals)} {come} back only once you delete {originals}"
+
+
+def _saved(totals: Totals) -> str:
+    if totals.exactness is Exactness.UNKNOWN:
+        return "an unknown amount of space"
+    return bounded_size(totals.saved_bytes, totals.exactness)

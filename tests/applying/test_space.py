@@ -5,6 +5,7 @@ from contextlib import closing
 import notation
 import plans
 import pytest
+from disk_cases import layers
 from filesystems import mounted
 from oracle import source
 
@@ -184,3 +185,27 @@ def test_the_reserve_of_root_is_for_root(tmp_path, monkeypatch):
         assert free_bytes(str(point)) == status.f_bfree * status.f_frsize
         monkeypatch.setattr(os, "geteuid", lambda: 65534)
         assert free_bytes(str(point)) == status.f_bavail * status.f_frsize
+
+
+def test_the_template_that_is_copied_to_be_protected_counts(tmp_path):
+    """In a lower layer of an overlayfs; and only where it will be protected."""
+    with layers(tmp_path) as merged:
+        (tmp_path / "below" / "t.img").write_bytes(os.urandom(64 * MIB))
+        notation.run("mount", "-o", "remount", str(merged))
+        left = [guest(merged, overlay=free_bytes(str(merged)) - 32 * MIB)]
+        with open_image(source(merged / "t.img")) as template:
+            check_space(left, Retire.KEEP)
+            with pytest.raises(GuestError, match="not enough space"):
+                check_space(left, Retire.KEEP, template)
+            os.chmod(merged / "t.img", 0o444)
+            left = [guest(merged, overlay=free_bytes(str(merged)) - 32 * MIB)]
+            check_space(left, Retire.KEEP, template)
+
+
+def test_a_rebuilt_image_in_large_units(tmp_path):
+    """ext4 with bigalloc: each of 64 pieces of 4 KiB takes 64 KiB."""
+    with mounted(tmp_path, "ext4", make=("-O", "bigalloc", "-C", "65536")) as point:
+        overlay, below = overlay_in(tmp_path, "8M:-", "4k:X 124k:- " * 64)
+        expected = estimate(overlay, below, point)
+        taken = really_taken(overlay, below, point, ImageFormat.RAW)
+        assert 4 * MIB <= taken <= expected <= taken + FEW

@@ -91,7 +91,7 @@ def test_no_plan(planned, damage):
         case "garbage":
             path.write_bytes(os.urandom(1000))
         case "newer":
-            path.write_text(text.replace('"format_version": "1.1"', '"format_version": "2.0"'))
+            path.write_text(text.replace('"format_version": "1.2"', '"format_version": "2.0"'))
         case "folder":
             path.mkdir()
         case "deep":

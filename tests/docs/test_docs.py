@@ -114,8 +114,13 @@ def documented(words: str) -> set[str]:
     return {word for span in spans for word in re.split(r"[\s,{}|=]+", span) if word}
 
 
-LONGEST = {"docs/scripting.md": 280, "docs/performance.md": 240, "docs/safety.md": 240}
-"""A section for each verb, a row for each figure, and what each failure leaves; all else fits on a page."""
+LONGEST = {
+    "docs/scripting.md": 280,
+    "docs/performance.md": 240,
+    "docs/plan-format.md": 200,
+    "docs/safety.md": 240,
+}
+"""A section for each verb, rows for figures and filesystems, what each failure leaves; all else fits on a page."""
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))

@@ -9,7 +9,7 @@ from notation import run
 
 from batchdiff.errors import ImageError
 from batchdiff.image import allocation
-from batchdiff.image.allocation import allocated_bytes, reclaimable_bytes
+from batchdiff.image.allocation import allocated_bytes, disk_use
 from batchdiff.image.fiemap import ExtentFlag, physical_extents
 from batchdiff.units import KIB, MIB
 
@@ -25,7 +25,9 @@ def xfs(tmp_path_factory):
 def measured(path):
     fd = os.open(path, os.O_RDONLY)
     try:
-        return allocated_bytes(fd), reclaimable_bytes(fd, str(path))
+        use = disk_use(fd, str(path))
+        assert use.allocated == allocated_bytes(fd, str(path))
+        return use.allocated, use.reclaimable
     finally:
         os.close(fd)
 
@@ -140,7 +142,7 @@ def test_a_filesystem_that_does_not_tell():
     try:
         os.write(fd, b"x" * MIB)
         assert physical_extents(fd, "x") is None
-        assert reclaimable_bytes(fd, "x") == allocated_bytes(fd) >= MIB
+        assert disk_use(fd, "x").reclaimable == allocated_bytes(fd, "x") >= MIB
     finally:
         os.close(fd)
 

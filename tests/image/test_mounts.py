@@ -12,15 +12,15 @@ from batchdiff.image.mounts import Mount, filesystem_of, mounts, mounts_of, pars
     [
         (
             "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n",
-            Mount(36, os.makedev(98, 0), "/mnt2", "ext3", "/dev/root", read_only=False),
+            Mount(36, os.makedev(98, 0), "/mnt2", "ext3", "/dev/root", False, "/mnt1", ("rw", "errors=continue")),
         ),
         (
             r"7 1 0:44 / /a\040b\011c ro shared:1 master:2 - fuse.sshfs host:/a\134b rw,user_id=0",
-            Mount(7, os.makedev(0, 44), "/a b\tc", "fuse.sshfs", "host:/a\\b", read_only=False),
+            Mount(7, os.makedev(0, 44), "/a b\tc", "fuse.sshfs", "host:/a\\b", False, "/", ("rw", "user_id=0")),
         ),
         (
             "9 1 8:1 / /iso rw - iso9660 /dev/sr0 ro",
-            Mount(9, os.makedev(8, 1), "/iso", "iso9660", "/dev/sr0", read_only=True),
+            Mount(9, os.makedev(8, 1), "/iso", "iso9660", "/dev/sr0", True, "/", ("ro",)),
         ),
     ],
 )
@@ -79,3 +79,11 @@ def test_a_device_that_is_not_mounted(tmp_path):
     (tmp_path / "a").write_bytes(bytes(1 << 20))
     with real_holders.loop_device(tmp_path / "a") as name:
         assert mounts_of(os.stat(name.split()[-1]).st_rdev) == []
+
+
+def test_options():
+    line = r"7 1 0:44 / /m rw - overlay overlay rw,upperdir=/a\040b\054c/d=e,volatile"
+    mount = parsed(line)
+    assert mount.option("upperdir") == "/a b,c/d=e"
+    assert mount.option("volatile") == ""
+    assert mount.option("lowerdir") is None

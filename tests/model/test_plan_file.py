@@ -10,12 +10,13 @@ import jsonschema
 import pytest
 from examples import examples
 from hypothesis import HealthCheck, given, settings
-from plans import fingerprint, guest_plan, leaves, plans, refused_guest, small_plan
+from plans import fingerprint, guest_plan, leaves, plans, refused_guest, savings, small_plan
 
 from batchdiff.errors import PlanError
+from batchdiff.image.exactness import Exactness
 from batchdiff.model import plan_file
 from batchdiff.model.plan_extents import extents_of
-from batchdiff.model.plan_file import encode, read_plan, write_plan
+from batchdiff.model.plan_file import checksum_of, encode, read_plan, write_plan
 from batchdiff.model.plan_json import to_dict
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.layout import layout_for
@@ -156,6 +157,31 @@ def test_leftovers_of_a_killed_run_do_not_hinder(path, tmp_path, monkeypatch):
     Path(leftover).write_text("half a plan")
     write_plan(small_plan(), path)
     assert read_plan(path) == small_plan()
+
+
+def test_plans_that_do_not_say_how_exact_they_are(path):
+    """Versions 1.0 and 1.1: everything counted as exact, in units of 4 KiB."""
+    document = json.loads(encode(small_plan()))
+    for part, new in (
+        (document["guests"][0]["savings"], ("allocation_unit", "exactness", "note")),
+        (document["totals"], ("template_copy_bytes", "exactness", "note")),
+    ):
+        for key in new:
+            del part[key]
+    document["format_version"] = "1.1"
+    document["checksum"] = checksum_of(document)
+    Path(path).write_text(json.dumps(document))
+    assert read_plan(path) == small_plan()
+
+
+@pytest.mark.parametrize("exactness", list(Exactness))
+def test_how_exact_it_is_comes_back(path, exactness):
+    guest = guest_plan(savings=savings(exactness=exactness, note="why", allocation_unit=65536))
+    write_plan(small_plan(guest), path)
+    assert read_plan(path) == small_plan(guest)
+    Path(path).write_text(Path(path).read_text().replace(f'"{exactness}"', '"roughly"'))
+    with pytest.raises(PlanError):
+        read_plan(path)
 
 
 # --- docs/plan-format.md

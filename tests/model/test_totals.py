@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plans import guest_plan, refused_guest, savings
 
+from batchdiff.image.exactness import Exactness
+from batchdiff.image.overlayfs import NOTHING, CopyUp
 from batchdiff.model.manifest import Retire
 from batchdiff.model.plan import Verdict
 from batchdiff.model.totals import VERIFIED_AHEAD, peak_extra_bytes, totals_of
@@ -62,3 +64,27 @@ def test_the_peak_is_that_of_a_disk_that_is_watched(guests, retire):
         used.append(used[-1] + overlay + error)
     chosen = [savings(reclaimable, overlay, error) for reclaimable, overlay, error in guests]
     assert peak_extra_bytes(iter(chosen), retire) == max(used)
+
+
+def test_a_total_is_as_exact_as_its_guests():
+    def total(*kinds: Exactness, protecting: CopyUp = NOTHING) -> Exactness:
+        guests = [guest_plan(kind, savings=savings(exactness=kind)) for kind in kinds]
+        skipped = guest_plan("z", verdict=Verdict.SKIP, savings=savings(exactness=Exactness.UNKNOWN))
+        return totals_of([*guests, skipped], Retire.KEEP, protecting=protecting).exactness
+
+    exact, least, most, unknown = Exactness.EXACT, Exactness.AT_LEAST, Exactness.AT_MOST, Exactness.UNKNOWN
+    assert total() is total(exact) is exact
+    assert total(exact, least, exact) is least
+    assert total(most, exact) is most
+    assert total(most, least) is unknown
+    assert total(exact, unknown) is unknown
+    assert total(exact, protecting=CopyUp(0, least, "it may be copied")) is most
+
+
+def test_the_copy_of_a_protected_template_is_taken_off():
+    guests = [guest_plan("a", savings=savings(1000, 100))]
+    found = totals_of(guests, Retire.DELETE, protecting=CopyUp(50))
+    assert (found.saved_bytes, found.peak_extra_bytes, found.template_copy_bytes) == (850, 150, 50)
+    found = totals_of([], Retire.DELETE, protecting=CopyUp(50, Exactness.AT_LEAST, "why"))
+    assert (found.saved_bytes, found.peak_extra_bytes, found.template_copy_bytes) == (0, 0, 0)
+    assert (found.exactness, found.note) == (Exactness.EXACT, "")

@@ -6,6 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchdiff.extents import Kind, empty, from_kinds
+from batchdiff.image.allocation import DiskUse
+from batchdiff.image.exactness import Exactness
+from batchdiff.image.volume import Volume
 from batchdiff.model.overlay_options import CLUSTER_SIZES, Compression, OverlayOptions, geometry_of
 from batchdiff.planning.compare import UNIT
 from batchdiff.planning.savings import (
@@ -15,9 +18,11 @@ from batchdiff.planning.savings import (
     savings_of,
     sizes_by_cluster_size,
 )
-from batchdiff.qcow2.header import FormatError
+from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.layout import fits, layout_for
 from batchdiff.units import GIB, KIB, MIB, TIB, ceil_div
+
+VOLUME = Volume("ext4", 4096)
 
 kinds_lists = st.lists(st.tuples(st.sampled_from(list(Kind)), st.integers(1, 70)), min_size=1, max_size=12).map(
     lambda runs: [kind for kind, count in runs for _ in range(count)]
@@ -157,12 +162,34 @@ def test_space_on_disk_is_no_more_than_the_file(kinds, chosen):
 
 
 def test_savings_are_what_the_disk_gets_back():
-    found = savings_of(allocated=9 * MIB, reclaimable=5 * MIB, overlay=(2 * MIB, 7, MIB), sizes={8192: 2, 4096: 1})
+    found = savings_of(
+        guest=DiskUse(9 * MIB, 5 * MIB), volume=VOLUME, overlay=(2 * MIB, 7, MIB), sizes={8192: 2, 4096: 1}
+    )
     assert found.saved_bytes == 4 * MIB
     assert (found.overlay_bytes, found.overlay_error_bytes, found.overlay_disk_bytes) == (2 * MIB, 7, MIB)
     assert found.overlay_bytes_by_cluster_size == ((4096, 1), (8192, 2))
 
 
 def test_savings_may_be_negative():
-    found = savings_of(allocated=MIB, reclaimable=0, overlay=(2 * MIB, 0, 2 * MIB), sizes={})
+    found = savings_of(guest=DiskUse(MIB, 0), volume=VOLUME, overlay=(2 * MIB, 0, 2 * MIB), sizes={})
     assert found.saved_bytes == -2 * MIB
+
+
+def test_space_in_larger_units():
+    """Clusters of 64 KiB in units of 16 KiB: each table ends with a unit; of 128 KiB: the file has no holes."""
+    units = from_kinds(np.array([Kind.DATA] * 17, dtype=np.uint8))
+    geometry = geometry_of(OverlayOptions(), 65536)
+    layout = layout_for(extents_to_write(units, GIB, OverlayOptions(), geometry), GIB, geometry)
+    assert disk_bytes(layout, 96 * KIB, 16 * KIB) == 4 * 16 * KIB + 64 * KIB + 96 * KIB
+    assert layout.file_size == 7 * 64 * KIB
+    assert disk_bytes(layout, 96 * KIB, 128 * KIB) == 8 * 64 * KIB
+
+
+def test_savings_are_as_exact_as_what_they_are_made_of():
+    guest = DiskUse(9 * MIB, 5 * MIB, Exactness.AT_LEAST, "others share it")
+    volume = Volume("btrfs", 4096, Exactness.AT_MOST, "it compresses")
+    found = savings_of(guest=guest, volume=volume, overlay=(MIB, 0, MIB), sizes={})
+    assert (found.exactness, found.note) == (Exactness.AT_LEAST, "others share it; it compresses")
+    opposite = Volume("tmpfs", 4096, Exactness.AT_LEAST, "others share it")
+    found = savings_of(guest=guest, volume=opposite, overlay=(MIB, 0, MIB), sizes={})
+    assert (found.exactness, found.note) == (Exactness.UNKNOWN, "others share it")

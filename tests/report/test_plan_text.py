@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given, settings
 from plans import guest_plan, planned_image, plans, refused_guest, savings, small_plan
 
+from batchdiff.image.exactness import Exactness
+from batchdiff.image.overlayfs import CopyUp
 from batchdiff.model.manifest import Retire
 from batchdiff.model.overlay_options import Compression, OverlayOptions
 from batchdiff.model.plan import Verdict
+from batchdiff.model.totals import totals_of
 from batchdiff.report.table import cells
 from batchdiff.report.text import plan_text
 from batchdiff.units import GIB, MIB, few
@@ -248,3 +251,44 @@ def test_nothing_but_guests_that_are_done_is_no_table():
 )
 def test_few_names(names, text):
     assert few(names) == text
+
+
+def bounded(name, exactness, note, saved=9 * GIB):
+    return guest_plan(
+        name, overlay_path=f"/x/{name}", savings=savings(exactness=exactness, note=note, saved_bytes=saved)
+    )
+
+
+def test_on_which_side_a_number_may_be_off_is_said_in_words():
+    least = [bounded(name, Exactness.AT_LEAST, "btrfs compresses it") for name in ("a", "b")]
+    report = plan_text(small_plan(WEB, *least, retire=Retire.DELETE))
+    assert "at least 9 GiB" in next(line for line in report.splitlines() if line.startswith("a "))
+    assert "a and b: saved is at least 18 GiB: btrfs compresses it." in flat(report)
+    assert "gives back at least 27.5 GiB." in flat(report)
+    most = bounded("c", Exactness.AT_MOST, "it may be in a lower layer")
+    assert "c: saved is at most 9 GiB: it may be in a lower layer." in flat(plan_text(small_plan(most)))
+    assert "original: at most 9 GiB come back only" in flat(plan_text(small_plan(most)))
+
+
+def test_what_is_not_known_has_no_number():
+    report = plan_text(
+        small_plan(WEB, bounded("z", Exactness.UNKNOWN, "nobody measured zfs"), retire=Retire.DELETE)
+    )
+    assert "z: saved is unknown: nobody measured zfs." in report
+    assert "gives back an unknown amount of space" in flat(report)
+    assert "It needs about" in report
+    assert "90.0%" not in report
+
+
+def test_opposite_bounds_leave_nothing_known():
+    guests = [bounded("a", Exactness.AT_LEAST, "x"), bounded("b", Exactness.AT_MOST, "y")]
+    assert "gives back an unknown amount" in flat(plan_text(small_plan(*guests, retire=Retire.DELETE)))
+
+
+def test_what_protecting_the_template_takes_is_said():
+    totals = totals_of([WEB], Retire.KEEP, protecting=CopyUp(3 * GIB))
+    assert "copies it to the upper layer of its overlayfs: 3 GiB." in flat(
+        plan_text(small_plan(WEB, totals=totals))
+    )
+    totals = totals_of([WEB], Retire.KEEP, protecting=CopyUp(0, Exactness.AT_LEAST, "it may be copied"))
+    assert "total: saved is at most 9.5 GiB: it may be copied." in flat(plan_text(small_plan(WEB, totals=totals)))

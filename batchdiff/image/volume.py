@@ -1,0 +1,155 @@
+"""How a filesystem gives space to a new file: in which units, and whether that can be known ahead.
+
+============================  ================================================================================
+ext2, ext3, XFS, tmpfs        blocks, whose size statvfs has; a tmpfs with ``huge=`` may take huge pages
+ext4                          the same; with bigalloc clusters of blocks, which show in what folders take
+btrfs                         blocks; less where it compresses
+overlayfs                     what its upper layer's filesystem does
+others (ZFS, NFS, FUSE, ...)  nobody has measured what batchdiff promises there
+============================  ================================================================================
+
+Source: Linux ``Documentation/filesystems/``: ``ext4/bigalloc.rst``, ``tmpfs.rst``; btrfs(5) on compression.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from batchdiff.image.exactness import Exactness
+from batchdiff.image.mounts import Mount, mount_under
+from batchdiff.image.overlayfs import OVERLAYFS, upper_place
+
+_USUAL_BLOCK = 4096
+"""Where statvfs has other things: NFS has the size of its requests, FUSE what its program likes."""
+
+_LARGEST_UNIT = 1 << 30
+"""mke2fs makes no larger clusters than 512 MiB."""
+
+_HUGE_PAGE, _HUGE_PAGE_SIZE = 2 << 20, "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
+"""On x86, and where the kernel has the size of this machine's."""
+
+_GET_FLAGS = 0x80086601
+_COMPRESSED, _NOT_COPIED_ON_WRITE = 0x00000004, 0x00800000
+_GET_MORE, _REALTIME = 0x801C581F, 0x00000001
+MEASURED = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"})
+"""Filesystems on which the numbers of plans were held against df (docs/plan-format.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A filesystem, as seen by somebody who writes an overlay there.
+
+    ``unit``: bytes in which it gives space. ``exactness`` is that of a size in such units, and ``note`` why it is
+    not exact.
+    """
+
+    filesystem: str
+    unit: int
+    exactness: Exactness = Exactness.EXACT
+    note: str = ""
+
+
+def volume_of(folder: str, guest: int) -> Volume:
+    """Return the filesystem of a folder, for a file that will have the flags of ``guest``, an open file.
+
+    :raises OSError: there is no such folder.
+    """
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        mount, block = mount_under(fd), os.fstatvfs(fd).f_frsize
+        if mount is not None and mount.filesystem == OVERLAYFS:
+            return _of_upper_layer(fd, folder, guest, block)
+    finally:
+        os.close(fd)
+    if mount is None or mount.filesystem not in MEASURED:
+        filesystem = "" if mount is None else mount.filesystem
+        return Volume(filesystem, _USUAL_BLOCK, Exactness.UNKNOWN, not_measured(filesystem))
+    return _measured(mount, folder, guest, block)
+
+
+def not_measured(filesystem: str) -> str:
+    """Return why numbers for a filesystem of that type cannot be relied on."""
+    return f"what files take on {filesystem or 'a filesystem of unknown type'} was never measured with batchdiff"
+
+
+def _measured(mount: Mount, folder: str, guest: int, block: int) -> Volume:
+    match mount.filesystem:
+        case "ext4" as kind:
+            return Volume(kind, _cluster(folder, guest, block))
+        case "xfs" as kind if _is_realtime(guest):
+            return Volume(kind, block, Exactness.UNKNOWN, not_measured("the realtime device of XFS"))
+        case "btrfs" as kind if _compresses(mount, guest):
+            why = "btrfs compresses the overlay, and how far shows only then"
+            return Volume(kind, block, Exactness.AT_MOST, why)
+        case "tmpfs" as kind if mount.option("huge") not in {None, "never"}:
+            why = "its tmpfs may take huge pages for the overlay, or small ones (huge=)"
+            return Volume(kind, _huge_page(), Exactness.AT_MOST, why)
+        case kind:
+            return Volume(kind, block)
+
+
+def _huge_page() -> int:
+    try:
+        with open(_HUGE_PAGE_SIZE, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return _HUGE_PAGE
+
+
+def _of_upper_layer(fd: int, folder: str, guest: int, block: int) -> Volume:
+    upper = upper_place(fd, folder)
+    if upper is None:
+        why = "the upper layer of its overlayfs cannot be seen from here"
+        return Volume(OVERLAYFS, block, Exactness.UNKNOWN, why)
+    while not os.path.isdir(upper):
+        upper = os.path.dirname(upper)  # a folder that is only in a lower layer is made once something is written
+    return volume_of(upper, guest)
+
+
+def _cluster(folder: str, guest: int, block: int) -> int:
+    """Return the largest unit in which all that is seen of a filesystem may have been given out.
+
+    A folder of one block takes one unit, and the topmost folder has seldom more; no other place shows it.
+    """
+    infos = [os.fstat(guest), *map(os.stat, _upwards(folder))]
+    taken = [info.st_blocks * 512 for info in infos if info.st_dev == os.stat(folder).st_dev]
+    # Less than a block is what fits into an inode.
+    common = math.gcd(*(size for size in taken if size >= block))
+    return max(common & -common, block) if 0 < common & -common <= _LARGEST_UNIT else block
+
+
+def _upwards(folder: str) -> Iterator[str]:
+    at = os.path.realpath(folder)
+    yield at
+    while at != os.path.dirname(at):
+        at = os.path.dirname(at)
+        yield at
+
+
+def _compresses(mount: Mount, guest: int) -> bool:
+    flags = _flags(guest)
+    if flags & _NOT_COPIED_ON_WRITE or mount.option("nodatacow") is not None:
+        return False
+    chosen = mount.option("compress-force") or mount.option("compress")
+    return bool(flags & _COMPRESSED) or chosen not in {None, "no", "none"}
+
+
+def _is_realtime(fd: int) -> bool:
+    """Return whether a file, and so its overlay, is on XFS's realtime device, which has units of its own."""
+    try:
+        return bool(struct.unpack_from("=I", fcntl.ioctl(fd, _GET_MORE, bytes(28)))[0] & _REALTIME)
+    except OSError:
+        return False
+
+
+def _flags(fd: int) -> int:
+    """Return the inode flags of a file, which apply gives to its overlay (ioctl_iflags(2))."""
+    try:
+        return int(struct.unpack("=I", fcntl.ioctl(fd, _GET_FLAGS, bytes(4)))[0])
+    except OSError:
+        return 0

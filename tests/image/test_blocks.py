@@ -1,0 +1,38 @@
+"""Ranges of a disk within others, against sets of blocks."""
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchdiff.image.blocks import NO_BLOCKS, blocks_of
+from batchdiff.image.fiemap import PhysicalExtent
+
+extents = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), max_size=12)
+
+
+def ranges(found):
+    return blocks_of(PhysicalExtent(0, start, length, 0) for start, length in found)
+
+
+def numbers(found):
+    return {block for start, length in found for block in range(start, start + length)}
+
+
+@given(extents, extents)
+def test_within(some, others):
+    assert ranges(some).are_within(ranges(others)) == (numbers(some) <= numbers(others))
+
+
+@given(extents)
+def test_they_are_disjoint_and_sorted(some):
+    found = ranges(some)
+    pairs = list(zip(found.starts.tolist(), found.ends.tolist(), strict=True))
+    assert {block for start, end in pairs for block in range(start, end)} == numbers(some)
+    assert all(first[1] < second[0] for first, second in itertools.pairwise(pairs))
+
+
+def test_nothing_is_within_everything():
+    assert NO_BLOCKS.are_within(NO_BLOCKS)
+    assert NO_BLOCKS.are_within(ranges([(1, 2)]))
+    assert not ranges([(1, 2)]).are_within(NO_BLOCKS)
