@@ -37,6 +37,16 @@ def mounted(
         image.unlink()
 
 
+def among_own_mounts(point: Path, script: str, *arguments: str) -> list[str]:
+    """A command that runs a shell's script, which alone sees what it mounts on ``point`` or below.
+
+    ``point`` must be a mount point. Not all of the namespace is made private: in a chroot whose root is no mount
+    point, as in a tree of debootstrap, that cannot be done.
+    """
+    private = f'mount --make-private "$0"; {script}'
+    return ["unshare", "--mount", "--propagation", "unchanged", "sh", "-euc", private, str(point), *arguments]
+
+
 def settle(point: Path) -> None:
     """Makes a filesystem do what it has put off, such as giving back the blocks of deleted files.
 

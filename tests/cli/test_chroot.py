@@ -2,11 +2,12 @@
 
 import notation
 from commands import COMMAND, GUESTS, Fleet
-from filesystems import mounted
+from filesystems import among_own_mounts, mounted
 from oracle import assert_same
 
 INTO_A_CHROOT = """
 cd "$1"
+shift
 for each in /*; do
     if [ -L "$each" ]; then
         ln -sfT "$(readlink "$each")" ".$each"
@@ -15,7 +16,6 @@ for each in /*; do
         mount --rbind "$each" ".$each"
     fi
 done
-shift
 exec chroot . "$@"
 """
 """All of this machine, and a root that is in no list of mounts: a folder within a filesystem."""
@@ -31,7 +31,7 @@ def test_a_guest_is_deleted_in_a_chroot(tmp_path):
 
         def run(*argv):
             inside = ("sh", "-euc", 'cd /fleet && exec "$@"', "sh", *argv)
-            return notation.run("unshare", "--mount", "sh", "-euc", INTO_A_CHROOT, "sh", str(root), *inside)
+            return notation.run(*among_own_mounts(filesystem, INTO_A_CHROOT, str(root), *inside))
 
         run(*COMMAND, "plan", "fleet.yaml", "-q")
         run(*COMMAND, "apply", "fleet.plan.json", "--retire", "delete", "--yes")

@@ -8,7 +8,7 @@ import notation
 import pytest
 import real_holders
 from commands import rarely
-from filesystems import mounted, tmpfs
+from filesystems import among_own_mounts, mounted, tmpfs
 from oracle import source
 
 from batchdiff.errors import GuestError, ImageError
@@ -180,12 +180,10 @@ class TestBlockDevices:
         """That it is read-only is not known, so a template is refused, too."""
         notation.write_raw(tmp_path / "disk", "8M:-")
         notation.run("mkfs.ext4", "-q", str(tmp_path / "disk"))
-        (tmp_path / "point").mkdir()
-        mount = 'mount -o ro "$1" "$2" && echo ready && read -r _'
-        with real_holders.loop_device(tmp_path / "disk") as name:
+        mount = 'mount -o ro "$1" "$0" && echo ready && read -r _'
+        with real_holders.loop_device(tmp_path / "disk") as name, tmpfs(tmp_path) as point:
             device = name.split()[-1]
-            elsewhere = ["unshare", "--mount", "sh", "-c", mount, "sh", device, str(tmp_path / "point")]
-            with real_holders.running(elsewhere, b"ready"):
+            with real_holders.running(among_own_mounts(point, mount, device), b"ready"):
                 for purpose in Purpose:
                     assert "it is mounted out of sight" in usage(device, purpose).objection
 

@@ -3,10 +3,13 @@
 import os
 import signal
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from filesystems import tmpfs
 from notation import run
+from real_holders import wait_for
 
 TOOL = Path(__file__).parents[2] / "tools/debian-tree"
 
@@ -14,29 +17,39 @@ ENDLESS = """\
 #!/bin/sh
 # In debootstrap's place: has made and mounted something, and has a long way to go.
 cd "$(dirname "$0")"
-mkdir trees/trixie/proc
-mount -t tmpfs batchdiff-tests trees/trixie/proc
-truncate -s 1M trees/trixie/disk
-losetup --find "$PWD/trees/trixie/disk"
+mkdir trixie/proc
+mount -t tmpfs batchdiff-tests trixie/proc
+truncate -s 1M trixie/disk
+losetup --find "$PWD/trixie/disk"
 sleep 1000 &
-readlink /proc/self/ns/pid >begun
+readlink /proc/self/ns/pid >begun.new
+mv begun.new begun
 wait
 """
 FAILING = "#!/bin/sh\necho E: there is no such mirror >&2\nexit 1\n"
 
 
-def started(folder, debootstrap, **options):
-    """The tool, with another ``debootstrap``, in a folder of its own."""
-    program = folder / "debootstrap"
+@pytest.fixture
+def trees(tmp_path):
+    """A folder for trees; in a chroot, too, nobody else sees what is mounted in it."""
+    with tmpfs(tmp_path) as point:
+        run("mount", "--make-private", str(point))
+        yield point
+
+
+def started(trees, debootstrap, **options):
+    """The tool, with another ``debootstrap``."""
+    program = trees / "debootstrap"
     program.write_text(debootstrap)
     program.chmod(0o755)
-    environment = {"TREES": f"{folder}/trees", "MIRROR": "file:///", "PATH": f"{folder}:{os.environ['PATH']}"}
+    environment = {"TREES": str(trees), "MIRROR": "file:///", "PATH": f"{trees}:{os.environ['PATH']}"}
     return subprocess.Popen(["sh", TOOL, "trixie", "true"], env=os.environ | environment, text=True, **options)
 
 
 def loop_devices(folder):
     files = run("losetup", "--list", "--noheadings", "--output", "BACK-FILE").splitlines()
-    return [file for file in files if file.startswith(str(folder))]
+    # In a chroot, a file of another namespace's mount has its name outside of the chroot.
+    return [file for file in files if f"{folder}/" in file]
 
 
 def namespaces():
@@ -50,32 +63,33 @@ def namespaces():
     return found
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 143)])
-def test_it_is_interrupted(tmp_path, number, code):
-    os.mkfifo(tmp_path / "begun")
-    with started(tmp_path, ENDLESS, stdout=subprocess.DEVNULL) as tool:
-        namespace = (tmp_path / "begun").read_text().strip()
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_it_is_interrupted(trees, number):
+    with started(trees, ENDLESS, stdout=subprocess.DEVNULL) as tool, ExitStack() as stack:
+        stack.callback(tool.kill)
+        wait_for(lambda: (trees / "begun").exists() or tool.poll() is not None)
+        namespace = (trees / "begun").read_text().strip()
         assert namespace in namespaces()
-        assert loop_devices(tmp_path)
+        assert loop_devices(trees)
         tool.send_signal(number)
-        assert tool.wait(timeout=60) == code
+        assert tool.wait(timeout=60) == 143
     assert namespace not in namespaces(), "and so are its mounts"
-    assert loop_devices(tmp_path) == []
-    assert list((tmp_path / "trees").iterdir()) == []
+    assert loop_devices(trees) == []
+    assert not (trees / "trixie").exists()
 
 
-def test_it_fails(tmp_path):
-    with started(tmp_path, FAILING, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as tool:
+def test_it_fails(trees):
+    with started(trees, FAILING, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as tool:
         said = tool.communicate(timeout=60)[1]
     assert tool.returncode == 1
     assert said == "E: there is no such mirror\n"
-    assert list((tmp_path / "trees").iterdir()) == []
+    assert not (trees / "trixie").exists()
 
 
-def test_another_run_is_left_alone(tmp_path):
-    (tmp_path / "trees/trixie").mkdir(parents=True)
-    with started(tmp_path, ENDLESS, stderr=subprocess.PIPE) as tool:
+def test_another_run_is_left_alone(trees):
+    (trees / "trixie").mkdir()
+    with started(trees, FAILING, stderr=subprocess.PIPE) as tool:
         said = tool.communicate(timeout=60)[1]
     assert tool.returncode == 1
-    assert f"If none runs: rm -r --one-file-system {tmp_path}/trees/trixie" in said
-    assert (tmp_path / "trees/trixie").exists()
+    assert f"If none runs: rm -r --one-file-system {trees}/trixie" in said
+    assert (trees / "trixie").exists()
