@@ -24,7 +24,7 @@ from batchdiff.image.mounts import filesystem_of
 from batchdiff.image.overlayfs import OVERLAYFS, upper_place
 from batchdiff.image.volume import MEASURED, not_measured
 
-_OF_OTHERS = "what it shares with other files than the template comes back, too, with the last of them"
+_OF_OTHERS = "blocks shared with other files than the template come back, too, with the last of them"
 
 _OF_DEVICES = "a block device's bytes go back to its pool, which df does not show, and of a thin one what it took"
 
@@ -80,7 +80,7 @@ def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
     upper = upper_place(fd, path)
     if upper is None:
         found = _by_blocks(fd, path, kept)
-        why = "it may be in a lower layer of its overlayfs, which frees nothing; from here that cannot be seen"
+        why = "perhaps in a lower layer of overlayfs, which cannot be seen from here; deleting frees nothing there"
         return replace(found, exactness=Exactness.AT_MOST, note=why)
     try:
         real = os.open(upper, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -117,7 +117,7 @@ def _untold(fd: int, path: str, shared: list[PhysicalExtent]) -> DiskUse:
     free = max(allocated - sum(extent.length for extent in shared), 0)
     packed = any(True for _ in physical_extents(fd, path, having=ExtentFlag.ENCODED) or ())
     if packed:
-        why = "btrfs has compressed it, and only root (CAP_SYS_ADMIN) can ask how far"
+        why = "compressed by btrfs, and only root (CAP_SYS_ADMIN) can ask how far"
         return DiskUse(allocated, free, Exactness.UNKNOWN, why)
     why = "btrfs keeps what was overwritten until the file goes, and only root (CAP_SYS_ADMIN) can ask how much"
     return DiskUse(allocated, free, Exactness.AT_LEAST, why)
