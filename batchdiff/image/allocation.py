@@ -125,9 +125,10 @@ def _untold(fd: int, path: str, shared: list[PhysicalExtent]) -> DiskUse:
 
 def _less(allocated: int, shared_bytes: int, shared: list[PhysicalExtent], kept: Blocks) -> DiskUse:
     free = max(allocated - shared_bytes, 0)
-    if not blocks_of(shared).are_within(kept):
-        return DiskUse(allocated, free, Exactness.AT_LEAST, _OF_OTHERS)
-    return DiskUse(allocated, free, note="" if free or not shared else "it shares all its blocks with other files")
+    nothing = "it shares all its blocks with other files" if shared and not free else ""
+    if blocks_of(shared).are_within(kept):
+        return DiskUse(allocated, free, note=nothing)
+    return DiskUse(allocated, free, Exactness.AT_LEAST, nothing or _OF_OTHERS)
 
 
 def _shared(fd: int, path: str) -> list[PhysicalExtent]:

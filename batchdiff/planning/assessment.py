@@ -10,7 +10,7 @@ from functools import partial
 
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.extents import Extents
-from batchdiff.image.allocation import disk_use
+from batchdiff.image.allocation import DiskUse, disk_use
 from batchdiff.image.blocks import NO_BLOCKS, Blocks
 from batchdiff.image.exactness import Exactness
 from batchdiff.image.usage import Purpose, require_unused
@@ -153,7 +153,7 @@ def _measured(
         overlay, free = packed(layout, extents, volume.unit), 0
     use = disk_use(fd, candidate.image.path, kept=premises.kept.get(os.fstat(fd).st_dev, NO_BLOCKS))
     savings = savings_of(guest=use, volume=volume, overlay=overlay, sizes=content.sizes, shared=free)
-    verdict, reason = _verdict(savings, premises.manifest.minimum_savings)
+    verdict, reason = _verdict(savings, use, premises.manifest.minimum_savings)
     plan = _guest_plan(entry, candidate.record, verdict, reason)
     data, zero = runs_of(extents)
     return dataclasses.replace(plan, options=options, unit=geometry.granule, data=data, zero=zero, savings=savings)
@@ -188,11 +188,11 @@ def _compressed(candidate: Candidate, layout: Layout, extents: Extents, unit: in
     return packed.file_size, stored.error_bytes, disk_bytes(packed, stored.disk_bytes, unit)
 
 
-def _verdict(savings: Savings, minimum: float) -> tuple[Verdict, str]:
+def _verdict(savings: Savings, use: DiskUse, minimum: float) -> tuple[Verdict, str]:
     share = savings.saved_bytes / savings.allocated_bytes if savings.allocated_bytes else 0.0
     if savings.saved_bytes <= 0:
-        if savings.reclaimable_bytes == 0 < savings.allocated_bytes:
-            return Verdict.SKIP, f"deleting it would free nothing: {savings.note}"
+        if use.reclaimable == 0 < use.allocated:
+            return Verdict.SKIP, f"deleting it would free nothing: {use.note}"
         would = "would" if savings.exactness in {Exactness.EXACT, Exactness.AT_MOST} else "might"
         return Verdict.SKIP, f"its overlay {would} not be smaller than it is now"
     if share < minimum:
