@@ -1,6 +1,8 @@
 # make demo       a small fleet planned, shown and applied; needs Python 3.11 and pip's package index, not QEMU
 # make test       lint, types and tests; installs what is missing (apt-get, with root or sudo)
 # make test-long  the same with the slow tests
+# make test-debian12, make test-debian13
+#                 make demo and make test in a fresh Debian of their own; needs root, 4 GiB and a quarter of an hour
 # make lint       lint and types only
 # make bench      batchdiff against its peers, side by side; 20 GiB of space, root, half an hour. BENCH="--quick" tries it out
 # make bench-docs the figures and the plot of the last `make bench`, put into docs/
@@ -10,7 +12,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 ON_ALL_CORES := -n $(shell nproc) --dist worksteal
 
-.PHONY: demo test test-long lint bench bench-docs tools clean
+.PHONY: demo test test-long test-debian12 test-debian13 lint bench bench-docs tools clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -21,6 +23,11 @@ test: tools lint
 
 test-long: tools lint
 	$(RUN)/python -m pytest $(ON_ALL_CORES) -m "long or not long"
+
+test-debian12: SUITE := bookworm
+test-debian13: SUITE := trixie
+test-debian12 test-debian13:
+	sh tools/debian-tree $(SUITE) sh -c 'make demo && make test'
 
 lint: $(VENV)/installed-for-tests
 	$(RUN)/ruff check .
@@ -54,4 +61,5 @@ $(VENV)/installed-for-bench: $(VENV)/bin/python pyproject.toml
 	touch $@ $(VENV)/installed
 
 clean:
+	rm -rf --one-file-system debian-trees
 	rm -rf $(VENV) demo-images bench-images bench.json build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

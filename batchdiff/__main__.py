@@ -13,6 +13,8 @@ _INTERRUPTED = 130
 
 def main() -> NoReturn:
     """The installed command: runs a verb and exits with its code."""
+    _take_names_for_utf8()
+    _occupy_standard_descriptors()
     # numpy's linear algebra, never used here, would start a thread for each CPU: a seventh of the time to load
     # numpy, and forking with threads is not safe.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -26,6 +28,34 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         code = _INTERRUPTED
     _end(code)
+
+
+def _take_names_for_utf8() -> None:
+    """Start anew in Python's UTF-8 mode if the locale would have names of files read as something else.
+
+    A manifest is UTF-8, a plan too, and the bytes of a name are what they are, whatever the locale: as ASCII or
+    Latin-1, a name from the manifest would not be found, and one from a folder would be noted wrongly. Messages
+    keep to the locale's encoding, which only this process knows.
+    """
+    stream = sys.stdout or sys.stderr
+    if sys.getfilesystemencoding() == "utf-8" or "utf8" in sys._xoptions or not sys.executable:
+        return
+    if stream is not None:
+        os.environ.setdefault("PYTHONIOENCODING", stream.encoding)
+    with contextlib.suppress(OSError):
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606  # no shell
+
+
+def _occupy_standard_descriptors() -> None:
+    """Put /dev/null where descriptors 0 to 2 were closed, as by ``2>&-``.
+
+    Otherwise the next file to be opened, such as an overlay, gets that number, and whatever a library prints.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free is this one
 
 
 def _end(code: int) -> NoReturn:

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import errno
+
+_OF_LIMITS = {
+    errno.EMFILE: "Raise the limit of open files (`ulimit -n`, `LimitNOFILE=` of a service), and run the same"
+    " command again.",
+    errno.ENFILE: "The system has too many files open: raise `sysctl fs.file-max`, or end what has them open,"
+    " and run the same command again.",
+    errno.ENOMEM: "Free some memory or raise the limit (`ulimit -v`, `MemoryMax=` of a service), and run the same"
+    " command again.",
+    errno.EFBIG: "Raise the limit of file sizes (`ulimit -f`, `LimitFSIZE=` of a service). If there is none, the"
+    " filesystem allows no file that large.",
+}
+"""What to do if a limit of the process or the system is reached, whatever it was that reached it."""
+
+
+def advice_on_limit(error: BaseException | None) -> str:
+    """Return what to do about a limit that an error of the system speaks of; empty if it speaks of none."""
+    return _OF_LIMITS.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+
 
 class BatchdiffError(Exception):
     """What went wrong and where, why, and what to do next; the command line prints it without a traceback.
 
-    ``what`` names the file or guest; ``why`` is the cause; ``remedy`` is one sentence of advice.
+    ``what`` names the file or guest; ``why`` is the cause; ``remedy`` is one sentence of advice. If it was raised
+    from an error of the system that speaks of a limit, such as that of open files, the advice is about that.
     """
 
     exit_code = 1
@@ -15,7 +35,12 @@ class BatchdiffError(Exception):
         super().__init__(what, why, remedy)
         self.what = what
         self.why = why
-        self.remedy = remedy
+        self._remedy = remedy
+
+    @property
+    def remedy(self) -> str:
+        """What to do next."""
+        return advice_on_limit(self.__cause__) or self._remedy
 
     def __str__(self) -> str:
         return ". ".join(part for part in (self.reason, self.remedy) if part)

@@ -16,12 +16,19 @@ from batchdiff.image.contract import Segment
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.source import ImageFormat, ImageSource
+from batchdiff.model.plan import PlannedImage
 from batchdiff.qcow2.entries import Origin
 
 
 def source(path: Path, *below: Path) -> ImageSource:
     """An image with the chain below it; the suffixes say the formats, raw where there is none of qcow2's."""
     return ImageSource(str(path), _format(path), tuple(source(other) for other in below))
+
+
+def recorded(path: Path) -> PlannedImage:
+    """What a plan records of an image."""
+    with open_image(source(path)) as image:
+        return PlannedImage(image.source, image.virtual_size, image.fingerprints())
 
 
 def _format(path: Path) -> ImageFormat:
@@ -98,7 +105,7 @@ def assert_next_data_never_late(image: Image, content: bytes) -> None:
             if found is None:
                 assert len(after) == 0, f"nothing from {start} on, but there is data at {after[0]}"
             else:
-                assert found >= start
+                assert start <= found < image.virtual_size
                 assert len(after) == 0 or found <= after[0], f"{found} from {start} on is past {after[0]}"
 
 

@@ -52,6 +52,8 @@ PURE_EXCEPTIONS = {"qcow2/compression.py": {"threading"}}
 """zstd's compressors are no good for two threads at once, so each thread has its own."""
 
 STARTS_PROGRAMS = "image/programs.py"
+STARTS_ITSELF_ANEW = "__main__.py"
+"""In another mode of Python's, before anything else is done."""
 KNOWS_PROCESSES = "planning/pool.py"
 
 CHANGES_NAMES = {
@@ -146,9 +148,8 @@ def is_pure(module: Module) -> Iterator[str]:
 def starts_no_program(module: Module) -> Iterator[str]:
     if module.name != STARTS_PROGRAMS:
         yield from _named(imports(module), ("subprocess", "subprocess.*", "pty", "pty.*"))
-        yield from _named(
-            references(module), ("os.system", "os.popen", "os.exec*", "os.spawn*", "os.posix_spawn*")
-        )
+        used = [each for each in references(module) if (module.name, each[1]) != (STARTS_ITSELF_ANEW, "os.execv")]
+        yield from _named(used, ("os.system", "os.popen", "os.exec*", "os.spawn*", "os.posix_spawn*"))
 
 
 def starts_no_process(module: Module) -> Iterator[str]:

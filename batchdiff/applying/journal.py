@@ -55,12 +55,13 @@ class Journal:
             raise PlanError(
                 f"{self.path} is no journal", remedy="Move it away: the journal of the plan goes there."
             )
+        number = 0
         try:
-            records = [json.loads(line) for line in whole.splitlines()]
-            if records and records[0]["plan"] != checksum:
-                self._start_again()
-                return False
-            for record in records:
+            for number, line in enumerate(whole.splitlines(), 1):
+                record = json.loads(line)
+                if number == 1 and record["plan"] != checksum:
+                    self._start_again()
+                    return False
                 self.notes.take_in(record)
             # What a crash has cut goes, so that the next line does not begin in its middle.
             if len(whole) < len(data):
@@ -68,10 +69,10 @@ class Journal:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise PlanError(
                 f"{self.path} is damaged",
-                why=f"{type(error).__name__}: {error}",
+                why=f"its line {number} is not a record of batchdiff",
                 remedy="Look at what it and the folders of the guests hold before you remove it.",
             ) from error
-        return bool(records)
+        return number > 0
 
     def _start_again(self) -> None:
         """Sets the journal of an older plan of that name aside."""

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from batchdiff.applying.conversion import Conversion
 from batchdiff.applying.run import Run
 from batchdiff.applying.task import Task
-from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, StopError
+from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, StopError, advice_on_limit
 from batchdiff.model.totals import VERIFIED_AHEAD
-from batchdiff.qcow2.header import FormatError
+from batchdiff.qcow2.faults import FormatError
 
 EXPECTED = (BatchdiffError, OSError, FormatError)
 """What a user, a disk or an image can cause; all else is a bug."""
@@ -163,12 +163,10 @@ def as_told(guest: str, error: Exception) -> BatchdiffError:
         return GuestError(f"cannot write the image of {guest}", why=str(error))
     if not isinstance(error, OSError):
         raise error
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if remedy := advice_on_limit(error):
+        pass
+    elif error.errno in {errno.ENOSPC, errno.EDQUOT}:
         remedy = f"Make room, or have the quota raised; {_AGAIN}"
-    elif error.errno == errno.EFBIG:
-        remedy = (
-            "Raise the limit on the size of files (`ulimit -f`), or choose a filesystem that takes larger ones."
-        )
     elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         remedy = f"Check the permissions of the folder; {_AGAIN}"
     else:

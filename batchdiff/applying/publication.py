@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from batchdiff.applying.protection import protect
 from batchdiff.applying.run import Run
 from batchdiff.applying.sidecar import check_other_overlays, record_overlay
 from batchdiff.applying.template import known_digest
+from batchdiff.image import qemu_img
 from batchdiff.image.digest import content_digest
 from batchdiff.image.fingerprint import Fingerprint
+from batchdiff.image.source import ImageSource
 from batchdiff.model.plan import GuestPlan, Plan
 from batchdiff.model.sidecar import Chain, Origin
+
+_NEVER_OPENED = (
+    "QEMU has not opened any of these overlays, because qemu-img is not installed here (Debian: qemu-utils):"
+    " start a VM on one of them before you remove an original"
+)
 
 
 @dataclass(slots=True)
@@ -23,6 +31,8 @@ class Publication:
     _digest: str = ""
     _accepted: Chain = ()
     _said: set[str] = field(default_factory=set)
+    _opened: bool = False
+    _never_opened: bool = False
 
     def __post_init__(self) -> None:
         self._accepted = self.run.template.fingerprints()
@@ -34,9 +44,28 @@ class Publication:
         """
         check_other_overlays(self.run.template.path, known_digest(self.plan), guest.overlay_path)
 
+    def ask_qemu(self, overlay: ImageSource, ended: Callable[[], bool]) -> None:
+        """Let QEMU open the first overlay of all with the template below it, if it has not compared them anyway.
+
+        What only batchdiff has read may be nothing that a VM can run on. So before the first overlay gets its
+        name, and the template is protected, QEMU has the last word.
+
+        :raises VerificationError: it refuses the overlay or the template.
+        :raises ProgramError: it could not be run.
+        """
+        if self._opened or self._never_opened:
+            return
+        if not qemu_img.is_installed():
+            self._never_opened = True
+            return
+        qemu_img.require_opens(overlay, stopped=ended)
+        self._opened = True
+
     def note(self, guest: GuestPlan) -> list[str]:
         """Does it for one guest; gives what the operator should know, each thing once."""
         notes = [*self._protected(), *self._recorded(guest)]
+        if self._never_opened:
+            notes.append(_NEVER_OPENED)
         new = [note for note in notes if note not in self._said]
         self._said.update(notes)
         return new

@@ -101,7 +101,8 @@ def _from_original(original: Found | None, guest: GuestPlan, standing: Standing)
 def _rests_on_template(guest: GuestPlan, plan: Plan) -> bool:
     """Return whether the file at the overlay's path rests on the plan's template; reads only its header."""
     # Imported here, because it loads numpy: usually there is nothing to recover, and status must be quick.
-    from batchdiff.image.opening import peek_header, resolved_backing  # noqa: PLC0415
+    from batchdiff.image.backing_names import resolved_backing  # noqa: PLC0415
+    from batchdiff.image.opening import peek_header  # noqa: PLC0415
 
     if fingerprint_at(guest.overlay_path) is None:
         return False

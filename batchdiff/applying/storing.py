@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from batchdiff.extents import Extents, Kind
 from batchdiff.image.btrfs import is_btrfs
 from batchdiff.image.contract import Segment
 from batchdiff.image.image import Image
+from batchdiff.image.read_buffer import ReadBuffer
 from batchdiff.image.sharing import placed
 from batchdiff.image.unwritten import Unwritten
 from batchdiff.qcow2.compression import compressed
@@ -67,10 +69,12 @@ class Copy:
     check: Callable[[], None]
     unwritten: tuple[Unwritten, ...] = field(init=False)
     """Of each file of the guest's chain."""
+    buffer: ReadBuffer = field(init=False)
 
     def __post_init__(self) -> None:
         found = tuple(Unwritten(layer.fd, layer.path) for layer in self.guest.layers)
         object.__setattr__(self, "unwritten", found)
+        object.__setattr__(self, "buffer", ReadBuffer(MIB))
 
     def bytes(self, start: int, end: int, target: int) -> None:
         """Bytes ``start`` to ``end`` of the guest to a file offset.
@@ -100,7 +104,7 @@ class Copy:
         """Copies what is not zeros, in the blocks of the target."""
         for at in range(segment.start, segment.end, MIB):
             self.check()
-            data = self.guest.read(at, min(MIB, segment.end - at))
+            data = self.buffer.load(self.guest, at, min(MIB, segment.end - at))
             offset, first = target + at - segment.start, 0
             while first < len(data):
                 last = min(first + _BLOCK - (offset + first) % _BLOCK, len(data))
@@ -138,7 +142,7 @@ class Copy:
     def _through_memory(self, segment: Segment, target: int) -> None:
         for at in range(segment.start, segment.end, MIB):
             self.check()
-            data = self.guest.read(at, min(MIB, segment.end - at))
+            data = self.buffer.load(self.guest, at, min(MIB, segment.end - at))
             write_all(self.fd, data, target + at - segment.start)
 
     def _shared(self, source: int, source_offset: int, target_offset: int, length: int) -> int:
@@ -200,6 +204,9 @@ class CompressedStore:
         self._start = start
         self._packer = Packer(start, geometry.cluster_size)
         self._used = np.zeros(1024, dtype=np.uint16)
+        self._threads = len(os.sched_getaffinity(0))
+        # Each cluster under way has one; it is free again once the cluster is written.
+        self._buffers = itertools.cycle([ReadBuffer(geometry.cluster_size) for _ in range(4 * self._threads + 2)])
 
     @property
     def end(self) -> int:
@@ -211,23 +218,22 @@ class CompressedStore:
         hosts = [self._write(data, packed) for data, packed in self._compressed(clusters.tolist())]
         return np.array(hosts, dtype=np.uint64)
 
-    def _compressed(self, clusters: list[int]) -> Iterator[tuple[bytes, bytes | None]]:
+    def _compressed(self, clusters: list[int]) -> Iterator[tuple[memoryview, bytes | None]]:
         """Each cluster and its compressed form, in order; a bounded number is under way."""
         size, kind = self._geometry.cluster_size, self._geometry.compression_type
-        threads = len(os.sched_getaffinity(0))
-        ahead: deque[tuple[bytes, Future[bytes | None]]] = deque()
-        with ThreadPoolExecutor(threads) as pool:
+        ahead: deque[tuple[memoryview, Future[bytes | None]]] = deque()
+        with ThreadPoolExecutor(self._threads) as pool:
             for number in clusters:
                 self._copy.check()
-                data = self._copy.guest.read(number * size, size)
+                data = next(self._buffers).load(self._copy.guest, number * size, size)
                 ahead.append((data, pool.submit(compressed, data, kind)))
-                if len(ahead) > 4 * threads:
+                if len(ahead) > 4 * self._threads:
                     first, future = ahead.popleft()
                     yield first, future.result()
             for data, future in ahead:
                 yield data, future.result()
 
-    def _write(self, data: bytes, packed: bytes | None) -> int:
+    def _write(self, data: memoryview, packed: bytes | None) -> int:
         stored = data if packed is None else packed
         offset = self._packer.place(None if packed is None else len(packed))
         write_all(self._copy.fd, stored, offset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 
-def write_all(fd: int, data: bytes, offset: int) -> None:
+def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Writes all of ``data`` at a file offset.
 
     :raises OSError: the disk is full or has a fault.

@@ -13,13 +13,18 @@ from types import FrameType
 
 from batchdiff.cli.arguments import parsed
 from batchdiff.cli.console import Console
-from batchdiff.errors import EXIT_BUG, EXIT_INTERRUPTED, BatchdiffError
+from batchdiff.errors import EXIT_BUG, EXIT_INTERRUPTED, BatchdiffError, UsageError, advice_on_limit
+from batchdiff.image.descriptors import require_descriptors
+from batchdiff.report.charset import written_in
 from batchdiff.signals import held_signals
 
 _REPORT_BUG = (
     "This is a bug in batchdiff; no original was deleted without a verified overlay. Please report it with the"
     " lines above, the command, and the output of `batchdiff --version`."
 )
+
+_CONTENT_WITH_LITTLE = {"validate", "show"}
+"""Verbs that open no image, and start nothing."""
 
 
 def run(argv: list[str]) -> int:
@@ -29,7 +34,7 @@ def run(argv: list[str]) -> int:
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     console = Console()
     signal.signal(signal.SIGTERM, _interrupt)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that has no ± gets its code
     try:
@@ -39,24 +44,48 @@ def run(argv: list[str]) -> int:
             json=arguments.json,
             progress=arguments.progress,
         )
-        return _verb(console, arguments)
+        if arguments.json and isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as JSON must be; and the events are ASCII
+        with written_in(sys.stdout.encoding or "utf-8"):
+            return _verb(console, arguments)
     except BatchdiffError as error:
         console.error(error)
         return error.exit_code
     except KeyboardInterrupt:
         console.warn("interrupted; nothing half-done was left. Run the same command again to go on")
         return EXIT_INTERRUPTED
-    except MemoryError:
-        console.error(
-            BatchdiffError("batchdiff ran out of memory", remedy="Free some, then run the same command again.")
+    except Exception as error:
+        return _unexpected(console, error)
+
+
+def _unexpected(console: Console, error: Exception) -> int:
+    """Report what no verb has a sentence for: a limit that was reached; all else is a bug, and says so."""
+    if isinstance(error, MemoryError):
+        remedy = "Free some, then run the same command again."
+        ending: BatchdiffError = BatchdiffError("batchdiff ran out of memory", remedy=remedy)
+    elif isinstance(error, OSError) and (remedy := advice_on_limit(error)):
+        where = f" ({error.filename})" if error.filename is not None else ""
+        ending = BatchdiffError("batchdiff cannot go on", why=f"{error.strerror}{where}", remedy=remedy)
+    elif isinstance(error, FileNotFoundError) and _is_nowhere():
+        ending = UsageError(
+            "the current folder has been deleted", remedy="Change to another one, and run the same command again."
         )
-        return BatchdiffError.exit_code
-    except Exception:  # whatever else gets here is a bug, and says so
+    else:
         import traceback  # noqa: PLC0415  # 3 ms that no other end needs
 
-        traceback.print_exc()
+        traceback.print_exception(error)
         console.warn(_REPORT_BUG)
         return EXIT_BUG
+    console.error(ending)
+    return ending.exit_code
+
+
+def _is_nowhere() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return True
+    return False
 
 
 def _arguments(argv: list[str], console: Console) -> argparse.Namespace:
@@ -72,6 +101,8 @@ def _arguments(argv: list[str], console: Console) -> argparse.Namespace:
 
 
 def _verb(console: Console, arguments: argparse.Namespace) -> int:
+    if arguments.verb not in _CONTENT_WITH_LITTLE:
+        require_descriptors()
     # Imported by name: `show` must not wait for what only `plan` needs. And not cut in two: numpy takes Ctrl-C in
     # the middle of its import for a broken installation.
     with held_signals():

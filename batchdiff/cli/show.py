@@ -14,6 +14,7 @@ from batchdiff.model.known_states import is_known_state
 from batchdiff.model.plan import Plan, Verdict
 from batchdiff.model.plan_file import read_for_report
 from batchdiff.model.sidecar import read_sidecar, sidecar_path
+from batchdiff.report.charset import written_in
 from batchdiff.report.json_form import plan_json
 from batchdiff.report.text import plan_text
 
@@ -24,11 +25,12 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     notes = read_notes(arguments.plan, plan.checksum)
     stale = stale_notices(plan, notes)
     as_json = plan_json(plan, stale=stale)
-    text = as_json if arguments.format == "json" else plan_text(plan, stale=stale, width=console.width)
+    is_json = arguments.format == "json"
     if arguments.output is None:
-        console.result(text)
+        console.result(as_json if is_json else plan_text(plan, stale=stale, width=console.width))
     else:
-        _write(arguments.output, text)
+        with written_in("utf-8"):  # a file is the same whatever terminal the command was given at
+            _write(arguments.output, as_json if is_json else plan_text(plan, stale=stale))
     if notes.published:
         done = ", ".join(guest.name for guest in plan.guests if guest.name in notes.published)
         console.say(f"Done by an earlier apply: {done}. `batchdiff status` tells more.")

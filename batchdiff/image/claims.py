@@ -32,7 +32,10 @@ def claimant(fd: int) -> str:
     found = mounts_of(os.fstat(fd).st_rdev)
     if found:
         return f"it is mounted at {found[0].point}"
-    return "the kernel uses it: a partition is mounted, or LVM, RAID or another program has claimed it"
+    return (
+        "the kernel uses it: it is mounted out of sight (say, in a container), a partition is mounted, or LVM,"
+        " RAID or another program has claimed it"
+    )
 
 
 def is_only_mounted_read_only(fd: int) -> bool:

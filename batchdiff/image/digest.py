@@ -20,6 +20,7 @@ import xxhash
 
 from batchdiff.image.contract import windowed
 from batchdiff.image.image import Image
+from batchdiff.image.memory import page_aligned
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import KIB, MIB, ceil_div
 
@@ -64,7 +65,7 @@ def content_digest(image: Image, *, check: Callable[[], None]) -> str:
     :raises ImageError: it cannot be read.
     """
     ranges: dict[int, bytes] = {}
-    buffer = memoryview(bytearray(_WINDOW))
+    buffer = page_aligned(_WINDOW)
     at = image.next_data(0)
     while at is not None:
         number = at // _RANGE

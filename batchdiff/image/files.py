@@ -11,6 +11,8 @@ from typing import Protocol
 
 from batchdiff.errors import ImageError
 from batchdiff.image.fingerprint import Fingerprint, fingerprint_of
+from batchdiff.image.memory import scratch
+from batchdiff.image.names import check_usable
 
 _MISSING = {errno.ENOENT, errno.ENOTDIR}
 
@@ -68,6 +70,7 @@ def open_image_file(path: str) -> int:
     :raises ImageError: it is missing, something else, or may not be read.
     """
     try:
+        check_usable(path)
         fd = _opened(path)
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -170,14 +173,14 @@ def read_into(fd: int, buffer: memoryview, offset: int, path: str) -> int:
     return done
 
 
-def read_exactly(fd: int, length: int, offset: int, path: str) -> bytearray:
+def read_exactly(fd: int, length: int, offset: int, path: str) -> bytes:
     """``length`` bytes from ``offset`` on.
 
     :raises ImageError: the file ends before, or the disk cannot give them.
     """
-    data = bytearray(length)
-    fill_from(fd, memoryview(data), offset, path)
-    return data
+    buffer = scratch(length)
+    fill_from(fd, buffer, offset, path)
+    return bytes(buffer)
 
 
 def fill_from(fd: int, buffer: memoryview, offset: int, path: str) -> None:

@@ -14,6 +14,7 @@ import os
 import stat
 from dataclasses import dataclass, replace
 
+from batchdiff.errors import advice_on_limit
 from batchdiff.image.filesystem_id import filesystem_id, filesystem_id_at
 
 
@@ -100,7 +101,9 @@ def fingerprint_at(path: str) -> Fingerprint | None:
         if not stat.S_ISBLK(info.st_mode):
             return _of_regular(info, info.st_size, filesystem_id_at(os.path.dirname(path), info.st_dev))
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if advice_on_limit(error):
+            raise  # nobody knows then what is there
         return None
     try:
         return replace(fingerprint_of(fd, os.lseek(fd, 0, os.SEEK_END)), device=info.st_rdev)

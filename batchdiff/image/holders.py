@@ -15,6 +15,8 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from batchdiff.errors import advice_on_limit
+
 _VM = ("qemu-system", "qemu-kvm", "qemu-storage-daemon", "kvm")
 """Programs that run VMs on image files, by the beginning of their names."""
 
@@ -54,22 +56,35 @@ class Holders:
 def holders_of(fd: int) -> Holders:
     """Who else has a file or block device open; this process does not count."""
     wanted = _identity(os.fstat(fd))
-    inode = _facts(os.getpid(), str(fd)).get("ino", "")
     found: list[Holder] = list(_loop_devices(wanted))
+    own = _own_number()
+    if own is None:
+        return Holders(tuple(found), complete=False)
+    inode = _facts(own, str(fd)).get("ino", "")
     complete = os.geteuid() == 0  # others may not even see every process (proc's hidepid)
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
-        if pid == os.getpid():
+        if pid == own:
             continue
         try:
             access = _access(pid, wanted, inode)
         except PermissionError:
             complete = False
             continue
-        except OSError:  # it has ended
+        except OSError as error:  # it has ended
+            if advice_on_limit(error):
+                raise
             continue
         if access is not None:
             found.append(_described(pid, access))
     return Holders(tuple(found), complete)
+
+
+def _own_number() -> int | None:
+    """Return this process's number in /proc, which may be that of another namespace; None without /proc."""
+    try:
+        return int(os.readlink("/proc/self"))
+    except OSError:
+        return None
 
 
 def named(holders: tuple[Holder, ...], *, complete: bool) -> str:
@@ -96,13 +111,16 @@ def _access(pid: int, wanted: tuple[str, int, int], inode: str) -> Access | None
     """
     found: Access | None = None
     for number in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(OSError):  # closed meanwhile, or of a filesystem that is nobody else's business
+        try:
             facts = _facts(pid, number)
             if wanted[0] == "file" and facts.get("ino", inode) != inode:
                 continue
             if _identity(os.stat(f"/proc/{pid}/fd/{number}")) == wanted:
                 writes = int(facts["flags"], 8) & os.O_ACCMODE != os.O_RDONLY
                 found = max(found or Access.READ, Access.WRITE if writes else Access.READ)
+        except OSError as error:  # closed meanwhile, or of a filesystem that is nobody else's business
+            if advice_on_limit(error):
+                raise  # for "not open" would be a guess
     return found
 
 
@@ -132,10 +150,13 @@ def _vm_name(arguments: list[str]) -> str:
 
 def _loop_devices(wanted: tuple[str, int, int]) -> Iterator[Holder]:
     for folder in sorted(glob.glob("/sys/block/loop*")):
-        with contextlib.suppress(OSError):  # it is not in use, or its file has lost its name
+        try:
             if _identity(os.stat(_line(f"{folder}/loop/backing_file"))) == wanted:
                 access = Access.READ if _line(f"{folder}/ro") == "1" else Access.WRITE
                 yield Holder(f"the loop device /dev/{os.path.basename(folder)}", access)
+        except OSError as error:  # it is not in use, or its file has lost its name
+            if advice_on_limit(error):
+                raise
 
 
 def _line(path: str) -> str:

@@ -66,13 +66,12 @@ class Image:
 
         It may be early, never late.
         """
-        if start >= self.virtual_size:
-            return None
-        found = [
-            offset
-            for layer in self.layers
-            if start < layer.virtual_size and (offset := layer.next_data(start)) is not None
-        ]
+        found, end = [], self.virtual_size
+        for layer in self.layers:
+            # What a layer has past the end of one above it is never seen, not even through a longer one on top.
+            end = min(end, layer.virtual_size)
+            if start < end and (offset := layer.next_data(start)) is not None and offset < end:
+                found.append(offset)
         return min(found, default=None)
 
     def fill(self, buffer: memoryview, start: int, segments: list[Segment]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 
 from batchdiff.errors import ImageError
 from batchdiff.image.files import read_into
@@ -37,6 +38,15 @@ def looks_like(path: str) -> ImageFormat | None:
 
     None where there is no telling: no such file, not readable, neither a regular file nor a block device.
     """
+    return _marked(path, lambda descriptor: _by_head(descriptor) or _by_footer(descriptor))
+
+
+def begins_like(path: str) -> ImageFormat | None:
+    """The same by its first bytes alone, as QEMU guesses where no format is named."""
+    return _marked(path, lambda descriptor: _by_head(descriptor) or ImageFormat.RAW)
+
+
+def _marked(path: str, found: Callable[[int], ImageFormat]) -> ImageFormat | None:
     try:
         # Opening alone moves a tape; and a FIFO put in the file's place must not hold the program up.
         if not _can_hold_an_image(os.stat(path)):
@@ -45,7 +55,7 @@ def looks_like(path: str) -> ImageFormat | None:
     except (OSError, ValueError):
         return None
     try:
-        return _by_marks(descriptor) if _can_hold_an_image(os.fstat(descriptor)) else None
+        return found(descriptor) if _can_hold_an_image(os.fstat(descriptor)) else None
     except (OSError, ImageError):
         return None
     finally:
@@ -56,11 +66,15 @@ def _can_hold_an_image(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)
 
 
-def _by_marks(descriptor: int) -> ImageFormat:
+def _by_head(descriptor: int) -> ImageFormat | None:
     head = _read(descriptor, 0, _HEAD)
     for mark, offset, image_format in _MARKS:
         if head[offset:].startswith(mark):
             return image_format
+    return None
+
+
+def _by_footer(descriptor: int) -> ImageFormat:
     # A VHD of fixed size has its mark in the footer alone.
     size = os.lseek(descriptor, 0, os.SEEK_END)
     if size >= _VPC_FOOTER and _read(descriptor, size - _VPC_FOOTER, 8) == b"conectix":

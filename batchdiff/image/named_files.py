@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from batchdiff.qcow2.backing import name_ends_at, named_backing, named_data_file
-from batchdiff.qcow2.header import MAGIC, FormatError, claimed_cluster_size
+from batchdiff.qcow2.faults import FormatError
+from batchdiff.qcow2.header import MAGIC, claimed_cluster_size
 
 FIRST = 4096
 """Bytes with which the first read is done, which hold all that most images name."""

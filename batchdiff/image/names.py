@@ -21,6 +21,19 @@ def unfit(text: str) -> bool:
     return any(unicodedata.category(letter) in _UNFIT or letter in _TURNING for letter in text)
 
 
+def check_usable(path: str) -> None:
+    """Refuse what no file can be named, in words of our own: Python's are other ones in each version.
+
+    :raises ValueError: it has a null byte, or characters that names cannot have in this locale.
+    """
+    if "\0" in path:
+        raise ValueError("it has a null byte in it, which no path can have")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ValueError("it has characters in it that no path can have in this locale") from None
+
+
 def longest_name(folder: str) -> int:
     """How many bytes a name in a folder may have."""
     try:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import resource
 import shlex
 
 from batchdiff.errors import ImageError
 from batchdiff.image import files
+from batchdiff.image.backing_names import check_backing
 from batchdiff.image.contract import Layer
-from batchdiff.image.identity import is_one_image
 from batchdiff.image.image import Image
-from batchdiff.image.names import unfit
 from batchdiff.image.qcow2 import Qcow2Layer
 from batchdiff.image.qcow2_tables import read_header
 from batchdiff.image.raw import RawLayer
 from batchdiff.image.source import ImageFormat, ImageSource
+from batchdiff.qcow2.faults import ENCRYPTED
 from batchdiff.qcow2.header import Header
 
 MAX_CHAIN = 200
@@ -33,7 +32,7 @@ def open_image(source: ImageSource) -> Image:
     try:
         for declared, following in _declared(source):
             layers.append(_open_layer(declared))
-            _check_backing(layers[-1], following, top=source)
+            check_backing(layers[-1], following, top=source)
     except BaseException:
         for layer in layers:
             layer.close()
@@ -76,94 +75,18 @@ def _open_layer(source: ImageSource) -> Layer:
             layer: Layer = RawLayer(source.path)
         case ImageFormat.QCOW2:
             layer = Qcow2Layer(source.path)
+        case ImageFormat.LUKS:
+            raise ImageError(f"cannot use {source.path}", why="it is encrypted", remedy=ENCRYPTED)
         case other:
+            copy = shlex.join(
+                ["qemu-img", "convert", "-f", other, "-O", "qcow2", source.path, f"{source.path}.qcow2"]
+            )
             raise ImageError(
                 f"cannot use {source.path}",
                 why=f"the format {other} is not supported yet (raw and qcow2 are)",
-                remedy=f"Convert it: `qemu-img convert -f {other} -O qcow2 ...`.",
+                remedy=f"Make a qcow2 copy of it and put that into the manifest: `{copy}`.",
             )
     if layer.virtual_size == 0:
         layer.close()
         raise ImageError(f"cannot use {source.path}", why="it is empty (virtual size 0)")
     return layer
-
-
-def _check_backing(layer: Layer, declared: ImageSource | None, *, top: ImageSource) -> None:
-    named = resolved_backing(layer.path, layer.header) if isinstance(layer, Qcow2Layer) else None
-    if named is None:
-        if declared is not None:
-            raise ImageError(
-                f"cannot use {layer.path}",
-                why=f"the manifest declares {declared.path} below it, but it names no backing file",
-                remedy="Correct the `backing` list of the manifest.",
-            )
-    elif declared is None:
-        raise ImageError(
-            f"cannot use {layer.path}",
-            why=f"it rests on the backing file {named}, which the manifest does not declare",
-            remedy=f"If that is right, add it to the `backing` list of {os.path.basename(top.path)}.",
-        )
-    elif not is_one_image(declared.path, named):
-        raise ImageError(
-            f"cannot use {layer.path}",
-            why=f"its header names {named} as its backing file, but {declared.path} is declared below it",
-            remedy=_correction(layer, declared, named),
-        )
-    elif _contradicts(layer, declared):
-        raise ImageError(
-            f"cannot use {layer.path}",
-            why=f"its header and the manifest name different formats for its backing file {named}",
-            remedy="Correct the `backing` list of the manifest.",
-        )
-
-
-def _correction(layer: Layer, declared: ImageSource, named: str) -> str:
-    """How to make header and declaration agree: mostly the images moved, and the header has the former name.
-
-    While the file that the header names is still there, it may be a snapshot with content of its own.
-    """
-    name = declared.path
-    if isinstance(layer, Qcow2Layer) and not os.path.isabs(layer.header.backing_name or "/"):
-        # With ./ before it nothing in the name is taken for a protocol.
-        name = f"./{os.path.relpath(declared.path, os.path.dirname(layer.path))}"
-    unsafe = [] if os.path.lexists(named) else ["-u"]
-    command = ["qemu-img", "rebase", *unsafe, "-f", "qcow2", "-F", declared.format.value, "-b", name, layer.path]
-    if not unsafe:
-        return (
-            f"If it is to rest on that alone, with all that it shows now: `{shlex.join(command)}`."
-            " If the header is right, correct the `backing` list of the manifest."
-        )
-    return (
-        f"If that file moved there, correct the header: `{shlex.join(command)}`."
-        " If it is another file, correct the `backing` list of the manifest."
-    )
-
-
-def _contradicts(layer: Layer, declared: ImageSource) -> bool:
-    if not isinstance(layer, Qcow2Layer) or layer.header.backing_format is None:
-        return False
-    return layer.header.backing_format != declared.format.value
-
-
-def resolved_backing(path: str, header: Header) -> str | None:
-    """The absolute path that a header's backing name means, relative to the image's folder; None without one.
-
-    :raises ImageError: it names something else than a file.
-    """
-    name = header.backing_name
-    if name is None:
-        return None
-    protocol = name.split("/", 1)[0]
-    if ":" in protocol or unfit(name):
-        raise ImageError(
-            f"cannot use {path}",
-            why=f"its backing file name {name!r} is no plain path; protocols are never followed",
-        )
-    return os.path.realpath(os.path.join(os.path.dirname(path), name))
-
-
-def raise_descriptor_limit() -> None:
-    """Lets this process hold as many images open as the system allows it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -8,6 +8,7 @@ files but those it is given, and change none (:mod:`batchdiff.image.confinement`
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import resource
@@ -113,6 +114,8 @@ def _started(argv: list[str], reads: Sequence[str] | None, package: str) -> subp
         why, remedy = error.strerror or str(error), ""
         if error.filename == argv[0]:
             remedy = f"Install it (Debian: {package})."
+        elif error.errno == errno.EAGAIN:
+            remedy = "Raise the limit of processes (`ulimit -u`, `TasksMax=` of a service)."
         elif error.filename is not None:
             why += f" ({error.filename})"
         raise ProgramError(f"cannot run {argv[0]}", why=why, remedy=remedy) from error
@@ -142,9 +145,11 @@ def kill_all() -> None:
 def _read_output(process: subprocess.Popen[bytes], deadline: float, stopped: Callable[[], bool]) -> bytes:
     kept = b""
     with cast("IO[bytes]", process.stdout) as pipe:
+        poll = select.poll()  # select() knows no descriptor over 1,023
+        poll.register(pipe, select.POLLIN)
         while True:
             left = max(deadline - time.monotonic(), 0)
-            ready, _, _ = select.select([pipe], [], [], min(left, _GLANCE))
+            ready = poll.poll(min(left, _GLANCE) * 1000)
             if stopped():
                 raise StopError("interrupted")
             if not ready and left == 0:

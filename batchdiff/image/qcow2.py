@@ -19,10 +19,11 @@ import numpy.typing as npt
 from batchdiff.image import files
 from batchdiff.image.contract import Packed, Segment, clipped
 from batchdiff.image.fingerprint import Fingerprint
+from batchdiff.image.qcow2_extras import check_extras
 from batchdiff.image.qcow2_tables import read_header, read_l2_tables, read_words, refused
 from batchdiff.qcow2 import compression, entries
 from batchdiff.qcow2.entries import Origin
-from batchdiff.qcow2.header import FormatError
+from batchdiff.qcow2.faults import FormatError
 from batchdiff.units import ceil_div
 
 _ENTRIES_AT_FIRST = 256
@@ -54,13 +55,15 @@ class Qcow2Layer:
         return self.header.virtual_size
 
     def inspect(self) -> None:
-        """Checks every entry of every L2 table, and that the file could hold all that they map.
+        """Check every entry of every L2 table, that the file can hold all that they map, and what else is in it.
 
-        :raises ImageError: an entry is invalid, tables lie on each other, or the image is a bomb.
+        :raises ImageError: an entry is invalid, tables lie on each other, the image is a bomb, or QEMU would not
+            open it for its snapshots or bitmaps.
         """
         try:
             self._check_tables_apart()
             self._check_l2_tables()
+            check_extras(self.fd, self.path, self.header, self._size)
         except FormatError as error:
             raise refused(self.path, error) from error
 
@@ -222,7 +225,7 @@ class Qcow2Layer:
     def _packed(self, descriptor: int) -> bytes:
         offset, length = entries.packed_extent(descriptor, self.header.geometry)
         length = min(length, max(self._size - offset, 0))
-        return bytes(files.read_exactly(self.fd, length, offset, self.path))
+        return files.read_exactly(self.fd, length, offset, self.path)
 
     def _cluster(self, descriptor: int) -> bytes:
         if self._unpacked[0] != descriptor:

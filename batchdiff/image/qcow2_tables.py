@@ -21,7 +21,8 @@ import numpy.typing as npt
 from batchdiff.errors import ImageError
 from batchdiff.image import files
 from batchdiff.qcow2 import entries
-from batchdiff.qcow2.header import FormatError, Header, claimed_cluster_size, parse
+from batchdiff.qcow2.faults import FormatError
+from batchdiff.qcow2.header import Header, claimed_cluster_size, parse
 from batchdiff.units import KIB, ceil_div
 
 _HEAD = 64 * KIB
@@ -55,9 +56,9 @@ def read_header(fd: int, path: str, size: int) -> Header:
 
     :raises ImageError: it is no sound one, or cannot be read.
     """
-    head = bytes(files.read_exactly(fd, min(_HEAD, size), 0, path))
+    head = files.read_exactly(fd, min(_HEAD, size), 0, path)
     if (cluster_size := claimed_cluster_size(head)) > _HEAD:
-        head = bytes(files.read_exactly(fd, min(cluster_size, size), 0, path))
+        head = files.read_exactly(fd, min(cluster_size, size), 0, path)
     try:
         return parse(head, size)
     except FormatError as error:
@@ -95,4 +96,4 @@ def read_words(fd: int, path: str, offset: int, count: int) -> entries.Words:
 
 def refused(path: str, error: FormatError) -> ImageError:
     """What to raise where a file breaks the format's rules."""
-    return ImageError(f"cannot use {path} as qcow2", why=str(error))
+    return ImageError(f"cannot use {path} as qcow2", why=str(error), remedy=error.remedy)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from batchdiff.errors import DifferenceError, InUseError, ProgramError, VerificationError
 from batchdiff.image import programs
@@ -46,11 +47,42 @@ def check(
     :raises InUseError: a VM uses the image.
     :raises ProgramError: it could not be run.
     """
-    done = _run("check", [image], virtual_size, stopped)
+    done = _run("check", [image], virtual_size, stopped, options=["-q"])
     if done.code == _LEAKS_ONLY and leaks_allowed:
         return
     if done.code in {2, _LEAKS_ONLY}:
-        raise VerificationError(f"qemu-img check finds errors in {image.path}", why=done.described())
+        raise VerificationError(
+            f"qemu-img check finds errors in {image.path}",
+            why=done.described(),
+            # Of what was just written the errors are ours, and it is thrown away.
+            remedy=_REPAIR.format(shlex.quote(image.path)) if leaks_allowed else "",
+        )
+    _require_success(done)
+
+
+_REPAIR = (
+    "Shut its VM down and copy the file, for a repair may lose data. Then repair it:"
+    " `qemu-img check -r all -f qcow2 {}`; look whether the VM starts, then run the same command again."
+)
+
+
+def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) -> None:
+    """Let QEMU open an image with its chain, as headers name it, and look where its first bytes are.
+
+    `qemu-img info` would not do: it opens neither the chain nor an external data file.
+
+    :raises VerificationError: it refuses one of the files.
+    :raises InUseError: a VM uses one of them.
+    :raises ProgramError: it could not be run.
+    """
+    done = _run("map", [image], 0, stopped, options=["--max-length=512"])
+    if done.code == 1 and not _is_locked(done):
+        raise VerificationError(
+            f"QEMU does not open {image.path}",
+            why=done.described(),
+            remedy="If that is about the template, no VM could run on its overlays: bring the template back from a"
+            " backup, then plan again.",
+        )
     _require_success(done)
 
 
@@ -64,16 +96,28 @@ def compare(
     :raises ProgramError: it could not be run, or could not read one of them.
     """
     done = _run("compare", [one, other], virtual_size, stopped)
-    if done.code == 1:
+    # It also ends with 1 where it could not even start; then it has compared nothing.
+    if done.code == 1 and _MISMATCH in done.output:
         raise DifferenceError(
             f"qemu-img compare finds a difference between {one.path} and {other.path}", why=done.described()
         )
     _require_success(done)
 
 
-def _run(verb: str, images: list[ImageSource], virtual_size: int, stopped: Callable[[], bool]) -> Finished:
+_MISMATCH = "mismatch"
+"""What `qemu-img compare` prints at the first byte that differs, and for other sizes."""
+
+
+def _run(
+    verb: str,
+    images: list[ImageSource],
+    virtual_size: int,
+    stopped: Callable[[], bool],
+    *,
+    options: Sequence[str] = (),
+) -> Finished:
     return programs.run(
-        [_NAME, verb, "-q", *map(_named, images)],
+        [_NAME, verb, *options, *map(_named, images)],
         reads=[file.path for image in images for file in (image, *image.backing)],
         timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
         package=_PACKAGE,
@@ -84,7 +128,7 @@ def _run(verb: str, images: list[ImageSource], virtual_size: int, stopped: Calla
 def _require_success(done: Finished) -> None:
     if done.code == 0:
         return
-    if "lock" in done.output and "Failed to get" in done.output:
+    if _is_locked(done):
         raise InUseError(
             "an image is in use by a VM or another program",
             why=done.described(),
@@ -93,6 +137,10 @@ def _require_success(done: Finished) -> None:
     # What a shell and the loader of libraries end with. Elsewhere it may lie in places that are closed to it.
     remedy = _WHERE if done.code in {126, 127} else ""
     raise ProgramError("qemu-img failed", why=done.described(), remedy=remedy)
+
+
+def _is_locked(done: Finished) -> bool:
+    return "lock" in done.output and "Failed to get" in done.output
 
 
 def _named(image: ImageSource) -> str:

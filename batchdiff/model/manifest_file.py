@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from batchdiff.errors import ManifestError
+from batchdiff.image.names import check_usable
 from batchdiff.model.manifest_content import manifest_content
 from batchdiff.model.manifest_problems import Problem, Problems, sentence, show, suggestion
 from batchdiff.model.manifest_schema import check_schema, describe, version_problem
@@ -65,6 +66,7 @@ def check_shape(path: str) -> None:
 def _read(path: str) -> _ManifestFile:
     shown = show(path)[1:-1]
     try:
+        check_usable(path)
         # Not abspath: that goes wrong where ".." follows a symbolic link.
         folder = os.path.realpath(os.path.dirname(path) or os.curdir)
         content = read_regular(path, MAX_BYTES)
@@ -72,7 +74,7 @@ def _read(path: str) -> _ManifestFile:
         raise ManifestError(shown, why="no such file", remedy=_near(path)) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ManifestError(shown, why=f"the manifest cannot be read: {reason}") from None
+        raise ManifestError(shown, why=f"the manifest cannot be read: {reason}") from error
     return _ManifestFile(os.path.join(folder, os.path.basename(path)), shown, content)
 
 

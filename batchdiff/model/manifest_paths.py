@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from batchdiff.image.device_names import image_path, is_among_devices
 from batchdiff.image.identity import Identity, identity_in
 from batchdiff.image.lookalike import looks_like
-from batchdiff.image.names import unfit
+from batchdiff.image.names import check_usable, unfit
 from batchdiff.model import own_names
 from batchdiff.model.manifest_problems import Problems, YamlPath, show, suggestion
 
@@ -47,6 +47,7 @@ def locate_image(folder: str, written: str, where: YamlPath, problems: Problems)
         return None
     full = os.path.join(folder, written)
     try:
+        check_usable(full)
         status = os.stat(full)
     except FileNotFoundError:
         problems.add(where, _no_such_file(full, written, suggest=len(problems) < _MOST_SUGGESTIONS))

@@ -33,8 +33,15 @@ def temporary(path: str) -> str:
     """
     folder, name = os.path.split(path)
     # The longest name that a filesystem takes is 255 bytes; what is cut off is told apart by the random part.
-    kept = os.fsdecode(os.fsencode(name)[:_KEPT])
-    return os.path.join(folder, f".{kept}.{os.urandom(4).hex()}{TEMPORARY}")
+    return os.path.join(folder, f".{_cut(name)}.{os.urandom(4).hex()}{TEMPORARY}")
+
+
+def _cut(name: str) -> str:
+    """At most so many bytes of a name, and no part of a letter: qemu-img takes no name that is not UTF-8."""
+    data, end = os.fsencode(name), _KEPT
+    while _KEPT - 3 < end < len(data) and data[end] & 0xC0 == 0x80:
+        end -= 1
+    return os.fsdecode(data[:end])
 
 
 def is_temporary_of(name: str, path: str) -> bool:

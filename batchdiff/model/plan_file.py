@@ -18,7 +18,7 @@ from batchdiff.model import own_names
 from batchdiff.model.plan import FORMAT_VERSION, Plan
 from batchdiff.model.plan_json import from_dict, to_dict
 from batchdiff.model.plan_recognition import check_is_plan
-from batchdiff.model.plan_text import READABLE, canonical, encoded, parsed
+from batchdiff.model.plan_text import READABLE, canonical, encoded, parsed, why_not_json
 from batchdiff.model.schema import first_problem, schema_of
 from batchdiff.model.whole_file import write_whole
 
@@ -119,7 +119,7 @@ def read_for_report(path: str) -> Plan:
     try:
         checksum = checksum_of(document)
     except ValueError as error:
-        raise PlanError(f"{path} is no valid plan", why=str(error), remedy=_PLAN_AGAIN) from error
+        raise PlanError(f"{path} is no valid plan", why="a number is too large", remedy=_PLAN_AGAIN) from error
     except RecursionError as error:  # parser and encoder have limits of their own, by version of Python
         raise PlanError(f"{path} is no valid plan", why="it is nested too deeply", remedy=_PLAN_AGAIN) from error
     if document.get("checksum") != checksum:
@@ -133,11 +133,15 @@ def read_for_report(path: str) -> Plan:
 
 def _parsed(path: str) -> dict[str, Any]:
     try:
-        document = parsed(read_regular(path, _LARGEST).decode())
+        content = read_regular(path, _LARGEST)
     except OSError as error:
         raise PlanError(f"cannot read the plan {path}", why=error.strerror or str(error)) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise PlanError(f"{path} is no whole plan", why=str(error), remedy=_PLAN_AGAIN) from error
+    try:
+        document = parsed(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"{path} is no whole plan", why=why_not_json(error), remedy=_PLAN_AGAIN) from error
     if not isinstance(document, dict):
         raise PlanError(f"{path} is no plan", why="it holds no JSON object", remedy=_PLAN_AGAIN)
     return document

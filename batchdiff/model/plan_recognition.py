@@ -9,6 +9,7 @@ import stat
 
 from batchdiff.errors import PlanError
 from batchdiff.image.lookalike import looks_like
+from batchdiff.image.names import check_usable
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.manifest_problems import suggestion
 
@@ -46,6 +47,7 @@ def check_is_plan(path: str) -> None:
 def _head(path: str) -> bytes | None:
     """The first bytes of a regular file; None of anything else."""
     try:
+        check_usable(path)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(fd, "rb") as file:
             return file.read(_HEAD) if stat.S_ISREG(os.fstat(fd).st_mode) else None

@@ -27,6 +27,24 @@ READABLE = json.JSONEncoder(allow_nan=False)
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
+class AmbiguityError(ValueError):
+    """Readers of JSON may take a text in two ways; says why."""
+
+
+def why_not_json(error: ValueError | RecursionError) -> str:
+    """Return why bytes are not the JSON of a plan, in words of our own: those of Python change."""
+    match error:
+        case AmbiguityError():
+            return str(error)
+        case json.JSONDecodeError():
+            return f"line {error.lineno} is not JSON from character {error.colno} on"
+        case UnicodeDecodeError():
+            return f"it is not UTF-8 from byte {error.start} on"
+        case RecursionError():
+            return "it is nested too deeply"
+    return "it has a number of more digits than Python reads"
+
+
 def parsed(text: str) -> object:
     """The document of a JSON text.
 
@@ -88,12 +106,12 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise ValueError(f"an object has two members of the name {twice!a}")
+        raise AmbiguityError(f"an object has two members of the name {twice!a}")
     return found
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise AmbiguityError(f"{name} is no number of JSON")
 
 
 _any_value: Reader = json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_no_constant).raw_decode

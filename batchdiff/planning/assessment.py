@@ -13,6 +13,8 @@ from batchdiff.extents import Extents
 from batchdiff.image.allocation import DiskUse, disk_use
 from batchdiff.image.blocks import NO_BLOCKS, Blocks
 from batchdiff.image.exactness import Exactness
+from batchdiff.image.files import settle_reads
+from batchdiff.image.image import Image
 from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.image.volume import Volume, volume_of
 from batchdiff.model.manifest import GuestEntry, Manifest
@@ -23,6 +25,7 @@ from batchdiff.model.plan_runs import NO_RUNS
 from batchdiff.planning.candidates import Candidate, Dismissed
 from batchdiff.planning.compare import UNIT
 from batchdiff.planning.estimate import Measure, stored_data
+from batchdiff.planning.reopening import reopened
 from batchdiff.planning.savings import (
     chosen_cluster_size,
     disk_bytes,
@@ -31,7 +34,7 @@ from batchdiff.planning.savings import (
     sizes_by_cluster_size,
 )
 from batchdiff.planning.written import taken_bytes
-from batchdiff.qcow2.header import FormatError
+from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
 from batchdiff.units import ceil_div, format_size
 
@@ -84,9 +87,9 @@ def assessed(
     if failure is not None:
         return _refused(candidate, str(failure))
 
-    def found() -> GuestPlan:
+    def found(image: Image) -> GuestPlan:
         content = _content(units, candidate.record.virtual_size, candidate.entry.options)
-        return _measured(candidate, content, premises, partial(_compressed, candidate, measure=measure))
+        return _measured(candidate, image, content, premises, partial(_compressed, candidate, measure=measure))
 
     return _unless_changed(candidate, found)
 
@@ -94,19 +97,19 @@ def assessed(
 def reassessed(candidate: Candidate, exact: Exact, premises: Premises) -> GuestPlan:
     """The part of a guest whose extents an older plan has; savings, verdict and paths are found again."""
 
-    def found() -> GuestPlan:
-        return _measured(candidate, exact.content, premises, lambda _layout, _extents, _unit: exact.packed)
+    def found(image: Image) -> GuestPlan:
+        return _measured(candidate, image, exact.content, premises, lambda _layout, _extents, _unit: exact.packed)
 
     return _unless_changed(candidate, found)
 
 
-def _unless_changed(candidate: Candidate, found: Callable[[], GuestPlan]) -> GuestPlan:
-    changes = candidate.record.changes(candidate.image.fingerprints())
-    if changes:
-        return _refused(candidate, f"it changed while it was scanned ({changes}). Shut its VM down and plan again")
+def _unless_changed(candidate: Candidate, found: Callable[[Image], GuestPlan]) -> GuestPlan:
     try:
-        require_unused(candidate.image, Purpose.GUEST)  # again: a VM may have started meanwhile
-        return found()
+        with reopened(candidate.record) as image:
+            require_unused(image, Purpose.GUEST)  # again: a VM may have started meanwhile
+            plan = found(image)
+            settle_reads()
+            return plan
     except (GuestError, ImageError, FormatError) as error:
         return _refused(candidate, str(error))
 
@@ -129,6 +132,7 @@ def _content(units: Extents, virtual_size: int, options: OverlayOptions) -> Cont
 
 def _measured(
     candidate: Candidate,
+    image: Image,
     content: Content,
     premises: Premises,
     packed: Callable[[Layout, Extents, int], Packed],
@@ -141,17 +145,17 @@ def _measured(
     header_for(
         layout, virtual_size, backing=(name, premises.manifest.template.format)
     )  # refuses what does not fit
-    fd = candidate.image.layers[0].fd
-    volume = _volume(candidate)
+    fd = image.layers[0].fd
+    volume = _volume(candidate, image)
     if options.compression is Compression.NONE:
         # copy_file_range shares these blocks once more: they stay in use, but by the others they were in any case.
         # It shares whole units only, so clusters must not be smaller.
-        sharing = geometry.granule % volume.unit == 0 and _on_one_filesystem(candidate)
-        found = taken_bytes(candidate.image, extents, geometry.granule, sharing=sharing, unit=volume.unit)
+        sharing = geometry.granule % volume.unit == 0 and _on_one_filesystem(candidate, image)
+        found = taken_bytes(image, extents, geometry.granule, sharing=sharing, unit=volume.unit)
         overlay, free = (layout.file_size, 0, disk_bytes(layout, found.data, volume.unit)), found.shared
     else:
         overlay, free = packed(layout, extents, volume.unit), 0
-    use = disk_use(fd, candidate.image.path, kept=premises.kept.get(os.fstat(fd).st_dev, NO_BLOCKS))
+    use = disk_use(fd, image.path, kept=premises.kept.get(os.fstat(fd).st_dev, NO_BLOCKS))
     savings = savings_of(guest=use, volume=volume, overlay=overlay, sizes=content.sizes, shared=free)
     verdict, reason = _verdict(savings, use, premises.manifest.minimum_savings)
     plan = _guest_plan(entry, candidate.record, verdict, reason)
@@ -159,10 +163,10 @@ def _measured(
     return dataclasses.replace(plan, options=options, unit=geometry.granule, data=data, zero=zero, savings=savings)
 
 
-def _volume(candidate: Candidate) -> Volume:
+def _volume(candidate: Candidate, image: Image) -> Volume:
     folder = os.path.dirname(candidate.entry.overlay_path)
     try:
-        return volume_of(folder, candidate.image.layers[0].fd)
+        return volume_of(folder, image.layers[0].fd)
     except OSError as error:
         raise ImageError(
             f"cannot look at {folder}, where its overlay goes",
@@ -171,9 +175,9 @@ def _volume(candidate: Candidate) -> Volume:
         ) from error
 
 
-def _on_one_filesystem(candidate: Candidate) -> bool:
+def _on_one_filesystem(candidate: Candidate, image: Image) -> bool:
     device = os.stat(os.path.dirname(candidate.entry.overlay_path)).st_dev
-    return device == os.fstat(candidate.image.layers[0].fd).st_dev
+    return device == os.fstat(image.layers[0].fd).st_dev
 
 
 def _compressed(candidate: Candidate, layout: Layout, extents: Extents, unit: int, measure: Measure) -> Packed:

@@ -6,10 +6,11 @@ import os
 from dataclasses import dataclass
 
 from batchdiff.errors import GuestError, ImageError
+from batchdiff.image.backing_names import resolved_backing
 from batchdiff.image.identity import identity_of, is_one_image
 from batchdiff.image.image import Image
 from batchdiff.image.lookalike import looks_like
-from batchdiff.image.opening import inspect, open_image, peek_header, resolved_backing
+from batchdiff.image.opening import inspect, open_image, peek_header
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.image.underlying import all_underlying
 from batchdiff.image.usage import Purpose, require_unused
@@ -25,10 +26,9 @@ _CONVERT_FIRST = "convert or remove that one first, then plan again"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A guest that can be compared: its open image, and what a plan records of it before the scan."""
+    """A guest that can be compared, and what a plan records of it before the scan."""
 
     entry: GuestEntry
-    image: Image
     record: PlannedImage
 
 
@@ -50,7 +50,7 @@ def planned(image: Image) -> PlannedImage:
 def examined(
     entry: GuestEntry, template: PlannedImage, manifest: Manifest, plans: EarlierPlans
 ) -> Candidate | Dismissed:
-    """Return a guest's part in the plan; a candidate's image stays open. ``plans`` has what was done before."""
+    """Return a guest's part in the plan. No file stays open. ``plans`` has what was done before."""
     if entry.converted is not None:
         return Dismissed(entry, None, Verdict.SKIP, plans.reason(entry.converted))
     try:
@@ -59,15 +59,13 @@ def examined(
         image = open_image(entry.image)
     except ImageError as error:
         return Dismissed(entry, None, Verdict.REFUSE, str(error))
-    record = planned(image)
-    try:
-        reason = _objection(image, record, template, manifest)
-    except (GuestError, ImageError) as error:
-        reason = str(error)
-    if not reason:
-        return Candidate(entry, image, record)
-    image.close()
-    return Dismissed(entry, record, Verdict.REFUSE, reason)
+    with image:
+        record = planned(image)
+        try:
+            reason = _objection(image, record, template, manifest)
+        except (GuestError, ImageError) as error:
+            reason = str(error)
+    return Dismissed(entry, record, Verdict.REFUSE, reason) if reason else Candidate(entry, record)
 
 
 def without_backing_files(parts: list[Candidate | Dismissed], manifest: Manifest) -> list[Candidate | Dismissed]:
@@ -81,7 +79,6 @@ def without_backing_files(parts: list[Candidate | Dismissed], manifest: Manifest
     for part in parts:
         others = resting.get(part.entry.image.path, [])
         if isinstance(part, Candidate) and others:
-            part.image.close()
             reason = f"it is the backing file of {_named(others, guests)}, which would be lost with it"
             found.append(Dismissed(part.entry, part.record, Verdict.REFUSE, f"{reason}; {_CONVERT_FIRST}"))
         else:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchdiff.extents import Kind
+from batchdiff.image.memory import address_of, page_aligned, same_bytes
 from batchdiff.units import KIB
 
 UNIT = 4 * KIB
@@ -30,10 +31,6 @@ WINDOW = 512 * KIB
 
 _WORDS = UNIT // 8
 
-_memcmp = ctypes.CDLL(None).memcmp
-_memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-_memcmp.restype = ctypes.c_int
-
 Flags = npt.NDArray[np.bool_]
 Kinds = npt.NDArray[np.uint8]
 
@@ -42,9 +39,9 @@ class WindowBuffer:
     """Memory for one window, used again and again. Bytes outside ``used`` are always zeros."""
 
     def __init__(self) -> None:
-        self.words = np.zeros(WINDOW // 8, dtype=np.uint64)
-        self.view = self.words.data.cast("B")
-        self.address = self.words.ctypes.data
+        self.view = page_aligned(WINDOW)
+        self.words = np.frombuffer(self.view, dtype=np.uint64)
+        self.address = address_of(self.view)
         self.used = (0, 0)
 
     def reserve(self, first: int, end: int) -> memoryview:
@@ -68,7 +65,7 @@ def kinds_of(template: WindowBuffer, guest: WindowBuffer, equal: Kinds) -> Kinds
     buffer is looked at.
     """
     begin, end = guest.used
-    if _memcmp(template.address + begin, guest.address + begin, end - begin) == 0:
+    if same_bytes(template.address + begin, guest.address + begin, end - begin):
         return None
     first = begin // UNIT
     units = differing_units(template, guest, first, end // UNIT).nonzero()[0] + first
@@ -143,4 +140,4 @@ def _differing_within(left: WindowBuffer, right: WindowBuffer, first: int, last:
 
 def _differ(left: WindowBuffer, right: WindowBuffer, first: int, last: int) -> bool:
     at = first * UNIT
-    return bool(_memcmp(left.address + at, right.address + at, (last - first) * UNIT))
+    return not same_bytes(left.address + at, right.address + at, (last - first) * UNIT)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from batchdiff.extents import Extents, Kind, folded, numbers, only
 from batchdiff.image.image import Image
 from batchdiff.image.opening import open_image
+from batchdiff.image.read_buffer import ReadBuffer
 from batchdiff.image.source import ImageSource
 from batchdiff.planning.compare import UNIT
 from batchdiff.qcow2.compression import compressed
@@ -58,12 +59,13 @@ Measure = Callable[[list[Sample]], list[list[int]]]
 
 def stored_lengths(sample: Sample) -> list[int]:
     """The bytes that each cluster of a sample takes compressed; 0 where it would be stored as it is."""
+    buffer = ReadBuffer(sample.geometry.cluster_size)
     with open_image(sample.source) as image:
-        return [_stored(image, number, sample.geometry) for number in sample.clusters]
+        return [_stored(image, number, sample.geometry, buffer) for number in sample.clusters]
 
 
-def _stored(image: Image, number: int, geometry: Geometry) -> int:
-    data = image.read(number * geometry.cluster_size, geometry.cluster_size)
+def _stored(image: Image, number: int, geometry: Geometry, buffer: ReadBuffer) -> int:
+    data = buffer.load(image, number * geometry.cluster_size, geometry.cluster_size)
     packed = compressed(data, geometry.compression_type)
     return 0 if packed is None else len(packed)
 

@@ -80,7 +80,7 @@ class DropBehind:
             if block not in known.absent:
                 known.absent[block] = _absent(known, block)
         end = offset + length
-        if offset == known.end:
+        if offset == known.end != 0:  # whoever reads the head of an image need not go on there
             edge = min(align_up(end, BLOCK), known.size)
             first = max(known.asked, end)
             known.asked = min(end + min(_AHEAD, _AHEAD_IN_ALL // len(self._files)), edge)
@@ -100,24 +100,29 @@ class DropBehind:
                     _drop(fd, max(start, first), min(end, last))
 
     def settle(self) -> None:
-        """Drops what was absent and is there now, read or not; what comes after is asked for again."""
-        for file, known in self._files.items():
-            with suppress(OSError):  # it was closed meanwhile
+        """Drops what was absent and is there now, read or not; what comes after is asked for again.
+
+        Of a file that was closed meanwhile that is done when it was opened again.
+        """
+        for file, known in list(self._files.items()):
+            with suppress(OSError):  # it was closed
                 if _file(known.fd) == file:
+                    del self._files[file]
                     known.leave()
                     for start, end in known.unread:
                         os.pread(known.fd, end - start, start)  # waits: a page under way cannot be dropped
                     for runs in known.absent.values():
                         for start, end in runs:
                             _drop(known.fd, start, end)
-        self._files.clear()
 
     def _known(self, fd: int) -> _Known:
         file = _file(fd)
         known = self._files.get(file)
-        if known is None or known.fd != fd:
-            absent = known.absent if known is not None else {}
-            known = self._files[file] = _Known(fd, content_size(fd), tells(fd), absent)
+        if known is None:
+            known = self._files[file] = _Known(fd, content_size(fd), tells(fd), {})
+        elif known.fd != fd:  # opened again: what was asked for by the other descriptor still comes
+            known.leave()
+            known.fd, known.end = fd, 0
         return known
 
 

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from batchdiff import __version__
 from batchdiff.errors import ImageError
+from batchdiff.image.descriptors import raise_descriptor_limit
 from batchdiff.image.files import settle_reads
 from batchdiff.image.image import Image
-from batchdiff.image.opening import inspect, open_image, raise_descriptor_limit
+from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.overlayfs import NOTHING
 from batchdiff.image.protecting import protecting
 from batchdiff.image.sharing import has_shared_extents, shared_blocks
@@ -37,6 +37,7 @@ from batchdiff.planning.checkpoint import Checkpoint
 from batchdiff.planning.estimate import Sample, stored_lengths
 from batchdiff.planning.findings import Findings
 from batchdiff.planning.pool import run_tasks
+from batchdiff.planning.reopening import budget
 from batchdiff.planning.resuming import vouches
 from batchdiff.planning.reuse import exact_parts, objection
 from batchdiff.planning.scanning import Course, Progress, scanned
@@ -81,21 +82,18 @@ def make_plan(
     :raises WorkerError: a worker process died.
     """
     raise_descriptor_limit()
-    with ExitStack() as opened:
-        image = opened.enter_context(open_image(manifest.template))
+    with open_image(manifest.template) as image:
         require_unused(image, Purpose.TEMPLATE)
         inspect(image)
         template = planned(image)
         parts = [examined(entry, template, manifest, earlier.plans) for entry in manifest.guests]
         parts = without_backing_files(parts, manifest)
         candidates = [part for part in parts if isinstance(part, Candidate)]
-        for candidate in candidates:
-            opened.enter_context(candidate.image)
         sharing = has_shared_extents(image)
         sidecar = _sidecar(template)
         taken = _taken_over(earlier, template, sidecar, candidates, sharing=sharing)
         unknown = [candidate for number, candidate in enumerate(candidates) if number not in taken.parts]
-        course = Course(jobs, GENERATOR, progress, earlier.say, earlier.checkpoint)
+        course = Course(budget(jobs, len(image.layers)), GENERATOR, progress, earlier.say, earlier.checkpoint)
         if unknown or taken.digest is None:
             first = replace(template, fingerprints=first_state(template.fingerprints, sidecar))
             findings = scanned(image, first, unknown, course, sharing=sharing)
@@ -104,7 +102,7 @@ def make_plan(
         _check_unchanged(image, template)
         digest = _digest(findings, template, taken, scanned_anything=bool(unknown))
         premises = Premises(manifest, shared_blocks(image) if sharing else {})
-        guests = _guest_plans(parts, findings, taken, premises, jobs)
+        guests = _guest_plans(parts, findings, taken, premises, course.budget.jobs)
         copied = protecting(image) if manifest.protect_template else NOTHING
     return Plan(
         generator=GENERATOR,

@@ -21,8 +21,8 @@ from batchdiff.model.overlay_options import (
 )
 from batchdiff.model.plan import Savings
 from batchdiff.planning.compare import UNIT
+from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import SMALLEST_EXTENDED_L2, Geometry
-from batchdiff.qcow2.header import FormatError
 from batchdiff.qcow2.layout import Layout, fits, granules_to_write, layout_for, plan_layout
 from batchdiff.units import align_up, format_size
 

@@ -26,10 +26,11 @@ from batchdiff.image.contract import Segment, clipped
 from batchdiff.image.digest import RangeDigest
 from batchdiff.image.files import read_sequentially
 from batchdiff.image.image import Image
-from batchdiff.image.opening import open_image, raise_descriptor_limit
+from batchdiff.image.opening import open_image
 from batchdiff.image.packing import Stored, stored_in, unlike
 from batchdiff.image.sharing import Placed, placed, shared
 from batchdiff.image.source import ImageSource
+from batchdiff.model.plan import PlannedImage
 from batchdiff.planning.compare import (
     UNIT,
     WINDOW,
@@ -40,6 +41,7 @@ from batchdiff.planning.compare import (
     kinds_of_zeros,
 )
 from batchdiff.planning.mapping import MOST_KEPT, Mapped, Stride, mapped, spans_of
+from batchdiff.planning.reopening import reopened
 from batchdiff.planning.spans import Span, Spans, merged, span_units
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB, align_up, ceil_div
@@ -53,13 +55,13 @@ _WINDOWS_IN_CLUSTER = 2 * MIB // WINDOW
 
 @dataclass(frozen=True, slots=True)
 class ScanJob:
-    """What is compared: a template with its guests.
+    """What is compared: a template with its guests, as they were when they were first opened.
 
     ``sharing``: the template shares blocks with other files, which may be the guests.
     """
 
     template: ImageSource
-    guests: tuple[ImageSource, ...]
+    guests: tuple[PlannedImage, ...]
     sharing: bool = False
 
 
@@ -106,14 +108,13 @@ class Scanner:
     """The images of a job, opened once, and the buffers to compare them with."""
 
     def __init__(self, job: ScanJob) -> None:
-        raise_descriptor_limit()
-        self._template = _opened(job.template)
+        self._template = _read_ahead(open_image(job.template))
         self._sharing = job.sharing
         self._guests: dict[int, Image] = {}
         self._failures: dict[int, ImageError] = {}
-        for number, source in enumerate(job.guests):
+        for number, guest in enumerate(job.guests):
             try:
-                self._guests[number] = _opened(source)
+                self._guests[number] = _read_ahead(reopened(guest))
             except ImageError as error:
                 self._failures[number] = error
         self._size = max([self._template.virtual_size, *(g.virtual_size for g in self._guests.values())])
@@ -127,7 +128,8 @@ class Scanner:
         :raises ImageError: the template cannot be read.
         """
         start = number * RANGE
-        windows = ceil_div(min(RANGE, self._size - start), WINDOW)
+        # Images that are scanned apart from these may be larger.
+        windows = ceil_div(min(RANGE, max(self._size - start, 0)), WINDOW)
         findings = _RangeFindings(np.zeros((windows, WINDOW // UNIT), dtype=np.uint8))
         first = 0
         while first < windows:
@@ -233,8 +235,7 @@ class Scanner:
             image.close()
 
 
-def _opened(source: ImageSource) -> Image:
-    image = open_image(source)
+def _read_ahead(image: Image) -> Image:
     for layer in image.layers:
         read_sequentially(layer.fd)
     return image

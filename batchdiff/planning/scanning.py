@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from batchdiff.errors import ImageError
 from batchdiff.image.files import settle_reads
 from batchdiff.image.image import Image
 from batchdiff.model.plan import PlannedImage
@@ -13,6 +14,7 @@ from batchdiff.planning.candidates import Candidate
 from batchdiff.planning.checkpoint import Checkpoint
 from batchdiff.planning.findings import Findings
 from batchdiff.planning.pool import run_tasks
+from batchdiff.planning.reopening import Budget, batches, reopened
 from batchdiff.planning.resuming import binding_of, key_of, left, take_over
 from batchdiff.planning.scan import RANGE, RangeResult, ScanJob, Scanner
 from batchdiff.units import format_size
@@ -23,9 +25,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """How a scan goes: how many processes, whom it tells how far it is, where it notes what it found."""
+    """How a scan goes: how many processes and files, whom it tells how far it is, where it notes what it found."""
 
-    jobs: int
+    budget: Budget
     generator: str
     progress: Progress
     say: Callable[[str], None]
@@ -46,21 +48,23 @@ def scanned(
     checkpoint = course.checkpoint if binding else None
     if checkpoint is not None:
         take_over(findings, checkpoint.load(binding), keys)
-    images = [template, *(candidate.image for candidate in candidates)]
-    ranges = list(ranges_with_data(images))
+    ranges = _ranges(template, candidates, findings)
     groups = left(ranges, findings.covered, len(candidates))
-    meter = _Meter([image.virtual_size for image in images], ranges, groups, course.progress)
+    jobs, files = course.budget
+    parts = list(_parts(groups, [len(candidate.record.paths) for candidate in candidates], files))
+    sizes = [record.virtual_size, *(candidate.record.virtual_size for candidate in candidates)]
+    meter = _Meter(sizes, ranges, groups, parts, course.progress)
     if meter.done:
         course.say(
             f"Going on with a scan that was stopped: {format_size(meter.done)} of {format_size(meter.total)} are"
             " done already."
         )
     course.progress(meter.done, meter.total)
-    for guests, numbers in groups.items():
-        job = ScanJob(record.source, tuple(candidates[guest].entry.image for guest in guests), sharing=sharing)
+    for guests, numbers in parts:
+        job = ScanJob(record.source, tuple(candidates[guest].record for guest in guests), sharing=sharing)
         if checkpoint is not None:
             checkpoint.begin(tuple(keys[guest] for guest in guests))
-        for result in _results(job, numbers, course.jobs):
+        for result in _results(job, numbers, jobs):
             findings.add(result, guests)
             if checkpoint is not None:
                 checkpoint.add(result)
@@ -68,21 +72,35 @@ def scanned(
     return findings
 
 
-def ranges_with_data(images: list[Image]) -> Iterator[int]:
-    """The numbers of the ranges in which any image may have something else than zeros, ascending."""
-    following: list[int | None] = [0] * len(images)
+def _ranges(template: Image, candidates: list[Candidate], findings: Findings) -> list[int]:
+    """The numbers of the ranges to look at, ascending. A guest that cannot be read is among the failures then."""
+    found = set(ranges_with_data(template))
+    for number, candidate in enumerate(candidates):
+        try:
+            with reopened(candidate.record) as image:
+                found.update(ranges_with_data(image))
+                settle_reads()  # of a closed file nothing can be dropped from the cache
+        except ImageError as error:
+            findings.failures[number] = error
+    return sorted(found)
+
+
+def ranges_with_data(image: Image) -> Iterator[int]:
+    """The numbers of the ranges in which an image may have something else than zeros, ascending."""
     at = 0
-    while True:
-        for index, image in enumerate(images):
-            known = following[index]
-            if known is not None and known <= at:
-                following[index] = image.next_data(at)
-        ahead = [offset for offset in following if offset is not None]
-        if not ahead:
-            return
-        number = max(min(ahead), at) // RANGE
+    while (found := image.next_data(at)) is not None:
+        number = found // RANGE
         yield number
         at = (number + 1) * RANGE
+
+
+_Part = tuple[tuple[int, ...], list[int]]
+"""Guests that are scanned together, and the ranges in which they are."""
+
+
+def _parts(groups: dict[tuple[int, ...], list[int]], files: list[int], most: int) -> Iterator[_Part]:
+    for guests, numbers in groups.items():
+        yield from ((batch, numbers) for batch in batches(guests, files, most))
 
 
 def _results(job: ScanJob, numbers: list[int], jobs: int) -> Iterator[RangeResult]:
@@ -103,23 +121,33 @@ def _results(job: ScanJob, numbers: list[int], jobs: int) -> Iterator[RangeResul
 
 
 class _Meter:
-    """Counts bytes; what a checkpoint knew counts as done."""
+    """Counts bytes; what a checkpoint knew counts as done.
+
+    ``groups``: the ranges that it did not know; ``parts``: the same, as they will be scanned.
+    """
 
     def __init__(
-        self, sizes: list[int], ranges: list[int], groups: dict[tuple[int, ...], list[int]], progress: Progress
+        self,
+        sizes: list[int],
+        ranges: list[int],
+        groups: dict[tuple[int, ...], list[int]],
+        parts: list[_Part],
+        progress: Progress,
     ) -> None:
         self._sizes = sizes
         self._progress = progress
         everybody = tuple(range(len(sizes) - 1))
         whole = sum(self._bytes_of(number, everybody) for number in ranges)
-        to_do = sum(self._bytes_of(number, guests) for guests, numbers in groups.items() for number in numbers)
-        self.done = max(whole - to_do, 0)
-        self.total = self.done + to_do
+        self.done = max(whole - self._bytes_in(groups.items()), 0)
+        self.total = self.done + self._bytes_in(parts)
 
     def count(self, number: int, guests: tuple[int, ...]) -> None:
         """A range is done for those guests."""
         self.done += self._bytes_of(number, guests)
         self._progress(self.done, self.total)
+
+    def _bytes_in(self, parts: Iterable[_Part]) -> int:
+        return sum(self._bytes_of(number, guests) for guests, numbers in parts for number in numbers)
 
     def _bytes_of(self, number: int, guests: tuple[int, ...]) -> int:
         """Bytes that the template and those guests have in a range."""

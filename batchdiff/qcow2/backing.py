@@ -7,16 +7,10 @@ from __future__ import annotations
 
 import struct
 
-from batchdiff.qcow2.header import (
-    MAGIC,
-    FormatError,
-    backing_format,
-    backing_name,
-    extensions_of,
-    version_3_fields,
-)
+from batchdiff.qcow2.extensions import DATA_FILE, backing_format, c_string, extensions_of
+from batchdiff.qcow2.faults import FormatError
+from batchdiff.qcow2.header import MAGIC, backing_name, version_3_fields
 
-_EXT_DATA_FILE = 0x44415441
 _FIELDS = struct.Struct(">4sIQI")
 _SHORTEST = 72
 """A header of version 2."""
@@ -33,7 +27,7 @@ def named_backing(head: bytes) -> tuple[str | None, str | None]:
     length = version_3_fields(head, version)[4]
     name = backing_name(head, offset, size, length)
     try:
-        return name, backing_format(dict(extensions_of(head, length, offset)))
+        return name, backing_format(list(extensions_of(head, length, offset)))
     except FormatError:
         return name, None
 
@@ -48,8 +42,8 @@ def named_data_file(head: bytes) -> str | None:
     _, version, offset, _ = _FIELDS.unpack_from(head)
     length = version_3_fields(head, version)[4]
     for kind, data in extensions_of(head, length, offset):
-        if kind == _EXT_DATA_FILE:
-            return data.decode("utf-8", "surrogateescape")
+        if kind == DATA_FILE:
+            return c_string(data).decode("utf-8", "surrogateescape")
     return None
 
 

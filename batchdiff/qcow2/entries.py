@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import SUBCLUSTERS, Geometry
-from batchdiff.qcow2.header import FormatError
 
 Words = npt.NDArray[np.uint64]
 

@@ -11,11 +11,22 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+from batchdiff.qcow2.extensions import (
+    AUTOCLEAR_RAW_DATA_FILE,
+    BACKING_FORMAT,
+    backing_format,
+    bitmaps_of,
+    c_string,
+    check_supported,
+    end_of_extensions,
+    extensions_of,
+    packed_extension,
+)
+from batchdiff.qcow2.faults import ENCRYPTED, FormatError, require, require_opened
 from batchdiff.qcow2.geometry import MAX_L1_BYTES, SMALLEST_EXTENDED_L2, CompressionType, Geometry
-from batchdiff.units import SECTOR, align_up, ceil_div, format_size
+from batchdiff.units import SECTOR, ceil_div, format_size
 
 MAGIC = b"QFI\xfb"
 _FIXED = struct.Struct(">4sIQIIQIIQQIIQ")
@@ -24,21 +35,11 @@ _V2_LENGTH, _V3_LENGTH, _V3_SHORTEST = 72, 112, 104
 _MAX_REFCOUNT_TABLE_BYTES = 8 << 20
 _MAX_SNAPSHOTS = 65536
 _SHORTEST_SNAPSHOT = 40
-_MAX_BITMAPS = 65535
-_SHORTEST_BITMAP = 24
 MAX_NAME = 1023
 
 _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION_TYPE, _EXTENDED_L2 = (1 << bit for bit in range(5))
 _LAZY_REFCOUNTS = 1 << 0
 _KNOWN_INCOMPATIBLE = _DIRTY | _CORRUPT | _DATA_FILE | _COMPRESSION_TYPE | _EXTENDED_L2
-_AUTOCLEAR_BITMAPS = 1 << 0
-
-_EXT_END, _EXT_BACKING_FORMAT, _EXT_BITMAPS = 0, 0xE2792ACA, 0x23852875
-_EXT_ENCRYPTION, _EXT_DATA_FILE = 0x0537BE77, 0x44415441
-
-
-class FormatError(ValueError):
-    """The bytes break the format's rules, or use what is not supported; the message says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,44 +92,36 @@ def parse(head: bytes, file_size: int) -> Header:
     fields = _FIXED.unpack_from(head)
     _, version, name_offset, name_size, cluster_bits, size, crypt, l1_entries, l1_offset = fields[:9]
     refcount_offset, refcount_clusters, snapshots, snapshots_offset = fields[9:]
-    _require(version in {2, 3}, f"version {version} is unknown (2 and 3 are known)")
-    _require(9 <= cluster_bits <= 21, f"a cluster size of 2^{cluster_bits} is outside 512 B to 2 MiB")
+    require_opened(version in {2, 3}, f"version {version} is unknown (2 and 3 are known)")
+    require_opened(9 <= cluster_bits <= 21, f"a cluster size of 2^{cluster_bits} is outside 512 B to 2 MiB")
     incompatible, compatible, autoclear, refcount_order, length, compression = version_3_fields(head, version)
     _check_features(incompatible, crypt)
-    _require(refcount_order <= 6, f"a refcount width of 2^{refcount_order} bits is above 64")
-    geometry = Geometry(
-        cluster_size=1 << cluster_bits,
-        extended_l2=bool(incompatible & _EXTENDED_L2),
-        compression_type=_compression_type(incompatible, compression),
-        zero_flag=version >= 3,
-    )
+    require_opened(refcount_order <= 6, f"a refcount width of 2^{refcount_order} bits is above 64")
+    geometry = _geometry(version, cluster_bits, incompatible, compression)
     cluster = geometry.cluster_size
-    _require(
-        not geometry.extended_l2 or cluster >= SMALLEST_EXTENDED_L2,
-        f"extended L2 needs clusters of {format_size(SMALLEST_EXTENDED_L2)} or more",
-    )
-    _require(length % 8 == 0 and length <= cluster, f"the header length {length} is impossible")
-    extensions = dict(extensions_of(head[:cluster], length, name_offset))
-    _require(_EXT_DATA_FILE not in extensions, "it names an external data file, which is not supported yet")
-    _require(_EXT_ENCRYPTION not in extensions, "it is encrypted, which is not supported yet")
-    bitmaps, *directory = _bitmaps(extensions, autoclear)
+    require_opened(length % 8 == 0 and length <= cluster, f"the header length {length} is impossible")
+    require_opened(not autoclear & AUTOCLEAR_RAW_DATA_FILE, "it is marked to have a raw data file, and has none")
+    name = backing_name(head[:cluster], name_offset, name_size, length)
+    extensions = list(extensions_of(head[:cluster], length, name_offset))
+    check_supported(extensions)
+    bitmaps, *directory = bitmaps_of(extensions, autoclear)
     header = Header(
         version=version,
         geometry=geometry,
-        virtual_size=size,
+        virtual_size=size - size % SECTOR,
         l1_offset=l1_offset,
         l1_entries=l1_entries,
         refcount_offset=refcount_offset,
         refcount_bytes=refcount_clusters * cluster,
         snapshots=snapshots,
         bitmaps=bitmaps,
-        backing_name=backing_name(head[:cluster], name_offset, name_size, length),
+        backing_name=name,
         backing_format=backing_format(extensions),
         lazy_refcounts=bool(compatible & _LAZY_REFCOUNTS),
         snapshots_offset=snapshots_offset,
         bitmap_directory=(directory[0], directory[1]),
     )
-    _check_sizes(header)
+    _check_sizes(header, size)
     _check_tables(header, file_size)
     return header
 
@@ -145,8 +138,8 @@ def build(header: Header) -> bytes:
     name = (header.backing_name or "").encode("utf-8", "surrogateescape")
     extensions = b""
     if header.backing_format is not None:
-        extensions += _extension(_EXT_BACKING_FORMAT, header.backing_format.encode())
-    extensions += _extension(_EXT_END, b"")
+        extensions += packed_extension(BACKING_FORMAT, header.backing_format.encode())
+    extensions += end_of_extensions()
     name_offset = _V3_LENGTH + len(extensions) if name else 0
     length = _V3_LENGTH + len(extensions) + len(name)
     if len(name) > MAX_NAME:
@@ -176,111 +169,92 @@ def build(header: Header) -> bytes:
     return fixed + version_3 + extensions + name
 
 
-def _require(condition: object, problem: str) -> None:
-    if not condition:
-        raise FormatError(problem)
-
-
 def version_3_fields(head: bytes, version: int) -> tuple[int, int, int, int, int, int]:
     """Feature bits (three), refcount order, header length and compression type."""
     if version == 2:
         return 0, 0, 0, 4, _V2_LENGTH, 0
-    _require(len(head) >= _V3_LENGTH, "it ends inside its header")
+    require(len(head) >= _V3_LENGTH, "it ends inside its header")
     incompatible, compatible, autoclear, refcount_order, length, compression = _V3.unpack_from(head, _V2_LENGTH)
-    _require(length >= _V3_SHORTEST, f"the header length {length} is below {_V3_SHORTEST}")
+    require_opened(length >= _V3_SHORTEST, f"the header length {length} is below {_V3_SHORTEST}")
     return incompatible, compatible, autoclear, refcount_order, length, compression if length > 104 else 0
 
 
 def _check_features(incompatible: int, crypt: int) -> None:
     unknown = incompatible & ~_KNOWN_INCOMPATIBLE
-    _require(not unknown, f"it needs unknown features (incompatible bits {unknown:#x})")
-    _require(not incompatible & _CORRUPT, "it is marked corrupt; run `qemu-img check -r all` on a copy of it")
-    _require(
+    require_opened(not unknown, f"it needs unknown features (incompatible bits {unknown:#x})")
+    require(not incompatible & _CORRUPT, "it is marked corrupt; run `qemu-img check -r all` on a copy of it")
+    require(
         not incompatible & _DIRTY,
         "it is marked dirty: it is in use, or was not closed cleanly;"
         " shut the VM down, or run `qemu-img check -r all` on it",
     )
-    _require(not incompatible & _DATA_FILE, "it keeps its data in an external file, which is not supported yet")
-    _require(crypt == 0, "it is encrypted, which is not supported yet")
+    require(not incompatible & _DATA_FILE, "it keeps its data in an external file, which is not supported yet")
+    require(crypt == 0, "it is encrypted", remedy=ENCRYPTED)
+
+
+def _geometry(version: int, cluster_bits: int, incompatible: int, compression: int) -> Geometry:
+    geometry = Geometry(
+        cluster_size=1 << cluster_bits,
+        extended_l2=bool(incompatible & _EXTENDED_L2),
+        compression_type=_compression_type(incompatible, compression),
+        zero_flag=version >= 3,
+    )
+    require_opened(
+        not geometry.extended_l2 or geometry.cluster_size >= SMALLEST_EXTENDED_L2,
+        f"extended L2 needs clusters of {format_size(SMALLEST_EXTENDED_L2)} or more",
+    )
+    return geometry
 
 
 def _compression_type(incompatible: int, value: int) -> CompressionType:
-    _require(
+    require_opened(
         bool(incompatible & _COMPRESSION_TYPE) == (value != 0),
         "its compression type and its feature bit contradict each other",
     )
-    _require(value in set(CompressionType), f"the compression type {value} is unknown")
+    require_opened(value in set(CompressionType), f"the compression type {value} is unknown")
     return CompressionType(value)
 
 
-def extensions_of(cluster: bytes, length: int, name_offset: int) -> Iterator[tuple[int, bytes]]:
-    """Type and data of each header extension in the first cluster."""
-    at, end = length, name_offset or len(cluster)
-    while at + 8 <= min(end, len(cluster)):
-        kind, size = struct.unpack_from(">II", cluster, at)
-        if kind == _EXT_END:
-            return
-        _require(at + 8 + size <= end, f"the header extension {kind:#x} does not fit into the header")
-        yield kind, cluster[at + 8 : at + 8 + size]
-        at += 8 + align_up(size, 8)
-
-
-def _extension(kind: int, data: bytes) -> bytes:
-    return struct.pack(">II", kind, len(data)) + data + bytes(-len(data) % 8)
-
-
-def _bitmaps(extensions: dict[int, bytes], autoclear: int) -> tuple[int, int, int]:
-    """Number of bitmaps, offset and length of their directory; without its bit the extension means nothing."""
-    data = extensions.get(_EXT_BITMAPS)
-    if data is None or not autoclear & _AUTOCLEAR_BITMAPS:
-        return 0, 0, 0
-    _require(len(data) >= 24, "its bitmaps extension is too short")
-    count, length, offset = struct.unpack_from(">I4xQQ", data)
-    _require(0 < count <= _MAX_BITMAPS, f"{count} bitmaps are outside 1 to QEMU's limit of {_MAX_BITMAPS}")
-    _require(
-        length >= count * _SHORTEST_BITMAP, f"its bitmap directory of {length} bytes is too short for {count}"
-    )
-    return count, offset, length
-
-
 def backing_name(cluster: bytes, offset: int, size: int, length: int) -> str | None:
-    """The backing file's name; ``length`` is the header's."""
-    if offset == 0:
+    """The backing file's name as QEMU takes it, None if there is none or an empty one; ``length`` is the header's.
+
+    :raises FormatError: it is too long, or outside the header.
+    """
+    require_opened(offset <= len(cluster), "its backing file name is outside the header")
+    if offset == 0 or size == 0:
         return None
-    _require(0 < size <= MAX_NAME, f"its backing file name of {size} bytes is outside 1 to {MAX_NAME}")
-    _require(offset >= length and offset + size <= len(cluster), "its backing file name is outside the header")
-    return cluster[offset : offset + size].decode("utf-8", "surrogateescape")
+    require_opened(size <= MAX_NAME, f"its backing file name of {size} bytes is longer than {MAX_NAME}")
+    require(offset >= length and offset + size <= len(cluster), "its backing file name is outside the header")
+    return c_string(cluster[offset : offset + size]).decode("utf-8", "surrogateescape") or None
 
 
-def backing_format(extensions: dict[int, bytes]) -> str | None:
-    """The backing file's format as an extension names it."""
-    data = extensions.get(_EXT_BACKING_FORMAT)
-    return None if data is None else data.decode("ascii", "replace")
-
-
-def _check_sizes(header: Header) -> None:
-    size = header.virtual_size
-    _require(size > 0, "its virtual size is 0")
-    _require(size % SECTOR == 0, f"its virtual size {size} is no multiple of {SECTOR}")
-    _require(size < 1 << 63, f"its virtual size {size} is impossible")
+def _check_sizes(header: Header, size: int) -> None:
+    """``size`` is the virtual size as it stands there; of a part of a sector at its end QEMU shows nothing."""
+    require(header.virtual_size > 0, "its virtual size is 0")
+    require(size < 1 << 63, f"its virtual size {size} is impossible")
     needed = ceil_div(size, header.geometry.l2_coverage)
-    _require(header.l1_entries >= needed, f"its L1 table has {header.l1_entries} entries and needs {needed}")
-    _require(header.l1_entries * 8 <= MAX_L1_BYTES, "its L1 table is above QEMU's limit of 32 MiB")
-    _require(
+    require_opened(header.l1_entries >= needed, f"its L1 table has {header.l1_entries} entries and needs {needed}")
+    require_opened(header.l1_entries * 8 <= MAX_L1_BYTES, "its L1 table is above QEMU's limit of 32 MiB")
+    require_opened(
         0 < header.refcount_bytes <= _MAX_REFCOUNT_TABLE_BYTES,
         f"its refcount table of {header.refcount_bytes} bytes is outside 1 cluster to 8 MiB",
     )
-    _require(header.snapshots <= _MAX_SNAPSHOTS, f"{header.snapshots} snapshots are above QEMU's limit")
+    require_opened(header.snapshots <= _MAX_SNAPSHOTS, f"{header.snapshots} snapshots are above QEMU's limit")
 
 
 def _check_tables(header: Header, file_size: int) -> None:
     cluster, tables = header.geometry.cluster_size, header.tables()
+    require_opened(
+        # Also if there are none; QEMU takes offsets for signed numbers.
+        header.snapshots_offset % cluster == 0 and header.snapshots_offset < 1 << 63,
+        f"its snapshot table at {header.snapshots_offset} is not aligned to a cluster",
+    )
     for offset, length, name in tables:
-        _require(offset % cluster == 0, f"its {name} at {offset} is not aligned to a cluster")
-        _require(
+        require_opened(offset % cluster == 0, f"its {name} at {offset} is not aligned to a cluster")
+        require(
             name == "header" or offset + length <= file_size,
             f"its {name} (bytes {offset} to {offset + length}) ends past the end of the file ({file_size}):"
             " it is truncated or damaged",
         )
     for (offset, length, name), (next_offset, _, next_name) in itertools.pairwise(tables):
-        _require(offset + length <= next_offset, f"its {name} and its {next_name} overlap")
+        require(offset + length <= next_offset, f"its {name} and its {next_name} overlap")

@@ -15,6 +15,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from batchdiff.report.charset import writable
+
 _GAP = "  "
 _NARROWEST = 12
 """Cells that the first column keeps, however narrow the terminal is: less tells no guests apart."""
@@ -41,7 +43,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: in
     parts = [column.heading.split("\n") for column in columns]
     depth = max(map(len, parts))
     headings = [[""] * (depth - len(part)) + part for part in parts]
-    body = [*zip(*headings, strict=True), *rows]
+    body = [*zip(*headings, strict=True), *([writable(cell) for cell in row] for row in rows)]
     widths = [max(map(cells, column)) for column in zip(*body, strict=True)]
     room = width - sum(widths[1:]) - len(_GAP) * (len(columns) - 1)
     widths[0] = min(widths[0], max(room, _NARROWEST))
@@ -74,18 +76,19 @@ def end_of(text: str, width: int) -> str:
     """The text in ``width`` cells at most; the end is kept, because names of clones differ there."""
     if cells(text) <= width:
         return text
-    kept, used = 0, cells(_ELLIPSIS)
+    ellipsis = writable(_ELLIPSIS)
+    kept, used = 0, cells(ellipsis)
     for letter in reversed(text):
         if used + _cells_of(letter) > width:
             break
         used, kept = used + _cells_of(letter), kept + 1
-    return _ELLIPSIS + (text[-kept:] if kept else "")
+    return ellipsis + (text[-kept:] if kept else "")
 
 
 def paragraph(text: str, *, width: int, first: str = "", rest: str = "") -> str:
     """A text broken between words only, so that a path in it can be copied; ``first`` and ``rest`` begin lines."""
     return textwrap.fill(
-        text,
+        writable(text),
         width=max(width, 40),
         initial_indent=first,
         subsequent_indent=rest,

@@ -18,8 +18,8 @@ from batchdiff.image.fiemap import physical_extents
 from batchdiff.image.opening import peek_header
 from batchdiff.model.overlay_options import CLUSTER_SIZES, BackingPath, Compression, OverlayOptions, backing_name
 from batchdiff.planning.savings import disk_bytes
+from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import Geometry
-from batchdiff.qcow2.header import FormatError
 from batchdiff.qcow2.layout import layout_for
 from batchdiff.units import KIB, MIB, align_up
 

@@ -12,6 +12,7 @@ from batchdiff.applying import overlaying
 from batchdiff.applying.journal import FrozenJournal
 from batchdiff.applying.notes import Goal, Notes, Standing, Step
 from batchdiff.applying.overlaying import Manner, overlay_task, planned_parts
+from batchdiff.applying.verification import Check
 from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import GuestError, PlanError
 from batchdiff.model.manifest import Retire
@@ -19,10 +20,10 @@ from batchdiff.model.manifest import Retire
 TEMPLATE = plans.planned_image("/srv/images/template.qcow2", "qcow2")
 
 
-def task(standing=None, retire=Retire.KEEP, guest=None, verify=VerifyMode.FULL):
+def task(standing=None, retire=Retire.KEEP, guest=None, verify=VerifyMode.FULL, publication=None):
     notes = Notes() if standing is None else Notes({"web01": standing})
     run = types.SimpleNamespace(journal=FrozenJournal(notes), check_template=lambda: None)
-    return overlay_task(guest or plans.guest_plan(), TEMPLATE, run, Manner(retire, verify, None))
+    return overlay_task(guest or plans.guest_plan(), TEMPLATE, run, Manner(retire, verify, publication))
 
 
 @pytest.mark.parametrize("goal", [Goal.RESTORE, Goal.PURGE])
@@ -77,16 +78,20 @@ def test_a_guest_that_was_not_compared(lacks):
 @pytest.mark.parametrize("published", [False, True])
 @pytest.mark.parametrize("mode", VerifyMode)
 def test_of_an_overlay_that_a_vm_may_have_used_every_byte_is_compared(monkeypatch, published, mode):
-    """What was written says nothing of that."""
-    asked = []
+    """What was written says nothing of that; and it may have the leaks of a VM that was killed."""
+    asked, opened = [], []
+    publication = types.SimpleNamespace(ask_qemu=lambda *arguments: opened.append(arguments))
     monkeypatch.setattr(overlaying, "verify", lambda *arguments: asked.append(arguments))
     standing = Standing(Step.PUBLISHED, published=True) if published else None
     guest = plans.guest_plan()
     ended = object()
-    task(standing, verify=mode).verify(types.SimpleNamespace(source=guest.source), "the overlay", ended)
+    way = task(standing, verify=mode, publication=publication)
+    way.verify(types.SimpleNamespace(source=guest.source), "the overlay", ended)
     ((comparison, how, until),) = asked
     assert (comparison.outgoing, comparison.incoming) == (guest.source, "the overlay")
     assert (comparison.written is None) is published
     assert (how, until) == (mode, ended)
+    assert comparison.check is (Check.LEAKS_ALLOWED if published else Check.FLAWLESS)
+    assert opened == ([] if mode is VerifyMode.FULL else [("the overlay", ended)])
     if not published:
         assert comparison.written[1] == guest.unit

@@ -12,7 +12,7 @@ from batchdiff.applying.pipeline import Way, arrivals, as_told
 from batchdiff.applying.stopping import Stop
 from batchdiff.errors import DifferenceError, GuestError, ImageError, InUseError, StopError
 from batchdiff.model.totals import VERIFIED_AHEAD
-from batchdiff.qcow2.header import FormatError
+from batchdiff.qcow2.faults import FormatError
 
 DIFFERENT = DifferenceError("the two differ")
 

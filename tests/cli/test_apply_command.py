@@ -467,7 +467,7 @@ def test_without_qemu(planned, tmp_path):
 
 @pytest.mark.parametrize(
     ("script", "code"),
-    [("exit 2", 6), *rarely(("kill -SEGV $$", 7), ("[ $1 = check ]", 6))],
+    [("exit 2", 6), *rarely(("kill -SEGV $$", 7), ("[ $1 = check ]", 7))],
 )
 def test_a_judge_that_refuses(planned, tmp_path, script, code):
     path = fake_judge.install(tmp_path, script)

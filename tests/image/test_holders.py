@@ -1,4 +1,5 @@
 import os
+import sys
 
 import notation
 import pytest
@@ -47,6 +48,28 @@ def test_who_has_it_open(path, fd, holding, access, is_vm):
 def test_this_process_does_not_count(path, fd):
     with path.open("r+b"):
         assert holders_of(fd).found == ()
+
+
+LOOK = """
+import os, sys
+from batchdiff.image.holders import holders_of, named
+fd = os.open(sys.argv[1], os.O_RDONLY)
+found = holders_of(fd)
+print(named(found.found, complete=found.complete))
+"""
+
+
+def test_where_proc_has_another_number_for_this_process(path):
+    """As in a container that sees the machine's /proc: its processes have two numbers."""
+    with real_holders.writer(path) as pid:
+        assert pid in notation.run("unshare", "--pid", "--fork", sys.executable, "-c", LOOK, str(path))
+
+
+def test_without_proc(path):
+    hide = 'mount -t tmpfs batchdiff-tests /proc && exec "$@"'
+    with real_holders.writer(path):
+        said = notation.run("unshare", "--mount", "sh", "-c", hide, "sh", sys.executable, "-c", LOOK, str(path))
+    assert said == "something (what, cannot be told without a look into every process)\n"
 
 
 def test_a_device_by_another_node(path, tmp_path):

@@ -65,7 +65,8 @@ FIELDS = [
     ("encryption", 1, "encrypted"),
     ("encryption", 2, "encrypted"),
     ("virtual_size", 0, "virtual size is 0"),
-    ("virtual_size", 513, "no multiple of 512"),
+    ("virtual_size", 511, "virtual size is 0"),
+    ("virtual_size", (4 << 20) + 1, "L1 table has 2 entries and needs 3"),
     ("virtual_size", 16 << 20, "L1 table has 2 entries and needs 8"),
     ("virtual_size", 1 << 63, "impossible"),
     ("virtual_size", (1 << 64) - 512, "impossible"),
@@ -92,7 +93,10 @@ FIELDS = [
     ("header_length", 8192, "header length 8192"),
     ("snapshots", 65537, "snapshots are above"),
     ("snapshots", 1, "snapshot table and its header overlap"),
-    ("backing_offset", 64, "backing file name"),
+    ("snapshots_offset", 512, "snapshot table at 512 is not aligned"),
+    ("snapshots_offset", 1 << 63, "snapshot table at 9223372036854775808 is not aligned"),
+    ("autoclear", 2, "has none"),
+    ("backing_offset", 4097, "backing file name"),
 ]
 
 
@@ -106,8 +110,8 @@ def test_header_fields(good, tmp_path, field, value, match):
 @pytest.mark.parametrize(
     ("offset", "size", "match"),
     [
-        pytest.param(112, 1024, "1024 bytes is outside 1 to 1023", id="too-long"),
-        pytest.param(112, 0, "0 bytes is outside", id="empty"),
+        pytest.param(112, 1024, "1024 bytes is longer than 1023", id="too-long"),
+        pytest.param(4100, 0, "outside the header", id="empty-and-outside"),
         pytest.param(100, 8, "outside the header", id="inside-the-fixed-fields"),
         pytest.param(4090, 8, "outside the header", id="over-the-end-of-the-cluster"),
         pytest.param(1 << 63, 8, "outside the header", id="far-away"),

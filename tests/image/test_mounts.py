@@ -2,7 +2,7 @@ import os
 
 import pytest
 import real_holders
-from filesystems import mounted
+from filesystems import mounted, overlayfs, tmpfs
 
 from batchdiff.image.mounts import Mount, filesystem_of, mounts, mounts_of, parsed
 
@@ -29,26 +29,50 @@ def test_a_line(line, expected):
 
 
 def test_all_mounts_of_this_machine_are_understood():
-    assert "/" in {mount.point for mount in mounts()}
+    assert "/proc" in {mount.point for mount in mounts()}
+
+
+def type_at(path):
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return filesystem_of(fd)
+    finally:
+        os.close(fd)
 
 
 @pytest.mark.parametrize("kind", ["ext4", "btrfs"])
 def test_filesystems_and_their_devices(tmp_path, kind):
     with mounted(tmp_path, kind) as point:
-        path = point / "file"
-        path.touch()
-        fd = os.open(path, os.O_RDONLY)
-        assert filesystem_of(fd) == kind
-        os.close(fd)
+        assert type_at(point) == kind
         (mount,) = [mount for mount in mounts() if mount.point == str(point)]
         assert [found.point for found in mounts_of(os.stat(mount.source).st_rdev)] == [str(point)]
 
 
-def test_what_is_on_no_filesystem_that_is_mounted():
-    reading, writing = os.pipe()
-    assert filesystem_of(reading) == ""
-    os.close(reading)
-    os.close(writing)
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_a_filesystem_that_is_in_no_list(tmp_path, monkeypatch, kind):
+    """As in a chroot, whose root is mounted outside of it."""
+    monkeypatch.setattr("batchdiff.image.mounts.mounts", list)
+    with mounted(tmp_path, kind) as point:
+        assert type_at(point) == kind
+
+
+@pytest.mark.parametrize(("make", "kind"), [(tmpfs, "tmpfs"), (overlayfs, "overlay")])
+def test_filesystems_of_containers_that_are_in_no_list(tmp_path, monkeypatch, make, kind):
+    monkeypatch.setattr("batchdiff.image.mounts.mounts", list)
+    with make(tmp_path) as point:
+        assert type_at(point) == kind
+
+
+def test_a_type_without_a_name_here_has_its_number(monkeypatch):
+    assert type_at("/proc") == "proc"
+    monkeypatch.setattr("batchdiff.image.mounts.mounts", list)
+    assert type_at("/proc") == "type 0x9fa0"
+
+
+def test_a_closed_file_is_on_no_filesystem():
+    fd = os.open("/proc", os.O_RDONLY)
+    os.close(fd)
+    assert filesystem_of(fd) == ""
 
 
 def test_a_device_that_is_not_mounted(tmp_path):

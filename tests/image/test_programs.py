@@ -128,7 +128,7 @@ def test_an_interrupt_kills_the_whole_group(tmp_path, monkeypatch):
             time.sleep(0.01)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(programs.select, "select", interrupt)
+    monkeypatch.setattr(programs.select, "poll", interrupt)
     with pytest.raises(KeyboardInterrupt):
         shell("sleep 60 & echo $! $$ > new; mv new pids; wait")
     assert all(ends(int(pid)) for pid in (tmp_path / "pids").read_text().split())

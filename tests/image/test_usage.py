@@ -176,6 +176,19 @@ class TestBlockDevices:
             assert usage(device, Purpose.GUEST).objection == f"it is mounted at {point}"
             assert usage(device, Purpose.TEMPLATE).objection == ""
 
+    def test_mounted_out_of_sight(self, tmp_path):
+        """That it is read-only is not known, so a template is refused, too."""
+        notation.write_raw(tmp_path / "disk", "8M:-")
+        notation.run("mkfs.ext4", "-q", str(tmp_path / "disk"))
+        (tmp_path / "point").mkdir()
+        mount = 'mount -o ro "$1" "$2" && echo ready && read -r _'
+        with real_holders.loop_device(tmp_path / "disk") as name:
+            device = name.split()[-1]
+            elsewhere = ["unshare", "--mount", "sh", "-c", mount, "sh", device, str(tmp_path / "point")]
+            with real_holders.running(elsewhere, b"ready"):
+                for purpose in Purpose:
+                    assert "it is mounted out of sight" in usage(device, purpose).objection
+
     def test_claimed(self, device):
         fd = os.open(device, os.O_RDONLY | os.O_EXCL)
         for purpose in Purpose:

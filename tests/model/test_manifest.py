@@ -216,7 +216,8 @@ def test_files_that_are_no_manifest(folder):
         ("nowhere/m.yaml", "nowhere/m.yaml: no such file. Its folder does not exist or cannot be listed"),
         ("", "no such file"),
         ("clones", "clones: the manifest cannot be read: Is a directory"),
-        ("a\0b", "embedded null byte"),
+        ("a\0b", "a\\x00b: the manifest cannot be read: it has a null byte in it, which no path can have"),
+        ("a\ud800b", "it has characters in it that no path can have in this locale"),
         ("a\nb", "a\\nb: no such file"),
     ],
 )

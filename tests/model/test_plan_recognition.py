@@ -74,9 +74,16 @@ def test_a_missing_folder(tmp_path):
     assert "Its folder does not exist" in refusal(tmp_path / "nowhere" / "fleet.plan.json")
 
 
-@pytest.mark.parametrize("name", ["x\0y", "x" * 300])
-def test_no_name_at_all(tmp_path, name):
-    assert "cannot read the plan" in refusal(tmp_path / name)
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("x\0y", "it has a null byte in it, which no path can have"),
+        ("x\ud800y", "it has characters in it that no path can have in this locale"),
+        ("x" * 300, "File name too long"),
+    ],
+)
+def test_no_name_at_all(tmp_path, name, why):
+    assert f": {why}. " in refusal(tmp_path / name)
 
 
 def test_a_fifo_is_not_waited_for(tmp_path):

@@ -5,7 +5,7 @@ import tracemalloc
 
 import notation
 import pytest
-from oracle import source
+from oracle import recorded, source
 from patching import OFFSET, Patched
 
 from batchdiff.image.opening import open_image
@@ -65,7 +65,7 @@ def test_memory_does_not_grow_with_guests_in_no_order(tmp_path, monkeypatch):
     template = in_no_order(tmp_path / "t.qcow2")
     guests = [shutil.copy(template, tmp_path / f"{number}.qcow2") for number in range(6)]
     notation.qemu_io(guests[5], f"write -P 7 {3 * WINDOW + 512} 512")
-    scanner = Scanner(ScanJob(source(template), tuple(source(guest) for guest in guests)))
+    scanner = Scanner(ScanJob(source(template), tuple(recorded(guest) for guest in guests)))
     tracemalloc.start()
     try:
         found = scanner.scan(0)

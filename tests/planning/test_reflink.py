@@ -10,7 +10,7 @@ import naive
 import pytest
 from filesystems import mounted
 from notation import run
-from oracle import source
+from oracle import recorded, source
 
 from batchdiff.extents import concatenated
 from batchdiff.image import files
@@ -83,11 +83,12 @@ def copies(folder: Path, suffix: str) -> tuple[Path, list[Path]]:
 
 def scanned(template, guests, *, sharing):
     sources = [source(image) for image in (template, *guests)]
-    scanner = Scanner(ScanJob(sources[0], tuple(sources[1:]), sharing=sharing))
-    images = [open_image(item) for item in sources]
-    results = [scanner.scan(number) for number in ranges_with_data(images)]
-    for image in images:
-        image.close()
+    scanner = Scanner(ScanJob(sources[0], tuple(recorded(guest) for guest in guests), sharing=sharing))
+    numbers = set()
+    for item in sources:
+        with open_image(item) as image:
+            numbers.update(ranges_with_data(image))
+    results = [scanner.scan(number) for number in sorted(numbers)]
     scanner.close()
     return [concatenated([r.differences[n] for r in results if n in r.differences]) for n in range(len(guests))], [
         r.template_digest for r in results

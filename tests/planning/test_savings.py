@@ -18,7 +18,7 @@ from batchdiff.planning.savings import (
     savings_of,
     sizes_by_cluster_size,
 )
-from batchdiff.qcow2.header import FormatError
+from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.layout import fits, layout_for
 from batchdiff.units import GIB, KIB, MIB, TIB, ceil_div
 

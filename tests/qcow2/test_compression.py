@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import random
+import types
 import zlib
 
 import notation
 import pytest
 import zstandard
-from hypothesis import given
+from examples import examples
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from isal import isal_zlib
 
+from batchdiff.qcow2 import compression
 from batchdiff.qcow2.compression import compressed, decompress
+from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import CompressionType
-from batchdiff.qcow2.header import FormatError
 
 CLUSTER = 4096
 both = pytest.mark.parametrize("kind", CompressionType, ids=["zlib", "zstd"])
@@ -98,3 +103,59 @@ def test_zlib_looks_back_no_further_than_qemu_can():
     noise = b"".join(notation.data("A", sector * 512, 128) for sector in range(48))
     packed = compressed((noise * 11)[:65536], CompressionType.ZLIB)
     assert packed is None
+
+
+DAMAGE = ["none", "flip", "cut", "garbage behind", "zeros behind", "too long", "too short", "insert", "noise"]
+
+
+@settings(max_examples=examples(150, slow=5000))
+@given(st.integers(0, 2**32), st.sampled_from(DAMAGE), st.sampled_from([0, 1, 6, 9]))
+def test_isal_accepts_what_zlib_accepts_and_gives_the_same(seed, damage, level):
+    """Differential: with ISA-L and without it a stream is refused, or gives the same cluster."""
+    rng = random.Random(seed)
+    words = [rng.randbytes(rng.randrange(1, 9)) for _ in range(20)]
+    content = b"".join(rng.choices(words, k=CLUSTER))[:CLUSTER]
+    length = {"too long": CLUSTER + rng.randrange(1, 300), "too short": CLUSTER - rng.randrange(1, 300)}
+    stream = zlib.compressobj(level, wbits=-12)
+    packed = bytearray(stream.compress((content + content)[: length.get(damage, CLUSTER)]) + stream.flush())
+    match damage:
+        case "flip":
+            for _ in range(rng.choice([1, 1, 8])):
+                packed[rng.randrange(len(packed))] ^= 1 << rng.randrange(8)
+        case "cut":
+            del packed[rng.randrange(len(packed)) :]
+        case "garbage behind":
+            packed += rng.randbytes(rng.randrange(1, 600))
+        case "zeros behind":
+            packed += bytes(rng.randrange(1, 600))
+        case "insert":
+            at = rng.randrange(len(packed))
+            packed[at:at] = rng.randbytes(5)
+        case "noise":
+            packed = bytearray(rng.randbytes(rng.randrange(1, 2000)))
+    with pytest.MonkeyPatch.context() as patch:
+        with_isal = _cluster_or_none(bytes(packed))
+        patch.setattr(compression, "_isal_zlib", lambda: None)
+        assert _cluster_or_none(bytes(packed)) == with_isal
+
+
+def _cluster_or_none(packed):
+    try:
+        return decompress(packed, CompressionType.ZLIB, CLUSTER)
+    except FormatError:
+        return None
+
+
+def test_isal_is_used_where_it_is_installed():
+    assert compression._isal_zlib() is not None
+
+
+def test_a_stream_that_isal_alone_refuses_is_read(monkeypatch):
+    content = notation.data("A", 0, CLUSTER)
+    refusing = types.SimpleNamespace(error=isal_zlib.error, decompressobj=_refuse)
+    monkeypatch.setattr(compression, "_isal_zlib", lambda: refusing)
+    assert decompress(compressed(content, CompressionType.ZLIB), CompressionType.ZLIB, CLUSTER) == content
+
+
+def _refuse(*_):
+    raise isal_zlib.error("refused")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from batchdiff.qcow2 import entries
 from batchdiff.qcow2.entries import Origin
+from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import Geometry
-from batchdiff.qcow2.header import FormatError
 
 PLAIN, OLD, EXTENDED = Geometry(65536), Geometry(65536, zero_flag=False), Geometry(65536, extended_l2=True)
 COPIED, COMPRESSED = 1 << 63, 1 << 62

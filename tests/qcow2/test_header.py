@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patching import Patched
 
+from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import CompressionType, Geometry
-from batchdiff.qcow2.header import MAX_NAME, FormatError, Header, build, parse
+from batchdiff.qcow2.header import MAX_NAME, Header, build, parse
 
 
 @st.composite

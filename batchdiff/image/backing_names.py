@@ -1,0 +1,147 @@
+"""What a qcow2 image names as its backing file: which file that is for QEMU, and whether it is the declared one.
+
+::
+
+    low.raw          starts at the image's folder          file:/images/low.raw    the same as without file:
+    /images/low.raw  the file                              file:low.raw            starts anywhere: refused
+                                                           nbd://..., json:...     refused
+
+Source: QEMU ``block.c``, ``bdrv_get_full_backing_filename()``; ``raw_parse_filename()`` in ``block/file-posix.c``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import stat
+
+from batchdiff.errors import ImageError
+from batchdiff.image.contract import Layer
+from batchdiff.image.identity import is_one_image
+from batchdiff.image.lookalike import begins_like, looks_like
+from batchdiff.image.names import unfit
+from batchdiff.image.qcow2 import Qcow2Layer
+from batchdiff.image.source import ImageFormat, ImageSource
+from batchdiff.qcow2.header import Header
+
+_FILE = "file:"
+"""QEMU's protocol for plain files, which it takes off."""
+
+_PLAIN_DRIVERS = {"file": stat.S_ISREG, "host_device": stat.S_ISBLK}
+"""What lies below every format for QEMU: as a format these names mean the bytes as they are, so raw."""
+
+
+def check_backing(layer: Layer, declared: ImageSource | None, *, top: ImageSource) -> None:
+    """Compare what an image names as its backing file with what is declared below it, if anything.
+
+    ``top``: the image whose chain that is.
+
+    :raises ImageError: they differ, or QEMU would read the file in another format.
+    """
+    named = resolved_backing(layer.path, layer.header) if isinstance(layer, Qcow2Layer) else None
+    if named is None:
+        if declared is not None:
+            raise ImageError(
+                f"cannot use {layer.path}",
+                why=f"the manifest declares {declared.path} below it, but it names no backing file",
+                remedy="Correct the `backing` list of the manifest.",
+            )
+    elif declared is None:
+        raise ImageError(
+            f"cannot use {layer.path}",
+            why=f"it rests on the backing file {named}, which the manifest does not declare",
+            remedy=f"If that is right, add it to the `backing` list of {os.path.basename(top.path)}.",
+        )
+    elif not is_one_image(declared.path, named):
+        raise ImageError(
+            f"cannot use {layer.path}",
+            why=f"its header names {named} as its backing file, but {declared.path} is declared below it",
+            remedy=_correction(layer, declared, named),
+        )
+    elif _contradicts(layer, declared):
+        raise ImageError(
+            f"cannot use {layer.path}",
+            why=f"QEMU would not read its backing file {named} as {declared.format}, which the manifest declares",
+            remedy="Correct the `backing` list of the manifest; or, if that is right, the header:"
+            f" {_header_corrected(layer, declared)}.",
+        )
+
+
+def _correction(layer: Layer, declared: ImageSource, named: str) -> str:
+    """How to make header and declaration agree: mostly the images moved, and the header has the former name.
+
+    While the file that the header names is still there, it may be a snapshot with content of its own.
+    """
+    name = declared.path
+    if isinstance(layer, Qcow2Layer) and not os.path.isabs(layer.header.backing_name or "/"):
+        # With ./ before it nothing in the name is taken for a protocol.
+        name = f"./{os.path.relpath(declared.path, os.path.dirname(layer.path))}"
+    unsafe = [] if os.path.lexists(named) else ["-u"]
+    command = ["qemu-img", "rebase", *unsafe, "-f", "qcow2", "-F", declared.format.value, "-b", name, layer.path]
+    if not unsafe:
+        return (
+            f"If it is to rest on that alone, with all that it shows now: `{shlex.join(command)}`."
+            " If the header is right, correct the `backing` list of the manifest."
+        )
+    return (
+        f"If that file moved there, correct the header: `{shlex.join(command)}`."
+        " If it is another file, correct the `backing` list of the manifest."
+    )
+
+
+def _contradicts(layer: Layer, declared: ImageSource) -> bool:
+    """Whether QEMU would read the backing file in another format than the one that is declared."""
+    if not isinstance(layer, Qcow2Layer):
+        return False
+    named = layer.header.backing_format
+    if named is None:
+        # QEMU guesses by the first bytes. Those of what is declared qcow2 are looked at when it is opened.
+        return declared.format is ImageFormat.RAW and begins_like(declared.path) not in {None, ImageFormat.RAW}
+    if named in _PLAIN_DRIVERS and declared.format is ImageFormat.RAW:
+        with contextlib.suppress(OSError):  # whoever opens it says what is wrong
+            return not _PLAIN_DRIVERS[named](os.stat(declared.path).st_mode)
+        return False
+    return named != declared.format.value
+
+
+def _header_corrected(layer: Layer, declared: ImageSource) -> str:
+    """The command that writes the declared format into a header, and changes nothing else."""
+    name = layer.header.backing_name if isinstance(layer, Qcow2Layer) else None
+    return _rebase(layer.path, declared.format, name or declared.path)
+
+
+def _rebase(path: str, form: str, name: str) -> str:
+    return f"`{shlex.join(['qemu-img', 'rebase', '-u', '-f', 'qcow2', '-F', str(form), '-b', name, path])}`"
+
+
+def resolved_backing(path: str, header: Header) -> str | None:
+    """The absolute path that a header's backing name means, relative to the image's folder; None without one.
+
+    :raises ImageError: it names something else than a file, or one that depends on who opens it.
+    """
+    name = header.backing_name
+    if name is None:
+        return None
+    plain = name.removeprefix(_FILE)
+    if plain != name and not os.path.isabs(plain) and not unfit(plain):
+        raise _depends_on_who_opens_it(path, header, plain)
+    if (plain == name and ":" in name.split("/", 1)[0]) or unfit(plain):
+        copy = shlex.join(["qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", path, f"{path}.whole"])
+        raise ImageError(
+            f"cannot use {path}",
+            why=f"its backing file name {name!r} is no plain path; protocols are never followed",
+            remedy=f"If you trust it, make a copy that rests on nothing, and use that: `{copy}`.",
+        )
+    return os.path.realpath(os.path.join(os.path.dirname(path), plain))
+
+
+def _depends_on_who_opens_it(path: str, header: Header, plain: str) -> ImageError:
+    """With a protocol before a relative name, QEMU starts at the folder in which it was started itself."""
+    there = os.path.join(os.path.dirname(path), plain)
+    form = header.backing_format or looks_like(there) or ImageFormat.RAW
+    return ImageError(
+        f"cannot use {path}",
+        why=f"its backing file name {header.backing_name!r} means another file wherever QEMU is started",
+        remedy=f"If {there} is meant, correct the header: {_rebase(path, form, there)}.",
+    )

@@ -1,0 +1,59 @@
+"""How many files this process may have open, and how many more it can open now.
+
+Source: Linux ``getrlimit(2)``; ``Documentation/filesystems/proc.rst``, 1.1 (fd).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+
+from batchdiff.errors import BatchdiffError
+
+_MOST = 1 << 20
+"""What counts for a limit of "unlimited": Linux lets nobody have more (fs.nr_open)."""
+
+_LEAST = 32
+"""A guest that rests on two files is converted with 22 beside those that are open from the start: most of them are
+the chains of the guests that are being verified, and pipes of qemu-img."""
+
+
+def require_descriptors() -> None:
+    """Raise the limit of open files, and look whether it is enough for a fleet of any size.
+
+    :raises BatchdiffError: it is not, or /proc is missing, which says who has an image open.
+    """
+    if not os.path.isdir("/proc/self/fd"):
+        raise BatchdiffError(
+            "/proc is not mounted",
+            why="without it nobody can tell who has an image open",
+            remedy="Mount it (`mount -t proc proc /proc`), and run the same command again.",
+        )
+    raise_descriptor_limit()
+    free = free_descriptors()
+    if free < _LEAST:
+        raise BatchdiffError(
+            "too few files may be open",
+            why=f"{free} more than now, where batchdiff needs {_LEAST}",
+            remedy="Raise the limit (`ulimit -n`, `LimitNOFILE=` of a service).",
+        )
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process have as many files open as the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # then the lower limit is what there is
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def free_descriptors() -> int:
+    """Return how many more files this process may open now."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST if soft == resource.RLIM_INFINITY else soft
+    return max(most - _open_now(), 0)
+
+
+def _open_now() -> int:
+    return len(os.listdir("/proc/self/fd")) - 1  # less the one that lists them

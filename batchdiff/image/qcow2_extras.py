@@ -1,0 +1,51 @@
+"""Snapshots and bitmaps, which a qcow2 file holds besides a disk: checked as far as QEMU reads them on opening it.
+
+Their content is never needed. But a file that QEMU refuses for them is of no use, to a VM or below an overlay.
+"""
+
+from __future__ import annotations
+
+from batchdiff.image import files
+from batchdiff.image.qcow2_tables import read_words
+from batchdiff.qcow2.bitmaps import bitmap_tables, check_bitmap_table
+from batchdiff.qcow2.faults import require
+from batchdiff.qcow2.header import Header
+from batchdiff.qcow2.snapshots import snapshot_tables
+
+
+def check_extras(fd: int, path: str, header: Header, size: int) -> None:
+    """Check the snapshot table and the bitmaps of an open qcow2 file of ``size`` bytes.
+
+    :raises FormatError: QEMU would refuse one of them, or a table is outside the file or on another.
+    :raises ImageError: the disk cannot give them.
+    """
+    if header.snapshots:
+        _check_snapshots(fd, path, header, size)
+    if header.bitmaps:
+        offset, length = header.bitmap_directory
+        directory = bytes(files.read_exactly(fd, length, offset, path))
+        cluster = header.geometry.cluster_size
+        for table, count in bitmap_tables(directory, header.bitmaps, cluster, header.virtual_size):
+            _require_inside(table + count * 8, size, "a bitmap's table")
+            check_bitmap_table(read_words(fd, path, table, count), cluster)
+
+
+def _check_snapshots(fd: int, path: str, header: Header, size: int) -> None:
+    def read(offset: int, length: int) -> bytes:
+        return bytes(files.read_exactly(fd, length, offset, path))
+
+    end, found = snapshot_tables(read, header.snapshots_offset, header.snapshots)
+    _require_inside(end, size, "its snapshot table")
+    others = header.tables()
+    for start, length in found:
+        _require_inside(start + length, size, "a snapshot's L1 table")
+        for offset, other, name in others:
+            # QEMU would find that when it writes to the image, as it does on opening one with bitmaps.
+            require(
+                length == 0 or start + length <= offset or offset + other <= start,
+                f"a snapshot's L1 table lies on the {name}",
+            )
+
+
+def _require_inside(end: int, size: int, what: str) -> None:
+    require(end <= size, f"{what} ends past the end of the file ({size} bytes): it is truncated or damaged")

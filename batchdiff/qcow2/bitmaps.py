@@ -1,0 +1,82 @@
+"""The directory of persistent bitmaps, and their tables: QEMU reads both when it opens a file, or refuses it.
+
+::
+
+    directory   | 24 bytes | name | filled up to 8 | 24 bytes | ...
+    table       | offset of a cluster of the bitmap, or all 0, or all 1 | ...      8 bytes each
+
+Source: QEMU ``docs/interop/qcow2.txt``, "Bitmaps"; ``bitmap_list_load()`` and ``load_bitmap()`` in its
+``block/qcow2-bitmap.c``.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+
+from batchdiff.qcow2.entries import OFFSET_MASK, Words
+from batchdiff.qcow2.faults import require_opened
+from batchdiff.units import MIB, align_up, ceil_div
+
+_ENTRY = struct.Struct(">QIIBBHI")
+_IN_USE, _KNOWN_FLAGS = 1 << 0, 0b11
+_DIRTY_TRACKING = 1
+_GRANULARITIES = range(9, 32)
+_LONGEST_NAME = 1023
+_MAX_BITMAP = 512 * MIB
+_MAX_TABLES = 64 * MIB
+"""Bytes of all tables. Those of a thousand bitmaps of 16 TiB take 4 MiB; more would be read for long."""
+
+_RESERVED = np.uint64(0xFF000000000001FE)
+_ALL_ONES = np.uint64(1)
+
+
+def bitmap_tables(directory: bytes, count: int, cluster_size: int, virtual_size: int) -> list[tuple[int, int]]:
+    """Offset and number of entries of the table of each bitmap that is not marked as in use, so out of date.
+
+    :raises FormatError: QEMU would refuse the directory, or the tables take more than 64 MiB.
+    """
+    tables, names = [], set()
+    for name, (offset, entries, flags, kind, bits) in _entries(directory):
+        _require(name not in names, "two bitmaps have one name")
+        names.add(name)
+        _require(kind == _DIRTY_TRACKING and not flags & ~_KNOWN_FLAGS, "a bitmap is of an unknown kind")
+        _require(bits in _GRANULARITIES, f"a bitmap has a granularity of 2^{bits} bytes")
+        _require(offset and offset % cluster_size == 0, "a table is not aligned to a cluster")
+        _require(0 < entries * cluster_size <= _MAX_BITMAP, f"a table has {entries} entries")
+        in_memory = ceil_div(ceil_div(virtual_size, 1 << bits), 64) * 8
+        _require(in_memory <= _MAX_BITMAP, "a bitmap needs more than 512 MiB")
+        if not flags & _IN_USE:
+            _require(entries == ceil_div(in_memory, cluster_size), "a table does not fit the size of the disk")
+            tables.append((offset, entries))
+    _require(len(names) == count, f"it has {len(names)} entries in place of {count}")
+    _require(sum(entries for _, entries in tables) * 8 <= _MAX_TABLES, "its tables take more than 64 MiB")
+    return tables
+
+
+def _entries(directory: bytes) -> Iterator[tuple[bytes, tuple[int, int, int, int, int]]]:
+    """The name of each bitmap, with its table's offset and entries, its flags, type and granularity."""
+    at = 0
+    while at < len(directory):
+        _require(at + _ENTRY.size <= len(directory), "it ends inside an entry")
+        offset, entries, flags, kind, bits, name_bytes, extra = _ENTRY.unpack_from(directory, at)
+        name = directory[at + _ENTRY.size : at + _ENTRY.size + name_bytes]
+        at = align_up(at + _ENTRY.size + name_bytes, 8)
+        _require(extra == 0, "an entry has extra data, which QEMU does not know")
+        _require(at <= len(directory), "it ends inside a name")
+        _require(name_bytes <= _LONGEST_NAME and b"\0" not in name, "a name is too long, or has a byte 0 in it")
+        yield name, (offset, entries, flags, kind, bits)
+
+
+def check_bitmap_table(words: Words, cluster_size: int) -> None:
+    """:raises FormatError: QEMU would refuse an entry of a bitmap's table."""
+    hosts = words & OFFSET_MASK
+    _require(not (words & _RESERVED).any(), "a table has reserved bits set")
+    _require(not (hosts % np.uint64(cluster_size)).any(), "a table names what is not aligned to a cluster")
+    _require(not ((hosts != 0) & (words & _ALL_ONES != 0)).any(), "a table has reserved bits set")
+
+
+def _require(condition: object, problem: str) -> None:
+    require_opened(condition, f"its bitmap directory is broken: {problem}")

@@ -1,0 +1,116 @@
+"""The header extensions of a qcow2 file, read as strictly as QEMU reads them, or it would refuse what we accept.
+
+::
+
+    | header | type, length | data, filled up to 8 | type, length | data ... | 0, 0 | ...| backing file name
+             ^ the header's length                                                      ^ none of them goes further
+
+Source: QEMU ``docs/interop/qcow2.txt``, "Header extensions"; ``qcow2_read_extensions()`` in its ``block/qcow2.c``.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from batchdiff.qcow2.faults import ENCRYPTED, require, require_opened
+from batchdiff.units import MIB, align_up
+
+BACKING_FORMAT, DATA_FILE = 0xE2792ACA, 0x44415441
+_END, _BITMAPS, _ENCRYPTION = 0, 0x23852875, 0x0537BE77
+_HEAD = struct.Struct(">II")
+
+AUTOCLEAR_BITMAPS, AUTOCLEAR_RAW_DATA_FILE = 1 << 0, 1 << 1
+
+_LONGEST_FORMAT = 15
+"""QEMU keeps the format's name in 16 bytes, the last of which is 0."""
+
+_BITMAPS_FIELDS = struct.Struct(">IIQQ")
+_MAX_BITMAPS = 65535
+_MAX_DIRECTORY = 64 * MIB
+_SHORTEST_BITMAP = 24
+
+
+def extensions_of(cluster: bytes, length: int, name_offset: int) -> Iterator[tuple[int, bytes]]:
+    """Type and data of each header extension in the first cluster; ``length`` is the header's.
+
+    :raises FormatError: they do not end where the backing file's name begins, or the cluster ends.
+    """
+    at, end = length, name_offset or len(cluster)
+    while at < end:
+        require_opened(
+            at + _HEAD.size <= min(end, len(cluster)),
+            f"{end - at} bytes are left over after its last header extension, too few for another one",
+        )
+        kind, size = _HEAD.unpack_from(cluster, at)
+        at += _HEAD.size
+        require_opened(at + size <= end, f"the header extension {kind:#x} does not fit into the header")
+        if kind == _END:
+            return
+        yield kind, cluster[at : at + size]
+        at += align_up(size, 8)
+
+
+def packed_extension(kind: int, data: bytes) -> bytes:
+    """An extension as it stands in the file."""
+    return _HEAD.pack(kind, len(data)) + data + bytes(-len(data) % 8)
+
+
+def end_of_extensions() -> bytes:
+    """What ends the list of them."""
+    return packed_extension(_END, b"")
+
+
+def c_string(data: bytes) -> bytes:
+    """What QEMU takes of a text: it ends at the first byte that is 0."""
+    return data.split(b"\0", 1)[0]
+
+
+def check_supported(found: list[tuple[int, bytes]]) -> None:
+    """:raises FormatError: there is an extension of an encrypted image, or of one whose data are elsewhere."""
+    kinds = {kind for kind, _ in found}
+    require(DATA_FILE not in kinds, "it names an external data file, which is not supported yet")
+    require(_ENCRYPTION not in kinds, "it is encrypted", remedy=ENCRYPTED)
+
+
+def backing_format(found: list[tuple[int, bytes]]) -> str | None:
+    """The backing file's format as the last such extension names it; None if there is none, or an empty one.
+
+    :raises FormatError: a name is longer than QEMU takes.
+    """
+    formats = [data for kind, data in found if kind == BACKING_FORMAT]
+    for data in formats:
+        require_opened(
+            len(data) <= _LONGEST_FORMAT,
+            f"its backing file's format has a name of {len(data)} bytes, more than {_LONGEST_FORMAT}",
+        )
+    named = c_string(formats[-1]) if formats else b""
+    return named.decode("ascii", "replace") or None
+
+
+def bitmaps_of(found: list[tuple[int, bytes]], autoclear: int) -> tuple[int, int, int]:
+    """Number of persistent bitmaps, offset and length of their directory; without their bit they mean nothing.
+
+    :raises FormatError: QEMU would refuse the extension.
+    """
+    result = 0, 0, 0
+    for data in [data for kind, data in found if kind == _BITMAPS]:
+        # Also without the bit: QEMU looks at the length first.
+        require_opened(
+            len(data) == _BITMAPS_FIELDS.size,
+            f"its bitmaps extension has {len(data)} bytes in place of {_BITMAPS_FIELDS.size}",
+        )
+        if autoclear & AUTOCLEAR_BITMAPS:
+            result = _directory(data)
+    return result
+
+
+def _directory(data: bytes) -> tuple[int, int, int]:
+    count, reserved, length, offset = _BITMAPS_FIELDS.unpack(data)
+    require_opened(reserved == 0, "the reserved field of its bitmaps extension is not 0")
+    require_opened(0 < count <= _MAX_BITMAPS, f"{count} bitmaps are outside 1 to QEMU's limit of {_MAX_BITMAPS}")
+    require_opened(
+        count * _SHORTEST_BITMAP <= length <= _MAX_DIRECTORY,
+        f"its bitmap directory of {length} bytes is too short or too long for {count}",
+    )
+    return count, offset, length

@@ -1,0 +1,43 @@
+r"""Text in the letters that its reader has: the C locale, or one of Latin-1, does not have all of them.
+
+::
+
+    UTF-8     …東京.img ±1 MiB
+    ASCII     ...\u6771\u4eac.img +/-1 MiB
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_encoding: ContextVar[str] = ContextVar("encoding", default="utf-8")
+
+_INSTEAD = {"…": "...", "±": "+/-"}
+"""What the report itself writes."""
+
+
+@contextmanager
+def written_in(encoding: str) -> Iterator[None]:
+    """Inside, reports keep to the letters of an encoding."""
+    before = _encoding.set(encoding)
+    try:
+        yield
+    finally:
+        _encoding.reset(before)
+
+
+def writable(text: str) -> str:
+    r"""Return the text with what its reader has no letter for as ``\xfc`` or ``\u6771``."""
+    if text.isascii() or _has(text):
+        return text
+    return "".join(letter if _has(letter) else _INSTEAD.get(letter, ascii(letter)[1:-1]) for letter in text)
+
+
+def _has(text: str) -> bool:
+    try:
+        text.encode(_encoding.get())
+    except UnicodeEncodeError:
+        return False
+    return True
