@@ -20,11 +20,12 @@ from batchdiff.image.blocks import NO_BLOCKS, Blocks, blocks_of
 from batchdiff.image.btrfs import StoredExtent, is_btrfs, stored_extents
 from batchdiff.image.exactness import Exactness
 from batchdiff.image.fiemap import ExtentFlag, PhysicalExtent, physical_extents
+from batchdiff.image.hard_links import other_names
 from batchdiff.image.mounts import filesystem_of
 from batchdiff.image.overlayfs import OVERLAYFS, upper_place
 from batchdiff.image.volume import MEASURED, not_measured
 
-_OF_OTHERS = "what it shares with other files than the template comes back, too, with the last of them"
+_OF_OTHERS = "blocks shared with other files than the template come back, too, with the last of them"
 
 _OF_DEVICES = "a block device's bytes go back to its pool, which df does not show, and of a thin one what it took"
 
@@ -63,8 +64,8 @@ def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS) -> DiskUse:
     if not stat.S_ISREG(info.st_mode):
         size = allocated_bytes(fd, path)
         return DiskUse(size, size, Exactness.AT_MOST, _OF_DEVICES)
-    if info.st_nlink > 1:
-        return DiskUse(allocated_bytes(fd, path), 0, note="it has another hard link")
+    if names := other_names(fd, path):
+        return DiskUse(allocated_bytes(fd, path), 0, note=names)
     filesystem = filesystem_of(fd)
     if filesystem == OVERLAYFS:
         return _in_layers(fd, path, kept)
@@ -80,7 +81,7 @@ def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
     upper = upper_place(fd, path)
     if upper is None:
         found = _by_blocks(fd, path, kept)
-        why = "it may be in a lower layer of its overlayfs, which frees nothing; from here that cannot be seen"
+        why = "perhaps in a lower layer of overlayfs, which cannot be seen from here; deleting frees nothing there"
         return replace(found, exactness=Exactness.AT_MOST, note=why)
     try:
         real = os.open(upper, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -117,7 +118,7 @@ def _untold(fd: int, path: str, shared: list[PhysicalExtent]) -> DiskUse:
     free = max(allocated - sum(extent.length for extent in shared), 0)
     packed = any(True for _ in physical_extents(fd, path, having=ExtentFlag.ENCODED) or ())
     if packed:
-        why = "btrfs has compressed it, and only root (CAP_SYS_ADMIN) can ask how far"
+        why = "compressed by btrfs, and only root (CAP_SYS_ADMIN) can ask how far"
         return DiskUse(allocated, free, Exactness.UNKNOWN, why)
     why = "btrfs keeps what was overwritten until the file goes, and only root (CAP_SYS_ADMIN) can ask how much"
     return DiskUse(allocated, free, Exactness.AT_LEAST, why)
@@ -125,9 +126,10 @@ def _untold(fd: int, path: str, shared: list[PhysicalExtent]) -> DiskUse:
 
 def _less(allocated: int, shared_bytes: int, shared: list[PhysicalExtent], kept: Blocks) -> DiskUse:
     free = max(allocated - shared_bytes, 0)
-    if not blocks_of(shared).are_within(kept):
-        return DiskUse(allocated, free, Exactness.AT_LEAST, _OF_OTHERS)
-    return DiskUse(allocated, free, note="" if free or not shared else "it shares all its blocks with other files")
+    nothing = "it shares all its blocks with other files" if shared and not free else ""
+    if blocks_of(shared).are_within(kept):
+        return DiskUse(allocated, free, note=nothing)
+    return DiskUse(allocated, free, Exactness.AT_LEAST, nothing or _OF_OTHERS)
 
 
 def _shared(fd: int, path: str) -> list[PhysicalExtent]:

@@ -87,7 +87,7 @@ def _measured(mount: Mount, folder: str, guest: int, block: int) -> Volume:
             why = "btrfs compresses the overlay, and how far shows only then"
             return Volume(kind, block, Exactness.AT_MOST, why)
         case "tmpfs" as kind if mount.option("huge") not in {None, "never"}:
-            why = "its tmpfs may take huge pages for the overlay, or small ones (huge=)"
+            why = "the tmpfs may take huge pages for the overlay, or small ones (huge=)"
             return Volume(kind, _huge_page(), Exactness.AT_MOST, why)
         case kind:
             return Volume(kind, block)
@@ -104,7 +104,7 @@ def _huge_page() -> int:
 def _of_upper_layer(fd: int, folder: str, guest: int, block: int) -> Volume:
     upper = upper_place(fd, folder)
     if upper is None:
-        why = "the upper layer of its overlayfs cannot be seen from here"
+        why = "the filesystem below overlayfs, which the overlay goes to, cannot be seen from here"
         return Volume(OVERLAYFS, block, Exactness.UNKNOWN, why)
     while not os.path.isdir(upper):
         upper = os.path.dirname(upper)  # a folder that is only in a lower layer is made once something is written

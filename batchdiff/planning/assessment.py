@@ -10,11 +10,10 @@ from functools import partial
 
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.extents import Extents, Kind
-from batchdiff.image.allocation import disk_use
+from batchdiff.image.allocation import DiskUse, disk_use
 from batchdiff.image.blocks import NO_BLOCKS, Blocks
 from batchdiff.image.exactness import Exactness
 from batchdiff.image.files import settle_reads
-from batchdiff.image.hard_links import other_names
 from batchdiff.image.image import Image
 from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.image.volume import Volume, volume_of
@@ -159,8 +158,7 @@ def _measured(
         overlay, free = packed(layout, extents, volume.unit), 0
     use = disk_use(fd, image.path, kept=premises.kept.get(os.fstat(fd).st_dev, NO_BLOCKS))
     savings = savings_of(guest=use, volume=volume, overlay=overlay, sizes=content.sizes, shared=free)
-    names = other_names(fd, image.path)
-    verdict, reason = _verdict(savings, premises.manifest.minimum_savings, content.similarity, names)
+    verdict, reason = _verdict(savings, use, premises.manifest.minimum_savings, content.similarity)
     plan = _guest_plan(entry, candidate.record, verdict, reason)
     data, zero = runs_of(extents)
     return dataclasses.replace(
@@ -209,12 +207,11 @@ def _compressed(candidate: Candidate, layout: Layout, extents: Extents, unit: in
     return packed.file_size, stored.error_bytes, disk_bytes(packed, stored.disk_bytes, unit)
 
 
-def _verdict(savings: Savings, minimum: float, similarity: Similarity | None, names: str) -> tuple[Verdict, str]:
-    """Return whether a guest is worth converting. ``names``: that it has hard links, in words, if it has."""
+def _verdict(savings: Savings, use: DiskUse, minimum: float, similarity: Similarity | None) -> tuple[Verdict, str]:
     share = savings.saved_bytes / savings.allocated_bytes if savings.allocated_bytes else 0.0
     if savings.saved_bytes <= 0:
-        if savings.reclaimable_bytes == 0 < savings.allocated_bytes:
-            return Verdict.SKIP, f"deleting it would free nothing: {names or savings.note}"
+        if use.reclaimable == 0 < use.allocated:
+            return Verdict.SKIP, f"deleting it would free nothing: {use.note}"
         if unlike := why_unlike(similarity):
             return Verdict.SKIP, unlike
         would = "would" if savings.exactness in {Exactness.EXACT, Exactness.AT_MOST} else "might"

@@ -25,12 +25,13 @@ def estimated_size(count: int, error: int) -> str:
 _WORDS = {Exactness.AT_LEAST: "at least ", Exactness.AT_MOST: "at most "}
 
 
-def bounded_size(count: int, exactness: Exactness) -> str:
-    """``at least 1.2 GiB``, ``unknown``, or the number as it is."""
+def bounded_size(count: int, exactness: Exactness, error: int = 0) -> str:
+    """``at least 1.2 GiB``, ``unknown``, ``~1.2 GiB`` where it may be off by ``error`` bytes, or as it is."""
     if exactness is Exactness.UNKNOWN:
         return "unknown"
     # "At most -3 GiB" would be hard to grasp, and such a guest is not converted.
-    return f"{_WORDS.get(exactness, '') if count > 0 else ''}{format_size(count)}"
+    words = _WORDS.get(exactness, "~" if error else "")
+    return f"{words if count > 0 else ''}{format_size(count)}"
 
 
 def share(saved: int, allocated: int) -> float | None:

@@ -95,7 +95,7 @@ def _row(guest: GuestPlan) -> tuple[str, ...]:
         printable(guest.name),
         format_size(savings.allocated_bytes),
         estimated_size(savings.overlay_bytes, savings.overlay_error_bytes),
-        bounded_size(savings.saved_bytes, savings.exactness),
+        bounded_size(savings.saved_bytes, savings.exactness, savings.overlay_error_bytes),
         _share(savings),
         *last,
     )
@@ -107,7 +107,7 @@ def _totals_row(plan: Plan) -> tuple[str, ...]:
         "total",
         format_size(totals.allocated_bytes),
         estimated_size(totals.overlay_bytes, error_bytes(plan.guests)),
-        bounded_size(totals.saved_bytes, totals.exactness),
+        bounded_size(totals.saved_bytes, totals.exactness, error_bytes(plan.guests)),
         _share(totals),
         "",
         f"{totals.convert} of {totals.guests}",
@@ -152,7 +152,8 @@ def _how_saved(plan: Plan, width: int) -> Iterator[str]:
             if len(chosen) == 1
             else ("the overlays take", "their files have")
         )
-        about = "about " if error_bytes(plan.guests) else ""
+        bounded = any(savings.exactness is not Exactness.EXACT for savings in chosen)
+        about = "about " if error_bytes(plan.guests) else "up to " if bounded else ""
         text = f"saved counts what {what} on disk: {about}{format_size(on_disk)}, for {why} holes."
         yield paragraph(text, width=width)
     if any(savings.saved_bytes != savings.allocated_bytes - savings.overlay_disk_bytes for savings in chosen):

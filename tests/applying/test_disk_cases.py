@@ -12,6 +12,9 @@ TOLERANCE = 0.01
 TREES = 320 * KIB
 """What a filesystem's own trees may grow by: btrfs has each node of 16 KiB twice."""
 
+LISTS = 0.002
+"""What lists of extents may add to the two overlays of many."""
+
 QUICK = {
     "ext4, bigalloc, clusters of 64 KiB",
     "XFS, blocks of 64 KiB",
@@ -32,8 +35,8 @@ def assert_kept(case: Case, folder, size: int) -> None:
         assert found.given_back <= found.saved + slack, found
     if case.exactness == "exact":
         planned, taken = found.on_disk
-        # A file of many extents has a unit of them, on each of two overlays.
-        assert 0 <= taken - planned <= 2 * found.unit, found
+        # A file of many extents has a unit of them, or with reflinks on XFS some more, on each of two overlays.
+        assert 0 <= taken - planned <= 2 * found.unit + LISTS * planned, found
 
 
 @pytest.mark.parametrize("case", [each for each in CASES if each.name in QUICK], ids=lambda case: case.name)

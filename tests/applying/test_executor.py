@@ -64,8 +64,9 @@ def test_space_is_asked_for_what_is_still_to_be_written(tmp_path, monkeypatch):
     stage = Stage(tmp_path, monkeypatch, names=("vm", "web"))
     asked = []
 
-    def check_space(guests, retire):
+    def check_space(guests, retire, protected):
         asked.append(([guest.name for guest in guests], retire))
+        assert (protected is not None) is stage.plan.protect_template
 
     monkeypatch.setattr(executor, "check_space", check_space)
     stage.apply(guests=("vm",))

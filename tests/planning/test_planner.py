@@ -14,6 +14,7 @@ import subprocess
 import naive
 import notation
 import pytest
+from disk_cases import layers
 from filesystems import mounted
 from oracle import source, within
 
@@ -406,15 +407,6 @@ def test_minimum_savings(tmp_path, minimum, verdict):
     assert verdict is Verdict.CONVERT or "below the minimum of 50.0%" in guest.reason
 
 
-def test_hard_links_save_nothing(tmp_path, template):
-    path = tmp_path / "g.img"
-    shutil.copy(template, path)
-    os.link(path, tmp_path / "other name")
-    guest = only_guest(template, path)
-    assert guest.verdict is Verdict.SKIP
-    assert "hard link" in guest.reason
-
-
 def test_reflink_copies_save_little(tmp_path):
     """Nothing of an untouched reflink copy would come back."""
     with mounted(tmp_path, "xfs") as point:
@@ -426,9 +418,21 @@ def test_reflink_copies_save_little(tmp_path):
             file.write(random.Random(1).randbytes(2 * MIB))
         same, changed = planned(template, *copies).guests
         assert same.verdict is Verdict.SKIP
+        assert same.reason == "deleting it would free nothing: it shares all its blocks with other files"
         assert same.savings.reclaimable_bytes == 0
         assert same.savings.allocated_bytes == 16 * MIB
         assert changed.savings.reclaimable_bytes == 2 * MIB
+
+
+def test_a_guest_in_a_lower_layer_is_not_converted(tmp_path):
+    """Its overlay would only take space."""
+    with layers(tmp_path) as merged:
+        notation.write_raw(tmp_path / "below" / "g.img", "4M:A")
+        notation.run("mount", "-o", "remount", str(merged))
+        template = notation.write_raw(merged / "t.img", "4M:A")
+        (found,) = planned(template, merged / "g.img").guests
+        assert found.verdict is Verdict.SKIP
+        assert found.reason == "deleting it would free nothing: it is in a lower layer of its overlayfs"
 
 
 def test_auto_takes_the_smallest_overlay(tmp_path):

@@ -78,6 +78,8 @@ def test_an_estimate_is_marked_with_its_error():
     report = plan_text(small_plan(WEB, PACKED))
     assert "~1.1 GiB ±11 MiB" in line_of(report, "db01")
     assert "~1.6 GiB ±11 MiB" in line_of(report, "total")
+    assert "~10.9 GiB" in line_of(report, "db01")
+    assert "~20.4 GiB" in line_of(report, "total")
     assert "~" not in line_of(report, "web01")
     assert "~ marks the estimated size" in report
     assert "~" not in plan_text(small_plan(WEB))
