@@ -11,8 +11,6 @@ import ctypes
 import mmap
 import threading
 
-import numpy as np
-
 from batchdiff.units import MIB
 
 _KEPT = 2 * MIB
@@ -41,8 +39,8 @@ def scratch(length: int) -> memoryview:
 
 
 def address_of(buffer: memoryview) -> int:
-    """Return the address of a buffer's first byte."""
-    return int(np.frombuffer(buffer, dtype=np.uint8).ctypes.data)
+    """Return the address of a writable buffer's first byte."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
 
 
 def same_bytes(left: int, right: int, length: int) -> bool:
