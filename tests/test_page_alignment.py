@@ -5,7 +5,7 @@ from collections import Counter
 
 import notation
 import pytest
-from oracle import source
+from oracle import recorded, source
 from overlays import geometry_of, write
 
 from batchdiff.applying.overlay import NewImage
@@ -54,7 +54,7 @@ def images(tmp_path):
 
 def test_scan(images, misaligned):
     template, guest = images
-    scanner = Scanner(ScanJob(source(template), (source(guest),)))
+    scanner = Scanner(ScanJob(source(template), (recorded(guest),)))
     assert scanner.scan(0).differences
     scanner.close()
     assert_aligned(misaligned)
