@@ -9,6 +9,7 @@ from batchdiff.applying.journal import read_notes
 from batchdiff.applying.notes import Notes
 from batchdiff.cli.console import Console
 from batchdiff.errors import EXIT_DONE, UsageError
+from batchdiff.image.faults import reason
 from batchdiff.image.fingerprint import NO_FILE, fingerprint_at
 from batchdiff.model.known_states import is_known_state
 from batchdiff.model.plan import Plan, Verdict
@@ -67,4 +68,4 @@ def _write(path: str, text: str) -> None:
         with open(path, "x", encoding="utf-8") as file:
             file.write(text if text.endswith("\n") else text + "\n")
     except OSError as error:
-        raise UsageError(f"cannot write the report to {path}", why=error.strerror or str(error)) from error
+        raise UsageError(f"cannot write the report to {path}", why=reason(error)) from error
