@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 import struct
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 OWNER, USER, GROUP_OBJ, GROUP, MASK, OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
@@ -47,3 +51,38 @@ def can_read(path: str | Path, user: int, group: int, groups: Iterable[int] = ()
     done = subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=60)
     assert done.returncode == 0 or b"Permission denied" in done.stderr, done
     return done.returncode == 0
+
+
+def as_user(user: int, root: str | Path | Callable[[], None], act: Callable[[], Result]) -> Result:
+    """What a function returns that runs under another user's id, in a process for which ``root`` is all there is.
+
+    The folders above it, which pytest closes to others, are not in the way then. What it raises comes back, too.
+    Or ``root`` is a function, which prepares the process as root in another way.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            if callable(root):
+                root()
+            else:
+                os.chroot(root)
+            os.chdir("/")
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+            try:
+                answer = (act(), None)
+            except Exception as error:  # for the test to look at
+                answer = (None, error)
+            os.write(writing, pickle.dumps(answer))
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        data = pipe.read()
+    os.waitpid(child, 0)
+    value, error = pickle.loads(data)  # our own child wrote it
+    if error is not None:
+        raise error
+    return value

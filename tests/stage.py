@@ -109,6 +109,7 @@ class Stage:
         self.plan = self.planned()
         self.on_step: dict[Step, Callable[[], None]] = {}
         self.steps: list[tuple[str, Step]] = []
+        self.notices: list[str] = []
         self.judge = Judge()
         self.stop = Stop()
         patch.setattr(qemu_img, "compare", self.judge.compare)
@@ -208,6 +209,10 @@ class Stage:
         """See :class:`batchdiff.applying.run.Watch`."""
         self.steps.append((guest, step))
         self.on_step.get(step, nothing)()
+
+    def notice(self, text: str) -> None:
+        """See :class:`batchdiff.applying.run.Watch`."""
+        self.notices.append(text)
 
     @contextmanager
     def session(self, *, unseen: bool = False) -> Iterator[Session]:

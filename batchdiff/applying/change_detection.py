@@ -33,9 +33,7 @@ class ChangeDetector:
         :raises PlanError: it is gone, or it changed in a way that batchdiff did not cause.
         """
         if now is None:
-            raise PlanError(
-                f"{path} is gone", remedy="Nothing was deleted. Bring it back, then run the same command again."
-            )
+            raise PlanError(f"{path} is gone", remedy="Bring it back, then run the same command again.")
         before = self.seen.setdefault(key, now)
         if now in self.journal.notes.changed and before.differs_in_ctime_only(now):
             self.seen[key] = now

@@ -17,7 +17,7 @@ import os
 from dataclasses import replace
 
 from batchdiff.applying import retire
-from batchdiff.applying.endings import another_file, fate, lost, opens, quarantined_by_another
+from batchdiff.applying.endings import another_file, exists_already, fate, lost, opens, quarantined_by_another
 from batchdiff.applying.incoming import IncomingFile
 from batchdiff.applying.no_dependents import require_no_dependents
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
@@ -27,9 +27,11 @@ from batchdiff.applying.run import Run
 from batchdiff.applying.steps import Action, IncomingAt, OutgoingAt, Scene, next_action
 from batchdiff.applying.task import Task
 from batchdiff.errors import GuestError
+from batchdiff.image.faults import naming, obstacle
 from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.image.image import Image
+from batchdiff.image.permissions import Deed
 from batchdiff.model import own_names
 from batchdiff.model.manifest import Retire
 from batchdiff.model.whole_file import sync_folder
@@ -163,17 +165,20 @@ class Conversion:
     def _write(self) -> None:
         target = self._incoming.path
         if os.path.lexists(target) and not self.task.one_name:
-            raise GuestError(f"{target} exists already", remedy="Move it away, or plan with another overlay path.")
+            raise exists_already(self.task)
         require_lasting(target)
         image = self._image()
         temporary = own_names.temporary(target)
+        if fault := obstacle(Deed.RENAME, temporary):  # or the whole file would be written in vain
+            raise GuestError(f"{target} was not written", why=fault.why, remedy=fault.remedy)
         self._note(Step.CHECKED, temporary=temporary)
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            self.notes += self.task.write(fd, image)
-            # Where this fails the file is thrown away: the kernel may have dropped the pages and call them clean.
-            os.fsync(fd)
-            self._incoming.known = identify(fd)
+            with naming(temporary):
+                self.notes += self.task.write(fd, image)
+                # If this fails the file is thrown away: the kernel may have dropped the pages and call them clean.
+                os.fsync(fd)
+                self._incoming.known = identify(fd)
         finally:
             os.close(fd)
         self._note(Step.WRITTEN)

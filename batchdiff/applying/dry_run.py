@@ -23,9 +23,7 @@ from batchdiff.applying.task import Task
 from batchdiff.applying.template import accept_template
 from batchdiff.applying.undoing import Chosen, purgeable, require_decision, restorable, why_template_is_lost
 from batchdiff.applying.verification import require_judges
-from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import DifferenceError, StopError
-from batchdiff.image.opening import inspect
 from batchdiff.image.source import ImageSource
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import GuestPlan
@@ -93,10 +91,9 @@ def _dry_run(
 ) -> Iterator[GuestOutcome]:
     if not found:
         return
-    require_judges(VerifyMode.FULL)
+    require_judges()
     with template_held(session) as run:
         accept_template(run)
-        inspect(run.template)
         for guest, standing in found:
             session.stop.check()
             try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from batchdiff.applying.commands import command
 from batchdiff.applying.guest_files import missing
-from batchdiff.applying.notes import Fate
+from batchdiff.applying.notes import Fate, Goal
 from batchdiff.applying.steps import OutgoingAt
 from batchdiff.applying.task import Task
 from batchdiff.errors import GuestError, ImageError
+from batchdiff.image.faults import AGAIN
 from batchdiff.image.opening import open_image
 from batchdiff.image.source import ImageSource
 
@@ -31,9 +32,9 @@ def lost(task: Task, where: OutgoingAt) -> GuestError:
     names, incoming = task.outgoing.names, task.incoming.source.path
     if where is OutgoingAt.GONE:
         return GuestError(
-            f"{names.own} is gone, and its overlay {incoming} is missing or cannot be read",
+            f"{names.own} is gone, and {incoming} is missing or cannot be read",
             why="both were removed or moved",
-            remedy="Nothing was changed. Bring one of them back. If the pool was moved, see docs/moving.md.",
+            remedy="Bring one of them back. If the pool was moved, see docs/moving.md.",
         )
     return GuestError(
         f"the overlay {incoming} is gone, with what its VM wrote",
@@ -44,7 +45,13 @@ def lost(task: Task, where: OutgoingAt) -> GuestError:
 
 
 def another_file(task: Task, quarantined: str) -> GuestError:
-    """Return why an original in quarantine cannot get its name back: another file has it by now."""
+    """Return why a file cannot get its name back: another file has it by now."""
+    if task.goal is not Goal.APPLY:
+        return GuestError(
+            f"another file stands at {task.outgoing.names.own}",
+            why=f"the file that was verified is {quarantined}",
+            remedy=f"Look at both, and move away the one that does not count; {AGAIN}",
+        )
     return GuestError(
         f"another file stands at {task.outgoing.names.own}",
         why=f"the original that was planned is in quarantine as {quarantined}",
@@ -71,3 +78,12 @@ def quarantined_by_another(path: str) -> GuestError:
         why="it is an original that another plan has put into quarantine",
         remedy="`batchdiff status` of that plan shows where it stands; undo or end the quarantine with that plan.",
     )
+
+
+def exists_already(task: Task) -> GuestError:
+    """Return why nothing is written: a file has the name already, and nothing shows that it is ours."""
+    if task.goal is Goal.APPLY:
+        remedy = "Move it away, or plan again with another `overlay.path`."
+    else:
+        remedy = f"Look at what it is, and move it away; {AGAIN}"
+    return GuestError(f"{task.incoming.source.path} exists already", remedy=remedy)

@@ -17,13 +17,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from batchdiff.applying.executor import chosen
-from batchdiff.applying.guest_files import Found, find_original, find_overlay, missing, whole_originals
+from batchdiff.applying.guest_files import Found, find_original, find_overlay, missing
 from batchdiff.applying.notes import Notes, Standing
 from batchdiff.applying.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.stopping import Stop
 from batchdiff.applying.template import doubt, require_content
 from batchdiff.applying.verification import Check, Comparison, check_used, require_judges, verify
 from batchdiff.applying.verify_mode import VerifyMode
+from batchdiff.applying.whole_originals import original_too, originals_first
 from batchdiff.errors import (
     BatchdiffError,
     DifferenceError,
@@ -33,6 +34,7 @@ from batchdiff.errors import (
     StopError,
     VerificationError,
 )
+from batchdiff.image.faults import explained
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image, peek_header
 from batchdiff.image.source import ImageSource
@@ -48,13 +50,13 @@ def examined(plan: Plan, notes: Notes, names: tuple[str, ...] | None, stop: Stop
     :raises ProgramError: qemu-img is missing.
     """
     guests = chosen(plan, names)
-    require_judges(VerifyMode.FULL)
+    require_judges()
     converted = [(guest, standing) for guest in guests if (standing := notes.under_way(guest.name))]
     converted = [(guest, standing) for guest, standing in converted if standing.published]
     yield _template(plan, notes, [guest for guest, _ in converted], stop)
     for guest, standing in converted:
         stop.check()
-        yield _guest(guest, standing, plan, stop)
+        yield _guest(guest, standing, plan, notes, stop)
 
 
 def _template(plan: Plan, notes: Notes, converted: list[GuestPlan], stop: Stop) -> Finding:
@@ -65,12 +67,15 @@ def _template(plan: Plan, notes: Notes, converted: list[GuestPlan], stop: Stop) 
             return _opened_template(plan, notes, template, stop)
     except PlanError as error:
         health = Health.DAMAGED if "changed" in error.what else Health.UNKNOWN
-        return Finding("template", path, health, f"{error}{whole_originals(converted, notes)}")
+        return Finding("template", path, health, str(originals_first(error, converted, notes)))
     except BatchdiffError as error:
         if isinstance(error, StopError):
             raise
-        gone = f"{error.reason}. All overlays rest on it: bring it back, or add `--map OLD=NEW` if it was moved."
-        return Finding("template", path, Health.DAMAGED, f"{gone}{whole_originals(converted, notes)}")
+        remedy = "Bring it back, or add `--map OLD=NEW` if it was moved."
+        lost = ImageError(error.what, why=f"{error.why}; all overlays rest on it", remedy=remedy)
+        if _may_not_be_read(error):
+            return Finding("template", path, Health.UNKNOWN, str(error))
+        return Finding("template", path, Health.DAMAGED, str(originals_first(lost, converted, notes)))
 
 
 def _opened_template(plan: Plan, notes: Notes, template: Image, stop: Stop) -> Finding:
@@ -84,7 +89,7 @@ def _opened_template(plan: Plan, notes: Notes, template: Image, stop: Stop) -> F
     return Finding("template", path, Health.TOUCHED, f"{reason}; its content is what it was")
 
 
-def _guest(guest: GuestPlan, standing: Standing, plan: Plan, stop: Stop) -> Finding:
+def _guest(guest: GuestPlan, standing: Standing, plan: Plan, notes: Notes, stop: Stop) -> Finding:
     path = guest.overlay_path
     try:
         overlay = find_overlay(guest, standing)
@@ -97,11 +102,13 @@ def _guest(guest: GuestPlan, standing: Standing, plan: Plan, stop: Stop) -> Find
         who = users(path) or error.what
         return Finding(guest.name, path, Health.IN_USE, f"{who}, so it was not checked")
     except VerificationError as error:
-        return Finding(guest.name, path, Health.DAMAGED, str(error))
+        health = Health.UNKNOWN if _may_not_be_read(error) else Health.DAMAGED
+        told = error if health is Health.UNKNOWN else original_too(error, guest, notes)
+        return Finding(guest.name, path, health, str(told))
     except BatchdiffError as error:
         return Finding(guest.name, path, Health.UNKNOWN, str(error))
     except OSError as error:
-        return Finding(guest.name, path, Health.UNKNOWN, error.strerror or str(error))
+        return Finding(guest.name, path, Health.UNKNOWN, ". ".join(explained(error)))
 
 
 def _missing(guest: GuestPlan, standing: Standing) -> Finding:
@@ -136,9 +143,18 @@ def _require_readable(overlay: ImageSource) -> None:
     try:
         peek_header(overlay.path)
     except ImageError as error:
+        if _may_not_be_read(error):
+            raise
         raise VerificationError(f"{overlay.path} is not an overlay", why=error.reason) from error
     open_image(overlay).close()
 
 
 def _sound(guest: GuestPlan, why: str) -> Finding:
     return Finding(guest.name, guest.overlay_path, Health.SOUND, why)
+
+
+def _may_not_be_read(error: BaseException | None) -> bool:
+    """Whether this user lacks a permission: that says nothing of the file."""
+    while error is not None and not isinstance(error, PermissionError):
+        error = error.__cause__
+    return error is not None

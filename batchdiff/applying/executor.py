@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from batchdiff.applying.outcomes import converted, not_converted
+from batchdiff.applying.outcomes import converted, not_converted, with_way_back
 from batchdiff.applying.overlaying import Manner, overlay_task
 from batchdiff.applying.pipeline import Way, arrivals
 from batchdiff.applying.protection import note_interrupted
@@ -21,7 +21,6 @@ from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import PlanError, UsageError
 from batchdiff.image.identity import identity_of
 from batchdiff.image.image import Image
-from batchdiff.image.opening import inspect
 from batchdiff.image.underlying import all_underlying
 from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import GuestOutcome
@@ -52,7 +51,6 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         template = run.template
         note_interrupted(template, plan.template.fingerprints, session.journal)
         accept_template(run)
-        inspect(template)
         sync(template)
         pending = [g for g in guests if g.verdict is Verdict.CONVERT and not _is_published(g, session)]
         check_space(pending, options.retire, template if plan.protect_template else None)
@@ -63,7 +61,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         arriving = arrivals(ways, run)
         for guest in guests:
             if guest.verdict is Verdict.CONVERT:
-                yield converted(guest, next(arriving))
+                yield converted(guest, with_way_back(next(arriving), guest, session.journal.notes))
             else:
                 yield not_converted(guest)
 
@@ -80,7 +78,8 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
             "originals are only deleted after full verification",
             remedy="Leave `--verify` out, or use `--retire keep` or `--retire quarantine`.",
         )
-    require_judges(options.verify)
+    if options.verify is VerifyMode.FULL:
+        require_judges("Or use `--verify native`, with which no original can be deleted.")
     return guests
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batchdiff.applying.notes import Goal, Notes, Standing
 from batchdiff.applying.places import original_names, overlay_names
-from batchdiff.applying.standings import OnDisk
-from batchdiff.errors import BatchdiffError, GuestError
+from batchdiff.applying.standings import OnDisk, TemplateIs
+from batchdiff.errors import GuestError
 from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.model.plan import GuestPlan, Plan
 
@@ -150,12 +150,24 @@ def _regular(path: str) -> Fingerprint | None:
 
 def on_disk(plan: Plan, notes: Notes) -> dict[str, OnDisk]:
     """Return what is there of each guest that apply has begun, by name; only looks."""
-    found = {}
+    found, template = {}, _template(plan)
     for guest in plan.guests:
         standing = notes.under_way(guest.name)
         if standing is not None:
-            found[guest.name] = _on_disk(guest, standing)
+            found[guest.name] = replace(_on_disk(guest, standing), template=template)
     return found
+
+
+def _template(plan: Plan) -> TemplateIs:
+    """A mode or owner that changed is of no matter, and neither is another inode, as after a move."""
+    files = (plan.template.source, *plan.template.source.backing)
+    for file, planned in zip(files, plan.template.fingerprints, strict=True):
+        now = fingerprint_at(file.path)
+        if now is None:
+            return TemplateIs.MISSING
+        if (now.size, now.mtime_ns) != (planned.size, planned.mtime_ns):
+            return TemplateIs.WRITTEN_TO
+    return TemplateIs.THERE
 
 
 def _on_disk(guest: GuestPlan, standing: Standing) -> OnDisk:
@@ -164,22 +176,3 @@ def _on_disk(guest: GuestPlan, standing: Standing) -> OnDisk:
     except GuestError as error:
         return OnDisk(None, None, error.why)
     return OnDisk(overlay.path if overlay else None, original.path if original else None)
-
-
-def whole_originals(guests: list[GuestPlan], notes: Notes) -> str:
-    """Return a sentence that names the intact originals and how to go back to them; empty if there are none."""
-    found = []
-    for guest in guests:
-        try:
-            original = find_original(guest, notes.under_way(guest.name))
-        except BatchdiffError:
-            continue
-        if original is not None and original.proven:
-            found.append(original.path)
-    if not found:
-        return ""
-    named = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-    return (
-        f" These originals are whole, as they were before the conversion: {named};"
-        " `batchdiff restore PLAN --discard-changes` gives them their names back"
-    )

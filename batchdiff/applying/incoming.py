@@ -15,6 +15,7 @@ from batchdiff.applying import retire
 from batchdiff.applying.steps import IncomingAt
 from batchdiff.applying.task import Task
 from batchdiff.errors import GuestError
+from batchdiff.image.faults import AGAIN
 from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.fingerprint import NO_FILE, Fingerprint, fingerprint_at
 from batchdiff.image.source import ImageSource
@@ -72,7 +73,11 @@ class IncomingFile:
         fd = open_image_file(source)
         try:
             if self.known is None or not self.known.differs_in_ctime_only(identify(fd)):
-                raise GuestError(f"{source} was not given its name", why="it is not what was verified")
+                raise GuestError(
+                    f"{source} was not given its name",
+                    why="it is not what was verified",
+                    remedy=f"End what writes to it, {AGAIN}",
+                )
             retire.move(fd, source, self.path)
             self.ready, self.known = None, identify(fd)
         finally:

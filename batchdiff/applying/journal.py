@@ -17,7 +17,9 @@ from typing import Any
 from batchdiff.applying.notes import BEGIN, CHANGED, FAILED, PROTECTING, Notes, Standing
 from batchdiff.applying.writing import write_all
 from batchdiff.errors import PlanError
+from batchdiff.image.faults import AGAIN, explained, naming
 from batchdiff.image.fingerprint import Fingerprint
+from batchdiff.image.permissions import Deed
 from batchdiff.model.plan_file import read_regular
 from batchdiff.model.whole_file import sync_folder
 
@@ -42,7 +44,8 @@ class Journal:
                 sync_folder(os.path.dirname(os.path.abspath(self.path)))
         except OSError as error:
             self.close()
-            raise PlanError(f"cannot use the journal {self.path}", why=error.strerror or str(error)) from error
+            fault = explained(error, Deed.WRITE, self.path)
+            raise PlanError(f"cannot use the journal {self.path}", why=fault.why, remedy=fault.remedy) from error
         except BaseException:
             self.close()
             raise
@@ -53,7 +56,9 @@ class Journal:
         whole = data[: data.rfind(b"\n") + 1]
         if data and not data.startswith(_BEGINNING[: len(data)]):
             raise PlanError(
-                f"{self.path} is no journal", remedy="Move it away: the journal of the plan goes there."
+                f"{self.path} is not a journal",
+                why="it begins in another way",
+                remedy=f"The journal of the plan belongs there: move that file away, {AGAIN}",
             )
         number = 0
         try:
@@ -70,7 +75,7 @@ class Journal:
             raise PlanError(
                 f"{self.path} is damaged",
                 why=f"its line {number} is not a record of batchdiff",
-                remedy="Look at what it and the folders of the guests hold before you remove it.",
+                remedy=f"Move it away, {AGAIN} Where guests stand is then recovered from the files themselves.",
             ) from error
         return number > 0
 
@@ -108,8 +113,9 @@ class Journal:
         line = json.dumps(record) + "\n"
         end = os.fstat(self._fd).st_size
         try:
-            write_all(self._fd, line.encode("ascii"), end)
-            self._sync()
+            with naming(self.path):
+                write_all(self._fd, line.encode("ascii"), end)
+                self._sync()
         except BaseException:
             # Half a line in the middle would make all of it unreadable.
             with contextlib.suppress(OSError):
@@ -157,12 +163,18 @@ class FrozenJournal:
 
 
 def read_notes(plan_path: str, checksum: str) -> Notes:
-    """What the journal of a plan says now, without its lock; nothing where there is none, or another plan's."""
-    notes = Notes()
+    """What the journal of a plan says now, without its lock; nothing where there is none, or another plan's.
+
+    :raises PlanError: it may not be read. To take that for an empty one would hide what was converted.
+    """
+    notes, path = Notes(), f"{plan_path}.journal"
     try:
-        lines = read_regular(f"{plan_path}.journal", _LARGEST).splitlines()
-    except (OSError, ValueError):
+        lines = read_regular(path, _LARGEST).splitlines()
+    except (FileNotFoundError, ValueError):
         return notes
+    except OSError as error:
+        fault = explained(error, Deed.READ, path)
+        raise PlanError(f"cannot read the journal {path}", why=fault.why, remedy=fault.remedy) from error
     for number, line in enumerate(lines):
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             record = json.loads(line)
@@ -181,13 +193,17 @@ def locked(path: str) -> int:
         fd = _opened(path)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             os.close(fd)
             raise PlanError(
                 "another apply, restore or purge of this plan is running",
                 why=f"it holds {path}",
-                remedy="Wait until it is done.",
+                remedy=f"Wait until it is done, {AGAIN}",
             ) from error
+        except OSError as error:
+            os.close(fd)
+            fault = explained(error, Deed.WRITE, path)
+            raise PlanError(f"cannot lock the journal {path}", why=fault.why, remedy=fault.remedy) from error
         # `batchdiff plan` may have given it another name meanwhile, with the plan that it belongs to.
         if _is_at(path, fd):
             return fd
@@ -195,10 +211,16 @@ def locked(path: str) -> int:
 
 
 def _opened(path: str) -> int:
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with contextlib.suppress(FileNotFoundError):
+            # In a folder such as /tmp not even root may open another user's file with O_CREAT (protected_regular).
+            return os.open(path, flags)
+        # Readable like the plan beside it, by the umask: `status` needs both.
+        return os.open(path, flags | os.O_CREAT, 0o666)
     except OSError as error:
-        raise PlanError(f"cannot open the journal {path}", why=error.strerror or str(error)) from error
+        fault = explained(error, Deed.WRITE if os.path.lexists(path) else Deed.CREATE, path)
+        raise PlanError(f"cannot open the journal {path}", why=fault.why, remedy=fault.remedy) from error
 
 
 def _is_at(path: str, fd: int) -> bool:

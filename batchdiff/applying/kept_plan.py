@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from batchdiff.applying.journal import locked, read_notes
 from batchdiff.applying.notes import Fate, Goal, Notes, Standing, Step
 from batchdiff.errors import UsageError
+from batchdiff.image.faults import reason
 from batchdiff.model.plan import Plan
 from batchdiff.model.plan_file import checksum_of, write_plan
 from batchdiff.model.plan_head import beginning, plan_head
@@ -216,7 +217,7 @@ def _linked(path: str, name: str, *, journal: bool) -> list[str]:
                 os.unlink(each)
             raise UsageError(
                 f"cannot keep the plan {path}, whose guests can still be restored, under another name",
-                why=f"{target}: {error.strerror or error}",
+                why=reason(error),
                 remedy="Write the new plan elsewhere with `-o`.",
             ) from error
     return made

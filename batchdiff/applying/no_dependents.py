@@ -7,7 +7,8 @@ matters: right before a file gets another name, and again before it is unlinked.
 from __future__ import annotations
 
 from batchdiff.errors import GuestError
-from batchdiff.model.dependents import Dependents
+from batchdiff.image.faults import AGAIN
+from batchdiff.model.dependents import UNREAD, Dependents
 from batchdiff.units import few
 
 
@@ -19,9 +20,16 @@ def require_no_dependents(dependents: Dependents, path: str, *former: str) -> No
     :raises GuestError: one has.
     """
     found = dependents.on(path, former=former)
+    unread = [each for each in found if each.startswith(UNREAD)]
+    if found and found == unread:
+        raise GuestError(
+            f"{path} was left alone",
+            why=f"it may be the backing file of another image: {few(found)}",
+            remedy=f"Run it as a user who may read that, such as root; or mend it or move it away, {AGAIN}",
+        )
     if found:
         raise GuestError(
             f"{path} was left alone",
             why=f"it is the backing file of {few(found)}, which would be lost without it",
-            remedy="Make that a standalone image (`qemu-img convert`) or remove it, then try again.",
+            remedy=f"Make that a standalone image (`qemu-img convert`) or remove it, {AGAIN}",
         )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from batchdiff.applying.commands import command
 from batchdiff.applying.conversion import Conversion
-from batchdiff.applying.notes import Fate
+from batchdiff.applying.notes import Fate, Notes
 from batchdiff.applying.pipeline import Arrival
 from batchdiff.applying.steps import Action
-from batchdiff.errors import DifferenceError
+from batchdiff.applying.whole_originals import original_too
+from batchdiff.errors import DifferenceError, ImageError, VerificationError
 from batchdiff.image.allocation import allocated_bytes
 from batchdiff.image.files import open_image_file
 from batchdiff.model.outcome import GuestOutcome, Status
@@ -90,3 +92,12 @@ def kept_for(guest: str, error: DifferenceError) -> GuestOutcome:
     purge = command("purge", guest, "--used")
     reason = f"its VM has run on the overlay since ({error.what}). To delete the original too: {purge}"
     return GuestOutcome(guest, Status.KEPT, reason, original="kept in quarantine")
+
+
+def with_way_back(arrival: Arrival, guest: GuestPlan, notes: Notes) -> Arrival:
+    """Return a guest's arrival; if its overlay is damaged, the error names its original."""
+    error = arrival.error
+    is_damage = isinstance(error, ImageError | VerificationError) and not isinstance(error, DifferenceError)
+    if error is None or not is_damage:
+        return arrival
+    return replace(arrival, error=original_too(error, guest, notes))

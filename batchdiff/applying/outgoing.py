@@ -12,10 +12,12 @@ from batchdiff.applying.run import Run
 from batchdiff.applying.steps import OutgoingAt
 from batchdiff.applying.task import Task
 from batchdiff.errors import GuestError, InUseError
+from batchdiff.image.faults import AGAIN, obstacle
 from batchdiff.image.holding import Held, hold
 from batchdiff.image.identity import identity_of
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
+from batchdiff.image.permissions import Deed
 from batchdiff.image.usage import Purpose
 from batchdiff.model.manifest import Retire
 
@@ -56,9 +58,8 @@ class OutgoingFile:
                 # A process died between a rename and its note: the new ctime is our own doing.
                 self._run.journal.record_changed(now)
             self._task.check(image)
-            against = retire.objection(image.layers[0].fd, path, self._task.retire)
-            if against and path == self._task.outgoing.names.own:
-                raise GuestError(f"{path} cannot be retired", why=against)
+            if path == self._task.outgoing.names.own:
+                self._require_retirable(image.layers[0].fd, path)
             if self._task.retire is not Retire.KEEP:
                 # Early, so that nothing is begun in vain; both are asked again right before the file goes.
                 self._require_sight(self._held.unknown)
@@ -66,6 +67,15 @@ class OutgoingFile:
             inspect(image)
             self._image = image
         return self._image
+
+    def _require_retirable(self, fd: int, path: str) -> None:
+        """Early, so that no overlay is written in vain for a file that cannot be renamed or deleted then."""
+        if self._task.retire is Retire.KEEP:
+            return
+        against = retire.objection(fd, self._task.outgoing.names, self._task.retire)
+        against = against or obstacle(Deed.RENAME, path)
+        if against is not None:
+            raise GuestError(f"{self._task.guest} was left as it is", why=against.why, remedy=against.remedy)
 
     def check(self) -> None:
         """Whether nobody wants to write to it or to the template; whoever does is let in.
@@ -99,7 +109,7 @@ class OutgoingFile:
             return
         path, usage = self._task.outgoing.names.own, self._held.alone()
         if usage.objection:
-            raise InUseError(f"{path} was not retired", why=usage.objection, remedy="End what uses it; try again.")
+            raise InUseError(f"{path} was left as it is", why=usage.objection, remedy=f"End what uses it, {AGAIN}")
         self._require_sight(usage.unknown)
 
     def _require_sight(self, unknown: str) -> None:

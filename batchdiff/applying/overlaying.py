@@ -122,7 +122,12 @@ class _Overlaying:
             changes = changes_since_planned(original, record, self.run.journal.notes)
             if changes:
                 raise stale(changes) from error
-            raise
+            raise DifferenceError(
+                error.what,
+                why=error.why,
+                remedy="The overlay was thrown away, and the original was left as it is. If nothing wrote to it,"
+                " test the memory and the disk of this machine; and report it, for this must never happen.",
+            ) from error
         if self.manner.verify is not VerifyMode.FULL:
             self.manner.publication.ask_qemu(overlay, ended)
 
@@ -130,10 +135,27 @@ class _Overlaying:
         """Original and template: as planned at first, and unchanged from then on."""
         record, _ = planned_parts(self.guest)
         if self._detector is None:
+            if self.published:
+                self._require_untouched(original, record)
             check_unchanged(original, record, self.run.journal.notes, self.manner.verify)
             self._detector = ChangeDetector(self.run.journal)
         self._detector.check_chain(original)
         self.run.check_template()
+
+    def _require_untouched(self, original: Image, record: PlannedImage) -> None:
+        """A guest that is converted cannot be planned again, so a changed original is a person's to look at.
+
+        :raises GuestError: somebody wrote to the original since its overlay was published.
+        """
+        before, now = record.fingerprints[0], original.layers[0].fingerprint()
+        if not before.differs_in_ctime_only(now):
+            raise GuestError(
+                f"the original {original.path} was left as it is",
+                why=f"{before.changes(now)}, since its overlay {self.guest.overlay_path} was published: only you"
+                " know which of the two counts",
+                remedy="If the overlay is the VM's disk, remove the original yourself. To go back to the original:"
+                f" {command('restore', self.guest.name, '--discard-changes')}.",
+            )
 
     def on_published(self) -> list[str]:
         """Protect the template and record the overlay beside it."""

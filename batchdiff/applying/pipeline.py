@@ -12,7 +12,6 @@ Everything that changes a disk happens in this thread, in the guests' order.
 from __future__ import annotations
 
 import contextlib
-import errno
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,15 +20,13 @@ from dataclasses import dataclass
 from batchdiff.applying.conversion import Conversion
 from batchdiff.applying.run import Run
 from batchdiff.applying.task import Task
-from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, StopError, advice_on_limit
+from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, StopError
+from batchdiff.image.faults import explained
 from batchdiff.model.totals import VERIFIED_AHEAD
 from batchdiff.qcow2.faults import FormatError
 
 EXPECTED = (BatchdiffError, OSError, FormatError)
 """What a user, a disk or an image can cause; all else is a bug."""
-
-
-_AGAIN = "then run the same command again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,16 +157,12 @@ def as_told(guest: str, error: Exception) -> BatchdiffError:
     if isinstance(error, BatchdiffError):
         return error
     if isinstance(error, FormatError):
-        return GuestError(f"cannot write the image of {guest}", why=str(error))
+        return GuestError(
+            f"cannot write the image of {guest}",
+            why=str(error),
+            remedy="A larger `overlay.cluster_size` or a shorter path of the template makes it fit.",
+        )
     if not isinstance(error, OSError):
         raise error
-    if remedy := advice_on_limit(error):
-        pass
-    elif error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        remedy = f"Make room, or have the quota raised; {_AGAIN}"
-    elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        remedy = f"Check the permissions of the folder; {_AGAIN}"
-    else:
-        remedy = f"Check the kernel log (`dmesg`); {_AGAIN}"
-    place = f" ({error.filename})" if error.filename else ""
-    return GuestError(f"cannot continue with {guest}", why=f"{error.strerror or error}{place}", remedy=remedy)
+    fault = explained(error)
+    return GuestError(f"cannot continue with {guest}", why=fault.why, remedy=fault.remedy)

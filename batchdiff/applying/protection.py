@@ -6,27 +6,42 @@ That changes their ctime, which the plan's fingerprints have; the journal notes 
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 
 from batchdiff.applying.journal import FrozenJournal, Journal
+from batchdiff.image.faults import reason
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.image import Image
+from batchdiff.image.inode_locks import lock_in
+from batchdiff.image.permissions import Deed
 from batchdiff.image.protecting import WRITE_BITS, is_writable
 
 
 def protect(template: Image, journal: Journal | FrozenJournal) -> tuple[str, ...]:
-    """Takes the write bits of every file of the template's chain; says which could not be protected."""
+    """Take the write bits of every file of the template's chain; return notes on those that keep them."""
     notes = []
     for layer in template.layers:
-        if is_writable(layer):
-            journal.record_protecting()
-            try:
-                os.fchmod(layer.fd, stat.S_IMODE(os.fstat(layer.fd).st_mode) & ~WRITE_BITS)
-            except OSError as error:
-                notes.append(f"the template's file {layer.path} keeps its write permission ({error.strerror})")
-                continue
-            os.fsync(layer.fd)
-            journal.record_changed(layer.fingerprint())
+        if not is_writable(layer):
+            continue
+        lock = lock_in(layer.fd)
+        if lock is not None:  # then chmod would be refused, even to root
+            notes.append(
+                f"the template's file {layer.path} is {lock.word} already, which protects it better than a mode"
+            )
+            continue
+        journal.record_protecting()
+        try:
+            os.fchmod(layer.fd, stat.S_IMODE(os.fstat(layer.fd).st_mode) & ~WRITE_BITS)
+        except OSError as error:
+            why = reason(error, Deed.CHANGE_MODE, layer.path)
+            notes.append(
+                f"the template's file {layer.path} keeps its write permission: {why}. Take it yourself:"
+                f" `chmod a-w {shlex.quote(layer.path)}`"
+            )
+            continue
+        os.fsync(layer.fd)
+        journal.record_changed(layer.fingerprint())
     return tuple(notes)
 
 

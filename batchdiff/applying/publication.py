@@ -11,6 +11,7 @@ from batchdiff.applying.sidecar import check_other_overlays, record_overlay
 from batchdiff.applying.template import known_digest
 from batchdiff.image import qemu_img
 from batchdiff.image.digest import content_digest
+from batchdiff.image.faults import reason
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.source import ImageSource
 from batchdiff.model.plan import GuestPlan, Plan
@@ -62,13 +63,16 @@ class Publication:
         self._opened = True
 
     def note(self, guest: GuestPlan) -> list[str]:
-        """Does it for one guest; gives what the operator should know, each thing once."""
-        notes = [*self._protected(), *self._recorded(guest)]
-        if self._never_opened:
-            notes.append(_NEVER_OPENED)
-        new = [note for note in notes if note not in self._said]
-        self._said.update(notes)
-        return new
+        """Do it for one guest. What there is to know concerns the template, and is announced once, of no guest."""
+        for notice in (
+            *self._protected(),
+            *self._recorded(guest),
+            *([_NEVER_OPENED] if self._never_opened else []),
+        ):
+            if notice not in self._said:
+                self._said.add(notice)
+                self.run.session.watch.notice(notice)
+        return []
 
     def _protected(self) -> tuple[str, ...]:
         if not self.plan.protect_template:
@@ -77,8 +81,7 @@ class Publication:
         try:
             return protect(template, self.run.journal)
         except OSError as error:  # the journal's disk is full, for one: that must not stop the other guests
-            why = error.strerror or error
-            return (f"the template {template.path} may have kept its write permission ({why})",)
+            return (f"the template {template.path} may have kept its write permission: {reason(error)}",)
 
     def _recorded(self, guest: GuestPlan) -> list[str]:
         template = self.run.template
@@ -87,7 +90,10 @@ class Publication:
             earlier = (self.plan.template.fingerprints, self._accepted)
             record_overlay(template, self._digest, guest.overlay_path, self._origin(guest), earlier=earlier)
         except OSError as error:
-            return [f"nothing could be recorded beside the template {template.path} ({error.strerror or error})"]
+            return [
+                f"nothing could be recorded beside the template {template.path}: {reason(error)}. Mend that, then"
+                " run the same command again, so that `verify` and the next plan know of its overlays"
+            ]
         return []
 
     def _origin(self, guest: GuestPlan) -> Origin:

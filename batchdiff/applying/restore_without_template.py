@@ -24,6 +24,7 @@ from batchdiff.applying.places import discard, overlay_names
 from batchdiff.applying.run import Session
 from batchdiff.applying.sidecar import forget_overlay
 from batchdiff.errors import BatchdiffError, GuestError, ImageError, InUseError
+from batchdiff.image.faults import AGAIN
 from batchdiff.image.files import open_image_file
 from batchdiff.image.holding import hold
 from batchdiff.image.lease import release_lease
@@ -118,7 +119,7 @@ def _require_unused(path: str) -> None:
     finally:
         os.close(fd)
     if usage.objection:
-        raise InUseError(f"{path} is in use", why=usage.objection, remedy="Shut its VM down, then try again.")
+        raise InUseError(f"{path} is in use", why=usage.objection, remedy=f"Shut its VM down, {AGAIN}")
 
 
 def _moved_aside(overlay: Found, guest: GuestPlan, dependents: Dependents) -> Found:
@@ -134,5 +135,5 @@ def _moved_aside(overlay: Found, guest: GuestPlan, dependents: Dependents) -> Fo
 
 def _require_free(path: str, objection: str, dependents: Dependents) -> None:
     if objection:
-        raise InUseError(f"{path} was not renamed", why=objection, remedy="End what uses it, then try again.")
+        raise InUseError(f"{path} was not renamed", why=objection, remedy=f"End what uses it, {AGAIN}")
     require_no_dependents(dependents, path)

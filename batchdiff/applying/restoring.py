@@ -33,6 +33,7 @@ from batchdiff.applying.task import Incoming, Outgoing, Task
 from batchdiff.applying.verification import Check, Comparison, check_used, verify
 from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import GuestError
+from batchdiff.image.faults import reason
 from batchdiff.image.fingerprint import NO_FILE
 from batchdiff.image.image import Image
 from batchdiff.image.source import ImageSource
@@ -165,7 +166,7 @@ class _Restoring:
             raise GuestError(
                 "it cannot be restored",
                 why=f"both its original {original_path} and its overlay {overlay_path} are gone",
-                remedy="If they were moved, add `--map OLD=NEW`; otherwise restore one of them from a backup.",
+                remedy="If they were moved, add `--map OLD=NEW`; otherwise bring one of them back from a backup.",
             )
         ready = None if original.path == self.guest.source.path else original.path
         if ready is not None and not (self.standing.published or self.standing.moved):
@@ -223,7 +224,7 @@ class _Restoring:
         try:
             forget_overlay(template, self.guest.overlay_path)
         except OSError as error:
-            return [f"the sidecar of {template} still names the overlay ({error.strerror or error})"]
+            return [f"the sidecar of {template} still names the overlay ({reason(error)})"]
         return []
 
     def _two_disks(self) -> Task:

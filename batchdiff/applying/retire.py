@@ -9,36 +9,49 @@ A file goes only while its descriptor, opened and compared with the plan before 
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 
-from batchdiff.applying.places import original_names
+from batchdiff.applying.places import Names
 from batchdiff.applying.renaming import rename_without_replacing
 from batchdiff.errors import GuestError
+from batchdiff.image.faults import AGAIN, Fault
 from batchdiff.image.image import Image
 from batchdiff.image.names import longest_name
 from batchdiff.model.manifest import Retire
 from batchdiff.model.whole_file import sync_folder
 
 
-def objection(fd: int, path: str, retire: Retire) -> str:
-    """Why an original may not be retired in that way; empty where it may."""
-    info = os.fstat(fd)
+def objection(fd: int, names: Names, retire: Retire) -> Fault | None:
+    """Return why a file under its own name may not be retired in that way, and what to do; None if it may."""
+    info, path = os.fstat(fd), names.own
     if retire is Retire.KEEP:
-        return ""
+        return None
     if stat.S_ISBLK(info.st_mode):
-        return f"{path} is a block device; only `--retire keep` is possible, remove the volume yourself"
+        return Fault(
+            f"{path} is a block device, which can be neither renamed nor deleted",
+            "Use `--retire keep`, and remove the volume yourself.",
+        )
     if retire is Retire.DELETE and info.st_nlink > 1:
-        return f"{path} has {info.st_nlink} hard links; deleting one name would free nothing"
-    names = original_names(path)
+        return Fault(
+            f"{path} has {info.st_nlink} hard links, and deleting one name would free nothing",
+            f"`find FOLDER -xdev -samefile {shlex.quote(path)}` finds the others on its filesystem. Remove those,"
+            f" {AGAIN}",
+        )
     aside = names.quarantine if retire is Retire.QUARANTINE else names.deleting
     if len(os.fsencode(os.path.basename(aside))) > longest_name(os.path.dirname(path)):
-        return f"{path} has a name that is too long to have {os.path.basename(aside)!r} beside it"
-    if retire is Retire.QUARANTINE and os.path.lexists(aside):
-        return (
-            f"{aside} exists already: the original of an earlier conversion. `batchdiff purge OLD_PLAN --used`,"
-            " with the plan of that conversion, deletes it; or move it away"
+        return Fault(
+            f"the name of {path} is too long to become {os.path.basename(aside)!r}",
+            "Use `--retire keep`, and remove the original yourself; or give it a shorter name, and plan again.",
         )
-    return ""
+    # The name before a deletion may be taken by the very original that a restore is about to bring back.
+    if retire is Retire.QUARANTINE and os.path.lexists(aside):
+        return Fault(
+            f"{aside} exists already: the original of an earlier conversion",
+            "`batchdiff purge OLD_PLAN --used`, with the plan of that conversion, deletes it; or move it away,"
+            f" {AGAIN}",
+        )
+    return None
 
 
 def move(fd: int, source: str, target: str) -> None:
@@ -66,7 +79,11 @@ def delete(fd: int, path: str, template: Image) -> None:
     for layer in template.layers:
         kept = os.fstat(layer.fd)
         if (kept.st_dev, kept.st_ino) == (info.st_dev, info.st_ino):
-            raise GuestError(f"{path} was not deleted", why=f"it is {layer.path}, on which all overlays rest")
+            raise GuestError(
+                f"{path} was not deleted",
+                why=f"it is {layer.path}, on which all overlays rest",
+                remedy="Find out what mounted or linked it there, and undo that.",
+            )
     os.unlink(path)
     sync_folder(os.path.dirname(path))
 
@@ -76,7 +93,7 @@ def _require_open_file(fd: int, path: str) -> None:
         raise GuestError(
             f"{path} was not touched",
             why="another file stands in its place than the one that was verified",
-            remedy="Look at what changed, then plan again.",
+            remedy=f"Look at what it is, and bring back the one that was there; {AGAIN}",
         )
 
 

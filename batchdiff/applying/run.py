@@ -11,6 +11,7 @@ from batchdiff.applying.change_detection import ChangeDetector
 from batchdiff.applying.journal import FrozenJournal, Journal
 from batchdiff.applying.notes import Step
 from batchdiff.applying.stopping import Stop
+from batchdiff.applying.whole_originals import template_needed
 from batchdiff.image.holding import Held, hold
 from batchdiff.image.image import Image
 from batchdiff.image.opening import open_image
@@ -24,6 +25,9 @@ class Watch(Protocol):
 
     def step(self, guest: str, step: Step) -> None:
         """A guest has reached a step."""
+
+    def notice(self, text: str) -> None:
+        """There is something to know that concerns all guests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,5 +80,7 @@ def template_held(session: Session) -> Iterator[Run]:
 
     :raises ImageError: it cannot be opened, or somebody writes to it.
     """
-    with open_image(session.plan.template.source) as template, hold(template, Purpose.TEMPLATE) as held:
+    with template_needed(session.plan, session.journal.notes):
+        opened = open_image(session.plan.template.source)
+    with opened as template, hold(template, Purpose.TEMPLATE) as held:
         yield Run(template, held, session, ChangeDetector(session.journal), dependents_in_plan(session.plan))

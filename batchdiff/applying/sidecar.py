@@ -68,7 +68,7 @@ def _known(path: str) -> Sidecar | None:
             f"{path} cannot be read",
             why="it is damaged, or a newer batchdiff has written it, so which overlays rest on the template is not"
             " known",
-            remedy="Look at what it says. If nothing, move it away; then run the same command again.",
+            remedy="If it names no overlay that you need, move it away, then run the same command again.",
         )
     return before
 

@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from batchdiff.errors import GuestError, PlanError
 from batchdiff.image.btrfs import is_btrfs
 from batchdiff.image.contract import Segment
+from batchdiff.image.faults import explained
 from batchdiff.image.image import Image
+from batchdiff.image.permissions import Deed
 from batchdiff.image.protecting import protecting
 from batchdiff.image.sharing import placed
 from batchdiff.image.volume import volume_of
@@ -66,8 +68,9 @@ def free_bytes(folder: str) -> int:
     try:
         status = os.statvfs(folder)
     except OSError as error:
+        fault = explained(error, Deed.READ, folder)
         raise GuestError(
-            f"cannot find out the free space of {folder}", why=error.strerror or str(error)
+            f"cannot find out the free space of {folder}", why=fault.why, remedy=fault.remedy
         ) from error
     # Only root may use the blocks that are reserved for root.
     blocks = status.f_bfree if os.geteuid() == 0 else status.f_bavail

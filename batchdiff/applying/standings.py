@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from batchdiff.applying.notes import Fate, Goal, Notes, Standing, Step
@@ -12,6 +13,14 @@ from batchdiff.model.standing import GuestStanding
 _VERDICTS = {Verdict.SKIP: "skipped", Verdict.REFUSE: "refused"}
 
 
+class TemplateIs(enum.Enum):
+    """What a look at the template's files shows, without reading them."""
+
+    THERE = "as far as that shows, as it was"
+    WRITTEN_TO = "of another size, or with another mtime"
+    MISSING = "missing"
+
+
 @dataclass(frozen=True, slots=True)
 class OnDisk:
     """What is there of a guest: paths, None for what is missing. ``doubt``: why that cannot be told."""
@@ -19,6 +28,7 @@ class OnDisk:
     overlay: str | None
     original: str | None
     doubt: str = ""
+    template: TemplateIs = TemplateIs.THERE
 
 
 def standings_of(plan: Plan, notes: Notes, on_disk: dict[str, OnDisk]) -> list[GuestStanding]:
@@ -29,7 +39,9 @@ def standings_of(plan: Plan, notes: Notes, on_disk: dict[str, OnDisk]) -> list[G
 def _standing(guest: GuestPlan, notes: Notes, there: OnDisk | None, retire: Retire) -> GuestStanding:
     known = notes.standings.get(guest.name)
     if guest.verdict is not Verdict.CONVERT:
-        return GuestStanding(guest.name, _VERDICTS[guest.verdict], "", "", f"nothing: {guest.reason}")
+        refused = guest.verdict is Verdict.REFUSE
+        what = "plan again once this is settled" if refused else "nothing"
+        return GuestStanding(guest.name, _VERDICTS[guest.verdict], "", "", f"{what}: {guest.reason}")
     return GuestStanding(
         name=guest.name,
         step="planned" if known is None else known.step.value,
@@ -46,8 +58,11 @@ def _next(known: Standing, there: OnDisk | None, retire: Retire) -> str:
         return f"{known.goal}: interrupted, will resume"
     if there is not None and there.doubt:
         return f"move one away: {there.doubt}"
-    if known.published and there is not None and there.overlay is None:
-        return _overlay_missing(there)
+    if known.published and there is not None:
+        if there.template is not TemplateIs.THERE:
+            return _template_lost(there)
+        if there.overlay is None:
+            return _overlay_missing(there)
     return _by_step(known, there, retire)
 
 
@@ -66,6 +81,14 @@ def _by_step(known: Standing, there: OnDisk | None, retire: Retire) -> str:
             return "nothing; or restore: rebuild the original from the overlay"
         case _:
             return "apply: clean up, then write the overlay"
+
+
+def _template_lost(there: OnDisk) -> str:
+    if there.template is TemplateIs.WRITTEN_TO:
+        return "verify: the template was written to or replaced, and its overlay may be damaged"
+    if there.original is None:
+        return "its template is missing: bring it back; if it was moved, add --map OLD=NEW"
+    return f"its template is missing: restore --discard-changes to go back to {there.original}, or bring it back"
 
 
 def _overlay_missing(there: OnDisk) -> str:

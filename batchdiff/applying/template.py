@@ -14,26 +14,34 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from batchdiff.applying.notes import Notes
+from batchdiff.applying.notes import Goal, Notes
 from batchdiff.applying.run import Run
+from batchdiff.applying.whole_originals import template_needed
 from batchdiff.errors import ImageError, PlanError
 from batchdiff.image.digest import content_digest
+from batchdiff.image.faults import AGAIN, explained
 from batchdiff.image.image import Image
+from batchdiff.image.opening import inspect
+from batchdiff.image.permissions import Deed
 from batchdiff.model.plan import Plan
-from batchdiff.model.sidecar import Chain, Sidecar, sidecars_of
+from batchdiff.model.sidecar import Chain, Sidecar, sidecar_paths, sidecars_of
+from batchdiff.units import few
 
 
 def accept_template(run: Run) -> None:
     """Accept the template of a run as it is now, from where on it must not change.
 
     :raises PlanError: it does not have the planned content, or nothing can prove that it does.
+    :raises ImageError: its tables are damaged, or it cannot be read.
     """
     plan, template, notes = run.session.plan, run.template, run.journal.notes
     run.check_template()  # from here on a change is noticed, also while the digest is taken
-    reason = doubt(template, plan, notes)
-    if reason:
-        require_content(template, plan, notes, reason, check=run.stop.check)
-        run.check_template()
+    with template_needed(plan, notes):
+        reason = doubt(template, plan, notes)
+        if reason:
+            require_content(template, plan, notes, reason, check=run.stop.check)
+            run.check_template()
+        inspect(template)
 
 
 def doubt(template: Image, plan: Plan, notes: Notes) -> str:
@@ -71,21 +79,39 @@ def require_content(template: Image, plan: Plan, notes: Notes, reason: str, *, c
         raise PlanError(
             f"cannot tell whether the template {path} is still as planned",
             why=f"{reason}; its digest was not taken, because it shares blocks with its copies",
-            remedy="Plan again; for copies that share blocks that is fast.",
+            remedy=_without_digest(plan, notes),
         )
     if content_digest(template, check=check) == known:
         return
     if notes.published:
         raise PlanError(
             f"the content of the template {path} changed after overlays were put on it",
-            why=f"{reason}; the overlays of {', '.join(sorted(notes.published))} are damaged by that",
-            remedy="Start no VM on them, and bring the template back from a backup.",
+            why=f"{reason}; the overlays of {few(sorted(notes.published))} are damaged by that, so start no VM on"
+            " them",
+            remedy=f"Bring the template back from a backup, {AGAIN}",
         )
     raise PlanError(
         f"the plan is stale: the content of the template {path} changed",
         why=reason,
-        remedy="Shut down what writes to it, if anything; then plan again.",
+        remedy="Shut down what writes to it, if anything; then plan again."
+        if _may_be_planned_again(notes)
+        else f"Bring it back from a backup, {AGAIN}",
     )
+
+
+def _may_be_planned_again(notes: Notes) -> bool:
+    """Whether no image was renamed or published yet, so that a new plan loses nothing."""
+    return not any(
+        each.published or each.moved or each.goal is not Goal.APPLY for each in notes.standings.values()
+    )
+
+
+def _without_digest(plan: Plan, notes: Notes) -> str:
+    """What to do about a template that only its digest could prove, which is not known."""
+    if _may_be_planned_again(notes):
+        return "Plan again; for copies that share blocks that is fast."
+    sidecars = few(sidecar_paths(plan))
+    return f"Bring back {sidecars}, which has the digest; or the template with its times, as `cp -a` keeps them."
 
 
 def known_digest(plan: Plan) -> str:
@@ -108,4 +134,5 @@ def sync(template: Image) -> None:
         try:
             os.fsync(layer.fd)
         except OSError as error:
-            raise ImageError(f"cannot make {layer.path} durable", why=error.strerror or str(error)) from error
+            fault = explained(error, Deed.WRITE, layer.path)
+            raise ImageError(f"cannot make {layer.path} durable", why=fault.why, remedy=fault.remedy) from error

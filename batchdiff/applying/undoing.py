@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 
 from batchdiff.applying.executor import chosen
-from batchdiff.applying.guest_files import whole_originals
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
-from batchdiff.applying.outcomes import kept_for, undone
+from batchdiff.applying.outcomes import kept_for, undone, with_way_back
 from batchdiff.applying.pipeline import Arrival, Way, arrivals
 from batchdiff.applying.purging import PurgeOptions, purge_task
 from batchdiff.applying.restore_without_template import restore_without_template, split_by_reading
@@ -21,8 +19,8 @@ from batchdiff.applying.steps import Action
 from batchdiff.applying.task import Task
 from batchdiff.applying.template import accept_template, doubt, require_content
 from batchdiff.applying.verification import require_judges
-from batchdiff.applying.verify_mode import VerifyMode
-from batchdiff.errors import BatchdiffError, DifferenceError, ImageError, StopError, UsageError
+from batchdiff.applying.whole_originals import originals_first
+from batchdiff.errors import BatchdiffError, DifferenceError, StopError, UsageError
 from batchdiff.image.lookalike import looks_like
 from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.source import ImageFormat
@@ -84,13 +82,10 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
         found, damaged = split_by_reading(found, session.plan)
         yield from restore_without_template(session, damaged)
     for guest, arrival in _arrivals(session, found, partial(restore_task, options=options)):
-        if isinstance(arrival.error, ImageError):
-            yield undone(_with_way_back(arrival, arrival.error, guest, session), Status.RESTORED)
-            continue
         done = arrival.conversion
         if arrival.error is None and done is not None and Action.WRITE in done.done:
             done.notes += _begins_like_another_format(guest)
-        yield undone(arrival, Status.RESTORED)
+        yield undone(with_way_back(arrival, guest, session.journal.notes), Status.RESTORED)
 
 
 def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
@@ -99,11 +94,11 @@ def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
     :raises BatchdiffError: as :func:`restore`.
     """
     found = purgeable(session.plan, session.journal.notes.standings, options.guests)
-    for _, arrival in _arrivals(session, found, partial(purge_task, options=options)):
+    for guest, arrival in _arrivals(session, found, partial(purge_task, options=options)):
         if isinstance(arrival.error, DifferenceError):
             yield kept_for(arrival.guest, arrival.error)
         else:
-            yield undone(arrival, Status.PURGED)
+            yield undone(with_way_back(arrival, guest, session.journal.notes), Status.PURGED)
 
 
 def _chosen(
@@ -129,10 +124,9 @@ def _arrivals(session: Session, found: Chosen, make: Callable[..., Task]) -> Ite
         discard_unfinished(path)
     if not found:
         return
-    require_judges(VerifyMode.FULL)
+    require_judges()
     with template_held(session) as run:
         accept_template(run)
-        inspect(run.template)
         ways = [Way(guest.name, partial(make, guest, plan.template, run, standing)) for guest, standing in found]
         for arrival, (guest, _) in zip(arrivals(ways, run), found, strict=True):
             yield guest, arrival
@@ -153,13 +147,6 @@ def why_template_is_lost(session: Session) -> BatchdiffError | None:
     return None
 
 
-def _with_way_back(arrival: Arrival, error: ImageError, guest: GuestPlan, session: Session) -> Arrival:
-    """An overlay that cannot be read: what is whole, and how to get it."""
-    whole = whole_originals([guest], session.journal.notes)
-    remedy = f"{error.remedy}{whole}{'.' if whole else ''}".replace("..", ".").strip()
-    return replace(arrival, error=ImageError(error.what, why=error.why, remedy=remedy))
-
-
 def require_decision(session: Session, found: Chosen, options: RestoreOptions, lost: BatchdiffError) -> None:
     """Without the template no overlay can be read: originals come back only if the operator gives the overlays up.
 
@@ -167,8 +154,7 @@ def require_decision(session: Session, found: Chosen, options: RestoreOptions, l
     """
     if options.discard_changes:
         return
-    whole = whole_originals([guest for guest, _ in found], session.journal.notes)
-    raise type(lost)(lost.what, why=lost.why, remedy=f"{lost.remedy}{whole}.".replace("..", ".").strip())
+    raise originals_first(lost, [guest for guest, _ in found], session.journal.notes)
 
 
 def _begins_like_another_format(guest: GuestPlan) -> list[str]:

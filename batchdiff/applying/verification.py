@@ -53,16 +53,16 @@ class Comparison:
     check: Check = Check.FLAWLESS
 
 
-def require_judges(mode: VerifyMode) -> None:
-    """Fails early where the judges are missing.
+def require_judges(instead: str = "") -> None:
+    """Fail early if the judges are missing. ``instead``: what else this verb can do without them, a sentence.
 
     :raises ProgramError: qemu-img is not installed.
     """
-    if mode is VerifyMode.FULL and not qemu_img.is_installed():
+    if not qemu_img.is_installed():
         raise ProgramError(
             "cannot verify with QEMU",
             why="qemu-img is not installed",
-            remedy="Install it (Debian: qemu-utils), or use `--verify native`, which lets no original be deleted.",
+            remedy=f"Install it (Debian: qemu-utils). {instead}".strip(),
         )
 
 

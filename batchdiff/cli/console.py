@@ -87,6 +87,11 @@ class Console:
         return shutil.get_terminal_size((_WIDTH, 24)).columns
 
     @property
+    def is_one_terminal(self) -> bool:
+        """Whether messages and the result both go to a terminal, where a person reads one after the other."""
+        return not self.json and sys.stdout.isatty() and sys.stderr.isatty()
+
+    @property
     def shows_progress(self) -> bool:
         """Whether a progress bar is drawn."""
         if self.progress is Progress.AUTO:

@@ -15,6 +15,7 @@ from batchdiff.cli.earlier_plans import converted_guests, say_kept
 from batchdiff.cli.hints import warn_of_changed_template, warn_of_manifest, warn_of_space
 from batchdiff.cli.progress import scan_progress
 from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS, ManifestError, UsageError
+from batchdiff.image.faults import reason
 from batchdiff.model.earlier_plans import EarlierPlans
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.manifest_conflicts import existing_remedy
@@ -126,7 +127,7 @@ def _check_folder(folder: str) -> None:
     try:
         try_folder(folder)
     except OSError as error:
-        why = (error.strerror or str(error)) if os.path.isdir(folder) else "there is no such folder"
+        why = reason(error) if os.path.isdir(folder) else "there is no such folder"
         raise UsageError(f"cannot write the plan to {folder}", why=why, remedy=_ELSEWHERE) from error
 
 

@@ -11,6 +11,7 @@ from batchdiff.applying.notes import Notes
 from batchdiff.cli.console import Console
 from batchdiff.cli.format_doubts import warn_of_planned_formats
 from batchdiff.errors import EXIT_DONE, UsageError
+from batchdiff.image.faults import reason
 from batchdiff.image.fingerprint import NO_FILE, fingerprint_at
 from batchdiff.model.known_states import is_known_state
 from batchdiff.model.plan import Plan, Verdict
@@ -71,7 +72,5 @@ def _write(path: str, text: str) -> None:
         with open(path, "x", encoding="utf-8") as file:
             file.write(text if text.endswith("\n") else text + "\n")
     except OSError as error:
-        why = error.strerror or str(error)
-        if isinstance(error, FileExistsError):
-            why = "it exists, and is not replaced"
+        why = "it exists, and is not replaced" if isinstance(error, FileExistsError) else reason(error)
         raise UsageError(f"cannot write the report to {path}", why=why, remedy="Name another file.") from error

@@ -17,6 +17,7 @@ from batchdiff.applying.run import Session
 from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, GuestError, PlanError, StopError, UsageError
+from batchdiff.image.faults import explained
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.earlier_plans import is_done
 from batchdiff.model.outcome import GuestOutcome, Status
@@ -45,6 +46,14 @@ class Announcer:
         try:
             self.console.detail(f"{guest}: {step}")
             self.console.event("step", guest=guest, step=step.value)
+        except UsageError as error:
+            self.unheard.append(error)
+
+    def notice(self, text: str) -> None:
+        """See :class:`batchdiff.applying.run.Watch`."""
+        try:
+            self.console.warn(text)
+            self.console.event("notice", message=text)
         except UsageError as error:
             self.unheard.append(error)
 
@@ -90,12 +99,8 @@ def carried_out(
                 remedy="Run the same command again to continue.",
             ) from error
         except OSError as error:
-            place = f" ({error.filename})" if error.filename else ""
-            raise GuestError(
-                "cannot continue",
-                why=f"{error.strerror or error}{place}",
-                remedy="Check the kernel log (`dmesg`), then run the same command again.",
-            ) from error
+            fault = explained(error)
+            raise GuestError("cannot continue", why=fault.why, remedy=fault.remedy) from error
     _report_space(console, space, outcomes)
     if announcer.unheard:
         raise announcer.unheard[0]
@@ -151,13 +156,15 @@ def _report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcom
 
 
 def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome) -> None:
+    # On one terminal the result repeats reasons and notes below; until then a line a guest is enough.
+    brief = console.is_one_terminal
     if outcome.status in {Status.FAILED, Status.REFUSED}:
-        console.warn(f"{outcome.name}: {outcome.status}: {outcome.reason}")
+        console.warn(f"{outcome.name}: {outcome.status}{'' if brief else f': {outcome.reason}'}")
         return
     # Those that are done may be hundreds, every time; the result has a line for them.
     say = console.detail if outcome.status is Status.SKIPPED and is_done(outcome.reason) else console.say
     say(f"{outcome.name}: {outcome.status}{': ' + outcome.reason if outcome.reason else ''}")
-    for note in outcome.notes:
+    for note in () if brief else outcome.notes:
         console.warn(f"{outcome.name}: {note}")
     if outcome.status in {Status.CONVERTED, Status.UNCHANGED, Status.RETIRED}:
         for line in _definition(guest):

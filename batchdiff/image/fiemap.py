@@ -80,7 +80,7 @@ def _untold(path: str, error: OSError) -> ImageError:
     return ImageError(
         f"cannot find out where {path} is on its disk",
         why=error.strerror or str(error),
-        remedy="The disk or the filesystem below it has a fault, or is full; look into the kernel log.",
+        remedy="The disk or the filesystem below it has a fault, or is full; see the kernel log (`dmesg`).",
     )
 
 

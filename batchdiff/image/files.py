@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from batchdiff.errors import ImageError
+from batchdiff.image.faults import explained
 from batchdiff.image.fingerprint import Fingerprint, fingerprint_of
 from batchdiff.image.memory import scratch
 from batchdiff.image.names import check_usable
+from batchdiff.image.permissions import Deed
 
 _MISSING = {errno.ENOENT, errno.ENOTDIR}
 
@@ -82,7 +84,7 @@ def open_image_file(path: str) -> int:
         raise ImageError(
             f"cannot use {path}",
             why="it is neither a regular file nor a block device",
-            remedy="Name the image itself in the manifest.",
+            remedy="Put the image itself there, or give the path of the image.",
         )
     return fd
 
@@ -119,11 +121,15 @@ def _unreadable(path: str, error: OSError) -> ImageError:
         )
     if error.errno in _MISSING:
         remedy = "Bring it back. If it was moved, docs/moving.md says how to go on."
-    elif error.errno == errno.ELOOP:
-        remedy = "It has become a symbolic link; plan again."
-    else:
-        remedy = "Check the permissions of the file and its folders."
-    return ImageError(f"cannot open {path}", why=error.strerror or str(error), remedy=remedy)
+        return ImageError(f"cannot open {path}", why=error.strerror or str(error), remedy=remedy)
+    if error.errno == errno.ELOOP:
+        return ImageError(
+            f"cannot open {path}",
+            why="it is a symbolic link, which is followed only if it leads to a block device",
+            remedy="Put the file itself there, or name it by its own path.",
+        )
+    fault = explained(error, Deed.READ, path)
+    return ImageError(f"cannot open {path}", why=fault.why, remedy=fault.remedy)
 
 
 def content_size(fd: int) -> int:
@@ -147,7 +153,7 @@ def failed_read(path: str, offset: int, error: OSError) -> ImageError:
     return ImageError(
         f"cannot read {path} at byte {offset}",
         why=error.strerror or str(error),
-        remedy="The disk or the filesystem below it has a fault; look into the kernel log.",
+        remedy="The disk or the filesystem below it has a fault: see the kernel log (`dmesg`).",
     )
 
 
@@ -192,6 +198,7 @@ def fill_from(fd: int, buffer: memoryview, offset: int, path: str) -> None:
         raise ImageError(
             f"cannot read {path} at byte {offset}",
             why=f"it ends before byte {offset + len(buffer)}: it is truncated, or changed while it was read",
+            remedy="If nothing is writing to it, bring it back from a backup.",
         )
 
 

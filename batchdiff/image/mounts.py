@@ -121,6 +121,27 @@ def mount_under(fd: int) -> Mount | None:
     return next((mount for mount in mounts() if mount.number == number), None)
 
 
+def mount_of(path: str) -> Mount | None:
+    """Return the mount on which a file is, or its folder if there is no such file; None if it is not known."""
+    for place in (path, os.path.dirname(os.path.abspath(path))):
+        try:
+            fd = os.open(place, os.O_PATH | os.O_CLOEXEC)
+        except (OSError, ValueError):
+            continue
+        try:
+            number = _mount_number(fd)
+        finally:
+            os.close(fd)
+        return next((mount for mount in mounts() if mount.number == number), None)
+    return None
+
+
+def is_mount_point(path: str) -> bool:
+    """Whether something is mounted exactly there; also a single file, which ``os.path.ismount`` does not see."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(folder), name) in {mount.point for mount in mounts()}
+
+
 def mounts_of(device: int) -> list[Mount]:
     """The mounts of a block device, by its number."""
     return [mount for mount in mounts() if device in {mount.device, _device_at(mount.source)}]

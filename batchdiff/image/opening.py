@@ -65,7 +65,11 @@ def peek_header(path: str) -> Header:
 def _declared(source: ImageSource) -> list[tuple[ImageSource, ImageSource | None]]:
     chain = [source, *source.backing]
     if len(chain) > MAX_CHAIN:
-        raise ImageError(f"cannot use {source.path}", why=f"its chain is more than {MAX_CHAIN} images deep")
+        raise ImageError(
+            f"cannot use {source.path}",
+            why=f"its chain is more than {MAX_CHAIN} images deep",
+            remedy="`qemu-img convert` makes one image of it.",
+        )
     return list(zip(chain, [*chain[1:], None], strict=True))
 
 
@@ -88,5 +92,9 @@ def _open_layer(source: ImageSource) -> Layer:
             )
     if layer.virtual_size == 0:
         layer.close()
-        raise ImageError(f"cannot use {source.path}", why="it is empty (virtual size 0)")
+        raise ImageError(
+            f"cannot use {source.path}",
+            why="it is empty (virtual size 0)",
+            remedy="Leave it out, or bring it back from a backup.",
+        )
     return layer

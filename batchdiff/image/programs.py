@@ -88,7 +88,9 @@ def run(
         return Finished(tuple(argv), code, output.decode("utf-8", "replace"))
     except (TimeoutError, subprocess.TimeoutExpired) as error:
         raise ProgramError(
-            f"`{' '.join(argv)}` was stopped", why=f"it was not done after {timeout:.0f} seconds"
+            f"`{' '.join(argv)}` was stopped",
+            why=f"it was not done after {timeout:.0f} seconds",
+            remedy="If the disk was busy, run the same command again later. If it hangs again, distrust it.",
         ) from error
     finally:
         _kill(process)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from batchdiff.errors import DifferenceError, InUseError, ProgramError, VerificationError
 from batchdiff.image import programs
+from batchdiff.image.faults import AGAIN
 from batchdiff.image.programs import Finished, never
 from batchdiff.image.source import ImageSource
 from batchdiff.units import MIB
@@ -132,10 +133,10 @@ def _require_success(done: Finished) -> None:
         raise InUseError(
             "an image is in use by a VM or another program",
             why=done.described(),
-            remedy="Shut it down, then run the same command again.",
+            remedy=f"Shut it down, {AGAIN}",
         )
     # What a shell and the loader of libraries end with. Elsewhere it may lie in places that are closed to it.
-    remedy = _WHERE if done.code in {126, 127} else ""
+    remedy = _WHERE if done.code in {126, 127} else f"Mend what it names, {AGAIN}"
     raise ProgramError("qemu-img failed", why=done.described(), remedy=remedy)
 
 

@@ -80,7 +80,7 @@ def in_use(path: str, purpose: Purpose, objection: str) -> BatchdiffError:
     return ImageError(
         f"{path}, which overlays are to rest on, is in use",
         why=objection,
-        remedy="Shut down or end what writes to it. VMs that run on its overlays are in nobody's way.",
+        remedy="Shut down or end what writes to it. VMs running on its overlays can stay up.",
     )
 
 

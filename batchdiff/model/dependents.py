@@ -30,6 +30,10 @@ from batchdiff.model.sidecar import read_sidecar
 _ASIDE = (own_names.QUARANTINE, own_names.OVERLAY_ASIDE, own_names.DELETING)
 
 
+UNREAD = "perhaps "
+"""How the text for an image begins that cannot be read, and so might rest on anything."""
+
+
 class Forbidden(enum.Enum):
     """Whether an image counts that this user may not read, and that might rest on anything."""
 
@@ -171,4 +175,4 @@ def _counts(unread: Unread, forbidden: Forbidden) -> bool:
 
 
 def _unread(unread: Unread) -> str:
-    return f"perhaps {unread.path}, which cannot be read ({unread.error.strerror or unread.error})"
+    return f"{UNREAD}{unread.path}, which cannot be read ({unread.error.strerror or unread.error})"

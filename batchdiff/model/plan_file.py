@@ -14,15 +14,16 @@ from dataclasses import replace
 from typing import Any
 
 from batchdiff.errors import PlanError
+from batchdiff.image.faults import explained, reason
+from batchdiff.image.permissions import Deed
 from batchdiff.model import own_names
 from batchdiff.model.plan import FORMAT_VERSION, Plan
 from batchdiff.model.plan_json import from_dict, to_dict
-from batchdiff.model.plan_recognition import check_is_plan
+from batchdiff.model.plan_recognition import check_is_plan, plan_again
 from batchdiff.model.plan_text import READABLE, canonical, encoded, parsed, why_not_json
 from batchdiff.model.schema import first_problem, schema_of
 from batchdiff.model.whole_file import write_whole
 
-_PLAN_AGAIN = "Run `batchdiff plan` again."
 _ELSEWHERE = "Choose another place with `-o`."
 _LARGEST = 1 << 30
 """A plan of 1,000 guests with 10,000 extents each takes 130 MiB."""
@@ -70,15 +71,11 @@ def write_plan(plan: Plan, path: str) -> None:
     target = os.path.realpath(path)
     if os.path.exists(target) and not os.path.isfile(target):
         # A rename would put a file in the place of a device such as /dev/null.
-        raise PlanError(f"cannot write the plan {path}", why="it is no regular file", remedy=_ELSEWHERE)
+        raise PlanError(f"cannot write the plan {path}", why="it is not a regular file", remedy=_ELSEWHERE)
     try:
         write_whole(target, _pieces(plan))
     except OSError as error:
-        raise PlanError(
-            f"cannot write the plan {path}",
-            why=error.strerror or str(error),
-            remedy=_ELSEWHERE,
-        ) from error
+        raise PlanError(f"cannot write the plan {path}", why=reason(error), remedy=_ELSEWHERE) from error
 
 
 def try_folder(folder: str) -> None:
@@ -104,7 +101,7 @@ def read_plan(path: str) -> Plan:
         for guest in plan.guests:
             extents_of(guest)
     except (ValueError, OverflowError) as error:
-        raise PlanError(f"{path} is no valid plan", why=str(error), remedy=_PLAN_AGAIN) from error
+        raise PlanError(f"{path} is not a valid plan", why=str(error), remedy=plan_again(path)) from error
     return plan
 
 
@@ -119,31 +116,38 @@ def read_for_report(path: str) -> Plan:
     try:
         checksum = checksum_of(document)
     except ValueError as error:
-        raise PlanError(f"{path} is no valid plan", why="a number is too large", remedy=_PLAN_AGAIN) from error
+        raise PlanError(
+            f"{path} is not a valid plan", why="a number is too large", remedy=plan_again(path)
+        ) from error
     except RecursionError as error:  # parser and encoder have limits of their own, by version of Python
-        raise PlanError(f"{path} is no valid plan", why="it is nested too deeply", remedy=_PLAN_AGAIN) from error
+        raise PlanError(
+            f"{path} is not a valid plan", why="it is nested too deeply", remedy=plan_again(path)
+        ) from error
     if document.get("checksum") != checksum:
-        raise PlanError(f"{path} was edited or damaged", why="its checksum does not fit", remedy=_PLAN_AGAIN)
+        raise PlanError(f"{path} was edited or damaged", why="its checksum does not fit", remedy=plan_again(path))
     _check_schema(document, path)
     try:
         return replace(from_dict(document), checksum=checksum)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise PlanError(f"{path} is no valid plan", why=str(error), remedy=_PLAN_AGAIN) from error
+        raise PlanError(f"{path} is not a valid plan", why=str(error), remedy=plan_again(path)) from error
 
 
 def _parsed(path: str) -> dict[str, Any]:
     try:
         content = read_regular(path, _LARGEST)
     except OSError as error:
-        raise PlanError(f"cannot read the plan {path}", why=error.strerror or str(error)) from error
+        fault = explained(error, Deed.READ, path)
+        raise PlanError(f"cannot read the plan {path}", why=fault.why, remedy=fault.remedy) from error
     except ValueError as error:
-        raise PlanError(f"{path} is no whole plan", why=str(error), remedy=_PLAN_AGAIN) from error
+        raise PlanError(f"{path} is not a plan", why=str(error), remedy=plan_again(path)) from error
     try:
         document = parsed(content.decode())
     except (ValueError, RecursionError) as error:
-        raise PlanError(f"{path} is no whole plan", why=why_not_json(error), remedy=_PLAN_AGAIN) from error
+        raise PlanError(
+            f"{path} is truncated or not valid JSON", why=why_not_json(error), remedy=plan_again(path)
+        ) from error
     if not isinstance(document, dict):
-        raise PlanError(f"{path} is no plan", why="it holds no JSON object", remedy=_PLAN_AGAIN)
+        raise PlanError(f"{path} is not a plan", why="it holds no JSON object", remedy=plan_again(path))
     return document
 
 
@@ -151,13 +155,13 @@ def read_regular(path: str, largest: int) -> bytes:
     """The content of a regular file; a FIFO or a device is never read, for it may have no end.
 
     :raises OSError: it cannot be read.
-    :raises ValueError: it is no regular file, or has more than ``largest`` bytes.
+    :raises ValueError: it is not a regular file, or has more than ``largest`` bytes.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with open(fd, "rb") as file:
         info = os.fstat(fd)
         if not (stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode)):
-            raise ValueError("it is no regular file")
+            raise ValueError("it is not a regular file")
         if info.st_size > largest:
             raise ValueError(f"it is larger than {largest} bytes")
         return file.read()
@@ -167,19 +171,19 @@ def _check_version(document: dict[str, Any], path: str) -> None:
     version = str(document.get("format_version", ""))
     major, _, minor = version.partition(".")
     if not (major.isdecimal() and minor.isdecimal() and major.isascii() and minor.isascii()):
-        raise PlanError(f"{path} is no plan", why="it has no format_version", remedy=_PLAN_AGAIN)
+        raise PlanError(f"{path} is not a plan", why="it has no format_version", remedy=plan_again(path))
     if major != str(FORMAT_VERSION[0]):
         raise PlanError(
             f"cannot use {path}",
             why=f"its format is version {_cut(version)}; this batchdiff knows {FORMAT_VERSION[0]}.x",
-            remedy="Use the batchdiff that wrote it, or plan again with this one.",
+            remedy="Use a batchdiff that knows this version, such as the one that wrote it.",
         )
 
 
 def _check_schema(document: dict[str, Any], path: str) -> None:
     problem = first_problem(document, schema_of("plan"))
     if problem is not None:
-        raise PlanError(f"{path} is no valid plan", why=_cut(problem), remedy=_PLAN_AGAIN)
+        raise PlanError(f"{path} is not a valid plan", why=_cut(problem), remedy=plan_again(path))
 
 
 def _cut(text: str) -> str:

@@ -8,8 +8,10 @@ import shlex
 import stat
 
 from batchdiff.errors import PlanError
+from batchdiff.image.faults import explained
 from batchdiff.image.lookalike import looks_like
 from batchdiff.image.names import check_usable
+from batchdiff.image.permissions import Deed
 from batchdiff.image.source import ImageFormat
 from batchdiff.model import own_names
 from batchdiff.model.manifest_problems import suggestion
@@ -19,7 +21,6 @@ _HEAD = 4096
 """A manifest says its version and template in its first lines, below its comments."""
 _MANIFEST_KEY = re.compile(rb"^(version|template|guests|defaults)\s*:", re.MULTILINE)
 _MANIFEST_SUFFIXES = (".yaml", ".yml")
-_PLAN_AGAIN = "Run `batchdiff plan` again."
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -32,20 +33,30 @@ def check_is_plan(path: str) -> None:
     if head is None:
         return  # a folder, a FIFO: reading it tells
     if not head:
-        raise PlanError(f"{path} is no plan", why="it is empty", remedy=_PLAN_AGAIN)
+        raise PlanError(f"{path} is not a plan", why="it is empty", remedy=plan_again(path))
     document = own_document(head)
     if document not in {None, Document.PLAN, Document.SIDECAR} or path.endswith(own_names.SIDECAR):
-        raise PlanError(f"{path} is no plan", why=f"it is {document}", remedy=_plan_of(path))
+        raise PlanError(f"{path} is not a plan", why=f"it is {document}", remedy=_plan_of(path))
     if head.removeprefix(_BOM).lstrip().startswith(b"{") and b"\0" not in head:
         return
     if _is_manifest(path, head):
         raise PlanError(
-            f"{path} is no plan",
+            f"{path} is not a plan",
             why="it looks like a manifest",
             remedy=f"Run `batchdiff plan {shlex.quote(path)}` first; that writes the plan.",
         )
     raise PlanError(
-        f"{path} is no plan", why=_what(path, head), remedy="Name the file that `batchdiff plan` wrote."
+        f"{path} is not a plan", why=_what(path, head), remedy="Name the file that `batchdiff plan` wrote."
+    )
+
+
+def plan_again(path: str) -> str:
+    """Return what to do about a plan that is damaged: a journal beside it shows that it was applied."""
+    if not os.path.lexists(f"{path}.journal"):
+        return "Run `batchdiff plan` again."
+    return (
+        f"It was applied, as {path}.journal shows: bring it back from a backup. Without one, `qemu-img convert`"
+        " makes a disk of each overlay, and `batchdiff plan` plans the guests that are left."
     )
 
 
@@ -66,8 +77,8 @@ def _head(path: str) -> bytes | None:
     except FileNotFoundError as error:
         raise PlanError(f"cannot read the plan {path}", why="there is no such file", remedy=_near(path)) from error
     except OSError as error:
-        remedy = "Check the path, and the permissions of the file and its folders."
-        raise PlanError(f"cannot read the plan {path}", why=error.strerror or str(error), remedy=remedy) from error
+        fault = explained(error, Deed.READ, path)
+        raise PlanError(f"cannot read the plan {path}", why=fault.why, remedy=fault.remedy) from error
     except ValueError as error:
         raise PlanError(f"cannot read the plan {path!r}", why=str(error), remedy="Correct the path.") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterable
 
 from batchdiff.model import own_names
@@ -12,13 +13,15 @@ from batchdiff.model import own_names
 def write_whole(path: str, pieces: Iterable[str]) -> None:
     """Writes an ASCII file under a temporary name, makes it durable, and gives it its name.
 
-    A symbolic link at ``path`` is replaced, not followed.
+    A symbolic link at ``path`` is replaced, not followed. A new file can be read by whom the umask lets, and one
+    that takes another's place by whom that one could be read.
 
     :raises OSError: it cannot be written.
     """
     temporary = own_names.temporary(path)
     with open(temporary, "x", encoding="ascii") as file:
         try:
+            _keep_readers(file.fileno(), path)
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
@@ -28,6 +31,16 @@ def write_whole(path: str, pieces: Iterable[str]) -> None:
                 os.unlink(temporary)
             raise
     sync_folder(os.path.dirname(path))
+
+
+def _keep_readers(fd: int, path: str) -> None:
+    """Give a file the owner and mode of the one that it will replace, if there is one; as far as this user can."""
+    with contextlib.suppress(OSError):
+        info = os.lstat(path)
+        if stat.S_ISREG(info.st_mode):
+            with contextlib.suppress(PermissionError):  # then only root could
+                os.fchown(fd, info.st_uid, info.st_gid)
+            os.fchmod(fd, stat.S_IMODE(info.st_mode))
 
 
 def discard_leftovers(path: str) -> None:

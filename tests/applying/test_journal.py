@@ -63,9 +63,15 @@ def reopened(plan_path, checksum=CHECKSUM):
         journal.close()
 
 
-def test_a_new_one(plan_path):
-    assert reopened(plan_path) == ({}, set())
-    assert os.stat(f"{plan_path}.journal").st_mode & 0o777 == 0o600
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_new_one(plan_path, mask):
+    """It can be read by whom the umask lets, as the plan beside it: `status` needs both."""
+    before = os.umask(mask)
+    try:
+        assert reopened(plan_path) == ({}, set())
+    finally:
+        os.umask(before)
+    assert os.stat(f"{plan_path}.journal").st_mode & 0o777 == 0o666 & ~mask
     assert json.loads(read(plan_path))["plan"] == CHECKSUM
 
 
@@ -137,7 +143,7 @@ def test_the_journal_of_an_older_plan_is_set_aside(plan_path, tmp_path):
 
 
 SAID = {
-    "first": "is no journal",
+    "first": "is not a journal",
     "middle": "is damaged: its line 5 is not a record of batchdiff",
     "last": r"is damaged: its line \d+ is not a record of batchdiff",
 }
@@ -269,7 +275,7 @@ def test_a_restored_guest_stands_where_it_began(plan_path):
 @pytest.mark.parametrize("content", [b"\0" * 5000, b"my notes", b"my notes\n", b'{"a": 1}\n{'])
 def test_a_file_that_is_no_journal_is_left_alone(plan_path, content):
     Path(f"{plan_path}.journal").write_bytes(content)
-    with pytest.raises(PlanError, match="no journal"):
+    with pytest.raises(PlanError, match="not a journal"):
         Journal(plan_path, CHECKSUM)
     assert read(plan_path) == content
 

@@ -42,8 +42,9 @@ def test_a_template_that_cannot_be_protected_is_said_once(stage, monkeypatch):
     monkeypatch.setattr("batchdiff.applying.overlaying.copy_metadata", lambda *_: [])
     outcomes = stage.apply()
     assert [each.exit_code for each in outcomes] == [0, 0]
-    assert [len(each.notes) for each in outcomes] == [1, 0]
-    assert "keeps its write permission" in outcomes[0].notes[0]
+    assert [each.notes for each in outcomes] == [(), ()]
+    (notice,) = stage.notices
+    assert f"{stage.template} keeps its write permission" in notice
 
 
 def test_a_journal_that_is_full_stops_no_other_guest(stage, monkeypatch):
@@ -53,7 +54,7 @@ def test_a_journal_that_is_full_stops_no_other_guest(stage, monkeypatch):
     monkeypatch.setattr(Journal, "record_protecting", record_protecting)
     outcomes = stage.apply()
     assert [each.exit_code for each in outcomes] == [0, 0]
-    assert "may have kept its write permission (No space left on device)" in outcomes[0].notes[0]
+    assert "may have kept its write permission: No space left on device" in stage.notices[0]
     assert writable(stage)
 
 

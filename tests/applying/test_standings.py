@@ -6,7 +6,7 @@ import plans
 import pytest
 
 from batchdiff.applying.notes import Fate, Goal, Notes, Standing, Step
-from batchdiff.applying.standings import OnDisk, standings_of
+from batchdiff.applying.standings import OnDisk, TemplateIs, standings_of
 from batchdiff.model.plan import Verdict
 
 BOTH = OnDisk("/vm.qcow2", "/vm.img")
@@ -45,7 +45,8 @@ def test_guests_that_are_not_converted(verdict, step, reason):
     guest = plans.guest_plan(verdict=verdict, reason=reason)
     notes = Notes({"web01": Standing(Step.RETIRED, published=True)})
     (line,) = standings_of(plans.small_plan(guest), notes, {})
-    assert (line.step, line.next) == (step, f"nothing: {reason}")
+    what = "nothing" if verdict is Verdict.SKIP else "plan again once this is settled"
+    assert (line.step, line.next) == (step, f"{what}: {reason}")
 
 
 AGAIN = "apply --retire quarantine: verify again and retire the original; or restore"
@@ -93,6 +94,26 @@ NEXT = {
         QUARANTINED,
         OnDisk(None, None),
         "its overlay is missing, and so is its original: if they were moved, add --map OLD=NEW",
+    ),
+    "template missing": (
+        QUARANTINED,
+        OnDisk("/vm.qcow2", "/vm.img.aside", template=TemplateIs.MISSING),
+        "its template is missing: restore --discard-changes to go back to /vm.img.aside, or bring it back",
+    ),
+    "template and original missing": (
+        QUARANTINED,
+        OnDisk("/vm.qcow2", None, template=TemplateIs.MISSING),
+        "its template is missing: bring it back; if it was moved, add --map OLD=NEW",
+    ),
+    "template written to": (
+        QUARANTINED,
+        OnDisk("/vm.qcow2", "/vm.img.aside", template=TemplateIs.WRITTEN_TO),
+        "verify: the template was written to or replaced, and its overlay may be damaged",
+    ),
+    "template missing, nothing published": (
+        Standing(Step.CHECKED),
+        OnDisk(None, "/vm.img", template=TemplateIs.MISSING),
+        CLEAN,
     ),
     "no overlay yet": (Standing(Step.CHECKED), OnDisk(None, "/vm.img"), CLEAN),
 }

@@ -172,7 +172,7 @@ def test_restore_names_the_whole_originals_if_the_template_is_lost(tmp_path, mon
         stage.restore(guests=("vm",))
     assert str(stage.original(suffix=ASIDE)) in caught.value.remedy
     assert str(stage.original("web", ASIDE)) not in caught.value.remedy
-    assert "batchdiff restore PLAN --discard-changes" in caught.value.remedy
+    assert "batchdiff restore PLAN --guest vm --discard-changes" in caught.value.remedy
     assert ".." not in caught.value.remedy
 
 

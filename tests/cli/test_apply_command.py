@@ -548,11 +548,17 @@ def test_the_template_loses_its_write_bits(tmp_path, protect):
 
 
 def test_a_template_that_cannot_be_protected(fleet):
-    """chattr +i: it could not be changed anyway; the operator is told."""
+    """chattr +i: that protects it better; no guest is to blame, and with --json it is an event."""
     notation.run("chattr", "+i", str(fleet.folder / "template.img"))
     try:
         fleet.plan_here()
-        assert "write permission" in fleet.apply().stderr
+        done = fleet.apply("--json")
+        notices = [event["message"] for event in events(done) if event["event"] == "notice"]
+        assert notices == [
+            f"the template's file {fleet.folder / 'template.img'} is immutable already, which protects it better"
+            " than a mode"
+        ]
+        assert all(event["notes"] == [] for event in events(done) if event["event"] == "guest")
         fleet.assert_converted()
     finally:
         notation.run("chattr", "-i", str(fleet.folder / "template.img"))
@@ -618,8 +624,8 @@ def test_two_at_once(planned):
 
 
 DAMAGED = {
-    "no journal": ("5\n", "is no journal"),
-    "another beginning": ('{"step": "begin", "plan": "CHECKSUM"}\n[]\n', "is no journal"),
+    "no journal": ("5\n", "is not a journal"),
+    "another beginning": ('{"step": "begin", "plan": "CHECKSUM"}\n[]\n', "is not a journal"),
     "no plan": ('{"time": "", "step": "begin"}\n[]\n', "is damaged"),
     "a line that is no object": ('{"time": "", "step": "begin", "plan": "CHECKSUM"}\n[]\n', "is damaged"),
     "a line that is no JSON": ('{"time": "", "step": "begin", "plan": "CHECKSUM"}\n{"gue\n', "is damaged"),

@@ -5,10 +5,13 @@ import json
 import os
 import sys
 
+import plans
 import pytest
 
+from batchdiff.cli import work
 from batchdiff.cli.console import Console, Progress
 from batchdiff.errors import BatchdiffError, UsageError
+from batchdiff.model.outcome import GuestOutcome, Status
 
 SAID = {"say": "a message", "detail": "a detail", "warn": "batchdiff: a warning"}
 
@@ -90,3 +93,17 @@ def test_a_disk_that_is_full_is_said_once(stdout_is):
         console.result("x" * 10)
     console.result("y" * 10)
     assert os.readlink(f"/proc/self/fd/{sys.stdout.fileno()}") == os.devnull
+
+
+@pytest.mark.parametrize("one_terminal", [True, False])
+def test_on_one_terminal_a_reason_is_printed_once(monkeypatch, capsys, one_terminal):
+    """There the result follows, which has it; elsewhere the two are read by different people or programs."""
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: one_terminal)
+    announcer = work.Announcer(Console())
+    announcer.arrival(plans.guest_plan(), GuestOutcome("web01", Status.FAILED, "the disk is full", exit_code=1))
+    announcer.arrival(plans.guest_plan(), GuestOutcome("web02", Status.RESTORED, notes=("lost its flags",)))
+    said = capsys.readouterr().err
+    assert "web01: failed" in said
+    assert "web02: restored" in said
+    assert ("the disk is full" in said, "lost its flags" in said) == (not one_terminal, not one_terminal)

@@ -109,6 +109,27 @@ def test_the_mode_follows_the_umask(path):
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o640
 
 
+def test_who_could_read_a_plan_can_read_the_one_that_replaces_it(path):
+    write_plan(small_plan(), path)
+    os.chown(path, 1234, 5678)
+    os.chmod(path, 0o440)
+    write_plan(small_plan(), path)
+    info = os.stat(path)
+    assert (info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode)) == (1234, 5678, 0o440)
+
+
+def test_a_damaged_plan_that_was_applied_is_not_to_be_planned_again(path):
+    """A new plan could not undo what the damaged one has converted."""
+    Path(path).write_text("{")
+    with pytest.raises(PlanError) as caught:
+        read_plan(path)
+    assert caught.value.remedy == "Run `batchdiff plan` again."
+    Path(f"{path}.journal").touch()
+    with pytest.raises(PlanError) as caught:
+        read_plan(path)
+    assert caught.value.remedy.startswith(f"It was applied, as {path}.journal shows: bring it back from a backup.")
+
+
 @pytest.mark.parametrize("name", ["missing/p.json", "file/p.json", "folder", "x" * 300, "null", "pipe"])
 def test_a_place_that_takes_no_plan_is_left_as_it_was(tmp_path, name):
     (tmp_path / "file").write_text("x")

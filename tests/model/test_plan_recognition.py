@@ -32,7 +32,7 @@ def refusal(path):
 def test_what_it_is_instead(tmp_path, content, words):
     path = tmp_path / "t.img"
     path.write_bytes(content)
-    assert f"{path} is no plan: {words}" in refusal(path)
+    assert f"{path} is not a plan: {words}" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_manifest(tmp_path, name, content):
     path = tmp_path / name
     path.write_text(content)
     assert refusal(path).endswith(
-        f"is no plan: it looks like a manifest. Run `batchdiff plan {path}` first; that writes the plan."
+        f"is not a plan: it looks like a manifest. Run `batchdiff plan {path}` first; that writes the plan."
     )
 
 
@@ -88,4 +88,4 @@ def test_no_name_at_all(tmp_path, name, why):
 
 def test_a_fifo_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "fifo")
-    assert "it is no regular file" in refusal(tmp_path / "fifo")
+    assert "it is not a regular file" in refusal(tmp_path / "fifo")

@@ -269,7 +269,7 @@ def test_a_file_too_large_for_a_plan_is_not_read(path):
 
 
 def test_a_folder_is_no_plan(tmp_path):
-    assert "Is a directory" in refusal(str(tmp_path))
+    assert "is a folder" in refusal(str(tmp_path))
 
 
 def test_a_missing_plan_is_said_to_be_missing(path):

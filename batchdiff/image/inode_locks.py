@@ -1,0 +1,75 @@
+"""Attributes of a file or folder that stop even root from changing it, and the quota project that it belongs to.
+
+::
+
+    i  immutable     no write, rename, unlink, link, chmod; of a folder: no name in it changes
+    a  append-only   no rename, unlink; of a folder: names may be added, but none may change or go
+    project          a folder that hands its project down takes no file of another one by rename or link (EXDEV)
+
+Source: ioctl_iflags(2), chattr(1), ioctl_fsgetxattr(2), Linux ``include/uapi/linux/fs.h``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+from typing import NamedTuple
+
+_GET_FLAGS, _GET_MORE = 0x80086601, 0x801C581F
+_FLAGS, _MORE = struct.Struct("=I"), struct.Struct("=5I8x")
+_IMMUTABLE, _APPEND = 0x00000010, 0x00000020
+_INHERITS_PROJECT = 0x00000200
+
+
+class InodeLock(NamedTuple):
+    """An attribute that locks a file: its letter for chattr(1), and what it is called."""
+
+    letter: str
+    word: str
+
+
+class Project(NamedTuple):
+    """A quota project; ``inherited``: of a folder, whether what is in it must belong to the same one."""
+
+    number: int
+    inherited: bool
+
+
+def lock_in(fd: int) -> InodeLock | None:
+    """Return what locks an open file or folder; None if nothing does, or its filesystem has no such attributes."""
+    with contextlib.suppress(OSError):
+        flags = _FLAGS.unpack(fcntl.ioctl(fd, _GET_FLAGS, _FLAGS.pack(0)))[0]
+        if flags & _IMMUTABLE:
+            return InodeLock("i", "immutable")
+        if flags & _APPEND:
+            return InodeLock("a", "append-only")
+    return None
+
+
+def lock_on(path: str) -> InodeLock | None:
+    """Return what locks the file or folder at a path; None also if this user may not open it."""
+    with contextlib.suppress(OSError, ValueError):
+        fd = _opened(path)
+        try:
+            return lock_in(fd)
+        finally:
+            os.close(fd)
+    return None
+
+
+def project_of(path: str) -> Project | None:
+    """Return the project of the file or folder at a path; None if that cannot be found out."""
+    with contextlib.suppress(OSError, ValueError):
+        fd = _opened(path)
+        try:
+            flags, *_, project, _hint = _MORE.unpack(fcntl.ioctl(fd, _GET_MORE, bytes(_MORE.size)))
+            return Project(project, bool(flags & _INHERITS_PROJECT))
+        finally:
+            os.close(fd)
+    return None
+
+
+def _opened(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)

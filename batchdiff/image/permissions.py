@@ -1,0 +1,137 @@
+"""Say what this user lacks for something that was refused, as far as owners, modes and capabilities explain it.
+
+::
+
+    EACCES   a folder on the way may not be entered -> the folder may not be written to -> the file may not
+             -> nothing of that: a security module, or a file server
+    EPERM    the sticky bit of a folder -> not the owner -> nothing of that: a capability that is missing
+
+Source: path_resolution(7), capabilities(7), chmod(2), rename(2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+
+_OVERRIDE, _OWNER = 1, 3
+_NAMES = {_OVERRIDE: "CAP_DAC_OVERRIDE", _OWNER: "CAP_FOWNER"}
+
+
+class Deed(enum.StrEnum):
+    """What was tried with a file."""
+
+    READ = "read"
+    WRITE = "write to"
+    CREATE = "create"
+    RENAME = "rename"
+    DELETE = "delete"
+    CHANGE_MODE = "change the mode of"
+
+
+IN_FOLDER = frozenset({Deed.CREATE, Deed.RENAME, Deed.DELETE})
+"""What changes a folder, and so depends on that folder's permissions and not on the file's."""
+
+
+def user() -> str:
+    """Return the user who runs this process, with the number that counts."""
+    number = os.geteuid()
+    with contextlib.suppress(KeyError):
+        return f"{pwd.getpwuid(number).pw_name} (uid {number})"
+    return f"the user with uid {number}"
+
+
+def lacking_access(deed: Deed, path: str) -> str:
+    """Return which permission is missing (EACCES), as a sentence; empty if permissions are not the reason."""
+    for folder in _folders(path):
+        if _is_closed(folder, os.X_OK):
+            return f"{user()} may not enter the folder {folder}{_description(folder)}"
+    if deed in IN_FOLDER:
+        folder = os.path.dirname(os.path.abspath(path))
+        if _is_closed(folder, os.W_OK):
+            return f"{user()} may not write to the folder {folder}{_description(folder)}"
+    elif _is_closed(path, os.R_OK if deed is Deed.READ else os.W_OK):
+        return f"{user()} may not {deed} {path}{_description(path)}"
+    return ""
+
+
+def lacking_ownership(deed: Deed, path: str) -> str:
+    """Return why only an owner may do that (EPERM), as a sentence; empty if ownership is not the reason."""
+    with contextlib.suppress(OSError):
+        file = os.lstat(path)
+        if _has(_OWNER) or file.st_uid == os.geteuid():
+            return ""
+        if deed is Deed.CHANGE_MODE:
+            return f"only {_among(file.st_uid)} may {deed} {path}, not {user()}"
+        folder = os.path.dirname(os.path.abspath(path))
+        about = os.stat(folder)
+        if deed in IN_FOLDER and about.st_mode & stat.S_ISVTX and about.st_uid != os.geteuid():
+            return (
+                f"the folder {folder} has the sticky bit, so only {_among(file.st_uid, about.st_uid)} may {deed}"
+                f" {path}, not {user()}"
+            )
+    return ""
+
+
+def lacking_capability() -> str:
+    """Return which capabilities this process lacks although it is root, as in a container; empty if none."""
+    if os.geteuid() != 0:
+        return ""
+    return " and ".join(name for number, name in _NAMES.items() if not _has(number))
+
+
+def confinement() -> str:
+    """Return the profile or label by which a security module confines this process; empty if none is known."""
+    with contextlib.suppress(OSError, ValueError):
+        with open("/proc/self/attr/current", encoding="utf-8") as file:
+            label = file.read().strip("\0\n ")
+        return "" if label.startswith("unconfined") else label
+    return ""
+
+
+def _folders(path: str) -> Iterator[str]:
+    """The folders above a path, from the root down."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if folder != path:
+        yield from _folders(folder)
+        yield folder
+
+
+def _is_closed(path: str, mode: int) -> bool:
+    """Whether a file or folder is there and its permissions forbid something."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return False  # the folder above it is the reason
+    except OSError:
+        return False
+    return not os.access(path, mode, effective_ids=True)
+
+
+def _description(path: str) -> str:
+    with contextlib.suppress(OSError):
+        info = os.stat(path)
+        return f", which belongs to {_name(info.st_uid)} and has the mode {stat.S_IMODE(info.st_mode):o}"
+    return ""
+
+
+def _among(*owners: int) -> str:
+    return " and ".join([*sorted({_name(owner) for owner in owners if owner}), "root"])
+
+
+def _name(number: int) -> str:
+    with contextlib.suppress(KeyError):
+        return pwd.getpwuid(number).pw_name
+    return f"uid {number}"
+
+
+def _has(capability: int) -> bool:
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            line = next(line for line in file if line.startswith("CapEff:"))
+        return bool(int(line.split()[1], 16) >> capability & 1)
+    return os.geteuid() == 0
