@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
-from filesystems import mounted, settle, tmpfs
+from filesystems import look_again, mounted, settle, tmpfs
 from notation import run
 
 from batchdiff.cli import main
@@ -157,7 +157,7 @@ def layers(folder: Path) -> Iterator[Path]:
 def template_below(folder: Path, size: int) -> None:
     """Taking its write permission copies it to the upper layer."""
     write_template(folder.parent / "below" / "template.img", size)
-    run("mount", "-o", "remount", str(folder))
+    look_again(folder)
     for number in range(2):
         copy(folder / "template.img", folder / f"guest{number}.img")
         rewrite(folder / f"guest{number}.img", size, number)

@@ -47,6 +47,14 @@ def among_own_mounts(point: Path, script: str, *arguments: str) -> list[str]:
     return ["unshare", "--mount", "--propagation", "unchanged", "sh", "-euc", private, str(point), *arguments]
 
 
+def look_again(overlay: Path) -> None:
+    """Makes an overlayfs take in what has changed in its layers.
+
+    By the old system call: the new one, which mount prefers since util-linux 2.39, has nothing to change there.
+    """
+    run("env", "LIBMOUNT_FORCE_MOUNT2=always", "mount", "-o", "remount", str(overlay))
+
+
 def settle(point: Path) -> None:
     """Makes a filesystem do what it has put off, such as giving back the blocks of deleted files.
 

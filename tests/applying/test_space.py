@@ -6,7 +6,7 @@ import notation
 import plans
 import pytest
 from disk_cases import layers
-from filesystems import mounted
+from filesystems import look_again, mounted
 from oracle import source
 
 from batchdiff.applying.space import check_space, check_space_for_image, free_bytes, standalone_bytes
@@ -191,7 +191,7 @@ def test_the_template_that_is_copied_to_be_protected_counts(tmp_path):
     """In a lower layer of an overlayfs; and only where it will be protected."""
     with layers(tmp_path) as merged:
         (tmp_path / "below" / "t.img").write_bytes(os.urandom(64 * MIB))
-        notation.run("mount", "-o", "remount", str(merged))
+        look_again(merged)
         left = [guest(merged, overlay=free_bytes(str(merged)) - 32 * MIB)]
         with open_image(source(merged / "t.img")) as template:
             check_space(left, Retire.KEEP)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 from disk_cases import layers
-from filesystems import mounted, settle
+from filesystems import look_again, mounted, settle
 from notation import run
 
 from batchdiff.image.allocation import disk_use
@@ -21,7 +21,7 @@ def merged(tmp_path):
     with layers(tmp_path) as point:
         (tmp_path / "below" / "folder").mkdir()
         (tmp_path / "below" / "folder" / "lower.img").write_bytes(os.urandom(4 * MIB))
-        run("mount", "-o", "remount", str(point))
+        look_again(point)
         (point / "upper.img").write_bytes(os.urandom(2 * MIB))
         run("sync", "-f", str(point))
         yield point
