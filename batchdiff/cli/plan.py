@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import shlex
 from contextlib import closing
@@ -27,7 +26,7 @@ from batchdiff.planning.checkpoint import Checkpoint
 from batchdiff.planning.manners import Manners
 from batchdiff.planning.planner import Earlier, make_plan
 from batchdiff.planning.restraint import kept
-from batchdiff.report.json_form import plan_json
+from batchdiff.report.json_form import plan_report
 from batchdiff.report.text import plan_text
 
 _ELSEWHERE = "Choose another place with `-o`."
@@ -60,7 +59,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         say_kept(console, path, replaced)
     console.result(plan_text(plan, width=console.width))
     aside = None if replaced is None else os.path.abspath(replaced.path)
-    console.event("plan", path=os.path.abspath(path), kept=aside, report=json.loads(plan_json(plan)))
+    if console.json:
+        console.event("plan", path=os.path.abspath(path), kept=aside, report=plan_report(plan))
     warn_of_space(console, plan)
     warn_of_changed_template(console, plan)
     following = f" Next: batchdiff apply {shlex.quote(path)}" if plan.totals.convert else ""

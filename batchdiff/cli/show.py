@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 
 from batchdiff.applying.journal import read_notes
@@ -18,7 +17,7 @@ from batchdiff.model.plan import Plan, Verdict
 from batchdiff.model.plan_file import read_for_report
 from batchdiff.model.sidecar import read_sidecar, sidecar_path
 from batchdiff.report.charset import written_in
-from batchdiff.report.json_form import plan_json
+from batchdiff.report.json_form import plan_json, plan_report
 from batchdiff.report.text import plan_text
 
 
@@ -27,19 +26,20 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     plan = read_for_report(arguments.plan)
     notes = read_notes(arguments.plan, plan.checksum)
     stale = stale_notices(plan, notes)
-    as_json = plan_json(plan, stale=stale)
     is_json = arguments.format == "json"
-    if arguments.output is None:
-        console.result(as_json if is_json else plan_text(plan, stale=stale, width=console.width))
-    else:
+    if arguments.output is not None:
         with written_in("utf-8"):  # a file is the same whatever terminal the command was given at
-            _write(arguments.output, as_json if is_json else plan_text(plan, stale=stale))
+            _write(arguments.output, plan_json(plan, stale=stale) if is_json else plan_text(plan, stale=stale))
+    elif not console.json:
+        width = console.width
+        console.result(plan_json(plan, stale=stale) if is_json else plan_text(plan, stale=stale, width=width))
     warn_of_planned_formats(console, plan, notes)
     if notes.published:
         done = ", ".join(guest.name for guest in plan.guests if guest.name in notes.published)
         where = f"batchdiff status {shlex.quote(arguments.plan)}"
         console.say(f"Done by an earlier apply: {done}. `{where}` shows where each guest stands.")
-    console.event("report", report=json.loads(as_json))
+    if console.json:  # a sum over millions of extents, in a large plan
+        console.event("report", report=plan_report(plan, stale=stale))
     return EXIT_DONE
 
 

