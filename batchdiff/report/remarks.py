@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from batchdiff.model import own_names
 from batchdiff.model.manifest import Retire
 from batchdiff.model.plan import GuestPlan, Plan, why_unlike
 from batchdiff.report.figures import to_convert
@@ -27,15 +28,15 @@ def remarks(plan: Plan) -> Iterator[str]:
 
 def _of_link(guest: GuestPlan, retire: Retire) -> str:
     """Say where the files of a guest go that the manifest names by a symbolic link."""
-    file = guest.source.path
+    file, aside = guest.source.path, guest.source.path + own_names.QUARANTINE
     begin = f"{guest.alias} is a symbolic link to {file}."
     if guest.overlay_path == file:
         return f"{begin} The overlay takes the place of that file, so the link leads to the overlay."
     match retire:
         case Retire.KEEP:
-            end = "The original stays there; once it is quarantined or deleted, the link leads to nothing."
+            end = f"The original stays there; once it is deleted, or quarantined as {aside}, the link leads to nothing."
         case Retire.QUARANTINE:
-            end = f"The original becomes {file}.batchdiff-original, and the link leads to nothing."
+            end = f"The original becomes {aside}, and the link leads to nothing."
         case Retire.DELETE:
             end = "The original is deleted there, and the link leads to nothing."
     return f"{begin} The overlay goes to {guest.overlay_path}. {end}"

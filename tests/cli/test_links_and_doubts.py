@@ -28,7 +28,11 @@ def plain(text: str) -> str:
 @pytest.mark.parametrize(
     ("retire", "words"),
     [
-        ("keep", "The original stays there; once it is quarantined or deleted, the link leads to nothing."),
+        (
+            "keep",
+            "The original stays there; once it is deleted, or quarantined as {file}.batchdiff-original, the link"
+            " leads to nothing.",
+        ),
         ("quarantine", "The original becomes {file}.batchdiff-original, and the link leads to nothing."),
         ("delete", "The original is deleted there, and the link leads to nothing."),
     ],
