@@ -34,7 +34,8 @@ def _of_link(guest: GuestPlan, retire: Retire) -> str:
         return f"{begin} The overlay takes the place of that file, so the link leads to the overlay."
     match retire:
         case Retire.KEEP:
-            end = f"The original stays there; once it is deleted, or quarantined as {aside}, the link leads to nothing."
+            gone = f"once it is deleted, or quarantined as {aside}, the link leads to nothing."
+            end = f"The original stays there; {gone}"
         case Retire.QUARANTINE:
             end = f"The original becomes {aside}, and the link leads to nothing."
         case Retire.DELETE:
