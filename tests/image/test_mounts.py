@@ -1,5 +1,6 @@
 import os
 
+import notation
 import pytest
 import real_holders
 from filesystems import mounted, overlayfs, tmpfs
@@ -30,6 +31,17 @@ def test_a_line(line, expected):
 
 def test_all_mounts_of_this_machine_are_understood():
     assert "/proc" in {mount.point for mount in mounts()}
+
+
+def test_a_mount_point_with_a_carriage_return_in_its_name(tmp_path):
+    """The kernel writes it as it is, and anybody who may use FUSE can make one: it ends no line."""
+    (point := tmp_path / "a\rb").mkdir()
+    notation.run("mount", "-t", "tmpfs", "tmpfs", str(point))
+    try:
+        assert type_at(point) == "tmpfs"
+        assert str(point) in {mount.point for mount in mounts()}
+    finally:
+        notation.run("umount", str(point))
 
 
 def type_at(path):
