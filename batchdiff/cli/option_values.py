@@ -35,7 +35,7 @@ def file_to_write(text: str) -> str:
     if text == "-":
         raise argparse.ArgumentTypeError("- does not mean stdout here; a file of that name is ./-")
     if not text:
-        raise argparse.ArgumentTypeError("the file's name is empty")
+        raise argparse.ArgumentTypeError("the file name is empty")
     return text
 
 

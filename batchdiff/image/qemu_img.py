@@ -62,8 +62,8 @@ def check(
 
 
 _REPAIR = (
-    "Shut its VM down and copy the file, for a repair may lose data. Then repair it:"
-    " `qemu-img check -r all -f qcow2 {}`; look whether the VM starts, then run the same command again."
+    "Shut its VM down and copy the file first, because a repair may lose data. Then repair it:"
+    " `qemu-img check -r all -f qcow2 {}`; check that the VM starts, then run the same command again."
 )
 
 
@@ -136,7 +136,7 @@ def _require_success(done: Finished) -> None:
             remedy=f"Shut it down, {AGAIN}",
         )
     # What a shell and the loader of libraries end with. Elsewhere it may lie in places that are closed to it.
-    remedy = _WHERE if done.code in {126, 127} else f"Mend what it names, {AGAIN}"
+    remedy = _WHERE if done.code in {126, 127} else f"Fix what it reports, {AGAIN}"
     raise ProgramError("qemu-img failed", why=done.described(), remedy=remedy)
 
 

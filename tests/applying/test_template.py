@@ -168,7 +168,7 @@ def test_another_content_below_overlays(template, digest_is):
     )
     with pytest.raises(PlanError, match="changed after overlays were put on it") as caught:
         require(template)
-    assert "the overlays of web01 and web02 are damaged by that" in caught.value.why
+    assert "this damages the overlays of web01 and web02" in caught.value.why
     assert "it was touched" in caught.value.why
 
 

@@ -172,5 +172,5 @@ def test_who_is_not_root_is_told_so(disk, content, exactness, words):
             os.seteuid(0)
     assert use.exactness is exactness
     assert words in use.note
-    assert "only root (CAP_SYS_ADMIN) can ask" in use.note
+    assert "only root (CAP_SYS_ADMIN) can" in use.note
     assert use.allocated == path.stat().st_blocks * 512

@@ -184,7 +184,7 @@ def test_a_limit_on_the_size_of_files(tmp_path):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
             assert "ulimit -f" not in explained(OSError(errno.EFBIG, "File too large")).remedy
-    assert "files of this process may have 4096 bytes at the most" in fault.why
+    assert "this process may not write files of more than 4096 bytes" in fault.why
     assert "ulimit -f unlimited" in fault.remedy
 
 

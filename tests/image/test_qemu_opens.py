@@ -265,7 +265,7 @@ REFUSED_BY_QEMU = {
         lambda image: image.put(snapshot_table(image), struct.pack(">Q", directory(image))),
         "L1 table lies on the bitmap directory",
     ),
-    "snapshots-too-many": ("snapshots", field("snapshots", 65537), "snapshots are above"),
+    "snapshots-too-many": ("snapshots", field("snapshots", 65537), "snapshots exceed"),
     "refcount-order": ("plain", field("refcount_order", 7), "refcount width"),
     "header-length": ("plain", field("header_length", 96), "header length"),
     "header-length-over-the-cluster": ("small", field("header_length", 520), "header length"),
