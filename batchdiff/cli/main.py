@@ -59,7 +59,7 @@ def run(argv: list[str]) -> int:
 
 
 def _unexpected(console: Console, error: Exception) -> int:
-    """Report what no verb has a sentence for: a limit that was reached; all else is a bug, and says so."""
+    """Report what no verb handles: a limit that was reached. Anything else is a bug, and reported as one."""
     if isinstance(error, MemoryError):
         remedy = "Free some, then run the same command again."
         ending: BatchdiffError = BatchdiffError("batchdiff ran out of memory", remedy=remedy)

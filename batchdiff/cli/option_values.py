@@ -1,4 +1,4 @@
-"""The values that options take, and what is wrong with others: in words, with all that there is to choose from."""
+"""The values that options take, and what is wrong with others, in words that name all choices."""
 
 from __future__ import annotations
 

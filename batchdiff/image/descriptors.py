@@ -14,7 +14,7 @@ from batchdiff.errors import BatchdiffError
 _FILES = "/proc/self/fd"
 
 _MOST = 1 << 20
-"""What counts for a limit of "unlimited": Linux lets nobody have more (fs.nr_open)."""
+"""What "unlimited" counts as: Linux allows no more (fs.nr_open)."""
 
 _LEAST = 32
 """A guest that rests on two files is converted with 22 beside those that are open from the start: most of them are

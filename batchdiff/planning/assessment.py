@@ -173,7 +173,7 @@ def _measured(
 
 
 def _similarity(units: Extents) -> Similarity:
-    """Of what is not zeros, how much is as in the template; in whole units, of which the last may be cut off."""
+    """Count how much of the nonzero data equals the template; in whole units, the last of which may be cut off."""
     equal = units.units(Kind.SAME)
     return Similarity(equal * UNIT, (equal + units.units(Kind.DATA)) * UNIT)
 

@@ -91,7 +91,7 @@ class Checkpoint:
         self._warn(f"if this scan is stopped, it cannot go on later where it was: {self.path}: {why}")
 
     def discard(self) -> None:
-        """The plan is written: nobody needs this any more."""
+        """The plan is written: this is no longer needed."""
         if self._file is None:
             return
         try:

@@ -27,7 +27,7 @@ _GRANULARITIES = range(9, 32)
 _LONGEST_NAME = 1023
 _MAX_BITMAP = 512 * MIB
 _MAX_TABLES = 64 * MIB
-"""Bytes of all tables. Those of a thousand bitmaps of 16 TiB take 4 MiB; more would be read for long."""
+"""Bytes of all tables. Those of a thousand bitmaps of 16 TiB take 4 MiB; more would take long to read."""
 
 _RESERVED = np.uint64(0xFF000000000001FE)
 _ALL_ONES = np.uint64(1)

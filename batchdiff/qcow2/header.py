@@ -229,7 +229,7 @@ def backing_name(cluster: bytes, offset: int, size: int, length: int) -> str | N
 
 
 def _check_sizes(header: Header, size: int) -> None:
-    """``size`` is the virtual size as it stands there; of a part of a sector at its end QEMU shows nothing."""
+    """``size`` is the virtual size as stored; QEMU drops a part of a sector at its end."""
     require(header.virtual_size > 0, "its virtual size is 0")
     require(size < 1 << 63, f"its virtual size {size} is impossible")
     needed = ceil_div(size, header.geometry.l2_coverage)
