@@ -97,7 +97,7 @@ class Checkpoint:
         try:
             self._file.discard()
         except OSError as error:
-            self._warn(f"{self.path} could not be removed: {error.strerror or error}; you may do it")
+            self._warn(f"{self.path} could not be removed: {error.strerror or error}; you may remove it")
         self._pending = []
         self.close()
 
