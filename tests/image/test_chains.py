@@ -304,7 +304,7 @@ def test_a_relative_name_after_its_protocol(tmp_path, form):
     image.save(top)
     name_format(top, form)
     below = ImageSource(str(low), ImageFormat(form.decode() or "raw"))
-    with pytest.raises(ImageError, match="means a different file, depending on where QEMU is started") as caught:
+    with pytest.raises(ImageError, match="depends on the folder in which QEMU is started") as caught:
         open_image(replace(source(top), backing=(below,)))
     assert qemu_cannot_open(top)
     follow(caught.value)

@@ -131,7 +131,7 @@ def test_a_view_that_is_read_only(tmp_path):
 def test_a_name_that_is_taken(place):
     (place / "vm.img.aside").touch()
     fault = fault_of(lambda: rename(place))
-    assert f"another file has the name {place / 'vm.img.aside'} already" in fault.why
+    assert f"another file already has the name {place / 'vm.img.aside'}" in fault.why
     (place / "vm.img.aside").rename(place / "away")
     rename(place)
 
