@@ -58,12 +58,19 @@ def _next(known: Standing, there: OnDisk | None, retire: Retire) -> str:
         return f"{known.goal}: interrupted, will resume"
     if there is not None and there.doubt:
         return f"move one away: {there.doubt}"
-    if known.published and there is not None:
-        if there.template is not TemplateIs.THERE:
-            return _template_lost(there)
-        if there.overlay is None:
-            return _overlay_missing(there)
-    return _by_step(known, there, retire)
+    trouble = _trouble(there) if known.published and there is not None else ""
+    return trouble or _by_step(known, there, retire)
+
+
+def _trouble(there: OnDisk) -> str:
+    """Return what to do about a published overlay that is in danger; empty if it is not. The worst comes first."""
+    if there.template is TemplateIs.MISSING:
+        return _template_lost(there)
+    if there.overlay is None:
+        return _overlay_missing(there)
+    if there.template is TemplateIs.WRITTEN_TO:
+        return "verify: the template was written to or replaced, and its overlay may be damaged"
+    return ""
 
 
 def _by_step(known: Standing, there: OnDisk | None, retire: Retire) -> str:
@@ -84,8 +91,6 @@ def _by_step(known: Standing, there: OnDisk | None, retire: Retire) -> str:
 
 
 def _template_lost(there: OnDisk) -> str:
-    if there.template is TemplateIs.WRITTEN_TO:
-        return "verify: the template was written to or replaced, and its overlay may be damaged"
     if there.original is None:
         return "its template is missing: bring it back; if it was moved, add --map OLD=NEW"
     return f"its template is missing: restore --discard-changes to go back to {there.original}, or bring it back"

@@ -127,7 +127,12 @@ def _check_folder(folder: str) -> None:
     try:
         try_folder(folder)
     except OSError as error:
-        why = reason(error) if os.path.isdir(folder) else "there is no such folder"
+        if not os.path.isdir(folder):
+            why = "there is no such folder"
+        elif isinstance(error, FileNotFoundError):
+            why = f"it takes no new files ({error.strerror})"
+        else:
+            why = reason(error)
         raise UsageError(f"cannot write the plan to {folder}", why=why, remedy=_ELSEWHERE) from error
 
 

@@ -81,7 +81,8 @@ class Mount:
 def mounts() -> list[Mount]:
     """All mounts that this process can see; none where /proc is missing."""
     try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        # A carriage return in a path stands there as it is, and ends no line.
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             return [parsed(line) for line in file]
     except OSError:
         return []

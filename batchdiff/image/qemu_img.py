@@ -70,13 +70,14 @@ _REPAIR = (
 def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) -> None:
     """Let QEMU open an image with its chain, as headers name it, and look where its first bytes are.
 
-    `qemu-img info` would not do: it opens neither the chain nor an external data file.
+    `qemu-img info` would not do: it opens neither the chain nor an external data file. As text, `map` fails if
+    those bytes are compressed.
 
     :raises VerificationError: it refuses one of the files.
     :raises InUseError: a VM uses one of them.
     :raises ProgramError: it could not be run.
     """
-    done = _run("map", [image], 0, stopped, options=["--max-length=512"])
+    done = _run("map", [image], 0, stopped, options=["--max-length=512", "--output=json"])
     if done.code == 1 and not _is_locked(done):
         raise VerificationError(
             f"QEMU does not open {image.path}",

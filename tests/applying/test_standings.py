@@ -110,6 +110,11 @@ NEXT = {
         OnDisk("/vm.qcow2", "/vm.img.aside", template=TemplateIs.WRITTEN_TO),
         "verify: the template was written to or replaced, and its overlay may be damaged",
     ),
+    "template written to, overlay missing": (
+        QUARANTINED,
+        OnDisk(None, "/vm.img.aside", template=TemplateIs.WRITTEN_TO),
+        "its overlay is missing: bring it back, or restore --discard-changes to go back to /vm.img.aside",
+    ),
     "template missing, nothing published": (
         Standing(Step.CHECKED),
         OnDisk(None, "/vm.img", template=TemplateIs.MISSING),

@@ -14,7 +14,7 @@ from notation import run
 from oracle import assert_same
 
 from batchdiff.cli.console import Console
-from batchdiff.cli.hints import warn_of_names
+from batchdiff.cli.hints import warn_of_manifest
 from batchdiff.cli.main import run as main
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, PlanError, VerificationError
 from batchdiff.image import device_names
@@ -229,7 +229,7 @@ def warnings(tmp_path, monkeypatch):
     monkeypatch.setattr(device_names, "_DEV", f"{tmp_path}/dev")
 
     def of_the_manifest():
-        warn_of_names(Console(), read_manifest(str(tmp_path / "m.yaml")))
+        warn_of_manifest(Console(), read_manifest(str(tmp_path / "m.yaml")))
         return said
 
     return of_the_manifest

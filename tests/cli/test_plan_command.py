@@ -403,7 +403,7 @@ def test_no_plan_goes_to_stdout_by_a_dash(fleet):
     ("place", "why"),
     [
         ("nodir/x.json", "there is no such folder"),
-        ("/proc/x.json", "No such file or directory"),
+        ("/proc/x.json", "it takes no new files (No such file or directory)"),
         ("/dev/full", "is not a regular file"),
     ],
 )
@@ -418,7 +418,7 @@ def test_the_true_reason_on_a_filesystem_that_is_read_only(fleet, tmp_path):
     with mounted(tmp_path, "ext4", 8 << 20) as point:
         notation.run("mount", "-o", "remount,ro", str(point))
         done = fleet.plan("-o", point / "p.json", expect=2)
-    assert "Read-only file system" in done.stderr
+    assert "is mounted read-only" in done.stderr
 
 
 def test_an_overlay_that_exists_may_be_a_disk_in_use(fleet):

@@ -118,7 +118,8 @@ LONGEST = {
     "docs/scripting.md": 280,
     "docs/performance.md": 240,
     "docs/plan-format.md": 200,
-    "docs/safety.md": 240,
+    "docs/safety.md": 250,
+    "docs/manifest.md": 190,
 }
 """A section for each verb, rows for figures and filesystems, what each failure leaves; all else fits on a page."""
 

@@ -247,7 +247,6 @@ def test_fingerprints_say_what_changed(tmp_path, change, said):
         (errno.EMFILE, "`ulimit -n`, `LimitNOFILE="),
         (errno.ENFILE, "fs.file-max"),
         (errno.ENOMEM, "memory"),
-        (errno.EACCES, "Check the permissions"),
     ],
 )
 def test_what_helps_against_a_limit(monkeypatch, number, advice):

@@ -32,6 +32,12 @@ def test_all_mounts_of_this_machine_are_understood():
     assert "/proc" in {mount.point for mount in mounts()}
 
 
+def test_a_carriage_return_in_a_path_ends_no_line(tmp_path):
+    (tmp_path / "a\rb").mkdir()
+    with tmpfs(tmp_path / "a\rb") as point:
+        assert str(point) in {mount.point for mount in mounts()}
+
+
 def type_at(path):
     fd = os.open(path, os.O_RDONLY)
     try:
