@@ -268,5 +268,5 @@ def test_a_template_that_cannot_be_made_durable(tmp_path, monkeypatch):
     with open_image(stage.plan.template.source) as image:
         sync(image)
         monkeypatch.setattr(os, "fsync", fsync)
-        with pytest.raises(ImageError, match=r"cannot make .*template.img durable"):
+        with pytest.raises(ImageError, match=r"cannot sync .*template.img to disk"):
             sync(image)

@@ -253,7 +253,7 @@ REFUSED_BY_QEMU = {
     "bitmap-names-equal": (
         "bitmaps",
         lambda image: image.put(second_bitmap(image) + 18, struct.pack(">HI3s4x", 3, 0, b"one")),
-        "one name",
+        "the same name",
     ),
     "bitmap-table-reserved": ("bitmaps", put(">Q", 1 << 63)(bitmap_table), "reserved bits"),
     "bitmap-table-offset-and-ones": ("bitmaps", put(">Q", 4097)(bitmap_table), "reserved bits"),
