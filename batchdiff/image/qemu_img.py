@@ -70,7 +70,7 @@ _REPAIR = (
 def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) -> None:
     """Let QEMU open an image with its chain, as headers name it, and look where its first bytes are.
 
-    `qemu-img info` would not do: it opens neither the chain nor an external data file. `map` in its text form fails if
+    `qemu-img info` would not do: it opens neither the chain nor an external data file. `map` as text fails if
     those bytes are compressed.
 
     :raises VerificationError: it refuses one of the files.
