@@ -209,7 +209,7 @@ def _verdict(savings: Savings, use: DiskUse, minimum: float, similarity: Similar
         if unlike := why_unlike(similarity):
             return Verdict.SKIP, unlike
         would = "would" if savings.exactness in {Exactness.EXACT, Exactness.AT_MOST} else "might"
-        return Verdict.SKIP, f"its overlay {would} not be smaller than it is now"
+        return Verdict.SKIP, f"its overlay {would} not be smaller than the guest is now"
     if share < minimum:
         digits = 1 if f"{share:.1%}" != f"{minimum:.1%}" else 4
         return (

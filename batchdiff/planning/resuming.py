@@ -64,7 +64,7 @@ def take_over(findings: Findings, records: Iterable[Record], keys: tuple[str, ..
 
 
 def _of_known(result: RangeResult, known: dict[int, int]) -> RangeResult:
-    """A result with the numbers of the candidates, without those who are none any more."""
+    """A result with the numbers of the candidates, without those that are no longer candidates."""
     kept = {known[place]: extents for place, extents in result.differences.items() if place in known}
     replaced = {known[place]: count for place, count in result.replaced.items() if place in known}
     return RangeResult(result.number, result.template_digest, kept, {}, result.template_units, replaced)

@@ -362,7 +362,10 @@ def test_nothing_to_gain(tmp_path):
     # Of each cluster 4 KiB differ, so the overlay is as large as the guest.
     spread = " ".join(["4k:B 60k:A"] * 64)
     guest = only_guest(template, notation.write_raw(tmp_path / "h.img", spread))
-    assert (guest.verdict, guest.reason) == (Verdict.SKIP, "its overlay would not be smaller than it is now")
+    assert (guest.verdict, guest.reason) == (
+        Verdict.SKIP,
+        "its overlay would not be smaller than the guest is now",
+    )
 
 
 @pytest.mark.parametrize(
