@@ -31,11 +31,11 @@ def main() -> NoReturn:
 
 
 def _take_names_for_utf8() -> None:
-    """Start anew in Python's UTF-8 mode if the locale would have names of files read as something else.
+    """Restart Python in UTF-8 mode if the locale would make it read file names as something else.
 
     A manifest is UTF-8, a plan too, and the bytes of a name are what they are, whatever the locale: as ASCII or
-    Latin-1, a name from the manifest would not be found, and one from a folder would be noted wrongly. Messages
-    keep to the locale's encoding, which only this process knows.
+    Latin-1, a name from the manifest would not be found, and one from a folder would be recorded wrongly. Messages
+    keep the encoding of the locale, which only this process still knows.
     """
     stream = sys.stdout or sys.stderr
     if sys.getfilesystemencoding() == "utf-8" or "utf8" in sys._xoptions or not sys.executable:

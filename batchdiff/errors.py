@@ -5,20 +5,20 @@ from __future__ import annotations
 import errno
 
 _OF_LIMITS = {
-    errno.EMFILE: "Raise the limit of open files (`ulimit -n`, `LimitNOFILE=` of a service), and run the same"
+    errno.EMFILE: "Raise the limit on open files (`ulimit -n`, `LimitNOFILE=` of a service), and run the same"
     " command again.",
     errno.ENFILE: "The system has too many files open: raise `sysctl fs.file-max`, or end what has them open,"
     " and run the same command again.",
     errno.ENOMEM: "Free some memory or raise the limit (`ulimit -v`, `MemoryMax=` of a service), and run the same"
     " command again.",
-    errno.EFBIG: "Raise the limit of file sizes (`ulimit -f`, `LimitFSIZE=` of a service). If there is none, the"
-    " filesystem allows no file that large.",
+    errno.EFBIG: "Raise the limit on file sizes (`ulimit -f`, `LimitFSIZE=` of a service). If none is set, the"
+    " filesystem does not allow files that large.",
 }
-"""What to do if a limit of the process or the system is reached, whatever it was that reached it."""
+"""What to do if a limit of the process or the system is reached, whatever reached it."""
 
 
 def advice_on_limit(error: BaseException | None) -> str:
-    """Return what to do about a limit that an error of the system speaks of; empty if it speaks of none."""
+    """Return what to do about the limit that a system error reports; empty if it is not about a limit."""
     return _OF_LIMITS.get(error.errno or 0, "") if isinstance(error, OSError) else ""
 
 
@@ -26,7 +26,7 @@ class BatchdiffError(Exception):
     """What went wrong and where, why, and what to do next; the command line prints it without a traceback.
 
     ``what`` names the file or guest; ``why`` is the cause; ``remedy`` is one sentence of advice. If it was raised
-    from an error of the system that speaks of a limit, such as that of open files, the advice is about that.
+    from a system error about a limit, such as that on open files, the advice is about that limit.
     """
 
     exit_code = 1

@@ -45,15 +45,15 @@ def lost(task: Task, where: OutgoingAt) -> GuestError:
 
 
 def another_file(task: Task, quarantined: str) -> GuestError:
-    """Return why a file cannot get its name back: another file has it by now."""
+    """Return why a file cannot get its name back: another file has taken it."""
     if task.goal is not Goal.APPLY:
         return GuestError(
-            f"another file stands at {task.outgoing.names.own}",
+            f"another file is at {task.outgoing.names.own}",
             why=f"the file that was verified is {quarantined}",
-            remedy=f"Look at both, and move away the one that does not count; {AGAIN}",
+            remedy=f"Compare the two and move away the one that you do not need, {AGAIN}",
         )
     return GuestError(
-        f"another file stands at {task.outgoing.names.own}",
+        f"another file is at {task.outgoing.names.own}",
         why=f"the original that was planned is in quarantine as {quarantined}",
         remedy="Plan again for what is there now. To delete the original in quarantine:"
         f" {command('purge', task.guest, '--used')}.",
@@ -85,5 +85,5 @@ def exists_already(task: Task) -> GuestError:
     if task.goal is Goal.APPLY:
         remedy = "Move it away, or plan again with another `overlay.path`."
     else:
-        remedy = f"Look at what it is, and move it away; {AGAIN}"
+        remedy = f"Find out what it is and move it away, {AGAIN}"
     return GuestError(f"{task.incoming.source.path} exists already", remedy=remedy)

@@ -154,7 +154,7 @@ def _sound(guest: GuestPlan, why: str) -> Finding:
 
 
 def _may_not_be_read(error: BaseException | None) -> bool:
-    """Whether this user lacks a permission: that says nothing of the file."""
+    """Whether this user lacks a permission: that says nothing about the file."""
     while error is not None and not isinstance(error, PermissionError):
         error = error.__cause__
     return error is not None

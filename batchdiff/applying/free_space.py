@@ -58,7 +58,7 @@ def _settled(folder: str) -> int:
     """Let a filesystem finish, and return the bytes that are free then.
 
     XFS and btrfs free the blocks of deleted files later. Syncing is enough on btrfs. XFS has a thread for it,
-    which it wakes up when it is asked for its free space; so that is asked until it grows no longer. On all
+    which it wakes up when it is asked for its free space; so it is asked until that stops growing. On all
     filesystems the kernel holds a file for some milliseconds (23 were measured) after the confined program that
     compared it (Landlock) has ended.
     """

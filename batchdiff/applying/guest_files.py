@@ -159,7 +159,7 @@ def on_disk(plan: Plan, notes: Notes) -> dict[str, OnDisk]:
 
 
 def _template(plan: Plan) -> TemplateIs:
-    """A mode or owner that changed is of no matter, and neither is another inode, as after a move."""
+    """A changed mode or owner does not matter, nor does another inode, as after a move."""
     files = (plan.template.source, *plan.template.source.backing)
     for file, planned in zip(files, plan.template.fingerprints, strict=True):
         now = fingerprint_at(file.path)

@@ -74,8 +74,8 @@ class IncomingFile:
         try:
             if self.known is None or not self.known.differs_in_ctime_only(identify(fd)):
                 raise GuestError(
-                    f"{source} was not given its name",
-                    why="it is not what was verified",
+                    f"{source} was not given its final name",
+                    why="it is not the file that was verified",
                     remedy=f"End what writes to it, {AGAIN}",
                 )
             retire.move(fd, source, self.path)

@@ -51,14 +51,14 @@ class Journal:
             raise
 
     def _resume(self, checksum: str) -> bool:
-        """Takes in what has been done with this plan so far; False where there is nothing of it."""
+        """Takes in what has been done with this plan so far; False if there is nothing yet."""
         data = os.pread(self._fd, min(os.fstat(self._fd).st_size, _LARGEST), 0)
         whole = data[: data.rfind(b"\n") + 1]
         if data and not data.startswith(_BEGINNING[: len(data)]):
             raise PlanError(
                 f"{self.path} is not a journal",
-                why="it begins in another way",
-                remedy=f"The journal of the plan belongs there: move that file away, {AGAIN}",
+                why="it does not start as a journal does",
+                remedy=f"That name is for the journal of the plan: move the file away, {AGAIN}",
             )
         number = 0
         try:
@@ -75,7 +75,7 @@ class Journal:
             raise PlanError(
                 f"{self.path} is damaged",
                 why=f"its line {number} is not a record of batchdiff",
-                remedy=f"Move it away, {AGAIN} Where guests stand is then recovered from the files themselves.",
+                remedy=f"Move it away, {AGAIN} Where guests stand is then found out from the files.",
             ) from error
         return number > 0
 
@@ -163,7 +163,7 @@ class FrozenJournal:
 
 
 def read_notes(plan_path: str, checksum: str) -> Notes:
-    """What the journal of a plan says now, without its lock; nothing where there is none, or another plan's.
+    """Read the journal of a plan without its lock; nothing if there is none, or it is another plan's.
 
     :raises PlanError: it may not be read. To take that for an empty one would hide what was converted.
     """

@@ -141,7 +141,7 @@ def _attempt(reasons: dict[str, str], what: str, call: Callable[..., None], *arg
     try:
         call(*arguments)
     except OSError as error:
-        needs = "; that takes root, or CAP_CHOWN" if call is os.fchown and os.geteuid() != 0 else ""
+        needs = "; that needs root or CAP_CHOWN" if call is os.fchown and os.geteuid() != 0 else ""
         reasons[what] = f" ({error.strerror}{needs})"
         return False
     return True

@@ -25,7 +25,8 @@ def require_no_dependents(dependents: Dependents, path: str, *former: str) -> No
         raise GuestError(
             f"{path} was left alone",
             why=f"it may be the backing file of another image: {few(found)}",
-            remedy=f"Run it as a user who may read that, such as root; or mend it or move it away, {AGAIN}",
+            remedy="If you may not read that image, run the same command as root. Otherwise repair it or move it"
+            f" away, {AGAIN}",
         )
     if found:
         raise GuestError(

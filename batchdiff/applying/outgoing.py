@@ -69,7 +69,7 @@ class OutgoingFile:
         return self._image
 
     def _require_retirable(self, fd: int, path: str) -> None:
-        """Early, so that no overlay is written in vain for a file that cannot be renamed or deleted then."""
+        """Check this early, so that no overlay is written for a file that then cannot be renamed or deleted."""
         if self._task.retire is Retire.KEEP:
             return
         against = retire.objection(fd, self._task.outgoing.names, self._task.retire)

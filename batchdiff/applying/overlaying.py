@@ -125,8 +125,8 @@ class _Overlaying:
             raise DifferenceError(
                 error.what,
                 why=error.why,
-                remedy="The overlay was thrown away, and the original was left as it is. If nothing wrote to it,"
-                " test the memory and the disk of this machine; and report it, for this must never happen.",
+                remedy="The overlay was thrown away, and the original was left as it is. If nothing wrote to the"
+                " original, test the memory and the disk of this machine, and report this: it must never happen.",
             ) from error
         if self.manner.verify is not VerifyMode.FULL:
             self.manner.publication.ask_qemu(overlay, ended)
@@ -143,7 +143,7 @@ class _Overlaying:
         self.run.check_template()
 
     def _require_untouched(self, original: Image, record: PlannedImage) -> None:
-        """A guest that is converted cannot be planned again, so a changed original is a person's to look at.
+        """Leave a changed original to a person: a guest that is converted cannot be planned again.
 
         :raises GuestError: somebody wrote to the original since its overlay was published.
         """

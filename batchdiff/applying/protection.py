@@ -36,7 +36,7 @@ def protect(template: Image, journal: Journal | FrozenJournal) -> tuple[str, ...
         except OSError as error:
             why = reason(error, Deed.CHANGE_MODE, layer.path)
             notes.append(
-                f"the template's file {layer.path} keeps its write permission: {why}. Take it yourself:"
+                f"the template's file {layer.path} keeps its write permission: {why}. Remove it yourself:"
                 f" `chmod a-w {shell_word(layer.path)}`"
             )
             continue

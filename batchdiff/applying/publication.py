@@ -48,7 +48,7 @@ class Publication:
     def ask_qemu(self, overlay: ImageSource, ended: Callable[[], bool]) -> None:
         """Let QEMU open the first overlay of all with the template below it, if it has not compared them anyway.
 
-        What only batchdiff has read may be nothing that a VM can run on. So before the first overlay gets its
+        No VM may be able to run on what only batchdiff has read. So before the first overlay gets its
         name, and the template is protected, QEMU has the last word.
 
         :raises VerificationError: it refuses the overlay or the template.
@@ -63,7 +63,7 @@ class Publication:
         self._opened = True
 
     def note(self, guest: GuestPlan) -> list[str]:
-        """Do it for one guest. What there is to know concerns the template, and is announced once, of no guest."""
+        """Do it for one guest. Notes about the template are announced once, and belong to no guest."""
         for notice in (
             *self._protected(),
             *self._recorded(guest),
@@ -91,7 +91,7 @@ class Publication:
             record_overlay(template, self._digest, guest.overlay_path, self._origin(guest), earlier=earlier)
         except OSError as error:
             return [
-                f"nothing could be recorded beside the template {template.path}: {reason(error)}. Mend that, then"
+                f"nothing could be recorded beside the template {template.path}: {reason(error)}. Fix that, then"
                 " run the same command again, so that `verify` and the next plan know of its overlays"
             ]
         return []

@@ -34,8 +34,8 @@ def objection(fd: int, names: Names, retire: Retire) -> Fault | None:
     if retire is Retire.DELETE and info.st_nlink > 1:
         return Fault(
             f"{path} has {info.st_nlink} hard links, and deleting one name would free nothing",
-            f"`find FOLDER -xdev -samefile {shell_word(path)}` finds the others on its filesystem. Remove those,"
-            f" {AGAIN}",
+            f"`find FOLDER -xdev -samefile {shell_word(path)}`, with the mount point of its filesystem as FOLDER,"
+            f" finds the others. Remove those, {AGAIN}",
         )
     aside = names.quarantine if retire is Retire.QUARANTINE else names.deleting
     if len(os.fsencode(os.path.basename(aside))) > longest_name(os.path.dirname(path)):
@@ -91,8 +91,8 @@ def _require_open_file(fd: int, path: str) -> None:
     if not _is_open_file(fd, path):
         raise GuestError(
             f"{path} was not touched",
-            why="another file stands in its place than the one that was verified",
-            remedy=f"Look at what it is, and bring back the one that was there; {AGAIN}",
+            why="another file has taken the place of the one that was verified",
+            remedy=f"Find out what it is and bring back the verified file, {AGAIN}",
         )
 
 

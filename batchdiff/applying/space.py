@@ -39,7 +39,7 @@ def check_space(guests: Iterable[GuestPlan], retire: Retire, protected: Image | 
 
     ``protected``: the template, if its write permission will be taken, which copies it on some filesystems.
 
-    :raises GuestError: a filesystem has not enough.
+    :raises GuestError: a filesystem does not have enough.
     """
     by_device: dict[int, list[GuestPlan]] = {}
     for guest in guests:

@@ -29,7 +29,7 @@ from batchdiff.units import few
 
 
 def accept_template(run: Run) -> None:
-    """Accept the template of a run as it is now, from where on it must not change.
+    """Accept the template of a run as it is now; from then on it must not change.
 
     :raises PlanError: it does not have the planned content, or nothing can prove that it does.
     :raises ImageError: its tables are damaged, or it cannot be read.
@@ -86,8 +86,8 @@ def require_content(template: Image, plan: Plan, notes: Notes, reason: str, *, c
     if notes.published:
         raise PlanError(
             f"the content of the template {path} changed after overlays were put on it",
-            why=f"{reason}; the overlays of {few(sorted(notes.published))} are damaged by that, so start no VM on"
-            " them",
+            why=f"{reason}; this damages the overlays of {few(sorted(notes.published))}, so do not start"
+            " a VM on them",
             remedy=f"Bring the template back from a backup, {AGAIN}",
         )
     raise PlanError(
@@ -109,9 +109,9 @@ def _may_be_planned_again(notes: Notes) -> bool:
 def _without_digest(plan: Plan, notes: Notes) -> str:
     """What to do about a template that only its digest could prove, which is not known."""
     if _may_be_planned_again(notes):
-        return "Plan again; for copies that share blocks that is fast."
+        return "Plan again; for copies that share blocks with the template that is fast."
     sidecars = few(sidecar_paths(plan))
-    return f"Bring back {sidecars}, which has the digest; or the template with its times, as `cp -a` keeps them."
+    return f"Bring back {sidecars}, which has the digest; or the template with its old times, which `cp -a` keeps."
 
 
 def known_digest(plan: Plan) -> str:
@@ -135,4 +135,4 @@ def sync(template: Image) -> None:
             os.fsync(layer.fd)
         except OSError as error:
             fault = explained(error, Deed.WRITE, layer.path)
-            raise ImageError(f"cannot make {layer.path} durable", why=fault.why, remedy=fault.remedy) from error
+            raise ImageError(f"cannot sync {layer.path} to disk", why=fault.why, remedy=fault.remedy) from error

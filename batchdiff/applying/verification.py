@@ -54,7 +54,7 @@ class Comparison:
 
 
 def require_judges(instead: str = "") -> None:
-    """Fail early if the judges are missing. ``instead``: what else this verb can do without them, a sentence.
+    """Fail early if the judges are missing. ``instead``: a sentence on what this verb can do without them.
 
     :raises ProgramError: qemu-img is not installed.
     """

@@ -30,7 +30,7 @@ def whole_originals(guests: Iterable[GuestPlan], notes: Notes) -> str:
         return ""
     it, them = ("This original is", "it") if len(found) == 1 else ("These originals are", "them")
     back = commands("restore", list(found), "--discard-changes")
-    return f"{it} whole, as before the conversion: {few(found.values())}. {back} goes back to {them}."
+    return f"{it} intact, as before the conversion: {few(found.values())}. {back} goes back to {them}."
 
 
 def _is_whole(original: Found, guest: GuestPlan) -> bool:

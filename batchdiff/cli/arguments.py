@@ -133,7 +133,7 @@ def _add_manners(verb: argparse.ArgumentParser) -> None:
         "--limit-rate", metavar="RATE", type=rate, help="read at most this many bytes a second, such as 200MiB"
     )
     group.add_argument(
-        "--idle", action="store_true", help="read and compute only while disk and CPUs are idle otherwise"
+        "--idle", action="store_true", help="read and compute only while disk and CPUs are otherwise idle"
     )
 
 
@@ -141,7 +141,7 @@ def _show(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "show", "show the savings report of a plan")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     verb.add_argument(
-        "--format", choices=list(Form), type=one_of(Form), default=Form.TEXT, help="the report's form"
+        "--format", choices=list(Form), type=one_of(Form), default=Form.TEXT, help="the format of the report"
     )
     verb.add_argument(
         "-o", "--output", metavar="FILE", type=file_to_write, help="where the report goes (default: stdout)"

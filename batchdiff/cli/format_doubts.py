@@ -52,13 +52,13 @@ def _doubt(declared: ImageFormat, found: ImageFormat | None) -> str:
         return ""
     if declared is ImageFormat.RAW and found is ImageFormat.LUKS:
         return (
-            "is declared raw, but starts like luks. That is right if its guest's OS encrypts the whole disk;"
-            " if QEMU does, leave it out, for encrypted images are not converted"
+            "is declared raw, but starts like luks. That is right if the guest's OS encrypts its whole disk;"
+            " if QEMU encrypts it, leave it out: encrypted images are not converted"
         )
     if declared is ImageFormat.RAW:
         return (
-            f"is declared raw, but starts like {found}. Taken as raw, its guest sees the {found} file itself as"
-            f" its disk. If that is not meant, write `format: {found}` in the manifest"
+            f"is declared raw, but starts like {found}. As a raw image, its guest sees the {found} file itself as"
+            f" its disk. If that is not what you want, write `format: {found}` in the manifest"
         )
     starts = f"does not start with a {declared} header" if found is ImageFormat.RAW else f"starts like {found}"
     return f"is declared {declared}, but {starts}; did you mean `format: {found}`?"

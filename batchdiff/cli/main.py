@@ -59,13 +59,13 @@ def run(argv: list[str]) -> int:
 
 
 def _unexpected(console: Console, error: Exception) -> int:
-    """Report what no verb has a sentence for: a limit that was reached; all else is a bug, and says so."""
+    """Report what no verb handles: a limit that was reached. Anything else is a bug, and reported as one."""
     if isinstance(error, MemoryError):
         remedy = "Free some, then run the same command again."
         ending: BatchdiffError = BatchdiffError("batchdiff ran out of memory", remedy=remedy)
     elif isinstance(error, OSError) and (remedy := advice_on_limit(error)):
         where = f" ({error.filename})" if error.filename is not None else ""
-        ending = BatchdiffError("batchdiff cannot go on", why=f"{error.strerror}{where}", remedy=remedy)
+        ending = BatchdiffError("batchdiff cannot continue", why=f"{error.strerror}{where}", remedy=remedy)
     elif isinstance(error, FileNotFoundError) and _is_nowhere():
         ending = UsageError(
             "the current folder has been deleted", remedy="Change to another one, and run the same command again."

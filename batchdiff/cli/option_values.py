@@ -1,4 +1,4 @@
-"""The values that options take, and what is wrong with others: in words, with all that there is to choose from."""
+"""The values that options take, and what is wrong with others, in words that name all choices."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def file_to_write(text: str) -> str:
     if text == "-":
         raise argparse.ArgumentTypeError("- does not mean stdout here; a file of that name is ./-")
     if not text:
-        raise argparse.ArgumentTypeError("the file's name is empty")
+        raise argparse.ArgumentTypeError("the file name is empty")
     return text
 
 

@@ -36,7 +36,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     """Runs the verb."""
     if arguments.output is None and is_piped(arguments.manifest):
         raise UsageError(
-            "the plan needs a name, for a manifest from stdin or a pipe has none",
+            "the plan needs a name: a manifest from stdin or a pipe has none",
             remedy="Add `-o PLAN`, such as `-o fleet.plan.json`.",
         )
     manifest = _manifest(arguments.manifest, arguments.guests)

@@ -25,9 +25,9 @@ from batchdiff.image.mounts import filesystem_of
 from batchdiff.image.overlayfs import OVERLAYFS, upper_place
 from batchdiff.image.volume import MEASURED, not_measured
 
-_OF_OTHERS = "blocks shared with other files than the template come back, too, with the last of them"
+_OF_OTHERS = "blocks shared with files other than the template come back too, with the last of those files"
 
-_OF_DEVICES = "a block device's bytes go back to its pool, which df does not show, and of a thin one what it took"
+_OF_DEVICES = "a block device's space goes back to its pool, which df does not show; a thin one took less of it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
     upper = upper_place(fd, path)
     if upper is None:
         found = _by_blocks(fd, path, kept)
-        why = "perhaps in a lower layer of overlayfs, which cannot be seen from here; deleting frees nothing there"
+        why = "it may be in a lower layer of overlayfs, out of sight from here; deleting it there frees nothing"
         return replace(found, exactness=Exactness.AT_MOST, note=why)
     try:
         real = os.open(upper, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -113,14 +113,14 @@ def _on_btrfs(fd: int, path: str, kept: Blocks) -> DiskUse:
 
 
 def _untold(fd: int, path: str, shared: list[PhysicalExtent]) -> DiskUse:
-    """What FIEMAP and st_blocks say of a file on btrfs, to somebody who may not search its tree."""
+    """Return what FIEMAP and st_blocks show of a file on btrfs, if this user may not search its tree."""
     allocated = os.fstat(fd).st_blocks * 512
     free = max(allocated - sum(extent.length for extent in shared), 0)
     packed = any(True for _ in physical_extents(fd, path, having=ExtentFlag.ENCODED) or ())
     if packed:
-        why = "compressed by btrfs, and only root (CAP_SYS_ADMIN) can ask how far"
+        why = "btrfs has compressed it, and only root (CAP_SYS_ADMIN) can find out by how much"
         return DiskUse(allocated, free, Exactness.UNKNOWN, why)
-    why = "btrfs keeps what was overwritten until the file goes, and only root (CAP_SYS_ADMIN) can ask how much"
+    why = "btrfs keeps overwritten data until the file is deleted, and only root (CAP_SYS_ADMIN) can see how much"
     return DiskUse(allocated, free, Exactness.AT_LEAST, why)
 
 

@@ -80,7 +80,7 @@ def _correction(layer: Layer, declared: ImageSource, named: str) -> str:
     command = ["qemu-img", "rebase", *unsafe, "-f", "qcow2", "-F", declared.format.value, "-b", name, layer.path]
     if not unsafe:
         return (
-            f"If it is to rest on that alone, with all that it shows now: `{shell_line(command)}`."
+            f"To make it rest on that file alone, with the same content as now: `{shell_line(command)}`."
             " If the header is right, correct the `backing` list of the manifest."
         )
     return (
@@ -129,8 +129,8 @@ def resolved_backing(path: str, header: Header) -> str | None:
         copy = shell_line(["qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", path, f"{path}.whole"])
         raise ImageError(
             f"cannot use {path}",
-            why=f"its backing file name {name!r} is no plain path; protocols are never followed",
-            remedy=f"If you trust it, make a copy that rests on nothing, and use that: `{copy}`.",
+            why=f"its backing file name {name!r} is not a plain path; protocols are never followed",
+            remedy=f"If you trust it, make a standalone copy and use that: `{copy}`.",
         )
     return os.path.realpath(os.path.join(os.path.dirname(path), plain))
 
@@ -141,6 +141,6 @@ def _depends_on_who_opens_it(path: str, header: Header, plain: str) -> ImageErro
     form = header.backing_format or looks_like(there) or ImageFormat.RAW
     return ImageError(
         f"cannot use {path}",
-        why=f"its backing file name {header.backing_name!r} means another file wherever QEMU is started",
+        why=f"its backing file name {header.backing_name!r} depends on the folder in which QEMU is started",
         remedy=f"If {there} is meant, correct the header: {_rebase(path, form, there)}.",
     )

@@ -14,7 +14,7 @@ from batchdiff.errors import BatchdiffError
 _FILES = "/proc/self/fd"
 
 _MOST = 1 << 20
-"""What counts for a limit of "unlimited": Linux lets nobody have more (fs.nr_open)."""
+"""What "unlimited" counts as: Linux allows no more (fs.nr_open)."""
 
 _LEAST = 32
 """A guest that rests on two files is converted with 22 beside those that are open from the start: most of them are
@@ -29,21 +29,21 @@ def require_descriptors() -> None:
     if not os.path.isdir(_FILES):
         raise BatchdiffError(
             "/proc is not mounted",
-            why="without it nobody can tell who has an image open",
+            why="without it batchdiff cannot see who has an image open",
             remedy="Mount it (`mount -t proc proc /proc`), and run the same command again.",
         )
     raise_descriptor_limit()
     free = free_descriptors()
     if free < _LEAST:
         raise BatchdiffError(
-            "too few files may be open",
-            why=f"{free} more than now, where batchdiff needs {_LEAST}",
-            remedy="Raise the limit (`ulimit -n`, `LimitNOFILE=` of a service).",
+            "the limit on open files is too low",
+            why=f"{free} more can be opened, and batchdiff needs {_LEAST}",
+            remedy="Raise it (`ulimit -n`, `LimitNOFILE=` of a service), and run the same command again.",
         )
 
 
 def raise_descriptor_limit() -> None:
-    """Let this process have as many files open as the system allows it."""
+    """Let this process open as many files as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(OSError, ValueError):  # then the lower limit is what there is

@@ -39,7 +39,7 @@ AGAIN = "then run the same command again."
 
 
 class Fault(NamedTuple):
-    """``why``: the cause, no sentence yet. ``remedy``: whole sentences."""
+    """``why``: the cause, not yet a sentence. ``remedy``: whole sentences."""
 
     why: str
     remedy: str
@@ -63,7 +63,7 @@ class _Case(NamedTuple):
 
 @contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Let an error of a call that only knows a descriptor, such as a write, name the file."""
+    """Add the file's path to the error of a call that only knows a descriptor, such as a write."""
     try:
         yield
     except OSError as error:
@@ -121,7 +121,7 @@ def _locked(case: _Case) -> Fault | None:
             what = "the folder " if place == case.folder else ""
             return Fault(
                 f"{what}{place} is {lock.word} (attribute {lock.letter}, see lsattr), which stops even root",
-                f"If nobody needs that, run `chattr -{lock.letter} {shell_word(place)}`, {AGAIN}",
+                f"If nothing depends on that, run `chattr -{lock.letter} {shell_word(place)}`, {AGAIN}",
             )
     return None
 
@@ -143,7 +143,7 @@ def _denied(case: _Case) -> Fault:
         return _unexplained(case)
     if os.geteuid() == 0:
         return Fault(lacking, f"If its file server maps root to nobody (root_squash), change that, {AGAIN}")
-    return Fault(lacking, f"Run it as a user who may, such as root; or give that permission, {AGAIN}")
+    return Fault(lacking, f"Run it as a user who may, such as root; or grant that permission, {AGAIN}")
 
 
 def _without_capabilities(case: _Case) -> Fault | None:
@@ -191,9 +191,7 @@ def _busy(case: _Case) -> Fault:
 
 def _exists(case: _Case) -> Fault:
     taken = case.target or case.path
-    return Fault(
-        f"another file has the name {taken} already", f"Look at what that file is, and move it away; {AGAIN}"
-    )
+    return Fault(f"another file already has the name {taken}", f"Find out what it is and move it away, {AGAIN}")
 
 
 def _other_project(case: _Case) -> Fault | None:
@@ -236,15 +234,15 @@ def _too_large(case: _Case) -> Fault:
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if limit != resource.RLIM_INFINITY:
         return Fault(
-            f"{case.text}: files of this process may have {limit} bytes at the most",
+            f"{case.text}: this process may not write files of more than {limit} bytes",
             f"Run `ulimit -f unlimited`, {AGAIN}",
         )
-    return Fault(case.text, "Its filesystem takes no file of that size: choose another one.")
+    return Fault(case.text, "Its filesystem does not take files of that size: use another one.")
 
 
 def _gone(case: _Case) -> Fault:
     return Fault(
-        f"{case.path or 'the file'} is gone, or a folder on its way",
+        f"{case.path or 'the file'} is gone, or a folder above it",
         f"Bring it back, {AGAIN}",
     )
 
@@ -274,13 +272,13 @@ _CAUSES: dict[int, Callable[[_Case], Fault]] = {
     errno.EDQUOT: _over_quota,
     errno.EFBIG: _too_large,
     errno.ENOENT: _gone,
-    errno.EIO: _fixed(f"The disk or its connection has a fault: see the kernel log (`dmesg`), mend it, {AGAIN}"),
+    errno.EIO: _fixed(f"The disk or its connection has a fault: see the kernel log (`dmesg`), fix it, {AGAIN}"),
     errno.ESTALE: _fixed(f"The file server no longer knows that file: mount its filesystem again, {AGAIN}"),
     errno.ENOTCONN: _fixed(f"The process that serves this filesystem has ended: mount it again, {AGAIN}"),
     errno.ENAMETOOLONG: lambda _: Fault(
         os.strerror(errno.ENAMETOOLONG), "Give the file, or the folders above it, shorter names."
     ),
-    errno.ETXTBSY: _fixed(f"It runs as a program or serves as swap space: end that (`swapoff`), {AGAIN}"),
+    errno.ETXTBSY: _fixed(f"It is running as a program or in use as swap space: end that (`swapoff`), {AGAIN}"),
     errno.EMFILE: lambda case: Fault(case.text, advice_on_limit(case.error)),
     errno.ENFILE: lambda case: Fault(case.text, advice_on_limit(case.error)),
     errno.ENOMEM: lambda case: Fault(case.text, advice_on_limit(case.error)),

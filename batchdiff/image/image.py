@@ -68,7 +68,7 @@ class Image:
         """
         found, end = [], self.virtual_size
         for layer in self.layers:
-            # What a layer has past the end of one above it is never seen, not even through a longer one on top.
+            # What a layer holds past the end of one above it never shows, not even through a longer one on top.
             end = min(end, layer.virtual_size)
             if start < end and (offset := layer.next_data(start)) is not None and offset < end:
                 found.append(offset)

@@ -1,4 +1,4 @@
-"""What is mounted where, as the kernel tells it.
+"""What is mounted where, as the kernel reports it.
 
 ::
 
@@ -81,7 +81,7 @@ class Mount:
 def mounts() -> list[Mount]:
     """All mounts that this process can see; none where /proc is missing."""
     try:
-        # A carriage return in a path stands there as it is, and ends no line.
+        # A carriage return in a path is not escaped there, and does not end a line.
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             return [parsed(line) for line in file]
     except OSError:

@@ -78,16 +78,16 @@ def shell_line(words: Iterable[str]) -> str:
 
 
 def check_usable(path: str) -> None:
-    """Refuse what no file can be named, in words of our own: Python's are other ones in each version.
+    """Refuse what no file can be named, in our own words: Python's differ from version to version.
 
     :raises ValueError: it has a null byte, or characters that names cannot have in this locale.
     """
     if "\0" in path:
-        raise ValueError("it has a null byte in it, which no path can have")
+        raise ValueError("it contains a null byte, which no path can have")
     try:
         os.fsencode(path)
     except UnicodeEncodeError:
-        raise ValueError("it has characters in it that no path can have in this locale") from None
+        raise ValueError("it contains characters that no path can have in this locale") from None
 
 
 def longest_name(folder: str) -> int:

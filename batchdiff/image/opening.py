@@ -68,7 +68,7 @@ def _declared(source: ImageSource) -> list[tuple[ImageSource, ImageSource | None
         raise ImageError(
             f"cannot use {source.path}",
             why=f"its chain is more than {MAX_CHAIN} images deep",
-            remedy="`qemu-img convert` makes one image of it.",
+            remedy="Make one image of it with `qemu-img convert`.",
         )
     return list(zip(chain, [*chain[1:], None], strict=True))
 

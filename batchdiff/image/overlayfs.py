@@ -2,7 +2,7 @@
 
 ::
 
-    /merged     a.img   b.img   c.img          what everybody sees
+    /merged     a.img   b.img   c.img          what everyone sees
     upper       a.img           c.img          deleting a.img frees it; changing c.img's mode changes this one
     lower               b.img   c.img          deleting b.img frees nothing; changing its mode copies it up
 

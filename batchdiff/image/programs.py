@@ -89,8 +89,8 @@ def run(
     except (TimeoutError, subprocess.TimeoutExpired) as error:
         raise ProgramError(
             f"`{' '.join(argv)}` was stopped",
-            why=f"it was not done after {timeout:.0f} seconds",
-            remedy="If the disk was busy, run the same command again later. If it hangs again, distrust it.",
+            why=f"it had not finished after {timeout:.0f} seconds",
+            remedy="If the disk was busy, run the same command again later. If it hangs again, check the image.",
         ) from error
     finally:
         _kill(process)
@@ -117,7 +117,7 @@ def _started(argv: list[str], reads: Sequence[str] | None, package: str) -> subp
         if error.filename == argv[0]:
             remedy = f"Install it (Debian: {package})."
         elif error.errno == errno.EAGAIN:
-            remedy = "Raise the limit of processes (`ulimit -u`, `TasksMax=` of a service)."
+            remedy = "Raise the limit on processes (`ulimit -u`, `TasksMax=` of a service)."
         elif error.filename is not None:
             why += f" ({error.filename})"
         raise ProgramError(f"cannot run {argv[0]}", why=why, remedy=remedy) from error

@@ -62,15 +62,15 @@ def check(
 
 
 _REPAIR = (
-    "Shut its VM down and copy the file, for a repair may lose data. Then repair it:"
-    " `qemu-img check -r all -f qcow2 {}`; look whether the VM starts, then run the same command again."
+    "Shut its VM down and copy the file first, because a repair may lose data. Then repair it:"
+    " `qemu-img check -r all -f qcow2 {}`; check that the VM starts, then run the same command again."
 )
 
 
 def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) -> None:
     """Let QEMU open an image with its chain, as headers name it, and look where its first bytes are.
 
-    `qemu-img info` would not do: it opens neither the chain nor an external data file. As text, `map` fails if
+    `qemu-img info` would not do: it opens neither the chain nor an external data file. `map` as text fails if
     those bytes are compressed.
 
     :raises VerificationError: it refuses one of the files.
@@ -137,7 +137,7 @@ def _require_success(done: Finished) -> None:
             remedy=f"Shut it down, {AGAIN}",
         )
     # What a shell and the loader of libraries end with. Elsewhere it may lie in places that are closed to it.
-    remedy = _WHERE if done.code in {126, 127} else f"Mend what it names, {AGAIN}"
+    remedy = _WHERE if done.code in {126, 127} else f"Fix what it reports, {AGAIN}"
     raise ProgramError("qemu-img failed", why=done.described(), remedy=remedy)
 
 

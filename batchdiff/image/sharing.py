@@ -55,7 +55,7 @@ class Placed(NamedTuple):
 def has_shared_extents(image: Image) -> bool:
     """Whether any file of a chain shares blocks with another file.
 
-    :raises ImageError: the filesystem cannot tell.
+    :raises ImageError: the filesystem does not report it.
     """
     return any(
         True
@@ -67,7 +67,7 @@ def has_shared_extents(image: Image) -> bool:
 def shared_blocks(image: Image) -> dict[int, Blocks]:
     """Return the blocks of a chain's files that other files share, by device.
 
-    :raises ImageError: the filesystem cannot tell.
+    :raises ImageError: the filesystem does not report it.
     """
     found: dict[int, list[PhysicalExtent]] = {}
     for layer in image.layers:

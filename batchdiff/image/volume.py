@@ -5,7 +5,7 @@ ext2, ext3, XFS, tmpfs        blocks, whose size statvfs has; a tmpfs with ``hug
 ext4                          the same; with bigalloc clusters of blocks, which show in what files take
 btrfs                         blocks; less where it compresses
 overlayfs                     what its upper layer's filesystem does
-others (ZFS, NFS, FUSE, ...)  nobody has measured what batchdiff promises there
+others (ZFS, NFS, FUSE, ...)  never measured, so unknown
 ============================  ================================================================================
 
 Source: Linux ``Documentation/filesystems/``: ``ext4/bigalloc.rst``, ``tmpfs.rst``; btrfs(5) on compression.
@@ -79,7 +79,7 @@ def volume_of(folder: str, guest: int) -> Volume:
 
 def not_measured(filesystem: str) -> str:
     """Return why numbers for a filesystem of that type cannot be relied on."""
-    return f"what files take on {filesystem or 'a filesystem of unknown type'} was never measured with batchdiff"
+    return f"batchdiff's numbers were never checked on {filesystem or 'a filesystem of unknown type'}"
 
 
 def _measured(mount: Mount, folder: str, guest: int, block: int) -> Volume:
@@ -89,7 +89,7 @@ def _measured(mount: Mount, folder: str, guest: int, block: int) -> Volume:
         case "xfs" as kind if _is_realtime(guest):
             return Volume(kind, block, Exactness.UNKNOWN, not_measured("the realtime device of XFS"))
         case "btrfs" as kind if _compresses(mount, guest):
-            why = "btrfs compresses the overlay, and how far shows only then"
+            why = "btrfs compresses the overlay, by how much shows only once it is written"
             return Volume(kind, block, Exactness.AT_MOST, why)
         case "tmpfs" as kind if mount.option("huge") not in {None, "never"}:
             why = "the tmpfs may take huge pages for the overlay, or small ones (huge=)"

@@ -48,7 +48,7 @@ class GuestEntry:
 
     @property
     def in_place(self) -> bool:
-        """Whether the overlay shall take the guest's own path."""
+        """Whether the overlay takes the guest's own path."""
         return self.overlay_path == self.image.path
 
 

@@ -49,7 +49,7 @@ def manifest_content(
     """What a manifest's data mean, the images looked up from ``folder``; None where there are problems.
 
     The schema has been checked before: the keys that it objected to are passed over here, so that the problems
-    of the rest are found all the same. ``path`` and ``sha256`` are left empty.
+    of the rest are still found. ``path`` and ``sha256`` are left empty.
     """
     template = _template(data, folder, problems)
     written = _written_guests(data, problems)

@@ -1,7 +1,7 @@
 """A manifest's entries as written: typed, their defaults applied, no file looked at yet.
 
 The schema has been checked before. What it objected to counts as not written, so that everything else in the
-entry is checked all the same; a manifest with problems is never used, so what stands in its place matters to
+entry is still checked; a manifest with problems is never used, so what stands in its place matters to
 no one.
 """
 
@@ -80,7 +80,7 @@ class WrittenGuest:
 
     @property
     def in_place(self) -> bool:
-        """Whether the overlay shall take the guest's own path."""
+        """Whether the overlay takes the guest's own path."""
         return self.overlay_path == IN_PLACE
 
 

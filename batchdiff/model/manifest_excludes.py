@@ -26,7 +26,7 @@ KEY = "exclude"
 
 @dataclass(frozen=True, slots=True)
 class Excluded:
-    """What no glob takes in: names that are there, and what a name that is not there would have to be like.
+    """What no glob takes in: existing names, and patterns for names that do not exist.
 
     ``idle``: the patterns that match nothing, each with its line and the reason: ``5: exclude[0]: ...``.
     """

@@ -2,7 +2,7 @@
 
 ::
 
-    /images/clones/web01.img                       no control characters, in the names of folders neither
+    /images/clones/web01.img                       no control characters, not even in the names of folders
     /images/clones/web01.img.batchdiff-original    an original that is retired needs a longer name for that
 """
 

@@ -126,7 +126,7 @@ def _require_manifest(path: str, shown: str, content: bytes) -> None:
         what = "an image or another binary file" if found in {None, ImageFormat.RAW} else f"a {found} image"
         raise ManifestError(shown, why=f"it looks like {what}, not like a manifest", remedy=_NAME_ONE)
     if len(content) > MAX_BYTES:
-        raise ManifestError(shown, why="a manifest has at most 8 MiB", remedy=_NAME_ONE)
+        raise ManifestError(shown, why="it is larger than 8 MiB, the limit for a manifest", remedy=_NAME_ONE)
 
 
 def _near(path: str) -> str:

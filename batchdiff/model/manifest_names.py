@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _IMAGE_SUFFIXES = (".img", ".raw", ".qcow2", ".qed", ".vmdk", ".vdi", ".vhd", ".vhdx", ".hdd")
-"""What an overlay's name has ``.qcow2`` in place of, and a guest's name nothing; in capitals too. What follows any
+"""Suffixes that an overlay replaces by ``.qcow2`` and a guest's name drops; in capitals too. What follows any
 other dot is part of the name: web-1.0 and web-1.1 are two machines."""
 
 

@@ -59,7 +59,7 @@ def locate_image(
         return None
     except (OSError, ValueError) as error:
         remedy = "; check the permissions of its folders" if isinstance(error, PermissionError) else ""
-        problems.add(where, f"{show(full)} cannot be looked at: {_reason(error)}{remedy}")
+        problems.add(where, f"{show(full)} cannot be checked: {_reason(error)}{remedy}")
         return None
     if kind := _not_an_image(status.st_mode):
         remedy = "an image is a regular file or a block device"
@@ -112,8 +112,8 @@ def missing_format(folder: str, written: object) -> str:
         return "format is missing; write `format: raw` or whatever it is, for it is never guessed"
     if found is ImageFormat.LUKS:
         return (
-            "format is missing; the file looks encrypted (luks). If its guest's OS encrypts the whole disk, write "
-            "`format: raw`; if QEMU does, leave it out, for encrypted images are not converted"
+            "format is missing; the file looks encrypted (luks). If the guest's OS encrypts its whole disk, write "
+            "`format: raw`; if QEMU encrypts it, leave it out: encrypted images are not converted"
         )
     return (
         f"format is missing; the file looks like {found}, so if you trust where it came from, "

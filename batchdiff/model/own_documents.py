@@ -19,10 +19,10 @@ class Document(enum.StrEnum):
     """A document of batchdiff, in words."""
 
     PLAN = "a plan"
-    SIDECAR = "what batchdiff has noted of a template"
+    SIDECAR = "the sidecar of a template"
     REPORT = "a savings report as JSON"
     JOURNAL = "the journal of a plan"
-    EVENTS = "what a command printed with --json"
+    EVENTS = "the output of a command with --json"
 
 
 _FIRST_KEY = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"(\w+)"\s*:')

@@ -1,4 +1,4 @@
-"""A diff plan as data: what was found, what shall be written, what it saves (docs/plan-format.md)."""
+"""A diff plan as data: what was found, what is to be written, what it saves (docs/plan-format.md)."""
 
 from __future__ import annotations
 

@@ -124,7 +124,9 @@ def read_for_report(path: str) -> Plan:
             f"{path} is not a valid plan", why="it is nested too deeply", remedy=plan_again(path)
         ) from error
     if document.get("checksum") != checksum:
-        raise PlanError(f"{path} was edited or damaged", why="its checksum does not fit", remedy=plan_again(path))
+        raise PlanError(
+            f"{path} was edited or damaged", why="its checksum does not match", remedy=plan_again(path)
+        )
     _check_schema(document, path)
     try:
         return replace(from_dict(document), checksum=checksum)
@@ -147,7 +149,7 @@ def _parsed(path: str) -> dict[str, Any]:
             f"{path} is truncated or not valid JSON", why=why_not_json(error), remedy=plan_again(path)
         ) from error
     if not isinstance(document, dict):
-        raise PlanError(f"{path} is not a plan", why="it holds no JSON object", remedy=plan_again(path))
+        raise PlanError(f"{path} is not a plan", why="it is not a JSON object", remedy=plan_again(path))
     return document
 
 
@@ -176,7 +178,7 @@ def _check_version(document: dict[str, Any], path: str) -> None:
         raise PlanError(
             f"cannot use {path}",
             why=f"its format is version {_cut(version)}; this batchdiff knows {FORMAT_VERSION[0]}.x",
-            remedy="Use a batchdiff that knows this version, such as the one that wrote it.",
+            remedy="Use a version of batchdiff that reads it, such as the one that wrote it.",
         )
 
 

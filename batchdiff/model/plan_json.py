@@ -130,7 +130,7 @@ def _guest_plan(record: dict[str, Any]) -> GuestPlan:
     options, unit = _options(record["overlay"]), record["extents"]["unit"]
     if verdict is Verdict.CONVERT:
         if image is None or savings is None or options.cluster_size is None:
-            raise ValueError(f"guest {record['name']!r} shall be converted, but was not compared")
+            raise ValueError(f"guest {record['name']!r} is to be converted, but was not compared")
         if unit != geometry_of(options, options.cluster_size).granule:
             raise ValueError(f"the extents of guest {record['name']!r} are not in units of its overlay")
     return GuestPlan(

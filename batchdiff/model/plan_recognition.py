@@ -52,10 +52,10 @@ def check_is_plan(path: str) -> None:
 def plan_again(path: str) -> str:
     """Return what to do about a plan that is damaged: a journal beside it shows that it was applied."""
     if not os.path.lexists(f"{path}.journal"):
-        return "Run `batchdiff plan` again."
+        return "Run `batchdiff plan MANIFEST` again."
     return (
         f"It was applied, as {path}.journal shows: bring it back from a backup. Without one, `qemu-img convert`"
-        " makes a disk of each overlay, and `batchdiff plan` plans the guests that are left."
+        " makes a standalone disk of each overlay, and `batchdiff plan` plans the other guests."
     )
 
 

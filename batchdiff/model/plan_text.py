@@ -28,11 +28,11 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 class AmbiguityError(ValueError):
-    """Readers of JSON may take a text in two ways; says why."""
+    """A text that readers of JSON may understand in two ways; the message says why."""
 
 
 def why_not_json(error: ValueError | RecursionError) -> str:
-    """Return why bytes are not the JSON of a plan, in words of our own: those of Python change."""
+    """Return why bytes are not the JSON of a plan, in our own words: Python's change."""
     match error:
         case AmbiguityError():
             return str(error)
@@ -106,12 +106,12 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise AmbiguityError(f"an object has two members of the name {twice!a}")
+        raise AmbiguityError(f"an object has two members named {twice!a}")
     return found
 
 
 def _no_constant(name: str) -> None:
-    raise AmbiguityError(f"{name} is no number of JSON")
+    raise AmbiguityError(f"{name} is not a JSON number")
 
 
 _any_value: Reader = json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_no_constant).raw_decode

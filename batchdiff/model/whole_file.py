@@ -13,8 +13,8 @@ from batchdiff.model import own_names
 def write_whole(path: str, pieces: Iterable[str]) -> None:
     """Writes an ASCII file under a temporary name, makes it durable, and gives it its name.
 
-    A symbolic link at ``path`` is replaced, not followed. A new file can be read by whom the umask lets, and one
-    that takes another's place by whom that one could be read.
+    A symbolic link at ``path`` is replaced, not followed. A new file gets the mode that
+    the umask gives; one that replaces another file gets that file's owner and mode.
 
     :raises OSError: it cannot be written.
     """

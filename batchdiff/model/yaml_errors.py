@@ -1,4 +1,4 @@
-"""Say what is wrong with a text that is not YAML: to whoever wrote it, not to those who write parsers."""
+"""Explain what is wrong with a text that is not YAML, in the words of its writer and not of a parser."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _REASONS = (
     # What the parser reports, and what it means. Both of PyYAML's parsers are in here.
     (
         "mapping values are not allowed",
-        "a colon has no place here: check the indentation, or put the text in quotes",
+        "a colon is not allowed here: check the indentation, or put the text in quotes",
     ),
     ("did not find expected '-' indicator", _INDENTED),
     ("expected <block end>", _INDENTED),
     ("did not find expected key", _INDENTED),
-    ("could not find expected ':'", "a key needs a colon and a space behind it, as in `format: raw`"),
+    ("could not find expected ':'", "a key needs a colon and a space after it, as in `format: raw`"),
     ("did not find expected ',' or '}'", "a { is not closed, or a comma is missing"),
     ("expected ',' or '}'", "a { is not closed, or a comma is missing"),
     ("did not find expected ',' or ']'", "a [ is not closed, or a comma is missing"),
     ("expected ',' or ']'", "a [ is not closed, or a comma is missing"),
     ("found unexpected end of stream", "a quote is not closed"),
-    ("found undefined alias", "* begins the name of an alias, and there is none; put a glob in quotes"),
+    ("found undefined alias", "* starts an alias, and no alias of that name exists; put a glob in quotes"),
     ("did not find expected alphabetic or numeric", "* begins the name of an alias; put a glob in quotes"),
     ("expected alphabetic or numeric character", "* begins the name of an alias; put a glob in quotes"),
     ("expected a single document", "a second document begins here; a manifest is one document"),
@@ -41,13 +41,13 @@ def where_and_why(error: yaml.MarkedYAMLError, text: str) -> tuple[int | None, s
         return None, _joined(error)
     line = text.split("\n")[mark.line] if mark.line < text.count("\n") + 1 else ""
     if "\t" in line[: len(line) - len(line.lstrip())]:
-        return mark.line + 1, "a tab cannot indent in YAML; use spaces"
+        return mark.line + 1, "YAML does not allow tabs for indentation; use spaces"
     if any(each in problem for each in _AT_THE_BEGINNING) and error.context_mark is not None:
         mark = error.context_mark
     if "cannot start any token" in problem and mark.column < len(line):
         found = line[mark.column]
         if found == "\t":
-            return mark.line + 1, "a tab has no place here; use spaces"
+            return mark.line + 1, "a tab is not allowed here; use spaces"
         return mark.line + 1, f"a value cannot begin with {show(found)}; put it in quotes"
     said = _joined(error)
     return mark.line + 1, next((words for known, words in _REASONS if known in said), said)

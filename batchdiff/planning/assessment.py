@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from batchdiff.errors import GuestError, ImageError
-from batchdiff.extents import Extents, Kind
+from batchdiff.extents import Extents
 from batchdiff.image.allocation import DiskUse, disk_use
 from batchdiff.image.blocks import NO_BLOCKS, Blocks
 from batchdiff.image.exactness import Exactness
@@ -79,17 +79,17 @@ class Exact:
 
 def assessed(
     candidate: Candidate,
-    units: Extents,
+    compared: tuple[Extents, Similarity],
     failure: ImageError | None,
     premises: Premises,
     measure: Measure,
 ) -> GuestPlan:
-    """The part of a guest whose differences were found, or whose scan failed."""
+    """The part of a guest whose differences and likeness were found, or whose scan failed."""
     if failure is not None:
         return _refused(candidate, str(failure))
 
     def found(image: Image) -> GuestPlan:
-        content = _content(units, candidate.record.virtual_size, candidate.entry.options)
+        content = _content(*compared, candidate.record.virtual_size, candidate.entry.options)
         return _measured(candidate, image, content, premises, partial(_compressed, candidate, measure=measure))
 
     return _unless_changed(candidate, found)
@@ -119,7 +119,7 @@ def _refused(candidate: Candidate, reason: str) -> GuestPlan:
     return _guest_plan(candidate.entry, candidate.record, Verdict.REFUSE, reason)
 
 
-def _content(units: Extents, virtual_size: int, options: OverlayOptions) -> Content:
+def _content(units: Extents, similarity: Similarity, virtual_size: int, options: OverlayOptions) -> Content:
     sizes = sizes_by_cluster_size(units, virtual_size, options)
     cluster_size = options.cluster_size or chosen_cluster_size(sizes)
     if cluster_size not in sizes:
@@ -128,7 +128,7 @@ def _content(units: Extents, virtual_size: int, options: OverlayOptions) -> Cont
             f" choose {format_size(min(sizes))} or more"
         )
     extents = extents_to_write(units, virtual_size, options, geometry_of(options, cluster_size))
-    return Content(cluster_size, extents, sizes, _similarity(units))
+    return Content(cluster_size, extents, sizes, similarity)
 
 
 def _measured(
@@ -172,12 +172,6 @@ def _measured(
     )
 
 
-def _similarity(units: Extents) -> Similarity:
-    """Of what is not zeros, how much is as in the template; in whole units, of which the last may be cut off."""
-    equal = units.units(Kind.SAME)
-    return Similarity(equal * UNIT, (equal + units.units(Kind.DATA)) * UNIT)
-
-
 def _volume(candidate: Candidate, image: Image) -> Volume:
     folder = os.path.dirname(candidate.entry.overlay_path)
     try:
@@ -215,7 +209,7 @@ def _verdict(savings: Savings, use: DiskUse, minimum: float, similarity: Similar
         if unlike := why_unlike(similarity):
             return Verdict.SKIP, unlike
         would = "would" if savings.exactness in {Exactness.EXACT, Exactness.AT_MOST} else "might"
-        return Verdict.SKIP, f"its overlay {would} not be smaller than it is now"
+        return Verdict.SKIP, f"its overlay {would} not be smaller than the guest is now"
     if share < minimum:
         digits = 1 if f"{share:.1%}" != f"{minimum:.1%}" else 4
         return (

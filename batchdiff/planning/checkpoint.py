@@ -91,13 +91,13 @@ class Checkpoint:
         self._warn(f"if this scan is stopped, it cannot go on later where it was: {self.path}: {why}")
 
     def discard(self) -> None:
-        """The plan is written: nobody needs this any more."""
+        """The plan is written: this is no longer needed."""
         if self._file is None:
             return
         try:
             self._file.discard()
         except OSError as error:
-            self._warn(f"{self.path} could not be removed: {error.strerror or error}; you may do it")
+            self._warn(f"{self.path} could not be removed: {error.strerror or error}; you may remove it")
         self._pending = []
         self.close()
 

@@ -37,7 +37,7 @@ class CheckpointFile:
         size = os.fstat(self._file.fileno()).st_size
         head = self._file.read(len(MAGIC))
         if not MAGIC.startswith(head):
-            raise ValueError("it is no checkpoint of this version of batchdiff")
+            raise ValueError("it is not a checkpoint of this version of batchdiff")
         found = list(decoded(self._file, size))
         self.end = found[-1][1] if found else 0
         return [record for record, _ in found]
@@ -69,6 +69,6 @@ class CheckpointFile:
 
 def _check_ours(info: os.stat_result) -> None:
     if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
-        raise ValueError("it is no regular file with one name")
+        raise ValueError("it is not a regular file with only one name")
     if info.st_uid != os.geteuid() or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ValueError("others than you may write to it")

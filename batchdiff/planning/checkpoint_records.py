@@ -6,7 +6,8 @@
     record   length of the payload (u32), xxh3-128 of the payload, payload
     payload  B binding        text: the template, how it is scanned; once, first
              G guests         JSON list of texts: whom the results that follow number
-             R result         of one range: number, digest, guests left out, runs by guest
+             R result         of one range: number, digest, the template's units that are not zeros, guests left
+                          out; by guest how many of these units it has other data in, and its runs
 
 All numbers are little-endian. A guest without runs equals the template in that range; one that is left out
 could not be read there.
@@ -29,8 +30,8 @@ from batchdiff.planning.scan import RangeResult
 MAGIC = b"batchdiff unfinished scan 1\n"
 
 _FRAME = struct.Struct("<I16s")
-_RESULT = struct.Struct("<Q?16sII")
-_GUEST = struct.Struct("<II")
+_RESULT = struct.Struct("<Q?16sIII")
+_GUEST = struct.Struct("<III")
 _RUN = np.dtype([("first", "<i8"), ("count", "<i4"), ("kind", "u1")])
 _LAST_UNIT = 1 << 51
 """No offset in a file is larger than 2^63 bytes."""
@@ -98,12 +99,13 @@ def _digest(payload: bytes) -> bytes:
 def _result_bytes(result: RangeResult) -> bytes:
     digest = result.template_digest
     left_out, found = sorted(result.failures), sorted(result.differences.items())
-    parts = [_RESULT.pack(result.number, digest is not None, digest or b"", len(left_out), len(found))]
+    head = (result.number, digest is not None, digest or b"", result.template_units)
+    parts = [_RESULT.pack(*head, len(left_out), len(found))]
     parts += [struct.pack(f"<{len(left_out)}I", *left_out)]
     for guest, extents in found:
         runs = np.empty(len(extents), dtype=_RUN)
         runs["first"], runs["count"], runs["kind"] = extents.first, extents.count, extents.kind
-        parts += [_GUEST.pack(guest, len(runs)), runs.tobytes()]
+        parts += [_GUEST.pack(guest, result.replaced.get(guest, 0), len(runs)), runs.tobytes()]
     return b"".join(parts)
 
 
@@ -122,13 +124,14 @@ def _record(payload: bytes) -> Record:
 
 
 def _recorded(body: bytes) -> Recorded:
-    number, has_digest, digest, left, guests = _RESULT.unpack_from(body)
+    number, has_digest, digest, units, left, guests = _RESULT.unpack_from(body)
     at = _RESULT.size
     left_out = struct.unpack_from(f"<{left}I", body, at)
     at += 4 * left
-    result = RangeResult(number, digest if has_digest else None)
+    result = RangeResult(number, digest if has_digest else None, template_units=units)
     for _ in range(guests):
-        guest, count = _GUEST.unpack_from(body, at)
+        guest, replaced, count = _GUEST.unpack_from(body, at)
+        result.replaced[guest] = replaced
         at += _GUEST.size
         result.differences[guest] = _extents(np.frombuffer(body, _RUN, count, at))
         at += count * _RUN.itemsize

@@ -6,14 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from batchdiff.errors import ImageError
-from batchdiff.extents import Extents, concatenated
+from batchdiff.extents import Extents, Kind, concatenated
 from batchdiff.image.digest import combined
+from batchdiff.model.plan import Similarity
+from batchdiff.planning.compare import UNIT
 from batchdiff.planning.scan import RangeResult
 
 
 @dataclass(slots=True)
 class Findings:
     """Guests are numbered as the candidates are.
+
+    ``template_units``: by range, units of the template that are not zeros; ``replaced``: by guest, how many of all
+    these it has other data in.
 
     ``covered``: by range, a number with bit N set where guest N is known there; a range that has no entry was
     not scanned for anybody.
@@ -24,11 +29,16 @@ class Findings:
     differences: dict[int, dict[int, Extents]] = field(default_factory=dict)
     failures: dict[int, ImageError] = field(default_factory=dict)
     covered: dict[int, int] = field(default_factory=dict)
+    template_units: dict[int, int] = field(default_factory=dict)
+    replaced: dict[int, int] = field(default_factory=dict)
 
     def add(self, result: RangeResult, numbers: Sequence[int]) -> None:
         """Takes in the result of one range, in which guest N is the candidate ``numbers[N]``."""
         if result.template_digest is not None:
             self.digests[result.number] = result.template_digest
+        self.template_units[result.number] = result.template_units
+        for guest, count in result.replaced.items():
+            self.replaced[numbers[guest]] = self.replaced.get(numbers[guest], 0) + count
         for guest, found in result.differences.items():
             self.differences.setdefault(numbers[guest], {})[result.number] = found
         for guest, error in result.failures.items():
@@ -42,6 +52,16 @@ class Findings:
         """The extents of a guest in 4 KiB units."""
         found = self.differences.get(guest, {})
         return concatenated([found[number] for number in sorted(found)])
+
+    def compared(self, guest: int) -> tuple[Extents, Similarity]:
+        """The extents of a guest in 4 KiB units, and how much of its data the template has, in whole units.
+
+        What the template shares with other files and no guest needed was not read, and counts as data.
+        """
+        units = self.units(guest)
+        cleared, data = units.units(Kind.ZERO), units.units(Kind.DATA)
+        equal = sum(self.template_units.values()) - cleared - self.replaced.get(guest, 0)
+        return units, Similarity(equal * UNIT, (equal + data) * UNIT)
 
     def forget(self, guest: int) -> None:
         """Gives back the memory of a guest's extents."""

@@ -80,7 +80,7 @@ class DropBehind:
             if block not in known.absent:
                 known.absent[block] = _absent(known, block)
         end = offset + length
-        if offset == known.end != 0:  # whoever reads the head of an image need not go on there
+        if offset == known.end != 0:  # a read of the head of an image need not continue
             edge = min(align_up(end, BLOCK), known.size)
             first = max(known.asked, end)
             known.asked = min(end + min(_AHEAD, _AHEAD_IN_ALL // len(self._files)), edge)

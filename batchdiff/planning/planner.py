@@ -191,7 +191,7 @@ def _guest_plans(
 
     def assess(unknown: int) -> tuple[int, GuestPlan]:
         candidate, failure = candidates[scanned[unknown]], findings.failures.get(unknown)
-        return unknown, assessed(candidate, findings.units(unknown), failure, premises, measure)
+        return unknown, assessed(candidate, findings.compared(unknown), failure, premises, measure)
 
     def described(unknown: int) -> str:
         return f"the savings of guest {candidates[scanned[unknown]].entry.name}"

@@ -38,7 +38,7 @@ class Budget(NamedTuple):
 
 
 def budget(jobs: int, template_files: int) -> Budget:
-    """Share out the descriptors that are left; at least one job and one file, whatever that leads to."""
+    """Share out the descriptors that are left; at least one job and one file, even if that is too much."""
     free = free_descriptors() - _OURS - template_files
     jobs = max(min(jobs, free // (2 * _OF_A_WORKER)), 1)
     return Budget(jobs, max(free - (jobs * _OF_A_WORKER if jobs > 1 else 0), 1))

@@ -17,7 +17,7 @@ from batchdiff.planning.compare import UNIT
 from batchdiff.planning.findings import Findings
 from batchdiff.planning.scan import RANGE, RangeResult
 
-SCAN_VERSION = 1
+SCAN_VERSION = 2
 """To be raised whenever a scan of the same images could find something else than before."""
 
 
@@ -64,9 +64,10 @@ def take_over(findings: Findings, records: Iterable[Record], keys: tuple[str, ..
 
 
 def _of_known(result: RangeResult, known: dict[int, int]) -> RangeResult:
-    """A result with the numbers of the candidates, without those who are none any more."""
+    """A result with the numbers of the candidates, without those that are no longer candidates."""
     kept = {known[place]: extents for place, extents in result.differences.items() if place in known}
-    return RangeResult(result.number, result.template_digest, kept)
+    replaced = {known[place]: count for place, count in result.replaced.items() if place in known}
+    return RangeResult(result.number, result.template_digest, kept, {}, result.template_units, replaced)
 
 
 def left(ranges: Iterable[int], covered: dict[int, int], guests: int) -> dict[tuple[int, ...], list[int]]:

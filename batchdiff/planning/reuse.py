@@ -1,6 +1,6 @@
 """Which parts of an older plan are still exact, so that their guests need not be scanned; pure.
 
-An older plan has no 4 KiB units any more, but extents folded to the granules of its overlay. So a part can be
+An older plan no longer has 4 KiB units, but extents folded to the granules of its overlay. So a part can be
 taken over where this plan's overlay has the same granules and the same rules for what goes into one; everything
 that depends on more than content and granules is found again (docs/scripting.md).
 """

@@ -68,12 +68,18 @@ class ScanJob:
 
 @dataclass(slots=True)
 class RangeResult:
-    """What a scan of one range found, by guest number; guests without differences there are left out."""
+    """What a scan of one range found, by guest number; guests without differences there are left out.
+
+    ``template_units``: units of the template that are not zeros, as far as it was read; ``replaced``: how many of
+    these a guest has other data in.
+    """
 
     number: int
     template_digest: bytes | None = None
     differences: dict[int, Extents] = field(default_factory=dict)
     failures: dict[int, ImageError] = field(default_factory=dict)
+    template_units: int = 0
+    replaced: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -137,13 +143,13 @@ class Scanner:
             stretch = self._map_stretch(start + first * WINDOW, windows - first)
             self._scan_stretch(stretch, start + first * WINDOW, first, findings)
             first += stretch.windows
-        differences = {
-            guest: _joined(kinds, findings.equal, start // UNIT)
-            for guest, kinds in findings.kinds.items()
-            if guest not in self._failures
-        }
+        equal = findings.equal
+        sound = {guest: kinds for guest, kinds in findings.kinds.items() if guest not in self._failures}
+        differences = {guest: _joined(kinds, equal, start // UNIT) for guest, kinds in sound.items()}
+        replaced = {guest: _replaced(kinds, equal) for guest, kinds in sound.items()}
         digest = None if self._sharing else findings.digest.value()
-        return RangeResult(number, digest, differences, dict(self._failures))
+        units = int(np.count_nonzero(equal))
+        return RangeResult(number, digest, differences, dict(self._failures), units, replaced)
 
     def _map_stretch(self, begin: int, most: int) -> _Stretch:
         """As many windows from offset ``begin`` on, at most so many, as may be mapped at once."""
@@ -271,6 +277,12 @@ def _assume_data(equal: Kinds, there: Spans) -> None:
     """Unread parts of the template count as data: at worst a cluster of zeros is written as one of data."""
     for window, span in there.items():
         equal[window, span_units(span)] = Kind.SAME
+
+
+def _replaced(kinds: dict[int, Kinds], equal: Kinds) -> int:
+    """How many units of the template that are not zeros a guest has other data in, in its windows that differ."""
+    found = np.stack(list(kinds.values()))
+    return int(np.count_nonzero((found == Kind.DATA) & (equal[list(kinds)] != Kind.SAME_ZERO)))
 
 
 def _joined(kinds: dict[int, Kinds], equal: Kinds, first_unit: int) -> Extents:

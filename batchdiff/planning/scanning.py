@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """How a scan goes: how many processes and files, whom it tells how far it is, where it notes what it found."""
+    """How a scan runs: how many processes and files, who learns of its progress, where its findings go."""
 
     budget: Budget
     generator: str

@@ -27,7 +27,7 @@ _GRANULARITIES = range(9, 32)
 _LONGEST_NAME = 1023
 _MAX_BITMAP = 512 * MIB
 _MAX_TABLES = 64 * MIB
-"""Bytes of all tables. Those of a thousand bitmaps of 16 TiB take 4 MiB; more would be read for long."""
+"""Bytes of all tables. Those of a thousand bitmaps of 16 TiB take 4 MiB; more would take long to read."""
 
 _RESERVED = np.uint64(0xFF000000000001FE)
 _ALL_ONES = np.uint64(1)
@@ -40,7 +40,7 @@ def bitmap_tables(directory: bytes, count: int, cluster_size: int, virtual_size:
     """
     tables, names = [], set()
     for name, (offset, entries, flags, kind, bits) in _entries(directory):
-        _require(name not in names, "two bitmaps have one name")
+        _require(name not in names, "two bitmaps have the same name")
         names.add(name)
         _require(kind == _DIRTY_TRACKING and not flags & ~_KNOWN_FLAGS, "a bitmap is of an unknown kind")
         _require(bits in _GRANULARITIES, f"a bitmap has a granularity of 2^{bits} bytes")
@@ -66,7 +66,7 @@ def _entries(directory: bytes) -> Iterator[tuple[bytes, tuple[int, int, int, int
         at = align_up(at + _ENTRY.size + name_bytes, 8)
         _require(extra == 0, "an entry has extra data, which QEMU does not know")
         _require(at <= len(directory), "it ends inside a name")
-        _require(name_bytes <= _LONGEST_NAME and b"\0" not in name, "a name is too long, or has a byte 0 in it")
+        _require(name_bytes <= _LONGEST_NAME and b"\0" not in name, "a name is too long, or contains a null byte")
         yield name, (offset, entries, flags, kind, bits)
 
 
@@ -77,7 +77,7 @@ def check_bitmap_table(words: Words, cluster_size: int) -> None:
     """
     hosts = words & OFFSET_MASK
     _require(not (words & _RESERVED).any(), "a table has reserved bits set")
-    _require(not (hosts % np.uint64(cluster_size)).any(), "a table names what is not aligned to a cluster")
+    _require(not (hosts % np.uint64(cluster_size)).any(), "an entry of a table is not aligned to a cluster")
     _require(not ((hosts != 0) & (words & _ALL_ONES != 0)).any(), "a table has reserved bits set")
 
 

@@ -111,9 +111,9 @@ def bitmaps_of(found: list[tuple[int, bytes]], autoclear: int) -> tuple[int, int
 def _directory(data: bytes) -> tuple[int, int, int]:
     count, reserved, length, offset = _BITMAPS_FIELDS.unpack(data)
     require_opened(reserved == 0, "the reserved field of its bitmaps extension is not 0")
-    require_opened(0 < count <= _MAX_BITMAPS, f"{count} bitmaps are outside 1 to QEMU's limit of {_MAX_BITMAPS}")
+    require_opened(0 < count <= _MAX_BITMAPS, f"it claims {count} bitmaps; QEMU allows 1 to {_MAX_BITMAPS}")
     require_opened(
         count * _SHORTEST_BITMAP <= length <= _MAX_DIRECTORY,
-        f"its bitmap directory of {length} bytes is too short or too long for {count}",
+        f"its bitmap directory of {length} bytes is too short or too long for {count} bitmaps",
     )
     return count, offset, length

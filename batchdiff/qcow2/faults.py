@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-NOT_OPENED = "QEMU does not open it either: bring it back from a backup, or leave it out of the manifest."
+NOT_OPENED = "QEMU cannot open it either: bring it back from a backup, or leave it out of the manifest."
 """For what no VM can run on."""
 
 ENCRYPTED = "Leave it out of the manifest: an overlay would hold in the clear what the image hides."

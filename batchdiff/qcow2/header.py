@@ -100,7 +100,7 @@ def parse(head: bytes, file_size: int) -> Header:
     geometry = _geometry(version, cluster_bits, incompatible, compression)
     cluster = geometry.cluster_size
     require_opened(length % 8 == 0 and length <= cluster, f"the header length {length} is impossible")
-    require_opened(not autoclear & AUTOCLEAR_RAW_DATA_FILE, "it is marked to have a raw data file, and has none")
+    require_opened(not autoclear & AUTOCLEAR_RAW_DATA_FILE, "it is marked as having a raw data file, and has none")
     name = backing_name(head[:cluster], name_offset, name_size, length)
     extensions = list(extensions_of(head[:cluster], length, name_offset))
     check_supported(extensions)
@@ -229,17 +229,17 @@ def backing_name(cluster: bytes, offset: int, size: int, length: int) -> str | N
 
 
 def _check_sizes(header: Header, size: int) -> None:
-    """``size`` is the virtual size as it stands there; of a part of a sector at its end QEMU shows nothing."""
+    """``size`` is the virtual size as stored; QEMU drops a part of a sector at its end."""
     require(header.virtual_size > 0, "its virtual size is 0")
     require(size < 1 << 63, f"its virtual size {size} is impossible")
     needed = ceil_div(size, header.geometry.l2_coverage)
     require_opened(header.l1_entries >= needed, f"its L1 table has {header.l1_entries} entries and needs {needed}")
-    require_opened(header.l1_entries * 8 <= MAX_L1_BYTES, "its L1 table is above QEMU's limit of 32 MiB")
+    require_opened(header.l1_entries * 8 <= MAX_L1_BYTES, "its L1 table exceeds QEMU's limit of 32 MiB")
     require_opened(
         0 < header.refcount_bytes <= _MAX_REFCOUNT_TABLE_BYTES,
         f"its refcount table of {header.refcount_bytes} bytes is outside 1 cluster to 8 MiB",
     )
-    require_opened(header.snapshots <= _MAX_SNAPSHOTS, f"{header.snapshots} snapshots are above QEMU's limit")
+    require_opened(header.snapshots <= _MAX_SNAPSHOTS, f"its {header.snapshots} snapshots exceed QEMU's limit")
 
 
 def _check_tables(header: Header, file_size: int) -> None:

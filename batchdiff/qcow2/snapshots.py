@@ -41,6 +41,6 @@ def snapshot_tables(
             remedy=_REPAIR,
         )
         at += _ENTRY.size + extra + id_bytes + name_bytes
-        require(at - offset <= _MAX_TABLE, "its snapshot table is above QEMU's limit of 64 MiB", remedy=_REPAIR)
+        require(at - offset <= _MAX_TABLE, "its snapshot table exceeds QEMU's limit of 64 MiB", remedy=_REPAIR)
         tables.append((l1_offset, l1_entries * 8))
     return at, tables

@@ -1,4 +1,4 @@
-r"""Text in the letters that its reader has: the C locale, or one of Latin-1, does not have all of them.
+r"""Keep text to the letters of its reader's encoding: C and Latin-1 locales lack many.
 
 ::
 

@@ -268,7 +268,7 @@ def written_to(path):
 @pytest.mark.parametrize("retire", REMOVING)
 def test_an_overlay_that_is_exchanged_after_it_was_verified(placed, exchange, retire):
     placed.judge.asked = lambda: exchange(temporary_of(placed))
-    assert "it is not what was verified" in failed(placed.apply(retire))
+    assert "it is not the file that was verified" in failed(placed.apply(retire))
     assert_untouched(placed)
 
 
@@ -277,7 +277,7 @@ def test_an_original_that_is_exchanged_before_it_gets_its_name_back(placed, exch
     placed.apply(Retire.QUARANTINE)
     before = placed.overlay().read_bytes()
     placed.judge.asked = lambda: exchange(placed.original(suffix=ASIDE))
-    assert "it is not what was verified" in failed(placed.restore())
+    assert "it is not the file that was verified" in failed(placed.restore())
     assert_same(placed.overlay().read_bytes(), before)
     assert placed.original(suffix=ASIDE).exists()
 

@@ -250,7 +250,7 @@ def test_without_root_nobody_else_is_let_in(inheriting, mode, listed, left):
             with inheriting.new() as (source, target):
                 prepare(source, target)
                 kept = (
-                    "the owner 1234:5678 (Operation not permitted; that takes root, or CAP_CHOWN)"
+                    "the owner 1234:5678 (Operation not permitted; that needs root or CAP_CHOWN)"
                     not in copy_metadata(source, target)
                 )
         os._exit(kept)

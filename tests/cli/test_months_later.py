@@ -315,7 +315,7 @@ def test_an_older_original_after_a_restore(one):
     expected = use(one)
     assert ORIGINAL in run(one, "restore").stderr
     assert f"purge --used: delete the older original {one.folder / ORIGINAL}" in run(one, "status").stdout
-    assert "another file stands at" in one.apply(expect=1).stderr
+    assert "another file is at" in one.apply(expect=1).stderr
     assert outcome(run(one, "purge", "--yes", "--json"))["status"] == "kept"
     one.plan("-q", "-o", "second.plan.json")
     refused = run(one, "apply", "--retire", "quarantine", plan="second.plan.json", expect=1)

@@ -38,7 +38,7 @@ def refusal(capsys, *argv: str) -> str:
             ["plan", "m", "-o", "-"],
             "argument -o/--output: - does not mean stdout here; a file of that name is ./-",
         ),
-        (["show", "p", "-o", ""], "argument -o/--output: the file's name is empty"),
+        (["show", "p", "-o", ""], "argument -o/--output: the file name is empty"),
     ],
 )
 def test_what_is_wrong(capsys, argv, words):
@@ -59,6 +59,6 @@ def test_a_plan_from_a_pipe_needs_a_name(capsys, monkeypatch, name):
     monkeypatch.setattr(main.signal, "signal", lambda *_: None)  # that of the tests stays
     assert main.run(["plan", name]) == 2
     assert capsys.readouterr().err == (
-        "batchdiff: the plan needs a name, for a manifest from stdin or a pipe has none."
+        "batchdiff: the plan needs a name: a manifest from stdin or a pipe has none."
         " Add `-o PLAN`, such as `-o fleet.plan.json`.\n"
     )

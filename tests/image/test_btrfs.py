@@ -152,7 +152,7 @@ def test_what_the_template_has_stays_in_any_case(disk):
     overwrite(guest, 2 * MIB, noise(MIB, 8))
     use = use_of(guest, kept=kept)
     assert (use.exactness, use.reclaimable) == (Exactness.AT_LEAST, MIB)
-    assert "with the last of them" in use.note
+    assert "with the last of those files" in use.note
 
 
 @pytest.mark.parametrize(
@@ -172,5 +172,5 @@ def test_who_is_not_root_is_told_so(disk, content, exactness, words):
             os.seteuid(0)
     assert use.exactness is exactness
     assert words in use.note
-    assert "only root (CAP_SYS_ADMIN) can ask" in use.note
+    assert "only root (CAP_SYS_ADMIN) can" in use.note
     assert use.allocated == path.stat().st_blocks * 512

@@ -53,7 +53,7 @@ def test_too_few_for_any_work(monkeypatch, free, enough):
     if enough:
         require_descriptors()
         return
-    with pytest.raises(BatchdiffError, match=f"{free} more than now.*`ulimit -n`.*LimitNOFILE="):
+    with pytest.raises(BatchdiffError, match=f"{free} more can be opened.*`ulimit -n`.*LimitNOFILE="):
         require_descriptors()
 
 

@@ -131,7 +131,7 @@ def test_a_view_that_is_read_only(tmp_path):
 def test_a_name_that_is_taken(place):
     (place / "vm.img.aside").touch()
     fault = fault_of(lambda: rename(place))
-    assert f"another file has the name {place / 'vm.img.aside'} already" in fault.why
+    assert f"another file already has the name {place / 'vm.img.aside'}" in fault.why
     (place / "vm.img.aside").rename(place / "away")
     rename(place)
 
@@ -184,7 +184,7 @@ def test_a_limit_on_the_size_of_files(tmp_path):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
             assert "ulimit -f" not in explained(OSError(errno.EFBIG, "File too large")).remedy
-    assert "files of this process may have 4096 bytes at the most" in fault.why
+    assert "this process may not write files of more than 4096 bytes" in fault.why
     assert "ulimit -f unlimited" in fault.remedy
 
 

@@ -50,7 +50,7 @@ THINGS = {
     "link-to-itself": (lambda path: path.symlink_to(path), "symbolic link"),
     "below-a-file": (a_folder_in_a_file, "Not a directory"),
     "empty": (lambda path: path.touch(), "is empty|no qcow2 image"),
-    "nul-in-the-name": (lambda path: path.parent / "a\0b", "it has a null byte in it"),
+    "nul-in-the-name": (lambda path: path.parent / "a\0b", "it contains a null byte"),
     "name-too-long": (lambda path: path.parent / ("a" * 300), "too long"),
 }
 

@@ -133,7 +133,7 @@ def test_an_upper_layer_out_of_sight(merged):
     with out_of_sight(merged):
         use, copy = use_of(merged / "upper.img"), copied(merged / "upper.img")
         assert (use.reclaimable, use.exactness) == (2 * MIB, Exactness.AT_MOST)
-        assert "perhaps in a lower layer" in use.note
+        assert "may be in a lower layer" in use.note
         assert (copy.size, copy.exactness) == (0, Exactness.AT_LEAST)
         with opened(merged / "upper.img") as fd:
             volume = volume_of(str(merged), fd)

@@ -114,7 +114,7 @@ def test_output_is_kept_up_to_a_bound():
 def test_a_timeout_kills_the_whole_group(tmp_path, monkeypatch, script):
     monkeypatch.chdir(tmp_path)
     began = time.monotonic()
-    with pytest.raises(ProgramError, match="not done after"):
+    with pytest.raises(ProgramError, match="not finished after"):
         shell(script, timeout=0.5)
     assert time.monotonic() - began < 60  # it did not wait for any of them
     pids = (tmp_path / "pids").read_text().split()

@@ -253,7 +253,7 @@ REFUSED_BY_QEMU = {
     "bitmap-names-equal": (
         "bitmaps",
         lambda image: image.put(second_bitmap(image) + 18, struct.pack(">HI3s4x", 3, 0, b"one")),
-        "one name",
+        "the same name",
     ),
     "bitmap-table-reserved": ("bitmaps", put(">Q", 1 << 63)(bitmap_table), "reserved bits"),
     "bitmap-table-offset-and-ones": ("bitmaps", put(">Q", 4097)(bitmap_table), "reserved bits"),
@@ -265,7 +265,7 @@ REFUSED_BY_QEMU = {
         lambda image: image.put(snapshot_table(image), struct.pack(">Q", directory(image))),
         "L1 table lies on the bitmap directory",
     ),
-    "snapshots-too-many": ("snapshots", field("snapshots", 65537), "snapshots are above"),
+    "snapshots-too-many": ("snapshots", field("snapshots", 65537), "snapshots exceed"),
     "refcount-order": ("plain", field("refcount_order", 7), "refcount width"),
     "header-length": ("plain", field("header_length", 96), "header length"),
     "header-length-over-the-cluster": ("small", field("header_length", 520), "header length"),

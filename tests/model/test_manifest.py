@@ -217,7 +217,7 @@ def test_files_that_are_no_manifest(folder):
         ("nowhere/m.yaml", "nowhere/m.yaml: no such file. Its folder does not exist or cannot be listed"),
         ("", "no such file"),
         ("clones", "clones: the manifest cannot be read: it is a folder. Name a YAML file"),
-        ("a\0b", "a\\x00b: the manifest cannot be read: it has a null byte in it, which no path can have"),
+        ("a\0b", "a\\x00b: the manifest cannot be read: it contains a null byte, which no path can have"),
         ("a\nb", "a\\nb: no such file"),
     ],
 )

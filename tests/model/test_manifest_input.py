@@ -92,14 +92,17 @@ def test_a_pipe_of_the_shell(folder):
             b'{"format_version": "1.1",\n "generator": "batchdiff 0.1.0"',
             "it is a plan, not a manifest. `batchdiff show",
         ),
-        (b'{\n "format_version": "1.1",\n "template": {}', f"noted of a template, not a manifest. {NAME_ONE}"),
+        (
+            b'{\n "format_version": "1.1",\n "template": {}',
+            f"it is the sidecar of a template, not a manifest. {NAME_ONE}",
+        ),
         (b'{\n  "report_version": "1.0"', f"it is a savings report as JSON, not a manifest. {NAME_ONE}"),
         (b'{"time": "2026", "step": "begin"}\n', f"it is the journal of a plan, not a manifest. {NAME_ONE}"),
-        (b'{"event": "plan"}\n', f"it is what a command printed with --json, not a manifest. {NAME_ONE}"),
+        (b'{"event": "plan"}\n', f"it is the output of a command with --json, not a manifest. {NAME_ONE}"),
         (b"QFI\xfb\0\0", f"it looks like a qcow2 image, not like a manifest. {NAME_ONE}"),
         (bytes(600), f"it looks like an image or another binary file, not like a manifest. {NAME_ONE}"),
         (TEXT.encode("utf-16"), "it is UTF-16, and a manifest must be UTF-8. Save it as UTF-8"),
-        (b"#" * (MAX_BYTES + 1), f"a manifest has at most 8 MiB. {NAME_ONE}"),
+        (b"#" * (MAX_BYTES + 1), f"it is larger than 8 MiB, the limit for a manifest. {NAME_ONE}"),
     ],
 )
 def test_what_it_is_instead(folder, content, words):

@@ -64,7 +64,7 @@ def test_every_edit_is_seen_but_of_the_time(path, document):
     assert len(places) > 60
     for where in places:
         Path(path).write_text(json.dumps(changed_at(document, where)))
-        assert "checksum does not fit" in refusal(path), where
+        assert "checksum does not match" in refusal(path), where
 
 
 def test_the_time_is_not_covered(path, document):

@@ -138,12 +138,12 @@ def test_text_is_refused_where_json_refuses_it(document, data):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('"retire": "keep"', '"retire": "delete", "retire": "keep"', "two members of the name '"),
-        ('"name": "web01"', '"name": "web01", "name": "web01"', "two members of the name '"),
-        ('"unit": 65536', '"unit": 4096, "unit": 65536', "two members of the name '"),
-        ('"inode": ', '"inode": 1, "inode": ', "two members of the name '"),
-        ('"retire": "keep"', '"retire": "keep", "novelty": NaN', "NaN is no number"),
-        ('"name": "web01"', '"name": "web01", "novelty": [-Infinity]', "-Infinity is no number"),
+        ('"retire": "keep"', '"retire": "delete", "retire": "keep"', "two members named '"),
+        ('"name": "web01"', '"name": "web01", "name": "web01"', "two members named '"),
+        ('"unit": 65536', '"unit": 4096, "unit": 65536', "two members named '"),
+        ('"inode": ', '"inode": 1, "inode": ', "two members named '"),
+        ('"retire": "keep"', '"retire": "keep", "novelty": NaN', "NaN is not a JSON number"),
+        ('"name": "web01"', '"name": "web01", "novelty": [-Infinity]', "-Infinity is not a JSON number"),
         ('"retire": "keep"', '"retire": "keep", "novelty": 1e999', "a number is too large"),
         (
             '"retire": "keep"',

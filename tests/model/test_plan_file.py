@@ -123,7 +123,7 @@ def test_a_damaged_plan_that_was_applied_is_not_to_be_planned_again(path):
     Path(path).write_text("{")
     with pytest.raises(PlanError) as caught:
         read_plan(path)
-    assert caught.value.remedy == "Run `batchdiff plan` again."
+    assert caught.value.remedy == "Run `batchdiff plan MANIFEST` again."
     Path(f"{path}.journal").touch()
     with pytest.raises(PlanError) as caught:
         read_plan(path)

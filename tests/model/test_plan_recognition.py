@@ -77,8 +77,8 @@ def test_a_missing_folder(tmp_path):
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("x\0y", "it has a null byte in it, which no path can have"),
-        ("x\ud800y", "it has characters in it that no path can have in this locale"),
+        ("x\0y", "it contains a null byte, which no path can have"),
+        ("x\ud800y", "it contains characters that no path can have in this locale"),
         ("x" * 300, "File name too long"),
     ],
 )

@@ -11,20 +11,20 @@ from batchdiff.model.manifest_problems import Problems
 
 INDENT = "it does not line up with the lines above; entries of one list or mapping start in the same column"
 CASES = [
-    ("a:\n\t- 1\n", 2, "a tab cannot indent in YAML; use spaces"),
-    ("a:\n  - b: 1\n\t  c: 2\n", 3, "a tab cannot indent in YAML; use spaces"),
+    ("a:\n\t- 1\n", 2, "YAML does not allow tabs for indentation; use spaces"),
+    ("a:\n  - b: 1\n\t  c: 2\n", 3, "YAML does not allow tabs for indentation; use spaces"),
     ("a: @x\n", 1, 'a value cannot begin with "@"; put it in quotes'),
     ("a: {b: %x}\n", 1, 'a value cannot begin with "%"; put it in quotes'),
     ("a: 1\ng: *.img\n", 2, "* begins the name of an alias; put a glob in quotes"),
-    ("g: *x\n", 1, "* begins the name of an alias, and there is none; put a glob in quotes"),
+    ("g: *x\n", 1, "* starts an alias, and no alias of that name exists; put a glob in quotes"),
     ("a: {b: 1\nc: 2\n", 1, "a { is not closed, or a comma is missing"),
     ("a: [b\nc: 2\n", 1, "a [ is not closed, or a comma is missing"),
     ('a: 1\nb: "x\nc: 2\n', 2, "a quote is not closed"),
     ("a:\n  - b: 1\n   c: 2\n", 3, INDENT),
     ("- a\nb: 1\n", 2, INDENT),
     ("a:\n  b: 1\n c: 2\n", 3, INDENT),
-    ("a: b: c\n", 1, "a colon has no place here: check the indentation, or put the text in quotes"),
-    ("a:\n  b: 1\n  c 2\n", 3, "a key needs a colon and a space behind it, as in `format: raw`"),
+    ("a: b: c\n", 1, "a colon is not allowed here: check the indentation, or put the text in quotes"),
+    ("a:\n  b: 1\n  c 2\n", 3, "a key needs a colon and a space after it, as in `format: raw`"),
     ("a: 1\n---\nb: 1\n", 2, "a second document begins here; a manifest is one document"),
 ]
 

@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from clocks import Clock
@@ -44,7 +45,8 @@ def forbidden(text):
 
 def result(number, *runs, digest=b"d" * 16, failures=()):
     differences = {1: from_runs(runs)} if runs else {}
-    return RangeResult(number, digest, differences, {guest: ImageError("x") for guest in failures})
+    replaced = dict.fromkeys(differences, 2)
+    return RangeResult(number, digest, differences, {guest: ImageError("x") for guest in failures}, 9, replaced)
 
 
 RESULTS = [result(0, (0, 5, Kind.DATA), (7, 1, Kind.ZERO)), result(3, digest=None), result(4, failures=[0])]
@@ -60,7 +62,7 @@ def written(plan, results=RESULTS, binding="b"):
 
 
 def recorded(results):
-    plain = [RangeResult(r.number, r.template_digest, r.differences) for r in results]
+    plain = [replace(each, failures={}) for each in results]
     return [Recorded(plain[n], frozenset(r.failures)) for n, r in enumerate(results)]
 
 
@@ -87,10 +89,11 @@ def test_a_result_comes_back(tmp_path_factory, number, digest, runs, failed):
     plan = tmp_path_factory.mktemp("p") / "p.json"
     differences = {guest: spread(found) for guest, found in runs.items()}
     error = ImageError("x")
-    written(plan, [RangeResult(number, digest, differences, dict.fromkeys(failed, error))])
+    replaced = {guest: len(found) for guest, found in differences.items()}
+    written(plan, [RangeResult(number, digest, differences, dict.fromkeys(failed, error), 7, replaced)])
     guests, record = loaded(plan)
     assert guests == Guests(("one", "two"))
-    assert record == Recorded(RangeResult(number, digest, differences), frozenset(failed))
+    assert record == Recorded(RangeResult(number, digest, differences, {}, 7, replaced), frozenset(failed))
 
 
 def spread(runs):
@@ -196,7 +199,7 @@ def test_another_binding(plan):
 
 
 @pytest.mark.parametrize(
-    "payload", [b"X", b"R", b"G{}", b"G[1]", b"B\xff", b"R" + bytes(32), b"R" + bytes(34), b"R" + b"\xff" * 33]
+    "payload", [b"X", b"R", b"G{}", b"G[1]", b"B\xff", b"R" + bytes(36), b"R" + bytes(38), b"R" + b"\xff" * 37]
 )
 def test_whole_records_that_make_no_sense(plan, partial, payload):
     import xxhash  # noqa: PLC0415

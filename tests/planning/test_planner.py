@@ -25,7 +25,7 @@ from batchdiff.image.sharing import Placed
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
 from batchdiff.model.overlay_options import Compression, OverlayOptions
-from batchdiff.model.plan import Verdict, why_unlike
+from batchdiff.model.plan import Similarity, Verdict, why_unlike
 from batchdiff.model.plan_extents import extents_of
 from batchdiff.model.plan_file import checksum_of
 from batchdiff.model.plan_json import to_dict
@@ -385,7 +385,10 @@ def test_nothing_to_gain(tmp_path):
     # Of each cluster 4 KiB differ, so the overlay is as large as the guest.
     spread = " ".join(["4k:B 60k:A"] * 64)
     guest = only_guest(template, notation.write_raw(tmp_path / "h.img", spread))
-    assert (guest.verdict, guest.reason) == (Verdict.SKIP, "its overlay would not be smaller than it is now")
+    assert (guest.verdict, guest.reason) == (
+        Verdict.SKIP,
+        "its overlay would not be smaller than the guest is now",
+    )
 
 
 @pytest.mark.parametrize(
@@ -405,6 +408,19 @@ def test_a_disk_that_was_not_copied_from_the_template(tmp_path, text, verdict, m
     words = f"it has {much} in common with the template: was it copied from another one?" if much else ""
     assert (guest.verdict, why_unlike(guest.similarity)) == (verdict, words)
     assert guest.reason == (words if verdict is Verdict.SKIP and much else guest.reason)
+
+
+@pytest.mark.parametrize("text", ["12M:A", "2M:A 2M:B 8M:A", "2M:A 8k:- 4k:C 4M:0 1M:- 4084k:A 1M:D", "12M:B"])
+def test_likeness_counts_every_unit_of_both(tmp_path, text):
+    """Also where nothing differs for many MiB, of which the extents have nothing."""
+    whole = "3M:A 4k:- 1020k:A 5M:A 3M:-"
+    template = notation.write_raw(tmp_path / "t.img", whole)
+    guest = only_guest(template, notation.write_raw(tmp_path / "g.img", text))
+    ours, theirs = notation.content(whole), notation.content(text)
+    units = [(ours[at : at + 4096], theirs[at : at + 4096]) for at in range(0, len(theirs), 4096)]
+    data = [pair for pair in units if any(pair[1])]
+    equal = sum(one == other for one, other in data)
+    assert guest.similarity == Similarity(equal * 4096, len(data) * 4096)
 
 
 def test_a_hard_link_is_told_from_shared_blocks(tmp_path):

@@ -193,7 +193,7 @@ def at_the_limit(snapshots):
 
 def test_as_many_snapshots_as_qemu_takes():
     assert parse(*at_the_limit(65536)).snapshots == 65536
-    with pytest.raises(FormatError, match="65537 snapshots are above QEMU's limit"):
+    with pytest.raises(FormatError, match="65537 snapshots exceed QEMU's limit"):
         parse(*at_the_limit(65537))
 
 
