@@ -152,7 +152,10 @@ def _report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcom
             console.event("space", folder=folder, grown_bytes=grown)
             how = "more" if grown >= 0 else "less"
             size = format_size(abs(grown))
-            console.say(f"df: {size} {how} free space on the filesystem of {folder} than before this command.")
+            console.say(
+                f"df: {size} {how} free space on the filesystem of {folder} than before this command; what other"
+                " programs wrote or deleted meanwhile counts, too."
+            )
 
 
 def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome) -> None:
