@@ -12,6 +12,9 @@ VENV := .venv
 RUN := $(VENV)/bin
 ON_ALL_CORES := -n $(shell nproc) --dist worksteal
 
+# Tests start batchdiff thousands of times; if it were compiled each time, they would take half as long again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-long test-debian12 test-debian13 lint bench bench-docs tools clean
 .DELETE_ON_ERROR:
 
