@@ -75,7 +75,7 @@ def manifest_content(
         minimum_savings=savings,
         protect_template=data.get("protect_template", True),
         allow_loss=frozenset(Loss(loss) for loss in data.get("allow_loss", ())),
-        warnings=excluded.idle,
+        warnings=problems.warnings,
     )
 
 

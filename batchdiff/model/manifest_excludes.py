@@ -26,14 +26,10 @@ KEY = "exclude"
 
 @dataclass(frozen=True, slots=True)
 class Excluded:
-    """What no glob takes in: existing names, and patterns for names that do not exist.
-
-    ``idle``: the patterns that match nothing, each with its line and the reason: ``5: exclude[0]: ...``.
-    """
+    """What no glob takes in: existing names, and patterns for names that do not exist."""
 
     paths: frozenset[str]
     likes: tuple[tuple[str, Callable[[str], bool]], ...]
-    idle: tuple[str, ...]
 
     def has(self, named: str) -> bool:
         """Return whether an absolute name, or the file that it leads to, is left out."""
@@ -46,12 +42,14 @@ class Excluded:
 
 
 def find_excluded(data: Mapping[str, Any], folder: str, problems: Problems) -> Excluded:
-    """Return what the ``exclude`` list of a manifest's data leaves out; an entry with a problem, nothing."""
+    """Return what the ``exclude`` list of a manifest's data leaves out; an entry with a problem, nothing.
+
+    A pattern that leaves nothing out gets a warning.
+    """
     written = data.get(KEY)
     patterns = written if isinstance(written, list) else []
     paths: set[str] = set()
     likes: list[tuple[str, Callable[[str], bool]]] = []
-    idle = []
     for at, pattern in enumerate(patterns):
         where = (KEY, at)
         if problems.objects_to(where) or not isinstance(pattern, str):
@@ -60,8 +58,8 @@ def find_excluded(data: Mapping[str, Any], folder: str, problems: Problems) -> E
         paths.update(resolve_folder(folder, path) for path in found)
         likes += would_match(pattern, folder)
         if not problems.objects_to(where) and (why := _idle(pattern, found, folder)):
-            idle.append(f"{problems.line(where)}: {KEY}[{at}]: {why}")
-    return Excluded(frozenset(paths), tuple(likes), tuple(idle))
+            problems.warn(where, why)
+    return Excluded(frozenset(paths), tuple(likes))
 
 
 def _idle(pattern: str, found: Sequence[str], folder: str) -> str:

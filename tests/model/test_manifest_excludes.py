@@ -159,3 +159,13 @@ def test_two_names_of_one_file_under_a_glob_have_advice_that_works(folder, link,
     glob = '{glob: "clones/[az].img", format: raw}'
     assert problems(guests(glob))[-1].endswith(f"by a {how} link; {remedy}")
     assert [guest.name for guest in read(guests(glob, tail=excluding("clones/z.img"))).guests] == ["a"]
+
+
+def test_the_warning_is_there_beside_errors(folder):
+    """Else the advice to `exclude` one of two guests reads as if nobody had."""
+    make("clones/b.raw")
+    text = guests('{glob: "clones/b.*", format: raw}', tail=excluding("b.raw"))
+    conflict, warning = problems(text)
+    assert "have the same overlay" in conflict
+    assert "`exclude` one of them" in conflict
+    assert warning.startswith('m.yaml:5: warning: exclude[0]: nothing matches "b.raw" in ')
