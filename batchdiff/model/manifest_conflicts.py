@@ -82,7 +82,8 @@ def existing_overlay(path: str, guest: str, *, of_glob: bool = False) -> str:
     if os.path.isdir(path):
         by_path = "list the guest by path, and " if of_glob else ""
         inside = show(os.path.join(path, "overlay.qcow2"))
-        return f"the overlay {show(path)} of {guest} is a folder; {by_path}write a file in it as overlay.path: {inside}"
+        advice = f"{by_path}write a file in it as overlay.path: {inside}"
+        return f"the overlay {show(path)} of {guest} is a folder; {advice}"
     leave_out = "`exclude` the guest, or list it by path and" if of_glob else "leave the guest out, or"
     what = f"the overlay {show(path)} of {guest} exists already. It may be a disk in use"
     return f"{what}: {leave_out} give it another overlay.path"
