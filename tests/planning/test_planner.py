@@ -440,6 +440,18 @@ def test_reflink_copies_save_little(tmp_path):
         assert changed.savings.reclaimable_bytes == 2 * MIB
 
 
+def test_two_reflink_copies_of_a_full_clone_are_judged_each_by_itself(tmp_path):
+    """Both could go, and their blocks with them; but whether the other file is a guest is not known here."""
+    with mounted(tmp_path, "xfs") as point:
+        template = notation.write_raw(point / "t.img", "4M:A")
+        clone = notation.write_raw(point / "a.img", "4M:A")
+        notation.run("cp", "--reflink=always", str(clone), str(point / "b.img"))
+        for guest in planned(template, clone, point / "b.img").guests:
+            assert guest.verdict is Verdict.SKIP
+            assert "it shares all its blocks with other files; if those are guests too, " in guest.reason
+            assert guest.reason.endswith("to plan for several together is not supported yet")
+
+
 def test_a_guest_in_a_lower_layer_is_not_converted(tmp_path):
     """Its overlay would only take space."""
     with layers(tmp_path) as merged:
