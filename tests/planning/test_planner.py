@@ -31,7 +31,7 @@ from batchdiff.model.plan_file import checksum_of
 from batchdiff.model.plan_json import to_dict
 from batchdiff.planning import planner, scan
 from batchdiff.planning.planner import make_plan
-from batchdiff.units import GIB, KIB, MIB, TIB
+from batchdiff.units import GIB, KIB, MIB, TIB, format_size
 
 OPTIONS = OverlayOptions()
 TEMPLATE = "2M:A 1M:- 2M:B 1M:0 2M:C"
@@ -364,8 +364,22 @@ def test_nothing_to_gain(tmp_path):
     guest = only_guest(template, notation.write_raw(tmp_path / "h.img", spread))
     assert (guest.verdict, guest.reason) == (
         Verdict.SKIP,
-        "its overlay would not be smaller than the guest is now",
+        "its overlay would not be smaller than the guest is now; with clusters of 4 KiB it would save about"
+        " 3.7 MiB: `overlay: {cluster_size: auto}`",
     )
+    better = only_guest(template, tmp_path / "h.img", options=OverlayOptions(cluster_size=None))
+    assert (better.verdict, better.options.cluster_size) == (Verdict.CONVERT, 4096)
+    assert format_size(better.savings.saved_bytes) == "3.7 MiB"
+
+
+@pytest.mark.parametrize(("changed", "named"), [(13, True), (15, False), (16, False)])
+def test_other_clusters_are_named_if_they_save_a_tenth(tmp_path, changed, named):
+    """Of each cluster of 64 KiB so many of 16 units differ."""
+    template = notation.write_raw(tmp_path / "t.img", "4M:A")
+    text = " ".join([f"{4 * changed}k:B {64 - 4 * changed}k:A" if changed < 16 else "60k:B 4k:C"] * 64)
+    guest = only_guest(template, notation.write_raw(tmp_path / "g.img", text))
+    assert guest.verdict is Verdict.SKIP
+    assert ("with clusters of 4 KiB it would save about " in guest.reason) is named
 
 
 @pytest.mark.parametrize(
