@@ -324,6 +324,17 @@ def test_a_sidecar_that_cannot_be_read_converts_nobody(folder, converted):
     assert "exists already" in problems(guests(raw("clones/a.img")))[0]
 
 
+def test_without_a_template_no_guest_is_missing_whose_overlay_is_there(folder, converted):
+    converted(a="a.qcow2")
+    retire("quarantine", "clones/a.img")
+    os.rename("t.img", "renamed.img")
+    glob = '{glob: "clones/a*.img", format: raw}'
+    (problem, other, unmatched) = problems(guests(raw("clones/a.img"), raw("clones/x.img"), glob))
+    assert problem.startswith("m.yaml:2: template.path: no such file: ")
+    assert "clones/x.img" in other
+    assert unmatched.endswith("; if its guests were converted, correct the template alone; if not, the pattern")
+
+
 def test_without_a_template_no_overlay_is_taken_for_a_disk_in_use(folder, converted):
     """Who can tell whether a.qcow2 is one of its overlays? The advice to leave the guest out would be wrong."""
     converted(a="a.qcow2")
