@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import stat
 from collections.abc import Sequence
 
 from batchdiff.cli.console import Console
 from batchdiff.image.lease import why_unknown
+from batchdiff.image.names import shell_word
 from batchdiff.image.protecting import WRITE_BITS
 from batchdiff.model.manifest import GuestEntry, Manifest, Retire
 
@@ -36,7 +36,7 @@ def _warn_of_modes(console: Console, modes: dict[str, int]) -> None:
     more = f" (and {others} more guest{'s' if others > 1 else ''} with such a mode)" if others else ""
     console.warn(
         f"warning: {first}{more} is read-only (mode {mode:04o}), and so will its overlay be;"
-        f" `chmod u+w {shlex.quote(first)}` if its VM is to write"
+        f" `chmod u+w {shell_word(first)}` if its VM is to write"
     )
 
 
