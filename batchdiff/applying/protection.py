@@ -14,7 +14,7 @@ from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.image import Image
 from batchdiff.image.inode_locks import lock_in
 from batchdiff.image.names import shell_word
-from batchdiff.image.permissions import Deed
+from batchdiff.image.permissions import Deed, lacking_ownership
 from batchdiff.image.protecting import WRITE_BITS, is_writable
 
 
@@ -36,13 +36,18 @@ def protect(template: Image, journal: Journal | FrozenJournal) -> tuple[str, ...
         except OSError as error:
             why = reason(error, Deed.CHANGE_MODE, layer.path)
             notes.append(
-                f"the template's file {layer.path} keeps its write permission: {why}. Remove it yourself:"
+                f"the template's file {layer.path} keeps its write permission: {why}. {_who_may(layer.path)}"
                 f" `chmod a-w {shell_word(layer.path)}`"
             )
             continue
         os.fsync(layer.fd)
         journal.record_changed(layer.fingerprint())
     return tuple(notes)
+
+
+def _who_may(path: str) -> str:
+    """Return who is to run what follows: not a user who was just told that he may not."""
+    return "Have root run" if lacking_ownership(Deed.CHANGE_MODE, path) else "Remove it yourself:"
 
 
 def note_interrupted(template: Image, planned: tuple[Fingerprint, ...], journal: Journal | FrozenJournal) -> None:

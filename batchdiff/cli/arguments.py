@@ -9,7 +9,7 @@ from typing import TypeAlias
 from batchdiff import __version__
 from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.cli.console import Progress
-from batchdiff.cli.option_values import file_to_write, jobs, one_of, rate
+from batchdiff.cli.option_values import file_to_write, guest_name, jobs, one_of, rate
 from batchdiff.model.manifest import Loss, Retire
 from batchdiff.planning.manners import CacheUse
 
@@ -236,7 +236,12 @@ def _validate(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 
 def _add_guest(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "--guest", metavar="NAME", action="append", dest="guests", help="only this guest; may be given again"
+        "--guest",
+        metavar="NAME",
+        type=guest_name,
+        action="append",
+        dest="guests",
+        help="only this guest; may be given again",
     )
 
 

@@ -7,6 +7,7 @@ import os
 from batchdiff.applying.space import check_space
 from batchdiff.cli.console import Console
 from batchdiff.cli.format_doubts import warn_of_formats
+from batchdiff.cli.guest_hints import warn_of_files
 from batchdiff.errors import GuestError
 from batchdiff.image.device_names import device_number, fleeting, lasting_alias
 from batchdiff.image.source import ImageFormat
@@ -19,7 +20,7 @@ _MOST_NAMED = 5
 
 
 def warn_of_manifest(console: Console, manifest: Manifest) -> None:
-    """Warn of all that is odd about a valid manifest: patterns, formats, raw guests in place, names of devices."""
+    """Warn of all that is odd about a valid manifest: patterns, formats, raw guests in place, names, files."""
     for warning in manifest.warnings:
         console.warn(f"warning: {manifest.path}:{warning}")
     warn_of_formats(console, manifest)
@@ -28,6 +29,7 @@ def warn_of_manifest(console: Console, manifest: Manifest) -> None:
     if raw:
         console.warn(_raw_in_place([guest.image.path for guest in raw]))
     _warn_of_names(console, manifest)
+    warn_of_files(console, manifest, pending)
 
 
 def _warn_of_names(console: Console, manifest: Manifest) -> None:

@@ -7,6 +7,7 @@ import enum
 from collections.abc import Callable
 from typing import TypeVar
 
+from batchdiff.image.names import readable
 from batchdiff.units import MIB, TIB, parse_size
 
 _MOST_JOBS = 1024
@@ -28,6 +29,12 @@ def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
             raise argparse.ArgumentTypeError(f"{text!r} is not one of: {known}") from None
 
     return chosen
+
+
+def guest_name(text: str) -> str:
+    """Parse a guest's name: as it is printed, or with the bytes of its file's name that are not UTF-8."""
+    # No name has such bytes itself: a guest is called after the readable form of its file's name.
+    return readable(text) if any("\udc80" <= letter <= "\udcff" for letter in text) else text
 
 
 def file_to_write(text: str) -> str:

@@ -17,7 +17,7 @@ from batchdiff.image.faults import reason
 from batchdiff.image.names import shell_word
 from batchdiff.model.earlier_plans import EarlierPlans
 from batchdiff.model.manifest import Manifest
-from batchdiff.model.manifest_conflicts import existing_remedy
+from batchdiff.model.manifest_conflicts import existing_overlay
 from batchdiff.model.manifest_file import read_manifest
 from batchdiff.model.manifest_input import STDIN, is_piped
 from batchdiff.model.plan import Plan
@@ -85,8 +85,9 @@ def _manifest(path: str, names: list[str] | None) -> Manifest:
     existing = [guest for guest in pending if os.path.lexists(guest.overlay_path)]
     if existing:
         shown = "<stdin>" if path == STDIN else path
-        found = "\n".join(f"{shown}: the overlay {g.overlay_path} of {g.name} exists already" for g in existing)
-        raise ManifestError(f"{found}. {existing_remedy()}")
+        raise ManifestError(
+            "\n".join(f"{shown}: {existing_overlay(guest.overlay_path, guest.name)}" for guest in existing)
+        )
     left_out = tuple(guest for guest in manifest.guests if guest.name not in names)
     return dataclasses.replace(manifest, guests=chosen, left_out=left_out)
 

@@ -27,6 +27,12 @@ from batchdiff.image.volume import MEASURED, not_measured
 
 _OF_OTHERS = "blocks shared with files other than the template come back too, with the last of those files"
 
+_ALL_SHARED = "it shares all its blocks with other files"
+_PERHAPS_GUESTS = (
+    "; if those are guests too, converting all of them would free the blocks, but each guest is judged by itself:"
+    " to plan for several together is not supported yet"
+)
+
 _OF_DEVICES = "a block device's space goes back to its pool, which df does not show; a thin one took less of it"
 
 
@@ -126,10 +132,11 @@ def _untold(fd: int, path: str, shared: list[PhysicalExtent]) -> DiskUse:
 
 def _less(allocated: int, shared_bytes: int, shared: list[PhysicalExtent], kept: Blocks) -> DiskUse:
     free = max(allocated - shared_bytes, 0)
-    nothing = "it shares all its blocks with other files" if shared and not free else ""
+    nothing = shared and not free
     if blocks_of(shared).are_within(kept):
-        return DiskUse(allocated, free, note=nothing)
-    return DiskUse(allocated, free, Exactness.AT_LEAST, nothing or _OF_OTHERS)
+        return DiskUse(allocated, free, note=_ALL_SHARED if nothing else "")
+    note = f"{_ALL_SHARED}{_PERHAPS_GUESTS}" if nothing else _OF_OTHERS
+    return DiskUse(allocated, free, Exactness.AT_LEAST, note)
 
 
 def _shared(fd: int, path: str) -> list[PhysicalExtent]:

@@ -46,7 +46,8 @@ def check_overlays(
     """Find overlays that would replace a file that has another part to play, or any file.
 
     ``pending``: the guests of ``everyone`` that are to be converted, and the absolute paths of their overlays;
-    None for one that was found wrong before.
+    None for one that was found wrong before. Without a template nobody knows which of the files that are there
+    are overlays of an earlier plan, so none of these is a problem then.
     """
     parts = {guest.place.identity: f"the guest {guest}" for guest in reversed(everyone)}
     parts |= _parts(template, everyone)
@@ -58,9 +59,8 @@ def check_overlays(
         if identity in parts:
             remedy = _other_overlay(guest)
             problems.add(where, f"the overlay {show(path)} of {guest} would replace {parts[identity]}; {remedy}")
-        elif os.path.lexists(path) and not allow_existing:
-            remedy = existing_remedy(of_glob=guest.written.image.is_glob)
-            problems.add(where, f"the overlay {show(path)} of {guest} exists already. {remedy}")
+        elif os.path.lexists(path) and not allow_existing and template:
+            problems.add(where, existing_overlay(path, str(guest), of_glob=_is_match(guest)))
 
 
 def check_unshared(guests: Sequence[tuple[AnyGuest, str | None]], problems: Problems) -> None:
@@ -77,10 +77,16 @@ def check_unshared(guests: Sequence[tuple[AnyGuest, str | None]], problems: Prob
             problems.add(where, f"{guest} and {earlier} have the same overlay {show(path)}; {remedy}")
 
 
-def existing_remedy(*, of_glob: bool = False) -> str:
-    """Return what to do about an overlay that exists and is not known to come from its guest."""
+def existing_overlay(path: str, guest: str, *, of_glob: bool = False) -> str:
+    """Return what stands where a guest's overlay is to go, not known to come from that guest, and what to do."""
+    if os.path.isdir(path):
+        by_path = "list the guest by path, and " if of_glob else ""
+        inside = show(os.path.join(path, "overlay.qcow2"))
+        advice = f"{by_path}write a file in it as overlay.path: {inside}"
+        return f"the overlay {show(path)} of {guest} is a folder; {advice}"
     leave_out = "`exclude` the guest, or list it by path and" if of_glob else "leave the guest out, or"
-    return f"It may be a disk in use: {leave_out} give it another overlay.path"
+    what = f"the overlay {show(path)} of {guest} exists already. It may be a disk in use"
+    return f"{what}: {leave_out} give it another overlay.path"
 
 
 def _is_match(guest: AnyGuest) -> bool:

@@ -56,7 +56,7 @@ def manifest_content(
     # Of guests that are not there too: nobody wants to learn of their overlays in a second round.
     check_overlay_paths(written, folder, problems)
     converted = Converted(template.source.path if template else None)
-    excluded = find_excluded(data, folder, problems)
+    excluded = find_excluded(data, written, folder, problems)
     everyone = find_guests(WrittenGuests(written, excluded), template, converted, folder, problems)
     guests = _settled(everyone, converted, folder, problems)
     check_guests(template, [each.guest for each in guests if isinstance(each.guest, FoundGuest)], problems)
@@ -75,7 +75,7 @@ def manifest_content(
         minimum_savings=savings,
         protect_template=data.get("protect_template", True),
         allow_loss=frozenset(Loss(loss) for loss in data.get("allow_loss", ())),
-        warnings=excluded.idle,
+        warnings=problems.warnings,
     )
 
 

@@ -71,6 +71,11 @@ class Converted:
         self._rests: dict[str, bool] = {}
         self._quarantined: dict[str, list[str]] = {}
 
+    @property
+    def can_know(self) -> bool:
+        """Whether it is known of any guest if it was converted: not without a template."""
+        return self._template is not None
+
     def of(self, paths: Collection[str], overlays: Collection[str], former: Collection[str] = ()) -> Done | None:
         """Return how the guest with these names was converted; None if it was not.
 

@@ -14,6 +14,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from batchdiff.image.names import unfit
 from batchdiff.model.manifest_globs import glob_matches, would_match
 from batchdiff.model.manifest_paths import resolve_folder
 from batchdiff.model.manifest_problems import Problems, show
@@ -21,19 +22,17 @@ from batchdiff.model.manifest_problems import Problems, show
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from batchdiff.model.manifest_entries import WrittenGuest
+
 KEY = "exclude"
 
 
 @dataclass(frozen=True, slots=True)
 class Excluded:
-    """What no glob takes in: existing names, and patterns for names that do not exist.
-
-    ``idle``: the patterns that match nothing, each with its line and the reason: ``5: exclude[0]: ...``.
-    """
+    """What no glob takes in: existing names, and patterns for names that do not exist."""
 
     paths: frozenset[str]
     likes: tuple[tuple[str, Callable[[str], bool]], ...]
-    idle: tuple[str, ...]
 
     def has(self, named: str) -> bool:
         """Return whether an absolute name, or the file that it leads to, is left out."""
@@ -45,13 +44,18 @@ class Excluded:
         return any(place == folder and fits(name) for place, fits in self.likes)
 
 
-def find_excluded(data: Mapping[str, Any], folder: str, problems: Problems) -> Excluded:
-    """Return what the ``exclude`` list of a manifest's data leaves out; an entry with a problem, nothing."""
+def find_excluded(
+    data: Mapping[str, Any], guests: Sequence[WrittenGuest], folder: str, problems: Problems
+) -> Excluded:
+    """Return what the ``exclude`` list of a manifest's data leaves out; an entry with a problem, nothing.
+
+    A pattern that leaves nothing out gets a warning.
+    """
     written = data.get(KEY)
     patterns = written if isinstance(written, list) else []
     paths: set[str] = set()
     likes: list[tuple[str, Callable[[str], bool]]] = []
-    idle = []
+    listed = _listed(guests, folder)
     for at, pattern in enumerate(patterns):
         where = (KEY, at)
         if problems.objects_to(where) or not isinstance(pattern, str):
@@ -59,13 +63,25 @@ def find_excluded(data: Mapping[str, Any], folder: str, problems: Problems) -> E
         found = glob_matches(pattern, where, folder, problems)
         paths.update(resolve_folder(folder, path) for path in found)
         likes += would_match(pattern, folder)
-        if not problems.objects_to(where) and (why := _idle(pattern, found, folder)):
-            idle.append(f"{problems.line(where)}: {KEY}[{at}]: {why}")
-    return Excluded(frozenset(paths), tuple(likes), tuple(idle))
+        if not problems.objects_to(where) and (why := _idle(pattern, found, listed, folder)):
+            problems.warn(where, why)
+    return Excluded(frozenset(paths), tuple(likes))
 
 
-def _idle(pattern: str, found: Sequence[str], folder: str) -> str:
+def _listed(guests: Sequence[WrittenGuest], folder: str) -> frozenset[str]:
+    """Return the absolute names of the guests that are listed by path, and the files that links lead to."""
+    paths = [guest.image.path for guest in guests if not guest.image.is_glob and not unfit(guest.image.path)]
+    names = [resolve_folder(folder, path) for path in paths]
+    return frozenset([*names, *map(os.path.realpath, names)])
+
+
+def _idle(pattern: str, found: Sequence[str], listed: frozenset[str], folder: str) -> str:
     """Return why a pattern leaves nothing out; empty if it does. Typing errors are what this is for."""
+    # A guest that was converted is not there, and may be listed.
+    named = [resolve_folder(folder, path) for path in found or [pattern]]
+    images = [name for name in named if not os.path.isdir(name)]
+    if images and all(name in listed or os.path.realpath(name) in listed for name in images):
+        return f"{show(pattern)} is listed by path, so it stays a guest; remove that entry to leave it out"
     if not found:
         return f"nothing matches {show(pattern)} in {show(folder)}, so it leaves nothing out"
     if all(os.path.isdir(os.path.join(folder, path)) for path in found):

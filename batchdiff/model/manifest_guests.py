@@ -84,8 +84,8 @@ def find_guests(
             for each in _gone(guest, matches[guest.where], taken, converted, folder)
             if not excluded.has(each.named)
         ]
-        if not gone and len(untaken) == len(kept):
-            _check_not_empty(guest, matched[guest.where], kept, folder, problems)
+        if not gone and not untaken:
+            _report_empty(guest, matched[guest.where], folder, problems, template=template is not None)
         there = [replace(guest, image=replace(guest.image, path=path)) for path in kept]
         found[guest.where] = _in_order(_found(there, folder, problems), gone)
     return [each for guest in written for each in found[guest.where]]
@@ -110,6 +110,8 @@ def _listed(
         return
     named = resolve_folder(folder, path)
     done = _conversion(guest, named, names, converted, folder)
+    if done is None and not converted.can_know and os.path.lexists(_overlay_of(guest, named, names, folder)):
+        return  # it may be converted: that the template is not there is told
     if done is None:
         yield from _found([guest], folder, problems)
     elif guest.image.format is None:
@@ -123,14 +125,18 @@ def _conversion(
 ) -> Done | None:
     """Return how a guest that is not at its path was converted; None if it was not."""
     path = os.path.realpath(named)  # a link to the original is there without it
-    if guest.in_place:
-        overlay = path
-    elif guest.overlay_path and not unfit(guest.overlay_path):
-        overlay = resolve_folder(folder, guest.overlay_path)
-    else:
-        overlay = default_overlay(named, names)
+    overlay = _overlay_of(guest, named, names, folder)
     # The manifest may have given the overlay another path since.
     return converted.of((named, path), (overlay,)) or converted.in_folder(os.path.dirname(path)).get(path)
+
+
+def _overlay_of(guest: WrittenGuest, named: str, names: set[str], folder: str) -> str:
+    """Return where the overlay of a guest that is not at its path is, if it was converted as the manifest says."""
+    if guest.in_place:
+        return os.path.realpath(named)
+    if guest.overlay_path and not unfit(guest.overlay_path):
+        return resolve_folder(folder, guest.overlay_path)
+    return default_overlay(named, names)
 
 
 def _gone(
@@ -163,12 +169,16 @@ def _is_overlay(guest: WrittenGuest, named: str, converted: Converted) -> bool:
     return origin.original != named if origin.original else not guest.in_place
 
 
-def _check_not_empty(guest: WrittenGuest, matched: int, kept: list[str], folder: str, problems: Problems) -> None:
+def _report_empty(guest: WrittenGuest, matched: int, folder: str, problems: Problems, *, template: bool) -> None:
+    """Say why a glob gives no guest."""
     where, pattern = guest.image.path_where, show(guest.image.path)
-    if problems.objects_to(where) or kept:
+    if problems.objects_to(where):
         return
     if not matched:
-        problems.add(where, f"no image matches {pattern} in {show(folder)}; correct the pattern, or leave it out")
+        remedy = "correct the pattern, or leave it out"
+        if not template:  # then it is not known which guests were converted and are gone
+            remedy = "if its guests were converted, correct the template alone; if not, the pattern"
+        problems.add(where, f"no image matches {pattern} in {show(folder)}; {remedy}")
         return
     problems.add(
         where,

@@ -28,6 +28,7 @@ class Problems:
 
     def __init__(self) -> None:
         self._found: dict[Problem, None] = {}
+        self._odd: dict[Problem, None] = {}
         self._objected: set[YamlPath] = set()
         self._touched: set[YamlPath] = set()
         self._lines: dict[YamlPath, int] = {}
@@ -49,6 +50,15 @@ class Problems:
         self._objected.add(where)
         self._touched.update(where[:length] for length in range(len(where) + 1))
 
+    def warn(self, where: YamlPath, message: str) -> None:
+        """Adds what is odd and no problem: it is shown with the problems, and counts as none."""
+        self._odd[Problem(self.line(where), where, message)] = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is odd, as ``LINE: YAML.PATH: message``."""
+        return tuple(f"{each.line}: {_placed(each)}" for each in self._odd)
+
     def touches(self, where: YamlPath) -> bool:
         """Whether there is a problem with a value or anything inside it."""
         return where in self._touched
@@ -61,15 +71,22 @@ class Problems:
         return len(self._found)
 
     def report(self, name: str) -> str:
-        """``NAME:LINE: YAML.PATH: message``, a line for each problem, in the order of the file."""
+        """``NAME:LINE: YAML.PATH: message``, a line for each problem, in the order of the file.
+
+        What is odd follows: it may be why something else is wrong.
+        """
         ordered = sorted(self._found, key=lambda problem: problem.line)
-        return "\n".join(sentence(name, problem) for problem in ordered)
+        odd = [f"{name}:{each.line}: warning: {_placed(each)}" for each in self._odd]
+        return "\n".join([*(sentence(name, problem) for problem in ordered), *odd])
 
 
 def sentence(name: str, problem: Problem) -> str:
     """One problem as a line: ``NAME:LINE: YAML.PATH: message``."""
-    parts = (f"{name}:{problem.line}", show_path(problem.where), problem.message)
-    return ": ".join(part for part in parts if part)
+    return f"{name}:{problem.line}: {_placed(problem)}"
+
+
+def _placed(problem: Problem) -> str:
+    return ": ".join(part for part in (show_path(problem.where), problem.message) if part)
 
 
 def show_path(where: YamlPath) -> str:

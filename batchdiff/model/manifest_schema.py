@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import glob
+import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +25,12 @@ _KINDS = {
     "array": "a list",
     "object": "a mapping",
 }
+
+
+_LISTS_OF_IMAGES = ("guests", "backing")
+
+_PLAIN = re.compile(r"(?!(?i:true|false|null|yes|no|on|off|y|n)$)(?:\./)?[A-Za-z_/][\w./-]*")
+"""What YAML takes for text in a list in brackets, without quotes, however it is used here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +174,23 @@ def _type(finding: _Finding) -> str:
     quote = "; put it in quotes" if "string" in kinds and isinstance(finding.value, bool | int | float) else ""
     if kinds == ["object"] and isinstance(finding.value, str) and _names_an_image(finding.where):
         quote = f"; write {{path: {finding.value}, format: ...}}" if finding.value.isprintable() else ""
+    if kinds == ["array"]:
+        quote = _as_list(finding)
     return f"expected {expected}, found {describe(finding.value)}{quote}"
+
+
+def _as_list(finding: _Finding) -> str:
+    """Return how to write one value as the list that is expected, as the end of a sentence."""
+    key = finding.where[-1] if finding.where else ""
+    if isinstance(finding.value, dict):
+        return f"; write a list, such as `{key}: [{{path: ...}}]`" if key in _LISTS_OF_IMAGES else ""
+    if not isinstance(finding.value, str) or not finding.value.isprintable():
+        return ""
+    text = finding.value if _PLAIN.fullmatch(finding.value) else json.dumps(finding.value, ensure_ascii=False)
+    if key in _LISTS_OF_IMAGES:
+        kind = "glob" if key == "guests" and glob.has_magic(finding.value) else "path"
+        text = f"{{{kind}: {text}, format: ...}}"
+    return f"; write `{key}: [{text}]`"
 
 
 def _names_an_image(where: YamlPath) -> bool:

@@ -44,6 +44,10 @@ def dismissed(part: Dismissed) -> GuestPlan:
     return _guest_plan(part.entry, part.record, part.verdict, part.reason)
 
 
+_WORTH_NAMING = 0.1
+"""The share of what a guest takes that another cluster size must save to be named: sizes of files are a little
+more or less than what the files take."""
+
 Packed = tuple[int, int, int]
 """Bytes of a compressed overlay's file, by how much they may be off, and bytes on disk."""
 
@@ -158,7 +162,7 @@ def _measured(
         overlay, free = packed(layout, extents, volume.unit), 0
     use = disk_use(fd, image.path, kept=premises.kept.get(os.fstat(fd).st_dev, NO_BLOCKS))
     savings = savings_of(guest=use, volume=volume, overlay=overlay, sizes=content.sizes, shared=free)
-    verdict, reason = _verdict(savings, use, premises.manifest.minimum_savings, content.similarity)
+    verdict, reason = _verdict(savings, use, premises.manifest.minimum_savings, content)
     plan = _guest_plan(entry, candidate.record, verdict, reason)
     data, zero = runs_of(extents)
     return dataclasses.replace(
@@ -201,15 +205,16 @@ def _compressed(candidate: Candidate, layout: Layout, extents: Extents, unit: in
     return packed.file_size, stored.error_bytes, disk_bytes(packed, stored.disk_bytes, unit)
 
 
-def _verdict(savings: Savings, use: DiskUse, minimum: float, similarity: Similarity | None) -> tuple[Verdict, str]:
+def _verdict(savings: Savings, use: DiskUse, minimum: float, content: Content) -> tuple[Verdict, str]:
     share = savings.saved_bytes / savings.allocated_bytes if savings.allocated_bytes else 0.0
     if savings.saved_bytes <= 0:
         if use.reclaimable == 0 < use.allocated:
             return Verdict.SKIP, f"deleting it would free nothing: {use.note}"
-        if unlike := why_unlike(similarity):
+        if unlike := why_unlike(content.similarity):
             return Verdict.SKIP, unlike
         would = "would" if savings.exactness in {Exactness.EXACT, Exactness.AT_MOST} else "might"
-        return Verdict.SKIP, f"its overlay {would} not be smaller than the guest is now"
+        better = _better_clusters(savings, content, max(minimum, _WORTH_NAMING))
+        return Verdict.SKIP, f"its overlay {would} not be smaller than the guest is now{better}"
     if share < minimum:
         digits = 1 if f"{share:.1%}" != f"{minimum:.1%}" else 4
         return (
@@ -217,6 +222,18 @@ def _verdict(savings: Savings, use: DiskUse, minimum: float, similarity: Similar
             f"it would save {share:.{digits}%}, which is below the minimum of {minimum:.{digits}%}",
         )
     return Verdict.CONVERT, ""
+
+
+def _better_clusters(savings: Savings, content: Content, least: float) -> str:
+    """Return which clusters would save that share of the guest, as the end of a sentence; or nothing."""
+    auto = chosen_cluster_size(content.sizes)
+    saved = savings.reclaimable_bytes - content.sizes[auto]
+    if auto == content.cluster_size or saved < least * savings.allocated_bytes:
+        return ""
+    return (
+        f"; with clusters of {format_size(auto)} it would save about {format_size(saved)}:"
+        " `overlay: {cluster_size: auto}`"
+    )
 
 
 def _guest_plan(entry: GuestEntry, image: PlannedImage | None, verdict: Verdict, reason: str) -> GuestPlan:

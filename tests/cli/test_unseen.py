@@ -33,6 +33,16 @@ def assert_refused(fleet, verb, *arguments):
     assert fleet.names() | {"fleet.plan.json.journal"} == before
 
 
+@pytest.mark.parametrize("retire", ["keep", "delete"])
+def test_plan_says_so_before_the_work(fleet, retire):
+    fleet.write_manifest(f"{MANIFEST}retire: {retire}\n")
+    said = fleet.plan().stderr
+    where = f"of {fleet.folder}/raw.img, its filesystem (overlay) cannot tell who has it open: deleting"
+    assert f"batchdiff: {'warning' if retire == 'delete' else 'note'}: {where}" in said
+    assert "needs `--unseen`" in said
+    assert ("--unseen" in fleet.plan("-q").stderr) is (retire == "delete")
+
+
 @pytest.mark.parametrize("converted", [False, True])
 def test_apply(fleet, converted):
     """Refused before an overlay is written, which may take hours; and if one is there."""

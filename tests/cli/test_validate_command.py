@@ -76,6 +76,23 @@ def test_a_raw_template_that_is_declared_qcow2(fleet, verb):
     assert f"{hint}; did you mean `format: raw`?" in done.stderr
 
 
+def test_guests_that_nobody_may_write_to(fleet):
+    """As `cp` makes them of a template that is protected; their overlays get that mode."""
+    (fleet.folder / "raw.img").chmod(0o444)
+    path = f"{fleet.folder}/raw.img"
+    warning = f"batchdiff: warning: {path} is read-only (mode 0444), and so will its overlay be"
+    advice = f"; `chmod u+w {path}` if its VM is to write\n"
+    assert batchdiff("validate", "fleet.yaml", cwd=fleet.folder).stderr == warning + advice
+    (fleet.folder / "same.img").chmod(0o400)
+    (fleet.folder / "large.img").chmod(0o420)
+    many = (warning + advice).replace(" is read", " (and 1 more guest with such a mode) is read")
+    assert batchdiff("validate", "fleet.yaml", cwd=fleet.folder).stderr == many
+    batchdiff("plan", "fleet.yaml", "--guest", "raw", cwd=fleet.folder)
+    (fleet.folder / "raw.img").chmod(0o644)  # the advice, after planning: the plan holds
+    fleet.apply()
+    assert (fleet.folder / "raw.qcow2").stat().st_mode & 0o777 == 0o644
+
+
 def test_a_guest_that_is_declared_raw_and_is_qcow2(fleet):
     fleet.write_manifest(MANIFEST.replace("thick.qcow2, format: qcow2", "thick.qcow2"))
     done = batchdiff("validate", "fleet.yaml", cwd=fleet.folder)

@@ -166,7 +166,7 @@ def test_an_entry_counts_only_while_the_overlay_rests_on_the_template(folder, co
         assert done(read(guests(raw("clones/a.img")))) == ({}, ["a"])
     else:
         (problem,) = problems(guests(raw("clones/a.img")))
-        assert "exists already" in problem
+        assert ("is a folder" if what == "folder" else "exists already") in problem
     retire("quarantine", "clones/a.img")
     if what != "template":
         (problem,) = problems(guests(raw("clones/a.img")))
@@ -322,6 +322,25 @@ def test_a_sidecar_that_cannot_be_read_converts_nobody(folder, converted):
     converted(a="a.qcow2")
     Path("t.img.batchdiff-template.json").write_text("{")
     assert "exists already" in problems(guests(raw("clones/a.img")))[0]
+
+
+def test_without_a_template_no_guest_is_missing_whose_overlay_is_there(folder, converted):
+    converted(a="a.qcow2")
+    retire("quarantine", "clones/a.img")
+    os.rename("t.img", "renamed.img")
+    glob = '{glob: "clones/a*.img", format: raw}'
+    (problem, other, unmatched) = problems(guests(raw("clones/a.img"), raw("clones/x.img"), glob))
+    assert problem.startswith("m.yaml:2: template.path: no such file: ")
+    assert "clones/x.img" in other
+    assert unmatched.endswith("; if its guests were converted, correct the template alone; if not, the pattern")
+
+
+def test_without_a_template_no_overlay_is_taken_for_a_disk_in_use(folder, converted):
+    """Who can tell whether a.qcow2 is one of its overlays? The advice to leave the guest out would be wrong."""
+    converted(a="a.qcow2")
+    os.rename("t.img", "renamed.img")
+    (problem,) = problems(guests(raw("clones/a.img"), '{glob: "clones/b.img", format: raw}'))
+    assert problem.startswith("m.yaml:2: template.path: no such file: ")
 
 
 def test_a_template_on_a_block_device(tmp_path):

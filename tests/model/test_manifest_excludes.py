@@ -46,9 +46,22 @@ def test_absolute_patterns_and_links(archive):
     assert [guest.name for guest in manifest.guests] == ["b", "old-a"]  # the link leads to what is excluded
 
 
-def test_a_guest_that_is_listed_stays(folder):
-    manifest = read(guests(raw("clones/a.img"), ALL, tail=excluding("clones/a.img")))
+@pytest.mark.parametrize("pattern", ["clones/a.img", "./clones/a.img", "clones/[a].*", "clones/link.img"])
+def test_a_guest_that_is_listed_stays_and_a_warning_says_so(folder, pattern):
+    os.symlink("a.img", "clones/link.img")
+    manifest = read(guests(raw("clones/a.img"), ALL, tail=excluding(f'"{pattern}"')))
     assert [guest.name for guest in manifest.guests] == ["a", "b"]
+    advice = "is listed by path, so it stays a guest; remove that entry to leave it out"
+    assert manifest.warnings == (f'6: exclude[0]: "{pattern}" {advice}',)
+    followed = read(guests(ALL, tail=excluding(f'"{pattern}"', '"clones/l*"'))).guests
+    assert [guest.name for guest in followed] == (["a", "b"] if "link" in pattern else ["b"])
+
+
+def test_no_warning_about_a_pattern_that_leaves_others_out(folder):
+    make("clones/d.img")
+    manifest = read(guests(raw("clones/a.img"), ALL, tail=excluding('"clones/[ab].img"')))
+    assert [guest.name for guest in manifest.guests] == ["a", "d"]
+    assert manifest.warnings == ()
 
 
 def test_the_overlay_of_an_excluded_image_hides_no_guest(folder):
@@ -159,3 +172,13 @@ def test_two_names_of_one_file_under_a_glob_have_advice_that_works(folder, link,
     glob = '{glob: "clones/[az].img", format: raw}'
     assert problems(guests(glob))[-1].endswith(f"by a {how} link; {remedy}")
     assert [guest.name for guest in read(guests(glob, tail=excluding("clones/z.img"))).guests] == ["a"]
+
+
+def test_the_warning_is_there_beside_errors(folder):
+    """Else the advice to `exclude` one of two guests reads as if nobody had."""
+    make("clones/b.raw")
+    text = guests('{glob: "clones/b.*", format: raw}', tail=excluding("b.raw"))
+    conflict, warning = problems(text)
+    assert "have the same overlay" in conflict
+    assert "`exclude` one of them" in conflict
+    assert warning.startswith('m.yaml:5: warning: exclude[0]: nothing matches "b.raw" in ')

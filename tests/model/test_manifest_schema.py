@@ -52,7 +52,13 @@ def test_a_number_of_percent_is_guessed(folder):
         ("retire:", "retire: expected one of keep, quarantine, delete, found nothing"),
         ("protect_template: 1", "protect_template: expected true or false, found the number 1"),
         ("minimum_savings: []", "minimum_savings: expected a number or a string, found a list"),
-        ("allow_loss: snapshots", 'allow_loss: expected a list, found the text "snapshots"'),
+        (
+            "allow_loss: snapshots",
+            'allow_loss: expected a list, found the text "snapshots"; write `allow_loss: [snapshots]`',
+        ),
+        ("exclude: 'true'", '; write `exclude: ["true"]`'),
+        ("exclude: clones/b.raw", "; write `exclude: [clones/b.raw]`"),
+        ('exclude: "clones/*"', '; write `exclude: ["clones/*"]`'),
         ("allow_loss: [snapshot]", 'found the text "snapshot"; did you mean "snapshots"?'),
         ("defaults: {overlay: {path: x}}", "defaults.overlay.path: only a single guest can name a file"),
         ("defaults: {path: x}", "defaults.path: unknown key"),
@@ -66,6 +72,21 @@ def test_schema_problems(folder, text, expected):
     (problem,) = problems(guests(raw("clones/a.img"), tail=text + "\n"))
     assert problem.startswith("m.yaml:5: ")
     assert expected in problem
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("x.img", "; write `guests: [{path: x.img, format: ...}]`"),
+        ('"a b/*.img"', '; write `guests: [{glob: "a b/*.img", format: ...}]`'),
+        ("{path: x.img, format: raw}", "found a mapping; write a list, such as `guests: [{path: ...}]`"),
+        ("5", "found the number 5"),
+    ],
+)
+def test_guests_that_are_no_list(folder, written, expected):
+    (problem,) = problems(f"{HEAD}guests: {written}\n")
+    assert problem.startswith("m.yaml:3: guests: expected a list, found ")
+    assert problem.endswith(expected)
 
 
 @pytest.mark.parametrize(

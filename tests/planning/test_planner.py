@@ -31,7 +31,7 @@ from batchdiff.model.plan_file import checksum_of
 from batchdiff.model.plan_json import to_dict
 from batchdiff.planning import planner, scan
 from batchdiff.planning.planner import make_plan
-from batchdiff.units import GIB, KIB, MIB, TIB
+from batchdiff.units import GIB, KIB, MIB, TIB, format_size
 
 OPTIONS = OverlayOptions()
 TEMPLATE = "2M:A 1M:- 2M:B 1M:0 2M:C"
@@ -387,8 +387,22 @@ def test_nothing_to_gain(tmp_path):
     guest = only_guest(template, notation.write_raw(tmp_path / "h.img", spread))
     assert (guest.verdict, guest.reason) == (
         Verdict.SKIP,
-        "its overlay would not be smaller than the guest is now",
+        "its overlay would not be smaller than the guest is now; with clusters of 4 KiB it would save about"
+        " 3.7 MiB: `overlay: {cluster_size: auto}`",
     )
+    better = only_guest(template, tmp_path / "h.img", options=OverlayOptions(cluster_size=None))
+    assert (better.verdict, better.options.cluster_size) == (Verdict.CONVERT, 4096)
+    assert format_size(better.savings.saved_bytes) == "3.7 MiB"
+
+
+@pytest.mark.parametrize(("changed", "named"), [(13, True), (15, False), (16, False)])
+def test_other_clusters_are_named_if_they_save_a_tenth(tmp_path, changed, named):
+    """Of each cluster of 64 KiB so many of 16 units differ."""
+    template = notation.write_raw(tmp_path / "t.img", "4M:A")
+    text = " ".join([f"{4 * changed}k:B {64 - 4 * changed}k:A" if changed < 16 else "60k:B 4k:C"] * 64)
+    guest = only_guest(template, notation.write_raw(tmp_path / "g.img", text))
+    assert guest.verdict is Verdict.SKIP
+    assert ("with clusters of 4 KiB it would save about " in guest.reason) is named
 
 
 @pytest.mark.parametrize(
@@ -461,6 +475,18 @@ def test_reflink_copies_save_little(tmp_path):
         assert same.savings.reclaimable_bytes == 0
         assert same.savings.allocated_bytes == 16 * MIB
         assert changed.savings.reclaimable_bytes == 2 * MIB
+
+
+def test_two_reflink_copies_of_a_full_clone_are_judged_each_by_itself(tmp_path):
+    """Both could go, and their blocks with them; but whether the other file is a guest is not known here."""
+    with mounted(tmp_path, "xfs") as point:
+        template = notation.write_raw(point / "t.img", "4M:A")
+        clone = notation.write_raw(point / "a.img", "4M:A")
+        notation.run("cp", "--reflink=always", str(clone), str(point / "b.img"))
+        for guest in planned(template, clone, point / "b.img").guests:
+            assert guest.verdict is Verdict.SKIP
+            assert "it shares all its blocks with other files; if those are guests too, " in guest.reason
+            assert guest.reason.endswith("to plan for several together is not supported yet")
 
 
 def test_a_guest_in_a_lower_layer_is_not_converted(tmp_path):
