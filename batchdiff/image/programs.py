@@ -13,6 +13,7 @@ import math
 import os
 import resource
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -47,10 +48,10 @@ class Finished:
     output: str
 
     def described(self) -> str:
-        """The command, its exit code and what it said."""
+        """Return the command as a shell takes it, its exit code and what it said."""
         how = f"was killed by {signal_name(-self.code)}" if self.code < 0 else f"exit code {self.code}"
         said = "; ".join(self.output.strip().splitlines())
-        return f"`{' '.join(self.argv)}` ({how}){': ' + said if said else ''}"
+        return f"`{shlex.join(self.argv)}` ({how}){': ' + said if said else ''}"
 
 
 def is_installed(name: str) -> bool:
@@ -88,7 +89,7 @@ def run(
         return Finished(tuple(argv), code, output.decode("utf-8", "replace"))
     except (TimeoutError, subprocess.TimeoutExpired) as error:
         raise ProgramError(
-            f"`{' '.join(argv)}` was stopped",
+            f"`{shlex.join(argv)}` was stopped",
             why=f"it had not finished after {timeout:.0f} seconds",
             remedy="If the disk was busy, run the same command again later. If it hangs again, check the image.",
         ) from error
