@@ -86,7 +86,7 @@ def _opened_template(plan: Plan, notes: Notes, template: Image, stop: Stop) -> F
     require_content(template, plan, notes, reason, check=stop.check)
     if not all(each.vouches_for_content for each in template.fingerprints()):
         return Finding("template", path, Health.SOUND, "its content is as planned, by its digest")
-    return Finding("template", path, Health.TOUCHED, f"{reason}; its content is what it was")
+    return Finding("template", path, Health.TOUCHED, f"{reason}; by its digest, its content is what it was")
 
 
 def _guest(guest: GuestPlan, standing: Standing, plan: Plan, notes: Notes, stop: Stop) -> Finding:

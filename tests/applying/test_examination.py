@@ -63,6 +63,16 @@ def test_a_template_that_was_touched(quarantined):
     assert "its content is what it was" in found.why
 
 
+def test_a_template_whose_mode_was_changed(quarantined):
+    """Nothing claims that its content changed, for it did not."""
+    quarantined.template.chmod(0o400)
+    quarantined.template.chmod(0o440)
+    found = template(quarantined)
+    assert found.health is Health.TOUCHED
+    said = "it changed, perhaps only in its mode or name (ctime); by its digest, its content is what it was"
+    assert found.why == f"{quarantined.template}: {said}"
+
+
 @pytest.mark.parametrize("retire", [Retire.KEEP, Retire.QUARANTINE, Retire.DELETE])
 def test_a_template_whose_content_changed(stage, retire):
     """The originals that are whole are named, with the way back to them."""
