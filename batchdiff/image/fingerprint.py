@@ -52,6 +52,10 @@ class Fingerprint:
         """Whether it is that file, and at most its name or attributes were changed: nobody wrote to it."""
         return self.is_same_file(now) and (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
+    def was_written_to(self, now: Fingerprint) -> bool:
+        """Return whether a file, or a copy of it with its times, was written to; never known of a block device."""
+        return (self.size, self.mtime_ns) != (now.size, now.mtime_ns)
+
     def changes(self, now: Fingerprint) -> str:
         """Return what differs from a later fingerprint, in words; empty if nothing does."""
         if not self.is_same_file(now):

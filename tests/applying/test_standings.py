@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import plans
 import pytest
 
 from batchdiff.applying.notes import Fate, Goal, Notes, Standing, Step
-from batchdiff.applying.standings import OnDisk, TemplateIs, standings_of
+from batchdiff.applying.standings import OnDisk, TemplateIs, Written, standings_of
 from batchdiff.model.plan import Verdict
 
 BOTH = OnDisk("/vm.qcow2", "/vm.img")
@@ -66,6 +68,28 @@ NEXT = {
         QUARANTINED,
         OnDisk("/vm.qcow2", None),
         "nothing: its original was removed from quarantine; or restore: rebuild it from the overlay",
+    ),
+    "quarantined, the overlay was written to": (
+        QUARANTINED,
+        replace(BOTH, written=Written.OVERLAY),
+        "purge --used: delete the original in quarantine, though the VM has run on its overlay; or restore",
+    ),
+    "quarantined and written to": (
+        QUARANTINED,
+        replace(BOTH, written=Written.ORIGINAL),
+        "verify: the original in quarantine, /vm.img, was written to since; or restore",
+    ),
+    "published, the overlay was written to": (
+        Standing(Step.PUBLISHED, published=True),
+        replace(BOTH, written=Written.OVERLAY),
+        "remove the original /vm.img if you trust the overlay, which was written to since; or"
+        " restore --discard-changes to go back to /vm.img",
+    ),
+    "published, the original was written to": (
+        Standing(Step.PUBLISHED, published=True),
+        replace(BOTH, written=Written.ORIGINAL | Written.OVERLAY),
+        "verify: its original was written to since, so only you know which of the two counts; or"
+        " restore --discard-changes to go back to /vm.img",
     ),
     "deleted": (
         Standing(Step.RETIRED, published=True, fate=Fate.DELETED),
