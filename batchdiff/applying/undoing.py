@@ -85,7 +85,8 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
         done = arrival.conversion
         if arrival.error is None and done is not None and Action.WRITE in done.done:
             done.notes += _begins_like_another_format(guest)
-        yield undone(with_way_back(arrival, guest, session.journal.notes), Status.RESTORED)
+        notes = session.journal.notes
+        yield undone(guest, with_way_back(arrival, guest, notes), Status.RESTORED, notes)
 
 
 def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
@@ -98,7 +99,8 @@ def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
         if isinstance(arrival.error, DifferenceError):
             yield kept_for(arrival.guest, arrival.error)
         else:
-            yield undone(with_way_back(arrival, guest, session.journal.notes), Status.PURGED)
+            notes = session.journal.notes
+            yield undone(guest, with_way_back(arrival, guest, notes), Status.PURGED, notes)
 
 
 def _chosen(
