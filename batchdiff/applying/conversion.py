@@ -271,6 +271,17 @@ class Conversion:
             if action is Action.DISCARD and self._standing.temporary is None:
                 break
             self._perform(action)
+        self._note_rolled_back()
+
+    def _note_rolled_back(self) -> None:
+        """Take back the note of a file under way that is gone: nothing is left for the next run to clean up."""
+        noted = self._run.journal.standing(self.task.guest)
+        if noted is None or noted.published or noted.goal is not Goal.APPLY or noted.temporary is None:
+            return
+        if self._standing.temporary is None:
+            moved = self._outgoing.where is not OutgoingAt.NAMED  # back again, its new ctime is in the journal
+            self._standing = replace(self._standing, step=Step.CHECKED, overlay=None, moved=moved)
+            self._run.journal.record(self.task.guest, self._standing)
 
     def close(self) -> None:
         """Lets go of the outgoing image."""

@@ -51,6 +51,8 @@ def _standing(guest: GuestPlan, notes: Notes, there: OnDisk | None, retire: Reti
         refused = guest.verdict is Verdict.REFUSE
         what = "plan again once this is settled" if refused else "nothing"
         return GuestStanding(guest.name, _VERDICTS[guest.verdict], "", "", f"{what}: {guest.reason}")
+    if known is not None and _is_rolled_back(known):
+        known = None
     return GuestStanding(
         name=guest.name,
         step="planned" if known is None else known.step.value,
@@ -58,6 +60,12 @@ def _standing(guest: GuestPlan, notes: Notes, there: OnDisk | None, retire: Reti
         failure=notes.failures.get(guest.name, ""),
         next="apply: write the overlay" if known is None else _next(known, there, retire),
     )
+
+
+def _is_rolled_back(known: Standing) -> bool:
+    """Return whether an apply that failed or was interrupted has undone all that it had begun."""
+    is_begun = known.step is not Step.CHECKED or known.temporary is not None or known.moved or known.published
+    return known.goal is Goal.APPLY and not is_begun
 
 
 def _next(known: Standing, there: OnDisk | None, retire: Retire) -> str:

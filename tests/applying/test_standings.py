@@ -34,7 +34,7 @@ def test_nothing_was_done():
 
 
 def test_when_and_why():
-    line = told(Standing(Step.CHECKED), failure="it is in use")
+    line = told(Standing(Step.CHECKED, temporary="/x"), failure="it is in use")
     assert (line.step, line.since, line.failure) == ("checked", "2026-01-02T03:04:05Z", "it is in use")
 
 
@@ -140,11 +140,11 @@ NEXT = {
         "its overlay is missing: bring it back, or restore --discard-changes to go back to /vm.img.aside",
     ),
     "template missing, nothing published": (
-        Standing(Step.CHECKED),
+        Standing(Step.CHECKED, temporary="/x"),
         OnDisk(None, "/vm.img", template=TemplateIs.MISSING),
         CLEAN,
     ),
-    "no overlay yet": (Standing(Step.CHECKED), OnDisk(None, "/vm.img"), CLEAN),
+    "no overlay yet": (Standing(Step.CHECKED, temporary="/x"), OnDisk(None, "/vm.img"), CLEAN),
 }
 
 
@@ -153,6 +153,11 @@ def test_what_is_next(standing, there, expected):
     line = told(standing, there)
     assert line.next == expected
     assert line.step == standing.step.value
+
+
+def test_what_was_rolled_back_is_as_planned():
+    line = told(Standing(Step.CHECKED), failure="it is in use")
+    assert (line.step, line.failure, line.next) == ("planned", "it is in use", "apply: write the overlay")
 
 
 def test_in_the_order_of_the_plan():
