@@ -19,6 +19,7 @@ from dataclasses import replace
 from batchdiff.applying import retire
 from batchdiff.applying.endings import another_file, exists_already, fate, lost, opens, quarantined_by_another
 from batchdiff.applying.incoming import IncomingFile
+from batchdiff.applying.leftovers import leftover
 from batchdiff.applying.no_dependents import require_no_dependents
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.outgoing import OutgoingFile
@@ -165,7 +166,7 @@ class Conversion:
     def _write(self) -> None:
         target = self._incoming.path
         if os.path.lexists(target) and not self.task.one_name:
-            raise exists_already(self.task)
+            raise exists_already(self.task, leftover(self._run.journal.notes, self.task.guest))
         require_lasting(target)
         image = self._image()
         temporary = own_names.temporary(target)

@@ -11,6 +11,7 @@ import os
 import stat
 from dataclasses import dataclass, replace
 
+from batchdiff.applying.leftovers import leftover
 from batchdiff.applying.notes import Goal, Notes, Standing
 from batchdiff.applying.places import original_names, overlay_names
 from batchdiff.applying.standings import OnDisk, TemplateIs, Written
@@ -155,6 +156,8 @@ def on_disk(plan: Plan, notes: Notes) -> dict[str, OnDisk]:
         standing = notes.under_way(guest.name)
         if standing is not None:
             found[guest.name] = replace(_on_disk(guest, standing), template=template)
+        elif (left := leftover(notes, guest.name)) is not None:
+            found[guest.name] = OnDisk(None, guest.source.path, left=left)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import shlex
 from dataclasses import dataclass
 
 from batchdiff.applying.notes import Fate, Goal, Notes, Standing, Step
@@ -31,13 +32,17 @@ class Written(enum.Flag):
 
 @dataclass(frozen=True, slots=True)
 class OnDisk:
-    """What is there of a guest: paths, None for what is missing. ``doubt``: why that cannot be told."""
+    """What is there of a guest: paths, None for what is missing. ``doubt``: why that cannot be told.
+
+    ``left``: the overlay that a restore left, which nothing needs.
+    """
 
     overlay: str | None
     original: str | None
     doubt: str = ""
     template: TemplateIs = TemplateIs.THERE
     written: Written = Written.NONE
+    left: str | None = None
 
 
 def standings_of(plan: Plan, notes: Notes, on_disk: dict[str, OnDisk]) -> list[GuestStanding]:
@@ -58,7 +63,15 @@ def _standing(guest: GuestPlan, notes: Notes, there: OnDisk | None, retire: Reti
         step="planned" if known is None else known.step.value,
         since=notes.times.get(guest.name, ""),
         failure=notes.failures.get(guest.name, ""),
-        next="apply: write the overlay" if known is None else _next(known, there, retire),
+        next=_begin(there) if known is None else _next(known, there, retire),
+    )
+
+
+def _begin(there: OnDisk | None) -> str:
+    if there is None or there.left is None:
+        return "apply: write the overlay"
+    return (
+        f"rm {shlex.quote(there.left)}, or rename it: restore left that overlay, and nothing needs it; then apply"
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from batchdiff.image.faults import how_to_remove
 from batchdiff.image.identity import Identity, identity_of
 from batchdiff.model.manifest_problems import Problems, show, show_path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from batchdiff.model.manifest_guests import AnyGuest
     from batchdiff.model.manifest_images import FoundGuest, FoundImage
@@ -41,12 +42,13 @@ def check_overlays(
     pending: Sequence[tuple[FoundGuest, str | None]],
     problems: Problems,
     *,
-    allow_existing: bool,
+    left: Collection[str] | None,
 ) -> None:
     """Find overlays that would replace a file that has another part to play, or any file.
 
     ``pending``: the guests of ``everyone`` that are to be converted, and the absolute paths of their overlays;
-    None for one that was found wrong before.
+    None for one that was found wrong before. ``left``: overlays that a restore left, which nothing needs; None if
+    overlays may exist.
     """
     parts = {guest.place.identity: f"the guest {guest}" for guest in reversed(everyone)}
     parts |= _parts(template, everyone)
@@ -58,8 +60,8 @@ def check_overlays(
         if identity in parts:
             remedy = _other_overlay(guest)
             problems.add(where, f"the overlay {show(path)} of {guest} would replace {parts[identity]}; {remedy}")
-        elif os.path.lexists(path) and not allow_existing:
-            remedy = existing_remedy(of_glob=guest.written.image.is_glob)
+        elif os.path.lexists(path) and left is not None:
+            remedy = left_remedy(path) if path in left else existing_remedy(of_glob=guest.written.image.is_glob)
             problems.add(where, f"the overlay {show(path)} of {guest} exists already. {remedy}")
 
 
@@ -81,6 +83,11 @@ def existing_remedy(*, of_glob: bool = False) -> str:
     """Return what to do about an overlay that exists and is not known to come from its guest."""
     leave_out = "`exclude` the guest, or list it by path and" if of_glob else "leave the guest out, or"
     return f"It may be a disk in use: {leave_out} give it another overlay.path"
+
+
+def left_remedy(path: str) -> str:
+    """Return what to do about an overlay that a restore left."""
+    return f"A restore left it, and the original does not need it: {how_to_remove(path)}"
 
 
 def _is_match(guest: AnyGuest) -> bool:
