@@ -7,6 +7,7 @@ import notation
 import pytest
 from oracle import recorded, source
 from overlays import geometry_of, write
+from scan_jobs import scan_job
 
 from batchdiff.applying.overlay import NewImage
 from batchdiff.applying.verification import Comparison, verify
@@ -18,7 +19,7 @@ from batchdiff.image.memory import address_of, page_aligned, scratch
 from batchdiff.image.opening import open_image
 from batchdiff.model.overlay_options import Compression, OverlayOptions
 from batchdiff.planning.estimate import Sample, stored_lengths
-from batchdiff.planning.scan import ScanJob, Scanner
+from batchdiff.planning.scan import Scanner
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.units import KIB, MIB
 
@@ -54,7 +55,7 @@ def images(tmp_path):
 
 def test_scan(images, misaligned):
     template, guest = images
-    scanner = Scanner(ScanJob(source(template), (recorded(guest),)))
+    scanner = Scanner(scan_job(template, recorded(guest)))
     assert scanner.scan(0).differences
     scanner.close()
     assert_aligned(misaligned)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TypeAlias
 
 from batchdiff.applying.commands import command
 from batchdiff.errors import GuestError
+from batchdiff.image.names import shell_word
 from batchdiff.image.opening import peek_header
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.manifest import Loss
@@ -39,7 +39,7 @@ def check_losses(guest: str, path: str, allowed: LossesAllowed) -> None:
         raise GuestError(
             f"the overlay {path} was left as it is",
             why=f"it has {' and '.join(lost.values())}, which would be lost with it",
-            remedy=f"`qemu-img info {shlex.quote(path)}` lists what it has. To give that up:"
+            remedy=f"`qemu-img info {shell_word(path)}` lists what it has. To give that up:"
             f" {command('restore', guest, *flags)}.",
         )
 

@@ -6,7 +6,6 @@ That changes their ctime, which the plan's fingerprints have; the journal notes 
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 
 from batchdiff.applying.journal import FrozenJournal, Journal
@@ -14,6 +13,7 @@ from batchdiff.image.faults import reason
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.image import Image
 from batchdiff.image.inode_locks import lock_in
+from batchdiff.image.names import shell_word
 from batchdiff.image.permissions import Deed
 from batchdiff.image.protecting import WRITE_BITS, is_writable
 
@@ -37,7 +37,7 @@ def protect(template: Image, journal: Journal | FrozenJournal) -> tuple[str, ...
             why = reason(error, Deed.CHANGE_MODE, layer.path)
             notes.append(
                 f"the template's file {layer.path} keeps its write permission: {why}. Remove it yourself:"
-                f" `chmod a-w {shlex.quote(layer.path)}`"
+                f" `chmod a-w {shell_word(layer.path)}`"
             )
             continue
         os.fsync(layer.fd)

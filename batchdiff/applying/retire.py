@@ -9,7 +9,6 @@ A file goes only while its descriptor, opened and compared with the plan before 
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 
 from batchdiff.applying.places import Names
@@ -17,7 +16,7 @@ from batchdiff.applying.renaming import rename_without_replacing
 from batchdiff.errors import GuestError
 from batchdiff.image.faults import AGAIN, Fault
 from batchdiff.image.image import Image
-from batchdiff.image.names import longest_name
+from batchdiff.image.names import longest_name, shell_word
 from batchdiff.model.manifest import Retire
 from batchdiff.model.whole_file import sync_folder
 
@@ -35,7 +34,7 @@ def objection(fd: int, names: Names, retire: Retire) -> Fault | None:
     if retire is Retire.DELETE and info.st_nlink > 1:
         return Fault(
             f"{path} has {info.st_nlink} hard links, and deleting one name would free nothing",
-            f"`find FOLDER -xdev -samefile {shlex.quote(path)}`, with the mount point of its filesystem as FOLDER,"
+            f"`find FOLDER -xdev -samefile {shell_word(path)}`, with the mount point of its filesystem as FOLDER,"
             f" finds the others. Remove those, {AGAIN}",
         )
     aside = names.quarantine if retire is Retire.QUARANTINE else names.deleting

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-import shlex
 from dataclasses import dataclass
 
 from batchdiff.applying.notes import Fate, Goal, Notes, Standing, Step
+from batchdiff.image.names import shell_word
 from batchdiff.model.manifest import Retire
 from batchdiff.model.plan import GuestPlan, Plan, Verdict
 from batchdiff.model.standing import GuestStanding
@@ -71,7 +71,7 @@ def _begin(there: OnDisk | None) -> str:
     if there is None or there.left is None:
         return "apply: write the overlay"
     return (
-        f"rm {shlex.quote(there.left)}, or rename it: restore left that overlay, and nothing needs it; then apply"
+        f"rm {shell_word(there.left)}, or rename it: restore left that overlay, and nothing needs it; then apply"
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 
 from batchdiff.applying.executor import ApplyOptions, apply_plan, check_options
 from batchdiff.applying.notes import Fate, Notes, Step
@@ -15,6 +14,7 @@ from batchdiff.cli.console import Console
 from batchdiff.cli.format_doubts import warn_of_planned_formats
 from batchdiff.cli.notes import notes_of
 from batchdiff.cli.work import carried_out, exit_code
+from batchdiff.image.names import shell_word
 from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import Plan, Verdict
@@ -45,7 +45,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         console.say(f"Overlays are verified by batchdiff alone (--verify {options.verify}), not by QEMU.")
     outcomes = carried_out(console, arguments, plan, lambda session: apply_plan(session, options))
     console.result(outcome_text(outcomes, width=console.width))
-    _say_how_on(console, shlex.quote(arguments.plan), outcomes)
+    _say_how_on(console, shell_word(arguments.plan), outcomes)
     return exit_code(outcomes)
 
 

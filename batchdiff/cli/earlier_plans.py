@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable
 
 from batchdiff.applying.kept_plan import KeptPlan
 from batchdiff.cli.console import Console
 from batchdiff.errors import UsageError
+from batchdiff.image.names import shell_word
 from batchdiff.model.earlier_plans import plan_in
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.plan import GuestPlan, Plan
@@ -26,7 +26,7 @@ def converted_guests(manifest: Manifest) -> dict[str, list[str]]:
 def say_kept(console: Console, path: str, kept: KeptPlan) -> None:
     """Say under which name the plan that was at ``path`` can still be undone, and what became of its guests."""
     guests = "; ".join(f"{few(names)}: {fate}" for fate, names in kept.guests.items())
-    name = shlex.quote(kept.path)
+    name = shell_word(kept.path)
     console.warn(
         f"the plan that was in {path} can still be undone, so it was renamed to {kept.path} ({guests})."
         f" Use that name with status, verify, restore and purge of these guests: batchdiff status {name}"
@@ -53,6 +53,6 @@ def require_done_here(plan: Plan, names: Iterable[str] | None, verb: str) -> Non
 def _commands(found: list[tuple[GuestPlan, str]], verb: str) -> str:
     by_plan: dict[str, list[str]] = {}
     for guest, path in found:
-        by_plan.setdefault(path, []).append(f"--guest {shlex.quote(guest.name)}")
-    commands = [f"`batchdiff {verb} {shlex.quote(path)} {' '.join(names)}`" for path, names in by_plan.items()]
+        by_plan.setdefault(path, []).append(f"--guest {shell_word(guest.name)}")
+    commands = [f"`batchdiff {verb} {shell_word(path)} {' '.join(names)}`" for path, names in by_plan.items()]
     return f"Run {' and '.join(commands)}."

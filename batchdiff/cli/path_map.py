@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 
 from batchdiff.cli.console import Console
 from batchdiff.errors import UsageError
+from batchdiff.image.names import shell_word
 from batchdiff.model.path_map import PathMap, move_in
 from batchdiff.model.plan import Plan
 
@@ -24,7 +24,7 @@ def moved(console: Console, plan: Plan, arguments: argparse.Namespace) -> tuple[
         raise UsageError(
             f"`--map` does not fit the plan {arguments.plan}",
             why=str(error),
-            remedy=f"`batchdiff show {shlex.quote(arguments.plan)} --format json` prints the paths that it has.",
+            remedy=f"`batchdiff show {shell_word(arguments.plan)} --format json` prints the paths that it has.",
         ) from error
     template = found.template.source.path
     if not os.path.lexists(template):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import shlex
 from collections.abc import Collection
 from contextlib import closing
 
@@ -17,6 +16,7 @@ from batchdiff.cli.hints import warn_of_changed_template, warn_of_manifest, warn
 from batchdiff.cli.progress import scan_progress
 from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS, ManifestError, UsageError
 from batchdiff.image.faults import reason
+from batchdiff.image.names import shell_word
 from batchdiff.model.earlier_plans import EarlierPlans
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.manifest_conflicts import existing_remedy, left_remedy
@@ -66,7 +66,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         console.event("plan", path=os.path.abspath(path), kept=aside, report=plan_report(plan))
     warn_of_space(console, plan)
     warn_of_changed_template(console, plan)
-    following = f" Next: batchdiff apply {shlex.quote(path)}" if plan.totals.convert else ""
+    following = f" Next: batchdiff apply {shell_word(path)}" if plan.totals.convert else ""
     console.say(f"The plan is in {path}.{following}")
     return _exit_code(plan, detailed=arguments.detailed_exitcode)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 
 from batchdiff.applying.journal import read_notes
 from batchdiff.applying.notes import Notes
@@ -12,6 +11,7 @@ from batchdiff.cli.format_doubts import warn_of_planned_formats
 from batchdiff.errors import EXIT_DONE, UsageError
 from batchdiff.image.faults import reason
 from batchdiff.image.fingerprint import NO_FILE, fingerprint_at
+from batchdiff.image.names import shell_word
 from batchdiff.model.known_states import is_known_state
 from batchdiff.model.plan import Plan, Verdict
 from batchdiff.model.plan_file import read_for_report
@@ -36,7 +36,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     warn_of_planned_formats(console, plan, notes)
     if notes.published:
         done = ", ".join(guest.name for guest in plan.guests if guest.name in notes.published)
-        where = f"batchdiff status {shlex.quote(arguments.plan)}"
+        where = f"batchdiff status {shell_word(arguments.plan)}"
         console.say(f"Done by an earlier apply: {done}. `{where}` shows where each guest stands.")
     if console.json:  # a sum over millions of extents, in a large plan
         console.event("report", report=plan_report(plan, stale=stale))

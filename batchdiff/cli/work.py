@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, GuestError, PlanError, StopError, UsageError
 from batchdiff.image.faults import explained
+from batchdiff.image.names import shell_word
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.earlier_plans import is_done
 from batchdiff.model.outcome import GuestOutcome, Status
@@ -116,7 +116,7 @@ def _require_still_there(path: str, plan: Plan) -> None:
     if head is not None and head.checksum != plan.checksum:
         raise PlanError(
             f"another plan was written to {path} meanwhile",
-            remedy=f"`batchdiff show {shlex.quote(path)}` prints it; then run the same command again.",
+            remedy=f"`batchdiff show {shell_word(path)}` prints it; then run the same command again.",
         )
 
 
@@ -152,7 +152,10 @@ def _report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcom
             console.event("space", folder=folder, grown_bytes=grown)
             how = "more" if grown >= 0 else "less"
             size = format_size(abs(grown))
-            console.say(f"df: {size} {how} free space on the filesystem of {folder} than before this command.")
+            console.say(
+                f"df: {size} {how} free space on the filesystem of {folder} than before this command; what other"
+                " programs wrote or deleted meanwhile counts, too."
+            )
 
 
 def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome) -> None:

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import stat
 
 from batchdiff.errors import ImageError
 from batchdiff.image.contract import Layer
 from batchdiff.image.identity import is_one_image
 from batchdiff.image.lookalike import begins_like, looks_like
-from batchdiff.image.names import unfit
+from batchdiff.image.names import shell_line, unfit
 from batchdiff.image.qcow2 import Qcow2Layer
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.qcow2.header import Header
@@ -81,11 +80,11 @@ def _correction(layer: Layer, declared: ImageSource, named: str) -> str:
     command = ["qemu-img", "rebase", *unsafe, "-f", "qcow2", "-F", declared.format.value, "-b", name, layer.path]
     if not unsafe:
         return (
-            f"To make it rest on that file alone, with the same content as now: `{shlex.join(command)}`."
+            f"To make it rest on that file alone, with the same content as now: `{shell_line(command)}`."
             " If the header is right, correct the `backing` list of the manifest."
         )
     return (
-        f"If that file moved there, correct the header: `{shlex.join(command)}`."
+        f"If that file moved there, correct the header: `{shell_line(command)}`."
         " If it is another file, correct the `backing` list of the manifest."
     )
 
@@ -112,7 +111,7 @@ def _header_corrected(layer: Layer, declared: ImageSource) -> str:
 
 
 def _rebase(path: str, form: str, name: str) -> str:
-    return f"`{shlex.join(['qemu-img', 'rebase', '-u', '-f', 'qcow2', '-F', str(form), '-b', name, path])}`"
+    return f"`{shell_line(['qemu-img', 'rebase', '-u', '-f', 'qcow2', '-F', str(form), '-b', name, path])}`"
 
 
 def resolved_backing(path: str, header: Header) -> str | None:
@@ -127,7 +126,7 @@ def resolved_backing(path: str, header: Header) -> str | None:
     if plain != name and not os.path.isabs(plain) and not unfit(plain):
         raise _depends_on_who_opens_it(path, header, plain)
     if (plain == name and ":" in name.split("/", 1)[0]) or unfit(plain):
-        copy = shlex.join(["qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", path, f"{path}.whole"])
+        copy = shell_line(["qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", path, f"{path}.whole"])
         raise ImageError(
             f"cannot use {path}",
             why=f"its backing file name {name!r} is not a plain path; protocols are never followed",

@@ -18,7 +18,6 @@ import contextlib
 import errno
 import os
 import resource
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -26,6 +25,7 @@ from typing import NamedTuple
 from batchdiff.errors import advice_on_limit
 from batchdiff.image.inode_locks import lock_on, project_of
 from batchdiff.image.mounts import is_mount_point, mount_of
+from batchdiff.image.names import shell_word
 from batchdiff.image.permissions import (
     IN_FOLDER,
     Deed,
@@ -40,7 +40,7 @@ AGAIN = "then run the same command again."
 
 def how_to_remove(path: str) -> str:
     """Return the command that removes a file that nothing needs, and what else may be done."""
-    return f"`rm {shlex.quote(path)}` removes it; or rename it"
+    return f"`rm {shell_word(path)}` removes it; or rename it"
 
 
 class Fault(NamedTuple):
@@ -126,7 +126,7 @@ def _locked(case: _Case) -> Fault | None:
             what = "the folder " if place == case.folder else ""
             return Fault(
                 f"{what}{place} is {lock.word} (attribute {lock.letter}, see lsattr), which stops even root",
-                f"If nothing depends on that, run `chattr -{lock.letter} {shlex.quote(place)}`, {AGAIN}",
+                f"If nothing depends on that, run `chattr -{lock.letter} {shell_word(place)}`, {AGAIN}",
             )
     return None
 
@@ -180,7 +180,7 @@ def _read_only(case: _Case) -> Fault:
     return Fault(
         f"{mount.point} ({mount.filesystem}) is mounted read-only, and {case.path} is on it",
         f"If the kernel log (`dmesg`) shows no error of the disk, run `mount -o {whole}"
-        f" {shlex.quote(mount.point)}`, {AGAIN}",
+        f" {shell_word(mount.point)}`, {AGAIN}",
     )
 
 
@@ -191,7 +191,7 @@ def _busy(case: _Case) -> Fault:
             " cannot change",
             f"Mount its folder instead of the file, {AGAIN} Or run batchdiff outside the container.",
         )
-    return Fault(case.text, f"See `fuser -v {shlex.quote(case.path)}` for what uses it, end that, {AGAIN}")
+    return Fault(case.text, f"See `fuser -v {shell_word(case.path)}` for what uses it, end that, {AGAIN}")
 
 
 def _exists(case: _Case) -> Fault:
@@ -205,7 +205,7 @@ def _other_project(case: _Case) -> Fault | None:
         return Fault(
             f"{case.path} belongs to the quota project {file.number}, and its folder takes only files of the"
             f" project {folder.number}",
-            f"Run `chattr -p {folder.number} {shlex.quote(case.path)}`, {AGAIN}",
+            f"Run `chattr -p {folder.number} {shell_word(case.path)}`, {AGAIN}",
         )
     return None
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import shlex
+
+from batchdiff.image.names import shell_word
 
 
 def other_names(fd: int, path: str) -> str:
@@ -11,7 +12,7 @@ def other_names(fd: int, path: str) -> str:
     count = os.fstat(fd).st_nlink
     if count <= 1:
         return ""
-    find = f"find {shlex.quote(_mount_point(path))} -xdev -samefile {shlex.quote(path)}"
+    find = f"find {shell_word(_mount_point(path))} -xdev -samefile {shell_word(path)}"
     return f"it has {count} names (hard links); `{find}` lists them"
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import unicodedata
+from collections.abc import Iterable
 
 _LONGEST = 255
 """Bytes, on every filesystem that does not tell (Linux ``NAME_MAX``)."""
@@ -49,6 +51,30 @@ def readable(name: str) -> str:
     They stand for bytes that are not UTF-8 and for all that does not print.
     """
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
+
+
+def shell_word(text: str) -> str:
+    r"""Return a word as it is typed into a shell, a byte that is not UTF-8 as in ``$'caf\351.img'``.
+
+    Bash, zsh and ksh read that; dash has nothing that shows as it is typed.
+    """
+    if text.isprintable():
+        return shlex.quote(text)
+    return f"$'{''.join(map(_typed, text))}'"
+
+
+def _typed(letter: str) -> str:
+    if letter in "'\\":
+        return f"\\{letter}"
+    if letter.isprintable():
+        return letter
+    how = "surrogateescape" if "\udc80" <= letter <= "\udcff" else "surrogatepass"
+    return "".join(f"\\{byte:03o}" for byte in letter.encode("utf-8", how))
+
+
+def shell_line(words: Iterable[str]) -> str:
+    """Return a command of those words."""
+    return " ".join(map(shell_word, words))
 
 
 def check_usable(path: str) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 
 from batchdiff.errors import ImageError
 from batchdiff.image import files
 from batchdiff.image.backing_names import check_backing
 from batchdiff.image.contract import Layer
 from batchdiff.image.image import Image
+from batchdiff.image.names import shell_line
 from batchdiff.image.qcow2 import Qcow2Layer
 from batchdiff.image.qcow2_tables import read_header
 from batchdiff.image.raw import RawLayer
@@ -82,7 +82,7 @@ def _open_layer(source: ImageSource) -> Layer:
         case ImageFormat.LUKS:
             raise ImageError(f"cannot use {source.path}", why="it is encrypted", remedy=ENCRYPTED)
         case other:
-            copy = shlex.join(
+            copy = shell_line(
                 ["qemu-img", "convert", "-f", other, "-O", "qcow2", source.path, f"{source.path}.qcow2"]
             )
             raise ImageError(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import stat
 from collections.abc import Callable, Sequence
 
 from batchdiff.errors import DifferenceError, InUseError, ProgramError, VerificationError
 from batchdiff.image import programs
 from batchdiff.image.faults import AGAIN
+from batchdiff.image.names import shell_word
 from batchdiff.image.programs import Finished, never
 from batchdiff.image.source import ImageSource
 from batchdiff.units import MIB
@@ -56,7 +56,7 @@ def check(
             f"qemu-img check finds errors in {image.path}",
             why=done.described(),
             # Of what was just written the errors are ours, and it is thrown away.
-            remedy=_REPAIR.format(shlex.quote(image.path)) if leaks_allowed else "",
+            remedy=_REPAIR.format(shell_word(image.path)) if leaks_allowed else "",
         )
     _require_success(done)
 

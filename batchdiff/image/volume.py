@@ -2,7 +2,7 @@
 
 ============================  ================================================================================
 ext2, ext3, XFS, tmpfs        blocks, whose size statvfs has; a tmpfs with ``huge=`` may take huge pages
-ext4                          the same; with bigalloc clusters of blocks, which show in what folders take
+ext4                          the same; with bigalloc clusters of blocks, which show in what files take
 btrfs                         blocks; less where it compresses
 overlayfs                     what its upper layer's filesystem does
 others (ZFS, NFS, FUSE, ...)  never measured, so unknown
@@ -13,7 +13,9 @@ Source: Linux ``Documentation/filesystems/``: ``ext4/bigalloc.rst``, ``tmpfs.rst
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import itertools
 import math
 import os
 import struct
@@ -29,6 +31,9 @@ _USUAL_BLOCK = 4096
 
 _LARGEST_UNIT = 1 << 30
 """mke2fs makes no larger clusters than 512 MiB."""
+
+_FILES_ASKED = 256
+"""Of a folder, on one with larger units; otherwise a few are enough."""
 
 _HUGE_PAGE, _HUGE_PAGE_SIZE = 2 << 20, "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
 """On x86, and where the kernel has the size of this machine's."""
@@ -114,13 +119,26 @@ def _of_upper_layer(fd: int, folder: str, guest: int, block: int) -> Volume:
 def _cluster(folder: str, guest: int, block: int) -> int:
     """Return the largest unit in which all that is seen of a filesystem may have been given out.
 
-    A folder of one block takes one unit, and the topmost folder has seldom more; no other place shows it.
+    No place shows it, but all that is taken or free is whole units. A folder of a few files takes one of them; one
+    of a hundred may take several, and then its files tell.
     """
-    infos = [os.fstat(guest), *map(os.stat, _upwards(folder))]
-    taken = [info.st_blocks * 512 for info in infos if info.st_dev == os.stat(folder).st_dev]
-    # Less than a block is what fits into an inode.
-    common = math.gcd(*(size for size in taken if size >= block))
+    common, device = 0, os.stat(folder).st_dev
+    for info in itertools.chain([os.fstat(guest)], map(os.stat, _upwards(folder)), _files_in(folder)):
+        taken = info.st_blocks * 512
+        if info.st_dev == device and taken >= block:  # less than a block is what fits into an inode
+            common = math.gcd(common, taken)
+        if common & -common == block:
+            return block
+    free = os.statvfs(folder)
+    common = math.gcd(common, free.f_bfree * free.f_frsize)
     return max(common & -common, block) if 0 < common & -common <= _LARGEST_UNIT else block
+
+
+def _files_in(folder: str) -> Iterator[os.stat_result]:
+    with contextlib.suppress(PermissionError), os.scandir(folder) as files:
+        for file in itertools.islice(files, _FILES_ASKED):
+            with contextlib.suppress(OSError):  # it has gone meanwhile
+                yield file.stat(follow_symlinks=False)
 
 
 def _upwards(folder: str) -> Iterator[str]:

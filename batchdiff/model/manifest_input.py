@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import stat
 from dataclasses import dataclass
 
 from batchdiff.errors import ManifestError
 from batchdiff.image.lookalike import looks_like
-from batchdiff.image.names import check_usable
+from batchdiff.image.names import check_usable, shell_word
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.manifest_problems import show, suggestion
 from batchdiff.model.own_documents import Document, own_document
@@ -114,7 +113,7 @@ def _require_manifest(path: str, shown: str, content: bytes) -> None:
     head = content[:_HEAD]
     document = own_document(head)
     if document is Document.PLAN:
-        name = "PLAN" if is_piped(path) else shlex.quote(path)
+        name = "PLAN" if is_piped(path) else shell_word(path)
         remedy = f"`batchdiff show {name}` prints it, and `batchdiff apply {name}` carries it out."
         raise ManifestError(shown, why="it is a plan, not a manifest", remedy=remedy)
     if document is not None:

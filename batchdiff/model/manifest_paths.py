@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from dataclasses import dataclass
 
 from batchdiff.image.device_names import image_path, is_among_devices
 from batchdiff.image.identity import Identity, identity_in
 from batchdiff.image.lookalike import looks_like
-from batchdiff.image.names import check_usable, unfit, why_unfit
+from batchdiff.image.names import check_usable, shell_word, unfit, why_unfit
 from batchdiff.image.source import ImageFormat
 from batchdiff.model import own_names
 from batchdiff.model.manifest_problems import Problems, YamlPath, show
@@ -97,7 +96,7 @@ def _in_existing_folder(path: str, where: YamlPath, problems: Problems) -> str |
         return None
     if os.path.isdir(directory):
         return path
-    make = shlex.quote(directory)
+    make = shell_word(directory)
     problems.add(where, f"the overlay's folder {show(directory)} does not exist; make it: mkdir -p {make}")
     return None
 

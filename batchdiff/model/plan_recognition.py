@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import stat
 
 from batchdiff.errors import PlanError
 from batchdiff.image.faults import explained
 from batchdiff.image.lookalike import looks_like
-from batchdiff.image.names import check_usable
+from batchdiff.image.names import check_usable, shell_word
 from batchdiff.image.permissions import Deed
 from batchdiff.image.source import ImageFormat
 from batchdiff.model import own_names
@@ -43,7 +42,7 @@ def check_is_plan(path: str) -> None:
         raise PlanError(
             f"{path} is not a plan",
             why="it looks like a manifest",
-            remedy=f"Run `batchdiff plan {shlex.quote(path)}` first; that writes the plan.",
+            remedy=f"Run `batchdiff plan {shell_word(path)}` first; that writes the plan.",
         )
     raise PlanError(
         f"{path} is not a plan", why=_what(path, head), remedy="Name the file that `batchdiff plan` wrote."
@@ -63,7 +62,7 @@ def plan_again(path: str) -> str:
 def _plan_of(path: str) -> str:
     plan = path.removesuffix(".journal")
     if plan != path and os.path.exists(plan):
-        return f"Name the plan: {shlex.quote(plan)}."
+        return f"Name the plan: {shell_word(plan)}."
     return "Name the file that `batchdiff plan` wrote."
 
 
@@ -95,7 +94,7 @@ def _near(path: str) -> str:
         return near.removeprefix("; ").capitalize()
     stem = name.removesuffix(".plan.json")
     there = [stem + suffix for suffix in _MANIFEST_SUFFIXES if stem + suffix in names]
-    manifest = shlex.quote(os.path.join(folder, there[0])) if there else "MANIFEST"
+    manifest = shell_word(os.path.join(folder, there[0])) if there else "MANIFEST"
     return f"Run `batchdiff plan {manifest}` first; that writes the plan."
 
 

@@ -20,6 +20,7 @@ from batchdiff.image.descriptors import free_descriptors
 from batchdiff.image.fingerprint import NO_FILE, fingerprint_at
 from batchdiff.image.image import Image
 from batchdiff.image.opening import open_image
+from batchdiff.image.source import ImageSource
 from batchdiff.model.plan import PlannedImage
 
 _OURS = 12
@@ -76,6 +77,30 @@ def reopened(record: PlannedImage) -> Image:
     if changes:
         image.close()
         raise _changed(changes)
+    return image
+
+
+Files = tuple[tuple[int, int], ...]
+"""Device and inode of each file of a chain: as long as it is open somewhere, no other file has these."""
+
+
+def files_of(image: Image) -> Files:
+    """Return which files an image consists of."""
+    return tuple((each.device, each.inode) for each in image.fingerprints())
+
+
+def opened_too(source: ImageSource, files: Files) -> Image:
+    """Open an image that this run has open already, so that its folder may have been swapped, too.
+
+    :raises ImageError: other files have its names now, or it cannot be opened.
+    """
+    image = open_image(source)
+    if files_of(image) != files:
+        image.close()
+        raise ImageError(
+            f"another file has taken the place of {source.path} while it was scanned",
+            remedy="Find out what moved it, or mounted something there, and plan again.",
+        )
     return image
 
 

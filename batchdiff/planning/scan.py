@@ -26,7 +26,6 @@ from batchdiff.image.contract import Segment, clipped
 from batchdiff.image.digest import RangeDigest
 from batchdiff.image.files import read_sequentially
 from batchdiff.image.image import Image
-from batchdiff.image.opening import open_image
 from batchdiff.image.packing import Stored, stored_in, unlike
 from batchdiff.image.sharing import Placed, placed, shared
 from batchdiff.image.source import ImageSource
@@ -41,7 +40,7 @@ from batchdiff.planning.compare import (
     kinds_of_zeros,
 )
 from batchdiff.planning.mapping import MOST_KEPT, Mapped, Stride, mapped, spans_of
-from batchdiff.planning.reopening import reopened
+from batchdiff.planning.reopening import Files, opened_too, reopened
 from batchdiff.planning.spans import Span, Spans, merged, span_units
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB, align_up, ceil_div
@@ -57,10 +56,12 @@ _WINDOWS_IN_CLUSTER = 2 * MIB // WINDOW
 class ScanJob:
     """What is compared: a template with its guests, as they were when they were first opened.
 
-    ``sharing``: the template shares blocks with other files, which may be the guests.
+    ``files``: what the template's names led to then. ``sharing``: it shares blocks with other files, which may be
+    the guests.
     """
 
     template: ImageSource
+    files: Files
     guests: tuple[PlannedImage, ...]
     sharing: bool = False
 
@@ -114,7 +115,7 @@ class Scanner:
     """The images of a job, opened once, and the buffers to compare them with."""
 
     def __init__(self, job: ScanJob) -> None:
-        self._template = _read_ahead(open_image(job.template))
+        self._template = _read_ahead(opened_too(job.template, job.files))
         self._sharing = job.sharing
         self._guests: dict[int, Image] = {}
         self._failures: dict[int, ImageError] = {}

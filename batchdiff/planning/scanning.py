@@ -14,7 +14,7 @@ from batchdiff.planning.candidates import Candidate
 from batchdiff.planning.checkpoint import Checkpoint
 from batchdiff.planning.findings import Findings
 from batchdiff.planning.pool import run_tasks
-from batchdiff.planning.reopening import Budget, batches, reopened
+from batchdiff.planning.reopening import Budget, batches, files_of, reopened
 from batchdiff.planning.resuming import binding_of, key_of, left, take_over
 from batchdiff.planning.scan import RANGE, RangeResult, ScanJob, Scanner
 from batchdiff.units import format_size
@@ -61,7 +61,8 @@ def scanned(
         )
     course.progress(meter.done, meter.total)
     for guests, numbers in parts:
-        job = ScanJob(record.source, tuple(candidates[guest].record for guest in guests), sharing=sharing)
+        records = tuple(candidates[guest].record for guest in guests)
+        job = ScanJob(record.source, files_of(template), records, sharing=sharing)
         if checkpoint is not None:
             checkpoint.begin(tuple(keys[guest] for guest in guests))
         for result in _results(job, numbers, jobs):

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import enum
+import re
 import textwrap
 import unicodedata
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from batchdiff.report.charset import writable
 _GAP = "  "
 _NARROWEST = 12
 """Cells that the first column keeps, however narrow the terminal is: less tells no guests apart."""
+_COMMAND = re.compile("`[^`]*`")
+_NO_BREAK = "\x00"
 _ELLIPSIS = "…"
 
 
@@ -86,12 +89,16 @@ def end_of(text: str, width: int) -> str:
 
 
 def paragraph(text: str, *, width: int, first: str = "", rest: str = "") -> str:
-    """A text broken between words only, so that a path in it can be copied; ``first`` and ``rest`` begin lines."""
+    """A text broken between words only, so that a path in it can be copied; ``first`` and ``rest`` begin lines.
+
+    A command in backticks stays on one line, however long: pasted in pieces it would be two commands.
+    """
+    whole = _COMMAND.sub(lambda found: found[0].replace(" ", _NO_BREAK), writable(text))
     return textwrap.fill(
-        writable(text),
+        whole,
         width=max(width, 40),
         initial_indent=first,
         subsequent_indent=rest,
         break_long_words=False,
         break_on_hyphens=False,
-    )
+    ).replace(_NO_BREAK, " ")

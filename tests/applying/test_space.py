@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import os
 from contextlib import closing
@@ -182,9 +183,31 @@ def test_the_reserve_of_root_is_for_root(tmp_path, monkeypatch):
     with mounted(tmp_path, "ext4", 64 << 20) as point:
         status = os.statvfs(point)
         assert status.f_bavail < status.f_bfree
-        assert free_bytes(str(point)) == status.f_bfree * status.f_frsize
-        monkeypatch.setattr(os, "geteuid", lambda: 65534)
+        assert status.f_bavail * status.f_frsize < free_bytes(str(point)) < status.f_bfree * status.f_frsize
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "geteuid", lambda: 65534)
+            assert free_bytes(str(point)) == status.f_bavail * status.f_frsize
+        _fill(point, free_bytes(str(point)))
+
+
+def test_what_ext4_keeps_for_itself_is_for_nobody(tmp_path):
+    """Also where root has no reserve: statvfs counts it as free, but not as available."""
+    with mounted(tmp_path, "ext4", 64 << 20, make=("-m", "0")) as point:
+        status = os.statvfs(point)
+        assert status.f_bavail < status.f_bfree
         assert free_bytes(str(point)) == status.f_bavail * status.f_frsize
+        _fill(point, free_bytes(str(point)))
+
+
+def _fill(point, size):
+    """Nearly all of it can be written, and not much more."""
+    with (point / "fill").open("wb", buffering=0) as file:
+        written, wanted = 0, size + 2 * MIB
+        with contextlib.suppress(OSError):
+            while written < wanted:
+                written += file.write(bytes(64 * KIB))
+    written = (point / "fill").stat().st_blocks * 512
+    assert size - 512 * KIB <= written <= size + 64 * KIB
 
 
 def test_the_template_that_is_copied_to_be_protected_counts(tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 
 import notation
 import pytest
@@ -51,3 +53,22 @@ def test_from_plan_to_restore(folder):
     batchdiff("restore", "m.plan.json", "--guest", r"caf\udce9", cwd=folder)
     assert "2 restored" in batchdiff("restore", "m.plan.json", "-y", cwd=folder).stdout
     assert names(folder) == before
+
+
+def test_advised_commands_work_with_such_names(folder):
+    plan = os.fsdecode(b"\xe9.plan.json")
+    said = batchdiff("plan", "m.yaml", "-o", plan, cwd=folder, expect=1).stderr
+    assert r"Next: batchdiff apply $'\351.plan.json'" in said
+    batchdiff("apply", plan, cwd=folder, expect=1)
+    moved = folder / os.fsdecode(b"moved-\xe9")
+    moved.mkdir()
+    for name in (os.fsdecode(b"guests-\xff"), "t.img"):
+        (folder / name).rename(moved / name)
+    map_ = ["--map", f"{folder}={moved}"]
+    report = batchdiff("verify", plan, *map_, "--json", cwd=folder, expect=1).stdout
+    reasons = [json.loads(line).get("why", "") for line in report.splitlines()]
+    advised = [part for text in reasons for part in text.split("`") if part.startswith("qemu-img rebase")]
+    assert len(advised) == 3
+    for command in advised:
+        subprocess.run(["bash", "-c", command], check=True, capture_output=True)
+    assert "unknown" not in batchdiff("verify", plan, *map_, cwd=folder).stdout

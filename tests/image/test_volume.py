@@ -50,6 +50,20 @@ def test_units(tmp_path, kind, make, unit):
             assert (point / "guest.img").stat().st_blocks * 512 == unit
 
 
+@pytest.mark.parametrize(("make", "unit"), [((), 4 * KIB), (("-O", "bigalloc", "-C", "16384"), 16 * KIB)])
+def test_a_disk_with_many_images_at_its_top(tmp_path, make, unit):
+    """Their names make the only folder there is take several units, as a bind mount's may, too."""
+    with mounted(tmp_path, "ext4", make=make) as point:
+        with guest_in(point) as guest:
+            os.posix_fallocate(guest, 0, 1 << 20)
+        (point / f"{0:0200}").write_bytes(b"x")
+        number = 0
+        while point.stat().st_blocks * 512 % (8 * unit):
+            number += 1
+            (point / f"{number:0200}").touch()
+        assert seen(point).unit == unit
+
+
 def test_huge_pages(tmp_path):
     with tmpfs(tmp_path) as point:
         assert seen(point).exactness is Exactness.EXACT

@@ -7,12 +7,13 @@ import notation
 import pytest
 from oracle import recorded, source
 from patching import OFFSET, Patched
+from scan_jobs import scan_job
 
 from batchdiff.image.opening import open_image
 from batchdiff.planning import mapping, scan
 from batchdiff.planning.compare import WINDOW
 from batchdiff.planning.mapping import MOST_KEPT, Stride, mapped, spans_of
-from batchdiff.planning.scan import ScanJob, Scanner
+from batchdiff.planning.scan import Scanner
 from batchdiff.units import KIB, MIB, TIB
 
 
@@ -65,7 +66,7 @@ def test_memory_does_not_grow_with_guests_in_no_order(tmp_path, monkeypatch):
     template = in_no_order(tmp_path / "t.qcow2")
     guests = [shutil.copy(template, tmp_path / f"{number}.qcow2") for number in range(6)]
     notation.qemu_io(guests[5], f"write -P 7 {3 * WINDOW + 512} 512")
-    scanner = Scanner(ScanJob(source(template), tuple(recorded(guest) for guest in guests)))
+    scanner = Scanner(scan_job(template, *map(recorded, guests)))
     tracemalloc.start()
     try:
         found = scanner.scan(0)

@@ -118,6 +118,29 @@ def test_the_digest_does_not_depend_on_the_format(tmp_path, template, small_rang
     assert planned(template, tmp_path / guest).template_digest != found[0]
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_template_whose_folder_is_swapped_during_the_scan(tmp_path, jobs):
+    """Each batch of guests opens the template again, and its own times do not say that other names led to it."""
+    names = ("images", "away")
+    for name, text in zip(names, ("2M:A", "1M:A 1M:B"), strict=True):
+        (tmp_path / name).mkdir()
+        notation.write_raw(tmp_path / name / "template.img", text)
+    guest = notation.write_raw(tmp_path / "guest.img", "1M:A 1M:B")
+
+    def swap(*_):
+        there, other = (tmp_path / name for name in names)
+        there.rename(tmp_path / "between")
+        other.rename(there)
+        (tmp_path / "between").rename(other)
+
+    def progress(done, total):
+        if done in {0, total}:
+            swap()
+
+    with pytest.raises(ImageError, match=r"another file has taken the place of .*images/template\.img"):
+        make_plan(manifest(tmp_path / "images/template.img", guest), jobs=jobs, progress=progress)
+
+
 def test_progress(tmp_path, template, small_ranges):
     guests = fleet(tmp_path, template)
     for jobs in (1, 2):

@@ -11,6 +11,7 @@ import pytest
 from filesystems import mounted
 from notation import run
 from oracle import recorded, source
+from scan_jobs import scan_job
 
 from batchdiff.extents import concatenated
 from batchdiff.image import files
@@ -18,7 +19,7 @@ from batchdiff.image.opening import open_image
 from batchdiff.image.sharing import has_shared_extents, placed, shared
 from batchdiff.model.manifest_file import read_manifest
 from batchdiff.planning.planner import make_plan
-from batchdiff.planning.scan import ScanJob, Scanner
+from batchdiff.planning.scan import Scanner
 from batchdiff.planning.scanning import ranges_with_data
 from batchdiff.units import KIB, MIB
 
@@ -83,7 +84,7 @@ def copies(folder: Path, suffix: str) -> tuple[Path, list[Path]]:
 
 def scanned(template, guests, *, sharing):
     sources = [source(image) for image in (template, *guests)]
-    scanner = Scanner(ScanJob(sources[0], tuple(recorded(guest) for guest in guests), sharing=sharing))
+    scanner = Scanner(scan_job(template, *map(recorded, guests), sharing=sharing))
     numbers = set()
     for item in sources:
         with open_image(item) as image:

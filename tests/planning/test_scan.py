@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle import recorded, source, within
+from scan_jobs import scan_job
 
 from batchdiff.errors import ImageError
 from batchdiff.extents import concatenated
@@ -22,7 +23,7 @@ from batchdiff.model.overlay_options import CLUSTER_SIZES
 from batchdiff.planning import mapping, scan, scanning
 from batchdiff.planning.candidates import Candidate
 from batchdiff.planning.reopening import Budget
-from batchdiff.planning.scan import ScanJob, Scanner
+from batchdiff.planning.scan import Scanner
 from batchdiff.planning.scanning import Course, ranges_with_data
 from batchdiff.qcow2 import compression
 from batchdiff.units import KIB, MIB, TIB, ceil_div
@@ -40,7 +41,7 @@ def small_ranges(monkeypatch):
 def scanned(template, *guests):
     """The differences of each guest, a path or what was recorded of one, and what failed, over all ranges."""
     records = (recorded(guest) if isinstance(guest, Path) else guest for guest in guests)
-    job = ScanJob(source(template), tuple(records))
+    job = scan_job(template, *records)
     scanner = Scanner(job)
     size = max(scanner._size, 1)
     results = [scanner.scan(number) for number in range(ceil_div(size, scan.RANGE))]
@@ -183,7 +184,7 @@ def test_what_metadata_settles_is_not_read(tmp_path, monkeypatch):
 def test_zero_clusters_of_qcow2_are_not_read(tmp_path, monkeypatch):
     notation.write_raw(tmp_path / "t.raw", "4M:A")
     path = notation.write_qcow2(tmp_path / "g.qcow2", "1M:A 2M:0 1M:-")
-    scanner = Scanner(ScanJob(source(tmp_path / "t.raw"), (recorded(path),)))
+    scanner = Scanner(scan_job(tmp_path / "t.raw", recorded(path)))
     spy = Spy(monkeypatch)
     scanner.scan(0)
     scanner.close()
@@ -284,7 +285,7 @@ def test_scanning_memory_does_not_grow_with_the_image(tmp_path):
     with (tmp_path / "g.img").open("wb") as file:
         file.seek(TIB - 1)
         file.write(b"x")
-    scanner = Scanner(ScanJob(source(tmp_path / "t.raw"), (recorded(tmp_path / "g.img"),)))
+    scanner = Scanner(scan_job(tmp_path / "t.raw", recorded(tmp_path / "g.img")))
     with within(2):
         result = scanner.scan(TIB // scan.RANGE - 1)
     scanner.close()
@@ -354,7 +355,7 @@ def test_bytes_behind_a_packed_cluster_are_not_its_own(tmp_path):
 
 def test_a_range_past_the_end_of_all_of_them(cases):
     """Others of the fleet, which are scanned apart, may be larger."""
-    scanner = Scanner(ScanJob(source(cases / "template.img"), (recorded(cases / "one-byte.img"),)))
+    scanner = Scanner(scan_job(cases / "template.img", recorded(cases / "one-byte.img")))
     try:
         result = scanner.scan(7)
         assert (result.differences, result.failures) == ({}, {})

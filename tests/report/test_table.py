@@ -62,6 +62,14 @@ def test_all_rows_have_the_columns_at_the_same_place(rows, width):
     assert cells(lines[0]) <= width
 
 
+def test_a_paragraph_never_breaks_a_command():
+    command = "`qemu-img rebase -u -f qcow2 -F raw -b '/images of all/t.img' /images/web.qcow2`"
+    text = f"its header names another file; if that moved, {command} corrects it"
+    lines = paragraph(text, width=40, first="note ", rest="     ").splitlines()
+    assert f"     {command}" in lines
+    assert " ".join(" ".join(lines).split()) == f"note {text}"
+
+
 def test_a_paragraph_never_breaks_a_path():
     path = "/srv/clones/a-very-long-name-of-a-folder/with-hyphens-in-it/web01.img"
     lines = paragraph(f"it is {path} and more", width=40, first="skip ", rest="     ").splitlines()
