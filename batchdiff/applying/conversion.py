@@ -19,6 +19,7 @@ from dataclasses import replace
 from batchdiff.applying import retire
 from batchdiff.applying.endings import another_file, exists_already, fate, lost, opens, quarantined_by_another
 from batchdiff.applying.incoming import IncomingFile
+from batchdiff.applying.leftovers import leftover
 from batchdiff.applying.no_dependents import require_no_dependents
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.outgoing import OutgoingFile
@@ -165,7 +166,7 @@ class Conversion:
     def _write(self) -> None:
         target = self._incoming.path
         if os.path.lexists(target) and not self.task.one_name:
-            raise exists_already(self.task)
+            raise exists_already(self.task, leftover(self._run.journal.notes, self.task.guest))
         require_lasting(target)
         image = self._image()
         temporary = own_names.temporary(target)
@@ -271,6 +272,17 @@ class Conversion:
             if action is Action.DISCARD and self._standing.temporary is None:
                 break
             self._perform(action)
+        self._note_rolled_back()
+
+    def _note_rolled_back(self) -> None:
+        """Take back the note of a file under way that is gone: nothing is left for the next run to clean up."""
+        noted = self._run.journal.standing(self.task.guest)
+        if noted is None or noted.published or noted.goal is not Goal.APPLY or noted.temporary is None:
+            return
+        if self._standing.temporary is None:
+            moved = self._outgoing.where is not OutgoingAt.NAMED  # back again, its new ctime is in the journal
+            self._standing = replace(self._standing, step=Step.CHECKED, overlay=None, moved=moved)
+            self._run.journal.record(self.task.guest, self._standing)
 
     def close(self) -> None:
         """Lets go of the outgoing image."""

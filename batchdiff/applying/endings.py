@@ -8,7 +8,7 @@ from batchdiff.applying.notes import Fate, Goal
 from batchdiff.applying.steps import OutgoingAt
 from batchdiff.applying.task import Task
 from batchdiff.errors import GuestError, ImageError
-from batchdiff.image.faults import AGAIN
+from batchdiff.image.faults import AGAIN, how_to_remove
 from batchdiff.image.opening import open_image
 from batchdiff.image.source import ImageSource
 
@@ -80,8 +80,14 @@ def quarantined_by_another(path: str) -> GuestError:
     )
 
 
-def exists_already(task: Task) -> GuestError:
-    """Return why nothing is written: a file has the name already, and nothing shows that it is ours."""
+def exists_already(task: Task, left: str | None) -> GuestError:
+    """Return why nothing is written: a file has the name already. ``left``: the overlay that a restore left."""
+    if task.goal is Goal.APPLY and left == task.incoming.source.path:
+        return GuestError(
+            f"{left} exists already",
+            why="a restore left that overlay because it could not read it, and the original does not need it",
+            remedy=f"{how_to_remove(left)}, {AGAIN}",
+        )
     if task.goal is Goal.APPLY:
         remedy = "Move it away, or plan again with another `overlay.path`."
     else:

@@ -7,6 +7,7 @@
                missing, or QEMU finds an error in it                                      -> damaged
                names another template in its header, as after a move                      -> unknown
                differs from its original, though nobody wrote to it                       -> damaged
+               its kept original was written to, and they differ: two disks               -> unknown
                identical to its original, or a VM has written to it since                 -> sound
 """
 
@@ -16,10 +17,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 
+from batchdiff.applying.commands import command
 from batchdiff.applying.executor import chosen
 from batchdiff.applying.guest_files import Found, find_original, find_overlay, missing
 from batchdiff.applying.notes import Notes, Standing
 from batchdiff.applying.overlay_source import current_overlay, planned_overlay
+from batchdiff.applying.overlaying import planned_parts
 from batchdiff.applying.stopping import Stop
 from batchdiff.applying.template import doubt, require_content
 from batchdiff.applying.verification import Check, Comparison, check_used, require_judges, verify
@@ -86,7 +89,7 @@ def _opened_template(plan: Plan, notes: Notes, template: Image, stop: Stop) -> F
     require_content(template, plan, notes, reason, check=stop.check)
     if not all(each.vouches_for_content for each in template.fingerprints()):
         return Finding("template", path, Health.SOUND, "its content is as planned, by its digest")
-    return Finding("template", path, Health.TOUCHED, f"{reason}; its content is what it was")
+    return Finding("template", path, Health.TOUCHED, f"{reason}; by its digest, its content is what it was")
 
 
 def _guest(guest: GuestPlan, standing: Standing, plan: Plan, notes: Notes, stop: Stop) -> Finding:
@@ -128,10 +131,36 @@ def _judged(guest: GuestPlan, standing: Standing, overlay: Found, plan: Plan, st
     try:
         verify(comparison, VerifyMode.FULL, lambda: stop.is_asked)
     except DifferenceError as error:
-        if overlay.proven and original.proven:
-            raise VerificationError(error.what, why=f"{error.why}; neither of them was written to") from error
-        return _sound(guest, "no error in it; a VM has written to it since")
+        return _differing(guest, overlay, original, error)
     return _sound(guest, f"every byte as in its original ({os.path.basename(original.path)})")
+
+
+def _differing(guest: GuestPlan, overlay: Found, original: Found, error: DifferenceError) -> Finding:
+    """Which of the two was written to decides what a difference between them means.
+
+    :raises VerificationError: neither was.
+    """
+    known, _ = planned_parts(guest)
+    planned, shows_writes = known.fingerprints[0], original.now.vouches_for_content
+    if overlay.proven and original.proven and shows_writes:
+        raise VerificationError(error.what, why=f"{error.why}; neither of them was written to") from error
+    if not planned.was_written_to(original.now) and not overlay.proven:
+        return _sound(guest, "no error in it; a VM has written to it since")
+    changes = planned.changes(original.now) if shows_writes else "on a block device no time shows that"
+    changed = f"its original {original.path} changed since the overlay was made: {changes}"
+    if original.path != guest.source.path:
+        return _sound(guest, f"no error in it, but {changed}, though in quarantine")
+    return Finding(
+        guest.name,
+        guest.overlay_path,
+        Health.UNKNOWN,
+        f"no error in it, but {changed}. So a VM may still use that, and only you know which of the two counts."
+        f" If the overlay does, move the original away. To go back to the original: {_back(guest)}.",
+    )
+
+
+def _back(guest: GuestPlan) -> str:
+    return command("restore", guest.name, "--discard-changes")
 
 
 def _require_readable(overlay: ImageSource) -> None:

@@ -61,7 +61,8 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         arriving = arrivals(ways, run)
         for guest in guests:
             if guest.verdict is Verdict.CONVERT:
-                yield converted(guest, with_way_back(next(arriving), guest, session.journal.notes))
+                notes = session.journal.notes
+                yield converted(guest, with_way_back(next(arriving), guest, notes), notes)
             else:
                 yield not_converted(guest)
 

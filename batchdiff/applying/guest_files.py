@@ -11,9 +11,10 @@ import os
 import stat
 from dataclasses import dataclass, replace
 
+from batchdiff.applying.leftovers import leftover
 from batchdiff.applying.notes import Goal, Notes, Standing
 from batchdiff.applying.places import original_names, overlay_names
-from batchdiff.applying.standings import OnDisk, TemplateIs
+from batchdiff.applying.standings import OnDisk, TemplateIs, Written
 from batchdiff.errors import GuestError
 from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.model.plan import GuestPlan, Plan
@@ -155,6 +156,8 @@ def on_disk(plan: Plan, notes: Notes) -> dict[str, OnDisk]:
         standing = notes.under_way(guest.name)
         if standing is not None:
             found[guest.name] = replace(_on_disk(guest, standing), template=template)
+        elif (left := leftover(notes, guest.name)) is not None:
+            found[guest.name] = OnDisk(None, guest.source.path, left=left)
     return found
 
 
@@ -175,4 +178,14 @@ def _on_disk(guest: GuestPlan, standing: Standing) -> OnDisk:
         overlay, original = find_overlay(guest, standing), find_original(guest, standing)
     except GuestError as error:
         return OnDisk(None, None, error.why)
-    return OnDisk(overlay.path if overlay else None, original.path if original else None)
+    return OnDisk(
+        overlay.path if overlay else None,
+        original.path if original else None,
+        written=_written(overlay, standing.overlay, Written.OVERLAY)
+        | _written(original, guest.image.fingerprints[0] if guest.image else None, Written.ORIGINAL),
+    )
+
+
+def _written(found: Found | None, known: Fingerprint | None, kind: Written) -> Written:
+    """Return ``kind`` if a file was written to since its fingerprint was taken."""
+    return kind if found and known and known.was_written_to(found.now) else Written.NONE

@@ -64,7 +64,8 @@ class Standing:
     whether it got its name. ``rebuilt``: an image that restore has made, as it was verified. ``moved``: the
     outgoing file's name has begun to change, so its ctime may be another. ``deleting``: it is about to be
     unlinked, so if it is gone, that was our doing. ``fate``: what became of the original; ``aside``: its path in
-    quarantine. A guest at RESTORED is done with, except for an older original that is still aside.
+    quarantine. A guest at RESTORED is done with, except for an older original that is still aside. ``left``: the
+    path at which a restore left the overlay, because it could not read it.
     """
 
     step: Step
@@ -77,6 +78,7 @@ class Standing:
     deleting: bool = False
     fate: Fate | None = None
     aside: str | None = None
+    left: str | None = None
 
     def record(self) -> dict[str, Any]:
         """The plain values of its line in a journal."""
@@ -85,13 +87,17 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Notes:
-    """All that a journal says; guests by name. ``times`` are those of a guest's last line, ISO 8601 in UTC."""
+    """All that a journal says; guests by name. ``times`` are those of a guest's last line, ISO 8601 in UTC.
+
+    ``left``: overlays that restore left, each with its fingerprint at that time.
+    """
 
     standings: dict[str, Standing] = field(default_factory=dict)
     times: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     changed: set[Fingerprint] = field(default_factory=set)
     protecting: set[str] = field(default_factory=set)
+    left: dict[str, tuple[str, Fingerprint]] = field(default_factory=dict)
 
     def take_in(self, record: dict[str, Any]) -> None:
         """Takes in one line.
@@ -111,7 +117,11 @@ class Notes:
 
     def _take_in_step(self, guest: str, record: dict[str, Any]) -> None:
         self.failures.pop(guest, None)
+        self.left.pop(guest, None)
         self.times[guest] = str(record["time"])
+        left, overlay = _path(record.get("left")), _fingerprint(record.get("overlay"))
+        if left is not None and overlay is not None:
+            self.left[guest] = left, overlay
         if record["step"] == Step.RESTORED and not record.get("aside"):
             self.standings.pop(guest, None)
             return
@@ -120,7 +130,7 @@ class Notes:
             Step(record["step"]),
             Goal(record["goal"]),
             _path(record.get("temporary")),
-            _fingerprint(record.get("overlay")),
+            overlay,
             bool(record.get("published", False)),
             _fingerprint(record.get("rebuilt")),
             bool(record.get("moved", False)),
@@ -154,7 +164,8 @@ def _fate(record: dict[str, Any]) -> tuple[Fate | None, str | None]:
 def mapped_notes(notes: Notes, path_map: PathMap) -> Notes:
     """Return the notes of a plan whose images have moved: every path as it is now. Those recorded since stay."""
     standings = {guest: _mapped(standing, path_map) for guest, standing in notes.standings.items()}
-    return replace(notes, standings=standings)
+    left = {guest: (path_map.path(path), overlay) for guest, (path, overlay) in notes.left.items()}
+    return replace(notes, standings=standings, left=left)
 
 
 def _mapped(standing: Standing, path_map: PathMap) -> Standing:

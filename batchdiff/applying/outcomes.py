@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from batchdiff.applying.commands import command
 from batchdiff.applying.conversion import Conversion
-from batchdiff.applying.notes import Fate, Notes
+from batchdiff.applying.guest_files import find_original
+from batchdiff.applying.notes import Fate, Notes, Standing
 from batchdiff.applying.pipeline import Arrival
 from batchdiff.applying.steps import Action
 from batchdiff.applying.whole_originals import original_too
-from batchdiff.errors import DifferenceError, ImageError, VerificationError
+from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, ImageError, VerificationError
 from batchdiff.image.allocation import allocated_bytes
 from batchdiff.image.files import open_image_file
 from batchdiff.model.outcome import GuestOutcome, Status
@@ -33,21 +34,53 @@ def failed(arrival: Arrival) -> GuestOutcome:
     return GuestOutcome(arrival.guest, Status.FAILED, str(error), exit_code=error.exit_code)
 
 
-def converted(guest: GuestPlan, arrival: Arrival) -> GuestOutcome:
-    """A guest whose overlay is in place."""
+def converted(guest: GuestPlan, arrival: Arrival, notes: Notes) -> GuestOutcome:
+    """A guest whose overlay is in place; if it came no further, what is there of it."""
     if arrival.error is not None or arrival.conversion is None:
-        return failed(arrival)
-    conversion, savings = arrival.conversion, guest.savings
-    length, on_disk = _taken(guest.overlay_path)
-    return GuestOutcome(
+        return _no_further(guest, arrival, notes)
+    conversion = arrival.conversion
+    done = GuestOutcome(
         name=guest.name,
         status=_status(conversion.done),
+        original=_original(conversion),
+        notes=tuple(conversion.notes),
+    )
+    return _measured(done, guest)
+
+
+def _no_further(guest: GuestPlan, arrival: Arrival, notes: Notes) -> GuestOutcome:
+    """An earlier run may have published the overlay and retired the original."""
+    outcome, standing = failed(arrival), notes.under_way(guest.name)
+    if standing is None or not standing.published:
+        return outcome
+    outcome = replace(outcome, original=_stands(guest, standing))
+    try:
+        return _measured(outcome, guest)
+    except (BatchdiffError, OSError):  # its overlay is missing, which the error says
+        return outcome
+
+
+def _stands(guest: GuestPlan, standing: Standing) -> str:
+    """Return where the original of a guest stands that was converted earlier."""
+    try:
+        original = find_original(guest, standing)
+    except GuestError as error:
+        return f"unknown: {error.why}"
+    if original is None:
+        return "gone"
+    return "kept" if original.path == guest.source.path else f"quarantined as {original.path}"
+
+
+def _measured(outcome: GuestOutcome, guest: GuestPlan) -> GuestOutcome:
+    """Return the same with what its overlay takes, and was to take."""
+    savings = guest.savings
+    length, on_disk = _taken(guest.overlay_path)
+    return replace(
+        outcome,
         predicted_overlay_bytes=savings.overlay_bytes if savings else None,
         actual_overlay_bytes=length,
         predicted_overlay_disk_bytes=savings.overlay_disk_bytes if savings else None,
         actual_overlay_disk_bytes=on_disk,
-        original=_original(conversion),
-        notes=tuple(conversion.notes),
     )
 
 
@@ -76,10 +109,12 @@ def _status(done: frozenset[Action]) -> Status:
     return Status.RETIRED if done & {Action.QUARANTINE, Action.UNLINK} else Status.UNCHANGED
 
 
-def undone(arrival: Arrival, status: Status) -> GuestOutcome:
+def undone(guest: GuestPlan, arrival: Arrival, status: Status, notes: Notes) -> GuestOutcome:
     """A guest that was restored or purged."""
     if arrival.error is not None or arrival.conversion is None:
-        return failed(arrival)
+        standing = notes.under_way(guest.name)
+        outcome = failed(arrival)
+        return outcome if standing is None else replace(outcome, original=_stands(guest, standing))
     done = arrival.conversion
     original = _original(done)
     if status is Status.RESTORED:

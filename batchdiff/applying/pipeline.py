@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from batchdiff.applying.conversion import Conversion
+from batchdiff.applying.notes import Goal
 from batchdiff.applying.run import Run
 from batchdiff.applying.task import Task
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, StopError
@@ -100,13 +101,21 @@ def _ended(guest: _Underway, run: Run) -> Arrival:
     except EXPECTED as error:
         _undo(guest)
         told = as_told(guest.guest, error)
-        with contextlib.suppress(OSError):
-            run.journal.record_failure(guest.guest, str(told))
+        if not _is_kept(guest, error):
+            with contextlib.suppress(OSError):
+                run.journal.record_failure(guest.guest, str(told))
         return Arrival(guest.guest, guest.conversion, told)
     except BaseException:
         _undo(guest)
         raise
     return Arrival(guest.guest, guest.conversion)
+
+
+def _is_kept(guest: _Underway, error: Exception) -> bool:
+    """Return whether purge leaves an original alone because the two differ: that is no failure of the guest."""
+    if not isinstance(error, DifferenceError) or guest.conversion is None:
+        return False
+    return guest.conversion.task.goal is Goal.PURGE
 
 
 def _finish(guest: _Underway, run: Run) -> None:

@@ -24,7 +24,7 @@ from batchdiff.applying.places import discard, overlay_names
 from batchdiff.applying.run import Session
 from batchdiff.applying.sidecar import forget_overlay
 from batchdiff.errors import BatchdiffError, GuestError, ImageError, InUseError
-from batchdiff.image.faults import AGAIN
+from batchdiff.image.faults import AGAIN, how_to_remove
 from batchdiff.image.files import open_image_file
 from batchdiff.image.holding import hold
 from batchdiff.image.lease import release_lease
@@ -37,7 +37,10 @@ from batchdiff.model.plan import GuestPlan, Plan
 Begun: TypeAlias = tuple[GuestPlan, Standing]
 """A guest that apply has begun, and where it stands."""
 
-NOTHING_READS_IT = "its original would get its name back; its overlay, which nothing can read now, would stay"
+NOTHING_READS_IT = "its original would get its name back; its overlay, which cannot be read now, would stay"
+WITHOUT_TEMPLATE = "without its template it cannot be read"
+DAMAGED = "it cannot be read"
+"""Why an overlay stays."""
 
 
 def split_by_reading(found: list[Begun], plan: Plan) -> tuple[list[Begun], list[Begun]]:
@@ -60,8 +63,10 @@ def _cannot_be_read(guest: GuestPlan, standing: Standing, plan: Plan) -> bool:
     return False
 
 
-def restore_without_template(session: Session, found: list[Begun]) -> Iterator[GuestOutcome]:
+def restore_without_template(session: Session, found: list[Begun], why: str) -> Iterator[GuestOutcome]:
     """Goes back to each original; outcomes guest by guest, and one that fails does not stop the others.
+
+    ``why``: what the operator reads of the overlays that stay.
 
     :raises StopError: somebody asked to stop.
     """
@@ -69,17 +74,26 @@ def restore_without_template(session: Session, found: list[Begun]) -> Iterator[G
     for guest, standing in found:
         session.stop.check()
         try:
-            notes = _go_back(guest, standing, session, dependents)
+            left = _go_back(guest, standing, session, dependents)
         except (BatchdiffError, OSError) as error:
             told = as_told(guest.name, error)
             with contextlib.suppress(OSError):
                 session.journal.record_failure(guest.name, str(told))
             yield GuestOutcome(guest.name, Status.FAILED, str(told), exit_code=told.exit_code)
         else:
+            notes = () if left is None else (_left(left, why),)
             yield GuestOutcome(guest.name, Status.RESTORED, original="back under its name", notes=notes)
 
 
-def _go_back(guest: GuestPlan, standing: Standing, session: Session, dependents: Dependents) -> tuple[str, ...]:
+def _left(path: str, why: str) -> str:
+    return (
+        f"its overlay {path} was left where it is: {why}. Nothing needs it unless you want back what its VM wrote."
+        f" Before this guest is planned or applied again: {how_to_remove(path)}"
+    )
+
+
+def _go_back(guest: GuestPlan, standing: Standing, session: Session, dependents: Dependents) -> str | None:
+    """Return the path of the overlay that stays; None if there is none."""
     original, overlay = find_original(guest, standing), find_overlay(guest, standing)
     if original is None:
         raise GuestError(
@@ -103,11 +117,13 @@ def _go_back(guest: GuestPlan, standing: Standing, session: Session, dependents:
             retire.move(image.layers[0].fd, original.path, own)
     with contextlib.suppress(OSError):
         forget_overlay(session.plan.template.source.path, guest.overlay_path)
-    session.journal.record(guest.name, Standing(Step.RESTORED, Goal.RESTORE))
+    done, left = Standing(Step.RESTORED, Goal.RESTORE), None
+    if overlay is not None:
+        left = overlay.path
+        done = replace(done, overlay=overlay.now, left=left)
+    session.journal.record(guest.name, done)
     session.watch.step(guest.name, Step.RESTORED)
-    if overlay is None:
-        return ()
-    return (f"its overlay {overlay.path} was left where it is: nothing can read it now",)
+    return left
 
 
 def _require_unused(path: str) -> None:

@@ -11,7 +11,12 @@ from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.outcomes import kept_for, undone, with_way_back
 from batchdiff.applying.pipeline import Arrival, Way, arrivals
 from batchdiff.applying.purging import PurgeOptions, purge_task
-from batchdiff.applying.restore_without_template import restore_without_template, split_by_reading
+from batchdiff.applying.restore_without_template import (
+    DAMAGED,
+    WITHOUT_TEMPLATE,
+    restore_without_template,
+    split_by_reading,
+)
 from batchdiff.applying.restoring import RestoreOptions, restore_task
 from batchdiff.applying.run import Session, template_held
 from batchdiff.applying.sidecar import discard_unfinished
@@ -76,16 +81,17 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
     lost = why_template_is_lost(session) if found else None
     if lost is not None:
         require_decision(session, found, options, lost)
-        yield from restore_without_template(session, found)
+        yield from restore_without_template(session, found, WITHOUT_TEMPLATE)
         return
     if options.discard_changes:
         found, damaged = split_by_reading(found, session.plan)
-        yield from restore_without_template(session, damaged)
+        yield from restore_without_template(session, damaged, DAMAGED)
     for guest, arrival in _arrivals(session, found, partial(restore_task, options=options)):
         done = arrival.conversion
         if arrival.error is None and done is not None and Action.WRITE in done.done:
             done.notes += _begins_like_another_format(guest)
-        yield undone(with_way_back(arrival, guest, session.journal.notes), Status.RESTORED)
+        notes = session.journal.notes
+        yield undone(guest, with_way_back(arrival, guest, notes), Status.RESTORED, notes)
 
 
 def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
@@ -98,7 +104,8 @@ def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
         if isinstance(arrival.error, DifferenceError):
             yield kept_for(arrival.guest, arrival.error)
         else:
-            yield undone(with_way_back(arrival, guest, session.journal.notes), Status.PURGED)
+            notes = session.journal.notes
+            yield undone(guest, with_way_back(arrival, guest, notes), Status.PURGED, notes)
 
 
 def _chosen(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+from collections.abc import Collection
 from contextlib import closing
 
 from batchdiff.applying.kept_plan import name_to_keep, replace_plan
+from batchdiff.applying.leftovers import leftovers
 from batchdiff.cli.console import Console
 from batchdiff.cli.earlier_plans import converted_guests, say_kept
 from batchdiff.cli.hints import warn_of_changed_template, warn_of_manifest, warn_of_space
@@ -39,7 +41,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
             "the plan needs a name: a manifest from stdin or a pipe has none",
             remedy="Add `-o PLAN`, such as `-o fleet.plan.json`.",
         )
-    manifest = _manifest(arguments.manifest, arguments.guests)
+    left = leftovers(arguments.output or _default_path(arguments.manifest))
+    manifest = _manifest(arguments.manifest, arguments.guests, left)
     path = arguments.output or _default_path(manifest.path)
     _check_output(path)
     older = read_plan(arguments.reuse) if arguments.reuse is not None else None
@@ -68,10 +71,10 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     return _exit_code(plan, detailed=arguments.detailed_exitcode)
 
 
-def _manifest(path: str, names: list[str] | None) -> Manifest:
+def _manifest(path: str, names: list[str] | None, left: Collection[str]) -> Manifest:
     """The manifest with the guests of those names, or all. Overlays that exist matter for the chosen ones only."""
     if names is None:
-        return read_manifest(path)
+        return read_manifest(path, left=left)
     manifest = read_manifest(path, allow_existing_overlays=True)
     known = {guest.name for guest in manifest.guests}
     unknown = [name for name in names if name not in known]
@@ -85,9 +88,11 @@ def _manifest(path: str, names: list[str] | None) -> Manifest:
     existing = [guest for guest in pending if os.path.lexists(guest.overlay_path)]
     if existing:
         shown = "<stdin>" if path == STDIN else path
-        raise ManifestError(
-            "\n".join(f"{shown}: {existing_overlay(guest.overlay_path, guest.name)}" for guest in existing)
+        found = "\n".join(
+            f"{shown}: {existing_overlay(g.overlay_path, g.name, is_left=g.overlay_path in left)}"
+            for g in existing
         )
+        raise ManifestError(found)
     left_out = tuple(guest for guest in manifest.guests if guest.name not in names)
     return dataclasses.replace(manifest, guests=chosen, left_out=left_out)
 

@@ -95,7 +95,7 @@ def carried_out(
             names = ", ".join(outcome.name for outcome in outcomes) or "none"
             raise StopError(
                 "interrupted",
-                why=f"completed: {names}; the guest in progress was rolled back",
+                why=f"completed: {names}; what was in progress was rolled back",
                 remedy="Run the same command again to continue.",
             ) from error
         except OSError as error:

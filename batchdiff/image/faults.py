@@ -38,6 +38,11 @@ from batchdiff.image.permissions import (
 AGAIN = "then run the same command again."
 
 
+def how_to_remove(path: str) -> str:
+    """Return the command that removes a file that nothing needs, and what else may be done."""
+    return f"`rm {shell_word(path)}` removes it; or rename it"
+
+
 class Fault(NamedTuple):
     """``why``: the cause, not yet a sentence. ``remedy``: whole sentences."""
 

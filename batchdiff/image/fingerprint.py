@@ -52,17 +52,19 @@ class Fingerprint:
         """Whether it is that file, and at most its name or attributes were changed: nobody wrote to it."""
         return self.is_same_file(now) and (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
+    def was_written_to(self, now: Fingerprint) -> bool:
+        """Return whether a file, or a copy of it with its times, was written to; never known of a block device."""
+        return (self.size, self.mtime_ns) != (now.size, now.mtime_ns)
+
     def changes(self, now: Fingerprint) -> str:
         """Return what differs from a later fingerprint, in words; empty if nothing does."""
         if not self.is_same_file(now):
             return "another file stands in its place"
+        only_ctime = self.differs_in_ctime_only(now) and self.ctime_ns != now.ctime_ns
         said = (
             (self.size != now.size, f"its size changed from {self.size} to {now.size} bytes"),
             (self.mtime_ns != now.mtime_ns, "it was written to (mtime)"),
-            (
-                self.ctime_ns != now.ctime_ns,
-                "its content or attributes, such as its mode, were changed (ctime)",
-            ),
+            (only_ctime, "it changed, perhaps only in its mode or name (ctime)"),
         )
         return " and ".join(text for is_so, text in said if is_so)
 

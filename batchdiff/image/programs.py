@@ -23,6 +23,7 @@ from typing import IO, cast
 
 from batchdiff.errors import ProgramError, StopError
 from batchdiff.image.confinement import started_confined
+from batchdiff.image.names import shell_line
 from batchdiff.signals import signal_name
 
 _KEPT = 64 << 10
@@ -47,10 +48,10 @@ class Finished:
     output: str
 
     def described(self) -> str:
-        """The command, its exit code and what it said."""
+        """Return the command as a shell takes it, its exit code and what it said."""
         how = f"was killed by {signal_name(-self.code)}" if self.code < 0 else f"exit code {self.code}"
         said = "; ".join(self.output.strip().splitlines())
-        return f"`{' '.join(self.argv)}` ({how}){': ' + said if said else ''}"
+        return f"`{shell_line(self.argv)}` ({how}){': ' + said if said else ''}"
 
 
 def is_installed(name: str) -> bool:
@@ -88,7 +89,7 @@ def run(
         return Finished(tuple(argv), code, output.decode("utf-8", "replace"))
     except (TimeoutError, subprocess.TimeoutExpired) as error:
         raise ProgramError(
-            f"`{' '.join(argv)}` was stopped",
+            f"`{shell_line(argv)}` was stopped",
             why=f"it had not finished after {timeout:.0f} seconds",
             remedy="If the disk was busy, run the same command again later. If it hangs again, check the image.",
         ) from error

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from batchdiff.image.faults import how_to_remove
 from batchdiff.image.identity import Identity, identity_of
 from batchdiff.model.manifest_problems import Problems, show, show_path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from batchdiff.model.manifest_guests import AnyGuest
     from batchdiff.model.manifest_images import FoundGuest, FoundImage
@@ -41,13 +42,14 @@ def check_overlays(
     pending: Sequence[tuple[FoundGuest, str | None]],
     problems: Problems,
     *,
-    allow_existing: bool,
+    left: Collection[str] | None,
 ) -> None:
     """Find overlays that would replace a file that has another part to play, or any file.
 
     ``pending``: the guests of ``everyone`` that are to be converted, and the absolute paths of their overlays;
-    None for one that was found wrong before. Without a template nobody knows which of the files that are there
-    are overlays of an earlier plan, so none of these is a problem then.
+    None for one that was found wrong before. ``left``: overlays that a restore left, which nothing needs; None if
+    overlays may exist. Without a template nobody knows which of the files that are there are overlays of an
+    earlier plan, so none of these is a problem then.
     """
     parts = {guest.place.identity: f"the guest {guest}" for guest in reversed(everyone)}
     parts |= _parts(template, everyone)
@@ -59,8 +61,9 @@ def check_overlays(
         if identity in parts:
             remedy = _other_overlay(guest)
             problems.add(where, f"the overlay {show(path)} of {guest} would replace {parts[identity]}; {remedy}")
-        elif os.path.lexists(path) and not allow_existing and template:
-            problems.add(where, existing_overlay(path, str(guest), of_glob=_is_match(guest)))
+        elif os.path.lexists(path) and left is not None and template:
+            found = existing_overlay(path, str(guest), of_glob=_is_match(guest), is_left=path in left)
+            problems.add(where, found)
 
 
 def check_unshared(guests: Sequence[tuple[AnyGuest, str | None]], problems: Problems) -> None:
@@ -77,8 +80,14 @@ def check_unshared(guests: Sequence[tuple[AnyGuest, str | None]], problems: Prob
             problems.add(where, f"{guest} and {earlier} have the same overlay {show(path)}; {remedy}")
 
 
-def existing_overlay(path: str, guest: str, *, of_glob: bool = False) -> str:
-    """Return what stands where a guest's overlay is to go, not known to come from that guest, and what to do."""
+def existing_overlay(path: str, guest: str, *, of_glob: bool = False, is_left: bool = False) -> str:
+    """Return what stands where a guest's overlay is to go, not known to come from that guest, and what to do.
+
+    ``is_left``: it is an overlay that a restore left, which nothing needs.
+    """
+    if is_left:
+        found = f"the overlay {show(path)} of {guest} exists already"
+        return f"{found}. A restore left it, and the original does not need it: {how_to_remove(path)}"
     if os.path.isdir(path):
         by_path = "list the guest by path, and " if of_glob else ""
         inside = show(os.path.join(path, "overlay.qcow2"))

@@ -23,7 +23,7 @@ from batchdiff.model.manifest_links import check_links
 from batchdiff.model.manifest_names import check_overlay_paths, former_overlays, guest_names, overlay_paths
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from batchdiff.model.manifest_guests import AnyGuest
     from batchdiff.model.manifest_problems import Problems
@@ -45,6 +45,7 @@ def manifest_content(
     problems: Problems,
     *,
     allow_existing_overlays: bool,
+    left: Collection[str] = (),
 ) -> Manifest | None:
     """What a manifest's data mean, the images looked up from ``folder``; None where there are problems.
 
@@ -61,7 +62,7 @@ def manifest_content(
     guests = _settled(everyone, converted, folder, problems)
     check_guests(template, [each.guest for each in guests if isinstance(each.guest, FoundGuest)], problems)
     check_unshared([(each.guest, each.overlay) for each in guests if not _objection(each.guest)], problems)
-    _check_pending(template, guests, data, problems, allow_existing=allow_existing_overlays)
+    _check_pending(template, guests, data, problems, left=None if allow_existing_overlays else left)
     _check_retired(data, written, problems)
     savings = _minimum_savings(data, problems)
     if problems or template is None:
@@ -105,7 +106,7 @@ def _check_pending(
     data: Mapping[str, Any],
     problems: Problems,
     *,
-    allow_existing: bool,
+    left: Collection[str] | None,
 ) -> None:
     """Whether the guests that are still to be converted can get their overlays."""
     everyone = [each.guest for each in settled if isinstance(each.guest, FoundGuest)]
@@ -114,7 +115,7 @@ def _check_pending(
         for each in settled
         if isinstance(each.guest, FoundGuest) and not each.done and not _objection(each.guest)
     ]
-    check_overlays(template, everyone, pending, problems, allow_existing=allow_existing)
+    check_overlays(template, everyone, pending, problems, left=left)
     guests, overlays = [guest for guest, _ in pending], [overlay for _, overlay in pending]
     check_names(template, guests, overlays, _retire(data, problems), problems)
     check_links(template, guests, overlays, problems)

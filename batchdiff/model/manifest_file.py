@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,18 +18,20 @@ if TYPE_CHECKING:
     from batchdiff.model.manifest import Manifest
 
 
-def read_manifest(path: str, *, allow_existing_overlays: bool = False) -> Manifest:
+def read_manifest(path: str, *, allow_existing_overlays: bool = False, left: Collection[str] = ()) -> Manifest:
     """The manifest in a file, all its checks passed.
 
     ``path`` may be ``-`` for stdin. ``allow_existing_overlays`` is for reading a manifest again after its
-    overlays were written.
+    overlays were written. ``left``: overlays that a restore left, which nothing needs.
 
     :raises ManifestError: ``what`` lists every problem, one a line, as ``FILE:LINE: YAML.PATH: message``.
     """
     file = manifest_file(path)
     problems = Problems()
     data = _well_formed(file, problems)
-    content = manifest_content(data, file.folder, problems, allow_existing_overlays=allow_existing_overlays)
+    content = manifest_content(
+        data, file.folder, problems, allow_existing_overlays=allow_existing_overlays, left=left
+    )
     if content is None:
         raise ManifestError(problems.report(file.shown))
     return replace(content, path=file.path, sha256=hashlib.sha256(file.content).hexdigest())

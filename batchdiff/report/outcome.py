@@ -122,7 +122,7 @@ def _skipped(names: list[str], reason: str, width: int) -> str:
 
 
 def _first_word(text: str) -> str:
-    return text.split(" ", 1)[0]
+    return text.split(" ", 1)[0].rstrip(":")  # "gone: somebody moved it"
 
 
 def _summary(outcomes: Sequence[GuestOutcome]) -> str:

@@ -15,10 +15,13 @@ import pytest
 import real_holders
 from oracle import assert_same
 from patching import Patched
-from stage import ASIDE, DELETING, GUEST, OVERLAY_ASIDE, TEMPLATE, Stage, failed, status
+from stage import ASIDE, DELETING, GUEST, OVERLAY_ASIDE, TEMPLATE, Stage, failed, nothing, status
 
+from batchdiff.applying.guest_files import on_disk
 from batchdiff.applying.notes import Step
-from batchdiff.errors import ImageError, PlanError
+from batchdiff.applying.standings import standings_of
+from batchdiff.applying.stopping import Stop
+from batchdiff.errors import ImageError, PlanError, StopError
 from batchdiff.image.fingerprint import fingerprint_at
 from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import Status
@@ -388,3 +391,29 @@ def test_the_template_is_protected_and_named_before_the_original_goes(stage):
     stage.apply(Retire.DELETE)
     assert seen == [(True, 0)]
     assert_same(stage.template.read_bytes(), notation.content(TEMPLATE))
+
+
+# Somebody asks to stop.
+
+
+@pytest.mark.parametrize("moment", ["written", "compared", "in quarantine"])
+def test_what_was_rolled_back_is_as_planned(placed, moment):
+    """And `status` says so: there is nothing to clean up."""
+    match moment:
+        case "written":
+            placed.on_step[Step.WRITTEN] = placed.stop.ask
+        case "compared":
+            placed.judge.asked = placed.stop.ask
+        case _:
+            placed.after_move(ASIDE, placed.stop.ask)
+    with contextlib.suppress(StopError):
+        placed.apply(Retire.QUARANTINE)
+    if moment == "in quarantine" and placed.overlay() != placed.original():
+        return  # the overlay was published before
+    assert_untouched(placed)
+    (line,) = standings_of(placed.plan, placed.notes, on_disk(placed.plan, placed.notes))
+    assert (line.step, line.next) == ("planned", "apply: write the overlay")
+    assert placed.restore() == []
+    placed.stop, placed.judge.asked = Stop(), nothing
+    placed.on_step.clear()
+    assert status(placed.apply(Retire.QUARANTINE)) is Status.CONVERTED

@@ -10,6 +10,8 @@ from stage import ASIDE, TEMPLATE, Stage
 
 from batchdiff.applying import examination
 from batchdiff.applying.examination import examined
+from batchdiff.applying.guest_files import on_disk
+from batchdiff.applying.standings import Written
 from batchdiff.applying.stopping import Stop
 from batchdiff.errors import InUseError, ProgramError, StopError, UsageError, VerificationError
 from batchdiff.model.finding import Health
@@ -61,6 +63,16 @@ def test_a_template_that_was_touched(quarantined):
     assert found.health is Health.TOUCHED
     assert "it was written to (mtime)" in found.why
     assert "its content is what it was" in found.why
+
+
+def test_a_template_whose_mode_was_changed(quarantined):
+    """Nothing claims that its content changed, for it did not."""
+    quarantined.template.chmod(0o400)
+    quarantined.template.chmod(0o440)
+    found = template(quarantined)
+    assert found.health is Health.TOUCHED
+    said = "it changed, perhaps only in its mode or name (ctime); by its digest, its content is what it was"
+    assert found.why == f"{quarantined.template}: {said}"
 
 
 @pytest.mark.parametrize("retire", [Retire.KEEP, Retire.QUARANTINE, Retire.DELETE])
@@ -129,7 +141,38 @@ def test_somebody_has_written_to_the_original(quarantined):
     """They differ, and both may be right."""
     with quarantined.original(suffix=ASIDE).open("r+b") as file:
         file.write(b"?")
-    assert overlay(quarantined).health is Health.SOUND
+    found = overlay(quarantined)
+    assert found.health is Health.SOUND
+    assert f"its original {quarantined.original(suffix=ASIDE)} changed since the overlay was made" in found.why
+    assert "a VM has written to it" not in found.why
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_somebody_has_written_to_a_kept_original(stage, used):
+    """Perhaps its VM was never told of the overlay, so nobody may call that one the disk."""
+    stage.apply()
+    if used:
+        stage.use()
+    with stage.original().open("r+b") as file:
+        file.write(b"?")
+    found = overlay(stage)
+    assert found.health is Health.UNKNOWN
+    assert f"its original {stage.original()} changed since the overlay was made: it was written to" in found.why
+    assert "only you know which of the two counts" in found.why
+    assert "`batchdiff restore PLAN --guest vm --discard-changes`" in found.why
+    there = on_disk(stage.plan, stage.notes)["vm"]
+    assert there.written == Written.ORIGINAL | (Written.OVERLAY if used else Written.NONE)
+
+
+def test_a_kept_original_whose_attributes_changed(stage):
+    """That is no write to it."""
+    stage.apply()
+    stage.original().chmod(0o600)
+    assert "every byte as in its original" in overlay(stage).why
+    assert on_disk(stage.plan, stage.notes)["vm"].written is Written.NONE
+    stage.use()
+    assert overlay(stage).why == "no error in it; a VM has written to it since"
+    assert on_disk(stage.plan, stage.notes)["vm"].written is Written.OVERLAY
 
 
 def test_it_differs_though_nobody_wrote_to_either(quarantined):

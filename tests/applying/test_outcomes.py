@@ -6,12 +6,14 @@ import types
 
 import plans
 import pytest
+from stage import ASIDE, Stage
 
-from batchdiff.applying.notes import Fate
+from batchdiff.applying.notes import Fate, Notes
 from batchdiff.applying.outcomes import converted, failed, kept_for, not_converted, undone
 from batchdiff.applying.pipeline import Arrival
 from batchdiff.applying.steps import Action
 from batchdiff.errors import DifferenceError, GuestError, VerificationError
+from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import Status
 from batchdiff.model.plan import Verdict
 
@@ -34,11 +36,12 @@ def test_failures(error, tmp_path):
     guest = plans.guest_plan(path=str(tmp_path / "vm.img"))
     for outcome in (
         failed(arrival(error=error)),
-        converted(guest, arrival(error=error)),
-        undone(arrival(error=error), Status.PURGED),
-        converted(guest, Arrival("web01", None, error)),
+        converted(guest, arrival(error=error), Notes()),
+        undone(guest, arrival(error=error), Status.PURGED, Notes()),
+        converted(guest, Arrival("web01", None, error), Notes()),
     ):
         assert (outcome.status, outcome.reason, outcome.exit_code) == (Status.FAILED, "no", error.exit_code)
+        assert (outcome.original, outcome.actual_overlay_bytes) == ("untouched", None)
     with pytest.raises(AssertionError):
         failed(arrival())
 
@@ -58,7 +61,7 @@ def test_failures(error, tmp_path):
 def test_converted(tmp_path, done, status):
     guest = plans.guest_plan(path=str(tmp_path / "vm.img"))
     (tmp_path / "vm.qcow2").write_bytes(b"x" * 5000)
-    outcome = converted(guest, arrival(*done))
+    outcome = converted(guest, arrival(*done), Notes())
     assert outcome.status is status
     assert (outcome.actual_overlay_bytes, outcome.actual_overlay_disk_bytes) == (5000, 8192)
     assert outcome.predicted_overlay_bytes == guest.savings.overlay_bytes
@@ -79,13 +82,14 @@ def test_converted(tmp_path, done, status):
 def test_originals(tmp_path, fate, said):
     guest = plans.guest_plan(path=str(tmp_path / "vm.img"))
     (tmp_path / "vm.qcow2").touch()
-    assert converted(guest, arrival(fate=fate, aside="/aside")).original == said
-    assert undone(arrival(fate=fate, aside="/aside"), Status.PURGED).original == said
+    assert converted(guest, arrival(fate=fate, aside="/aside"), Notes()).original == said
+    assert undone(guest, arrival(fate=fate, aside="/aside"), Status.PURGED, Notes()).original == said
 
 
 @pytest.mark.parametrize("rebuilt", [False, True])
 def test_restored(rebuilt):
-    outcome = undone(arrival(*([Action.WRITE] if rebuilt else []), fate=Fate.QUARANTINED), Status.RESTORED)
+    arrived = arrival(*([Action.WRITE] if rebuilt else []), fate=Fate.QUARANTINED)
+    outcome = undone(plans.guest_plan(), arrived, Status.RESTORED, Notes())
     assert outcome.original == ("rebuilt from its overlay" if rebuilt else "back under its name")
     assert (outcome.status, outcome.notes, outcome.exit_code) == (Status.RESTORED, ("a note",), 0)
 
@@ -95,3 +99,31 @@ def test_kept_in_quarantine():
     assert (outcome.status, outcome.exit_code, outcome.original) == (Status.KEPT, 0, "kept in quarantine")
     assert "(they differ)" in outcome.reason
     assert "`batchdiff purge PLAN --guest web01 --used`" in outcome.reason
+
+
+@pytest.mark.parametrize("retire", Retire)
+@pytest.mark.parametrize("verb", ["apply", "purge"])
+def test_one_that_comes_no_further_is_where_an_earlier_run_has_left_it(tmp_path, monkeypatch, retire, verb):
+    """In quarantine for one, and its overlay is there."""
+    stage = Stage(tmp_path, monkeypatch)
+    stage.apply(retire)
+    error = Arrival("vm", None, GuestError("no"))
+    if verb == "apply":
+        outcome = converted(stage.guest(), error, stage.notes)
+        assert outcome.actual_overlay_bytes == stage.overlay().stat().st_size
+        assert outcome.predicted_overlay_bytes is not None
+    else:
+        outcome = undone(stage.guest(), error, Status.PURGED, stage.notes)
+    quarantined = f"quarantined as {stage.original(suffix=ASIDE)}"
+    where = {Retire.KEEP: "kept", Retire.QUARANTINE: quarantined, Retire.DELETE: "gone"}
+    assert (outcome.status, outcome.original) == (Status.FAILED, where[retire])
+
+
+def test_one_whose_overlay_is_missing_and_whose_original_is_in_doubt(tmp_path, monkeypatch):
+    stage = Stage(tmp_path, monkeypatch)
+    stage.apply(Retire.QUARANTINE)
+    stage.overlay().unlink()
+    stage.original().write_bytes(b"somebody's")
+    outcome = converted(stage.guest(), Arrival("vm", None, GuestError("no")), stage.notes)
+    assert outcome.original.startswith("unknown: both ")
+    assert outcome.actual_overlay_bytes is None

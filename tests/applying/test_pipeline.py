@@ -8,6 +8,7 @@ import types
 import pytest
 
 from batchdiff.applying import pipeline
+from batchdiff.applying.notes import Goal
 from batchdiff.applying.pipeline import Way, arrivals, as_told
 from batchdiff.applying.stopping import Stop
 from batchdiff.errors import DifferenceError, GuestError, ImageError, InUseError, StopError
@@ -67,7 +68,7 @@ class World:
 
     def task(self, name):
         self.act(name, "task")
-        return types.SimpleNamespace(guest=name, otherwise=self.otherwise.get(name))
+        return types.SimpleNamespace(guest=name, goal=Goal.APPLY, otherwise=self.otherwise.get(name))
 
     def act(self, name, call):
         self.log.append(f"{name}: {call}")

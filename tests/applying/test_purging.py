@@ -11,7 +11,9 @@ from oracle import assert_same
 from patching import Patched
 from stage import ASIDE, DELETING, GUEST, NAME, Stage, failed, status
 
+from batchdiff.applying.guest_files import on_disk
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
+from batchdiff.applying.standings import standings_of
 from batchdiff.errors import InUseError, VerificationError
 from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import Status
@@ -59,6 +61,9 @@ def test_used(stage):
     assert (outcome.status, outcome.exit_code) == (Status.KEPT, 0)
     assert "its VM has run on the overlay since" in outcome.reason
     assert stage.steps == []
+    assert stage.notes.failures == {}
+    (line,) = standings_of(stage.plan, stage.notes, on_disk(stage.plan, stage.notes))
+    assert line.next.startswith("purge --used: delete the original")
     assert_kept(stage)
 
 

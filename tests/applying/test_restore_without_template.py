@@ -11,7 +11,9 @@ from oracle import assert_same
 from stage import ASIDE, DELETING, GUEST, OVERLAY_ASIDE, Stage, failed, status
 
 from batchdiff.applying import restore_without_template
+from batchdiff.applying.guest_files import on_disk
 from batchdiff.applying.notes import Step
+from batchdiff.applying.standings import standings_of
 from batchdiff.errors import StopError
 from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import Status
@@ -54,9 +56,42 @@ def test_back_from_quarantine(stage):
     before = stage.overlay().read_bytes()
     (outcome,) = stage.restore(discard_changes=True)
     assert (outcome.status, outcome.original) == (Status.RESTORED, "back under its name")
-    assert outcome.notes == (f"its overlay {left(stage)} was left where it is: nothing can read it now",)
+    (said,) = outcome.notes
+    assert f"its overlay {left(stage)} was left where it is: without its template it cannot be read" in said
+    assert f"`rm {left(stage)}` removes it" in said
     assert [step for _, step in stage.steps] == [Step.RESTORED]
     assert_back(stage, before)
+
+
+def test_the_overlay_that_stays_is_known_to_be_needed_by_nothing(stage):
+    """Whoever meets it later learns the command that removes it, and that is enough to go on."""
+    stage.restore(discard_changes=True)
+    (stage.folder / "template.elsewhere").rename(stage.template)
+    remove = f"rm {left(stage)}"
+    assert next_for(stage).startswith(f"{remove}, or rename it: restore left that overlay")
+    if not in_place(stage):
+        reason = failed(stage.apply())
+        assert "a restore left that overlay because it could not read it" in reason
+        assert f"`{remove}` removes it" in reason
+        assert next_for(stage).startswith(remove)
+    left(stage).unlink()
+    assert next_for(stage) == "apply: write the overlay"
+    assert status(stage.apply(Retire.QUARANTINE)) is Status.CONVERTED
+    assert stage.notes.left == {}
+
+
+def test_an_overlay_that_was_used_again_is_not_said_to_be_needed_by_nothing(stage):
+    stage.restore(discard_changes=True)
+    (stage.folder / "template.elsewhere").rename(stage.template)
+    notation.qemu_io(left(stage), "write -P 3 512k 64k")
+    assert next_for(stage) == "apply: write the overlay"
+    if not in_place(stage):
+        assert "Move it away" in failed(stage.apply())
+
+
+def next_for(stage):
+    (line,) = standings_of(stage.plan, stage.notes, on_disk(stage.plan, stage.notes))
+    return line.next
 
 
 def test_killed_after_each_change(tmp_path, monkeypatch):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import plans
 import pytest
 
 from batchdiff.applying.notes import Fate, Goal, Notes, Standing, Step
-from batchdiff.applying.standings import OnDisk, TemplateIs, standings_of
+from batchdiff.applying.standings import OnDisk, TemplateIs, Written, standings_of
 from batchdiff.model.plan import Verdict
 
 BOTH = OnDisk("/vm.qcow2", "/vm.img")
@@ -32,7 +34,7 @@ def test_nothing_was_done():
 
 
 def test_when_and_why():
-    line = told(Standing(Step.CHECKED), failure="it is in use")
+    line = told(Standing(Step.CHECKED, temporary="/x"), failure="it is in use")
     assert (line.step, line.since, line.failure) == ("checked", "2026-01-02T03:04:05Z", "it is in use")
 
 
@@ -66,6 +68,28 @@ NEXT = {
         QUARANTINED,
         OnDisk("/vm.qcow2", None),
         "nothing: its original was removed from quarantine; or restore: rebuild it from the overlay",
+    ),
+    "quarantined, the overlay was written to": (
+        QUARANTINED,
+        replace(BOTH, written=Written.OVERLAY),
+        "purge --used: delete the original in quarantine, though the VM has run on its overlay; or restore",
+    ),
+    "quarantined and written to": (
+        QUARANTINED,
+        replace(BOTH, written=Written.ORIGINAL),
+        "verify: the original in quarantine, /vm.img, was written to since; or restore",
+    ),
+    "published, the overlay was written to": (
+        Standing(Step.PUBLISHED, published=True),
+        replace(BOTH, written=Written.OVERLAY),
+        "remove the original /vm.img if you trust the overlay, which was written to since; or"
+        " restore --discard-changes to go back to /vm.img",
+    ),
+    "published, the original was written to": (
+        Standing(Step.PUBLISHED, published=True),
+        replace(BOTH, written=Written.ORIGINAL | Written.OVERLAY),
+        "verify: its original was written to since, so only you know which of the two counts; or"
+        " restore --discard-changes to go back to /vm.img",
     ),
     "deleted": (
         Standing(Step.RETIRED, published=True, fate=Fate.DELETED),
@@ -116,11 +140,11 @@ NEXT = {
         "its overlay is missing: bring it back, or restore --discard-changes to go back to /vm.img.aside",
     ),
     "template missing, nothing published": (
-        Standing(Step.CHECKED),
+        Standing(Step.CHECKED, temporary="/x"),
         OnDisk(None, "/vm.img", template=TemplateIs.MISSING),
         CLEAN,
     ),
-    "no overlay yet": (Standing(Step.CHECKED), OnDisk(None, "/vm.img"), CLEAN),
+    "no overlay yet": (Standing(Step.CHECKED, temporary="/x"), OnDisk(None, "/vm.img"), CLEAN),
 }
 
 
@@ -129,6 +153,11 @@ def test_what_is_next(standing, there, expected):
     line = told(standing, there)
     assert line.next == expected
     assert line.step == standing.step.value
+
+
+def test_what_was_rolled_back_is_as_planned():
+    line = told(Standing(Step.CHECKED), failure="it is in use")
+    assert (line.step, line.failure, line.next) == ("planned", "it is in use", "apply: write the overlay")
 
 
 def test_in_the_order_of_the_plan():

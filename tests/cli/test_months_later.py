@@ -600,3 +600,23 @@ def test_changes_of_an_image_that_is_not_the_overlay_are_not_discarded(one):
     assert "it is not the file that apply published" in done.stderr
     assert overlay(one).read_bytes() == before
     assert ORIGINAL in one.names()
+
+
+# An overlay that restore left.
+
+
+@pytest.mark.parametrize("named", [(), ("--guest", "raw")])
+def test_plan_names_the_command_for_an_overlay_that_restore_left(one, named):
+    template = one.folder / "template.img"
+    one.apply("--retire", "quarantine")
+    template.rename(one.folder / "elsewhere")
+    run(one, "restore", "--discard-changes", "--yes")
+    (one.folder / "elsewhere").rename(template)
+    said = one.plan(*named, expect=3).stderr
+    assert "A restore left it, and the original does not need it" in said
+    assert "disk in use" not in said
+    command = said.split("`")[1]
+    assert command == f"rm {overlay(one)}"
+    subprocess.run(["sh", "-c", command], check=True, timeout=60)
+    one.plan("-q", *named)
+    one.apply()

@@ -1,6 +1,7 @@
 import errno
 import os
 import resource
+import shlex
 import socket
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def ends(pid):
 def test_both_streams_and_the_exit_code():
     done = shell("echo out; echo err >&2; exit 3")
     assert (done.code, done.output) == (3, "out\nerr\n")
-    assert done.described() == "`sh -c echo out; echo err >&2; exit 3` (exit code 3): out; err"
+    assert done.described() == "`sh -c 'echo out; echo err >&2; exit 3'` (exit code 3): out; err"
 
 
 def test_arguments_are_never_parsed():
@@ -114,8 +115,9 @@ def test_output_is_kept_up_to_a_bound():
 def test_a_timeout_kills_the_whole_group(tmp_path, monkeypatch, script):
     monkeypatch.chdir(tmp_path)
     began = time.monotonic()
-    with pytest.raises(ProgramError, match="not finished after"):
+    with pytest.raises(ProgramError, match="not finished after") as caught:
         shell(script, timeout=0.5)
+    assert caught.value.what == f"`{shlex.join(['sh', '-c', script])}` was stopped"
     assert time.monotonic() - began < 60  # it did not wait for any of them
     pids = (tmp_path / "pids").read_text().split()
     assert pids

@@ -64,6 +64,13 @@ def test_notes_are_told():
     assert "the original is" not in report
 
 
+def test_the_table_has_the_first_word_without_its_colon():
+    gone = GuestOutcome("a", Status.UNCHANGED, original="gone: somebody moved it")
+    (_, _, row, *_, note, _, _) = outcome_text([gone], width=200).splitlines()
+    assert row.endswith("  gone")
+    assert note == "unchanged  a: the original is gone: somebody moved it"
+
+
 def test_no_guests_at_all():
     assert outcome_text([]).endswith("Nothing was done.\n")
 
