@@ -168,7 +168,7 @@ def test_a_file_under_the_name_of_what_is_about_to_be_deleted(stage, goal):
     """Only a purge that has died has left it there; anything else is not looked at."""
     stage.original(suffix=DELETING).write_bytes(b"somebody's")
     if goal is Goal.APPLY:
-        assert f"another file has the name {stage.original(suffix=DELETING)} already" in failed(stage.purge())
+        assert f"another file already has the name {stage.original(suffix=DELETING)}" in failed(stage.purge())
     assert stage.original(suffix=DELETING).read_bytes() == b"somebody's"
     assert_same(aside(stage).read_bytes(), notation.content(GUEST))
 
