@@ -279,6 +279,9 @@ class Conversion:
         noted = self._run.journal.standing(self.task.guest)
         if noted is None or noted.published or noted.goal is not Goal.APPLY or noted.temporary is None:
             return
+        # An apply that died before its note may have published the overlay: restore must not forget that one.
+        if self.task.goal is not Goal.APPLY or self._incoming_at() is not IncomingAt.NONE:
+            return
         if self._standing.temporary is None:
             moved = self._outgoing.where is not OutgoingAt.NAMED  # back again, its new ctime is in the journal
             self._standing = replace(self._standing, step=Step.CHECKED, overlay=None, moved=moved)
