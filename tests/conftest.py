@@ -12,8 +12,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def ctrl_c():
-    """A shell starts its background jobs deaf to SIGINT, and so would be what they start."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def all_signals_heard():
+    """A shell starts background jobs deaf to SIGINT, and nohup to SIGHUP; so would be what they start."""
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    }
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -167,7 +167,7 @@ def test_a_lost_template(stage):
         rehearsal_.restore()
     (outcome,) = rehearsal_.restore(discard_changes=True)
     assert outcome.status is Status.WOULD_RESTORE
-    assert "which nothing can read now, would stay" in outcome.reason
+    assert "which cannot be read now, would stay" in outcome.reason
 
 
 def test_after_a_restore_that_died(tmp_path, monkeypatch):
