@@ -15,7 +15,16 @@ from contextlib import contextmanager
 from batchdiff.errors import PlanError
 from batchdiff.image.image import Image
 from batchdiff.model.plan_file import read_regular
-from batchdiff.model.sidecar import LARGEST, Chain, Origin, Sidecar, read_sidecar, sidecar_path, to_document
+from batchdiff.model.sidecar import (
+    LARGEST,
+    Chain,
+    Origin,
+    Sidecar,
+    encoded,
+    read_sidecar,
+    sidecar_path,
+    to_document,
+)
 from batchdiff.model.whole_file import discard_leftovers, write_whole
 
 _MOST_EARLIER = 16
@@ -34,9 +43,8 @@ def record_overlay(
     """
 
     def change(before: Sidecar) -> Sidecar:
-        others = [path for path in before.overlays if path != overlay_path and os.path.lexists(path)]
-        if others and before.digest != digest:
-            raise _other_content(template.path, others)
+        if before.digest != digest:
+            _require_no_overlays(before, template.path, but=overlay_path)
         known = (*before.earlier, before.fingerprints) if before.digest == digest else ()
         return Sidecar(
             digest,
@@ -56,8 +64,13 @@ def check_other_overlays(template_path: str, digest: str, overlay_path: str) -> 
     :raises PlanError: some do, or nobody can tell.
     """
     before = _known(sidecar_path(template_path, overlay_path))
-    others = [] if before is None else [path for path in before.overlays if os.path.lexists(path)]
-    if before is not None and others and digest not in {before.digest, ""}:
+    if before is not None and digest not in {before.digest, ""}:
+        _require_no_overlays(before, template_path)
+
+
+def _require_no_overlays(before: Sidecar, template_path: str, *, but: str = "") -> None:
+    others = [path for path in before.overlays if path != but and os.path.lexists(path)]
+    if others:
         raise _other_content(template_path, others)
 
 
@@ -96,7 +109,7 @@ def forget_overlay(template_path: str, overlay_path: str) -> None:
         if before is not None and overlay_path in before.overlays:
             document = json.loads(read_regular(path, LARGEST))
             del document["overlays"][overlay_path]
-            write_whole(path, [json.dumps(document, indent=1), "\n"])
+            write_whole(path, encoded(document))
 
 
 def discard_unfinished(path: str) -> None:
@@ -132,4 +145,4 @@ def _rewrite(template: Image, path: str, change: Callable[[Sidecar], Sidecar]) -
                 "format": template.source.format.value,
                 "virtual_size": template.virtual_size,
             }
-            write_whole(path, [json.dumps(to_document(after, about), indent=1), "\n"])
+            write_whole(path, encoded(to_document(after, about)))

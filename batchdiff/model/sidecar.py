@@ -19,7 +19,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from batchdiff.image.device_names import is_among_devices
@@ -114,11 +114,33 @@ def to_document(sidecar: Sidecar, template: dict[str, Any]) -> dict[str, Any]:
         "template": template
         | {
             "digest": sidecar.digest,
-            "fingerprints": [asdict(each) for each in sidecar.fingerprints],
-            "earlier": [[asdict(each) for each in chain] for chain in sidecar.earlier],
+            "fingerprints": [_fields(each) for each in sidecar.fingerprints],
+            "earlier": [[_fields(each) for each in chain] for chain in sidecar.earlier],
         },
-        "overlays": {path: asdict(origin) for path, origin in sorted(sidecar.overlays.items())},
+        "overlays": {path: _origin_fields(origin) for path, origin in sorted(sidecar.overlays.items())},
     }
+
+
+def encoded(document: dict[str, Any]) -> Iterator[str]:
+    """Yield the text of a sidecar's file: an overlay a line, which Python encodes ten times as fast as indented.
+
+    It is written again for each guest of a fleet, with all overlays before it.
+    """
+    encode = json.JSONEncoder().encode
+    rest = ",\n ".join(f"{encode(key)}: {encode(value)}" for key, value in document.items() if key != "overlays")
+    yield f'{{{rest},\n "overlays": {{'
+    overlays = (f"\n  {encode(path)}: {encode(origin)}" for path, origin in document["overlays"].items())
+    yield ",".join(overlays)
+    yield "}}\n"
+
+
+def _origin_fields(origin: Origin) -> dict[str, Any]:
+    return _fields(origin) | {"fingerprint": None if origin.fingerprint is None else _fields(origin.fingerprint)}
+
+
+def _fields(value: Origin | Fingerprint) -> dict[str, Any]:
+    # asdict() copies deeply, which takes ten times as long.
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def _from_document(document: dict[str, Any]) -> Sidecar:
