@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from batchdiff.applying.commands import commands
 from batchdiff.applying.executor import chosen
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.outcomes import kept_for, undone, with_way_back
@@ -120,7 +121,7 @@ def _chosen(
         left = set(names) - {guest.name for guest, _ in found}
         raise UsageError(
             f"there is nothing to do for {', '.join(sorted(left))}",
-            remedy="`batchdiff status PLAN` shows where each guest stands.",
+            remedy=f"{commands('status', [])} shows where each guest stands.",
         )
     return found
 

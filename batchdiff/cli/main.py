@@ -9,6 +9,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType
 
 from batchdiff.cli.arguments import parsed
@@ -107,8 +108,21 @@ def _verb(console: Console, arguments: argparse.Namespace) -> int:
     # the middle of its import for a broken installation.
     with held_signals():
         module = importlib.import_module(f"batchdiff.cli.{arguments.verb}")
-    code: int = module.run(console, arguments)
+    with _advice_for(arguments):
+        code: int = module.run(console, arguments)
     return code
+
+
+@contextlib.contextmanager
+def _advice_for(arguments: argparse.Namespace) -> Iterator[None]:
+    """Inside, the commands that messages advise can be pasted anywhere: they name the plan that was given."""
+    if "plan" not in arguments:
+        yield
+        return
+    from batchdiff.applying.commands import commands_for  # noqa: PLC0415  # only a verb with a plan needs it
+
+    with commands_for(os.path.abspath(arguments.plan), getattr(arguments, "moves", None) or []):
+        yield
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
