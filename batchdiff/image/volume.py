@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from batchdiff.image.exactness import Exactness
-from batchdiff.image.mounts import Mount, mount_under
+from batchdiff.image.mounts import Mount, filesystem_of, mount_under
 from batchdiff.image.overlayfs import OVERLAYFS, upper_place
 
 _USUAL_BLOCK = 4096
@@ -43,6 +43,8 @@ _COMPRESSED, _NOT_COPIED_ON_WRITE = 0x00000004, 0x00800000
 _GET_MORE, _REALTIME = 0x801C581F, 0x00000001
 MEASURED = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"})
 """Filesystems on which the numbers of plans were held against df (docs/plan-format.md)."""
+
+_DEPENDS_ON_OPTIONS = frozenset({"btrfs", "tmpfs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +68,17 @@ def volume_of(folder: str, guest: int) -> Volume:
     """
     fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        mount, block = mount_under(fd), os.fstatvfs(fd).f_frsize
-        if mount is not None and mount.filesystem == OVERLAYFS:
+        kind, mount, block = filesystem_of(fd), mount_under(fd), os.fstatvfs(fd).f_frsize
+        if kind == OVERLAYFS:
             return _of_upper_layer(fd, folder, guest, block)
     finally:
         os.close(fd)
-    if mount is None or mount.filesystem not in MEASURED:
-        filesystem = "" if mount is None else mount.filesystem
-        return Volume(filesystem, _USUAL_BLOCK, Exactness.UNKNOWN, not_measured(filesystem))
-    return _measured(mount, folder, guest, block)
+    if kind not in MEASURED:
+        return Volume(kind, _USUAL_BLOCK, Exactness.UNKNOWN, not_measured(kind))
+    if mount is None and kind in _DEPENDS_ON_OPTIONS:
+        why = f"the mount options of this {kind} cannot be seen from here"
+        return Volume(kind, block, Exactness.UNKNOWN, why)
+    return _measured(kind, mount, folder, guest, block)
 
 
 def not_measured(filesystem: str) -> str:
@@ -82,20 +86,19 @@ def not_measured(filesystem: str) -> str:
     return f"batchdiff's numbers were never checked on {filesystem or 'a filesystem of unknown type'}"
 
 
-def _measured(mount: Mount, folder: str, guest: int, block: int) -> Volume:
-    match mount.filesystem:
-        case "ext4" as kind:
-            return Volume(kind, _cluster(folder, guest, block))
-        case "xfs" as kind if _is_realtime(guest):
-            return Volume(kind, block, Exactness.UNKNOWN, not_measured("the realtime device of XFS"))
-        case "btrfs" as kind if _compresses(mount, guest):
-            why = "btrfs compresses the overlay, by how much shows only once it is written"
-            return Volume(kind, block, Exactness.AT_MOST, why)
-        case "tmpfs" as kind if mount.option("huge") not in {None, "never"}:
-            why = "the tmpfs may take huge pages for the overlay, or small ones (huge=)"
-            return Volume(kind, _huge_page(), Exactness.AT_MOST, why)
-        case kind:
-            return Volume(kind, block)
+def _measured(kind: str, mount: Mount | None, folder: str, guest: int, block: int) -> Volume:
+    """``mount`` is None in a chroot or container whose list of mounts lacks it."""
+    if kind == "ext4":
+        return Volume(kind, _cluster(folder, guest, block))
+    if kind == "xfs" and _is_realtime(guest):
+        return Volume(kind, block, Exactness.UNKNOWN, not_measured("the realtime device of XFS"))
+    if kind == "btrfs" and mount is not None and _compresses(mount, guest):
+        why = "btrfs compresses the overlay, by how much shows only once it is written"
+        return Volume(kind, block, Exactness.AT_MOST, why)
+    if kind == "tmpfs" and mount is not None and mount.option("huge") not in {None, "never"}:
+        why = "the tmpfs may take huge pages for the overlay, or small ones (huge=)"
+        return Volume(kind, _huge_page(), Exactness.AT_MOST, why)
+    return Volume(kind, block)
 
 
 def _huge_page() -> int:

@@ -9,7 +9,6 @@ from notation import run
 
 from batchdiff.image import volume as module
 from batchdiff.image.exactness import Exactness
-from batchdiff.image.mounts import parsed
 from batchdiff.image.volume import volume_of
 from batchdiff.units import GIB, KIB
 
@@ -91,12 +90,22 @@ def test_compression(tmp_path, options, flag, exactness):
         assert seen(point).exactness is exactness
 
 
-@pytest.mark.parametrize("mount", [None, parsed("7 1 0:44 / /mnt rw - zfs tank rw,xattr")])
-def test_a_filesystem_that_was_never_measured(tmp_path, monkeypatch, mount):
-    monkeypatch.setattr(module, "mount_under", lambda _fd: mount)
+@pytest.mark.parametrize("kind", ["", "zfs"])
+def test_a_filesystem_that_was_never_measured(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(module, "filesystem_of", lambda _fd: kind)
     found = seen(tmp_path)
     assert found.exactness is Exactness.UNKNOWN
-    assert ("zfs" if mount else "unknown type") in found.note
+    assert (kind or "unknown type") in found.note
+
+
+@pytest.mark.parametrize(("kind", "exactness"), [("ext4", Exactness.EXACT), ("btrfs", Exactness.UNKNOWN)])
+def test_a_filesystem_that_is_in_no_list_of_mounts(tmp_path, monkeypatch, kind, exactness):
+    """As a chroot's own: its type is known, its mount options are not."""
+    with mounted(tmp_path, kind) as point:
+        monkeypatch.setattr("batchdiff.image.mounts.mounts", list)
+        found = seen(point)
+        assert (found.filesystem, found.exactness, found.unit) == (kind, exactness, 4096)
+        assert ("mount options" in found.note) is (exactness is Exactness.UNKNOWN)
 
 
 def test_a_folder_that_is_not_there(tmp_path):
@@ -106,7 +115,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 def test_what_statvfs_says_of_other_filesystems_is_no_unit(tmp_path, monkeypatch):
     """NFS has the size of its requests there, and FUSE may have nothing."""
-    monkeypatch.setattr(module, "mount_under", lambda _fd: parsed("7 1 0:44 / /mnt rw - nfs4 host:/ rw"))
+    monkeypatch.setattr(module, "filesystem_of", lambda _fd: "nfs4")
     for size in (0, 1 << 20):
         status = os.statvfs_result([*os.statvfs(tmp_path)[:1], size, *os.statvfs(tmp_path)[2:]])
         monkeypatch.setattr(os, "fstatvfs", lambda _fd, status=status: status)

@@ -15,7 +15,7 @@ import naive
 import notation
 import pytest
 from disk_cases import layers
-from filesystems import mounted
+from filesystems import look_again, mounted
 from oracle import source, within
 
 from batchdiff.errors import ImageError, WorkerError
@@ -493,7 +493,7 @@ def test_a_guest_in_a_lower_layer_is_not_converted(tmp_path):
     """Its overlay would only take space."""
     with layers(tmp_path) as merged:
         notation.write_raw(tmp_path / "below" / "g.img", "4M:A")
-        notation.run("mount", "-o", "remount", str(merged))
+        look_again(merged)
         template = notation.write_raw(merged / "t.img", "4M:A")
         (found,) = planned(template, merged / "g.img").guests
         assert found.verdict is Verdict.SKIP

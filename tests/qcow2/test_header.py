@@ -43,7 +43,10 @@ def headers(draw):
         refcount_bytes=draw(st.integers(1, min(3, (8 << 20) // cluster))) * cluster,
         snapshots=0,
         bitmaps=0,
-        backing_name=draw(st.none() | st.text(min_size=1, max_size=80)),
+        backing_name=draw(
+            st.none()
+            | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=80)
+        ),
         backing_format=draw(st.sampled_from([None, "raw", "qcow2"])),
         lazy_refcounts=draw(st.booleans()),
     )
