@@ -17,7 +17,7 @@ from pathlib import Path
 
 import notation
 import pytest
-from oracle import source
+from oracle import guest_bytes, source
 
 from batchdiff.applying import retire as retiring
 from batchdiff.applying.executor import ApplyOptions, apply_plan
@@ -69,7 +69,7 @@ class Judge:
         self.comparisons += 1
         self._refuse(one, other)
         with open_image(one) as first, open_image(other) as second:
-            equal = first.read(0, size) == second.read(0, size)
+            equal = guest_bytes(first, 0, size) == guest_bytes(second, 0, size)
         self.asked()
         if not equal:
             raise DifferenceError(f"{one.path} and {other.path} differ", why="says the tests' judge")
@@ -148,7 +148,7 @@ class Stage:
         """What an image shows, its chain included."""
         below = () if form == "raw" else (source(self.template),)
         with open_image(ImageSource(str(path), source(Path(f"x.{form}")).format, below)) as image:
-            return image.read(0, image.virtual_size)
+            return guest_bytes(image, 0, image.virtual_size)
 
     def linked_clone(self, below: Path, name: str = "clone.qcow2") -> Path:
         """An image that rests on another one, as `qemu-img create -b` makes it."""

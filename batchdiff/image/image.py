@@ -97,12 +97,6 @@ class Image:
         else:
             self.layers[segment.layer].read(segment, view)
 
-    def read(self, start: int, length: int) -> bytes:
-        """``length`` bytes from ``start`` on; past the virtual size zeros."""
-        data = bytearray(length)
-        self.fill(memoryview(data), start, self.segments(start, start + length))
-        return bytes(data)
-
     def fingerprints(self) -> tuple[Fingerprint, ...]:
         """The fingerprint now of each file of the chain, the image itself first."""
         return tuple(layer.fingerprint() for layer in self.layers)

@@ -9,7 +9,7 @@ from pathlib import Path
 import notation
 import pytest
 from devices import attached
-from oracle import assert_same
+from oracle import assert_same, guest_bytes
 
 from batchdiff.errors import ImageError
 from batchdiff.image.opening import open_image
@@ -35,7 +35,7 @@ def test_a_backing_device_may_be_declared_by_another_of_its_names(tmp_path, devi
     below = ImageSource(f"{tmp_path}/names/{declared}", ImageFormat.RAW)
     with open_image(ImageSource(str(top), ImageFormat.QCOW2, (below,))) as image:
         expected = notation.content("64k:D 320k:-", below=notation.content(LOW))
-        assert_same(image.read(0, image.virtual_size), expected)
+        assert_same(guest_bytes(image, 0, image.virtual_size), expected)
         assert_same(notation.qemu_content(top, "qcow2"), expected)
 
 
@@ -60,4 +60,4 @@ def test_a_name_in_an_image_on_a_device_is_relative_to_the_name_of_the_device(tm
         path = ImageSource(f"{tmp_path}/names/top", ImageFormat.QCOW2)
         below = ImageSource(f"{tmp_path}/names/link", ImageFormat.RAW)
         with open_image(replace(path, backing=(below,))) as image:
-            assert_same(image.read(0, image.virtual_size), notation.qemu_content(Path(path.path), "qcow2"))
+            assert_same(guest_bytes(image, 0, image.virtual_size), notation.qemu_content(Path(path.path), "qcow2"))

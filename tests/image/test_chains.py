@@ -11,7 +11,7 @@ from pathlib import Path
 import notation
 import pytest
 from devices import attached
-from oracle import assert_reads_like_qemu, assert_same, read_all, source, within
+from oracle import assert_reads_like_qemu, assert_same, guest_bytes, read_all, source, within
 from patching import Patched
 from seeds import seeded
 
@@ -309,7 +309,7 @@ def test_a_relative_name_after_its_protocol(tmp_path, form):
     assert qemu_cannot_open(top)
     follow(caught.value)
     with open_image(replace(source(top), backing=(below,))) as opened:
-        assert opened.read(0, 64 << 10) == notation.content("64k:A")
+        assert guest_bytes(opened, 0, 64 << 10) == notation.content("64k:A")
     assert_same(notation.qemu_content(top, "qcow2"), notation.content("64k:A"))
 
 

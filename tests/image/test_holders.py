@@ -82,8 +82,8 @@ def test_a_device_by_another_node(path, tmp_path):
         other = tmp_path / "node"
         os.mknod(other, 0o60600, os.fstat(fd).st_rdev)
         with real_holders.writer(other) as pid:
-            (holder,) = holders_of(fd).found
-            assert pid in holder.name
+            # udev may have it open for a moment, too.
+            assert pid in " ".join(holder.name for holder in holders_of(fd).found)
         os.close(fd)
 
 

@@ -6,7 +6,7 @@ import subprocess
 
 import notation
 import pytest
-from oracle import source
+from oracle import guest_bytes, source
 
 from batchdiff.image import files
 from batchdiff.image.opening import open_image
@@ -53,7 +53,7 @@ def test_what_is_a_hole_in_the_file_is_zeros(tmp_path, seed):
     with open_image(source(image_path)) as image:
         start = rng.randrange(SIZE // PAGE // 2) * PAGE
         segments = image.segments(start, SIZE)
-        content = image.read(0, SIZE)
+        content = guest_bytes(image, 0, SIZE)
     kinds = {
         at: (segment.origin, segment.address + at - segment.start if segment.origin is Origin.FILE else 0)
         for segment in segments

@@ -11,7 +11,7 @@ import notation
 import pytest
 from clocks import wait_for_another_ctime
 from devices import attached, turn
-from oracle import source, within
+from oracle import guest_bytes, source, within
 
 from batchdiff.errors import ImageError
 from batchdiff.image import files
@@ -78,7 +78,7 @@ def test_a_link_to_a_block_device_is_followed(tmp_path, device):
     before = os.listdir("/proc/self/fd")
     with open_image(ImageSource(f"{tmp_path}/lv", ImageFormat.RAW)) as image:
         assert image.path == f"{tmp_path}/lv"
-        assert image.read(0, image.virtual_size) == notation.content("64k:A")
+        assert guest_bytes(image, 0, image.virtual_size) == notation.content("64k:A")
         fd = image.layers[0].fd
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.pwrite(fd, b"A", 0)
@@ -142,7 +142,7 @@ def test_a_raw_image_is_no_qcow2_image_and_the_other_way_round(tmp_path):
         open_image(ImageSource(str(raw), ImageFormat.QCOW2))
     qcow2 = notation.write_qcow2(tmp_path / "b", "64k:A")
     with open_image(ImageSource(str(qcow2), ImageFormat.RAW)) as image:
-        assert image.read(0, image.virtual_size) == qcow2.read_bytes()
+        assert guest_bytes(image, 0, image.virtual_size) == qcow2.read_bytes()
 
 
 @pytest.mark.parametrize("write", [notation.write_raw, notation.write_qcow2])
@@ -177,7 +177,7 @@ def test_a_fault_of_the_disk_is_an_image_error(tmp_path, monkeypatch, write):
     with open_image(source(path)) as image:
         monkeypatch.setattr(os, "preadv", broken)
         with pytest.raises(ImageError, match="Input/output error") as caught:
-            image.read(0, 512)
+            guest_bytes(image, 0, 512)
     assert "kernel log" in caught.value.remedy
 
 
@@ -188,7 +188,7 @@ def test_a_filesystem_that_cannot_seek_is_an_image_error(tmp_path, monkeypatch):
     with open_image(source(notation.write_raw(tmp_path / "a.raw", "64k:A"))) as image:
         monkeypatch.setattr(os, "lseek", broken)
         with pytest.raises(ImageError, match="Input/output error"):
-            image.read(0, 512)
+            guest_bytes(image, 0, 512)
 
 
 def test_a_raw_image_cut_off_while_it_is_read_is_an_error(tmp_path):
@@ -210,7 +210,7 @@ def test_short_reads_are_continued(tmp_path, monkeypatch, write):
     monkeypatch.setattr(os, "preadv", in_two_gulps)
     with open_image(source(path)) as image:
         inspect(image)
-        assert image.read(0, image.virtual_size) == notation.content("64k:A 64k:- 64k:B")
+        assert guest_bytes(image, 0, image.virtual_size) == notation.content("64k:A 64k:- 64k:B")
 
 
 def replace(path):

@@ -6,7 +6,7 @@ import struct
 
 import notation
 import pytest
-from oracle import assert_same, source, within
+from oracle import assert_same, guest_bytes, source, within
 from patching import OFFSET, Patched
 from seeds import seeded
 
@@ -91,8 +91,8 @@ def judged(path, below):
             with open_image(source(path, *below)) as image:
                 inspect(image)
                 print(image.layers[0].header, end=" ")
-                content = image.read(0, min(image.virtual_size, 8 * MIB))
-                image.read(max(image.virtual_size - MIB, 0), MIB)
+                content = guest_bytes(image, 0, min(image.virtual_size, 8 * MIB))
+                guest_bytes(image, max(image.virtual_size - MIB, 0), MIB)
                 assert image.next_data(0) is None or image.next_data(0) >= 0
                 size = image.virtual_size
         except ImageError as error:

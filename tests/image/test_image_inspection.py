@@ -7,7 +7,7 @@ import subprocess
 
 import notation
 import pytest
-from oracle import assert_refused, assert_same, read_all, source
+from oracle import assert_refused, assert_same, guest_bytes, read_all, source
 from patching import OFFSET, Patched
 
 from batchdiff.image.opening import inspect, open_image
@@ -224,7 +224,7 @@ def test_snapshots_and_bitmaps_that_are_sound(good, tmp_path):
         header = image.layers[0].header
         assert (header.snapshots, header.bitmaps) == (1, 1)
         assert {name for _, _, name in header.tables()} >= {"snapshot table", "bitmap directory"}
-        assert image.read(0, image.virtual_size) == notation.content(TEXT)
+        assert guest_bytes(image, 0, image.virtual_size) == notation.content(TEXT)
 
 
 TABLES = {

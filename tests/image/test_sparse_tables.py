@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import source
+from oracle import guest_bytes, source
 
 from batchdiff.image import qcow2_tables
 from batchdiff.image.opening import open_image
@@ -80,5 +80,5 @@ def test_an_l1_table_is_looked_through_in_parts(tmp_path, monkeypatch):
         tmp_path / "a.qcow2", "32k:A 96k:- 32k:B 64k:- 32k:C 32k:-", options="cluster_size=512"
     )
     with open_image(source(path)) as image:
-        found = image.read(0, image.virtual_size)
+        found = guest_bytes(image, 0, image.virtual_size)
     assert found == notation.content("32k:A 96k:- 32k:B 64k:- 32k:C 32k:-")

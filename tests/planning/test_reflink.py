@@ -10,7 +10,7 @@ import naive
 import pytest
 from filesystems import mounted
 from notation import run
-from oracle import recorded, source
+from oracle import guest_bytes, recorded, source
 from scan_jobs import scan_job
 
 from batchdiff.extents import concatenated
@@ -107,7 +107,7 @@ def test_differences_are_those_of_a_naive_comparison(filesystem, suffix):
     found, digests = scanned(template, guests, sharing=True)
     read, _ = scanned(template, guests, sharing=False)
     with open_image(source(template)) as one, open_image(source(guests[1])) as other:
-        expected = naive.differences(one.read(0, SIZE), other.read(0, SIZE))
+        expected = naive.differences(guest_bytes(one, 0, SIZE), guest_bytes(other, 0, SIZE))
     assert len(found[0]) == 0
     for size in (4 * KIB, 64 * KIB, 2 * MIB):
         assert touched(found[1], size) == touched(expected, size)
@@ -139,7 +139,7 @@ def test_shared_blocks_are_found_and_only_those(filesystem):
         ranges = shared(*(placed(image, image.segments(0, SIZE)) for image in (one, other)))
         assert 0 < sum(end - start for start, end in ranges) < SIZE
         for start, end in ranges:
-            assert one.read(start, end - start) == other.read(start, end - start)
+            assert guest_bytes(one, start, end - start) == guest_bytes(other, start, end - start)
 
 
 def test_a_file_that_shares_nothing_says_so(filesystem):
