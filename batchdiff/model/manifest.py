@@ -1,4 +1,4 @@
-"""A manifest after all its checks: which guests rest on which template, and what shall become of them."""
+"""A manifest that has passed all checks: the template, its guests, and what to do with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Retire(enum.StrEnum):
-    """What happens to an original after its overlay is verified."""
+    """The fate of an original after its overlay is verified."""
 
     KEEP = "keep"
     QUARANTINE = "quarantine"
@@ -22,7 +22,7 @@ class Retire(enum.StrEnum):
 
 
 class Loss(enum.StrEnum):
-    """What a guest may lose in the conversion, where the manifest allows it."""
+    """Data that a guest may lose in the conversion if the manifest allows it."""
 
     SNAPSHOTS = "snapshots"
     BITMAPS = "bitmaps"
@@ -32,10 +32,10 @@ class Loss(enum.StrEnum):
 class GuestEntry:
     """One guest: a name unique in its manifest, its image, and the overlay to write (absolute path).
 
-    The overlay's path is the guest's own if the overlay is to take its place. ``converted``: how the overlay
-    came there, if an earlier plan has converted the guest; its image need not be there then. ``named``: the
-    absolute name that the manifest gives the image, which may be a symbolic link to it. ``objection``: why it
-    cannot be a guest, although a glob takes it in; empty if it can.
+    The overlay's path is the guest's own if the overlay is to take its place. ``converted``: the origin of the
+    overlay if an earlier plan converted the guest; its image may be gone then. ``named``: the absolute name that
+    the manifest gives the image, which may be a symbolic link to it. ``objection``: why it cannot be a guest,
+    although a glob matches it; empty if it can.
     """
 
     name: str
@@ -48,7 +48,7 @@ class GuestEntry:
 
     @property
     def in_place(self) -> bool:
-        """Whether the overlay takes the guest's own path."""
+        """True if the overlay takes the guest's own path."""
         return self.overlay_path == self.image.path
 
 
@@ -58,7 +58,7 @@ class Manifest:
 
     ``sha256`` is the hex digest of the manifest file's bytes; ``minimum_savings`` is a share from 0 to 1 of
     a guest's allocation. ``left_out`` has the guests that the operator did not choose: nothing is planned for
-    them, but they may rest on others. ``warnings``: what is odd about it, as ``LINE: PLACE: sentence``.
+    them, but other guests may be in their chains. ``warnings``: oddities, as ``LINE: PLACE: sentence``.
     """
 
     path: str

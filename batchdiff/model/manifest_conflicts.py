@@ -1,4 +1,4 @@
-"""Files with two parts to play in one manifest: found by identity, whatever names and links lead to them."""
+"""Files with two roles in one manifest, found by identity, whatever names and links lead to them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BY_LINK = " by a symbolic link"
 
 
 def check_guests(template: FoundImage | None, guests: Sequence[FoundGuest], problems: Problems) -> None:
-    """Finds guests that are the template, a backing file, or another guest."""
+    """Report guests that are also the template, a backing file, or another guest."""
     parts = _parts(template, guests)
     first: dict[Identity, FoundGuest] = {}
     for guest in guests:
@@ -44,18 +44,18 @@ def check_overlays(
     *,
     left: Collection[str] | None,
 ) -> None:
-    """Find overlays that would replace a file that has another part to play, or any file.
+    """Report overlays that would replace a file with another role, or any existing file.
 
-    ``pending``: the guests of ``everyone`` that are to be converted, and the absolute paths of their overlays;
-    None for one that was found wrong before. ``left``: overlays that a restore left, which nothing needs; None if
-    overlays may exist. Without a template nobody knows which of the files that are there are overlays of an
-    earlier plan, so none of these is a problem then.
+    ``pending``: the guests of ``everyone`` that are to be converted, with the absolute paths of their overlays;
+    None for an overlay that has a problem already. ``left``: overlays that a restore left behind, which nothing
+    needs; None if overlays may exist. Without a template it is unknown which existing files are overlays of an
+    earlier plan, so none of them is reported.
     """
     parts = {guest.place.identity: f"the guest {guest}" for guest in reversed(everyone)}
     parts |= _parts(template, everyone)
     for guest, path in pending:
         if path is None or guest.written.in_place:
-            continue  # in place there is the guest itself, and what else that may be has been told
+            continue  # in place, the file is the guest itself, whose other roles check_guests reports
         where = guest.written.overlay_where
         identity = identity_of(path)
         if identity in parts:
@@ -67,13 +67,13 @@ def check_overlays(
 
 
 def check_unshared(guests: Sequence[tuple[AnyGuest, str | None]], problems: Problems) -> None:
-    """Find two guests with one overlay, those that were converted included."""
+    """Report guests that share an overlay, including guests that were converted already."""
     first: dict[str, AnyGuest] = {}
     for guest, path in guests:
         if path is None or (guest.written.in_place and guest.identity):
-            continue  # another guest in its place is the same file, and that has been told
+            continue  # another guest at this path is the same file, which check_guests reports
         earlier = first.setdefault(path, guest)
-        # So has that a file is a guest twice.
+        # check_guests also reports a file that is a guest twice.
         if earlier is not guest and (guest.identity is None or earlier.identity != guest.identity):
             remedy = _one_overlay_each(earlier, guest)
             where = guest.written.overlay_where
@@ -81,9 +81,9 @@ def check_unshared(guests: Sequence[tuple[AnyGuest, str | None]], problems: Prob
 
 
 def existing_overlay(path: str, guest: str, *, of_glob: bool = False, is_left: bool = False) -> str:
-    """Return what stands where a guest's overlay is to go, not known to come from that guest, and what to do.
+    """Return the message for a file that occupies an overlay's path and is not known to come from its guest.
 
-    ``is_left``: it is an overlay that a restore left, which nothing needs.
+    ``is_left``: it is an overlay that a restore left behind, which nothing needs.
     """
     if is_left:
         found = f"the overlay {show(path)} of {guest} exists already"
@@ -105,7 +105,7 @@ def _is_match(guest: AnyGuest) -> bool:
 def _leave_out(*guests: AnyGuest, link: str) -> str:
     if not any(map(_is_match, guests)):
         return "list it once"
-    # Whoever excludes the file that a link leads to leaves out the link as well.
+    # Excluding the target of a link would exclude the link, too.
     return "`exclude` the link" if link == _BY_LINK else "`exclude` one of the names"
 
 
@@ -114,7 +114,7 @@ def _other_overlay(guest: AnyGuest) -> str:
 
 
 def _one_overlay_each(one: AnyGuest, other: AnyGuest) -> str:
-    """Return what to do about two guests with one overlay: a guest that is listed by path leaves its glob."""
+    """Return the advice for two guests with one overlay: a guest that is listed by path leaves its glob."""
     if _is_match(one) and _is_match(other):
         return "`exclude` one of them, or list one by path and give it another overlay.path"
     return (
@@ -125,7 +125,7 @@ def _one_overlay_each(one: AnyGuest, other: AnyGuest) -> str:
 
 
 def _parts(template: FoundImage | None, guests: Sequence[FoundGuest]) -> dict[Identity, str]:
-    """What each image that is no guest is there for."""
+    """Return the role of each image that is not a guest."""
     parts = {
         place.identity: f"a backing file ({show_path(place.where)})"
         for image in (template, *(guest.image for guest in guests))

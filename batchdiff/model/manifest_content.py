@@ -1,4 +1,4 @@
-"""From a manifest's plain data to what it means: entries, images, guests, overlays, and all their checks."""
+"""The meaning of a manifest's plain data: its entries, images, guests and overlays, and all checks on them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Settled:
-    """A guest, its name, and its overlay's path; None for one that was found wrong. ``done``: if it is there."""
+    """A guest, its name, and its overlay's path (None if that is wrong). ``done``: set if it was converted."""
 
     guest: AnyGuest
     name: str
@@ -47,14 +47,14 @@ def manifest_content(
     allow_existing_overlays: bool,
     left: Collection[str] = (),
 ) -> Manifest | None:
-    """What a manifest's data mean, the images looked up from ``folder``; None where there are problems.
+    """Return the manifest that the data describe, with images looked up from ``folder``; None if it has problems.
 
-    The schema has been checked before: the keys that it objected to are passed over here, so that the problems
-    of the rest are still found. ``path`` and ``sha256`` are left empty.
+    The schema was checked before. Keys that it rejected are ignored here, so that problems of the other keys are
+    still found. ``path`` and ``sha256`` are left empty.
     """
     template = _template(data, folder, problems)
     written = _written_guests(data, problems)
-    # Of guests that are not there too: nobody wants to learn of their overlays in a second round.
+    # Check missing guests as well, so that one run reports all problems.
     check_overlay_paths(written, folder, problems)
     converted = Converted(template.source.path if template else None)
     excluded = find_excluded(data, written, folder, problems)
@@ -108,7 +108,7 @@ def _check_pending(
     *,
     left: Collection[str] | None,
 ) -> None:
-    """Whether the guests that are still to be converted can get their overlays."""
+    """Check that every guest that is still to be converted can get its overlay."""
     everyone = [each.guest for each in settled if isinstance(each.guest, FoundGuest)]
     pending = [
         (each.guest, each.overlay)
@@ -150,7 +150,7 @@ def _written_guests(data: Mapping[str, Any], problems: Problems) -> list[Written
 
 
 def _check_retired(data: Mapping[str, Any], written: list[WrittenGuest], problems: Problems) -> None:
-    """An overlay can take its guest's place only where the guest leaves it."""
+    """Report overlays that are to take their guest's place although the guest stays there."""
     if problems.objects_to(("retire",)) or data.get("retire", Retire.KEEP) != Retire.KEEP:
         return
     for guest in written:

@@ -1,12 +1,12 @@
-"""Which guests of a manifest an earlier plan has converted, as the sidecars of their template say.
+"""The guests of a manifest that an earlier plan converted, according to their template's sidecars.
 
 ::
 
-    web01.img     may be there still, be web01.img.batchdiff-original now, or be gone: deleted, purged
-    web01.qcow2   must be there and rest on the template, or the sidecar's word for it does not count
+    web01.img     may still exist, be named web01.img.batchdiff-original, or be gone: deleted or purged
+    web01.qcow2   must exist and have the template in its chain, or its entry in the sidecar does not count
 
-A sidecar can be wrong: an overlay was removed by hand, or flattened, or the folder was restored from a backup.
-Only headers are read to find that out.
+A sidecar can be out of date: an overlay was removed by hand or flattened, or the folder was restored from a
+backup. Only headers are read to find that out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Where the overlay of a guest is that was converted, and how it came there."""
+    """The overlay of a converted guest, and its origin."""
 
     overlay_path: str
     origin: Origin
@@ -42,7 +42,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class GoneGuest:
-    """A guest that was converted and whose original is not at its path now; ``named`` is that path."""
+    """A converted guest whose original is no longer at its path; ``named`` is that path."""
 
     written: WrittenGuest
     named: str
@@ -50,20 +50,20 @@ class GoneGuest:
 
     @property
     def source(self) -> ImageSource:
-        """What it was. Backing files that it had are not looked for: nothing reads it."""
+        """The image as it was. Its backing files are not looked up, because nothing reads it."""
         declared = self.written.image.format or ImageFormat.RAW
         return ImageSource(self.done.origin.original or self.named, declared)
 
     @property
     def identity(self) -> None:
-        """It has none: there is no file."""
+        """None: there is no file."""
 
     def __str__(self) -> str:
         return f"{show_path(self.written.where)} ({show(self.named)})"
 
 
 class Converted:
-    """The guests that were converted to overlays of one template; none if the template is not known."""
+    """The guests that were converted to overlays of one template; empty if the template is not known."""
 
     def __init__(self, template_path: str | None) -> None:
         self._template = template_path
@@ -73,14 +73,14 @@ class Converted:
 
     @property
     def can_know(self) -> bool:
-        """Whether it is known of any guest if it was converted: not without a template."""
+        """True if conversions can be known, which takes a template."""
         return self._template is not None
 
     def of(self, paths: Collection[str], overlays: Collection[str], former: Collection[str] = ()) -> Done | None:
         """Return how the guest with these names was converted; None if it was not.
 
-        Version 1.0 of the sidecar does not say which guest an overlay was made from; then its path decides.
-        ``former``: overlays that it can only have if the sidecar does say so.
+        Version 1.0 of the sidecar does not record which guest an overlay was made from; then its path decides.
+        ``former``: overlays that count only if the sidecar does record this guest for them.
         """
         for overlay in overlays:
             origin = self.origin_of(overlay)
@@ -93,7 +93,7 @@ class Converted:
         return None
 
     def in_folder(self, folder: str) -> dict[str, Done]:
-        """Return the conversions of guests that are, or were, in a folder, by the guests' paths."""
+        """Return the conversions of guests that are or were in a folder, by the guests' paths."""
         return {
             original: Done(overlay, origin)
             for overlay, origin in self._recorded(os.path.join(folder, "any")).items()
@@ -102,12 +102,12 @@ class Converted:
         }
 
     def origin_of(self, overlay: str) -> Origin | None:
-        """Return where an overlay of the template comes from; None if it is not known to be one."""
+        """Return the origin of an overlay; None if it is not known to be an overlay of the template."""
         origin = self._recorded(overlay).get(overlay)
         return None if origin is None or not self._rests_on_the_template(overlay) else origin
 
     def _recorded(self, overlay: str) -> dict[str, Origin]:
-        """Return the overlays in the sidecar that has, or would have, this one."""
+        """Return the overlays in the sidecar that lists, or would list, this one."""
         if self._template is None:
             return {}
         where = sidecar_path(self._template, overlay)
@@ -117,9 +117,9 @@ class Converted:
         return {} if sidecar is None else sidecar.overlays
 
     def _rests_on_the_template(self, overlay: str) -> bool:
-        """Return whether an overlay is there and has the template in its chain, directly or below a snapshot."""
+        """Return True if an overlay exists and has the template in its chain, directly or below a snapshot."""
         if overlay not in self._rests:
-            # The sidecar is input: what is no path of an image is not looked at.
+            # The sidecar is untrusted: follow only what can be the path of an image.
             sound = os.path.isabs(overlay) and not unfit(overlay)
             template = identity_of(self._template) if sound and self._template else None
             self._rests[overlay] = template is not None and _rests_on(overlay, template)
@@ -128,7 +128,7 @@ class Converted:
     def _originals(self, overlay: str, origin: Origin) -> Iterator[str]:
         """Yield the path of the guest that an overlay was made from.
 
-        If it is not recorded, an original in quarantine that would get this overlay shows it.
+        If the sidecar does not record it, find an original in quarantine that would get this overlay.
         """
         if origin.original:
             yield origin.original
@@ -139,7 +139,7 @@ class Converted:
                 yield original
 
     def _in_quarantine(self, folder: str) -> list[str]:
-        """Return the paths that the originals in a folder had before they were put into quarantine."""
+        """Return the paths that a folder's originals in quarantine had before."""
         if folder not in self._quarantined:
             found: list[str] = []
             with contextlib.suppress(OSError, ValueError):
@@ -150,7 +150,7 @@ class Converted:
 
 
 def _rests_on(overlay: str, template: Identity) -> bool:
-    """Return whether an image has the template in its chain; the template itself is not opened."""
+    """Return True if an image has the template in its chain; the template itself is not opened."""
     look = RestingImages(Heads(), untouched=frozenset({template}))
     look.take_in(overlay)
     return identity_of(overlay) in look.on([template])

@@ -1,8 +1,7 @@
-"""A manifest's entries as written: typed, their defaults applied, no file looked at yet.
+"""A manifest's entries as written: typed, with defaults applied, before any file is looked at.
 
-The schema has been checked before. What it objected to counts as not written, so that everything else in the
-entry is still checked; a manifest with problems is never used, so what stands in its place matters to
-no one.
+The schema was checked before. A value that it rejected counts as missing, so that the rest of the entry is still
+checked. Whatever replaces that value has no effect, because a manifest with problems is never used.
 """
 
 from __future__ import annotations
@@ -22,19 +21,17 @@ from batchdiff.model.overlay_options import (
     Compression,
     OverlayOptions,
 )
-from batchdiff.units import KIB, format_size, parse_size
+from batchdiff.qcow2.geometry import SMALLEST_EXTENDED_L2
+from batchdiff.units import format_size, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SMALLEST_EXTENDED_L2 = 16 * KIB
-"""A subcluster is 1/32 cluster and at least one sector (QEMU's qcow2 driver refuses less)."""
-
 IN_PLACE = "same"
-"""The ``overlay.path`` that means the guest's own; a file of that name is written ``./same``."""
+"""The ``overlay.path`` that stands for the guest's own; a file of that name is written ``./same``."""
 
 _STAND_IN = ImageFormat.QCOW2
-"""For a format that was objected to: nothing is objectionable about a qcow2 image, with a chain or without."""
+"""Replaces a rejected format: a qcow2 image is valid with or without a chain, so it causes no further problem."""
 
 _DEFAULTS: YamlPath = ("defaults",)
 _PERCENT = re.compile(r"(.+?)\s*%")
@@ -42,9 +39,9 @@ _PERCENT = re.compile(r"(.+?)\s*%")
 
 @dataclass(frozen=True, slots=True)
 class WrittenImage:
-    """An image as the manifest has it; ``backing`` is its declared chain, the next image first.
+    """An image as written in the manifest; ``backing`` is its declared chain, the next image first.
 
-    With ``is_glob`` the path is a pattern, or one of a pattern's matches.
+    If ``is_glob``, the path is a pattern, or one of a pattern's matches.
     """
 
     where: YamlPath
@@ -61,10 +58,10 @@ class WrittenImage:
 
 @dataclass(frozen=True, slots=True)
 class WrittenGuest:
-    """A guest's entry: one image, or a glob whose every match is one.
+    """A guest's entry: one image, or a glob, each of whose matches is an image.
 
-    ``overlay_where`` is the place of what decides where the overlay goes: of the overlay's path, in the entry
-    or in the defaults, else of the image's.
+    ``overlay_where`` is the place in the manifest that decides the overlay's path: ``overlay.path`` in the entry
+    or in the defaults, otherwise the image's path.
     """
 
     image: WrittenImage
@@ -80,12 +77,12 @@ class WrittenGuest:
 
     @property
     def in_place(self) -> bool:
-        """Whether the overlay takes the guest's own path."""
+        """True if the overlay takes the guest's own path."""
         return self.overlay_path == IN_PLACE
 
 
 def sound_keys(entry: object, where: YamlPath, problems: Problems) -> dict[str, Any]:
-    """The keys of an entry whose values nothing has been said against; none where it is no mapping."""
+    """Return the keys of an entry whose values have no problem; none if the entry is not a mapping."""
     if not isinstance(entry, dict):
         return {}
     return {key: value for key, value in entry.items() if not problems.objects_to((*where, key))}
@@ -94,7 +91,7 @@ def sound_keys(entry: object, where: YamlPath, problems: Problems) -> dict[str, 
 def written_image(
     entry: object, where: YamlPath, default: ImageFormat | None, problems: Problems
 ) -> WrittenImage | None:
-    """An image's entry; ``default`` is its format unless it says one. None where it does not say which file."""
+    """Return an image's entry; None if it does not name a file. ``default`` applies if it has no format."""
     sound = sound_keys(entry, where, problems)
     names = [key for key in ("path", "glob") if key in sound]
     if len(names) != 1:
@@ -114,7 +111,7 @@ def written_image(
 
 
 def written_guest(entry: object, where: YamlPath, defaults: object, problems: Problems) -> WrittenGuest | None:
-    """A guest's entry, the manifest's defaults applied; None where it does not say which files."""
+    """Return a guest's entry with the manifest's defaults applied; None if it does not name files."""
     overlay_at = (*where, "overlay")
     own = sound_keys(_mapping(entry, "overlay"), overlay_at, problems)
     shared = sound_keys(_mapping(defaults, "overlay"), (*_DEFAULTS, "overlay"), problems)
@@ -126,7 +123,7 @@ def written_guest(entry: object, where: YamlPath, defaults: object, problems: Pr
     path = own.get("path", shared.get("path"))
     return WrittenGuest(
         image=image,
-        # A glob's name was objected to as a whole; it must not be that of all matches.
+        # The schema rejects a name beside a glob; do not give it to every match.
         name=None if image.is_glob else sound_keys(entry, where, problems).get("name"),
         overlay_path=path,
         overlay_where=image.path_where if path is None else path_at,
@@ -135,12 +132,12 @@ def written_guest(entry: object, where: YamlPath, defaults: object, problems: Pr
 
 
 def default_format(defaults: object, problems: Problems) -> ImageFormat | None:
-    """The format of guests that say none."""
+    """Return the format of guests that have none of their own."""
     return _format(defaults, _DEFAULTS, None, problems)
 
 
 def check_defaults(defaults: object, problems: Problems) -> None:
-    """Finds what is wrong in the defaults, whether there is a guest that takes them or not."""
+    """Report problems in the defaults, even if no guest uses them."""
     where = (*_DEFAULTS, "overlay")
     sound = sound_keys(_mapping(defaults, "overlay"), where, problems)
     if "cluster_size" in sound:
@@ -155,13 +152,13 @@ def _format(entry: object, where: YamlPath, default: ImageFormat | None, problem
     sound = sound_keys(entry, where, problems)
     if "format" in sound:
         return ImageFormat(sound["format"])
-    # A misspelt key has been told already; that the right one is missing is no second problem.
+    # A misspelt key was reported already; do not report the right one as missing, too.
     wrong = [key for key in entry if key not in sound] if isinstance(entry, dict) else []
     return _STAND_IN if any(suggestion(key, ["format"]) for key in wrong) else default
 
 
 def minimum_savings(value: float | str, problems: Problems) -> float:
-    """The share, 0 to 1, that ``5%``, ``"0.05"`` or ``0.05`` stand for."""
+    """Return the share, 0 to 1, that ``5%``, ``"0.05"`` or ``0.05`` stands for."""
     share = _share(value) if isinstance(value, str) else float(value)
     if math.isnan(share) or share < 0 or math.isinf(share):
         problems.add(("minimum_savings",), f"{_shown(value)} is not a share; write it as 5% or 0.05")
@@ -212,7 +209,7 @@ def _cluster_size(value: float | str, where: YamlPath, problems: Problems) -> in
     try:
         size = parse_size(value) if isinstance(value, str) else int(value)
     except ValueError:
-        # The text may be thousands of digits long, so it is told here and not by parse_size.
+        # The text may have thousands of digits: the message below shortens it, that of parse_size does not.
         size = 0
     if size in CLUSTER_SIZES:
         return size

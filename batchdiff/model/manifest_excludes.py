@@ -1,11 +1,11 @@
-"""Which images the ``exclude`` patterns of a manifest keep out of its globs.
+"""The images that the ``exclude`` patterns of a manifest keep out of its globs.
 
 ::
 
     guests:  [{glob: "clones/**/*.img"}]       web01.img  old-web.img  archive/db.img
     exclude: ["clones/old-*", "clones/archive/**"]        `---------------`-- left out
 
-They follow the rules of globs. A guest that is listed by path stays one: whoever lists it means it.
+The patterns follow the rules of globs. A guest that is listed by path stays a guest: it was named on purpose.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ KEY = "exclude"
 
 @dataclass(frozen=True, slots=True)
 class Excluded:
-    """What no glob takes in: existing names, and patterns for names that do not exist."""
+    """Names that no glob takes in: existing paths, and patterns for names that do not exist."""
 
     paths: frozenset[str]
     likes: tuple[tuple[str, Callable[[str], bool]], ...]
 
     def has(self, named: str) -> bool:
-        """Return whether an absolute name, or the file that it leads to, is left out."""
+        """Return True if an absolute name, or the file that it leads to, is excluded."""
         if named in self.paths or (self.paths and os.path.realpath(named) in self.paths):
             return True
         if not self.likes or os.path.lexists(named):
@@ -47,9 +47,9 @@ class Excluded:
 def find_excluded(
     data: Mapping[str, Any], guests: Sequence[WrittenGuest], folder: str, problems: Problems
 ) -> Excluded:
-    """Return what the ``exclude`` list of a manifest's data leaves out; an entry with a problem, nothing.
+    """Return the names that a manifest's ``exclude`` list excludes; an entry with a problem excludes none.
 
-    A pattern that leaves nothing out gets a warning.
+    A pattern that excludes nothing gets a warning.
     """
     written = data.get(KEY)
     patterns = written if isinstance(written, list) else []
@@ -69,15 +69,15 @@ def find_excluded(
 
 
 def _listed(guests: Sequence[WrittenGuest], folder: str) -> frozenset[str]:
-    """Return the absolute names of the guests that are listed by path, and the files that links lead to."""
+    """Return the absolute names of the guests that are listed by path, and the targets of those that are links."""
     paths = [guest.image.path for guest in guests if not guest.image.is_glob and not unfit(guest.image.path)]
     names = [resolve_folder(folder, path) for path in paths]
     return frozenset([*names, *map(os.path.realpath, names)])
 
 
 def _idle(pattern: str, found: Sequence[str], listed: frozenset[str], folder: str) -> str:
-    """Return why a pattern leaves nothing out; empty if it does. Typing errors are what this is for."""
-    # A guest that was converted is not there, and may be listed.
+    """Return why a pattern excludes nothing, often a typing error; empty if it does exclude something."""
+    # A converted guest may be gone and still be listed, so fall back to the pattern itself.
     named = [resolve_folder(folder, path) for path in found or [pattern]]
     images = [name for name in named if not os.path.isdir(name)]
     if images and all(name in listed or os.path.realpath(name) in listed for name in images):

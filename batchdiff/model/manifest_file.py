@@ -1,4 +1,4 @@
-"""Reading a manifest: YAML, then its schema, then the files that it names; every problem told at once."""
+"""Reading a manifest: YAML, then its schema, then the files that it names. All problems are reported at once."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def read_manifest(path: str, *, allow_existing_overlays: bool = False, left: Collection[str] = ()) -> Manifest:
-    """The manifest in a file, all its checks passed.
+    """Return the manifest in a file after all checks.
 
     ``path`` may be ``-`` for stdin. ``allow_existing_overlays`` is for reading a manifest again after its
-    overlays were written. ``left``: overlays that a restore left, which nothing needs.
+    overlays were written. ``left``: overlays that a restore left behind, which nothing needs.
 
-    :raises ManifestError: ``what`` lists every problem, one a line, as ``FILE:LINE: YAML.PATH: message``.
+    :raises ManifestError: ``what`` lists every problem, one per line, as ``FILE:LINE: YAML.PATH: message``.
     """
     file = manifest_file(path)
     problems = Problems()
@@ -38,7 +38,7 @@ def read_manifest(path: str, *, allow_existing_overlays: bool = False, left: Col
 
 
 def check_shape(path: str) -> None:
-    """Checks a manifest's YAML and its schema, and looks at no file that it names.
+    """Check a manifest's YAML and its schema, without looking at any file that it names.
 
     :raises ManifestError: as :func:`read_manifest`.
     """
@@ -50,7 +50,7 @@ def check_shape(path: str) -> None:
 
 
 def _well_formed(file: ManifestFile, problems: Problems) -> dict[str, PlainData]:
-    """The manifest's content as plain data; what its schema does not allow becomes problems."""
+    """Return the manifest's content as plain data; violations of its schema become problems."""
     try:
         text = file.content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -70,6 +70,6 @@ def _well_formed(file: ManifestFile, problems: Problems) -> dict[str, PlainData]
         if not is_readable(data):
             raise ManifestError(sentence(file.shown, Problem(problems.line(where), where, message)))
         problems.add(where, message)
-        data["version"] = VERSION  # what was meant, so that everything else is checked too
+        data["version"] = VERSION  # probably meant; this way everything else is checked, too
     check_schema(data, file.folder, problems)
     return data

@@ -1,9 +1,9 @@
-"""Whether reports and the filesystem can take the names that images have, and those that `apply` gives them.
+"""Checks that reports can show the names of images, and that the filesystem allows those that `apply` adds.
 
 ::
 
     /images/clones/web01.img                       no control characters, not even in the names of folders
-    /images/clones/web01.img.batchdiff-original    an original that is retired needs a longer name for that
+    /images/clones/web01.img.batchdiff-original    an original needs a longer name while it is retired
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from batchdiff.model.manifest_problems import YamlPath
 
 _RETIRED = len(own_names.QUARANTINE)
-"""Bytes that are put behind the name of an original in quarantine; as many as while something is deleted."""
+"""Bytes that quarantine appends to an original's name; a file that is being deleted gets as many."""
 
 
 def check_names(
@@ -35,7 +35,7 @@ def check_names(
     retire: Retire,
     problems: Problems,
 ) -> None:
-    """Find images in folders that reports cannot show, and names that are or would become too long."""
+    """Report images whose names or folders cannot be shown, and names that are or would become too long."""
     for place in (template.place, *template.chain) if template else ():
         _check_characters(place.path, place.where, problems)
     for guest in guests:
@@ -47,7 +47,7 @@ def check_names(
             _check_length(guest.place.path, _RETIRED, what, guest.place.where, problems)
         if overlay is not None:
             where = guest.written.overlay_where
-            if not unfit(guest.place.path):  # else that has been told already
+            if not unfit(guest.place.path):  # otherwise the guest's own path was reported above
                 _check_characters(overlay, where, problems)
             what = f"the overlay {show(os.path.basename(overlay))}, which gets a longer name while it is restored,"
             _check_length(overlay, _RETIRED, what, where, problems)
@@ -56,13 +56,13 @@ def check_names(
 
 
 def _check_sidecars(template: Place, overlays: Sequence[str | None], problems: Problems) -> None:
-    """The sidecar lies beside the template; of a block device beside the overlays, named by its whole path."""
+    """Check the length of the sidecar's name, which contains the whole path of a block device."""
     beside, it, paths = show(template.written), "it", {sidecar_path(template.path, "")}
     if template.identity[0] == "device":
         beside, it = "the overlays", show(template.written)
         paths = {sidecar_path(template.path, overlay) for overlay in overlays if overlay is not None}
     for path in sorted(paths):
-        what = f"the file that is put beside {beside}, to say what rests on {it},"
+        what = f"the file that is put beside {beside} to list the overlays of {it}"
         _check_length(path, 0, what, template.where, problems)
 
 
@@ -70,7 +70,7 @@ def _check_characters(path: str, where: YamlPath, problems: Problems) -> None:
     if unfit(path):
         problems.add(
             where,
-            f"{show(path)} has {why_unfit(path)}, which reports and logs could not show; rename it, or the folder",
+            f"{show(path)} has {why_unfit(path)}, which reports and logs cannot show; rename it, or the folder",
         )
 
 
@@ -79,4 +79,4 @@ def _check_length(path: str, more: int, what: str, where: YamlPath, problems: Pr
     length, longest = len(os.fsencode(name)) + more, longest_name(folder)
     if length > longest:
         remedy = f"shorten it by {length - longest} or more"
-        problems.add(where, f"{what} would have a name of {length} bytes; {longest} are possible here; {remedy}")
+        problems.add(where, f"{what} would have a name of {length} bytes; the limit here is {longest}; {remedy}")

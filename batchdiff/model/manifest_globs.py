@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from batchdiff.model.manifest_problems import YamlPath
 
 MAX_MATCHES = 100_000
-"""Far above any fleet; ends a ``**`` that goes in circles through symbolic links to folders."""
+"""Far above any fleet; ends a ``**`` that loops through symbolic links to folders."""
 
 
 def is_own_file(path: str) -> bool:
-    """Return whether a name is, or is a link to, that of a file which batchdiff put there.
+    """Return True if a name belongs, or is a link, to a file that batchdiff put there.
 
-    Originals in quarantine or about to go, overlays that are taken aside or being written, what it noted of a
-    template: a glob never takes them for guests.
+    These are originals in quarantine or being deleted, overlays set aside or being written, and sidecars. A glob
+    never takes them for guests.
     """
     return path.endswith(own_names.ALL) or os.path.realpath(path).endswith(own_names.ALL)
 
 
 def glob_matches(pattern: str, where: YamlPath, folder: str, problems: Problems) -> list[str]:
-    """Sorted paths, relative if the glob is, of all that matches, links to nothing included."""
+    """Return the sorted paths of all matches, relative if the glob is, dangling links included."""
     if unfit(pattern):
         problems.add(where, f"{show(pattern)} has {why_unfit(pattern)}; write ? in its place")
         return []
@@ -43,9 +43,9 @@ def glob_matches(pattern: str, where: YamlPath, folder: str, problems: Problems)
 
 
 def would_match(pattern: str, folder: str) -> Iterator[tuple[str, Callable[[str], bool]]]:
-    """Yield the folders in which a glob matches files, without links, and which names it would take in there.
+    """Yield each folder in which a glob matches files, free of links, with a test of the names that match there.
 
-    For files that are not there now.
+    The test is for files that do not exist now.
     """
     if unfit(pattern):
         return
@@ -60,6 +60,6 @@ def would_match(pattern: str, folder: str) -> Iterator[tuple[str, Callable[[str]
     folders = head.rstrip("/") + "/" if head else ""
     found = list(islice(glob.iglob(folders, root_dir=folder, recursive=True), MAX_MATCHES)) if folders else []
     if not folders or folders.startswith("**/"):
-        found.append("")  # which glob leaves out
+        found.append("")  # the starting folder itself, which iglob does not yield
     for place in sorted({os.path.realpath(os.path.join(folder, each)) for each in found}):
         yield place, fits

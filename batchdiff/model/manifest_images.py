@@ -1,4 +1,4 @@
-"""The images that a manifest's entries mean: each with its declared chain, all of them there."""
+"""The images that a manifest's entries name, each with its declared chain; all of them exist."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FoundImage:
-    """An image that is there, with the places of the images of its declared chain, the next one first."""
+    """An existing image, with the places of the images in its declared chain, the next one first."""
 
     source: ImageSource
     place: Place
@@ -26,30 +26,30 @@ class FoundImage:
 
 @dataclass(frozen=True, slots=True)
 class FoundGuest:
-    """A guest's entry and the image that it means; a glob's entry is here once for each match."""
+    """A guest's entry and its image; a glob's entry appears once for each match."""
 
     written: WrittenGuest
     image: FoundImage
 
     @property
     def place(self) -> Place:
-        """Where the guest's own image is."""
+        """The place of the guest's own image."""
         return self.image.place
 
     @property
     def named(self) -> str:
-        """The name that the manifest gives it, absolute."""
+        """The name that the manifest gives it, made absolute."""
         return self.image.place.named
 
     @property
     def objection(self) -> str:
-        """Why a match of a glob cannot be a guest, in words, so that the other matches can; empty if it can."""
+        """The reason why this match of a glob cannot be a guest, while other matches can; empty if it can."""
         odd = why_unfit(self.place.written) if self.written.image.is_glob else ""
         return f"its name has {odd}; rename it, or `exclude` it" if odd else ""
 
     @property
     def identity(self) -> Identity:
-        """What tells whether another name is the same file."""
+        """The identity of the file, which is the same by all its names."""
         return self.image.place.identity
 
     def __str__(self) -> str:
@@ -57,9 +57,9 @@ class FoundGuest:
 
 
 def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundImage | None:
-    """The image of an entry; None, and problems, where it or its chain is not as declared."""
+    """Return the image of an entry; None, and problems, if it or its chain is not as declared."""
     sources, places = [], []
-    # A list, so that the problems of the whole chain are found.
+    # Look at the whole chain before giving up, to report all its problems.
     for image in [written, *written.backing]:
         place = locate_image(folder, image.path, image.path_where, problems, matched=image.is_glob)
         if place is None:
@@ -76,7 +76,7 @@ def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundI
 
 
 def _check_raw(written: WrittenImage, problems: Problems) -> bool:
-    """A raw image names no backing file, so what is declared below one would never be read."""
+    """Report a chain that continues below a raw image: it cannot name a backing file."""
     if not written.backing:
         return True
     sound = True

@@ -3,7 +3,7 @@
 ::
 
     fleet.yaml                      relative paths start at its folder
-    -   /dev/stdin   <(make-it)     they start at the current folder, for a pipe is in none
+    -   /dev/stdin   <(make-it)     they start at the current folder, because a pipe has no folder
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from batchdiff.model.own_documents import Document, own_document
 from batchdiff.units import MIB
 
 MAX_BYTES = 8 * MIB
-"""A hundred thousand guests; what is larger is an image or a device given by mistake."""
+"""Enough for a hundred thousand guests; anything larger is an image or a device given by mistake."""
 
 STDIN = "-"
 _STDIN_NAMES = (STDIN, "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
@@ -38,7 +38,7 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 class ManifestFile:
     """A manifest as it was read: its absolute path, its name as given, its content.
 
-    Of a pipe the path is ``<stdin>`` or ``<pipe>`` in the current folder.
+    For a pipe the path is ``<stdin>`` or ``<pipe>`` in the current folder.
     """
 
     path: str
@@ -47,12 +47,12 @@ class ManifestFile:
 
     @property
     def folder(self) -> str:
-        """Where relative paths start."""
+        """The folder where relative paths start."""
         return os.path.dirname(self.path)
 
 
 def is_piped(path: str) -> bool:
-    """Return whether a manifest of that name comes from a descriptor or a pipe, and so from no folder."""
+    """Return True if a manifest of that name comes from a descriptor or a pipe, and so has no folder."""
     if path in _STDIN_NAMES or path.startswith(_DESCRIPTORS):
         return True
     try:
@@ -62,14 +62,14 @@ def is_piped(path: str) -> bool:
 
 
 def manifest_file(path: str) -> ManifestFile:
-    """Read a manifest, ``-`` for stdin, whatever it holds.
+    """Read the bytes of a manifest, or of stdin for ``-``.
 
-    :raises ManifestError: it cannot be read, or is surely something else.
+    :raises ManifestError: it cannot be read, or is clearly something else.
     """
     shown = "<stdin>" if path == STDIN else show(path)[1:-1]
     try:
         check_usable(path)
-        # Not abspath: that goes wrong where ".." follows a symbolic link.
+        # Not abspath, which is wrong if ".." follows a symbolic link.
         folder = os.path.realpath("" if is_piped(path) else os.path.dirname(path) or os.curdir)
         content = _content(path)
     except FileNotFoundError:
@@ -88,27 +88,27 @@ def manifest_file(path: str) -> ManifestFile:
 
 
 def _content(path: str) -> bytes:
-    """Return what a file or pipe holds, and no more of it than shows that it is too large.
+    """Return the content of a file or pipe, cut off one byte after the limit.
 
     :raises OSError: it cannot be read.
     :raises ValueError: it is a folder or a device.
     """
-    # Before it is opened, for that alone moves a tape.
+    # Check before opening: even that would move a tape.
     mode = os.fstat(0).st_mode if path == STDIN else os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise ValueError("it is a folder")
     if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not (path in _STDIN_NAMES and os.isatty(0))):
         raise ValueError("it is a device")
-    # Of a pipe the writer may come later: it is waited for.
+    # Opening a FIFO waits for its writer.
     fd = os.dup(0) if path == STDIN else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     with open(fd, "rb") as file:
         return file.read(MAX_BYTES + 1)
 
 
 def _require_manifest(path: str, shown: str, content: bytes) -> None:
-    """Refuse what is surely not a manifest, by its first bytes and its length.
+    """Refuse a file that is clearly not a manifest, by its first bytes and its length.
 
-    :raises ManifestError: says what it is.
+    :raises ManifestError: it is something else, which the message names.
     """
     head = content[:_HEAD]
     document = own_document(head)

@@ -1,11 +1,11 @@
-"""Whether backing file names still work by the path that a VM uses, if that path is a symbolic link.
+"""Checks that relative backing file names still work if a VM opens its image through a symbolic link.
 
-QEMU resolves a relative backing file name from the folder of the name by which it opened the image. The kernel
-resolves links among folders, but the last component stays as it is::
+QEMU resolves a relative backing file name from the folder of the path by which it opened the image. The kernel
+follows links among the folders of that path, but a link in the last component stays as it is::
 
-    /vms/web01.img -> /disks/lun7.img     names "../tpl/t.img"
-                      /disks/../tpl/t.img     read from the file's own folder
-    /vms/../tpl/t.img                         what the VM gets
+    /vms/web01.img -> /disks/lun7.img     has the backing file name "../tpl/t.img"
+    /disks/../tpl/t.img                   from the file's own folder, as batchdiff reads it
+    /vms/../tpl/t.img                     from the link's folder, as the VM reads it
 
 So both must lead to the same file. Source: QEMU, ``bdrv_get_full_backing_filename`` in block.c.
 """
@@ -34,12 +34,12 @@ def check_links(
     overlays: Sequence[str | None],
     problems: Problems,
 ) -> None:
-    """Find relative backing file names, of images and of overlays to write, that a link would lead elsewhere.
+    """Report relative backing file names, of images and future overlays, that mean another file through a link.
 
     ``overlays`` are the overlays' absolute paths, guest by guest; None for one with a problem of its own.
     """
     if template is not None:
-        # Overlays name the template by its own path, whatever link the manifest uses.
+        # Overlays name the template by its own path, even if the manifest uses a link.
         _check_chain(template, template.place.path, problems)
     for guest, overlay in zip(guests, overlays, strict=True):
         _check_chain(guest.image, guest.place.named, problems)
@@ -48,7 +48,7 @@ def check_links(
 
 
 def _check_overlay(guest: FoundGuest, overlay: str, template: FoundImage, problems: Problems) -> None:
-    """Check that an overlay in its guest's place finds the template by the guest's name in the manifest too."""
+    """Check that an overlay in its guest's place finds the template also through the guest's link."""
     if guest.written.options.backing_path is not BackingPath.RELATIVE:
         return
     name = backing_name(overlay, template.source.path, BackingPath.RELATIVE)
@@ -65,12 +65,12 @@ def _check_overlay(guest: FoundGuest, overlay: str, template: FoundImage, proble
 
 
 def _check_chain(image: FoundImage, opened: str, problems: Problems) -> None:
-    """Follow a declared chain by the names that QEMU uses; ``opened`` is the first one."""
+    """Follow a declared chain by the names that QEMU uses, starting with ``opened``."""
     user = "the VM's definition"
     for above, below in pairwise((image.place, *image.chain)):
         name = _backing_name(above.path)
         if name is None or not is_one_image(below.path, _resolved(name, above.path)):
-            return  # not the declared chain: plan says so
+            return  # not the declared chain, which `batchdiff plan` reports
         found = _resolved(name, opened)
         if not is_one_image(below.path, found):
             link, file = show(opened), show(above.path)
@@ -85,16 +85,16 @@ def _check_chain(image: FoundImage, opened: str, problems: Problems) -> None:
 
 
 def _resolved(name: str, opened: str) -> str:
-    """Return the file that a backing file name leads to in an image that was opened by a path."""
+    """Return the file that a backing file name means in an image that was opened by the path ``opened``."""
     return os.path.realpath(os.path.join(os.path.dirname(opened), name))
 
 
 def _backing_name(path: str) -> str | None:
-    """Return the backing file name in an image's header; None if it has none that could be followed."""
+    """Return the backing file name in an image's header; None if it has none that is a path."""
     from batchdiff.image.opening import peek_header  # noqa: PLC0415  # it loads numpy: only for declared chains
 
     try:
         name = peek_header(path).backing_name
-    except (ImageError, OSError):  # plan says what is wrong with the image
+    except (ImageError, OSError):  # `batchdiff plan` reports what is wrong with the image
         return None
     return None if name is None or ":" in name.split("/", 1)[0] or "\0" in name else name

@@ -1,4 +1,4 @@
-"""What each guest of a manifest is called, and where its overlay goes."""
+"""The name of each guest of a manifest, and the path of its overlay."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ if TYPE_CHECKING:
 
 
 _IMAGE_SUFFIXES = (".img", ".raw", ".qcow2", ".qed", ".vmdk", ".vdi", ".vhd", ".vhdx", ".hdd")
-"""Suffixes that an overlay replaces by ``.qcow2`` and a guest's name drops; in capitals too. What follows any
+"""Suffixes, in either case, that an overlay replaces by ``.qcow2`` and a guest's name drops. The text after any
 other dot is part of the name: web-1.0 and web-1.1 are two machines."""
 
 
 def without_suffix(path: str) -> str:
-    """Return a path without its image suffix, if it has one and more than that."""
+    """Return a path without its image suffix; unchanged if it has none, or consists of it."""
     stem, suffix = os.path.splitext(path)
     return stem if suffix.lower() in _IMAGE_SUFFIXES else path
 
 
 def former_overlays(named: str) -> tuple[str, ...]:
-    """Return the default overlays of a guest in versions that cut off whatever followed its last dot."""
+    """Return the default overlays of a guest in older versions, which cut off its name at the last dot."""
     stem = os.path.splitext(named)[0]
     return (f"{stem}.qcow2", f"{stem}.overlay.qcow2") if stem != without_suffix(named) else ()
 
 
 def default_overlay(named: str, guests: Collection[str]) -> str:
-    """Where a guest's overlay goes unless the manifest says: ``web01.qcow2`` for ``web01.img``, or ``web01``.
+    """Return the default path of a guest's overlay: ``web01.qcow2`` for ``web01.img`` and for ``web01``.
 
-    ``named`` is the guest's absolute path; ``guests`` are those of all guests, which no overlay may replace:
-    if one has that name, it is ``web01.overlay.qcow2``.
+    ``named`` is the guest's absolute path; ``guests`` are the paths of all guests, which no overlay may replace:
+    if one of them has that name, the overlay becomes ``web01.overlay.qcow2``.
     """
     stem = without_suffix(named)
     plain = f"{stem}.qcow2"
@@ -49,7 +49,7 @@ def default_overlay(named: str, guests: Collection[str]) -> str:
 
 
 def check_overlay_paths(guests: Sequence[WrittenGuest], folder: str, problems: Problems) -> None:
-    """Finds overlay paths of the manifest where no overlay can be written."""
+    """Report overlay paths of the manifest at which no overlay can be written."""
     for guest in guests:
         if guest.overlay_path and not guest.in_place:
             locate_overlay(folder, guest.overlay_path, guest.overlay_where, problems)
@@ -58,9 +58,9 @@ def check_overlay_paths(guests: Sequence[WrittenGuest], folder: str, problems: P
 def overlay_paths(
     guests: Sequence[FoundGuest], folder: str, problems: Problems, *, gone: Collection[str] = ()
 ) -> list[str | None]:
-    """Return the absolute path of each guest's overlay; None, and a problem, where none can be written there.
+    """Return the absolute path of each guest's overlay; None, and a problem, if no overlay can be written there.
 
-    ``gone``: the paths of guests that are not there, whose names no default overlay gets either.
+    ``gone``: the paths of guests that no longer exist; default overlays avoid their names, too.
     """
     named = {guest.named for guest in guests} | set(gone)
     return [_overlay_path(guest, named, folder, problems) for guest in guests]
@@ -84,16 +84,16 @@ def _overlay_path(guest: FoundGuest, named: set[str], folder: str, problems: Pro
 
 
 def _own_path(guest: FoundGuest, problems: Problems) -> str | None:
-    """The path of the guest's own file, at the end of all links: there the overlay takes its place."""
+    """Return the path of the guest's own file, behind all links: the overlay takes its place there."""
     if guest.place.identity[0] == "device":
         where = guest.written.overlay_where
-        problems.add(where, f"{guest} is a block device, whose place no file can take; give overlay.path")
+        problems.add(where, f"{guest} is a block device, which no file can replace; give overlay.path")
         return None
     return guest.place.path
 
 
 def guest_names(guests: Sequence[AnyGuest], folder: str, problems: Problems) -> list[str]:
-    """The name of each guest; problems where two have one name, or a name is none."""
+    """Return the name of each guest; report names that two guests share, and texts that cannot be a name."""
     stems = [guest.written.name or _stem(guest) for guest in guests]
     count = Counter(stems)
     names = [
@@ -120,7 +120,7 @@ def _where(guest: AnyGuest) -> YamlPath:
 
 
 def _one_file_unnamed(one: AnyGuest, other: AnyGuest) -> bool:
-    # A file that is a guest twice is a problem of its own, told elsewhere.
+    # check_guests reports a file that is a guest twice.
     same = one.named == other.named if one.identity is None else one.identity == other.identity
     return same and not (one.written.name and other.written.name)
 

@@ -1,4 +1,4 @@
-"""From a path as a manifest writes it to the file that it means, or to what is wrong with it."""
+"""The lookup of the file that a path in a manifest means, and the problems that such a path can have."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from batchdiff.image.source import ImageFormat
 from batchdiff.model import own_names
 from batchdiff.model.manifest_problems import Problems, YamlPath, show
 
-# Comparing a name with thousands of others takes tens of milliseconds, and a wrong folder misses every image.
+# Comparing a name with thousands takes tens of milliseconds, and a mistyped folder makes every image fail.
 _MOST_SUGGESTIONS = 20
 _MOST_NAMES = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An image that is there.
+    """The location of an existing image.
 
-    ``where`` says it in the manifest and ``written`` is its text; ``named`` is that name, absolute, with its
-    folder resolved; ``path`` is the file at the end of all symbolic links, or ``named`` for a block device.
+    ``where`` is its place in the manifest and ``written`` its text there; ``named`` is that name made absolute,
+    with its folder resolved; ``path`` is the file behind all symbolic links, or ``named`` for a block device.
     """
 
     where: YamlPath
@@ -35,7 +35,7 @@ class Place:
 
 
 def resolve_folder(folder: str, written: str) -> str:
-    """A path made absolute: its folder without symbolic links, its last component as it is."""
+    """Return a path made absolute: its folder free of symbolic links, its last component unchanged."""
     directory, name = os.path.split(os.path.join(folder, written))
     return os.path.join(os.path.realpath(directory), name)
 
@@ -43,9 +43,9 @@ def resolve_folder(folder: str, written: str) -> str:
 def locate_image(
     folder: str, written: str, where: YamlPath, problems: Problems, *, matched: bool = False
 ) -> Place | None:
-    """The image that a path means; None, and a problem, if it means no image.
+    """Return the image that a path means; None, and a problem, if there is no such image.
 
-    ``matched``: it comes from a glob, and what is odd about its name is the guest's own problem.
+    ``matched``: the path comes from a glob; oddities of its name are then reported for that guest alone.
     """
     if not matched and unfit(written):
         problems.add(where, _unfit(written))
@@ -71,7 +71,7 @@ def locate_image(
 
 
 def is_image(path: str) -> bool:
-    """Whether a name leads to a regular file or a block device."""
+    """Return True if a name leads to a regular file or a block device."""
     try:
         return not _not_an_image(os.stat(path).st_mode)
     except (OSError, ValueError):
@@ -79,7 +79,7 @@ def is_image(path: str) -> bool:
 
 
 def locate_overlay(folder: str, written: str, where: YamlPath, problems: Problems) -> str | None:
-    """The absolute path of an overlay to write; None, and a problem, where none can be written there."""
+    """Return the absolute path of an overlay to write; None, and a problem, if it cannot be written there."""
     if unfit(written):
         problems.add(where, _unfit(written))
     elif os.path.basename(written) in {"", ".", ".."}:
@@ -102,14 +102,14 @@ def _in_existing_folder(path: str, where: YamlPath, problems: Problems) -> str |
 
 
 def _unfit(written: str) -> str:
-    return f"{show(written)} has {why_unfit(written)}, which reports and logs could not show; rename it"
+    return f"{show(written)} has {why_unfit(written)}, which reports and logs cannot show; rename it"
 
 
 def missing_format(folder: str, written: object) -> str:
-    """The message for an image without a format, with the format that its file looks like as a hint."""
+    """Return the message for an image without a format, with the format that its first bytes suggest."""
     found = looks_like(os.path.join(folder, written)) if isinstance(written, str) else None
     if found is None:
-        return "format is missing; write `format: raw` or whatever it is, for it is never guessed"
+        return "format is missing; write the format that the image has, such as `format: raw`: it is never guessed"
     if found is ImageFormat.LUKS:
         return (
             "format is missing; the file looks encrypted (luks). If the guest's OS encrypts its whole disk, write "
@@ -147,13 +147,13 @@ def _no_such_file(full: str, written: str, *, suggest: bool) -> str:
 
 
 def _near(name: str, names: list[str]) -> str:
-    """Return a suggestion by what names differ in: those of images end alike, which makes any two look near."""
+    """Return a suggestion by the stems of names: a common suffix makes any two image names look similar."""
     alike = next((each for each in names if each.casefold() == name.casefold()), None)
     if alike is not None:
         return f"; did you mean {show(alike)}?"
     stem, suffix = os.path.splitext(name)
     stems = {os.path.splitext(each)[0]: each for each in names if each.endswith(suffix)}
-    from difflib import get_close_matches  # noqa: PLC0415  # only where something is wrong
+    from difflib import get_close_matches  # noqa: PLC0415  # only if something is wrong
 
     near = get_close_matches(stem, list(stems), n=1)
     return f"; did you mean {show(stems[near[0]])}?" if near else ""

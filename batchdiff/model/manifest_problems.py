@@ -1,4 +1,4 @@
-"""What is wrong with a manifest, gathered until all of it can be told at once, each with its line."""
+"""The problems of a manifest, each with its line, collected so that all are reported at once."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 YamlPath: TypeAlias = tuple[str | int, ...]
-"""The way to a value: ``("guests", 1, "overlay")``."""
+"""The path to a value: ``("guests", 1, "overlay")``."""
 
 _LONGEST_SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: the line, the value's place in the document, and a sentence."""
+    """One problem: the line, the value's place in the document, and a sentence."""
 
     line: int
     where: YamlPath
@@ -34,46 +34,46 @@ class Problems:
         self._lines: dict[YamlPath, int] = {}
 
     def locate(self, where: YamlPath, line: int) -> None:
-        """Notes the line of a value; the first word counts, so that a key's line wins over its value's."""
+        """Record the line of a value. The first call wins, so a key's line takes precedence over its value's."""
         self._lines.setdefault(where, line)
 
     def line(self, where: YamlPath) -> int:
-        """The line of a value, or of the nearest value around it."""
+        """Return the line of a value, or of the nearest value around it."""
         for length in range(len(where), -1, -1):
             if where[:length] in self._lines:
                 return self._lines[where[:length]]
         return 1
 
     def add(self, where: YamlPath, message: str, *, line: int | None = None) -> None:
-        """Adds a problem; the same one twice (a default that several guests share) counts once."""
+        """Add a problem; the same one again, as from a default that several guests share, counts once."""
         self._found[Problem(line or self.line(where), where, message)] = None
         self._objected.add(where)
         self._touched.update(where[:length] for length in range(len(where) + 1))
 
     def warn(self, where: YamlPath, message: str) -> None:
-        """Adds what is odd and no problem: it is shown with the problems, and counts as none."""
+        """Add a warning: it is shown with the problems, but does not count as one."""
         self._odd[Problem(self.line(where), where, message)] = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is odd, as ``LINE: YAML.PATH: message``."""
+        """The warnings, as ``LINE: YAML.PATH: message``."""
         return tuple(f"{each.line}: {_placed(each)}" for each in self._odd)
 
     def touches(self, where: YamlPath) -> bool:
-        """Whether there is a problem with a value or anything inside it."""
+        """Return True if a value, or anything inside it, has a problem."""
         return where in self._touched
 
     def objects_to(self, where: YamlPath) -> bool:
-        """Whether there is a problem with a value itself, not only with something inside it."""
+        """Return True if a value itself has a problem, not only something inside it."""
         return where in self._objected
 
     def __len__(self) -> int:
         return len(self._found)
 
     def report(self, name: str) -> str:
-        """``NAME:LINE: YAML.PATH: message``, a line for each problem, in the order of the file.
+        """Return one line per problem, ``NAME:LINE: YAML.PATH: message``, in the order of the file.
 
-        What is odd follows: it may be why something else is wrong.
+        Warnings follow, because they may explain a problem.
         """
         ordered = sorted(self._found, key=lambda problem: problem.line)
         odd = [f"{name}:{each.line}: warning: {_placed(each)}" for each in self._odd]
@@ -81,7 +81,7 @@ class Problems:
 
 
 def sentence(name: str, problem: Problem) -> str:
-    """One problem as a line: ``NAME:LINE: YAML.PATH: message``."""
+    """Return one problem as a line: ``NAME:LINE: YAML.PATH: message``."""
     return f"{name}:{problem.line}: {_placed(problem)}"
 
 
@@ -90,13 +90,13 @@ def _placed(problem: Problem) -> str:
 
 
 def show_path(where: YamlPath) -> str:
-    """``guests[1].overlay.cluster_size``; keys that would break the line are escaped."""
+    """Return a path as ``guests[1].overlay.cluster_size``; unprintable characters in keys are escaped."""
     text = "".join(f"[{step}]" if isinstance(step, int) else f".{_bare(step)}" for step in where)
     return text.removeprefix(".")
 
 
 def show(text: str) -> str:
-    """Text in quotes for a message: on one line, nothing unprintable, cut where it is very long."""
+    """Return a text in quotes for a message: on one line, unprintable characters escaped, a long text cut."""
     return f'"{_bare(text)}"'
 
 
@@ -107,8 +107,8 @@ def _bare(text: str) -> str:
 
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:
-    """``; did you mean "x"?`` where something known is near, else nothing."""
-    from difflib import get_close_matches  # noqa: PLC0415  # only where something is wrong
+    """Return ``; did you mean "x"?`` if a known word is similar, otherwise an empty text."""
+    from difflib import get_close_matches  # noqa: PLC0415  # only if something is wrong
 
     near = get_close_matches(wrong, list(known), n=1)
     return f"; did you mean {show(near[0])}?" if near else ""

@@ -1,4 +1,4 @@
-"""A manifest against its JSON Schema, and the validator's findings in plain words."""
+"""The check of a manifest against its JSON Schema, with the validator's findings in plain words."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _KINDS = {
 _LISTS_OF_IMAGES = ("guests", "backing")
 
 _PLAIN = re.compile(r"(?!(?i:true|false|null|yes|no|on|off|y|n)$)(?:\./)?[A-Za-z_/][\w./-]*")
-"""What YAML takes for text in a list in brackets, without quotes, however it is used here."""
+"""A text that needs no quotes in a YAML list in brackets."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Finding:
-    """What the validator objects to: the rule and its argument, the value and its place, the raw message."""
+    """A finding of the validator: the rule and its argument, the value and its place, the raw message."""
 
     rule: str
     argument: Any
@@ -46,11 +46,11 @@ class _Finding:
 
 
 VERSION = 1
-"""Of the manifest's format."""
+"""The version of the manifest's format."""
 
 
 def version_problem(data: dict[str, PlainData]) -> tuple[YamlPath, str] | None:
-    """Return what is wrong with the version of a manifest; None if it is right."""
+    """Return the problem with a manifest's version, and its place; None if the version is right."""
     if "version" not in data:
         return (), "version is missing; begin the manifest with `version: 1`"
     found = data["version"]
@@ -60,17 +60,17 @@ def version_problem(data: dict[str, PlainData]) -> tuple[YamlPath, str] | None:
 
 
 def is_readable(data: dict[str, PlainData]) -> bool:
-    """Return whether a manifest without the right version is one of version 1 by all that it has.
+    """Return True if a manifest without a version number has the keys of version 1.
 
-    Of another version nothing else can be judged, and a file without any of these keys is not a manifest.
+    A manifest of another version cannot be checked further, and a file without these keys is not a manifest.
     """
     return type(data.get("version")) is not int and not data.keys().isdisjoint({"template", "guests"})
 
 
 def check_schema(data: PlainData, folder: str, problems: Problems) -> None:
-    """Finds everything in a manifest that its schema does not allow.
+    """Report everything in a manifest that its schema does not allow.
 
-    ``folder`` is where relative paths start, for the hint of what format a file has.
+    ``folder`` is where relative paths start; a hint about the format of an image looks at the file.
     """
     schema = schema_of("manifest")
     if first_problem(data, schema) is None:
@@ -88,14 +88,14 @@ def check_schema(data: PlainData, folder: str, problems: Problems) -> None:
             raw=error.message,
         )
         if finding.value is None and problems.touches(finding.where):
-            # The value could not even be read from the YAML, and that has been told.
+            # The value could not be read from the YAML, which was reported already.
             continue
         for where, message in _in_words(finding, folder):
             problems.add(where, message)
 
 
 def describe(value: object) -> str:
-    """What was found, in a few words."""
+    """Return a value or its type in a few words, as in ``found the text "x"``."""
     match value:
         case None:
             return "nothing"
@@ -119,10 +119,10 @@ def _in_words(finding: _Finding, folder: str) -> list[tuple[YamlPath, str]]:
         absent = [key for key in finding.argument if finding.raw.startswith(f"{key!r} ")]
         return [(finding.where, _missing(key, finding.value, folder)) for key in absent]
     if finding.rule == "oneOf" and not isinstance(finding.value, dict):
-        # Of what is no mapping at all another finding tells.
+        # Another finding reports that it is not a mapping.
         return []
     if finding.rule == "const" and not isinstance(finding.value, str):
-        # Another finding tells of the type.
+        # Another finding reports the wrong type.
         return []
     words = _WORDS.get(finding.rule)
     return [(finding.where, words(finding) if words else finding.raw)]
@@ -138,7 +138,7 @@ def _unknown_keys(finding: _Finding) -> list[tuple[YamlPath, str]]:
 
 
 def _what_else(key: str, known: list[str]) -> str:
-    """Return what was meant by a key that is unknown here, as the end of a sentence."""
+    """Return advice on a key that is unknown here, as the end of a sentence."""
     before, colon, after = key.partition(":")
     if colon and before in known:
         return f"; write a space after the colon: `{before}: {after}`"
@@ -151,7 +151,7 @@ def _what_else(key: str, known: list[str]) -> str:
 
 
 def _place_of(key: str) -> str:
-    """Return where a manifest has a key of that name; empty if nowhere."""
+    """Return the place of a manifest that has a key of that name; empty if none has."""
     schema = schema_of("manifest")
     guest, top = schema["$defs"]["guest"]["properties"], schema["properties"]
     if key in guest["overlay"]["properties"] and key not in guest:
@@ -180,7 +180,7 @@ def _type(finding: _Finding) -> str:
 
 
 def _as_list(finding: _Finding) -> str:
-    """Return how to write one value as the list that is expected, as the end of a sentence."""
+    """Return advice on writing a single value as the expected list, as the end of a sentence."""
     key = finding.where[-1] if finding.where else ""
     if isinstance(finding.value, dict):
         return f"; write a list, such as `{key}: [{{path: ...}}]`" if key in _LISTS_OF_IMAGES else ""
@@ -212,8 +212,8 @@ def _one_of(finding: _Finding) -> str:
 def _overlay_of_several(finding: _Finding) -> str:
     which = "a single guest" if finding.where[0] == "defaults" else "a guest with a path, not a glob,"
     return (
-        f"only {which} can name a file, for each guest needs its own; "
-        "here it can only be the word `same`, each guest's own path"
+        f"only {which} can name a file, because each guest needs its own overlay; "
+        "here it can only be the word `same`, which stands for each guest's own path"
     )
 
 
@@ -222,7 +222,7 @@ _WORDS: dict[str, Callable[[_Finding], str]] = {
     "enum": _enum,
     "const": _overlay_of_several,
     "oneOf": _one_of,
-    "dependentRequired": lambda _: "name goes with path, not with glob, for each guest needs its own",
+    "dependentRequired": lambda _: "name goes with path, not with glob, because each guest needs its own name",
     "minItems": lambda _: "at least one guest is needed",
     "maxItems": lambda finding: f"at most {finding.argument} images may be in a chain",
     "minLength": lambda _: "must not be empty",

@@ -1,4 +1,4 @@
-"""Explain what is wrong with a text that is not YAML, in the words of its writer and not of a parser."""
+"""Explanations of YAML syntax errors, in terms of the text and not of the parser."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from batchdiff.model.manifest_problems import show
 _INDENTED = "it does not line up with the lines above; entries of one list or mapping start in the same column"
 
 _REASONS = (
-    # What the parser reports, and what it means. Both of PyYAML's parsers are in here.
+    # The parser's message, and what it means. The messages of both of PyYAML's parsers are here.
     (
         "mapping values are not allowed",
         "a colon is not allowed here: check the indentation, or put the text in quotes",
@@ -30,7 +30,7 @@ _REASONS = (
     ("did not find expected <document start>", "a second document begins here; a manifest is one document"),
 )
 _AT_THE_BEGINNING = ("could not find expected ':'", "found unexpected end of stream", "expected ',' or")
-"""Reported where the parser gave up; the line to correct is where it had begun."""
+"""Reported at the line where the parser gave up; the line to correct is the one where the construct starts."""
 
 
 def where_and_why(error: yaml.MarkedYAMLError, text: str) -> tuple[int | None, str]:

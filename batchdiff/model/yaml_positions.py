@@ -1,7 +1,7 @@
-"""YAML as plain data together with the line of every value, for messages that point into the file.
+"""YAML as plain data, with the line of every value, for messages that point into the file.
 
-Only what a manifest needs is taken: text keys, no tags but YAML's own plain ones. The expansion of aliases
-and merge keys is bounded, because a few hundred bytes of nested aliases can stand for billions of values.
+Only what a manifest needs is accepted: text keys, and no tags but YAML's own plain ones. The expansion of aliases
+and merge keys is limited, because a few hundred bytes of nested aliases can expand to billions of values.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ MAX_VALUES = 250_000
 """Values in a document, aliases expanded: ten thousand guests with every key spelled out."""
 
 MAX_DEPTH = 50
-"""Ten times what a manifest needs; also what ends an alias that contains itself."""
+"""Ten times what a manifest needs; it also ends an alias that contains itself."""
 
 _LONGEST_NUMBER = 80
-"""Longer than 64 binary digits, or any number that a manifest has a use for. PyYAML's conversion of numbers with
-colons, in sixties, takes time that grows with the square of their length."""
+"""More than 64 binary digits, and more than any number in a manifest needs. PyYAML takes quadratic time to convert
+sexagesimal numbers, such as 1:30:00."""
 
 PlainData: TypeAlias = "bool | int | float | str | list[PlainData] | dict[str, PlainData] | None"
 
 _TAG = "tag:yaml.org,2002:"
 _MERGE = _TAG + "merge"
-# A date or "=" is text here: an image called 2024-06-01 is no surprise.
+# A date or "=" is text here: an image may well be called 2024-06-01.
 _TEXT_TAGS = frozenset(_TAG + name for name in ("str", "timestamp", "value", "merge"))
 # libyaml's parser is ten times as fast; PyYAML may have been built without it.
 _LOADER: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def parse_yaml(text: str, name: str, problems: Problems) -> PlainData:
-    """The one document in a text; an empty text is None.
+    """Return the single document in a text, as plain data; None for an empty text.
 
-    Duplicate keys, keys that are no text and unknown tags become problems; so do the lines of all values.
+    Duplicate keys, keys that are not text and unknown tags become problems. The line of every value is recorded.
 
-    :raises ManifestError: the text is no YAML, too large, or too deeply nested; ``name`` is the file.
+    :raises ManifestError: the text is not YAML, is too large, or is too deeply nested; ``name`` is the file.
     """
     control = yaml.reader.Reader.NON_PRINTABLE.search(text)
     if control:
@@ -59,7 +59,7 @@ def parse_yaml(text: str, name: str, problems: Problems) -> PlainData:
 
 
 def _check_bounds(text: str, name: str) -> None:
-    """Refuses what composing could not bear: it recurses (in C: until the stack is gone) and keeps all nodes."""
+    """Refuse texts too large to compose: that recurses (in C, until the stack overflows) and keeps all nodes."""
     depth = count = 0
     for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -79,7 +79,7 @@ def _refuse_excess(name: str, line: int, count: int, depth: int) -> None:
 
 
 class _Reader:
-    """Turns a graph of YAML nodes into plain data, counting what it makes."""
+    """A converter of YAML nodes to plain data that counts the values it makes."""
 
     def __init__(self, name: str, problems: Problems) -> None:
         self._name = name
@@ -133,7 +133,7 @@ class _Reader:
         return key
 
     def _merge(self, source: yaml.Node, path: YamlPath, depth: int, data: dict[str, PlainData]) -> None:
-        """Adds the keys of ``<<: source`` that the mapping itself does not have; earlier sources win."""
+        """Add the keys of ``<<: source`` that the mapping itself does not have; earlier sources win."""
         sources = source.value if isinstance(source, yaml.SequenceNode) else [source]
         for each in sources:
             content = self.value(each, path, depth + 1)
@@ -148,7 +148,7 @@ class _Reader:
             return str(node.value)
         if node.tag == _TAG + "null":
             return None
-        # PyYAML's own conversions let these through where a tag such as !!int stands before other text.
+        # PyYAML's conversions raise these if a tag such as !!int stands before other text.
         with contextlib.suppress(ValueError, KeyError, IndexError, OverflowError):
             if len(node.value) > _LONGEST_NUMBER:
                 raise ValueError(node.value)

@@ -332,7 +332,9 @@ def test_without_a_template_no_guest_is_missing_whose_overlay_is_there(folder, c
     (problem, other, unmatched) = problems(guests(raw("clones/a.img"), raw("clones/x.img"), glob))
     assert problem.startswith("m.yaml:2: template.path: no such file: ")
     assert "clones/x.img" in other
-    assert unmatched.endswith("; if its guests were converted, correct the template alone; if not, the pattern")
+    assert unmatched.endswith(
+        "; if its guests were converted, correct only the template; if not, correct the pattern"
+    )
 
 
 def test_without_a_template_no_overlay_is_taken_for_a_disk_in_use(folder, converted):

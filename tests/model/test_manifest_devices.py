@@ -65,7 +65,7 @@ def test_a_default_overlay_is_beside_a_link_to_a_device(folder, device):
 
 def test_an_overlay_cannot_take_the_place_of_a_device(folder, device):
     (problem,) = problems(guests(raw("dev/vg/lv", ", overlay: {path: same}"), tail="retire: quarantine\n"))
-    assert "is a block device, whose place no file can take" in problem
+    assert "is a block device, which no file can replace" in problem
 
 
 @pytest.mark.parametrize("path", ["/dev/web01.qcow2", "/dev/../dev/./web01.qcow2", "devices/web01.qcow2"])
@@ -108,9 +108,7 @@ def test_the_sidecar_of_a_device_needs_a_name_beside_the_overlays(folder, device
         assert len(read(text).guests) == 2
     else:
         (problem,) = problems(text)
-        assert problem.startswith(
-            "m.yaml:2: template.path: the file that is put beside the overlays, to say what rests"
-        )
+        assert problem.startswith("m.yaml:2: template.path: the file that is put beside the overlays to list")
         assert f"would have a name of {longest + 1} bytes" in problem
         assert "shorten it by 1 or more" in problem
 

@@ -73,7 +73,7 @@ def test_the_overlay_of_an_excluded_image_hides_no_guest(folder):
 def test_all_excluded(folder):
     found = problems(guests('{glob: "clones/a*.img", format: raw}', raw("clones/b.img"), tail=excluding('"**"')))
     assert found == [
-        'm.yaml:4: guests[0].glob: no guest matches "clones/a*.img": all that it matches (1) is the template, a'
+        'm.yaml:4: guests[0].glob: no guest matches "clones/a*.img": each of its matches (1) is the template, a'
         " backing file, an overlay, a file of batchdiff's own, a guest that is listed by path, or excluded"
     ]
 

@@ -71,4 +71,4 @@ def test_overlays_that_would_get_too_long_a_name(folder):
     make(name)
     (problem,) = problems(guests(raw(name)))
     assert "the overlay" in problem
-    assert f"{LONGEST} are possible" in problem
+    assert f"the limit here is {LONGEST};" in problem

@@ -72,7 +72,7 @@ def test_a_glob_without_matches(folder):
 
 def test_a_glob_with_nothing_but_taken_files(folder):
     (problem,) = problems(guests(raw("clones/a.img"), '{glob: "[t]*.img", format: raw}'))
-    assert problem.startswith('m.yaml:5: guests[1].glob: no guest matches "[t]*.img": all that it matches (1)')
+    assert problem.startswith('m.yaml:5: guests[1].glob: no guest matches "[t]*.img": each of its matches (1)')
 
 
 def test_globs_that_overlap_give_a_guest_twice(folder):
@@ -109,5 +109,5 @@ def test_batchdiffs_own_files_are_no_guests(folder, suffix):
     found = read(guests("{glob: 'clones/[abz].img*', format: raw}")).guests
     assert [os.path.basename(guest.image.path) for guest in found] == ["a.img", "b.img"]
     (problem,) = problems(guests("{glob: 'clones/a.img?*', format: raw}"))
-    assert "all that it matches (1) is the template" in problem
+    assert "each of its matches (1) is the template" in problem
     assert "a file of batchdiff's own" in problem

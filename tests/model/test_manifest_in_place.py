@@ -113,4 +113,4 @@ def test_no_file_takes_the_place_of_a_device():
     overlay_at = (*where, "overlay", "path")
     guest = FoundGuest(WrittenGuest(written, None, "same", overlay_at, OverlayOptions()), image)
     assert overlay_paths([guest], "/", found) == [None]
-    assert "is a block device, whose place no file can take" in found.report("m.yaml")
+    assert "is a block device, which no file can replace" in found.report("m.yaml")
