@@ -1,1 +1,1 @@
-"""What is written down: the manifest and the plan."""
+"""The manifest, the plan and the sidecar: how they are read, checked and written."""

@@ -1,14 +1,13 @@
-"""Which images rest on a file that may have to go: asked at planning, and again right before each file goes.
+"""The search for images that have a given file in their backing chain.
 
-::
+It runs when planning, and again just before an original is removed::
 
-    where               the folder of the file, the folders of the plan, and those of the overlays that the file's
-                        own sidecar names
-    which images        every regular file there whose head names another one, whatever it is called, and the
-                        qcow2 guests of the plan, also on block devices; whole chains
-    who is one file     by identity, also through links; a name that the file had a moment ago counts by its path
+    folders     those of the file, of the plan, and of the overlays in the file's own sidecar
+    images      every regular file there whose header names a backing file, whatever its name, and the qcow2 guests
+                of the plan, also on block devices; whole chains
+    matching    by identity, also through links; by path for a name that the file had a moment ago
 
-Each call looks anew, so that an image made a second ago is seen.
+Each search reads the disk again, so it finds an image that was created a second ago.
 """
 
 from __future__ import annotations
@@ -31,24 +30,24 @@ _ASIDE = (own_names.QUARANTINE, own_names.OVERLAY_ASIDE, own_names.DELETING)
 
 
 UNREAD = "perhaps "
-"""How the text for an image begins that cannot be read, and so might rest on anything."""
+"""Start of the text for an image that cannot be read, and so might depend on anything."""
 
 
 class Forbidden(enum.Enum):
-    """Whether an image counts that this user may not read, and that might rest on anything."""
+    """The treatment of an image that this user may not read, and that might depend on anything."""
 
     COUNTS = "counts"
-    """For the moment before a file goes."""
+    """Report it: right before a file is removed."""
 
     IGNORED = "ignored"
-    """For planning: where many users share a folder, hardly anyone may read all of it."""
+    """Ignore it: while planning, because few users may read every file of a shared folder."""
 
 
 class Dependents:
-    """Looks for what rests on files, in these folders and wherever each file itself leads.
+    """A search for images that depend on files, in the given folders and in those that each file leads to.
 
-    ``images``: those that are looked at in any case, wherever they are, also on block devices. ``raw``: those that
-    are declared raw, and so rest on nothing: if the disk cannot give their heads, the other guests go on.
+    ``images`` are searched in any case, wherever they are, also on block devices. ``raw`` images are declared raw
+    and have no backing file: if their headers cannot be read, other guests are not affected.
     """
 
     def __init__(self, folders: Iterable[str], *, images: Iterable[str] = (), raw: Iterable[str] = ()) -> None:
@@ -65,10 +64,11 @@ class Dependents:
         but: Iterable[str] = (),
         forbidden: Forbidden = Forbidden.COUNTS,
     ) -> list[str]:
-        """Return the images that rest on a file at any level, sorted; a text for one that cannot be read.
+        """Return the images that have a file anywhere in their chain, sorted; a text for one that cannot be read.
 
-        ``former``: names that the file had a moment ago; whatever names these rests on it, too. ``but``: images
-        that may rest on it; what rests on these counts. The file itself is never opened.
+        ``former``: names that the file had a moment ago; images that name these depend on it, too. ``but``: images
+        that are allowed to depend on it; images on top of these are still reported. The file itself is never
+        opened.
         """
         own = identity_of(path)
         look = _Look(self._heads, frozenset() if own is None else frozenset({own}), self._raw)
@@ -77,7 +77,7 @@ class Dependents:
         return look.answer(path, former, but, forbidden)
 
     def on_each(self, paths: Iterable[str], *, forbidden: Forbidden = Forbidden.COUNTS) -> dict[str, list[str]]:
-        """Return the same for many files, with one look, which may open them: they must not be held."""
+        """Return the same for several files, by one search. It may open them, so none of them may be held."""
         paths = list(paths)
         look = _Look(self._heads, frozenset(), self._raw)
         look.take_in_all(self._folders, self._images)
@@ -87,13 +87,13 @@ class Dependents:
 
 
 def dependents_in_manifest(manifest: Manifest) -> Dependents:
-    """Look for what rests on the guests of a manifest."""
+    """Return a search in the folders and guests of a manifest."""
     guests = [guest.image for guest in (*manifest.guests, *manifest.left_out)]
     return _dependents(folders_of_manifest(manifest), guests)
 
 
 def dependents_in_plan(plan: Plan) -> Dependents:
-    """Look for what rests on the guests or overlays of a plan."""
+    """Return a search in the folders and guests of a plan."""
     return _dependents(folders_of_plan(plan), [guest.source for guest in plan.guests])
 
 
@@ -103,7 +103,7 @@ def _dependents(folders: list[str], guests: list[ImageSource]) -> Dependents:
 
 
 class _Look:
-    """One look around: which folders and sidecars were looked into, and what was found."""
+    """One search: the folders that were read, and the images found there."""
 
     def __init__(self, heads: Heads, untouched: frozenset[Identity], raw: Iterable[str]) -> None:
         self._raw = set(map(identity_of, raw))
@@ -113,20 +113,20 @@ class _Look:
         self._doubtful: dict[str, list[str]] = {}
 
     def take_in_all(self, folders: Iterable[str], images: Iterable[str]) -> None:
-        """Take in what is looked into for every file."""
+        """Search the folders and images that matter for every file."""
         self._take_in_folders(folders)
         for image in images:
             self._resting.take_in(image)
 
     def take_in(self, path: str, former: Iterable[str]) -> None:
-        """Take in what is looked into for this file."""
+        """Search the folder and the sidecars of one file."""
         self._doubtful[path] = []
         self._take_in_folders([os.path.realpath(os.path.dirname(path))])
         for sidecar in _sidecars_of((path, *former)):
             self._take_in_sidecar(path, sidecar)
 
     def answer(self, path: str, former: Iterable[str], but: Iterable[str], forbidden: Forbidden) -> list[str]:
-        """Return what rests on a file that was taken in."""
+        """Return the images that depend on a file that was taken in."""
         own = identity_of(path)
         left_out = {own, *map(identity_of, but)}
         grounds: list[Ground] = [os.path.realpath(name) for name in (path, *former)]
@@ -144,12 +144,12 @@ class _Look:
             try:
                 self._resting.take_in_folder(folder, but=own_names.TEMPORARY)
             except (FileNotFoundError, NotADirectoryError):
-                continue  # so nothing is in it
+                continue  # a folder that does not exist holds no image
             except OSError as error:
                 self._closed.append(Unread(folder, error))
 
     def _take_in_sidecar(self, path: str, sidecar: str) -> None:
-        """An overlay that moved may be beside where it was, so its folder is looked into as well."""
+        """Search the overlays that a sidecar names, and their folders: an overlay may have a new name there."""
         if not os.path.lexists(sidecar):
             return
         known = read_sidecar(sidecar)
@@ -165,7 +165,7 @@ class _Look:
 
 
 def _sidecars_of(names: Iterable[str]) -> Iterator[str]:
-    """Yield where the sidecar of a file is: beside its own name, also while the file is out of the way."""
+    """Yield the paths that a file's sidecar can have; the file may be set aside under another name meanwhile."""
     own = {name.removesuffix(suffix) for name in names for suffix in ("", *_ASIDE)}
     yield from (name + own_names.SIDECAR for name in sorted(own))
 

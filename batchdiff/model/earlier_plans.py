@@ -1,6 +1,6 @@
-"""Which plan has converted a guest: the words for it, and the search for the plan's file by its checksum.
+"""The plan that converted a guest: the text that names it, and the search for its file by checksum.
 
-A plan that was kept aside has another name than the one that the sidecar recorded, so folders are searched.
+A plan that was kept aside no longer has the name that the sidecar recorded, so folders are searched.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def plan_in(reason: str) -> str:
 
 
 def is_done(reason: str) -> bool:
-    """Return whether it is the reason of a guest that an earlier plan has converted, be its file found or not."""
+    """Return True if the reason is that an earlier plan converted the guest, even one whose file was not found."""
     return reason.startswith(_DONE_BY)
 
 
 class EarlierPlans:
-    """Finds plans by their checksums: where the sidecar says, beside that, and in further folders.
+    """A search for plans by checksum: at the path in the sidecar, in that folder, and in further folders.
 
-    ``renamed``: the names that plans are about to get, by their present ones; all paths absolute.
+    ``renamed``: the names that plans are about to get, by their present names; all paths are absolute.
     """
 
     def __init__(self, folders: Iterable[str] = (), *, renamed: Mapping[str, str] | None = None) -> None:
@@ -47,7 +47,7 @@ class EarlierPlans:
         return f"{_DONE_BY}an earlier plan, whose file was not found{where}"
 
     def path_of(self, origin: Origin) -> str:
-        """Return the path of the plan that has made an overlay; empty if it is not found."""
+        """Return the path of the plan that made an overlay; empty if it is not found."""
         recorded = origin.plan_path if os.path.isabs(origin.plan_path) else ""
         if recorded:
             head = plan_head(recorded)
@@ -60,7 +60,7 @@ class EarlierPlans:
         return ""
 
     def _plans(self, folder: str) -> dict[str, str]:
-        """Return the plans in a folder by their checksums; of two copies the one that has a journal."""
+        """Return the plans in a folder by their checksums; of two copies, the one that has a journal."""
         if folder not in self._by_folder:
             names: list[str] = []
             with contextlib.suppress(OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What `batchdiff verify` found of one file."""
+"""The result of `batchdiff verify` for one file."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 
 class Health(enum.StrEnum):
-    """Whether a file still is what it was."""
+    """The condition of a file, compared with its recorded state."""
 
     SOUND = "sound"
     TOUCHED = "touched"
-    """Its times or its identity changed, its content did not."""
+    """Its times or its identity changed, but not its content."""
     IN_USE = "in-use"
     """A VM is running on it, so it was not checked."""
     DAMAGED = "damaged"
@@ -20,7 +20,7 @@ class Health(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One file: ``name`` is the guest's, or ``template``; ``why`` says how that is known, in words."""
+    """One file: ``name`` is the guest's name, or ``template``; ``why`` is the evidence, in words."""
 
     name: str
     path: str

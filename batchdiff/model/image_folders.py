@@ -1,4 +1,4 @@
-"""Where images may be that rest on guests: in the folders of a manifest or plan, and in those of a sidecar."""
+"""The folders that may hold images on top of guests: those of a manifest or plan, and those of a sidecar."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _folders(manifest: str, template: str, sources: Iterable[ImageSource], overl
     paths = {manifest, *overlays}
     for source in sources:
         paths |= {source.path, *(below.path for below in source.backing)}
-    # Of a template on a block device there may be one sidecar in each folder of its overlays.
+    # A template on a block device may have a sidecar in each folder of its overlays.
     for sidecar in {sidecar_path(template, overlay) for overlay in overlays}:
         known = read_sidecar(sidecar)
         if known is not None:

@@ -1,7 +1,7 @@
-"""Whether a template is what it was, although its fingerprints are not: batchdiff itself changes its mode.
+"""Fingerprints of a template that differ although its content is the same, because batchdiff changed its mode.
 
-That is known from the template's sidecar, whose ``earlier`` fingerprints are of the same content as the present
-ones; so a second plan on the template is not stale when the first one is applied. Pure.
+The template's sidecar keeps the ``earlier`` fingerprints of its present content, so a second plan on the template
+does not become stale when the first one is applied. Pure.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def is_known_state(before: Chain, now: Chain, sidecar: Sidecar | None) -> bool:
-    """Return whether both are fingerprints of one chain with the same content, by themselves or by its sidecar."""
+    """Return True if both fingerprints are equal, or if the sidecar records them for the same content."""
     if before == now:
         return True
     return sidecar is not None and now == sidecar.fingerprints and before in sidecar.earlier
 
 
 def first_state(now: Chain, sidecar: Sidecar | None) -> Chain:
-    """Return the earliest known fingerprints of a chain with its present content; results are kept by them."""
+    """Return the earliest known fingerprints of a chain with its present content, under which results are kept."""
     if sidecar is None or now != sidecar.fingerprints or not sidecar.earlier:
         return now
     return sidecar.earlier[0]

@@ -1,4 +1,4 @@
-"""What apply, restore or purge did with one guest."""
+"""The result of apply, restore or purge for one guest."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 
 class Status(enum.StrEnum):
-    """How a guest came out of it."""
+    """The result for a guest, in one word."""
 
     CONVERTED = "converted"
     UNCHANGED = "unchanged"
-    """There was nothing left to do."""
+    """Nothing was left to do."""
     RETIRED = "retired"
-    """Its overlay was there already; now its original has been quarantined or deleted."""
+    """Its overlay existed already; this run quarantined or deleted its original."""
     KEPT = "kept"
     """Its original stays in quarantine, because its VM has run on the overlay since."""
     WOULD_RESTORE = "would-restore"
     WOULD_PURGE = "would-purge"
-    """With --dry-run: what would be done."""
+    """With --dry-run: the result that a run would have."""
     RESTORED = "restored"
     PURGED = "purged"
     SKIPPED = "skipped"
@@ -28,10 +28,10 @@ class Status(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GuestOutcome:
-    """One guest after an apply. Sizes in bytes, None where there is no such file or number.
+    """The result for one guest. Sizes are in bytes, None if there is no such file or number.
 
-    ``original`` says what became of the original; ``exit_code`` is what this guest alone would lead to;
-    ``notes`` are what the operator should know all the same.
+    ``original`` is the fate of the original, in words; ``exit_code`` is the code for a run of this guest alone;
+    ``notes`` are remarks for the operator, also if all went well.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""How an overlay is written: the options that a manifest gives and a plan records."""
+"""The options of an overlay, as a manifest gives them and a plan records them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from batchdiff.qcow2.geometry import CompressionType, Geometry
 
 CLUSTER_SIZES = tuple(1 << bits for bits in range(9, 22))
-"""512 B to 2 MiB: what QEMU's qcow2 driver accepts (MIN_CLUSTER_BITS and MAX_CLUSTER_BITS)."""
+"""512 B to 2 MiB, the range of QEMU's qcow2 driver (MIN_CLUSTER_BITS and MAX_CLUSTER_BITS)."""
 
 DEFAULT_CLUSTER_SIZE = 65536
 """QEMU's default."""
@@ -19,7 +19,7 @@ AUTO = "auto"
 
 
 class Compression(enum.StrEnum):
-    """How data clusters are stored."""
+    """The compression of data clusters."""
 
     NONE = "none"
     ZLIB = "zlib"
@@ -27,7 +27,7 @@ class Compression(enum.StrEnum):
 
 
 class BackingPath(enum.StrEnum):
-    """How the overlay's header names the template."""
+    """The form in which an overlay's header names the template."""
 
     ABSOLUTE = "absolute"
     RELATIVE = "relative"
@@ -45,15 +45,15 @@ class OverlayOptions:
 
 
 def geometry_of(options: OverlayOptions, cluster_size: int) -> Geometry:
-    """The geometry of an overlay with those options and that cluster size."""
+    """Return the geometry of an overlay with these options and this cluster size."""
     kind = CompressionType.ZSTD if options.compression is Compression.ZSTD else CompressionType.ZLIB
     return Geometry(cluster_size, options.extended_l2, kind)
 
 
 def backing_name(overlay_path: str, template_path: str, how: BackingPath) -> str:
-    """How the header of an overlay names its template; both paths absolute."""
+    """Return the template's path in the form that the overlay's header has; both paths are absolute."""
     if how is BackingPath.ABSOLUTE:
         return template_path
     relative = os.path.relpath(template_path, os.path.dirname(overlay_path))
-    # QEMU takes what stands before a colon for a protocol, unless a slash comes first.
+    # QEMU takes the text before a colon for a protocol, unless a slash comes first.
     return f"./{relative}" if ":" in relative.split("/", 1)[0] else relative

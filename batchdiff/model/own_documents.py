@@ -1,12 +1,12 @@
-"""Which of batchdiff's own documents a file is, by its first bytes: for those who name one in another's place.
+"""Recognition of batchdiff's own documents by their first bytes, for messages about one given in another's place.
 
 ::
 
     {"format_version": "1.1", "generator": ...       a plan
     {"format_version": "1.1", "template": ...        a template's sidecar
-    {"report_version": ...                           what show --format json prints
+    {"report_version": ...                           output of show --format json
     {"time": ..., "step": ...                        a journal
-    {"event": ...                                    what --json prints
+    {"event": ...                                    output of any command with --json
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 
 
 class Document(enum.StrEnum):
-    """A document of batchdiff, in words."""
+    """A kind of document, as named in messages."""
 
     PLAN = "a plan"
     SIDECAR = "the sidecar of a template"
@@ -35,7 +35,7 @@ _VERSIONED = b"format_version"
 
 
 def own_document(head: bytes) -> Document | None:
-    """Return which document begins with these bytes; None if it is another's."""
+    """Return the kind of document that begins with these bytes; None if batchdiff did not write it."""
     found = _FIRST_KEY.match(head)
     if found is None:
         return None

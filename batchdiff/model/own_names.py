@@ -1,4 +1,4 @@
-"""How the files end that batchdiff makes beside images, so that none of them is ever taken for an image."""
+"""The suffixes of files that batchdiff makes beside images, so that none of them is ever taken for an image."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ import os
 import re
 
 QUARANTINE = ".batchdiff-original"
-"""An original that is whole and out of the way."""
+"""A complete original that was moved out of the way."""
 
 OVERLAY_ASIDE = ".batchdiff-overlay"
-"""An overlay that made way for the original that is restored."""
+"""An overlay that was moved out of the way of a restored original."""
 
 DELETING = ".batchdiff-deleting"
-"""What is about to be deleted."""
+"""A file that is about to be deleted."""
 
 TEMPORARY = ".batchdiff-tmp"
-"""What is not complete yet."""
+"""A file that is not complete yet."""
 
 SIDECAR = ".batchdiff-template.json"
-"""What is known of a template, beside it."""
+"""The record of a template and its overlays, beside the template."""
 
 _KEPT = 200
-"""Bytes of a file's name that are in its temporary one."""
+"""Bytes of a file's name that its temporary name keeps."""
 
 ALL = (QUARANTINE, OVERLAY_ASIDE, DELETING, TEMPORARY, SIDECAR)
 
 
 def temporary(path: str) -> str:
-    """A name beside a file that is to be written, which nobody else has.
+    """Return a unique name for a file that is being written, in the folder of its final path.
 
-    It ends in something random: in a container the process's number is the same in every run.
+    Its end is random, because in a container the process ID is the same in every run.
     """
     folder, name = os.path.split(path)
-    # The longest name that a filesystem takes is 255 bytes; what is cut off is told apart by the random part.
+    # Filesystems limit a name to 255 bytes; the random part keeps shortened names apart.
     return os.path.join(folder, f".{_cut(name)}.{os.urandom(4).hex()}{TEMPORARY}")
 
 
 def _cut(name: str) -> str:
-    """At most so many bytes of a name, and no part of a letter: qemu-img takes no name that is not UTF-8."""
+    """Return at most ``_KEPT`` bytes of a name, without cutting a letter in two: qemu-img needs valid UTF-8."""
     data, end = os.fsencode(name), _KEPT
     while _KEPT - 3 < end < len(data) and data[end] & 0xC0 == 0x80:
         end -= 1
@@ -45,7 +45,7 @@ def _cut(name: str) -> str:
 
 
 def is_temporary_of(name: str, path: str) -> bool:
-    """Whether a name in the same folder was surely made by :func:`temporary` for that file, and for no other."""
+    """Return True if :func:`temporary` certainly made this name for this file, in the same folder."""
     own = os.path.basename(path)
     found = re.fullmatch(rf"\.(.+)\.[0-9a-f]{{8}}{re.escape(TEMPORARY)}", name, re.DOTALL)
     return found is not None and found[1] == own and len(os.fsencode(own)) <= _KEPT

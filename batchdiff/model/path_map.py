@@ -1,16 +1,16 @@
-"""A pool that moved: the paths that a plan, a journal or a sidecar recorded before, as they are now.
+"""The present paths of images that moved after a plan, a journal or a sidecar recorded them.
 
 ::
 
     --map /images=/fast/images
 
     /images/web01.img       -> /fast/images/web01.img
-    /images2/web01.img      as it is: whole names count
-    /fast/images/web02.img  as it is: it was recorded after the move
+    /images2/web01.img      unchanged: only whole names match
+    /fast/images/web02.img  unchanged: it was recorded after the move
 
-What is recorded after the move has the new paths already, so mapping a path twice must be like mapping it once. If
-NEW lies under OLD (`--map /images=/images/old`), a path under NEW counts as moved. Moves with which a path of the
-plan could be moved twice are refused.
+Entries recorded after the move have the new paths already, so mapping a path twice must equal mapping it once. If
+NEW lies under OLD (`--map /images=/images/old`), a path under NEW counts as moved. Moves that would move a path of
+the plan twice are refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from batchdiff.model.sidecar import Origin, Sidecar
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """What was under ``old`` is under ``new`` now; both absolute, each a file or a folder."""
+    """A move of everything under ``old`` to ``new``; both are absolute, each a file or a folder."""
 
     old: str
     new: str
@@ -37,7 +37,7 @@ class Move:
 def move_in(text: str) -> Move:
     """Parse the text ``OLD=NEW`` of a command line; NEW may be relative to the working folder.
 
-    :raises ValueError: it means none; says why.
+    :raises ValueError: the text does not describe a move; the message gives the reason.
     """
     old, equals, new = text.partition("=")
     if not (old and equals and new):
@@ -51,7 +51,7 @@ def move_in(text: str) -> Move:
     except OSError as error:
         hint = "; OLD ends at the first =" if "=" in new else ""
         raise ValueError(f"{new!r} cannot be found ({error.strerror}){hint}") from error
-    # Not realpath: what OLD was is gone, or is another place now.
+    # No realpath for OLD: that path is gone, or means another place now.
     return Move(f"/{os.path.normpath(old).strip('/')}", found)
 
 
@@ -62,7 +62,7 @@ class PathMap:
     moves: tuple[Move, ...] = ()
 
     def path(self, path: str) -> str:
-        """Return a recorded path as it is now, by the move with the longest OLD above it, or unchanged."""
+        """Return the present form of a recorded path, by the move with the longest OLD above it."""
         under = [move for move in self.moves if _lies_under(path, move.old)]
         if not under:
             return path
@@ -73,9 +73,9 @@ class PathMap:
         return (move.new.rstrip("/") + rest) or "/"
 
     def plan(self, plan: Plan) -> Plan:
-        """Return a plan with every path as it is now. Its checksum stays: it links plan and journal.
+        """Return a plan with all paths as they are now. Its checksum stays, because it links plan and journal.
 
-        :raises ValueError: none of its paths lies under an OLD, or one could be moved twice; says which.
+        :raises ValueError: no path lies under any OLD, or one would be moved twice; the message names it.
         """
         if not self.moves:
             return plan
@@ -88,12 +88,12 @@ class PathMap:
         )
 
     def sidecar(self, sidecar: Sidecar) -> Sidecar:
-        """Return a sidecar with every path as it is now."""
+        """Return a sidecar with all paths as they are now."""
         overlays = {self.path(path): self._origin(origin) for path, origin in sidecar.overlays.items()}
         return replace(sidecar, overlays=overlays)
 
     def source(self, source: ImageSource) -> ImageSource:
-        """Return an image with its chain, where they are now."""
+        """Return an image and its chain with their present paths."""
         below = tuple(self.source(each) for each in source.backing)
         return replace(source, path=self.path(source.path), backing=below)
 
@@ -150,12 +150,12 @@ def _chain(source: ImageSource) -> Iterable[str]:
 
 
 def _without_links(path: str) -> str:
-    """Return the absolute path without symbolic links, as in plans; the name of a block device stays as given.
+    """Return the absolute path without symbolic links, as plans have it; a block device keeps its given name.
 
     :raises OSError: there is no such file or folder.
     """
     if stat.S_ISBLK(os.stat(path).st_mode):
-        # /dev/vg/lv lasts; the /dev/dm-3 behind it is another volume after a reboot.
+        # /dev/vg/lv is stable; the /dev/dm-3 behind it may be another volume after a reboot.
         folder, name = os.path.split(os.path.abspath(path))
         return os.path.join(os.path.realpath(folder), name)
     return os.path.realpath(path, strict=True)

@@ -1,8 +1,8 @@
-"""The sidecar of a template: what the template was when overlays were put on it, and which ones these are.
+"""The sidecar of a template: its state when overlays were put on it, and the list of these overlays.
 
-qcow2 keeps no identity of a backing file, so a template that changes damages every overlay without a sign. The
-sidecar lets verify notice that, lets the next plan know what an earlier one has converted, and lets a lost
-journal be recovered. ``NAME.batchdiff-template.json``::
+qcow2 does not record the identity of a backing file, so a template that changes damages all its overlays silently.
+The sidecar lets verify detect that, lets the next plan see which guests are converted, and lets a lost journal be
+recovered. ``NAME.batchdiff-template.json``::
 
     {"format_version": "1.1",
      "template": {"path", "format", "virtual_size", "digest", "fingerprints": [...], "earlier": [[...], ...]},
@@ -30,7 +30,7 @@ from batchdiff.model.plan_file import read_regular
 
 VERSION = "1.1"
 LARGEST = 64 << 20
-"""An overlay takes about 700 bytes of it."""
+"""Bytes that are read at most; an overlay takes about 700."""
 
 Chain = tuple[Fingerprint, ...]
 """One fingerprint for each file of a template's chain, the template first."""
@@ -38,10 +38,10 @@ Chain = tuple[Fingerprint, ...]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an overlay comes from; empty and None where an older batchdiff did not record it.
+    """The origin of an overlay; fields are empty or None if an older batchdiff did not record them.
 
-    ``plan``: the plan's checksum; ``plan_path``: where it was; ``original``: the path of the guest that the
-    overlay was made from; ``fingerprint``: that of the overlay as it was published.
+    ``plan``: the plan's checksum; ``plan_path``: the plan's path at that time; ``original``: the path of the guest
+    that the overlay was made from; ``fingerprint``: that of the overlay when it was published.
     """
 
     guest: str
@@ -53,9 +53,9 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Sidecar:
-    """What is recorded of a template. ``overlays`` by their absolute paths.
+    """The record of a template. ``overlays`` has absolute paths as keys.
 
-    ``earlier``: what its fingerprints were before batchdiff itself changed its mode, with the same content.
+    ``earlier``: fingerprints that the same content had before batchdiff itself changed the template's mode.
     """
 
     digest: str
@@ -65,10 +65,10 @@ class Sidecar:
 
 
 def sidecar_path(template_path: str, overlay_path: str) -> str:
-    """Return where the sidecar of a template is: beside it, or for a block device beside the overlay.
+    """Return the path of a template's sidecar: beside a file; for a block device beside the overlay.
 
-    In /dev it would be gone with the next reboot. The device's whole path is in the name then, so that two
-    volumes of one name don't share a sidecar: ``dev-vg-lv``; a hyphen that is in the path is ``%2D``.
+    In /dev it would be lost at the next reboot. The name then contains the device's whole path, so that two
+    volumes with the same name don't share a sidecar: ``dev-vg-lv``; a hyphen in the path becomes ``%2D``.
     """
     if not _is_device(template_path):
         return template_path + own_names.SIDECAR
@@ -80,12 +80,12 @@ def _is_device(path: str) -> bool:
     try:
         return stat.S_ISBLK(os.stat(path).st_mode)
     except OSError:
-        # Of a volume that is not active only the name is left. Paths of files have no links.
+        # An inactive volume has only its name. Recorded paths of files contain no links.
         return is_among_devices(path) or os.path.islink(path)
 
 
 def read_sidecar(path: str) -> Sidecar | None:
-    """Return the sidecar in a file; None if there is none, or none that can be read."""
+    """Return the sidecar in a file; None if the file does not exist or cannot be read as one."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         document = json.loads(read_regular(path, LARGEST))
         if str(document["format_version"]).split(".", 1)[0] == VERSION.split(".", 1)[0]:
@@ -94,13 +94,13 @@ def read_sidecar(path: str) -> Sidecar | None:
 
 
 def sidecar_paths(plan: Plan) -> list[str]:
-    """Return the sidecar's paths: one beside a template file; for a device one in each folder of overlays."""
+    """Return the sidecar's paths: one beside a template file; for a device, one in each folder of overlays."""
     guests = [guest for guest in plan.guests if guest.verdict is Verdict.CONVERT]
     return sorted({sidecar_path(plan.template.source.path, guest.overlay_path) for guest in guests})
 
 
 def sidecars_of(plan: Plan) -> Iterator[Sidecar]:
-    """Yield the template's sidecars that are there and can be read."""
+    """Yield the template's sidecars that exist and can be read."""
     for path in sidecar_paths(plan):
         found = read_sidecar(path)
         if found is not None:
@@ -122,9 +122,9 @@ def to_document(sidecar: Sidecar, template: dict[str, Any]) -> dict[str, Any]:
 
 
 def encoded(document: dict[str, Any]) -> Iterator[str]:
-    """Yield the text of a sidecar's file: an overlay a line, which Python encodes ten times as fast as indented.
+    """Yield the text of a sidecar's file, one overlay per line: ten times as fast to encode as indented JSON.
 
-    It is written again for each guest of a fleet, with all overlays before it.
+    The file is written again for each guest of a fleet, with all overlays so far.
     """
     encode = json.JSONEncoder().encode
     rest = ",\n ".join(f"{encode(key)}: {encode(value)}" for key, value in document.items() if key != "overlays")

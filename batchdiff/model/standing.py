@@ -1,4 +1,4 @@
-"""Where a guest stands, in words for people and scripts."""
+"""The state of a guest's conversion, in words for people and scripts."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class GuestStanding:
-    """One guest of a plan. ``since``: ISO 8601 in UTC, empty where nothing has been done.
+    """The state of one guest of a plan. ``since``: ISO 8601 in UTC, empty if nothing was done yet.
 
-    ``step``: its last step, or ``planned``, ``skipped``, ``refused``. ``failure``: why the last run came no
-    further. ``next``: what the next run of which command would do.
+    ``step``: its last step, or ``planned``, ``skipped``, ``refused``. ``failure``: why the last run stopped there.
+    ``next``: the command that would continue, and what it would do.
     """
 
     name: str

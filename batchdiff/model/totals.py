@@ -11,13 +11,13 @@ from batchdiff.model.manifest import Retire
 from batchdiff.model.plan import GuestPlan, Savings, Totals, Verdict
 
 VERIFIED_AHEAD = 2
-"""How many guests may be under verification while the next one is written; `qemu-img compare` uses one core."""
+"""Guests that may be under verification while the next one is written; `qemu-img compare` uses one core."""
 
 
 def totals_of(guests: Iterable[GuestPlan], retire: Retire, *, protecting: CopyUp = NOTHING) -> Totals:
-    """The totals of a plan whose originals are retired in that way.
+    """Return the totals of a plan whose originals are retired in this way.
 
-    ``protecting``: what it takes to protect the template, which is done if any guest is converted.
+    ``protecting``: the space needed to protect the template, which happens if any guest is converted.
     """
     guests = list(guests)
     verdicts = [guest.verdict for guest in guests]
@@ -40,10 +40,10 @@ def totals_of(guests: Iterable[GuestPlan], retire: Retire, *, protecting: CopyUp
 
 
 def peak_extra_bytes(savings: Iterable[Savings], retire: Retire) -> int:
-    """The most bytes that apply has taken at any moment, beyond what was in use when it began.
+    """Return the most bytes that apply uses at any moment, beyond those in use when it started.
 
-    Guests are written one after the other, while up to :data:`VERIFIED_AHEAD` before them are still verified;
-    only where originals are deleted does any space come back before the end.
+    Guests are written one after another, while up to :data:`VERIFIED_AHEAD` earlier ones are still being verified.
+    Space is freed before the end only if originals are deleted.
     """
     taken = peak = 0
     to_come_back: deque[int] = deque()
