@@ -154,7 +154,7 @@ class _Look:
             return
         known = read_sidecar(sidecar)
         if known is None:
-            self._doubtful[path].append(f"whatever {sidecar} names, which cannot be read")
+            self._doubtful[path].append(f"whatever is listed in {sidecar}, which cannot be read")
             return
         overlays = [overlay for overlay in known.overlays if "\0" not in overlay]
         for overlay in overlays:

@@ -51,6 +51,7 @@ def check_overlays(
     needs; None if overlays may exist. Without a template it is unknown which existing files are overlays of an
     earlier plan, so none of them is reported.
     """
+    # The role to name if a file has several: template, then backing file, then the first guest in the manifest.
     parts = {guest.place.identity: f"the guest {guest}" for guest in reversed(everyone)}
     parts |= _parts(template, everyone)
     for guest, path in pending:

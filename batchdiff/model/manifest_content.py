@@ -57,9 +57,11 @@ def manifest_content(
     # Check missing guests as well, so that one run reports all problems.
     check_overlay_paths(written, folder, problems)
     converted = Converted(template.source.path if template else None)
+    # From entries to files: globs expanded, converted guests recognised by the template's sidecars.
     excluded = find_excluded(data, written, folder, problems)
     everyone = find_guests(WrittenGuests(written, excluded), template, converted, folder, problems)
     guests = _settled(everyone, converted, folder, problems)
+    # Checks across guests. They run even if there are problems already, so that one run reports all.
     check_guests(template, [each.guest for each in guests if isinstance(each.guest, FoundGuest)], problems)
     check_unshared([(each.guest, each.overlay) for each in guests if not _objection(each.guest)], problems)
     _check_pending(template, guests, data, problems, left=None if allow_existing_overlays else left)

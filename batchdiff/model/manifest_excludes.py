@@ -81,10 +81,10 @@ def _idle(pattern: str, found: Sequence[str], listed: frozenset[str], folder: st
     named = [resolve_folder(folder, path) for path in found or [pattern]]
     images = [name for name in named if not os.path.isdir(name)]
     if images and all(name in listed or os.path.realpath(name) in listed for name in images):
-        return f"{show(pattern)} is listed by path, so it stays a guest; remove that entry to leave it out"
+        return f"{show(pattern)} is listed by path, so it stays a guest; remove that entry to exclude it"
     if not found:
-        return f"nothing matches {show(pattern)} in {show(folder)}, so it leaves nothing out"
+        return f"nothing matches {show(pattern)} in {show(folder)}, so it excludes nothing"
     if all(os.path.isdir(os.path.join(folder, path)) for path in found):
         inside = show(f"{pattern.rstrip('/')}/**")
-        return f"{show(pattern)} is a folder, which leaves nothing out; write {inside} for all that is in it"
+        return f"{show(pattern)} is a folder, so it excludes nothing; write {inside} to exclude all files in it"
     return ""

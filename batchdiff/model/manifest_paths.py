@@ -134,7 +134,7 @@ def _not_an_image(mode: int) -> str:
 def _no_such_file(full: str, written: str, *, suggest: bool) -> str:
     directory, name = os.path.split(full)
     if written.startswith("~"):
-        return f"no such file: {show(full)}; ~ is not expanded, write the whole path"
+        return f"no such file: {show(full)}; ~ is not expanded, so write the whole path"
     try:
         names = [entry for entry in os.listdir(directory) if entry != name]
     except OSError:

@@ -24,7 +24,7 @@ from batchdiff.model.plan_text import READABLE, canonical, encoded, parsed, why_
 from batchdiff.model.schema import first_problem, schema_of
 from batchdiff.model.whole_file import write_whole
 
-_ELSEWHERE = "Choose another place with `-o`."
+ELSEWHERE = "Choose another place with `-o`."
 _LARGEST = 1 << 30
 """A plan of 1,000 guests with 10,000 extents each takes 130 MiB."""
 _LONGEST_SHOWN = 300
@@ -71,11 +71,11 @@ def write_plan(plan: Plan, path: str) -> None:
     target = os.path.realpath(path)
     if os.path.exists(target) and not os.path.isfile(target):
         # A rename would put a file in the place of a device such as /dev/null.
-        raise PlanError(f"cannot write the plan {path}", why="it is not a regular file", remedy=_ELSEWHERE)
+        raise PlanError(f"cannot write the plan {path}", why="it is not a regular file", remedy=ELSEWHERE)
     try:
         write_whole(target, _pieces(plan))
     except OSError as error:
-        raise PlanError(f"cannot write the plan {path}", why=reason(error), remedy=_ELSEWHERE) from error
+        raise PlanError(f"cannot write the plan {path}", why=reason(error), remedy=ELSEWHERE) from error
 
 
 def try_folder(folder: str) -> None:

@@ -272,7 +272,7 @@ def test_an_overlay_of_a_sidecar_that_was_copied_away_or_flattened(guest, other)
 def test_a_sidecar_that_cannot_be_read_might_name_anything(pool, guest, damage):
     sidecar = pool / "guest.img.batchdiff-template.json"
     sidecar.mkdir() if damage is None else sidecar.write_text(damage)
-    expected = [f"whatever {sidecar} names, which cannot be read"]
+    expected = [f"whatever is listed in {sidecar}, which cannot be read"]
     assert on(guest) == on(guest, forbidden=Forbidden.IGNORED) == expected
 
 

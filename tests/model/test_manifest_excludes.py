@@ -51,7 +51,7 @@ def test_a_guest_that_is_listed_stays_and_a_warning_says_so(folder, pattern):
     os.symlink("a.img", "clones/link.img")
     manifest = read(guests(raw("clones/a.img"), ALL, tail=excluding(f'"{pattern}"')))
     assert [guest.name for guest in manifest.guests] == ["a", "b"]
-    advice = "is listed by path, so it stays a guest; remove that entry to leave it out"
+    advice = "is listed by path, so it stays a guest; remove that entry to exclude it"
     assert manifest.warnings == (f'6: exclude[0]: "{pattern}" {advice}',)
     followed = read(guests(ALL, tail=excluding(f'"{pattern}"', '"clones/l*"'))).guests
     assert [guest.name for guest in followed] == (["a", "b"] if "link" in pattern else ["b"])
@@ -81,9 +81,9 @@ def test_all_excluded(folder):
 @pytest.mark.parametrize(
     ("pattern", "words"),
     [
-        ("clones/olf-*.img", 'nothing matches "clones/olf-*.img" in "{folder}", so it leaves nothing out'),
-        ("clones/archive", '"clones/archive" is a folder, which leaves nothing out; write "clones/archive/**"'),
-        ("clones/archive/", 'write "clones/archive/**" for all that is in it'),
+        ("clones/olf-*.img", 'nothing matches "clones/olf-*.img" in "{folder}", so it excludes nothing'),
+        ("clones/archive", '"clones/archive" is a folder, so it excludes nothing; write "clones/archive/**"'),
+        ("clones/archive/", 'write "clones/archive/**" to exclude all files in it'),
     ],
 )
 def test_a_pattern_that_leaves_nothing_out_is_a_warning(archive, pattern, words):

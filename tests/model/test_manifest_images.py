@@ -117,7 +117,7 @@ def test_missing_images_are_problems_with_a_near_name(folder):
         f'm.yaml:2: template.backing[0].path: no such file: "{folder}/nowhere/x"; '
         "its folder does not exist or cannot be listed",
         f'm.yaml:4: guests[0].path: no such file: "{folder}/clones/aa.img"; did you mean "a.img"?',
-        f'm.yaml:5: guests[1].path: no such file: "{folder}/~/x.img"; ~ is not expanded, write the whole path',
+        f'm.yaml:5: guests[1].path: no such file: "{folder}/~/x.img"; ~ is not expanded, so write the whole path',
     ]
 
 
