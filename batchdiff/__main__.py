@@ -9,33 +9,34 @@ import sys
 from typing import NoReturn
 
 _INTERRUPTED = 130
+"""``errors.EXIT_INTERRUPTED``, here without an import that Ctrl-C could interrupt."""
 
 
 def main() -> NoReturn:
-    """The installed command: runs a verb and exits with its code."""
+    """Run a verb and exit with its code, as the installed command does."""
     _take_names_for_utf8()
     _occupy_standard_descriptors()
-    # numpy's linear algebra, never used here, would start a thread for each CPU: a seventh of the time to load
-    # numpy, and forking with threads is not safe.
+    # numpy's linear algebra, never used here, would start a thread per CPU. That takes a seventh of the time that
+    # numpy needs to load, and forking with threads is not safe.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
-        # Imported here: Ctrl-C while it loads is no reason for a traceback.
+        # Imported here, so that Ctrl-C during the import causes no traceback.
         from batchdiff.cli.main import run  # noqa: PLC0415
 
         code = run(sys.argv[1:])
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # too late: all is done, and the exit code shall say so
+            signal.signal(number, signal.SIG_IGN)  # too late: all is done, and the exit code must report that
     except KeyboardInterrupt:
         code = _INTERRUPTED
     _end(code)
 
 
 def _take_names_for_utf8() -> None:
-    """Restart Python in UTF-8 mode if the locale would make it read file names as something else.
+    """Restart Python in UTF-8 mode if the locale would make it decode file names in another encoding.
 
-    A manifest is UTF-8, a plan too, and the bytes of a name are what they are, whatever the locale: as ASCII or
-    Latin-1, a name from the manifest would not be found, and one from a folder would be recorded wrongly. Messages
-    keep the encoding of the locale, which only this process still knows.
+    Manifests and plans are UTF-8, and the bytes of a file name do not depend on the locale. Decoded as ASCII or
+    Latin-1, a name from the manifest would not be found, and a name from a folder would be recorded wrongly.
+    Messages keep the encoding of the locale, which only this process still knows.
     """
     stream = sys.stdout or sys.stderr
     if sys.getfilesystemencoding() == "utf-8" or "utf8" in sys._xoptions or not sys.executable:
@@ -47,21 +48,22 @@ def _take_names_for_utf8() -> None:
 
 
 def _occupy_standard_descriptors() -> None:
-    """Put /dev/null where descriptors 0 to 2 were closed, as by ``2>&-``.
+    """Open /dev/null as each of the descriptors 0 to 2 that was closed, as by ``2>&-``.
 
-    Otherwise the next file to be opened, such as an overlay, gets that number, and whatever a library prints.
+    Otherwise the next file to be opened, such as an overlay, would get that number, and with it whatever a library
+    prints.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
 
 
 def _end(code: int) -> NoReturn:
-    """Ends at once: all is closed and said, and taking the modules apart would be a tenth of a short command."""
+    """Exit immediately: all files are closed, and interpreter shutdown would be a tenth of a short command."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # nobody reads any more; who wrote has told it
+        with contextlib.suppress(OSError, ValueError):  # the reader is gone; the failed write was reported
             stream.flush()
     os._exit(code)
 

@@ -1,4 +1,4 @@
-"""Every failure that a user, a disk or an image can cause, each with its exit code (docs/scripting.md)."""
+"""The failures that a user, a disk or an image can cause, each with its exit code (docs/scripting.md)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import errno
 _OF_LIMITS = {
     errno.EMFILE: "Raise the limit on open files (`ulimit -n`, `LimitNOFILE=` of a service), and run the same"
     " command again.",
-    errno.ENFILE: "The system has too many files open: raise `sysctl fs.file-max`, or end what has them open,"
-    " and run the same command again.",
+    errno.ENFILE: "The system has too many open files: raise `sysctl fs.file-max`, or end the programs that opened"
+    " them, and run the same command again.",
     errno.ENOMEM: "Free some memory or raise the limit (`ulimit -v`, `MemoryMax=` of a service), and run the same"
     " command again.",
     errno.EFBIG: "Raise the limit on file sizes (`ulimit -f`, `LimitFSIZE=` of a service). If none is set, the"
     " filesystem does not allow files that large.",
 }
-"""What to do if a limit of the process or the system is reached, whatever reached it."""
+"""Advice for each limit of the process or the system, whatever operation reached it."""
 
 
 def advice_on_limit(error: BaseException | None) -> str:
@@ -23,7 +23,7 @@ def advice_on_limit(error: BaseException | None) -> str:
 
 
 class BatchdiffError(Exception):
-    """What went wrong and where, why, and what to do next; the command line prints it without a traceback.
+    """A failure: what went wrong and where, why, and what to do next. It is printed without a traceback.
 
     ``what`` names the file or guest; ``why`` is the cause; ``remedy`` is one sentence of advice. If it was raised
     from a system error about a limit, such as that on open files, the advice is about that limit.
@@ -39,7 +39,7 @@ class BatchdiffError(Exception):
 
     @property
     def remedy(self) -> str:
-        """What to do next."""
+        """The advice on what to do next."""
         return advice_on_limit(self.__cause__) or self._remedy
 
     def __str__(self) -> str:
@@ -47,11 +47,11 @@ class BatchdiffError(Exception):
 
     @property
     def reason(self) -> str:
-        """What and why, without the advice."""
+        """The failure and its cause, without the advice."""
         return f"{self.what}: {self.why}" if self.why else self.what
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions cross from the workers to the planner; keyword-only fields need their own way.
+        # Workers pickle exceptions for the planner; by default that would not pass keyword-only arguments.
         return _rebuild, (type(self), self.what, self.why, self.remedy)
 
 
@@ -60,7 +60,7 @@ def _rebuild(kind: type[BatchdiffError], what: str, why: str, remedy: str) -> Ba
 
 
 class GuestError(BatchdiffError):
-    """One guest was refused or failed; the other guests go on."""
+    """One guest was refused or failed; the other guests continue."""
 
     exit_code = 1
 
@@ -72,7 +72,7 @@ class UsageError(BatchdiffError):
 
 
 class ManifestError(BatchdiffError):
-    """The manifest is wrong; ``what`` lists every problem, one a line."""
+    """The manifest is wrong; ``what`` lists every problem, one per line."""
 
     exit_code = 3
 
@@ -90,13 +90,13 @@ class PlanError(BatchdiffError):
 
 
 class VerificationError(BatchdiffError):
-    """An overlay does not give the guest's content, or cannot be proved to."""
+    """An overlay does not have the guest's content, or that cannot be proved."""
 
     exit_code = 6
 
 
 class DifferenceError(VerificationError):
-    """Two images that were read without an error show their guest different bytes."""
+    """Two images were read without an error, and a guest would see different bytes in them."""
 
 
 class InUseError(GuestError):
@@ -110,7 +110,7 @@ class ProgramError(BatchdiffError):
 
 
 class StopError(BatchdiffError):
-    """Somebody asked the command to stop: what was under way was undone."""
+    """The command was asked to stop; the operation in progress was rolled back."""
 
     exit_code = 130
 

@@ -10,8 +10,8 @@ A diff gives every unit two bits, so that folding to a larger unit is a plain OR
     units of 4 KiB     | 0 0 1 0 | 2 2 1 0 | 2 2 2 2 | 2 3 2 0 |
     folded to 16 KiB   |  ZERO   |  DATA   |  SAME   |  DATA   |
 
-A cluster whose only differences are zeros can be a zero cluster where all of it reads as zeros; where it
-also holds bytes that equal the template's, those must be written with it. That is what OR computes.
+A cluster that differs only by zeros can be a zero cluster if all of it reads as zeros. If it also holds bytes that
+equal the template's, these must be written with it, so it counts as DATA. OR computes exactly that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 
 class Kind(enum.IntEnum):
-    """What a unit of a guest is, compared with the template."""
+    """The kind of a guest's unit, compared with the template."""
 
     SAME_ZERO = 0
     ZERO = 1
@@ -35,7 +35,7 @@ class Kind(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Extents:
-    """Runs of units: sorted, disjoint, merged; units in no run are ``SAME_ZERO``, or not looked at.
+    """Runs of units: sorted, disjoint, merged. Units outside all runs are ``SAME_ZERO``, or were not scanned.
 
     ``first`` and ``count`` are int64 arrays, in units; ``kind`` is a uint8 array of :class:`Kind`.
     """
@@ -53,7 +53,7 @@ class Extents:
     __hash__ = None  # type: ignore[assignment]  # arrays can't be hashed
 
     def runs(self) -> list[tuple[int, int, int]]:
-        """The runs as ``(first, count, kind)``, for people and tests."""
+        """Return the runs as ``(first, count, kind)``, for people and tests."""
         return list(zip(self.first.tolist(), self.count.tolist(), self.kind.tolist(), strict=True))
 
     @property
@@ -62,28 +62,28 @@ class Extents:
         return self.first + self.count
 
     def units(self, kind: Kind) -> int:
-        """The number of units of one kind."""
+        """Return the number of units of one kind."""
         return int(self.count[self.kind == kind].sum())
 
     def pairs(self, kind: Kind) -> npt.NDArray[np.int64]:
-        """The runs of one kind as an array of shape (runs, 2): first unit, number of units."""
+        """Return the runs of one kind as an array of shape (runs, 2): first unit, number of units."""
         chosen = self.kind == kind
         return np.stack([self.first[chosen], self.count[chosen]], axis=1)
 
 
 def empty() -> Extents:
-    """No runs at all."""
+    """Return extents without any runs."""
     return from_runs([])
 
 
 def from_runs(runs: Iterable[tuple[int, int, int]]) -> Extents:
-    """Extents of sorted, disjoint ``(first, count, kind)``; neighbours of one kind are merged."""
+    """Return the extents of sorted, disjoint ``(first, count, kind)``; neighbours of one kind are merged."""
     table = np.array(list(runs), dtype=np.int64).reshape(-1, 3)
     return _merged(table[:, 0], table[:, 0] + table[:, 1], table[:, 2].astype(np.uint8))
 
 
 def from_pairs(data: npt.NDArray[np.int64], zero: npt.NDArray[np.int64]) -> Extents:
-    """Extents of the ``data`` and ``zero`` lists of a plan: arrays of shape (runs, 2)."""
+    """Return the extents of the ``data`` and ``zero`` lists of a plan: arrays of shape (runs, 2)."""
     first = np.concatenate([data[:, 0], zero[:, 0]])
     count = np.concatenate([data[:, 1], zero[:, 1]])
     kind = np.repeat(np.array([Kind.DATA, Kind.ZERO], dtype=np.uint8), [len(data), len(zero)])
@@ -92,7 +92,7 @@ def from_pairs(data: npt.NDArray[np.int64], zero: npt.NDArray[np.int64]) -> Exte
 
 
 def from_kinds(kinds: npt.NDArray[np.uint8], first: int = 0) -> Extents:
-    """Extents of an array with one :class:`Kind` a unit, whose first unit has the number ``first``."""
+    """Return the extents of an array with one :class:`Kind` per unit, the first unit having number ``first``."""
     if len(kinds) == 0:
         return empty()
     starts = np.flatnonzero(np.concatenate([[True], kinds[1:] != kinds[:-1]]))
@@ -103,7 +103,7 @@ def from_kinds(kinds: npt.NDArray[np.uint8], first: int = 0) -> Extents:
 
 
 def concatenated(parts: list[Extents]) -> Extents:
-    """One of many that follow each other, merged where they touch."""
+    """Join extents that follow one another; runs that touch are merged."""
     if not parts:
         return empty()
     first = np.concatenate([part.first for part in parts])
@@ -112,15 +112,17 @@ def concatenated(parts: list[Extents]) -> Extents:
 
 
 def folded(extents: Extents, factor: int) -> Extents:
-    """The same in units ``factor`` times larger: each has the OR of the kinds of its parts.
+    """Return the same in units ``factor`` times larger: each has the OR of the kinds of its parts.
 
-    A run covers some large units wholly and touches one at either end; the touched ones are ORed together,
-    and with no run inside a run they and the whole ones never overlap.
+    A run covers some large units wholly and may cover one at either end only in part. Several runs can share such
+    a unit, so their kinds are ORed. Runs are disjoint, so a wholly covered unit belongs to one run alone.
     """
     if factor == 1 or len(extents) == 0:
         return extents
     first, end, kind = extents.first, extents.end, extents.kind
+    # Wholly covered units: from inner_first to before inner_end.
     inner_first, inner_end = -(-first // factor), end // factor
+    # Partly covered units, at either end of a run.
     head, tail = first // factor, (end - 1) // factor
     head_cut, tail_cut = head < inner_first, tail >= inner_end
     edge_unit = np.concatenate([head[head_cut], tail[tail_cut]])
@@ -135,27 +137,27 @@ def folded(extents: Extents, factor: int) -> Extents:
 
 
 def touched(extents: Extents, factor: int) -> int:
-    """How many units ``factor`` times larger have something of a run."""
+    """Return how many units, ``factor`` times larger, the runs touch."""
     first, last = extents.first // factor, (extents.end - 1) // factor
-    # Runs are sorted and disjoint, so one can only touch the last large unit of the one before it again.
+    # Runs are sorted and disjoint, so a run shares at most its first large unit with the run before it.
     return int((last - first + 1).sum()) - int((first[1:] == last[:-1]).sum())
 
 
 def split(extents: Extents, factor: int, limit: int) -> Extents:
-    """The same in units ``factor`` times smaller, cut off at ``limit`` small units."""
+    """Return the same in units ``factor`` times smaller, cut off at ``limit`` small units."""
     first, end = extents.first * factor, np.minimum(extents.end * factor, limit)
     kept = first < end
     return Extents(first[kept], (end - first)[kept], extents.kind[kept])
 
 
 def only(extents: Extents, *kinds: Kind) -> Extents:
-    """The runs of some kinds."""
+    """Return the runs of some kinds."""
     kept = np.logical_or.reduce([extents.kind == kind for kind in kinds])
     return _merged(extents.first[kept], extents.end[kept], extents.kind[kept])
 
 
 def numbers(extents: Extents, factor: int = 1) -> npt.NDArray[np.int64]:
-    """The number of each unit that a run touches, in units ``factor`` times larger, sorted and distinct."""
+    """Return the number of each unit that a run touches, in units ``factor`` times larger, sorted and distinct."""
     first, last = extents.first // factor, (extents.end - 1) // factor
     count = last - first + 1
     begin = np.repeat(first - np.concatenate([[0], np.cumsum(count)[:-1]]), count)
@@ -163,7 +165,8 @@ def numbers(extents: Extents, factor: int = 1) -> npt.NDArray[np.int64]:
 
 
 def distinct(ascending: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The values of a sorted array, each once. numpy's ``unique`` loads what takes longer than a small plan."""
+    """Return the values of a sorted array, each once."""
+    # Not numpy's unique: what it imports takes longer to load than a small plan takes.
     return ascending[np.concatenate([[True], ascending[1:] != ascending[:-1]])] if len(ascending) else ascending
 
 
@@ -188,7 +191,7 @@ def _merged(first: npt.NDArray[np.int64], end: npt.NDArray[np.int64], kind: npt.
 
 
 def clipped(extents: Extents, first: int, end: int) -> Extents:
-    """The part of the runs from unit ``first`` to before unit ``end``."""
+    """Return the part of the runs from unit ``first`` to before unit ``end``."""
     begin, stop = np.maximum(extents.first, first), np.minimum(extents.end, end)
     kept = begin < stop
     return Extents(begin[kept], (stop - begin)[kept], extents.kind[kept])

@@ -1,4 +1,4 @@
-"""Signals: their names, for telling how a process died, and what must not be cut in two by one."""
+"""Signals: their names, for reports of how a process died, and blocks of code that they must not interrupt."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 HELD = (signal.SIGINT, signal.SIGTERM)
-"""By which people end a command."""
+"""The signals with which people end a command."""
 
 
 @contextmanager
 def held_signals() -> Iterator[None]:
-    """Inside, what would end the command is held back; it comes at the end."""
+    """Hold back, inside the block, the signals that would end the command; they arrive after it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     try:
         yield
@@ -21,6 +21,6 @@ def held_signals() -> Iterator[None]:
 
 
 def signal_name(number: int) -> str:
-    """The name of a signal; most real-time signals have none."""
+    """Return the name of a signal, or its number, as most real-time signals have no name."""
     names = {known.value: known.name for known in signal.Signals}
     return names.get(number, f"signal {number}")

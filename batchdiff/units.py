@@ -1,4 +1,4 @@
-"""Sizes and lists of names: arithmetic, and how they are shown."""
+"""Arithmetic on sizes, and the text of sizes and of lists of names."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ GIB = 1 << 30
 TIB = 1 << 40
 
 SECTOR = 512
-"""What QEMU rounds the size of a raw image up to (block layer's BDRV_SECTOR_SIZE)."""
+"""QEMU rounds the size of a raw image up to a multiple of this (its block layer's BDRV_SECTOR_SIZE)."""
 
 _SUFFIXES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _SIZE = re.compile(r"(\d+)\s*(?:([kmgtpe])(?:i?b)?|b)?", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size such as ``"64KiB"``, ``"64k"`` or ``"512"``; all suffixes are powers of 1024.
+    """Return the bytes of a size such as ``"64KiB"``, ``"64k"`` or ``"512"``; all suffixes are powers of 1024.
 
-    :raises ValueError: the text is no size.
+    :raises ValueError: the text is not a size.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"{text!r} is no size; write it as 64KiB, 2MiB or 512")
+        raise ValueError(f"{text!r} is not a size; write it as 64KiB, 2MiB or 512")
     number, letter = match.groups()
     return int(number) << (10 * (" kmgtpe".index(letter.lower()) if letter else 0))
 
 
 def format_size(count: int) -> str:
-    """Bytes for people: ``"0 B"``, ``"64 KiB"``, ``"2.3 GiB"``; three digits at the least, powers of 1024."""
+    """Return bytes as text for people: ``"0 B"``, ``"64 KiB"``, ``"2.3 GiB"``; the units are powers of 1024."""
     if count < 0:
         return f"-{format_size(-count)}"
     value, suffix = float(count), 0
@@ -43,12 +43,12 @@ def format_size(count: int) -> str:
 
 
 def ceil_div(count: int, divisor: int) -> int:
-    """``count / divisor``, rounded up."""
+    """Return ``count / divisor``, rounded up."""
     return -(-count // divisor)
 
 
 def align_up(offset: int, granule: int) -> int:
-    """The first multiple of ``granule`` that is not below ``offset``."""
+    """Return the first multiple of ``granule`` that is not below ``offset``."""
     return -(-offset // granule) * granule
 
 
@@ -56,7 +56,7 @@ _MOST_NAMED = 3
 
 
 def few(names: Collection[str]) -> str:
-    """Return names in a sentence: all up to three, else the first two and how many more there are."""
+    """Return names as part of a sentence: up to three, or the first two and the number of the others."""
     listed = list(names)
     if len(listed) > _MOST_NAMED:
         return f"{', '.join(listed[: _MOST_NAMED - 1])} and {len(listed) - _MOST_NAMED + 1} more"

@@ -1,1 +1,1 @@
-"""A plan as text for people and as JSON for programs."""
+"""Reports of plans and results, as text for people and as JSON for programs."""

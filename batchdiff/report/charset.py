@@ -1,4 +1,4 @@
-r"""Keep text to the letters of its reader's encoding: C and Latin-1 locales lack many.
+r"""Replacement of letters that the reader's encoding lacks, as those of C and Latin-1 locales do.
 
 ::
 
@@ -15,12 +15,12 @@ from contextvars import ContextVar
 _encoding: ContextVar[str] = ContextVar("encoding", default="utf-8")
 
 _INSTEAD = {"…": "...", "±": "+/-"}
-"""What the report itself writes."""
+"""Replacements for the letters that reports themselves use."""
 
 
 @contextmanager
 def written_in(encoding: str) -> Iterator[None]:
-    """Inside, reports keep to the letters of an encoding."""
+    """Limit reports to the letters of an encoding, inside the block."""
     before = _encoding.set(encoding)
     try:
         yield
@@ -29,7 +29,7 @@ def written_in(encoding: str) -> Iterator[None]:
 
 
 def writable(text: str) -> str:
-    r"""Return the text with what its reader has no letter for as ``\xfc`` or ``\u6771``."""
+    r"""Return the text with letters that its reader's encoding lacks as ``\xfc`` or ``\u6771``."""
     if text.isascii() or _has(text):
         return text
     return "".join(letter if _has(letter) else _INSTEAD.get(letter, ascii(letter)[1:-1]) for letter in text)

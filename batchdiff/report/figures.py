@@ -1,4 +1,4 @@
-"""How the numbers of a report are written, the same in every form of it."""
+"""The numbers of a report, written the same way in all its forms."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from batchdiff.model.plan import GuestPlan, Savings, Verdict
 from batchdiff.units import format_size
 
 NOTHING = "-"
-"""A number that does not exist."""
+"""Stands for a number that does not exist."""
 
 
 def size(count: int | None) -> str:
-    """Bytes for people, or a dash."""
+    """Return bytes for people, or a dash."""
     return NOTHING if count is None else format_size(count)
 
 
 def estimated_size(count: int, error: int) -> str:
-    """``~1.2 GiB ±9.8 MiB`` where the number may be off by ``error`` bytes, else as it is."""
+    """Return ``~1.2 GiB ±9.8 MiB`` if the number may be off by ``error`` bytes, otherwise ``1.2 GiB``."""
     return f"~{format_size(count)} ±{format_size(error)}" if error else format_size(count)
 
 
@@ -26,7 +26,7 @@ _WORDS = {Exactness.AT_LEAST: "at least ", Exactness.AT_MOST: "at most "}
 
 
 def bounded_size(count: int, exactness: Exactness, error: int = 0) -> str:
-    """``at least 1.2 GiB``, ``unknown``, ``~1.2 GiB`` where it may be off by ``error`` bytes, or as it is."""
+    """Return ``at least 1.2 GiB``, ``unknown``, ``~1.2 GiB`` if ``error`` is not 0, or just ``1.2 GiB``."""
     if exactness is Exactness.UNKNOWN:
         return "unknown"
     # "At most -3 GiB" would be hard to grasp, and such a guest is not converted.
@@ -35,12 +35,12 @@ def bounded_size(count: int, exactness: Exactness, error: int = 0) -> str:
 
 
 def share(saved: int, allocated: int) -> float | None:
-    """The part of an allocation that is saved; None where nothing is allocated."""
+    """Return the part of an allocation that is saved; None if nothing is allocated."""
     return saved / allocated if allocated else None
 
 
 def percent(part: float | None) -> str:
-    """A share for people, or a dash."""
+    """Return a share for people, or a dash."""
     if part is None:
         return NOTHING
     shown = f"{part:.1%}"
@@ -48,12 +48,12 @@ def percent(part: float | None) -> str:
 
 
 def counted(count: int, singular: str) -> str:
-    """``1 guest``, ``2 guests``."""
+    """Return a number with its noun: ``1 guest``, ``2 guests``."""
     return f"{count} {singular}{'' if count == 1 else 's'}"
 
 
 def to_convert(guests: Iterable[GuestPlan]) -> list[tuple[GuestPlan, Savings]]:
-    """The guests that apply will convert, with their savings."""
+    """Return the guests that apply will convert, with their savings."""
     return [
         (guest, guest.savings)
         for guest in guests
@@ -62,5 +62,5 @@ def to_convert(guests: Iterable[GuestPlan]) -> list[tuple[GuestPlan, Savings]]:
 
 
 def error_bytes(guests: Iterable[GuestPlan]) -> int:
-    """By how much the sum of the overlays' sizes may be off at the worst."""
+    """Return the largest possible error of the sum of the overlays' sizes, in bytes."""
     return sum(savings.overlay_error_bytes for _, savings in to_convert(guests))

@@ -1,4 +1,4 @@
-"""What `batchdiff verify` found, as text."""
+"""The findings of `batchdiff verify`, as text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batchdiff.report.table import paragraph
 
 
 def finding_text(findings: Sequence[Finding], *, width: int = 100) -> str:
-    """The findings for a terminal that is ``width`` cells wide, with a newline at its end."""
+    """Return the findings for a terminal that is ``width`` cells wide, with a newline at the end."""
     lines = [
         paragraph(
             f"{printable(each.name)}: {printable(each.why)}",

@@ -13,19 +13,19 @@ from batchdiff.model.plan_runs import NO_RUNS
 from batchdiff.report.figures import error_bytes, share
 
 REPORT_VERSION = "1.1"
-"""Fields may be added within a major version; none changes its meaning. 1.1 added how exact savings are."""
+"""Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of savings."""
 
 
 def plan_json(plan: Plan, *, stale: Sequence[str] = ()) -> str:
-    """The savings report of a plan as one JSON object, in ASCII, with a newline at its end.
+    """Return the savings report of a plan as one JSON object, in ASCII, with a newline at the end.
 
-    ``stale`` says what has changed since planning, a sentence each.
+    ``stale`` has a sentence for each image that has changed since planning.
     """
     return json.dumps(plan_report(plan, stale=stale), indent=2) + "\n"
 
 
 def plan_report(plan: Plan, *, stale: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the plain values of the same report."""
+    """Return the plain values of that report."""
     without = tuple(replace(guest, data=NO_RUNS, zero=NO_RUNS) for guest in plan.guests)
     document = to_dict(replace(plan, guests=without))
     guests = zip(document["guests"], plan.guests, strict=True)

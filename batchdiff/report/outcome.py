@@ -1,4 +1,4 @@
-"""What an apply did, guest by guest, with what the plan had predicted beside it."""
+"""The results of an apply, guest by guest, beside the plan's predictions; and those of restore and purge."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COLUMNS = (
 
 
 def outcome_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
-    """The outcome of an apply for a terminal that is ``width`` cells wide, with a newline at its end."""
+    """Return the outcome of an apply for a terminal that is ``width`` cells wide, with a newline at the end."""
     alike = _skipped_alike(outcomes)
     together = {name for names in alike.values() for name in names}
     shown = [outcome for outcome in outcomes if outcome.name not in together]
@@ -39,7 +39,7 @@ def outcome_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
 
 
 def undone_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
-    """The outcome of a restore or purge for a terminal that is ``width`` cells wide, with a newline at its end."""
+    """Return the outcome of a restore or purge for a terminal of ``width`` cells, with a newline at the end."""
     column = max([11, *(len(each.status.value) + 2 for each in outcomes)])
     lines = [
         paragraph(
@@ -68,7 +68,7 @@ def _row(outcome: GuestOutcome) -> tuple[str, ...]:
 
 
 def _totals_row(outcomes: Sequence[GuestOutcome]) -> tuple[str, ...]:
-    """Sums over the overlays that there are, so that predicted and actual are of the same ones."""
+    """Return sums over the overlays that exist, so that predicted and actual sizes cover the same guests."""
     sums = _sums(outcomes)
     predicted, actual = sums["predicted_overlay_bytes"], sums["actual_overlay_bytes"]
     on_disk = (size(sums["predicted_overlay_disk_bytes"]), size(sums["actual_overlay_disk_bytes"]))
@@ -108,7 +108,7 @@ def _notes(outcomes: Iterable[GuestOutcome], width: int) -> Iterator[str]:
 
 
 def _skipped_alike(outcomes: Iterable[GuestOutcome]) -> dict[str, list[str]]:
-    """Return the names of guests that were skipped for one reason, by that reason, if there are several."""
+    """Return the names of guests that were skipped for the same reason, by reason, if several share it."""
     found: dict[str, list[str]] = {}
     for outcome in outcomes:
         if outcome.status is Status.SKIPPED:
@@ -122,7 +122,7 @@ def _skipped(names: list[str], reason: str, width: int) -> str:
 
 
 def _first_word(text: str) -> str:
-    return text.split(" ", 1)[0].rstrip(":")  # "gone: somebody moved it"
+    return text.split(" ", 1)[0].rstrip(":")  # as in "gone: an earlier run deleted it"
 
 
 def _summary(outcomes: Sequence[GuestOutcome]) -> str:

@@ -1,13 +1,13 @@
-"""Text from outside, made safe to show: paths, names and reasons may hold anything that a file name may."""
+"""Text from outside, made safe to show: paths, names and reasons may contain anything that a file name may."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    r"""Text on one line, with what does not print, or turns text around, escaped: ``\n``, ``\x1b``, ``\u202e``.
+    r"""Return text on one line: letters that do not print, or that reverse text, become ``\n`` or ``\u202e``.
 
-    A byte that is no UTF-8 (a surrogate escape) shows as ``\udc80``. A backslash stays as it is: units of
-    systemd and device mapper have it in their names, and these shall still be found when they are copied.
+    A byte that is not UTF-8 (a surrogate escape) becomes ``\udc80``. A backslash stays as it is, because names of
+    systemd units and device-mapper volumes contain it, and must still work when they are copied.
     """
     if text.isprintable():
         return text

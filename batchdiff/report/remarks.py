@@ -1,4 +1,4 @@
-"""What an operator should know of guests that will be converted: sentences below the table of a plan."""
+"""Remarks on guests that will be converted: sentences for the operator below the table of a plan."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def remarks(plan: Plan) -> Iterator[str]:
     for guest in links[:_MOST_LINKS]:
         yield f"{printable(guest.name)}: {printable(_of_link(guest, plan.retire))}"
     if len(links) > _MOST_LINKS:
-        yield f"{len(links) - _MOST_LINKS} more guests are named by symbolic links; the same holds for them."
+        yield f"{len(links) - _MOST_LINKS} more guests are named by symbolic links; the same applies to them."
 
 
 def _of_link(guest: GuestPlan, retire: Retire) -> str:
-    """Say where the files of a guest go that the manifest names by a symbolic link."""
+    """Return the remark on a guest that the manifest names by a symbolic link: where its files go."""
     file, aside = guest.source.path, guest.source.path + own_names.QUARANTINE
     begin = f"{guest.alias} is a symbolic link to {file}."
     if guest.overlay_path == file:

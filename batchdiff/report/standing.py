@@ -1,4 +1,4 @@
-"""Where the guests of a plan stand, as text."""
+"""The state of each guest of a plan, as text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COLUMNS = (
 
 
 def standing_text(standings: Sequence[GuestStanding], *, width: int = 100) -> str:
-    """The standings for a terminal that is ``width`` cells wide, with a newline at its end."""
+    """Return the standings for a terminal that is ``width`` cells wide, with a newline at the end."""
     rows = [
         (printable(each.name), each.step, printable(each.since) or NOTHING, printable(each.next))
         for each in standings

@@ -1,4 +1,4 @@
-"""Rows as aligned columns of text, as wide as a terminal; the first column gives way where they are wider.
+"""Rows as aligned columns of text that fit a terminal; the first column is shortened if they are too wide.
 
 ::
 
@@ -20,14 +20,14 @@ from batchdiff.report.charset import writable
 
 _GAP = "  "
 _NARROWEST = 12
-"""Cells that the first column keeps, however narrow the terminal is: less tells no guests apart."""
+"""Cells that the first column keeps, however narrow the terminal is: with fewer, all guests would look alike."""
 _COMMAND = re.compile("`[^`]*`")
 _NO_BREAK = "\x00"
 _ELLIPSIS = "…"
 
 
 class Align(enum.Enum):
-    """On which side of its column a cell stands."""
+    """The side of its column on which a cell stands."""
 
     LEFT = "left"
     RIGHT = "right"
@@ -35,14 +35,14 @@ class Align(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column's heading, which may have lines, and how it is aligned."""
+    """A column's heading, which may have several lines, and its alignment."""
 
     heading: str
     align: Align = Align.RIGHT
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int) -> list[str]:
-    """The lines of a table, headings first, ``width`` cells wide at most where the other columns allow it."""
+    """Return the lines of a table, headings first, at most ``width`` cells wide if the other columns allow it."""
     parts = [column.heading.split("\n") for column in columns]
     depth = max(map(len, parts))
     headings = [[""] * (depth - len(part)) + part for part in parts]
@@ -63,7 +63,7 @@ def _line(columns: Sequence[Column], widths: Sequence[int], row: Sequence[str]) 
 
 
 def cells(text: str) -> int:
-    """How many cells of a terminal a text takes: East Asian wide letters take two, combining ones none."""
+    """Return the number of terminal cells that a text takes: two per wide East Asian letter, none if combining."""
     if text.isascii():
         return len(text)
     return sum(map(_cells_of, text))
@@ -76,7 +76,7 @@ def _cells_of(letter: str) -> int:
 
 
 def end_of(text: str, width: int) -> str:
-    """The text in ``width`` cells at most; the end is kept, because names of clones differ there."""
+    """Return the text in ``width`` cells at most; its end is kept, because names of clones differ there."""
     if cells(text) <= width:
         return text
     ellipsis = writable(_ELLIPSIS)
@@ -89,9 +89,10 @@ def end_of(text: str, width: int) -> str:
 
 
 def paragraph(text: str, *, width: int, first: str = "", rest: str = "") -> str:
-    """A text broken between words only, so that a path in it can be copied; ``first`` and ``rest`` begin lines.
+    """Return a text broken between words only, so that a path in it can be copied.
 
-    A command in backticks stays on one line, however long: pasted in pieces it would be two commands.
+    ``first`` and ``rest`` are what its first line and the others start with. A command in backticks stays on one
+    line, however long: pasted in pieces it would be two commands.
     """
     whole = _COMMAND.sub(lambda found: found[0].replace(" ", _NO_BREAK), writable(text))
     return textwrap.fill(

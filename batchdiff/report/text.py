@@ -1,12 +1,12 @@
-"""A plan as text for a terminal: what an operator reads before ``batchdiff apply``.
+"""A plan as text for a terminal, for the operator to read before ``batchdiff apply``.
 
 ::
 
-    heading        which template, how many guests
-    warnings       what is stale
+    heading        the template, and the number of guests
+    warnings       images that have changed since planning
     table          guests that were compared or refused, and the totals; below it why they do not add up
-    notes          why guests are not converted; those that are skipped for one reason together
-    what is next   the space that apply needs, what it will do
+    notes          why guests are not converted; those skipped for the same reason together
+    next           the space that apply needs, and what it will do
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ _COLUMNS = (
 
 
 def plan_text(plan: Plan, *, stale: Sequence[str] = (), width: int = 100) -> str:
-    """The savings report of a plan, with a newline at its end.
+    """Return the savings report of a plan, with a newline at the end.
 
-    ``stale`` says what has changed since planning, a sentence each; ``width`` is the terminal's, in cells.
+    ``stale`` has a sentence for each image that has changed since planning; ``width`` is the terminal's, in cells.
     """
     blocks = [
         list(_heading(plan, width)),
@@ -129,7 +129,7 @@ def _notes(plan: Plan, width: int) -> Iterator[str]:
 
 
 def _reasons(guests: Sequence[GuestPlan]) -> Iterator[tuple[Verdict, str, list[str]]]:
-    """Yield why guests are not converted, in their order; those that are skipped for the same reason together."""
+    """Yield why guests are not converted, in their order; guests skipped for the same reason come together."""
     skipped: dict[str, list[str]] = {}
     for guest in guests:
         if guest.verdict is Verdict.SKIP:
@@ -143,7 +143,7 @@ def _reasons(guests: Sequence[GuestPlan]) -> Iterator[tuple[Verdict, str, list[s
 
 
 def _how_saved(plan: Plan, width: int) -> Iterator[str]:
-    """Why `saved` is not `allocated` less `overlay`, where it is not."""
+    """Yield why `saved` is not `allocated` less `overlay`, if it is not."""
     chosen = [savings for _, savings in to_convert(plan.guests)]
     on_disk = sum(savings.overlay_disk_bytes for savings in chosen)
     if on_disk != plan.totals.overlay_bytes:
@@ -154,16 +154,16 @@ def _how_saved(plan: Plan, width: int) -> Iterator[str]:
         )
         bounded = any(savings.exactness is not Exactness.EXACT for savings in chosen)
         about = "about " if error_bytes(plan.guests) else "up to " if bounded else ""
-        text = f"saved counts what {what} on disk: {about}{format_size(on_disk)}, for {why} holes."
+        text = f"saved counts what {what} on disk: {about}{format_size(on_disk)}, because {why} holes."
         yield paragraph(text, width=width)
     if any(savings.saved_bytes != savings.allocated_bytes - savings.overlay_disk_bytes for savings in chosen):
-        text = "saved leaves out what is shared with other files, by reflinks or hard links."
+        text = "saved does not count space that is shared with other files, by reflinks or hard links."
         yield paragraph(text, width=width)
     yield from (paragraph(text, width=width, rest="  ") for text in _not_exact(plan))
 
 
 def _not_exact(plan: Plan) -> Iterator[str]:
-    """Why what is saved is not known exactly, guests with the same reason together."""
+    """Yield why savings are not known exactly, guests with the same reason together."""
     alike: dict[tuple[Exactness, str], list[tuple[str, int]]] = {}
     for guest, savings in to_convert(plan.guests):
         if savings.exactness is not Exactness.EXACT:
@@ -193,7 +193,7 @@ def _next(plan: Plan, width: int) -> Iterator[str]:
         cost = f" That copies it to the upper layer of its overlayfs: {format_size(copied)}." if copied else ""
         yield paragraph(text + cost, width=width)
     if error_bytes(plan.guests):
-        text = "~ marks the estimated size of a compressed overlay, ± by how much it may be off."
+        text = "~ marks the estimated size of a compressed overlay, ± the most that it may be off."
         yield paragraph(text, width=width)
 
 
@@ -225,7 +225,7 @@ def _fate(plan: Plan, count: int) -> str:
         case Retire.QUARANTINE:
             return f"and then quarantine {originals} as NAME.batchdiff-original: {_later(plan.totals, them)}"
         case Retire.DELETE:
-            return f"and then delete {originals}, which gives back {_saved(plan.totals)}"
+            return f"and then delete {originals}, which frees {_saved(plan.totals)}"
 
 
 def _later(totals: Totals, originals: str) -> str:

@@ -94,7 +94,7 @@ def test_an_estimate_is_marked_with_its_error():
             "and then quarantine the originals as NAME.batchdiff-original: the 20.4 GiB come back only once you"
             " delete them.",
         ),
-        (Retire.DELETE, "and then delete the originals, which gives back 20.4 GiB."),
+        (Retire.DELETE, "and then delete the originals, which frees 20.4 GiB."),
     ],
 )
 def test_the_fate_of_the_originals_is_told(retire, said):
@@ -110,16 +110,16 @@ def test_what_is_saved_is_counted_by_what_the_overlay_takes_on_disk():
     thin = guest_plan(savings=savings(10 * GIB, GIB, overlay_disk_bytes=256 * MIB, saved_bytes=9984 * MIB))
     packed = guest_plan("db01", overlay_path="/x", savings=savings(GIB, 100 * MIB, MIB))
     note = "saved counts what the overlays take on disk: "
-    said = "saved counts what the overlay takes on disk: 256 MiB, for its file has holes."
+    said = "saved counts what the overlay takes on disk: 256 MiB, because its file has holes."
     assert said in flat(plan_text(small_plan(thin)))
-    assert f"{note}about 356 MiB, for" in flat(plan_text(small_plan(thin, packed)))
+    assert f"{note}about 356 MiB, because" in flat(plan_text(small_plan(thin, packed)))
     assert note not in plan_text(small_plan(WEB, packed))
     assert "shared with other files" not in plan_text(small_plan(thin))
 
 
 def test_that_shared_blocks_keep_the_table_from_adding_up_is_said():
     shared = guest_plan(savings=savings(10 * GIB, GIB, reclaimable_bytes=2 * GIB, saved_bytes=GIB))
-    assert "saved leaves out what is shared with other files" in plan_text(small_plan(shared))
+    assert "saved does not count space that is shared with other files" in plan_text(small_plan(shared))
 
 
 def test_overlays_in_the_place_of_their_guests():
@@ -266,7 +266,7 @@ def test_on_which_side_a_number_may_be_off_is_said_in_words():
     report = plan_text(small_plan(WEB, *least, retire=Retire.DELETE))
     assert "at least 9 GiB" in next(line for line in report.splitlines() if line.startswith("a "))
     assert "a and b: saved is at least 18 GiB: btrfs compresses it." in flat(report)
-    assert "gives back at least 27.5 GiB." in flat(report)
+    assert "frees at least 27.5 GiB." in flat(report)
     most = bounded("c", Exactness.AT_MOST, "it may be in a lower layer")
     assert "c: saved is at most 9 GiB: it may be in a lower layer." in flat(plan_text(small_plan(most)))
     assert "original: at most 9 GiB come back only" in flat(plan_text(small_plan(most)))
@@ -277,14 +277,14 @@ def test_what_is_not_known_has_no_number():
         small_plan(WEB, bounded("z", Exactness.UNKNOWN, "nobody measured zfs"), retire=Retire.DELETE)
     )
     assert "z: saved is unknown: nobody measured zfs." in report
-    assert "gives back an unknown amount of space" in flat(report)
+    assert "frees an unknown amount of space" in flat(report)
     assert "It needs about" in report
     assert "90.0%" not in report
 
 
 def test_opposite_bounds_leave_nothing_known():
     guests = [bounded("a", Exactness.AT_LEAST, "x"), bounded("b", Exactness.AT_MOST, "y")]
-    assert "gives back an unknown amount" in flat(plan_text(small_plan(*guests, retire=Retire.DELETE)))
+    assert "frees an unknown amount" in flat(plan_text(small_plan(*guests, retire=Retire.DELETE)))
 
 
 def test_what_protecting_the_template_takes_is_said():
