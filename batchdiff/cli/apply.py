@@ -1,4 +1,4 @@
-"""``batchdiff apply``: writes the overlays of a plan, verifies them, and retires the originals."""
+"""``batchdiff apply``: write the overlays of a plan, verify them, and retire the originals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OTHERWISE = "Use `--retire keep` or `--retire quarantine` to keep the originals
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
-    """Runs the verb."""
+    """Run the verb."""
     plan = read_plan(arguments.plan)
     options = ApplyOptions(
         retire=arguments.retire or plan.retire,
@@ -50,7 +50,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _say_how_on(console: Console, plan: str, outcomes: list[GuestOutcome]) -> None:
-    """Say how the space comes back, as long as originals are there."""
+    """Print how the space comes back, as long as originals exist."""
     done = [outcome.original for outcome in outcomes if outcome.status is not Status.FAILED]
     if "kept" in done:
         console.say(
@@ -66,12 +66,12 @@ def _say_how_on(console: Console, plan: str, outcomes: list[GuestOutcome]) -> No
 
 
 def _to_delete(plan: Plan, options: ApplyOptions, notes: Notes) -> list[str]:
-    """The originals that are still there for an apply to delete."""
+    """Return the originals that still exist for an apply to delete."""
     standings = notes.standings
     found = []
     for guest in plan.guests:
         chosen = options.guests is None or guest.name in options.guests
-        # An original in quarantine goes too: it is not done with while it is there.
+        # An original in quarantine is deleted, too.
         standing = standings.get(guest.name)
         done = standing is not None and (standing.step is Step.PURGED or standing.fate in _NOT_THERE)
         if guest.verdict is not Verdict.CONVERT or not chosen or done:

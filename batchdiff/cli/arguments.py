@@ -1,4 +1,4 @@
-"""The command line: every verb, option and their help."""
+"""The command line: all verbs and options, with their help."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _THE_MANIFEST = "the YAML manifest; - for stdin"
 
 
 class Form(enum.StrEnum):
-    """The forms that a report has."""
+    """The form of a report."""
 
     TEXT = "text"
     JSON = "json"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all verbs; the namespace has ``verb`` and the verb's options."""
+    """Return the parser of all verbs; its namespace has ``verb`` and the verb's options."""
     main = argparse.ArgumentParser(
         prog="batchdiff",
         description="Turn full clones of a virtual machine template back into thin qcow2 overlays.",
@@ -55,11 +55,11 @@ _NO_SUCH_OPTION = dict.fromkeys(
     "; `batchdiff plan` is the dry run of apply: it only reads, and shows what `apply` would do;"
     " `restore` and `purge` have --dry-run",
 )
-"""What people try that does not exist, and what serves instead."""
+"""Options that people try and that do not exist, each with what to use instead."""
 
 
 def parsed(argv: list[str]) -> argparse.Namespace:
-    """The arguments of a command line; ends the program with exit code 2 where it is wrong."""
+    """Return the arguments of a command line; exit with code 2 if it is wrong."""
     main = parser()
     arguments, unknown = main.parse_known_args(argv)
     if unknown:
@@ -71,14 +71,14 @@ def parsed(argv: list[str]) -> argparse.Namespace:
 def _common() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     group = common.add_argument_group("common options")
-    group.add_argument("-q", "--quiet", action="store_true", help="say only what went wrong")
-    group.add_argument("-v", "--verbose", action="store_true", help="say more")
+    group.add_argument("-q", "--quiet", action="store_true", help="print only results, warnings and errors")
+    group.add_argument("-v", "--verbose", action="store_true", help="print more")
     group.add_argument(
         "--progress",
         choices=list(Progress),
         default=Progress.AUTO,
         type=one_of(Progress),
-        help="when to draw progress",
+        help="when to show progress",
     )
     group.add_argument("--json", action="store_true", help="one JSON object per line on stdout")
     return common
@@ -107,7 +107,7 @@ def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         "--output",
         metavar="PLAN",
         type=file_to_write,
-        help="where the plan goes (default: the manifest's name with .plan.json)",
+        help="the file for the plan (default: the manifest's name with .plan.json)",
     )
     verb.add_argument("-j", "--jobs", metavar="N", type=jobs, help="worker processes (default: one per CPU)")
     _add_guest(verb)
@@ -121,13 +121,13 @@ def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 
 
 def _add_manners(verb: argparse.ArgumentParser) -> None:
-    group = verb.add_argument_group("manners on a busy machine")
+    group = verb.add_argument_group("options for a busy machine")
     group.add_argument(
         "--cache",
         choices=list(CacheUse),
         type=one_of(CacheUse),
         default=CacheUse.KEEP,
-        help="what becomes of the page cache: keep (default), or drop what the scan has added",
+        help="keep the page cache (default), or drop the pages that the scan has added to it",
     )
     group.add_argument(
         "--limit-rate", metavar="RATE", type=rate, help="read at most this many bytes a second, such as 200MiB"
@@ -144,7 +144,7 @@ def _show(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         "--format", choices=list(Form), type=one_of(Form), default=Form.TEXT, help="the format of the report"
     )
     verb.add_argument(
-        "-o", "--output", metavar="FILE", type=file_to_write, help="where the report goes (default: stdout)"
+        "-o", "--output", metavar="FILE", type=file_to_write, help="the file for the report (default: stdout)"
     )
 
 
@@ -155,15 +155,15 @@ def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         "--retire",
         choices=list(Retire),
         type=one_of(Retire),
-        help="what becomes of the originals (default: as planned)",
+        help="what to do with the originals (default: as planned)",
     )
     verb.add_argument(
         "--verify",
         choices=list(VerifyMode),
         type=one_of(VerifyMode),
         default=VerifyMode.FULL,
-        help="how overlays are verified: full, by QEMU, every byte (default); changed, by batchdiff, what was"
-        " written; native, by batchdiff, every byte",
+        help="how to verify overlays: full, by QEMU, every byte (default); changed, by batchdiff, the bytes that"
+        " were written; native, by batchdiff, every byte",
     )
     _add_guest(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask before originals are deleted")
@@ -171,13 +171,13 @@ def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 
 
 def _status(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    verb = _verb(verbs, common, "status", "show where each guest of a plan stands, and what is next")
+    verb = _verb(verbs, common, "status", "show the state of each guest of a plan, and what is next")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     _add_map(verb)
 
 
 def _verify(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    verb = _verb(verbs, common, "verify", "check whether template and overlays are what they were; only reads")
+    verb = _verb(verbs, common, "verify", "check that template and overlays are undamaged; reads only")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     _add_guest(verb)
     _add_map(verb)
@@ -188,15 +188,15 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         verbs,
         common,
         "restore",
-        "give back what the VMs see: their originals, or images rebuilt from the overlays",
+        "give the VMs full images again: their originals, or images rebuilt from the overlays",
     )
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     _add_guest(verb)
     verb.add_argument(
         "--discard-changes",
         action="store_true",
-        help="go back to the originals as they were before the conversion, and throw away what VMs wrote since;"
-        " asks first; without --guest this concerns all guests",
+        help="go back to the originals as they were before the conversion, and throw away what VMs have written"
+        " since; asks first; without --guest, for all guests",
     )
     verb.add_argument(
         "--allow-loss",
@@ -205,7 +205,7 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="restore even if an overlay has internal snapshots or persistent bitmaps, which are then lost; may be"
-        " given again",
+        " repeated",
     )
     _add_dry_run(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
@@ -220,7 +220,7 @@ def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--used",
         action="store_true",
-        help="delete also originals whose VMs have run on the overlays since; the state from before the conversion"
+        help="also delete originals whose VMs have run on the overlays since; the state from before the conversion"
         " cannot be restored afterwards",
     )
     _add_dry_run(verb)
@@ -241,7 +241,7 @@ def _add_guest(verb: argparse.ArgumentParser) -> None:
         type=guest_name,
         action="append",
         dest="guests",
-        help="only this guest; may be given again",
+        help="only this guest; may be repeated",
     )
 
 
@@ -265,5 +265,5 @@ def _add_map(verb: argparse.ArgumentParser) -> None:
         metavar="OLD=NEW",
         action="append",
         dest="moves",
-        help="the images moved: whatever the plan names under OLD is under NEW now; may be given again",
+        help="the images moved: a path under OLD in the plan is under NEW now; may be repeated",
     )

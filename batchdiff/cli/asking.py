@@ -1,4 +1,4 @@
-"""The question before anything is deleted or thrown away."""
+"""The operator's confirmation before anything is deleted or thrown away."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from batchdiff.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What will be done, to what (a line each), and what there is instead."""
+    """A question: what will be done, to what (one line each), and the alternative."""
 
     what: str
     lines: Sequence[str]
@@ -19,16 +19,16 @@ class Question:
 
 
 def state(console: Console, question: Question) -> None:
-    """Say what will be done, for an operator who has answered already."""
+    """Print what will be done, for an operator who has confirmed it already."""
     console.warn(question.what)
     for line in question.lines:
         console.warn(f"  {line}")
 
 
 def confirm(console: Console, verb: str, question: Question) -> None:
-    """Ask whether that is to be done.
+    """Ask the operator to confirm.
 
-    :raises UsageError: the answer was no, or there is nobody to ask.
+    :raises UsageError: the answer was no, or there is no terminal to ask on.
     """
     if not console.can_ask:
         raise UsageError(

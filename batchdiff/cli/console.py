@@ -1,4 +1,4 @@
-"""What a command says: messages for people on stderr, results on stdout, events for programs with --json."""
+"""The output of a command: messages for people on stderr, results on stdout, events for programs with --json."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WIDTH = 100
 
 
 class Progress(enum.StrEnum):
-    """When progress is shown."""
+    """The choice of when progress is shown."""
 
     AUTO = "auto"
     ALWAYS = "always"
@@ -26,74 +26,74 @@ class Progress(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """How much is said and to whom. ``verbosity``: -1 quiet, 0, 1 for more."""
+    """The output of one command. ``verbosity``: -1 if quiet, 0, or 1 for more."""
 
     verbosity: int = 0
     json: bool = False
     progress: Progress = Progress.AUTO
 
     def say(self, text: str) -> None:
-        """A message for people."""
+        """Print a message for people, unless the console is quiet."""
         if self.verbosity >= 0:
             self._to_stderr(text)
 
     def detail(self, text: str) -> None:
-        """A message for people who asked for more."""
+        """Print a message for people who asked for more."""
         if self.verbosity > 0:
             self._to_stderr(text)
 
     def error(self, error: BatchdiffError) -> None:
-        """Why a command failed, and what to do next; said however quiet the console is."""
-        # The problems of a manifest begin with FILE:LINE:, as editors want it; so nothing stands before them.
-        with contextlib.suppress(UsageError):  # where stderr is full, the exit code tells all the same
+        """Print why a command failed and what to do next, even if the console is quiet."""
+        # The problems of a manifest start with FILE:LINE:, which editors parse, so they get no prefix.
+        with contextlib.suppress(UsageError):  # if stderr cannot be written, the exit code still reports this
             self._to_stderr(str(error) if isinstance(error, ManifestError) else f"batchdiff: {error}")
         self.event("error", message=error.reason, remedy=error.remedy, exit_code=error.exit_code)
 
     def warn(self, text: str) -> None:
-        """What the operator must not miss."""
+        """Print a message that the operator must not miss, even if the console is quiet."""
         self._to_stderr(f"batchdiff: {text}")
 
     def result(self, text: str) -> None:
-        """What was asked for. With --json the events take its place."""
+        """Print the result of a command. With --json, events take its place."""
         if not self.json:
             _write(sys.stdout, text if text.endswith("\n") else text + "\n")
 
     def event(self, name: str, /, **fields: object) -> None:
-        """One JSON object on a line of stdout, with --json only."""
+        """Print one JSON object as a line on stdout, with --json only."""
         if self.json:
             _write(sys.stdout, json.dumps({"event": name} | fields) + "\n")
 
     def draw(self, text: str) -> None:
-        """A piece of a progress bar, as it is."""
+        """Print a piece of a progress bar, unchanged."""
         _write(sys.stderr, text)
 
     def ask(self, question: str) -> str:
-        """The answer that a person at the terminal types."""
+        """Ask a question on the terminal and return the typed answer."""
         _write(sys.stderr, question)
         return sys.stdin.readline().strip()
 
     @property
     def can_ask(self) -> bool:
-        """Whether a person is there to answer."""
+        """True if there is a terminal where a person can answer."""
         return sys.stdin is not None and sys.stdin.isatty()
 
     @property
     def width(self) -> int:
-        """Columns for a report: the terminal's, and 100 where stdout is none."""
+        """The columns for a report: the terminal's, or 100 if stdout is not a terminal."""
         if not sys.stdout.isatty():
             return _WIDTH
-        import shutil  # noqa: PLC0415  # brings every compression of Python's with it: 2 ms for a pipe
+        import shutil  # noqa: PLC0415  # loads all of Python's compression modules: 2 ms that a pipe saves
 
         return shutil.get_terminal_size((_WIDTH, 24)).columns
 
     @property
     def is_one_terminal(self) -> bool:
-        """Whether messages and the result both go to a terminal, where a person reads one after the other."""
+        """True if messages and the result both go to a terminal, where a person reads one after the other."""
         return not self.json and sys.stdout.isatty() and sys.stderr.isatty()
 
     @property
     def shows_progress(self) -> bool:
-        """Whether a progress bar is drawn."""
+        """True if a progress bar is to be drawn."""
         if self.progress is Progress.AUTO:
             return self.verbosity >= 0 and sys.stderr.isatty()
         return self.progress is Progress.ALWAYS
@@ -105,7 +105,7 @@ class Console:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    """Writes; where the reader has gone, as with ``| head``, nothing is said any more and the work goes on.
+    """Write and flush. If the reader has gone, as with ``| head``, drop this and all later output and continue.
 
     :raises UsageError: the output cannot be written.
     """
@@ -120,7 +120,7 @@ def _write(stream: TextIO, text: str) -> None:
 
 
 def _silence(stream: TextIO) -> None:
-    """What is left in its buffer, and all that follows, goes nowhere."""
+    """Send the rest of a stream's buffer, and all later output, to /dev/null."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

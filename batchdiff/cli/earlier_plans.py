@@ -1,4 +1,4 @@
-"""What a command says of earlier plans: one that a new plan has replaced, and those that have converted guests."""
+"""Messages about earlier plans: the one that a new plan replaced, and those that converted guests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchdiff.units import few
 
 
 def converted_guests(manifest: Manifest) -> dict[str, list[str]]:
-    """Return the names of a manifest's guests that were converted, by the checksums of the plans that did it."""
+    """Return the names of a manifest's converted guests, by the checksums of the plans that converted them."""
     found: dict[str, list[str]] = {}
     for guest in (*manifest.guests, *manifest.left_out):
         if guest.converted is not None:
@@ -24,7 +24,7 @@ def converted_guests(manifest: Manifest) -> dict[str, list[str]]:
 
 
 def say_kept(console: Console, path: str, kept: KeptPlan) -> None:
-    """Say under which name the plan that was at ``path`` can still be undone, and what became of its guests."""
+    """Print the new name of the plan that was at ``path``, and the states of its guests."""
     guests = "; ".join(f"{few(names)}: {fate}" for fate, names in kept.guests.items())
     name = shell_word(kept.path)
     console.warn(
@@ -34,15 +34,15 @@ def say_kept(console: Console, path: str, kept: KeptPlan) -> None:
 
 
 def require_done_here(plan: Plan, names: Iterable[str] | None, verb: str) -> None:
-    """Refuse guests that an earlier plan has converted: only that one, with its journal, can undo it.
+    """Refuse guests that an earlier plan converted: only that plan, with its journal, can undo it.
 
-    :raises UsageError: it names that plan, and the command.
+    :raises UsageError: there is such a guest; the message names its plan, and the command to run.
     """
     asked = set(names or ())
     elsewhere = [(guest, plan_in(guest.reason)) for guest in plan.guests if guest.name in asked]
     found = [(guest, path) for guest, path in elsewhere if path]
     if found:
-        said = "; ".join(f"{guest.name} was done by {path}" for guest, path in found)
+        said = "; ".join(f"{guest.name} was converted by {path}" for guest, path in found)
         raise UsageError(
             f"this plan has not converted {few([guest.name for guest, _ in found])}",
             why=said,

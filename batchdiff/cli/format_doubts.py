@@ -1,4 +1,4 @@
-"""Warn of images that do not start as their declared format does: before a scan, and before originals go."""
+"""Warnings about images that do not start as their declared format does: before a scan, and before an apply."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batchdiff.report.printable import printable
 
 
 def warn_of_formats(console: Console, manifest: Manifest) -> None:
-    """Name images of a manifest that do not start as their formats do."""
+    """Warn of images in a manifest that do not start as their formats do."""
     pending = [guest for guest in manifest.guests if guest.converted is None and not guest.objection]
     _warn(console, manifest.template, [(guest.name, guest.image) for guest in pending])
 
@@ -22,9 +22,9 @@ def warn_of_formats(console: Console, manifest: Manifest) -> None:
 def warn_of_planned_formats(
     console: Console, plan: Plan, notes: Notes, names: Iterable[str] | None = None
 ) -> None:
-    """Name images of a plan that do not start as their formats do now; of all guests, or those with these names.
+    """Warn of images in a plan that do not start as their formats do; of all guests, or of those with these names.
 
-    What is in a guest's place once its overlay took it was not declared.
+    A guest whose overlay has taken its place is left out, because the overlay is not the declared image.
     """
     chosen = None if names is None else set(names)
     guests = [
@@ -47,7 +47,7 @@ def _warn(console: Console, template: ImageSource, guests: Iterable[tuple[str, I
 
 
 def _doubt(declared: ImageFormat, found: ImageFormat | None) -> str:
-    """Return what is odd about an image; a raw one that starts so is right only if a guest forged that header."""
+    """Return the doubt about an image's format; empty if its first bytes fit."""
     if found is None or found is declared:
         return ""
     if declared is ImageFormat.RAW and found is ImageFormat.LUKS:

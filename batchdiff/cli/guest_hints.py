@@ -1,4 +1,4 @@
-"""Warn of what the files of guests are like: nobody may write to them, or who has them open cannot be seen."""
+"""Warnings about the files of guests: read-only ones, and those for which open handles cannot be detected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchdiff.model.manifest import GuestEntry, Manifest, Retire
 
 
 def warn_of_files(console: Console, manifest: Manifest, pending: Sequence[GuestEntry]) -> None:
-    """Warn of the files of guests that are to be converted, each kind once, with how many there are."""
+    """Warn of the files of guests that are to be converted, once per kind, with the number of files."""
     found = {}
     for guest in pending:
         with contextlib.suppress(OSError):
@@ -27,7 +27,7 @@ def warn_of_files(console: Console, manifest: Manifest, pending: Sequence[GuestE
 
 
 def _warn_of_modes(console: Console, modes: dict[str, int]) -> None:
-    """An overlay gets its guest's mode. A copy of a protected template is as read-only as that."""
+    """Warn of read-only guests: an overlay gets its guest's mode. Copies of a protected template are read-only."""
     closed = [path for path, mode in modes.items() if not mode & WRITE_BITS]
     if not closed:
         return
@@ -41,16 +41,16 @@ def _warn_of_modes(console: Console, modes: dict[str, int]) -> None:
 
 
 def _warn_of_the_unseen(console: Console, devices: dict[str, int], retire: Retire) -> None:
-    """Say which deletion will need ``--unseen``, before the overlays are there; loudest if it is planned."""
+    """Report deletions that will need ``--unseen``, before overlays exist; as a warning if one is planned."""
     first: dict[int, str] = {}
     for path, device in devices.items():
         first.setdefault(device, path)
     for device, path in first.items():
         if why := _why_unseen(path):
             count = sum(1 for each in devices.values() if each == device)
-            more = f" (and {count - 1} more of its filesystem)" if count > 1 else ""
+            more = f" (and {count - 1} more on its filesystem)" if count > 1 else ""
             sentence = (
-                f"of {path}{more}, {why}: deleting the original, by `apply --retire delete` or `purge`,"
+                f"{path}{more}: {why}. Deleting the original, by `apply --retire delete` or `purge`,"
                 " needs `--unseen`; add it if you are sure that no VM has it open"
             )
             if retire is Retire.DELETE:
@@ -61,7 +61,7 @@ def _warn_of_the_unseen(console: Console, devices: dict[str, int], retire: Retir
 
 def _why_unseen(path: str) -> str:
     with contextlib.suppress(OSError):
-        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)  # opens nothing, so it waits for nobody's lease
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)  # does not open the file, so it breaks no lease
         try:
             return why_unknown(fd)
         finally:

@@ -1,4 +1,4 @@
-"""Warnings about a manifest that is valid, and about a plan that could be made."""
+"""Warnings about a valid manifest, and about a plan that was made."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_NAMED = 5
 
 
 def warn_of_manifest(console: Console, manifest: Manifest) -> None:
-    """Warn of all that is odd about a valid manifest: patterns, formats, raw guests in place, names, files."""
+    """Warn of all oddities of a valid manifest: patterns, formats, raw guests in place, names, files."""
     for warning in manifest.warnings:
         console.warn(f"warning: {manifest.path}:{warning}")
     warn_of_formats(console, manifest)
@@ -33,7 +33,7 @@ def warn_of_manifest(console: Console, manifest: Manifest) -> None:
 
 
 def _warn_of_names(console: Console, manifest: Manifest) -> None:
-    """Name block devices whose names may mean another disk some day, and say what to call them instead."""
+    """Warn of block devices whose names may mean another disk some day, and suggest better names."""
     doubts = []
     for path, what in _roles(manifest).items():
         number = device_number(path)
@@ -46,7 +46,7 @@ def _warn_of_names(console: Console, manifest: Manifest) -> None:
 
 
 def warn_of_changed_template(console: Console, plan: Plan) -> None:
-    """Say at once what apply would refuse: overlays of an earlier plan rest on another content of the template."""
+    """Warn at once, as apply would refuse it, if the template changed since earlier plans put overlays on it."""
     for sidecar in sidecars_of(plan):
         there = [path for path in sidecar.overlays if os.path.lexists(path)]
         if there and plan.template_digest not in {"", sidecar.digest}:
@@ -58,7 +58,7 @@ def warn_of_changed_template(console: Console, plan: Plan) -> None:
 
 
 def _roles(manifest: Manifest) -> dict[str, str]:
-    """Return what each file of the manifest is there for, by its path."""
+    """Return the role of each file in the manifest, by its path."""
     images = [("the template", manifest.template)]
     images += [(f"the guest {guest.name}", guest.image) for guest in manifest.guests]
     roles: dict[str, str] = {}
@@ -73,7 +73,7 @@ def _better_name(number: int) -> str:
     alias = lasting_alias(number)
     if alias is not None:
         return f"Write {alias} instead, a name that lasts"
-    return "Write a name that lasts, such as /dev/VG/LV or one in /dev/disk/by-id; of a loop device, its file"
+    return "Write a name that lasts, such as /dev/VG/LV or one in /dev/disk/by-id; for a loop device, its file"
 
 
 def _raw_in_place(paths: list[str]) -> str:
@@ -86,7 +86,7 @@ def _raw_in_place(paths: list[str]) -> str:
 
 
 def warn_of_space(console: Console, plan: Plan) -> None:
-    """Says at once what apply would refuse later: that a filesystem has not enough space."""
+    """Warn at once, as apply would refuse it, if a filesystem does not have enough space."""
     try:
         check_space([guest for guest in plan.guests if guest.verdict is Verdict.CONVERT], plan.retire)
     except GuestError as error:

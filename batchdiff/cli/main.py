@@ -1,4 +1,4 @@
-"""Runs a verb: the one funnel for errors, signals and exit codes."""
+"""The entry point of all verbs, and the one funnel for errors, signals and exit codes."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _REPORT_BUG = (
 )
 
 _CONTENT_WITH_LITTLE = {"validate", "show"}
-"""Verbs that open no image, and start nothing."""
+"""Verbs that open no image and start no process."""
 
 
 def run(argv: list[str]) -> int:
-    """Runs the command line and gives its exit code."""
-    # They are None where whoever started us has closed them.
+    """Run a command line and return its exit code."""
+    # They are None if the caller has closed them.
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for good
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     console = Console()
     signal.signal(signal.SIGTERM, _interrupt)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that has no ± gets its code
+            stream.reconfigure(errors="backslashreplace")  # a terminal without ± gets its code
     try:
         arguments = _arguments(argv, console)
         console = Console(
@@ -60,7 +60,7 @@ def run(argv: list[str]) -> int:
 
 
 def _unexpected(console: Console, error: Exception) -> int:
-    """Report what no verb handles: a limit that was reached. Anything else is a bug, and reported as one."""
+    """Report an error that no verb handles: a limit that was reached, or else a bug."""
     if isinstance(error, MemoryError):
         remedy = "Free some, then run the same command again."
         ending: BatchdiffError = BatchdiffError("batchdiff ran out of memory", remedy=remedy)
@@ -72,7 +72,7 @@ def _unexpected(console: Console, error: Exception) -> int:
             "the current folder has been deleted", remedy="Change to another one, and run the same command again."
         )
     else:
-        import traceback  # noqa: PLC0415  # 3 ms that no other end needs
+        import traceback  # noqa: PLC0415  # 3 ms that no other exit needs
 
         traceback.print_exception(error)
         console.warn(_REPORT_BUG)
@@ -90,7 +90,7 @@ def _is_nowhere() -> bool:
 
 
 def _arguments(argv: list[str], console: Console) -> argparse.Namespace:
-    """The parsed command line; help and version are said by the console, which tells where they cannot be."""
+    """Return the parsed command line; help and version go through the console, which reports failed writes."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said):
@@ -104,8 +104,8 @@ def _arguments(argv: list[str], console: Console) -> argparse.Namespace:
 def _verb(console: Console, arguments: argparse.Namespace) -> int:
     if arguments.verb not in _CONTENT_WITH_LITTLE:
         require_descriptors()
-    # Imported by name: `show` must not wait for what only `plan` needs. And not cut in two: numpy takes Ctrl-C in
-    # the middle of its import for a broken installation.
+    # Imported by name, so that `show` does not load what only `plan` needs. Signals are held back, because numpy
+    # reports Ctrl-C during its import as a broken installation.
     with held_signals():
         module = importlib.import_module(f"batchdiff.cli.{arguments.verb}")
     with _advice_for(arguments):
@@ -115,7 +115,7 @@ def _verb(console: Console, arguments: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _advice_for(arguments: argparse.Namespace) -> Iterator[None]:
-    """Inside, the commands that messages advise can be pasted anywhere: they name the plan that was given."""
+    """Put the given plan into the commands that messages advise, so that they can be pasted anywhere."""
     if "plan" not in arguments:
         yield
         return

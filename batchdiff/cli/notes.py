@@ -1,4 +1,4 @@
-"""The notes of a plan's journal for verbs that only look or ask; recovered if the journal was lost."""
+"""The notes of a plan's journal, recovered if it was lost, for verbs that only read or ask."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batchdiff.model.plan import Plan
 from batchdiff.units import few
 
 _RECOVERED = (
-    "warning: the journal {path} {lacks}; if you have all of it elsewhere, put it back first. What"
+    "warning: the journal {path} {lacks}; if you have a complete copy, put it back first. What"
     " apply did was recovered from the template's sidecar and from the files themselves, for {guests}"
 )
 
@@ -22,7 +22,7 @@ _RECOVERED = (
 def notes_of(
     console: Console, arguments: argparse.Namespace, plan: Plan, path_map: PathMap = NOTHING_MOVED
 ) -> Notes:
-    """Return what the journal of a plan says. What it lacks, sidecar and files prove."""
+    """Return the notes of a plan's journal; those that it lacks are recovered from sidecar and files."""
     notes = mapped_notes(read_notes(arguments.plan, plan.checksum), path_map)
     found = _recovered(plan, notes, path_map) if _may_lack(plan, notes) else {}
     if found:
@@ -33,9 +33,9 @@ def notes_of(
 
 
 def _may_lack(plan: Plan, notes: Notes) -> bool:
-    """Return whether a file that apply may have made or renamed is there, of which the journal has nothing.
+    """Return True if there is a file that apply may have made or renamed, and that the journal does not mention.
 
-    The overlay may be missing, and the original in quarantine all that is left.
+    The overlay may be missing, and only the original in quarantine left.
     """
     published = set(notes.published)
     return any(
@@ -51,7 +51,7 @@ def _may_lack(plan: Plan, notes: Notes) -> bool:
 
 
 def _recovered(plan: Plan, notes: Notes, path_map: PathMap) -> dict[str, Standing]:
-    # Imported here: it reads the headers of images, and status must not wait for what that loads.
+    # Imported here: it reads image headers, and `status` does not need the modules for that otherwise.
     from batchdiff.applying.recovery import recovered  # noqa: PLC0415
 
     return recovered(plan, notes, path_map)

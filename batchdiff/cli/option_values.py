@@ -1,4 +1,4 @@
-"""The values that options take, and what is wrong with others, in words that name all choices."""
+"""The values that options take, and error messages that list the choices."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
 
 def guest_name(text: str) -> str:
     """Parse a guest's name: as it is printed, or with the bytes of its file's name that are not UTF-8."""
-    # No name has such bytes itself: a guest is called after the readable form of its file's name.
+    # No guest's name has such bytes: it is the readable form of its file's name.
     return readable(text) if any("\udc80" <= letter <= "\udcff" for letter in text) else text
 
 
 def file_to_write(text: str) -> str:
-    """Parse the name of a file that is written."""
+    """Parse the name of a file to write."""
     if text == "-":
         raise argparse.ArgumentTypeError("- does not mean stdout here; a file of that name is ./-")
     if not text:

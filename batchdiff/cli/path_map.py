@@ -1,4 +1,4 @@
-"""What ``--map OLD=NEW`` means for a command: its plan as if it had been made where the pool is now."""
+"""The option ``--map OLD=NEW``: a command's plan as if it had been made with the present paths."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from batchdiff.model.plan import Plan
 
 
 def moved(console: Console, plan: Plan, arguments: argparse.Namespace) -> tuple[Plan, PathMap]:
-    """Return the plan with its paths as they are now, and the map for all else that recorded some.
+    """Return the plan with its paths as they are now, and the map for other documents that recorded paths.
 
-    :raises UsageError: the map makes no sense, or does not fit the plan.
+    :raises UsageError: the map is malformed, or does not fit the plan.
     """
     try:
         path_map = PathMap(tuple(move_in(text) for text in arguments.moves or ()))
@@ -28,6 +28,6 @@ def moved(console: Console, plan: Plan, arguments: argparse.Namespace) -> tuple[
         ) from error
     template = found.template.source.path
     if not os.path.lexists(template):
-        hint = "If the images moved, add `--map OLD=NEW`; docs/moving.md says how"
-        console.warn(f"warning: the template {template} is not there. {hint}")
+        hint = "If the images moved, add `--map OLD=NEW`; see docs/moving.md"
+        console.warn(f"warning: the template {template} does not exist. {hint}")
     return found, path_map

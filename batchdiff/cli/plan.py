@@ -1,4 +1,4 @@
-"""``batchdiff plan``: scans the guests of a manifest, writes the plan, and shows the savings."""
+"""``batchdiff plan``: scan the guests of a manifest, write the plan, and show the savings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from batchdiff.model.manifest_conflicts import existing_overlay
 from batchdiff.model.manifest_file import read_manifest
 from batchdiff.model.manifest_input import STDIN, is_piped
 from batchdiff.model.plan import Plan
-from batchdiff.model.plan_file import read_plan, try_folder
+from batchdiff.model.plan_file import ELSEWHERE, read_plan, try_folder
 from batchdiff.planning.checkpoint import Checkpoint
 from batchdiff.planning.manners import Manners
 from batchdiff.planning.planner import Earlier, make_plan
@@ -31,21 +31,22 @@ from batchdiff.planning.restraint import kept
 from batchdiff.report.json_form import plan_report
 from batchdiff.report.text import plan_text
 
-_ELSEWHERE = "Choose another place with `-o`."
-
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
-    """Runs the verb."""
+    """Run the verb."""
     if arguments.output is None and is_piped(arguments.manifest):
         raise UsageError(
             "the plan needs a name: a manifest from stdin or a pipe has none",
             remedy="Add `-o PLAN`, such as `-o fleet.plan.json`.",
         )
+    # Refuse before the scan, which may take hours, whatever can be refused without it.
     left = leftovers(arguments.output or _default_path(arguments.manifest))
     manifest = _manifest(arguments.manifest, arguments.guests, left)
     path = arguments.output or _default_path(manifest.path)
     _check_output(path)
     older = read_plan(arguments.reuse) if arguments.reuse is not None else None
+    # The plan that converted some guests may be the one at this path. It is kept under another name then, by which
+    # the new plan must refer to it.
     converted = converted_guests(manifest)
     plans = _earlier_plans(manifest, path, name_to_keep(path, converted))
     jobs = arguments.jobs or len(os.sched_getaffinity(0))
@@ -56,6 +57,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
             warn_of_manifest(console, manifest)
             with scan_progress(console) as progress:
                 plan = make_plan(manifest, jobs=jobs, progress=progress, earlier=earlier)
+        # The checkpoint goes only when the plan is written: a crash in between costs no scan.
         replaced = replace_plan(plan, path, converted)
         checkpoint.discard()
     if replaced is not None:
@@ -64,6 +66,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     aside = None if replaced is None else os.path.abspath(replaced.path)
     if console.json:
         console.event("plan", path=os.path.abspath(path), kept=aside, report=plan_report(plan))
+    # Reasons why apply would refuse come last, where the operator sees them.
     warn_of_space(console, plan)
     warn_of_changed_template(console, plan)
     following = f" Next: batchdiff apply {shell_word(path)}" if plan.totals.convert else ""
@@ -72,7 +75,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _manifest(path: str, names: list[str] | None, left: Collection[str]) -> Manifest:
-    """The manifest with the guests of those names, or all. Overlays that exist matter for the chosen ones only."""
+    """Return the manifest with the named guests, or all; existing overlays matter only for the chosen ones."""
     if names is None:
         return read_manifest(path, left=left)
     manifest = read_manifest(path, allow_existing_overlays=True)
@@ -98,7 +101,7 @@ def _manifest(path: str, names: list[str] | None, left: Collection[str]) -> Mani
 
 
 def _earlier_plans(manifest: Manifest, path: str, kept: str | None) -> EarlierPlans:
-    """Return the plans that may have converted guests; that at ``path`` by the name that it is about to get."""
+    """Return the search for plans that converted guests; the one at ``path`` counts by its future name."""
     output = os.path.abspath(path)
     folders = (os.path.dirname(output), os.path.dirname(manifest.path))
     return EarlierPlans(folders, renamed={} if kept is None else {output: os.path.abspath(kept)})
@@ -109,9 +112,9 @@ def _default_path(manifest_path: str) -> str:
 
 
 def _check_output(path: str) -> None:
-    """Fails before the scan, not after it, where the plan could not be written or would replace something else.
+    """Check, before the scan, that the plan can be written and will not replace a file of another kind.
 
-    :raises UsageError: no file can be made in the folder, or what stands there is no plan.
+    :raises UsageError: no file can be made in the folder, or the file that exists is not a plan.
     """
     _check_folder(os.path.dirname(os.path.abspath(path)))
     if not os.path.lexists(path):
@@ -122,11 +125,11 @@ def _check_output(path: str) -> None:
             with open(path, "rb") as file:
                 head = file.read(64)
         except OSError as error:
-            raise UsageError(f"cannot look at {path}, which exists", why=error.strerror or str(error)) from error
+            raise UsageError(f"cannot read {path}, which exists", why=error.strerror or str(error)) from error
     if head and not head.startswith(b'{"format_version"'):
-        raise UsageError(f"{path} exists and is not a plan", remedy=_ELSEWHERE)
+        raise UsageError(f"{path} exists and is not a plan", remedy=ELSEWHERE)
     if not head and not (os.path.isfile(path) and not os.path.islink(path)):
-        raise UsageError(f"{path} is not a regular file", remedy=_ELSEWHERE)
+        raise UsageError(f"{path} is not a regular file", remedy=ELSEWHERE)
 
 
 def _check_folder(folder: str) -> None:
@@ -136,10 +139,10 @@ def _check_folder(folder: str) -> None:
         if not os.path.isdir(folder):
             why = "there is no such folder"
         elif isinstance(error, FileNotFoundError):
-            why = f"it takes no new files ({error.strerror})"
+            why = f"no file can be created in it ({error.strerror})"
         else:
             why = reason(error)
-        raise UsageError(f"cannot write the plan to {folder}", why=why, remedy=_ELSEWHERE) from error
+        raise UsageError(f"cannot write the plan to {folder}", why=why, remedy=ELSEWHERE) from error
 
 
 def _exit_code(plan: Plan, *, detailed: bool) -> int:

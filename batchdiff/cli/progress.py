@@ -12,7 +12,7 @@ from batchdiff.cli.console import Console
 
 @dataclass(frozen=True, slots=True)
 class _Screen:
-    """What tqdm takes for its file: stderr, where a reader that has gone does not end the scan."""
+    """The file that tqdm writes to: stderr, but a reader that has gone does not end the scan."""
 
     console: Console
 
@@ -32,14 +32,14 @@ class _Screen:
 
 @contextmanager
 def scan_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A function to call with bytes done and bytes in all; it draws on stderr where that is wanted."""
+    """Yield a function that takes the bytes done and the bytes in all, and draws progress on stderr if wanted."""
     if not console.shows_progress:
         yield lambda _done, _total: None
         return
-    # Imported here: it takes a tenth of a start, and only a terminal needs it.
+    # Imported here: it takes a tenth of the start-up, and only a terminal needs it.
     from tqdm import tqdm  # noqa: PLC0415
 
-    # tqdm's monitor is a thread; the planner forks, and must have none.
+    # tqdm's monitor is a thread, and the planner, which forks, must not have any.
     tqdm.monitor_interval = 0
     with tqdm(
         desc="scanning",

@@ -1,4 +1,4 @@
-"""``batchdiff purge``: deletes quarantined originals, each after its overlay was compared with it once more."""
+"""``batchdiff purge``: delete originals in quarantine, each after another comparison with its overlay."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from batchdiff.report.outcome import undone_text
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
-    """Runs the verb."""
+    """Run the verb."""
     plan, path_map = moved(console, read_plan(arguments.plan), arguments)
     options = PurgeOptions(None if arguments.guests is None else tuple(arguments.guests), arguments.used)
     require_done_here(plan, options.guests, "purge")
@@ -41,8 +41,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 def _question(lines: list[str], *, used: bool) -> Question:
     if used:
         what = (
-            "these originals will be deleted, also those whose VMs have run on their overlays since. Afterwards"
-            " nothing brings back the state from before the conversion:"
+            "these originals will be deleted, including those whose VMs have run on their overlays since."
+            " Afterwards the state from before the conversion cannot be restored:"
         )
     else:
         what = "these originals will be deleted, each if QEMU finds its overlay identical:"

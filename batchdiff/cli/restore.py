@@ -1,4 +1,4 @@
-"""``batchdiff restore``: gives back what the VMs see, as their originals or as images rebuilt from overlays."""
+"""``batchdiff restore``: give the VMs full images again, their originals or images rebuilt from overlays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from batchdiff.report.outcome import undone_text
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
-    """Runs the verb."""
+    """Run the verb."""
     plan, path_map = moved(console, read_plan(arguments.plan), arguments)
     options = RestoreOptions(
         guests=None if arguments.guests is None else tuple(arguments.guests),
@@ -44,13 +44,14 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 def _ask(
     console: Console, arguments: argparse.Namespace, plan: Plan, options: RestoreOptions, notes: Notes
 ) -> None:
-    """Before anything is thrown away, and before a whole fleet is restored by a command that names no guest.
+    """Ask before anything is thrown away, and before a command that names no guest restores a whole fleet.
 
-    What is thrown away, and what a rebuilt image cannot have, is said with ``--yes`` too.
+    Even with ``--yes``, print the losses: data that is thrown away, and features that a rebuilt image lacks.
     """
     found = restorable(plan, notes.standings, options.guests)
     if not found:
         return
+    # Discarding cannot be undone: list all that is lost, and ask unless --yes has answered.
     if options.discard_changes:
         lines = [f"{guest.name}: everything written to {guest.overlay_path}" for guest, _ in found]
         question = Question(
@@ -63,6 +64,7 @@ def _ask(
         else:
             confirm(console, "restore", question)
         return
+    # Otherwise the VMs keep their data, and only features of rebuilt images can be lost.
     for loss in sorted({loss for guest, _ in found for loss in not_given_back(guest.source.format)}):
         console.warn(f"note: if an image of a qcow2 guest has to be rebuilt, {loss}")
     if not arguments.yes and options.guests is None and len(found) > 1 and console.can_ask:

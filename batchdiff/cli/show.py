@@ -1,4 +1,4 @@
-"""``batchdiff show``: the savings report of a saved plan."""
+"""``batchdiff show``: print the savings report of a saved plan."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from batchdiff.report.text import plan_text
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
-    """Runs the verb."""
+    """Run the verb."""
     plan = read_for_report(arguments.plan)
     notes = read_notes(arguments.plan, plan.checksum)
     stale = stale_notices(plan, notes)
     is_json = arguments.format == "json"
     if arguments.output is not None:
-        with written_in("utf-8"):  # a file is the same whatever terminal the command was given at
+        with written_in("utf-8"):  # a file does not depend on the terminal of the command
             _write(arguments.output, plan_json(plan, stale=stale) if is_json else plan_text(plan, stale=stale))
     elif not console.json:
         width = console.width
@@ -37,14 +37,14 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     if notes.published:
         done = ", ".join(guest.name for guest in plan.guests if guest.name in notes.published)
         where = f"batchdiff status {shell_word(arguments.plan)}"
-        console.say(f"Done by an earlier apply: {done}. `{where}` shows where each guest stands.")
-    if console.json:  # a sum over millions of extents, in a large plan
+        console.say(f"Converted by an earlier apply: {done}. `{where}` shows the state of each guest.")
+    if console.json:  # in a large plan it sums up millions of extents
         console.event("report", report=plan_report(plan, stale=stale))
     return EXIT_DONE
 
 
 def stale_notices(plan: Plan, notes: Notes) -> list[str]:
-    """What has changed since a plan was made, a sentence for each image; guests that are done don't matter."""
+    """Return a sentence for each image that has changed since planning; converted guests don't matter."""
     pending = [g for g in plan.guests if g.verdict is Verdict.CONVERT and g.name not in notes.published]
     template = [] if _is_template_unchanged(plan) else [plan.template]
     images = [*template, *(guest.image for guest in pending if guest.image is not None)]
@@ -61,7 +61,7 @@ def stale_notices(plan: Plan, notes: Notes) -> list[str]:
 
 
 def _is_template_unchanged(plan: Plan) -> bool:
-    """Return whether nobody but batchdiff has changed it: apply, of any plan, takes its write permission."""
+    """Return True if only batchdiff changed the template: apply, of any plan, removes its write permission."""
     now = tuple(fingerprint_at(path) or NO_FILE for path in plan.template.paths)
     path = plan.template.source.path
     return is_known_state(plan.template.fingerprints, now, read_sidecar(sidecar_path(path, path)))

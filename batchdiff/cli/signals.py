@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do to a command that changes disks: the first asks it to stop, the second ends it."""
+"""Ctrl-C and SIGTERM in commands that change disks: the first signal asks to stop, the second kills."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """A request to stop that the signals make, while the block runs.
+    """Yield a request to stop, which the first signal makes while the block runs.
 
-    The second signal ends the process where it is, as a power cut would: the next run clears up after it.
+    The second signal ends the process at once, as a power cut would; the next run cleans up after it.
     """
     stop = Stop()
 

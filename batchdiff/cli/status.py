@@ -1,4 +1,4 @@
-"""``batchdiff status``: where each guest of a plan stands, from the journal."""
+"""``batchdiff status``: show the state of each guest of a plan, from the journal and the files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from batchdiff.report.standing import standing_text
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
-    """Runs the verb."""
+    """Run the verb."""
     plan, path_map = moved(console, read_for_report(arguments.plan), arguments)
     notes = notes_of(console, arguments, plan, path_map)
     found = standings_of(plan, notes, on_disk(plan, notes))

@@ -1,4 +1,4 @@
-"""``batchdiff validate``: checks a manifest only."""
+"""``batchdiff validate``: check a manifest, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from batchdiff.report.printable import printable
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
-    """Runs the verb.
+    """Run the verb.
 
-    :raises ManifestError: it has problems; all are named.
+    :raises ManifestError: the manifest has problems; the message lists all of them.
     """
     manifest = read_manifest(arguments.manifest)
     warn_of_manifest(console, manifest)

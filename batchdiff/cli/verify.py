@@ -1,4 +1,4 @@
-"""``batchdiff verify``: whether template and overlays still are what they were."""
+"""``batchdiff verify``: check that template and overlays are undamaged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from batchdiff.report.finding import finding_text
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
-    """Runs the verb."""
+    """Run the verb."""
     plan, path_map = moved(console, read_plan(arguments.plan), arguments)
     names = None if arguments.guests is None else tuple(arguments.guests)
     found: list[Finding] = []

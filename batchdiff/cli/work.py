@@ -1,4 +1,4 @@
-"""What apply, restore and purge have in common: work on a plan, with outcomes reported as they come."""
+"""The common part of apply, restore and purge: work on a plan, with outcomes reported as they come."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from batchdiff.model.plan_head import plan_head
 from batchdiff.units import format_size
 
 _WORST_FIRST = (6, 5, 7, 4, 1)
-"""Which exit code a command has where guests failed in different ways: what needs a person most."""
+"""The exit code of a command whose guests failed in different ways is the first of these: the most urgent."""
 
 _CHANGES_DISKS = {Status.CONVERTED, Status.RETIRED, Status.RESTORED, Status.PURGED}
 
@@ -36,7 +36,7 @@ Work = Callable[[Session], Iterator[GuestOutcome]]
 
 @dataclass(frozen=True, slots=True)
 class Announcer:
-    """Report what happens. If that cannot be written, the work continues; ``unheard`` has why."""
+    """A reporter of events. If a report cannot be written, the work continues; ``unheard`` keeps the errors."""
 
     console: Console
     unheard: list[UsageError] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Announcer:
             self.unheard.append(error)
 
     def arrival(self, guest: GuestPlan, outcome: GuestOutcome) -> None:
-        """A guest is through."""
+        """Report that a guest is finished."""
         try:
             self.console.event("guest", **asdict(outcome), source=guest.source.path, overlay=guest.overlay_path)
             _say(self.console, guest, outcome)
@@ -73,9 +73,11 @@ def carried_out(
     work: Work,
     path_map: PathMap = NOTHING_MOVED,
 ) -> list[GuestOutcome]:
-    """Return the outcomes of a command, each reported as it comes. ``path_map``: how the paths have changed.
+    """Do the work of a command and return its outcomes, each reported as it comes.
 
-    :raises StopError: it was interrupted; says how far it came.
+    ``path_map`` leads from the paths in journal and sidecar to the present ones.
+
+    :raises StopError: it was interrupted; the message lists the completed guests.
     :raises UsageError: everything was done, but not all could be reported.
     """
     outcomes: list[GuestOutcome] = []
@@ -83,7 +85,9 @@ def carried_out(
     guests = {guest.name: guest for guest in plan.guests}
     space = FreeSpace.of(plan)
     with stopping() as stop, closing(Journal(arguments.plan, plan.checksum)) as journal:
+        # Only now is the journal locked, so that no other command of batchdiff can change it or replace the plan.
         _require_still_there(arguments.plan, plan)
+        # The work sees present paths, and every conversion, whether the journal still had it or not.
         journal.notes = mapped_notes(journal.notes, path_map)
         _recover(journal, plan, path_map)
         plan_path = os.path.abspath(arguments.plan)
@@ -102,15 +106,16 @@ def carried_out(
             fault = explained(error)
             raise GuestError("cannot continue", why=fault.why, remedy=fault.remedy) from error
     _report_space(console, space, outcomes)
+    # Output that could not be written stops no work, but the exit code must not claim success.
     if announcer.unheard:
         raise announcer.unheard[0]
     return outcomes
 
 
 def _require_still_there(path: str, plan: Plan) -> None:
-    """Asked once the journal is locked: `batchdiff plan` may have put another plan there since it was read.
+    """Check, with the journal locked, that `batchdiff plan` has not replaced the plan since it was read.
 
-    :raises PlanError: it has.
+    :raises PlanError: another plan is there now.
     """
     head = plan_head(path)
     if head is not None and head.checksum != plan.checksum:
@@ -123,7 +128,7 @@ def _require_still_there(path: str, plan: Plan) -> None:
 def dry_run(
     console: Console, arguments: argparse.Namespace, plan: Plan, work: Work, notes: Notes
 ) -> list[GuestOutcome]:
-    """The outcomes that a command would have, each reported when it is there; nothing is changed.
+    """Return the outcomes that a command would have, each reported as it comes; nothing is changed.
 
     :raises StopError: it was interrupted.
     """
@@ -140,31 +145,31 @@ def dry_run(
 
 
 def _recover(journal: Journal, plan: Plan, path_map: PathMap) -> None:
-    """Fill in what a journal lacks with what the sidecar and the files prove; notes_of has said so."""
+    """Complete a journal with the facts that sidecar and files prove; notes_of has reported this."""
     for name, standing in recovered(plan, journal.notes, path_map).items():
         journal.record(name, standing)
 
 
 def _report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome]) -> None:
-    """What df shows now that the command is done; nothing if it changed nothing."""
+    """Report how free space, as in df, has changed since the command began, unless it changed nothing."""
     if {outcome.status for outcome in outcomes} & _CHANGES_DISKS:
         for folder, grown in space.grown().items():
             console.event("space", folder=folder, grown_bytes=grown)
             how = "more" if grown >= 0 else "less"
             size = format_size(abs(grown))
             console.say(
-                f"df: {size} {how} free space on the filesystem of {folder} than before this command; what other"
-                " programs wrote or deleted meanwhile counts, too."
+                f"df: {size} {how} free space on the filesystem of {folder} than before this command; changes that"
+                " other programs made meanwhile are included."
             )
 
 
 def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome) -> None:
-    # On one terminal the result repeats reasons and notes below; until then a line a guest is enough.
+    # On one terminal the result below repeats reasons and notes, so one line per guest is enough here.
     brief = console.is_one_terminal
     if outcome.status in {Status.FAILED, Status.REFUSED}:
         console.warn(f"{outcome.name}: {outcome.status}{'' if brief else f': {outcome.reason}'}")
         return
-    # Those that are done may be hundreds, every time; the result has a line for them.
+    # Hundreds of guests may be done already, in every run; the result has one line for all of them.
     say = console.detail if outcome.status is Status.SKIPPED and is_done(outcome.reason) else console.say
     say(f"{outcome.name}: {outcome.status}{': ' + outcome.reason if outcome.reason else ''}")
     for note in () if brief else outcome.notes:
@@ -175,7 +180,7 @@ def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome) -> None:
 
 
 def _definition(guest: GuestPlan) -> Iterator[str]:
-    """What changes in the definition of a guest's VM, which names a symbolic link if the manifest does."""
+    """Yield what to change in the definition of a guest's VM, which names a symbolic link if the manifest does."""
     file, kind = guest.source.path, guest.source.format.value
     named = guest.alias or file
     before = f"{guest.alias} (a link to {file}, {kind})" if guest.alias else f"{file} ({kind})"
@@ -190,6 +195,6 @@ def _definition(guest: GuestPlan) -> Iterator[str]:
 
 
 def exit_code(outcomes: list[GuestOutcome]) -> int:
-    """The exit code of a command with these outcomes."""
+    """Return the exit code of a command with these outcomes."""
     codes = {outcome.exit_code for outcome in outcomes}
     return next((code for code in _WORST_FIRST if code in codes), max(codes, default=EXIT_DONE))

@@ -66,7 +66,7 @@ def test_many_links_are_not_told_one_by_one(folder):
     (folder / "m.yaml").write_text((folder / "m.yaml").read_text().replace("path: web.img", 'glob: "link*.img"'))
     planned = batchdiff("plan", "m.yaml", cwd=folder)
     assert plain(planned.stdout).count("is a symbolic link to") == 3
-    assert "note 2 more guests are named by symbolic links; the same holds for them." in plain(planned.stdout)
+    assert "note 2 more guests are named by symbolic links; the same applies to them." in plain(planned.stdout)
 
 
 def test_show_and_apply_warn_of_formats_as_plan_does(folder):

@@ -403,7 +403,7 @@ def test_no_plan_goes_to_stdout_by_a_dash(fleet):
     ("place", "why"),
     [
         ("nodir/x.json", "there is no such folder"),
-        ("/proc/x.json", "it takes no new files (No such file or directory)"),
+        ("/proc/x.json", "no file can be created in it (No such file or directory)"),
         ("/dev/full", "is not a regular file"),
     ],
 )

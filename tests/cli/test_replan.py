@@ -207,7 +207,7 @@ def test_undoing_a_guest_by_the_wrong_plan_names_the_right_one(pool, verb):
     (kept,) = pool.kept()
     done = pool.run(verb, "fleet.plan.json", "--guest", "web01", "--json", expect=2)
     (error,) = events(done)
-    assert error["message"].endswith(f"web01 was done by {pool.folder}/{kept}")
+    assert error["message"].endswith(f"web01 was converted by {pool.folder}/{kept}")
     assert error["remedy"] == f"Run `batchdiff {verb} {pool.folder}/{kept} --guest web01`."
     assert "web01" in pool.run("status", "fleet.plan.json").stdout
     words = error["remedy"].split("`")[1].split()

@@ -37,7 +37,7 @@ def assert_refused(fleet, verb, *arguments):
 def test_plan_says_so_before_the_work(fleet, retire):
     fleet.write_manifest(f"{MANIFEST}retire: {retire}\n")
     said = fleet.plan().stderr
-    where = f"of {fleet.folder}/raw.img, its filesystem (overlay) cannot tell who has it open: deleting"
+    where = f"{fleet.folder}/raw.img: its filesystem (overlay) cannot tell who has it open. Deleting"
     assert f"batchdiff: {'warning' if retire == 'delete' else 'note'}: {where}" in said
     assert "needs `--unseen`" in said
     assert ("--unseen" in fleet.plan("-q").stderr) is (retire == "delete")

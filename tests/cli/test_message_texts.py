@@ -1,0 +1,140 @@
+"""The exact text of messages that an operator acts on, and that no other test quotes whole."""
+
+from __future__ import annotations
+
+import errno
+import types
+
+import pytest
+from plans import guest_plan, small_plan
+
+from batchdiff.applying.kept_plan import KeptPlan
+from batchdiff.applying.notes import Notes
+from batchdiff.cli import apply, earlier_plans, hints, main, notes, purge, work
+from batchdiff.cli.console import Console
+from batchdiff.errors import GuestError
+from batchdiff.model.outcome import GuestOutcome, Status
+
+
+def outcome(original: str, status: Status = Status.CONVERTED) -> GuestOutcome:
+    return GuestOutcome("web01", status, original=original)
+
+
+def test_how_space_comes_back_from_originals_that_were_kept(capsys):
+    apply._say_how_on(Console(), "fleet.plan.json", [outcome("kept")])
+    assert capsys.readouterr().err == (
+        "The space comes back once the originals are gone. Before their VMs run on the overlays, `batchdiff apply"
+        " fleet.plan.json --retire quarantine` (or delete) can retire them. Once a VM has written to its overlay,"
+        " delete the original yourself when you trust the overlay.\n"
+    )
+
+
+def test_how_space_comes_back_from_quarantine(capsys):
+    apply._say_how_on(Console(), "fleet.plan.json", [outcome("quarantined as /a"), outcome("kept", Status.FAILED)])
+    assert capsys.readouterr().err == (
+        "The space comes back once the originals in quarantine are gone. When the VMs run well on their overlays:"
+        " `batchdiff purge fleet.plan.json --used`. To go back: `batchdiff restore fleet.plan.json`.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("used", "words"),
+    [
+        (False, "these originals will be deleted, each if QEMU finds its overlay identical:"),
+        (
+            True,
+            "these originals will be deleted, including those whose VMs have run on their overlays since."
+            " Afterwards the state from before the conversion cannot be restored:",
+        ),
+    ],
+)
+def test_the_question_of_purge(used, words):
+    question = purge._question(["/a.img.batchdiff-original"], used=used)
+    assert question.what == words
+    assert question.otherwise == "The originals stay in quarantine."
+
+
+@pytest.mark.parametrize(
+    ("grown", "words"), [(3 << 20, "3 MiB more"), (-(3 << 20), "3 MiB less"), (0, "0 B more")]
+)
+def test_free_space(capsys, grown, words):
+    space = types.SimpleNamespace(grown=lambda: {"/images": grown})
+    work._report_space(Console(), space, [outcome("kept")])
+    assert capsys.readouterr().err == (
+        f"df: {words} free space on the filesystem of /images than before this command; changes that other"
+        " programs made meanwhile are included.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("times", "lacks"), [({}, "is missing or empty"), ({"web02": "2026-01-02T03:04:05Z"}, "lacks its last lines")]
+)
+def test_a_journal_that_was_recovered(capsys, monkeypatch, times, lacks):
+    monkeypatch.setattr(notes, "read_notes", lambda *_: Notes(times=times))
+    monkeypatch.setattr(notes, "_may_lack", lambda *_: True)
+    monkeypatch.setattr(notes, "_recovered", lambda *_: {"web01": None})
+    notes.notes_of(Console(), types.SimpleNamespace(plan="p.json"), small_plan())
+    assert capsys.readouterr().err == (
+        f"batchdiff: warning: the journal p.json.journal {lacks}; if you have a complete copy, put it back first."
+        " What apply did was recovered from the template's sidecar and from the files themselves, for web01\n"
+    )
+
+
+def test_a_plan_that_was_kept_aside(capsys):
+    kept = KeptPlan("/images/fleet.1.plan.json", {"converted": ["web01", "web02"]})
+    earlier_plans.say_kept(Console(), "fleet.plan.json", kept)
+    assert capsys.readouterr().err == (
+        "batchdiff: the plan that was in fleet.plan.json can still be undone, so it was renamed to"
+        " /images/fleet.1.plan.json (web01 and web02: converted). Use that name with status, verify, restore and"
+        " purge of these guests: batchdiff status /images/fleet.1.plan.json\n"
+    )
+
+
+def test_raw_guests_in_place():
+    assert hints._raw_in_place([f"/{name}.img" for name in "abcdefg"]) == (
+        "warning: qcow2 overlays will take the place of raw images: /a.img, /b.img, /c.img, /d.img, /e.img and 2"
+        " more. A VM whose definition still says raw would write its disk over the overlay and destroy it: after"
+        " `apply`, and before the VM starts, change each definition to qcow2; or leave `overlay: {path: same}` out"
+    )
+
+
+def test_too_little_space(capsys, monkeypatch):
+    def refuse(*_args: object) -> None:
+        raise GuestError("/images has too little space", remedy="Free 3 MiB.")
+
+    monkeypatch.setattr(hints, "check_space", refuse)
+    hints.warn_of_space(Console(), small_plan(guest_plan()))
+    assert capsys.readouterr().err == (
+        "batchdiff: warning: apply would be refused: /images has too little space. Free 3 MiB.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "text", "code"),
+    [
+        (MemoryError(), "batchdiff ran out of memory. Free some, then run the same command again.", 1),
+        (
+            OSError(errno.EMFILE, "Too many open files", "/a"),
+            "batchdiff cannot continue: Too many open files (/a). Raise the limit on open files (`ulimit -n`,"
+            " `LimitNOFILE=` of a service), and run the same command again.",
+            1,
+        ),
+        (
+            OSError(errno.ENFILE, "Too many open files in system"),
+            "batchdiff cannot continue: Too many open files in system. The system has too many open files: raise"
+            " `sysctl fs.file-max`, or end the programs that opened them, and run the same command again.",
+            1,
+        ),
+    ],
+)
+def test_a_limit_that_no_verb_handles(capsys, error, text, code):
+    assert main._unexpected(Console(), error) == code
+    assert capsys.readouterr().err == f"batchdiff: {text}\n"
+
+
+def test_a_bug(capsys):
+    assert main._unexpected(Console(), KeyError("x")) == 70
+    assert capsys.readouterr().err.endswith(
+        "\nbatchdiff: This is a bug in batchdiff; no original was deleted without a verified overlay. Please"
+        " report it with the lines above, the command, and the output of `batchdiff --version`.\n"
+    )
