@@ -35,6 +35,20 @@ def plan_command(fleet: Fleet, jobs: int = JOBS) -> list[str]:
     return batchdiff("plan", "-q", "-j", str(jobs), "-o", plan_path(fleet), fleet.manifest)
 
 
+def until_first_open(fleet: Fleet) -> Run:
+    """``batchdiff plan`` until it opens the first image: its start-up, whatever the fleet.
+
+    :raises RuntimeError: it fails, or ends without opening one.
+    """
+    output = f"{fleet.manifest}.never-written.json"
+    until_open = [sys.executable, "-m", "bench.start", *fleet.images]
+    with restored(fleet):
+        run = timed([*until_open, "--", "plan", "-q", "-j", str(JOBS), "-o", output, fleet.manifest])
+        if os.path.exists(output):
+            raise RuntimeError("batchdiff plan has opened no image of its manifest")
+    return run
+
+
 @contextlib.contextmanager
 def restored(fleet: Fleet) -> Iterator[None]:
     """Removes what a contestant made, outside its time, and makes the template writable again."""
@@ -130,6 +144,7 @@ def verification_limit(fleet: Fleet) -> Run:
 
 
 PLAN, PLAN_APPLY, LIMIT = "plan", "plan + apply", "read limit"
+UNTIL_OPEN = "plan, until it opens an image"
 REBASE, REBASE_COMPARE, COMPARE = "create + rebase", "create + rebase + compare", "compare"
 ONE_JOB, START = "plan, 1 job", "plan, until it opens an image"
 APPLY, APPLY_CHANGED, APPLY_NATIVE = (f"apply, --verify {mode}" for mode in ("full", "changed", "native"))
