@@ -146,7 +146,7 @@ def verification_limit(fleet: Fleet) -> Run:
 PLAN, PLAN_APPLY, LIMIT = "plan", "plan + apply", "read limit"
 UNTIL_OPEN = "plan, until it opens an image"
 REBASE, REBASE_COMPARE, COMPARE = "create + rebase", "create + rebase + compare", "compare"
-ONE_JOB, START = "plan, 1 job", "plan, until it opens an image"
+ONE_JOB = "plan, 1 job"
 APPLY, APPLY_CHANGED, APPLY_NATIVE = (f"apply, --verify {mode}" for mode in ("full", "changed", "native"))
 VERIFICATION_LIMIT = "read limit of a verification"
 APPLY_ONE, CHECKS = "apply, 1 job", "QEMU's check and compare"
@@ -159,6 +159,7 @@ ALL: dict[str, Contestant] = {
     REBASE_COMPARE: rebase_and_compare,
     COMPARE: compare,
     ONE_JOB: partial(plan, jobs=1),
+    UNTIL_OPEN: until_first_open,
     APPLY: apply,
     APPLY_CHANGED: lambda fleet: apply(fleet, "--verify", "changed"),
     APPLY_NATIVE: lambda fleet: apply(fleet, "--verify", "native"),

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from bench.contestants import ALL, COMPARE, LIMIT, PLAN, PLAN_APPLY, REBASE, REBASE_COMPARE, limit, plan
 from bench.content import SEED
+from bench.contestants import ALL, COMPARE, LIMIT, PLAN, PLAN_APPLY, REBASE, REBASE_COMPARE, limit, plan
 from bench.fleets import Fleet
-from bench.machine import can_drop_caches, drop_caches, settle
 from bench.limit import read_limit
+from bench.machine import can_drop_caches, drop_caches, settle
 from bench.report import Race, Series
 from bench.running import Run
 

@@ -24,7 +24,7 @@ from bench.contestants import (
     REBASE,
     REBASE_COMPARE,
     SMALL_GUESTS,
-    START,
+    UNTIL_OPEN,
     VERIFICATION_LIMIT,
     limit,
     plan,
@@ -78,7 +78,7 @@ def raw(study: Study) -> None:
     """Four raw guests: everything, warm and cold."""
     with study.place("raw") as folder:
         fleet = fleets.raw(folder, size=study.size(4 * GIB), guests=4)
-        study.races.append(warm_race("raw", fleet, entries_of(fleet, (*STANDARD, START)), study.rounds))
+        study.races.append(warm_race("raw", fleet, entries_of(fleet, (*STANDARD, UNTIL_OPEN)), study.rounds))
         study.races += cold_races("raw", fleet, study.cold_rounds)
         study.note_memory(fleet, "4 GiB")
 
@@ -87,7 +87,7 @@ def sixteen(study: Study) -> None:
     """Sixteen raw guests, of which so much is allocated that all fit into the page cache of 24 GiB."""
     with study.place("sixteen") as folder:
         fleet = fleets.raw(folder, size=study.size(4 * GIB), guests=16, share=_SHARE_OF_SIXTEEN)
-        study.races.append(warm_race("sixteen", fleet, entries_of(fleet, (PLAN, LIMIT, START)), study.rounds))
+        study.races.append(warm_race("sixteen", fleet, entries_of(fleet, (PLAN, LIMIT, UNTIL_OPEN)), study.rounds))
 
 
 def verification(study: Study) -> None:
@@ -125,7 +125,7 @@ def reflink(study: Study) -> None:
     with study.place("reflink") as place, fleets.xfs(place, 3 * size) as folder:
         fleet = fleets.raw(folder, size=size, guests=4, copy=_REFLINK_COPY)
         fleet = fleets.described(fleet, f"{fleet.what}, reflink copies on XFS")
-        names = (*STANDARD, ONE_JOB, START)
+        names = (*STANDARD, ONE_JOB, UNTIL_OPEN)
         study.races.append(warm_race("reflink", fleet, entries_of(fleet, names), study.rounds))
         study.races += cold_races("reflink", fleet, study.cold_rounds)
         study.facts += apply_space(fleet)
