@@ -61,8 +61,8 @@ def overlay(options: str) -> str:
             " needs its own overlay; here it can only be the word `same`, which stands for each guest's own path",
         ),
         (
-            guests("{glob: 'clones/*.img'}"),
-            "4: guests[0]: format is missing; write the format that the image has, such as `format: raw`: it is"
+            guests(GUEST, head="version: 1\ntemplate: {}\n"),
+            "2: template: format is missing; write the format that the image has, such as `format: raw`: it is"
             " never guessed",
         ),
         (
