@@ -34,6 +34,11 @@ _STAND_IN = ImageFormat.QCOW2
 """Replaces a rejected format: a qcow2 image is valid with or without a chain, so it causes no further problem."""
 
 _DEFAULTS: YamlPath = ("defaults",)
+_DEFAULT_OVERLAY: YamlPath = ("defaults", "overlay")
+_ALLOWED_SIZES = (
+    f"it is {AUTO}, or a power of two from {format_size(CLUSTER_SIZES[0])} "
+    f"to {format_size(CLUSTER_SIZES[-1])}, such as 64KiB"
+)
 _PERCENT = re.compile(r"(.+?)\s*%")
 
 
@@ -81,93 +86,129 @@ class WrittenGuest:
         return self.overlay_path == IN_PLACE
 
 
-def sound_keys(entry: object, where: YamlPath, problems: Problems) -> dict[str, Any]:
-    """Return the keys of an entry whose values have no problem; none if the entry is not a mapping."""
-    if not isinstance(entry, dict):
-        return {}
-    return {key: value for key, value in entry.items() if not problems.objects_to((*where, key))}
+class EntryReader:
+    """Reads the entries of one manifest, applies its ``defaults``, and reports what is wrong with their values."""
 
+    def __init__(self, defaults: object, problems: Problems) -> None:
+        self._defaults = defaults
+        self._problems = problems
 
-def written_image(
-    entry: object, where: YamlPath, default: ImageFormat | None, problems: Problems
-) -> WrittenImage | None:
-    """Return an image's entry; None if it does not name a file. ``default`` applies if it has no format."""
-    sound = sound_keys(entry, where, problems)
-    names = [key for key in ("path", "glob") if key in sound]
-    if len(names) != 1:
-        return None
-    backing = sound.get("backing", [])
-    images = [
-        written_image(item, (*where, "backing", at), None, problems)
-        for at, item in enumerate(backing if isinstance(backing, list) else [])
-    ]
-    return WrittenImage(
-        where=where,
-        path=sound[names[0]],
-        format=_format(entry, where, default, problems),
-        backing=tuple(image for image in images if image),
-        is_glob=names == ["glob"],
-    )
+    def image(self, entry: object, where: YamlPath, *, default: ImageFormat | None = None) -> WrittenImage | None:
+        """Return an image's entry; None if it does not name a file. ``default`` applies if it has no format."""
+        sound = self._sound_keys(entry, where)
+        names = [key for key in ("path", "glob") if key in sound]
+        if len(names) != 1:
+            return None
+        backing = sound.get("backing", [])
+        images = [
+            self.image(item, (*where, "backing", at))
+            for at, item in enumerate(backing if isinstance(backing, list) else [])
+        ]
+        return WrittenImage(
+            where=where,
+            path=sound[names[0]],
+            format=self._format(entry, where, default),
+            backing=tuple(image for image in images if image),
+            is_glob=names == ["glob"],
+        )
 
+    def guest(self, entry: object, where: YamlPath) -> WrittenGuest | None:
+        """Return a guest's entry with the manifest's defaults applied; None if it does not name files."""
+        overlay_at = (*where, "overlay")
+        own = self._sound_keys(_mapping(entry, "overlay"), overlay_at)
+        shared = self._default_overlay()
+        options = self._options(own, where, shared)
+        image = self.image(entry, where, default=self._format(self._defaults, _DEFAULTS, None))
+        if image is None:
+            return None
+        path_at = (*(overlay_at if "path" in own else _DEFAULT_OVERLAY), "path")
+        path = own.get("path", shared.get("path"))
+        return WrittenGuest(
+            image=image,
+            # The schema rejects a name beside a glob; do not give it to every match.
+            name=None if image.is_glob else self._sound_keys(entry, where).get("name"),
+            overlay_path=path,
+            overlay_where=image.path_where if path is None else path_at,
+            options=options,
+        )
 
-def written_guest(entry: object, where: YamlPath, defaults: object, problems: Problems) -> WrittenGuest | None:
-    """Return a guest's entry with the manifest's defaults applied; None if it does not name files."""
-    overlay_at = (*where, "overlay")
-    own = sound_keys(_mapping(entry, "overlay"), overlay_at, problems)
-    shared = sound_keys(_mapping(defaults, "overlay"), (*_DEFAULTS, "overlay"), problems)
-    options = _options(own, where, shared, problems)
-    image = written_image(entry, where, default_format(defaults, problems), problems)
-    if image is None:
-        return None
-    path_at = (*(overlay_at if "path" in own else (*_DEFAULTS, "overlay")), "path")
-    path = own.get("path", shared.get("path"))
-    return WrittenGuest(
-        image=image,
-        # The schema rejects a name beside a glob; do not give it to every match.
-        name=None if image.is_glob else sound_keys(entry, where, problems).get("name"),
-        overlay_path=path,
-        overlay_where=image.path_where if path is None else path_at,
-        options=options,
-    )
+    def check_defaults(self) -> None:
+        """Report problems in the defaults, even if no guest uses them."""
+        shared = self._default_overlay()
+        if "cluster_size" in shared:
+            self._cluster_size(shared["cluster_size"], (*_DEFAULT_OVERLAY, "cluster_size"))
 
+    def minimum_savings(self, value: float | str) -> float:
+        """Return the share, 0 to 1, that ``5%``, ``"0.05"`` or ``0.05`` stands for."""
+        share = _share(value) if isinstance(value, str) else float(value)
+        where = ("minimum_savings",)
+        if math.isnan(share) or share < 0 or math.isinf(share):
+            self._problems.add(where, f"{_shown(value)} is not a share; write it as 5% or 0.05")
+        elif share > 1:
+            hint = f'; did you mean "{value}%"?' if not isinstance(value, str) and share <= 100 else ""
+            self._problems.add(where, f"{_shown(value)} is more than 100%{hint}")
+        else:
+            return share
+        return 0.0
 
-def default_format(defaults: object, problems: Problems) -> ImageFormat | None:
-    """Return the format of guests that have none of their own."""
-    return _format(defaults, _DEFAULTS, None, problems)
+    def _sound_keys(self, entry: object, where: YamlPath) -> dict[str, Any]:
+        """Return the keys of an entry whose values have no problem; none if the entry is not a mapping."""
+        if not isinstance(entry, dict):
+            return {}
+        return {key: value for key, value in entry.items() if not self._problems.objects_to((*where, key))}
 
+    def _default_overlay(self) -> dict[str, Any]:
+        return self._sound_keys(_mapping(self._defaults, "overlay"), _DEFAULT_OVERLAY)
 
-def check_defaults(defaults: object, problems: Problems) -> None:
-    """Report problems in the defaults, even if no guest uses them."""
-    where = (*_DEFAULTS, "overlay")
-    sound = sound_keys(_mapping(defaults, "overlay"), where, problems)
-    if "cluster_size" in sound:
-        _cluster_size(sound["cluster_size"], (*where, "cluster_size"), problems)
+    def _format(self, entry: object, where: YamlPath, default: ImageFormat | None) -> ImageFormat | None:
+        sound = self._sound_keys(entry, where)
+        if "format" in sound:
+            return ImageFormat(sound["format"])
+        # A misspelt key was reported already; do not report the right one as missing, too.
+        wrong = [key for key in entry if key not in sound] if isinstance(entry, dict) else []
+        return _STAND_IN if any(suggestion(key, ["format"]) for key in wrong) else default
+
+    def _options(self, own: Mapping[str, Any], where: YamlPath, shared: Mapping[str, Any]) -> OverlayOptions:
+        merged = {**shared, **own}
+
+        def place(key: str) -> YamlPath:
+            return (*where, "overlay", key) if key in own else (*_DEFAULT_OVERLAY, key)
+
+        size = self._cluster_size(merged.get("cluster_size", DEFAULT_CLUSTER_SIZE), place("cluster_size"))
+        extended = bool(merged.get("extended_l2", False))
+        if extended:
+            self._check_extended_l2(size, place("extended_l2"))
+        return OverlayOptions(
+            cluster_size=size,
+            extended_l2=extended,
+            compression=Compression(merged.get("compression", Compression.NONE)),
+            backing_path=BackingPath(merged.get("backing_path", BackingPath.ABSOLUTE)),
+            lazy_refcounts=bool(merged.get("lazy_refcounts", False)),
+        )
+
+    def _cluster_size(self, value: float | str, where: YamlPath) -> int | None:
+        if value == AUTO:
+            return None
+        try:
+            size = parse_size(value) if isinstance(value, str) else int(value)
+        except ValueError:
+            # The text may have thousands of digits: the message below shortens it, that of parse_size does not.
+            size = 0
+        if size in CLUSTER_SIZES:
+            return size
+        self._problems.add(where, f"{_shown(value)} is not a cluster size; {_ALLOWED_SIZES}")
+        return DEFAULT_CLUSTER_SIZE
+
+    def _check_extended_l2(self, size: int | None, where: YamlPath) -> None:
+        least = format_size(SMALLEST_EXTENDED_L2)
+        if size is None:
+            self._problems.add(where, f"needs a fixed cluster_size of {least} or more, not {AUTO}")
+        elif size < SMALLEST_EXTENDED_L2:
+            self._problems.add(where, f"needs a cluster_size of {least} or more, not {format_size(size)}")
 
 
 def _mapping(entry: object, key: str) -> object:
     return entry.get(key) if isinstance(entry, dict) else None
-
-
-def _format(entry: object, where: YamlPath, default: ImageFormat | None, problems: Problems) -> ImageFormat | None:
-    sound = sound_keys(entry, where, problems)
-    if "format" in sound:
-        return ImageFormat(sound["format"])
-    # A misspelt key was reported already; do not report the right one as missing, too.
-    wrong = [key for key in entry if key not in sound] if isinstance(entry, dict) else []
-    return _STAND_IN if any(suggestion(key, ["format"]) for key in wrong) else default
-
-
-def minimum_savings(value: float | str, problems: Problems) -> float:
-    """Return the share, 0 to 1, that ``5%``, ``"0.05"`` or ``0.05`` stands for."""
-    share = _share(value) if isinstance(value, str) else float(value)
-    if math.isnan(share) or share < 0 or math.isinf(share):
-        problems.add(("minimum_savings",), f"{_shown(value)} is not a share; write it as 5% or 0.05")
-    elif share > 1:
-        hint = f'; did you mean "{value}%"?' if not isinstance(value, str) and share <= 100 else ""
-        problems.add(("minimum_savings",), f"{_shown(value)} is more than 100%{hint}")
-    else:
-        return share
-    return 0.0
 
 
 def _share(text: str) -> float:
@@ -180,52 +221,3 @@ def _share(text: str) -> float:
 
 def _shown(value: float | str) -> str:
     return show(value) if isinstance(value, str) else str(value)
-
-
-def _options(
-    own: Mapping[str, Any], where: YamlPath, defaults: Mapping[str, Any], problems: Problems
-) -> OverlayOptions:
-    merged = {**defaults, **own}
-
-    def place(key: str) -> YamlPath:
-        return (*where, "overlay", key) if key in own else ("defaults", "overlay", key)
-
-    size = _cluster_size(merged.get("cluster_size", DEFAULT_CLUSTER_SIZE), place("cluster_size"), problems)
-    extended = bool(merged.get("extended_l2", False))
-    if extended:
-        _check_extended_l2(size, place("extended_l2"), problems)
-    return OverlayOptions(
-        cluster_size=size,
-        extended_l2=extended,
-        compression=Compression(merged.get("compression", Compression.NONE)),
-        backing_path=BackingPath(merged.get("backing_path", BackingPath.ABSOLUTE)),
-        lazy_refcounts=bool(merged.get("lazy_refcounts", False)),
-    )
-
-
-def _cluster_size(value: float | str, where: YamlPath, problems: Problems) -> int | None:
-    if value == AUTO:
-        return None
-    try:
-        size = parse_size(value) if isinstance(value, str) else int(value)
-    except ValueError:
-        # The text may have thousands of digits: the message below shortens it, that of parse_size does not.
-        size = 0
-    if size in CLUSTER_SIZES:
-        return size
-    problems.add(where, f"{_shown(value)} is not a cluster size; {_ALLOWED_SIZES}")
-    return DEFAULT_CLUSTER_SIZE
-
-
-_ALLOWED_SIZES = (
-    f"it is {AUTO}, or a power of two from {format_size(CLUSTER_SIZES[0])} "
-    f"to {format_size(CLUSTER_SIZES[-1])}, such as 64KiB"
-)
-
-
-def _check_extended_l2(size: int | None, where: YamlPath, problems: Problems) -> None:
-    least = format_size(SMALLEST_EXTENDED_L2)
-    if size is None:
-        problems.add(where, f"needs a fixed cluster_size of {least} or more, not {AUTO}")
-    elif size < SMALLEST_EXTENDED_L2:
-        problems.add(where, f"needs a cluster_size of {least} or more, not {format_size(size)}")

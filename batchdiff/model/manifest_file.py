@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchdiff.errors import ManifestError
-from batchdiff.model.manifest_content import manifest_content
+from batchdiff.model.manifest_content import ManifestReader
 from batchdiff.model.manifest_input import ManifestFile, manifest_file
 from batchdiff.model.manifest_problems import Problem, Problems, sentence
 from batchdiff.model.manifest_schema import VERSION, check_schema, describe, is_readable, version_problem
@@ -29,9 +29,8 @@ def read_manifest(path: str, *, allow_existing_overlays: bool = False, left: Col
     file = manifest_file(path)
     problems = Problems()
     data = _well_formed(file, problems)
-    content = manifest_content(
-        data, file.folder, problems, allow_existing_overlays=allow_existing_overlays, left=left
-    )
+    reader = ManifestReader(data, file.folder, problems)
+    content = reader.manifest(allow_existing_overlays=allow_existing_overlays, left=left)
     if content is None:
         raise ManifestError(problems.report(file.shown))
     return replace(content, path=file.path, sha256=hashlib.sha256(file.content).hexdigest())

@@ -29,14 +29,6 @@ AnyGuest: TypeAlias = FoundGuest | GoneGuest
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenGuests:
-    """The guests as written in the manifest: its entries, and the names that its globs leave out."""
-
-    guests: Sequence[WrittenGuest]
-    excluded: Excluded
-
-
-@dataclass(frozen=True, slots=True)
 class _Taken:
     """Names and files with another role, which no glob may take in; besides them, batchdiff's own files."""
 
@@ -52,46 +44,173 @@ class _Taken:
         )
 
 
-def find_guests(
-    entries: WrittenGuests,
-    template: FoundImage | None,
-    converted: Converted,
-    folder: str,
-    problems: Problems,
-) -> list[AnyGuest]:
-    """Return all guests in the order of the manifest, a glob's sorted by path; missing images become problems."""
-    written, excluded = entries.guests, entries.excluded
-    # Listed guests first: globs leave them out.
-    listed = [guest for guest in written if not guest.image.is_glob]
-    names = {resolve_folder(folder, each.image.path) for each in listed if not unfit(each.image.path)}
-    found = {each.where: list(_listed(each, names, converted, folder, problems)) for each in listed}
-    # All that the globs match, then only the images among that.
-    globs = [guest for guest in written if guest.image.is_glob]
-    matches = {
-        guest.where: glob_matches(guest.image.path, guest.image.path_where, folder, problems) for guest in globs
-    }
-    images = {
-        where: [path for path in paths if is_image(os.path.join(folder, path))] for where, paths in matches.items()
-    }
-    matched = {where: len(paths) for where, paths in images.items()}
-    # Excluded images go before default overlays are determined: theirs must not hide a guest of the same name.
-    for where, paths in images.items():
-        images[where] = [path for path in paths if not excluded.has(resolve_folder(folder, path))]
-    taken = _taken(written, [each for some in found.values() for each in some], template, folder, images)
-    for guest in globs:
-        # Images without another role; overlays of earlier plans among them are not guests, but no error either.
-        untaken = [path for path in images[guest.where] if not taken.has(resolve_folder(folder, path))]
-        kept = [path for path in untaken if not _is_overlay(guest, resolve_folder(folder, path), converted)]
-        gone = [
-            each
-            for each in _gone(guest, matches[guest.where], taken, converted, folder)
-            if not excluded.has(each.named)
-        ]
-        if not gone and not untaken:
-            _report_empty(guest, matched[guest.where], folder, problems, template=template is not None)
-        there = [replace(guest, image=replace(guest.image, path=path)) for path in kept]
-        found[guest.where] = _in_order(_found(there, folder, problems), gone)
-    return [each for guest in written for each in found[guest.where]]
+class GuestFinder:
+    """Finds the guests of one manifest. It holds the folder where relative paths start, and the problems found."""
+
+    def __init__(self, template: FoundImage | None, converted: Converted, folder: str, problems: Problems) -> None:
+        self._template = template
+        self._converted = converted
+        self._folder = folder
+        self._problems = problems
+
+    def guests(self, written: Sequence[WrittenGuest], excluded: Excluded) -> list[AnyGuest]:
+        """Return all guests in the order of the manifest, a glob's sorted by path; missing images become problems.
+
+        ``written``: the entries of the manifest; ``excluded``: the names that its globs leave out.
+        """
+        # Listed guests first: globs leave them out.
+        listed = [guest for guest in written if not guest.image.is_glob]
+        names = {self._resolved(each.image.path) for each in listed if not unfit(each.image.path)}
+        found = {each.where: list(self._listed(each, names)) for each in listed}
+        # All that the globs match, then only the images among that.
+        globs = [guest for guest in written if guest.image.is_glob]
+        matches = {
+            guest.where: glob_matches(guest.image.path, guest.image.path_where, self._folder, self._problems)
+            for guest in globs
+        }
+        images = {where: [path for path in paths if self._is_image(path)] for where, paths in matches.items()}
+        matched = {where: len(paths) for where, paths in images.items()}
+        # Excluded images go before default overlays are determined: theirs must not hide a guest of the same name.
+        for where, paths in images.items():
+            images[where] = [path for path in paths if not excluded.has(self._resolved(path))]
+        taken = self._taken(written, [each for some in found.values() for each in some], images)
+        for guest in globs:
+            # Images without another role. Overlays of earlier plans among them are not guests, but not an error.
+            untaken = [path for path in images[guest.where] if not taken.has(self._resolved(path))]
+            kept = [path for path in untaken if not self._is_overlay(guest, path)]
+            gone = [
+                each for each in self._gone(guest, matches[guest.where], taken) if not excluded.has(each.named)
+            ]
+            if not gone and not untaken:
+                self._report_empty(guest, matched[guest.where])
+            found[guest.where] = _in_order(self._found(_one_of(guest, path) for path in kept), gone)
+        return [each for guest in written for each in found[guest.where]]
+
+    def _resolved(self, path: str) -> str:
+        return resolve_folder(self._folder, path)
+
+    def _is_image(self, path: str) -> bool:
+        return is_image(os.path.join(self._folder, path))
+
+    def _found(self, written: Iterable[WrittenGuest]) -> list[AnyGuest]:
+        images = ((guest, find_image(guest.image, self._folder, self._problems)) for guest in written)
+        return [FoundGuest(guest, image) for guest, image in images if image]
+
+    def _listed(self, guest: WrittenGuest, names: set[str]) -> Iterator[AnyGuest]:
+        """Yield a guest that is listed by path; it may be gone if it was converted.
+
+        ``names``: the absolute names of all guests that are listed by path.
+        """
+        path = guest.image.path
+        if unfit(path) or os.path.exists(os.path.join(self._folder, path)):
+            yield from self._found([guest])
+            return
+        named = self._resolved(path)
+        done = self._conversion(guest, named, names)
+        if (
+            done is None
+            and not self._converted.can_know
+            and os.path.lexists(self._overlay_of(guest, named, names))
+        ):
+            return  # it may be converted, which only the template could show, and that one is reported as missing
+        if done is None:
+            yield from self._found([guest])
+        elif guest.image.format is None:
+            self._problems.add(guest.where, missing_format(self._folder, path))
+        else:
+            yield GoneGuest(guest, named, done)
+
+    def _conversion(self, guest: WrittenGuest, named: str, names: set[str]) -> Done | None:
+        """Return how a guest that is no longer at its path was converted; None if it was not."""
+        path = os.path.realpath(named)  # a link to the original outlives it
+        done = self._converted.of((named, path), (self._overlay_of(guest, named, names),))
+        # The manifest may name another path for the overlay by now.
+        return done or self._converted.in_folder(os.path.dirname(path)).get(path)
+
+    def _overlay_of(self, guest: WrittenGuest, named: str, names: set[str]) -> str:
+        """Return the overlay that a guest, no longer at its path, would have according to the manifest."""
+        if guest.in_place:
+            return os.path.realpath(named)
+        if guest.overlay_path and not unfit(guest.overlay_path):
+            return self._resolved(guest.overlay_path)
+        return default_overlay(named, names)
+
+    def _gone(self, guest: WrittenGuest, matches: list[str], taken: _Taken) -> list[GoneGuest]:
+        """Return the converted guests that a glob would match if their originals still existed."""
+        gone: dict[str, GoneGuest] = {}
+        for match in matches:
+            named = self._resolved(match)
+            if os.path.islink(named) and not os.path.exists(named):  # a link whose original is gone
+                done = self._conversion(guest, named, set())
+                if done is not None:
+                    gone[done.overlay_path] = GoneGuest(_one_of(guest, named), named, done)
+        for place, fits in would_match(guest.image.path, self._folder):
+            for original, done in self._converted.in_folder(place).items():
+                if fits(os.path.basename(original)) and not os.path.lexists(original):
+                    gone.setdefault(done.overlay_path, GoneGuest(_one_of(guest, original), original, done))
+        return [each for each in gone.values() if each.named not in taken.paths]
+
+    def _is_overlay(self, guest: WrittenGuest, path: str) -> bool:
+        """Return True if a glob's match is the overlay of another guest, and not a guest itself."""
+        named = self._resolved(path)
+        origin = self._converted.origin_of(named)
+        if origin is None:
+            return False
+        return origin.original != named if origin.original else not guest.in_place
+
+    def _report_empty(self, guest: WrittenGuest, matched: int) -> None:
+        """Report why a glob yields no guest."""
+        where, pattern = guest.image.path_where, show(guest.image.path)
+        if self._problems.objects_to(where):
+            return
+        if matched:
+            why = (
+                f"no guest matches {pattern}: each of its matches ({matched}) is the template, a backing file,"
+                " an overlay, a file of batchdiff's own, a guest that is listed by path, or excluded"
+            )
+        else:
+            remedy = "correct the pattern, or leave it out"
+            if self._template is None:  # then it is unknown which guests were converted and are gone
+                remedy = "if its guests were converted, correct only the template; if not, correct the pattern"
+            why = f"no image matches {pattern} in {show(self._folder)}; {remedy}"
+        self._problems.add(where, why)
+
+    def _taken(
+        self, written: Sequence[WrittenGuest], listed: Sequence[AnyGuest], images: dict[YamlPath, list[str]]
+    ) -> _Taken:
+        """Return the names and files that have another role than a glob's guest.
+
+        ``listed``: the guests that are listed by path; ``images``: the matches of each glob, excluded ones aside.
+        """
+        existing = [guest for guest in listed if isinstance(guest, FoundGuest)]
+        # Listed guests, by the name in the manifest and by the file behind all links.
+        guests = {guest.named for guest in listed} | {guest.place.path for guest in existing}
+        overlays = self._written_overlays(written)
+        # Default overlays count by path only: a hard link of a guest with such a name must not hide that guest.
+        defaults = self._default_overlays(written, listed, images)
+        # Files with a role in other guests' chains or as overlays, by whatever name or link a glob finds them.
+        backing = [os.path.join(self._folder, image.path) for guest in written for image in guest.image.backing]
+        files = {identity for path in (*overlays, *backing) if (identity := identity_of(path))}
+        if self._template:
+            files |= {place.identity for place in (self._template.place, *self._template.chain)}
+        # Block devices have names that do not resolve to one another: /dev/vg/lv, /dev/mapper/vg-lv.
+        files |= {guest.place.identity for guest in existing if guest.place.identity[0] == "device"}
+        return _Taken(frozenset(guests | overlays | defaults), frozenset(files))
+
+    def _written_overlays(self, written: Sequence[WrittenGuest]) -> set[str]:
+        """Return the overlays to which the manifest gives a path."""
+        paths = [guest.overlay_path for guest in written if guest.overlay_path and not guest.in_place]
+        return {self._resolved(path) for path in paths if not unfit(path)}
+
+    def _default_overlays(
+        self, written: Sequence[WrittenGuest], listed: Sequence[AnyGuest], images: dict[YamlPath, list[str]]
+    ) -> set[str]:
+        """Return the overlays of all guests, listed or matched, to which the manifest gives no overlay path."""
+        globs = [guest for guest in written if guest.image.is_glob and not guest.overlay_path]
+        matched = [self._resolved(path) for guest in globs for path in images[guest.where]]
+        unplaced = [guest.named for guest in listed if not guest.written.overlay_path]
+        names = {guest.named for guest in listed}
+        return {default_overlay(path, names) for path in (*unplaced, *matched)}
 
 
 def _in_order(there: list[AnyGuest], gone: list[GoneGuest]) -> list[AnyGuest]:
@@ -99,138 +218,5 @@ def _in_order(there: list[AnyGuest], gone: list[GoneGuest]) -> list[AnyGuest]:
     return sorted([*there, *gone], key=lambda each: each.named) if gone else there
 
 
-def _found(written: Iterable[WrittenGuest], folder: str, problems: Problems) -> list[AnyGuest]:
-    return [FoundGuest(guest, image) for guest in written if (image := find_image(guest.image, folder, problems))]
-
-
-def _listed(
-    guest: WrittenGuest, names: set[str], converted: Converted, folder: str, problems: Problems
-) -> Iterator[AnyGuest]:
-    """Yield a guest that is listed by path; it may be gone if it was converted."""
-    path = guest.image.path
-    if unfit(path) or os.path.exists(os.path.join(folder, path)):
-        yield from _found([guest], folder, problems)
-        return
-    named = resolve_folder(folder, path)
-    done = _conversion(guest, named, names, converted, folder)
-    if done is None and not converted.can_know and os.path.lexists(_overlay_of(guest, named, names, folder)):
-        return  # it may be converted; without the template, whose absence is reported, nobody can know
-    if done is None:
-        yield from _found([guest], folder, problems)
-    elif guest.image.format is None:
-        problems.add(guest.where, missing_format(folder, path))
-    else:
-        yield GoneGuest(guest, named, done)
-
-
-def _conversion(
-    guest: WrittenGuest, named: str, names: set[str], converted: Converted, folder: str
-) -> Done | None:
-    """Return how a guest that is no longer at its path was converted; None if it was not."""
-    path = os.path.realpath(named)  # a link to the original outlives it
-    overlay = _overlay_of(guest, named, names, folder)
-    # The manifest may name another path for the overlay by now.
-    return converted.of((named, path), (overlay,)) or converted.in_folder(os.path.dirname(path)).get(path)
-
-
-def _overlay_of(guest: WrittenGuest, named: str, names: set[str], folder: str) -> str:
-    """Return the overlay that a guest, no longer at its path, would have according to the manifest."""
-    if guest.in_place:
-        return os.path.realpath(named)
-    if guest.overlay_path and not unfit(guest.overlay_path):
-        return resolve_folder(folder, guest.overlay_path)
-    return default_overlay(named, names)
-
-
-def _gone(
-    guest: WrittenGuest, matches: list[str], taken: _Taken, converted: Converted, folder: str
-) -> list[GoneGuest]:
-    """Return the converted guests that a glob would match if their originals still existed."""
-    gone: dict[str, GoneGuest] = {}
-    for match in matches:
-        named = resolve_folder(folder, match)
-        if os.path.islink(named) and not os.path.exists(named):  # a link whose original is gone
-            done = _conversion(guest, named, set(), converted, folder)
-            if done is not None:
-                gone[done.overlay_path] = GoneGuest(_one_of(guest, named), named, done)
-    for place, fits in would_match(guest.image.path, folder):
-        for original, done in converted.in_folder(place).items():
-            if fits(os.path.basename(original)) and not os.path.lexists(original):
-                gone.setdefault(done.overlay_path, GoneGuest(_one_of(guest, original), original, done))
-    return [each for each in gone.values() if each.named not in taken.paths]
-
-
 def _one_of(guest: WrittenGuest, path: str) -> WrittenGuest:
     return replace(guest, image=replace(guest.image, path=path))
-
-
-def _is_overlay(guest: WrittenGuest, named: str, converted: Converted) -> bool:
-    """Return True if a glob's match is the overlay of another guest, and not a guest itself."""
-    origin = converted.origin_of(named)
-    if origin is None:
-        return False
-    return origin.original != named if origin.original else not guest.in_place
-
-
-def _report_empty(guest: WrittenGuest, matched: int, folder: str, problems: Problems, *, template: bool) -> None:
-    """Report why a glob yields no guest."""
-    where, pattern = guest.image.path_where, show(guest.image.path)
-    if problems.objects_to(where):
-        return
-    if not matched:
-        remedy = "correct the pattern, or leave it out"
-        if not template:  # then it is unknown which guests were converted and are gone
-            remedy = "if its guests were converted, correct only the template; if not, correct the pattern"
-        problems.add(where, f"no image matches {pattern} in {show(folder)}; {remedy}")
-        return
-    problems.add(
-        where,
-        f"no guest matches {pattern}: each of its matches ({matched}) is the template, a backing file, an overlay,"
-        " a file of batchdiff's own, a guest that is listed by path, or excluded",
-    )
-
-
-def _taken(
-    written: Sequence[WrittenGuest],
-    listed: Sequence[AnyGuest],
-    template: FoundImage | None,
-    folder: str,
-    images: dict[YamlPath, list[str]],
-) -> _Taken:
-    """Return the names and files that have another role than a glob's guest.
-
-    ``listed``: the guests that are listed by path; ``images``: the matches of each glob, without excluded ones.
-    """
-    existing = [guest for guest in listed if isinstance(guest, FoundGuest)]
-    # Listed guests, by the name in the manifest and by the file behind all links.
-    guests = {guest.named for guest in listed} | {guest.place.path for guest in existing}
-    overlays = _written_overlays(written, folder)
-    # Default overlays count by path only: a hard link of a guest with such a name must not hide that guest.
-    defaults = _default_overlays(written, listed, folder, images)
-    # Files with a role in other guests' chains or as overlays, by whatever name or link a glob finds them.
-    backing = [os.path.join(folder, image.path) for guest in written for image in guest.image.backing]
-    files = {identity for path in (*overlays, *backing) if (identity := identity_of(path))}
-    files |= {place.identity for place in (template.place, *template.chain)} if template else set()
-    # Block devices have names that do not resolve to one another: /dev/vg/lv, /dev/mapper/vg-lv.
-    files |= {guest.place.identity for guest in existing if guest.place.identity[0] == "device"}
-    return _Taken(frozenset(guests | overlays | defaults), frozenset(files))
-
-
-def _written_overlays(written: Sequence[WrittenGuest], folder: str) -> set[str]:
-    """Return the overlays to which the manifest gives a path."""
-    paths = [guest.overlay_path for guest in written if guest.overlay_path and not guest.in_place]
-    return {resolve_folder(folder, path) for path in paths if not unfit(path)}
-
-
-def _default_overlays(
-    written: Sequence[WrittenGuest],
-    listed: Sequence[AnyGuest],
-    folder: str,
-    images: dict[YamlPath, list[str]],
-) -> set[str]:
-    """Return the overlays of all guests, listed or matched, to which the manifest gives no overlay path."""
-    globs = [guest for guest in written if guest.image.is_glob and not guest.overlay_path]
-    matched = [resolve_folder(folder, path) for guest in globs for path in images[guest.where]]
-    unplaced = [guest.named for guest in listed if not guest.written.overlay_path]
-    names = {guest.named for guest in listed}
-    return {default_overlay(path, names) for path in (*unplaced, *matched)}

@@ -48,70 +48,77 @@ def default_overlay(named: str, guests: Collection[str]) -> str:
     return f"{stem}.overlay.qcow2" if plain == named or plain in guests else plain
 
 
-def check_overlay_paths(guests: Sequence[WrittenGuest], folder: str, problems: Problems) -> None:
-    """Report overlay paths of the manifest at which no overlay can be written."""
-    for guest in guests:
-        if guest.overlay_path and not guest.in_place:
-            locate_overlay(folder, guest.overlay_path, guest.overlay_where, problems)
+class Naming:
+    """Finds the names and overlay paths of one manifest's guests, and reports those that cannot be used.
 
-
-def overlay_paths(
-    guests: Sequence[FoundGuest], folder: str, problems: Problems, *, gone: Collection[str] = ()
-) -> list[str | None]:
-    """Return the absolute path of each guest's overlay; None, and a problem, if no overlay can be written there.
-
-    ``gone``: the paths of guests that no longer exist; default overlays avoid their names, too.
+    ``folder`` is where relative paths start.
     """
-    named = {guest.named for guest in guests} | set(gone)
-    return [_overlay_path(guest, named, folder, problems) for guest in guests]
 
+    def __init__(self, folder: str, problems: Problems) -> None:
+        self._folder = folder
+        self._problems = problems
 
-def _overlay_path(guest: FoundGuest, named: set[str], folder: str, problems: Problems) -> str | None:
-    where = guest.written.overlay_where
-    if problems.objects_to((*guest.written.where, "overlay", "path")):
-        return None
-    if guest.written.in_place:
-        return _own_path(guest, problems)
-    if guest.written.overlay_path:
-        return locate_overlay(folder, guest.written.overlay_path, where, problems)
-    path = default_overlay(guest.place.named, named)
-    if is_among_devices(path):
-        problems.add(
-            where, f"no overlay can be written beside {show(guest.place.named)}, in /dev; give overlay.path"
-        )
-        return None
-    return path
+    def check_overlay_paths(self, guests: Sequence[WrittenGuest]) -> None:
+        """Report overlay paths of the manifest at which no overlay can be written."""
+        for guest in guests:
+            if guest.overlay_path and not guest.in_place:
+                locate_overlay(self._folder, guest.overlay_path, guest.overlay_where, self._problems)
 
+    def overlay_paths(self, guests: Sequence[FoundGuest], *, gone: Collection[str] = ()) -> list[str | None]:
+        """Return the absolute path of each guest's overlay; None, and a problem, if none can be written there.
 
-def _own_path(guest: FoundGuest, problems: Problems) -> str | None:
-    """Return the path of the guest's own file, behind all links: the overlay takes its place there."""
-    if guest.place.identity[0] == "device":
+        ``gone``: the paths of guests that no longer exist; default overlays avoid their names, too.
+        """
+        named = {guest.named for guest in guests} | set(gone)
+        return [self._overlay_path(guest, named) for guest in guests]
+
+    def guest_names(self, guests: Sequence[AnyGuest]) -> list[str]:
+        """Return the name of each guest; report names that two guests share, and texts that cannot be a name."""
+        stems = [guest.written.name or _stem(guest) for guest in guests]
+        count = Counter(stems)
+        # A guest without a name of its own is called after its file, or by its path if several files share that.
+        names = [
+            self._relative(guest) if guest.written.name is None and count[stem] > 1 else stem
+            for guest, stem in zip(guests, stems, strict=True)
+        ]
+        first: dict[str, AnyGuest] = {}
+        for guest, name in zip(guests, names, strict=True):
+            if self._problems.objects_to((*guest.written.where, "name")):
+                continue
+            if unfit(name) or not name.strip():
+                why = f"{show(name)} is not a name; it needs letters and no control characters"
+                self._problems.add(_where(guest), why)
+            earlier = first.setdefault(name, guest)
+            if earlier is not guest and not _one_file_unnamed(earlier, guest):
+                why = f"{guest} has the name {show(name)}, and so has {earlier}; change one of them"
+                self._problems.add(_where(guest), why)
+        return names
+
+    def _overlay_path(self, guest: FoundGuest, named: set[str]) -> str | None:
         where = guest.written.overlay_where
-        problems.add(where, f"{guest} is a block device, which no file can replace; give overlay.path")
-        return None
-    return guest.place.path
+        if self._problems.objects_to((*guest.written.where, "overlay", "path")):
+            return None
+        if guest.written.in_place:
+            return self._own_path(guest)
+        if guest.written.overlay_path:
+            return locate_overlay(self._folder, guest.written.overlay_path, where, self._problems)
+        path = default_overlay(guest.place.named, named)
+        if is_among_devices(path):
+            why = f"no overlay can be written beside {show(guest.place.named)}, in /dev; give overlay.path"
+            self._problems.add(where, why)
+            return None
+        return path
 
+    def _own_path(self, guest: FoundGuest) -> str | None:
+        """Return the path of the guest's own file, behind all links: the overlay takes its place there."""
+        if guest.place.identity[0] == "device":
+            why = f"{guest} is a block device, which no file can replace; give overlay.path"
+            self._problems.add(guest.written.overlay_where, why)
+            return None
+        return guest.place.path
 
-def guest_names(guests: Sequence[AnyGuest], folder: str, problems: Problems) -> list[str]:
-    """Return the name of each guest; report names that two guests share, and texts that cannot be a name."""
-    stems = [guest.written.name or _stem(guest) for guest in guests]
-    count = Counter(stems)
-    names = [
-        _relative(guest, folder) if guest.written.name is None and count[stem] > 1 else stem
-        for guest, stem in zip(guests, stems, strict=True)
-    ]
-    first: dict[str, AnyGuest] = {}
-    for guest, name in zip(guests, names, strict=True):
-        if problems.objects_to((*guest.written.where, "name")):
-            continue
-        if unfit(name) or not name.strip():
-            problems.add(_where(guest), f"{show(name)} is not a name; it needs letters and no control characters")
-        earlier = first.setdefault(name, guest)
-        if earlier is not guest and not _one_file_unnamed(earlier, guest):
-            problems.add(
-                _where(guest), f"{guest} has the name {show(name)}, and so has {earlier}; change one of them"
-            )
-    return names
+    def _relative(self, guest: AnyGuest) -> str:
+        return readable(os.path.relpath(guest.named, self._folder))
 
 
 def _where(guest: AnyGuest) -> YamlPath:
@@ -127,7 +134,3 @@ def _one_file_unnamed(one: AnyGuest, other: AnyGuest) -> bool:
 
 def _stem(guest: AnyGuest) -> str:
     return readable(without_suffix(os.path.basename(guest.named)))
-
-
-def _relative(guest: AnyGuest, folder: str) -> str:
-    return readable(os.path.relpath(guest.named, folder))

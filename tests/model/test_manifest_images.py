@@ -14,7 +14,7 @@ from batchdiff.image.identity import identity_of
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model.manifest_entries import WrittenGuest, WrittenImage
 from batchdiff.model.manifest_images import FoundGuest, FoundImage
-from batchdiff.model.manifest_names import overlay_paths
+from batchdiff.model.manifest_names import Naming
 from batchdiff.model.manifest_paths import Place, is_image
 from batchdiff.model.manifest_problems import Problems
 from batchdiff.model.overlay_options import OverlayOptions
@@ -245,7 +245,7 @@ def test_no_overlay_is_put_beside_a_device(folder):
     image = FoundImage(ImageSource(place.path, ImageFormat.RAW), place, ())
     found = Problems()
     guest = FoundGuest(WrittenGuest(written, None, None, where, OverlayOptions()), image)
-    assert overlay_paths([guest], folder, found) == [None]
+    assert Naming(folder, found).overlay_paths([guest]) == [None]
     assert 'no overlay can be written beside "/dev/vg/web01", in /dev; give overlay.path' in found.report("m")
     guest = FoundGuest(WrittenGuest(written, None, "web01.qcow2", where, OverlayOptions()), image)
-    assert overlay_paths([guest], folder, Problems()) == [f"{folder}/web01.qcow2"]
+    assert Naming(folder, Problems()).overlay_paths([guest]) == [f"{folder}/web01.qcow2"]

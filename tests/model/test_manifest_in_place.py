@@ -8,7 +8,7 @@ from manifest_texts import guests, make, problems, raw, read
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model.manifest_entries import WrittenGuest, WrittenImage
 from batchdiff.model.manifest_images import FoundGuest, FoundImage
-from batchdiff.model.manifest_names import overlay_paths
+from batchdiff.model.manifest_names import Naming
 from batchdiff.model.manifest_paths import Place
 from batchdiff.model.manifest_problems import Problems
 from batchdiff.model.overlay_options import OverlayOptions
@@ -112,5 +112,5 @@ def test_no_file_takes_the_place_of_a_device():
     found = Problems()
     overlay_at = (*where, "overlay", "path")
     guest = FoundGuest(WrittenGuest(written, None, "same", overlay_at, OverlayOptions()), image)
-    assert overlay_paths([guest], "/", found) == [None]
+    assert Naming("/", found).overlay_paths([guest]) == [None]
     assert "is a block device, which no file can replace" in found.report("m.yaml")
