@@ -78,7 +78,7 @@ class ManifestError(BatchdiffError):
 
 
 class ImageError(BatchdiffError):
-    """An image cannot be read, or is not what the manifest says."""
+    """An image cannot be read, or is not what the manifest declares."""
 
     exit_code = 4
 

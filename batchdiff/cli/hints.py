@@ -46,7 +46,7 @@ def _warn_of_names(console: Console, manifest: Manifest) -> None:
 
 
 def warn_of_changed_template(console: Console, plan: Plan) -> None:
-    """Warn at once, as apply would refuse it, if the template changed since earlier plans put overlays on it."""
+    """Warn, before apply refuses the plan, if the template changed after earlier plans put overlays on it."""
     for sidecar in sidecars_of(plan):
         there = [path for path in sidecar.overlays if os.path.lexists(path)]
         if there and plan.template_digest not in {"", sidecar.digest}:
@@ -86,7 +86,7 @@ def _raw_in_place(paths: list[str]) -> str:
 
 
 def warn_of_space(console: Console, plan: Plan) -> None:
-    """Warn at once, as apply would refuse it, if a filesystem does not have enough space."""
+    """Warn, before apply refuses the plan, if a filesystem does not have enough space."""
     try:
         check_space([guest for guest in plan.guests if guest.verdict is Verdict.CONVERT], plan.retire)
     except GuestError as error:

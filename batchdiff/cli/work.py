@@ -85,7 +85,7 @@ def carried_out(
     guests = {guest.name: guest for guest in plan.guests}
     space = FreeSpace.of(plan)
     with stopping() as stop, closing(Journal(arguments.plan, plan.checksum)) as journal:
-        # Only now is the journal locked, so that no other command of batchdiff can change it or replace the plan.
+        # The journal is locked from here on, so no other command of batchdiff can change it or replace the plan.
         _require_still_there(arguments.plan, plan)
         # The work sees present paths, and every conversion, whether the journal still had it or not.
         journal.notes = mapped_notes(journal.notes, path_map)

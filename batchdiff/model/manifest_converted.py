@@ -73,7 +73,7 @@ class Converted:
 
     @property
     def can_know(self) -> bool:
-        """True if conversions can be known, which takes a template."""
+        """True if the template is known, without which no conversion can be recognised."""
         return self._template is not None
 
     def of(self, paths: Collection[str], overlays: Collection[str], former: Collection[str] = ()) -> Done | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.report.figures import NOTHING, counted, size
@@ -50,7 +49,7 @@ def undone_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
         )
         for each in outcomes
     ]
-    notes = [line for each in outcomes for line in _notes([replace(each, reason="", original="")], width)]
+    notes = [line for each in outcomes for line in _paragraphs(each, each.notes, width)]
     return "\n".join([*lines, *notes, _summary(outcomes)]) + "\n"
 
 
@@ -99,12 +98,16 @@ def _by_status(outcomes: Iterable[GuestOutcome]) -> dict[str, int]:
 def _notes(outcomes: Iterable[GuestOutcome], width: int) -> Iterator[str]:
     for outcome in outcomes:
         original = outcome.original
-        said = [outcome.reason, *outcome.notes]
+        texts = [outcome.reason, *outcome.notes]
         if original != _first_word(original):
-            said.append(f"the original is {original}")
-        for text in filter(None, said):
-            line = f"{printable(outcome.name)}: {printable(text)}"
-            yield paragraph(line, width=width, first=f"{outcome.status.value:<11}", rest=" " * 13)
+            texts.append(f"the original is {original}")
+        yield from _paragraphs(outcome, filter(None, texts), width)
+
+
+def _paragraphs(outcome: GuestOutcome, texts: Iterable[str], width: int) -> Iterator[str]:
+    for text in texts:
+        line = f"{printable(outcome.name)}: {printable(text)}"
+        yield paragraph(line, width=width, first=f"{outcome.status.value:<11}", rest=" " * 13)
 
 
 def _skipped_alike(outcomes: Iterable[GuestOutcome]) -> dict[str, list[str]]:
