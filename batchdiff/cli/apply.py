@@ -13,7 +13,7 @@ from batchdiff.cli.asking import Question, confirm
 from batchdiff.cli.console import Console
 from batchdiff.cli.format_doubts import warn_of_planned_formats
 from batchdiff.cli.notes import notes_of
-from batchdiff.cli.work import carried_out, exit_code
+from batchdiff.cli.work import carry_out, exit_code
 from batchdiff.image.names import shell_word
 from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import GuestOutcome, Status
@@ -43,13 +43,13 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
             confirm(console, "apply", Question(_WHAT, paths, _OTHERWISE))
     if options.verify is not VerifyMode.FULL:
         console.say(f"Overlays are verified by batchdiff alone (--verify {options.verify}), not by QEMU.")
-    outcomes = carried_out(console, arguments, plan, lambda session: apply_plan(session, options))
+    outcomes = carry_out(console, arguments, plan, lambda session: apply_plan(session, options))
     console.result(outcome_text(outcomes, width=console.width))
-    _say_how_on(console, shell_word(arguments.plan), outcomes)
+    _print_next_steps(console, shell_word(arguments.plan), outcomes)
     return exit_code(outcomes)
 
 
-def _say_how_on(console: Console, plan: str, outcomes: list[GuestOutcome]) -> None:
+def _print_next_steps(console: Console, plan: str, outcomes: list[GuestOutcome]) -> None:
     """Print how the space comes back, as long as originals exist."""
     done = [outcome.original for outcome in outcomes if outcome.status is not Status.FAILED]
     if "kept" in done:

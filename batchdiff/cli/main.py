@@ -24,7 +24,7 @@ _REPORT_BUG = (
     " lines above, the command, and the output of `batchdiff --version`."
 )
 
-_CONTENT_WITH_LITTLE = {"validate", "show"}
+_NEED_FEW_DESCRIPTORS = {"validate", "show"}
 """Verbs that open no image and start no process."""
 
 
@@ -67,7 +67,7 @@ def _unexpected(console: Console, error: Exception) -> int:
     elif isinstance(error, OSError) and (remedy := advice_on_limit(error)):
         where = f" ({error.filename})" if error.filename is not None else ""
         ending = BatchdiffError("batchdiff cannot continue", why=f"{error.strerror}{where}", remedy=remedy)
-    elif isinstance(error, FileNotFoundError) and _is_nowhere():
+    elif isinstance(error, FileNotFoundError) and _is_folder_deleted():
         ending = UsageError(
             "the current folder has been deleted", remedy="Change to another one, and run the same command again."
         )
@@ -81,7 +81,7 @@ def _unexpected(console: Console, error: Exception) -> int:
     return ending.exit_code
 
 
-def _is_nowhere() -> bool:
+def _is_folder_deleted() -> bool:
     try:
         os.getcwd()
     except OSError:
@@ -102,7 +102,7 @@ def _arguments(argv: list[str], console: Console) -> argparse.Namespace:
 
 
 def _verb(console: Console, arguments: argparse.Namespace) -> int:
-    if arguments.verb not in _CONTENT_WITH_LITTLE:
+    if arguments.verb not in _NEED_FEW_DESCRIPTORS:
         require_descriptors()
     # Imported by name, so that `show` does not load what only `plan` needs. Signals are held back, because numpy
     # reports Ctrl-C during its import as a broken installation.

@@ -13,7 +13,7 @@ from batchdiff.cli.console import Console
 from batchdiff.cli.earlier_plans import require_done_here
 from batchdiff.cli.notes import notes_of
 from batchdiff.cli.path_map import moved
-from batchdiff.cli.work import carried_out, dry_run, exit_code
+from batchdiff.cli.work import carry_out, dry_run, exit_code
 from batchdiff.model.plan_file import read_plan
 from batchdiff.report.outcome import undone_text
 
@@ -31,7 +31,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         if found and not arguments.yes:
             lines = [original_names(guest.source.path).quarantine for guest, _ in found]
             confirm(console, "purge", _question(lines, used=options.used))
-        outcomes = carried_out(console, arguments, plan, lambda session: purge(session, options), path_map)
+        outcomes = carry_out(console, arguments, plan, lambda session: purge(session, options), path_map)
     if not outcomes:
         console.say("Nothing to purge: no original of this plan is known to be in quarantine.")
     console.result(undone_text(outcomes, width=console.width))

@@ -14,7 +14,7 @@ from batchdiff.cli.console import Console
 from batchdiff.cli.earlier_plans import require_done_here
 from batchdiff.cli.notes import notes_of
 from batchdiff.cli.path_map import moved
-from batchdiff.cli.work import carried_out, dry_run, exit_code
+from batchdiff.cli.work import carry_out, dry_run, exit_code
 from batchdiff.model.plan import Plan
 from batchdiff.model.plan_file import read_plan
 from batchdiff.report.outcome import undone_text
@@ -34,7 +34,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         outcomes = dry_run(console, arguments, plan, lambda session: dry_run_restore(session, options), notes)
     else:
         _ask(console, arguments, plan, options, notes)
-        outcomes = carried_out(console, arguments, plan, lambda session: restore(session, options), path_map)
+        outcomes = carry_out(console, arguments, plan, lambda session: restore(session, options), path_map)
     if not outcomes:
         console.say("Nothing to restore: no guest of this plan is known to be converted.")
     console.result(undone_text(outcomes, width=console.width))

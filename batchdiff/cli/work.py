@@ -66,7 +66,7 @@ class Announcer:
             self.unheard.append(error)
 
 
-def carried_out(
+def carry_out(
     console: Console,
     arguments: argparse.Namespace,
     plan: Plan,

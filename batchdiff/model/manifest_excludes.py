@@ -63,7 +63,7 @@ def find_excluded(
         found = glob_matches(pattern, where, folder, problems)
         paths.update(resolve_folder(folder, path) for path in found)
         likes += would_match(pattern, folder)
-        if not problems.objects_to(where) and (why := _idle(pattern, found, listed, folder)):
+        if not problems.objects_to(where) and (why := _why_unused(pattern, found, listed, folder)):
             problems.warn(where, why)
     return Excluded(frozenset(paths), tuple(likes))
 
@@ -75,7 +75,7 @@ def _listed(guests: Sequence[WrittenGuest], folder: str) -> frozenset[str]:
     return frozenset([*names, *map(os.path.realpath, names)])
 
 
-def _idle(pattern: str, found: Sequence[str], listed: frozenset[str], folder: str) -> str:
+def _why_unused(pattern: str, found: Sequence[str], listed: frozenset[str], folder: str) -> str:
     """Return why a pattern excludes nothing, often a typing error; empty if it does exclude something."""
     # A converted guest may be gone and still be listed, so fall back to the pattern itself.
     named = [resolve_folder(folder, path) for path in found or [pattern]]

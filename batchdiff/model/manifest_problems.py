@@ -91,16 +91,16 @@ def _placed(problem: Problem) -> str:
 
 def show_path(where: YamlPath) -> str:
     """Return a path as ``guests[1].overlay.cluster_size``; unprintable characters in keys are escaped."""
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{_bare(step)}" for step in where)
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{_escaped(step)}" for step in where)
     return text.removeprefix(".")
 
 
 def show(text: str) -> str:
     """Return a text in quotes for a message: on one line, unprintable characters escaped, a long text cut."""
-    return f'"{_bare(text)}"'
+    return f'"{_escaped(text)}"'
 
 
-def _bare(text: str) -> str:
+def _escaped(text: str) -> str:
     if len(text) > _LONGEST_SHOWN:
         text = text[: _LONGEST_SHOWN - 3] + "..."
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

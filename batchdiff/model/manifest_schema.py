@@ -90,7 +90,7 @@ def check_schema(data: PlainData, folder: str, problems: Problems) -> None:
         if finding.value is None and problems.touches(finding.where):
             # The value could not be read from the YAML, which was reported already.
             continue
-        for where, message in _in_words(finding, folder):
+        for where, message in _messages(finding, folder):
             problems.add(where, message)
 
 
@@ -111,7 +111,7 @@ def describe(value: object) -> str:
             return "a mapping"
 
 
-def _in_words(finding: _Finding, folder: str) -> list[tuple[YamlPath, str]]:
+def _messages(finding: _Finding, folder: str) -> list[tuple[YamlPath, str]]:
     if finding.rule == "additionalProperties":
         return _unknown_keys(finding)
     if finding.rule == "required":
@@ -131,13 +131,13 @@ def _in_words(finding: _Finding, folder: str) -> list[tuple[YamlPath, str]]:
 def _unknown_keys(finding: _Finding) -> list[tuple[YamlPath, str]]:
     known = list(finding.schema["properties"])
     return [
-        ((*finding.where, key), f"unknown key{_what_else(key, known)}")
+        ((*finding.where, key), f"unknown key{_advice_on_key(key, known)}")
         for key in finding.value
         if key not in finding.schema["properties"]
     ]
 
 
-def _what_else(key: str, known: list[str]) -> str:
+def _advice_on_key(key: str, known: list[str]) -> str:
     """Return advice on a key that is unknown here, as the end of a sentence."""
     before, colon, after = key.partition(":")
     if colon and before in known:

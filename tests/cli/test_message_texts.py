@@ -21,7 +21,7 @@ def outcome(original: str, status: Status = Status.CONVERTED) -> GuestOutcome:
 
 
 def test_how_space_comes_back_from_originals_that_were_kept(capsys):
-    apply._say_how_on(Console(), "fleet.plan.json", [outcome("kept")])
+    apply._print_next_steps(Console(), "fleet.plan.json", [outcome("kept")])
     assert capsys.readouterr().err == (
         "The space comes back once the originals are gone. Before their VMs run on the overlays, `batchdiff apply"
         " fleet.plan.json --retire quarantine` (or delete) can retire them. Once a VM has written to its overlay,"
@@ -30,7 +30,9 @@ def test_how_space_comes_back_from_originals_that_were_kept(capsys):
 
 
 def test_how_space_comes_back_from_quarantine(capsys):
-    apply._say_how_on(Console(), "fleet.plan.json", [outcome("quarantined as /a"), outcome("kept", Status.FAILED)])
+    apply._print_next_steps(
+        Console(), "fleet.plan.json", [outcome("quarantined as /a"), outcome("kept", Status.FAILED)]
+    )
     assert capsys.readouterr().err == (
         "The space comes back once the originals in quarantine are gone. When the VMs run well on their overlays:"
         " `batchdiff purge fleet.plan.json --used`. To go back: `batchdiff restore fleet.plan.json`.\n"

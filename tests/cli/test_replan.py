@@ -14,7 +14,7 @@ from oracle import assert_same
 from recorded_sidecars import VERSIONS, write_sidecar
 
 from batchdiff.cli.console import Console
-from batchdiff.cli.work import carried_out
+from batchdiff.cli.work import carry_out
 from batchdiff.errors import PlanError
 from batchdiff.image.fingerprint import fingerprint_at
 from batchdiff.model.plan_file import read_plan
@@ -303,7 +303,7 @@ def test_a_plan_that_was_replaced_while_it_was_read_is_not_applied(pool):
         raise AssertionError
 
     with pytest.raises(PlanError, match="another plan was written"):
-        carried_out(Console(), Namespace(plan=path, unseen=False), older, never)
+        carry_out(Console(), Namespace(plan=path, unseen=False), older, never)
 
 
 # A second plan on the same template
