@@ -3,7 +3,7 @@
 # make test-long  the same with the slow tests
 # make test-debian12, make test-debian13
 #                 make demo and make test in a fresh Debian of their own; needs root and 20 GiB
-# make lint       lint and types only
+# make lint       lint, types, spelling and prose only
 # make bench      batchdiff against its peers, side by side; 20 GiB of space, root, half an hour. BENCH="--quick" tries it out
 # make bench-docs the figures and the plot of the last `make bench`, put into docs/
 
@@ -36,6 +36,8 @@ lint: $(VENV)/installed-for-tests
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
+	$(RUN)/codespell
+	$(RUN)/python tools/prose.py
 
 bench: $(VENV)/installed-for-bench
 	sh tools/install-bench-tools
