@@ -28,7 +28,6 @@ ABOUT_WORDS = frozenset({"tools/prose.py"})
 NOT_YET = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",
-    "README.md",
     "batchdiff/__main__.py",
     "batchdiff/applying/",
     "batchdiff/cli/",
@@ -40,12 +39,9 @@ NOT_YET = (
     "batchdiff/qcow2/",
     "batchdiff/report/",
     "batchdiff/units.py",
-    "docs/glossary.md",
-    "docs/index.md",
     "docs/performance.md",
     "docs/plan-format.md",
     "docs/safety.md",
-    "docs/scripting.md",
     "tools/bench/",
 )
 """Files and folders (with a slash) still to be reworded. Only take entries out; one that is clean is an error."""
