@@ -40,7 +40,6 @@ NOT_YET = (
     "batchdiff/report/",
     "batchdiff/units.py",
     "docs/performance.md",
-    "docs/plan-format.md",
     "docs/safety.md",
     "tools/bench/",
 )
