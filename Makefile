@@ -4,7 +4,7 @@
 # make test-debian12, make test-debian13
 #                 make demo and make test in a fresh Debian 12 or 13; needs root and 20 GiB
 # make lint       rules, formatting, types, spelling and prose only
-# make bench      batchdiff side by side with its peers; needs root, 20 GiB and half an hour. BENCH="--quick" tries it out
+# make bench      batchdiff side by side with its peers; needs root, 32 GiB and an hour. BENCH="--quick" tries it out
 # make bench-docs put the figures and the plot of the last `make bench` into docs/
 
 PYTHON ?= python3
