@@ -27,7 +27,6 @@ ABOUT_WORDS = frozenset({"tools/prose.py"})
 
 NOT_YET = (
     "CHANGELOG.md",
-    "CONTRIBUTING.md",
     "batchdiff/__main__.py",
     "batchdiff/applying/",
     "batchdiff/cli/",
