@@ -26,7 +26,6 @@ ABOUT_WORDS = frozenset({"tools/prose.py"})
 """Files that have to name the patterns."""
 
 NOT_YET = (
-    "CHANGELOG.md",
     "batchdiff/__main__.py",
     "batchdiff/applying/",
     "batchdiff/cli/",
