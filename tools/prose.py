@@ -84,12 +84,17 @@ PATTERNS = (
     _pattern("all the same", r"\ball the same\b", '"still" or "anyway"; of equal things, "identical"'),
     _pattern("any more", r"\bany\s*more\b", '"no longer"; before a noun, "further"'),
     _pattern("shall", r"\bshall\b", '"must", "is to", or the plain present'),
-    _pattern("somebody", r"\b(?:some|any|every|no)body\b", "name who: a VM, another process, the operator"),
+    _pattern(
+        "somebody",
+        r"\b(?:some|any|every|no)body\b",
+        "name who: a VM, another process, the operator",
+        unless_after="root to|user",
+    ),
     _pattern("tells", r"\b(?:tells|told)\b", '"reports", "shows", "distinguishes"'),
     _pattern("goes on", r"\b(?:go|goes|went|going) on\b(?! (?:a|an|the|one|every|each)\b)", '"continues"'),
     _pattern("look into", r"\blook(?:s|ed|ing)? into\b", '"read", "inspect", "see"'),
     _pattern("begun", r"\bbegun\b", '"started", "in progress"', unless_after="has|have|had|having"),
-    _pattern("for one", r"\bfor one(?=[.,;:)])", '"for example", or leave it out'),
+    _pattern("for one", r"(?<=,) for one(?=[.,;:)])", '"for example", or leave it out'),
     _pattern(
         "where",
         rf"(?:{_CLAUSE})where (?:{_PRONOUNS})\b(?! (?:{_AT})\b)(?! {_STAND_STILL})"
