@@ -70,6 +70,4 @@ def test_the_nightly_recipe_through_the_life_of_a_fleet(images, retire):
 
 def test_the_nightly_recipe_says_what_went_wrong(images):
     (images / "debian-12.img").unlink()
-    assert night(images).startswith(
-        "-s batchdiff plan failed ops\nnightly.yaml:2: template.path: no such file"
-    )
+    assert night(images).startswith("-s batchdiff plan failed ops\nnightly.yaml:2: template.path: no such file")
