@@ -1,4 +1,4 @@
-"""Writes a file so that its name has either all of the new content or what it had before, also after a crash."""
+"""Atomic replacement of a file: even after a crash, its name has either all of the new content or the old one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from batchdiff.model import own_names
 
 
 def write_whole(path: str, pieces: Iterable[str]) -> None:
-    """Writes an ASCII file under a temporary name, makes it durable, and gives it its name.
+    """Write an ASCII file under a temporary name, make it durable, and rename it.
 
-    A symbolic link at ``path`` is replaced, not followed. A new file gets the mode that
-    the umask gives; one that replaces another file gets that file's owner and mode.
+    A symbolic link at ``path`` is replaced, not followed. A new file gets its mode from the umask; one that
+    replaces another file gets that file's owner and mode.
 
     :raises OSError: it cannot be written.
     """
@@ -34,7 +34,7 @@ def write_whole(path: str, pieces: Iterable[str]) -> None:
 
 
 def _keep_readers(fd: int, path: str) -> None:
-    """Give a file the owner and mode of the one that it will replace, if there is one; as far as this user can."""
+    """Give a file the owner and mode of the one that it will replace, if any, as far as this user can."""
     with contextlib.suppress(OSError):
         info = os.lstat(path)
         if stat.S_ISREG(info.st_mode):
@@ -44,7 +44,7 @@ def _keep_readers(fd: int, path: str) -> None:
 
 
 def discard_leftovers(path: str) -> None:
-    """Removes what processes that died in :func:`write_whole` left; for a caller that nobody writes beside."""
+    """Remove what killed processes left in :func:`write_whole`. No other process may be writing the same file."""
     folder = os.path.dirname(path)
     for name in os.listdir(folder):
         if own_names.is_temporary_of(name, path):
@@ -52,7 +52,7 @@ def discard_leftovers(path: str) -> None:
 
 
 def sync_folder(path: str) -> None:
-    """Makes the names in a folder durable."""
+    """Make the names in a folder durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
