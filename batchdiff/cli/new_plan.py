@@ -29,7 +29,7 @@ from batchdiff.report.text import plan_text
 def make_and_report(
     console: Console, arguments: argparse.Namespace, manifest: Manifest, path: str, plans: EarlierPlans
 ) -> int:
-    """Makes the plan of a manifest, writes it to ``path``, says what is in it, and returns the exit code.
+    """Make the plan of a manifest, write it to ``path``, report what is in it, and return the exit code.
 
     ``plans``: those that may have converted guests.
     """

@@ -35,7 +35,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     path = arguments.output or _default_path(manifest.path)
     _check_output(path)
     plans = _earlier_plans(manifest, path, name_to_keep_at(path, converted_guests(manifest)))
-    # Loaded only now: what is wrong with a manifest is said in half the time. Not cut in two, as in main.
+    # Loaded only now: what is wrong with a manifest is reported in half the time. Not cut in two, as in main.
     with held_signals():
         from batchdiff.cli.new_plan import make_and_report  # noqa: PLC0415
     return make_and_report(console, arguments, manifest, path, plans)

@@ -1,4 +1,4 @@
-"""Warnings about a plan that was made: what apply would refuse later is said at once."""
+"""Warnings about a plan that was made: what apply would refuse later is reported at once."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def test_a_manifest_is_validated_without_what_scans(manifest):
     assert loaded("validate", str(manifest)) == {"yaml"}
 
 
-def test_nobody_looks_for_garbage_while_a_verb_is_loaded(manifest):
+def test_python_looks_for_no_garbage_while_a_verb_is_loaded(manifest):
     for verb in (("plan", "-q", str(manifest)), ("show", str(manifest.with_suffix(".plan.json")))):
         argv = [sys.executable, "-c", COLLECTIONS, *verb]
         done = subprocess.run(argv, capture_output=True, text=True, check=True)
