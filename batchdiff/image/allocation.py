@@ -14,7 +14,7 @@ import bisect
 import errno
 import os
 import stat
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 from batchdiff.image.blocks import NO_BLOCKS, Blocks, blocks_of
 from batchdiff.image.btrfs import StoredExtent, is_btrfs, stored_extents
@@ -36,7 +36,8 @@ _PERHAPS_GUESTS = (
 _OF_DEVICES = "a block device's space goes back to its pool, which df does not show; a thin one took less of it"
 
 
-class DiskUse(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DiskUse:
     """Bytes that a file takes, and that deleting it would free.
 
     ``exactness`` is that of ``reclaimable``. ``note``: why it is not exact, or why it is nothing.
@@ -79,7 +80,7 @@ def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS) -> DiskUse:
     found = _by_blocks(fd, path, kept)
     if filesystem in MEASURED:
         return found
-    return found._replace(exactness=Exactness.UNKNOWN, note=not_measured(filesystem))
+    return replace(found, exactness=Exactness.UNKNOWN, note=not_measured(filesystem))
 
 
 def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
@@ -87,14 +88,14 @@ def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
     if upper is None:
         found = _by_blocks(fd, path, kept)
         why = "it may be in a lower layer of overlayfs, out of sight from here; deleting it there frees nothing"
-        return found._replace(exactness=Exactness.AT_MOST, note=why)
+        return replace(found, exactness=Exactness.AT_MOST, note=why)
     try:
         real = os.open(upper, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return DiskUse(allocated_bytes(fd, path), 0, note="it is in a lower layer of its overlayfs")
     except OSError as error:
         found = _by_blocks(fd, path, kept)
-        return found._replace(exactness=Exactness.AT_MOST, note=f"{upper} cannot be opened ({error.strerror})")
+        return replace(found, exactness=Exactness.AT_MOST, note=f"{upper} cannot be opened ({error.strerror})")
     try:
         return disk_use(real, upper, kept=kept)
     finally:
