@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.manifest_problems import Problems, YamlPath, show, suggestion
@@ -42,8 +41,7 @@ _ALLOWED_SIZES = (
 _PERCENT = re.compile(r"(.+?)\s*%")
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenImage:
+class WrittenImage(NamedTuple):
     """An image as written in the manifest; ``backing`` is its declared chain, the next image first.
 
     If ``is_glob``, the path is a pattern, or one of a pattern's matches.
@@ -61,8 +59,7 @@ class WrittenImage:
         return (*self.where, "glob" if self.is_glob else "path")
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenGuest:
+class WrittenGuest(NamedTuple):
     """A guest's entry: one image, or a glob, each of whose matches is an image.
 
     ``overlay_where`` is the place in the manifest that decides the overlay's path: ``overlay.path`` in the entry

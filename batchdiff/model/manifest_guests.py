@@ -6,8 +6,7 @@ A guest that an earlier plan converted is one of them, whether its original stil
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from batchdiff.image.identity import Identity, identity_of
 from batchdiff.image.names import unfit
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
 AnyGuest: TypeAlias = FoundGuest | GoneGuest
 
 
-@dataclass(frozen=True, slots=True)
-class _Taken:
+class _Taken(NamedTuple):
     """Names and files with another role, which no glob may take in; besides them, batchdiff's own files."""
 
     paths: frozenset[str]
@@ -219,4 +217,4 @@ def _in_order(there: list[AnyGuest], gone: list[GoneGuest]) -> list[AnyGuest]:
 
 
 def _one_of(guest: WrittenGuest, path: str) -> WrittenGuest:
-    return replace(guest, image=replace(guest.image, path=path))
+    return guest._replace(image=guest.image._replace(path=path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from batchdiff.image.device_names import image_path, is_among_devices
 from batchdiff.image.identity import Identity, identity_in
@@ -19,8 +19,7 @@ _MOST_SUGGESTIONS = 20
 _MOST_NAMES = 2000
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """The location of an existing image.
 
     ``where`` is its place in the manifest and ``written`` its text there; ``named`` is that name made absolute,

@@ -10,7 +10,7 @@ from plans import guest_plan, small_plan
 
 from batchdiff.applying.kept_plan import KeptPlan
 from batchdiff.applying.notes import Notes
-from batchdiff.cli import apply, earlier_plans, hints, main, notes, purge, work
+from batchdiff.cli import apply, earlier_plans, hints, main, notes, plan_hints, purge, work
 from batchdiff.cli.console import Console
 from batchdiff.errors import GuestError
 from batchdiff.model.outcome import GuestOutcome, Status
@@ -104,8 +104,8 @@ def test_too_little_space(capsys, monkeypatch):
     def refuse(*_args: object) -> None:
         raise GuestError("/images has too little space", remedy="Free 3 MiB.")
 
-    monkeypatch.setattr(hints, "check_space", refuse)
-    hints.warn_of_space(Console(), small_plan(guest_plan()))
+    monkeypatch.setattr(plan_hints, "check_space", refuse)
+    plan_hints.warn_of_space(Console(), small_plan(guest_plan()))
     assert capsys.readouterr().err == (
         "batchdiff: warning: apply would be refused: /images has too little space. Free 3 MiB.\n"
     )

@@ -1,0 +1,28 @@
+"""The layout of help: that of argparse, except for the way to find the terminal's width."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+_WIDTH = 80
+"""Columns if there is no terminal."""
+
+
+def help_layout(prog: str) -> argparse.HelpFormatter:
+    """Return the formatter of a parser's help; argparse makes one for every option, to check the option.
+
+    By default it asks shutil for the width, which loads all of Python's compression modules: 2 ms of each start.
+    """
+    return argparse.RawDescriptionHelpFormatter(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    """Return the width that ``shutil.get_terminal_size`` would find."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    try:
+        return os.get_terminal_size(1).columns or _WIDTH
+    except OSError:
+        return _WIDTH
