@@ -174,7 +174,11 @@ class Scanner:
             # Where the template has nothing but zeros there is nothing to read, whatever a guest needs.
             span = needed.get(index) if index in template.spans else None
             segments = template.segments.get(index, [])
-            _load(self._template_buffer, self._template, at, segments, span)
+            if span is None:
+                self._template_buffer.reserve(0, 0)
+            else:
+                room = self._template_buffer.take(*span) if self._sharing else self._template_buffer.reserve(*span)
+                _load(room, self._template, at + span[0], segments)
             equal = kinds_of_equal(self._template_buffer)
             window = _Window(at, equal, stored_in(self._template, segments))
             if not self._sharing:
@@ -187,9 +191,9 @@ class Scanner:
                 span = own.spans[index]
                 kinds = self._compared(guest, window, own.segments.get(index), span)
                 if kinds is not None:
-                    whole = findings.equal[number].copy()
-                    whole[span_units(span)] = kinds[span_units(span)]
-                    findings.kinds.setdefault(guest, {})[number] = whole
+                    if self._sharing:  # else all beside the span is zeros, or as in the template
+                        kinds = _within(findings.equal[number], kinds, span)
+                    findings.kinds.setdefault(guest, {})[number] = kinds
 
     def _map_guests(
         self, segments: list[Segment], template: Mapped, begin: int, windows: int
@@ -219,14 +223,14 @@ class Scanner:
             return None
         try:
             there = guest.segments(at, at + WINDOW) if segments is None else segments
-            if all(segment.origin is Origin.ZERO for segment in there):
+            if not there or (len(there) == 1 and there[0].origin is Origin.ZERO):
                 return kinds_of_zeros(window.equal)
             if window.stored:
                 left = unlike(window.stored, guest, there, (at + span[0], at + span[1]))
                 if left is None:
                     return None
                 span = (left[0] - at) // UNIT * UNIT, align_up(left[1] - at, UNIT)
-            _load(self._guest_buffer, guest, at, there, span)
+            _load(self._guest_buffer.take(*span), guest, at + span[0], there)
         except ImageError as error:
             self._give_up(number, error)
             return None
@@ -259,18 +263,22 @@ def _map_guest(
     return mapped(own, begin, merged([of_template, spans_of(own, begin, settled)]))
 
 
-def _load(buffer: WindowBuffer, image: Image, at: int, segments: list[Segment], span: Span | None) -> None:
-    """Reads a span of the window at offset ``at``; the rest of the buffer becomes zeros.
+def _load(room: memoryview, image: Image, start: int, segments: list[Segment]) -> None:
+    """Reads an image from ``start`` on, where it has those segments, and perhaps more on either side.
 
     :raises ImageError: the image cannot be read.
     """
-    if span is None:
-        buffer.reserve(0, 0)
-        return
-    first, end = span
-    if not segments or segments[0].start < at + first or segments[-1].end > at + end:
-        segments = clipped(segments, at + first, at + end)
-    image.fill(buffer.reserve(first, end), at + first, segments)
+    end = start + len(room)
+    if segments and (segments[0].start < start or segments[-1].end > end):
+        segments = clipped(segments, start, end)
+    image.fill(room, start, segments)
+
+
+def _within(around: Kinds, kinds: Kinds, span: Span) -> Kinds:
+    """The kinds of a window: some in a span, others around it."""
+    whole, units = around.copy(), span_units(span)
+    whole[units] = kinds[units]
+    return whole
 
 
 def _assume_data(equal: Kinds, there: Spans) -> None:
