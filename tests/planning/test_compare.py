@@ -22,7 +22,7 @@ template_buffer, guest_buffer = WindowBuffer(), WindowBuffer()
 
 
 def fill(buffer, units, first=0):
-    """Puts units into a buffer from unit ``first`` on, as the scanner does; beside them a guest's has leftovers."""
+    """Puts units into a buffer from unit ``first`` on; as in the scanner, a guest's has leftovers beside them."""
     place = buffer.take if buffer is guest_buffer else buffer.reserve
     place(first * UNIT, (first + len(units)) * UNIT)[:] = b"".join(units)
     return buffer
