@@ -19,15 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from batchdiff import extents
 from batchdiff.errors import ImageError
-from batchdiff.extents import Extents, Kind
+from batchdiff.extents import Extents
 from batchdiff.image.contract import Segment, clipped
 from batchdiff.image.digest import RangeDigest
 from batchdiff.image.files import read_sequentially
 from batchdiff.image.image import Image
 from batchdiff.image.packing import Stored, stored_in, unlike
-from batchdiff.image.sharing import Placed, placed, shared
+from batchdiff.image.sharing import Placed, Runs, placed, runs_within, shared
 from batchdiff.image.source import ImageSource
 from batchdiff.model.plan import PlannedImage
 from batchdiff.planning.compare import (
@@ -40,16 +39,14 @@ from batchdiff.planning.compare import (
     kinds_of_zeros,
 )
 from batchdiff.planning.mapping import MOST_KEPT, Mapped, Stride, mapped, spans_of
+from batchdiff.planning.range_kinds import assume_data, joined, replaced_units, within
 from batchdiff.planning.reopening import Files, opened_too, reopened
-from batchdiff.planning.spans import Span, Spans, merged, span_units
+from batchdiff.planning.spans import Span, Spans, merged
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB, align_up, ceil_div
 
 RANGE = 64 * MIB
 """One task of a worker: tens of milliseconds of work, and part of the digest's definition."""
-
-_WINDOWS_IN_CLUSTER = 2 * MIB // WINDOW
-"""Windows in the largest cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +54,15 @@ class ScanJob:
     """What is compared: a template with its guests, as they were when they were first opened.
 
     ``files``: what the template's names led to then. ``sharing``: it shares blocks with other files, which may be
-    the guests.
+    the guests. ``shared``: by guest, which of its bytes are known to be in blocks that the template has there too;
+    None where that is still to be asked for.
     """
 
     template: ImageSource
     files: Files
     guests: tuple[PlannedImage, ...]
     sharing: bool = False
+    shared: tuple[Runs | None, ...] = ()
 
 
 @dataclass(slots=True)
@@ -117,6 +116,7 @@ class Scanner:
     def __init__(self, job: ScanJob) -> None:
         self._template = _read_ahead(opened_too(job.template, job.files))
         self._sharing = job.sharing
+        self._shared = {number: runs for number, runs in enumerate(job.shared) if runs is not None}
         self._guests: dict[int, Image] = {}
         self._failures: dict[int, ImageError] = {}
         for number, guest in enumerate(job.guests):
@@ -145,8 +145,8 @@ class Scanner:
             first += stretch.windows
         equal = findings.equal
         sound = {guest: kinds for guest, kinds in findings.kinds.items() if guest not in self._failures}
-        differences = {guest: _joined(kinds, equal, start // UNIT) for guest, kinds in sound.items()}
-        replaced = {guest: _replaced(kinds, equal) for guest, kinds in sound.items()}
+        differences = {guest: joined(kinds, equal, start // UNIT) for guest, kinds in sound.items()}
+        replaced = {guest: replaced_units(kinds, equal) for guest, kinds in sound.items()}
         digest = None if self._sharing else findings.digest.value()
         units = int(np.count_nonzero(equal))
         return RangeResult(number, digest, differences, dict(self._failures), units, replaced)
@@ -165,7 +165,7 @@ class Scanner:
         """Scans the windows from offset ``begin`` on, the first of which has the number ``first``."""
         template, guests = stretch.template, stretch.guests
         if self._sharing:
-            _assume_data(findings.equal[first : first + stretch.windows], template.spans)
+            assume_data(findings.equal[first : first + stretch.windows], template.spans)
             needed = merged(guest.spans for guest in guests.values())
         else:
             needed = template.spans
@@ -174,7 +174,11 @@ class Scanner:
             # Where the template has nothing but zeros there is nothing to read, whatever a guest needs.
             span = needed.get(index) if index in template.spans else None
             segments = template.segments.get(index, [])
-            _load(self._template_buffer, self._template, at, segments, span)
+            if span is None:
+                self._template_buffer.reserve(0, 0)
+            else:
+                room = self._template_buffer.take(*span) if self._sharing else self._template_buffer.reserve(*span)
+                _load(room, self._template, at + span[0], segments)
             equal = kinds_of_equal(self._template_buffer)
             window = _Window(at, equal, stored_in(self._template, segments))
             if not self._sharing:
@@ -187,30 +191,43 @@ class Scanner:
                 span = own.spans[index]
                 kinds = self._compared(guest, window, own.segments.get(index), span)
                 if kinds is not None:
-                    whole = findings.equal[number].copy()
-                    whole[span_units(span)] = kinds[span_units(span)]
-                    findings.kinds.setdefault(guest, {})[number] = whole
+                    if self._sharing:  # else all beside the span is zeros, or as in the template
+                        kinds = within(findings.equal[number], kinds, span)
+                    findings.kinds.setdefault(guest, {})[number] = kinds
 
     def _map_guests(
         self, segments: list[Segment], template: Mapped, begin: int, windows: int
     ) -> dict[int, Mapped] | None:
         """Each guest that has anything to be read there, or None where these are too many windows at once."""
-        blocks = placed(self._template, segments) if self._sharing else []
+        end = begin + windows * WINDOW
+        ask = self._sharing and not self._guests.keys() <= self._shared.keys()
+        blocks = placed(self._template, segments) if ask else []
         found: dict[int, Mapped] = {}
         kept = template.kept
         for number, guest in list(self._guests.items()):
             try:
-                own = _map_guest(guest, template, segments, blocks, (begin, begin + windows * WINDOW))
+                own = guest.segments(begin, end)
+                settled = self._settled(number, own, blocks, (begin, end))
+                needed = _needed(template, segments, own, settled, begin)
             except ImageError as error:
                 self._give_up(number, error)
                 continue
-            kept += own.kept
+            there = mapped(own, begin, needed)
+            kept += there.kept
             if not self._stride.fits(kept, windows):
                 return None
-            if own.spans:
-                found[number] = own if kept <= MOST_KEPT else Mapped(own.spans, {})
+            if needed:
+                found[number] = there if kept <= MOST_KEPT else Mapped(needed, {})
         self._stride.lengthen_after(kept)
         return found
+
+    def _settled(
+        self, number: int, own: list[Segment], blocks: list[Placed], stretch: tuple[int, int]
+    ) -> list[tuple[int, int]]:
+        """Which bytes of a guest, with these segments, are in blocks that the template has there, too."""
+        if (runs := self._shared.get(number)) is not None:
+            return runs_within(runs, *stretch)
+        return shared(blocks, placed(self._guests[number], own)) if blocks else []
 
     def _compared(self, number: int, window: _Window, segments: list[Segment] | None, span: Span) -> Kinds | None:
         """The kinds of a guest's window in a span, or None where it equals the template's or cannot be read."""
@@ -219,14 +236,14 @@ class Scanner:
             return None
         try:
             there = guest.segments(at, at + WINDOW) if segments is None else segments
-            if all(segment.origin is Origin.ZERO for segment in there):
+            if not there or (len(there) == 1 and there[0].origin is Origin.ZERO):
                 return kinds_of_zeros(window.equal)
             if window.stored:
                 left = unlike(window.stored, guest, there, (at + span[0], at + span[1]))
                 if left is None:
                     return None
                 span = (left[0] - at) // UNIT * UNIT, align_up(left[1] - at, UNIT)
-            _load(self._guest_buffer, guest, at, there, span)
+            _load(self._guest_buffer.take(*span), guest, at + span[0], there)
         except ImageError as error:
             self._give_up(number, error)
             return None
@@ -248,52 +265,20 @@ def _read_ahead(image: Image) -> Image:
     return image
 
 
-def _map_guest(
-    guest: Image, template: Mapped, segments: list[Segment], blocks: list[Placed], stretch: tuple[int, int]
-) -> Mapped:
-    """A guest in the stretch from one offset to another, where the template has these segments and blocks."""
-    begin, end = stretch
-    own = guest.segments(begin, end)
-    settled = shared(blocks, placed(guest, own)) if blocks else []
+def _needed(
+    template: Mapped, segments: list[Segment], own: list[Segment], settled: list[tuple[int, int]], begin: int
+) -> Spans:
+    """What must be read of a guest, from offset ``begin`` on, where it and the template have these segments."""
     of_template = spans_of(segments, begin, settled) if settled else template.spans
-    return mapped(own, begin, merged([of_template, spans_of(own, begin, settled)]))
+    return merged([of_template, spans_of(own, begin, settled)])
 
 
-def _load(buffer: WindowBuffer, image: Image, at: int, segments: list[Segment], span: Span | None) -> None:
-    """Reads a span of the window at offset ``at``; the rest of the buffer becomes zeros.
+def _load(room: memoryview, image: Image, start: int, segments: list[Segment]) -> None:
+    """Reads an image from ``start`` on, where it has those segments, and perhaps more on either side.
 
     :raises ImageError: the image cannot be read.
     """
-    if span is None:
-        buffer.reserve(0, 0)
-        return
-    first, end = span
-    if not segments or segments[0].start < at + first or segments[-1].end > at + end:
-        segments = clipped(segments, at + first, at + end)
-    image.fill(buffer.reserve(first, end), at + first, segments)
-
-
-def _assume_data(equal: Kinds, there: Spans) -> None:
-    """Unread parts of the template count as data: at worst a cluster of zeros is written as one of data."""
-    for window, span in there.items():
-        equal[window, span_units(span)] = Kind.SAME
-
-
-def _replaced(kinds: dict[int, Kinds], equal: Kinds) -> int:
-    """How many units of the template that are not zeros a guest has other data in, in its windows that differ."""
-    found = np.stack(list(kinds.values()))
-    return int(np.count_nonzero((found == Kind.DATA) & (equal[list(kinds)] != Kind.SAME_ZERO)))
-
-
-def _joined(kinds: dict[int, Kinds], equal: Kinds, first_unit: int) -> Extents:
-    """The extents of a range from its windows with differences.
-
-    A window without any is needed all the same where it shares a largest cluster with one that has some.
-    """
-    whole = np.zeros_like(equal)
-    for cluster in {number // _WINDOWS_IN_CLUSTER for number in kinds}:
-        windows = slice(cluster * _WINDOWS_IN_CLUSTER, (cluster + 1) * _WINDOWS_IN_CLUSTER)
-        whole[windows] = equal[windows]
-    for number, found in kinds.items():
-        whole[number] = found
-    return extents.from_kinds(whole.reshape(-1), first_unit)
+    end = start + len(room)
+    if segments and (segments[0].start < start or segments[-1].end > end):
+        segments = clipped(segments, start, end)
+    image.fill(room, start, segments)
