@@ -18,7 +18,7 @@ from batchdiff.model.plan import Verdict
 from batchdiff.planning.planner import make_plan
 
 BITMAPS = 0x23852875
-NOT_OPENED = "QEMU cannot open it either: bring it back from a backup"
+NOT_OPENED = "QEMU cannot open it either: restore it from a backup"
 
 
 def leave_bytes_over(image):
@@ -41,7 +41,7 @@ def blow_up_snapshots(image):
 
 
 FAULTS = {
-    "left-over": (leave_bytes_over, "left over", NOT_OPENED),
+    "left-over": (leave_bytes_over, "4 bytes are left, too few", NOT_OPENED),
     "snapshots-offset": (misalign_snapshots, "snapshot table at 1", NOT_OPENED),
     "bitmaps": (break_bitmaps, "bitmap directory is broken", NOT_OPENED),
     "snapshots": (
