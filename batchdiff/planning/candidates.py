@@ -1,4 +1,4 @@
-"""Which guests can be compared at all: each is opened, inspected and checked before anything is scanned."""
+"""Selection of the guests that can be compared: each is opened, inspected and checked before the scan."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
 from batchdiff.model.plan import PlannedImage, Verdict
 from batchdiff.units import format_size
 
-_CONVERT_FIRST = "convert or remove that one first, then plan again"
+_CONVERT_FIRST = "convert or remove that image first, then plan again"
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A guest that can be compared, and what a plan records of it before the scan."""
+    """A guest that can be compared, and its image as the plan records it."""
 
     entry: GuestEntry
     record: PlannedImage
@@ -34,7 +34,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Dismissed:
-    """A guest that is not compared, with the verdict and its reason; ``record`` where it could be opened."""
+    """A guest that is not compared, with the verdict and its reason; ``record`` if it could be opened."""
 
     entry: GuestEntry
     record: PlannedImage | None
@@ -43,14 +43,17 @@ class Dismissed:
 
 
 def planned(image: Image) -> PlannedImage:
-    """What a plan records of an open image."""
+    """Return an open image as a plan records it."""
     return PlannedImage(image.source, image.virtual_size, image.fingerprints())
 
 
 def examined(
     entry: GuestEntry, template: PlannedImage, manifest: Manifest, plans: EarlierPlans
 ) -> Candidate | Dismissed:
-    """Return a guest's part in the plan. No file stays open. ``plans`` has what was done before."""
+    """Examine a guest and decide whether to compare it. No file stays open.
+
+    ``plans``: the earlier plans, which give the reason to skip a guest that they converted.
+    """
     if entry.converted is not None:
         return Dismissed(entry, None, Verdict.SKIP, plans.reason(entry.converted))
     if entry.objection:
@@ -71,11 +74,11 @@ def examined(
 
 
 def without_backing_files(parts: list[Candidate | Dismissed], manifest: Manifest) -> list[Candidate | Dismissed]:
-    """Dismiss guests that something else rests on, whatever becomes of that: it would be lost with them."""
+    """Dismiss guests that are backing files of other images, which would be lost with them."""
     dependents = dependents_in_manifest(manifest)
     paths = [part.entry.image.path for part in parts if isinstance(part, Candidate)]
     resting = dependents.on_each(paths, forbidden=Forbidden.IGNORED)
-    # What rests on something is called by its real path, also a block device.
+    # Dependents are reported by their real paths, even block devices.
     guests = {os.path.realpath(entry.image.path): entry.name for entry in (*manifest.guests, *manifest.left_out)}
     found: list[Candidate | Dismissed] = []
     for part in parts:
@@ -89,17 +92,17 @@ def without_backing_files(parts: list[Candidate | Dismissed], manifest: Manifest
 
 
 def _named(images: list[str], guests: dict[str, str]) -> str:
-    """Return one of these images, a guest rather than another, and how many more there are."""
+    """Return one of these images, preferably a guest, and how many more there are."""
     first = min(images, key=lambda path: path not in guests)
     shown = f"the guest {guests[first]}" if first in guests else first
     return f"{shown} and {len(images) - 1} more" if len(images) > 1 else shown
 
 
 def _rests_on(entry: GuestEntry, template: ImageSource) -> bool:
-    """Whether the backing file that a guest names is the template, declared in the manifest or not."""
+    """Return whether a guest names the template as its backing file, declared in the manifest or not."""
     guest = entry.image
-    # A raw guest whose overlay took its place is still called raw in the manifest. Nothing is read as qcow2 for
-    # that: a forged header can only keep its own guest from being converted.
+    # A raw guest whose overlay has taken its place is still declared raw. No data is read as qcow2 for that: a
+    # forged header can only keep its own guest from being converted.
     thin = entry.in_place and looks_like(guest.path) is ImageFormat.QCOW2
     if guest.format is not ImageFormat.QCOW2 and not thin:
         return False
@@ -108,7 +111,7 @@ def _rests_on(entry: GuestEntry, template: ImageSource) -> bool:
 
 
 def _objection(image: Image, record: PlannedImage, template: PlannedImage, manifest: Manifest) -> str:
-    """Why a guest may not be converted; empty where it may.
+    """Return why a guest may not be converted; empty if it may.
 
     :raises GuestError: it is in use.
     :raises ImageError: its tables are damaged.
@@ -118,10 +121,10 @@ def _objection(image: Image, record: PlannedImage, template: PlannedImage, manif
     aside = record.source.path + own_names.QUARANTINE
     if manifest.retire is Retire.QUARANTINE and os.path.lexists(aside):
         return (
-            f"the name that it would get in quarantine is taken: {aside} is the original of an earlier conversion."
+            f"its name in quarantine is taken: {aside} is the original of an earlier conversion."
             " `batchdiff purge OLD_PLAN --used`, with the plan of that conversion, deletes it"
         )
-    # Before its tables: those of an image in use need not be sound.
+    # Before inspecting its tables: those of an image in use may be inconsistent.
     require_unused(image, Purpose.GUEST)
     inspect(image)
     if record.virtual_size < template.virtual_size:
@@ -140,13 +143,13 @@ def _objection(image: Image, record: PlannedImage, template: PlannedImage, manif
 
 
 def _under_the_template(record: PlannedImage, template: PlannedImage, retire: Retire) -> str:
-    """Why retiring a guest could take the ground from under the template; empty where it could not."""
+    """Return why retiring a guest could destroy the template; empty if it cannot."""
     under = all_underlying(template.paths)
     if identity_of(record.source.path) in under.files:
-        return "the template is in it: a loop device, or another block device, over it"
+        return "the template is stored inside this guest, through a loop device or another block device"
     if retire is Retire.DELETE and not under.traced:
         return (
-            f"the template {template.source.path} is a block device, and where its bytes are cannot be traced:"
-            " that could be a file that would be deleted. Use `retire: quarantine` or `keep`"
+            f"the template {template.source.path} is a block device whose storage cannot be traced: it could be in"
+            " a file that would be deleted. Use `retire: quarantine` or `keep`"
         )
     return ""

@@ -194,7 +194,7 @@ def _guest_plans(
         return unknown, assessed(candidate, findings.compared(unknown), failure, premises, measure)
 
     def described(unknown: int) -> str:
-        return f"the savings of guest {candidates[scanned[unknown]].entry.name}"
+        return f"computing the savings of guest {candidates[scanned[unknown]].entry.name}"
 
     plans = {number: reassessed(candidates[number], part, premises) for number, part in taken.parts.items()}
     for unknown, plan in run_tasks(lambda: assess, iter(range(len(scanned))), jobs=workers, describe=described):
