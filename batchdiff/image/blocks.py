@@ -1,4 +1,4 @@
-"""Ranges of a disk's blocks, merged and sorted, and whether some lie within others."""
+"""Sets of block ranges on a disk, and a test of whether one lies within another."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from batchdiff.image.fiemap import PhysicalExtent
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Blocks:
-    """Byte ranges of one disk: disjoint, ascending, ``ends`` not included."""
+    """Byte ranges of one disk: disjoint and ascending; ``ends`` are exclusive."""
 
     starts: npt.NDArray[np.int64]
     ends: npt.NDArray[np.int64]
 
     def are_within(self, others: Blocks) -> bool:
-        """Return whether all of these are in the others."""
+        """Return whether every range lies within one of the others."""
         if not len(self.starts):
             return True
         if not len(others.starts):
@@ -32,7 +32,7 @@ NO_BLOCKS = Blocks(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
 def blocks_of(extents: Iterable[PhysicalExtent]) -> Blocks:
-    """Return where extents are on their disk."""
+    """Return the ranges that extents take on their disk, sorted and merged."""
     found = np.array([(each.physical, each.physical + each.length) for each in extents], dtype=np.int64)
     if not len(found):
         return NO_BLOCKS

@@ -1,4 +1,4 @@
-"""Opens an image with exactly the chain that was declared for it."""
+"""Opening of images, with exactly the backing chain that is declared for them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ MAX_CHAIN = 200
 
 
 def open_image(source: ImageSource) -> Image:
-    """An image with its declared chain, every header checked.
+    """Open an image with its declared backing chain, and check every header.
 
-    A backing file that a header names is never looked for: it must be the next image declared.
+    A backing file that a header names is opened only if it is the next image declared.
 
-    :raises ImageError: a file is missing, damaged, of another format, or the chain is not as declared.
+    :raises ImageError: a file is missing, damaged or of another format, or the chain is not as declared.
     """
     layers: list[Layer] = []
     try:
@@ -41,7 +41,7 @@ def open_image(source: ImageSource) -> Image:
 
 
 def inspect(image: Image) -> None:
-    """Checks the tables of every qcow2 file of a chain in full.
+    """Check all tables of every qcow2 file in a chain.
 
     :raises ImageError: one is damaged or hostile.
     """
@@ -51,9 +51,9 @@ def inspect(image: Image) -> None:
 
 
 def peek_header(path: str) -> Header:
-    """The header of a qcow2 file on its own; nothing that it names is opened.
+    """Return the header of a qcow2 file, without opening any file that it names.
 
-    :raises ImageError: it is missing, or no sound qcow2 image.
+    :raises ImageError: the file is missing, or is not a valid qcow2 image.
     """
     fd = files.open_image_file(path)
     try:
@@ -67,8 +67,8 @@ def _declared(source: ImageSource) -> list[tuple[ImageSource, ImageSource | None
     if len(chain) > MAX_CHAIN:
         raise ImageError(
             f"cannot use {source.path}",
-            why=f"its chain is more than {MAX_CHAIN} images deep",
-            remedy="Make one image of it with `qemu-img convert`.",
+            why=f"its backing chain is more than {MAX_CHAIN} images deep",
+            remedy="Merge the chain into one image with `qemu-img convert`.",
         )
     return list(zip(chain, [*chain[1:], None], strict=True))
 
@@ -88,13 +88,13 @@ def _open_layer(source: ImageSource) -> Layer:
             raise ImageError(
                 f"cannot use {source.path}",
                 why=f"the format {other} is not supported yet (raw and qcow2 are)",
-                remedy=f"Make a qcow2 copy of it and put that into the manifest: `{copy}`.",
+                remedy=f"Make a qcow2 copy and use that in the manifest: `{copy}`.",
             )
     if layer.virtual_size == 0:
         layer.close()
         raise ImageError(
             f"cannot use {source.path}",
             why="it is empty (virtual size 0)",
-            remedy="Leave it out, or bring it back from a backup.",
+            remedy="Leave it out of the manifest, or restore it from a backup.",
         )
     return layer
