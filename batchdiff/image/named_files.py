@@ -3,7 +3,7 @@
 ::
 
     qcow2   the backing file, an external data file       qed    the backing file
-    vmdk    its parent image and its extents, as text in a descriptor
+    vmdk    its backing file and its extents, as text in a descriptor
 
 Only the names are parsed, so that even a damaged or encrypted image, which cannot be converted, gives its files.
 

@@ -167,7 +167,7 @@ def _death(worker: _Worker[Task], describe: Callable[[Task], str]) -> WorkerErro
     how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
     return WorkerError(
         f"a worker process {how} while {describe(worker.task)}",
-        why="it was killed by the kernel, for lack of memory, or by a user" if code == -signal.SIGKILL else "",
+        why="it ran out of memory, or a user killed it" if code == -signal.SIGKILL else "",
         remedy="Nothing was written. Check the kernel log (`dmesg`), then run the same command again.",
     )
 

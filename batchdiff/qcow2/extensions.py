@@ -40,7 +40,7 @@ def extensions_of(cluster: bytes, length: int, name_offset: int) -> Iterator[tup
     while at < end:
         require_opened(
             at + _HEAD.size <= min(end, len(cluster)),
-            f"after its last header extension {end - at} bytes are left, too few for another one",
+            f"{end - at} bytes are left over after its last header extension, too few for another one",
         )
         kind, size = _HEAD.unpack_from(cluster, at)
         at += _HEAD.size

@@ -120,7 +120,7 @@ def test_root_without_its_capabilities(folder, monkeypatch):
     """As in a container: then it is not the mode that must change."""
     monkeypatch.setattr(permissions, "_has", lambda _: False)
     found = reason(PermissionError(13, "Permission denied", str(folder / "images/vm.img")), Deed.READ)
-    assert "without CAP_DAC_OVERRIDE and CAP_FOWNER" in found
+    assert "lacks CAP_DAC_OVERRIDE and CAP_FOWNER" in found
 
 
 def test_users_have_their_names():
