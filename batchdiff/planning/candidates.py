@@ -12,7 +12,7 @@ from batchdiff.image.image import Image
 from batchdiff.image.lookalike import looks_like
 from batchdiff.image.opening import inspect, open_image, peek_header
 from batchdiff.image.source import ImageFormat, ImageSource
-from batchdiff.image.underlying import all_underlying
+from batchdiff.image.underlying import Underlying, all_underlying
 from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model import own_names
 from batchdiff.model.dependents import Forbidden, dependents_in_manifest
@@ -47,13 +47,19 @@ def planned(image: Image) -> PlannedImage:
     return PlannedImage(image.source, image.virtual_size, image.fingerprints())
 
 
-def examined(
-    entry: GuestEntry, template: PlannedImage, manifest: Manifest, plans: EarlierPlans
-) -> Candidate | Dismissed:
-    """Examine a guest and decide whether to compare it. No file stays open.
+def examine_guests(manifest: Manifest, template: PlannedImage, plans: EarlierPlans) -> list[Candidate | Dismissed]:
+    """Examine all guests and decide which to compare. No file stays open.
 
     ``plans``: the earlier plans, which give the reason to skip a guest that they converted.
     """
+    under = all_underlying(template.paths)
+    parts = [_examined(entry, template, under, manifest, plans) for entry in manifest.guests]
+    return _without_backing_files(parts, manifest)
+
+
+def _examined(
+    entry: GuestEntry, template: PlannedImage, under: Underlying, manifest: Manifest, plans: EarlierPlans
+) -> Candidate | Dismissed:
     if entry.converted is not None:
         return Dismissed(entry, None, Verdict.SKIP, plans.reason(entry.converted))
     if entry.objection:
@@ -67,13 +73,13 @@ def examined(
     with image:
         record = planned(image)
         try:
-            reason = _objection(image, record, template, manifest)
+            reason = _objection(image, record, template, under, manifest)
         except (GuestError, ImageError) as error:
             reason = str(error)
     return Dismissed(entry, record, Verdict.REFUSE, reason) if reason else Candidate(entry, record)
 
 
-def without_backing_files(parts: list[Candidate | Dismissed], manifest: Manifest) -> list[Candidate | Dismissed]:
+def _without_backing_files(parts: list[Candidate | Dismissed], manifest: Manifest) -> list[Candidate | Dismissed]:
     """Dismiss guests that are backing files of other images, which would be lost with them."""
     dependents = dependents_in_manifest(manifest)
     paths = [part.entry.image.path for part in parts if isinstance(part, Candidate)]
@@ -110,14 +116,16 @@ def _rests_on(entry: GuestEntry, template: ImageSource) -> bool:
     return named is not None and is_one_image(template.path, named)
 
 
-def _objection(image: Image, record: PlannedImage, template: PlannedImage, manifest: Manifest) -> str:
-    """Return why a guest may not be converted; empty if it may.
+def _objection(
+    image: Image, record: PlannedImage, template: PlannedImage, under: Underlying, manifest: Manifest
+) -> str:
+    """Return why a guest may not be converted; empty if it may. ``under``: the files that store the template.
 
     :raises GuestError: it is in use.
     :raises ImageError: its tables are damaged.
     """
-    if under := _under_the_template(record, template, manifest.retire):
-        return under
+    if reason := _under_the_template(record, template, under, manifest.retire):
+        return reason
     aside = record.source.path + own_names.QUARANTINE
     if manifest.retire is Retire.QUARANTINE and os.path.lexists(aside):
         return (
@@ -142,9 +150,8 @@ def _objection(image: Image, record: PlannedImage, template: PlannedImage, manif
     return ""
 
 
-def _under_the_template(record: PlannedImage, template: PlannedImage, retire: Retire) -> str:
+def _under_the_template(record: PlannedImage, template: PlannedImage, under: Underlying, retire: Retire) -> str:
     """Return why retiring a guest could destroy the template; empty if it cannot."""
-    under = all_underlying(template.paths)
     if identity_of(record.source.path) in under.files:
         return "the template is stored inside this guest, through a loop device or another block device"
     if retire is Retire.DELETE and not under.traced:
