@@ -42,6 +42,13 @@ class Packed(NamedTuple):
     data: bytes
 
 
+class Losses(NamedTuple):
+    """What a file holds besides its disk, so that a conversion would lose it: numbers of snapshots and bitmaps."""
+
+    snapshots: int = 0
+    bitmaps: int = 0
+
+
 class Layer(Protocol):
     """One file of a backing chain, on its own."""
 
@@ -56,6 +63,10 @@ class Layer(Protocol):
     @property
     def virtual_size(self) -> int:
         """Bytes of the disk that a VM would see; a multiple of 512."""
+
+    @property
+    def losses(self) -> Losses:
+        """What a conversion of this file would lose."""
 
     def parts(self, start: int, end: int) -> list[Segment]:
         """Return gapless segments of bytes ``start`` to ``end``, within the virtual size; some may be ABSENT."""

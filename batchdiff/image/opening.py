@@ -6,8 +6,9 @@ import os
 
 from batchdiff.errors import ImageError
 from batchdiff.image import files
-from batchdiff.image.backing_names import check_backing
+from batchdiff.image.backing_names import check_backing, resolved_backing
 from batchdiff.image.contract import Layer
+from batchdiff.image.identity import is_one_image
 from batchdiff.image.image import Image
 from batchdiff.image.names import shell_line
 from batchdiff.image.qcow2 import Qcow2Layer
@@ -21,18 +22,30 @@ MAX_CHAIN = 200
 """Deeper chains are refused (docs/safety.md); QEMU itself needs a minute to open one of 1,000."""
 
 
-def open_image(source: ImageSource) -> Image:
+class OverlayError(ImageError):
+    """An image has the one backing file that it was not to have; see :func:`open_image`."""
+
+
+def open_image(source: ImageSource, *, no_overlay_of: str | None = None) -> Image:
     """Open an image with its declared backing chain, and check every header.
 
-    A backing file that a header names is opened only if it is the next image declared.
+    A backing file that a header names is opened only if it is the next image declared. ``no_overlay_of``: the path
+    of a file that must not be the backing file of the image.
 
+    :raises OverlayError: it is, declared or not.
     :raises ImageError: a file is missing, damaged or of another format, or the chain is not as declared.
     """
     layers: list[Layer] = []
     try:
         for declared, following in _declared(source):
-            layers.append(_open_layer(declared))
-            check_backing(layers[-1], following, top=source)
+            layer = _open_layer(declared)
+            layers.append(layer)
+            if no_overlay_of is not None and len(layers) == 1:
+                _check_not_above(layer, no_overlay_of)
+            check_backing(layer, following, top=source)
+            # Only now: the tables of an overlay that a VM is writing to may be inconsistent for a moment.
+            if isinstance(layer, Qcow2Layer):
+                layer.read_tables()
     except BaseException:
         for layer in layers:
             layer.close()
@@ -71,6 +84,12 @@ def _declared(source: ImageSource) -> list[tuple[ImageSource, ImageSource | None
             remedy="Merge the chain into one image with `qemu-img convert`.",
         )
     return list(zip(chain, [*chain[1:], None], strict=True))
+
+
+def _check_not_above(layer: Layer, path: str) -> None:
+    named = resolved_backing(layer.path, layer.header) if isinstance(layer, Qcow2Layer) else None
+    if named is not None and is_one_image(path, named):
+        raise OverlayError(f"cannot use {layer.path}", why=f"it is an overlay of {path}")
 
 
 def _open_layer(source: ImageSource) -> Layer:

@@ -23,7 +23,9 @@ from typing import IO, cast
 
 from batchdiff.errors import ProgramError, StopError
 from batchdiff.image.confinement import started_confined
+from batchdiff.image.faults import AGAIN, explained
 from batchdiff.image.names import shell_line
+from batchdiff.image.permissions import Deed
 from batchdiff.signals import signal_name
 
 _KEPT = 64 << 10
@@ -116,11 +118,12 @@ def _started(argv: list[str], reads: Sequence[str] | None, package: str) -> subp
     except OSError as error:
         why, remedy = error.strerror or str(error), ""
         if error.filename == argv[0]:
-            remedy = f"Install it (Debian: {package})."
+            is_missing = error.errno == errno.ENOENT
+            remedy = f"Install it{'' if is_missing else ' again'} (Debian: {package}), {AGAIN}"
         elif error.errno == errno.EAGAIN:
-            remedy = "Raise the limit on processes (`ulimit -u`, `TasksMax=` of a service)."
-        elif error.filename is not None:
-            why += f" ({error.filename})"
+            remedy = f"Raise the limit on processes (`ulimit -u`, `TasksMax=` of a service), {AGAIN}"
+        elif error.filename is not None:  # a file that it was to read
+            why, remedy = explained(error, Deed.READ)
         raise ProgramError(f"cannot run {argv[0]}", why=why, remedy=remedy) from error
 
 

@@ -12,15 +12,16 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from batchdiff.image import files
-from batchdiff.image.contract import Packed, Segment, clipped
+from batchdiff.image.contract import Losses, Packed, Segment, clipped
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.qcow2_extras import check_extras
-from batchdiff.image.qcow2_tables import read_header, read_l2_tables, read_words, refused
+from batchdiff.image.qcow2_tables import L2Tables, read_header, read_l2_tables, read_words, refused
 from batchdiff.qcow2 import compression, entries
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qcow2.faults import FormatError
@@ -43,7 +44,6 @@ class Qcow2Layer:
             self._size = files.content_size(self.fd)
             self._has_holes = not files.is_block_device(self.fd)
             self.header = read_header(self.fd, path, self._size)
-            self._l2 = read_l2_tables(self.fd, path, self.header, self._size)
         except BaseException:
             os.close(self.fd)
             raise
@@ -53,6 +53,23 @@ class Qcow2Layer:
     def virtual_size(self) -> int:
         """Bytes of the disk that the VM sees, from the header."""
         return self.header.virtual_size
+
+    @property
+    def losses(self) -> Losses:
+        """The internal snapshots and persistent bitmaps that the header counts."""
+        return Losses(self.header.snapshots, self.header.bitmaps)
+
+    @cached_property
+    def _l2(self) -> L2Tables:
+        """The L2 tables, for all methods but those that need only the header."""
+        return read_l2_tables(self.fd, self.path, self.header, self._size)
+
+    def read_tables(self) -> None:
+        """Read the L1 table now.
+
+        :raises ImageError: an entry is invalid, or cannot be read.
+        """
+        _ = self._l2
 
     def inspect(self) -> None:
         """Check every entry of every L2 table, the refcount table, snapshots and bitmaps.
