@@ -43,7 +43,7 @@ class Packed(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """What a file holds besides its disk, so that a conversion would lose it: numbers of snapshots and bitmaps."""
+    """The number of internal snapshots and of persistent bitmaps in a file, besides its disk."""
 
     snapshots: int = 0
     bitmaps: int = 0
@@ -66,7 +66,7 @@ class Layer(Protocol):
 
     @property
     def losses(self) -> Losses:
-        """What a conversion of this file would lose."""
+        """The snapshots and bitmaps in this file, which a conversion would lose."""
 
     def parts(self, start: int, end: int) -> list[Segment]:
         """Return gapless segments of bytes ``start`` to ``end``, within the virtual size; some may be ABSENT."""

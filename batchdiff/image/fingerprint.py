@@ -35,7 +35,7 @@ class Fingerprint:
 
     @property
     def vouches_for_content(self) -> bool:
-        """Whether an equal fingerprint means equal content. That of a block device never does."""
+        """True if an equal fingerprint means equal content, which it never does for a block device."""
         return self.inode != 0
 
     def is_same_file(self, now: Fingerprint) -> bool:

@@ -54,7 +54,7 @@ class Held:
 
     @property
     def unknown(self) -> str:
-        """Why a program could have the image itself open unnoticed; empty if none can."""
+        """The reason why a program could have the image itself open unnoticed; empty if none can."""
         return self._grips[0].unknown
 
     def is_broken(self) -> bool:

@@ -38,7 +38,7 @@ class Unwritten:
 
     @property
     def is_nothing(self) -> bool:
-        """Whether there are no unwritten parts."""
+        """True if there are no unwritten parts."""
         return not self._starts
 
     def split(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
