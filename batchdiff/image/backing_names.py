@@ -38,6 +38,7 @@ def check_backing(layer: Layer, declared: ImageSource | None, *, top: ImageSourc
 
     :raises ImageError: they differ, or QEMU would read the file in another format.
     """
+    # Four ways to disagree: declared but not named, named but not declared, another file, another format.
     named = resolved_backing(layer.path, layer.header) if isinstance(layer, Qcow2Layer) else None
     if named is None:
         if declared is not None:

@@ -44,7 +44,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 
-def started_confined(start: Callable[[], Started], program: str, reads: Iterable[str]) -> Started:
+def start_confined(start: Callable[[], Started], program: str, reads: Iterable[str]) -> Started:
     """Call ``start`` confined, so that the program it launches can read only ``reads``, and return its result.
 
     If the kernel has no Landlock (before 5.13, or disabled), the program runs unconfined.

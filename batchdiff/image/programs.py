@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import IO, cast
 
 from batchdiff.errors import ProgramError, StopError
-from batchdiff.image.confinement import started_confined
+from batchdiff.image.confinement import start_confined
 from batchdiff.image.faults import AGAIN, explained
 from batchdiff.image.names import shell_line
 from batchdiff.image.permissions import Deed
@@ -82,6 +82,7 @@ def run(
     :raises ProgramError: it is missing, could not be started, or took too long.
     :raises StopError: ``stopped`` became true; the program was killed.
     """
+    # If it does not end by itself, for whatever reason, `finally` kills its whole process group.
     deadline = time.monotonic() + timeout
     process = _started(argv, reads, package)
     try:
@@ -102,6 +103,7 @@ def run(
 
 def _started(argv: list[str], reads: Sequence[str] | None, package: str) -> subprocess.Popen[bytes]:
     def start() -> subprocess.Popen[bytes]:
+        # A session of its own: Ctrl-C does not reach the program, and its group can be killed as a whole.
         process = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
@@ -114,7 +116,7 @@ def _started(argv: list[str], reads: Sequence[str] | None, package: str) -> subp
         return process
 
     try:
-        return start() if reads is None else started_confined(start, argv[0], reads)
+        return start() if reads is None else start_confined(start, argv[0], reads)
     except OSError as error:
         why, remedy = error.strerror or str(error), ""
         if error.filename == argv[0]:

@@ -85,14 +85,14 @@ class Qcow2Layer:
             raise refused(self.path, error) from error
 
     def _check_l2_tables(self) -> None:
-        """Check the L2 tables, and that they map no cluster of the file more often than it can hold."""
+        """Check the L2 tables, and that they do not map more bytes than the file has."""
         mapped = 0
         for _, table in self._l2.since(0):
             if self._after_hole(table, 0) == self.header.geometry.l2_entries:
                 continue
             words = self._l2_slice(table, 0, self.header.geometry.l2_entries)
             mapped += entries.check_l2(words, self.header.geometry, self._size)
-            # A bomb maps many guest clusters to one of the file. The last cluster may be cut short.
+            # A bomb maps many guest clusters to one cluster of the file. The file's last one may be cut short.
             if mapped > self._size + self.header.geometry.cluster_size:
                 raise FormatError(f"its tables map more bytes than the file has ({self._size})")
 

@@ -23,7 +23,10 @@ class Unwritten:
     """The unwritten parts of one open file, as they are now."""
 
     def __init__(self, fd: int, path: str) -> None:
-        """:raises ImageError: the filesystem has a fault."""
+        """Ask the filesystem for them.
+
+        :raises ImageError: it reports an error.
+        """
         self._starts: list[int] = []
         self._ends: list[int] = []
         for extent in physical_extents(fd, path, having=ExtentFlag.UNWRITTEN) or ():

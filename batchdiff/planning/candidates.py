@@ -130,6 +130,7 @@ def _objection(
     :raises GuestError: it is in use.
     :raises ImageError: its tables are damaged.
     """
+    # First the checks that need only paths, then those that read the image.
     if reason := _under_the_template(record, template, under, manifest.retire):
         return reason
     aside = record.source.path + own_names.QUARANTINE

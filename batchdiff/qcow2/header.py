@@ -146,6 +146,7 @@ def build(header: Header) -> bytes:
     if header.backing_format is not None:
         extensions += packed_extension(BACKING_FORMAT, header.backing_format.encode())
     extensions += end_of_extensions()
+    # The name follows the extensions. All of it must fit into the first cluster.
     name_offset = _V3_LENGTH + len(extensions) if name else 0
     length = _V3_LENGTH + len(extensions) + len(name)
     if len(name) > MAX_NAME:
