@@ -20,7 +20,7 @@ import enum
 import errno
 import fcntl
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _FLOCK = struct.Struct("@hhqqi4x")
 """``struct flock``: type, whence, start, length (0: to the end), process (0 for OFD locks)."""
@@ -52,8 +52,7 @@ _OURS = (
 """The locks that QEMU itself takes to read a qcow2 image: they keep out writers, but not readers."""
 
 
-@dataclass(frozen=True, slots=True)
-class OthersLocks:
+class OthersLocks(NamedTuple):
     """The locks of others: what they may do, what they forbid; ``exclusive``: one of them is not QEMU's."""
 
     may: frozenset[Permission]

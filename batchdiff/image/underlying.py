@@ -11,7 +11,7 @@ Source: Linux ``Documentation/ABI/testing/sysfs-block-loop`` and ``Documentation
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from batchdiff.image.identity import Identity, identity_of
 
@@ -20,8 +20,7 @@ _VIRTUAL = ("/sys/devices/virtual/", "/sys/devices/tcm_loop", "/sys/devices/rbd"
 """Folders of virtual devices, whose content can come from anywhere, even from a file on this machine."""
 
 
-@dataclass(frozen=True, slots=True)
-class Underlying:
+class Underlying(NamedTuple):
     """The files that store an image's bytes. ``traced``: the set is complete; if not, there may be others."""
 
     files: frozenset[Identity]
