@@ -1,1 +1,1 @@
-"""Read-only access to one image."""
+"""Read-only access to one image, and to what the system knows about its file."""

@@ -1,10 +1,10 @@
-"""What a file takes on its disk, and what deleting it would give back.
+"""The space that a file takes on its disk, and the space that deleting it would free.
 
 ===========  ========================================================================================
-ext, XFS     its blocks, less those that FIEMAP calls shared
-btrfs        the extents of its tree, each whole and once, less the shared ones; see :mod:`btrfs`
+ext, XFS     its blocks, less those that FIEMAP reports as shared
+btrfs        the extents in its tree, each whole and once, less the shared ones; see :mod:`btrfs`
 tmpfs        its pages
-overlayfs    what its file in the upper layer gives back; nothing if it is in a lower one
+overlayfs    as for its file in the upper layer; nothing if it is only in a lower one
 ===========  ========================================================================================
 """
 
@@ -25,22 +25,22 @@ from batchdiff.image.mounts import filesystem_of
 from batchdiff.image.overlayfs import OVERLAYFS, upper_place
 from batchdiff.image.volume import MEASURED, not_measured
 
-_OF_OTHERS = "blocks shared with files other than the template come back too, with the last of those files"
+_OF_OTHERS = "blocks shared with files other than the template are freed too, once the last of those files goes"
 
 _ALL_SHARED = "it shares all its blocks with other files"
 _PERHAPS_GUESTS = (
-    "; if those are guests too, converting all of them would free the blocks, but each guest is judged by itself:"
-    " to plan for several together is not supported yet"
+    "; if those are guests too, converting all of them would free the blocks, but each guest is judged on its own:"
+    " planning for several together is not supported yet"
 )
 
-_OF_DEVICES = "a block device's space goes back to its pool, which df does not show; a thin one took less of it"
+_OF_DEVICES = "a block device's space returns to its pool, which df does not show; a thin device takes less of it"
 
 
 @dataclass(frozen=True, slots=True)
 class DiskUse:
-    """Bytes that a file takes, and that deleting it would free.
+    """Bytes that a file takes, and bytes that deleting it would free.
 
-    ``exactness`` is that of ``reclaimable``. ``note``: why it is not exact, or why it is nothing.
+    ``exactness`` is that of ``reclaimable``. ``note``: why that is not exact, or why it is 0.
     """
 
     allocated: int
@@ -50,7 +50,7 @@ class DiskUse:
 
 
 def allocated_bytes(fd: int, path: str) -> int:
-    """Return what an open file takes on its disk, in bytes; of a block device, its size."""
+    """Return the bytes that an open file takes on its disk; for a block device, its size."""
     info = os.fstat(fd)
     if stat.S_ISBLK(info.st_mode):
         return os.lseek(fd, 0, os.SEEK_END)
@@ -59,13 +59,14 @@ def allocated_bytes(fd: int, path: str) -> int:
 
 
 def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS, known: ExtentTable | None = None) -> DiskUse:
-    """Return what an open file takes, and what deleting it would free, in bytes.
+    """Return the bytes that an open file takes, and those that deleting it would free.
 
-    Blocks that another file shares (reflink) stay, and so does everything under another hard link. ``kept``:
-    blocks that stay in any case, the template's; who else shares some with the file may be deleted too, one day.
-    ``known``: the file's shared extents, and perhaps others, if the filesystem was asked before.
+    Blocks that another file shares (reflink) are not freed, and nothing is if the file has another hard link.
+    ``kept``: blocks that stay in any case, the template's. Any other file that shares blocks may be deleted later,
+    so the result is then a lower bound. ``known``: the file's extents, at least all shared ones, if the filesystem
+    was asked before.
 
-    :raises ImageError: the filesystem has a fault.
+    :raises ImageError: the filesystem reports an error.
     """
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
@@ -89,7 +90,7 @@ def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
     upper = upper_place(fd, path)
     if upper is None:
         found = _by_blocks(fd, _shared(fd, path), kept)
-        why = "it may be in a lower layer of overlayfs, out of sight from here; deleting it there frees nothing"
+        why = "it may be in a lower layer of overlayfs (not visible from here), where deleting it frees nothing"
         return replace(found, exactness=Exactness.AT_MOST, note=why)
     try:
         real = os.open(upper, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -105,7 +106,7 @@ def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
 
 
 def _by_blocks(fd: int, shared: ExtentTable, kept: Blocks) -> DiskUse:
-    # Asked after the extents, which has what is not on disk yet written there: before, st_blocks is a reservation.
+    # Only after asking for the extents, which writes the file out: until then st_blocks is a reservation.
     allocated = os.fstat(fd).st_blocks * 512
     return _less(allocated, int(shared.length.sum()), shared, kept)
 
@@ -113,18 +114,18 @@ def _by_blocks(fd: int, shared: ExtentTable, kept: Blocks) -> DiskUse:
 def _on_btrfs(fd: int, path: str, shared: ExtentTable, kept: Blocks) -> DiskUse:
     stored = _stored(fd, path)
     if stored is None:
-        return _untold(fd, path, shared)
+        return _without_tree(fd, path, shared)
     others = _in_any(stored, shared)
     return _less(_disk_bytes(stored), _disk_bytes(others), shared, kept)
 
 
-def _untold(fd: int, path: str, shared: ExtentTable) -> DiskUse:
-    """Return what FIEMAP and st_blocks show of a file on btrfs, if this user may not search its tree."""
+def _without_tree(fd: int, path: str, shared: ExtentTable) -> DiskUse:
+    """Return what FIEMAP and st_blocks report of a file on btrfs, for a user who may not search its tree."""
     allocated = os.fstat(fd).st_blocks * 512
     free = max(allocated - int(shared.length.sum()), 0)
     packed = any(True for _ in physical_extents(fd, path, having=ExtentFlag.ENCODED) or ())
     if packed:
-        why = "btrfs has compressed it, and only root (CAP_SYS_ADMIN) can find out by how much"
+        why = "btrfs has compressed it, and only root (CAP_SYS_ADMIN) can see by how much"
         return DiskUse(allocated, free, Exactness.UNKNOWN, why)
     why = "btrfs keeps overwritten data until the file is deleted, and only root (CAP_SYS_ADMIN) can see how much"
     return DiskUse(allocated, free, Exactness.AT_LEAST, why)
@@ -157,7 +158,7 @@ def _disk_bytes(extents: list[StoredExtent]) -> int:
 
 
 def _in_any(stored: list[StoredExtent], shared: ExtentTable) -> list[StoredExtent]:
-    """Return the stored extents that begin in one of those that others share, both in the file's order."""
+    """Return the stored extents that begin in a shared one; both are in the file's order."""
     starts, ends = shared.logical.tolist(), (shared.logical + shared.length).tolist()
     found = set()
     for extent in stored:

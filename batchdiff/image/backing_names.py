@@ -1,9 +1,9 @@
-"""What a qcow2 image names as its backing file: which file that is for QEMU, and whether it is the declared one.
+"""The backing file that a qcow2 image names: the file that QEMU takes it for, compared with the declared one.
 
 ::
 
-    low.raw          starts at the image's folder          file:/images/low.raw    the same as without file:
-    /images/low.raw  the file                              file:low.raw            starts anywhere: refused
+    low.raw          relative to the image's folder        file:/images/low.raw    the same as without file:
+    /images/low.raw  the file                              file:low.raw            relative to any folder: refused
                                                            nbd://..., json:...     refused
 
 Source: QEMU ``block.c``, ``bdrv_get_full_backing_filename()``; ``raw_parse_filename()`` in ``block/file-posix.c``.
@@ -25,37 +25,38 @@ from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.qcow2.header import Header
 
 _FILE = "file:"
-"""QEMU's protocol for plain files, which it takes off."""
+"""QEMU's protocol prefix for plain files, which it strips."""
 
 _PLAIN_DRIVERS = {"file": stat.S_ISREG, "host_device": stat.S_ISBLK}
-"""What lies below every format for QEMU: as a format these names mean the bytes as they are, so raw."""
+"""QEMU's drivers below every format. Named as a format, they mean the bytes as they are, so raw."""
 
 
 def check_backing(layer: Layer, declared: ImageSource | None, *, top: ImageSource) -> None:
-    """Compare what an image names as its backing file with what is declared below it, if anything.
+    """Require that an image names as its backing file the one that is declared, or none if none is.
 
-    ``top``: the image whose chain that is.
+    ``top``: the image to whose backing chain the layer belongs.
 
     :raises ImageError: they differ, or QEMU would read the file in another format.
     """
+    # Four ways to disagree: declared but not named, named but not declared, another file, another format.
     named = resolved_backing(layer.path, layer.header) if isinstance(layer, Qcow2Layer) else None
     if named is None:
         if declared is not None:
             raise ImageError(
                 f"cannot use {layer.path}",
-                why=f"the manifest declares {declared.path} below it, but it names no backing file",
+                why=f"the manifest declares {declared.path} as its backing file, but it names none",
                 remedy="Correct the `backing` list of the manifest.",
             )
     elif declared is None:
         raise ImageError(
             f"cannot use {layer.path}",
-            why=f"it rests on the backing file {named}, which the manifest does not declare",
+            why=f"it has the backing file {named}, which the manifest does not declare",
             remedy=f"If that is right, add it to the `backing` list of {os.path.basename(top.path)}.",
         )
     elif not is_one_image(declared.path, named):
         raise ImageError(
             f"cannot use {layer.path}",
-            why=f"its header names {named} as its backing file, but {declared.path} is declared below it",
+            why=f"its header names the backing file {named}, but the manifest declares {declared.path}",
             remedy=_correction(layer, declared, named),
         )
     elif _contradicts(layer, declared):
@@ -68,19 +69,20 @@ def check_backing(layer: Layer, declared: ImageSource | None, *, top: ImageSourc
 
 
 def _correction(layer: Layer, declared: ImageSource, named: str) -> str:
-    """How to make header and declaration agree: mostly the images moved, and the header has the former name.
+    """Return the remedy for a header that names another file than the declared one.
 
-    While the file that the header names is still there, it may be a snapshot with content of its own.
+    Usually the images have moved, and the header has the old name: then only the header changes. If the file that
+    it names still exists, it may be a snapshot with content of its own: then the data must be kept.
     """
     name = declared.path
     if isinstance(layer, Qcow2Layer) and not os.path.isabs(layer.header.backing_name or "/"):
-        # With ./ before it nothing in the name is taken for a protocol.
+        # With ./ in front, QEMU takes no part of the name for a protocol.
         name = f"./{os.path.relpath(declared.path, os.path.dirname(layer.path))}"
     unsafe = [] if os.path.lexists(named) else ["-u"]
     command = ["qemu-img", "rebase", *unsafe, "-f", "qcow2", "-F", declared.format.value, "-b", name, layer.path]
     if not unsafe:
         return (
-            f"To make it rest on that file alone, with the same content as now: `{shell_line(command)}`."
+            f"To make that file its backing file, with the same content as now: `{shell_line(command)}`."
             " If the header is right, correct the `backing` list of the manifest."
         )
     return (
@@ -90,22 +92,22 @@ def _correction(layer: Layer, declared: ImageSource, named: str) -> str:
 
 
 def _contradicts(layer: Layer, declared: ImageSource) -> bool:
-    """Whether QEMU would read the backing file in another format than the one that is declared."""
+    """Return whether QEMU would read the backing file in another format than the declared one."""
     if not isinstance(layer, Qcow2Layer):
         return False
     named = layer.header.backing_format
     if named is None:
-        # QEMU guesses by the first bytes. Those of what is declared qcow2 are looked at when it is opened.
+        # QEMU guesses from the first bytes. A file that is declared qcow2 is checked when it is opened.
         return declared.format is ImageFormat.RAW and begins_like(declared.path) not in {None, ImageFormat.RAW}
     if named in _PLAIN_DRIVERS and declared.format is ImageFormat.RAW:
-        with contextlib.suppress(OSError):  # whoever opens it says what is wrong
+        with contextlib.suppress(OSError):  # opening it reports the error
             return not _PLAIN_DRIVERS[named](os.stat(declared.path).st_mode)
         return False
     return named != declared.format.value
 
 
 def _header_corrected(layer: Layer, declared: ImageSource) -> str:
-    """The command that writes the declared format into a header, and changes nothing else."""
+    """Return the command that writes the declared format into a header and changes nothing else."""
     name = layer.header.backing_name if isinstance(layer, Qcow2Layer) else None
     return _rebase(layer.path, declared.format, name or declared.path)
 
@@ -115,9 +117,11 @@ def _rebase(path: str, form: str, name: str) -> str:
 
 
 def resolved_backing(path: str, header: Header) -> str | None:
-    """The absolute path that a header's backing name means, relative to the image's folder; None without one.
+    """Return the absolute path of the backing file that a header names; None if it names none.
 
-    :raises ImageError: it names something else than a file, or one that depends on who opens it.
+    A relative name starts at the image's folder.
+
+    :raises ImageError: it does not name a file, or a file that depends on the folder in which QEMU is started.
     """
     name = header.backing_name
     if name is None:
@@ -136,7 +140,7 @@ def resolved_backing(path: str, header: Header) -> str | None:
 
 
 def _depends_on_who_opens_it(path: str, header: Header, plain: str) -> ImageError:
-    """With a protocol before a relative name, QEMU starts at the folder in which it was started itself."""
+    """Return the error for a relative name with a protocol, which QEMU resolves from its own working directory."""
     there = os.path.join(os.path.dirname(path), plain)
     form = header.backing_format or looks_like(there) or ImageFormat.RAW
     return ImageError(

@@ -1,4 +1,4 @@
-"""Ranges of a disk's blocks, merged and sorted, and whether some lie within others."""
+"""Sets of block ranges on a disk, and a test of whether one lies within another."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Offsets = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Blocks:
-    """Byte ranges of one disk: disjoint, ascending, ``ends`` not included."""
+    """Byte ranges of one disk: disjoint and ascending; ``ends`` are exclusive."""
 
     starts: npt.NDArray[np.int64]
     ends: npt.NDArray[np.int64]
 
     def are_within(self, others: Blocks) -> bool:
-        """Return whether all of these are in the others."""
+        """Return whether every range lies within one of the others."""
         if not len(self.starts):
             return True
         if not len(others.starts):
@@ -33,7 +33,7 @@ NO_BLOCKS = Blocks(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
 def blocks_of(*tables: ExtentTable) -> Blocks:
-    """Return where the extents of some files are on their disk."""
+    """Return the ranges that the extents of some files take on their disk, sorted and merged."""
     if not any(len(table.physical) for table in tables):
         return NO_BLOCKS
     starts = np.concatenate([table.physical for table in tables])
@@ -48,9 +48,9 @@ def blocks_of(*tables: ExtentTable) -> Blocks:
 def overlaps(
     spans: tuple[Offsets, Offsets], runs: tuple[Offsets, Offsets]
 ) -> tuple[Offsets, Offsets, Offsets, Offsets]:
-    """Where spans and runs, (starts, ends), both sorted and disjoint, overlap.
+    """Return the overlaps of spans and runs: starts and ends, and the numbers of the span and of the run.
 
-    Starts and ends, and the numbers of the span and of the run.
+    ``spans``, ``runs``: starts and ends, both sorted and disjoint.
     """
     first = np.searchsorted(runs[1], spans[0], side="right")
     count = np.maximum(np.searchsorted(runs[0], spans[1], side="left") - first, 0)

@@ -1,12 +1,12 @@
-"""What a file has on a btrfs disk: its extents as the filesystem's tree has them, compressed or not.
+"""The extents of a file on btrfs as the filesystem's tree records them, compressed or not.
 
 ::
 
     file          | 4 KiB of X | 128 KiB of Y                        | 8 KiB of X |  a few bytes |
-    on disk       X: 64 KiB, all of it, as long as any of it is used   Y: 20 KiB     in the tree
+    on disk       X: 64 KiB, kept whole while any part of it is used   Y: 20 KiB     in the tree
 
-st_blocks and FIEMAP have the lengths in the file. The tree has those on disk, and names an extent as often as the
-file uses a part of it. Only root may search it.
+st_blocks and FIEMAP report the lengths in the file. The tree has those on disk, and lists an extent once for each
+part of it that the file uses. Only root may search the tree.
 
 Source: Linux ``include/uapi/linux/btrfs.h`` (BTRFS_IOC_TREE_SEARCH_V2) and ``include/uapi/linux/btrfs_tree.h``
 (struct btrfs_file_extent_item).
@@ -40,14 +40,14 @@ _TYPE_AT = 20
 _EXTENT_DATA = 108
 _INLINE = 0
 _BUFFER = 1 << 18
-"""Bytes asked for at once: 3,000 extents."""
+"""Bytes requested at once: 3,000 extents."""
 _LAST = (1 << 64) - 1
 
 
 class StoredExtent(NamedTuple):
-    """A part of a file, from byte ``logical`` on, in an extent of ``disk_bytes`` at ``physical`` on disk.
+    """A part of a file: ``length`` bytes from ``logical`` on, and the extent on disk that holds them.
 
-    ``length`` bytes of the file are there. Parts that have one ``physical`` are in one extent.
+    The extent is ``disk_bytes`` long, at ``physical``. Parts with the same ``physical`` are in the same extent.
     """
 
     logical: int
@@ -59,8 +59,8 @@ class StoredExtent(NamedTuple):
 def is_btrfs(fd: int) -> bool:
     """Return whether a file is on btrfs: no other filesystem answers this ioctl.
 
-    There an extent stays on disk whole as long as any block of it is used: who shares 4 KiB of a file's extent of
-    128 MiB keeps all of it when the file is deleted. XFS frees block by block.
+    btrfs keeps an extent whole as long as any block of it is used: a file that shares 4 KiB of a 128 MiB extent
+    keeps all of it when the other file is deleted. XFS frees block by block.
     """
     try:
         fcntl.ioctl(fd, _FS_INFO, bytes(_FS_INFO_BYTES))
@@ -70,12 +70,12 @@ def is_btrfs(fd: int) -> bool:
 
 
 def stored_extents(fd: int, path: str) -> Iterator[StoredExtent]:
-    """Yield the extents of an open file by their offsets; holes and what is in the tree itself are left out.
+    """Yield the extents of an open file in the order of their offsets, without holes and data inline in the tree.
 
-    :raises OSError: EPERM if this is not root; or the filesystem has a fault.
-    :raises ImageError: the filesystem has a fault.
+    :raises OSError: EPERM if the user is not root; or the filesystem reports an error.
+    :raises ImageError: the filesystem reports an error.
     """
-    # It has all of the file written, and put into the tree; a file that was synced may be in the log only.
+    # This writes the file out and updates the tree. Even a synced file may be in the log only.
     physical_extents(fd, path, 0, 1)
     inode, start = os.fstat(fd).st_ino, 0
     while True:
@@ -98,7 +98,7 @@ def stored_extents(fd: int, path: str) -> Iterator[StoredExtent]:
 
 
 def _parsed(buffer: bytearray, at: int, logical: int) -> StoredExtent | None:
-    # The type is looked at first: inline data may be shorter than the rest of the fields.
+    # Look at the type first: an item with inline data may be shorter than the other fields.
     if buffer[at + _TYPE_AT] == _INLINE:
         return None
     *_, physical, disk_bytes, _, length = _ON_DISK.unpack_from(buffer, at)

@@ -1,13 +1,14 @@
-"""Keeps an external program from files, and from the network: Landlock, which needs no privilege.
+"""Confinement of external programs with Landlock, which needs no privileges: no other files, no network.
 
 ::
 
-    our thread ----------------------------------------------------------- goes on, free as before
+    our thread ----------------------------------------------------------- continues unconfined
         `-- a thread of its own: confines itself, starts the program, ends
-                                                    `-- the program, confined for ever
+                                                    `-- the program, confined for good
 
-A domain belongs to a thread and to what that starts, so no code runs between fork and exec. The program may read
-the files that it is given, run what is installed, and use /dev/null (else QEMU gives up its locks).
+A Landlock domain applies to a thread and to the processes that it starts, so no code runs between fork and exec.
+The program may read the files that it is given, run installed programs, and use /dev/null (without it, QEMU gives
+up locking).
 
 Source: Linux ``Documentation/userspace-api/landlock.rst`` and ``include/uapi/linux/landlock.h``.
 """
@@ -26,15 +27,15 @@ from typing import TypeVar
 
 Started = TypeVar("Started")
 
-_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same numbers on all architectures but alpha
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on all architectures but alpha
 _ASK_VERSION, _PATH_BENEATH = 1, 1
 _SET_NO_NEW_PRIVS = 38
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
 _FILES_BY_VERSION = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}
-"""What is forbidden unless a rule allows it; from version 3 on also truncating."""
+"""Access that is denied unless a rule allows it; from version 3 on it includes truncation."""
 _NETWORK, _SCOPES = 0b11, 0b11
-"""TCP, from version 4 on; abstract sockets of others and signals to them, from version 6 on."""
+"""TCP, from version 4 on; abstract sockets of other processes and signals to them, from version 6 on."""
 
 _INSTALLED = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store", "/gnu/store")
 _LOADER = ("/etc/ld.so.cache", "/etc/ld.so.preload")
@@ -43,12 +44,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 
-def started_confined(start: Callable[[], Started], program: str, reads: Iterable[str]) -> Started:
-    """What ``start`` gives, which starts a program that may read no other file than ``reads``.
+def start_confined(start: Callable[[], Started], program: str, reads: Iterable[str]) -> Started:
+    """Call ``start`` confined, so that the program it launches can read only ``reads``, and return its result.
 
-    Where the kernel has no Landlock (before 5.13, or turned off), it is started all the same.
+    If the kernel has no Landlock (before 5.13, or disabled), the program runs unconfined.
 
-    :raises OSError: a file of ``reads`` cannot be opened; or whatever ``start`` raises.
+    :raises OSError: a file of ``reads`` cannot be opened; or any other error of ``start``.
     """
     results: list[Started] = []
     errors: list[BaseException] = []
@@ -72,12 +73,12 @@ def started_confined(start: Callable[[], Started], program: str, reads: Iterable
 
 
 def version() -> int:
-    """The version of Landlock that the kernel has; 0 where it has none."""
+    """Return the Landlock version of the kernel; 0 if it has none."""
     return max(_syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_ASK_VERSION)), 0)
 
 
 def _confine(program: str, reads: Iterable[str]) -> None:
-    """Confines the calling thread for good."""
+    """Confine the calling thread for the rest of its life."""
     has = version()
     if not has:
         return
@@ -100,7 +101,7 @@ def _confine(program: str, reads: Iterable[str]) -> None:
 
 
 def _folders_of(program: str) -> list[str]:
-    """Where a program that is installed elsewhere is, and the libraries that it brings."""
+    """Return the folder of a program that is installed elsewhere, and the folders of its libraries."""
     own = os.path.dirname(os.path.realpath(shutil.which(program) or program))
     libraries = [os.path.join(os.path.dirname(own), name) for name in ("lib", "lib64", "libexec", "share")]
     return [own, *libraries, *filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))]

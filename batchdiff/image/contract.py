@@ -1,4 +1,4 @@
-"""What every image can do, whatever its format: say where its bytes are, and read them.
+"""The contract of every image format: locate the bytes of a range, and read them.
 
 ::
 
@@ -18,10 +18,10 @@ from batchdiff.qcow2.entries import Origin
 
 
 class Segment(NamedTuple):
-    """Guest bytes ``start`` to ``end`` with one origin; ``address`` is that of ``start`` in the layer.
+    """Guest bytes ``start`` to ``end`` of one origin; ``address`` is that of ``start`` in the layer.
 
-    ``layer`` counts from 0, the image itself, down its chain. An ABSENT segment never leaves an image: below
-    the last layer everything reads as zeros.
+    ``layer`` counts from 0, the image itself, down the backing chain. An image never returns ABSENT segments:
+    below the last layer everything reads as zeros.
     """
 
     start: int
@@ -32,9 +32,9 @@ class Segment(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """A compressed cluster as it is in its file; two that are equal unpack to the same.
+    """A compressed cluster as stored in its file. Two that are equal unpack to the same bytes.
 
-    ``data`` may go on for some bytes that are not the cluster's: its entry counts sectors.
+    ``data`` may include bytes after the end of the cluster, because its L2 entry counts sectors.
     """
 
     compression: int
@@ -42,8 +42,15 @@ class Packed(NamedTuple):
     data: bytes
 
 
+class Losses(NamedTuple):
+    """The number of internal snapshots and of persistent bitmaps in a file, besides its disk."""
+
+    snapshots: int = 0
+    bitmaps: int = 0
+
+
 class Layer(Protocol):
-    """One file of a chain, on its own."""
+    """One file of a backing chain, on its own."""
 
     @property
     def path(self) -> str:
@@ -55,35 +62,42 @@ class Layer(Protocol):
 
     @property
     def virtual_size(self) -> int:
-        """Bytes that a guest's OS would see; a multiple of 512."""
+        """Bytes of the disk that a VM would see; a multiple of 512."""
+
+    @property
+    def losses(self) -> Losses:
+        """The snapshots and bitmaps in this file, which a conversion would lose."""
 
     def parts(self, start: int, end: int) -> list[Segment]:
-        """Gapless segments of bytes ``start`` to ``end``, within the virtual size; some may be ABSENT."""
+        """Return gapless segments of bytes ``start`` to ``end``, within the virtual size; some may be ABSENT."""
 
     def next_data(self, start: int) -> int | None:
-        """An offset from ``start`` on before which all is ABSENT or ZERO; None where all that follows is.
+        """Return an offset, ``start`` or later, before which all is ABSENT or ZERO; None if all the rest is.
 
-        It may be early, never late.
+        It may be lower than necessary, but never skips data.
         """
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
-        """Fills ``buffer`` with the bytes of a FILE or PACKED segment of this layer."""
+        """Fill ``buffer`` with the bytes of a FILE or PACKED segment of this layer.
+
+        :raises ImageError: they cannot be read, or are damaged.
+        """
 
     def packed(self, segment: Segment) -> Packed:
-        """The compressed cluster that a PACKED segment of this layer is part of.
+        """Return the compressed cluster that a PACKED segment of this layer is part of.
 
-        :raises ImageError: the disk cannot give it.
+        :raises ImageError: it cannot be read.
         """
 
     def fingerprint(self) -> Fingerprint:
-        """The file's fingerprint now."""
+        """Return the file's current fingerprint."""
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
 
 
 def clipped(segments: list[Segment], start: int, end: int) -> list[Segment]:
-    """Gapless segments that reach over a range, cut to it."""
+    """Cut gapless segments to a range that they cover."""
     return [
         segment if start <= segment.start and segment.end <= end else _cut(segment, start, end)
         for segment in segments
@@ -94,14 +108,14 @@ def clipped(segments: list[Segment], start: int, end: int) -> list[Segment]:
 def _cut(segment: Segment, start: int, end: int) -> Segment:
     begin, stop, origin, layer, address = segment
     if begin < start:
-        # A compressed cluster keeps its descriptor, wherever in it the segment starts.
+        # A compressed cluster keeps its descriptor, even if the segment starts in the middle of it.
         address += start - begin if origin is Origin.FILE else 0
         begin = start
     return Segment(begin, stop if stop < end else end, origin, layer, address)
 
 
 def windowed(segments: list[Segment], start: int, step: int, numbers: Iterable[int]) -> dict[int, list[Segment]]:
-    """The segments of windows of ``step`` bytes, ascending and numbered from ``start`` on, cut at their edges."""
+    """Split segments into windows of ``step`` bytes, numbered from ``start`` on; ``numbers`` are ascending."""
     windows = {}
     at = 0
     for number in numbers:
@@ -113,7 +127,7 @@ def windowed(segments: list[Segment], start: int, step: int, numbers: Iterable[i
         while at < len(segments) and (segment := segments[at]).start < end:
             window.append(segment if edge <= segment.start and segment.end <= end else _cut(segment, edge, end))
             if segment.end > end:
-                break  # the next window has a part of it, too
+                break  # the next window needs the rest of it
             at += 1
         windows[number] = window
     return windows

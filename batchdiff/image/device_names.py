@@ -1,12 +1,12 @@
-"""Names of block devices: which ones still mean the same disk after a reboot, and which better one a disk has.
+"""Names of block devices: recognize those that may mean another disk after a reboot, and find lasting ones.
 
 ::
 
     /dev/vg/lv  /dev/mapper/x  /dev/disk/by-id/x       kept up to date by udev: they last
        `--> /dev/dm-3  /dev/sdb  /dev/loop7            numbered by the kernel in the order of discovery
-    /dev/disk/by-uuid/x  /dev/disk/by-partuuid/x       read from the content: copies of one disk share them
+    /dev/disk/by-uuid/x  /dev/disk/by-partuuid/x       taken from the content: copies of one disk share them
 
-An overlay's header keeps the template's name for years, so it must be one that lasts.
+An overlay's header keeps the template's name for years, so the name must be one that lasts.
 
 Source: Linux ``Documentation/admin-guide/devices.txt``; systemd ``rules.d/60-persistent-storage.rules``.
 """
@@ -19,40 +19,40 @@ import stat
 from collections.abc import Iterator
 
 _DEV = "/dev"
-_MEMORY_DISKS = "/dev/shm"  # noqa: S108  # named, not used: the one folder of /dev that is meant for files
+_MEMORY_DISKS = "/dev/shm"  # noqa: S108  # only compared: the one folder in /dev that is meant for files
 
 _NUMBERED = re.compile(
     r"(?:[hsv]d|xvd|dasd)[a-z]{1,3}\d*"
     r"|(?:nvme\d+(?:c\d+)?n|loop|nbd|rbd|md|md_d|zd|mmcblk|pmem|bcache|ublkb|nullb|sr|zram|ram)\d+(?:p\d+|boot\d+)?"
     r"|dm-\d+"
 )
-"""The kernel's own names, with their partitions. Not drbd: its numbers are in its configuration."""
+"""The kernel's own names, with their partitions. Not drbd: its configuration fixes its numbers."""
 
 _NUMBERED_FOLDERS = ("block/", "disk/by-diskseq/", "disk/by-loop-inode/")
 _COPIED_FOLDERS = ("disk/by-uuid/", "disk/by-label/", "disk/by-partuuid/", "disk/by-partlabel/")
 _LEAST_WANTED = ("mapper/", "disk/by-id/", "disk/by-path/", "disk/")
-"""Of the names that last, the later ones say less; /dev/vg/lv and the like come before all of these."""
+"""Lasting names, the less descriptive the later; /dev/vg/lv and the like come before all of these."""
 
 _NO_DISKS = {"bus", "char", "cpu", "dri", "hugepages", "input", "mqueue", "net", "pts", "shm", "snd"}
 _MOST_LINKS = 40
-"""As many as the kernel follows."""
+"""The kernel follows no more."""
 
 
 def image_path(path: str) -> str:
     """Return the absolute path by which an image is opened and recorded.
 
-    A regular file: where it really is. A block device: the name as given, its folder resolved, because a link
-    such as /dev/vg/lv lasts and the /dev/dm-3 that it leads to does not.
+    For a regular file, all symbolic links are resolved. For a block device, only those of its folder are, because
+    a link such as /dev/vg/lv lasts, and the /dev/dm-3 that it leads to does not.
     """
     folder, name = os.path.split(path)
     named = os.path.join(os.path.realpath(folder), name)
-    # /dev/stdin and /dev/fd/3 are links into /proc, which last no longer than a process.
+    # /dev/stdin and /dev/fd/3 are links into /proc, which exist only as long as a process.
     in_proc = any(each.startswith("/proc/") for each in (named, _target(named) or ""))
     return os.path.realpath(path) if in_proc or device_number(named) is None else named
 
 
 def device_number(path: str) -> int | None:
-    """Return the number of the block device that a name leads to; None if it leads to none."""
+    """Return the device number of the block device that a name leads to; None if it leads to no device."""
     try:
         info = os.stat(path)
     except (OSError, ValueError):
@@ -61,34 +61,34 @@ def device_number(path: str) -> int | None:
 
 
 def is_among_devices(path: str) -> bool:
-    """Return whether a path is in /dev, which is kept in memory: a file written there is gone after a reboot."""
+    """Return whether a path is in /dev, which is in memory: a file written there is lost at a reboot."""
     return path.startswith(f"{_DEV}/") and not path.startswith(f"{_MEMORY_DISKS}/")
 
 
 def fleeting(path: str) -> str:
-    """Return why a block device's name may mean another disk some day, in words; empty if the name lasts."""
+    """Return why a block device's name may come to mean another disk, as a clause; empty if the name lasts."""
     name = _first_in_dev(path)
     led = "" if name == path else f"leads to {name}, which "
     if not name.startswith(f"{_DEV}/"):
-        return f"{led}is a device node outside {_DEV}, with a number that can be another disk's after a reboot"
+        return f"{led}is a device node outside {_DEV}, whose number can be another disk's after a reboot"
     within = name.removeprefix(f"{_DEV}/")
     if _NUMBERED.fullmatch(within) or within.startswith(_NUMBERED_FOLDERS):
         return f"{led}is numbered by the kernel and can be another disk after a reboot"
     if within.startswith(_COPIED_FOLDERS):
-        return f"{led}is named by the disk's content, which copies of the disk share"
+        return f"{led}is named after the disk's content, which copies of the disk share"
     return ""
 
 
 def lasting_alias(number: int) -> str | None:
-    """Return the best lasting name of the block device with that number (``st_rdev``); None if it has none."""
+    """Return the best lasting name of the block device with that number (``st_rdev``); None if there is none."""
     found = [path for path in _names() if device_number(path) == number and not fleeting(path)]
     return min(found, key=_preference, default=None)
 
 
 def _first_in_dev(path: str) -> str:
-    """Return the first name in /dev that a path leads to, link by link; the last one if it never gets there.
+    """Follow a path's links up to the first name in /dev, and return that; the last name if none is in /dev.
 
-    Links within /dev are udev's business. Others always say the same.
+    Links within /dev are not followed: udev keeps them up to date. Links elsewhere never change by themselves.
     """
     for _ in range(_MOST_LINKS):
         target = None if path.startswith(f"{_DEV}/") else _target(path)

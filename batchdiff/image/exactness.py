@@ -1,4 +1,4 @@
-"""How a number of bytes stands to what df will show.
+"""The relation of a computed number of bytes to the number that df will show.
 
 ::
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 
 class Exactness(enum.StrEnum):
-    """Whether a number can be relied on, and on which side it may be off."""
+    """The reliability of a number: exact, a lower bound, an upper bound, or unknown."""
 
     EXACT = "exact"
     AT_LEAST = "at_least"
@@ -24,7 +24,7 @@ _OPPOSITE = {Exactness.AT_LEAST: Exactness.AT_MOST, Exactness.AT_MOST: Exactness
 
 
 def of_sum(parts: Iterable[Exactness]) -> Exactness:
-    """Return what a sum of such numbers is; of no numbers at all, exact."""
+    """Return the exactness of a sum of such numbers; an empty sum is exact."""
     kinds = set(parts) - {Exactness.EXACT}
     if not kinds:
         return Exactness.EXACT
@@ -32,5 +32,5 @@ def of_sum(parts: Iterable[Exactness]) -> Exactness:
 
 
 def of_difference(minuend: Exactness, subtrahend: Exactness) -> Exactness:
-    """Return what a number less another is: what is less by at most so much is at least the rest."""
+    """Return the exactness of a difference: subtracting an upper bound leaves a lower bound, and vice versa."""
     return of_sum([minuend, _OPPOSITE.get(subtrahend, subtrahend)])

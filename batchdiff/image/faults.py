@@ -1,13 +1,13 @@
-"""From a failed system call to its cause and what to do about it, in words that are true of the files concerned.
+"""Explanations of failed system calls: the cause, found by examining the files concerned, and a remedy.
 
 ::
 
     OSError(EPERM, vm.img -> vm.img.batchdiff-original)
-        | what was tried, the files as they are now: attributes, mounts, owners, projects, limits
+        | the attempted operation, and the files as they are now: attributes, mounts, owners, projects, limits
         v
     "vm.img is immutable (attribute i)"     "Run `chattr -i vm.img`, then run the same command again."
 
-The advice never names a verb: apply, restore, purge and verify all come here.
+A remedy never names a verb, because apply, restore, purge and verify all use this module.
 
 Source: errno(3), rename(2), unlink(2).
 """
@@ -39,12 +39,12 @@ AGAIN = "then run the same command again."
 
 
 def how_to_remove(path: str) -> str:
-    """Return the command that removes a file that nothing needs, and what else may be done."""
+    """Return advice on a file that nothing needs: the command that removes it, or renaming it."""
     return f"`rm {shell_word(path)}` removes it; or rename it"
 
 
 class Fault(NamedTuple):
-    """``why``: the cause, not yet a sentence. ``remedy``: whole sentences."""
+    """A cause and its remedy. ``why`` is a clause, ``remedy`` whole sentences."""
 
     why: str
     remedy: str
@@ -68,7 +68,7 @@ class _Case(NamedTuple):
 
 @contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Add the file's path to the error of a call that only knows a descriptor, such as a write."""
+    """Add the file's path to errors of calls that get only a descriptor, such as write()."""
     try:
         yield
     except OSError as error:
@@ -78,19 +78,19 @@ def naming(path: str) -> Iterator[None]:
 
 
 def explained(error: OSError, deed: Deed | None = None, path: str = "") -> Fault:
-    """Return why a call failed and what to do. ``deed``, ``path``: what was tried, if the error lacks it."""
+    """Return why a call failed and what to do. ``deed``, ``path``: the attempt, if the error does not show it."""
     path = path or _text(error.filename)
     case = _Case(error, deed or _deed(error, path), path, _text(error.filename2))
     return _CAUSES.get(error.errno or 0, _other)(case)
 
 
 def reason(error: OSError, deed: Deed | None = None, path: str = "") -> str:
-    """Return only why a call failed."""
+    """Return why a call failed, without a remedy."""
     return explained(error, deed, path).why
 
 
 def obstacle(deed: Deed, path: str) -> Fault | None:
-    """Return what would stop a rename or deletion, as far as that shows beforehand; None if nothing does."""
+    """Return why a rename or deletion would fail, as far as that can be foreseen; None if nothing stops it."""
     if is_mount_point(path):
         return explained(OSError(errno.EBUSY, os.strerror(errno.EBUSY), path), deed)
     case = _Case(OSError(errno.EPERM, ""), deed, path, "")
@@ -100,7 +100,8 @@ def obstacle(deed: Deed, path: str) -> Fault | None:
 
 
 def _deed(error: OSError, path: str) -> Deed:
-    """What was tried: only a rename has two names; of those with one, only creating needs no file to be there."""
+    """Infer the attempt from an error."""
+    # Only a rename has two names. Of the attempts with one name, only creating needs no existing file.
     if error.filename2 is not None:
         return Deed.RENAME
     if error.errno in _OF_WRITING or not path:
@@ -148,7 +149,7 @@ def _denied(case: _Case) -> Fault:
         return _unexplained(case)
     if os.geteuid() == 0:
         return Fault(lacking, f"If its file server maps root to nobody (root_squash), change that, {AGAIN}")
-    return Fault(lacking, f"Run it as a user who may, such as root; or grant that permission, {AGAIN}")
+    return Fault(lacking, f"Run it as a user with that permission, such as root; or grant it, {AGAIN}")
 
 
 def _without_capabilities(case: _Case) -> Fault | None:
@@ -156,19 +157,19 @@ def _without_capabilities(case: _Case) -> Fault | None:
     if not missing:
         return None
     return Fault(
-        f"{case.text}: this process is root, but without {missing}, as in a container",
+        f"{case.text}: this process is root, but lacks {missing}, as in a container",
         "Run batchdiff outside the container, or give it these capabilities.",
     )
 
 
 def _unexplained(case: _Case) -> Fault:
-    """Owners and modes allow it."""
+    """Explain a refusal that owners and modes do not account for."""
     label = confinement()
     confined = f" This process is confined as {label}." if label else ""
     return Fault(
         f"{case.text}, though owners and modes allow it: a security module (AppArmor, SELinux) or the file server"
         " forbids it",
-        f"See `dmesg` and the audit log for what was denied, and allow it; {AGAIN}{confined}",
+        f"See `dmesg` and the audit log for what was denied, and allow it, {AGAIN}{confined}",
     )
 
 
@@ -179,7 +180,7 @@ def _read_only(case: _Case) -> Fault:
     whole = "remount,rw" if mount.read_only else "remount,bind,rw"
     return Fault(
         f"{mount.point} ({mount.filesystem}) is mounted read-only, and {case.path} is on it",
-        f"If the kernel log (`dmesg`) shows no error of the disk, run `mount -o {whole}"
+        f"If the kernel log (`dmesg`) shows no disk errors, run `mount -o {whole}"
         f" {shell_word(mount.point)}`, {AGAIN}",
     )
 
@@ -187,7 +188,7 @@ def _read_only(case: _Case) -> Fault:
 def _busy(case: _Case) -> Fault:
     if case.path and is_mount_point(case.path):
         return Fault(
-            f"{case.path} is a mount point: this file was bind-mounted by itself, as containers do, so its name"
+            f"{case.path} is a mount point: the file itself was bind-mounted, as containers do, so its name"
             " cannot change",
             f"Mount its folder instead of the file, {AGAIN} Or run batchdiff outside the container.",
         )
@@ -203,7 +204,7 @@ def _other_project(case: _Case) -> Fault | None:
     file, folder = project_of(case.path), project_of(os.path.dirname(os.path.abspath(case.target or case.path)))
     if file is not None and folder is not None and folder.inherited and file.number != folder.number:
         return Fault(
-            f"{case.path} belongs to the quota project {file.number}, and its folder takes only files of the"
+            f"{case.path} belongs to the quota project {file.number}, but its folder accepts only files of the"
             f" project {folder.number}",
             f"Run `chattr -p {folder.number} {shell_word(case.path)}`, {AGAIN}",
         )
@@ -231,7 +232,7 @@ def _over_quota(case: _Case) -> Fault:
     where = f" on the filesystem of {case.folder}" if case.path else ""
     return Fault(
         f"the disk quota{where} is used up",
-        f"`quota` or `repquota` show whose it is (user, group or project). Make room or have it raised, {AGAIN}",
+        f"`quota` or `repquota` show whose it is (user, group or project). Free some space or raise it, {AGAIN}",
     )
 
 
@@ -239,10 +240,10 @@ def _too_large(case: _Case) -> Fault:
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if limit != resource.RLIM_INFINITY:
         return Fault(
-            f"{case.text}: this process may not write files of more than {limit} bytes",
+            f"{case.text}: this process may not write files larger than {limit} bytes",
             f"Run `ulimit -f unlimited`, {AGAIN}",
         )
-    return Fault(case.text, "Its filesystem does not take files of that size: use another one.")
+    return Fault(case.text, "Its filesystem does not support files of that size: use another one.")
 
 
 def _gone(case: _Case) -> Fault:
@@ -277,7 +278,7 @@ _CAUSES: dict[int, Callable[[_Case], Fault]] = {
     errno.EDQUOT: _over_quota,
     errno.EFBIG: _too_large,
     errno.ENOENT: _gone,
-    errno.EIO: _fixed(f"The disk or its connection has a fault: see the kernel log (`dmesg`), fix it, {AGAIN}"),
+    errno.EIO: _fixed(f"The disk or its connection is faulty: see the kernel log (`dmesg`), fix it, {AGAIN}"),
     errno.ESTALE: _fixed(f"The file server no longer knows that file: mount its filesystem again, {AGAIN}"),
     errno.ENOTCONN: _fixed(f"The process that serves this filesystem has ended: mount it again, {AGAIN}"),
     errno.ENAMETOOLONG: lambda _: Fault(

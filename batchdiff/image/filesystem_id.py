@@ -1,10 +1,10 @@
-"""A name for a filesystem that outlives reboots and remounts, which device numbers do not.
+"""An identifier for a filesystem that survives reboots and remounts; device numbers do not.
 
 ::
 
-    ext4, XFS, tmpfs   FS_IOC_GETFSUUID (Linux 6.9); before that, /dev/disk/by-uuid, which udev keeps
-    btrfs              the UUID of the subvolume: each one numbers its inodes anew
-    NFS, FUSE, overlayfs, a UUID of zeros   none: "", and callers go by inode, size, times and content
+    ext4, XFS, tmpfs   FS_IOC_GETFSUUID (Linux 6.9); before that, /dev/disk/by-uuid, which udev maintains
+    btrfs              the UUID of the subvolume: each one has its own inode numbers
+    NFS, FUSE, overlayfs, a UUID of zeros   none: "", and callers compare inode, size, times and content
 
 Source: Linux ``include/uapi/linux/fs.h`` (struct fsuuid2) and ``include/uapi/linux/btrfs.h`` (struct
 btrfs_ioctl_get_subvol_info_args).
@@ -23,14 +23,14 @@ _BY_UUID = "/dev/disk/by-uuid"
 
 
 def filesystem_id(fd: int) -> str:
-    """Return the lasting name of the filesystem that an open file is on; empty if it has none."""
+    """Return the lasting identifier of the filesystem of an open file; empty if it has none."""
     return _filesystem_uuid(fd) or _subvolume_uuid(fd) or _udev_uuid(os.fstat(fd).st_dev)
 
 
 def filesystem_id_at(folder: str, device: int) -> str:
-    """Return the same for a file in ``folder`` that reports ``device``, without opening the file itself.
+    """Return the same for a file in ``folder`` with the device number ``device``, without opening the file.
 
-    Opening it could break a lease. Empty for a file that is a mount point of its own.
+    Opening it could break a lease. Empty if the file is itself a mount point.
     """
     try:
         fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -64,7 +64,7 @@ def _subvolume_uuid(fd: int) -> str:
 
 @lru_cache(maxsize=64)
 def _udev_uuid(device: int) -> str:
-    """Return what udev calls the block device that a filesystem is on."""
+    """Return the UUID by which udev lists the block device of a filesystem."""
     try:
         for name in sorted(os.listdir(_BY_UUID)):
             if os.stat(os.path.join(_BY_UUID, name)).st_rdev == device:

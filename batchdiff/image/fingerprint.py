@@ -1,11 +1,11 @@
-"""Report whether a file is still the one that was planned, weeks and reboots later.
+"""Fingerprints, which show weeks and reboots later whether a file is still the one that was planned.
 
 ::
 
-    same file     inode and filesystem; if the filesystem has no lasting name: inode and device number, or
+    same file     inode and filesystem; if the filesystem has no lasting identifier: inode and device number, or
                   inode, size and mtime, because device numbers change with a reboot
     unchanged     the same file with the same size, mtime and ctime
-    block device  its size only: neither its number nor its times say anything about its content
+    block device  its size only: neither its number nor its times depend on its content
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from batchdiff.image.filesystem_id import filesystem_id, filesystem_id_at
 class Fingerprint:
     """Identity and last change of a file. Two are equal if they are of one file that has not changed.
 
-    ``device`` is the number that the kernel gave the filesystem (or the block device) at that time;
-    ``filesystem`` is its lasting name, empty if it has none. A block device has inode 0 and no times.
+    ``device``: the number that the filesystem (or the block device) had at that time. ``filesystem``: its lasting
+    identifier, empty if it has none. A block device has inode 0 and no times.
     """
 
     device: int
@@ -35,11 +35,11 @@ class Fingerprint:
 
     @property
     def vouches_for_content(self) -> bool:
-        """Whether an equal fingerprint means equal content. That of a block device never does."""
+        """True if an equal fingerprint means equal content, which it never does for a block device."""
         return self.inode != 0
 
     def is_same_file(self, now: Fingerprint) -> bool:
-        """Return whether both are of one file, whatever it holds."""
+        """Return whether both are of one file, even if its content has changed."""
         if self.inode != now.inode:
             return False
         if not self.vouches_for_content:
@@ -49,30 +49,33 @@ class Fingerprint:
         return self.device == now.device or (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
     def differs_in_ctime_only(self, now: Fingerprint) -> bool:
-        """Whether it is that file, and at most its name or attributes were changed: nobody wrote to it."""
+        """Return whether it is that file and was not written to: at most its name or attributes have changed."""
         return self.is_same_file(now) and (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
     def was_written_to(self, now: Fingerprint) -> bool:
-        """Return whether a file, or a copy of it with its times, was written to; never known of a block device."""
+        """Return whether a file, or a copy of it with its times, was written to.
+
+        For a block device, this only shows a changed size.
+        """
         return (self.size, self.mtime_ns) != (now.size, now.mtime_ns)
 
     def changes(self, now: Fingerprint) -> str:
-        """Return what differs from a later fingerprint, in words; empty if nothing does."""
+        """Describe the changes up to a later fingerprint, as clauses; empty if there are none."""
         if not self.is_same_file(now):
             return "another file stands in its place"
         only_ctime = self.differs_in_ctime_only(now) and self.ctime_ns != now.ctime_ns
-        said = (
+        changes = (
             (self.size != now.size, f"its size changed from {self.size} to {now.size} bytes"),
             (self.mtime_ns != now.mtime_ns, "it was written to (mtime)"),
             (only_ctime, "it changed, perhaps only in its mode or name (ctime)"),
         )
-        return " and ".join(text for is_so, text in said if is_so)
+        return " and ".join(text for is_so, text in changes if is_so)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Fingerprint) and self.is_same_file(other) and self._state == other._state
 
     def __hash__(self) -> int:
-        return hash((self.inode, self._state))  # not by device: equal ones may have different numbers
+        return hash((self.inode, self._state))  # without the device: its number may differ between equal ones
 
     @property
     def _state(self) -> tuple[int, int, int]:
@@ -80,7 +83,7 @@ class Fingerprint:
 
 
 NO_FILE = Fingerprint(device=0, inode=-1, size=0, mtime_ns=0, ctime_ns=0)
-"""What no file has; for one that is missing, or was never finished."""
+"""A fingerprint that no file has, for a file that is missing or was never finished."""
 
 
 def fingerprint_of(fd: int, size: int) -> Fingerprint:
@@ -94,7 +97,7 @@ def fingerprint_of(fd: int, size: int) -> Fingerprint:
 def fingerprint_at(path: str) -> Fingerprint | None:
     """Return the fingerprint of a file by its path, without keeping it open; None if there is none to read.
 
-    Symbolic links are followed only to a block device: /dev/vg/lv lasts, the /dev/dm-3 behind it does not.
+    Symbolic links are followed only to block devices: /dev/vg/lv lasts, the /dev/dm-3 that it leads to does not.
     """
     try:
         info = os.lstat(path)
@@ -105,7 +108,7 @@ def fingerprint_at(path: str) -> Fingerprint | None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         if advice_on_limit(error):
-            raise  # nobody knows then what is there
+            raise  # the file may exist
         return None
     try:
         return replace(fingerprint_of(fd, os.lseek(fd, 0, os.SEEK_END)), device=info.st_rdev)

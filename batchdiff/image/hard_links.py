@@ -1,4 +1,4 @@
-"""Whether a file has further names, which keep its bytes when one is deleted, and how to find them."""
+"""Other hard links of a file, which keep its space in use when one name is deleted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from batchdiff.image.names import shell_word
 
 
 def other_names(fd: int, path: str) -> str:
-    """Return, in words, that an open file has more names than this one; empty if it has none."""
+    """Return how many hard links an open file has and how to list them, as a sentence; empty if only this one."""
     count = os.fstat(fd).st_nlink
     if count <= 1:
         return ""
@@ -17,7 +17,7 @@ def other_names(fd: int, path: str) -> str:
 
 
 def _mount_point(path: str) -> str:
-    """Return where the filesystem of a file is mounted: all its hard links are below."""
+    """Return the mount point of a file's filesystem, below which all its hard links are."""
     folder = os.path.dirname(path)
     while not os.path.ismount(folder):
         folder = os.path.dirname(folder)

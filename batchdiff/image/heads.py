@@ -1,7 +1,7 @@
-"""What the heads of files name, each read once for each state that its file is in.
+"""A cache of the names in image headers: each file is read again only after it has changed.
 
-Before each of a thousand originals goes, the thousand images beside it are looked at anew. A file whose size and
-times are what they were has the head that it had, so it is not opened again.
+Before each of a thousand originals is deleted, the thousand images beside it are examined again. A file whose size
+and times have not changed still has the same first bytes, so it is not opened again.
 """
 
 from __future__ import annotations
@@ -17,27 +17,28 @@ from batchdiff.image.named_files import FIRST, Named, bytes_needed, names_in
 _State: TypeAlias = tuple[int, int, int]
 
 _SETTLED_NS = 2_000_000_000
-"""Within one tick of a filesystem's clock (4 ms on many kernels) a file can change twice and keep its times."""
+"""Only files that have not changed for this long are cached: within one tick of a filesystem's clock (4 ms on many
+kernels) a file can change twice and keep its times."""
 
 
 class Heads:
-    """The names in the heads of files, kept by identity, size, mtime and ctime."""
+    """The files that images name, cached by the image's identity, size, mtime and ctime."""
 
     def __init__(self) -> None:
         self._known: dict[Identity, tuple[_State, tuple[Named, ...]]] = {}
 
     def names_nothing(self, status: os.stat_result) -> bool:
-        """Whether it is known already that a file with that status names no other, as raw images don't."""
+        """Return whether a file with that status is cached and names no other file, as is true of raw images."""
         known = self._known.get(identity_in(status))
         return known is not None and not known[1] and known[0] == _state(status)
 
     def names(self, path: str, status: os.stat_result) -> tuple[Named, ...]:
-        """Return what a file names, which has that status; nothing if it has gone or is not an image.
+        """Return the files that a file with that status names; none if it has gone or is not an image.
 
-        It is opened for reading, without waiting and without following a symbolic link. A block device is read
-        each time, because its times say nothing about its content.
+        The file is opened for reading, without blocking and without following a symbolic link. A block device is
+        read every time, because its times do not change with its content.
 
-        :raises OSError: it cannot be read, so nothing is known of it.
+        :raises OSError: it cannot be read, so it could name anything.
         """
         known = self._known.get(identity_in(status))
         if known is not None and known[0] == _state(status):

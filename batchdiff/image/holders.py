@@ -1,6 +1,6 @@
-"""Who has a file open: processes and loop devices, as far as this user may see them.
+"""The processes and loop devices that have a file open, as far as this user may see them.
 
-Only for messages and for filesystems without leases: locks and leases themselves don't tell who holds them.
+Used for messages, and on filesystems without leases. Locks and leases do not show who holds them.
 
 Source: Linux ``Documentation/filesystems/proc.rst``, 3.8 (fdinfo); ``Documentation/ABI/testing/sysfs-block-loop``.
 """
@@ -18,18 +18,18 @@ from typing import NamedTuple
 from batchdiff.errors import advice_on_limit
 
 _VM = ("qemu-system", "qemu-kvm", "qemu-storage-daemon", "kvm")
-"""Programs that run VMs on image files, by the beginning of their names."""
+"""Prefixes of the names of programs that run VMs."""
 
 
 class Access(enum.IntEnum):
-    """How a file is open."""
+    """The mode in which a file is open."""
 
     READ = 0
     WRITE = 1
 
 
 class Holder(NamedTuple):
-    """Somebody who has a file open, in words: ``qemu-system-x86_64 (pid 123, VM web01)``."""
+    """A process or loop device that has a file open; ``name``: ``qemu-system-x86_64 (pid 123, VM web01)``."""
 
     name: str
     access: Access
@@ -37,29 +37,29 @@ class Holder(NamedTuple):
 
 
 class Holders(NamedTuple):
-    """Everybody who was found; ``complete``: every process could be looked into."""
+    """All holders that were found; ``complete``: every process could be examined."""
 
     found: tuple[Holder, ...]
     complete: bool
 
     def writers(self) -> tuple[Holder, ...]:
-        """Those who have it open for writing."""
+        """Return those that have it open for writing."""
         return tuple(holder for holder in self.found if holder.access is Access.WRITE)
 
     def vms(self) -> tuple[Holder, ...]:
-        """Those that are VMs."""
+        """Return those that are VMs."""
         return tuple(holder for holder in self.found if holder.is_vm)
 
 
 def holders_of(fd: int) -> Holders:
-    """Who else has a file or block device open; this process does not count."""
+    """Return all others that have a file or block device open; this process does not count."""
     wanted = _identity(os.fstat(fd))
     found: list[Holder] = list(_loop_devices(wanted))
     own = _own_number()
     if own is None:
         return Holders(tuple(found), complete=False)
     inode = _facts(own, str(fd)).get("ino", "")
-    complete = os.geteuid() == 0  # others may not even see every process (proc's hidepid)
+    complete = os.geteuid() == 0  # with hidepid other users do not even see every process
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
         if pid == own:
             continue
@@ -78,7 +78,7 @@ def holders_of(fd: int) -> Holders:
 
 
 def _own_number() -> int | None:
-    """Return this process's number in /proc, which may be that of another namespace; None without /proc."""
+    """Return this process's number in /proc, which may belong to another PID namespace; None without /proc."""
     try:
         return int(os.readlink("/proc/self"))
     except OSError:
@@ -86,26 +86,26 @@ def _own_number() -> int | None:
 
 
 def named(holders: tuple[Holder, ...], *, complete: bool) -> str:
-    """Their names as the subject of a sentence."""
+    """Return their names as the subject of a sentence."""
     if holders:
         return " and ".join(holder.name for holder in holders)
-    return "something" if complete else "something (what, cannot be told without a look into every process)"
+    return "something" if complete else "an unknown process (run as root to see which)"
 
 
 def _identity(info: os.stat_result) -> tuple[str, int, int]:
-    """What is the same for all descriptors of a file; for a block device whatever node it was opened by."""
+    """Return a key that is the same for all descriptors of a file, or of a block device by any of its nodes."""
     if stat.S_ISBLK(info.st_mode):
         return ("device", info.st_rdev, 0)
     return ("file", info.st_dev, info.st_ino)
 
 
 def _access(pid: int, wanted: tuple[str, int, int], inode: str) -> Access | None:
-    """How a process has the file open; None where it has not.
+    """Return how a process has the file open; None if it does not.
 
-    Descriptors with another inode number are not looked at any closer: stat of a file on a filesystem that hangs
-    would hang. Devices have a number for each node.
+    Descriptors with another inode number are skipped, because stat() hangs for a file on a filesystem that hangs.
+    Block devices cannot be skipped like this: each of their nodes has an inode number of its own.
 
-    :raises OSError: the process may not be looked into, or has ended.
+    :raises OSError: the process may not be examined, or has ended.
     """
     found: Access | None = None
     for number in os.listdir(f"/proc/{pid}/fd"):
@@ -116,14 +116,14 @@ def _access(pid: int, wanted: tuple[str, int, int], inode: str) -> Access | None
             if _identity(os.stat(f"/proc/{pid}/fd/{number}")) == wanted:
                 writes = int(facts["flags"], 8) & os.O_ACCMODE != os.O_RDONLY
                 found = max(found or Access.READ, Access.WRITE if writes else Access.READ)
-        except OSError as error:  # closed meanwhile, or of a filesystem that is nobody else's business
+        except OSError as error:  # closed meanwhile, or on a FUSE filesystem that shuts other users out
             if advice_on_limit(error):
-                raise  # for "not open" would be a guess
+                raise  # "not open" would be a guess
     return found
 
 
 def _facts(pid: int, number: str) -> dict[str, str]:
-    """What fdinfo says of a descriptor: its flags (octal) and, since Linux 5.14, its inode."""
+    """Return the fields of a descriptor's fdinfo: its flags (octal) and, since Linux 5.14, its inode."""
     with open(f"/proc/{pid}/fdinfo/{number}", encoding="utf-8", errors="replace") as file:
         pairs = (line.partition(":") for line in file)
         return {name: value.strip() for name, _, value in pairs}
@@ -140,7 +140,7 @@ def _described(pid: int, access: Access) -> Holder:
 
 
 def _vm_name(arguments: list[str]) -> str:
-    """What ``-name guest=web01,debug-threads=on`` says, as libvirt writes it."""
+    """Return the VM's name from ``-name guest=web01,debug-threads=on``, as libvirt writes it; empty if none."""
     if "-name" not in arguments[:-1]:
         return ""
     return arguments[arguments.index("-name") + 1].split(",")[0].removeprefix("guest=")
@@ -152,7 +152,7 @@ def _loop_devices(wanted: tuple[str, int, int]) -> Iterator[Holder]:
             if _identity(os.stat(_line(f"{folder}/loop/backing_file"))) == wanted:
                 access = Access.READ if _line(f"{folder}/ro") == "1" else Access.WRITE
                 yield Holder(f"the loop device /dev/{os.path.basename(folder)}", access)
-        except OSError as error:  # it is not in use, or its file has lost its name
+        except OSError as error:  # the device is not in use, or its file was deleted
             if advice_on_limit(error):
                 raise
 

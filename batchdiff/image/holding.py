@@ -1,15 +1,15 @@
-"""Holds an image while it is worked on: QEMU is kept from writing to it, and any other writer is noticed in time.
+"""Holding an image while it is processed: QEMU cannot write to it, and any other writer is noticed in time.
 
 ::
 
-    with hold(image, Purpose.GUEST) as held:     locks and a read lease; in use -> raises
-        ...                                      copy, let qemu-img read it
-        held.check()                             at each step: somebody wants to write? He may, and it raises
-        held.is_broken()                         the same question, in microseconds: to stop a program that runs
-        held.alone()                             before it is retired: does nobody else even read it?
+    with hold(image, Purpose.GUEST) as held:     take locks and a read lease; raise if the image is in use
+        ...                                      copy it, let qemu-img read it
+        held.check()                             at each step: if a writer waits, let it in and raise
+        held.is_broken()                         the same test, in microseconds: whether to stop a running program
+        held.alone()                             before the image is retired: does nothing else even read it?
 
-A program that opens a held file for writing waits in open() until :meth:`Held.check` lets it go on, 45 seconds at
-the most. QEMU waits there before it sees our locks. So a VM that starts in the middle gets its disk, unharmed,
+A program that opens a held file for writing waits in open() until :meth:`Held.check` lets it continue, at most 45
+seconds. QEMU waits there before it looks at our locks. So a VM that is started meanwhile gets its disk, intact,
 within the time between two checks.
 """
 
@@ -30,12 +30,12 @@ from batchdiff.image.locks import CHANGES, others_locks, release_locks, take_loc
 from batchdiff.image.usage import Purpose, Usage, in_use, purposes, secured, writers
 
 _NAMING_SECONDS = 0.5
-"""How long we look for the name of a writer that was let in: it needs a moment to come out of open()."""
+"""How long to look for the name of a writer that was let in: it needs a moment to return from open()."""
 
 
 @dataclass(slots=True)
 class _Grip:
-    """What we have of one file. ``claim``: the descriptor that keeps mounts out of a block device."""
+    """What is held of one file. ``claim``: the descriptor that keeps mounts out of a block device."""
 
     path: str
     fd: int
@@ -54,15 +54,17 @@ class Held:
 
     @property
     def unknown(self) -> str:
-        """Why somebody could have the image itself open unseen; empty if nobody can."""
+        """The reason why a program could have the image itself open unnoticed; empty if none can."""
         return self._grips[0].unknown
 
     def is_broken(self) -> bool:
-        """Whether somebody waits to write to one of the files, or could do so already."""
+        """Return whether a program waits to write to one of the files, or could do so already."""
         return bool(self._given_up) or any(grip.leased and lease_is_broken(grip.fd) for grip in self._grips)
 
     def check(self) -> None:
-        """Gives everything back where somebody writes or waits to; a qemu-img of ours may be reading.
+        """If a program writes to one of the files or waits to, release everything and raise an error.
+
+        Our own qemu-img may be reading meanwhile.
 
         :raises GuestError: a guest is in use.
         :raises ImageError: a template is.
@@ -74,9 +76,9 @@ class Held:
                 raise in_use(grip.path, grip.purpose, objection)
 
     def alone(self) -> Usage:
-        """Whether anybody else has the image itself open, for reading at least; what is below it does not count.
+        """Report whether another program has the image itself open, even for reading. Backing files do not count.
 
-        This process may have it open once, and none of its children may.
+        This process may have it open only once, and its children not at all.
         """
         grip = self._grips[0]
         if not grip.leased:
@@ -89,7 +91,7 @@ class Held:
         return Usage(f"{named(holders.found, complete=holders.complete)} has it open", grip.unknown)
 
     def take(self, path: str, fd: int, purpose: Purpose) -> None:
-        """Holds one more file.
+        """Hold one more file.
 
         :raises GuestError: a guest is in use.
         :raises ImageError: a template is.
@@ -97,9 +99,10 @@ class Held:
         grip = _Grip(path, fd, purpose)
         self._grips.append(grip)
         try:
-            # First ours, then a look at the others', as QEMU does: two that come at once must not miss each other.
+            # Take our locks before looking at the others', as QEMU does: of two programs that start at the same
+            # time, at least one then sees the other.
             locked = take_locks(fd)
-        except OSError:  # no locks here; `secured` says so
+        except OSError:  # this filesystem has no locks, which `secured` reports
             locked = True
         usage = secured(fd, purpose)
         objection = usage.objection or ("" if locked else "something has locked it")
@@ -112,9 +115,9 @@ class Held:
             raise in_use(path, purpose, objection)
 
     def release(self) -> None:
-        """Gives everything back; harmless a second time."""
+        """Release everything; harmless a second time."""
         for grip in self._grips:
-            # Locks first: whoever waits for the lease must not find them when he comes out of open().
+            # Locks first: a program that waits for the lease must not find them when its open() returns.
             release_locks(grip.fd)
             release_lease(grip.fd)
             grip.leased = False
@@ -123,10 +126,11 @@ class Held:
                 grip.claim = None
 
     def _objection(self, grip: _Grip) -> str:
+        """Return why a file can no longer be held, after releasing everything; empty if it can."""
         if grip.leased and lease_is_broken(grip.fd):
             self.release()
             return _named_soon(grip.fd)
-        with contextlib.suppress(OSError):  # no locks here
+        with contextlib.suppress(OSError):  # this filesystem has no locks
             if others_locks(grip.fd).may & CHANGES:
                 self.release()
                 return writers(grip.fd) or "something has it open for writing"
@@ -138,10 +142,10 @@ class Held:
 
 @contextlib.contextmanager
 def hold(image: Image, purpose: Purpose) -> Iterator[Held]:
-    """Holds every file of an open image's chain until the block ends, by the image's own descriptors.
+    """Hold every file of an open image's chain until the block ends, through the image's own descriptors.
 
     :raises GuestError: a guest is in use.
-    :raises ImageError: a template is, or what is below a guest.
+    :raises ImageError: a template, or a backing file of a guest, is in use.
     """
     held = Held()
     try:
@@ -153,7 +157,7 @@ def hold(image: Image, purpose: Purpose) -> Iterator[Held]:
 
 
 def _named_soon(fd: int) -> str:
-    """Who came in when we let go, in words."""
+    """Return the name of the writer that was let in, as a clause for a message."""
     deadline = time.monotonic() + _NAMING_SECONDS
     while time.monotonic() < deadline:
         found = writers(fd)

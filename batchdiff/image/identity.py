@@ -1,4 +1,4 @@
-"""What tells whether two names are one file, whatever links lead to it."""
+"""The identity of a file, by which two names are recognized as one file, whatever links lead to it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import stat
 from typing import TypeAlias
 
 Identity: TypeAlias = tuple[str, int, int]
-"""Device and inode of a file; a block device is one by its number, whatever its node."""
+"""Device and inode of a file. A block device is identified by its number, whatever its node."""
 
 
 def identity_of(path: str) -> Identity | None:
-    """The identity of the file at the end of all links, None where there is none."""
+    """Return the identity of the file that a path leads to through all links; None if there is no file."""
     try:
         return identity_in(os.stat(path))
     except (OSError, ValueError):
@@ -19,9 +19,9 @@ def identity_of(path: str) -> Identity | None:
 
 
 def is_one_image(one: str, other: str) -> bool:
-    """Return whether two paths lead to one file, or to one block device by whatever names.
+    """Return whether two paths lead to one file, or to one block device under any names.
 
-    Two hard links of a file are two images: replacing one leaves the other.
+    Two hard links of a file are two images: replacing one leaves the other unchanged.
     """
     if os.path.realpath(one) == os.path.realpath(other):
         return True
@@ -30,7 +30,7 @@ def is_one_image(one: str, other: str) -> bool:
 
 
 def identity_in(status: os.stat_result) -> Identity:
-    """The identity of the file that was asked for its status."""
+    """Return the identity of the file that a status is of."""
     if stat.S_ISBLK(status.st_mode):
         return ("device", status.st_rdev, 0)
     return ("file", status.st_dev, status.st_ino)

@@ -1,4 +1,4 @@
-"""An image as its guest sees it: a chain of layers, looked through from the top."""
+"""An image as its VM sees it: a chain of layers, read from the top down."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batchdiff.qcow2.entries import Origin
 
 
 class Image:
-    """One image with the chain below it, read-only. ``layers[0]`` is the image itself."""
+    """One image with its backing chain, read-only. ``layers[0]`` is the image itself."""
 
     def __init__(self, source: ImageSource, layers: list[Layer]) -> None:
         self.source = source
@@ -27,11 +27,11 @@ class Image:
 
     @property
     def virtual_size(self) -> int:
-        """Bytes that the guest's OS sees; a multiple of 512."""
+        """Bytes of the disk that the VM sees; a multiple of 512."""
         return self.layers[0].virtual_size
 
     def segments(self, start: int, end: int) -> list[Segment]:
-        """Gapless, sorted segments of bytes ``start`` to ``end``, cut at the virtual size; none is ABSENT."""
+        """Return gapless, sorted segments of bytes ``start`` to ``end``, never ABSENT, up to the virtual size."""
         found: list[Segment] = []
         for segment in self._resolved(0, start, min(end, self.virtual_size)):
             if found and segment.origin is Origin.ZERO is found[-1].origin:
@@ -41,6 +41,7 @@ class Image:
         return found
 
     def _resolved(self, layer: int, start: int, end: int) -> Iterator[Segment]:
+        """Yield the segments of a layer, with ABSENT ones replaced by those of the layers below it."""
         if start >= end:
             return
         parts = self.layers[layer].parts(start, end)
@@ -50,11 +51,12 @@ class Image:
                 yield part if layer == 0 else part._replace(layer=layer)
                 continue
             if below is None:
+                # Once for all gaps: asking for each would look up the same tables again and again.
                 below = self._below(layer + 1, part.start, end)
             yield from _within(below, part.start, part.end)
 
     def _below(self, layer: int, start: int, end: int) -> list[Segment]:
-        """What shows through from a layer; past its end, and below the last one, zeros."""
+        """Return the segments that show through from a layer: zeros past its end, and below the last layer."""
         size = self.layers[layer].virtual_size if layer < len(self.layers) else 0
         found = list(self._resolved(layer, start, min(end, size)))
         if end > max(size, start):
@@ -62,27 +64,27 @@ class Image:
         return found
 
     def next_data(self, start: int) -> int | None:
-        """An offset from ``start`` on before which all reads as zeros; None where all that follows does.
+        """Return an offset, ``start`` or later, before which all reads as zeros; None if all the rest does.
 
-        It may be early, never late.
+        It may be lower than necessary, but never skips data.
         """
         found, end = [], self.virtual_size
         for layer in self.layers:
-            # What a layer holds past the end of one above it never shows, not even through a longer one on top.
+            # Data past the end of a shorter layer above it is hidden, even below a longer layer on top of both.
             end = min(end, layer.virtual_size)
             if start < end and (offset := layer.next_data(start)) is not None and offset < end:
                 found.append(offset)
         return min(found, default=None)
 
     def fill(self, buffer: memoryview, start: int, segments: list[Segment]) -> None:
-        """Reads gapless segments, the first of which begins at guest offset ``start``, into ``buffer``.
+        """Read gapless segments, the first of which begins at guest offset ``start``, into ``buffer``.
 
-        What the segments do not reach in ``buffer`` becomes zeros.
+        The rest of ``buffer``, after the last segment, is filled with zeros.
 
-        :raises ImageError: the disk cannot give the bytes, or they are damaged.
+        :raises ImageError: the bytes cannot be read, or are damaged.
         """
         if len(segments) == 1 and segments[0].end - start == len(buffer):
-            # By far the most common, and told in a third of the time that slices take.
+            # By far the most common case; it takes a third of the time of the general one, which slices.
             self._read(segments[0], buffer)
             return
         done = 0
@@ -98,11 +100,11 @@ class Image:
             self.layers[segment.layer].read(segment, view)
 
     def fingerprints(self) -> tuple[Fingerprint, ...]:
-        """The fingerprint now of each file of the chain, the image itself first."""
+        """Return the current fingerprint of each file of the chain, the image itself first."""
         return tuple(layer.fingerprint() for layer in self.layers)
 
     def close(self) -> None:
-        """Closes every file."""
+        """Close every file."""
         for layer in self.layers:
             layer.close()
 
@@ -114,13 +116,13 @@ class Image:
 
 
 def _within(segments: list[Segment], start: int, end: int) -> list[Segment]:
-    """Sorted segments cut to a range, found without walking those before it."""
+    """Cut sorted segments to a range; those before it are skipped by bisection."""
     first = bisect.bisect_right(segments, start, key=lambda segment: segment.end)
     last = bisect.bisect_left(segments, end, key=lambda segment: segment.start)
     return clipped(segments[first:last], start, end)
 
 
 def _clear(view: memoryview) -> None:
-    """Zeros, without making as many to copy."""
+    """Fill a buffer with zeros in place, without a second buffer of zeros to copy from."""
     if view:
         np.frombuffer(view, dtype=np.uint8).fill(0)

@@ -1,10 +1,10 @@
-"""Attributes of a file or folder that stop even root from changing it, and the quota project that it belongs to.
+"""Attributes of a file or folder that stop even root from changing it, and its quota project.
 
 ::
 
-    i  immutable     no write, rename, unlink, link, chmod; of a folder: no name in it changes
-    a  append-only   no rename, unlink; of a folder: names may be added, but none may change or go
-    project          a folder that hands its project down takes no file of another one by rename or link (EXDEV)
+    i  immutable     no write, rename, unlink, link, chmod; for a folder: no name in it can change
+    a  append-only   no rename, unlink; for a folder: names can be added, but not changed or removed
+    project          a folder that passes its project on accepts no file of another one by rename or link (EXDEV)
 
 Source: ioctl_iflags(2), chattr(1), ioctl_fsgetxattr(2), Linux ``include/uapi/linux/fs.h``.
 """
@@ -24,21 +24,21 @@ _INHERITS_PROJECT = 0x00000200
 
 
 class InodeLock(NamedTuple):
-    """An attribute that locks a file: its letter for chattr(1), and what it is called."""
+    """An attribute that locks a file: its letter for chattr(1), and its name."""
 
     letter: str
     word: str
 
 
 class Project(NamedTuple):
-    """A quota project; ``inherited``: of a folder, whether what is in it must belong to the same one."""
+    """A quota project; ``inherited``: it is set on a folder, and everything in it must belong to it."""
 
     number: int
     inherited: bool
 
 
 def lock_in(fd: int) -> InodeLock | None:
-    """Return what locks an open file or folder; None if nothing does, or its filesystem has no such attributes."""
+    """Return the attribute that locks an open file or folder; None if none does, or the filesystem has none."""
     with contextlib.suppress(OSError):
         flags = _FLAGS.unpack(fcntl.ioctl(fd, _GET_FLAGS, _FLAGS.pack(0)))[0]
         if flags & _IMMUTABLE:
@@ -49,7 +49,7 @@ def lock_in(fd: int) -> InodeLock | None:
 
 
 def lock_on(path: str) -> InodeLock | None:
-    """Return what locks the file or folder at a path; None also if this user may not open it."""
+    """Return the attribute that locks the file or folder at a path; None also if this user may not open it."""
     with contextlib.suppress(OSError, ValueError):
         fd = _opened(path)
         try:
@@ -60,7 +60,7 @@ def lock_on(path: str) -> InodeLock | None:
 
 
 def project_of(path: str) -> Project | None:
-    """Return the project of the file or folder at a path; None if that cannot be found out."""
+    """Return the quota project of the file or folder at a path; None if it cannot be determined."""
     with contextlib.suppress(OSError, ValueError):
         fd = _opened(path)
         try:

@@ -1,11 +1,11 @@
-"""Leases: whether anybody has a file open, with locks or without, and a say before the next one writes to it.
+"""File leases: detect that a file is open, with or without locks, and hold off the next writer for a moment.
 
 ::
 
-    read lease     granted where nobody has the file open for writing: no loop device, no VM without locks
-    write lease    granted where nobody else has it open at all: no VM that waits for a migration either
+    read lease     granted if no one has the file open for writing: no loop device, no VM without locks
+    write lease    granted if no one else has it open at all: no VM that waits for a migration either
 
-    another program: open(O_RDWR) ---- waits ----------------------------------+-> goes on
+    another program: open(O_RDWR) ---- waits ----------------------------------+-> continues
     we:              lease_is_broken() is True -> give up -> release_lease() --+   after 45 s at the latest
                                                                                   (/proc/sys/fs/lease-break-time)
 
@@ -23,67 +23,67 @@ import signal
 from batchdiff.image.mounts import filesystem_of
 
 _SIGNAL = signal.SIGURG
-"""What the kernel sends when a lease breaks. Its default, SIGIO, ends a process; SIGURG is ignored by default."""
+"""The signal that the kernel sends when a lease breaks. The default, SIGIO, would end us; SIGURG is ignored."""
 
-_TELLING = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"}
-"""Filesystems on which a lease sees everyone on this machine (tried). FUSE and overlayfs grant leases, too, but
-see nobody who opens the file in the layer below (tried); network filesystems don't see other hosts."""
+_RELIABLE = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"}
+"""Filesystems on which leases cover every program on this machine (tested). FUSE and overlayfs grant leases too,
+but miss programs that open the file in the layer below (tested); network filesystems miss other hosts."""
 
 
 class Lease(enum.Enum):
-    """How it went."""
+    """The outcome of asking for a lease."""
 
     GRANTED = "granted"
-    IN_USE = "somebody has it open"
-    NOT_OURS = "only its owner or root may ask who has it open"
-    UNSUPPORTED = "there are no leases to ask for (/proc/sys/fs/leases-enable)"
+    IN_USE = "another program has it open"
+    NOT_OURS = "only its owner or root can check who has it open"
+    UNSUPPORTED = "leases are disabled or not supported here (/proc/sys/fs/leases-enable)"
 
 
 _ANSWERS = {errno.EAGAIN: Lease.IN_USE, errno.EACCES: Lease.NOT_OURS}
 
 
 def why_unknown(fd: int) -> str:
-    """Why no lease can tell who has a file open, before one is asked for; empty where it can."""
+    """Return why a lease would not show who has a file open, without asking for one; empty if it would."""
     filesystem = filesystem_of(fd)
-    if filesystem in _TELLING:
+    if filesystem in _RELIABLE:
         return ""
-    return f"its filesystem ({filesystem or 'of an unknown type'}) cannot tell who has it open"
+    return f"its filesystem ({filesystem or 'of an unknown type'}) cannot show who has it open"
 
 
 def take_read_lease(fd: int) -> Lease:
-    """Asks that nobody opens the file for writing before we are told. ``fd`` must be open for reading only.
+    """Take a read lease, so that the kernel makes the next writer wait. ``fd`` must be open for reading only.
 
-    NOT_OURS: not its owner, and without CAP_LEASE. UNSUPPORTED: on a device, for one.
+    NOT_OURS: this user is not the owner, and lacks CAP_LEASE. UNSUPPORTED: for example, on a block device.
     """
     return _take(fd, fcntl.F_RDLCK)
 
 
 def is_ours_alone(fd: int) -> Lease:
-    """Whether nobody else has the file open at all, this process's other descriptors and children included.
+    """Check that no one else has the file open at all; this process's other descriptors and its children count.
 
-    A read lease stays, or comes to be.
+    Afterwards there is a read lease if there was one before, or if no one else has the file open.
     """
     found = _take(fd, fcntl.F_WRLCK)
     if found is Lease.GRANTED:
-        # Back at once: even a reader would have to wait.
+        # Downgrade at once: under a write lease even a reader would have to wait.
         return _take(fd, fcntl.F_RDLCK)
     return found
 
 
 def lease_is_broken(fd: int) -> bool:
-    """Whether somebody waits to write to a leased file, or has waited so long that he was let in."""
+    """Return whether a program waits to write to a leased file, or has waited so long that it was let in."""
     return fcntl.fcntl(fd, fcntl.F_GETLEASE) != fcntl.F_RDLCK
 
 
 def release_lease(fd: int) -> None:
-    """Lets go on whoever waits; harmless without a lease."""
+    """Release the lease, which lets waiting programs continue; harmless without a lease."""
     with contextlib.suppress(OSError):
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
 
 def _take(fd: int, kind: int) -> Lease:
     try:
-        # Every time: giving a lease back makes the kernel forget the signal.
+        # Every time, because the kernel forgets the signal when a lease is released.
         fcntl.fcntl(fd, fcntl.F_SETSIG, _SIGNAL)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, kind)
     except OSError as error:

@@ -1,14 +1,14 @@
-"""QEMU's image locks: what others may do with an image, and what they keep us from.
+"""QEMU's image locks: the permissions that others hold on an image, and those that they deny us.
 
 ::
 
-    byte      100   101    102              103         of the file, whether it is that long or not
+    byte      100   101    102              103         of the file, even if it is not that long
               200   201    202              203
               read  write  write unchanged  resize
 
-A read lock on byte 100 + i says "I may do this", one on 200 + i "nobody else may". Nobody ever takes a write
-lock: asking whether one could be had (F_OFD_GETLK) shows what others hold. Locks belong to open files (OFD), so
-our own are never in our own way, and they end with the process whatever kills it.
+A read lock on byte 100 + i means "I may do this", one on 200 + i "no one else may". QEMU never takes write locks:
+testing whether one could be taken (F_OFD_GETLK) shows the locks of others. Locks belong to open file descriptions
+(OFD), so our own never block us, and they end with the process, however it dies.
 
 Source: QEMU ``block/file-posix.c`` (raw_apply_lock_bytes), ``include/block/block-common.h`` (BLK_PERM_...).
 """
@@ -27,14 +27,14 @@ _FLOCK = struct.Struct("@hhqqi4x")
 
 _MAY, _OTHERS_MAY_NOT = 100, 200
 _ALL_PERMISSIONS = 64
-"""Bytes that QEMU sets apart for permissions, of which it uses four."""
+"""Bytes that QEMU reserves for permissions; it uses four of them."""
 
 _ELSEWHERE = ((0, _MAY), (_OTHERS_MAY_NOT + _ALL_PERMISSIONS, 0))
 """Start and length of all bytes that QEMU never locks."""
 
 
 class Permission(enum.IntEnum):
-    """What QEMU's locks are about; the number is the byte's."""
+    """The permissions that QEMU's locks stand for; the value is added to 100 or 200."""
 
     READ = 0
     WRITE = 1
@@ -49,11 +49,11 @@ _OURS = (
     _OTHERS_MAY_NOT + Permission.WRITE,
     _OTHERS_MAY_NOT + Permission.RESIZE,
 )
-"""What QEMU itself takes to read a qcow2 image: keeps writers out, and no reader."""
+"""The locks that QEMU itself takes to read a qcow2 image: they keep out writers, but not readers."""
 
 
 class OthersLocks(NamedTuple):
-    """What others hold: what they may do, what they let nobody do; ``exclusive``: a lock that is not QEMU's."""
+    """The locks of others: what they may do, what they forbid; ``exclusive``: one of them is not QEMU's."""
 
     may: frozenset[Permission]
     forbid: frozenset[Permission]
@@ -61,7 +61,7 @@ class OthersLocks(NamedTuple):
 
 
 def others_locks(fd: int) -> OthersLocks:
-    """The locks of others on a file that is open for reading. Takes none.
+    """Return the locks of others on a file that is open for reading, without taking any.
 
     :raises OSError: the filesystem has no locks.
     """
@@ -73,7 +73,9 @@ def others_locks(fd: int) -> OthersLocks:
 
 
 def take_locks(fd: int) -> bool:
-    """Keeps QEMU from writing and resizing, not from reading; False where another's lock forbids even that.
+    """Take locks that keep QEMU from writing and resizing, but not from reading.
+
+    Return False if the locks of another program forbid that.
 
     :raises OSError: the filesystem has no locks.
     """
@@ -89,8 +91,8 @@ def take_locks(fd: int) -> bool:
 
 
 def release_locks(fd: int) -> None:
-    """Gives back what :func:`take_locks` took."""
-    with contextlib.suppress(OSError):  # a filesystem without locks has none to give back
+    """Release the locks of :func:`take_locks`."""
+    with contextlib.suppress(OSError):  # a filesystem without locks has none to release
         for byte in _OURS:
             _set(fd, fcntl.F_UNLCK, byte)
 
@@ -100,7 +102,7 @@ def _set(fd: int, kind: int, byte: int) -> None:
 
 
 def _is_locked(fd: int, start: int, length: int = 1, *, against: int = fcntl.F_WRLCK) -> bool:
-    """Whether another's lock would be in the way of one of the kind ``against``."""
+    """Return whether a lock of another program conflicts with one of the kind ``against``."""
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(against, 0, start, length, 0))
     kind: int = _FLOCK.unpack(answer)[0]
     return kind != fcntl.F_UNLCK

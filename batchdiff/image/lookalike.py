@@ -1,8 +1,8 @@
-"""What an image file looks like from its first bytes: a hint for messages, never a reason to read it so.
+"""The format that a file's magic number suggests: a hint for messages, never the format in which it is read.
 
-A raw guest can carry any of these marks, because a guest's OS writes its own first sectors. The marks:
-QEMU's block drivers (``*_probe`` in block/qcow2.c, qed.c, vmdk.c, vdi.c, vhdx.c, vpc.c, parallels.c) and the
-LUKS on-disk format specification.
+A raw guest can begin with any of these magic numbers, because its OS writes its first sectors. Source: QEMU's
+block drivers (``*_probe`` in block/qcow2.c, qed.c, vmdk.c, vdi.c, vhdx.c, vpc.c, parallels.c) and the LUKS on-disk
+format specification.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ _MARKS = (
 
 
 def looks_like(path: str) -> ImageFormat | None:
-    """The format whose mark a file carries, raw where it carries none.
+    """Return the format whose magic number a file has; raw if it has none.
 
-    None where there is no telling: no such file, not readable, neither a regular file nor a block device.
+    None if that cannot be determined: the file is missing or unreadable, or not a regular file or block device.
     """
     return _marked(path, lambda descriptor: _by_head(descriptor) or _by_footer(descriptor))
 
 
 def begins_like(path: str) -> ImageFormat | None:
-    """Return the same by its first bytes alone, as QEMU guesses if no format is named."""
+    """Return the same from the first bytes alone, as QEMU guesses if no format is named."""
     return _marked(path, lambda descriptor: _by_head(descriptor) or ImageFormat.RAW)
 
 
 def _marked(path: str, found: Callable[[int], ImageFormat]) -> ImageFormat | None:
     try:
-        # Opening alone moves a tape; and a FIFO put in the file's place must not hold the program up.
+        # Merely opening a tape moves it. O_NONBLOCK: a FIFO put in the file's place must not block us.
         if not _can_hold_an_image(os.stat(path)):
             return None
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -75,7 +75,7 @@ def _by_head(descriptor: int) -> ImageFormat | None:
 
 
 def _by_footer(descriptor: int) -> ImageFormat:
-    # A VHD of fixed size has its mark in the footer alone.
+    # A fixed-size VHD has its magic number in the footer only.
     size = os.lseek(descriptor, 0, os.SEEK_END)
     if size >= _VPC_FOOTER and _read(descriptor, size - _VPC_FOOTER, 8) == b"conectix":
         return ImageFormat.VPC

@@ -1,8 +1,8 @@
-"""Memory that image bytes are read into: it begins on a page, and is used again and again.
+"""Page-aligned, reusable buffers for image bytes.
 
-Measured on an AMD EPYC: the kernel copied 512 KiB from its page cache at 16 GiB/s into memory that begins on a
-multiple of 32 bytes, and at 9 GiB/s into memory that does not, as malloc() gives it; on an older one at 12.5 and
-2.4 GiB/s. Memory that is used for the first time costs another 3 to 6 us for each page.
+Measured on an AMD EPYC: the kernel copied 512 KiB from its page cache at 16 GiB/s into memory aligned to 32 bytes,
+and at 9 GiB/s into unaligned memory, such as malloc() returns; on an older one at 12.5 and 2.4 GiB/s. Touching
+memory for the first time costs another 3 to 6 us for each page.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _per_thread = threading.local()
 
 
 def page_aligned(length: int) -> memoryview:
-    """Return ``length`` bytes of zeros that begin on a page; a process that is forked gets its own copy."""
+    """Return a page-aligned buffer of ``length`` zeros; a forked process gets its own copy."""
     return memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def scratch(length: int) -> memoryview:
-    """Return a page-aligned buffer of this thread, with any content; the next call may return the same one."""
+    """Return a page-aligned buffer of this thread with undefined content; the next call may return it again."""
     found: memoryview | None = getattr(_per_thread, "scratch", None)
     if found is None or len(found) < length:
         found = page_aligned(max(length, 1))
@@ -44,5 +44,5 @@ def address_of(buffer: memoryview) -> int:
 
 
 def same_bytes(left: int, right: int, length: int) -> bool:
-    """Compare ``length`` bytes at two addresses; the owner of each must be held by the caller."""
+    """Compare ``length`` bytes at two addresses; the caller must keep both buffers alive."""
     return bool(_memcmp(left, right, length) == 0)

@@ -1,12 +1,12 @@
-"""What is mounted where, as the kernel reports it.
+"""Mounts, and types of filesystems, as the kernel reports them.
 
 ::
 
     36 35 98:0 /root /mount/point rw,noatime shared:1 - ext4 /dev/sda1 rw,errors=continue     /proc/self/mountinfo
     id                                                  type source    options
 
-A chroot's or a container's list lacks what is mounted outside of it, often its own root: statfs knows the type of
-that, too, though less exactly (one number for ext2, ext3 and ext4, and one for all of FUSE).
+In a chroot or a container the list lacks mounts outside of it, often even its own root. statfs reports their type
+too, but less exactly (one number for ext2, ext3 and ext4, and one for all of FUSE).
 
 Source: Linux ``Documentation/filesystems/proc.rst``, 3.5; statfs(2); ``include/uapi/linux/magic.h``, for ZFS
 ``module/os/linux/zfs/zpl_super.c`` of OpenZFS.
@@ -47,19 +47,19 @@ _TYPES = {
     0xF15F: "ecryptfs",
     0x858458F6: "ramfs",
 }
-"""Names, as in mountinfo, of the numbers that statfs gives."""
+"""The names in mountinfo of the types that statfs reports as numbers."""
 
 _TYPE_FIELD = ctypes.c_uint if os.uname().machine == "s390x" else ctypes.c_long
-"""The first field of struct statfs, which is as long as this (statfs(2), "f_type")."""
-_STATFS_BYTES = 256  # more than it has on any architecture (120 on x86-64)
+"""The type of the first field of struct statfs (statfs(2), "f_type")."""
+_STATFS_BYTES = 256  # larger than the struct on any architecture (120 on x86-64)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Mount(NamedTuple):
-    """One mount; ``read_only``: the whole filesystem, not this view of it.
+    """One mount. ``read_only``: the whole filesystem is, not just this mount of it.
 
-    ``root``: which folder of the filesystem is at ``point``; ``options``: those of the whole filesystem.
+    ``root``: the folder of the filesystem that is mounted at ``point``. ``options``: those of the filesystem.
     """
 
     number: int
@@ -72,15 +72,15 @@ class Mount(NamedTuple):
     options: tuple[str, ...] = ()
 
     def option(self, name: str) -> str | None:
-        """Return what an option is set to, empty if it has no value; None if it is not set."""
+        """Return an option's value, empty if it has none; None if the option is not set."""
         found = (each.partition("=") for each in self.options)
         return next((value for key, _, value in found if key == name), None)
 
 
 def mounts() -> list[Mount]:
-    """All mounts that this process can see; none where /proc is missing."""
+    """Return all mounts that this process can see; none if /proc is missing."""
     try:
-        # A carriage return in a path is not escaped there, and does not end a line.
+        # A carriage return in a path is not escaped, and does not end a line.
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             return [parsed(line) for line in file]
     except OSError:
@@ -88,7 +88,7 @@ def mounts() -> list[Mount]:
 
 
 def parsed(line: str) -> Mount:
-    """A line of mountinfo."""
+    """Parse a line of mountinfo."""
     place, _, what = line.rstrip("\n").partition(" - ")
     number, _, device, root, point = place.split(" ")[:5]
     filesystem, source, options = what.split(" ")[:3]
@@ -106,23 +106,21 @@ def parsed(line: str) -> Mount:
 
 
 def filesystem_of(fd: int) -> str:
-    """Return the type of filesystem on which an open file is, such as ext4, fuse.sshfs or "type 0x187".
-
-    By the number of the mount: the device numbers of btrfs's subvolumes are in no list. If it is not listed,
-    as in a chroot, by statfs. Empty if neither knows.
-    """
+    """Return the filesystem type of an open file, such as ext4, fuse.sshfs or "type 0x187"; empty if unknown."""
+    # The mount number finds it in the list; the device numbers of btrfs subvolumes are not listed. In a chroot,
+    # whose list may lack the mount, ask statfs.
     mount = mount_under(fd)
     return _statfs_type(fd) if mount is None else mount.filesystem
 
 
 def mount_under(fd: int) -> Mount | None:
-    """Return the mount through which a file was opened; None if it is in no list."""
+    """Return the mount through which a file was opened; None if it is not in the list."""
     number = _mount_number(fd)
     return next((mount for mount in mounts() if mount.number == number), None)
 
 
 def mount_of(path: str) -> Mount | None:
-    """Return the mount on which a file is, or its folder if there is no such file; None if it is not known."""
+    """Return the mount that a file is on, or its folder if there is no such file; None if it is unknown."""
     for place in (path, os.path.dirname(os.path.abspath(path))):
         try:
             fd = os.open(place, os.O_PATH | os.O_CLOEXEC)
@@ -137,13 +135,13 @@ def mount_of(path: str) -> Mount | None:
 
 
 def is_mount_point(path: str) -> bool:
-    """Whether something is mounted exactly there; also a single file, which ``os.path.ismount`` does not see."""
+    """Return whether a path is a mount point; unlike ``os.path.ismount``, also for a bind-mounted file."""
     folder, name = os.path.split(os.path.abspath(path))
     return os.path.join(os.path.realpath(folder), name) in {mount.point for mount in mounts()}
 
 
 def mounts_of(device: int) -> list[Mount]:
-    """The mounts of a block device, by its number."""
+    """Return the mounts of a block device, by its number."""
     return [mount for mount in mounts() if device in {mount.device, _device_at(mount.source)}]
 
 
@@ -172,5 +170,5 @@ def _device_at(source: str) -> int | None:
 
 
 def _plain(text: str) -> str:
-    r"""A path without its escapes: a space is written as \040."""
+    r"""Decode the octal escapes in a path: a space is written as \040."""
     return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)

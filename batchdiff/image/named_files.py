@@ -1,11 +1,11 @@
-"""Which other files the first bytes of an image name, by its format; pure.
+"""The other files that the first bytes of an image name, by its format; pure.
 
 ::
 
     qcow2   the backing file, an external data file       qed    the backing file
-    vmdk    the image below it, and its extents, as text in a descriptor
+    vmdk    its backing file and its extents, as text in a descriptor
 
-Only names are read, so a damaged or encrypted image, which is of no other use to us, still names its files.
+Only the names are parsed, so that even a damaged or encrypted image, which cannot be converted, gives its files.
 
 Source: QEMU ``docs/interop/qcow2.txt`` and ``docs/interop/qed_spec.txt``; VMware, "Virtual Disk Format 5.0".
 """
@@ -24,10 +24,10 @@ from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.header import MAGIC, claimed_cluster_size
 
 FIRST = 4096
-"""Bytes with which the first read is done, which hold all that most images name."""
+"""Bytes of the first read, which for most images has all their names."""
 
 _MOST = 2 << 20
-"""Nothing is looked for further on: the largest cluster, in which the names of a qcow2 image are."""
+"""Bytes that are searched at most: the largest cluster, which has all names of a qcow2 image."""
 
 _SECTOR = 512
 
@@ -46,7 +46,7 @@ _VMDK_EXTENT = re.compile(rb'^[ \t]*(?:RW|RDONLY|NOACCESS)[ \t]+\d+[ \t]+\w+[ \t
 class Named(NamedTuple):
     """A file that an image names, relative to the image's folder or absolute.
 
-    ``ends_there``: the image says itself that this one is raw, so what its content looks like means nothing.
+    ``ends_there``: the image declares this file raw, so the chain ends there, whatever its content looks like.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Named(NamedTuple):
 
 
 def bytes_needed(head: bytes) -> int:
-    """Return how many bytes of a file, whose first ones these are, :func:`names_in` needs; at least ``FIRST``."""
+    """Return how many bytes of the file :func:`names_in` needs, judging by its first ones; at least ``FIRST``."""
     end = 0
     if head.startswith(MAGIC):
         end = min(name_ends_at(head), claimed_cluster_size(head))
@@ -69,7 +69,7 @@ def bytes_needed(head: bytes) -> int:
 
 
 def names_in(head: bytes) -> tuple[Named, ...]:
-    """Return the files that an image names; none for a file of another format, such as raw."""
+    """Return the files that an image names; none for any other format, such as raw."""
     if head.startswith(MAGIC) and claimed_cluster_size(head):
         return tuple(_in_qcow2(head))
     if head.startswith(_QED):
@@ -116,7 +116,7 @@ def _text(name: bytes) -> str:
 
 
 def _plain_names(name: str) -> list[str]:
-    """Return a name without QEMU's protocol for plain files; all file names in it if it is a ``json:`` one."""
+    """Return a name without QEMU's ``file:`` prefix; for a ``json:`` name, all file names in it."""
     if not name.startswith("json:"):
         return [name.removeprefix("file:")]
     with contextlib.suppress(ValueError, RecursionError):
@@ -125,7 +125,7 @@ def _plain_names(name: str) -> list[str]:
 
 
 def _file_names(value: object) -> Iterator[str]:
-    """Yield the texts at ``filename`` in the options of a block device, nested or written with dots."""
+    """Yield the values of ``filename`` in the options of a block device, nested or written with dots."""
     if isinstance(value, list):
         value = {str(at): inner for at, inner in enumerate(value)}
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Which file names are fit for us: what reports, logs and QEMU can be given; how long they may be."""
+"""File names: those that reports, logs and QEMU can handle, their display and quoting, and their length."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ import unicodedata
 from collections.abc import Iterable
 
 _LONGEST = 255
-"""Bytes, on every filesystem that does not tell (Linux ``NAME_MAX``)."""
+"""Bytes, for filesystems that do not report their limit (Linux ``NAME_MAX``)."""
 
-# Control characters, line and paragraph separators: they forge lines in reports and logs.
+# Control characters, line and paragraph separators: they can forge lines in reports and logs.
 _UNFIT = frozenset({"Cc", "Zl", "Zp"})
 
-# What turns the direction of writing can make one name look like another (Unicode Standard Annex 9, 2).
+# Characters that change the direction of writing can make one name look like another (Unicode Annex 9, 2).
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def unfit(text: str) -> bool:
-    """Whether a name holds characters that no image's name should. Bytes that are not UTF-8 are fit.
+    """Return whether a name has characters that are not accepted in an image's name.
 
-    Python has such a byte as one of the code points U+DC80 to U+DCFF (PEP 383); other surrogates are no bytes.
+    Bytes that are not UTF-8 are accepted: Python represents each as one of the code points U+DC80 to U+DCFF
+    (PEP 383). Other surrogates do not stand for bytes.
     """
     return any(_is_unfit(letter) for letter in text)
 
 
 def why_unfit(text: str) -> str:
-    """Return what a name has that is unfit, in words; empty if it is fit."""
+    """Describe the first character of a name that is not accepted; empty if all are."""
     letter = next(filter(_is_unfit, text), None)
     if letter is None:
         return ""
@@ -46,17 +47,17 @@ def _is_unfit(letter: str) -> bool:
 
 
 def readable(name: str) -> str:
-    r"""Return a name that can be shown, copied and typed, with escapes such as ``\udce9`` and ``\n``.
+    r"""Return a name that can be shown, copied and typed.
 
-    They stand for bytes that are not UTF-8 and for all that does not print.
+    Bytes that are not UTF-8 and characters that do not print become escapes such as ``\udce9`` and ``\n``.
     """
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
 
 
 def shell_word(text: str) -> str:
-    r"""Return a word as it is typed into a shell, a byte that is not UTF-8 as in ``$'caf\351.img'``.
+    r"""Quote a word for a shell; a byte that is not UTF-8 is written as in ``$'caf\351.img'``.
 
-    Bash, zsh and ksh read that; dash has nothing that shows as it is typed.
+    Bash, zsh and ksh understand that; dash has no such notation.
     """
     if text.isprintable():
         return shlex.quote(text)
@@ -73,14 +74,14 @@ def _typed(letter: str) -> str:
 
 
 def shell_line(words: Iterable[str]) -> str:
-    """Return a command of those words."""
+    """Join words to a shell command."""
     return " ".join(map(shell_word, words))
 
 
 def check_usable(path: str) -> None:
-    """Refuse what no file can be named, in our own words: Python's differ from version to version.
+    """Refuse a path that no file can have. Python's own messages for that differ from version to version.
 
-    :raises ValueError: it has a null byte, or characters that names cannot have in this locale.
+    :raises ValueError: it has a null byte, or characters that cannot be encoded in this locale.
     """
     if "\0" in path:
         raise ValueError("it contains a null byte, which no path can have")
@@ -91,7 +92,7 @@ def check_usable(path: str) -> None:
 
 
 def longest_name(folder: str) -> int:
-    """How many bytes a name in a folder may have."""
+    """Return how many bytes a file name in a folder may have."""
     try:
         return max(os.pathconf(folder, "PC_NAME_MAX"), 0) or _LONGEST
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Opens an image with exactly the chain that was declared for it."""
+"""Opening of images, with exactly the backing chain that is declared for them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 
 from batchdiff.errors import ImageError
 from batchdiff.image import files
-from batchdiff.image.backing_names import check_backing
+from batchdiff.image.backing_names import check_backing, resolved_backing
 from batchdiff.image.contract import Layer
+from batchdiff.image.identity import is_one_image
 from batchdiff.image.image import Image
 from batchdiff.image.names import shell_line
 from batchdiff.image.qcow2 import Qcow2Layer
@@ -21,18 +22,30 @@ MAX_CHAIN = 200
 """Deeper chains are refused (docs/safety.md); QEMU itself needs a minute to open one of 1,000."""
 
 
-def open_image(source: ImageSource) -> Image:
-    """An image with its declared chain, every header checked.
+class OverlayError(ImageError):
+    """An image has the one backing file that it was not to have; see :func:`open_image`."""
 
-    A backing file that a header names is never looked for: it must be the next image declared.
 
-    :raises ImageError: a file is missing, damaged, of another format, or the chain is not as declared.
+def open_image(source: ImageSource, *, no_overlay_of: str | None = None) -> Image:
+    """Open an image with its declared backing chain, and check every header.
+
+    A backing file that a header names is opened only if it is the next image declared. ``no_overlay_of``: the path
+    of a file that must not be the backing file of the image.
+
+    :raises OverlayError: it is, declared or not.
+    :raises ImageError: a file is missing, damaged or of another format, or the chain is not as declared.
     """
     layers: list[Layer] = []
     try:
         for declared, following in _declared(source):
-            layers.append(_open_layer(declared))
-            check_backing(layers[-1], following, top=source)
+            layer = _open_layer(declared)
+            layers.append(layer)
+            if no_overlay_of is not None and len(layers) == 1:
+                _check_not_above(layer, no_overlay_of)
+            check_backing(layer, following, top=source)
+            # Only now: the tables of an overlay that a VM is writing to may be inconsistent for a moment.
+            if isinstance(layer, Qcow2Layer):
+                layer.read_tables()
     except BaseException:
         for layer in layers:
             layer.close()
@@ -41,7 +54,7 @@ def open_image(source: ImageSource) -> Image:
 
 
 def inspect(image: Image) -> None:
-    """Checks the tables of every qcow2 file of a chain in full.
+    """Check all tables of every qcow2 file in a chain.
 
     :raises ImageError: one is damaged or hostile.
     """
@@ -51,9 +64,9 @@ def inspect(image: Image) -> None:
 
 
 def peek_header(path: str) -> Header:
-    """The header of a qcow2 file on its own; nothing that it names is opened.
+    """Return the header of a qcow2 file, without opening any file that it names.
 
-    :raises ImageError: it is missing, or no sound qcow2 image.
+    :raises ImageError: the file is missing, or is not a valid qcow2 image.
     """
     fd = files.open_image_file(path)
     try:
@@ -67,10 +80,16 @@ def _declared(source: ImageSource) -> list[tuple[ImageSource, ImageSource | None
     if len(chain) > MAX_CHAIN:
         raise ImageError(
             f"cannot use {source.path}",
-            why=f"its chain is more than {MAX_CHAIN} images deep",
-            remedy="Make one image of it with `qemu-img convert`.",
+            why=f"its backing chain is more than {MAX_CHAIN} images deep",
+            remedy="Merge the chain into one image with `qemu-img convert`.",
         )
     return list(zip(chain, [*chain[1:], None], strict=True))
+
+
+def _check_not_above(layer: Layer, path: str) -> None:
+    named = resolved_backing(layer.path, layer.header) if isinstance(layer, Qcow2Layer) else None
+    if named is not None and is_one_image(path, named):
+        raise OverlayError(f"cannot use {layer.path}", why=f"it is an overlay of {path}")
 
 
 def _open_layer(source: ImageSource) -> Layer:
@@ -88,13 +107,13 @@ def _open_layer(source: ImageSource) -> Layer:
             raise ImageError(
                 f"cannot use {source.path}",
                 why=f"the format {other} is not supported yet (raw and qcow2 are)",
-                remedy=f"Make a qcow2 copy of it and put that into the manifest: `{copy}`.",
+                remedy=f"Make a qcow2 copy and use that in the manifest: `{copy}`.",
             )
     if layer.virtual_size == 0:
         layer.close()
         raise ImageError(
             f"cannot use {source.path}",
             why="it is empty (virtual size 0)",
-            remedy="Leave it out, or bring it back from a backup.",
+            remedy="Leave it out of the manifest, or restore it from a backup.",
         )
     return layer

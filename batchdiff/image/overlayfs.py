@@ -1,12 +1,12 @@
-"""Where files of an overlayfs really are: only what is in its upper layer takes space that deleting gives back.
+"""The layers of overlayfs: deleting a file frees space only if the file is in the upper layer.
 
 ::
 
-    /merged     a.img   b.img   c.img          what everyone sees
+    /merged     a.img   b.img   c.img          the mounted view
     upper       a.img           c.img          deleting a.img frees it; changing c.img's mode changes this one
     lower               b.img   c.img          deleting b.img frees nothing; changing its mode copies it up
 
-In a container the upper layer is often out of sight.
+In a container the upper layer often cannot be seen.
 
 Source: Linux ``Documentation/filesystems/overlayfs.rst``.
 """
@@ -26,7 +26,7 @@ _METACOPY = "/sys/module/overlay/parameters/metacopy"
 
 
 class CopyUp(NamedTuple):
-    """What changing a file's mode takes on disk, in bytes; ``note``: why that is not exact."""
+    """The disk space in bytes that changing a file's mode takes; ``note``: why that is not exact."""
 
     size: int
     exactness: Exactness = Exactness.EXACT
@@ -37,7 +37,7 @@ NOTHING = CopyUp(0)
 
 
 def upper_place(fd: int, path: str) -> str | None:
-    """Return where an open file or folder of an overlayfs is in the upper layer, if it is there at all.
+    """Return the path at which an open file or folder of an overlayfs is in the upper layer, if it is there.
 
     None if that layer cannot be seen from here.
     """
@@ -50,26 +50,26 @@ def upper_place(fd: int, path: str) -> str | None:
 
 
 def copy_up(fd: int, path: str) -> CopyUp:
-    """Return what changing an open file's mode takes: a file in a lower layer is copied for that, with its data.
+    """Return the space that changing an open file's mode takes: a file in a lower layer is copied, data included.
 
-    Nothing on other filesystems.
+    It takes none on other filesystems.
     """
     if filesystem_of(fd) != OVERLAYFS:
         return NOTHING
     upper = upper_place(fd, path)
     if upper is None and not _copies_attributes_only(fd):
-        why = f"{path} may be in a lower layer of its overlayfs, where taking its write permission copies it"
+        why = f"{path} may be in a lower layer of its overlayfs, where removing its write permission copies it"
         return CopyUp(0, Exactness.AT_LEAST, why)
     if upper is None or os.path.lexists(upper) or _copies_attributes_only(fd):
         return NOTHING
     size = os.fstat(fd).st_blocks * 512
     if _filesystem_at(upper) in _WITHOUT_REFLINKS:
         return CopyUp(size)
-    return CopyUp(size, Exactness.AT_MOST, f"{path} is copied to the upper layer, by reflink if that is possible")
+    return CopyUp(size, Exactness.AT_MOST, f"{path} is copied to the upper layer, by reflink if possible")
 
 
 def _filesystem_at(path: str) -> str:
-    """Return the filesystem of a path, or of the folder next above that is there."""
+    """Return the filesystem of a folder, or of the nearest existing folder above it."""
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -80,7 +80,7 @@ def _filesystem_at(path: str) -> str:
 
 
 def _copies_attributes_only(fd: int) -> bool:
-    """Return whether a new mode leaves the data where it is: the option ``metacopy``, or the kernel's default."""
+    """Return whether changing a mode copies no data: the mount option ``metacopy``, or the kernel's default."""
     mount = mount_under(fd)
     chosen = None if mount is None else mount.option("metacopy")
     if chosen is not None:
@@ -93,9 +93,10 @@ def _copies_attributes_only(fd: int) -> bool:
 
 
 def _are_one(upper: str, point: str) -> bool:
-    """Return whether the upper layer may be that: another namespace may have something else at its path.
+    """Return whether ``upper`` is probably the upper layer of the overlayfs mounted at ``point``.
 
-    An overlayfs answers with the numbers of the filesystem that its upper layer is on.
+    In another mount namespace its path may lead elsewhere. statvfs on an overlayfs reports the numbers of the
+    filesystem of its upper layer.
     """
     try:
         ours, theirs = os.statvfs(upper), os.statvfs(point)

@@ -1,7 +1,7 @@
-"""Which compressed clusters of two images hold the same, told without unpacking them.
+"""Comparison of compressed clusters without unpacking them.
 
-A guest that was copied from a compressed template (cloud images are) still has most of its clusters as they were
-written: the same bytes, so they unpack to the same. Unpacking zlib takes 50 times as long as comparing.
+A guest that was copied from a compressed template, such as a cloud image, still has most of its clusters as they
+were written. Equal compressed bytes unpack to equal data. Unpacking zlib takes 50 times as long as comparing.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from batchdiff.image.image import Image
 from batchdiff.qcow2.entries import Origin
 
 Stored = dict[tuple[int, int], Packed]
-"""Compressed clusters of an image, or parts of them, by the start and end of the guest's bytes."""
+"""Compressed clusters of an image, or parts of them, by start and end of their guest bytes."""
 
 
 def stored_in(image: Image, segments: list[Segment]) -> Stored:
-    """The compressed clusters among some segments.
+    """Read the compressed clusters among some segments.
 
     :raises ImageError: the image cannot be read.
     """
@@ -29,9 +29,10 @@ def stored_in(image: Image, segments: list[Segment]) -> Stored:
 def unlike(
     stored: Stored, image: Image, segments: list[Segment], within: tuple[int, int]
 ) -> tuple[int, int] | None:
-    """From where to where, within some bytes, another image is not known to hold the same; None where it does.
+    """Return the smallest range within ``within`` outside of which another image has equal compressed clusters.
 
-    ``segments`` are the other image's, which may end before.
+    ``stored``: the clusters of the one image. ``segments``: those of the other image, which may end early. None if
+    the images are equal in all of ``within``.
 
     :raises ImageError: the other image cannot be read.
     """

@@ -1,10 +1,10 @@
-"""Say what this user lacks for something that was refused, as far as owners, modes and capabilities explain it.
+"""The permission that this user lacks after a refusal, as far as owners, modes and capabilities explain it.
 
 ::
 
-    EACCES   a folder on the way may not be entered -> the folder may not be written to -> the file may not
-             -> nothing of that: a security module, or a file server
-    EPERM    the sticky bit of a folder -> not the owner -> nothing of that: a capability that is missing
+    EACCES   a folder on the path is closed -> the folder is not writable -> the file is not readable or writable
+             -> none of these: a security module, or a file server
+    EPERM    the sticky bit of a folder -> not the owner -> none of these: a missing capability
 
 Source: path_resolution(7), capabilities(7), chmod(2), rename(2).
 """
@@ -19,14 +19,14 @@ import stat
 from collections.abc import Iterator
 
 WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
-"""Of a mode: somebody may write."""
+"""The bits of a mode that allow writing."""
 
 _OVERRIDE, _OWNER = 1, 3
 _NAMES = {_OVERRIDE: "CAP_DAC_OVERRIDE", _OWNER: "CAP_FOWNER"}
 
 
 class Deed(enum.StrEnum):
-    """What was tried with a file."""
+    """The attempted operation on a file."""
 
     READ = "read"
     WRITE = "write to"
@@ -37,11 +37,11 @@ class Deed(enum.StrEnum):
 
 
 IN_FOLDER = frozenset({Deed.CREATE, Deed.RENAME, Deed.DELETE})
-"""What changes a folder, and so depends on that folder's permissions and not on the file's."""
+"""Operations that change the folder, and so depend on the folder's permissions instead of the file's."""
 
 
 def user() -> str:
-    """Return the user who runs this process, with the number that counts."""
+    """Return the name and effective user ID of the user who runs this process."""
     number = os.geteuid()
     with contextlib.suppress(KeyError):
         return f"{pwd.getpwuid(number).pw_name} (uid {number})"
@@ -49,7 +49,7 @@ def user() -> str:
 
 
 def lacking_access(deed: Deed, path: str) -> str:
-    """Return which permission is missing (EACCES), as a sentence; empty if permissions are not the reason."""
+    """Return the permission that is missing (EACCES), as a sentence; empty if permissions are not the reason."""
     for folder in _folders(path):
         if _is_closed(folder, os.X_OK):
             return f"{user()} may not enter the folder {folder}{_description(folder)}"
@@ -63,7 +63,7 @@ def lacking_access(deed: Deed, path: str) -> str:
 
 
 def lacking_ownership(deed: Deed, path: str) -> str:
-    """Return why only an owner may do that (EPERM), as a sentence; empty if ownership is not the reason."""
+    """Return the owners who alone may do that (EPERM), as a sentence; empty if ownership is not the reason."""
     with contextlib.suppress(OSError):
         file = os.lstat(path)
         if _has(_OWNER) or file.st_uid == os.geteuid():
@@ -81,7 +81,7 @@ def lacking_ownership(deed: Deed, path: str) -> str:
 
 
 def lacking_capability() -> str:
-    """Return which capabilities this process lacks although it is root, as in a container; empty if none."""
+    """Return the capabilities that this process lacks although it is root, as in a container; empty if none."""
     if os.geteuid() != 0:
         return ""
     return " and ".join(name for number, name in _NAMES.items() if not _has(number))
@@ -97,7 +97,7 @@ def confinement() -> str:
 
 
 def _folders(path: str) -> Iterator[str]:
-    """The folders above a path, from the root down."""
+    """Yield the folders above a path, from the root down."""
     folder = os.path.dirname(os.path.abspath(path))
     if folder != path:
         yield from _folders(folder)
@@ -105,7 +105,7 @@ def _folders(path: str) -> Iterator[str]:
 
 
 def _is_closed(path: str, mode: int) -> bool:
-    """Whether a file or folder is there and its permissions forbid something."""
+    """Return whether a file or folder exists, and its permissions deny an access mode."""
     try:
         os.stat(path)
     except PermissionError:

@@ -1,8 +1,8 @@
-"""Starts external programs; the only module that does.
+"""External programs: the only module that starts them.
 
-A program gets its arguments as a list, the C locale, no standard input, a process group of its own that is
-killed as a whole, limits of time, processor and memory, and what it prints is kept up to a bound. It can read no
-files but those it is given, and change none (:mod:`batchdiff.image.confinement`).
+A program gets its arguments as a list, the C locale, no standard input, a process group of its own that is killed
+as a whole, and limits on run time, CPU time and memory. Its output is kept up to a limit. It can read only the
+files that it is given, and change none (:mod:`batchdiff.image.confinement`).
 """
 
 from __future__ import annotations
@@ -22,45 +22,47 @@ from dataclasses import dataclass
 from typing import IO, cast
 
 from batchdiff.errors import ProgramError, StopError
-from batchdiff.image.confinement import started_confined
+from batchdiff.image.confinement import start_confined
+from batchdiff.image.faults import AGAIN, explained
 from batchdiff.image.names import shell_line
+from batchdiff.image.permissions import Deed
 from batchdiff.signals import signal_name
 
 _KEPT = 64 << 10
-"""Bytes of output that are kept; a damaged image can make `qemu-img check` print gigabytes."""
+"""Bytes of output that are kept: a damaged image can make `qemu-img check` print gigabytes."""
 
 
 _MEMORY = 2 << 30
-"""Bytes of address space: with a quarter of it qemu-img fails on sound images."""
+"""Bytes of address space. With a quarter of that, qemu-img fails on valid images."""
 
 _running: set[subprocess.Popen[bytes]] = set()
 
 _GLANCE = 0.1
-"""Seconds between two looks at whether somebody wants to stop."""
+"""Seconds between two checks for a request to stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A program that ended by itself, or by a signal (then ``code`` is negative); ``output`` is both streams."""
+    """A program that has ended. ``code``: negative if a signal killed it; ``output``: stdout and stderr."""
 
     argv: tuple[str, ...]
     code: int
     output: str
 
     def described(self) -> str:
-        """Return the command as a shell takes it, its exit code and what it said."""
+        """Return the command, quoted for a shell, its exit code and its output."""
         how = f"was killed by {signal_name(-self.code)}" if self.code < 0 else f"exit code {self.code}"
-        said = "; ".join(self.output.strip().splitlines())
-        return f"`{shell_line(self.argv)}` ({how}){': ' + said if said else ''}"
+        output = "; ".join(self.output.strip().splitlines())
+        return f"`{shell_line(self.argv)}` ({how}){': ' + output if output else ''}"
 
 
 def is_installed(name: str) -> bool:
-    """Whether a program is on the PATH."""
+    """Return whether a program is on the PATH."""
     return shutil.which(name) is not None
 
 
 def never() -> bool:
-    """For programs that nobody stops."""
+    """Never ask a program to stop."""
     return False
 
 
@@ -72,14 +74,15 @@ def run(
     package: str,
     stopped: Callable[[], bool] = never,
 ) -> Finished:
-    """Runs a program to its end.
+    """Run a program to its end.
 
-    ``reads``: the files that it may read besides what is installed; None: it is not confined. ``timeout`` in
-    seconds, also of the processor's time. ``package`` is what to install where it is missing.
+    ``reads``: the files that it may read besides installed ones; None: it runs unconfined. ``timeout``: seconds of
+    run time, and of CPU time. ``package``: the Debian package to install if it is missing.
 
     :raises ProgramError: it is missing, could not be started, or took too long.
     :raises StopError: ``stopped`` became true; the program was killed.
     """
+    # If it does not end by itself, for whatever reason, `finally` kills its whole process group.
     deadline = time.monotonic() + timeout
     process = _started(argv, reads, package)
     try:
@@ -100,6 +103,7 @@ def run(
 
 def _started(argv: list[str], reads: Sequence[str] | None, package: str) -> subprocess.Popen[bytes]:
     def start() -> subprocess.Popen[bytes]:
+        # A session of its own: Ctrl-C does not reach the program, and its group can be killed as a whole.
         process = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
@@ -112,20 +116,21 @@ def _started(argv: list[str], reads: Sequence[str] | None, package: str) -> subp
         return process
 
     try:
-        return start() if reads is None else started_confined(start, argv[0], reads)
+        return start() if reads is None else start_confined(start, argv[0], reads)
     except OSError as error:
         why, remedy = error.strerror or str(error), ""
         if error.filename == argv[0]:
-            remedy = f"Install it (Debian: {package})."
+            is_missing = error.errno == errno.ENOENT
+            remedy = f"Install it{'' if is_missing else ' again'} (Debian: {package}), {AGAIN}"
         elif error.errno == errno.EAGAIN:
-            remedy = "Raise the limit on processes (`ulimit -u`, `TasksMax=` of a service)."
-        elif error.filename is not None:
-            why += f" ({error.filename})"
+            remedy = f"Raise the limit on processes (`ulimit -u`, `TasksMax=` of a service), {AGAIN}"
+        elif error.filename is not None:  # a file that it was to read
+            why, remedy = explained(error, Deed.READ)
         raise ProgramError(f"cannot run {argv[0]}", why=why, remedy=remedy) from error
 
 
 def _limit(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Limits memory and processor time from outside; it has hardly begun."""
+    """Limit memory and CPU time of a process that was just started, from outside."""
     with contextlib.suppress(ProcessLookupError):  # it has ended already
         for what, most in (
             (resource.RLIMIT_AS, _MEMORY),
@@ -133,13 +138,13 @@ def _limit(process: subprocess.Popen[bytes], seconds: float) -> None:
             (resource.RLIMIT_CORE, 0),
         ):
             _, hard = resource.prlimit(process.pid, what)
-            # Nobody but root may raise a hard limit, and root should not either.
+            # Never raise a hard limit: only root could, and should not either.
             least = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.prlimit(process.pid, what, (least, least))
 
 
 def kill_all() -> None:
-    """Ends every program that is running; for a process that is about to end itself."""
+    """Kill every running program, before this process exits."""
     for process in list(_running):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -148,7 +153,7 @@ def kill_all() -> None:
 def _read_output(process: subprocess.Popen[bytes], deadline: float, stopped: Callable[[], bool]) -> bytes:
     kept = b""
     with cast("IO[bytes]", process.stdout) as pipe:
-        poll = select.poll()  # select() knows no descriptor over 1,023
+        poll = select.poll()  # select() is limited to descriptors below 1,024
         poll.register(pipe, select.POLLIN)
         while True:
             left = max(deadline - time.monotonic(), 0)
@@ -166,7 +171,7 @@ def _read_output(process: subprocess.Popen[bytes], deadline: float, stopped: Cal
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    if process.returncode is None:  # not waited for yet, so its number is still its own
+    if process.returncode is None:  # not waited for yet, so its PID cannot have been reused
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

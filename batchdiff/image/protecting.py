@@ -1,4 +1,4 @@
-"""Which files of a template can still be written to by their mode, and what taking that away takes on disk."""
+"""The write permission of a template's files, and the disk space that removing it takes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from batchdiff.image.permissions import WRITE_BITS
 
 
 def is_writable(layer: Layer) -> bool:
-    """Return whether a layer is a file that somebody may write to by its mode."""
+    """Return whether a layer is a regular file whose mode has a write bit."""
     mode = os.fstat(layer.fd).st_mode
     return stat.S_ISREG(mode) and bool(mode & WRITE_BITS)
 
 
 def protecting(template: Image) -> CopyUp:
-    """Return what it takes on disk to take the write bits of all files of a template's chain."""
+    """Return the disk space that removing the write bits of all files of a template's chain takes."""
     found = [copy_up(layer.fd, layer.path) for layer in template.layers if is_writable(layer)]
     return CopyUp(
         sum(each.size for each in found),

@@ -1,8 +1,8 @@
-"""qcow2 images: L2 entries read in bulk for the range asked for, compressed clusters unpacked one at a time.
+"""qcow2 images: L2 entries are read in bulk for each range, compressed clusters are unpacked one at a time.
 
 ::
 
-    header -> L2 tables that there are (kept) -> slices of L2 tables (read for each range) -> segments
+    header -> offsets of the L2 tables (kept) -> slices of L2 tables (read for each range) -> segments
 
 Source: QEMU ``docs/interop/qcow2.txt``.
 """
@@ -12,22 +12,23 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from batchdiff.image import files
-from batchdiff.image.contract import Packed, Segment, clipped
+from batchdiff.image.contract import Losses, Packed, Segment, clipped
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.qcow2_extras import check_extras
-from batchdiff.image.qcow2_tables import read_header, read_l2_tables, read_words, refused
+from batchdiff.image.qcow2_tables import L2Tables, read_header, read_l2_tables, read_words, refused
 from batchdiff.qcow2 import compression, entries
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.units import ceil_div
 
 _ENTRIES_AT_FIRST = 256
-"""Half of the L2 entries that are looked at first for data: a page of them."""
+"""Half of the L2 entries that are searched first for data: a page of standard entries is 512."""
 
 _ORIGINS = tuple(Origin)
 _ADDRESS = operator.attrgetter("address")
@@ -43,7 +44,6 @@ class Qcow2Layer:
             self._size = files.content_size(self.fd)
             self._has_holes = not files.is_block_device(self.fd)
             self.header = read_header(self.fd, path, self._size)
-            self._l2 = read_l2_tables(self.fd, path, self.header, self._size)
         except BaseException:
             os.close(self.fd)
             raise
@@ -51,14 +51,31 @@ class Qcow2Layer:
 
     @property
     def virtual_size(self) -> int:
-        """What the header says."""
+        """Bytes of the disk that the VM sees, from the header."""
         return self.header.virtual_size
 
-    def inspect(self) -> None:
-        """Check every entry of every L2 table, that the file can hold all that they map, and what else is in it.
+    @property
+    def losses(self) -> Losses:
+        """The internal snapshots and persistent bitmaps that the header counts."""
+        return Losses(self.header.snapshots, self.header.bitmaps)
 
-        :raises ImageError: an entry is invalid, tables lie on each other, the image is a bomb, or QEMU would not
-            open it for its snapshots or bitmaps.
+    @cached_property
+    def _l2(self) -> L2Tables:
+        """The L2 tables, for all methods but those that need only the header."""
+        return read_l2_tables(self.fd, self.path, self.header, self._size)
+
+    def read_tables(self) -> None:
+        """Read the L1 table now.
+
+        :raises ImageError: an entry is invalid, or cannot be read.
+        """
+        _ = self._l2
+
+    def inspect(self) -> None:
+        """Check every entry of every L2 table, the refcount table, snapshots and bitmaps.
+
+        :raises ImageError: an entry is invalid, tables overlap or map more bytes than the file has, or QEMU would
+            refuse the image for its snapshots or bitmaps.
         """
         try:
             self._check_tables_apart()
@@ -68,12 +85,14 @@ class Qcow2Layer:
             raise refused(self.path, error) from error
 
     def _check_l2_tables(self) -> None:
+        """Check the L2 tables, and that they do not map more bytes than the file has."""
         mapped = 0
         for _, table in self._l2.since(0):
             if self._after_hole(table, 0) == self.header.geometry.l2_entries:
                 continue
             words = self._l2_slice(table, 0, self.header.geometry.l2_entries)
             mapped += entries.check_l2(words, self.header.geometry, self._size)
+            # A bomb maps many guest clusters to one cluster of the file. The file's last one may be cut short.
             if mapped > self._size + self.header.geometry.cluster_size:
                 raise FormatError(f"its tables map more bytes than the file has ({self._size})")
 
@@ -90,7 +109,7 @@ class Qcow2Layer:
             raise FormatError("an L2 table lies on a refcount block")
 
     def _l2_slice(self, table: int, first: int, count: int) -> entries.Words:
-        """``count`` entries of the L2 table there, as :func:`batchdiff.qcow2.entries.granules` wants them."""
+        """Read ``count`` entries of the L2 table at an offset, for :func:`batchdiff.qcow2.entries.granules`."""
         geometry = self.header.geometry
         words = geometry.entry_size // 8
         found = read_words(self.fd, self.path, table + first * geometry.entry_size, count * words)
@@ -109,7 +128,7 @@ class Qcow2Layer:
         return found
 
     def _tables(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """For each L2 table of a range: guest offset of its first cluster, index, first entry, entries."""
+        """Yield, for each L2 table of a range: guest offset of the first cluster, index, first entry, entries."""
         geometry = self.header.geometry
         cluster, last = start // geometry.cluster_size, ceil_div(end, geometry.cluster_size)
         while cluster < last:
@@ -119,15 +138,17 @@ class Qcow2Layer:
             cluster += count
 
     def _segments(self, words: npt.NDArray[np.uint64], first: int, start: int, end: int) -> list[Segment]:
+        """Join L2 entries to segments, cut to a range. ``first``: guest offset of the first entry."""
         geometry = self.header.geometry
         origin, address = entries.granules(words, geometry)
         if self.header.backing_name is None:
-            # Nothing can show through, so both kinds read as zeros: one segment for many.
+            # Nothing can show through, so both kinds read as zeros and can be joined.
             origin[origin == Origin.ABSENT] = Origin.ZERO
+        # joins[i]: granule i + 1 continues the segment of granule i. In the file their data must be adjacent.
         joins = (origin[1:] == origin[:-1]) & np.where(
             origin[1:] == Origin.FILE,
             address[1:] == address[:-1] + geometry.granule,
-            # A compressed cluster is one segment, also where its entry stands for 32 subclusters.
+            # A compressed cluster is one segment, even if its entry stands for 32 subclusters.
             (origin[1:] != Origin.PACKED) | self._same_cluster(len(origin)),
         )
         begins = np.concatenate([[0], np.flatnonzero(~joins) + 1])
@@ -143,10 +164,11 @@ class Qcow2Layer:
         return sorted(self._with_holes(cut)) if self._has_holes else cut
 
     def _with_holes(self, segments: list[Segment]) -> Iterator[Segment]:
-        """The segments by address, the file's own holes as ZERO: clusters that were allocated, never written.
+        """Yield the segments in the order of their addresses, with the file's own holes as ZERO.
 
-        A run of data is asked for once for all that lies in it: finding its end takes the filesystem a while, and
-        a plan of four images of 2 GiB took 1.2 times as long when each segment asked.
+        Such holes are clusters that were allocated but never written. Each run of data is looked up once for all
+        segments in it, because finding its end takes the filesystem a while: a plan of four images of 2 GiB took
+        1.2 times as long with a look-up for each segment.
         """
         known = (0, 0)
         for segment in sorted(segments, key=_ADDRESS):
@@ -154,11 +176,12 @@ class Qcow2Layer:
             if segment.origin is not Origin.FILE or (known[0] <= begin and end <= known[1]):
                 yield segment
                 continue
+            # ``at``: the file offset up to which the segment has been split so far.
             shift, at = segment.start - begin, begin
             for known in files.data_runs(self.fd, begin, min(end, self._size), self.path):
                 if known[0] > at:
                     yield Segment(at + shift, known[0] + shift, Origin.ZERO, 0, 0)
-                # What lies past the end of a truncated file stays FILE, for reading to find.
+                # Past the end of a truncated file it stays FILE, so that reading reports the damage.
                 at = end if known[1] >= self._size else min(known[1], end)
                 yield Segment(known[0] + shift, at + shift, Origin.FILE, 0, known[0])
             hole = min(max(at, self._size), end)
@@ -172,7 +195,7 @@ class Qcow2Layer:
         return inside
 
     def next_data(self, start: int) -> int | None:
-        """The first byte from ``start`` on of a cluster with bytes in the file, or ``start`` inside one."""
+        """Return the start of the next cluster with bytes in the file; ``start`` if it is in such a cluster."""
         geometry = self.header.geometry
         index, entry = divmod(start // geometry.cluster_size, geometry.l2_entries)
         for used, table in self._l2.since(index):
@@ -183,11 +206,11 @@ class Qcow2Layer:
         return None
 
     def _entry_with_data(self, table: int, first: int) -> int | None:
-        """The first entry from ``first`` on, of the L2 table there, for a cluster with bytes in the file."""
+        """Return the first entry from ``first`` on, of the L2 table at an offset, with bytes in the file."""
         geometry, count = self.header.geometry, _ENTRIES_AT_FIRST
         while first < geometry.l2_entries:
             first = max(first, self._after_hole(table, first))
-            # More each time: mostly the first few entries tell.
+            # Twice as many each time: usually data is among the first few entries.
             count = min(count * 2, geometry.l2_entries - first)
             if count > 0:
                 found = entries.clusters_with_data(self._l2_slice(table, first, count), geometry)
@@ -197,7 +220,10 @@ class Qcow2Layer:
         return None
 
     def _after_hole(self, table: int, first: int) -> int:
-        """The entry of the L2 table there where the hole that ``first`` is in ends; at most the table's end."""
+        """Return the entry at which the hole that ``first`` is in ends, in the L2 table at an offset.
+
+        That is ``first`` itself if it is not in a hole, and at most the end of the table.
+        """
         geometry = self.header.geometry
         if not self._has_holes:
             return first
@@ -206,15 +232,15 @@ class Qcow2Layer:
         return (min(data, end) - table) // geometry.entry_size if data is not None else geometry.l2_entries
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
-        """Reads a FILE segment, or unpacks the cluster that a PACKED one is part of."""
+        """Read a FILE segment, or unpack the cluster that a PACKED one is part of."""
         if segment.origin is Origin.PACKED:
             within = segment.start % self.header.geometry.cluster_size
             buffer[:] = self._cluster(segment.address)[within : within + len(buffer)]
             if within + len(buffer) == self.header.geometry.cluster_size:
-                self._unpacked = (-1, b"")  # nobody reads backwards; kept, it would be one for each image
+                self._unpacked = (-1, b"")  # no caller reads backwards, and every open image would keep one
             return
-        # Nothing past the virtual size is asked for, and what is before it, QEMU writes in full: fewer bytes
-        # mean a truncated file, whose missing ones QEMU would silently show as zeros.
+        # Callers ask for nothing past the virtual size, and QEMU writes everything before it in full. So a short
+        # read means a truncated file, whose missing bytes QEMU would silently show as zeros.
         files.fill_from(self.fd, buffer, segment.address, self.path)
 
     def packed(self, segment: Segment) -> Packed:
@@ -238,9 +264,9 @@ class Qcow2Layer:
         return self._unpacked[1]
 
     def fingerprint(self) -> Fingerprint:
-        """The file's fingerprint now."""
+        """Return the file's current fingerprint."""
         return files.identify(self.fd)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         os.close(self.fd)

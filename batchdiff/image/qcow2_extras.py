@@ -1,6 +1,6 @@
-"""Snapshots and bitmaps, which a qcow2 file holds besides a disk: checked as far as QEMU reads them on opening it.
+"""Checks of the snapshots and bitmaps in a qcow2 file, as far as QEMU reads them on opening it.
 
-Their content is never needed. But a file that QEMU refuses for them is of no use, to a VM or below an overlay.
+Their content is never needed. But no VM and no overlay can use a file that QEMU refuses for them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from batchdiff.qcow2.snapshots import snapshot_tables
 def check_extras(fd: int, path: str, header: Header, size: int) -> None:
     """Check the snapshot table and the bitmaps of an open qcow2 file of ``size`` bytes.
 
-    :raises FormatError: QEMU would refuse one of them, or a table is outside the file or on another.
-    :raises ImageError: the disk cannot give them.
+    :raises FormatError: QEMU would refuse one of them, or a table is outside the file or overlaps another.
+    :raises ImageError: they cannot be read.
     """
     if header.snapshots:
         _check_snapshots(fd, path, header, size)
@@ -40,7 +40,7 @@ def _check_snapshots(fd: int, path: str, header: Header, size: int) -> None:
     for start, length in found:
         _require_inside(start + length, size, "a snapshot's L1 table")
         for offset, other, name in others:
-            # QEMU would find that when it writes to the image, as it does on opening one with bitmaps.
+            # QEMU detects that when it writes to the image, as it does on opening one with bitmaps.
             require(
                 length == 0 or start + length <= offset or offset + other <= start,
                 f"a snapshot's L1 table lies on the {name}",

@@ -1,11 +1,11 @@
-"""What is read of a qcow2 file when it is opened: its header, and of its L1 table what is not empty.
+"""Reading of a qcow2 file's header and L1 table on opening; only non-empty L1 entries are kept.
 
 ::
 
     L1 table    | 0 | 0 | A | 0 | 0 | 0 | B | 0 | ...         245,760 entries for 15 TiB, nearly all of them empty
     kept          indices 2, 6       offsets A, B
 
-Whole tables would be 2 MiB an image: 2 GiB in every process for a fleet of 1,000.
+Whole tables would take 2 MiB for each image: 2 GiB in every process for a fleet of 1,000.
 
 Source: QEMU ``docs/interop/qcow2.txt``.
 """
@@ -26,35 +26,35 @@ from batchdiff.qcow2.header import Header, claimed_cluster_size, parse
 from batchdiff.units import KIB, ceil_div
 
 _HEAD = 64 * KIB
-"""What is read of a file to begin with: the first cluster of most."""
+"""Bytes of the first read: the first cluster of most files."""
 
 _L1_AT_ONCE = 64 * KIB
-"""Entries of an L1 table that are looked through at once."""
+"""Entries of an L1 table that are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class L2Tables:
-    """The L2 tables that there are: their indices in the L1 table, ascending, and their offsets in the file."""
+    """The existing L2 tables: their indices in the L1 table, ascending, and their offsets in the file."""
 
     indices: npt.NDArray[np.uint32]
     offsets: npt.NDArray[np.int64]
 
     def at(self, index: int) -> int:
-        """The offset of the table with that index; 0 where there is none."""
+        """Return the offset of the table with that index; 0 if there is none."""
         place = int(np.searchsorted(self.indices, index))
         found = place < len(self.indices) and self.indices[place] == index
         return int(self.offsets[place]) if found else 0
 
     def since(self, index: int) -> Iterator[tuple[int, int]]:
-        """Index and offset of every table from that index on."""
+        """Yield index and offset of every table from that index on."""
         for place in range(int(np.searchsorted(self.indices, index)), len(self.indices)):
             yield int(self.indices[place]), int(self.offsets[place])
 
 
 def read_header(fd: int, path: str, size: int) -> Header:
-    """The header of an open qcow2 file of ``size`` bytes.
+    """Read and check the header of an open qcow2 file of ``size`` bytes.
 
-    :raises ImageError: it is no sound one, or cannot be read.
+    :raises ImageError: it is invalid, or cannot be read.
     """
     head = files.read_exactly(fd, min(_HEAD, size), 0, path)
     if (cluster_size := claimed_cluster_size(head)) > _HEAD:
@@ -66,9 +66,9 @@ def read_header(fd: int, path: str, size: int) -> Header:
 
 
 def read_l2_tables(fd: int, path: str, header: Header, size: int) -> L2Tables:
-    """What the L1 table of an open qcow2 file of ``size`` bytes names.
+    """Read the L1 table of an open qcow2 file of ``size`` bytes.
 
-    :raises ImageError: an entry is invalid, or the disk cannot give it.
+    :raises ImageError: an entry is invalid, or cannot be read.
     """
     needed = ceil_div(header.virtual_size, header.geometry.l2_coverage)
     indices, words = [], []
@@ -86,14 +86,14 @@ def read_l2_tables(fd: int, path: str, header: Header, size: int) -> L2Tables:
 
 
 def read_words(fd: int, path: str, offset: int, count: int) -> entries.Words:
-    """``count`` entries of 8 bytes from an offset of the file on.
+    """Read ``count`` big-endian words of 8 bytes at an offset of the file.
 
-    :raises ImageError: the file ends before, or the disk cannot give them.
+    :raises ImageError: the file ends before, or they cannot be read.
     """
     data = files.read_exactly(fd, count * 8, offset, path)
     return np.frombuffer(data, dtype=">u8").astype(np.uint64)
 
 
 def refused(path: str, error: FormatError) -> ImageError:
-    """What to raise where a file breaks the format's rules."""
+    """Return the error for a file that breaks the format's rules."""
     return ImageError(f"cannot use {path} as qcow2", why=str(error), remedy=error.remedy)

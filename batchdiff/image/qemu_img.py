@@ -1,4 +1,4 @@
-"""qemu-img, one function a verb: the judge that shares no code with ours."""
+"""qemu-img, one function for each verb: an independent check that shares no code with batchdiff."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from batchdiff.units import MIB
 _NAME = "qemu-img"
 _PACKAGE = "qemu-utils"
 _SECONDS, _BYTES_PER_SECOND = 600, 20 * MIB
-"""How long a verb may take: ten minutes, and as long as a slow disk needs for every byte of the image."""
+"""The time limit of a verb: ten minutes, plus the time that a slow disk needs to read the whole image."""
 
 _WHERE = (
-    "batchdiff lets it read only the images, system folders such as /usr, its own folder and what LD_LIBRARY_PATH"
-    " names. Put a qemu-img on the PATH that needs no more."
+    "batchdiff runs qemu-img confined to the images, system folders such as /usr, its own folder and"
+    " LD_LIBRARY_PATH. Install a qemu-img that needs no other files."
 )
 
 
 def is_installed() -> bool:
-    """Whether qemu-img is there."""
+    """Return whether qemu-img is on the PATH."""
     return programs.is_installed(_NAME)
 
 
 _LEAKS_ONLY = 3
-"""What `qemu-img check` ends with if clusters are allocated that nothing uses: space is lost, no content."""
+"""The exit code of `qemu-img check` for leaks: clusters that nothing uses are allocated. No data is lost."""
 
 
 def check(
@@ -42,7 +42,7 @@ def check(
     leaks_allowed: bool = False,
     stopped: Callable[[], bool] = never,
 ) -> None:
-    """`qemu-img check`: refcounts and tables of a qcow2 image; ended early once ``stopped`` is true.
+    """Run `qemu-img check` on the refcounts and tables of a qcow2 image; kill it once ``stopped`` is true.
 
     :raises VerificationError: it finds an error, or a leak that is not allowed.
     :raises InUseError: a VM uses the image.
@@ -55,7 +55,7 @@ def check(
         raise VerificationError(
             f"qemu-img check finds errors in {image.path}",
             why=done.described(),
-            # Of what was just written the errors are ours, and it is thrown away.
+            # Errors in an image that was just written are ours, and the image is discarded: nothing to repair.
             remedy=_REPAIR.format(shell_word(image.path)) if leaks_allowed else "",
         )
     _require_success(done)
@@ -68,12 +68,12 @@ _REPAIR = (
 
 
 def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) -> None:
-    """Let QEMU open an image with its chain, as headers name it, and look where its first bytes are.
+    """Have QEMU open an image with its backing chain, as the headers name it, and map its first bytes.
 
-    `qemu-img info` would not do: it opens neither the chain nor an external data file. `map` as text fails if
-    those bytes are compressed.
+    `qemu-img info` is not enough: it opens neither the chain nor an external data file. `map` without JSON output
+    fails if those bytes are compressed.
 
-    :raises VerificationError: it refuses one of the files.
+    :raises VerificationError: QEMU refuses one of the files.
     :raises InUseError: a VM uses one of them.
     :raises ProgramError: it could not be run.
     """
@@ -82,7 +82,7 @@ def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) ->
         raise VerificationError(
             f"QEMU does not open {image.path}",
             why=done.described(),
-            remedy="If that is about the template, no VM could run on its overlays: bring the template back from a"
+            remedy="If the error is in the template, no VM could run on its overlays: restore the template from a"
             " backup, then plan again.",
         )
     _require_success(done)
@@ -91,14 +91,14 @@ def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) ->
 def compare(
     one: ImageSource, other: ImageSource, virtual_size: int, *, stopped: Callable[[], bool] = never
 ) -> None:
-    """`qemu-img compare`: the bytes that two images show their guest; chains are followed as the headers say.
+    """Run `qemu-img compare` on the disks of two images; QEMU opens their backing chains as the headers name them.
 
     :raises DifferenceError: they differ.
     :raises InUseError: a VM uses one of them.
     :raises ProgramError: it could not be run, or could not read one of them.
     """
     done = _run("compare", [one, other], virtual_size, stopped)
-    # It also ends with 1 where it could not even start; then it has compared nothing.
+    # It also exits with 1 if it could not even start; then it has compared nothing.
     if done.code == 1 and _MISMATCH in done.output:
         raise DifferenceError(
             f"qemu-img compare finds a difference between {one.path} and {other.path}", why=done.described()
@@ -107,7 +107,7 @@ def compare(
 
 
 _MISMATCH = "mismatch"
-"""What `qemu-img compare` prints at the first byte that differs, and for other sizes."""
+"""Printed by `qemu-img compare` for the first byte that differs, and for sizes that differ."""
 
 
 def _run(
@@ -136,7 +136,7 @@ def _require_success(done: Finished) -> None:
             why=done.described(),
             remedy=f"Shut it down, {AGAIN}",
         )
-    # What a shell and the loader of libraries end with. Elsewhere it may lie in places that are closed to it.
+    # 126 and 127 come from a shell or the loader: qemu-img or a library may lie outside the folders it may read.
     remedy = _WHERE if done.code in {126, 127} else f"Fix what it reports, {AGAIN}"
     raise ProgramError("qemu-img failed", why=done.described(), remedy=remedy)
 
@@ -146,10 +146,10 @@ def _is_locked(done: Finished) -> bool:
 
 
 def _names(images: list[ImageSource]) -> list[str]:
-    """Images as json: names: nothing in a path is ever taken for a protocol, an option or a format.
+    """Return the arguments that name images, so that QEMU takes no part of a path for a protocol or an option.
 
-    JSON is UTF-8, so a path that is not goes as the value of an option instead, in which a comma is doubled.
-    Source: QEMU, ``qemu-img`` manual, ``--image-opts``.
+    These are ``json:`` names. JSON is UTF-8, so a path with other bytes is passed as the value of an option
+    instead, with commas doubled. Source: QEMU, ``qemu-img`` manual, ``--image-opts``.
     """
     if all(image.path.isascii() or _is_utf8(image.path) for image in images):
         return [f"json:{json.dumps(_opened(image))}" for image in images]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from batchdiff.image import files
-from batchdiff.image.contract import Packed, Segment
+from batchdiff.image.contract import Losses, Packed, Segment
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import SECTOR, align_up
@@ -20,6 +20,11 @@ class RawLayer:
         self._size = files.content_size(self.fd)
         self._has_holes = not files.is_block_device(self.fd)
         self.virtual_size = align_up(self._size, SECTOR)
+
+    @property
+    def losses(self) -> Losses:
+        """Nothing: a raw image has no snapshots and no bitmaps."""
+        return Losses()
 
     def parts(self, start: int, end: int) -> list[Segment]:
         """See :class:`~batchdiff.image.contract.Layer`; nothing is ever ABSENT."""

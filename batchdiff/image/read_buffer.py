@@ -1,4 +1,4 @@
-"""One buffer for many reads of any image: what reads all of an image allocates nothing on its way."""
+"""A buffer that is reused for many reads, so that reading a whole image allocates no memory for each piece."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from batchdiff.image.memory import address_of, page_aligned, same_bytes
 
 
 class ReadBuffer:
-    """Memory for up to ``size`` bytes of any image, one piece after the other."""
+    """Memory for pieces of up to ``size`` bytes of any image."""
 
     def __init__(self, size: int) -> None:
         self._view = page_aligned(size)
         self._address = address_of(self._view)
 
     def load(self, image: Image, start: int, length: int) -> memoryview:
-        """Return ``length`` guest bytes from ``start`` on, past the virtual size zeros; valid until the next call.
+        """Return ``length`` guest bytes at ``start``, zeros past the virtual size; valid until the next call.
 
         :raises ImageError: the image cannot be read.
         """
         return self.load_segments(image, start, length, image.segments(start, start + length))
 
     def load_segments(self, image: Image, start: int, length: int, segments: list[Segment]) -> memoryview:
-        """Do the same if the image's segments in these bytes are known.
+        """Do the same with the image's segments of these bytes, for a caller that has them already.
 
         :raises ImageError: the image cannot be read.
         """

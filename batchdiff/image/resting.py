@@ -1,13 +1,13 @@
-"""Which images rest on which files, as their heads say: one look at whole chains, from the top down and back up.
+"""The graph of images and their backing files, as their headers name them.
 
 ::
 
-    c.qcow2  ->  mid.qcow2  ->  a.img         take_in("c.qcow2") goes down, on("a.img") comes back up:
-                                              mid.qcow2 and c.qcow2 rest on a.img
+    c.qcow2  ->  mid.qcow2  ->  a.img         take_in("c.qcow2") follows the chain down, on("a.img") back up:
+                                              mid.qcow2 and c.qcow2 depend on a.img
 
-Only heads are read: of regular files, and of block devices that the caller names. A device that only a head names
-is not opened, because opening some devices has effects. Files are told apart by identity, not by name; a name that
-leads to no file counts by where it leads, with all symbolic links resolved.
+Only the first bytes of files are read: of regular files, and of block devices that the caller names. A device that
+only a header names is not opened, because opening some devices has side effects. Files are distinguished by
+identity, not by name. A name that leads to no file is kept as a path, with all symbolic links resolved.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from batchdiff.image.identity import Identity, identity_in
 from batchdiff.image.named_files import Named
 
 Ground: TypeAlias = Identity | str
-"""What an image can rest on: a file that is there, or a resolved path at which perhaps none is."""
+"""What an image can depend on: an existing file, or a resolved path at which there may be none."""
 
 
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
-"""A path that nobody can open. All other errors, such as too many open files, leave open what is there."""
+"""Errors for a path that no program can open. After any other, such as EMFILE, there may be a file."""
 
 
 class Unread(NamedTuple):
@@ -39,7 +39,10 @@ class Unread(NamedTuple):
 
 
 class RestingImages:
-    """What one look has found. ``untouched``: files that are never opened, whatever names them."""
+    """The images of one search, and the files that they depend on.
+
+    ``untouched``: files that are never opened, even if an image names them.
+    """
 
     def __init__(self, heads: Heads, untouched: frozenset[Identity] = frozenset()) -> None:
         self._heads, self._untouched = heads, untouched
@@ -52,13 +55,13 @@ class RestingImages:
 
     @property
     def unread(self) -> dict[Ground, Unread]:
-        """The files that could not be read, so that they might rest on anything."""
+        """The files that could not be read, and so may depend on any other file."""
         return self._unread
 
     def take_in(self, path: str) -> Unread | None:
-        """Take in an image, in a file or on a block device, with its whole chain.
+        """Add an image, in a file or on a block device, with its whole backing chain.
 
-        If the image itself cannot be read, it says so.
+        Return an entry if the image itself cannot be read.
         """
         place = self._place(path)
         if place.identity is not None and place.is_device:
@@ -69,9 +72,9 @@ class RestingImages:
         return self._unread.get(place.path if place.identity is None else place.identity)
 
     def take_in_folder(self, folder: str, *, but: str) -> None:
-        """Take in every regular file of a folder, also those to which symbolic links there lead.
+        """Add every regular file in a folder, and those that symbolic links in it lead to.
 
-        ``folder`` has no symbolic link in it. ``but``: the suffix of names that are left out.
+        ``folder`` is a path without symbolic links. ``but``: the suffix of names that are skipped.
 
         :raises OSError: the folder cannot be listed.
         """
@@ -85,13 +88,13 @@ class RestingImages:
                 with contextlib.suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
                     if self._heads.names_nothing(status):
-                        continue  # as most files beside guests
+                        continue  # as is true of most files beside guests
                     place = _Place(entry.path, identity_in(status), status, (folder,))
                     self._places.setdefault(entry.path, place)
                     self.take_in(entry.path)
 
     def on(self, grounds: Iterable[Ground]) -> dict[Identity, str]:
-        """Return the images that rest on one of these at any level, each with a path at which it was found."""
+        """Return the images that depend on one of these at any level, each with a path at which it was found."""
         found: dict[Identity, str] = {}
         pending = list(grounds)
         while pending:
@@ -108,13 +111,14 @@ class RestingImages:
         return known
 
     def _below(self, place: _Place) -> Iterator[str]:
-        """Note what a file names, and return the paths of those that may name further ones."""
+        """Record the files that a file names, and yield the paths of those that may name others in turn."""
         identity = place.identity
         if place.error is not None:
             self._unread[place.path] = Unread(place.path, place.error)
         if identity is None or identity in self._untouched or not (place.is_regular or identity in self._devices):
             return
         self._paths.setdefault(identity, place.path)
+        # A file is examined once for each folder at which its relative names can start. This also ends circles.
         folders = [folder for folder in place.folders if (identity, folder) not in self._entered]
         self._entered.update((identity, folder) for folder in folders)
         for named in self._names(place, identity) if folders else ():
@@ -135,11 +139,10 @@ class RestingImages:
 
 
 class _Place(NamedTuple):
-    """Where a path leads: the file behind all links and, in ``folders``, where its relative names start.
+    """The file that a path leads to. ``error``: why it could not be examined.
 
-    ``error``: why that could not be seen.
-
-    QEMU lets them start at the folder by which an image is opened: that of a link, or that of the file itself.
+    ``folders``: the folders at which its relative names can start. QEMU resolves them from the folder of the path
+    by which it opens an image: that of a link, or that of the file itself.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""Where an image is and what it is said to be: all that a worker needs to open it."""
+"""The declared path, format and backing chain of an image: all that a worker needs to open it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class ImageFormat(enum.StrEnum):
-    """The formats that a manifest may name; :mod:`batchdiff.image.opening` says which can be read so far."""
+    """The formats that a manifest may name; :mod:`batchdiff.image.opening` knows which can be read so far."""
 
     RAW = "raw"
     QCOW2 = "qcow2"
@@ -22,11 +22,11 @@ class ImageFormat(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """One image file: an absolute path, its declared format and its declared chain.
+    """One image file: an absolute path, its declared format and its declared backing chain.
 
-    The path has no symbolic links, but for the last component of a block device's name, such as /dev/vg/lv.
+    The path has no symbolic links, except for the last component of a block device's name, such as /dev/vg/lv.
 
-    ``backing`` lists the images below this one, the next one first; only these are ever opened for it.
+    ``backing`` lists the images below this one, the nearest first; no other files are opened for it.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""Which files are under a block device, through loop devices, partitions and device-mapper, to the ground.
+"""The files and devices below a block device, traced through loop devices, partitions and device-mapper.
 
 ::
 
@@ -17,20 +17,20 @@ from batchdiff.image.identity import Identity, identity_of
 
 _BLOCK = "/sys/dev/block"
 _VIRTUAL = ("/sys/devices/virtual/", "/sys/devices/tcm_loop", "/sys/devices/rbd")
-"""Where devices are that the kernel makes up: what they show may be anything, also a file of this machine."""
+"""Folders of virtual devices, whose content can come from anywhere, even from a file on this machine."""
 
 
 class Underlying(NamedTuple):
-    """The files that an image's bytes are in. ``traced``: these are all; else there may be others."""
+    """The files that store an image's bytes. ``traced``: the set is complete; if not, there may be others."""
 
     files: frozenset[Identity]
     traced: bool = True
 
 
 def underlying(path: str) -> Underlying:
-    """The files that an image is in: itself, and where it is a block device, whatever is under that.
+    """Return the files that store an image: itself and, if it is a block device, everything below that.
 
-    A device that shows what cannot be told, as one of the network, or of ZFS, is not traced.
+    A device with an unknown source, such as a network disk or a ZFS volume, cannot be traced.
     """
     files: set[Identity] = set()
     traced = True
@@ -48,20 +48,20 @@ def underlying(path: str) -> Underlying:
 
 
 def all_underlying(paths: tuple[str, ...]) -> Underlying:
-    """What is under the files of a chain."""
+    """Return the files that store the images of a chain."""
     found = [underlying(path) for path in paths]
     files = frozenset(identity for each in found for identity in each.files)
     return Underlying(files, all(each.traced for each in found))
 
 
 def _below(device: int) -> list[Identity | None] | None:
-    """What is right under a block device; None where that cannot be told."""
+    """Return the files and devices directly below a block device; None if they cannot be determined."""
     folder = os.path.realpath(f"{_BLOCK}/{os.major(device)}:{os.minor(device)}")
     if os.path.exists(f"{folder}/partition"):
         return [_numbered(os.path.dirname(folder))]
     file = _line(f"{folder}/loop/backing_file")
     if file is not None:
-        # Of a deleted one it has " (deleted)" at the end: no file, or another one than it says.
+        # For a deleted file the path ends in " (deleted)", which leads to no file, or to a wrong one.
         return [identity_of(file)]
     slaves = _names(f"{folder}/slaves")
     if slaves:
@@ -71,7 +71,7 @@ def _below(device: int) -> list[Identity | None] | None:
 
 
 def _numbered(folder: str) -> Identity | None:
-    """The identity of the block device that a folder of sysfs is about."""
+    """Return the identity of the block device that a sysfs folder describes."""
     major, _, minor = (_line(f"{folder}/dev") or "").partition(":")
     return ("device", os.makedev(int(major), int(minor)), 0) if major and minor else None
 

@@ -1,12 +1,12 @@
-"""Which parts of a file are preallocated on its disk and were never written to: they read as zeros.
+"""The parts of a file that are preallocated on its disk but were never written to: they read as zeros.
 
 ::
 
     file         | written | unwritten                                          | hole |
     SEEK_DATA    | data    | a hole, or data where the page cache has its zeros | hole |
 
-So SEEK_DATA depends on who has read the file, and this does not. It is a hint of where zeros are to be looked for,
-never anybody's word for the content.
+So the result of SEEK_DATA depends on what has been read before; this does not. It is a hint where to look for
+zeros, never proof of the content.
 
 Source: Linux ``Documentation/filesystems/fiemap.rst`` (FIEMAP_EXTENT_UNWRITTEN).
 """
@@ -23,9 +23,9 @@ class Unwritten:
     """The unwritten parts of one open file, as they are now."""
 
     def __init__(self, fd: int, path: str, *, known: ExtentTable | None = None) -> None:
-        """``known``: its unwritten extents, and perhaps others, if the filesystem was asked before.
+        """Ask the filesystem for them. ``known``: its answer, if it was asked before.
 
-        :raises ImageError: the filesystem has a fault.
+        :raises ImageError: the filesystem reports an error.
         """
         self._starts: list[int] = []
         self._ends: list[int] = []
@@ -44,11 +44,11 @@ class Unwritten:
 
     @property
     def is_nothing(self) -> bool:
-        """Whether all that is not in a hole was written."""
+        """True if there are no unwritten parts."""
         return not self._starts
 
     def split(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
-        """Bytes ``start`` to ``end`` in parts, each with its start and end and whether it is unwritten."""
+        """Split bytes ``start`` to ``end``: yield start and end of each part, and whether it is unwritten."""
         at, number = start, bisect.bisect_right(self._ends, start)
         while at < end:
             begin = self._starts[number] if number < len(self._starts) else end

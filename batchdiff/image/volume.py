@@ -1,10 +1,10 @@
-"""How a filesystem gives space to a new file: in which units, and whether that can be known ahead.
+"""The units in which a filesystem allocates space to a new file, and whether they can be known in advance.
 
 ============================  ================================================================================
-ext2, ext3, XFS, tmpfs        blocks, whose size statvfs has; a tmpfs with ``huge=`` may take huge pages
-ext4                          the same; with bigalloc clusters of blocks, which show in what files take
-btrfs                         blocks; less where it compresses
-overlayfs                     what its upper layer's filesystem does
+ext2, ext3, XFS, tmpfs        blocks, of the size in statvfs; a tmpfs with ``huge=`` may take huge pages
+ext4                          the same; with bigalloc, clusters of blocks, inferred from the space of files
+btrfs                         blocks; less if it compresses
+overlayfs                     as on the filesystem of its upper layer
 others (ZFS, NFS, FUSE, ...)  never measured, so unknown
 ============================  ================================================================================
 
@@ -27,31 +27,31 @@ from batchdiff.image.mounts import Mount, filesystem_of, mount_under
 from batchdiff.image.overlayfs import OVERLAYFS, upper_place
 
 _USUAL_BLOCK = 4096
-"""Where statvfs has other things: NFS has the size of its requests, FUSE what its program likes."""
+"""For filesystems whose statvfs means something else: NFS reports its request size, FUSE any value."""
 
 _LARGEST_UNIT = 1 << 30
-"""mke2fs makes no larger clusters than 512 MiB."""
+"""mke2fs makes no clusters larger than 512 MiB."""
 
 _FILES_ASKED = 256
-"""Of a folder, on one with larger units; otherwise a few are enough."""
+"""Files of a folder that are examined if its units seem larger than blocks; usually a few are enough."""
 
 _HUGE_PAGE, _HUGE_PAGE_SIZE = 2 << 20, "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
-"""On x86, and where the kernel has the size of this machine's."""
+"""The size on x86, and the file with this machine's size."""
 
 _GET_FLAGS = 0x80086601
 _COMPRESSED, _NOT_COPIED_ON_WRITE = 0x00000004, 0x00800000
 _GET_MORE, _REALTIME = 0x801C581F, 0x00000001
 MEASURED = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"})
-"""Filesystems on which the numbers of plans were held against df (docs/plan-format.md)."""
+"""Filesystems on which the numbers in plans were checked against df (docs/plan-format.md)."""
 
 _DEPENDS_ON_OPTIONS = frozenset({"btrfs", "tmpfs"})
 
 
 class Volume(NamedTuple):
-    """A filesystem, as seen by somebody who writes an overlay there.
+    """A filesystem on which an overlay is written.
 
-    ``unit``: bytes in which it gives space. ``exactness`` is that of a size in such units, and ``note`` why it is
-    not exact.
+    ``unit``: the allocation unit in bytes. ``exactness``: that of a size in such units; ``note``: why it is not
+    exact.
     """
 
     filesystem: str
@@ -61,7 +61,7 @@ class Volume(NamedTuple):
 
 
 def volume_of(folder: str, guest: int) -> Volume:
-    """Return the filesystem of a folder, for a file that will have the flags of ``guest``, an open file.
+    """Return the filesystem of a folder, for a new file with the inode flags of ``guest``, an open file.
 
     :raises OSError: there is no such folder.
     """
@@ -81,18 +81,18 @@ def volume_of(folder: str, guest: int) -> Volume:
 
 
 def not_measured(filesystem: str) -> str:
-    """Return why numbers for a filesystem of that type cannot be relied on."""
+    """Return why numbers for a filesystem of that type are not reliable."""
     return f"batchdiff's numbers were never checked on {filesystem or 'a filesystem of unknown type'}"
 
 
 def _measured(kind: str, mount: Mount | None, folder: str, guest: int, block: int) -> Volume:
-    """``mount`` is None in a chroot or container whose list of mounts lacks it."""
+    """Return a measured filesystem. ``mount``: None in a chroot or container whose list of mounts lacks it."""
     if kind == "ext4":
         return Volume(kind, _cluster(folder, guest, block))
     if kind == "xfs" and _is_realtime(guest):
         return Volume(kind, block, Exactness.UNKNOWN, not_measured("the realtime device of XFS"))
     if kind == "btrfs" and mount is not None and _compresses(mount, guest):
-        why = "btrfs compresses the overlay, by how much shows only once it is written"
+        why = "btrfs compresses the overlay, by how much is known only once it is written"
         return Volume(kind, block, Exactness.AT_MOST, why)
     if kind == "tmpfs" and mount is not None and mount.option("huge") not in {None, "never"}:
         why = "the tmpfs may take huge pages for the overlay, or small ones (huge=)"
@@ -111,23 +111,23 @@ def _huge_page() -> int:
 def _of_upper_layer(fd: int, folder: str, guest: int, block: int) -> Volume:
     upper = upper_place(fd, folder)
     if upper is None:
-        why = "the filesystem below overlayfs, which the overlay goes to, cannot be seen from here"
+        why = "the filesystem below overlayfs, on which the overlay will be, cannot be seen from here"
         return Volume(OVERLAYFS, block, Exactness.UNKNOWN, why)
     while not os.path.isdir(upper):
-        upper = os.path.dirname(upper)  # a folder that is only in a lower layer is made once something is written
+        upper = os.path.dirname(upper)  # a folder that is only in a lower layer is created by the first write
     return volume_of(upper, guest)
 
 
 def _cluster(folder: str, guest: int, block: int) -> int:
-    """Return the largest unit in which all that is seen of a filesystem may have been given out.
+    """Infer the allocation unit of ext4: the largest one that fits all sizes seen on the filesystem.
 
-    No place shows it, but all that is taken or free is whole units. A folder of a few files takes one of them; one
-    of a hundred may take several, and then its files tell.
+    The kernel does not report it, but all used and all free space is in whole units. A folder of a few files takes
+    one unit; a folder of a hundred may take several, and then its files show the unit.
     """
     common, device = 0, os.stat(folder).st_dev
     for info in itertools.chain([os.fstat(guest)], map(os.stat, _upwards(folder)), _files_in(folder)):
         taken = info.st_blocks * 512
-        if info.st_dev == device and taken >= block:  # less than a block is what fits into an inode
+        if info.st_dev == device and taken >= block:  # a file of less than a block is stored in its inode
             common = math.gcd(common, taken)
         if common & -common == block:
             return block
@@ -160,7 +160,7 @@ def _compresses(mount: Mount, guest: int) -> bool:
 
 
 def _is_realtime(fd: int) -> bool:
-    """Return whether a file, and so its overlay, is on XFS's realtime device, which has units of its own."""
+    """Return whether a file, and so its overlay, is on XFS's realtime device, which has its own units."""
     try:
         return bool(struct.unpack_from("=I", fcntl.ioctl(fd, _GET_MORE, bytes(28)))[0] & _REALTIME)
     except OSError:
@@ -168,7 +168,7 @@ def _is_realtime(fd: int) -> bool:
 
 
 def _flags(fd: int) -> int:
-    """Return the inode flags of a file, which apply gives to its overlay (ioctl_iflags(2))."""
+    """Return the inode flags of a file, which apply copies to its overlay (ioctl_iflags(2))."""
     try:
         return int(struct.unpack("=I", fcntl.ioctl(fd, _GET_FLAGS, bytes(4)))[0])
     except OSError:

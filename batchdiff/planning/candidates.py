@@ -1,4 +1,4 @@
-"""Which guests can be compared at all: each is opened, inspected and checked before anything is scanned."""
+"""Selection of the guests that can be compared: each is opened, inspected and checked before the scan."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.image.backing_names import resolved_backing
+from batchdiff.image.contract import Losses
 from batchdiff.image.identity import identity_of, is_one_image
 from batchdiff.image.image import Image
 from batchdiff.image.lookalike import looks_like
-from batchdiff.image.opening import inspect, open_image, peek_header
+from batchdiff.image.opening import OverlayError, inspect, open_image, peek_header
 from batchdiff.image.source import ImageFormat, ImageSource
-from batchdiff.image.underlying import all_underlying
+from batchdiff.image.underlying import Underlying, all_underlying
 from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model import own_names
 from batchdiff.model.dependents import Forbidden, dependents_in_manifest
@@ -21,12 +22,12 @@ from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
 from batchdiff.model.plan import PlannedImage, Verdict
 from batchdiff.units import format_size
 
-_CONVERT_FIRST = "convert or remove that one first, then plan again"
+_CONVERT_FIRST = "convert or remove that image first, then plan again"
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A guest that can be compared, and what a plan records of it before the scan."""
+    """A guest that can be compared, and its image as the plan records it."""
 
     entry: GuestEntry
     record: PlannedImage
@@ -34,7 +35,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Dismissed:
-    """A guest that is not compared, with the verdict and its reason; ``record`` where it could be opened."""
+    """A guest that is not compared, with the verdict and its reason; ``record`` if it could be opened."""
 
     entry: GuestEntry
     record: PlannedImage | None
@@ -43,39 +44,49 @@ class Dismissed:
 
 
 def planned(image: Image) -> PlannedImage:
-    """What a plan records of an open image."""
+    """Return an open image as a plan records it."""
     return PlannedImage(image.source, image.virtual_size, image.fingerprints())
 
 
-def examined(
-    entry: GuestEntry, template: PlannedImage, manifest: Manifest, plans: EarlierPlans
+def examine_guests(manifest: Manifest, template: PlannedImage, plans: EarlierPlans) -> list[Candidate | Dismissed]:
+    """Examine all guests and decide which to compare. No file stays open.
+
+    ``plans``: the earlier plans, which give the reason to skip a guest that they converted.
+    """
+    under = all_underlying(template.paths)
+    parts = [_examined(entry, template, under, manifest, plans) for entry in manifest.guests]
+    return _without_backing_files(parts, manifest)
+
+
+def _examined(
+    entry: GuestEntry, template: PlannedImage, under: Underlying, manifest: Manifest, plans: EarlierPlans
 ) -> Candidate | Dismissed:
-    """Return a guest's part in the plan. No file stays open. ``plans`` has what was done before."""
     if entry.converted is not None:
         return Dismissed(entry, None, Verdict.SKIP, plans.reason(entry.converted))
     if entry.objection:
         return Dismissed(entry, None, Verdict.REFUSE, entry.objection)
     try:
-        if _rests_on(entry, template.source):
-            return Dismissed(entry, None, Verdict.SKIP, "it is already an overlay of this template")
-        image = open_image(entry.image)
+        _check_not_replaced(entry, template.source)
+        image = open_image(entry.image, no_overlay_of=template.source.path)
+    except OverlayError:
+        return Dismissed(entry, None, Verdict.SKIP, "it is already an overlay of this template")
     except ImageError as error:
         return Dismissed(entry, None, Verdict.REFUSE, str(error))
     with image:
         record = planned(image)
         try:
-            reason = _objection(image, record, template, manifest)
+            reason = _objection(image, record, template, under, manifest)
         except (GuestError, ImageError) as error:
             reason = str(error)
     return Dismissed(entry, record, Verdict.REFUSE, reason) if reason else Candidate(entry, record)
 
 
-def without_backing_files(parts: list[Candidate | Dismissed], manifest: Manifest) -> list[Candidate | Dismissed]:
-    """Dismiss guests that something else rests on, whatever becomes of that: it would be lost with them."""
+def _without_backing_files(parts: list[Candidate | Dismissed], manifest: Manifest) -> list[Candidate | Dismissed]:
+    """Dismiss guests that are backing files of other images, which would be lost with them."""
     dependents = dependents_in_manifest(manifest)
     paths = [part.entry.image.path for part in parts if isinstance(part, Candidate)]
     resting = dependents.on_each(paths, forbidden=Forbidden.IGNORED)
-    # What rests on something is called by its real path, also a block device.
+    # Dependents are reported by their real paths, even block devices.
     guests = {os.path.realpath(entry.image.path): entry.name for entry in (*manifest.guests, *manifest.left_out)}
     found: list[Candidate | Dismissed] = []
     for part in parts:
@@ -89,39 +100,46 @@ def without_backing_files(parts: list[Candidate | Dismissed], manifest: Manifest
 
 
 def _named(images: list[str], guests: dict[str, str]) -> str:
-    """Return one of these images, a guest rather than another, and how many more there are."""
+    """Return one of these images, preferably a guest, and how many more there are."""
     first = min(images, key=lambda path: path not in guests)
     shown = f"the guest {guests[first]}" if first in guests else first
     return f"{shown} and {len(images) - 1} more" if len(images) > 1 else shown
 
 
-def _rests_on(entry: GuestEntry, template: ImageSource) -> bool:
-    """Whether the backing file that a guest names is the template, declared in the manifest or not."""
+def _check_not_replaced(entry: GuestEntry, template: ImageSource) -> None:
+    """Refuse a guest that is not declared qcow2, but whose overlay has taken its place.
+
+    No data is read as qcow2 for that: a forged header can only keep its own guest from being converted.
+
+    :raises OverlayError: it is an overlay of the template.
+    :raises ImageError: it looks like qcow2, and is damaged.
+    """
     guest = entry.image
-    # A raw guest whose overlay took its place is still called raw in the manifest. Nothing is read as qcow2 for
-    # that: a forged header can only keep its own guest from being converted.
-    thin = entry.in_place and looks_like(guest.path) is ImageFormat.QCOW2
-    if guest.format is not ImageFormat.QCOW2 and not thin:
-        return False
+    if guest.format is ImageFormat.QCOW2 or not entry.in_place or looks_like(guest.path) is not ImageFormat.QCOW2:
+        return
     named = resolved_backing(guest.path, peek_header(guest.path))
-    return named is not None and is_one_image(template.path, named)
+    if named is not None and is_one_image(template.path, named):
+        raise OverlayError(f"cannot use {guest.path}", why=f"it is an overlay of {template.path}")
 
 
-def _objection(image: Image, record: PlannedImage, template: PlannedImage, manifest: Manifest) -> str:
-    """Why a guest may not be converted; empty where it may.
+def _objection(
+    image: Image, record: PlannedImage, template: PlannedImage, under: Underlying, manifest: Manifest
+) -> str:
+    """Return why a guest may not be converted; empty if it may. ``under``: the files that store the template.
 
     :raises GuestError: it is in use.
     :raises ImageError: its tables are damaged.
     """
-    if under := _under_the_template(record, template, manifest.retire):
-        return under
+    # First the checks that need only paths, then those that read the image.
+    if reason := _under_the_template(record, template, under, manifest.retire):
+        return reason
     aside = record.source.path + own_names.QUARANTINE
     if manifest.retire is Retire.QUARANTINE and os.path.lexists(aside):
         return (
-            f"the name that it would get in quarantine is taken: {aside} is the original of an earlier conversion."
+            f"its name in quarantine is taken: {aside} is the original of an earlier conversion."
             " `batchdiff purge OLD_PLAN --used`, with the plan of that conversion, deletes it"
         )
-    # Before its tables: those of an image in use need not be sound.
+    # Before inspecting its tables: those of an image in use may be inconsistent.
     require_unused(image, Purpose.GUEST)
     inspect(image)
     if record.virtual_size < template.virtual_size:
@@ -129,24 +147,28 @@ def _objection(image: Image, record: PlannedImage, template: PlannedImage, manif
             f"its disk is smaller than the template's ({format_size(record.virtual_size)} and"
             f" {format_size(template.virtual_size)}). Was it copied from another template?"
         )
-    if record.source.format is ImageFormat.QCOW2:
-        header = peek_header(record.source.path)
-        for count, what in ((header.snapshots, Loss.SNAPSHOTS), (header.bitmaps, Loss.BITMAPS)):
-            if count and what not in manifest.allow_loss:
-                kind = "internal snapshot" if what is Loss.SNAPSHOTS else "persistent bitmap"
-                many = f"{count} {kind}{'' if count == 1 else 's'}"
-                return f"it has {many}, which an overlay would lose. `allow_loss: [{what}]` accepts that"
+    return _lost(image.layers[0].losses, manifest.allow_loss)
+
+
+def _lost(losses: Losses, allowed: frozenset[Loss]) -> str:
+    """Return what an overlay would lose against the manifest's will, as a reason; empty if nothing."""
+    for what, count, kind in (
+        (Loss.SNAPSHOTS, losses.snapshots, "internal snapshot"),
+        (Loss.BITMAPS, losses.bitmaps, "persistent bitmap"),
+    ):
+        if count and what not in allowed:
+            many = f"{count} {kind}{'' if count == 1 else 's'}"
+            return f"it has {many}, which an overlay would lose. `allow_loss: [{what}]` accepts that"
     return ""
 
 
-def _under_the_template(record: PlannedImage, template: PlannedImage, retire: Retire) -> str:
-    """Why retiring a guest could take the ground from under the template; empty where it could not."""
-    under = all_underlying(template.paths)
+def _under_the_template(record: PlannedImage, template: PlannedImage, under: Underlying, retire: Retire) -> str:
+    """Return why retiring a guest could destroy the template; empty if it cannot."""
     if identity_of(record.source.path) in under.files:
-        return "the template is in it: a loop device, or another block device, over it"
+        return "the template is stored inside this guest, through a loop device or another block device"
     if retire is Retire.DELETE and not under.traced:
         return (
-            f"the template {template.source.path} is a block device, and where its bytes are cannot be traced:"
-            " that could be a file that would be deleted. Use `retire: quarantine` or `keep`"
+            f"the template {template.source.path} is a block device whose storage cannot be traced: it could be in"
+            " a file that would be deleted. Use `retire: quarantine` or `keep`"
         )
     return ""

@@ -1,4 +1,4 @@
-"""How a scan behaves towards everything else on the machine, as asked for; the command line needs only this."""
+"""Options that limit a scan's load on the machine; the command line imports only these."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class CacheUse(enum.StrEnum):
-    """What becomes of the page cache that a scan fills."""
+    """The handling of the page cache that a scan fills."""
 
     KEEP = "keep"
     DROP = "drop"
@@ -15,7 +15,10 @@ class CacheUse(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Manners:
-    """``limit_rate``: bytes read a second by all workers together, None for no limit."""
+    """The limits of a scan. ``limit_rate``: bytes per second that all workers together may read; None: no limit.
+
+    ``idle``: run with the lowest disk and CPU priority.
+    """
 
     cache: CacheUse = CacheUse.KEEP
     limit_rate: int | None = None

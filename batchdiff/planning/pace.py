@@ -1,12 +1,12 @@
-"""A limit on bytes a second that all processes of a scan keep together.
+"""A read limit in bytes per second, shared by all processes of a scan.
 
 ::
 
-    due   |--- read of worker 1 ---|-- worker 2 --|--- worker 1 ---|        each read books its share of time after
-          ^ begins here            ^ sleeps until then                      what was booked before, whoever did
+    due   |--- read of worker 1 ---|-- worker 2 --|--- worker 1 ---|        each read books its share of time
+          ^ starts here            ^ sleeps until then                      after all that was booked before
 
-The next free instant is 8 bytes of memory that forked workers share. A record lock keeps two from booking at
-once; it belongs to a process, so one that dies gives it back.
+The next free instant is stored in 8 bytes of memory that forked workers share. A record lock keeps two of them
+from booking at once. It belongs to a process, so it is released if the process dies.
 Source of the idea: the generic cell rate algorithm (ITU-T I.371), a token bucket without tokens.
 """
 
@@ -19,15 +19,15 @@ import time
 
 _SECOND = 1_000_000_000
 _CREDIT = _SECOND // 10
-"""How much unused time may be made up for, so that a sleep that lasts too long does not lower the rate."""
+"""Unused time that may be made up for, so that a sleep that lasts too long does not lower the rate."""
 
 _DUE = struct.Struct("=q")
 
 
 class Pace:
-    """Lets processes that were forked after its creation read ``rate`` bytes a second in all.
+    """A limiter that lets this process and those forked after its creation read ``rate`` bytes per second in all.
 
-    CLOCK_MONOTONIC is the same in every process of a machine.
+    They can share instants because CLOCK_MONOTONIC is the same in every process of a machine.
     """
 
     def __init__(self, rate: int) -> None:
@@ -36,19 +36,19 @@ class Pace:
         os.pwrite(self._fd, _DUE.pack(time.monotonic_ns()), 0)
 
     def before(self, _fd: int, _offset: int, length: int) -> None:
-        """Waits until the bytes may be read."""
+        """Wait until the bytes may be read."""
         delay = self._booked(length) - time.monotonic_ns()
         if delay > 0:
             time.sleep(delay / _SECOND)
 
     def after(self, _fd: int, _offset: int, _length: int) -> None:
-        """Nothing: time was booked before."""
+        """Do nothing: the time was booked before the read."""
 
     def settle(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def _booked(self, length: int) -> int:
-        """When the bytes may be read, in nanoseconds; the time that they take is booked."""
+        """Book the time that reading the bytes takes, and return when it starts, in nanoseconds."""
         fcntl.lockf(self._fd, fcntl.LOCK_EX)
         try:
             due: int = _DUE.unpack(os.pread(self._fd, _DUE.size, 0))[0]
@@ -59,5 +59,5 @@ class Pace:
         return due
 
     def close(self) -> None:
-        """Gives the shared memory back."""
+        """Release the shared memory."""
         os.close(self._fd)

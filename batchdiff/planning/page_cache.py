@@ -1,14 +1,14 @@
-"""Gives the page cache back behind a scan: what was there before stays, what the scan brought in goes.
+"""Dropping of page cache behind a scan: pages that the scan brought in are dropped, those cached before stay.
 
 ::
 
-    file     | block of 64 MiB: asked once, before its first read, which pages are absent | next block ...
-    reads    |#####|#####|.....          each read asks for as many bytes some MiB ahead, never over the edge
-    dropped  |     |### |                what was absent and has been read; settle(): the rest that was absent
+    file     | block of 64 MiB: before its first read, record which pages are absent | next block ...
+    reads    |#####|#####|.....          each read requests as many bytes some MiB ahead, within the block
+    dropped  |     |### |                absent pages that have been read; settle(): all other absent pages
 
-The kernel's own read-ahead is turned off: it leaves marks in the pages that make it go on over the edge, and
-what it brings in there looks to the worker of the next block as if somebody else had it cached. Without any
-read-ahead a scan of cold images took 2.1 times as long.
+The kernel's own read-ahead is turned off. It marks pages so that it continues past the end of a block, and to the
+worker of the next block those pages would look as if another program had cached them. Without any read-ahead, a
+scan of cold images took 2.1 times as long.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from batchdiff.image.files import content_size
-from batchdiff.planning.residency import PAGE, absent_runs, tells
+from batchdiff.planning.residency import PAGE, absent_runs, is_reliable
 from batchdiff.units import KIB, MIB, align_up
 
 BLOCK = 64 * MIB
-"""A range of a raw image, so that no two workers are in one block of it."""
+"""The size of a scan's range, so that no two workers read in the same block of a raw image."""
 
 _AHEAD = 8 * MIB
-"""How far ahead is asked. Measured on a disk of 300 MB/s: with 2 MiB a cold scan took 1.8 times as long as
-with the kernel's read-ahead, with this 1.3 times."""
+"""The read-ahead of one file. Measured on a disk of 300 MB/s: a cold scan took 1.3 times as long as with the
+kernel's read-ahead; with 2 MiB, 1.8 times."""
 
 _AHEAD_IN_ALL = 256 * MIB
-"""What many files share: with a thousand guests each has half a window."""
+"""The read-ahead of all files together: with a thousand guests each has half a window."""
 
 _STEP = 128 * KIB
-"""The kernel reads no more than its read-ahead for one POSIX_FADV_WILLNEED; this is its default."""
+"""The kernel reads at most its read-ahead size for one POSIX_FADV_WILLNEED; this is the default."""
 
 Runs = list[tuple[int, int]]
 
@@ -45,42 +45,42 @@ class _File(NamedTuple):
 
 @dataclass(slots=True)
 class _Known:
-    """What is known of an open file until the next settling.
+    """The state of an open file until the next :meth:`DropBehind.settle`.
 
-    ``absent``: by block, what was not cached; ``end``: that of the last read; ``asked``: how far it was asked
-    for; ``unread``: what was asked for, and then not read after all.
+    ``reliable``: mincore reports the truth. ``absent``: by block, the pages that were not cached. ``end``: that of
+    the last read. ``asked``: the end of the bytes requested ahead. ``unread``: bytes requested but never read.
     """
 
     fd: int
     size: int
-    told: bool
+    reliable: bool
     absent: dict[int, Runs]
     end: int = 0
     asked: int = 0
     unread: Runs = field(default_factory=list)
 
     def leave(self) -> None:
-        """The next read is somewhere else."""
+        """Give up the bytes requested ahead: the next read is elsewhere."""
         if self.asked > self.end:
             self.unread.append((self.end, self.asked))
         self.asked = 0
 
 
 class DropBehind:
-    """Watches the reads of a process."""
+    """An observer of a process's reads that drops the pages that they brought in."""
 
     def __init__(self) -> None:
         self._files: dict[_File, _Known] = {}
 
     def before(self, fd: int, offset: int, length: int) -> None:
-        """Notes which pages are absent, and asks for those that a sequential reader will want next."""
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # each time: whoever opened it may have asked otherwise
+        """Record which pages are absent, and request those that a sequential reader will need next."""
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # each time: the opener may have set other advice
         known = self._known(fd)
         for block in _blocks(offset, length):
             if block not in known.absent:
                 known.absent[block] = _absent(known, block)
         end = offset + length
-        if offset == known.end != 0:  # a read of the head of an image need not continue
+        if offset == known.end != 0:  # a read of an image's header need not be followed by the next bytes
             edge = min(align_up(end, BLOCK), known.size)
             first = max(known.asked, end)
             known.asked = min(end + min(_AHEAD, _AHEAD_IN_ALL // len(self._files)), edge)
@@ -91,7 +91,7 @@ class DropBehind:
         known.end = end
 
     def after(self, fd: int, offset: int, length: int) -> None:
-        """Drops what was absent and has been read."""
+        """Drop pages that were absent and have been read."""
         known = self._known(fd)
         first, last = offset // PAGE * PAGE, align_up(offset + length, PAGE)
         for block in _blocks(offset, length):
@@ -100,9 +100,9 @@ class DropBehind:
                     _drop(fd, max(start, first), min(end, last))
 
     def settle(self) -> None:
-        """Drops what was absent and is there now, read or not; what comes after is asked for again.
+        """Drop all pages that were absent, read or not, and forget the files: their next read starts afresh.
 
-        Of a file that was closed meanwhile that is done when it was opened again.
+        A file that was closed meanwhile is kept until it is open again.
         """
         for file, known in list(self._files.items()):
             with suppress(OSError):  # it was closed
@@ -110,7 +110,7 @@ class DropBehind:
                     del self._files[file]
                     known.leave()
                     for start, end in known.unread:
-                        os.pread(known.fd, end - start, start)  # waits: a page under way cannot be dropped
+                        os.pread(known.fd, end - start, start)  # wait: a page that is being read cannot be dropped
                     for runs in known.absent.values():
                         for start, end in runs:
                             _drop(known.fd, start, end)
@@ -119,8 +119,8 @@ class DropBehind:
         file = _file(fd)
         known = self._files.get(file)
         if known is None:
-            known = self._files[file] = _Known(fd, content_size(fd), tells(fd), {})
-        elif known.fd != fd:  # opened again: what was asked for by the other descriptor still comes
+            known = self._files[file] = _Known(fd, content_size(fd), is_reliable(fd), {})
+        elif known.fd != fd:  # opened again: requests of the former descriptor are still being read
             known.leave()
             known.fd, known.end = fd, 0
         return known
@@ -139,7 +139,7 @@ def _absent(known: _Known, block: int) -> Runs:
     start, end = block * BLOCK, min((block + 1) * BLOCK, align_up(known.size, PAGE))
     if start >= end:
         return []
-    return absent_runs(known.fd, start, end) if known.told else [(start, end)]
+    return absent_runs(known.fd, start, end) if known.reliable else [(start, end)]
 
 
 def _drop(fd: int, start: int, end: int) -> None:

@@ -32,7 +32,7 @@ from batchdiff.model.plan import GuestPlan, Plan, PlannedImage
 from batchdiff.model.sidecar import Sidecar, read_sidecar, sidecar_path
 from batchdiff.model.totals import totals_of
 from batchdiff.planning.assessment import Exact, Premises, assessed, dismissed, reassessed
-from batchdiff.planning.candidates import Candidate, Dismissed, examined, planned, without_backing_files
+from batchdiff.planning.candidates import Candidate, Dismissed, examine_guests, planned
 from batchdiff.planning.checkpoint import Checkpoint
 from batchdiff.planning.estimate import Sample, stored_lengths
 from batchdiff.planning.findings import Findings
@@ -86,8 +86,7 @@ def make_plan(
         require_unused(image, Purpose.TEMPLATE)
         inspect(image)
         template = planned(image)
-        parts = [examined(entry, template, manifest, earlier.plans) for entry in manifest.guests]
-        parts = without_backing_files(parts, manifest)
+        parts = examine_guests(manifest, template, earlier.plans)
         candidates = [part for part in parts if isinstance(part, Candidate)]
         sharing = has_shared_extents(image)
         sidecar = _sidecar(template)
@@ -194,7 +193,7 @@ def _guest_plans(
         return unknown, assessed(candidate, findings.compared(unknown), failure, premises, measure)
 
     def described(unknown: int) -> str:
-        return f"the savings of guest {candidates[scanned[unknown]].entry.name}"
+        return f"computing the savings of guest {candidates[scanned[unknown]].entry.name}"
 
     plans = {number: reassessed(candidates[number], part, premises) for number, part in taken.parts.items()}
     for unknown, plan in run_tasks(lambda: assess, iter(range(len(scanned))), jobs=workers, describe=described):

@@ -1,11 +1,11 @@
-"""The process pool: hands tasks to workers, one at a time each, and notices at once when one dies.
+"""The process pool: it gives each worker one task at a time, and notices at once if a worker dies.
 
 ::
 
     planner   task -> pipe 1 -> worker 1 -> result      A worker's death closes its pipe: the planner knows
-              task -> pipe 2 -> worker 2 -> result      which task was under way, and by which signal it died.
+              task -> pipe 2 -> worker 2 -> result      its current task, and the signal that killed it.
 
-Only this module knows multiprocessing. One job means no process at all.
+Only this module uses multiprocessing. With one job there are no worker processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from batchdiff.signals import HELD, held_signals, signal_name
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-# fork: a worker starts in 2 ms; spawn takes 0.3 s for the imports alone. The planner has no threads to lose.
+# fork: a worker starts in 2 ms; spawn needs 0.3 s for the imports alone. fork is safe: the planner has no threads.
 _context = multiprocessing.get_context("fork")
 
 
@@ -44,10 +44,13 @@ def run_tasks(
     jobs: int,
     describe: Callable[[Task], str],
 ) -> Iterator[Result]:
-    """Results of all tasks, as they come. ``start`` is called once in each worker and gives the work to do.
+    """Yield the results of all tasks in the order in which they are finished.
 
-    :raises WorkerError: a worker could not be started, died, or ran out of memory; names the task by ``describe``.
-    :raises BatchdiffError: what the work raised.
+    ``start`` is called once in each worker, and returns the function that does the tasks. ``describe`` returns
+    what a worker does with a task, such as "scanning bytes 0 to 100".
+
+    :raises WorkerError: a worker could not be started, died, or ran out of memory.
+    :raises BatchdiffError: a task raised it.
     """
     if jobs == 1:
         yield from _without_workers(start, tasks, describe)
@@ -56,6 +59,7 @@ def run_tasks(
     worker: _Worker[Task]
     result: Result
     try:
+        # First one task for each worker; after that, the next task for the worker that finishes first.
         for task in tasks:
             if len(workers) < jobs:
                 _give(_started_worker(start, task, workers), task, describe)
@@ -90,7 +94,7 @@ def _without_workers(
 def _started_worker(
     start: Callable[[], Callable[[Task], Result]], task: Task, workers: dict[Connection, _Worker[Task]]
 ) -> _Worker[Task]:
-    """A new worker, which is among ``workers`` before a signal can keep it from getting there.
+    """Start a worker, and add it to ``workers`` before a signal can interrupt that.
 
     :raises WorkerError: the system lacks processes, memory or descriptors for it.
     """
@@ -99,7 +103,7 @@ def _started_worker(
     except OSError as error:
         raise _unstarted(error) from error
     process = _context.Process(target=_work, args=(start, theirs, [ours, *workers]), daemon=True)
-    with held_signals():  # it must never run the planner's handlers
+    with held_signals():  # the worker must never run the planner's signal handlers
         try:
             process.start()
             workers[ours] = _Worker(process, ours, task)
@@ -124,14 +128,14 @@ def _give(worker: _Worker[Task], task: Task, describe: Callable[[Task], str]) ->
     worker.task = task
     try:
         worker.pipe.send(task)
-    except OSError as error:  # it died when it had just sent a result
+    except OSError as error:  # it died right after sending a result
         raise _death(worker, describe) from error
 
 
 def _end(worker: _Worker[Task]) -> None:
     worker.pipe.close()
     worker.process.join()
-    # multiprocessing closes what it keeps in a finalizer, where Ctrl-C would be lost, and shown as a traceback.
+    # Without this, a finalizer closes the process, in which Ctrl-C would be lost and printed as a traceback.
     with held_signals():
         worker.process.close()
 
@@ -143,7 +147,7 @@ def _next_result(
     worker = workers[pipe]  # type: ignore[index]  # wait() returns what it was given
     try:
         succeeded, value = worker.pipe.recv()
-    except (EOFError, OSError) as error:  # OSError: it died in the middle of a result
+    except (EOFError, OSError) as error:  # OSError: it died while sending a result
         raise _death(worker, describe) from error
     if succeeded:
         return worker, value
@@ -154,7 +158,7 @@ def _next_result(
 
 
 def _out_of_memory(who: str, doing: str, *, remedy: str) -> WorkerError:
-    return WorkerError(f"{who} ran out of memory while it was at {doing}", remedy=f"Nothing was written. {remedy}")
+    return WorkerError(f"{who} ran out of memory while {doing}", remedy=f"Nothing was written. {remedy}")
 
 
 def _death(worker: _Worker[Task], describe: Callable[[Task], str]) -> WorkerError:
@@ -162,24 +166,24 @@ def _death(worker: _Worker[Task], describe: Callable[[Task], str]) -> WorkerErro
     code = worker.process.exitcode or 0
     how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
     return WorkerError(
-        f"a worker process {how} while it was at {describe(worker.task)}",
-        why="it ran out of memory, or somebody killed it" if code == -signal.SIGKILL else "",
-        remedy="Nothing was written. Look into the kernel log, then run the same command again.",
+        f"a worker process {how} while {describe(worker.task)}",
+        why="it ran out of memory, or a user killed it" if code == -signal.SIGKILL else "",
+        remedy="Nothing was written. Check the kernel log (`dmesg`), then run the same command again.",
     )
 
 
 def _work(start: Callable[[], Callable[[Task], Result]], pipe: Connection, inherited: list[Connection]) -> None:
-    # Ctrl-C reaches the whole process group; the planner decides what it means.
+    # Ctrl-C reaches the whole process group; the planner decides what to do about it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
     for connection in inherited:
-        connection.close()  # else no worker would see the planner die
+        connection.close()  # otherwise the workers would not notice the planner's death
     work: Callable[[Task], Result] | None = None
     while True:
         try:
             task = pipe.recv()
-        except (EOFError, ConnectionError):  # reset: the planner died with a result unread
+        except (EOFError, ConnectionError):  # ConnectionError: the planner died with a result unread
             os._exit(0)
         try:
             work = work or start()
@@ -199,5 +203,5 @@ def _work(start: Callable[[], Callable[[Task], Result]], pipe: Connection, inher
 def _send(pipe: Connection, message: tuple[bool, object]) -> None:
     try:
         pipe.send(message)
-    except MemoryError as error:  # no room for its bytes, none of which has been sent
+    except MemoryError as error:  # no memory to serialize it; nothing has been sent yet
         pipe.send((False, MemoryError(str(error))))

@@ -1,4 +1,4 @@
-"""Steps back behind everything else on the machine: disk in the idle class, CPU at nice 19.
+"""The lowest priority for this process: disk in the idle class, CPU at nice 19.
 
 Workers inherit both. Source: Linux ``Documentation/block/ioprio.rst``; glibc has no function for ``ioprio_set``.
 """
@@ -20,13 +20,13 @@ _LOWEST = 19
 
 
 def step_back() -> str:
-    """Lowers the priority of this process for good; says what it is now."""
+    """Lower the priority of this process for good; return a description of the result."""
     nice = os.nice(_LOWEST)
     number = _NUMBERS.get(platform.machine())
     libc = ctypes.CDLL(None, use_errno=True)
     if number is None:
-        return f"CPU priority nice {nice}; how to lower that of the disk is not known on {platform.machine()}"
+        return f"CPU priority nice {nice}; disk priority cannot be lowered on {platform.machine()}"
     if libc.syscall(number, *_THIS_PROCESS, _IDLE) != 0:
         why = os.strerror(ctypes.get_errno())
-        return f"CPU priority nice {nice}; that of the disk could not be lowered: {why}"
+        return f"CPU priority nice {nice}; disk priority could not be lowered: {why}"
     return f"disk priority class idle, CPU priority nice {nice}"

@@ -1,7 +1,7 @@
-"""Which pages of a file are in the page cache: mincore over a mapping that is never touched.
+"""The pages of a file that are in the page cache, determined by mincore on a mapping that is never accessed.
 
-No byte is read and no page becomes this process's own. Source: mmap(2), mincore(2). Measured: 1.1 ms for 64 MiB
-that are all cached, which takes 15 ms to scan.
+No byte is read and no page is mapped into this process. Source: mmap(2), mincore(2). Measured: 1.1 ms for 64 MiB
+that are all cached; scanning them takes 15 ms.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _FAILED = ctypes.c_void_p(-1).value
 
 
 def absent_runs(fd: int, start: int, end: int) -> list[tuple[int, int]]:
-    """The runs (start, end) of bytes between two page borders that are not in the page cache.
+    """Return the runs (start, end) of bytes that are not in the page cache, between two page boundaries.
 
-    All of them where the system cannot tell.
+    If the system cannot report that, return the whole range.
     """
     length = end - start
     address = _libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, fd, start)
@@ -50,8 +50,8 @@ def absent_runs(fd: int, start: int, end: int) -> list[tuple[int, int]]:
     return [(start + first * PAGE, start + last * PAGE) for first, last in edges.reshape(-1, 2).tolist()]
 
 
-def tells(fd: int) -> bool:
-    """Whether mincore tells this process the truth: to others than the owner and writers all looks resident.
+def is_reliable(fd: int) -> bool:
+    """Return whether mincore reports the truth: for users who may not write to a file, all pages look resident.
 
     Source: ``can_do_mincore`` in Linux ``mm/mincore.c``, since 5.2.
     """

@@ -1,4 +1,4 @@
-"""Keeps to the manners of a scan: pace, page cache, priority; in this process and in those that it forks after."""
+"""Application of a scan's limits (rate, page cache, priority) to this process and to workers forked later."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batchdiff.planning.priority import step_back
 
 @contextmanager
 def kept(manners: Manners, *, tell: Callable[[str], None] = lambda _text: None) -> Iterator[None]:
-    """Inside, all reads of images keep to the manners; ``tell`` hears what could be had of the priority."""
+    """Apply the limits to all reads of images inside the block. ``tell`` is called with the resulting priority."""
     with ExitStack() as held:
         if manners.idle:
             tell(f"--idle: {step_back()}")

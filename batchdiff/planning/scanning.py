@@ -170,4 +170,6 @@ class _Meter:
 
 def _named(number: int) -> str:
     start = number * RANGE
-    return f"bytes {start} to {start + RANGE} (from {format_size(start)} on) of the template and its guests"
+    return (
+        f"scanning bytes {start} to {start + RANGE} (from {format_size(start)} on) of the template and its guests"
+    )

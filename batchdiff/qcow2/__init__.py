@@ -1,1 +1,1 @@
-"""The qcow2 format itself, pure: header, table entries, layout, compression."""
+"""The qcow2 format, without any I/O: header, table entries, layout, compression."""

@@ -1,6 +1,6 @@
-"""The files that a header names, read also if all else in the image is damaged or unknown to us.
+"""The files that a qcow2 header names, read even if the rest of the image is damaged or unsupported.
 
-A dirty, encrypted or damaged image is of no use to us, and still rests on its backing file.
+A dirty, encrypted or damaged image cannot be converted, but it still depends on its backing file.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from batchdiff.qcow2.header import MAGIC, backing_name, version_3_fields
 
 _FIELDS = struct.Struct(">4sIQI")
 _SHORTEST = 72
-"""A header of version 2."""
+"""Bytes of a version 2 header."""
 
 
 def named_backing(head: bytes) -> tuple[str | None, str | None]:
-    """Name and format of the backing file that the first cluster of a file names; None where it names none.
+    """Return name and format of the backing file that the first cluster of a file names; None if it names none.
 
-    :raises FormatError: it is no qcow2 image, or names its backing file outside the header.
+    :raises FormatError: it is not a qcow2 image, or the name lies outside the header.
     """
     if len(head) < _SHORTEST or head[:4] != MAGIC:
-        raise FormatError("it is no qcow2 image")
+        raise FormatError("it is not a qcow2 image")
     _, version, offset, size = _FIELDS.unpack_from(head)
     length = version_3_fields(head, version)[4]
-    name = backing_name(head, offset, size, 0)  # QEMU follows one inside the fixed fields, too
+    name = backing_name(head, offset, size, 0)  # QEMU also follows a name that lies inside the fixed fields
     try:
         return name, backing_format(list(extensions_of(head, length, offset)))
     except FormatError:
@@ -33,7 +33,7 @@ def named_backing(head: bytes) -> tuple[str | None, str | None]:
 
 
 def named_data_file(head: bytes) -> str | None:
-    """Return the external data file that the first cluster of a file names, None if it names none.
+    """Return the external data file that the first cluster of a file names; None if it names none.
 
     :raises FormatError: it is not a qcow2 image, or its header is damaged.
     """
@@ -48,7 +48,7 @@ def named_data_file(head: bytes) -> str | None:
 
 
 def name_ends_at(head: bytes) -> int:
-    """Return where in the file the name of the backing file ends; 0 if there is none."""
+    """Return the file offset at which the backing file's name ends; 0 if there is no name."""
     if len(head) < _SHORTEST:
         return 0
     _, _, offset, size = _FIELDS.unpack_from(head)

@@ -1,9 +1,9 @@
-"""The directory of persistent bitmaps, and their tables: QEMU reads both when it opens a file, or refuses it.
+"""The directory of persistent bitmaps and their tables: QEMU refuses to open a file in which they are invalid.
 
 ::
 
-    directory   | 24 bytes | name | filled up to 8 | 24 bytes | ...
-    table       | offset of a cluster of the bitmap, or all 0, or all 1 | ...      8 bytes each
+    directory   | 24 bytes | name | padding to 8 | 24 bytes | ...
+    table       | offset of a cluster of the bitmap, or all zeros, or all ones | ...      8 bytes each
 
 Source: QEMU ``docs/interop/qcow2.txt``, "Bitmaps"; ``bitmap_list_load()`` and ``load_bitmap()`` in its
 ``block/qcow2-bitmap.c``.
@@ -27,14 +27,16 @@ _GRANULARITIES = range(9, 32)
 _LONGEST_NAME = 1023
 _MAX_BITMAP = 512 * MIB
 _MAX_TABLES = 64 * MIB
-"""Bytes of all tables. Those of a thousand bitmaps of 16 TiB take 4 MiB; more would take long to read."""
+"""Bytes of all tables together. A thousand bitmaps of a 16 TiB disk take 4 MiB; more would be slow to read."""
 
 _RESERVED = np.uint64(0xFF000000000001FE)
 _ALL_ONES = np.uint64(1)
 
 
 def bitmap_tables(directory: bytes, count: int, cluster_size: int, virtual_size: int) -> list[tuple[int, int]]:
-    """Return offset and number of entries of the table of each bitmap that is not in use, so out of date.
+    """Return offset and number of entries of each bitmap's table.
+
+    Bitmaps marked "in use" are left out: they are out of date, and QEMU does not read their tables.
 
     :raises FormatError: QEMU would refuse the directory, or the tables take more than 64 MiB.
     """
@@ -57,23 +59,23 @@ def bitmap_tables(directory: bytes, count: int, cluster_size: int, virtual_size:
 
 
 def _entries(directory: bytes) -> Iterator[tuple[bytes, tuple[int, int, int, int, int]]]:
-    """Yield the name of each bitmap, with its table's offset and entries, its flags, type and granularity."""
+    """Yield each bitmap's name, and its table's offset and length, its flags, type and granularity."""
     at = 0
     while at < len(directory):
         _require(at + _ENTRY.size <= len(directory), "it ends inside an entry")
         offset, entries, flags, kind, bits, name_bytes, extra = _ENTRY.unpack_from(directory, at)
         name = directory[at + _ENTRY.size : at + _ENTRY.size + name_bytes]
         at = align_up(at + _ENTRY.size + name_bytes, 8)
-        _require(extra == 0, "an entry has extra data, which QEMU does not know")
+        _require(extra == 0, "an entry has extra data, which QEMU does not accept")
         _require(at <= len(directory), "it ends inside a name")
         _require(name_bytes <= _LONGEST_NAME and b"\0" not in name, "a name is too long, or contains a null byte")
         yield name, (offset, entries, flags, kind, bits)
 
 
 def check_bitmap_table(words: Words, cluster_size: int) -> None:
-    """Make sure that QEMU takes the entries of a bitmap's table.
+    """Check that QEMU accepts the entries of a bitmap's table.
 
-    :raises FormatError: it would refuse one.
+    :raises FormatError: it would refuse one of them.
     """
     hosts = words & OFFSET_MASK
     _require(not (words & _RESERVED).any(), "a table has reserved bits set")

@@ -1,11 +1,11 @@
-"""One cluster compressed or decompressed, as QEMU does it.
+"""Compression and decompression of single clusters, compatible with QEMU.
 
 zlib: a raw deflate stream with a window of 4 KiB (QEMU ``block/qcow2-threads.c``: windowBits -12). zstd: one
 frame. Both release the interpreter's lock, so threads compress in parallel.
 
-ISA-L inflates in half of zlib's time (64 KiB of a program on an AMD EPYC: 137 and 250 us) and is used where it is
-installed. A stream that it refuses goes to zlib, so what is accepted does not depend on it: ISA-L also refuses
-some streams with all bytes of a cluster and damage behind them, which zlib and QEMU never look at.
+ISA-L inflates in half of zlib's time (64 KiB of a program on an AMD EPYC: 137 and 250 us) and is used if it is
+installed. A stream that it refuses is given to zlib, so installing ISA-L never changes which images are accepted:
+ISA-L refuses some streams that are damaged only after the cluster's last byte, where zlib and QEMU never look.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _WINDOW_BITS = -12
 _ANY_WINDOW_BITS = -zlib.MAX_WBITS
 _ZLIB_LEVEL = zlib.Z_DEFAULT_COMPRESSION
 _ZSTD_LEVEL = 3
-"""zstd's own default; QEMU's too."""
+"""The default of zstd, and of QEMU."""
 
 _per_thread = threading.local()
 
 
 def compressed(data: bytes | memoryview, kind: CompressionType) -> bytes | None:
-    """The cluster compressed, or None where that would not make it smaller."""
+    """Compress a cluster; return None if that does not make it smaller."""
     if kind is CompressionType.ZSTD:
         packed = _zstd_compressor().compress(data)
     else:
@@ -41,14 +41,15 @@ def compressed(data: bytes | memoryview, kind: CompressionType) -> bytes | None:
 
 
 def decompress(packed: bytes, kind: CompressionType, cluster_size: int) -> bytes:
-    """The ``cluster_size`` bytes of a compressed cluster; bytes after its end are ignored, as they must be.
+    """Return the ``cluster_size`` bytes of a compressed cluster.
 
-    Never makes more than that, whatever the stream holds.
+    ``packed`` may continue past the end of the stream, because its length is known in sectors only. At most one
+    byte more than a cluster is unpacked, whatever the stream contains.
 
     :raises FormatError: the stream is damaged, too short or too long.
     """
     try:
-        # One byte more than there may be, so that a surplus shows.
+        # Ask for one byte too many, so that a stream that is too long shows.
         if kind is CompressionType.ZSTD:
             data = _zstd_decompress(packed, cluster_size + 1)
         else:
@@ -63,7 +64,7 @@ def decompress(packed: bytes, kind: CompressionType, cluster_size: int) -> bytes
 
 
 def _inflated(packed: bytes, most: int) -> bytes:
-    """Up to ``most`` bytes of a raw deflate stream.
+    """Inflate up to ``most`` bytes of a raw deflate stream.
 
     :raises zlib.error: it is damaged.
     """
@@ -77,7 +78,7 @@ def _inflated(packed: bytes, most: int) -> bytes:
 
 @cache
 def _isal_zlib() -> ModuleType | None:
-    """Return ISA-L's counterpart of zlib, loaded with the first cluster; None if it is not installed."""
+    """Return ISA-L's replacement for zlib, imported at the first use; None if it is not installed."""
     try:
         from isal import isal_zlib  # noqa: PLC0415
     except ImportError:
@@ -86,7 +87,7 @@ def _isal_zlib() -> ModuleType | None:
 
 
 def _zstd_compressor() -> zstandard.ZstdCompressor:
-    # One a thread: the object holds a context that must not be shared, and making it costs more than a use.
+    # One per thread: its context must not be shared, and creating it costs more than using it once.
     found: zstandard.ZstdCompressor | None = getattr(_per_thread, "compressor", None)
     if found is None:
         found = _per_thread.compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)

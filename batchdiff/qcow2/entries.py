@@ -1,11 +1,11 @@
-"""Table entries in bulk: L2 entries to granules and back, and what makes an entry invalid.
+"""Table entries in bulk: L2 entries converted to granules and back, and the checks for invalid entries.
 
 ::
 
     standard cluster    | 63 copied | 62 = 0 | 61-56 reserved | 55-9 host offset | 8-1 reserved | 0 zero |
     compressed cluster  | 63 = 0    | 62 = 1 | 61-x sectors - 1 | x-1..0 host offset |
                         where x = 62 - (cluster_bits - 8)
-    extended L2         a second word: bits 0-31 allocated, bits 32-63 zero, one a subcluster
+    extended L2         a second word: bits 0-31 allocated, bits 32-63 zero, one for each subcluster
 
 Source: QEMU ``docs/interop/qcow2.txt``, "L2 table entry".
 """
@@ -38,19 +38,19 @@ class Origin(enum.IntEnum):
     """Where the bytes of a part of an image come from."""
 
     ABSENT = 0
-    """Not in this image; the backing file's, or zeros where there is none."""
+    """Not in this image: they are the backing file's, or zeros if there is none."""
     ZERO = 1
     FILE = 2
-    """In the file, as they are."""
+    """In the file, uncompressed."""
     PACKED = 3
     """In the file, compressed."""
 
 
 def granules(words: Words, geometry: Geometry) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Origin and address of each granule.
+    """Return origin and address of each granule.
 
     ``words``: L2 entries as native integers, shape (clusters,), or (clusters, 2) with extended L2. An
-    address is a file offset for FILE, a compressed cluster's descriptor for PACKED, else 0.
+    address is a file offset for FILE, a compressed cluster's descriptor for PACKED, otherwise 0.
     """
     entry = words[:, 0] if geometry.extended_l2 else words
     packed = (entry & COMPRESSED) != 0
@@ -71,7 +71,7 @@ def granules(words: Words, geometry: Geometry) -> tuple[npt.NDArray[np.uint8], n
 
 
 def clusters_with_data(words: Words, geometry: Geometry) -> npt.NDArray[np.bool_]:
-    """Which clusters have any bytes in the file; ``words`` as for :func:`granules`, but much faster."""
+    """Return a mask of the clusters that have bytes in the file; ``words`` as for :func:`granules`, but faster."""
     entry = words[:, 0] if geometry.extended_l2 else words
     packed: npt.NDArray[np.bool_] = (entry & COMPRESSED) != 0
     stored: npt.NDArray[np.bool_] = (entry & OFFSET_MASK) != 0
@@ -97,20 +97,20 @@ def _subclusters(
 
 
 def packed_extent(descriptor: int, geometry: Geometry) -> tuple[int, int]:
-    """File offset and greatest length in bytes of the compressed cluster that a descriptor names."""
+    """Return file offset and greatest possible length in bytes of the compressed cluster of a descriptor."""
     offset_bits = 62 - (geometry.cluster_bits - 8)
     offset = descriptor & ((1 << offset_bits) - 1)
     return offset, ((descriptor >> offset_bits) + 1) * 512 - offset % 512
 
 
 def packed_entry(offset: int, length: int, geometry: Geometry) -> int:
-    """The L2 entry of a compressed cluster of ``length`` bytes at a file offset."""
+    """Return the L2 entry of a compressed cluster of ``length`` bytes at a file offset."""
     more_sectors = (offset % 512 + length - 1) // 512
     return 1 << 62 | more_sectors << (62 - (geometry.cluster_bits - 8)) | offset
 
 
 def check_l1(entries: Words, geometry: Geometry, file_size: int) -> npt.NDArray[np.int64]:
-    """Offsets of the L2 tables that an L1 table names, in its order, without the empty entries.
+    """Return the offsets of the L2 tables that an L1 table names, in its order, without the empty entries.
 
     :raises FormatError: one is misaligned, outside the file, in cluster 0, or named twice.
     """
@@ -126,13 +126,14 @@ def check_l1(entries: Words, geometry: Geometry, file_size: int) -> npt.NDArray[
 
 
 def _has_twice(offsets: npt.NDArray[Any]) -> bool:
-    """Whether a value is there twice. numpy's ``unique`` would load what takes longer than opening an image."""
+    """Return whether a value occurs twice."""
+    # Not numpy.unique: importing what it needs takes longer than opening an image.
     ordered = np.sort(offsets)
     return bool((ordered[1:] == ordered[:-1]).any())
 
 
 def check_refcount_table(entries: Words, geometry: Geometry, file_size: int) -> npt.NDArray[np.int64]:
-    """Offsets of the refcount blocks that a refcount table names, in its order, without the empty entries.
+    """Return the offsets of the refcount blocks that a refcount table names, in its order, without empty entries.
 
     :raises FormatError: one is misaligned, outside the file, or named twice.
     """
@@ -147,12 +148,15 @@ def check_refcount_table(entries: Words, geometry: Geometry, file_size: int) -> 
 
 
 def check_l2(words: Words, geometry: Geometry, file_size: int) -> int:
-    """Bytes of the file that the entries of one L2 table map, counting of compressed ones what they must take.
+    """Check one L2 table; return how many bytes of the file its entries map, at least.
+
+    A compressed cluster counts with the fewest bytes that its entry allows.
 
     :raises FormatError: an entry is misaligned, outside the file, in cluster 0, or has reserved bits set.
     """
     entry = words[:, 0] if geometry.extended_l2 else words
     packed = (entry & COMPRESSED) != 0
+    # Standard clusters: reserved bits, then offsets. Bit 0 is reserved too if it cannot mean "zeros".
     standard = entry[~packed]
     reserved = _RESERVED_STANDARD
     if geometry.extended_l2 or not geometry.zero_flag:
@@ -164,12 +168,13 @@ def check_l2(words: Words, geometry: Geometry, file_size: int) -> int:
     _check_hosts(host, geometry.cluster_size, file_size, "a data cluster")
     if geometry.extended_l2:
         _check_bitmaps(entry, words[:, 1], packed)
+    # Compressed clusters: they need no alignment, but must start in the file and outside its header.
     offset_bits = np.uint64(62 - (geometry.cluster_bits - 8))
     offsets = (entry[packed] & ((np.uint64(1) << offset_bits) - np.uint64(1))).astype(np.int64)
     if ((offsets < geometry.cluster_size) | (offsets >= file_size)).any():
         raise FormatError("a compressed cluster lies outside the file")
     more_sectors = (entry[packed] & _DESCRIPTOR_MASK) >> offset_bits
-    # A compressed cluster's last byte may be the first one of its last sector.
+    # An entry counts sectors: the compressed data may end with the first byte of the last one.
     least = more_sectors.astype(np.int64) * 512 - offsets % 512 + 1
     return len(host) * geometry.cluster_size + int(np.maximum(least, 1).sum())
 
@@ -191,4 +196,4 @@ def _check_bitmaps(entry: Words, bitmap: Words, packed: npt.NDArray[np.bool_]) -
     if (bitmap[packed] != 0).any():
         raise FormatError("a compressed cluster has subclusters")
     if (allocated[~packed & ((entry & OFFSET_MASK) == 0)] != 0).any():
-        raise FormatError("a subcluster is marked allocated in a cluster that is not")
+        raise FormatError("a subcluster is marked allocated in a cluster that is not allocated")

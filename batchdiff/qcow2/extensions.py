@@ -1,9 +1,9 @@
-"""The header extensions of a qcow2 file, read as strictly as QEMU reads them, or it would refuse what we accept.
+"""The header extensions of a qcow2 file, read as strictly as by QEMU: no image that it refuses is accepted.
 
 ::
 
-    | header | type, length | data, filled up to 8 | type, length | data ... | 0, 0 | ...| backing file name
-             ^ the header's length                                                      ^ none of them goes further
+    | header | type, length | data, padding to 8 | type, length | data ... | 0, 0 | ...| backing file name
+             ^ the header's length                                                    ^ extensions end before it
 
 Source: QEMU ``docs/interop/qcow2.txt``, "Header extensions"; ``qcow2_read_extensions()`` in its ``block/qcow2.c``.
 """
@@ -23,7 +23,7 @@ _HEAD = struct.Struct(">II")
 AUTOCLEAR_BITMAPS, AUTOCLEAR_RAW_DATA_FILE = 1 << 0, 1 << 1
 
 _LONGEST_FORMAT = 15
-"""QEMU keeps the format's name in 16 bytes, the last of which is 0."""
+"""QEMU stores the format's name in 16 bytes, including the final 0."""
 
 _BITMAPS_FIELDS = struct.Struct(">IIQQ")
 _MAX_BITMAPS = 65535
@@ -32,9 +32,9 @@ _SHORTEST_BITMAP = 24
 
 
 def extensions_of(cluster: bytes, length: int, name_offset: int) -> Iterator[tuple[int, bytes]]:
-    """Yield type and data of each header extension in the first cluster; ``length`` is the header's.
+    """Yield type and data of each header extension in the first cluster. ``length``: bytes of the header.
 
-    :raises FormatError: they do not end where the backing file's name begins, or the cluster ends.
+    :raises FormatError: they run past the start of the backing file's name, or past the end of the cluster.
     """
     at, end = length, name_offset or len(cluster)
     while at < end:
@@ -52,24 +52,24 @@ def extensions_of(cluster: bytes, length: int, name_offset: int) -> Iterator[tup
 
 
 def packed_extension(kind: int, data: bytes) -> bytes:
-    """Return an extension as it stands in the file."""
+    """Return the bytes of an extension, padded to a multiple of 8."""
     return _HEAD.pack(kind, len(data)) + data + bytes(-len(data) % 8)
 
 
 def end_of_extensions() -> bytes:
-    """Return what ends the list of them."""
+    """Return the bytes that end the list of extensions."""
     return packed_extension(_END, b"")
 
 
 def c_string(data: bytes) -> bytes:
-    """Return what QEMU takes of a text: it ends at the first byte that is 0."""
+    """Return a text as QEMU reads it: up to its first null byte."""
     return data.split(b"\0", 1)[0]
 
 
 def check_supported(found: list[tuple[int, bytes]]) -> None:
-    """Make sure that the image holds its data itself, in the clear.
+    """Refuse an image that is encrypted or keeps its data in another file.
 
-    :raises FormatError: an extension says otherwise.
+    :raises FormatError: it is one of these.
     """
     kinds = {kind for kind, _ in found}
     require(DATA_FILE not in kinds, "it names an external data file, which is not supported yet")
@@ -77,9 +77,9 @@ def check_supported(found: list[tuple[int, bytes]]) -> None:
 
 
 def backing_format(found: list[tuple[int, bytes]]) -> str | None:
-    """Return the backing file's format as the last such extension names it; None without one, or if empty.
+    """Return the backing file's format, from the last extension that names one; None if it is missing or empty.
 
-    :raises FormatError: a name is longer than QEMU takes.
+    :raises FormatError: a name is longer than QEMU allows.
     """
     formats = [data for kind, data in found if kind == BACKING_FORMAT]
     for data in formats:
@@ -92,13 +92,15 @@ def backing_format(found: list[tuple[int, bytes]]) -> str | None:
 
 
 def bitmaps_of(found: list[tuple[int, bytes]], autoclear: int) -> tuple[int, int, int]:
-    """Return the number of persistent bitmaps, offset and length of their directory; without their bit zeros.
+    """Return the number of persistent bitmaps, and offset and length of their directory.
+
+    All are 0 if the autoclear bit for bitmaps is not set: then the extension is out of date.
 
     :raises FormatError: QEMU would refuse the extension.
     """
     result = 0, 0, 0
     for data in [data for kind, data in found if kind == _BITMAPS]:
-        # Also without the bit: QEMU looks at the length first.
+        # Check this even without the bit: QEMU looks at the length first.
         require_opened(
             len(data) == _BITMAPS_FIELDS.size,
             f"its bitmaps extension has {len(data)} bytes in place of {_BITMAPS_FIELDS.size}",

@@ -1,18 +1,18 @@
-"""What is wrong with a qcow2 file, and what its owner can do about it."""
+"""The error for faults in a qcow2 file, and remedies that several faults share."""
 
 from __future__ import annotations
 
-NOT_OPENED = "QEMU cannot open it either: bring it back from a backup, or leave it out of the manifest."
-"""For what no VM can run on."""
+NOT_OPENED = "QEMU cannot open it either: restore it from a backup, or leave it out of the manifest."
+"""The remedy for an image that no VM can run on."""
 
-ENCRYPTED = "Leave it out of the manifest: an overlay would hold in the clear what the image hides."
-"""Also `qemu-img convert` would write the disk in the clear, so that is no advice."""
+ENCRYPTED = "Leave it out of the manifest: an overlay would store in the clear what the image encrypts."
+"""The remedy does not suggest `qemu-img convert`, which would write the disk in the clear too."""
 
 
 class FormatError(ValueError):
-    """The bytes break the format's rules, or use what is not supported; the message says which.
+    """The file breaks the format's rules, or uses a feature that is not supported; the message names it.
 
-    ``remedy`` is one sentence of advice, if there is any that is better than to look for a backup.
+    ``remedy`` is one sentence of advice; empty if there is none better than to restore a backup.
     """
 
     def __init__(self, problem: str, *, remedy: str = "") -> None:
@@ -21,16 +21,16 @@ class FormatError(ValueError):
 
 
 def require(condition: object, problem: str, *, remedy: str = "") -> None:
-    """Raise an error if a condition is false.
+    """Require a condition of the format, or of what is supported.
 
-    :raises FormatError: it is.
+    :raises FormatError: the condition is false.
     """
     if not condition:
         raise FormatError(problem, remedy=remedy)
 
 
 def require_opened(condition: object, problem: str) -> None:
-    """Require what QEMU requires, or it does not open the file.
+    """Require a condition without which QEMU does not open the file.
 
     :raises FormatError: the condition is false.
     """

@@ -1,4 +1,4 @@
-"""How a qcow2 image is divided: clusters, subclusters, and what one L2 table covers."""
+"""The division of a qcow2 image into clusters, subclusters and the ranges of its L2 tables."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from batchdiff.units import KIB, MIB
 
 SUBCLUSTERS = 32
-"""Subclusters of a cluster with extended L2 entries (qcow2.txt, "Extended L2 Entries")."""
+"""Subclusters in a cluster with extended L2 entries (qcow2.txt, "Extended L2 Entries")."""
 
 SMALLEST_EXTENDED_L2 = 16 * KIB
-"""The smallest cluster with extended L2: a subcluster, 1/32 of it, is at least one sector (QEMU refuses less)."""
+"""The smallest cluster with extended L2: QEMU refuses subclusters (1/32 of it) smaller than a sector."""
 
 MAX_L1_BYTES = 32 * MIB
 """QEMU's limit (QCOW_MAX_L1_SIZE in its block/qcow2.h)."""
@@ -26,7 +26,7 @@ class CompressionType(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """The numbers that the tables' format depends on; ``zero_flag`` is False for version 2."""
+    """The numbers that determine the format of the tables; ``zero_flag`` is False for version 2."""
 
     cluster_size: int
     extended_l2: bool = False
@@ -35,12 +35,12 @@ class Geometry:
 
     @property
     def cluster_bits(self) -> int:
-        """The cluster size's logarithm to base 2."""
+        """The base-2 logarithm of the cluster size."""
         return self.cluster_size.bit_length() - 1
 
     @property
     def granule(self) -> int:
-        """Bytes of the smallest part that can be allocated or zero on its own."""
+        """Bytes of the smallest part that can be allocated, or marked zero, on its own."""
         return self.cluster_size // SUBCLUSTERS if self.extended_l2 else self.cluster_size
 
     @property

@@ -1,4 +1,4 @@
-"""The qcow2 header: parsed with every check that needs no other byte of the file, and built for new images.
+"""The qcow2 header: parsed with every check that needs no other part of the file, and built for new images.
 
 ::
 
@@ -44,7 +44,7 @@ _KNOWN_INCOMPATIBLE = _DIRTY | _CORRUPT | _DATA_FILE | _COMPRESSION_TYPE | _EXTE
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the header says; offsets and sizes in bytes, ``l1_entries`` a count."""
+    """The fields of a header. Offsets and sizes are in bytes; entries, snapshots and bitmaps are counts."""
 
     version: int
     geometry: Geometry
@@ -63,7 +63,10 @@ class Header:
     """Offset and length."""
 
     def tables(self) -> list[tuple[int, int, str]]:
-        """Offset, length and name of what the header names, and its own, sorted; of the snapshots the least."""
+        """Return offset, length and name of the header's cluster and of each table that it names, sorted.
+
+        The header does not give the length of the snapshot table: this is the shortest possible.
+        """
         found = [
             (0, self.geometry.cluster_size, "header"),
             (self.l1_offset, self.l1_entries * 8, "L1 table"),
@@ -77,30 +80,33 @@ class Header:
 
 
 def claimed_cluster_size(head: bytes) -> int:
-    """The cluster size that the first bytes of a file name, unchecked; 0 where it is impossible."""
+    """Return the cluster size that a header gives, without any other check; 0 if it is impossible."""
     bits = int.from_bytes(head[20:24], "big")
     return 1 << bits if 9 <= bits <= 21 else 0
 
 
 def parse(head: bytes, file_size: int) -> Header:
-    """The header in ``head``, the file's first cluster or more.
+    """Parse and check the header in ``head``, the first cluster of a file or more.
 
-    :raises FormatError: the image breaks the format's rules, is damaged, or needs what is not supported.
+    :raises FormatError: the image breaks the format's rules, is damaged, or needs an unsupported feature.
     """
     if len(head) < _V2_LENGTH or head[:4] != MAGIC:
-        raise FormatError("it is no qcow2 image: the magic number QFI\\xfb is not at its start")
+        raise FormatError("it is not a qcow2 image: the magic number QFI\\xfb is not at its start")
     fields = _FIXED.unpack_from(head)
     _, version, name_offset, name_size, cluster_bits, size, crypt, l1_entries, l1_offset = fields[:9]
     refcount_offset, refcount_clusters, snapshots, snapshots_offset = fields[9:]
+    # The order matters: the layout of the rest depends on version and cluster size, and unknown features may
+    # change the meaning of any field after them.
     require_opened(version in {2, 3}, f"version {version} is unknown (2 and 3 are known)")
     require_opened(9 <= cluster_bits <= 21, f"a cluster size of 2^{cluster_bits} is outside 512 B to 2 MiB")
     incompatible, compatible, autoclear, refcount_order, length, compression = version_3_fields(head, version)
     _check_features(incompatible, crypt)
-    require_opened(refcount_order <= 6, f"a refcount width of 2^{refcount_order} bits is above 64")
+    require_opened(refcount_order <= 6, f"a refcount width of 2^{refcount_order} bits exceeds 64")
     geometry = _geometry(version, cluster_bits, incompatible, compression)
     cluster = geometry.cluster_size
     require_opened(length % 8 == 0 and length <= cluster, f"the header length {length} is impossible")
-    require_opened(not autoclear & AUTOCLEAR_RAW_DATA_FILE, "it is marked as having a raw data file, and has none")
+    require_opened(not autoclear & AUTOCLEAR_RAW_DATA_FILE, "it is marked as having a raw data file, but has none")
+    # Extensions and backing file name follow the fixed fields, all in the first cluster.
     name = backing_name(head[:cluster], name_offset, name_size, length)
     extensions = list(extensions_of(head[:cluster], length, name_offset))
     check_supported(extensions)
@@ -127,9 +133,9 @@ def parse(head: bytes, file_size: int) -> Header:
 
 
 def build(header: Header) -> bytes:
-    """A version 3 header for a new image: fixed fields, extensions and backing name.
+    """Build a version 3 header for a new image: fixed fields, extensions and backing file name.
 
-    :raises FormatError: they don't fit into the first cluster, or the name is too long.
+    :raises FormatError: they do not fit into the first cluster, or the name is too long.
     """
     geometry = header.geometry
     incompatible = (_EXTENDED_L2 if geometry.extended_l2 else 0) | (
@@ -140,13 +146,14 @@ def build(header: Header) -> bytes:
     if header.backing_format is not None:
         extensions += packed_extension(BACKING_FORMAT, header.backing_format.encode())
     extensions += end_of_extensions()
+    # The name follows the extensions. All of it must fit into the first cluster.
     name_offset = _V3_LENGTH + len(extensions) if name else 0
     length = _V3_LENGTH + len(extensions) + len(name)
     if len(name) > MAX_NAME:
-        raise FormatError(f"the template's path is {len(name)} bytes long; a qcow2 header takes {MAX_NAME}")
+        raise FormatError(f"the template's path is {len(name)} bytes long; a qcow2 header allows {MAX_NAME}")
     if length > geometry.cluster_size:
         raise FormatError(
-            f"the header with the template's path takes {length} bytes, which is more than"
+            f"the header with the template's path takes {length} bytes, more than"
             f" one cluster of {geometry.cluster_size}"
         )
     fixed = _FIXED.pack(
@@ -170,7 +177,12 @@ def build(header: Header) -> bytes:
 
 
 def version_3_fields(head: bytes, version: int) -> tuple[int, int, int, int, int, int]:
-    """Feature bits (three), refcount order, header length and compression type."""
+    """Return the three sets of feature bits, refcount order, header length and compression type.
+
+    Version 2 has none of these fields and gets the format's defaults.
+
+    :raises FormatError: the header is too short for its version.
+    """
     if version == 2:
         return 0, 0, 0, 4, _V2_LENGTH, 0
     require(len(head) >= _V3_LENGTH, "it ends inside its header")
@@ -186,7 +198,7 @@ def _check_features(incompatible: int, crypt: int) -> None:
     require(
         not incompatible & _DIRTY,
         "it is marked dirty: it is in use, or was not closed cleanly;"
-        " shut the VM down, or run `qemu-img check -r all` on it",
+        " shut its VM down, or run `qemu-img check -r all` on it",
     )
     require(not incompatible & _DATA_FILE, "it keeps its data in an external file, which is not supported yet")
     require(crypt == 0, "it is encrypted", remedy=ENCRYPTED)
@@ -216,7 +228,7 @@ def _compression_type(incompatible: int, value: int) -> CompressionType:
 
 
 def backing_name(cluster: bytes, offset: int, size: int, length: int) -> str | None:
-    """The backing file's name as QEMU takes it, None if there is none or an empty one; ``length`` is the header's.
+    """Return the backing file's name as QEMU reads it; None if it is missing or empty. ``length``: the header's.
 
     :raises FormatError: it is too long, or outside the header.
     """
@@ -229,7 +241,7 @@ def backing_name(cluster: bytes, offset: int, size: int, length: int) -> str | N
 
 
 def _check_sizes(header: Header, size: int) -> None:
-    """``size`` is the virtual size as stored; QEMU drops a part of a sector at its end."""
+    """Check the sizes against QEMU's limits. ``size``: the virtual size as stored, not yet rounded to sectors."""
     require(header.virtual_size > 0, "its virtual size is 0")
     require(size < 1 << 63, f"its virtual size {size} is impossible")
     needed = ceil_div(size, header.geometry.l2_coverage)
@@ -243,13 +255,15 @@ def _check_sizes(header: Header, size: int) -> None:
 
 
 def _check_tables(header: Header, file_size: int) -> None:
+    """Check that the tables are aligned, inside the file, and apart from each other."""
     cluster, tables = header.geometry.cluster_size, header.tables()
     require_opened(
-        # Also if there are none; QEMU takes offsets for signed numbers.
+        # QEMU checks this even if there are no snapshots, and reads offsets as signed numbers.
         header.snapshots_offset % cluster == 0 and header.snapshots_offset < 1 << 63,
         f"its snapshot table at {header.snapshots_offset} is not aligned to a cluster",
     )
     for offset, length, name in tables:
+        # The header's own cluster may be cut short: a small file can end inside it.
         require_opened(offset % cluster == 0, f"its {name} at {offset} is not aligned to a cluster")
         require(
             name == "header" or offset + length <= file_size,

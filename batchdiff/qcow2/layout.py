@@ -1,12 +1,12 @@
-"""Where everything goes in a new qcow2 file, known before its first byte is written.
+"""The layout of a new qcow2 file, computed before its first byte is written.
 
 ::
 
     | header | L1 table | L2 tables | data clusters ... | refcount blocks | refcount table |
       1 cluster                       data_offset         refcount_blocks_offset
 
-The refcounts come last because only they depend on how long compressed data turns out to be. All counts of
-clusters; refcounts are 16 bits wide, QEMU's default.
+The refcounts come last because only they depend on the length of the compressed data. All counts are of clusters;
+refcounts are 16 bits wide, QEMU's default.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REFCOUNT_BYTES = 2
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The parts of a file in the order above, in clusters."""
+    """The sizes of a file's parts in the order above, in clusters."""
 
     geometry: Geometry
     l1_entries: int
@@ -60,22 +60,22 @@ class Layout:
 
     @property
     def file_size(self) -> int:
-        """Bytes of the whole file."""
+        """Size of the file in bytes."""
         return self.refcount_table_offset + self.refcount_table_clusters * self.geometry.cluster_size
 
     @property
     def refcounted(self) -> int:
-        """Clusters that have a refcount: all of them."""
+        """Number of clusters that have a refcount: all of the file's."""
         return self.file_size // self.geometry.cluster_size
 
 
 def fits(virtual_size: int, geometry: Geometry) -> bool:
-    """Whether an L1 table within QEMU's limit of 32 MiB can map a disk of that size."""
+    """Return whether an L1 table within QEMU's limit of 32 MiB can map a disk of that size."""
     return ceil_div(virtual_size, geometry.l2_coverage) * 8 <= MAX_L1_BYTES
 
 
 def plan_layout(virtual_size: int, geometry: Geometry, *, l2_tables: int, data_clusters: int) -> Layout:
-    """The layout of an image with so many L2 tables and data clusters."""
+    """Return the layout of an image with that many L2 tables and data clusters."""
     cluster = geometry.cluster_size
     l1_entries = ceil_div(virtual_size, geometry.l2_coverage)
     l1_clusters = ceil_div(l1_entries * 8, cluster)
@@ -84,7 +84,8 @@ def plan_layout(virtual_size: int, geometry: Geometry, *, l2_tables: int, data_c
 
 
 def _refcounts(clusters: int, cluster_size: int) -> tuple[int, int]:
-    """Refcount blocks and refcount table clusters for so many other clusters; they count themselves too."""
+    """Return the numbers of refcount blocks and refcount table clusters for that many other clusters."""
+    # They have refcounts themselves, so repeat until their number no longer grows.
     blocks = table = 0
     while True:
         total = clusters + blocks + table
@@ -98,9 +99,10 @@ def _refcounts(clusters: int, cluster_size: int) -> tuple[int, int]:
 def granules_to_write(
     units: Extents, unit: int, virtual_size: int, geometry: Geometry, *, whole_clusters: bool = False
 ) -> Extents:
-    """What an overlay must hold, DATA and ZERO, in the image's granules, from differences in ``unit`` bytes.
+    """Return the extents that an overlay must hold, DATA and ZERO, in granules.
 
-    ``whole_clusters``: a cluster with any data holds all its data, as a compressed one must.
+    ``units``: the differences, in units of ``unit`` bytes. ``whole_clusters``: store a cluster that has any data
+    as a whole, as a compressed cluster must be.
     """
     granule = geometry.cluster_size if whole_clusters else geometry.granule
     found = folded(units, max(granule // unit, 1))
@@ -110,7 +112,7 @@ def granules_to_write(
 
 
 def layout_for(extents: Extents, virtual_size: int, geometry: Geometry) -> Layout:
-    """The layout of an uncompressed image that holds these extents (in granules)."""
+    """Return the layout of an uncompressed image that holds these extents (in granules)."""
     data = touched(only(extents, Kind.DATA), geometry.granules)
     tables = touched(extents, geometry.granules * geometry.l2_entries)
     return plan_layout(virtual_size, geometry, l2_tables=tables, data_clusters=data)
@@ -123,7 +125,7 @@ def header_for(
     backing: tuple[str, str] | None,
     lazy_refcounts: bool = False,
 ) -> bytes:
-    """The header of an image with that layout. ``backing``: name and format of the backing file.
+    """Return the header of an image with that layout. ``backing``: name and format of the backing file.
 
     :raises FormatError: it does not fit into a cluster.
     """

@@ -1,8 +1,8 @@
-"""The table of internal snapshots, as far as QEMU reads it when it opens a file; what they hold is never read.
+"""The table of internal snapshots, checked as QEMU checks it on opening a file; their content is never read.
 
 ::
 
-    | 40 bytes | extra data | id | name | filled up to 8 | 40 bytes | ...
+    | 40 bytes | extra data | id | name | padding to 8 | 40 bytes | ...
 
 Source: QEMU ``docs/interop/qcow2.txt``, "Snapshots"; ``qcow2_do_read_snapshots()`` in its
 ``block/qcow2-snapshot.c``.
@@ -19,15 +19,15 @@ from batchdiff.units import MIB, align_up
 _ENTRY = struct.Struct(">QIHHIIQII")
 _MAX_EXTRA, _MAX_TABLE = 1024, 64 * MIB
 
-_REPAIR = "Repair a copy of it with `qemu-img check -r all`, which cuts the table, and use the copy."
+_REPAIR = "Repair a copy of it with `qemu-img check -r all`, which shortens the table, and use the copy."
 
 
 def snapshot_tables(
     read: Callable[[int, int], bytes], offset: int, count: int
 ) -> tuple[int, list[tuple[int, int]]]:
-    """Return where in the file the table of so many snapshots ends, and offset and length of each L1 table.
+    """Return the end of the table of ``count`` snapshots in the file, and offset and length of each L1 table.
 
-    ``read`` gives bytes by offset and length.
+    ``read`` returns bytes of the file, by offset and length.
 
     :raises FormatError: QEMU would refuse an entry, or the length of the table.
     """

@@ -1,10 +1,10 @@
-"""The tables of a new image, built some at a time from its extents.
+"""The tables of a new image, built batch by batch from its extents.
 
 ::
 
-    extents (granules)   |DATA|....|ZERO|DATA DATA|          one batch: as many L2 tables as fit a few MiB
+    extents (granules)   |DATA|....|ZERO|DATA DATA|          one batch: as many L2 tables as fit into 1 MiB
     kind of each granule  3    0 0  1    3    3
-    L2 entries            host      zero host host           hosts come from whoever stores the data
+    L2 entries            host      zero host host           hosts come from the writer of the data
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _BATCH_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class TableBatch:
-    """Some consecutive L2 tables of a new image. ``position``: of the first among all that are written."""
+    """Consecutive L2 tables of a new image. ``position``: of the first table, among all that are written."""
 
     position: int
     indices: npt.NDArray[np.int64]
-    """Which part of the disk each table maps: its index in the L1 table."""
+    """The index of each table in the L1 table."""
     extents: Extents
     """The extents that they map, in granules."""
     kinds: npt.NDArray[np.uint8]
@@ -38,14 +38,16 @@ class TableBatch:
     geometry: Geometry
 
     def data_clusters(self) -> npt.NDArray[np.int64]:
-        """The guest cluster numbers that hold data, ascending."""
+        """Return the numbers of the guest clusters that hold data, ascending."""
         place = np.flatnonzero(self._has_data())
         table, entry = np.divmod(place, self.geometry.l2_entries)
         return self.indices[table] * self.geometry.l2_entries + entry
 
     def encoded(self, hosts: Words) -> bytes:
-        """The tables as they stand in the file, ``hosts`` being the L2 entries of :meth:`data_clusters`."""
+        """Return the tables' bytes. ``hosts``: the L2 entries of :meth:`data_clusters`, in the same order."""
         kinds, data = self.kinds, self._has_data()
+        # Standard entries are one word; with extended L2 a second one holds the bits of the subclusters, which
+        # must stay 0 for a compressed cluster.
         if not self.geometry.extended_l2:
             words = np.where(kinds == Kind.ZERO, ZERO_FLAG, np.uint64(0))
             words[data] = hosts
@@ -72,7 +74,7 @@ def _compressed(entries: Words) -> npt.NDArray[np.bool_]:
 
 
 def table_batches(extents: Extents, geometry: Geometry) -> Iterator[TableBatch]:
-    """All L2 tables that an image with these extents (in granules) needs, ascending."""
+    """Yield all L2 tables that an image with these extents (in granules) needs, ascending."""
     per_table = geometry.l2_entries * geometry.granules
     used = numbers(folded(extents, per_table))
     at_once = max(_BATCH_BYTES // geometry.cluster_size, 1)
@@ -82,14 +84,14 @@ def table_batches(extents: Extents, geometry: Geometry) -> Iterator[TableBatch]:
         kinds = np.zeros(len(indices) * per_table, dtype=np.uint8)
         rows = np.searchsorted(indices, mapped.first // per_table)
         begins = (rows * per_table + mapped.first % per_table).tolist()
-        # A run over several tables is contiguous here too: tables in use that follow each other are neighbours.
+        # A run that crosses tables is contiguous in ``kinds`` too: all its tables are in use, so adjacent there.
         for begin, count, kind in zip(begins, mapped.count.tolist(), mapped.kind.tolist(), strict=True):
             kinds[begin : begin + count] = kind
         yield TableBatch(position, indices, mapped, kinds, geometry)
 
 
 def l1_table(extents: Extents, layout: Layout) -> bytes:
-    """The L1 table of an image whose L2 tables follow each other."""
+    """Return the L1 table of an image whose L2 tables are stored one after the other."""
     geometry = layout.geometry
     table = np.zeros(layout.l1_entries, dtype=np.uint64)
     used = numbers(folded(extents, geometry.l2_entries * geometry.granules))
@@ -99,15 +101,15 @@ def l1_table(extents: Extents, layout: Layout) -> bytes:
 
 
 def refcount_table(layout: Layout) -> bytes:
-    """The refcount table: where each refcount block is."""
+    """Return the refcount table: the offset of each refcount block."""
     blocks = np.arange(layout.refcount_blocks, dtype=np.uint64) * np.uint64(layout.geometry.cluster_size)
     return (blocks + np.uint64(layout.refcount_blocks_offset)).astype(">u8").tobytes()
 
 
 def refcounts(layout: Layout, data: npt.NDArray[np.uint16] | None) -> Iterator[tuple[int, bytes]]:
-    """File offsets and bytes of the refcounts (16 bits each) of every cluster of the file.
+    """Yield file offset and bytes of the refcounts (16 bits each) of every cluster of the file, part by part.
 
-    ``data``: how often each data cluster is used, None where each is used once.
+    ``data``: the refcount of each data cluster; None if each is used once.
     """
     step = _BATCH_BYTES // 2
     first_data = layout.data_offset // layout.geometry.cluster_size

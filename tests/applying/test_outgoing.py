@@ -201,7 +201,7 @@ def test_somebody_asks_to_stop(world, outgoing):
     outgoing.check()  # no writer: what is being done may be undone
 
 
-UNKNOWN = Usage(unknown="its filesystem (overlay) cannot tell who has it open")
+UNKNOWN = Usage(unknown="its filesystem (overlay) cannot show who has it open")
 
 
 @pytest.mark.parametrize("retire", Retire)

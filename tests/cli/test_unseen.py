@@ -27,7 +27,7 @@ def assert_refused(fleet, verb, *arguments):
     before = fleet.names() | {"fleet.plan.json.journal"}
     (outcome,) = [event for event in events(run(fleet, verb, *arguments, expect=1)) if event["event"] == "guest"]
     assert outcome["status"] == "failed"
-    assert "its filesystem (overlay) cannot tell who has it open" in outcome["reason"]
+    assert "its filesystem (overlay) cannot show who has it open" in outcome["reason"]
     assert "so a VM could have it open unseen" in outcome["reason"]
     assert "--unseen" in outcome["reason"]
     assert fleet.names() | {"fleet.plan.json.journal"} == before
@@ -37,7 +37,7 @@ def assert_refused(fleet, verb, *arguments):
 def test_plan_says_so_before_the_work(fleet, retire):
     fleet.write_manifest(f"{MANIFEST}retire: {retire}\n")
     said = fleet.plan().stderr
-    where = f"{fleet.folder}/raw.img: its filesystem (overlay) cannot tell who has it open. Deleting"
+    where = f"{fleet.folder}/raw.img: its filesystem (overlay) cannot show who has it open. Deleting"
     assert f"batchdiff: {'warning' if retire == 'delete' else 'note'}: {where}" in said
     assert "needs `--unseen`" in said
     assert ("--unseen" in fleet.plan("-q").stderr) is (retire == "delete")

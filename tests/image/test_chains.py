@@ -188,23 +188,25 @@ def overlay(folder, **changes):
 def test_an_undeclared_backing_file_is_refused_and_not_opened(tmp_path):
     top, low = overlay(tmp_path)
     low.unlink()
-    with pytest.raises(ImageError, match=r"rests on the backing file .*low\.raw, which the manifest does not"):
+    with pytest.raises(ImageError, match=r"has the backing file .*low\.raw, which the manifest does not"):
         open_image(source(top))
 
 
 def test_a_declared_backing_file_that_no_header_names_is_refused(tmp_path):
     top, low = overlay(tmp_path, backing_offset=0)
-    with pytest.raises(ImageError, match="but it names no backing file"):
+    with pytest.raises(ImageError, match="as its backing file, but it names none"):
         open_image(source(top, low))
     raw = notation.write_raw(tmp_path / "other.raw", "64k:A")
-    with pytest.raises(ImageError, match="but it names no backing file"):
+    with pytest.raises(ImageError, match="as its backing file, but it names none"):
         open_image(source(raw, low))
 
 
 def test_another_backing_file_than_the_declared_is_refused(tmp_path):
     top, _ = overlay(tmp_path)
     other = notation.write_raw(tmp_path / "other.raw", "64k:A")
-    with pytest.raises(ImageError, match=r"names .*low\.raw as its backing file, but .*other\.raw is declared"):
+    with pytest.raises(
+        ImageError, match=r"names the backing file .*low\.raw, but the manifest declares .*other\.raw"
+    ):
         open_image(source(top, other))
 
 

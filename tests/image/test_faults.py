@@ -142,7 +142,7 @@ def test_another_quota_project(tmp_path):
         (point / "vm.img").touch()
         run("chattr", "-p", "7", "+P", str(point))
         fault = fault_of(lambda: rename(point))
-        assert "belongs to the quota project 0, and its folder takes only files of the project 7" in fault.why
+        assert "belongs to the quota project 0, but its folder accepts only files of the project 7" in fault.why
         assert obstacle(Deed.RENAME, str(point / "vm.img")) == fault
         assert follow(fault.remedy) == "chattr"
         rename(point)
@@ -184,7 +184,7 @@ def test_a_limit_on_the_size_of_files(tmp_path):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
             assert "ulimit -f" not in explained(OSError(errno.EFBIG, "File too large")).remedy
-    assert "this process may not write files of more than 4096 bytes" in fault.why
+    assert "this process may not write files larger than 4096 bytes" in fault.why
     assert "ulimit -f unlimited" in fault.remedy
 
 

@@ -72,7 +72,7 @@ def test_without_proc(path):
     hide = 'mount -t tmpfs batchdiff-tests "$0" && exec "$@"'
     with real_holders.writer(path):
         said = notation.run(*among_own_mounts(Path("/proc"), hide, sys.executable, "-c", LOOK, str(path)))
-    assert said == "something (what, cannot be told without a look into every process)\n"
+    assert said == "an unknown process (run as root to see which)\n"
 
 
 def test_a_device_by_another_node(path, tmp_path):
@@ -97,7 +97,7 @@ def test_without_the_right_to_look(path, fd):
             os.seteuid(0)
     assert found.found == ()
     assert not found.complete
-    assert named(found.found, complete=found.complete).startswith("something (what, cannot be told")
+    assert named(found.found, complete=found.complete).startswith("an unknown process (run as root")
 
 
 def test_names_of_several(path, fd):

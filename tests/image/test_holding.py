@@ -214,7 +214,7 @@ def test_qemu_is_kept_out_where_there_are_no_leases(raw, monkeypatch):
             held.take(image.path, image.layers[0].fd, Purpose.GUEST)
         finally:
             os.seteuid(0)
-        assert held.unknown == "only its owner or root may ask who has it open"
+        assert held.unknown == "only its owner or root can check who has it open"
         done = subprocess.run(vm_command(raw), capture_output=True, text=True, timeout=30, check=False)
         assert 'Failed to get "write" lock' in done.stderr
         held.check()

@@ -77,4 +77,4 @@ def test_truncated_files(tmp_path, text, options):
         if text.endswith("b") and length == len(whole) - 1 and can_be_read(path):
             assert_same(read_all(path), notation.content(text))
         else:
-            assert_refused(path, "truncated|no qcow2 image|in place of|ends inside|outside the file")
+            assert_refused(path, "truncated|not a qcow2 image|in place of|ends inside|outside the file")

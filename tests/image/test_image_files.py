@@ -49,7 +49,7 @@ THINGS = {
     "link-to-a-character-device": (lambda path: path.symlink_to("/dev/zero"), "symbolic link"),
     "link-to-itself": (lambda path: path.symlink_to(path), "symbolic link"),
     "below-a-file": (a_folder_in_a_file, "Not a directory"),
-    "empty": (lambda path: path.touch(), "is empty|no qcow2 image"),
+    "empty": (lambda path: path.touch(), "is empty|not a qcow2 image"),
     "nul-in-the-name": (lambda path: path.parent / "a\0b", "it contains a null byte"),
     "name-too-long": (lambda path: path.parent / ("a" * 300), "too long"),
 }

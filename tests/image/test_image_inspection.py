@@ -47,7 +47,7 @@ def test_the_sound_images_are_read(good, tmp_path):
 
 
 FIELDS = [
-    ("magic", 0x514649FA, "no qcow2 image"),
+    ("magic", 0x514649FA, "not a qcow2 image"),
     ("version", 0, "version 0 is unknown"),
     ("version", 1, "version 1 is unknown"),
     ("version", 4, "version 4 is unknown"),

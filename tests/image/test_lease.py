@@ -166,7 +166,7 @@ def test_overlayfs_grants_leases_and_sees_nobody_below_it(tmp_path):
         stack.callback(os.close, fd)
         stack.enter_context(real_holders.writer(where / "upper/disk.img"))
         assert take_read_lease(fd) is Lease.GRANTED
-        assert why_unknown(fd) == "its filesystem (overlay) cannot tell who has it open"
+        assert why_unknown(fd) == "its filesystem (overlay) cannot show who has it open"
 
 
 def test_a_signal_of_ours_still_arrives(path, fd):

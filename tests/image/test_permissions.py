@@ -59,7 +59,7 @@ def test_a_folder_that_may_not_be_entered(folder):
     (folder / "images").chmod(0o700)
     found = told(folder, lambda: os.open("/images/vm.img", os.O_RDONLY), Deed.READ)
     assert found.why == f"{ME} may not enter the folder /images, {ROOTS} 700"
-    assert found.remedy.startswith("Run it as a user who may, such as root")
+    assert found.remedy.startswith("Run it as a user with that permission, such as root")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_root_without_its_capabilities(folder, monkeypatch):
     """As in a container: then it is not the mode that must change."""
     monkeypatch.setattr(permissions, "_has", lambda _: False)
     found = reason(PermissionError(13, "Permission denied", str(folder / "images/vm.img")), Deed.READ)
-    assert "without CAP_DAC_OVERRIDE and CAP_FOWNER" in found
+    assert "lacks CAP_DAC_OVERRIDE and CAP_FOWNER" in found
 
 
 def test_users_have_their_names():

@@ -119,19 +119,19 @@ def test_each_file_of_a_chain_counts(folder, raw):
 
 
 def test_without_the_right_to_ask(raw):
-    unknown = "only its owner or root may ask who has it open"
+    unknown = "only its owner or root can check who has it open"
     assert usage(raw, Purpose.GUEST, user=NOBODY) == Usage(unknown=unknown)
 
 
 def test_locks_are_seen_without_the_right_to_ask(raw):
     with real_holders.vm(raw):
         found = usage(raw, Purpose.GUEST, user=NOBODY)
-    assert "something (what, cannot be told" in found.objection
+    assert "an unknown process (run as root" in found.objection
 
 
 def test_where_leases_tell_nothing_processes_are_looked_at(raw, monkeypatch):
     monkeypatch.setattr("batchdiff.image.lease.filesystem_of", lambda _: "fuse.sshfs")
-    unknown = "its filesystem (fuse.sshfs) cannot tell who has it open"
+    unknown = "its filesystem (fuse.sshfs) cannot show who has it open"
     assert usage(raw, Purpose.GUEST) == Usage(unknown=unknown, leased=True)
     with real_holders.vm_waiting_for_migration(raw) as name:
         assert name in usage(raw, Purpose.GUEST).objection
@@ -185,7 +185,7 @@ class TestBlockDevices:
             device = name.split()[-1]
             with real_holders.running(among_own_mounts(point, mount, device), b"ready"):
                 for purpose in Purpose:
-                    assert "it is mounted out of sight" in usage(device, purpose).objection
+                    assert "it is mounted where it cannot be seen" in usage(device, purpose).objection
 
     def test_claimed(self, device):
         fd = os.open(device, os.O_RDONLY | os.O_EXCL)

@@ -153,10 +153,10 @@ def test_asking_brings_nothing_in(image):
 
 def test_whom_the_kernel_does_not_tell(image, monkeypatch):
     path, fd = image
-    assert residency.tells(fd)
+    assert residency.is_reliable(fd)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     monkeypatch.setattr(os, "access", lambda *_, **__: False)
-    assert not residency.tells(fd)
+    assert not residency.is_reliable(fd)
     read_in(path, (0, MIB))
     with files.observed_reads(DropBehind()):
         files.read_exactly(fd, 2 * MIB, 0, str(path))

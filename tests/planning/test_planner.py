@@ -372,7 +372,7 @@ def test_a_killed_worker_names_the_range(tmp_path, template, small_ranges, monke
         os.kill(os.getpid(), signal.SIGKILL)
 
     while_scanning(monkeypatch, die)
-    with within(10), pytest.raises(WorkerError, match="SIGKILL while it was at bytes 0 to 2097152"):
+    with within(10), pytest.raises(WorkerError, match="SIGKILL while scanning bytes 0 to 2097152"):
         planned(template, *guests, jobs=2)
     assert multiprocessing.active_children() == []
 
@@ -486,7 +486,7 @@ def test_two_reflink_copies_of_a_full_clone_are_judged_each_by_itself(tmp_path):
         for guest in planned(template, clone, point / "b.img").guests:
             assert guest.verdict is Verdict.SKIP
             assert "it shares all its blocks with other files; if those are guests too, " in guest.reason
-            assert guest.reason.endswith("to plan for several together is not supported yet")
+            assert guest.reason.endswith("planning for several together is not supported yet")
 
 
 def test_a_guest_in_a_lower_layer_is_not_converted(tmp_path):

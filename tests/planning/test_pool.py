@@ -23,7 +23,9 @@ from batchdiff.units import KIB, MIB
 
 
 def collect(work, tasks, jobs, start=None):
-    return list(run_tasks(start or (lambda: work), iter(tasks), jobs=jobs, describe=lambda task: f"task <{task}>"))
+    return list(
+        run_tasks(start or (lambda: work), iter(tasks), jobs=jobs, describe=lambda task: f"doing task <{task}>")
+    )
 
 
 def children():
@@ -144,7 +146,7 @@ def test_a_worker_killed_between_two_tasks(monkeypatch):
         real(worker, task, describe)
 
     monkeypatch.setattr(pool, "_give", kill_and_give)
-    with pytest.raises(WorkerError, match="SIGKILL while it was at task <2>"):
+    with pytest.raises(WorkerError, match="SIGKILL while doing task <2>"):
         collect(lambda task: task, range(9), 2)
 
 
@@ -186,7 +188,7 @@ def test_memory_that_is_short(jobs, where):
     work = (lambda _: Unsendable()) if where == "result" else fail
     if jobs == 1 and where == "result":
         return
-    with pytest.raises(WorkerError, match=r"ran out of memory while it was at task <[012]>") as caught:
+    with pytest.raises(WorkerError, match=r"ran out of memory while doing task <[012]>") as caught:
         collect(work, range(3), jobs, fail if where == "start" else None)
     assert "memory" in caught.value.remedy
 

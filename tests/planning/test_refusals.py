@@ -221,7 +221,7 @@ def test_a_guest_that_the_template_is_a_loop_device_over(tmp_path, loops, levels
         device = loops(device, "--read-only")
     guest, other = planned(tmp_path, device, ("guest.img", "raw"), ("other.img", "raw"), retire="delete")
     assert guest.verdict is Verdict.REFUSE
-    assert "the template is in it" in guest.reason
+    assert "the template is stored inside this guest" in guest.reason
     assert other.verdict is not Verdict.REFUSE
 
 

@@ -108,7 +108,7 @@ def test_names_up_to_the_limits_fit(cluster):
     longest = min(MAX_NAME, cluster - 112 - 8 - 16)
     built = build(header(geometry=Geometry(cluster), backing_name="n" * longest, backing_format="raw"))
     assert len(built) <= cluster
-    with pytest.raises(FormatError, match="one cluster of 512" if cluster == 512 else "takes 1023"):
+    with pytest.raises(FormatError, match="one cluster of 512" if cluster == 512 else "allows 1023"):
         build(header(geometry=Geometry(cluster), backing_name="n" * (longest + 1), backing_format="raw"))
 
 

@@ -1,0 +1,101 @@
+"""How often the candidates' files are examined: what is the same for all guests is found out once."""
+
+import notation
+import pytest
+from patching import Patched
+
+from batchdiff.image import qcow2_tables, underlying
+from batchdiff.image.opening import open_image
+from batchdiff.model.earlier_plans import EarlierPlans
+from batchdiff.model.manifest_file import read_manifest
+from batchdiff.model.plan import Verdict
+from batchdiff.planning.candidates import Candidate, examine_guests, planned
+
+
+@pytest.fixture
+def examine(tmp_path):
+    """Make a raw template; return a function that writes a manifest of images (name, format) and examines them."""
+    notation.write_raw(tmp_path / "template.img", "2M:A")
+
+    def examine(*guests):
+        lines = [
+            f"  - {{path: {name}, format: {kind}, overlay: {{path: {name}.thin}}}}\n" for name, kind in guests
+        ]
+        path = tmp_path / "manifest.yaml"
+        path.write_text(f"version: 1\ntemplate: {{path: template.img, format: raw}}\nguests:\n{''.join(lines)}")
+        manifest = read_manifest(str(path))
+        with open_image(manifest.template) as image:
+            template = planned(image)
+        return examine_guests(manifest, template, EarlierPlans())
+
+    return examine
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Count the calls of a function, by the module in which it is looked up."""
+
+    def counted(module, name):
+        calls, real = [], getattr(module, name)
+
+        def count(*arguments, **options):
+            calls.append(arguments)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(module, name, count)
+        return calls
+
+    return counted
+
+
+def test_the_template_is_traced_once_for_all_guests(tmp_path, examine, counted):
+    names = [f"guest{number}.img" for number in range(3)]
+    for name in names:
+        notation.write_raw(tmp_path / name, "1M:A 1M:B")
+    walks = counted(underlying, "underlying")
+    parts = examine(*((name, "raw") for name in names))
+    assert all(isinstance(part, Candidate) for part in parts)
+    assert walks == [(str(tmp_path / "template.img"),)]
+
+
+def thin(path, below):
+    return notation.write_qcow2(path, "2M:-", backing=below)
+
+
+def with_snapshots(path, _):
+    notation.write_qcow2(path, "1M:A 1M:B")
+    for name in "ab":
+        notation.run("qemu-img", "snapshot", "-c", name, str(path))
+
+
+def with_bitmap(path, _):
+    notation.write_qcow2(path, "1M:A 1M:B")
+    notation.run("qemu-img", "bitmap", "--add", str(path), "one")
+
+
+@pytest.mark.parametrize(
+    ("write", "verdict", "reason"),
+    [
+        (lambda path, _: notation.write_qcow2(path, "1M:A 1M:B"), None, ""),
+        (with_snapshots, Verdict.REFUSE, "it has 2 internal snapshots"),
+        (with_bitmap, Verdict.REFUSE, "it has 1 persistent bitmap,"),
+        (thin, Verdict.SKIP, "it is already an overlay of this template"),
+    ],
+    ids=["plain", "snapshots", "bitmap", "overlay"],
+)
+def test_a_header_is_parsed_once(tmp_path, examine, counted, write, verdict, reason):
+    write(tmp_path / "guest.qcow2", tmp_path / "template.img")
+    parsed = counted(qcow2_tables, "parse")
+    (part,) = examine(("guest.qcow2", "qcow2"))
+    assert getattr(part, "verdict", None) is verdict
+    assert getattr(part, "reason", "").startswith(reason)
+    assert len(parsed) == 1
+
+
+def test_an_overlay_whose_tables_are_being_written_is_skipped(tmp_path, examine):
+    """A VM may be running on it: only its header counts."""
+    image = Patched(thin(tmp_path / "guest.qcow2", tmp_path / "template.img"))
+    image[image.l1(0)] = 1 << 40
+    image.save(tmp_path / "guest.qcow2")
+    (part,) = examine(("guest.qcow2", "qcow2"))
+    assert part.verdict is Verdict.SKIP
