@@ -135,10 +135,11 @@ def folded(extents: Extents, factor: int) -> Extents:
 
 
 def touched(extents: Extents, factor: int) -> int:
-    """How many units ``factor`` times larger have something of a run."""
-    first, last = extents.first // factor, (extents.end - 1) // factor
+    """How many units ``factor`` times larger, a power of two, have something of a run."""
+    bits = factor.bit_length() - 1  # a shift takes a seventh of a division's time
+    first, last = extents.first >> bits, (extents.end - 1) >> bits
     # Runs are sorted and disjoint, so one can only touch the last large unit of the one before it again.
-    return int((last - first + 1).sum()) - int((first[1:] == last[:-1]).sum())
+    return int((last - first).sum()) + len(first) - int(np.count_nonzero(first[1:] == last[:-1]))
 
 
 def split(extents: Extents, factor: int, limit: int) -> Extents:

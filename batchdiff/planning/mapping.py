@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from batchdiff.image.contract import Segment, windowed
-from batchdiff.planning.compare import UNIT, WINDOW
+from batchdiff.planning.compare import UNIT, WINDOW, Flags
 from batchdiff.planning.spans import Spans, spans, without
 from batchdiff.qcow2.entries import Origin
 
@@ -48,6 +50,16 @@ def spans_of(segments: list[Segment], begin: int, settled: list[tuple[int, int]]
     """What must be read of an image: all that is not zeros, less what is settled."""
     there = [(segment.start, segment.end) for segment in segments if segment.origin is not Origin.ZERO]
     return spans(without(there, settled), begin, WINDOW, UNIT)
+
+
+def holes_of(segments: list[Segment], begin: int, windows: int, wanted: Spans) -> Flags:
+    """In which of the windows that are wanted, numbered from offset ``begin`` on, an image has only zeros."""
+    found = np.zeros(windows, dtype=np.bool_)
+    found[list(wanted)] = True
+    for start, end, origin, _, _ in segments:
+        if origin is not Origin.ZERO:
+            found[(start - begin) // WINDOW : (end - 1 - begin) // WINDOW + 1] = False
+    return found
 
 
 class Stride:

@@ -19,11 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from batchdiff import extents
 from batchdiff.errors import ImageError
 from batchdiff.extents import Extents, Kind
 from batchdiff.image.contract import Segment, clipped
-from batchdiff.image.digest import RangeDigest
 from batchdiff.image.files import read_sequentially
 from batchdiff.image.image import Image
 from batchdiff.image.packing import Stored, stored_in, unlike
@@ -33,23 +31,20 @@ from batchdiff.model.plan import PlannedImage
 from batchdiff.planning.compare import (
     UNIT,
     WINDOW,
+    Flags,
     Kinds,
     WindowBuffer,
     kinds_of,
     kinds_of_equal,
-    kinds_of_zeros,
 )
-from batchdiff.planning.mapping import MOST_KEPT, Mapped, Stride, mapped, spans_of
+from batchdiff.planning.gathering import Gathering
+from batchdiff.planning.mapping import MOST_KEPT, Mapped, Stride, holes_of, mapped, spans_of
 from batchdiff.planning.reopening import Files, opened_too, reopened
 from batchdiff.planning.spans import Span, Spans, merged, span_units
-from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB, align_up, ceil_div
 
 RANGE = 64 * MIB
 """One task of a worker: tens of milliseconds of work, and part of the digest's definition."""
-
-_WINDOWS_IN_CLUSTER = 2 * MIB // WINDOW
-"""Windows in the largest cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,25 +77,16 @@ class RangeResult:
     replaced: dict[int, int] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class _RangeFindings:
-    """What gathers while a range is scanned.
-
-    ``equal``: by window, the kinds of a guest that equals the template there; ``kinds``: those of a guest
-    that does not.
-    """
-
-    equal: Kinds
-    kinds: dict[int, dict[int, Kinds]] = field(default_factory=dict)
-    digest: RangeDigest = field(default_factory=RangeDigest)
-
-
 class _Stretch(NamedTuple):
-    """Some windows that are scanned together, and what must be read there of the template and of each guest."""
+    """Some windows that are scanned together, and what must be read there of the template and of each guest.
+
+    ``holes``: by guest, the windows in which it has nothing where the template may have something.
+    """
 
     windows: int
     template: Mapped
     guests: dict[int, Mapped]
+    holes: dict[int, Flags]
 
 
 class _Window(NamedTuple):
@@ -137,18 +123,19 @@ class Scanner:
         start = number * RANGE
         # Images that are scanned apart from these may be larger.
         windows = ceil_div(min(RANGE, max(self._size - start, 0)), WINDOW)
-        findings = _RangeFindings(np.zeros((windows, WINDOW // UNIT), dtype=np.uint8))
+        findings = Gathering(np.zeros((windows, WINDOW // UNIT), dtype=np.uint8))
         first = 0
         while first < windows:
             stretch = self._map_stretch(start + first * WINDOW, windows - first)
             self._scan_stretch(stretch, start + first * WINDOW, first, findings)
             first += stretch.windows
-        equal = findings.equal
-        sound = {guest: kinds for guest, kinds in findings.kinds.items() if guest not in self._failures}
-        differences = {guest: _joined(kinds, equal, start // UNIT) for guest, kinds in sound.items()}
-        replaced = {guest: _replaced(kinds, equal) for guest, kinds in sound.items()}
+        sound = (findings.kinds.keys() | findings.holes.keys()) - self._failures.keys()
+        differences = {
+            guest: found for guest in sorted(sound) if (found := findings.extents(guest, start // UNIT))
+        }
+        replaced = {guest: findings.replaced(guest) for guest in differences}
         digest = None if self._sharing else findings.digest.value()
-        units = int(np.count_nonzero(equal))
+        units = int(np.count_nonzero(findings.equal))
         return RangeResult(number, digest, differences, dict(self._failures), units, replaced)
 
     def _map_stretch(self, begin: int, most: int) -> _Stretch:
@@ -159,14 +146,18 @@ class Scanner:
             template = mapped(segments, begin, spans_of(segments, begin, []))
             guests = self._map_guests(segments, template, begin, windows)
             if guests is not None:
-                return _Stretch(windows, template, guests)
+                return _Stretch(windows, template, *guests)
 
-    def _scan_stretch(self, stretch: _Stretch, begin: int, first: int, findings: _RangeFindings) -> None:
+    def _scan_stretch(self, stretch: _Stretch, begin: int, first: int, findings: Gathering) -> None:
         """Scans the windows from offset ``begin`` on, the first of which has the number ``first``."""
         template, guests = stretch.template, stretch.guests
+        for guest, holes in stretch.holes.items():
+            findings.note_holes(guest, first, holes)
+        hollow = {index for holes in stretch.holes.values() for index in np.flatnonzero(holes).tolist()}
         if self._sharing:
             _assume_data(findings.equal[first : first + stretch.windows], template.spans)
-            needed = merged(guest.spans for guest in guests.values())
+            under_holes = {index: template.spans[index] for index in hollow}
+            needed = merged([under_holes, *(guest.spans for guest in guests.values())])
         else:
             needed = template.spans
         for index in sorted(needed.keys() | {window for guest in guests.values() for window in guest.spans}):
@@ -181,6 +172,8 @@ class Scanner:
                 findings.equal[number] = equal
                 if np.count_nonzero(equal):
                     findings.digest.add(number, self._template_buffer.view[: self._template.virtual_size - at])
+            if index in hollow:
+                findings.note_cleared(number, equal)
             for guest, own in guests.items():
                 if index not in own.spans:
                     continue
@@ -193,14 +186,15 @@ class Scanner:
 
     def _map_guests(
         self, segments: list[Segment], template: Mapped, begin: int, windows: int
-    ) -> dict[int, Mapped] | None:
-        """Each guest that has anything to be read there, or None where these are too many windows at once."""
+    ) -> tuple[dict[int, Mapped], dict[int, Flags]] | None:
+        """Guests that have anything to be read there, and holes; None where these are too many windows at once."""
         blocks = placed(self._template, segments) if self._sharing else []
         found: dict[int, Mapped] = {}
+        holes: dict[int, Flags] = {}
         kept = template.kept
         for number, guest in list(self._guests.items()):
             try:
-                own = _map_guest(guest, template, segments, blocks, (begin, begin + windows * WINDOW))
+                own, hollow = _map_guest(guest, template, segments, blocks, (begin, begin + windows * WINDOW))
             except ImageError as error:
                 self._give_up(number, error)
                 continue
@@ -209,8 +203,10 @@ class Scanner:
                 return None
             if own.spans:
                 found[number] = own if kept <= MOST_KEPT else Mapped(own.spans, {})
+            if np.count_nonzero(hollow):
+                holes[number] = hollow
         self._stride.lengthen_after(kept)
-        return found
+        return found, holes
 
     def _compared(self, number: int, window: _Window, segments: list[Segment] | None, span: Span) -> Kinds | None:
         """The kinds of a guest's window in a span, or None where it equals the template's or cannot be read."""
@@ -219,8 +215,6 @@ class Scanner:
             return None
         try:
             there = guest.segments(at, at + WINDOW) if segments is None else segments
-            if all(segment.origin is Origin.ZERO for segment in there):
-                return kinds_of_zeros(window.equal)
             if window.stored:
                 left = unlike(window.stored, guest, there, (at + span[0], at + span[1]))
                 if left is None:
@@ -250,13 +244,20 @@ def _read_ahead(image: Image) -> Image:
 
 def _map_guest(
     guest: Image, template: Mapped, segments: list[Segment], blocks: list[Placed], stretch: tuple[int, int]
-) -> Mapped:
-    """A guest in the stretch from one offset to another, where the template has these segments and blocks."""
+) -> tuple[Mapped, Flags]:
+    """A guest in the stretch from one offset to another, where the template has these segments and blocks.
+
+    The second value: windows with nothing but a hole where the template may have something; they aren't mapped.
+    """
     begin, end = stretch
     own = guest.segments(begin, end)
     settled = shared(blocks, placed(guest, own)) if blocks else []
     of_template = spans_of(segments, begin, settled) if settled else template.spans
-    return mapped(own, begin, merged([of_template, spans_of(own, begin, settled)]))
+    hollow = holes_of(own, begin, (end - begin) // WINDOW, of_template)
+    if np.count_nonzero(hollow):
+        holes = np.flatnonzero(hollow).tolist()
+        of_template = {index: of_template[index] for index in of_template.keys() - set(holes)}
+    return mapped(own, begin, merged([of_template, spans_of(own, begin, settled)])), hollow
 
 
 def _load(buffer: WindowBuffer, image: Image, at: int, segments: list[Segment], span: Span | None) -> None:
@@ -277,23 +278,3 @@ def _assume_data(equal: Kinds, there: Spans) -> None:
     """Unread parts of the template count as data: at worst a cluster of zeros is written as one of data."""
     for window, span in there.items():
         equal[window, span_units(span)] = Kind.SAME
-
-
-def _replaced(kinds: dict[int, Kinds], equal: Kinds) -> int:
-    """How many units of the template that are not zeros a guest has other data in, in its windows that differ."""
-    found = np.stack(list(kinds.values()))
-    return int(np.count_nonzero((found == Kind.DATA) & (equal[list(kinds)] != Kind.SAME_ZERO)))
-
-
-def _joined(kinds: dict[int, Kinds], equal: Kinds, first_unit: int) -> Extents:
-    """The extents of a range from its windows with differences.
-
-    A window without any is needed all the same where it shares a largest cluster with one that has some.
-    """
-    whole = np.zeros_like(equal)
-    for cluster in {number // _WINDOWS_IN_CLUSTER for number in kinds}:
-        windows = slice(cluster * _WINDOWS_IN_CLUSTER, (cluster + 1) * _WINDOWS_IN_CLUSTER)
-        whole[windows] = equal[windows]
-    for number, found in kinds.items():
-        whole[number] = found
-    return extents.from_kinds(whole.reshape(-1), first_unit)
