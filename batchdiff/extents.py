@@ -112,7 +112,7 @@ def concatenated(parts: list[Extents]) -> Extents:
 
 
 def folded(extents: Extents, factor: int) -> Extents:
-    """The same in units ``factor`` times larger: each has the OR of the kinds of its parts.
+    """The same in units ``factor`` times larger, a power of two: each has the OR of the kinds of its parts.
 
     A run covers some large units wholly and touches one at either end; the touched ones are ORed together,
     and with no run inside a run they and the whole ones never overlap.
@@ -120,8 +120,9 @@ def folded(extents: Extents, factor: int) -> Extents:
     if factor == 1 or len(extents) == 0:
         return extents
     first, end, kind = extents.first, extents.end, extents.kind
-    inner_first, inner_end = -(-first // factor), end // factor
-    head, tail = first // factor, (end - 1) // factor
+    bits = _bits(factor)
+    inner_first, inner_end = -(-first >> bits), end >> bits
+    head, tail = first >> bits, (end - 1) >> bits
     head_cut, tail_cut = head < inner_first, tail >= inner_end
     edge_unit = np.concatenate([head[head_cut], tail[tail_cut]])
     edge_kind = np.concatenate([kind[head_cut], kind[tail_cut]])
@@ -134,9 +135,14 @@ def folded(extents: Extents, factor: int) -> Extents:
     return _merged(all_first[order], all_end[order], all_kind[order])
 
 
+def _bits(factor: int) -> int:
+    """By how many bits to shift numbers, which takes a seventh of the time of dividing them by a power of two."""
+    return factor.bit_length() - 1
+
+
 def touched(extents: Extents, factor: int) -> int:
     """How many units ``factor`` times larger, a power of two, have something of a run."""
-    bits = factor.bit_length() - 1  # a shift takes a seventh of a division's time
+    bits = _bits(factor)
     first, last = extents.first >> bits, (extents.end - 1) >> bits
     # Runs are sorted and disjoint, so one can only touch the last large unit of the one before it again.
     return int((last - first).sum()) + len(first) - int(np.count_nonzero(first[1:] == last[:-1]))
@@ -151,7 +157,9 @@ def split(extents: Extents, factor: int, limit: int) -> Extents:
 
 def only(extents: Extents, *kinds: Kind) -> Extents:
     """The runs of some kinds."""
-    kept = np.logical_or.reduce([extents.kind == kind for kind in kinds])
+    wanted = np.zeros(len(Kind), dtype=np.bool_)
+    wanted[list(kinds)] = True
+    kept = wanted[extents.kind]
     return _merged(extents.first[kept], extents.end[kept], extents.kind[kept])
 
 
