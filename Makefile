@@ -4,7 +4,7 @@
 # make test-debian12, make test-debian13
 #                 make demo and make test in a fresh Debian of their own; needs root and 20 GiB
 # make lint       lint and types only
-# make bench      batchdiff against its peers, side by side; 20 GiB of space, root, half an hour. BENCH="--quick" tries it out
+# make bench      batchdiff against its peers, side by side; 32 GiB of space, root, an hour. BENCH="--quick" tries it out
 # make bench-docs the figures and the plot of the last `make bench`, put into docs/
 
 PYTHON ?= python3

@@ -116,7 +116,7 @@ def documented(words: str) -> set[str]:
 
 LONGEST = {
     "docs/scripting.md": 280,
-    "docs/performance.md": 240,
+    "docs/performance.md": 280,
     "docs/plan-format.md": 200,
     "docs/safety.md": 250,
     "docs/manifest.md": 190,
