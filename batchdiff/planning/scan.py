@@ -37,7 +37,7 @@ from batchdiff.planning.compare import (
     kinds_of,
     kinds_of_equal,
 )
-from batchdiff.planning.gathering import Gathering
+from batchdiff.planning.range_findings import RangeFindings
 from batchdiff.planning.mapping import MOST_KEPT, Mapped, Stride, holes_of, mapped, spans_of
 from batchdiff.planning.reopening import Files, opened_too, reopened
 from batchdiff.planning.spans import Span, Spans, merged, span_units
@@ -123,7 +123,7 @@ class Scanner:
         start = number * RANGE
         # Images that are scanned apart from these may be larger.
         windows = ceil_div(min(RANGE, max(self._size - start, 0)), WINDOW)
-        findings = Gathering(np.zeros((windows, WINDOW // UNIT), dtype=np.uint8))
+        findings = RangeFindings(np.zeros((windows, WINDOW // UNIT), dtype=np.uint8))
         first = 0
         while first < windows:
             stretch = self._map_stretch(start + first * WINDOW, windows - first)
@@ -148,7 +148,7 @@ class Scanner:
             if guests is not None:
                 return _Stretch(windows, template, *guests)
 
-    def _scan_stretch(self, stretch: _Stretch, begin: int, first: int, findings: Gathering) -> None:
+    def _scan_stretch(self, stretch: _Stretch, begin: int, first: int, findings: RangeFindings) -> None:
         """Scans the windows from offset ``begin`` on, the first of which has the number ``first``."""
         template, guests = stretch.template, stretch.guests
         for guest, holes in stretch.holes.items():

@@ -24,7 +24,7 @@ _WINDOWS_IN_CLUSTER = 2 * MIB // WINDOW
 
 
 @dataclass(slots=True)
-class Gathering:
+class RangeFindings:
     """What the windows of a range have shown so far.
 
     ``equal``: by window, the kinds of a guest that equals the template there; ``kinds``: those of a guest that
