@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from batchdiff.image.blocks import NO_BLOCKS, Blocks, blocks_of
 from batchdiff.image.btrfs import StoredExtent, is_btrfs, stored_extents
 from batchdiff.image.exactness import Exactness
-from batchdiff.image.fiemap import ExtentFlag, PhysicalExtent, physical_extents
+from batchdiff.image.fiemap import NO_EXTENTS, ExtentFlag, ExtentTable, extent_table, physical_extents
 from batchdiff.image.hard_links import other_names
 from batchdiff.image.mounts import filesystem_of
 from batchdiff.image.overlayfs import OVERLAYFS, upper_place
@@ -58,11 +58,12 @@ def allocated_bytes(fd: int, path: str) -> int:
     return info.st_blocks * 512 if stored is None else _disk_bytes(stored)
 
 
-def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS) -> DiskUse:
+def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS, known: ExtentTable | None = None) -> DiskUse:
     """Return what an open file takes, and what deleting it would free, in bytes.
 
     Blocks that another file shares (reflink) stay, and so does everything under another hard link. ``kept``:
     blocks that stay in any case, the template's; who else shares some with the file may be deleted too, one day.
+    ``known``: the file's shared extents, and perhaps others, if the filesystem was asked before.
 
     :raises ImageError: the filesystem has a fault.
     """
@@ -75,9 +76,10 @@ def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS) -> DiskUse:
     filesystem = filesystem_of(fd)
     if filesystem == OVERLAYFS:
         return _in_layers(fd, path, kept)
+    shared = _shared(fd, path) if known is None else known.having(ExtentFlag.SHARED)
     if is_btrfs(fd):
-        return _on_btrfs(fd, path, kept)
-    found = _by_blocks(fd, path, kept)
+        return _on_btrfs(fd, path, shared, kept)
+    found = _by_blocks(fd, shared, kept)
     if filesystem in MEASURED:
         return found
     return replace(found, exactness=Exactness.UNKNOWN, note=not_measured(filesystem))
@@ -86,7 +88,7 @@ def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS) -> DiskUse:
 def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
     upper = upper_place(fd, path)
     if upper is None:
-        found = _by_blocks(fd, path, kept)
+        found = _by_blocks(fd, _shared(fd, path), kept)
         why = "it may be in a lower layer of overlayfs, out of sight from here; deleting it there frees nothing"
         return replace(found, exactness=Exactness.AT_MOST, note=why)
     try:
@@ -94,7 +96,7 @@ def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
     except FileNotFoundError:
         return DiskUse(allocated_bytes(fd, path), 0, note="it is in a lower layer of its overlayfs")
     except OSError as error:
-        found = _by_blocks(fd, path, kept)
+        found = _by_blocks(fd, _shared(fd, path), kept)
         return replace(found, exactness=Exactness.AT_MOST, note=f"{upper} cannot be opened ({error.strerror})")
     try:
         return disk_use(real, upper, kept=kept)
@@ -102,15 +104,13 @@ def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
         os.close(real)
 
 
-def _by_blocks(fd: int, path: str, kept: Blocks) -> DiskUse:
-    shared = _shared(fd, path)
+def _by_blocks(fd: int, shared: ExtentTable, kept: Blocks) -> DiskUse:
     # Asked after the extents, which has what is not on disk yet written there: before, st_blocks is a reservation.
     allocated = os.fstat(fd).st_blocks * 512
-    return _less(allocated, sum(extent.length for extent in shared), shared, kept)
+    return _less(allocated, int(shared.length.sum()), shared, kept)
 
 
-def _on_btrfs(fd: int, path: str, kept: Blocks) -> DiskUse:
-    shared = _shared(fd, path)
+def _on_btrfs(fd: int, path: str, shared: ExtentTable, kept: Blocks) -> DiskUse:
     stored = _stored(fd, path)
     if stored is None:
         return _untold(fd, path, shared)
@@ -118,10 +118,10 @@ def _on_btrfs(fd: int, path: str, kept: Blocks) -> DiskUse:
     return _less(_disk_bytes(stored), _disk_bytes(others), shared, kept)
 
 
-def _untold(fd: int, path: str, shared: list[PhysicalExtent]) -> DiskUse:
+def _untold(fd: int, path: str, shared: ExtentTable) -> DiskUse:
     """Return what FIEMAP and st_blocks show of a file on btrfs, if this user may not search its tree."""
     allocated = os.fstat(fd).st_blocks * 512
-    free = max(allocated - sum(extent.length for extent in shared), 0)
+    free = max(allocated - int(shared.length.sum()), 0)
     packed = any(True for _ in physical_extents(fd, path, having=ExtentFlag.ENCODED) or ())
     if packed:
         why = "btrfs has compressed it, and only root (CAP_SYS_ADMIN) can find out by how much"
@@ -130,17 +130,17 @@ def _untold(fd: int, path: str, shared: list[PhysicalExtent]) -> DiskUse:
     return DiskUse(allocated, free, Exactness.AT_LEAST, why)
 
 
-def _less(allocated: int, shared_bytes: int, shared: list[PhysicalExtent], kept: Blocks) -> DiskUse:
+def _less(allocated: int, shared_bytes: int, shared: ExtentTable, kept: Blocks) -> DiskUse:
     free = max(allocated - shared_bytes, 0)
-    nothing = shared and not free
+    nothing = len(shared.length) > 0 and not free
     if blocks_of(shared).are_within(kept):
         return DiskUse(allocated, free, note=_ALL_SHARED if nothing else "")
     note = f"{_ALL_SHARED}{_PERHAPS_GUESTS}" if nothing else _OF_OTHERS
     return DiskUse(allocated, free, Exactness.AT_LEAST, note)
 
 
-def _shared(fd: int, path: str) -> list[PhysicalExtent]:
-    return list(physical_extents(fd, path, having=ExtentFlag.SHARED) or ())
+def _shared(fd: int, path: str) -> ExtentTable:
+    return extent_table(fd, path, having=ExtentFlag.SHARED) or NO_EXTENTS
 
 
 def _stored(fd: int, path: str) -> list[StoredExtent] | None:
@@ -156,12 +156,12 @@ def _disk_bytes(extents: list[StoredExtent]) -> int:
     return sum({extent.physical: extent.disk_bytes for extent in extents}.values())
 
 
-def _in_any(stored: list[StoredExtent], shared: list[PhysicalExtent]) -> list[StoredExtent]:
+def _in_any(stored: list[StoredExtent], shared: ExtentTable) -> list[StoredExtent]:
     """Return the stored extents that begin in one of those that others share, both in the file's order."""
-    starts = [extent.logical for extent in shared]
+    starts, ends = shared.logical.tolist(), (shared.logical + shared.length).tolist()
     found = set()
     for extent in stored:
         number = bisect.bisect_right(starts, extent.logical) - 1
-        if number >= 0 and extent.logical < shared[number].logical + shared[number].length:
+        if number >= 0 and extent.logical < ends[number]:
             found.add(extent.physical)
     return [extent for extent in stored if extent.physical in found]

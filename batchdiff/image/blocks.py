@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from batchdiff.image.fiemap import PhysicalExtent
+from batchdiff.image.fiemap import ExtentTable
+
+Offsets = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,13 +32,28 @@ class Blocks:
 NO_BLOCKS = Blocks(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
-def blocks_of(extents: Iterable[PhysicalExtent]) -> Blocks:
-    """Return where extents are on their disk."""
-    found = np.array([(each.physical, each.physical + each.length) for each in extents], dtype=np.int64)
-    if not len(found):
+def blocks_of(*tables: ExtentTable) -> Blocks:
+    """Return where the extents of some files are on their disk."""
+    if not any(len(table.physical) for table in tables):
         return NO_BLOCKS
-    found = found[np.argsort(found[:, 0], kind="stable")]
-    reach = np.maximum.accumulate(found[:, 1])
-    first = np.concatenate([[True], found[1:, 0] > reach[:-1]])
+    starts = np.concatenate([table.physical for table in tables])
+    ends = np.concatenate([table.physical + table.length for table in tables])
+    order = np.argsort(starts, kind="stable")
+    starts, reach = starts[order], np.maximum.accumulate(ends[order])
+    first = np.concatenate([[True], starts[1:] > reach[:-1]])
     last = np.concatenate([first[1:], [True]])
-    return Blocks(found[first, 0], reach[last])
+    return Blocks(starts[first], reach[last])
+
+
+def overlaps(
+    spans: tuple[Offsets, Offsets], runs: tuple[Offsets, Offsets]
+) -> tuple[Offsets, Offsets, Offsets, Offsets]:
+    """Where spans and runs, (starts, ends), both sorted and disjoint, overlap.
+
+    Starts and ends, and the numbers of the span and of the run.
+    """
+    first = np.searchsorted(runs[1], spans[0], side="right")
+    count = np.maximum(np.searchsorted(runs[0], spans[1], side="left") - first, 0)
+    span = np.repeat(np.arange(len(first)), count)
+    run = np.arange(len(span)) + np.repeat(first - (np.cumsum(count) - count), count)
+    return np.maximum(spans[0][span], runs[0][run]), np.minimum(spans[1][span], runs[1][run]), span, run

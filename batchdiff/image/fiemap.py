@@ -10,6 +10,7 @@ import errno
 import fcntl
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +55,32 @@ class PhysicalExtent(NamedTuple):
     flags: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ExtentTable:
+    """Extents of a file by column, in the order of the file; in bytes."""
+
+    logical: npt.NDArray[np.int64]
+    physical: npt.NDArray[np.int64]
+    length: npt.NDArray[np.int64]
+    flags: npt.NDArray[np.uint32]
+
+    def having(self, flags: int) -> ExtentTable:
+        """Return those with one of these flags."""
+        return self.chosen(self.flags & flags != 0)
+
+    def chosen(self, kept: npt.NDArray[np.bool_]) -> ExtentTable:
+        """Return those for which ``kept`` is true."""
+        return ExtentTable(self.logical[kept], self.physical[kept], self.length[kept], self.flags[kept])
+
+    def equals(self, other: ExtentTable) -> bool:
+        """Return whether both have the same extents."""
+        names = PhysicalExtent._fields
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
+
+
+_NONE = np.empty(0, dtype=np.int64)
+NO_EXTENTS = ExtentTable(_NONE, _NONE, _NONE, np.empty(0, dtype=np.uint32))
+
 _Records = npt.NDArray[np.void]
 
 
@@ -67,13 +94,39 @@ def physical_extents(
 
     :raises ImageError: that fails, or the disk cannot give the filesystem's own records; here or later.
     """
+    first = _first(fd, path, start, end)
+    return None if first is None else _each(_all(fd, path, first, end), having)
+
+
+def extent_table(fd: int, path: str, *, having: int) -> ExtentTable | None:
+    """Do the same for the whole file, without an object for each of what may be thousands of extents.
+
+    :raises ImageError: that fails, or the disk cannot give the filesystem's own records.
+    """
+    first = _first(fd, path, 0, _WHOLE)
+    if first is None:
+        return None
+    found = np.concatenate([_chosen(records, having) for records in _all(fd, path, first, _WHOLE)] or [first])
+    return ExtentTable(*(found[name].copy() for name in PhysicalExtent._fields))
+
+
+def _first(fd: int, path: str, start: int, end: int) -> _Records | None:
     try:
-        first = _request(fd, start, end)
+        return _request(fd, start, end)
     except OSError as error:
         if error.errno in _UNSUPPORTED:
             return None
         raise _untold(path, error) from error
-    return _all(fd, path, first, end, having)
+
+
+def _chosen(records: _Records, having: int) -> _Records:
+    return records[records["flags"] & having != 0] if having else records
+
+
+def _each(batches: Iterator[_Records], having: int) -> Iterator[PhysicalExtent]:
+    for records in batches:
+        chosen = _chosen(records, having)
+        yield from map(PhysicalExtent, *(chosen[name].tolist() for name in PhysicalExtent._fields))
 
 
 def _untold(path: str, error: OSError) -> ImageError:
@@ -84,11 +137,9 @@ def _untold(path: str, error: OSError) -> ImageError:
     )
 
 
-def _all(fd: int, path: str, found: _Records, end: int, having: int) -> Iterator[PhysicalExtent]:
+def _all(fd: int, path: str, found: _Records, end: int) -> Iterator[_Records]:
     while len(found):
-        chosen = found[found["flags"] & having != 0] if having else found
-        columns = [chosen[name].tolist() for name in PhysicalExtent._fields]
-        yield from map(PhysicalExtent, *columns)
+        yield found
         last = found[-1]
         following = int(last["logical"] + last["length"])
         if last["flags"] & ExtentFlag.LAST or following >= end or len(found) < _AT_ONCE:

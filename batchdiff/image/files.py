@@ -167,7 +167,7 @@ def read_into(fd: int, buffer: memoryview, offset: int, path: str) -> int:
         observer.before(fd, offset, len(buffer))
     try:
         while done < len(buffer):
-            got = os.preadv(fd, [buffer[done:]], offset + done)
+            got = os.preadv(fd, [buffer[done:] if done else buffer], offset + done)
             if got == 0:
                 break
             done += got

@@ -45,8 +45,8 @@ class RawLayer:
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
         """Reads; what is past the end of the file becomes zeros."""
-        there = max(min(len(buffer), self._size - segment.address), 0)
-        if there < len(buffer):
+        if segment.address + len(buffer) > self._size:
+            there = max(self._size - segment.address, 0)
             buffer[there:] = bytes(len(buffer) - there)
             buffer = buffer[:there]
         files.fill_from(self.fd, buffer, segment.address, self.path)

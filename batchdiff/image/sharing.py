@@ -17,10 +17,13 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from batchdiff.image.blocks import Blocks, blocks_of
+import numpy as np
+
+from batchdiff.image.blocks import Blocks, Offsets, blocks_of, overlaps
 from batchdiff.image.contract import Segment
-from batchdiff.image.fiemap import ExtentFlag, PhysicalExtent, physical_extents
+from batchdiff.image.fiemap import ExtentFlag, ExtentTable, PhysicalExtent, extent_table, physical_extents
 from batchdiff.image.image import Image
+from batchdiff.image.source import ImageFormat
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB
 
@@ -69,11 +72,62 @@ def shared_blocks(image: Image) -> dict[int, Blocks]:
 
     :raises ImageError: the filesystem does not report it.
     """
-    found: dict[int, list[PhysicalExtent]] = {}
+    found: dict[int, list[ExtentTable]] = {}
     for layer in image.layers:
-        extents = physical_extents(layer.fd, layer.path, having=ExtentFlag.SHARED)
-        found.setdefault(os.fstat(layer.fd).st_dev, []).extend(extents or ())
-    return {device: blocks_of(extents) for device, extents in found.items()}
+        table = extent_table(layer.fd, layer.path, having=ExtentFlag.SHARED)
+        if table is not None:
+            found.setdefault(os.fstat(layer.fd).st_dev, []).append(table)
+    return {device: blocks_of(*tables) for device, tables in found.items()}
+
+
+def located(image: Image) -> ExtentTable | None:
+    """Where a raw image is on its disk, as far as others share that or nothing was written there yet.
+
+    None for an image of another format, whose bytes are not at their own offsets in its file, and where the
+    filesystem does not tell.
+
+    :raises ImageError: the filesystem has a fault.
+    """
+    if image.source.format is not ImageFormat.RAW:
+        return None
+    (layer,) = image.layers
+    return extent_table(layer.fd, layer.path, having=ExtentFlag.SHARED | ExtentFlag.UNWRITTEN)
+
+
+Runs = tuple[Offsets, Offsets]
+"""Starts and ends of ranges of a guest's bytes, sorted and disjoint."""
+
+
+def shared_bytes(table: ExtentTable, size: int) -> Runs:
+    """Which bytes of a raw image of that size are in blocks that others share, and that hold them as they are."""
+    fit = _fit(table)
+    starts, ends = fit.logical, np.minimum(fit.logical + fit.length, size)
+    return starts[starts < ends], ends[starts < ends]
+
+
+def shared_by_both(template: ExtentTable, guest: ExtentTable) -> Runs:
+    """Which bytes of two raw images of one filesystem are the same blocks: :func:`shared` for whole images."""
+    ours, theirs = _fit(template), _fit(guest)
+    starts, ends, one, other = overlaps(
+        (ours.logical, ours.logical + ours.length), (theirs.logical, theirs.logical + theirs.length)
+    )
+    same = (ours.physical - ours.logical)[one] == (theirs.physical - theirs.logical)[other]
+    starts, ends = starts[same], ends[same]
+    joins = starts[1:] == ends[:-1]
+    return starts[np.concatenate([[True], ~joins])[: len(starts)]], ends[
+        np.concatenate([~joins, [True]])[: len(ends)]
+    ]
+
+
+def runs_within(runs: Runs, start: int, end: int) -> list[tuple[int, int]]:
+    """The runs that reach into bytes ``start`` to ``end``, whole."""
+    starts, ends = runs
+    first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end, side="left")
+    return list(zip(starts[first:last].tolist(), ends[first:last].tolist(), strict=True))
+
+
+def _fit(table: ExtentTable) -> ExtentTable:
+    return table.chosen((table.flags & ExtentFlag.SHARED != 0) & (table.flags & _UNFIT == 0))
 
 
 def placed(image: Image, segments: list[Segment]) -> list[Placed]:

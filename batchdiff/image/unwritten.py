@@ -16,18 +16,24 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterator
 
-from batchdiff.image.fiemap import ExtentFlag, physical_extents
+from batchdiff.image.fiemap import ExtentFlag, ExtentTable, extent_table
 
 
 class Unwritten:
     """The unwritten parts of one open file, as they are now."""
 
-    def __init__(self, fd: int, path: str) -> None:
-        """:raises ImageError: the filesystem has a fault."""
+    def __init__(self, fd: int, path: str, *, known: ExtentTable | None = None) -> None:
+        """``known``: its unwritten extents, and perhaps others, if the filesystem was asked before.
+
+        :raises ImageError: the filesystem has a fault.
+        """
         self._starts: list[int] = []
         self._ends: list[int] = []
-        for extent in physical_extents(fd, path, having=ExtentFlag.UNWRITTEN) or ():
-            self._add(extent.logical, extent.logical + extent.length)
+        table = known or extent_table(fd, path, having=ExtentFlag.UNWRITTEN)
+        if table is not None:
+            found = table.having(ExtentFlag.UNWRITTEN)
+            for start, length in zip(found.logical.tolist(), found.length.tolist(), strict=True):
+                self._add(start, start + length)
 
     def _add(self, start: int, end: int) -> None:
         if self._ends and self._ends[-1] == start:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from batchdiff.errors import GuestError, ImageError
-from batchdiff.extents import Extents
+from batchdiff.extents import Extents, Kind
 from batchdiff.image.allocation import DiskUse, disk_use
 from batchdiff.image.blocks import NO_BLOCKS, Blocks
 from batchdiff.image.exactness import Exactness
+from batchdiff.image.fiemap import ExtentTable
 from batchdiff.image.files import settle_reads
 from batchdiff.image.image import Image
+from batchdiff.image.sharing import located
 from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.image.volume import Volume, volume_of
 from batchdiff.model.manifest import GuestEntry, Manifest
@@ -56,11 +58,12 @@ Packed = tuple[int, int, int]
 class Premises:
     """What all guests are assessed by: the manifest, and the template's blocks that other files share, by device.
 
-    Those blocks stay, whatever becomes of a guest.
+    Those blocks stay, whatever becomes of a guest. ``located``: where some guests are on their disk, by path.
     """
 
     manifest: Manifest
     kept: Mapping[int, Blocks]
+    located: Mapping[str, ExtentTable]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,25 +155,27 @@ def _measured(
     )  # refuses what does not fit
     fd = image.layers[0].fd
     volume = _volume(candidate, image)
+    known = premises.located.get(image.path) or located(image)
     if options.compression is Compression.NONE:
         # copy_file_range shares these blocks once more: they stay in use, but by the others they were in any case.
         # It shares whole units only, so clusters must not be smaller.
         sharing = geometry.granule % volume.unit == 0 and _on_one_filesystem(candidate, image)
-        found = taken_bytes(image, extents, geometry.granule, sharing=sharing, unit=volume.unit)
+        data = extents.pairs(Kind.DATA) * geometry.granule
+        found = taken_bytes(image, data, sharing=sharing, unit=volume.unit, known=known)
         overlay, free = (layout.file_size, 0, disk_bytes(layout, found.data, volume.unit)), found.shared
     else:
         overlay, free = packed(layout, extents, volume.unit), 0
-    use = disk_use(fd, image.path, kept=premises.kept.get(os.fstat(fd).st_dev, NO_BLOCKS))
+    use = disk_use(fd, image.path, kept=premises.kept.get(os.fstat(fd).st_dev, NO_BLOCKS), known=known)
     savings = savings_of(guest=use, volume=volume, overlay=overlay, sizes=content.sizes, shared=free)
     verdict, reason = _verdict(savings, use, premises.manifest.minimum_savings, content)
     plan = _guest_plan(entry, candidate.record, verdict, reason)
-    data, zero = runs_of(extents)
+    data_runs, zero_runs = runs_of(extents)
     return dataclasses.replace(
         plan,
         options=options,
         unit=geometry.granule,
-        data=data,
-        zero=zero,
+        data=data_runs,
+        zero=zero_runs,
         savings=savings,
         similarity=content.similarity,
     )

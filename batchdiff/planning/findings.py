@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from batchdiff.errors import ImageError
 from batchdiff.extents import Extents, Kind, concatenated
 from batchdiff.image.digest import combined
+from batchdiff.image.fiemap import ExtentTable
 from batchdiff.model.plan import Similarity
 from batchdiff.planning.compare import UNIT
 from batchdiff.planning.scan import RangeResult
@@ -21,7 +22,7 @@ class Findings:
     these it has other data in.
 
     ``covered``: by range, a number with bit N set where guest N is known there; a range that has no entry was
-    not scanned for anybody.
+    not scanned for anybody. ``located``: by a guest's path, where it is on its disk, if that was asked for.
     """
 
     sharing: bool
@@ -31,6 +32,7 @@ class Findings:
     covered: dict[int, int] = field(default_factory=dict)
     template_units: dict[int, int] = field(default_factory=dict)
     replaced: dict[int, int] = field(default_factory=dict)
+    located: dict[str, ExtentTable] = field(default_factory=dict)
 
     def add(self, result: RangeResult, numbers: Sequence[int]) -> None:
         """Takes in the result of one range, in which guest N is the candidate ``numbers[N]``."""

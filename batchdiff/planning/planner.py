@@ -101,7 +101,7 @@ def make_plan(
             findings = Findings(sharing)
         _check_unchanged(image, template)
         digest = _digest(findings, template, taken, scanned_anything=bool(unknown))
-        premises = Premises(manifest, shared_blocks(image) if sharing else {})
+        premises = Premises(manifest, shared_blocks(image) if sharing else {}, findings.located)
         guests = _guest_plans(parts, findings, taken, premises, course.budget.jobs)
         copied = protecting(image) if manifest.protect_template else NOTHING
     return Plan(

@@ -20,12 +20,12 @@ from typing import NamedTuple
 import numpy as np
 
 from batchdiff.errors import ImageError
-from batchdiff.extents import Extents, Kind
+from batchdiff.extents import Extents
 from batchdiff.image.contract import Segment, clipped
 from batchdiff.image.files import read_sequentially
 from batchdiff.image.image import Image
 from batchdiff.image.packing import Stored, stored_in, unlike
-from batchdiff.image.sharing import Placed, placed, shared
+from batchdiff.image.sharing import Placed, Runs, placed, runs_within, shared
 from batchdiff.image.source import ImageSource
 from batchdiff.model.plan import PlannedImage
 from batchdiff.planning.compare import (
@@ -36,11 +36,13 @@ from batchdiff.planning.compare import (
     WindowBuffer,
     kinds_of,
     kinds_of_equal,
+    kinds_of_zeros,
 )
-from batchdiff.planning.range_findings import RangeFindings
-from batchdiff.planning.mapping import MOST_KEPT, Mapped, Stride, holes_of, mapped, spans_of
+from batchdiff.planning.mapping import MOST_KEPT, Mapped, Stride, mapped, spans_of, without_holes
+from batchdiff.planning.range_kinds import RangeFindings, assume_data, replaced_units, within
 from batchdiff.planning.reopening import Files, opened_too, reopened
-from batchdiff.planning.spans import Span, Spans, merged, span_units
+from batchdiff.planning.spans import Span, merged
+from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB, align_up, ceil_div
 
 RANGE = 64 * MIB
@@ -52,13 +54,15 @@ class ScanJob:
     """What is compared: a template with its guests, as they were when they were first opened.
 
     ``files``: what the template's names led to then. ``sharing``: it shares blocks with other files, which may be
-    the guests.
+    the guests. ``shared``: by guest, which of its bytes are known to be in blocks that the template has there too;
+    None where that is still to be asked for.
     """
 
     template: ImageSource
     files: Files
     guests: tuple[PlannedImage, ...]
     sharing: bool = False
+    shared: tuple[Runs | None, ...] = ()
 
 
 @dataclass(slots=True)
@@ -80,7 +84,7 @@ class RangeResult:
 class _Stretch(NamedTuple):
     """Some windows that are scanned together, and what must be read there of the template and of each guest.
 
-    ``holes``: by guest, the windows in which it has nothing where the template may have something.
+    ``holes``: by guest, which of the windows are settled because it has a hole there.
     """
 
     windows: int
@@ -103,6 +107,7 @@ class Scanner:
     def __init__(self, job: ScanJob) -> None:
         self._template = _read_ahead(opened_too(job.template, job.files))
         self._sharing = job.sharing
+        self._shared = {number: runs for number, runs in enumerate(job.shared) if runs is not None}
         self._guests: dict[int, Image] = {}
         self._failures: dict[int, ImageError] = {}
         for number, guest in enumerate(job.guests):
@@ -127,15 +132,14 @@ class Scanner:
         first = 0
         while first < windows:
             stretch = self._map_stretch(start + first * WINDOW, windows - first)
+            findings.note_holes(first, stretch.holes)
             self._scan_stretch(stretch, start + first * WINDOW, first, findings)
             first += stretch.windows
-        sound = (findings.kinds.keys() | findings.holes.keys()) - self._failures.keys()
-        differences = {
-            guest: found for guest in sorted(sound) if (found := findings.extents(guest, start // UNIT))
-        }
-        replaced = {guest: findings.replaced(guest) for guest in differences}
+        equal = findings.equal
+        differences = findings.differences(self._failures, start // UNIT)
+        replaced = {guest: replaced_units(findings.kinds.get(guest, {}), equal) for guest in differences}
         digest = None if self._sharing else findings.digest.value()
-        units = int(np.count_nonzero(findings.equal))
+        units = int(np.count_nonzero(equal))
         return RangeResult(number, digest, differences, dict(self._failures), units, replaced)
 
     def _map_stretch(self, begin: int, most: int) -> _Stretch:
@@ -151,13 +155,9 @@ class Scanner:
     def _scan_stretch(self, stretch: _Stretch, begin: int, first: int, findings: RangeFindings) -> None:
         """Scans the windows from offset ``begin`` on, the first of which has the number ``first``."""
         template, guests = stretch.template, stretch.guests
-        for guest, holes in stretch.holes.items():
-            findings.note_holes(guest, first, holes)
-        hollow = {index for holes in stretch.holes.values() for index in np.flatnonzero(holes).tolist()}
         if self._sharing:
-            _assume_data(findings.equal[first : first + stretch.windows], template.spans)
-            under_holes = {index: template.spans[index] for index in hollow}
-            needed = merged([under_holes, *(guest.spans for guest in guests.values())])
+            assume_data(findings.equal[first : first + stretch.windows], template.spans)
+            needed = merged(guest.spans for guest in guests.values())
         else:
             needed = template.spans
         for index in sorted(needed.keys() | {window for guest in guests.values() for window in guest.spans}):
@@ -165,48 +165,64 @@ class Scanner:
             # Where the template has nothing but zeros there is nothing to read, whatever a guest needs.
             span = needed.get(index) if index in template.spans else None
             segments = template.segments.get(index, [])
-            _load(self._template_buffer, self._template, at, segments, span)
+            if span is None:
+                self._template_buffer.reserve(0, 0)
+            else:
+                room = self._template_buffer.take(*span) if self._sharing else self._template_buffer.reserve(*span)
+                _load(room, self._template, at + span[0], segments)
             equal = kinds_of_equal(self._template_buffer)
             window = _Window(at, equal, stored_in(self._template, segments))
             if not self._sharing:
                 findings.equal[number] = equal
                 if np.count_nonzero(equal):
                     findings.digest.add(number, self._template_buffer.view[: self._template.virtual_size - at])
-            if index in hollow:
-                findings.note_cleared(number, equal)
             for guest, own in guests.items():
                 if index not in own.spans:
                     continue
                 span = own.spans[index]
                 kinds = self._compared(guest, window, own.segments.get(index), span)
                 if kinds is not None:
-                    whole = findings.equal[number].copy()
-                    whole[span_units(span)] = kinds[span_units(span)]
-                    findings.kinds.setdefault(guest, {})[number] = whole
+                    if self._sharing:  # else all beside the span is zeros, or as in the template
+                        kinds = within(findings.equal[number], kinds, span)
+                    findings.kinds.setdefault(guest, {})[number] = kinds
 
     def _map_guests(
         self, segments: list[Segment], template: Mapped, begin: int, windows: int
     ) -> tuple[dict[int, Mapped], dict[int, Flags]] | None:
-        """Guests that have anything to be read there, and holes; None where these are too many windows at once."""
-        blocks = placed(self._template, segments) if self._sharing else []
+        """Guests with anything to be read there, and with holes; None where these are too many windows at once."""
+        end = begin + windows * WINDOW
+        ask = self._sharing and not self._guests.keys() <= self._shared.keys()
+        blocks = placed(self._template, segments) if ask else []
         found: dict[int, Mapped] = {}
         holes: dict[int, Flags] = {}
         kept = template.kept
         for number, guest in list(self._guests.items()):
             try:
-                own, hollow = _map_guest(guest, template, segments, blocks, (begin, begin + windows * WINDOW))
+                own = guest.segments(begin, end)
+                settled = self._settled(number, own, blocks, (begin, end))
+                of_template = spans_of(segments, begin, settled) if settled else template.spans
+                if not self._sharing:
+                    of_template, holes[number] = without_holes(of_template, own, begin, windows)
+                needed = merged([of_template, spans_of(own, begin, settled)])
             except ImageError as error:
                 self._give_up(number, error)
                 continue
-            kept += own.kept
+            there = mapped(own, begin, needed)
+            kept += there.kept
             if not self._stride.fits(kept, windows):
                 return None
-            if own.spans:
-                found[number] = own if kept <= MOST_KEPT else Mapped(own.spans, {})
-            if np.count_nonzero(hollow):
-                holes[number] = hollow
+            if needed:
+                found[number] = there if kept <= MOST_KEPT else Mapped(needed, {})
         self._stride.lengthen_after(kept)
         return found, holes
+
+    def _settled(
+        self, number: int, own: list[Segment], blocks: list[Placed], stretch: tuple[int, int]
+    ) -> list[tuple[int, int]]:
+        """Which bytes of a guest, with these segments, are in blocks that the template has there, too."""
+        if (runs := self._shared.get(number)) is not None:
+            return runs_within(runs, *stretch)
+        return shared(blocks, placed(self._guests[number], own)) if blocks else []
 
     def _compared(self, number: int, window: _Window, segments: list[Segment] | None, span: Span) -> Kinds | None:
         """The kinds of a guest's window in a span, or None where it equals the template's or cannot be read."""
@@ -215,12 +231,14 @@ class Scanner:
             return None
         try:
             there = guest.segments(at, at + WINDOW) if segments is None else segments
+            if not there or (len(there) == 1 and there[0].origin is Origin.ZERO):
+                return kinds_of_zeros(window.equal)
             if window.stored:
                 left = unlike(window.stored, guest, there, (at + span[0], at + span[1]))
                 if left is None:
                     return None
                 span = (left[0] - at) // UNIT * UNIT, align_up(left[1] - at, UNIT)
-            _load(self._guest_buffer, guest, at, there, span)
+            _load(self._guest_buffer.take(*span), guest, at + span[0], there)
         except ImageError as error:
             self._give_up(number, error)
             return None
@@ -242,39 +260,12 @@ def _read_ahead(image: Image) -> Image:
     return image
 
 
-def _map_guest(
-    guest: Image, template: Mapped, segments: list[Segment], blocks: list[Placed], stretch: tuple[int, int]
-) -> tuple[Mapped, Flags]:
-    """A guest in the stretch from one offset to another, where the template has these segments and blocks.
-
-    The second value: windows with nothing but a hole where the template may have something; they aren't mapped.
-    """
-    begin, end = stretch
-    own = guest.segments(begin, end)
-    settled = shared(blocks, placed(guest, own)) if blocks else []
-    of_template = spans_of(segments, begin, settled) if settled else template.spans
-    hollow = holes_of(own, begin, (end - begin) // WINDOW, of_template)
-    if np.count_nonzero(hollow):
-        holes = np.flatnonzero(hollow).tolist()
-        of_template = {index: of_template[index] for index in of_template.keys() - set(holes)}
-    return mapped(own, begin, merged([of_template, spans_of(own, begin, settled)])), hollow
-
-
-def _load(buffer: WindowBuffer, image: Image, at: int, segments: list[Segment], span: Span | None) -> None:
-    """Reads a span of the window at offset ``at``; the rest of the buffer becomes zeros.
+def _load(room: memoryview, image: Image, start: int, segments: list[Segment]) -> None:
+    """Reads an image from ``start`` on, where it has those segments, and perhaps more on either side.
 
     :raises ImageError: the image cannot be read.
     """
-    if span is None:
-        buffer.reserve(0, 0)
-        return
-    first, end = span
-    if not segments or segments[0].start < at + first or segments[-1].end > at + end:
-        segments = clipped(segments, at + first, at + end)
-    image.fill(buffer.reserve(first, end), at + first, segments)
-
-
-def _assume_data(equal: Kinds, there: Spans) -> None:
-    """Unread parts of the template count as data: at worst a cluster of zeros is written as one of data."""
-    for window, span in there.items():
-        equal[window, span_units(span)] = Kind.SAME
+    end = start + len(room)
+    if segments and (segments[0].start < start or segments[-1].end > end):
+        segments = clipped(segments, start, end)
+    image.fill(room, start, segments)

@@ -12,6 +12,7 @@ from batchdiff.image.image import Image
 from batchdiff.model.plan import PlannedImage
 from batchdiff.planning.candidates import Candidate
 from batchdiff.planning.checkpoint import Checkpoint
+from batchdiff.planning.common_blocks import CommonBlocks
 from batchdiff.planning.findings import Findings
 from batchdiff.planning.pool import run_tasks
 from batchdiff.planning.reopening import Budget, batches, files_of, reopened
@@ -48,7 +49,8 @@ def scanned(
     checkpoint = course.checkpoint if binding else None
     if checkpoint is not None:
         take_over(findings, checkpoint.load(binding), keys)
-    ranges = _ranges(template, candidates, findings)
+    common = CommonBlocks(template) if sharing else None
+    ranges = _ranges(template, candidates, findings, common)
     groups = left(ranges, findings.covered, len(candidates))
     jobs, files = course.budget
     parts = list(_parts(groups, [len(candidate.record.paths) for candidate in candidates], files))
@@ -62,7 +64,8 @@ def scanned(
     course.progress(meter.done, meter.total)
     for guests, numbers in parts:
         records = tuple(candidates[guest].record for guest in guests)
-        job = ScanJob(record.source, files_of(template), records, sharing=sharing)
+        runs = tuple(common.runs.get(guest) for guest in guests) if common else ()
+        job = ScanJob(record.source, files_of(template), records, sharing=sharing, shared=runs)
         if checkpoint is not None:
             checkpoint.begin(tuple(keys[guest] for guest in guests))
         for result in _results(job, numbers, jobs):
@@ -73,15 +76,25 @@ def scanned(
     return findings
 
 
-def _ranges(template: Image, candidates: list[Candidate], findings: Findings) -> list[int]:
-    """The numbers of the ranges to look at, ascending. A guest that cannot be read is among the failures then."""
+def _ranges(
+    template: Image, candidates: list[Candidate], findings: Findings, common: CommonBlocks | None
+) -> list[int]:
+    """The numbers of the ranges to look at, ascending. A guest that cannot be read is among the failures then.
+
+    As each guest is open, ``common`` looks at it, too.
+    """
     found = set(ranges_with_data(template))
     for number, candidate in enumerate(candidates):
         try:
             with reopened(candidate.record) as image:
                 found.update(ranges_with_data(image))
+                if common is not None:
+                    common.add(number, image)
         except ImageError as error:
             findings.failures[number] = error
+    if common is not None:
+        common.confirm()
+        findings.located = common.located
     return sorted(found)
 
 

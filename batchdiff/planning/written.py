@@ -19,18 +19,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from batchdiff.extents import Extents, Kind, distinct
+from batchdiff.extents import distinct
+from batchdiff.image.blocks import Offsets, overlaps
 from batchdiff.image.contract import Segment
+from batchdiff.image.fiemap import ExtentTable
 from batchdiff.image.image import Image
-from batchdiff.image.sharing import placed
+from batchdiff.image.sharing import placed, shared_bytes
 from batchdiff.image.unwritten import Unwritten
 from batchdiff.planning.compare import UNIT
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB
-
-Offsets = npt.NDArray[np.int64]
 
 _STRETCH = 512 * MIB
 """A qcow2 with clusters of 64 KiB in no order at all has 8,192 segments in it: a megabyte or two."""
@@ -44,28 +43,37 @@ class Taken:
     shared: int
 
 
-def taken_bytes(image: Image, extents: Extents, granule: int, *, sharing: bool, unit: int = UNIT) -> Taken:
-    """What the data extents, in granules, take on a filesystem that gives space in units of ``unit`` bytes.
+def taken_bytes(
+    image: Image, data: Offsets, *, sharing: bool, unit: int = UNIT, known: ExtentTable | None = None
+) -> Taken:
+    """What data takes on a filesystem that gives space in units of ``unit`` bytes.
+
+    ``data``: where in the image it is, an array of shape (runs, 2): offset and length, sorted and disjoint.
 
     Where a unit holds several clusters the data takes no units of its own (:func:`savings.disk_bytes`). Without
-    ``sharing`` nothing counts as shared.
+    ``sharing`` nothing counts as shared. ``known``: where a raw image is on its disk, if the filesystem was asked
+    before (:func:`~batchdiff.image.sharing.located`).
 
     :raises ImageError: the guest's tables are damaged, or its filesystem has a fault.
     """
-    unwritten = [Unwritten(layer.fd, layer.path) for layer in image.layers]
-    starts, ends = _cut(extents.pairs(Kind.DATA) * granule)
+    unwritten = [Unwritten(layer.fd, layer.path, known=known) for layer in image.layers]
+    starts, ends = _cut(data)
     blocks, counted, shared = 0, -1, 0
     for first, last in _stretches(starts):
         inside = starts[first:last], ends[first:last]
         segments = image.segments(int(starts[first]), int(ends[last - 1]))
-        lows, highs, _ = _overlaps([part for segment in segments for part in _stored(segment, unwritten)], *inside)
+        lows, highs, _ = _overlaps([part for segment in segments for part in _stored(segment, unwritten)], inside)
         if len(lows):
             begins, stops = lows // unit, (highs - 1) // unit
             before = np.concatenate([[counted], stops[:-1]])
             # Two pieces may be in one unit.
             blocks += int((stops - np.maximum(begins, before + 1) + 1).sum())
             counted = int(stops[-1])
-        shared += _shared(image, segments, *inside) if sharing else 0
+        if sharing and known is None:
+            shared += _shared(image, segments, inside)
+    if sharing and known is not None:
+        lows, highs, *_ = overlaps(shared_bytes(known, image.virtual_size), (starts, ends))
+        shared = int((highs - lows).sum())
     return Taken(blocks * unit, shared)
 
 
@@ -90,11 +98,11 @@ def _cut(runs: Offsets) -> tuple[Offsets, Offsets]:
     return np.maximum(start[run], number * _STRETCH), np.minimum(end[run], (number + 1) * _STRETCH)
 
 
-def _shared(image: Image, segments: list[Segment], starts: Offsets, ends: Offsets) -> int:
+def _shared(image: Image, segments: list[Segment], inside: tuple[Offsets, Offsets]) -> int:
     stored = [segment for segment in segments if segment.origin is Origin.FILE]
-    _, _, touched = _overlaps([(segment.start, segment.end) for segment in stored], starts, ends)
+    _, _, touched = _overlaps([(segment.start, segment.end) for segment in stored], inside)
     found = placed(image, [stored[number] for number in distinct(touched).tolist()])
-    lows, highs, _ = _overlaps([(place.start, place.end) for place in found], starts, ends)
+    lows, highs, _ = _overlaps([(place.start, place.end) for place in found], inside)
     return int((highs - lows).sum())
 
 
@@ -106,11 +114,8 @@ def _stretches(starts: Offsets) -> Iterator[tuple[int, int]]:
         yield from itertools.pairwise(edges)
 
 
-def _overlaps(spans: list[tuple[int, int]], starts: Offsets, ends: Offsets) -> tuple[Offsets, Offsets, Offsets]:
+def _overlaps(spans: list[tuple[int, int]], runs: tuple[Offsets, Offsets]) -> tuple[Offsets, Offsets, Offsets]:
     """Where spans and runs, both sorted and disjoint, overlap: starts, ends, and numbers of the spans."""
     table = np.array(spans, dtype=np.int64).reshape(-1, 2)
-    first = np.searchsorted(ends, table[:, 0], side="right")
-    count = np.maximum(np.searchsorted(starts, table[:, 1], side="left") - first, 0)
-    span = np.repeat(np.arange(len(table)), count)
-    run = np.arange(len(span)) + np.repeat(first - (np.cumsum(count) - count), count)
-    return np.maximum(table[span, 0], starts[run]), np.minimum(table[span, 1], ends[run]), span
+    lows, highs, span, _ = overlaps((table[:, 0], table[:, 1]), runs)
+    return lows, highs, span

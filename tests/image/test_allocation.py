@@ -2,6 +2,7 @@ import errno
 import fcntl
 import os
 import random
+from dataclasses import replace
 
 import pytest
 from filesystems import mounted, settle
@@ -10,7 +11,7 @@ from notation import run
 from batchdiff.errors import ImageError
 from batchdiff.image import allocation
 from batchdiff.image.allocation import allocated_bytes, disk_use
-from batchdiff.image.fiemap import ExtentFlag, physical_extents
+from batchdiff.image.fiemap import ExtentFlag, PhysicalExtent, extent_table, physical_extents
 from batchdiff.units import KIB, MIB
 
 UNWRITTEN = 0x800
@@ -159,13 +160,29 @@ def test_a_block_device_counts_whole(tmp_path):
 def test_more_shared_than_allocated_is_nothing(xfs, monkeypatch):
     """Preallocated space past the end counts as shared on some filesystems, never in st_blocks."""
     path = made(xfs / "odd", seed=6)
-    extent = allocation.physical_extents
-    monkeypatch.setattr(
-        allocation,
-        "physical_extents",
-        lambda *where, having: [e._replace(flags=having, length=e.length * 2) for e in extent(*where)],
-    )
+    real = allocation.extent_table
+
+    def twice(*where, having):
+        table = real(*where, having=0)
+        return replace(table, length=table.length * 2, flags=table.flags | having)
+
+    monkeypatch.setattr(allocation, "extent_table", twice)
     assert measured(path) == (4 * MIB, 0)
+
+
+def test_a_table_has_the_extents_that_are_told_one_by_one(comb):
+    """More than one request gives."""
+    fd = os.open(comb, os.O_RDONLY)
+    try:
+        table = extent_table(fd, str(comb), having=0)
+        columns = zip(*(getattr(table, name).tolist() for name in PhysicalExtent._fields), strict=True)
+        extents = list(physical_extents(fd, str(comb)))
+        assert list(columns) == extents
+        assert len(extents) > 512
+        assert len(table.having(ExtentFlag.LAST).flags) == 1
+        assert not table.equals(table.having(ExtentFlag.LAST))
+    finally:
+        os.close(fd)
 
 
 def test_a_fault_after_the_first_extents(comb, monkeypatch):

@@ -2,17 +2,19 @@
 
 import itertools
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from batchdiff.image.blocks import NO_BLOCKS, blocks_of
-from batchdiff.image.fiemap import PhysicalExtent
+from batchdiff.image.fiemap import ExtentTable
 
 extents = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), max_size=12)
 
 
 def ranges(found):
-    return blocks_of(PhysicalExtent(0, start, length, 0) for start, length in found)
+    table = np.array(found, dtype=np.int64).reshape(-1, 2)
+    return blocks_of(ExtentTable(table[:, 0] * 0, table[:, 0], table[:, 1], np.zeros(len(table), dtype=np.uint32)))
 
 
 def numbers(found):

@@ -13,7 +13,7 @@ from batchdiff.image.allocation import disk_use
 from batchdiff.image.blocks import blocks_of
 from batchdiff.image.btrfs import is_btrfs, stored_extents
 from batchdiff.image.exactness import Exactness
-from batchdiff.image.fiemap import ExtentFlag, physical_extents
+from batchdiff.image.fiemap import ExtentFlag, extent_table
 from batchdiff.units import KIB, MIB
 
 
@@ -143,7 +143,7 @@ def test_what_the_template_has_stays_in_any_case(disk):
     run("cp", "--reflink=always", str(template), str(guest))
     overwrite(guest, 0, noise(MIB, 7))
     with opened(template) as fd:
-        kept = blocks_of(physical_extents(fd, str(template), having=ExtentFlag.SHARED))
+        kept = blocks_of(extent_table(fd, str(template), having=ExtentFlag.SHARED))
     assert (use_of(guest, kept=kept).exactness, use_of(guest, kept=kept).reclaimable) == (Exactness.EXACT, MIB)
     run("cp", "--reflink=always", str(guest), str(other))
     use = use_of(guest, kept=kept)

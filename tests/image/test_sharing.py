@@ -1,16 +1,20 @@
 """Shared blocks of segments, from extents by hand; tests/planning/test_reflink.py asks real filesystems."""
 
+import itertools
 import os
 
 import notation
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from oracle import source
 
 from batchdiff.image import sharing
 from batchdiff.image.contract import Segment
-from batchdiff.image.fiemap import ExtentFlag, PhysicalExtent
+from batchdiff.image.fiemap import ExtentFlag, ExtentTable, PhysicalExtent
 from batchdiff.image.opening import open_image
-from batchdiff.image.sharing import Placed, placed
+from batchdiff.image.sharing import Placed, placed, runs_within, shared_by_both, shared_bytes
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import KIB
 
@@ -84,3 +88,58 @@ def test_the_same_blocks_elsewhere_in_the_guest_are_not_shared_bytes():
     template = [Placed(0, 64, 1, 1000), Placed(64, 128, 1, 5000), Placed(128, 192, 2, 7000)]
     guest = [Placed(0, 32, 1, 1000), Placed(64, 128, 1, 5001), Placed(128, 192, 1, 7000)]
     assert sharing.shared(template, guest) == [(0, 32)]
+
+
+@st.composite
+def tables(draw):
+    """A file of a few extents, some of which others share, on a disk so small that two files often meet there."""
+    at, extents = 0, []
+    for _ in range(draw(st.integers(0, 12))):
+        at += draw(st.integers(0, 3))
+        length = draw(st.integers(1, 6))
+        where = draw(st.sampled_from([at, at, at + 1, 50 + at]))
+        flags = draw(st.sampled_from([SHARED, SHARED, SHARED | ExtentFlag.LAST, 0, SHARED | ExtentFlag.UNWRITTEN]))
+        extents.append(PhysicalExtent(at, where, length, flags))
+        at += length
+    return extents
+
+
+def table_of(extents):
+    columns = np.array(extents, dtype=np.int64).reshape(-1, 4).T
+    return ExtentTable(*columns[:3], columns[3].astype(np.uint32))
+
+
+def pairs(runs):
+    return list(zip(*(offsets.tolist() for offsets in runs), strict=True))
+
+
+def bytes_of(ranges):
+    return {byte for start, end in ranges for byte in range(start, end)}
+
+
+def by_hand(extents):
+    """As :func:`placed` finds them for one segment that is all of the file."""
+    fit = [each for each in extents if each.flags & SHARED and not each.flags & ExtentFlag.UNWRITTEN]
+    return [Placed(each.logical, each.logical + each.length, 1, each.physical) for each in fit]
+
+
+@given(tables(), tables())
+def test_whole_images_share_what_their_segments_do(template, guest):
+    runs = pairs(shared_by_both(table_of(template), table_of(guest)))
+    assert bytes_of(runs) == bytes_of(sharing.shared(by_hand(template), by_hand(guest)))
+    assert all(start < end for start, end in runs)
+    assert all(one[1] < other[0] for one, other in itertools.pairwise(runs))
+
+
+@given(tables(), st.integers(0, 40))
+def test_shared_bytes_end_with_the_image(extents, size):
+    found = pairs(shared_bytes(table_of(extents), size))
+    expected = bytes_of((each.start, each.end) for each in by_hand(extents))
+    assert bytes_of(found) == {byte for byte in expected if byte < size}
+
+
+@given(tables(), st.integers(0, 40), st.integers(1, 40))
+def test_the_runs_of_a_stretch(extents, start, length):
+    everything = shared_bytes(table_of(extents), 1 << 20)
+    expected = [(one, other) for one, other in pairs(everything) if one < start + length and start < other]
+    assert runs_within(everything, start, start + length) == expected

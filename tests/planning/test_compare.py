@@ -5,6 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchdiff.extents import Kind
+from batchdiff.image.memory import same_bytes
+from batchdiff.planning import compare
 from batchdiff.planning.compare import UNIT, WINDOW, WindowBuffer, kinds_of, kinds_of_equal, kinds_of_zeros
 
 UNITS = WINDOW // UNIT
@@ -20,8 +22,9 @@ template_buffer, guest_buffer = WindowBuffer(), WindowBuffer()
 
 
 def fill(buffer, units, first=0):
-    """Puts units into a buffer from unit ``first`` on, as the scanner does; nothing else is touched."""
-    buffer.reserve(first * UNIT, (first + len(units)) * UNIT)[:] = b"".join(units)
+    """Puts units into a buffer from unit ``first`` on; as in the scanner, a guest's has leftovers beside them."""
+    place = buffer.take if buffer is guest_buffer else buffer.reserve
+    place(first * UNIT, (first + len(units)) * UNIT)[:] = b"".join(units)
     return buffer
 
 
@@ -86,11 +89,15 @@ def test_kinds_of_zeros_are_those_that_a_comparison_finds(units, first):
 
 
 @settings(max_examples=50)
-@given(st.lists(st.tuples(st.integers(0, UNITS), st.integers(0, UNITS)), min_size=1, max_size=6))
-def test_a_buffer_is_zeros_where_it_is_not_used(ranges):
+@given(st.lists(st.tuples(st.integers(0, UNITS), st.integers(0, UNITS), st.booleans()), min_size=1, max_size=8))
+def test_a_reserved_buffer_is_zeros_where_it_is_not_used_whatever_was_taken_before(ranges):
     buffer = WindowBuffer()
-    for one, two in ranges:
+    for one, two, only_taken in ranges:
         first, end = sorted((one, two))
+        if only_taken:
+            buffer.take(first * UNIT, end * UNIT)[:] = b"\xdd" * ((end - first) * UNIT)
+            assert buffer.used == (first * UNIT, end * UNIT)
+            continue
         buffer.reserve(first * UNIT, end * UNIT)[:] = b"\xee" * ((end - first) * UNIT)
         assert bytes(buffer.view) == b"".join([ZEROS] * first + [b"\xee" * UNIT] * (end - first)).ljust(
             WINDOW, b"\0"
@@ -105,6 +112,15 @@ def test_one_byte_is_seen_wherever_it_is(unit, byte):
     template = [PATTERN] * UNITS
     guest = [*template[:unit], bytes(changed), *template[unit + 1 :]]
     assert compared(template, guest) == [Kind.DATA if at == unit else Kind.SAME for at in range(UNITS)]
+
+
+def test_a_trimmed_cluster_is_told_by_one_call(monkeypatch):
+    """One for the window, one for what is left and right of it, one for its zeros."""
+    calls = []
+    monkeypatch.setattr(compare, "same_bytes", lambda *each: calls.append(each) or same_bytes(*each))
+    found = compared([PATTERN] * UNITS, [PATTERN] * 40 + [ZEROS] * 16 + [PATTERN] * (UNITS - 56))
+    assert found == [Kind.SAME] * 40 + [Kind.ZERO] * 16 + [Kind.SAME] * (UNITS - 56)
+    assert len(calls) == 4
 
 
 def test_windows_without_differences_have_no_kinds():

@@ -1,9 +1,12 @@
 """Reflink copies on real filesystems: what is shared is not read, and what was rewritten is found."""
 
+import dataclasses
+import fcntl
 import os
 import random
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import naive
@@ -14,10 +17,12 @@ from oracle import guest_bytes, recorded, source
 from scan_jobs import scan_job
 
 from batchdiff.extents import concatenated
-from batchdiff.image import files
+from batchdiff.image import fiemap, files
 from batchdiff.image.opening import open_image
 from batchdiff.image.sharing import has_shared_extents, placed, shared
 from batchdiff.model.manifest_file import read_manifest
+from batchdiff.planning import common_blocks as common_blocks_module
+from batchdiff.planning.common_blocks import CommonBlocks
 from batchdiff.planning.planner import make_plan
 from batchdiff.planning.scan import Scanner
 from batchdiff.planning.scanning import ranges_with_data
@@ -82,9 +87,23 @@ def copies(folder: Path, suffix: str) -> tuple[Path, list[Path]]:
     return template, guests
 
 
-def scanned(template, guests, *, sharing):
+def common_blocks(template, guests):
+    """What the planner asks for before the workers start."""
+    with open_image(source(template)) as image:
+        common = CommonBlocks(image)
+        for number, guest in enumerate(guests):
+            with open_image(source(guest)) as other:
+                common.add(number, other)
+        common.confirm()
+    return common
+
+
+def scanned(template, guests, *, sharing, common=None):
     sources = [source(image) for image in (template, *guests)]
-    scanner = Scanner(scan_job(template, *map(recorded, guests), sharing=sharing))
+    job = scan_job(template, *map(recorded, guests), sharing=sharing)
+    if common is not None:
+        job = dataclasses.replace(job, shared=tuple(common.runs.get(number) for number in range(len(guests))))
+    scanner = Scanner(job)
     numbers = set()
     for item in sources:
         with open_image(item) as image:
@@ -113,6 +132,8 @@ def test_differences_are_those_of_a_naive_comparison(filesystem, suffix):
         assert touched(found[1], size) == touched(expected, size)
     assert naive.to_write(read[1], 64 * KIB) == naive.to_write(expected, 64 * KIB)
     assert set(digests) == {None}
+    asked_before, _ = scanned(template, guests, sharing=True, common=common_blocks(template, guests))
+    assert [each.runs() for each in asked_before] == [each.runs() for each in found]
 
 
 @pytest.mark.parametrize("suffix", ["img", "qcow2"])
@@ -130,6 +151,78 @@ def test_what_is_shared_is_not_read(filesystem, suffix, monkeypatch):
     scanned(template, [guests[0]], sharing=True)
     # Headers and tables only, and ends of clusters that qemu-img convert left unwritten: those are not shared.
     assert count < (2 * MIB if suffix == "qcow2" else 1)
+    count = 0
+    scanned(template, [guests[0]], sharing=True, common=common_blocks(template, guests))
+    assert count < (2 * MIB if suffix == "qcow2" else 1)
+
+
+def questions(monkeypatch):
+    """Counts how often the filesystem is asked where a file is on its disk, by name."""
+    asked = Counter()
+    real = fcntl.ioctl
+
+    def ioctl(fd, request, *rest):
+        if request == fiemap.REQUEST:
+            asked[os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))] += 1
+        return real(fd, request, *rest)
+
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    return asked
+
+
+def plan_of(folder, *guests):
+    manifest = folder / "manifest.yaml"
+    entries = ", ".join(f"{{path: {guest.name}}}" for guest in guests)
+    manifest.write_text(
+        "version: 1\ntemplate: {path: template.img, format: raw}\n"
+        f"defaults: {{format: raw}}\nguests: [{entries}]\n"
+    )
+    return make_plan(read_manifest(str(manifest)), jobs=1)
+
+
+def test_a_guest_is_asked_for_its_blocks_once_in_a_whole_plan(filesystem, monkeypatch):
+    """By the planner, for scan and savings. On btrfs another question has all of it put into the tree."""
+    _, guests = copies(filesystem / "asked", "img")
+    asked = questions(monkeypatch)
+    plan = plan_of(filesystem / "asked", *guests)
+    assert {guest.name: asked[guest.name] for guest in guests} == dict.fromkeys(
+        ("same.img", "changed.img"), 2 if filesystem.name == "btrfs" else 1
+    )
+    monkeypatch.setattr(common_blocks_module, "located", lambda _: None)
+    by_workers = plan_of(filesystem / "asked", *guests)
+    assert asked["changed.img"] > 3
+    assert by_workers.guests == plan.guests
+
+
+def test_blocks_count_for_nothing_if_the_template_was_moved_while_they_were_asked_for(filesystem, monkeypatch):
+    template, guests = copies(filesystem / "moved", "img")
+    assert set(common_blocks(template, guests).runs) == {0, 1}
+    real, times = common_blocks_module.located, Counter()
+
+    def moved(image):
+        table = real(image)
+        times[image.path] += 1
+        return dataclasses.replace(table, physical=table.physical + 4096 * (times[image.path] - 1))
+
+    monkeypatch.setattr(common_blocks_module, "located", moved)
+    found = common_blocks(template, guests)
+    assert found.runs == {}
+    assert len(found.located) == 2
+
+
+def test_equal_numbers_on_two_disks_are_no_common_blocks(filesystem, monkeypatch):
+    template, guests = copies(filesystem / "disks", "img")
+    monkeypatch.setattr(common_blocks_module, "_device", lambda image: image.path)
+    assert common_blocks(template, guests).runs == {}
+
+
+def test_places_of_more_guests_than_are_kept_are_asked_for_again(filesystem, monkeypatch):
+    _, guests = copies(filesystem / "many", "img")
+    plan = plan_of(filesystem / "many", *guests)
+    monkeypatch.setattr(common_blocks_module, "_MOST_KEPT", 1)
+    asked = questions(monkeypatch)
+    assert plan_of(filesystem / "many", *guests).guests == plan.guests
+    assert asked["changed.img"] == (3 if filesystem.name == "btrfs" else 2)
 
 
 def test_shared_blocks_are_found_and_only_those(filesystem):
