@@ -19,7 +19,7 @@ _BEGIN = re.compile(rf"\[{_SPACE}")
 # find nothing at all in Python 3.11.2, which Debian 12 has (gh-106052).
 _SOME = re.compile(rf"(?:{_RUN},{_SPACE}){{1,1000}}")
 # As batchdiff writes them, in two fifths of the time.
-_COMPACT = re.compile(rf"(?:\[{_NUMBER},{_NUMBER}\],){{1,1000}}")
+_COMPACT = re.compile(rf"(?:\[{_NUMBER},{_NUMBER}\],){{1,1000}}{_SPACE}")
 _END = re.compile(rf"{_RUN}\]")
 
 
