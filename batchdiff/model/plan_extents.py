@@ -25,8 +25,8 @@ def runs_of(extents: Extents) -> tuple[Runs, Runs]:
 def _text(table: npt.NDArray[np.int64]) -> Runs:
     """The runs of an array of shape (runs, 2)."""
     # One format for all: the lists and texts of single runs take three times as long.
-    form = ",".join(["[%d,%d]"] * len(table))
-    return Runs(f"[{form}]" % tuple(table.ravel().tolist()))
+    runs = "[%d,%d]," * len(table) % tuple(table.ravel().tolist())
+    return Runs(f"[{runs[:-1]}]")
 
 
 def extents_of(guest: GuestPlan) -> Extents:

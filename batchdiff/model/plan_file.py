@@ -143,7 +143,9 @@ def _parsed(path: str) -> dict[str, Any]:
     except ValueError as error:
         raise PlanError(f"{path} is not a plan", why=str(error), remedy=plan_again(path)) from error
     try:
-        document = parsed(content.decode())
+        text = content.decode()
+        del content  # the bytes of a large fleet are 100 MiB
+        document = parsed(text)
     except (ValueError, RecursionError) as error:
         raise PlanError(
             f"{path} is truncated or not valid JSON", why=why_not_json(error), remedy=plan_again(path)

@@ -18,6 +18,8 @@ _BEGIN = re.compile(rf"\[{_SPACE}")
 # So many at a time, for the memory of a match grows with their number. Possessive quantifiers would need none, but
 # find nothing at all in Python 3.11.2, which Debian 12 has (gh-106052).
 _SOME = re.compile(rf"(?:{_RUN},{_SPACE}){{1,1000}}")
+# As batchdiff writes them, in two fifths of the time.
+_COMPACT = re.compile(rf"(?:\[{_NUMBER},{_NUMBER}\],){{1,1000}}{_SPACE}")
 _END = re.compile(rf"{_RUN}\]")
 
 
@@ -49,7 +51,7 @@ def match(text: str, at: int) -> tuple[Runs, int] | None:
     end = begun.end()
     if text.startswith("]", end):
         return NO_RUNS, end + 1
-    while (some := _SOME.match(text, end)) is not None:
+    while (some := _COMPACT.match(text, end) or _SOME.match(text, end)) is not None:
         end = some.end()
     last = _END.match(text, end)
     return None if last is None else (Runs("".join(text[at : last.end()].split())), last.end())

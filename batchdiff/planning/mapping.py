@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from batchdiff.image.contract import Segment, windowed
-from batchdiff.planning.compare import UNIT, WINDOW
+from batchdiff.planning.compare import UNIT, WINDOW, Flags
 from batchdiff.planning.spans import Spans, spans, without
 from batchdiff.qcow2.entries import Origin
 
@@ -48,6 +50,20 @@ def spans_of(segments: list[Segment], begin: int, settled: list[tuple[int, int]]
     """What must be read of an image: all that is not zeros, less what is settled."""
     there = [(segment.start, segment.end) for segment in segments if segment.origin is not Origin.ZERO]
     return spans(without(there, settled), begin, WINDOW, UNIT)
+
+
+def without_holes(wanted: Spans, own: list[Segment], begin: int, windows: int) -> tuple[Spans, Flags]:
+    """Wanted spans but for windows in which an image has nothing but zeros; and which of all windows these are.
+
+    Windows are numbered from offset ``begin`` on. Trimmed guests have many: looked at one by one, they took nine
+    tenths of the plan of such a fleet.
+    """
+    hollow = np.ones(windows, dtype=np.bool_)
+    for start, end, origin, _, _ in own:
+        if origin is not Origin.ZERO:
+            hollow[(start - begin) // WINDOW : (end - 1 - begin) // WINDOW + 1] = False
+    left = wanted.keys() - set(np.flatnonzero(hollow).tolist())
+    return {window: wanted[window] for window in left}, hollow
 
 
 class Stride:

@@ -47,7 +47,7 @@ def sizes_by_cluster_size(units: Extents, virtual_size: int, options: OverlayOpt
     parts = _Parts(
         differing=only(units, Kind.ZERO, Kind.DATA),
         nonzero=only(units, Kind.SAME, Kind.DATA),
-        either=only(units, Kind.ZERO, Kind.SAME, Kind.DATA),
+        either=units,
     )
     sizes = {}
     for cluster_size in CLUSTER_SIZES:

@@ -22,7 +22,6 @@ import numpy as np
 from batchdiff.errors import ImageError
 from batchdiff.extents import Extents
 from batchdiff.image.contract import Segment, clipped
-from batchdiff.image.digest import RangeDigest
 from batchdiff.image.files import read_sequentially
 from batchdiff.image.image import Image
 from batchdiff.image.packing import Stored, stored_in, unlike
@@ -32,16 +31,17 @@ from batchdiff.model.plan import PlannedImage
 from batchdiff.planning.compare import (
     UNIT,
     WINDOW,
+    Flags,
     Kinds,
     WindowBuffer,
     kinds_of,
     kinds_of_equal,
     kinds_of_zeros,
 )
-from batchdiff.planning.mapping import MOST_KEPT, Mapped, Stride, mapped, spans_of
-from batchdiff.planning.range_kinds import assume_data, joined, replaced_units, within
+from batchdiff.planning.mapping import MOST_KEPT, Mapped, Stride, mapped, spans_of, without_holes
+from batchdiff.planning.range_kinds import RangeFindings, assume_data, replaced_units, within
 from batchdiff.planning.reopening import Files, opened_too, reopened
-from batchdiff.planning.spans import Span, Spans, merged
+from batchdiff.planning.spans import Span, merged
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB, align_up, ceil_div
 
@@ -81,25 +81,16 @@ class RangeResult:
     replaced: dict[int, int] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class _RangeFindings:
-    """What gathers while a range is scanned.
-
-    ``equal``: by window, the kinds of a guest that equals the template there; ``kinds``: those of a guest
-    that does not.
-    """
-
-    equal: Kinds
-    kinds: dict[int, dict[int, Kinds]] = field(default_factory=dict)
-    digest: RangeDigest = field(default_factory=RangeDigest)
-
-
 class _Stretch(NamedTuple):
-    """Some windows that are scanned together, and what must be read there of the template and of each guest."""
+    """Some windows that are scanned together, and what must be read there of the template and of each guest.
+
+    ``holes``: by guest, which of the windows are settled because it has a hole there.
+    """
 
     windows: int
     template: Mapped
     guests: dict[int, Mapped]
+    holes: dict[int, Flags]
 
 
 class _Window(NamedTuple):
@@ -137,16 +128,16 @@ class Scanner:
         start = number * RANGE
         # Images that are scanned apart from these may be larger.
         windows = ceil_div(min(RANGE, max(self._size - start, 0)), WINDOW)
-        findings = _RangeFindings(np.zeros((windows, WINDOW // UNIT), dtype=np.uint8))
+        findings = RangeFindings(np.zeros((windows, WINDOW // UNIT), dtype=np.uint8))
         first = 0
         while first < windows:
             stretch = self._map_stretch(start + first * WINDOW, windows - first)
+            findings.note_holes(first, stretch.holes)
             self._scan_stretch(stretch, start + first * WINDOW, first, findings)
             first += stretch.windows
         equal = findings.equal
-        sound = {guest: kinds for guest, kinds in findings.kinds.items() if guest not in self._failures}
-        differences = {guest: joined(kinds, equal, start // UNIT) for guest, kinds in sound.items()}
-        replaced = {guest: replaced_units(kinds, equal) for guest, kinds in sound.items()}
+        differences = findings.differences(self._failures, start // UNIT)
+        replaced = {guest: replaced_units(findings.kinds.get(guest, {}), equal) for guest in differences}
         digest = None if self._sharing else findings.digest.value()
         units = int(np.count_nonzero(equal))
         return RangeResult(number, digest, differences, dict(self._failures), units, replaced)
@@ -159,9 +150,9 @@ class Scanner:
             template = mapped(segments, begin, spans_of(segments, begin, []))
             guests = self._map_guests(segments, template, begin, windows)
             if guests is not None:
-                return _Stretch(windows, template, guests)
+                return _Stretch(windows, template, *guests)
 
-    def _scan_stretch(self, stretch: _Stretch, begin: int, first: int, findings: _RangeFindings) -> None:
+    def _scan_stretch(self, stretch: _Stretch, begin: int, first: int, findings: RangeFindings) -> None:
         """Scans the windows from offset ``begin`` on, the first of which has the number ``first``."""
         template, guests = stretch.template, stretch.guests
         if self._sharing:
@@ -197,18 +188,22 @@ class Scanner:
 
     def _map_guests(
         self, segments: list[Segment], template: Mapped, begin: int, windows: int
-    ) -> dict[int, Mapped] | None:
-        """Each guest that has anything to be read there, or None where these are too many windows at once."""
+    ) -> tuple[dict[int, Mapped], dict[int, Flags]] | None:
+        """Guests with anything to be read there, and with holes; None where these are too many windows at once."""
         end = begin + windows * WINDOW
         ask = self._sharing and not self._guests.keys() <= self._shared.keys()
         blocks = placed(self._template, segments) if ask else []
         found: dict[int, Mapped] = {}
+        holes: dict[int, Flags] = {}
         kept = template.kept
         for number, guest in list(self._guests.items()):
             try:
                 own = guest.segments(begin, end)
                 settled = self._settled(number, own, blocks, (begin, end))
-                needed = _needed(template, segments, own, settled, begin)
+                of_template = spans_of(segments, begin, settled) if settled else template.spans
+                if not self._sharing:
+                    of_template, holes[number] = without_holes(of_template, own, begin, windows)
+                needed = merged([of_template, spans_of(own, begin, settled)])
             except ImageError as error:
                 self._give_up(number, error)
                 continue
@@ -219,7 +214,7 @@ class Scanner:
             if needed:
                 found[number] = there if kept <= MOST_KEPT else Mapped(needed, {})
         self._stride.lengthen_after(kept)
-        return found
+        return found, holes
 
     def _settled(
         self, number: int, own: list[Segment], blocks: list[Placed], stretch: tuple[int, int]
@@ -263,14 +258,6 @@ def _read_ahead(image: Image) -> Image:
     for layer in image.layers:
         read_sequentially(layer.fd)
     return image
-
-
-def _needed(
-    template: Mapped, segments: list[Segment], own: list[Segment], settled: list[tuple[int, int]], begin: int
-) -> Spans:
-    """What must be read of a guest, from offset ``begin`` on, where it and the template have these segments."""
-    of_template = spans_of(segments, begin, settled) if settled else template.spans
-    return merged([of_template, spans_of(own, begin, settled)])
 
 
 def _load(room: memoryview, image: Image, start: int, segments: list[Segment]) -> None:

@@ -32,6 +32,14 @@ def test_all_mounts_of_this_machine_are_understood():
     assert "/proc" in {mount.point for mount in mounts()}
 
 
+def test_only_the_line_of_the_own_mount_is_taken_apart(monkeypatch):
+    """A host with hundreds of containers has as many mounts, and each guest of a fleet asks five times."""
+    lines = []
+    monkeypatch.setattr("batchdiff.image.mounts.parsed", lambda line: lines.append(line) or parsed(line))
+    assert type_at("/proc") == "proc"
+    assert len(lines) == 1
+
+
 def test_a_carriage_return_in_a_path_ends_no_line(tmp_path):
     (tmp_path / "a\rb").mkdir()
     with tmpfs(tmp_path / "a\rb") as point:
@@ -57,21 +65,21 @@ def test_filesystems_and_their_devices(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
 def test_a_filesystem_that_is_in_no_list(tmp_path, monkeypatch, kind):
     """As in a chroot, whose root is mounted outside of it."""
-    monkeypatch.setattr("batchdiff.image.mounts.mounts", list)
+    monkeypatch.setattr("batchdiff.image.mounts.mountinfo", list)
     with mounted(tmp_path, kind) as point:
         assert type_at(point) == kind
 
 
 @pytest.mark.parametrize(("make", "kind"), [(tmpfs, "tmpfs"), (overlayfs, "overlay")])
 def test_filesystems_of_containers_that_are_in_no_list(tmp_path, monkeypatch, make, kind):
-    monkeypatch.setattr("batchdiff.image.mounts.mounts", list)
+    monkeypatch.setattr("batchdiff.image.mounts.mountinfo", list)
     with make(tmp_path) as point:
         assert type_at(point) == kind
 
 
 def test_a_type_without_a_name_here_has_its_number(monkeypatch):
     assert type_at("/proc") == "proc"
-    monkeypatch.setattr("batchdiff.image.mounts.mounts", list)
+    monkeypatch.setattr("batchdiff.image.mounts.mountinfo", list)
     assert type_at("/proc") == "type 0x9fa0"
 
 

@@ -102,7 +102,7 @@ def test_a_filesystem_that_was_never_measured(tmp_path, monkeypatch, kind):
 def test_a_filesystem_that_is_in_no_list_of_mounts(tmp_path, monkeypatch, kind, exactness):
     """As a chroot's own: its type is known, its mount options are not."""
     with mounted(tmp_path, kind) as point:
-        monkeypatch.setattr("batchdiff.image.mounts.mounts", list)
+        monkeypatch.setattr("batchdiff.image.mounts.mountinfo", list)
         found = seen(point)
         assert (found.filesystem, found.exactness, found.unit) == (kind, exactness, 4096)
         assert ("mount options" in found.note) is (exactness is Exactness.UNKNOWN)

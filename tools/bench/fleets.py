@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from batchdiff.units import GIB, KIB, MIB, TIB, format_size
+from batchdiff.units import GIB, KIB, MIB, TIB, align_up, format_size
 from bench.content import (
     ALLOCATED_SHARE,
     SEED,
@@ -142,7 +142,7 @@ def sparse(folder: str) -> Fleet:
 def thousand(folder: str, *, size: int, guests: int = 1000) -> Fleet:
     """Very many guests of which little is there."""
     os.makedirs(folder)
-    names = [os.path.join(folder, f"{name}.raw") for name in ("template", *(f"guest{n}" for n in range(guests)))]
+    names = _named(folder, guests)
     rng = random.Random(SEED)
     content = rng.randbytes(256 * KIB)
     for name in names:
@@ -154,6 +154,31 @@ def thousand(folder: str, *, size: int, guests: int = 1000) -> Fleet:
             file.seek(size // 2)
             file.write(rng.randbytes(4 * KIB))
     return fleet_of(f"{guests} raw guests of {format_size(size)}, almost empty", names[0], names[1:])
+
+
+def _named(folder: str, guests: int) -> list[str]:
+    """The paths of a template and of that many guests."""
+    return [os.path.join(folder, f"{name}.raw") for name in ("template", *(f"guest{n}" for n in range(guests)))]
+
+
+def trimmed(folder: str, *, size: int, guests: int = 1000, pieces: int = 10_000) -> Fleet:
+    """Very many guests that hold little of a template whose data is in many pieces: each was trimmed there."""
+    os.makedirs(folder)
+    template, *names = _named(folder, guests)
+    rng = random.Random(SEED)
+    kept, piece = rng.randbytes(MIB), rng.randbytes(8 * KIB)
+    for name in (template, *names):
+        with open(name, "wb") as file:
+            file.truncate(size)
+            file.write(kept)
+            file.seek(rng.randrange(MIB, size - 4 * KIB))
+            file.write(rng.randbytes(4 * KIB))
+    with open(template, "r+b") as file:
+        for number in range(pieces):
+            file.seek(align_up(MIB + number * ((size - MIB) // pieces), 4 * KIB))
+            file.write(piece)
+    what = f"{guests} raw guests of {format_size(size)}, trimmed in {pieces} places where the template has data"
+    return fleet_of(what, template, names)
 
 
 @contextmanager

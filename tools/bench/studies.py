@@ -32,6 +32,7 @@ from bench.contestants import (
 )
 from bench.examinations import apply_space, deduplication, start_up, template_reads
 from bench.fleets import Fleet
+from bench.large import large_plan
 from bench.races import STANDARD, cold_races, entries_of, warm_race
 from bench.report import Fact, Point, Race
 from bench.running import memory_of
@@ -166,6 +167,15 @@ def thousand(study: Study) -> None:
         study.note_memory(fleet, "1,000 guests")
 
 
+def extents(study: Study) -> None:
+    """A thousand guests with ten thousand extents each."""
+    with study.place("extents") as folder:
+        guests, pieces = 1000 // study.smaller, 10_000 // study.smaller
+        fleet = fleets.trimmed(folder, size=study.size(4 * GIB), guests=guests, pieces=pieces)
+        study.races.append(large_plan(fleet, study.rounds))
+        study.note_memory(fleet, "1,000 guests with 10,000 extents each")
+
+
 def different(study: Study) -> None:
     """Guests that have nothing in common with their template."""
     with study.place("different") as folder:
@@ -203,6 +213,7 @@ STUDIES: dict[str, Callable[[Study], None]] = {
     "sparse": sparse,
     "small": small,
     "thousand": thousand,
+    "extents": extents,
     "different": different,
     "startup": startup,
     "reads": reads,

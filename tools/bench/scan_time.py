@@ -1,0 +1,44 @@
+"""``python -m bench.scan_time FILE ARGUMENTS``: runs batchdiff, and leaves in FILE the seconds that its scan took.
+
+The scan begins when the images are opened for it and ends with the result of the last range: what is left of the
+time is to look at the guests before, and savings, plan and report afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import NoReturn, ParamSpec, TypeVar
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def main() -> NoReturn:
+    """Ends as batchdiff does."""
+    path, *sys.argv[1:] = sys.argv[1:]
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as batchdiff does before it loads numpy
+    from batchdiff.__main__ import main as batchdiff  # noqa: PLC0415
+    from batchdiff.planning import planner, scanning  # noqa: PLC0415
+
+    vars(planner)["scanned"] = _clocked(scanning.scanned, path)
+    batchdiff()
+
+
+def _clocked(work: Callable[Parameters, Result], path: str) -> Callable[Parameters, Result]:
+    """The same, with the seconds that it took written into a file."""
+
+    def clocked(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
+        begin = time.perf_counter()
+        found = work(*arguments, **options)
+        with open(path, "w", encoding="ascii") as file:
+            file.write(repr(time.perf_counter() - begin))
+        return found
+
+    return clocked
+
+
+if __name__ == "__main__":
+    main()
