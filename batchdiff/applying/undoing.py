@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from batchdiff.applying.at_once import at_once
 from batchdiff.applying.commands import commands
 from batchdiff.applying.executor import chosen
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
@@ -136,7 +137,8 @@ def _arrivals(session: Session, found: Chosen, make: Callable[..., Task]) -> Ite
     with template_held(session) as run:
         accept_template(run)
         ways = [Way(guest.name, partial(make, guest, plan.template, run, standing)) for guest, standing in found]
-        for arrival, (guest, _) in zip(arrivals(ways, run), found, strict=True):
+        jobs = at_once(session.jobs, [guest for guest, _ in found], plan.template.source)
+        for arrival, (guest, _) in zip(arrivals(ways, run, at_once=jobs), found, strict=True):
             yield guest, arrival
 
 

@@ -16,6 +16,7 @@ from batchdiff.cli.hints import warn_of_changed_template, warn_of_manifest, warn
 from batchdiff.cli.progress import scan_progress
 from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS, ManifestError, UsageError
 from batchdiff.image.faults import reason
+from batchdiff.image.machine import usable_cpus
 from batchdiff.image.names import shell_word
 from batchdiff.model.earlier_plans import EarlierPlans
 from batchdiff.model.manifest import Manifest
@@ -48,7 +49,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     older = read_plan(arguments.reuse) if arguments.reuse is not None else None
     converted = converted_guests(manifest)
     plans = _earlier_plans(manifest, path, name_to_keep(path, converted))
-    jobs = arguments.jobs or len(os.sched_getaffinity(0))
+    jobs = arguments.jobs or usable_cpus()
     manners = Manners(arguments.cache, arguments.limit_rate, arguments.idle)
     with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
         earlier = Earlier(checkpoint, older, console.say, plans)
@@ -60,7 +61,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         checkpoint.discard()
     if replaced is not None:
         say_kept(console, path, replaced)
-    console.result(plan_text(plan, width=console.width))
+    console.result(plan_text(plan, width=console.width, jobs=usable_cpus()))
     aside = None if replaced is None else os.path.abspath(replaced.path)
     if console.json:
         console.event("plan", path=os.path.abspath(path), kept=aside, report=plan_report(plan))

@@ -17,6 +17,7 @@ from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, GuestError, PlanError, StopError, UsageError
 from batchdiff.image.faults import explained
+from batchdiff.image.machine import usable_cpus
 from batchdiff.image.names import shell_word
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.earlier_plans import is_done
@@ -86,9 +87,10 @@ def carried_out(
         _require_still_there(arguments.plan, plan)
         journal.notes = mapped_notes(journal.notes, path_map)
         _recover(journal, plan, path_map)
-        plan_path = os.path.abspath(arguments.plan)
+        plan_path, jobs = os.path.abspath(arguments.plan), arguments.jobs or usable_cpus()
+        session = Session(plan, journal, announcer, stop, arguments.unseen, plan_path, jobs)
         try:
-            for outcome in work(Session(plan, journal, announcer, stop, arguments.unseen, plan_path)):
+            for outcome in work(session):
                 outcomes.append(outcome)
                 announcer.arrival(guests[outcome.name], outcome)
         except StopError as error:

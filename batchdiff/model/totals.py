@@ -10,8 +10,8 @@ from batchdiff.image.overlayfs import NOTHING, CopyUp
 from batchdiff.model.manifest import Retire
 from batchdiff.model.plan import GuestPlan, Savings, Totals, Verdict
 
-VERIFIED_AHEAD = 2
-"""How many guests may be under verification while the next one is written; `qemu-img compare` uses one core."""
+PLANNED_AT_ONCE = 3
+"""For how many guests under way at once a plan reckons its peak, whatever machine it is made on."""
 
 
 def totals_of(guests: Iterable[GuestPlan], retire: Retire, *, protecting: CopyUp = NOTHING) -> Totals:
@@ -32,23 +32,23 @@ def totals_of(guests: Iterable[GuestPlan], retire: Retire, *, protecting: CopyUp
         allocated_bytes=sum(savings.allocated_bytes for savings in chosen),
         overlay_bytes=sum(savings.overlay_bytes for savings in chosen),
         saved_bytes=sum(savings.saved_bytes for savings in chosen) - copied.size,
-        peak_extra_bytes=peak_extra_bytes(chosen, retire) + copied.size,
+        peak_extra_bytes=peak_extra_bytes(chosen, retire, at_once=PLANNED_AT_ONCE) + copied.size,
         template_copy_bytes=copied.size,
         exactness=of_difference(exactness, copied.exactness),
         note=copied.note,
     )
 
 
-def peak_extra_bytes(savings: Iterable[Savings], retire: Retire) -> int:
+def peak_extra_bytes(savings: Iterable[Savings], retire: Retire, *, at_once: int) -> int:
     """The most bytes that apply has taken at any moment, beyond what was in use when it began.
 
-    Guests are written one after the other, while up to :data:`VERIFIED_AHEAD` before them are still verified;
-    only where originals are deleted does any space come back before the end.
+    Guests are written one after the other, so that up to ``at_once`` overlays are beside originals that have not
+    been retired yet; only where originals are deleted does any space come back before the end.
     """
     taken = peak = 0
     to_come_back: deque[int] = deque()
     for guest in savings:
-        if len(to_come_back) > VERIFIED_AHEAD:
+        if len(to_come_back) == at_once:
             taken -= to_come_back.popleft()
         taken += guest.overlay_disk_bytes + guest.overlay_error_bytes
         peak = max(peak, taken)
