@@ -112,7 +112,7 @@ class Stage:
         self.notices: list[str] = []
         self.judge = Judge()
         self.stop = Stop()
-        self.jobs = 3
+        self.jobs = 2
         patch.setattr(qemu_img, "compare", self.judge.compare)
         patch.setattr(qemu_img, "check", self.judge.check)
         patch.setattr(qemu_img, "is_installed", lambda: True)

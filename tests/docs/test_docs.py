@@ -115,7 +115,7 @@ def documented(words: str) -> set[str]:
 
 
 LONGEST = {
-    "docs/scripting.md": 280,
+    "docs/scripting.md": 300,
     "docs/performance.md": 240,
     "docs/plan-format.md": 200,
     "docs/safety.md": 250,

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import notation
 import pytest
-from commands import COMMAND, batchdiff, events
-from filesystems import mounted
+from commands import COMMAND, batchdiff
+from filesystems import tmpfs
 from oracle import assert_same
 from stage import ASIDE, Stage
 
@@ -24,7 +24,6 @@ from batchdiff.applying.notes import Step
 from batchdiff.applying.space import free_bytes
 from batchdiff.errors import DifferenceError, StopError, VerificationError
 from batchdiff.model.manifest import Retire
-from batchdiff.units import MIB
 
 AT_ONCE = [1, 2, 4]
 NAMES = ("vm", "web1", "web2", "web3", "web4", "web5")
@@ -191,11 +190,11 @@ CHANGED = "1M:A 64k:X 3008k:A"
 CONTENT = notation.content(CHANGED)
 
 
-def fleet(folder: Path, guest: str = CHANGED) -> None:
+def fleet(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     notation.write_raw(folder / "template.img", "4M:A")
     for name in NAMES:
-        notation.write_raw(folder / f"{name}.img", guest)
+        notation.write_raw(folder / f"{name}.img", CHANGED)
     (folder / "fleet.yaml").write_text(
         "version: 1\ntemplate: {path: template.img, format: raw}\nretire: delete\n"
         'guests: [{glob: "[vw]*.img", format: raw}]\n'
@@ -237,18 +236,19 @@ def test_killed_while_several_are_under_way(tmp_path, hold, jobs):
         assert_same(notation.qemu_content(folder / f"{name}.qcow2", "qcow2"), CONTENT)
 
 
-def test_no_more_overlays_than_the_disk_has_room_for(tmp_path):
-    """Six guests that changed 2 MiB each; room for two such overlays, and a bit."""
-    with mounted(tmp_path, "ext4", 48 * MIB) as disk:
-        fleet(disk, "1M:A 2M:Y 1M:A")
-        overlay = json.loads((disk / "fleet.plan.json").read_text())["totals"]["overlay_bytes"] // len(NAMES)
-        with (disk / "ballast").open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, free_bytes(str(disk)) - overlay * 5 // 2)
-        done = batchdiff("apply", "fleet.plan.json", "-j", "6", "--yes", "--json", cwd=disk)
-        notices = [event["message"] for event in events(done) if event["event"] == "notice"]
-        assert len(notices) == 1
-        assert notices[0].startswith("guests under way at once: 2, not 6;")
-        assert str(disk) in notices[0]
-        checked = [e["guest"] for e in events(done) if e["event"] == "step" and e["step"] == "checked"]
-        assert checked == list(NAMES)
-        assert {path.name for path in disk.glob("*.img")} == {"template.img"}
+def test_no_more_overlays_than_the_disk_has_room_for(tmp_path, monkeypatch):
+    """Room for three: two beside their originals, and one whose original is being deleted."""
+    with tmpfs(tmp_path, "size=16m") as disk:
+        stage = Stage(disk, monkeypatch, names=NAMES)
+        stage.jobs = 6
+        savings = stage.guest().savings
+        with (disk / "fleet.ballast").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, free_bytes(str(disk)) - savings.overlay_disk_bytes * 7 // 2)
+        assert {each.exit_code for each in stage.apply(Retire.DELETE)} == {0}
+        (notice,) = stage.notices
+        assert notice.startswith("guests under way at once: 2, not 6;")
+        assert str(disk) in notice
+        begun = {step: [at for at, each in enumerate(stage.steps) if each[1] is step] for step in Step}
+        for written, retired in zip(begun[Step.WRITTEN][2:], begun[Step.RETIRED], strict=False):
+            assert retired < written
+        assert stage.images() == {stage.overlay(name).name for name in NAMES}

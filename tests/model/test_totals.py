@@ -38,19 +38,19 @@ def test_while_originals_stay_all_overlays_are_extra(retire):
 @pytest.mark.parametrize("at_once", [1, 2, 3, 4])
 def test_deleting_gives_space_back_once_no_more_guests_can_be_under_way(at_once):
     chosen = [savings(1000, 100)] * 9
-    assert peak_extra_bytes(chosen, Retire.DELETE, at_once=at_once) == at_once * 100
-    assert peak_extra_bytes(chosen[:2], Retire.DELETE, at_once=at_once) == min(at_once, 2) * 100
+    assert peak_extra_bytes(chosen, Retire.DELETE, at_once=at_once) == (at_once + 1) * 100
+    assert peak_extra_bytes(chosen[:2], Retire.DELETE, at_once=at_once) == 200
 
 
 def test_what_comes_back_may_be_less_than_the_next_takes():
-    chosen = [savings(100, 90), savings(9000, 800)]
-    assert peak_extra_bytes(chosen, Retire.DELETE, at_once=1) == 790
-    assert peak_extra_bytes(chosen, Retire.DELETE, at_once=2) == 890
+    chosen = [savings(100, 90), savings(100, 90), savings(9000, 800)]
+    assert peak_extra_bytes(chosen, Retire.DELETE, at_once=1) == 880
+    assert peak_extra_bytes(chosen, Retire.DELETE, at_once=2) == 980
 
 
 def test_a_plan_reckons_with_the_same_number_on_every_machine():
     guests = [guest_plan(name, savings=savings(1000, 100)) for name in "abcde"]
-    assert totals_of(guests, Retire.DELETE).peak_extra_bytes == PLANNED_AT_ONCE * 100 == 300
+    assert totals_of(guests, Retire.DELETE).peak_extra_bytes == (PLANNED_AT_ONCE + 1) * 100 == 300
 
 
 def test_what_deleting_does_not_free_stays_extra():
@@ -76,8 +76,8 @@ def test_space_on_disk_counts_and_not_the_length_of_the_file():
 def test_the_peak_is_that_of_a_disk_that_is_watched(guests, retire, at_once):
     used = [0]
     for number, (_, overlay, error) in enumerate(guests):
-        if retire is Retire.DELETE and number >= at_once:
-            used.append(used[-1] - guests[number - at_once][0])
+        if retire is Retire.DELETE and number > at_once:
+            used.append(used[-1] - guests[number - at_once - 1][0])
         used.append(used[-1] + overlay + error)
     chosen = [savings(reclaimable, overlay, error) for reclaimable, overlay, error in guests]
     assert peak_extra_bytes(iter(chosen), retire, at_once=at_once) == max(used)
