@@ -14,6 +14,7 @@ from batchdiff.applying.pipeline import Way, arrivals
 from batchdiff.applying.protection import note_interrupted
 from batchdiff.applying.publication import Publication
 from batchdiff.applying.run import Run, Session, template_held
+from batchdiff.applying.sidecar import discard_unfinished
 from batchdiff.applying.space import check_space
 from batchdiff.applying.task import Task
 from batchdiff.applying.template import accept_template, sync
@@ -55,6 +56,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         sync(template)
         pending = [g for g in guests if g.verdict is Verdict.CONVERT and not _is_published(g, session)]
         jobs = _jobs(run, guests, pending, options.retire)
+        discard_unfinished(plan)
         publication = Publication(plan, run)
         _make_up(publication, guests, session)
         manner = Manner(options.retire, options.verify, publication)

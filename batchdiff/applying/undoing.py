@@ -33,7 +33,6 @@ from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import GuestPlan, Plan
-from batchdiff.model.sidecar import sidecar_paths
 
 Chosen = list[tuple[GuestPlan, Standing]]
 """Guests that a verb can do something for, each with where it stands."""
@@ -129,8 +128,7 @@ def _chosen(
 
 def _arrivals(session: Session, found: Chosen, make: Callable[..., Task]) -> Iterator[tuple[GuestPlan, Arrival]]:
     plan = session.plan
-    for path in sidecar_paths(plan):
-        discard_unfinished(path)
+    discard_unfinished(plan)
     if not found:
         return
     require_judges()
