@@ -1,18 +1,18 @@
-# make demo       a small fleet planned, shown and applied; needs Python 3.11 and pip's package index, not QEMU
-# make test       lint, types and tests; installs what is missing (apt-get, with root or sudo)
-# make test-long  the same with the slow tests
+# make demo       plan, show and apply a small fleet; needs Python 3.11 and pip's package index, but not QEMU
+# make test       lint and tests; installs missing tools (apt-get, as root or with sudo)
+# make test-long  the same, with the slow tests
 # make test-debian12, make test-debian13
-#                 make demo and make test in a fresh Debian of their own; needs root and 20 GiB
-# make lint       lint and types only
-# make bench      batchdiff against its peers, side by side; 20 GiB of space, root, half an hour. BENCH="--quick" tries it out
-# make bench-docs the figures and the plot of the last `make bench`, put into docs/
+#                 make demo and make test in a fresh Debian 12 or 13; needs root and 20 GiB
+# make lint       rules, formatting, types, spelling and prose only
+# make bench      batchdiff side by side with its peers; needs root, 32 GiB and an hour. BENCH="--quick" tries it out
+# make bench-docs put the figures and the plot of the last `make bench` into docs/
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 ON_ALL_CORES := -n $(shell nproc) --dist worksteal
 
-# Tests start batchdiff thousands of times; if it were compiled each time, they would take half as long again.
+# Tests start batchdiff thousands of times; compiling it each time would make them take half as long again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-long test-debian12 test-debian13 lint bench bench-docs tools clean
@@ -36,6 +36,8 @@ lint: $(VENV)/installed-for-tests
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
+	$(RUN)/codespell
+	$(RUN)/python tools/prose.py
 
 bench: $(VENV)/installed-for-bench
 	sh tools/install-bench-tools

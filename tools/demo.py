@@ -1,7 +1,7 @@
-"""The demo: a template, four guests, then plan, show and apply, as an operator would run them.
+"""The demo: make a template and four guests, then run plan, show and apply as an operator would.
 
-The guests: a raw copy that ran on, a qcow2 copy that ran on, a raw copy whose disk was enlarged, and a copy
-that never changed. Everything is made from a seed with batchdiff's own writer, so that no QEMU is needed.
+The guests are a raw copy that was used, a qcow2 copy that was used, a raw copy whose disk was enlarged, and a copy
+that never changed. Everything is made from a seed by batchdiff's own writer, so QEMU is not needed.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ guests:
 
 
 def main(folder: str) -> None:
-    """Makes the images and runs the three steps on them."""
+    """Make the images and run the three commands on them."""
     marker = os.path.join(folder, "manifest.yaml")
     if os.path.exists(folder) and not os.path.exists(marker):
-        sys.exit(f"{folder} exists and was not made by this demo")
+        sys.exit(f"{folder} exists, but this demo did not make it")
     shutil.rmtree(folder, ignore_errors=True)
     os.mkdir(folder)
     with open(marker, "w", encoding="ascii") as file:
@@ -48,7 +48,7 @@ def main(folder: str) -> None:
     _make_images(folder)
     verify = "full" if is_installed() else "native"
     if verify == "native":
-        print("qemu-img is not installed: the overlays will be verified by batchdiff itself.")
+        print("qemu-img is not installed: batchdiff will verify the overlays itself.")
     for command in (
         ["plan", "manifest.yaml", "--quiet"],
         ["show", "manifest.plan.json"],
@@ -74,7 +74,7 @@ def _make_images(folder: str) -> None:
 
 
 def _write_template(path: str, rng: random.Random) -> None:
-    """A sparse file of 256 MiB, two thirds of it data."""
+    """Write a sparse file of 256 MiB, two thirds of it data."""
     with open(path, "wb") as file:
         for offset in range(0, TEMPLATE_SIZE, MIB):
             if rng.random() < 2 / 3:
@@ -94,7 +94,7 @@ def _copy_sparse(source: str, target: str) -> None:
 
 
 def _run_on(path: str, rng: random.Random) -> None:
-    """Writes to 2 % of a guest, and discards a little, as a machine that runs does."""
+    """Write to 2 % of a guest and discard a little, as a running machine does."""
     with open(path, "r+b") as file:
         for _ in range(TEMPLATE_SIZE // _CLUSTER // 50):
             file.seek(rng.randrange(TEMPLATE_SIZE // _CLUSTER) * _CLUSTER)

@@ -102,7 +102,7 @@ def _jobs(run: Run, guests: list[GuestPlan], pending: list[GuestPlan], retire: R
     room = check_space(pending, retire, run.template if plan.protect_template else None, jobs=jobs)
     if room.scarce_in:
         run.session.watch.notice(
-            f"guests under way at once: {room.jobs}, not {jobs}; the filesystem of {room.scarce_in} has no space"
+            f"guests in progress at once: {room.jobs}, not {jobs}; the filesystem of {room.scarce_in} has no space"
             " for more overlays beside their originals"
         )
     return room.jobs

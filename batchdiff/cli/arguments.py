@@ -165,7 +165,7 @@ def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         help="how overlays are verified: full, by QEMU, every byte (default); changed, by batchdiff, what was"
         " written; native, by batchdiff, every byte",
     )
-    _add_jobs(verb, "guests under way at once: one is written, the others are verified")
+    _add_jobs(verb, "guests in progress at once: one is written, the others are verified")
     _add_guest(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask before originals are deleted")
     _add_unseen(verb)
@@ -193,7 +193,7 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         "give back what the VMs see: their originals, or images rebuilt from the overlays",
     )
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
-    _add_jobs(verb, "guests under way at once, most of them being compared")
+    _add_jobs(verb, "guests in progress at once, most of them being compared")
     _add_guest(verb)
     verb.add_argument(
         "--discard-changes",
@@ -219,7 +219,7 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "purge", "delete originals in quarantine whose overlays QEMU finds identical")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
-    _add_jobs(verb, "guests under way at once, most of them being compared")
+    _add_jobs(verb, "guests in progress at once, most of them being compared")
     _add_guest(verb)
     verb.add_argument(
         "--used",

@@ -209,7 +209,7 @@ def _space(plan: Plan, jobs: int) -> str:
     text = f"It needs {up_to} {format_size(usual)} of free disk space at once"
     if usual == least:
         return f"{text}."
-    how_many = f"{min(jobs, len(savings))} guests under way at once (`-j {jobs}`)"
+    how_many = f"{min(jobs, len(savings))} guests in progress (`-j {jobs}`)"
     fewer = f"{format_size(least)} with `-j 1`. If there is less space, it takes fewer guests at once."
     return f"{text}, with {how_many}; {fewer}"
 

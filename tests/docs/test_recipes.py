@@ -1,4 +1,4 @@
-"""The recipes of docs/scripting.md do what the page says of them."""
+"""The recipes of docs/recipes.md do what the page says of them."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from commands import batchdiff
 from test_docs import FENCES
 
 NIGHTLY = next(fence.text for fence in FENCES if "nightly.yaml" in fence.text)
-MANIFEST = next(fence.text for fence in FENCES if fence.kind == "yaml" and fence.document == "docs/scripting.md")
+MANIFEST = next(fence.text for fence in FENCES if fence.kind == "yaml" and fence.document == "docs/recipes.md")
 TEMPLATE = "2M:A 1M:- 1M:B"
 
 
@@ -48,14 +48,14 @@ def test_the_nightly_recipe_through_the_life_of_a_fleet(images, retire):
         batchdiff(*("apply", "nightly.plan.json", "--verify", "native", "--retire", retire), cwd=images, expect=1)
 
     first = night(images)
-    assert first.startswith("-s disk space to get back ops\n2 guests on the template")
+    assert first.startswith("-s disk space can be reclaimed ops\n2 guests on the template")
     assert night(images).startswith(first[:60]), "nothing was done about it: said again"
     apply()
     assert night(images) == "", "one is converted, one refused for ever: no news"
     (kept,) = images.glob("nightly.2*.plan.json")
     notation.write_raw(images / "clones" / "web02.img", f"{TEMPLATE} 64k:Y")
     again = night(images)
-    assert again.startswith("-s disk space to get back ops\n3 guests on the template")
+    assert again.startswith("-s disk space can be reclaimed ops\n3 guests on the template")
     assert " ".join(again.split()).count(f"skip web 01: done by {kept}") == 1
     assert "web02" in again
     apply()
@@ -70,6 +70,4 @@ def test_the_nightly_recipe_through_the_life_of_a_fleet(images, retire):
 
 def test_the_nightly_recipe_says_what_went_wrong(images):
     (images / "debian-12.img").unlink()
-    assert night(images).startswith(
-        "-s batchdiff plan needs a look ops\nnightly.yaml:2: template.path: no such file"
-    )
+    assert night(images).startswith("-s batchdiff plan failed ops\nnightly.yaml:2: template.path: no such file")

@@ -91,5 +91,5 @@ def test_another_run_is_left_alone(trees):
     with started(trees, FAILING, stderr=subprocess.PIPE) as tool:
         said = tool.communicate(timeout=60)[1]
     assert tool.returncode == 1
-    assert f"If none runs: rm -r --one-file-system {trees}/trixie" in said
+    assert f"If none is running: rm -r --one-file-system {trees}/trixie" in said
     assert (trees / "trixie").exists()

@@ -57,10 +57,10 @@ def _report(study: Study, start: Work) -> Report:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("folder", help="where the fleets are made and removed; 20 GiB of space")
+    parser.add_argument("folder", help="where the fleets are made and removed; 32 GiB of space")
     parser.add_argument("--fleets", nargs="+", choices=list(STUDIES), default=list(STUDIES), help="only these")
-    parser.add_argument("--rounds", type=int, default=3, help="with a warm page cache (default: 3)")
-    parser.add_argument("--cold-rounds", type=int, default=2, help="with a cold one (default: 2)")
+    parser.add_argument("--rounds", type=int, default=5, help="with a warm page cache (default: 5)")
+    parser.add_argument("--cold-rounds", type=int, default=5, help="with a cold one (default: 5)")
     parser.add_argument("--quick", action="store_true", help="one round on small images: does it all work?")
     parser.add_argument("--output", default="bench.json", help="where the figures go (default: bench.json)")
     return parser.parse_args()

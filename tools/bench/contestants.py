@@ -7,12 +7,15 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from bench.fleets import Fleet, Member
 from bench.limit import read_limit
+from bench.machine import settle
 from bench.running import Run, timed
 
 JOBS = 2
+SMALL_GUESTS = 64
 
 Contestant = Callable[[Fleet], Run]
 
@@ -30,6 +33,20 @@ def plan_path(fleet: Fleet) -> str:
 def plan_command(fleet: Fleet, jobs: int = JOBS) -> list[str]:
     """``batchdiff plan`` of a fleet."""
     return batchdiff("plan", "-q", "-j", str(jobs), "-o", plan_path(fleet), fleet.manifest)
+
+
+def until_first_open(fleet: Fleet) -> Run:
+    """``batchdiff plan`` until it opens the first image: its start-up, whatever the fleet.
+
+    :raises RuntimeError: it fails, or ends without opening one.
+    """
+    output = f"{fleet.manifest}.never-written.json"
+    until_open = [sys.executable, "-m", "bench.start", *fleet.images]
+    with restored(fleet):
+        run = timed([*until_open, "--", "plan", "-q", "-j", str(JOBS), "-o", output, fleet.manifest])
+        if os.path.exists(output):
+            raise RuntimeError("batchdiff plan has opened no image of its manifest")
+    return run
 
 
 @contextlib.contextmanager
@@ -55,6 +72,29 @@ def plan_and_apply(fleet: Fleet) -> Run:
     """``batchdiff plan`` and ``apply`` with full verification by QEMU."""
     with restored(fleet):
         return timed(plan_command(fleet), batchdiff("apply", "-q", plan_path(fleet)))
+
+
+def apply(fleet: Fleet, *options: str) -> Run:
+    """``batchdiff apply`` of a plan that was made before, outside its time."""
+    with restored(fleet):
+        timed(plan_command(fleet))
+        settle(fleet.folder)
+        return timed(batchdiff("apply", "-q", *options, plan_path(fleet)))
+
+
+def checks(fleet: Fleet) -> Run:
+    """What QEMU alone takes to check and compare, one after the other, what ``apply`` wrote outside the time."""
+    with restored(fleet):
+        timed(plan_command(fleet), batchdiff("apply", "-q", "--verify", "native", plan_path(fleet)))
+        settle(fleet.folder)
+        overlays = [(guest, Member(f"{guest.path}.qcow2", "qcow2")) for guest in fleet.guests]
+        return timed(
+            *(
+                command
+                for guest, overlay in overlays
+                for command in (["qemu-img", "check", "-q", overlay.path], _compare(guest, overlay))
+            )
+        )
 
 
 def rebase(fleet: Fleet) -> Run:
@@ -98,8 +138,18 @@ def limit(fleet: Fleet) -> Run:
     return read_limit(fleet.images, JOBS)
 
 
+def verification_limit(fleet: Fleet) -> Run:
+    """The same for a verification, which must read the template once for each guest."""
+    return read_limit([path for guest in fleet.guests for path in (fleet.template.path, guest.path)], JOBS)
+
+
 PLAN, PLAN_APPLY, LIMIT = "plan", "plan + apply", "read limit"
+UNTIL_OPEN = "plan, until it opens an image"
 REBASE, REBASE_COMPARE, COMPARE = "create + rebase", "create + rebase + compare", "compare"
+ONE_JOB = "plan, 1 job"
+APPLY, APPLY_CHANGED, APPLY_NATIVE = (f"apply, --verify {mode}" for mode in ("full", "changed", "native"))
+VERIFICATION_LIMIT = "read limit of a verification"
+APPLY_ONE, CHECKS = "apply, 1 job", "QEMU's check and compare"
 
 ALL: dict[str, Contestant] = {
     PLAN: plan,
@@ -108,4 +158,12 @@ ALL: dict[str, Contestant] = {
     REBASE: rebase,
     REBASE_COMPARE: rebase_and_compare,
     COMPARE: compare,
+    ONE_JOB: partial(plan, jobs=1),
+    UNTIL_OPEN: until_first_open,
+    APPLY: apply,
+    APPLY_CHANGED: lambda fleet: apply(fleet, "--verify", "changed"),
+    APPLY_NATIVE: lambda fleet: apply(fleet, "--verify", "native"),
+    VERIFICATION_LIMIT: verification_limit,
+    APPLY_ONE: lambda fleet: apply(fleet, "-j", "1"),
+    CHECKS: checks,
 }

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from bench.contestants import batchdiff, plan_command, plan_path, restored
+from bench.contestants import UNTIL_OPEN, batchdiff, plan_command, plan_path, restored, until_first_open
 from bench.fleets import Fleet, fleet_of
 from bench.machine import free_bytes, settle
 from bench.report import Fact, Race, Series
@@ -75,7 +75,7 @@ def bytes_read(log: str, path: str) -> int:
 
 
 def start_up(fleet: Fleet, rounds: int) -> Race:
-    """A bare interpreter, ``--version`` and ``show``, in turn."""
+    """A bare interpreter, ``--version``, ``show``, and ``plan`` until it opens an image, in turn."""
     timed(plan_command(fleet))
     commands = {
         BARE: [sys.executable, "-c", "pass"],
@@ -83,6 +83,7 @@ def start_up(fleet: Fleet, rounds: int) -> Race:
         SHOW: batchdiff("show", plan_path(fleet)),
     }
     entries: dict[str, Callable[[], Run]] = {name: partial(timed, argv) for name, argv in commands.items()}
+    entries[UNTIL_OPEN] = partial(until_first_open, fleet)
     runs = [{name: entry() for name, entry in entries.items()} for _ in range(rounds + 1)][1:]
     series = tuple(
         Series(name, tuple(run[name].seconds for run in runs), max(run[name].resident for run in runs))

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from bench.contestants import ALL, LIMIT, PLAN, REBASE, limit
+from bench.content import SEED
+from bench.contestants import ALL, COMPARE, LIMIT, PLAN, PLAN_APPLY, REBASE, REBASE_COMPARE, limit, plan
 from bench.fleets import Fleet
+from bench.limit import read_limit
 from bench.machine import can_drop_caches, drop_caches, settle
 from bench.report import Race, Series
 from bench.running import Run
 
 Entry = Callable[[], Run]
 
+STANDARD = (PLAN, PLAN_APPLY, LIMIT, REBASE, REBASE_COMPARE, COMPARE)
+
 FOR_COLD = (PLAN, LIMIT, REBASE)
 """With a cold cache all others would only read the same bytes from the disk once more."""
 
+MORE_JOBS = (4, 8)
+"""With a cold cache, more jobs than these machines have cores: do they keep the disk busier?"""
 
-def entries_of(fleet: Fleet, names: tuple[str, ...] = tuple(ALL)) -> dict[str, Entry]:
+
+def entries_of(fleet: Fleet, names: tuple[str, ...] = STANDARD) -> dict[str, Entry]:
     """Contestants on a fleet."""
     return {name: partial(ALL[name], fleet) for name in names}
 
@@ -36,15 +44,29 @@ def cold_races(name: str, fleet: Fleet, rounds: int) -> list[Race]:
         print(f"{name}: no runs with a cold cache; they need root", file=sys.stderr)
         return []
     entries = entries_of(fleet, FOR_COLD)
-    return [Race(name, fleet.what, "cold", _raced(entries, rounds, partial(drop_caches, fleet.folder)))]
+    for jobs in MORE_JOBS:
+        entries[f"{PLAN}, {jobs} jobs"] = partial(plan, fleet, jobs=jobs)
+        entries[f"{LIMIT}, {jobs} processes"] = partial(read_limit, fleet.images, jobs)
+    prepare = partial(drop_caches, fleet.folder)
+    return [Race(name, fleet.what, "cold", _raced(entries, rounds, prepare, shuffled=random.Random(SEED)))]
 
 
-def _raced(entries: Mapping[str, Entry], rounds: int, prepare: Callable[[], None]) -> tuple[Series, ...]:
+def _raced(
+    entries: Mapping[str, Entry],
+    rounds: int,
+    prepare: Callable[[], None],
+    *,
+    shuffled: random.Random | None = None,
+) -> tuple[Series, ...]:
+    """``shuffled``: run each round in another order, because a disk remembers what was read from it before."""
     runs: dict[str, list[Run]] = {name: [] for name in entries}
     for _ in range(rounds):
-        for name, entry in entries.items():
+        order = list(entries)
+        if shuffled is not None:
+            shuffled.shuffle(order)
+        for name in order:
             prepare()
-            runs[name].append(entry())
+            runs[name].append(entries[name]())
     return tuple(
         Series(name, tuple(round(run.seconds, 4) for run in each), max(run.resident for run in each))
         for name, each in runs.items()

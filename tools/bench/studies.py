@@ -11,15 +11,34 @@ from functools import partial
 
 from batchdiff.units import GIB, KIB, MIB
 from bench import fleets
-from bench.contestants import LIMIT, PLAN, PLAN_APPLY, REBASE, REBASE_COMPARE, limit, plan, plan_command
+from bench.contestants import (
+    APPLY,
+    APPLY_CHANGED,
+    APPLY_NATIVE,
+    APPLY_ONE,
+    CHECKS,
+    LIMIT,
+    ONE_JOB,
+    PLAN,
+    PLAN_APPLY,
+    REBASE,
+    REBASE_COMPARE,
+    SMALL_GUESTS,
+    UNTIL_OPEN,
+    VERIFICATION_LIMIT,
+    limit,
+    plan,
+    plan_command,
+)
 from bench.examinations import apply_space, deduplication, start_up, template_reads
 from bench.fleets import Fleet
-from bench.races import cold_races, entries_of, warm_race
+from bench.races import STANDARD, cold_races, entries_of, warm_race
 from bench.report import Fact, Point, Race
 from bench.running import memory_of
 from bench.scaling import scaling_points
 
 _REFLINK_COPY = ("cp", "--reflink=always")
+_SHARE_OF_SIXTEEN = 0.2
 
 
 @dataclass(slots=True)
@@ -59,9 +78,25 @@ def raw(study: Study) -> None:
     """Four raw guests: everything, warm and cold."""
     with study.place("raw") as folder:
         fleet = fleets.raw(folder, size=study.size(4 * GIB), guests=4)
-        study.races.append(warm_race("raw", fleet, entries_of(fleet), study.rounds))
+        study.races.append(warm_race("raw", fleet, entries_of(fleet, (*STANDARD, UNTIL_OPEN)), study.rounds))
         study.races += cold_races("raw", fleet, study.cold_rounds)
         study.note_memory(fleet, "4 GiB")
+
+
+def sixteen(study: Study) -> None:
+    """Sixteen raw guests, of which so much is allocated that all fit into the page cache of 24 GiB."""
+    with study.place("sixteen") as folder:
+        fleet = fleets.raw(folder, size=study.size(4 * GIB), guests=16, share=_SHARE_OF_SIXTEEN)
+        study.races.append(warm_race("sixteen", fleet, entries_of(fleet, (PLAN, LIMIT, UNTIL_OPEN)), study.rounds))
+
+
+def verification(study: Study) -> None:
+    """Apply's three ways to verify, each with a plan that was made before."""
+    names = (APPLY, APPLY_CHANGED, APPLY_NATIVE, VERIFICATION_LIMIT)
+    with study.place("verification") as folder:
+        fleet = fleets.raw(folder, size=study.size(2 * GIB), guests=4)
+        fleet = fleets.described(fleet, f"{fleet.what}: apply")
+        study.races.append(warm_race("verification", fleet, entries_of(fleet, names), study.rounds))
 
 
 def qcow2(study: Study) -> None:
@@ -90,7 +125,8 @@ def reflink(study: Study) -> None:
     with study.place("reflink") as place, fleets.xfs(place, 3 * size) as folder:
         fleet = fleets.raw(folder, size=size, guests=4, copy=_REFLINK_COPY)
         fleet = fleets.described(fleet, f"{fleet.what}, reflink copies on XFS")
-        study.races.append(warm_race("reflink", fleet, entries_of(fleet), study.rounds))
+        names = (*STANDARD, ONE_JOB, UNTIL_OPEN)
+        study.races.append(warm_race("reflink", fleet, entries_of(fleet, names), study.rounds))
         study.races += cold_races("reflink", fleet, study.cold_rounds)
         study.facts += apply_space(fleet)
 
@@ -117,8 +153,9 @@ def sparse(study: Study) -> None:
 def small(study: Study) -> None:
     """Many small guests: everything."""
     with study.place("small") as folder:
-        fleet = fleets.raw(folder, size=study.size(64 * MIB), guests=64)
-        study.races.append(warm_race("small", fleet, entries_of(fleet), study.rounds))
+        fleet = fleets.raw(folder, size=study.size(64 * MIB), guests=SMALL_GUESTS)
+        names = (*STANDARD, APPLY_ONE, CHECKS)
+        study.races.append(warm_race("small", fleet, entries_of(fleet, names), study.rounds))
 
 
 def thousand(study: Study) -> None:
@@ -156,6 +193,8 @@ def scaling(study: Study) -> None:
 
 STUDIES: dict[str, Callable[[Study], None]] = {
     "raw": raw,
+    "sixteen": sixteen,
+    "verification": verification,
     "qcow2": qcow2,
     "zlib": partial(compressed, kind="zlib"),
     "zstd": partial(compressed, kind="zstd"),
