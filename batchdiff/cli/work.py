@@ -150,7 +150,8 @@ def _recover(journal: Journal, plan: Plan, path_map: PathMap) -> None:
 def _report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome]) -> None:
     """What df shows now that the command is done; nothing if it changed nothing."""
     if {outcome.status for outcome in outcomes} & _CHANGES_DISKS:
-        for folder, grown in space.grown().items():
+        deleted = any(each.status is not Status.CONVERTED or each.original == "deleted" for each in outcomes)
+        for folder, grown in space.grown(deleted=deleted).items():
             console.event("space", folder=folder, grown_bytes=grown)
             how = "more" if grown >= 0 else "less"
             size = format_size(abs(grown))
