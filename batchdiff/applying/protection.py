@@ -14,8 +14,8 @@ from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.image import Image
 from batchdiff.image.inode_locks import lock_in
 from batchdiff.image.names import shell_word
-from batchdiff.image.permissions import Deed, lacking_ownership
-from batchdiff.image.protecting import WRITE_BITS, is_writable
+from batchdiff.image.permissions import WRITE_BITS, Deed, lacking_ownership
+from batchdiff.image.protecting import is_writable
 
 
 def protect(template: Image, journal: Journal | FrozenJournal) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from batchdiff import __version__
 from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.cli.console import Progress
+from batchdiff.cli.help_layout import help_layout
 from batchdiff.cli.option_values import file_to_write, guest_name, jobs, one_of, rate
 from batchdiff.model.manifest import Loss, Retire
 from batchdiff.planning.manners import CacheUse
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         prog="batchdiff",
         description="Turn full clones of a virtual machine template back into thin qcow2 overlays.",
         epilog=_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=help_layout,
         allow_abbrev=False,
     )
     main.add_argument("--version", action="version", version=f"batchdiff {__version__}")
@@ -69,7 +70,7 @@ def parsed(argv: list[str]) -> argparse.Namespace:
 
 
 def _common() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+    common = argparse.ArgumentParser(add_help=False, formatter_class=help_layout)
     group = common.add_argument_group("common options")
     group.add_argument("-q", "--quiet", action="store_true", help="say only what went wrong")
     group.add_argument("-v", "--verbose", action="store_true", help="say more")
@@ -94,7 +95,7 @@ def _verb(verbs: _Verbs, common: argparse.ArgumentParser, name: str, text: str) 
         help=text,
         description=text[0].upper() + text[1:] + ".",
         epilog=_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=help_layout,
         allow_abbrev=False,
     )
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from batchdiff.applying.kept_plan import KeptPlan
 from batchdiff.cli.console import Console
 from batchdiff.errors import UsageError
 from batchdiff.image.names import shell_word
@@ -12,6 +12,9 @@ from batchdiff.model.earlier_plans import plan_in
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.plan import GuestPlan, Plan
 from batchdiff.units import few
+
+if TYPE_CHECKING:
+    from batchdiff.applying.kept_plan import KeptPlan
 
 
 def converted_guests(manifest: Manifest) -> dict[str, list[str]]:

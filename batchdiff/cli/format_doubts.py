@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from batchdiff.applying.notes import Notes
 from batchdiff.cli.console import Console
 from batchdiff.image.lookalike import looks_like
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.plan import Plan, Verdict
 from batchdiff.report.printable import printable
+
+if TYPE_CHECKING:
+    from batchdiff.applying.notes import Notes
 
 
 def warn_of_formats(console: Console, manifest: Manifest) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from batchdiff.cli.console import Console
 from batchdiff.image.lease import why_unknown
 from batchdiff.image.names import shell_word
-from batchdiff.image.protecting import WRITE_BITS
+from batchdiff.image.permissions import WRITE_BITS
 from batchdiff.model.manifest import GuestEntry, Manifest, Retire
 
 

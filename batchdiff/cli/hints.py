@@ -1,20 +1,13 @@
-"""Warnings about a manifest that is valid, and about a plan that could be made."""
+"""Warnings about a manifest that is valid."""
 
 from __future__ import annotations
 
-import os
-
-from batchdiff.applying.space import check_space
 from batchdiff.cli.console import Console
 from batchdiff.cli.format_doubts import warn_of_formats
 from batchdiff.cli.guest_hints import warn_of_files
-from batchdiff.errors import GuestError
 from batchdiff.image.device_names import device_number, fleeting, lasting_alias
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.manifest import Manifest
-from batchdiff.model.plan import Plan, Verdict
-from batchdiff.model.sidecar import sidecars_of
-from batchdiff.units import few
 
 _MOST_NAMED = 5
 
@@ -45,18 +38,6 @@ def _warn_of_names(console: Console, manifest: Manifest) -> None:
         console.warn(f"warning: {len(doubts) - _MOST_NAMED} more block devices of the manifest have such names")
 
 
-def warn_of_changed_template(console: Console, plan: Plan) -> None:
-    """Say at once what apply would refuse: overlays of an earlier plan rest on another content of the template."""
-    for sidecar in sidecars_of(plan):
-        there = [path for path in sidecar.overlays if os.path.lexists(path)]
-        if there and plan.template_digest not in {"", sidecar.digest}:
-            console.warn(
-                f"warning: the content of {plan.template.source.path} changed after overlays were put on it"
-                f" ({few(sorted(there))}): they are damaged. Restore the template from a backup; `batchdiff apply`"
-                " refuses this plan"
-            )
-
-
 def _roles(manifest: Manifest) -> dict[str, str]:
     """Return what each file of the manifest is there for, by its path."""
     images = [("the template", manifest.template)]
@@ -83,11 +64,3 @@ def _raw_in_place(paths: list[str]) -> str:
         " would write its disk over the overlay and destroy it: after `apply`, and before the VM starts, change"
         " each definition to qcow2; or leave `overlay: {path: same}` out"
     )
-
-
-def warn_of_space(console: Console, plan: Plan) -> None:
-    """Says at once what apply would refuse later: that a filesystem has not enough space."""
-    try:
-        check_space([guest for guest in plan.guests if guest.verdict is Verdict.CONVERT], plan.retire)
-    except GuestError as error:
-        console.warn(f"warning: apply would be refused: {error}")

@@ -1,4 +1,4 @@
-"""``batchdiff plan``: scans the guests of a manifest, writes the plan, and shows the savings."""
+"""``batchdiff plan``: checks the manifest and where the plan goes, then loads what does the rest: ``new_plan``."""
 
 from __future__ import annotations
 
@@ -6,31 +6,19 @@ import argparse
 import dataclasses
 import os
 from collections.abc import Collection
-from contextlib import closing
 
-from batchdiff.applying.kept_plan import name_to_keep, replace_plan
-from batchdiff.applying.leftovers import leftovers
 from batchdiff.cli.console import Console
-from batchdiff.cli.earlier_plans import converted_guests, say_kept
-from batchdiff.cli.hints import warn_of_changed_template, warn_of_manifest, warn_of_space
-from batchdiff.cli.progress import scan_progress
-from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS, ManifestError, UsageError
+from batchdiff.cli.earlier_plans import converted_guests
+from batchdiff.cli.replaced_plan import leftovers_at, name_to_keep_at
+from batchdiff.errors import ManifestError, UsageError
 from batchdiff.image.faults import reason
-from batchdiff.image.machine import usable_cpus
-from batchdiff.image.names import shell_word
 from batchdiff.model.earlier_plans import EarlierPlans
 from batchdiff.model.manifest import Manifest
 from batchdiff.model.manifest_conflicts import existing_overlay
 from batchdiff.model.manifest_file import read_manifest
 from batchdiff.model.manifest_input import STDIN, is_piped
-from batchdiff.model.plan import Plan
-from batchdiff.model.plan_file import read_plan, try_folder
-from batchdiff.planning.checkpoint import Checkpoint
-from batchdiff.planning.manners import Manners
-from batchdiff.planning.planner import Earlier, make_plan
-from batchdiff.planning.restraint import kept
-from batchdiff.report.json_form import plan_report
-from batchdiff.report.text import plan_text
+from batchdiff.model.plan_file import try_folder
+from batchdiff.signals import held_signals
 
 _ELSEWHERE = "Choose another place with `-o`."
 
@@ -42,34 +30,15 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
             "the plan needs a name: a manifest from stdin or a pipe has none",
             remedy="Add `-o PLAN`, such as `-o fleet.plan.json`.",
         )
-    left = leftovers(arguments.output or _default_path(arguments.manifest))
+    left = leftovers_at(arguments.output or _default_path(arguments.manifest))
     manifest = _manifest(arguments.manifest, arguments.guests, left)
     path = arguments.output or _default_path(manifest.path)
     _check_output(path)
-    older = read_plan(arguments.reuse) if arguments.reuse is not None else None
-    converted = converted_guests(manifest)
-    plans = _earlier_plans(manifest, path, name_to_keep(path, converted))
-    jobs = arguments.jobs or usable_cpus()
-    manners = Manners(arguments.cache, arguments.limit_rate, arguments.idle)
-    with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
-        earlier = Earlier(checkpoint, older, console.say, plans)
-        with kept(manners, tell=console.detail):
-            warn_of_manifest(console, manifest)
-            with scan_progress(console) as progress:
-                plan = make_plan(manifest, jobs=jobs, progress=progress, earlier=earlier)
-        replaced = replace_plan(plan, path, converted)
-        checkpoint.discard()
-    if replaced is not None:
-        say_kept(console, path, replaced)
-    console.result(plan_text(plan, width=console.width, jobs=usable_cpus()))
-    aside = None if replaced is None else os.path.abspath(replaced.path)
-    if console.json:
-        console.event("plan", path=os.path.abspath(path), kept=aside, report=plan_report(plan))
-    warn_of_space(console, plan)
-    warn_of_changed_template(console, plan)
-    following = f" Next: batchdiff apply {shell_word(path)}" if plan.totals.convert else ""
-    console.say(f"The plan is in {path}.{following}")
-    return _exit_code(plan, detailed=arguments.detailed_exitcode)
+    plans = _earlier_plans(manifest, path, name_to_keep_at(path, converted_guests(manifest)))
+    # Loaded only now: what is wrong with a manifest is reported in half the time. Not cut in two, as in main.
+    with held_signals():
+        from batchdiff.cli.new_plan import make_and_report  # noqa: PLC0415
+    return make_and_report(console, arguments, manifest, path, plans)
 
 
 def _manifest(path: str, names: list[str] | None, left: Collection[str]) -> Manifest:
@@ -141,9 +110,3 @@ def _check_folder(folder: str) -> None:
         else:
             why = reason(error)
         raise UsageError(f"cannot write the plan to {folder}", why=why, remedy=_ELSEWHERE) from error
-
-
-def _exit_code(plan: Plan, *, detailed: bool) -> int:
-    if plan.totals.refuse:
-        return EXIT_SOME_GUESTS
-    return EXIT_DETAILED_CHANGES if detailed and plan.totals.convert else EXIT_DONE

@@ -13,7 +13,7 @@ import glob
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from batchdiff.errors import advice_on_limit
 
@@ -28,8 +28,7 @@ class Access(enum.IntEnum):
     WRITE = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(NamedTuple):
     """Somebody who has a file open, in words: ``qemu-system-x86_64 (pid 123, VM web01)``."""
 
     name: str
@@ -37,8 +36,7 @@ class Holder:
     is_vm: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Holders:
+class Holders(NamedTuple):
     """Everybody who was found; ``complete``: every process could be looked into."""
 
     found: tuple[Holder, ...]

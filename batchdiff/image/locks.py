@@ -20,7 +20,7 @@ import enum
 import errno
 import fcntl
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _FLOCK = struct.Struct("@hhqqi4x")
 """``struct flock``: type, whence, start, length (0: to the end), process (0 for OFD locks)."""
@@ -52,8 +52,7 @@ _OURS = (
 """What QEMU itself takes to read a qcow2 image: keeps writers out, and no reader."""
 
 
-@dataclass(frozen=True, slots=True)
-class OthersLocks:
+class OthersLocks(NamedTuple):
     """What others hold: what they may do, what they let nobody do; ``exclusive``: a lock that is not QEMU's."""
 
     may: frozenset[Permission]

@@ -17,7 +17,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -56,8 +56,7 @@ _STATFS_BYTES = 256  # more than it has on any architecture (120 on x86-64)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """One mount; ``read_only``: the whole filesystem, not this view of it.
 
     ``root``: which folder of the filesystem is at ``point``; ``options``: those of the whole filesystem.

@@ -18,6 +18,9 @@ import pwd
 import stat
 from collections.abc import Iterator
 
+WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+"""Of a mode: somebody may write."""
+
 _OVERRIDE, _OWNER = 1, 3
 _NAMES = {_OVERRIDE: "CAP_DAC_OVERRIDE", _OWNER: "CAP_FOWNER"}
 

@@ -9,8 +9,7 @@ from batchdiff.image.contract import Layer
 from batchdiff.image.exactness import of_sum
 from batchdiff.image.image import Image
 from batchdiff.image.overlayfs import CopyUp, copy_up
-
-WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+from batchdiff.image.permissions import WRITE_BITS
 
 
 def is_writable(layer: Layer) -> bool:

@@ -11,7 +11,7 @@ Source: Linux ``Documentation/ABI/testing/sysfs-block-loop`` and ``Documentation
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from batchdiff.image.identity import Identity, identity_of
 
@@ -20,8 +20,7 @@ _VIRTUAL = ("/sys/devices/virtual/", "/sys/devices/tcm_loop", "/sys/devices/rbd"
 """Where devices are that the kernel makes up: what they show may be anything, also a file of this machine."""
 
 
-@dataclass(frozen=True, slots=True)
-class Underlying:
+class Underlying(NamedTuple):
     """The files that an image's bytes are in. ``traced``: these are all; else there may be others."""
 
     files: frozenset[Identity]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import enum
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from batchdiff.errors import BatchdiffError, GuestError, ImageError
 from batchdiff.image import claims
@@ -37,8 +37,7 @@ class Purpose(enum.Enum):
     """It stays: nobody may write to it; VMs may run on overlays that rest on it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """How others use a file.
 
     ``objection``: who is in the way and how, empty where nobody is; ``unknown``: why that is not certain;

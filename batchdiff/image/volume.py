@@ -20,7 +20,7 @@ import math
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from batchdiff.image.exactness import Exactness
 from batchdiff.image.mounts import Mount, filesystem_of, mount_under
@@ -47,8 +47,7 @@ MEASURED = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"})
 _DEPENDS_ON_OPTIONS = frozenset({"btrfs", "tmpfs"})
 
 
-@dataclass(frozen=True, slots=True)
-class Volume:
+class Volume(NamedTuple):
     """A filesystem, as seen by somebody who writes an overlay there.
 
     ``unit``: bytes in which it gives space. ``exactness`` is that of a size in such units, and ``note`` why it is

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
 from batchdiff.model.manifest_conflicts import check_guests, check_overlays, check_unshared
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
     from batchdiff.model.manifest_problems import Problems
 
 
-@dataclass(frozen=True, slots=True)
-class _Settled:
+class _Settled(NamedTuple):
     """A guest, its name, and its overlay's path; None for one that was found wrong. ``done``: if it is there."""
 
     guest: AnyGuest

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from batchdiff.image.heads import Heads
 from batchdiff.image.identity import Identity, identity_of
@@ -32,16 +31,14 @@ if TYPE_CHECKING:
     from batchdiff.model.manifest_entries import WrittenGuest
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(NamedTuple):
     """Where the overlay of a guest is that was converted, and how it came there."""
 
     overlay_path: str
     origin: Origin
 
 
-@dataclass(frozen=True, slots=True)
-class GoneGuest:
+class GoneGuest(NamedTuple):
     """A guest that was converted and whose original is not at its path now; ``named`` is that path."""
 
     written: WrittenGuest

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.manifest_problems import Problems, YamlPath, show, suggestion
@@ -40,8 +39,7 @@ _DEFAULTS: YamlPath = ("defaults",)
 _PERCENT = re.compile(r"(.+?)\s*%")
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenImage:
+class WrittenImage(NamedTuple):
     """An image as the manifest has it; ``backing`` is its declared chain, the next image first.
 
     With ``is_glob`` the path is a pattern, or one of a pattern's matches.
@@ -59,8 +57,7 @@ class WrittenImage:
         return (*self.where, "glob" if self.is_glob else "path")
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenGuest:
+class WrittenGuest(NamedTuple):
     """A guest's entry: one image, or a glob whose every match is one.
 
     ``overlay_where`` is the place of what decides where the overlay goes: of the overlay's path, in the entry

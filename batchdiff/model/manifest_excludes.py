@@ -11,8 +11,7 @@ They follow the rules of globs. A guest that is listed by path stays one: whoeve
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchdiff.image.names import unfit
 from batchdiff.model.manifest_globs import glob_matches, would_match
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
 KEY = "exclude"
 
 
-@dataclass(frozen=True, slots=True)
-class Excluded:
+class Excluded(NamedTuple):
     """What no glob takes in: existing names, and patterns for names that do not exist."""
 
     paths: frozenset[str]

@@ -6,8 +6,7 @@ A guest that an earlier plan has converted belongs to them, whether its original
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from batchdiff.image.identity import Identity, identity_of
 from batchdiff.image.names import unfit
@@ -28,16 +27,14 @@ if TYPE_CHECKING:
 AnyGuest: TypeAlias = FoundGuest | GoneGuest
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenGuests:
+class WrittenGuests(NamedTuple):
     """The guests as the manifest has them: its entries, and what its globs leave out."""
 
     guests: Sequence[WrittenGuest]
     excluded: Excluded
 
 
-@dataclass(frozen=True, slots=True)
-class _Taken:
+class _Taken(NamedTuple):
     """What a glob may not take in: listed guests and overlays by path, these files by identity."""
 
     paths: frozenset[str]
@@ -86,7 +83,7 @@ def find_guests(
         ]
         if not gone and not untaken:
             _report_empty(guest, matched[guest.where], folder, problems, template=template is not None)
-        there = [replace(guest, image=replace(guest.image, path=path)) for path in kept]
+        there = [guest._replace(image=guest.image._replace(path=path)) for path in kept]
         found[guest.where] = _in_order(_found(there, folder, problems), gone)
     return [each for guest in written for each in found[guest.where]]
 
@@ -158,7 +155,7 @@ def _gone(
 
 
 def _one_of(guest: WrittenGuest, path: str) -> WrittenGuest:
-    return replace(guest, image=replace(guest.image, path=path))
+    return guest._replace(image=guest.image._replace(path=path))
 
 
 def _is_overlay(guest: WrittenGuest, named: str, converted: Converted) -> bool:

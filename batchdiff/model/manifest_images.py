@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from batchdiff.image.identity import Identity
 from batchdiff.image.names import why_unfit
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from batchdiff.model.manifest_entries import WrittenGuest, WrittenImage
 
 
-@dataclass(frozen=True, slots=True)
-class FoundImage:
+class FoundImage(NamedTuple):
     """An image that is there, with the places of the images of its declared chain, the next one first."""
 
     source: ImageSource
@@ -24,8 +23,7 @@ class FoundImage:
     chain: tuple[Place, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FoundGuest:
+class FoundGuest(NamedTuple):
     """A guest's entry and the image that it means; a glob's entry is here once for each match."""
 
     written: WrittenGuest

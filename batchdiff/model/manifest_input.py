@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from batchdiff.errors import ManifestError
 from batchdiff.image.lookalike import looks_like
@@ -34,8 +34,7 @@ _KEY = re.compile(rb"^(?:version|template|guests)[ \t]*:", re.MULTILINE)
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestFile:
+class ManifestFile(NamedTuple):
     """A manifest as it was read: its absolute path, its name as given, its content.
 
     Of a pipe the path is ``<stdin>`` or ``<pipe>`` in the current folder.

@@ -21,6 +21,7 @@ from batchdiff.image.identity import is_one_image
 from batchdiff.model.manifest_paths import resolve_folder
 from batchdiff.model.manifest_problems import Problems, show
 from batchdiff.model.overlay_options import BackingPath, backing_name
+from batchdiff.signals import held_signals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +92,9 @@ def _resolved(name: str, opened: str) -> str:
 
 def _backing_name(path: str) -> str | None:
     """Return the backing file name in an image's header; None if it has none that could be followed."""
-    from batchdiff.image.opening import peek_header  # noqa: PLC0415  # it loads numpy: only for declared chains
+    # It loads numpy, so only for declared chains; and numpy takes Ctrl-C meanwhile for a broken installation.
+    with held_signals():
+        from batchdiff.image.opening import peek_header  # noqa: PLC0415
 
     try:
         name = peek_header(path).backing_name

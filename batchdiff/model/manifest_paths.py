@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from batchdiff.image.device_names import image_path, is_among_devices
 from batchdiff.image.identity import Identity, identity_in
@@ -19,8 +19,7 @@ _MOST_SUGGESTIONS = 20
 _MOST_NAMES = 2000
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """An image that is there.
 
     ``where`` says it in the manifest and ``written`` is its text; ``named`` is that name, absolute, with its

@@ -5,8 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchdiff.model.manifest_paths import missing_format
 from batchdiff.model.manifest_problems import Problems, YamlPath, show, suggestion
@@ -33,8 +32,7 @@ _PLAIN = re.compile(r"(?!(?i:true|false|null|yes|no|on|off|y|n)$)(?:\./)?[A-Za-z
 """What YAML takes for text in a list in brackets, without quotes, however it is used here."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Finding:
+class _Finding(NamedTuple):
     """What the validator objects to: the rule and its argument, the value and its place, the raw message."""
 
     rule: str

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _LENGTH = 4096
 _BEGINNING = b'{"format_version"'
@@ -21,8 +21,7 @@ _CREATED = re.compile(rb'"created": "([0-9A-Za-z:.+-]{1,40})"')
 _CHECKSUM = re.compile(rb'"checksum": "(sha256:[0-9a-f]{64})"')
 
 
-@dataclass(frozen=True, slots=True)
-class PlanHead:
+class PlanHead(NamedTuple):
     """What names a plan: its checksum, and when it was made, ISO 8601 in UTC."""
 
     checksum: str

@@ -442,7 +442,7 @@ def test_one_worker_for_each_cpu_that_it_may_use(fleet, cpus):
     """Not for each that the machine has: taskset, cpuset cgroups and containers say so by the affinity."""
     code = (
         "import os, sys, runpy; os.sched_setaffinity(0, eval(sys.argv[1]));"
-        "from batchdiff.cli import plan; real = plan.make_plan;"
+        "from batchdiff.cli import new_plan as plan; real = plan.make_plan;"
         "plan.make_plan = lambda *a, jobs, **k: (os.write(2, b'jobs %d\\n' % jobs), real(*a, jobs=jobs, **k))[1];"
         "sys.argv = ['batchdiff', 'plan', 'fleet.yaml'];"
         "runpy.run_module('batchdiff', run_name='__main__')"

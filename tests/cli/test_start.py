@@ -26,7 +26,38 @@ except SystemExit:
     import numpy
     print(len(os.listdir("/proc/self/task")))
 """
-HEAVY = {"jsonschema", "multiprocessing", "numpy", "numpy.ma", "subprocess", "tqdm", "xxhash", "yaml", "zstandard"}
+UNTIL_AN_IMAGE_IS_OPENED = """
+import json, os, sys
+images = sys.argv[1].split(":")
+def watch(event, details):
+    if event == "open" and details[0] in images and not details[2] & os.O_PATH:
+        os.write(1, json.dumps(sorted(sys.modules)).encode())
+        os._exit(0)
+sys.addaudithook(watch)
+from batchdiff.cli.main import run
+run(sys.argv[2:])
+"""
+COLLECTIONS = """
+import gc, sys
+from batchdiff import __main__
+looked = []
+gc.callbacks.append(lambda phase, _info: looked.append(phase))
+__main__._end = lambda code: print("\\n", code, len(looked))
+__main__.main()
+"""
+HEAVY = {
+    "jsonschema",
+    "lzma",
+    "multiprocessing",
+    "numpy",
+    "numpy.ma",
+    "shutil",
+    "subprocess",
+    "tqdm",
+    "xxhash",
+    "yaml",
+    "zstandard",
+}
 
 
 def loaded(*arguments):
@@ -57,6 +88,40 @@ def test_planning_loads_no_progress_bar_and_no_validator(manifest, write):
         manifest.read_text().replace("guest.img, format: raw", f"guest.img, format: {write.__name__[6:]}")
     )
     assert not loaded("plan", "-q", str(manifest)) & {"jsonschema", "numpy.ma", "tqdm"}
+
+
+def test_a_plan_loads_nothing_after_it_has_opened_an_image(manifest):
+    """A scan may take hours, and batchdiff be updated meanwhile; what follows must be of the same version."""
+    images = ":".join(str(manifest.with_name(name)) for name in ("template.img", "guest.img"))
+    argv = [sys.executable, "-c", UNTIL_AN_IMAGE_IS_OPENED, images, "plan", "-q", str(manifest)]
+    before = json.loads(subprocess.run(argv, capture_output=True, check=True).stdout)
+    whole = [sys.executable, "-c", LOADED, "plan", "-q", str(manifest)]
+    after = json.loads(subprocess.run(whole, capture_output=True, check=True).stdout.splitlines()[-1])
+    assert {name for name in set(after) - set(before) if name.startswith("batchdiff")} == set()
+
+
+def test_a_wrong_manifest_is_reported_without_what_scans(manifest):
+    assert "numpy" in loaded("plan", "-q", str(manifest))
+    manifest.write_text(manifest.read_text().replace("guest.img", "none.img"))
+    assert loaded("plan", "-q", str(manifest)) == {"yaml"}
+
+
+def test_a_plan_where_none_was_needs_nothing_that_knows_journals(manifest):
+    argv = [sys.executable, "-c", LOADED, "plan", "-q", str(manifest)]
+    for expected in (False, True):
+        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+        assert ("batchdiff.applying.journal" in json.loads(done.stdout.splitlines()[-1])) is expected
+
+
+def test_a_manifest_is_validated_without_what_scans(manifest):
+    assert loaded("validate", str(manifest)) == {"yaml"}
+
+
+def test_python_looks_for_no_garbage_while_a_verb_is_loaded(manifest):
+    for verb in (("plan", "-q", str(manifest)), ("show", str(manifest.with_suffix(".plan.json")))):
+        argv = [sys.executable, "-c", COLLECTIONS, *verb]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1].split() == ["0", "0"]
 
 
 def test_a_wrong_manifest_needs_the_validator(manifest):

@@ -1,0 +1,64 @@
+"""The second half of ``batchdiff plan``: scans the guests, writes the plan, and shows the savings."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from contextlib import closing
+
+from batchdiff.cli.console import Console
+from batchdiff.cli.earlier_plans import converted_guests, say_kept
+from batchdiff.cli.hints import warn_of_manifest
+from batchdiff.cli.plan_hints import warn_of_changed_template, warn_of_space
+from batchdiff.cli.progress import scan_progress
+from batchdiff.cli.replaced_plan import replace_plan_at
+from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS
+from batchdiff.image.machine import usable_cpus
+from batchdiff.image.names import shell_word
+from batchdiff.model.earlier_plans import EarlierPlans
+from batchdiff.model.manifest import Manifest
+from batchdiff.model.plan import Plan
+from batchdiff.model.plan_file import read_plan
+from batchdiff.planning.checkpoint import Checkpoint
+from batchdiff.planning.manners import Manners
+from batchdiff.planning.planner import Earlier, make_plan
+from batchdiff.planning.restraint import kept
+from batchdiff.report.json_form import plan_report
+from batchdiff.report.text import plan_text
+
+
+def make_and_report(
+    console: Console, arguments: argparse.Namespace, manifest: Manifest, path: str, plans: EarlierPlans
+) -> int:
+    """Make the plan of a manifest, write it to ``path``, report what is in it, and return the exit code.
+
+    ``plans``: those that may have converted guests.
+    """
+    older = read_plan(arguments.reuse) if arguments.reuse is not None else None
+    manners = Manners(arguments.cache, arguments.limit_rate, arguments.idle)
+    jobs = arguments.jobs or usable_cpus()
+    with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
+        earlier = Earlier(checkpoint, older, console.say, plans)
+        with kept(manners, tell=console.detail):
+            warn_of_manifest(console, manifest)
+            with scan_progress(console) as progress:
+                plan = make_plan(manifest, jobs=jobs, progress=progress, earlier=earlier)
+        replaced = replace_plan_at(path, plan, converted_guests(manifest))
+        checkpoint.discard()
+    if replaced is not None:
+        say_kept(console, path, replaced)
+    console.result(plan_text(plan, width=console.width, jobs=usable_cpus()))
+    aside = None if replaced is None else os.path.abspath(replaced.path)
+    if console.json:
+        console.event("plan", path=os.path.abspath(path), kept=aside, report=plan_report(plan))
+    warn_of_space(console, plan)
+    warn_of_changed_template(console, plan)
+    following = f" Next: batchdiff apply {shell_word(path)}" if plan.totals.convert else ""
+    console.say(f"The plan is in {path}.{following}")
+    return _exit_code(plan, detailed=arguments.detailed_exitcode)
+
+
+def _exit_code(plan: Plan, *, detailed: bool) -> int:
+    if plan.totals.refuse:
+        return EXIT_SOME_GUESTS
+    return EXIT_DETAILED_CHANGES if detailed and plan.totals.convert else EXIT_DONE
