@@ -112,6 +112,7 @@ class Stage:
         self.notices: list[str] = []
         self.judge = Judge()
         self.stop = Stop()
+        self.jobs = 2
         patch.setattr(qemu_img, "compare", self.judge.compare)
         patch.setattr(qemu_img, "check", self.judge.check)
         patch.setattr(qemu_img, "is_installed", lambda: True)
@@ -220,7 +221,7 @@ class Stage:
             if not journal.notes.times:
                 for name, standing in recovered(self.plan, Notes()).items():
                     journal.record(name, standing)
-            yield Session(self.plan, journal, self, self.stop, unseen, self.plan_path)
+            yield Session(self.plan, journal, self, self.stop, unseen, self.plan_path, self.jobs)
 
     def frozen(self, *, unseen: bool = False) -> Session:
         """The session of a dry run."""

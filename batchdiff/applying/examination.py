@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from batchdiff.applying.at_once import at_once
 from batchdiff.applying.commands import command
 from batchdiff.applying.executor import chosen
 from batchdiff.applying.guest_files import Found, find_original, find_overlay, missing
@@ -46,8 +48,12 @@ from batchdiff.model.finding import Finding, Health
 from batchdiff.model.plan import GuestPlan, Plan
 
 
-def examined(plan: Plan, notes: Notes, names: tuple[str, ...] | None, stop: Stop) -> Iterator[Finding]:
+def examined(
+    plan: Plan, notes: Notes, names: tuple[str, ...] | None, stop: Stop, *, jobs: int = 1
+) -> Iterator[Finding]:
     """What is found of the template first, then of each guest whose overlay was published.
+
+    ``jobs``: how many of these are examined at once, if memory and open files allow.
 
     :raises UsageError: there is no guest of that name.
     :raises ProgramError: qemu-img is missing.
@@ -57,9 +63,13 @@ def examined(plan: Plan, notes: Notes, names: tuple[str, ...] | None, stop: Stop
     converted = [(guest, standing) for guest in guests if (standing := notes.under_way(guest.name))]
     converted = [(guest, standing) for guest, standing in converted if standing.published]
     yield _template(plan, notes, [guest for guest, _ in converted], stop)
-    for guest, standing in converted:
-        stop.check()
-        yield _guest(guest, standing, plan, notes, stop)
+    jobs = at_once(jobs, [guest for guest, _ in converted], plan.template.source)
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            yield from pool.map(lambda each: _guest(each[0], each[1], plan, notes, stop), converted)
+        except BaseException:
+            stop.ask()  # so that those at work end soon; the pool waits for them
+            raise
 
 
 def _template(plan: Plan, notes: Notes, converted: list[GuestPlan], stop: Stop) -> Finding:
@@ -93,6 +103,7 @@ def _opened_template(plan: Plan, notes: Notes, template: Image, stop: Stop) -> F
 
 
 def _guest(guest: GuestPlan, standing: Standing, plan: Plan, notes: Notes, stop: Stop) -> Finding:
+    stop.check()
     path = guest.overlay_path
     try:
         overlay = find_overlay(guest, standing)

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from batchdiff.applying.at_once import at_once
 from batchdiff.applying.outcomes import converted, not_converted, with_way_back
 from batchdiff.applying.overlaying import Manner, overlay_task
 from batchdiff.applying.pipeline import Way, arrivals
 from batchdiff.applying.protection import note_interrupted
 from batchdiff.applying.publication import Publication
 from batchdiff.applying.run import Run, Session, template_held
+from batchdiff.applying.sidecar import discard_unfinished
 from batchdiff.applying.space import check_space
 from batchdiff.applying.task import Task
 from batchdiff.applying.template import accept_template, sync
@@ -53,12 +55,13 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         accept_template(run)
         sync(template)
         pending = [g for g in guests if g.verdict is Verdict.CONVERT and not _is_published(g, session)]
-        check_space(pending, options.retire, template if plan.protect_template else None)
+        jobs = _jobs(run, guests, pending, options.retire)
+        discard_unfinished(plan)
         publication = Publication(plan, run)
         _make_up(publication, guests, session)
         manner = Manner(options.retire, options.verify, publication)
         ways = [Way(g.name, partial(_task, g, plan, run, manner)) for g in guests if g.verdict is Verdict.CONVERT]
-        arriving = arrivals(ways, run)
+        arriving = arrivals(ways, run, at_once=jobs)
         for guest in guests:
             if guest.verdict is Verdict.CONVERT:
                 notes = session.journal.notes
@@ -87,6 +90,22 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
 def _task(guest: GuestPlan, plan: Plan, run: Run, manner: Manner) -> Task:
     _check_not_the_template(guest, run.template, manner.retire)
     return overlay_task(guest, plan.template, run, manner)
+
+
+def _jobs(run: Run, guests: list[GuestPlan], pending: list[GuestPlan], retire: Retire) -> int:
+    """Return how many guests are under way at once: fewer than asked for rather than more than there is room for.
+
+    :raises GuestError: a filesystem does not have enough space even for one after the other.
+    """
+    plan = run.session.plan
+    jobs = at_once(run.session.jobs, guests, plan.template.source)
+    room = check_space(pending, retire, run.template if plan.protect_template else None, jobs=jobs)
+    if room.scarce_in:
+        run.session.watch.notice(
+            f"guests in progress at once: {room.jobs}, not {jobs}; the filesystem of {room.scarce_in} has no space"
+            " for more overlays beside their originals"
+        )
+    return room.jobs
 
 
 def _make_up(publication: Publication, guests: list[GuestPlan], session: Session) -> None:

@@ -40,12 +40,15 @@ class FreeSpace:
                 found[folder] = _free(folder)
         return cls(found)
 
-    def grown(self) -> dict[str, int]:
-        """By how many bytes each has grown since, by its folder; others may have written meanwhile."""
+    def grown(self, *, deleted: bool = True) -> dict[str, int]:
+        """By how many bytes each has grown since, by its folder; others may have written meanwhile.
+
+        ``deleted``: whether files were deleted, whose space may come back some time later.
+        """
         found = {}
         for folder, before in self.before.items():
             with contextlib.suppress(OSError):
-                found[folder] = _settled(folder) - before
+                found[folder] = _settled(folder, _LOOKS if deleted else 0) - before
         return found
 
 
@@ -54,7 +57,7 @@ def _free(folder: str) -> int:
     return status.f_bfree * status.f_frsize
 
 
-def _settled(folder: str) -> int:
+def _settled(folder: str, looks: int) -> int:
     """Let a filesystem finish, and return the bytes that are free then.
 
     XFS and btrfs free the blocks of deleted files later. Syncing is enough on btrfs. XFS has a thread for it,
@@ -68,7 +71,7 @@ def _settled(folder: str) -> int:
     finally:
         os.close(fd)
     found = _free(folder)
-    for _ in range(_LOOKS):
+    for _ in range(looks):
         time.sleep(_BETWEEN)
         before, found = found, _free(folder)
         if found <= before:

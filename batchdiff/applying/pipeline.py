@@ -4,9 +4,10 @@
 
     guest 1   prepare | verify .......... | finish
     guest 2             prepare | verify .......... | finish
-    guest 3                       prepare |           verify ...      (never more than VERIFIED_AHEAD at once)
+    guest 3                                           prepare | verify ...      (here at_once is 2)
 
-Everything that changes a disk happens in this thread, in the guests' order.
+Everything that changes a disk happens in this thread, in the guests' order. With ``at_once`` 1 a guest arrives
+before the next one begins.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from batchdiff.applying.run import Run
 from batchdiff.applying.task import Task
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, StopError
 from batchdiff.image.faults import explained
-from batchdiff.model.totals import VERIFIED_AHEAD
 from batchdiff.qcow2.faults import FormatError
 
 EXPECTED = (BatchdiffError, OSError, FormatError)
@@ -55,18 +55,20 @@ class _Underway:
     error: Exception | None = None
 
 
-def arrivals(ways: Iterable[Way], run: Run) -> Iterator[Arrival]:
+def arrivals(ways: Iterable[Way], run: Run, *, at_once: int) -> Iterator[Arrival]:
     """Each guest as it arrives, in their order; one that fails does not stop the others.
+
+    ``at_once``: the most guests that are under way, of which one is written and the others are verified.
 
     :raises StopError: somebody asked to stop; what was under way was undone.
     """
     ahead: deque[_Underway] = deque()
-    with ThreadPoolExecutor(VERIFIED_AHEAD) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         try:
             for way in ways:
                 run.stop.check()
                 ahead.append(_begun(way, run, pool))
-                while len(ahead) > VERIFIED_AHEAD or (ahead and ahead[0].verdict is None):
+                while len(ahead) >= at_once or (ahead and ahead[0].verdict is None):
                     yield _ended(ahead.popleft(), run)
             while ahead:
                 yield _ended(ahead.popleft(), run)

@@ -22,7 +22,7 @@ from batchdiff.applying.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.pipeline import as_told
 from batchdiff.applying.places import discard, overlay_names
 from batchdiff.applying.run import Session
-from batchdiff.applying.sidecar import forget_overlay
+from batchdiff.applying.sidecar import discard_unfinished, forget_overlay
 from batchdiff.errors import BatchdiffError, GuestError, ImageError, InUseError
 from batchdiff.image.faults import AGAIN, how_to_remove
 from batchdiff.image.files import open_image_file
@@ -70,6 +70,7 @@ def restore_without_template(session: Session, found: list[Begun], why: str) -> 
 
     :raises StopError: somebody asked to stop.
     """
+    discard_unfinished(session.plan)
     dependents = dependents_in_plan(session.plan)
     for guest, standing in found:
         session.stop.check()

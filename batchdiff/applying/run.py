@@ -18,6 +18,7 @@ from batchdiff.image.opening import open_image
 from batchdiff.image.usage import Purpose
 from batchdiff.model.dependents import Dependents, dependents_in_plan
 from batchdiff.model.plan import Plan
+from batchdiff.model.totals import PLANNED_AT_ONCE
 
 
 class Watch(Protocol):
@@ -35,7 +36,8 @@ class Session:
     """One command at work on a plan: who is told of each step, and who may ask it to stop.
 
     ``plan_path``: where the plan is, which the sidecar records. ``unseen``: whether files may be deleted where
-    nothing can tell who has them open.
+    nothing can tell who has them open. ``jobs``: how many guests may be under way at once, if memory, open files
+    and space allow.
     """
 
     plan: Plan
@@ -44,6 +46,7 @@ class Session:
     stop: Stop
     unseen: bool = False
     plan_path: str = ""
+    jobs: int = PLANNED_AT_ONCE
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from batchdiff.errors import PlanError
 from batchdiff.image.image import Image
+from batchdiff.model.plan import Plan
 from batchdiff.model.plan_file import read_regular
 from batchdiff.model.sidecar import (
     LARGEST,
@@ -23,6 +24,7 @@ from batchdiff.model.sidecar import (
     encoded,
     read_sidecar,
     sidecar_path,
+    sidecar_paths,
     to_document,
 )
 from batchdiff.model.whole_file import discard_leftovers, write_whole
@@ -104,7 +106,6 @@ def forget_overlay(template_path: str, overlay_path: str) -> None:
     if not os.path.lexists(path):
         return
     with _locked_folder(path):
-        discard_leftovers(path)
         before = read_sidecar(path)
         if before is not None and overlay_path in before.overlays:
             document = json.loads(read_regular(path, LARGEST))
@@ -112,10 +113,14 @@ def forget_overlay(template_path: str, overlay_path: str) -> None:
             write_whole(path, encoded(document))
 
 
-def discard_unfinished(path: str) -> None:
-    """Remove what a process that died has left of a sidecar; if that fails, the next one does it."""
-    with contextlib.suppress(OSError), _locked_folder(path):
-        discard_leftovers(path)
+def discard_unfinished(plan: Plan) -> None:
+    """Remove what processes that died have left of a plan's sidecars; if that fails, the next command does it.
+
+    Once for a command: it looks at every name in the folder, of which a fleet has thousands.
+    """
+    for path in sidecar_paths(plan):
+        with contextlib.suppress(OSError), _locked_folder(path):
+            discard_leftovers(path)
 
 
 def _distinct(chains: tuple[Chain, ...], *, but: Chain) -> tuple[Chain, ...]:
@@ -136,7 +141,6 @@ def _locked_folder(path: str) -> Iterator[None]:
 
 def _rewrite(template: Image, path: str, change: Callable[[Sidecar], Sidecar]) -> None:
     with _locked_folder(path):
-        discard_leftovers(path)
         before = _known(path)
         after = change(before or Sidecar("", (), {}))
         if after != before:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from batchdiff.errors import GuestError, PlanError
 from batchdiff.image.btrfs import is_btrfs
@@ -34,13 +35,25 @@ _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 """ioctl_ficlonerange(2), and a length that is a whole number of blocks everywhere."""
 
 
-def check_space(guests: Iterable[GuestPlan], retire: Retire, protected: Image | None = None) -> None:
+@dataclass(frozen=True, slots=True)
+class Room:
+    """For how many guests under way at once there is space; ``scarce_in``: a folder that has none for more."""
+
+    jobs: int
+    scarce_in: str = ""
+
+
+def check_space(
+    guests: Iterable[GuestPlan], retire: Retire, protected: Image | None = None, *, jobs: int = 1
+) -> Room:
     """Compares what apply needs at its worst moment with what each filesystem has free.
 
     ``protected``: the template, if its write permission will be taken, which copies it on some filesystems.
+    ``jobs``: how many guests are to be under way at once; fewer need less space if originals are deleted.
 
-    :raises GuestError: a filesystem does not have enough.
+    :raises GuestError: a filesystem does not have enough for one guest after the other.
     """
+    room = Room(jobs)
     by_device: dict[int, list[GuestPlan]] = {}
     for guest in guests:
         device = _device(os.path.dirname(guest.overlay_path))
@@ -48,16 +61,21 @@ def check_space(guests: Iterable[GuestPlan], retire: Retire, protected: Image | 
             by_device.setdefault(device, []).append(guest)
     for device, chosen in by_device.items():
         folder = os.path.dirname(chosen[0].overlay_path)
-        needed = peak_extra_bytes([_here(guest, device) for guest in chosen], retire)
-        if protected is not None and _device(os.path.dirname(protected.path)) == device:
-            needed += protecting(protected).size
+        savings = [_here(guest, device) for guest in chosen]
         free = free_bytes(folder)
-        if needed > free:
-            raise GuestError(
-                f"there is not enough space on the filesystem of {folder}",
-                why=f"up to {format_size(needed)} are needed at once, {format_size(free)} are free",
-                remedy="Make room, or apply some of the guests with `--guest`.",
-            )
+        copied = 0
+        if protected is not None and _device(os.path.dirname(protected.path)) == device:
+            copied = protecting(protected).size
+        while (needed := peak_extra_bytes(savings, retire, at_once=room.jobs) + copied) > free:
+            fewer = min(room.jobs, len(savings)) - 1
+            if not fewer:
+                raise GuestError(
+                    f"there is not enough space on the filesystem of {folder}",
+                    why=f"up to {format_size(needed)} are needed at once, {format_size(free)} are free",
+                    remedy="Make room, or apply some of the guests with `--guest`.",
+                )
+            room = Room(fewer, folder)
+    return room
 
 
 def free_bytes(folder: str) -> int:

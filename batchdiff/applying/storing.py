@@ -25,6 +25,7 @@ from batchdiff.extents import Extents, Kind
 from batchdiff.image.btrfs import is_btrfs
 from batchdiff.image.contract import Segment
 from batchdiff.image.image import Image
+from batchdiff.image.machine import usable_cpus
 from batchdiff.image.read_buffer import ReadBuffer
 from batchdiff.image.sharing import placed
 from batchdiff.image.unwritten import Unwritten
@@ -204,7 +205,7 @@ class CompressedStore:
         self._start = start
         self._packer = Packer(start, geometry.cluster_size)
         self._used = np.zeros(1024, dtype=np.uint16)
-        self._threads = len(os.sched_getaffinity(0))
+        self._threads = usable_cpus()
         # Each cluster under way has one; it is free again once the cluster is written.
         self._buffers = itertools.cycle([ReadBuffer(geometry.cluster_size) for _ in range(4 * self._threads + 2)])
 

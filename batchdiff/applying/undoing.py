@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from batchdiff.applying.at_once import at_once
 from batchdiff.applying.commands import commands
 from batchdiff.applying.executor import chosen
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
@@ -32,7 +33,6 @@ from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import GuestPlan, Plan
-from batchdiff.model.sidecar import sidecar_paths
 
 Chosen = list[tuple[GuestPlan, Standing]]
 """Guests that a verb can do something for, each with where it stands."""
@@ -128,15 +128,15 @@ def _chosen(
 
 def _arrivals(session: Session, found: Chosen, make: Callable[..., Task]) -> Iterator[tuple[GuestPlan, Arrival]]:
     plan = session.plan
-    for path in sidecar_paths(plan):
-        discard_unfinished(path)
+    discard_unfinished(plan)
     if not found:
         return
     require_judges()
     with template_held(session) as run:
         accept_template(run)
         ways = [Way(guest.name, partial(make, guest, plan.template, run, standing)) for guest, standing in found]
-        for arrival, (guest, _) in zip(arrivals(ways, run), found, strict=True):
+        jobs = at_once(session.jobs, [guest for guest, _ in found], plan.template.source)
+        for arrival, (guest, _) in zip(arrivals(ways, run, at_once=jobs), found, strict=True):
             yield guest, arrival
 
 

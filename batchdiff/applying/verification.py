@@ -15,7 +15,7 @@ from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import DifferenceError, ImageError, ProgramError, StopError, VerificationError
 from batchdiff.extents import Extents
 from batchdiff.image import qemu_img
-from batchdiff.image.contract import Segment, windowed
+from batchdiff.image.contract import Segment, within
 from batchdiff.image.files import is_block_device
 from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
@@ -23,7 +23,7 @@ from batchdiff.image.programs import never
 from batchdiff.image.read_buffer import ReadBuffer
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.qcow2.entries import Origin
-from batchdiff.units import KIB, MIB, ceil_div
+from batchdiff.units import KIB, MIB
 
 _PIECE = 512 * KIB
 """What is compared at once: two pieces of that size stay in a core's L2 cache, as windows of a scan do."""
@@ -128,37 +128,49 @@ def _to_read(comparison: Comparison, mode: VerifyMode, *images: Image) -> Iterat
 
 def _compare(old: Image, new: Image, ranges: Iterator[tuple[int, int]], ended: Callable[[], bool]) -> None:
     buffers = ReadBuffer(_PIECE), ReadBuffer(_PIECE)
+    for pieces in _stretches(old, new, ranges):
+        _compare_stretch((old, new), pieces, buffers, ended)
+
+
+def _stretches(old: Image, new: Image, ranges: Iterator[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """Yield the pieces of ranges, those of one stretch together; what is zeros in both before one is left out."""
+    pieces: list[tuple[int, int]] = []
     for start, end in ranges:
         at = start
-        while (at := min(_next_data(old, at), _next_data(new, at))) < end:
-            # Both are mapped for a while ahead; in between, what is zeros in both is not looked at.
-            stop = min(at + _STRETCH, end)
-            _compare_stretch((old, new), at, stop, buffers, ended)
-            at = stop
+        while at < end:
+            if not pieces or at >= pieces[0][0] + _STRETCH:
+                if pieces:
+                    yield pieces
+                pieces = []
+                at = max(at, min(_next_data(old, at), _next_data(new, at)))
+            stop = min(at + _PIECE, end)
+            if at < stop:
+                pieces.append((at, stop))
+            at = max(at, stop)
+    if pieces:
+        yield pieces
 
 
 def _compare_stretch(
     images: tuple[Image, Image],
-    start: int,
-    end: int,
+    pieces: list[tuple[int, int]],
     buffers: tuple[ReadBuffer, ReadBuffer],
     ended: Callable[[], bool],
 ) -> None:
-    numbers = range(ceil_div(end - start, _PIECE))
-    left, right = (windowed(image.segments(start, end), start, _PIECE, numbers) for image in images)
-    for number in numbers:
+    first, last = pieces[0][0], pieces[-1][1]
+    left, right = (within(image.segments(first, last), pieces) for image in images)
+    for (start, end), *found in zip(pieces, left, right, strict=True):
         if ended():
             raise StopError("interrupted")
-        if _all_zeros(left[number]) and _all_zeros(right[number]):
+        if all(map(_all_zeros, found)):
             continue
-        at = start + number * _PIECE
-        length = min(_PIECE, end - at)
-        buffers[0].load_segments(images[0], at, length, left[number])
-        buffers[1].load_segments(images[1], at, length, right[number])
+        length = end - start
+        for buffer, image, segments in zip(buffers, images, found, strict=True):
+            buffer.load_segments(image, start, length, segments)
         if not buffers[0].equals(buffers[1], length):
             old, new = images
             raise DifferenceError(
-                f"{new.path} differs from {old.path}", why=f"somewhere in bytes {at} to {at + length}"
+                f"{new.path} differs from {old.path}", why=f"somewhere in bytes {start} to {end}"
             )
 
 

@@ -110,7 +110,7 @@ def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         type=file_to_write,
         help="the file for the plan (default: the manifest's name with .plan.json)",
     )
-    verb.add_argument("-j", "--jobs", metavar="N", type=jobs, help="worker processes (default: one per CPU)")
+    _add_jobs(verb, "worker processes")
     _add_guest(verb)
     verb.add_argument(
         "--reuse", metavar="OLD_PLAN", help="take over guests of an older plan that have not changed since"
@@ -166,6 +166,7 @@ def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         help="how to verify overlays: full, by QEMU, every byte (default); changed, by batchdiff, the bytes that"
         " were written; native, by batchdiff, every byte",
     )
+    _add_jobs(verb, "guests in progress at once: one is written, the others are verified")
     _add_guest(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask before originals are deleted")
     _add_unseen(verb)
@@ -180,6 +181,7 @@ def _status(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 def _verify(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "verify", "check that template and overlays are undamaged; reads only")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
+    _add_jobs(verb, "overlays checked at once")
     _add_guest(verb)
     _add_map(verb)
 
@@ -192,6 +194,7 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         "give the VMs full images again: their originals, or images rebuilt from the overlays",
     )
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
+    _add_jobs(verb, "guests in progress at once, most of them being compared")
     _add_guest(verb)
     verb.add_argument(
         "--discard-changes",
@@ -217,6 +220,7 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "purge", "delete originals in quarantine whose overlays QEMU finds identical")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
+    _add_jobs(verb, "guests in progress at once, most of them being compared")
     _add_guest(verb)
     verb.add_argument(
         "--used",
@@ -233,6 +237,10 @@ def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 def _validate(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "validate", "check a manifest, and nothing else")
     verb.add_argument("manifest", metavar="MANIFEST", help=_THE_MANIFEST)
+
+
+def _add_jobs(verb: argparse.ArgumentParser, what: str) -> None:
+    verb.add_argument("-j", "--jobs", metavar="N", type=jobs, help=f"{what} (default: one for each CPU)")
 
 
 def _add_guest(verb: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from batchdiff.cli.plan_hints import warn_of_changed_template, warn_of_space
 from batchdiff.cli.progress import scan_progress
 from batchdiff.cli.replaced_plan import replace_plan_at
 from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS
+from batchdiff.image.machine import usable_cpus
 from batchdiff.image.names import shell_word
 from batchdiff.model.earlier_plans import EarlierPlans
 from batchdiff.model.manifest import Manifest
@@ -35,7 +36,7 @@ def make_and_report(
     """
     older = read_plan(arguments.reuse) if arguments.reuse is not None else None
     manners = Manners(arguments.cache, arguments.limit_rate, arguments.idle)
-    jobs = arguments.jobs or len(os.sched_getaffinity(0))
+    jobs = arguments.jobs or usable_cpus()
     with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
         earlier = Earlier(checkpoint, older, console.say, plans)
         with kept(manners, tell=console.detail):
@@ -47,7 +48,7 @@ def make_and_report(
         checkpoint.discard()
     if replaced is not None:
         say_kept(console, path, replaced)
-    console.result(plan_text(plan, width=console.width))
+    console.result(plan_text(plan, width=console.width, jobs=usable_cpus()))
     aside = None if replaced is None else os.path.abspath(replaced.path)
     if console.json:
         console.event("plan", path=os.path.abspath(path), kept=aside, report=plan_report(plan))

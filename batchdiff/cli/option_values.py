@@ -59,7 +59,7 @@ def rate(text: str) -> int:
 
 
 def jobs(text: str) -> int:
-    """Parse a number of processes."""
+    """Parse how much is done at once."""
     if not text.isdecimal() or not 1 <= int(text) <= _MOST_JOBS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of jobs from 1 to {_MOST_JOBS}")
     return int(text)

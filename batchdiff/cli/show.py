@@ -11,6 +11,7 @@ from batchdiff.cli.format_doubts import warn_of_planned_formats
 from batchdiff.errors import EXIT_DONE, UsageError
 from batchdiff.image.faults import reason
 from batchdiff.image.fingerprint import NO_FILE, fingerprint_at
+from batchdiff.image.machine import usable_cpus
 from batchdiff.image.names import shell_word
 from batchdiff.model.known_states import is_known_state
 from batchdiff.model.plan import Plan, Verdict
@@ -29,10 +30,12 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     is_json = arguments.format == "json"
     if arguments.output is not None:
         with written_in("utf-8"):  # a file does not depend on the terminal of the command
-            _write(arguments.output, plan_json(plan, stale=stale) if is_json else plan_text(plan, stale=stale))
+            report = plan_json(plan, stale=stale) if is_json else plan_text(plan, stale=stale, jobs=usable_cpus())
+            _write(arguments.output, report)
     elif not console.json:
-        width = console.width
-        console.result(plan_json(plan, stale=stale) if is_json else plan_text(plan, stale=stale, width=width))
+        width, jobs = console.width, usable_cpus()
+        text = plan_json(plan, stale=stale) if is_json else plan_text(plan, stale=stale, width=width, jobs=jobs)
+        console.result(text)
     warn_of_planned_formats(console, plan, notes)
     if notes.published:
         done = ", ".join(guest.name for guest in plan.guests if guest.name in notes.published)

@@ -11,6 +11,7 @@ from batchdiff.cli.notes import notes_of
 from batchdiff.cli.path_map import moved
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, VerificationError
+from batchdiff.image.machine import usable_cpus
 from batchdiff.model.finding import Finding, Health
 from batchdiff.model.plan_file import read_plan
 from batchdiff.report.finding import finding_text
@@ -23,7 +24,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     found: list[Finding] = []
     notes = notes_of(console, arguments, plan, path_map)
     with stopping() as stop:
-        for finding in examined(plan, notes, names, stop):
+        for finding in examined(plan, notes, names, stop, jobs=arguments.jobs or usable_cpus()):
             found.append(finding)
             console.event("finding", **asdict(finding))
     console.result(finding_text(found, width=console.width))

@@ -17,6 +17,7 @@ from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, GuestError, PlanError, StopError, UsageError
 from batchdiff.image.faults import explained
+from batchdiff.image.machine import usable_cpus
 from batchdiff.image.names import shell_word
 from batchdiff.image.source import ImageFormat
 from batchdiff.model.earlier_plans import is_done
@@ -90,9 +91,10 @@ def carry_out(
         # The work sees present paths, and every conversion, whether the journal still had it or not.
         journal.notes = mapped_notes(journal.notes, path_map)
         _recover(journal, plan, path_map)
-        plan_path = os.path.abspath(arguments.plan)
+        plan_path, jobs = os.path.abspath(arguments.plan), arguments.jobs or usable_cpus()
+        session = Session(plan, journal, announcer, stop, arguments.unseen, plan_path, jobs)
         try:
-            for outcome in work(Session(plan, journal, announcer, stop, arguments.unseen, plan_path)):
+            for outcome in work(session):
                 outcomes.append(outcome)
                 announcer.arrival(guests[outcome.name], outcome)
         except StopError as error:
@@ -153,7 +155,8 @@ def _recover(journal: Journal, plan: Plan, path_map: PathMap) -> None:
 def _report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome]) -> None:
     """Report how free space, as in df, has changed since the command began, unless it changed nothing."""
     if {outcome.status for outcome in outcomes} & _CHANGES_DISKS:
-        for folder, grown in space.grown().items():
+        deleted = any(each.status is not Status.CONVERTED or each.original == "deleted" for each in outcomes)
+        for folder, grown in space.grown(deleted=deleted).items():
             console.event("space", folder=folder, grown_bytes=grown)
             how = "more" if grown >= 0 else "less"
             size = format_size(abs(grown))

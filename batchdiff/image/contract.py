@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from batchdiff.image.fingerprint import Fingerprint
@@ -131,3 +131,19 @@ def windowed(segments: list[Segment], start: int, step: int, numbers: Iterable[i
             at += 1
         windows[number] = window
     return windows
+
+
+def within(segments: list[Segment], ranges: Iterable[tuple[int, int]]) -> Iterator[list[Segment]]:
+    """Yield the segments of each of some ascending, disjoint ranges, cut at their edges."""
+    first = 0
+    for start, end in ranges:
+        while first < len(segments) and segments[first].end <= start:
+            first += 1
+        last = first
+        while last < len(segments) and segments[last].start < end:
+            last += 1
+        found = segments[first:last]
+        for edge in {0, len(found) - 1} if found else ():
+            if found[edge].start < start or end < found[edge].end:
+                found[edge] = _cut(found[edge], start, end)
+        yield found

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from batchdiff.image.exactness import Exactness
 from batchdiff.model.manifest import Retire
 from batchdiff.model.plan import GuestPlan, Plan, Savings, Totals, Verdict
+from batchdiff.model.totals import PLANNED_AT_ONCE, peak_extra_bytes
 from batchdiff.report.figures import (
     NOTHING,
     bounded_size,
@@ -42,10 +43,11 @@ _COLUMNS = (
 )
 
 
-def plan_text(plan: Plan, *, stale: Sequence[str] = (), width: int = 100) -> str:
+def plan_text(plan: Plan, *, stale: Sequence[str] = (), width: int = 100, jobs: int = PLANNED_AT_ONCE) -> str:
     """Return the savings report of a plan, with a newline at the end.
 
-    ``stale`` has a sentence for each image that has changed since planning; ``width`` is the terminal's, in cells.
+    ``stale`` has a sentence for each image that has changed since planning; ``width`` is the terminal's, in cells;
+    ``jobs`` is the number of guests that apply without ``--jobs`` has in progress at once.
     """
     blocks = [
         list(_heading(plan, width)),
@@ -53,7 +55,7 @@ def plan_text(plan: Plan, *, stale: Sequence[str] = (), width: int = 100) -> str
         _table(plan, width),
         list(_how_saved(plan, width)),
         list(_notes(plan, width)),
-        list(_next(plan, width)),
+        list(_next(plan, width, jobs)),
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
@@ -177,7 +179,7 @@ def _not_exact(plan: Plan) -> Iterator[str]:
         yield f"total: saved is {saved}: {printable(plan.totals.note)}."
 
 
-def _next(plan: Plan, width: int) -> Iterator[str]:
+def _next(plan: Plan, width: int, jobs: int) -> Iterator[str]:
     chosen = [guest for guest, _ in to_convert(plan.guests)]
     if not chosen:
         yield "There is nothing to convert."
@@ -185,8 +187,7 @@ def _next(plan: Plan, width: int) -> Iterator[str]:
     verify = "verify it against its original" if len(chosen) == 1 else "verify each against its original"
     text = f"`batchdiff apply` will write {_where(chosen)}, {verify}, {_fate(plan, len(chosen))}."
     yield paragraph(text, width=width)
-    up_to = "about" if plan.totals.exactness is Exactness.UNKNOWN else "up to"
-    yield f"It needs {up_to} {format_size(plan.totals.peak_extra_bytes)} of free disk space at once."
+    yield paragraph(_space(plan, jobs), width=width)
     if plan.protect_template:
         text = "The template will lose its write permission: a write to it would damage every overlay."
         copied = plan.totals.template_copy_bytes
@@ -195,6 +196,22 @@ def _next(plan: Plan, width: int) -> Iterator[str]:
     if error_bytes(plan.guests):
         text = "~ marks the estimated size of a compressed overlay, ± the most that it may be off."
         yield paragraph(text, width=width)
+
+
+def _space(plan: Plan, jobs: int) -> str:
+    """Say how much space apply takes, and how much less it makes do with if there is not so much."""
+    savings = [each for _, each in to_convert(plan.guests)]
+    usual, least = (
+        peak_extra_bytes(savings, plan.retire, at_once=number) + plan.totals.template_copy_bytes
+        for number in (jobs, 1)
+    )
+    up_to = "about" if plan.totals.exactness is Exactness.UNKNOWN else "up to"
+    text = f"It needs {up_to} {format_size(usual)} of free disk space at once"
+    if usual == least:
+        return f"{text}."
+    how_many = f"{min(jobs, len(savings))} guests in progress (`-j {jobs}`)"
+    fewer = f"{format_size(least)} with `-j 1`. If there is less space, it takes fewer guests at once."
+    return f"{text}, with {how_many}; {fewer}"
 
 
 def _where(guests: Sequence[GuestPlan]) -> str:

@@ -12,6 +12,7 @@ from stage import NAME, Stage, failed, status
 
 from batchdiff.applying import executor
 from batchdiff.applying.executor import ApplyOptions, check_options, chosen
+from batchdiff.applying.space import Room
 from batchdiff.applying.verify_mode import VerifyMode
 from batchdiff.errors import GuestError, PlanError, ProgramError, StopError, UsageError
 from batchdiff.image import qemu_img
@@ -64,9 +65,10 @@ def test_space_is_asked_for_what_is_still_to_be_written(tmp_path, monkeypatch):
     stage = Stage(tmp_path, monkeypatch, names=("vm", "web"))
     asked = []
 
-    def check_space(guests, retire, protected):
+    def check_space(guests, retire, protected, *, jobs):
         asked.append(([guest.name for guest in guests], retire))
         assert (protected is not None) is stage.plan.protect_template
+        return Room(jobs)
 
     monkeypatch.setattr(executor, "check_space", check_space)
     stage.apply(guests=("vm",))
@@ -78,7 +80,7 @@ def test_space_is_asked_for_what_is_still_to_be_written(tmp_path, monkeypatch):
 
 
 def test_without_space_nothing_is_begun(stage, monkeypatch):
-    def check_space(*_):
+    def check_space(*_, **__):
         raise GuestError("there is not enough space")
 
     monkeypatch.setattr(executor, "check_space", check_space)
@@ -86,6 +88,20 @@ def test_without_space_nothing_is_begun(stage, monkeypatch):
         stage.apply()
     assert stage.steps == []
     assert stage.images() == {stage.original().name}
+
+
+def test_fewer_at_once_than_asked_for_are_announced(tmp_path, monkeypatch):
+    """And no more are under way than there was space for."""
+    stage = Stage(tmp_path, monkeypatch, names=("vm", "web"))
+    room = Room(1, "/images")
+    monkeypatch.setattr(executor, "check_space", lambda *_, **__: room)
+    stage.jobs = 4
+    stage.apply()
+    assert stage.notices == [
+        "guests in progress at once: 1, not 4; the filesystem of /images has no space for more overlays beside"
+        " their originals"
+    ]
+    assert [guest for guest, _ in stage.steps] == ["vm"] * 4 + ["web"] * 4
 
 
 def test_the_template_is_never_a_guest(stage):

@@ -53,6 +53,14 @@ def test_a_filesystem_is_asked_until_it_frees_no_more(tmp_path, monkeypatch):
     assert space.grown() == {str(tmp_path): 3 * MIB}
 
 
+def test_a_filesystem_is_not_waited_for_if_nothing_was_deleted(tmp_path, monkeypatch):
+    looks = iter([5, 3])
+    monkeypatch.setattr(free_space, "_free", lambda _: next(looks) * MIB)
+    monkeypatch.setattr(free_space.time, "sleep", lambda _: pytest.fail("it waits"))
+    space = FreeSpace.of(plans.small_plan(guest("web01", tmp_path)))
+    assert space.grown(deleted=False) == {str(tmp_path): -2 * MIB}
+
+
 def test_each_filesystem_once(tmp_path):
     """Guests, overlays and their folders may be many."""
     with mounted(tmp_path, "ext4", 64 * MIB) as point:

@@ -12,7 +12,6 @@ from batchdiff.applying.notes import Goal
 from batchdiff.applying.pipeline import Way, arrivals, as_told
 from batchdiff.applying.stopping import Stop
 from batchdiff.errors import DifferenceError, GuestError, ImageError, InUseError, StopError
-from batchdiff.model.totals import VERIFIED_AHEAD
 from batchdiff.qcow2.faults import FormatError
 
 DIFFERENT = DifferenceError("the two differ")
@@ -42,12 +41,17 @@ class Verdict:
 class World:
     """What the pipeline works with. ``told`` says what a guest does at one of its calls: raise that error."""
 
-    def __init__(self, patch):
+    def __init__(self, patch, at_once):
+        self.at_once = at_once
         self.log, self.failures, self.stop = [], {}, Stop()
         self.told, self.otherwise, self.quick = {}, {}, set()
         self.journal = types.SimpleNamespace(record_failure=self.failures.__setitem__)
         patch.setattr(pipeline, "Conversion", self.conversion)
-        patch.setattr(pipeline, "ThreadPoolExecutor", lambda _: self)
+        patch.setattr(pipeline, "ThreadPoolExecutor", self.pool)
+
+    def pool(self, threads):
+        assert threads == self.at_once
+        return self
 
     def __enter__(self):
         return self
@@ -76,7 +80,10 @@ class World:
             raise self.told[name, call]
 
     def run(self, *names):
-        return list(arrivals(self.ways(*names), self))
+        return list(self.arrivals(self.ways(*names)))
+
+    def arrivals(self, ways):
+        return arrivals(ways, self, at_once=self.at_once)
 
 
 class FakeConversion:
@@ -94,9 +101,9 @@ class FakeConversion:
         self.world.act(self.task.guest, "verify")
 
 
-@pytest.fixture
-def world(monkeypatch):
-    return World(monkeypatch)
+@pytest.fixture(params=[1, 2, 4])
+def world(monkeypatch, request):
+    return World(monkeypatch, request.param)
 
 
 def about(world, name):
@@ -111,8 +118,15 @@ def test_they_arrive_in_their_order_and_the_next_is_written_meanwhile(world):
     found = world.run("a", "b", "c", "d")
     assert [(each.guest, each.error) for each in found] == [(name, None) for name in "abcd"]
     assert [about(world, name) for name in "abcd"] == [ALL_WELL] * 4
-    assert world.log.index("b: prepare") < world.log.index("a: verified") < world.log.index("d: prepare")
-    assert world.log.index("a: finish") < world.log.index("b: finish")
+    assert [line[0] for line in world.log if line.endswith(": finish")] == [*"abcd"]
+    begun = sum(world.log.index(f"{name}: prepare") < world.log.index("a: verified") for name in "abcd")
+    assert begun == world.at_once
+
+
+def test_one_at_once_is_verified_before_the_next_is_written(monkeypatch):
+    world = World(monkeypatch, 1)
+    world.run("a", "b")
+    assert world.log == [*(f"a: {what}" for what in ALL_WELL), *(f"b: {what}" for what in ALL_WELL), "pool closed"]
 
 
 def test_no_more_than_that_are_under_way(world):
@@ -122,7 +136,7 @@ def test_no_more_than_that_are_under_way(world):
         under_way += line.endswith(": prepare")
         under_way -= line.endswith(": close")
         most = max(most, under_way)
-    assert most == VERIFIED_AHEAD + 1
+    assert most == world.at_once
 
 
 def test_what_needs_no_verification_is_finished_at_once(world):
@@ -175,6 +189,7 @@ def test_a_bug_is_raised_after_all_was_undone(world, call):
 
 
 @pytest.mark.parametrize("how", ["next guest", "consumer"])
+@pytest.mark.parametrize("world", [2, 4], indirect=True)
 def test_nothing_is_undone_that_is_being_read(world, how):
     """qemu-img may be at the temporary file: its end is awaited before the file is removed."""
     if how == "next guest":
@@ -183,11 +198,12 @@ def test_nothing_is_undone_that_is_being_read(world, how):
             world.run("a", "b")
     else:
         world.quick = {"b"}
-        arriving = arrivals(world.ways("a", "b", "c"), world)
+        arriving = world.arrivals(world.ways("a", "b", "c"))
         world.told["a", "finish"] = StopError("interrupted")
         with pytest.raises(StopError):
             next(arriving)
-        assert about(world, "c") == ["task", "prepare", "verified", "abandon", "close"]
+        undone = ["task", "prepare", "verified", "abandon", "close"]
+        assert about(world, "c") == (undone if world.at_once == 4 else [])
     assert about(world, "a")[-3:] == ["verified" if how == "next guest" else "finish", "abandon", "close"]
     assert world.stop.is_asked  # so that judges at work end soon
 
@@ -200,6 +216,7 @@ def test_somebody_asks_to_stop(world):
     assert world.log == ["pool closed"]
 
 
+@pytest.mark.parametrize("world", [2, 4], indirect=True)
 def test_stopped_while_it_is_verified(world):
     world.told["a", "verify"] = StopError("interrupted")
     ways = world.ways("a", "b")
@@ -209,7 +226,7 @@ def test_stopped_while_it_is_verified(world):
         world.stop.ask()
 
     with pytest.raises(StopError):
-        list(arrivals(asking(), world))
+        list(world.arrivals(asking()))
     assert about(world, "a") == ["task", "prepare", "verified", "abandon", "close"]
     assert world.failures == {}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import notation
 import pytest
 from oracle import source
+from plans import guest_plan, planned_image, small_plan
 from real_holders import wait_for
 from stage import ASIDE, NAME, Stage, failed
 
@@ -243,22 +244,20 @@ def left_behind(template):
     return path
 
 
-@pytest.mark.parametrize("verb", ["record", "forget", "discard"])
-def test_what_a_process_that_died_has_left(template, verb):
+def test_what_a_process_that_died_has_left(template):
     template.record("a.qcow2")
     path = left_behind(template)
-    match verb:
-        case "record":
-            template.record("b.qcow2")
-        case "forget":
-            template.forget("a.qcow2")
-        case _:
-            discard_unfinished(template.sidecar)
+    discard_unfinished(plan_on(template.path))
     assert not path.exists()
+    assert template.names() == {"a.qcow2"}
 
 
 def test_what_cannot_be_discarded_stops_nobody(tmp_path):
-    discard_unfinished(str(tmp_path / "no folder" / "t.img.batchdiff-template.json"))
+    discard_unfinished(plan_on(tmp_path / "no folder" / "t.img"))
+
+
+def plan_on(path):
+    return small_plan(guest_plan(overlay_path=str(path.parent / "vm.qcow2")), template=planned_image(str(path)))
 
 
 # A sidecar that cannot be read may name overlays that nobody else knows.

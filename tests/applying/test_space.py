@@ -10,7 +10,7 @@ from disk_cases import layers
 from filesystems import look_again, mounted
 from oracle import source
 
-from batchdiff.applying.space import check_space, check_space_for_image, free_bytes, standalone_bytes
+from batchdiff.applying.space import Room, check_space, check_space_for_image, free_bytes, standalone_bytes
 from batchdiff.applying.standalone import write_standalone
 from batchdiff.errors import GuestError
 from batchdiff.image.opening import open_image
@@ -61,6 +61,27 @@ def test_what_a_deletion_gives_back_counts_for_the_next(tmp_path, free):
     check_space(guests, Retire.DELETE)
     with pytest.raises(GuestError):
         check_space(guests, Retire.QUARANTINE)
+
+
+@pytest.mark.parametrize(("asked", "jobs"), [(1, 1), (2, 2), (3, 2), (64, 2)])
+def test_fewer_guests_at_once_if_there_is_no_space_for_more(tmp_path, free, asked, jobs):
+    """Three overlays fit: two beside their originals, and one whose original has just been deleted."""
+    changes = {"overlay": free // 7 * 2, "allocated": free}
+    guests = [guest(tmp_path, f"web{number}", **changes) for number in range(6)]
+    assert check_space(guests, Retire.DELETE, jobs=asked) == Room(jobs, "" if asked == jobs else str(tmp_path))
+
+
+def test_fewer_at_once_do_not_help_if_no_original_goes(tmp_path, free):
+    guests = [guest(tmp_path, f"web{number}", overlay=free // 5 * 2) for number in range(3)]
+    for retire in (Retire.KEEP, Retire.QUARANTINE):
+        assert check_space(guests[:2], retire, jobs=8) == Room(8)
+        with pytest.raises(GuestError, match="not enough space"):
+            check_space(guests, retire, jobs=8)
+
+
+def test_a_single_guest_for_which_there_is_no_space(tmp_path, free):
+    with pytest.raises(GuestError, match="not enough space"):
+        check_space([guest(tmp_path, overlay=free + GIB)], Retire.DELETE, jobs=8)
 
 
 def test_the_error_of_an_estimate_counts(tmp_path, free):

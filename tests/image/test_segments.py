@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchdiff.image.contract import Segment, clipped, windowed
+from batchdiff.image.contract import Segment, clipped, windowed, within
 from batchdiff.qcow2.entries import Origin
 
 
@@ -67,3 +67,9 @@ def test_what_needs_no_cut_is_not_copied():
     segments = [Segment(0, 4, Origin.FILE, 0, 512), Segment(4, 8, Origin.ZERO, 0, 0)]
     assert all(a is b for a, b in zip(clipped(segments, 0, 8), segments, strict=True))
     assert windowed(segments, 0, 4, range(3)) == {0: [segments[0]], 1: [segments[1]], 2: []}
+
+
+@given(gapless(), st.lists(st.integers(0, 420), unique=True, max_size=12).map(sorted))
+def test_within_is_clipped_to_every_range(segments, edges):
+    ranges = list(zip(edges[::2], edges[1::2], strict=False))
+    assert list(within(segments, ranges)) == [clipped(segments, start, end) for start, end in ranges]

@@ -101,6 +101,20 @@ def test_the_fate_of_the_originals_is_told(retire, said):
     assert said in flat(plan_text(small_plan(WEB, PACKED, retire=retire)))
 
 
+def test_the_space_is_that_of_the_command_that_is_advised():
+    """With deletion fewer overlays at once need less; without it, it is all of them in any case."""
+    guests = [guest_plan(name, path=f"/srv/{name}.img", savings=savings(GIB, 100 * MIB)) for name in "abcdef"]
+    plan = small_plan(*guests, retire=Retire.DELETE)
+    said = "It needs up to 500 MiB of free disk space at once, with 4 guests in progress (`-j 4`); 200 MiB with"
+    assert f"{said} `-j 1`. If" in flat(plan_text(plan, jobs=4))
+    assert "up to 600 MiB of free disk space at once, with 6 guests in progress (`-j 16`);" in flat(
+        plan_text(plan, jobs=16)
+    )
+    assert "up to 200 MiB of free disk space at once." in flat(plan_text(plan, jobs=1))
+    for retire in (Retire.KEEP, Retire.QUARANTINE):
+        assert "up to 600 MiB of free disk space at once." in flat(plan_text(small_plan(*guests, retire=retire)))
+
+
 def test_an_unprotected_template_is_not_said_to_be_protected():
     assert "write permission" in plan_text(small_plan(WEB))
     assert "write permission" not in plan_text(small_plan(WEB, protect_template=False))

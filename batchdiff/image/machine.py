@@ -1,0 +1,54 @@
+"""What of this machine a process may use: its CPUs and its memory.
+
+Source: Linux ``Documentation/filesystems/proc.rst``, 1.2 (meminfo); ``Documentation/admin-guide/cgroup-v2.rst``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from batchdiff.units import KIB
+
+_MEMORY_INFO = "/proc/meminfo"
+_OWN_GROUPS = "/proc/self/cgroup"
+_GROUPS = "/sys/fs/cgroup"
+
+
+def usable_cpus() -> int:
+    """Return on how many CPUs this process may run: taskset, cpuset cgroups and containers limit them."""
+    return len(os.sched_getaffinity(0))
+
+
+def available_memory() -> int | None:
+    """Return the bytes that can be had without swapping, within the limits of cgroups too; None if nothing says.
+
+    What a cgroup has in use is mostly page cache, which gives way; so its limit counts, not what is left of it.
+    """
+    known = [size for size in (_available(), *map(_limit, _own_groups())) if size is not None]
+    return min(known, default=None)
+
+
+def _available() -> int | None:
+    with contextlib.suppress(OSError, ValueError), open(_MEMORY_INFO, encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * KIB
+    return None
+
+
+def _own_groups() -> list[str]:
+    """Return the folders of this process's cgroup (version 2) and of those that it is in."""
+    with contextlib.suppress(OSError), open(_OWN_GROUPS, encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            if line.startswith("0::/"):
+                names = line.removeprefix("0::/").strip().split("/")
+                return [os.path.join(_GROUPS, *names[:depth]) for depth in range(len(names) + 1)]
+    return []
+
+
+def _limit(group: str) -> int | None:
+    """Return the limit of a cgroup; None if it has none: then the file says ``max``, or is not there."""
+    with contextlib.suppress(OSError, ValueError), open(f"{group}/memory.max", encoding="ascii") as file:
+        return int(file.read())
+    return None

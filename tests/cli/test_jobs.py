@@ -1,0 +1,51 @@
+"""How many guests the verbs that work on a plan have under way at once."""
+
+import subprocess
+
+import notation
+import pytest
+from commands import COMMAND, batchdiff
+
+CODE = """\
+import os, runpy, sys
+from batchdiff.applying import examination, executor, pipeline, undoing
+os.sched_setaffinity(0, eval(sys.argv.pop(1)))
+def arrivals(ways, run, *, at_once):
+    os.write(2, b"at once: %d\\n" % at_once)
+    return pipeline.arrivals(ways, run, at_once=at_once)
+executor.arrivals = undoing.arrivals = arrivals
+real = examination.ThreadPoolExecutor
+examination.ThreadPoolExecutor = lambda number: (os.write(2, b"at once: %d\\n" % number), real(number))[1]
+runpy.run_module("batchdiff", run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    found = tmp_path_factory.mktemp("fleet")
+    notation.write_raw(found / "template.img", "256k:A 768k:B")
+    notation.write_raw(found / "vm.img", "256k:A 64k:X 704k:B")
+    (found / "fleet.yaml").write_text(
+        "version: 1\ntemplate: {path: template.img, format: raw}\nguests: [{path: vm.img, format: raw}]\n"
+    )
+    batchdiff("plan", "fleet.yaml", "-q", cwd=found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("cpus", "arguments", "at_once"),
+    [
+        ({0}, ["apply"], 1),
+        ({0, 1}, ["apply", "--retire", "quarantine"], 2),
+        ({0}, ["verify", "-j", "3"], 3),
+        ({0, 1}, ["verify"], 2),
+        ({0}, ["restore", "--jobs", "4"], 4),
+        ({0}, ["apply", "-j", "5", "--retire", "quarantine"], 5),
+        ({0, 1}, ["purge", "-y"], 2),
+    ],
+)
+def test_one_for_each_cpu_or_as_asked_for(folder, cpus, arguments, at_once):
+    verb, *rest = arguments
+    argv = [COMMAND[0], "-c", CODE, repr(cpus), verb, "fleet.plan.json", *rest]
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, f"at once: {at_once}\n" in done.stderr) == (0, True), done.stderr
