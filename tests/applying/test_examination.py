@@ -227,7 +227,7 @@ def test_another_template(quarantined):
     notation.run("qemu-img", "rebase", *arguments)
     found = overlay(quarantined)
     assert found.health is Health.UNKNOWN
-    assert f"its header names {other}" in found.why
+    assert f"its header names the backing file {other}" in found.why
     assert "qemu-img rebase" in found.why
 
 

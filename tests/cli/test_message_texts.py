@@ -60,7 +60,7 @@ def test_the_question_of_purge(used, words):
     ("grown", "words"), [(3 << 20, "3 MiB more"), (-(3 << 20), "3 MiB less"), (0, "0 B more")]
 )
 def test_free_space(capsys, grown, words):
-    space = types.SimpleNamespace(grown=lambda: {"/images": grown})
+    space = types.SimpleNamespace(grown=lambda *, deleted: {"/images": grown})
     work._report_space(Console(), space, [outcome("kept")])
     assert capsys.readouterr().err == (
         f"df: {words} free space on the filesystem of /images than before this command; changes that other"
