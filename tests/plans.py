@@ -7,11 +7,11 @@ import dataclasses
 import numpy as np
 from hypothesis import strategies as st
 
+from batchdiff.choices import Retire
 from batchdiff.extents import Extents, Kind, from_kinds
 from batchdiff.image.exactness import Exactness
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.source import ImageFormat, ImageSource
-from batchdiff.model.manifest import Retire
 from batchdiff.model.overlay_options import CLUSTER_SIZES, BackingPath, Compression, OverlayOptions, geometry_of
 from batchdiff.model.plan import GuestPlan, Plan, PlannedImage, Savings, Similarity, Verdict
 from batchdiff.model.plan_extents import runs_of

@@ -7,7 +7,8 @@ from pathlib import Path
 import notation
 from oracle import source
 
-from batchdiff.model.manifest import GuestEntry, Manifest, Retire
+from batchdiff.choices import Retire
+from batchdiff.model.manifest import GuestEntry, Manifest
 from batchdiff.model.overlay_options import OverlayOptions
 from batchdiff.model.plan_file import checksum_of
 from batchdiff.model.plan_json import to_dict

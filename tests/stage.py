@@ -29,11 +29,12 @@ from batchdiff.applying.restoring import RestoreOptions
 from batchdiff.applying.run import Session
 from batchdiff.applying.stopping import Stop
 from batchdiff.applying.undoing import purge, restore
+from batchdiff.choices import Retire
 from batchdiff.errors import DifferenceError
 from batchdiff.image import qemu_img
 from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.source import ImageSource
-from batchdiff.model.manifest import GuestEntry, Manifest, Retire
+from batchdiff.model.manifest import GuestEntry, Manifest
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.overlay_options import OverlayOptions
 from batchdiff.model.plan import GuestPlan, Plan

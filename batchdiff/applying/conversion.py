@@ -27,6 +27,7 @@ from batchdiff.applying.places import discard, require_lasting
 from batchdiff.applying.run import Run
 from batchdiff.applying.steps import Action, IncomingAt, OutgoingAt, Scene, next_action
 from batchdiff.applying.task import Task
+from batchdiff.choices import Retire
 from batchdiff.errors import GuestError
 from batchdiff.image.faults import naming, obstacle
 from batchdiff.image.files import identify, open_image_file
@@ -34,7 +35,6 @@ from batchdiff.image.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.image.image import Image
 from batchdiff.image.permissions import Deed
 from batchdiff.model import own_names
-from batchdiff.model.manifest import Retire
 from batchdiff.model.whole_file import sync_folder
 
 

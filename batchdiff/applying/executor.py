@@ -20,11 +20,11 @@ from batchdiff.applying.task import Task
 from batchdiff.applying.template import accept_template, sync
 from batchdiff.applying.verification import require_judges
 from batchdiff.applying.verify_mode import VerifyMode
+from batchdiff.choices import Retire
 from batchdiff.errors import PlanError, UsageError
 from batchdiff.image.identity import identity_of
 from batchdiff.image.image import Image
 from batchdiff.image.underlying import all_underlying
-from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import GuestOutcome
 from batchdiff.model.plan import GuestPlan, Plan, Verdict
 

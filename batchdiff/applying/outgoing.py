@@ -11,6 +11,7 @@ from batchdiff.applying.places import where_is
 from batchdiff.applying.run import Run
 from batchdiff.applying.steps import OutgoingAt
 from batchdiff.applying.task import Task
+from batchdiff.choices import Retire
 from batchdiff.errors import GuestError, InUseError
 from batchdiff.image.faults import AGAIN, obstacle
 from batchdiff.image.holding import Held, hold
@@ -19,7 +20,6 @@ from batchdiff.image.image import Image
 from batchdiff.image.opening import inspect, open_image
 from batchdiff.image.permissions import Deed
 from batchdiff.image.usage import Purpose
-from batchdiff.model.manifest import Retire
 
 
 class OutgoingFile:

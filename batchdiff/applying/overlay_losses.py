@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from batchdiff.applying.commands import command
+from batchdiff.choices import Loss
 from batchdiff.errors import GuestError
 from batchdiff.image.names import shell_word
 from batchdiff.image.opening import peek_header
 from batchdiff.image.source import ImageFormat
-from batchdiff.model.manifest import Loss
 
 LossesAllowed: TypeAlias = frozenset[Loss]
 

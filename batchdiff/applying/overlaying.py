@@ -18,10 +18,10 @@ from batchdiff.applying.staleness import changes_since_planned, check_unchanged,
 from batchdiff.applying.task import Incoming, Outgoing, Task
 from batchdiff.applying.verification import Check, Comparison, verify
 from batchdiff.applying.verify_mode import VerifyMode
+from batchdiff.choices import Retire
 from batchdiff.errors import DifferenceError, GuestError, PlanError
 from batchdiff.image.image import Image
 from batchdiff.image.source import ImageSource
-from batchdiff.model.manifest import Retire
 from batchdiff.model.overlay_options import Compression, backing_name, geometry_of
 from batchdiff.model.plan import GuestPlan, PlannedImage
 from batchdiff.model.plan_extents import extents_of

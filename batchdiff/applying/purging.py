@@ -25,12 +25,12 @@ from batchdiff.applying.run import Run
 from batchdiff.applying.task import Incoming, Outgoing, Task
 from batchdiff.applying.verification import Check, Comparison, check_used, verify
 from batchdiff.applying.verify_mode import VerifyMode
+from batchdiff.choices import Retire
 from batchdiff.errors import DifferenceError, GuestError, InUseError
 from batchdiff.image.fingerprint import NO_FILE, Fingerprint, fingerprint_at
 from batchdiff.image.image import Image
 from batchdiff.image.opening import peek_header
 from batchdiff.image.source import ImageFormat, ImageSource
-from batchdiff.model.manifest import Retire
 from batchdiff.model.plan import GuestPlan, PlannedImage
 
 

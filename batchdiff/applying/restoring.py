@@ -32,12 +32,12 @@ from batchdiff.applying.sidecar import forget_overlay
 from batchdiff.applying.task import Incoming, Outgoing, Task
 from batchdiff.applying.verification import Check, Comparison, check_used, verify
 from batchdiff.applying.verify_mode import VerifyMode
+from batchdiff.choices import Retire
 from batchdiff.errors import GuestError
 from batchdiff.image.faults import reason
 from batchdiff.image.fingerprint import NO_FILE
 from batchdiff.image.image import Image
 from batchdiff.image.source import ImageSource
-from batchdiff.model.manifest import Retire
 from batchdiff.model.plan import GuestPlan, PlannedImage
 
 

@@ -13,11 +13,11 @@ import stat
 
 from batchdiff.applying.places import Names
 from batchdiff.applying.renaming import rename_without_replacing
+from batchdiff.choices import Retire
 from batchdiff.errors import GuestError
 from batchdiff.image.faults import AGAIN, Fault
 from batchdiff.image.image import Image
 from batchdiff.image.names import longest_name, shell_word
-from batchdiff.model.manifest import Retire
 from batchdiff.model.whole_file import sync_folder
 
 

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from batchdiff.choices import Retire
 from batchdiff.errors import GuestError, PlanError
 from batchdiff.image.btrfs import is_btrfs
 from batchdiff.image.contract import Segment
@@ -18,7 +19,6 @@ from batchdiff.image.permissions import Deed
 from batchdiff.image.protecting import protecting
 from batchdiff.image.sharing import placed
 from batchdiff.image.volume import volume_of
-from batchdiff.model.manifest import Retire
 from batchdiff.model.overlay_options import DEFAULT_CLUSTER_SIZE
 from batchdiff.model.plan import GuestPlan, Savings
 from batchdiff.model.totals import peak_extra_bytes

@@ -6,8 +6,8 @@ import enum
 from dataclasses import dataclass
 
 from batchdiff.applying.notes import Fate, Goal, Notes, Standing, Step
+from batchdiff.choices import Retire
 from batchdiff.image.names import shell_word
-from batchdiff.model.manifest import Retire
 from batchdiff.model.plan import GuestPlan, Plan, Verdict
 from batchdiff.model.standing import GuestStanding
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from batchdiff.model.manifest import Retire
+from batchdiff.choices import Retire
 
 
 class OutgoingAt(enum.StrEnum):

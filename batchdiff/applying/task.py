@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from batchdiff.applying.notes import Goal, Standing, Step
 from batchdiff.applying.places import Names
+from batchdiff.choices import Retire
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.image import Image
 from batchdiff.image.source import ImageSource
-from batchdiff.model.manifest import Retire
 
 Write = Callable[[int, Image], list[str]]
 """Writes the incoming image into an empty file, from the open outgoing one; gives notes for the operator."""

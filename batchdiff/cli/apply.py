@@ -9,13 +9,13 @@ from batchdiff.applying.executor import ApplyOptions, apply_plan, check_options
 from batchdiff.applying.notes import Fate, Notes, Step
 from batchdiff.applying.places import original_names
 from batchdiff.applying.verify_mode import VerifyMode
+from batchdiff.choices import Retire
 from batchdiff.cli.asking import Question, confirm
 from batchdiff.cli.console import Console
 from batchdiff.cli.format_doubts import warn_of_planned_formats
 from batchdiff.cli.notes import notes_of
 from batchdiff.cli.work import carry_out, exit_code
 from batchdiff.image.names import shell_word
-from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import GuestOutcome, Status
 from batchdiff.model.plan import Plan, Verdict
 from batchdiff.model.plan_file import read_plan

@@ -8,10 +8,10 @@ from typing import TypeAlias
 
 from batchdiff import __version__
 from batchdiff.applying.verify_mode import VerifyMode
+from batchdiff.choices import Loss, Retire
 from batchdiff.cli.console import Progress
 from batchdiff.cli.help_layout import help_layout
 from batchdiff.cli.option_values import file_to_write, guest_name, jobs, one_of, rate
-from batchdiff.model.manifest import Loss, Retire
 from batchdiff.planning.manners import CacheUse
 
 _EXIT_CODES = """exit codes:

@@ -7,11 +7,12 @@ import os
 import stat
 from collections.abc import Sequence
 
+from batchdiff.choices import Retire
 from batchdiff.cli.console import Console
 from batchdiff.image.lease import why_unknown
 from batchdiff.image.names import shell_word
 from batchdiff.image.permissions import WRITE_BITS
-from batchdiff.model.manifest import GuestEntry, Manifest, Retire
+from batchdiff.model.manifest import GuestEntry, Manifest
 
 
 def warn_of_files(console: Console, manifest: Manifest, pending: Sequence[GuestEntry]) -> None:

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from batchdiff.choices import Loss, Retire
 from batchdiff.image.source import ImageSource
 from batchdiff.model.overlay_options import OverlayOptions
 
 if TYPE_CHECKING:
     from batchdiff.model.sidecar import Origin
-
-
-class Retire(enum.StrEnum):
-    """The fate of an original after its overlay is verified."""
-
-    KEEP = "keep"
-    QUARANTINE = "quarantine"
-    DELETE = "delete"
-
-
-class Loss(enum.StrEnum):
-    """Data that a guest may lose in the conversion if the manifest allows it."""
-
-    SNAPSHOTS = "snapshots"
-    BITMAPS = "bitmaps"
 
 
 @dataclass(frozen=True, slots=True)

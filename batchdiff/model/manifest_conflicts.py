@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from batchdiff.image.faults import how_to_remove
 from batchdiff.image.identity import Identity, identity_of
-from batchdiff.model.manifest_problems import Problems, show, show_path
+from batchdiff.model.manifest_problems import Problems, show_path
+from batchdiff.quoting import show
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
+from batchdiff.choices import Loss, Retire
+from batchdiff.model.manifest import GuestEntry, Manifest
 from batchdiff.model.manifest_conflicts import check_guests, check_overlays, check_unshared
 from batchdiff.model.manifest_converted import Converted, Done, GoneGuest
 from batchdiff.model.manifest_entries import EntryReader

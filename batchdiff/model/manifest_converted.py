@@ -22,8 +22,9 @@ from batchdiff.image.resting import RestingImages
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model import own_names
 from batchdiff.model.manifest_names import default_overlay, former_overlays
-from batchdiff.model.manifest_problems import show, show_path
+from batchdiff.model.manifest_problems import show_path
 from batchdiff.model.sidecar import Origin, Sidecar, read_sidecar, sidecar_path
+from batchdiff.quoting import show
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

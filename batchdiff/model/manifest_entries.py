@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchdiff.image.source import ImageFormat
-from batchdiff.model.manifest_problems import Problems, YamlPath, show, suggestion
+from batchdiff.model.manifest_problems import Problems, YamlPath
 from batchdiff.model.overlay_options import (
     AUTO,
     CLUSTER_SIZES,
@@ -21,6 +21,7 @@ from batchdiff.model.overlay_options import (
     OverlayOptions,
 )
 from batchdiff.qcow2.geometry import SMALLEST_EXTENDED_L2
+from batchdiff.quoting import show, suggestion
 from batchdiff.units import format_size, parse_size
 
 if TYPE_CHECKING:

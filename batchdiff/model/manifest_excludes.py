@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from batchdiff.image.names import unfit
 from batchdiff.model.manifest_globs import glob_matches, would_match
 from batchdiff.model.manifest_paths import resolve_folder
-from batchdiff.model.manifest_problems import Problems, show
+from batchdiff.model.manifest_problems import Problems
+from batchdiff.quoting import show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

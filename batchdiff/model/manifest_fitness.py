@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from batchdiff.choices import Retire
 from batchdiff.image.names import longest_name, unfit, why_unfit
 from batchdiff.model import own_names
-from batchdiff.model.manifest import Retire
-from batchdiff.model.manifest_problems import Problems, show
+from batchdiff.model.manifest_problems import Problems
 from batchdiff.model.sidecar import sidecar_path
+from batchdiff.quoting import show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from batchdiff.image.names import unfit, why_unfit
 from batchdiff.model import own_names
-from batchdiff.model.manifest_problems import Problems, show
+from batchdiff.model.manifest_problems import Problems
+from batchdiff.quoting import show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

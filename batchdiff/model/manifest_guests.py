@@ -15,7 +15,8 @@ from batchdiff.model.manifest_globs import glob_matches, is_own_file, would_matc
 from batchdiff.model.manifest_images import FoundGuest, FoundImage, find_image
 from batchdiff.model.manifest_names import default_overlay
 from batchdiff.model.manifest_paths import is_image, missing_format, resolve_folder
-from batchdiff.model.manifest_problems import Problems, show
+from batchdiff.model.manifest_problems import Problems
+from batchdiff.quoting import show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

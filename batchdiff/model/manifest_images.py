@@ -9,7 +9,8 @@ from batchdiff.image.identity import Identity
 from batchdiff.image.names import why_unfit
 from batchdiff.image.source import ImageFormat, ImageSource
 from batchdiff.model.manifest_paths import Place, locate_image, missing_format
-from batchdiff.model.manifest_problems import Problems, show, show_path
+from batchdiff.model.manifest_problems import Problems, show_path
+from batchdiff.quoting import show
 
 if TYPE_CHECKING:
     from batchdiff.model.manifest_entries import WrittenGuest, WrittenImage

@@ -17,8 +17,8 @@ from batchdiff.errors import ManifestError
 from batchdiff.image.lookalike import looks_like
 from batchdiff.image.names import check_usable, shell_word
 from batchdiff.image.source import ImageFormat
-from batchdiff.model.manifest_problems import show, suggestion
 from batchdiff.model.own_documents import Document, own_document
+from batchdiff.quoting import show, suggestion
 from batchdiff.units import MIB
 
 MAX_BYTES = 8 * MIB

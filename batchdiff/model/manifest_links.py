@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 from batchdiff.errors import ImageError
 from batchdiff.image.identity import is_one_image
 from batchdiff.model.manifest_paths import resolve_folder
-from batchdiff.model.manifest_problems import Problems, show
+from batchdiff.model.manifest_problems import Problems
 from batchdiff.model.overlay_options import BackingPath, backing_name
+from batchdiff.quoting import show
 from batchdiff.signals import held_signals
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from batchdiff.image.device_names import is_among_devices
 from batchdiff.image.names import readable, unfit
 from batchdiff.model.manifest_paths import locate_overlay
-from batchdiff.model.manifest_problems import Problems, show
+from batchdiff.model.manifest_problems import Problems
+from batchdiff.quoting import show
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

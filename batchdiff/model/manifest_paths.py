@@ -12,7 +12,8 @@ from batchdiff.image.lookalike import looks_like
 from batchdiff.image.names import check_usable, shell_word, unfit, why_unfit
 from batchdiff.image.source import ImageFormat
 from batchdiff.model import own_names
-from batchdiff.model.manifest_problems import Problems, YamlPath, show
+from batchdiff.model.manifest_problems import Problems, YamlPath
+from batchdiff.quoting import show
 
 # Comparing a name with thousands takes tens of milliseconds, and a mistyped folder makes every image fail.
 _MOST_SUGGESTIONS = 20

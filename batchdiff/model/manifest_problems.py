@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from batchdiff.quoting import escaped
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    pass
 
 YamlPath: TypeAlias = tuple[str | int, ...]
 """The path to a value: ``("guests", 1, "overlay")``."""
-
-_LONGEST_SHOWN = 200
 
 
 class Problem(NamedTuple):
@@ -89,24 +89,5 @@ def _placed(problem: Problem) -> str:
 
 def show_path(where: YamlPath) -> str:
     """Return a path as ``guests[1].overlay.cluster_size``; unprintable characters in keys are escaped."""
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{_escaped(step)}" for step in where)
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{escaped(step)}" for step in where)
     return text.removeprefix(".")
-
-
-def show(text: str) -> str:
-    """Return a text in quotes for a message: on one line, unprintable characters escaped, a long text cut."""
-    return f'"{_escaped(text)}"'
-
-
-def _escaped(text: str) -> str:
-    if len(text) > _LONGEST_SHOWN:
-        text = text[: _LONGEST_SHOWN - 3] + "..."
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
-def suggestion(wrong: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean "x"?`` if a known word is similar, otherwise an empty text."""
-    from difflib import get_close_matches  # noqa: PLC0415  # only if something is wrong
-
-    near = get_close_matches(wrong, list(known), n=1)
-    return f"; did you mean {show(near[0])}?" if near else ""

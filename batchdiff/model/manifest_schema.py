@@ -8,8 +8,9 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchdiff.model.manifest_paths import missing_format
-from batchdiff.model.manifest_problems import Problems, YamlPath, show, suggestion
+from batchdiff.model.manifest_problems import Problems, YamlPath
 from batchdiff.model.schema import first_problem, schema_of
+from batchdiff.quoting import show, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,10 +5,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from batchdiff.choices import Retire
 from batchdiff.image.exactness import Exactness
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.source import ImageSource
-from batchdiff.model.manifest import Retire
 from batchdiff.model.overlay_options import OverlayOptions
 from batchdiff.model.plan_runs import Runs
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+from batchdiff.choices import Retire
 from batchdiff.image.exactness import Exactness
 from batchdiff.image.fingerprint import Fingerprint
 from batchdiff.image.source import ImageFormat, ImageSource
-from batchdiff.model.manifest import Retire
 from batchdiff.model.overlay_options import BackingPath, Compression, OverlayOptions, geometry_of
 from batchdiff.model.plan import (
     FORMAT_VERSION,

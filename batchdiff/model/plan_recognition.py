@@ -13,8 +13,8 @@ from batchdiff.image.names import check_usable, shell_word
 from batchdiff.image.permissions import Deed
 from batchdiff.image.source import ImageFormat
 from batchdiff.model import own_names
-from batchdiff.model.manifest_problems import suggestion
 from batchdiff.model.own_documents import Document, own_document
+from batchdiff.quoting import suggestion
 
 _HEAD = 4096
 """A manifest says its version and template in its first lines, below its comments."""

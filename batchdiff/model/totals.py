@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from batchdiff.choices import Retire
 from batchdiff.image.exactness import of_difference, of_sum
 from batchdiff.image.overlayfs import NOTHING, CopyUp
-from batchdiff.model.manifest import Retire
 from batchdiff.model.plan import GuestPlan, Savings, Totals, Verdict
 
 PLANNED_AT_ONCE = 2

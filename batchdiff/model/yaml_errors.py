@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import yaml
 
-from batchdiff.model.manifest_problems import show
+from batchdiff.quoting import show
 
 _INDENTED = "it does not line up with the lines above; entries of one list or mapping start in the same column"
 

@@ -12,8 +12,9 @@ from typing import TypeAlias
 import yaml
 
 from batchdiff.errors import ManifestError
-from batchdiff.model.manifest_problems import Problems, YamlPath, show
+from batchdiff.model.manifest_problems import Problems, YamlPath
 from batchdiff.model.yaml_errors import where_and_why
+from batchdiff.quoting import show
 
 MAX_VALUES = 250_000
 """Values in a document, aliases expanded: ten thousand guests with every key spelled out."""

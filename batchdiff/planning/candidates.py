@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from batchdiff.choices import Loss, Retire
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.image.backing_names import resolved_backing
 from batchdiff.image.contract import Losses
@@ -18,7 +19,7 @@ from batchdiff.image.usage import Purpose, require_unused
 from batchdiff.model import own_names
 from batchdiff.model.dependents import Forbidden, dependents_in_manifest
 from batchdiff.model.earlier_plans import EarlierPlans
-from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
+from batchdiff.model.manifest import GuestEntry, Manifest
 from batchdiff.model.plan import PlannedImage, Verdict
 from batchdiff.units import format_size
 

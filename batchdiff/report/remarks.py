@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from batchdiff.choices import Retire
 from batchdiff.model import own_names
-from batchdiff.model.manifest import Retire
 from batchdiff.model.plan import GuestPlan, Plan, why_unlike
 from batchdiff.report.figures import to_convert
 from batchdiff.report.printable import printable

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from batchdiff.choices import Retire
 from batchdiff.image.exactness import Exactness
-from batchdiff.model.manifest import Retire
 from batchdiff.model.plan import GuestPlan, Plan, Savings, Totals, Verdict
 from batchdiff.model.totals import PLANNED_AT_ONCE, peak_extra_bytes
 from batchdiff.report.figures import (

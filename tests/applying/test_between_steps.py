@@ -21,9 +21,9 @@ from batchdiff.applying.guest_files import on_disk
 from batchdiff.applying.notes import Step
 from batchdiff.applying.standings import standings_of
 from batchdiff.applying.stopping import Stop
+from batchdiff.choices import Retire
 from batchdiff.errors import ImageError, PlanError, StopError
 from batchdiff.image.fingerprint import fingerprint_at
-from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import Status
 
 RETIRES = list(Retire)

@@ -16,8 +16,8 @@ from batchdiff.applying.examination import examined
 from batchdiff.applying.guest_files import on_disk
 from batchdiff.applying.standings import standings_of
 from batchdiff.applying.stopping import Stop
+from batchdiff.choices import Retire
 from batchdiff.model.finding import Health
-from batchdiff.model.manifest import Retire
 from batchdiff.model.sidecar import read_sidecar
 
 

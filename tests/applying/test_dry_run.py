@@ -11,8 +11,8 @@ from batchdiff.applying import dry_run
 from batchdiff.applying.dry_run import dry_run_purge, dry_run_restore
 from batchdiff.applying.purging import PurgeOptions
 from batchdiff.applying.restoring import RestoreOptions
+from batchdiff.choices import Retire
 from batchdiff.errors import GuestError, ImageError, VerificationError
-from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import Status
 
 

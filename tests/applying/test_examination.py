@@ -13,9 +13,9 @@ from batchdiff.applying.examination import examined
 from batchdiff.applying.guest_files import on_disk
 from batchdiff.applying.standings import Written
 from batchdiff.applying.stopping import Stop
+from batchdiff.choices import Retire
 from batchdiff.errors import InUseError, ProgramError, StopError, UsageError, VerificationError
 from batchdiff.model.finding import Health
-from batchdiff.model.manifest import Retire
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from batchdiff.applying import executor
 from batchdiff.applying.executor import ApplyOptions, check_options, chosen
 from batchdiff.applying.space import Room
 from batchdiff.applying.verify_mode import VerifyMode
+from batchdiff.choices import Retire
 from batchdiff.errors import GuestError, PlanError, ProgramError, StopError, UsageError
 from batchdiff.image import qemu_img
 from batchdiff.image.fingerprint import fingerprint_at
 from batchdiff.image.underlying import Underlying
-from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import Status
 from batchdiff.model.plan import Verdict
 

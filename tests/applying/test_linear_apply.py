@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 from stage import Stage
 
+from batchdiff.choices import Retire
 from batchdiff.model import own_names, whole_file
-from batchdiff.model.manifest import Retire
 
 COUNTED = ("os.open", "os.listdir", "os.scandir", "os.stat", "os.lstat", "os.fsync", "os.fstat", "os.rename")
 

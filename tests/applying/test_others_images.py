@@ -16,9 +16,9 @@ from stage import ASIDE, NAME, Stage, failed, status
 
 from batchdiff.applying.examination import examined
 from batchdiff.applying.verify_mode import VerifyMode
+from batchdiff.choices import Retire
 from batchdiff.image import qemu_img
 from batchdiff.model.finding import Health
-from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import Status
 from batchdiff.qcow2 import header
 

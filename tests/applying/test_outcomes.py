@@ -12,8 +12,8 @@ from batchdiff.applying.notes import Fate, Notes
 from batchdiff.applying.outcomes import converted, failed, kept_for, not_converted, undone
 from batchdiff.applying.pipeline import Arrival
 from batchdiff.applying.steps import Action
+from batchdiff.choices import Retire
 from batchdiff.errors import DifferenceError, GuestError, VerificationError
-from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import Status
 from batchdiff.model.plan import Verdict
 

@@ -16,11 +16,11 @@ from batchdiff.applying.places import original_names
 from batchdiff.applying.steps import OutgoingAt
 from batchdiff.applying.stopping import Stop
 from batchdiff.applying.task import Incoming, Outgoing, Task
+from batchdiff.choices import Retire
 from batchdiff.errors import GuestError, ImageError, InUseError, PlanError
 from batchdiff.image.fingerprint import fingerprint_at
 from batchdiff.image.usage import Usage
 from batchdiff.model.dependents import Dependents
-from batchdiff.model.manifest import Retire
 
 
 class Template:

@@ -6,9 +6,9 @@ import pytest
 
 from batchdiff.applying.overlay_losses import check_losses, counted_losses, not_given_back
 from batchdiff.applying.overlay_source import current_overlay, planned_overlay
+from batchdiff.choices import Loss
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.image.source import ImageFormat, ImageSource
-from batchdiff.model.manifest import Loss
 
 
 @pytest.fixture

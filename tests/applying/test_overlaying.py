@@ -14,8 +14,8 @@ from batchdiff.applying.notes import Goal, Notes, Standing, Step
 from batchdiff.applying.overlaying import Manner, overlay_task, planned_parts
 from batchdiff.applying.verification import Check
 from batchdiff.applying.verify_mode import VerifyMode
+from batchdiff.choices import Retire
 from batchdiff.errors import GuestError, PlanError
-from batchdiff.model.manifest import Retire
 
 TEMPLATE = plans.planned_image("/srv/images/template.qcow2", "qcow2")
 

@@ -12,8 +12,8 @@ from stage import NAME, Stage, failed
 
 from batchdiff.applying import publication as publication_module
 from batchdiff.applying.journal import Journal
+from batchdiff.choices import Retire
 from batchdiff.errors import PlanError
-from batchdiff.model.manifest import Retire
 from batchdiff.model.sidecar import read_sidecar
 
 

@@ -14,8 +14,8 @@ from stage import ASIDE, DELETING, GUEST, NAME, Stage, failed, status
 from batchdiff.applying.guest_files import on_disk
 from batchdiff.applying.notes import Fate, Goal, Standing, Step
 from batchdiff.applying.standings import standings_of
+from batchdiff.choices import Retire
 from batchdiff.errors import InUseError, VerificationError
-from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import Status
 
 IN_USE = InUseError("an image is in use by a VM", why="Failed to get shared lock")

@@ -12,7 +12,7 @@ from stage import ASIDE, DELETING, NAME, Stage, failed
 
 from batchdiff.applying.notes import Fate, Goal, Notes, Step
 from batchdiff.applying.recovery import recovered
-from batchdiff.model.manifest import Retire
+from batchdiff.choices import Retire
 from batchdiff.model.path_map import Move, PathMap
 from batchdiff.model.plan import Verdict
 

@@ -22,10 +22,10 @@ from batchdiff.applying.journal import Journal, read_notes
 from batchdiff.applying.no_dependents import require_no_dependents
 from batchdiff.applying.standings import TemplateIs
 from batchdiff.applying.stopping import Stop
+from batchdiff.choices import Retire
 from batchdiff.errors import BatchdiffError, GuestError, PlanError
 from batchdiff.model.dependents import Dependents
 from batchdiff.model.finding import Health
-from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import Status
 
 ROOT = Path(batchdiff.__file__).parent

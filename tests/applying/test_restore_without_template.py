@@ -14,8 +14,8 @@ from batchdiff.applying import restore_without_template
 from batchdiff.applying.guest_files import on_disk
 from batchdiff.applying.notes import Step
 from batchdiff.applying.standings import standings_of
+from batchdiff.choices import Retire
 from batchdiff.errors import StopError
-from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import Status
 from batchdiff.model.sidecar import read_sidecar
 

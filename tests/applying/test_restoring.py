@@ -15,9 +15,9 @@ from batchdiff.applying import rebuilding, restoring
 from batchdiff.applying.journal import FrozenJournal
 from batchdiff.applying.notes import Goal, Notes, Standing, Step
 from batchdiff.applying.restoring import RestoreOptions, restore_task
+from batchdiff.choices import Loss, Retire
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.image.fingerprint import NO_FILE, fingerprint_at
-from batchdiff.model.manifest import Loss, Retire
 from batchdiff.model.outcome import Status
 from batchdiff.model.sidecar import read_sidecar
 from batchdiff.units import MIB

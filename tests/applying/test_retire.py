@@ -8,10 +8,10 @@ from oracle import source
 from batchdiff.applying import retire
 from batchdiff.applying.places import original_names
 from batchdiff.applying.retire import delete, move, objection
+from batchdiff.choices import Retire
 from batchdiff.errors import GuestError
 from batchdiff.image import files
 from batchdiff.image.opening import open_image
-from batchdiff.model.manifest import Retire
 
 REMOVING = [Retire.QUARANTINE, Retire.DELETE]
 

@@ -23,10 +23,10 @@ from batchdiff.applying.sidecar import (
     forget_overlay,
     record_overlay,
 )
+from batchdiff.choices import Retire
 from batchdiff.errors import PlanError
 from batchdiff.image.fingerprint import fingerprint_at
 from batchdiff.image.opening import open_image
-from batchdiff.model.manifest import Retire
 from batchdiff.model.sidecar import Origin, read_sidecar, sidecar_path
 
 ORIGIN = Origin("vm", "sha256:...", "/fleet.plan.json", "/vm.img")

@@ -12,10 +12,10 @@ from oracle import source
 
 from batchdiff.applying.space import Room, check_space, check_space_for_image, free_bytes, standalone_bytes
 from batchdiff.applying.standalone import write_standalone
+from batchdiff.choices import Retire
 from batchdiff.errors import GuestError
 from batchdiff.image.opening import open_image
 from batchdiff.image.source import ImageFormat
-from batchdiff.model.manifest import Retire
 from batchdiff.units import GIB, KIB, MIB
 
 

@@ -14,9 +14,9 @@ from stage import Stage, failed, status
 from batchdiff.applying.notes import Notes
 from batchdiff.applying.staleness import changes_since_planned, check_unchanged
 from batchdiff.applying.verify_mode import VerifyMode
+from batchdiff.choices import Retire
 from batchdiff.errors import PlanError
 from batchdiff.image.opening import open_image
-from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import Status
 from batchdiff.model.plan import PlannedImage
 

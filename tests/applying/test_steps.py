@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchdiff.applying.steps import Action, IncomingAt, OutgoingAt, Scene, next_action
-from batchdiff.model.manifest import Retire
+from batchdiff.choices import Retire
 
 OWN, QUARANTINE, DELETING, TEMPORARY, THIN = "vm.img", "vm.img.original", "vm.img.deleting", ".tmp", "vm.qcow2"
 ENDS = {Action.DONE, Action.LOST}

@@ -15,9 +15,9 @@ from stage import Stage
 from batchdiff.applying import template as template_module
 from batchdiff.applying.notes import Notes, Standing, Step
 from batchdiff.applying.template import accept_template, doubt, known_digest, require_content, sync
+from batchdiff.choices import Retire
 from batchdiff.errors import ImageError, PlanError
 from batchdiff.image.opening import open_image
-from batchdiff.model.manifest import Retire
 from batchdiff.model.sidecar import Origin
 from batchdiff.units import MIB
 

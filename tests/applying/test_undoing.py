@@ -18,10 +18,10 @@ from batchdiff.applying.purging import PurgeOptions
 from batchdiff.applying.restoring import RestoreOptions
 from batchdiff.applying.stopping import Stop
 from batchdiff.applying.undoing import purgeable, restorable
+from batchdiff.choices import Retire
 from batchdiff.errors import ImageError, PlanError, ProgramError, StopError, UsageError
 from batchdiff.image import qemu_img
 from batchdiff.image.fingerprint import NO_FILE
-from batchdiff.model.manifest import Retire
 from batchdiff.model.outcome import Status
 from batchdiff.model.plan import Verdict
 

@@ -22,8 +22,8 @@ from stage import ASIDE, Stage
 from batchdiff.applying import overlaying
 from batchdiff.applying.notes import Step
 from batchdiff.applying.space import free_bytes
+from batchdiff.choices import Retire
 from batchdiff.errors import DifferenceError, StopError, VerificationError
-from batchdiff.model.manifest import Retire
 
 AT_ONCE = [1, 2, 4]
 NAMES = ("vm", "web1", "web2", "web3", "web4", "web5")

@@ -9,9 +9,9 @@ import re
 import pytest
 from manifest_texts import HEAD, guests, make, named, problems, raw, read, write
 
+from batchdiff.choices import Loss, Retire
 from batchdiff.errors import ManifestError
 from batchdiff.image.source import ImageFormat, ImageSource
-from batchdiff.model.manifest import Loss, Retire
 from batchdiff.model.manifest_file import check_shape, read_manifest
 from batchdiff.model.manifest_input import MAX_BYTES
 from batchdiff.model.overlay_options import CLUSTER_SIZES, BackingPath, Compression, OverlayOptions

@@ -12,8 +12,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from manifest_texts import ROOT, guests, make, raw, read, schema_keys, write
 
+from batchdiff.choices import Loss, Retire
 from batchdiff.image.source import ImageFormat
-from batchdiff.model.manifest import Loss, Retire
 from batchdiff.model.manifest_file import check_shape
 from batchdiff.model.overlay_options import BackingPath, Compression
 from batchdiff.model.schema import schema_of

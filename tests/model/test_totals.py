@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plans import guest_plan, refused_guest, savings
 
+from batchdiff.choices import Retire
 from batchdiff.image.exactness import Exactness
 from batchdiff.image.overlayfs import NOTHING, CopyUp
-from batchdiff.model.manifest import Retire
 from batchdiff.model.plan import Verdict
 from batchdiff.model.totals import PLANNED_AT_ONCE, peak_extra_bytes, totals_of
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from batchdiff.errors import ManifestError
 from batchdiff.model import yaml_positions
-from batchdiff.model.manifest_problems import Problems, show, show_path
+from batchdiff.model.manifest_problems import Problems, show_path
 from batchdiff.model.yaml_positions import MAX_VALUES, parse_yaml
+from batchdiff.quoting import show
 
 
 @pytest.fixture(params=["libyaml", "python"])

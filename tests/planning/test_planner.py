@@ -18,12 +18,13 @@ from disk_cases import layers
 from filesystems import look_again, mounted
 from oracle import source, within
 
+from batchdiff.choices import Loss, Retire
 from batchdiff.errors import ImageError, WorkerError
 from batchdiff.image import fiemap
 from batchdiff.image.image import Image
 from batchdiff.image.sharing import Placed
 from batchdiff.image.source import ImageFormat
-from batchdiff.model.manifest import GuestEntry, Loss, Manifest, Retire
+from batchdiff.model.manifest import GuestEntry, Manifest
 from batchdiff.model.overlay_options import Compression, OverlayOptions
 from batchdiff.model.plan import Similarity, Verdict, why_unlike
 from batchdiff.model.plan_extents import extents_of

@@ -11,8 +11,9 @@ from oracle import source
 from patching import Patched
 from small_fleet import manifest
 
+from batchdiff.choices import Loss
 from batchdiff.errors import ImageError
-from batchdiff.model.manifest import GuestEntry, Loss
+from batchdiff.model.manifest import GuestEntry
 from batchdiff.model.overlay_options import OverlayOptions
 from batchdiff.model.plan import Verdict
 from batchdiff.planning.planner import make_plan

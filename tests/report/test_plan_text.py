@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from plans import guest_plan, planned_image, plans, refused_guest, savings, small_plan
 
+from batchdiff.choices import Retire
 from batchdiff.image.exactness import Exactness
 from batchdiff.image.overlayfs import CopyUp
-from batchdiff.model.manifest import Retire
 from batchdiff.model.overlay_options import Compression, OverlayOptions
 from batchdiff.model.plan import Verdict
 from batchdiff.model.totals import totals_of

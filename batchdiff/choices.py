@@ -1,0 +1,20 @@
+"""What an operator chooses in a manifest, a plan keeps and apply does."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Retire(enum.StrEnum):
+    """The fate of an original after its overlay is verified."""
+
+    KEEP = "keep"
+    QUARANTINE = "quarantine"
+    DELETE = "delete"
+
+
+class Loss(enum.StrEnum):
+    """Data that a guest may lose in the conversion if the manifest allows it."""
+
+    SNAPSHOTS = "snapshots"
+    BITMAPS = "bitmaps"

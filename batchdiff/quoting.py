@@ -1,0 +1,27 @@
+"""Words from outside in messages: quoted on one line, and the known word that they probably mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_LONGEST_SHOWN = 200
+
+
+def show(text: str) -> str:
+    """Return a text in quotes for a message: on one line, unprintable characters escaped, a long text cut."""
+    return f'"{escaped(text)}"'
+
+
+def escaped(text: str) -> str:
+    """Return a text on one line: unprintable characters escaped, a long text cut."""
+    if len(text) > _LONGEST_SHOWN:
+        text = text[: _LONGEST_SHOWN - 3] + "..."
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def suggestion(wrong: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean "x"?`` if a known word is similar, otherwise an empty text."""
+    from difflib import get_close_matches  # noqa: PLC0415  # only if something is wrong
+
+    near = get_close_matches(wrong, list(known), n=1)
+    return f"; did you mean {show(near[0])}?" if near else ""
