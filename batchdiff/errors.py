@@ -1,4 +1,4 @@
-"""The failures that a user, a disk or an image can cause, each with its exit code (docs/scripting.md)."""
+"""The failures that a user, a disk or an image can cause, each with its exit code."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 
 from batchdiff.applying import pipeline
-from batchdiff.applying import retire as retiring
-from batchdiff.applying.journal import Journal
+from batchdiff.applying.journal.file import Journal
+from batchdiff.applying.swap import retire as retiring
 
 
 class CrashError(BaseException):

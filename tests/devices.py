@@ -12,7 +12,7 @@ from pathlib import Path
 from notation import run
 from real_holders import wait_for
 
-from batchdiff.image.holders import holders_of
+from batchdiff.image.in_use.open_files import holders_of
 
 _LOOP_CHANGE_FD = 0x4C06
 """Linux ``include/uapi/linux/loop.h``: a read-only loop device shows another file of the same size from now on."""

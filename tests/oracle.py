@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from batchdiff.errors import ImageError
-from batchdiff.image.contract import Segment
 from batchdiff.image.image import Image
-from batchdiff.image.opening import inspect, open_image
+from batchdiff.image.layer import Segment
+from batchdiff.image.open import inspect, open_image
 from batchdiff.image.read_buffer import ReadBuffer
-from batchdiff.image.source import ImageFormat, ImageSource
-from batchdiff.model.plan import PlannedImage
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.plan.plan import PlannedImage
 from batchdiff.qcow2.entries import Origin
 
 

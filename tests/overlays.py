@@ -8,11 +8,11 @@ from pathlib import Path
 import naive
 from oracle import source
 
-from batchdiff.applying.overlay import NewImage, write_image
-from batchdiff.image.opening import open_image
-from batchdiff.model.overlay_options import Compression, OverlayOptions
-from batchdiff.model.overlay_options import geometry_of as geometry_for
-from batchdiff.planning.savings import extents_to_write
+from batchdiff.applying.writer.image_writer import NewImage, write_image
+from batchdiff.image.open import open_image
+from batchdiff.plan.overlay_options import Compression, OverlayOptions
+from batchdiff.plan.overlay_options import geometry_of as geometry_for
+from batchdiff.planning.sizes.overlay_sizes import extents_to_write
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.units import align_up
 

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from batchdiff.choices import Retire
 from batchdiff.extents import Extents, Kind, from_kinds
-from batchdiff.image.exactness import Exactness
-from batchdiff.image.fingerprint import Fingerprint
-from batchdiff.image.source import ImageFormat, ImageSource
-from batchdiff.model.overlay_options import CLUSTER_SIZES, BackingPath, Compression, OverlayOptions, geometry_of
-from batchdiff.model.plan import GuestPlan, Plan, PlannedImage, Savings, Similarity, Verdict
-from batchdiff.model.plan_extents import runs_of
-from batchdiff.model.plan_runs import NO_RUNS, Runs
-from batchdiff.model.totals import totals_of
+from batchdiff.files.fingerprint import Fingerprint
+from batchdiff.image.storage.exactness import Exactness
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.plan.extents import runs_of
+from batchdiff.plan.overlay_options import CLUSTER_SIZES, BackingPath, Compression, OverlayOptions, geometry_of
+from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage, Savings, Similarity, Verdict
+from batchdiff.plan.runs import NO_RUNS, Runs
+from batchdiff.plan.totals import totals_of
 from batchdiff.units import GIB, KIB, MIB, ceil_div
 
 SHA256 = "5e" * 32

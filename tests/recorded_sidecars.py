@@ -8,8 +8,8 @@ from pathlib import Path
 
 import notation
 
-from batchdiff.image.fingerprint import fingerprint_at
-from batchdiff.model.sidecar import Chain, Origin, Sidecar, sidecar_path, to_document
+from batchdiff.files.fingerprint import fingerprint_at
+from batchdiff.plan.sidecar import Chain, Origin, Sidecar, sidecar_path, to_document
 
 PLAN = "sha256:" + "ab" * 32
 VERSIONS = ("1.0", "1.1")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from oracle import source
 
-from batchdiff.image.opening import open_image
-from batchdiff.model.plan import PlannedImage
-from batchdiff.planning.reopening import files_of
-from batchdiff.planning.scan import ScanJob
+from batchdiff.image.open import open_image
+from batchdiff.plan.plan import PlannedImage
+from batchdiff.planning.scan.one_range import ScanJob
+from batchdiff.planning.scan.reopening import files_of
 
 
 def scan_job(template: Path, *guests: PlannedImage, sharing: bool = False) -> ScanJob:

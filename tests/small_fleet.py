@@ -8,10 +8,10 @@ import notation
 from oracle import source
 
 from batchdiff.choices import Retire
-from batchdiff.model.manifest import GuestEntry, Manifest
-from batchdiff.model.overlay_options import OverlayOptions
-from batchdiff.model.plan_file import checksum_of
-from batchdiff.model.plan_json import to_dict
+from batchdiff.manifest.manifest import GuestEntry, Manifest
+from batchdiff.plan.document import to_dict
+from batchdiff.plan.file import checksum_of
+from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.planning.planner import make_plan
 
 TEMPLATE = "2M:A 1M:- 2M:B 1M:0 2M:C 4M:D"

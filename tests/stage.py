@@ -19,28 +19,28 @@ import notation
 import pytest
 from oracle import guest_bytes, source
 
-from batchdiff.applying import retire as retiring
-from batchdiff.applying.executor import ApplyOptions, apply_plan
-from batchdiff.applying.journal import FrozenJournal, Journal, read_notes
-from batchdiff.applying.notes import Notes, Standing, Step
-from batchdiff.applying.purging import PurgeOptions
-from batchdiff.applying.recovery import recovered
-from batchdiff.applying.restoring import RestoreOptions
-from batchdiff.applying.run import Session
-from batchdiff.applying.stopping import Stop
-from batchdiff.applying.undoing import purge, restore
+from batchdiff.applying.apply import ApplyOptions, apply_plan
+from batchdiff.applying.guests.recovery import recovered
+from batchdiff.applying.journal.file import FrozenJournal, Journal, read_notes
+from batchdiff.applying.journal.records import Notes, Standing, Step
+from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.applying.session.session import Session
+from batchdiff.applying.session.stop import Stop
+from batchdiff.applying.swap import retire as retiring
+from batchdiff.applying.swap.purge_tasks import PurgeOptions
+from batchdiff.applying.swap.undo_tasks import RestoreOptions
+from batchdiff.applying.undo import purge, restore
 from batchdiff.choices import Retire
 from batchdiff.errors import DifferenceError
-from batchdiff.image import qemu_img
-from batchdiff.image.opening import inspect, open_image
-from batchdiff.image.source import ImageSource
-from batchdiff.model.manifest import GuestEntry, Manifest
-from batchdiff.model.outcome import GuestOutcome, Status
-from batchdiff.model.overlay_options import OverlayOptions
-from batchdiff.model.plan import GuestPlan, Plan
-from batchdiff.model.plan_file import checksum_of
-from batchdiff.model.plan_json import to_dict
+from batchdiff.image.open import inspect, open_image
+from batchdiff.image_source import ImageSource
+from batchdiff.manifest.manifest import GuestEntry, Manifest
+from batchdiff.plan.document import to_dict
+from batchdiff.plan.file import checksum_of
+from batchdiff.plan.overlay_options import OverlayOptions
+from batchdiff.plan.plan import GuestPlan, Plan
 from batchdiff.planning.planner import make_plan
+from batchdiff.qemu import qemu_img
 
 TEMPLATE = "256k:A 256k:B 512k:C"
 GUEST = "256k:A 64k:X 192k:B 512k:C"
@@ -208,12 +208,12 @@ class Stage:
     # The verbs.
 
     def step(self, guest: str, step: Step) -> None:
-        """See :class:`batchdiff.applying.run.Watch`."""
+        """See :class:`batchdiff.applying.session.session.Watch`."""
         self.steps.append((guest, step))
         self.on_step.get(step, nothing)()
 
     def notice(self, text: str) -> None:
-        """See :class:`batchdiff.applying.run.Watch`."""
+        """See :class:`batchdiff.applying.session.session.Watch`."""
         self.notices.append(text)
 
     @contextmanager

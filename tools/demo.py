@@ -12,12 +12,12 @@ import shutil
 import subprocess
 import sys
 
-from batchdiff.applying.overlay import NewImage, write_image
+from batchdiff.applying.writer.image_writer import NewImage, write_image
 from batchdiff.extents import Kind, from_runs
-from batchdiff.image.opening import open_image
-from batchdiff.image.qemu_img import is_installed
-from batchdiff.image.source import ImageFormat, ImageSource
+from batchdiff.image.open import open_image
+from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qcow2.geometry import Geometry
+from batchdiff.qemu.qemu_img import is_installed
 from batchdiff.units import KIB, MIB, ceil_div
 
 TEMPLATE_SIZE = 256 * MIB

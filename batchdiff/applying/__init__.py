@@ -1,1 +1,1 @@
-"""The half that writes: overlays, verification, retirement."""
+"""The half that writes: apply, restore, purge and verify, guest after guest."""

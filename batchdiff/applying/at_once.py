@@ -5,7 +5,7 @@
     asked for with --jobs   (default: one for each CPU)
       |  memory             what a qemu-img may take, for each
       |  open files         the chains of guest and overlay, twice where our own reader compares, for each
-      |  disk space         the overlays beside their originals       (applying/space.py, apply only)
+      |  disk space         the overlays beside their originals       (applying/checks/space.py, apply only)
       v
     at least one
 """
@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from batchdiff.image.descriptors import free_descriptors
-from batchdiff.image.machine import available_memory
-from batchdiff.image.source import ImageSource
-from batchdiff.model.plan import GuestPlan
+from batchdiff.files.descriptors import free_descriptors
+from batchdiff.image_source import ImageSource
+from batchdiff.linux.machine import available_memory
+from batchdiff.plan.plan import GuestPlan
 from batchdiff.units import MIB
 
 _MEMORY = 128 * MIB

@@ -9,24 +9,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
-from batchdiff.applying.no_dependents import require_no_dependents
-from batchdiff.applying.outcomes import kept_for
-from batchdiff.applying.outgoing import OutgoingFile
+from batchdiff.applying.checks.no_dependents import require_no_dependents
+from batchdiff.applying.checks.space import check_space_for_image
+from batchdiff.applying.checks.verify import require_judges
+from batchdiff.applying.guest_results import kept_for
+from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.applying.pipeline import EXPECTED, as_told
-from batchdiff.applying.purging import PurgeOptions, purge_task
 from batchdiff.applying.restore_without_template import NOTHING_READS_IT, split_by_reading
-from batchdiff.applying.restoring import RestoreOptions, restore_task
-from batchdiff.applying.run import Run, Session, template_held
-from batchdiff.applying.space import check_space_for_image
-from batchdiff.applying.steps import OutgoingAt
-from batchdiff.applying.task import Task
-from batchdiff.applying.template import accept_template
-from batchdiff.applying.undoing import Chosen, purgeable, require_decision, restorable, why_template_is_lost
-from batchdiff.applying.verification import require_judges
+from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.applying.session.session import Run, Session, template_held
+from batchdiff.applying.swap.outgoing import OutgoingFile
+from batchdiff.applying.swap.purge_tasks import PurgeOptions, purge_task
+from batchdiff.applying.swap.task import Task
+from batchdiff.applying.swap.undo_tasks import RestoreOptions, restore_task
+from batchdiff.applying.template.check import accept_template
+from batchdiff.applying.undo import Chosen, purgeable, require_decision, restorable, why_template_is_lost
 from batchdiff.errors import DifferenceError, StopError
-from batchdiff.image.source import ImageSource
-from batchdiff.model.outcome import GuestOutcome, Status
-from batchdiff.model.plan import GuestPlan
+from batchdiff.image_source import ImageSource
+from batchdiff.plan.plan import GuestPlan
 
 
 def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:

@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from batchdiff.applying.conversion import Conversion
-from batchdiff.applying.notes import Goal
-from batchdiff.applying.run import Run
-from batchdiff.applying.task import Task
+from batchdiff.applying.journal.records import Goal
+from batchdiff.applying.session.session import Run
+from batchdiff.applying.swap.swap import Conversion
+from batchdiff.applying.swap.task import Task
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, StopError
-from batchdiff.image.faults import explained
+from batchdiff.linux.call_failures import explained
 from batchdiff.qcow2.faults import FormatError
 
 EXPECTED = (BatchdiffError, OSError, FormatError)

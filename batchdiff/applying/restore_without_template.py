@@ -14,25 +14,25 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TypeAlias
 
-from batchdiff.applying import retire
-from batchdiff.applying.guest_files import Found, find_original, find_overlay
-from batchdiff.applying.no_dependents import require_no_dependents
-from batchdiff.applying.notes import Goal, Standing, Step
-from batchdiff.applying.overlay_source import current_overlay, planned_overlay
+from batchdiff.applying.checks.no_dependents import require_no_dependents
+from batchdiff.applying.guests.file_names import discard, overlay_names
+from batchdiff.applying.guests.guest_files import Found, find_original, find_overlay
+from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
+from batchdiff.applying.journal.records import Goal, Standing, Step
 from batchdiff.applying.pipeline import as_told
-from batchdiff.applying.places import discard, overlay_names
-from batchdiff.applying.run import Session
-from batchdiff.applying.sidecar import discard_unfinished, forget_overlay
+from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.applying.session.session import Session
+from batchdiff.applying.swap import retire
+from batchdiff.applying.template.sidecar import discard_unfinished, forget_overlay
+from batchdiff.dependents.dependents import Dependents, dependents_in_plan
 from batchdiff.errors import BatchdiffError, GuestError, ImageError, InUseError
-from batchdiff.image.faults import AGAIN, how_to_remove
 from batchdiff.image.files import open_image_file
-from batchdiff.image.holding import hold
-from batchdiff.image.lease import release_lease
-from batchdiff.image.opening import inspect, open_image
-from batchdiff.image.usage import Purpose, secured
-from batchdiff.model.dependents import Dependents, dependents_in_plan
-from batchdiff.model.outcome import GuestOutcome, Status
-from batchdiff.model.plan import GuestPlan, Plan
+from batchdiff.image.in_use.check import Purpose, secured
+from batchdiff.image.in_use.hold import hold
+from batchdiff.image.in_use.lease import release_lease
+from batchdiff.image.open import inspect, open_image
+from batchdiff.linux.call_failures import AGAIN, how_to_remove
+from batchdiff.plan.plan import GuestPlan, Plan
 
 Begun: TypeAlias = tuple[GuestPlan, Standing]
 """A guest that apply has begun, and where it stands."""

@@ -1,1 +1,1 @@
-"""The command line: a module for each verb."""
+"""The command line: arguments, console, exit codes; nothing else prints or exits."""

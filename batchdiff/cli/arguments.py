@@ -7,12 +7,12 @@ import enum
 from typing import TypeAlias
 
 from batchdiff import __version__
-from batchdiff.applying.verify_mode import VerifyMode
+from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.choices import Loss, Retire
 from batchdiff.cli.console import Progress
 from batchdiff.cli.help_layout import help_layout
 from batchdiff.cli.option_values import file_to_write, guest_name, jobs, one_of, rate
-from batchdiff.planning.manners import CacheUse
+from batchdiff.throttle.options import CacheUse
 
 _EXIT_CODES = """exit codes:
   0 done                               5 the plan is invalid, edited or stale

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from batchdiff.cli.console import Console
 from batchdiff.errors import UsageError
-from batchdiff.image.names import shell_word
-from batchdiff.model.earlier_plans import plan_in
-from batchdiff.model.manifest import Manifest
-from batchdiff.model.plan import GuestPlan, Plan
+from batchdiff.files.filenames import shell_word
+from batchdiff.manifest.manifest import Manifest
+from batchdiff.plan.earlier_plans import plan_in
+from batchdiff.plan.plan import GuestPlan, Plan
 from batchdiff.units import few
 
 if TYPE_CHECKING:
-    from batchdiff.applying.kept_plan import KeptPlan
+    from batchdiff.applying.journal.kept_plan import KeptPlan
 
 
 def converted_guests(manifest: Manifest) -> dict[str, list[str]]:

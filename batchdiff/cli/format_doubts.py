@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from batchdiff.cli.console import Console
-from batchdiff.image.lookalike import looks_like
-from batchdiff.image.source import ImageFormat, ImageSource
-from batchdiff.model.manifest import Manifest
-from batchdiff.model.plan import Plan, Verdict
+from batchdiff.image.format_marks import looks_like
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.manifest.manifest import Manifest
+from batchdiff.plan.plan import Plan, Verdict
 from batchdiff.report.printable import printable
 
 if TYPE_CHECKING:
-    from batchdiff.applying.notes import Notes
+    from batchdiff.applying.journal.records import Notes
 
 
 def warn_of_formats(console: Console, manifest: Manifest) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from batchdiff.choices import Retire
 from batchdiff.cli.console import Console
-from batchdiff.image.lease import why_unknown
-from batchdiff.image.names import shell_word
-from batchdiff.image.permissions import WRITE_BITS
-from batchdiff.model.manifest import GuestEntry, Manifest
+from batchdiff.files.filenames import shell_word
+from batchdiff.image.in_use.lease import why_unknown
+from batchdiff.linux.permissions import WRITE_BITS
+from batchdiff.manifest.manifest import GuestEntry, Manifest
 
 
 def warn_of_files(console: Console, manifest: Manifest, pending: Sequence[GuestEntry]) -> None:

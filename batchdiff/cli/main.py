@@ -15,7 +15,7 @@ from types import FrameType
 from batchdiff.cli.arguments import parsed
 from batchdiff.cli.console import Console
 from batchdiff.errors import EXIT_BUG, EXIT_INTERRUPTED, BatchdiffError, UsageError, advice_on_limit
-from batchdiff.image.descriptors import require_descriptors
+from batchdiff.files.descriptors import require_descriptors
 from batchdiff.report.charset import written_in
 from batchdiff.signals import held_signals
 
@@ -107,7 +107,7 @@ def _verb(console: Console, arguments: argparse.Namespace) -> int:
     # Imported by name, so that `show` does not load what only `plan` needs. Signals are held back, because numpy
     # reports Ctrl-C during its import as a broken installation.
     with held_signals():
-        module = importlib.import_module(f"batchdiff.cli.{arguments.verb}")
+        module = importlib.import_module(f"batchdiff.cli.verbs.{arguments.verb}")
     with _advice_for(arguments):
         code: int = module.run(console, arguments)
     return code
@@ -119,7 +119,7 @@ def _advice_for(arguments: argparse.Namespace) -> Iterator[None]:
     if "plan" not in arguments:
         yield
         return
-    from batchdiff.applying.commands import commands_for  # noqa: PLC0415  # only a verb with a plan needs it
+    from batchdiff.applying.guests.commands import commands_for  # noqa: PLC0415  # only a verb with a plan needs it
 
     with commands_for(os.path.abspath(arguments.plan), getattr(arguments, "moves", None) or []):
         yield

@@ -7,7 +7,7 @@ import enum
 from collections.abc import Callable
 from typing import TypeVar
 
-from batchdiff.image.names import readable
+from batchdiff.files.filenames import readable
 from batchdiff.units import MIB, TIB, parse_size
 
 _MOST_JOBS = 1024

@@ -7,9 +7,9 @@ import os
 
 from batchdiff.cli.console import Console
 from batchdiff.errors import UsageError
-from batchdiff.image.names import shell_word
-from batchdiff.model.path_map import PathMap, move_in
-from batchdiff.model.plan import Plan
+from batchdiff.files.filenames import shell_word
+from batchdiff.plan.path_map import PathMap, move_in
+from batchdiff.plan.plan import Plan
 
 
 def moved(console: Console, plan: Plan, arguments: argparse.Namespace) -> tuple[Plan, PathMap]:

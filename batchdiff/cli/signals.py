@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from batchdiff.applying.stopping import Stop
+from batchdiff.applying.session.stop import Stop
 from batchdiff.errors import EXIT_INTERRUPTED
-from batchdiff.image.programs import kill_all
+from batchdiff.qemu.programs import kill_all
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -1,1 +1,1 @@
-"""Read-only access to one image, and to what the system knows about its file."""
+"""Read one image with its backing chain, whatever its format; nothing here writes."""

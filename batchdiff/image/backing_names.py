@@ -16,12 +16,12 @@ import os
 import stat
 
 from batchdiff.errors import ImageError
-from batchdiff.image.contract import Layer
-from batchdiff.image.identity import is_one_image
-from batchdiff.image.lookalike import begins_like, looks_like
-from batchdiff.image.names import shell_line, unfit
+from batchdiff.files.filenames import shell_line, unfit
+from batchdiff.files.identity import is_one_image
+from batchdiff.image.format_marks import begins_like, looks_like
+from batchdiff.image.layer import Layer
 from batchdiff.image.qcow2 import Qcow2Layer
-from batchdiff.image.source import ImageFormat, ImageSource
+from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qcow2.header import Header
 
 _FILE = "file:"

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from batchdiff.errors import ImageError
-from batchdiff.image.faults import explained
-from batchdiff.image.fingerprint import Fingerprint, fingerprint_of
-from batchdiff.image.memory import scratch
-from batchdiff.image.names import check_usable
-from batchdiff.image.permissions import Deed
+from batchdiff.files.filenames import check_usable
+from batchdiff.files.fingerprint import Fingerprint, fingerprint_of
+from batchdiff.files.memory import scratch
+from batchdiff.linux.call_failures import explained
+from batchdiff.linux.permissions import Deed
 
 _MISSING = {errno.ENOENT, errno.ENOTDIR}
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from batchdiff.image.contract import Layer, Segment, clipped
-from batchdiff.image.fingerprint import Fingerprint
-from batchdiff.image.source import ImageSource
+from batchdiff.files.fingerprint import Fingerprint
+from batchdiff.image.layer import Layer, Segment, clipped
+from batchdiff.image_source import ImageSource
 from batchdiff.qcow2.entries import Origin
 
 

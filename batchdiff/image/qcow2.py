@@ -17,9 +17,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image import files
-from batchdiff.image.contract import Losses, Packed, Segment, clipped
-from batchdiff.image.fingerprint import Fingerprint
+from batchdiff.image.layer import Losses, Packed, Segment, clipped
 from batchdiff.image.qcow2_extras import check_extras
 from batchdiff.image.qcow2_tables import L2Tables, read_header, read_l2_tables, read_words, refused
 from batchdiff.qcow2 import compression, entries
@@ -116,7 +116,7 @@ class Qcow2Layer:
         return found.reshape(-1, 2) if geometry.extended_l2 else found
 
     def parts(self, start: int, end: int) -> list[Segment]:
-        """See :class:`~batchdiff.image.contract.Layer`."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         found: list[Segment] = []
         for first, index, begin, count in self._tables(start, end):
             table = self._l2.at(index)
@@ -244,7 +244,7 @@ class Qcow2Layer:
         files.fill_from(self.fd, buffer, segment.address, self.path)
 
     def packed(self, segment: Segment) -> Packed:
-        """See :class:`~batchdiff.image.contract.Layer`."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         geometry = self.header.geometry
         return Packed(geometry.compression_type, geometry.cluster_size, self._packed(segment.address))
 

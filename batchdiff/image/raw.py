@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
+from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image import files
-from batchdiff.image.contract import Losses, Packed, Segment
-from batchdiff.image.fingerprint import Fingerprint
+from batchdiff.image.layer import Losses, Packed, Segment
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import SECTOR, align_up
 
@@ -27,7 +27,7 @@ class RawLayer:
         return Losses()
 
     def parts(self, start: int, end: int) -> list[Segment]:
-        """See :class:`~batchdiff.image.contract.Layer`; nothing is ever ABSENT."""
+        """See :class:`~batchdiff.image.layer.Layer`; nothing is ever ABSENT."""
         found = []
         at = start
         whole = [(start, self._size)] if start < self._size else []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from batchdiff.image.contract import Segment
+from batchdiff.files.memory import address_of, page_aligned, same_bytes
 from batchdiff.image.image import Image
-from batchdiff.image.memory import address_of, page_aligned, same_bytes
+from batchdiff.image.layer import Segment
 
 
 class ReadBuffer:

@@ -10,32 +10,32 @@ from functools import partial
 
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.extents import Extents, Kind
-from batchdiff.image.allocation import DiskUse, disk_use
-from batchdiff.image.blocks import NO_BLOCKS, Blocks
-from batchdiff.image.exactness import Exactness
-from batchdiff.image.fiemap import ExtentTable
 from batchdiff.image.files import settle_reads
 from batchdiff.image.image import Image
-from batchdiff.image.sharing import located
-from batchdiff.image.usage import Purpose, require_unused
-from batchdiff.image.volume import Volume, volume_of
-from batchdiff.model.manifest import GuestEntry, Manifest
-from batchdiff.model.overlay_options import Compression, OverlayOptions, backing_name, geometry_of
-from batchdiff.model.plan import GuestPlan, PlannedImage, Savings, Similarity, Verdict, why_unlike
-from batchdiff.model.plan_extents import runs_of
-from batchdiff.model.plan_runs import NO_RUNS
+from batchdiff.image.in_use.check import Purpose, require_unused
+from batchdiff.image.storage.allocation import DiskUse, disk_use
+from batchdiff.image.storage.allocation_units import Volume, volume_of
+from batchdiff.image.storage.block_ranges import NO_BLOCKS, Blocks
+from batchdiff.image.storage.exactness import Exactness
+from batchdiff.image.storage.shared_blocks import located
+from batchdiff.linux.fiemap import ExtentTable
+from batchdiff.manifest.manifest import GuestEntry, Manifest
+from batchdiff.plan.extents import runs_of
+from batchdiff.plan.overlay_options import Compression, OverlayOptions, backing_name, geometry_of
+from batchdiff.plan.plan import GuestPlan, PlannedImage, Savings, Similarity, Verdict, why_unlike
+from batchdiff.plan.runs import NO_RUNS
 from batchdiff.planning.candidates import Candidate, Dismissed
-from batchdiff.planning.compare import UNIT
-from batchdiff.planning.estimate import Measure, stored_data
-from batchdiff.planning.reopening import reopened
-from batchdiff.planning.savings import (
+from batchdiff.planning.scan.compare import UNIT
+from batchdiff.planning.scan.reopening import reopened
+from batchdiff.planning.sizes.compressed_estimate import Measure, stored_data
+from batchdiff.planning.sizes.disk_use import taken_bytes
+from batchdiff.planning.sizes.overlay_sizes import (
     chosen_cluster_size,
     disk_bytes,
     extents_to_write,
     savings_of,
     sizes_by_cluster_size,
 )
-from batchdiff.planning.written import taken_bytes
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
 from batchdiff.units import ceil_div, format_size

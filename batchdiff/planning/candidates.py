@@ -6,21 +6,21 @@ import os
 from dataclasses import dataclass
 
 from batchdiff.choices import Loss, Retire
+from batchdiff.dependents.dependents import Forbidden, dependents_in_manifest
 from batchdiff.errors import GuestError, ImageError
+from batchdiff.files import own_files
+from batchdiff.files.identity import identity_of, is_one_image
 from batchdiff.image.backing_names import resolved_backing
-from batchdiff.image.contract import Losses
-from batchdiff.image.identity import identity_of, is_one_image
+from batchdiff.image.format_marks import looks_like
 from batchdiff.image.image import Image
-from batchdiff.image.lookalike import looks_like
-from batchdiff.image.opening import OverlayError, inspect, open_image, peek_header
-from batchdiff.image.source import ImageFormat, ImageSource
-from batchdiff.image.underlying import Underlying, all_underlying
-from batchdiff.image.usage import Purpose, require_unused
-from batchdiff.model import own_names
-from batchdiff.model.dependents import Forbidden, dependents_in_manifest
-from batchdiff.model.earlier_plans import EarlierPlans
-from batchdiff.model.manifest import GuestEntry, Manifest
-from batchdiff.model.plan import PlannedImage, Verdict
+from batchdiff.image.in_use.check import Purpose, require_unused
+from batchdiff.image.layer import Losses
+from batchdiff.image.open import OverlayError, inspect, open_image, peek_header
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.linux.block_stack import Underlying, all_underlying
+from batchdiff.manifest.manifest import GuestEntry, Manifest
+from batchdiff.plan.earlier_plans import EarlierPlans
+from batchdiff.plan.plan import PlannedImage, Verdict
 from batchdiff.units import format_size
 
 _CONVERT_FIRST = "convert or remove that image first, then plan again"
@@ -134,7 +134,7 @@ def _objection(
     # First the checks that need only paths, then those that read the image.
     if reason := _under_the_template(record, template, under, manifest.retire):
         return reason
-    aside = record.source.path + own_names.QUARANTINE
+    aside = record.source.path + own_files.QUARANTINE
     if manifest.retire is Retire.QUARANTINE and os.path.lexists(aside):
         return (
             f"its name in quarantine is taken: {aside} is the original of an earlier conversion."

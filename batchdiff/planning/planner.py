@@ -17,30 +17,30 @@ from functools import partial
 
 from batchdiff import __version__
 from batchdiff.errors import ImageError
-from batchdiff.image.descriptors import raise_descriptor_limit
+from batchdiff.files.descriptors import raise_descriptor_limit
 from batchdiff.image.files import settle_reads
 from batchdiff.image.image import Image
-from batchdiff.image.opening import inspect, open_image
-from batchdiff.image.overlayfs import NOTHING
-from batchdiff.image.protecting import protecting
-from batchdiff.image.sharing import has_shared_extents, shared_blocks
-from batchdiff.image.usage import Purpose, require_unused
-from batchdiff.model.earlier_plans import EarlierPlans
-from batchdiff.model.known_states import first_state, is_known_state
-from batchdiff.model.manifest import Manifest
-from batchdiff.model.plan import GuestPlan, Plan, PlannedImage
-from batchdiff.model.sidecar import Sidecar, read_sidecar, sidecar_path
-from batchdiff.model.totals import totals_of
+from batchdiff.image.in_use.check import Purpose, require_unused
+from batchdiff.image.open import inspect, open_image
+from batchdiff.image.storage.copy_up import protecting
+from batchdiff.image.storage.overlayfs import NOTHING
+from batchdiff.image.storage.shared_blocks import has_shared_extents, shared_blocks
+from batchdiff.manifest.manifest import Manifest
+from batchdiff.plan.earlier_plans import EarlierPlans
+from batchdiff.plan.known_states import first_state, is_known_state
+from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage
+from batchdiff.plan.sidecar import Sidecar, read_sidecar, sidecar_path
+from batchdiff.plan.totals import totals_of
 from batchdiff.planning.assessment import Exact, Premises, assessed, dismissed, reassessed
 from batchdiff.planning.candidates import Candidate, Dismissed, examine_guests, planned
-from batchdiff.planning.checkpoint import Checkpoint
-from batchdiff.planning.estimate import Sample, stored_lengths
-from batchdiff.planning.findings import Findings
-from batchdiff.planning.pool import run_tasks
-from batchdiff.planning.reopening import budget
-from batchdiff.planning.resuming import vouches
-from batchdiff.planning.reuse import exact_parts, objection
-from batchdiff.planning.scanning import Course, Progress, scanned
+from batchdiff.planning.checkpoint.checkpoint import Checkpoint
+from batchdiff.planning.checkpoint.resume import vouches
+from batchdiff.planning.reuse_plan import exact_parts, objection
+from batchdiff.planning.scan.reopening import budget
+from batchdiff.planning.scan.results import Findings
+from batchdiff.planning.scan.workers import run_tasks
+from batchdiff.planning.scan_all import Course, Progress, scanned
+from batchdiff.planning.sizes.compressed_estimate import Sample, stored_lengths
 
 GENERATOR = f"batchdiff {__version__}"
 

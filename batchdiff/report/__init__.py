@@ -1,1 +1,1 @@
-"""Reports of plans and results, as text for people and as JSON for programs."""
+"""Plans and results as text or JSON: pure functions to strings."""

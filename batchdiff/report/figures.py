@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from batchdiff.image.exactness import Exactness
-from batchdiff.model.plan import GuestPlan, Savings, Verdict
+from batchdiff.image.storage.exactness import Exactness
+from batchdiff.plan.plan import GuestPlan, Savings, Verdict
 from batchdiff.units import format_size
 
 NOTHING = "-"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from batchdiff.choices import Retire
-from batchdiff.model import own_names
-from batchdiff.model.plan import GuestPlan, Plan, why_unlike
+from batchdiff.files import own_files
+from batchdiff.plan.plan import GuestPlan, Plan, why_unlike
 from batchdiff.report.figures import to_convert
 from batchdiff.report.printable import printable
 
@@ -28,7 +28,7 @@ def remarks(plan: Plan) -> Iterator[str]:
 
 def _of_link(guest: GuestPlan, retire: Retire) -> str:
     """Return the remark on a guest that the manifest names by a symbolic link: where its files go."""
-    file, aside = guest.source.path, guest.source.path + own_names.QUARANTINE
+    file, aside = guest.source.path, guest.source.path + own_files.QUARANTINE
     begin = f"{guest.alias} is a symbolic link to {file}."
     if guest.overlay_path == file:
         return f"{begin} The overlay takes the place of that file, so the link leads to the overlay."

@@ -9,11 +9,11 @@ from stage import ASIDE, NAME, Stage, failed, status
 
 from batchdiff.applying import dry_run
 from batchdiff.applying.dry_run import dry_run_purge, dry_run_restore
-from batchdiff.applying.purging import PurgeOptions
-from batchdiff.applying.restoring import RestoreOptions
+from batchdiff.applying.results.outcome import Status
+from batchdiff.applying.swap.purge_tasks import PurgeOptions
+from batchdiff.applying.swap.undo_tasks import RestoreOptions
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError, ImageError, VerificationError
-from batchdiff.model.outcome import Status
 
 
 class Rehearsal:

@@ -6,7 +6,7 @@ import pytest
 from stage import Stage
 
 from batchdiff.choices import Retire
-from batchdiff.model import own_names, whole_file
+from batchdiff.files import atomic_write, own_files
 
 COUNTED = ("os.open", "os.listdir", "os.scandir", "os.stat", "os.lstat", "os.fsync", "os.fstat", "os.rename")
 
@@ -28,8 +28,8 @@ def calls_of(folder, count, retire):
         for name in COUNTED:
             module, _, function = name.partition(".")
             patch.setattr(name, counted(name, getattr(__import__(module), function)))
-        patch.setattr(own_names, "is_temporary_of", counted("is_temporary_of", own_names.is_temporary_of))
-        assert whole_file.own_names is own_names
+        patch.setattr(own_files, "is_temporary_of", counted("is_temporary_of", own_files.is_temporary_of))
+        assert atomic_write.own_files is own_files
         assert {each.exit_code for each in stage.apply(retire)} == {0}
     return found
 

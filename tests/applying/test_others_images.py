@@ -14,13 +14,13 @@ from oracle import assert_same, read_all
 from patching import Patched
 from stage import ASIDE, NAME, Stage, failed, status
 
-from batchdiff.applying.examination import examined
-from batchdiff.applying.verify_mode import VerifyMode
+from batchdiff.applying.checks.verify_mode import VerifyMode
+from batchdiff.applying.health_check import examined
+from batchdiff.applying.results.finding import Health
+from batchdiff.applying.results.outcome import Status
 from batchdiff.choices import Retire
-from batchdiff.image import qemu_img
-from batchdiff.model.finding import Health
-from batchdiff.model.outcome import Status
 from batchdiff.qcow2 import header
+from batchdiff.qemu import qemu_img
 
 COMPARE, CHECK, OPENS = qemu_img.compare, qemu_img.check, qemu_img.require_opens
 

@@ -8,9 +8,9 @@ import types
 import pytest
 
 from batchdiff.applying import pipeline
-from batchdiff.applying.notes import Goal
+from batchdiff.applying.journal.records import Goal
 from batchdiff.applying.pipeline import Way, arrivals, as_told
-from batchdiff.applying.stopping import Stop
+from batchdiff.applying.session.stop import Stop
 from batchdiff.errors import DifferenceError, GuestError, ImageError, InUseError, StopError
 from batchdiff.qcow2.faults import FormatError
 

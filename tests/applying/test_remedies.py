@@ -16,17 +16,17 @@ import pytest
 from stage import ASIDE, NAME, Stage, failed, status
 
 import batchdiff
-from batchdiff.applying.examination import examined
-from batchdiff.applying.guest_files import on_disk
-from batchdiff.applying.journal import Journal, read_notes
-from batchdiff.applying.no_dependents import require_no_dependents
-from batchdiff.applying.standings import TemplateIs
-from batchdiff.applying.stopping import Stop
+from batchdiff.applying.checks.no_dependents import require_no_dependents
+from batchdiff.applying.guests.guest_files import on_disk
+from batchdiff.applying.guests.status import TemplateIs
+from batchdiff.applying.health_check import examined
+from batchdiff.applying.journal.file import Journal, read_notes
+from batchdiff.applying.results.finding import Health
+from batchdiff.applying.results.outcome import Status
+from batchdiff.applying.session.stop import Stop
 from batchdiff.choices import Retire
+from batchdiff.dependents.dependents import Dependents
 from batchdiff.errors import BatchdiffError, GuestError, PlanError
-from batchdiff.model.dependents import Dependents
-from batchdiff.model.finding import Health
-from batchdiff.model.outcome import Status
 
 ROOT = Path(batchdiff.__file__).parent
 
@@ -283,16 +283,16 @@ def test_a_journal_that_may_not_be_read_is_not_taken_for_an_empty_one(stage):
 SHARED = ("applying", "image", "model")
 
 MAY_PLAN_AGAIN = {
-    "applying/endings.py",  # under apply only
-    "applying/executor.py",
-    "applying/overlaying.py",
-    "applying/retire.py",  # an original whose name is too long, before apply has begun with it
-    "applying/staleness.py",
-    "applying/standings.py",  # a guest that was refused when it was planned
-    "applying/template.py",  # while nothing is converted
-    "image/qemu_img.py",  # QEMU's last word, before anything rests on a template
-    "model/plan_file.py",
-    "model/plan_recognition.py",
+    "applying/swap/endings.py",  # under apply only
+    "applying/apply.py",
+    "applying/swap/apply_task.py",
+    "applying/swap/retire.py",  # an original whose name is too long, before apply has begun with it
+    "applying/checks/staleness.py",
+    "applying/guests/status.py",  # a guest that was refused when it was planned
+    "applying/template/check.py",  # while nothing is converted
+    "qemu/qemu_img.py",  # QEMU's last word, before anything rests on a template
+    "plan/file.py",
+    "plan/recognise.py",
 }
 """Modules that only planning and apply reach, or that see to it that nothing is converted yet."""
 
@@ -334,7 +334,7 @@ def wrong_advice(name: str, source: str) -> list[str]:
 )
 def test_shared_code_names_no_verb_to_run_again(path):
     name = path.relative_to(ROOT).as_posix()
-    if name == "applying/executor.py":  # the verb is apply, and the choice is its own
+    if name == "applying/apply.py":  # the verb is apply, and the choice is its own
         assert wrong_advice(name, path.read_text()) == [
             "Or use `--verify native`, with which no original can be deleted."
         ]

@@ -11,13 +11,13 @@ from oracle import assert_same
 from stage import ASIDE, DELETING, GUEST, OVERLAY_ASIDE, Stage, failed, status
 
 from batchdiff.applying import restore_without_template
-from batchdiff.applying.guest_files import on_disk
-from batchdiff.applying.notes import Step
-from batchdiff.applying.standings import standings_of
+from batchdiff.applying.guests.guest_files import on_disk
+from batchdiff.applying.guests.status import standings_of
+from batchdiff.applying.journal.records import Step
+from batchdiff.applying.results.outcome import Status
 from batchdiff.choices import Retire
 from batchdiff.errors import StopError
-from batchdiff.model.outcome import Status
-from batchdiff.model.sidecar import read_sidecar
+from batchdiff.plan.sidecar import read_sidecar
 
 
 @pytest.fixture(params=["beside", "same"])

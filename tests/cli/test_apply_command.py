@@ -31,8 +31,8 @@ from filesystems import mounted
 from oracle import assert_same
 from seeds import seeded
 
-from batchdiff.image.fingerprint import fingerprint_at
-from batchdiff.model.plan_file import checksum_of
+from batchdiff.files.fingerprint import fingerprint_at
+from batchdiff.plan.file import checksum_of
 
 ORIGINALS = set(GUESTS)
 

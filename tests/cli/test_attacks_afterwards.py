@@ -55,8 +55,8 @@ main()
     assert done.returncode == 137, done
 
 
-AT_THE_UNLINK = "batchdiff.applying.retire:delete"
-AFTER_THE_UNLINK = "batchdiff.applying.retire:delete:after"
+AT_THE_UNLINK = "batchdiff.applying.swap.retire:delete"
+AFTER_THE_UNLINK = "batchdiff.applying.swap.retire:delete:after"
 
 
 def overlay(fleet):
@@ -242,7 +242,7 @@ def test_a_guest_in_place_that_runs_after_a_kill_between_the_unlink_and_its_note
 def test_an_overlay_that_goes_missing_after_a_kill_does_not_hide_that_its_image_was_rebuilt(one):
     one.apply("--retire", "quarantine")
     expected = use(overlay(one))
-    dies(one, "batchdiff.applying.retire:move:after", "restore", "fleet.plan.json")
+    dies(one, "batchdiff.applying.swap.retire:move:after", "restore", "fleet.plan.json")
     overlay(one).unlink()
     assert_same((one.folder / "raw.img").read_bytes(), expected)
     done = run(one, "restore", expect=1)
@@ -254,7 +254,7 @@ def test_an_overlay_that_goes_missing_after_a_kill_does_not_hide_that_its_image_
 
 
 def test_a_vm_that_runs_on_its_overlay_before_apply_has_noted_that_it_was_published(one):
-    dies(one, "batchdiff.applying.retire:move:after", "apply", "fleet.plan.json")
+    dies(one, "batchdiff.applying.swap.retire:move:after", "apply", "fleet.plan.json")
     expected = use(overlay(one))
     done = run(one, "restore", expect=1)
     assert "only you know which of the two counts" in done.stderr

@@ -14,11 +14,11 @@ from notation import run
 from oracle import assert_same
 
 from batchdiff.cli.console import Console
-from batchdiff.cli.hints import warn_of_manifest
 from batchdiff.cli.main import run as main
+from batchdiff.cli.warnings import warn_of_manifest
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, PlanError, VerificationError
-from batchdiff.image import device_names
-from batchdiff.model.manifest_file import read_manifest
+from batchdiff.linux import device_names
+from batchdiff.manifest.file import read_manifest
 
 TEMPLATE = "2M:A 1M:- 1M:B"
 GUEST = "1M:A 64k:X 960k:A 1M:- 1M:B"

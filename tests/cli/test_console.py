@@ -8,10 +8,10 @@ import sys
 import plans
 import pytest
 
-from batchdiff.cli import work
+from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.cli import run_session
 from batchdiff.cli.console import Console, Progress
 from batchdiff.errors import BatchdiffError, UsageError
-from batchdiff.model.outcome import GuestOutcome, Status
 
 SAID = {"say": "a message", "detail": "a detail", "warn": "batchdiff: a warning"}
 
@@ -100,7 +100,7 @@ def test_on_one_terminal_a_reason_is_printed_once(monkeypatch, capsys, one_termi
     """There the result follows, which has it; elsewhere the two are read by different people or programs."""
     for stream in (sys.stdout, sys.stderr):
         monkeypatch.setattr(stream, "isatty", lambda: one_terminal)
-    announcer = work.Announcer(Console())
+    announcer = run_session.Announcer(Console())
     announcer.arrival(plans.guest_plan(), GuestOutcome("web01", Status.FAILED, "the disk is full", exit_code=1))
     announcer.arrival(plans.guest_plan(), GuestOutcome("web02", Status.RESTORED, notes=("lost its flags",)))
     said = capsys.readouterr().err

@@ -8,7 +8,10 @@ from commands import COMMAND, batchdiff
 
 CODE = """\
 import os, runpy, sys
-from batchdiff.applying import examination, executor, pipeline, undoing
+from batchdiff.applying import health_check as examination
+from batchdiff.applying import apply as executor
+from batchdiff.applying import pipeline
+from batchdiff.applying import undo as undoing
 os.sched_setaffinity(0, eval(sys.argv.pop(1)))
 def arrivals(ways, run, *, at_once):
     os.write(2, b"at once: %d\\n" % at_once)

@@ -12,7 +12,7 @@ from batchdiff.units import GIB, KIB
 TESTS = Path(__file__).parents[1]
 WRITE = """
 import sys, time
-from batchdiff.model.plan_file import write_plan
+from batchdiff.plan.file import write_plan
 from plans import large_plan
 plan = large_plan(sys.argv[1], guests=int(sys.argv[2]), runs=int(sys.argv[3]))
 start = time.process_time()

@@ -8,12 +8,14 @@ import types
 import pytest
 from plans import guest_plan, small_plan
 
-from batchdiff.applying.kept_plan import KeptPlan
-from batchdiff.applying.notes import Notes
-from batchdiff.cli import apply, earlier_plans, hints, main, notes, plan_hints, purge, work
+from batchdiff.applying.journal.kept_plan import KeptPlan
+from batchdiff.applying.journal.records import Notes
+from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.cli import earlier_plans, journal_notes, main, run_session, warnings
 from batchdiff.cli.console import Console
+from batchdiff.cli.new_plan import plan_warnings
+from batchdiff.cli.verbs import apply, purge
 from batchdiff.errors import GuestError
-from batchdiff.model.outcome import GuestOutcome, Status
 
 
 def outcome(original: str, status: Status = Status.CONVERTED) -> GuestOutcome:
@@ -61,7 +63,7 @@ def test_the_question_of_purge(used, words):
 )
 def test_free_space(capsys, grown, words):
     space = types.SimpleNamespace(grown=lambda *, deleted: {"/images": grown})
-    work._report_space(Console(), space, [outcome("kept")])
+    run_session._report_space(Console(), space, [outcome("kept")])
     assert capsys.readouterr().err == (
         f"df: {words} free space on the filesystem of /images than before this command; changes that other"
         " programs made meanwhile are included.\n"
@@ -72,10 +74,10 @@ def test_free_space(capsys, grown, words):
     ("times", "lacks"), [({}, "is missing or empty"), ({"web02": "2026-01-02T03:04:05Z"}, "lacks its last lines")]
 )
 def test_a_journal_that_was_recovered(capsys, monkeypatch, times, lacks):
-    monkeypatch.setattr(notes, "read_notes", lambda *_: Notes(times=times))
-    monkeypatch.setattr(notes, "_may_lack", lambda *_: True)
-    monkeypatch.setattr(notes, "_recovered", lambda *_: {"web01": None})
-    notes.notes_of(Console(), types.SimpleNamespace(plan="p.json"), small_plan())
+    monkeypatch.setattr(journal_notes, "read_notes", lambda *_: Notes(times=times))
+    monkeypatch.setattr(journal_notes, "_may_lack", lambda *_: True)
+    monkeypatch.setattr(journal_notes, "_recovered", lambda *_: {"web01": None})
+    journal_notes.notes_of(Console(), types.SimpleNamespace(plan="p.json"), small_plan())
     assert capsys.readouterr().err == (
         f"batchdiff: warning: the journal p.json.journal {lacks}; if you have a complete copy, put it back first."
         " What apply did was recovered from the template's sidecar and from the files themselves, for web01\n"
@@ -93,7 +95,7 @@ def test_a_plan_that_was_kept_aside(capsys):
 
 
 def test_raw_guests_in_place():
-    assert hints._raw_in_place([f"/{name}.img" for name in "abcdefg"]) == (
+    assert warnings._raw_in_place([f"/{name}.img" for name in "abcdefg"]) == (
         "warning: qcow2 overlays will take the place of raw images: /a.img, /b.img, /c.img, /d.img, /e.img and 2"
         " more. A VM whose definition still says raw would write its disk over the overlay and destroy it: after"
         " `apply`, and before the VM starts, change each definition to qcow2; or leave `overlay: {path: same}` out"
@@ -104,8 +106,8 @@ def test_too_little_space(capsys, monkeypatch):
     def refuse(*_args: object) -> None:
         raise GuestError("/images has too little space", remedy="Free 3 MiB.")
 
-    monkeypatch.setattr(plan_hints, "check_space", refuse)
-    plan_hints.warn_of_space(Console(), small_plan(guest_plan()))
+    monkeypatch.setattr(plan_warnings, "check_space", refuse)
+    plan_warnings.warn_of_space(Console(), small_plan(guest_plan()))
     assert capsys.readouterr().err == (
         "batchdiff: warning: apply would be refused: /images has too little space. Free 3 MiB.\n"
     )

@@ -303,9 +303,9 @@ def test_interrupted(fleet, signal_number, to_all):
     before = fleet.state()
     argv = [*COMMAND, "plan", "fleet.yaml", "-j", "2", "--progress", "always"]
     code = (
-        "import sys, time, runpy; from batchdiff.planning import scan;"
+        "import sys, time, runpy; from batchdiff.planning.scan import one_range as scan;"
         "scan.Scanner.scan = lambda *_: time.sleep(600);"
-        "scan.RANGE = 1 << 20; from batchdiff.planning import scanning; scanning.RANGE = 1 << 20;"
+        "scan.RANGE = 1 << 20; from batchdiff.planning import scan_all as scanning; scanning.RANGE = 1 << 20;"
         "sys.argv = ['batchdiff', *sys.argv[1:]]; runpy.run_module('batchdiff', run_name='__main__')"
     )
     argv[1:3] = ["-c", code]
@@ -362,9 +362,9 @@ def test_interrupted_at_any_time(slow_fleet):
 def test_a_killed_worker(fleet):
     """The kernel's out-of-memory killer takes one: said at once, and nothing is written."""
     code = (
-        "import os, sys, runpy; from batchdiff.planning import scan;"
+        "import os, sys, runpy; from batchdiff.planning.scan import one_range as scan;"
         "scan.Scanner.scan = lambda *_: os.kill(os.getpid(), 9);"
-        "scan.RANGE = 2 << 20; from batchdiff.planning import scanning; scanning.RANGE = 2 << 20;"
+        "scan.RANGE = 2 << 20; from batchdiff.planning import scan_all as scanning; scanning.RANGE = 2 << 20;"
         "sys.argv = ['batchdiff', 'plan', 'fleet.yaml', '-j', '2'];"
         "runpy.run_module('batchdiff', run_name='__main__')"
     )
@@ -379,7 +379,7 @@ def test_a_killed_worker(fleet):
 
 def test_a_bug_says_that_it_is_one(fleet):
     code = (
-        "import sys, runpy; from batchdiff.planning import scan;"
+        "import sys, runpy; from batchdiff.planning.scan import one_range as scan;"
         "scan.Scanner.scan = lambda *_: 1 / 0;"
         "sys.argv = ['batchdiff', 'plan', 'fleet.yaml', '-j', sys.argv[1]];"
         "runpy.run_module('batchdiff', run_name='__main__')"
@@ -442,7 +442,7 @@ def test_one_worker_for_each_cpu_that_it_may_use(fleet, cpus):
     """Not for each that the machine has: taskset, cpuset cgroups and containers say so by the affinity."""
     code = (
         "import os, sys, runpy; os.sched_setaffinity(0, eval(sys.argv[1]));"
-        "from batchdiff.cli import new_plan as plan; real = plan.make_plan;"
+        "from batchdiff.cli.new_plan import new_plan as plan; real = plan.make_plan;"
         "plan.make_plan = lambda *a, jobs, **k: (os.write(2, b'jobs %d\\n' % jobs), real(*a, jobs=jobs, **k))[1];"
         "sys.argv = ['batchdiff', 'plan', 'fleet.yaml'];"
         "runpy.run_module('batchdiff', run_name='__main__')"

@@ -14,11 +14,11 @@ from oracle import assert_same
 from recorded_sidecars import VERSIONS, write_sidecar
 
 from batchdiff.cli.console import Console
-from batchdiff.cli.work import carry_out
+from batchdiff.cli.run_session import carry_out
 from batchdiff.errors import PlanError
-from batchdiff.image.fingerprint import fingerprint_at
-from batchdiff.model.plan_file import read_plan
-from batchdiff.model.sidecar import Origin, read_sidecar
+from batchdiff.files.fingerprint import fingerprint_at
+from batchdiff.plan.file import read_plan
+from batchdiff.plan.sidecar import Origin, read_sidecar
 
 TEMPLATE = "2M:A 1M:- 1M:B"
 GUEST = "64k:{} 1984k:A 1M:- 1M:B"

@@ -196,7 +196,7 @@ def same_path(tmp_path, retire="quarantine"):
     fleet = Fleet(tmp_path, MANIFEST)
     fleet.plan("-q")
     document = fleet.document
-    from batchdiff.model.plan_file import checksum_of  # noqa: PLC0415
+    from batchdiff.plan.file import checksum_of  # noqa: PLC0415
 
     for guest in document["guests"]:
         guest["overlay"]["path"] = guest["path"]

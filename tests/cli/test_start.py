@@ -110,7 +110,7 @@ def test_a_plan_where_none_was_needs_nothing_that_knows_journals(manifest):
     argv = [sys.executable, "-c", LOADED, "plan", "-q", str(manifest)]
     for expected in (False, True):
         done = subprocess.run(argv, capture_output=True, text=True, check=True)
-        assert ("batchdiff.applying.journal" in json.loads(done.stdout.splitlines()[-1])) is expected
+        assert ("batchdiff.applying.journal.file" in json.loads(done.stdout.splitlines()[-1])) is expected
 
 
 def test_a_manifest_is_validated_without_what_scans(manifest):

@@ -22,11 +22,11 @@ from typing import NamedTuple
 import pytest
 
 from batchdiff import errors
-from batchdiff.applying.notes import Step
+from batchdiff.applying.journal.records import Step
+from batchdiff.applying.results.finding import Health
+from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.cli.arguments import parser
-from batchdiff.model.finding import Health
-from batchdiff.model.manifest_file import check_shape
-from batchdiff.model.outcome import GuestOutcome, Status
+from batchdiff.manifest.file import check_shape
 
 ROOT = Path(__file__).parents[2]
 CODE = sorted((ROOT / "batchdiff").rglob("*.py"))
@@ -177,7 +177,7 @@ def test_every_exit_code_is_documented_and_no_other():
 
 def test_every_event_is_documented():
     events = set()
-    for path in (ROOT / "batchdiff" / "cli").glob("*.py"):
+    for path in (ROOT / "batchdiff" / "cli").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".event"):
                 events.add(node.args[0].value)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from batchdiff.applying import renaming
+from batchdiff.linux import rename as renaming
 
 State = tuple[str, int]
 """Hash of a file's content, and its mode."""

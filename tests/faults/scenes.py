@@ -11,7 +11,7 @@ import notation
 from commands import batchdiff
 from oracle import assert_same
 
-from batchdiff.model.own_names import QUARANTINE as QUARANTINE_SUFFIX
+from batchdiff.files.own_files import QUARANTINE as QUARANTINE_SUFFIX
 
 TEMPLATE = "512k:A 256k:- 256k:B"
 GUESTS = {

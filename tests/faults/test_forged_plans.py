@@ -10,7 +10,7 @@ from oracle import assert_same
 from scenes import GUESTS, OVERLAYS, PLAN, TEMPLATE, content, form_of, make_fleet, places
 from seeds import seeded
 
-from batchdiff.model.plan_file import checksum_of
+from batchdiff.plan.file import checksum_of
 
 BYSTANDER = "bystander.img"
 WORDS = ["raw", "qcow2", "convert", "skip", "refuse", "keep", "delete", "auto", "none", "zlib", "zstd", "relative"]

@@ -74,7 +74,7 @@ def without_plan_of_space(folder: Path) -> None:
     path = folder / "fleet.plan.json"
     import json  # noqa: PLC0415
 
-    from batchdiff.model.plan_file import checksum_of  # noqa: PLC0415
+    from batchdiff.plan.file import checksum_of  # noqa: PLC0415
 
     document = json.loads(path.read_text())
     for guest in document["guests"]:

@@ -19,9 +19,9 @@ from filesystems import tmpfs
 from oracle import assert_same
 from stage import ASIDE, Stage
 
-from batchdiff.applying import overlaying
-from batchdiff.applying.notes import Step
-from batchdiff.applying.space import free_bytes
+from batchdiff.applying.checks.space import free_bytes
+from batchdiff.applying.journal.records import Step
+from batchdiff.applying.swap import apply_task
 from batchdiff.choices import Retire
 from batchdiff.errors import DifferenceError, StopError, VerificationError
 
@@ -82,13 +82,13 @@ def test_one_of_several_verifications_fails(stage, error):
         if one.path == str(stage.original(bad)):
             raise error
 
-    stage._patch.setattr("batchdiff.image.qemu_img.compare", compare)
+    stage._patch.setattr("batchdiff.qemu.qemu_img.compare", compare)
     outcomes = stage.apply(Retire.DELETE)
     assert [each.exit_code for each in outcomes] == [0, 6, 0, 0]
     others = {stage.overlay(name).name for name in stage.names if name != bad}
     assert stage.images() == {stage.original(bad).name, *others}
     assert (bad, Step.VERIFIED) not in stage.steps
-    stage._patch.setattr("batchdiff.image.qemu_img.compare", real)
+    stage._patch.setattr("batchdiff.qemu.qemu_img.compare", real)
     stage.judge.asked = lambda: None
     assert {each.exit_code for each in stage.apply(Retire.DELETE)} == {0}
     assert stage.images() == {stage.overlay(name).name for name in stage.names}
@@ -116,14 +116,14 @@ def test_no_original_goes_before_its_own_overlay_is_verified(stage):
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_the_disk_is_full_while_several_overlays_wait(stage, number):
     """That guest's temporary file goes; those that wait, and those that come, are converted."""
-    real, full = overlaying.write_image, stage.names[number]
+    real, full = apply_task.write_image, stage.names[number]
 
     def write_image(fd, original, new, *, check):
         real(fd, original, new, check=check)
         if original.path == str(stage.original(full)):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    stage._patch.setattr(overlaying, "write_image", write_image)
+    stage._patch.setattr(apply_task, "write_image", write_image)
     outcomes = stage.apply(Retire.DELETE)
     assert [each.exit_code for each in outcomes] == [int(name == full) for name in stage.names]
     others = {stage.overlay(name).name for name in stage.names if name != full}

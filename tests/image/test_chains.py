@@ -17,8 +17,8 @@ from seeds import seeded
 
 from batchdiff.errors import ImageError
 from batchdiff.image.backing_names import resolved_backing
-from batchdiff.image.opening import MAX_CHAIN, inspect, open_image, peek_header
-from batchdiff.image.source import ImageFormat, ImageSource
+from batchdiff.image.open import MAX_CHAIN, inspect, open_image, peek_header
+from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.header import Header, build
 

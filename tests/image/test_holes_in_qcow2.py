@@ -9,7 +9,7 @@ import pytest
 from oracle import guest_bytes, source
 
 from batchdiff.image import files
-from batchdiff.image.opening import open_image
+from batchdiff.image.open import open_image
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import KIB, MIB
 

@@ -12,7 +12,7 @@ from patching import Patched
 from seeds import seeded
 
 from batchdiff.errors import ImageError
-from batchdiff.image.opening import open_image
+from batchdiff.image.open import open_image
 
 TEXT = "16k:A 8k:b 16k:C"
 ZLIB, ZSTD = "cluster_size=4k", "cluster_size=4k,compression_type=zstd"

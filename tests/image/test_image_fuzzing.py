@@ -11,7 +11,7 @@ from patching import OFFSET, Patched
 from seeds import seeded
 
 from batchdiff.errors import ImageError
-from batchdiff.image.opening import inspect, open_image
+from batchdiff.image.open import inspect, open_image
 from batchdiff.units import MIB
 
 SECONDS = 5

@@ -10,7 +10,7 @@ import pytest
 from oracle import assert_refused, assert_same, guest_bytes, read_all, source
 from patching import OFFSET, Patched
 
-from batchdiff.image.opening import inspect, open_image
+from batchdiff.image.open import inspect, open_image
 
 TEXT = "16k:A 8k:b 4k:- 4k:0 2M:- 16k:C"
 """With clusters of 4 KiB two L2 tables, and data in the file's last cluster."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchdiff.image.contract import Segment, clipped, windowed, within
+from batchdiff.image.layer import Segment, clipped, windowed, within
 from batchdiff.qcow2.entries import Origin
 
 

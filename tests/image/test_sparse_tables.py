@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from oracle import guest_bytes, source
 
 from batchdiff.image import qcow2_tables
-from batchdiff.image.opening import open_image
+from batchdiff.image.open import open_image
 from batchdiff.image.qcow2_tables import L2Tables
 from batchdiff.qcow2.entries import Origin, clusters_with_data, granules
 from batchdiff.qcow2.geometry import Geometry

@@ -1,14 +1,15 @@
 import pytest
 from small_fleet import write_fleet
 
-from batchdiff.planning import scan, scanning
+from batchdiff.planning import scan_all
+from batchdiff.planning.scan import one_range
 from batchdiff.units import MIB
 
 
 @pytest.fixture
 def small_ranges(monkeypatch):
     """Ranges of 2 MiB, so that small images have several."""
-    for module in (scan, scanning):
+    for module in (one_range, scan_all):
         monkeypatch.setattr(module, "RANGE", 2 * MIB)
 
 

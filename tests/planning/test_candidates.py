@@ -4,11 +4,12 @@ import notation
 import pytest
 from patching import Patched
 
-from batchdiff.image import qcow2_tables, underlying
-from batchdiff.image.opening import open_image
-from batchdiff.model.earlier_plans import EarlierPlans
-from batchdiff.model.manifest_file import read_manifest
-from batchdiff.model.plan import Verdict
+from batchdiff.image import qcow2_tables
+from batchdiff.image.open import open_image
+from batchdiff.linux import block_stack
+from batchdiff.manifest.file import read_manifest
+from batchdiff.plan.earlier_plans import EarlierPlans
+from batchdiff.plan.plan import Verdict
 from batchdiff.planning.candidates import Candidate, examine_guests, planned
 
 
@@ -52,7 +53,7 @@ def test_the_template_is_traced_once_for_all_guests(tmp_path, examine, counted):
     names = [f"guest{number}.img" for number in range(3)]
     for name in names:
         notation.write_raw(tmp_path / name, "1M:A 1M:B")
-    walks = counted(underlying, "underlying")
+    walks = counted(block_stack, "underlying")
     parts = examine(*((name, "raw") for name in names))
     assert all(isinstance(part, Candidate) for part in parts)
     assert walks == [(str(tmp_path / "template.img"),)]

@@ -18,17 +18,17 @@ from hypothesis import strategies as st
 from oracle import assert_reads_like_qemu, source
 from small_fleet import manifest
 
-from batchdiff.applying.space import standalone_bytes
-from batchdiff.applying.standalone import write_standalone
-from batchdiff.image.digest import content_digest
-from batchdiff.image.opening import open_image
-from batchdiff.image.source import ImageFormat
-from batchdiff.model.manifest import GuestEntry
-from batchdiff.model.overlay_options import OverlayOptions
-from batchdiff.model.plan import Verdict
-from batchdiff.model.plan_extents import extents_of
+from batchdiff.applying.checks.space import standalone_bytes
+from batchdiff.applying.writer.standalone import write_standalone
+from batchdiff.image.content_digest import content_digest
+from batchdiff.image.open import open_image
+from batchdiff.image_source import ImageFormat
+from batchdiff.manifest.manifest import GuestEntry
+from batchdiff.plan.extents import extents_of
+from batchdiff.plan.overlay_options import OverlayOptions
+from batchdiff.plan.plan import Verdict
 from batchdiff.planning.planner import make_plan
-from batchdiff.planning.scanning import ranges_with_data
+from batchdiff.planning.scan_all import ranges_with_data
 from batchdiff.units import KIB, MIB
 
 UNIT = 64 * KIB

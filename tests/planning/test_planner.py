@@ -20,18 +20,19 @@ from oracle import source, within
 
 from batchdiff.choices import Loss, Retire
 from batchdiff.errors import ImageError, WorkerError
-from batchdiff.image import fiemap
 from batchdiff.image.image import Image
-from batchdiff.image.sharing import Placed
-from batchdiff.image.source import ImageFormat
-from batchdiff.model.manifest import GuestEntry, Manifest
-from batchdiff.model.overlay_options import Compression, OverlayOptions
-from batchdiff.model.plan import Similarity, Verdict, why_unlike
-from batchdiff.model.plan_extents import extents_of
-from batchdiff.model.plan_file import checksum_of
-from batchdiff.model.plan_json import to_dict
-from batchdiff.planning import planner, scan
+from batchdiff.image.storage.shared_blocks import Placed
+from batchdiff.image_source import ImageFormat
+from batchdiff.linux import fiemap
+from batchdiff.manifest.manifest import GuestEntry, Manifest
+from batchdiff.plan.document import to_dict
+from batchdiff.plan.extents import extents_of
+from batchdiff.plan.file import checksum_of
+from batchdiff.plan.overlay_options import Compression, OverlayOptions
+from batchdiff.plan.plan import Similarity, Verdict, why_unlike
+from batchdiff.planning import planner
 from batchdiff.planning.planner import make_plan
+from batchdiff.planning.scan import one_range
 from batchdiff.units import GIB, KIB, MIB, TIB, format_size
 
 OPTIONS = OverlayOptions()
@@ -279,9 +280,9 @@ def test_a_guest_whose_blocks_the_filesystem_cannot_tell(tmp_path, template, mon
     untold(monkeypatch, "raw.img")
     if sharing:
         everything = [Placed(0, 2 * MIB, 1, 0)]
-        real = scan.placed
+        real = one_range.placed
         monkeypatch.setattr(planner, "has_shared_extents", lambda _: True)
-        monkeypatch.setattr(scan, "placed", lambda image, s: real(image, s) or everything)
+        monkeypatch.setattr(one_range, "placed", lambda image, s: real(image, s) or everything)
     failed, *others = planned(template, *guests).guests
     assert failed.verdict is Verdict.REFUSE
     assert re.search(r"cannot find out where .*raw.img is on its disk: Input/output error", failed.reason)
@@ -316,14 +317,14 @@ def test_a_template_that_fails_is_fatal(tmp_path, template, small_ranges, monkey
 
 def while_scanning(monkeypatch, action):
     """Does something when the first range is being scanned."""
-    real = scan.Scanner.scan
+    real = one_range.Scanner.scan
 
     def scanning(self, number):
         if number == 0:
             action()
         return real(self, number)
 
-    monkeypatch.setattr(scan.Scanner, "scan", scanning)
+    monkeypatch.setattr(one_range.Scanner, "scan", scanning)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -10,7 +10,7 @@ from filesystems import tmpfs
 from test_planner import manifest, planned
 
 from batchdiff.errors import ImageError
-from batchdiff.model.plan import Verdict
+from batchdiff.plan.plan import Verdict
 from batchdiff.planning.planner import make_plan
 
 TEMPLATE = "1M:A 1M:-"

@@ -17,15 +17,16 @@ from oracle import guest_bytes, recorded, source
 from scan_jobs import scan_job
 
 from batchdiff.extents import concatenated
-from batchdiff.image import fiemap, files
-from batchdiff.image.opening import open_image
-from batchdiff.image.sharing import has_shared_extents, placed, shared
-from batchdiff.model.manifest_file import read_manifest
-from batchdiff.planning import common_blocks as common_blocks_module
-from batchdiff.planning.common_blocks import CommonBlocks
+from batchdiff.image import files
+from batchdiff.image.open import open_image
+from batchdiff.image.storage.shared_blocks import has_shared_extents, placed, shared
+from batchdiff.linux import fiemap
+from batchdiff.manifest.file import read_manifest
 from batchdiff.planning.planner import make_plan
-from batchdiff.planning.scan import Scanner
-from batchdiff.planning.scanning import ranges_with_data
+from batchdiff.planning.scan import common_blocks as common_blocks_module
+from batchdiff.planning.scan.common_blocks import CommonBlocks
+from batchdiff.planning.scan.one_range import Scanner
+from batchdiff.planning.scan_all import ranges_with_data
 from batchdiff.units import KIB, MIB
 
 SIZE = 24 * MIB

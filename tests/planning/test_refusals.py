@@ -10,8 +10,8 @@ from notation import run
 from sidecars import write_sidecar
 
 from batchdiff.errors import EXIT_SOME_GUESTS
-from batchdiff.model.manifest_file import read_manifest
-from batchdiff.model.plan import Verdict
+from batchdiff.manifest.file import read_manifest
+from batchdiff.plan.plan import Verdict
 from batchdiff.planning.planner import make_plan
 
 

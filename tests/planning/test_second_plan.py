@@ -9,14 +9,14 @@ from recorded_sidecars import PLAN, put_overlay, write_sidecar
 from small_fleet import checksum, fresh, manifest
 
 from batchdiff.errors import ImageError
-from batchdiff.image.fingerprint import fingerprint_at
-from batchdiff.model.earlier_plans import EarlierPlans, is_done, plan_in
-from batchdiff.model.known_states import first_state, is_known_state
-from batchdiff.model.plan import Verdict
-from batchdiff.model.sidecar import Origin
-from batchdiff.planning import scan
-from batchdiff.planning.checkpoint import Checkpoint
+from batchdiff.files.fingerprint import fingerprint_at
+from batchdiff.plan.earlier_plans import EarlierPlans, is_done, plan_in
+from batchdiff.plan.known_states import first_state, is_known_state
+from batchdiff.plan.plan import Verdict
+from batchdiff.plan.sidecar import Origin
+from batchdiff.planning.checkpoint.checkpoint import Checkpoint
 from batchdiff.planning.planner import Earlier, make_plan
+from batchdiff.planning.scan import one_range
 
 pytestmark = pytest.mark.usefixtures("small_ranges")
 
@@ -148,7 +148,7 @@ def test_guests_that_are_done_are_neither_opened_nor_scanned(folder, monkeypatch
     digest = make_plan(of, jobs=1).template_digest
     assert digest.startswith("xxh3")
     write_sidecar(folder / "template.img", {})
-    monkeypatch.setattr(scan.Scanner, "__init__", None)
+    monkeypatch.setattr(one_range.Scanner, "__init__", None)
     plan = make_plan(of, jobs=1)
     assert plan.template_digest == "digest", "the sidecar's word for the template, which need not be read"
     assert [(guest.verdict, guest.image, guest.savings) for guest in plan.guests] == [

@@ -13,9 +13,9 @@ from small_fleet import manifest
 
 from batchdiff.choices import Loss
 from batchdiff.errors import ImageError
-from batchdiff.model.manifest import GuestEntry
-from batchdiff.model.overlay_options import OverlayOptions
-from batchdiff.model.plan import Verdict
+from batchdiff.manifest.manifest import GuestEntry
+from batchdiff.plan.overlay_options import OverlayOptions
+from batchdiff.plan.plan import Verdict
 from batchdiff.planning.planner import make_plan
 
 BITMAPS = 0x23852875

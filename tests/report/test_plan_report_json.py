@@ -8,8 +8,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from plans import guest_plan, plans, refused_guest, savings, small_plan
 
-from batchdiff.model.plan_json import to_dict
-from batchdiff.report.json_form import plan_json
+from batchdiff.plan.document import to_dict
+from batchdiff.report.plan_json import plan_json
 
 DOCS = Path(__file__).parents[2] / "docs/plan-format.md"
 

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from plans import guest_plan, planned_image, plans, refused_guest, savings, small_plan
 
 from batchdiff.choices import Retire
-from batchdiff.image.exactness import Exactness
-from batchdiff.image.overlayfs import CopyUp
-from batchdiff.model.overlay_options import Compression, OverlayOptions
-from batchdiff.model.plan import Verdict
-from batchdiff.model.totals import totals_of
+from batchdiff.image.storage.exactness import Exactness
+from batchdiff.image.storage.overlayfs import CopyUp
+from batchdiff.plan.overlay_options import Compression, OverlayOptions
+from batchdiff.plan.plan import Verdict
+from batchdiff.plan.totals import totals_of
+from batchdiff.report.plan_text import plan_text
 from batchdiff.report.table import cells
-from batchdiff.report.text import plan_text
 from batchdiff.units import GIB, MIB, few
 
 WEB = guest_plan("web01", savings=savings(10 * GIB, 512 * MIB))

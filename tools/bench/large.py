@@ -14,7 +14,7 @@ from bench.running import Run, timed
 BUT_THE_SCAN = "plan, all but the scan"
 LOAD = "load the plan"
 
-_LOAD = "import sys; from batchdiff.model.plan_file import read_plan; read_plan(sys.argv[1])"
+_LOAD = "import sys; from batchdiff.plan.file import read_plan; read_plan(sys.argv[1])"
 """As apply does before anything else."""
 
 

@@ -21,9 +21,9 @@ def main() -> NoReturn:
     path, *sys.argv[1:] = sys.argv[1:]
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as batchdiff does before it loads numpy
     from batchdiff.__main__ import main as batchdiff  # noqa: PLC0415
-    from batchdiff.planning import planner, scanning  # noqa: PLC0415
+    from batchdiff.planning import planner, scan_all  # noqa: PLC0415
 
-    vars(planner)["scanned"] = _clocked(scanning.scanned, path)
+    vars(planner)["scanned"] = _clocked(scan_all.scanned, path)
     batchdiff()
 
 

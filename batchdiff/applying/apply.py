@@ -1,0 +1,150 @@
+"""Applies a plan: checks what all guests rest on, then takes them along their ways one after the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from batchdiff.applying.at_once import at_once
+from batchdiff.applying.checks.space import check_space
+from batchdiff.applying.checks.verify import require_judges
+from batchdiff.applying.checks.verify_mode import VerifyMode
+from batchdiff.applying.guest_results import converted, not_converted, with_way_back
+from batchdiff.applying.pipeline import Way, arrivals
+from batchdiff.applying.results.outcome import GuestOutcome
+from batchdiff.applying.session.session import Run, Session, template_held
+from batchdiff.applying.swap.apply_task import Manner, overlay_task
+from batchdiff.applying.swap.task import Task
+from batchdiff.applying.template.check import accept_template, sync
+from batchdiff.applying.template.publication import Publication
+from batchdiff.applying.template.sidecar import discard_unfinished
+from batchdiff.applying.template.write_protection import note_interrupted
+from batchdiff.choices import Retire
+from batchdiff.errors import PlanError, UsageError
+from batchdiff.files.identity import identity_of
+from batchdiff.image.image import Image
+from batchdiff.linux.block_stack import all_underlying
+from batchdiff.plan.plan import GuestPlan, Plan, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyOptions:
+    """What the operator chose. ``guests``: names, None for all."""
+
+    retire: Retire
+    verify: VerifyMode = VerifyMode.FULL
+    guests: tuple[str, ...] | None = None
+
+
+def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome]:
+    """Outcomes, guest by guest; one that fails does not stop the others.
+
+    :raises UsageError: the options contradict each other or the plan.
+    :raises PlanError: the plan is stale: the template's content changed.
+    :raises ProgramError: qemu-img is needed and missing.
+    :raises GuestError: a filesystem has not enough space.
+    :raises StopError: somebody asked to stop.
+    """
+    plan = session.plan
+    guests = check_options(plan, options)
+    with template_held(session) as run:
+        template = run.template
+        note_interrupted(template, plan.template.fingerprints, session.journal)
+        accept_template(run)
+        sync(template)
+        pending = [g for g in guests if g.verdict is Verdict.CONVERT and not _is_published(g, session)]
+        jobs = _jobs(run, guests, pending, options.retire)
+        discard_unfinished(plan)
+        publication = Publication(plan, run)
+        _make_up(publication, guests, session)
+        manner = Manner(options.retire, options.verify, publication)
+        ways = [Way(g.name, partial(_task, g, plan, run, manner)) for g in guests if g.verdict is Verdict.CONVERT]
+        arriving = arrivals(ways, run, at_once=jobs)
+        for guest in guests:
+            if guest.verdict is Verdict.CONVERT:
+                notes = session.journal.notes
+                yield converted(guest, with_way_back(next(arriving), guest, notes), notes)
+            else:
+                yield not_converted(guest)
+
+
+def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
+    """The chosen guests, where the options fit together and to the plan.
+
+    :raises UsageError: they do not.
+    :raises ProgramError: qemu-img is needed and missing.
+    """
+    guests = chosen(plan, options.guests)
+    if options.retire is Retire.DELETE and options.verify is not VerifyMode.FULL:
+        raise UsageError(
+            "originals are only deleted after full verification",
+            remedy="Leave `--verify` out, or use `--retire keep` or `--retire quarantine`.",
+        )
+    if options.verify is VerifyMode.FULL:
+        require_judges("Or use `--verify native`, with which no original can be deleted.")
+    return guests
+
+
+def _task(guest: GuestPlan, plan: Plan, run: Run, manner: Manner) -> Task:
+    _check_not_the_template(guest, run.template, manner.retire)
+    return overlay_task(guest, plan.template, run, manner)
+
+
+def _jobs(run: Run, guests: list[GuestPlan], pending: list[GuestPlan], retire: Retire) -> int:
+    """Return how many guests are under way at once: fewer than asked for rather than more than there is room for.
+
+    :raises GuestError: a filesystem does not have enough space even for one after the other.
+    """
+    plan = run.session.plan
+    jobs = at_once(run.session.jobs, guests, plan.template.source)
+    room = check_space(pending, retire, run.template if plan.protect_template else None, jobs=jobs)
+    if room.scarce_in:
+        run.session.watch.notice(
+            f"guests in progress at once: {room.jobs}, not {jobs}; the filesystem of {room.scarce_in} has no space"
+            " for more overlays beside their originals"
+        )
+    return room.jobs
+
+
+def _make_up(publication: Publication, guests: list[GuestPlan], session: Session) -> None:
+    """For an apply that died between a publication and what follows it."""
+    for guest in guests:
+        if _is_published(guest, session) and os.path.lexists(guest.overlay_path):
+            publication.note(guest)
+
+
+def _is_published(guest: GuestPlan, session: Session) -> bool:
+    standing = session.journal.standing(guest.name)
+    return standing is not None and standing.published
+
+
+def chosen(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
+    """The guests of those names, or all, in the plan's order.
+
+    :raises UsageError: there is none of that name.
+    """
+    if names is None:
+        return list(plan.guests)
+    known = {guest.name for guest in plan.guests}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(
+            f"no guest of the plan is called {', '.join(unknown)}",
+            remedy=f"There are: {', '.join(sorted(known))}.",
+        )
+    return [guest for guest in plan.guests if guest.name in names]
+
+
+def _check_not_the_template(guest: GuestPlan, template: Image, retire: Retire) -> None:
+    """A plan is input like any other: whatever it says, the template is no guest, and is in none."""
+    under = all_underlying(tuple(layer.path for layer in template.layers))
+    if identity_of(guest.source.path) in under.files:
+        raise PlanError(f"guest {guest.name} is the template, or below it", remedy="Plan again.")
+    if retire is Retire.DELETE and not under.traced:
+        raise UsageError(
+            f"guest {guest.name} is not deleted",
+            why=f"the template {template.path} is a block device, and where its bytes are cannot be traced",
+            remedy="Use `--retire quarantine` or `--retire keep`.",
+        )

@@ -1,0 +1,36 @@
+"""Refuse to move or delete a file on which another image rests.
+
+A linked clone or an external snapshot takes no lock while its VM is off, so it is looked for at the moment that
+matters: right before a file gets another name, and again before it is unlinked.
+"""
+
+from __future__ import annotations
+
+from batchdiff.dependents.dependents import UNREAD, Dependents
+from batchdiff.errors import GuestError
+from batchdiff.linux.call_failures import AGAIN
+from batchdiff.units import few
+
+
+def require_no_dependents(dependents: Dependents, path: str, *former: str) -> None:
+    """Make sure that no image has a file in its backing chain.
+
+    ``former``: names that the file had until a moment ago, by which such an image may still know it.
+
+    :raises GuestError: one has.
+    """
+    found = dependents.on(path, former=former)
+    unread = [each for each in found if each.startswith(UNREAD)]
+    if found and found == unread:
+        raise GuestError(
+            f"{path} was left alone",
+            why=f"it may be the backing file of another image: {few(found)}",
+            remedy="If you may not read that image, run the same command as root. Otherwise repair it or move it"
+            f" away, {AGAIN}",
+        )
+    if found:
+        raise GuestError(
+            f"{path} was left alone",
+            why=f"it is the backing file of {few(found)}, which would be lost without it",
+            remedy=f"Make that a standalone image (`qemu-img convert`) or remove it, {AGAIN}",
+        )

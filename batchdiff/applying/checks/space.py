@@ -1,0 +1,209 @@
+"""Make sure that there is room for overlays, or for an image to be rebuilt, before the first byte is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from batchdiff.choices import Retire
+from batchdiff.errors import GuestError, PlanError
+from batchdiff.image.image import Image
+from batchdiff.image.layer import Segment
+from batchdiff.image.storage.allocation_units import volume_of
+from batchdiff.image.storage.copy_up import protecting
+from batchdiff.image.storage.shared_blocks import placed
+from batchdiff.linux.btrfs import is_btrfs
+from batchdiff.linux.call_failures import explained
+from batchdiff.linux.permissions import Deed
+from batchdiff.plan.overlay_options import DEFAULT_CLUSTER_SIZE
+from batchdiff.plan.plan import GuestPlan, Savings
+from batchdiff.plan.totals import peak_extra_bytes
+from batchdiff.qcow2.entries import Origin
+from batchdiff.units import KIB, MIB, format_size
+
+_METADATA = 1024 * KIB
+"""Header, first tables, and the rounding of the filesystem."""
+
+_STRETCH = 64 * MIB
+"""How much of an image is looked at at once: up to 16,384 pieces of 4 KiB, so that a list of them is no matter."""
+
+_FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
+"""ioctl_ficlonerange(2), and a length that is a whole number of blocks everywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """For how many guests under way at once there is space; ``scarce_in``: a folder that has none for more."""
+
+    jobs: int
+    scarce_in: str = ""
+
+
+def check_space(
+    guests: Iterable[GuestPlan], retire: Retire, protected: Image | None = None, *, jobs: int = 1
+) -> Room:
+    """Compares what apply needs at its worst moment with what each filesystem has free.
+
+    ``protected``: the template, if its write permission will be taken, which copies it on some filesystems.
+    ``jobs``: how many guests are to be under way at once; fewer need less space if originals are deleted.
+
+    :raises GuestError: a filesystem does not have enough for one guest after the other.
+    """
+    room = Room(jobs)
+    by_device: dict[int, list[GuestPlan]] = {}
+    for guest in guests:
+        device = _device(os.path.dirname(guest.overlay_path))
+        if device is not None:  # else that guest will fail, and the others need not
+            by_device.setdefault(device, []).append(guest)
+    for device, chosen in by_device.items():
+        folder = os.path.dirname(chosen[0].overlay_path)
+        savings = [_here(guest, device) for guest in chosen]
+        free = free_bytes(folder)
+        copied = 0
+        if protected is not None and _device(os.path.dirname(protected.path)) == device:
+            copied = protecting(protected).size
+        while (needed := peak_extra_bytes(savings, retire, at_once=room.jobs) + copied) > free:
+            fewer = min(room.jobs, len(savings)) - 1
+            if not fewer:
+                raise GuestError(
+                    f"there is not enough space on the filesystem of {folder}",
+                    why=f"up to {format_size(needed)} are needed at once, {format_size(free)} are free",
+                    remedy="Make room, or apply some of the guests with `--guest`.",
+                )
+            room = Room(fewer, folder)
+    return room
+
+
+def free_bytes(folder: str) -> int:
+    """Return the bytes that this process may still use on a folder's filesystem.
+
+    :raises GuestError: the filesystem does not answer.
+    """
+    try:
+        status = os.statvfs(folder)
+    except OSError as error:
+        fault = explained(error, Deed.READ, folder)
+        raise GuestError(
+            f"cannot find out the free space of {folder}", why=fault.why, remedy=fault.remedy
+        ) from error
+    free, available = status.f_bfree * status.f_frsize, status.f_bavail * status.f_frsize
+    if os.geteuid() != 0:
+        return available
+    # Only root may use the blocks that are reserved for root; those that ext4 keeps for its own tables, nobody.
+    return max(available, free - _kept_by_ext4(folder))
+
+
+def _kept_by_ext4(folder: str) -> int:
+    """Return the bytes that ext4 holds back for delayed allocation; 0 on other filesystems.
+
+    Source: Linux ``Documentation/ABI/testing/sysfs-fs-ext4`` (reserved_clusters).
+    """
+    device = os.stat(folder).st_dev
+    link = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"
+    name = os.path.basename(os.path.realpath(link))
+    try:
+        with open(f"/sys/fs/ext4/{name}/reserved_clusters", encoding="ascii") as file:
+            clusters = int(file.read())
+    except (OSError, ValueError):
+        return 0
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return clusters * volume_of(folder, fd).unit
+    finally:
+        os.close(fd)
+
+
+def check_space_for_image(image: Image, folder: str, guest: str) -> None:
+    """Compare what a standalone copy of an image needs with the free space of the folder where it goes.
+
+    :raises GuestError: there is not enough.
+    """
+    needed, free = standalone_bytes(image, folder), free_bytes(folder)
+    if needed > free:
+        raise GuestError(
+            f"{guest} was not rebuilt: there is not enough space on the filesystem of {folder}",
+            why=f"up to {format_size(needed)} are needed, {format_size(free)} are free",
+            remedy="Make room, then run the same command again; `--guest` restores one guest at a time.",
+        )
+
+
+def standalone_bytes(image: Image, folder: str) -> int:
+    """Return what a copy of everything that an image shows takes in a folder at most, in bytes.
+
+    Blocks that will be shared with the image's own files (``writer.data_copy``) take nothing.
+
+    :raises GuestError: the folder is gone.
+    """
+    unit = _allocation_unit(folder, image)
+    can_share = [_can_share(layer.fd, folder) for layer in image.layers]
+    needed, at = _METADATA, image.next_data(0)
+    while at is not None:
+        end = min(at + _STRETCH, image.virtual_size)
+        copied = [segment for segment in image.segments(at, end) if segment.origin is not Origin.ZERO]
+        sharing = [each for each in copied if each.origin is Origin.FILE and can_share[each.layer]]
+        needed += max(_taken(copied, unit) - _shared(image, sharing), 0)
+        at = image.next_data(end)
+    # A qcow2 file has an entry of 8 bytes for each cluster, and 2 more for its refcount.
+    return needed + image.virtual_size // DEFAULT_CLUSTER_SIZE * 10
+
+
+def _allocation_unit(folder: str, image: Image) -> int:
+    try:
+        return volume_of(folder, image.layers[0].fd).unit
+    except OSError as error:
+        raise GuestError(f"cannot look at {folder}", why=error.strerror or str(error)) from error
+
+
+def _taken(segments: list[Segment], unit: int) -> int:
+    """Return the bytes of all units that ascending segments touch, each once."""
+    units, counted = 0, -1
+    for each in segments:
+        last = (each.end - 1) // unit
+        units += last - max(each.start // unit, counted + 1) + 1
+        counted = last
+    return units * unit
+
+
+def _shared(image: Image, segments: list[Segment]) -> int:
+    """Where extents stay whole on disk, only those are shared that somebody else keeps anyway."""
+    whole = [each for each in segments if is_btrfs(image.layers[each.layer].fd)]
+    kept = sum(place.end - place.start for place in placed(image, whole))
+    return _length(segments) - _length(whole) + kept
+
+
+def _length(segments: list[Segment]) -> int:
+    return sum(segment.end - segment.start for segment in segments)
+
+
+def _can_share(fd: int, folder: str) -> bool:
+    """Try whether a new file in a folder can share blocks with an open one: only the kernel knows."""
+    try:
+        trial = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return False
+    try:
+        fcntl.ioctl(trial, _FICLONERANGE, struct.pack("<qQQQ", fd, 0, _TRIAL, 0))
+    except OSError:
+        return False
+    finally:
+        os.close(trial)
+    return True
+
+
+def _here(guest: GuestPlan, device: int) -> Savings:
+    """A guest's savings; an original on another filesystem gives nothing back to this one."""
+    if guest.savings is None:
+        raise PlanError(f"guest {guest.name} is to be converted, but was not compared")
+    here = _device(guest.source.path) == device
+    return guest.savings if here else dataclasses.replace(guest.savings, reclaimable_bytes=0)
+
+
+def _device(path: str) -> int | None:
+    try:
+        return os.stat(path).st_dev
+    except OSError:
+        return None

@@ -1,0 +1,55 @@
+"""Decide whether a guest is still what was planned, when apply opens it.
+
+::
+
+    nothing changed                       -> accepted
+    only its ctime: mode, owner, name     -> accepted if QEMU compares every byte with the overlay anyway
+    anything else                         -> the plan is stale
+"""
+
+from __future__ import annotations
+
+from batchdiff.applying.checks.verify_mode import VerifyMode
+from batchdiff.applying.journal.records import Notes
+from batchdiff.errors import PlanError
+from batchdiff.image.image import Image
+from batchdiff.plan.plan import PlannedImage
+
+
+def changes_since_planned(image: Image, record: PlannedImage, notes: Notes) -> str:
+    """Return what changed in an open image's chain, in words, except ctimes that batchdiff changed."""
+    now = tuple(
+        before if after in notes.changed and before.differs_in_ctime_only(after) else after
+        for before, after in zip(record.fingerprints, image.fingerprints(), strict=True)
+    )
+    return record.changes(now)
+
+
+def check_unchanged(image: Image, record: PlannedImage, notes: Notes, mode: VerifyMode) -> None:
+    """Refuse an open guest whose content may not be the planned one, unless verification will find that out.
+
+    :raises PlanError: it changed.
+    """
+    if image.virtual_size != record.virtual_size:
+        raise PlanError(
+            f"the plan is stale: {image.path} has another virtual size",
+            why=f"{image.virtual_size} bytes instead of {record.virtual_size}",
+            remedy="Plan again.",
+        )
+    changes = changes_since_planned(image, record, notes)
+    if changes and not (mode is VerifyMode.FULL and _at_most_in_ctime(image, record)):
+        raise stale(changes)
+
+
+def stale(changes: str) -> PlanError:
+    """Return what to raise for a guest that changed."""
+    return PlanError(
+        "the plan is stale", why=changes, remedy="Shut down what writes to it, if anything; then plan again."
+    )
+
+
+def _at_most_in_ctime(image: Image, record: PlannedImage) -> bool:
+    return all(
+        before.differs_in_ctime_only(after)
+        for before, after in zip(record.fingerprints, image.fingerprints(), strict=True)
+    )

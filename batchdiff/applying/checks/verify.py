@@ -1,0 +1,183 @@
+"""Do two images show their guest the same bytes? Three ways to ask; only the first may lead to a deletion.
+
+full      qemu-img check, and qemu-img compare of every byte: QEMU's reader, not ours
+changed   our reader, only what an overlay holds that was just written
+native    our reader, every byte
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from batchdiff.applying.checks.verify_mode import VerifyMode
+from batchdiff.errors import DifferenceError, ImageError, ProgramError, StopError, VerificationError
+from batchdiff.extents import Extents
+from batchdiff.image.files import is_block_device
+from batchdiff.image.image import Image
+from batchdiff.image.layer import Segment, within
+from batchdiff.image.open import inspect, open_image
+from batchdiff.image.read_buffer import ReadBuffer
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.qcow2.entries import Origin
+from batchdiff.qemu import qemu_img
+from batchdiff.qemu.programs import never
+from batchdiff.units import KIB, MIB
+
+_PIECE = 512 * KIB
+"""What is compared at once: two pieces of that size stay in a core's L2 cache, as windows of a scan do."""
+
+_STRETCH = 32 * MIB
+"""How much of two images is mapped at once: up to 8,192 segments of each, if they change at every 4 KiB."""
+
+
+class Check(enum.Enum):
+    """What `qemu-img check` must say of the image that takes the other's place, if it is qcow2."""
+
+    FLAWLESS = "it was just written: not even a leaked cluster is right"
+    LEAKS_ALLOWED = "a VM has run on it and may have been killed: leaked clusters are harmless"
+    NONE = "it is the original: whatever is in it was there before"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What is compared: the image that will go with the one that takes its place.
+
+    ``written``: the extents of an overlay that was just written, and their unit; None if all must be read.
+    """
+
+    outgoing: ImageSource
+    incoming: ImageSource
+    written: tuple[Extents, int] | None = None
+    check: Check = Check.FLAWLESS
+
+
+def require_judges(instead: str = "") -> None:
+    """Fail early if the judges are missing. ``instead``: a sentence on what this verb can do without them.
+
+    :raises ProgramError: qemu-img is not installed.
+    """
+    if not qemu_img.is_installed():
+        raise ProgramError(
+            "cannot verify with QEMU",
+            why="qemu-img is not installed",
+            remedy=f"Install it (Debian: qemu-utils). {instead}".strip(),
+        )
+
+
+def verify(comparison: Comparison, mode: VerifyMode, ended: Callable[[], bool] = never) -> None:
+    """Compares two images, each with its chain as declared; ended early once ``ended`` is true.
+
+    :raises DifferenceError: they differ.
+    :raises VerificationError: one of them is damaged.
+    :raises InUseError: QEMU may not read one of them now.
+    :raises ProgramError: a judge could not be asked.
+    :raises StopError: it was ended early.
+    """
+    outgoing, incoming = comparison.outgoing, comparison.incoming
+    try:
+        with open_image(incoming) as new, open_image(outgoing) as old:
+            inspect(new)
+            if new.virtual_size != old.virtual_size:
+                raise DifferenceError(
+                    f"{incoming.path} has another virtual size than {outgoing.path}",
+                    why=f"{new.virtual_size} and {old.virtual_size} bytes",
+                )
+            if mode is not VerifyMode.FULL:
+                _compare(old, new, _to_read(comparison, mode, old, new), ended)
+    except ImageError as error:
+        raise VerificationError(f"{incoming.path} cannot be verified", why=str(error)) from error
+    if mode is VerifyMode.FULL:
+        if comparison.check is not Check.NONE:
+            _check(incoming, new.virtual_size, comparison.check, ended)
+        qemu_img.compare(outgoing, incoming, new.virtual_size, stopped=ended)
+
+
+def check_used(image: ImageSource, ended: Callable[[], bool]) -> None:
+    """Make sure that an image on which a VM has run is sound: our inspection and `qemu-img check`.
+
+    :raises VerificationError: it is damaged.
+    :raises InUseError: QEMU may not read it now.
+    """
+    try:
+        with open_image(image) as opened:
+            inspect(opened)
+            virtual_size = opened.virtual_size
+    except ImageError as error:
+        raise VerificationError(f"{image.path} is not sound", why=str(error)) from error
+    _check(image, virtual_size, Check.LEAKS_ALLOWED, ended)
+
+
+def _check(image: ImageSource, virtual_size: int, check: Check, ended: Callable[[], bool]) -> None:
+    if image.format is ImageFormat.QCOW2:
+        qemu_img.check(image, virtual_size, leaks_allowed=check is Check.LEAKS_ALLOWED, stopped=ended)
+
+
+def _to_read(comparison: Comparison, mode: VerifyMode, *images: Image) -> Iterator[tuple[int, int]]:
+    size = images[0].virtual_size
+    # Of a block device a fingerprint says nothing: then what was not written must be compared, too.
+    on_devices = any(is_block_device(layer.fd) for image in images for layer in image.layers)
+    if mode is VerifyMode.NATIVE or comparison.written is None or on_devices:
+        yield 0, size
+        return
+    extents, unit = comparison.written
+    for first, end in zip(extents.first.tolist(), extents.end.tolist(), strict=True):
+        yield first * unit, min(end * unit, size)
+
+
+def _compare(old: Image, new: Image, ranges: Iterator[tuple[int, int]], ended: Callable[[], bool]) -> None:
+    buffers = ReadBuffer(_PIECE), ReadBuffer(_PIECE)
+    for pieces in _stretches(old, new, ranges):
+        _compare_stretch((old, new), pieces, buffers, ended)
+
+
+def _stretches(old: Image, new: Image, ranges: Iterator[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """Yield the pieces of ranges, those of one stretch together; what is zeros in both before one is left out."""
+    pieces: list[tuple[int, int]] = []
+    for start, end in ranges:
+        at = start
+        while at < end:
+            if not pieces or at >= pieces[0][0] + _STRETCH:
+                if pieces:
+                    yield pieces
+                pieces = []
+                at = max(at, min(_next_data(old, at), _next_data(new, at)))
+            stop = min(at + _PIECE, end)
+            if at < stop:
+                pieces.append((at, stop))
+            at = max(at, stop)
+    if pieces:
+        yield pieces
+
+
+def _compare_stretch(
+    images: tuple[Image, Image],
+    pieces: list[tuple[int, int]],
+    buffers: tuple[ReadBuffer, ReadBuffer],
+    ended: Callable[[], bool],
+) -> None:
+    first, last = pieces[0][0], pieces[-1][1]
+    left, right = (within(image.segments(first, last), pieces) for image in images)
+    for (start, end), *found in zip(pieces, left, right, strict=True):
+        if ended():
+            raise StopError("interrupted")
+        if all(map(_all_zeros, found)):
+            continue
+        length = end - start
+        for buffer, image, segments in zip(buffers, images, found, strict=True):
+            buffer.load_segments(image, start, length, segments)
+        if not buffers[0].equals(buffers[1], length):
+            old, new = images
+            raise DifferenceError(
+                f"{new.path} differs from {old.path}", why=f"somewhere in bytes {start} to {end}"
+            )
+
+
+def _all_zeros(segments: list[Segment]) -> bool:
+    return all(segment.origin is Origin.ZERO for segment in segments)
+
+
+def _next_data(image: Image, at: int) -> int:
+    found = image.next_data(at)
+    return image.virtual_size if found is None else found

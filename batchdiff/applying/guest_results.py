@@ -1,0 +1,138 @@
+"""From where a guest has arrived to its line in the report."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from batchdiff.applying.guests.commands import command
+from batchdiff.applying.guests.guest_files import find_original
+from batchdiff.applying.guests.next_action import Action
+from batchdiff.applying.guests.whole_originals import original_too
+from batchdiff.applying.journal.records import Fate, Notes, Standing
+from batchdiff.applying.pipeline import Arrival
+from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.applying.swap.swap import Conversion
+from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, ImageError, VerificationError
+from batchdiff.image.files import open_image_file
+from batchdiff.image.storage.allocation import allocated_bytes
+from batchdiff.plan.plan import GuestPlan, Verdict
+
+
+def not_converted(guest: GuestPlan) -> GuestOutcome:
+    """A guest that the plan does not convert."""
+    skipped = guest.verdict is Verdict.SKIP
+    status = Status.SKIPPED if skipped else Status.REFUSED
+    return GuestOutcome(guest.name, status, guest.reason, exit_code=0 if skipped else 1)
+
+
+def failed(arrival: Arrival) -> GuestOutcome:
+    """A guest that came no further."""
+    error = arrival.error
+    if error is None:
+        raise AssertionError("it did not fail")
+    return GuestOutcome(arrival.guest, Status.FAILED, str(error), exit_code=error.exit_code)
+
+
+def converted(guest: GuestPlan, arrival: Arrival, notes: Notes) -> GuestOutcome:
+    """A guest whose overlay is in place; if it came no further, what is there of it."""
+    if arrival.error is not None or arrival.conversion is None:
+        return _no_further(guest, arrival, notes)
+    conversion = arrival.conversion
+    done = GuestOutcome(
+        name=guest.name,
+        status=_status(conversion.done),
+        original=_original(conversion),
+        notes=tuple(conversion.notes),
+    )
+    return _measured(done, guest)
+
+
+def _no_further(guest: GuestPlan, arrival: Arrival, notes: Notes) -> GuestOutcome:
+    """An earlier run may have published the overlay and retired the original."""
+    outcome, standing = failed(arrival), notes.under_way(guest.name)
+    if standing is None or not standing.published:
+        return outcome
+    outcome = replace(outcome, original=_stands(guest, standing))
+    try:
+        return _measured(outcome, guest)
+    except (BatchdiffError, OSError):  # its overlay is missing, which the error says
+        return outcome
+
+
+def _stands(guest: GuestPlan, standing: Standing) -> str:
+    """Return where the original of a guest stands that was converted earlier."""
+    try:
+        original = find_original(guest, standing)
+    except GuestError as error:
+        return f"unknown: {error.why}"
+    if original is None:
+        return "gone"
+    return "kept" if original.path == guest.source.path else f"quarantined as {original.path}"
+
+
+def _measured(outcome: GuestOutcome, guest: GuestPlan) -> GuestOutcome:
+    """Return the same with what its overlay takes, and was to take."""
+    savings = guest.savings
+    length, on_disk = _taken(guest.overlay_path)
+    return replace(
+        outcome,
+        predicted_overlay_bytes=savings.overlay_bytes if savings else None,
+        actual_overlay_bytes=length,
+        predicted_overlay_disk_bytes=savings.overlay_disk_bytes if savings else None,
+        actual_overlay_disk_bytes=on_disk,
+    )
+
+
+def _taken(path: str) -> tuple[int, int]:
+    """Return the length of a file, and what it takes on its disk, in bytes."""
+    fd = open_image_file(path)
+    try:
+        return os.fstat(fd).st_size, allocated_bytes(fd, path)
+    finally:
+        os.close(fd)
+
+
+def _original(conversion: Conversion) -> str:
+    match conversion.fate:
+        case Fate.QUARANTINED:
+            return f"quarantined as {conversion.aside}"
+        case Fate.GONE:
+            return "gone: an earlier run deleted it, or somebody moved it"
+        case fate:
+            return "" if fate is None else fate.value
+
+
+def _status(done: frozenset[Action]) -> Status:
+    if Action.PUBLISH in done:
+        return Status.CONVERTED
+    return Status.RETIRED if done & {Action.QUARANTINE, Action.UNLINK} else Status.UNCHANGED
+
+
+def undone(guest: GuestPlan, arrival: Arrival, status: Status, notes: Notes) -> GuestOutcome:
+    """A guest that was restored or purged."""
+    if arrival.error is not None or arrival.conversion is None:
+        standing = notes.under_way(guest.name)
+        outcome = failed(arrival)
+        return outcome if standing is None else replace(outcome, original=_stands(guest, standing))
+    done = arrival.conversion
+    original = _original(done)
+    if status is Status.RESTORED:
+        original = "rebuilt from its overlay" if Action.WRITE in done.done else "back under its name"
+    return GuestOutcome(arrival.guest, status, original=original, notes=tuple(done.notes))
+
+
+def kept_for(guest: str, error: DifferenceError) -> GuestOutcome:
+    """Return a guest whose original stays in quarantine, because the two differ by now."""
+    purge = command("purge", guest, "--used")
+    reason = f"its VM has run on the overlay since ({error.what}). To delete the original too: {purge}"
+    return GuestOutcome(guest, Status.KEPT, reason, original="kept in quarantine")
+
+
+def with_way_back(arrival: Arrival, guest: GuestPlan, notes: Notes) -> Arrival:
+    """Return a guest's arrival; if its overlay is damaged, the error names its original."""
+    error = arrival.error
+    is_damage = isinstance(error, ImageError | VerificationError) and not isinstance(error, DifferenceError)
+    if error is None or not is_damage:
+        return arrival
+    return replace(arrival, error=original_too(error, guest, notes))

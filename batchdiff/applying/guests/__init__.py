@@ -1,0 +1,1 @@
+"""Where a guest stands: its files, their names, and the next action."""

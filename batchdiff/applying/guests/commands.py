@@ -1,0 +1,45 @@
+"""The commands that messages recommend, as a shell takes them: for the plan at hand and one guest or several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from batchdiff.files.filenames import shell_word
+
+_WITHOUT_MAP = {"apply"}
+
+_plan: list[str] = ["PLAN"]
+_maps: list[str] = []
+"""Of this process, whose threads all work on one plan; changed by commands_for only."""
+
+
+_MOST_NAMED = 5
+
+
+@contextmanager
+def commands_for(plan: str, maps: list[str]) -> Iterator[None]:
+    """Inside, commands name the plan at that path, and where images have moved (``OLD=NEW``)."""
+    before = _plan[:], _maps[:]
+    _plan[:], _maps[:] = [shell_word(plan)], maps
+    try:
+        yield
+    finally:
+        _plan[:], _maps[:] = before
+
+
+def commands(verb: str, guests: list[str], *options: str) -> str:
+    """Return a command for several guests, in backquotes; one for all of the plan if they are many."""
+    named = guests if len(guests) <= _MOST_NAMED else []
+    chosen = [word for guest in named for word in ("--guest", shell_word(guest))]
+    moved = [] if verb in _WITHOUT_MAP else [word for each in _maps for word in ("--map", shell_word(each))]
+    return f"`{' '.join(('batchdiff', verb, *_plan, *moved, *chosen, *options))}`"
+
+
+def command(verb: str, guest: str, *options: str) -> str:
+    """Return a command for one guest, in backquotes.
+
+    It names the guest, because without ``--guest`` a verb takes all of them, and advice for one guest must not
+    throw away what the others hold.
+    """
+    return commands(verb, [guest], *options)

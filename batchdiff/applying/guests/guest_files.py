@@ -1,0 +1,191 @@
+"""Find out which of a guest's files stand where now: original, overlay, and an image that restore rebuilt.
+
+Names alone prove nothing: an administrator copies, moves and replaces files. Each is known by its lasting
+identity first. A file that has lost it, because a pool was copied, counts by a name that only batchdiff gives, and
+then its content must decide what may be done with it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, replace
+
+from batchdiff.applying.guests.file_names import original_names, overlay_names
+from batchdiff.applying.guests.status import OnDisk, TemplateIs, Written
+from batchdiff.applying.journal.leftovers import leftover
+from batchdiff.applying.journal.records import Goal, Notes, Standing
+from batchdiff.errors import GuestError
+from batchdiff.files.fingerprint import Fingerprint, fingerprint_at
+from batchdiff.plan.plan import GuestPlan, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file that was found.
+
+    ``proven``: it is the file that the plan or the journal knows, and nobody has written to it since. Otherwise
+    only its name speaks for it.
+    """
+
+    path: str
+    now: Fingerprint
+    proven: bool
+
+
+def find_overlay(guest: GuestPlan, standing: Standing | None) -> Found | None:
+    """Return the overlay of a guest, by the name that it has now; None if it is not there.
+
+    :raises GuestError: two files could be it.
+    """
+    published = standing is not None and standing.published
+    known = None if standing is None else standing.overlay
+    names = overlay_names(guest.overlay_path)
+    found = []
+    for path in (names.own, names.quarantine, names.deleting):
+        now = _regular(path)
+        if now is None or _is_the_guests_image(guest, now, standing):
+            continue
+        if path == names.own and _has_made_way(guest, standing):
+            continue
+        proven = known is not None and known.differs_in_ctime_only(now)
+        # Before it was published only the file that was verified can be it: anything else is somebody's own. An
+        # apply that died before its note has published it, too, and perhaps its VM has run since.
+        if proven or published or (known is not None and known.is_same_file(now)):
+            found.append(Found(path, now, proven))
+    if len(found) > 1:
+        raise GuestError(
+            f"{guest.name} was left alone",
+            why=f"both {found[0].path} and {found[1].path} are there, and either could be its overlay",
+            remedy="Move away the one that its VM does not use, then run the same command again.",
+        )
+    return found[0] if found else None
+
+
+def _has_made_way(guest: GuestPlan, standing: Standing | None) -> bool:
+    """Whether restore was about to unlink an overlay that had the guest's own name: now the guest has it again."""
+    one_name = guest.overlay_path == guest.source.path
+    return one_name and standing is not None and standing.goal is Goal.RESTORE and standing.deleting
+
+
+def find_original(guest: GuestPlan, standing: Standing | None) -> Found | None:
+    """Return the original of a guest, by the name that it has now; None if it is gone.
+
+    In quarantine any regular file counts, because only batchdiff gives that name. At the guest's own path it is
+    one that nobody wrote to, or, if the overlay has a path of its own, whatever a VM may have used there.
+
+    :raises GuestError: two files could be it.
+    """
+    if guest.image is None:
+        return None
+    known, names = guest.image.fingerprints[0], original_names(guest.source.path)
+    own = _found(names.own, fingerprint_at(names.own), known)
+    if own is not None and (own.proven or _has_made_way(guest, standing)):
+        return own
+    aside = find_original_aside(guest)
+    if own is None or _is_rebuilt(own.now, standing) or guest.overlay_path == guest.source.path:
+        return aside
+    if aside is not None:
+        raise GuestError(
+            f"{guest.name} was left alone",
+            why=f"both {own.path} and {aside.path} are there, and either could be its disk",
+            remedy="Move away the one that its VM does not use, then run the same command again.",
+        )
+    return own
+
+
+def find_original_aside(guest: GuestPlan) -> Found | None:
+    """Return the original of a guest that stands in quarantine or is about to be deleted; None if none does."""
+    if guest.image is None:
+        return None
+    known, names = guest.image.fingerprints[0], original_names(guest.source.path)
+    found = [_found(path, _regular(path), known) for path in (names.deleting, names.quarantine)]
+    there = [each for each in found if each is not None and (each.proven or each.path == names.quarantine)]
+    return there[0] if there else None
+
+
+def _found(path: str, now: Fingerprint | None, known: Fingerprint) -> Found | None:
+    if now is None:
+        return None
+    return Found(path, now, known.differs_in_ctime_only(now))
+
+
+def rebuilt_is_in_place(guest: GuestPlan, standing: Standing | None) -> bool:
+    """Return whether restore has given a rebuilt image the guest's name already.
+
+    An original that got its name back is in the journal as well, so that a copy of it is known again.
+    """
+    now = fingerprint_at(guest.source.path)
+    return now is not None and _is_rebuilt(now, standing) and not _is_original(guest, now)
+
+
+def _is_rebuilt(now: Fingerprint, standing: Standing | None) -> bool:
+    return standing is not None and standing.rebuilt is not None and standing.rebuilt.differs_in_ctime_only(now)
+
+
+def _is_the_guests_image(guest: GuestPlan, now: Fingerprint, standing: Standing | None) -> bool:
+    """Return whether a file at the overlay's path is the original or a rebuilt image: they can share it."""
+    return _is_original(guest, now) or _is_rebuilt(now, standing)
+
+
+def _is_original(guest: GuestPlan, now: Fingerprint) -> bool:
+    return guest.image is not None and guest.image.fingerprints[0].differs_in_ctime_only(now)
+
+
+def missing(path: str) -> str:
+    """What to say of a path at which no regular file stands: a link may lead to where somebody moved the file."""
+    try:
+        return f"is missing (a symbolic link to {os.readlink(path)} is there; links are not followed)"
+    except OSError:
+        return "is missing"
+
+
+def _regular(path: str) -> Fingerprint | None:
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return None
+    except OSError:
+        return None
+    return fingerprint_at(path)
+
+
+def on_disk(plan: Plan, notes: Notes) -> dict[str, OnDisk]:
+    """Return what is there of each guest that apply has begun, by name; only looks."""
+    found, template = {}, _template(plan)
+    for guest in plan.guests:
+        standing = notes.under_way(guest.name)
+        if standing is not None:
+            found[guest.name] = replace(_on_disk(guest, standing), template=template)
+        elif (left := leftover(notes, guest.name)) is not None:
+            found[guest.name] = OnDisk(None, guest.source.path, left=left)
+    return found
+
+
+def _template(plan: Plan) -> TemplateIs:
+    """A changed mode or owner does not matter, nor does another inode, as after a move."""
+    files = (plan.template.source, *plan.template.source.backing)
+    for file, planned in zip(files, plan.template.fingerprints, strict=True):
+        now = fingerprint_at(file.path)
+        if now is None:
+            return TemplateIs.MISSING
+        if (now.size, now.mtime_ns) != (planned.size, planned.mtime_ns):
+            return TemplateIs.WRITTEN_TO
+    return TemplateIs.THERE
+
+
+def _on_disk(guest: GuestPlan, standing: Standing) -> OnDisk:
+    try:
+        overlay, original = find_overlay(guest, standing), find_original(guest, standing)
+    except GuestError as error:
+        return OnDisk(None, None, error.why)
+    return OnDisk(
+        overlay.path if overlay else None,
+        original.path if original else None,
+        written=_written(overlay, standing.overlay, Written.OVERLAY)
+        | _written(original, guest.image.fingerprints[0] if guest.image else None, Written.ORIGINAL),
+    )
+
+
+def _written(found: Found | None, known: Fingerprint | None, kind: Written) -> Written:
+    """Return ``kind`` if a file was written to since its fingerprint was taken."""
+    return kind if found and known and known.was_written_to(found.now) else Written.NONE

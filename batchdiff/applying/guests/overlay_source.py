@@ -1,0 +1,32 @@
+"""The overlay of a guest as it stands on disk now, weeks after apply: compacted, copied, resized or flattened.
+
+::
+
+    what its header names         is read with
+    the template                  the declared chain
+    nothing: it was flattened     no backing file
+    anything else                 refused when it is opened
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from batchdiff.errors import ImageError
+from batchdiff.image.open import peek_header
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.plan.plan import GuestPlan
+
+
+def planned_overlay(guest: GuestPlan, template: ImageSource) -> ImageSource:
+    """Return a guest's overlay as apply wrote it, with the chain that it rests on."""
+    return ImageSource(guest.overlay_path, ImageFormat.QCOW2, (template, *template.backing))
+
+
+def current_overlay(source: ImageSource) -> ImageSource:
+    """Return the same without the chain, if somebody has flattened it meanwhile."""
+    try:
+        named = peek_header(source.path).backing_name
+    except ImageError:  # whoever opens it says what is wrong
+        return source
+    return source if named is not None else replace(source, backing=())

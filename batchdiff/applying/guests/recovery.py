@@ -1,0 +1,113 @@
+"""Recover a journal that was lost or cut, as far as the template's sidecar and the files themselves prove it.
+
+::
+
+    overlay there, the sidecar names this plan for it          -> it was published
+    the original in quarantine, as it was planned              -> it was published, though the overlay be missing
+    the same, but another image at its own name, no overlay,
+    and the sidecar names none                                 -> it was restored; an older original is left
+    where the original stands now                              -> kept, quarantined, about to be deleted, or gone
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from batchdiff.applying.guests.file_names import original_names
+from batchdiff.applying.guests.guest_files import Found, find_original, find_original_aside
+from batchdiff.applying.journal.records import Fate, Goal, Notes, Standing, Step
+from batchdiff.errors import BatchdiffError, GuestError
+from batchdiff.files.fingerprint import fingerprint_at
+from batchdiff.files.identity import is_one_image
+from batchdiff.plan.path_map import NOTHING_MOVED, PathMap
+from batchdiff.plan.plan import GuestPlan, Plan, Verdict
+from batchdiff.plan.sidecar import Origin, sidecars_of
+
+
+def recovered(plan: Plan, notes: Notes, path_map: PathMap = NOTHING_MOVED) -> dict[str, Standing]:
+    """Return where guests stand that an apply must have converted though ``notes`` don't say so; only looks.
+
+    ``path_map``: how the paths in the sidecar have changed since they were recorded.
+    """
+    sidecars = [path_map.sidecar(sidecar) for sidecar in sidecars_of(plan)]
+    origins = {path: origin for sidecar in sidecars for path, origin in sidecar.overlays.items()}
+    found = {}
+    for guest in plan.guests:
+        if guest.verdict is not Verdict.CONVERT or _is_noted(guest.name, notes):
+            continue
+        origin = origins.get(guest.overlay_path)
+        if guest.name in notes.standings and not _is_recorded(guest, origin, plan):
+            continue  # an apply that died before it had published the overlay
+        standing = _standing(guest, origin, plan)
+        if standing is not None:
+            found[guest.name] = standing
+    return found
+
+
+def _is_noted(name: str, notes: Notes) -> bool:
+    """Return whether a journal knows that an overlay was published, or that a restore has ended it."""
+    standing = notes.standings.get(name)
+    if standing is None:
+        return name in notes.times
+    return standing.published or standing.goal is not Goal.APPLY or standing.step is Step.RESTORED
+
+
+def _is_recorded(guest: GuestPlan, origin: Origin | None, plan: Plan) -> bool:
+    return origin is not None and (origin.guest, origin.plan) == (guest.name, plan.checksum)
+
+
+def _standing(guest: GuestPlan, origin: Origin | None, plan: Plan) -> Standing | None:
+    recorded = _is_recorded(guest, origin, plan)
+    aside = find_original_aside(guest)
+    proven = aside if aside is not None and aside.proven else None
+    if not recorded and proven is None:
+        return None  # before any header is read: usually there is nothing to recover
+    overlay_is_there = _rests_on_template(guest, plan)
+    if proven is not None and not recorded and not overlay_is_there and _is_replaced(guest, proven):
+        return Standing(Step.RESTORED, Goal.RESTORE, fate=Fate.QUARANTINED, aside=proven.path)
+    try:
+        original = find_original(guest, None)
+    except GuestError:  # another file stands at its own name; restore says so, and leaves the guest alone
+        if not recorded:
+            return None
+        original = aside
+    if not overlay_is_there and (proven is None or original != proven):
+        return None
+    overlay = None if origin is None else origin.fingerprint
+    return _from_original(original, guest, Standing(Step.PUBLISHED, overlay=overlay, published=True))
+
+
+def _is_replaced(guest: GuestPlan, original: Found) -> bool:
+    """Return whether a rebuilt image can have taken the name of an original in quarantine.
+
+    Only if the sidecar does not name the overlay, for restore ends that first. Otherwise the overlay was moved or
+    is damaged, and the original may be all that is left.
+    """
+    names = original_names(guest.source.path)
+    return original.path == names.quarantine and fingerprint_at(names.own) is not None
+
+
+def _from_original(original: Found | None, guest: GuestPlan, standing: Standing) -> Standing:
+    names = original_names(guest.source.path)
+    if original is None:
+        return replace(standing, step=Step.RETIRED, fate=Fate.GONE)
+    if original.path == names.quarantine:
+        return replace(standing, step=Step.RETIRED, fate=Fate.QUARANTINED, aside=original.path)
+    if original.path == names.deleting:
+        return replace(standing, step=Step.RETIRING, moved=True)
+    return standing
+
+
+def _rests_on_template(guest: GuestPlan, plan: Plan) -> bool:
+    """Return whether the file at the overlay's path rests on the plan's template; reads only its header."""
+    # Imported here, because it loads numpy: usually there is nothing to recover, and status must be quick.
+    from batchdiff.image.backing_names import resolved_backing  # noqa: PLC0415
+    from batchdiff.image.open import peek_header  # noqa: PLC0415
+
+    if fingerprint_at(guest.overlay_path) is None:
+        return False
+    try:
+        named = resolved_backing(guest.overlay_path, peek_header(guest.overlay_path))
+    except BatchdiffError:
+        return False
+    return named is not None and is_one_image(named, plan.template.source.path)

@@ -1,0 +1,151 @@
+"""From a journal's notes, and from what stands on disk, to where each guest is and what is next for it; pure."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from batchdiff.applying.journal.records import Fate, Goal, Notes, Standing, Step
+from batchdiff.applying.results.standing import GuestStanding
+from batchdiff.choices import Retire
+from batchdiff.files.filenames import shell_word
+from batchdiff.plan.plan import GuestPlan, Plan, Verdict
+
+_VERDICTS = {Verdict.SKIP: "skipped", Verdict.REFUSE: "refused"}
+
+
+class TemplateIs(enum.Enum):
+    """What a look at the template's files shows, without reading them."""
+
+    THERE = "as far as that shows, as it was"
+    WRITTEN_TO = "of another size, or with another mtime"
+    MISSING = "missing"
+
+
+class Written(enum.Flag):
+    """Which files of a guest were written to since its overlay was verified, by their sizes and mtimes."""
+
+    NONE = 0
+    OVERLAY = enum.auto()
+    ORIGINAL = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class OnDisk:
+    """What is there of a guest: paths, None for what is missing. ``doubt``: why that cannot be told.
+
+    ``left``: the overlay that a restore left, which nothing needs.
+    """
+
+    overlay: str | None
+    original: str | None
+    doubt: str = ""
+    template: TemplateIs = TemplateIs.THERE
+    written: Written = Written.NONE
+    left: str | None = None
+
+
+def standings_of(plan: Plan, notes: Notes, on_disk: dict[str, OnDisk]) -> list[GuestStanding]:
+    """Return the guests of a plan in its order; ``on_disk`` has those that are under way, by name."""
+    return [_standing(guest, notes, on_disk.get(guest.name), plan.retire) for guest in plan.guests]
+
+
+def _standing(guest: GuestPlan, notes: Notes, there: OnDisk | None, retire: Retire) -> GuestStanding:
+    known = notes.standings.get(guest.name)
+    if guest.verdict is not Verdict.CONVERT:
+        refused = guest.verdict is Verdict.REFUSE
+        what = "plan again once this is settled" if refused else "nothing"
+        return GuestStanding(guest.name, _VERDICTS[guest.verdict], "", "", f"{what}: {guest.reason}")
+    if known is not None and _is_rolled_back(known):
+        known = None
+    return GuestStanding(
+        name=guest.name,
+        step="planned" if known is None else known.step.value,
+        since=notes.times.get(guest.name, ""),
+        failure=notes.failures.get(guest.name, ""),
+        next=_begin(there) if known is None else _next(known, there, retire),
+    )
+
+
+def _begin(there: OnDisk | None) -> str:
+    if there is None or there.left is None:
+        return "apply: write the overlay"
+    return (
+        f"rm {shell_word(there.left)}, or rename it: restore left that overlay, and nothing needs it; then apply"
+    )
+
+
+def _is_rolled_back(known: Standing) -> bool:
+    """Return whether an apply that failed or was interrupted has undone all that it had begun."""
+    is_begun = known.step is not Step.CHECKED or known.temporary is not None or known.moved or known.published
+    return known.goal is Goal.APPLY and not is_begun
+
+
+def _next(known: Standing, there: OnDisk | None, retire: Retire) -> str:
+    if known.step is Step.RESTORED:
+        return f"purge --used: delete the older original {known.aside}"
+    if known.goal is not Goal.APPLY and known.step is not Step.PURGED:
+        return f"{known.goal}: interrupted, will resume"
+    if there is not None and there.doubt:
+        return f"move one away: {there.doubt}"
+    trouble = _trouble(there) if known.published and there is not None else ""
+    return trouble or _by_step(known, there, retire)
+
+
+def _trouble(there: OnDisk) -> str:
+    """Return what to do about a published overlay that is in danger; empty if it is not. The worst comes first."""
+    if there.template is TemplateIs.MISSING:
+        return _template_lost(there)
+    if there.overlay is None:
+        return _overlay_missing(there)
+    if there.template is TemplateIs.WRITTEN_TO:
+        return "verify: the template was written to or replaced, and its overlay may be damaged"
+    return ""
+
+
+def _by_step(known: Standing, there: OnDisk | None, retire: Retire) -> str:
+    match known.step:
+        case Step.VERIFIED | Step.PUBLISHED | Step.RETIRING if known.published:
+            if there is not None and there.original is None:
+                return "nothing: its original was removed; or restore: rebuild it from the overlay"
+            return _kept(there, retire)
+        case Step.RETIRED if known.fate is Fate.QUARANTINED and (there is None or there.original):
+            return _quarantined(there)
+        case Step.RETIRED if known.fate is Fate.QUARANTINED:
+            return "nothing: its original was removed from quarantine; or restore: rebuild it from the overlay"
+        case Step.RETIRED | Step.PURGED:
+            return "nothing; or restore: rebuild the original from the overlay"
+        case _:
+            return "apply: clean up, then write the overlay"
+
+
+def _kept(there: OnDisk | None, retire: Retire) -> str:
+    """Neither apply nor restore decides between a kept original and an overlay that differs from it."""
+    if there is None or not there.written:
+        verb = "apply --retire quarantine" if retire is Retire.KEEP else "apply"
+        return f"{verb}: verify again and retire the original; or restore"
+    back = f"restore --discard-changes to go back to {there.original}"
+    if Written.ORIGINAL in there.written:
+        return f"verify: its original was written to since, so only you know which of the two counts; or {back}"
+    return f"remove the original {there.original} if you trust the overlay, which was written to since; or {back}"
+
+
+def _quarantined(there: OnDisk | None) -> str:
+    written = Written.NONE if there is None else there.written
+    if there is not None and Written.ORIGINAL in written:
+        return f"verify: the original in quarantine, {there.original}, was written to since; or restore"
+    if Written.OVERLAY in written:
+        return "purge --used: delete the original in quarantine, though the VM has run on its overlay; or restore"
+    return "purge: delete the original in quarantine; or restore"
+
+
+def _template_lost(there: OnDisk) -> str:
+    if there.original is None:
+        return "its template is missing: bring it back; if it was moved, add --map OLD=NEW"
+    return f"its template is missing: restore --discard-changes to go back to {there.original}, or bring it back"
+
+
+def _overlay_missing(there: OnDisk) -> str:
+    if there.original is None:
+        return "its overlay is missing, and so is its original: if they were moved, add --map OLD=NEW"
+    return f"its overlay is missing: bring it back, or restore --discard-changes to go back to {there.original}"

@@ -1,0 +1,71 @@
+"""Name the originals that are whole, if the template or an overlay is lost or damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from batchdiff.applying.guests.commands import commands
+from batchdiff.applying.guests.guest_files import Found, find_original
+from batchdiff.applying.journal.records import Notes
+from batchdiff.errors import BatchdiffError, ImageError, PlanError
+from batchdiff.plan.plan import GuestPlan, Plan
+from batchdiff.units import few
+
+
+def whole_originals(guests: Iterable[GuestPlan], notes: Notes) -> str:
+    """Return sentences that name the intact originals of converted guests and the way back; empty without any."""
+    found: dict[str, str] = {}
+    for guest in guests:
+        standing = notes.under_way(guest.name)
+        if standing is None or not standing.published:
+            continue
+        try:
+            original = find_original(guest, standing)
+        except BatchdiffError:
+            continue
+        if original is not None and _is_whole(original, guest):
+            found[guest.name] = original.path
+    if not found:
+        return ""
+    it, them = ("This original is", "it") if len(found) == 1 else ("These originals are", "them")
+    back = commands("restore", list(found), "--discard-changes")
+    return f"{it} intact, as before the conversion: {few(found.values())}. {back} goes back to {them}."
+
+
+def _is_whole(original: Found, guest: GuestPlan) -> bool:
+    """Whether it is the planned file, or a copy with its times, as `cp -a` makes one when a pool moves."""
+    if original.proven or guest.image is None:
+        return original.proven
+    planned = guest.image.fingerprints[0]
+    return (planned.size, planned.mtime_ns) == (original.now.size, original.now.mtime_ns)
+
+
+def originals_first(error: BatchdiffError, guests: Iterable[GuestPlan], notes: Notes) -> BatchdiffError:
+    """Return the same error, whose remedy begins with the originals that are whole."""
+    whole = whole_originals(guests, notes)
+    if not whole or whole in error.remedy:
+        return error
+    otherwise = f"Otherwise: {error.remedy[0].lower()}{error.remedy[1:]}" if error.remedy else ""
+    return type(error)(error.what, why=error.why, remedy=f"{whole} {otherwise}".strip())
+
+
+def original_too(error: BatchdiffError, guest: GuestPlan, notes: Notes) -> BatchdiffError:
+    """Return the same error about an overlay, whose remedy ends with the original if that is whole.
+
+    What brings the overlay back comes first: it may only name a file that moved, and holds what its VM wrote.
+    """
+    whole = whole_originals([guest], notes)
+    return type(error)(error.what, why=error.why, remedy=f"{error.remedy} {whole}".strip())
+
+
+@contextmanager
+def template_needed(plan: Plan, notes: Notes) -> Iterator[None]:
+    """Inside, an error about the template names the originals that are whole.
+
+    :raises BatchdiffError: whatever is raised inside.
+    """
+    try:
+        yield
+    except (ImageError, PlanError) as error:
+        raise originals_first(error, plan.guests, notes) from error

@@ -1,0 +1,200 @@
+"""Examine whether template and overlays still are what they were; only looks. What `batchdiff verify` reports.
+
+::
+
+    template   proven by fingerprints -> sound      else by its digest: touched, or damaged
+    overlay    its VM is running      -> in use     nothing is compared
+               missing, or QEMU finds an error in it                                      -> damaged
+               names another template in its header, as after a move                      -> unknown
+               differs from its original, though nobody wrote to it                       -> damaged
+               its kept original was written to, and they differ: two disks               -> unknown
+               identical to its original, or a VM has written to it since                 -> sound
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from batchdiff.applying.apply import chosen
+from batchdiff.applying.at_once import at_once
+from batchdiff.applying.checks.verify import Check, Comparison, check_used, require_judges, verify
+from batchdiff.applying.checks.verify_mode import VerifyMode
+from batchdiff.applying.guests.commands import command
+from batchdiff.applying.guests.guest_files import Found, find_original, find_overlay, missing
+from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
+from batchdiff.applying.guests.whole_originals import original_too, originals_first
+from batchdiff.applying.journal.records import Notes, Standing
+from batchdiff.applying.results.finding import Finding, Health
+from batchdiff.applying.session.stop import Stop
+from batchdiff.applying.swap.apply_task import planned_parts
+from batchdiff.applying.template.check import doubt, require_content
+from batchdiff.errors import (
+    BatchdiffError,
+    DifferenceError,
+    ImageError,
+    InUseError,
+    PlanError,
+    StopError,
+    VerificationError,
+)
+from batchdiff.image.image import Image
+from batchdiff.image.in_use.check import users
+from batchdiff.image.open import inspect, open_image, peek_header
+from batchdiff.image_source import ImageSource
+from batchdiff.linux.call_failures import explained
+from batchdiff.plan.plan import GuestPlan, Plan
+
+
+def examined(
+    plan: Plan, notes: Notes, names: tuple[str, ...] | None, stop: Stop, *, jobs: int = 1
+) -> Iterator[Finding]:
+    """What is found of the template first, then of each guest whose overlay was published.
+
+    ``jobs``: how many of these are examined at once, if memory and open files allow.
+
+    :raises UsageError: there is no guest of that name.
+    :raises ProgramError: qemu-img is missing.
+    """
+    guests = chosen(plan, names)
+    require_judges()
+    converted = [(guest, standing) for guest in guests if (standing := notes.under_way(guest.name))]
+    converted = [(guest, standing) for guest, standing in converted if standing.published]
+    yield _template(plan, notes, [guest for guest, _ in converted], stop)
+    jobs = at_once(jobs, [guest for guest, _ in converted], plan.template.source)
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            yield from pool.map(lambda each: _guest(each[0], each[1], plan, notes, stop), converted)
+        except BaseException:
+            stop.ask()  # so that those at work end soon; the pool waits for them
+            raise
+
+
+def _template(plan: Plan, notes: Notes, converted: list[GuestPlan], stop: Stop) -> Finding:
+    path = plan.template.source.path
+    try:
+        with open_image(plan.template.source) as template:
+            inspect(template)
+            return _opened_template(plan, notes, template, stop)
+    except PlanError as error:
+        health = Health.DAMAGED if "changed" in error.what else Health.UNKNOWN
+        return Finding("template", path, health, str(originals_first(error, converted, notes)))
+    except BatchdiffError as error:
+        if isinstance(error, StopError):
+            raise
+        remedy = "Bring it back, or add `--map OLD=NEW` if it was moved."
+        lost = ImageError(error.what, why=f"{error.why}; all overlays rest on it", remedy=remedy)
+        if _may_not_be_read(error):
+            return Finding("template", path, Health.UNKNOWN, str(error))
+        return Finding("template", path, Health.DAMAGED, str(originals_first(lost, converted, notes)))
+
+
+def _opened_template(plan: Plan, notes: Notes, template: Image, stop: Stop) -> Finding:
+    path = plan.template.source.path
+    reason = doubt(template, plan, notes)
+    if not reason:
+        return Finding("template", path, Health.SOUND, "as planned")
+    require_content(template, plan, notes, reason, check=stop.check)
+    if not all(each.vouches_for_content for each in template.fingerprints()):
+        return Finding("template", path, Health.SOUND, "its content is as planned, by its digest")
+    return Finding("template", path, Health.TOUCHED, f"{reason}; by its digest, its content is what it was")
+
+
+def _guest(guest: GuestPlan, standing: Standing, plan: Plan, notes: Notes, stop: Stop) -> Finding:
+    stop.check()
+    path = guest.overlay_path
+    try:
+        overlay = find_overlay(guest, standing)
+        if overlay is None:
+            return _missing(guest, standing)
+        return _judged(guest, standing, overlay, plan, stop)
+    except StopError:
+        raise
+    except InUseError as error:
+        who = users(path) or error.what
+        return Finding(guest.name, path, Health.IN_USE, f"{who}, so it was not checked")
+    except VerificationError as error:
+        health = Health.UNKNOWN if _may_not_be_read(error) else Health.DAMAGED
+        told = error if health is Health.UNKNOWN else original_too(error, guest, notes)
+        return Finding(guest.name, path, health, str(told))
+    except BatchdiffError as error:
+        return Finding(guest.name, path, Health.UNKNOWN, str(error))
+    except OSError as error:
+        return Finding(guest.name, path, Health.UNKNOWN, ". ".join(explained(error)))
+
+
+def _missing(guest: GuestPlan, standing: Standing) -> Finding:
+    original = find_original(guest, standing)
+    whole = "" if original is None else f"; its original, as it was before the conversion, is {original.path}"
+    return Finding(guest.name, guest.overlay_path, Health.DAMAGED, f"it {missing(guest.overlay_path)}{whole}")
+
+
+def _judged(guest: GuestPlan, standing: Standing, overlay: Found, plan: Plan, stop: Stop) -> Finding:
+    source = current_overlay(replace(planned_overlay(guest, plan.template.source), path=overlay.path))
+    _require_readable(source)
+    original = find_original(guest, standing)
+    if original is None:
+        check_used(source, lambda: stop.is_asked)
+        return _sound(guest, "no error in it; no original is there to compare it with")
+    comparison = Comparison(replace(guest.source, path=original.path), source, check=Check.LEAKS_ALLOWED)
+    try:
+        verify(comparison, VerifyMode.FULL, lambda: stop.is_asked)
+    except DifferenceError as error:
+        return _differing(guest, overlay, original, error)
+    return _sound(guest, f"every byte as in its original ({os.path.basename(original.path)})")
+
+
+def _differing(guest: GuestPlan, overlay: Found, original: Found, error: DifferenceError) -> Finding:
+    """Which of the two was written to decides what a difference between them means.
+
+    :raises VerificationError: neither was.
+    """
+    known, _ = planned_parts(guest)
+    planned, shows_writes = known.fingerprints[0], original.now.vouches_for_content
+    if overlay.proven and original.proven and shows_writes:
+        raise VerificationError(error.what, why=f"{error.why}; neither of them was written to") from error
+    if not planned.was_written_to(original.now) and not overlay.proven:
+        return _sound(guest, "no error in it; a VM has written to it since")
+    changes = planned.changes(original.now) if shows_writes else "on a block device no time shows that"
+    changed = f"its original {original.path} changed since the overlay was made: {changes}"
+    if original.path != guest.source.path:
+        return _sound(guest, f"no error in it, but {changed}, though in quarantine")
+    return Finding(
+        guest.name,
+        guest.overlay_path,
+        Health.UNKNOWN,
+        f"no error in it, but {changed}. So a VM may still use that, and only you know which of the two counts."
+        f" If the overlay does, move the original away. To go back to the original: {_back(guest)}.",
+    )
+
+
+def _back(guest: GuestPlan) -> str:
+    return command("restore", guest.name, "--discard-changes")
+
+
+def _require_readable(overlay: ImageSource) -> None:
+    """Distinguish a damaged header from a sound one that names another template, as after a move.
+
+    :raises VerificationError: it is damaged.
+    :raises ImageError: it does not rest on the template of the plan.
+    """
+    try:
+        peek_header(overlay.path)
+    except ImageError as error:
+        if _may_not_be_read(error):
+            raise
+        raise VerificationError(f"{overlay.path} is not an overlay", why=error.reason) from error
+    open_image(overlay).close()
+
+
+def _sound(guest: GuestPlan, why: str) -> Finding:
+    return Finding(guest.name, guest.overlay_path, Health.SOUND, why)
+
+
+def _may_not_be_read(error: BaseException | None) -> bool:
+    """Whether this user lacks a permission: that says nothing about the file."""
+    while error is not None and not isinstance(error, PermissionError):
+        error = error.__cause__
+    return error is not None

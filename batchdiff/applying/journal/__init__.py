@@ -1,0 +1,1 @@
+"""What was done so far: a plan's journal, and plans that are kept for undoing."""

@@ -1,0 +1,230 @@
+"""PLAN.journal, the record of what apply has done: one JSON object a line, each on disk before the next step.
+
+``journal.records`` defines the lines. A lock on the file keeps a second process away from the plan, and ends with
+the process that holds it. A last line that a crash cut short is dropped: its step had not counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import fcntl
+import json
+import os
+from dataclasses import asdict
+from typing import Any
+
+from batchdiff.applying.journal.records import BEGIN, CHANGED, FAILED, PROTECTING, Notes, Standing
+from batchdiff.errors import PlanError
+from batchdiff.files.atomic_write import sync_folder
+from batchdiff.files.fingerprint import Fingerprint
+from batchdiff.files.read_write import write_all
+from batchdiff.linux.call_failures import AGAIN, explained, naming
+from batchdiff.linux.permissions import Deed
+from batchdiff.plan.file import read_regular
+
+_LARGEST = 1 << 30
+"""A journal has about two kilobytes for each guest."""
+
+_BEGINNING = b'{"time": "'
+"""How the first line of every journal begins."""
+
+
+class Journal:
+    """The journal of one plan, locked and open for appending."""
+
+    def __init__(self, plan_path: str, checksum: str) -> None:
+        self.path = f"{plan_path}.journal"
+        self._fd = locked(self.path)
+        self.notes = Notes()
+        self._fault: OSError | None = None
+        try:
+            if not self._resume(checksum):
+                self._append({"step": BEGIN, "plan": checksum})
+                sync_folder(os.path.dirname(os.path.abspath(self.path)))
+        except OSError as error:
+            self.close()
+            fault = explained(error, Deed.WRITE, self.path)
+            raise PlanError(f"cannot use the journal {self.path}", why=fault.why, remedy=fault.remedy) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _resume(self, checksum: str) -> bool:
+        """Takes in what has been done with this plan so far; False if there is nothing yet."""
+        data = os.pread(self._fd, min(os.fstat(self._fd).st_size, _LARGEST), 0)
+        whole = data[: data.rfind(b"\n") + 1]
+        if data and not data.startswith(_BEGINNING[: len(data)]):
+            raise PlanError(
+                f"{self.path} is not a journal",
+                why="it does not start as a journal does",
+                remedy=f"That name is for the journal of the plan: move the file away, {AGAIN}",
+            )
+        number = 0
+        try:
+            for number, line in enumerate(whole.splitlines(), 1):
+                record = json.loads(line)
+                if number == 1 and record["plan"] != checksum:
+                    self._start_again()
+                    return False
+                self.notes.take_in(record)
+            # What a crash has cut goes, so that the next line does not begin in its middle.
+            if len(whole) < len(data):
+                os.ftruncate(self._fd, len(whole))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise PlanError(
+                f"{self.path} is damaged",
+                why=f"its line {number} is not a record of batchdiff",
+                remedy=f"Move it away, {AGAIN} Where guests stand is then found out from the files.",
+            ) from error
+        return number > 0
+
+    def _start_again(self) -> None:
+        """Sets the journal of an older plan of that name aside."""
+        os.rename(self.path, f"{self.path}.{os.fstat(self._fd).st_mtime_ns}")
+        older, self._fd = self._fd, locked(self.path)
+        os.close(older)
+
+    def standing(self, guest: str) -> Standing | None:
+        """Return where a guest stands; None if nothing was begun, or a restore has ended it."""
+        return self.notes.under_way(guest)
+
+    def record(self, guest: str, standing: Standing) -> None:
+        """Notes a step of a guest; on disk when this returns."""
+        self._append({"guest": guest} | standing.record())
+
+    def record_failure(self, guest: str, reason: str) -> None:
+        """Notes why a guest could not be taken further; where it stands is not changed by that."""
+        self._append({"guest": guest, "step": FAILED, "reason": reason})
+
+    def record_protecting(self) -> None:
+        """Notes that the template's write bits will go: what dies before the next note has changed its ctime."""
+        self._append({"step": PROTECTING})
+
+    def record_changed(self, file: Fingerprint) -> None:
+        """Notes the fingerprint of a file whose ctime changed by what apply itself did to its name or mode."""
+        self._append({"step": CHANGED, "file": asdict(file)})
+
+    def _append(self, record: dict[str, Any]) -> None:
+        if self._fault is not None:
+            raise self._fault
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        record = {"time": now} | record
+        line = json.dumps(record) + "\n"
+        end = os.fstat(self._fd).st_size
+        try:
+            with naming(self.path):
+                write_all(self._fd, line.encode("ascii"), end)
+                self._sync()
+        except BaseException:
+            # Half a line in the middle would make all of it unreadable.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, end)
+            raise
+        self.notes.take_in(record)
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            # Asked again the kernel may say that all is well, of pages that it has dropped: nothing more is noted.
+            self._fault = error
+            raise
+
+    def close(self) -> None:
+        """Gives the lock back."""
+        os.close(self._fd)
+
+
+class FrozenJournal:
+    """The notes of a journal for a command that only looks; what is noted of renames is forgotten."""
+
+    def __init__(self, notes: Notes) -> None:
+        self.notes = notes
+
+    def standing(self, guest: str) -> Standing | None:
+        """See :meth:`Journal.standing`."""
+        return self.notes.under_way(guest)
+
+    def record(self, guest: str, standing: Standing) -> None:
+        """Nothing may be done that would have to be noted."""
+        raise AssertionError(f"{guest} was taken to {standing.step} by a command that only looks")
+
+    def record_failure(self, guest: str, reason: str) -> None:
+        """Ignore it: a dry run records no failures."""
+
+    def record_protecting(self) -> None:
+        """Nothing may be done that would have to be noted."""
+        raise AssertionError("a command that only looks changed the template's mode")
+
+    def record_changed(self, file: Fingerprint) -> None:
+        """For the time of this command only."""
+        self.notes.changed.add(file)
+
+
+def read_notes(plan_path: str, checksum: str) -> Notes:
+    """Read the journal of a plan without its lock; nothing if there is none, or it is another plan's.
+
+    :raises PlanError: it may not be read. To take that for an empty one would hide what was converted.
+    """
+    notes, path = Notes(), f"{plan_path}.journal"
+    try:
+        lines = read_regular(path, _LARGEST).splitlines()
+    except (FileNotFoundError, ValueError):
+        return notes
+    except OSError as error:
+        fault = explained(error, Deed.READ, path)
+        raise PlanError(f"cannot read the journal {path}", why=fault.why, remedy=fault.remedy) from error
+    for number, line in enumerate(lines):
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+            record = json.loads(line)
+            if number == 0 and record["plan"] != checksum:
+                return notes
+            notes.take_in(record)
+    return notes
+
+
+def locked(path: str) -> int:
+    """Return a journal, made if there is none, open and locked against other processes.
+
+    :raises PlanError: another process is at work on its plan, or it cannot be opened.
+    """
+    while True:
+        fd = _opened(path)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(fd)
+            raise PlanError(
+                "another apply, restore or purge of this plan is running",
+                why=f"it holds {path}",
+                remedy=f"Wait until it is done, {AGAIN}",
+            ) from error
+        except OSError as error:
+            os.close(fd)
+            fault = explained(error, Deed.WRITE, path)
+            raise PlanError(f"cannot lock the journal {path}", why=fault.why, remedy=fault.remedy) from error
+        # `batchdiff plan` may have given it another name meanwhile, with the plan that it belongs to.
+        if _is_at(path, fd):
+            return fd
+        os.close(fd)
+
+
+def _opened(path: str) -> int:
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            # In a folder such as /tmp not even root may open another user's file with O_CREAT (protected_regular).
+            return os.open(path, flags)
+        # Readable like the plan beside it, by the umask: `status` needs both.
+        return os.open(path, flags | os.O_CREAT, 0o666)
+    except OSError as error:
+        fault = explained(error, Deed.WRITE if os.path.lexists(path) else Deed.CREATE, path)
+        raise PlanError(f"cannot open the journal {path}", why=fault.why, remedy=fault.remedy) from error
+
+
+def _is_at(path: str, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(fd))
+    except FileNotFoundError:
+        return False

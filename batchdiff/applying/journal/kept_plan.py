@@ -1,0 +1,223 @@
+"""Keep a plan that can still be undone under another name when a new one takes its place.
+
+::
+
+    fleet.plan.json          the older plan  ->  fleet.2026-11-28T183138Z.plan.json
+    fleet.plan.json.journal  its journal     ->  fleet.2026-11-28T183138Z.plan.json.journal
+
+1. Both get their second names, by hard links. 2. The new plan takes the first name, by a rename. 3. The journal
+loses its first name. So plan and journal stand together under one name at every moment, and a journal that a crash
+after 2 leaves beside the new plan is set aside by its checksum (``journal.file.Journal``).
+The journal's lock is held meanwhile, so that no apply of the older plan begins to write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from batchdiff.applying.journal.file import locked, read_notes
+from batchdiff.applying.journal.records import Fate, Goal, Notes, Standing, Step
+from batchdiff.errors import UsageError
+from batchdiff.files.atomic_write import sync_folder
+from batchdiff.linux.call_failures import reason
+from batchdiff.plan.document import to_dict
+from batchdiff.plan.file import checksum_of, write_plan
+from batchdiff.plan.head import beginning, plan_head
+from batchdiff.plan.plan import Plan
+
+_JOURNAL = ".journal"
+_SUFFIX = ".plan.json"
+
+Guests = Mapping[str, Collection[str]]
+"""Names of guests, by what became of them or by the checksum of the plan that has converted them."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPlan:
+    """A plan that is kept under another name, and its guests by what became of them, in words."""
+
+    path: str
+    guests: Guests
+
+
+@dataclass(frozen=True, slots=True)
+class _Older:
+    """A plan that can still be undone; ``journal``: whether the journal beside it is its own."""
+
+    checksum: str
+    created: str
+    journal: bool
+    guests: Guests
+
+
+def name_to_keep(path: str, converted: Guests) -> str | None:
+    """Return the name that the plan at ``path`` will get when it is replaced; None if it need not be kept.
+
+    Tries whether that can be done, so that a long scan is not in vain. ``converted``: guests that are done, by
+    the checksums of their plans; what a lost journal does not show.
+
+    :raises UsageError: it cannot be.
+    :raises PlanError: an apply, restore or purge of it is running, or its journal cannot be opened.
+    """
+    if not os.path.isfile(path):
+        return None
+    with _held(path, create=False):
+        older = _older(path, converted)
+        if older is None:
+            return None
+        name = _free_name(path, older)
+        for target in _linked(path, name, journal=older.journal):
+            os.unlink(target)
+        return name
+
+
+def replace_plan(plan: Plan, path: str, converted: Guests) -> KeptPlan | None:
+    """Write a plan; one that was there and can still be undone is kept under another name, which is returned.
+
+    :raises BatchdiffError: as :func:`name_to_keep` and ``write_plan``.
+    """
+    if not os.path.isfile(path):
+        write_plan(plan, path)
+        return None
+    with _held(path, create=True):
+        older = _older(path, converted)
+        if older is None or older.checksum == checksum_of(to_dict(plan)):
+            write_plan(plan, path)
+            return None
+        name = _free_name(path, older)
+        with _second_names(path, name, journal=older.journal):
+            write_plan(plan, path)
+        if older.journal:
+            os.unlink(f"{path}{_JOURNAL}")
+            sync_folder(os.path.dirname(os.path.abspath(path)))
+        return KeptPlan(name, older.guests)
+
+
+@contextmanager
+def _held(path: str, *, create: bool) -> Iterator[None]:
+    """Keep apply, restore and purge of the plan at ``path`` from starting meanwhile.
+
+    ``create``: also if it has no journal, whose lock they take; one that was made for that goes again.
+    """
+    journal = f"{path}{_JOURNAL}"
+    is_new = not os.path.lexists(journal)
+    if is_new and not create:
+        yield
+        return
+    fd = locked(journal)
+    try:
+        yield
+    finally:
+        if is_new and os.fstat(fd).st_size == 0:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(journal)
+        os.close(fd)
+
+
+def _older(path: str, converted: Guests) -> _Older | None:
+    """Return the plan at a path if it can still be undone."""
+    head = plan_head(path)
+    noted = _noted_plan(path)
+    checksum = noted if head is None else head.checksum
+    notes = read_notes(path, checksum)
+    guests: Guests = _by_fate(notes)
+    if not guests and converted.get(checksum):
+        guests = {"converted": converted[checksum]}
+    if not guests:
+        return None
+    # One that is damaged counts as its own: nobody else's would stand there.
+    journal = noted in {checksum, ""} and bool(beginning(f"{path}{_JOURNAL}"))
+    return _Older(checksum, "" if head is None else head.created, journal, guests)
+
+
+def _noted_plan(path: str) -> str:
+    """Return the checksum of the plan that the journal beside a plan belongs to; empty if that cannot be known."""
+    line = beginning(f"{path}{_JOURNAL}").partition(b"\n")[0]
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+        return str(json.loads(line)["plan"])
+    return ""
+
+
+def _by_fate(notes: Notes) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, standing in notes.standings.items():
+        found.setdefault(_words(standing), []).append(name)
+    return found
+
+
+def _words(standing: Standing) -> str:
+    """Return what became of a guest."""
+    if standing.goal is not Goal.APPLY and standing.step not in {Step.PURGED, Step.RESTORED}:
+        return f"{standing.goal} not finished"
+    if standing.fate is Fate.QUARANTINED or standing.aside is not None:
+        return "original in quarantine"
+    if standing.step in {Step.PURGED, Step.RETIRED}:
+        return f"original {standing.fate or Fate.DELETED}"
+    return "original kept" if standing.published else "apply not finished"
+
+
+def _free_name(path: str, older: _Older) -> str:
+    """Return a name that no other file has; that of a run which died half-way is taken again."""
+    folder, full = os.path.split(path)
+    stem, suffix = (full[: -len(_SUFFIX)], _SUFFIX) if full.endswith(_SUFFIX) else os.path.splitext(full)
+    when = re.sub(r"[^0-9A-Za-z.+-]", "", older.created) or "older"
+    for number in itertools.count(1):
+        name = os.path.join(folder, f"{stem}.{when}{'' if number == 1 else f'-{number}'}{suffix}")
+        pairs = ((name, path), (f"{name}{_JOURNAL}", f"{path}{_JOURNAL}"))
+        if all(_is_free_or_same(new, old) for new, old in pairs):
+            return name
+    raise AssertionError
+
+
+def _is_free_or_same(new: str, old: str) -> bool:
+    if not os.path.lexists(new):
+        return True
+    return os.path.exists(new) and os.path.exists(old) and os.path.samefile(new, old)
+
+
+@contextmanager
+def _second_names(path: str, name: str, *, journal: bool) -> Iterator[None]:
+    """Give plan and journal their second names; take them back if what follows fails."""
+    before = os.stat(path)
+    made = _linked(path, name, journal=journal)
+    try:
+        sync_folder(os.path.dirname(os.path.abspath(name)))
+        yield
+    except BaseException:
+        # Only while the older plan still has its first name.
+        if os.path.samestat(before, os.stat(path)):
+            for target in made:
+                os.unlink(target)
+        raise
+
+
+def _linked(path: str, name: str, *, journal: bool) -> list[str]:
+    """Link the files that are kept to their second names; those that were not there before.
+
+    The journal comes first: a plan that seems to have none would mislead.
+
+    :raises UsageError: they cannot be linked; then none is.
+    """
+    made: list[str] = []
+    for suffix in (_JOURNAL, "") if journal else ("",):
+        target = f"{name}{suffix}"
+        try:
+            if not os.path.lexists(target):
+                os.link(os.path.realpath(f"{path}{suffix}"), target)
+                made.append(target)
+        except OSError as error:
+            for each in made:
+                os.unlink(each)
+            raise UsageError(
+                f"cannot keep the plan {path}, whose guests can still be restored, under another name",
+                why=reason(error),
+                remedy="Write the new plan elsewhere with `-o`.",
+            ) from error
+    return made

@@ -1,0 +1,33 @@
+"""Find the overlays that a restore left because it could not read them: their originals do not need them."""
+
+from __future__ import annotations
+
+from batchdiff.applying.journal.file import read_notes
+from batchdiff.applying.journal.records import Notes
+from batchdiff.files.fingerprint import fingerprint_at
+from batchdiff.plan.head import plan_head
+
+
+def leftover(notes: Notes, guest: str) -> str | None:
+    """Return the path of the overlay that a restore of a guest left; None if none did, or it is another file now.
+
+    One that somebody wrote to since counts as another: it may be a disk in use.
+    """
+    left = notes.left.get(guest)
+    if left is None:
+        return None
+    path, known = left
+    now = fingerprint_at(path)
+    return path if now is not None and known.differs_in_ctime_only(now) else None
+
+
+def leftovers(plan_path: str) -> frozenset[str]:
+    """Return the paths of all that the plan at a path has left, by its journal; none if there is no plan.
+
+    :raises PlanError: the journal may not be read.
+    """
+    head = plan_head(plan_path)
+    if head is None:
+        return frozenset()
+    notes = read_notes(plan_path, head.checksum)
+    return frozenset(path for guest in notes.left if (path := leftover(notes, guest)) is not None)

@@ -1,0 +1,186 @@
+"""What a journal says: where each guest stands, and which files apply itself has changed. Pure.
+
+::
+
+    {"time": "...", "step": "begin", "plan": "sha256:..."}
+    {"time": "...", "guest": "web01", "step": "checked", "goal": "apply", "temporary": "/images/..."}
+    {"time": "...", "guest": "web01", "step": "written", ...}   "verified"   "published"   "retiring"   "retired"
+    {"time": "...", "guest": "web01", "step": "retired", "fate": "quarantined", "aside": "/images/..."}
+    {"time": "...", "guest": "web01", "step": "failed", "reason": "..."}
+    {"time": "...", "step": "protecting"}
+    {"time": "...", "step": "changed", "file": {"device": 64768, "inode": 12, ...}}
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from batchdiff.files.fingerprint import Fingerprint
+from batchdiff.plan.path_map import PathMap
+
+
+class Step(enum.StrEnum):
+    """The steps of a guest, in their order; the last three each end a verb."""
+
+    CHECKED = "checked"
+    WRITTEN = "written"
+    VERIFIED = "verified"
+    PUBLISHED = "published"
+    RETIRING = "retiring"
+    RETIRED = "retired"
+    PURGED = "purged"
+    RESTORED = "restored"
+
+
+class Goal(enum.StrEnum):
+    """Which verb is at a guest."""
+
+    APPLY = "apply"
+    RESTORE = "restore"
+    PURGE = "purge"
+
+
+class Fate(enum.StrEnum):
+    """What became of an original."""
+
+    KEPT = "kept"
+    QUARANTINED = "quarantined"
+    DELETED = "deleted"
+    GONE = "gone"
+    """Somebody moved it, or a batchdiff deleted it and died before it could note that."""
+
+
+BEGIN, PROTECTING, CHANGED, FAILED = "begin", "protecting", "changed", "failed"
+"""The journal's lines that are no step of a guest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a guest stands.
+
+    ``temporary``: the file under way. ``overlay``: the overlay as it was verified or published; ``published``:
+    whether it got its name. ``rebuilt``: an image that restore has made, as it was verified. ``moved``: the
+    outgoing file's name has begun to change, so its ctime may be another. ``deleting``: it is about to be
+    unlinked, so if it is gone, that was our doing. ``fate``: what became of the original; ``aside``: its path in
+    quarantine. A guest at RESTORED is done with, except for an older original that is still aside. ``left``: the
+    path at which a restore left the overlay, because it could not read it.
+    """
+
+    step: Step
+    goal: Goal = Goal.APPLY
+    temporary: str | None = None
+    overlay: Fingerprint | None = None
+    published: bool = False
+    rebuilt: Fingerprint | None = None
+    moved: bool = False
+    deleting: bool = False
+    fate: Fate | None = None
+    aside: str | None = None
+    left: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The plain values of its line in a journal."""
+        return {key: value for key, value in asdict(self).items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """All that a journal says; guests by name. ``times`` are those of a guest's last line, ISO 8601 in UTC.
+
+    ``left``: overlays that restore left, each with its fingerprint at that time.
+    """
+
+    standings: dict[str, Standing] = field(default_factory=dict)
+    times: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    changed: set[Fingerprint] = field(default_factory=set)
+    protecting: set[str] = field(default_factory=set)
+    left: dict[str, tuple[str, Fingerprint]] = field(default_factory=dict)
+
+    def take_in(self, record: dict[str, Any]) -> None:
+        """Takes in one line.
+
+        :raises KeyError, TypeError, ValueError: it makes no sense.
+        """
+        step = record["step"]
+        if step == CHANGED:
+            self.changed.add(Fingerprint(**record["file"]))
+        elif step == PROTECTING:
+            self.protecting.add(step)
+        elif step == FAILED:
+            self.failures[record["guest"]] = str(record["reason"])
+            self.times[record["guest"]] = str(record["time"])
+        elif step != BEGIN:
+            self._take_in_step(record["guest"], record)
+
+    def _take_in_step(self, guest: str, record: dict[str, Any]) -> None:
+        self.failures.pop(guest, None)
+        self.left.pop(guest, None)
+        self.times[guest] = str(record["time"])
+        left, overlay = _path(record.get("left")), _fingerprint(record.get("overlay"))
+        if left is not None and overlay is not None:
+            self.left[guest] = left, overlay
+        if record["step"] == Step.RESTORED and not record.get("aside"):
+            self.standings.pop(guest, None)
+            return
+        fate, aside = _fate(record)
+        self.standings[guest] = Standing(
+            Step(record["step"]),
+            Goal(record["goal"]),
+            _path(record.get("temporary")),
+            overlay,
+            bool(record.get("published", False)),
+            _fingerprint(record.get("rebuilt")),
+            bool(record.get("moved", False)),
+            bool(record.get("deleting", False)),
+            fate,
+            aside,
+        )
+
+    @property
+    def published(self) -> list[str]:
+        """The guests whose overlays are in place."""
+        return [name for name, standing in self.standings.items() if standing.published]
+
+    def under_way(self, guest: str) -> Standing | None:
+        """Return where a guest stands; None if nothing was begun, or a restore has ended it."""
+        standing = self.standings.get(guest)
+        return None if standing is None or standing.step is Step.RESTORED else standing
+
+
+def _fate(record: dict[str, Any]) -> tuple[Fate | None, str | None]:
+    """Return what became of the original, and its path in quarantine. Older journals have a sentence."""
+    if "fate" in record:
+        return Fate(record["fate"]), _path(record.get("aside"))
+    words = str(record.get("original", ""))
+    word, _, rest = words.partition(" ")
+    if not words:
+        return None, None
+    return Fate(word.rstrip(":")), _path(rest.removeprefix("as ")) if word == Fate.QUARANTINED else None
+
+
+def mapped_notes(notes: Notes, path_map: PathMap) -> Notes:
+    """Return the notes of a plan whose images have moved: every path as it is now. Those recorded since stay."""
+    standings = {guest: _mapped(standing, path_map) for guest, standing in notes.standings.items()}
+    left = {guest: (path_map.path(path), overlay) for guest, (path, overlay) in notes.left.items()}
+    return replace(notes, standings=standings, left=left)
+
+
+def _mapped(standing: Standing, path_map: PathMap) -> Standing:
+    return replace(
+        standing,
+        temporary=None if standing.temporary is None else path_map.path(standing.temporary),
+        aside=None if standing.aside is None else path_map.path(standing.aside),
+    )
+
+
+def _fingerprint(value: dict[str, Any] | None) -> Fingerprint | None:
+    return None if value is None else Fingerprint(**value)
+
+
+def _path(value: object) -> str | None:
+    if value is None or (isinstance(value, str) and value.startswith("/") and "\0" not in value):
+        return value
+    raise ValueError(f"{value!r} is no path")

@@ -1,0 +1,1 @@
+"""What a verb did with one guest or found of it, as data for reports."""

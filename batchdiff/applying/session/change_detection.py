@@ -1,0 +1,67 @@
+"""Make sure that files stay what they were while a command works with them.
+
+::
+
+    accepted    by plan, sidecar or digest, when the command began      (applying/template/check.py)
+    expected    the same fingerprints until it ends; but ctime may change by what batchdiff does to name or mode
+
+A descriptor does not see that somebody renamed another file to its path, so both are looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from batchdiff.applying.journal.file import FrozenJournal, Journal
+from batchdiff.errors import PlanError
+from batchdiff.files.fingerprint import Fingerprint, fingerprint_at
+from batchdiff.files.identity import identity_in, identity_of
+from batchdiff.image.image import Image
+
+
+@dataclass(slots=True)
+class ChangeDetector:
+    """What was seen of files, by a key of each. The first look at a file is what later ones must equal."""
+
+    journal: Journal | FrozenJournal
+    seen: dict[str, Fingerprint] = field(default_factory=dict)
+
+    def check(self, key: str, now: Fingerprint | None, path: str) -> None:
+        """Compare a file with what was seen of it first.
+
+        :raises PlanError: it is gone, or it changed in a way that batchdiff did not cause.
+        """
+        if now is None:
+            raise PlanError(f"{path} is gone", remedy="Bring it back, then run the same command again.")
+        before = self.seen.setdefault(key, now)
+        if now in self.journal.notes.changed and before.differs_in_ctime_only(now):
+            self.seen[key] = now
+        elif before != now:
+            raise PlanError(
+                f"{path} changed while this command ran",
+                why=before.changes(now),
+                remedy="Shut down what writes to it, then run the same command again.",
+            )
+
+    def check_chain(self, image: Image) -> None:
+        """Compare the files of an open image; the image itself may be renamed meanwhile.
+
+        :raises PlanError: one changed.
+        """
+        for number, layer in enumerate(image.layers):
+            self.check(layer.path if number else "", layer.fingerprint(), layer.path)
+
+    def check_at_paths(self, image: Image) -> None:
+        """Compare what stands at the paths of an image's files, which must be the open files themselves.
+
+        :raises PlanError: one changed, or another file was put in its place.
+        """
+        for layer in image.layers:
+            self.check(layer.path, fingerprint_at(layer.path), layer.path)
+            if identity_of(layer.path) != identity_in(os.fstat(layer.fd)):
+                raise PlanError(
+                    f"{layer.path} changed while this command ran",
+                    why="another file stands in its place",
+                    remedy="Bring the planned template back, then run the same command again.",
+                )

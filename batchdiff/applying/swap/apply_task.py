@@ -1,0 +1,185 @@
+"""The way of a guest under apply: its overlay takes the place of the original."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from batchdiff.applying.checks.staleness import changes_since_planned, check_unchanged, stale
+from batchdiff.applying.checks.verify import Check, Comparison, verify
+from batchdiff.applying.checks.verify_mode import VerifyMode
+from batchdiff.applying.guests.commands import command
+from batchdiff.applying.guests.file_names import original_names
+from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
+from batchdiff.applying.journal.records import Goal, Standing, Step
+from batchdiff.applying.session.change_detection import ChangeDetector
+from batchdiff.applying.session.session import Run
+from batchdiff.applying.swap.task import Incoming, Outgoing, Task
+from batchdiff.applying.template.publication import Publication
+from batchdiff.applying.writer.image_writer import NewImage, write_image
+from batchdiff.choices import Retire
+from batchdiff.errors import DifferenceError, GuestError, PlanError
+from batchdiff.image.image import Image
+from batchdiff.image_source import ImageSource
+from batchdiff.linux.metadata import copy_metadata, prepare
+from batchdiff.plan.extents import extents_of
+from batchdiff.plan.overlay_options import Compression, backing_name, geometry_of
+from batchdiff.plan.plan import GuestPlan, PlannedImage
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How apply goes about it: what the operator chose, and what follows a publication."""
+
+    retire: Retire
+    verify: VerifyMode
+    publication: Publication
+
+
+def planned_parts(guest: GuestPlan) -> tuple[PlannedImage, int]:
+    """Return the image and the cluster size of a guest that is to be converted.
+
+    :raises PlanError: it was not compared.
+    """
+    if guest.image is None or guest.options.cluster_size is None:
+        raise PlanError(f"guest {guest.name} is to be converted, but was not compared", remedy="Plan again.")
+    return guest.image, guest.options.cluster_size
+
+
+def overlay_task(guest: GuestPlan, template: PlannedImage, run: Run, manner: Manner) -> Task:
+    """What apply has to do with a guest, from wherever it stands.
+
+    :raises GuestError: it may not be taken further.
+    """
+    standing = run.journal.standing(guest.name)
+    _check_way(guest, standing, manner.retire)
+    record, _ = planned_parts(guest)
+    published = standing is not None and standing.published
+    way = _Overlaying(guest, template, run, manner, published)
+    source = planned_overlay(guest, template.source)
+    return Task(
+        guest=guest.name,
+        goal=Goal.APPLY,
+        outgoing=Outgoing(guest.source, original_names(guest.source.path), record.fingerprints[0]),
+        incoming=Incoming(
+            current_overlay(source) if published else source,
+            known=None if standing is None else standing.overlay,
+            published=published,
+        ),
+        retire=manner.retire,
+        final=Step.RETIRED,
+        write=way.write,
+        verify=way.verify,
+        check=way.check,
+        on_published=way.on_published,
+    )
+
+
+@dataclass(slots=True)
+class _Overlaying:
+    """Writes, judges and checks for one guest; see :mod:`batchdiff.applying.swap.task`.
+
+    ``published``: an earlier run has published the overlay, so a VM may have run on it.
+    """
+
+    guest: GuestPlan
+    template: PlannedImage
+    run: Run
+    manner: Manner
+    published: bool
+    _detector: ChangeDetector | None = None
+
+    def write(self, fd: int, original: Image) -> list[str]:
+        """The overlay, with the original's owner, mode and attributes."""
+        guest, (record, cluster_size) = self.guest, planned_parts(self.guest)
+        self.manner.publication.check(guest)
+        source = original.layers[0].fd
+        lost = prepare(source, fd)
+        name = backing_name(guest.overlay_path, self.template.source.path, guest.options.backing_path)
+        new = NewImage(
+            virtual_size=record.virtual_size,
+            geometry=geometry_of(guest.options, cluster_size),
+            extents=extents_of(guest),
+            backing=(name, self.template.source.format.value),
+            compress=guest.options.compression is not Compression.NONE,
+            lazy_refcounts=guest.options.lazy_refcounts,
+        )
+        write_image(fd, original, new, check=self.run.stop.check)
+        return [f"could not keep {what}" for what in (*lost, *copy_metadata(source, fd))]
+
+    def verify(self, original: Image, overlay: ImageSource, ended: Callable[[], bool]) -> None:
+        """By the mode that was chosen. Of an overlay that a VM may have used, every byte is compared."""
+        # The planned extents say what was written only of a file that this very run has written.
+        written = None if self.published else (extents_of(self.guest), self.guest.unit)
+        # A VM that was killed has left clusters that nothing uses; that is no fault of the overlay.
+        check = Check.LEAKS_ALLOWED if self.published else Check.FLAWLESS
+        try:
+            verify(Comparison(original.source, overlay, written, check), self.manner.verify, ended)
+        except DifferenceError as error:
+            if self.published:
+                raise _used(self.guest, original.source.path, error) from error
+            record, _ = planned_parts(self.guest)
+            changes = changes_since_planned(original, record, self.run.journal.notes)
+            if changes:
+                raise stale(changes) from error
+            raise DifferenceError(
+                error.what,
+                why=error.why,
+                remedy="The overlay was thrown away, and the original was left as it is. If nothing wrote to the"
+                " original, test the memory and the disk of this machine, and report this: it must never happen.",
+            ) from error
+        if self.manner.verify is not VerifyMode.FULL:
+            self.manner.publication.ask_qemu(overlay, ended)
+
+    def check(self, original: Image) -> None:
+        """Original and template: as planned at first, and unchanged from then on."""
+        record, _ = planned_parts(self.guest)
+        if self._detector is None:
+            if self.published:
+                self._require_untouched(original, record)
+            check_unchanged(original, record, self.run.journal.notes, self.manner.verify)
+            self._detector = ChangeDetector(self.run.journal)
+        self._detector.check_chain(original)
+        self.run.check_template()
+
+    def _require_untouched(self, original: Image, record: PlannedImage) -> None:
+        """Leave a changed original to a person: a guest that is converted cannot be planned again.
+
+        :raises GuestError: somebody wrote to the original since its overlay was published.
+        """
+        before, now = record.fingerprints[0], original.layers[0].fingerprint()
+        if not before.differs_in_ctime_only(now):
+            raise GuestError(
+                f"the original {original.path} was left as it is",
+                why=f"{before.changes(now)}, since its overlay {self.guest.overlay_path} was published: only you"
+                " know which of the two counts",
+                remedy="If the overlay is the VM's disk, remove the original yourself. To go back to the original:"
+                f" {command('restore', self.guest.name, '--discard-changes')}.",
+            )
+
+    def on_published(self) -> list[str]:
+        """Protect the template and record the overlay beside it."""
+        return self.manner.publication.note(self.guest)
+
+
+def _check_way(guest: GuestPlan, standing: Standing | None, how: Retire) -> None:
+    if standing is not None and standing.goal is not Goal.APPLY and standing.step is not Step.PURGED:
+        raise GuestError(
+            f"a `batchdiff {standing.goal}` of {guest.name} was interrupted",
+            remedy=f"Finish that first: {command(standing.goal, guest.name)}.",
+        )
+    if guest.overlay_path == guest.source.path and how is Retire.KEEP:
+        raise GuestError(
+            f"the overlay of {guest.name} takes the original's own name, so the original cannot keep it",
+            remedy="Use `--retire quarantine` or `--retire delete`.",
+        )
+
+
+def _used(guest: GuestPlan, original: str, error: DifferenceError) -> GuestError:
+    quarantined = original != guest.source.path
+    how = command("purge", guest.name, "--used") if quarantined else f"remove {original} yourself"
+    return GuestError(
+        "its original was not retired",
+        why=f"its VM has run on the overlay since ({error.what})",
+        remedy=f"If you trust the overlay: {how}.",
+    )

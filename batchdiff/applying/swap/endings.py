@@ -1,0 +1,95 @@
+"""Decide how the work on a guest ends: what became of its original, and the errors if a file is missing."""
+
+from __future__ import annotations
+
+from batchdiff.applying.guests.commands import command
+from batchdiff.applying.guests.guest_files import missing
+from batchdiff.applying.guests.next_action import OutgoingAt
+from batchdiff.applying.journal.records import Fate, Goal
+from batchdiff.applying.swap.task import Task
+from batchdiff.errors import GuestError, ImageError
+from batchdiff.image.open import open_image
+from batchdiff.image_source import ImageSource
+from batchdiff.linux.call_failures import AGAIN, how_to_remove
+
+
+def fate(where: OutgoingAt) -> Fate:
+    """What became of an original that this process has not deleted."""
+    return {OutgoingAt.GONE: Fate.GONE, OutgoingAt.NAMED: Fate.KEPT}.get(where, Fate.QUARANTINED)
+
+
+def opens(overlay: ImageSource) -> bool:
+    """Return whether an overlay whose original was removed can at least be opened."""
+    try:
+        open_image(overlay).close()
+    except ImageError:
+        return False
+    return True
+
+
+def lost(task: Task, where: OutgoingAt) -> GuestError:
+    """Return why nothing can be done: the image that took the place of the original is not there."""
+    names, incoming = task.outgoing.names, task.incoming.source.path
+    if where is OutgoingAt.GONE:
+        return GuestError(
+            f"{names.own} is gone, and {incoming} is missing or cannot be read",
+            why="both were removed or moved",
+            remedy="Bring one of them back. If the pool was moved, see docs/moving.md.",
+        )
+    return GuestError(
+        f"the overlay {incoming} is gone, with what its VM wrote",
+        why="it was published, and has been removed or moved since",
+        remedy=f"Bring it back. Its original, as it was before the conversion, is {names.at(where)}. To go back to"
+        f" that: {command('restore', task.guest, '--discard-changes')}.",
+    )
+
+
+def another_file(task: Task, quarantined: str) -> GuestError:
+    """Return why a file cannot get its name back: another file has taken it."""
+    if task.goal is not Goal.APPLY:
+        return GuestError(
+            f"another file is at {task.outgoing.names.own}",
+            why=f"the file that was verified is {quarantined}",
+            remedy=f"Compare the two and move away the one that you do not need, {AGAIN}",
+        )
+    return GuestError(
+        f"another file is at {task.outgoing.names.own}",
+        why=f"the original that was planned is in quarantine as {quarantined}",
+        remedy="Plan again for what is there now. To delete the original in quarantine:"
+        f" {command('purge', task.guest, '--used')}.",
+    )
+
+
+def rebuilt_only(guest: str, overlay: str, rebuilt: str) -> GuestError:
+    """Say what may be lost: the missing overlay was as the image rebuilt from it, unless its VM ran once more."""
+    return GuestError(
+        f"{guest} was not restored",
+        why=f"its overlay {overlay} {missing(overlay)}; a restore that did not finish had rebuilt {rebuilt}"
+        " from it",
+        remedy="If its VM has run on the overlay since, bring the overlay back; if not, add `--discard-changes`,"
+        f" and {rebuilt} stays.",
+    )
+
+
+def quarantined_by_another(path: str) -> GuestError:
+    """Return why an original is left alone that this plan's journal has not moved."""
+    return GuestError(
+        f"{path} was left alone",
+        why="it is an original that another plan has put into quarantine",
+        remedy="`batchdiff status` of that plan shows where it stands; undo or end the quarantine with that plan.",
+    )
+
+
+def exists_already(task: Task, left: str | None) -> GuestError:
+    """Return why nothing is written: a file has the name already. ``left``: the overlay that a restore left."""
+    if task.goal is Goal.APPLY and left == task.incoming.source.path:
+        return GuestError(
+            f"{left} exists already",
+            why="a restore left that overlay because it could not read it, and the original does not need it",
+            remedy=f"{how_to_remove(left)}, {AGAIN}",
+        )
+    if task.goal is Goal.APPLY:
+        remedy = "Move it away, or plan again with another `overlay.path`."
+    else:
+        remedy = f"Find out what it is and move it away, {AGAIN}"
+    return GuestError(f"{task.incoming.source.path} exists already", remedy=remedy)

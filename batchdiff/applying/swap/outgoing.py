@@ -1,0 +1,142 @@
+"""The file that is to go: found by its identity, opened where it stands, held against all who would change it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+
+from batchdiff.applying.checks.no_dependents import require_no_dependents
+from batchdiff.applying.guests.file_names import where_is
+from batchdiff.applying.guests.next_action import OutgoingAt
+from batchdiff.applying.session.session import Run
+from batchdiff.applying.swap import retire
+from batchdiff.applying.swap.task import Task
+from batchdiff.choices import Retire
+from batchdiff.errors import GuestError, InUseError
+from batchdiff.files.identity import identity_of
+from batchdiff.image.image import Image
+from batchdiff.image.in_use.check import Purpose
+from batchdiff.image.in_use.hold import Held, hold
+from batchdiff.image.open import inspect, open_image
+from batchdiff.linux.call_failures import AGAIN, obstacle
+from batchdiff.linux.permissions import Deed
+
+
+class OutgoingFile:
+    """The outgoing file of one task."""
+
+    def __init__(self, task: Task, run: Run) -> None:
+        self._task, self._run = task, run
+        self._opened = ExitStack()
+        self._image: Image | None = None
+        self._held: Held | None = None
+
+    @property
+    def where(self) -> OutgoingAt:
+        """Under which of its names it stands now."""
+        return where_is(self._task.outgoing.names, self._task.outgoing.known)
+
+    @property
+    def path(self) -> str:
+        """Its path where it stands; its own name's where it is gone."""
+        outgoing, where = self._task.outgoing, self.where
+        return outgoing.source.path if where is OutgoingAt.GONE else outgoing.names.at(where)
+
+    def image(self, *, moved: bool) -> Image:
+        """Its image, held, and compared with what is known of it; stays open.
+
+        ``moved``: a process may have died when it had just renamed it, so that its new ctime is not known.
+
+        :raises BatchdiffError: it is in use, changed, damaged, or may not be retired.
+        """
+        if self._image is None:
+            path = self.path
+            image = self._opened.enter_context(open_image(replace(self._task.outgoing.source, path=path)))
+            self._held = self._opened.enter_context(hold(image, Purpose.GUEST))
+            now = image.layers[0].fingerprint()
+            if moved and self._task.outgoing.known.differs_in_ctime_only(now):
+                # A process died between a rename and its note: the new ctime is our own doing.
+                self._run.journal.record_changed(now)
+            self._task.check(image)
+            if path == self._task.outgoing.names.own:
+                self._require_retirable(image.layers[0].fd, path)
+            if self._task.retire is not Retire.KEEP:
+                # Early, so that nothing is begun in vain; both are asked again right before the file goes.
+                self._require_sight(self._held.unknown)
+                self.require_no_dependents()
+            inspect(image)
+            self._image = image
+        return self._image
+
+    def _require_retirable(self, fd: int, path: str) -> None:
+        """Check this early, so that no overlay is written for a file that then cannot be renamed or deleted."""
+        if self._task.retire is Retire.KEEP:
+            return
+        against = retire.objection(fd, self._task.outgoing.names, self._task.retire)
+        against = against or obstacle(Deed.RENAME, path)
+        if against is not None:
+            raise GuestError(f"{self._task.guest} was left as it is", why=against.why, remedy=against.remedy)
+
+    def check(self) -> None:
+        """Whether nobody wants to write to it or to the template; whoever does is let in.
+
+        :raises BatchdiffError: somebody does.
+        """
+        self._run.held.check()
+        if self._held is not None:
+            self._held.check()
+
+    def check_unchanged(self) -> None:
+        """The same, and whether it and the template are what they were.
+
+        :raises BatchdiffError: they are not.
+        """
+        self.check()
+        if self._image is not None:
+            self._task.check(self._image)
+
+    def must_end(self) -> bool:
+        """Whether what reads it now has to end: somebody has asked to stop, or wants to write."""
+        broken = self._run.held.is_broken() or (self._held is not None and self._held.is_broken())
+        return broken or self._run.stop.is_asked
+
+    def require_alone(self) -> None:
+        """Nobody else has it open, or could unseen, where it is to be deleted.
+
+        :raises GuestError: somebody has, or could.
+        """
+        if self._held is None:
+            return
+        path, usage = self._task.outgoing.names.own, self._held.alone()
+        if usage.objection:
+            raise InUseError(f"{path} was left as it is", why=usage.objection, remedy=f"End what uses it, {AGAIN}")
+        self._require_sight(usage.unknown)
+
+    def _require_sight(self, unknown: str) -> None:
+        if unknown and self._task.retire is Retire.DELETE and not self._run.session.unseen:
+            raise GuestError(
+                f"{self._task.outgoing.names.own} was not deleted",
+                why=f"{unknown}, so a VM could have it open unseen",
+                remedy="If you are sure that none has, add `--unseen`.",
+            )
+
+    def require_no_dependents(self, *former: str) -> None:
+        """No other image has it in its backing chain: looked for now, because a linked clone takes no lock.
+
+        ``former``: names that it had until a moment ago, by which such an image may still know it.
+
+        :raises GuestError: one has; or it is the very file that is to take its place, by a bind mount for one.
+        """
+        incoming = self._task.incoming.source.path
+        if incoming != self.path and identity_of(incoming) == identity_of(self.path) is not None:
+            raise GuestError(
+                f"{self.path} was left alone",
+                why=f"{incoming} is the same file by another name",
+                remedy="Find out what mounted or linked it there, and undo that.",
+            )
+        require_no_dependents(self._run.dependents, self.path, *former)
+
+    def close(self) -> None:
+        """Lets go of it."""
+        self._image = self._held = None
+        self._opened.close()

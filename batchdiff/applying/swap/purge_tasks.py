@@ -1,0 +1,134 @@
+"""The ways of a guest under purge, which ends the quarantine of its original.
+
+::
+
+    QEMU finds overlay and original identical     the original is deleted
+    they differ, or the VM is running             kept: the VM has run on the overlay since
+    the same with --used                          the original is deleted, if the overlay is sound
+    the overlay is missing or damaged             failed: the original may be all that is left
+
+After a restore that rebuilt an image, the image stands where the overlay stood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from batchdiff.applying.checks.verify import Check, Comparison, check_used, verify
+from batchdiff.applying.checks.verify_mode import VerifyMode
+from batchdiff.applying.guests.commands import command
+from batchdiff.applying.guests.file_names import original_names
+from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
+from batchdiff.applying.journal.records import Goal, Standing, Step
+from batchdiff.applying.session.change_detection import ChangeDetector
+from batchdiff.applying.session.session import Run
+from batchdiff.applying.swap.apply_task import planned_parts
+from batchdiff.applying.swap.task import Incoming, Outgoing, Task
+from batchdiff.choices import Retire
+from batchdiff.errors import DifferenceError, GuestError, InUseError
+from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
+from batchdiff.image.image import Image
+from batchdiff.image.open import peek_header
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.plan.plan import GuestPlan, PlannedImage
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeOptions:
+    """What the operator chose. ``used``: delete originals also if their VMs have run on the overlays since."""
+
+    guests: tuple[str, ...] | None = None
+    used: bool = False
+
+
+def purge_task(
+    guest: GuestPlan, template: PlannedImage, run: Run, standing: Standing, options: PurgeOptions
+) -> Task:
+    """Return what purge has to do with a guest whose original is in quarantine.
+
+    :raises GuestError: its original must not go.
+    """
+    record, _ = planned_parts(guest)
+    names = original_names(guest.source.path)
+    aside = replace(names, own=names.quarantine)
+    now = fingerprint_at(aside.deleting) if standing.goal is Goal.PURGE else None
+    now = now or fingerprint_at(aside.own)
+    incoming = _what_the_vm_sees(guest, template, standing)
+    if fingerprint_at(incoming.path) is None:
+        raise GuestError(
+            f"{aside.own} was not deleted",
+            why=f"{incoming.path} is missing, so the original may be all that is left of {guest.name}",
+            remedy="Bring the missing file back; if it was moved, add `--map OLD=NEW`. To go back to the original:"
+            f" {command('restore', guest.name, '--discard-changes')}.",
+        )
+    detector = ChangeDetector(run.journal)
+
+    def check(image: Image) -> None:
+        detector.check_chain(image)
+        run.check_template()
+
+    # A VM may be killed in the middle of a write, which leaves leaked clusters. A rebuilt raw image has no check.
+    soundness = Check.NONE if _is_restored(standing) else Check.LEAKS_ALLOWED
+    task = Task(
+        guest=guest.name,
+        goal=Goal.PURGE,
+        outgoing=Outgoing(replace(guest.source, path=aside.own), aside, now or NO_FILE),
+        incoming=Incoming(incoming, fingerprint_at(incoming.path), published=True),
+        retire=Retire.DELETE,
+        final=Step.RESTORED if _is_restored(standing) else Step.PURGED,
+        write=_writes_nothing,
+        verify=_Compared(soundness).verify,
+        check=check,
+    )
+    if not options.used:
+        return task
+    return replace(task, otherwise=lambda: _used(task, record, now))
+
+
+def _what_the_vm_sees(guest: GuestPlan, template: PlannedImage, standing: Standing) -> ImageSource:
+    if _is_restored(standing):
+        return replace(guest.source, backing=())
+    return current_overlay(planned_overlay(guest, template.source))
+
+
+def _is_restored(standing: Standing) -> bool:
+    """Return whether it is an older original that a restore left, also if a purge of it was interrupted."""
+    return not standing.published
+
+
+def _used(task: Task, record: PlannedImage, now: Fingerprint | None) -> Task:
+    """Return the same without a comparison, for an original that is surely the planned one."""
+    planned = record.fingerprints[0]
+    if now is None or (planned.size, planned.mtime_ns) != (now.size, now.mtime_ns):
+        raise GuestError(
+            f"{task.outgoing.names.own} was not deleted",
+            why="it differs from what the VM sees now, and it is not the file that was planned",
+            remedy="Find out what it holds, and remove it yourself.",
+        )
+    return replace(task, verify=_sound, otherwise=None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    check: Check
+
+    def verify(self, original: Image, now: ImageSource, ended: Callable[[], bool]) -> None:
+        """Original against what the VM sees; a VM that runs cannot be compared, and has surely been used."""
+        try:
+            verify(Comparison(original.source, now, check=self.check), VerifyMode.FULL, ended)
+        except InUseError as error:
+            raise DifferenceError(f"{now.path} is in use, so the two cannot be compared", why=error.why) from error
+
+
+def _sound(_original: Image, now: ImageSource, ended: Callable[[], bool]) -> None:
+    try:
+        check_used(now, ended)
+    except InUseError:
+        # Its VM is running on it at this moment, and reads it with its template: there is no better proof.
+        if now.format is ImageFormat.QCOW2:
+            peek_header(now.path)
+
+
+def _writes_nothing(_fd: int, _image: Image) -> list[str]:
+    raise AssertionError("purge writes no image")

@@ -1,0 +1,105 @@
+"""What happens to a file that has to go: the only module that renames or unlinks an original.
+
+A file goes only while its descriptor, opened and compared with the plan before anything took its place, is held::
+
+    move      compare path and descriptor -> rename, never replacing -> compare again, else rename back
+    delete    is it the held file, and no file of the template's chain? -> unlink
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from batchdiff.applying.guests.file_names import Names
+from batchdiff.choices import Retire
+from batchdiff.errors import GuestError
+from batchdiff.files.atomic_write import sync_folder
+from batchdiff.files.filenames import longest_name, shell_word
+from batchdiff.image.image import Image
+from batchdiff.linux.call_failures import AGAIN, Fault
+from batchdiff.linux.rename import rename_without_replacing
+
+
+def objection(fd: int, names: Names, retire: Retire) -> Fault | None:
+    """Return why a file under its own name may not be retired in that way, and what to do; None if it may."""
+    info, path = os.fstat(fd), names.own
+    if retire is Retire.KEEP:
+        return None
+    if stat.S_ISBLK(info.st_mode):
+        return Fault(
+            f"{path} is a block device, which can be neither renamed nor deleted",
+            "Use `--retire keep`, and remove the volume yourself.",
+        )
+    if retire is Retire.DELETE and info.st_nlink > 1:
+        return Fault(
+            f"{path} has {info.st_nlink} hard links, and deleting one name would free nothing",
+            f"`find FOLDER -xdev -samefile {shell_word(path)}`, with the mount point of its filesystem as FOLDER,"
+            f" finds the others. Remove those, {AGAIN}",
+        )
+    aside = names.quarantine if retire is Retire.QUARANTINE else names.deleting
+    if len(os.fsencode(os.path.basename(aside))) > longest_name(os.path.dirname(path)):
+        return Fault(
+            f"the name of {path} is too long to become {os.path.basename(aside)!r}",
+            "Use `--retire keep`, and remove the original yourself; or give it a shorter name, and plan again.",
+        )
+    # The name before a deletion may be taken by the very original that a restore is about to bring back.
+    if retire is Retire.QUARANTINE and os.path.lexists(aside):
+        return Fault(
+            f"{aside} exists already: the original of an earlier conversion",
+            "`batchdiff purge OLD_PLAN --used`, with the plan of that conversion, deletes it; or move it away,"
+            f" {AGAIN}",
+        )
+    return None
+
+
+def move(fd: int, source: str, target: str) -> None:
+    """Renames an open file within its folder, durably.
+
+    :raises GuestError: another file stands at ``source``; nothing was done to either.
+    :raises OSError: it cannot be renamed.
+    """
+    _require_open_file(fd, source)
+    rename_without_replacing(source, target)
+    if not _is_open_file(fd, target):
+        # Somebody put another file there between the two calls: that one gets its name back.
+        rename_without_replacing(target, source)
+        _require_open_file(fd, target)
+
+
+def delete(fd: int, path: str, template: Image) -> None:
+    """Unlinks an open file, durably.
+
+    :raises GuestError: another file stands there, or it is a file of the template's chain.
+    :raises OSError: it cannot be unlinked.
+    """
+    _require_open_file(fd, path)
+    info = os.fstat(fd)
+    for layer in template.layers:
+        kept = os.fstat(layer.fd)
+        if (kept.st_dev, kept.st_ino) == (info.st_dev, info.st_ino):
+            raise GuestError(
+                f"{path} was not deleted",
+                why=f"it is {layer.path}, on which all overlays rest",
+                remedy="Find out what mounted or linked it there, and undo that.",
+            )
+    os.unlink(path)
+    sync_folder(os.path.dirname(path))
+
+
+def _require_open_file(fd: int, path: str) -> None:
+    if not _is_open_file(fd, path):
+        raise GuestError(
+            f"{path} was not touched",
+            why="another file has taken the place of the one that was verified",
+            remedy=f"Find out what it is and bring back the verified file, {AGAIN}",
+        )
+
+
+def _is_open_file(fd: int, path: str) -> bool:
+    info = os.fstat(fd)
+    try:
+        now = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return (info.st_dev, info.st_ino) == (now.st_dev, now.st_ino)

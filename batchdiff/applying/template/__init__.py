@@ -1,0 +1,1 @@
+"""The template under new overlays: its content, write protection, sidecar."""

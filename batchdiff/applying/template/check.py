@@ -1,0 +1,138 @@
+"""Decide whether the template still has the content that was planned; everything depends on that.
+
+::
+
+    fingerprints as planned, or as batchdiff itself left them   -> the planned content      no byte is read
+    fingerprints that the sidecar knows to be of that content   -> the planned content      no byte is read
+    anything else, and every block device                       -> its digest decides       every byte is read
+
+Only content is a reason to refuse: modes, owners, times, inodes and device numbers may change.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from batchdiff.applying.guests.whole_originals import template_needed
+from batchdiff.applying.journal.records import Goal, Notes
+from batchdiff.applying.session.session import Run
+from batchdiff.errors import ImageError, PlanError
+from batchdiff.image.content_digest import content_digest
+from batchdiff.image.image import Image
+from batchdiff.image.open import inspect
+from batchdiff.linux.call_failures import AGAIN, explained
+from batchdiff.linux.permissions import Deed
+from batchdiff.plan.plan import Plan
+from batchdiff.plan.sidecar import Chain, Sidecar, sidecar_paths, sidecars_of
+from batchdiff.units import few
+
+
+def accept_template(run: Run) -> None:
+    """Accept the template of a run as it is now; from then on it must not change.
+
+    :raises PlanError: it does not have the planned content, or nothing can prove that it does.
+    :raises ImageError: its tables are damaged, or it cannot be read.
+    """
+    plan, template, notes = run.session.plan, run.template, run.journal.notes
+    run.check_template()  # from here on a change is noticed, also while the digest is taken
+    with template_needed(plan, notes):
+        reason = doubt(template, plan, notes)
+        if reason:
+            require_content(template, plan, notes, reason, check=run.stop.check)
+            run.check_template()
+        inspect(template)
+
+
+def doubt(template: Image, plan: Plan, notes: Notes) -> str:
+    """Return why fingerprints alone do not prove that a template has its planned content; empty if they do."""
+    now, planned = template.fingerprints(), plan.template.fingerprints
+    if template.virtual_size != plan.template.virtual_size:
+        return f"its virtual size changed from {plan.template.virtual_size} to {template.virtual_size} bytes"
+    if not all(each.vouches_for_content for each in now):
+        return "it is on a block device, whose size and number say nothing of its content"
+    as_we_left_it = tuple(
+        before if after in notes.changed and before.differs_in_ctime_only(after) else after
+        for before, after in zip(planned, now, strict=True)
+    )
+    changes = plan.template.changes(as_we_left_it)
+    if not changes or any(_is_known(sidecar, now, plan) for sidecar in sidecars_of(plan)):
+        return ""
+    return changes
+
+
+def _is_known(sidecar: Sidecar, now: Chain, plan: Plan) -> bool:
+    """Return whether a sidecar has both what was planned and what is there now as one content."""
+    if sidecar.fingerprints != now:
+        return False
+    same_digest = bool(plan.template_digest) and sidecar.digest == plan.template_digest
+    return same_digest or plan.template.fingerprints in (*sidecar.earlier, sidecar.fingerprints)
+
+
+def require_content(template: Image, plan: Plan, notes: Notes, reason: str, *, check: Callable[[], None]) -> None:
+    """Read a template and compare its digest with the planned one; ``reason`` says why that is necessary.
+
+    :raises PlanError: they differ, or the planned one was never taken.
+    """
+    known, path = known_digest(plan), plan.template.source.path
+    if not known:
+        raise PlanError(
+            f"cannot tell whether the template {path} is still as planned",
+            why=f"{reason}; its digest was not taken, because it shares blocks with its copies",
+            remedy=_without_digest(plan, notes),
+        )
+    if content_digest(template, check=check) == known:
+        return
+    if notes.published:
+        raise PlanError(
+            f"the content of the template {path} changed after overlays were put on it",
+            why=f"{reason}; this damages the overlays of {few(sorted(notes.published))}, so do not start"
+            " a VM on them",
+            remedy=f"Bring the template back from a backup, {AGAIN}",
+        )
+    raise PlanError(
+        f"the plan is stale: the content of the template {path} changed",
+        why=reason,
+        remedy="Shut down what writes to it, if anything; then plan again."
+        if _may_be_planned_again(notes)
+        else f"Bring it back from a backup, {AGAIN}",
+    )
+
+
+def _may_be_planned_again(notes: Notes) -> bool:
+    """Whether no image was renamed or published yet, so that a new plan loses nothing."""
+    return not any(
+        each.published or each.moved or each.goal is not Goal.APPLY for each in notes.standings.values()
+    )
+
+
+def _without_digest(plan: Plan, notes: Notes) -> str:
+    """What to do about a template that only its digest could prove, which is not known."""
+    if _may_be_planned_again(notes):
+        return "Plan again; for copies that share blocks with the template that is fast."
+    sidecars = few(sidecar_paths(plan))
+    return f"Bring back {sidecars}, which has the digest; or the template with its old times, which `cp -a` keeps."
+
+
+def known_digest(plan: Plan) -> str:
+    """Return the digest of the planned template's content; empty if nobody has taken it."""
+    if plan.template_digest:
+        return plan.template_digest
+    for sidecar in sidecars_of(plan):
+        # Not just the same file: it may have had another content when it was planned.
+        if plan.template.fingerprints in (sidecar.fingerprints, *sidecar.earlier):
+            return sidecar.digest
+    return ""
+
+
+def sync(template: Image) -> None:
+    """Makes a template durable that was copied a moment ago, before anything rests on it alone.
+
+    :raises ImageError: the disk has a fault.
+    """
+    for layer in template.layers:
+        try:
+            os.fsync(layer.fd)
+        except OSError as error:
+            fault = explained(error, Deed.WRITE, layer.path)
+            raise ImageError(f"cannot sync {layer.path} to disk", why=fault.why, remedy=fault.remedy) from error

@@ -1,0 +1,106 @@
+"""What follows a publication, before any original goes: the template is protected and its sidecar written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from batchdiff.applying.session.session import Run
+from batchdiff.applying.template.check import known_digest
+from batchdiff.applying.template.sidecar import check_other_overlays, record_overlay
+from batchdiff.applying.template.write_protection import protect
+from batchdiff.files.fingerprint import Fingerprint
+from batchdiff.image.content_digest import content_digest
+from batchdiff.image_source import ImageSource
+from batchdiff.linux.call_failures import reason
+from batchdiff.plan.plan import GuestPlan, Plan
+from batchdiff.plan.sidecar import Chain, Origin
+from batchdiff.qemu import qemu_img
+
+_NEVER_OPENED = (
+    "QEMU has not opened any of these overlays, because qemu-img is not installed here (Debian: qemu-utils):"
+    " start a VM on one of them before you remove an original"
+)
+
+
+@dataclass(slots=True)
+class Publication:
+    """The template of a plan, as its overlays are published one by one."""
+
+    plan: Plan
+    run: Run
+    _digest: str = ""
+    _accepted: Chain = ()
+    _said: set[str] = field(default_factory=set)
+    _opened: bool = False
+    _never_opened: bool = False
+
+    def __post_init__(self) -> None:
+        self._accepted = self.run.template.fingerprints()
+
+    def check(self, guest: GuestPlan) -> None:
+        """Make sure, before an overlay is written, that the template has one content for all its overlays.
+
+        :raises PlanError: overlays of an earlier plan rest on another content of it, or nobody can tell.
+        """
+        check_other_overlays(self.run.template.path, known_digest(self.plan), guest.overlay_path)
+
+    def ask_qemu(self, overlay: ImageSource, ended: Callable[[], bool]) -> None:
+        """Let QEMU open the first overlay of all with the template below it, if it has not compared them anyway.
+
+        No VM may be able to run on what only batchdiff has read. So before the first overlay gets its
+        name, and the template is protected, QEMU has the last word.
+
+        :raises VerificationError: it refuses the overlay or the template.
+        :raises ProgramError: it could not be run.
+        """
+        if self._opened or self._never_opened:
+            return
+        if not qemu_img.is_installed():
+            self._never_opened = True
+            return
+        qemu_img.require_opens(overlay, stopped=ended)
+        self._opened = True
+
+    def note(self, guest: GuestPlan) -> list[str]:
+        """Do it for one guest. Notes about the template are announced once, and belong to no guest."""
+        for notice in (
+            *self._protected(),
+            *self._recorded(guest),
+            *([_NEVER_OPENED] if self._never_opened else []),
+        ):
+            if notice not in self._said:
+                self._said.add(notice)
+                self.run.session.watch.notice(notice)
+        return []
+
+    def _protected(self) -> tuple[str, ...]:
+        if not self.plan.protect_template:
+            return ()
+        template = self.run.template
+        try:
+            return protect(template, self.run.journal)
+        except OSError as error:  # the journal's disk is full, for one: that must not stop the other guests
+            return (f"the template {template.path} may have kept its write permission: {reason(error)}",)
+
+    def _recorded(self, guest: GuestPlan) -> list[str]:
+        template = self.run.template
+        try:
+            self._digest = self._digest or known_digest(self.plan) or content_digest(template, check=_go_on)
+            earlier = (self.plan.template.fingerprints, self._accepted)
+            record_overlay(template, self._digest, guest.overlay_path, self._origin(guest), earlier=earlier)
+        except OSError as error:
+            return [
+                f"nothing could be recorded beside the template {template.path}: {reason(error)}. Fix that, then"
+                " run the same command again, so that `verify` and the next plan know of its overlays"
+            ]
+        return []
+
+    def _origin(self, guest: GuestPlan) -> Origin:
+        standing = self.run.journal.standing(guest.name)
+        overlay: Fingerprint | None = None if standing is None else standing.overlay
+        return Origin(guest.name, self.plan.checksum, self.run.session.plan_path, guest.source.path, overlay)
+
+
+def _go_on() -> None:
+    """The overlay has its name already: what belongs to that is not interrupted."""

@@ -1,0 +1,152 @@
+"""Write the sidecar of a template, so that no two processes lose each other's entries.
+
+:mod:`batchdiff.plan.sidecar` says what is in it and where it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from batchdiff.errors import PlanError
+from batchdiff.files.atomic_write import discard_leftovers, write_whole
+from batchdiff.image.image import Image
+from batchdiff.plan.file import read_regular
+from batchdiff.plan.plan import Plan
+from batchdiff.plan.sidecar import (
+    LARGEST,
+    Chain,
+    Origin,
+    Sidecar,
+    encoded,
+    read_sidecar,
+    sidecar_path,
+    sidecar_paths,
+    to_document,
+)
+
+_MOST_EARLIER = 16
+"""How many earlier states of the fingerprints are kept: a plan made before a change of mode needs its own."""
+
+
+def record_overlay(
+    template: Image, digest: str, overlay_path: str, origin: Origin, *, earlier: tuple[Chain, ...]
+) -> None:
+    """Record that an overlay rests on the template, whose content has that digest.
+
+    ``earlier``: fingerprints that the template had before, with the same content.
+
+    :raises PlanError: other overlays rest on it as it was with another content, or the sidecar cannot be read.
+    :raises OSError: the sidecar cannot be written.
+    """
+
+    def change(before: Sidecar) -> Sidecar:
+        if before.digest != digest:
+            _require_no_overlays(before, template.path, but=overlay_path)
+        known = (*before.earlier, before.fingerprints) if before.digest == digest else ()
+        return Sidecar(
+            digest,
+            template.fingerprints(),
+            before.overlays | {overlay_path: origin},
+            _distinct((*known, *earlier), but=template.fingerprints()),
+        )
+
+    _rewrite(template, sidecar_path(template.path, overlay_path), change)
+
+
+def check_other_overlays(template_path: str, digest: str, overlay_path: str) -> None:
+    """Make sure that no overlays of an earlier plan rest on the template as it was with another content.
+
+    ``digest``: that of its content now; empty if it is not known yet.
+
+    :raises PlanError: some do, or nobody can tell.
+    """
+    before = _known(sidecar_path(template_path, overlay_path))
+    if before is not None and digest not in {before.digest, ""}:
+        _require_no_overlays(before, template_path)
+
+
+def _require_no_overlays(before: Sidecar, template_path: str, *, but: str = "") -> None:
+    others = [path for path in before.overlays if path != but and os.path.lexists(path)]
+    if others:
+        raise _other_content(template_path, others)
+
+
+def _known(path: str) -> Sidecar | None:
+    before = read_sidecar(path)
+    if before is None and os.path.lexists(path):
+        raise PlanError(
+            f"{path} cannot be read",
+            why="it is damaged, or a newer batchdiff has written it, so which overlays rest on the template is not"
+            " known",
+            remedy="If it names no overlay that you need, move it away, then run the same command again.",
+        )
+    return before
+
+
+def _other_content(template_path: str, overlays: list[str]) -> PlanError:
+    return PlanError(
+        f"the content of {template_path} changed after overlays were put on it",
+        why=f"{', '.join(sorted(overlays)[:3])}{' and more' if len(overlays) > 3 else ''} rest on what it was"
+        f" before, as {sidecar_path(template_path, overlays[0])} records",
+        remedy="Bring the template back from a backup; start no VM on those overlays before.",
+    )
+
+
+def forget_overlay(template_path: str, overlay_path: str) -> None:
+    """Record that an overlay has gone. The template itself need not be there.
+
+    :raises OSError: the sidecar cannot be written.
+    """
+    path = sidecar_path(template_path, overlay_path)
+    if not os.path.lexists(path):
+        return
+    with _locked_folder(path):
+        before = read_sidecar(path)
+        if before is not None and overlay_path in before.overlays:
+            document = json.loads(read_regular(path, LARGEST))
+            del document["overlays"][overlay_path]
+            write_whole(path, encoded(document))
+
+
+def discard_unfinished(plan: Plan) -> None:
+    """Remove what processes that died have left of a plan's sidecars; if that fails, the next command does it.
+
+    Once for a command: it looks at every name in the folder, of which a fleet has thousands.
+    """
+    for path in sidecar_paths(plan):
+        with contextlib.suppress(OSError), _locked_folder(path):
+            discard_leftovers(path)
+
+
+def _distinct(chains: tuple[Chain, ...], *, but: Chain) -> tuple[Chain, ...]:
+    found = dict.fromkeys(chain for chain in chains if chain and chain != but)
+    return tuple(found)[-_MOST_EARLIER:]
+
+
+@contextmanager
+def _locked_folder(path: str) -> Iterator[None]:
+    """No other process changes a sidecar there meanwhile."""
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _rewrite(template: Image, path: str, change: Callable[[Sidecar], Sidecar]) -> None:
+    with _locked_folder(path):
+        before = _known(path)
+        after = change(before or Sidecar("", (), {}))
+        if after != before:
+            about = {
+                "path": template.path,
+                "format": template.source.format.value,
+                "virtual_size": template.virtual_size,
+            }
+            write_whole(path, encoded(to_document(after, about)))

@@ -1,0 +1,60 @@
+"""Takes the write bits of a template's files, so that nobody changes all its overlays by accident.
+
+That changes their ctime, which the plan's fingerprints have; the journal notes it before and after.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from batchdiff.applying.journal.file import FrozenJournal, Journal
+from batchdiff.files.filenames import shell_word
+from batchdiff.files.fingerprint import Fingerprint
+from batchdiff.image.image import Image
+from batchdiff.image.storage.copy_up import is_writable
+from batchdiff.linux.call_failures import reason
+from batchdiff.linux.inode_locks import lock_in
+from batchdiff.linux.permissions import WRITE_BITS, Deed, lacking_ownership
+
+
+def protect(template: Image, journal: Journal | FrozenJournal) -> tuple[str, ...]:
+    """Take the write bits of every file of the template's chain; return notes on those that keep them."""
+    notes = []
+    for layer in template.layers:
+        if not is_writable(layer):
+            continue
+        lock = lock_in(layer.fd)
+        if lock is not None:  # then chmod would be refused, even to root
+            notes.append(
+                f"the template's file {layer.path} is {lock.word} already, which protects it better than a mode"
+            )
+            continue
+        journal.record_protecting()
+        try:
+            os.fchmod(layer.fd, stat.S_IMODE(os.fstat(layer.fd).st_mode) & ~WRITE_BITS)
+        except OSError as error:
+            why = reason(error, Deed.CHANGE_MODE, layer.path)
+            notes.append(
+                f"the template's file {layer.path} keeps its write permission: {why}. {_who_may(layer.path)}"
+                f" `chmod a-w {shell_word(layer.path)}`"
+            )
+            continue
+        os.fsync(layer.fd)
+        journal.record_changed(layer.fingerprint())
+    return tuple(notes)
+
+
+def _who_may(path: str) -> str:
+    """Return who is to run what follows: not a user who was just told that he may not."""
+    return "Have root run" if lacking_ownership(Deed.CHANGE_MODE, path) else "Remove it yourself:"
+
+
+def note_interrupted(template: Image, planned: tuple[Fingerprint, ...], journal: Journal | FrozenJournal) -> None:
+    """Makes up for the note of an apply that died when it had just taken a file's write bits."""
+    for layer, before in zip(template.layers, planned, strict=True):
+        now = layer.fingerprint()
+        if not journal.notes.protecting or now == before or now in journal.notes.changed or is_writable(layer):
+            continue
+        if before.differs_in_ctime_only(now):
+            journal.record_changed(now)

@@ -1,0 +1,1 @@
+"""Write a qcow2 or raw image: layout, metadata and data."""

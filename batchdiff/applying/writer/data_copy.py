@@ -1,0 +1,257 @@
+"""Puts a guest's data into a new image: as it is, shared where the filesystem can, or compressed.
+
+::
+
+    plain        guest file  ==copy_file_range==>  data clusters, one after the other
+    compressed   read -> threads compress -> packed in the guest's order
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.extents import Extents, Kind
+from batchdiff.files.read_write import write_all
+from batchdiff.image.image import Image
+from batchdiff.image.layer import Segment
+from batchdiff.image.read_buffer import ReadBuffer
+from batchdiff.image.storage.preallocated import Unwritten
+from batchdiff.image.storage.shared_blocks import placed
+from batchdiff.linux.btrfs import is_btrfs
+from batchdiff.linux.machine import usable_cpus
+from batchdiff.qcow2.cluster_packing import Packer
+from batchdiff.qcow2.compression import compressed
+from batchdiff.qcow2.entries import COPIED, Origin, Words, packed_entry
+from batchdiff.qcow2.geometry import Geometry
+from batchdiff.units import KIB, MIB, SECTOR, align_up
+
+_NO_COPY = {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EBADF}
+"""What copy_file_range says where it cannot serve: other filesystems, block devices, old kernels."""
+
+
+_AT_ONCE = 64 * MIB
+"""Copied by one call: where blocks are not shared, a tenth of a second or so, after which somebody may stop it."""
+
+
+_BLOCK = 4 * KIB
+"""The unit in which a plan counts what an overlay takes on its disk."""
+
+
+class DataStore(Protocol):
+    """Where data clusters go."""
+
+    @property
+    def end(self) -> int:
+        """The file offset after the last data cluster."""
+
+    def store(self, extents: Extents, clusters: npt.NDArray[np.int64]) -> Words:
+        """Writes the DATA of ``extents`` (granules), which lies in ``clusters``, and gives their L2 entries."""
+
+    def refcounts(self) -> npt.NDArray[np.uint16] | None:
+        """How often each cluster from the first data cluster on is used; None where all are used once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """From which image to which file; ``check`` is called every few MiB, and may raise to end it."""
+
+    fd: int
+    guest: Image
+    check: Callable[[], None]
+    unwritten: tuple[Unwritten, ...] = field(init=False)
+    """Of each file of the guest's chain."""
+    buffer: ReadBuffer = field(init=False)
+
+    def __post_init__(self) -> None:
+        found = tuple(Unwritten(layer.fd, layer.path) for layer in self.guest.layers)
+        object.__setattr__(self, "unwritten", found)
+        object.__setattr__(self, "buffer", ReadBuffer(MIB))
+
+    def bytes(self, start: int, end: int, target: int) -> None:
+        """Bytes ``start`` to ``end`` of the guest to a file offset.
+
+        Holes and zeros stay holes; so do zeros of what was never written, which may count as data once somebody
+        has read them: the plan does not count them (:mod:`batchdiff.planning.sizes.disk_use`).
+        """
+        for whole in self.guest.segments(start, end):
+            for segment, never_written in self._by_writing(whole):
+                if never_written:
+                    self._without_zeros(segment, target + segment.start - start)
+                else:
+                    self._as_it_is(segment, start, target)
+
+    def _by_writing(self, segment: Segment) -> Iterator[tuple[Segment, bool]]:
+        """The parts of a segment, each with whether it was never written."""
+        if segment.origin is not Origin.FILE:
+            yield from () if segment.origin is Origin.ZERO else [(segment, False)]
+            return
+        rest, shift = segment, segment.start - segment.address
+        end = segment.end - shift
+        for _, stop, never in self.unwritten[segment.layer].split(segment.address, end):
+            part, rest = _split(rest, stop + shift)
+            yield part, never
+
+    def _without_zeros(self, segment: Segment, target: int) -> None:
+        """Copies what is not zeros, in the blocks of the target."""
+        for at in range(segment.start, segment.end, MIB):
+            self.check()
+            data = self.buffer.load(self.guest, at, min(MIB, segment.end - at))
+            offset, first = target + at - segment.start, 0
+            while first < len(data):
+                last = min(first + _BLOCK - (offset + first) % _BLOCK, len(data))
+                block = data[first:last]
+                if block != bytes(len(block)):  # any() looks at each byte: a hundred times as long
+                    write_all(self.fd, block, offset + first)
+                first = last
+
+    def _as_it_is(self, segment: Segment, start: int, target: int) -> None:
+        for part, shares in self._parts(segment):
+            rest, offset = part, target + part.start - start
+            if shares:
+                fd = self.guest.layers[part.layer].fd
+                done = self._shared(fd, part.address, offset, part.end - part.start)
+                rest, offset = _after(part, done), offset + done
+            self._through_memory(rest, offset)
+
+    def _parts(self, segment: Segment) -> Iterator[tuple[Segment, bool]]:
+        """What a segment is copied in, each with whether its blocks may be shared.
+
+        Where extents stay whole on disk, only those that somebody else keeps anyway: sharing 4 KiB of the guest's
+        own would keep all the rest of it when the guest is deleted.
+        """
+        if segment.origin is not Origin.FILE or not is_btrfs(self.guest.layers[segment.layer].fd):
+            yield segment, segment.origin is Origin.FILE
+            return
+        rest = segment
+        for place in placed(self.guest, [segment]):
+            own, rest = _split(rest, place.start)
+            theirs, rest = _split(rest, place.end)
+            yield own, False
+            yield theirs, True
+        yield rest, False
+
+    def _through_memory(self, segment: Segment, target: int) -> None:
+        for at in range(segment.start, segment.end, MIB):
+            self.check()
+            data = self.buffer.load(self.guest, at, min(MIB, segment.end - at))
+            write_all(self.fd, data, target + at - segment.start)
+
+    def _shared(self, source: int, source_offset: int, target_offset: int, length: int) -> int:
+        """Bytes that copy_file_range could copy; fewer at the end of the file, or where it can't."""
+        done = 0
+        while done < length:
+            self.check()
+            try:
+                copied = os.copy_file_range(
+                    source, self.fd, min(length - done, _AT_ONCE), source_offset + done, target_offset + done
+                )
+            except OSError as error:
+                if error.errno in _NO_COPY:
+                    return done
+                raise
+            if copied == 0:
+                return done
+            done += copied
+        return done
+
+
+def _after(segment: Segment, done: int) -> Segment:
+    return segment._replace(start=segment.start + done, address=segment.address + done)
+
+
+def _split(segment: Segment, offset: int) -> tuple[Segment, Segment]:
+    """A segment's parts before and from a guest's offset on; either may be empty."""
+    return segment._replace(end=offset), _after(segment, offset - segment.start)
+
+
+class PlainStore:
+    """Data clusters as they are, in the guest's order."""
+
+    def __init__(self, copy: Copy, geometry: Geometry, start: int) -> None:
+        self._copy, self._geometry = copy, geometry
+        self.end = start
+
+    def store(self, extents: Extents, clusters: npt.NDArray[np.int64]) -> Words:
+        """See :class:`DataStore`."""
+        geometry = self._geometry
+        hosts = self.end + np.arange(len(clusters), dtype=np.int64) * geometry.cluster_size
+        for first, count in extents.pairs(Kind.DATA).tolist():
+            cluster, within = divmod(first, geometry.granules)
+            host = int(hosts[np.searchsorted(clusters, cluster)]) + within * geometry.granule
+            self._copy.bytes(first * geometry.granule, (first + count) * geometry.granule, host)
+        self.end += len(clusters) * geometry.cluster_size
+        return hosts.astype(np.uint64) | COPIED
+
+    def refcounts(self) -> npt.NDArray[np.uint16] | None:
+        """Every cluster is used once."""
+        return None
+
+
+class CompressedStore:
+    """Compressed clusters, packed; threads compress while the next ones are read."""
+
+    def __init__(self, copy: Copy, geometry: Geometry, start: int) -> None:
+        self._copy, self._geometry = copy, geometry
+        self._start = start
+        self._packer = Packer(start, geometry.cluster_size)
+        self._used = np.zeros(1024, dtype=np.uint16)
+        self._threads = usable_cpus()
+        # Each cluster under way has one; it is free again once the cluster is written.
+        self._buffers = itertools.cycle([ReadBuffer(geometry.cluster_size) for _ in range(4 * self._threads + 2)])
+
+    @property
+    def end(self) -> int:
+        """See :class:`DataStore`."""
+        return self._packer.end
+
+    def store(self, extents: Extents, clusters: npt.NDArray[np.int64]) -> Words:  # noqa: ARG002
+        """See :class:`DataStore`; compressed clusters always hold all of their bytes."""
+        hosts = [self._write(data, packed) for data, packed in self._compressed(clusters.tolist())]
+        return np.array(hosts, dtype=np.uint64)
+
+    def _compressed(self, clusters: list[int]) -> Iterator[tuple[memoryview, bytes | None]]:
+        """Each cluster and its compressed form, in order; a bounded number is under way."""
+        size, kind = self._geometry.cluster_size, self._geometry.compression_type
+        ahead: deque[tuple[memoryview, Future[bytes | None]]] = deque()
+        with ThreadPoolExecutor(self._threads) as pool:
+            for number in clusters:
+                self._copy.check()
+                data = next(self._buffers).load(self._copy.guest, number * size, size)
+                ahead.append((data, pool.submit(compressed, data, kind)))
+                if len(ahead) > 4 * self._threads:
+                    first, future = ahead.popleft()
+                    yield first, future.result()
+            for data, future in ahead:
+                yield data, future.result()
+
+    def _write(self, data: memoryview, packed: bytes | None) -> int:
+        stored = data if packed is None else packed
+        offset = self._packer.place(None if packed is None else len(packed))
+        write_all(self._copy.fd, stored, offset)
+        self._count(offset, len(stored))
+        return offset | int(COPIED) if packed is None else packed_entry(offset, len(stored), self._geometry)
+
+    def _count(self, offset: int, length: int) -> None:
+        size = self._geometry.cluster_size
+        # The entry names whole sectors, and QEMU counts every cluster that they reach into.
+        first, last = (
+            (offset - self._start) // size,
+            (align_up(offset + length, SECTOR) - 1 - self._start) // size,
+        )
+        while last >= len(self._used):
+            self._used = np.concatenate([self._used, np.zeros_like(self._used)])
+        self._used[first : last + 1] += 1
+
+    def refcounts(self) -> npt.NDArray[np.uint16]:
+        """See :class:`DataStore`."""
+        return self._used[: (self.end - self._start) // self._geometry.cluster_size]

@@ -1,0 +1,72 @@
+"""Writes a qcow2 version 3 image: an overlay on a template, or a standalone image.
+
+The file is laid out ahead of time (:mod:`batchdiff.qcow2.layout`): tables and data go straight to their
+places, and the header comes last, so that a file that was not finished is no qcow2 image at all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from batchdiff.applying.writer.data_copy import CompressedStore, Copy, DataStore, PlainStore
+from batchdiff.extents import Extents
+from batchdiff.files.read_write import write_all
+from batchdiff.image.image import Image
+from batchdiff.qcow2.geometry import Geometry
+from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
+from batchdiff.qcow2.tables import l1_table, refcount_table, refcounts, table_batches
+
+
+@dataclass(frozen=True, slots=True)
+class NewImage:
+    """What to write. ``extents`` in granules; ``backing``: name and format of the backing file, or None."""
+
+    virtual_size: int
+    geometry: Geometry
+    extents: Extents
+    backing: tuple[str, str] | None
+    compress: bool = False
+    lazy_refcounts: bool = False
+
+
+def _go_on() -> None:
+    """For those who let it be written to the end."""
+
+
+def write_image(fd: int, guest: Image, new: NewImage, *, check: Callable[[], None] = _go_on) -> int:
+    """Writes the image into an empty file, its data taken from ``guest``; gives the size of the file in bytes.
+
+    The caller makes it durable. ``check`` is called every few MiB, and may raise to end it.
+
+    :raises OSError: the disk is full or has a fault.
+    :raises ImageError: the guest cannot be read.
+    :raises FormatError: the header does not fit.
+    """
+    layout = layout_for(new.extents, new.virtual_size, new.geometry)
+    # Before the first byte: a header that does not fit must not cost a copy of the data.
+    header_for(layout, new.virtual_size, backing=new.backing)
+    kind = CompressedStore if new.compress else PlainStore
+    store: DataStore = kind(Copy(fd, guest, check), new.geometry, layout.data_offset)
+    for batch in table_batches(new.extents, new.geometry):
+        hosts = store.store(batch.extents, batch.data_clusters())
+        write_all(fd, batch.encoded(hosts), layout.l2_offset + batch.position * new.geometry.cluster_size)
+    final = _final(layout, store, new)
+    _write_metadata(fd, final, store, new)
+    return final.file_size
+
+
+def _final(layout: Layout, store: DataStore, new: NewImage) -> Layout:
+    stored = (store.end - layout.data_offset) // new.geometry.cluster_size
+    return plan_layout(new.virtual_size, new.geometry, l2_tables=layout.l2_tables, data_clusters=stored)
+
+
+def _write_metadata(fd: int, layout: Layout, store: DataStore, new: NewImage) -> None:
+    os.ftruncate(fd, layout.file_size)
+    for offset, counts in refcounts(layout, store.refcounts()):
+        write_all(fd, counts, offset)
+    write_all(fd, refcount_table(layout), layout.refcount_table_offset)
+    write_all(fd, l1_table(new.extents, layout), layout.l1_offset)
+    header = header_for(layout, new.virtual_size, backing=new.backing, lazy_refcounts=new.lazy_refcounts)
+    write_all(fd, header, 0)

@@ -1,0 +1,60 @@
+"""Writes an image that needs no other: what a guest sees through an overlay and its chain, in raw or in qcow2."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from batchdiff.applying.writer.data_copy import Copy
+from batchdiff.applying.writer.image_writer import NewImage, write_image
+from batchdiff.errors import GuestError
+from batchdiff.extents import Extents, Kind, folded, from_runs
+from batchdiff.image.image import Image
+from batchdiff.image_source import ImageFormat
+from batchdiff.plan.overlay_options import DEFAULT_CLUSTER_SIZE, OverlayOptions, geometry_of
+from batchdiff.qcow2.entries import Origin
+from batchdiff.units import MIB, SECTOR, ceil_div
+
+_STRETCH = 1024 * MIB
+"""How much of the image is looked at at once."""
+
+
+def write_standalone(fd: int, image: Image, form: ImageFormat, size: int, *, check: Callable[[], None]) -> None:
+    """Writes an image's whole content into an empty file.
+
+    ``size`` is what the file of a raw image had, in bytes: QEMU shows it rounded up to a sector.
+
+    :raises GuestError: the format cannot be written.
+    :raises OSError: the disk is full or has a fault.
+    """
+    if form is ImageFormat.RAW:
+        Copy(fd, image, check).bytes(0, min(size, image.virtual_size), 0)
+        os.ftruncate(fd, size)
+        return
+    if form is not ImageFormat.QCOW2:
+        raise GuestError(
+            f"an image in the format {form} cannot be written",
+            remedy="`qemu-img convert` makes one from the overlay.",
+        )
+    geometry = geometry_of(OverlayOptions(), DEFAULT_CLUSTER_SIZE)
+    new = NewImage(
+        virtual_size=image.virtual_size,
+        geometry=geometry,
+        extents=folded(_content(image), geometry.cluster_size // SECTOR),
+        backing=None,
+    )
+    write_image(fd, image, new, check=check)
+
+
+def _content(image: Image) -> Extents:
+    """What does not read as zeros, in sectors."""
+    runs: list[tuple[int, int, int]] = []
+    at = image.next_data(0)
+    while at is not None:
+        end = min(at + _STRETCH, image.virtual_size)
+        for segment in image.segments(at, end):
+            if segment.origin is not Origin.ZERO:
+                first = segment.start // SECTOR
+                runs.append((first, ceil_div(segment.end, SECTOR) - first, Kind.DATA))
+        at = image.next_data(end)
+    return from_runs(runs)

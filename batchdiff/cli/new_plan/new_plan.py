@@ -1,0 +1,66 @@
+"""The second half of ``batchdiff plan``: scan the guests, write the plan, and show the savings."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from contextlib import closing
+
+from batchdiff.cli.console import Console
+from batchdiff.cli.earlier_plans import converted_guests, say_kept
+from batchdiff.cli.new_plan.plan_warnings import warn_of_changed_template, warn_of_space
+from batchdiff.cli.new_plan.progress import scan_progress
+from batchdiff.cli.new_plan.replaced_plan import replace_plan_at
+from batchdiff.cli.warnings import warn_of_manifest
+from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS
+from batchdiff.files.filenames import shell_word
+from batchdiff.linux.machine import usable_cpus
+from batchdiff.manifest.manifest import Manifest
+from batchdiff.plan.earlier_plans import EarlierPlans
+from batchdiff.plan.file import read_plan
+from batchdiff.plan.plan import Plan
+from batchdiff.planning.checkpoint.checkpoint import Checkpoint
+from batchdiff.planning.planner import Earlier, make_plan
+from batchdiff.report.plan_json import plan_report
+from batchdiff.report.plan_text import plan_text
+from batchdiff.throttle.options import Manners
+from batchdiff.throttle.throttle import kept
+
+
+def make_and_report(
+    console: Console, arguments: argparse.Namespace, manifest: Manifest, path: str, plans: EarlierPlans
+) -> int:
+    """Make the plan of a manifest, write it to ``path``, report its content, and return the exit code.
+
+    ``plans``: the search for earlier plans, which may have converted guests.
+    """
+    older = read_plan(arguments.reuse) if arguments.reuse is not None else None
+    manners = Manners(arguments.cache, arguments.limit_rate, arguments.idle)
+    jobs = arguments.jobs or usable_cpus()
+    with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
+        earlier = Earlier(checkpoint, older, console.say, plans)
+        with kept(manners, tell=console.detail):
+            warn_of_manifest(console, manifest)
+            with scan_progress(console) as progress:
+                plan = make_plan(manifest, jobs=jobs, progress=progress, earlier=earlier)
+        # The checkpoint goes only when the plan is written: a crash in between costs no scan.
+        replaced = replace_plan_at(path, plan, converted_guests(manifest))
+        checkpoint.discard()
+    if replaced is not None:
+        say_kept(console, path, replaced)
+    console.result(plan_text(plan, width=console.width, jobs=usable_cpus()))
+    aside = None if replaced is None else os.path.abspath(replaced.path)
+    if console.json:
+        console.event("plan", path=os.path.abspath(path), kept=aside, report=plan_report(plan))
+    # Reasons why apply would refuse come last, where the operator sees them.
+    warn_of_space(console, plan)
+    warn_of_changed_template(console, plan)
+    following = f" Next: batchdiff apply {shell_word(path)}" if plan.totals.convert else ""
+    console.say(f"The plan is in {path}.{following}")
+    return _exit_code(plan, detailed=arguments.detailed_exitcode)
+
+
+def _exit_code(plan: Plan, *, detailed: bool) -> int:
+    if plan.totals.refuse:
+        return EXIT_SOME_GUESTS
+    return EXIT_DETAILED_CHANGES if detailed and plan.totals.convert else EXIT_DONE

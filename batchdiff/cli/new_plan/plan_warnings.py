@@ -1,0 +1,32 @@
+"""Warnings about a plan that was made, which apply would refuse."""
+
+from __future__ import annotations
+
+import os
+
+from batchdiff.applying.checks.space import check_space
+from batchdiff.cli.console import Console
+from batchdiff.errors import GuestError
+from batchdiff.plan.plan import Plan, Verdict
+from batchdiff.plan.sidecar import sidecars_of
+from batchdiff.units import few
+
+
+def warn_of_changed_template(console: Console, plan: Plan) -> None:
+    """Warn if the template changed after earlier plans put overlays on it."""
+    for sidecar in sidecars_of(plan):
+        there = [path for path in sidecar.overlays if os.path.lexists(path)]
+        if there and plan.template_digest not in {"", sidecar.digest}:
+            console.warn(
+                f"warning: the content of {plan.template.source.path} changed after overlays were put on it"
+                f" ({few(sorted(there))}): they are damaged. Restore the template from a backup; `batchdiff apply`"
+                " refuses this plan"
+            )
+
+
+def warn_of_space(console: Console, plan: Plan) -> None:
+    """Warn if a filesystem does not have enough space."""
+    try:
+        check_space([guest for guest in plan.guests if guest.verdict is Verdict.CONVERT], plan.retire)
+    except GuestError as error:
+        console.warn(f"warning: apply would be refused: {error}")

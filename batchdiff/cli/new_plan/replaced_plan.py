@@ -1,0 +1,41 @@
+"""The plan that a new one replaces. Usually there is none, and the modules that handle it are not loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from batchdiff.plan.file import write_plan
+
+if TYPE_CHECKING:
+    from batchdiff.applying.journal.kept_plan import Guests, KeptPlan
+    from batchdiff.plan.plan import Plan
+
+
+def leftovers_at(path: str) -> Collection[str]:
+    """Return the paths of all files that the plan at a path left (``journal.leftovers``)."""
+    if not os.path.isfile(path):
+        return ()
+    from batchdiff.applying.journal.leftovers import leftovers  # noqa: PLC0415
+
+    return leftovers(path)
+
+
+def name_to_keep_at(path: str, converted: Guests) -> str | None:
+    """Return the name that the plan at a path will get; see :mod:`batchdiff.applying.journal.kept_plan`."""
+    if not os.path.isfile(path):
+        return None
+    from batchdiff.applying.journal.kept_plan import name_to_keep  # noqa: PLC0415
+
+    return name_to_keep(path, converted)
+
+
+def replace_plan_at(path: str, plan: Plan, converted: Guests) -> KeptPlan | None:
+    """Write a plan, and keep the one that was at its path; see :mod:`batchdiff.applying.journal.kept_plan`."""
+    if not os.path.isfile(path):
+        write_plan(plan, path)
+        return None
+    from batchdiff.applying.journal.kept_plan import replace_plan  # noqa: PLC0415
+
+    return replace_plan(plan, path, converted)

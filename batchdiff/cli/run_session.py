@@ -1,0 +1,203 @@
+"""The common part of apply, restore and purge: work on a plan, with outcomes reported as they come."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+
+from batchdiff.applying.checks.free_space import FreeSpace
+from batchdiff.applying.guests.recovery import recovered
+from batchdiff.applying.journal.file import FrozenJournal, Journal
+from batchdiff.applying.journal.records import Notes, Step, mapped_notes
+from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.applying.session.session import Session
+from batchdiff.cli.console import Console
+from batchdiff.cli.signals import stopping
+from batchdiff.errors import EXIT_DONE, GuestError, PlanError, StopError, UsageError
+from batchdiff.files.filenames import shell_word
+from batchdiff.image_source import ImageFormat
+from batchdiff.linux.call_failures import explained
+from batchdiff.linux.machine import usable_cpus
+from batchdiff.plan.earlier_plans import is_done
+from batchdiff.plan.head import plan_head
+from batchdiff.plan.path_map import NOTHING_MOVED, PathMap
+from batchdiff.plan.plan import GuestPlan, Plan
+from batchdiff.units import format_size
+
+_WORST_FIRST = (6, 5, 7, 4, 1)
+"""The exit code of a command whose guests failed in different ways is the first of these: the most urgent."""
+
+_CHANGES_DISKS = {Status.CONVERTED, Status.RETIRED, Status.RESTORED, Status.PURGED}
+
+Work = Callable[[Session], Iterator[GuestOutcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class Announcer:
+    """A reporter of events. If a report cannot be written, the work continues; ``unheard`` keeps the errors."""
+
+    console: Console
+    unheard: list[UsageError] = field(default_factory=list)
+
+    def step(self, guest: str, step: Step) -> None:
+        """See :class:`batchdiff.applying.swap.swap.Watch`."""
+        try:
+            self.console.detail(f"{guest}: {step}")
+            self.console.event("step", guest=guest, step=step.value)
+        except UsageError as error:
+            self.unheard.append(error)
+
+    def notice(self, text: str) -> None:
+        """See :class:`batchdiff.applying.session.session.Watch`."""
+        try:
+            self.console.warn(text)
+            self.console.event("notice", message=text)
+        except UsageError as error:
+            self.unheard.append(error)
+
+    def arrival(self, guest: GuestPlan, outcome: GuestOutcome) -> None:
+        """Report that a guest is finished."""
+        try:
+            self.console.event("guest", **asdict(outcome), source=guest.source.path, overlay=guest.overlay_path)
+            _say(self.console, guest, outcome)
+        except UsageError as error:
+            self.unheard.append(error)
+
+
+def carry_out(
+    console: Console,
+    arguments: argparse.Namespace,
+    plan: Plan,
+    work: Work,
+    path_map: PathMap = NOTHING_MOVED,
+) -> list[GuestOutcome]:
+    """Do the work of a command and return its outcomes, each reported as it comes.
+
+    ``path_map`` leads from the paths in journal and sidecar to the present ones.
+
+    :raises StopError: it was interrupted; the message lists the completed guests.
+    :raises UsageError: everything was done, but not all could be reported.
+    """
+    outcomes: list[GuestOutcome] = []
+    announcer = Announcer(console)
+    guests = {guest.name: guest for guest in plan.guests}
+    space = FreeSpace.of(plan)
+    with stopping() as stop, closing(Journal(arguments.plan, plan.checksum)) as journal:
+        # The journal is locked from here on, so no other command of batchdiff can change it or replace the plan.
+        _require_still_there(arguments.plan, plan)
+        # The work sees present paths, and every conversion, whether the journal still had it or not.
+        journal.notes = mapped_notes(journal.notes, path_map)
+        _recover(journal, plan, path_map)
+        plan_path, jobs = os.path.abspath(arguments.plan), arguments.jobs or usable_cpus()
+        session = Session(plan, journal, announcer, stop, arguments.unseen, plan_path, jobs)
+        try:
+            for outcome in work(session):
+                outcomes.append(outcome)
+                announcer.arrival(guests[outcome.name], outcome)
+        except StopError as error:
+            names = ", ".join(outcome.name for outcome in outcomes) or "none"
+            raise StopError(
+                "interrupted",
+                why=f"completed: {names}; what was in progress was rolled back",
+                remedy="Run the same command again to continue.",
+            ) from error
+        except OSError as error:
+            fault = explained(error)
+            raise GuestError("cannot continue", why=fault.why, remedy=fault.remedy) from error
+    _report_space(console, space, outcomes)
+    # Output that could not be written stops no work, but the exit code must not claim success.
+    if announcer.unheard:
+        raise announcer.unheard[0]
+    return outcomes
+
+
+def _require_still_there(path: str, plan: Plan) -> None:
+    """Check, with the journal locked, that `batchdiff plan` has not replaced the plan since it was read.
+
+    :raises PlanError: another plan is there now.
+    """
+    head = plan_head(path)
+    if head is not None and head.checksum != plan.checksum:
+        raise PlanError(
+            f"another plan was written to {path} meanwhile",
+            remedy=f"`batchdiff show {shell_word(path)}` prints it; then run the same command again.",
+        )
+
+
+def dry_run(
+    console: Console, arguments: argparse.Namespace, plan: Plan, work: Work, notes: Notes
+) -> list[GuestOutcome]:
+    """Return the outcomes that a command would have, each reported as it comes; nothing is changed.
+
+    :raises StopError: it was interrupted.
+    """
+    outcomes: list[GuestOutcome] = []
+    announcer = Announcer(console)
+    guests = {guest.name: guest for guest in plan.guests}
+    with stopping() as stop:
+        for outcome in work(Session(plan, FrozenJournal(notes), announcer, stop, arguments.unseen)):
+            outcomes.append(outcome)
+            announcer.arrival(guests[outcome.name], outcome)
+    if announcer.unheard:
+        raise announcer.unheard[0]
+    return outcomes
+
+
+def _recover(journal: Journal, plan: Plan, path_map: PathMap) -> None:
+    """Complete a journal with the facts that sidecar and files prove; notes_of has reported this."""
+    for name, standing in recovered(plan, journal.notes, path_map).items():
+        journal.record(name, standing)
+
+
+def _report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome]) -> None:
+    """Report how free space, as in df, has changed since the command began, unless it changed nothing."""
+    if {outcome.status for outcome in outcomes} & _CHANGES_DISKS:
+        deleted = any(each.status is not Status.CONVERTED or each.original == "deleted" for each in outcomes)
+        for folder, grown in space.grown(deleted=deleted).items():
+            console.event("space", folder=folder, grown_bytes=grown)
+            how = "more" if grown >= 0 else "less"
+            size = format_size(abs(grown))
+            console.say(
+                f"df: {size} {how} free space on the filesystem of {folder} than before this command; changes that"
+                " other programs made meanwhile are included."
+            )
+
+
+def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome) -> None:
+    # On one terminal the result below repeats reasons and notes, so one line per guest is enough here.
+    brief = console.is_one_terminal
+    if outcome.status in {Status.FAILED, Status.REFUSED}:
+        console.warn(f"{outcome.name}: {outcome.status}{'' if brief else f': {outcome.reason}'}")
+        return
+    # Hundreds of guests may be done already, in every run; the result has one line for all of them.
+    say = console.detail if outcome.status is Status.SKIPPED and is_done(outcome.reason) else console.say
+    say(f"{outcome.name}: {outcome.status}{': ' + outcome.reason if outcome.reason else ''}")
+    for note in () if brief else outcome.notes:
+        console.warn(f"{outcome.name}: {note}")
+    if outcome.status in {Status.CONVERTED, Status.UNCHANGED, Status.RETIRED}:
+        for line in _definition(guest):
+            console.say(f"  {line}")
+
+
+def _definition(guest: GuestPlan) -> Iterator[str]:
+    """Yield what to change in the definition of a guest's VM, which names a symbolic link if the manifest does."""
+    file, kind = guest.source.path, guest.source.format.value
+    named = guest.alias or file
+    before = f"{guest.alias} (a link to {file}, {kind})" if guest.alias else f"{file} ({kind})"
+    if guest.overlay_path != file:
+        yield f"in the VM's definition: {before} -> {guest.overlay_path} (qcow2)"
+    elif guest.source.format is ImageFormat.QCOW2:
+        yield f"the VM's definition stays as it is: {named} (qcow2)"
+    else:
+        yield f"in the VM's definition: the format of {named}, {kind} -> qcow2"
+    if guest.alias and os.path.islink(guest.alias) and not os.path.exists(guest.alias):
+        yield f"the link {guest.alias} leads to nothing now; remove it once no definition names it"
+
+
+def exit_code(outcomes: list[GuestOutcome]) -> int:
+    """Return the exit code of a command with these outcomes."""
+    codes = {outcome.exit_code for outcome in outcomes}
+    return next((code for code in _WORST_FIRST if code in codes), max(codes, default=EXIT_DONE))

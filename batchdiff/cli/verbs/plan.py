@@ -1,0 +1,113 @@
+"""``batchdiff plan``: check the manifest and the plan's path, then load the modules for the rest: ``new_plan``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Collection
+
+from batchdiff.cli.console import Console
+from batchdiff.cli.earlier_plans import converted_guests
+from batchdiff.cli.new_plan.replaced_plan import leftovers_at, name_to_keep_at
+from batchdiff.errors import ManifestError, UsageError
+from batchdiff.linux.call_failures import reason
+from batchdiff.manifest.conflicts import existing_overlay
+from batchdiff.manifest.file import read_manifest
+from batchdiff.manifest.manifest import Manifest
+from batchdiff.manifest.text.input import STDIN, is_piped
+from batchdiff.plan.earlier_plans import EarlierPlans
+from batchdiff.plan.file import ELSEWHERE, try_folder
+from batchdiff.signals import held_signals
+
+
+def run(console: Console, arguments: argparse.Namespace) -> int:
+    """Run the verb."""
+    if arguments.output is None and is_piped(arguments.manifest):
+        raise UsageError(
+            "the plan needs a name: a manifest from stdin or a pipe has none",
+            remedy="Add `-o PLAN`, such as `-o fleet.plan.json`.",
+        )
+    # Refuse before the scan, which may take hours, whatever can be refused without it.
+    left = leftovers_at(arguments.output or _default_path(arguments.manifest))
+    manifest = _manifest(arguments.manifest, arguments.guests, left)
+    path = arguments.output or _default_path(manifest.path)
+    _check_output(path)
+    # The plan that converted some guests may be the one at this path. It is kept under another name then, by which
+    # the new plan must refer to it.
+    plans = _earlier_plans(manifest, path, name_to_keep_at(path, converted_guests(manifest)))
+    # Loaded only now, so that problems of a manifest are reported in half the time; with signals held, as in main.
+    with held_signals():
+        from batchdiff.cli.new_plan.new_plan import make_and_report  # noqa: PLC0415
+    return make_and_report(console, arguments, manifest, path, plans)
+
+
+def _manifest(path: str, names: list[str] | None, left: Collection[str]) -> Manifest:
+    """Return the manifest with the named guests, or all; existing overlays matter only for the chosen ones."""
+    if names is None:
+        return read_manifest(path, left=left)
+    manifest = read_manifest(path, allow_existing_overlays=True)
+    known = {guest.name for guest in manifest.guests}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(
+            f"no guest of the manifest is called {', '.join(map(repr, unknown))}",
+            remedy=f"There are: {', '.join(sorted(known))}.",
+        )
+    chosen = tuple(guest for guest in manifest.guests if guest.name in names)
+    pending = [guest for guest in chosen if not guest.in_place and guest.converted is None]
+    existing = [guest for guest in pending if os.path.lexists(guest.overlay_path)]
+    if existing:
+        shown = "<stdin>" if path == STDIN else path
+        found = "\n".join(
+            f"{shown}: {existing_overlay(g.overlay_path, g.name, is_left=g.overlay_path in left)}"
+            for g in existing
+        )
+        raise ManifestError(found)
+    left_out = tuple(guest for guest in manifest.guests if guest.name not in names)
+    return dataclasses.replace(manifest, guests=chosen, left_out=left_out)
+
+
+def _earlier_plans(manifest: Manifest, path: str, kept: str | None) -> EarlierPlans:
+    """Return the search for plans that converted guests; the one at ``path`` counts by its future name."""
+    output = os.path.abspath(path)
+    folders = (os.path.dirname(output), os.path.dirname(manifest.path))
+    return EarlierPlans(folders, renamed={} if kept is None else {output: os.path.abspath(kept)})
+
+
+def _default_path(manifest_path: str) -> str:
+    return os.path.splitext(manifest_path)[0] + ".plan.json"
+
+
+def _check_output(path: str) -> None:
+    """Check, before the scan, that the plan can be written and will not replace a file of another kind.
+
+    :raises UsageError: no file can be made in the folder, or the file that exists is not a plan.
+    """
+    _check_folder(os.path.dirname(os.path.abspath(path)))
+    if not os.path.lexists(path):
+        return
+    head = b""
+    if os.path.isfile(path) and not os.path.islink(path):
+        try:
+            with open(path, "rb") as file:
+                head = file.read(64)
+        except OSError as error:
+            raise UsageError(f"cannot read {path}, which exists", why=error.strerror or str(error)) from error
+    if head and not head.startswith(b'{"format_version"'):
+        raise UsageError(f"{path} exists and is not a plan", remedy=ELSEWHERE)
+    if not head and not (os.path.isfile(path) and not os.path.islink(path)):
+        raise UsageError(f"{path} is not a regular file", remedy=ELSEWHERE)
+
+
+def _check_folder(folder: str) -> None:
+    try:
+        try_folder(folder)
+    except OSError as error:
+        if not os.path.isdir(folder):
+            why = "there is no such folder"
+        elif isinstance(error, FileNotFoundError):
+            why = f"no file can be created in it ({error.strerror})"
+        else:
+            why = reason(error)
+        raise UsageError(f"cannot write the plan to {folder}", why=why, remedy=ELSEWHERE) from error

@@ -1,0 +1,77 @@
+"""``batchdiff restore``: give the VMs full images again, their originals or images rebuilt from overlays."""
+
+from __future__ import annotations
+
+import argparse
+
+from batchdiff.applying.checks.overlay_losses import not_given_back
+from batchdiff.applying.dry_run import dry_run_restore
+from batchdiff.applying.journal.records import Notes
+from batchdiff.applying.swap.undo_tasks import RestoreOptions
+from batchdiff.applying.undo import restorable, restore
+from batchdiff.cli.confirm import Question, confirm, state
+from batchdiff.cli.console import Console
+from batchdiff.cli.earlier_plans import require_done_here
+from batchdiff.cli.journal_notes import notes_of
+from batchdiff.cli.path_map import moved
+from batchdiff.cli.run_session import carry_out, dry_run, exit_code
+from batchdiff.plan.file import read_plan
+from batchdiff.plan.plan import Plan
+from batchdiff.report.applied import undone_text
+
+
+def run(console: Console, arguments: argparse.Namespace) -> int:
+    """Run the verb."""
+    plan, path_map = moved(console, read_plan(arguments.plan), arguments)
+    options = RestoreOptions(
+        guests=None if arguments.guests is None else tuple(arguments.guests),
+        discard_changes=arguments.discard_changes,
+        losses=frozenset(arguments.allow_loss),
+    )
+    require_done_here(plan, options.guests, "restore")
+    notes = notes_of(console, arguments, plan, path_map)
+    if arguments.dry_run:
+        outcomes = dry_run(console, arguments, plan, lambda session: dry_run_restore(session, options), notes)
+    else:
+        _ask(console, arguments, plan, options, notes)
+        outcomes = carry_out(console, arguments, plan, lambda session: restore(session, options), path_map)
+    if not outcomes:
+        console.say("Nothing to restore: no guest of this plan is known to be converted.")
+    console.result(undone_text(outcomes, width=console.width))
+    return exit_code(outcomes)
+
+
+def _ask(
+    console: Console, arguments: argparse.Namespace, plan: Plan, options: RestoreOptions, notes: Notes
+) -> None:
+    """Ask before anything is thrown away, and before a command that names no guest restores a whole fleet.
+
+    Even with ``--yes``, print the losses: data that is thrown away, and features that a rebuilt image lacks.
+    """
+    found = restorable(plan, notes.standings, options.guests)
+    if not found:
+        return
+    # Discarding cannot be undone: list all that is lost, and ask unless --yes has answered.
+    if options.discard_changes:
+        lines = [f"{guest.name}: everything written to {guest.overlay_path}" for guest, _ in found]
+        question = Question(
+            "what VMs have written since the conversion will be thrown away, with all snapshots of the overlays:",
+            lines,
+            "Leave `--discard-changes` out to keep what the VMs wrote.",
+        )
+        if arguments.yes:
+            state(console, question)
+        else:
+            confirm(console, "restore", question)
+        return
+    # Otherwise the VMs keep their data, and only features of rebuilt images can be lost.
+    for loss in sorted({loss for guest, _ in found for loss in not_given_back(guest.source.format)}):
+        console.warn(f"note: if an image of a qcow2 guest has to be rebuilt, {loss}")
+    if not arguments.yes and options.guests is None and len(found) > 1 and console.can_ask:
+        lines = [f"{guest.name}: {guest.overlay_path} -> {guest.source.path}" for guest, _ in found]
+        question = Question(
+            f"all {len(found)} guests will be restored. Their VMs must be shut down:",
+            lines,
+            "`--guest NAME` restores a single one.",
+        )
+        confirm(console, "restore", question)

@@ -1,0 +1,38 @@
+"""``batchdiff verify``: check that template and overlays are undamaged."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from batchdiff.applying.health_check import examined
+from batchdiff.applying.results.finding import Finding, Health
+from batchdiff.cli.console import Console
+from batchdiff.cli.journal_notes import notes_of
+from batchdiff.cli.path_map import moved
+from batchdiff.cli.signals import stopping
+from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, VerificationError
+from batchdiff.linux.machine import usable_cpus
+from batchdiff.plan.file import read_plan
+from batchdiff.report.health import finding_text
+
+
+def run(console: Console, arguments: argparse.Namespace) -> int:
+    """Run the verb."""
+    plan, path_map = moved(console, read_plan(arguments.plan), arguments)
+    names = None if arguments.guests is None else tuple(arguments.guests)
+    found: list[Finding] = []
+    notes = notes_of(console, arguments, plan, path_map)
+    with stopping() as stop:
+        for finding in examined(plan, notes, names, stop, jobs=arguments.jobs or usable_cpus()):
+            found.append(finding)
+            console.event("finding", **asdict(finding))
+    console.result(finding_text(found, width=console.width))
+    return _exit_code(found)
+
+
+def _exit_code(found: list[Finding]) -> int:
+    health = {finding.health for finding in found}
+    if Health.DAMAGED in health:
+        return VerificationError.exit_code
+    return EXIT_SOME_GUESTS if Health.UNKNOWN in health else EXIT_DONE

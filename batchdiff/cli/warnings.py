@@ -1,0 +1,66 @@
+"""Warnings about a valid manifest."""
+
+from __future__ import annotations
+
+from batchdiff.cli.console import Console
+from batchdiff.cli.format_doubts import warn_of_formats
+from batchdiff.cli.guest_hints import warn_of_files
+from batchdiff.image_source import ImageFormat
+from batchdiff.linux.device_names import device_number, fleeting, lasting_alias
+from batchdiff.manifest.manifest import Manifest
+
+_MOST_NAMED = 5
+
+
+def warn_of_manifest(console: Console, manifest: Manifest) -> None:
+    """Warn of all oddities of a valid manifest: patterns, formats, raw guests in place, names, files."""
+    for warning in manifest.warnings:
+        console.warn(f"warning: {manifest.path}:{warning}")
+    warn_of_formats(console, manifest)
+    pending = [guest for guest in manifest.guests if guest.converted is None and not guest.objection]
+    raw = [guest for guest in pending if guest.in_place and guest.image.format is ImageFormat.RAW]
+    if raw:
+        console.warn(_raw_in_place([guest.image.path for guest in raw]))
+    _warn_of_names(console, manifest)
+    warn_of_files(console, manifest, pending)
+
+
+def _warn_of_names(console: Console, manifest: Manifest) -> None:
+    """Warn of block devices whose names may mean another disk some day, and suggest better names."""
+    doubts = []
+    for path, what in _roles(manifest).items():
+        number = device_number(path)
+        if number is not None and (why := fleeting(path)):
+            doubts.append((what, path, why, number))
+    for what, path, why, number in doubts[:_MOST_NAMED]:
+        console.warn(f"warning: {what}, {path}, {why}. {_better_name(number)}")
+    if len(doubts) > _MOST_NAMED:
+        console.warn(f"warning: {len(doubts) - _MOST_NAMED} more block devices of the manifest have such names")
+
+
+def _roles(manifest: Manifest) -> dict[str, str]:
+    """Return the role of each file in the manifest, by its path."""
+    images = [("the template", manifest.template)]
+    images += [(f"the guest {guest.name}", guest.image) for guest in manifest.guests]
+    roles: dict[str, str] = {}
+    for what, source in images:
+        roles.setdefault(source.path, what)
+        for below in source.backing:
+            roles.setdefault(below.path, f"a backing file of {what}")
+    return roles
+
+
+def _better_name(number: int) -> str:
+    alias = lasting_alias(number)
+    if alias is not None:
+        return f"Write {alias} instead, a name that lasts"
+    return "Write a name that lasts, such as /dev/VG/LV or one in /dev/disk/by-id; for a loop device, its file"
+
+
+def _raw_in_place(paths: list[str]) -> str:
+    named = ", ".join(paths[:_MOST_NAMED]) + (f" and {len(paths) - _MOST_NAMED} more" * (len(paths) > _MOST_NAMED))
+    return (
+        f"warning: qcow2 overlays will take the place of raw images: {named}. A VM whose definition still says raw"
+        " would write its disk over the overlay and destroy it: after `apply`, and before the VM starts, change"
+        " each definition to qcow2; or leave `overlay: {path: same}` out"
+    )

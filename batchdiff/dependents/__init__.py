@@ -1,0 +1,1 @@
+"""Which images rest on a file that may have to go."""

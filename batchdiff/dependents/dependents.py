@@ -1,0 +1,178 @@
+"""The search for images that have a given file in their backing chain.
+
+It runs when planning, and again just before an original is removed::
+
+    folders     those of the file, of the plan, and of the overlays in the file's own sidecar
+    images      every regular file there whose header names a backing file, whatever its name, and the qcow2 guests
+                of the plan, also on block devices; whole chains
+    matching    by identity, also through links; by path for a name that the file had a moment ago
+
+Each search reads the disk again, so it finds an image that was created a second ago.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Iterable, Iterator
+
+from batchdiff.dependents.image_folders import folders_of_manifest, folders_of_plan
+from batchdiff.files import own_files
+from batchdiff.files.identity import Identity, identity_of
+from batchdiff.image.backing.heads import Heads
+from batchdiff.image.backing.links import Ground, RestingImages, Unread
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.manifest.manifest import Manifest
+from batchdiff.plan.plan import Plan
+from batchdiff.plan.sidecar import read_sidecar
+
+_ASIDE = (own_files.QUARANTINE, own_files.OVERLAY_ASIDE, own_files.DELETING)
+
+
+UNREAD = "perhaps "
+"""Start of the text for an image that cannot be read, and so might depend on anything."""
+
+
+class Forbidden(enum.Enum):
+    """The treatment of an image that this user may not read, and that might depend on anything."""
+
+    COUNTS = "counts"
+    """Report it: right before a file is removed."""
+
+    IGNORED = "ignored"
+    """Ignore it: while planning, because few users may read every file of a shared folder."""
+
+
+class Dependents:
+    """A search for images that depend on files, in the given folders and in those that each file leads to.
+
+    ``images`` are searched in any case, wherever they are, also on block devices. ``raw`` images are declared raw
+    and have no backing file: if their headers cannot be read, other guests are not affected.
+    """
+
+    def __init__(self, folders: Iterable[str], *, images: Iterable[str] = (), raw: Iterable[str] = ()) -> None:
+        self._raw = sorted(set(raw))
+        self._folders = sorted({os.path.realpath(folder) for folder in folders})
+        self._images = sorted(set(images))
+        self._heads = Heads()
+
+    def on(
+        self,
+        path: str,
+        *,
+        former: Iterable[str] = (),
+        but: Iterable[str] = (),
+        forbidden: Forbidden = Forbidden.COUNTS,
+    ) -> list[str]:
+        """Return the images that have a file anywhere in their chain, sorted; a text for one that cannot be read.
+
+        ``former``: names that the file had a moment ago; images that name these depend on it, too. ``but``: images
+        that are allowed to depend on it; images on top of these are still reported. The file itself is never
+        opened.
+        """
+        own = identity_of(path)
+        look = _Look(self._heads, frozenset() if own is None else frozenset({own}), self._raw)
+        look.take_in_all(self._folders, self._images)
+        look.take_in(path, former)
+        return look.answer(path, former, but, forbidden)
+
+    def on_each(self, paths: Iterable[str], *, forbidden: Forbidden = Forbidden.COUNTS) -> dict[str, list[str]]:
+        """Return the same for several files, by one search. It may open them, so none of them may be held."""
+        paths = list(paths)
+        look = _Look(self._heads, frozenset(), self._raw)
+        look.take_in_all(self._folders, self._images)
+        for path in paths:
+            look.take_in(path, ())
+        return {path: look.answer(path, (), (), forbidden) for path in paths}
+
+
+def dependents_in_manifest(manifest: Manifest) -> Dependents:
+    """Return a search in the folders and guests of a manifest."""
+    guests = [guest.image for guest in (*manifest.guests, *manifest.left_out)]
+    return _dependents(folders_of_manifest(manifest), guests)
+
+
+def dependents_in_plan(plan: Plan) -> Dependents:
+    """Return a search in the folders and guests of a plan."""
+    return _dependents(folders_of_plan(plan), [guest.source for guest in plan.guests])
+
+
+def _dependents(folders: list[str], guests: list[ImageSource]) -> Dependents:
+    paths = {kind: [guest.path for guest in guests if guest.format is kind] for kind in ImageFormat}
+    return Dependents(folders, images=paths[ImageFormat.QCOW2], raw=paths[ImageFormat.RAW])
+
+
+class _Look:
+    """One search: the folders that were read, and the images found there."""
+
+    def __init__(self, heads: Heads, untouched: frozenset[Identity], raw: Iterable[str]) -> None:
+        self._raw = set(map(identity_of, raw))
+        self._resting = RestingImages(heads, untouched)
+        self._folders: set[str] = set()
+        self._closed: list[Unread] = []
+        self._doubtful: dict[str, list[str]] = {}
+
+    def take_in_all(self, folders: Iterable[str], images: Iterable[str]) -> None:
+        """Search the folders and images that matter for every file."""
+        self._take_in_folders(folders)
+        for image in images:
+            self._resting.take_in(image)
+
+    def take_in(self, path: str, former: Iterable[str]) -> None:
+        """Search the folder and the sidecars of one file."""
+        self._doubtful[path] = []
+        self._take_in_folders([os.path.realpath(os.path.dirname(path))])
+        for sidecar in _sidecars_of((path, *former)):
+            self._take_in_sidecar(path, sidecar)
+
+    def answer(self, path: str, former: Iterable[str], but: Iterable[str], forbidden: Forbidden) -> list[str]:
+        """Return the images that depend on a file that was taken in."""
+        own = identity_of(path)
+        left_out = {own, *map(identity_of, but)}
+        grounds: list[Ground] = [os.path.realpath(name) for name in (path, *former)]
+        grounds += [own] if own is not None else []
+        found = [name for image, name in self._resting.on(grounds).items() if image not in left_out]
+        unread = [each for image, each in self._resting.unread.items() if image not in left_out | self._raw]
+        doubtful = {_unread(each) for each in [*unread, *self._closed] if _counts(each, forbidden)}
+        return sorted(found) + sorted(doubtful | set(self._doubtful[path]))
+
+    def _take_in_folders(self, folders: Iterable[str]) -> None:
+        for folder in folders:
+            if folder in self._folders:
+                continue
+            self._folders.add(folder)
+            try:
+                self._resting.take_in_folder(folder, but=own_files.TEMPORARY)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # a folder that does not exist holds no image
+            except OSError as error:
+                self._closed.append(Unread(folder, error))
+
+    def _take_in_sidecar(self, path: str, sidecar: str) -> None:
+        """Search the overlays that a sidecar names, and their folders: an overlay may have a new name there."""
+        if not os.path.lexists(sidecar):
+            return
+        known = read_sidecar(sidecar)
+        if known is None:
+            self._doubtful[path].append(f"whatever is listed in {sidecar}, which cannot be read")
+            return
+        overlays = [overlay for overlay in known.overlays if "\0" not in overlay]
+        for overlay in overlays:
+            unread = self._resting.take_in(overlay)
+            if unread is not None:
+                self._doubtful[path].append(_unread(unread))
+        self._take_in_folders(sorted({os.path.realpath(os.path.dirname(each)) for each in overlays}))
+
+
+def _sidecars_of(names: Iterable[str]) -> Iterator[str]:
+    """Yield the paths that a file's sidecar can have; the file may be set aside under another name meanwhile."""
+    own = {name.removesuffix(suffix) for name in names for suffix in ("", *_ASIDE)}
+    yield from (name + own_files.SIDECAR for name in sorted(own))
+
+
+def _counts(unread: Unread, forbidden: Forbidden) -> bool:
+    return forbidden is Forbidden.COUNTS or not isinstance(unread.error, PermissionError)
+
+
+def _unread(unread: Unread) -> str:
+    return f"{UNREAD}{unread.path}, which cannot be read ({unread.error.strerror or unread.error})"

@@ -1,0 +1,60 @@
+"""Atomic replacement of a file: even after a crash, its name has either all of the new content or the old one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable
+
+from batchdiff.files import own_files
+
+
+def write_whole(path: str, pieces: Iterable[str]) -> None:
+    """Write an ASCII file under a temporary name, make it durable, and rename it.
+
+    A symbolic link at ``path`` is replaced, not followed. A new file gets its mode from the umask; one that
+    replaces another file gets that file's owner and mode.
+
+    :raises OSError: it cannot be written.
+    """
+    temporary = own_files.temporary(path)
+    with open(temporary, "x", encoding="ascii") as file:
+        try:
+            _keep_readers(file.fileno(), path)
+            file.writelines(pieces)
+            file.flush()
+            os.fsync(file.fileno())
+            os.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+    sync_folder(os.path.dirname(path))
+
+
+def _keep_readers(fd: int, path: str) -> None:
+    """Give a file the owner and mode of the one that it will replace, if any, as far as this user can."""
+    with contextlib.suppress(OSError):
+        info = os.lstat(path)
+        if stat.S_ISREG(info.st_mode):
+            with contextlib.suppress(PermissionError):  # then only root could
+                os.fchown(fd, info.st_uid, info.st_gid)
+            os.fchmod(fd, stat.S_IMODE(info.st_mode))
+
+
+def discard_leftovers(path: str) -> None:
+    """Remove what killed processes left in :func:`write_whole`. No other process may be writing the same file."""
+    folder = os.path.dirname(path)
+    for name in os.listdir(folder):
+        if own_files.is_temporary_of(name, path):
+            os.unlink(os.path.join(folder, name))
+
+
+def sync_folder(path: str) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

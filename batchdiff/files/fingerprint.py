@@ -1,0 +1,120 @@
+"""Fingerprints, which show weeks and reboots later whether a file is still the one that was planned.
+
+::
+
+    same file     inode and filesystem; if the filesystem has no lasting identifier: inode and device number, or
+                  inode, size and mtime, because device numbers change with a reboot
+    unchanged     the same file with the same size, mtime and ctime
+    block device  its size only: neither its number nor its times depend on its content
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, replace
+
+from batchdiff.errors import advice_on_limit
+from batchdiff.files.filesystem_id import filesystem_id, filesystem_id_at
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fingerprint:
+    """Identity and last change of a file. Two are equal if they are of one file that has not changed.
+
+    ``device``: the number that the filesystem (or the block device) had at that time. ``filesystem``: its lasting
+    identifier, empty if it has none. A block device has inode 0 and no times.
+    """
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    filesystem: str = ""
+
+    @property
+    def vouches_for_content(self) -> bool:
+        """True if an equal fingerprint means equal content, which it never does for a block device."""
+        return self.inode != 0
+
+    def is_same_file(self, now: Fingerprint) -> bool:
+        """Return whether both are of one file, even if its content has changed."""
+        if self.inode != now.inode:
+            return False
+        if not self.vouches_for_content:
+            return self.size == now.size
+        if self.filesystem and now.filesystem:
+            return self.filesystem == now.filesystem
+        return self.device == now.device or (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
+
+    def differs_in_ctime_only(self, now: Fingerprint) -> bool:
+        """Return whether it is that file and was not written to: at most its name or attributes have changed."""
+        return self.is_same_file(now) and (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
+
+    def was_written_to(self, now: Fingerprint) -> bool:
+        """Return whether a file, or a copy of it with its times, was written to.
+
+        For a block device, this only shows a changed size.
+        """
+        return (self.size, self.mtime_ns) != (now.size, now.mtime_ns)
+
+    def changes(self, now: Fingerprint) -> str:
+        """Describe the changes up to a later fingerprint, as clauses; empty if there are none."""
+        if not self.is_same_file(now):
+            return "another file stands in its place"
+        only_ctime = self.differs_in_ctime_only(now) and self.ctime_ns != now.ctime_ns
+        changes = (
+            (self.size != now.size, f"its size changed from {self.size} to {now.size} bytes"),
+            (self.mtime_ns != now.mtime_ns, "it was written to (mtime)"),
+            (only_ctime, "it changed, perhaps only in its mode or name (ctime)"),
+        )
+        return " and ".join(text for is_so, text in changes if is_so)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Fingerprint) and self.is_same_file(other) and self._state == other._state
+
+    def __hash__(self) -> int:
+        return hash((self.inode, self._state))  # without the device: its number may differ between equal ones
+
+    @property
+    def _state(self) -> tuple[int, int, int]:
+        return self.size, self.mtime_ns, self.ctime_ns
+
+
+NO_FILE = Fingerprint(device=0, inode=-1, size=0, mtime_ns=0, ctime_ns=0)
+"""A fingerprint that no file has, for a file that is missing or was never finished."""
+
+
+def fingerprint_of(fd: int, size: int) -> Fingerprint:
+    """Return the fingerprint of an open file of ``size`` bytes."""
+    info = os.fstat(fd)
+    if stat.S_ISBLK(info.st_mode):
+        return Fingerprint(info.st_rdev, 0, size, 0, 0)
+    return _of_regular(info, size, filesystem_id(fd))
+
+
+def fingerprint_at(path: str) -> Fingerprint | None:
+    """Return the fingerprint of a file by its path, without keeping it open; None if there is none to read.
+
+    Symbolic links are followed only to block devices: /dev/vg/lv lasts, the /dev/dm-3 that it leads to does not.
+    """
+    try:
+        info = os.lstat(path)
+        if stat.S_ISLNK(info.st_mode) and stat.S_ISBLK((behind := os.stat(path)).st_mode):
+            info = behind
+        if not stat.S_ISBLK(info.st_mode):
+            return _of_regular(info, info.st_size, filesystem_id_at(os.path.dirname(path), info.st_dev))
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        if advice_on_limit(error):
+            raise  # the file may exist
+        return None
+    try:
+        return replace(fingerprint_of(fd, os.lseek(fd, 0, os.SEEK_END)), device=info.st_rdev)
+    finally:
+        os.close(fd)
+
+
+def _of_regular(info: os.stat_result, size: int, filesystem: str) -> Fingerprint:
+    return Fingerprint(info.st_dev, info.st_ino, size, info.st_mtime_ns, info.st_ctime_ns, filesystem)

@@ -1,0 +1,24 @@
+"""Other hard links of a file, which keep its space in use when one name is deleted."""
+
+from __future__ import annotations
+
+import os
+
+from batchdiff.files.filenames import shell_word
+
+
+def other_names(fd: int, path: str) -> str:
+    """Return how many hard links an open file has and how to list them, as a sentence; empty if only this one."""
+    count = os.fstat(fd).st_nlink
+    if count <= 1:
+        return ""
+    find = f"find {shell_word(_mount_point(path))} -xdev -samefile {shell_word(path)}"
+    return f"it has {count} names (hard links); `{find}` lists them"
+
+
+def _mount_point(path: str) -> str:
+    """Return the mount point of a file's filesystem, below which all its hard links are."""
+    folder = os.path.dirname(path)
+    while not os.path.ismount(folder):
+        folder = os.path.dirname(folder)
+    return folder

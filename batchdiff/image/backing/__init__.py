@@ -1,0 +1,1 @@
+"""Which images name which backing files, by their headers alone."""

@@ -1,0 +1,68 @@
+"""A cache of the names in image headers: each file is read again only after it has changed.
+
+Before each of a thousand originals is deleted, the thousand images beside it are examined again. A file whose size
+and times have not changed still has the same first bytes, so it is not opened again.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from typing import TypeAlias
+
+from batchdiff.files.identity import Identity, identity_in
+from batchdiff.image.backing.named_files import FIRST, Named, bytes_needed, names_in
+
+_State: TypeAlias = tuple[int, int, int]
+
+_SETTLED_NS = 2_000_000_000
+"""Only files that have not changed for this long are cached: within one tick of a filesystem's clock (4 ms on many
+kernels) a file can change twice and keep its times."""
+
+
+class Heads:
+    """The files that images name, cached by the image's identity, size, mtime and ctime."""
+
+    def __init__(self) -> None:
+        self._known: dict[Identity, tuple[_State, tuple[Named, ...]]] = {}
+
+    def names_nothing(self, status: os.stat_result) -> bool:
+        """Return whether a file with that status is cached and names no other file, as is true of raw images."""
+        known = self._known.get(identity_in(status))
+        return known is not None and not known[1] and known[0] == _state(status)
+
+    def names(self, path: str, status: os.stat_result) -> tuple[Named, ...]:
+        """Return the files that a file with that status names; none if it has gone or is not an image.
+
+        The file is opened for reading, without blocking and without following a symbolic link. A block device is
+        read every time, because its times do not change with its content.
+
+        :raises OSError: it cannot be read, so it could name anything.
+        """
+        known = self._known.get(identity_in(status))
+        if known is not None and known[0] == _state(status):
+            return known[1]
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return ()
+        try:
+            now = os.fstat(fd)
+            is_device = stat.S_ISBLK(now.st_mode)
+            names = names_in(_head(fd)) if is_device or stat.S_ISREG(now.st_mode) else ()
+        finally:
+            os.close(fd)
+        if not is_device and time.time_ns() - max(now.st_mtime_ns, now.st_ctime_ns) > _SETTLED_NS:
+            self._known[identity_in(now)] = (_state(now), names)
+        return names
+
+
+def _head(fd: int) -> bytes:
+    head = os.pread(fd, FIRST, 0)
+    needed = bytes_needed(head)
+    return head if needed <= FIRST else os.pread(fd, needed, 0)
+
+
+def _state(status: os.stat_result) -> _State:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns

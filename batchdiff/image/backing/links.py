@@ -1,0 +1,174 @@
+"""The graph of images and their backing files, as their headers name them.
+
+::
+
+    c.qcow2  ->  mid.qcow2  ->  a.img         take_in("c.qcow2") follows the chain down, on("a.img") back up:
+                                              mid.qcow2 and c.qcow2 depend on a.img
+
+Only the first bytes of files are read: of regular files, and of block devices that the caller names. A device that
+only a header names is not opened, because opening some devices has side effects. Files are distinguished by
+identity, not by name. A name that leads to no file is kept as a path, with all symbolic links resolved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, TypeAlias
+
+from batchdiff.files.identity import Identity, identity_in
+from batchdiff.image.backing.heads import Heads
+from batchdiff.image.backing.named_files import Named
+
+Ground: TypeAlias = Identity | str
+"""What an image can depend on: an existing file, or a resolved path at which there may be none."""
+
+
+_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+"""Errors for a path that no program can open. After any other, such as EMFILE, there may be a file."""
+
+
+class Unread(NamedTuple):
+    """A file or folder that could not be read, and why."""
+
+    path: str
+    error: OSError
+
+
+class RestingImages:
+    """The images of one search, and the files that they depend on.
+
+    ``untouched``: files that are never opened, even if an image names them.
+    """
+
+    def __init__(self, heads: Heads, untouched: frozenset[Identity] = frozenset()) -> None:
+        self._heads, self._untouched = heads, untouched
+        self._devices: set[Identity] = set()
+        self._above: dict[Ground, set[Identity]] = {}
+        self._paths: dict[Identity, str] = {}
+        self._unread: dict[Ground, Unread] = {}
+        self._entered: set[tuple[Identity, str]] = set()
+        self._places: dict[str, _Place] = {}
+
+    @property
+    def unread(self) -> dict[Ground, Unread]:
+        """The files that could not be read, and so may depend on any other file."""
+        return self._unread
+
+    def take_in(self, path: str) -> Unread | None:
+        """Add an image, in a file or on a block device, with its whole backing chain.
+
+        Return an entry if the image itself cannot be read.
+        """
+        place = self._place(path)
+        if place.identity is not None and place.is_device:
+            self._devices.add(place.identity)
+        pending = [path]
+        while pending:
+            pending += self._below(self._place(pending.pop()))
+        return self._unread.get(place.path if place.identity is None else place.identity)
+
+    def take_in_folder(self, folder: str, *, but: str) -> None:
+        """Add every regular file in a folder, and those that symbolic links in it lead to.
+
+        ``folder`` is a path without symbolic links. ``but``: the suffix of names that are skipped.
+
+        :raises OSError: the folder cannot be listed.
+        """
+        with os.scandir(folder) as entries:
+            listed = [entry for entry in entries if not entry.name.endswith(but)]
+        for entry in listed:
+            if entry.is_symlink():
+                if self._place(entry.path).is_regular:
+                    self.take_in(entry.path)
+            elif entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):
+                    status = entry.stat(follow_symlinks=False)
+                    if self._heads.names_nothing(status):
+                        continue  # as is true of most files beside guests
+                    place = _Place(entry.path, identity_in(status), status, (folder,))
+                    self._places.setdefault(entry.path, place)
+                    self.take_in(entry.path)
+
+    def on(self, grounds: Iterable[Ground]) -> dict[Identity, str]:
+        """Return the images that depend on one of these at any level, each with a path at which it was found."""
+        found: dict[Identity, str] = {}
+        pending = list(grounds)
+        while pending:
+            for image in self._above.get(pending.pop(), ()):
+                if image not in found:
+                    found[image] = self._paths[image]
+                    pending.append(image)
+        return found
+
+    def _place(self, path: str) -> _Place:
+        known = self._places.get(path)
+        if known is None:
+            known = self._places[path] = _located(path)
+        return known
+
+    def _below(self, place: _Place) -> Iterator[str]:
+        """Record the files that a file names, and yield the paths of those that may name others in turn."""
+        identity = place.identity
+        if place.error is not None:
+            self._unread[place.path] = Unread(place.path, place.error)
+        if identity is None or identity in self._untouched or not (place.is_regular or identity in self._devices):
+            return
+        self._paths.setdefault(identity, place.path)
+        # A file is examined once for each folder at which its relative names can start. This also ends circles.
+        folders = [folder for folder in place.folders if (identity, folder) not in self._entered]
+        self._entered.update((identity, folder) for folder in folders)
+        for named in self._names(place, identity) if folders else ():
+            for path in _paths_of(named, folders):
+                below = self._place(path)
+                for ground in (below.path, below.identity):
+                    if ground is not None:
+                        self._above.setdefault(ground, set()).add(identity)
+                if not named.ends_there:
+                    yield path
+
+    def _names(self, place: _Place, identity: Identity) -> tuple[Named, ...]:
+        try:
+            return () if place.status is None else self._heads.names(place.path, place.status)
+        except OSError as error:
+            self._unread[identity] = Unread(place.path, error)
+            return ()
+
+
+class _Place(NamedTuple):
+    """The file that a path leads to. ``error``: why it could not be examined.
+
+    ``folders``: the folders at which its relative names can start. QEMU resolves them from the folder of the path
+    by which it opens an image: that of a link, or that of the file itself.
+    """
+
+    path: str
+    identity: Identity | None
+    status: os.stat_result | None
+    folders: tuple[str, ...]
+    error: OSError | None = None
+
+    @property
+    def is_regular(self) -> bool:
+        return self.status is not None and stat.S_ISREG(self.status.st_mode)
+
+    @property
+    def is_device(self) -> bool:
+        return self.status is not None and stat.S_ISBLK(self.status.st_mode)
+
+
+def _located(path: str) -> _Place:
+    real, folder = os.path.realpath(path), os.path.realpath(os.path.dirname(path))
+    try:
+        status = os.stat(real)
+    except OSError as error:
+        return _Place(real, None, None, (), None if error.errno in _NO_FILE else error)
+    return _Place(real, identity_in(status), status, tuple(sorted({folder, os.path.dirname(real)})))
+
+
+def _paths_of(named: Named, folders: Iterable[str]) -> Iterator[str]:
+    if "\0" not in named.name:  # no file can have that name
+        yield from dict.fromkeys(os.path.join(folder, named.name) for folder in folders)

@@ -1,0 +1,135 @@
+"""The other files that the first bytes of an image name, by its format; pure.
+
+::
+
+    qcow2   the backing file, an external data file       qed    the backing file
+    vmdk    its backing file and its extents, as text in a descriptor
+
+Only the names are parsed, so that even a damaged or encrypted image, which cannot be converted, gives its files.
+
+Source: QEMU ``docs/interop/qcow2.txt`` and ``docs/interop/qed_spec.txt``; VMware, "Virtual Disk Format 5.0".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from batchdiff.qcow2.backing_name import name_ends_at, named_backing, named_data_file
+from batchdiff.qcow2.faults import FormatError
+from batchdiff.qcow2.header import MAGIC, claimed_cluster_size
+
+FIRST = 4096
+"""Bytes of the first read, which for most images has all their names."""
+
+_MOST = 2 << 20
+"""Bytes that are searched at most: the largest cluster, which has all names of a qcow2 image."""
+
+_SECTOR = 512
+
+_QED = b"QED\0"
+_QED_FIELDS = struct.Struct("<QQQQQII")
+_QED_FIELDS_AT = 16
+_QED_HAS_BACKING, _QED_BACKING_IS_RAW = 1 << 0, 1 << 2
+
+_VMDK, _VMDK_TEXT = b"KDMV", b"# Disk DescriptorFile"
+_VMDK_DESCRIPTOR = struct.Struct("<QQ")
+_VMDK_DESCRIPTOR_AT = 28
+_VMDK_BELOW = re.compile(rb'^[ \t]*parentFileNameHint[ \t]*=[ \t]*"([^"\n]*)"', re.MULTILINE)
+_VMDK_EXTENT = re.compile(rb'^[ \t]*(?:RW|RDONLY|NOACCESS)[ \t]+\d+[ \t]+\w+[ \t]+"([^"\n]*)"', re.MULTILINE)
+
+
+class Named(NamedTuple):
+    """A file that an image names, relative to the image's folder or absolute.
+
+    ``ends_there``: the image declares this file raw, so the chain ends there, whatever its content looks like.
+    """
+
+    name: str
+    ends_there: bool
+
+
+def bytes_needed(head: bytes) -> int:
+    """Return how many bytes of the file :func:`names_in` needs, judging by its first ones; at least ``FIRST``."""
+    end = 0
+    if head.startswith(MAGIC):
+        end = min(name_ends_at(head), claimed_cluster_size(head))
+    elif head.startswith(_QED) and len(head) >= FIRST:
+        *_, offset, size = _QED_FIELDS.unpack_from(head, _QED_FIELDS_AT)
+        end = offset + size
+    elif head.startswith(_VMDK) and len(head) >= FIRST:
+        end = sum(_VMDK_DESCRIPTOR.unpack_from(head, _VMDK_DESCRIPTOR_AT)) * _SECTOR
+    elif head.startswith(_VMDK_TEXT):
+        end = _MOST
+    return min(max(end, FIRST), _MOST)
+
+
+def names_in(head: bytes) -> tuple[Named, ...]:
+    """Return the files that an image names; none for any other format, such as raw."""
+    if head.startswith(MAGIC) and claimed_cluster_size(head):
+        return tuple(_in_qcow2(head))
+    if head.startswith(_QED):
+        return tuple(_in_qed(head))
+    if head.startswith((_VMDK, _VMDK_TEXT)):
+        return tuple(_in_vmdk(head))
+    return ()
+
+
+def _in_qcow2(head: bytes) -> Iterator[Named]:
+    head = head[: claimed_cluster_size(head)]
+    with contextlib.suppress(FormatError):
+        name, kind = named_backing(head)
+        for each in [] if name is None else _plain_names(name):
+            yield Named(each, kind == "raw")
+    with contextlib.suppress(FormatError):
+        data_file = named_data_file(head)
+        for each in [] if data_file is None else _plain_names(data_file):
+            yield Named(each, ends_there=True)
+
+
+def _in_qed(head: bytes) -> Iterator[Named]:
+    if len(head) < _QED_FIELDS_AT + _QED_FIELDS.size:
+        return
+    features, *_, offset, size = _QED_FIELDS.unpack_from(head, _QED_FIELDS_AT)
+    if features & _QED_HAS_BACKING and size > 0 and offset + size <= len(head):
+        for each in _plain_names(_text(head[offset : offset + size])):
+            yield Named(each, bool(features & _QED_BACKING_IS_RAW))
+
+
+def _in_vmdk(head: bytes) -> Iterator[Named]:
+    descriptor = head
+    if head.startswith(_VMDK):
+        if len(head) < _VMDK_DESCRIPTOR_AT + _VMDK_DESCRIPTOR.size:
+            return
+        first, count = _VMDK_DESCRIPTOR.unpack_from(head, _VMDK_DESCRIPTOR_AT)
+        descriptor = head[first * _SECTOR : (first + count) * _SECTOR]
+    for pattern, ends_there in ((_VMDK_BELOW, False), (_VMDK_EXTENT, True)):
+        yield from (Named(_text(name), ends_there) for name in pattern.findall(descriptor) if name)
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _plain_names(name: str) -> list[str]:
+    """Return a name without QEMU's ``file:`` prefix; for a ``json:`` name, all file names in it."""
+    if not name.startswith("json:"):
+        return [name.removeprefix("file:")]
+    with contextlib.suppress(ValueError, RecursionError):
+        return list(_file_names(json.loads(name.removeprefix("json:"))))
+    return []
+
+
+def _file_names(value: object) -> Iterator[str]:
+    """Yield the values of ``filename`` in the options of a block device, nested or written with dots."""
+    if isinstance(value, list):
+        value = {str(at): inner for at, inner in enumerate(value)}
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if isinstance(inner, str) and key.rpartition(".")[2] == "filename":
+                yield inner.removeprefix("file:")
+            yield from _file_names(inner)

@@ -1,0 +1,93 @@
+"""The digest of a template's content, taken per range in any order and combined.
+
+::
+
+    window of 512 KiB xxh3-128 of its bytes (the last one may be short); windows of zeros are left out
+    range of 64 MiB   xxh3-128 of (window number in the range, 8 bytes LE; window digest) for each window
+    template          xxh3-128 of (virtual size, 8 bytes LE), then (range number, range digest) for each range
+
+Zeros are left out wherever they come from, so a copy of the template in another format, or one with other
+holes, has the same digest. It guards against change, not against forgers. The sizes are part of the label.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+import numpy as np
+import xxhash
+
+from batchdiff.files.memory import page_aligned
+from batchdiff.image.image import Image
+from batchdiff.image.layer import windowed
+from batchdiff.qcow2.entries import Origin
+from batchdiff.units import KIB, MIB, ceil_div
+
+_PREFIX = "xxh3-128-64m-512k:"
+_RANGE, _WINDOW = 64 * MIB, 512 * KIB
+_STRETCH = 4 * MIB
+"""What is mapped at once: up to 8,192 segments of each layer, if its clusters are tiny and in no order."""
+
+_NUMBER = struct.Struct("<Q")
+
+
+class RangeDigest:
+    """The digest of one range; windows are added in ascending order."""
+
+    def __init__(self) -> None:
+        self._hash = xxhash.xxh3_128()
+        self._empty = True
+
+    def add(self, window: int, data: memoryview) -> None:
+        """Adds a window that is not all zeros."""
+        self._hash.update(_NUMBER.pack(window))
+        self._hash.update(xxhash.xxh3_128_digest(data))
+        self._empty = False
+
+    def value(self) -> bytes | None:
+        """The digest; None where the range is all zeros."""
+        return None if self._empty else self._hash.digest()
+
+
+def combined(virtual_size: int, ranges: dict[int, bytes]) -> str:
+    """The labelled digest of a template from its range digests by range number."""
+    whole = xxhash.xxh3_128(_NUMBER.pack(virtual_size))
+    for number in sorted(ranges):
+        whole.update(_NUMBER.pack(number))
+        whole.update(ranges[number])
+    return _PREFIX + whole.hexdigest()
+
+
+def content_digest(image: Image, *, check: Callable[[], None]) -> str:
+    """The labelled digest of an image, all of it read. ``check`` is called every few MiB, and may raise to end it.
+
+    :raises ImageError: it cannot be read.
+    """
+    ranges: dict[int, bytes] = {}
+    buffer = page_aligned(_WINDOW)
+    at = image.next_data(0)
+    while at is not None:
+        number = at // _RANGE
+        digest = _range_digest(image, number, buffer, check)
+        if digest is not None:
+            ranges[number] = digest
+        at = image.next_data((number + 1) * _RANGE)
+    return combined(image.virtual_size, ranges)
+
+
+def _range_digest(image: Image, number: int, buffer: memoryview, check: Callable[[], None]) -> bytes | None:
+    found = RangeDigest()
+    start, end = number * _RANGE, min((number + 1) * _RANGE, image.virtual_size)
+    for begin in range(start, end, _STRETCH):
+        check()
+        stop = min(begin + _STRETCH, end)
+        numbers = range(ceil_div(stop - begin, _WINDOW))
+        for window, segments in windowed(image.segments(begin, stop), begin, _WINDOW, numbers).items():
+            if all(segment.origin is Origin.ZERO for segment in segments):
+                continue
+            data = buffer[: segments[-1].end - segments[0].start]
+            image.fill(data, segments[0].start, segments)
+            if np.frombuffer(data, dtype=np.uint64).any():
+                found.add((begin - start) // _WINDOW + window, data)
+    return found.value()

@@ -1,0 +1,1 @@
+"""Who else uses an image, and holding it while batchdiff works with it."""

@@ -1,0 +1,46 @@
+"""Exclusive claims on block devices: detect that the kernel uses one, and keep it from starting to.
+
+Mounted filesystems, LVM, RAID and the like open their devices exclusively. So an exclusive open fails while one of
+them uses the device or a partition of it, and keeps them out as long as it is held. Plain opens, such as QEMU's,
+still work. Source: open(2), O_EXCL.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from batchdiff.linux.mounts import mounts_of
+
+
+def claim(fd: int) -> int | None:
+    """Claim an open block device: return a second descriptor, which keeps mounts out until it is closed.
+
+    Return None if the device is claimed already.
+
+    :raises OSError: the device cannot be opened again.
+    """
+    try:
+        # Open it through the descriptor: the path may lead to another device by now.
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            return None
+        raise
+
+
+def claimant(fd: int) -> str:
+    """Return who has claimed a block device, as a clause for a message."""
+    found = mounts_of(os.fstat(fd).st_rdev)
+    if found:
+        return f"it is mounted at {found[0].point}"
+    return (
+        "the kernel uses it: it is mounted where it cannot be seen from here (such as in a container), a partition"
+        " is mounted, or LVM, RAID or another program has claimed it"
+    )
+
+
+def is_only_mounted_read_only(fd: int) -> bool:
+    """Return whether a block device is mounted, and only as filesystems that are read-only as a whole."""
+    found = mounts_of(os.fstat(fd).st_rdev)
+    return bool(found) and all(mount.read_only for mount in found)

@@ -1,0 +1,170 @@
+"""Whether somebody else uses an image in a way that keeps us from converting it, and who that is.
+
+::
+
+    asked                        sees
+    QEMU's locks                 VMs, qemu-nbd and qemu-img on any filesystem with locks
+    a read lease                 every writer: VMs without locks, loop devices, plain programs
+    a write lease, then /proc    VMs that have it open without a lock, not yet writing: they wait for a migration
+    an exclusive open, /proc     what uses a block device, which has no leases
+
+Readers are no obstacle, but for a guest that QEMU reads: as the disk of a VM or the backing file of an overlay it
+must not go. Other hosts are not seen.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from typing import NamedTuple
+
+from batchdiff.errors import BatchdiffError, GuestError, ImageError
+from batchdiff.image.files import is_block_device, open_image_file
+from batchdiff.image.image import Image
+from batchdiff.image.in_use import block_claims
+from batchdiff.image.in_use.lease import Lease, is_ours_alone, release_lease, take_read_lease, why_unknown
+from batchdiff.image.in_use.open_files import Holders, holders_of, named
+from batchdiff.image.in_use.qemu_locks import CHANGES, OthersLocks, Permission, others_locks
+
+
+class Purpose(enum.Enum):
+    """What an image is to us, which says what others may do with it meanwhile."""
+
+    GUEST = "guest"
+    """It may be retired: nobody may write to it, and QEMU may not read it."""
+
+    TEMPLATE = "template"
+    """It stays: nobody may write to it; VMs may run on overlays that rest on it."""
+
+
+class Usage(NamedTuple):
+    """How others use a file.
+
+    ``objection``: who is in the way and how, empty where nobody is; ``unknown``: why that is not certain;
+    ``leased``: a read lease was left on the file.
+    """
+
+    objection: str = ""
+    unknown: str = ""
+    leased: bool = False
+
+
+def purposes(image: Image, purpose: Purpose) -> list[tuple[str, int, Purpose]]:
+    """Path, descriptor and purpose of each file of a chain: what is below a guest stays."""
+    return [
+        (layer.path, layer.fd, Purpose.TEMPLATE if number else purpose)
+        for number, layer in enumerate(image.layers)
+    ]
+
+
+def require_unused(image: Image, purpose: Purpose) -> None:
+    """Looks at each file of a chain, and leaves no lock and no lease.
+
+    :raises GuestError: a guest is in use.
+    :raises ImageError: a template is.
+    """
+    for path, fd, what_for in purposes(image, purpose):
+        try:
+            usage = secured(fd, what_for)
+        finally:
+            release_lease(fd)
+        if usage.objection:
+            raise in_use(path, what_for, usage.objection)
+
+
+def in_use(path: str, purpose: Purpose, objection: str) -> BatchdiffError:
+    """What to raise for a file that is in use."""
+    if purpose is Purpose.GUEST:
+        return GuestError(f"{path} is in use", why=objection, remedy="Shut the VM down or end what uses it.")
+    return ImageError(
+        f"{path}, which overlays are to rest on, is in use",
+        why=objection,
+        remedy="Shut down or end what writes to it. VMs running on its overlays can stay up.",
+    )
+
+
+def secured(fd: int, purpose: Purpose) -> Usage:
+    """How others use a file; where nobody is in the way, a read lease stays on it if there can be one."""
+    unknown = ""
+    try:
+        objection = _by_locks(others_locks(fd), fd, purpose)
+    except OSError as error:
+        objection, unknown = "", f"its filesystem has no locks ({error.strerror})"
+    if objection:
+        return Usage(objection)
+    if is_block_device(fd):
+        return _by_claims(fd, purpose)
+    return _by_lease(fd, purpose, unknown)
+
+
+def users(path: str) -> str:
+    """Return who uses an image, as a sentence; empty if nobody can be seen. Leaves no lock and no lease."""
+    try:
+        fd = open_image_file(path)
+    except ImageError:
+        return ""
+    try:
+        return _by_locks(others_locks(fd), fd, Purpose.GUEST)
+    except OSError:  # no locks here
+        return ""
+    finally:
+        os.close(fd)
+
+
+def writers(fd: int) -> str:
+    """Who has a file open for writing, as a sentence; empty where none was found."""
+    holders = holders_of(fd)
+    return _writing(holders) if holders.writers() else ""
+
+
+def _by_locks(locks: OthersLocks, fd: int, purpose: Purpose) -> str:
+    if locks.may & CHANGES:
+        return _writing(holders_of(fd))
+    if locks.exclusive:
+        return f"{_anybody(fd)} has locked it"
+    if Permission.READ in locks.forbid:
+        return f"{_anybody(fd)} lets nobody read it"
+    if purpose is Purpose.GUEST and Permission.READ in locks.may:
+        return f"{_anybody(fd)} reads it, as the disk of a VM, the backing file of an overlay, or to copy it"
+    return ""
+
+
+def _by_claims(fd: int, purpose: Purpose) -> Usage:
+    claimed = block_claims.claim(fd)
+    if claimed is not None:
+        os.close(claimed)
+    elif purpose is Purpose.GUEST or not block_claims.is_only_mounted_read_only(fd):
+        return Usage(block_claims.claimant(fd))
+    return Usage(
+        _by_holders(holders_of(fd), purpose), unknown="it is a block device, which anyone may open unseen"
+    )
+
+
+def _by_lease(fd: int, purpose: Purpose, unknown: str) -> Usage:
+    unknown = unknown or why_unknown(fd)
+    lease = take_read_lease(fd)
+    if lease is Lease.IN_USE:
+        return Usage(_writing(holders_of(fd)))
+    leased = lease is Lease.GRANTED
+    if not leased:
+        unknown = unknown or lease.value
+    elif not unknown and (purpose is Purpose.TEMPLATE or is_ours_alone(fd) is Lease.GRANTED):
+        return Usage(leased=True)
+    return Usage(_by_holders(holders_of(fd), purpose), unknown, leased)
+
+
+def _by_holders(holders: Holders, purpose: Purpose) -> str:
+    if holders.writers():
+        return _writing(holders)
+    if purpose is Purpose.GUEST and holders.vms():
+        return f"{named(holders.vms(), complete=True)} has it open (a VM that waits for a migration does, for one)"
+    return ""
+
+
+def _anybody(fd: int) -> str:
+    holders = holders_of(fd)
+    return named(holders.found, complete=holders.complete)
+
+
+def _writing(holders: Holders) -> str:
+    return f"{named(holders.writers(), complete=holders.complete)} has it open for writing"

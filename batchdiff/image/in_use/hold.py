@@ -1,0 +1,167 @@
+"""Holding an image while it is processed: QEMU cannot write to it, and any other writer is noticed in time.
+
+::
+
+    with hold(image, Purpose.GUEST) as held:     take locks and a read lease; raise if the image is in use
+        ...                                      copy it, let qemu-img read it
+        held.check()                             at each step: if a writer waits, let it in and raise
+        held.is_broken()                         the same test, in microseconds: whether to stop a running program
+        held.alone()                             before the image is retired: does nothing else even read it?
+
+A program that opens a held file for writing waits in open() until :meth:`Held.check` lets it continue, at most 45
+seconds. QEMU waits there before it looks at our locks. So a VM that is started meanwhile gets its disk, intact,
+within the time between two checks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from batchdiff.image.files import is_block_device
+from batchdiff.image.image import Image
+from batchdiff.image.in_use import block_claims
+from batchdiff.image.in_use.check import Purpose, Usage, in_use, purposes, secured, writers
+from batchdiff.image.in_use.lease import Lease, is_ours_alone, lease_is_broken, release_lease
+from batchdiff.image.in_use.open_files import holders_of, named
+from batchdiff.image.in_use.qemu_locks import CHANGES, others_locks, release_locks, take_locks
+
+_NAMING_SECONDS = 0.5
+"""How long to look for the name of a writer that was let in: it needs a moment to return from open()."""
+
+
+@dataclass(slots=True)
+class _Grip:
+    """What is held of one file. ``claim``: the descriptor that keeps mounts out of a block device."""
+
+    path: str
+    fd: int
+    purpose: Purpose
+    leased: bool = False
+    claim: int | None = None
+    unknown: str = ""
+
+
+class Held:
+    """An image that is held; see :func:`hold`."""
+
+    def __init__(self) -> None:
+        self._grips: list[_Grip] = []
+        self._given_up = ""
+
+    @property
+    def unknown(self) -> str:
+        """The reason why a program could have the image itself open unnoticed; empty if none can."""
+        return self._grips[0].unknown
+
+    def is_broken(self) -> bool:
+        """Return whether a program waits to write to one of the files, or could do so already."""
+        return bool(self._given_up) or any(grip.leased and lease_is_broken(grip.fd) for grip in self._grips)
+
+    def check(self) -> None:
+        """If a program writes to one of the files or waits to, release everything and raise an error.
+
+        Our own qemu-img may be reading meanwhile.
+
+        :raises GuestError: a guest is in use.
+        :raises ImageError: a template is.
+        """
+        for grip in self._grips:
+            objection = self._given_up or self._objection(grip)
+            if objection:
+                self._given_up = objection
+                raise in_use(grip.path, grip.purpose, objection)
+
+    def alone(self) -> Usage:
+        """Report whether another program has the image itself open, even for reading. Backing files do not count.
+
+        This process may have it open only once, and its children not at all.
+        """
+        grip = self._grips[0]
+        if not grip.leased:
+            holders = holders_of(grip.fd)
+            objection = f"{named(holders.found, complete=True)} has it open" if holders.found else ""
+            return Usage(objection, grip.unknown)
+        if is_ours_alone(grip.fd) is Lease.GRANTED:
+            return Usage(unknown=grip.unknown)
+        holders = holders_of(grip.fd)
+        return Usage(f"{named(holders.found, complete=holders.complete)} has it open", grip.unknown)
+
+    def take(self, path: str, fd: int, purpose: Purpose) -> None:
+        """Hold one more file.
+
+        :raises GuestError: a guest is in use.
+        :raises ImageError: a template is.
+        """
+        grip = _Grip(path, fd, purpose)
+        self._grips.append(grip)
+        try:
+            # Take our locks before looking at the others', as QEMU does: of two programs that start at the same
+            # time, at least one then sees the other.
+            locked = take_locks(fd)
+        except OSError:  # this filesystem has no locks, which `secured` reports
+            locked = True
+        usage = secured(fd, purpose)
+        objection = usage.objection or ("" if locked else "something has locked it")
+        grip.unknown = usage.unknown
+        grip.leased = usage.leased
+        if not objection and purpose is Purpose.GUEST and is_block_device(fd):
+            grip.claim = block_claims.claim(fd)
+            objection = block_claims.claimant(fd) if grip.claim is None else ""
+        if objection:
+            raise in_use(path, purpose, objection)
+
+    def release(self) -> None:
+        """Release everything; harmless a second time."""
+        for grip in self._grips:
+            # Locks first: a program that waits for the lease must not find them when its open() returns.
+            release_locks(grip.fd)
+            release_lease(grip.fd)
+            grip.leased = False
+            if grip.claim is not None:
+                os.close(grip.claim)
+                grip.claim = None
+
+    def _objection(self, grip: _Grip) -> str:
+        """Return why a file can no longer be held, after releasing everything; empty if it can."""
+        if grip.leased and lease_is_broken(grip.fd):
+            self.release()
+            return _named_soon(grip.fd)
+        with contextlib.suppress(OSError):  # this filesystem has no locks
+            if others_locks(grip.fd).may & CHANGES:
+                self.release()
+                return writers(grip.fd) or "something has it open for writing"
+        if grip.unknown and (found := writers(grip.fd)):
+            self.release()
+            return found
+        return ""
+
+
+@contextlib.contextmanager
+def hold(image: Image, purpose: Purpose) -> Iterator[Held]:
+    """Hold every file of an open image's chain until the block ends, through the image's own descriptors.
+
+    :raises GuestError: a guest is in use.
+    :raises ImageError: a template, or a backing file of a guest, is in use.
+    """
+    held = Held()
+    try:
+        for path, fd, what_for in purposes(image, purpose):
+            held.take(path, fd, what_for)
+        yield held
+    finally:
+        held.release()
+
+
+def _named_soon(fd: int) -> str:
+    """Return the name of the writer that was let in, as a clause for a message."""
+    deadline = time.monotonic() + _NAMING_SECONDS
+    while time.monotonic() < deadline:
+        found = writers(fd)
+        if found:
+            return found
+        time.sleep(0.02)
+    return "something wanted to write to it"

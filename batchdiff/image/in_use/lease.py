@@ -1,0 +1,91 @@
+"""File leases: detect that a file is open, with or without locks, and hold off the next writer for a moment.
+
+::
+
+    read lease     granted if no one has the file open for writing: no loop device, no VM without locks
+    write lease    granted if no one else has it open at all: no VM that waits for a migration either
+
+    another program: open(O_RDWR) ---- waits ----------------------------------+-> continues
+    we:              lease_is_broken() is True -> give up -> release_lease() --+   after 45 s at the latest
+                                                                                  (/proc/sys/fs/lease-break-time)
+
+Source: fcntl(2), "Leases"; Linux ``fs/locks.c``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import fcntl
+import signal
+
+from batchdiff.linux.mounts import filesystem_of
+
+_SIGNAL = signal.SIGURG
+"""The signal that the kernel sends when a lease breaks. The default, SIGIO, would end us; SIGURG is ignored."""
+
+_RELIABLE = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"}
+"""Filesystems on which leases cover every program on this machine (tested). FUSE and overlayfs grant leases too,
+but miss programs that open the file in the layer below (tested); network filesystems miss other hosts."""
+
+
+class Lease(enum.Enum):
+    """The outcome of asking for a lease."""
+
+    GRANTED = "granted"
+    IN_USE = "another program has it open"
+    NOT_OURS = "only its owner or root can check who has it open"
+    UNSUPPORTED = "leases are disabled or not supported here (/proc/sys/fs/leases-enable)"
+
+
+_ANSWERS = {errno.EAGAIN: Lease.IN_USE, errno.EACCES: Lease.NOT_OURS}
+
+
+def why_unknown(fd: int) -> str:
+    """Return why a lease would not show who has a file open, without asking for one; empty if it would."""
+    filesystem = filesystem_of(fd)
+    if filesystem in _RELIABLE:
+        return ""
+    return f"its filesystem ({filesystem or 'of an unknown type'}) cannot show who has it open"
+
+
+def take_read_lease(fd: int) -> Lease:
+    """Take a read lease, so that the kernel makes the next writer wait. ``fd`` must be open for reading only.
+
+    NOT_OURS: this user is not the owner, and lacks CAP_LEASE. UNSUPPORTED: for example, on a block device.
+    """
+    return _take(fd, fcntl.F_RDLCK)
+
+
+def is_ours_alone(fd: int) -> Lease:
+    """Check that no one else has the file open at all; this process's other descriptors and its children count.
+
+    Afterwards there is a read lease if there was one before, or if no one else has the file open.
+    """
+    found = _take(fd, fcntl.F_WRLCK)
+    if found is Lease.GRANTED:
+        # Downgrade at once: under a write lease even a reader would have to wait.
+        return _take(fd, fcntl.F_RDLCK)
+    return found
+
+
+def lease_is_broken(fd: int) -> bool:
+    """Return whether a program waits to write to a leased file, or has waited so long that it was let in."""
+    return fcntl.fcntl(fd, fcntl.F_GETLEASE) != fcntl.F_RDLCK
+
+
+def release_lease(fd: int) -> None:
+    """Release the lease, which lets waiting programs continue; harmless without a lease."""
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+
+def _take(fd: int, kind: int) -> Lease:
+    try:
+        # Every time, because the kernel forgets the signal when a lease is released.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, _SIGNAL)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, kind)
+    except OSError as error:
+        return _ANSWERS.get(error.errno or 0, Lease.UNSUPPORTED)
+    return Lease.GRANTED

@@ -1,0 +1,149 @@
+"""The contract of every image format: locate the bytes of a range, and read them.
+
+::
+
+    guest bytes   0        64k       128k      192k
+                  |  FILE   |  ZERO   |  FILE   |     segments of the image, gapless and sorted
+                       |                   |
+    layers        top.qcow2            backing file       each segment names its layer and the address there
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
+
+from batchdiff.files.fingerprint import Fingerprint
+from batchdiff.qcow2.entries import Origin
+
+
+class Segment(NamedTuple):
+    """Guest bytes ``start`` to ``end`` of one origin; ``address`` is that of ``start`` in the layer.
+
+    ``layer`` counts from 0, the image itself, down the backing chain. An image never returns ABSENT segments:
+    below the last layer everything reads as zeros.
+    """
+
+    start: int
+    end: int
+    origin: Origin
+    layer: int
+    address: int
+
+
+class Packed(NamedTuple):
+    """A compressed cluster as stored in its file. Two that are equal unpack to the same bytes.
+
+    ``data`` may include bytes after the end of the cluster, because its L2 entry counts sectors.
+    """
+
+    compression: int
+    cluster_size: int
+    data: bytes
+
+
+class Losses(NamedTuple):
+    """The number of internal snapshots and of persistent bitmaps in a file, besides its disk."""
+
+    snapshots: int = 0
+    bitmaps: int = 0
+
+
+class Layer(Protocol):
+    """One file of a backing chain, on its own."""
+
+    @property
+    def path(self) -> str:
+        """Absolute path of the file."""
+
+    @property
+    def fd(self) -> int:
+        """Its read-only descriptor."""
+
+    @property
+    def virtual_size(self) -> int:
+        """Bytes of the disk that a VM would see; a multiple of 512."""
+
+    @property
+    def losses(self) -> Losses:
+        """The snapshots and bitmaps in this file, which a conversion would lose."""
+
+    def parts(self, start: int, end: int) -> list[Segment]:
+        """Return gapless segments of bytes ``start`` to ``end``, within the virtual size; some may be ABSENT."""
+
+    def next_data(self, start: int) -> int | None:
+        """Return an offset, ``start`` or later, before which all is ABSENT or ZERO; None if all the rest is.
+
+        It may be lower than necessary, but never skips data.
+        """
+
+    def read(self, segment: Segment, buffer: memoryview) -> None:
+        """Fill ``buffer`` with the bytes of a FILE or PACKED segment of this layer.
+
+        :raises ImageError: they cannot be read, or are damaged.
+        """
+
+    def packed(self, segment: Segment) -> Packed:
+        """Return the compressed cluster that a PACKED segment of this layer is part of.
+
+        :raises ImageError: it cannot be read.
+        """
+
+    def fingerprint(self) -> Fingerprint:
+        """Return the file's current fingerprint."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+def clipped(segments: list[Segment], start: int, end: int) -> list[Segment]:
+    """Cut gapless segments to a range that they cover."""
+    return [
+        segment if start <= segment.start and segment.end <= end else _cut(segment, start, end)
+        for segment in segments
+        if segment.start < end and start < segment.end
+    ]
+
+
+def _cut(segment: Segment, start: int, end: int) -> Segment:
+    begin, stop, origin, layer, address = segment
+    if begin < start:
+        # A compressed cluster keeps its descriptor, even if the segment starts in the middle of it.
+        address += start - begin if origin is Origin.FILE else 0
+        begin = start
+    return Segment(begin, stop if stop < end else end, origin, layer, address)
+
+
+def windowed(segments: list[Segment], start: int, step: int, numbers: Iterable[int]) -> dict[int, list[Segment]]:
+    """Split segments into windows of ``step`` bytes, numbered from ``start`` on; ``numbers`` are ascending."""
+    windows = {}
+    at = 0
+    for number in numbers:
+        edge = start + number * step
+        end = edge + step
+        while at < len(segments) and segments[at].end <= edge:
+            at += 1
+        window: list[Segment] = []
+        while at < len(segments) and (segment := segments[at]).start < end:
+            window.append(segment if edge <= segment.start and segment.end <= end else _cut(segment, edge, end))
+            if segment.end > end:
+                break  # the next window needs the rest of it
+            at += 1
+        windows[number] = window
+    return windows
+
+
+def within(segments: list[Segment], ranges: Iterable[tuple[int, int]]) -> Iterator[list[Segment]]:
+    """Yield the segments of each of some ascending, disjoint ranges, cut at their edges."""
+    first = 0
+    for start, end in ranges:
+        while first < len(segments) and segments[first].end <= start:
+            first += 1
+        last = first
+        while last < len(segments) and segments[last].start < end:
+            last += 1
+        found = segments[first:last]
+        for edge in {0, len(found) - 1} if found else ():
+            if found[edge].start < start or end < found[edge].end:
+                found[edge] = _cut(found[edge], start, end)
+        yield found

@@ -1,0 +1,1 @@
+"""What images take on their filesystems: allocation, shared and preallocated blocks."""

@@ -1,0 +1,168 @@
+"""The space that a file takes on its disk, and the space that deleting it would free.
+
+===========  ========================================================================================
+ext, XFS     its blocks, less those that FIEMAP reports as shared
+btrfs        the extents in its tree, each whole and once, less the shared ones; see :mod:`btrfs`
+tmpfs        its pages
+overlayfs    as for its file in the upper layer; nothing if it is only in a lower one
+===========  ========================================================================================
+"""
+
+from __future__ import annotations
+
+import bisect
+import errno
+import os
+import stat
+from dataclasses import dataclass, replace
+
+from batchdiff.files.hard_links import other_names
+from batchdiff.image.storage.allocation_units import MEASURED, not_measured
+from batchdiff.image.storage.block_ranges import NO_BLOCKS, Blocks, blocks_of
+from batchdiff.image.storage.exactness import Exactness
+from batchdiff.image.storage.overlayfs import OVERLAYFS, upper_place
+from batchdiff.linux.btrfs import StoredExtent, is_btrfs, stored_extents
+from batchdiff.linux.fiemap import NO_EXTENTS, ExtentFlag, ExtentTable, extent_table, physical_extents
+from batchdiff.linux.mounts import filesystem_of
+
+_OF_OTHERS = "blocks shared with files other than the template are freed too, once the last of those files goes"
+
+_ALL_SHARED = "it shares all its blocks with other files"
+_PERHAPS_GUESTS = (
+    "; if those are guests too, converting all of them would free the blocks, but each guest is judged on its own:"
+    " planning for several together is not supported yet"
+)
+
+_OF_DEVICES = "a block device's space returns to its pool, which df does not show; a thin device takes less of it"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUse:
+    """Bytes that a file takes, and bytes that deleting it would free.
+
+    ``exactness`` is that of ``reclaimable``. ``note``: why that is not exact, or why it is 0.
+    """
+
+    allocated: int
+    reclaimable: int
+    exactness: Exactness = Exactness.EXACT
+    note: str = ""
+
+
+def allocated_bytes(fd: int, path: str) -> int:
+    """Return the bytes that an open file takes on its disk; for a block device, its size."""
+    info = os.fstat(fd)
+    if stat.S_ISBLK(info.st_mode):
+        return os.lseek(fd, 0, os.SEEK_END)
+    stored = _stored(fd, path) if is_btrfs(fd) else None
+    return info.st_blocks * 512 if stored is None else _disk_bytes(stored)
+
+
+def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS, known: ExtentTable | None = None) -> DiskUse:
+    """Return the bytes that an open file takes, and those that deleting it would free.
+
+    Blocks that another file shares (reflink) are not freed, and nothing is if the file has another hard link.
+    ``kept``: blocks that stay in any case, the template's. Any other file that shares blocks may be deleted later,
+    so the result is then a lower bound. ``known``: the file's extents, at least all shared ones, if the filesystem
+    was asked before.
+
+    :raises ImageError: the filesystem reports an error.
+    """
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode):
+        size = allocated_bytes(fd, path)
+        return DiskUse(size, size, Exactness.AT_MOST, _OF_DEVICES)
+    if names := other_names(fd, path):
+        return DiskUse(allocated_bytes(fd, path), 0, note=names)
+    filesystem = filesystem_of(fd)
+    if filesystem == OVERLAYFS:
+        return _in_layers(fd, path, kept)
+    shared = _shared(fd, path) if known is None else known.having(ExtentFlag.SHARED)
+    if is_btrfs(fd):
+        return _on_btrfs(fd, path, shared, kept)
+    found = _by_blocks(fd, shared, kept)
+    if filesystem in MEASURED:
+        return found
+    return replace(found, exactness=Exactness.UNKNOWN, note=not_measured(filesystem))
+
+
+def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
+    upper = upper_place(fd, path)
+    if upper is None:
+        found = _by_blocks(fd, _shared(fd, path), kept)
+        why = "it may be in a lower layer of overlayfs (not visible from here), where deleting it frees nothing"
+        return replace(found, exactness=Exactness.AT_MOST, note=why)
+    try:
+        real = os.open(upper, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return DiskUse(allocated_bytes(fd, path), 0, note="it is in a lower layer of its overlayfs")
+    except OSError as error:
+        found = _by_blocks(fd, _shared(fd, path), kept)
+        return replace(found, exactness=Exactness.AT_MOST, note=f"{upper} cannot be opened ({error.strerror})")
+    try:
+        return disk_use(real, upper, kept=kept)
+    finally:
+        os.close(real)
+
+
+def _by_blocks(fd: int, shared: ExtentTable, kept: Blocks) -> DiskUse:
+    # Only after asking for the extents, which writes the file out: until then st_blocks is a reservation.
+    allocated = os.fstat(fd).st_blocks * 512
+    return _less(allocated, int(shared.length.sum()), shared, kept)
+
+
+def _on_btrfs(fd: int, path: str, shared: ExtentTable, kept: Blocks) -> DiskUse:
+    stored = _stored(fd, path)
+    if stored is None:
+        return _without_tree(fd, path, shared)
+    others = _in_any(stored, shared)
+    return _less(_disk_bytes(stored), _disk_bytes(others), shared, kept)
+
+
+def _without_tree(fd: int, path: str, shared: ExtentTable) -> DiskUse:
+    """Return what FIEMAP and st_blocks report of a file on btrfs, for a user who may not search its tree."""
+    allocated = os.fstat(fd).st_blocks * 512
+    free = max(allocated - int(shared.length.sum()), 0)
+    packed = any(True for _ in physical_extents(fd, path, having=ExtentFlag.ENCODED) or ())
+    if packed:
+        why = "btrfs has compressed it, and only root (CAP_SYS_ADMIN) can see by how much"
+        return DiskUse(allocated, free, Exactness.UNKNOWN, why)
+    why = "btrfs keeps overwritten data until the file is deleted, and only root (CAP_SYS_ADMIN) can see how much"
+    return DiskUse(allocated, free, Exactness.AT_LEAST, why)
+
+
+def _less(allocated: int, shared_bytes: int, shared: ExtentTable, kept: Blocks) -> DiskUse:
+    free = max(allocated - shared_bytes, 0)
+    nothing = len(shared.length) > 0 and not free
+    if blocks_of(shared).are_within(kept):
+        return DiskUse(allocated, free, note=_ALL_SHARED if nothing else "")
+    note = f"{_ALL_SHARED}{_PERHAPS_GUESTS}" if nothing else _OF_OTHERS
+    return DiskUse(allocated, free, Exactness.AT_LEAST, note)
+
+
+def _shared(fd: int, path: str) -> ExtentTable:
+    return extent_table(fd, path, having=ExtentFlag.SHARED) or NO_EXTENTS
+
+
+def _stored(fd: int, path: str) -> list[StoredExtent] | None:
+    try:
+        return list(stored_extents(fd, path))
+    except OSError as error:
+        if error.errno in {errno.EPERM, errno.EACCES}:
+            return None
+        raise
+
+
+def _disk_bytes(extents: list[StoredExtent]) -> int:
+    return sum({extent.physical: extent.disk_bytes for extent in extents}.values())
+
+
+def _in_any(stored: list[StoredExtent], shared: ExtentTable) -> list[StoredExtent]:
+    """Return the stored extents that begin in a shared one; both are in the file's order."""
+    starts, ends = shared.logical.tolist(), (shared.logical + shared.length).tolist()
+    found = set()
+    for extent in stored:
+        number = bisect.bisect_right(starts, extent.logical) - 1
+        if number >= 0 and extent.logical < ends[number]:
+            found.add(extent.physical)
+    return [extent for extent in stored if extent.physical in found]

@@ -1,0 +1,105 @@
+"""The extents of a file on btrfs as the filesystem's tree records them, compressed or not.
+
+::
+
+    file          | 4 KiB of X | 128 KiB of Y                        | 8 KiB of X |  a few bytes |
+    on disk       X: 64 KiB, kept whole while any part of it is used   Y: 20 KiB     in the tree
+
+st_blocks and FIEMAP report the lengths in the file. The tree has those on disk, and lists an extent once for each
+part of it that the file uses. Only root may search the tree.
+
+Source: Linux ``include/uapi/linux/btrfs.h`` (BTRFS_IOC_TREE_SEARCH_V2) and ``include/uapi/linux/btrfs_tree.h``
+(struct btrfs_file_extent_item).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from batchdiff.linux.fiemap import physical_extents
+
+TREE_SEARCH = 0xC0709411
+"""BTRFS_IOC_TREE_SEARCH_V2."""
+
+_FS_INFO = 0x8400941F
+_FS_INFO_BYTES = 1024
+
+_KEY = struct.Struct("=7Q4I4Q")
+_ARGUMENTS = struct.Struct("=7Q4I4QQ")
+_HEADER = struct.Struct("=QQQII")
+_ON_DISK = struct.Struct("<QQBBHBQQQQ")
+"""struct btrfs_file_extent_item: generation, bytes in memory, compression, encryption, other encoding, type; then,
+unless the data is inline, address and length on disk, offset in the unpacked extent, length in the file."""
+
+_TYPE_AT = 20
+
+_EXTENT_DATA = 108
+_INLINE = 0
+_BUFFER = 1 << 18
+"""Bytes requested at once: 3,000 extents."""
+_LAST = (1 << 64) - 1
+
+
+class StoredExtent(NamedTuple):
+    """A part of a file: ``length`` bytes from ``logical`` on, and the extent on disk that holds them.
+
+    The extent is ``disk_bytes`` long, at ``physical``. Parts with the same ``physical`` are in the same extent.
+    """
+
+    logical: int
+    length: int
+    physical: int
+    disk_bytes: int
+
+
+def is_btrfs(fd: int) -> bool:
+    """Return whether a file is on btrfs: no other filesystem answers this ioctl.
+
+    btrfs keeps an extent whole as long as any block of it is used: a file that shares 4 KiB of a 128 MiB extent
+    keeps all of it when the other file is deleted. XFS frees block by block.
+    """
+    try:
+        fcntl.ioctl(fd, _FS_INFO, bytes(_FS_INFO_BYTES))
+    except OSError:
+        return False
+    return True
+
+
+def stored_extents(fd: int, path: str) -> Iterator[StoredExtent]:
+    """Yield the extents of an open file in the order of their offsets, without holes and data inline in the tree.
+
+    :raises OSError: EPERM if the user is not root; or the filesystem reports an error.
+    :raises ImageError: the filesystem reports an error.
+    """
+    # This writes the file out and updates the tree. Even a synced file may be in the log only.
+    physical_extents(fd, path, 0, 1)
+    inode, start = os.fstat(fd).st_ino, 0
+    while True:
+        buffer = bytearray(_ARGUMENTS.size + _BUFFER)
+        # Tree 0 is that of the file's own subvolume.
+        key = (0, inode, inode, start, _LAST, 0, _LAST, _EXTENT_DATA, _EXTENT_DATA, 0xFFFFFFFF, 0, 0, 0, 0, 0)
+        _ARGUMENTS.pack_into(buffer, 0, *key, _BUFFER)
+        fcntl.ioctl(fd, TREE_SEARCH, buffer)
+        count = _KEY.unpack_from(buffer)[9]
+        if not count:
+            return
+        at = _ARGUMENTS.size
+        for _ in range(count):
+            _, _, start, _, length = _HEADER.unpack_from(buffer, at)
+            found = _parsed(buffer, at + _HEADER.size, start)
+            if found is not None:
+                yield found
+            at += _HEADER.size + length
+        start += 1
+
+
+def _parsed(buffer: bytearray, at: int, logical: int) -> StoredExtent | None:
+    # Look at the type first: an item with inline data may be shorter than the other fields.
+    if buffer[at + _TYPE_AT] == _INLINE:
+        return None
+    *_, physical, disk_bytes, _, length = _ON_DISK.unpack_from(buffer, at)
+    return StoredExtent(logical, length, physical, disk_bytes) if physical else None

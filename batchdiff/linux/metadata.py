@@ -1,0 +1,167 @@
+"""Give a new file exactly the owner, mode, attributes and flags of the one whose place it takes.
+
+Access control lists (acl(5)) and SELinux labels are extended attributes. A new file inherits from its folder::
+
+    open(0600)        for its owner only: the mode closes an inherited ACL too
+    prepare           remove what the folder gave, set what only an empty file takes
+      ... the image is written and read back ...
+    copy_metadata     owner, attributes, flags, and last the mode, which opens the file to others
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable
+
+from batchdiff.linux.inode_flags import set_early_flags, set_late_flags
+
+_ACL = "system.posix_acl_access"
+
+_OF_ONE_FILE = (
+    "trusted.libvirt.",  # libvirt's own record of who uses a file
+    "security.ima",  # a digest of the content, made by the kernel
+    "security.evm",  # a signature of the inode, made by the kernel
+    "trusted.SGI_ACL_",  # XFS lists its ACL under this name too
+    "trusted.overlay.",  # overlayfs: where the rest of this file is
+)
+"""Attributes that are true of the original only, or appear by themselves: neither copied nor removed."""
+
+_STORAGE = "btrfs."
+"""Attributes that say how data is stored, so they must be set before the first byte."""
+
+
+def prepare(source: int, target: int) -> list[str]:
+    """Take from an empty file what its folder gave it, and set what only an empty file can take.
+
+    Returns what could not be kept, as words for "could not keep ...".
+    """
+    given = _attributes(source)
+    for name in _attributes(target):
+        if name == _ACL or name not in given:
+            with contextlib.suppress(OSError):  # copy_metadata names what is left
+                os.removexattr(target, name)
+    for name, value in given.items():
+        if name.startswith(_STORAGE) and value is not None:
+            with contextlib.suppress(OSError):
+                os.setxattr(target, name, value)
+    return set_early_flags(source, target)
+
+
+def copy_metadata(source: int, target: int) -> list[str]:
+    """Make the metadata of a prepared and written file that of the source, then compare the two.
+
+    If owner, group or ACL cannot be kept, the mode is narrowed, so that the file is never open to more people than
+    the source. Returns what differs in the end, as words for "could not keep ...".
+    """
+    reasons: dict[str, str] = {}
+    flags = set_late_flags(source, target)  # before the owner, who alone may set them
+    _copy_owner(source, target, reasons)
+    _copy_attributes(source, target, reasons)
+    _copy_mode(source, target, reasons)
+    return [f"{what}{reasons.get(what, '')}" for what in _differences(source, target)] + flags
+
+
+def _copy_owner(source: int, target: int, reasons: dict[str, str]) -> None:
+    info = os.fstat(source)
+    if not _attempt(reasons, _owner(source), os.fchown, target, info.st_uid, info.st_gid):
+        with contextlib.suppress(OSError):  # a group of one's own can be given without root
+            os.fchown(target, -1, info.st_gid)
+
+
+def _copy_attributes(source: int, target: int, reasons: dict[str, str]) -> None:
+    """Set the attributes that differ; not the ACL if it would serve another group than the source's."""
+    given, found = _attributes(source), _attributes(target)
+    if os.fstat(target).st_gid != os.fstat(source).st_gid:
+        given.pop(_ACL, None)
+    for name, value in given.items():
+        if value is None:
+            reasons[_attribute(name)] = " (it cannot be read)"
+        elif found.get(name) != value:
+            _attempt(reasons, _attribute(name), os.setxattr, target, name, value)
+    for name in found.keys() - _attributes(source).keys():
+        _attempt(reasons, _inherited(name), os.removexattr, target, name)
+
+
+def _copy_mode(source: int, target: int, reasons: dict[str, str]) -> None:
+    """Set the mode; last, because chown clears the set-id bits, and an ACL's mask shows in it."""
+    # A device's mode says who may use the disk; its overlay stays with the owner.
+    if stat.S_ISREG(os.fstat(source).st_mode):
+        _attempt(reasons, _mode(source), os.fchmod, target, _safe_mode(source, target))
+
+
+def _safe_mode(source: int, target: int) -> int:
+    """Return the source's mode without what lets others in: another group, or those that only the ACL kept out."""
+    old, new = os.fstat(source), os.fstat(target)
+    mode = stat.S_IMODE(old.st_mode)
+    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        mode &= ~(stat.S_ISUID | stat.S_ISGID)
+    acl = _attributes(source).get(_ACL, b"")
+    if acl is None or acl != _attributes(target).get(_ACL, b""):
+        return mode & ~0o077
+    if old.st_gid != new.st_gid:
+        # The old group's members are now among the others, and the new group's were.
+        shared = mode >> 3 & mode & 0o7
+        return mode & ~0o077 | shared << 3 | shared
+    return mode
+
+
+def _differences(source: int, target: int) -> list[str]:
+    old, new = os.fstat(source), os.fstat(target)
+    given, found = _attributes(source), _attributes(target)
+    differing = [] if (old.st_uid, old.st_gid) == (new.st_uid, new.st_gid) else [_owner(source)]
+    differing += [_attribute(name) for name, value in given.items() if value is None or found.get(name) != value]
+    differing += [_inherited(name) for name in found if name not in given]
+    if stat.S_ISREG(old.st_mode) and old.st_mode != new.st_mode:
+        differing.append(_mode(source))
+    return differing
+
+
+def _owner(source: int) -> str:
+    info = os.fstat(source)
+    return f"the owner {info.st_uid}:{info.st_gid}"
+
+
+def _mode(source: int) -> str:
+    return f"the mode {stat.S_IMODE(os.fstat(source).st_mode):o}"
+
+
+def _attribute(name: str) -> str:
+    return f"the attribute {name}"
+
+
+def _inherited(name: str) -> str:
+    return f"the file without the attribute {name}, which its folder gives"
+
+
+def _attempt(reasons: dict[str, str], what: str, call: Callable[..., None], *arguments: object) -> bool:
+    """Call something; note the reason for ``what`` if it fails."""
+    try:
+        call(*arguments)
+    except OSError as error:
+        needs = "; that needs root or CAP_CHOWN" if call is os.fchown and os.geteuid() != 0 else ""
+        reasons[what] = f" ({error.strerror}{needs})"
+        return False
+    return True
+
+
+def _attributes(fd: int) -> dict[str, bytes | None]:
+    """Return the extended attributes with their values, None for one that cannot be read; empty if unsupported.
+
+    :raises OSError: they cannot be listed, so who may read the file is unknown.
+    """
+    try:
+        names = os.listxattr(fd)
+    except OSError as error:
+        if error.errno in {errno.EOPNOTSUPP, errno.ENOSYS}:
+            return {}
+        raise
+    return {name: _value(fd, name) for name in names if not name.startswith(_OF_ONE_FILE)}
+
+
+def _value(fd: int, name: str) -> bytes | None:
+    with contextlib.suppress(OSError):
+        return os.getxattr(fd, name)
+    return None

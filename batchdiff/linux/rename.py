@@ -1,0 +1,35 @@
+"""Gives files new names without ever replacing one, durably."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+from batchdiff.files.atomic_write import sync_folder
+
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def rename_without_replacing(source: str, target: str) -> None:
+    """Renames within a filesystem, and makes it durable.
+
+    Source: renameat2(2). Filesystems without RENAME_NOREPLACE get link and unlink, which never replace
+    either.
+
+    :raises FileExistsError: ``target`` exists.
+    :raises OSError: it cannot be done.
+    """
+    result = _libc.renameat2(
+        _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(_RENAME_NOREPLACE)
+    )
+    if result != 0:
+        code = ctypes.get_errno()
+        if code not in {errno.EINVAL, errno.ENOSYS}:
+            raise OSError(code, os.strerror(code), source, None, target)
+        os.link(source, target, follow_symlinks=False)
+        os.unlink(source)
+    for folder in {os.path.dirname(source), os.path.dirname(target)}:
+        sync_folder(folder)

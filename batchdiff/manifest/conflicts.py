@@ -1,0 +1,148 @@
+"""Files with two roles in one manifest, found by identity, whatever names and links lead to them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from batchdiff.files.identity import Identity, identity_of
+from batchdiff.linux.call_failures import how_to_remove
+from batchdiff.manifest.text.problems import Problems, show_path
+from batchdiff.quoting import show
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from batchdiff.manifest.guests import AnyGuest
+    from batchdiff.manifest.images import FoundGuest, FoundImage
+
+
+_BY_LINK = " by a symbolic link"
+
+
+def check_guests(template: FoundImage | None, guests: Sequence[FoundGuest], problems: Problems) -> None:
+    """Report guests that are also the template, a backing file, or another guest."""
+    parts = _parts(template, guests)
+    first: dict[Identity, FoundGuest] = {}
+    for guest in guests:
+        where = guest.written.image.path_where
+        if part := parts.get(guest.place.identity):
+            problems.add(
+                where, f"{show(guest.place.written)} is {part}, so it cannot also be a guest; leave it out"
+            )
+        earlier = first.setdefault(guest.place.identity, guest)
+        if earlier is not guest:
+            link = _link(earlier, guest)
+            remedy = _leave_out(earlier, guest, link=link)
+            problems.add(where, f"{guest} is the same file as {earlier}{link}; {remedy}")
+
+
+def check_overlays(
+    template: FoundImage | None,
+    everyone: Sequence[FoundGuest],
+    pending: Sequence[tuple[FoundGuest, str | None]],
+    problems: Problems,
+    *,
+    left: Collection[str] | None,
+) -> None:
+    """Report overlays that would replace a file with another role, or any existing file.
+
+    ``pending``: the guests of ``everyone`` that are to be converted, with the absolute paths of their overlays;
+    None for an overlay that has a problem already. ``left``: overlays that a restore left behind, which nothing
+    needs; None if overlays may exist. Without a template it is unknown which existing files are overlays of an
+    earlier plan, so none of them is reported.
+    """
+    # The role to name if a file has several: template, then backing file, then the first guest in the manifest.
+    parts = {guest.place.identity: f"the guest {guest}" for guest in reversed(everyone)}
+    parts |= _parts(template, everyone)
+    for guest, path in pending:
+        if path is None or guest.written.in_place:
+            continue  # in place, the file is the guest itself, whose other roles check_guests reports
+        where = guest.written.overlay_where
+        identity = identity_of(path)
+        if identity in parts:
+            remedy = _other_overlay(guest)
+            problems.add(where, f"the overlay {show(path)} of {guest} would replace {parts[identity]}; {remedy}")
+        elif os.path.lexists(path) and left is not None and template:
+            found = existing_overlay(path, str(guest), of_glob=_is_match(guest), is_left=path in left)
+            problems.add(where, found)
+
+
+def check_unshared(guests: Sequence[tuple[AnyGuest, str | None]], problems: Problems) -> None:
+    """Report guests that share an overlay, including guests that were converted already."""
+    first: dict[str, AnyGuest] = {}
+    for guest, path in guests:
+        if path is None or (guest.written.in_place and guest.identity):
+            continue  # another guest at this path is the same file, which check_guests reports
+        earlier = first.setdefault(path, guest)
+        # check_guests also reports a file that is a guest twice.
+        if earlier is not guest and (guest.identity is None or earlier.identity != guest.identity):
+            remedy = _one_overlay_each(earlier, guest)
+            where = guest.written.overlay_where
+            problems.add(where, f"{guest} and {earlier} have the same overlay {show(path)}; {remedy}")
+
+
+def existing_overlay(path: str, guest: str, *, of_glob: bool = False, is_left: bool = False) -> str:
+    """Return the message for a file that occupies an overlay's path and is not known to come from its guest.
+
+    ``is_left``: it is an overlay that a restore left behind, which nothing needs.
+    """
+    if is_left:
+        found = f"the overlay {show(path)} of {guest} exists already"
+        return f"{found}. A restore left it, and the original does not need it: {how_to_remove(path)}"
+    if os.path.isdir(path):
+        by_path = "list the guest by path, and " if of_glob else ""
+        inside = show(os.path.join(path, "overlay.qcow2"))
+        advice = f"{by_path}write a file in it as overlay.path: {inside}"
+        return f"the overlay {show(path)} of {guest} is a folder; {advice}"
+    leave_out = "`exclude` the guest, or list it by path and" if of_glob else "leave the guest out, or"
+    what = f"the overlay {show(path)} of {guest} exists already. It may be a disk in use"
+    return f"{what}: {leave_out} give it another overlay.path"
+
+
+def _is_match(guest: AnyGuest) -> bool:
+    return guest.written.image.is_glob
+
+
+def _leave_out(*guests: AnyGuest, link: str) -> str:
+    if not any(map(_is_match, guests)):
+        return "list it once"
+    # Excluding the target of a link would exclude the link, too.
+    return "`exclude` the link" if link == _BY_LINK else "`exclude` one of the names"
+
+
+def _other_overlay(guest: AnyGuest) -> str:
+    return f"{'list the guest by path and ' if _is_match(guest) else ''}give it another overlay.path"
+
+
+def _one_overlay_each(one: AnyGuest, other: AnyGuest) -> str:
+    """Return the advice for two guests with one overlay: a guest that is listed by path leaves its glob."""
+    if _is_match(one) and _is_match(other):
+        return "`exclude` one of them, or list one by path and give it another overlay.path"
+    return (
+        "give one of them another overlay.path"
+        if not _is_match(one) and not _is_match(other)
+        else (f"give {one if not _is_match(one) else other} another overlay.path")
+    )
+
+
+def _parts(template: FoundImage | None, guests: Sequence[FoundGuest]) -> dict[Identity, str]:
+    """Return the role of each image that is not a guest."""
+    parts = {
+        place.identity: f"a backing file ({show_path(place.where)})"
+        for image in (template, *(guest.image for guest in guests))
+        if image
+        for place in image.chain
+    }
+    if template:
+        # Guests may be thin already: then the template is in their own chains too.
+        parts[template.place.identity] = "the template"
+    return parts
+
+
+def _link(one: FoundGuest, other: FoundGuest) -> str:
+    if one.place.identity[0] == "device" and one.place.named != other.place.named:
+        return " by another name of the block device"
+    if one.place.path != other.place.path:
+        return " by a hard link"
+    return _BY_LINK if one.place.named != other.place.named else ""

@@ -1,0 +1,167 @@
+"""The meaning of a manifest's plain data: its entries, images, guests and overlays, and all checks on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from batchdiff.choices import Loss, Retire
+from batchdiff.manifest.conflicts import check_guests, check_overlays, check_unshared
+from batchdiff.manifest.converted import Converted, Done, GoneGuest
+from batchdiff.manifest.entries import EntryReader
+from batchdiff.manifest.excludes import find_excluded
+from batchdiff.manifest.guests import GuestFinder
+from batchdiff.manifest.images import FoundGuest, FoundImage, find_image
+from batchdiff.manifest.links import check_links
+from batchdiff.manifest.manifest import GuestEntry, Manifest
+from batchdiff.manifest.name_limits import check_names
+from batchdiff.manifest.names import Naming, former_overlays
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from batchdiff.manifest.entries import WrittenGuest
+    from batchdiff.manifest.guests import AnyGuest
+    from batchdiff.manifest.text.problems import Problems
+
+
+class _Settled(NamedTuple):
+    """A guest, its name, and its overlay's path (None if that is wrong). ``done``: set if it was converted."""
+
+    guest: AnyGuest
+    name: str
+    overlay: str | None
+    done: Done | None
+
+
+class ManifestReader:
+    """Reads a manifest's plain data. It holds the folder where relative paths start, and the problems found.
+
+    The schema was checked before. Keys that it rejected are ignored here, so that problems of the other keys are
+    still found.
+    """
+
+    def __init__(self, data: Mapping[str, Any], folder: str, problems: Problems) -> None:
+        self._data = data
+        self._folder = folder
+        self._problems = problems
+        self._entries = EntryReader(data.get("defaults", {}), problems)
+        self._naming = Naming(folder, problems)
+
+    def manifest(self, *, allow_existing_overlays: bool, left: Collection[str] = ()) -> Manifest | None:
+        """Return the manifest that the data describe; None if it has problems.
+
+        ``left``: overlays that a restore left behind. ``path`` and ``sha256`` are empty in the result.
+        """
+        template = self._template()
+        written = self._written_guests()
+        # Check missing guests as well, so that one run reports all problems.
+        self._naming.check_overlay_paths(written)
+        # From entries to files: globs expanded, converted guests recognised by the template's sidecars.
+        converted = Converted(template.source.path if template else None)
+        excluded = find_excluded(self._data, written, self._folder, self._problems)
+        everyone = GuestFinder(template, converted, self._folder, self._problems).guests(written, excluded)
+        guests = self._settled(everyone, converted)
+        # Checks across guests. They run even if there are problems already, so that one run reports all.
+        check_guests(
+            template, [each.guest for each in guests if isinstance(each.guest, FoundGuest)], self._problems
+        )
+        check_unshared(
+            [(each.guest, each.overlay) for each in guests if not _objection(each.guest)], self._problems
+        )
+        self._check_pending(template, guests, left=None if allow_existing_overlays else left)
+        self._check_retired(written)
+        savings = self._minimum_savings()
+        if self._problems or template is None:
+            return None
+        return Manifest(
+            path="",
+            sha256="",
+            template=template.source,
+            guests=tuple(_entry(each, each.overlay) for each in guests if each.overlay is not None),
+            retire=self._retire(),
+            minimum_savings=savings,
+            protect_template=self._data.get("protect_template", True),
+            allow_loss=frozenset(Loss(loss) for loss in self._data.get("allow_loss", ())),
+            warnings=self._problems.warnings,
+        )
+
+    def _template(self) -> FoundImage | None:
+        written = self._entries.image(self._data.get("template"), ("template",))
+        return find_image(written, self._folder, self._problems) if written else None
+
+    def _written_guests(self) -> list[WrittenGuest]:
+        entries = self._data.get("guests")
+        self._entries.check_defaults()
+        if not isinstance(entries, list):
+            return []
+        guests = [self._entries.guest(entry, ("guests", at)) for at, entry in enumerate(entries)]
+        return [guest for guest in guests if guest]
+
+    def _settled(self, everyone: Sequence[AnyGuest], converted: Converted) -> list[_Settled]:
+        names = self._naming.guest_names(everyone)
+        there = [guest for guest in everyone if isinstance(guest, FoundGuest)]
+        gone = [guest.named for guest in everyone if isinstance(guest, GoneGuest)]
+        overlays = iter(self._naming.overlay_paths(there, gone=gone))
+        found = []
+        for guest, name in zip(everyone, names, strict=True):
+            if isinstance(guest, GoneGuest):
+                found.append(_Settled(guest, name, guest.done.overlay_path, guest.done))
+                continue
+            overlay = next(overlays)
+            place = guest.place
+            former = () if guest.written.overlay_path else former_overlays(place.named)
+            done = converted.of((place.named, place.path), (overlay, place.path), former) if overlay else None
+            found.append(_Settled(guest, name, done.overlay_path if done else overlay, done))
+        return found
+
+    def _check_pending(
+        self, template: FoundImage | None, settled: list[_Settled], *, left: Collection[str] | None
+    ) -> None:
+        """Check that every guest that is still to be converted can get its overlay."""
+        everyone = [each.guest for each in settled if isinstance(each.guest, FoundGuest)]
+        pending = [
+            (each.guest, each.overlay)
+            for each in settled
+            if isinstance(each.guest, FoundGuest) and not each.done and not _objection(each.guest)
+        ]
+        check_overlays(template, everyone, pending, self._problems, left=left)
+        guests, overlays = [guest for guest, _ in pending], [overlay for _, overlay in pending]
+        check_names(template, guests, overlays, self._retire(), self._problems)
+        check_links(template, guests, overlays, self._problems)
+
+    def _check_retired(self, written: list[WrittenGuest]) -> None:
+        """Report overlays that are to take their guest's place although the guest stays there."""
+        if self._problems.objects_to(("retire",)) or self._data.get("retire", Retire.KEEP) != Retire.KEEP:
+            return
+        for guest in written:
+            if guest.in_place:
+                self._problems.add(
+                    guest.overlay_where,
+                    "the overlay is to take the guest's place, but `retire: keep` (the default) leaves the guest "
+                    "there; write `retire: quarantine` or `retire: delete`, or give the overlay another path "
+                    "(`./same` for a file of that name)",
+                )
+
+    def _retire(self) -> Retire:
+        return (
+            Retire.KEEP if self._problems.touches(("retire",)) else Retire(self._data.get("retire", Retire.KEEP))
+        )
+
+    def _minimum_savings(self) -> float:
+        if self._problems.touches(("minimum_savings",)):
+            return 0.0
+        return self._entries.minimum_savings(self._data.get("minimum_savings", 0))
+
+
+def _entry(settled: _Settled, overlay_path: str) -> GuestEntry:
+    guest, done = settled.guest, settled.done
+    origin = None if done is None else done.origin
+    source = guest.source if isinstance(guest, GoneGuest) else guest.image.source
+    written = "" if isinstance(guest, GoneGuest) else guest.place.named
+    return GuestEntry(
+        settled.name, source, overlay_path, guest.written.options, origin, written, _objection(guest)
+    )
+
+
+def _objection(guest: AnyGuest) -> str:
+    return "" if isinstance(guest, GoneGuest) else guest.objection

@@ -1,0 +1,221 @@
+"""A manifest's entries as written: typed, with defaults applied, before any file is looked at.
+
+The schema was checked before. A value that it rejected counts as missing, so that the rest of the entry is still
+checked. Whatever replaces that value has no effect, because a manifest with problems is never used.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from batchdiff.image_source import ImageFormat
+from batchdiff.manifest.text.problems import Problems, YamlPath
+from batchdiff.plan.overlay_options import (
+    AUTO,
+    CLUSTER_SIZES,
+    DEFAULT_CLUSTER_SIZE,
+    BackingPath,
+    Compression,
+    OverlayOptions,
+)
+from batchdiff.qcow2.geometry import SMALLEST_EXTENDED_L2
+from batchdiff.quoting import show, suggestion
+from batchdiff.units import format_size, parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+IN_PLACE = "same"
+"""The ``overlay.path`` that stands for the guest's own; a file of that name is written ``./same``."""
+
+_STAND_IN = ImageFormat.QCOW2
+"""Replaces a rejected format: a qcow2 image is valid with or without a chain, so it causes no further problem."""
+
+_DEFAULTS: YamlPath = ("defaults",)
+_DEFAULT_OVERLAY: YamlPath = ("defaults", "overlay")
+_ALLOWED_SIZES = (
+    f"it is {AUTO}, or a power of two from {format_size(CLUSTER_SIZES[0])} "
+    f"to {format_size(CLUSTER_SIZES[-1])}, such as 64KiB"
+)
+_PERCENT = re.compile(r"(.+?)\s*%")
+
+
+class WrittenImage(NamedTuple):
+    """An image as written in the manifest; ``backing`` is its declared chain, the next image first.
+
+    If ``is_glob``, the path is a pattern, or one of a pattern's matches.
+    """
+
+    where: YamlPath
+    path: str
+    format: ImageFormat | None
+    backing: tuple[WrittenImage, ...] = ()
+    is_glob: bool = False
+
+    @property
+    def path_where(self) -> YamlPath:
+        """The place of the path, or of the glob, in the manifest."""
+        return (*self.where, "glob" if self.is_glob else "path")
+
+
+class WrittenGuest(NamedTuple):
+    """A guest's entry: one image, or a glob, each of whose matches is an image.
+
+    ``overlay_where`` is the place in the manifest that decides the overlay's path: ``overlay.path`` in the entry
+    or in the defaults, otherwise the image's path.
+    """
+
+    image: WrittenImage
+    name: str | None
+    overlay_path: str | None
+    overlay_where: YamlPath
+    options: OverlayOptions
+
+    @property
+    def where(self) -> YamlPath:
+        """The entry's place in the manifest."""
+        return self.image.where
+
+    @property
+    def in_place(self) -> bool:
+        """True if the overlay takes the guest's own path."""
+        return self.overlay_path == IN_PLACE
+
+
+class EntryReader:
+    """Reads the entries of one manifest, applies its ``defaults``, and reports what is wrong with their values."""
+
+    def __init__(self, defaults: object, problems: Problems) -> None:
+        self._defaults = defaults
+        self._problems = problems
+
+    def image(self, entry: object, where: YamlPath, *, default: ImageFormat | None = None) -> WrittenImage | None:
+        """Return an image's entry; None if it does not name a file. ``default`` applies if it has no format."""
+        sound = self._sound_keys(entry, where)
+        names = [key for key in ("path", "glob") if key in sound]
+        if len(names) != 1:
+            return None
+        backing = sound.get("backing", [])
+        images = [
+            self.image(item, (*where, "backing", at))
+            for at, item in enumerate(backing if isinstance(backing, list) else [])
+        ]
+        return WrittenImage(
+            where=where,
+            path=sound[names[0]],
+            format=self._format(entry, where, default),
+            backing=tuple(image for image in images if image),
+            is_glob=names == ["glob"],
+        )
+
+    def guest(self, entry: object, where: YamlPath) -> WrittenGuest | None:
+        """Return a guest's entry with the manifest's defaults applied; None if it does not name files."""
+        overlay_at = (*where, "overlay")
+        own = self._sound_keys(_mapping(entry, "overlay"), overlay_at)
+        shared = self._default_overlay()
+        options = self._options(own, where, shared)
+        image = self.image(entry, where, default=self._format(self._defaults, _DEFAULTS, None))
+        if image is None:
+            return None
+        path_at = (*(overlay_at if "path" in own else _DEFAULT_OVERLAY), "path")
+        path = own.get("path", shared.get("path"))
+        return WrittenGuest(
+            image=image,
+            # The schema rejects a name beside a glob; do not give it to every match.
+            name=None if image.is_glob else self._sound_keys(entry, where).get("name"),
+            overlay_path=path,
+            overlay_where=image.path_where if path is None else path_at,
+            options=options,
+        )
+
+    def check_defaults(self) -> None:
+        """Report problems in the defaults, even if no guest uses them."""
+        shared = self._default_overlay()
+        if "cluster_size" in shared:
+            self._cluster_size(shared["cluster_size"], (*_DEFAULT_OVERLAY, "cluster_size"))
+
+    def minimum_savings(self, value: float | str) -> float:
+        """Return the share, 0 to 1, that ``5%``, ``"0.05"`` or ``0.05`` stands for."""
+        share = _share(value) if isinstance(value, str) else float(value)
+        where = ("minimum_savings",)
+        if math.isnan(share) or share < 0 or math.isinf(share):
+            self._problems.add(where, f"{_shown(value)} is not a share; write it as 5% or 0.05")
+        elif share > 1:
+            hint = f'; did you mean "{value}%"?' if not isinstance(value, str) and share <= 100 else ""
+            self._problems.add(where, f"{_shown(value)} is more than 100%{hint}")
+        else:
+            return share
+        return 0.0
+
+    def _sound_keys(self, entry: object, where: YamlPath) -> dict[str, Any]:
+        """Return the keys of an entry whose values have no problem; none if the entry is not a mapping."""
+        if not isinstance(entry, dict):
+            return {}
+        return {key: value for key, value in entry.items() if not self._problems.objects_to((*where, key))}
+
+    def _default_overlay(self) -> dict[str, Any]:
+        return self._sound_keys(_mapping(self._defaults, "overlay"), _DEFAULT_OVERLAY)
+
+    def _format(self, entry: object, where: YamlPath, default: ImageFormat | None) -> ImageFormat | None:
+        sound = self._sound_keys(entry, where)
+        if "format" in sound:
+            return ImageFormat(sound["format"])
+        # A misspelt key was reported already; do not report the right one as missing, too.
+        wrong = [key for key in entry if key not in sound] if isinstance(entry, dict) else []
+        return _STAND_IN if any(suggestion(key, ["format"]) for key in wrong) else default
+
+    def _options(self, own: Mapping[str, Any], where: YamlPath, shared: Mapping[str, Any]) -> OverlayOptions:
+        merged = {**shared, **own}
+
+        def place(key: str) -> YamlPath:
+            return (*where, "overlay", key) if key in own else (*_DEFAULT_OVERLAY, key)
+
+        size = self._cluster_size(merged.get("cluster_size", DEFAULT_CLUSTER_SIZE), place("cluster_size"))
+        extended = bool(merged.get("extended_l2", False))
+        if extended:
+            self._check_extended_l2(size, place("extended_l2"))
+        return OverlayOptions(
+            cluster_size=size,
+            extended_l2=extended,
+            compression=Compression(merged.get("compression", Compression.NONE)),
+            backing_path=BackingPath(merged.get("backing_path", BackingPath.ABSOLUTE)),
+            lazy_refcounts=bool(merged.get("lazy_refcounts", False)),
+        )
+
+    def _cluster_size(self, value: float | str, where: YamlPath) -> int | None:
+        if value == AUTO:
+            return None
+        try:
+            size = parse_size(value) if isinstance(value, str) else int(value)
+        except ValueError:
+            # The text may have thousands of digits: the message below shortens it, that of parse_size does not.
+            size = 0
+        if size in CLUSTER_SIZES:
+            return size
+        self._problems.add(where, f"{_shown(value)} is not a cluster size; {_ALLOWED_SIZES}")
+        return DEFAULT_CLUSTER_SIZE
+
+    def _check_extended_l2(self, size: int | None, where: YamlPath) -> None:
+        least = format_size(SMALLEST_EXTENDED_L2)
+        if size is None:
+            self._problems.add(where, f"needs a fixed cluster_size of {least} or more, not {AUTO}")
+        elif size < SMALLEST_EXTENDED_L2:
+            self._problems.add(where, f"needs a cluster_size of {least} or more, not {format_size(size)}")
+
+
+def _mapping(entry: object, key: str) -> object:
+    return entry.get(key) if isinstance(entry, dict) else None
+
+
+def _share(text: str) -> float:
+    percent = _PERCENT.fullmatch(text.strip())
+    try:
+        return float(percent[1]) / 100 if percent else float(text)
+    except ValueError:
+        return math.nan
+
+
+def _shown(value: float | str) -> str:
+    return show(value) if isinstance(value, str) else str(value)

@@ -1,0 +1,89 @@
+"""The images that the ``exclude`` patterns of a manifest keep out of its globs.
+
+::
+
+    guests:  [{glob: "clones/**/*.img"}]       web01.img  old-web.img  archive/db.img
+    exclude: ["clones/old-*", "clones/archive/**"]        `---------------`-- left out
+
+The patterns follow the rules of globs. A guest that is listed by path stays a guest: it was named on purpose.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from batchdiff.files.filenames import unfit
+from batchdiff.manifest.globs import glob_matches, would_match
+from batchdiff.manifest.paths import resolve_folder
+from batchdiff.manifest.text.problems import Problems
+from batchdiff.quoting import show
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from batchdiff.manifest.entries import WrittenGuest
+
+KEY = "exclude"
+
+
+class Excluded(NamedTuple):
+    """Names that no glob takes in: existing paths, and patterns for names that do not exist."""
+
+    paths: frozenset[str]
+    likes: tuple[tuple[str, Callable[[str], bool]], ...]
+
+    def has(self, named: str) -> bool:
+        """Return True if an absolute name, or the file that it leads to, is excluded."""
+        if named in self.paths or (self.paths and os.path.realpath(named) in self.paths):
+            return True
+        if not self.likes or os.path.lexists(named):
+            return False
+        folder, name = os.path.split(named)
+        return any(place == folder and fits(name) for place, fits in self.likes)
+
+
+def find_excluded(
+    data: Mapping[str, Any], guests: Sequence[WrittenGuest], folder: str, problems: Problems
+) -> Excluded:
+    """Return the names that a manifest's ``exclude`` list excludes; an entry with a problem excludes none.
+
+    A pattern that excludes nothing gets a warning.
+    """
+    written = data.get(KEY)
+    patterns = written if isinstance(written, list) else []
+    paths: set[str] = set()
+    likes: list[tuple[str, Callable[[str], bool]]] = []
+    listed = _listed(guests, folder)
+    for at, pattern in enumerate(patterns):
+        where = (KEY, at)
+        if problems.objects_to(where) or not isinstance(pattern, str):
+            continue
+        found = glob_matches(pattern, where, folder, problems)
+        paths.update(resolve_folder(folder, path) for path in found)
+        likes += would_match(pattern, folder)
+        if not problems.objects_to(where) and (why := _why_unused(pattern, found, listed, folder)):
+            problems.warn(where, why)
+    return Excluded(frozenset(paths), tuple(likes))
+
+
+def _listed(guests: Sequence[WrittenGuest], folder: str) -> frozenset[str]:
+    """Return the absolute names of the guests that are listed by path, and the targets of those that are links."""
+    paths = [guest.image.path for guest in guests if not guest.image.is_glob and not unfit(guest.image.path)]
+    names = [resolve_folder(folder, path) for path in paths]
+    return frozenset([*names, *map(os.path.realpath, names)])
+
+
+def _why_unused(pattern: str, found: Sequence[str], listed: frozenset[str], folder: str) -> str:
+    """Return why a pattern excludes nothing, often a typing error; empty if it does exclude something."""
+    # A converted guest may be gone and still be listed, so fall back to the pattern itself.
+    named = [resolve_folder(folder, path) for path in found or [pattern]]
+    images = [name for name in named if not os.path.isdir(name)]
+    if images and all(name in listed or os.path.realpath(name) in listed for name in images):
+        return f"{show(pattern)} is listed by path, so it stays a guest; remove that entry to exclude it"
+    if not found:
+        return f"nothing matches {show(pattern)} in {show(folder)}, so it excludes nothing"
+    if all(os.path.isdir(os.path.join(folder, path)) for path in found):
+        inside = show(f"{pattern.rstrip('/')}/**")
+        return f"{show(pattern)} is a folder, so it excludes nothing; write {inside} to exclude all files in it"
+    return ""

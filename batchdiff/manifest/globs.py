@@ -1,0 +1,66 @@
+"""The image files that a manifest's glob matches."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from batchdiff.files import own_files
+from batchdiff.files.filenames import unfit, why_unfit
+from batchdiff.manifest.text.problems import Problems
+from batchdiff.quoting import show
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from batchdiff.manifest.text.problems import YamlPath
+
+MAX_MATCHES = 100_000
+"""Far above any fleet; ends a ``**`` that loops through symbolic links to folders."""
+
+
+def is_own_file(path: str) -> bool:
+    """Return True if a name belongs, or is a link, to a file that batchdiff put there.
+
+    These are originals in quarantine or being deleted, overlays set aside or being written, and sidecars. A glob
+    never takes them for guests.
+    """
+    return path.endswith(own_files.ALL) or os.path.realpath(path).endswith(own_files.ALL)
+
+
+def glob_matches(pattern: str, where: YamlPath, folder: str, problems: Problems) -> list[str]:
+    """Return the sorted paths of all matches, relative if the glob is, dangling links included."""
+    if unfit(pattern):
+        problems.add(where, f"{show(pattern)} has {why_unfit(pattern)}; write ? in its place")
+        return []
+    matches = list(islice(glob.iglob(pattern, root_dir=folder, recursive=True), MAX_MATCHES + 1))
+    if len(matches) > MAX_MATCHES:
+        problems.add(where, f"{show(pattern)} matches more than {MAX_MATCHES} files; write narrower patterns")
+        return []
+    return sorted(set(matches))  # ``**`` can give a name twice
+
+
+def would_match(pattern: str, folder: str) -> Iterator[tuple[str, Callable[[str], bool]]]:
+    """Yield each folder in which a glob matches files, free of links, with a test of the names that match there.
+
+    The test is for files that do not exist now.
+    """
+    if unfit(pattern):
+        return
+    head, name = os.path.split(pattern)
+    if name == "**":  # files at any depth
+        head, name = pattern, "*"
+
+    def fits(found: str) -> bool:
+        hidden = found.startswith(".") and not name.startswith(".")
+        return not hidden and fnmatch.fnmatchcase(found, name)
+
+    folders = head.rstrip("/") + "/" if head else ""
+    found = list(islice(glob.iglob(folders, root_dir=folder, recursive=True), MAX_MATCHES)) if folders else []
+    if not folders or folders.startswith("**/"):
+        found.append("")  # the starting folder itself, which iglob does not yield
+    for place in sorted({os.path.realpath(os.path.join(folder, each)) for each in found}):
+        yield place, fits

@@ -1,0 +1,221 @@
+"""The guests of a manifest: those that it lists by path, and those that its globs match.
+
+A guest that an earlier plan converted is one of them, whether its original still exists or not.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from batchdiff.files.filenames import unfit
+from batchdiff.files.identity import Identity, identity_of
+from batchdiff.manifest.converted import Converted, Done, GoneGuest
+from batchdiff.manifest.globs import glob_matches, is_own_file, would_match
+from batchdiff.manifest.images import FoundGuest, FoundImage, find_image
+from batchdiff.manifest.names import default_overlay
+from batchdiff.manifest.paths import is_image, missing_format, resolve_folder
+from batchdiff.manifest.text.problems import Problems
+from batchdiff.quoting import show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from batchdiff.manifest.entries import WrittenGuest
+    from batchdiff.manifest.excludes import Excluded
+    from batchdiff.manifest.text.problems import YamlPath
+
+AnyGuest: TypeAlias = FoundGuest | GoneGuest
+
+
+class _Taken(NamedTuple):
+    """Names and files with another role, which no glob may take in; besides them, batchdiff's own files."""
+
+    paths: frozenset[str]
+    files: frozenset[Identity]
+
+    def has(self, named: str) -> bool:
+        return (
+            is_own_file(named)
+            or named in self.paths
+            or os.path.realpath(named) in self.paths
+            or identity_of(named) in self.files
+        )
+
+
+class GuestFinder:
+    """Finds the guests of one manifest. It holds the folder where relative paths start, and the problems found."""
+
+    def __init__(self, template: FoundImage | None, converted: Converted, folder: str, problems: Problems) -> None:
+        self._template = template
+        self._converted = converted
+        self._folder = folder
+        self._problems = problems
+
+    def guests(self, written: Sequence[WrittenGuest], excluded: Excluded) -> list[AnyGuest]:
+        """Return all guests in the order of the manifest, a glob's sorted by path; missing images become problems.
+
+        ``written``: the entries of the manifest; ``excluded``: the names that its globs leave out.
+        """
+        # Listed guests first: globs leave them out.
+        listed = [guest for guest in written if not guest.image.is_glob]
+        names = {self._resolved(each.image.path) for each in listed if not unfit(each.image.path)}
+        found = {each.where: list(self._listed(each, names)) for each in listed}
+        # All that the globs match, then only the images among that.
+        globs = [guest for guest in written if guest.image.is_glob]
+        matches = {
+            guest.where: glob_matches(guest.image.path, guest.image.path_where, self._folder, self._problems)
+            for guest in globs
+        }
+        images = {where: [path for path in paths if self._is_image(path)] for where, paths in matches.items()}
+        matched = {where: len(paths) for where, paths in images.items()}
+        # Excluded images go before default overlays are determined: theirs must not hide a guest of the same name.
+        for where, paths in images.items():
+            images[where] = [path for path in paths if not excluded.has(self._resolved(path))]
+        taken = self._taken(written, [each for some in found.values() for each in some], images)
+        for guest in globs:
+            # Images without another role. Overlays of earlier plans among them are not guests, but not an error.
+            untaken = [path for path in images[guest.where] if not taken.has(self._resolved(path))]
+            kept = [path for path in untaken if not self._is_overlay(guest, path)]
+            gone = [
+                each for each in self._gone(guest, matches[guest.where], taken) if not excluded.has(each.named)
+            ]
+            if not gone and not untaken:
+                self._report_empty(guest, matched[guest.where])
+            found[guest.where] = _in_order(self._found(_one_of(guest, path) for path in kept), gone)
+        return [each for guest in written for each in found[guest.where]]
+
+    def _resolved(self, path: str) -> str:
+        return resolve_folder(self._folder, path)
+
+    def _is_image(self, path: str) -> bool:
+        return is_image(os.path.join(self._folder, path))
+
+    def _found(self, written: Iterable[WrittenGuest]) -> list[AnyGuest]:
+        images = ((guest, find_image(guest.image, self._folder, self._problems)) for guest in written)
+        return [FoundGuest(guest, image) for guest, image in images if image]
+
+    def _listed(self, guest: WrittenGuest, names: set[str]) -> Iterator[AnyGuest]:
+        """Yield a guest that is listed by path; it may be gone if it was converted.
+
+        ``names``: the absolute names of all guests that are listed by path.
+        """
+        path = guest.image.path
+        if unfit(path) or os.path.exists(os.path.join(self._folder, path)):
+            yield from self._found([guest])
+            return
+        named = self._resolved(path)
+        done = self._conversion(guest, named, names)
+        if (
+            done is None
+            and not self._converted.can_know
+            and os.path.lexists(self._overlay_of(guest, named, names))
+        ):
+            return  # it may be converted, which only the template could show, and that one is reported as missing
+        if done is None:
+            yield from self._found([guest])
+        elif guest.image.format is None:
+            self._problems.add(guest.where, missing_format(self._folder, path))
+        else:
+            yield GoneGuest(guest, named, done)
+
+    def _conversion(self, guest: WrittenGuest, named: str, names: set[str]) -> Done | None:
+        """Return how a guest that is no longer at its path was converted; None if it was not."""
+        path = os.path.realpath(named)  # a link to the original outlives it
+        done = self._converted.of((named, path), (self._overlay_of(guest, named, names),))
+        # The manifest may name another path for the overlay by now.
+        return done or self._converted.in_folder(os.path.dirname(path)).get(path)
+
+    def _overlay_of(self, guest: WrittenGuest, named: str, names: set[str]) -> str:
+        """Return the overlay that a guest, no longer at its path, would have according to the manifest."""
+        if guest.in_place:
+            return os.path.realpath(named)
+        if guest.overlay_path and not unfit(guest.overlay_path):
+            return self._resolved(guest.overlay_path)
+        return default_overlay(named, names)
+
+    def _gone(self, guest: WrittenGuest, matches: list[str], taken: _Taken) -> list[GoneGuest]:
+        """Return the converted guests that a glob would match if their originals still existed."""
+        gone: dict[str, GoneGuest] = {}
+        for match in matches:
+            named = self._resolved(match)
+            if os.path.islink(named) and not os.path.exists(named):  # a link whose original is gone
+                done = self._conversion(guest, named, set())
+                if done is not None:
+                    gone[done.overlay_path] = GoneGuest(_one_of(guest, named), named, done)
+        for place, fits in would_match(guest.image.path, self._folder):
+            for original, done in self._converted.in_folder(place).items():
+                if fits(os.path.basename(original)) and not os.path.lexists(original):
+                    gone.setdefault(done.overlay_path, GoneGuest(_one_of(guest, original), original, done))
+        return [each for each in gone.values() if each.named not in taken.paths]
+
+    def _is_overlay(self, guest: WrittenGuest, path: str) -> bool:
+        """Return True if a glob's match is the overlay of another guest, and not a guest itself."""
+        named = self._resolved(path)
+        origin = self._converted.origin_of(named)
+        if origin is None:
+            return False
+        return origin.original != named if origin.original else not guest.in_place
+
+    def _report_empty(self, guest: WrittenGuest, matched: int) -> None:
+        """Report why a glob yields no guest."""
+        where, pattern = guest.image.path_where, show(guest.image.path)
+        if self._problems.objects_to(where):
+            return
+        if matched:
+            why = (
+                f"no guest matches {pattern}: each of its matches ({matched}) is the template, a backing file,"
+                " an overlay, a file of batchdiff's own, a guest that is listed by path, or excluded"
+            )
+        else:
+            remedy = "correct the pattern, or leave it out"
+            if self._template is None:  # then it is unknown which guests were converted and are gone
+                remedy = "if its guests were converted, correct only the template; if not, correct the pattern"
+            why = f"no image matches {pattern} in {show(self._folder)}; {remedy}"
+        self._problems.add(where, why)
+
+    def _taken(
+        self, written: Sequence[WrittenGuest], listed: Sequence[AnyGuest], images: dict[YamlPath, list[str]]
+    ) -> _Taken:
+        """Return the names and files that have another role than a glob's guest.
+
+        ``listed``: the guests that are listed by path; ``images``: the matches of each glob, excluded ones aside.
+        """
+        existing = [guest for guest in listed if isinstance(guest, FoundGuest)]
+        # Listed guests, by the name in the manifest and by the file behind all links.
+        guests = {guest.named for guest in listed} | {guest.place.path for guest in existing}
+        overlays = self._written_overlays(written)
+        # Default overlays count by path only: a hard link of a guest with such a name must not hide that guest.
+        defaults = self._default_overlays(written, listed, images)
+        # Files with a role in other guests' chains or as overlays, by whatever name or link a glob finds them.
+        backing = [os.path.join(self._folder, image.path) for guest in written for image in guest.image.backing]
+        files = {identity for path in (*overlays, *backing) if (identity := identity_of(path))}
+        if self._template:
+            files |= {place.identity for place in (self._template.place, *self._template.chain)}
+        # Block devices have names that do not resolve to one another: /dev/vg/lv, /dev/mapper/vg-lv.
+        files |= {guest.place.identity for guest in existing if guest.place.identity[0] == "device"}
+        return _Taken(frozenset(guests | overlays | defaults), frozenset(files))
+
+    def _written_overlays(self, written: Sequence[WrittenGuest]) -> set[str]:
+        """Return the overlays to which the manifest gives a path."""
+        paths = [guest.overlay_path for guest in written if guest.overlay_path and not guest.in_place]
+        return {self._resolved(path) for path in paths if not unfit(path)}
+
+    def _default_overlays(
+        self, written: Sequence[WrittenGuest], listed: Sequence[AnyGuest], images: dict[YamlPath, list[str]]
+    ) -> set[str]:
+        """Return the overlays of all guests, listed or matched, to which the manifest gives no overlay path."""
+        globs = [guest for guest in written if guest.image.is_glob and not guest.overlay_path]
+        matched = [self._resolved(path) for guest in globs for path in images[guest.where]]
+        unplaced = [guest.named for guest in listed if not guest.written.overlay_path]
+        names = {guest.named for guest in listed}
+        return {default_overlay(path, names) for path in (*unplaced, *matched)}
+
+
+def _in_order(there: list[AnyGuest], gone: list[GoneGuest]) -> list[AnyGuest]:
+    # Existing guests alone keep the order of the glob, which differs from that of resolved paths.
+    return sorted([*there, *gone], key=lambda each: each.named) if gone else there
+
+
+def _one_of(guest: WrittenGuest, path: str) -> WrittenGuest:
+    return guest._replace(image=guest.image._replace(path=path))

@@ -1,0 +1,101 @@
+"""The images that a manifest's entries name, each with its declared chain; all of them exist."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from batchdiff.files.filenames import why_unfit
+from batchdiff.files.identity import Identity
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.manifest.paths import Place, locate_image, missing_format
+from batchdiff.manifest.text.problems import Problems, show_path
+from batchdiff.quoting import show
+
+if TYPE_CHECKING:
+    from batchdiff.manifest.entries import WrittenGuest, WrittenImage
+
+
+class FoundImage(NamedTuple):
+    """An existing image, with the places of the images in its declared chain, the next one first."""
+
+    source: ImageSource
+    place: Place
+    chain: tuple[Place, ...]
+
+
+class FoundGuest(NamedTuple):
+    """A guest's entry and its image; a glob's entry appears once for each match."""
+
+    written: WrittenGuest
+    image: FoundImage
+
+    @property
+    def place(self) -> Place:
+        """The place of the guest's own image."""
+        return self.image.place
+
+    @property
+    def named(self) -> str:
+        """The name that the manifest gives it, made absolute."""
+        return self.image.place.named
+
+    @property
+    def objection(self) -> str:
+        """The reason why this match of a glob cannot be a guest, while other matches can; empty if it can."""
+        odd = why_unfit(self.place.written) if self.written.image.is_glob else ""
+        return f"its name has {odd}; rename it, or `exclude` it" if odd else ""
+
+    @property
+    def identity(self) -> Identity:
+        """The identity of the file, which is the same by all its names."""
+        return self.image.place.identity
+
+    def __str__(self) -> str:
+        return f"{show_path(self.written.where)} ({show(self.place.written)})"
+
+
+def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundImage | None:
+    """Return the image of an entry; None, and problems, if it or its chain is not as declared."""
+    sources, places = [], []
+    # Look at the whole chain before giving up, to report all its problems.
+    for image in [written, *written.backing]:
+        place = locate_image(folder, image.path, image.path_where, problems, matched=image.is_glob)
+        if place is None:
+            continue
+        if image.format is None:
+            problems.add(image.where, missing_format(folder, image.path))
+            continue
+        sources.append(ImageSource(place.path, image.format))
+        places.append(place)
+    complete = len(sources) == 1 + len(written.backing)
+    if not (_check_raw(written, problems) and _check_distinct(places, problems) and complete):
+        return None
+    return FoundImage(replace(sources[0], backing=tuple(sources[1:])), places[0], tuple(places[1:]))
+
+
+def _check_raw(written: WrittenImage, problems: Problems) -> bool:
+    """Report a chain that continues below a raw image: it cannot name a backing file."""
+    if not written.backing:
+        return True
+    sound = True
+    for image in (written, *written.backing[:-1]):
+        if image.format is ImageFormat.RAW:
+            below = "`backing`" if image is written else "the images below it"
+            problems.add(image.where, f"a raw image has no backing file; leave {below} out, or correct the format")
+            sound = False
+    return sound
+
+
+def _check_distinct(places: list[Place], problems: Problems) -> bool:
+    first: dict[tuple[str, int, int], Place] = {}
+    sound = True
+    for place in places:
+        earlier = first.setdefault(place.identity, place)
+        if earlier is not place:
+            problems.add(
+                place.where,
+                f"{show(place.written)} is in the chain twice, first as {show_path(earlier.where)}; list it once",
+            )
+            sound = False
+    return sound

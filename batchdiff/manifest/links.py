@@ -1,0 +1,104 @@
+"""Checks that relative backing file names still work if a VM opens its image through a symbolic link.
+
+QEMU resolves a relative backing file name from the folder of the path by which it opened the image. The kernel
+follows links among the folders of that path, but a link in the last component stays as it is::
+
+    /vms/web01.img -> /disks/lun7.img     has the backing file name "../tpl/t.img"
+    /disks/../tpl/t.img                   from the file's own folder, as batchdiff reads it
+    /vms/../tpl/t.img                     from the link's folder, as the VM reads it
+
+So both must lead to the same file. Source: QEMU, ``bdrv_get_full_backing_filename`` in block.c.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from batchdiff.errors import ImageError
+from batchdiff.files.identity import is_one_image
+from batchdiff.manifest.paths import resolve_folder
+from batchdiff.manifest.text.problems import Problems
+from batchdiff.plan.overlay_options import BackingPath, backing_name
+from batchdiff.quoting import show
+from batchdiff.signals import held_signals
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchdiff.manifest.images import FoundGuest, FoundImage
+
+
+def check_links(
+    template: FoundImage | None,
+    guests: Sequence[FoundGuest],
+    overlays: Sequence[str | None],
+    problems: Problems,
+) -> None:
+    """Report relative backing file names, of images and future overlays, that mean another file through a link.
+
+    ``overlays`` are the overlays' absolute paths, guest by guest; None for one with a problem of its own.
+    """
+    if template is not None:
+        # Overlays name the template by its own path, even if the manifest uses a link.
+        _check_chain(template, template.place.path, problems)
+    for guest, overlay in zip(guests, overlays, strict=True):
+        _check_chain(guest.image, guest.place.named, problems)
+        if template is not None and overlay is not None and guest.written.in_place:
+            _check_overlay(guest, overlay, template, problems)
+
+
+def _check_overlay(guest: FoundGuest, overlay: str, template: FoundImage, problems: Problems) -> None:
+    """Check that an overlay in its guest's place finds the template also through the guest's link."""
+    if guest.written.options.backing_path is not BackingPath.RELATIVE:
+        return
+    name = backing_name(overlay, template.source.path, BackingPath.RELATIVE)
+    found = _resolved(name, guest.place.named)
+    if found == os.path.realpath(template.source.path):
+        return
+    link, file = show(guest.place.named), show(overlay)
+    problems.add(
+        guest.written.image.path_where,
+        f"{link} is a symbolic link to {file}, where the overlay would name the template {show(name)}: "
+        f"through the link QEMU would open {show(found)}. Write `backing_path: absolute` for this guest, or use "
+        f"the path {file} here and in the VM's definition",
+    )
+
+
+def _check_chain(image: FoundImage, opened: str, problems: Problems) -> None:
+    """Follow a declared chain by the names that QEMU uses, starting with ``opened``."""
+    user = "the VM's definition"
+    for above, below in pairwise((image.place, *image.chain)):
+        name = _backing_name(above.path)
+        if name is None or not is_one_image(below.path, _resolved(name, above.path)):
+            return  # not the declared chain, which `batchdiff plan` reports
+        found = _resolved(name, opened)
+        if not is_one_image(below.path, found):
+            link, file = show(opened), show(above.path)
+            problems.add(
+                above.where,
+                f"{link} is a symbolic link to {file}, which has the relative backing file name {show(name)}: "
+                f"through the link QEMU opens {show(found)}, not {show(below.path)}. "
+                f"Use the path {file} here and in {user}",
+            )
+            return
+        opened, user = resolve_folder(os.path.dirname(opened), name), f"the header of {show(above.path)}"
+
+
+def _resolved(name: str, opened: str) -> str:
+    """Return the file that a backing file name means in an image that was opened by the path ``opened``."""
+    return os.path.realpath(os.path.join(os.path.dirname(opened), name))
+
+
+def _backing_name(path: str) -> str | None:
+    """Return the backing file name in an image's header; None if it has none that is a path."""
+    # Imported only for declared chains: it loads numpy, which reports Ctrl-C meanwhile as a broken installation.
+    with held_signals():
+        from batchdiff.image.open import peek_header  # noqa: PLC0415
+
+    try:
+        name = peek_header(path).backing_name
+    except (ImageError, OSError):  # `batchdiff plan` reports what is wrong with the image
+        return None
+    return None if name is None or ":" in name.split("/", 1)[0] or "\0" in name else name

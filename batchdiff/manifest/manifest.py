@@ -1,0 +1,58 @@
+"""A manifest that has passed all checks: the template, its guests, and what to do with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batchdiff.choices import Loss, Retire
+from batchdiff.image_source import ImageSource
+from batchdiff.plan.overlay_options import OverlayOptions
+
+if TYPE_CHECKING:
+    from batchdiff.plan.sidecar import Origin
+
+
+@dataclass(frozen=True, slots=True)
+class GuestEntry:
+    """One guest: a name unique in its manifest, its image, and the overlay to write (absolute path).
+
+    The overlay's path is the guest's own if the overlay is to take its place. ``converted``: the origin of the
+    overlay if an earlier plan converted the guest; its image may be gone then. ``named``: the absolute name that
+    the manifest gives the image, which may be a symbolic link to it. ``objection``: why it cannot be a guest,
+    although a glob matches it; empty if it can.
+    """
+
+    name: str
+    image: ImageSource
+    overlay_path: str
+    options: OverlayOptions
+    converted: Origin | None = None
+    named: str = ""
+    objection: str = ""
+
+    @property
+    def in_place(self) -> bool:
+        """True if the overlay takes the guest's own path."""
+        return self.overlay_path == self.image.path
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A valid manifest; every path absolute, every glob expanded.
+
+    ``sha256`` is the hex digest of the manifest file's bytes; ``minimum_savings`` is a share from 0 to 1 of
+    a guest's allocation. ``left_out`` has the guests that the operator did not choose: nothing is planned for
+    them, but other guests may be in their chains. ``warnings``: oddities, as ``LINE: PLACE: sentence``.
+    """
+
+    path: str
+    sha256: str
+    template: ImageSource
+    guests: tuple[GuestEntry, ...]
+    retire: Retire
+    minimum_savings: float
+    protect_template: bool
+    allow_loss: frozenset[Loss]
+    left_out: tuple[GuestEntry, ...] = ()
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,137 @@
+"""The name of each guest of a manifest, and the path of its overlay."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from batchdiff.files.filenames import readable, unfit
+from batchdiff.linux.device_names import is_among_devices
+from batchdiff.manifest.paths import locate_overlay
+from batchdiff.manifest.text.problems import Problems
+from batchdiff.quoting import show
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from batchdiff.manifest.entries import WrittenGuest
+    from batchdiff.manifest.guests import AnyGuest
+    from batchdiff.manifest.images import FoundGuest
+    from batchdiff.manifest.text.problems import YamlPath
+
+
+_IMAGE_SUFFIXES = (".img", ".raw", ".qcow2", ".qed", ".vmdk", ".vdi", ".vhd", ".vhdx", ".hdd")
+"""Suffixes, in either case, that an overlay replaces by ``.qcow2`` and a guest's name drops. The text after any
+other dot is part of the name: web-1.0 and web-1.1 are two machines."""
+
+
+def without_suffix(path: str) -> str:
+    """Return a path without its image suffix; unchanged if it has none, or consists of it."""
+    stem, suffix = os.path.splitext(path)
+    return stem if suffix.lower() in _IMAGE_SUFFIXES else path
+
+
+def former_overlays(named: str) -> tuple[str, ...]:
+    """Return the default overlays of a guest in older versions, which cut off its name at the last dot."""
+    stem = os.path.splitext(named)[0]
+    return (f"{stem}.qcow2", f"{stem}.overlay.qcow2") if stem != without_suffix(named) else ()
+
+
+def default_overlay(named: str, guests: Collection[str]) -> str:
+    """Return the default path of a guest's overlay: ``web01.qcow2`` for ``web01.img`` and for ``web01``.
+
+    ``named`` is the guest's absolute path; ``guests`` are the paths of all guests, which no overlay may replace:
+    if one of them has that name, the overlay becomes ``web01.overlay.qcow2``.
+    """
+    stem = without_suffix(named)
+    plain = f"{stem}.qcow2"
+    return f"{stem}.overlay.qcow2" if plain == named or plain in guests else plain
+
+
+class Naming:
+    """Finds the names and overlay paths of one manifest's guests, and reports those that cannot be used.
+
+    ``folder`` is where relative paths start.
+    """
+
+    def __init__(self, folder: str, problems: Problems) -> None:
+        self._folder = folder
+        self._problems = problems
+
+    def check_overlay_paths(self, guests: Sequence[WrittenGuest]) -> None:
+        """Report overlay paths of the manifest at which no overlay can be written."""
+        for guest in guests:
+            if guest.overlay_path and not guest.in_place:
+                locate_overlay(self._folder, guest.overlay_path, guest.overlay_where, self._problems)
+
+    def overlay_paths(self, guests: Sequence[FoundGuest], *, gone: Collection[str] = ()) -> list[str | None]:
+        """Return the absolute path of each guest's overlay; None, and a problem, if none can be written there.
+
+        ``gone``: the paths of guests that no longer exist; default overlays avoid their names, too.
+        """
+        named = {guest.named for guest in guests} | set(gone)
+        return [self._overlay_path(guest, named) for guest in guests]
+
+    def guest_names(self, guests: Sequence[AnyGuest]) -> list[str]:
+        """Return the name of each guest; report names that two guests share, and texts that cannot be a name."""
+        stems = [guest.written.name or _stem(guest) for guest in guests]
+        count = Counter(stems)
+        # A guest without a name of its own is called after its file, or by its path if several files share that.
+        names = [
+            self._relative(guest) if guest.written.name is None and count[stem] > 1 else stem
+            for guest, stem in zip(guests, stems, strict=True)
+        ]
+        first: dict[str, AnyGuest] = {}
+        for guest, name in zip(guests, names, strict=True):
+            if self._problems.objects_to((*guest.written.where, "name")):
+                continue
+            if unfit(name) or not name.strip():
+                why = f"{show(name)} is not a name; it needs letters and no control characters"
+                self._problems.add(_where(guest), why)
+            earlier = first.setdefault(name, guest)
+            if earlier is not guest and not _one_file_unnamed(earlier, guest):
+                why = f"{guest} has the name {show(name)}, and so has {earlier}; change one of them"
+                self._problems.add(_where(guest), why)
+        return names
+
+    def _overlay_path(self, guest: FoundGuest, named: set[str]) -> str | None:
+        where = guest.written.overlay_where
+        if self._problems.objects_to((*guest.written.where, "overlay", "path")):
+            return None
+        if guest.written.in_place:
+            return self._own_path(guest)
+        if guest.written.overlay_path:
+            return locate_overlay(self._folder, guest.written.overlay_path, where, self._problems)
+        path = default_overlay(guest.place.named, named)
+        if is_among_devices(path):
+            why = f"no overlay can be written beside {show(guest.place.named)}, in /dev; give overlay.path"
+            self._problems.add(where, why)
+            return None
+        return path
+
+    def _own_path(self, guest: FoundGuest) -> str | None:
+        """Return the path of the guest's own file, behind all links: the overlay takes its place there."""
+        if guest.place.identity[0] == "device":
+            why = f"{guest} is a block device, which no file can replace; give overlay.path"
+            self._problems.add(guest.written.overlay_where, why)
+            return None
+        return guest.place.path
+
+    def _relative(self, guest: AnyGuest) -> str:
+        return readable(os.path.relpath(guest.named, self._folder))
+
+
+def _where(guest: AnyGuest) -> YamlPath:
+    written = guest.written
+    return (*written.where, "name") if written.name is not None else written.image.path_where
+
+
+def _one_file_unnamed(one: AnyGuest, other: AnyGuest) -> bool:
+    # check_guests reports a file that is a guest twice.
+    same = one.named == other.named if one.identity is None else one.identity == other.identity
+    return same and not (one.written.name and other.written.name)
+
+
+def _stem(guest: AnyGuest) -> str:
+    return readable(without_suffix(os.path.basename(guest.named)))

@@ -1,0 +1,163 @@
+"""The lookup of the file that a path in a manifest means, and the problems that such a path can have."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import NamedTuple
+
+from batchdiff.files import own_files
+from batchdiff.files.filenames import check_usable, shell_word, unfit, why_unfit
+from batchdiff.files.identity import Identity, identity_in
+from batchdiff.image.format_marks import looks_like
+from batchdiff.image_source import ImageFormat
+from batchdiff.linux.device_names import image_path, is_among_devices
+from batchdiff.manifest.text.problems import Problems, YamlPath
+from batchdiff.quoting import show
+
+# Comparing a name with thousands takes tens of milliseconds, and a mistyped folder makes every image fail.
+_MOST_SUGGESTIONS = 20
+_MOST_NAMES = 2000
+
+
+class Place(NamedTuple):
+    """The location of an existing image.
+
+    ``where`` is its place in the manifest and ``written`` its text there; ``named`` is that name made absolute,
+    with its folder resolved; ``path`` is the file behind all symbolic links, or ``named`` for a block device.
+    """
+
+    where: YamlPath
+    written: str
+    named: str
+    path: str
+    identity: Identity
+
+
+def resolve_folder(folder: str, written: str) -> str:
+    """Return a path made absolute: its folder free of symbolic links, its last component unchanged."""
+    directory, name = os.path.split(os.path.join(folder, written))
+    return os.path.join(os.path.realpath(directory), name)
+
+
+def locate_image(
+    folder: str, written: str, where: YamlPath, problems: Problems, *, matched: bool = False
+) -> Place | None:
+    """Return the image that a path means; None, and a problem, if there is no such image.
+
+    ``matched``: the path comes from a glob; oddities of its name are then reported for that guest alone.
+    """
+    if not matched and unfit(written):
+        problems.add(where, _unfit(written))
+        return None
+    full = os.path.join(folder, written)
+    try:
+        check_usable(full)
+        status = os.stat(full)
+    except FileNotFoundError:
+        problems.add(where, _no_such_file(full, written, suggest=len(problems) < _MOST_SUGGESTIONS))
+        return None
+    except (OSError, ValueError) as error:
+        remedy = "; check the permissions of its folders" if isinstance(error, PermissionError) else ""
+        problems.add(where, f"{show(full)} cannot be checked: {_reason(error)}{remedy}")
+        return None
+    if kind := _not_an_image(status.st_mode):
+        remedy = "an image is a regular file or a block device"
+        if stat.S_ISDIR(status.st_mode) and where[:1] == ("guests",):
+            remedy = f"for all images in it write `glob: {written.rstrip('/')}/*`"
+        problems.add(where, f"{show(full)} is {kind}; {remedy}")
+        return None
+    return Place(where, written, resolve_folder(folder, written), image_path(full), identity_in(status))
+
+
+def is_image(path: str) -> bool:
+    """Return True if a name leads to a regular file or a block device."""
+    try:
+        return not _not_an_image(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def locate_overlay(folder: str, written: str, where: YamlPath, problems: Problems) -> str | None:
+    """Return the absolute path of an overlay to write; None, and a problem, if it cannot be written there."""
+    if unfit(written):
+        problems.add(where, _unfit(written))
+    elif os.path.basename(written) in {"", ".", ".."}:
+        problems.add(where, f"{show(written)} is a folder; write the overlay's file name too")
+    else:
+        return _in_existing_folder(resolve_folder(folder, written), where, problems)
+    return None
+
+
+def _in_existing_folder(path: str, where: YamlPath, problems: Problems) -> str | None:
+    directory = os.path.dirname(path)
+    if is_among_devices(path):
+        problems.add(where, f"the overlay {show(path)} would be gone after a reboot; put it outside /dev")
+        return None
+    if os.path.isdir(directory):
+        return path
+    make = shell_word(directory)
+    problems.add(where, f"the overlay's folder {show(directory)} does not exist; make it: mkdir -p {make}")
+    return None
+
+
+def _unfit(written: str) -> str:
+    return f"{show(written)} has {why_unfit(written)}, which reports and logs cannot show; rename it"
+
+
+def missing_format(folder: str, written: object) -> str:
+    """Return the message for an image without a format, with the format that its first bytes suggest."""
+    found = looks_like(os.path.join(folder, written)) if isinstance(written, str) else None
+    if found is None:
+        return "format is missing; write the format that the image has, such as `format: raw`: it is never guessed"
+    if found is ImageFormat.LUKS:
+        return (
+            "format is missing; the file looks encrypted (luks). If the guest's OS encrypts its whole disk, write "
+            "`format: raw`; if QEMU encrypts it, leave it out: encrypted images are not converted"
+        )
+    return (
+        f"format is missing; the file looks like {found}, so if you trust where it came from, "
+        f"write `format: {found}`"
+    )
+
+
+def _not_an_image(mode: int) -> str:
+    if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
+        return ""
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    if stat.S_ISFIFO(mode):
+        return "a FIFO"
+    return "a socket" if stat.S_ISSOCK(mode) else "a character device"
+
+
+def _no_such_file(full: str, written: str, *, suggest: bool) -> str:
+    directory, name = os.path.split(full)
+    if written.startswith("~"):
+        return f"no such file: {show(full)}; ~ is not expanded, so write the whole path"
+    try:
+        names = [entry for entry in os.listdir(directory) if entry != name]
+    except OSError:
+        return f"no such file: {show(full)}; its folder does not exist or cannot be listed"
+    if name + own_files.QUARANTINE in names:
+        remedy = "bring it back with `batchdiff restore` and the plan that put it there"
+        return f"no such file: {show(full)}; it is in quarantine, as NAME{own_files.QUARANTINE}; {remedy}"
+    near = _near(name, names[:_MOST_NAMES]) if suggest else ""
+    return f"no such file: {show(full)}{near}"
+
+
+def _near(name: str, names: list[str]) -> str:
+    """Return a suggestion by the stems of names: a common suffix makes any two image names look similar."""
+    alike = next((each for each in names if each.casefold() == name.casefold()), None)
+    if alike is not None:
+        return f"; did you mean {show(alike)}?"
+    stem, suffix = os.path.splitext(name)
+    stems = {os.path.splitext(each)[0]: each for each in names if each.endswith(suffix)}
+    from difflib import get_close_matches  # noqa: PLC0415  # only if something is wrong
+
+    near = get_close_matches(stem, list(stems), n=1)
+    return f"; did you mean {show(stems[near[0]])}?" if near else ""
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,0 +1,228 @@
+"""The check of a manifest against its JSON Schema, with the validator's findings in plain words."""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from batchdiff.manifest.paths import missing_format
+from batchdiff.manifest.text.problems import Problems, YamlPath
+from batchdiff.plan.json_schema import first_problem, schema_of
+from batchdiff.quoting import show, suggestion
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batchdiff.manifest.text.yaml_lines import PlainData
+
+_KINDS = {
+    "string": "a string",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+}
+
+
+_LISTS_OF_IMAGES = ("guests", "backing")
+
+_PLAIN = re.compile(r"(?!(?i:true|false|null|yes|no|on|off|y|n)$)(?:\./)?[A-Za-z_/][\w./-]*")
+"""A text that needs no quotes in a YAML list in brackets."""
+
+
+class _Finding(NamedTuple):
+    """A finding of the validator: the rule and its argument, the value and its place, the raw message."""
+
+    rule: str
+    argument: Any
+    schema: Any
+    value: Any
+    where: YamlPath
+    raw: str
+
+
+VERSION = 1
+"""The version of the manifest's format."""
+
+
+def version_problem(data: dict[str, PlainData]) -> tuple[YamlPath, str] | None:
+    """Return the problem with a manifest's version, and its place; None if the version is right."""
+    if "version" not in data:
+        return (), "version is missing; begin the manifest with `version: 1`"
+    found = data["version"]
+    if type(found) is not int or found != VERSION:
+        return ("version",), f"expected {VERSION}, found {describe(found)}; only version {VERSION} can be read"
+    return None
+
+
+def is_readable(data: dict[str, PlainData]) -> bool:
+    """Return True if a manifest without a version number has the keys of version 1.
+
+    A manifest of another version cannot be checked further, and a file without these keys is not a manifest.
+    """
+    return type(data.get("version")) is not int and not data.keys().isdisjoint({"template", "guests"})
+
+
+def check_schema(data: PlainData, folder: str, problems: Problems) -> None:
+    """Report everything in a manifest that its schema does not allow.
+
+    ``folder`` is where relative paths start; a hint about the format of an image looks at the file.
+    """
+    schema = schema_of("manifest")
+    if first_problem(data, schema) is None:
+        return
+    # Importing jsonschema takes longer than all of ``batchdiff --help``.
+    from jsonschema import Draft202012Validator  # noqa: PLC0415
+
+    for error in Draft202012Validator(schema).iter_errors(data):
+        finding = _Finding(
+            rule=str(error.validator),
+            argument=error.validator_value,
+            schema=error.schema,
+            value=error.instance,
+            where=tuple(error.absolute_path),
+            raw=error.message,
+        )
+        if finding.value is None and problems.touches(finding.where):
+            # The value could not be read from the YAML, which was reported already.
+            continue
+        for where, message in _messages(finding, folder):
+            problems.add(where, message)
+
+
+def describe(value: object) -> str:
+    """Return a value or its type in a few words, as in ``found the text "x"``."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return f"the number {value}"
+        case str():
+            return f"the text {show(value)}"
+        case list():
+            return "a list"
+        case _:
+            return "a mapping"
+
+
+def _messages(finding: _Finding, folder: str) -> list[tuple[YamlPath, str]]:
+    if finding.rule == "additionalProperties":
+        return _unknown_keys(finding)
+    if finding.rule == "required":
+        # The validator reports each missing key by itself, and names it only in its message.
+        absent = [key for key in finding.argument if finding.raw.startswith(f"{key!r} ")]
+        return [(finding.where, _missing(key, finding.value, folder)) for key in absent]
+    if finding.rule == "oneOf" and not isinstance(finding.value, dict):
+        # Another finding reports that it is not a mapping.
+        return []
+    if finding.rule == "const" and not isinstance(finding.value, str):
+        # Another finding reports the wrong type.
+        return []
+    words = _WORDS.get(finding.rule)
+    return [(finding.where, words(finding) if words else finding.raw)]
+
+
+def _unknown_keys(finding: _Finding) -> list[tuple[YamlPath, str]]:
+    known = list(finding.schema["properties"])
+    return [
+        ((*finding.where, key), f"unknown key{_advice_on_key(key, known)}")
+        for key in finding.value
+        if key not in finding.schema["properties"]
+    ]
+
+
+def _advice_on_key(key: str, known: list[str]) -> str:
+    """Return advice on a key that is unknown here, as the end of a sentence."""
+    before, colon, after = key.partition(":")
+    if colon and before in known:
+        return f"; write a space after the colon: `{before}: {after}`"
+    near = suggestion(key, known)
+    if near:
+        return near
+    if place := _place_of(key):
+        return f"; it belongs {place}"
+    return f"; known here: {', '.join(known)}"
+
+
+def _place_of(key: str) -> str:
+    """Return the place of a manifest that has a key of that name; empty if none has."""
+    schema = schema_of("manifest")
+    guest, top = schema["$defs"]["guest"]["properties"], schema["properties"]
+    if key in guest["overlay"]["properties"] and key not in guest:
+        return f"in `overlay: {{{key}: ...}}` of a guest, or of defaults"
+    if key in top:
+        return "at the top of the manifest, beside `version` and `guests`"
+    if key == "format":
+        return "in `template`, a guest, or `defaults`"
+    return "in an item of `guests`" if key in guest else ""
+
+
+def _missing(key: str, value: dict[str, object], folder: str) -> str:
+    return missing_format(folder, value.get("path")) if key == "format" else f"{key} is missing"
+
+
+def _type(finding: _Finding) -> str:
+    kinds = finding.argument
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    expected = " or ".join(_KINDS[kind] for kind in kinds)
+    quote = "; put it in quotes" if "string" in kinds and isinstance(finding.value, bool | int | float) else ""
+    if kinds == ["object"] and isinstance(finding.value, str) and _names_an_image(finding.where):
+        quote = f"; write {{path: {finding.value}, format: ...}}" if finding.value.isprintable() else ""
+    if kinds == ["array"]:
+        quote = _as_list(finding)
+    return f"expected {expected}, found {describe(finding.value)}{quote}"
+
+
+def _as_list(finding: _Finding) -> str:
+    """Return advice on writing a single value as the expected list, as the end of a sentence."""
+    key = finding.where[-1] if finding.where else ""
+    if isinstance(finding.value, dict):
+        return f"; write a list, such as `{key}: [{{path: ...}}]`" if key in _LISTS_OF_IMAGES else ""
+    if not isinstance(finding.value, str) or not finding.value.isprintable():
+        return ""
+    text = finding.value if _PLAIN.fullmatch(finding.value) else json.dumps(finding.value, ensure_ascii=False)
+    if key in _LISTS_OF_IMAGES:
+        kind = "glob" if key == "guests" and glob.has_magic(finding.value) else "path"
+        text = f"{{{kind}: {text}, format: ...}}"
+    return f"; write `{key}: [{text}]`"
+
+
+def _names_an_image(where: YamlPath) -> bool:
+    return where == ("template",) or (len(where) > 1 and where[-2] in {"guests", "backing"})
+
+
+def _enum(finding: _Finding) -> str:
+    known = finding.argument
+    near = suggestion(finding.value, known) if isinstance(finding.value, str) else ""
+    return f"expected one of {', '.join(known)}, found {describe(finding.value)}{near}"
+
+
+def _one_of(finding: _Finding) -> str:
+    if "path" in finding.value:
+        return "path and glob exclude each other; make two guests of them"
+    return "a guest needs a path or a glob"
+
+
+def _overlay_of_several(finding: _Finding) -> str:
+    which = "a single guest" if finding.where[0] == "defaults" else "a guest with a path, not a glob,"
+    return (
+        f"only {which} can name a file, because each guest needs its own overlay; "
+        "here it can only be the word `same`, which stands for each guest's own path"
+    )
+
+
+_WORDS: dict[str, Callable[[_Finding], str]] = {
+    "type": _type,
+    "enum": _enum,
+    "const": _overlay_of_several,
+    "oneOf": _one_of,
+    "dependentRequired": lambda _: "name goes with path, not with glob, because each guest needs its own name",
+    "minItems": lambda _: "at least one guest is needed",
+    "maxItems": lambda finding: f"at most {finding.argument} images may be in a chain",
+    "minLength": lambda _: "must not be empty",
+}

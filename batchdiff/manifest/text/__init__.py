@@ -1,0 +1,1 @@
+"""A manifest as text: its bytes, the line of each value, and every problem found in it."""

@@ -1,0 +1,138 @@
+"""Reading the bytes of a manifest: from a file, from stdin, or from a pipe such as the shell's ``<(...)``.
+
+::
+
+    fleet.yaml                      relative paths start at its folder
+    -   /dev/stdin   <(make-it)     they start at the current folder, because a pipe has no folder
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from typing import NamedTuple
+
+from batchdiff.errors import ManifestError
+from batchdiff.files.filenames import check_usable, shell_word
+from batchdiff.files.own_documents import Document, own_document
+from batchdiff.image.format_marks import looks_like
+from batchdiff.image_source import ImageFormat
+from batchdiff.quoting import show, suggestion
+from batchdiff.units import MIB
+
+MAX_BYTES = 8 * MIB
+"""Enough for a hundred thousand guests; anything larger is an image or a device given by mistake."""
+
+STDIN = "-"
+_STDIN_NAMES = (STDIN, "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+_DESCRIPTORS = ("/dev/fd/", "/proc/self/fd/")
+
+_HEAD = 4096
+_NAME_ONE = "Name a YAML file; docs/manifest.md has an example."
+_KEY = re.compile(rb"^(?:version|template|guests)[ \t]*:", re.MULTILINE)
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+class ManifestFile(NamedTuple):
+    """A manifest as it was read: its absolute path, its name as given, its content.
+
+    For a pipe the path is ``<stdin>`` or ``<pipe>`` in the current folder.
+    """
+
+    path: str
+    shown: str
+    content: bytes
+
+    @property
+    def folder(self) -> str:
+        """The folder where relative paths start."""
+        return os.path.dirname(self.path)
+
+
+def is_piped(path: str) -> bool:
+    """Return True if a manifest of that name comes from a descriptor or a pipe, and so has no folder."""
+    if path in _STDIN_NAMES or path.startswith(_DESCRIPTORS):
+        return True
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def manifest_file(path: str) -> ManifestFile:
+    """Read the bytes of a manifest, or of stdin for ``-``.
+
+    :raises ManifestError: it cannot be read, or is clearly something else.
+    """
+    shown = "<stdin>" if path == STDIN else show(path)[1:-1]
+    try:
+        check_usable(path)
+        # Not abspath, which is wrong if ".." follows a symbolic link.
+        folder = os.path.realpath("" if is_piped(path) else os.path.dirname(path) or os.curdir)
+        content = _content(path)
+    except FileNotFoundError:
+        raise ManifestError(shown or "the manifest", why="no such file", remedy=_near(path)) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        remedy = _NAME_ONE
+        if isinstance(error, PermissionError):
+            remedy = "Check the permissions of the file and its folders."
+        raise ManifestError(shown, why=f"the manifest cannot be read: {reason}", remedy=remedy) from None
+    _require_manifest(path, shown, content)
+    name = os.path.basename(path)
+    if is_piped(path):
+        name = "<stdin>" if path in _STDIN_NAMES else "<pipe>"
+    return ManifestFile(os.path.join(folder, name), shown, content)
+
+
+def _content(path: str) -> bytes:
+    """Return the content of a file or pipe, cut off one byte after the limit.
+
+    :raises OSError: it cannot be read.
+    :raises ValueError: it is a folder or a device.
+    """
+    # Check before opening: even that would move a tape.
+    mode = os.fstat(0).st_mode if path == STDIN else os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise ValueError("it is a folder")
+    if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not (path in _STDIN_NAMES and os.isatty(0))):
+        raise ValueError("it is a device")
+    # Opening a FIFO waits for its writer.
+    fd = os.dup(0) if path == STDIN else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        return file.read(MAX_BYTES + 1)
+
+
+def _require_manifest(path: str, shown: str, content: bytes) -> None:
+    """Refuse a file that is clearly not a manifest, by its first bytes and its length.
+
+    :raises ManifestError: it is something else, which the message names.
+    """
+    head = content[:_HEAD]
+    document = own_document(head)
+    if document is Document.PLAN:
+        name = "PLAN" if is_piped(path) else shell_word(path)
+        remedy = f"`batchdiff show {name}` prints it, and `batchdiff apply {name}` carries it out."
+        raise ManifestError(shown, why="it is a plan, not a manifest", remedy=remedy)
+    if document is not None:
+        raise ManifestError(shown, why=f"it is {document}, not a manifest", remedy=_NAME_ONE)
+    if head.startswith(_UTF16):
+        remedy = "Save it as UTF-8, or convert it: `iconv -f UTF-16 -t UTF-8`."
+        raise ManifestError(shown, why="it is UTF-16, and a manifest must be UTF-8", remedy=remedy)
+    if b"\0" in head and not _KEY.search(head):
+        found = None if is_piped(path) else looks_like(path)
+        what = "an image or another binary file" if found in {None, ImageFormat.RAW} else f"a {found} image"
+        raise ManifestError(shown, why=f"it looks like {what}, not like a manifest", remedy=_NAME_ONE)
+    if len(content) > MAX_BYTES:
+        raise ManifestError(shown, why="it is larger than 8 MiB, the limit for a manifest", remedy=_NAME_ONE)
+
+
+def _near(path: str) -> str:
+    if not path:
+        return "Its name is empty."
+    try:
+        near = suggestion(os.path.basename(path), os.listdir(os.path.dirname(path) or os.curdir))
+    except OSError:
+        return "Its folder does not exist or cannot be listed."
+    return near.removeprefix("; ").capitalize() if near else "Name an existing manifest."

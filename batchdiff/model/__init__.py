@@ -1,1 +1,0 @@
-"""The manifest, the plan and the sidecar: how they are read, checked and written."""

@@ -1,0 +1,1 @@
+"""The diff plan and the sidecar as data, and their way to and from files."""

@@ -1,0 +1,182 @@
+"""A plan to and from the plain values of its JSON, with the runs of extents as they are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from batchdiff.choices import Retire
+from batchdiff.files.fingerprint import Fingerprint
+from batchdiff.image.storage.exactness import Exactness
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.plan.overlay_options import BackingPath, Compression, OverlayOptions, geometry_of
+from batchdiff.plan.plan import (
+    FORMAT_VERSION,
+    GuestPlan,
+    Plan,
+    PlannedImage,
+    Savings,
+    Similarity,
+    Totals,
+    Verdict,
+)
+from batchdiff.plan.runs import Runs
+
+
+def to_dict(plan: Plan) -> dict[str, Any]:
+    """The document of a plan, without its checksum."""
+    return {
+        "format_version": ".".join(map(str, FORMAT_VERSION)),
+        "generator": plan.generator,
+        "created": plan.created,
+        "manifest": {"path": plan.manifest_path, "sha256": plan.manifest_sha256},
+        "template": _source(plan.template.source) | _state(plan.template) | {"digest": plan.template_digest},
+        "retire": plan.retire.value,
+        "protect_template": plan.protect_template,
+        "guests": [_guest(guest) for guest in plan.guests],
+        "totals": asdict(plan.totals),
+    }
+
+
+def from_dict(document: dict[str, Any]) -> Plan:
+    """The plan of a document that its schema has accepted; whether its runs make sense, ``extents_of`` tells.
+
+    :raises KeyError, TypeError, ValueError, OverflowError: a value makes no sense.
+    """
+    guests = tuple(_guest_plan(guest) for guest in document["guests"])
+    _check_distinct("name", [guest.name for guest in guests])
+    _check_distinct("overlay path", [guest.overlay_path for guest in guests])
+    return Plan(
+        generator=document["generator"],
+        created=document["created"],
+        manifest_path=document["manifest"]["path"],
+        manifest_sha256=document["manifest"]["sha256"],
+        template=_planned_image(document["template"]),
+        template_digest=document["template"]["digest"],
+        retire=Retire(document["retire"]),
+        protect_template=document["protect_template"],
+        guests=guests,
+        totals=Totals(**_known(document["totals"], Totals.__slots__)),
+    )
+
+
+def _check_distinct(what: str, values: list[str]) -> None:
+    twice = next((value for value, count in Counter(values).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"two guests have the {what} {twice!r}")
+
+
+def _source(source: ImageSource) -> dict[str, Any]:
+    found: dict[str, Any] = {"path": source.path, "format": source.format.value}
+    if source.backing:
+        found["backing"] = [_source(below) for below in source.backing]
+    return found
+
+
+def _state(image: PlannedImage) -> dict[str, Any]:
+    first, *below = map(asdict, image.fingerprints)
+    found: dict[str, Any] = {"virtual_size": image.virtual_size, "fingerprint": first}
+    return found | ({"backing_fingerprints": below} if below else {})
+
+
+def _guest(guest: GuestPlan) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": guest.name} | _source(guest.source)
+    if guest.alias:
+        found["link"] = guest.alias
+    if guest.image is not None:
+        found |= _state(guest.image)
+    found |= {"verdict": guest.verdict.value, "reason": guest.reason}
+    found["overlay"] = {
+        "path": guest.overlay_path,
+        "cluster_size": guest.options.cluster_size or "auto",
+        "extended_l2": guest.options.extended_l2,
+        "compression": guest.options.compression.value,
+        "backing_path": guest.options.backing_path.value,
+        "lazy_refcounts": guest.options.lazy_refcounts,
+    }
+    found["extents"] = {"unit": guest.unit, "data": guest.data, "zero": guest.zero}
+    if guest.savings is not None:
+        by_size = {str(size): count for size, count in guest.savings.overlay_bytes_by_cluster_size}
+        found["savings"] = asdict(guest.savings) | {"overlay_bytes_by_cluster_size": by_size}
+    if guest.similarity is not None:
+        found["similarity"] = asdict(guest.similarity)
+    return found
+
+
+def _image_source(record: dict[str, Any]) -> ImageSource:
+    below = tuple(_image_source(item) for item in record.get("backing", ()))
+    return ImageSource(record["path"], ImageFormat(record["format"]), below)
+
+
+def _planned_image(record: dict[str, Any]) -> PlannedImage:
+    source = _image_source(record)
+    prints = [record["fingerprint"], *record.get("backing_fingerprints", ())]
+    if len(prints) != 1 + len(source.backing):
+        raise ValueError(f"{source.path} has not one fingerprint for each file of its chain")
+    return PlannedImage(source, record["virtual_size"], tuple(_fingerprint(item) for item in prints))
+
+
+def _fingerprint(record: dict[str, Any]) -> Fingerprint:
+    # Plans of version 1.0 have no filesystem.
+    return Fingerprint(**{name: record[name] for name in Fingerprint.__slots__ if name in record})
+
+
+def _guest_plan(record: dict[str, Any]) -> GuestPlan:
+    verdict = Verdict(record["verdict"])
+    image = _planned_image(record) if "fingerprint" in record else None
+    savings = _savings(record["savings"]) if "savings" in record else None
+    options, unit = _options(record["overlay"]), record["extents"]["unit"]
+    if verdict is Verdict.CONVERT:
+        if image is None or savings is None or options.cluster_size is None:
+            raise ValueError(f"guest {record['name']!r} is to be converted, but was not compared")
+        if unit != geometry_of(options, options.cluster_size).granule:
+            raise ValueError(f"the extents of guest {record['name']!r} are not in units of its overlay")
+    return GuestPlan(
+        name=record["name"],
+        source=_image_source(record),
+        image=image,
+        verdict=verdict,
+        reason=record["reason"],
+        overlay_path=record["overlay"]["path"],
+        options=options,
+        unit=unit,
+        data=_runs(record["extents"], "data"),
+        zero=_runs(record["extents"], "zero"),
+        savings=savings,
+        alias=record.get("link", ""),
+        similarity=_similarity(record["similarity"]) if "similarity" in record else None,
+    )
+
+
+def _similarity(record: dict[str, Any]) -> Similarity:
+    return Similarity(record["equal_bytes"], record["nonzero_bytes"])
+
+
+def _options(record: dict[str, Any]) -> OverlayOptions:
+    return OverlayOptions(
+        cluster_size=None if record["cluster_size"] == "auto" else record["cluster_size"],
+        extended_l2=record["extended_l2"],
+        compression=Compression(record["compression"]),
+        backing_path=BackingPath(record["backing_path"]),
+        lazy_refcounts=record["lazy_refcounts"],
+    )
+
+
+def _savings(record: dict[str, Any]) -> Savings:
+    by_size = sorted((int(size), count) for size, count in record["overlay_bytes_by_cluster_size"].items())
+    return Savings(**_known(record, Savings.__slots__) | {"overlay_bytes_by_cluster_size": tuple(by_size)})
+
+
+def _known(record: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The fields of those names; what is new since version 1.0 may be missing."""
+    found = {name: record[name] for name in names if name in record}
+    return found | ({"exactness": Exactness(found["exactness"])} if "exactness" in found else {})
+
+
+def _runs(record: dict[str, Any], name: str) -> Runs:
+    found = record[name]
+    if not isinstance(found, Runs):
+        raise ValueError(f"extents.{name} is no list of [first unit, number of units]")  # noqa: TRY004  # as all else
+    return found

@@ -1,0 +1,195 @@
+"""plan.json: written at once or not at all, and refused where it is cut, edited or of another version.
+
+The checksum is the SHA-256 of the plan without ``created`` and ``checksum``, as JSON with sorted keys, no
+spaces and ASCII only (docs/plan-format.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from batchdiff.errors import PlanError
+from batchdiff.files import own_files
+from batchdiff.files.atomic_write import write_whole
+from batchdiff.linux.call_failures import explained, reason
+from batchdiff.linux.permissions import Deed
+from batchdiff.plan.document import from_dict, to_dict
+from batchdiff.plan.json_reader import READABLE, canonical, encoded, parsed, why_not_json
+from batchdiff.plan.json_schema import first_problem, schema_of
+from batchdiff.plan.plan import FORMAT_VERSION, Plan
+from batchdiff.plan.recognise import check_is_plan, plan_again
+
+ELSEWHERE = "Choose another place with `-o`."
+_LARGEST = 1 << 30
+"""A plan of 1,000 guests with 10,000 extents each takes 130 MiB."""
+_LONGEST_SHOWN = 300
+
+
+def checksum_of(document: dict[str, Any]) -> str:
+    """The checksum of a plan document, labelled.
+
+    :raises ValueError: it has a number that JSON has not.
+    """
+    covered = {key: value for key, value in document.items() if key not in {"created", "checksum"}}
+    digest = hashlib.sha256()
+    for piece in canonical(covered):
+        digest.update(piece.encode("ascii"))
+    return f"sha256:{digest.hexdigest()}"
+
+
+def encode(plan: Plan) -> str:
+    """The text of a plan file: one guest a line, so that two plans can be compared with diff."""
+    return "".join(_pieces(plan))
+
+
+def _pieces(plan: Plan) -> Iterator[str]:
+    document = to_dict(plan)
+    checksum = checksum_of(document)
+    head = {key: document.pop(key) for key in ("format_version", "generator", "created")}
+    guests = document.pop("guests")
+    lines = [
+        f"{READABLE.encode(key)}: {encoded(value, READABLE)}"
+        for key, value in (head | {"checksum": checksum} | document).items()
+    ]
+    yield "{" + ",\n ".join([*lines, '"guests": ['])
+    for number, guest in enumerate(guests):
+        yield f"{',' if number else ''}\n  {encoded(guest, READABLE)}"
+    yield "]}\n"
+
+
+def write_plan(plan: Plan, path: str) -> None:
+    """Writes a plan so that ``path`` has either the whole new plan or what it had before, also after a crash.
+
+    :raises PlanError: the folder cannot be written to.
+    """
+    # Behind a symbolic link the file is replaced, not the link.
+    target = os.path.realpath(path)
+    if os.path.exists(target) and not os.path.isfile(target):
+        # A rename would put a file in the place of a device such as /dev/null.
+        raise PlanError(f"cannot write the plan {path}", why="it is not a regular file", remedy=ELSEWHERE)
+    try:
+        write_whole(target, _pieces(plan))
+    except OSError as error:
+        raise PlanError(f"cannot write the plan {path}", why=reason(error), remedy=ELSEWHERE) from error
+
+
+def try_folder(folder: str) -> None:
+    """Makes a file in a folder and removes it: of read-only filesystems, /proc and quotas only the kernel knows.
+
+    :raises OSError: no file can be made there.
+    """
+    trial = own_files.temporary(os.path.join(folder, "plan"))
+    os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    os.unlink(trial)
+
+
+def read_plan(path: str) -> Plan:
+    """A plan that is whole and unedited.
+
+    :raises PlanError: it is not, or is of a newer major version.
+    """
+    # Imported here: what only tells of a plan does not need numpy, which takes longer than all of its work.
+    from batchdiff.plan.extents import extents_of  # noqa: PLC0415
+
+    plan = read_for_report(path)
+    try:
+        for guest in plan.guests:
+            extents_of(guest)
+    except (ValueError, OverflowError) as error:
+        raise PlanError(f"{path} is not a valid plan", why=str(error), remedy=plan_again(path)) from error
+    return plan
+
+
+def read_for_report(path: str) -> Plan:
+    """The same for those who only tell of it: whether the runs of its extents make sense is not looked at.
+
+    :raises PlanError: it is not whole and unedited, or is of a newer major version.
+    """
+    check_is_plan(path)
+    document = _parsed(path)
+    _check_version(document, path)
+    try:
+        checksum = checksum_of(document)
+    except ValueError as error:
+        raise PlanError(
+            f"{path} is not a valid plan", why="a number is too large", remedy=plan_again(path)
+        ) from error
+    except RecursionError as error:  # parser and encoder have limits of their own, by version of Python
+        raise PlanError(
+            f"{path} is not a valid plan", why="it is nested too deeply", remedy=plan_again(path)
+        ) from error
+    if document.get("checksum") != checksum:
+        raise PlanError(
+            f"{path} was edited or damaged", why="its checksum does not match", remedy=plan_again(path)
+        )
+    _check_schema(document, path)
+    try:
+        return replace(from_dict(document), checksum=checksum)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise PlanError(f"{path} is not a valid plan", why=str(error), remedy=plan_again(path)) from error
+
+
+def _parsed(path: str) -> dict[str, Any]:
+    try:
+        content = read_regular(path, _LARGEST)
+    except OSError as error:
+        fault = explained(error, Deed.READ, path)
+        raise PlanError(f"cannot read the plan {path}", why=fault.why, remedy=fault.remedy) from error
+    except ValueError as error:
+        raise PlanError(f"{path} is not a plan", why=str(error), remedy=plan_again(path)) from error
+    try:
+        text = content.decode()
+        del content  # the bytes of a large fleet are 100 MiB
+        document = parsed(text)
+    except (ValueError, RecursionError) as error:
+        raise PlanError(
+            f"{path} is truncated or not valid JSON", why=why_not_json(error), remedy=plan_again(path)
+        ) from error
+    if not isinstance(document, dict):
+        raise PlanError(f"{path} is not a plan", why="it is not a JSON object", remedy=plan_again(path))
+    return document
+
+
+def read_regular(path: str, largest: int) -> bytes:
+    """The content of a regular file; a FIFO or a device is never read, for it may have no end.
+
+    :raises OSError: it cannot be read.
+    :raises ValueError: it is not a regular file, or has more than ``largest`` bytes.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with open(fd, "rb") as file:
+        info = os.fstat(fd)
+        if not (stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode)):
+            raise ValueError("it is not a regular file")
+        if info.st_size > largest:
+            raise ValueError(f"it is larger than {largest} bytes")
+        return file.read()
+
+
+def _check_version(document: dict[str, Any], path: str) -> None:
+    version = str(document.get("format_version", ""))
+    major, _, minor = version.partition(".")
+    if not (major.isdecimal() and minor.isdecimal() and major.isascii() and minor.isascii()):
+        raise PlanError(f"{path} is not a plan", why="it has no format_version", remedy=plan_again(path))
+    if major != str(FORMAT_VERSION[0]):
+        raise PlanError(
+            f"cannot use {path}",
+            why=f"its format is version {_cut(version)}; this batchdiff knows {FORMAT_VERSION[0]}.x",
+            remedy="Use a version of batchdiff that reads it, such as the one that wrote it.",
+        )
+
+
+def _check_schema(document: dict[str, Any], path: str) -> None:
+    problem = first_problem(document, schema_of("plan"))
+    if problem is not None:
+        raise PlanError(f"{path} is not a valid plan", why=_cut(problem), remedy=plan_again(path))
+
+
+def _cut(text: str) -> str:
+    # The message quotes the value's path, which has names from the file.
+    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."

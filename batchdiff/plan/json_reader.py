@@ -1,0 +1,168 @@
+"""The JSON of a plan, read and written guest by guest, with the runs of extents kept as :class:`Runs`.
+
+::
+
+    {"guests": [{"extents": {"data": RUNS, "zero": RUNS, ...}, ...}, ...], ...}
+
+Python's own JSON reads and writes everything but the runs, and what surrounds them. A document is what
+``json.loads`` would give but for the runs; they are lists, too, where they are not as they should be.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from batchdiff.plan.runs import Runs, match
+
+Reader = Callable[[str, int], tuple[Any, int]]
+"""Reads the value at a place of a text: the value, and where it ends."""
+
+CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+READABLE = json.JSONEncoder(allow_nan=False)
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+class AmbiguityError(ValueError):
+    """A text that readers of JSON may understand in two ways; the message says why."""
+
+
+def why_not_json(error: ValueError | RecursionError) -> str:
+    """Return why bytes are not the JSON of a plan, in our own words: Python's change."""
+    match error:
+        case AmbiguityError():
+            return str(error)
+        case json.JSONDecodeError():
+            return f"line {error.lineno} is not JSON from character {error.colno} on"
+        case UnicodeDecodeError():
+            return f"it is not UTF-8 from byte {error.start} on"
+        case RecursionError():
+            return "it is nested too deeply"
+    return "it has a number of more digits than Python reads"
+
+
+def parsed(text: str) -> object:
+    """The document of a JSON text.
+
+    :raises ValueError: it is not JSON, has a name twice in an object, or a number that is none.
+    :raises RecursionError: it is nested too deeply.
+    """
+    document, end = _DOCUMENT(text, _after_space(text, 0))
+    if _after_space(text, end) != len(text):
+        raise json.JSONDecodeError("Extra data", text, end)
+    return document
+
+
+def encoded(value: object, encoder: json.JSONEncoder) -> str:
+    """The JSON of a value as that encoder gives it, but of runs always the canonical one.
+
+    :raises ValueError: it has a number that is none.
+    """
+    if isinstance(value, Runs):
+        return value.text
+    if not isinstance(value, dict) or not any(isinstance(inner, dict | Runs) for inner in value.values()):
+        return encoder.encode(value)
+    items = sorted(value.items()) if encoder.sort_keys else value.items()
+    members = [encoder.encode(key) + encoder.key_separator + encoded(inner, encoder) for key, inner in items]
+    return "{" + encoder.item_separator.join(members) + "}"
+
+
+def canonical(document: dict[str, Any]) -> Iterator[str]:
+    """The canonical JSON of a document in pieces: keys sorted, no spaces, ASCII only.
+
+    :raises ValueError: it has a number that is none.
+    """
+    for number, key in enumerate(sorted(document)):
+        yield f"{',' if number else '{'}{CANONICAL.encode(key)}:"
+        value = document[key]
+        if isinstance(value, list) and value:
+            for place, item in enumerate(value):
+                yield f"{',' if place else '['}{encoded(item, CANONICAL)}"
+            yield "]"
+        else:
+            yield encoded(value, CANONICAL)
+    yield "}" if document else "{}"
+
+
+def _after_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return at if found is None else found.end()
+
+
+def _after(text: str, at: int, sign: str) -> int:
+    """The place of what follows a sign, which must be next."""
+    at = _after_space(text, at)
+    if not text.startswith(sign, at):
+        raise json.JSONDecodeError(f"Expecting {sign!r}", text, at)
+    return _after_space(text, at + 1)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Readers do not agree on which of two members of one name counts, so there must not be two."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise AmbiguityError(f"an object has two members named {twice!a}")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise AmbiguityError(f"{name} is not a JSON number")
+
+
+_any_value: Reader = json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_no_constant).raw_decode
+
+
+def _runs(text: str, at: int) -> tuple[Any, int]:
+    return match(text, at) or _any_value(text, at)
+
+
+def _list_of(read: Reader) -> Reader:
+    """A reader of lists whose items ``read`` reads."""
+
+    def list_at(text: str, at: int) -> tuple[Any, int]:
+        if not text.startswith("[", at):
+            return _any_value(text, at)
+        items: list[Any] = []
+        at = _after_space(text, at + 1)
+        while not text.startswith("]", at):
+            at = _after(text, at, ",") if items else at
+            item, at = read(text, at)
+            items.append(item)
+            at = _after_space(text, at)
+        return items, at + 1
+
+    return list_at
+
+
+def _object_of(**readers: Reader) -> Reader:
+    """A reader of objects some members of which have readers of their own."""
+
+    def object_at(text: str, at: int) -> tuple[Any, int]:
+        if not text.startswith("{", at):
+            return _any_value(text, at)
+        pairs: list[tuple[str, Any]] = []
+        at = _after_space(text, at + 1)
+        while not text.startswith("}", at):
+            at = _after(text, at, ",") if pairs else at
+            key, at = _key(text, at)
+            value, at = readers.get(key, _any_value)(text, _after(text, at, ":"))
+            pairs.append((key, value))
+            at = _after_space(text, at)
+        return _distinct(pairs), at + 1
+
+    return object_at
+
+
+def _key(text: str, at: int) -> tuple[str, int]:
+    if not text.startswith('"', at):
+        raise json.JSONDecodeError("Expecting property name enclosed in double quotes", text, at)
+    key, end = _any_value(text, at)
+    return str(key), end
+
+
+_DOCUMENT = _object_of(guests=_list_of(_object_of(extents=_object_of(data=_runs, zero=_runs))))

@@ -1,0 +1,151 @@
+"""The JSON Schemas of manifest and plan, and whether a document is as one says, up to the first thing that is not.
+
+It knows the keywords that those schemas have, and no others: jsonschema takes five times as long for the plan of a
+fleet, and its import longer than all the rest of a start. Unlike there, 1.0 is no integer. So a document without
+a problem here is valid; all that is wrong with a manifest, jsonschema tells.
+"""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from batchdiff.plan.runs import Runs
+
+Schema = dict[str, Any]
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (int, float),
+}
+
+
+@cache
+def schema_of(kind: str) -> Schema:
+    """The JSON Schema (draft 2020-12) of a ``manifest`` or a ``plan``, version 1."""
+    found: Schema = json.loads(pkgutil.get_data("batchdiff.plan", f"schemas/{kind}.schema.json") or b"")
+    return found
+
+
+def first_problem(document: object, schema: Schema) -> str | None:
+    """What is wrong with a document, and where in it; None where nothing is."""
+    return next(_Check(schema["$defs"]).problems(document, schema, ""), None)
+
+
+class _Check:
+    """Knows the definitions that a schema refers to."""
+
+    def __init__(self, definitions: dict[str, Schema]) -> None:
+        self._definitions = definitions
+
+    def problems(self, value: object, schema: Schema | bool, where: str) -> Iterator[str]:
+        """All that is wrong with a value, at that place of the document."""
+        if isinstance(value, Runs):
+            return  # their grammar allows nothing that the schema does not
+        if isinstance(schema, bool):
+            if not schema:
+                yield _said(where, f"{_shown(value)} must not be there")
+            return
+        names = schema.get("type")
+        if names is not None and not _is(value, names):
+            yield _said(where, f"{_shown(value)} is no {names if isinstance(names, str) else ' or '.join(names)}")
+            return
+        yield from self._combined(value, schema, where)
+        allowed = [schema["const"]] if "const" in schema else schema.get("enum")
+        if allowed is not None and not any(_equal(value, one) for one in allowed):
+            yield _said(where, f"{_shown(value)} is not {' or '.join(map(json.dumps, allowed))}")
+        if isinstance(value, dict):
+            yield from self._of_object(value, schema, where)
+        elif isinstance(value, list):
+            yield from self._of_array(value, schema, where)
+        elif isinstance(value, str):
+            yield from _of_text(value, schema, where)
+        elif isinstance(value, int):
+            yield from _of_number(value, schema, where)
+
+    def _fits(self, value: object, schema: Schema) -> bool:
+        return next(self.problems(value, schema, ""), None) is None
+
+    def _combined(self, value: object, schema: Schema, where: str) -> Iterator[str]:
+        """What other schemas say that this one is made of."""
+        if "$ref" in schema:
+            yield from self.problems(value, self._definitions[schema["$ref"].removeprefix("#/$defs/")], where)
+        for part in schema.get("allOf", ()):
+            yield from self.problems(value, part, where)
+        found = [next(self.problems(value, part, where), None) for part in schema.get("anyOf", ())]
+        if found and None not in found:
+            yield "; ".join(map(str, found))
+        if "oneOf" in schema and sum(self._fits(value, part) for part in schema["oneOf"]) != 1:
+            yield _said(where, f"{_shown(value)} is not exactly one of what it may be")
+        if "if" in schema and self._fits(value, schema["if"]):
+            yield from self.problems(value, schema.get("then", True), where)
+
+    def _of_object(self, value: dict[str, Any], schema: Schema, where: str) -> Iterator[str]:
+        known = schema.get("properties", {})
+        needed = [*schema.get("required", ())]
+        for name, others in schema.get("dependentRequired", {}).items():
+            needed += others if name in value else ()
+        for name in needed:
+            if name not in value:
+                yield _said(where, f"{name} is missing")
+        for name, inner in known.items():
+            if name in value:
+                yield from self.problems(value[name], inner, f"{where}.{name}")
+        for name in value.keys() - known.keys() if "additionalProperties" in schema else ():
+            yield from self.problems(name, schema.get("propertyNames", True), where)
+            yield from self.problems(value[name], schema["additionalProperties"], f"{where}.{name}")
+
+    def _of_array(self, value: list[Any], schema: Schema, where: str) -> Iterator[str]:
+        least, most = schema.get("minItems", 0), schema.get("maxItems", len(value))
+        if not least <= len(value) <= most:
+            yield _said(where, f"{_shown(value)} has {len(value)} items, not {least} to {most}")
+        if "items" in schema:
+            for number, item in enumerate(value):
+                yield from self.problems(item, schema["items"], f"{where}[{number}]")
+
+
+def _of_text(value: str, schema: Schema, where: str) -> Iterator[str]:
+    if len(value) < schema.get("minLength", 0):
+        yield _said(where, "it is empty")
+    if "pattern" in schema and not _pattern(schema["pattern"]).search(value):
+        yield _said(where, f"{_shown(value)} does not match {schema['pattern']}")
+
+
+@cache
+def _pattern(text: str) -> re.Pattern[str]:
+    """To Python, ``$`` is also before a newline at the end; to JSON Schema it is not."""
+    return re.compile(f"{text[:-1]}\\Z" if text.endswith("$") else text)
+
+
+def _of_number(value: int, schema: Schema, where: str) -> Iterator[str]:
+    if value < schema.get("minimum", value) or value > schema.get("maximum", value):
+        yield _said(where, f"{_shown(value)} is not from {schema.get('minimum')} to {schema.get('maximum')}")
+
+
+def _is(value: object, names: str | list[str]) -> bool:
+    """Exact: to Python a truth is a number."""
+    return any(type(value) in _TYPES[name] for name in ([names] if isinstance(names, str) else names))
+
+
+def _equal(value: object, one: object) -> bool:
+    return value == one and isinstance(value, bool) == isinstance(one, bool)
+
+
+def _said(where: str, what: str) -> str:
+    return f"{where.lstrip('.')}: {what}" if where else what
+
+
+def _shown(value: object) -> str:
+    try:
+        text = ascii(value)
+    except RecursionError:
+        return "what is nested that deeply"
+    return text if len(text) <= 60 else text[:57] + "..."

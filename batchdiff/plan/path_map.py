@@ -1,0 +1,161 @@
+"""The present paths of images that moved after a plan, a journal or a sidecar recorded them.
+
+::
+
+    --map /images=/fast/images
+
+    /images/web01.img       -> /fast/images/web01.img
+    /images2/web01.img      unchanged: only whole names match
+    /fast/images/web02.img  unchanged: it was recorded after the move
+
+Entries recorded after the move have the new paths already, so mapping a path twice must equal mapping it once. If
+NEW lies under OLD (`--map /images=/images/old`), a path under NEW counts as moved. Moves that would move a path of
+the plan twice are refused.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from batchdiff.files.filenames import unfit
+from batchdiff.image_source import ImageSource
+from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage
+from batchdiff.plan.sidecar import Origin, Sidecar
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A move of everything under ``old`` to ``new``; both are absolute, each a file or a folder."""
+
+    old: str
+    new: str
+
+
+def move_in(text: str) -> Move:
+    """Parse the text ``OLD=NEW`` of a command line; NEW may be relative to the working folder.
+
+    :raises ValueError: the text does not describe a move; the message gives the reason.
+    """
+    old, equals, new = text.partition("=")
+    if not (old and equals and new):
+        raise ValueError(f"{text!r} is not OLD=NEW, such as /images=/fast/images")
+    if unfit(text):
+        raise ValueError(f"{text!r} has control characters in it")
+    if not old.startswith("/"):
+        raise ValueError(f"{old!r} is not an absolute path; write OLD as it stands in the plan")
+    try:
+        found = _without_links(new)
+    except OSError as error:
+        hint = "; OLD ends at the first =" if "=" in new else ""
+        raise ValueError(f"{new!r} cannot be found ({error.strerror}){hint}") from error
+    # No realpath for OLD: that path is gone, or means another place now.
+    return Move(f"/{os.path.normpath(old).strip('/')}", found)
+
+
+@dataclass(frozen=True, slots=True)
+class PathMap:
+    """The moves of one command."""
+
+    moves: tuple[Move, ...] = ()
+
+    def path(self, path: str) -> str:
+        """Return the present form of a recorded path, by the move with the longest OLD above it."""
+        under = [move for move in self.moves if _lies_under(path, move.old)]
+        if not under:
+            return path
+        move = max(under, key=lambda each: len(each.old))
+        if _lies_under(move.new, move.old) and _lies_under(path, move.new):
+            return path
+        rest = path[len(move.old.rstrip("/")) :]
+        return (move.new.rstrip("/") + rest) or "/"
+
+    def plan(self, plan: Plan) -> Plan:
+        """Return a plan with all paths as they are now. Its checksum stays, because it links plan and journal.
+
+        :raises ValueError: no path lies under any OLD, or one would be moved twice; the message names it.
+        """
+        if not self.moves:
+            return plan
+        self._check(plan)
+        return replace(
+            plan,
+            manifest_path=self.path(plan.manifest_path),
+            template=self._planned(plan.template),
+            guests=tuple(self._guest(guest) for guest in plan.guests),
+        )
+
+    def sidecar(self, sidecar: Sidecar) -> Sidecar:
+        """Return a sidecar with all paths as they are now."""
+        overlays = {self.path(path): self._origin(origin) for path, origin in sidecar.overlays.items()}
+        return replace(sidecar, overlays=overlays)
+
+    def source(self, source: ImageSource) -> ImageSource:
+        """Return an image and its chain with their present paths."""
+        below = tuple(self.source(each) for each in source.backing)
+        return replace(source, path=self.path(source.path), backing=below)
+
+    def _check(self, plan: Plan) -> None:
+        news = {move.old: move.new for move in self.moves}
+        for move in self.moves:
+            if news[move.old] != move.new:
+                raise ValueError(f"{move.old} cannot have moved both to {move.new} and to {news[move.old]}")
+        paths = list(_paths_of(plan))
+        if not any(_lies_under(path, old) for path in paths for old in news):
+            olds = " or ".join(news)
+            raise ValueError(f"no path of the plan lies under {olds}; its template is {plan.template.source.path}")
+        before: dict[str, str] = {}
+        for path in paths:
+            now = self.path(path)
+            if self.path(now) != now:
+                raise ValueError(f"{path} would be moved to {now}, and from there to {self.path(now)}")
+            if before.setdefault(now, path) != path:
+                raise ValueError(f"{before[now]} and {path} would both be {now}")
+
+    def _planned(self, image: PlannedImage) -> PlannedImage:
+        return replace(image, source=self.source(image.source))
+
+    def _guest(self, guest: GuestPlan) -> GuestPlan:
+        return replace(
+            guest,
+            source=self.source(guest.source),
+            image=None if guest.image is None else self._planned(guest.image),
+            overlay_path=self.path(guest.overlay_path),
+            alias=self.path(guest.alias) if guest.alias else "",
+        )
+
+    def _origin(self, origin: Origin) -> Origin:
+        return replace(origin, plan_path=self.path(origin.plan_path), original=self.path(origin.original))
+
+
+NOTHING_MOVED = PathMap()
+
+
+def _lies_under(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder.rstrip('/')}/")
+
+
+def _paths_of(plan: Plan) -> Iterator[str]:
+    yield plan.manifest_path
+    yield from _chain(plan.template.source)
+    for guest in plan.guests:
+        yield from _chain(guest.source)
+        yield guest.overlay_path
+
+
+def _chain(source: ImageSource) -> Iterable[str]:
+    return (source.path, *(below.path for below in source.backing))
+
+
+def _without_links(path: str) -> str:
+    """Return the absolute path without symbolic links, as plans have it; a block device keeps its given name.
+
+    :raises OSError: there is no such file or folder.
+    """
+    if stat.S_ISBLK(os.stat(path).st_mode):
+        # /dev/vg/lv is stable; the /dev/dm-3 behind it may be another volume after a reboot.
+        folder, name = os.path.split(os.path.abspath(path))
+        return os.path.join(os.path.realpath(folder), name)
+    return os.path.realpath(path, strict=True)

@@ -1,0 +1,109 @@
+"""Whether a file can be a plan at all, from its first bytes: said in words before any of it is decoded."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+
+from batchdiff.errors import PlanError
+from batchdiff.files import own_files
+from batchdiff.files.filenames import check_usable, shell_word
+from batchdiff.files.own_documents import Document, own_document
+from batchdiff.image.format_marks import looks_like
+from batchdiff.image_source import ImageFormat
+from batchdiff.linux.call_failures import explained
+from batchdiff.linux.permissions import Deed
+from batchdiff.quoting import suggestion
+
+_HEAD = 4096
+"""A manifest says its version and template in its first lines, below its comments."""
+_MANIFEST_KEY = re.compile(rb"^(version|template|guests|defaults)\s*:", re.MULTILINE)
+_MANIFEST_SUFFIXES = (".yaml", ".yml")
+_BOM = b"\xef\xbb\xbf"
+
+
+def check_is_plan(path: str) -> None:
+    """Refuses a file that cannot be a plan, with what it may be instead. Reads its first bytes only.
+
+    :raises PlanError: it is missing, cannot be read, or begins like something else.
+    """
+    head = _head(path)
+    if head is None:
+        return  # a folder, a FIFO: reading it tells
+    if not head:
+        raise PlanError(f"{path} is not a plan", why="it is empty", remedy=plan_again(path))
+    document = own_document(head)
+    if document not in {None, Document.PLAN, Document.SIDECAR} or path.endswith(own_files.SIDECAR):
+        raise PlanError(f"{path} is not a plan", why=f"it is {document}", remedy=_plan_of(path))
+    if head.removeprefix(_BOM).lstrip().startswith(b"{") and b"\0" not in head:
+        return
+    if _is_manifest(path, head):
+        raise PlanError(
+            f"{path} is not a plan",
+            why="it looks like a manifest",
+            remedy=f"Run `batchdiff plan {shell_word(path)}` first; that writes the plan.",
+        )
+    raise PlanError(
+        f"{path} is not a plan", why=_what(path, head), remedy="Name the file that `batchdiff plan` wrote."
+    )
+
+
+def plan_again(path: str) -> str:
+    """Return what to do about a plan that is damaged: a journal beside it shows that it was applied."""
+    if not os.path.lexists(f"{path}.journal"):
+        return "Run `batchdiff plan MANIFEST` again."
+    return (
+        f"It was applied, as {path}.journal shows: bring it back from a backup. Without one, `qemu-img convert`"
+        " makes a standalone disk of each overlay, and `batchdiff plan` plans the other guests."
+    )
+
+
+def _plan_of(path: str) -> str:
+    plan = path.removesuffix(".journal")
+    if plan != path and os.path.exists(plan):
+        return f"Name the plan: {shell_word(plan)}."
+    return "Name the file that `batchdiff plan` wrote."
+
+
+def _head(path: str) -> bytes | None:
+    """The first bytes of a regular file; None of anything else."""
+    try:
+        check_usable(path)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(fd, "rb") as file:
+            return file.read(_HEAD) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+    except FileNotFoundError as error:
+        raise PlanError(f"cannot read the plan {path}", why="there is no such file", remedy=_near(path)) from error
+    except OSError as error:
+        fault = explained(error, Deed.READ, path)
+        raise PlanError(f"cannot read the plan {path}", why=fault.why, remedy=fault.remedy) from error
+    except ValueError as error:
+        raise PlanError(f"cannot read the plan {path!r}", why=str(error), remedy="Correct the path.") from error
+
+
+def _near(path: str) -> str:
+    """What may have been meant by the path of a file that is not there."""
+    folder, name = os.path.split(path)
+    try:
+        names = os.listdir(folder or os.curdir)
+    except OSError:
+        return "Its folder does not exist or cannot be listed."
+    near = suggestion(name, [each for each in names if each.endswith(".json")])
+    if near:
+        return near.removeprefix("; ").capitalize()
+    stem = name.removesuffix(".plan.json")
+    there = [stem + suffix for suffix in _MANIFEST_SUFFIXES if stem + suffix in names]
+    manifest = shell_word(os.path.join(folder, there[0])) if there else "MANIFEST"
+    return f"Run `batchdiff plan {manifest}` first; that writes the plan."
+
+
+def _is_manifest(path: str, head: bytes) -> bool:
+    return b"\0" not in head and bool(path.endswith(_MANIFEST_SUFFIXES) or _MANIFEST_KEY.search(head))
+
+
+def _what(path: str, head: bytes) -> str:
+    found = looks_like(path)
+    if found not in {None, ImageFormat.RAW}:
+        return f"it begins like a {found} image"
+    return "it begins like an image or another binary file" if b"\0" in head else "it does not begin as JSON does"

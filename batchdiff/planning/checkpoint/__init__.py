@@ -1,0 +1,1 @@
+"""What an unfinished scan has found, so that it can be resumed."""

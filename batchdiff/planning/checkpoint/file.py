@@ -1,0 +1,74 @@
+"""The file of a checkpoint: opened without surprises, locked, appended to, removed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+
+from batchdiff.files.atomic_write import sync_folder
+from batchdiff.planning.checkpoint.records import MAGIC, Record, decoded
+
+
+class CheckpointFile:
+    """A checkpoint that is ours alone as long as it is open; ``end``: bytes of it that count.
+
+    :raises OSError, ValueError: it may not be used.
+    """
+
+    def __init__(self, path: str, *, create: bool) -> None:
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        self.path = path
+        self.end = 0
+        self._file = os.fdopen(os.open(path, flags | (os.O_CREAT | os.O_EXCL if create else 0), 0o600), "rb")
+        try:
+            _check_ours(os.fstat(self._file.fileno()))
+            # A record lock, because workers do not inherit it: they may outlive a killed planner for a while.
+            fcntl.lockf(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def records(self) -> list[Record]:
+        """The whole records; what follows the last of them will be written over.
+
+        :raises ValueError: it is no checkpoint.
+        """
+        size = os.fstat(self._file.fileno()).st_size
+        head = self._file.read(len(MAGIC))
+        if not MAGIC.startswith(head):
+            raise ValueError("it is not a checkpoint of this version of batchdiff")
+        found = list(decoded(self._file, size))
+        self.end = found[-1][1] if found else 0
+        return [record for record, _ in found]
+
+    def append(self, data: bytes) -> None:
+        """Writes after what counts."""
+        fd = self._file.fileno()
+        os.ftruncate(fd, self.end)
+        done = 0
+        while done < len(data):
+            done += os.pwrite(fd, data[done:], self.end + done)
+        self.end += len(data)
+
+    def sync(self) -> None:
+        """Makes all of it durable."""
+        os.fdatasync(self._file.fileno())
+        sync_folder(os.path.dirname(os.path.abspath(self.path)))
+
+    def discard(self) -> None:
+        """Removes it, if it is still what stands at its path."""
+        ours, there = os.fstat(self._file.fileno()), os.lstat(self.path)
+        if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino):
+            os.unlink(self.path)
+
+    def close(self) -> None:
+        """Gives the lock back."""
+        self._file.close()
+
+
+def _check_ours(info: os.stat_result) -> None:
+    if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
+        raise ValueError("it is not a regular file with only one name")
+    if info.st_uid != os.geteuid() or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ValueError("others than you may write to it")

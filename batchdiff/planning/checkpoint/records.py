@@ -1,0 +1,152 @@
+"""What a checkpoint file holds, as bytes; pure.
+
+::
+
+    file     magic | record | record | ...        a record that is cut or damaged ends what counts
+    record   length of the payload (u32), xxh3-128 of the payload, payload
+    payload  B binding        text: the template, how it is scanned; once, first
+             G guests         JSON list of texts: whom the results that follow number
+             R result         of one range: number, digest, the template's units that are not zeros, guests left
+                          out; by guest how many of these units it has other data in, and its runs
+
+All numbers are little-endian. A guest without runs equals the template in that range; one that is left out
+could not be read there.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import xxhash
+
+from batchdiff.extents import Extents, Kind
+from batchdiff.planning.scan.one_range import RangeResult
+
+MAGIC = b"batchdiff unfinished scan 1\n"
+
+_FRAME = struct.Struct("<I16s")
+_RESULT = struct.Struct("<Q?16sIII")
+_GUEST = struct.Struct("<III")
+_RUN = np.dtype([("first", "<i8"), ("count", "<i4"), ("kind", "u1")])
+_LAST_UNIT = 1 << 51
+"""No offset in a file is larger than 2^63 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """The first record: what all results rest on."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Guests:
+    """The guests of the results that follow, by a text that tells their exact state."""
+
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The result of one range; ``left_out``: guests of whom it says nothing."""
+
+    result: RangeResult
+    left_out: frozenset[int]
+
+
+Record = Binding | Guests | Recorded
+
+
+def encoded(record: Binding | Guests | RangeResult) -> bytes:
+    """A record with its frame."""
+    match record:
+        case Binding(text):
+            payload = b"B" + text.encode()
+        case Guests(keys):
+            payload = b"G" + json.dumps(keys).encode()
+        case RangeResult():
+            payload = b"R" + _result_bytes(record)
+    return _FRAME.pack(len(payload), _digest(payload)) + payload
+
+
+def decoded(file: BinaryIO, size: int) -> Iterator[tuple[Record, int]]:
+    """The whole records after the magic, and where each ends; ``size`` is that of the file in bytes."""
+    at = file.tell()
+    while at + _FRAME.size <= size:
+        length, digest = _FRAME.unpack(file.read(_FRAME.size))
+        at += _FRAME.size + length
+        if at > size:
+            return
+        payload = file.read(length)
+        if _digest(payload) != digest:
+            return
+        try:
+            record = _record(payload)
+        except (ValueError, struct.error):  # whole, but not ours
+            return
+        yield record, at
+
+
+def _digest(payload: bytes) -> bytes:
+    return xxhash.xxh3_128_digest(payload)
+
+
+def _result_bytes(result: RangeResult) -> bytes:
+    digest = result.template_digest
+    left_out, found = sorted(result.failures), sorted(result.differences.items())
+    head = (result.number, digest is not None, digest or b"", result.template_units)
+    parts = [_RESULT.pack(*head, len(left_out), len(found))]
+    parts += [struct.pack(f"<{len(left_out)}I", *left_out)]
+    for guest, extents in found:
+        runs = np.empty(len(extents), dtype=_RUN)
+        runs["first"], runs["count"], runs["kind"] = extents.first, extents.count, extents.kind
+        parts += [_GUEST.pack(guest, result.replaced.get(guest, 0), len(runs)), runs.tobytes()]
+    return b"".join(parts)
+
+
+def _record(payload: bytes) -> Record:
+    kind, body = payload[:1], payload[1:]
+    if kind == b"B":
+        return Binding(body.decode())
+    if kind == b"G":
+        keys = json.loads(body)
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            raise ValueError("no list of guests")
+        return Guests(tuple(keys))
+    if kind == b"R":
+        return _recorded(body)
+    raise ValueError("unknown kind of record")
+
+
+def _recorded(body: bytes) -> Recorded:
+    number, has_digest, digest, units, left, guests = _RESULT.unpack_from(body)
+    at = _RESULT.size
+    left_out = struct.unpack_from(f"<{left}I", body, at)
+    at += 4 * left
+    result = RangeResult(number, digest if has_digest else None, template_units=units)
+    for _ in range(guests):
+        guest, replaced, count = _GUEST.unpack_from(body, at)
+        result.replaced[guest] = replaced
+        at += _GUEST.size
+        result.differences[guest] = _extents(np.frombuffer(body, _RUN, count, at))
+        at += count * _RUN.itemsize
+    if at != len(body):
+        raise ValueError("more bytes than runs")
+    return Recorded(result, frozenset(left_out))
+
+
+def _extents(runs: np.ndarray[tuple[int], np.dtype[np.void]]) -> Extents:
+    first, count = runs["first"].astype(np.int64), runs["count"].astype(np.int64)
+    kind = runs["kind"].copy()
+    end = first + count
+    sound = (
+        (count > 0).all() and (first[1:] >= end[:-1]).all() and (first >= 0).all() and (end <= _LAST_UNIT).all()
+    )
+    if not sound or not ((kind > Kind.SAME_ZERO) & (kind <= Kind.DATA)).all():
+        raise ValueError("runs that no range has")
+    return Extents(first, count, kind)

@@ -1,0 +1,1 @@
+"""Compare one range of all images, in worker processes."""

@@ -1,0 +1,93 @@
+"""Puts the kinds of windows together to what a range has; pure.
+
+::
+
+    largest cluster     |           2 MiB           |           2 MiB           |
+    windows             |      |differs|      |      |      |      |      |      |
+    in the extents      |#######  all of it  #######|  nothing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from batchdiff import extents
+from batchdiff.extents import Extents, Kind
+from batchdiff.image.content_digest import RangeDigest
+from batchdiff.planning.scan.compare import WINDOW, Flags, Kinds
+from batchdiff.planning.scan.spans import Span, Spans, span_units
+from batchdiff.units import MIB
+
+_WINDOWS_IN_CLUSTER = 2 * MIB // WINDOW
+"""Windows in the largest cluster."""
+
+
+@dataclass(slots=True)
+class RangeFindings:
+    """What gathers while a range is scanned.
+
+    ``equal``: by window, the kinds of a guest that equals the template there; ``kinds``: those of a guest
+    that does not. ``holes``: by guest, in which windows it has nothing, whatever the template has there.
+    """
+
+    equal: Kinds
+    kinds: dict[int, dict[int, Kinds]] = field(default_factory=dict)
+    holes: dict[int, Flags] = field(default_factory=dict)
+    digest: RangeDigest = field(default_factory=RangeDigest)
+
+    def note_holes(self, first: int, holes: dict[int, Flags]) -> None:
+        """Notes which windows, from number ``first`` on, are holes of which guest."""
+        for guest, hollow in holes.items():
+            known = self.holes.setdefault(guest, np.zeros(len(self.equal), dtype=np.bool_))
+            known[first : first + len(hollow)] = hollow
+
+    def differences(self, failed: Container[int], first_unit: int) -> dict[int, Extents]:
+        """The extents of each guest that differs and has not failed; the range begins with that unit."""
+        guests = sorted(guest for guest in self.kinds.keys() | self.holes.keys() if guest not in failed)
+        nowhere = np.zeros(len(self.equal), dtype=np.bool_)
+        there = self.equal.any(axis=1)
+        found = {}
+        for guest in guests:
+            kinds, trimmed = self.kinds.get(guest, {}), self.holes.get(guest, nowhere) & there
+            if kinds or np.count_nonzero(trimmed):
+                found[guest] = joined(kinds, trimmed, self.equal, first_unit)
+        return found
+
+
+def within(around: Kinds, kinds: Kinds, span: Span) -> Kinds:
+    """The kinds of a window: some in a span, others around it."""
+    whole, units = around.copy(), span_units(span)
+    whole[units] = kinds[units]
+    return whole
+
+
+def assume_data(equal: Kinds, there: Spans) -> None:
+    """Unread parts of the template count as data: at worst a cluster of zeros is written as one of data."""
+    for window, span in there.items():
+        equal[window, span_units(span)] = Kind.SAME
+
+
+def replaced_units(kinds: dict[int, Kinds], equal: Kinds) -> int:
+    """How many units of the template that are not zeros a guest has other data in, in its windows that differ."""
+    if not kinds:
+        return 0
+    found = np.stack(list(kinds.values()))
+    return int(np.count_nonzero((found == Kind.DATA) & (equal[list(kinds)] != Kind.SAME_ZERO)))
+
+
+def joined(kinds: dict[int, Kinds], trimmed: Flags, equal: Kinds, first_unit: int) -> Extents:
+    """The extents of a range from its windows with differences, and those that are holes where there was data.
+
+    A window without any is needed all the same where it shares a largest cluster with one that has some.
+    """
+    differs = trimmed.copy()
+    differs[list(kinds)] = True
+    clusters = np.logical_or.reduceat(differs, np.arange(0, len(differs), _WINDOWS_IN_CLUSTER))
+    whole = equal * np.repeat(clusters, _WINDOWS_IN_CLUSTER)[: len(differs), np.newaxis]
+    whole[trimmed] >>= 1  # SAME becomes ZERO; SAME_ZERO, which all else is, stays
+    for number, found in kinds.items():
+        whole[number] = found
+    return extents.from_kinds(whole.reshape(-1), first_unit)

@@ -1,0 +1,108 @@
+"""Opens planned images again while they are needed, so that a fleet of any size fits the limit of open files.
+
+::
+
+    a limit of 256     | ours | workers' pipes | template |  files of the guests of one batch  |
+
+The guests of a batch are scanned together, so the template is read once for each batch: 1,000 guests in 5 batches
+read 0.4 % more than in one. Under a limit that all fit into there is one batch.
+
+An image that is not open could be changed or swapped meanwhile, so its fingerprints are compared each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from batchdiff.errors import ImageError
+from batchdiff.files.descriptors import free_descriptors
+from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
+from batchdiff.image.image import Image
+from batchdiff.image.open import open_image
+from batchdiff.image_source import ImageSource
+from batchdiff.plan.plan import PlannedImage
+
+_OURS = 12
+"""Files that are open for a moment beside those of images: /proc, folders, the checkpoint."""
+
+_OF_A_WORKER = 3
+"""What a worker costs the planner: its pipe, and two that multiprocessing knows it by."""
+
+
+class Budget(NamedTuple):
+    """How many worker processes there may be, and how many files of guests each may have open."""
+
+    jobs: int
+    files: int
+
+
+def budget(jobs: int, template_files: int) -> Budget:
+    """Share out the descriptors that are left; at least one job and one file, even if that is too much."""
+    free = free_descriptors() - _OURS - template_files
+    jobs = max(min(jobs, free // (2 * _OF_A_WORKER)), 1)
+    return Budget(jobs, max(free - (jobs * _OF_A_WORKER if jobs > 1 else 0), 1))
+
+
+def batches(guests: Sequence[int], files: Sequence[int], most: int) -> Iterator[tuple[int, ...]]:
+    """Cut guests, of which number N has ``files[N]`` files, into batches with ``most`` files each, at the most.
+
+    A guest that has more than that is a batch of its own. No guests at all are one batch.
+    """
+    batch: list[int] = []
+    used = 0
+    for guest in guests:
+        if batch and used + files[guest] > most:
+            yield tuple(batch)
+            batch, used = [], 0
+        batch.append(guest)
+        used += files[guest]
+    yield tuple(batch)
+
+
+def reopened(record: PlannedImage) -> Image:
+    """Open a planned image again.
+
+    :raises ImageError: it is not what it was when it was first opened, or cannot be opened.
+    """
+    try:
+        image = open_image(record.source)
+    except ImageError as error:
+        # That it changed explains whatever is wrong with it now.
+        now = tuple(fingerprint_at(path) or NO_FILE for path in record.paths)
+        if NO_FILE not in now and (changes := record.changes(now)):
+            raise _changed(changes) from error
+        raise
+    changes = record.changes(image.fingerprints())
+    if changes:
+        image.close()
+        raise _changed(changes)
+    return image
+
+
+Files = tuple[tuple[int, int], ...]
+"""Device and inode of each file of a chain: as long as it is open somewhere, no other file has these."""
+
+
+def files_of(image: Image) -> Files:
+    """Return which files an image consists of."""
+    return tuple((each.device, each.inode) for each in image.fingerprints())
+
+
+def opened_too(source: ImageSource, files: Files) -> Image:
+    """Open an image that this run has open already, so that its folder may have been swapped, too.
+
+    :raises ImageError: other files have its names now, or it cannot be opened.
+    """
+    image = open_image(source)
+    if files_of(image) != files:
+        image.close()
+        raise ImageError(
+            f"another file has taken the place of {source.path} while it was scanned",
+            remedy="Find out what moved it, or mounted something there, and plan again.",
+        )
+    return image
+
+
+def _changed(changes: str) -> ImageError:
+    return ImageError(f"it changed while it was scanned ({changes}). Shut its VM down and plan again")

@@ -1,0 +1,1 @@
+"""What an overlay will take on disk, and what it saves."""

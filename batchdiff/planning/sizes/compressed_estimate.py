@@ -1,0 +1,143 @@
+"""How large a compressed overlay will be: a sample of its clusters is compressed, more until the error is small.
+
+Where the sample reaches every cluster the size is exact. The sample is drawn from a fixed seed, so that a
+plan does not depend on the number of jobs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.extents import Extents, Kind, folded, numbers, only
+from batchdiff.image.image import Image
+from batchdiff.image.open import open_image
+from batchdiff.image.read_buffer import ReadBuffer
+from batchdiff.image_source import ImageSource
+from batchdiff.planning.scan.compare import UNIT
+from batchdiff.qcow2.cluster_packing import Packer
+from batchdiff.qcow2.compression import compressed
+from batchdiff.qcow2.geometry import Geometry
+from batchdiff.units import align_up
+
+_FIRST_SAMPLE = 512
+_WANTED_ERROR = 0.01
+"""Half of what a plan may be off by (docs/plan-format.md)."""
+_CONFIDENCE = 1.96
+_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Some clusters of a guest, to be compressed."""
+
+    source: ImageSource
+    geometry: Geometry
+    clusters: tuple[int, ...]
+
+
+class StoredData(NamedTuple):
+    """What the data of an overlay takes compressed: bytes of the file, their error, bytes on disk.
+
+    The file's are in whole clusters; on disk they are in whole units of the filesystem, and fewer, because
+    clusters of the file need not be filled.
+    """
+
+    file_bytes: int
+    error_bytes: int
+    disk_bytes: int
+
+
+Measure = Callable[[list[Sample]], list[list[int]]]
+"""Compresses samples and gives, in their order, the stored bytes of each cluster; 0 for an uncompressed one."""
+
+
+def stored_lengths(sample: Sample) -> list[int]:
+    """The bytes that each cluster of a sample takes compressed; 0 where it would be stored as it is."""
+    buffer = ReadBuffer(sample.geometry.cluster_size)
+    with open_image(sample.source) as image:
+        return [_stored(image, number, sample.geometry, buffer) for number in sample.clusters]
+
+
+def _stored(image: Image, number: int, geometry: Geometry, buffer: ReadBuffer) -> int:
+    data = buffer.load(image, number * geometry.cluster_size, geometry.cluster_size)
+    packed = compressed(data, geometry.compression_type)
+    return 0 if packed is None else len(packed)
+
+
+def stored_data(
+    source: ImageSource, extents: Extents, geometry: Geometry, measure: Measure, *, unit: int = UNIT
+) -> StoredData:
+    """What the data of an overlay takes compressed, on a filesystem that gives space in units of ``unit`` bytes.
+
+    Without error where every cluster was compressed, and only there.
+    """
+    clusters = numbers(folded(only(extents, Kind.DATA), geometry.granules))
+    count = len(clusters)
+    order = np.random.default_rng(0).permutation(count)
+    lengths = np.zeros(count, dtype=np.int64)
+    cluster_size, done = geometry.cluster_size, 0
+    while done < count:
+        wanted = min(max(done * 2, _FIRST_SAMPLE), count)
+        batch = np.sort(order[done:wanted])
+        lengths[batch] = _sampled_lengths(source, clusters[batch], geometry, measure)
+        done = wanted
+        drawn = lengths[np.sort(order[:done])]
+        end, on_disk = _packed(drawn, cluster_size, unit)
+        total = end * count / done
+        error = _error(np.where(drawn == 0, cluster_size, drawn), count)
+        if done < count and error <= _WANTED_ERROR * total:
+            # One cluster more, for the rounding: also a sample without any spread is no proof.
+            return StoredData(
+                align_up(round(total), cluster_size),
+                math.ceil(error) + cluster_size,
+                align_up(round(on_disk * count / done), unit),
+            )
+    end, on_disk = _packed(lengths, cluster_size, unit)
+    return StoredData(align_up(end, cluster_size), 0, align_up(on_disk, unit))
+
+
+def _sampled_lengths(
+    source: ImageSource, clusters: npt.NDArray[np.int64], geometry: Geometry, measure: Measure
+) -> list[int]:
+    samples = [
+        Sample(source, geometry, tuple(clusters[at : at + _BATCH].tolist()))
+        for at in range(0, len(clusters), _BATCH)
+    ]
+    return [length for lengths in measure(samples) for length in lengths]
+
+
+def _error(sizes: npt.NDArray[np.int64], count: int) -> float:
+    """Half the width of the 95 % interval of the sum of ``count`` sizes, from a sample drawn without return."""
+    drawn = len(sizes)
+    if drawn == count:
+        return 0.0
+    share_left = 1 - drawn / count
+    return float(_CONFIDENCE * np.std(sizes, ddof=1) / math.sqrt(drawn) * math.sqrt(share_left) * count)
+
+
+def _packed(lengths: npt.NDArray[np.int64], cluster_size: int, unit: int) -> tuple[int, int]:
+    """Bytes up to the end of what is stored, and of these without the units to which nothing is written.
+
+    Neither is rounded up, because a sample's rounding would be multiplied.
+    """
+    packer = Packer(0, cluster_size)
+    end = unused = filled = 0  # filled: where the last compressed cluster ends
+    for length in lengths.tolist():
+        offset = packer.place(length or None)
+        end = max(end, offset + (length or cluster_size))
+        if length:
+            unused += _units_left(filled, cluster_size, unit) if offset != filled else 0
+            filled = offset + length
+    # What is left after the last compressed cluster counts only where something is stored behind it.
+    return end, end - unused - (_units_left(filled, cluster_size, unit) if end > filled else 0)
+
+
+def _units_left(filled: int, cluster_size: int, unit: int) -> int:
+    """Bytes of the whole units between an offset and the end of its cluster of the file."""
+    return max(align_up(filled, cluster_size) - align_up(filled, unit), 0)

@@ -1,0 +1,121 @@
+"""What an overlay's data takes on its disk, and how much of it other files have already.
+
+::
+
+    guest's segments   |  file  | hole |         file          |  hole  |
+    never written                          |#|
+    data to write         |-----------|   |--|       |----|  |-----|
+    taken                 |xxxxx|     |   |x |       |xxxx|  |x|          whole units of the filesystem, each once
+
+The overlay has holes where the guest has some, and where the guest is preallocated and was never written to. The
+guest is asked once for a stretch that has many runs: one question each would cost more than all the rest of a
+plan where a guest has thousands.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from batchdiff.extents import distinct
+from batchdiff.image.image import Image
+from batchdiff.image.layer import Segment
+from batchdiff.image.storage.block_ranges import Offsets, overlaps
+from batchdiff.image.storage.preallocated import Unwritten
+from batchdiff.image.storage.shared_blocks import placed, shared_bytes
+from batchdiff.linux.fiemap import ExtentTable
+from batchdiff.planning.scan.compare import UNIT
+from batchdiff.qcow2.entries import Origin
+from batchdiff.units import MIB
+
+_STRETCH = 512 * MIB
+"""A qcow2 with clusters of 64 KiB in no order at all has 8,192 segments in it: a megabyte or two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Bytes on disk of the data, in whole units; and those in blocks that other files have, too."""
+
+    data: int
+    shared: int
+
+
+def taken_bytes(
+    image: Image, data: Offsets, *, sharing: bool, unit: int = UNIT, known: ExtentTable | None = None
+) -> Taken:
+    """What data takes on a filesystem that gives space in units of ``unit`` bytes.
+
+    ``data``: where in the image it is, an array of shape (runs, 2): offset and length, sorted and disjoint.
+
+    Where a unit holds several clusters the data takes no units of its own (:func:`savings.disk_bytes`). Without
+    ``sharing`` nothing counts as shared. ``known``: where a raw image is on its disk, if the filesystem was asked
+    before (:func:`~batchdiff.image.storage.shared_blocks.located`).
+
+    :raises ImageError: the guest's tables are damaged, or its filesystem has a fault.
+    """
+    unwritten = [Unwritten(layer.fd, layer.path, known=known) for layer in image.layers]
+    starts, ends = _cut(data)
+    blocks, counted, shared = 0, -1, 0
+    for first, last in _stretches(starts):
+        inside = starts[first:last], ends[first:last]
+        segments = image.segments(int(starts[first]), int(ends[last - 1]))
+        lows, highs, _ = _overlaps([part for segment in segments for part in _stored(segment, unwritten)], inside)
+        if len(lows):
+            begins, stops = lows // unit, (highs - 1) // unit
+            before = np.concatenate([[counted], stops[:-1]])
+            # Two pieces may be in one unit.
+            blocks += int((stops - np.maximum(begins, before + 1) + 1).sum())
+            counted = int(stops[-1])
+        if sharing and known is None:
+            shared += _shared(image, segments, inside)
+    if sharing and known is not None:
+        lows, highs, *_ = overlaps(shared_bytes(known, image.virtual_size), (starts, ends))
+        shared = int((highs - lows).sum())
+    return Taken(blocks * unit, shared)
+
+
+def _stored(segment: Segment, unwritten: list[Unwritten]) -> Iterator[tuple[int, int]]:
+    """Start and end of the parts of a segment that the overlay has as they are."""
+    if segment.origin is Origin.PACKED or (segment.origin is Origin.FILE and unwritten[segment.layer].is_nothing):
+        yield segment.start, segment.end
+    elif segment.origin is Origin.FILE:
+        shift, end = segment.start - segment.address, segment.address + segment.end - segment.start
+        for start, stop, never in unwritten[segment.layer].split(segment.address, end):
+            if not never:
+                yield start + shift, stop + shift
+
+
+def _cut(runs: Offsets) -> tuple[Offsets, Offsets]:
+    """Starts and ends of runs (start, length), cut at the edges of stretches: one may go over a whole disk."""
+    start, end = runs[:, 0], runs[:, 0] + runs[:, 1]
+    first = start // _STRETCH
+    count = (end - 1) // _STRETCH - first + 1
+    run = np.repeat(np.arange(len(runs)), count)
+    number = np.arange(len(run)) + np.repeat(first - (np.cumsum(count) - count), count)
+    return np.maximum(start[run], number * _STRETCH), np.minimum(end[run], (number + 1) * _STRETCH)
+
+
+def _shared(image: Image, segments: list[Segment], inside: tuple[Offsets, Offsets]) -> int:
+    stored = [segment for segment in segments if segment.origin is Origin.FILE]
+    _, _, touched = _overlaps([(segment.start, segment.end) for segment in stored], inside)
+    found = placed(image, [stored[number] for number in distinct(touched).tolist()])
+    lows, highs, _ = _overlaps([(place.start, place.end) for place in found], inside)
+    return int((highs - lows).sum())
+
+
+def _stretches(starts: Offsets) -> Iterator[tuple[int, int]]:
+    """The runs that begin in one stretch of the disk: numbers of the first, and of that after the last."""
+    if len(starts):
+        number = starts // _STRETCH
+        edges = [0, *(np.flatnonzero(number[1:] != number[:-1]) + 1).tolist(), len(starts)]
+        yield from itertools.pairwise(edges)
+
+
+def _overlaps(spans: list[tuple[int, int]], runs: tuple[Offsets, Offsets]) -> tuple[Offsets, Offsets, Offsets]:
+    """Where spans and runs, both sorted and disjoint, overlap: starts, ends, and numbers of the spans."""
+    table = np.array(spans, dtype=np.int64).reshape(-1, 2)
+    lows, highs, span, _ = overlaps((table[:, 0], table[:, 1]), runs)
+    return lows, highs, span

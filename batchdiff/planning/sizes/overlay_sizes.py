@@ -1,0 +1,145 @@
+"""What an overlay takes and what it saves, for every cluster size, from one scan; pure.
+
+An uncompressed overlay's size follows from the number of its data clusters and L2 tables alone, because
+:mod:`batchdiff.qcow2.layout` fixes where everything goes before anything is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchdiff.extents import Extents, Kind, only, touched
+from batchdiff.image.storage.allocation import DiskUse
+from batchdiff.image.storage.allocation_units import Volume
+from batchdiff.image.storage.exactness import of_difference
+from batchdiff.plan.overlay_options import (
+    CLUSTER_SIZES,
+    DEFAULT_CLUSTER_SIZE,
+    Compression,
+    OverlayOptions,
+    geometry_of,
+)
+from batchdiff.plan.plan import Savings
+from batchdiff.planning.scan.compare import UNIT
+from batchdiff.qcow2.faults import FormatError
+from batchdiff.qcow2.geometry import SMALLEST_EXTENDED_L2, Geometry
+from batchdiff.qcow2.layout import Layout, fits, granules_to_write, layout_for, plan_layout
+from batchdiff.units import align_up, format_size
+
+_AUTO_TOLERANCE = 0.01
+"""How much larger than the smallest overlay one may be that is nearer to QEMU's default cluster size."""
+
+
+def extents_to_write(units: Extents, virtual_size: int, options: OverlayOptions, geometry: Geometry) -> Extents:
+    """What an overlay with those options holds, in its granules."""
+    compresses = options.compression is not Compression.NONE
+    return granules_to_write(units, UNIT, virtual_size, geometry, whole_clusters=compresses)
+
+
+def sizes_by_cluster_size(units: Extents, virtual_size: int, options: OverlayOptions) -> dict[int, int]:
+    """Bytes of the uncompressed overlay for each cluster size that can map a disk of that size.
+
+    Sizes below 4 KiB are left out: differences are found at 4 KiB, so they could only cost more.
+
+    :raises FormatError: none can.
+    """
+    least = least_cluster_size(options)
+    parts = _Parts(
+        differing=only(units, Kind.ZERO, Kind.DATA),
+        nonzero=only(units, Kind.SAME, Kind.DATA),
+        either=units,
+    )
+    sizes = {}
+    for cluster_size in CLUSTER_SIZES:
+        geometry = geometry_of(options, cluster_size)
+        if (cluster_size >= least or cluster_size == options.cluster_size) and fits(virtual_size, geometry):
+            if geometry.granules == 1 and cluster_size >= UNIT:
+                layout = _counted(parts, virtual_size, geometry)
+            else:
+                extents = granules_to_write(units, UNIT, virtual_size, geometry)
+                layout = layout_for(extents, virtual_size, geometry)
+            sizes[cluster_size] = layout.file_size
+    if not sizes:
+        raise FormatError(f"no cluster size can map a disk of {format_size(virtual_size)}")
+    return sizes
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The units of a guest that differ from the template's, those that are not zero, and all of both."""
+
+    differing: Extents
+    nonzero: Extents
+    either: Extents
+
+
+def _counted(parts: _Parts, virtual_size: int, geometry: Geometry) -> Layout:
+    """The layout of an overlay in whole clusters, without folding to them, which takes three times as long.
+
+    A cluster has data where something in it differs, and something in it, that or other, is not zero.
+    """
+    factor = geometry.cluster_size // UNIT
+    data = touched(parts.differing, factor) + touched(parts.nonzero, factor) - touched(parts.either, factor)
+    tables = touched(parts.differing, factor * geometry.l2_entries)
+    return plan_layout(virtual_size, geometry, l2_tables=tables, data_clusters=data)
+
+
+def least_cluster_size(options: OverlayOptions) -> int:
+    """The smallest cluster size that is looked at, unless a smaller one is asked for."""
+    return SMALLEST_EXTENDED_L2 if options.extended_l2 else UNIT
+
+
+def chosen_cluster_size(sizes: dict[int, int]) -> int:
+    """What ``auto`` means: the smallest overlay; of those within 1 % of it, the one nearest to 64 KiB."""
+    bound = min(sizes.values()) * (1 + _AUTO_TOLERANCE)
+    near = [cluster_size for cluster_size, size in sizes.items() if size <= bound]
+    default_bits = DEFAULT_CLUSTER_SIZE.bit_length()
+    return min(near, key=lambda cluster_size: (abs(cluster_size.bit_length() - default_bits), cluster_size))
+
+
+def disk_bytes(layout: Layout, data: int, unit: int = UNIT) -> int:
+    """Bytes on disk of an overlay, in units of the filesystem, of which its data clusters take ``data`` bytes.
+
+    Less than the file's size: tables end before their last cluster does, and data clusters have holes. Where a
+    unit holds several clusters, there is something in each, so all units are taken.
+    """
+    cluster, entries_per_block = layout.geometry.cluster_size, layout.geometry.cluster_size // 2
+    if cluster < unit:
+        return align_up(layout.file_size, unit)
+    last_block = layout.refcounted % entries_per_block or entries_per_block
+    return (
+        unit
+        + align_up(layout.l1_entries * 8, unit)
+        + layout.l2_tables * cluster
+        + align_up(data, unit)
+        + (layout.refcount_blocks - 1) * cluster
+        + align_up(last_block * 2, unit)
+        + align_up(layout.refcount_blocks * 8, unit)
+    )
+
+
+def savings_of(
+    *,
+    guest: DiskUse,
+    volume: Volume,
+    overlay: tuple[int, int, int],
+    sizes: dict[int, int],
+    shared: int = 0,
+) -> Savings:
+    """The savings of one guest. ``overlay``: bytes of the file, their error, bytes on disk, which is ``volume``.
+
+    ``shared``: bytes on disk of the overlay that other files than the guest have, too; they cost nothing.
+    """
+    file_bytes, error, on_disk = overlay
+    return Savings(
+        allocated_bytes=guest.allocated,
+        reclaimable_bytes=guest.reclaimable,
+        overlay_bytes=file_bytes,
+        overlay_error_bytes=error,
+        overlay_disk_bytes=on_disk,
+        saved_bytes=guest.reclaimable - (on_disk - shared),
+        overlay_bytes_by_cluster_size=tuple(sorted(sizes.items())),
+        allocation_unit=volume.unit,
+        exactness=of_difference(guest.exactness, volume.exactness),
+        note="; ".join(dict.fromkeys(filter(None, (guest.note, volume.note)))),
+    )

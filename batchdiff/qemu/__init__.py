@@ -1,0 +1,1 @@
+"""The one room that starts programs: qemu-img, confined by Landlock."""

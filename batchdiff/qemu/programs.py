@@ -1,0 +1,177 @@
+"""External programs: the only module that starts them.
+
+A program gets its arguments as a list, the C locale, no standard input, a process group of its own that is killed
+as a whole, and limits on run time, CPU time and memory. Its output is kept up to a limit. It can read only the
+files that it is given, and change none (:mod:`batchdiff.qemu.landlock`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import resource
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import IO, cast
+
+from batchdiff.errors import ProgramError, StopError
+from batchdiff.files.filenames import shell_line
+from batchdiff.linux.call_failures import AGAIN, explained
+from batchdiff.linux.permissions import Deed
+from batchdiff.qemu.landlock import start_confined
+from batchdiff.signals import signal_name
+
+_KEPT = 64 << 10
+"""Bytes of output that are kept: a damaged image can make `qemu-img check` print gigabytes."""
+
+
+_MEMORY = 2 << 30
+"""Bytes of address space. With a quarter of that, qemu-img fails on valid images."""
+
+_running: set[subprocess.Popen[bytes]] = set()
+
+_GLANCE = 0.1
+"""Seconds between two checks for a request to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A program that has ended. ``code``: negative if a signal killed it; ``output``: stdout and stderr."""
+
+    argv: tuple[str, ...]
+    code: int
+    output: str
+
+    def described(self) -> str:
+        """Return the command, quoted for a shell, its exit code and its output."""
+        how = f"was killed by {signal_name(-self.code)}" if self.code < 0 else f"exit code {self.code}"
+        output = "; ".join(self.output.strip().splitlines())
+        return f"`{shell_line(self.argv)}` ({how}){': ' + output if output else ''}"
+
+
+def is_installed(name: str) -> bool:
+    """Return whether a program is on the PATH."""
+    return shutil.which(name) is not None
+
+
+def never() -> bool:
+    """Never ask a program to stop."""
+    return False
+
+
+def run(
+    argv: list[str],
+    *,
+    reads: Sequence[str] | None,
+    timeout: float,
+    package: str,
+    stopped: Callable[[], bool] = never,
+) -> Finished:
+    """Run a program to its end.
+
+    ``reads``: the files that it may read besides installed ones; None: it runs unconfined. ``timeout``: seconds of
+    run time, and of CPU time. ``package``: the Debian package to install if it is missing.
+
+    :raises ProgramError: it is missing, could not be started, or took too long.
+    :raises StopError: ``stopped`` became true; the program was killed.
+    """
+    # If it does not end by itself, for whatever reason, `finally` kills its whole process group.
+    deadline = time.monotonic() + timeout
+    process = _started(argv, reads, package)
+    try:
+        _limit(process, timeout)
+        output = _read_output(process, deadline, stopped)
+        code = process.wait(max(deadline - time.monotonic(), 0))
+        return Finished(tuple(argv), code, output.decode("utf-8", "replace"))
+    except (TimeoutError, subprocess.TimeoutExpired) as error:
+        raise ProgramError(
+            f"`{shell_line(argv)}` was stopped",
+            why=f"it had not finished after {timeout:.0f} seconds",
+            remedy="If the disk was busy, run the same command again later. If it hangs again, check the image.",
+        ) from error
+    finally:
+        _kill(process)
+        _running.discard(process)
+
+
+def _started(argv: list[str], reads: Sequence[str] | None, package: str) -> subprocess.Popen[bytes]:
+    def start() -> subprocess.Popen[bytes]:
+        # A session of its own: Ctrl-C does not reach the program, and its group can be killed as a whole.
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"LC_ALL": "C"},
+            start_new_session=True,
+        )
+        _running.add(process)
+        return process
+
+    try:
+        return start() if reads is None else start_confined(start, argv[0], reads)
+    except OSError as error:
+        why, remedy = error.strerror or str(error), ""
+        if error.filename == argv[0]:
+            is_missing = error.errno == errno.ENOENT
+            remedy = f"Install it{'' if is_missing else ' again'} (Debian: {package}), {AGAIN}"
+        elif error.errno == errno.EAGAIN:
+            remedy = f"Raise the limit on processes (`ulimit -u`, `TasksMax=` of a service), {AGAIN}"
+        elif error.filename is not None:  # a file that it was to read
+            why, remedy = explained(error, Deed.READ)
+        raise ProgramError(f"cannot run {argv[0]}", why=why, remedy=remedy) from error
+
+
+def _limit(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Limit memory and CPU time of a process that was just started, from outside."""
+    with contextlib.suppress(ProcessLookupError):  # it has ended already
+        for what, most in (
+            (resource.RLIMIT_AS, _MEMORY),
+            (resource.RLIMIT_CPU, math.ceil(seconds)),
+            (resource.RLIMIT_CORE, 0),
+        ):
+            _, hard = resource.prlimit(process.pid, what)
+            # Never raise a hard limit: only root could, and should not either.
+            least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            resource.prlimit(process.pid, what, (least, least))
+
+
+def kill_all() -> None:
+    """Kill every running program, before this process exits."""
+    for process in list(_running):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _read_output(process: subprocess.Popen[bytes], deadline: float, stopped: Callable[[], bool]) -> bytes:
+    kept = b""
+    with cast("IO[bytes]", process.stdout) as pipe:
+        poll = select.poll()  # select() is limited to descriptors below 1,024
+        poll.register(pipe, select.POLLIN)
+        while True:
+            left = max(deadline - time.monotonic(), 0)
+            ready = poll.poll(min(left, _GLANCE) * 1000)
+            if stopped():
+                raise StopError("interrupted")
+            if not ready and left == 0:
+                raise TimeoutError
+            if not ready:
+                continue
+            got = os.read(pipe.fileno(), _KEPT)
+            if not got:
+                return kept
+            kept = (kept + got)[:_KEPT]
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if process.returncode is None:  # not waited for yet, so its PID cannot have been reused
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,173 @@
+"""qemu-img, one function for each verb: an independent check that shares no code with batchdiff."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable, Sequence
+
+from batchdiff.errors import DifferenceError, InUseError, ProgramError, VerificationError
+from batchdiff.files.filenames import shell_word
+from batchdiff.image_source import ImageSource
+from batchdiff.linux.call_failures import AGAIN
+from batchdiff.qemu import programs
+from batchdiff.qemu.programs import Finished, never
+from batchdiff.units import MIB
+
+_NAME = "qemu-img"
+_PACKAGE = "qemu-utils"
+_SECONDS, _BYTES_PER_SECOND = 600, 20 * MIB
+"""The time limit of a verb: ten minutes, plus the time that a slow disk needs to read the whole image."""
+
+_WHERE = (
+    "batchdiff runs qemu-img confined to the images, system folders such as /usr, its own folder and"
+    " LD_LIBRARY_PATH. Install a qemu-img that needs no other files."
+)
+
+
+def is_installed() -> bool:
+    """Return whether qemu-img is on the PATH."""
+    return programs.is_installed(_NAME)
+
+
+_LEAKS_ONLY = 3
+"""The exit code of `qemu-img check` for leaks: clusters that nothing uses are allocated. No data is lost."""
+
+
+def check(
+    image: ImageSource,
+    virtual_size: int,
+    *,
+    leaks_allowed: bool = False,
+    stopped: Callable[[], bool] = never,
+) -> None:
+    """Run `qemu-img check` on the refcounts and tables of a qcow2 image; kill it once ``stopped`` is true.
+
+    :raises VerificationError: it finds an error, or a leak that is not allowed.
+    :raises InUseError: a VM uses the image.
+    :raises ProgramError: it could not be run.
+    """
+    done = _run("check", [image], virtual_size, stopped, options=["-q"])
+    if done.code == _LEAKS_ONLY and leaks_allowed:
+        return
+    if done.code in {2, _LEAKS_ONLY}:
+        raise VerificationError(
+            f"qemu-img check finds errors in {image.path}",
+            why=done.described(),
+            # Errors in an image that was just written are ours, and the image is discarded: nothing to repair.
+            remedy=_REPAIR.format(shell_word(image.path)) if leaks_allowed else "",
+        )
+    _require_success(done)
+
+
+_REPAIR = (
+    "Shut its VM down and copy the file first, because a repair may lose data. Then repair it:"
+    " `qemu-img check -r all -f qcow2 {}`; check that the VM starts, then run the same command again."
+)
+
+
+def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) -> None:
+    """Have QEMU open an image with its backing chain, as the headers name it, and map its first bytes.
+
+    `qemu-img info` is not enough: it opens neither the chain nor an external data file. `map` without JSON output
+    fails if those bytes are compressed.
+
+    :raises VerificationError: QEMU refuses one of the files.
+    :raises InUseError: a VM uses one of them.
+    :raises ProgramError: it could not be run.
+    """
+    done = _run("map", [image], 0, stopped, options=["--max-length=512", "--output=json"])
+    if done.code == 1 and not _is_locked(done):
+        raise VerificationError(
+            f"QEMU does not open {image.path}",
+            why=done.described(),
+            remedy="If the error is in the template, no VM could run on its overlays: restore the template from a"
+            " backup, then plan again.",
+        )
+    _require_success(done)
+
+
+def compare(
+    one: ImageSource, other: ImageSource, virtual_size: int, *, stopped: Callable[[], bool] = never
+) -> None:
+    """Run `qemu-img compare` on the disks of two images; QEMU opens their backing chains as the headers name them.
+
+    :raises DifferenceError: they differ.
+    :raises InUseError: a VM uses one of them.
+    :raises ProgramError: it could not be run, or could not read one of them.
+    """
+    done = _run("compare", [one, other], virtual_size, stopped)
+    # It also exits with 1 if it could not even start; then it has compared nothing.
+    if done.code == 1 and _MISMATCH in done.output:
+        raise DifferenceError(
+            f"qemu-img compare finds a difference between {one.path} and {other.path}", why=done.described()
+        )
+    _require_success(done)
+
+
+_MISMATCH = "mismatch"
+"""Printed by `qemu-img compare` for the first byte that differs, and for sizes that differ."""
+
+
+def _run(
+    verb: str,
+    images: list[ImageSource],
+    virtual_size: int,
+    stopped: Callable[[], bool],
+    *,
+    options: Sequence[str] = (),
+) -> Finished:
+    return programs.run(
+        [_NAME, verb, *options, *_names(images)],
+        reads=[file.path for image in images for file in (image, *image.backing)],
+        timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
+        package=_PACKAGE,
+        stopped=stopped,
+    )
+
+
+def _require_success(done: Finished) -> None:
+    if done.code == 0:
+        return
+    if _is_locked(done):
+        raise InUseError(
+            "an image is in use by a VM or another program",
+            why=done.described(),
+            remedy=f"Shut it down, {AGAIN}",
+        )
+    # 126 and 127 come from a shell or the loader: qemu-img or a library may lie outside the folders it may read.
+    remedy = _WHERE if done.code in {126, 127} else f"Fix what it reports, {AGAIN}"
+    raise ProgramError("qemu-img failed", why=done.described(), remedy=remedy)
+
+
+def _is_locked(done: Finished) -> bool:
+    return "lock" in done.output and "Failed to get" in done.output
+
+
+def _names(images: list[ImageSource]) -> list[str]:
+    """Return the arguments that name images, so that QEMU takes no part of a path for a protocol or an option.
+
+    These are ``json:`` names. JSON is UTF-8, so a path with other bytes is passed as the value of an option
+    instead, with commas doubled. Source: QEMU, ``qemu-img`` manual, ``--image-opts``.
+    """
+    if all(image.path.isascii() or _is_utf8(image.path) for image in images):
+        return [f"json:{json.dumps(_opened(image))}" for image in images]
+    options = [f"driver={image.format.value},file.driver={_driver(image)}" for image in images]
+    paths = [image.path.replace(",", ",,") for image in images]
+    return [
+        "--image-opts",
+        *(f"{option},file.filename={path}" for option, path in zip(options, paths, strict=True)),
+    ]
+
+
+def _opened(image: ImageSource) -> dict[str, object]:
+    return {"driver": image.format.value, "file": {"driver": _driver(image), "filename": image.path}}
+
+
+def _driver(image: ImageSource) -> str:
+    return "host_device" if stat.S_ISBLK(os.stat(image.path).st_mode) else "file"
+
+
+def _is_utf8(path: str) -> bool:
+    return not any("\udc80" <= letter <= "\udcff" for letter in path)

@@ -1,0 +1,133 @@
+"""The results of an apply, guest by guest, beside the plan's predictions; and those of restore and purge."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.report.figures import NOTHING, counted, size
+from batchdiff.report.printable import printable
+from batchdiff.report.table import Align, Column, paragraph, table
+from batchdiff.units import few
+
+_COLUMNS = (
+    Column("guest", Align.LEFT),
+    Column("status", Align.LEFT),
+    Column("overlay\npredicted"),
+    Column("overlay\nactual"),
+    Column("off by"),
+    Column("on disk\npredicted"),
+    Column("on disk\nactual"),
+    Column("original", Align.LEFT),
+)
+
+
+def outcome_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
+    """Return the outcome of an apply for a terminal that is ``width`` cells wide, with a newline at the end."""
+    alike = _skipped_alike(outcomes)
+    together = {name for names in alike.values() for name in names}
+    shown = [outcome for outcome in outcomes if outcome.name not in together]
+    rows = [_row(outcome) for outcome in shown]
+    if len(outcomes) != 1 and (shown or not outcomes):
+        rows.append(_totals_row(outcomes))
+    lines = table(_COLUMNS, rows, width=width) if rows else []
+    notes = [*_notes(shown, width), *(_skipped(names, why, width) for why, names in alike.items())]
+    blocks = [lines, notes, [_summary(outcomes)]]
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def undone_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
+    """Return the outcome of a restore or purge for a terminal of ``width`` cells, with a newline at the end."""
+    column = max([11, *(len(each.status.value) + 2 for each in outcomes)])
+    lines = [
+        paragraph(
+            f"{printable(each.name)}: {printable(each.reason or each.original)}",
+            width=width,
+            first=f"{each.status.value:<{column}}",
+            rest=" " * (column + 2),
+        )
+        for each in outcomes
+    ]
+    notes = [line for each in outcomes for line in _paragraphs(each, each.notes, width)]
+    return "\n".join([*lines, *notes, _summary(outcomes)]) + "\n"
+
+
+def _row(outcome: GuestOutcome) -> tuple[str, ...]:
+    return (
+        printable(outcome.name),
+        outcome.status.value,
+        size(outcome.predicted_overlay_bytes),
+        size(outcome.actual_overlay_bytes),
+        _difference(outcome.predicted_overlay_bytes, outcome.actual_overlay_bytes),
+        size(outcome.predicted_overlay_disk_bytes),
+        size(outcome.actual_overlay_disk_bytes),
+        printable(_first_word(outcome.original)),
+    )
+
+
+def _totals_row(outcomes: Sequence[GuestOutcome]) -> tuple[str, ...]:
+    """Return sums over the overlays that exist, so that predicted and actual sizes cover the same guests."""
+    sums = _sums(outcomes)
+    predicted, actual = sums["predicted_overlay_bytes"], sums["actual_overlay_bytes"]
+    on_disk = (size(sums["predicted_overlay_disk_bytes"]), size(sums["actual_overlay_disk_bytes"]))
+    return ("total", "", size(predicted), size(actual), _difference(predicted, actual), *on_disk, "")
+
+
+def _difference(predicted: int | None, actual: int | None) -> str:
+    if predicted is None or actual is None:
+        return NOTHING
+    return f"+{size(actual - predicted)}" if actual > predicted else size(actual - predicted)
+
+
+def _sums(outcomes: Iterable[GuestOutcome]) -> dict[str, int]:
+    whole = [outcome for outcome in outcomes if outcome.actual_overlay_bytes is not None]
+    return {
+        "predicted_overlay_bytes": sum(outcome.predicted_overlay_bytes or 0 for outcome in whole),
+        "actual_overlay_bytes": sum(outcome.actual_overlay_bytes or 0 for outcome in whole),
+        "predicted_overlay_disk_bytes": sum(outcome.predicted_overlay_disk_bytes or 0 for outcome in whole),
+        "actual_overlay_disk_bytes": sum(outcome.actual_overlay_disk_bytes or 0 for outcome in whole),
+    }
+
+
+def _by_status(outcomes: Iterable[GuestOutcome]) -> dict[str, int]:
+    count = Counter(outcome.status for outcome in outcomes)
+    return {status.value: count[status] for status in Status}
+
+
+def _notes(outcomes: Iterable[GuestOutcome], width: int) -> Iterator[str]:
+    for outcome in outcomes:
+        original = outcome.original
+        texts = [outcome.reason, *outcome.notes]
+        if original != _first_word(original):
+            texts.append(f"the original is {original}")
+        yield from _paragraphs(outcome, filter(None, texts), width)
+
+
+def _paragraphs(outcome: GuestOutcome, texts: Iterable[str], width: int) -> Iterator[str]:
+    for text in texts:
+        line = f"{printable(outcome.name)}: {printable(text)}"
+        yield paragraph(line, width=width, first=f"{outcome.status.value:<11}", rest=" " * 13)
+
+
+def _skipped_alike(outcomes: Iterable[GuestOutcome]) -> dict[str, list[str]]:
+    """Return the names of guests that were skipped for the same reason, by reason, if several share it."""
+    found: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.status is Status.SKIPPED:
+            found.setdefault(outcome.reason, []).append(outcome.name)
+    return {reason: names for reason, names in found.items() if len(names) > 1}
+
+
+def _skipped(names: list[str], reason: str, width: int) -> str:
+    line = f"{printable(few(names))}: {printable(reason)}"
+    return paragraph(line, width=width, first=f"{Status.SKIPPED.value:<11}", rest=" " * 13)
+
+
+def _first_word(text: str) -> str:
+    return text.split(" ", 1)[0].rstrip(":")  # as in "gone: an earlier run deleted it"
+
+
+def _summary(outcomes: Sequence[GuestOutcome]) -> str:
+    said = [f"{count} {status}" for status, count in _by_status(outcomes).items() if count]
+    return f"{counted(len(outcomes), 'guest')}: {', '.join(said)}." if said else "Nothing was done."

@@ -1,0 +1,27 @@
+"""The findings of `batchdiff verify`, as text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from batchdiff.applying.results.finding import Finding
+from batchdiff.report.figures import counted
+from batchdiff.report.printable import printable
+from batchdiff.report.table import paragraph
+
+
+def finding_text(findings: Sequence[Finding], *, width: int = 100) -> str:
+    """Return the findings for a terminal that is ``width`` cells wide, with a newline at the end."""
+    lines = [
+        paragraph(
+            f"{printable(each.name)}: {printable(each.why)}",
+            width=width,
+            first=f"{each.health.value:<8} ",
+            rest=" " * 11,
+        )
+        for each in findings
+    ]
+    count = Counter(each.health for each in findings)
+    said = ", ".join(f"{number} {health}" for health, number in count.items())
+    return "\n".join([*lines, "", f"{counted(len(findings), 'file')}: {said}."]) + "\n"

@@ -1,0 +1,1 @@
+"""How a scan leaves room for everything else: rate limit, page cache, priority."""

@@ -1,0 +1,146 @@
+"""Dropping of page cache behind a scan: pages that the scan brought in are dropped, those cached before stay.
+
+::
+
+    file     | block of 64 MiB: before its first read, record which pages are absent | next block ...
+    reads    |#####|#####|.....          each read requests as many bytes some MiB ahead, within the block
+    dropped  |     |### |                absent pages that have been read; settle(): all other absent pages
+
+The kernel's own read-ahead is turned off. It marks pages so that it continues past the end of a block, and to the
+worker of the next block those pages would look as if another program had cached them. Without any read-ahead, a
+scan of cold images took 2.1 times as long.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from batchdiff.image.files import content_size
+from batchdiff.throttle.page_residency import PAGE, absent_runs, is_reliable
+from batchdiff.units import KIB, MIB, align_up
+
+BLOCK = 64 * MIB
+"""The size of a scan's range, so that no two workers read in the same block of a raw image."""
+
+_AHEAD = 8 * MIB
+"""The read-ahead of one file. Measured on a disk of 300 MB/s: a cold scan took 1.3 times as long as with the
+kernel's read-ahead; with 2 MiB, 1.8 times."""
+
+_AHEAD_IN_ALL = 256 * MIB
+"""The read-ahead of all files together: with a thousand guests each has half a window."""
+
+_STEP = 128 * KIB
+"""The kernel reads at most its read-ahead size for one POSIX_FADV_WILLNEED; this is the default."""
+
+Runs = list[tuple[int, int]]
+
+
+class _File(NamedTuple):
+    device: int
+    inode: int
+
+
+@dataclass(slots=True)
+class _Known:
+    """The state of an open file until the next :meth:`DropBehind.settle`.
+
+    ``reliable``: mincore reports the truth. ``absent``: by block, the pages that were not cached. ``end``: that of
+    the last read. ``asked``: the end of the bytes requested ahead. ``unread``: bytes requested but never read.
+    """
+
+    fd: int
+    size: int
+    reliable: bool
+    absent: dict[int, Runs]
+    end: int = 0
+    asked: int = 0
+    unread: Runs = field(default_factory=list)
+
+    def leave(self) -> None:
+        """Give up the bytes requested ahead: the next read is elsewhere."""
+        if self.asked > self.end:
+            self.unread.append((self.end, self.asked))
+        self.asked = 0
+
+
+class DropBehind:
+    """An observer of a process's reads that drops the pages that they brought in."""
+
+    def __init__(self) -> None:
+        self._files: dict[_File, _Known] = {}
+
+    def before(self, fd: int, offset: int, length: int) -> None:
+        """Record which pages are absent, and request those that a sequential reader will need next."""
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # each time: the opener may have set other advice
+        known = self._known(fd)
+        for block in _blocks(offset, length):
+            if block not in known.absent:
+                known.absent[block] = _absent(known, block)
+        end = offset + length
+        if offset == known.end != 0:  # a read of an image's header need not be followed by the next bytes
+            edge = min(align_up(end, BLOCK), known.size)
+            first = max(known.asked, end)
+            known.asked = min(end + min(_AHEAD, _AHEAD_IN_ALL // len(self._files)), edge)
+            for at in range(first, known.asked, _STEP):
+                os.posix_fadvise(fd, at, min(_STEP, known.asked - at), os.POSIX_FADV_WILLNEED)
+        else:
+            known.leave()
+        known.end = end
+
+    def after(self, fd: int, offset: int, length: int) -> None:
+        """Drop pages that were absent and have been read."""
+        known = self._known(fd)
+        first, last = offset // PAGE * PAGE, align_up(offset + length, PAGE)
+        for block in _blocks(offset, length):
+            for start, end in known.absent.get(block, []):
+                if start < last and first < end:
+                    _drop(fd, max(start, first), min(end, last))
+
+    def settle(self) -> None:
+        """Drop all pages that were absent, read or not, and forget the files: their next read starts afresh.
+
+        A file that was closed meanwhile is kept until it is open again.
+        """
+        for file, known in list(self._files.items()):
+            with suppress(OSError):  # it was closed
+                if _file(known.fd) == file:
+                    del self._files[file]
+                    known.leave()
+                    for start, end in known.unread:
+                        os.pread(known.fd, end - start, start)  # wait: a page that is being read cannot be dropped
+                    for runs in known.absent.values():
+                        for start, end in runs:
+                            _drop(known.fd, start, end)
+
+    def _known(self, fd: int) -> _Known:
+        file = _file(fd)
+        known = self._files.get(file)
+        if known is None:
+            known = self._files[file] = _Known(fd, content_size(fd), is_reliable(fd), {})
+        elif known.fd != fd:  # opened again: requests of the former descriptor are still being read
+            known.leave()
+            known.fd, known.end = fd, 0
+        return known
+
+
+def _file(fd: int) -> _File:
+    info = os.fstat(fd)
+    return _File(info.st_rdev or info.st_dev, 0 if info.st_rdev else info.st_ino)
+
+
+def _blocks(offset: int, length: int) -> range:
+    return range(offset // BLOCK, (offset + max(length, 1) - 1) // BLOCK + 1)
+
+
+def _absent(known: _Known, block: int) -> Runs:
+    start, end = block * BLOCK, min((block + 1) * BLOCK, align_up(known.size, PAGE))
+    if start >= end:
+        return []
+    return absent_runs(known.fd, start, end) if known.reliable else [(start, end)]
+
+
+def _drop(fd: int, start: int, end: int) -> None:
+    os.posix_fadvise(fd, start, end - start, os.POSIX_FADV_DONTNEED)

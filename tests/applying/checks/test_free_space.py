@@ -1,0 +1,86 @@
+"""What df shows after a command: measured by filesystem, whatever the guests' folders are."""
+
+import os
+
+import plans
+import pytest
+from filesystems import mounted, settle
+
+from batchdiff.applying.checks import free_space
+from batchdiff.applying.checks.free_space import FreeSpace
+from batchdiff.units import MIB
+
+
+def guest(name, folder, overlays=None):
+    for each in {folder, overlays or folder}:
+        each.mkdir(exist_ok=True)
+    path = str(folder / f"{name}.img")
+    return plans.guest_plan(name, path=path, overlay_path=str((overlays or folder) / f"{name}.qcow2"))
+
+
+def fill(path, size):
+    with path.open("wb") as file:
+        file.write(os.urandom(size))
+        os.fsync(file.fileno())
+
+
+def assert_about(found, expected):
+    """Tables of the filesystem aside."""
+    assert abs(found - expected) <= MIB
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_what_was_freed_and_taken(tmp_path, kind):
+    """XFS and btrfs free the blocks of deleted files later; XFS is settled here, however busy the machine is."""
+    with mounted(tmp_path, kind) as point:
+        fill(point / "old", 16 * MIB)
+        space = FreeSpace.of(plans.small_plan(guest("web01", point)))
+        (point / "old").unlink()
+        if kind == "xfs":
+            settle(point)
+        (grown,) = space.grown().values()
+        assert_about(grown, 16 * MIB)
+        fill(point / "new", 24 * MIB)
+        (grown,) = space.grown().values()
+        assert_about(grown, -8 * MIB)
+
+
+def test_a_filesystem_is_asked_until_it_frees_no_more(tmp_path, monkeypatch):
+    """XFS says at first what was free before its thread has woken up."""
+    looks = iter([5, 0, 3, 8, 8, 9])
+    monkeypatch.setattr(free_space, "_free", lambda _: next(looks) * MIB)
+    space = FreeSpace.of(plans.small_plan(guest("web01", tmp_path)))
+    assert space.grown() == {str(tmp_path): 3 * MIB}
+
+
+def test_a_filesystem_is_not_waited_for_if_nothing_was_deleted(tmp_path, monkeypatch):
+    looks = iter([5, 3])
+    monkeypatch.setattr(free_space, "_free", lambda _: next(looks) * MIB)
+    monkeypatch.setattr(free_space.time, "sleep", lambda _: pytest.fail("it waits"))
+    space = FreeSpace.of(plans.small_plan(guest("web01", tmp_path)))
+    assert space.grown(deleted=False) == {str(tmp_path): -2 * MIB}
+
+
+def test_each_filesystem_once(tmp_path):
+    """Guests, overlays and their folders may be many."""
+    with mounted(tmp_path, "ext4", 64 * MIB) as point:
+        guests = [
+            guest("web01", tmp_path / "a", point / "x"),
+            guest("web02", tmp_path / "b", point / "y"),
+            guest("web03", tmp_path / "a", tmp_path / "a"),
+        ]
+        space = FreeSpace.of(plans.small_plan(*guests))
+        assert set(space.before) == {str(point / "x"), str(tmp_path / "a")}
+        fill(point / "new", 8 * MIB)
+        grown = space.grown()
+        assert set(grown) == set(space.before)
+        assert_about(grown[str(point / "x")], -8 * MIB)
+
+
+def test_folders_that_are_not_there(tmp_path):
+    """A guest whose folder went away fails later; what can be measured is."""
+    lost = plans.guest_plan("lost", path="/no/such/folder/lost.img", overlay_path="/no/such/folder/lost.qcow2")
+    space = FreeSpace.of(plans.small_plan(lost, guest("web01", tmp_path / "a")))
+    assert set(space.before) == {str(tmp_path / "a")}
+    (tmp_path / "a").rmdir()
+    assert space.grown() == {}

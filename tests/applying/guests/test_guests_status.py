@@ -1,0 +1,167 @@
+"""From a journal and from what stands on disk to where each guest is and what is next for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import plans
+import pytest
+
+from batchdiff.applying.guests.status import OnDisk, TemplateIs, Written, standings_of
+from batchdiff.applying.journal.records import Fate, Goal, Notes, Standing, Step
+from batchdiff.plan.plan import Verdict
+
+BOTH = OnDisk("/vm.qcow2", "/vm.img")
+PUBLISHED = {"overlay": None, "published": True}
+
+
+def told(standing, there=BOTH, failure=""):
+    """The line of one guest."""
+    notes = Notes()
+    if standing is not None:
+        notes.standings["web01"] = standing
+        notes.times["web01"] = "2026-01-02T03:04:05Z"
+    if failure:
+        notes.failures["web01"] = failure
+    (line,) = standings_of(plans.small_plan(), notes, {} if there is None else {"web01": there})
+    assert line.name == "web01"
+    return line
+
+
+def test_nothing_was_done():
+    line = told(None, None)
+    assert (line.step, line.since, line.failure, line.next) == ("planned", "", "", "apply: write the overlay")
+
+
+def test_when_and_why():
+    line = told(Standing(Step.CHECKED, temporary="/x"), failure="it is in use")
+    assert (line.step, line.since, line.failure) == ("checked", "2026-01-02T03:04:05Z", "it is in use")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "step", "reason"),
+    [(Verdict.SKIP, "skipped", "it would save nothing"), (Verdict.REFUSE, "refused", "it is in use")],
+)
+def test_guests_that_are_not_converted(verdict, step, reason):
+    """Whatever a journal says of them."""
+    guest = plans.guest_plan(verdict=verdict, reason=reason)
+    notes = Notes({"web01": Standing(Step.RETIRED, published=True)})
+    (line,) = standings_of(plans.small_plan(guest), notes, {})
+    what = "nothing" if verdict is Verdict.SKIP else "plan again once this is settled"
+    assert (line.step, line.next) == (step, f"{what}: {reason}")
+
+
+AGAIN = "apply --retire quarantine: verify again and retire the original; or restore"
+CLEAN = "apply: clean up, then write the overlay"
+QUARANTINED = Standing(Step.RETIRED, published=True, fate=Fate.QUARANTINED)
+NEXT = {
+    "checked": (Standing(Step.CHECKED, temporary="/x"), BOTH, CLEAN),
+    "written": (Standing(Step.WRITTEN, temporary="/x"), BOTH, CLEAN),
+    "verified": (Standing(Step.VERIFIED, temporary="/x"), BOTH, CLEAN),
+    "retiring in place": (Standing(Step.RETIRING, moved=True), BOTH, CLEAN),
+    "published": (Standing(Step.PUBLISHED, published=True), BOTH, AGAIN),
+    "verified again": (Standing(Step.VERIFIED, published=True), BOTH, AGAIN),
+    "retiring": (Standing(Step.RETIRING, published=True, moved=True), BOTH, AGAIN),
+    "quarantined": (QUARANTINED, BOTH, "purge: delete the original in quarantine; or restore"),
+    "quarantined, not looked at": (QUARANTINED, None, "purge: delete the original in quarantine; or restore"),
+    "quarantined and removed": (
+        QUARANTINED,
+        OnDisk("/vm.qcow2", None),
+        "nothing: its original was removed from quarantine; or restore: rebuild it from the overlay",
+    ),
+    "quarantined, the overlay was written to": (
+        QUARANTINED,
+        replace(BOTH, written=Written.OVERLAY),
+        "purge --used: delete the original in quarantine, though the VM has run on its overlay; or restore",
+    ),
+    "quarantined and written to": (
+        QUARANTINED,
+        replace(BOTH, written=Written.ORIGINAL),
+        "verify: the original in quarantine, /vm.img, was written to since; or restore",
+    ),
+    "published, the overlay was written to": (
+        Standing(Step.PUBLISHED, published=True),
+        replace(BOTH, written=Written.OVERLAY),
+        "remove the original /vm.img if you trust the overlay, which was written to since; or"
+        " restore --discard-changes to go back to /vm.img",
+    ),
+    "published, the original was written to": (
+        Standing(Step.PUBLISHED, published=True),
+        replace(BOTH, written=Written.ORIGINAL | Written.OVERLAY),
+        "verify: its original was written to since, so only you know which of the two counts; or"
+        " restore --discard-changes to go back to /vm.img",
+    ),
+    "deleted": (
+        Standing(Step.RETIRED, published=True, fate=Fate.DELETED),
+        OnDisk("/vm.qcow2", None),
+        "nothing; or restore: rebuild the original from the overlay",
+    ),
+    "purged": (
+        Standing(Step.PURGED, Goal.PURGE, published=True),
+        OnDisk("/vm.qcow2", None),
+        "nothing; or restore: rebuild the original from the overlay",
+    ),
+    "purge": (Standing(Step.RETIRING, Goal.PURGE, published=True), BOTH, "purge: interrupted, will resume"),
+    "restore": (Standing(Step.CHECKED, Goal.RESTORE, published=True), BOTH, "restore: interrupted, will resume"),
+    "restored": (
+        Standing(Step.RESTORED, Goal.RESTORE, aside="/vm.img.batchdiff-original"),
+        BOTH,
+        "purge --used: delete the older original /vm.img.batchdiff-original",
+    ),
+    "doubt": (QUARANTINED, OnDisk(None, None, "both a and b are there"), "move one away: both a and b are there"),
+    "overlay missing": (
+        QUARANTINED,
+        OnDisk(None, "/vm.img.aside"),
+        "its overlay is missing: bring it back, or restore --discard-changes to go back to /vm.img.aside",
+    ),
+    "both missing": (
+        QUARANTINED,
+        OnDisk(None, None),
+        "its overlay is missing, and so is its original: if they were moved, add --map OLD=NEW",
+    ),
+    "template missing": (
+        QUARANTINED,
+        OnDisk("/vm.qcow2", "/vm.img.aside", template=TemplateIs.MISSING),
+        "its template is missing: restore --discard-changes to go back to /vm.img.aside, or bring it back",
+    ),
+    "template and original missing": (
+        QUARANTINED,
+        OnDisk("/vm.qcow2", None, template=TemplateIs.MISSING),
+        "its template is missing: bring it back; if it was moved, add --map OLD=NEW",
+    ),
+    "template written to": (
+        QUARANTINED,
+        OnDisk("/vm.qcow2", "/vm.img.aside", template=TemplateIs.WRITTEN_TO),
+        "verify: the template was written to or replaced, and its overlay may be damaged",
+    ),
+    "template written to, overlay missing": (
+        QUARANTINED,
+        OnDisk(None, "/vm.img.aside", template=TemplateIs.WRITTEN_TO),
+        "its overlay is missing: bring it back, or restore --discard-changes to go back to /vm.img.aside",
+    ),
+    "template missing, nothing published": (
+        Standing(Step.CHECKED, temporary="/x"),
+        OnDisk(None, "/vm.img", template=TemplateIs.MISSING),
+        CLEAN,
+    ),
+    "no overlay yet": (Standing(Step.CHECKED, temporary="/x"), OnDisk(None, "/vm.img"), CLEAN),
+}
+
+
+@pytest.mark.parametrize(("standing", "there", "expected"), NEXT.values(), ids=NEXT)
+def test_what_is_next(standing, there, expected):
+    line = told(standing, there)
+    assert line.next == expected
+    assert line.step == standing.step.value
+
+
+def test_what_was_rolled_back_is_as_planned():
+    line = told(Standing(Step.CHECKED), failure="it is in use")
+    assert (line.step, line.failure, line.next) == ("planned", "it is in use", "apply: write the overlay")
+
+
+def test_in_the_order_of_the_plan():
+    names = ["web03", "web01", "web02"]
+    plan = plans.small_plan(*[plans.guest_plan(name) for name in names])
+    notes = Notes({"web02": Standing(Step.CHECKED), "other": Standing(Step.CHECKED)})
+    assert [line.name for line in standings_of(plan, notes, {})] == names

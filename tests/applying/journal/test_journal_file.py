@@ -1,0 +1,336 @@
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import plans
+import pytest
+
+from batchdiff.applying.journal.file import Journal, read_notes
+from batchdiff.applying.journal.records import Fate, Goal, Notes, Standing, Step
+from batchdiff.errors import PlanError
+
+CHECKSUM = "sha256:" + "ab" * 32
+NAME = 'we"b\n01 \udc80'
+STEPS = [
+    Standing(Step.CHECKED, temporary="/images/.web.qcow2.00.batchdiff-tmp"),
+    Standing(Step.WRITTEN, temporary="/images/.web.qcow2.00.batchdiff-tmp"),
+    Standing(Step.VERIFIED, temporary="/images/.web.qcow2.00.batchdiff-tmp", overlay=plans.fingerprint(1)),
+    Standing(Step.PUBLISHED, overlay=plans.fingerprint(2), published=True),
+    Standing(
+        Step.RETIRED,
+        Goal.APPLY,
+        overlay=plans.fingerprint(3),
+        published=True,
+        moved=True,
+        deleting=True,
+        fate=Fate.QUARANTINED,
+        aside="/images/ü",
+    ),
+]
+
+
+@pytest.fixture
+def plan_path(tmp_path):
+    return str(tmp_path / "fleet.plan.json")
+
+
+def read(plan_path):
+    return Path(f"{plan_path}.journal").read_bytes()
+
+
+def written(plan_path):
+    """A journal with every step of a guest, one of another and the template's; its standings by line."""
+    journal = Journal(plan_path, CHECKSUM)
+    standings = [{}]
+    for guest, standing in [(NAME, step) for step in STEPS] + [("other", STEPS[0])]:
+        journal.record(guest, standing)
+        standings.append(standings[-1] | {guest: standing})
+    journal.record_changed(plans.fingerprint(9))
+    standings.append(standings[-1])
+    journal.close()
+    return standings
+
+
+def reopened(plan_path, checksum=CHECKSUM):
+    journal = Journal(plan_path, checksum)
+    try:
+        found = {name: journal.standing(name) for name in (NAME, "other")}
+        return {name: standing for name, standing in found.items() if standing}, journal.notes.changed
+    finally:
+        journal.close()
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_new_one(plan_path, mask):
+    """It can be read by whom the umask lets, as the plan beside it: `status` needs both."""
+    before = os.umask(mask)
+    try:
+        assert reopened(plan_path) == ({}, set())
+    finally:
+        os.umask(before)
+    assert os.stat(f"{plan_path}.journal").st_mode & 0o777 == 0o666 & ~mask
+    assert json.loads(read(plan_path))["plan"] == CHECKSUM
+
+
+def test_everything_is_found_again(plan_path):
+    standings = written(plan_path)
+    assert reopened(plan_path) == (standings[-1], {plans.fingerprint(9)})
+    notes = read_notes(plan_path, CHECKSUM)
+    assert notes.standings == standings[-1]
+    assert notes.published == [NAME]
+    assert notes.changed == {plans.fingerprint(9)}
+    assert set(notes.times) == {NAME, "other"}
+
+
+def test_each_line_is_one_json_object_with_its_time(plan_path):
+    written(plan_path)
+    lines = read(plan_path).splitlines()
+    assert len(lines) == 8
+    assert all({"time", "step"} <= set(json.loads(line)) for line in lines)
+
+
+def test_cut_at_every_byte(plan_path):
+    """What was recorded before the cut is there, the cut line is not, and what follows is whole again."""
+    standings = written(plan_path)
+    whole = read(plan_path)
+    for length in range(len(whole)):
+        with open(f"{plan_path}.journal", "wb") as file:
+            file.write(whole[:length])
+        lines = whole[:length].count(b"\n")
+        found, template = reopened(plan_path)
+        assert found == (standings[lines - 1] if lines else {})
+        assert template == set()
+        if length % 13:
+            continue
+        journal = Journal(plan_path, CHECKSUM)
+        journal.record("third", STEPS[3])
+        journal.close()
+        again = Journal(plan_path, CHECKSUM)
+        assert again.standing("third") == STEPS[3]
+        again.close()
+
+
+def test_only_one_at_a_time(plan_path):
+    journal = Journal(plan_path, CHECKSUM)
+    with pytest.raises(PlanError, match="another apply"):
+        Journal(plan_path, CHECKSUM)
+    journal.close()
+    Journal(plan_path, CHECKSUM).close()
+
+
+def test_the_lock_goes_with_its_process(plan_path):
+    code = (
+        "import sys, time; from batchdiff.applying.journal.file import Journal;"
+        f"j = Journal({plan_path!r}, {CHECKSUM!r}); print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(PlanError, match="another apply"):
+            Journal(plan_path, CHECKSUM)
+        holder.kill()
+    Journal(plan_path, CHECKSUM).close()
+
+
+def test_the_journal_of_an_older_plan_is_set_aside(plan_path, tmp_path):
+    written(plan_path)
+    before = read(plan_path)
+    assert reopened(plan_path, "sha256:" + "cd" * 32) == ({}, set())
+    aside = [path for path in tmp_path.iterdir() if path.name != "fleet.plan.json.journal"]
+    assert [path.read_bytes() for path in aside] == [before]
+
+
+SAID = {
+    "first": "is not a journal",
+    "middle": "is damaged: its line 5 is not a record of batchdiff",
+    "last": r"is damaged: its line \d+ is not a record of batchdiff",
+}
+"""By where a line is that makes no sense."""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"nonsense",
+        b"{",
+        b"\xff\xfe",
+        b"5",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"step": "unheard of", "guest": "a"}',
+        b'{"step": "checked"}',
+        b'{"step": "changed"}',
+        b'{"step": "changed", "file": {"inode": 1}}',
+        b'{"step": "published", "guest": "a", "overlay": 7}',
+        b'{"step": "published", "guest": ["a"]}',
+        b"[" * 100_000,
+    ],
+    ids=range(14),
+)
+@pytest.mark.parametrize("where", SAID)
+def test_damaged(plan_path, line, where):
+    written(plan_path)
+    path = f"{plan_path}.journal"
+    lines = read(plan_path).splitlines()
+    lines.insert({"first": 0, "middle": 4, "last": len(lines)}[where], line)
+    damaged = b"\n".join(lines) + b"\n"
+    with open(path, "wb") as file:
+        file.write(damaged)
+    for _ in range(2):  # the first try must have given the lock back
+        with pytest.raises(PlanError, match=SAID[where]):
+            Journal(plan_path, CHECKSUM)
+    assert read(plan_path) == damaged
+
+
+def test_a_failed_write_leaves_no_torn_line(plan_path, monkeypatch):
+    """The disk was full for a while: what is recorded later must not follow half a line."""
+    journal = Journal(plan_path, CHECKSUM)
+    real = os.pwrite
+
+    def full(fd, data, offset):
+        if len(data) > 10:
+            return real(fd, data[:10], offset)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="No space"):
+        journal.record("web", STEPS[0])
+    monkeypatch.setattr(os, "pwrite", real)
+    assert journal.standing("web") is None
+    journal.record("other", STEPS[1])
+    journal.close()
+    assert reopened(plan_path)[0] == {"other": STEPS[1]}
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "no folder", "full"])
+def test_a_journal_that_cannot_be(plan_path, tmp_path, kind, monkeypatch):
+    path = tmp_path / "fleet.plan.json.journal"
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "link":
+            path.symlink_to("/etc/passwd")
+        case "no folder":
+            plan_path = str(tmp_path / "none" / "plan.json")
+        case "full":
+
+            def full(*_):
+                raise OSError(28, "No space left on device")
+
+            monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(PlanError, match="journal"):
+        Journal(plan_path, CHECKSUM)
+
+
+def test_every_record_is_on_disk_when_it_counts(plan_path, monkeypatch):
+    synced = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.fstat(fd).st_size), real(fd)))
+    journal = Journal(plan_path, CHECKSUM)
+    for standing in STEPS:
+        synced.clear()
+        journal.record("web", standing)
+        assert synced == [os.path.getsize(journal.path)]
+    journal.close()
+
+
+@pytest.mark.parametrize("text", [None, b"", b"nonsense\n", b'{"step": "begin"}\n', b'{"file": 5}\n[]\n'])
+def test_read_notes_without_one(plan_path, text):
+    if text is not None:
+        with open(f"{plan_path}.journal", "wb") as file:
+            file.write(text)
+    assert read_notes(plan_path, CHECKSUM) == Notes()
+
+
+def test_the_notes_of_another_plan_are_none(plan_path):
+    written(plan_path)
+    assert read_notes(plan_path, "sha256:" + "cd" * 32) == Notes()
+
+
+def test_a_failure_is_noted_beside_the_standing(plan_path):
+    written(plan_path)
+    journal = Journal(plan_path, CHECKSUM)
+    journal.record_failure(NAME, "it is in use")
+    journal.close()
+    notes = read_notes(plan_path, CHECKSUM)
+    assert notes.failures == {NAME: "it is in use"}
+    assert notes.standings[NAME] == STEPS[-1]
+    journal = Journal(plan_path, CHECKSUM)
+    journal.record(NAME, STEPS[-1])
+    journal.close()
+    assert read_notes(plan_path, CHECKSUM).failures == {}
+
+
+def test_a_restored_guest_stands_where_it_began(plan_path):
+    written(plan_path)
+    journal = Journal(plan_path, CHECKSUM)
+    journal.record(NAME, Standing(Step.RESTORED, Goal.RESTORE))
+    journal.close()
+    assert NAME not in reopened(plan_path)[0]
+
+
+@pytest.mark.parametrize("content", [b"\0" * 5000, b"my notes", b"my notes\n", b'{"a": 1}\n{'])
+def test_a_file_that_is_no_journal_is_left_alone(plan_path, content):
+    Path(f"{plan_path}.journal").write_bytes(content)
+    with pytest.raises(PlanError, match="not a journal"):
+        Journal(plan_path, CHECKSUM)
+    assert read(plan_path) == content
+
+
+def test_after_a_failed_sync_nothing_more_is_noted(plan_path, monkeypatch):
+    """The kernel may call the pages clean that it could not write."""
+    journal = Journal(plan_path, CHECKSUM)
+    real = os.fsync
+
+    def fail(_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        journal.record("web", STEPS[0])
+    monkeypatch.setattr(os, "fsync", real)
+    with pytest.raises(OSError, match="Input/output"):
+        journal.record("web", STEPS[0])
+    journal.close()
+
+
+def test_reading_the_note_takes_no_lock(plan_path):
+    written(plan_path)
+    fd = os.open(f"{plan_path}.journal", os.O_RDWR)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    assert read_notes(plan_path, CHECKSUM).published == [NAME]
+    os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("words", "fate", "aside"),
+    [
+        ("kept", Fate.KEPT, None),
+        ("deleted", Fate.DELETED, None),
+        (
+            "quarantined as /images/web01.img.batchdiff-original",
+            Fate.QUARANTINED,
+            "/images/web01.img.batchdiff-original",
+        ),
+        ("gone: an earlier run deleted it, or somebody moved it", Fate.GONE, None),
+    ],
+)
+def test_journals_that_had_sentences_are_still_read(words, fate, aside):
+    """As batchdiff wrote them before what became of an original got a word of its own."""
+    notes = Notes()
+    record = {"time": "2026-01-01T00:00:00Z", "guest": "web01", "step": "retired", "goal": "apply"}
+    notes.take_in(record | {"published": True, "moved": True, "original": words})
+    assert (notes.standings["web01"].fate, notes.standings["web01"].aside) == (fate, aside)
+
+
+def test_a_restored_guest_is_done_with_unless_an_older_original_is_left():
+    notes = Notes()
+    record = {"time": "2026-01-01T00:00:00Z", "guest": "web01", "step": "restored", "goal": "restore"}
+    notes.take_in(record | {"fate": "quarantined", "aside": "/images/web01.img.batchdiff-original"})
+    assert notes.under_way("web01") is None
+    assert notes.standings["web01"].aside == "/images/web01.img.batchdiff-original"
+    notes.take_in(record)
+    assert notes.standings == {}

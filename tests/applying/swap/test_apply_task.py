@@ -1,0 +1,97 @@
+"""What apply has to do with a guest, from wherever it stands."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+
+import plans
+import pytest
+
+from batchdiff.applying.checks.verify import Check
+from batchdiff.applying.checks.verify_mode import VerifyMode
+from batchdiff.applying.journal.file import FrozenJournal
+from batchdiff.applying.journal.records import Goal, Notes, Standing, Step
+from batchdiff.applying.swap import apply_task
+from batchdiff.applying.swap.apply_task import Manner, overlay_task, planned_parts
+from batchdiff.choices import Retire
+from batchdiff.errors import GuestError, PlanError
+
+TEMPLATE = plans.planned_image("/srv/images/template.qcow2", "qcow2")
+
+
+def task(standing=None, retire=Retire.KEEP, guest=None, verify=VerifyMode.FULL, publication=None):
+    notes = Notes() if standing is None else Notes({"web01": standing})
+    run = types.SimpleNamespace(journal=FrozenJournal(notes), check_template=lambda: None)
+    return overlay_task(guest or plans.guest_plan(), TEMPLATE, run, Manner(retire, verify, publication))
+
+
+@pytest.mark.parametrize("goal", [Goal.RESTORE, Goal.PURGE])
+@pytest.mark.parametrize("step", Step)
+def test_what_another_verb_has_begun_is_carried_on_by_it(goal, step):
+    """A purge that is done leaves nothing open; nor does a restore, after which apply begins anew."""
+    standing = Standing(step, goal, published=True)
+    if step in {Step.PURGED, Step.RESTORED}:
+        assert task(standing).goal is Goal.APPLY
+        return
+    with pytest.raises(GuestError, match=f"a `batchdiff {goal}` of web01 was interrupted") as caught:
+        task(standing)
+    assert f"`batchdiff {goal} PLAN --guest web01`" in caught.value.remedy
+
+
+@pytest.mark.parametrize("step", [Step.CHECKED, Step.VERIFIED, Step.PUBLISHED, Step.RETIRED])
+@pytest.mark.parametrize("published", [False, True])
+def test_what_apply_has_begun_is_carried_on(step, published):
+    overlay = plans.fingerprint(9)
+    found = task(Standing(step, overlay=overlay, published=published), Retire.DELETE)
+    assert found.incoming.published is published
+    assert found.incoming.known is overlay
+    assert (found.retire, found.final) == (Retire.DELETE, Step.RETIRED)
+    assert found.outgoing.known == plans.guest_plan().image.fingerprints[0]
+
+
+def test_from_the_beginning():
+    found = task()
+    assert (found.incoming.known, found.incoming.ready, found.incoming.published) == (None, None, False)
+    assert [each.path for each in found.incoming.source.backing] == [TEMPLATE.source.path]
+    assert not found.one_name
+
+
+def test_an_original_cannot_keep_a_name_that_its_overlay_takes():
+    guest = plans.guest_plan(overlay_path=plans.guest_plan().source.path)
+    with pytest.raises(GuestError, match="takes the original's own name"):
+        task(guest=guest)
+    for retire in (Retire.QUARANTINE, Retire.DELETE):
+        assert task(retire=retire, guest=guest).one_name
+
+
+@pytest.mark.parametrize("lacks", ["image", "cluster size"])
+def test_a_guest_that_was_not_compared(lacks):
+    guest = plans.guest_plan()
+    options = dataclasses.replace(guest.options, cluster_size=None)
+    guest = dataclasses.replace(guest, **({"image": None} if lacks == "image" else {"options": options}))
+    for ask in (lambda: planned_parts(guest), lambda: task(guest=guest)):
+        with pytest.raises(PlanError, match="was not compared"):
+            ask()
+
+
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("mode", VerifyMode)
+def test_of_an_overlay_that_a_vm_may_have_used_every_byte_is_compared(monkeypatch, published, mode):
+    """What was written says nothing of that; and it may have the leaks of a VM that was killed."""
+    asked, opened = [], []
+    publication = types.SimpleNamespace(ask_qemu=lambda *arguments: opened.append(arguments))
+    monkeypatch.setattr(apply_task, "verify", lambda *arguments: asked.append(arguments))
+    standing = Standing(Step.PUBLISHED, published=True) if published else None
+    guest = plans.guest_plan()
+    ended = object()
+    way = task(standing, verify=mode, publication=publication)
+    way.verify(types.SimpleNamespace(source=guest.source), "the overlay", ended)
+    ((comparison, how, until),) = asked
+    assert (comparison.outgoing, comparison.incoming) == (guest.source, "the overlay")
+    assert (comparison.written is None) is published
+    assert (how, until) == (mode, ended)
+    assert comparison.check is (Check.LEAKS_ALLOWED if published else Check.FLAWLESS)
+    assert opened == ([] if mode is VerifyMode.FULL else [("the overlay", ended)])
+    if not published:
+        assert comparison.written[1] == guest.unit

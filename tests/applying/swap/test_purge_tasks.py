@@ -1,0 +1,237 @@
+"""Which originals purge deletes, and which ones it keeps."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import notation
+import pytest
+from oracle import assert_same
+from patching import Patched
+from stage import ASIDE, DELETING, GUEST, NAME, Stage, failed, status
+
+from batchdiff.applying.guests.guest_files import on_disk
+from batchdiff.applying.guests.status import standings_of
+from batchdiff.applying.journal.records import Fate, Goal, Standing, Step
+from batchdiff.applying.results.outcome import Status
+from batchdiff.choices import Retire
+from batchdiff.errors import InUseError, VerificationError
+
+IN_USE = InUseError("an image is in use by a VM", why="Failed to get shared lock")
+
+
+@pytest.fixture(params=["beside", "same"])
+def stage(request, tmp_path, monkeypatch):
+    """A guest whose original is in quarantine."""
+    stage = Stage(tmp_path, monkeypatch, place=request.param)
+    stage.apply(Retire.QUARANTINE)
+    stage.steps.clear()
+    stage.judge.checked.clear()
+    return stage
+
+
+def aside(stage):
+    return stage.original(suffix=ASIDE)
+
+
+def assert_kept(stage):
+    assert_same(aside(stage).read_bytes(), notation.content(GUEST))
+    assert stage.images() == {stage.overlay().name, aside(stage).name}
+
+
+def assert_deleted(stage):
+    assert stage.images() == {stage.overlay().name}
+    assert stage.standing().step is Step.PURGED
+    assert stage.standing().fate is Fate.DELETED
+    assert stage.purge() == []
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_identical(stage, used):
+    assert status(stage.purge(used=used)) is Status.PURGED
+    # Its VM may have been killed, which leaves leaked clusters.
+    assert stage.judge.checked == [(stage.overlay().name, True)]
+    assert_deleted(stage)
+
+
+def test_used(stage):
+    stage.use()
+    (outcome,) = stage.purge()
+    assert (outcome.status, outcome.exit_code) == (Status.KEPT, 0)
+    assert "its VM has run on the overlay since" in outcome.reason
+    assert stage.steps == []
+    assert stage.notes.failures == {}
+    (line,) = standings_of(stage.plan, stage.notes, on_disk(stage.plan, stage.notes))
+    assert line.next.startswith("purge --used: delete the original")
+    assert_kept(stage)
+
+
+def test_used_and_given_up(stage):
+    stage.use()
+    assert status(stage.purge(used=True)) is Status.PURGED
+    assert_deleted(stage)
+
+
+def test_its_vm_is_running(stage):
+    stage.judge.refuses[stage.overlay().name] = IN_USE
+    del stage.judge.checked[:]
+    (outcome,) = stage.purge()
+    assert (outcome.status, outcome.exit_code) == (Status.KEPT, 0)
+    assert_kept(stage)
+    assert status(stage.purge(used=True)) is Status.PURGED
+    assert_deleted(stage)
+
+
+def test_the_original_is_in_use(stage, monkeypatch):
+    """QEMU says the same of either file: as long as it cannot compare, the two count as different."""
+    monkeypatch.setattr("batchdiff.qemu.qemu_img.compare", raising(IN_USE))
+    assert status(stage.purge()) is Status.KEPT
+    assert_kept(stage)
+
+
+def raising(error):
+    def call(*_, **__):
+        raise error
+
+    return call
+
+
+def test_a_header_that_is_garbage_is_no_overlay_that_runs(stage):
+    """Nobody runs on that, whoever has it open: then the original may be all that is left."""
+    stage.use()
+    stage.judge.refuses[stage.overlay().name] = IN_USE
+    stage.judge.asked = lambda: pytest.fail("in use")
+    image = Patched(stage.overlay())
+    image["version"] = 9
+    image.save(stage.overlay())
+    assert failed(stage.purge(used=True))
+    assert aside(stage).exists()
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("damage", ["missing", "cut off", "an error that QEMU finds"])
+def test_an_overlay_that_is_damaged(stage, used, damage):
+    if used:
+        stage.use()
+    match damage:
+        case "missing":
+            stage.overlay().unlink()
+        case "cut off":
+            os.truncate(stage.overlay(), 3 << 16)
+        case _:
+            stage.judge.refuses[stage.overlay().name] = VerificationError("qemu-img check finds errors")
+    reason = failed(stage.purge(used=used))
+    if damage == "missing":
+        assert f"{stage.overlay()} is missing, so the original may be all that is left of {NAME}" in reason
+        assert f"batchdiff restore PLAN --guest {NAME} --discard-changes" in reason
+    assert_same(aside(stage).read_bytes(), notation.content(GUEST))
+    assert not stage.original(suffix=DELETING).exists()
+
+
+@pytest.mark.parametrize("other", ["another size", "another time"])
+def test_another_file_in_quarantine(stage, other):
+    """A person has put it there: --used gives up the planned original, not that."""
+    content = b"x" * ((1 << 20) + (512 if other == "another size" else 0))
+    times = aside(stage).stat()
+    aside(stage).unlink()
+    aside(stage).write_bytes(content)
+    if other == "another size":
+        os.utime(aside(stage), ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert status(stage.purge()) is Status.KEPT
+    assert "it is not the file that was planned" in failed(stage.purge(used=True))
+    assert aside(stage).read_bytes() == content
+
+
+def test_a_copy_of_the_pool(stage):
+    """Another inode with the same time: content decides, and --used knows it by size and time."""
+    times, content = aside(stage).stat(), aside(stage).read_bytes()
+    aside(stage).unlink()
+    aside(stage).write_bytes(content)
+    os.utime(aside(stage), ns=(times.st_atime_ns, times.st_mtime_ns))
+    stage.use()
+    assert status(stage.purge()) is Status.KEPT
+    assert status(stage.purge(used=True)) is Status.PURGED
+    assert_deleted(stage)
+
+
+def test_hard_links(stage):
+    """Deleting one name would free nothing, and somebody may have made the other as a backup."""
+    os.link(aside(stage), stage.folder / "template.backup")
+    assert "2 hard links" in failed(stage.purge())
+    assert stage.steps == []
+    assert_kept(stage)
+
+
+@pytest.mark.parametrize("goal", [Goal.APPLY, Goal.RESTORE])
+def test_a_file_under_the_name_of_what_is_about_to_be_deleted(stage, goal):
+    """Only a purge that has died has left it there; anything else is not looked at."""
+    stage.original(suffix=DELETING).write_bytes(b"somebody's")
+    if goal is Goal.APPLY:
+        assert f"another file already has the name {stage.original(suffix=DELETING)}" in failed(stage.purge())
+    assert stage.original(suffix=DELETING).read_bytes() == b"somebody's"
+    assert_same(aside(stage).read_bytes(), notation.content(GUEST))
+
+
+def test_a_purge_that_died_is_carried_on(stage):
+    aside(stage).rename(stage.original(suffix=DELETING))
+    stage.note(Standing(Step.RETIRING, Goal.PURGE, overlay=stage.standing().overlay, published=True, moved=True))
+    assert status(stage.purge()) is Status.PURGED
+    assert_deleted(stage)
+
+
+def test_a_purge_that_died_before_its_last_note(stage):
+    aside(stage).unlink()
+    standing = Standing(Step.RETIRING, Goal.PURGE, published=True, moved=True, deleting=True)
+    stage.note(standing)
+    assert status(stage.purge()) is Status.PURGED
+    assert stage.standing().fate is Fate.DELETED
+
+
+def test_an_original_that_somebody_has_removed(stage):
+    """It is gone, which was not our doing; neither verb has anything left to do."""
+    aside(stage).unlink()
+    (outcome,) = stage.apply(Retire.QUARANTINE)
+    assert (outcome.status, outcome.original.split(":")[0]) == (Status.UNCHANGED, "gone")
+    (outcome,) = stage.purge()
+    assert (outcome.status, outcome.original.split(":")[0]) == (Status.PURGED, "gone")
+    assert (stage.standing().fate, stage.standing().aside) == (Fate.GONE, None)
+    assert stage.images() == {stage.overlay().name}
+    assert stage.purge() == []
+
+
+# After a restore that has rebuilt an image there is no overlay any longer.
+
+
+@pytest.fixture(params=["raw", "qcow2"])
+def older(request, tmp_path, monkeypatch):
+    stage = Stage(tmp_path, monkeypatch, form=request.param)
+    stage.apply(Retire.QUARANTINE)
+    stage.use()
+    stage.restore()
+    stage.judge.checked.clear()
+    assert stage.images() == {stage.original().name, aside(stage).name}
+    return stage
+
+
+def test_an_older_original_differs(older):
+    assert status(older.purge()) is Status.KEPT
+    assert older.judge.checked == []  # the image is not ours any longer
+    assert status(older.purge(used=True)) is Status.PURGED
+    assert older.images() == {older.original().name}
+    assert older.notes.standings == {}
+    assert older.purge() == []
+
+
+def test_an_older_original_whose_image_is_gone(older):
+    older.original().unlink()
+    reason = failed(older.purge(used=True))
+    assert re.search(f"{older.original()} is missing, so the original may be all that is left", reason)
+    assert aside(older).exists()
+
+
+def test_an_older_original_that_is_identical_by_now(older):
+    """Somebody has copied it back."""
+    older.original().write_bytes(aside(older).read_bytes())
+    assert status(older.purge()) is Status.PURGED
+    assert older.images() == {older.original().name}

@@ -1,0 +1,209 @@
+"""Which guests restore and purge take on, and what they need before they begin."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import notation
+import pytest
+from oracle import assert_same
+from stage import ASIDE, GUEST, NAME, Stage, status
+
+from batchdiff.applying.dry_run import dry_run_purge, dry_run_restore
+from batchdiff.applying.health_check import examined
+from batchdiff.applying.journal.records import Fate, Goal, Standing, Step
+from batchdiff.applying.results.outcome import Status
+from batchdiff.applying.session.stop import Stop
+from batchdiff.applying.swap.purge_tasks import PurgeOptions
+from batchdiff.applying.swap.undo_tasks import RestoreOptions
+from batchdiff.applying.template import check as template_module
+from batchdiff.applying.undo import purgeable, restorable
+from batchdiff.choices import Retire
+from batchdiff.errors import ImageError, PlanError, ProgramError, StopError, UsageError
+from batchdiff.files.fingerprint import NO_FILE
+from batchdiff.plan.plan import Verdict
+from batchdiff.qemu import qemu_img
+
+PUBLISHED = Standing(Step.PUBLISHED, published=True)
+RETIRED = Standing(Step.RETIRED, published=True, fate=Fate.QUARANTINED, aside="/x")
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch):
+    return Stage(tmp_path, monkeypatch)
+
+
+STANDINGS = {
+    "nothing was begun": (None, ""),
+    "only looked at": (Standing(Step.CHECKED), ""),
+    "an overlay was begun, and nothing is left": (Standing(Step.CHECKED, temporary="/x"), ""),
+    "an overlay was begun, and is left": (Standing(Step.CHECKED, temporary="/dev/null"), "restore"),
+    "an overlay was verified": (Standing(Step.VERIFIED, temporary="/x", overlay=NO_FILE), "restore"),
+    "published": (PUBLISHED, "restore"),
+    "its name has begun to change": (Standing(Step.RETIRING, moved=True), "restore"),
+    "kept": (dataclasses.replace(RETIRED, fate=Fate.KEPT, aside=None), "restore"),
+    "quarantined": (RETIRED, "restore purge"),
+    "deleted": (dataclasses.replace(RETIRED, fate=Fate.DELETED), "restore"),
+    "gone": (dataclasses.replace(RETIRED, fate=Fate.GONE), "restore"),
+    "quarantine is not done": (dataclasses.replace(RETIRED, step=Step.RETIRING), "restore"),
+    "purge was begun": (dataclasses.replace(RETIRED, step=Step.RETIRING, goal=Goal.PURGE), "restore purge"),
+    "purge has verified": (dataclasses.replace(RETIRED, step=Step.VERIFIED, goal=Goal.PURGE), "restore purge"),
+    "purged": (dataclasses.replace(RETIRED, step=Step.PURGED, goal=Goal.PURGE), "restore"),
+    "restore was begun": (dataclasses.replace(RETIRED, step=Step.RETIRING, goal=Goal.RESTORE), "restore"),
+    "restored, an older original": (Standing(Step.RESTORED, Goal.RESTORE, fate=Fate.QUARANTINED), "purge"),
+    "restored": (Standing(Step.RESTORED, Goal.RESTORE, fate=Fate.KEPT), ""),
+    "purge of an older original": (Standing(Step.RETIRING, Goal.PURGE, moved=True), "purge"),
+    "purge of an older one is over": (Standing(Step.RESTORED, Goal.PURGE, fate=Fate.DELETED), ""),
+}
+
+
+@pytest.mark.parametrize(("standing", "verbs"), STANDINGS.values(), ids=STANDINGS)
+def test_what_can_be_done_for_a_guest(stage, standing, verbs):
+    standings = {} if standing is None else {NAME: standing}
+    for verb, guests in (("restore", restorable), ("purge", purgeable)):
+        expected = [(stage.guest(), standing)] if verb in verbs.split() else []
+        assert guests(stage.plan, standings, None) == expected
+        if expected:
+            assert guests(stage.plan, standings, (NAME,)) == expected
+        else:
+            with pytest.raises(UsageError, match=f"nothing to do for {NAME}"):
+                guests(stage.plan, standings, (NAME,))
+
+
+@pytest.mark.parametrize("guests", [restorable, purgeable])
+def test_chosen_guests(tmp_path, monkeypatch, guests):
+    stage = Stage(tmp_path, monkeypatch, names=("vm", "web"))
+    standings = dict.fromkeys(("vm", "web"), RETIRED)
+    assert [guest.name for guest, _ in guests(stage.plan, standings, ("web",))] == ["web"]
+    assert [guest.name for guest, _ in guests(stage.plan, standings, ("web", "web"))] == ["web"]
+    with pytest.raises(UsageError, match="called db"):
+        guests(stage.plan, standings, ("web", "db"))
+    with pytest.raises(UsageError, match="nothing to do for vm"):
+        guests(stage.plan, {"web": RETIRED}, ("web", "vm"))
+
+
+def rehearse_restore(stage):
+    return list(dry_run_restore(stage.frozen(), RestoreOptions()))
+
+
+def rehearse_purge(stage):
+    return list(dry_run_purge(stage.frozen(), PurgeOptions()))
+
+
+def verify(stage):
+    return list(examined(stage.plan, stage.notes, None, Stop()))
+
+
+VERBS = {
+    "restore": Stage.restore,
+    "purge": Stage.purge,
+    "restore --dry-run": rehearse_restore,
+    "purge --dry-run": rehearse_purge,
+    "verify": verify,
+}
+
+
+@pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
+def test_without_qemu(stage, monkeypatch, verb):
+    """Said at once, for all guests together, and not by each comparison that fails."""
+    stage.apply(Retire.QUARANTINE)
+    before = stage.journal_file.read_bytes(), stage.images()
+    monkeypatch.setattr(qemu_img, "is_installed", lambda: False)
+    with pytest.raises(ProgramError, match="qemu-img is not installed"):
+        verb(stage)
+    assert (stage.journal_file.read_bytes(), stage.images()) == before
+
+
+@pytest.mark.parametrize("verb", [each for name, each in VERBS.items() if name != "verify"])
+def test_nothing_to_do_needs_nothing(stage, monkeypatch, verb):
+    """No template, no qemu-img: there is nothing that either would be needed for."""
+    monkeypatch.setattr(qemu_img, "is_installed", lambda: False)
+    stage.template.unlink()
+    assert verb(stage) == []
+
+
+@pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
+def test_somebody_asks_to_stop(stage, verb, monkeypatch):
+    stage.apply(Retire.QUARANTINE)
+    stage.stop.ask()
+    monkeypatch.setattr("test_applying_undo.Stop", lambda: stage.stop)
+    before = stage.images()
+    with pytest.raises(StopError):
+        verb(stage)
+    assert stage.images() == before
+
+
+@pytest.mark.parametrize("verb", ["restore", "purge"])
+def test_what_a_dying_apply_has_left_of_the_sidecar(stage, verb):
+    left = stage.sidecar.with_name(f".{stage.sidecar.name}.0123abcd.batchdiff-tmp")
+    left.write_text("half a sidecar")
+    assert getattr(stage, verb)() == []
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("verb", ["restore", "purge"])
+@pytest.mark.parametrize("change", ["content", "touched"])
+def test_a_template_that_changed(stage, verb, change):
+    stage.apply(Retire.QUARANTINE)
+    stage.template.chmod(0o644)
+    if change == "content":
+        with stage.template.open("r+b") as file:
+            file.write(b"?")
+        with pytest.raises(PlanError, match=r"content of the template .* changed after overlays"):
+            getattr(stage, verb)()
+        assert_same(stage.original(suffix=ASIDE).read_bytes(), notation.content(GUEST))
+        return
+    os.utime(stage.template)
+    assert status(getattr(stage, verb)()) in {Status.RESTORED, Status.PURGED}
+
+
+@pytest.mark.parametrize("loss", ["missing", "content"])
+def test_restore_names_the_whole_originals_if_the_template_is_lost(tmp_path, monkeypatch, loss):
+    stage = Stage(tmp_path, monkeypatch, names=("vm", "web"))
+    stage.apply(Retire.QUARANTINE)
+    if loss == "missing":
+        stage.template.unlink()
+    else:
+        stage.template.chmod(0o644)
+        with stage.template.open("r+b") as file:
+            file.write(b"?")
+    with pytest.raises(ImageError if loss == "missing" else PlanError) as caught:
+        stage.restore(guests=("vm",))
+    assert str(stage.original(suffix=ASIDE)) in caught.value.remedy
+    assert str(stage.original("web", ASIDE)) not in caught.value.remedy
+    assert "batchdiff restore PLAN --guest vm --discard-changes" in caught.value.remedy
+    assert ".." not in caught.value.remedy
+
+
+def test_the_digest_of_a_lost_template_can_be_interrupted(stage, monkeypatch):
+    stage.apply(Retire.QUARANTINE)
+    stage.template.chmod(0o644)
+    os.utime(stage.template)
+
+    def digest(_image, *, check):
+        stage.stop.ask()
+        check()
+
+    monkeypatch.setattr(template_module, "content_digest", digest)
+    with pytest.raises(StopError):
+        stage.restore()
+
+
+def test_a_rebuilt_raw_disk_that_begins_like_another_format(tmp_path, monkeypatch):
+    """A VM without a format in its definition would take it for one."""
+    stage = Stage(tmp_path, monkeypatch)
+    stage.apply(Retire.DELETE)
+    notation.qemu_io(stage.overlay(), "write -P 0 0 512")
+    inner = notation.write_qcow2(tmp_path / "inner.qcow2", "64k:-").read_bytes()[:512]
+    (tmp_path / "head").write_bytes(inner)
+    notation.qemu_io(stage.overlay(), f"write -s {tmp_path}/head 0 512")
+    (outcome,) = stage.restore()
+    assert any("begins like qcow2" in note and "must say raw" in note for note in outcome.notes)
+
+
+def test_guests_that_the_plan_does_not_convert_are_left_out(stage):
+    guest = dataclasses.replace(stage.guest(), verdict=Verdict.SKIP)
+    stage.plan = dataclasses.replace(stage.plan, guests=(guest,))
+    assert stage.restore() == []
+    assert stage.purge() == []

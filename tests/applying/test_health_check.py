@@ -1,0 +1,292 @@
+"""What verify says of a template and of overlays, case by case."""
+
+from __future__ import annotations
+
+import os
+
+import notation
+import pytest
+from stage import ASIDE, TEMPLATE, Stage
+
+from batchdiff.applying import health_check
+from batchdiff.applying.guests.guest_files import on_disk
+from batchdiff.applying.guests.status import Written
+from batchdiff.applying.health_check import examined
+from batchdiff.applying.results.finding import Health
+from batchdiff.applying.session.stop import Stop
+from batchdiff.choices import Retire
+from batchdiff.errors import InUseError, ProgramError, StopError, UsageError, VerificationError
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch):
+    return Stage(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def quarantined(stage):
+    stage.apply(Retire.QUARANTINE)
+    return stage
+
+
+def findings(stage, names=None):
+    return list(examined(stage.plan, stage.notes, names, Stop()))
+
+
+def template(stage):
+    found = findings(stage)[0]
+    assert (found.name, found.path) == ("template", str(stage.template))
+    return found
+
+
+def overlay(stage):
+    (_, found) = findings(stage)
+    assert (found.name, found.path) == ("vm", str(stage.overlay()))
+    return found
+
+
+def make_writable(path):
+    path.chmod(0o644)
+
+
+# The template.
+
+
+def test_a_template_as_it_was_left(quarantined):
+    """By fingerprints alone: no byte is read."""
+    assert (template(quarantined).health, template(quarantined).why) == (Health.SOUND, "as planned")
+
+
+def test_a_template_that_was_touched(quarantined):
+    os.utime(quarantined.template)
+    found = template(quarantined)
+    assert found.health is Health.TOUCHED
+    assert "it was written to (mtime)" in found.why
+    assert "its content is what it was" in found.why
+
+
+def test_a_template_whose_mode_was_changed(quarantined):
+    """Nothing claims that its content changed, for it did not."""
+    quarantined.template.chmod(0o400)
+    quarantined.template.chmod(0o440)
+    found = template(quarantined)
+    assert found.health is Health.TOUCHED
+    said = "it changed, perhaps only in its mode or name (ctime); by its digest, its content is what it was"
+    assert found.why == f"{quarantined.template}: {said}"
+
+
+@pytest.mark.parametrize("retire", [Retire.KEEP, Retire.QUARANTINE, Retire.DELETE])
+def test_a_template_whose_content_changed(stage, retire):
+    """The originals that are whole are named, with the way back to them."""
+    stage.apply(retire)
+    make_writable(stage.template)
+    with stage.template.open("r+b") as file:
+        file.write(b"?")
+    found = template(stage)
+    assert found.health is Health.DAMAGED
+    assert "changed after overlays were put on it" in found.why
+    where = {Retire.KEEP: stage.original(), Retire.QUARANTINE: stage.original(suffix=ASIDE)}
+    named = str(where[retire]) if retire in where else ""
+    assert named in found.why
+    assert ("batchdiff restore PLAN --guest vm --discard-changes" in found.why) is (retire is not Retire.DELETE)
+
+
+def test_a_template_that_is_missing(quarantined):
+    quarantined.template.unlink()
+    found = template(quarantined)
+    assert found.health is Health.DAMAGED
+    assert "bring it back" in found.why
+    assert str(quarantined.original(suffix=ASIDE)) in found.why
+
+
+def test_a_template_of_which_nobody_took_the_digest(stage):
+    """Nothing was recorded of it: that is no damage, but it cannot be told."""
+    import dataclasses  # noqa: PLC0415
+
+    stage.plan = dataclasses.replace(stage.plan, template_digest="")
+    os.utime(stage.template)
+    found = template(stage)
+    assert found.health is Health.UNKNOWN
+    assert "its digest was not taken" in found.why
+
+
+def test_a_template_on_a_device_is_sound_by_its_digest(quarantined, monkeypatch):
+    monkeypatch.setattr(health_check, "doubt", lambda *_: "it is on a block device")
+    asked = []
+    monkeypatch.setattr(health_check, "require_content", lambda *args, **_: asked.append(args[3]))
+    monkeypatch.setattr("batchdiff.files.fingerprint.Fingerprint.vouches_for_content", False)
+    found = template(quarantined)
+    assert (found.health, found.why) == (Health.SOUND, "its content is as planned, by its digest")
+    assert asked == ["it is on a block device"]
+
+
+# Overlays.
+
+
+def test_as_in_its_original(quarantined):
+    found = overlay(quarantined)
+    assert found.health is Health.SOUND
+    assert found.why == "every byte as in its original (vm.img.batchdiff-original)"
+
+
+def test_a_vm_has_written_to_it(quarantined):
+    quarantined.use()
+    found = overlay(quarantined)
+    assert found.health is Health.SOUND
+    assert "a VM has written to it since" in found.why
+    assert quarantined.judge.checked[-1] == ("vm.qcow2", True)
+
+
+def test_somebody_has_written_to_the_original(quarantined):
+    """They differ, and both may be right."""
+    with quarantined.original(suffix=ASIDE).open("r+b") as file:
+        file.write(b"?")
+    found = overlay(quarantined)
+    assert found.health is Health.SOUND
+    assert f"its original {quarantined.original(suffix=ASIDE)} changed since the overlay was made" in found.why
+    assert "a VM has written to it" not in found.why
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_somebody_has_written_to_a_kept_original(stage, used):
+    """Perhaps its VM was never told of the overlay, so nobody may call that one the disk."""
+    stage.apply()
+    if used:
+        stage.use()
+    with stage.original().open("r+b") as file:
+        file.write(b"?")
+    found = overlay(stage)
+    assert found.health is Health.UNKNOWN
+    assert f"its original {stage.original()} changed since the overlay was made: it was written to" in found.why
+    assert "only you know which of the two counts" in found.why
+    assert "`batchdiff restore PLAN --guest vm --discard-changes`" in found.why
+    there = on_disk(stage.plan, stage.notes)["vm"]
+    assert there.written == Written.ORIGINAL | (Written.OVERLAY if used else Written.NONE)
+
+
+def test_a_kept_original_whose_attributes_changed(stage):
+    """That is no write to it."""
+    stage.apply()
+    stage.original().chmod(0o600)
+    assert "every byte as in its original" in overlay(stage).why
+    assert on_disk(stage.plan, stage.notes)["vm"].written is Written.NONE
+    stage.use()
+    assert overlay(stage).why == "no error in it; a VM has written to it since"
+    assert on_disk(stage.plan, stage.notes)["vm"].written is Written.OVERLAY
+
+
+def test_it_differs_though_nobody_wrote_to_either(quarantined):
+    times = quarantined.overlay().stat()
+    notation.qemu_io(quarantined.overlay(), "write -P 7 256k 64k")  # where it has a cluster of its own already
+    os.utime(quarantined.overlay(), ns=(times.st_atime_ns, times.st_mtime_ns))
+    found = overlay(quarantined)
+    assert found.health is Health.DAMAGED
+    assert "neither of them was written to" in found.why
+
+
+def test_no_original_to_compare_with(stage):
+    stage.apply(Retire.DELETE)
+    stage.judge.checked.clear()
+    found = overlay(stage)
+    assert found.health is Health.SOUND
+    assert "no original is there" in found.why
+    assert stage.judge.checked == [("vm.qcow2", True)]
+    assert stage.judge.comparisons == 1  # that of apply
+
+
+@pytest.mark.parametrize("retire", Retire)
+def test_missing(stage, retire):
+    stage.apply(retire)
+    stage.overlay().unlink()
+    found = overlay(stage)
+    assert found.health is Health.DAMAGED
+    assert found.why.startswith("it is missing")
+    where = {Retire.KEEP: stage.original(), Retire.QUARANTINE: stage.original(suffix=ASIDE)}
+    assert str(where.get(retire, "")) in found.why
+    assert ("its original" in found.why) is (retire is not Retire.DELETE)
+
+
+@pytest.mark.parametrize("retire", [Retire.QUARANTINE, Retire.DELETE])
+@pytest.mark.parametrize("damage", ["garbage", "cut off", "an error that QEMU finds"])
+def test_damaged(stage, retire, damage):
+    stage.apply(retire)
+    match damage:
+        case "garbage":
+            stage.overlay().write_bytes(b"garbage")
+        case "cut off":
+            os.truncate(stage.overlay(), 3 << 16)
+        case _:
+            stage.judge.refuses["vm.qcow2"] = VerificationError("qemu-img check finds errors")
+    assert overlay(stage).health is Health.DAMAGED
+
+
+def test_another_template(quarantined):
+    """Its header is sound: perhaps the pool moved, and then both are as good as before."""
+    other = notation.write_raw(quarantined.folder / "template.other", TEMPLATE)
+    arguments = ["-u", "-f", "qcow2", "-F", "raw", "-b", str(other), str(quarantined.overlay())]
+    notation.run("qemu-img", "rebase", *arguments)
+    found = overlay(quarantined)
+    assert found.health is Health.UNKNOWN
+    assert f"its header names the backing file {other}" in found.why
+    assert "qemu-img rebase" in found.why
+
+
+def test_flattened(quarantined):
+    """It needs no template, and is as good as it was."""
+    notation.run("qemu-img", "rebase", "-f", "qcow2", "-b", "", str(quarantined.overlay()))
+    assert overlay(quarantined).health is Health.SOUND
+
+
+def test_its_vm_runs(quarantined):
+    quarantined.judge.refuses["vm.qcow2"] = InUseError("an image is in use by a VM", why="Failed to get lock")
+    found = overlay(quarantined)
+    assert found.health is Health.IN_USE
+    assert found.why == "an image is in use by a VM, so it was not checked"
+
+
+@pytest.mark.parametrize("error", [ProgramError("qemu-img failed"), OSError(5, "Input/output error")])
+def test_what_cannot_be_asked_is_not_known(quarantined, error):
+    quarantined.judge.refuses["vm.qcow2"] = error
+    found = overlay(quarantined)
+    assert found.health is Health.UNKNOWN
+    assert found.why.startswith(("qemu-img failed", "Input/output error. The disk"))
+
+
+def test_two_files_that_could_be_it(quarantined):
+    """Only a person can tell."""
+    quarantined.overlay(suffix=".batchdiff-overlay").write_bytes(quarantined.overlay().read_bytes())
+    found = overlay(quarantined)
+    assert found.health is Health.UNKNOWN
+    assert "either could be its overlay" in found.why
+
+
+# All of them.
+
+
+def test_only_what_was_published_is_looked_at(tmp_path, monkeypatch):
+    stage = Stage(tmp_path, monkeypatch, names=("vm", "web"))
+    stage.apply(guests=("web",))
+    assert [each.name for each in findings(stage)] == ["template", "web"]
+    assert [each.name for each in findings(stage, ("vm",))] == ["template"]
+    with pytest.raises(UsageError):
+        findings(stage, ("db",))
+    stage.restore()
+    assert [each.name for each in findings(stage)] == ["template"]
+
+
+@pytest.mark.parametrize("where", ["template", "between guests", "judge"])
+def test_stopped(tmp_path, monkeypatch, where):
+    stage = Stage(tmp_path, monkeypatch, names=("vm", "web"))
+    stage.apply(Retire.QUARANTINE)
+    stop = Stop()
+    match where:
+        case "template":
+            os.utime(stage.template)
+            stop.ask()
+        case "between guests":
+            stage.judge.asked = stop.ask
+        case _:
+            stage.judge.refuses["web.qcow2"] = StopError("interrupted")
+    seen = []
+    with pytest.raises(StopError):
+        seen.extend(each.name for each in examined(stage.plan, stage.notes, None, stop))

@@ -1,0 +1,24 @@
+"""Names in the commands that messages advise, as a shell reads them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from batchdiff.files.filenames import shell_line, shell_word
+
+NAMES = [b"plain.img", b"it's $HOME.img", b"caf\xe9.img", b"\xe97 'a\\b'.img", b"a\rb\n", "東京".encode()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bash_reads_the_very_name(name):
+    word = shell_word(os.fsdecode(name))
+    assert word.isprintable()
+    printed = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, check=True)
+    assert printed.stdout == name
+
+
+def test_a_command():
+    assert shell_line(["rm", "a b", os.fsdecode(b"caf\xe9")]) == r"rm 'a b' $'caf\351'"

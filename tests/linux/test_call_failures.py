@@ -1,0 +1,232 @@
+"""What is said of a failed call is true of the files, and its advice works: each is followed by hand here.
+
+Real attributes, mounts, projects and limits; only what this kernel cannot be made to do is a plain errno.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import resource
+import subprocess
+
+import pytest
+from filesystems import mounted, tmpfs
+from notation import run
+
+from batchdiff.linux.call_failures import AGAIN, explained, naming, obstacle, reason
+from batchdiff.linux.permissions import Deed
+from batchdiff.linux.rename import rename_without_replacing
+
+
+def fault_of(act):
+    """What is said of the error that a call ends with."""
+    with pytest.raises(OSError) as caught:  # noqa: PT011  # which one is what the test is about
+        act()
+    return explained(caught.value)
+
+
+def follow(remedy):
+    """Run the command that a remedy gives, and return it."""
+    command = re.findall(r"`([a-z]+ [^`]*)`", remedy)[-1]
+    run("sh", "-c", command)
+    return command.split()[0]
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with a file in it; whatever locks them is taken off in the end."""
+    folder = tmp_path / "images of a guest"
+    folder.mkdir()
+    (folder / "vm.img").write_bytes(b"disk")
+    yield folder
+    subprocess.run(["chattr", "-R", "-i", "-a", str(folder)], check=False, capture_output=True, timeout=60)
+
+
+def rename(folder):
+    source = str(folder / "vm.img")
+    rename_without_replacing(source, f"{source}.aside")
+
+
+def unlink(folder):
+    os.unlink(folder / "vm.img")
+
+
+def create(folder):
+    os.close(os.open(folder / "new", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "target", "act"),
+    [
+        ("i", "vm.img", rename),
+        ("i", "vm.img", unlink),
+        ("a", "vm.img", rename),
+        ("i", ".", rename),
+        ("i", ".", create),
+        ("a", ".", unlink),
+    ],
+)
+def test_attributes(place, attribute, target, act):
+    run("chattr", f"+{attribute}", str(place / target))
+    fault = fault_of(lambda: act(place))
+    word = {"i": "immutable", "a": "append-only"}[attribute]
+    assert f"{place / target} is {word}".replace("/.", "") in fault.why
+    assert fault.remedy.endswith(AGAIN)
+    assert follow(fault.remedy) == "chattr"
+    act(place)
+
+
+@pytest.mark.parametrize(("attribute", "target"), [("i", "vm.img"), ("a", "vm.img"), ("i", "."), ("a", ".")])
+def test_attributes_show_beforehand(place, attribute, target):
+    assert obstacle(Deed.RENAME, str(place / "vm.img")) is None
+    run("chattr", f"+{attribute}", str(place / target))
+    assert obstacle(Deed.RENAME, str(place / "vm.img")) == fault_of(lambda: rename(place))
+
+
+def test_files_may_be_made_in_an_append_only_folder(place):
+    run("chattr", "+a", str(place))
+    assert obstacle(Deed.CREATE, str(place / "new")) is None
+    create(place)
+
+
+def test_a_file_that_is_mounted_by_itself(place):
+    """As a container has it; the kernel says no more than that it is busy."""
+    path = str(place / "vm.img")
+    run("mount", "--bind", path, path)
+    try:
+        fault = fault_of(lambda: rename(place))
+        assert f"{path} is a mount point" in fault.why
+        assert obstacle(Deed.RENAME, path) == fault
+    finally:
+        run("umount", path)
+    assert obstacle(Deed.RENAME, path) is None
+
+
+@pytest.mark.parametrize("act", [rename, unlink, create])
+def test_a_filesystem_that_is_read_only(tmp_path, act):
+    with tmpfs(tmp_path) as point:
+        (point / "vm.img").touch()
+        run("mount", "-o", "remount,ro", str(point))
+        fault = fault_of(lambda: act(point))
+        assert f"{point} (tmpfs) is mounted read-only" in fault.why
+        assert follow(fault.remedy) == "mount"
+        act(point)
+
+
+def test_a_view_that_is_read_only(tmp_path):
+    """Not the filesystem, only this mount of it."""
+    with tmpfs(tmp_path) as point:
+        (point / "vm.img").touch()
+        run("mount", "--bind", str(point), str(point))
+        run("mount", "-o", "remount,bind,ro", str(point))
+        try:
+            assert follow(fault_of(lambda: rename(point)).remedy) == "mount"
+            rename(point)
+        finally:
+            run("umount", str(point))
+
+
+def test_a_name_that_is_taken(place):
+    (place / "vm.img.aside").touch()
+    fault = fault_of(lambda: rename(place))
+    assert f"another file already has the name {place / 'vm.img.aside'}" in fault.why
+    (place / "vm.img.aside").rename(place / "away")
+    rename(place)
+
+
+def test_another_quota_project(tmp_path):
+    """The kernel calls it a cross-device link, though all is on one filesystem."""
+    with mounted(tmp_path, "xfs") as point:
+        (point / "vm.img").touch()
+        run("chattr", "-p", "7", "+P", str(point))
+        fault = fault_of(lambda: rename(point))
+        assert "belongs to the quota project 0, but its folder accepts only files of the project 7" in fault.why
+        assert obstacle(Deed.RENAME, str(point / "vm.img")) == fault
+        assert follow(fault.remedy) == "chattr"
+        rename(point)
+
+
+def test_two_filesystems(tmp_path):
+    with tmpfs(tmp_path) as point:
+        (point / "a").touch()
+        fault = fault_of(lambda: os.link(point / "a", tmp_path / "b"))
+        assert fault.why == f"{point / 'a'} and {tmp_path / 'b'} are on different filesystems"
+
+
+def test_a_disk_that_is_full(tmp_path):
+    with tmpfs(tmp_path) as point:
+        path = str(point / "fill")
+        with open(path, "wb", buffering=0) as file:
+
+            def fill():
+                with naming(path):
+                    os.posix_fallocate(file.fileno(), 0, 1 << 30)
+
+            fault = fault_of(fill)
+    assert fault == (f"No space left on device on the filesystem of {point}", f"Make room, {AGAIN}")
+
+
+def test_no_inodes_left(tmp_path):
+    with tmpfs(tmp_path) as point:
+        run("mount", "-o", "remount,nr_inodes=2", str(point))
+        (point / "one").touch()
+        assert fault_of(lambda: create(point)).why == f"the filesystem of {point} has no inodes left"
+
+
+def test_a_limit_on_the_size_of_files(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with open(tmp_path / "file", "wb", buffering=0) as file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        try:
+            fault = fault_of(lambda: os.ftruncate(file.fileno(), 8192))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            assert "ulimit -f" not in explained(OSError(errno.EFBIG, "File too large")).remedy
+    assert "this process may not write files larger than 4096 bytes" in fault.why
+    assert "ulimit -f unlimited" in fault.remedy
+
+
+def test_what_is_gone(place):
+    (place / "vm.img").unlink()
+    assert f"{place / 'vm.img'} is gone" in reason(OSError(errno.ENOENT, "", str(place / "vm.img")))
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.EIO, "dmesg"),
+        (errno.ESTALE, "mount its filesystem again"),
+        (errno.ENOTCONN, "mount it again"),
+        (errno.EDQUOT, "repquota"),
+        (errno.ETXTBSY, "swapoff"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.ENAMETOOLONG, "shorter names"),
+        (errno.EBUSY, "fuser -v /no/such"),
+        (errno.EACCES, "audit log"),
+        (errno.EPERM, "audit log"),
+        (errno.ELOOP, "move that away"),
+        (errno.ENOSYS, "dmesg"),
+    ],
+)
+def test_each_has_its_own_advice(code, said):
+    fault = explained(OSError(code, os.strerror(code), "/no/such"))
+    assert said in fault.remedy
+    assert not re.search(r"apply|restore|purge|verify", fault.remedy)
+
+
+@pytest.mark.parametrize("code", sorted(errno.errorcode))
+def test_every_error_is_explained_with_or_without_a_file(code):
+    for error in (OSError(code, os.strerror(code)), OSError(code, os.strerror(code), b"/no/such", None, "/x")):
+        fault = explained(error)
+        assert fault.why
+        assert fault.remedy.endswith(".")
+
+
+def test_a_file_is_named_only_if_the_error_has_none():
+    with pytest.raises(OSError, match="/named") as caught, naming("/named"):
+        raise OSError(errno.EIO, "Input/output error")
+    assert caught.value.filename == "/named"
+    with pytest.raises(OSError, match="/first"), naming("/second"):
+        raise OSError(errno.EIO, "Input/output error", "/first")

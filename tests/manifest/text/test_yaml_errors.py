@@ -1,0 +1,38 @@
+"""What is not YAML is explained in the words of whoever wrote it, on the line to correct."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from batchdiff.errors import ManifestError
+from batchdiff.manifest.text import yaml_lines
+from batchdiff.manifest.text.problems import Problems
+
+INDENT = "it does not line up with the lines above; entries of one list or mapping start in the same column"
+CASES = [
+    ("a:\n\t- 1\n", 2, "YAML does not allow tabs for indentation; use spaces"),
+    ("a:\n  - b: 1\n\t  c: 2\n", 3, "YAML does not allow tabs for indentation; use spaces"),
+    ("a: @x\n", 1, 'a value cannot begin with "@"; put it in quotes'),
+    ("a: {b: %x}\n", 1, 'a value cannot begin with "%"; put it in quotes'),
+    ("a: 1\ng: *.img\n", 2, "* begins the name of an alias; put a glob in quotes"),
+    ("g: *x\n", 1, "* starts an alias, and no alias of that name exists; put a glob in quotes"),
+    ("a: {b: 1\nc: 2\n", 1, "a { is not closed, or a comma is missing"),
+    ("a: [b\nc: 2\n", 1, "a [ is not closed, or a comma is missing"),
+    ('a: 1\nb: "x\nc: 2\n', 2, "a quote is not closed"),
+    ("a:\n  - b: 1\n   c: 2\n", 3, INDENT),
+    ("- a\nb: 1\n", 2, INDENT),
+    ("a:\n  b: 1\n c: 2\n", 3, INDENT),
+    ("a: b: c\n", 1, "a colon is not allowed here: check the indentation, or put the text in quotes"),
+    ("a:\n  b: 1\n  c 2\n", 3, "a key needs a colon and a space after it, as in `format: raw`"),
+    ("a: 1\n---\nb: 1\n", 2, "a second document begins here; a manifest is one document"),
+]
+
+
+@pytest.mark.parametrize("loader", [yaml.CSafeLoader, yaml.SafeLoader], ids=["libyaml", "python"])
+@pytest.mark.parametrize(("text", "line", "reason"), CASES)
+def test_reasons(monkeypatch, loader, text, line, reason):
+    monkeypatch.setattr(yaml_lines, "_LOADER", loader)
+    with pytest.raises(ManifestError) as caught:
+        yaml_lines.parse_yaml(text, "m.yaml", Problems())
+    assert str(caught.value) == f"m.yaml:{line}: not valid YAML: {reason}"

@@ -1,0 +1,208 @@
+"""A plan that takes guests over from an older one is the plan that would have been made without it."""
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+import notation
+import pytest
+from examples import examples
+from filesystems import mounted
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import source
+from small_fleet import GUESTS, OTHER, TEMPLATE, checksum, fresh, manifest, write_fleet
+
+from batchdiff.errors import ImageError
+from batchdiff.plan.overlay_options import BackingPath, Compression, OverlayOptions
+from batchdiff.plan.plan import Verdict
+from batchdiff.planning.planner import Earlier, make_plan
+from batchdiff.planning.reuse_plan import exact_part
+from batchdiff.planning.scan import one_range
+from batchdiff.units import MIB
+
+pytestmark = pytest.mark.usefixtures("small_ranges")
+
+
+def reusing(of, older, jobs=1):
+    """The plan, and what was said."""
+    said = []
+    return make_plan(of, jobs=jobs, earlier=Earlier(None, older, said.append)), said
+
+
+def taken(said):
+    return int(said[0].split()[0])
+
+
+def test_nothing_is_read(folder, monkeypatch):
+    older = make_plan(manifest(folder), jobs=1)
+    monkeypatch.setattr(one_range.Scanner, "__init__", None)
+    plan, said = reusing(manifest(folder), older)
+    assert taken(said) == 3
+    assert checksum(plan) == checksum(older)
+
+
+@pytest.mark.parametrize("changed", GUESTS)
+def test_what_changed_is_scanned(folder, changed):
+    older = make_plan(manifest(folder), jobs=1)
+    notation.write_raw(folder / "new", OTHER)
+    os.rename(folder / "new", folder / changed)
+    of = manifest(folder)
+    entries = of.guests
+    if changed.endswith("qcow2"):
+        raw = dataclasses.replace(entries[2].image, format=entries[0].image.format)
+        of = dataclasses.replace(of, guests=(*entries[:2], dataclasses.replace(entries[2], image=raw)))
+    plan, said = reusing(of, older)
+    assert taken(said) == 2
+    assert checksum(plan) == fresh(of)
+
+
+def test_guests_that_came_and_went_and_other_names(folder):
+    older = make_plan(manifest(folder), jobs=1)
+    notation.write_raw(folder / "new.img", OTHER)
+    of = manifest(folder, ("new.img", "two.img"))
+    renamed = dataclasses.replace(of.guests[1], name="renamed", overlay_path=str(folder / "elsewhere"))
+    of = dataclasses.replace(of, guests=(of.guests[0], renamed), minimum_savings=0.5)
+    plan, said = reusing(of, older)
+    assert taken(said) == 1
+    assert checksum(plan) == fresh(of)
+
+
+OPTIONS = st.builds(
+    OverlayOptions,
+    cluster_size=st.sampled_from([None, 512, 4096, 16384, 65536, 2 * MIB]),
+    extended_l2=st.just(False),
+    compression=st.sampled_from(Compression),
+    backing_path=st.sampled_from(BackingPath),
+    lazy_refcounts=st.booleans(),
+) | st.builds(
+    OverlayOptions,
+    cluster_size=st.sampled_from([None, 16384, 65536]),
+    extended_l2=st.just(True),
+    compression=st.sampled_from([Compression.NONE, Compression.ZSTD]),
+)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    found = tmp_path_factory.mktemp("images")
+    write_fleet(found)
+    return found
+
+
+@settings(max_examples=examples(6, slow=100))
+@given(before=OPTIONS, after=OPTIONS, minimum=st.sampled_from([0.0, 0.3, 1.0]))
+def test_whatever_the_options(images, before, after, minimum):
+    older = make_plan(manifest(images, **dataclasses.asdict(before)), jobs=1)
+    of = dataclasses.replace(manifest(images, **dataclasses.asdict(after)), minimum_savings=minimum)
+    plan, said = reusing(of, older)
+    assert checksum(plan) == fresh(of)
+    if before == after:
+        assert taken(said) == 3
+
+
+def test_auto_is_what_it_would_have_been(images):
+    """The older plan has the sizes of all clusters, so what auto means is known without asking how it was made."""
+    auto = make_plan(manifest(images, cluster_size=None), jobs=1)
+    chosen = {guest.options.cluster_size for guest in auto.guests}
+    assert taken(reusing(manifest(images, cluster_size=None), auto)[1]) == 3
+    for size in (4096, 65536):
+        older = make_plan(manifest(images, cluster_size=size), jobs=1)
+        of = manifest(images, cluster_size=None)
+        plan, said = reusing(of, older)
+        assert checksum(plan) == fresh(of)
+        assert (taken(said) > 0) is (size in chosen)
+
+
+@pytest.mark.parametrize("what", ["template", "touched", "version", "other"])
+def test_nothing_is_taken_over(folder, what):
+    older = make_plan(manifest(folder), jobs=1)
+    match what:
+        case "template":
+            with (folder / "template.img").open("r+b") as file:
+                file.write(b"changed")
+        case "touched":
+            os.chmod(folder / "template.img", 0o400)
+        case "version":
+            older = dataclasses.replace(older, generator="batchdiff 99.0")
+        case "other":
+            shutil.copy(folder / "template.img", folder / "copy.img")
+            older = make_plan(dataclasses.replace(manifest(folder), template=source(folder / "copy.img")), jobs=1)
+    plan, said = reusing(manifest(folder), older)
+    assert said[0].startswith("Nothing")
+    assert checksum(plan) == fresh(manifest(folder))
+
+
+def test_a_template_whose_content_is_not_what_it_was(folder):
+    """Its fingerprint holds, and yet: the digest of the part that is scanned anew finds out."""
+    older = make_plan(manifest(folder, ("one.img",)), jobs=1)
+    forged = dataclasses.replace(older, template_digest=older.template_digest[:-1] + "!")
+    with pytest.raises(ImageError, match="another digest"):
+        reusing(manifest(folder), forged)
+
+
+def test_refused_guests_are_looked_at_again(folder):
+    notation.write_raw(folder / "small.img", "1M:A")
+    of = manifest(folder, ("small.img", "one.img"))
+    older = make_plan(of, jobs=1)
+    assert older.guests[0].verdict is Verdict.REFUSE
+    plan, said = reusing(of, older)
+    assert taken(said) == 1
+    assert checksum(plan) == checksum(older)
+
+
+def test_block_devices_are_scanned(folder):
+    loop = notation.run("losetup", "-f", "--show", str(folder / "one.img")).strip()
+    try:
+        entry = dataclasses.replace(manifest(folder).guests[0], image=source(Path(loop)))
+        of = dataclasses.replace(manifest(folder), guests=(entry, *manifest(folder).guests[1:]))
+        assert taken(reusing(of, make_plan(of, jobs=1))[1]) == 2
+        of = dataclasses.replace(of, guests=of.guests[1:], template=source(Path(loop)))
+        assert "block device" in reusing(of, make_plan(of, jobs=1))[1][0]
+    finally:
+        notation.run("losetup", "-d", loop)
+
+
+@pytest.mark.parametrize("kind", ["xfs", "btrfs"])
+def test_what_deleting_gives_back_is_asked_again(tmp_path, kind):
+    """A reflink copy of a guest changes none of its times, but what its deletion frees."""
+    with mounted(tmp_path, kind) as place:
+        for name in ("template.img", "one.img", "two.img"):
+            notation.write_raw(place / name, TEMPLATE if name == "template.img" else GUESTS[name])
+        notation.run("sync", "-f", str(place))
+        of = manifest(place, ("one.img", "two.img"))
+        older = make_plan(of, jobs=1)
+        notation.run("cp", "--reflink=always", str(place / "one.img"), str(place / "copy"))
+        notation.run("sync", "-f", str(place))
+        plan, said = reusing(of, older)
+        assert taken(said) == 2
+        assert plan.guests[0].savings.reclaimable_bytes < older.guests[0].savings.reclaimable_bytes
+        assert checksum(plan) == fresh(of)
+
+
+@pytest.mark.parametrize("kind", ["xfs", "btrfs"])
+def test_a_template_that_shares_now_and_did_not_then(tmp_path, kind):
+    with mounted(tmp_path, kind) as place:
+        for name in ("template.img", "one.img"):
+            notation.write_raw(place / name, TEMPLATE if name == "template.img" else GUESTS[name])
+        notation.run("sync", "-f", str(place))
+        of = manifest(place, ("one.img",))
+        older = make_plan(of, jobs=1)
+        assert taken(reusing(of, older)[1]) == 1
+        notation.run("cp", "--reflink=always", str(place / "template.img"), str(place / "copy"))
+        plan, said = reusing(of, older)
+        assert said[0].startswith("Nothing")
+        assert checksum(plan) == fresh(of)
+        again, said = reusing(of, plan)
+        assert taken(said) == 1
+        assert checksum(again) == checksum(plan)
+
+
+def test_a_part_that_contradicts_itself(images):
+    part = make_plan(manifest(images), jobs=1).guests[0]
+    assert exact_part(part, part.options) is not None
+    assert exact_part(dataclasses.replace(part, unit=4096), part.options) is None
+    assert exact_part(dataclasses.replace(part, savings=None), part.options) is None
+    bare = dataclasses.replace(part.savings, overlay_bytes_by_cluster_size=())
+    assert exact_part(dataclasses.replace(part, savings=bare), OverlayOptions(cluster_size=None)) is None
