@@ -87,7 +87,7 @@ def checks(fleet: Fleet) -> Run:
     with restored(fleet):
         timed(plan_command(fleet), batchdiff("apply", "-q", "--verify", "native", plan_path(fleet)))
         settle(fleet.folder)
-        overlays = [(guest, Member(f"{guest.path}.qcow2", "qcow2")) for guest in fleet.guests]
+        overlays = [(guest, Member(f"{guest.path.removesuffix('.raw')}.qcow2", "qcow2")) for guest in fleet.guests]
         return timed(
             *(
                 command
