@@ -24,6 +24,7 @@ from bench.contestants import (
     VERIFICATION_LIMIT,
 )
 from bench.examinations import BARE, NEW_BLOCKS, SHOW, TEMPLATE_READS, VERSION
+from bench.large import BUT_THE_SCAN, LOAD
 from bench.report import Report
 from bench.scaling import GUESTS, TWO_JOBS
 
@@ -211,6 +212,10 @@ TARGETS = (
     Target("plan, reflink copies on XFS, 2 jobs against 1", 1, "x", _ratio("reflink", PLAN, ONE_JOB)),
     Target("apply, reflink copies: new blocks of the changed bytes", 0.02, "share", _fact(NEW_BLOCKS)),
     Target("plan, 15 TiB almost empty", 5, "s", _seconds("sparse", PLAN)),
+    Target("plan, 1,000 guests with 10,000 extents each", 30, "s", _seconds("extents", PLAN)),
+    Target("all of it but the scan", 4, "s", _seconds("extents", BUT_THE_SCAN)),
+    Target("show of that plan", 3, "s", _seconds("extents", SHOW)),
+    Target("loading that plan", 3, "s", _seconds("extents", LOAD)),
     *(_worker_memory(where) for where in ("4 GiB", "15 TiB", "1,000 guests")),
     # Five per cent above one reading are headers and tables, which are looked at before.
     *(Target(TEMPLATE_READS.format(count), 1.05, "times", _reads(count)) for count in (1, 4, 16)),
