@@ -1,4 +1,4 @@
-"""A plan to and from the plain values of its JSON, with the runs of extents as they are."""
+"""Conversion of a plan to the plain values of its JSON and back; runs of extents stay text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from batchdiff.plan.runs import Runs
 
 
 def to_dict(plan: Plan) -> dict[str, Any]:
-    """The document of a plan, without its checksum."""
+    """Return the document of a plan, without its checksum."""
     return {
         "format_version": ".".join(map(str, FORMAT_VERSION)),
         "generator": plan.generator,
@@ -41,9 +41,9 @@ def to_dict(plan: Plan) -> dict[str, Any]:
 
 
 def from_dict(document: dict[str, Any]) -> Plan:
-    """The plan of a document that its schema has accepted; whether its runs make sense, ``extents_of`` tells.
+    """Return the plan in a document that its schema has accepted. ``extents_of`` checks the runs.
 
-    :raises KeyError, TypeError, ValueError, OverflowError: a value makes no sense.
+    :raises KeyError, TypeError, ValueError, OverflowError: a value is invalid.
     """
     guests = tuple(_guest_plan(guest) for guest in document["guests"])
     _check_distinct("name", [guest.name for guest in guests])
@@ -114,7 +114,7 @@ def _planned_image(record: dict[str, Any]) -> PlannedImage:
     source = _image_source(record)
     prints = [record["fingerprint"], *record.get("backing_fingerprints", ())]
     if len(prints) != 1 + len(source.backing):
-        raise ValueError(f"{source.path} has not one fingerprint for each file of its chain")
+        raise ValueError(f"{source.path} does not have one fingerprint for each file of its chain")
     return PlannedImage(source, record["virtual_size"], tuple(_fingerprint(item) for item in prints))
 
 
@@ -170,7 +170,7 @@ def _savings(record: dict[str, Any]) -> Savings:
 
 
 def _known(record: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """The fields of those names; what is new since version 1.0 may be missing."""
+    """Return the fields with these names; those that version 1.0 did not have may be missing."""
     found = {name: record[name] for name in names if name in record}
     return found | ({"exactness": Exactness(found["exactness"])} if "exactness" in found else {})
 
@@ -178,5 +178,5 @@ def _known(record: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
 def _runs(record: dict[str, Any], name: str) -> Runs:
     found = record[name]
     if not isinstance(found, Runs):
-        raise ValueError(f"extents.{name} is no list of [first unit, number of units]")  # noqa: TRY004  # as all else
+        raise ValueError(f"extents.{name} is not a list of [first unit, number of units]")  # noqa: TRY004  # like all else
     return found

@@ -30,7 +30,7 @@ def is_done(reason: str) -> bool:
 class EarlierPlans:
     """A search for plans by checksum: at the path in the sidecar, in that folder, and in further folders.
 
-    ``renamed``: the names that plans are about to get, by their present names; all paths are absolute.
+    ``renamed``: the paths that plans are about to get, by their present paths; all are absolute.
     """
 
     def __init__(self, folders: Iterable[str] = (), *, renamed: Mapping[str, str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The extents of a guest in a plan: from numbers to the text that a plan keeps, and back; in bulk.
+"""Conversion of a guest's extents from numbers to the text that a plan keeps, and back, in bulk.
 
 ::
 
@@ -18,19 +18,19 @@ from batchdiff.units import ceil_div
 
 
 def runs_of(extents: Extents) -> tuple[Runs, Runs]:
-    """The runs of data and those of zeros."""
+    """Return the runs of data and those of zeros."""
     return _text(extents.pairs(Kind.DATA)), _text(extents.pairs(Kind.ZERO))
 
 
 def _text(table: npt.NDArray[np.int64]) -> Runs:
-    """The runs of an array of shape (runs, 2)."""
-    # One format for all: the lists and texts of single runs take three times as long.
+    """Return the text of an array of shape (runs, 2)."""
+    # One format string for all runs: lists and strings of single runs take three times as long.
     runs = "[%d,%d]," * len(table) % tuple(table.ravel().tolist())
     return Runs(f"[{runs[:-1]}]")
 
 
 def extents_of(guest: GuestPlan) -> Extents:
-    """What is written for a guest, in units of its ``unit``.
+    """Return the extents that apply writes for a guest, in units of its ``unit``.
 
     :raises ValueError: the runs are not sorted, disjoint and merged, or not within the disk.
     """
@@ -49,8 +49,8 @@ def extents_of(guest: GuestPlan) -> Extents:
 
 
 def _table(runs: Runs, name: str) -> npt.NDArray[np.int64]:
-    """The numbers, in an array of shape (runs, 2)."""
-    # For no numbers at all, numpy's reader warns.
+    """Return the numbers as an array of shape (runs, 2)."""
+    # numpy's reader warns about an empty text.
     numbers = np.fromstring(flat, dtype=np.int64, sep=",") if (flat := runs.flat) else np.zeros(0, dtype=np.int64)
     table = numbers.reshape(-1, 2)
     first, count = table[:, 0], table[:, 1]

@@ -1,4 +1,4 @@
-"""plan.json: written at once or not at all, and refused where it is cut, edited or of another version.
+"""plan.json: written as a whole or not at all, and refused if it is truncated, edited or of another version.
 
 The checksum is the SHA-256 of the plan without ``created`` and ``checksum``, as JSON with sorted keys, no
 spaces and ASCII only (docs/plan-format.md).
@@ -31,9 +31,9 @@ _LONGEST_SHOWN = 300
 
 
 def checksum_of(document: dict[str, Any]) -> str:
-    """The checksum of a plan document, labelled.
+    """Return the labelled checksum of a plan document.
 
-    :raises ValueError: it has a number that JSON has not.
+    :raises ValueError: it has a number that JSON does not have, such as infinity.
     """
     covered = {key: value for key, value in document.items() if key not in {"created", "checksum"}}
     digest = hashlib.sha256()
@@ -43,7 +43,7 @@ def checksum_of(document: dict[str, Any]) -> str:
 
 
 def encode(plan: Plan) -> str:
-    """The text of a plan file: one guest a line, so that two plans can be compared with diff."""
+    """Return the text of a plan file, with one guest per line so that diff can compare two plans."""
     return "".join(_pieces(plan))
 
 
@@ -63,14 +63,14 @@ def _pieces(plan: Plan) -> Iterator[str]:
 
 
 def write_plan(plan: Plan, path: str) -> None:
-    """Writes a plan so that ``path`` has either the whole new plan or what it had before, also after a crash.
+    """Write a plan so that ``path`` has either the whole new plan or its old content, even after a crash.
 
     :raises PlanError: the folder cannot be written to.
     """
-    # Behind a symbolic link the file is replaced, not the link.
+    # A symbolic link stays; the file that it leads to is replaced.
     target = os.path.realpath(path)
     if os.path.exists(target) and not os.path.isfile(target):
-        # A rename would put a file in the place of a device such as /dev/null.
+        # A rename would replace a device such as /dev/null by a file.
         raise PlanError(f"cannot write the plan {path}", why="it is not a regular file", remedy=ELSEWHERE)
     try:
         write_whole(target, _pieces(plan))
@@ -79,9 +79,9 @@ def write_plan(plan: Plan, path: str) -> None:
 
 
 def try_folder(folder: str) -> None:
-    """Makes a file in a folder and removes it: of read-only filesystems, /proc and quotas only the kernel knows.
+    """Create and remove a file in a folder: only the kernel knows of read-only filesystems, /proc and quotas.
 
-    :raises OSError: no file can be made there.
+    :raises OSError: no file can be created there.
     """
     trial = own_files.temporary(os.path.join(folder, "plan"))
     os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -89,11 +89,11 @@ def try_folder(folder: str) -> None:
 
 
 def read_plan(path: str) -> Plan:
-    """A plan that is whole and unedited.
+    """Read a plan, and check that it is complete, unedited and consistent.
 
     :raises PlanError: it is not, or is of a newer major version.
     """
-    # Imported here: what only tells of a plan does not need numpy, which takes longer than all of its work.
+    # Imported here: reports do not need numpy, whose import takes longer than all of their work.
     from batchdiff.plan.extents import extents_of  # noqa: PLC0415
 
     plan = read_for_report(path)
@@ -106,9 +106,9 @@ def read_plan(path: str) -> Plan:
 
 
 def read_for_report(path: str) -> Plan:
-    """The same for those who only tell of it: whether the runs of its extents make sense is not looked at.
+    """Read a plan only to report on it: like ``read_plan``, without a check of the runs of its extents.
 
-    :raises PlanError: it is not whole and unedited, or is of a newer major version.
+    :raises PlanError: it is not complete and unedited, or is of a newer major version.
     """
     check_is_plan(path)
     document = _parsed(path)
@@ -119,7 +119,7 @@ def read_for_report(path: str) -> Plan:
         raise PlanError(
             f"{path} is not a valid plan", why="a number is too large", remedy=plan_again(path)
         ) from error
-    except RecursionError as error:  # parser and encoder have limits of their own, by version of Python
+    except RecursionError as error:  # the encoder's limit differs from the parser's, depending on Python's version
         raise PlanError(
             f"{path} is not a valid plan", why="it is nested too deeply", remedy=plan_again(path)
         ) from error
@@ -144,7 +144,7 @@ def _parsed(path: str) -> dict[str, Any]:
         raise PlanError(f"{path} is not a plan", why=str(error), remedy=plan_again(path)) from error
     try:
         text = content.decode()
-        del content  # the bytes of a large fleet are 100 MiB
+        del content  # 100 MiB for a large fleet
         document = parsed(text)
     except (ValueError, RecursionError) as error:
         raise PlanError(
@@ -156,7 +156,7 @@ def _parsed(path: str) -> dict[str, Any]:
 
 
 def read_regular(path: str, largest: int) -> bytes:
-    """The content of a regular file; a FIFO or a device is never read, for it may have no end.
+    """Return the content of a regular file; a FIFO or a device is never read, because it may never end.
 
     :raises OSError: it cannot be read.
     :raises ValueError: it is not a regular file, or has more than ``largest`` bytes.
@@ -191,5 +191,5 @@ def _check_schema(document: dict[str, Any], path: str) -> None:
 
 
 def _cut(text: str) -> str:
-    # The message quotes the value's path, which has names from the file.
+    # The message quotes the value's path, which contains names from the file.
     return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."

@@ -1,4 +1,4 @@
-"""The first lines of a plan file, which name it: read without the megabytes of extents behind them.
+"""The first lines of a plan file, which identify it: read without the megabytes of extents after them.
 
 ::
 
@@ -22,14 +22,14 @@ _CHECKSUM = re.compile(rb'"checksum": "(sha256:[0-9a-f]{64})"')
 
 
 class PlanHead(NamedTuple):
-    """What names a plan: its checksum, and when it was made, ISO 8601 in UTC."""
+    """The identity of a plan: its checksum, and its time of creation as ISO 8601 in UTC."""
 
     checksum: str
     created: str
 
 
 def plan_head(path: str) -> PlanHead | None:
-    """Return the head of a plan file as batchdiff writes it; None of any other file. The rest is not looked at."""
+    """Return the head of a plan file that batchdiff wrote; None for any other file. The rest is not read."""
     head = beginning(path)
     created, checksum = _CREATED.search(head), _CHECKSUM.search(head)
     if not head.startswith(_BEGINNING) or created is None or checksum is None:
@@ -38,7 +38,7 @@ def plan_head(path: str) -> PlanHead | None:
 
 
 def beginning(path: str) -> bytes:
-    """Return the first bytes of a regular file; none of anything else, or if it cannot be read."""
+    """Return the first bytes of a regular file; nothing for anything else, or if it cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError):

@@ -4,8 +4,8 @@
 
     {"guests": [{"extents": {"data": RUNS, "zero": RUNS, ...}, ...}, ...], ...}
 
-Python's own JSON reads and writes everything but the runs, and what surrounds them. A document is what
-``json.loads`` would give but for the runs; they are lists, too, where they are not as they should be.
+Python's json module reads and writes everything except the runs and the values around them. A document equals
+the result of ``json.loads`` except for the runs; malformed runs become lists, too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from batchdiff.plan.runs import Runs, match
 
 Reader = Callable[[str, int], tuple[Any, int]]
-"""Reads the value at a place of a text: the value, and where it ends."""
+"""Reads the value at an index of a text, and returns it with the index of its end."""
 
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 READABLE = json.JSONEncoder(allow_nan=False)
@@ -32,7 +32,7 @@ class AmbiguityError(ValueError):
 
 
 def why_not_json(error: ValueError | RecursionError) -> str:
-    """Return why bytes are not the JSON of a plan, in our own words: Python's change."""
+    """Return why bytes are not the JSON of a plan, in our own words: Python's change with its version."""
     match error:
         case AmbiguityError():
             return str(error)
@@ -42,13 +42,13 @@ def why_not_json(error: ValueError | RecursionError) -> str:
             return f"it is not UTF-8 from byte {error.start} on"
         case RecursionError():
             return "it is nested too deeply"
-    return "it has a number of more digits than Python reads"
+    return "it has a number with more digits than Python reads"
 
 
 def parsed(text: str) -> object:
-    """The document of a JSON text.
+    """Return the document in a JSON text.
 
-    :raises ValueError: it is not JSON, has a name twice in an object, or a number that is none.
+    :raises ValueError: it is not JSON, has a name twice in an object, or has NaN or infinity as a number.
     :raises RecursionError: it is nested too deeply.
     """
     document, end = _DOCUMENT(text, _after_space(text, 0))
@@ -58,9 +58,9 @@ def parsed(text: str) -> object:
 
 
 def encoded(value: object, encoder: json.JSONEncoder) -> str:
-    """The JSON of a value as that encoder gives it, but of runs always the canonical one.
+    """Return the JSON of a value in the encoder's form; runs always have the canonical form.
 
-    :raises ValueError: it has a number that is none.
+    :raises ValueError: it has NaN or infinity as a number.
     """
     if isinstance(value, Runs):
         return value.text
@@ -72,9 +72,9 @@ def encoded(value: object, encoder: json.JSONEncoder) -> str:
 
 
 def canonical(document: dict[str, Any]) -> Iterator[str]:
-    """The canonical JSON of a document in pieces: keys sorted, no spaces, ASCII only.
+    """Yield the canonical JSON of a document in pieces: keys sorted, no spaces, ASCII only.
 
-    :raises ValueError: it has a number that is none.
+    :raises ValueError: it has NaN or infinity as a number.
     """
     for number, key in enumerate(sorted(document)):
         yield f"{',' if number else '{'}{CANONICAL.encode(key)}:"
@@ -94,7 +94,7 @@ def _after_space(text: str, at: int) -> int:
 
 
 def _after(text: str, at: int, sign: str) -> int:
-    """The place of what follows a sign, which must be next."""
+    """Return the index of the value after a sign such as a comma, which must be next."""
     at = _after_space(text, at)
     if not text.startswith(sign, at):
         raise json.JSONDecodeError(f"Expecting {sign!r}", text, at)
@@ -102,7 +102,7 @@ def _after(text: str, at: int, sign: str) -> int:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Readers do not agree on which of two members of one name counts, so there must not be two."""
+    """Refuse two members with one name, because readers do not agree on which of them counts."""
     found = dict(pairs)
     if len(found) != len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
@@ -122,7 +122,7 @@ def _runs(text: str, at: int) -> tuple[Any, int]:
 
 
 def _list_of(read: Reader) -> Reader:
-    """A reader of lists whose items ``read`` reads."""
+    """Return a reader of lists whose items ``read`` reads."""
 
     def list_at(text: str, at: int) -> tuple[Any, int]:
         if not text.startswith("[", at):
@@ -140,7 +140,7 @@ def _list_of(read: Reader) -> Reader:
 
 
 def _object_of(**readers: Reader) -> Reader:
-    """A reader of objects some members of which have readers of their own."""
+    """Return a reader of objects; the members named in ``readers`` have readers of their own."""
 
     def object_at(text: str, at: int) -> tuple[Any, int]:
         if not text.startswith("{", at):

@@ -1,8 +1,8 @@
-"""The JSON Schemas of manifest and plan, and whether a document is as one says, up to the first thing that is not.
+"""The JSON Schemas of manifest and plan, and a validator that stops at the first problem.
 
-It knows the keywords that those schemas have, and no others: jsonschema takes five times as long for the plan of a
-fleet, and its import longer than all the rest of a start. Unlike there, 1.0 is no integer. So a document without
-a problem here is valid; all that is wrong with a manifest, jsonschema tells.
+The validator knows only the keywords that these schemas use. jsonschema takes five times as long for the plan of
+a fleet, and its import takes longer than all the rest of a start. This one is stricter (jsonschema accepts 1.0 as
+an integer), so a document that passes is valid. jsonschema lists all problems of a manifest that does not pass.
 """
 
 from __future__ import annotations
@@ -30,33 +30,34 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 @cache
 def schema_of(kind: str) -> Schema:
-    """The JSON Schema (draft 2020-12) of a ``manifest`` or a ``plan``, version 1."""
+    """Return the JSON Schema (draft 2020-12) of a ``manifest`` or a ``plan``, version 1."""
     found: Schema = json.loads(pkgutil.get_data("batchdiff.plan", f"schemas/{kind}.schema.json") or b"")
     return found
 
 
 def first_problem(document: object, schema: Schema) -> str | None:
-    """What is wrong with a document, and where in it; None where nothing is."""
+    """Return the first problem of a document and its place there; None if the document is valid."""
     return next(_Check(schema["$defs"]).problems(document, schema, ""), None)
 
 
 class _Check:
-    """Knows the definitions that a schema refers to."""
+    """A validator for one schema, with the definitions that it refers to."""
 
     def __init__(self, definitions: dict[str, Schema]) -> None:
         self._definitions = definitions
 
     def problems(self, value: object, schema: Schema | bool, where: str) -> Iterator[str]:
-        """All that is wrong with a value, at that place of the document."""
+        """Yield all problems of a value at this place of the document."""
         if isinstance(value, Runs):
-            return  # their grammar allows nothing that the schema does not
+            return  # parsing accepted only what the schema allows
         if isinstance(schema, bool):
             if not schema:
                 yield _said(where, f"{_shown(value)} must not be there")
             return
         names = schema.get("type")
         if names is not None and not _is(value, names):
-            yield _said(where, f"{_shown(value)} is no {names if isinstance(names, str) else ' or '.join(names)}")
+            types = names if isinstance(names, str) else " or ".join(names)
+            yield _said(where, f"{_shown(value)} is not of type {types}")
             return
         yield from self._combined(value, schema, where)
         allowed = [schema["const"]] if "const" in schema else schema.get("enum")
@@ -75,7 +76,7 @@ class _Check:
         return next(self.problems(value, schema, ""), None) is None
 
     def _combined(self, value: object, schema: Schema, where: str) -> Iterator[str]:
-        """What other schemas say that this one is made of."""
+        """Yield the problems by the schemas that this one is composed of."""
         if "$ref" in schema:
             yield from self.problems(value, self._definitions[schema["$ref"].removeprefix("#/$defs/")], where)
         for part in schema.get("allOf", ()):
@@ -84,7 +85,7 @@ class _Check:
         if found and None not in found:
             yield "; ".join(map(str, found))
         if "oneOf" in schema and sum(self._fits(value, part) for part in schema["oneOf"]) != 1:
-            yield _said(where, f"{_shown(value)} is not exactly one of what it may be")
+            yield _said(where, f"{_shown(value)} does not have exactly one of its allowed forms")
         if "if" in schema and self._fits(value, schema["if"]):
             yield from self.problems(value, schema.get("then", True), where)
 
@@ -121,7 +122,7 @@ def _of_text(value: str, schema: Schema, where: str) -> Iterator[str]:
 
 @cache
 def _pattern(text: str) -> re.Pattern[str]:
-    """To Python, ``$`` is also before a newline at the end; to JSON Schema it is not."""
+    r"""Compile a pattern with JSON Schema's ``$``; Python's also matches before a newline at the end."""
     return re.compile(f"{text[:-1]}\\Z" if text.endswith("$") else text)
 
 
@@ -131,7 +132,7 @@ def _of_number(value: int, schema: Schema, where: str) -> Iterator[str]:
 
 
 def _is(value: object, names: str | list[str]) -> bool:
-    """Exact: to Python a truth is a number."""
+    """Return True if a value has one of these types exactly: in Python, a bool is also an int."""
     return any(type(value) in _TYPES[name] for name in ([names] if isinstance(names, str) else names))
 
 
@@ -147,5 +148,5 @@ def _shown(value: object) -> str:
     try:
         text = ascii(value)
     except RecursionError:
-        return "what is nested that deeply"
+        return "a value nested this deeply"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""The options of an overlay, as a manifest gives them and a plan records them."""
+"""The options of an overlay, as a manifest sets them and a plan records them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def geometry_of(options: OverlayOptions, cluster_size: int) -> Geometry:
 
 
 def backing_name(overlay_path: str, template_path: str, how: BackingPath) -> str:
-    """Return the template's path in the form that the overlay's header has; both paths are absolute."""
+    """Return the template's path in the form that the overlay's header stores; both paths are absolute."""
     if how is BackingPath.ABSOLUTE:
         return template_path
     relative = os.path.relpath(template_path, os.path.dirname(overlay_path))

@@ -1,4 +1,4 @@
-"""A diff plan as data: what was found, what is to be written, what it saves (docs/plan-format.md)."""
+"""A diff plan as data: the findings, the extents to write, and the savings (docs/plan-format.md)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.plan.runs import Runs
 
 FORMAT_VERSION = (1, 2)
-"""1.1 added the lasting name of the filesystem to fingerprints; 1.2 how exact savings are, links to guests, and
+"""1.1 added the filesystem's UUID to fingerprints; 1.2 added the exactness of savings, links to guests, and
 similarity."""
 
 DEFAULT_UNIT = 4096
-"""In plans before 1.2 all space was counted in units of this size."""
+"""Bytes; plans before 1.2 counted all space in units of this size."""
 
 
 class Verdict(enum.StrEnum):
-    """What apply will do with a guest."""
+    """A plan's decision for a guest."""
 
     CONVERT = "convert"
     SKIP = "skip"
@@ -30,7 +30,7 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlannedImage:
-    """An image as it was when planned; ``fingerprints`` has one for each file of its chain, itself first."""
+    """An image at the time of planning; ``fingerprints`` has one for each file of its chain, itself first."""
 
     source: ImageSource
     virtual_size: int
@@ -42,7 +42,7 @@ class PlannedImage:
         return (self.source.path, *(backing.path for backing in self.source.backing))
 
     def changes(self, now: tuple[Fingerprint, ...]) -> str:
-        """What differs from the fingerprints of the same chain now, in words; empty where nothing does."""
+        """Return in words how the chain's present fingerprints differ; empty if they do not."""
         found = [
             f"{path}: {changes}"
             for path, before, after in zip(self.paths, self.fingerprints, now, strict=True)
@@ -53,12 +53,12 @@ class PlannedImage:
 
 @dataclass(frozen=True, slots=True)
 class Savings:
-    """What converting one guest gives back, in bytes (docs/plan-format.md says how each is found).
+    """The space that converting one guest frees, in bytes (docs/plan-format.md explains each figure).
 
-    ``overlay_error_bytes`` is 0 where ``overlay_bytes`` is exact; with compression it is an estimate that
-    is off by no more than this in 19 cases of 20. ``exactness`` is that of ``saved_bytes``, and ``note`` says why
-    it is not exact, or why deleting the guest would free nothing. ``allocation_unit``: bytes in which the
-    filesystem of the overlay gives space.
+    ``overlay_error_bytes`` is 0 if ``overlay_bytes`` is exact; with compression, that is an estimate which
+    is off by no more than this in 19 cases of 20. ``exactness`` is that of ``saved_bytes``, and ``note`` is why
+    it is not exact, or why deleting the guest would free nothing. ``allocation_unit``: the bytes in which the
+    overlay's filesystem allocates space.
     """
 
     allocated_bytes: int
@@ -75,23 +75,23 @@ class Savings:
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """How much of a guest is not zeros, and how much of that the template has at the same place, in bytes."""
+    """The nonzero bytes of a guest, and how many of them the template has at the same offset."""
 
     equal_bytes: int
     nonzero_bytes: int
 
     @property
     def share(self) -> float:
-        """From 0 to 1; 1 for a guest that is nothing but zeros, which is like any template."""
+        """From 0 to 1; 1 for a guest of zeros only, which resembles any template."""
         return self.equal_bytes / self.nonzero_bytes if self.nonzero_bytes else 1.0
 
 
 _UNLIKE = 0.01
-"""Below it two disks have in common what any two have: boot code, partition tables, licences."""
+"""Below this share, two disks have only in common what any two have: boot code, partition tables, licences."""
 
 
 def why_unlike(similarity: Similarity | None) -> str:
-    """Return that a guest does not look like a copy of the template, in words; empty if it does."""
+    """Return in words that a guest does not look like a copy of the template; empty if it does."""
     if similarity is None or similarity.share >= _UNLIKE:
         return ""
     much = f"next to nothing ({similarity.share:.2%} of its data)" if similarity.equal_bytes else "nothing"
@@ -100,11 +100,11 @@ def why_unlike(similarity: Similarity | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class GuestPlan:
-    """One guest's part. ``data`` and ``zero`` are what is written as data and as zeros.
+    """One guest's part of a plan. ``data`` and ``zero`` are the runs written as data and as zeros.
 
     Both are in units of ``unit`` bytes, the granule of the overlay: its clusters, or subclusters.
 
-    ``image`` is None where the guest could not be opened, and ``savings`` where it could not be compared.
+    ``image`` is None if the guest could not be opened, and ``savings`` is None if it could not be compared.
 
     ``alias``: the symbolic link by which the manifest names the guest, absolute; empty if it names the file.
     ``similarity`` is None in plans before 1.2 as well.
@@ -127,11 +127,11 @@ class GuestPlan:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over the guests to convert, in bytes, and how many guests have which verdict.
+    """Sums over the guests to convert, in bytes, and the number of guests with each verdict.
 
-    ``template_copy_bytes``: what it takes on overlayfs to change the mode of a template in a lower layer; it is
-    in ``saved_bytes`` and ``peak_extra_bytes``. ``exactness`` is that of ``saved_bytes``; ``note`` says why it is
-    not exact where no guest's note does.
+    ``template_copy_bytes``: the bytes that overlayfs needs to change the mode of a template in a lower layer;
+    ``saved_bytes`` and ``peak_extra_bytes`` include it. ``exactness`` is that of ``saved_bytes``; ``note`` is why
+    it is not exact, if no guest's note explains that.
     """
 
     guests: int
@@ -151,8 +151,8 @@ class Totals:
 class Plan:
     """A whole plan. ``created`` is an ISO 8601 time in UTC.
 
-    ``checksum``: that of the file that it was read from, which names the plan to its journal; it covers all but
-    itself and ``created``, also what a newer minor version has and this one does not know.
+    ``checksum``: that of the file that it was read from; the journal identifies the plan by it. It covers
+    everything except itself and ``created``, even fields of a newer minor version that this one does not know.
     """
 
     generator: str

@@ -1,4 +1,4 @@
-"""Whether a file can be a plan at all, from its first bytes: said in words before any of it is decoded."""
+"""A first check that a file can be a plan, by its first bytes, before any of it is decoded."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from batchdiff.linux.permissions import Deed
 from batchdiff.quoting import suggestion
 
 _HEAD = 4096
-"""A manifest says its version and template in its first lines, below its comments."""
+"""Bytes; a manifest names its version and template in its first lines, below its comments."""
 _MANIFEST_KEY = re.compile(rb"^(version|template|guests|defaults)\s*:", re.MULTILINE)
 _MANIFEST_SUFFIXES = (".yaml", ".yml")
 _BOM = b"\xef\xbb\xbf"
 
 
 def check_is_plan(path: str) -> None:
-    """Refuses a file that cannot be a plan, with what it may be instead. Reads its first bytes only.
+    """Refuse a file that cannot be a plan, and name what it may be instead. Reads only its first bytes.
 
-    :raises PlanError: it is missing, cannot be read, or begins like something else.
+    :raises PlanError: it is missing, cannot be read, or starts like something else.
     """
     head = _head(path)
     if head is None:
-        return  # a folder, a FIFO: reading it tells
+        return  # a folder or a FIFO: reading the plan will report it
     if not head:
         raise PlanError(f"{path} is not a plan", why="it is empty", remedy=plan_again(path))
     document = own_document(head)
@@ -50,7 +50,7 @@ def check_is_plan(path: str) -> None:
 
 
 def plan_again(path: str) -> str:
-    """Return what to do about a plan that is damaged: a journal beside it shows that it was applied."""
+    """Return the remedy for a damaged plan: a journal beside it shows that it was applied."""
     if not os.path.lexists(f"{path}.journal"):
         return "Run `batchdiff plan MANIFEST` again."
     return (
@@ -67,7 +67,7 @@ def _plan_of(path: str) -> str:
 
 
 def _head(path: str) -> bytes | None:
-    """The first bytes of a regular file; None of anything else."""
+    """Return the first bytes of a regular file; None for anything else."""
     try:
         check_usable(path)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -83,7 +83,7 @@ def _head(path: str) -> bytes | None:
 
 
 def _near(path: str) -> str:
-    """What may have been meant by the path of a file that is not there."""
+    """Return a remedy for the path of a missing file: a similar name, or the manifest to plan."""
     folder, name = os.path.split(path)
     try:
         names = os.listdir(folder or os.curdir)
@@ -105,5 +105,5 @@ def _is_manifest(path: str, head: bytes) -> bool:
 def _what(path: str, head: bytes) -> str:
     found = looks_like(path)
     if found not in {None, ImageFormat.RAW}:
-        return f"it begins like a {found} image"
-    return "it begins like an image or another binary file" if b"\0" in head else "it does not begin as JSON does"
+        return f"it starts like a {found} image"
+    return "it starts like an image or another binary file" if b"\0" in head else "it does not start like JSON"

@@ -1,8 +1,8 @@
-"""The runs of a guest in a plan, kept as text until somebody computes with them (``plan_extents``).
+"""The runs of a guest in a plan, kept as text until their numbers are needed (:mod:`batchdiff.plan.extents`).
 
-A large fleet has ten million runs. As Python's lists and integers they would take gigabytes, and the collector
-of cyclic garbage would go through them again and again; so they never become any. As numpy's arrays they
-would have every report of a plan load numpy, which takes longer than all the rest of a report.
+A large fleet has ten million runs. As Python lists of integers they would take gigabytes, and the garbage
+collector would visit them again and again. As numpy arrays they would make every report of a plan import numpy,
+which takes longer than all the rest of a report.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# 18 digits always fit into an int64, and no disk has that many units. No JSON number begins with 0 but 0 itself.
+# 18 digits always fit into an int64, and no disk has that many units. In JSON, only 0 itself starts with a 0.
 _NUMBER = r"(?!0[0-9])[0-9]{1,18}"
 _SPACE = r"[ \t\n\r]*"
 _RUN = rf"\[{_SPACE}{_NUMBER}{_SPACE},{_SPACE}{_NUMBER}{_SPACE}\]{_SPACE}"
 _BEGIN = re.compile(rf"\[{_SPACE}")
-# So many at a time, for the memory of a match grows with their number. Possessive quantifiers would need none, but
+# Limited, because a match takes more memory with each run. Possessive quantifiers would need none, but they
 # find nothing at all in Python 3.11.2, which Debian 12 has (gh-106052).
 _SOME = re.compile(rf"(?:{_RUN},{_SPACE}){{1,1000}}")
-# As batchdiff writes them, in two fifths of the time.
+# The form that batchdiff writes; it matches in two fifths of the time.
 _COMPACT = re.compile(rf"(?:\[{_NUMBER},{_NUMBER}\],){{1,1000}}{_SPACE}")
 _END = re.compile(rf"{_RUN}\]")
 
@@ -31,7 +31,7 @@ class Runs:
 
     @property
     def flat(self) -> str:
-        """The numbers alone, with commas between them."""
+        """The numbers alone, separated by commas."""
         return self.text.encode("ascii").translate(None, b"[]").decode("ascii")  # half the time of replace()
 
     @property
@@ -44,11 +44,11 @@ NO_RUNS = Runs("[]")
 
 
 def match(text: str, at: int) -> tuple[Runs, int] | None:
-    """The runs that stand in a JSON text, and where they end; None where something else does."""
-    begun = _BEGIN.match(text, at)
-    if begun is None:
+    """Return the runs at an index of a JSON text and the index of their end; None if there are no runs there."""
+    opening = _BEGIN.match(text, at)
+    if opening is None:
         return None
-    end = begun.end()
+    end = opening.end()
     if text.startswith("]", end):
         return NO_RUNS, end + 1
     while (some := _COMPACT.match(text, end) or _SOME.match(text, end)) is not None:

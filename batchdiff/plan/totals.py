@@ -15,7 +15,7 @@ PLANNED_AT_ONCE = 2
 
 
 def totals_of(guests: Iterable[GuestPlan], retire: Retire, *, protecting: CopyUp = NOTHING) -> Totals:
-    """Return the totals of a plan whose originals are retired in this way.
+    """Return the totals of a plan whose originals are retired as ``retire`` says.
 
     ``protecting``: the space needed to protect the template, which happens if any guest is converted.
     """

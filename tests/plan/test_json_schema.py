@@ -83,7 +83,7 @@ def test_the_number_of_backing_images_is_limited(count):
         (("guests", 0, "verdict"), "keep", 'guests[0].verdict: \'keep\' is not "convert" or "skip" or "refuse"'),
         (("guests", 1, "overlay"), {}, "guests[1].overlay: path is missing"),
         (("totals", "skip"), -1, "totals.skip: -1 is not from 0 to 9223372036854775807"),
-        (("guests", 0, "extents", "data"), [[0, 1.5]], "guests[0].extents.data[0][1]: 1.5 is no integer"),
+        (("guests", 0, "extents", "data"), [[0, 1.5]], "guests[0].extents.data[0][1]: 1.5 is not of type integer"),
     ],
 )
 def test_a_problem_is_said_with_its_place(where, value, said):
@@ -108,7 +108,7 @@ def test_a_value_may_be_nested_however_deeply(depth):
     for _ in range(depth):
         value = [value]
     document["generator"] = value
-    assert first_problem(document, PLAN).endswith("is no string")
+    assert first_problem(document, PLAN).endswith("is not of type string")
 
 
 WHOLE = {
@@ -174,7 +174,7 @@ def test_a_manifest_without_a_problem_is_valid_whatever_counts_as_an_integer(doc
     ("change", "said"),
     [
         ({"name": "n"}, "guests[1]: path is missing"),
-        ({"path": "g"}, "is not exactly one of what it may be"),
+        ({"path": "g"}, "does not have exactly one of its allowed forms"),
         ({"other": 1}, "guests[1].other: 1 must not be there"),
         ({"overlay": {"path": "o"}}, "guests[1].overlay.path: 'o' is not \"same\""),
     ],

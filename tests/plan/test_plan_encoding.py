@@ -148,7 +148,7 @@ def test_text_is_refused_where_json_refuses_it(document, data):
         (
             '"retire": "keep"',
             '"retire": "keep", "novelty": ' + "9" * 5000,
-            "a number of more digits than",
+            "a number with more digits than",
         ),
         ('"data": [[0,1]', '"data": [[01,1]', "not valid JSON: line 11 is not JSON from character "),
         ('"data": [[0,1]', '"data": [[0 0,1]', "not valid JSON"),

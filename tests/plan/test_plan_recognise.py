@@ -21,12 +21,12 @@ def refusal(path):
     ("content", "words"),
     [
         (b"", "it is empty"),
-        (b"QFI\xfb" + bytes(600), "it begins like a qcow2 image"),
-        (bytes(600), "it begins like an image or another binary file"),
-        (b"{\0\0\0", "it begins like an image or another binary file"),
-        (b"\xeb\x63\x90" * 9, "it does not begin as JSON does"),
-        (b"hello", "it does not begin as JSON does"),
-        (b"[1, 2]", "it does not begin as JSON does"),
+        (b"QFI\xfb" + bytes(600), "it starts like a qcow2 image"),
+        (bytes(600), "it starts like an image or another binary file"),
+        (b"{\0\0\0", "it starts like an image or another binary file"),
+        (b"\xeb\x63\x90" * 9, "it does not start like JSON"),
+        (b"hello", "it does not start like JSON"),
+        (b"[1, 2]", "it does not start like JSON"),
     ],
 )
 def test_what_it_is_instead(tmp_path, content, words):
