@@ -1,1 +1,1 @@
-"""The half that only reads: compares guests with their template and makes the plan."""
+"""The half that only reads: it compares guests with their template and makes the plan."""

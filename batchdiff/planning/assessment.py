@@ -1,4 +1,4 @@
-"""From a guest's differences to its part of the plan: cluster size, savings, verdict and its reason."""
+"""A guest's part of the plan, from its differences: cluster size, savings, verdict and its reason."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ from batchdiff.units import ceil_div, format_size
 
 
 def dismissed(part: Dismissed) -> GuestPlan:
-    """The part of a guest that was not compared."""
+    """Return the part of a guest that was not compared."""
     return _guest_plan(part.entry, part.record, part.verdict, part.reason)
 
 
 _WORTH_NAMING = 0.1
-"""The share of what a guest takes that another cluster size must save to be named: sizes of files are a little
-more or less than what the files take."""
+"""The share of a guest's allocation that another cluster size must save to be suggested: this estimate is by file
+size, which differs a little from the space taken on disk."""
 
 Packed = tuple[int, int, int]
-"""Bytes of a compressed overlay's file, by how much they may be off, and bytes on disk."""
+"""Bytes of a compressed overlay's file, their possible error, and bytes on disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Premises:
-    """What all guests are assessed by: the manifest, and the template's blocks that other files share, by device.
+    """The common input for all guests: the manifest, and the template's blocks that other files share, by device.
 
-    Those blocks stay, whatever becomes of a guest. ``located``: where some guests are on their disk, by path.
+    These blocks stay in use, whatever happens to a guest. ``located``: the extents of some guests, by path.
     """
 
     manifest: Manifest
@@ -68,7 +68,7 @@ class Premises:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What an overlay will hold, in granules, and what it would take with each cluster size."""
+    """The content of an overlay, in granules, and the file's size with each cluster size."""
 
     cluster_size: int
     extents: Extents
@@ -78,7 +78,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """What an older plan says that still holds: the content, and the bytes of the overlay."""
+    """The findings of an older plan that are still exact: the content, and the bytes of the overlay."""
 
     content: Content
     packed: Packed
@@ -91,7 +91,7 @@ def assessed(
     premises: Premises,
     measure: Measure,
 ) -> GuestPlan:
-    """The part of a guest whose differences and likeness were found, or whose scan failed."""
+    """Return the part of a guest that was compared, or whose scan failed."""
     if failure is not None:
         return _refused(candidate, str(failure))
 
@@ -103,7 +103,7 @@ def assessed(
 
 
 def reassessed(candidate: Candidate, exact: Exact, premises: Premises) -> GuestPlan:
-    """The part of a guest whose extents an older plan has; savings, verdict and paths are found again."""
+    """Return the part of a guest whose extents an older plan has; savings, verdict and paths are new."""
 
     def found(image: Image) -> GuestPlan:
         return _measured(candidate, image, exact.content, premises, lambda _layout, _extents, _unit: exact.packed)
@@ -150,15 +150,14 @@ def _measured(
     geometry = geometry_of(options, content.cluster_size)
     layout = layout_for(extents, virtual_size, geometry)
     name = backing_name(entry.overlay_path, premises.manifest.template.path, options.backing_path)
-    header_for(
-        layout, virtual_size, backing=(name, premises.manifest.template.format)
-    )  # refuses what does not fit
+    # Called for its checks: it refuses a name or layout that does not fit into a header.
+    header_for(layout, virtual_size, backing=(name, premises.manifest.template.format))
     fd = image.layers[0].fd
     volume = _volume(candidate, image)
     known = premises.located.get(image.path) or located(image)
     if options.compression is Compression.NONE:
-        # copy_file_range shares these blocks once more: they stay in use, but by the others they were in any case.
-        # It shares whole units only, so clusters must not be smaller.
+        # copy_file_range shares blocks that other files share already: they stay in use anyway, so the overlay's
+        # reference to them costs nothing. It shares only whole units, so clusters must not be smaller.
         sharing = geometry.granule % volume.unit == 0 and _on_one_filesystem(candidate, image)
         data = extents.pairs(Kind.DATA) * geometry.granule
         found = taken_bytes(image, data, sharing=sharing, unit=volume.unit, known=known)
@@ -187,9 +186,9 @@ def _volume(candidate: Candidate, image: Image) -> Volume:
         return volume_of(folder, image.layers[0].fd)
     except OSError as error:
         raise ImageError(
-            f"cannot look at {folder}, where its overlay goes",
+            f"cannot access {folder}, the folder of its overlay",
             why=error.strerror or str(error),
-            remedy="Make the folder, or correct `overlay: {path: ...}`.",
+            remedy="Create the folder, or correct `overlay: {path: ...}`.",
         ) from error
 
 
@@ -230,7 +229,7 @@ def _verdict(savings: Savings, use: DiskUse, minimum: float, content: Content) -
 
 
 def _better_clusters(savings: Savings, content: Content, least: float) -> str:
-    """Return which clusters would save that share of the guest, as the end of a sentence; or nothing."""
+    """Return a suggestion of clusters that would save that share, as the end of a sentence, or nothing."""
     auto = chosen_cluster_size(content.sizes)
     saved = savings.reclaimable_bytes - content.sizes[auto]
     if auto == content.cluster_size or saved < least * savings.allocated_bytes:

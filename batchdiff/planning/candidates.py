@@ -152,7 +152,7 @@ def _objection(
 
 
 def _lost(losses: Losses, allowed: frozenset[Loss]) -> str:
-    """Return what an overlay would lose against the manifest's will, as a reason; empty if nothing."""
+    """Return what an overlay would lose that the manifest does not allow, as a reason; empty if nothing."""
     for what, count, kind in (
         (Loss.SNAPSHOTS, losses.snapshots, "internal snapshot"),
         (Loss.BITMAPS, losses.bitmaps, "persistent bitmap"),

@@ -1,10 +1,10 @@
-"""Makes a plan from a manifest: opens, scans, folds, measures; reads only.
+"""Planning from manifest to plan: open, scan, fold, measure. Nothing is written but the checkpoint.
 
 ::
 
     manifest -> candidates -> ranges with data -> pool (scan) -> extents of 4 KiB units by guest
                     |               |                                 |
-                    |           checkpoint (a scan that was stopped)  |
+                    |           checkpoint (an interrupted scan)      |
                 older plan ----------------> plan <- verdicts and savings <- folded to every cluster size
 """
 
@@ -45,14 +45,14 @@ from batchdiff.planning.sizes.compressed_estimate import Sample, stored_lengths
 GENERATOR = f"batchdiff {__version__}"
 
 _GUESTS_OF_A_WORKER = 8
-"""A worker takes as long to start as one or two guests of a few thousand differences take to be assessed."""
+"""Starting a worker takes as long as assessing one or two guests with a few thousand differences."""
 
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """What is there of earlier runs: the checkpoint of a scan that was stopped, an older plan.
+    """The results of earlier runs: the checkpoint of an interrupted scan, and an older plan.
 
-    ``say`` is told what is taken over; ``plans`` knows which plans have converted guests.
+    ``say`` is called with a notice of what is reused; ``plans`` finds the plans that converted guests.
     """
 
     checkpoint: Checkpoint | None = None
@@ -63,7 +63,7 @@ class Earlier:
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """What an older plan still says: the template's digest, and parts by the number of the candidate."""
+    """The digest and the parts of an older plan that are still exact, the parts by the number of the candidate."""
 
     digest: str | None
     parts: dict[int, Exact]
@@ -76,7 +76,7 @@ def make_plan(
     progress: Progress = lambda _done, _total: None,
     earlier: Earlier = Earlier(),
 ) -> Plan:
-    """The plan for all guests of a manifest; guests that cannot be converted are in it with the reason.
+    """Return the plan for all guests of a manifest; it has the reason for each guest that cannot be converted.
 
     :raises ImageError: the template cannot be read, is in use, or changed during the scan.
     :raises WorkerError: a worker process died.
@@ -136,10 +136,10 @@ def _taken_over(
     unchanged = is_known_state(older.template.fingerprints, template.fingerprints, sidecar)
     reason = objection(older, template, unchanged=unchanged, sharing=sharing, generator=GENERATOR)
     if reason:
-        earlier.say(f"Nothing of the older plan is taken over: {reason}.")
+        earlier.say(f"Nothing is reused from the older plan: {reason}.")
         return _Taken(None, {})
     parts = exact_parts(older, candidates)
-    earlier.say(f"{len(parts)} of {len(candidates)} guests are taken over from the older plan.")
+    earlier.say(f"{len(parts)} of {len(candidates)} guests are reused from the older plan.")
     return _Taken(older.template_digest, parts)
 
 
@@ -156,8 +156,8 @@ def _digest(findings: Findings, template: PlannedImage, taken: _Taken, *, scanne
     digest = findings.digest(template.virtual_size)
     if taken.digest is not None and taken.digest != digest:
         raise ImageError(
-            f"{template.source.path} is not what the older plan saw",
-            why="its content has another digest, though its times and size are the same",
+            f"{template.source.path} is not the template that the older plan was made from",
+            why="its content has another digest, although its times and size are unchanged",
             remedy="Find out what changed it, and plan again without `--reuse`.",
         )
     return digest
@@ -170,9 +170,10 @@ def _check_unchanged(image: Image, before: PlannedImage) -> None:
         raise ImageError(
             "the template changed while it was scanned",
             why=before.changes(now),
-            remedy="Shut down what writes to it, and plan again.",
+            remedy="Shut down the VM or program that writes to it, and plan again.",
         )
-    require_unused(image, Purpose.TEMPLATE)  # or it may change the moment that we are done
+    # A process that opened it for writing meanwhile could change it right after the scan.
+    require_unused(image, Purpose.TEMPLATE)
 
 
 def _guest_plans(
@@ -184,7 +185,7 @@ def _guest_plans(
 ) -> tuple[GuestPlan, ...]:
     candidates = [part for part in parts if isinstance(part, Candidate)]
     scanned = [number for number in range(len(candidates)) if number not in taken.parts]
-    # Few guests are assessed one after the other, and the samples of each are compressed by all workers.
+    # A few guests are assessed one after the other, and all workers compress the samples of each.
     workers = jobs if len(scanned) >= jobs * _GUESTS_OF_A_WORKER else 1
     measure = partial(_measured, jobs=jobs if workers == 1 else 1)
 

@@ -1,8 +1,8 @@
 """Which parts of an older plan are still exact, so that their guests need not be scanned; pure.
 
-An older plan no longer has 4 KiB units, but extents folded to the granules of its overlay. So a part can be
-taken over where this plan's overlay has the same granules and the same rules for what goes into one; everything
-that depends on more than content and granules is found again (docs/scripting.md).
+An older plan does not have the 4 KiB units of its scan, only extents folded to the granules of its overlay. So a
+part can be reused if the new overlay has the same granules, filled by the same rules. Everything that depends on
+more than content and granules is determined again (docs/scripting.md).
 """
 
 from __future__ import annotations
@@ -18,26 +18,25 @@ from batchdiff.planning.sizes.overlay_sizes import chosen_cluster_size, least_cl
 
 
 def objection(older: Plan, template: PlannedImage, *, unchanged: bool, sharing: bool, generator: str) -> str:
-    """Return why nothing of an older plan can be taken over; empty where something may be.
+    """Return why nothing of an older plan can be reused; empty if something may be.
 
-    ``unchanged``: whether the template's fingerprints are those of the older plan, or known to be of the same
-    content.
+    ``unchanged``: the template's fingerprints are those of the older plan, or known to be of the same content.
     """
     if older.generator != generator:
         return f"it was made by {older.generator}"
     if not vouches(template):
-        return "the template is a block device, whose fingerprint says nothing of its content"
+        return "the template is a block device, whose fingerprint does not cover its content"
     if older.template.source != template.source:
-        return "it is of another template"
+        return "it was made for another template"
     if not unchanged or older.template.virtual_size != template.virtual_size:
         return f"the template changed ({older.template.changes(template.fingerprints)})"
     if bool(older.template_digest) is sharing:
-        return "the template shares blocks with other files now and did not then, or the other way round"
+        return "the template shares blocks with other files now but did not then, or the reverse"
     return ""
 
 
 def exact_parts(older: Plan, candidates: list[Candidate]) -> dict[int, Exact]:
-    """The older parts that still hold, by the number of the candidate."""
+    """Return the older parts that are still exact, by the number of the candidate."""
     by_image = {part.image: part for part in older.guests if part.image is not None}
     found = {}
     for number, candidate in enumerate(candidates):
@@ -50,14 +49,14 @@ def exact_parts(older: Plan, candidates: list[Candidate]) -> dict[int, Exact]:
 
 
 def _goes_where_it_went(part: GuestPlan, entry: GuestEntry) -> bool:
-    """Return whether what a compressed overlay takes on disk is known: another filesystem may have other units."""
+    """Return True if the older figures for disk use apply: in another folder, allocation units may differ."""
     if entry.options.compression is Compression.NONE:
         return True
     return part.overlay_path.rpartition("/")[0] == entry.overlay_path.rpartition("/")[0]
 
 
 def exact_part(part: GuestPlan, options: OverlayOptions) -> Exact | None:
-    """What an older part says of an overlay with other or the same options; None where that is not exact."""
+    """Return the content and size of an overlay with these options, from an older part; None if not exact."""
     before, savings = part.options, part.savings
     if savings is None or before.cluster_size is None:
         return None

@@ -1,4 +1,4 @@
-"""Lets the pool scan every range that is not known yet, and keeps the checkpoint."""
+"""The scan of all ranges by the process pool, except those whose results a checkpoint has."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from batchdiff.planning.scan.workers import run_tasks
 from batchdiff.units import format_size
 
 Progress = Callable[[int, int], None]
-"""Called with bytes done and bytes in all, counted over all images."""
+"""Called with the bytes done and the total bytes, counted over all images."""
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """How a scan runs: how many processes and files, who learns of its progress, where its findings go."""
+    """The settings of a scan: limits of processes and files, receivers of progress and notices, checkpoint."""
 
     budget: Budget
     generator: str
@@ -38,7 +38,7 @@ class Course:
 def scanned(
     template: Image, record: PlannedImage, candidates: list[Candidate], course: Course, *, sharing: bool
 ) -> Findings:
-    """What the scans of all ranges give, today's or those that a checkpoint has.
+    """Scan all ranges, except for results that a checkpoint has, and return the combined findings.
 
     :raises ImageError: the template cannot be read.
     :raises WorkerError: a worker process died.
@@ -58,8 +58,8 @@ def scanned(
     meter = _Meter(sizes, ranges, groups, parts, course.progress)
     if meter.done:
         course.say(
-            f"Going on with a scan that was stopped: {format_size(meter.done)} of {format_size(meter.total)} are"
-            " done already."
+            f"Resuming an interrupted scan: {format_size(meter.done)} of {format_size(meter.total)} are already"
+            " done."
         )
     course.progress(meter.done, meter.total)
     for guests, numbers in parts:
@@ -79,9 +79,9 @@ def scanned(
 def _ranges(
     template: Image, candidates: list[Candidate], findings: Findings, common: CommonBlocks | None
 ) -> list[int]:
-    """The numbers of the ranges to look at, ascending. A guest that cannot be read is among the failures then.
+    """Return the numbers of the ranges to scan, ascending, and record guests that cannot be read as failures.
 
-    As each guest is open, ``common`` looks at it, too.
+    ``common`` maps each guest while it is open.
     """
     found = set(ranges_with_data(template))
     for number, candidate in enumerate(candidates):
@@ -99,7 +99,7 @@ def _ranges(
 
 
 def ranges_with_data(image: Image) -> Iterator[int]:
-    """The numbers of the ranges in which an image may have something else than zeros, ascending."""
+    """Yield the numbers of the ranges in which an image may have data, ascending."""
     at = 0
     while (found := image.next_data(at)) is not None:
         number = found // RANGE
@@ -108,7 +108,7 @@ def ranges_with_data(image: Image) -> Iterator[int]:
 
 
 _Part = tuple[tuple[int, ...], list[int]]
-"""Guests that are scanned together, and the ranges in which they are."""
+"""Guests that are scanned together, and the ranges to scan for them."""
 
 
 def _parts(groups: dict[tuple[int, ...], list[int]], files: list[int], most: int) -> Iterator[_Part]:
@@ -134,9 +134,9 @@ def _results(job: ScanJob, numbers: list[int], jobs: int) -> Iterator[RangeResul
 
 
 class _Meter:
-    """Counts bytes; what a checkpoint knew counts as done.
+    """A count of the bytes scanned; results from a checkpoint count as done.
 
-    ``groups``: the ranges that it did not know; ``parts``: the same, as they will be scanned.
+    ``groups``: the ranges to scan, by guests; ``parts``: the same, divided into batches of guests.
     """
 
     def __init__(
@@ -149,13 +149,13 @@ class _Meter:
     ) -> None:
         self._sizes = sizes
         self._progress = progress
-        everybody = tuple(range(len(sizes) - 1))
-        whole = sum(self._bytes_of(number, everybody) for number in ranges)
+        everyone = tuple(range(len(sizes) - 1))
+        whole = sum(self._bytes_of(number, everyone) for number in ranges)
         self.done = max(whole - self._bytes_in(groups.items()), 0)
         self.total = self.done + self._bytes_in(parts)
 
     def count(self, number: int, guests: tuple[int, ...]) -> None:
-        """A range is done for those guests."""
+        """Count a range as done for these guests."""
         self.done += self._bytes_of(number, guests)
         self._progress(self.done, self.total)
 
@@ -163,7 +163,7 @@ class _Meter:
         return sum(self._bytes_of(number, guests) for guests, numbers in parts for number in numbers)
 
     def _bytes_of(self, number: int, guests: tuple[int, ...]) -> int:
-        """Bytes that the template and those guests have in a range."""
+        """Return the bytes of a range in the template and these guests."""
         sizes = [self._sizes[0], *(self._sizes[guest + 1] for guest in guests)]
         return sum(min(max(size - number * RANGE, 0), RANGE) for size in sizes)
 

@@ -302,7 +302,7 @@ def test_an_overlay_folder_that_is_gone(tmp_path, template):
     lost = dataclasses.replace(first, overlay_path=str(tmp_path / "gone" / "raw.qcow2"))
     guest, *rest = make_plan(dataclasses.replace(found, guests=(lost, *others)), jobs=1).guests
     assert guest.verdict is Verdict.REFUSE
-    assert re.search(r"cannot look at .*gone.*: No such file", guest.reason)
+    assert re.search(r"cannot access .*gone.*: No such file", guest.reason)
     assert {other.verdict for other in rest} == {Verdict.CONVERT}
 
 

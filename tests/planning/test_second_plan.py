@@ -50,7 +50,7 @@ def test_an_older_plan_counts_across_our_own_protection(folder, protect, changes
         between = between or make_plan(manifest(folder), jobs=1)
     for earlier in (older, between):
         plan, said = reusing(manifest(folder), earlier)
-        assert said.startswith("3 of 3 guests are taken over")
+        assert said.startswith("3 of 3 guests are reused")
         assert checksum(plan) == fresh(manifest(folder))
 
 
@@ -130,7 +130,7 @@ def test_a_scan_that_was_stopped_goes_on_across_our_own_protection(folder, prote
     else:
         os.chmod(folder / "template.img", 0o400)
     plan, said = planned()
-    assert any("Going on with a scan" in text for text in said) is is_ours
+    assert any("Resuming an interrupted scan" in text for text in said) is is_ours
     assert checksum(plan) == fresh(manifest(folder))
 
 

@@ -1,8 +1,8 @@
-"""PLAN.partial: what an unfinished scan has found, so that the same command goes on where it was stopped.
+"""PLAN.partial: the results of an unfinished scan, from which the same command resumes it.
 
-It is a cache and nothing more: whatever is wrong with it or its file costs time, never a plan. Records are
-appended as ranges are done (a killed planner loses none that it wrote) and synced every few seconds (a power cut
-loses those since). Removed when the plan is written.
+It is only a cache: a missing or damaged checkpoint costs time, never a plan. A record is appended for each
+finished range (a killed planner loses none that it wrote) and synced every few seconds (a power cut loses those
+written since). The file is removed once the plan is written.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from batchdiff.planning.checkpoint.records import MAGIC, Binding, Guests, Record
 from batchdiff.planning.scan.one_range import RangeResult
 
 _BEGIN_AFTER = 2.0
-"""Seconds before a file is made: doing a shorter scan again costs nobody anything."""
+"""Seconds before a file is created: a shorter scan is cheap to repeat."""
 
 _SYNC_EVERY = 5.0
 """Seconds of work that a power cut may cost."""
@@ -25,7 +25,7 @@ _TAKEN = {errno.EACCES, errno.EAGAIN, errno.EEXIST}
 
 
 class Checkpoint:
-    """The checkpoint of the plan at ``plan_path``; ``warn`` is told where there is none to be had, and why."""
+    """The checkpoint of the plan at ``plan_path``; ``warn`` is called with the reason if it cannot be used."""
 
     def __init__(self, plan_path: str, *, warn: Callable[[str], None], begin_after: float = _BEGIN_AFTER) -> None:
         self.path = f"{plan_path}.partial"
@@ -37,7 +37,7 @@ class Checkpoint:
         self._usable = True
 
     def load(self, binding: str) -> list[Record]:
-        """What an earlier scan with exactly this binding found. Holds the file from now on, if there is one."""
+        """Return the records of an earlier scan with exactly this binding, and lock the file if there is one."""
         self._pending = [MAGIC, encoded(Binding(binding))]
         try:
             self._file = CheckpointFile(self.path, create=False)
@@ -52,18 +52,18 @@ class Checkpoint:
             return records[1:]
         self._file.end = 0
         self._warn(
-            f"what is in {self.path} is not used: it is damaged, or the template, or how scans are done, has"
+            f"the checkpoint {self.path} is not used: it is damaged, or the template or the way it is scanned has"
             " changed since"
         )
         return []
 
     def begin(self, guests: tuple[str, ...]) -> None:
-        """The results that follow are of these guests, in this order."""
+        """Record that the following results are of these guests, in this order."""
         if self._usable:
             self._pending.append(encoded(Guests(guests)))
 
     def add(self, result: RangeResult) -> None:
-        """Notes the result of a range, sooner or later."""
+        """Record the result of a range, at once or with a later one."""
         if self._usable:
             self._pending.append(encoded(result))
             if self._file is not None or time.monotonic() >= self._begin:
@@ -88,21 +88,21 @@ class Checkpoint:
         if isinstance(error, OSError):
             taken = error.errno in _TAKEN
             why = "another `batchdiff plan` is using it" if taken else error.strerror or str(error)
-        self._warn(f"if this scan is stopped, it cannot go on later where it was: {self.path}: {why}")
+        self._warn(f"if this scan is interrupted, it cannot be resumed: {self.path}: {why}")
 
     def discard(self) -> None:
-        """The plan is written: this is no longer needed."""
+        """Remove the file, which is no longer needed once the plan is written."""
         if self._file is None:
             return
         try:
             self._file.discard()
         except OSError as error:
-            self._warn(f"{self.path} could not be removed: {error.strerror or error}; you may remove it")
+            self._warn(f"could not remove {self.path}: {error.strerror or error}; you may remove it")
         self._pending = []
         self.close()
 
     def close(self) -> None:
-        """Gives the file back; every result is in it, or there is none."""
+        """Close and unlock the file. It then has every result, or it was never created."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -1,4 +1,4 @@
-"""The file of a checkpoint: opened without surprises, locked, appended to, removed."""
+"""The file of a checkpoint: opened safely, locked, appended to, removed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from batchdiff.planning.checkpoint.records import MAGIC, Record, decoded
 
 
 class CheckpointFile:
-    """A checkpoint that is ours alone as long as it is open; ``end``: bytes of it that count.
+    """A checkpoint file, locked as long as it is open; ``end``: the bytes up to the end of its valid records.
 
-    :raises OSError, ValueError: it may not be used.
+    :raises OSError, ValueError: it cannot be used.
     """
 
     def __init__(self, path: str, *, create: bool) -> None:
@@ -30,9 +30,9 @@ class CheckpointFile:
             raise
 
     def records(self) -> list[Record]:
-        """The whole records; what follows the last of them will be written over.
+        """Return the complete records; anything after the last of them will be overwritten.
 
-        :raises ValueError: it is no checkpoint.
+        :raises ValueError: it is not a checkpoint.
         """
         size = os.fstat(self._file.fileno()).st_size
         head = self._file.read(len(MAGIC))
@@ -43,7 +43,7 @@ class CheckpointFile:
         return [record for record, _ in found]
 
     def append(self, data: bytes) -> None:
-        """Writes after what counts."""
+        """Write after the last valid record."""
         fd = self._file.fileno()
         os.ftruncate(fd, self.end)
         done = 0
@@ -52,23 +52,23 @@ class CheckpointFile:
         self.end += len(data)
 
     def sync(self) -> None:
-        """Makes all of it durable."""
+        """Sync the file and its folder."""
         os.fdatasync(self._file.fileno())
         sync_folder(os.path.dirname(os.path.abspath(self.path)))
 
     def discard(self) -> None:
-        """Removes it, if it is still what stands at its path."""
+        """Remove the file if its path still leads to it."""
         ours, there = os.fstat(self._file.fileno()), os.lstat(self.path)
         if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino):
             os.unlink(self.path)
 
     def close(self) -> None:
-        """Gives the lock back."""
+        """Close the file, which releases the lock."""
         self._file.close()
 
 
 def _check_ours(info: os.stat_result) -> None:
     if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
-        raise ValueError("it is not a regular file with only one name")
+        raise ValueError("it is not a regular file with a single hard link")
     if info.st_uid != os.geteuid() or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ValueError("others than you may write to it")
+        raise ValueError("other users may write to it")

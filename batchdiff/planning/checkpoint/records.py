@@ -1,13 +1,13 @@
-"""What a checkpoint file holds, as bytes; pure.
+"""The records of a checkpoint file and their encoding as bytes; pure.
 
 ::
 
-    file     magic | record | record | ...        a record that is cut or damaged ends what counts
+    file     magic | record | record | ...        reading ends at a truncated or damaged record
     record   length of the payload (u32), xxh3-128 of the payload, payload
-    payload  B binding        text: the template, how it is scanned; once, first
-             G guests         JSON list of texts: whom the results that follow number
-             R result         of one range: number, digest, the template's units that are not zeros, guests left
-                          out; by guest how many of these units it has other data in, and its runs
+    payload  B binding        text: the template, and the way it is scanned; once, first
+             G guests         JSON list of texts: the guests that the following results number
+             R result         of one range: number, digest, count of the template's nonzero units, guests left
+                              out; for each guest: in how many of these units it has other data, and its runs
 
 All numbers are little-endian. A guest without runs equals the template in that range; one that is left out
 could not be read there.
@@ -39,21 +39,21 @@ _LAST_UNIT = 1 << 51
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """The first record: what all results rest on."""
+    """The first record: the state and settings that all results depend on."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Guests:
-    """The guests of the results that follow, by a text that tells their exact state."""
+    """The guests of the following results; each key is a text of the guest's exact state."""
 
     keys: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The result of one range; ``left_out``: guests of whom it says nothing."""
+    """The result of one range; ``left_out``: guests that it has no result for."""
 
     result: RangeResult
     left_out: frozenset[int]
@@ -63,7 +63,7 @@ Record = Binding | Guests | Recorded
 
 
 def encoded(record: Binding | Guests | RangeResult) -> bytes:
-    """A record with its frame."""
+    """Return a record with its frame."""
     match record:
         case Binding(text):
             payload = b"B" + text.encode()
@@ -75,7 +75,7 @@ def encoded(record: Binding | Guests | RangeResult) -> bytes:
 
 
 def decoded(file: BinaryIO, size: int) -> Iterator[tuple[Record, int]]:
-    """The whole records after the magic, and where each ends; ``size`` is that of the file in bytes."""
+    """Yield the complete records after the magic, and the offset of each one's end; ``size``: the file's bytes."""
     at = file.tell()
     while at + _FRAME.size <= size:
         length, digest = _FRAME.unpack(file.read(_FRAME.size))
@@ -87,7 +87,7 @@ def decoded(file: BinaryIO, size: int) -> Iterator[tuple[Record, int]]:
             return
         try:
             record = _record(payload)
-        except (ValueError, struct.error):  # whole, but not ours
+        except (ValueError, struct.error):  # complete, but not written by batchdiff
             return
         yield record, at
 
@@ -116,7 +116,7 @@ def _record(payload: bytes) -> Record:
     if kind == b"G":
         keys = json.loads(body)
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-            raise ValueError("no list of guests")
+            raise ValueError("not a list of guests")
         return Guests(tuple(keys))
     if kind == b"R":
         return _recorded(body)
@@ -148,5 +148,5 @@ def _extents(runs: np.ndarray[tuple[int], np.dtype[np.void]]) -> Extents:
         (count > 0).all() and (first[1:] >= end[:-1]).all() and (first >= 0).all() and (end <= _LAST_UNIT).all()
     )
     if not sound or not ((kind > Kind.SAME_ZERO) & (kind <= Kind.DATA)).all():
-        raise ValueError("runs that no range has")
+        raise ValueError("invalid runs")
     return Extents(first, count, kind)

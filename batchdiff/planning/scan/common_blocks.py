@@ -1,16 +1,16 @@
-"""Which bytes of each guest are the same blocks as the template's: asked once, by the planner, for all workers.
+"""The bytes of each raw guest that share blocks with the template, found once by the planner for all workers.
 
 ::
 
-    template   asked                        asked again: has it moved meanwhile?
-    guest 1          asked, matched
-    guest 2                 asked, matched
+    template   mapped                         mapped again: has it moved meanwhile?
+    guest 1          mapped, matched
+    guest 2                 mapped, matched
 
-The kernel answers one process at a time, so workers that ask for themselves wait for each other. Only blocks that
-the template has before and after count: a guest that has one of them in between has the same bytes there, whoever
-moves blocks about (defragmentation, deduplication) while they are asked for.
+The kernel maps files for one process at a time, so workers would wait for each other. Only blocks that the
+template has both before and after count: a guest that has one of them in between has the same bytes there, even
+if defragmentation or deduplication moves blocks meanwhile.
 
-For images of other formats than raw the scanner asks piece by piece, along their tables.
+Images of other formats are mapped piece by piece by the scanner, along their tables.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from batchdiff.image.storage.shared_blocks import Runs, located, shared_by_both
 from batchdiff.linux.fiemap import ExtentTable
 
 _MOST_KEPT = 1 << 20
-"""Extents of all guests that are kept for the savings, 28 bytes each; those of more guests are asked for again."""
+"""Extents of all guests that are kept for the savings, 28 bytes each; further guests are mapped again."""
 
 
 @dataclass(slots=True)
 class CommonBlocks:
-    """What was found out about guests.
+    """The block maps of guests.
 
-    ``located``: by path, where one is on its disk; ``runs``: by number, its bytes in blocks that the template has
-    there too.
+    ``located``: by path, the extents on disk; ``runs``: by guest number, the bytes in blocks that the template
+    has at the same offset.
     """
 
     template: Image
@@ -45,7 +45,7 @@ class CommonBlocks:
         self._first = located(self.template)
 
     def add(self, number: int, guest: Image) -> None:
-        """Looks at a guest.
+        """Map a guest and match it with the template.
 
         :raises ImageError: its filesystem has a fault.
         """
@@ -59,7 +59,7 @@ class CommonBlocks:
             self.runs[number] = shared_by_both(self._first, table)
 
     def confirm(self) -> None:
-        """Forgets what was matched if the template is somewhere else by now.
+        """Discard all matches if the template's blocks have moved meanwhile.
 
         :raises ImageError: the template's filesystem has a fault.
         """

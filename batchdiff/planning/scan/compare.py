@@ -1,14 +1,14 @@
-"""Compares one window of a guest with the template's, unit by unit; pure: memory in, kinds out.
+"""Comparison of one window of a guest with the template's, unit by unit; pure: memory in, kinds out.
 
 ::
 
-    window of 512 KiB, equal? -----------------------> nothing to say (one memcmp, by far the most common)
+    window of 512 KiB, equal? -----------------------> no differences (one memcmp, by far the most common)
                     else first 8 bytes of each unit --> many units are known to differ
-                         64 KiB groups, then 4 KiB ---> memcmp for the rest
+                         halving down to 4 KiB -------> memcmp for the rest
 
-Measured on 2 cores with images in the page cache: windows of 128 KiB made a scan 1.5 times slower, and going
-straight to 4 KiB cost a third more on images that differ. Windows of 1 MiB were 1.12 times slower than those of
-512 KiB, of which a template's and a guest's stay in a core's L2 cache together; 256 KiB were 1.04 times slower.
+Measured on 2 cores with images in the page cache: windows of 128 KiB made a scan 1.5 times slower, and comparing
+4 KiB units directly took a third longer for images that differ. At 512 KiB, the template's window and the guest's
+fit into a core's L2 cache together; 1 MiB was 1.12 times slower, 256 KiB 1.04 times.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from batchdiff.files.memory import address_of, page_aligned, same_bytes
 from batchdiff.units import KIB
 
 UNIT = 4 * KIB
-"""The size at which differences are found: the page and the block size of the guests' filesystems."""
+"""The granularity of differences: the page size, and the block size of the guests' filesystems."""
 
 WINDOW = 512 * KIB
-"""What is compared at once; two windows of that size fit into a core's L2 cache."""
+"""The bytes compared at once; two windows of this size fit into a core's L2 cache."""
 
 _WORDS = UNIT // 8
 
-# Plain numbers: numpy takes twice as long to put a member of an enumeration.
+# Plain numbers: numpy takes twice as long to assign a member of an enumeration.
 _DATA, _ZERO, _SAME = int(Kind.DATA), int(Kind.ZERO), int(Kind.SAME)
 
 Flags = npt.NDArray[np.bool_]
@@ -39,7 +39,7 @@ Kinds = npt.NDArray[np.uint8]
 
 
 class WindowBuffer:
-    """Memory for one window, used again and again; ``used``: which bytes of it are the window's."""
+    """Reusable memory for one window; ``used``: start and end of the bytes that hold the present window."""
 
     def __init__(self) -> None:
         self.view = page_aligned(WINDOW)
@@ -50,7 +50,7 @@ class WindowBuffer:
         self._dirty = (0, 0)
 
     def take(self, first: int, end: int) -> memoryview:
-        """Bytes ``first`` to ``end``, whole units, to be filled; in the others there may be anything."""
+        """Return bytes ``first`` to ``end``, whole units, to be filled; the others are undefined."""
         begin, stop = self._dirty
         if first < begin or end > stop:
             self._dirty = (min(first, begin), max(end, stop))
@@ -58,7 +58,7 @@ class WindowBuffer:
         return self.view[first:end]
 
     def reserve(self, first: int, end: int) -> memoryview:
-        """Bytes ``first`` to ``end``, whole units, to be filled; all others become zeros."""
+        """Return bytes ``first`` to ``end``, whole units, to be filled; all others become zeros."""
         begin, stop = self._dirty
         if begin < first or stop > end:
             self._clear(begin, min(stop, first))
@@ -72,10 +72,10 @@ class WindowBuffer:
 
 
 def kinds_of(template: WindowBuffer, guest: WindowBuffer, equal: Kinds) -> Kinds | None:
-    """The :class:`~batchdiff.extents.Kind` of each unit of a guest's window, or None where none differs.
+    """Return the :class:`~batchdiff.extents.Kind` of each unit of a guest's window, or None if no unit differs.
 
-    ``equal`` has the kinds of a guest that equals the template's window. Only what is in use of the guest's
-    buffer is looked at.
+    ``equal`` has the kinds of a guest that equals the template's window. Only the used bytes of the guest's buffer
+    are compared.
     """
     begin, end = guest.used
     if same_bytes(template.address + begin, guest.address + begin, end - begin):
@@ -84,6 +84,7 @@ def kinds_of(template: WindowBuffer, guest: WindowBuffer, equal: Kinds) -> Kinds
     differs = differing_units(template, guest, first, last)
     kinds = equal.copy()
     kinds[first:last][differs] = _DATA
+    # Of the units that differ, only those whose first word is zero can be all zeros.
     perhaps_zero = (differs & (guest.firsts[first:last] == 0)).nonzero()[0] + first
     if len(perhaps_zero):
         kinds[_zero(guest, perhaps_zero.tolist())] = _ZERO
@@ -91,22 +92,22 @@ def kinds_of(template: WindowBuffer, guest: WindowBuffer, equal: Kinds) -> Kinds
 
 
 def _zero(window: WindowBuffer, units: list[int]) -> list[int]:
-    """Those of some units, each of which begins with zeros, that are nothing but zeros."""
+    """Return the units that are all zeros, of some that start with zeros."""
     first, last = units[0], units[-1] + 1
     if last - first == len(units) and _is_zero(window, first, last):
-        return units  # a cluster that was trimmed: one call for all
+        return units  # a trimmed cluster: one call for all
     return [unit for unit in units if _is_zero(window, unit, unit + 1)]
 
 
 def _is_zero(window: WindowBuffer, first: int, last: int) -> bool:
-    """Whether the units ``first`` to before ``last`` are nothing but zeros, which their first word is."""
+    """Return True if the units from ``first`` to before ``last``, whose first word is zero, are all zeros."""
     begin, length = window.address + first * UNIT, (last - first) * UNIT
-    # Each word equals the one before it, so all are as the first one.
+    # If each word equals the word before it, all equal the first one.
     return same_bytes(begin, begin + 8, length - 8)
 
 
 def kinds_of_equal(window: WindowBuffer) -> Kinds:
-    """The kinds of a guest's window that equals this one of the template: SAME, or SAME_ZERO."""
+    """Return the kinds of a guest's window that equals this window of the template: SAME or SAME_ZERO."""
     first, last = window.used[0] // UNIT, window.used[1] // UNIT
     kinds = np.zeros(WINDOW // UNIT, dtype=np.uint8)
     if np.count_nonzero(window.firsts[first:last]) == last - first:  # by far the most common
@@ -117,9 +118,9 @@ def kinds_of_equal(window: WindowBuffer) -> Kinds:
 
 
 def kinds_of_zeros(equal: Kinds) -> Kinds | None:
-    """The kinds of a guest's window that is nothing but zeros, or None where the template's is, too.
+    """Return the kinds of a guest's window that is all zeros, or None if the template's window is, too.
 
-    A guest that was trimmed has many; told from metadata, a scan of such guests took a sixth of the time.
+    Trimmed guests have many such windows; finding them from metadata cut their scan time to a sixth.
     """
     kinds = equal.copy()
     kinds[kinds == Kind.SAME] = Kind.ZERO
@@ -127,20 +128,20 @@ def kinds_of_zeros(equal: Kinds) -> Kinds | None:
 
 
 def zero_units(window: WindowBuffer, first: int, last: int) -> Flags:
-    """Which of the units ``first`` to before ``last`` are nothing but zeros."""
+    """Return flags for the units from ``first`` to before ``last``: True for those that are all zeros."""
     words = window.words[first * _WORDS : last * _WORDS]
     zero: Flags = window.firsts[first:last] == 0
-    if np.count_nonzero(zero):  # a tenth of what any() takes
+    if np.count_nonzero(zero):  # in a tenth of the time of any()
         zero[zero] = np.bitwise_or.reduce(words.reshape(-1, _WORDS)[zero], axis=1) == 0
     return zero
 
 
 def differing_units(left: WindowBuffer, right: WindowBuffer, first: int, last: int) -> Flags:
-    """Which of the units ``first`` to before ``last`` differ."""
+    """Return flags for the units from ``first`` to before ``last``: True for those that differ."""
     differs: Flags = left.firsts[first:last] != right.firsts[first:last]
     begin = first
     for end in [*(differs.nonzero()[0] + first).tolist(), last]:
-        # Of images that differ everywhere, nearly all units are known to differ: no call for what is between two.
+        # memcmp only what lies between units known to differ: nothing, if images differ everywhere.
         if begin < end and _differ(left, right, begin, end):
             for unit in _differing_within(left, right, begin, end):
                 differs[unit - first] = True
@@ -149,7 +150,7 @@ def differing_units(left: WindowBuffer, right: WindowBuffer, first: int, last: i
 
 
 def _differing_within(left: WindowBuffer, right: WindowBuffer, first: int, last: int) -> Iterator[int]:
-    """The units that differ from ``first`` to before ``last``, some of which do, found by halving."""
+    """Yield the units that differ between ``first`` and ``last``, found by halving; at least one must differ."""
     if last - first == 1:
         yield first
         return

@@ -1,4 +1,4 @@
-"""Scans one range: what metadata cannot settle is read once from the template and compared with all guests.
+"""The scan of one range: bytes that metadata cannot settle are read and compared with the template's.
 
 ::
 
@@ -8,8 +8,8 @@
     guest 2            ...
 
 Settled without reading: zeros on both sides, and blocks that guest and template share on disk (reflink).
-Where the template shares any blocks, its own are read only where a guest needs it, and there is no digest.
-Ranges are aligned to the largest cluster, so folding never crosses one.
+If the template shares any blocks, it is read only where a guest needs it, and there is no digest.
+Ranges are aligned to the largest cluster, so folding to clusters never crosses the end of a range.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB, align_up, ceil_div
 
 RANGE = 64 * MIB
-"""One task of a worker: tens of milliseconds of work, and part of the digest's definition."""
+"""Bytes of one task of a worker: tens of milliseconds of work. The digest's definition depends on it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScanJob:
-    """What is compared: a template with its guests, as they were when they were first opened.
+    """A template and the guests to compare with it, as they were when first opened.
 
-    ``files``: what the template's names led to then. ``sharing``: it shares blocks with other files, which may be
-    the guests. ``shared``: by guest, which of its bytes are known to be in blocks that the template has there too;
-    None where that is still to be asked for.
+    ``files``: the template's files at that time. ``sharing``: it shares blocks with other files, possibly the
+    guests. ``shared``: by guest, its bytes in blocks that the template has at the same offset; None if they are
+    not known yet.
     """
 
     template: ImageSource
@@ -67,10 +67,10 @@ class ScanJob:
 
 @dataclass(slots=True)
 class RangeResult:
-    """What a scan of one range found, by guest number; guests without differences there are left out.
+    """The result of scanning one range, by guest number; guests without differences there are left out.
 
-    ``template_units``: units of the template that are not zeros, as far as it was read; ``replaced``: how many of
-    these a guest has other data in.
+    ``template_units``: the count of the template's nonzero units, as far as it was read; ``replaced``: by guest,
+    in how many of these it has other data.
     """
 
     number: int
@@ -82,9 +82,9 @@ class RangeResult:
 
 
 class _Stretch(NamedTuple):
-    """Some windows that are scanned together, and what must be read there of the template and of each guest.
+    """Windows that are scanned together, and the parts of the template and of each guest to be read there.
 
-    ``holes``: by guest, which of the windows are settled because it has a hole there.
+    ``holes``: by guest, the windows that are settled because it has a hole there.
     """
 
     windows: int
@@ -94,7 +94,7 @@ class _Stretch(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """The template's window at offset ``at``, which is in the buffer: its kinds, its compressed clusters."""
+    """The template's window at offset ``at``, whose bytes are in the buffer: its kinds and compressed clusters."""
 
     at: int
     equal: Kinds
@@ -121,12 +121,12 @@ class Scanner:
         self._stride = Stride(RANGE // WINDOW)
 
     def scan(self, number: int) -> RangeResult:
-        """The differences in range ``number``.
+        """Return the differences in range ``number``.
 
         :raises ImageError: the template cannot be read.
         """
         start = number * RANGE
-        # Images that are scanned apart from these may be larger.
+        # Guests of another batch may be larger than all images here.
         windows = ceil_div(min(RANGE, max(self._size - start, 0)), WINDOW)
         findings = RangeFindings(np.zeros((windows, WINDOW // UNIT), dtype=np.uint8))
         first = 0
@@ -143,7 +143,7 @@ class Scanner:
         return RangeResult(number, digest, differences, dict(self._failures), units, replaced)
 
     def _map_stretch(self, begin: int, most: int) -> _Stretch:
-        """As many windows from offset ``begin`` on, at most so many, as may be mapped at once."""
+        """Return the next windows from offset ``begin``: as many as may be mapped at once, at most ``most``."""
         while True:
             windows = min(self._stride.windows, most)
             segments = self._template.segments(begin, begin + windows * WINDOW)
@@ -153,8 +153,9 @@ class Scanner:
                 return _Stretch(windows, template, *guests)
 
     def _scan_stretch(self, stretch: _Stretch, begin: int, first: int, findings: RangeFindings) -> None:
-        """Scans the windows from offset ``begin`` on, the first of which has the number ``first``."""
+        """Scan the windows from offset ``begin`` on, the first of which has the number ``first``."""
         template, guests = stretch.template, stretch.guests
+        # A template that shares blocks is read only where a guest needs it; others are read in full, for the digest.
         if self._sharing:
             assume_data(findings.equal[first : first + stretch.windows], template.spans)
             needed = merged(guest.spans for guest in guests.values())
@@ -162,7 +163,7 @@ class Scanner:
             needed = template.spans
         for index in sorted(needed.keys() | {window for guest in guests.values() for window in guest.spans}):
             at, number = begin + index * WINDOW, first + index
-            # Where the template has nothing but zeros there is nothing to read, whatever a guest needs.
+            # First the template's window. Without a span there, it is all zeros and need not be read.
             span = needed.get(index) if index in template.spans else None
             segments = template.segments.get(index, [])
             if span is None:
@@ -176,20 +177,21 @@ class Scanner:
                 findings.equal[number] = equal
                 if np.count_nonzero(equal):
                     findings.digest.add(number, self._template_buffer.view[: self._template.virtual_size - at])
+            # Then that window of each guest. A guest without a span there is settled.
             for guest, own in guests.items():
                 if index not in own.spans:
                     continue
                 span = own.spans[index]
                 kinds = self._compared(guest, window, own.segments.get(index), span)
                 if kinds is not None:
-                    if self._sharing:  # else all beside the span is zeros, or as in the template
+                    if self._sharing:  # otherwise, all outside of the span is zeros or equals the template
                         kinds = within(findings.equal[number], kinds, span)
                     findings.kinds.setdefault(guest, {})[number] = kinds
 
     def _map_guests(
         self, segments: list[Segment], template: Mapped, begin: int, windows: int
     ) -> tuple[dict[int, Mapped], dict[int, Flags]] | None:
-        """Guests with anything to be read there, and with holes; None where these are too many windows at once."""
+        """Return the guests' parts to be read, and their holes; None if so many windows need too much memory."""
         end = begin + windows * WINDOW
         ask = self._sharing and not self._guests.keys() <= self._shared.keys()
         blocks = placed(self._template, segments) if ask else []
@@ -219,13 +221,13 @@ class Scanner:
     def _settled(
         self, number: int, own: list[Segment], blocks: list[Placed], stretch: tuple[int, int]
     ) -> list[tuple[int, int]]:
-        """Which bytes of a guest, with these segments, are in blocks that the template has there, too."""
+        """Return a guest's bytes that are in blocks which the template has at the same offset."""
         if (runs := self._shared.get(number)) is not None:
             return runs_within(runs, *stretch)
         return shared(blocks, placed(self._guests[number], own)) if blocks else []
 
     def _compared(self, number: int, window: _Window, segments: list[Segment] | None, span: Span) -> Kinds | None:
-        """The kinds of a guest's window in a span, or None where it equals the template's or cannot be read."""
+        """Return the kinds of a guest's window in a span; None if it equals the template's or cannot be read."""
         guest, at = self._guests.get(number), window.at
         if guest is None:
             return None
@@ -249,7 +251,7 @@ class Scanner:
         self._guests.pop(number).close()
 
     def close(self) -> None:
-        """Closes every image."""
+        """Close every image."""
         for image in (self._template, *self._guests.values()):
             image.close()
 
@@ -261,7 +263,7 @@ def _read_ahead(image: Image) -> Image:
 
 
 def _load(room: memoryview, image: Image, start: int, segments: list[Segment]) -> None:
-    """Reads an image from ``start`` on, where it has those segments, and perhaps more on either side.
+    """Read an image from ``start`` on; ``segments`` cover these bytes, and may extend beyond them.
 
     :raises ImageError: the image cannot be read.
     """

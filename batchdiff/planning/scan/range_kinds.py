@@ -1,4 +1,4 @@
-"""Puts the kinds of windows together to what a range has; pure.
+"""The extents of a range, joined from the kinds of its windows; pure.
 
 ::
 
@@ -27,10 +27,11 @@ _WINDOWS_IN_CLUSTER = 2 * MIB // WINDOW
 
 @dataclass(slots=True)
 class RangeFindings:
-    """What gathers while a range is scanned.
+    """The findings of a range, collected while it is scanned.
 
-    ``equal``: by window, the kinds of a guest that equals the template there; ``kinds``: those of a guest
-    that does not. ``holes``: by guest, in which windows it has nothing, whatever the template has there.
+    ``equal``: by window, the kinds of a guest that equals the template there; ``kinds``: by guest and window, the
+    kinds of a window that differs. ``holes``: by guest, the windows in which it has a hole, whatever the template
+    has there.
     """
 
     equal: Kinds
@@ -39,13 +40,13 @@ class RangeFindings:
     digest: RangeDigest = field(default_factory=RangeDigest)
 
     def note_holes(self, first: int, holes: dict[int, Flags]) -> None:
-        """Notes which windows, from number ``first`` on, are holes of which guest."""
+        """Record the windows that are holes, by guest; the flags start at window ``first``."""
         for guest, hollow in holes.items():
             known = self.holes.setdefault(guest, np.zeros(len(self.equal), dtype=np.bool_))
             known[first : first + len(hollow)] = hollow
 
     def differences(self, failed: Container[int], first_unit: int) -> dict[int, Extents]:
-        """The extents of each guest that differs and has not failed; the range begins with that unit."""
+        """Return the extents of each guest that differs and has not failed; the range starts at ``first_unit``."""
         guests = sorted(guest for guest in self.kinds.keys() | self.holes.keys() if guest not in failed)
         nowhere = np.zeros(len(self.equal), dtype=np.bool_)
         there = self.equal.any(axis=1)
@@ -58,20 +59,20 @@ class RangeFindings:
 
 
 def within(around: Kinds, kinds: Kinds, span: Span) -> Kinds:
-    """The kinds of a window: some in a span, others around it."""
+    """Return the kinds of a window: ``kinds`` inside the span, ``around`` outside."""
     whole, units = around.copy(), span_units(span)
     whole[units] = kinds[units]
     return whole
 
 
 def assume_data(equal: Kinds, there: Spans) -> None:
-    """Unread parts of the template count as data: at worst a cluster of zeros is written as one of data."""
+    """Mark unread parts of the template as data: at worst, a cluster of zeros is written as data."""
     for window, span in there.items():
         equal[window, span_units(span)] = Kind.SAME
 
 
 def replaced_units(kinds: dict[int, Kinds], equal: Kinds) -> int:
-    """How many units of the template that are not zeros a guest has other data in, in its windows that differ."""
+    """Return the number of the template's nonzero units in which a guest has other data."""
     if not kinds:
         return 0
     found = np.stack(list(kinds.values()))
@@ -79,15 +80,16 @@ def replaced_units(kinds: dict[int, Kinds], equal: Kinds) -> int:
 
 
 def joined(kinds: dict[int, Kinds], trimmed: Flags, equal: Kinds, first_unit: int) -> Extents:
-    """The extents of a range from its windows with differences, and those that are holes where there was data.
+    """Return the extents of a range from its windows that differ, and from holes over the template's data.
 
-    A window without any is needed all the same where it shares a largest cluster with one that has some.
+    A window without differences is included if another window of the same largest cluster has some: folding to
+    clusters needs the kinds of all units of a cluster.
     """
     differs = trimmed.copy()
     differs[list(kinds)] = True
     clusters = np.logical_or.reduceat(differs, np.arange(0, len(differs), _WINDOWS_IN_CLUSTER))
     whole = equal * np.repeat(clusters, _WINDOWS_IN_CLUSTER)[: len(differs), np.newaxis]
-    whole[trimmed] >>= 1  # SAME becomes ZERO; SAME_ZERO, which all else is, stays
+    whole[trimmed] >>= 1  # SAME becomes ZERO; all other units are SAME_ZERO and stay so
     for number, found in kinds.items():
         whole[number] = found
     return extents.from_kinds(whole.reshape(-1), first_unit)

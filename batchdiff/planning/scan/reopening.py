@@ -27,27 +27,27 @@ _OURS = 12
 """Files that are open for a moment beside those of images: /proc, folders, the checkpoint."""
 
 _OF_A_WORKER = 3
-"""What a worker costs the planner: its pipe, and two that multiprocessing knows it by."""
+"""The planner's descriptors for a worker: its pipe, and two that multiprocessing keeps."""
 
 
 class Budget(NamedTuple):
-    """How many worker processes there may be, and how many files of guests each may have open."""
+    """The limits of a scan: its worker processes, and the files of guests that each may have open."""
 
     jobs: int
     files: int
 
 
 def budget(jobs: int, template_files: int) -> Budget:
-    """Share out the descriptors that are left; at least one job and one file, even if that is too much."""
+    """Share out the free descriptors; at least one job and one file, even if these are too many."""
     free = free_descriptors() - _OURS - template_files
     jobs = max(min(jobs, free // (2 * _OF_A_WORKER)), 1)
     return Budget(jobs, max(free - (jobs * _OF_A_WORKER if jobs > 1 else 0), 1))
 
 
 def batches(guests: Sequence[int], files: Sequence[int], most: int) -> Iterator[tuple[int, ...]]:
-    """Cut guests, of which number N has ``files[N]`` files, into batches with ``most`` files each, at the most.
+    """Divide guests, of which number N has ``files[N]`` files, into batches of at most ``most`` files.
 
-    A guest that has more than that is a batch of its own. No guests at all are one batch.
+    A guest with more files is a batch of its own. Without any guests there is one empty batch.
     """
     batch: list[int] = []
     used = 0
@@ -63,12 +63,12 @@ def batches(guests: Sequence[int], files: Sequence[int], most: int) -> Iterator[
 def reopened(record: PlannedImage) -> Image:
     """Open a planned image again.
 
-    :raises ImageError: it is not what it was when it was first opened, or cannot be opened.
+    :raises ImageError: it changed since it was first opened, or cannot be opened.
     """
     try:
         image = open_image(record.source)
     except ImageError as error:
-        # That it changed explains whatever is wrong with it now.
+        # If it changed, that explains any error, so report the change.
         now = tuple(fingerprint_at(path) or NO_FILE for path in record.paths)
         if NO_FILE not in now and (changes := record.changes(now)):
             raise _changed(changes) from error
@@ -90,7 +90,7 @@ def files_of(image: Image) -> Files:
 
 
 def opened_too(source: ImageSource, files: Files) -> Image:
-    """Open an image that this run has open already, so that its folder may have been swapped, too.
+    """Open an image that this run already has open, and check that its path still leads to the same file.
 
     :raises ImageError: other files have its names now, or it cannot be opened.
     """

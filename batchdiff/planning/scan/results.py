@@ -1,4 +1,4 @@
-"""What the scans of all ranges gave, put together whatever the order."""
+"""The results of all ranges' scans, combined in any order."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from batchdiff.planning.scan.one_range import RangeResult
 
 @dataclass(slots=True)
 class Findings:
-    """Guests are numbered as the candidates are.
+    """The combined results. Guests have the numbers of the candidates.
 
-    ``template_units``: by range, units of the template that are not zeros; ``replaced``: by guest, how many of all
-    these it has other data in.
+    ``template_units``: by range, the count of the template's nonzero units; ``replaced``: by guest, in how many of
+    all these it has other data.
 
-    ``covered``: by range, a number with bit N set where guest N is known there; a range that has no entry was
-    not scanned for anybody. ``located``: by a guest's path, where it is on its disk, if that was asked for.
+    ``covered``: by range, a number in which bit N is set if guest N's result is known; a range without an entry
+    was not scanned at all. ``located``: by a guest's path, its extents on disk, if it was mapped.
     """
 
     sharing: bool
@@ -35,7 +35,7 @@ class Findings:
     located: dict[str, ExtentTable] = field(default_factory=dict)
 
     def add(self, result: RangeResult, numbers: Sequence[int]) -> None:
-        """Takes in the result of one range, in which guest N is the candidate ``numbers[N]``."""
+        """Add the result of one range, in which guest N is the candidate ``numbers[N]``."""
         if result.template_digest is not None:
             self.digests[result.number] = result.template_digest
         self.template_units[result.number] = result.template_units
@@ -47,18 +47,19 @@ class Findings:
             self.failures[numbers[guest]] = error
 
     def digest(self, virtual_size: int) -> str:
-        """The template's digest; empty where it was not read whole, because it shares blocks with guests."""
+        """Return the template's digest; empty if it was not read in full because it shares blocks with guests."""
         return "" if self.sharing else combined(virtual_size, self.digests)
 
     def units(self, guest: int) -> Extents:
-        """The extents of a guest in 4 KiB units."""
+        """Return the extents of a guest in 4 KiB units."""
         found = self.differences.get(guest, {})
         return concatenated([found[number] for number in sorted(found)])
 
     def compared(self, guest: int) -> tuple[Extents, Similarity]:
-        """The extents of a guest in 4 KiB units, and how much of its data the template has, in whole units.
+        """Return the extents of a guest in 4 KiB units, and its similarity, counted in whole units.
 
-        What the template shares with other files and no guest needed was not read, and counts as data.
+        Blocks that the template shares with other files and that no guest needed were not read; they count as
+        data.
         """
         units = self.units(guest)
         cleared, data = units.units(Kind.ZERO), units.units(Kind.DATA)
@@ -66,5 +67,5 @@ class Findings:
         return units, Similarity(equal * UNIT, (equal + data) * UNIT)
 
     def forget(self, guest: int) -> None:
-        """Gives back the memory of a guest's extents."""
+        """Free the memory of a guest's extents."""
         self.differences.pop(guest, None)

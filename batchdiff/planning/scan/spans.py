@@ -1,4 +1,4 @@
-"""Which bytes of each window must be read; pure.
+"""The bytes of each window that must be read; pure.
 
 ::
 
@@ -23,7 +23,7 @@ Spans = dict[int, Span]
 
 
 def spans(pieces: Iterable[tuple[int, int]], begin: int, window: int, unit: int) -> Spans:
-    """The spans of sorted pieces (start, end) that lie from offset ``begin`` on."""
+    """Return the spans of sorted pieces (start, end); windows are counted from offset ``begin``."""
     found: Spans = {}
     for start, end in pieces:
         first, last = (start - begin) // window, (end - 1 - begin) // window
@@ -37,7 +37,7 @@ def spans(pieces: Iterable[tuple[int, int]], begin: int, window: int, unit: int)
 
 
 def merged(each: Iterable[Spans]) -> Spans:
-    """One span a window that has in it those of all."""
+    """Return one span per window that contains the spans of all."""
     found: Spans = {}
     for one in each:
         for number, (low, high) in one.items():
@@ -47,7 +47,7 @@ def merged(each: Iterable[Spans]) -> Spans:
 
 
 def without(pieces: list[tuple[int, int]], settled: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sorted pieces (start, end) less what sorted others cover."""
+    """Return sorted pieces (start, end) without the parts that ``settled``, also sorted, covers."""
     if not settled:
         return pieces
     left = []
@@ -70,5 +70,5 @@ def without(pieces: list[tuple[int, int]], settled: list[tuple[int, int]]) -> li
 
 
 def span_units(span: Span) -> slice:
-    """The units of a span."""
+    """Return the units of a span."""
     return slice(span[0] // UNIT, span[1] // UNIT)

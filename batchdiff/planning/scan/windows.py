@@ -1,4 +1,4 @@
-"""Where an image's bytes are in a stretch of windows, as much as is needed and as little as may be kept.
+"""The segments of images in a stretch of windows: only those to be read, and a bounded number of them.
 
 ::
 
@@ -6,8 +6,8 @@
     windows                |  0  |  1  |  2  |  3  |  4  |  5  |  6  |
     kept                                |2: ....|                  |6: ....|    of windows with bytes to read
 
-A stretch has as many windows as fit: a whole range of a thousand guests that are almost empty, one window of
-guests whose clusters are in no order at all.
+A stretch has as many windows as fit: a whole range for a thousand almost empty guests, a single window for
+guests whose clusters are in random order.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ MOST_KEPT = 32768
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """By window what must be read of an image there, and its segments.
+    """The spans of an image to be read, and its segments, both by window.
 
-    The segments of a window may be left out; then they are looked up again when they are needed.
+    The segments of a window may be left out; they are looked up again when needed.
     """
 
     spans: Spans
@@ -37,26 +37,26 @@ class Mapped:
 
     @property
     def kept(self) -> int:
-        """What counts for :data:`MOST_KEPT`."""
+        """The number that :data:`MOST_KEPT` limits."""
         return len(self.spans) + sum(map(len, self.segments.values()))
 
 
 def mapped(segments: list[Segment], begin: int, needed: Spans) -> Mapped:
-    """The windows that are needed, numbered from offset ``begin`` on, with their segments."""
+    """Return the needed windows, numbered from offset ``begin``, with their segments."""
     return Mapped(needed, windowed(segments, begin, WINDOW, sorted(needed)))
 
 
 def spans_of(segments: list[Segment], begin: int, settled: list[tuple[int, int]]) -> Spans:
-    """What must be read of an image: all that is not zeros, less what is settled."""
+    """Return the spans of an image to be read: everything that is not zeros, without the settled bytes."""
     there = [(segment.start, segment.end) for segment in segments if segment.origin is not Origin.ZERO]
     return spans(without(there, settled), begin, WINDOW, UNIT)
 
 
 def without_holes(wanted: Spans, own: list[Segment], begin: int, windows: int) -> tuple[Spans, Flags]:
-    """Wanted spans but for windows in which an image has nothing but zeros; and which of all windows these are.
+    """Return the wanted spans outside of an image's holes, and flags of all windows that are such holes.
 
-    Windows are numbered from offset ``begin`` on. Trimmed guests have many: looked at one by one, they took nine
-    tenths of the plan of such a fleet.
+    Windows are numbered from offset ``begin``. Trimmed guests have many such windows: checked one by one, they
+    took nine tenths of the time of such a fleet's plan.
     """
     hollow = np.ones(windows, dtype=np.bool_)
     for start, end, origin, _, _ in own:
@@ -67,20 +67,20 @@ def without_holes(wanted: Spans, own: list[Segment], begin: int, windows: int) -
 
 
 class Stride:
-    """How many windows are mapped at once; found by trying, as nothing tells beforehand what is in them."""
+    """The number of windows mapped at once, found by trial: their segments are not known beforehand."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self.windows = 1
 
     def fits(self, kept: int, windows: int) -> bool:
-        """Whether that many windows may be mapped at once; where they may not, fewer are tried next."""
+        """Return True if so many windows may be mapped at once; otherwise half as many are tried next."""
         if kept <= MOST_KEPT or windows == 1:
             return True
         self.windows = windows // 2
         return False
 
     def lengthen_after(self, kept: int) -> None:
-        """Maps more at once where twice as much would fit easily."""
+        """Map more windows next if twice as many would fit easily."""
         if kept <= MOST_KEPT // 4:
             self.windows = min(self.windows * 2, self._most)

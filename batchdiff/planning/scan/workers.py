@@ -173,7 +173,7 @@ def _death(worker: _Worker[Task], describe: Callable[[Task], str]) -> WorkerErro
 
 
 def _work(start: Callable[[], Callable[[Task], Result]], pipe: Connection, inherited: list[Connection]) -> None:
-    # Ctrl-C reaches the whole process group; the planner decides what to do about it.
+    # Ctrl-C reaches the whole process group; only the planner reacts to it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)

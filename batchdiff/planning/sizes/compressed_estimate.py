@@ -1,7 +1,7 @@
-"""How large a compressed overlay will be: a sample of its clusters is compressed, more until the error is small.
+"""An estimate of a compressed overlay's size, from a sample of clusters that grows until the error is small.
 
-Where the sample reaches every cluster the size is exact. The sample is drawn from a fixed seed, so that a
-plan does not depend on the number of jobs.
+If the sample includes every cluster, the size is exact. The sample is drawn with a fixed seed, so that a plan does
+not depend on the number of jobs.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from batchdiff.units import align_up
 
 _FIRST_SAMPLE = 512
 _WANTED_ERROR = 0.01
-"""Half of what a plan may be off by (docs/plan-format.md)."""
+"""Half of the error that a plan may have (docs/plan-format.md)."""
 _CONFIDENCE = 1.96
 _BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Some clusters of a guest, to be compressed."""
+    """Clusters of a guest, to be compressed."""
 
     source: ImageSource
     geometry: Geometry
@@ -42,10 +42,10 @@ class Sample:
 
 
 class StoredData(NamedTuple):
-    """What the data of an overlay takes compressed: bytes of the file, their error, bytes on disk.
+    """The size of an overlay's compressed data: bytes of the file, their error, bytes on disk.
 
-    The file's are in whole clusters; on disk they are in whole units of the filesystem, and fewer, because
-    clusters of the file need not be filled.
+    The file's bytes are whole clusters. The bytes on disk are whole units of the filesystem, and may be fewer,
+    because clusters of the file need not be full.
     """
 
     file_bytes: int
@@ -54,11 +54,11 @@ class StoredData(NamedTuple):
 
 
 Measure = Callable[[list[Sample]], list[list[int]]]
-"""Compresses samples and gives, in their order, the stored bytes of each cluster; 0 for an uncompressed one."""
+"""Compresses samples and returns, in their order, the stored bytes of each cluster; 0 for an uncompressed one."""
 
 
 def stored_lengths(sample: Sample) -> list[int]:
-    """The bytes that each cluster of a sample takes compressed; 0 where it would be stored as it is."""
+    """Return the compressed bytes of each cluster of a sample; 0 if it would be stored uncompressed."""
     buffer = ReadBuffer(sample.geometry.cluster_size)
     with open_image(sample.source) as image:
         return [_stored(image, number, sample.geometry, buffer) for number in sample.clusters]
@@ -73,15 +73,16 @@ def _stored(image: Image, number: int, geometry: Geometry, buffer: ReadBuffer) -
 def stored_data(
     source: ImageSource, extents: Extents, geometry: Geometry, measure: Measure, *, unit: int = UNIT
 ) -> StoredData:
-    """What the data of an overlay takes compressed, on a filesystem that gives space in units of ``unit`` bytes.
+    """Return the size of an overlay's compressed data on a filesystem with allocation units of ``unit`` bytes.
 
-    Without error where every cluster was compressed, and only there.
+    The error is 0 if, and only if, every cluster was compressed.
     """
     clusters = numbers(folded(only(extents, Kind.DATA), geometry.granules))
     count = len(clusters)
     order = np.random.default_rng(0).permutation(count)
     lengths = np.zeros(count, dtype=np.int64)
     cluster_size, done = geometry.cluster_size, 0
+    # Double the sample until the error is small enough, or until it includes every cluster.
     while done < count:
         wanted = min(max(done * 2, _FIRST_SAMPLE), count)
         batch = np.sort(order[done:wanted])
@@ -92,7 +93,7 @@ def stored_data(
         total = end * count / done
         error = _error(np.where(drawn == 0, cluster_size, drawn), count)
         if done < count and error <= _WANTED_ERROR * total:
-            # One cluster more, for the rounding: also a sample without any spread is no proof.
+            # One more cluster for the rounding, because even a sample without any spread proves nothing.
             return StoredData(
                 align_up(round(total), cluster_size),
                 math.ceil(error) + cluster_size,
@@ -113,7 +114,7 @@ def _sampled_lengths(
 
 
 def _error(sizes: npt.NDArray[np.int64], count: int) -> float:
-    """Half the width of the 95 % interval of the sum of ``count`` sizes, from a sample drawn without return."""
+    """Return half the width of the 95 % interval of the sum of ``count`` sizes, sampled without replacement."""
     drawn = len(sizes)
     if drawn == count:
         return 0.0
@@ -122,22 +123,22 @@ def _error(sizes: npt.NDArray[np.int64], count: int) -> float:
 
 
 def _packed(lengths: npt.NDArray[np.int64], cluster_size: int, unit: int) -> tuple[int, int]:
-    """Bytes up to the end of what is stored, and of these without the units to which nothing is written.
+    """Return the bytes up to the end of the stored data, and the same without units that stay unwritten.
 
     Neither is rounded up, because a sample's rounding would be multiplied.
     """
     packer = Packer(0, cluster_size)
-    end = unused = filled = 0  # filled: where the last compressed cluster ends
+    end = unused = filled = 0  # filled: the end of the last compressed cluster
     for length in lengths.tolist():
         offset = packer.place(length or None)
         end = max(end, offset + (length or cluster_size))
         if length:
             unused += _units_left(filled, cluster_size, unit) if offset != filled else 0
             filled = offset + length
-    # What is left after the last compressed cluster counts only where something is stored behind it.
+    # The rest after the last compressed cluster is part of the file only if something is stored after it.
     return end, end - unused - (_units_left(filled, cluster_size, unit) if end > filled else 0)
 
 
 def _units_left(filled: int, cluster_size: int, unit: int) -> int:
-    """Bytes of the whole units between an offset and the end of its cluster of the file."""
+    """Return the bytes of the whole units between an offset and the end of its cluster of the file."""
     return max(align_up(filled, cluster_size) - align_up(filled, unit), 0)

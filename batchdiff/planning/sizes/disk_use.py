@@ -1,4 +1,4 @@
-"""What an overlay's data takes on its disk, and how much of it other files have already.
+"""The space that an overlay's data takes on disk, and the part of it that other files share.
 
 ::
 
@@ -7,9 +7,9 @@
     data to write         |-----------|   |--|       |----|  |-----|
     taken                 |xxxxx|     |   |x |       |xxxx|  |x|          whole units of the filesystem, each once
 
-The overlay has holes where the guest has some, and where the guest is preallocated and was never written to. The
-guest is asked once for a stretch that has many runs: one question each would cost more than all the rest of a
-plan where a guest has thousands.
+The overlay has holes where the guest has some, and where the guest is preallocated and was never written to.
+Segments are looked up once per stretch: once per run would take longer than all the rest of a plan if a guest has
+thousands of runs.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB
 
 _STRETCH = 512 * MIB
-"""A qcow2 with clusters of 64 KiB in no order at all has 8,192 segments in it: a megabyte or two."""
+"""Bytes; a qcow2 with clusters of 64 KiB in random order has 8,192 segments here: a megabyte or two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Bytes on disk of the data, in whole units; and those in blocks that other files have, too."""
+    """Bytes on disk of the data, in whole units, and the bytes in blocks that other files share."""
 
     data: int
     shared: int
@@ -46,13 +46,13 @@ class Taken:
 def taken_bytes(
     image: Image, data: Offsets, *, sharing: bool, unit: int = UNIT, known: ExtentTable | None = None
 ) -> Taken:
-    """What data takes on a filesystem that gives space in units of ``unit`` bytes.
+    """Return the space that data takes on a filesystem with allocation units of ``unit`` bytes.
 
-    ``data``: where in the image it is, an array of shape (runs, 2): offset and length, sorted and disjoint.
+    ``data``: its place in the image, an array of shape (runs, 2): offset and length, sorted and disjoint.
 
-    Where a unit holds several clusters the data takes no units of its own (:func:`savings.disk_bytes`). Without
-    ``sharing`` nothing counts as shared. ``known``: where a raw image is on its disk, if the filesystem was asked
-    before (:func:`~batchdiff.image.storage.shared_blocks.located`).
+    If a unit holds several clusters, data takes no units of its own (see ``disk_bytes`` in ``overlay_sizes``).
+    Without ``sharing``, nothing counts as shared. ``known``: the extents of a raw image, if it was mapped before
+    (:func:`~batchdiff.image.storage.shared_blocks.located`).
 
     :raises ImageError: the guest's tables are damaged, or its filesystem has a fault.
     """
@@ -66,7 +66,7 @@ def taken_bytes(
         if len(lows):
             begins, stops = lows // unit, (highs - 1) // unit
             before = np.concatenate([[counted], stops[:-1]])
-            # Two pieces may be in one unit.
+            # Two pieces may be in one unit, which counts once.
             blocks += int((stops - np.maximum(begins, before + 1) + 1).sum())
             counted = int(stops[-1])
         if sharing and known is None:
@@ -78,7 +78,7 @@ def taken_bytes(
 
 
 def _stored(segment: Segment, unwritten: list[Unwritten]) -> Iterator[tuple[int, int]]:
-    """Start and end of the parts of a segment that the overlay has as they are."""
+    """Yield start and end of the parts of a segment that the overlay stores: all but unwritten ones."""
     if segment.origin is Origin.PACKED or (segment.origin is Origin.FILE and unwritten[segment.layer].is_nothing):
         yield segment.start, segment.end
     elif segment.origin is Origin.FILE:
@@ -89,7 +89,7 @@ def _stored(segment: Segment, unwritten: list[Unwritten]) -> Iterator[tuple[int,
 
 
 def _cut(runs: Offsets) -> tuple[Offsets, Offsets]:
-    """Starts and ends of runs (start, length), cut at the edges of stretches: one may go over a whole disk."""
+    """Return starts and ends of runs (start, length), cut at the edges of stretches: one may span a whole disk."""
     start, end = runs[:, 0], runs[:, 0] + runs[:, 1]
     first = start // _STRETCH
     count = (end - 1) // _STRETCH - first + 1
@@ -107,7 +107,7 @@ def _shared(image: Image, segments: list[Segment], inside: tuple[Offsets, Offset
 
 
 def _stretches(starts: Offsets) -> Iterator[tuple[int, int]]:
-    """The runs that begin in one stretch of the disk: numbers of the first, and of that after the last."""
+    """Yield the runs of each stretch of the disk: the numbers of the first, and of the one after the last."""
     if len(starts):
         number = starts // _STRETCH
         edges = [0, *(np.flatnonzero(number[1:] != number[:-1]) + 1).tolist(), len(starts)]
@@ -115,7 +115,7 @@ def _stretches(starts: Offsets) -> Iterator[tuple[int, int]]:
 
 
 def _overlaps(spans: list[tuple[int, int]], runs: tuple[Offsets, Offsets]) -> tuple[Offsets, Offsets, Offsets]:
-    """Where spans and runs, both sorted and disjoint, overlap: starts, ends, and numbers of the spans."""
+    """Return the overlaps of spans and runs, both sorted and disjoint: starts, ends, and numbers of the spans."""
     table = np.array(spans, dtype=np.int64).reshape(-1, 2)
     lows, highs, span, _ = overlaps((table[:, 0], table[:, 1]), runs)
     return lows, highs, span

@@ -1,7 +1,7 @@
-"""What an overlay takes and what it saves, for every cluster size, from one scan; pure.
+"""The size and savings of an overlay for every cluster size, from one scan; pure.
 
-An uncompressed overlay's size follows from the number of its data clusters and L2 tables alone, because
-:mod:`batchdiff.qcow2.layout` fixes where everything goes before anything is written.
+An uncompressed overlay's size depends only on the number of its data clusters and L2 tables, because
+:mod:`batchdiff.qcow2.layout` fixes all offsets before anything is written.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ from batchdiff.qcow2.layout import Layout, fits, granules_to_write, layout_for, 
 from batchdiff.units import align_up, format_size
 
 _AUTO_TOLERANCE = 0.01
-"""How much larger than the smallest overlay one may be that is nearer to QEMU's default cluster size."""
+"""The share by which an overlay nearer to QEMU's default cluster size may be larger than the smallest one."""
 
 
 def extents_to_write(units: Extents, virtual_size: int, options: OverlayOptions, geometry: Geometry) -> Extents:
-    """What an overlay with those options holds, in its granules."""
+    """Return the extents of an overlay with these options, in its granules."""
     compresses = options.compression is not Compression.NONE
     return granules_to_write(units, UNIT, virtual_size, geometry, whole_clusters=compresses)
 
 
 def sizes_by_cluster_size(units: Extents, virtual_size: int, options: OverlayOptions) -> dict[int, int]:
-    """Bytes of the uncompressed overlay for each cluster size that can map a disk of that size.
+    """Return the bytes of the uncompressed overlay for each cluster size that can map a disk of this size.
 
-    Sizes below 4 KiB are left out: differences are found at 4 KiB, so they could only cost more.
+    Sizes below 4 KiB are left out unless one is asked for: differences are found in units of 4 KiB, so smaller
+    clusters only need more tables.
 
     :raises FormatError: none can.
     """
@@ -66,7 +67,7 @@ def sizes_by_cluster_size(units: Extents, virtual_size: int, options: OverlayOpt
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """The units of a guest that differ from the template's, those that are not zero, and all of both."""
+    """The units of a guest that differ from the template's, those that are nonzero, and those that are either."""
 
     differing: Extents
     nonzero: Extents
@@ -74,9 +75,9 @@ class _Parts:
 
 
 def _counted(parts: _Parts, virtual_size: int, geometry: Geometry) -> Layout:
-    """The layout of an overlay in whole clusters, without folding to them, which takes three times as long.
+    """Return the layout of an overlay in whole clusters, without folding to them, which takes three times as long.
 
-    A cluster has data where something in it differs, and something in it, that or other, is not zero.
+    A cluster has data if any unit in it differs and any unit in it, the same or another, is nonzero.
     """
     factor = geometry.cluster_size // UNIT
     data = touched(parts.differing, factor) + touched(parts.nonzero, factor) - touched(parts.either, factor)
@@ -85,12 +86,12 @@ def _counted(parts: _Parts, virtual_size: int, geometry: Geometry) -> Layout:
 
 
 def least_cluster_size(options: OverlayOptions) -> int:
-    """The smallest cluster size that is looked at, unless a smaller one is asked for."""
+    """Return the smallest cluster size to consider, unless a smaller one is asked for."""
     return SMALLEST_EXTENDED_L2 if options.extended_l2 else UNIT
 
 
 def chosen_cluster_size(sizes: dict[int, int]) -> int:
-    """What ``auto`` means: the smallest overlay; of those within 1 % of it, the one nearest to 64 KiB."""
+    """Choose the cluster size for ``auto``: of those within 1 % of the smallest overlay, the nearest to 64 KiB."""
     bound = min(sizes.values()) * (1 + _AUTO_TOLERANCE)
     near = [cluster_size for cluster_size, size in sizes.items() if size <= bound]
     default_bits = DEFAULT_CLUSTER_SIZE.bit_length()
@@ -98,10 +99,10 @@ def chosen_cluster_size(sizes: dict[int, int]) -> int:
 
 
 def disk_bytes(layout: Layout, data: int, unit: int = UNIT) -> int:
-    """Bytes on disk of an overlay, in units of the filesystem, of which its data clusters take ``data`` bytes.
+    """Return an overlay's bytes on disk, in units of the filesystem; its data clusters take ``data`` of them.
 
-    Less than the file's size: tables end before their last cluster does, and data clusters have holes. Where a
-    unit holds several clusters, there is something in each, so all units are taken.
+    This is less than the file's size: tables end before their last cluster does, and data clusters have holes. If
+    a unit holds several clusters, something is written in each unit, so all units are taken.
     """
     cluster, entries_per_block = layout.geometry.cluster_size, layout.geometry.cluster_size // 2
     if cluster < unit:
@@ -126,9 +127,10 @@ def savings_of(
     sizes: dict[int, int],
     shared: int = 0,
 ) -> Savings:
-    """The savings of one guest. ``overlay``: bytes of the file, their error, bytes on disk, which is ``volume``.
+    """Return the savings of one guest. ``overlay``: bytes of the file, their error, bytes on disk.
 
-    ``shared``: bytes on disk of the overlay that other files than the guest have, too; they cost nothing.
+    ``volume``: the overlay's filesystem. ``shared``: the overlay's bytes on disk in blocks that files other than
+    the guest use anyway, so they cost nothing.
     """
     file_bytes, error, on_disk = overlay
     return Savings(

@@ -379,7 +379,7 @@ def test_the_same_command_again(folder, how, jobs):
     assert partial.exists()
     assert not plan.exists()
     done = subprocess.run(command(how="free"), cwd=folder, capture_output=True, text=True, check=True, timeout=60)
-    assert "Going on with a scan that was stopped" in done.stderr
+    assert "Resuming an interrupted scan" in done.stderr
     assert "Traceback" not in done.stderr
     resumed = json.loads(plan.read_text())["checksum"]
     assert not partial.exists()
