@@ -1,4 +1,4 @@
-"""The digest of a template's content, taken per range in any order and combined.
+"""The digest of a template's content, computed per range in any order and combined.
 
 ::
 
@@ -6,8 +6,8 @@
     range of 64 MiB   xxh3-128 of (window number in the range, 8 bytes LE; window digest) for each window
     template          xxh3-128 of (virtual size, 8 bytes LE), then (range number, range digest) for each range
 
-Zeros are left out wherever they come from, so a copy of the template in another format, or one with other
-holes, has the same digest. It guards against change, not against forgers. The sizes are part of the label.
+Windows of zeros are left out whether they are holes or data, so a copy of the template in another format, or with
+other holes, has the same digest. It detects changes, not forgeries. The sizes are part of the label.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from batchdiff.units import KIB, MIB, ceil_div
 _PREFIX = "xxh3-128-64m-512k:"
 _RANGE, _WINDOW = 64 * MIB, 512 * KIB
 _STRETCH = 4 * MIB
-"""What is mapped at once: up to 8,192 segments of each layer, if its clusters are tiny and in no order."""
+"""Bytes mapped at once: up to 8,192 segments of each layer, if its clusters are tiny and in random order."""
 
 _NUMBER = struct.Struct("<Q")
 
@@ -40,18 +40,18 @@ class RangeDigest:
         self._empty = True
 
     def add(self, window: int, data: memoryview) -> None:
-        """Adds a window that is not all zeros."""
+        """Add a window that is not all zeros."""
         self._hash.update(_NUMBER.pack(window))
         self._hash.update(xxhash.xxh3_128_digest(data))
         self._empty = False
 
     def value(self) -> bytes | None:
-        """The digest; None where the range is all zeros."""
+        """Return the digest; None if the range is all zeros."""
         return None if self._empty else self._hash.digest()
 
 
 def combined(virtual_size: int, ranges: dict[int, bytes]) -> str:
-    """The labelled digest of a template from its range digests by range number."""
+    """Return the labelled digest of a template from its range digests by range number."""
     whole = xxhash.xxh3_128(_NUMBER.pack(virtual_size))
     for number in sorted(ranges):
         whole.update(_NUMBER.pack(number))
@@ -60,7 +60,7 @@ def combined(virtual_size: int, ranges: dict[int, bytes]) -> str:
 
 
 def content_digest(image: Image, *, check: Callable[[], None]) -> str:
-    """The labelled digest of an image, all of it read. ``check`` is called every few MiB, and may raise to end it.
+    """Read a whole image and return its labelled digest. ``check`` is called every few MiB; it may raise to stop.
 
     :raises ImageError: it cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Raw files and block devices: the guest's bytes as they are; SEEK_DATA and SEEK_HOLE find the holes."""
+"""Raw files and block devices, whose bytes are the guest's; SEEK_DATA and SEEK_HOLE find the holes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batchdiff.units import SECTOR, align_up
 
 
 class RawLayer:
-    """A raw image. Its virtual size is the file's, rounded up to 512 bytes with zeros as QEMU shows it."""
+    """A raw image. As in QEMU, its virtual size is the file's size, rounded up to 512 bytes with zeros."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -23,11 +23,11 @@ class RawLayer:
 
     @property
     def losses(self) -> Losses:
-        """Nothing: a raw image has no snapshots and no bitmaps."""
+        """None: a raw image has no snapshots and no bitmaps."""
         return Losses()
 
     def parts(self, start: int, end: int) -> list[Segment]:
-        """See :class:`~batchdiff.image.layer.Layer`; nothing is ever ABSENT."""
+        """Return segments as :class:`~batchdiff.image.layer.Layer` describes them; none is ever ABSENT."""
         found = []
         at = start
         whole = [(start, self._size)] if start < self._size else []
@@ -35,7 +35,7 @@ class RawLayer:
         for first, hole in runs:
             if first > at:
                 found.append(Segment(at, first, Origin.ZERO, 0, 0))
-            # The end of the file counts as a hole; the bytes up to the full sector are read with the rest.
+            # SEEK_HOLE also finds the end of the file; the zeros up to the full sector belong to the data before.
             at = min(self.virtual_size if hole >= self._size else hole, end)
             found.append(Segment(first, at, Origin.FILE, 0, first))
         if at < end:
@@ -43,13 +43,13 @@ class RawLayer:
         return found
 
     def next_data(self, start: int) -> int | None:
-        """The first offset from ``start`` on that is in no hole."""
+        """Return the first offset from ``start`` on that is not in a hole; None if there is none."""
         if not self._has_holes:
             return start if start < self._size else None
         return files.seek(self.fd, start, os.SEEK_DATA, self.path)
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
-        """Reads; what is past the end of the file becomes zeros."""
+        """Read a segment; bytes past the end of the file become zeros."""
         if segment.address + len(buffer) > self._size:
             there = max(self._size - segment.address, 0)
             buffer[there:] = bytes(len(buffer) - there)
@@ -57,13 +57,13 @@ class RawLayer:
         files.fill_from(self.fd, buffer, segment.address, self.path)
 
     def packed(self, segment: Segment) -> Packed:
-        """Never asked for: no segment of a raw image is PACKED."""
+        """Raise an error: no segment of a raw image is PACKED."""
         raise ValueError(f"nothing is compressed in a raw image: {segment}")
 
     def fingerprint(self) -> Fingerprint:
-        """The file's fingerprint now."""
+        """Return the file's present fingerprint."""
         return files.identify(self.fd)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         os.close(self.fd)

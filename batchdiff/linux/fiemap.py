@@ -1,4 +1,4 @@
-"""Which blocks a file has on its disk: the FIEMAP ioctl.
+"""The blocks of a file on its disk, by the FIEMAP ioctl.
 
 Source: Linux ``Documentation/filesystems/fiemap.rst`` and ``include/uapi/linux/fiemap.h``.
 """
@@ -32,7 +32,7 @@ _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS}
 
 
 class ExtentFlag(enum.IntFlag):
-    """What the filesystem says of an extent."""
+    """The properties of an extent that the filesystem reports."""
 
     LAST = 0x1
     UNKNOWN = 0x2
@@ -47,7 +47,7 @@ class ExtentFlag(enum.IntFlag):
 
 
 class PhysicalExtent(NamedTuple):
-    """One run of a file on its disk, in bytes."""
+    """One contiguous piece of a file on its disk, in bytes."""
 
     logical: int
     physical: int
@@ -57,7 +57,7 @@ class PhysicalExtent(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExtentTable:
-    """Extents of a file by column, in the order of the file; in bytes."""
+    """Extents of a file in columns, in the order of the file; in bytes."""
 
     logical: npt.NDArray[np.int64]
     physical: npt.NDArray[np.int64]
@@ -65,15 +65,15 @@ class ExtentTable:
     flags: npt.NDArray[np.uint32]
 
     def having(self, flags: int) -> ExtentTable:
-        """Return those with one of these flags."""
+        """Return the extents that have one of these flags."""
         return self.chosen(self.flags & flags != 0)
 
     def chosen(self, kept: npt.NDArray[np.bool_]) -> ExtentTable:
-        """Return those for which ``kept`` is true."""
+        """Return the extents for which ``kept`` is true."""
         return ExtentTable(self.logical[kept], self.physical[kept], self.length[kept], self.flags[kept])
 
     def equals(self, other: ExtentTable) -> bool:
-        """Return whether both have the same extents."""
+        """Return True if both have the same extents."""
         names = PhysicalExtent._fields
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
 
@@ -87,21 +87,21 @@ _Records = npt.NDArray[np.void]
 def physical_extents(
     fd: int, path: str, start: int = 0, end: int = _WHOLE, *, having: int = 0
 ) -> Iterator[PhysicalExtent] | None:
-    """The extents of a file that hold bytes ``start`` to ``end``; None where the filesystem does not tell.
+    """Return the extents that hold bytes ``start`` to ``end``; None if the filesystem does not report extents.
 
-    What is not on disk yet is written there first. ``having``: only those with one of these flags, which is told
-    in a thirtieth of the time where few are.
+    The kernel first writes out data that is not on disk yet. ``having``: only extents with one of these flags,
+    which takes a thirtieth of the time if few have one.
 
-    :raises ImageError: that fails, or the disk cannot give the filesystem's own records; here or later.
+    :raises ImageError: writing or reading the filesystem's records fails; also raised by the iterator.
     """
     first = _first(fd, path, start, end)
     return None if first is None else _each(_all(fd, path, first, end), having)
 
 
 def extent_table(fd: int, path: str, *, having: int) -> ExtentTable | None:
-    """Do the same for the whole file, without an object for each of what may be thousands of extents.
+    """Return the same for a whole file as a table, without an object for each of perhaps thousands of extents.
 
-    :raises ImageError: that fails, or the disk cannot give the filesystem's own records.
+    :raises ImageError: writing or reading the filesystem's records fails.
     """
     first = _first(fd, path, 0, _WHOLE)
     if first is None:
@@ -116,7 +116,7 @@ def _first(fd: int, path: str, start: int, end: int) -> _Records | None:
     except OSError as error:
         if error.errno in _UNSUPPORTED:
             return None
-        raise _untold(path, error) from error
+        raise _failed_map(path, error) from error
 
 
 def _chosen(records: _Records, having: int) -> _Records:
@@ -129,7 +129,7 @@ def _each(batches: Iterator[_Records], having: int) -> Iterator[PhysicalExtent]:
         yield from map(PhysicalExtent, *(chosen[name].tolist() for name in PhysicalExtent._fields))
 
 
-def _untold(path: str, error: OSError) -> ImageError:
+def _failed_map(path: str, error: OSError) -> ImageError:
     return ImageError(
         f"cannot find out where {path} is on its disk",
         why=error.strerror or str(error),
@@ -147,7 +147,7 @@ def _all(fd: int, path: str, found: _Records, end: int) -> Iterator[_Records]:
         try:
             found = _request(fd, following, end)
         except OSError as error:
-            raise _untold(path, error) from error
+            raise _failed_map(path, error) from error
 
 
 def _request(fd: int, start: int, end: int) -> _Records:

@@ -1,15 +1,15 @@
-"""Whether somebody else uses an image in a way that keeps us from converting it, and who that is.
+"""Checks if another process uses an image in a way that rules out converting it, and who that is.
 
 ::
 
-    asked                        sees
+    check                        finds
     QEMU's locks                 VMs, qemu-nbd and qemu-img on any filesystem with locks
     a read lease                 every writer: VMs without locks, loop devices, plain programs
-    a write lease, then /proc    VMs that have it open without a lock, not yet writing: they wait for a migration
-    an exclusive open, /proc     what uses a block device, which has no leases
+    a write lease, then /proc    VMs that have it open without a lock or writes: they wait for a migration
+    an exclusive open, /proc     users of a block device, which has no leases
 
-Readers are no obstacle, but for a guest that QEMU reads: as the disk of a VM or the backing file of an overlay it
-must not go. Other hosts are not seen.
+Readers are allowed, except if QEMU reads a guest: the disk of a VM or the backing file of an overlay must stay.
+Processes on other hosts are not seen.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from batchdiff.image.in_use.qemu_locks import CHANGES, OthersLocks, Permission, 
 
 
 class Purpose(enum.Enum):
-    """What an image is to us, which says what others may do with it meanwhile."""
+    """The role of an image, which decides what other processes may do with it meanwhile."""
 
     GUEST = "guest"
-    """It may be retired: nobody may write to it, and QEMU may not read it."""
+    """It may be retired: no other process may write to it, and QEMU may not read it."""
 
     TEMPLATE = "template"
-    """It stays: nobody may write to it; VMs may run on overlays that rest on it."""
+    """It stays: no other process may write to it, but VMs may run on its overlays."""
 
 
 class Usage(NamedTuple):
-    """How others use a file.
+    """The use of a file by other processes.
 
-    ``objection``: who is in the way and how, empty where nobody is; ``unknown``: why that is not certain;
-    ``leased``: a read lease was left on the file.
+    ``objection``: who uses it and how, as far as its purpose does not allow that; empty if there is no such use.
+    ``unknown``: why that is not certain. ``leased``: a read lease was left on the file.
     """
 
     objection: str = ""
@@ -50,7 +50,7 @@ class Usage(NamedTuple):
 
 
 def purposes(image: Image, purpose: Purpose) -> list[tuple[str, int, Purpose]]:
-    """Path, descriptor and purpose of each file of a chain: what is below a guest stays."""
+    """Return path, descriptor and purpose of each file of a chain; the backing files of a guest stay."""
     return [
         (layer.path, layer.fd, Purpose.TEMPLATE if number else purpose)
         for number, layer in enumerate(image.layers)
@@ -58,10 +58,10 @@ def purposes(image: Image, purpose: Purpose) -> list[tuple[str, int, Purpose]]:
 
 
 def require_unused(image: Image, purpose: Purpose) -> None:
-    """Looks at each file of a chain, and leaves no lock and no lease.
+    """Refuse an image if any file of its chain is in use; no lock or lease stays on them.
 
     :raises GuestError: a guest is in use.
-    :raises ImageError: a template is.
+    :raises ImageError: a template, or a guest's backing file, is in use.
     """
     for path, fd, what_for in purposes(image, purpose):
         try:
@@ -73,18 +73,21 @@ def require_unused(image: Image, purpose: Purpose) -> None:
 
 
 def in_use(path: str, purpose: Purpose, objection: str) -> BatchdiffError:
-    """What to raise for a file that is in use."""
+    """Return the error to raise for a file that is in use."""
     if purpose is Purpose.GUEST:
-        return GuestError(f"{path} is in use", why=objection, remedy="Shut the VM down or end what uses it.")
+        return GuestError(
+            f"{path} is in use", why=objection, remedy="Shut down the VM or end the program that uses it."
+        )
     return ImageError(
-        f"{path}, which overlays are to rest on, is in use",
+        f"{path}, which must not change, is in use",
         why=objection,
-        remedy="Shut down or end what writes to it. VMs running on its overlays can stay up.",
+        remedy="Shut down the VM or end the program that writes to it. VMs running on its overlays can stay up.",
     )
 
 
 def secured(fd: int, purpose: Purpose) -> Usage:
-    """How others use a file; where nobody is in the way, a read lease stays on it if there can be one."""
+    """Return how others use a file. Without an objection, a read lease stays on it if the kernel grants one."""
+    # The surest check first: QEMU's locks name the use, a lease finds any writer, /proc only visible processes.
     unknown = ""
     try:
         objection = _by_locks(others_locks(fd), fd, purpose)
@@ -98,7 +101,7 @@ def secured(fd: int, purpose: Purpose) -> Usage:
 
 
 def users(path: str) -> str:
-    """Return who uses an image, as a sentence; empty if nobody can be seen. Leaves no lock and no lease."""
+    """Return who uses an image, as a sentence; empty if no user is found. No lock or lease stays on it."""
     try:
         fd = open_image_file(path)
     except ImageError:
@@ -112,7 +115,7 @@ def users(path: str) -> str:
 
 
 def writers(fd: int) -> str:
-    """Who has a file open for writing, as a sentence; empty where none was found."""
+    """Return who has a file open for writing, as a sentence; empty if no writer is found."""
     holders = holders_of(fd)
     return _writing(holders) if holders.writers() else ""
 
@@ -121,11 +124,11 @@ def _by_locks(locks: OthersLocks, fd: int, purpose: Purpose) -> str:
     if locks.may & CHANGES:
         return _writing(holders_of(fd))
     if locks.exclusive:
-        return f"{_anybody(fd)} has locked it"
+        return f"{_any_holder(fd)} has locked it"
     if Permission.READ in locks.forbid:
-        return f"{_anybody(fd)} lets nobody read it"
+        return f"{_any_holder(fd)} has locked it against readers"
     if purpose is Purpose.GUEST and Permission.READ in locks.may:
-        return f"{_anybody(fd)} reads it, as the disk of a VM, the backing file of an overlay, or to copy it"
+        return f"{_any_holder(fd)} reads it, as the disk of a VM, the backing file of an overlay, or to copy it"
     return ""
 
 
@@ -136,7 +139,7 @@ def _by_claims(fd: int, purpose: Purpose) -> Usage:
     elif purpose is Purpose.GUEST or not block_claims.is_only_mounted_read_only(fd):
         return Usage(block_claims.claimant(fd))
     return Usage(
-        _by_holders(holders_of(fd), purpose), unknown="it is a block device, which anyone may open unseen"
+        _by_holders(holders_of(fd), purpose), unknown="a process could open a block device without being noticed"
     )
 
 
@@ -157,11 +160,11 @@ def _by_holders(holders: Holders, purpose: Purpose) -> str:
     if holders.writers():
         return _writing(holders)
     if purpose is Purpose.GUEST and holders.vms():
-        return f"{named(holders.vms(), complete=True)} has it open (a VM that waits for a migration does, for one)"
+        return f"{named(holders.vms(), complete=True)} has it open (for example, a VM that waits for a migration)"
     return ""
 
 
-def _anybody(fd: int) -> str:
+def _any_holder(fd: int) -> str:
     holders = holders_of(fd)
     return named(holders.found, complete=holders.complete)
 

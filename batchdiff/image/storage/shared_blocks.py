@@ -1,4 +1,4 @@
-"""Which bytes of two images are the same blocks on disk, told by the filesystem: reflink copies.
+"""The bytes of two images that are in the same blocks on disk (reflink copies), as the filesystem reports them.
 
 ::
 
@@ -7,8 +7,8 @@
     guest              disk 100   disk 900    disk 132
                        shared     --          shared            same block, and both marked shared
 
-Only extents that hold the file's bytes as they are count: not encoded, unwritten, inline or not yet written
-ones. Both must be marked as shared, so that equal numbers on two devices of one filesystem are no match.
+Only extents that hold the file's bytes unchanged count, so not encoded, preallocated, inline or delayed ones. Both
+must be marked as shared, so that equal block numbers on two devices of one filesystem do not match.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB
 
 _NEAR = 4 * MIB
-"""Up to this many bytes between two segments one question is asked for both.
+"""Two segments with at most this many bytes between them are mapped by one call.
 
-For a file in pieces of 1 MiB on its disk that costs a tenth of two, for one in pieces of 4 KiB three times it.
+For a file with extents of 1 MiB, one call costs a tenth of two; with extents of 4 KiB, it costs three times as
+much.
 """
 
 # A plain number: testing enumeration members costs more than all the rest here.
@@ -47,7 +48,7 @@ _UNFIT = int(
 
 
 class Placed(NamedTuple):
-    """Guest bytes ``start`` to ``end`` that are on a device from byte ``physical`` on, shared with somebody."""
+    """Guest bytes ``start`` to ``end``, stored on a device from byte ``physical`` on and shared by other files."""
 
     start: int
     end: int
@@ -56,7 +57,7 @@ class Placed(NamedTuple):
 
 
 def has_shared_extents(image: Image) -> bool:
-    """Whether any file of a chain shares blocks with another file.
+    """Return True if any file of a chain shares blocks with another file.
 
     :raises ImageError: the filesystem does not report it.
     """
@@ -81,10 +82,10 @@ def shared_blocks(image: Image) -> dict[int, Blocks]:
 
 
 def located(image: Image) -> ExtentTable | None:
-    """Where a raw image is on its disk, as far as others share that or nothing was written there yet.
+    """Return the extents of a raw image that other files share, or that are preallocated and unwritten.
 
-    None for an image of another format, whose bytes are not at their own offsets in its file, and where the
-    filesystem does not tell.
+    Return None for other formats, in which the guest's offsets are not the file's, and if the filesystem does not
+    report extents.
 
     :raises ImageError: the filesystem has a fault.
     """
@@ -99,20 +100,21 @@ Runs = tuple[Offsets, Offsets]
 
 
 def shared_bytes(table: ExtentTable, size: int) -> Runs:
-    """Which bytes of a raw image of that size are in blocks that others share, and that hold them as they are."""
+    """Return the bytes of a raw image of this size that are in shared blocks which hold them unchanged."""
     fit = _fit(table)
     starts, ends = fit.logical, np.minimum(fit.logical + fit.length, size)
     return starts[starts < ends], ends[starts < ends]
 
 
 def shared_by_both(template: ExtentTable, guest: ExtentTable) -> Runs:
-    """Which bytes of two raw images of one filesystem are the same blocks: :func:`shared` for whole images."""
+    """Return the bytes that two raw images on one filesystem have in the same blocks at the same offsets."""
     ours, theirs = _fit(template), _fit(guest)
     starts, ends, one, other = overlaps(
         (ours.logical, ours.logical + ours.length), (theirs.logical, theirs.logical + theirs.length)
     )
     same = (ours.physical - ours.logical)[one] == (theirs.physical - theirs.logical)[other]
     starts, ends = starts[same], ends[same]
+    # Join runs that touch each other.
     joins = starts[1:] == ends[:-1]
     return starts[np.concatenate([[True], ~joins])[: len(starts)]], ends[
         np.concatenate([~joins, [True]])[: len(ends)]
@@ -120,7 +122,7 @@ def shared_by_both(template: ExtentTable, guest: ExtentTable) -> Runs:
 
 
 def runs_within(runs: Runs, start: int, end: int) -> list[tuple[int, int]]:
-    """The runs that reach into bytes ``start`` to ``end``, whole."""
+    """Return the runs that overlap bytes ``start`` to ``end``, not cut to them."""
     starts, ends = runs
     first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end, side="left")
     return list(zip(starts[first:last].tolist(), ends[first:last].tolist(), strict=True))
@@ -131,7 +133,7 @@ def _fit(table: ExtentTable) -> ExtentTable:
 
 
 def placed(image: Image, segments: list[Segment]) -> list[Placed]:
-    """Where the FILE segments of an image are on disk, as far as the filesystem tells and others share it.
+    """Return where the FILE segments of an image are on disk, as far as the blocks are shared and reported.
 
     :raises ImageError: the filesystem has a fault.
     """
@@ -157,7 +159,7 @@ def _end_address(segment: Segment) -> int:
 
 
 def _groups(segments: list[Segment]) -> Iterator[list[Segment]]:
-    """Segments, sorted by address, that are near each other in their file: one question serves for each group."""
+    """Yield groups of segments, sorted by address, that are close together in their file: one call maps each."""
     first = 0
     for number in range(1, len(segments) + 1):
         if number == len(segments) or segments[number].address - _end_address(segments[number - 1]) > _NEAR:
@@ -166,7 +168,7 @@ def _groups(segments: list[Segment]) -> Iterator[list[Segment]]:
 
 
 def _placed(segments: list[Segment], extents: Iterator[PhysicalExtent], device: int) -> Iterator[Placed]:
-    """The parts of segments that extents hold, both sorted by address."""
+    """Yield the parts of segments that extents hold, both sorted by address."""
     extent = next(extents, None)
     for segment in segments:
         shift, end = segment.start - segment.address, _end_address(segment)
@@ -175,12 +177,12 @@ def _placed(segments: list[Segment], extents: Iterator[PhysicalExtent], device: 
             if first < last and not extent.flags & _UNFIT:
                 yield Placed(first + shift, last + shift, device, extent.physical + first - extent.logical)
             if extent.logical + extent.length > end:
-                break  # the next segment may have a part of it, too
+                break  # the next segment may lie in this extent, too
             extent = next(extents, None)
 
 
 def shared(template: list[Placed], guest: list[Placed]) -> list[tuple[int, int]]:
-    """The guest bytes (start, end) at which both lists, sorted, name the same blocks."""
+    """Return the guest bytes (start, end) for which both sorted lists have the same blocks."""
     found = []
     ours, theirs = iter(template), iter(guest)
     one, other = next(ours, None), next(theirs, None)

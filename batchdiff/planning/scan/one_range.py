@@ -155,7 +155,7 @@ class Scanner:
     def _scan_stretch(self, stretch: _Stretch, begin: int, first: int, findings: RangeFindings) -> None:
         """Scan the windows from offset ``begin`` on, the first of which has the number ``first``."""
         template, guests = stretch.template, stretch.guests
-        # A template that shares blocks is read only where a guest needs it; others are read in full, for the digest.
+        # A template that shares blocks is read only where a guest needs it, any other in full for the digest.
         if self._sharing:
             assume_data(findings.equal[first : first + stretch.windows], template.spans)
             needed = merged(guest.spans for guest in guests.values())
