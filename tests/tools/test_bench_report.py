@@ -118,7 +118,7 @@ def test_the_tables_say_it_all():
 
 
 def test_a_disturbed_run_says_so():
-    warning = "times and ratios say little"
+    warning = "times and ratios are unreliable"
     assert warning not in markdown(REPORT)
     assert warning in markdown(dataclasses.replace(REPORT, others=0.4))
 

@@ -37,5 +37,5 @@ def test_a_whole_plan_is_no_start(fleet, tmp_path_factory):
     """Its images are others than those that were looked out for."""
     other = dataclasses.replace(fleet.template, path=str(tmp_path_factory.mktemp("other") / "image"))
     Path(other.path).touch()
-    with pytest.raises(RuntimeError, match="opened no image"):
+    with pytest.raises(RuntimeError, match="did not open any image"):
         until_first_open(dataclasses.replace(fleet, template=other, guests=()))

@@ -2,9 +2,9 @@
 
 ::
 
-    __main__ -> studies -> races -> contestants -> running     what is measured, in which order, how, one command
+    __main__ -> studies -> races -> contestants -> running     measurements, their order, commands, one run
                    |
                 fleets -> content                              images from a seed
                    |
-    bench.json -> targets -> tables -> document, plot          what the figures say; pure but for the last two
+    bench.json -> targets -> tables -> document, plot          evaluation; all but the last two are pure
 """

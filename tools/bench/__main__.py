@@ -1,4 +1,4 @@
-"""``python -m bench FOLDER``: makes each fleet, lets all contestants run on it in turn, tells what came out."""
+"""``python -m bench FOLDER``: make each fleet, run all contestants on it in turn, and report the results."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _QUICK_SMALLER = 16
 
 
 def main() -> None:
-    """Runs the benchmark; the figures are written after each study, so that an interrupted run has some."""
+    """Run the benchmark; the figures are written after each study, so an interrupted run has some."""
     arguments = _arguments()
-    # Absolute: QEMU takes the name of a backing file as seen from the overlay.
+    # Absolute, because QEMU resolves the name of a backing file relative to the overlay.
     folder = os.path.abspath(arguments.folder)
     os.makedirs(folder, exist_ok=True)
-    # As pip leaves it; where Python may not write bytecode, every run would compile all of batchdiff first.
+    # As pip does; if Python cannot write bytecode, every run would compile all of batchdiff first.
     compileall.compile_dir(os.path.dirname(batchdiff.__file__), quiet=1)
     study = Study(folder, arguments.rounds, arguments.cold_rounds)
     start = work()
@@ -57,12 +57,12 @@ def _report(study: Study, start: Work) -> Report:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("folder", help="where the fleets are made and removed; 32 GiB of space")
+    parser.add_argument("folder", help="the folder in which fleets are made and removed; 32 GiB of space")
     parser.add_argument("--fleets", nargs="+", choices=list(STUDIES), default=list(STUDIES), help="only these")
-    parser.add_argument("--rounds", type=int, default=5, help="with a warm page cache (default: 5)")
-    parser.add_argument("--cold-rounds", type=int, default=5, help="with a cold one (default: 5)")
-    parser.add_argument("--quick", action="store_true", help="one round on small images: does it all work?")
-    parser.add_argument("--output", default="bench.json", help="where the figures go (default: bench.json)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds with a warm page cache (default: 5)")
+    parser.add_argument("--cold-rounds", type=int, default=5, help="rounds with a cold one (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="one round on small images, as a test")
+    parser.add_argument("--output", default="bench.json", help="the file for the figures (default: bench.json)")
     return parser.parse_args()
 
 

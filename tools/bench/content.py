@@ -1,4 +1,4 @@
-"""Bytes of images from a seed: what a template holds, and what its copies wrote when they ran on."""
+"""The bytes of images, from a seed: the content of a template, and the changes that its copies wrote later."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from batchdiff.units import KIB, MIB
 SEED = 2012
 CLUSTER = 64 * KIB
 ALLOCATED_SHARE = 0.57
-"""Of a template; as on a Debian guest with a half-full disk."""
+"""The share of a template with data, as on a Debian guest with a half-full disk."""
 
 _POOL = 32 * MIB
 _LONGEST_RUN = 4 * MIB
 _ZEROED = 0.3
-"""Of the clusters that a guest wrote: files that were deleted and trimmed without a hole."""
+"""The share of zeros in the clusters that a guest wrote, like deleted files that were trimmed without a hole."""
 
 
 def write_template(path: str, size: int, *, share: float = ALLOCATED_SHARE, compressible: bool = False) -> None:
-    """Runs of 256 KiB to 4 MiB, a share of them data, the others holes."""
+    """Write runs of 256 KiB to 4 MiB, a share of them data, the others holes."""
     _write(path, size, share, _pool(random.Random(SEED), compressible=compressible))
 
 
 def write_all_different(path: str, size: int) -> None:
-    """An image with the template's runs, of which no unit of 4 KiB has the template's bytes."""
+    """Write an image with the template's runs, in which no unit of 4 KiB has the template's bytes."""
     _write(path, size, ALLOCATED_SHARE, _pool(random.Random(SEED + 1), compressible=False))
 
 
 def _write(path: str, size: int, share: float, pool: bytes) -> None:
     rng = random.Random(SEED)
     with open(path, "wb") as file:
-        # First, as qemu-img does: XFS preallocates past the end of a file that grows, which later is in its holes.
+        # Set the size first, as qemu-img does: XFS preallocates past the end of a growing file, also in holes.
         file.truncate(size)
         at = 0
         while at < size:
@@ -39,7 +39,7 @@ def _write(path: str, size: int, share: float, pool: bytes) -> None:
             begin, is_data = rng.randrange(len(pool) - _LONGEST_RUN), rng.random() < share
             if is_data:
                 file.seek(at)
-                # The offset makes every run its own, so that no two clusters are equal by chance.
+                # The offset makes every run unique, so that no two clusters are equal by chance.
                 file.write(at.to_bytes(8, "little") + pool[begin : begin + length - 8])
             at += length
 
@@ -52,7 +52,7 @@ def _pool(rng: random.Random, *, compressible: bool) -> bytes:
 
 
 def run_on(path: str, size: int, changed: float, number: int) -> int:
-    """Writes to a share of the clusters of guest ``number``: data to most, zeros to the others. Bytes of data."""
+    """Write to a share of the clusters of guest ``number``, data or zeros, and return the bytes of data."""
     rng = random.Random(SEED + 1 + number)
     pool = rng.randbytes(MIB)
     written = 0
@@ -70,7 +70,7 @@ def run_on(path: str, size: int, changed: float, number: int) -> int:
 
 
 def run_on_qcow2(path: str, size: int, changed: float, number: int) -> None:
-    """The same to a qcow2 guest, whole clusters, by QEMU."""
+    """Write to whole clusters of a qcow2 guest, by QEMU."""
     rng = random.Random(SEED + 1 + number)
     clusters = sorted(rng.sample(range(size // CLUSTER), int(size // CLUSTER * changed)))
     commands = "".join(f"write -q -P {rng.randrange(1, 256)} {c * CLUSTER} {CLUSTER}\n" for c in clusters)
@@ -80,7 +80,7 @@ def run_on_qcow2(path: str, size: int, changed: float, number: int) -> None:
 
 
 def converted(path: str, *options: str) -> str:
-    """A raw image's content as qcow2 beside it; the raw one stays."""
+    """Convert a raw image to qcow2 beside it, and return the new path; the raw image stays."""
     target = f"{path}.qcow2"
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *options, path, target], check=True)
     return target

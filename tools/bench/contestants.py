@@ -1,4 +1,4 @@
-"""What is timed on a fleet: batchdiff, and the ways to do the same with QEMU's tools."""
+"""The contestants on a fleet: batchdiff, and the ways to do the same with QEMU's tools."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ Contestant = Callable[[Fleet], Run]
 
 
 def batchdiff(*arguments: str) -> list[str]:
-    """The command line of batchdiff in this Python."""
+    """Return the command line of batchdiff in this Python."""
     return [sys.executable, "-m", "batchdiff", *arguments]
 
 
 def plan_path(fleet: Fleet) -> str:
-    """Where the benchmark has a fleet's plan."""
+    """Return the path of a fleet's plan in the benchmark."""
     return f"{fleet.manifest}.plan.json"
 
 
 def plan_command(fleet: Fleet, jobs: int = JOBS) -> list[str]:
-    """``batchdiff plan`` of a fleet."""
+    """Return the command line of ``batchdiff plan`` for a fleet."""
     return batchdiff("plan", "-q", "-j", str(jobs), "-o", plan_path(fleet), fleet.manifest)
 
 
 def until_first_open(fleet: Fleet) -> Run:
-    """``batchdiff plan`` until it opens the first image: its start-up, whatever the fleet.
+    """Time ``batchdiff plan`` until it opens the first image: its start-up, which does not depend on the fleet.
 
-    :raises RuntimeError: it fails, or ends without opening one.
+    :raises RuntimeError: it fails, or exits without opening an image.
     """
     output = f"{fleet.manifest}.never-written.json"
     until_open = [sys.executable, "-m", "bench.start", *fleet.images]
     with restored(fleet):
         run = timed([*until_open, "--", "plan", "-q", "-j", str(JOBS), "-o", output, fleet.manifest])
         if os.path.exists(output):
-            raise RuntimeError("batchdiff plan has opened no image of its manifest")
+            raise RuntimeError("batchdiff plan did not open any image of its manifest")
     return run
 
 
 @contextlib.contextmanager
 def restored(fleet: Fleet) -> Iterator[None]:
-    """Removes what a contestant made, outside its time, and makes the template writable again."""
+    """Remove the files that a contestant made, outside its time, and make the template writable again."""
     before = set(os.listdir(fleet.folder))
     try:
         yield
@@ -63,19 +63,19 @@ def restored(fleet: Fleet) -> Iterator[None]:
 
 
 def plan(fleet: Fleet, *, jobs: int = JOBS) -> Run:
-    """``batchdiff plan``."""
+    """Time ``batchdiff plan``."""
     with restored(fleet):
         return timed(plan_command(fleet, jobs))
 
 
 def plan_and_apply(fleet: Fleet) -> Run:
-    """``batchdiff plan`` and ``apply`` with full verification by QEMU."""
+    """Time ``batchdiff plan`` and ``apply`` with full verification by QEMU."""
     with restored(fleet):
         return timed(plan_command(fleet), batchdiff("apply", "-q", plan_path(fleet)))
 
 
 def apply(fleet: Fleet, *options: str) -> Run:
-    """``batchdiff apply`` of a plan that was made before, outside its time."""
+    """Time ``batchdiff apply`` of a plan made before, outside its time."""
     with restored(fleet):
         timed(plan_command(fleet))
         settle(fleet.folder)
@@ -83,7 +83,7 @@ def apply(fleet: Fleet, *options: str) -> Run:
 
 
 def checks(fleet: Fleet) -> Run:
-    """What QEMU alone takes to check and compare, one after the other, what ``apply`` wrote outside the time."""
+    """Time QEMU alone as it checks and compares overlays one after the other; ``apply`` wrote them before."""
     with restored(fleet):
         timed(plan_command(fleet), batchdiff("apply", "-q", "--verify", "native", plan_path(fleet)))
         settle(fleet.folder)
@@ -98,13 +98,13 @@ def checks(fleet: Fleet) -> Run:
 
 
 def rebase(fleet: Fleet) -> Run:
-    """``qemu-img create`` on each guest and ``rebase`` onto the template."""
+    """Time ``qemu-img create`` on each guest and ``rebase`` onto the template."""
     with restored(fleet):
         return timed(*(command for guest in fleet.guests for command in _rebase(fleet, guest)))
 
 
 def rebase_and_compare(fleet: Fleet) -> Run:
-    """The same, and ``qemu-img compare`` of each with its original."""
+    """Time the same, and ``qemu-img compare`` of each overlay with its original."""
     commands = []
     for guest in fleet.guests:
         commands += [*_rebase(fleet, guest), _compare(guest, Member(_overlay(guest), "qcow2"))]
@@ -113,7 +113,7 @@ def rebase_and_compare(fleet: Fleet) -> Run:
 
 
 def compare(fleet: Fleet) -> Run:
-    """``qemu-img compare`` of each guest with itself: with the template it would stop at the first difference."""
+    """Time ``qemu-img compare`` of each guest with itself: with the template, it stops at the first difference."""
     return timed(*(_compare(guest, guest) for guest in fleet.guests))
 
 
@@ -134,12 +134,12 @@ def _overlay(guest: Member) -> str:
 
 
 def limit(fleet: Fleet) -> Run:
-    """Processes that read every allocated byte once, and do nothing with it."""
+    """Time processes that read every allocated byte once and do nothing with it."""
     return read_limit(fleet.images, JOBS)
 
 
 def verification_limit(fleet: Fleet) -> Run:
-    """The same for a verification, which must read the template once for each guest."""
+    """Time the same for a verification, which must read the template once for each guest."""
     return read_limit([path for guest in fleet.guests for path in (fleet.template.path, guest.path)], JOBS)
 
 

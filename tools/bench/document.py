@@ -1,4 +1,4 @@
-"""``python -m bench.document bench.json PAGE``: puts the figures of a run into a page, between its two marks."""
+"""``python -m bench.document bench.json PAGE``: insert the figures of a run into a page, between its two marks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BEGIN, END = "<!-- figures of make bench -->", "<!-- end of the figures -->"
 
 
 def with_figures(page: str, figures: str) -> str:
-    """The page with other figures.
+    """Return the page with new figures.
 
     :raises ValueError: the marks are missing.
     """
@@ -23,7 +23,7 @@ def with_figures(page: str, figures: str) -> str:
 
 
 def main() -> None:
-    """Rewrites the page."""
+    """Rewrite the page."""
     source, path = sys.argv[1:]
     with open(source, encoding="ascii") as file:
         figures = markdown(from_json(file.read()))

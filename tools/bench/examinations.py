@@ -1,4 +1,4 @@
-"""What no race tells: space that apply takes, reads of the template, start-up, and deduplication beside it."""
+"""Measurements that races cannot make: space that apply takes, reads of the template, start-up, deduplication."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DUPEREMOVE = {
     "duperemove": (),
     "duperemove, partial, 4 KiB blocks": ("--dedupe-options=partial", "-b", "4k"),
 }
-"""As it comes, which looks at whole extents only; and with the options by which it gave back the most."""
+"""The defaults, with which it compares only whole extents, and the options that freed the most space."""
 BARE, VERSION, SHOW = "bare interpreter", "batchdiff --version", "batchdiff show"
 NEW_BLOCKS = "new blocks of apply on reflink copies"
 TEMPLATE_READS = "template read, guests: {}"
@@ -32,7 +32,7 @@ _READ_CALL = re.compile(r"^(?:read|pread64|preadv2?|readv)\(\d+<(?P<path>[^>]*)>
 
 
 def apply_space(fleet: Fleet) -> list[Fact]:
-    """How much space apply takes where originals are kept, against what the guests had written."""
+    """Measure the space that apply takes if originals are kept, relative to the bytes that the guests wrote."""
     with restored(fleet):
         timed(plan_command(fleet))
         before = free_bytes(fleet.folder)
@@ -46,12 +46,12 @@ def apply_space(fleet: Fleet) -> list[Fact]:
 
 
 def template_reads(fleet: Fleet) -> list[Fact]:
-    """Bytes of the template that all processes read, over its allocated bytes, for 1, 4 and all guests."""
+    """Measure the template's bytes that all processes read, over its allocated bytes, for 1, 4 and all guests."""
     facts = []
     for count in (1, 4, len(fleet.guests)):
         names = [member.path for member in fleet.guests[:count]]
         some = fleet_of(fleet.what, fleet.template.path, names, name=f"of-{count}")
-        # A log for each process: no call is torn by another's.
+        # One log per process, so that no call is interrupted by one of another process.
         trace = ["strace", "-ff", "-y", "-o", f"{some.manifest}.strace", "-e", f"trace={_READING}"]
         subprocess.run([*trace, *plan_command(some)], check=True, stdout=subprocess.DEVNULL)
         allocated = os.stat(fleet.template.path).st_blocks * 512
@@ -69,13 +69,13 @@ def _logs(stem: str) -> Iterator[str]:
 
 
 def bytes_read(log: str, path: str) -> int:
-    """Bytes that the reading calls in a log of ``strace -y`` had from a file."""
+    """Return the bytes of a file that the read calls in a log of ``strace -y`` returned."""
     calls = (_READ_CALL.search(line) for line in log.splitlines())
     return sum(int(call["count"]) for call in calls if call and call["path"] == path)
 
 
 def start_up(fleet: Fleet, rounds: int) -> Race:
-    """A bare interpreter, ``--version``, ``show``, and ``plan`` until it opens an image, in turn."""
+    """Race a bare interpreter, ``--version``, ``show``, and ``plan`` until it opens an image."""
     timed(plan_command(fleet))
     commands = {
         BARE: [sys.executable, "-c", "pass"],
@@ -93,10 +93,10 @@ def start_up(fleet: Fleet, rounds: int) -> Race:
 
 
 def deduplication(fleet: Fleet, rounds: int) -> tuple[Race, list[Fact]]:
-    """Both make the same full copies give their space back; each run has fresh copies, made outside its time.
+    """Race batchdiff and duperemove to free the space of the same full copies; each run has fresh copies.
 
     duperemove hashes all files and has the kernel share equal blocks; the images stay full images. batchdiff
-    plans, writes, verifies and deletes.
+    plans, writes, verifies and deletes. Making the copies is not part of the time.
     """
     contestants: dict[str, Callable[[Fleet], Run]] = {PLAN_DELETE: _plan_and_delete}
     contestants |= {name: partial(_duperemove, options) for name, options in _DUPEREMOVE.items()}
@@ -117,7 +117,7 @@ def deduplication(fleet: Fleet, rounds: int) -> tuple[Race, list[Fact]]:
 
 
 def _on_fresh_copies(fleet: Fleet, contestant: Callable[[Fleet], Run]) -> tuple[Run, int]:
-    """A run, and by how many bytes free space grew."""
+    """Return a run, and the bytes by which free space grew."""
     folder = os.path.join(fleet.folder, "copies")
     os.mkdir(folder)
     try:

@@ -1,4 +1,4 @@
-"""Fleets: a template and guests that ran on from it, in several forms, each in a folder of its own."""
+"""Fleets: a template and its copies, which changed later, in several forms, each in a folder of its own."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """A template, its guests and a manifest; ``what`` is for the report.
+    """A template, its guests and a manifest; ``what`` is a description for the report.
 
-    ``changed_bytes``: bytes of data that the guests wrote, where that is known.
+    ``changed_bytes``: bytes of data that the guests wrote, if that is known.
     """
 
     what: str
@@ -46,7 +46,7 @@ class Fleet:
 
     @property
     def folder(self) -> str:
-        """Where everything of it is."""
+        """The folder that contains all of its files."""
         return os.path.dirname(self.manifest)
 
     @property
@@ -56,7 +56,7 @@ class Fleet:
 
 
 def fleet_of(what: str, template: str, guests: list[str], *, name: str = "fleet", changed_bytes: int = 0) -> Fleet:
-    """A fleet of images that are there, with a manifest beside them; the suffixes are the formats."""
+    """Return a fleet of existing images and write a manifest beside them; the suffixes are the formats."""
     members = [Member(path, path.rpartition(".")[2]) for path in (template, *guests)]
     entries = [f"{{path: {os.path.basename(member.path)}, format: {member.format}}}" for member in members]
     manifest = os.path.join(os.path.dirname(template), f"{name}.yaml")
@@ -67,7 +67,7 @@ def fleet_of(what: str, template: str, guests: list[str], *, name: str = "fleet"
 
 
 def described(fleet: Fleet, what: str) -> Fleet:
-    """The same fleet with another description."""
+    """Return the same fleet with another description."""
     return replace(fleet, what=what)
 
 
@@ -80,7 +80,7 @@ def raw(
     share: float = ALLOCATED_SHARE,
     copy: tuple[str, ...] = _FULL_COPY,
 ) -> Fleet:
-    """Copies of a raw template; ``changed`` is the share of their clusters that they wrote to."""
+    """Make copies of a raw template; ``changed`` is the share of their clusters that they wrote to."""
     os.makedirs(folder)
     template = os.path.join(folder, "template.raw")
     write_template(template, size, share=share)
@@ -98,7 +98,7 @@ def raw(
 
 
 def forms(folder: str, *, size: int, guests: int) -> dict[str, Fleet]:
-    """The same content as raw, as qcow2, and with either as the template of the other."""
+    """Make the same content as raw, as qcow2, and with either as the template of the other."""
     first = raw(folder, size=size, guests=guests)
     template, *names = first.images
     qcow2_template, *qcow2_names = [converted(path) for path in first.images]
@@ -112,7 +112,7 @@ def forms(folder: str, *, size: int, guests: int) -> dict[str, Fleet]:
 
 
 def compressed(folder: str, kind: str, *, size: int, guests: int, changed: float = 0.04) -> Fleet:
-    """Copies of a compressed qcow2 template, as cloud images are, that ran on uncompressed."""
+    """Make copies of a compressed qcow2 template, such as a cloud image, with uncompressed changes."""
     os.makedirs(folder)
     content = os.path.join(folder, "template.raw")
     write_template(content, size, compressible=True)
@@ -127,7 +127,7 @@ def compressed(folder: str, kind: str, *, size: int, guests: int, changed: float
 
 
 def sparse(folder: str) -> Fleet:
-    """A pair of 15 TiB that is almost empty: the largest that ext4 holds."""
+    """Make an almost empty template and guest of 15 TiB, about the largest file that ext4 allows."""
     os.makedirs(folder)
     names = [os.path.join(folder, f"{name}.raw") for name in ("template", "guest0")]
     for number, name in enumerate(names):
@@ -140,7 +140,7 @@ def sparse(folder: str) -> Fleet:
 
 
 def thousand(folder: str, *, size: int, guests: int = 1000) -> Fleet:
-    """Very many guests of which little is there."""
+    """Make very many guests with little data."""
     os.makedirs(folder)
     names = _named(folder, guests)
     rng = random.Random(SEED)
@@ -157,12 +157,12 @@ def thousand(folder: str, *, size: int, guests: int = 1000) -> Fleet:
 
 
 def _named(folder: str, guests: int) -> list[str]:
-    """The paths of a template and of that many guests."""
+    """Return the paths of a template and of so many guests."""
     return [os.path.join(folder, f"{name}.raw") for name in ("template", *(f"guest{n}" for n in range(guests)))]
 
 
 def trimmed(folder: str, *, size: int, guests: int = 1000, pieces: int = 10_000) -> Fleet:
-    """Very many guests that hold little of a template whose data is in many pieces: each was trimmed there."""
+    """Make very many guests, each trimmed in the many places where the template has small pieces of data."""
     os.makedirs(folder)
     template, *names = _named(folder, guests)
     rng = random.Random(SEED)
@@ -183,7 +183,7 @@ def trimmed(folder: str, *, size: int, guests: int = 1000, pieces: int = 10_000)
 
 @contextmanager
 def xfs(folder: str, size: int) -> Iterator[str]:
-    """A folder on an XFS of its own, mounted from a sparse file; needs root."""
+    """Mount an XFS from a sparse file and yield the path of a folder on it; needs root."""
     os.makedirs(folder)
     disk, mount = os.path.join(folder, "xfs.img"), os.path.join(folder, "mnt")
     with open(disk, "wb") as file:
@@ -192,7 +192,7 @@ def xfs(folder: str, size: int) -> Iterator[str]:
     subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", disk], check=True)
     subprocess.run(["mount", "-o", "loop", disk, mount], check=True)
     try:
-        # Else all that is read and written would be in the page cache twice, and the fleet no longer fit into it.
+        # Without direct I/O, all data would be in the page cache twice, and the fleet would not fit into it.
         findmnt = ["findmnt", "--noheadings", "--output", "SOURCE", mount]
         device = subprocess.run(findmnt, capture_output=True, text=True, check=True).stdout.strip()
         subprocess.run(["losetup", "--direct-io=on", device], check=True)

@@ -1,4 +1,4 @@
-"""What a plan of very many extents costs: to make it, its scan left out, to show it, to load it."""
+"""The cost of a plan with very many extents: to make it, with and without the scan, to show it, to load it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ BUT_THE_SCAN = "plan, all but the scan"
 LOAD = "load the plan"
 
 _LOAD = "import sys; from batchdiff.plan.file import read_plan; read_plan(sys.argv[1])"
-"""As apply does before anything else."""
+"""Apply does this before anything else."""
 
 
 def large_plan(fleet: Fleet, rounds: int) -> Race:
-    """Rounds of all four, on the plan that each round makes; both times of a plan are of one run."""
+    """Time all four in rounds, each with a plan of its own; both times of planning are from one run."""
     read_limit(fleet.images, JOBS)
     runs = [_round(fleet) for _ in range(rounds)]
     series = tuple(

@@ -11,11 +11,11 @@ from batchdiff.units import MIB
 from bench.running import Run
 
 _RANGE, _BUFFER = 64 * MIB, MIB
-"""Each process takes every other range, as batchdiff's workers do; larger buffers leave the CPU's cache."""
+"""The processes take ranges in turn, as batchdiff's workers do; larger buffers do not fit into the CPU's cache."""
 
 
 def read_limit(paths: Sequence[str], jobs: int) -> Run:
-    """Reads the files by that many processes.
+    """Read the files with so many processes, and return the time that it took.
 
     :raises RuntimeError: a file cannot be read.
     """

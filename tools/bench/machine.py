@@ -1,4 +1,4 @@
-"""The machine: what it is, and how its disks and page cache are brought into a known state."""
+"""The machine: its description, and functions that put its disks and page cache into a known state."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from batchdiff.units import format_size
 
 _DROP_CACHES = "/proc/sys/vm/drop_caches"
 _SETTLED = 0.5
-"""XFS gives the space of deleted files back behind one's back, within tens of milliseconds."""
+"""Seconds; XFS frees the space of deleted files in the background, within tens of milliseconds."""
 
 
 def described() -> str:
-    """The machine and its software in a line."""
+    """Return one line that describes the machine and its software."""
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "?")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -28,20 +28,20 @@ def described() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Seconds since some moment: of wall clock, and of the processors, by all processes and by this one's own."""
+    """Seconds since some moment: wall time, and processor time of all processes and of this one's."""
 
     wall: float
     all: float
     own: float
 
     def others_share_since(self, before: Work) -> float:
-        """The share of the processors' time that other work took; a few per cent are the kernel's for our own."""
+        """Return the processors' share that other work took; a few per cent are kernel work for the benchmark."""
         others = (self.all - before.all) - (self.own - before.own)
         return max(others, 0.0) / ((self.wall - before.wall) * (os.cpu_count() or 1))
 
 
 def work() -> Work:
-    """The work done up to now."""
+    """Return the work done up to now."""
     with open("/proc/stat", encoding="ascii") as file:
         user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, file.readline().split()[1:9])
     busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
@@ -49,24 +49,24 @@ def work() -> Work:
 
 
 def can_drop_caches() -> bool:
-    """Whether runs with a cold cache are possible here."""
+    """Return True if runs with a cold cache are possible here."""
     return os.access(_DROP_CACHES, os.W_OK)
 
 
 def settle(folder: str) -> None:
-    """Has everything on a folder's filesystem written, so that no run pays for what was before it."""
+    """Sync a folder's filesystem, so that no run pays for writes of the one before."""
     subprocess.run(["sync", "-f", folder], check=True)
 
 
 def drop_caches(folder: str) -> None:
-    """The same, and empties the page cache; needs root."""
+    """Sync a folder's filesystem and empty the page cache; needs root."""
     settle(folder)
     with open(_DROP_CACHES, "w", encoding="ascii") as file:
         file.write("3")
 
 
 def free_bytes(folder: str) -> int:
-    """Free bytes of a folder's filesystem, as df has them, as soon as they stay the same."""
+    """Return the free bytes of a folder's filesystem, as df counts them, once they no longer change."""
     before = -1
     while True:
         settle(folder)

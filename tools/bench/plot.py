@@ -1,4 +1,4 @@
-"""``python -m bench.plot bench.json FOLDER``: draws scaling.svg, how time and memory grow."""
+"""``python -m bench.plot bench.json FOLDER``: draw the growth of time and memory as scaling.svg."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from bench.scaling import CHANGED, GUESTS, ONE_JOB, SIZE, TWO_JOBS
 
 _AXES = {GUESTS: "guests of 256 MiB", SIZE: "GiB of the one guest", CHANGED: "% changed of 4 x 1 GiB"}
 _COLOURS = {ONE_JOB: "#56b4e9", TWO_JOBS: "#0072b2", REBASE: "#d55e00"}
-"""Of Okabe and Ito's palette, which colour-blind people tell apart too."""
+"""From Okabe and Ito's palette, which colour-blind people can distinguish, too."""
 
 
 def draw(report: Report, path: str) -> None:
-    """Draws both rows of panels: seconds above, memory below. The same report gives the same bytes."""
+    """Draw two rows of panels: seconds above, memory below. The same report always gives the same bytes."""
     mpl.use("svg")
-    # A fixed salt and no date, so that the file changes only when the figures do; text stays text.
+    # A fixed salt and no date, so that the file changes only if the figures do; text stays text.
     mpl.rcParams.update({"svg.hashsalt": "batchdiff", "svg.fonttype": "none", "font.size": 9})
     figure = Figure(figsize=(10, 5.6), layout="constrained")
     panels = figure.subplots(2, len(_AXES))
@@ -59,7 +59,7 @@ def _draw_memory(panel: Axes, points: list[Point]) -> None:
 
 
 def _label_values(panel: Axes, axis: str, points: list[Point]) -> None:
-    """Values that double are equally far apart, except for shares, of which one is 0."""
+    """Use a logarithmic axis, so that values that double are equally far apart; shares include a 0."""
     values = sorted({point.value for point in points})
     if axis == CHANGED:
         panel.set_xscale("symlog", linthresh=1)
@@ -72,7 +72,7 @@ def _label_values(panel: Axes, axis: str, points: list[Point]) -> None:
 
 
 def main() -> None:
-    """Draws."""
+    """Draw the plot of a report."""
     source, folder = sys.argv[1:]
     with open(source, encoding="ascii") as file:
         draw(from_json(file.read()), os.path.join(folder, "scaling.svg"))

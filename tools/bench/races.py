@@ -1,4 +1,4 @@
-"""Lets contestants run in turn, round after round, with a warm or a cold page cache."""
+"""Races: contestants run in turn, round after round, with a warm or a cold page cache."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ Entry = Callable[[], Run]
 STANDARD = (PLAN, PLAN_APPLY, LIMIT, REBASE, REBASE_COMPARE, COMPARE)
 
 FOR_COLD = (PLAN, LIMIT, REBASE)
-"""With a cold cache all others would only read the same bytes from the disk once more."""
+"""With a cold cache, the other contestants would only read the same bytes from the disk again."""
 
 MORE_JOBS = (4, 8)
-"""With a cold cache, more jobs than these machines have cores: do they keep the disk busier?"""
+"""Jobs with a cold cache: more than these machines have cores, to see if they keep the disk busier."""
 
 
 def entries_of(fleet: Fleet, names: tuple[str, ...] = STANDARD) -> dict[str, Entry]:
-    """Contestants on a fleet."""
+    """Return contestants on a fleet, ready to run."""
     return {name: partial(ALL[name], fleet) for name in names}
 
 
 def warm_race(name: str, fleet: Fleet, entries: Mapping[str, Entry], rounds: int) -> Race:
-    """All bytes are read once first, so that they are in the page cache as far as it holds them."""
+    """Race with a warm cache: all bytes are read once before, so they are in the page cache as far as they fit."""
     settle(fleet.folder)
     limit(fleet)
     return Race(name, fleet.what, "warm", _raced(entries, rounds, partial(settle, fleet.folder)))
 
 
 def cold_races(name: str, fleet: Fleet, rounds: int) -> list[Race]:
-    """None where the page cache cannot be emptied."""
+    """Race with a cold cache; without root, which may empty the page cache, print a notice and return no race."""
     if not can_drop_caches():
         print(f"{name}: no runs with a cold cache; they need root", file=sys.stderr)
         return []
@@ -58,7 +58,10 @@ def _raced(
     *,
     shuffled: random.Random | None = None,
 ) -> tuple[Series, ...]:
-    """``shuffled``: run each round in another order, because a disk remembers what was read from it before."""
+    """Run all contestants in rounds.
+
+    ``shuffled``: use another order in each round, because a disk caches what was read from it before.
+    """
     runs: dict[str, list[Run]] = {name: [] for name in entries}
     for _ in range(rounds):
         order = list(entries)

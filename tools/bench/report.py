@@ -1,4 +1,4 @@
-"""What was measured, as it stands in bench.json."""
+"""The measurements, as bench.json stores them."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Race:
     series: tuple[Series, ...]
 
     def of(self, name: str) -> Series | None:
-        """The runs of a contestant."""
+        """Return the runs of a contestant; None if it did not run."""
         return next((series for series in self.series if series.name == name), None)
 
     def ratio(self, slower: str, faster: str) -> float | None:
-        """How many times longer one takes than another: the median of the rounds' ratios. None if not measured."""
+        """Return the time of one contestant over another's, as the median of the rounds' ratios, if measured."""
         one, other = self.of(slower), self.of(faster)
         if one is None or other is None:
             return None
@@ -45,7 +45,7 @@ class Race:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A figure that is no time of a race: ``unit`` says what it is in. ``name`` is a key of bench.json."""
+    """A figure other than a race's time, and its unit. ``name`` is a key of bench.json."""
 
     name: str
     value: float
@@ -54,7 +54,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One point of the scaling study: a contestant where ``axis``, a column of the plot, is ``value``."""
+    """One point of the scaling study: a contestant at ``value`` on ``axis``, a column of the plot."""
 
     axis: str
     value: float
@@ -79,21 +79,21 @@ class Report:
     points: tuple[Point, ...] = ()
 
     def race(self, fleet: str, cache: str = "warm") -> Race | None:
-        """The race on a fleet, where it was run."""
+        """Return the race on a fleet; None if it was not run."""
         return next((race for race in self.races if (race.fleet, race.cache) == (fleet, cache)), None)
 
     def fact(self, name: str) -> float | None:
-        """A fact's value, where it was measured."""
+        """Return a fact's value; None if it was not measured."""
         return next((fact.value for fact in self.facts if fact.name == name), None)
 
 
 def to_json(report: Report) -> str:
-    """The text of bench.json."""
+    """Return the text of bench.json."""
     return json.dumps(asdict(report), indent=1) + "\n"
 
 
 def from_json(text: str) -> Report:
-    """The report that :func:`to_json` made the text of."""
+    """Return the report in a text that :func:`to_json` made."""
     fields: dict[str, Any] = json.loads(text)
     races = [
         Race(race["fleet"], race["what"], race["cache"], tuple(_series(each) for each in race["series"]))

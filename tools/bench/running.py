@@ -1,4 +1,4 @@
-"""Runs commands: how long they take, and how much memory their processes have at their largest."""
+"""Runs of commands, with their time and the largest resident memory of their processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 _POLL = 0.02
-"""Seconds between looks at a worker's memory. The kernel keeps the largest, so the last 20 ms can be missed."""
+"""Seconds between readings of a worker's memory. The kernel records the peak, so at most 20 ms are missed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Memory:
 
 
 def timed(*commands: list[str]) -> Run:
-    """Runs commands one after the other; what they print to stdout is thrown away.
+    """Run commands one after the other, without their output to stdout, and return the time of all.
 
     :raises RuntimeError: one fails.
     """
@@ -41,7 +41,7 @@ def timed(*commands: list[str]) -> Run:
         pid = os.fork()
         if pid == 0:
             _execute(argv)
-        # The usage is that of the process and of all that it waited for: batchdiff's workers too.
+        # The usage includes all processes that this one waited for, such as batchdiff's workers.
         _, status, usage = os.wait4(pid, 0)
         if status != 0:
             raise RuntimeError(f"{' '.join(argv)} ended with {os.waitstatus_to_exitcode(status)}")
@@ -52,7 +52,7 @@ def timed(*commands: list[str]) -> Run:
 def _execute(argv: list[str]) -> NoReturn:
     try:
         null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1):  # what goes wrong is said on stderr
+        for fd in (0, 1):  # stderr stays, for errors
             os.dup2(null, fd)
         os.execvp(argv[0], argv)
     finally:
@@ -60,7 +60,7 @@ def _execute(argv: list[str]) -> NoReturn:
 
 
 def memory_of(argv: list[str]) -> Memory:
-    """Runs a command and looks at its processes all the while; not for timing.
+    """Run a command and keep reading the memory of its processes; too slow for timing.
 
     :raises RuntimeError: it fails.
     """
@@ -82,7 +82,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _largest_resident(pid: int) -> int:
-    """VmHWM of a process, in bytes; 0 where it has ended."""
+    """Return VmHWM of a process, in bytes; 0 if it has ended."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/status", encoding="utf-8") as file:
         return next((int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:")), 0)
     return 0

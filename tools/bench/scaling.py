@@ -1,4 +1,4 @@
-"""How time and memory grow with the number of guests, their size, what they changed, and the jobs."""
+"""The growth of time and memory with the number of guests, their size, their changes, and the jobs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ GUESTS, SIZE, CHANGED = "guests", "size", "changed"
 ONE_JOB, TWO_JOBS = "plan, 1 job", "plan, 2 jobs"
 
 _SHARE_OF_LARGE = 0.2
-"""Allocated, on the size axis: so that 16 GiB and a copy of it stay below 8 GiB of disk, and in the page cache."""
+"""The allocated share on the size axis: 16 GiB and a copy then stay below 8 GiB of disk, and in the page cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A point's fleet: small images where guests count, one guest where sizes do, four where changes do."""
+    """A point's fleet: small images on the axis of guests, one guest on that of sizes, four on that of changes."""
 
     axis: str
     value: float
@@ -45,7 +45,7 @@ _PLACES = (
 def scaling_points(
     place: Callable[[str], AbstractContextManager[str]], smaller: Callable[[int], int], rounds: int
 ) -> list[Point]:
-    """All points; each fleet is removed when it has been measured."""
+    """Measure all points; each fleet is removed after its measurement."""
     points: list[Point] = []
     for at in _PLACES:
         with place("scaling") as folder:

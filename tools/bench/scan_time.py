@@ -1,7 +1,7 @@
-"""``python -m bench.scan_time FILE ARGUMENTS``: runs batchdiff, and leaves in FILE the seconds that its scan took.
+"""``python -m bench.scan_time FILE ARGUMENTS``: run batchdiff, and write the seconds of its scan to FILE.
 
-The scan begins when the images are opened for it and ends with the result of the last range: what is left of the
-time is to look at the guests before, and savings, plan and report afterwards.
+The scan starts when the images are opened for it and ends with the result of the last range. The rest of the time
+goes to examining the guests before, and to savings, plan and report afterwards.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 def main() -> NoReturn:
-    """Ends as batchdiff does."""
+    """Run batchdiff, and exit as it does."""
     path, *sys.argv[1:] = sys.argv[1:]
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as batchdiff does before it loads numpy
     from batchdiff.__main__ import main as batchdiff  # noqa: PLC0415
@@ -28,7 +28,7 @@ def main() -> NoReturn:
 
 
 def _clocked(work: Callable[Parameters, Result], path: str) -> Callable[Parameters, Result]:
-    """The same, with the seconds that it took written into a file."""
+    """Wrap a function so that it writes the seconds that it took into a file."""
 
     def clocked(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
         begin = time.perf_counter()

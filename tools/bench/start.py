@@ -1,6 +1,6 @@
-"""``python -m bench.start IMAGE... -- ARGUMENTS``: batchdiff as a user starts it, until it opens an image.
+"""``python -m bench.start IMAGE... -- ARGUMENTS``: run batchdiff as a user starts it, until it opens an image.
 
-Python reports each file that is about to be opened, whichever module does it, so nothing in batchdiff is replaced.
+An audit hook of Python reports each file that any module is about to open, so batchdiff itself is not changed.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import sys
 
 
 def main() -> None:
-    """Ends with exit code 0 the moment that an image is opened, or as batchdiff does if it opens none."""
+    """Exit with code 0 as soon as an image is opened, or as batchdiff does if it opens none."""
     divide = sys.argv.index("--")
     images = frozenset(sys.argv[1:divide])
 
     def watch(event: str, details: tuple[object, ...]) -> None:
-        # O_PATH opens nothing: it only names a file for a question about it.
+        # O_PATH does not open a file for reading: it only identifies it.
         if event == "open" and details[0] in images and not int(str(details[2])) & os.O_PATH:
             os._exit(0)
 

@@ -1,4 +1,4 @@
-"""What is measured: a function for each fleet, which makes it, lets the contestants run, and removes it."""
+"""The studies: one function for each fleet, which makes it, runs the contestants on it, and removes it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _SHARE_OF_SIXTEEN = 0.2
 
 @dataclass(slots=True)
 class Study:
-    """Where fleets are made, how many rounds, how many times smaller with --quick; and what came out so far."""
+    """The settings and results of a run: folder for fleets, numbers of rounds, divisor of sizes for --quick."""
 
     folder: str
     rounds: int
@@ -56,7 +56,7 @@ class Study:
 
     @contextmanager
     def place(self, name: str) -> Iterator[str]:
-        """The path of a folder that is not there yet, and that is removed at the end."""
+        """Yield the path of a folder that does not exist yet, and remove the folder at the end."""
         path = os.path.join(self.folder, name)
         shutil.rmtree(path, ignore_errors=True)
         try:
@@ -65,18 +65,18 @@ class Study:
             shutil.rmtree(path, ignore_errors=True)
 
     def size(self, size: int) -> int:
-        """The size of an image, in bytes."""
+        """Return the size of an image in this run, in bytes."""
         return size // self.smaller
 
     def note_memory(self, fleet: Fleet, name: str) -> None:
-        """Notes the memory of a planner and its workers as facts."""
+        """Record the memory of a planner and its workers as facts."""
         memory = memory_of(plan_command(fleet))
         self.facts.append(Fact(f"worker memory, {name}", memory.worker, "bytes"))
         self.facts.append(Fact(f"planner memory, {name}", memory.own, "bytes"))
 
 
 def raw(study: Study) -> None:
-    """Four raw guests: everything, warm and cold."""
+    """Race all contestants on four raw guests, warm and cold."""
     with study.place("raw") as folder:
         fleet = fleets.raw(folder, size=study.size(4 * GIB), guests=4)
         study.races.append(warm_race("raw", fleet, entries_of(fleet, (*STANDARD, UNTIL_OPEN)), study.rounds))
@@ -85,14 +85,14 @@ def raw(study: Study) -> None:
 
 
 def sixteen(study: Study) -> None:
-    """Sixteen raw guests, of which so much is allocated that all fit into the page cache of 24 GiB."""
+    """Plan sixteen raw guests, which all fit into the page cache of a machine with 24 GiB."""
     with study.place("sixteen") as folder:
         fleet = fleets.raw(folder, size=study.size(4 * GIB), guests=16, share=_SHARE_OF_SIXTEEN)
         study.races.append(warm_race("sixteen", fleet, entries_of(fleet, (PLAN, LIMIT, UNTIL_OPEN)), study.rounds))
 
 
 def verification(study: Study) -> None:
-    """Apply's three ways to verify, each with a plan that was made before."""
+    """Race the three verification modes of apply, each with a plan made before."""
     names = (APPLY, APPLY_CHANGED, APPLY_NATIVE, VERIFICATION_LIMIT)
     with study.place("verification") as folder:
         fleet = fleets.raw(folder, size=study.size(2 * GIB), guests=4)
@@ -101,7 +101,7 @@ def verification(study: Study) -> None:
 
 
 def qcow2(study: Study) -> None:
-    """Four qcow2 guests of a qcow2 template: everything; and plans of the same content in other forms."""
+    """Race all contestants on four qcow2 guests of a qcow2 template, and plan the same content in other forms."""
     with study.place("qcow2") as folder:
         made = fleets.forms(folder, size=study.size(2 * GIB), guests=4)
         study.races.append(warm_race("qcow2", made["qcow2"], entries_of(made["qcow2"]), study.rounds))
@@ -113,7 +113,7 @@ def qcow2(study: Study) -> None:
 
 
 def compressed(study: Study, kind: str) -> None:
-    """Copies of a compressed template."""
+    """Race on copies of a compressed template."""
     with study.place(kind) as folder:
         fleet = fleets.compressed(folder, kind, size=study.size(GIB), guests=4)
         names = (PLAN, PLAN_APPLY, REBASE, REBASE_COMPARE)
@@ -121,7 +121,7 @@ def compressed(study: Study, kind: str) -> None:
 
 
 def reflink(study: Study) -> None:
-    """Reflink copies on XFS: everything, and the space that apply takes."""
+    """Race all contestants on reflink copies on XFS, and measure the space that apply takes."""
     size = study.size(4 * GIB)
     with study.place("reflink") as place, fleets.xfs(place, 3 * size) as folder:
         fleet = fleets.raw(folder, size=size, guests=4, copy=_REFLINK_COPY)
@@ -133,7 +133,7 @@ def reflink(study: Study) -> None:
 
 
 def duplicates(study: Study) -> None:
-    """Full copies on XFS: batchdiff and duperemove, each until the space has been given back."""
+    """Race batchdiff and duperemove on full copies on XFS, each until the space is freed."""
     size = study.size(GIB)
     with study.place("duplicates") as place, fleets.xfs(place, 12 * size) as folder:
         fleet = fleets.raw(folder, size=size, guests=4)
@@ -144,7 +144,7 @@ def duplicates(study: Study) -> None:
 
 
 def sparse(study: Study) -> None:
-    """A pair of 15 TiB."""
+    """Plan a template and guest of 15 TiB."""
     with study.place("sparse") as folder:
         fleet = fleets.sparse(folder)
         study.races.append(warm_race("sparse", fleet, entries_of(fleet, (PLAN,)), study.rounds))
@@ -152,7 +152,7 @@ def sparse(study: Study) -> None:
 
 
 def small(study: Study) -> None:
-    """Many small guests: everything."""
+    """Race all contestants on many small guests."""
     with study.place("small") as folder:
         fleet = fleets.raw(folder, size=study.size(64 * MIB), guests=SMALL_GUESTS)
         names = (*STANDARD, APPLY_ONE, CHECKS)
@@ -160,7 +160,7 @@ def small(study: Study) -> None:
 
 
 def thousand(study: Study) -> None:
-    """A thousand guests."""
+    """Plan a thousand guests."""
     with study.place("thousand") as folder:
         fleet = fleets.thousand(folder, size=study.size(4 * GIB))
         study.races.append(warm_race("thousand", fleet, entries_of(fleet, (PLAN, LIMIT)), study.rounds))
@@ -168,7 +168,7 @@ def thousand(study: Study) -> None:
 
 
 def extents(study: Study) -> None:
-    """A thousand guests with ten thousand extents each."""
+    """Measure the plan of a thousand guests with ten thousand extents each."""
     with study.place("extents") as folder:
         guests, pieces = 1000 // study.smaller, 10_000 // study.smaller
         fleet = fleets.trimmed(folder, size=study.size(4 * GIB), guests=guests, pieces=pieces)
@@ -177,27 +177,27 @@ def extents(study: Study) -> None:
 
 
 def different(study: Study) -> None:
-    """Guests that have nothing in common with their template."""
+    """Plan guests that have nothing in common with their template."""
     with study.place("different") as folder:
         fleet = fleets.raw(folder, size=study.size(4 * GIB), guests=4, changed=1)
         study.races.append(warm_race("different", fleet, entries_of(fleet, (PLAN, LIMIT)), study.rounds))
 
 
 def startup(study: Study) -> None:
-    """What a command costs that does next to nothing."""
+    """Time commands that do next to nothing."""
     with study.place("startup") as folder:
         fleet = fleets.raw(folder, size=MIB, guests=4)
         study.races.append(start_up(fleet, 4 * study.rounds))
 
 
 def reads(study: Study) -> None:
-    """How often the template is read, by number of guests."""
+    """Count how often the template is read, by number of guests."""
     with study.place("reads") as folder:
         study.facts += template_reads(fleets.raw(folder, size=64 * MIB + 12 * KIB, guests=16))
 
 
 def scaling(study: Study) -> None:
-    """How time and memory grow."""
+    """Measure the growth of time and memory."""
     study.points += scaling_points(study.place, study.size, study.rounds)
 
 

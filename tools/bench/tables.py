@@ -1,4 +1,4 @@
-"""A report as the Markdown that docs/performance.md quotes; pure."""
+"""A report as the Markdown that docs/performance.md includes; pure."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _AXES = {
 }
 
 _DISTURBING = 0.1
-"""What is left to the kernel's own work for a run, above all writing back."""
+"""The share of the processors' time that the kernel's own work for a run may take, above all writeback."""
 
 
 def markdown(report: Report) -> str:
-    """Everything: machine, promises, races, facts, scaling."""
+    """Return the whole report: machine, promises, races, facts, scaling."""
     busy = f"Other work took {report.others:.0%} of the processors' time."
     if report.others > _DISTURBING:
-        busy += " **That is too much: times and ratios say little.**"
+        busy += " **That is too much: times and ratios are unreliable.**"
     parts = [
         f"Machine: {report.machine}. batchdiff {report.version}, {report.jobs} jobs, {report.date}. {busy}",
         "### Promises\n\n" + _promises(judged(report)),

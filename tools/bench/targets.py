@@ -1,4 +1,4 @@
-"""What batchdiff promises about its speed, row by row, and whether a run of the benchmark reached it; pure."""
+"""batchdiff's promises about its speed, and their verdicts for a run of the benchmark; pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from bench.scaling import GUESTS, TWO_JOBS
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One promise: ``bound`` is the most that ``measure`` may give, or the least where ``at_least``."""
+    """One promise: ``bound`` is the most that ``measure`` may return, or the least if ``at_least`` is set."""
 
     name: str
     bound: float
@@ -42,14 +42,14 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A promise and what was measured; None where it was not."""
+    """A promise and the measured value; None if it was not measured."""
 
     target: Target
     measured: float | None
 
     @property
     def reached(self) -> bool:
-        """Whether it was measured and kept."""
+        """True if the promise was measured and kept."""
         if self.measured is None:
             return False
         bound = self.target.bound
@@ -57,7 +57,7 @@ class Judged:
 
     @property
     def verdict(self) -> str:
-        """In words: reached, missed by how much, or not measured."""
+        """The verdict in words: reached, missed by a percentage, or not measured."""
         if self.measured is None:
             return "not measured"
         if self.reached:
@@ -67,7 +67,7 @@ class Judged:
 
 
 def judged(report: Report) -> list[Judged]:
-    """Every promise, in the order of the list below."""
+    """Judge every promise, in the order of the list below."""
     return [Judged(target, target.measure(report)) for target in TARGETS]
 
 
@@ -80,7 +80,7 @@ def _ratio(fleet: str, slower: str, faster: str, cache: str = "warm") -> Callabl
 
 
 def _without_start(fleet: str, other: str) -> Callable[[Report], float | None]:
-    """How many times as long as another contestant a plan takes after it has opened the first image."""
+    """Measure a plan's time after opening the first image, over another contestant's whole time."""
 
     def measure(report: Report) -> float | None:
         race = report.race(fleet)
@@ -96,7 +96,7 @@ def _without_start(fleet: str, other: str) -> Callable[[Report], float | None]:
 
 
 def _start_left_out(fleet: str, slower: str) -> Callable[[Report], float | None]:
-    """The same the other way round: how many times longer the other takes."""
+    """Measure another contestant's time over a plan's time after opening the first image."""
 
     def measure(report: Report) -> float | None:
         share = _without_start(fleet, slower)(report)
@@ -106,7 +106,7 @@ def _start_left_out(fleet: str, slower: str) -> Callable[[Report], float | None]
 
 
 def _beside_qemu(report: Report) -> float | None:
-    """Seconds for each of the small guests that apply with one job takes beside QEMU's own commands."""
+    """Return the seconds per small guest that apply with one job takes in addition to QEMU's own commands."""
     ours, qemu = _seconds("small", APPLY_ONE)(report), _seconds("small", CHECKS)(report)
     return None if ours is None or qemu is None else (ours - qemu) / SMALL_GUESTS
 
@@ -116,7 +116,7 @@ def _fact(name: str) -> Callable[[Report], float | None]:
 
 
 def _reads(guests: int) -> Callable[[Report], float | None]:
-    """None where most of the template was read in a way that the trace did not see."""
+    """Measure how often the template was read; None if the trace missed most of its reads."""
 
     def measure(report: Report) -> float | None:
         times = report.fact(TEMPLATE_READS.format(guests))
@@ -156,7 +156,7 @@ def _over_bare(name: str) -> Callable[[Report], float | None]:
 
 
 def _gain(report: Report) -> float | None:
-    """How the advantage over rebase at the most guests compares with that at one."""
+    """Return the advantage over rebase at the most guests, divided by that at the fewest."""
     of = {(point.value, point.contestant): point.seconds for point in report.points if point.axis == GUESTS}
     counts = sorted({value for value, _ in of})
     if len(counts) < 2:
@@ -217,7 +217,7 @@ TARGETS = (
     Target("show of that plan", 3, "s", _seconds("extents", SHOW)),
     Target("loading that plan", 3, "s", _seconds("extents", LOAD)),
     *(_worker_memory(where) for where in ("4 GiB", "15 TiB", "1,000 guests")),
-    # Five per cent above one reading are headers and tables, which are looked at before.
+    # The five per cent above one reading are for headers and tables, which are read before the scan.
     *(Target(TEMPLATE_READS.format(count), 1.05, "times", _reads(count)) for count in (1, 4, 16)),
     Target("plan, 100 % changed, against the read limit", 2, "x", _ratio("different", PLAN, LIMIT)),
     Target("plan, until it opens an image, over a bare interpreter", 0.15, "s", _over_bare(UNTIL_OPEN)),
