@@ -93,11 +93,13 @@ def make_plan(
         taken = _taken_over(earlier, template, sidecar, candidates, sharing=sharing)
         unknown = [candidate for number, candidate in enumerate(candidates) if number not in taken.parts]
         course = Course(budget(jobs, len(image.layers)), GENERATOR, progress, earlier.say, earlier.checkpoint)
+        # The template is scanned even without guests, if nothing else has its digest.
         if unknown or taken.digest is None:
             first = replace(template, fingerprints=first_state(template.fingerprints, sidecar))
             findings = scanned(image, first, unknown, course, sharing=sharing)
         else:
             findings = Findings(sharing)
+        # From here on, the results are known to belong to the recorded state of the template.
         _check_unchanged(image, template)
         digest = _digest(findings, template, taken, scanned_anything=bool(unknown))
         premises = Premises(manifest, shared_blocks(image) if sharing else {}, findings.located)

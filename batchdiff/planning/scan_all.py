@@ -51,6 +51,7 @@ def scanned(
         take_over(findings, checkpoint.load(binding), keys)
     common = CommonBlocks(template) if sharing else None
     ranges = _ranges(template, candidates, findings, common)
+    # Ranges that the checkpoint does not cover, in batches of guests that fit the limit of open files.
     groups = left(ranges, findings.covered, len(candidates))
     jobs, files = course.budget
     parts = list(_parts(groups, [len(candidate.record.paths) for candidate in candidates], files))

@@ -193,6 +193,7 @@ class Scanner:
     ) -> tuple[dict[int, Mapped], dict[int, Flags]] | None:
         """Return the guests' parts to be read, and their holes; None if so many windows need too much memory."""
         end = begin + windows * WINDOW
+        # The template's blocks are needed only if the planner did not map all guests before.
         ask = self._sharing and not self._guests.keys() <= self._shared.keys()
         blocks = placed(self._template, segments) if ask else []
         found: dict[int, Mapped] = {}
@@ -213,6 +214,7 @@ class Scanner:
             kept += there.kept
             if not self._stride.fits(kept, windows):
                 return None
+            # Even a single window may have too many segments: then they are looked up again when compared.
             if needed:
                 found[number] = there if kept <= MOST_KEPT else Mapped(needed, {})
         self._stride.lengthen_after(kept)

@@ -71,6 +71,7 @@ def taken_bytes(
             counted = int(stops[-1])
         if sharing and known is None:
             shared += _shared(image, segments, inside)
+    # A raw image that was mapped before has its shared bytes in one table, so one lookup serves all runs.
     if sharing and known is not None:
         lows, highs, *_ = overlaps(shared_bytes(known, image.virtual_size), (starts, ends))
         shared = int((highs - lows).sum())

@@ -54,6 +54,7 @@ def sizes_by_cluster_size(units: Extents, virtual_size: int, options: OverlayOpt
     for cluster_size in CLUSTER_SIZES:
         geometry = geometry_of(options, cluster_size)
         if (cluster_size >= least or cluster_size == options.cluster_size) and fits(virtual_size, geometry):
+            # Clusters of whole units are only counted. Subclusters, and clusters below a unit, need their extents.
             if geometry.granules == 1 and cluster_size >= UNIT:
                 layout = _counted(parts, virtual_size, geometry)
             else:
