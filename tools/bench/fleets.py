@@ -157,7 +157,7 @@ def thousand(folder: str, *, size: int, guests: int = 1000) -> Fleet:
 
 
 def _named(folder: str, guests: int) -> list[str]:
-    """Return the paths of a template and of so many guests."""
+    """Return the paths of a template and of ``guests`` guests."""
     return [os.path.join(folder, f"{name}.raw") for name in ("template", *(f"guest{n}" for n in range(guests)))]
 
 

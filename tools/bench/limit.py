@@ -15,7 +15,7 @@ _RANGE, _BUFFER = 64 * MIB, MIB
 
 
 def read_limit(paths: Sequence[str], jobs: int) -> Run:
-    """Read the files with so many processes, and return the time that it took.
+    """Read the files with ``jobs`` processes and return the time that it took.
 
     :raises RuntimeError: a file cannot be read.
     """

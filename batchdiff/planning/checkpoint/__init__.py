@@ -1,1 +1,1 @@
-"""What an unfinished scan has found, so that it can be resumed."""
+"""The results of an unfinished scan, kept so that it can be resumed."""

@@ -41,7 +41,10 @@ class CommonBlocks:
     _kept: int = 0
 
     def __post_init__(self) -> None:
-        """:raises ImageError: the template's filesystem has a fault."""
+        """Map the template.
+
+        :raises ImageError: its filesystem has a fault.
+        """
         self._first = located(self.template)
 
     def add(self, number: int, guest: Image) -> None:

@@ -1,1 +1,1 @@
-"""What an overlay will take on disk, and what it saves."""
+"""The size of an overlay, in its file and on disk, and the space that it saves."""
