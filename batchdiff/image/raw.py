@@ -23,7 +23,7 @@ class RawLayer:
 
     @property
     def losses(self) -> Losses:
-        """None: a raw image has no snapshots and no bitmaps."""
+        """No losses: a raw image has no snapshots and no bitmaps."""
         return Losses()
 
     def parts(self, start: int, end: int) -> list[Segment]:

@@ -1,4 +1,4 @@
-"""Checks if another process uses an image in a way that rules out converting it, and who that is.
+"""Checks for other processes that use an image in a way that rules out converting it.
 
 ::
 

@@ -1,4 +1,4 @@
-"""The bytes of each raw guest that share blocks with the template, found once by the planner for all workers.
+"""The bytes of each raw guest in blocks shared with the template, found once by the planner for all workers.
 
 ::
 
