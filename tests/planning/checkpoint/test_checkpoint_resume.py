@@ -81,7 +81,7 @@ def test_it_goes_on_where_it_was(folder, after, jobs):
     again = run(folder, jobs=jobs)
     assert again.scanned == 6 - after
     assert checksum(again.plan) == fresh(manifest(folder))
-    assert "Going on" in again.said[0]
+    assert "Resuming" in again.said[0]
     assert again.seen[0][0] > 0
     assert again.seen[-1][0] == again.seen[-1][1] == sum(notation.size(t) for t in (TEMPLATE, *GUESTS.values()))
     assert not (folder / "p.json.partial").exists()
