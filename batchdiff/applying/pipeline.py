@@ -28,7 +28,7 @@ from batchdiff.linux.call_failures import explained
 from batchdiff.qcow2.faults import FormatError
 
 _BETWEEN_LOOKS = 1.0
-"""Seconds between two looks at the guests that wait. The kernel lets a VM wait for lease-break-time, 45 seconds."""
+"""Seconds between two looks at the guests that wait. A VM that opens one waits, by default for at most 45."""
 
 EXPECTED = (BatchdiffError, OSError, FormatError)
 """What a user, a disk or an image can cause; all else is a bug."""
@@ -132,7 +132,7 @@ def _ended(ahead: deque[_Underway], run: Run) -> Arrival:
 
 
 def _await(guest: _Underway, waiting: Iterable[_Underway]) -> None:
-    """Wait for a guest's verification; meanwhile give up any other that a VM wants to open, so that it need not wait."""
+    """Wait for a guest's verification; meanwhile give up any other guest that a VM wants to open."""
     while guest.verdict is not None and not _is_done(guest.verdict):
         for other in waiting:
             if other.conversion is None or other.error is not None:
