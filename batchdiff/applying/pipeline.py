@@ -13,6 +13,7 @@ before the next one begins.
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,9 +23,12 @@ from batchdiff.applying.journal.records import Goal
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap.swap import Conversion
 from batchdiff.applying.swap.task import Task
-from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, StopError
+from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, SpaceError, StopError
 from batchdiff.linux.call_failures import explained
 from batchdiff.qcow2.faults import FormatError
+
+_BETWEEN_LOOKS = 1.0
+"""Seconds between two looks at the guests that wait. A VM that opens one waits, by default for at most 45."""
 
 EXPECTED = (BatchdiffError, OSError, FormatError)
 """What a user, a disk or an image can cause; all else is a bug."""
@@ -67,11 +71,16 @@ def arrivals(ways: Iterable[Way], run: Run, *, at_once: int) -> Iterator[Arrival
         try:
             for way in ways:
                 run.stop.check()
-                ahead.append(_begun(way, run, pool))
+                begun = _begun(way, run, pool)
+                # Guests in progress hold space that they may give back: then this one is begun once more.
+                while ahead and _lacks_space(begun.error):
+                    yield _ended(ahead, run)
+                    begun = _begun(way, run, pool)
+                ahead.append(begun)
                 while len(ahead) >= at_once or (ahead and ahead[0].verdict is None):
-                    yield _ended(ahead.popleft(), run)
+                    yield _ended(ahead, run)
             while ahead:
-                yield _ended(ahead.popleft(), run)
+                yield _ended(ahead, run)
         finally:
             if ahead:
                 run.stop.ask()
@@ -94,8 +103,17 @@ def _begun(way: Way, run: Run, pool: ThreadPoolExecutor) -> _Underway:
     return guest
 
 
-def _ended(guest: _Underway, run: Run) -> Arrival:
+def _lacks_space(error: Exception | None) -> bool:
+    return isinstance(error, SpaceError) or (
+        isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+    )
+
+
+def _ended(ahead: deque[_Underway], run: Run) -> Arrival:
+    """Take the first guest to the end of its way."""
+    guest = ahead.popleft()
     try:
+        _await(guest, ahead)
         _finish(guest, run)
     except StopError:
         _undo(guest)
@@ -111,6 +129,27 @@ def _ended(guest: _Underway, run: Run) -> Arrival:
         _undo(guest)
         raise
     return Arrival(guest.guest, guest.conversion)
+
+
+def _await(guest: _Underway, waiting: Iterable[_Underway]) -> None:
+    """Wait for a guest's verification; meanwhile give up any other guest that a VM wants to open."""
+    while guest.verdict is not None and not _is_done(guest.verdict):
+        for other in waiting:
+            if other.conversion is None or other.error is not None:
+                continue
+            try:
+                other.conversion.check_holds()
+            except EXPECTED as error:
+                _undo(other)
+                other.verdict, other.error = None, error
+
+
+def _is_done(verdict: Future[None]) -> bool:
+    try:
+        verdict.exception(timeout=_BETWEEN_LOOKS)
+    except TimeoutError:
+        return False
+    return True
 
 
 def _is_kept(guest: _Underway, error: Exception) -> bool:
