@@ -28,7 +28,6 @@ ABOUT_WORDS = frozenset({"tools/prose.py"})
 NOT_YET = (
     "batchdiff/applying/",
     "batchdiff/image/content_digest.py",
-    "batchdiff/linux/fiemap.py",
     "batchdiff/image/files.py",
     "batchdiff/image/storage/shared_blocks.py",
     "batchdiff/image/in_use/check.py",

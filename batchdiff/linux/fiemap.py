@@ -1,4 +1,4 @@
-"""Which blocks a file has on its disk: the FIEMAP ioctl.
+"""The extents of a file on its disk, from the FIEMAP ioctl.
 
 Source: Linux ``Documentation/filesystems/fiemap.rst`` and ``include/uapi/linux/fiemap.h``.
 """
@@ -32,7 +32,7 @@ _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS}
 
 
 class ExtentFlag(enum.IntFlag):
-    """What the filesystem says of an extent."""
+    """Properties of an extent that the filesystem reports."""
 
     LAST = 0x1
     UNKNOWN = 0x2
@@ -65,11 +65,11 @@ class ExtentTable:
     flags: npt.NDArray[np.uint32]
 
     def having(self, flags: int) -> ExtentTable:
-        """Return those with one of these flags."""
+        """Return the extents that have at least one of these flags."""
         return self.chosen(self.flags & flags != 0)
 
     def chosen(self, kept: npt.NDArray[np.bool_]) -> ExtentTable:
-        """Return those for which ``kept`` is true."""
+        """Return the extents for which ``kept`` is true."""
         return ExtentTable(self.logical[kept], self.physical[kept], self.length[kept], self.flags[kept])
 
     def equals(self, other: ExtentTable) -> bool:
@@ -87,21 +87,21 @@ _Records = npt.NDArray[np.void]
 def physical_extents(
     fd: int, path: str, start: int = 0, end: int = _WHOLE, *, having: int = 0
 ) -> Iterator[PhysicalExtent] | None:
-    """The extents of a file that hold bytes ``start`` to ``end``; None where the filesystem does not tell.
+    """Return the extents that hold bytes ``start`` to ``end``; None if the filesystem does not list extents.
 
-    What is not on disk yet is written there first. ``having``: only those with one of these flags, which is told
-    in a thirtieth of the time where few are.
+    Data that is not on disk yet is written out first. ``having``: only extents with one of these flags; if they
+    are few, that takes a thirtieth of the time.
 
-    :raises ImageError: that fails, or the disk cannot give the filesystem's own records; here or later.
+    :raises ImageError: the call fails, or the disk cannot read the filesystem's own records; now or later.
     """
     first = _first(fd, path, start, end)
     return None if first is None else _each(_all(fd, path, first, end), having)
 
 
 def extent_table(fd: int, path: str, *, having: int) -> ExtentTable | None:
-    """Do the same for the whole file, without an object for each of what may be thousands of extents.
+    """Return the same for the whole file by column, without an object for each of thousands of extents.
 
-    :raises ImageError: that fails, or the disk cannot give the filesystem's own records.
+    :raises ImageError: the call fails, or the disk cannot read the filesystem's own records.
     """
     first = _first(fd, path, 0, _WHOLE)
     if first is None:
@@ -116,7 +116,7 @@ def _first(fd: int, path: str, start: int, end: int) -> _Records | None:
     except OSError as error:
         if error.errno in _UNSUPPORTED:
             return None
-        raise _untold(path, error) from error
+        raise _failed(path, error) from error
 
 
 def _chosen(records: _Records, having: int) -> _Records:
@@ -129,7 +129,7 @@ def _each(batches: Iterator[_Records], having: int) -> Iterator[PhysicalExtent]:
         yield from map(PhysicalExtent, *(chosen[name].tolist() for name in PhysicalExtent._fields))
 
 
-def _untold(path: str, error: OSError) -> ImageError:
+def _failed(path: str, error: OSError) -> ImageError:
     return ImageError(
         f"cannot find out where {path} is on its disk",
         why=error.strerror or str(error),
@@ -147,7 +147,7 @@ def _all(fd: int, path: str, found: _Records, end: int) -> Iterator[_Records]:
         try:
             found = _request(fd, following, end)
         except OSError as error:
-            raise _untold(path, error) from error
+            raise _failed(path, error) from error
 
 
 def _request(fd: int, start: int, end: int) -> _Records:
