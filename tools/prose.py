@@ -26,7 +26,6 @@ ABOUT_WORDS = frozenset({"tools/prose.py"})
 """Files that have to name the patterns."""
 
 NOT_YET = (
-    "batchdiff/applying/",
     "batchdiff/image/content_digest.py",
     "batchdiff/image/files.py",
     "batchdiff/image/storage/shared_blocks.py",

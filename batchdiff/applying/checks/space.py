@@ -29,7 +29,7 @@ _METADATA = 1024 * KIB
 """Header, first tables, and the rounding of the filesystem."""
 
 _STRETCH = 64 * MIB
-"""How much of an image is looked at at once: up to 16,384 pieces of 4 KiB, so that a list of them is no matter."""
+"""The length of an image that is mapped at once: up to 16,384 segments of 4 KiB, which is a short list."""
 
 _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 """ioctl_ficlonerange(2), and a length that is a whole number of blocks everywhere."""
@@ -37,7 +37,7 @@ _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """For how many guests under way at once there is space; ``scarce_in``: a folder that has none for more."""
+    """The number of guests for which there is space at once; ``scarce_in``: a folder without space for more."""
 
     jobs: int
     scarce_in: str = ""
@@ -46,10 +46,10 @@ class Room:
 def check_space(
     guests: Iterable[GuestPlan], retire: Retire, protected: Image | None = None, *, jobs: int = 1
 ) -> Room:
-    """Compares what apply needs at its worst moment with what each filesystem has free.
+    """Compare the most space that apply needs at any moment with the free space of each filesystem.
 
     ``protected``: the template, if its write permission will be taken, which copies it on some filesystems.
-    ``jobs``: how many guests are to be under way at once; fewer need less space if originals are deleted.
+    ``jobs``: how many guests are to be in progress at once; fewer need less space if originals are deleted.
 
     :raises GuestError: a filesystem does not have enough for one guest after the other.
     """
@@ -57,7 +57,7 @@ def check_space(
     by_device: dict[int, list[GuestPlan]] = {}
     for guest in guests:
         device = _device(os.path.dirname(guest.overlay_path))
-        if device is not None:  # else that guest will fail, and the others need not
+        if device is not None:  # if it is, that guest will fail later, without stopping the others
             by_device.setdefault(device, []).append(guest)
     for device, chosen in by_device.items():
         folder = os.path.dirname(chosen[0].overlay_path)
@@ -66,6 +66,7 @@ def check_space(
         copied = 0
         if protected is not None and _device(os.path.dirname(protected.path)) == device:
             copied = protecting(protected).size
+        # With each guest less in progress, one overlay less stands beside its original.
         while (needed := peak_extra_bytes(savings, retire, at_once=room.jobs) + copied) > free:
             fewer = min(room.jobs, len(savings)) - 1
             if not fewer:
@@ -93,7 +94,7 @@ def free_bytes(folder: str) -> int:
     free, available = status.f_bfree * status.f_frsize, status.f_bavail * status.f_frsize
     if os.geteuid() != 0:
         return available
-    # Only root may use the blocks that are reserved for root; those that ext4 keeps for its own tables, nobody.
+    # Root may also use the blocks reserved for root, but not those that ext4 keeps for its own tables.
     return max(available, free - _kept_by_ext4(folder))
 
 
@@ -155,7 +156,8 @@ def _allocation_unit(folder: str, image: Image) -> int:
     try:
         return volume_of(folder, image.layers[0].fd).unit
     except OSError as error:
-        raise GuestError(f"cannot look at {folder}", why=error.strerror or str(error)) from error
+        fault = explained(error, Deed.READ, folder)
+        raise GuestError(f"cannot examine {folder}", why=fault.why, remedy=fault.remedy) from error
 
 
 def _taken(segments: list[Segment], unit: int) -> int:
@@ -169,7 +171,7 @@ def _taken(segments: list[Segment], unit: int) -> int:
 
 
 def _shared(image: Image, segments: list[Segment]) -> int:
-    """Where extents stay whole on disk, only those are shared that somebody else keeps anyway."""
+    """Return the bytes that will be shared: on btrfs, which keeps extents whole, those that are shared already."""
     whole = [each for each in segments if is_btrfs(image.layers[each.layer].fd)]
     kept = sum(place.end - place.start for place in placed(image, whole))
     return _length(segments) - _length(whole) + kept
@@ -180,7 +182,7 @@ def _length(segments: list[Segment]) -> int:
 
 
 def _can_share(fd: int, folder: str) -> bool:
-    """Try whether a new file in a folder can share blocks with an open one: only the kernel knows."""
+    """Return whether a new file in a folder can share blocks with an open one: try it, only the kernel knows."""
     try:
         trial = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError:
@@ -195,9 +197,9 @@ def _can_share(fd: int, folder: str) -> bool:
 
 
 def _here(guest: GuestPlan, device: int) -> Savings:
-    """A guest's savings; an original on another filesystem gives nothing back to this one."""
+    """Return a guest's savings; an original on another filesystem frees nothing on this one."""
     if guest.savings is None:
-        raise PlanError(f"guest {guest.name} is to be converted, but was not compared")
+        raise PlanError(f"guest {guest.name} is to be converted, but was not compared", remedy="Plan again.")
     here = _device(guest.source.path) == device
     return guest.savings if here else dataclasses.replace(guest.savings, reclaimable_bytes=0)
 

@@ -34,7 +34,7 @@ def whole_originals(guests: Iterable[GuestPlan], notes: Notes) -> str:
 
 
 def _is_whole(original: Found, guest: GuestPlan) -> bool:
-    """Whether it is the planned file, or a copy with its times, as `cp -a` makes one when a pool moves."""
+    """Return whether it is the planned file, or a copy with its times, as by `cp -a` when a pool is moved."""
     if original.proven or guest.image is None:
         return original.proven
     planned = guest.image.fingerprints[0]

@@ -1,4 +1,4 @@
-"""The ways of a guest under purge, which ends the quarantine of its original.
+"""The tasks of purge, which ends the quarantine of an original.
 
 ::
 
@@ -36,7 +36,7 @@ from batchdiff.plan.plan import GuestPlan, PlannedImage
 
 @dataclass(frozen=True, slots=True)
 class PurgeOptions:
-    """What the operator chose. ``used``: delete originals also if their VMs have run on the overlays since."""
+    """The options of purge. ``used``: delete originals even if their VMs have run on the overlays since."""
 
     guests: tuple[str, ...] | None = None
     used: bool = False
@@ -45,7 +45,7 @@ class PurgeOptions:
 def purge_task(
     guest: GuestPlan, template: PlannedImage, run: Run, standing: Standing, options: PurgeOptions
 ) -> Task:
-    """Return what purge has to do with a guest whose original is in quarantine.
+    """Return the task of purge for a guest whose original is in quarantine.
 
     :raises GuestError: its original must not go.
     """
@@ -98,7 +98,7 @@ def _is_restored(standing: Standing) -> bool:
 
 
 def _used(task: Task, record: PlannedImage, now: Fingerprint | None) -> Task:
-    """Return the same without a comparison, for an original that is surely the planned one."""
+    """Return the same task without a comparison, if the original is surely the planned one."""
     planned = record.fingerprints[0]
     if now is None or (planned.size, planned.mtime_ns) != (now.size, now.mtime_ns):
         raise GuestError(
@@ -114,7 +114,7 @@ class _Compared:
     check: Check
 
     def verify(self, original: Image, now: ImageSource, ended: Callable[[], bool]) -> None:
-        """Original against what the VM sees; a VM that runs cannot be compared, and has surely been used."""
+        """Compare the original with the VM's disk; if the VM is running, they count as different."""
         try:
             verify(Comparison(original.source, now, check=self.check), VerifyMode.FULL, ended)
         except InUseError as error:
@@ -125,7 +125,7 @@ def _sound(_original: Image, now: ImageSource, ended: Callable[[], bool]) -> Non
     try:
         check_used(now, ended)
     except InUseError:
-        # Its VM is running on it at this moment, and reads it with its template: there is no better proof.
+        # Its VM is running on it at this moment, with its template: there is no better proof.
         if now.format is ImageFormat.QCOW2:
             peek_header(now.path)
 
