@@ -6,8 +6,8 @@
     fleet.plan.json.journal  its journal     ->  fleet.2026-11-28T183138Z.plan.json.journal
 
 1. Both get their second names, by hard links. 2. The new plan takes the first name, by a rename. 3. The journal
-loses its first name. So plan and journal are together under one name at every moment. If a crash after 2 leaves the
-journal beside the new plan, its checksum shows that, and it is renamed (``journal.file.Journal``).
+loses its first name. So plan and journal are together under one name at every moment. If a crash after 2 leaves
+the journal beside the new plan, its checksum shows that, and it is renamed (``journal.file.Journal``).
 The journal's lock is held meanwhile, so that no apply of the older plan begins to write.
 """
 

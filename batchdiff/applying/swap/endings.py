@@ -5,9 +5,10 @@ from __future__ import annotations
 from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.guest_files import missing
 from batchdiff.applying.guests.next_action import OutgoingAt
-from batchdiff.applying.journal.records import Fate, Goal
+from batchdiff.applying.journal.records import Fate, Goal, Step
 from batchdiff.applying.swap.task import Task
 from batchdiff.errors import GuestError, ImageError
+from batchdiff.files.filenames import shell_word
 from batchdiff.image.open import open_image
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import AGAIN, how_to_remove
@@ -36,12 +37,21 @@ def lost(task: Task, where: OutgoingAt) -> GuestError:
             why="both were removed or moved",
             remedy="Bring one of them back. If the pool was moved, see docs/moving.md.",
         )
+    if task.goal is Goal.PURGE and task.final is Step.RESTORED:  # a restore has rebuilt the incoming image
+        original, back = names.own, rename_back(names.own, incoming)
+    else:
+        original, back = names.at(where), command("restore", task.guest, "--discard-changes")
     return GuestError(
-        f"the overlay {incoming} is gone, with what its VM wrote",
+        f"{incoming} is gone, with what its VM wrote",
         why="it was published, and has been removed or moved since",
-        remedy=f"Bring it back. Its original, as it was before the conversion, is {names.at(where)}. To go back to"
-        f" that: {command('restore', task.guest, '--discard-changes')}.",
+        remedy=f"Bring it back. Its original, as it was before the conversion, is {original}. To go back to that:"
+        f" {back}.",
     )
+
+
+def rename_back(original: str, disk: str) -> str:
+    """Return the command, in backquotes, by which an older original becomes the disk again: no verb does it."""
+    return f"`mv -n {shell_word(original)} {shell_word(disk)}`"
 
 
 def another_file(task: Task, quarantined: str) -> GuestError:

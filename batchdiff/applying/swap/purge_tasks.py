@@ -12,18 +12,20 @@ After a restore that rebuilt an image, the image stands where the overlay stood.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from batchdiff.applying.checks.verify import Check, Comparison, check_used, verify
 from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guests.commands import command
-from batchdiff.applying.guests.file_names import original_names
+from batchdiff.applying.guests.file_names import Names, original_names
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.journal.records import Goal, Standing, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap.apply_task import planned_parts
+from batchdiff.applying.swap.endings import rename_back
 from batchdiff.applying.swap.task import Incoming, Outgoing, Task
 from batchdiff.choices import Retire
 from batchdiff.errors import DifferenceError, GuestError, InUseError
@@ -56,12 +58,7 @@ def purge_task(
     now = now or fingerprint_at(aside.own)
     incoming = _what_the_vm_sees(guest, template, standing)
     if fingerprint_at(incoming.path) is None:
-        raise GuestError(
-            f"{aside.own} was not deleted",
-            why=f"{incoming.path} is missing, so the original may be all that is left of {guest.name}",
-            remedy="Bring the missing file back; if it was moved, add `--map OLD=NEW`. To go back to the original:"
-            f" {command('restore', guest.name, '--discard-changes')}.",
-        )
+        raise _all_that_is_left(guest.name, incoming.path, aside, standing)
     detector = ChangeDetector(run.journal)
 
     def check(image: Image) -> None:
@@ -84,6 +81,19 @@ def purge_task(
     if not options.used:
         return task
     return replace(task, otherwise=lambda: _used(task, record, now))
+
+
+def _all_that_is_left(guest: str, disk: str, aside: Names, standing: Standing) -> GuestError:
+    """Return the error for an original whose guest has no disk: neither an overlay nor a rebuilt image."""
+    back = command("restore", guest, "--discard-changes")
+    if _is_restored(standing):
+        back = rename_back(aside.own if os.path.lexists(aside.own) else aside.deleting, disk)
+    return GuestError(
+        f"{aside.own} was not deleted",
+        why=f"{disk} is missing, so the original may be all that is left of {guest}",
+        remedy="Bring the missing file back; if it was moved, add `--map OLD=NEW`. To go back to the original:"
+        f" {back}.",
+    )
 
 
 def _what_the_vm_sees(guest: GuestPlan, template: PlannedImage, standing: Standing) -> ImageSource:
