@@ -28,7 +28,7 @@ ROOMS = {
     "choices": "What an operator chooses in a manifest, a plan keeps and apply does.",
     "image_source": "The declared path, format and backing chain of an image: all that a worker needs to open it.",
     "files": "Files and their names: identity, fingerprints, durable writing.",
-    "linux": "What Linux reports and does beyond POSIX: extents, mounts, block devices, causes of failures.",
+    "linux": "The facilities of Linux beyond POSIX: extents, mounts, block devices, causes of failures.",
     "qcow2": "The qcow2 format, without any I/O: header, table entries, layout, compression.",
     "image/backing": "Which images name which backing files, by their headers alone.",
     "image": "Read one image with its backing chain, whatever its format; nothing here writes.",

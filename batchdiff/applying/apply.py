@@ -57,7 +57,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         sync(template)
         pending = [g for g in guests if g.verdict is Verdict.CONVERT and not _is_published(g, session)]
         jobs = _jobs(run, guests, pending, options.retire)
-        # Up to here an error ends the whole command, before anything is written.
+        # Up to here an error ends the whole command, before any image is written.
         discard_unfinished(plan)
         publication = Publication(plan, run)
         _make_up(publication, guests, session)

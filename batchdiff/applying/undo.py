@@ -85,7 +85,7 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
         yield from restore_without_template(session, found, WITHOUT_TEMPLATE)
         return
     if options.discard_changes:
-        # Only these guests can do without QEMU: their overlays are not read, and stay.
+        # Overlays that cannot be read stay where they are; all others take the usual way.
         found, damaged = split_by_reading(found, session.plan)
         yield from restore_without_template(session, damaged, DAMAGED)
     for guest, arrival in _arrivals(session, found, partial(restore_task, options=options)):

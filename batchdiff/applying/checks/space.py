@@ -57,7 +57,7 @@ def check_space(
     by_device: dict[int, list[GuestPlan]] = {}
     for guest in guests:
         device = _device(os.path.dirname(guest.overlay_path))
-        if device is not None:  # if it is, that guest will fail later, without stopping the others
+        if device is not None:  # a missing folder fails its own guest later, and stops no other
             by_device.setdefault(device, []).append(guest)
     for device, chosen in by_device.items():
         folder = os.path.dirname(chosen[0].overlay_path)
@@ -66,13 +66,13 @@ def check_space(
         copied = 0
         if protected is not None and _device(os.path.dirname(protected.path)) == device:
             copied = protecting(protected).size
-        # With each guest less in progress, one overlay less stands beside its original.
+        # With fewer guests in progress, fewer overlays exist beside originals that are still to be deleted.
         while (needed := peak_extra_bytes(savings, retire, at_once=room.jobs) + copied) > free:
             fewer = min(room.jobs, len(savings)) - 1
             if not fewer:
                 raise GuestError(
                     f"there is not enough space on the filesystem of {folder}",
-                    why=f"up to {format_size(needed)} are needed at once, {format_size(free)} are free",
+                    why=f"up to {format_size(needed)} is needed at once, {format_size(free)} is free",
                     remedy="Make room, or apply some of the guests with `--guest`.",
                 )
             room = Room(fewer, folder)
@@ -127,13 +127,13 @@ def check_space_for_image(image: Image, folder: str, guest: str) -> None:
     if needed > free:
         raise GuestError(
             f"{guest} was not rebuilt: there is not enough space on the filesystem of {folder}",
-            why=f"up to {format_size(needed)} are needed, {format_size(free)} are free",
+            why=f"up to {format_size(needed)} is needed, {format_size(free)} is free",
             remedy="Make room, then run the same command again; `--guest` restores one guest at a time.",
         )
 
 
 def standalone_bytes(image: Image, folder: str) -> int:
-    """Return what a copy of everything that an image shows takes in a folder at most, in bytes.
+    """Return the most bytes that a copy of an image's whole content takes in a folder.
 
     Blocks that will be shared with the image's own files (``writer.data_copy``) take nothing.
 

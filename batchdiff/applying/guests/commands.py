@@ -18,7 +18,7 @@ _MOST_NAMED = 5
 
 @contextmanager
 def commands_for(plan: str, maps: list[str]) -> Iterator[None]:
-    """Inside, commands name the plan at that path, and where images have moved (``OLD=NEW``)."""
+    """Let commands name the plan at that path, and where images have moved (``OLD=NEW``), until the end."""
     before = _plan[:], _maps[:]
     _plan[:], _maps[:] = [shell_word(plan)], maps
     try:

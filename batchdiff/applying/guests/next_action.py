@@ -106,7 +106,7 @@ def _publishing(scene: Scene) -> Action:
 
 
 def _retiring(scene: Scene) -> Action:
-    """Retire the outgoing file, in the last step only after it was renamed and checked once more."""
+    """Retire the outgoing file; before it is unlinked, it is renamed, and checked under its new name."""
     settled = {
         Retire.KEEP: set(OutgoingAt),
         Retire.QUARANTINE: {OutgoingAt.ASIDE, OutgoingAt.GONE},

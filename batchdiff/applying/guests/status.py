@@ -46,7 +46,7 @@ class OnDisk:
 
 
 def standings_of(plan: Plan, notes: Notes, on_disk: dict[str, OnDisk]) -> list[GuestStanding]:
-    """Return the guests of a plan in its order; ``on_disk`` has those that are under way, by name."""
+    """Return the guests of a plan in its order; ``on_disk`` has those that apply has started, by name."""
     return [_standing(guest, notes, on_disk.get(guest.name), plan.retire) for guest in plan.guests]
 
 

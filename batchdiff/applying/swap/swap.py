@@ -96,7 +96,7 @@ class Conversion:
         if Action.UNLINK not in self._done:
             self._outgoing.check_unchanged()
         incoming = self._incoming
-        # Not of an original that only gets its name back: it is not a new file, and needs no record.
+        # Not for an original that only gets its name back, which is not a new file.
         if self._verified and incoming.ready == self._standing.temporary and incoming.known is not None:
             self._note(Step.VERIFIED, incoming.known)
         self._continue_until({Action.DONE})
@@ -246,7 +246,7 @@ class Conversion:
     def _fate(self) -> Fate:
         where = self._outgoing.where
         gone = where is OutgoingAt.GONE
-        if self.task.goal is Goal.RESTORE:  # the overlay went; the original is back, or its image is rebuilt
+        if self.task.goal is Goal.RESTORE:  # the overlay is deleted, and the original is back or rebuilt
             return Fate.KEPT if self.task.older is None else Fate.QUARANTINED
         ours = self._standing.deleting or self._standing.fate is Fate.DELETED
         if Action.UNLINK in self._done or (gone and ours):
