@@ -142,8 +142,8 @@ def chosen(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
 def _check_not_the_template(guest: GuestPlan, template: Image, retire: Retire) -> None:
     """Refuse a guest that is the template or stores its bytes: a plan is input, which may be wrong.
 
-    :raises PlanError: it is, or does.
-    :raises UsageError: it is to be deleted, and that it does not is uncertain.
+    :raises PlanError: the guest is the template, or stores it.
+    :raises UsageError: that is uncertain, and the original is to be deleted.
     """
     under = all_underlying(tuple(layer.path for layer in template.layers))
     if identity_of(guest.source.path) in under.files:

@@ -66,7 +66,7 @@ def _cannot_be_read(guest: GuestPlan, standing: Standing, plan: Plan) -> bool:
 def restore_without_template(session: Session, found: list[Started], why: str) -> Iterator[GuestOutcome]:
     """Go back to each original, and yield the outcomes; one guest that fails does not stop the others.
 
-    ``why``: the reason to report why the overlays stay.
+    ``why``: the reason to report for overlays that stay.
 
     :raises StopError: a stop was requested.
     """

@@ -18,7 +18,7 @@ _MOST_NAMED = 5
 
 @contextmanager
 def commands_for(plan: str, maps: list[str]) -> Iterator[None]:
-    """Let commands name the plan at that path, and where images have moved (``OLD=NEW``), until the end."""
+    """Let commands inside the block name the plan at that path, and where images have moved (``OLD=NEW``)."""
     before = _plan[:], _maps[:]
     _plan[:], _maps[:] = [shell_word(plan)], maps
     try:

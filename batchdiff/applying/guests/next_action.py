@@ -54,7 +54,7 @@ class Action(enum.StrEnum):
     VERIFY = "compare the two"
     QUARANTINE = "rename the outgoing file to its quarantine name"
     PUBLISH = "give the incoming file its name"
-    SET_ASIDE = "rename the outgoing file to the name of a file that is about to be deleted"
+    SET_ASIDE = "rename the outgoing file to the name that it has right before it is deleted"
     UNLINK = "delete the outgoing file"
     DONE = "nothing is left to do"
     LOST = "nothing can be done: a file is missing"

@@ -61,9 +61,9 @@ def original_too(error: BatchdiffError, guest: GuestPlan, notes: Notes) -> Batch
 
 @contextmanager
 def template_needed(plan: Plan, notes: Notes) -> Iterator[None]:
-    """Add the intact originals to any error about the template.
+    """Name the intact originals in any error about the template that the block inside raises.
 
-    :raises BatchdiffError: any error of the block inside.
+    :raises BatchdiffError: the block raises it.
     """
     try:
         yield

@@ -49,7 +49,7 @@ class Fate(enum.StrEnum):
     QUARANTINED = "quarantined"
     DELETED = "deleted"
     GONE = "gone"
-    """It was moved, or a batchdiff deleted it and died before it could record that."""
+    """It was moved, or batchdiff deleted it and died before it could record that."""
 
 
 BEGIN, PROTECTING, CHANGED, FAILED = "begin", "protecting", "changed", "failed"
