@@ -49,8 +49,8 @@ def find_overlay(guest: GuestPlan, standing: Standing | None) -> Found | None:
         if path == names.own and _has_made_way(guest, standing):
             continue
         proven = known is not None and known.differs_in_ctime_only(now)
-        # Before the overlay is published, only the file that was verified can be it: any other belongs to the
-        # operator. If apply died before it recorded the publication, a VM may even have run on that file since.
+        # Before a publication is recorded, only the file that was verified can be the overlay: any other belongs
+        # to the operator. If apply died before the record, a VM may have run on that file since.
         if proven or published or (known is not None and known.is_same_file(now)):
             found.append(Found(path, now, proven))
     if len(found) > 1:

@@ -180,7 +180,7 @@ def _used(guest: GuestPlan, original: str, error: DifferenceError) -> GuestError
     quarantined = original != guest.source.path
     how = command("purge", guest.name, "--used") if quarantined else f"remove {original} yourself"
     return GuestError(
-        "its original was not retired",
+        f"the original of {guest.name} was not retired",
         why=f"its VM has run on the overlay since ({error.what})",
         remedy=f"If you trust the overlay: {how}.",
     )

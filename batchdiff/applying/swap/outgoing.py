@@ -87,7 +87,7 @@ class OutgoingFile:
             self._held.check()
 
     def check_unchanged(self) -> None:
-        """Make sure of the same, and that neither it nor the template has changed.
+        """Check that too, and make sure that neither it nor the template has changed.
 
         :raises BatchdiffError: a program wants to write, or one of the two has changed.
         """

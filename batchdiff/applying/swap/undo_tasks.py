@@ -69,12 +69,12 @@ def restore_task(
             return way.finished_rebuilt()
         raise rebuilt_only(guest.name, guest.overlay_path, guest.source.path)
     original = find_original(guest, standing)
-    # Without an overlay there is nothing to compare; without an original, or if the two differ, rebuild it.
+    # Without an overlay there is nothing to compare; without an original there is only the overlay to rebuild it.
     if overlay is None:
         return way.without_overlay(original)
     if original is None and options.discard_changes:
         raise GuestError(
-            "it cannot go back to its original",
+            f"{guest.name} cannot go back to its original",
             why="that was deleted or moved",
             remedy="Run the same command without `--discard-changes`: an image is then rebuilt from the overlay.",
         )
@@ -166,7 +166,7 @@ class _Restoring:
         if original is None:
             original_path, overlay_path = self.guest.source.path, self.guest.overlay_path
             raise GuestError(
-                "it cannot be restored",
+                f"{self.guest.name} cannot be restored",
                 why=f"both its original {original_path} and its overlay {overlay_path} are gone",
                 remedy="If they were moved, add `--map OLD=NEW`; otherwise bring one of them back from a backup.",
             )
@@ -231,7 +231,7 @@ class _Restoring:
 
     def _two_disks(self) -> Task:
         raise GuestError(
-            "it was not restored",
+            f"{self.guest.name} was not restored",
             why=f"its original {self.guest.source.path} is still there, and differs from its overlay"
             f" {self.guest.overlay_path}: only you know which of the two counts",
             remedy="To go back to the original and delete the overlay:"
