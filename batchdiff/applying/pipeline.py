@@ -179,8 +179,7 @@ def as_reported(guest: str, error: Exception) -> BatchdiffError:
         return GuestError(
             f"cannot write the image of {guest}",
             why=str(error),
-            remedy="For an overlay, set a larger `overlay.cluster_size` in the manifest, or give the template a"
-            " shorter path; then plan again.",
+            remedy="An overlay fits with a larger `overlay.cluster_size` or a shorter path of the template.",
         )
     if not isinstance(error, OSError):
         raise error
