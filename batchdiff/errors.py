@@ -65,6 +65,10 @@ class GuestError(BatchdiffError):
     exit_code = 1
 
 
+class SpaceError(GuestError):
+    """A filesystem does not have enough space for a guest; it may have once other guests are finished."""
+
+
 class UsageError(BatchdiffError):
     """The command line is wrong."""
 

@@ -101,7 +101,10 @@ def _jobs(run: Run, guests: list[GuestPlan], pending: list[GuestPlan], retire: R
     """
     plan = run.session.plan
     jobs = at_once(run.session.jobs, guests, plan.template.source)
-    room = check_space(pending, retire, run.template if plan.protect_template else None, jobs=jobs)
+    protected = run.template if plan.protect_template else None
+    standings = [(guest.name, run.session.journal.standing(guest.name)) for guest in pending]
+    left = {name: standing.temporary for name, standing in standings if standing and standing.temporary}
+    room = check_space(pending, retire, protected, jobs=jobs, unfinished=left)
     if room.scarce_in:
         run.session.watch.notice(
             f"guests in progress at once: {room.jobs}, not {jobs}; the filesystem of {room.scarce_in} has no space"

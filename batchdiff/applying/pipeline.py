@@ -13,6 +13,7 @@ before the next one starts.
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,9 +23,12 @@ from batchdiff.applying.journal.records import Goal
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap.swap import Conversion
 from batchdiff.applying.swap.task import Task
-from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, StopError
+from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, SpaceError, StopError
 from batchdiff.linux.call_failures import explained
 from batchdiff.qcow2.faults import FormatError
+
+_BETWEEN_LOOKS = 1.0
+"""Seconds between two checks of the guests that wait. A VM that opens one waits, by default for at most 45 s."""
 
 EXPECTED = (BatchdiffError, OSError, FormatError)
 """The errors that a user, a disk or an image can cause; any other is a bug."""
@@ -67,12 +71,17 @@ def arrivals(ways: Iterable[Way], run: Run, *, at_once: int) -> Iterator[Arrival
         try:
             for way in ways:
                 run.stop.check()
-                ahead.append(_begin(way, run, pool))
+                started = _begin(way, run, pool)
+                # Guests in progress hold space that they may give back: then this one starts once more.
+                while ahead and _lacks_space(started.error):
+                    yield _end(ahead, run)
+                    started = _begin(way, run, pool)
+                ahead.append(started)
                 # Finish the oldest guest if no more may be in progress, or if it has nothing to verify.
                 while len(ahead) >= at_once or (ahead and ahead[0].verdict is None):
-                    yield _end(ahead.popleft(), run)
+                    yield _end(ahead, run)
             while ahead:
-                yield _end(ahead.popleft(), run)
+                yield _end(ahead, run)
         finally:
             # Guests are left only after an error, or if the caller wants no more: end their verifications, and
             # roll them back.
@@ -98,12 +107,21 @@ def _begin(way: Way, run: Run, pool: ThreadPoolExecutor) -> _Underway:
     return guest
 
 
-def _end(guest: _Underway, run: Run) -> Arrival:
-    """Finish a guest; if that fails, roll it back and record why.
+def _lacks_space(error: Exception | None) -> bool:
+    """Return whether a guest failed for want of space, which other guests may give back."""
+    return isinstance(error, SpaceError) or (
+        isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+    )
+
+
+def _end(ahead: deque[_Underway], run: Run) -> Arrival:
+    """Finish the oldest guest; if that fails, roll it back and record why.
 
     :raises StopError: a stop was requested.
     """
+    guest = ahead.popleft()
     try:
+        _await(guest, ahead)
         _finish(guest, run)
     except StopError:
         _undo(guest)
@@ -119,6 +137,27 @@ def _end(guest: _Underway, run: Run) -> Arrival:
         _undo(guest)
         raise
     return Arrival(guest.guest, guest.conversion)
+
+
+def _await(guest: _Underway, waiting: Iterable[_Underway]) -> None:
+    """Wait for a guest's verification; meanwhile give up any other guest that a VM wants to open."""
+    while guest.verdict is not None and not _is_done(guest.verdict):
+        for other in waiting:
+            if other.conversion is None or other.error is not None:
+                continue
+            try:
+                other.conversion.check_holds()
+            except EXPECTED as error:
+                _undo(other)
+                other.verdict, other.error = None, error
+
+
+def _is_done(verdict: Future[None]) -> bool:
+    try:
+        verdict.exception(timeout=_BETWEEN_LOOKS)
+    except TimeoutError:
+        return False
+    return True
 
 
 def _is_kept(guest: _Underway, error: Exception) -> bool:

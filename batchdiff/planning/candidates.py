@@ -9,6 +9,7 @@ from batchdiff.choices import Loss, Retire
 from batchdiff.dependents.dependents import Forbidden, dependents_in_manifest
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.files import own_files
+from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.files.identity import identity_of, is_one_image
 from batchdiff.image.backing_names import resolved_backing
 from batchdiff.image.format_marks import looks_like
@@ -66,6 +67,8 @@ def _examined(
         return Dismissed(entry, None, Verdict.SKIP, plans.reason(entry.converted))
     if entry.objection:
         return Dismissed(entry, None, Verdict.REFUSE, entry.objection)
+    # Taken before the header is read: a snapshot that is made in this moment must not be overlooked later.
+    begun = fingerprint_at(entry.image.path)
     try:
         _check_not_replaced(entry, template.source)
         image = open_image(entry.image, no_overlay_of=template.source.path)
@@ -77,6 +80,8 @@ def _examined(
         record = planned(image)
         try:
             reason = _objection(image, record, template, under, manifest)
+            if not reason and record.fingerprints[0] != begun:
+                reason = "it changed while it was examined; shut its VM down"
         except (GuestError, ImageError) as error:
             reason = str(error)
     return Dismissed(entry, record, Verdict.REFUSE, reason) if reason else Candidate(entry, record)

@@ -65,7 +65,8 @@ def test_space_is_asked_for_what_is_still_to_be_written(tmp_path, monkeypatch):
     stage = Stage(tmp_path, monkeypatch, names=("vm", "web"))
     asked = []
 
-    def check_space(guests, retire, protected, *, jobs):
+    def check_space(guests, retire, protected, *, jobs, unfinished):
+        assert not unfinished  # no apply was interrupted
         asked.append(([guest.name for guest in guests], retire))
         assert (protected is not None) is stage.plan.protect_template
         return Room(jobs)

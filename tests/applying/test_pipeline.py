@@ -11,17 +11,21 @@ from batchdiff.applying import pipeline
 from batchdiff.applying.journal.records import Goal
 from batchdiff.applying.pipeline import Way, arrivals, as_reported
 from batchdiff.applying.session.stop import Stop
-from batchdiff.errors import DifferenceError, GuestError, ImageError, InUseError, StopError
+from batchdiff.errors import DifferenceError, GuestError, ImageError, InUseError, SpaceError, StopError
 from batchdiff.qcow2.faults import FormatError
 
 DIFFERENT = DifferenceError("the two differ")
 
 
-class Verdict:
-    """Stands for the future of a verification, which ends when somebody waits for it."""
+class OnceError(Exception):
+    """An error that a call raises the first time only."""
 
-    def __init__(self, done, log, name):
-        self.done, self.log, self.name = done, log, name
+
+class Verdict:
+    """Stands for the future of a verification, which ends when it is waited for, or after some looks in vain."""
+
+    def __init__(self, done, log, name, looks=0):
+        self.done, self.log, self.name, self.looks = done, log, name, looks
         self.waited = False
 
     def _wait(self):
@@ -34,7 +38,10 @@ class Verdict:
         if self._wait() is not None:
             raise self.done
 
-    def exception(self):
+    def exception(self, timeout=None):
+        if timeout is not None and self.looks:
+            self.looks -= 1
+            raise TimeoutError
         return self._wait()
 
 
@@ -44,7 +51,7 @@ class World:
     def __init__(self, patch, at_once):
         self.at_once = at_once
         self.log, self.failures, self.stop = [], {}, Stop()
-        self.told, self.otherwise, self.quick = {}, {}, set()
+        self.told, self.otherwise, self.quick, self.looks = {}, {}, set(), {}
         self.journal = types.SimpleNamespace(record_failure=self.failures.__setitem__)
         patch.setattr(pipeline, "Conversion", self.conversion)
         patch.setattr(pipeline, "ThreadPoolExecutor", self.pool)
@@ -61,7 +68,7 @@ class World:
 
     def submit(self, verify):
         name = verify.__self__.task.guest
-        return Verdict(self.told.get((name, "verify")), self.log, name)
+        return Verdict(self.told.get((name, "verify")), self.log, name, self.looks.get(name, 0))
 
     def conversion(self, task, run):
         assert run is self
@@ -76,6 +83,8 @@ class World:
 
     def act(self, name, call):
         self.log.append(f"{name}: {call}")
+        if isinstance(self.told.get((name, call)), OnceError):
+            raise self.told.pop((name, call)).args[0]
         if (name, call) in self.told:
             raise self.told[name, call]
 
@@ -309,3 +318,40 @@ def test_an_error_of_ours_is_told_as_it_is():
 def test_a_bug_is_no_fault_of_a_disk():
     with pytest.raises(ZeroDivisionError):
         as_reported("web01", ZeroDivisionError())
+
+
+def test_a_vm_need_not_wait_for_the_guests_before_its_own(world):
+    """Its guest is verified and waits; the one before it takes hours."""
+    world.looks["a"] = 3
+    world.told["b", "check_holds"] = InUseError("a VM wants to open it")
+    found = {each.guest: each.error for each in world.run("a", "b", "c")}
+    assert found["a"] is found["c"] is None
+    if world.at_once == 1:
+        assert found["b"] is None  # it was not begun before a had arrived
+    else:
+        assert str(found["b"]) == "a VM wants to open it"
+        assert world.log.index("b: close") < world.log.index("a: verified")
+        assert "finish" not in about(world, "b")
+
+
+@pytest.mark.parametrize(
+    "error", [SpaceError("not enough space"), OSError(errno.ENOSPC, "full"), OSError(errno.EDQUOT, "quota")]
+)
+def test_a_guest_without_space_waits_for_those_in_progress(world, error):
+    world.told["b", "prepare"] = OnceError(error)
+    found = {each.guest: each.error for each in world.run("a", "b", "c")}
+    assert found["a"] is found["c"] is None
+    if world.at_once == 1:
+        assert found["b"] is not None  # there is nothing to wait for
+    else:
+        assert found["b"] is None
+        assert world.log.index("a: finish") < world.log.index("b: finish")
+        assert about(world, "b").count("abandon") == 1
+
+
+def test_a_guest_without_space_fails_if_nothing_is_in_progress(world):
+    world.told["a", "prepare"] = SpaceError("not enough space")
+    found = {each.guest: each.error for each in world.run("a", "b")}
+    assert found["b"] is None
+    assert isinstance(found["a"], SpaceError)
+    assert about(world, "a").count("prepare") == 1

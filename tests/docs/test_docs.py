@@ -118,7 +118,7 @@ def documented(words: str) -> set[str]:
 
 LONGEST = {
     "docs/scripting.md": 280,
-    "docs/performance.md": 280,
+    "docs/performance.md": 310,
     "docs/plan-format.md": 200,
     "docs/safety.md": 250,
 }

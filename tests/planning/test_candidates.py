@@ -10,6 +10,7 @@ from batchdiff.linux import block_stack
 from batchdiff.manifest.file import read_manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.plan import Verdict
+from batchdiff.planning import candidates
 from batchdiff.planning.candidates import Candidate, examine_guests, planned
 
 
@@ -100,3 +101,25 @@ def test_an_overlay_whose_tables_are_being_written_is_skipped(tmp_path, examine)
     image.save(tmp_path / "guest.qcow2")
     (part,) = examine(("guest.qcow2", "qcow2"))
     assert part.verdict is Verdict.SKIP
+
+
+@pytest.mark.parametrize(
+    "change",
+    [("snapshot", "-c", "late"), ("bitmap", "--add"), ("resize", "-q")],
+    ids=["snapshot", "bitmap", "size"],
+)
+def test_what_changes_right_after_the_header_was_read_is_not_overlooked(tmp_path, examine, monkeypatch, change):
+    """A snapshot made in this moment would be lost: the plan would have its fingerprint, but not know of it."""
+    path = tmp_path / "guest.qcow2"
+    notation.write_qcow2(path, "1M:A 1M:B")
+    last = {"bitmap": ["late"], "resize": ["3M"]}.get(change[0], [])
+
+    def opened(*arguments, **options):
+        image = open_image(*arguments, **options)
+        notation.run("qemu-img", *change, str(path), *last)
+        return image
+
+    monkeypatch.setattr(candidates, "open_image", opened)
+    (part,) = examine((path.name, "qcow2"))
+    assert part.verdict is Verdict.REFUSE
+    assert "changed while it was examined" in part.reason

@@ -47,9 +47,11 @@ def started(trees, debootstrap, **options):
 
 
 def loop_devices(folder):
-    files = run("losetup", "--list", "--noheadings", "--output", "BACK-FILE").splitlines()
-    # In a chroot, a file of another namespace's mount has its name outside of the chroot.
-    return [file for file in files if f"{folder}/" in file]
+    """The loop devices on files of a folder's filesystem; the names of files change when a namespace goes."""
+    number = os.stat(folder).st_dev
+    lines = run("losetup", "--list", "--noheadings", "--output", "NAME,BACK-MAJ:MIN").splitlines()
+    found = [line.split() for line in lines]
+    return [name for name, on in found if on == f"{os.major(number)}:{os.minor(number)}"]
 
 
 def namespaces():

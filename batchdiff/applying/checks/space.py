@@ -6,11 +6,12 @@ import dataclasses
 import fcntl
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from batchdiff.choices import Retire
-from batchdiff.errors import GuestError, PlanError
+from batchdiff.errors import GuestError, PlanError, SpaceError
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment
 from batchdiff.image.storage.allocation_units import volume_of
@@ -44,12 +45,18 @@ class Room:
 
 
 def check_space(
-    guests: Iterable[GuestPlan], retire: Retire, protected: Image | None = None, *, jobs: int = 1
+    guests: Iterable[GuestPlan],
+    retire: Retire,
+    protected: Image | None = None,
+    *,
+    jobs: int = 1,
+    unfinished: Mapping[str, str] = MappingProxyType({}),
 ) -> Room:
     """Compare the most space that apply needs at any moment with the free space of each filesystem.
 
     ``protected``: the template, if its write permission will be taken, which copies it on some filesystems.
     ``jobs``: how many guests are to be in progress at once; fewer need less space if originals are deleted.
+    ``unfinished``: by guest, the temporary file that an interrupted apply left, whose space the guest gets again.
 
     :raises GuestError: a filesystem does not have enough for one guest after the other.
     """
@@ -61,7 +68,7 @@ def check_space(
             by_device.setdefault(device, []).append(guest)
     for device, chosen in by_device.items():
         folder = os.path.dirname(chosen[0].overlay_path)
-        savings = [_here(guest, device) for guest in chosen]
+        savings = [_here(guest, device, unfinished.get(guest.name)) for guest in chosen]
         free = free_bytes(folder)
         copied = 0
         if protected is not None and _device(os.path.dirname(protected.path)) == device:
@@ -125,7 +132,7 @@ def check_space_for_image(image: Image, folder: str, guest: str) -> None:
     """
     needed, free = standalone_bytes(image, folder), free_bytes(folder)
     if needed > free:
-        raise GuestError(
+        raise SpaceError(
             f"{guest} was not rebuilt: there is not enough space on the filesystem of {folder}",
             why=f"up to {format_size(needed)} is needed, {format_size(free)} is free",
             remedy="Make room, then run the same command again; `--guest` restores one guest at a time.",
@@ -196,12 +203,24 @@ def _can_share(fd: int, folder: str) -> bool:
     return True
 
 
-def _here(guest: GuestPlan, device: int) -> Savings:
-    """Return a guest's savings; an original on another filesystem frees nothing on this one."""
+def _here(guest: GuestPlan, device: int, unfinished: str | None) -> Savings:
+    """Return a guest's savings on this filesystem, less the space that its unfinished overlay takes already."""
     if guest.savings is None:
         raise PlanError(f"guest {guest.name} is to be converted, but was not compared", remedy="Plan again.")
-    here = _device(guest.source.path) == device
-    return guest.savings if here else dataclasses.replace(guest.savings, reclaimable_bytes=0)
+    savings = guest.savings
+    if _device(guest.source.path) != device:
+        savings = dataclasses.replace(savings, reclaimable_bytes=0)
+    if unfinished is not None:
+        left = savings.overlay_disk_bytes - _allocated(unfinished)
+        savings = dataclasses.replace(savings, overlay_disk_bytes=max(left, 0))
+    return savings
+
+
+def _allocated(path: str) -> int:
+    try:
+        return os.lstat(path).st_blocks * 512
+    except OSError:
+        return 0
 
 
 def _device(path: str) -> int | None:

@@ -23,10 +23,12 @@ from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qemu import qemu_img
 from batchdiff.qemu.programs import never
-from batchdiff.units import KIB, MIB
+from batchdiff.units import MIB
 
-_PIECE = 512 * KIB
-"""The length that is compared at once: two such pieces fit a core's L2 cache, as windows of a scan do."""
+_PIECE = 2 * MIB
+"""The length that is compared at once. Pieces of 512 KiB, as in the windows of a scan, stay in a core's L2 cache, but
+four times as many calls kept the thread that writes the next overlay waiting: an apply took 1.15 times as long (AMD
+EPYC)."""
 
 _STRETCH = 32 * MIB
 """The length of two images that is mapped at once: up to 8,192 segments of each, one for every 4 KiB."""
