@@ -26,9 +26,9 @@ from batchdiff.qemu.programs import never
 from batchdiff.units import MIB
 
 _PIECE = 2 * MIB
-"""The length that is compared at once. Pieces of 512 KiB, as in the windows of a scan, stay in a core's L2 cache, but
-four times as many calls kept the thread that writes the next overlay waiting: an apply took 1.15 times as long (AMD
-EPYC)."""
+"""The length that is compared at once. Pieces of 512 KiB, as in the windows of a scan, stay in a core's L2 cache,
+but four times as many calls kept the thread that writes the next overlay waiting: an apply took 1.15 times as long
+(AMD EPYC)."""
 
 _STRETCH = 32 * MIB
 """The length of two images that is mapped at once: up to 8,192 segments of each, one for every 4 KiB."""
