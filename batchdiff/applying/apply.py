@@ -1,4 +1,4 @@
-"""Applies a plan: checks what all guests rest on, then takes them along their ways one after the other."""
+"""Apply a plan: check the template that all guests rest on, then convert the guests one after the other."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from batchdiff.plan.plan import GuestPlan, Plan, Verdict
 
 @dataclass(frozen=True, slots=True)
 class ApplyOptions:
-    """What the operator chose. ``guests``: names, None for all."""
+    """The options of apply. ``guests``: names; None for all."""
 
     retire: Retire
     verify: VerifyMode = VerifyMode.FULL
@@ -39,23 +39,25 @@ class ApplyOptions:
 
 
 def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome]:
-    """Outcomes, guest by guest; one that fails does not stop the others.
+    """Convert the guests of a plan, and yield their outcomes; one that fails does not stop the others.
 
     :raises UsageError: the options contradict each other or the plan.
     :raises PlanError: the plan is stale: the template's content changed.
     :raises ProgramError: qemu-img is needed and missing.
     :raises GuestError: a filesystem has not enough space.
-    :raises StopError: somebody asked to stop.
+    :raises StopError: a stop was requested.
     """
     plan = session.plan
     guests = check_options(plan, options)
     with template_held(session) as run:
         template = run.template
+        # First: what an apply that died did to the template must not count as a change of it.
         note_interrupted(template, plan.template.fingerprints, session.journal)
         accept_template(run)
         sync(template)
         pending = [g for g in guests if g.verdict is Verdict.CONVERT and not _is_published(g, session)]
         jobs = _jobs(run, guests, pending, options.retire)
+        # Up to here an error ends the whole command, before any image is written.
         discard_unfinished(plan)
         publication = Publication(plan, run)
         _make_up(publication, guests, session)
@@ -71,9 +73,9 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
 
 
 def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
-    """The chosen guests, where the options fit together and to the plan.
+    """Return the chosen guests; refuse options that contradict each other or the plan.
 
-    :raises UsageError: they do not.
+    :raises UsageError: they do.
     :raises ProgramError: qemu-img is needed and missing.
     """
     guests = chosen(plan, options.guests)
@@ -93,7 +95,7 @@ def _task(guest: GuestPlan, plan: Plan, run: Run, manner: Manner) -> Task:
 
 
 def _jobs(run: Run, guests: list[GuestPlan], pending: list[GuestPlan], retire: Retire) -> int:
-    """Return how many guests are under way at once: fewer than asked for rather than more than there is room for.
+    """Return how many guests may be in progress at once: as many as asked for, if there is room for them.
 
     :raises GuestError: a filesystem does not have enough space even for one after the other.
     """
@@ -112,7 +114,7 @@ def _jobs(run: Run, guests: list[GuestPlan], pending: list[GuestPlan], retire: R
 
 
 def _make_up(publication: Publication, guests: list[GuestPlan], session: Session) -> None:
-    """For an apply that died between a publication and what follows it."""
+    """Protect the template and record overlays, if an apply died right after it had published them."""
     for guest in guests:
         if _is_published(guest, session) and os.path.lexists(guest.overlay_path):
             publication.note(guest)
@@ -124,9 +126,9 @@ def _is_published(guest: GuestPlan, session: Session) -> bool:
 
 
 def chosen(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
-    """The guests of those names, or all, in the plan's order.
+    """Return the guests with these names, or all, in the plan's order.
 
-    :raises UsageError: there is none of that name.
+    :raises UsageError: the plan has no guest with one of the names.
     """
     if names is None:
         return list(plan.guests)
@@ -135,19 +137,23 @@ def chosen(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
     if unknown:
         raise UsageError(
             f"no guest of the plan is called {', '.join(unknown)}",
-            remedy=f"There are: {', '.join(sorted(known))}.",
+            remedy=f"Its guests are: {', '.join(sorted(known))}.",
         )
     return [guest for guest in plan.guests if guest.name in names]
 
 
 def _check_not_the_template(guest: GuestPlan, template: Image, retire: Retire) -> None:
-    """A plan is input like any other: whatever it says, the template is no guest, and is in none."""
+    """Refuse a guest that is the template or stores its bytes: a plan is input, which may be wrong.
+
+    :raises PlanError: the guest is the template, or stores it.
+    :raises UsageError: that is uncertain, and the original is to be deleted.
+    """
     under = all_underlying(tuple(layer.path for layer in template.layers))
     if identity_of(guest.source.path) in under.files:
-        raise PlanError(f"guest {guest.name} is the template, or below it", remedy="Plan again.")
+        raise PlanError(f"guest {guest.name} is the template, or stores it", remedy="Plan again.")
     if retire is Retire.DELETE and not under.traced:
         raise UsageError(
-            f"guest {guest.name} is not deleted",
+            f"the original of {guest.name} may not be deleted",
             why=f"the template {template.path} is a block device, and where its bytes are cannot be traced",
             remedy="Use `--retire quarantine` or `--retire keep`.",
         )

@@ -1,10 +1,10 @@
-"""How many guests may be under way at once, one of them written and the others verified.
+"""The number of guests in progress at once, of which one is written and the others are verified.
 
 ::
 
     asked for with --jobs   (default: one for each CPU)
-      |  memory             what a qemu-img may take, for each
-      |  open files         the chains of guest and overlay, twice where our own reader compares, for each
+      |  memory             of a qemu-img, for each
+      |  open files         the chains of guest and overlay, twice if our own reader compares, for each
       |  disk space         the overlays beside their originals       (applying/checks/space.py, apply only)
       v
     at least one
@@ -21,21 +21,21 @@ from batchdiff.plan.plan import GuestPlan
 from batchdiff.units import MIB
 
 _MEMORY = 128 * MIB
-"""What one `qemu-img compare` may take: up to 32 MiB for the tables of each of three qcow2 files, and itself.
+"""The memory of one `qemu-img compare`: up to 32 MiB for the tables of each of three qcow2 files, and its own.
 
 Measured with QEMU 7.2: 11 MiB for raw images, 23 MiB for two with tables of 4 MiB each, in clusters of 4 KiB.
 Source: QEMU ``docs/qcow2-cache.txt``.
 """
 
 _OURS = 8
-"""Files that are open for a moment beside those of guests: a folder, its lock, the sidecar, one of /proc."""
+"""Files that are open for a moment besides those of guests: a folder, its lock, the sidecar, one of /proc."""
 
 _OF_A_PROGRAM = 4
 """Both ends of the pipe from qemu-img, the rules that confine it, and a file that they name."""
 
 
 def at_once(jobs: int, guests: Iterable[GuestPlan], template: ImageSource) -> int:
-    """Return how many of these guests may be under way at once; at most ``jobs``, at least one."""
+    """Return how many of these guests may be in progress at once; at most ``jobs``, at least one."""
     files = max((_files(guest, template) for guest in guests), default=1)
     memory = available_memory()
     by_memory = jobs if memory is None else memory // _MEMORY
@@ -43,6 +43,6 @@ def at_once(jobs: int, guests: Iterable[GuestPlan], template: ImageSource) -> in
 
 
 def _files(guest: GuestPlan, template: ImageSource) -> int:
-    """Return what is open for a guest: its chain, again to be compared, and the overlay's; and a program."""
+    """Return the number of open files for a guest: its chain, twice; its overlay's chain; and for a program."""
     chain, below = (1 + len(source.backing) for source in (guest.source, template))
     return 2 * chain + 1 + below + _OF_A_PROGRAM

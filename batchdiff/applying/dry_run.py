@@ -1,7 +1,7 @@
-"""Go through a restore or purge without changing anything: what `--dry-run` reports.
+"""Try a restore or purge without changing anything, for `--dry-run`.
 
-Everything that can refuse is asked, and QEMU compares what it would compare; only nothing is written, renamed or
-deleted, and nothing is noted in the journal.
+All checks run, and QEMU compares the same images as in a real run. Nothing is written, renamed or deleted, and
+nothing is recorded in the journal.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from batchdiff.applying.checks.space import check_space_for_image
 from batchdiff.applying.checks.verify import require_judges
 from batchdiff.applying.guest_results import kept_for
 from batchdiff.applying.guests.next_action import OutgoingAt
-from batchdiff.applying.pipeline import EXPECTED, as_told
+from batchdiff.applying.pipeline import EXPECTED, as_reported
 from batchdiff.applying.restore_without_template import NOTHING_READS_IT, split_by_reading
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.session import Run, Session, template_held
@@ -32,7 +32,7 @@ from batchdiff.plan.plan import GuestPlan
 def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
     """Yield what restore would do, guest by guest.
 
-    :raises BatchdiffError: as restore.
+    :raises BatchdiffError: as for restore.
     """
     found = restorable(session.plan, session.journal.notes.standings, options.guests)
     lost = why_template_is_lost(session) if found else None
@@ -48,9 +48,9 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
             yield GuestOutcome(guest.name, Status.WOULD_RESTORE, NOTHING_READS_IT)
 
     def restored(guest: GuestPlan, task: Task) -> GuestOutcome:
-        how = "its original would get its name back, and the overlay would go"
+        how = "its original would get its name back, and the overlay would be deleted"
         if _incoming_now(task) is None:
-            how = f"{guest.source.path} would be rebuilt from the overlay, and the overlay would go"
+            how = f"{guest.source.path} would be rebuilt from the overlay, and the overlay would be deleted"
             if task.older is not None:
                 how += f"; the older original would stay in quarantine ({task.older})"
         elif options.discard_changes:
@@ -68,7 +68,7 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
 def dry_run_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
     """Yield what purge would do, guest by guest.
 
-    :raises BatchdiffError: as purge.
+    :raises BatchdiffError: as for purge.
     """
     found = purgeable(session.plan, session.journal.notes.standings, options.guests)
 
@@ -103,12 +103,12 @@ def _dry_run(
             except DifferenceError as error:
                 yield kept_for(guest.name, error)
             except EXPECTED as error:
-                told = as_told(guest.name, error)
-                yield GuestOutcome(guest.name, Status.FAILED, str(told), exit_code=told.exit_code)
+                reported = as_reported(guest.name, error)
+                yield GuestOutcome(guest.name, Status.FAILED, str(reported), exit_code=reported.exit_code)
 
 
 def _tried(task: Task, run: Run) -> Task:
-    """Return the task that would be carried out in the end.
+    """Return the task that a real run would carry out in the end.
 
     :raises BatchdiffError: it would be refused.
     """

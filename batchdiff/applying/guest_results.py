@@ -1,4 +1,4 @@
-"""From where a guest has arrived to its line in the report."""
+"""Turn the end of a guest's way into its outcome for the report."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from batchdiff.plan.plan import GuestPlan, Verdict
 
 
 def not_converted(guest: GuestPlan) -> GuestOutcome:
-    """A guest that the plan does not convert."""
+    """Return the outcome of a guest that the plan does not convert."""
     skipped = guest.verdict is Verdict.SKIP
     status = Status.SKIPPED if skipped else Status.REFUSED
     return GuestOutcome(guest.name, status, guest.reason, exit_code=0 if skipped else 1)
 
 
 def failed(arrival: Arrival) -> GuestOutcome:
-    """A guest that came no further."""
+    """Return the outcome of a guest that failed."""
     error = arrival.error
     if error is None:
         raise AssertionError("it did not fail")
@@ -35,9 +35,9 @@ def failed(arrival: Arrival) -> GuestOutcome:
 
 
 def converted(guest: GuestPlan, arrival: Arrival, notes: Notes) -> GuestOutcome:
-    """A guest whose overlay is in place; if it came no further, what is there of it."""
+    """Return the outcome of a guest under apply; after a failure, with what an earlier run has done."""
     if arrival.error is not None or arrival.conversion is None:
-        return _no_further(guest, arrival, notes)
+        return _not_continued(guest, arrival, notes)
     conversion = arrival.conversion
     done = GuestOutcome(
         name=guest.name,
@@ -48,20 +48,20 @@ def converted(guest: GuestPlan, arrival: Arrival, notes: Notes) -> GuestOutcome:
     return _measured(done, guest)
 
 
-def _no_further(guest: GuestPlan, arrival: Arrival, notes: Notes) -> GuestOutcome:
-    """An earlier run may have published the overlay and retired the original."""
+def _not_continued(guest: GuestPlan, arrival: Arrival, notes: Notes) -> GuestOutcome:
+    """Return the outcome of a guest that failed; an earlier run may have published its overlay."""
     outcome, standing = failed(arrival), notes.under_way(guest.name)
     if standing is None or not standing.published:
         return outcome
     outcome = replace(outcome, original=_stands(guest, standing))
     try:
         return _measured(outcome, guest)
-    except (BatchdiffError, OSError):  # its overlay is missing, which the error says
+    except (BatchdiffError, OSError):  # its overlay is missing, which the error reports
         return outcome
 
 
 def _stands(guest: GuestPlan, standing: Standing) -> str:
-    """Return where the original of a guest stands that was converted earlier."""
+    """Return, in words, where the original of a converted guest is now."""
     try:
         original = find_original(guest, standing)
     except GuestError as error:
@@ -72,7 +72,7 @@ def _stands(guest: GuestPlan, standing: Standing) -> str:
 
 
 def _measured(outcome: GuestOutcome, guest: GuestPlan) -> GuestOutcome:
-    """Return the same with what its overlay takes, and was to take."""
+    """Return the same outcome with the predicted and actual sizes of the overlay."""
     savings = guest.savings
     length, on_disk = _taken(guest.overlay_path)
     return replace(
@@ -85,7 +85,7 @@ def _measured(outcome: GuestOutcome, guest: GuestPlan) -> GuestOutcome:
 
 
 def _taken(path: str) -> tuple[int, int]:
-    """Return the length of a file, and what it takes on its disk, in bytes."""
+    """Return the length of a file, and its allocated size on disk, in bytes."""
     fd = open_image_file(path)
     try:
         return os.fstat(fd).st_size, allocated_bytes(fd, path)
@@ -98,7 +98,7 @@ def _original(conversion: Conversion) -> str:
         case Fate.QUARANTINED:
             return f"quarantined as {conversion.aside}"
         case Fate.GONE:
-            return "gone: an earlier run deleted it, or somebody moved it"
+            return "gone: an earlier run deleted it, or it was moved"
         case fate:
             return "" if fate is None else fate.value
 
@@ -110,7 +110,7 @@ def _status(done: frozenset[Action]) -> Status:
 
 
 def undone(guest: GuestPlan, arrival: Arrival, status: Status, notes: Notes) -> GuestOutcome:
-    """A guest that was restored or purged."""
+    """Return the outcome of a guest that was restored or purged, or that failed."""
     if arrival.error is not None or arrival.conversion is None:
         standing = notes.under_way(guest.name)
         outcome = failed(arrival)
@@ -123,14 +123,14 @@ def undone(guest: GuestPlan, arrival: Arrival, status: Status, notes: Notes) -> 
 
 
 def kept_for(guest: str, error: DifferenceError) -> GuestOutcome:
-    """Return a guest whose original stays in quarantine, because the two differ by now."""
+    """Return the outcome of a guest whose original stays in quarantine, because the two differ by now."""
     purge = command("purge", guest, "--used")
     reason = f"its VM has run on the overlay since ({error.what}). To delete the original too: {purge}"
     return GuestOutcome(guest, Status.KEPT, reason, original="kept in quarantine")
 
 
 def with_way_back(arrival: Arrival, guest: GuestPlan, notes: Notes) -> Arrival:
-    """Return a guest's arrival; if its overlay is damaged, the error names its original."""
+    """Return a guest's arrival; if its overlay is damaged, the error names the original."""
     error = arrival.error
     is_damage = isinstance(error, ImageError | VerificationError) and not isinstance(error, DifferenceError)
     if error is None or not is_damage:

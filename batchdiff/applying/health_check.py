@@ -1,4 +1,4 @@
-"""Examine whether template and overlays still are what they were; only looks. What `batchdiff verify` reports.
+"""Check if template and overlays are still sound, for `batchdiff verify`; nothing is changed.
 
 ::
 
@@ -6,7 +6,7 @@
     overlay    its VM is running      -> in use     nothing is compared
                missing, or QEMU finds an error in it                                      -> damaged
                names another template in its header, as after a move                      -> unknown
-               differs from its original, though nobody wrote to it                       -> damaged
+               differs from its original, though neither was written to                   -> damaged
                its kept original was written to, and they differ: two disks               -> unknown
                identical to its original, or a VM has written to it since                 -> sound
 """
@@ -51,11 +51,11 @@ from batchdiff.plan.plan import GuestPlan, Plan
 def examined(
     plan: Plan, notes: Notes, names: tuple[str, ...] | None, stop: Stop, *, jobs: int = 1
 ) -> Iterator[Finding]:
-    """What is found of the template first, then of each guest whose overlay was published.
+    """Yield the finding for the template, then one for each guest whose overlay was published.
 
-    ``jobs``: how many of these are examined at once, if memory and open files allow.
+    ``jobs``: the most overlays to check at once, if memory and open files allow.
 
-    :raises UsageError: there is no guest of that name.
+    :raises UsageError: the plan has no guest with one of the names.
     :raises ProgramError: qemu-img is missing.
     """
     guests = chosen(plan, names)
@@ -68,7 +68,7 @@ def examined(
         try:
             yield from pool.map(lambda each: _guest(each[0], each[1], plan, notes, stop), converted)
         except BaseException:
-            stop.ask()  # so that those at work end soon; the pool waits for them
+            stop.ask()  # the pool waits for running checks, so let them end soon
             raise
 
 
@@ -99,7 +99,7 @@ def _opened_template(plan: Plan, notes: Notes, template: Image, stop: Stop) -> F
     require_content(template, plan, notes, reason, check=stop.check)
     if not all(each.vouches_for_content for each in template.fingerprints()):
         return Finding("template", path, Health.SOUND, "its content is as planned, by its digest")
-    return Finding("template", path, Health.TOUCHED, f"{reason}; by its digest, its content is what it was")
+    return Finding("template", path, Health.TOUCHED, f"{reason}; by its digest, its content has not changed")
 
 
 def _guest(guest: GuestPlan, standing: Standing, plan: Plan, notes: Notes, stop: Stop) -> Finding:
@@ -117,8 +117,8 @@ def _guest(guest: GuestPlan, standing: Standing, plan: Plan, notes: Notes, stop:
         return Finding(guest.name, path, Health.IN_USE, f"{who}, so it was not checked")
     except VerificationError as error:
         health = Health.UNKNOWN if _may_not_be_read(error) else Health.DAMAGED
-        told = error if health is Health.UNKNOWN else original_too(error, guest, notes)
-        return Finding(guest.name, path, health, str(told))
+        reported = error if health is Health.UNKNOWN else original_too(error, guest, notes)
+        return Finding(guest.name, path, health, str(reported))
     except BatchdiffError as error:
         return Finding(guest.name, path, Health.UNKNOWN, str(error))
     except OSError as error:
@@ -137,35 +137,36 @@ def _judged(guest: GuestPlan, standing: Standing, overlay: Found, plan: Plan, st
     original = find_original(guest, standing)
     if original is None:
         check_used(source, lambda: stop.is_asked)
-        return _sound(guest, "no error in it; no original is there to compare it with")
+        return _sound(guest, "no error found; there is no original to compare it with")
     comparison = Comparison(replace(guest.source, path=original.path), source, check=Check.LEAKS_ALLOWED)
     try:
         verify(comparison, VerifyMode.FULL, lambda: stop.is_asked)
     except DifferenceError as error:
         return _differing(guest, overlay, original, error)
-    return _sound(guest, f"every byte as in its original ({os.path.basename(original.path)})")
+    return _sound(guest, f"identical to its original ({os.path.basename(original.path)})")
 
 
 def _differing(guest: GuestPlan, overlay: Found, original: Found, error: DifferenceError) -> Finding:
-    """Which of the two was written to decides what a difference between them means.
+    """Return the finding for an overlay and an original that differ; it depends on which of them was written to.
 
     :raises VerificationError: neither was.
     """
     known, _ = planned_parts(guest)
+    # On a block device no time shows if the original was written to.
     planned, shows_writes = known.fingerprints[0], original.now.vouches_for_content
     if overlay.proven and original.proven and shows_writes:
         raise VerificationError(error.what, why=f"{error.why}; neither of them was written to") from error
     if not planned.was_written_to(original.now) and not overlay.proven:
-        return _sound(guest, "no error in it; a VM has written to it since")
-    changes = planned.changes(original.now) if shows_writes else "on a block device no time shows that"
+        return _sound(guest, "no error found; a VM has written to it since")
+    changes = planned.changes(original.now) if shows_writes else "a block device does not show when"
     changed = f"its original {original.path} changed since the overlay was made: {changes}"
     if original.path != guest.source.path:
-        return _sound(guest, f"no error in it, but {changed}, though in quarantine")
+        return _sound(guest, f"no error found, but {changed}, though in quarantine")
     return Finding(
         guest.name,
         guest.overlay_path,
         Health.UNKNOWN,
-        f"no error in it, but {changed}. So a VM may still use that, and only you know which of the two counts."
+        f"no error found, but {changed}. A VM may still use it, so only you know which of the two counts."
         f" If the overlay does, move the original away. To go back to the original: {_back(guest)}.",
     )
 
@@ -194,7 +195,7 @@ def _sound(guest: GuestPlan, why: str) -> Finding:
 
 
 def _may_not_be_read(error: BaseException | None) -> bool:
-    """Whether this user lacks a permission: that says nothing about the file."""
+    """Return whether the error is a missing permission of this user, which proves nothing about the file."""
     while error is not None and not isinstance(error, PermissionError):
         error = error.__cause__
     return error is not None

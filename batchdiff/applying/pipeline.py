@@ -1,4 +1,4 @@
-"""Takes guests along their ways one after the other; while one is verified, the next is written.
+"""Process guests one after the other; while one is verified, the next one is written.
 
 ::
 
@@ -6,8 +6,8 @@
     guest 2             prepare | verify .......... | finish
     guest 3                                           prepare | verify ...      (here at_once is 2)
 
-Everything that changes a disk happens in this thread, in the guests' order. With ``at_once`` 1 a guest arrives
-before the next one begins.
+Everything that changes a disk happens in this thread, in the guests' order. With ``at_once`` 1 a guest is finished
+before the next one starts.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from batchdiff.linux.call_failures import explained
 from batchdiff.qcow2.faults import FormatError
 
 _BETWEEN_LOOKS = 1.0
-"""Seconds between two looks at the guests that wait. A VM that opens one waits, by default for at most 45."""
+"""Seconds between two checks of the guests that wait. A VM that opens one waits, by default for at most 45 s."""
 
 EXPECTED = (BatchdiffError, OSError, FormatError)
-"""What a user, a disk or an image can cause; all else is a bug."""
+"""The errors that a user, a disk or an image can cause; any other is a bug."""
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A guest and how to find out what has to be done with it; that may fail."""
+    """A guest, and the function that makes its task, which may fail."""
 
     guest: str
     task: Callable[[], Task]
@@ -44,7 +44,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A guest at the end of its way: its conversion, and why it came no further where it did not."""
+    """A guest at the end of its way: its conversion, and the error that stopped it, if any."""
 
     guest: str
     conversion: Conversion | None
@@ -60,35 +60,39 @@ class _Underway:
 
 
 def arrivals(ways: Iterable[Way], run: Run, *, at_once: int) -> Iterator[Arrival]:
-    """Each guest as it arrives, in their order; one that fails does not stop the others.
+    """Process guests, and yield each when it is done, in their order; one that fails does not stop the others.
 
-    ``at_once``: the most guests that are under way, of which one is written and the others are verified.
+    ``at_once``: the most guests in progress, of which one is written and the others are verified.
 
-    :raises StopError: somebody asked to stop; what was under way was undone.
+    :raises StopError: a stop was requested; what was in progress was rolled back.
     """
     ahead: deque[_Underway] = deque()
     with ThreadPoolExecutor(at_once) as pool:
         try:
             for way in ways:
                 run.stop.check()
-                begun = _begun(way, run, pool)
-                # Guests in progress hold space that they may give back: then this one is begun once more.
-                while ahead and _lacks_space(begun.error):
-                    yield _ended(ahead, run)
-                    begun = _begun(way, run, pool)
-                ahead.append(begun)
+                started = _begin(way, run, pool)
+                # Guests in progress hold space that they may give back: then this one starts once more.
+                while ahead and _lacks_space(started.error):
+                    yield _end(ahead, run)
+                    started = _begin(way, run, pool)
+                ahead.append(started)
+                # Finish the oldest guest if no more may be in progress, or if it has nothing to verify.
                 while len(ahead) >= at_once or (ahead and ahead[0].verdict is None):
-                    yield _ended(ahead, run)
+                    yield _end(ahead, run)
             while ahead:
-                yield _ended(ahead, run)
+                yield _end(ahead, run)
         finally:
+            # Guests are left only after an error, or if the caller wants no more: end their verifications, and
+            # roll them back.
             if ahead:
                 run.stop.ask()
             for left in ahead:
                 _undo(left)
 
 
-def _begun(way: Way, run: Run, pool: ThreadPoolExecutor) -> _Underway:
+def _begin(way: Way, run: Run, pool: ThreadPoolExecutor) -> _Underway:
+    """Write a guest's file, and start its verification; an error is kept until the guests before it are done."""
     guest = _Underway(way.guest)
     try:
         guest.conversion = Conversion(way.task(), run)
@@ -104,13 +108,17 @@ def _begun(way: Way, run: Run, pool: ThreadPoolExecutor) -> _Underway:
 
 
 def _lacks_space(error: Exception | None) -> bool:
+    """Return whether a guest failed for want of space, which other guests may give back."""
     return isinstance(error, SpaceError) or (
         isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
     )
 
 
-def _ended(ahead: deque[_Underway], run: Run) -> Arrival:
-    """Take the first guest to the end of its way."""
+def _end(ahead: deque[_Underway], run: Run) -> Arrival:
+    """Finish the oldest guest; if that fails, roll it back and record why.
+
+    :raises StopError: a stop was requested.
+    """
     guest = ahead.popleft()
     try:
         _await(guest, ahead)
@@ -120,11 +128,11 @@ def _ended(ahead: deque[_Underway], run: Run) -> Arrival:
         raise
     except EXPECTED as error:
         _undo(guest)
-        told = as_told(guest.guest, error)
+        reported = as_reported(guest.guest, error)
         if not _is_kept(guest, error):
             with contextlib.suppress(OSError):
-                run.journal.record_failure(guest.guest, str(told))
-        return Arrival(guest.guest, guest.conversion, told)
+                run.journal.record_failure(guest.guest, str(reported))
+        return Arrival(guest.guest, guest.conversion, reported)
     except BaseException:
         _undo(guest)
         raise
@@ -153,7 +161,7 @@ def _is_done(verdict: Future[None]) -> bool:
 
 
 def _is_kept(guest: _Underway, error: Exception) -> bool:
-    """Return whether purge leaves an original alone because the two differ: that is no failure of the guest."""
+    """Return whether purge leaves an original alone because the two differ, which is not a failure."""
     if not isinstance(error, DifferenceError) or guest.conversion is None:
         return False
     return guest.conversion.task.goal is Goal.PURGE
@@ -163,13 +171,13 @@ def _finish(guest: _Underway, run: Run) -> None:
     if guest.error is not None:
         raise guest.error
     if guest.conversion is None:
-        raise AssertionError("a guest is under way without a conversion")
+        raise AssertionError("a guest is in progress without a conversion")
     if guest.verdict is not None:
         try:
             guest.verdict.result()
         except StopError:
             if not run.stop.is_asked:
-                guest.conversion.check_holds()
+                guest.conversion.check_holds()  # it ended for a program that wants to write: name that one
             raise
         except DifferenceError as error:
             _take_the_other_way(guest, guest.conversion, error, run)
@@ -178,9 +186,9 @@ def _finish(guest: _Underway, run: Run) -> None:
 
 
 def _take_the_other_way(guest: _Underway, first: Conversion, error: DifferenceError, run: Run) -> None:
-    """The two differ: what is to be done then is done here and now, one guest at a time.
+    """Carry out the task for two files that differ; it is not overlapped with other guests.
 
-    :raises DifferenceError: nothing else is to be done.
+    :raises DifferenceError: there is no such task.
     """
     if first.task.otherwise is None:
         raise error
@@ -193,24 +201,24 @@ def _take_the_other_way(guest: _Underway, first: Conversion, error: DifferenceEr
 
 
 def _undo(guest: _Underway) -> None:
-    """What was not published goes. Where even that fails, the next run does it."""
+    """Roll back what was not published. If even that fails, the next run does it."""
     if guest.verdict is not None:
-        guest.verdict.exception()  # waits: nothing is removed that is being read
+        guest.verdict.exception()  # wait first: no file is removed that is being read
     if guest.conversion is not None:
         with contextlib.suppress(OSError, BatchdiffError):
             guest.conversion.abandon()
         guest.conversion.close()
 
 
-def as_told(guest: str, error: Exception) -> BatchdiffError:
-    """Return what to report of an error that a user, a disk or an image caused; any other is raised again."""
+def as_reported(guest: str, error: Exception) -> BatchdiffError:
+    """Return an expected error with cause and remedy; raise any other error again."""
     if isinstance(error, BatchdiffError):
         return error
     if isinstance(error, FormatError):
         return GuestError(
             f"cannot write the image of {guest}",
             why=str(error),
-            remedy="A larger `overlay.cluster_size` or a shorter path of the template makes it fit.",
+            remedy="An overlay fits with a larger `overlay.cluster_size` or a shorter path of the template.",
         )
     if not isinstance(error, OSError):
         raise error

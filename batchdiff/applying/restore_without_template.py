@@ -1,7 +1,7 @@
-"""Gives originals their names back where overlays cannot be read: the template is lost, or they are damaged.
+"""Give originals their names back if overlays cannot be read: the template is lost, or the overlays are damaged.
 
-Nothing is deleted: the overlays stay, for the template may come back from a backup, or a person repairs them. An
-overlay that stands at the original's own name makes way for it::
+Nothing is deleted: the overlays stay, because the template may come back from a backup, or the overlays may be
+repaired. An overlay that has the original's own name makes way for it::
 
     vm.img -> vm.img.batchdiff-overlay          then          vm.img.batchdiff-original -> vm.img
 """
@@ -19,7 +19,7 @@ from batchdiff.applying.guests.file_names import discard, overlay_names
 from batchdiff.applying.guests.guest_files import Found, find_original, find_overlay
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.journal.records import Goal, Standing, Step
-from batchdiff.applying.pipeline import as_told
+from batchdiff.applying.pipeline import as_reported
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.session import Session
 from batchdiff.applying.swap import retire
@@ -34,17 +34,17 @@ from batchdiff.image.open import inspect, open_image
 from batchdiff.linux.call_failures import AGAIN, how_to_remove
 from batchdiff.plan.plan import GuestPlan, Plan
 
-Begun: TypeAlias = tuple[GuestPlan, Standing]
-"""A guest that apply has begun, and where it stands."""
+Started: TypeAlias = tuple[GuestPlan, Standing]
+"""A guest that apply has started to convert, and where it stands."""
 
 NOTHING_READS_IT = "its original would get its name back; its overlay, which cannot be read now, would stay"
 WITHOUT_TEMPLATE = "without its template it cannot be read"
 DAMAGED = "it cannot be read"
-"""Why an overlay stays."""
+"""The reasons why an overlay stays."""
 
 
-def split_by_reading(found: list[Begun], plan: Plan) -> tuple[list[Begun], list[Begun]]:
-    """Those whose overlays can be read, or are not there; and those whose overlays are there and cannot."""
+def split_by_reading(found: list[Started], plan: Plan) -> tuple[list[Started], list[Started]]:
+    """Return the guests whose overlays can be read or are missing, and those whose overlays cannot be read."""
     damaged = [each for each in found if _cannot_be_read(*each, plan)]
     return [each for each in found if each not in damaged], damaged
 
@@ -58,17 +58,17 @@ def _cannot_be_read(guest: GuestPlan, standing: Standing, plan: Plan) -> bool:
                 inspect(image)
     except ImageError:
         return True
-    except GuestError:  # two files could be it; restore says so
+    except GuestError:  # two files could be it, which restore reports
         return False
     return False
 
 
-def restore_without_template(session: Session, found: list[Begun], why: str) -> Iterator[GuestOutcome]:
-    """Goes back to each original; outcomes guest by guest, and one that fails does not stop the others.
+def restore_without_template(session: Session, found: list[Started], why: str) -> Iterator[GuestOutcome]:
+    """Go back to each original, and yield the outcomes; one guest that fails does not stop the others.
 
-    ``why``: what the operator reads of the overlays that stay.
+    ``why``: the reason to report for overlays that stay.
 
-    :raises StopError: somebody asked to stop.
+    :raises StopError: a stop was requested.
     """
     discard_unfinished(session.plan)
     dependents = dependents_in_plan(session.plan)
@@ -77,10 +77,10 @@ def restore_without_template(session: Session, found: list[Begun], why: str) -> 
         try:
             left = _go_back(guest, standing, session, dependents)
         except (BatchdiffError, OSError) as error:
-            told = as_told(guest.name, error)
+            reported = as_reported(guest.name, error)
             with contextlib.suppress(OSError):
-                session.journal.record_failure(guest.name, str(told))
-            yield GuestOutcome(guest.name, Status.FAILED, str(told), exit_code=told.exit_code)
+                session.journal.record_failure(guest.name, str(reported))
+            yield GuestOutcome(guest.name, Status.FAILED, str(reported), exit_code=reported.exit_code)
         else:
             notes = () if left is None else (_left(left, why),)
             yield GuestOutcome(guest.name, Status.RESTORED, original="back under its name", notes=notes)
@@ -94,12 +94,12 @@ def _left(path: str, why: str) -> str:
 
 
 def _go_back(guest: GuestPlan, standing: Standing, session: Session, dependents: Dependents) -> str | None:
-    """Return the path of the overlay that stays; None if there is none."""
+    """Give a guest its original back, and return the path of the overlay that stays; None if there is none."""
     original, overlay = find_original(guest, standing), find_overlay(guest, standing)
     if original is None:
         raise GuestError(
             f"{guest.name} cannot go back to its original",
-            why="it is gone: it was deleted, or somebody moved it",
+            why="it is gone: it was deleted or moved",
             remedy="Bring the template back, or repair a copy of the overlay, so that it can be read again.",
         )
     own = guest.source.path
@@ -110,6 +110,7 @@ def _go_back(guest: GuestPlan, standing: Standing, session: Session, dependents:
     with open_image(replace(guest.source, path=original.path)) as image, hold(image, Purpose.GUEST) as held:
         _require_free(original.path, held.alone().objection, dependents)
         if original.path != own:
+            # Recorded before the first rename: if this process dies in between, the next restore continues here.
             session.journal.record(
                 guest.name, replace(standing, step=Step.RETIRING, goal=Goal.RESTORE, moved=True)
             )
@@ -128,7 +129,7 @@ def _go_back(guest: GuestPlan, standing: Standing, session: Session, dependents:
 
 
 def _require_unused(path: str) -> None:
-    """What a running VM has not written completely may look damaged, and is not."""
+    """Refuse an overlay that a VM has open: what the VM has not written completely may only look damaged."""
     fd = open_image_file(path)
     try:
         usage = secured(fd, Purpose.GUEST)
@@ -140,6 +141,7 @@ def _require_unused(path: str) -> None:
 
 
 def _moved_aside(overlay: Found, guest: GuestPlan, dependents: Dependents) -> Found:
+    """Rename the overlay that has the original's name, and return it under its new one."""
     fd = open_image_file(overlay.path)
     try:
         _require_free(overlay.path, "", dependents)

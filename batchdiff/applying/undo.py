@@ -1,4 +1,4 @@
-"""Restores or purges the guests of a plan, by the same ways as apply."""
+"""Restore or purge the guests of a plan, through the same pipeline as apply."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from batchdiff.image_source import ImageFormat
 from batchdiff.plan.plan import GuestPlan, Plan
 
 Chosen = list[tuple[GuestPlan, Standing]]
-"""Guests that a verb can do something for, each with where it stands."""
+"""Guests that a verb can do something for, each with its standing."""
 
 
 def restorable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...] | None) -> Chosen:
@@ -44,16 +44,16 @@ def restorable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...
     :raises UsageError: no guest has such a name, or there is nothing to restore for it.
     """
 
-    def begun(standing: Standing) -> bool:
-        # Of an apply that failed before it had verified an overlay, nothing is left but perhaps a temporary file.
+    def is_started(standing: Standing) -> bool:
+        # An apply that failed before it had verified an overlay has left a temporary file at most.
         left = standing.temporary is not None and os.path.lexists(standing.temporary)
-        left = left or standing.overlay is not None  # verified, and perhaps published before it could be noted
+        left = left or standing.overlay is not None  # verified, and perhaps published, which may be unrecorded
         in_place = standing.published or standing.moved or left
         # A purge after a restore deletes an older original; the guest itself is restored.
         restored = standing.step is Step.RESTORED or (standing.goal is Goal.PURGE and not standing.published)
         return in_place and not restored
 
-    return _chosen(plan, standings, names, begun)
+    return _chosen(plan, standings, names, is_started)
 
 
 def purgeable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...] | None) -> Chosen:
@@ -63,20 +63,20 @@ def purgeable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...]
     """
 
     def in_quarantine(standing: Standing) -> bool:
-        begun = standing.goal is Goal.PURGE and standing.step not in {Step.PURGED, Step.RESTORED}
+        unfinished = standing.goal is Goal.PURGE and standing.step not in {Step.PURGED, Step.RESTORED}
         ended = standing.step in {Step.RETIRED, Step.RESTORED}
-        return begun or (ended and standing.fate is Fate.QUARANTINED)
+        return unfinished or (ended and standing.fate is Fate.QUARANTINED)
 
     return _chosen(plan, standings, names, in_quarantine)
 
 
 def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
-    """Bring originals back, or rebuild them, and remove their overlays; outcomes guest by guest.
+    """Bring originals back, or rebuild them, delete their overlays, and yield the outcomes.
 
     :raises UsageError: there is no such guest, or nothing to restore.
     :raises PlanError: the template's content changed.
     :raises ProgramError: qemu-img is missing.
-    :raises StopError: somebody asked to stop.
+    :raises StopError: a stop was requested.
     """
     found = restorable(session.plan, session.journal.notes.standings, options.guests)
     lost = why_template_is_lost(session) if found else None
@@ -85,20 +85,21 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
         yield from restore_without_template(session, found, WITHOUT_TEMPLATE)
         return
     if options.discard_changes:
+        # Overlays that cannot be read stay where they are; all others take the usual way.
         found, damaged = split_by_reading(found, session.plan)
         yield from restore_without_template(session, damaged, DAMAGED)
     for guest, arrival in _arrivals(session, found, partial(restore_task, options=options)):
         done = arrival.conversion
         if arrival.error is None and done is not None and Action.WRITE in done.done:
-            done.notes += _begins_like_another_format(guest)
+            done.notes += _starts_like_another_format(guest)
         notes = session.journal.notes
         yield undone(guest, with_way_back(arrival, guest, notes), Status.RESTORED, notes)
 
 
 def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
-    """Delete quarantined originals whose overlays QEMU finds identical; outcomes guest by guest.
+    """Delete quarantined originals whose overlays QEMU finds identical, and yield the outcomes.
 
-    :raises BatchdiffError: as :func:`restore`.
+    :raises BatchdiffError: as for :func:`restore`.
     """
     found = purgeable(session.plan, session.journal.notes.standings, options.guests)
     for guest, arrival in _arrivals(session, found, partial(purge_task, options=options)):
@@ -156,18 +157,18 @@ def why_template_is_lost(session: Session) -> BatchdiffError | None:
 
 
 def require_decision(session: Session, found: Chosen, options: RestoreOptions, lost: BatchdiffError) -> None:
-    """Without the template no overlay can be read: originals come back only if the operator gives the overlays up.
+    """Require `--discard-changes` if the template is lost: without it no overlay can be read.
 
-    :raises BatchdiffError: the operator did not.
+    :raises BatchdiffError: the option is missing.
     """
     if options.discard_changes:
         return
     raise originals_first(lost, [guest for guest, _ in found], session.journal.notes)
 
 
-def _begins_like_another_format(guest: GuestPlan) -> list[str]:
-    """Return a warning of a raw disk that begins like another format: dangerous wherever formats are guessed."""
+def _starts_like_another_format(guest: GuestPlan) -> list[str]:
+    """Return a warning if a raw disk starts like another format, which is dangerous if formats are guessed."""
     found = looks_like(guest.source.path)
     if guest.source.format is not ImageFormat.RAW or found in {None, ImageFormat.RAW}:
         return []
-    return [f"{guest.source.path} is raw, but begins like {found}: its VM's definition must say raw"]
+    return [f"{guest.source.path} is raw, but starts like {found}: its VM's definition must say raw"]

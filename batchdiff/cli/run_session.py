@@ -43,7 +43,7 @@ class Announcer:
     unheard: list[UsageError] = field(default_factory=list)
 
     def step(self, guest: str, step: Step) -> None:
-        """See :class:`batchdiff.applying.swap.swap.Watch`."""
+        """See :class:`batchdiff.applying.session.session.Watch`."""
         try:
             self.console.detail(f"{guest}: {step}")
             self.console.event("step", guest=guest, step=step.value)

@@ -1,1 +1,1 @@
-"""Which images rest on a file that may have to go."""
+"""Find the images that rest on a file before it is removed."""

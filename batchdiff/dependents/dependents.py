@@ -77,7 +77,7 @@ class Dependents:
         return look.answer(path, former, but, forbidden)
 
     def on_each(self, paths: Iterable[str], *, forbidden: Forbidden = Forbidden.COUNTS) -> dict[str, list[str]]:
-        """Return the same for several files, by one search. It may open them, so none of them may be held."""
+        """Return the same for several files, from one search. It may open them, so none of them may be held."""
         paths = list(paths)
         look = _Look(self._heads, frozenset(), self._raw)
         look.take_in_all(self._folders, self._images)

@@ -1,1 +1,1 @@
-"""What Linux reports and does beyond POSIX: extents, mounts, block devices, causes of failures."""
+"""The facilities of Linux beyond POSIX: extents, mounts, block devices, causes of failures."""

@@ -247,14 +247,11 @@ def _too_large(case: _Case) -> Fault:
 
 
 def _gone(case: _Case) -> Fault:
-    return Fault(
-        f"{case.path or 'the file'} is gone, or a folder above it",
-        f"Bring it back, {AGAIN}",
-    )
+    return Fault(f"{case.path or 'the file'}, or a folder above it, is gone", f"Bring it back, {AGAIN}")
 
 
 def _another_kind(case: _Case, what: str) -> Fault:
-    return Fault(f"{case.path or 'what stands there'} is {what}", f"Correct the path, or move that away, {AGAIN}")
+    return Fault(f"{case.path or 'the file'} is {what}", f"Correct the path, or move that away, {AGAIN}")
 
 
 def _fixed(remedy: str) -> Callable[[_Case], Fault]:

@@ -35,7 +35,7 @@ _LEAST_WANTED = ("mapper/", "disk/by-id/", "disk/by-path/", "disk/")
 
 _NO_DISKS = {"bus", "char", "cpu", "dri", "hugepages", "input", "mqueue", "net", "pts", "shm", "snd"}
 _MOST_LINKS = 40
-"""The kernel follows no more."""
+"""The kernel's own limit."""
 
 
 def image_path(path: str) -> str:

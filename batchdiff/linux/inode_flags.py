@@ -1,4 +1,4 @@
-"""Give a new file the inode flags, places on disk and project of the file whose place it takes.
+"""Give a new file the inode flags, allocation hints and project of the file whose place it takes.
 
 ::
 
@@ -21,7 +21,7 @@ _GET_MORE, _SET_MORE = 0x801C581F, 0x401C5820
 _FLAGS, _MORE = struct.Struct("=I"), struct.Struct("=5I8x")
 
 _EARLY = {0x00000004: "COMPR", 0x00000400: "NOCOMP", 0x00800000: "NOCOW", 0x02000000: "DAX"}
-"""They decide how data is stored, so they only work if they are set before the first byte."""
+"""Flags that decide how data is stored: they only work if they are set before the first byte."""
 
 _LATE = {
     0x00000001: "SECRM",
@@ -32,15 +32,15 @@ _LATE = {
     0x00004000: "JOURNAL_DATA",
     0x00008000: "NOTAIL",
 }
-"""Set when all is written: SYNC and JOURNAL_DATA slow down every write."""
+"""Flags that are set once everything is written: SYNC and JOURNAL_DATA slow down every write."""
 
 _PLACES = 0x00000001 | 0x00002000 | 0x00004000
-"""REALTIME, NODEFRAG, FILESTREAM: where XFS takes blocks."""
+"""REALTIME, NODEFRAG, FILESTREAM: where XFS allocates blocks."""
 
 _UNITS = 0x00000800 | 0x00010000
-"""EXTSIZE, COWEXTSIZE: how many blocks XFS takes at once.
+"""EXTSIZE, COWEXTSIZE: how many blocks XFS allocates at once.
 
-Nothing keeps them: QEMU gives each image that it makes 1 MiB, with which a thin overlay would be twice as large.
+They are not copied: QEMU sets 1 MiB on each image that it creates, which would double the size of a thin overlay.
 """
 
 _INHERITS_PROJECT = 0x00000200
@@ -63,11 +63,11 @@ class _More(NamedTuple):
 
 
 def set_early_flags(source: int, target: int) -> list[str]:
-    """Set what an empty file must be given, clear what else it inherited, and name what failed.
+    """Set the flags that only work on an empty file, clear all others that it inherited, and return what failed.
 
     A source that cannot have flags (a block device, a file on NFS) counts as one that has none set.
     """
-    # What cannot be cleared now is named by set_late_flags, if the source does not have it.
+    # Errors are ignored here: set_late_flags reports each flag that is set on the target only.
     _set_flags(target, 0, _LATE)
     more = _more(source)
     return [
@@ -78,21 +78,21 @@ def set_early_flags(source: int, target: int) -> list[str]:
 
 
 def set_late_flags(source: int, target: int) -> list[str]:
-    """Set all other flags as the source has them, and name what failed."""
+    """Set all other flags as the source has them, and return what failed."""
     return _set_flags(target, _flags(source), _LATE)
 
 
 def _set_flags(target: int, wanted: int, names: dict[int, str]) -> list[str]:
-    """Make each named flag as wanted.
+    """Set or clear each of the named flags as wanted, and return what failed.
 
-    One at a time, because a filesystem refuses a whole call for one flag that it does not know; what must be
-    cleared goes first, because COMPR excludes NOCOW.
+    One at a time, because a filesystem refuses the whole call for one flag that it does not know. Flags are
+    cleared before others are set, because COMPR excludes NOCOW.
     """
     differing = [flag for flag in names if (wanted ^ _flags(target)) & flag]
     lost = []
     for flag in sorted(differing, key=lambda flag: wanted & flag):
         reason = _try(target, _SET_FLAGS, _FLAGS.pack(_flags(target) ^ flag))
-        # Compared again: btrfs ignores NOCOW without an error if the file is not empty.
+        # Compare again: btrfs ignores NOCOW without an error if the file is not empty.
         if (wanted ^ _flags(target)) & flag:
             without = "" if wanted & flag else "the file without "
             lost.append(f"{without}the flag {names[flag]}{reason}")
@@ -115,13 +115,13 @@ def _set_project(target: int, wanted: int) -> list[str]:
     if now.project == wanted:
         return []
     if _folder_gives_project(target):
-        return [f"the project {wanted} (its folder allows no other project than {now.project})"]
+        return [f"the project {wanted} (its folder allows only the project {now.project})"]
     reason = _try(target, _SET_MORE, _MORE.pack(*now._replace(project=wanted)))
     return [] if _more(target).project == wanted else [f"the project {wanted}{reason}"]
 
 
 def _folder_gives_project(fd: int) -> bool:
-    """Return whether the folder gives its project to what is made in it; also if that cannot be found out."""
+    """Return whether new files in the folder get its project; true if that cannot be determined."""
     try:
         folder = os.open(os.path.dirname(os.readlink(f"/proc/self/fd/{fd}")), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -147,7 +147,7 @@ def _more(fd: int) -> _More:
 
 
 def _try(fd: int, request: int, argument: bytes) -> str:
-    """Call an ioctl; return the reason in brackets if it fails."""
+    """Call an ioctl; if it fails, return the reason in parentheses."""
     try:
         fcntl.ioctl(fd, request, argument)
     except OSError as error:

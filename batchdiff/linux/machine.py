@@ -1,4 +1,4 @@
-"""What of this machine a process may use: its CPUs and its memory.
+"""The CPUs and the memory of this machine that a process may use.
 
 Source: Linux ``Documentation/filesystems/proc.rst``, 1.2 (meminfo); ``Documentation/admin-guide/cgroup-v2.rst``.
 """
@@ -16,14 +16,14 @@ _GROUPS = "/sys/fs/cgroup"
 
 
 def usable_cpus() -> int:
-    """Return on how many CPUs this process may run: taskset, cpuset cgroups and containers limit them."""
+    """Return the number of CPUs that this process may run on, which taskset, cgroups and containers limit."""
     return len(os.sched_getaffinity(0))
 
 
 def available_memory() -> int | None:
-    """Return the bytes that can be had without swapping, within the limits of cgroups too; None if nothing says.
+    """Return the bytes that are available without swapping, within the limits of cgroups; None if unknown.
 
-    What a cgroup has in use is mostly page cache, which gives way; so its limit counts, not what is left of it.
+    A cgroup mostly uses memory for page cache, which gives way. So its limit counts, not the unused part of it.
     """
     known = [size for size in (_available(), *map(_limit, _own_groups())) if size is not None]
     return min(known, default=None)
@@ -38,7 +38,7 @@ def _available() -> int | None:
 
 
 def _own_groups() -> list[str]:
-    """Return the folders of this process's cgroup (version 2) and of those that it is in."""
+    """Return the folders of this process's cgroup (version 2) and of all cgroups above it."""
     with contextlib.suppress(OSError), open(_OWN_GROUPS, encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             if line.startswith("0::/"):
@@ -48,7 +48,7 @@ def _own_groups() -> list[str]:
 
 
 def _limit(group: str) -> int | None:
-    """Return the limit of a cgroup; None if it has none: then the file says ``max``, or is not there."""
+    """Return the limit of a cgroup; None if it has none: then the file is missing, or contains ``max``."""
     with contextlib.suppress(OSError, ValueError), open(f"{group}/memory.max", encoding="ascii") as file:
         return int(file.read())
     return None

@@ -3,7 +3,7 @@
 Access control lists (acl(5)) and SELinux labels are extended attributes. A new file inherits from its folder::
 
     open(0600)        for its owner only: the mode closes an inherited ACL too
-    prepare           remove what the folder gave, set what only an empty file takes
+    prepare           remove what was inherited, set what can only be set on an empty file
       ... the image is written and read back ...
     copy_metadata     owner, attributes, flags, and last the mode, which opens the file to others
 """
@@ -34,14 +34,14 @@ _STORAGE = "btrfs."
 
 
 def prepare(source: int, target: int) -> list[str]:
-    """Take from an empty file what its folder gave it, and set what only an empty file can take.
+    """Remove what an empty file inherited from its folder, and set what can only be set on an empty file.
 
-    Returns what could not be kept, as words for "could not keep ...".
+    Return what could not be kept, as words for "could not keep ...".
     """
     given = _attributes(source)
     for name in _attributes(target):
         if name == _ACL or name not in given:
-            with contextlib.suppress(OSError):  # copy_metadata names what is left
+            with contextlib.suppress(OSError):  # copy_metadata reports what is left
                 os.removexattr(target, name)
     for name, value in given.items():
         if name.startswith(_STORAGE) and value is not None:
@@ -54,7 +54,7 @@ def copy_metadata(source: int, target: int) -> list[str]:
     """Make the metadata of a prepared and written file that of the source, then compare the two.
 
     If owner, group or ACL cannot be kept, the mode is narrowed, so that the file is never open to more people than
-    the source. Returns what differs in the end, as words for "could not keep ...".
+    the source. Return what differs in the end, as words for "could not keep ...".
     """
     reasons: dict[str, str] = {}
     flags = set_late_flags(source, target)  # before the owner, who alone may set them
@@ -137,7 +137,7 @@ def _inherited(name: str) -> str:
 
 
 def _attempt(reasons: dict[str, str], what: str, call: Callable[..., None], *arguments: object) -> bool:
-    """Call something; note the reason for ``what`` if it fails."""
+    """Call a function; if it fails, record the reason for ``what``, and return False."""
     try:
         call(*arguments)
     except OSError as error:

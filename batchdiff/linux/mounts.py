@@ -120,7 +120,7 @@ def filesystem_of(fd: int) -> str:
 
 def mount_under(fd: int) -> Mount | None:
     """Return the mount through which a file was opened; None if it is not in the list."""
-    # Asked five times for each guest of a fleet: no other line is parsed.
+    # This runs five times for each guest of a fleet, so no other line is parsed.
     begin = f"{_mount_number(fd)} "
     return next((parsed(line) for line in mountinfo() if line.startswith(begin)), None)
 

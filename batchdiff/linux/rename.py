@@ -1,4 +1,4 @@
-"""Gives files new names without ever replacing one, durably."""
+"""Rename files durably, without ever replacing one."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def rename_without_replacing(source: str, target: str) -> None:
-    """Renames within a filesystem, and makes it durable.
+    """Rename a file within its filesystem, and make that durable.
 
-    Source: renameat2(2). Filesystems without RENAME_NOREPLACE get link and unlink, which never replace
-    either.
+    Without RENAME_NOREPLACE, link and unlink do it, which never replace a file either. Source: renameat2(2).
 
     :raises FileExistsError: ``target`` exists.
-    :raises OSError: it cannot be done.
+    :raises OSError: the file cannot be renamed.
     """
     result = _libc.renameat2(
         _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(_RENAME_NOREPLACE)

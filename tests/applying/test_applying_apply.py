@@ -115,7 +115,7 @@ def test_the_template_is_never_a_guest(stage):
     stage.plan = dataclasses.replace(stage.plan, guests=(guest,), template=template)
     for retire in Retire:
         outcomes = stage.apply(retire)
-        assert f"guest {NAME} is the template, or below it" in failed(outcomes)
+        assert f"guest {NAME} is the template, or stores it" in failed(outcomes)
         assert outcomes[0].exit_code == PlanError("").exit_code
     assert stage.template.exists()
 

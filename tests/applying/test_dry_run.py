@@ -54,12 +54,12 @@ def stage(request, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("used", "discard", "said"),
     [
-        (False, False, "its original would get its name back, and the overlay would go"),
+        (False, False, "its original would get its name back, and the overlay would be deleted"),
         (True, True, "what its VM wrote since would be thrown away"),
         (
             True,
             False,
-            "would be rebuilt from the overlay, and the overlay would go; the older original would stay",
+            "would be rebuilt from the overlay, and the overlay would be deleted; the older original would stay",
         ),
     ],
 )
@@ -77,7 +77,8 @@ def test_restore_of_a_deleted_guest(stage):
     stage.apply(Retire.DELETE)
     (outcome,) = Rehearsal(stage).restore()
     assert outcome.status is Status.WOULD_RESTORE
-    assert outcome.reason == f"{stage.original()} would be rebuilt from the overlay, and the overlay would go"
+    rebuilt = f"{stage.original()} would be rebuilt from the overlay"
+    assert outcome.reason == f"{rebuilt}, and the overlay would be deleted"
 
 
 def test_restore_of_a_kept_guest_that_was_used(tmp_path, monkeypatch):

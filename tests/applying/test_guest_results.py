@@ -75,7 +75,7 @@ def test_converted(tmp_path, done, status):
         (Fate.KEPT, "kept"),
         (Fate.DELETED, "deleted"),
         (Fate.QUARANTINED, "quarantined as /aside"),
-        (Fate.GONE, "gone: an earlier run deleted it, or somebody moved it"),
+        (Fate.GONE, "gone: an earlier run deleted it, or it was moved"),
         (None, ""),
     ],
 )

@@ -62,7 +62,7 @@ def test_a_template_that_was_touched(quarantined):
     found = template(quarantined)
     assert found.health is Health.TOUCHED
     assert "it was written to (mtime)" in found.why
-    assert "its content is what it was" in found.why
+    assert "its content has not changed" in found.why
 
 
 def test_a_template_whose_mode_was_changed(quarantined):
@@ -71,7 +71,7 @@ def test_a_template_whose_mode_was_changed(quarantined):
     quarantined.template.chmod(0o440)
     found = template(quarantined)
     assert found.health is Health.TOUCHED
-    said = "it changed, perhaps only in its mode or name (ctime); by its digest, its content is what it was"
+    said = "it changed, perhaps only in its mode or name (ctime); by its digest, its content has not changed"
     assert found.why == f"{quarantined.template}: {said}"
 
 
@@ -126,7 +126,7 @@ def test_a_template_on_a_device_is_sound_by_its_digest(quarantined, monkeypatch)
 def test_as_in_its_original(quarantined):
     found = overlay(quarantined)
     assert found.health is Health.SOUND
-    assert found.why == "every byte as in its original (vm.img.batchdiff-original)"
+    assert found.why == "identical to its original (vm.img.batchdiff-original)"
 
 
 def test_a_vm_has_written_to_it(quarantined):
@@ -168,10 +168,10 @@ def test_a_kept_original_whose_attributes_changed(stage):
     """That is no write to it."""
     stage.apply()
     stage.original().chmod(0o600)
-    assert "every byte as in its original" in overlay(stage).why
+    assert "identical to its original" in overlay(stage).why
     assert on_disk(stage.plan, stage.notes)["vm"].written is Written.NONE
     stage.use()
-    assert overlay(stage).why == "no error in it; a VM has written to it since"
+    assert overlay(stage).why == "no error found; a VM has written to it since"
     assert on_disk(stage.plan, stage.notes)["vm"].written is Written.OVERLAY
 
 
@@ -189,7 +189,7 @@ def test_no_original_to_compare_with(stage):
     stage.judge.checked.clear()
     found = overlay(stage)
     assert found.health is Health.SOUND
-    assert "no original is there" in found.why
+    assert found.why == "no error found; there is no original to compare it with"
     assert stage.judge.checked == [("vm.qcow2", True)]
     assert stage.judge.comparisons == 1  # that of apply
 

@@ -9,7 +9,7 @@ import pytest
 
 from batchdiff.applying import pipeline
 from batchdiff.applying.journal.records import Goal
-from batchdiff.applying.pipeline import Way, arrivals, as_told
+from batchdiff.applying.pipeline import Way, arrivals, as_reported
 from batchdiff.applying.session.stop import Stop
 from batchdiff.errors import DifferenceError, GuestError, ImageError, InUseError, SpaceError, StopError
 from batchdiff.qcow2.faults import FormatError
@@ -303,7 +303,7 @@ def test_another_way_that_fails(world, call):
     ],
 )
 def test_what_is_told_of_a_fault(error, said):
-    told = as_told("web01", error)
+    told = as_reported("web01", error)
     assert isinstance(told, GuestError)
     assert "web01" in str(told)
     with pytest.raises(GuestError, match=said):
@@ -312,12 +312,12 @@ def test_what_is_told_of_a_fault(error, said):
 
 def test_an_error_of_ours_is_told_as_it_is():
     error = ImageError("cannot read it")
-    assert as_told("web01", error) is error
+    assert as_reported("web01", error) is error
 
 
 def test_a_bug_is_no_fault_of_a_disk():
     with pytest.raises(ZeroDivisionError):
-        as_told("web01", ZeroDivisionError())
+        as_reported("web01", ZeroDivisionError())
 
 
 def test_a_vm_need_not_wait_for_the_guests_before_its_own(world):

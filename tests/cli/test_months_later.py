@@ -148,7 +148,7 @@ def test_changes_cannot_be_discarded_without_an_original(one):
     one.apply("--retire", "delete", "--yes")
     expected = use(one)
     assert (
-        "it cannot go back to its original: that was deleted or moved"
+        " cannot go back to its original: that was deleted or moved"
         in run(one, "restore", "--discard-changes", "--yes", expect=1).stderr
     )
     run(one, "restore")

@@ -249,7 +249,7 @@ def test_verify_finds_all_sound(planned):
     assert set(health(done).values()) == {"sound"}
     assert len(health(done)) == 5
     assert planned.state() == before
-    assert "every byte as in its original" in run(planned, "verify").stdout
+    assert "identical to its original" in run(planned, "verify").stdout
 
 
 @pytest.mark.parametrize(("change", "code"), [("touch", 0), ("write", 6), ("set back", 6)])

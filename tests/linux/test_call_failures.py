@@ -190,7 +190,8 @@ def test_a_limit_on_the_size_of_files(tmp_path):
 
 def test_what_is_gone(place):
     (place / "vm.img").unlink()
-    assert f"{place / 'vm.img'} is gone" in reason(OSError(errno.ENOENT, "", str(place / "vm.img")))
+    error = OSError(errno.ENOENT, "", str(place / "vm.img"))
+    assert f"{place / 'vm.img'}, or a folder above it, is gone" in reason(error)
 
 
 @pytest.mark.parametrize(

@@ -65,10 +65,10 @@ def test_notes_are_told():
 
 
 def test_the_table_has_the_first_word_without_its_colon():
-    gone = GuestOutcome("a", Status.UNCHANGED, original="gone: somebody moved it")
+    gone = GuestOutcome("a", Status.UNCHANGED, original="gone: it was moved")
     (_, _, row, *_, note, _, _) = outcome_text([gone], width=200).splitlines()
     assert row.endswith("  gone")
-    assert note == "unchanged  a: the original is gone: somebody moved it"
+    assert note == "unchanged  a: the original is gone: it was moved"
 
 
 def test_no_guests_at_all():

@@ -1,1 +1,1 @@
-"""What must hold before a file is written, published or retired."""
+"""Checks before a file is written, published or retired."""

@@ -1,4 +1,4 @@
-"""Measure by how much the free space of the filesystems has grown that a command works on, as df shows it."""
+"""Measure how much the free space on the filesystems of a command has grown, as df shows it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from batchdiff.plan.plan import Plan
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _BETWEEN = 0.05
-"""Seconds between two looks. XFS was measured to free a small file within 3 ms of the first one."""
+"""Seconds between two queries. XFS was measured to free a small file within 3 ms of the first one."""
 
 _LOOKS = 40
-"""Then something else deletes files all the time, and no number is right for long."""
+"""The most queries. If space still grows then, another program is deleting files, and no number stays right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class FreeSpace:
         return cls(found)
 
     def grown(self, *, deleted: bool = True) -> dict[str, int]:
-        """By how many bytes each has grown since, by its folder; others may have written meanwhile.
+        """Return by how many bytes each has grown since, by its folder; other programs may have written meanwhile.
 
         ``deleted``: whether files were deleted, whose space may come back some time later.
         """
@@ -58,12 +58,11 @@ def _free(folder: str) -> int:
 
 
 def _settled(folder: str, looks: int) -> int:
-    """Let a filesystem finish, and return the bytes that are free then.
+    """Wait until a filesystem has freed the blocks of deleted files, and return its free bytes.
 
-    XFS and btrfs free the blocks of deleted files later. Syncing is enough on btrfs. XFS has a thread for it,
-    which it wakes up when it is asked for its free space; so it is asked until that stops growing. On all
-    filesystems the kernel holds a file for some milliseconds (23 were measured) after the confined program that
-    compared it (Landlock) has ended.
+    XFS and btrfs free these blocks later. A sync is enough on btrfs. XFS has a thread for it, which each query of
+    the free space wakes up; so query it until it stops growing. On all filesystems the kernel holds a file for
+    some milliseconds (23 were measured) after the confined program that compared it (Landlock) has ended.
     """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

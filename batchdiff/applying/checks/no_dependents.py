@@ -1,7 +1,7 @@
 """Refuse to move or delete a file on which another image rests.
 
-A linked clone or an external snapshot takes no lock while its VM is off, so it is looked for at the moment that
-matters: right before a file gets another name, and again before it is unlinked.
+A linked clone or an external snapshot takes no lock while its VM is off. So the search runs when it matters: right
+before a file is renamed, and again before it is unlinked.
 """
 
 from __future__ import annotations

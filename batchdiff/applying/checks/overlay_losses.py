@@ -1,4 +1,4 @@
-"""What an overlay has that an image rebuilt from it, or the original, would not have."""
+"""The parts of an overlay that neither its original nor an image rebuilt from it would have."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def counted_losses(path: str) -> dict[Loss, str]:
 
 
 def check_losses(guest: str, path: str, allowed: LossesAllowed) -> None:
-    """Make sure that the overlay holds nothing but its content, or that the operator gives the rest up.
+    """Make sure that an overlay has no snapshots or bitmaps, unless the operator gives them up.
 
-    :raises GuestError: it has snapshots or bitmaps that would be lost.
+    :raises GuestError: it has some that would be lost.
     :raises ImageError: it is not a sound qcow2 image.
     """
     lost = {loss: words for loss, words in counted_losses(path).items() if loss not in allowed}
@@ -45,7 +45,7 @@ def check_losses(guest: str, path: str, allowed: LossesAllowed) -> None:
 
 
 def not_given_back(image_format: ImageFormat) -> list[str]:
-    """Return what a rebuilt image cannot have of the original, in words."""
+    """Return, in words, how a rebuilt image differs in format from its original."""
     if image_format is ImageFormat.RAW:
         return []
     return [

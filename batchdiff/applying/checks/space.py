@@ -30,7 +30,7 @@ _METADATA = 1024 * KIB
 """Header, first tables, and the rounding of the filesystem."""
 
 _STRETCH = 64 * MIB
-"""How much of an image is looked at at once: up to 16,384 pieces of 4 KiB, so that a list of them is no matter."""
+"""The length of an image that is mapped at once: up to 16,384 segments of 4 KiB, which is a short list."""
 
 _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 """ioctl_ficlonerange(2), and a length that is a whole number of blocks everywhere."""
@@ -38,7 +38,7 @@ _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """For how many guests under way at once there is space; ``scarce_in``: a folder that has none for more."""
+    """The number of guests for which there is space at once; ``scarce_in``: a folder without space for more."""
 
     jobs: int
     scarce_in: str = ""
@@ -52,10 +52,10 @@ def check_space(
     jobs: int = 1,
     unfinished: Mapping[str, str] = MappingProxyType({}),
 ) -> Room:
-    """Compares what apply needs at its worst moment with what each filesystem has free.
+    """Compare the most space that apply needs at any moment with the free space of each filesystem.
 
     ``protected``: the template, if its write permission will be taken, which copies it on some filesystems.
-    ``jobs``: how many guests are to be under way at once; fewer need less space if originals are deleted.
+    ``jobs``: how many guests are to be in progress at once; fewer need less space if originals are deleted.
     ``unfinished``: by guest, the temporary file that an interrupted apply left, whose space the guest gets again.
 
     :raises GuestError: a filesystem does not have enough for one guest after the other.
@@ -64,7 +64,7 @@ def check_space(
     by_device: dict[int, list[GuestPlan]] = {}
     for guest in guests:
         device = _device(os.path.dirname(guest.overlay_path))
-        if device is not None:  # else that guest will fail, and the others need not
+        if device is not None:  # a missing folder fails its own guest later, and stops no other
             by_device.setdefault(device, []).append(guest)
     for device, chosen in by_device.items():
         folder = os.path.dirname(chosen[0].overlay_path)
@@ -73,12 +73,13 @@ def check_space(
         copied = 0
         if protected is not None and _device(os.path.dirname(protected.path)) == device:
             copied = protecting(protected).size
+        # With fewer guests in progress, fewer overlays exist beside originals that are still to be deleted.
         while (needed := peak_extra_bytes(savings, retire, at_once=room.jobs) + copied) > free:
             fewer = min(room.jobs, len(savings)) - 1
             if not fewer:
                 raise GuestError(
                     f"there is not enough space on the filesystem of {folder}",
-                    why=f"up to {format_size(needed)} are needed at once, {format_size(free)} are free",
+                    why=f"up to {format_size(needed)} is needed at once, {format_size(free)} is free",
                     remedy="Make room, or apply some of the guests with `--guest`.",
                 )
             room = Room(fewer, folder)
@@ -100,7 +101,7 @@ def free_bytes(folder: str) -> int:
     free, available = status.f_bfree * status.f_frsize, status.f_bavail * status.f_frsize
     if os.geteuid() != 0:
         return available
-    # Only root may use the blocks that are reserved for root; those that ext4 keeps for its own tables, nobody.
+    # Root may also use the blocks reserved for root, but not those that ext4 keeps for its own tables.
     return max(available, free - _kept_by_ext4(folder))
 
 
@@ -133,13 +134,13 @@ def check_space_for_image(image: Image, folder: str, guest: str) -> None:
     if needed > free:
         raise SpaceError(
             f"{guest} was not rebuilt: there is not enough space on the filesystem of {folder}",
-            why=f"up to {format_size(needed)} are needed, {format_size(free)} are free",
+            why=f"up to {format_size(needed)} is needed, {format_size(free)} is free",
             remedy="Make room, then run the same command again; `--guest` restores one guest at a time.",
         )
 
 
 def standalone_bytes(image: Image, folder: str) -> int:
-    """Return what a copy of everything that an image shows takes in a folder at most, in bytes.
+    """Return the most bytes that a copy of an image's whole content takes in a folder.
 
     Blocks that will be shared with the image's own files (``writer.data_copy``) take nothing.
 
@@ -162,7 +163,8 @@ def _allocation_unit(folder: str, image: Image) -> int:
     try:
         return volume_of(folder, image.layers[0].fd).unit
     except OSError as error:
-        raise GuestError(f"cannot look at {folder}", why=error.strerror or str(error)) from error
+        fault = explained(error, Deed.READ, folder)
+        raise GuestError(f"cannot examine {folder}", why=fault.why, remedy=fault.remedy) from error
 
 
 def _taken(segments: list[Segment], unit: int) -> int:
@@ -176,7 +178,7 @@ def _taken(segments: list[Segment], unit: int) -> int:
 
 
 def _shared(image: Image, segments: list[Segment]) -> int:
-    """Where extents stay whole on disk, only those are shared that somebody else keeps anyway."""
+    """Return the bytes that will be shared: on btrfs, which keeps extents whole, those that are shared already."""
     whole = [each for each in segments if is_btrfs(image.layers[each.layer].fd)]
     kept = sum(place.end - place.start for place in placed(image, whole))
     return _length(segments) - _length(whole) + kept
@@ -187,7 +189,7 @@ def _length(segments: list[Segment]) -> int:
 
 
 def _can_share(fd: int, folder: str) -> bool:
-    """Try whether a new file in a folder can share blocks with an open one: only the kernel knows."""
+    """Return whether a new file in a folder can share blocks with an open one: try it, only the kernel knows."""
     try:
         trial = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError:
@@ -204,7 +206,7 @@ def _can_share(fd: int, folder: str) -> bool:
 def _here(guest: GuestPlan, device: int, unfinished: str | None) -> Savings:
     """Return a guest's savings on this filesystem, less the space that its unfinished overlay takes already."""
     if guest.savings is None:
-        raise PlanError(f"guest {guest.name} is to be converted, but was not compared")
+        raise PlanError(f"guest {guest.name} is to be converted, but was not compared", remedy="Plan again.")
     savings = guest.savings
     if _device(guest.source.path) != device:
         savings = dataclasses.replace(savings, reclaimable_bytes=0)

@@ -26,7 +26,7 @@ def changes_since_planned(image: Image, record: PlannedImage, notes: Notes) -> s
 
 
 def check_unchanged(image: Image, record: PlannedImage, notes: Notes, mode: VerifyMode) -> None:
-    """Refuse an open guest whose content may not be the planned one, unless verification will find that out.
+    """Refuse an open guest whose content may not be the planned one, unless verification will compare it.
 
     :raises PlanError: it changed.
     """
@@ -42,7 +42,7 @@ def check_unchanged(image: Image, record: PlannedImage, notes: Notes, mode: Veri
 
 
 def stale(changes: str) -> PlanError:
-    """Return what to raise for a guest that changed."""
+    """Return the error for a guest that changed."""
     return PlanError(
         "the plan is stale", why=changes, remedy="Shut down what writes to it, if anything; then plan again."
     )

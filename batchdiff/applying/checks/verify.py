@@ -1,7 +1,7 @@
-"""Do two images show their guest the same bytes? Three ways to ask; only the first may lead to a deletion.
+"""Compare the content of two images, in one of three modes; only the first may lead to a deletion.
 
 full      qemu-img check, and qemu-img compare of every byte: QEMU's reader, not ours
-changed   our reader, only what an overlay holds that was just written
+changed   our reader, only the data of an overlay that was just written
 native    our reader, every byte
 """
 
@@ -26,24 +26,25 @@ from batchdiff.qemu.programs import never
 from batchdiff.units import MIB
 
 _PIECE = 2 * MIB
-"""What is compared at once. Pieces of 512 KiB, as the windows of a scan, stay in a core's L2 cache, but four times
-as many calls kept the thread that writes the next overlay waiting: an apply took 1.15 times as long (AMD EPYC)."""
+"""The length that is compared at once. Pieces of 512 KiB, as in the windows of a scan, stay in a core's L2 cache,
+but four times as many calls kept the thread that writes the next overlay waiting: an apply took 1.15 times as long
+(AMD EPYC)."""
 
 _STRETCH = 32 * MIB
-"""How much of two images is mapped at once: up to 8,192 segments of each, if they change at every 4 KiB."""
+"""The length of two images that is mapped at once: up to 8,192 segments of each, one for every 4 KiB."""
 
 
 class Check(enum.Enum):
-    """What `qemu-img check` must say of the image that takes the other's place, if it is qcow2."""
+    """The result that `qemu-img check` must have for the incoming image, if that is qcow2."""
 
-    FLAWLESS = "it was just written: not even a leaked cluster is right"
+    FLAWLESS = "it was just written: not even leaked clusters are allowed"
     LEAKS_ALLOWED = "a VM has run on it and may have been killed: leaked clusters are harmless"
     NONE = "it is the original: whatever is in it was there before"
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What is compared: the image that will go with the one that takes its place.
+    """The two images to compare: the one that goes, and the one that takes its place.
 
     ``written``: the extents of an overlay that was just written, and their unit; None if all must be read.
     """
@@ -55,7 +56,7 @@ class Comparison:
 
 
 def require_judges(instead: str = "") -> None:
-    """Fail early if the judges are missing. ``instead``: a sentence on what this verb can do without them.
+    """Fail early if qemu-img is missing. ``instead``: a sentence on what this verb can do without it.
 
     :raises ProgramError: qemu-img is not installed.
     """
@@ -68,15 +69,16 @@ def require_judges(instead: str = "") -> None:
 
 
 def verify(comparison: Comparison, mode: VerifyMode, ended: Callable[[], bool] = never) -> None:
-    """Compares two images, each with its chain as declared; ended early once ``ended`` is true.
+    """Compare two images, each with its chain as declared; end early once ``ended`` returns true.
 
     :raises DifferenceError: they differ.
     :raises VerificationError: one of them is damaged.
     :raises InUseError: QEMU may not read one of them now.
-    :raises ProgramError: a judge could not be asked.
+    :raises ProgramError: qemu-img could not be run.
     :raises StopError: it was ended early.
     """
     outgoing, incoming = comparison.outgoing, comparison.incoming
+    # Our inspection comes first in every mode: it refuses files that QEMU would open although they are unsafe.
     try:
         with open_image(incoming) as new, open_image(outgoing) as old:
             inspect(new)
@@ -116,8 +118,9 @@ def _check(image: ImageSource, virtual_size: int, check: Check, ended: Callable[
 
 
 def _to_read(comparison: Comparison, mode: VerifyMode, *images: Image) -> Iterator[tuple[int, int]]:
+    """Yield the ranges to compare, in bytes."""
     size = images[0].virtual_size
-    # Of a block device a fingerprint says nothing: then what was not written must be compared, too.
+    # No fingerprint proves the content of a block device, so what was not written must be compared, too.
     on_devices = any(is_block_device(layer.fd) for image in images for layer in image.layers)
     if mode is VerifyMode.NATIVE or comparison.written is None or on_devices:
         yield 0, size
@@ -134,7 +137,7 @@ def _compare(old: Image, new: Image, ranges: Iterator[tuple[int, int]], ended: C
 
 
 def _stretches(old: Image, new: Image, ranges: Iterator[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    """Yield the pieces of ranges, those of one stretch together; what is zeros in both before one is left out."""
+    """Yield the pieces of ranges, grouped by stretch; a stretch starts at the next data of either image."""
     pieces: list[tuple[int, int]] = []
     for start, end in ranges:
         at = start

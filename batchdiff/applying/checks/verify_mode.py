@@ -1,4 +1,4 @@
-"""How an overlay is verified: a name alone, which the command line knows without loading the judges."""
+"""The modes of verification, without the code, which the command line need not load."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import enum
 
 
 class VerifyMode(enum.StrEnum):
-    """How an overlay is verified."""
+    """The mode in which an overlay is verified."""
 
     FULL = "full"
     CHANGED = "changed"

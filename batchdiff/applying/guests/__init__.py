@@ -1,1 +1,1 @@
-"""Where a guest stands: its files, their names, and the next action."""
+"""The state of a guest: its files, their names, and the next action."""

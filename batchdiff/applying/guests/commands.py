@@ -11,15 +11,14 @@ _WITHOUT_MAP = {"apply"}
 
 _plan: list[str] = ["PLAN"]
 _maps: list[str] = []
-"""Of this process, whose threads all work on one plan; changed by commands_for only."""
-
+"""Those of this process, whose threads all work on one plan; only commands_for changes them."""
 
 _MOST_NAMED = 5
 
 
 @contextmanager
 def commands_for(plan: str, maps: list[str]) -> Iterator[None]:
-    """Inside, commands name the plan at that path, and where images have moved (``OLD=NEW``)."""
+    """Let commands inside the block name the plan at that path, and where images have moved (``OLD=NEW``)."""
     before = _plan[:], _maps[:]
     _plan[:], _maps[:] = [shell_word(plan)], maps
     try:
@@ -29,7 +28,7 @@ def commands_for(plan: str, maps: list[str]) -> Iterator[None]:
 
 
 def commands(verb: str, guests: list[str], *options: str) -> str:
-    """Return a command for several guests, in backquotes; one for all of the plan if they are many."""
+    """Return a command for several guests, in backquotes; if they are many, one for all guests of the plan."""
     named = guests if len(guests) <= _MOST_NAMED else []
     chosen = [word for guest in named for word in ("--guest", shell_word(guest))]
     moved = [] if verb in _WITHOUT_MAP else [word for each in _maps for word in ("--map", shell_word(each))]

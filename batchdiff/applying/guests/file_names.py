@@ -1,4 +1,4 @@
-"""The names that a guest's files have on their way, and which file stands where now.
+"""The names that a guest's files have during a conversion, and which one a file has now.
 
 ::
 
@@ -32,7 +32,7 @@ class Names:
     deleting: str
 
     def at(self, where: OutgoingAt) -> str:
-        """The path of the file where it stands.
+        """Return the path that the file has at a place.
 
         :raises KeyError: it is gone.
         """
@@ -45,19 +45,19 @@ class Names:
 
 
 def original_names(path: str) -> Names:
-    """The names of an original."""
+    """Return the names of an original."""
     return Names(path, path + own_files.QUARANTINE, path + own_files.DELETING)
 
 
 def overlay_names(path: str) -> Names:
-    """The names of an overlay that is to go."""
+    """Return the names of an overlay that is to be retired."""
     return Names(path, path + own_files.OVERLAY_ASIDE, path + own_files.DELETING)
 
 
 def require_lasting(path: str) -> None:
-    """Refuse to write an image into /dev, where it would be in memory alone.
+    """Refuse to write an image into /dev, which is in memory.
 
-    :raises GuestError: the path is there.
+    :raises GuestError: the path is in /dev.
     """
     if is_among_devices(path):
         raise GuestError(
@@ -69,7 +69,7 @@ def require_lasting(path: str) -> None:
 
 
 def discard(path: str) -> None:
-    """Removes a temporary file of ours, and nothing else.
+    """Remove a temporary file of batchdiff, and nothing else.
 
     :raises OSError: it cannot be removed.
     """
@@ -80,7 +80,7 @@ def discard(path: str) -> None:
 
 
 def where_is(names: Names, known: Fingerprint) -> OutgoingAt:
-    """Under which of its names a file stands, told by its identity and not by what it holds."""
+    """Return which of its names a file has now, by its identity and not by its content."""
     for where in (OutgoingAt.DELETING, OutgoingAt.ASIDE, OutgoingAt.NAMED):
         now = fingerprint_at(names.at(where))
         if now is not None and known.is_same_file(now):

@@ -1,7 +1,7 @@
-"""Find out which of a guest's files stand where now: original, overlay, and an image that restore rebuilt.
+"""Find where the files of a guest are now: its original, its overlay, and an image that restore rebuilt.
 
-Names alone prove nothing: an administrator copies, moves and replaces files. Each is known by its lasting
-identity first. A file that has lost it, because a pool was copied, counts by a name that only batchdiff gives, and
+Names alone prove nothing: an administrator copies, moves and replaces files. So each file is first known by its
+lasting identity. A file that has lost that, because a pool was copied, counts by a name that only batchdiff gives;
 then its content must decide what may be done with it.
 """
 
@@ -24,8 +24,8 @@ from batchdiff.plan.plan import GuestPlan, Plan
 class Found:
     """A file that was found.
 
-    ``proven``: it is the file that the plan or the journal knows, and nobody has written to it since. Otherwise
-    only its name speaks for it.
+    ``proven``: it is the file that the plan or the journal knows, and it was not written to since. Otherwise only
+    its name speaks for it.
     """
 
     path: str
@@ -49,8 +49,8 @@ def find_overlay(guest: GuestPlan, standing: Standing | None) -> Found | None:
         if path == names.own and _has_made_way(guest, standing):
             continue
         proven = known is not None and known.differs_in_ctime_only(now)
-        # Before it was published only the file that was verified can be it: anything else is somebody's own. An
-        # apply that died before its note has published it, too, and perhaps its VM has run since.
+        # Before a publication is recorded, only the file that was verified can be the overlay: any other belongs
+        # to the operator. If apply died before the record, a VM may have run on that file since.
         if proven or published or (known is not None and known.is_same_file(now)):
             found.append(Found(path, now, proven))
     if len(found) > 1:
@@ -63,7 +63,7 @@ def find_overlay(guest: GuestPlan, standing: Standing | None) -> Found | None:
 
 
 def _has_made_way(guest: GuestPlan, standing: Standing | None) -> bool:
-    """Whether restore was about to unlink an overlay that had the guest's own name: now the guest has it again."""
+    """Return whether restore was deleting an overlay with the guest's own name, which the original has again."""
     one_name = guest.overlay_path == guest.source.path
     return one_name and standing is not None and standing.goal is Goal.RESTORE and standing.deleting
 
@@ -71,8 +71,8 @@ def _has_made_way(guest: GuestPlan, standing: Standing | None) -> bool:
 def find_original(guest: GuestPlan, standing: Standing | None) -> Found | None:
     """Return the original of a guest, by the name that it has now; None if it is gone.
 
-    In quarantine any regular file counts, because only batchdiff gives that name. At the guest's own path it is
-    one that nobody wrote to, or, if the overlay has a path of its own, whatever a VM may have used there.
+    In quarantine any regular file counts, because only batchdiff gives that name. At the guest's own path a file
+    counts if it was not written to; if the overlay has a path of its own, one that a VM may have used counts, too.
 
     :raises GuestError: two files could be it.
     """
@@ -133,7 +133,7 @@ def _is_original(guest: GuestPlan, now: Fingerprint) -> bool:
 
 
 def missing(path: str) -> str:
-    """What to say of a path at which no regular file stands: a link may lead to where somebody moved the file."""
+    """Describe a path without a regular file, as a clause: a link may lead to where the file was moved."""
     try:
         return f"is missing (a symbolic link to {os.readlink(path)} is there; links are not followed)"
     except OSError:
@@ -150,7 +150,7 @@ def _regular(path: str) -> Fingerprint | None:
 
 
 def on_disk(plan: Plan, notes: Notes) -> dict[str, OnDisk]:
-    """Return what is there of each guest that apply has begun, by name; only looks."""
+    """Return which files exist of each guest that apply has started to convert, by name; change nothing."""
     found, template = {}, _template(plan)
     for guest in plan.guests:
         standing = notes.under_way(guest.name)
@@ -162,7 +162,7 @@ def on_disk(plan: Plan, notes: Notes) -> dict[str, OnDisk]:
 
 
 def _template(plan: Plan) -> TemplateIs:
-    """A changed mode or owner does not matter, nor does another inode, as after a move."""
+    """Examine the template's files; a changed mode or owner does not matter, nor another inode after a move."""
     files = (plan.template.source, *plan.template.source.backing)
     for file, planned in zip(files, plan.template.fingerprints, strict=True):
         now = fingerprint_at(file.path)

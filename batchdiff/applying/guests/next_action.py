@@ -1,4 +1,4 @@
-"""What to do next with one guest; pure: what stands where goes in, the next action comes out.
+"""Decide what to do next with one guest; pure: the state of its files goes in, the next action comes out.
 
 Apply, restore and purge are one thing: an *incoming* file takes the place of an *outgoing* one.
 
@@ -13,9 +13,9 @@ Apply, restore and purge are one thing: an *incoming* file takes the place of an
     PUT_BACK -> DISCARD -> WRITE -> VERIFY -> [QUARANTINE] -> PUBLISH -> [QUARANTINE | SET_ASIDE -> UNLINK] -> DONE
     ---- after a crash --
 
-Nothing here remembers: after a crash the scene is looked at anew, what was not published is undone, and what
-was published is verified again before its outgoing file goes. ``verified`` is true only of the two files as
-this very process holds them.
+Nothing is remembered here. After a crash the files are examined anew: what was not published is undone, and what
+was published is verified again before its outgoing file goes. ``verified`` is only true of the two files as this
+very process holds them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from batchdiff.choices import Retire
 
 
 class OutgoingAt(enum.StrEnum):
-    """Where the file that is to be retired stands."""
+    """The present place of the file that is to be retired."""
 
     NAMED = "under its own name"
     ASIDE = "in quarantine"
@@ -36,17 +36,17 @@ class OutgoingAt(enum.StrEnum):
 
 
 class IncomingAt(enum.StrEnum):
-    """How far the file that takes its place has come."""
+    """The state of the file that takes its place."""
 
     NONE = "not there"
     UNFINISHED = "left behind by a process that died"
     READY = "complete, under its temporary name"
     PUBLISHED = "under its own name"
-    LOST = "published once, and not there any more"
+    LOST = "published before, and missing now"
 
 
 class Action(enum.StrEnum):
-    """What can be done, each one change of the disk at the most."""
+    """The actions, each of which changes one name or file at most."""
 
     PUT_BACK = "give the outgoing file its name back"
     DISCARD = "remove an unfinished incoming file"
@@ -54,7 +54,7 @@ class Action(enum.StrEnum):
     VERIFY = "compare the two"
     QUARANTINE = "rename the outgoing file to its quarantine name"
     PUBLISH = "give the incoming file its name"
-    SET_ASIDE = "rename the outgoing file to the name of what is about to be deleted"
+    SET_ASIDE = "rename the outgoing file to the name that it has right before it is deleted"
     UNLINK = "delete the outgoing file"
     DONE = "nothing is left to do"
     LOST = "nothing can be done: a file is missing"
@@ -62,7 +62,7 @@ class Action(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What stands where. ``one_name``: the incoming file's name is the outgoing one's."""
+    """The state of the two files. ``one_name``: the incoming file takes the outgoing one's own name."""
 
     outgoing: OutgoingAt
     incoming: IncomingAt
@@ -72,7 +72,8 @@ class Scene:
 
 
 def next_action(scene: Scene) -> Action:
-    """The next thing to do, of which each is safe to be the last that is ever done."""
+    """Return the next action. Each is safe to be the last one ever taken: the next run starts from the files."""
+    # What a process that died was about to delete must be verified again, so first it gets its name back.
     if scene.outgoing is OutgoingAt.DELETING and not scene.verified:
         return Action.PUT_BACK
     match scene.incoming:
@@ -87,6 +88,7 @@ def next_action(scene: Scene) -> Action:
 
 
 def _beginning(scene: Scene) -> Action:
+    """Undo what an earlier process has left, then write the incoming file."""
     if scene.outgoing in {OutgoingAt.ASIDE, OutgoingAt.DELETING}:
         return Action.PUT_BACK
     if scene.incoming is IncomingAt.UNFINISHED:
@@ -95,6 +97,7 @@ def _beginning(scene: Scene) -> Action:
 
 
 def _publishing(scene: Scene) -> Action:
+    """Compare the two files, then publish the incoming one; with one name, the outgoing file makes way first."""
     if not scene.verified:
         return Action.LOST if scene.outgoing is OutgoingAt.GONE else Action.VERIFY
     if scene.one_name and scene.outgoing is OutgoingAt.NAMED:
@@ -103,6 +106,7 @@ def _publishing(scene: Scene) -> Action:
 
 
 def _retiring(scene: Scene) -> Action:
+    """Retire the outgoing file; before it is unlinked, it is renamed, and checked under its new name."""
     settled = {
         Retire.KEEP: set(OutgoingAt),
         Retire.QUARANTINE: {OutgoingAt.ASIDE, OutgoingAt.GONE},

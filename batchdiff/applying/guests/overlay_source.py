@@ -1,4 +1,4 @@
-"""The overlay of a guest as it stands on disk now, weeks after apply: compacted, copied, resized or flattened.
+"""The overlay of a guest as it is now, perhaps weeks after apply: compacted, copied, resized or flattened.
 
 ::
 
@@ -24,9 +24,9 @@ def planned_overlay(guest: GuestPlan, template: ImageSource) -> ImageSource:
 
 
 def current_overlay(source: ImageSource) -> ImageSource:
-    """Return the same without the chain, if somebody has flattened it meanwhile."""
+    """Return the same without the chain, if the overlay was flattened meanwhile."""
     try:
         named = peek_header(source.path).backing_name
-    except ImageError:  # whoever opens it says what is wrong
+    except ImageError:  # opening it will report what is wrong
         return source
     return source if named is not None else replace(source, backing=())

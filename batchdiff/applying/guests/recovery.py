@@ -25,7 +25,7 @@ from batchdiff.plan.sidecar import Origin, sidecars_of
 
 
 def recovered(plan: Plan, notes: Notes, path_map: PathMap = NOTHING_MOVED) -> dict[str, Standing]:
-    """Return where guests stand that an apply must have converted though ``notes`` don't say so; only looks.
+    """Return where guests stand that an apply must have converted, although ``notes`` lack them; change nothing.
 
     ``path_map``: how the paths in the sidecar have changed since they were recorded.
     """
@@ -45,7 +45,7 @@ def recovered(plan: Plan, notes: Notes, path_map: PathMap = NOTHING_MOVED) -> di
 
 
 def _is_noted(name: str, notes: Notes) -> bool:
-    """Return whether a journal knows that an overlay was published, or that a restore has ended it."""
+    """Return whether a journal knows that an overlay was published, or that restore has ended the conversion."""
     standing = notes.standings.get(name)
     if standing is None:
         return name in notes.times
@@ -67,7 +67,7 @@ def _standing(guest: GuestPlan, origin: Origin | None, plan: Plan) -> Standing |
         return Standing(Step.RESTORED, Goal.RESTORE, fate=Fate.QUARANTINED, aside=proven.path)
     try:
         original = find_original(guest, None)
-    except GuestError:  # another file stands at its own name; restore says so, and leaves the guest alone
+    except GuestError:  # another file has its name; restore reports that, and leaves the guest alone
         if not recorded:
             return None
         original = aside

@@ -1,4 +1,4 @@
-"""From a journal's notes, and from what stands on disk, to where each guest is and what is next for it; pure."""
+"""Find where each guest stands and what is next for it, from the journal's notes and the files on disk; pure."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _VERDICTS = {Verdict.SKIP: "skipped", Verdict.REFUSE: "refused"}
 
 
 class TemplateIs(enum.Enum):
-    """What a look at the template's files shows, without reading them."""
+    """The state of the template's files, without reading them."""
 
-    THERE = "as far as that shows, as it was"
+    THERE = "unchanged, as far as that shows"
     WRITTEN_TO = "of another size, or with another mtime"
     MISSING = "missing"
 
@@ -32,7 +32,7 @@ class Written(enum.Flag):
 
 @dataclass(frozen=True, slots=True)
 class OnDisk:
-    """What is there of a guest: paths, None for what is missing. ``doubt``: why that cannot be told.
+    """The paths of a guest's files, None for a missing one. ``doubt``: why that is uncertain.
 
     ``left``: the overlay that a restore left, which nothing needs.
     """
@@ -46,7 +46,7 @@ class OnDisk:
 
 
 def standings_of(plan: Plan, notes: Notes, on_disk: dict[str, OnDisk]) -> list[GuestStanding]:
-    """Return the guests of a plan in its order; ``on_disk`` has those that are under way, by name."""
+    """Return the guests of a plan in its order; ``on_disk`` has those that apply has started, by name."""
     return [_standing(guest, notes, on_disk.get(guest.name), plan.retire) for guest in plan.guests]
 
 
@@ -76,7 +76,7 @@ def _begin(there: OnDisk | None) -> str:
 
 
 def _is_rolled_back(known: Standing) -> bool:
-    """Return whether an apply that failed or was interrupted has undone all that it had begun."""
+    """Return whether an apply that failed or was interrupted has undone everything that it had started."""
     is_begun = known.step is not Step.CHECKED or known.temporary is not None or known.moved or known.published
     return known.goal is Goal.APPLY and not is_begun
 
@@ -120,7 +120,7 @@ def _by_step(known: Standing, there: OnDisk | None, retire: Retire) -> str:
 
 
 def _kept(there: OnDisk | None, retire: Retire) -> str:
-    """Neither apply nor restore decides between a kept original and an overlay that differs from it."""
+    """Return what to do about a kept original: if its overlay differs, only the operator can decide."""
     if there is None or not there.written:
         verb = "apply --retire quarantine" if retire is Retire.KEEP else "apply"
         return f"{verb}: verify again and retire the original; or restore"

@@ -1,4 +1,4 @@
-"""Name the originals that are whole, if the template or an overlay is lost or damaged."""
+"""Name the originals that are intact, if the template or an overlay is lost or damaged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def whole_originals(guests: Iterable[GuestPlan], notes: Notes) -> str:
 
 
 def _is_whole(original: Found, guest: GuestPlan) -> bool:
-    """Whether it is the planned file, or a copy with its times, as `cp -a` makes one when a pool moves."""
+    """Return whether it is the planned file, or a copy with its times, as by `cp -a` when a pool is moved."""
     if original.proven or guest.image is None:
         return original.proven
     planned = guest.image.fingerprints[0]
@@ -42,7 +42,7 @@ def _is_whole(original: Found, guest: GuestPlan) -> bool:
 
 
 def originals_first(error: BatchdiffError, guests: Iterable[GuestPlan], notes: Notes) -> BatchdiffError:
-    """Return the same error, whose remedy begins with the originals that are whole."""
+    """Return the same error, with a remedy that starts with the intact originals."""
     whole = whole_originals(guests, notes)
     if not whole or whole in error.remedy:
         return error
@@ -51,7 +51,7 @@ def originals_first(error: BatchdiffError, guests: Iterable[GuestPlan], notes: N
 
 
 def original_too(error: BatchdiffError, guest: GuestPlan, notes: Notes) -> BatchdiffError:
-    """Return the same error about an overlay, whose remedy ends with the original if that is whole.
+    """Return the same error about an overlay, with a remedy that ends with the original if that is intact.
 
     What brings the overlay back comes first: it may only name a file that moved, and holds what its VM wrote.
     """
@@ -61,9 +61,9 @@ def original_too(error: BatchdiffError, guest: GuestPlan, notes: Notes) -> Batch
 
 @contextmanager
 def template_needed(plan: Plan, notes: Notes) -> Iterator[None]:
-    """Inside, an error about the template names the originals that are whole.
+    """Name the intact originals in any error about the template that the block inside raises.
 
-    :raises BatchdiffError: whatever is raised inside.
+    :raises BatchdiffError: the block raises it.
     """
     try:
         yield

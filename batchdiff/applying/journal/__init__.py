@@ -1,1 +1,1 @@
-"""What was done so far: a plan's journal, and plans that are kept for undoing."""
+"""The journal of a plan, and older plans that are kept for undoing."""

@@ -1,7 +1,7 @@
-"""PLAN.journal, the record of what apply has done: one JSON object a line, each on disk before the next step.
+"""PLAN.journal, the record of what was done with a plan: JSON, one object per line, on disk before the next step.
 
 ``journal.records`` defines the lines. A lock on the file keeps a second process away from the plan, and ends with
-the process that holds it. A last line that a crash cut short is dropped: its step had not counted.
+the process that holds it. A last line that a crash cut short is dropped: its step does not count.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from batchdiff.linux.permissions import Deed
 from batchdiff.plan.file import read_regular
 
 _LARGEST = 1 << 30
-"""A journal has about two kilobytes for each guest."""
+"""The most bytes to read; a journal has about two kilobytes for each guest."""
 
 _BEGINNING = b'{"time": "'
-"""How the first line of every journal begins."""
+"""The start of the first line of every journal."""
 
 
 class Journal:
@@ -51,7 +51,7 @@ class Journal:
             raise
 
     def _resume(self, checksum: str) -> bool:
-        """Takes in what has been done with this plan so far; False if there is nothing yet."""
+        """Read what has been done with this plan so far; return False if that is nothing."""
         data = os.pread(self._fd, min(os.fstat(self._fd).st_size, _LARGEST), 0)
         whole = data[: data.rfind(b"\n") + 1]
         if data and not data.startswith(_BEGINNING[: len(data)]):
@@ -68,41 +68,41 @@ class Journal:
                     self._start_again()
                     return False
                 self.notes.take_in(record)
-            # What a crash has cut goes, so that the next line does not begin in its middle.
+            # Remove a line that a crash cut short, so that the next line does not start in its middle.
             if len(whole) < len(data):
                 os.ftruncate(self._fd, len(whole))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise PlanError(
                 f"{self.path} is damaged",
                 why=f"its line {number} is not a record of batchdiff",
-                remedy=f"Move it away, {AGAIN} Where guests stand is then found out from the files.",
+                remedy=f"Move it away, {AGAIN} The state of the guests is then recovered from the files.",
             ) from error
         return number > 0
 
     def _start_again(self) -> None:
-        """Sets the journal of an older plan of that name aside."""
+        """Rename the journal of an older plan with this name, and open a new one."""
         os.rename(self.path, f"{self.path}.{os.fstat(self._fd).st_mtime_ns}")
         older, self._fd = self._fd, locked(self.path)
         os.close(older)
 
     def standing(self, guest: str) -> Standing | None:
-        """Return where a guest stands; None if nothing was begun, or a restore has ended it."""
+        """Return where a guest stands; None if nothing was started, or a restore has ended it."""
         return self.notes.under_way(guest)
 
     def record(self, guest: str, standing: Standing) -> None:
-        """Notes a step of a guest; on disk when this returns."""
+        """Record a step of a guest; it is on disk when this returns."""
         self._append({"guest": guest} | standing.record())
 
     def record_failure(self, guest: str, reason: str) -> None:
-        """Notes why a guest could not be taken further; where it stands is not changed by that."""
+        """Record why a guest failed; that does not change where it stands."""
         self._append({"guest": guest, "step": FAILED, "reason": reason})
 
     def record_protecting(self) -> None:
-        """Notes that the template's write bits will go: what dies before the next note has changed its ctime."""
+        """Record that the template's write bits will be removed, in case its new ctime never gets recorded."""
         self._append({"step": PROTECTING})
 
     def record_changed(self, file: Fingerprint) -> None:
-        """Notes the fingerprint of a file whose ctime changed by what apply itself did to its name or mode."""
+        """Record the fingerprint of a file whose ctime changed because batchdiff changed its name or mode."""
         self._append({"step": CHANGED, "file": asdict(file)})
 
     def _append(self, record: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ class Journal:
                 write_all(self._fd, line.encode("ascii"), end)
                 self._sync()
         except BaseException:
-            # Half a line in the middle would make all of it unreadable.
+            # Half a line in the middle would make the whole journal unreadable.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, end)
             raise
@@ -127,17 +127,17 @@ class Journal:
         try:
             os.fsync(self._fd)
         except OSError as error:
-            # Asked again the kernel may say that all is well, of pages that it has dropped: nothing more is noted.
+            # A second fsync may succeed although the failed pages were dropped, so record nothing further.
             self._fault = error
             raise
 
     def close(self) -> None:
-        """Gives the lock back."""
+        """Release the lock."""
         os.close(self._fd)
 
 
 class FrozenJournal:
-    """The notes of a journal for a command that only looks; what is noted of renames is forgotten."""
+    """The notes of a journal for a command that changes nothing; what it records stays in memory."""
 
     def __init__(self, notes: Notes) -> None:
         self.notes = notes
@@ -147,25 +147,25 @@ class FrozenJournal:
         return self.notes.under_way(guest)
 
     def record(self, guest: str, standing: Standing) -> None:
-        """Nothing may be done that would have to be noted."""
+        """Fail: a command that changes nothing takes no steps."""
         raise AssertionError(f"{guest} was taken to {standing.step} by a command that only looks")
 
     def record_failure(self, guest: str, reason: str) -> None:
         """Ignore it: a dry run records no failures."""
 
     def record_protecting(self) -> None:
-        """Nothing may be done that would have to be noted."""
+        """Fail: a command that changes nothing does not protect the template."""
         raise AssertionError("a command that only looks changed the template's mode")
 
     def record_changed(self, file: Fingerprint) -> None:
-        """For the time of this command only."""
+        """Keep it for this command only."""
         self.notes.changed.add(file)
 
 
 def read_notes(plan_path: str, checksum: str) -> Notes:
-    """Read the journal of a plan without its lock; nothing if there is none, or it is another plan's.
+    """Read the journal of a plan without its lock; return empty notes if there is none, or it is another plan's.
 
-    :raises PlanError: it may not be read. To take that for an empty one would hide what was converted.
+    :raises PlanError: it cannot be read. Empty notes would then hide what was converted.
     """
     notes, path = Notes(), f"{plan_path}.journal"
     try:
@@ -185,7 +185,7 @@ def read_notes(plan_path: str, checksum: str) -> Notes:
 
 
 def locked(path: str) -> int:
-    """Return a journal, made if there is none, open and locked against other processes.
+    """Open a journal, or create it, and lock it against other processes; return its descriptor.
 
     :raises PlanError: another process is at work on its plan, or it cannot be opened.
     """

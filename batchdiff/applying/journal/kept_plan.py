@@ -6,8 +6,8 @@
     fleet.plan.json.journal  its journal     ->  fleet.2026-11-28T183138Z.plan.json.journal
 
 1. Both get their second names, by hard links. 2. The new plan takes the first name, by a rename. 3. The journal
-loses its first name. So plan and journal stand together under one name at every moment, and a journal that a crash
-after 2 leaves beside the new plan is set aside by its checksum (``journal.file.Journal``).
+loses its first name. So plan and journal are together under one name at every moment. If a crash after 2 leaves
+the journal beside the new plan, its checksum shows that, and it is renamed (``journal.file.Journal``).
 The journal's lock is held meanwhile, so that no apply of the older plan begins to write.
 """
 
@@ -36,7 +36,7 @@ _JOURNAL = ".journal"
 _SUFFIX = ".plan.json"
 
 Guests = Mapping[str, Collection[str]]
-"""Names of guests, by what became of them or by the checksum of the plan that has converted them."""
+"""Names of guests, by what became of them, or by the checksum of the plan that converted them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,10 @@ class _Older:
 def name_to_keep(path: str, converted: Guests) -> str | None:
     """Return the name that the plan at ``path`` will get when it is replaced; None if it need not be kept.
 
-    Tries whether that can be done, so that a long scan is not in vain. ``converted``: guests that are done, by
-    the checksums of their plans; what a lost journal does not show.
+    Try if it can be kept, so that a long scan is not in vain. ``converted``: guests that are done, by the
+    checksums of their plans, in case the journal is lost.
 
-    :raises UsageError: it cannot be.
+    :raises UsageError: it cannot be kept.
     :raises PlanError: an apply, restore or purge of it is running, or its journal cannot be opened.
     """
     if not os.path.isfile(path):
@@ -104,7 +104,7 @@ def replace_plan(plan: Plan, path: str, converted: Guests) -> KeptPlan | None:
 def _held(path: str, *, create: bool) -> Iterator[None]:
     """Keep apply, restore and purge of the plan at ``path`` from starting meanwhile.
 
-    ``create``: also if it has no journal, whose lock they take; one that was made for that goes again.
+    ``create``: even if it has no journal, whose lock they take; a journal that is created for this is removed.
     """
     journal = f"{path}{_JOURNAL}"
     is_new = not os.path.lexists(journal)
@@ -132,7 +132,7 @@ def _older(path: str, converted: Guests) -> _Older | None:
         guests = {"converted": converted[checksum]}
     if not guests:
         return None
-    # One that is damaged counts as its own: nobody else's would stand there.
+    # A damaged one counts as its own, because no other plan's would be there.
     journal = noted in {checksum, ""} and bool(beginning(f"{path}{_JOURNAL}"))
     return _Older(checksum, "" if head is None else head.created, journal, guests)
 
@@ -164,7 +164,7 @@ def _words(standing: Standing) -> str:
 
 
 def _free_name(path: str, older: _Older) -> str:
-    """Return a name that no other file has; that of a run which died half-way is taken again."""
+    """Return a name that no other file has; one that an interrupted run has linked is used again."""
     folder, full = os.path.split(path)
     stem, suffix = (full[: -len(_SUFFIX)], _SUFFIX) if full.endswith(_SUFFIX) else os.path.splitext(full)
     when = re.sub(r"[^0-9A-Za-z.+-]", "", older.created) or "older"
@@ -199,7 +199,7 @@ def _second_names(path: str, name: str, *, journal: bool) -> Iterator[None]:
 
 
 def _linked(path: str, name: str, *, journal: bool) -> list[str]:
-    """Link the files that are kept to their second names; those that were not there before.
+    """Link the files that are kept to their second names, and return the names that are new.
 
     The journal comes first: a plan that seems to have none would mislead.
 

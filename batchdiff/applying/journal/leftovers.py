@@ -11,7 +11,7 @@ from batchdiff.plan.head import plan_head
 def leftover(notes: Notes, guest: str) -> str | None:
     """Return the path of the overlay that a restore of a guest left; None if none did, or it is another file now.
 
-    One that somebody wrote to since counts as another: it may be a disk in use.
+    One that was written to since counts as another: it may be a disk in use.
     """
     left = notes.left.get(guest)
     if left is None:
@@ -22,9 +22,9 @@ def leftover(notes: Notes, guest: str) -> str | None:
 
 
 def leftovers(plan_path: str) -> frozenset[str]:
-    """Return the paths of all that the plan at a path has left, by its journal; none if there is no plan.
+    """Return the paths of all overlays that restores of the plan at a path have left; none without a plan.
 
-    :raises PlanError: the journal may not be read.
+    :raises PlanError: the journal cannot be read.
     """
     head = plan_head(plan_path)
     if head is None:

@@ -1,4 +1,4 @@
-"""What a journal says: where each guest stands, and which files apply itself has changed. Pure.
+"""The content of a journal: where each guest stands, and which files batchdiff itself has changed. Pure.
 
 ::
 
@@ -35,7 +35,7 @@ class Step(enum.StrEnum):
 
 
 class Goal(enum.StrEnum):
-    """Which verb is at a guest."""
+    """The verb that works on a guest."""
 
     APPLY = "apply"
     RESTORE = "restore"
@@ -49,23 +49,23 @@ class Fate(enum.StrEnum):
     QUARANTINED = "quarantined"
     DELETED = "deleted"
     GONE = "gone"
-    """Somebody moved it, or a batchdiff deleted it and died before it could note that."""
+    """It was moved, or batchdiff deleted it and died before it could record that."""
 
 
 BEGIN, PROTECTING, CHANGED, FAILED = "begin", "protecting", "changed", "failed"
-"""The journal's lines that are no step of a guest."""
+"""The journal's lines that are not steps of a guest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
     """Where a guest stands.
 
-    ``temporary``: the file under way. ``overlay``: the overlay as it was verified or published; ``published``:
+    ``temporary``: the unfinished file. ``overlay``: the overlay as it was verified or published; ``published``:
     whether it got its name. ``rebuilt``: an image that restore has made, as it was verified. ``moved``: the
-    outgoing file's name has begun to change, so its ctime may be another. ``deleting``: it is about to be
-    unlinked, so if it is gone, that was our doing. ``fate``: what became of the original; ``aside``: its path in
-    quarantine. A guest at RESTORED is done with, except for an older original that is still aside. ``left``: the
-    path at which a restore left the overlay, because it could not read it.
+    outgoing file may have been renamed, so its ctime may have changed. ``deleting``: it is about to be unlinked,
+    so if it is gone, batchdiff deleted it. ``fate``: what became of the original; ``aside``: its path in
+    quarantine. A guest at RESTORED is finished, except for an older original that is still in quarantine.
+    ``left``: the path at which a restore left the overlay, because it could not read it.
     """
 
     step: Step
@@ -81,13 +81,13 @@ class Standing:
     left: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """The plain values of its line in a journal."""
+        """Return the plain values of its line in a journal."""
         return {key: value for key, value in asdict(self).items() if value}
 
 
 @dataclass(frozen=True, slots=True)
 class Notes:
-    """All that a journal says; guests by name. ``times`` are those of a guest's last line, ISO 8601 in UTC.
+    """Everything that a journal records; guests by name. ``times``: of a guest's last line, ISO 8601 in UTC.
 
     ``left``: overlays that restore left, each with its fingerprint at that time.
     """
@@ -100,9 +100,9 @@ class Notes:
     left: dict[str, tuple[str, Fingerprint]] = field(default_factory=dict)
 
     def take_in(self, record: dict[str, Any]) -> None:
-        """Takes in one line.
+        """Add one line.
 
-        :raises KeyError, TypeError, ValueError: it makes no sense.
+        :raises KeyError, TypeError, ValueError: it is not valid.
         """
         step = record["step"]
         if step == CHANGED:
@@ -145,13 +145,13 @@ class Notes:
         return [name for name, standing in self.standings.items() if standing.published]
 
     def under_way(self, guest: str) -> Standing | None:
-        """Return where a guest stands; None if nothing was begun, or a restore has ended it."""
+        """Return where a guest stands; None if nothing was started, or a restore has ended it."""
         standing = self.standings.get(guest)
         return None if standing is None or standing.step is Step.RESTORED else standing
 
 
 def _fate(record: dict[str, Any]) -> tuple[Fate | None, str | None]:
-    """Return what became of the original, and its path in quarantine. Older journals have a sentence."""
+    """Return what became of the original, and its path in quarantine. Older journals have words instead."""
     if "fate" in record:
         return Fate(record["fate"]), _path(record.get("aside"))
     words = str(record.get("original", ""))
@@ -162,7 +162,7 @@ def _fate(record: dict[str, Any]) -> tuple[Fate | None, str | None]:
 
 
 def mapped_notes(notes: Notes, path_map: PathMap) -> Notes:
-    """Return the notes of a plan whose images have moved: every path as it is now. Those recorded since stay."""
+    """Return notes with every path as it is now, if images have moved; paths recorded since then stay."""
     standings = {guest: _mapped(standing, path_map) for guest, standing in notes.standings.items()}
     left = {guest: (path_map.path(path), overlay) for guest, (path, overlay) in notes.left.items()}
     return replace(notes, standings=standings, left=left)
@@ -183,4 +183,4 @@ def _fingerprint(value: dict[str, Any] | None) -> Fingerprint | None:
 def _path(value: object) -> str | None:
     if value is None or (isinstance(value, str) and value.startswith("/") and "\0" not in value):
         return value
-    raise ValueError(f"{value!r} is no path")
+    raise ValueError(f"{value!r} is not a path")

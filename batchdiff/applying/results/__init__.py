@@ -1,1 +1,1 @@
-"""What a verb did with one guest or found of it, as data for reports."""
+"""The results of a verb for each guest, as data for reports."""

@@ -1,1 +1,1 @@
-"""What all guests of one command share: held images, the journal, a request to stop."""
+"""The context of one command: held images, the journal, a request to stop."""

@@ -5,7 +5,7 @@
     accepted    by plan, sidecar or digest, when the command began      (applying/template/check.py)
     expected    the same fingerprints until it ends; but ctime may change by what batchdiff does to name or mode
 
-A descriptor does not see that somebody renamed another file to its path, so both are looked at.
+A descriptor does not show that another file was renamed to its path, so both are checked.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from batchdiff.image.image import Image
 
 @dataclass(slots=True)
 class ChangeDetector:
-    """What was seen of files, by a key of each. The first look at a file is what later ones must equal."""
+    """The first fingerprint of each file, by a key of it; later ones must equal it."""
 
     journal: Journal | FrozenJournal
     seen: dict[str, Fingerprint] = field(default_factory=dict)
 
     def check(self, key: str, now: Fingerprint | None, path: str) -> None:
-        """Compare a file with what was seen of it first.
+        """Compare a file with its first fingerprint.
 
         :raises PlanError: it is gone, or it changed in a way that batchdiff did not cause.
         """

@@ -1,4 +1,4 @@
-"""What all guests of one command have in common."""
+"""The context that all guests of one command share."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from batchdiff.plan.totals import PLANNED_AT_ONCE
 
 
 class Watch(Protocol):
-    """Is told what happens; must not fail."""
+    """A receiver of progress reports; it must not fail."""
 
     def step(self, guest: str, step: Step) -> None:
-        """A guest has reached a step."""
+        """Report that a guest has reached a step."""
 
     def notice(self, text: str) -> None:
-        """There is something to know that concerns all guests."""
+        """Report something that concerns all guests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One command at work on a plan: who is told of each step, and who may ask it to stop.
+    """One command at work on a plan, with the receiver of its reports and its request to stop.
 
-    ``plan_path``: where the plan is, which the sidecar records. ``unseen``: whether files may be deleted where
-    nothing can tell who has them open. ``jobs``: how many guests may be under way at once, if memory, open files
-    and space allow.
+    ``plan_path``: the plan's path, which the sidecar records. ``unseen``: files may be deleted even if a program
+    could have them open unnoticed. ``jobs``: how many guests may be in progress at once, if memory, open files and
+    space allow.
     """
 
     plan: Plan
@@ -51,7 +51,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What all guests of one command have in common; the template is open and held as long as it runs."""
+    """What all guests of one command share; the template is open and held until the command ends."""
 
     template: Image
     held: Held
@@ -66,7 +66,7 @@ class Run:
 
     @property
     def stop(self) -> Stop:
-        """Whether somebody has asked to stop."""
+        """The request to stop."""
         return self.session.stop
 
     def check_template(self) -> None:
@@ -79,9 +79,9 @@ class Run:
 
 @contextmanager
 def template_held(session: Session) -> Iterator[Run]:
-    """The template of a session's plan, open and held against writers.
+    """Open the template of a session's plan, and hold it against writers.
 
-    :raises ImageError: it cannot be opened, or somebody writes to it.
+    :raises ImageError: it cannot be opened, or a program writes to it.
     """
     with template_needed(session.plan, session.journal.notes):
         opened = open_image(session.plan.template.source)

@@ -1,6 +1,6 @@
-"""Whether somebody has asked apply to stop: looked at between the steps and in the long ones, never in the middle.
+"""A request to stop a command, which is checked between steps and during long ones.
 
-A signal handler that raises could do so between a rename and its note; this one sets a flag.
+A signal handler that raises an error could do so between a rename and its record; this one sets a flag.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from batchdiff.errors import StopError
 
 
 class Stop:
-    """A request to stop, which any thread may look at."""
+    """A request to stop, which any thread may check."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
 
     def ask(self) -> None:
-        """Asks for it; may be called by a signal handler."""
+        """Make the request; a signal handler may call this."""
         self._asked.set()
 
     @property
     def is_asked(self) -> bool:
-        """Whether somebody did."""
+        """True once the request was made."""
         return self._asked.is_set()
 
     def check(self) -> None:
-        """Ends a step that may be undone.
+        """End a step that can be undone, if the request was made.
 
-        :raises StopError: somebody asked for it.
+        :raises StopError: it was.
         """
         if self.is_asked:
             raise StopError("interrupted")

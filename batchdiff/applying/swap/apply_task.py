@@ -1,4 +1,4 @@
-"""The way of a guest under apply: its overlay takes the place of the original."""
+"""The task of a guest under apply: its overlay takes the place of the original."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from batchdiff.plan.plan import GuestPlan, PlannedImage
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How apply goes about it: what the operator chose, and what follows a publication."""
+    """How apply treats every guest: the operator's choices, and what follows a publication."""
 
     retire: Retire
     verify: VerifyMode
@@ -47,9 +47,9 @@ def planned_parts(guest: GuestPlan) -> tuple[PlannedImage, int]:
 
 
 def overlay_task(guest: GuestPlan, template: PlannedImage, run: Run, manner: Manner) -> Task:
-    """What apply has to do with a guest, from wherever it stands.
+    """Return the task of apply for a guest, whatever was done to it before.
 
-    :raises GuestError: it may not be taken further.
+    :raises GuestError: apply must not continue with it.
     """
     standing = run.journal.standing(guest.name)
     _check_way(guest, standing, manner.retire)
@@ -77,7 +77,7 @@ def overlay_task(guest: GuestPlan, template: PlannedImage, run: Run, manner: Man
 
 @dataclass(slots=True)
 class _Overlaying:
-    """Writes, judges and checks for one guest; see :mod:`batchdiff.applying.swap.task`.
+    """The functions of one guest's task; see :mod:`batchdiff.applying.swap.task`.
 
     ``published``: an earlier run has published the overlay, so a VM may have run on it.
     """
@@ -90,7 +90,7 @@ class _Overlaying:
     _detector: ChangeDetector | None = None
 
     def write(self, fd: int, original: Image) -> list[str]:
-        """The overlay, with the original's owner, mode and attributes."""
+        """Write the overlay, with the original's owner, mode and attributes."""
         guest, (record, cluster_size) = self.guest, planned_parts(self.guest)
         self.manner.publication.check(guest)
         source = original.layers[0].fd
@@ -108,14 +108,15 @@ class _Overlaying:
         return [f"could not keep {what}" for what in (*lost, *copy_metadata(source, fd))]
 
     def verify(self, original: Image, overlay: ImageSource, ended: Callable[[], bool]) -> None:
-        """By the mode that was chosen. Of an overlay that a VM may have used, every byte is compared."""
-        # The planned extents say what was written only of a file that this very run has written.
+        """Verify in the chosen mode; if a VM may have used the overlay, compare every byte."""
+        # Only a file that this very run has written is known to hold the planned extents, and nothing else.
         written = None if self.published else (extents_of(self.guest), self.guest.unit)
-        # A VM that was killed has left clusters that nothing uses; that is no fault of the overlay.
+        # A VM that was killed may have leaked clusters, which is harmless.
         check = Check.LEAKS_ALLOWED if self.published else Check.FLAWLESS
         try:
             verify(Comparison(original.source, overlay, written, check), self.manner.verify, ended)
         except DifferenceError as error:
+            # Either a VM wrote to the overlay, or the original changed; otherwise this machine cannot be trusted.
             if self.published:
                 raise _used(self.guest, original.source.path, error) from error
             record, _ = planned_parts(self.guest)
@@ -132,7 +133,7 @@ class _Overlaying:
             self.manner.publication.ask_qemu(overlay, ended)
 
     def check(self, original: Image) -> None:
-        """Original and template: as planned at first, and unchanged from then on."""
+        """Check the original with its template: as planned at first, and unchanged from then on."""
         record, _ = planned_parts(self.guest)
         if self._detector is None:
             if self.published:
@@ -143,9 +144,9 @@ class _Overlaying:
         self.run.check_template()
 
     def _require_untouched(self, original: Image, record: PlannedImage) -> None:
-        """Leave a changed original to a person: a guest that is converted cannot be planned again.
+        """Leave a changed original to the operator: a guest that is converted cannot be planned again.
 
-        :raises GuestError: somebody wrote to the original since its overlay was published.
+        :raises GuestError: the original was written to since its overlay was published.
         """
         before, now = record.fingerprints[0], original.layers[0].fingerprint()
         if not before.differs_in_ctime_only(now):
@@ -179,7 +180,7 @@ def _used(guest: GuestPlan, original: str, error: DifferenceError) -> GuestError
     quarantined = original != guest.source.path
     how = command("purge", guest.name, "--used") if quarantined else f"remove {original} yourself"
     return GuestError(
-        "its original was not retired",
+        f"the original of {guest.name} was not retired",
         why=f"its VM has run on the overlay since ({error.what})",
         remedy=f"If you trust the overlay: {how}.",
     )

@@ -5,16 +5,17 @@ from __future__ import annotations
 from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.guest_files import missing
 from batchdiff.applying.guests.next_action import OutgoingAt
-from batchdiff.applying.journal.records import Fate, Goal
+from batchdiff.applying.journal.records import Fate, Goal, Step
 from batchdiff.applying.swap.task import Task
 from batchdiff.errors import GuestError, ImageError
+from batchdiff.files.filenames import shell_word
 from batchdiff.image.open import open_image
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import AGAIN, how_to_remove
 
 
 def fate(where: OutgoingAt) -> Fate:
-    """What became of an original that this process has not deleted."""
+    """Return what became of an original that this process has not deleted."""
     return {OutgoingAt.GONE: Fate.GONE, OutgoingAt.NAMED: Fate.KEPT}.get(where, Fate.QUARANTINED)
 
 
@@ -28,7 +29,7 @@ def opens(overlay: ImageSource) -> bool:
 
 
 def lost(task: Task, where: OutgoingAt) -> GuestError:
-    """Return why nothing can be done: the image that took the place of the original is not there."""
+    """Return the error for a missing incoming image: nothing can be done without it."""
     names, incoming = task.outgoing.names, task.incoming.source.path
     if where is OutgoingAt.GONE:
         return GuestError(
@@ -36,16 +37,25 @@ def lost(task: Task, where: OutgoingAt) -> GuestError:
             why="both were removed or moved",
             remedy="Bring one of them back. If the pool was moved, see docs/moving.md.",
         )
+    if task.goal is Goal.PURGE and task.final is Step.RESTORED:  # a restore has rebuilt the incoming image
+        original, back = names.own, rename_back(names.own, incoming)
+    else:
+        original, back = names.at(where), command("restore", task.guest, "--discard-changes")
     return GuestError(
-        f"the overlay {incoming} is gone, with what its VM wrote",
+        f"{incoming} is gone, with what its VM wrote",
         why="it was published, and has been removed or moved since",
-        remedy=f"Bring it back. Its original, as it was before the conversion, is {names.at(where)}. To go back to"
-        f" that: {command('restore', task.guest, '--discard-changes')}.",
+        remedy=f"Bring it back. Its original, as it was before the conversion, is {original}. To go back to that:"
+        f" {back}.",
     )
 
 
+def rename_back(original: str, disk: str) -> str:
+    """Return the command, in backquotes, by which an older original becomes the disk again: no verb does it."""
+    return f"`mv -n {shell_word(original)} {shell_word(disk)}`"
+
+
 def another_file(task: Task, quarantined: str) -> GuestError:
-    """Return why a file cannot get its name back: another file has taken it."""
+    """Return the error for a file that cannot get its name back, because another file has taken it."""
     if task.goal is not Goal.APPLY:
         return GuestError(
             f"another file is at {task.outgoing.names.own}",
@@ -61,7 +71,7 @@ def another_file(task: Task, quarantined: str) -> GuestError:
 
 
 def rebuilt_only(guest: str, overlay: str, rebuilt: str) -> GuestError:
-    """Say what may be lost: the missing overlay was as the image rebuilt from it, unless its VM ran once more."""
+    """Return the error for a missing overlay whose image was rebuilt: its VM may have run once more since."""
     return GuestError(
         f"{guest} was not restored",
         why=f"its overlay {overlay} {missing(overlay)}; a restore that did not finish had rebuilt {rebuilt}"
@@ -72,7 +82,7 @@ def rebuilt_only(guest: str, overlay: str, rebuilt: str) -> GuestError:
 
 
 def quarantined_by_another(path: str) -> GuestError:
-    """Return why an original is left alone that this plan's journal has not moved."""
+    """Return the error for an original in quarantine that this plan's journal has not moved."""
     return GuestError(
         f"{path} was left alone",
         why="it is an original that another plan has put into quarantine",
@@ -81,7 +91,7 @@ def quarantined_by_another(path: str) -> GuestError:
 
 
 def exists_already(task: Task, left: str | None) -> GuestError:
-    """Return why nothing is written: a file has the name already. ``left``: the overlay that a restore left."""
+    """Return the error for a new file whose name is taken. ``left``: the overlay that a restore left."""
     if task.goal is Goal.APPLY and left == task.incoming.source.path:
         return GuestError(
             f"{left} exists already",

@@ -1,4 +1,4 @@
-"""The file that takes the outgoing one's place: how far it has come, under which name it stands, what it was.
+"""The incoming file, which takes the place of the outgoing one: its state, its name, its fingerprint.
 
 ::
 
@@ -22,7 +22,7 @@ from batchdiff.linux.call_failures import AGAIN
 
 
 class IncomingFile:
-    """The incoming file of one task. ``known``: its fingerprint, once it was verified or given its name."""
+    """The incoming file of one task. ``known``: its fingerprint, once it was verified or published."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
@@ -32,17 +32,17 @@ class IncomingFile:
 
     @property
     def path(self) -> str:
-        """Its own name."""
+        """The path that it has once it is published."""
         return self._task.incoming.source.path
 
     def at(self, temporary: str | None) -> IncomingAt:
-        """Return how far it has come; ``temporary``: the file under way that the journal knows."""
+        """Return its state; ``temporary``: the unfinished file that the journal knows."""
         now = fingerprint_at(self.path)
         if self._task.incoming.published:
-            # Whatever file is there is what the VM sees; but once it was compared, no other may take its place.
+            # Any file there is what the VM sees; but once it was compared, no other file may take its place.
             is_outgoing = self._task.one_name and self._task.outgoing.known.differs_in_ctime_only(now or NO_FILE)
             if now is None or is_outgoing:
-                return IncomingAt.LOST  # somebody has given the outgoing file this name
+                return IncomingAt.LOST  # the outgoing file was given this name
             if self._compared is not None and not self._compared.is_same_file(now):
                 return IncomingAt.LOST
             return IncomingAt.PUBLISHED
@@ -53,7 +53,7 @@ class IncomingFile:
         return IncomingAt.UNFINISHED if temporary is not None and os.path.lexists(temporary) else IncomingAt.NONE
 
     def to_compare(self) -> ImageSource:
-        """Return the image where it stands now, about to be compared."""
+        """Return the image at its present path, about to be compared."""
         source = self._task.incoming.source
         if self.ready is not None:
             return replace(source, path=self.ready)
@@ -61,11 +61,11 @@ class IncomingFile:
         return source
 
     def forget(self) -> None:
-        """What was written, if anything, is thrown away; an original that was ready stays so."""
+        """Forget the file that was written, if any; an original that was ready stays ready."""
         self.ready = self._task.incoming.ready
 
     def publish(self) -> Fingerprint:
-        """Give it its own name, durably and without replacing a file; its fingerprint afterwards.
+        """Give it its own name, durably and without replacing a file; return its fingerprint afterwards.
 
         :raises GuestError: it is not the file that was verified, or a file has the name already.
         """

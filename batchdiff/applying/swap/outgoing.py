@@ -1,4 +1,4 @@
-"""The file that is to go: found by its identity, opened where it stands, held against all who would change it."""
+"""The outgoing file: found by its identity, opened at its present path, and held against every writer."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class OutgoingFile:
 
     @property
     def where(self) -> OutgoingAt:
-        """Under which of its names it stands now."""
+        """The one of its names that it has now."""
         return where_is(self._task.outgoing.names, self._task.outgoing.known)
 
     @property
     def path(self) -> str:
-        """Its path where it stands; its own name's where it is gone."""
+        """Its present path; if it is gone, the path of its own name."""
         outgoing, where = self._task.outgoing, self.where
         return outgoing.source.path if where is OutgoingAt.GONE else outgoing.names.at(where)
 
     def image(self, *, moved: bool) -> Image:
-        """Its image, held, and compared with what is known of it; stays open.
+        """Return its image, which is held, was compared with what is known of it, and stays open.
 
-        ``moved``: a process may have died when it had just renamed it, so that its new ctime is not known.
+        ``moved``: a process may have died right after renaming it, before it recorded the new ctime.
 
         :raises BatchdiffError: it is in use, changed, damaged, or may not be retired.
         """
@@ -55,13 +55,13 @@ class OutgoingFile:
             self._held = self._opened.enter_context(hold(image, Purpose.GUEST))
             now = image.layers[0].fingerprint()
             if moved and self._task.outgoing.known.differs_in_ctime_only(now):
-                # A process died between a rename and its note: the new ctime is our own doing.
+                # A process died between a rename and its record: the new ctime is our own doing.
                 self._run.journal.record_changed(now)
             self._task.check(image)
             if path == self._task.outgoing.names.own:
                 self._require_retirable(image.layers[0].fd, path)
             if self._task.retire is not Retire.KEEP:
-                # Early, so that nothing is begun in vain; both are asked again right before the file goes.
+                # Check this early, so that no work is in vain; both are checked again right before the file goes.
                 self._require_sight(self._held.unknown)
                 self.require_no_dependents()
             inspect(image)
@@ -78,32 +78,32 @@ class OutgoingFile:
             raise GuestError(f"{self._task.guest} was left as it is", why=against.why, remedy=against.remedy)
 
     def check(self) -> None:
-        """Whether nobody wants to write to it or to the template; whoever does is let in.
+        """Make sure that no program wants to write to it or to the template; one that does is let in.
 
-        :raises BatchdiffError: somebody does.
+        :raises BatchdiffError: a program does.
         """
         self._run.held.check()
         if self._held is not None:
             self._held.check()
 
     def check_unchanged(self) -> None:
-        """The same, and whether it and the template are what they were.
+        """Check that too, and make sure that neither it nor the template has changed.
 
-        :raises BatchdiffError: they are not.
+        :raises BatchdiffError: a program wants to write, or one of the two has changed.
         """
         self.check()
         if self._image is not None:
             self._task.check(self._image)
 
     def must_end(self) -> bool:
-        """Whether what reads it now has to end: somebody has asked to stop, or wants to write."""
+        """Return whether programs that read it must end: a stop was requested, or another wants to write."""
         broken = self._run.held.is_broken() or (self._held is not None and self._held.is_broken())
         return broken or self._run.stop.is_asked
 
     def require_alone(self) -> None:
-        """Nobody else has it open, or could unseen, where it is to be deleted.
+        """Make sure that no other program has it open; before a deletion, that none could unnoticed.
 
-        :raises GuestError: somebody has, or could.
+        :raises GuestError: one has it open, or could.
         """
         if self._held is None:
             return
@@ -121,11 +121,11 @@ class OutgoingFile:
             )
 
     def require_no_dependents(self, *former: str) -> None:
-        """No other image has it in its backing chain: looked for now, because a linked clone takes no lock.
+        """Make sure that no other image has it in its backing chain; search now, for a linked clone takes no lock.
 
         ``former``: names that it had until a moment ago, by which such an image may still know it.
 
-        :raises GuestError: one has; or it is the very file that is to take its place, by a bind mount for one.
+        :raises GuestError: one has; or the incoming file is the same file, as through a bind mount.
         """
         incoming = self._task.incoming.source.path
         if incoming != self.path and identity_of(incoming) == identity_of(self.path) is not None:
@@ -137,6 +137,6 @@ class OutgoingFile:
         require_no_dependents(self._run.dependents, self.path, *former)
 
     def close(self) -> None:
-        """Lets go of it."""
+        """Release it."""
         self._image = self._held = None
         self._opened.close()

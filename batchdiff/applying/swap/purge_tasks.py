@@ -1,4 +1,4 @@
-"""The ways of a guest under purge, which ends the quarantine of its original.
+"""The tasks of purge, which ends the quarantine of an original.
 
 ::
 
@@ -12,18 +12,20 @@ After a restore that rebuilt an image, the image stands where the overlay stood.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from batchdiff.applying.checks.verify import Check, Comparison, check_used, verify
 from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guests.commands import command
-from batchdiff.applying.guests.file_names import original_names
+from batchdiff.applying.guests.file_names import Names, original_names
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.journal.records import Goal, Standing, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap.apply_task import planned_parts
+from batchdiff.applying.swap.endings import rename_back
 from batchdiff.applying.swap.task import Incoming, Outgoing, Task
 from batchdiff.choices import Retire
 from batchdiff.errors import DifferenceError, GuestError, InUseError
@@ -36,7 +38,7 @@ from batchdiff.plan.plan import GuestPlan, PlannedImage
 
 @dataclass(frozen=True, slots=True)
 class PurgeOptions:
-    """What the operator chose. ``used``: delete originals also if their VMs have run on the overlays since."""
+    """The options of purge. ``used``: delete originals even if their VMs have run on the overlays since."""
 
     guests: tuple[str, ...] | None = None
     used: bool = False
@@ -45,7 +47,7 @@ class PurgeOptions:
 def purge_task(
     guest: GuestPlan, template: PlannedImage, run: Run, standing: Standing, options: PurgeOptions
 ) -> Task:
-    """Return what purge has to do with a guest whose original is in quarantine.
+    """Return the task of purge for a guest whose original is in quarantine.
 
     :raises GuestError: its original must not go.
     """
@@ -56,12 +58,7 @@ def purge_task(
     now = now or fingerprint_at(aside.own)
     incoming = _what_the_vm_sees(guest, template, standing)
     if fingerprint_at(incoming.path) is None:
-        raise GuestError(
-            f"{aside.own} was not deleted",
-            why=f"{incoming.path} is missing, so the original may be all that is left of {guest.name}",
-            remedy="Bring the missing file back; if it was moved, add `--map OLD=NEW`. To go back to the original:"
-            f" {command('restore', guest.name, '--discard-changes')}.",
-        )
+        raise _all_that_is_left(guest.name, incoming.path, aside, standing)
     detector = ChangeDetector(run.journal)
 
     def check(image: Image) -> None:
@@ -86,6 +83,19 @@ def purge_task(
     return replace(task, otherwise=lambda: _used(task, record, now))
 
 
+def _all_that_is_left(guest: str, disk: str, aside: Names, standing: Standing) -> GuestError:
+    """Return the error for an original whose guest has no disk: neither an overlay nor a rebuilt image."""
+    back = command("restore", guest, "--discard-changes")
+    if _is_restored(standing):
+        back = rename_back(aside.own if os.path.lexists(aside.own) else aside.deleting, disk)
+    return GuestError(
+        f"{aside.own} was not deleted",
+        why=f"{disk} is missing, so the original may be all that is left of {guest}",
+        remedy="Bring the missing file back; if it was moved, add `--map OLD=NEW`. To go back to the original:"
+        f" {back}.",
+    )
+
+
 def _what_the_vm_sees(guest: GuestPlan, template: PlannedImage, standing: Standing) -> ImageSource:
     if _is_restored(standing):
         return replace(guest.source, backing=())
@@ -98,7 +108,7 @@ def _is_restored(standing: Standing) -> bool:
 
 
 def _used(task: Task, record: PlannedImage, now: Fingerprint | None) -> Task:
-    """Return the same without a comparison, for an original that is surely the planned one."""
+    """Return the same task without a comparison, if the original is surely the planned one."""
     planned = record.fingerprints[0]
     if now is None or (planned.size, planned.mtime_ns) != (now.size, now.mtime_ns):
         raise GuestError(
@@ -114,7 +124,7 @@ class _Compared:
     check: Check
 
     def verify(self, original: Image, now: ImageSource, ended: Callable[[], bool]) -> None:
-        """Original against what the VM sees; a VM that runs cannot be compared, and has surely been used."""
+        """Compare the original with the VM's disk; if the VM is running, they count as different."""
         try:
             verify(Comparison(original.source, now, check=self.check), VerifyMode.FULL, ended)
         except InUseError as error:
@@ -125,7 +135,7 @@ def _sound(_original: Image, now: ImageSource, ended: Callable[[], bool]) -> Non
     try:
         check_used(now, ended)
     except InUseError:
-        # Its VM is running on it at this moment, and reads it with its template: there is no better proof.
+        # Its VM is running on it at this moment, with its template: there is no better proof.
         if now.format is ImageFormat.QCOW2:
             peek_header(now.path)
 

@@ -21,7 +21,7 @@ from batchdiff.plan.plan import GuestPlan
 
 @dataclass(frozen=True, slots=True)
 class Rebuilding:
-    """Writes one guest's image. ``original``: an older one that is there, and differs from it."""
+    """The writer of one guest's image. ``original``: an older image that exists, and differs from it."""
 
     guest: GuestPlan
     run: Run
@@ -33,7 +33,7 @@ class Rebuilding:
         check_space_for_image(overlay, os.path.dirname(guest.source.path), guest.name)
         self._spare_original()
         lost = prepare(overlay.layers[0].fd, fd)
-        # A raw file that was no multiple of 512 gets its size back, unless the disk has another size by now.
+        # A raw file may get back a size that is not a multiple of 512, unless the disk was resized.
         planned = record.fingerprints[0].size
         size = planned if overlay.virtual_size == record.virtual_size else overlay.virtual_size
         write_standalone(fd, overlay, guest.source.format, size, check=self.run.stop.check)
@@ -48,7 +48,7 @@ class Rebuilding:
         return notes
 
     def _spare_original(self) -> None:
-        """An original that a process was about to delete when it died goes back into quarantine."""
+        """Move an original back into quarantine if a process died when it was about to delete it."""
         names = original_names(self.guest.source.path)
         if self.original is None or self.original.path != names.deleting:
             return

@@ -1,4 +1,4 @@
-"""What happens to a file that has to go: the only module that renames or unlinks an original.
+"""Retire a file: the only module that renames or unlinks an original.
 
 A file goes only while its descriptor, opened and compared with the plan before anything took its place, is held::
 
@@ -54,7 +54,7 @@ def objection(fd: int, names: Names, retire: Retire) -> Fault | None:
 
 
 def move(fd: int, source: str, target: str) -> None:
-    """Renames an open file within its folder, durably.
+    """Rename an open file within its folder, durably.
 
     :raises GuestError: another file stands at ``source``; nothing was done to either.
     :raises OSError: it cannot be renamed.
@@ -62,13 +62,13 @@ def move(fd: int, source: str, target: str) -> None:
     _require_open_file(fd, source)
     rename_without_replacing(source, target)
     if not _is_open_file(fd, target):
-        # Somebody put another file there between the two calls: that one gets its name back.
+        # Another file was put there between the two calls: give that one its name back.
         rename_without_replacing(target, source)
         _require_open_file(fd, target)
 
 
 def delete(fd: int, path: str, template: Image) -> None:
-    """Unlinks an open file, durably.
+    """Unlink an open file, durably.
 
     :raises GuestError: another file stands there, or it is a file of the template's chain.
     :raises OSError: it cannot be unlinked.

@@ -1,14 +1,14 @@
-"""Take one guest from wherever it stands to the end of its task.
+"""Take one guest from its present state to the end of its task.
 
-Look at the files, ask :mod:`~batchdiff.applying.guests.next_action` what is next, do it, note it, and look again.
+Look at the files, ask :mod:`~batchdiff.applying.guests.next_action` what is next, record and do it, look again.
 
 ::
 
-    prepare()   put back, discard, write          as far as there is something to verify
-    verify()    the two are compared              may run in another thread, while the next guest is written
+    prepare()   put back, discard, write          until there is something to verify
+    verify()    compare the two                   may run in another thread, while the next guest is written
     finish()    publish, retire
 
-A failure anywhere: what was not published is undone, and the outgoing file has its name.
+After a failure anywhere, what was not published is rolled back, and the outgoing file has its name.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from batchdiff.linux.permissions import Deed
 
 
 class Conversion:
-    """One guest under way. ``notes`` are what the operator should know; ``fate`` what became of the original."""
+    """One guest in progress. ``notes``: remarks for the operator; ``fate``: what became of the original."""
 
     def __init__(self, task: Task, run: Run) -> None:
         self.task, self._run = task, run
         known = run.journal.standing(task.guest)
         self._standing = Standing(Step.CHECKED, task.goal) if known is None else replace(known, goal=task.goal)
         if known is not None and known.goal is not task.goal:
-            # What another verb did to the name of its own outgoing file says nothing of this one's.
+            # Another verb's outgoing file is another file: what was done to its name does not count here.
             self._standing = replace(self._standing, moved=False, deleting=False)
         self._verified = task.verified
         self._incoming = IncomingFile(task)
@@ -57,31 +57,31 @@ class Conversion:
 
     @property
     def aside(self) -> str | None:
-        """Where the original is in quarantine."""
+        """The path of the original in quarantine; None if it is not there."""
         if self.fate is not Fate.QUARANTINED:
             return None
         return self.task.older or self.task.outgoing.names.at(self._outgoing.where)
 
     @property
     def done(self) -> frozenset[Action]:
-        """What this process has done with the guest."""
+        """The actions that this process has taken."""
         return frozenset(self._done)
 
     def prepare(self) -> bool:
-        """Goes on to where the two files must be compared; whether there is such a point."""
+        """Continue until the two files must be compared; return False if that is not necessary."""
         if self.task.goal is Goal.APPLY and not self._standing.published:
-            self._make_up_for_the_note()
+            self._make_up_for_the_record()
         if self._standing.temporary not in {None, self._incoming.ready}:
-            self._discard()  # also where another verb had begun it; what it was made from is whole
+            self._discard()  # even if another verb wrote it: what it was made from still exists
         if self.task.verified and self._outgoing.where is not OutgoingAt.GONE:
-            self._image()  # nothing is compared, but who uses the file that goes must show before anything moves
-        if self._go_on_until({Action.VERIFY, Action.DONE}) is Action.DONE:
+            self._image()  # nothing is compared, but before anything moves, see who uses the outgoing file
+        if self._continue_until({Action.VERIFY, Action.DONE}) is Action.DONE:
             return False
-        self._image()  # here, for verify() may run in another thread, where nothing is noted
+        self._image()  # open it now: verify() may run in another thread, which must not record anything
         return True
 
     def verify(self) -> None:
-        """Compares the two.
+        """Compare the two files.
 
         :raises VerificationError: they differ.
         """
@@ -89,20 +89,21 @@ class Conversion:
         self._verified = True
 
     def finish(self) -> None:
-        """Goes on to the end.
+        """Continue to the end.
 
         :raises PlanError: what was compared has changed since.
         """
         if Action.UNLINK not in self._done:
             self._outgoing.check_unchanged()
         incoming = self._incoming
+        # Not for an original that only gets its name back, which is not a new file.
         if self._verified and incoming.ready == self._standing.temporary and incoming.known is not None:
             self._note(Step.VERIFIED, incoming.known)
-        self._go_on_until({Action.DONE})
+        self._continue_until({Action.DONE})
         self._settle()
 
-    def _make_up_for_the_note(self) -> None:
-        """A process died when it had just published the overlay: perhaps it has its name only in memory so far."""
+    def _make_up_for_the_record(self) -> None:
+        """Sync and record the overlay if a process died right after publishing it."""
         incoming = self._incoming
         if self._incoming_at() is IncomingAt.PUBLISHED:
             sync_folder(os.path.dirname(incoming.path))
@@ -110,7 +111,8 @@ class Conversion:
             self._note(Step.PUBLISHED, incoming.known)
             self.notes += self.task.on_published()
 
-    def _go_on_until(self, ends: set[Action]) -> Action:
+    def _continue_until(self, ends: set[Action]) -> Action:
+        """Take actions until the next one would be one of ``ends``, and return that one."""
         while (action := next_action(self._scene())) not in ends:
             self._run.stop.check()
             self._outgoing.check()
@@ -140,23 +142,24 @@ class Conversion:
             case Action.SET_ASIDE:
                 self._move_outgoing(self.task.outgoing.names.deleting)
             case Action.UNLINK:
-                # Once more under a name that nobody knows: who has not opened it by now, will not.
+                # Check again under the private name: no program can open it by its old name any longer.
                 fd, names = self._image().layers[0].fd, self.task.outgoing.names
                 self._outgoing.require_no_dependents(names.own, names.quarantine)
                 self._outgoing.check_unchanged()
                 self._outgoing.require_alone()
+                # Recorded before the deletion: if the file is gone after a crash, batchdiff has deleted it.
                 if not self._standing.deleting:
                     self._note(Step.RETIRING, deleting=True)
                 retire.delete(fd, names.deleting, self._run.template)
             case _:
                 if self._incoming_at() is not IncomingAt.LOST:
-                    self._image()  # says what is wrong with the outgoing file
+                    self._image()  # raises an error if something is wrong with the outgoing file
                 raise self._lost()
 
     def check_holds(self) -> None:
-        """Says who is in the way where a verification was ended for somebody who wants to write.
+        """Name the program for which a verification was ended, because it wants to write.
 
-        :raises BatchdiffError: that is so.
+        :raises BatchdiffError: there is one.
         """
         self._outgoing.check()
 
@@ -170,14 +173,15 @@ class Conversion:
         require_lasting(target)
         image = self._image()
         temporary = own_files.temporary(target)
-        if fault := obstacle(Deed.RENAME, temporary):  # or the whole file would be written in vain
+        if fault := obstacle(Deed.RENAME, temporary):  # before the whole file is written in vain
             raise GuestError(f"{target} was not written", why=fault.why, remedy=fault.remedy)
+        # Recorded before it exists, so that the next run can remove it if this process dies.
         self._note(Step.CHECKED, temporary=temporary)
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             with naming(temporary):
                 self.notes += self.task.write(fd, image)
-                # If this fails the file is thrown away: the kernel may have dropped the pages and call them clean.
+                # If this fails, the file is discarded: the kernel may have dropped pages and marked them clean.
                 os.fsync(fd)
                 self._incoming.known = identify(fd)
         finally:
@@ -187,7 +191,7 @@ class Conversion:
 
     def _publish(self) -> None:
         if self._incoming.ready is not None and self._incoming.ready != self._standing.temporary:
-            # An original that gets its name back: what knows it by its name in quarantine would lose it.
+            # An original gets its name back: an image that rests on it by its name in quarantine would lose it.
             require_no_dependents(self._run.dependents, self._incoming.ready)
         published = self._incoming.publish()
         self._run.journal.record_changed(published)
@@ -202,14 +206,16 @@ class Conversion:
         self._move(image.layers[0].fd, self._outgoing.path, target)
 
     def _move(self, fd: int, source: str, target: str) -> None:
+        # Recorded before the rename: if this process dies in between, the next run knows who renamed the file.
         if not self._standing.moved or self._standing.deleting:
             self._note(Step.RETIRING, moved=True, deleting=False)
         retire.move(fd, source, target)
         self._run.journal.record_changed(identify(fd))
 
     def _put_back(self) -> None:
-        """Undoes what a process that died, or this one, did to the outgoing file's name."""
+        """Undo what a process that died, or this one, did to the outgoing file's name."""
         names = self.task.outgoing.names
+        # If another file has its own name, such as an overlay with one name for both, it returns to quarantine.
         source, target = self._outgoing.path, names.quarantine if os.path.lexists(names.own) else names.own
         if source == target:
             raise another_file(self.task, source)
@@ -220,7 +226,7 @@ class Conversion:
             self._move(fd, source, target)
         finally:
             os.close(fd)
-        self.close()  # it was opened under the other name
+        self.close()  # it was opened under its other name
 
     def _discard(self) -> None:
         self._incoming.forget()
@@ -229,6 +235,7 @@ class Conversion:
         self._standing = replace(self._standing, temporary=None)
 
     def _settle(self) -> None:
+        """Record the end, unless apply keeps the original or purge has recorded its own."""
         self.fate = self._fate()
         kept_or_purged = self.task.retire is Retire.KEEP or self._standing.step is Step.PURGED
         stays = self.task.goal is Goal.APPLY and kept_or_purged
@@ -239,7 +246,7 @@ class Conversion:
     def _fate(self) -> Fate:
         where = self._outgoing.where
         gone = where is OutgoingAt.GONE
-        if self.task.goal is Goal.RESTORE:  # the overlay went; the original is back, or its image is rebuilt
+        if self.task.goal is Goal.RESTORE:  # the overlay is deleted, and the original is back or rebuilt
             return Fate.KEPT if self.task.older is None else Fate.QUARANTINED
         ours = self._standing.deleting or self._standing.fate is Fate.DELETED
         if Action.UNLINK in self._done or (gone and ours):
@@ -260,7 +267,7 @@ class Conversion:
         self._standing = standing
 
     def abandon(self) -> None:
-        """Undoes what was not published: the outgoing file has its name again, nothing half-done is left."""
+        """Roll back what was not published: the outgoing file gets its name back, no unfinished file stays."""
         self._verified = False
         while True:
             scene = self._scene()
@@ -270,23 +277,23 @@ class Conversion:
             if action not in {Action.PUT_BACK, Action.DISCARD}:
                 break
             if action is Action.DISCARD and self._standing.temporary is None:
-                break
+                break  # what is ready is not a new file, but an original in quarantine
             self._perform(action)
         self._note_rolled_back()
 
     def _note_rolled_back(self) -> None:
-        """Take back the note of a file under way that is gone: nothing is left for the next run to clean up."""
+        """Take back the record of an unfinished file that is gone, which the next run need not clean up."""
         noted = self._run.journal.standing(self.task.guest)
         if noted is None or noted.published or noted.goal is not Goal.APPLY or noted.temporary is None:
             return
-        # An apply that died before its note may have published the overlay: restore must not forget that one.
+        # An apply may have died before it recorded a publication: restore must not forget that overlay.
         if self.task.goal is not Goal.APPLY or self._incoming_at() is not IncomingAt.NONE:
             return
         if self._standing.temporary is None:
-            moved = self._outgoing.where is not OutgoingAt.NAMED  # back again, its new ctime is in the journal
+            moved = self._outgoing.where is not OutgoingAt.NAMED  # if it is back, its new ctime is in the journal
             self._standing = replace(self._standing, step=Step.CHECKED, overlay=None, moved=moved)
             self._run.journal.record(self.task.guest, self._standing)
 
     def close(self) -> None:
-        """Lets go of the outgoing image."""
+        """Release the outgoing image."""
         self._outgoing.close()

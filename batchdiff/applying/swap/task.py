@@ -1,4 +1,4 @@
-"""What shall become of one guest: which file goes, which takes its place, how that one is made and judged."""
+"""The task of one guest: which file goes, which one takes its place, how that one is made and verified."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from batchdiff.image.image import Image
 from batchdiff.image_source import ImageSource
 
 Write = Callable[[int, Image], list[str]]
-"""Writes the incoming image into an empty file, from the open outgoing one; gives notes for the operator."""
+"""Write the incoming image into an empty file, from the open outgoing one; return notes for the operator."""
 
 Verify = Callable[[Image, ImageSource, Callable[[], bool]], None]
-"""Compares the open outgoing image with the incoming one; ended early once the last one is true.
+"""Compare the open outgoing image with the incoming one; end early once the last argument returns true.
 
 :raises DifferenceError: they differ.
 :raises VerificationError: one of them is damaged.
@@ -24,7 +24,7 @@ Verify = Callable[[Image, ImageSource, Callable[[], bool]], None]
 """
 
 Check = Callable[[Image], None]
-"""Compares the open outgoing image with what is known of it, and the template with the plan.
+"""Compare the open outgoing image with what is known of it, and the template with the plan.
 
 :raises PlanError: one of them changed.
 """
@@ -32,7 +32,7 @@ Check = Callable[[Image], None]
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """The file that goes: its image under its own name, that name's variants, and its identity."""
+    """The file that goes: its image under its own name, its other names, and its identity."""
 
     source: ImageSource
     names: Names
@@ -43,8 +43,8 @@ class Outgoing:
 class Incoming:
     """The file that takes its place: its image under its own name.
 
-    ``known``: its identity, once it has been verified. ``ready``: where it stands complete already, under
-    another name. ``published``: whether it has had its own name before.
+    ``known``: its identity, once it has been verified. ``ready``: its path, if it is complete under another name
+    already. ``published``: whether it has had its own name before.
     """
 
     source: ImageSource
@@ -59,12 +59,12 @@ def _nothing_more() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One guest's way.
+    """The work on one guest.
 
-    ``final``: the step that is noted when all is done. ``verified``: there is nothing to compare, and nothing
-    that could be lost. ``on_published``: what is to be done before the outgoing file may go; ``on_ended``: before
-    the final step is noted, because nobody does it later; both give notes for the operator. ``otherwise``: what
-    to do instead if the two files differ. ``older``: where an older original stays in quarantine when all is done.
+    ``final``: the step that is recorded at the end. ``verified``: there is nothing to compare, and nothing to
+    lose. ``on_published`` is called before the outgoing file may go, ``on_ended`` before the final step is
+    recorded, because no later run would do it; both return notes for the operator. ``otherwise``: makes the task
+    for two files that differ. ``older``: the path at which an older original stays in quarantine.
     """
 
     guest: str
@@ -84,14 +84,14 @@ class Task:
 
     @property
     def one_name(self) -> bool:
-        """Whether the incoming file's name is the outgoing one's."""
+        """True if the incoming file takes the outgoing one's own name."""
         return self.incoming.source.path == self.outgoing.names.own
 
     def noted(self, standing: Standing, identity: Fingerprint | None) -> Standing:
-        """A standing as it goes into the journal; ``identity``: that of the incoming file, if it is known now."""
+        """Return a standing as it goes into the journal; ``identity``: the incoming file's, if it is known now."""
         if identity is not None:
             standing = self._identified(standing, identity)
-        if standing.step is Step.RESTORED:  # nothing of the conversion is left, but perhaps an older original
+        if standing.step is Step.RESTORED:  # of the conversion only an older original may be left
             return Standing(standing.step, self.goal, fate=standing.fate, aside=standing.aside)
         return replace(standing, temporary=None) if standing.step in {Step.PUBLISHED, self.final} else standing
 

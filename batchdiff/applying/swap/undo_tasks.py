@@ -1,10 +1,10 @@
-"""The ways of a guest under restore. What its VM sees now is the truth, and QEMU decides what that is.
+"""The tasks of restore. What a VM sees now is its disk, and QEMU decides what that is.
 
 ::
 
     overlay and original identical     the original gets its name back, the overlay goes
     they differ, original aside        an image is rebuilt from the overlay, the older original stays in quarantine
-    they differ, original kept         two disks: nothing is done, only a person knows which one counts
+    they differ, original kept         two disks: nothing is done, only the operator knows which one counts
     no original                        an image is rebuilt from the overlay
     no overlay                         nothing is done: what the VM wrote is not known
     --discard-changes                  the original gets its name back without a comparison, the overlay goes
@@ -43,7 +43,7 @@ from batchdiff.plan.plan import GuestPlan, PlannedImage
 
 @dataclass(frozen=True, slots=True)
 class RestoreOptions:
-    """What the operator chose. ``discard_changes``: go back to the originals, whatever VMs wrote since."""
+    """The options of restore. ``discard_changes``: go back to the originals, whatever VMs wrote since."""
 
     guests: tuple[str, ...] | None = None
     discard_changes: bool = False
@@ -53,7 +53,7 @@ class RestoreOptions:
 def restore_task(
     guest: GuestPlan, template: PlannedImage, run: Run, standing: Standing, options: RestoreOptions
 ) -> Task:
-    """What restore has to do with a guest that apply has begun.
+    """Return the task of restore for a guest that apply has started to convert.
 
     :raises GuestError: nothing can be restored without losing something.
     """
@@ -61,6 +61,7 @@ def restore_task(
     overlay = find_overlay(guest, standing)
     if overlay is not None and not options.discard_changes:
         check_losses(guest.name, overlay.path, options.losses)
+    # An earlier restore has rebuilt the image and published it: only the overlay is left to deal with.
     if rebuilt_is_in_place(guest, standing):
         if overlay is not None:
             return way.compare_rebuilt(overlay)
@@ -68,11 +69,12 @@ def restore_task(
             return way.finished_rebuilt()
         raise rebuilt_only(guest.name, guest.overlay_path, guest.source.path)
     original = find_original(guest, standing)
+    # Without an overlay there is nothing to compare; without an original there is only the overlay to rebuild it.
     if overlay is None:
         return way.without_overlay(original)
     if original is None and options.discard_changes:
         raise GuestError(
-            "it cannot go back to its original",
+            f"{guest.name} cannot go back to its original",
             why="that was deleted or moved",
             remedy="Run the same command without `--discard-changes`: an image is then rebuilt from the overlay.",
         )
@@ -83,7 +85,7 @@ def restore_task(
 
 @dataclass(frozen=True, slots=True)
 class _Restoring:
-    """Makes the tasks for one guest."""
+    """The maker of one guest's tasks."""
 
     guest: GuestPlan
     template: PlannedImage
@@ -97,7 +99,7 @@ class _Restoring:
         return replace(self.guest.source, backing=())
 
     def require_the_overlay(self, overlay: Found) -> None:
-        """Refuse to delete without a comparison what neither the journal nor its header shows to be the overlay.
+        """Refuse a file that neither the journal nor its header shows to be the overlay: it would not be compared.
 
         :raises GuestError: it is another image.
         """
@@ -109,7 +111,7 @@ class _Restoring:
             raise GuestError(
                 f"{overlay.path} was not deleted",
                 why="it is not the file that apply published, and it does not rest on the template",
-                remedy="Look at it, and move it away if its VM does not use it; then run the same command again.",
+                remedy="Find out what it is, and move it away if no VM uses it; then run the same command again.",
             )
 
     def _rebuilt(self) -> Incoming:
@@ -137,7 +139,7 @@ class _Restoring:
         )
 
     def rebuild(self, overlay: Found, original: Found | None) -> Task:
-        """An image with what the VM sees takes the original's name; an older original stays in quarantine."""
+        """Write what the VM sees to the original's name; an older original stays in quarantine."""
         older = self._older() if original is None else original_names(self.guest.source.path).quarantine
         task = self._task(overlay, Incoming(self.rebuilt_source))
         return replace(task, write=Rebuilding(self.guest, self.run, original).write, older=older)
@@ -153,18 +155,18 @@ class _Restoring:
         )
 
     def finished_rebuilt(self) -> Task:
-        """An earlier run has rebuilt an image, the overlay is gone, and only the note of that is missing."""
+        """Record the end: an earlier run has rebuilt an image, and the overlay is gone."""
         return self.finished(self._rebuilt())
 
     def without_overlay(self, original: Found | None) -> Task:
-        """Go back to the original if nothing can be lost by that, or if the operator said so."""
+        """Go back to the original if that loses nothing, or if the operator accepts the loss."""
         deleted_by_us = self.standing.goal is Goal.RESTORE and self.standing.deleting
         if self.standing.published and not deleted_by_us and not self.options.discard_changes:
             raise self._overlay_missing(original)
         if original is None:
             original_path, overlay_path = self.guest.source.path, self.guest.overlay_path
             raise GuestError(
-                "it cannot be restored",
+                f"{self.guest.name} cannot be restored",
                 why=f"both its original {original_path} and its overlay {overlay_path} are gone",
                 remedy="If they were moved, add `--map OLD=NEW`; otherwise bring one of them back from a backup.",
             )
@@ -174,7 +176,7 @@ class _Restoring:
         return self.finished(Incoming(self.guest.source, original.now, ready))
 
     def finished(self, incoming: Incoming) -> Task:
-        """The overlay is not there (any longer): the incoming image gets its name, if it does not have it yet."""
+        """Give the incoming image its name, if it does not have it yet; there is no overlay (any longer)."""
         older = self._older()
         return replace(self._task(None, incoming), verified=True, older=None if older == incoming.ready else older)
 
@@ -188,7 +190,7 @@ class _Restoring:
         detector = ChangeDetector(self.run.journal)
 
         def check(image: Image) -> None:
-            self.run.check_template()  # first, because it can say that another file stands in its place
+            self.run.check_template()  # first: it notices another file in the template's place
             detector.check_chain(image)
 
         return Task(
@@ -205,7 +207,7 @@ class _Restoring:
         )
 
     def _can_be_original(self, found: Found) -> bool:
-        """Whether a file may be taken for what the guest had before, where no comparison is to prove it."""
+        """Return whether a file may count as the guest's original, without a comparison to prove it."""
         planned, now = planned_parts(self.guest)[0].fingerprints[0], found.now
         kept = found.path == self.guest.source.path and self.standing.fate in {None, Fate.KEPT}
         return found.proven or kept or (planned.size, planned.mtime_ns) == (now.size, now.mtime_ns)
@@ -214,8 +216,8 @@ class _Restoring:
         return GuestError(
             f"{self.guest.name} was not restored",
             why=f"{found.path} is not its original as it was before the conversion: it is another file, or"
-            " somebody wrote to it",
-            remedy=f"Look at it and at the overlay {overlay.path}; move away the one that does not"
+            " it was written to",
+            remedy=f"Compare it with the overlay {overlay.path}; move away the one that does not"
             " count, then run the same command again.",
         )
 
@@ -229,7 +231,7 @@ class _Restoring:
 
     def _two_disks(self) -> Task:
         raise GuestError(
-            "it was not restored",
+            f"{self.guest.name} was not restored",
             why=f"its original {self.guest.source.path} is still there, and differs from its overlay"
             f" {self.guest.overlay_path}: only you know which of the two counts",
             remedy="To go back to the original and delete the overlay:"

@@ -62,7 +62,7 @@ def doubt(template: Image, plan: Plan, notes: Notes) -> str:
 
 
 def _is_known(sidecar: Sidecar, now: Chain, plan: Plan) -> bool:
-    """Return whether a sidecar has both what was planned and what is there now as one content."""
+    """Return whether a sidecar records the planned and the present fingerprints for one content."""
     if sidecar.fingerprints != now:
         return False
     same_digest = bool(plan.template_digest) and sidecar.digest == plan.template_digest
@@ -100,14 +100,14 @@ def require_content(template: Image, plan: Plan, notes: Notes, reason: str, *, c
 
 
 def _may_be_planned_again(notes: Notes) -> bool:
-    """Whether no image was renamed or published yet, so that a new plan loses nothing."""
+    """Return whether no image was renamed or published yet, so that a new plan loses nothing."""
     return not any(
         each.published or each.moved or each.goal is not Goal.APPLY for each in notes.standings.values()
     )
 
 
 def _without_digest(plan: Plan, notes: Notes) -> str:
-    """What to do about a template that only its digest could prove, which is not known."""
+    """Return what to do about a template that only its digest could prove, if that is not known."""
     if _may_be_planned_again(notes):
         return "Plan again; for copies that share blocks with the template that is fast."
     sidecars = few(sidecar_paths(plan))
@@ -115,18 +115,18 @@ def _without_digest(plan: Plan, notes: Notes) -> str:
 
 
 def known_digest(plan: Plan) -> str:
-    """Return the digest of the planned template's content; empty if nobody has taken it."""
+    """Return the digest of the planned template's content; empty if it was never taken."""
     if plan.template_digest:
         return plan.template_digest
     for sidecar in sidecars_of(plan):
-        # Not just the same file: it may have had another content when it was planned.
+        # The same file is not enough: it may have had another content when it was planned.
         if plan.template.fingerprints in (sidecar.fingerprints, *sidecar.earlier):
             return sidecar.digest
     return ""
 
 
 def sync(template: Image) -> None:
-    """Makes a template durable that was copied a moment ago, before anything rests on it alone.
+    """Make a template durable that may have been copied a moment ago, before anything rests on it alone.
 
     :raises ImageError: the disk has a fault.
     """

@@ -1,4 +1,4 @@
-"""What follows a publication, before any original goes: the template is protected and its sidecar written."""
+"""The work between a publication and the removal of any original: protect the template, write its sidecar."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class Publication:
     def check(self, guest: GuestPlan) -> None:
         """Make sure, before an overlay is written, that the template has one content for all its overlays.
 
-        :raises PlanError: overlays of an earlier plan rest on another content of it, or nobody can tell.
+        :raises PlanError: overlays of an earlier plan rest on another content of it, or that is unknown.
         """
         check_other_overlays(self.run.template.path, known_digest(self.plan), guest.overlay_path)
 
     def ask_qemu(self, overlay: ImageSource, ended: Callable[[], bool]) -> None:
-        """Let QEMU open the first overlay of all with the template below it, if it has not compared them anyway.
+        """Let QEMU open the first overlay with the template below it, unless it compares them anyway.
 
-        No VM may be able to run on what only batchdiff has read. So before the first overlay gets its
-        name, and the template is protected, QEMU has the last word.
+        QEMU might refuse files that only batchdiff has read, and then no VM could run on them. So it opens them
+        before the first overlay gets its name, and the template is protected.
 
         :raises VerificationError: it refuses the overlay or the template.
         :raises ProgramError: it could not be run.
@@ -63,7 +63,7 @@ class Publication:
         self._opened = True
 
     def note(self, guest: GuestPlan) -> list[str]:
-        """Do it for one guest. Notes about the template are announced once, and belong to no guest."""
+        """Do this work for one guest; notices about the template are reported once, and not for a guest."""
         for notice in (
             *self._protected(),
             *self._recorded(guest),
@@ -80,13 +80,13 @@ class Publication:
         template = self.run.template
         try:
             return protect(template, self.run.journal)
-        except OSError as error:  # the journal's disk is full, for one: that must not stop the other guests
+        except OSError as error:  # such as a full disk under the journal: that must not stop the other guests
             return (f"the template {template.path} may have kept its write permission: {reason(error)}",)
 
     def _recorded(self, guest: GuestPlan) -> list[str]:
         template = self.run.template
         try:
-            self._digest = self._digest or known_digest(self.plan) or content_digest(template, check=_go_on)
+            self._digest = self._digest or known_digest(self.plan) or content_digest(template, check=_never)
             earlier = (self.plan.template.fingerprints, self._accepted)
             record_overlay(template, self._digest, guest.overlay_path, self._origin(guest), earlier=earlier)
         except OSError as error:
@@ -102,5 +102,5 @@ class Publication:
         return Origin(guest.name, self.plan.checksum, self.run.session.plan_path, guest.source.path, overlay)
 
 
-def _go_on() -> None:
-    """The overlay has its name already: what belongs to that is not interrupted."""
+def _never() -> None:
+    """Never end early: the overlay has its name already, so its record must be completed."""

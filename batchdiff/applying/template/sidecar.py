@@ -1,6 +1,6 @@
 """Write the sidecar of a template, so that no two processes lose each other's entries.
 
-:mod:`batchdiff.plan.sidecar` says what is in it and where it is.
+:mod:`batchdiff.plan.sidecar` defines its content and its path.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def check_other_overlays(template_path: str, digest: str, overlay_path: str) -> 
 
     ``digest``: that of its content now; empty if it is not known yet.
 
-    :raises PlanError: some do, or nobody can tell.
+    :raises PlanError: some do, or that is unknown.
     """
     before = _known(sidecar_path(template_path, overlay_path))
     if before is not None and digest not in {before.digest, ""}:
@@ -116,7 +116,7 @@ def forget_overlay(template_path: str, overlay_path: str) -> None:
 def discard_unfinished(plan: Plan) -> None:
     """Remove what processes that died have left of a plan's sidecars; if that fails, the next command does it.
 
-    Once for a command: it looks at every name in the folder, of which a fleet has thousands.
+    Call this once per command: it reads the whole folder, which has thousands of names in a fleet.
     """
     for path in sidecar_paths(plan):
         with contextlib.suppress(OSError), _locked_folder(path):
@@ -130,7 +130,7 @@ def _distinct(chains: tuple[Chain, ...], *, but: Chain) -> tuple[Chain, ...]:
 
 @contextmanager
 def _locked_folder(path: str) -> Iterator[None]:
-    """No other process changes a sidecar there meanwhile."""
+    """Keep other processes from changing a sidecar in that folder meanwhile."""
     folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)

@@ -1,6 +1,6 @@
-"""Takes the write bits of a template's files, so that nobody changes all its overlays by accident.
+"""Remove the write bits of a template's files, so that no accident changes all its overlays.
 
-That changes their ctime, which the plan's fingerprints have; the journal notes it before and after.
+That changes their ctime, which is in the plan's fingerprints; the journal records it before and after.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from batchdiff.linux.permissions import WRITE_BITS, Deed, lacking_ownership
 
 
 def protect(template: Image, journal: Journal | FrozenJournal) -> tuple[str, ...]:
-    """Take the write bits of every file of the template's chain; return notes on those that keep them."""
+    """Remove the write bits of every file of the template's chain; return notes on those that keep them."""
     notes = []
     for layer in template.layers:
         if not is_writable(layer):
@@ -46,12 +46,12 @@ def protect(template: Image, journal: Journal | FrozenJournal) -> tuple[str, ...
 
 
 def _who_may(path: str) -> str:
-    """Return who is to run what follows: not a user who was just told that he may not."""
+    """Return the words before a command: who can run it, which may not be this user."""
     return "Have root run" if lacking_ownership(Deed.CHANGE_MODE, path) else "Remove it yourself:"
 
 
 def note_interrupted(template: Image, planned: tuple[Fingerprint, ...], journal: Journal | FrozenJournal) -> None:
-    """Makes up for the note of an apply that died when it had just taken a file's write bits."""
+    """Record the new ctime for an apply that died right after removing a file's write bits."""
     for layer, before in zip(template.layers, planned, strict=True):
         now = layer.fingerprint()
         if not journal.notes.protecting or now == before or now in journal.notes.changed or is_writable(layer):

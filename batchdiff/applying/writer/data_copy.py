@@ -1,4 +1,4 @@
-"""Puts a guest's data into a new image: as it is, shared where the filesystem can, or compressed.
+"""Copy a guest's data into a new image: as it is, with shared blocks if the filesystem can, or compressed.
 
 ::
 
@@ -36,34 +36,32 @@ from batchdiff.qcow2.geometry import Geometry
 from batchdiff.units import KIB, MIB, SECTOR, align_up
 
 _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EBADF}
-"""What copy_file_range says where it cannot serve: other filesystems, block devices, old kernels."""
-
+"""The errors of copy_file_range if it cannot copy: other filesystems, block devices, old kernels."""
 
 _AT_ONCE = 64 * MIB
-"""Copied by one call: where blocks are not shared, a tenth of a second or so, after which somebody may stop it."""
-
+"""The bytes that one call copies: a tenth of a second or so if blocks are not shared, then a stop is noticed."""
 
 _BLOCK = 4 * KIB
 """The unit in which a plan counts what an overlay takes on its disk."""
 
 
 class DataStore(Protocol):
-    """Where data clusters go."""
+    """A place for data clusters in a file."""
 
     @property
     def end(self) -> int:
         """The file offset after the last data cluster."""
 
     def store(self, extents: Extents, clusters: npt.NDArray[np.int64]) -> Words:
-        """Writes the DATA of ``extents`` (granules), which lies in ``clusters``, and gives their L2 entries."""
+        """Write the DATA of ``extents`` (granules), which is in ``clusters``, and return their L2 entries."""
 
     def refcounts(self) -> npt.NDArray[np.uint16] | None:
-        """How often each cluster from the first data cluster on is used; None where all are used once."""
+        """Return how often each cluster is used, from the first data cluster on; None if each is used once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """From which image to which file; ``check`` is called every few MiB, and may raise to end it."""
+    """A copy from an image to a file; ``check`` is called every few MiB, and may raise an error to end it."""
 
     fd: int
     guest: Image
@@ -78,10 +76,11 @@ class Copy:
         object.__setattr__(self, "buffer", ReadBuffer(MIB))
 
     def bytes(self, start: int, end: int, target: int) -> None:
-        """Bytes ``start`` to ``end`` of the guest to a file offset.
+        """Copy bytes ``start`` to ``end`` of the guest to a file offset.
 
-        Holes and zeros stay holes; so do zeros of what was never written, which may count as data once somebody
-        has read them: the plan does not count them (:mod:`batchdiff.planning.sizes.disk_use`).
+        Holes and zeros stay holes. So do zeros in preallocated blocks that were never written: once a program has
+        read them they may look like data, but the plan does not count them
+        (:mod:`batchdiff.planning.sizes.disk_use`).
         """
         for whole in self.guest.segments(start, end):
             for segment, never_written in self._by_writing(whole):
@@ -91,7 +90,7 @@ class Copy:
                     self._as_it_is(segment, start, target)
 
     def _by_writing(self, segment: Segment) -> Iterator[tuple[Segment, bool]]:
-        """The parts of a segment, each with whether it was never written."""
+        """Yield the parts of a segment, each with whether it was never written."""
         if segment.origin is not Origin.FILE:
             yield from () if segment.origin is Origin.ZERO else [(segment, False)]
             return
@@ -102,7 +101,7 @@ class Copy:
             yield part, never
 
     def _without_zeros(self, segment: Segment, target: int) -> None:
-        """Copies what is not zeros, in the blocks of the target."""
+        """Copy everything but zeros, by blocks of the target."""
         for at in range(segment.start, segment.end, MIB):
             self.check()
             data = self.buffer.load(self.guest, at, min(MIB, segment.end - at))
@@ -110,7 +109,7 @@ class Copy:
             while first < len(data):
                 last = min(first + _BLOCK - (offset + first) % _BLOCK, len(data))
                 block = data[first:last]
-                if block != bytes(len(block)):  # any() looks at each byte: a hundred times as long
+                if block != bytes(len(block)):  # any() looks at each byte, which takes a hundred times as long
                     write_all(self.fd, block, offset + first)
                 first = last
 
@@ -124,10 +123,10 @@ class Copy:
             self._through_memory(rest, offset)
 
     def _parts(self, segment: Segment) -> Iterator[tuple[Segment, bool]]:
-        """What a segment is copied in, each with whether its blocks may be shared.
+        """Yield the parts in which a segment is copied, each with whether its blocks may be shared.
 
-        Where extents stay whole on disk, only those that somebody else keeps anyway: sharing 4 KiB of the guest's
-        own would keep all the rest of it when the guest is deleted.
+        btrfs keeps an extent whole while any block of it is used. So share only extents that another file shares
+        already: a block of the guest's own would keep the whole extent when the guest is deleted.
         """
         if segment.origin is not Origin.FILE or not is_btrfs(self.guest.layers[segment.layer].fd):
             yield segment, segment.origin is Origin.FILE
@@ -147,7 +146,7 @@ class Copy:
             write_all(self.fd, data, target + at - segment.start)
 
     def _shared(self, source: int, source_offset: int, target_offset: int, length: int) -> int:
-        """Bytes that copy_file_range could copy; fewer at the end of the file, or where it can't."""
+        """Copy with copy_file_range, and return the bytes copied: fewer at the end of the file, or if it can't."""
         done = 0
         while done < length:
             self.check()
@@ -170,7 +169,7 @@ def _after(segment: Segment, done: int) -> Segment:
 
 
 def _split(segment: Segment, offset: int) -> tuple[Segment, Segment]:
-    """A segment's parts before and from a guest's offset on; either may be empty."""
+    """Split a segment at an offset of the guest; either part may be empty."""
     return segment._replace(end=offset), _after(segment, offset - segment.start)
 
 
@@ -193,7 +192,7 @@ class PlainStore:
         return hosts.astype(np.uint64) | COPIED
 
     def refcounts(self) -> npt.NDArray[np.uint16] | None:
-        """Every cluster is used once."""
+        """Return None: each cluster is used once."""
         return None
 
 
@@ -206,7 +205,7 @@ class CompressedStore:
         self._packer = Packer(start, geometry.cluster_size)
         self._used = np.zeros(1024, dtype=np.uint16)
         self._threads = usable_cpus()
-        # Each cluster under way has one; it is free again once the cluster is written.
+        # Each cluster in progress has one, which is free again once the cluster is written.
         self._buffers = itertools.cycle([ReadBuffer(geometry.cluster_size) for _ in range(4 * self._threads + 2)])
 
     @property
@@ -220,7 +219,7 @@ class CompressedStore:
         return np.array(hosts, dtype=np.uint64)
 
     def _compressed(self, clusters: list[int]) -> Iterator[tuple[memoryview, bytes | None]]:
-        """Each cluster and its compressed form, in order; a bounded number is under way."""
+        """Yield each cluster and its compressed form, in order; a bounded number is in progress."""
         size, kind = self._geometry.cluster_size, self._geometry.compression_type
         ahead: deque[tuple[memoryview, Future[bytes | None]]] = deque()
         with ThreadPoolExecutor(self._threads) as pool:

@@ -1,7 +1,7 @@
-"""Writes a qcow2 version 3 image: an overlay on a template, or a standalone image.
+"""Write a qcow2 version 3 image: an overlay on a template, or a standalone image.
 
 The file is laid out ahead of time (:mod:`batchdiff.qcow2.layout`): tables and data go straight to their
-places, and the header comes last, so that a file that was not finished is no qcow2 image at all.
+places, and the header comes last, so that an unfinished file is not a qcow2 image at all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from batchdiff.qcow2.tables import l1_table, refcount_table, refcounts, table_ba
 
 @dataclass(frozen=True, slots=True)
 class NewImage:
-    """What to write. ``extents`` in granules; ``backing``: name and format of the backing file, or None."""
+    """The image to write. ``extents`` in granules; ``backing``: name and format of the backing file, or None."""
 
     virtual_size: int
     geometry: Geometry
@@ -31,14 +31,14 @@ class NewImage:
     lazy_refcounts: bool = False
 
 
-def _go_on() -> None:
-    """For those who let it be written to the end."""
+def _never() -> None:
+    """Never end a write early."""
 
 
-def write_image(fd: int, guest: Image, new: NewImage, *, check: Callable[[], None] = _go_on) -> int:
-    """Writes the image into an empty file, its data taken from ``guest``; gives the size of the file in bytes.
+def write_image(fd: int, guest: Image, new: NewImage, *, check: Callable[[], None] = _never) -> int:
+    """Write the image into an empty file, with data from ``guest``; return the size of the file in bytes.
 
-    The caller makes it durable. ``check`` is called every few MiB, and may raise to end it.
+    The caller makes it durable. ``check`` is called every few MiB, and may raise an error to end it.
 
     :raises OSError: the disk is full or has a fault.
     :raises ImageError: the guest cannot be read.

@@ -1,4 +1,4 @@
-"""Writes an image that needs no other: what a guest sees through an overlay and its chain, in raw or in qcow2."""
+"""Write an image that needs no other, raw or qcow2: what a guest sees through an overlay and its chain."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB, SECTOR, ceil_div
 
 _STRETCH = 1024 * MIB
-"""How much of the image is looked at at once."""
+"""The length of the image that is mapped at once."""
 
 
 def write_standalone(fd: int, image: Image, form: ImageFormat, size: int, *, check: Callable[[], None]) -> None:
-    """Writes an image's whole content into an empty file.
+    """Write an image's whole content into an empty file.
 
-    ``size`` is what the file of a raw image had, in bytes: QEMU shows it rounded up to a sector.
+    ``size``: the length of a raw file, in bytes; QEMU shows its guest that length rounded up to a sector.
 
     :raises GuestError: the format cannot be written.
     :raises OSError: the disk is full or has a fault.
@@ -47,7 +47,7 @@ def write_standalone(fd: int, image: Image, form: ImageFormat, size: int, *, che
 
 
 def _content(image: Image) -> Extents:
-    """What does not read as zeros, in sectors."""
+    """Return everything that does not read as zeros, in sectors."""
     runs: list[tuple[int, int, int]] = []
     at = image.next_data(0)
     while at is not None:

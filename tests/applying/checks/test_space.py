@@ -207,6 +207,14 @@ def test_an_image_for_which_there_is_no_room(tmp_path):
         assert str(point) in str(caught.value)
 
 
+def test_a_folder_that_is_gone(tmp_path):
+    overlay, below = overlay_in(tmp_path)
+    with pytest.raises(GuestError, match="cannot examine") as caught:
+        estimate(overlay, below, tmp_path / "gone")
+    assert caught.value.why == f"{tmp_path / 'gone'}, or a folder above it, is gone"
+    assert caught.value.remedy == "Bring it back, then run the same command again."
+
+
 def test_a_filesystem_that_does_not_answer(monkeypatch):
     def statvfs(_):
         raise OSError(errno.EIO, "Input/output error")

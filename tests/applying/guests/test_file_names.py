@@ -7,7 +7,7 @@ import pytest
 
 from batchdiff.applying.guests.file_names import discard, original_names, overlay_names, require_lasting, where_is
 from batchdiff.applying.guests.next_action import OutgoingAt
-from batchdiff.applying.journal.records import Fate
+from batchdiff.applying.journal.records import Fate, Goal
 from batchdiff.applying.swap.endings import fate, lost, opens
 from batchdiff.errors import GuestError
 from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
@@ -102,7 +102,8 @@ def test_what_stands_in_the_place_of_an_original_must_open(tmp_path):
 def test_what_is_lost_is_told(where):
     outgoing = types.SimpleNamespace(names=NAMES)
     incoming = types.SimpleNamespace(source=ImageSource("/vm.qcow2", ImageFormat.QCOW2))
-    error = lost(types.SimpleNamespace(guest="vm", outgoing=outgoing, incoming=incoming), where)
+    task = types.SimpleNamespace(guest="vm", goal=Goal.APPLY, outgoing=outgoing, incoming=incoming)
+    error = lost(task, where)
     assert "/vm.qcow2" in str(error)
     if where is OutgoingAt.GONE:
         assert "/vm.img is gone" in error.what

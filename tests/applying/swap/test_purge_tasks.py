@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import subprocess
 
 import notation
 import pytest
@@ -227,7 +229,28 @@ def test_an_older_original_whose_image_is_gone(older):
     older.original().unlink()
     reason = failed(older.purge(used=True))
     assert re.search(f"{older.original()} is missing, so the original may be all that is left", reason)
-    assert aside(older).exists()
+    go_back_as_advised(older, reason)
+
+
+def test_an_older_original_whose_image_goes_while_they_are_compared(older):
+    older.original().write_bytes(aside(older).read_bytes())
+    older.judge.asked = older.original().unlink
+    reason = failed(older.purge())
+    assert f"{older.original()} is gone, with what its VM wrote" in reason
+    go_back_as_advised(older, reason)
+
+
+def go_back_as_advised(stage, reason):
+    """Restore has ended already, so it has nothing to go back to: the advice is a rename."""
+    assert "batchdiff restore" not in reason
+    advised = re.search("To go back to .*: `(mv -n .*)`", reason)[1]
+    older = aside(stage).read_bytes()
+    subprocess.run(shlex.split(advised), check=True)
+    assert_same(stage.original().read_bytes(), older)
+    assert stage.images() == {stage.original().name}
+    stage.judge.asked = lambda: None
+    assert status(stage.purge()) is Status.PURGED
+    assert stage.purge() == []
 
 
 def test_an_older_original_that_is_identical_by_now(older):
