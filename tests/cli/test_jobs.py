@@ -3,7 +3,6 @@
 import subprocess
 
 import notation
-import pytest
 from commands import COMMAND, batchdiff
 
 CODE = """\
@@ -23,32 +22,26 @@ runpy.run_module("batchdiff", run_name="__main__")
 """
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    found = tmp_path_factory.mktemp("fleet")
-    notation.write_raw(found / "template.img", "256k:A 768k:B")
-    notation.write_raw(found / "vm.img", "256k:A 64k:X 704k:B")
-    (found / "fleet.yaml").write_text(
+CASES = (
+    ({0}, ["apply"], 1),
+    ({0, 1}, ["apply", "--retire", "quarantine"], 2),
+    ({0}, ["verify", "-j", "3"], 3),
+    ({0, 1}, ["verify"], 2),
+    ({0}, ["restore", "--jobs", "4"], 4),
+    ({0}, ["apply", "-j", "5", "--retire", "quarantine"], 5),
+    ({0, 1}, ["purge", "-y"], 2),
+)
+"""CPUs, a command, and how many guests it has in progress at once. Each finds what the one before it left."""
+
+
+def test_one_for_each_cpu_or_as_asked_for(tmp_path):
+    notation.write_raw(tmp_path / "template.img", "256k:A 768k:B")
+    notation.write_raw(tmp_path / "vm.img", "256k:A 64k:X 704k:B")
+    (tmp_path / "fleet.yaml").write_text(
         "version: 1\ntemplate: {path: template.img, format: raw}\nguests: [{path: vm.img, format: raw}]\n"
     )
-    batchdiff("plan", "fleet.yaml", "-q", cwd=found)
-    return found
-
-
-@pytest.mark.parametrize(
-    ("cpus", "arguments", "at_once"),
-    [
-        ({0}, ["apply"], 1),
-        ({0, 1}, ["apply", "--retire", "quarantine"], 2),
-        ({0}, ["verify", "-j", "3"], 3),
-        ({0, 1}, ["verify"], 2),
-        ({0}, ["restore", "--jobs", "4"], 4),
-        ({0}, ["apply", "-j", "5", "--retire", "quarantine"], 5),
-        ({0, 1}, ["purge", "-y"], 2),
-    ],
-)
-def test_one_for_each_cpu_or_as_asked_for(folder, cpus, arguments, at_once):
-    verb, *rest = arguments
-    argv = [COMMAND[0], "-c", CODE, repr(cpus), verb, "fleet.plan.json", *rest]
-    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, f"at once: {at_once}\n" in done.stderr) == (0, True), done.stderr
+    batchdiff("plan", "fleet.yaml", "-q", cwd=tmp_path)
+    for cpus, (verb, *rest), at_once in CASES:
+        argv = [COMMAND[0], "-c", CODE, repr(cpus), verb, "fleet.plan.json", *rest]
+        done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, f"at once: {at_once}\n" in done.stderr) == (0, True), (verb, rest, done.stderr)
