@@ -32,8 +32,12 @@ _USUAL_BLOCK = 4096
 _LARGEST_UNIT = 1 << 30
 """mke2fs makes no clusters larger than 512 MiB."""
 
-_FILES_ASKED = 256
-"""Files of a folder that are examined if its units seem larger than blocks; usually a few are enough."""
+_FILES_ASKED = 4096
+"""Files of a folder that are examined if its units seem larger than blocks; usually a few are enough.
+
+Of 600 names in the random order of ext4, the first 256 missed the one file that shows the unit in a fifth of all
+trials.
+"""
 
 _HUGE_PAGE, _HUGE_PAGE_SIZE = 2 << 20, "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
 """The size on x86, and the file with this machine's size."""
