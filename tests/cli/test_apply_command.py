@@ -834,16 +834,20 @@ def test_the_state_does_not_depend_on_kills(tmp_path):
 
 @pytest.mark.parametrize("fleets", [1, *rarely(20)])
 def test_random_fleets(tmp_path, fleets):
-    """Random guests, every option by chance: QEMU finds each overlay identical, the estimates are exact."""
+    """Random guests, every option by chance: QEMU finds each overlay identical, as large as predicted."""
     rng = seeded()
     for number in range(fleets):
         folder = tmp_path / str(number)
         folder.mkdir()
         texts = random_fleet(folder, rng)
         batchdiff("plan", "fleet.yaml", "-q", "-j", rng.choice([1, 2]), cwd=folder)
-        for event in outcomes(batchdiff("apply", "fleet.plan.json", "--json", cwd=folder)).values():
+        guests = json.loads((folder / "fleet.plan.json").read_text())["guests"]
+        errors = {guest["name"]: (guest.get("savings") or {}).get("overlay_error_bytes", 0) for guest in guests}
+        for name, event in outcomes(batchdiff("apply", "fleet.plan.json", "--json", cwd=folder)).items():
             assert event["status"] in {"converted", "skipped"}, event
-            assert event["predicted_overlay_bytes"] == event["actual_overlay_bytes"]
+            if event["status"] == "converted":
+                off = abs(event["predicted_overlay_bytes"] - event["actual_overlay_bytes"])
+                assert off <= errors[name], event  # 0 unless compressed clusters were sampled
         for name, text in texts.items():
             overlay = folder / f"{name}.overlay"
             if overlay.exists():
