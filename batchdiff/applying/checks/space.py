@@ -211,16 +211,17 @@ def _here(guest: GuestPlan, device: int, unfinished: str | None) -> Savings:
     if _device(guest.source.path) != device:
         savings = dataclasses.replace(savings, reclaimable_bytes=0)
     if unfinished is not None:
-        left = savings.overlay_disk_bytes - _allocated(unfinished)
+        left = savings.overlay_disk_bytes - _allocated(unfinished, device)
         savings = dataclasses.replace(savings, overlay_disk_bytes=max(left, 0))
     return savings
 
 
-def _allocated(path: str) -> int:
+def _allocated(path: str, device: int) -> int:
     try:
-        return os.lstat(path).st_blocks * 512
+        found = os.lstat(path)
     except OSError:
         return 0
+    return found.st_blocks * 512 if found.st_dev == device else 0
 
 
 def _device(path: str) -> int | None:
