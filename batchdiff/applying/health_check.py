@@ -38,6 +38,7 @@ from batchdiff.errors import (
     InUseError,
     PlanError,
     StopError,
+    TemplateChangedError,
     VerificationError,
 )
 from batchdiff.image.image import Image
@@ -79,7 +80,7 @@ def _template(plan: Plan, notes: Notes, converted: list[GuestPlan], stop: Stop) 
             inspect(template)
             return _opened_template(plan, notes, template, stop)
     except PlanError as error:
-        health = Health.DAMAGED if "changed" in error.what else Health.UNKNOWN
+        health = Health.DAMAGED if isinstance(error, TemplateChangedError) else Health.UNKNOWN
         return Finding("template", path, health, str(originals_first(error, converted, notes)))
     except BatchdiffError as error:
         if isinstance(error, StopError):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.report.fates import original_words
 from batchdiff.report.figures import NOTHING, counted, size
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column, paragraph, table
@@ -42,15 +45,21 @@ def undone_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
     column = max([11, *(len(each.status.value) + 2 for each in outcomes)])
     lines = [
         paragraph(
-            f"{printable(each.name)}: {printable(each.reason or each.original)}",
+            f"{printable(each.name)}: {printable(each.reason or original_words(each))}",
             width=width,
             first=f"{each.status.value:<{column}}",
             rest=" " * (column + 2),
         )
         for each in outcomes
     ]
-    notes = [line for each in outcomes for line in _paragraphs(each, each.notes, width)]
+    notes = [line for each in outcomes for line in _paragraphs(each, each.remarks, width)]
     return "\n".join([*lines, *notes, _summary(outcomes)]) + "\n"
+
+
+def outcome_fields(outcome: GuestOutcome) -> dict[str, Any]:
+    """Return the fields of a ``guest`` event; docs/scripting.md defines them."""
+    fields = asdict(outcome) | {"original": original_words(outcome)}
+    return fields | {"notes": fields.pop("remarks")}
 
 
 def _row(outcome: GuestOutcome) -> tuple[str, ...]:
@@ -62,7 +71,7 @@ def _row(outcome: GuestOutcome) -> tuple[str, ...]:
         _difference(outcome.predicted_overlay_bytes, outcome.actual_overlay_bytes),
         size(outcome.predicted_overlay_disk_bytes),
         size(outcome.actual_overlay_disk_bytes),
-        printable(_first_word(outcome.original)),
+        printable(outcome.original.fate.value),
     )
 
 
@@ -97,9 +106,8 @@ def _by_status(outcomes: Iterable[GuestOutcome]) -> dict[str, int]:
 
 def _notes(outcomes: Iterable[GuestOutcome], width: int) -> Iterator[str]:
     for outcome in outcomes:
-        original = outcome.original
-        texts = [outcome.reason, *outcome.notes]
-        if original != _first_word(original):
+        texts, original = [outcome.reason, *outcome.remarks], original_words(outcome)
+        if original != outcome.original.fate.value:
             texts.append(f"the original is {original}")
         yield from _paragraphs(outcome, filter(None, texts), width)
 
@@ -122,10 +130,6 @@ def _skipped_alike(outcomes: Iterable[GuestOutcome]) -> dict[str, list[str]]:
 def _skipped(names: list[str], reason: str, width: int) -> str:
     line = f"{printable(few(names))}: {printable(reason)}"
     return paragraph(line, width=width, first=f"{Status.SKIPPED.value:<11}", rest=" " * 13)
-
-
-def _first_word(text: str) -> str:
-    return text.split(" ", 1)[0].rstrip(":")  # as in "gone: an earlier run deleted it"
 
 
 def _summary(outcomes: Sequence[GuestOutcome]) -> str:

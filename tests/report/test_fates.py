@@ -1,0 +1,60 @@
+"""What became of originals, in the words that people and scripts read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from batchdiff.applying.journal.records import Fate, Goal
+from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
+from batchdiff.report.applied import outcome_fields
+from batchdiff.report.fates import kept_words, original_words
+
+ASIDE = "/images/vm.img.batchdiff-original"
+
+
+@pytest.mark.parametrize(
+    ("status", "original", "words"),
+    [
+        (Status.SKIPPED, Original(Fate.UNTOUCHED), "untouched"),
+        (Status.CONVERTED, Original(Fate.KEPT), "kept"),
+        (Status.CONVERTED, Original(Fate.QUARANTINED, ASIDE), f"quarantined as {ASIDE}"),
+        (Status.CONVERTED, Original(Fate.DELETED), "deleted"),
+        (Status.UNCHANGED, Original(Fate.GONE), "gone: an earlier run deleted it, or it was moved"),
+        (Status.FAILED, Original(Fate.GONE), "gone"),
+        (Status.FAILED, Original(Fate.UNKNOWN, doubt="both a and b"), "unknown: both a and b"),
+        (Status.KEPT, Original(Fate.QUARANTINED), "kept in quarantine"),
+        (Status.RESTORED, Original(Fate.BACK), "back under its name"),
+        (Status.RESTORED, Original(Fate.REBUILT), "rebuilt from its overlay"),
+    ],
+)
+def test_originals(status, original, words):
+    outcome = GuestOutcome("vm", status, original=original)
+    assert original_words(outcome) == words
+    assert outcome_fields(outcome)["original"] == words
+
+
+def test_a_guest_event_has_its_fields_as_ever():
+    """Scripts read them; see docs/scripting.md."""
+    outcome = GuestOutcome("vm", Status.CONVERTED, original=Original(Fate.KEPT), remarks=("lost its flags",))
+    assert json.dumps(outcome_fields(outcome)) == (
+        '{"name": "vm", "status": "converted", "reason": "", "predicted_overlay_bytes": null,'
+        ' "actual_overlay_bytes": null, "predicted_overlay_disk_bytes": null, "actual_overlay_disk_bytes": null,'
+        ' "original": "kept", "exit_code": 0, "notes": ["lost its flags"]}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        (None, "converted"),
+        (Goal.APPLY, "apply not finished"),
+        (Goal.RESTORE, "restore not finished"),
+        (Fate.QUARANTINED, "original in quarantine"),
+        (Fate.DELETED, "original deleted"),
+        (Fate.KEPT, "original kept"),
+    ],
+)
+def test_guests_of_a_plan_that_is_kept(what, words):
+    assert kept_words(what) == words
