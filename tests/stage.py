@@ -19,7 +19,7 @@ import notation
 import pytest
 from oracle import guest_bytes, source
 
-from batchdiff.applying.apply import ApplyOptions, apply_plan
+from batchdiff.applying.apply import apply_plan
 from batchdiff.applying.guests.recovery import recovered
 from batchdiff.applying.journal.file import FrozenJournal, Journal, read_notes
 from batchdiff.applying.journal.records import Notes, Standing, Step
@@ -27,8 +27,9 @@ from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.session import Session
 from batchdiff.applying.session.stop import Stop
 from batchdiff.applying.swap import retire as retiring
-from batchdiff.applying.swap.purge_tasks import PurgeOptions
-from batchdiff.applying.swap.undo_tasks import RestoreOptions
+from batchdiff.applying.swap.apply_task import ApplyOptions
+from batchdiff.applying.swap.purge_task import PurgeOptions
+from batchdiff.applying.swap.restored_guest import RestoreOptions
 from batchdiff.applying.undo import purge, restore
 from batchdiff.choices import Retire
 from batchdiff.errors import DifferenceError

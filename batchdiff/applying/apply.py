@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
 
 from batchdiff.applying.at_once import at_once
 from batchdiff.applying.checks.space import check_space
 from batchdiff.applying.checks.verify import require_judges
 from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guest_results import converted, not_converted, with_way_back
-from batchdiff.applying.pipeline import Way, arrivals
+from batchdiff.applying.pipeline import run_swaps
 from batchdiff.applying.results.outcome import GuestOutcome
 from batchdiff.applying.session.session import Run, Session, template_held
-from batchdiff.applying.swap.apply_task import Manner, overlay_task
-from batchdiff.applying.swap.task import Task
+from batchdiff.applying.swap.apply_task import ApplyOptions, ApplyTask
 from batchdiff.applying.template.check import accept_template, sync
 from batchdiff.applying.template.publication import Publication
 from batchdiff.applying.template.sidecar import discard_unfinished
@@ -27,15 +24,6 @@ from batchdiff.files.identity import identity_of
 from batchdiff.image.image import Image
 from batchdiff.linux.block_stack import all_underlying
 from batchdiff.plan.plan import GuestPlan, Plan, Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class ApplyOptions:
-    """The options of apply. ``guests``: names; None for all."""
-
-    retire: Retire
-    verify: VerifyMode = VerifyMode.FULL
-    guests: tuple[str, ...] | None = None
 
 
 def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome]:
@@ -55,19 +43,23 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         note_interrupted(template, plan.template.fingerprints, session.journal)
         accept_template(run)
         sync(template)
-        pending = [g for g in guests if g.verdict is Verdict.CONVERT and not _is_published(g, session)]
+        to_convert = [guest for guest in guests if guest.verdict is Verdict.CONVERT]
+        pending = [guest for guest in to_convert if not _is_published(guest, session)]
         jobs = _jobs(run, guests, pending, options.retire)
         # Up to here an error ends the whole command, before any image is written.
         discard_unfinished(plan)
         publication = Publication(plan, run)
         _make_up(publication, guests, session)
-        manner = Manner(options.retire, options.verify, publication)
-        ways = [Way(g.name, partial(_task, g, plan, run, manner)) for g in guests if g.verdict is Verdict.CONVERT]
-        arriving = arrivals(ways, run, at_once=jobs)
+
+        def task_of(guest: GuestPlan) -> ApplyTask:
+            _check_not_the_template(guest, run.template, options.retire)
+            return ApplyTask(guest, plan.template, run, options, publication)
+
+        results = run_swaps(to_convert, task_of, run, at_once=jobs)
         for guest in guests:
             if guest.verdict is Verdict.CONVERT:
                 notes = session.journal.notes
-                yield converted(guest, with_way_back(next(arriving), guest, notes), notes)
+                yield converted(guest, with_way_back(next(results), guest, notes), notes)
             else:
                 yield not_converted(guest)
 
@@ -87,11 +79,6 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
     if options.verify is VerifyMode.FULL:
         require_judges("Or use `--verify native`, with which no original can be deleted.")
     return guests
-
-
-def _task(guest: GuestPlan, plan: Plan, run: Run, manner: Manner) -> Task:
-    _check_not_the_template(guest, run.template, manner.retire)
-    return overlay_task(guest, plan.template, run, manner)
 
 
 def _jobs(run: Run, guests: list[GuestPlan], pending: list[GuestPlan], retire: Retire) -> int:
@@ -117,7 +104,7 @@ def _make_up(publication: Publication, guests: list[GuestPlan], session: Session
     """Protect the template and record overlays, if an apply died right after it had published them."""
     for guest in guests:
         if _is_published(guest, session) and os.path.lexists(guest.overlay_path):
-            publication.note(guest)
+            publication.protect_and_record(guest)
 
 
 def _is_published(guest: GuestPlan, session: Session) -> bool:

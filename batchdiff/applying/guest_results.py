@@ -1,4 +1,4 @@
-"""Turn the end of a guest's way into its outcome for the report."""
+"""Turn the end of a swap into the outcome of its guest for the report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from batchdiff.applying.guests.guest_files import find_original
 from batchdiff.applying.guests.next_action import Action
 from batchdiff.applying.guests.whole_originals import original_too
 from batchdiff.applying.journal.records import Fate, Notes, Standing
-from batchdiff.applying.pipeline import Arrival
+from batchdiff.applying.pipeline import SwapResult
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, ImageError, VerificationError
 from batchdiff.image.files import open_image_file
@@ -25,31 +25,31 @@ def not_converted(guest: GuestPlan) -> GuestOutcome:
     return GuestOutcome(guest.name, status, guest.reason, exit_code=0 if skipped else 1)
 
 
-def failed(arrival: Arrival) -> GuestOutcome:
+def failed(result: SwapResult) -> GuestOutcome:
     """Return the outcome of a guest that failed."""
-    error = arrival.error
+    error = result.error
     if error is None:
         raise AssertionError("it did not fail")
-    return GuestOutcome(arrival.guest, Status.FAILED, str(error), exit_code=error.exit_code)
+    return GuestOutcome(result.guest, Status.FAILED, str(error), exit_code=error.exit_code)
 
 
-def converted(guest: GuestPlan, arrival: Arrival, notes: Notes) -> GuestOutcome:
+def converted(guest: GuestPlan, result: SwapResult, notes: Notes) -> GuestOutcome:
     """Return the outcome of a guest under apply; after a failure, with what an earlier run has done."""
-    if arrival.error is not None or arrival.conversion is None:
-        return _not_continued(guest, arrival, notes)
-    conversion = arrival.conversion
+    if result.error is not None or result.swap is None:
+        return _not_continued(guest, result, notes)
+    swap = result.swap
     done = GuestOutcome(
         name=guest.name,
-        status=_status(conversion.done),
-        original=conversion.original,
-        remarks=tuple(conversion.notes),
+        status=_status(swap.done),
+        original=swap.original,
+        remarks=tuple(swap.remarks),
     )
     return _measured(done, guest)
 
 
-def _not_continued(guest: GuestPlan, arrival: Arrival, notes: Notes) -> GuestOutcome:
+def _not_continued(guest: GuestPlan, result: SwapResult, notes: Notes) -> GuestOutcome:
     """Return the outcome of a guest that failed; an earlier run may have published its overlay."""
-    outcome, standing = failed(arrival), notes.under_way(guest.name)
+    outcome, standing = failed(result), notes.under_way(guest.name)
     if standing is None or not standing.published:
         return outcome
     outcome = replace(outcome, original=_original_now(guest, standing))
@@ -100,17 +100,17 @@ def _status(done: frozenset[Action]) -> Status:
     return Status.RETIRED if done & {Action.QUARANTINE, Action.UNLINK} else Status.UNCHANGED
 
 
-def undone(guest: GuestPlan, arrival: Arrival, status: Status, notes: Notes) -> GuestOutcome:
+def undone(guest: GuestPlan, result: SwapResult, status: Status, notes: Notes) -> GuestOutcome:
     """Return the outcome of a guest that was restored or purged, or that failed."""
-    if arrival.error is not None or arrival.conversion is None:
+    if result.error is not None or result.swap is None:
         standing = notes.under_way(guest.name)
-        outcome = failed(arrival)
+        outcome = failed(result)
         return outcome if standing is None else replace(outcome, original=_original_now(guest, standing))
-    done = arrival.conversion
+    done = result.swap
     original = done.original
     if status is Status.RESTORED:
         original = Original(Fate.REBUILT if Action.WRITE in done.done else Fate.BACK)
-    return GuestOutcome(arrival.guest, status, original=original, remarks=tuple(done.notes))
+    return GuestOutcome(result.guest, status, original=original, remarks=tuple(done.remarks))
 
 
 def kept_for(guest: str, error: DifferenceError) -> GuestOutcome:
@@ -120,10 +120,10 @@ def kept_for(guest: str, error: DifferenceError) -> GuestOutcome:
     return GuestOutcome(guest, Status.KEPT, reason, original=Original(Fate.QUARANTINED))
 
 
-def with_way_back(arrival: Arrival, guest: GuestPlan, notes: Notes) -> Arrival:
-    """Return a guest's arrival; if its overlay is damaged, the error names the original."""
-    error = arrival.error
+def with_way_back(result: SwapResult, guest: GuestPlan, notes: Notes) -> SwapResult:
+    """Return the same result; if its overlay is damaged, the error names the original."""
+    error = result.error
     is_damage = isinstance(error, ImageError | VerificationError) and not isinstance(error, DifferenceError)
     if error is None or not is_damage:
-        return arrival
-    return replace(arrival, error=original_too(error, guest, notes))
+        return result
+    return replace(result, error=original_too(error, guest, notes))

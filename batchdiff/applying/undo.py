@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
 
 from batchdiff.applying.apply import chosen
 from batchdiff.applying.at_once import at_once
@@ -14,7 +13,7 @@ from batchdiff.applying.guests.commands import commands
 from batchdiff.applying.guests.next_action import Action
 from batchdiff.applying.guests.whole_originals import originals_first
 from batchdiff.applying.journal.records import Fate, Goal, Standing, Step
-from batchdiff.applying.pipeline import Arrival, Way, arrivals
+from batchdiff.applying.pipeline import SwapResult, run_swaps
 from batchdiff.applying.restore_without_template import (
     DAMAGED,
     WITHOUT_TEMPLATE,
@@ -22,10 +21,11 @@ from batchdiff.applying.restore_without_template import (
     split_by_reading,
 )
 from batchdiff.applying.results.outcome import GuestOutcome, Status
-from batchdiff.applying.session.session import Session, template_held
-from batchdiff.applying.swap.purge_tasks import PurgeOptions, purge_task
-from batchdiff.applying.swap.task import Task
-from batchdiff.applying.swap.undo_tasks import RestoreOptions, restore_task
+from batchdiff.applying.session.session import Run, Session, template_held
+from batchdiff.applying.swap.purge_task import PurgeOptions, purge_task
+from batchdiff.applying.swap.restore_task import restore_task
+from batchdiff.applying.swap.restored_guest import RestoreOptions
+from batchdiff.applying.swap.task import SwapTask
 from batchdiff.applying.template.check import accept_template, doubt, require_content
 from batchdiff.applying.template.sidecar import discard_unfinished
 from batchdiff.errors import BatchdiffError, DifferenceError, StopError, UsageError
@@ -88,12 +88,16 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
         # Overlays that cannot be read stay where they are; all others take the usual way.
         found, damaged = split_by_reading(found, session.plan)
         yield from restore_without_template(session, damaged, DAMAGED)
-    for guest, arrival in _arrivals(session, found, partial(restore_task, options=options)):
-        done = arrival.conversion
-        if arrival.error is None and done is not None and Action.WRITE in done.done:
-            done.notes += _starts_like_another_format(guest)
+
+    def task_of(run: Run, guest: GuestPlan, standing: Standing) -> SwapTask:
+        return restore_task(guest, session.plan.template, run, standing, options)
+
+    for guest, result in _results(session, found, task_of):
+        swap = result.swap
+        if result.error is None and swap is not None and Action.WRITE in swap.done:
+            swap.remarks += _starts_like_another_format(guest)
         notes = session.journal.notes
-        yield undone(guest, with_way_back(arrival, guest, notes), Status.RESTORED, notes)
+        yield undone(guest, with_way_back(result, guest, notes), Status.RESTORED, notes)
 
 
 def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
@@ -102,12 +106,16 @@ def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
     :raises BatchdiffError: as for :func:`restore`.
     """
     found = purgeable(session.plan, session.journal.notes.standings, options.guests)
-    for guest, arrival in _arrivals(session, found, partial(purge_task, options=options)):
-        if isinstance(arrival.error, DifferenceError):
-            yield kept_for(arrival.guest, arrival.error)
+
+    def task_of(run: Run, guest: GuestPlan, standing: Standing) -> SwapTask:
+        return purge_task(guest, session.plan.template, run, standing, options)
+
+    for guest, result in _results(session, found, task_of):
+        if isinstance(result.error, DifferenceError):
+            yield kept_for(result.guest, result.error)
         else:
             notes = session.journal.notes
-            yield undone(guest, with_way_back(arrival, guest, notes), Status.PURGED, notes)
+            yield undone(guest, with_way_back(result, guest, notes), Status.PURGED, notes)
 
 
 def _chosen(
@@ -127,7 +135,9 @@ def _chosen(
     return found
 
 
-def _arrivals(session: Session, found: Chosen, make: Callable[..., Task]) -> Iterator[tuple[GuestPlan, Arrival]]:
+def _results(
+    session: Session, found: Chosen, task_of: Callable[[Run, GuestPlan, Standing], SwapTask]
+) -> Iterator[tuple[GuestPlan, SwapResult]]:
     plan = session.plan
     discard_unfinished(plan)
     if not found:
@@ -135,10 +145,10 @@ def _arrivals(session: Session, found: Chosen, make: Callable[..., Task]) -> Ite
     require_judges()
     with template_held(session) as run:
         accept_template(run)
-        ways = [Way(guest.name, partial(make, guest, plan.template, run, standing)) for guest, standing in found]
-        jobs = at_once(session.jobs, [guest for guest, _ in found], plan.template.source)
-        for arrival, (guest, _) in zip(arrivals(ways, run, at_once=jobs), found, strict=True):
-            yield guest, arrival
+        guests, standings = [guest for guest, _ in found], {guest.name: standing for guest, standing in found}
+        jobs = at_once(session.jobs, guests, plan.template.source)
+        results = run_swaps(guests, lambda guest: task_of(run, guest, standings[guest.name]), run, at_once=jobs)
+        yield from zip(guests, results, strict=True)
 
 
 def why_template_is_lost(session: Session) -> BatchdiffError | None:

@@ -11,10 +11,11 @@ import pytest
 from stage import NAME, Stage, failed, status
 
 from batchdiff.applying import apply as executor
-from batchdiff.applying.apply import ApplyOptions, check_options, chosen
+from batchdiff.applying.apply import check_options, chosen
 from batchdiff.applying.checks.space import Room
 from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.results.outcome import Status
+from batchdiff.applying.swap.apply_task import ApplyOptions
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError, PlanError, ProgramError, StopError, UsageError
 from batchdiff.files.fingerprint import fingerprint_at

@@ -1,4 +1,4 @@
-"""From where a guest has arrived to its line in the report."""
+"""From the end of a swap to a line in the report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stage import ASIDE, Stage
 from batchdiff.applying.guest_results import converted, failed, kept_for, not_converted, undone
 from batchdiff.applying.guests.next_action import Action
 from batchdiff.applying.journal.records import Fate, Notes
-from batchdiff.applying.pipeline import Arrival
+from batchdiff.applying.pipeline import SwapResult
 from batchdiff.applying.results.outcome import Original, Status
 from batchdiff.choices import Retire
 from batchdiff.errors import DifferenceError, GuestError, VerificationError
@@ -21,9 +21,9 @@ from batchdiff.report.fates import original_words
 KEPT = Original(Fate.KEPT)
 
 
-def arrival(*done, original=KEPT, error=None):
-    conversion = types.SimpleNamespace(done=frozenset(done), original=original, notes=["a note"])
-    return Arrival("web01", conversion, error)
+def result(*done, original=KEPT, error=None):
+    swap = types.SimpleNamespace(done=frozenset(done), original=original, remarks=["a note"])
+    return SwapResult("web01", swap, error)
 
 
 @pytest.mark.parametrize(
@@ -38,15 +38,15 @@ def test_guests_that_are_not_converted(verdict, status, code):
 def test_failures(error, tmp_path):
     guest = plans.guest_plan(path=str(tmp_path / "vm.img"))
     for outcome in (
-        failed(arrival(error=error)),
-        converted(guest, arrival(error=error), Notes()),
-        undone(guest, arrival(error=error), Status.PURGED, Notes()),
-        converted(guest, Arrival("web01", None, error), Notes()),
+        failed(result(error=error)),
+        converted(guest, result(error=error), Notes()),
+        undone(guest, result(error=error), Status.PURGED, Notes()),
+        converted(guest, SwapResult("web01", None, error), Notes()),
     ):
         assert (outcome.status, outcome.reason, outcome.exit_code) == (Status.FAILED, "no", error.exit_code)
         assert (outcome.original, outcome.actual_overlay_bytes) == (Original(Fate.UNTOUCHED), None)
     with pytest.raises(AssertionError):
-        failed(arrival())
+        failed(result())
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_failures(error, tmp_path):
 def test_converted(tmp_path, done, status):
     guest = plans.guest_plan(path=str(tmp_path / "vm.img"))
     (tmp_path / "vm.qcow2").write_bytes(b"x" * 5000)
-    outcome = converted(guest, arrival(*done), Notes())
+    outcome = converted(guest, result(*done), Notes())
     assert outcome.status is status
     assert (outcome.actual_overlay_bytes, outcome.actual_overlay_disk_bytes) == (5000, 8192)
     assert outcome.predicted_overlay_bytes == guest.savings.overlay_bytes
@@ -84,10 +84,10 @@ def test_converted(tmp_path, done, status):
 def test_originals(tmp_path, fate, said):
     guest = plans.guest_plan(path=str(tmp_path / "vm.img"))
     (tmp_path / "vm.qcow2").touch()
-    arrived = arrival(original=Original(fate, "/aside"))
+    ended = result(original=Original(fate, "/aside"))
     for outcome in (
-        converted(guest, arrived, Notes()),
-        undone(guest, arrived, Status.PURGED, Notes()),
+        converted(guest, ended, Notes()),
+        undone(guest, ended, Status.PURGED, Notes()),
     ):
         assert outcome.original == Original(fate, "/aside")
         assert original_words(outcome) == said
@@ -95,8 +95,8 @@ def test_originals(tmp_path, fate, said):
 
 @pytest.mark.parametrize("rebuilt", [False, True])
 def test_restored(rebuilt):
-    arrived = arrival(*([Action.WRITE] if rebuilt else []), original=Original(Fate.QUARANTINED, "/aside"))
-    outcome = undone(plans.guest_plan(), arrived, Status.RESTORED, Notes())
+    ended = result(*([Action.WRITE] if rebuilt else []), original=Original(Fate.QUARANTINED, "/aside"))
+    outcome = undone(plans.guest_plan(), ended, Status.RESTORED, Notes())
     assert original_words(outcome) == ("rebuilt from its overlay" if rebuilt else "back under its name")
     assert (outcome.status, outcome.remarks, outcome.exit_code) == (Status.RESTORED, ("a note",), 0)
 
@@ -114,7 +114,7 @@ def test_one_that_comes_no_further_is_where_an_earlier_run_has_left_it(tmp_path,
     """In quarantine for one, and its overlay is there."""
     stage = Stage(tmp_path, monkeypatch)
     stage.apply(retire)
-    error = Arrival("vm", None, GuestError("no"))
+    error = SwapResult("vm", None, GuestError("no"))
     if verb == "apply":
         outcome = converted(stage.guest(), error, stage.notes)
         assert outcome.actual_overlay_bytes == stage.overlay().stat().st_size
@@ -131,6 +131,6 @@ def test_one_whose_overlay_is_missing_and_whose_original_is_in_doubt(tmp_path, m
     stage.apply(Retire.QUARANTINE)
     stage.overlay().unlink()
     stage.original().write_bytes(b"somebody's")
-    outcome = converted(stage.guest(), Arrival("vm", None, GuestError("no")), stage.notes)
+    outcome = converted(stage.guest(), SwapResult("vm", None, GuestError("no")), stage.notes)
     assert original_words(outcome).startswith("unknown: both ")
     assert outcome.actual_overlay_bytes is None

@@ -283,7 +283,7 @@ def test_a_journal_that_may_not_be_read_is_not_taken_for_an_empty_one(stage):
 SHARED = ("applying", "image", "model")
 
 MAY_PLAN_AGAIN = {
-    "applying/swap/endings.py",  # under apply only
+    "applying/swap/refusals.py",  # under apply only
     "applying/apply.py",
     "applying/swap/apply_task.py",
     "applying/swap/retire.py",  # an original whose name is too long, before apply has begun with it

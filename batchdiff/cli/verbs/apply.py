@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 
-from batchdiff.applying.apply import ApplyOptions, apply_plan, check_options
+from batchdiff.applying.apply import apply_plan, check_options
 from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.journal.records import Fate, Notes, Step
 from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.applying.swap.apply_task import ApplyOptions
 from batchdiff.choices import Retire
 from batchdiff.cli.confirm import Question, confirm
 from batchdiff.cli.console import Console

@@ -6,7 +6,7 @@ import argparse
 
 from batchdiff.applying.dry_run import dry_run_purge
 from batchdiff.applying.guests.file_names import original_names
-from batchdiff.applying.swap.purge_tasks import PurgeOptions
+from batchdiff.applying.swap.purge_task import PurgeOptions
 from batchdiff.applying.undo import purge, purgeable
 from batchdiff.cli.confirm import Question, confirm
 from batchdiff.cli.console import Console

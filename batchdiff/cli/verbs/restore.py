@@ -7,7 +7,7 @@ import argparse
 from batchdiff.applying.checks.overlay_losses import not_given_back
 from batchdiff.applying.dry_run import dry_run_restore
 from batchdiff.applying.journal.records import Notes
-from batchdiff.applying.swap.undo_tasks import RestoreOptions
+from batchdiff.applying.swap.restored_guest import RestoreOptions
 from batchdiff.applying.undo import restorable, restore
 from batchdiff.cli.confirm import Question, confirm, state
 from batchdiff.cli.console import Console

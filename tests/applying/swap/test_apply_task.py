@@ -13,7 +13,8 @@ from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.journal.file import FrozenJournal
 from batchdiff.applying.journal.records import Goal, Notes, Standing, Step
 from batchdiff.applying.swap import apply_task
-from batchdiff.applying.swap.apply_task import Manner, overlay_task, planned_parts
+from batchdiff.applying.swap.apply_task import ApplyOptions, ApplyTask, planned_parts
+from batchdiff.applying.swap.task import is_in_place
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError, PlanError
 
@@ -23,7 +24,7 @@ TEMPLATE = plans.planned_image("/srv/images/template.qcow2", "qcow2")
 def task(standing=None, retire=Retire.KEEP, guest=None, verify=VerifyMode.FULL, publication=None):
     notes = Notes() if standing is None else Notes({"web01": standing})
     run = types.SimpleNamespace(journal=FrozenJournal(notes), check_template=lambda: None)
-    return overlay_task(guest or plans.guest_plan(), TEMPLATE, run, Manner(retire, verify, publication))
+    return ApplyTask(guest or plans.guest_plan(), TEMPLATE, run, ApplyOptions(retire, verify), publication)
 
 
 @pytest.mark.parametrize("goal", [Goal.RESTORE, Goal.PURGE])
@@ -44,7 +45,7 @@ def test_what_another_verb_has_begun_is_carried_on_by_it(goal, step):
 def test_what_apply_has_begun_is_carried_on(step, published):
     overlay = plans.fingerprint(9)
     found = task(Standing(step, overlay=overlay, published=published), Retire.DELETE)
-    assert found.incoming.published is published
+    assert found.incoming.was_published is published
     assert found.incoming.known is overlay
     assert (found.retire, found.final) == (Retire.DELETE, Step.RETIRED)
     assert found.outgoing.known == plans.guest_plan().image.fingerprints[0]
@@ -52,9 +53,9 @@ def test_what_apply_has_begun_is_carried_on(step, published):
 
 def test_from_the_beginning():
     found = task()
-    assert (found.incoming.known, found.incoming.ready, found.incoming.published) == (None, None, False)
+    assert (found.incoming.known, found.incoming.ready, found.incoming.was_published) == (None, None, False)
     assert [each.path for each in found.incoming.source.backing] == [TEMPLATE.source.path]
-    assert not found.one_name
+    assert not is_in_place(found)
 
 
 def test_an_original_cannot_keep_a_name_that_its_overlay_takes():
@@ -62,7 +63,7 @@ def test_an_original_cannot_keep_a_name_that_its_overlay_takes():
     with pytest.raises(GuestError, match="takes the original's own name"):
         task(guest=guest)
     for retire in (Retire.QUARANTINE, Retire.DELETE):
-        assert task(retire=retire, guest=guest).one_name
+        assert is_in_place(task(retire=retire, guest=guest))
 
 
 @pytest.mark.parametrize("lacks", ["image", "cluster size"])

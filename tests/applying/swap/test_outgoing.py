@@ -12,10 +12,11 @@ from oracle import source
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.applying.journal.file import FrozenJournal
-from batchdiff.applying.journal.records import Goal, Notes, Step
+from batchdiff.applying.journal.records import Notes
 from batchdiff.applying.session.stop import Stop
+from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.applying.swap.outgoing import OutgoingFile
-from batchdiff.applying.swap.task import Incoming, Outgoing, Task
+from batchdiff.applying.swap.task import Outgoing
 from batchdiff.choices import Retire
 from batchdiff.dependents.dependents import Dependents
 from batchdiff.errors import GuestError, ImageError, InUseError, PlanError
@@ -48,15 +49,11 @@ class World:
         self.checked = []
 
     def outgoing(self, retire=Retire.DELETE):
-        task = Task(
+        task = types.SimpleNamespace(
             guest="vm",
-            goal=Goal.APPLY,
             outgoing=Outgoing(source(self.path), original_names(str(self.path)), fingerprint_at(str(self.path))),
-            incoming=Incoming(source(self.folder / "vm.qcow2")),
+            incoming=IncomingFile(source(self.folder / "vm.qcow2")),
             retire=retire,
-            final=Step.RETIRED,
-            write=lambda *_: [],
-            verify=lambda *_: None,
             check=self.check,
         )
         run = types.SimpleNamespace(
@@ -151,7 +148,7 @@ def test_who_has_it_open(world, outgoing, flags):
 
 
 def test_nothing_is_asked_before_it_is_open(outgoing):
-    outgoing.check()
+    outgoing.check_holds()
     outgoing.check_unchanged()
     outgoing.require_alone()
     assert not outgoing.must_end()
@@ -181,7 +178,7 @@ def test_somebody_wants_to_write_to_the_template(world, outgoing, held):
     assert not outgoing.must_end()
     world.template.wanted = True
     assert outgoing.must_end()
-    for ask in (outgoing.check, outgoing.check_unchanged):
+    for ask in (outgoing.check_holds, outgoing.check_unchanged):
         with pytest.raises(ImageError, match="the template is in use"):
             ask()
 
@@ -192,13 +189,13 @@ def test_somebody_wants_to_write_to_it(world, outgoing):
         os.open(world.path, os.O_RDWR | os.O_NONBLOCK)
     assert outgoing.must_end()
     with pytest.raises(GuestError, match="is in use"):
-        outgoing.check()
+        outgoing.check_holds()
 
 
 def test_somebody_asks_to_stop(world, outgoing):
     world.stop.ask()
     assert outgoing.must_end()
-    outgoing.check()  # no writer: what is being done may be undone
+    outgoing.check_holds()  # no writer: what is being done may be undone
 
 
 UNKNOWN = Usage(unknown="its filesystem (overlay) cannot show who has it open")

@@ -16,7 +16,7 @@ from batchdiff.applying.guests.status import standings_of
 from batchdiff.applying.health_check import examined
 from batchdiff.applying.results.finding import Health
 from batchdiff.applying.session.stop import Stop
-from batchdiff.applying.swap import swap as conversion
+from batchdiff.applying.swap import swap
 from batchdiff.choices import Retire
 from batchdiff.plan.sidecar import read_sidecar
 
@@ -265,7 +265,7 @@ def test_a_name_from_a_process_that_died_is_made_durable_first(tmp_path, monkeyp
         stage = died(tries, last)
         if stage.overlay().exists() and not stage.standing().published:
             monkeypatch.setattr(
-                conversion,
+                swap,
                 "sync_folder",
                 lambda path, stage=stage: synced.append((path, stage.standing().published)),
             )

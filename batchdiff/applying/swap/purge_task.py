@@ -1,4 +1,4 @@
-"""The tasks of purge, which ends the quarantine of an original.
+"""The task of a guest under purge, which ends the quarantine of its original.
 
 ::
 
@@ -25,8 +25,9 @@ from batchdiff.applying.journal.records import Goal, Standing, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap.apply_task import planned_parts
-from batchdiff.applying.swap.endings import rename_back
-from batchdiff.applying.swap.task import Incoming, Outgoing, Task
+from batchdiff.applying.swap.incoming import IncomingFile
+from batchdiff.applying.swap.refusals import rename_back
+from batchdiff.applying.swap.task import Outgoing
 from batchdiff.choices import Retire
 from batchdiff.errors import DifferenceError, GuestError, InUseError
 from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
@@ -46,7 +47,7 @@ class PurgeOptions:
 
 def purge_task(
     guest: GuestPlan, template: PlannedImage, run: Run, standing: Standing, options: PurgeOptions
-) -> Task:
+) -> PurgeTask:
     """Return the task of purge for a guest whose original is in quarantine.
 
     :raises GuestError: its original must not go.
@@ -59,28 +60,87 @@ def purge_task(
     incoming = _what_the_vm_sees(guest, template, standing)
     if fingerprint_at(incoming.path) is None:
         raise _all_that_is_left(guest.name, incoming.path, aside, standing)
-    detector = ChangeDetector(run.journal)
-
-    def check(image: Image) -> None:
-        detector.check_chain(image)
-        run.check_template()
-
     # A VM may be killed in the middle of a write, which leaves leaked clusters. A rebuilt raw image has no check.
     soundness = Check.NONE if _is_restored(standing) else Check.LEAKS_ALLOWED
-    task = Task(
+    return PurgeTask(
         guest=guest.name,
-        goal=Goal.PURGE,
-        outgoing=Outgoing(replace(guest.source, path=aside.own), aside, now or NO_FILE),
-        incoming=Incoming(incoming, fingerprint_at(incoming.path), published=True),
-        retire=Retire.DELETE,
         final=Step.RESTORED if _is_restored(standing) else Step.PURGED,
-        write=_writes_nothing,
-        verify=_Compared(soundness).verify,
-        check=check,
+        outgoing=Outgoing(replace(guest.source, path=aside.own), aside, now or NO_FILE),
+        incoming=IncomingFile(incoming, fingerprint_at(incoming.path), was_published=True),
+        planned=record.fingerprints[0],
+        soundness=soundness,
+        used=options.used,
+        run=run,
+        detector=ChangeDetector(run.journal),
     )
-    if not options.used:
-        return task
-    return replace(task, otherwise=lambda: _used(task, record, now))
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeTask:
+    """Delete an original in quarantine, while its overlay or a rebuilt image is the VM's disk.
+
+    ``planned``: the original's fingerprint in the plan. ``soundness``: the check that the VM's disk must pass.
+    ``used``: whether an original that differs may be deleted, too. ``is_compared``: False once it was found to
+    differ; then only the soundness of the VM's disk counts.
+    """
+
+    goal, retire, needs_comparison, older = Goal.PURGE, Retire.DELETE, True, None
+
+    guest: str
+    final: Step
+    outgoing: Outgoing
+    incoming: IncomingFile
+    planned: Fingerprint
+    soundness: Check
+    used: bool
+    run: Run
+    detector: ChangeDetector
+    is_compared: bool = True
+
+    def check(self, original: Image) -> None:
+        """Check that neither the original nor the template has changed since the task began."""
+        self.detector.check_chain(original)
+        self.run.check_template()
+
+    def verify(self, original: Image, disk: ImageSource, ended: Callable[[], bool]) -> None:
+        """Compare the original with the VM's disk, or only check that disk, if they are known to differ."""
+        if self.is_compared:
+            self._compare(original, disk, ended)
+        else:
+            _require_sound(disk, ended)
+
+    def if_different(self) -> PurgeTask | None:
+        """Return the task without a comparison, if the operator allows that and the original is the planned one.
+
+        :raises GuestError: it is another file.
+        """
+        if not self.used or not self.is_compared:
+            return None
+        now, planned = self.outgoing.known, self.planned
+        if (planned.size, planned.mtime_ns) != (now.size, now.mtime_ns):
+            raise GuestError(
+                f"{self.outgoing.names.own} was not deleted",
+                why="it differs from what the VM sees now, and it is not the file that was planned",
+                remedy="Find out what it holds, and remove it yourself.",
+            )
+        disk = IncomingFile(self.incoming.source, self.incoming.known, was_published=True)
+        return replace(self, incoming=disk, is_compared=False)
+
+    def after_publish(self) -> list[str]:
+        """Do nothing: purge publishes nothing."""
+        return []
+
+    def before_end(self) -> list[str]:
+        """Do nothing."""
+        return []
+
+    def _compare(self, original: Image, disk: ImageSource, ended: Callable[[], bool]) -> None:
+        try:
+            verify(Comparison(original.source, disk, check=self.soundness), VerifyMode.FULL, ended)
+        except InUseError as error:  # the VM is running: they count as different
+            raise DifferenceError(
+                f"{disk.path} is in use, so the two cannot be compared", why=error.why
+            ) from error
 
 
 def _all_that_is_left(guest: str, disk: str, aside: Names, standing: Standing) -> GuestError:
@@ -107,38 +167,10 @@ def _is_restored(standing: Standing) -> bool:
     return not standing.published
 
 
-def _used(task: Task, record: PlannedImage, now: Fingerprint | None) -> Task:
-    """Return the same task without a comparison, if the original is surely the planned one."""
-    planned = record.fingerprints[0]
-    if now is None or (planned.size, planned.mtime_ns) != (now.size, now.mtime_ns):
-        raise GuestError(
-            f"{task.outgoing.names.own} was not deleted",
-            why="it differs from what the VM sees now, and it is not the file that was planned",
-            remedy="Find out what it holds, and remove it yourself.",
-        )
-    return replace(task, verify=_sound, otherwise=None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Compared:
-    check: Check
-
-    def verify(self, original: Image, now: ImageSource, ended: Callable[[], bool]) -> None:
-        """Compare the original with the VM's disk; if the VM is running, they count as different."""
-        try:
-            verify(Comparison(original.source, now, check=self.check), VerifyMode.FULL, ended)
-        except InUseError as error:
-            raise DifferenceError(f"{now.path} is in use, so the two cannot be compared", why=error.why) from error
-
-
-def _sound(_original: Image, now: ImageSource, ended: Callable[[], bool]) -> None:
+def _require_sound(disk: ImageSource, ended: Callable[[], bool]) -> None:
     try:
-        check_used(now, ended)
+        check_used(disk, ended)
     except InUseError:
         # Its VM is running on it at this moment, with its template: there is no better proof.
-        if now.format is ImageFormat.QCOW2:
-            peek_header(now.path)
-
-
-def _writes_nothing(_fd: int, _image: Image) -> list[str]:
-    raise AssertionError("purge writes no image")
+        if disk.format is ImageFormat.QCOW2:
+            peek_header(disk.path)

@@ -11,17 +11,26 @@ import pytest
 from oracle import assert_same
 from stage import ASIDE, DELETING, GUEST, NAME, OVERLAY_ASIDE, Stage, failed, status
 
+from batchdiff.applying.checks.verify import Check
 from batchdiff.applying.journal.file import FrozenJournal
 from batchdiff.applying.journal.records import Fate, Goal, Notes, Standing, Step
 from batchdiff.applying.results.outcome import Status
-from batchdiff.applying.swap import rebuilding, undo_tasks
-from batchdiff.applying.swap.undo_tasks import RestoreOptions, restore_task
+from batchdiff.applying.swap import rebuild_task, restored_guest
+from batchdiff.applying.swap import restore_task as restore_module
+from batchdiff.applying.swap.rebuild_task import RebuildTask
+from batchdiff.applying.swap.restore_task import restore_task
+from batchdiff.applying.swap.restored_guest import RestoreOptions
 from batchdiff.choices import Loss, Retire
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
 from batchdiff.plan.sidecar import read_sidecar
 from batchdiff.units import MIB
 
+COMPARISONS = {
+    (Check.NONE,): "identical",
+    ("sound", Check.FLAWLESS): "rebuilt_right",
+    ("sound", Check.LEAKS_ALLOWED): "still_right",
+}
 PLAIN, DISCARD = RestoreOptions(), RestoreOptions(discard_changes=True)
 
 
@@ -87,8 +96,8 @@ class Scene:
         return ", ".join(
             (
                 self._incoming(task.incoming),
-                "unseen" if task.verified else task.verify.__name__.strip("_"),
-                "or nothing" if task.otherwise is None else self._otherwise(task),
+                self._comparison(task) if task.needs_comparison else "unseen",
+                self._if_different(task),
                 "no overlay" if task.outgoing.known is NO_FILE else f"overlay {self._suffix_of_overlay(task)}",
                 "nothing stays" if task.older is None else f"stays {self._suffix(task.older)}",
             )
@@ -102,13 +111,27 @@ class Scene:
             return "rebuilt"
         return "rebuilt before" if incoming.known is self.standing.rebuilt else "original own"
 
-    def _otherwise(self, task):
+    def _comparison(self, task):
+        """What QEMU is asked, of the incoming file and of the overlay."""
+        asked = []
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (restore_module, rebuild_task):
+                patch.setattr(module, "check_used", lambda *_: asked.append("sound"))
+                patch.setattr(module, "verify", lambda comparison, *_: asked.append(comparison.check))
+            task.verify(types.SimpleNamespace(source="overlay"), "disk", None)
+        return COMPARISONS[tuple(asked)]
+
+    def _if_different(self, task):
+        if isinstance(task, RebuildTask) or task.outgoing.known is NO_FILE:
+            assert task.if_different() is None
+            return "or nothing"
         if task.incoming.ready is None:
             with pytest.raises(GuestError, match="only you know which of the two counts"):
-                task.otherwise()
+                task.if_different()
             return "or two disks"
-        other = task.otherwise()
-        assert other.otherwise is None
+        other = task.if_different()
+        assert isinstance(other, RebuildTask)
+        assert other.if_different() is None
         stays = "nothing" if other.older is None else self._suffix(other.older)
         return f"or {self._incoming(other.incoming)} beside {stays}"
 
@@ -359,8 +382,8 @@ def test_no_space_is_noticed_before_the_first_byte(stage, monkeypatch):
     def full(*_):
         raise GuestError("there is not enough space")
 
-    monkeypatch.setattr(rebuilding, "check_space_for_image", full)
-    monkeypatch.setattr(rebuilding, "write_standalone", lambda *_, **__: pytest.fail("it writes"))
+    monkeypatch.setattr(rebuild_task, "check_space_for_image", full)
+    monkeypatch.setattr(rebuild_task, "write_standalone", lambda *_, **__: pytest.fail("it writes"))
     assert "not enough space" in failed(stage.restore())
     assert stage.images() == before
 
@@ -401,7 +424,7 @@ def test_the_sidecar_forgets_the_overlay(stage, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(undo_tasks, "forget_overlay", full)
+    monkeypatch.setattr(restored_guest, "forget_overlay", full)
     (outcome,) = stage.restore()
     assert outcome.status is Status.RESTORED
     assert "still names the overlay (No space left on device)" in outcome.remarks[0]
@@ -415,3 +438,21 @@ def test_an_original_goes_back_into_quarantine_before_an_image_is_rebuilt(stage)
     assert status(stage.restore()) is Status.RESTORED
     assert stage.images() == {stage.original().name, stage.original(suffix=ASIDE).name}
     assert_same(stage.original(suffix=ASIDE).read_bytes(), notation.content(GUEST))
+
+
+def test_an_original_that_vanishes_once_the_task_is_made(tmp_path, monkeypatch):
+    """Restore writes no image in its place: what the original held is not known to be what the overlay shows."""
+    stage = Stage(tmp_path, monkeypatch)
+    stage.apply()
+
+    def made(*arguments):
+        task = restore_task(*arguments)
+        stage.original().rename(stage.folder / "elsewhere")
+        return task
+
+    monkeypatch.setattr("batchdiff.applying.undo.restore_task", made)
+    reason = failed(stage.restore())
+    assert reason == (
+        f"{stage.original()} is gone: it was there a moment ago. Bring it back, then run the same command again."
+    )
+    assert stage.images() == {stage.overlay().name, "elsewhere"}
