@@ -10,6 +10,8 @@ from batchdiff.applying.checks.space import check_space
 from batchdiff.applying.checks.verify import require_judges
 from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guest_results import converted, not_converted, with_way_back
+from batchdiff.applying.guests.file_names import original_names
+from batchdiff.applying.journal.records import Fate, Notes, Step
 from batchdiff.applying.pipeline import run_swaps
 from batchdiff.applying.results.outcome import GuestOutcome
 from batchdiff.applying.session.session import Run, Session, template_held
@@ -24,6 +26,8 @@ from batchdiff.files.identity import identity_of
 from batchdiff.image.image import Image
 from batchdiff.linux.block_stack import all_underlying
 from batchdiff.plan.plan import GuestPlan, Plan, Verdict
+
+_NOT_THERE = {Fate.DELETED, Fate.GONE}
 
 
 def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome]:
@@ -79,6 +83,18 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
     if options.verify is VerifyMode.FULL:
         require_judges("Or use `--verify native`, with which no original can be deleted.")
     return guests
+
+
+def originals_to_delete(plan: Plan, options: ApplyOptions, notes: Notes) -> list[str]:
+    """Return the paths of the originals that an apply would delete, also of those that are in quarantine."""
+    found = []
+    for guest in chosen(plan, options.guests):
+        standing = notes.standings.get(guest.name)
+        done = standing is not None and (standing.step is Step.PURGED or standing.fate in _NOT_THERE)
+        if guest.verdict is Verdict.CONVERT and not done:
+            names = original_names(guest.source.path)
+            found += [path for path in (names.own, names.quarantine, names.deleting) if os.path.lexists(path)][:1]
+    return found
 
 
 def _jobs(run: Run, guests: list[GuestPlan], pending: list[GuestPlan], retire: Retire) -> int:

@@ -75,8 +75,7 @@ def test_free_space(capsys, grown, words):
 )
 def test_a_journal_that_was_recovered(capsys, monkeypatch, times, lacks):
     monkeypatch.setattr(journal_notes, "read_notes", lambda *_: Notes(times=times))
-    monkeypatch.setattr(journal_notes, "_may_lack", lambda *_: True)
-    monkeypatch.setattr(journal_notes, "_recovered", lambda *_: {"web01": None})
+    monkeypatch.setattr(journal_notes, "unrecorded", lambda *_: {"web01": None})
     journal_notes.notes_of(Console(), types.SimpleNamespace(plan="p.json"), small_plan())
     assert capsys.readouterr().err == (
         f"batchdiff: warning: the journal p.json.journal {lacks}; if you have a complete copy, put it back first."

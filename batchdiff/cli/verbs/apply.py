@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 
-from batchdiff.applying.apply import apply_plan, check_options
+from batchdiff.applying.apply import apply_plan, check_options, originals_to_delete
 from batchdiff.applying.checks.verify_mode import VerifyMode
-from batchdiff.applying.guests.file_names import original_names
-from batchdiff.applying.journal.records import Fate, Notes, Step
+from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.swap.apply_task import ApplyOptions
 from batchdiff.choices import Retire
@@ -19,11 +17,9 @@ from batchdiff.cli.journal_notes import notes_of
 from batchdiff.cli.run_session import carry_out, exit_code
 from batchdiff.files.filenames import shell_word
 from batchdiff.plan.file import read_plan
-from batchdiff.plan.plan import Plan, Verdict
 from batchdiff.report.applied import outcome_text
 
 _WHAT = "these originals will be deleted, each once QEMU finds its overlay identical. Their VMs must be shut down:"
-_NOT_THERE = {Fate.DELETED, Fate.GONE}
 _OTHERWISE = "Use `--retire keep` or `--retire quarantine` to keep the originals."
 
 
@@ -39,7 +35,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     notes = notes_of(console, arguments, plan)
     warn_of_planned_formats(console, plan, notes, options.guests)
     if options.retire is Retire.DELETE and not arguments.yes:
-        paths = _to_delete(plan, options, notes)
+        paths = originals_to_delete(plan, options, notes)
         if paths:
             confirm(console, "apply", Question(_WHAT, paths, _OTHERWISE))
     if options.verify is not VerifyMode.FULL:
@@ -64,19 +60,3 @@ def _print_next_steps(console: Console, plan: str, outcomes: list[GuestOutcome])
             "The space comes back once the originals in quarantine are gone. When the VMs run well on their"
             f" overlays: `batchdiff purge {plan} --used`. To go back: `batchdiff restore {plan}`."
         )
-
-
-def _to_delete(plan: Plan, options: ApplyOptions, notes: Notes) -> list[str]:
-    """Return the originals that still exist for an apply to delete."""
-    standings = notes.standings
-    found = []
-    for guest in plan.guests:
-        chosen = options.guests is None or guest.name in options.guests
-        # An original in quarantine is deleted, too.
-        standing = standings.get(guest.name)
-        done = standing is not None and (standing.step is Step.PURGED or standing.fate in _NOT_THERE)
-        if guest.verdict is not Verdict.CONVERT or not chosen or done:
-            continue
-        names = original_names(guest.source.path)
-        found += [place for place in (names.own, names.quarantine, names.deleting) if os.path.lexists(place)][:1]
-    return found

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 
 from batchdiff.applying.dry_run import dry_run_purge
+from batchdiff.applying.guests.converted_elsewhere import require_done_here
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.swap.purge_task import PurgeOptions
 from batchdiff.applying.undo import purge, purgeable
 from batchdiff.cli.confirm import Question, confirm
 from batchdiff.cli.console import Console
-from batchdiff.cli.earlier_plans import require_done_here
 from batchdiff.cli.journal_notes import notes_of
 from batchdiff.cli.path_map import moved
 from batchdiff.cli.run_session import carry_out, dry_run, exit_code

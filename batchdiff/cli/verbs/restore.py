@@ -6,12 +6,12 @@ import argparse
 
 from batchdiff.applying.checks.overlay_losses import not_given_back
 from batchdiff.applying.dry_run import dry_run_restore
+from batchdiff.applying.guests.converted_elsewhere import require_done_here
 from batchdiff.applying.journal.records import Notes
 from batchdiff.applying.swap.restored_guest import RestoreOptions
 from batchdiff.applying.undo import restorable, restore
 from batchdiff.cli.confirm import Question, confirm, state
 from batchdiff.cli.console import Console
-from batchdiff.cli.earlier_plans import require_done_here
 from batchdiff.cli.journal_notes import notes_of
 from batchdiff.cli.path_map import moved
 from batchdiff.cli.run_session import carry_out, dry_run, exit_code
