@@ -213,11 +213,7 @@ def as_reported(guest: str, error: Exception) -> BatchdiffError:
     if isinstance(error, BatchdiffError):
         return error
     if isinstance(error, FormatError):
-        return GuestError(
-            f"cannot write the image of {guest}",
-            why=str(error),
-            remedy="An overlay fits with a larger `overlay.cluster_size` or a shorter path of the template.",
-        )
+        return GuestError(f"cannot write the image of {guest}", why=str(error))
     if not isinstance(error, OSError):
         raise error
     fault = explained(error)

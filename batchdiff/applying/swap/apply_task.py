@@ -26,6 +26,7 @@ from batchdiff.linux.metadata import copy_metadata, prepare
 from batchdiff.plan.extents import extents_of
 from batchdiff.plan.overlay_options import Compression, backing_name, geometry_of
 from batchdiff.plan.plan import GuestPlan, PlannedImage
+from batchdiff.qcow2.faults import FormatError
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +87,22 @@ class ApplyTask:
 
     def write(self, fd: int, original: Image) -> list[str]:
         """Write the overlay, with the original's owner, mode and attributes."""
-        plan, template = self._plan, self._template.source
-        self._publication.check(plan)
+        self._publication.check(self._plan)
         source = original.layers[0].fd
         lost = prepare(source, fd)
-        new = NewImage(
+        try:
+            write_image(fd, original, self._new_image(), check=self._run.stop.check)
+        except FormatError as error:
+            raise GuestError(
+                f"cannot write the image of {self.guest}",
+                why=str(error),
+                remedy="An overlay fits with a larger `overlay.cluster_size` or a shorter path of the template.",
+            ) from error
+        return [f"could not keep {what}" for what in (*lost, *copy_metadata(source, fd))]
+
+    def _new_image(self) -> NewImage:
+        plan, template = self._plan, self._template.source
+        return NewImage(
             virtual_size=self._planned.virtual_size,
             geometry=geometry_of(plan.options, self._cluster_size),
             extents=extents_of(plan),
@@ -101,8 +113,6 @@ class ApplyTask:
             compress=plan.options.compression is not Compression.NONE,
             lazy_refcounts=plan.options.lazy_refcounts,
         )
-        write_image(fd, original, new, check=self._run.stop.check)
-        return [f"could not keep {what}" for what in (*lost, *copy_metadata(source, fd))]
 
     def verify(self, original: Image, overlay: ImageSource, ended: Callable[[], bool]) -> None:
         """Verify in the chosen mode; if a VM may have used the overlay, compare every byte."""

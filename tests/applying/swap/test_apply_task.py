@@ -17,13 +17,15 @@ from batchdiff.applying.swap.apply_task import ApplyOptions, ApplyTask, planned_
 from batchdiff.applying.swap.task import is_in_place
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError, PlanError
+from batchdiff.qcow2.faults import FormatError
 
 TEMPLATE = plans.planned_image("/srv/images/template.qcow2", "qcow2")
 
 
 def task(standing=None, retire=Retire.KEEP, guest=None, verify=VerifyMode.FULL, publication=None):
     notes = Notes() if standing is None else Notes({"web01": standing})
-    run = types.SimpleNamespace(journal=FrozenJournal(notes), check_template=lambda: None)
+    stop = types.SimpleNamespace(check=lambda: None)
+    run = types.SimpleNamespace(journal=FrozenJournal(notes), check_template=lambda: None, stop=stop)
     return ApplyTask(guest or plans.guest_plan(), TEMPLATE, run, ApplyOptions(retire, verify), publication)
 
 
@@ -96,3 +98,19 @@ def test_of_an_overlay_that_a_vm_may_have_used_every_byte_is_compared(monkeypatc
     assert opened == ([] if mode is VerifyMode.FULL else [("the overlay", ended)])
     if not published:
         assert comparison.written[1] == guest.unit
+
+
+def test_an_overlay_that_does_not_fit(monkeypatch):
+    """The advice is for the manifest, so no other verb gives it."""
+
+    def write_image(*_, **__):
+        raise FormatError("too many clusters")
+
+    monkeypatch.setattr(apply_task, "write_image", write_image)
+    monkeypatch.setattr(apply_task, "prepare", lambda *_: [])
+    original = types.SimpleNamespace(layers=[types.SimpleNamespace(fd=-1)])
+    publication = types.SimpleNamespace(check=lambda _: None)
+    guest = plans.guest_plan(options=dataclasses.replace(plans.guest_plan().options, cluster_size=65536))
+    with pytest.raises(GuestError, match="cannot write the image of web01: too many clusters") as caught:
+        task(guest=guest, publication=publication).write(-1, original)
+    assert "`overlay.cluster_size`" in caught.value.remedy

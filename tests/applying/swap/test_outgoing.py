@@ -12,7 +12,7 @@ from oracle import source
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.applying.journal.file import FrozenJournal
-from batchdiff.applying.journal.records import Notes
+from batchdiff.applying.journal.records import Goal, Notes
 from batchdiff.applying.session.stop import Stop
 from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.applying.swap.outgoing import OutgoingFile
@@ -51,6 +51,7 @@ class World:
     def outgoing(self, retire=Retire.DELETE):
         task = types.SimpleNamespace(
             guest="vm",
+            goal=Goal.APPLY,
             outgoing=Outgoing(source(self.path), original_names(str(self.path)), fingerprint_at(str(self.path))),
             incoming=IncomingFile(source(self.folder / "vm.qcow2")),
             retire=retire,
