@@ -11,7 +11,7 @@ from batchdiff.applying.checks.verify import require_judges
 from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guest_results import converted, not_converted, with_way_back
 from batchdiff.applying.guests.file_names import original_names
-from batchdiff.applying.journal.records import Fate, Notes, Step
+from batchdiff.applying.journal.records import Fate, History, Step
 from batchdiff.applying.pipeline import run_swaps
 from batchdiff.applying.results.outcome import GuestOutcome
 from batchdiff.applying.session.session import Run, Session, template_held
@@ -62,8 +62,8 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         results = run_swaps(to_convert, task_of, run, at_once=jobs)
         for guest in guests:
             if guest.verdict is Verdict.CONVERT:
-                notes = session.journal.notes
-                yield converted(guest, with_way_back(next(results), guest, notes), notes)
+                history = session.journal.history
+                yield converted(guest, with_way_back(next(results), guest, history), history)
             else:
                 yield not_converted(guest)
 
@@ -85,12 +85,12 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
     return guests
 
 
-def originals_to_delete(plan: Plan, options: ApplyOptions, notes: Notes) -> list[str]:
+def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> list[str]:
     """Return the paths of the originals that an apply would delete, also of those that are in quarantine."""
     found = []
     for guest in chosen(plan, options.guests):
-        standing = notes.standings.get(guest.name)
-        done = standing is not None and (standing.step is Step.PURGED or standing.fate in _NOT_THERE)
+        state = history.states.get(guest.name)
+        done = state is not None and (state.step is Step.PURGED or state.fate in _NOT_THERE)
         if guest.verdict is Verdict.CONVERT and not done:
             names = original_names(guest.source.path)
             found += [path for path in (names.own, names.quarantine, names.deleting) if os.path.lexists(path)][:1]
@@ -105,8 +105,8 @@ def _jobs(run: Run, guests: list[GuestPlan], pending: list[GuestPlan], retire: R
     plan = run.session.plan
     jobs = at_once(run.session.jobs, guests, plan.template.source)
     protected = run.template if plan.protect_template else None
-    standings = [(guest.name, run.session.journal.standing(guest.name)) for guest in pending]
-    left = {name: standing.temporary for name, standing in standings if standing and standing.temporary}
+    states = [(guest.name, run.session.journal.state(guest.name)) for guest in pending]
+    left = {name: state.temporary for name, state in states if state and state.temporary}
     room = check_space(pending, retire, protected, jobs=jobs, unfinished=left)
     if room.scarce_in:
         run.session.watch.notice(
@@ -124,8 +124,8 @@ def _make_up(publication: Publication, guests: list[GuestPlan], session: Session
 
 
 def _is_published(guest: GuestPlan, session: Session) -> bool:
-    standing = session.journal.standing(guest.name)
-    return standing is not None and standing.published
+    state = session.journal.state(guest.name)
+    return state is not None and state.published
 
 
 def chosen(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:

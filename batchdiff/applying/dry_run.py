@@ -14,7 +14,7 @@ from batchdiff.applying.checks.space import check_space_for_image
 from batchdiff.applying.checks.verify import require_judges
 from batchdiff.applying.guest_results import kept_for
 from batchdiff.applying.guests.next_action import OutgoingAt
-from batchdiff.applying.journal.records import Standing
+from batchdiff.applying.journal.records import GuestState
 from batchdiff.applying.pipeline import EXPECTED, as_reported
 from batchdiff.applying.restore_without_template import NOTHING_READS_IT, split_by_reading
 from batchdiff.applying.results.outcome import GuestOutcome, Status
@@ -35,7 +35,7 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
 
     :raises BatchdiffError: as for restore.
     """
-    found = restorable(session.plan, session.journal.notes.standings, options.guests)
+    found = restorable(session.plan, session.journal.history.states, options.guests)
     lost = why_template_is_lost(session) if found else None
     if lost is not None:
         require_decision(session, found, options, lost)
@@ -61,7 +61,7 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
     yield from _dry_run(
         session,
         found,
-        lambda run, guest, standing: restore_task(guest, session.plan.template, run, standing, options),
+        lambda run, guest, state: restore_task(guest, session.plan.template, run, state, options),
         restored,
     )
 
@@ -71,7 +71,7 @@ def dry_run_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutc
 
     :raises BatchdiffError: as for purge.
     """
-    found = purgeable(session.plan, session.journal.notes.standings, options.guests)
+    found = purgeable(session.plan, session.journal.history.states, options.guests)
 
     def purged(guest: GuestPlan, task: SwapTask) -> GuestOutcome:
         return GuestOutcome(guest.name, Status.WOULD_PURGE, f"{task.outgoing.names.own} would be deleted")
@@ -79,7 +79,7 @@ def dry_run_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutc
     yield from _dry_run(
         session,
         found,
-        lambda run, guest, standing: purge_task(guest, session.plan.template, run, standing, options),
+        lambda run, guest, state: purge_task(guest, session.plan.template, run, state, options),
         purged,
     )
 
@@ -88,17 +88,17 @@ _Report = Callable[[GuestPlan, SwapTask], GuestOutcome]
 
 
 def _dry_run(
-    session: Session, found: Chosen, make: Callable[[Run, GuestPlan, Standing], SwapTask], report: _Report
+    session: Session, found: Chosen, make: Callable[[Run, GuestPlan, GuestState], SwapTask], report: _Report
 ) -> Iterator[GuestOutcome]:
     if not found:
         return
     require_judges()
     with template_held(session) as run:
         accept_template(run)
-        for guest, standing in found:
+        for guest, state in found:
             session.stop.check()
             try:
-                yield report(guest, _tried(make(run, guest, standing), run))
+                yield report(guest, _tried(make(run, guest, state), run))
             except StopError:
                 raise
             except DifferenceError as error:

@@ -9,7 +9,7 @@ from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.guest_files import find_original
 from batchdiff.applying.guests.next_action import Action
 from batchdiff.applying.guests.whole_originals import original_too
-from batchdiff.applying.journal.records import Fate, Notes, Standing
+from batchdiff.applying.journal.records import Fate, GuestState, History
 from batchdiff.applying.pipeline import SwapResult
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, ImageError, VerificationError
@@ -33,10 +33,10 @@ def failed(result: SwapResult) -> GuestOutcome:
     return GuestOutcome(result.guest, Status.FAILED, str(error), exit_code=error.exit_code)
 
 
-def converted(guest: GuestPlan, result: SwapResult, notes: Notes) -> GuestOutcome:
+def converted(guest: GuestPlan, result: SwapResult, history: History) -> GuestOutcome:
     """Return the outcome of a guest under apply; after a failure, with what an earlier run has done."""
     if result.error is not None or result.swap is None:
-        return _not_continued(guest, result, notes)
+        return _not_continued(guest, result, history)
     swap = result.swap
     done = GuestOutcome(
         name=guest.name,
@@ -47,22 +47,22 @@ def converted(guest: GuestPlan, result: SwapResult, notes: Notes) -> GuestOutcom
     return _measured(done, guest)
 
 
-def _not_continued(guest: GuestPlan, result: SwapResult, notes: Notes) -> GuestOutcome:
+def _not_continued(guest: GuestPlan, result: SwapResult, history: History) -> GuestOutcome:
     """Return the outcome of a guest that failed; an earlier run may have published its overlay."""
-    outcome, standing = failed(result), notes.under_way(guest.name)
-    if standing is None or not standing.published:
+    outcome, state = failed(result), history.under_way(guest.name)
+    if state is None or not state.published:
         return outcome
-    outcome = replace(outcome, original=_original_now(guest, standing))
+    outcome = replace(outcome, original=_original_now(guest, state))
     try:
         return _measured(outcome, guest)
     except (BatchdiffError, OSError):  # its overlay is missing, which the error reports
         return outcome
 
 
-def _original_now(guest: GuestPlan, standing: Standing) -> Original:
+def _original_now(guest: GuestPlan, state: GuestState) -> Original:
     """Return what has become of the original of a converted guest so far, by the files."""
     try:
-        original = find_original(guest, standing)
+        original = find_original(guest, state)
     except GuestError as error:
         return Original(Fate.UNKNOWN, doubt=error.why)
     if original is None:
@@ -100,12 +100,12 @@ def _status(done: frozenset[Action]) -> Status:
     return Status.RETIRED if done & {Action.QUARANTINE, Action.UNLINK} else Status.UNCHANGED
 
 
-def undone(guest: GuestPlan, result: SwapResult, status: Status, notes: Notes) -> GuestOutcome:
+def undone(guest: GuestPlan, result: SwapResult, status: Status, history: History) -> GuestOutcome:
     """Return the outcome of a guest that was restored or purged, or that failed."""
     if result.error is not None or result.swap is None:
-        standing = notes.under_way(guest.name)
+        state = history.under_way(guest.name)
         outcome = failed(result)
-        return outcome if standing is None else replace(outcome, original=_original_now(guest, standing))
+        return outcome if state is None else replace(outcome, original=_original_now(guest, state))
     done = result.swap
     original = done.original
     if status is Status.RESTORED:
@@ -120,10 +120,10 @@ def kept_for(guest: str, error: DifferenceError) -> GuestOutcome:
     return GuestOutcome(guest, Status.KEPT, reason, original=Original(Fate.QUARANTINED))
 
 
-def with_way_back(result: SwapResult, guest: GuestPlan, notes: Notes) -> SwapResult:
+def with_way_back(result: SwapResult, guest: GuestPlan, history: History) -> SwapResult:
     """Return the same result; if its overlay is damaged, the error names the original."""
     error = result.error
     is_damage = isinstance(error, ImageError | VerificationError) and not isinstance(error, DifferenceError)
     if error is None or not is_damage:
         return result
-    return replace(result, error=original_too(error, guest, notes))
+    return replace(result, error=original_too(error, guest, history))

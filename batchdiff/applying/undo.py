@@ -12,7 +12,7 @@ from batchdiff.applying.guest_results import kept_for, undone, with_way_back
 from batchdiff.applying.guests.commands import commands
 from batchdiff.applying.guests.next_action import Action
 from batchdiff.applying.guests.whole_originals import originals_first
-from batchdiff.applying.journal.records import Fate, Goal, Standing, Step
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
 from batchdiff.applying.pipeline import SwapResult, run_swaps
 from batchdiff.applying.restore_without_template import (
     DAMAGED,
@@ -34,40 +34,40 @@ from batchdiff.image.open import inspect, open_image
 from batchdiff.image_source import ImageFormat
 from batchdiff.plan.plan import GuestPlan, Plan
 
-Chosen = list[tuple[GuestPlan, Standing]]
-"""Guests that a verb can do something for, each with its standing."""
+Chosen = list[tuple[GuestPlan, GuestState]]
+"""Guests that a verb can do something for, each with its state."""
 
 
-def restorable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...] | None) -> Chosen:
+def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> Chosen:
     """Return the guests that restore can do something for, of those names or of all.
 
     :raises UsageError: no guest has such a name, or there is nothing to restore for it.
     """
 
-    def is_started(standing: Standing) -> bool:
+    def is_started(state: GuestState) -> bool:
         # An apply that failed before it had verified an overlay has left a temporary file at most.
-        left = standing.temporary is not None and os.path.lexists(standing.temporary)
-        left = left or standing.overlay is not None  # verified, and perhaps published, which may be unrecorded
-        in_place = standing.published or standing.moved or left
+        left = state.temporary is not None and os.path.lexists(state.temporary)
+        left = left or state.overlay is not None  # verified, and perhaps published, which may be unrecorded
+        in_place = state.published or state.moved or left
         # A purge after a restore deletes an older original; the guest itself is restored.
-        restored = standing.step is Step.RESTORED or (standing.goal is Goal.PURGE and not standing.published)
+        restored = state.step is Step.RESTORED or (state.goal is Goal.PURGE and not state.published)
         return in_place and not restored
 
-    return _chosen(plan, standings, names, is_started)
+    return _chosen(plan, states, names, is_started)
 
 
-def purgeable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...] | None) -> Chosen:
+def purgeable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> Chosen:
     """Return the guests whose originals are in quarantine, of those names or of all.
 
     :raises UsageError: no guest has such a name, or its original is not in quarantine.
     """
 
-    def in_quarantine(standing: Standing) -> bool:
-        unfinished = standing.goal is Goal.PURGE and standing.step not in {Step.PURGED, Step.RESTORED}
-        ended = standing.step in {Step.RETIRED, Step.RESTORED}
-        return unfinished or (ended and standing.fate is Fate.QUARANTINED)
+    def in_quarantine(state: GuestState) -> bool:
+        unfinished = state.goal is Goal.PURGE and state.step not in {Step.PURGED, Step.RESTORED}
+        ended = state.step in {Step.RETIRED, Step.RESTORED}
+        return unfinished or (ended and state.fate is Fate.QUARANTINED)
 
-    return _chosen(plan, standings, names, in_quarantine)
+    return _chosen(plan, states, names, in_quarantine)
 
 
 def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
@@ -78,7 +78,7 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
     :raises ProgramError: qemu-img is missing.
     :raises StopError: a stop was requested.
     """
-    found = restorable(session.plan, session.journal.notes.standings, options.guests)
+    found = restorable(session.plan, session.journal.history.states, options.guests)
     lost = why_template_is_lost(session) if found else None
     if lost is not None:
         require_decision(session, found, options, lost)
@@ -89,15 +89,15 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
         found, damaged = split_by_reading(found, session.plan)
         yield from restore_without_template(session, damaged, DAMAGED)
 
-    def task_of(run: Run, guest: GuestPlan, standing: Standing) -> SwapTask:
-        return restore_task(guest, session.plan.template, run, standing, options)
+    def task_of(run: Run, guest: GuestPlan, state: GuestState) -> SwapTask:
+        return restore_task(guest, session.plan.template, run, state, options)
 
     for guest, result in _results(session, found, task_of):
         swap = result.swap
         if result.error is None and swap is not None and Action.WRITE in swap.done:
             swap.remarks += _starts_like_another_format(guest)
-        notes = session.journal.notes
-        yield undone(guest, with_way_back(result, guest, notes), Status.RESTORED, notes)
+        history = session.journal.history
+        yield undone(guest, with_way_back(result, guest, history), Status.RESTORED, history)
 
 
 def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
@@ -105,27 +105,27 @@ def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
 
     :raises BatchdiffError: as for :func:`restore`.
     """
-    found = purgeable(session.plan, session.journal.notes.standings, options.guests)
+    found = purgeable(session.plan, session.journal.history.states, options.guests)
 
-    def task_of(run: Run, guest: GuestPlan, standing: Standing) -> SwapTask:
-        return purge_task(guest, session.plan.template, run, standing, options)
+    def task_of(run: Run, guest: GuestPlan, state: GuestState) -> SwapTask:
+        return purge_task(guest, session.plan.template, run, state, options)
 
     for guest, result in _results(session, found, task_of):
         if isinstance(result.error, DifferenceError):
             yield kept_for(result.guest, result.error)
         else:
-            notes = session.journal.notes
-            yield undone(guest, with_way_back(result, guest, notes), Status.PURGED, notes)
+            history = session.journal.history
+            yield undone(guest, with_way_back(result, guest, history), Status.PURGED, history)
 
 
 def _chosen(
     plan: Plan,
-    standings: dict[str, Standing],
+    states: dict[str, GuestState],
     names: tuple[str, ...] | None,
-    wanted: Callable[[Standing], bool],
+    wanted: Callable[[GuestState], bool],
 ) -> Chosen:
-    guests = [(guest, standings.get(guest.name)) for guest in chosen(plan, names)]
-    found = [(guest, standing) for guest, standing in guests if standing is not None and wanted(standing)]
+    guests = [(guest, states.get(guest.name)) for guest in chosen(plan, names)]
+    found = [(guest, state) for guest, state in guests if state is not None and wanted(state)]
     if names is not None and len(found) < len(set(names)):
         left = set(names) - {guest.name for guest, _ in found}
         raise UsageError(
@@ -136,7 +136,7 @@ def _chosen(
 
 
 def _results(
-    session: Session, found: Chosen, task_of: Callable[[Run, GuestPlan, Standing], SwapTask]
+    session: Session, found: Chosen, task_of: Callable[[Run, GuestPlan, GuestState], SwapTask]
 ) -> Iterator[tuple[GuestPlan, SwapResult]]:
     plan = session.plan
     discard_unfinished(plan)
@@ -145,9 +145,9 @@ def _results(
     require_judges()
     with template_held(session) as run:
         accept_template(run)
-        guests, standings = [guest for guest, _ in found], {guest.name: standing for guest, standing in found}
+        guests, states = [guest for guest, _ in found], {guest.name: state for guest, state in found}
         jobs = at_once(session.jobs, guests, plan.template.source)
-        results = run_swaps(guests, lambda guest: task_of(run, guest, standings[guest.name]), run, at_once=jobs)
+        results = run_swaps(guests, lambda guest: task_of(run, guest, states[guest.name]), run, at_once=jobs)
         yield from zip(guests, results, strict=True)
 
 
@@ -156,9 +156,9 @@ def why_template_is_lost(session: Session) -> BatchdiffError | None:
     try:
         with open_image(session.plan.template.source) as template:
             inspect(template)
-            reason = doubt(template, session.plan, session.journal.notes)
+            reason = doubt(template, session.plan, session.journal.history)
             if reason:
-                require_content(template, session.plan, session.journal.notes, reason, check=session.stop.check)
+                require_content(template, session.plan, session.journal.history, reason, check=session.stop.check)
     except StopError:
         raise
     except BatchdiffError as error:
@@ -173,7 +173,7 @@ def require_decision(session: Session, found: Chosen, options: RestoreOptions, l
     """
     if options.discard_changes:
         return
-    raise originals_first(lost, [guest for guest, _ in found], session.journal.notes)
+    raise originals_first(lost, [guest for guest, _ in found], session.journal.history)
 
 
 def _starts_like_another_format(guest: GuestPlan) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from batchdiff.applying.checks.free_space import FreeSpace
 from batchdiff.applying.journal.file import FrozenJournal
-from batchdiff.applying.journal.records import Fate, Notes, Step
+from batchdiff.applying.journal.records import Fate, History, Step
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.plan_journal import plan_journal
 from batchdiff.applying.session.session import Session
@@ -110,7 +110,7 @@ def carry_out(
 
 
 def dry_run(
-    console: Console, arguments: argparse.Namespace, plan: Plan, work: Work, notes: Notes
+    console: Console, arguments: argparse.Namespace, plan: Plan, work: Work, history: History
 ) -> list[GuestOutcome]:
     """Return the outcomes that a command would have, each reported as it comes; nothing is changed.
 
@@ -120,7 +120,7 @@ def dry_run(
     announcer = Announcer(console)
     guests = {guest.name: guest for guest in plan.guests}
     with stopping() as stop:
-        for outcome in work(Session(plan, FrozenJournal(notes), announcer, stop, arguments.unseen)):
+        for outcome in work(Session(plan, FrozenJournal(history), announcer, stop, arguments.unseen)):
             outcomes.append(outcome)
             announcer.arrival(guests[outcome.name], outcome)
     if announcer.unheard:
@@ -145,7 +145,7 @@ def _report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcom
 
 
 def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome) -> None:
-    # On one terminal the result below repeats reasons and notes, so one line per guest is enough here.
+    # On one terminal the result below repeats reasons and remarks, so one line per guest is enough here.
     brief = console.is_one_terminal
     if outcome.status in {Status.FAILED, Status.REFUSED}:
         console.warn(f"{outcome.name}: {outcome.status}{'' if brief else f': {outcome.reason}'}")

@@ -35,8 +35,8 @@ def outcome_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
     if len(outcomes) != 1 and (shown or not outcomes):
         rows.append(_totals_row(outcomes))
     lines = table(_COLUMNS, rows, width=width) if rows else []
-    notes = [*_notes(shown, width), *(_skipped(names, why, width) for why, names in alike.items())]
-    blocks = [lines, notes, [_summary(outcomes)]]
+    remarks = [*_remarks(shown, width), *(_skipped(names, why, width) for why, names in alike.items())]
+    blocks = [lines, remarks, [_summary(outcomes)]]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
@@ -52,8 +52,8 @@ def undone_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
         )
         for each in outcomes
     ]
-    notes = [line for each in outcomes for line in _paragraphs(each, each.remarks, width)]
-    return "\n".join([*lines, *notes, _summary(outcomes)]) + "\n"
+    remarks = [line for each in outcomes for line in _paragraphs(each, each.remarks, width)]
+    return "\n".join([*lines, *remarks, _summary(outcomes)]) + "\n"
 
 
 def outcome_fields(outcome: GuestOutcome) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _by_status(outcomes: Iterable[GuestOutcome]) -> dict[str, int]:
     return {status.value: count[status] for status in Status}
 
 
-def _notes(outcomes: Iterable[GuestOutcome], width: int) -> Iterator[str]:
+def _remarks(outcomes: Iterable[GuestOutcome], width: int) -> Iterator[str]:
     for outcome in outcomes:
         texts, original = [outcome.reason, *outcome.remarks], original_words(outcome)
         if original != outcome.original.fate.value:

@@ -14,7 +14,7 @@ from batchdiff.applying import apply as executor
 from batchdiff.applying.apply import check_options, chosen, originals_to_delete
 from batchdiff.applying.checks.space import Room
 from batchdiff.applying.checks.verify_mode import VerifyMode
-from batchdiff.applying.journal.records import Notes
+from batchdiff.applying.journal.records import History
 from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.swap.apply_task import ApplyOptions
 from batchdiff.choices import Retire
@@ -48,20 +48,20 @@ def test_originals_that_an_apply_would_delete(stage, retire):
     stage.apply(retire)
     kept = stage.original() if retire is Retire.KEEP else stage.original(suffix=ASIDE)
     expected = [] if retire is Retire.DELETE else [str(kept)]
-    assert originals_to_delete(stage.plan, options, stage.notes) == expected
-    assert originals_to_delete(stage.plan, ApplyOptions(Retire.DELETE, guests=()), stage.notes) == []
+    assert originals_to_delete(stage.plan, options, stage.history) == expected
+    assert originals_to_delete(stage.plan, ApplyOptions(Retire.DELETE, guests=()), stage.history) == []
     if expected:
         kept.rename(stage.original(suffix=DELETING))
-        assert originals_to_delete(stage.plan, options, stage.notes) == [str(stage.original(suffix=DELETING))]
+        assert originals_to_delete(stage.plan, options, stage.history) == [str(stage.original(suffix=DELETING))]
 
 
 def test_no_original_is_deleted_that_purge_has_deleted_or_a_plan_refuses(stage):
     stage.apply(Retire.QUARANTINE)
     stage.purge()
     stage.original().write_bytes(b"another file")
-    assert originals_to_delete(stage.plan, ApplyOptions(Retire.DELETE), stage.notes) == []
+    assert originals_to_delete(stage.plan, ApplyOptions(Retire.DELETE), stage.history) == []
     refused = plans.small_plan(plans.refused_guest(path=str(stage.original())))
-    assert originals_to_delete(refused, ApplyOptions(Retire.DELETE), Notes()) == []
+    assert originals_to_delete(refused, ApplyOptions(Retire.DELETE), History()) == []
 
 
 @pytest.mark.parametrize("retire", Retire)

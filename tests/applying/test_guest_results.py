@@ -10,7 +10,7 @@ from stage import ASIDE, Stage
 
 from batchdiff.applying.guest_results import converted, failed, kept_for, not_converted, undone
 from batchdiff.applying.guests.next_action import Action
-from batchdiff.applying.journal.records import Fate, Notes
+from batchdiff.applying.journal.records import Fate, History
 from batchdiff.applying.pipeline import SwapResult
 from batchdiff.applying.results.outcome import Original, Status
 from batchdiff.choices import Retire
@@ -39,9 +39,9 @@ def test_failures(error, tmp_path):
     guest = plans.guest_plan(path=str(tmp_path / "vm.img"))
     for outcome in (
         failed(result(error=error)),
-        converted(guest, result(error=error), Notes()),
-        undone(guest, result(error=error), Status.PURGED, Notes()),
-        converted(guest, SwapResult("web01", None, error), Notes()),
+        converted(guest, result(error=error), History()),
+        undone(guest, result(error=error), Status.PURGED, History()),
+        converted(guest, SwapResult("web01", None, error), History()),
     ):
         assert (outcome.status, outcome.reason, outcome.exit_code) == (Status.FAILED, "no", error.exit_code)
         assert (outcome.original, outcome.actual_overlay_bytes) == (Original(Fate.UNTOUCHED), None)
@@ -64,7 +64,7 @@ def test_failures(error, tmp_path):
 def test_converted(tmp_path, done, status):
     guest = plans.guest_plan(path=str(tmp_path / "vm.img"))
     (tmp_path / "vm.qcow2").write_bytes(b"x" * 5000)
-    outcome = converted(guest, result(*done), Notes())
+    outcome = converted(guest, result(*done), History())
     assert outcome.status is status
     assert (outcome.actual_overlay_bytes, outcome.actual_overlay_disk_bytes) == (5000, 8192)
     assert outcome.predicted_overlay_bytes == guest.savings.overlay_bytes
@@ -86,8 +86,8 @@ def test_originals(tmp_path, fate, said):
     (tmp_path / "vm.qcow2").touch()
     ended = result(original=Original(fate, "/aside"))
     for outcome in (
-        converted(guest, ended, Notes()),
-        undone(guest, ended, Status.PURGED, Notes()),
+        converted(guest, ended, History()),
+        undone(guest, ended, Status.PURGED, History()),
     ):
         assert outcome.original == Original(fate, "/aside")
         assert original_words(outcome) == said
@@ -96,7 +96,7 @@ def test_originals(tmp_path, fate, said):
 @pytest.mark.parametrize("rebuilt", [False, True])
 def test_restored(rebuilt):
     ended = result(*([Action.WRITE] if rebuilt else []), original=Original(Fate.QUARANTINED, "/aside"))
-    outcome = undone(plans.guest_plan(), ended, Status.RESTORED, Notes())
+    outcome = undone(plans.guest_plan(), ended, Status.RESTORED, History())
     assert original_words(outcome) == ("rebuilt from its overlay" if rebuilt else "back under its name")
     assert (outcome.status, outcome.remarks, outcome.exit_code) == (Status.RESTORED, ("a note",), 0)
 
@@ -116,11 +116,11 @@ def test_one_that_comes_no_further_is_where_an_earlier_run_has_left_it(tmp_path,
     stage.apply(retire)
     error = SwapResult("vm", None, GuestError("no"))
     if verb == "apply":
-        outcome = converted(stage.guest(), error, stage.notes)
+        outcome = converted(stage.guest(), error, stage.history)
         assert outcome.actual_overlay_bytes == stage.overlay().stat().st_size
         assert outcome.predicted_overlay_bytes is not None
     else:
-        outcome = undone(stage.guest(), error, Status.PURGED, stage.notes)
+        outcome = undone(stage.guest(), error, Status.PURGED, stage.history)
     quarantined = f"quarantined as {stage.original(suffix=ASIDE)}"
     where = {Retire.KEEP: "kept", Retire.QUARANTINE: quarantined, Retire.DELETE: "gone"}
     assert (outcome.status, original_words(outcome)) == (Status.FAILED, where[retire])
@@ -131,6 +131,6 @@ def test_one_whose_overlay_is_missing_and_whose_original_is_in_doubt(tmp_path, m
     stage.apply(Retire.QUARANTINE)
     stage.overlay().unlink()
     stage.original().write_bytes(b"somebody's")
-    outcome = converted(stage.guest(), SwapResult("vm", None, GuestError("no")), stage.notes)
+    outcome = converted(stage.guest(), SwapResult("vm", None, GuestError("no")), stage.history)
     assert original_words(outcome).startswith("unknown: both ")
     assert outcome.actual_overlay_bytes is None

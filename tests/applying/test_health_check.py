@@ -30,7 +30,7 @@ def quarantined(stage):
 
 
 def findings(stage, names=None):
-    return list(examined(stage.plan, stage.notes, names, Stop()))
+    return list(examined(stage.plan, stage.history, names, Stop()))
 
 
 def template(stage):
@@ -160,7 +160,7 @@ def test_somebody_has_written_to_a_kept_original(stage, used):
     assert f"its original {stage.original()} changed since the overlay was made: it was written to" in found.why
     assert "only you know which of the two counts" in found.why
     assert "`batchdiff restore PLAN --guest vm --discard-changes`" in found.why
-    there = on_disk(stage.plan, stage.notes)["vm"]
+    there = on_disk(stage.plan, stage.history)["vm"]
     assert there.written == Written.ORIGINAL | (Written.OVERLAY if used else Written.NONE)
 
 
@@ -169,10 +169,10 @@ def test_a_kept_original_whose_attributes_changed(stage):
     stage.apply()
     stage.original().chmod(0o600)
     assert "identical to its original" in overlay(stage).why
-    assert on_disk(stage.plan, stage.notes)["vm"].written is Written.NONE
+    assert on_disk(stage.plan, stage.history)["vm"].written is Written.NONE
     stage.use()
     assert overlay(stage).why == "no error found; a VM has written to it since"
-    assert on_disk(stage.plan, stage.notes)["vm"].written is Written.OVERLAY
+    assert on_disk(stage.plan, stage.history)["vm"].written is Written.OVERLAY
 
 
 def test_it_differs_though_nobody_wrote_to_either(quarantined):
@@ -289,4 +289,4 @@ def test_stopped(tmp_path, monkeypatch, where):
             stage.judge.refuses["web.qcow2"] = StopError("interrupted")
     seen = []
     with pytest.raises(StopError):
-        seen.extend(each.name for each in examined(stage.plan, stage.notes, None, stop))
+        seen.extend(each.name for each in examined(stage.plan, stage.history, None, stop))

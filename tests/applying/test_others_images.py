@@ -68,7 +68,7 @@ def checked(path):
 
 
 def verified(stage):
-    return list(examined(stage.plan, stage.notes, None, stage.stop))
+    return list(examined(stage.plan, stage.history, None, stage.stop))
 
 
 FAULTS = {"leaked": leak, "refcount": lose_a_refcount}

@@ -20,7 +20,7 @@ from batchdiff.applying.checks.no_dependents import require_no_dependents
 from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.status import TemplateIs
 from batchdiff.applying.health_check import examined
-from batchdiff.applying.journal.file import Journal, read_notes
+from batchdiff.applying.journal.file import Journal, read_history
 from batchdiff.applying.results.finding import Health
 from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.session.stop import Stop
@@ -136,7 +136,7 @@ def test_an_immutable_template(stage):
     assert stage.notices == [
         f"the template's file {stage.template} is immutable already, which protects it better than a mode"
     ]
-    assert stage.notes.protecting == set()
+    assert stage.history.protecting == set()
 
 
 # A template or an overlay that is lost or damaged.
@@ -153,7 +153,7 @@ def change(stage):
 def told(stage, verb):
     """What a verb says of the template."""
     if verb == "verify":
-        found = next(iter(examined(stage.plan, stage.notes, None, Stop())))
+        found = next(iter(examined(stage.plan, stage.history, None, Stop())))
         assert found.health is Health.DAMAGED
         return found.why
     with pytest.raises(BatchdiffError) as caught:
@@ -186,9 +186,9 @@ def test_without_originals_none_are_promised(stage, verb):
 def test_status_does_not_suggest_to_purge_what_is_left(stage, harm, found):
     prepared(stage, "purge")
     stage.template.chmod(0o400)  # of no matter
-    assert on_disk(stage.plan, stage.notes)[NAME].template is TemplateIs.THERE
+    assert on_disk(stage.plan, stage.history)[NAME].template is TemplateIs.THERE
     harm(stage)
-    assert on_disk(stage.plan, stage.notes)[NAME].template is found
+    assert on_disk(stage.plan, stage.history)[NAME].template is found
 
 
 def test_originals_of_guests_that_were_not_converted_are_of_no_matter(tmp_path, monkeypatch):
@@ -205,7 +205,7 @@ def test_a_damaged_overlay(stage, verb):
     prepared(stage, "purge")
     os.truncate(stage.overlay(), 300_000)
     if verb == "verify":
-        _, found = examined(stage.plan, stage.notes, None, Stop())
+        _, found = examined(stage.plan, stage.history, None, Stop())
         assert found.health is Health.DAMAGED
         said = found.why
     else:
@@ -222,7 +222,7 @@ def test_a_copy_of_an_overlay_is_as_good(stage, goes_on):
     shutil.copyfile(stage.overlay(), copy)
     os.utime(copy, (1, 1))
     copy.rename(stage.overlay())
-    assert [each.health for each in examined(stage.plan, stage.notes, None, Stop())] == [Health.SOUND] * 2
+    assert [each.health for each in examined(stage.plan, stage.history, None, Stop())] == [Health.SOUND] * 2
     assert status(carried_out(stage, goes_on)) is ENDS[goes_on]
 
 
@@ -281,14 +281,14 @@ def test_a_journal_that_may_not_be_read_is_not_taken_for_an_empty_one(stage):
     checksum = stage.plan.checksum
     path = "/images/fleet.plan.json"
 
-    def notes():
-        return read_notes(path, checksum).published
+    def history():
+        return read_history(path, checksum).published
 
     stage.journal_file.chmod(0o644)
-    assert access.as_user(3001, stage.folder.parent, notes) == [NAME]
+    assert access.as_user(3001, stage.folder.parent, history) == [NAME]
     stage.journal_file.chmod(0o600)
     with pytest.raises(PlanError, match=r"cannot read the journal .* may not read .* has the mode 600. Run it as"):
-        access.as_user(3001, stage.folder.parent, notes)
+        access.as_user(3001, stage.folder.parent, history)
     with pytest.raises(PlanError, match=r"cannot open the journal .* may not write to"):
         access.as_user(3001, stage.folder.parent, lambda: Journal(path, checksum).close())
     stage.journal_file.unlink()

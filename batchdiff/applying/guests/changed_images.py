@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from batchdiff.applying.journal.records import Notes
+from batchdiff.applying.journal.records import History
 from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
 from batchdiff.plan.known_states import is_known_state
 from batchdiff.plan.plan import Plan, Verdict
 from batchdiff.plan.sidecar import read_sidecar, sidecar_path
 
 
-def changed_images(plan: Plan, notes: Notes) -> list[str]:
+def changed_images(plan: Plan, history: History) -> list[str]:
     """Return a sentence for each image that has changed since planning; converted guests don't matter."""
-    pending = [g for g in plan.guests if g.verdict is Verdict.CONVERT and g.name not in notes.published]
+    pending = [g for g in plan.guests if g.verdict is Verdict.CONVERT and g.name not in history.published]
     template = [] if _is_template_unchanged(plan) else [plan.template]
     images = [*template, *(guest.image for guest in pending if guest.image is not None)]
     notices = []
     for image in images:
         for path, planned in zip(image.paths, image.fingerprints, strict=True):
             now = fingerprint_at(path)
-            if now in notes.changed:
+            if now in history.changed:
                 continue
             changes = "it is gone" if now is None else planned.changes(now)
             if changes:

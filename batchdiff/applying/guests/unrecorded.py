@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import os
 
-from batchdiff.applying.journal.records import Notes, Standing
+from batchdiff.applying.journal.records import GuestState, History
 from batchdiff.files import own_files
 from batchdiff.plan.path_map import PathMap
 from batchdiff.plan.plan import Plan
 
 
-def unrecorded(plan: Plan, notes: Notes, path_map: PathMap) -> dict[str, Standing]:
-    """Return where guests stand that ``notes`` lack, by name, as sidecar and files prove it; change nothing."""
-    if not _may_lack(plan, notes):
+def unrecorded(plan: Plan, history: History, path_map: PathMap) -> dict[str, GuestState]:
+    """Return where guests stand that ``history`` lack, by name, as sidecar and files prove it; change nothing."""
+    if not _may_lack(plan, history):
         return {}
     # Imported here: it reads image headers, and `status` does not need the modules for that otherwise.
     from batchdiff.applying.guests.recovery import recovered  # noqa: PLC0415
 
-    return recovered(plan, notes, path_map)
+    return recovered(plan, history, path_map)
 
 
-def _may_lack(plan: Plan, notes: Notes) -> bool:
+def _may_lack(plan: Plan, history: History) -> bool:
     """Return True if there is a file that apply may have made or renamed, and that the journal does not mention.
 
     The overlay may be missing, and only the original in quarantine left.
     """
-    published = set(notes.published)
+    published = set(history.published)
     return any(
         os.path.lexists(path)
         for guest in plan.guests

@@ -22,8 +22,8 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from batchdiff.applying.journal.file import locked, read_notes
-from batchdiff.applying.journal.records import Fate, Goal, Notes, Standing, Step
+from batchdiff.applying.journal.file import locked, read_history
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
 from batchdiff.errors import UsageError
 from batchdiff.files.atomic_write import sync_folder
 from batchdiff.linux.call_failures import reason
@@ -131,8 +131,8 @@ def _older(path: str, converted: Converted) -> _Older | None:
     head = plan_head(path)
     noted = _noted_plan(path)
     checksum = noted if head is None else head.checksum
-    notes = read_notes(path, checksum)
-    guests: Guests = _by_fate(notes)
+    history = read_history(path, checksum)
+    guests: Guests = _by_fate(history)
     if not guests and converted.get(checksum):
         guests = {None: converted[checksum]}
     if not guests:
@@ -150,21 +150,21 @@ def _noted_plan(path: str) -> str:
     return ""
 
 
-def _by_fate(notes: Notes) -> Guests:
+def _by_fate(history: History) -> Guests:
     found: dict[Fate | Goal | None, list[str]] = {}
-    for name, standing in notes.standings.items():
-        found.setdefault(_fate_or_verb(standing), []).append(name)
+    for name, state in history.states.items():
+        found.setdefault(_fate_or_verb(state), []).append(name)
     return found
 
 
-def _fate_or_verb(standing: Standing) -> Fate | Goal:
-    if standing.goal is not Goal.APPLY and standing.step not in {Step.PURGED, Step.RESTORED}:
-        return standing.goal
-    if standing.aside is not None:
+def _fate_or_verb(state: GuestState) -> Fate | Goal:
+    if state.goal is not Goal.APPLY and state.step not in {Step.PURGED, Step.RESTORED}:
+        return state.goal
+    if state.aside is not None:
         return Fate.QUARANTINED
-    if standing.step in {Step.PURGED, Step.RETIRED}:
-        return standing.fate or Fate.DELETED
-    return Fate.KEPT if standing.published else Goal.APPLY
+    if state.step in {Step.PURGED, Step.RETIRED}:
+        return state.fate or Fate.DELETED
+    return Fate.KEPT if state.published else Goal.APPLY
 
 
 def _free_name(path: str, older: _Older) -> str:

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 
 from batchdiff.applying.guests.recovery import recovered
 from batchdiff.applying.journal.file import Journal
-from batchdiff.applying.journal.records import mapped_notes
+from batchdiff.applying.journal.records import mapped_history
 from batchdiff.errors import PlanError
 from batchdiff.files.filenames import shell_word
 from batchdiff.plan.head import plan_head
@@ -26,9 +26,9 @@ def plan_journal(path: str, plan: Plan, path_map: PathMap) -> Iterator[Journal]:
     """
     with closing(Journal(path, plan.checksum)) as journal:
         _require_still_there(path, plan)
-        journal.notes = mapped_notes(journal.notes, path_map)
-        for name, standing in recovered(plan, journal.notes, path_map).items():
-            journal.record(name, standing)
+        journal.history = mapped_history(journal.history, path_map)
+        for name, state in recovered(plan, journal.history, path_map).items():
+            journal.record(name, state)
         yield journal
 
 

@@ -11,7 +11,7 @@ from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
-from batchdiff.applying.journal.records import Goal, Standing, Step
+from batchdiff.applying.journal.records import Goal, GuestState, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap.incoming import IncomingFile
@@ -65,12 +65,12 @@ class ApplyTask:
         options: ApplyOptions,
         publication: Publication,
     ) -> None:
-        standing = run.journal.standing(plan.name)
-        _require_way(plan, standing, options.retire)
+        state = run.journal.state(plan.name)
+        _require_way(plan, state, options.retire)
         self._planned, self._cluster_size = planned_parts(plan)
         self.guest, self.retire = plan.name, options.retire
         self.outgoing = Outgoing(plan.source, original_names(plan.source.path), self._planned.fingerprints[0])
-        self.incoming = _overlay(planned_overlay(plan, template.source), standing)
+        self.incoming = _overlay(planned_overlay(plan, template.source), state)
         self._plan, self._template, self._run = plan, template, run
         self._mode, self._publication = options.verify, publication
         self._detector: ChangeDetector | None = None
@@ -80,7 +80,7 @@ class ApplyTask:
         if self._detector is None:
             if self.incoming.was_published:
                 self._require_untouched(original)
-            check_unchanged(original, self._planned, self._run.journal.notes, self._mode)
+            check_unchanged(original, self._planned, self._run.journal.history, self._mode)
             self._detector = ChangeDetector(self._run.journal)
         self._detector.check_chain(original)
         self._run.check_template()
@@ -145,7 +145,7 @@ class ApplyTask:
         """Return why an overlay differs from its original: a VM wrote to it, or the original changed."""
         if self.incoming.was_published:
             return _used(self._plan, original.source.path, error)
-        changes = changes_since_planned(original, self._planned, self._run.journal.notes)
+        changes = changes_since_planned(original, self._planned, self._run.journal.history)
         if changes:
             return stale(changes)
         # Neither: then this machine cannot be trusted.
@@ -172,20 +172,20 @@ class ApplyTask:
             )
 
 
-def _overlay(planned: ImageSource, standing: Standing | None) -> IncomingFile:
+def _overlay(planned: ImageSource, state: GuestState | None) -> IncomingFile:
     """Return a guest's overlay; if an earlier run has published it, a VM may have run on it, and flattened it."""
-    if standing is None:
+    if state is None:
         return IncomingFile(planned)
-    if standing.published:
-        return IncomingFile(current_overlay(planned), standing.overlay, was_published=True)
-    return IncomingFile(planned, standing.overlay)
+    if state.published:
+        return IncomingFile(current_overlay(planned), state.overlay, was_published=True)
+    return IncomingFile(planned, state.overlay)
 
 
-def _require_way(guest: GuestPlan, standing: Standing | None, how: Retire) -> None:
-    if standing is not None and standing.goal is not Goal.APPLY and standing.step is not Step.PURGED:
+def _require_way(guest: GuestPlan, state: GuestState | None, how: Retire) -> None:
+    if state is not None and state.goal is not Goal.APPLY and state.step is not Step.PURGED:
         raise GuestError(
-            f"a `batchdiff {standing.goal}` of {guest.name} was interrupted",
-            remedy=f"Finish that first: {command(standing.goal, guest.name)}.",
+            f"a `batchdiff {state.goal}` of {guest.name} was interrupted",
+            remedy=f"Finish that first: {command(state.goal, guest.name)}.",
         )
     if guest.overlay_path == guest.source.path and how is Retire.KEEP:
         raise GuestError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from batchdiff.applying.guests.file_names import Names, where_is
+from batchdiff.applying.guests.file_names import FileNames, where_is
 from batchdiff.applying.guests.next_action import IncomingAt, OutgoingAt, Scene
 from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.outcome import Original
@@ -50,7 +50,7 @@ def incoming_at(task: SwapTask, temporary: str | None) -> IncomingAt:
     return IncomingAt.UNFINISHED if temporary is not None and os.path.lexists(temporary) else IncomingAt.NONE
 
 
-def original_at(names: Names, where: OutgoingAt) -> Original:
+def original_at(names: FileNames, where: OutgoingAt) -> Original:
     """Return what became of an original that this process has not deleted."""
     match where:
         case OutgoingAt.GONE:

@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from batchdiff.applying.checks.verify import Check, Comparison, check_used, verify
 from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guests.commands import command
-from batchdiff.applying.guests.file_names import Names, original_names
+from batchdiff.applying.guests.file_names import FileNames, original_names
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
-from batchdiff.applying.journal.records import Goal, Standing, Step
+from batchdiff.applying.journal.records import Goal, GuestState, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap.apply_task import planned_parts
@@ -46,7 +46,7 @@ class PurgeOptions:
 
 
 def purge_task(
-    guest: GuestPlan, template: PlannedImage, run: Run, standing: Standing, options: PurgeOptions
+    guest: GuestPlan, template: PlannedImage, run: Run, state: GuestState, options: PurgeOptions
 ) -> PurgeTask:
     """Return the task of purge for a guest whose original is in quarantine.
 
@@ -55,16 +55,16 @@ def purge_task(
     record, _ = planned_parts(guest)
     names = original_names(guest.source.path)
     aside = replace(names, own=names.quarantine)
-    now = fingerprint_at(aside.deleting) if standing.goal is Goal.PURGE else None
+    now = fingerprint_at(aside.deleting) if state.goal is Goal.PURGE else None
     now = now or fingerprint_at(aside.own)
-    incoming = _what_the_vm_sees(guest, template, standing)
+    incoming = _what_the_vm_sees(guest, template, state)
     if fingerprint_at(incoming.path) is None:
-        raise _all_that_is_left(guest.name, incoming.path, aside, standing)
+        raise _all_that_is_left(guest.name, incoming.path, aside, state)
     # A VM may be killed in the middle of a write, which leaves leaked clusters. A rebuilt raw image has no check.
-    soundness = Check.NONE if _is_restored(standing) else Check.LEAKS_ALLOWED
+    soundness = Check.NONE if _is_restored(state) else Check.LEAKS_ALLOWED
     return PurgeTask(
         guest=guest.name,
-        final=Step.RESTORED if _is_restored(standing) else Step.PURGED,
+        final=Step.RESTORED if _is_restored(state) else Step.PURGED,
         outgoing=Outgoing(replace(guest.source, path=aside.own), aside, now or NO_FILE),
         incoming=IncomingFile(incoming, fingerprint_at(incoming.path), was_published=True),
         planned=record.fingerprints[0],
@@ -143,10 +143,10 @@ class PurgeTask:
             ) from error
 
 
-def _all_that_is_left(guest: str, disk: str, aside: Names, standing: Standing) -> GuestError:
+def _all_that_is_left(guest: str, disk: str, aside: FileNames, state: GuestState) -> GuestError:
     """Return the error for an original whose guest has no disk: neither an overlay nor a rebuilt image."""
     back = command("restore", guest, "--discard-changes")
-    if _is_restored(standing):
+    if _is_restored(state):
         back = rename_back(aside.own if os.path.lexists(aside.own) else aside.deleting, disk)
     return GuestError(
         f"{aside.own} was not deleted",
@@ -156,15 +156,15 @@ def _all_that_is_left(guest: str, disk: str, aside: Names, standing: Standing) -
     )
 
 
-def _what_the_vm_sees(guest: GuestPlan, template: PlannedImage, standing: Standing) -> ImageSource:
-    if _is_restored(standing):
+def _what_the_vm_sees(guest: GuestPlan, template: PlannedImage, state: GuestState) -> ImageSource:
+    if _is_restored(state):
         return replace(guest.source, backing=())
     return current_overlay(planned_overlay(guest, template.source))
 
 
-def _is_restored(standing: Standing) -> bool:
+def _is_restored(state: GuestState) -> bool:
     """Return whether it is an older original that a restore left, also if a purge of it was interrupted."""
-    return not standing.published
+    return not state.published
 
 
 def _require_sound(disk: ImageSource, ended: Callable[[], bool]) -> None:

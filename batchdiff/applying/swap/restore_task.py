@@ -20,7 +20,7 @@ from batchdiff.applying.checks.verify import Check, Comparison, check_used, veri
 from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guests.guest_files import Found, find_original, find_overlay, rebuilt_is_in_place
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
-from batchdiff.applying.journal.records import Fate, Goal, Standing, Step
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap.apply_task import planned_parts
@@ -44,22 +44,22 @@ from batchdiff.plan.plan import GuestPlan, PlannedImage
 
 
 def restore_task(
-    plan: GuestPlan, template: PlannedImage, run: Run, standing: Standing, options: RestoreOptions
+    plan: GuestPlan, template: PlannedImage, run: Run, state: GuestState, options: RestoreOptions
 ) -> RestoreTask | RebuildTask:
     """Return the task of restore for a guest that apply has started to convert.
 
     :raises GuestError: nothing can be restored without losing something.
     """
-    guest = RestoredGuest(plan, template, run, standing, options)
-    overlay = find_overlay(plan, standing)
+    guest = RestoredGuest(plan, template, run, state, options)
+    overlay = find_overlay(plan, state)
     if overlay is not None and not options.discard_changes:
         check_losses(plan.name, overlay.path, options.losses)
     # An earlier restore has rebuilt the image and published it: only the overlay is left to deal with.
-    if rebuilt_is_in_place(plan, standing):
-        if overlay is None and not (standing.deleting or options.discard_changes):
+    if rebuilt_is_in_place(plan, state):
+        if overlay is None and not (state.deleting or options.discard_changes):
             raise rebuilt_only(plan.name, plan.overlay_path, plan.source.path)
         return RestoreTask(guest, overlay, guest.rebuilt(), older=guest.older())
-    original = find_original(plan, standing)
+    original = find_original(plan, state)
     # Without an overlay there is nothing to compare; without an original there is only the overlay to rebuild it.
     if overlay is None:
         return _without_overlay(guest, original)
@@ -138,14 +138,14 @@ class RestoreTask:
 
 def _without_overlay(guest: RestoredGuest, original: Found | None) -> RestoreTask:
     """Go back to the original if that loses nothing, or if the operator accepts the loss."""
-    plan, standing = guest.plan, guest.standing
-    deleted_by_us = standing.goal is Goal.RESTORE and standing.deleting
-    if standing.published and not deleted_by_us and not guest.options.discard_changes:
+    plan, state = guest.plan, guest.state
+    deleted_by_us = state.goal is Goal.RESTORE and state.deleting
+    if state.published and not deleted_by_us and not guest.options.discard_changes:
         raise overlay_missing(plan.name, plan.overlay_path, None if original is None else original.path)
     if original is None:
         raise both_missing(plan.name, plan.source.path, plan.overlay_path)
     incoming, older = guest.original(original), guest.older()
-    if incoming.ready is not None and not (standing.published or standing.moved):
+    if incoming.ready is not None and not (state.published or state.moved):
         raise quarantined_by_another(incoming.ready)
     return RestoreTask(guest, None, incoming, original, older=None if older == incoming.ready else older)
 
@@ -155,7 +155,7 @@ def _require_the_overlay(guest: RestoredGuest, overlay: Found) -> None:
 
     :raises GuestError: it is another image.
     """
-    known = guest.standing.overlay
+    known = guest.state.overlay
     if known is not None and known.is_same_file(overlay.now):
         return
     planned = planned_overlay(guest.plan, guest.template.source)
@@ -166,5 +166,5 @@ def _require_the_overlay(guest: RestoredGuest, overlay: Found) -> None:
 def _can_be_original(guest: RestoredGuest, found: Found) -> bool:
     """Return whether a file may count as the guest's original, without a comparison to prove it."""
     planned, now = planned_parts(guest.plan)[0].fingerprints[0], found.now
-    kept = found.path == guest.plan.source.path and guest.standing.fate in {None, Fate.KEPT}
+    kept = found.path == guest.plan.source.path and guest.state.fate in {None, Fate.KEPT}
     return found.proven or kept or (planned.size, planned.mtime_ns) == (now.size, now.mtime_ns)

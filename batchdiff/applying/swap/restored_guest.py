@@ -9,7 +9,7 @@ from batchdiff.applying.checks.overlay_losses import LossesAllowed
 from batchdiff.applying.guests.file_names import original_names, overlay_names
 from batchdiff.applying.guests.guest_files import Found
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
-from batchdiff.applying.journal.records import Standing
+from batchdiff.applying.journal.records import GuestState
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.applying.swap.task import Outgoing
@@ -36,7 +36,7 @@ class RestoredGuest:
     plan: GuestPlan
     template: PlannedImage
     run: Run
-    standing: Standing
+    state: GuestState
     options: RestoreOptions
 
     def outgoing(self, overlay: Found | None) -> Outgoing:
@@ -55,7 +55,7 @@ class RestoredGuest:
 
     def rebuilt(self) -> IncomingFile:
         """Return the image that an earlier restore has rebuilt."""
-        return IncomingFile(self.rebuilt_source, self.standing.rebuilt)
+        return IncomingFile(self.rebuilt_source, self.state.rebuilt)
 
     @property
     def rebuilt_source(self) -> ImageSource:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 
-from batchdiff.applying.guests.file_names import Names
+from batchdiff.applying.guests.file_names import FileNames
 from batchdiff.applying.journal.records import Goal
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError
@@ -30,7 +30,7 @@ _TOO_LONG = {
 }
 
 
-def objection(fd: int, names: Names, retire: Retire, goal: Goal = Goal.APPLY) -> Fault | None:
+def objection(fd: int, names: FileNames, retire: Retire, goal: Goal = Goal.APPLY) -> Fault | None:
     """Return why a file under its own name may not be retired in that way, and what to do; None if it may."""
     info, path = os.fstat(fd), names.own
     if retire is Retire.KEEP:

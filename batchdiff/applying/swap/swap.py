@@ -59,9 +59,9 @@ class Swap:
 
     def prepare(self) -> bool:
         """Continue until the two files must be compared; return False if that is not necessary."""
-        if self.task.goal is Goal.APPLY and not self._journal.standing.published:
+        if self.task.goal is Goal.APPLY and not self._journal.state.published:
             self._make_up_for_the_record()
-        if self._journal.standing.temporary is not None:
+        if self._journal.state.temporary is not None:
             self._discard()  # even if another verb wrote it: what it was made from still exists
         if not self.task.needs_comparison and self._outgoing.where is not OutgoingAt.GONE:
             self._image()  # nothing is compared, but before anything moves, see who uses the outgoing file
@@ -103,13 +103,13 @@ class Swap:
         """Roll back what was not published: the outgoing file gets its name back, no unfinished file stays."""
         self._verified = False
         while True:
-            scene = observe(self.task, self._journal.standing.temporary, verified=False)
+            scene = observe(self.task, self._journal.state.temporary, verified=False)
             if scene.incoming is IncomingAt.READY:
                 scene = replace(scene, incoming=IncomingAt.UNFINISHED)
             action = next_action(scene)
             if action not in {Action.PUT_BACK, Action.DISCARD}:
                 break
-            if action is Action.DISCARD and self._journal.standing.temporary is None:
+            if action is Action.DISCARD and self._journal.state.temporary is None:
                 break  # what is ready is not a new file, but an original in quarantine
             self._perform(action)
         # An apply may have died before it recorded a publication: restore must not forget that overlay.
@@ -135,7 +135,7 @@ class Swap:
     def _continue_until(self, ends: set[Action]) -> Action:
         """Take actions until the next one would be one of ``ends``, and return that one."""
         while True:
-            scene = observe(self.task, self._journal.standing.temporary, verified=self._verified)
+            scene = observe(self.task, self._journal.state.temporary, verified=self._verified)
             action = next_action(scene)
             if action in ends:
                 return action
@@ -145,10 +145,10 @@ class Swap:
             self._done.add(action)
 
     def _incoming_at(self) -> IncomingAt:
-        return incoming_at(self.task, self._journal.standing.temporary)
+        return incoming_at(self.task, self._journal.state.temporary)
 
     def _image(self) -> Image:
-        return self._outgoing.image(moved=self._journal.standing.moved)
+        return self._outgoing.image(moved=self._journal.state.moved)
 
     def _perform(self, action: Action) -> None:
         names = self.task.outgoing.names
@@ -174,12 +174,12 @@ class Swap:
 
     def _put_back(self) -> None:
         """Undo what a process that died, or this one, did to the outgoing file's name."""
-        names, standing = self.task.outgoing.names, self._journal.standing
+        names, state = self.task.outgoing.names, self._journal.state
         # If another file has its own name, such as an overlay with one name for both, it returns to quarantine.
         source, target = self._outgoing.path, names.quarantine if os.path.lexists(names.own) else names.own
         if source == target:
             raise another_file(self.task, source)
-        if self.task.goal is Goal.APPLY and not (standing.published or standing.moved):
+        if self.task.goal is Goal.APPLY and not (state.published or state.moved):
             raise quarantined_by_another(source)
         fd = open_image_file(source)
         try:
@@ -190,8 +190,8 @@ class Swap:
 
     def _discard(self) -> None:
         self.task.incoming.discarded()
-        if self._journal.standing.temporary is not None:
-            discard(self._journal.standing.temporary)
+        if self._journal.state.temporary is not None:
+            discard(self._journal.state.temporary)
         self._journal.forget_temporary()
 
     def _write(self) -> None:
@@ -199,7 +199,7 @@ class Swap:
         if not isinstance(task, Writer):  # an image that was there when this command began
             raise vanished(incoming.path)
         if os.path.lexists(incoming.path) and not is_in_place(self.task):
-            raise exists_already(self.task, leftover(self._run.journal.notes, self.task.guest))
+            raise exists_already(self.task, leftover(self._run.journal.history, self.task.guest))
         require_lasting(incoming.path)
         image = self._image()
         temporary = own_files.temporary(incoming.path)
@@ -252,7 +252,7 @@ class Swap:
     def _end(self) -> None:
         """Record the end, unless apply keeps the original or purge has recorded its own."""
         self.original = self._original()
-        recorded = self._journal.standing.step
+        recorded = self._journal.state.step
         kept_or_purged = self.task.retire is Retire.KEEP or recorded is Step.PURGED
         stays = self.task.goal is Goal.APPLY and kept_or_purged
         if not stays and recorded is not self.task.final:
@@ -263,8 +263,8 @@ class Swap:
         if self.task.goal is Goal.RESTORE:  # the overlay is deleted, and the original is back or rebuilt
             older = self.task.older
             return Original(Fate.KEPT) if older is None else Original(Fate.QUARANTINED, older)
-        where, standing = self._outgoing.where, self._journal.standing
-        ours = standing.deleting or standing.fate is Fate.DELETED
+        where, state = self._outgoing.where, self._journal.state
+        ours = state.deleting or state.fate is Fate.DELETED
         if Action.UNLINK in self._done or (where is OutgoingAt.GONE and ours):
             return Original(Fate.DELETED)
         if where is OutgoingAt.GONE and not opens(self.task.incoming.source):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from batchdiff.applying.guests.file_names import Names
+from batchdiff.applying.guests.file_names import FileNames
 from batchdiff.applying.journal.records import Goal, Step
 from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.choices import Retire
@@ -28,7 +28,7 @@ class Outgoing:
     """The file that goes: its image under its own name, its other names, and its identity."""
 
     source: ImageSource
-    names: Names
+    names: FileNames
     known: Fingerprint
 
 

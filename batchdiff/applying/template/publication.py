@@ -96,8 +96,8 @@ class Publication:
         return []
 
     def _origin(self, guest: GuestPlan) -> Origin:
-        standing = self.run.journal.standing(guest.name)
-        overlay: Fingerprint | None = None if standing is None else standing.overlay
+        state = self.run.journal.state(guest.name)
+        overlay: Fingerprint | None = None if state is None else state.overlay
         return Origin(guest.name, self.plan.checksum, self.run.session.plan_path, guest.source.path, overlay)
 
 

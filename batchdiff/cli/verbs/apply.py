@@ -13,7 +13,7 @@ from batchdiff.choices import Retire
 from batchdiff.cli.confirm import Question, confirm
 from batchdiff.cli.console import Console
 from batchdiff.cli.format_doubts import warn_of_planned_formats
-from batchdiff.cli.journal_notes import notes_of
+from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.run_session import carry_out, exit_code
 from batchdiff.files.filenames import shell_word
 from batchdiff.plan.file import read_plan
@@ -32,10 +32,10 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         guests=None if arguments.guests is None else tuple(arguments.guests),
     )
     check_options(plan, options)
-    notes = notes_of(console, arguments, plan)
-    warn_of_planned_formats(console, plan, notes, options.guests)
+    history = history_of(console, arguments, plan)
+    warn_of_planned_formats(console, plan, history, options.guests)
     if options.retire is Retire.DELETE and not arguments.yes:
-        paths = originals_to_delete(plan, options, notes)
+        paths = originals_to_delete(plan, options, history)
         if paths:
             confirm(console, "apply", Question(_WHAT, paths, _OTHERWISE))
     if options.verify is not VerifyMode.FULL:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from batchdiff.applying.guests.changed_images import changed_images
-from batchdiff.applying.journal.file import read_notes
+from batchdiff.applying.journal.file import read_history
 from batchdiff.cli.console import Console
 from batchdiff.cli.format_doubts import warn_of_planned_formats
 from batchdiff.errors import EXIT_DONE, UsageError
@@ -21,8 +21,8 @@ from batchdiff.report.plan_text import plan_text
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Run the verb."""
     plan = read_for_report(arguments.plan)
-    notes = read_notes(arguments.plan, plan.checksum)
-    stale = changed_images(plan, notes)
+    history = read_history(arguments.plan, plan.checksum)
+    stale = changed_images(plan, history)
     is_json = arguments.format == "json"
     if arguments.output is not None:
         with written_in("utf-8"):  # a file does not depend on the terminal of the command
@@ -32,9 +32,9 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         width, jobs = console.width, usable_cpus()
         text = plan_json(plan, stale=stale) if is_json else plan_text(plan, stale=stale, width=width, jobs=jobs)
         console.result(text)
-    warn_of_planned_formats(console, plan, notes)
-    if notes.published:
-        done = ", ".join(guest.name for guest in plan.guests if guest.name in notes.published)
+    warn_of_planned_formats(console, plan, history)
+    if history.published:
+        done = ", ".join(guest.name for guest in plan.guests if guest.name in history.published)
         where = f"batchdiff status {shell_word(arguments.plan)}"
         console.say(f"Converted by an earlier apply: {done}. `{where}` shows the state of each guest.")
     if console.json:  # in a large plan it sums up millions of extents

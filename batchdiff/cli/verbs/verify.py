@@ -8,7 +8,7 @@ from dataclasses import asdict
 from batchdiff.applying.health_check import examined
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.cli.console import Console
-from batchdiff.cli.journal_notes import notes_of
+from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.path_map import moved
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, VerificationError
@@ -22,9 +22,9 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     plan, path_map = moved(console, read_plan(arguments.plan), arguments)
     names = None if arguments.guests is None else tuple(arguments.guests)
     found: list[Finding] = []
-    notes = notes_of(console, arguments, plan, path_map)
+    history = history_of(console, arguments, plan, path_map)
     with stopping() as stop:
-        for finding in examined(plan, notes, names, stop, jobs=arguments.jobs or usable_cpus()):
+        for finding in examined(plan, history, names, stop, jobs=arguments.jobs or usable_cpus()):
             found.append(finding)
             console.event("finding", **asdict(finding))
     console.result(finding_text(found, width=console.width))

@@ -17,7 +17,7 @@ def stage(tmp_path, monkeypatch):
 
 
 def changed(stage):
-    return changed_images(stage.plan, stage.notes)
+    return changed_images(stage.plan, stage.history)
 
 
 def test_none(stage):

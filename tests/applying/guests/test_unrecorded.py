@@ -7,7 +7,7 @@ from stage import ASIDE, NAME, Stage
 
 from batchdiff.applying.guests import recovery
 from batchdiff.applying.guests.unrecorded import unrecorded
-from batchdiff.applying.journal.records import Notes
+from batchdiff.applying.journal.records import History
 from batchdiff.choices import Retire
 from batchdiff.plan.path_map import NOTHING_MOVED
 
@@ -20,8 +20,8 @@ def stage(tmp_path, monkeypatch):
 @pytest.mark.parametrize("retire", Retire)
 def test_a_journal_that_is_lost(stage, retire):
     stage.apply(retire)
-    found = unrecorded(stage.plan, Notes(), NOTHING_MOVED)
-    assert found == recovery.recovered(stage.plan, Notes(), NOTHING_MOVED)
+    found = unrecorded(stage.plan, History(), NOTHING_MOVED)
+    assert found == recovery.recovered(stage.plan, History(), NOTHING_MOVED)
     assert found[NAME].published
 
 
@@ -29,7 +29,7 @@ def test_an_original_in_quarantine_is_enough(stage):
     stage.apply(Retire.QUARANTINE)
     stage.overlay().unlink()
     assert stage.original(suffix=ASIDE).exists()
-    assert unrecorded(stage.plan, Notes(), NOTHING_MOVED)[NAME].published
+    assert unrecorded(stage.plan, History(), NOTHING_MOVED)[NAME].published
 
 
 @pytest.mark.parametrize("is_applied", [False, True])
@@ -37,4 +37,4 @@ def test_nothing_is_looked_for_without_a_reason(stage, monkeypatch, is_applied):
     if is_applied:
         stage.apply(Retire.QUARANTINE)
     monkeypatch.setattr(recovery, "recovered", lambda *_: pytest.fail("it was looked for"))
-    assert unrecorded(stage.plan, stage.notes, NOTHING_MOVED) == {}
+    assert unrecorded(stage.plan, stage.history, NOTHING_MOVED) == {}

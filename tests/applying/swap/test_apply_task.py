@@ -11,7 +11,7 @@ import pytest
 from batchdiff.applying.checks.verify import Check
 from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.journal.file import FrozenJournal
-from batchdiff.applying.journal.records import Goal, Notes, Standing, Step
+from batchdiff.applying.journal.records import Goal, GuestState, History, Step
 from batchdiff.applying.swap import apply_task
 from batchdiff.applying.swap.apply_task import ApplyOptions, ApplyTask, planned_parts
 from batchdiff.applying.swap.task import is_in_place
@@ -22,10 +22,10 @@ from batchdiff.qcow2.faults import FormatError
 TEMPLATE = plans.planned_image("/srv/images/template.qcow2", "qcow2")
 
 
-def task(standing=None, retire=Retire.KEEP, guest=None, verify=VerifyMode.FULL, publication=None):
-    notes = Notes() if standing is None else Notes({"web01": standing})
+def task(state=None, retire=Retire.KEEP, guest=None, verify=VerifyMode.FULL, publication=None):
+    history = History() if state is None else History({"web01": state})
     stop = types.SimpleNamespace(check=lambda: None)
-    run = types.SimpleNamespace(journal=FrozenJournal(notes), check_template=lambda: None, stop=stop)
+    run = types.SimpleNamespace(journal=FrozenJournal(history), check_template=lambda: None, stop=stop)
     return ApplyTask(guest or plans.guest_plan(), TEMPLATE, run, ApplyOptions(retire, verify), publication)
 
 
@@ -33,12 +33,12 @@ def task(standing=None, retire=Retire.KEEP, guest=None, verify=VerifyMode.FULL, 
 @pytest.mark.parametrize("step", Step)
 def test_what_another_verb_has_begun_is_carried_on_by_it(goal, step):
     """A purge that is done leaves nothing open; nor does a restore, after which apply begins anew."""
-    standing = Standing(step, goal, published=True)
+    state = GuestState(step, goal, published=True)
     if step in {Step.PURGED, Step.RESTORED}:
-        assert task(standing).goal is Goal.APPLY
+        assert task(state).goal is Goal.APPLY
         return
     with pytest.raises(GuestError, match=f"a `batchdiff {goal}` of web01 was interrupted") as caught:
-        task(standing)
+        task(state)
     assert f"`batchdiff {goal} PLAN --guest web01`" in caught.value.remedy
 
 
@@ -46,7 +46,7 @@ def test_what_another_verb_has_begun_is_carried_on_by_it(goal, step):
 @pytest.mark.parametrize("published", [False, True])
 def test_what_apply_has_begun_is_carried_on(step, published):
     overlay = plans.fingerprint(9)
-    found = task(Standing(step, overlay=overlay, published=published), Retire.DELETE)
+    found = task(GuestState(step, overlay=overlay, published=published), Retire.DELETE)
     assert found.incoming.was_published is published
     assert found.incoming.known is overlay
     assert (found.retire, found.final) == (Retire.DELETE, Step.RETIRED)
@@ -85,10 +85,10 @@ def test_of_an_overlay_that_a_vm_may_have_used_every_byte_is_compared(monkeypatc
     asked, opened = [], []
     publication = types.SimpleNamespace(ask_qemu=lambda *arguments: opened.append(arguments))
     monkeypatch.setattr(apply_task, "verify", lambda *arguments: asked.append(arguments))
-    standing = Standing(Step.PUBLISHED, published=True) if published else None
+    state = GuestState(Step.PUBLISHED, published=True) if published else None
     guest = plans.guest_plan()
     ended = object()
-    way = task(standing, verify=mode, publication=publication)
+    way = task(state, verify=mode, publication=publication)
     way.verify(types.SimpleNamespace(source=guest.source), "the overlay", ended)
     ((comparison, how, until),) = asked
     assert (comparison.outgoing, comparison.incoming) == (guest.source, "the overlay")

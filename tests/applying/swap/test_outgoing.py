@@ -12,7 +12,7 @@ from oracle import source
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.applying.journal.file import FrozenJournal
-from batchdiff.applying.journal.records import Goal, Notes
+from batchdiff.applying.journal.records import Goal, History
 from batchdiff.applying.session.stop import Stop
 from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.applying.swap.outgoing import OutgoingFile
@@ -45,7 +45,7 @@ class World:
         self.folder = folder
         self.path = notation.write_raw(folder / "vm.img", "64k:A")
         self.template, self.stop, self.unseen = Template(), Stop(), False
-        self.journal = FrozenJournal(Notes())
+        self.journal = FrozenJournal(History())
         self.checked = []
 
     def outgoing(self, retire=Retire.DELETE):
@@ -106,16 +106,16 @@ def test_a_new_ctime_is_ours_if_a_rename_was_begun(world, outgoing):
     os.chmod(world.path, 0o600)
     now = fingerprint_at(str(world.path))
     outgoing.image(moved=False)
-    assert world.journal.notes.changed == set()
+    assert world.journal.history.changed == set()
     outgoing.close()
     outgoing.image(moved=True)
-    assert world.journal.notes.changed == {now}
+    assert world.journal.history.changed == {now}
 
 
 def test_a_new_mtime_never_is(world, outgoing):
     os.utime(world.path, (1, 1))
     outgoing.image(moved=True)
-    assert world.journal.notes.changed == set()
+    assert world.journal.history.changed == set()
 
 
 @pytest.mark.parametrize("retire", Retire)

@@ -13,7 +13,7 @@ from stage import ASIDE, DELETING, GUEST, NAME, OVERLAY_ASIDE, Stage, failed, st
 
 from batchdiff.applying.checks.verify import Check
 from batchdiff.applying.journal.file import FrozenJournal
-from batchdiff.applying.journal.records import Fate, Goal, Notes, Standing, Step
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
 from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.swap import rebuild_task, restored_guest
 from batchdiff.applying.swap import restore_task as restore_module
@@ -51,14 +51,14 @@ class Scene:
         path = str(folder / "vm.img")
         own = path if in_place else str(folder / "vm.qcow2")
         self.original = NO_FILE
-        self.standing = Standing(Step.RETIRED, published=True)
+        self.state = GuestState(Step.RETIRED, published=True)
         self.guest = plans.guest_plan(name="vm", path=path, overlay_path=own)
 
     def put_overlay(self, suffix=""):
         path = f"{self.guest.overlay_path}{suffix}"
         with open(path, "wb") as file:
             file.write(self.overlay_bytes)
-        self.standing = dataclasses.replace(self.standing, overlay=fingerprint_at(path))
+        self.state = dataclasses.replace(self.state, overlay=fingerprint_at(path))
 
     def rebased(self):
         """The overlay's path, on a template that is there: QEMU will not open it otherwise."""
@@ -77,14 +77,14 @@ class Scene:
     def put_rebuilt(self):
         path = self.folder / "vm.img"
         path.write_bytes(b"a rebuilt image")
-        self.standing = dataclasses.replace(self.standing, rebuilt=fingerprint_at(str(path)), goal=Goal.RESTORE)
+        self.state = dataclasses.replace(self.state, rebuilt=fingerprint_at(str(path)), goal=Goal.RESTORE)
 
     def decide(self, options=PLAIN):
         image = dataclasses.replace(plans.planned_image(self.guest.source.path), fingerprints=(self.original,))
         self.guest = dataclasses.replace(self.guest, image=image)
-        run = types.SimpleNamespace(journal=FrozenJournal(Notes()))
+        run = types.SimpleNamespace(journal=FrozenJournal(History()))
         template = plans.planned_image(str(self.folder / "template.img"))
-        return restore_task(self.guest, template, run, self.standing, options)
+        return restore_task(self.guest, template, run, self.state, options)
 
     def words(self, options=PLAIN):
         """The task in words: what comes, how it is compared, what else may happen, what goes, what stays."""
@@ -109,7 +109,7 @@ class Scene:
             return f"original {self._suffix(incoming.ready)}"
         if incoming.known is None:
             return "rebuilt"
-        return "rebuilt before" if incoming.known is self.standing.rebuilt else "original own"
+        return "rebuilt before" if incoming.known is self.state.rebuilt else "original own"
 
     def _comparison(self, task):
         """What QEMU is asked, of the incoming file and of the overlay."""
@@ -220,7 +220,7 @@ def test_an_overlay_that_is_missing(scene, suffix):
 def test_an_overlay_that_restore_has_deleted(scene, suffix):
     """It was about to be unlinked, so that it is gone was our doing: nothing is asked of the operator."""
     scene.put_original(suffix)
-    scene.standing = dataclasses.replace(scene.standing, goal=Goal.RESTORE, deleting=True)
+    scene.state = dataclasses.replace(scene.state, goal=Goal.RESTORE, deleting=True)
     where = "own" if not suffix else "original"
     assert scene.words() == f"original {where}, unseen, or nothing, no overlay, nothing stays"
 
@@ -232,7 +232,7 @@ def test_an_overlay_that_restore_has_deleted(scene, suffix):
 def test_an_overlay_that_nobody_is_known_to_have_deleted(scene, noted):
     """The same without the note, or with one that was about the original."""
     scene.put_original(ASIDE)
-    scene.standing = dataclasses.replace(scene.standing, **noted)
+    scene.state = dataclasses.replace(scene.state, **noted)
     with pytest.raises(GuestError, match="is missing, with what its VM wrote since"):
         scene.decide()
 
@@ -241,7 +241,7 @@ def test_an_overlay_that_nobody_is_known_to_have_deleted(scene, noted):
 def test_what_was_never_published(scene, suffix):
     """Apply died before: the original gets its name back."""
     scene.put_original(suffix)
-    scene.standing = Standing(Step.RETIRING, moved=True)
+    scene.state = GuestState(Step.RETIRING, moved=True)
     where = suffix.removeprefix(".batchdiff-") or "own"
     assert scene.words() == f"original {where}, unseen, or nothing, no overlay, nothing stays"
 
@@ -249,7 +249,7 @@ def test_what_was_never_published(scene, suffix):
 def test_a_file_at_the_overlays_path_that_was_never_published_is_somebody_elses(beside):
     beside.put_original()
     beside.put_overlay()
-    beside.standing = Standing(Step.CHECKED, temporary="/x")
+    beside.state = GuestState(Step.CHECKED, temporary="/x")
     assert beside.words() == "original own, unseen, or nothing, no overlay, nothing stays"
 
 
@@ -272,7 +272,7 @@ def test_a_rebuilt_image_whose_overlay_has_gone(scene, older, options):
     if older:
         scene.put_original(ASIDE)
     stays = "stays original" if older else "nothing stays"
-    scene.standing = dataclasses.replace(scene.standing, deleting=True)
+    scene.state = dataclasses.replace(scene.state, deleting=True)
     assert scene.words(options) == f"rebuilt before, unseen, or nothing, no overlay, {stays}"
 
 
@@ -288,7 +288,7 @@ def test_an_original_that_got_its_name_back_is_no_rebuilt_image(beside):
     """The journal has its identity in the same place."""
     beside.put_original()
     beside.put_overlay()
-    beside.standing = dataclasses.replace(beside.standing, rebuilt=beside.original, goal=Goal.RESTORE)
+    beside.state = dataclasses.replace(beside.state, rebuilt=beside.original, goal=Goal.RESTORE)
     assert beside.words() == "original own, identical, or two disks, overlay own, nothing stays"
 
 
@@ -369,9 +369,9 @@ def test_notes_of_a_rebuilt_image(tmp_path, monkeypatch):
     stage.use()
     (outcome,) = stage.restore()
     assert outcome.original.fate is Fate.REBUILT
-    notes = " ".join(outcome.remarks)
-    assert f"The older original is still {stage.original(suffix=ASIDE)}" in notes
-    assert stage.notes.standings[NAME].aside == str(stage.original(suffix=ASIDE))
+    history = " ".join(outcome.remarks)
+    assert f"The older original is still {stage.original(suffix=ASIDE)}" in history
+    assert stage.history.states[NAME].aside == str(stage.original(suffix=ASIDE))
 
 
 def test_no_space_is_noticed_before_the_first_byte(stage, monkeypatch):

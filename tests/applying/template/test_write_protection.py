@@ -10,7 +10,7 @@ import pytest
 from clocks import wait_for_another_ctime
 from oracle import source
 
-from batchdiff.applying.journal.file import Journal, read_notes
+from batchdiff.applying.journal.file import Journal, read_history
 from batchdiff.applying.template.write_protection import note_interrupted, protect
 from batchdiff.image.open import open_image
 
@@ -36,7 +36,7 @@ def opened(path, *below):
 
 def changed(tmp_path):
     """The fingerprints that the journal's file has as ours."""
-    return read_notes(str(tmp_path / "fleet.plan.json"), CHECKSUM).changed
+    return read_history(str(tmp_path / "fleet.plan.json"), CHECKSUM).changed
 
 
 class KilledError(BaseException):
@@ -72,7 +72,7 @@ def test_what_cannot_be_written_anyway_is_left_alone(path, tmp_path, journal):
     with opened(path) as image:
         assert protect(image, journal) == ()
     assert stat.S_IMODE(path.stat().st_mode) == 0o555
-    assert not journal.notes.protecting
+    assert not journal.history.protecting
     assert changed(tmp_path) == set()
 
 
