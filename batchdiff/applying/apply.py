@@ -9,7 +9,7 @@ from batchdiff.applying.at_once import at_once
 from batchdiff.applying.checks.space import check_space
 from batchdiff.applying.checks.verify import require_judges
 from batchdiff.applying.checks.verify_mode import VerifyMode
-from batchdiff.applying.guest_results import converted, not_converted, with_way_back
+from batchdiff.applying.guest_results import apply_outcome, skipped_outcome, with_way_back
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.journal.records import Fate, History, Step
 from batchdiff.applying.pipeline import run_swaps
@@ -63,9 +63,9 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         for guest in guests:
             if guest.verdict is Verdict.CONVERT:
                 history = session.journal.history
-                yield converted(guest, with_way_back(next(results), guest, history), history)
+                yield apply_outcome(guest, with_way_back(next(results), guest, history), history)
             else:
-                yield not_converted(guest)
+                yield skipped_outcome(guest)
 
 
 def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
@@ -74,7 +74,7 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
     :raises UsageError: they do.
     :raises ProgramError: qemu-img is needed and missing.
     """
-    guests = chosen(plan, options.guests)
+    guests = choose_guests(plan, options.guests)
     if options.retire is Retire.DELETE and options.verify is not VerifyMode.FULL:
         raise UsageError(
             "originals are only deleted after full verification",
@@ -88,7 +88,7 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
 def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> list[str]:
     """Return the paths of the originals that an apply would delete, also of those that are in quarantine."""
     found = []
-    for guest in chosen(plan, options.guests):
+    for guest in choose_guests(plan, options.guests):
         state = history.states.get(guest.name)
         done = state is not None and (state.step is Step.PURGED or state.fate in _NOT_THERE)
         if guest.verdict is Verdict.CONVERT and not done:
@@ -128,7 +128,7 @@ def _is_published(guest: GuestPlan, session: Session) -> bool:
     return state is not None and state.published
 
 
-def chosen(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
+def choose_guests(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
     """Return the guests with these names, or all, in the plan's order.
 
     :raises UsageError: the plan has no guest with one of the names.

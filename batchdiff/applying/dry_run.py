@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from batchdiff.applying.checks.no_dependents import require_no_dependents
 from batchdiff.applying.checks.space import check_space_for_image
 from batchdiff.applying.checks.verify import require_judges
-from batchdiff.applying.guest_results import kept_for
+from batchdiff.applying.guest_results import kept_outcome
 from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.applying.journal.records import GuestState
 from batchdiff.applying.pipeline import EXPECTED, as_reported
@@ -102,7 +102,7 @@ def _dry_run(
             except StopError:
                 raise
             except DifferenceError as error:
-                yield kept_for(guest.name, error)
+                yield kept_outcome(guest.name, error)
             except EXPECTED as error:
                 reported = as_reported(guest.name, error)
                 yield GuestOutcome(guest.name, Status.FAILED, str(reported), exit_code=reported.exit_code)

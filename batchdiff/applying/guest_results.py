@@ -18,14 +18,14 @@ from batchdiff.image.storage.allocation import allocated_bytes
 from batchdiff.plan.plan import GuestPlan, Verdict
 
 
-def not_converted(guest: GuestPlan) -> GuestOutcome:
+def skipped_outcome(guest: GuestPlan) -> GuestOutcome:
     """Return the outcome of a guest that the plan does not convert."""
     skipped = guest.verdict is Verdict.SKIP
     status = Status.SKIPPED if skipped else Status.REFUSED
     return GuestOutcome(guest.name, status, guest.reason, exit_code=0 if skipped else 1)
 
 
-def failed(result: SwapResult) -> GuestOutcome:
+def failure_outcome(result: SwapResult) -> GuestOutcome:
     """Return the outcome of a guest that failed."""
     error = result.error
     if error is None:
@@ -33,7 +33,7 @@ def failed(result: SwapResult) -> GuestOutcome:
     return GuestOutcome(result.guest, Status.FAILED, str(error), exit_code=error.exit_code)
 
 
-def converted(guest: GuestPlan, result: SwapResult, history: History) -> GuestOutcome:
+def apply_outcome(guest: GuestPlan, result: SwapResult, history: History) -> GuestOutcome:
     """Return the outcome of a guest under apply; after a failure, with what an earlier run has done."""
     if result.error is not None or result.swap is None:
         return _not_continued(guest, result, history)
@@ -49,7 +49,7 @@ def converted(guest: GuestPlan, result: SwapResult, history: History) -> GuestOu
 
 def _not_continued(guest: GuestPlan, result: SwapResult, history: History) -> GuestOutcome:
     """Return the outcome of a guest that failed; an earlier run may have published its overlay."""
-    outcome, state = failed(result), history.under_way(guest.name)
+    outcome, state = failure_outcome(result), history.under_way(guest.name)
     if state is None or not state.published:
         return outcome
     outcome = replace(outcome, original=_original_now(guest, state))
@@ -100,11 +100,11 @@ def _status(done: frozenset[Action]) -> Status:
     return Status.RETIRED if done & {Action.QUARANTINE, Action.UNLINK} else Status.UNCHANGED
 
 
-def undone(guest: GuestPlan, result: SwapResult, status: Status, history: History) -> GuestOutcome:
+def undo_outcome(guest: GuestPlan, result: SwapResult, status: Status, history: History) -> GuestOutcome:
     """Return the outcome of a guest that was restored or purged, or that failed."""
     if result.error is not None or result.swap is None:
         state = history.under_way(guest.name)
-        outcome = failed(result)
+        outcome = failure_outcome(result)
         return outcome if state is None else replace(outcome, original=_original_now(guest, state))
     done = result.swap
     original = done.original
@@ -113,7 +113,7 @@ def undone(guest: GuestPlan, result: SwapResult, status: Status, history: Histor
     return GuestOutcome(result.guest, status, original=original, remarks=tuple(done.remarks))
 
 
-def kept_for(guest: str, error: DifferenceError) -> GuestOutcome:
+def kept_outcome(guest: str, error: DifferenceError) -> GuestOutcome:
     """Return the outcome of a guest whose original stays in quarantine, because the two differ by now."""
     purge = command("purge", guest, "--used")
     reason = f"its VM has run on the overlay since ({error.what}). To delete the original too: {purge}"

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from batchdiff.applying.apply import chosen
+from batchdiff.applying.apply import choose_guests
 from batchdiff.applying.at_once import at_once
 from batchdiff.applying.checks.verify import Check, Comparison, check_used, require_judges, verify
 from batchdiff.applying.checks.verify_mode import VerifyMode
@@ -49,7 +49,7 @@ from batchdiff.linux.call_failures import explained
 from batchdiff.plan.plan import GuestPlan, Plan
 
 
-def examined(
+def check_health(
     plan: Plan, history: History, names: tuple[str, ...] | None, stop: Stop, *, jobs: int = 1
 ) -> Iterator[Finding]:
     """Yield the finding for the template, then one for each guest whose overlay was published.
@@ -59,7 +59,7 @@ def examined(
     :raises UsageError: the plan has no guest with one of the names.
     :raises ProgramError: qemu-img is missing.
     """
-    guests = chosen(plan, names)
+    guests = choose_guests(plan, names)
     require_judges()
     converted = [(guest, state) for guest in guests if (state := history.under_way(guest.name))]
     converted = [(guest, state) for guest, state in converted if state.published]

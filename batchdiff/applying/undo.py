@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
-from batchdiff.applying.apply import chosen
+from batchdiff.applying.apply import choose_guests
 from batchdiff.applying.at_once import at_once
 from batchdiff.applying.checks.verify import require_judges
-from batchdiff.applying.guest_results import kept_for, undone, with_way_back
+from batchdiff.applying.guest_results import kept_outcome, undo_outcome, with_way_back
 from batchdiff.applying.guests.commands import commands
 from batchdiff.applying.guests.next_action import Action
 from batchdiff.applying.guests.whole_originals import originals_first
@@ -97,7 +97,7 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
         if result.error is None and swap is not None and Action.WRITE in swap.done:
             swap.remarks += _starts_like_another_format(guest)
         history = session.journal.history
-        yield undone(guest, with_way_back(result, guest, history), Status.RESTORED, history)
+        yield undo_outcome(guest, with_way_back(result, guest, history), Status.RESTORED, history)
 
 
 def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
@@ -112,10 +112,10 @@ def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
 
     for guest, result in _results(session, found, task_of):
         if isinstance(result.error, DifferenceError):
-            yield kept_for(result.guest, result.error)
+            yield kept_outcome(result.guest, result.error)
         else:
             history = session.journal.history
-            yield undone(guest, with_way_back(result, guest, history), Status.PURGED, history)
+            yield undo_outcome(guest, with_way_back(result, guest, history), Status.PURGED, history)
 
 
 def _chosen(
@@ -124,7 +124,7 @@ def _chosen(
     names: tuple[str, ...] | None,
     wanted: Callable[[GuestState], bool],
 ) -> Chosen:
-    guests = [(guest, states.get(guest.name)) for guest in chosen(plan, names)]
+    guests = [(guest, states.get(guest.name)) for guest in choose_guests(plan, names)]
     found = [(guest, state) for guest, state in guests if state is not None and wanted(state)]
     if names is not None and len(found) < len(set(names)):
         left = set(names) - {guest.name for guest, _ in found}

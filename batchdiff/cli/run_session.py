@@ -56,7 +56,7 @@ class Announcer:
         except UsageError as error:
             self.unheard.append(error)
 
-    def arrival(self, guest: GuestPlan, outcome: GuestOutcome) -> None:
+    def report_guest(self, guest: GuestPlan, outcome: GuestOutcome) -> None:
         """Report that a guest is finished."""
         try:
             self.console.event(
@@ -91,7 +91,7 @@ def carry_out(
         try:
             for outcome in work(session):
                 outcomes.append(outcome)
-                announcer.arrival(guests[outcome.name], outcome)
+                announcer.report_guest(guests[outcome.name], outcome)
         except StopError as error:
             names = ", ".join(outcome.name for outcome in outcomes) or "none"
             raise StopError(
@@ -122,7 +122,7 @@ def dry_run(
     with stopping() as stop:
         for outcome in work(Session(plan, FrozenJournal(history), announcer, stop, arguments.unseen)):
             outcomes.append(outcome)
-            announcer.arrival(guests[outcome.name], outcome)
+            announcer.report_guest(guests[outcome.name], outcome)
     if announcer.unheard:
         raise announcer.unheard[0]
     return outcomes

@@ -11,7 +11,7 @@ import pytest
 from stage import ASIDE, DELETING, NAME, Stage, failed, status
 
 from batchdiff.applying import apply as executor
-from batchdiff.applying.apply import check_options, chosen, originals_to_delete
+from batchdiff.applying.apply import check_options, choose_guests, originals_to_delete
 from batchdiff.applying.checks.space import Room
 from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.journal.records import History
@@ -33,11 +33,11 @@ def stage(tmp_path, monkeypatch):
 
 
 def test_chosen_guests():
-    assert [guest.name for guest in chosen(PLAN, None)] == ["web01", "web02", "web03"]
-    assert [guest.name for guest in chosen(PLAN, ("web03", "web01"))] == ["web01", "web03"]
-    assert chosen(PLAN, ()) == []
+    assert [guest.name for guest in choose_guests(PLAN, None)] == ["web01", "web02", "web03"]
+    assert [guest.name for guest in choose_guests(PLAN, ("web03", "web01"))] == ["web01", "web03"]
+    assert choose_guests(PLAN, ()) == []
     with pytest.raises(UsageError, match="called db, mail") as caught:
-        chosen(PLAN, ("db", "web01", "mail"))
+        choose_guests(PLAN, ("db", "web01", "mail"))
     assert "web01, web02, web03" in caught.value.remedy
 
 

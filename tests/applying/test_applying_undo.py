@@ -11,7 +11,7 @@ from oracle import assert_same
 from stage import ASIDE, GUEST, NAME, Stage, status
 
 from batchdiff.applying.dry_run import dry_run_purge, dry_run_restore
-from batchdiff.applying.health_check import examined
+from batchdiff.applying.health_check import check_health
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
 from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.session.stop import Stop
@@ -92,7 +92,7 @@ def rehearse_purge(stage):
 
 
 def verify(stage):
-    return list(examined(stage.plan, stage.history, None, Stop()))
+    return list(check_health(stage.plan, stage.history, None, Stop()))
 
 
 VERBS = {

@@ -11,7 +11,7 @@ from stage import ASIDE, TEMPLATE, Stage
 from batchdiff.applying import health_check
 from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.status import Written
-from batchdiff.applying.health_check import examined
+from batchdiff.applying.health_check import check_health
 from batchdiff.applying.results.finding import Health
 from batchdiff.applying.session.stop import Stop
 from batchdiff.choices import Retire
@@ -30,7 +30,7 @@ def quarantined(stage):
 
 
 def findings(stage, names=None):
-    return list(examined(stage.plan, stage.history, names, Stop()))
+    return list(check_health(stage.plan, stage.history, names, Stop()))
 
 
 def template(stage):
@@ -289,4 +289,4 @@ def test_stopped(tmp_path, monkeypatch, where):
             stage.judge.refuses["web.qcow2"] = StopError("interrupted")
     seen = []
     with pytest.raises(StopError):
-        seen.extend(each.name for each in examined(stage.plan, stage.history, None, stop))
+        seen.extend(each.name for each in check_health(stage.plan, stage.history, None, stop))

@@ -19,7 +19,7 @@ import batchdiff
 from batchdiff.applying.checks.no_dependents import require_no_dependents
 from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.status import TemplateIs
-from batchdiff.applying.health_check import examined
+from batchdiff.applying.health_check import check_health
 from batchdiff.applying.journal.file import Journal, read_history
 from batchdiff.applying.results.finding import Health
 from batchdiff.applying.results.outcome import Status
@@ -153,7 +153,7 @@ def change(stage):
 def told(stage, verb):
     """What a verb says of the template."""
     if verb == "verify":
-        found = next(iter(examined(stage.plan, stage.history, None, Stop())))
+        found = next(iter(check_health(stage.plan, stage.history, None, Stop())))
         assert found.health is Health.DAMAGED
         return found.why
     with pytest.raises(BatchdiffError) as caught:
@@ -205,7 +205,7 @@ def test_a_damaged_overlay(stage, verb):
     prepared(stage, "purge")
     os.truncate(stage.overlay(), 300_000)
     if verb == "verify":
-        _, found = examined(stage.plan, stage.history, None, Stop())
+        _, found = check_health(stage.plan, stage.history, None, Stop())
         assert found.health is Health.DAMAGED
         said = found.why
     else:
@@ -222,7 +222,7 @@ def test_a_copy_of_an_overlay_is_as_good(stage, goes_on):
     shutil.copyfile(stage.overlay(), copy)
     os.utime(copy, (1, 1))
     copy.rename(stage.overlay())
-    assert [each.health for each in examined(stage.plan, stage.history, None, Stop())] == [Health.SOUND] * 2
+    assert [each.health for each in check_health(stage.plan, stage.history, None, Stop())] == [Health.SOUND] * 2
     assert status(carried_out(stage, goes_on)) is ENDS[goes_on]
 
 

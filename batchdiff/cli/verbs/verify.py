@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from batchdiff.applying.health_check import examined
+from batchdiff.applying.health_check import check_health
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.cli.console import Console
 from batchdiff.cli.journal_history import history_of
@@ -24,7 +24,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     found: list[Finding] = []
     history = history_of(console, arguments, plan, path_map)
     with stopping() as stop:
-        for finding in examined(plan, history, names, stop, jobs=arguments.jobs or usable_cpus()):
+        for finding in check_health(plan, history, names, stop, jobs=arguments.jobs or usable_cpus()):
             found.append(finding)
             console.event("finding", **asdict(finding))
     console.result(finding_text(found, width=console.width))

@@ -13,7 +13,7 @@ from stage import ASIDE, DELETING, GUEST, NAME, TEMPLATE, Stage, failed
 
 from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.status import status_rows
-from batchdiff.applying.health_check import examined
+from batchdiff.applying.health_check import check_health
 from batchdiff.applying.results.finding import Health
 from batchdiff.applying.session.stop import Stop
 from batchdiff.applying.swap import swap
@@ -126,7 +126,7 @@ def assert_ended(stage: Stage, scene: Scene) -> None:
     form = "qcow2" if _OVERLAY in scene.left else "raw"
     assert_same(stage.content(final, form), expected_content(scene))
     assert stat.S_IMODE(stage.template.stat().st_mode) & 0o222 == 0
-    findings = list(examined(stage.plan, stage.history, None, Stop()))
+    findings = list(check_health(stage.plan, stage.history, None, Stop()))
     assert {each.health for each in findings} == {Health.SOUND}
 
 
