@@ -14,7 +14,7 @@ from batchdiff.applying import apply as executor
 from batchdiff.applying.apply import check_options, choose_guests, originals_to_delete
 from batchdiff.applying.checks.space import Room
 from batchdiff.applying.checks.verify_mode import VerifyMode
-from batchdiff.applying.journal.records import History
+from batchdiff.applying.journal.records import Goal, GuestState, History, Step
 from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.swap.apply_task import ApplyOptions
 from batchdiff.choices import Retire
@@ -60,6 +60,8 @@ def test_no_original_is_deleted_that_purge_has_deleted_or_a_plan_refuses(stage):
     stage.purge()
     stage.original().write_bytes(b"another file")
     assert originals_to_delete(stage.plan, ApplyOptions(Retire.DELETE), stage.history) == []
+    purged = History({NAME: GuestState(Step.PURGED, Goal.PURGE, published=True)})  # by an older batchdiff
+    assert originals_to_delete(stage.plan, ApplyOptions(Retire.DELETE), purged) == []
     refused = plans.small_plan(plans.refused_guest(path=str(stage.original())))
     assert originals_to_delete(refused, ApplyOptions(Retire.DELETE), History()) == []
 

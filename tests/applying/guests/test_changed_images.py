@@ -8,7 +8,9 @@ import pytest
 from stage import Stage
 
 from batchdiff.applying.guests.changed_images import changed_images
+from batchdiff.applying.journal.records import History
 from batchdiff.choices import Retire
+from batchdiff.files.fingerprint import fingerprint_at
 
 
 @pytest.fixture
@@ -45,3 +47,11 @@ def test_what_batchdiff_did_does_not_count(stage):
     stage.template.chmod(0o644)
     (notice,) = changed(stage)
     assert notice.startswith(f"{stage.template}: ")
+
+
+def test_a_guest_whose_name_batchdiff_gave_back_does_not_count(stage):
+    """Its ctime is new, as the journal records."""
+    stage.original().chmod(0o600)
+    assert len(changed(stage)) == 1
+    now = fingerprint_at(str(stage.original()))
+    assert changed_images(stage.plan, History(changed={now})) == []
