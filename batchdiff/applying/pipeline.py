@@ -50,7 +50,7 @@ class SwapResult:
 
 @dataclass(slots=True)
 class _InProgress:
-    guest: str
+    name: str
     swap: Swap | None = None
     verdict: Future[None] | None = None
     error: Exception | None = None
@@ -125,15 +125,15 @@ def _end(ahead: deque[_InProgress], run: Run) -> SwapResult:
         raise
     except EXPECTED as error:
         _undo(guest)
-        reported = as_reported(guest.guest, error)
+        reported = as_reported(guest.name, error)
         if not _is_kept(guest, error):
             with contextlib.suppress(OSError):
-                run.journal.record_failure(guest.guest, str(reported))
-        return SwapResult(guest.guest, guest.swap, reported)
+                run.journal.record_failure(guest.name, str(reported))
+        return SwapResult(guest.name, guest.swap, reported)
     except BaseException:
         _undo(guest)
         raise
-    return SwapResult(guest.guest, guest.swap)
+    return SwapResult(guest.name, guest.swap)
 
 
 def _await(guest: _InProgress, waiting: Iterable[_InProgress]) -> None:

@@ -33,7 +33,7 @@ def recovered(plan: Plan, history: History, path_map: PathMap = NOTHING_MOVED) -
     origins = {path: origin for sidecar in sidecars for path, origin in sidecar.overlays.items()}
     found = {}
     for guest in plan.guests:
-        if guest.verdict is not Verdict.CONVERT or _is_noted(guest.name, history):
+        if guest.verdict is not Verdict.CONVERT or _is_known(guest.name, history):
             continue
         origin = origins.get(guest.overlay_path)
         if guest.name in history.states and not _is_recorded(guest, origin, plan):
@@ -44,7 +44,7 @@ def recovered(plan: Plan, history: History, path_map: PathMap = NOTHING_MOVED) -
     return found
 
 
-def _is_noted(name: str, history: History) -> bool:
+def _is_known(name: str, history: History) -> bool:
     """Return whether a journal knows that an overlay was published, or that restore has ended the conversion."""
     state = history.states.get(name)
     if state is None:

@@ -129,7 +129,7 @@ def _held(path: str, *, create: bool) -> Iterator[None]:
 def _older(path: str, converted: Converted) -> _Older | None:
     """Return the plan at a path if it can still be undone."""
     head = plan_head(path)
-    noted = _noted_plan(path)
+    noted = _plan_of_journal(path)
     checksum = noted if head is None else head.checksum
     history = read_history(path, checksum)
     guests: Guests = _by_fate(history)
@@ -142,7 +142,7 @@ def _older(path: str, converted: Converted) -> _Older | None:
     return _Older(checksum, "" if head is None else head.created, journal, guests)
 
 
-def _noted_plan(path: str) -> str:
+def _plan_of_journal(path: str) -> str:
     """Return the checksum of the plan that the journal beside a plan belongs to; empty if that cannot be known."""
     line = beginning(f"{path}{_JOURNAL}").partition(b"\n")[0]
     with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):

@@ -50,7 +50,9 @@ def _who_may(path: str) -> str:
     return "Have root run" if lacking_ownership(Deed.CHANGE_MODE, path) else "Remove it yourself:"
 
 
-def note_interrupted(template: Image, planned: tuple[Fingerprint, ...], journal: Journal | FrozenJournal) -> None:
+def record_interrupted(
+    template: Image, planned: tuple[Fingerprint, ...], journal: Journal | FrozenJournal
+) -> None:
     """Record the new ctime for an apply that died right after removing a file's write bits."""
     for layer, before in zip(template.layers, planned, strict=True):
         now = layer.fingerprint()
