@@ -16,7 +16,7 @@ from batchdiff.applying.guest_results import kept_outcome
 from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.applying.journal.records import GuestState
 from batchdiff.applying.pipeline import EXPECTED, as_reported
-from batchdiff.applying.restore_without_template import NOTHING_READS_IT, split_by_reading
+from batchdiff.applying.restore_without_template import NOTHING_READS_IT, GuestWithState, split_by_reading
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.session import Run, Session, template_held
 from batchdiff.applying.swap.outgoing import OutgoingFile
@@ -25,7 +25,7 @@ from batchdiff.applying.swap.restore_task import restore_task
 from batchdiff.applying.swap.restored_guest import RestoreOptions
 from batchdiff.applying.swap.task import SwapTask
 from batchdiff.applying.template.check import accept_template
-from batchdiff.applying.undo import Chosen, purgeable, require_decision, restorable, why_template_is_lost
+from batchdiff.applying.undo import purgeable, require_decision, restorable, why_template_is_lost
 from batchdiff.errors import DifferenceError, StopError
 from batchdiff.plan.plan import GuestPlan
 
@@ -88,7 +88,10 @@ _Report = Callable[[GuestPlan, SwapTask], GuestOutcome]
 
 
 def _dry_run(
-    session: Session, found: Chosen, make: Callable[[Run, GuestPlan, GuestState], SwapTask], report: _Report
+    session: Session,
+    found: list[GuestWithState],
+    make: Callable[[Run, GuestPlan, GuestState], SwapTask],
+    report: _Report,
 ) -> Iterator[GuestOutcome]:
     if not found:
         return

@@ -34,8 +34,8 @@ from batchdiff.image.open import inspect, open_image
 from batchdiff.linux.call_failures import AGAIN, how_to_remove
 from batchdiff.plan.plan import GuestPlan, Plan
 
-Started: TypeAlias = tuple[GuestPlan, GuestState]
-"""A guest that apply has started to convert, and where it stands."""
+GuestWithState: TypeAlias = tuple[GuestPlan, GuestState]
+"""A guest that apply has started to convert, and how far it has come."""
 
 NOTHING_READS_IT = "its original would get its name back; its overlay, which cannot be read now, would stay"
 WITHOUT_TEMPLATE = "without its template it cannot be read"
@@ -43,7 +43,7 @@ DAMAGED = "it cannot be read"
 """The reasons why an overlay stays."""
 
 
-def split_by_reading(found: list[Started], plan: Plan) -> tuple[list[Started], list[Started]]:
+def split_by_reading(found: list[GuestWithState], plan: Plan) -> tuple[list[GuestWithState], list[GuestWithState]]:
     """Return the guests whose overlays can be read or are missing, and those whose overlays cannot be read."""
     damaged = [each for each in found if _cannot_be_read(*each, plan)]
     return [each for each in found if each not in damaged], damaged
@@ -63,7 +63,7 @@ def _cannot_be_read(guest: GuestPlan, state: GuestState, plan: Plan) -> bool:
     return False
 
 
-def restore_without_template(session: Session, found: list[Started], why: str) -> Iterator[GuestOutcome]:
+def restore_without_template(session: Session, found: list[GuestWithState], why: str) -> Iterator[GuestOutcome]:
     """Go back to each original, and yield the outcomes; one guest that fails does not stop the others.
 
     ``why``: the reason to report for overlays that stay.

@@ -17,6 +17,7 @@ from batchdiff.applying.pipeline import SwapResult, run_swaps
 from batchdiff.applying.restore_without_template import (
     DAMAGED,
     WITHOUT_TEMPLATE,
+    GuestWithState,
     restore_without_template,
     split_by_reading,
 )
@@ -34,11 +35,8 @@ from batchdiff.image.open import inspect, open_image
 from batchdiff.image_source import ImageFormat
 from batchdiff.plan.plan import GuestPlan, Plan
 
-Chosen = list[tuple[GuestPlan, GuestState]]
-"""Guests that a verb can do something for, each with its state."""
 
-
-def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> Chosen:
+def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
     """Return the guests that restore can do something for, of those names or of all.
 
     :raises UsageError: no guest has such a name, or there is nothing to restore for it.
@@ -56,7 +54,7 @@ def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...]
     return _chosen(plan, states, names, is_started)
 
 
-def purgeable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> Chosen:
+def purgeable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
     """Return the guests whose originals are in quarantine, of those names or of all.
 
     :raises UsageError: no guest has such a name, or its original is not in quarantine.
@@ -123,7 +121,7 @@ def _chosen(
     states: dict[str, GuestState],
     names: tuple[str, ...] | None,
     wanted: Callable[[GuestState], bool],
-) -> Chosen:
+) -> list[GuestWithState]:
     guests = [(guest, states.get(guest.name)) for guest in choose_guests(plan, names)]
     found = [(guest, state) for guest, state in guests if state is not None and wanted(state)]
     if names is not None and len(found) < len(set(names)):
@@ -136,7 +134,7 @@ def _chosen(
 
 
 def _results(
-    session: Session, found: Chosen, task_of: Callable[[Run, GuestPlan, GuestState], SwapTask]
+    session: Session, found: list[GuestWithState], task_of: Callable[[Run, GuestPlan, GuestState], SwapTask]
 ) -> Iterator[tuple[GuestPlan, SwapResult]]:
     plan = session.plan
     discard_unfinished(plan)
@@ -166,7 +164,9 @@ def why_template_is_lost(session: Session) -> BatchdiffError | None:
     return None
 
 
-def require_decision(session: Session, found: Chosen, options: RestoreOptions, lost: BatchdiffError) -> None:
+def require_decision(
+    session: Session, found: list[GuestWithState], options: RestoreOptions, lost: BatchdiffError
+) -> None:
     """Require `--discard-changes` if the template is lost: without it no overlay can be read.
 
     :raises BatchdiffError: the option is missing.
