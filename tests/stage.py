@@ -28,8 +28,8 @@ from batchdiff.applying.session.session import Session
 from batchdiff.applying.session.stop import Stop
 from batchdiff.applying.swap import retire as retiring
 from batchdiff.applying.swap.apply_task import ApplyOptions
+from batchdiff.applying.swap.guest_to_restore import RestoreOptions
 from batchdiff.applying.swap.purge_task import PurgeOptions
-from batchdiff.applying.swap.restored_guest import RestoreOptions
 from batchdiff.applying.undo import purge, restore
 from batchdiff.choices import Retire
 from batchdiff.errors import DifferenceError

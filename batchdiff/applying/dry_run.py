@@ -19,10 +19,10 @@ from batchdiff.applying.pipeline import EXPECTED, as_reported
 from batchdiff.applying.restore_without_template import NOTHING_READS_IT, GuestWithState, split_by_reading
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.session import Run, Session, template_held
+from batchdiff.applying.swap.guest_to_restore import RestoreOptions
 from batchdiff.applying.swap.outgoing import OutgoingFile
 from batchdiff.applying.swap.purge_task import PurgeOptions, purge_task
 from batchdiff.applying.swap.restore_task import restore_task
-from batchdiff.applying.swap.restored_guest import RestoreOptions
 from batchdiff.applying.swap.task import SwapTask
 from batchdiff.applying.template.check import accept_template
 from batchdiff.applying.undo import purgeable, require_decision, restorable, why_template_is_lost

@@ -23,9 +23,9 @@ from batchdiff.applying.restore_without_template import (
 )
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.session import Run, Session, template_held
+from batchdiff.applying.swap.guest_to_restore import RestoreOptions
 from batchdiff.applying.swap.purge_task import PurgeOptions, purge_task
 from batchdiff.applying.swap.restore_task import restore_task
-from batchdiff.applying.swap.restored_guest import RestoreOptions
 from batchdiff.applying.swap.task import SwapTask
 from batchdiff.applying.template.check import accept_template, doubt, require_content
 from batchdiff.applying.template.sidecar import discard_unfinished

@@ -15,8 +15,8 @@ from batchdiff.applying.health_check import check_health
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
 from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.session.stop import Stop
+from batchdiff.applying.swap.guest_to_restore import RestoreOptions
 from batchdiff.applying.swap.purge_task import PurgeOptions
-from batchdiff.applying.swap.restored_guest import RestoreOptions
 from batchdiff.applying.template import check as template_module
 from batchdiff.applying.undo import purgeable, restorable
 from batchdiff.choices import Retire

@@ -15,8 +15,8 @@ from batchdiff.applying.journal.records import Goal, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.applying.swap import retire
 from batchdiff.applying.swap.apply_task import planned_parts
+from batchdiff.applying.swap.guest_to_restore import GuestToRestore
 from batchdiff.applying.swap.incoming import IncomingFile
-from batchdiff.applying.swap.restored_guest import RestoredGuest
 from batchdiff.applying.writer.standalone import write_standalone
 from batchdiff.choices import Retire
 from batchdiff.image.files import identify, open_image_file
@@ -33,7 +33,7 @@ class RebuildTask:
 
     goal, final, retire, needs_comparison = Goal.RESTORE, Step.RESTORED, Retire.DELETE, True
 
-    def __init__(self, guest: RestoredGuest, overlay: Found, original: Found | None) -> None:
+    def __init__(self, guest: GuestToRestore, overlay: Found, original: Found | None) -> None:
         self.guest, self.incoming = guest.plan.name, IncomingFile(guest.rebuilt_source)
         self.outgoing = guest.outgoing(overlay)
         self.older = guest.older() if original is None else original_names(guest.plan.source.path).quarantine

@@ -24,6 +24,7 @@ from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap.apply_task import planned_parts
+from batchdiff.applying.swap.guest_to_restore import GuestToRestore, RestoreOptions
 from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.applying.swap.rebuild_task import RebuildTask
 from batchdiff.applying.swap.refusals import (
@@ -36,7 +37,6 @@ from batchdiff.applying.swap.refusals import (
     rebuilt_only,
     two_disks,
 )
-from batchdiff.applying.swap.restored_guest import RestoredGuest, RestoreOptions
 from batchdiff.choices import Retire
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageSource
@@ -50,7 +50,7 @@ def restore_task(
 
     :raises GuestError: nothing can be restored without losing something.
     """
-    guest = RestoredGuest(plan, template, run, state, options)
+    guest = GuestToRestore(plan, template, run, state, options)
     overlay = find_overlay(plan, state)
     if overlay is not None and not options.discard_changes:
         check_losses(plan.name, overlay.path, options.losses)
@@ -84,7 +84,7 @@ class RestoreTask:
 
     def __init__(
         self,
-        guest: RestoredGuest,
+        guest: GuestToRestore,
         overlay: Found | None,
         incoming: IncomingFile,
         original: Found | None = None,
@@ -136,7 +136,7 @@ class RestoreTask:
         return self._guest.forget_overlay()
 
 
-def _without_overlay(guest: RestoredGuest, original: Found | None) -> RestoreTask:
+def _without_overlay(guest: GuestToRestore, original: Found | None) -> RestoreTask:
     """Go back to the original if that loses nothing, or if the operator accepts the loss."""
     plan, state = guest.plan, guest.state
     deleted_by_us = state.goal is Goal.RESTORE and state.deleting
@@ -150,7 +150,7 @@ def _without_overlay(guest: RestoredGuest, original: Found | None) -> RestoreTas
     return RestoreTask(guest, None, incoming, original, older=None if older == incoming.ready else older)
 
 
-def _require_the_overlay(guest: RestoredGuest, overlay: Found) -> None:
+def _require_the_overlay(guest: GuestToRestore, overlay: Found) -> None:
     """Refuse a file that neither the journal nor its header shows to be the overlay: it would not be compared.
 
     :raises GuestError: it is another image.
@@ -163,7 +163,7 @@ def _require_the_overlay(guest: RestoredGuest, overlay: Found) -> None:
         raise not_the_overlay(overlay.path)
 
 
-def _can_be_original(guest: RestoredGuest, found: Found) -> bool:
+def _can_be_original(guest: GuestToRestore, found: Found) -> bool:
     """Return whether a file may count as the guest's original, without a comparison to prove it."""
     planned, now = planned_parts(guest.plan)[0].fingerprints[0], found.now
     kept = found.path == guest.plan.source.path and guest.state.fate in {None, Fate.KEPT}

@@ -8,7 +8,7 @@ from batchdiff.applying.checks.overlay_losses import not_given_back
 from batchdiff.applying.dry_run import dry_run_restore
 from batchdiff.applying.guests.converted_elsewhere import require_done_here
 from batchdiff.applying.journal.records import History
-from batchdiff.applying.swap.restored_guest import RestoreOptions
+from batchdiff.applying.swap.guest_to_restore import RestoreOptions
 from batchdiff.applying.undo import restorable, restore
 from batchdiff.cli.confirm import Question, confirm, state
 from batchdiff.cli.console import Console

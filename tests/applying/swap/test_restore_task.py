@@ -15,11 +15,11 @@ from batchdiff.applying.checks.verify import Check
 from batchdiff.applying.journal.file import FrozenJournal
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
 from batchdiff.applying.results.outcome import Status
-from batchdiff.applying.swap import rebuild_task, restored_guest
+from batchdiff.applying.swap import guest_to_restore, rebuild_task
 from batchdiff.applying.swap import restore_task as restore_module
+from batchdiff.applying.swap.guest_to_restore import RestoreOptions
 from batchdiff.applying.swap.rebuild_task import RebuildTask
 from batchdiff.applying.swap.restore_task import restore_task
-from batchdiff.applying.swap.restored_guest import RestoreOptions
 from batchdiff.choices import Loss, Retire
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
@@ -424,7 +424,7 @@ def test_the_sidecar_forgets_the_overlay(stage, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(restored_guest, "forget_overlay", full)
+    monkeypatch.setattr(guest_to_restore, "forget_overlay", full)
     (outcome,) = stage.restore()
     assert outcome.status is Status.RESTORED
     assert "still names the overlay (No space left on device)" in outcome.remarks[0]

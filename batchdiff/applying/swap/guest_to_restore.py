@@ -30,7 +30,7 @@ class RestoreOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class RestoredGuest:
+class GuestToRestore:
     """A guest, the template of its overlay, where it stands, and what the operator asked for."""
 
     plan: GuestPlan
