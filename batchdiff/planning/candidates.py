@@ -67,11 +67,11 @@ def examine_guests(manifest: Manifest, template: PlannedImage, plans: EarlierPla
     ``plans``: the earlier plans, which give the reason to skip a guest that they converted.
     """
     under = all_underlying(template.paths)
-    parts = [_examined(entry, template, under, manifest, plans) for entry in manifest.guests]
+    parts = [_examine(entry, template, under, manifest, plans) for entry in manifest.guests]
     return _without_backing_files(parts, manifest)
 
 
-def _examined(
+def _examine(
     entry: GuestEntry, template: PlannedImage, under: Underlying, manifest: Manifest, plans: EarlierPlans
 ) -> Part:
     if entry.converted is not None:
@@ -111,14 +111,14 @@ def _without_backing_files(parts: list[Part], manifest: Manifest) -> list[Part]:
     for part in parts:
         others = resting.get(part.entry.image.path) if isinstance(part, Candidate) else None
         if isinstance(part, Candidate) and others:
-            reason = f"it is the backing file of {_named(others, guests)}, which would be lost with it"
+            reason = f"it is the backing file of {_first_of(others, guests)}, which would be lost with it"
             found.append(untouched_guest(part.entry, part.record, Verdict.REFUSE, f"{reason}; {_CONVERT_FIRST}"))
         else:
             found.append(part)
     return found
 
 
-def _named(images: list[str], guests: dict[str, str]) -> str:
+def _first_of(images: list[str], guests: dict[str, str]) -> str:
     """Return one of these images, preferably a guest, and how many more there are."""
     first = min(images, key=lambda path: path not in guests)
     shown = f"the guest {guests[first]}" if first in guests else first
@@ -166,10 +166,10 @@ def _objection(
             f"its disk is smaller than the template's ({format_size(record.virtual_size)} and"
             f" {format_size(template.virtual_size)}). Was it copied from another template?"
         )
-    return _lost(image.layers[0].losses, manifest.allow_loss)
+    return _forbidden_loss(image.layers[0].losses, manifest.allow_loss)
 
 
-def _lost(losses: Losses, allowed: frozenset[Loss]) -> str:
+def _forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:
     """Return what an overlay would lose that the manifest does not allow, as a reason; empty if nothing."""
     for what, count, kind in (
         (Loss.SNAPSHOTS, losses.snapshots, "internal snapshot"),

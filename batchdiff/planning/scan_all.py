@@ -133,7 +133,7 @@ def _results(job: ScanJob, numbers: list[int], jobs: int) -> Iterator[RangeResul
 
             return scan
 
-        yield from run_tasks(start, iter(numbers), jobs=min(jobs, max(len(numbers), 1)), describe=_named)
+        yield from run_tasks(start, iter(numbers), jobs=min(jobs, max(len(numbers), 1)), describe=_describe)
 
 
 class _Meter:
@@ -165,7 +165,7 @@ class _Meter:
         return sum(min(max(size - number * RANGE, 0), RANGE) for size in sizes)
 
 
-def _named(number: int) -> str:
+def _describe(number: int) -> str:
     start = number * RANGE
     return (
         f"scanning bytes {start} to {start + RANGE} (from {format_size(start)} on) of the template and its guests"
