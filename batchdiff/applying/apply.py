@@ -25,7 +25,7 @@ from batchdiff.errors import PlanError, UsageError
 from batchdiff.files.identity import identity_of
 from batchdiff.image.image import Image
 from batchdiff.linux.block_stack import all_underlying
-from batchdiff.plan.plan import GuestPlan, Plan, Verdict
+from batchdiff.plan.plan import GuestPlan, GuestToConvert, Plan
 
 _NOT_THERE = {Fate.DELETED, Fate.GONE}
 
@@ -41,27 +41,27 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
     """
     plan = session.plan
     guests = check_options(plan, options)
+    to_convert = [guest for guest in guests if isinstance(guest, GuestToConvert)]
     with template_held(session) as run:
         template = run.template
         # First: what an apply that died did to the template must not count as a change of it.
         record_interrupted(template, plan.template.fingerprints, session.journal)
         accept_template(run)
         sync(template)
-        to_convert = [guest for guest in guests if guest.verdict is Verdict.CONVERT]
         pending = [guest for guest in to_convert if not _is_published(guest, session)]
-        jobs = _jobs(run, guests, pending, options.retire)
+        jobs = _jobs(run, to_convert, pending, options.retire)
         # Up to here an error ends the whole command, before any image is written.
         discard_unfinished(plan)
         publication = Publication(plan, run)
-        _make_up(publication, guests, session)
+        _make_up(publication, to_convert, session)
 
-        def task_of(guest: GuestPlan) -> ApplyTask:
+        def task_of(guest: GuestToConvert) -> ApplyTask:
             _check_not_the_template(guest, run.template, options.retire)
             return ApplyTask(guest, plan.template, run, options, publication)
 
         results = run_swaps(to_convert, task_of, run, at_once=jobs)
         for guest in guests:
-            if guest.verdict is Verdict.CONVERT:
+            if isinstance(guest, GuestToConvert):
                 history = session.journal.history
                 yield apply_outcome(guest, with_way_back(next(results), guest, history), history)
             else:
@@ -91,13 +91,13 @@ def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> 
     for guest in choose_guests(plan, options.guests):
         state = history.states.get(guest.name)
         done = state is not None and (state.step is Step.PURGED or state.fate in _NOT_THERE)
-        if guest.verdict is Verdict.CONVERT and not done:
+        if isinstance(guest, GuestToConvert) and not done:
             names = original_names(guest.source.path)
             found += [path for path in (names.own, names.quarantine, names.deleting) if os.path.lexists(path)][:1]
     return found
 
 
-def _jobs(run: Run, guests: list[GuestPlan], pending: list[GuestPlan], retire: Retire) -> int:
+def _jobs(run: Run, guests: list[GuestToConvert], pending: list[GuestToConvert], retire: Retire) -> int:
     """Return how many guests may be in progress at once: as many as asked for, if there is room for them.
 
     :raises GuestError: a filesystem does not have enough space even for one after the other.
@@ -116,14 +116,14 @@ def _jobs(run: Run, guests: list[GuestPlan], pending: list[GuestPlan], retire: R
     return room.jobs
 
 
-def _make_up(publication: Publication, guests: list[GuestPlan], session: Session) -> None:
+def _make_up(publication: Publication, guests: list[GuestToConvert], session: Session) -> None:
     """Protect the template and record overlays, if an apply died right after it had published them."""
     for guest in guests:
         if _is_published(guest, session) and os.path.lexists(guest.overlay_path):
             publication.protect_and_record(guest)
 
 
-def _is_published(guest: GuestPlan, session: Session) -> bool:
+def _is_published(guest: GuestToConvert, session: Session) -> bool:
     state = session.journal.state(guest.name)
     return state is not None and state.published
 
@@ -145,7 +145,7 @@ def choose_guests(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
     return [guest for guest in plan.guests if guest.name in names]
 
 
-def _check_not_the_template(guest: GuestPlan, template: Image, retire: Retire) -> None:
+def _check_not_the_template(guest: GuestToConvert, template: Image, retire: Retire) -> None:
     """Refuse a guest that is the template or stores its bytes: a plan is input, which may be wrong.
 
     :raises PlanError: the guest is the template, or stores it.

@@ -27,7 +27,7 @@ from batchdiff.applying.swap.task import SwapTask
 from batchdiff.applying.template.check import accept_template
 from batchdiff.applying.undo import purgeable, require_decision, restorable, why_template_is_lost
 from batchdiff.errors import DifferenceError, StopError
-from batchdiff.plan.plan import GuestPlan
+from batchdiff.plan.plan import GuestToConvert
 
 
 def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
@@ -48,7 +48,7 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
         for guest, _ in damaged:
             yield GuestOutcome(guest.name, Status.WOULD_RESTORE, NOTHING_READS_IT)
 
-    def restored(guest: GuestPlan, task: SwapTask) -> GuestOutcome:
+    def restored(guest: GuestToConvert, task: SwapTask) -> GuestOutcome:
         how = "its original would get its name back, and the overlay would be deleted"
         if task.incoming.present is None:
             how = f"{guest.source.path} would be rebuilt from the overlay, and the overlay would be deleted"
@@ -73,7 +73,7 @@ def dry_run_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutc
     """
     found = purgeable(session.plan, session.journal.history.states, options.guests)
 
-    def purged(guest: GuestPlan, task: SwapTask) -> GuestOutcome:
+    def purged(guest: GuestToConvert, task: SwapTask) -> GuestOutcome:
         return GuestOutcome(guest.name, Status.WOULD_PURGE, f"{task.outgoing.names.own} would be deleted")
 
     yield from _dry_run(
@@ -84,13 +84,13 @@ def dry_run_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutc
     )
 
 
-_Report = Callable[[GuestPlan, SwapTask], GuestOutcome]
+_Report = Callable[[GuestToConvert, SwapTask], GuestOutcome]
 
 
 def _dry_run(
     session: Session,
     found: list[GuestWithState],
-    make: Callable[[Run, GuestPlan, GuestState], SwapTask],
+    make: Callable[[Run, GuestToConvert, GuestState], SwapTask],
     report: _Report,
 ) -> Iterator[GuestOutcome]:
     if not found:

@@ -15,10 +15,10 @@ from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, ImageError, VerificationError
 from batchdiff.image.files import open_image_file
 from batchdiff.image.storage.allocation import allocated_bytes
-from batchdiff.plan.plan import GuestPlan, Verdict
+from batchdiff.plan.plan import GuestToConvert, UntouchedGuest, Verdict
 
 
-def skipped_outcome(guest: GuestPlan) -> GuestOutcome:
+def skipped_outcome(guest: UntouchedGuest) -> GuestOutcome:
     """Return the outcome of a guest that the plan does not convert."""
     skipped = guest.verdict is Verdict.SKIP
     status = Status.SKIPPED if skipped else Status.REFUSED
@@ -33,7 +33,7 @@ def failure_outcome(result: SwapResult) -> GuestOutcome:
     return GuestOutcome(result.guest, Status.FAILED, str(error), exit_code=error.exit_code)
 
 
-def apply_outcome(guest: GuestPlan, result: SwapResult, history: History) -> GuestOutcome:
+def apply_outcome(guest: GuestToConvert, result: SwapResult, history: History) -> GuestOutcome:
     """Return the outcome of a guest under apply; after a failure, with what an earlier run has done."""
     if result.error is not None or result.swap is None:
         return _not_continued(guest, result, history)
@@ -47,7 +47,7 @@ def apply_outcome(guest: GuestPlan, result: SwapResult, history: History) -> Gue
     return _measured(done, guest)
 
 
-def _not_continued(guest: GuestPlan, result: SwapResult, history: History) -> GuestOutcome:
+def _not_continued(guest: GuestToConvert, result: SwapResult, history: History) -> GuestOutcome:
     """Return the outcome of a guest that failed; an earlier run may have published its overlay."""
     outcome, state = failure_outcome(result), history.under_way(guest.name)
     if state is None or not state.published:
@@ -59,7 +59,7 @@ def _not_continued(guest: GuestPlan, result: SwapResult, history: History) -> Gu
         return outcome
 
 
-def _original_now(guest: GuestPlan, state: GuestState) -> Original:
+def _original_now(guest: GuestToConvert, state: GuestState) -> Original:
     """Return what has become of the original of a converted guest so far, by the files."""
     try:
         original = find_original(guest, state)
@@ -72,15 +72,14 @@ def _original_now(guest: GuestPlan, state: GuestState) -> Original:
     return Original(Fate.QUARANTINED, original.path)
 
 
-def _measured(outcome: GuestOutcome, guest: GuestPlan) -> GuestOutcome:
+def _measured(outcome: GuestOutcome, guest: GuestToConvert) -> GuestOutcome:
     """Return the same outcome with the predicted and actual sizes of the overlay."""
-    savings = guest.savings
     length, on_disk = _taken(guest.overlay_path)
     return replace(
         outcome,
-        predicted_overlay_bytes=savings.overlay_bytes if savings else None,
+        predicted_overlay_bytes=guest.diff.savings.overlay_bytes,
         actual_overlay_bytes=length,
-        predicted_overlay_disk_bytes=savings.overlay_disk_bytes if savings else None,
+        predicted_overlay_disk_bytes=guest.diff.savings.overlay_disk_bytes,
         actual_overlay_disk_bytes=on_disk,
     )
 
@@ -100,7 +99,7 @@ def _status(done: frozenset[Action]) -> Status:
     return Status.RETIRED if done & {Action.QUARANTINE, Action.UNLINK} else Status.UNCHANGED
 
 
-def undo_outcome(guest: GuestPlan, result: SwapResult, status: Status, history: History) -> GuestOutcome:
+def undo_outcome(guest: GuestToConvert, result: SwapResult, status: Status, history: History) -> GuestOutcome:
     """Return the outcome of a guest that was restored or purged, or that failed."""
     if result.error is not None or result.swap is None:
         state = history.under_way(guest.name)
@@ -120,7 +119,7 @@ def kept_outcome(guest: str, error: DifferenceError) -> GuestOutcome:
     return GuestOutcome(guest, Status.KEPT, reason, original=Original(Fate.QUARANTINED))
 
 
-def with_way_back(result: SwapResult, guest: GuestPlan, history: History) -> SwapResult:
+def with_way_back(result: SwapResult, guest: GuestToConvert, history: History) -> SwapResult:
     """Return the same result; if its overlay is damaged, the error names the original."""
     error = result.error
     is_damage = isinstance(error, ImageError | VerificationError) and not isinstance(error, DifferenceError)

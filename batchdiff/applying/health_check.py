@@ -29,7 +29,6 @@ from batchdiff.applying.guests.whole_originals import original_too, originals_fi
 from batchdiff.applying.journal.records import GuestState, History
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.session.stop import Stop
-from batchdiff.applying.swap.apply_task import planned_parts
 from batchdiff.applying.template.check import doubt, require_content
 from batchdiff.errors import (
     BatchdiffError,
@@ -46,7 +45,7 @@ from batchdiff.image.in_use.check import users
 from batchdiff.image.open import inspect, open_image, peek_header
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import explained
-from batchdiff.plan.plan import GuestPlan, Plan
+from batchdiff.plan.plan import GuestToConvert, Plan
 
 
 def check_health(
@@ -61,7 +60,11 @@ def check_health(
     """
     guests = choose_guests(plan, names)
     require_judges()
-    converted = [(guest, state) for guest in guests if (state := history.under_way(guest.name))]
+    converted = [
+        (guest, state)
+        for guest in guests
+        if isinstance(guest, GuestToConvert) and (state := history.under_way(guest.name))
+    ]
     converted = [(guest, state) for guest, state in converted if state.published]
     yield _template(plan, history, [guest for guest, _ in converted], stop)
     jobs = at_once(jobs, [guest for guest, _ in converted], plan.template.source)
@@ -73,7 +76,7 @@ def check_health(
             raise
 
 
-def _template(plan: Plan, history: History, converted: list[GuestPlan], stop: Stop) -> Finding:
+def _template(plan: Plan, history: History, converted: list[GuestToConvert], stop: Stop) -> Finding:
     path = plan.template.source.path
     try:
         with open_image(plan.template.source) as template:
@@ -103,7 +106,7 @@ def _opened_template(plan: Plan, history: History, template: Image, stop: Stop) 
     return Finding("template", path, Health.TOUCHED, f"{reason}; by its digest, its content has not changed")
 
 
-def _guest(guest: GuestPlan, state: GuestState, plan: Plan, history: History, stop: Stop) -> Finding:
+def _guest(guest: GuestToConvert, state: GuestState, plan: Plan, history: History, stop: Stop) -> Finding:
     stop.check()
     path = guest.overlay_path
     try:
@@ -126,13 +129,13 @@ def _guest(guest: GuestPlan, state: GuestState, plan: Plan, history: History, st
         return Finding(guest.name, path, Health.UNKNOWN, ". ".join(explained(error)))
 
 
-def _missing(guest: GuestPlan, state: GuestState) -> Finding:
+def _missing(guest: GuestToConvert, state: GuestState) -> Finding:
     original = find_original(guest, state)
     whole = "" if original is None else f"; its original, as it was before the conversion, is {original.path}"
     return Finding(guest.name, guest.overlay_path, Health.DAMAGED, f"it {missing(guest.overlay_path)}{whole}")
 
 
-def _judged(guest: GuestPlan, state: GuestState, overlay: Found, plan: Plan, stop: Stop) -> Finding:
+def _judged(guest: GuestToConvert, state: GuestState, overlay: Found, plan: Plan, stop: Stop) -> Finding:
     source = current_overlay(replace(planned_overlay(guest, plan.template.source), path=overlay.path))
     _require_readable(source)
     original = find_original(guest, state)
@@ -147,12 +150,12 @@ def _judged(guest: GuestPlan, state: GuestState, overlay: Found, plan: Plan, sto
     return _sound(guest, f"identical to its original ({os.path.basename(original.path)})")
 
 
-def _differing(guest: GuestPlan, overlay: Found, original: Found, error: DifferenceError) -> Finding:
+def _differing(guest: GuestToConvert, overlay: Found, original: Found, error: DifferenceError) -> Finding:
     """Return the finding for an overlay and an original that differ; it depends on which of them was written to.
 
     :raises VerificationError: neither was.
     """
-    known, _ = planned_parts(guest)
+    known = guest.image
     # On a block device no time shows if the original was written to.
     planned, shows_writes = known.fingerprints[0], original.now.vouches_for_content
     if overlay.proven and original.proven and shows_writes:
@@ -172,7 +175,7 @@ def _differing(guest: GuestPlan, overlay: Found, original: Found, error: Differe
     )
 
 
-def _back(guest: GuestPlan) -> str:
+def _back(guest: GuestToConvert) -> str:
     return command("restore", guest.name, "--discard-changes")
 
 
@@ -191,7 +194,7 @@ def _require_readable(overlay: ImageSource) -> None:
     open_image(overlay).close()
 
 
-def _sound(guest: GuestPlan, why: str) -> Finding:
+def _sound(guest: GuestToConvert, why: str) -> Finding:
     return Finding(guest.name, guest.overlay_path, Health.SOUND, why)
 
 

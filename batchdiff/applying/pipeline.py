@@ -25,7 +25,7 @@ from batchdiff.applying.swap.swap import Swap
 from batchdiff.applying.swap.task import SwapTask
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, SpaceError, StopError
 from batchdiff.linux.call_failures import explained
-from batchdiff.plan.plan import GuestPlan
+from batchdiff.plan.plan import GuestToConvert
 from batchdiff.qcow2.faults import FormatError
 
 _BETWEEN_LOOKS = 1.0
@@ -35,7 +35,7 @@ EXPECTED = (BatchdiffError, OSError, FormatError)
 """The errors that a user, a disk or an image can cause; any other is a bug."""
 
 
-TaskOf = Callable[[GuestPlan], SwapTask]
+TaskOf = Callable[[GuestToConvert], SwapTask]
 """The function that makes a guest's task; it may fail."""
 
 
@@ -56,7 +56,9 @@ class _InProgress:
     error: Exception | None = None
 
 
-def run_swaps(guests: Iterable[GuestPlan], task_of: TaskOf, run: Run, *, at_once: int) -> Iterator[SwapResult]:
+def run_swaps(
+    guests: Iterable[GuestToConvert], task_of: TaskOf, run: Run, *, at_once: int
+) -> Iterator[SwapResult]:
     """Process guests, and yield each when it is done, in their order; one that fails does not stop the others.
 
     ``at_once``: the most guests in progress, of which one is written and the others are verified.
@@ -88,7 +90,7 @@ def run_swaps(guests: Iterable[GuestPlan], task_of: TaskOf, run: Run, *, at_once
                 _undo(left)
 
 
-def _begin(plan: GuestPlan, task_of: TaskOf, run: Run, pool: ThreadPoolExecutor) -> _InProgress:
+def _begin(plan: GuestToConvert, task_of: TaskOf, run: Run, pool: ThreadPoolExecutor) -> _InProgress:
     """Write a guest's file, and start its verification; an error is kept until the guests before it are done."""
     guest = _InProgress(plan.name)
     try:

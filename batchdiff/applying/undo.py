@@ -33,7 +33,7 @@ from batchdiff.errors import BatchdiffError, DifferenceError, StopError, UsageEr
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image.open import inspect, open_image
 from batchdiff.image_source import ImageFormat
-from batchdiff.plan.plan import GuestPlan, Plan
+from batchdiff.plan.plan import GuestToConvert, Plan
 
 
 def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
@@ -87,7 +87,7 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
         found, damaged = split_by_reading(found, session.plan)
         yield from restore_without_template(session, damaged, DAMAGED)
 
-    def task_of(run: Run, guest: GuestPlan, state: GuestState) -> SwapTask:
+    def task_of(run: Run, guest: GuestToConvert, state: GuestState) -> SwapTask:
         return restore_task(guest, session.plan.template, run, state, options)
 
     for guest, result in _results(session, found, task_of):
@@ -105,7 +105,7 @@ def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
     """
     found = purgeable(session.plan, session.journal.history.states, options.guests)
 
-    def task_of(run: Run, guest: GuestPlan, state: GuestState) -> SwapTask:
+    def task_of(run: Run, guest: GuestToConvert, state: GuestState) -> SwapTask:
         return purge_task(guest, session.plan.template, run, state, options)
 
     for guest, result in _results(session, found, task_of):
@@ -122,7 +122,8 @@ def _chosen(
     names: tuple[str, ...] | None,
     wanted: Callable[[GuestState], bool],
 ) -> list[GuestWithState]:
-    guests = [(guest, states.get(guest.name)) for guest in choose_guests(plan, names)]
+    to_convert = [guest for guest in choose_guests(plan, names) if isinstance(guest, GuestToConvert)]
+    guests = [(guest, states.get(guest.name)) for guest in to_convert]
     found = [(guest, state) for guest, state in guests if state is not None and wanted(state)]
     if names is not None and len(found) < len(set(names)):
         left = set(names) - {guest.name for guest, _ in found}
@@ -134,8 +135,8 @@ def _chosen(
 
 
 def _results(
-    session: Session, found: list[GuestWithState], task_of: Callable[[Run, GuestPlan, GuestState], SwapTask]
-) -> Iterator[tuple[GuestPlan, SwapResult]]:
+    session: Session, found: list[GuestWithState], task_of: Callable[[Run, GuestToConvert, GuestState], SwapTask]
+) -> Iterator[tuple[GuestToConvert, SwapResult]]:
     plan = session.plan
     discard_unfinished(plan)
     if not found:
@@ -176,7 +177,7 @@ def require_decision(
     raise originals_first(lost, [guest for guest, _ in found], session.journal.history)
 
 
-def _starts_like_another_format(guest: GuestPlan) -> list[str]:
+def _starts_like_another_format(guest: GuestToConvert) -> list[str]:
     """Return a warning if a raw disk starts like another format, which is dangerous if formats are guessed."""
     found = looks_like(guest.source.path)
     if guest.source.format is not ImageFormat.RAW or found in {None, ImageFormat.RAW}:

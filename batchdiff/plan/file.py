@@ -19,7 +19,7 @@ from batchdiff.files.atomic_write import write_whole
 from batchdiff.linux.call_failures import explained, reason
 from batchdiff.linux.permissions import Deed
 from batchdiff.plan.document import from_dict, to_dict
-from batchdiff.plan.json_reader import READABLE, canonical, encoded, parsed, why_not_json
+from batchdiff.plan.json_reader import READABLE, canonical, encoded, parse, why_not_json
 from batchdiff.plan.json_schema import first_problem, schema_of
 from batchdiff.plan.plan import FORMAT_VERSION, Plan
 from batchdiff.plan.recognise import check_is_plan, plan_again
@@ -94,12 +94,12 @@ def read_plan(path: str) -> Plan:
     :raises PlanError: it is not, or is of a newer major version.
     """
     # Imported here: reports do not need numpy, whose import takes longer than all of their work.
-    from batchdiff.plan.extents import extents_of  # noqa: PLC0415
+    from batchdiff.plan.extents import check_extents  # noqa: PLC0415
 
     plan = read_for_report(path)
     try:
         for guest in plan.guests:
-            extents_of(guest)
+            check_extents(guest)
     except (ValueError, OverflowError) as error:
         raise PlanError(f"{path} is not a valid plan", why=str(error), remedy=plan_again(path)) from error
     return plan
@@ -145,7 +145,7 @@ def _parsed(path: str) -> dict[str, Any]:
     try:
         text = content.decode()
         del content  # 100 MiB for a large fleet
-        document = parsed(text)
+        document = parse(text)
     except (ValueError, RecursionError) as error:
         raise PlanError(
             f"{path} is truncated or not valid JSON", why=why_not_json(error), remedy=plan_again(path)

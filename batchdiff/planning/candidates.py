@@ -21,7 +21,7 @@ from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.block_stack import Underlying, all_underlying
 from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
-from batchdiff.plan.plan import PlannedImage, Verdict
+from batchdiff.plan.plan import Diff, PlannedImage, UntouchedGuest, Verdict
 from batchdiff.units import format_size
 
 _CONVERT_FIRST = "convert or remove that image first, then plan again"
@@ -35,77 +35,90 @@ class Candidate:
     record: PlannedImage
 
 
-@dataclass(frozen=True, slots=True)
-class Dismissed:
-    """A guest that is not compared, with the verdict and its reason; ``record`` if it could be opened."""
-
-    entry: GuestEntry
-    record: PlannedImage | None
-    verdict: Verdict
-    reason: str
+Part = Candidate | UntouchedGuest
+"""One guest of a manifest: still to be compared, or decided."""
 
 
-def planned(image: Image) -> PlannedImage:
+def untouched_guest(
+    entry: GuestEntry, image: PlannedImage | None, verdict: Verdict, reason: str, diff: Diff | None = None
+) -> UntouchedGuest:
+    """Return the part of a guest that will not be converted; ``image`` if it could be opened."""
+    return UntouchedGuest(
+        name=entry.name,
+        source=entry.image,
+        reason=reason,
+        overlay_path=entry.overlay_path,
+        options=entry.options,
+        alias=entry.alias,
+        verdict=verdict,
+        image=image,
+        diff=diff,
+    )
+
+
+def planned_image(image: Image) -> PlannedImage:
     """Return an open image as a plan records it."""
     return PlannedImage(image.source, image.virtual_size, image.fingerprints())
 
 
-def examine_guests(manifest: Manifest, template: PlannedImage, plans: EarlierPlans) -> list[Candidate | Dismissed]:
+def examine_guests(manifest: Manifest, template: PlannedImage, plans: EarlierPlans) -> list[Part]:
     """Examine all guests and decide which to compare. No file stays open.
 
     ``plans``: the earlier plans, which give the reason to skip a guest that they converted.
     """
     under = all_underlying(template.paths)
-    parts = [_examined(entry, template, under, manifest, plans) for entry in manifest.guests]
+    parts = [_examine(entry, template, under, manifest, plans) for entry in manifest.guests]
     return _without_backing_files(parts, manifest)
 
 
-def _examined(
+def _examine(
     entry: GuestEntry, template: PlannedImage, under: Underlying, manifest: Manifest, plans: EarlierPlans
-) -> Candidate | Dismissed:
+) -> Part:
     if entry.converted is not None:
-        return Dismissed(entry, None, Verdict.SKIP, plans.reason(entry.converted))
+        return untouched_guest(entry, None, Verdict.SKIP, plans.reason(entry.converted))
     if entry.objection:
-        return Dismissed(entry, None, Verdict.REFUSE, entry.objection)
+        return untouched_guest(entry, None, Verdict.REFUSE, entry.objection)
     # Taken before the header is read: a snapshot that is made in this moment must not be overlooked later.
     begun = fingerprint_at(entry.image.path)
     try:
         _check_not_replaced(entry, template.source)
         image = open_image(entry.image, no_overlay_of=template.source.path)
     except OverlayError:
-        return Dismissed(entry, None, Verdict.SKIP, "it is already an overlay of this template")
+        return untouched_guest(entry, None, Verdict.SKIP, "it is already an overlay of this template")
     except ImageError as error:
-        return Dismissed(entry, None, Verdict.REFUSE, str(error))
+        return untouched_guest(entry, None, Verdict.REFUSE, str(error))
     with image:
-        record = planned(image)
+        record = planned_image(image)
         try:
             reason = _objection(image, record, template, under, manifest)
             if not reason and record.fingerprints[0] != begun:
                 reason = "it changed while it was examined; shut its VM down"
         except (GuestError, ImageError) as error:
             reason = str(error)
-    return Dismissed(entry, record, Verdict.REFUSE, reason) if reason else Candidate(entry, record)
+    if reason:
+        return untouched_guest(entry, record, Verdict.REFUSE, reason)
+    return Candidate(entry, record)
 
 
-def _without_backing_files(parts: list[Candidate | Dismissed], manifest: Manifest) -> list[Candidate | Dismissed]:
-    """Dismiss guests that are backing files of other images, which would be lost with them."""
+def _without_backing_files(parts: list[Part], manifest: Manifest) -> list[Part]:
+    """Refuse guests that are backing files of other images, which would be lost with them."""
     dependents = dependents_in_manifest(manifest)
     paths = [part.entry.image.path for part in parts if isinstance(part, Candidate)]
     resting = dependents.on_each(paths, forbidden=Forbidden.IGNORED)
     # Dependents are reported by their real paths, even block devices.
     guests = {os.path.realpath(entry.image.path): entry.name for entry in (*manifest.guests, *manifest.left_out)}
-    found: list[Candidate | Dismissed] = []
+    found: list[Part] = []
     for part in parts:
-        others = resting.get(part.entry.image.path, [])
+        others = resting.get(part.entry.image.path) if isinstance(part, Candidate) else None
         if isinstance(part, Candidate) and others:
-            reason = f"it is the backing file of {_named(others, guests)}, which would be lost with it"
-            found.append(Dismissed(part.entry, part.record, Verdict.REFUSE, f"{reason}; {_CONVERT_FIRST}"))
+            reason = f"it is the backing file of {_first_of(others, guests)}, which would be lost with it"
+            found.append(untouched_guest(part.entry, part.record, Verdict.REFUSE, f"{reason}; {_CONVERT_FIRST}"))
         else:
             found.append(part)
     return found
 
 
-def _named(images: list[str], guests: dict[str, str]) -> str:
+def _first_of(images: list[str], guests: dict[str, str]) -> str:
     """Return one of these images, preferably a guest, and how many more there are."""
     first = min(images, key=lambda path: path not in guests)
     shown = f"the guest {guests[first]}" if first in guests else first
@@ -153,10 +166,10 @@ def _objection(
             f"its disk is smaller than the template's ({format_size(record.virtual_size)} and"
             f" {format_size(template.virtual_size)}). Was it copied from another template?"
         )
-    return _lost(image.layers[0].losses, manifest.allow_loss)
+    return _forbidden_loss(image.layers[0].losses, manifest.allow_loss)
 
 
-def _lost(losses: Losses, allowed: frozenset[Loss]) -> str:
+def _forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:
     """Return what an overlay would lose that the manifest does not allow, as a reason; empty if nothing."""
     for what, count, kind in (
         (Loss.SNAPSHOTS, losses.snapshots, "internal snapshot"),

@@ -5,15 +5,15 @@ from __future__ import annotations
 from batchdiff.applying.journal.records import History
 from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
 from batchdiff.plan.known_states import is_known_state
-from batchdiff.plan.plan import Plan, Verdict
+from batchdiff.plan.plan import Plan
 from batchdiff.plan.sidecar import read_sidecar, sidecar_path
 
 
 def changed_images(plan: Plan, history: History) -> list[str]:
     """Return a sentence for each image that has changed since planning; converted guests don't matter."""
-    pending = [g for g in plan.guests if g.verdict is Verdict.CONVERT and g.name not in history.published]
+    pending = [guest for guest in plan.to_convert if guest.name not in history.published]
     template = [] if _is_template_unchanged(plan) else [plan.template]
-    images = [*template, *(guest.image for guest in pending if guest.image is not None)]
+    images = [*template, *(guest.image for guest in pending)]
     notices = []
     for image in images:
         for path, planned in zip(image.paths, image.fingerprints, strict=True):

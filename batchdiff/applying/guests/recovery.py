@@ -20,7 +20,7 @@ from batchdiff.errors import BatchdiffError, GuestError
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.files.identity import is_one_image
 from batchdiff.plan.path_map import NOTHING_MOVED, PathMap
-from batchdiff.plan.plan import GuestPlan, Plan, Verdict
+from batchdiff.plan.plan import GuestToConvert, Plan
 from batchdiff.plan.sidecar import Origin, sidecars_of
 
 
@@ -32,8 +32,8 @@ def recovered(plan: Plan, history: History, path_map: PathMap = NOTHING_MOVED) -
     sidecars = [path_map.sidecar(sidecar) for sidecar in sidecars_of(plan)]
     origins = {path: origin for sidecar in sidecars for path, origin in sidecar.overlays.items()}
     found = {}
-    for guest in plan.guests:
-        if guest.verdict is not Verdict.CONVERT or _is_known(guest.name, history):
+    for guest in plan.to_convert:
+        if _is_known(guest.name, history):
             continue
         origin = origins.get(guest.overlay_path)
         if guest.name in history.states and not _is_recorded(guest, origin, plan):
@@ -52,11 +52,11 @@ def _is_known(name: str, history: History) -> bool:
     return state.published or state.goal is not Goal.APPLY or state.step is Step.RESTORED
 
 
-def _is_recorded(guest: GuestPlan, origin: Origin | None, plan: Plan) -> bool:
+def _is_recorded(guest: GuestToConvert, origin: Origin | None, plan: Plan) -> bool:
     return origin is not None and (origin.guest, origin.plan) == (guest.name, plan.checksum)
 
 
-def _state(guest: GuestPlan, origin: Origin | None, plan: Plan) -> GuestState | None:
+def _state(guest: GuestToConvert, origin: Origin | None, plan: Plan) -> GuestState | None:
     recorded = _is_recorded(guest, origin, plan)
     aside = find_original_aside(guest)
     proven = aside if aside is not None and aside.proven else None
@@ -77,7 +77,7 @@ def _state(guest: GuestPlan, origin: Origin | None, plan: Plan) -> GuestState | 
     return _from_original(original, guest, GuestState(Step.PUBLISHED, overlay=overlay, published=True))
 
 
-def _is_replaced(guest: GuestPlan, original: Found) -> bool:
+def _is_replaced(guest: GuestToConvert, original: Found) -> bool:
     """Return whether a rebuilt image can have taken the name of an original in quarantine.
 
     Only if the sidecar does not name the overlay, for restore ends that first. Otherwise the overlay was moved or
@@ -87,7 +87,7 @@ def _is_replaced(guest: GuestPlan, original: Found) -> bool:
     return original.path == names.quarantine and fingerprint_at(names.own) is not None
 
 
-def _from_original(original: Found | None, guest: GuestPlan, state: GuestState) -> GuestState:
+def _from_original(original: Found | None, guest: GuestToConvert, state: GuestState) -> GuestState:
     names = original_names(guest.source.path)
     if original is None:
         return replace(state, step=Step.RETIRED, fate=Fate.GONE)
@@ -98,7 +98,7 @@ def _from_original(original: Found | None, guest: GuestPlan, state: GuestState) 
     return state
 
 
-def _rests_on_template(guest: GuestPlan, plan: Plan) -> bool:
+def _rests_on_template(guest: GuestToConvert, plan: Plan) -> bool:
     """Return whether the file at the overlay's path rests on the plan's template; reads only its header."""
     # Imported here, because it loads numpy: usually there is nothing to recover, and status must be quick.
     from batchdiff.image.backing_names import resolved_backing  # noqa: PLC0415

@@ -9,7 +9,7 @@ from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, 
 from batchdiff.applying.results.status_row import StatusRow
 from batchdiff.choices import Retire
 from batchdiff.files.filenames import shell_word
-from batchdiff.plan.plan import GuestPlan, Plan, Verdict
+from batchdiff.plan.plan import GuestPlan, Plan, UntouchedGuest, Verdict
 
 _VERDICTS = {Verdict.SKIP: "skipped", Verdict.REFUSE: "refused"}
 
@@ -52,7 +52,7 @@ def status_rows(plan: Plan, history: History, on_disk: dict[str, OnDisk]) -> lis
 
 def _row(guest: GuestPlan, history: History, there: OnDisk | None, retire: Retire) -> StatusRow:
     known = history.states.get(guest.name)
-    if guest.verdict is not Verdict.CONVERT:
+    if isinstance(guest, UntouchedGuest):
         refused = guest.verdict is Verdict.REFUSE
         what = "plan again once this is settled" if refused else "nothing"
         return StatusRow(guest.name, _VERDICTS[guest.verdict], "", "", f"{what}: {guest.reason}")

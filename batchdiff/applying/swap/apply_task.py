@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from batchdiff.applying.checks.staleness import changes_since_planned, check_unchanged, stale
 from batchdiff.applying.checks.verify import Check, Comparison, verify
@@ -19,13 +20,14 @@ from batchdiff.applying.swap.task import Outgoing
 from batchdiff.applying.template.publication import Publication
 from batchdiff.applying.writer.image_writer import NewImage, write_image
 from batchdiff.choices import Retire
-from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, PlanError
+from batchdiff.errors import BatchdiffError, DifferenceError, GuestError
+from batchdiff.extents import Extents
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.metadata import copy_metadata, prepare
 from batchdiff.plan.extents import extents_of
-from batchdiff.plan.overlay_options import Compression, backing_name, geometry_of
-from batchdiff.plan.plan import GuestPlan, PlannedImage
+from batchdiff.plan.overlay_options import Compression, backing_name
+from batchdiff.plan.plan import GuestToConvert, PlannedImage
 from batchdiff.qcow2.faults import FormatError
 
 
@@ -36,16 +38,6 @@ class ApplyOptions:
     retire: Retire
     verify: VerifyMode = VerifyMode.FULL
     guests: tuple[str, ...] | None = None
-
-
-def planned_parts(guest: GuestPlan) -> tuple[PlannedImage, int]:
-    """Return the image and the cluster size of a guest that is to be converted.
-
-    :raises PlanError: it was not compared.
-    """
-    if guest.image is None or guest.options.cluster_size is None:
-        raise PlanError(f"guest {guest.name} is to be converted, but was not compared", remedy="Plan again.")
-    return guest.image, guest.options.cluster_size
 
 
 class ApplyTask:
@@ -59,7 +51,7 @@ class ApplyTask:
 
     def __init__(
         self,
-        plan: GuestPlan,
+        plan: GuestToConvert,
         template: PlannedImage,
         run: Run,
         options: ApplyOptions,
@@ -67,9 +59,8 @@ class ApplyTask:
     ) -> None:
         state = run.journal.state(plan.name)
         _require_way(plan, state, options.retire)
-        self._planned, self._cluster_size = planned_parts(plan)
         self.guest, self.retire = plan.name, options.retire
-        self.outgoing = Outgoing(plan.source, original_names(plan.source.path), self._planned.fingerprints[0])
+        self.outgoing = Outgoing(plan.source, original_names(plan.source.path), plan.image.fingerprints[0])
         self.incoming = _overlay(planned_overlay(plan, template.source), state)
         self._plan, self._template, self._run = plan, template, run
         self._mode, self._publication = options.verify, publication
@@ -80,7 +71,7 @@ class ApplyTask:
         if self._detector is None:
             if self.incoming.was_published:
                 self._require_untouched(original)
-            check_unchanged(original, self._planned, self._run.journal.history, self._mode)
+            check_unchanged(original, self._plan.image, self._run.journal.history, self._mode)
             self._detector = ChangeDetector(self._run.journal)
         self._detector.check_chain(original)
         self._run.check_template()
@@ -100,12 +91,17 @@ class ApplyTask:
             ) from error
         return [f"could not keep {what}" for what in (*lost, *copy_metadata(source, fd))]
 
+    @cached_property
+    def _extents(self) -> Extents:
+        """The extents to write, parsed once; the text of other guests stays as it is, which takes less memory."""
+        return extents_of(self._plan.diff)
+
     def _new_image(self) -> NewImage:
         plan, template = self._plan, self._template.source
         return NewImage(
-            virtual_size=self._planned.virtual_size,
-            geometry=geometry_of(plan.options, self._cluster_size),
-            extents=extents_of(plan),
+            virtual_size=self._plan.image.virtual_size,
+            geometry=plan.diff.geometry,
+            extents=self._extents,
             backing=(
                 backing_name(plan.overlay_path, template.path, plan.options.backing_path),
                 template.format.value,
@@ -121,7 +117,7 @@ class ApplyTask:
             comparison = Comparison(original.source, overlay, check=Check.LEAKS_ALLOWED)
         else:
             # This very run has written it, so it is known to hold the planned extents, and nothing else.
-            comparison = Comparison(original.source, overlay, (extents_of(self._plan), self._plan.unit))
+            comparison = Comparison(original.source, overlay, (self._extents, self._plan.diff.unit))
         try:
             verify(comparison, self._mode, ended)
         except DifferenceError as error:
@@ -145,7 +141,7 @@ class ApplyTask:
         """Return why an overlay differs from its original: a VM wrote to it, or the original changed."""
         if self.incoming.was_published:
             return _used(self._plan, original.source.path, error)
-        changes = changes_since_planned(original, self._planned, self._run.journal.history)
+        changes = changes_since_planned(original, self._plan.image, self._run.journal.history)
         if changes:
             return stale(changes)
         # Neither: then this machine cannot be trusted.
@@ -161,7 +157,7 @@ class ApplyTask:
 
         :raises GuestError: the original was written to since its overlay was published.
         """
-        before, now = self._planned.fingerprints[0], original.layers[0].fingerprint()
+        before, now = self._plan.image.fingerprints[0], original.layers[0].fingerprint()
         if not before.differs_in_ctime_only(now):
             raise GuestError(
                 f"the original {original.path} was left as it is",
@@ -181,7 +177,7 @@ def _overlay(planned: ImageSource, state: GuestState | None) -> IncomingFile:
     return IncomingFile(planned, state.overlay)
 
 
-def _require_way(guest: GuestPlan, state: GuestState | None, how: Retire) -> None:
+def _require_way(guest: GuestToConvert, state: GuestState | None, how: Retire) -> None:
     if state is not None and state.goal is not Goal.APPLY and state.step is not Step.PURGED:
         raise GuestError(
             f"a `batchdiff {state.goal}` of {guest.name} was interrupted",
@@ -194,7 +190,7 @@ def _require_way(guest: GuestPlan, state: GuestState | None, how: Retire) -> Non
         )
 
 
-def _used(guest: GuestPlan, original: str, error: DifferenceError) -> GuestError:
+def _used(guest: GuestToConvert, original: str, error: DifferenceError) -> GuestError:
     quarantined = original != guest.source.path
     how = command("purge", guest.name, "--used") if quarantined else f"remove {original} yourself"
     return GuestError(

@@ -17,7 +17,7 @@ from batchdiff.applying.template.sidecar import forget_overlay
 from batchdiff.files.fingerprint import NO_FILE
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import reason
-from batchdiff.plan.plan import GuestPlan, PlannedImage
+from batchdiff.plan.plan import GuestToConvert, PlannedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class RestoreOptions:
 class GuestToRestore:
     """A guest, the template of its overlay, where it stands, and what the operator asked for."""
 
-    plan: GuestPlan
+    plan: GuestToConvert
     template: PlannedImage
     run: Run
     state: GuestState

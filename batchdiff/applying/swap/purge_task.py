@@ -24,7 +24,6 @@ from batchdiff.applying.guests.overlay_source import current_overlay, planned_ov
 from batchdiff.applying.journal.records import Goal, GuestState, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.applying.session.session import Run
-from batchdiff.applying.swap.apply_task import planned_parts
 from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.applying.swap.refusals import rename_back
 from batchdiff.applying.swap.task import Outgoing
@@ -34,7 +33,7 @@ from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
 from batchdiff.image.image import Image
 from batchdiff.image.open import peek_header
 from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.plan.plan import GuestPlan, PlannedImage
+from batchdiff.plan.plan import GuestToConvert, PlannedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +45,12 @@ class PurgeOptions:
 
 
 def purge_task(
-    guest: GuestPlan, template: PlannedImage, run: Run, state: GuestState, options: PurgeOptions
+    guest: GuestToConvert, template: PlannedImage, run: Run, state: GuestState, options: PurgeOptions
 ) -> PurgeTask:
     """Return the task of purge for a guest whose original is in quarantine.
 
     :raises GuestError: its original must not go.
     """
-    record, _ = planned_parts(guest)
     names = original_names(guest.source.path)
     aside = replace(names, own=names.quarantine)
     now = fingerprint_at(aside.deleting) if state.goal is Goal.PURGE else None
@@ -67,7 +65,7 @@ def purge_task(
         final=Step.RESTORED if _is_restored(state) else Step.PURGED,
         outgoing=Outgoing(replace(guest.source, path=aside.own), aside, now or NO_FILE),
         incoming=IncomingFile(incoming, fingerprint_at(incoming.path), was_published=True),
-        planned=record.fingerprints[0],
+        planned=guest.image.fingerprints[0],
         soundness=soundness,
         used=options.used,
         run=run,
@@ -156,7 +154,7 @@ def _all_that_is_left(guest: str, disk: str, aside: FileNames, state: GuestState
     )
 
 
-def _what_the_vm_sees(guest: GuestPlan, template: PlannedImage, state: GuestState) -> ImageSource:
+def _what_the_vm_sees(guest: GuestToConvert, template: PlannedImage, state: GuestState) -> ImageSource:
     if _is_restored(state):
         return replace(guest.source, backing=())
     return current_overlay(planned_overlay(guest, template.source))

@@ -14,7 +14,6 @@ from batchdiff.applying.guests.guest_files import Found
 from batchdiff.applying.journal.records import Goal, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.applying.swap import retire
-from batchdiff.applying.swap.apply_task import planned_parts
 from batchdiff.applying.swap.guest_to_restore import GuestToRestore
 from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.applying.writer.standalone import write_standalone
@@ -47,7 +46,7 @@ class RebuildTask:
 
     def write(self, fd: int, overlay: Image) -> list[str]:
         """Write the image, with the overlay's owner, mode and attributes."""
-        plan, (record, _) = self._guest.plan, planned_parts(self._guest.plan)
+        plan, record = self._guest.plan, self._guest.plan.image
         check_space_for_image(overlay, os.path.dirname(plan.source.path), plan.name)
         self._spare_original()
         lost = prepare(overlay.layers[0].fd, fd)

@@ -23,7 +23,6 @@ from batchdiff.applying.guests.overlay_source import current_overlay, planned_ov
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.applying.session.session import Run
-from batchdiff.applying.swap.apply_task import planned_parts
 from batchdiff.applying.swap.guest_to_restore import GuestToRestore, RestoreOptions
 from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.applying.swap.rebuild_task import RebuildTask
@@ -40,11 +39,11 @@ from batchdiff.applying.swap.refusals import (
 from batchdiff.choices import Retire
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageSource
-from batchdiff.plan.plan import GuestPlan, PlannedImage
+from batchdiff.plan.plan import GuestToConvert, PlannedImage
 
 
 def restore_task(
-    plan: GuestPlan, template: PlannedImage, run: Run, state: GuestState, options: RestoreOptions
+    plan: GuestToConvert, template: PlannedImage, run: Run, state: GuestState, options: RestoreOptions
 ) -> RestoreTask | RebuildTask:
     """Return the task of restore for a guest that apply has started to convert.
 
@@ -165,6 +164,6 @@ def _require_the_overlay(guest: GuestToRestore, overlay: Found) -> None:
 
 def _can_be_original(guest: GuestToRestore, found: Found) -> bool:
     """Return whether a file may count as the guest's original, without a comparison to prove it."""
-    planned, now = planned_parts(guest.plan)[0].fingerprints[0], found.now
+    planned, now = guest.plan.image.fingerprints[0], found.now
     kept = found.path == guest.plan.source.path and guest.state.fate in {None, Fate.KEPT}
     return found.proven or kept or (planned.size, planned.mtime_ns) == (now.size, now.mtime_ns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import types
 
 import plans
@@ -13,10 +12,10 @@ from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.journal.file import FrozenJournal
 from batchdiff.applying.journal.records import Goal, GuestState, History, Step
 from batchdiff.applying.swap import apply_task
-from batchdiff.applying.swap.apply_task import ApplyOptions, ApplyTask, planned_parts
+from batchdiff.applying.swap.apply_task import ApplyOptions, ApplyTask
 from batchdiff.applying.swap.task import is_in_place
 from batchdiff.choices import Retire
-from batchdiff.errors import GuestError, PlanError
+from batchdiff.errors import GuestError
 from batchdiff.qcow2.faults import FormatError
 
 TEMPLATE = plans.planned_image("/srv/images/template.qcow2", "qcow2")
@@ -68,16 +67,6 @@ def test_an_original_cannot_keep_a_name_that_its_overlay_takes():
         assert is_in_place(task(retire=retire, guest=guest))
 
 
-@pytest.mark.parametrize("lacks", ["image", "cluster size"])
-def test_a_guest_that_was_not_compared(lacks):
-    guest = plans.guest_plan()
-    options = dataclasses.replace(guest.options, cluster_size=None)
-    guest = dataclasses.replace(guest, **({"image": None} if lacks == "image" else {"options": options}))
-    for ask in (lambda: planned_parts(guest), lambda: task(guest=guest)):
-        with pytest.raises(PlanError, match="was not compared"):
-            ask()
-
-
 @pytest.mark.parametrize("published", [False, True])
 @pytest.mark.parametrize("mode", VerifyMode)
 def test_of_an_overlay_that_a_vm_may_have_used_every_byte_is_compared(monkeypatch, published, mode):
@@ -97,7 +86,7 @@ def test_of_an_overlay_that_a_vm_may_have_used_every_byte_is_compared(monkeypatc
     assert comparison.check is (Check.LEAKS_ALLOWED if published else Check.FLAWLESS)
     assert opened == ([] if mode is VerifyMode.FULL else [("the overlay", ended)])
     if not published:
-        assert comparison.written[1] == guest.unit
+        assert comparison.written[1] == guest.diff.unit
 
 
 def test_an_overlay_that_does_not_fit(monkeypatch):
@@ -110,7 +99,6 @@ def test_an_overlay_that_does_not_fit(monkeypatch):
     monkeypatch.setattr(apply_task, "prepare", lambda *_: [])
     original = types.SimpleNamespace(layers=[types.SimpleNamespace(fd=-1)])
     publication = types.SimpleNamespace(check=lambda _: None)
-    guest = plans.guest_plan(options=dataclasses.replace(plans.guest_plan().options, cluster_size=65536))
     with pytest.raises(GuestError, match="cannot write the image of web01: too many clusters") as caught:
-        task(guest=guest, publication=publication).write(-1, original)
+        task(publication=publication).write(-1, original)
     assert "`overlay.cluster_size`" in caught.value.remedy
