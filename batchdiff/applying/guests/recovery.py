@@ -25,7 +25,7 @@ from batchdiff.plan.sidecar import Origin, sidecars_of
 
 
 def recovered(plan: Plan, history: History, path_map: PathMap = NOTHING_MOVED) -> dict[str, GuestState]:
-    """Return where guests stand that an apply must have converted, although ``history`` lack them; change nothing.
+    """Return where guests stand that an apply must have converted, although ``history`` lacks them; change nothing.
 
     ``path_map``: how the paths in the sidecar have changed since they were recorded.
     """

@@ -11,7 +11,7 @@ from batchdiff.plan.plan import Plan
 
 
 def unrecorded(plan: Plan, history: History, path_map: PathMap) -> dict[str, GuestState]:
-    """Return where guests stand that ``history`` lack, by name, as sidecar and files prove it; change nothing."""
+    """Return where guests stand that ``history`` lacks, by name, as sidecar and files prove it; change nothing."""
     if not _may_lack(plan, history):
         return {}
     # Imported here: it reads image headers, and `status` does not need the modules for that otherwise.
