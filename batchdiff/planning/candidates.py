@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from dataclasses import dataclass
 
 from batchdiff.choices import Loss, Retire
@@ -16,7 +17,7 @@ from batchdiff.image.format_marks import looks_like
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
 from batchdiff.image.layer import Losses
-from batchdiff.image.open import OverlayError, inspect, open_image, peek_header
+from batchdiff.image.open import OverlayError, inspect, open_image, open_layer
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.block_stack import Underlying, all_underlying
 from batchdiff.manifest.manifest import GuestEntry, Manifest
@@ -123,7 +124,9 @@ def _check_not_replaced(entry: GuestEntry, template: ImageSource) -> None:
     guest = entry.image
     if guest.format is ImageFormat.QCOW2 or not entry.in_place or looks_like(guest.path) is not ImageFormat.QCOW2:
         return
-    named = resolved_backing(guest.path, peek_header(guest.path))
+    overlay = ImageSource(guest.path, ImageFormat.QCOW2)
+    with closing(open_layer(overlay)) as layer:
+        named = resolved_backing(overlay, layer.backing)
     if named is not None and is_one_image(template.path, named):
         raise OverlayError(f"cannot use {guest.path}", why=f"it is an overlay of {template.path}")
 
