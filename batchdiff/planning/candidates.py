@@ -11,13 +11,14 @@ from batchdiff.dependents.dependents import Forbidden, dependents_in_manifest
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.files import own_files
 from batchdiff.files.fingerprint import fingerprint_at
-from batchdiff.files.identity import identity_of, is_one_image
+from batchdiff.files.identity import identity_in, is_one_image
 from batchdiff.image.backing_names import resolved_backing
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
 from batchdiff.image.layer import Losses
 from batchdiff.image.open import OverlayError, inspect, open_image, open_layer
+from batchdiff.image.template_storage import TemplateRisk, template_risk
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.block_stack import Underlying, all_underlying
 from batchdiff.manifest.manifest import GuestEntry, Manifest
@@ -140,7 +141,8 @@ def _objection(
     :raises ImageError: its tables are damaged.
     """
     # First the checks that need only paths, then those that read the image.
-    if reason := _under_the_template(record, template, under, manifest.retire):
+    identity = identity_in(os.fstat(image.layers[0].fd))
+    if reason := _stores_template(template_risk(under, identity, manifest.retire), template):
         return reason
     aside = record.source.path + own_files.QUARANTINE
     if manifest.retire is Retire.QUARANTINE and os.path.lexists(aside):
@@ -171,11 +173,11 @@ def _lost(losses: Losses, allowed: frozenset[Loss]) -> str:
     return ""
 
 
-def _under_the_template(record: PlannedImage, template: PlannedImage, under: Underlying, retire: Retire) -> str:
+def _stores_template(risk: TemplateRisk, template: PlannedImage) -> str:
     """Return why retiring a guest could destroy the template; empty if it cannot."""
-    if identity_of(record.source.path) in under.files:
+    if risk is TemplateRisk.STORED_IN_GUEST:
         return "the template is stored inside this guest, through a loop device or another block device"
-    if retire is Retire.DELETE and not under.traced:
+    if risk is TemplateRisk.UNTRACED:
         return (
             f"the template {template.source.path} is a block device whose storage cannot be traced: it could be in"
             " a file that would be deleted. Use `retire: quarantine` or `keep`"
