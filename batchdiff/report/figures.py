@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from batchdiff.image.storage.exactness import Exactness
-from batchdiff.plan.plan import GuestPlan, Savings, Verdict
+from batchdiff.plan.plan import GuestToConvert
 from batchdiff.units import format_size
 
 NOTHING = "-"
@@ -52,15 +52,6 @@ def counted(count: int, singular: str) -> str:
     return f"{count} {singular}{'' if count == 1 else 's'}"
 
 
-def to_convert(guests: Iterable[GuestPlan]) -> list[tuple[GuestPlan, Savings]]:
-    """Return the guests that apply will convert, with their savings."""
-    return [
-        (guest, guest.savings)
-        for guest in guests
-        if guest.verdict is Verdict.CONVERT and guest.savings is not None
-    ]
-
-
-def error_bytes(guests: Iterable[GuestPlan]) -> int:
+def error_bytes(guests: Iterable[GuestToConvert]) -> int:
     """Return the largest possible error of the sum of the overlays' sizes, in bytes."""
-    return sum(savings.overlay_error_bytes for _, savings in to_convert(guests))
+    return sum(guest.diff.savings.overlay_error_bytes for guest in guests)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from batchdiff.plan.document import to_dict
 from batchdiff.plan.plan import GuestPlan, Plan
-from batchdiff.plan.runs import NO_RUNS
 from batchdiff.report.figures import error_bytes, share
 
 REPORT_VERSION = "1.1"
@@ -26,8 +25,7 @@ def plan_json(plan: Plan, *, stale: Sequence[str] = ()) -> str:
 
 def plan_report(plan: Plan, *, stale: Sequence[str] = ()) -> dict[str, Any]:
     """Return the plain values of that report."""
-    without = tuple(replace(guest, data=NO_RUNS, zero=NO_RUNS) for guest in plan.guests)
-    document = to_dict(replace(plan, guests=without))
+    document = to_dict(plan)
     guests = zip(document["guests"], plan.guests, strict=True)
     return {
         "report_version": REPORT_VERSION,
@@ -44,7 +42,7 @@ def plan_report(plan: Plan, *, stale: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _guest(record: dict[str, Any], guest: GuestPlan) -> dict[str, Any]:
-    savings = guest.savings
+    diff = guest.diff
     return {
         "name": guest.name,
         "path": guest.source.path,
@@ -54,18 +52,18 @@ def _guest(record: dict[str, Any], guest: GuestPlan) -> dict[str, Any]:
         "reason": guest.reason,
         "overlay": record["overlay"],
         # In whole units: the last may reach past the end of the disk.
-        "data_bytes": guest.data.units * guest.unit if savings else None,
-        "zero_bytes": guest.zero.units * guest.unit if savings else None,
+        "data_bytes": diff.data.units * diff.unit if diff else None,
+        "zero_bytes": diff.zero.units * diff.unit if diff else None,
         "link": guest.alias or None,
         "savings": record.get("savings"),
         "similarity": record.get("similarity"),
-        "saved_share": _rounded(share(savings.saved_bytes, savings.allocated_bytes)) if savings else None,
+        "saved_share": _rounded(share(diff.savings.saved_bytes, diff.savings.allocated_bytes)) if diff else None,
     }
 
 
 def _totals(plan: Plan) -> dict[str, Any]:
     saved = _rounded(share(plan.totals.saved_bytes, plan.totals.allocated_bytes))
-    return asdict(plan.totals) | {"overlay_error_bytes": error_bytes(plan.guests), "saved_share": saved}
+    return asdict(plan.totals) | {"overlay_error_bytes": error_bytes(plan.to_convert), "saved_share": saved}
 
 
 def _rounded(part: float | None) -> float | None:

@@ -25,7 +25,6 @@ from batchdiff.report.figures import (
     estimated_size,
     percent,
     share,
-    to_convert,
 )
 from batchdiff.report.printable import printable
 from batchdiff.report.remarks import remarks
@@ -79,7 +78,7 @@ def _stale(notices: Sequence[str], width: int) -> Iterator[str]:
 
 
 def _table(plan: Plan, width: int) -> list[str]:
-    rows = [_row(guest) for guest in plan.guests if guest.savings is not None or guest.verdict is Verdict.REFUSE]
+    rows = [_row(guest) for guest in plan.guests if guest.diff is not None or guest.verdict is Verdict.REFUSE]
     if not rows:
         return []
     if len(plan.guests) != 1:
@@ -90,9 +89,9 @@ def _table(plan: Plan, width: int) -> list[str]:
 def _row(guest: GuestPlan) -> tuple[str, ...]:
     cluster, verdict = guest.options.cluster_size, guest.verdict.value
     last = ("auto" if cluster is None else format_size(cluster), verdict)
-    savings = guest.savings
-    if savings is None:
+    if guest.diff is None:
         return (printable(guest.name), NOTHING, NOTHING, NOTHING, NOTHING, *last)
+    savings = guest.diff.savings
     return (
         printable(guest.name),
         format_size(savings.allocated_bytes),
@@ -108,8 +107,8 @@ def _totals_row(plan: Plan) -> tuple[str, ...]:
     return (
         "total",
         format_size(totals.allocated_bytes),
-        estimated_size(totals.overlay_bytes, error_bytes(plan.guests)),
-        bounded_size(totals.saved_bytes, totals.exactness, error_bytes(plan.guests)),
+        estimated_size(totals.overlay_bytes, error_bytes(plan.to_convert)),
+        bounded_size(totals.saved_bytes, totals.exactness, error_bytes(plan.to_convert)),
         _share(totals),
         "",
         f"{totals.convert} of {totals.guests}",
@@ -146,7 +145,7 @@ def _reasons(guests: Sequence[GuestPlan]) -> Iterator[tuple[Verdict, str, list[s
 
 def _how_saved(plan: Plan, width: int) -> Iterator[str]:
     """Yield why `saved` is not `allocated` less `overlay`, if it is not."""
-    chosen = [savings for _, savings in to_convert(plan.guests)]
+    chosen = [guest.diff.savings for guest in plan.to_convert]
     on_disk = sum(savings.overlay_disk_bytes for savings in chosen)
     if on_disk != plan.totals.overlay_bytes:
         what, why = (
@@ -155,7 +154,7 @@ def _how_saved(plan: Plan, width: int) -> Iterator[str]:
             else ("the overlays take", "their files have")
         )
         bounded = any(savings.exactness is not Exactness.EXACT for savings in chosen)
-        about = "about " if error_bytes(plan.guests) else "up to " if bounded else ""
+        about = "about " if error_bytes(plan.to_convert) else "up to " if bounded else ""
         text = f"saved counts what {what} on disk: {about}{format_size(on_disk)}, because {why} holes."
         yield paragraph(text, width=width)
     if any(savings.saved_bytes != savings.allocated_bytes - savings.overlay_disk_bytes for savings in chosen):
@@ -167,7 +166,8 @@ def _how_saved(plan: Plan, width: int) -> Iterator[str]:
 def _not_exact(plan: Plan) -> Iterator[str]:
     """Yield why savings are not known exactly, guests with the same reason together."""
     alike: dict[tuple[Exactness, str], list[tuple[str, int]]] = {}
-    for guest, savings in to_convert(plan.guests):
+    for guest in plan.to_convert:
+        savings = guest.diff.savings
         if savings.exactness is not Exactness.EXACT:
             key = savings.exactness, savings.note
             alike.setdefault(key, []).append((printable(guest.name), savings.saved_bytes))
@@ -180,7 +180,7 @@ def _not_exact(plan: Plan) -> Iterator[str]:
 
 
 def _next(plan: Plan, width: int, jobs: int) -> Iterator[str]:
-    chosen = [guest for guest, _ in to_convert(plan.guests)]
+    chosen = plan.to_convert
     if not chosen:
         yield "There is nothing to convert."
         return
@@ -193,14 +193,14 @@ def _next(plan: Plan, width: int, jobs: int) -> Iterator[str]:
         copied = plan.totals.template_copy_bytes
         cost = f" That copies it to the upper layer of its overlayfs: {format_size(copied)}." if copied else ""
         yield paragraph(text + cost, width=width)
-    if error_bytes(plan.guests):
+    if error_bytes(plan.to_convert):
         text = "~ marks the estimated size of a compressed overlay, ± the most that it may be off."
         yield paragraph(text, width=width)
 
 
 def _space(plan: Plan, jobs: int) -> str:
     """Say how much space apply takes, and how much less it makes do with if there is not so much."""
-    savings = [each for _, each in to_convert(plan.guests)]
+    savings = [guest.diff.savings for guest in plan.to_convert]
     usual, least = (
         peak_extra_bytes(savings, plan.retire, at_once=number) + plan.totals.template_copy_bytes
         for number in (jobs, 1)

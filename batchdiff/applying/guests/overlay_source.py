@@ -16,10 +16,10 @@ from dataclasses import replace
 from batchdiff.errors import ImageError
 from batchdiff.image.open import open_layer
 from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.plan.plan import GuestPlan
+from batchdiff.plan.plan import GuestToConvert
 
 
-def planned_overlay(guest: GuestPlan, template: ImageSource) -> ImageSource:
+def planned_overlay(guest: GuestToConvert, template: ImageSource) -> ImageSource:
     """Return a guest's overlay as apply wrote it, with the chain that it rests on."""
     return ImageSource(guest.overlay_path, ImageFormat.QCOW2, (template, *template.backing))
 
