@@ -12,9 +12,10 @@ from batchdiff.plan.plan import PlannedImage
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
 from batchdiff.planning.checkpoint.resume import binding_of, key_of, left, take_over
 from batchdiff.planning.scan.common_blocks import CommonBlocks
-from batchdiff.planning.scan.one_range import RANGE, ScanJob
-from batchdiff.planning.scan.reopening import Budget, batches, files_of, reopened
+from batchdiff.planning.scan.one_range import RANGE
+from batchdiff.planning.scan.reopening import Budget, batches, files_of, reopen
 from batchdiff.planning.scan.results import Findings
+from batchdiff.planning.scan.scan_job import ScanJob
 from batchdiff.planning.scan.workers import run_tasks
 from batchdiff.units import format_size
 
@@ -98,7 +99,7 @@ def _ranges(
     found = set(ranges_with_data(template))
     for name, record in guests.items():
         try:
-            with reopened(record, observer) as image:
+            with reopen(record, observer) as image:
                 found.update(ranges_with_data(image))
                 if common is not None:
                     common.add(name, image)
