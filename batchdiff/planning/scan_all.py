@@ -77,7 +77,7 @@ def scan_guests(
         job = replace(job, guests=tuple(guests[name] for name in names), shared=shared)
         if checkpoint is not None:
             checkpoint.begin(tuple(keys[name] for name in names))
-        for result in run_tasks(job, numbers, jobs=min(jobs, max(len(numbers), 1))):
+        for result in run_tasks(job, numbers, workers=min(jobs, max(len(numbers), 1))):
             findings.add(result, names)
             if checkpoint is not None:
                 checkpoint.add(result)

@@ -384,7 +384,7 @@ class Look:
 
 told = []
 with throttled(ScanLimits(idle=True), tell=told.append):
-    print(set(run_tasks(Look(), range(4), jobs=2)), *told)
+    print(set(run_tasks(Look(), range(4), workers=2)), *told)
 """
 
 

@@ -36,33 +36,33 @@ class _Worker(Generic[Task]):
     task: Task
 
 
-def run_tasks(job: Job[Task, Result], tasks: Iterable[Task], *, jobs: int) -> Iterator[Result]:
-    """Run the tasks in up to ``jobs`` processes: see :class:`~batchdiff.planning.scan.executor.Executor`.
+def run_tasks(job: Job[Task, Result], tasks: Iterable[Task], *, workers: int) -> Iterator[Result]:
+    """Run the tasks in up to ``workers`` processes: see :class:`~batchdiff.planning.scan.executor.Executor`.
 
     A worker inherits the job by fork, so only tasks and results are pickled.
     """
-    if jobs == 1:
+    if workers == 1:
         yield from _without_workers(job, tasks)
         return
-    workers: dict[Connection, _Worker[Task]] = {}
+    running: dict[Connection, _Worker[Task]] = {}
     worker: _Worker[Task]
     result: Result
     try:
         # First one task for each worker; after that, the next task for the worker that finishes first.
         for task in tasks:
-            if len(workers) < jobs:
-                _give(_started_worker(job, task, workers), job, task)
+            if len(running) < workers:
+                _give(_started_worker(job, task, running), job, task)
                 continue
-            worker, result = _next_result(workers, job)
+            worker, result = _next_result(running, job)
             _give(worker, job, task)
             yield result
-        while workers:
-            worker, result = _next_result(workers, job)
-            del workers[worker.pipe]
+        while running:
+            worker, result = _next_result(running, job)
+            del running[worker.pipe]
             _end(worker)
             yield result
     finally:
-        for worker in workers.values():
+        for worker in running.values():
             worker.process.terminate()
             _end(worker)
 
