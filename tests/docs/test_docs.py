@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from manifest_texts import check_shape
 
 from batchdiff import errors
 from batchdiff.applying.journal.records import Step
 from batchdiff.applying.results.finding import Health
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.cli.arguments import parser
-from batchdiff.manifest.file import check_shape
 
 ROOT = Path(__file__).parents[2]
 CODE = sorted((ROOT / "batchdiff").rglob("*.py"))

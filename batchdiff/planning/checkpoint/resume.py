@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from functools import cache, lru_cache
 
 from batchdiff.plan.plan import PlannedImage
-from batchdiff.planning.checkpoint.records import Guests, Record, Recorded
+from batchdiff.planning.checkpoint.records import Guests, RangeRecord, Record
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.scan.one_range import RANGE
 from batchdiff.planning.scan.results import Findings
@@ -22,14 +22,9 @@ SCAN_VERSION = 2
 """Raise this whenever a scan of the same images could have other results than before."""
 
 
-def covers_content(image: PlannedImage) -> bool:
-    """Return True if an image's fingerprints change with its content; those of block devices stay the same."""
-    return all(fingerprint.vouches_for_content for fingerprint in image.fingerprints)
-
-
 def key_of(image: PlannedImage) -> str:
     """Return the exact state of an image as text; empty if its fingerprints do not cover its content."""
-    return json.dumps(asdict(_lasting(image)), sort_keys=True) if covers_content(image) else ""
+    return json.dumps(asdict(_lasting(image)), sort_keys=True) if image.vouches_for_content else ""
 
 
 def _lasting(image: PlannedImage) -> PlannedImage:
@@ -55,7 +50,7 @@ def take_over(findings: Findings, records: Iterable[Record], keys: Mapping[str, 
         if isinstance(record, Guests):
             names = [name_of.get(key) for key in record.keys]
             known = frozenset(name for name in names if name is not None)
-        elif isinstance(record, Recorded) and max([-1, *record.left_out, *record.result.differences]) < len(names):
+        elif isinstance(record, RangeRecord) and _last_guest(record) < len(names):
             # A result covers all guests of the list but those left out, including guests without differences.
             covered, of = known, names
             if record.left_out:
@@ -66,13 +61,18 @@ def take_over(findings: Findings, records: Iterable[Record], keys: Mapping[str, 
             findings.covered[number] = _union(findings.covered.get(number, frozenset()), covered)
 
 
+def _last_guest(record: RangeRecord) -> int:
+    """Return the largest number of a guest in a record; -1 if it has none."""
+    return max([-1, *record.left_out, *record.result.differences])
+
+
 @lru_cache
 def _union(some: frozenset[str], others: frozenset[str]) -> frozenset[str]:
     """Return the union as one and the same object for thousands of ranges, to take less memory."""
     return some | others
 
 
-def left(
+def ranges_left(
     ranges: Iterable[int], covered: Mapping[int, frozenset[str]], guests: Sequence[str]
 ) -> dict[tuple[str, ...], list[int]]:
     """Return the ranges to scan, by the guests that they must be scanned for."""

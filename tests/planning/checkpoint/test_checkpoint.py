@@ -16,7 +16,7 @@ from batchdiff.errors import ImageError
 from batchdiff.extents import Kind, empty, from_runs
 from batchdiff.planning.checkpoint import checkpoint as module
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
-from batchdiff.planning.checkpoint.records import MAGIC, Binding, Guests, Recorded, encoded
+from batchdiff.planning.checkpoint.records import MAGIC, Binding, Guests, RangeRecord, encode
 from batchdiff.planning.scan.results import RangeResult
 
 
@@ -63,7 +63,7 @@ def written(plan, results=RESULTS, binding="b"):
 
 def recorded(results):
     plain = [replace(each, failures={}) for each in results]
-    return [Recorded(plain[n], frozenset(r.failures)) for n, r in enumerate(results)]
+    return [RangeRecord(plain[n], frozenset(r.failures)) for n, r in enumerate(results)]
 
 
 def loaded(plan, told=None, binding="b"):
@@ -93,7 +93,7 @@ def test_a_result_comes_back(tmp_path_factory, number, digest, runs, failed):
     written(plan, [RangeResult(number, digest, differences, dict.fromkeys(failed, error), 7, replaced)])
     guests, record = loaded(plan)
     assert guests == Guests(("one", "two"))
-    assert record == Recorded(RangeResult(number, digest, differences, {}, 7, replaced), frozenset(failed))
+    assert record == RangeRecord(RangeResult(number, digest, differences, {}, 7, replaced), frozenset(failed))
 
 
 def spread(runs):
@@ -147,7 +147,7 @@ def test_every_cut_leaves_what_was_whole(plan, partial):
 
 
 def not_yet_bound(length):
-    return length < len(MAGIC) + len(encoded(Binding("b")))
+    return length < len(MAGIC) + len(encode(Binding("b")))
 
 
 def test_a_changed_byte_is_never_believed(plan, partial):
@@ -169,7 +169,7 @@ def test_what_follows_damage_never_comes_back(plan, partial):
     """A record as long as the damaged one takes its place; what was behind it had other guests in mind."""
     written(plan, [result(0), result(1), result(2)])
     content = bytearray(partial.read_bytes())
-    content[-len(encoded(result(1))) * 2 + 30] ^= 1
+    content[-len(encode(result(1))) * 2 + 30] ^= 1
     partial.write_bytes(content)
     checkpoint = opened(plan)
     assert checkpoint.load("b") == [Guests(("one", "two")), *recorded([result(0)])]
@@ -207,7 +207,7 @@ def test_whole_records_that_make_no_sense(plan, partial, payload):
     written(plan)
     frame = len(payload).to_bytes(4, "little") + xxhash.xxh3_128_digest(payload)
     with partial.open("ab") as file:
-        file.write(frame + payload + encoded(result(77)))
+        file.write(frame + payload + encode(result(77)))
     found = loaded(plan)
     assert found[:4] == [Guests(("one", "two")), *recorded(RESULTS)]
     assert 77 not in [record.result.number for record in found[1:]]

@@ -22,8 +22,8 @@ from small_fleet import GUESTS, OTHER, TEMPLATE, checksum, fresh, manifest
 from batchdiff.errors import ImageError, WorkerError
 from batchdiff.extents import Kind, from_runs
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
-from batchdiff.planning.checkpoint.records import Guests, Recorded
-from batchdiff.planning.checkpoint.resume import covers_content, left, take_over
+from batchdiff.planning.checkpoint.records import Guests, RangeRecord
+from batchdiff.planning.checkpoint.resume import ranges_left, take_over
 from batchdiff.planning.planner import EarlierResults, make_plan
 from batchdiff.planning.scan import one_range
 from batchdiff.planning.scan.results import Findings, RangeResult
@@ -296,7 +296,7 @@ def test_a_scan_without_sharing_is_not_mixed_with_one_that_shares(tmp_path):
 def test_a_guest_that_was_left_out_is_not_known():
     """Nor is anything believed that such a record says of it all the same."""
     found = from_runs([(0, 1, Kind.DATA)])
-    records = [Guests(("a", "b")), Recorded(RangeResult(3, b"d" * 16, {0: found, 1: found}), frozenset([1]))]
+    records = [Guests(("a", "b")), RangeRecord(RangeResult(3, b"d" * 16, {0: found, 1: found}), frozenset([1]))]
     findings = Findings(sharing=False)
     take_over(findings, records, {"today-b": "b", "today-a": "a"})
     assert findings.covered == {3: {"today-a"}}
@@ -309,19 +309,19 @@ def test_guests_that_nobody_named(bad):
     found = from_runs([(0, 1, Kind.DATA)])
     findings = Findings(sharing=False)
     result = RangeResult(3, None, dict.fromkeys(bad, found))
-    take_over(findings, [Guests(("a", "b")), Recorded(result, frozenset())], {"one": "a", "two": "b"})
+    take_over(findings, [Guests(("a", "b")), RangeRecord(result, frozenset())], {"one": "a", "two": "b"})
     assert findings.covered == {}
 
 
 @given(st.sets(st.integers(0, 20)), st.dictionaries(st.integers(0, 20), st.frozensets(st.sampled_from("abcd"))))
 def test_what_is_left(ranges, covered):
-    found = left(sorted(ranges), covered, "abcd")
+    found = ranges_left(sorted(ranges), covered, "abcd")
     for number in ranges:
         groups = [guests for guests, numbers in found.items() if number in numbers]
         missing = tuple(guest for guest in "abcd" if guest not in covered.get(number, ()))
         assert groups == ([missing] if missing else [])
     assert all(numbers == sorted(numbers) for numbers in found.values())
-    assert left(sorted(ranges), {}, "") == ({(): sorted(ranges)} if ranges else {})
+    assert ranges_left(sorted(ranges), {}, "") == ({(): sorted(ranges)} if ranges else {})
 
 
 def test_whose_fingerprints_cover_the_content(folder):
@@ -330,7 +330,7 @@ def test_whose_fingerprints_cover_the_content(folder):
     from batchdiff.planning.candidates import planned_image  # noqa: PLC0415
 
     with open_image(source(folder / "x.img")) as image:
-        assert covers_content(planned_image(image))
+        assert planned_image(image).vouches_for_content
 
 
 _PLANNER = """

@@ -20,7 +20,7 @@ from batchdiff.units import KIB, MIB, ceil_div
 
 
 def naive(image, extents, granule):
-    """As taken_bytes, run by run and block by block."""
+    """As space_taken, run by run and block by block."""
     blocks, shared = set(), 0
     for first, count in extents.pairs(Kind.DATA).tolist():
         segments = image.segments(first * granule, (first + count) * granule)
@@ -64,7 +64,7 @@ def random_text(rng, size, letters):
 
 
 @pytest.mark.parametrize("form", ["raw", "qcow2"])
-def test_taken_bytes_are_those_of_each_run(tmp_path, monkeypatch, form):
+def test_the_space_taken_is_that_of_each_run(tmp_path, monkeypatch, form):
     rng = seeded()
     for number in range(8):
         path = tmp_path / f"{number}.img"
