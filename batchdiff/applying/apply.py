@@ -25,7 +25,8 @@ from batchdiff.choices import Retire
 from batchdiff.errors import PlanError, UsageError
 from batchdiff.files.identity import identity_of
 from batchdiff.image.image import Image
-from batchdiff.linux.block_stack import all_underlying
+from batchdiff.image.template_storage import TemplateRisk, template_risk
+from batchdiff.linux.block_stack import Underlying, all_underlying
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, Plan
 
 
@@ -63,7 +64,8 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         publication = Publication(plan, run)
         _make_up(publication, to_convert, session)
         manner = Manner(options.retire, options.verify, publication)
-        ways = [Way(guest.name, partial(_task, guest, plan, run, manner)) for guest in to_convert]
+        under = all_underlying(tuple(layer.path for layer in template.layers))
+        ways = [Way(guest.name, partial(_task, guest, under, run, manner)) for guest in to_convert]
         arriving = arrivals(ways, run, at_once=jobs)
         for guest in guests:
             if isinstance(guest, GuestToConvert):
@@ -90,9 +92,9 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
     return guests
 
 
-def _task(guest: GuestToConvert, plan: Plan, run: Run, manner: Manner) -> Task:
-    _check_not_the_template(guest, run.template, manner.retire)
-    return overlay_task(guest, plan.template, run, manner)
+def _task(guest: GuestToConvert, under: Underlying, run: Run, manner: Manner) -> Task:
+    _check_not_the_template(guest, run.template, under, manner.retire)
+    return overlay_task(guest, run.session.plan.template, run, manner)
 
 
 def _jobs(run: Run, guests: list[GuestToConvert], pending: list[GuestToConvert], retire: Retire) -> int:
@@ -143,16 +145,18 @@ def chosen(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
     return [guest for guest in plan.guests if guest.name in names]
 
 
-def _check_not_the_template(guest: GuestToConvert, template: Image, retire: Retire) -> None:
+def _check_not_the_template(guest: GuestToConvert, template: Image, under: Underlying, retire: Retire) -> None:
     """Refuse a guest that is the template or stores its bytes: a plan is input, which may be wrong.
+
+    ``under``: the files that store the template.
 
     :raises PlanError: the guest is the template, or stores it.
     :raises UsageError: that is uncertain, and the original is to be deleted.
     """
-    under = all_underlying(tuple(layer.path for layer in template.layers))
-    if identity_of(guest.source.path) in under.files:
+    risk = template_risk(under, identity_of(guest.source.path), retire)
+    if risk is TemplateRisk.STORED_IN_GUEST:
         raise PlanError(f"guest {guest.name} is the template, or stores it", remedy="Plan again.")
-    if retire is Retire.DELETE and not under.traced:
+    if risk is TemplateRisk.UNTRACED:
         raise UsageError(
             f"the original of {guest.name} may not be deleted",
             why=f"the template {template.path} is a block device, and where its bytes are cannot be traced",

@@ -30,8 +30,8 @@ from batchdiff.choices import Retire
 from batchdiff.errors import DifferenceError, GuestError, InUseError
 from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
 from batchdiff.image.image import Image
-from batchdiff.image.open import peek_header
-from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.image.open import open_layer
+from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import GuestToConvert, PlannedImage
 
 
@@ -135,8 +135,7 @@ def _sound(_original: Image, now: ImageSource, ended: Callable[[], bool]) -> Non
         check_used(now, ended)
     except InUseError:
         # Its VM is running on it at this moment, with its template: there is no better proof.
-        if now.format is ImageFormat.QCOW2:
-            peek_header(now.path)
+        open_layer(now).close()
 
 
 def _writes_nothing(_fd: int, _image: Image) -> list[str]:
