@@ -24,7 +24,8 @@ from batchdiff.choices import Retire
 from batchdiff.errors import PlanError, UsageError
 from batchdiff.files.identity import identity_of
 from batchdiff.image.image import Image
-from batchdiff.linux.block_stack import all_underlying
+from batchdiff.image.template_storage import TemplateRisk, template_risk
+from batchdiff.linux.block_stack import Underlying, all_underlying
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, Plan
 
 _NOT_THERE = {Fate.DELETED, Fate.GONE}
@@ -54,9 +55,10 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         discard_unfinished(plan)
         publication = Publication(plan, run)
         _make_up(publication, to_convert, session)
+        under = all_underlying(tuple(layer.path for layer in template.layers))
 
         def task_of(guest: GuestToConvert) -> ApplyTask:
-            _check_not_the_template(guest, run.template, options.retire)
+            _check_not_the_template(guest, template, under, options.retire)
             return ApplyTask(guest, plan.template, run, options, publication)
 
         results = run_swaps(to_convert, task_of, run, at_once=jobs)
@@ -145,16 +147,18 @@ def choose_guests(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
     return [guest for guest in plan.guests if guest.name in names]
 
 
-def _check_not_the_template(guest: GuestToConvert, template: Image, retire: Retire) -> None:
+def _check_not_the_template(guest: GuestToConvert, template: Image, under: Underlying, retire: Retire) -> None:
     """Refuse a guest that is the template or stores its bytes: a plan is input, which may be wrong.
+
+    ``under``: the files that store the template.
 
     :raises PlanError: the guest is the template, or stores it.
     :raises UsageError: that is uncertain, and the original is to be deleted.
     """
-    under = all_underlying(tuple(layer.path for layer in template.layers))
-    if identity_of(guest.source.path) in under.files:
+    risk = template_risk(under, identity_of(guest.source.path), retire)
+    if risk is TemplateRisk.STORED_IN_GUEST:
         raise PlanError(f"guest {guest.name} is the template, or stores it", remedy="Plan again.")
-    if retire is Retire.DELETE and not under.traced:
+    if risk is TemplateRisk.UNTRACED:
         raise UsageError(
             f"the original of {guest.name} may not be deleted",
             why=f"the template {template.path} is a block device, and where its bytes are cannot be traced",

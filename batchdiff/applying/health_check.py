@@ -42,7 +42,7 @@ from batchdiff.errors import (
 )
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import users
-from batchdiff.image.open import inspect, open_image, peek_header
+from batchdiff.image.open import inspect, open_image, open_layer
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import explained
 from batchdiff.plan.plan import GuestToConvert, Plan
@@ -186,7 +186,7 @@ def _require_readable(overlay: ImageSource) -> None:
     :raises ImageError: it does not rest on the template of the plan.
     """
     try:
-        peek_header(overlay.path)
+        open_layer(overlay).close()
     except ImageError as error:
         if _may_not_be_read(error):
             raise

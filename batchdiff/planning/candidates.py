@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from dataclasses import dataclass
 
 from batchdiff.choices import Loss, Retire
@@ -10,13 +11,15 @@ from batchdiff.dependents.dependents import Forbidden, dependents_in_manifest
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.files import own_files
 from batchdiff.files.fingerprint import fingerprint_at
-from batchdiff.files.identity import identity_of, is_one_image
+from batchdiff.files.identity import identity_in, is_one_image
 from batchdiff.image.backing_names import resolved_backing
+from batchdiff.image.files import ReadObserver
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
 from batchdiff.image.layer import Losses
-from batchdiff.image.open import OverlayError, inspect, open_image, peek_header
+from batchdiff.image.open import OverlayError, inspect, open_image, open_layer
+from batchdiff.image.template_storage import TemplateRisk, template_risk
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.block_stack import Underlying, all_underlying
 from batchdiff.manifest.manifest import GuestEntry, Manifest
@@ -61,28 +64,43 @@ def planned_image(image: Image) -> PlannedImage:
     return PlannedImage(image.source, image.virtual_size, image.fingerprints())
 
 
-def examine_guests(manifest: Manifest, template: PlannedImage, plans: EarlierPlans) -> list[Part]:
+def examine_guests(
+    manifest: Manifest, template: PlannedImage, plans: EarlierPlans, observer: ReadObserver | None = None
+) -> list[Part]:
     """Examine all guests and decide which to compare. No file stays open.
 
-    ``plans``: the earlier plans, which give the reason to skip a guest that they converted.
+    ``plans``: the earlier plans, which give the reason to skip a guest that they converted. ``observer`` is
+    called at every read of an image.
     """
     under = all_underlying(template.paths)
-    parts = [_examine(entry, template, under, manifest, plans) for entry in manifest.guests]
+    parts = [
+        _decided_before(entry, plans) or _examine(entry, template, under, manifest, observer)
+        for entry in manifest.guests
+    ]
     return _without_backing_files(parts, manifest)
 
 
-def _examine(
-    entry: GuestEntry, template: PlannedImage, under: Underlying, manifest: Manifest, plans: EarlierPlans
-) -> Part:
+def _decided_before(entry: GuestEntry, plans: EarlierPlans) -> UntouchedGuest | None:
+    """Return the part of a guest that need not be opened; None if it must be examined."""
     if entry.converted is not None:
         return untouched_guest(entry, None, Verdict.SKIP, plans.reason(entry.converted))
     if entry.objection:
         return untouched_guest(entry, None, Verdict.REFUSE, entry.objection)
+    return None
+
+
+def _examine(
+    entry: GuestEntry,
+    template: PlannedImage,
+    under: Underlying,
+    manifest: Manifest,
+    observer: ReadObserver | None,
+) -> Part:
     # Taken before the header is read: a snapshot that is made in this moment must not be overlooked later.
     begun = fingerprint_at(entry.image.path)
     try:
-        _check_not_replaced(entry, template.source)
-        image = open_image(entry.image, no_overlay_of=template.source.path)
+        _check_not_replaced(entry, template.source, observer)
+        image = open_image(entry.image, no_overlay_of=template.source.path, observer=observer)
     except OverlayError:
         return untouched_guest(entry, None, Verdict.SKIP, "it is already an overlay of this template")
     except ImageError as error:
@@ -125,7 +143,7 @@ def _first_of(images: list[str], guests: dict[str, str]) -> str:
     return f"{shown} and {len(images) - 1} more" if len(images) > 1 else shown
 
 
-def _check_not_replaced(entry: GuestEntry, template: ImageSource) -> None:
+def _check_not_replaced(entry: GuestEntry, template: ImageSource, observer: ReadObserver | None) -> None:
     """Refuse a guest that is not declared qcow2, but whose overlay has taken its place.
 
     No data is read as qcow2 for that: a forged header can only keep its own guest from being converted.
@@ -134,9 +152,13 @@ def _check_not_replaced(entry: GuestEntry, template: ImageSource) -> None:
     :raises ImageError: it looks like qcow2, and is damaged.
     """
     guest = entry.image
-    if guest.format is ImageFormat.QCOW2 or not entry.in_place or looks_like(guest.path) is not ImageFormat.QCOW2:
+    if guest.format is ImageFormat.QCOW2 or not entry.in_place:
         return
-    named = resolved_backing(guest.path, peek_header(guest.path))
+    if looks_like(guest.path, observer) is not ImageFormat.QCOW2:
+        return
+    overlay = ImageSource(guest.path, ImageFormat.QCOW2)
+    with closing(open_layer(overlay, observer)) as layer:
+        named = resolved_backing(overlay, layer.backing)
     if named is not None and is_one_image(template.path, named):
         raise OverlayError(f"cannot use {guest.path}", why=f"it is an overlay of {template.path}")
 
@@ -150,7 +172,8 @@ def _objection(
     :raises ImageError: its tables are damaged.
     """
     # First the checks that need only paths, then those that read the image.
-    if reason := _under_the_template(record, template, under, manifest.retire):
+    identity = identity_in(os.fstat(image.layers[0].fd))
+    if reason := _stores_template(template_risk(under, identity, manifest.retire), template):
         return reason
     aside = record.source.path + own_files.QUARANTINE
     if manifest.retire is Retire.QUARANTINE and os.path.lexists(aside):
@@ -181,11 +204,11 @@ def _forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:
     return ""
 
 
-def _under_the_template(record: PlannedImage, template: PlannedImage, under: Underlying, retire: Retire) -> str:
+def _stores_template(risk: TemplateRisk, template: PlannedImage) -> str:
     """Return why retiring a guest could destroy the template; empty if it cannot."""
-    if identity_of(record.source.path) in under.files:
+    if risk is TemplateRisk.STORED_IN_GUEST:
         return "the template is stored inside this guest, through a loop device or another block device"
-    if retire is Retire.DELETE and not under.traced:
+    if risk is TemplateRisk.UNTRACED:
         return (
             f"the template {template.source.path} is a block device whose storage cannot be traced: it could be in"
             " a file that would be deleted. Use `retire: quarantine` or `keep`"

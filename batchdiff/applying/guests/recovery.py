@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 
 from batchdiff.applying.guests.file_names import original_names
@@ -19,13 +20,14 @@ from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, 
 from batchdiff.errors import BatchdiffError, GuestError
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.files.identity import is_one_image
+from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.path_map import NOTHING_MOVED, PathMap
 from batchdiff.plan.plan import GuestToConvert, Plan
 from batchdiff.plan.sidecar import Origin, sidecars_of
 
 
 def recovered(plan: Plan, history: History, path_map: PathMap = NOTHING_MOVED) -> dict[str, GuestState]:
-    """Return where guests stand that an apply must have converted, although ``history`` lacks them; change nothing.
+    """Return where guests stand that apply must have converted, although ``history`` lacks them; change nothing.
 
     ``path_map``: how the paths in the sidecar have changed since they were recorded.
     """
@@ -102,12 +104,14 @@ def _rests_on_template(guest: GuestToConvert, plan: Plan) -> bool:
     """Return whether the file at the overlay's path rests on the plan's template; reads only its header."""
     # Imported here, because it loads numpy: usually there is nothing to recover, and status must be quick.
     from batchdiff.image.backing_names import resolved_backing  # noqa: PLC0415
-    from batchdiff.image.open import peek_header  # noqa: PLC0415
+    from batchdiff.image.open import open_layer  # noqa: PLC0415
 
     if fingerprint_at(guest.overlay_path) is None:
         return False
+    overlay = ImageSource(guest.overlay_path, ImageFormat.QCOW2)
     try:
-        named = resolved_backing(guest.overlay_path, peek_header(guest.overlay_path))
+        with closing(open_layer(overlay)) as layer:
+            named = resolved_backing(overlay, layer.backing)
     except BatchdiffError:
         return False
     return named is not None and is_one_image(named, plan.template.source.path)

@@ -31,8 +31,8 @@ from batchdiff.choices import Retire
 from batchdiff.errors import DifferenceError, GuestError, InUseError
 from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
 from batchdiff.image.image import Image
-from batchdiff.image.open import peek_header
-from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.image.open import open_layer
+from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import GuestToConvert, PlannedImage
 
 
@@ -170,5 +170,4 @@ def _require_sound(disk: ImageSource, ended: Callable[[], bool]) -> None:
         check_used(disk, ended)
     except InUseError:
         # Its VM is running on it at this moment, with its template: there is no better proof.
-        if disk.format is ImageFormat.QCOW2:
-            peek_header(disk.path)
+        open_layer(disk).close()

@@ -23,8 +23,8 @@ from batchdiff.planning.checkpoint.checkpoint import Checkpoint
 from batchdiff.planning.planner import EarlierResults, make_plan
 from batchdiff.report.plan_json import plan_report
 from batchdiff.report.plan_text import plan_text
-from batchdiff.throttle.options import Manners
-from batchdiff.throttle.throttle import kept
+from batchdiff.throttle.options import ScanLimits
+from batchdiff.throttle.throttle import throttled
 
 
 def make_and_report(
@@ -35,14 +35,14 @@ def make_and_report(
     ``plans``: the search for earlier plans, which may have converted guests.
     """
     older = read_plan(arguments.reuse) if arguments.reuse is not None else None
-    manners = Manners(arguments.cache, arguments.limit_rate, arguments.idle)
+    limits = ScanLimits(arguments.cache, arguments.limit_rate, arguments.idle)
     jobs = arguments.jobs or usable_cpus()
     with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
         earlier = EarlierResults(checkpoint, older, console.say, plans)
-        with kept(manners, tell=console.detail):
-            warn_of_manifest(console, manifest)
+        with throttled(limits, tell=console.detail) as observer:
+            warn_of_manifest(console, manifest, observer)
             with scan_progress(console) as progress:
-                plan = make_plan(manifest, jobs=jobs, progress=progress, earlier=earlier)
+                plan = make_plan(manifest, jobs=jobs, progress=progress, earlier=earlier, observer=observer)
         # The checkpoint goes only when the plan is written: a crash in between costs no scan.
         replaced = replace_plan_at(path, plan, converted_guests(manifest))
         checkpoint.discard()

@@ -7,7 +7,7 @@
     data to write         |-----------|   |--|       |----|  |-----|
     taken                 |xxxxx|     |   |x |       |xxxx|  |x|          whole units of the filesystem, each once
 
-The overlay has holes where the guest has some, and where the guest is preallocated and was never written to.
+:mod:`batchdiff.image.storage.to_write` decides what is written and what stays a hole.
 Segments are looked up once per stretch: once per run would take longer than all the rest of a plan if a guest has
 thousands of runs.
 """
@@ -24,8 +24,8 @@ from batchdiff.extents import distinct
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment
 from batchdiff.image.storage.block_ranges import Offsets, overlaps
-from batchdiff.image.storage.preallocated import Unwritten
-from batchdiff.image.storage.shared_blocks import placed, shared_bytes
+from batchdiff.image.storage.shared_blocks import shared_bytes, shared_extents
+from batchdiff.image.storage.to_write import ToWrite, WriteRule
 from batchdiff.linux.fiemap import ExtentTable
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.qcow2.entries import Origin
@@ -36,82 +36,79 @@ _STRETCH = 512 * MIB
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class SpaceTaken:
     """Bytes on disk of the data, in whole units, and the bytes in blocks that other files share."""
 
     data: int
     shared: int
 
 
-def taken_bytes(
+def space_taken(
     image: Image, data: Offsets, *, sharing: bool, unit: int = UNIT, known: ExtentTable | None = None
-) -> Taken:
+) -> SpaceTaken:
     """Return the space that data takes on a filesystem with allocation units of ``unit`` bytes.
 
     ``data``: its place in the image, an array of shape (runs, 2): offset and length, sorted and disjoint.
 
     If a unit holds several clusters, data takes no units of its own (see ``disk_bytes`` in ``overlay_sizes``).
     Without ``sharing``, nothing counts as shared. ``known``: the extents of a raw image, if it was mapped before
-    (:func:`~batchdiff.image.storage.shared_blocks.located`).
+    (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
 
     :raises ImageError: the guest's tables are damaged, or its filesystem has a fault.
     """
-    unwritten = [Unwritten(layer.fd, layer.path, known=known) for layer in image.layers]
-    starts, ends = _cut(data)
-    blocks, counted, shared = 0, -1, 0
+    rule = WriteRule(image, known=known)
+    starts, ends = _cut_at_stretches(data)
+    units, last_unit, shared = 0, -1, 0
     for first, last in _stretches(starts):
-        inside = starts[first:last], ends[first:last]
+        runs_here = starts[first:last], ends[first:last]
         segments = image.segments(int(starts[first]), int(ends[last - 1]))
-        lows, highs, _ = _overlaps([part for segment in segments for part in _stored(segment, unwritten)], inside)
+        lows, highs, _ = _overlaps([part for segment in segments for part in _stored(segment, rule)], runs_here)
         if len(lows):
             begins, stops = lows // unit, (highs - 1) // unit
-            before = np.concatenate([[counted], stops[:-1]])
             # Two pieces may be in one unit, which counts once.
-            blocks += int((stops - np.maximum(begins, before + 1) + 1).sum())
-            counted = int(stops[-1])
+            before = np.concatenate([[last_unit], stops[:-1]])
+            units += int((stops - np.maximum(begins, before + 1) + 1).sum())
+            last_unit = int(stops[-1])
         if sharing and known is None:
-            shared += _shared(image, segments, inside)
+            shared += _shared_in(image, segments, runs_here)
     # A raw image that was mapped before has its shared bytes in one table, so one lookup serves all runs.
     if sharing and known is not None:
         lows, highs, *_ = overlaps(shared_bytes(known, image.virtual_size), (starts, ends))
         shared = int((highs - lows).sum())
-    return Taken(blocks * unit, shared)
+    return SpaceTaken(units * unit, shared)
 
 
-def _stored(segment: Segment, unwritten: list[Unwritten]) -> Iterator[tuple[int, int]]:
-    """Yield start and end of the parts of a segment that the overlay stores: all but unwritten ones."""
-    if segment.origin is Origin.PACKED or (segment.origin is Origin.FILE and unwritten[segment.layer].is_nothing):
-        yield segment.start, segment.end
-    elif segment.origin is Origin.FILE:
-        shift, end = segment.start - segment.address, segment.address + segment.end - segment.start
-        for start, stop, never in unwritten[segment.layer].split(segment.address, end):
-            if not never:
-                yield start + shift, stop + shift
+def _stored(segment: Segment, rule: WriteRule) -> Iterator[tuple[int, int]]:
+    """Yield start and end of the parts of a segment that the overlay stores."""
+    for part, to_write in rule.parts(segment):
+        if to_write is ToWrite.ALL:
+            yield part.start, part.end
 
 
-def _cut(runs: Offsets) -> tuple[Offsets, Offsets]:
+def _cut_at_stretches(runs: Offsets) -> tuple[Offsets, Offsets]:
     """Return starts and ends of runs (start, length), cut at the edges of stretches: one may span a whole disk."""
     start, end = runs[:, 0], runs[:, 0] + runs[:, 1]
     first = start // _STRETCH
     count = (end - 1) // _STRETCH - first + 1
     run = np.repeat(np.arange(len(runs)), count)
-    number = np.arange(len(run)) + np.repeat(first - (np.cumsum(count) - count), count)
-    return np.maximum(start[run], number * _STRETCH), np.minimum(end[run], (number + 1) * _STRETCH)
+    stretch = np.arange(len(run)) + np.repeat(first - (np.cumsum(count) - count), count)
+    return np.maximum(start[run], stretch * _STRETCH), np.minimum(end[run], (stretch + 1) * _STRETCH)
 
 
-def _shared(image: Image, segments: list[Segment], inside: tuple[Offsets, Offsets]) -> int:
+def _shared_in(image: Image, segments: list[Segment], runs_here: tuple[Offsets, Offsets]) -> int:
+    """Return how many bytes of some runs are in blocks that other files share."""
     stored = [segment for segment in segments if segment.origin is Origin.FILE]
-    _, _, touched = _overlaps([(segment.start, segment.end) for segment in stored], inside)
-    found = placed(image, [stored[number] for number in distinct(touched).tolist()])
-    lows, highs, _ = _overlaps([(place.start, place.end) for place in found], inside)
+    _, _, touched = _overlaps([(segment.start, segment.end) for segment in stored], runs_here)
+    found = shared_extents(image, [stored[index] for index in distinct(touched).tolist()])
+    lows, highs, _ = _overlaps([(extent.start, extent.end) for extent in found], runs_here)
     return int((highs - lows).sum())
 
 
 def _stretches(starts: Offsets) -> Iterator[tuple[int, int]]:
     """Yield the runs of each stretch of the disk: the numbers of the first, and of the one after the last."""
     if len(starts):
-        number = starts // _STRETCH
-        edges = [0, *(np.flatnonzero(number[1:] != number[:-1]) + 1).tolist(), len(starts)]
+        stretch = starts // _STRETCH
+        edges = [0, *(np.flatnonzero(stretch[1:] != stretch[:-1]) + 1).tolist(), len(starts)]
         yield from itertools.pairwise(edges)
 
 

@@ -26,8 +26,7 @@ from batchdiff.planning.checkpoint.records import Guests, RangeRecord
 from batchdiff.planning.checkpoint.resume import ranges_left, take_over
 from batchdiff.planning.planner import EarlierResults, make_plan
 from batchdiff.planning.scan import one_range
-from batchdiff.planning.scan.one_range import RangeResult
-from batchdiff.planning.scan.results import Findings
+from batchdiff.planning.scan.results import Findings, RangeResult
 from batchdiff.units import MIB
 
 pytestmark = pytest.mark.usefixtures("small_ranges")
@@ -199,7 +198,7 @@ def test_other_overlay_options_need_no_other_scan(folder):
 
 
 def test_a_guest_that_could_not_be_read_is_tried_again(folder, monkeypatch):
-    real = one_range.Scanner._compared
+    real = one_range.Scanner._compare
 
     def failing(self, number, *rest):
         if number == 1 and number in self._guests:
@@ -207,9 +206,9 @@ def test_a_guest_that_could_not_be_read_is_tried_again(folder, monkeypatch):
             return None
         return real(self, number, *rest)
 
-    monkeypatch.setattr(one_range.Scanner, "_compared", failing)
+    monkeypatch.setattr(one_range.Scanner, "_compare", failing)
     run(folder, after=4)
-    monkeypatch.setattr(one_range.Scanner, "_compared", real)
+    monkeypatch.setattr(one_range.Scanner, "_compare", real)
     again = run(folder)
     assert again.scanned == 6
     assert checksum(again.plan) == fresh(manifest(folder))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -22,10 +23,25 @@ from batchdiff.planning.scan.workers import run_tasks
 from batchdiff.units import KIB, MIB
 
 
+class Doing:
+    """A job of tasks that ``work`` does; ``start`` returns that function, once in each worker."""
+
+    def __init__(self, work, start=None):
+        self.start = start or (lambda: work)
+
+    @contextmanager
+    def begin(self):
+        yield self.start()
+
+    def describe(self, task):
+        return f"doing task <{task}>"
+
+
+SAME = Doing(lambda task: task)
+
+
 def collect(work, tasks, jobs, start=None):
-    return list(
-        run_tasks(start or (lambda: work), iter(tasks), jobs=jobs, describe=lambda task: f"doing task <{task}>")
-    )
+    return list(run_tasks(Doing(work, start), tasks, workers=jobs))
 
 
 def children():
@@ -65,6 +81,50 @@ def test_each_worker_starts_once_and_all_work():
     assert len(set(found)) == 30
 
 
+class Noting(Doing):
+    """A job that notes when it begins and ends."""
+
+    def __init__(self, work):
+        super().__init__(work)
+        self.events = []
+
+    @contextmanager
+    def begin(self):
+        self.events.append("begin")
+        try:
+            yield self.start()
+        finally:
+            self.events.append("end")
+
+
+@pytest.mark.parametrize("how", ["done", "failed", "left"])
+def test_without_workers_a_job_ends_in_any_case(how):
+    """It closes its images, which are open in the planner's own process."""
+
+    def work(task):
+        if how == "failed":
+            raise GuestError("no")
+        return task
+
+    job = Noting(work)
+    results = run_tasks(job, range(3), workers=1)
+    if how == "failed":
+        with pytest.raises(GuestError):
+            next(results)
+    elif how == "left":
+        next(results)
+        results.close()
+    else:
+        assert list(results) == [0, 1, 2]
+    assert job.events == ["begin", "end"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_job_does_not_end_before_its_tasks_are_done(workers):
+    job = Noting(lambda _: list(job.events))
+    assert list(run_tasks(job, range(4), workers=workers)) == [["begin"]] * 4
+
+
 def test_no_more_workers_than_tasks():
     assert len(set(collect(lambda _: os.getpid(), range(2), 16))) == 2
 
@@ -78,7 +138,7 @@ def test_tasks_are_taken_when_a_worker_is_free():
             taken.append(number)
             yield number
 
-    results = run_tasks(lambda: lambda task: task, tasks(), jobs=2, describe=str)
+    results = run_tasks(SAME, tasks(), workers=2)
     for done in range(1, 10):
         next(results)
         assert len(taken) <= done + 2
@@ -140,10 +200,10 @@ def killed(pid):
 def test_a_worker_killed_between_two_tasks(monkeypatch):
     """It dies right after a result: the next task cannot be given to it."""
 
-    def kill_and_give(worker, task, describe, *, real=pool._give):
+    def kill_and_give(worker, job, task, *, real=pool._give):
         if task >= 2:  # the first two start the workers
             killed(worker.process.pid)
-        real(worker, task, describe)
+        real(worker, job, task)
 
     monkeypatch.setattr(pool, "_give", kill_and_give)
     with pytest.raises(WorkerError, match="SIGKILL while doing task <2>"):
@@ -172,7 +232,7 @@ def test_an_error_among_results():
 
     found = []
     with pytest.raises(GuestError, match="five"):
-        found.extend(run_tasks(lambda: work, iter(range(10)), jobs=2, describe=str))
+        found.extend(run_tasks(Doing(work), range(10), workers=2))
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -248,7 +308,7 @@ def test_whatever_ends_the_planner_ends_the_workers(monkeypatch, kind):
 
 
 def test_leaving_half_way_ends_the_workers():
-    results = run_tasks(lambda: lambda task: task, itertools.count(), jobs=3, describe=str)
+    results = run_tasks(SAME, itertools.count(), workers=3)
     next(results)
     assert len(children()) == 3
     results.close()
@@ -283,7 +343,7 @@ def test_the_planners_handlers_are_not_the_workers():
 
 
 _PLANNER = """
-import os, sys, time
+import contextlib, os, sys, time
 from batchdiff.planning.scan import workers as pool
 from batchdiff.planning.scan.workers import run_tasks
 
@@ -293,7 +353,12 @@ def work(task):
     time.sleep(0.3)
     return task
 
-for _ in run_tasks(lambda: work, iter(range(10**6)), jobs=3, describe=str):
+class Job:
+    @contextlib.contextmanager
+    def begin(self):
+        yield work
+
+for _ in run_tasks(Job(), range(10**6), workers=3):
     pass
 """
 
