@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import enum
 from typing import TypeAlias
 
 from batchdiff import __version__
@@ -12,6 +11,7 @@ from batchdiff.choices import Loss, Retire
 from batchdiff.cli.console import Progress
 from batchdiff.cli.help_layout import help_layout
 from batchdiff.cli.option_values import file_to_write, guest_name, jobs, one_of, rate
+from batchdiff.report.form import Form
 from batchdiff.throttle.options import CacheUse
 
 _EXIT_CODES = """exit codes:
@@ -25,13 +25,6 @@ _EXIT_CODES = """exit codes:
 
 _THE_PLAN = "the plan that `batchdiff plan` wrote"
 _THE_MANIFEST = "the YAML manifest; - for stdin"
-
-
-class Form(enum.StrEnum):
-    """The form of a report."""
-
-    TEXT = "text"
-    JSON = "json"
 
 
 def parser() -> argparse.ArgumentParser:

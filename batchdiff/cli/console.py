@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from batchdiff.errors import BatchdiffError, ManifestError, UsageError
+from batchdiff.report.form import WIDTH
 from batchdiff.report.printable import printable
-
-_WIDTH = 100
 
 
 class Progress(enum.StrEnum):
@@ -81,10 +80,10 @@ class Console:
     def width(self) -> int:
         """The columns for a report: the terminal's, or 100 if stdout is not a terminal."""
         if not sys.stdout.isatty():
-            return _WIDTH
+            return WIDTH
         import shutil  # noqa: PLC0415  # loads all of Python's compression modules: 2 ms that a pipe saves
 
-        return shutil.get_terminal_size((_WIDTH, 24)).columns
+        return shutil.get_terminal_size((WIDTH, 24)).columns
 
     @property
     def is_one_terminal(self) -> bool:

@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from batchdiff.applying.checks.free_space import FreeSpace
 from batchdiff.applying.guests.recovery import recovered
@@ -25,6 +25,7 @@ from batchdiff.plan.earlier_plans import is_done
 from batchdiff.plan.head import plan_head
 from batchdiff.plan.path_map import NOTHING_MOVED, PathMap
 from batchdiff.plan.plan import GuestPlan, Plan
+from batchdiff.report.events import guest_event
 from batchdiff.units import format_size
 
 _WORST_FIRST = (6, 5, 7, 4, 1)
@@ -61,7 +62,7 @@ class Announcer:
     def arrival(self, guest: GuestPlan, outcome: GuestOutcome) -> None:
         """Report that a guest is finished."""
         try:
-            self.console.event("guest", **asdict(outcome), source=guest.source.path, overlay=guest.overlay_path)
+            self.console.event("guest", **guest_event(guest, outcome))
             _say(self.console, guest, outcome)
         except UsageError as error:
             self.unheard.append(error)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from batchdiff.image.storage.exactness import Exactness
-from batchdiff.plan.plan import GuestPlan, Savings, Verdict
 from batchdiff.units import format_size
 
 NOTHING = "-"
@@ -34,11 +31,6 @@ def bounded_size(count: int, exactness: Exactness, error: int = 0) -> str:
     return f"{words if count > 0 else ''}{format_size(count)}"
 
 
-def share(saved: int, allocated: int) -> float | None:
-    """Return the part of an allocation that is saved; None if nothing is allocated."""
-    return saved / allocated if allocated else None
-
-
 def percent(part: float | None) -> str:
     """Return a share for people, or a dash."""
     if part is None:
@@ -50,17 +42,3 @@ def percent(part: float | None) -> str:
 def counted(count: int, singular: str) -> str:
     """Return a number with its noun: ``1 guest``, ``2 guests``."""
     return f"{count} {singular}{'' if count == 1 else 's'}"
-
-
-def to_convert(guests: Iterable[GuestPlan]) -> list[tuple[GuestPlan, Savings]]:
-    """Return the guests that apply will convert, with their savings."""
-    return [
-        (guest, guest.savings)
-        for guest in guests
-        if guest.verdict is Verdict.CONVERT and guest.savings is not None
-    ]
-
-
-def error_bytes(guests: Iterable[GuestPlan]) -> int:
-    """Return the largest possible error of the sum of the overlays' sizes, in bytes."""
-    return sum(savings.overlay_error_bytes for _, savings in to_convert(guests))

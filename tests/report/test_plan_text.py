@@ -12,7 +12,8 @@ from batchdiff.image.storage.overlayfs import CopyUp
 from batchdiff.plan.overlay_options import Compression, OverlayOptions
 from batchdiff.plan.plan import Verdict
 from batchdiff.plan.totals import totals_of
-from batchdiff.report.plan_text import plan_text
+from batchdiff.report import plan_text as form
+from batchdiff.report.facts import PlanFacts
 from batchdiff.report.table import cells
 from batchdiff.units import GIB, MIB, few
 
@@ -29,6 +30,10 @@ PACKED = guest_plan(
     unit=131072,
     savings=savings(12 * GIB, 1100 * MIB, 11 * MIB),
 )
+
+
+def plan_text(plan, *, width=100, **facts):
+    return form.plan_text(PlanFacts(plan, **facts), width)
 
 
 def line_of(report, name):

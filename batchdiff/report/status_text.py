@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from batchdiff.applying.results.standing import GuestStanding
 from batchdiff.report.figures import NOTHING
+from batchdiff.report.form import WIDTH
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column, paragraph, table
 
@@ -17,7 +18,7 @@ _COLUMNS = (
 )
 
 
-def standing_text(standings: Sequence[GuestStanding], *, width: int = 100) -> str:
+def status_text(standings: Sequence[GuestStanding], *, width: int = WIDTH) -> str:
     """Return the standings for a terminal that is ``width`` cells wide, with a newline at the end."""
     rows = [
         (printable(each.name), each.step, printable(each.since) or NOTHING, printable(each.next))
