@@ -15,7 +15,7 @@ from batchdiff.report.form import WIDTH
 from batchdiff.report.printable import printable
 
 
-class Progress(enum.StrEnum):
+class ProgressMode(enum.StrEnum):
     """The choice of when progress is shown."""
 
     AUTO = "auto"
@@ -29,7 +29,7 @@ class Console:
 
     verbosity: int = 0
     json: bool = False
-    progress: Progress = Progress.AUTO
+    progress: ProgressMode = ProgressMode.AUTO
 
     def say(self, text: str) -> None:
         """Print a message for people, unless the console is quiet."""
@@ -93,9 +93,9 @@ class Console:
     @property
     def shows_progress(self) -> bool:
         """True if a progress bar is to be drawn."""
-        if self.progress is Progress.AUTO:
+        if self.progress is ProgressMode.AUTO:
             return self.verbosity >= 0 and sys.stderr.isatty()
-        return self.progress is Progress.ALWAYS
+        return self.progress is ProgressMode.ALWAYS
 
     @staticmethod
     def _to_stderr(text: str) -> None:

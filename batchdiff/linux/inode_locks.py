@@ -17,10 +17,14 @@ import os
 import struct
 from typing import NamedTuple
 
-_GET_FLAGS, _GET_MORE = 0x80086601, 0x801C581F
+_GET_FLAGS = 0x80086601
+GET_MORE = 0x801C581F
+"""Request for ``struct fsxattr``."""
+
 _FLAGS, _MORE = struct.Struct("=I"), struct.Struct("=5I8x")
 _IMMUTABLE, _APPEND = 0x00000010, 0x00000020
-_INHERITS_PROJECT = 0x00000200
+INHERITS_PROJECT = 0x00000200
+"""The flag of a folder whose new files belong to its project."""
 
 
 class InodeLock(NamedTuple):
@@ -64,8 +68,8 @@ def project_of(path: str) -> Project | None:
     with contextlib.suppress(OSError, ValueError):
         fd = _opened(path)
         try:
-            flags, *_, project, _hint = _MORE.unpack(fcntl.ioctl(fd, _GET_MORE, bytes(_MORE.size)))
-            return Project(project, bool(flags & _INHERITS_PROJECT))
+            flags, *_, project, _hint = _MORE.unpack(fcntl.ioctl(fd, GET_MORE, bytes(_MORE.size)))
+            return Project(project, bool(flags & INHERITS_PROJECT))
         finally:
             os.close(fd)
     return None

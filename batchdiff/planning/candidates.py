@@ -18,7 +18,7 @@ from batchdiff.image.in_use.check import Purpose, require_unused
 from batchdiff.image.layer import Losses
 from batchdiff.image.open import OverlayError, inspect, open_image, peek_header
 from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.linux.block_stack import Underlying, all_underlying
+from batchdiff.linux.block_stack import UnderlyingFiles, all_underlying
 from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.plan import PlannedImage, Verdict
@@ -61,7 +61,7 @@ def examine_guests(manifest: Manifest, template: PlannedImage, plans: EarlierPla
 
 
 def _examined(
-    entry: GuestEntry, template: PlannedImage, under: Underlying, manifest: Manifest, plans: EarlierPlans
+    entry: GuestEntry, template: PlannedImage, under: UnderlyingFiles, manifest: Manifest, plans: EarlierPlans
 ) -> Candidate | Dismissed:
     if entry.converted is not None:
         return Dismissed(entry, None, Verdict.SKIP, plans.reason(entry.converted))
@@ -129,7 +129,7 @@ def _check_not_replaced(entry: GuestEntry, template: ImageSource) -> None:
 
 
 def _objection(
-    image: Image, record: PlannedImage, template: PlannedImage, under: Underlying, manifest: Manifest
+    image: Image, record: PlannedImage, template: PlannedImage, under: UnderlyingFiles, manifest: Manifest
 ) -> str:
     """Return why a guest may not be converted; empty if it may. ``under``: the files that store the template.
 
@@ -168,7 +168,9 @@ def _lost(losses: Losses, allowed: frozenset[Loss]) -> str:
     return ""
 
 
-def _under_the_template(record: PlannedImage, template: PlannedImage, under: Underlying, retire: Retire) -> str:
+def _under_the_template(
+    record: PlannedImage, template: PlannedImage, under: UnderlyingFiles, retire: Retire
+) -> str:
     """Return why retiring a guest could destroy the template; empty if it cannot."""
     if identity_of(record.source.path) in under.files:
         return "the template is stored inside this guest, through a loop device or another block device"

@@ -13,7 +13,7 @@ from batchdiff.plan.plan import GuestPlan, Plan, Savings, Verdict
 from batchdiff.plan.totals import PLANNED_AT_ONCE, peak_extra_bytes
 
 
-class Unconverted(NamedTuple):
+class SharedReason(NamedTuple):
     """Guests with one verdict and reason; ``reason`` may be empty."""
 
     verdict: Verdict
@@ -21,7 +21,7 @@ class Unconverted(NamedTuple):
     names: list[str]
 
 
-class Inexact(NamedTuple):
+class InexactSavings(NamedTuple):
     """Guests to convert whose savings are not exact for one reason, with the sum of their savings in bytes."""
 
     exactness: Exactness
@@ -77,31 +77,31 @@ class PlanFacts(NamedTuple):
         return peak + self.plan.totals.template_copy_bytes
 
 
-def unconverted(guests: Sequence[GuestPlan]) -> list[Unconverted]:
+def unconverted(guests: Sequence[GuestPlan]) -> list[SharedReason]:
     """Return why guests are not converted, in their order; guests skipped for the same reason come together.
 
     A guest to convert is among them if it has a reason, which is then a remark.
     """
-    found: list[Unconverted] = []
+    found: list[SharedReason] = []
     skipped: dict[str, list[str]] = {}
     for guest in guests:
         if guest.verdict is Verdict.SKIP and guest.reason in skipped:
             skipped[guest.reason].append(guest.name)
         elif guest.reason or guest.verdict is not Verdict.CONVERT:
-            found.append(Unconverted(guest.verdict, guest.reason, [guest.name]))
+            found.append(SharedReason(guest.verdict, guest.reason, [guest.name]))
             if guest.verdict is Verdict.SKIP:
                 skipped[guest.reason] = found[-1].names
     return found
 
 
-def inexact(chosen: Iterable[tuple[GuestPlan, Savings]]) -> list[Inexact]:
+def inexact(chosen: Iterable[tuple[GuestPlan, Savings]]) -> list[InexactSavings]:
     """Return why savings are not known exactly, guests with the same reason together."""
     alike: dict[tuple[Exactness, str], list[tuple[str, int]]] = {}
     for guest, savings in chosen:
         if savings.exactness is not Exactness.EXACT:
             alike.setdefault((savings.exactness, savings.note), []).append((guest.name, savings.saved_bytes))
     return [
-        Inexact(exactness, note, [name for name, _ in guests], sum(saved for _, saved in guests))
+        InexactSavings(exactness, note, [name for name, _ in guests], sum(saved for _, saved in guests))
         for (exactness, note), guests in alike.items()
     ]
 
@@ -111,7 +111,7 @@ def share(saved: int, allocated: int) -> float | None:
     return saved / allocated if allocated else None
 
 
-class SizeSums(NamedTuple):
+class SizeTotals(NamedTuple):
     """Sums over overlays, in bytes: of their files and on disk, predicted and actual."""
 
     predicted: int
@@ -120,10 +120,10 @@ class SizeSums(NamedTuple):
     actual_on_disk: int
 
 
-def size_sums(outcomes: Iterable[GuestOutcome]) -> SizeSums:
+def size_sums(outcomes: Iterable[GuestOutcome]) -> SizeTotals:
     """Return sums over the overlays that exist, so that predicted and actual sizes cover the same guests."""
     whole = [outcome for outcome in outcomes if outcome.actual_overlay_bytes is not None]
-    return SizeSums(
+    return SizeTotals(
         sum(outcome.predicted_overlay_bytes or 0 for outcome in whole),
         sum(outcome.actual_overlay_bytes or 0 for outcome in whole),
         sum(outcome.predicted_overlay_disk_bytes or 0 for outcome in whole),

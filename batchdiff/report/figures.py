@@ -5,13 +5,13 @@ from __future__ import annotations
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.units import format_size
 
-NOTHING = "-"
+DASH = "-"
 """Stands for a number that does not exist."""
 
 
 def size(count: int | None) -> str:
     """Return bytes for people, or a dash."""
-    return NOTHING if count is None else format_size(count)
+    return DASH if count is None else format_size(count)
 
 
 def estimated_size(count: int, error: int) -> str:
@@ -34,7 +34,7 @@ def bounded_size(count: int, exactness: Exactness, error: int = 0) -> str:
 def percent(part: float | None) -> str:
     """Return a share for people, or a dash."""
     if part is None:
-        return NOTHING
+        return DASH
     shown = f"{part:.1%}"
     return shown if float(shown[:-1]) else "0.0%"  # never "-0.0%"
 

@@ -8,7 +8,7 @@ from batchdiff.choices import Retire
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.plan import GuestPlan, Savings, Totals
 from batchdiff.report.facts import PlanFacts, inexact, share, unconverted
-from batchdiff.report.figures import NOTHING, bounded_size, counted, estimated_size, percent
+from batchdiff.report.figures import DASH, bounded_size, counted, estimated_size, percent
 from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
 
@@ -31,7 +31,7 @@ def guest_cells(guest: GuestPlan) -> tuple[str, ...]:
     last = ("auto" if cluster is None else format_size(cluster), verdict)
     savings = guest.savings
     if savings is None:
-        return (printable(guest.name), NOTHING, NOTHING, NOTHING, NOTHING, *last)
+        return (printable(guest.name), DASH, DASH, DASH, DASH, *last)
     return (
         printable(guest.name),
         format_size(savings.allocated_bytes),
@@ -58,7 +58,7 @@ def total_cells(facts: PlanFacts) -> tuple[str, ...]:
 
 def _share(figures: Savings | Totals) -> str:
     if figures.exactness is Exactness.UNKNOWN:
-        return NOTHING
+        return DASH
     return percent(share(figures.saved_bytes, figures.allocated_bytes))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.report.facts import by_status, size_sums, skipped_alike
-from batchdiff.report.figures import NOTHING, counted, size
+from batchdiff.report.figures import DASH, counted, size
 from batchdiff.report.form import WIDTH
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column, paragraph, table
@@ -83,7 +83,7 @@ def _totals_row(outcomes: Sequence[GuestOutcome]) -> tuple[str, ...]:
 
 def _difference(predicted: int | None, actual: int | None) -> str:
     if predicted is None or actual is None:
-        return NOTHING
+        return DASH
     return f"+{size(actual - predicted)}" if actual > predicted else size(actual - predicted)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from batchdiff.applying.results.standing import GuestStanding
-from batchdiff.report.figures import NOTHING
+from batchdiff.report.figures import DASH
 from batchdiff.report.form import WIDTH
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column, paragraph, table
@@ -21,7 +21,7 @@ _COLUMNS = (
 def status_text(standings: Sequence[GuestStanding], *, width: int = WIDTH) -> str:
     """Return the standings for a terminal that is ``width`` cells wide, with a newline at the end."""
     rows = [
-        (printable(each.name), each.step, printable(each.since) or NOTHING, printable(each.next))
+        (printable(each.name), each.step, printable(each.since) or DASH, printable(each.next))
         for each in standings
     ]
     blocks = [table(_COLUMNS, rows, width=width), list(_failures(standings, width))]

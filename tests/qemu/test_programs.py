@@ -11,7 +11,7 @@ import pytest
 
 from batchdiff.errors import ProgramError, StopError
 from batchdiff.qemu import landlock, programs
-from batchdiff.qemu.programs import Finished, is_installed
+from batchdiff.qemu.programs import CompletedProgram, is_on_path
 
 
 def run(*argv, timeout=20.0, reads=None):
@@ -67,7 +67,7 @@ def test_killed_by_a_signal():
 
 
 def test_killed_by_a_signal_without_a_name():
-    assert "was killed by signal 40" in Finished(("x",), -40, "").described()
+    assert "was killed by signal 40" in CompletedProgram(("x",), -40, "").described()
 
 
 def test_missing():
@@ -93,9 +93,9 @@ def test_a_file_to_read_that_is_gone(tmp_path):
 
 
 def test_is_installed(tmp_path, monkeypatch):
-    assert is_installed("sh")
+    assert is_on_path("sh")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert not is_installed("sh")
+    assert not is_on_path("sh")
 
 
 def test_output_that_is_no_text():
@@ -249,7 +249,7 @@ def test_no_signals_to_others():
 
 
 def test_devnull_is_there():
-    assert shell("echo x > /dev/null; cat /dev/null", reads=[]) == Finished(
+    assert shell("echo x > /dev/null; cat /dev/null", reads=[]) == CompletedProgram(
         ("sh", "-c", "echo x > /dev/null; cat /dev/null"), 0, ""
     )
 
