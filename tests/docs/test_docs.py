@@ -42,7 +42,7 @@ EXPECTED = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/README.md"} | 
 }
 
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|Users|opt|build)(?:/|\b)")
-"""Examples use /images and the like; nobody's own folders."""
+"""Examples use /images and the like, and no folder of a developer."""
 
 
 class Fence(NamedTuple):
@@ -98,7 +98,7 @@ def verbs() -> dict[str, argparse.ArgumentParser]:
 
 
 def common_options() -> set[str]:
-    """What every verb has."""
+    """Return the options of every verb."""
     return set.intersection(*({o for a in verb._actions for o in a.option_strings} for verb in verbs().values()))
 
 
@@ -115,7 +115,7 @@ LONGEST = {
     "docs/plan-format.md": 200,
     "docs/safety.md": 250,
 }
-"""A row for each word, a section for each verb, rows for figures and filesystems, what each failure leaves; all else fits on a page."""
+"""Rows for words, figures and filesystems, sections for verbs and failures; every other page is short."""
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))

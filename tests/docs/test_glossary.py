@@ -55,7 +55,7 @@ def noun(word: str) -> set[str]:
 
 
 def is_explained(name: str, words: Iterable[str]) -> bool:
-    """Whether a class has an entry: its whole name, or its last word, which says what it is."""
+    """Return True if a class has an entry: its whole name, or its last word, which is the noun."""
     parts = [part.lower() for part in re.findall(r"[A-Z][a-z0-9]+|[A-Z]+(?=[A-Z]|$)", name)]
     known = {form for word in words for form in noun(word.replace("-", " "))}
     return bool((noun(" ".join(parts)) | noun(parts[-1])) & known)
