@@ -302,6 +302,6 @@ def test_message(tmp_path, monkeypatch, cause, text):
 
 def test_an_overlay_in_the_place_of_an_original_that_is_kept(tmp_path, monkeypatch):
     assert message(Stage(tmp_path, monkeypatch, place="same").apply) == (
-        "the overlay of vm takes the original's own name, so the original cannot keep it. Use `--retire quarantine`"
-        " or `--retire delete`."
+        "the overlay of vm takes the original's own name, so the original cannot keep it. Use `--retire"
+        " quarantine` or `--retire delete`."
     )

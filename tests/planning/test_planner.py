@@ -139,8 +139,12 @@ def test_a_template_whose_folder_is_swapped_during_the_scan(tmp_path, jobs):
         if done in {0, total}:
             swap()
 
-    with pytest.raises(ImageError, match=r"another file has taken the place of .*images/template\.img"):
+    with pytest.raises(ImageError) as caught:
         make_plan(manifest(tmp_path / "images/template.img", guest), jobs=jobs, progress=progress)
+    assert str(caught.value) == (
+        f"another file has taken the place of {tmp_path}/images/template.img while it was scanned. Find out what"
+        " moved it, or mounted something there, and plan again."
+    )
 
 
 def test_progress(tmp_path, template, small_ranges):
@@ -348,8 +352,9 @@ def test_changed_while_it_was_scanned(tmp_path, template, small_ranges, monkeypa
 
     while_scanning(monkeypatch, act)
     if which == "template":
-        with pytest.raises(ImageError, match="the template changed while it was scanned"):
+        with pytest.raises(ImageError, match=r"^the template changed while it was scanned: ") as caught:
             planned(template, *guests, jobs=jobs)
+        assert caught.value.remedy == "Shut down the VM or program that writes to it, and plan again."
         return
     first, *others = planned(template, *guests, jobs=jobs).guests
     assert first.verdict is Verdict.REFUSE
