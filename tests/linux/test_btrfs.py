@@ -2,10 +2,9 @@
 
 import os
 import random
-from contextlib import contextmanager
 
 import pytest
-from filesystems import mounted, settle
+from filesystems import mounted, opened, settle, use_of
 from notation import run
 
 from batchdiff.image.storage.allocation import disk_use
@@ -21,20 +20,6 @@ from batchdiff.units import KIB, MIB
 def disk(tmp_path_factory):
     with mounted(tmp_path_factory.mktemp("btrfs"), "btrfs", options="loop,compress=zstd") as point:
         yield point
-
-
-@contextmanager
-def opened(path):
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def use_of(path, **options):
-    with opened(path) as fd:
-        return disk_use(fd, str(path), **options)
 
 
 def written(path, content):

@@ -1,7 +1,6 @@
 import contextlib
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 import access
@@ -177,8 +176,8 @@ def inheriting(tmp_path):
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
 @pytest.mark.parametrize("mode", [0o600, 0o660, 0o644, 0o604, 0o000])
 @pytest.mark.parametrize("named", [None, 0o6, 0o0], ids=["no-acl", "acl", "acl-against"])
-def test_as_many_may_read_as_before_whatever_the_folder_gives(places, kind, mode, named):
-    folder = Inheriting(places(kind))
+def test_as_many_may_read_as_before_whatever_the_folder_gives(place, kind, mode, named):
+    folder = Inheriting(place(kind))
     if named is not None:
         os.setxattr(folder.original, access.ACCESS, access.open_to(2001, named))
     os.chmod(folder.original, mode)
@@ -193,21 +192,6 @@ def test_as_many_may_read_as_before_whatever_the_folder_gives(places, kind, mode
     assert access.readers(folder.path / "new") == before
     one, other = (attributes(folder.path / name) for name in ("original", "new"))
     assert one == other
-
-
-@pytest.fixture(scope="module")
-def filesystems(tmp_path_factory):
-    with contextlib.ExitStack() as stack:
-        here = tmp_path_factory.mktemp("filesystems")
-        yield {kind: stack.enter_context(mounted(here, kind)) for kind in ("ext4", "xfs", "btrfs")}
-
-
-@pytest.fixture
-def places(filesystems):
-    def place(kind):
-        return Path(tempfile.mkdtemp(dir=filesystems[kind]))
-
-    return place
 
 
 def attributes(path):
