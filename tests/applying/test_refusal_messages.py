@@ -1,4 +1,7 @@
-"""The exact text with which apply, restore and purge refuse or fail (applying/), each for its real cause."""
+"""The exact text with which apply, restore and purge refuse or fail (applying/), each for its real cause.
+
+Guards applying/swap/endings.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Planning again: guests that are done are skipped, and what an earlier plan can undo stays so."""
+"""Planning again: guests that are done are skipped, and what an earlier plan can undo stays so.
+
+Guards cli/earlier_plans.py, plan/earlier_plans.py.
+"""
 
 import fcntl
 import json

@@ -147,7 +147,7 @@ def test_what_the_template_has_stays_in_any_case(disk):
         (noise(MIB), Exactness.AT_LEAST, "overwritten"),
     ],
 )
-def test_who_is_not_root_is_told_so(disk, content, exactness, words):
+def test_the_note_for_users_other_than_root(disk, content, exactness, words):
     path = written(disk / "for all", content)
     with opened(path) as fd:
         os.seteuid(65534)

@@ -216,7 +216,7 @@ def test_the_folder_would_let_others_in(inheriting):
     ("mode", "listed", "left"),
     [(0o664, False, 0o644), (0o604, False, 0o600), (0o4644, False, 0o644), (0o664, True, 0o600)],
 )
-def test_without_root_nobody_else_is_let_in(inheriting, mode, listed, left):
+def test_without_root_no_other_user_gains_access(inheriting, mode, listed, left):
     """Owner and group cannot be given away: then another group must not get the old one's rights."""
     if listed:
         os.setxattr(inheriting.original, access.ACCESS, access.open_to(3001, 4))
@@ -244,7 +244,7 @@ def test_without_root_nobody_else_is_let_in(inheriting, mode, listed, left):
     assert access.ACCESS not in os.listxattr(inheriting.path / "new")
 
 
-def test_an_inherited_list_that_cannot_be_removed_lets_nobody_in(inheriting, monkeypatch):
+def test_an_inherited_list_that_cannot_be_removed_gives_no_access(inheriting, monkeypatch):
     inheriting.original.chmod(0o664)
     with inheriting.new() as (source, target):
 
@@ -262,7 +262,7 @@ def test_an_inherited_list_that_cannot_be_removed_lets_nobody_in(inheriting, mon
     assert access.readers(inheriting.path / "new") == {"owner"}
 
 
-def test_a_list_that_cannot_be_kept_lets_nobody_in(inheriting, monkeypatch):
+def test_a_list_that_cannot_be_kept_gives_no_access(inheriting, monkeypatch):
     """Its mask shows in the mode: as a mode it would let in the group, which the list keeps out."""
     against = access.acl(
         (access.OWNER, 6), (access.USER, 6, 2001), (access.GROUP_OBJ, 0), (access.MASK, 6), (access.OTHER, 0)

@@ -298,7 +298,7 @@ def test_a_default_overlay_keeps_off_guests_that_are_gone(folder):
     )
 
 
-def test_two_guests_of_one_overlay_are_told_also_if_both_are_gone(folder):
+def test_two_guests_of_one_overlay_are_reported_even_if_both_are_gone(folder):
     put_overlay("clones/a.qcow2", f"{folder}/t.img")
     write_sidecar(f"{folder}/t.img", {f"{folder}/clones/a.qcow2": Origin("a", PLAN)}, version="1.0")
     (problem,) = problems(guests(raw("clones/a.vmdk"), raw("clones/a.vdi")))
@@ -318,7 +318,7 @@ def test_paths_that_are_none_in_a_sidecar(folder, path):
     assert done(read(guests(GLOB))) == ({}, ["a", "b"])
 
 
-def test_a_sidecar_that_cannot_be_read_converts_nobody(folder, converted):
+def test_an_unreadable_sidecar_marks_no_guest_as_converted(folder, converted):
     converted(a="a.qcow2")
     Path("t.img.batchdiff-template.json").write_text("{")
     assert "exists already" in problems(guests(raw("clones/a.img")))[0]

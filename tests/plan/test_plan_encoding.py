@@ -1,4 +1,7 @@
-"""The JSON of plans in bulk is what Python's json makes of the same values, byte for byte."""
+"""The JSON of plans in bulk is what Python's json makes of the same values, byte for byte.
+
+Guards plan/json_reader.py.
+"""
 
 import hashlib
 import json

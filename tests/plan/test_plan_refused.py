@@ -1,4 +1,7 @@
-"""A plan whose checksum fits, but whose values make no sense, is refused; so is what is no plan at all."""
+"""A plan whose checksum fits, but whose values make no sense, is refused; so is what is no plan at all.
+
+Guards plan/extents.py.
+"""
 
 import contextlib
 import json

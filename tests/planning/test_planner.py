@@ -1,3 +1,8 @@
+"""Plans of small fleets, compared with what a naive reader finds.
+
+Guards planning/assessment.py, planning/scan_all.py.
+"""
+
 import dataclasses
 import errno
 import fcntl
@@ -444,7 +449,7 @@ def test_likeness_counts_every_unit_of_both(tmp_path, text):
     assert guest.similarity == Similarity(equal * 4096, len(data) * 4096)
 
 
-def test_a_hard_link_is_told_from_shared_blocks(tmp_path):
+def test_a_hard_link_is_distinguished_from_shared_blocks(tmp_path):
     template = notation.write_raw(tmp_path / "t.img", "1M:A")
     path = notation.write_raw(tmp_path / "g.img", "1M:A")
     os.link(path, tmp_path / "second name")

@@ -1,3 +1,8 @@
+"""External programs: their arguments, output, limits and ends.
+
+Guards qemu/landlock.py.
+"""
+
 import errno
 import os
 import resource

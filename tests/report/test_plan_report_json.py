@@ -1,4 +1,7 @@
-"""The savings report of a plan for scripts."""
+"""The savings report of a plan for scripts.
+
+Guards report/plan_json.py.
+"""
 
 import json
 import os

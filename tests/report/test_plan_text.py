@@ -1,4 +1,7 @@
-"""The savings report of a plan, as an operator reads it."""
+"""The savings report of a plan, as an operator reads it.
+
+Guards report/facts.py, report/figures.py, report/plan_words.py, report/remarks.py.
+"""
 
 import os
 
@@ -102,7 +105,7 @@ def test_an_estimate_is_marked_with_its_error():
         (Retire.DELETE, "and then delete the originals, which frees 20.4 GiB."),
     ],
 )
-def test_the_fate_of_the_originals_is_told(retire, said):
+def test_the_fate_of_the_originals(retire, said):
     assert said in flat(plan_text(small_plan(WEB, PACKED, retire=retire)))
 
 
@@ -150,7 +153,7 @@ def test_overlays_in_the_place_of_their_guests():
     assert "write 3 overlays, 2 of them in the place of their guests, verify" in report
 
 
-def test_where_the_overlays_go_is_told():
+def test_where_the_overlays_go():
     there = guest_plan("a", overlay_path="/thin/a.qcow2")
     elsewhere = guest_plan("b", overlay_path="/other/b.qcow2")
     assert "2 overlays beside their guests" in flat(plan_text(small_plan(WEB, PACKED)))

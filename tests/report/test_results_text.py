@@ -56,7 +56,7 @@ def test_more_than_predicted_has_a_sign():
     assert "+4 KiB" in results_text([more])
 
 
-def test_notes_are_told():
+def test_notes_are_listed():
     noted = GuestOutcome("a", Status.CONVERTED, original="kept", notes=("an attribute was not copied", "another"))
     report = results_text([noted])
     assert "converted  a: an attribute was not copied\nconverted  a: another\n" in report

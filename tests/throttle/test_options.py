@@ -1,4 +1,7 @@
-"""Pace, page cache and priority: measured from outside, by the kernel's own figures."""
+"""Pace, page cache and priority: measured from outside, by the kernel's own figures.
+
+Guards throttle/page_cache.py.
+"""
 
 import contextlib
 import ctypes

@@ -1,4 +1,7 @@
-"""The sidecar of a template is written: by two processes at once, over older versions, and never over doubt."""
+"""The sidecar of a template is written: by two processes at once, over older versions, and never over doubt.
+
+Guards applying/template/sidecar.py.
+"""
 
 from __future__ import annotations
 
@@ -252,7 +255,7 @@ def test_what_a_process_that_died_has_left(template):
     assert template.names() == {"a.qcow2"}
 
 
-def test_what_cannot_be_discarded_stops_nobody(tmp_path):
+def test_a_failure_to_discard_is_ignored(tmp_path):
     discard_unfinished(plan_on(tmp_path / "no folder" / "t.img"))
 
 

@@ -172,7 +172,7 @@ def test_another_content_below_overlays(template, digest_is):
     assert "it was touched" in caught.value.why
 
 
-def test_nobody_took_the_digest(template, digest_is):
+def test_the_digest_was_not_taken(template, digest_is):
     """Nothing is read in vain, and nothing is taken on trust."""
     taken = digest_is("digest")
     template.without_digest()

@@ -35,7 +35,7 @@ def usage(path, purpose, *, user=0):
 
 @pytest.mark.parametrize("purpose", [Purpose.GUEST, *rarely(Purpose.TEMPLATE)])
 @pytest.mark.parametrize("holding", real_holders.WRITERS.values(), ids=real_holders.WRITERS)
-def test_nobody_may_write(path, purpose, holding):
+def test_no_other_process_may_write(path, purpose, holding):
     require(path, purpose)
     with holding(path) as name, pytest.raises(real_holders.REFUSED[purpose], match="is in use") as caught:
         require(path, purpose)
@@ -107,7 +107,7 @@ def test_locks_are_seen_without_the_right_to_ask(raw):
     assert "an unknown process (run as root" in found.objection
 
 
-def test_where_leases_tell_nothing_processes_are_looked_at(raw, monkeypatch):
+def test_without_leases_processes_are_examined(raw, monkeypatch):
     monkeypatch.setattr("batchdiff.image.in_use.lease.filesystem_of", lambda _: "fuse.sshfs")
     unknown = "its filesystem (fuse.sshfs) cannot show who has it open"
     assert usage(raw, Purpose.GUEST) == Usage(unknown=unknown, leased=True)

@@ -100,7 +100,7 @@ def test_who_waits_goes_on_when_we_let_go(raw):
     assert raw.read_bytes()[:3] == b"new"
 
 
-def test_a_writer_that_is_gone_again_is_told_without_a_name(raw, monkeypatch):
+def test_a_writer_that_has_gone_is_reported_without_a_name(raw, monkeypatch):
     monkeypatch.setattr(holding, "_NAMING_SECONDS", 0.1)
     with held_image(raw) as held:
         with pytest.raises(BlockingIOError):

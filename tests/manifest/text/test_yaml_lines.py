@@ -115,7 +115,7 @@ def test_what_no_manifest_may_hold(text, report):
     assert problems_of(text).startswith(report)
 
 
-def test_all_duplicates_are_told():
+def test_all_duplicates_are_reported():
     assert problems_of("a: 1\na: 2\nb: 1\nb: 2\na: 3\n").count("given twice") == 3
 
 

@@ -1,4 +1,7 @@
-"""The file of an unfinished scan: every cut, every forgery, every place that it might be a trap in."""
+"""The file of an unfinished scan: every cut, every forgery, every place that it might be a trap in.
+
+Guards planning/checkpoint/file.py, planning/checkpoint/records.py.
+"""
 
 import os
 import signal
