@@ -217,7 +217,7 @@ def test_nothing_is_undone_that_is_being_read(world, how):
     assert world.stop.is_asked  # so that judges at work end soon
 
 
-def test_somebody_asks_to_stop(world):
+def test_a_request_to_stop(world):
     """What is under way is undone; who is not begun is left alone."""
     world.stop.ask()
     with pytest.raises(StopError):

@@ -195,7 +195,7 @@ def test_a_writer_waits_for_the_original(world, outgoing):
         outgoing.check()
 
 
-def test_somebody_asks_to_stop(world, outgoing):
+def test_a_request_to_stop(world, outgoing):
     world.stop.ask()
     assert outgoing.must_end()
     outgoing.check()  # no writer: what is being done may be undone
