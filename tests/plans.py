@@ -20,8 +20,18 @@ from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.extents import runs_of
 from batchdiff.plan.file import checksum_of, read_plan
 from batchdiff.plan.overlay_options import CLUSTER_SIZES, BackingPath, Compression, OverlayOptions, geometry_of
-from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage, Savings, Similarity, Verdict
-from batchdiff.plan.runs import NO_RUNS, Runs
+from batchdiff.plan.plan import (
+    Diff,
+    GuestPlan,
+    GuestToConvert,
+    Plan,
+    PlannedImage,
+    Savings,
+    Similarity,
+    UntouchedGuest,
+    Verdict,
+)
+from batchdiff.plan.runs import Runs
 from batchdiff.plan.totals import totals_of
 from batchdiff.units import GIB, KIB, MIB, ceil_div
 
@@ -45,35 +55,35 @@ def savings(allocated: int = 2 * GIB, overlay: int = 256 * MIB, error: int = 0, 
 
 
 def guest_plan(name: str = "web01", **changes) -> GuestPlan:
-    """A raw guest to convert: 1 data cluster, 2 zero clusters, 3 data clusters."""
+    """A raw guest to convert: 1 data cluster, 2 zero clusters, 3 data clusters. ``changes``: also of its diff."""
     path = changes.pop("path", f"/srv/clones/{name}.img")
     image = planned_image(path)
-    guest = GuestPlan(
-        name=name,
-        source=image.source,
-        image=image,
-        verdict=Verdict.CONVERT,
-        reason="",
-        overlay_path=path.removesuffix(".img") + ".qcow2",
-        options=OverlayOptions(),
-        unit=65536,
-        data=Runs("[[0,1],[7,3]]"),
-        zero=Runs("[[4,2]]"),
-        savings=savings(),
-    )
-    return dataclasses.replace(guest, **changes)
+    fields = {
+        "name": name,
+        "source": image.source,
+        "image": image,
+        "reason": "",
+        "overlay_path": path.removesuffix(".img") + ".qcow2",
+        "options": OverlayOptions(),
+    }
+    in_diff = {"data": Runs("[[0,1],[7,3]]"), "zero": Runs("[[4,2]]"), "savings": savings(), "similarity": None}
+    in_diff = {key: changes.pop(key, value) for key, value in in_diff.items()}
+    verdict = changes.pop("verdict", Verdict.CONVERT)
+    fields |= changes
+    if "diff" not in fields:
+        fields["diff"] = diff_of(fields["options"], **in_diff)
+    if verdict is Verdict.CONVERT:
+        return GuestToConvert(**fields)
+    return UntouchedGuest(verdict=verdict, **fields)
+
+
+def diff_of(options: OverlayOptions, **fields) -> Diff:
+    return Diff(geometry=geometry_of(options, options.cluster_size), **fields)
 
 
 def refused_guest(name: str = "broken", reason: str = "it is in use", **changes) -> GuestPlan:
     """A guest that could not even be opened."""
-    without = {
-        "verdict": Verdict.REFUSE,
-        "reason": reason,
-        "image": None,
-        "data": NO_RUNS,
-        "zero": NO_RUNS,
-        "savings": None,
-    }
+    without = {"verdict": Verdict.REFUSE, "reason": reason, "image": None, "diff": None}
     return guest_plan(name, **without | changes)
 
 
@@ -168,7 +178,7 @@ def guest_plans(draw) -> GuestPlan:
     image = draw(planned_images(virtual_size=len(kinds) * unit - cut_off))
     assert ceil_div(image.virtual_size, unit) == len(kinds)
     data, zero = runs_of(from_kinds(np.array(kinds, dtype=np.uint8)))
-    return GuestPlan(
+    return guest_plan(
         name=draw(_NAMES),
         source=image.source,
         image=image,
@@ -176,7 +186,6 @@ def guest_plans(draw) -> GuestPlan:
         reason=draw(_TEXTS),
         overlay_path=draw(_PATHS),
         options=options,
-        unit=unit,
         data=data,
         zero=zero,
         savings=draw(_SAVINGS),
@@ -187,7 +196,7 @@ def guest_plans(draw) -> GuestPlan:
 
 def refused_guests() -> st.SearchStrategy[GuestPlan]:
     options = _OPTIONS | st.just(OverlayOptions(cluster_size=None))
-    return st.builds(refused_guest, _NAMES, _TEXTS, path=_PATHS, options=options, unit=st.just(4096))
+    return st.builds(refused_guest, _NAMES, _TEXTS, path=_PATHS, options=options)
 
 
 def plans() -> st.SearchStrategy[Plan]:

@@ -25,8 +25,9 @@ from batchdiff.choices import Retire
 from batchdiff.errors import PlanError, UsageError
 from batchdiff.files.identity import identity_of
 from batchdiff.image.image import Image
-from batchdiff.linux.block_stack import all_underlying
-from batchdiff.plan.plan import GuestPlan, Plan, Verdict
+from batchdiff.image.template_storage import TemplateRisk, template_risk
+from batchdiff.linux.block_stack import Underlying, all_underlying
+from batchdiff.plan.plan import GuestPlan, GuestToConvert, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +50,25 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
     """
     plan = session.plan
     guests = check_options(plan, options)
+    to_convert = [guest for guest in guests if isinstance(guest, GuestToConvert)]
     with template_held(session) as run:
         template = run.template
         # First: what an apply that died did to the template must not count as a change of it.
         note_interrupted(template, plan.template.fingerprints, session.journal)
         accept_template(run)
         sync(template)
-        pending = [g for g in guests if g.verdict is Verdict.CONVERT and not _is_published(g, session)]
-        jobs = _jobs(run, guests, pending, options.retire)
+        pending = [guest for guest in to_convert if not _is_published(guest, session)]
+        jobs = _jobs(run, to_convert, pending, options.retire)
         # Up to here an error ends the whole command, before any image is written.
         discard_unfinished(plan)
         publication = Publication(plan, run)
-        _make_up(publication, guests, session)
+        _make_up(publication, to_convert, session)
         manner = Manner(options.retire, options.verify, publication)
-        ways = [Way(g.name, partial(_task, g, plan, run, manner)) for g in guests if g.verdict is Verdict.CONVERT]
+        under = all_underlying(tuple(layer.path for layer in template.layers))
+        ways = [Way(guest.name, partial(_task, guest, under, run, manner)) for guest in to_convert]
         arriving = arrivals(ways, run, at_once=jobs)
         for guest in guests:
-            if guest.verdict is Verdict.CONVERT:
+            if isinstance(guest, GuestToConvert):
                 notes = session.journal.notes
                 yield converted(guest, with_way_back(next(arriving), guest, notes), notes)
             else:
@@ -89,12 +92,12 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
     return guests
 
 
-def _task(guest: GuestPlan, plan: Plan, run: Run, manner: Manner) -> Task:
-    _check_not_the_template(guest, run.template, manner.retire)
-    return overlay_task(guest, plan.template, run, manner)
+def _task(guest: GuestToConvert, under: Underlying, run: Run, manner: Manner) -> Task:
+    _check_not_the_template(guest, run.template, under, manner.retire)
+    return overlay_task(guest, run.session.plan.template, run, manner)
 
 
-def _jobs(run: Run, guests: list[GuestPlan], pending: list[GuestPlan], retire: Retire) -> int:
+def _jobs(run: Run, guests: list[GuestToConvert], pending: list[GuestToConvert], retire: Retire) -> int:
     """Return how many guests may be in progress at once: as many as asked for, if there is room for them.
 
     :raises GuestError: a filesystem does not have enough space even for one after the other.
@@ -113,14 +116,14 @@ def _jobs(run: Run, guests: list[GuestPlan], pending: list[GuestPlan], retire: R
     return room.jobs
 
 
-def _make_up(publication: Publication, guests: list[GuestPlan], session: Session) -> None:
+def _make_up(publication: Publication, guests: list[GuestToConvert], session: Session) -> None:
     """Protect the template and record overlays, if an apply died right after it had published them."""
     for guest in guests:
         if _is_published(guest, session) and os.path.lexists(guest.overlay_path):
             publication.note(guest)
 
 
-def _is_published(guest: GuestPlan, session: Session) -> bool:
+def _is_published(guest: GuestToConvert, session: Session) -> bool:
     standing = session.journal.standing(guest.name)
     return standing is not None and standing.published
 
@@ -142,16 +145,18 @@ def chosen(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
     return [guest for guest in plan.guests if guest.name in names]
 
 
-def _check_not_the_template(guest: GuestPlan, template: Image, retire: Retire) -> None:
+def _check_not_the_template(guest: GuestToConvert, template: Image, under: Underlying, retire: Retire) -> None:
     """Refuse a guest that is the template or stores its bytes: a plan is input, which may be wrong.
+
+    ``under``: the files that store the template.
 
     :raises PlanError: the guest is the template, or stores it.
     :raises UsageError: that is uncertain, and the original is to be deleted.
     """
-    under = all_underlying(tuple(layer.path for layer in template.layers))
-    if identity_of(guest.source.path) in under.files:
+    risk = template_risk(under, identity_of(guest.source.path), retire)
+    if risk is TemplateRisk.STORED_IN_GUEST:
         raise PlanError(f"guest {guest.name} is the template, or stores it", remedy="Plan again.")
-    if retire is Retire.DELETE and not under.traced:
+    if risk is TemplateRisk.UNTRACED:
         raise UsageError(
             f"the original of {guest.name} may not be deleted",
             why=f"the template {template.path} is a block device, and where its bytes are cannot be traced",

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from batchdiff.files.descriptors import free_descriptors
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.machine import available_memory
-from batchdiff.plan.plan import GuestPlan
+from batchdiff.plan.plan import GuestToConvert
 from batchdiff.units import MIB
 
 _MEMORY = 128 * MIB
@@ -34,7 +34,7 @@ _OF_A_PROGRAM = 4
 """Both ends of the pipe from qemu-img, the rules that confine it, and a file that they name."""
 
 
-def at_once(jobs: int, guests: Iterable[GuestPlan], template: ImageSource) -> int:
+def at_once(jobs: int, guests: Iterable[GuestToConvert], template: ImageSource) -> int:
     """Return how many of these guests may be in progress at once; at most ``jobs``, at least one."""
     files = max((_files(guest, template) for guest in guests), default=1)
     memory = available_memory()
@@ -42,7 +42,7 @@ def at_once(jobs: int, guests: Iterable[GuestPlan], template: ImageSource) -> in
     return max(min(jobs, by_memory, (free_descriptors() - _OURS) // files), 1)
 
 
-def _files(guest: GuestPlan, template: ImageSource) -> int:
+def _files(guest: GuestToConvert, template: ImageSource) -> int:
     """Return the number of open files for a guest: its chain, twice; its overlay's chain; and for a program."""
     chain, below = (1 + len(source.backing) for source in (guest.source, template))
     return 2 * chain + 1 + below + _OF_A_PROGRAM

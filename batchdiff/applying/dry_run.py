@@ -26,7 +26,7 @@ from batchdiff.applying.template.check import accept_template
 from batchdiff.applying.undo import Chosen, purgeable, require_decision, restorable, why_template_is_lost
 from batchdiff.errors import DifferenceError, StopError
 from batchdiff.image_source import ImageSource
-from batchdiff.plan.plan import GuestPlan
+from batchdiff.plan.plan import GuestToConvert
 
 
 def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
@@ -47,7 +47,7 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
         for guest, _ in damaged:
             yield GuestOutcome(guest.name, Status.WOULD_RESTORE, NOTHING_READS_IT)
 
-    def restored(guest: GuestPlan, task: Task) -> GuestOutcome:
+    def restored(guest: GuestToConvert, task: Task) -> GuestOutcome:
         how = "its original would get its name back, and the overlay would be deleted"
         if _incoming_now(task) is None:
             how = f"{guest.source.path} would be rebuilt from the overlay, and the overlay would be deleted"
@@ -72,7 +72,7 @@ def dry_run_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutc
     """
     found = purgeable(session.plan, session.journal.notes.standings, options.guests)
 
-    def purged(guest: GuestPlan, task: Task) -> GuestOutcome:
+    def purged(guest: GuestToConvert, task: Task) -> GuestOutcome:
         return GuestOutcome(guest.name, Status.WOULD_PURGE, f"{task.outgoing.names.own} would be deleted")
 
     yield from _dry_run(
@@ -83,7 +83,7 @@ def dry_run_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutc
     )
 
 
-_Report = Callable[[GuestPlan, Task], GuestOutcome]
+_Report = Callable[[GuestToConvert, Task], GuestOutcome]
 
 
 def _dry_run(

@@ -16,10 +16,10 @@ from batchdiff.applying.swap.swap import Conversion
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, ImageError, VerificationError
 from batchdiff.image.files import open_image_file
 from batchdiff.image.storage.allocation import allocated_bytes
-from batchdiff.plan.plan import GuestPlan, Verdict
+from batchdiff.plan.plan import GuestToConvert, UntouchedGuest, Verdict
 
 
-def not_converted(guest: GuestPlan) -> GuestOutcome:
+def not_converted(guest: UntouchedGuest) -> GuestOutcome:
     """Return the outcome of a guest that the plan does not convert."""
     skipped = guest.verdict is Verdict.SKIP
     status = Status.SKIPPED if skipped else Status.REFUSED
@@ -34,7 +34,7 @@ def failed(arrival: Arrival) -> GuestOutcome:
     return GuestOutcome(arrival.guest, Status.FAILED, str(error), exit_code=error.exit_code)
 
 
-def converted(guest: GuestPlan, arrival: Arrival, notes: Notes) -> GuestOutcome:
+def converted(guest: GuestToConvert, arrival: Arrival, notes: Notes) -> GuestOutcome:
     """Return the outcome of a guest under apply; after a failure, with what an earlier run has done."""
     if arrival.error is not None or arrival.conversion is None:
         return _not_continued(guest, arrival, notes)
@@ -48,7 +48,7 @@ def converted(guest: GuestPlan, arrival: Arrival, notes: Notes) -> GuestOutcome:
     return _measured(done, guest)
 
 
-def _not_continued(guest: GuestPlan, arrival: Arrival, notes: Notes) -> GuestOutcome:
+def _not_continued(guest: GuestToConvert, arrival: Arrival, notes: Notes) -> GuestOutcome:
     """Return the outcome of a guest that failed; an earlier run may have published its overlay."""
     outcome, standing = failed(arrival), notes.under_way(guest.name)
     if standing is None or not standing.published:
@@ -60,7 +60,7 @@ def _not_continued(guest: GuestPlan, arrival: Arrival, notes: Notes) -> GuestOut
         return outcome
 
 
-def _stands(guest: GuestPlan, standing: Standing) -> str:
+def _stands(guest: GuestToConvert, standing: Standing) -> str:
     """Return, in words, where the original of a converted guest is now."""
     try:
         original = find_original(guest, standing)
@@ -71,15 +71,14 @@ def _stands(guest: GuestPlan, standing: Standing) -> str:
     return "kept" if original.path == guest.source.path else f"quarantined as {original.path}"
 
 
-def _measured(outcome: GuestOutcome, guest: GuestPlan) -> GuestOutcome:
+def _measured(outcome: GuestOutcome, guest: GuestToConvert) -> GuestOutcome:
     """Return the same outcome with the predicted and actual sizes of the overlay."""
-    savings = guest.savings
     length, on_disk = _taken(guest.overlay_path)
     return replace(
         outcome,
-        predicted_overlay_bytes=savings.overlay_bytes if savings else None,
+        predicted_overlay_bytes=guest.diff.savings.overlay_bytes,
         actual_overlay_bytes=length,
-        predicted_overlay_disk_bytes=savings.overlay_disk_bytes if savings else None,
+        predicted_overlay_disk_bytes=guest.diff.savings.overlay_disk_bytes,
         actual_overlay_disk_bytes=on_disk,
     )
 
@@ -109,7 +108,7 @@ def _status(done: frozenset[Action]) -> Status:
     return Status.RETIRED if done & {Action.QUARANTINE, Action.UNLINK} else Status.UNCHANGED
 
 
-def undone(guest: GuestPlan, arrival: Arrival, status: Status, notes: Notes) -> GuestOutcome:
+def undone(guest: GuestToConvert, arrival: Arrival, status: Status, notes: Notes) -> GuestOutcome:
     """Return the outcome of a guest that was restored or purged, or that failed."""
     if arrival.error is not None or arrival.conversion is None:
         standing = notes.under_way(guest.name)
@@ -129,7 +128,7 @@ def kept_for(guest: str, error: DifferenceError) -> GuestOutcome:
     return GuestOutcome(guest, Status.KEPT, reason, original="kept in quarantine")
 
 
-def with_way_back(arrival: Arrival, guest: GuestPlan, notes: Notes) -> Arrival:
+def with_way_back(arrival: Arrival, guest: GuestToConvert, notes: Notes) -> Arrival:
     """Return a guest's arrival; if its overlay is damaged, the error names the original."""
     error = arrival.error
     is_damage = isinstance(error, ImageError | VerificationError) and not isinstance(error, DifferenceError)

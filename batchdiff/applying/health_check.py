@@ -29,7 +29,6 @@ from batchdiff.applying.guests.whole_originals import original_too, originals_fi
 from batchdiff.applying.journal.records import Notes, Standing
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.session.stop import Stop
-from batchdiff.applying.swap.apply_task import planned_parts
 from batchdiff.applying.template.check import doubt, require_content
 from batchdiff.errors import (
     BatchdiffError,
@@ -42,10 +41,10 @@ from batchdiff.errors import (
 )
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import users
-from batchdiff.image.open import inspect, open_image, peek_header
+from batchdiff.image.open import inspect, open_image, open_layer
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import explained
-from batchdiff.plan.plan import GuestPlan, Plan
+from batchdiff.plan.plan import GuestToConvert, Plan
 
 
 def examined(
@@ -60,7 +59,11 @@ def examined(
     """
     guests = chosen(plan, names)
     require_judges()
-    converted = [(guest, standing) for guest in guests if (standing := notes.under_way(guest.name))]
+    converted = [
+        (guest, standing)
+        for guest in guests
+        if isinstance(guest, GuestToConvert) and (standing := notes.under_way(guest.name))
+    ]
     converted = [(guest, standing) for guest, standing in converted if standing.published]
     yield _template(plan, notes, [guest for guest, _ in converted], stop)
     jobs = at_once(jobs, [guest for guest, _ in converted], plan.template.source)
@@ -72,7 +75,7 @@ def examined(
             raise
 
 
-def _template(plan: Plan, notes: Notes, converted: list[GuestPlan], stop: Stop) -> Finding:
+def _template(plan: Plan, notes: Notes, converted: list[GuestToConvert], stop: Stop) -> Finding:
     path = plan.template.source.path
     try:
         with open_image(plan.template.source) as template:
@@ -102,7 +105,7 @@ def _opened_template(plan: Plan, notes: Notes, template: Image, stop: Stop) -> F
     return Finding("template", path, Health.TOUCHED, f"{reason}; by its digest, its content has not changed")
 
 
-def _guest(guest: GuestPlan, standing: Standing, plan: Plan, notes: Notes, stop: Stop) -> Finding:
+def _guest(guest: GuestToConvert, standing: Standing, plan: Plan, notes: Notes, stop: Stop) -> Finding:
     stop.check()
     path = guest.overlay_path
     try:
@@ -125,13 +128,13 @@ def _guest(guest: GuestPlan, standing: Standing, plan: Plan, notes: Notes, stop:
         return Finding(guest.name, path, Health.UNKNOWN, ". ".join(explained(error)))
 
 
-def _missing(guest: GuestPlan, standing: Standing) -> Finding:
+def _missing(guest: GuestToConvert, standing: Standing) -> Finding:
     original = find_original(guest, standing)
     whole = "" if original is None else f"; its original, as it was before the conversion, is {original.path}"
     return Finding(guest.name, guest.overlay_path, Health.DAMAGED, f"it {missing(guest.overlay_path)}{whole}")
 
 
-def _judged(guest: GuestPlan, standing: Standing, overlay: Found, plan: Plan, stop: Stop) -> Finding:
+def _judged(guest: GuestToConvert, standing: Standing, overlay: Found, plan: Plan, stop: Stop) -> Finding:
     source = current_overlay(replace(planned_overlay(guest, plan.template.source), path=overlay.path))
     _require_readable(source)
     original = find_original(guest, standing)
@@ -146,12 +149,12 @@ def _judged(guest: GuestPlan, standing: Standing, overlay: Found, plan: Plan, st
     return _sound(guest, f"identical to its original ({os.path.basename(original.path)})")
 
 
-def _differing(guest: GuestPlan, overlay: Found, original: Found, error: DifferenceError) -> Finding:
+def _differing(guest: GuestToConvert, overlay: Found, original: Found, error: DifferenceError) -> Finding:
     """Return the finding for an overlay and an original that differ; it depends on which of them was written to.
 
     :raises VerificationError: neither was.
     """
-    known, _ = planned_parts(guest)
+    known = guest.image
     # On a block device no time shows if the original was written to.
     planned, shows_writes = known.fingerprints[0], original.now.vouches_for_content
     if overlay.proven and original.proven and shows_writes:
@@ -171,7 +174,7 @@ def _differing(guest: GuestPlan, overlay: Found, original: Found, error: Differe
     )
 
 
-def _back(guest: GuestPlan) -> str:
+def _back(guest: GuestToConvert) -> str:
     return command("restore", guest.name, "--discard-changes")
 
 
@@ -182,7 +185,7 @@ def _require_readable(overlay: ImageSource) -> None:
     :raises ImageError: it does not rest on the template of the plan.
     """
     try:
-        peek_header(overlay.path)
+        open_layer(overlay).close()
     except ImageError as error:
         if _may_not_be_read(error):
             raise
@@ -190,7 +193,7 @@ def _require_readable(overlay: ImageSource) -> None:
     open_image(overlay).close()
 
 
-def _sound(guest: GuestPlan, why: str) -> Finding:
+def _sound(guest: GuestToConvert, why: str) -> Finding:
     return Finding(guest.name, guest.overlay_path, Health.SOUND, why)
 
 

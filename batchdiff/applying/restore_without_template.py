@@ -32,9 +32,9 @@ from batchdiff.image.in_use.hold import hold
 from batchdiff.image.in_use.lease import release_lease
 from batchdiff.image.open import inspect, open_image
 from batchdiff.linux.call_failures import AGAIN, how_to_remove
-from batchdiff.plan.plan import GuestPlan, Plan
+from batchdiff.plan.plan import GuestToConvert, Plan
 
-Started: TypeAlias = tuple[GuestPlan, Standing]
+Started: TypeAlias = tuple[GuestToConvert, Standing]
 """A guest that apply has started to convert, and where it stands."""
 
 NOTHING_READS_IT = "its original would get its name back; its overlay, which cannot be read now, would stay"
@@ -49,7 +49,7 @@ def split_by_reading(found: list[Started], plan: Plan) -> tuple[list[Started], l
     return [each for each in found if each not in damaged], damaged
 
 
-def _cannot_be_read(guest: GuestPlan, standing: Standing, plan: Plan) -> bool:
+def _cannot_be_read(guest: GuestToConvert, standing: Standing, plan: Plan) -> bool:
     try:
         overlay = find_overlay(guest, standing)
         if overlay is not None:
@@ -93,7 +93,7 @@ def _left(path: str, why: str) -> str:
     )
 
 
-def _go_back(guest: GuestPlan, standing: Standing, session: Session, dependents: Dependents) -> str | None:
+def _go_back(guest: GuestToConvert, standing: Standing, session: Session, dependents: Dependents) -> str | None:
     """Give a guest its original back, and return the path of the overlay that stays; None if there is none."""
     original, overlay = find_original(guest, standing), find_overlay(guest, standing)
     if original is None:
@@ -140,7 +140,7 @@ def _require_unused(path: str) -> None:
         raise InUseError(f"{path} is in use", why=usage.objection, remedy=f"Shut its VM down, {AGAIN}")
 
 
-def _moved_aside(overlay: Found, guest: GuestPlan, dependents: Dependents) -> Found:
+def _moved_aside(overlay: Found, guest: GuestToConvert, dependents: Dependents) -> Found:
     """Rename the overlay that has the original's name, and return it under its new one."""
     fd = open_image_file(overlay.path)
     try:

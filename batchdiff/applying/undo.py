@@ -32,9 +32,9 @@ from batchdiff.errors import BatchdiffError, DifferenceError, StopError, UsageEr
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image.open import inspect, open_image
 from batchdiff.image_source import ImageFormat
-from batchdiff.plan.plan import GuestPlan, Plan
+from batchdiff.plan.plan import GuestToConvert, Plan
 
-Chosen = list[tuple[GuestPlan, Standing]]
+Chosen = list[tuple[GuestToConvert, Standing]]
 """Guests that a verb can do something for, each with its standing."""
 
 
@@ -116,7 +116,9 @@ def _chosen(
     names: tuple[str, ...] | None,
     wanted: Callable[[Standing], bool],
 ) -> Chosen:
-    guests = [(guest, standings.get(guest.name)) for guest in chosen(plan, names)]
+    guests = [
+        (guest, standings.get(guest.name)) for guest in chosen(plan, names) if isinstance(guest, GuestToConvert)
+    ]
     found = [(guest, standing) for guest, standing in guests if standing is not None and wanted(standing)]
     if names is not None and len(found) < len(set(names)):
         left = set(names) - {guest.name for guest, _ in found}
@@ -127,7 +129,9 @@ def _chosen(
     return found
 
 
-def _arrivals(session: Session, found: Chosen, make: Callable[..., Task]) -> Iterator[tuple[GuestPlan, Arrival]]:
+def _arrivals(
+    session: Session, found: Chosen, make: Callable[..., Task]
+) -> Iterator[tuple[GuestToConvert, Arrival]]:
     plan = session.plan
     discard_unfinished(plan)
     if not found:
@@ -166,7 +170,7 @@ def require_decision(session: Session, found: Chosen, options: RestoreOptions, l
     raise originals_first(lost, [guest for guest, _ in found], session.journal.notes)
 
 
-def _starts_like_another_format(guest: GuestPlan) -> list[str]:
+def _starts_like_another_format(guest: GuestToConvert) -> list[str]:
     """Return a warning if a raw disk starts like another format, which is dangerous if formats are guessed."""
     found = looks_like(guest.source.path)
     if guest.source.format is not ImageFormat.RAW or found in {None, ImageFormat.RAW}:

@@ -9,7 +9,7 @@ from batchdiff.cli.console import Console
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.manifest.manifest import Manifest
-from batchdiff.plan.plan import Plan, Verdict
+from batchdiff.plan.plan import Plan
 from batchdiff.report.printable import printable
 
 if TYPE_CHECKING:
@@ -32,9 +32,8 @@ def warn_of_planned_formats(
     chosen = None if names is None else set(names)
     guests = [
         (guest.name, guest.source)
-        for guest in plan.guests
-        if guest.verdict is Verdict.CONVERT
-        and (chosen is None or guest.name in chosen)
+        for guest in plan.to_convert
+        if (chosen is None or guest.name in chosen)
         and not (guest.name in notes.published and guest.overlay_path == guest.source.path)
     ]
     _warn(console, plan.template.source, guests)

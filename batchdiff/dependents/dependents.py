@@ -3,8 +3,8 @@
 It runs when planning, and again just before an original is removed::
 
     folders     those of the file, of the plan, and of the overlays in the file's own sidecar
-    images      every regular file there whose header names a backing file, whatever its name, and the qcow2 guests
-                of the plan, also on block devices; whole chains
+    images      every regular file there whose header names a backing file, whatever its name, and all guests
+                of the plan that are not raw, also on block devices; whole chains
     matching    by identity, also through links; by path for a name that the file had a moment ago
 
 Each search reads the disk again, so it finds an image that was created a second ago.
@@ -98,8 +98,8 @@ def dependents_in_plan(plan: Plan) -> Dependents:
 
 
 def _dependents(folders: list[str], guests: list[ImageSource]) -> Dependents:
-    paths = {kind: [guest.path for guest in guests if guest.format is kind] for kind in ImageFormat}
-    return Dependents(folders, images=paths[ImageFormat.QCOW2], raw=paths[ImageFormat.RAW])
+    raw = [guest.path for guest in guests if guest.format is ImageFormat.RAW]
+    return Dependents(folders, images={guest.path for guest in guests}.difference(raw), raw=raw)
 
 
 class _Look:

@@ -49,8 +49,15 @@ class Losses(NamedTuple):
     bitmaps: int = 0
 
 
+class Backing(NamedTuple):
+    """The backing file that an image names: its name as written, and its format if the image gives one."""
+
+    name: str
+    format: str | None
+
+
 class Layer(Protocol):
-    """One file of a backing chain, on its own."""
+    """One file of a backing chain, on its own. Making one reads its header, and no other file."""
 
     @property
     def path(self) -> str:
@@ -65,8 +72,24 @@ class Layer(Protocol):
         """Bytes of the disk that a VM would see; a multiple of 512."""
 
     @property
+    def backing(self) -> Backing | None:
+        """The backing file that this file names; None if it names none."""
+
+    @property
     def losses(self) -> Losses:
         """The snapshots and bitmaps in this file, which a conversion would lose."""
+
+    def read_tables(self) -> None:
+        """Read the tables that are kept; other methods below may need them.
+
+        :raises ImageError: they are invalid, or cannot be read.
+        """
+
+    def inspect(self) -> None:
+        """Check all of the file's tables, so that it can be trusted as far as its format allows.
+
+        :raises ImageError: it is damaged or hostile, or QEMU would refuse it.
+        """
 
     def parts(self, start: int, end: int) -> list[Segment]:
         """Return gapless segments of bytes ``start`` to ``end``, within the virtual size; some may be ABSENT."""

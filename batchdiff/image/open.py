@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 from batchdiff.errors import ImageError
-from batchdiff.files.filenames import shell_line
 from batchdiff.files.identity import is_one_image
-from batchdiff.image import files
 from batchdiff.image.backing_names import check_backing, resolved_backing
+from batchdiff.image.formats import FORMATS
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Layer
-from batchdiff.image.qcow2 import Qcow2Layer
-from batchdiff.image.qcow2_tables import read_header
-from batchdiff.image.raw import RawLayer
-from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.qcow2.faults import ENCRYPTED
-from batchdiff.qcow2.header import Header
+from batchdiff.image_source import ImageSource
 
 MAX_CHAIN = 200
 """Deeper chains are refused (docs/safety.md); QEMU itself needs a minute to open one of 1,000."""
@@ -38,14 +30,14 @@ def open_image(source: ImageSource, *, no_overlay_of: str | None = None) -> Imag
     layers: list[Layer] = []
     try:
         for declared, following in _declared(source):
-            layer = _open_layer(declared)
+            layer = open_layer(declared)
             layers.append(layer)
+            _check_not_empty(layer)
             if no_overlay_of is not None and len(layers) == 1:
-                _check_not_above(layer, no_overlay_of)
-            check_backing(layer, following, top=source)
+                _check_not_above(declared, layer, no_overlay_of)
+            check_backing(declared, layer.backing, following, top=source)
             # Only now: the tables of an overlay that a VM is writing to may be inconsistent for a moment.
-            if isinstance(layer, Qcow2Layer):
-                layer.read_tables()
+            layer.read_tables()
     except BaseException:
         for layer in layers:
             layer.close()
@@ -53,26 +45,21 @@ def open_image(source: ImageSource, *, no_overlay_of: str | None = None) -> Imag
     return Image(source, layers)
 
 
+def open_layer(source: ImageSource) -> Layer:
+    """Open one file by itself: only its header is read, and no file that it names is opened. The caller closes it.
+
+    :raises ImageError: the file is missing, is not a valid image of its format, or its format cannot be read.
+    """
+    return FORMATS[source.format].opener(source)
+
+
 def inspect(image: Image) -> None:
-    """Check all tables of every qcow2 file in a chain.
+    """Check all tables of every file in a chain.
 
     :raises ImageError: one is damaged or hostile.
     """
     for layer in image.layers:
-        if isinstance(layer, Qcow2Layer):
-            layer.inspect()
-
-
-def peek_header(path: str) -> Header:
-    """Return the header of a qcow2 file, without opening any file that it names.
-
-    :raises ImageError: the file is missing, or is not a valid qcow2 image.
-    """
-    fd = files.open_image_file(path)
-    try:
-        return read_header(fd, path, files.content_size(fd))
-    finally:
-        os.close(fd)
+        layer.inspect()
 
 
 def _declared(source: ImageSource) -> list[tuple[ImageSource, ImageSource | None]]:
@@ -86,34 +73,16 @@ def _declared(source: ImageSource) -> list[tuple[ImageSource, ImageSource | None
     return list(zip(chain, [*chain[1:], None], strict=True))
 
 
-def _check_not_above(layer: Layer, path: str) -> None:
-    named = resolved_backing(layer.path, layer.header) if isinstance(layer, Qcow2Layer) else None
+def _check_not_above(source: ImageSource, layer: Layer, path: str) -> None:
+    named = resolved_backing(source, layer.backing)
     if named is not None and is_one_image(path, named):
-        raise OverlayError(f"cannot use {layer.path}", why=f"it is an overlay of {path}")
+        raise OverlayError(f"cannot use {source.path}", why=f"it is an overlay of {path}")
 
 
-def _open_layer(source: ImageSource) -> Layer:
-    match source.format:
-        case ImageFormat.RAW:
-            layer: Layer = RawLayer(source.path)
-        case ImageFormat.QCOW2:
-            layer = Qcow2Layer(source.path)
-        case ImageFormat.LUKS:
-            raise ImageError(f"cannot use {source.path}", why="it is encrypted", remedy=ENCRYPTED)
-        case other:
-            copy = shell_line(
-                ["qemu-img", "convert", "-f", other, "-O", "qcow2", source.path, f"{source.path}.qcow2"]
-            )
-            raise ImageError(
-                f"cannot use {source.path}",
-                why=f"the format {other} is not supported yet (raw and qcow2 are)",
-                remedy=f"Make a qcow2 copy and use that in the manifest: `{copy}`.",
-            )
+def _check_not_empty(layer: Layer) -> None:
     if layer.virtual_size == 0:
-        layer.close()
         raise ImageError(
-            f"cannot use {source.path}",
+            f"cannot use {layer.path}",
             why="it is empty (virtual size 0)",
             remedy="Leave it out of the manifest, or restore it from a backup.",
         )
-    return layer

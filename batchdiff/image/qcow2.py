@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image import files
-from batchdiff.image.layer import Losses, Packed, Segment, clipped
+from batchdiff.image.layer import Backing, Losses, Packed, Segment, clipped
 from batchdiff.image.qcow2_extras import check_extras
 from batchdiff.image.qcow2_tables import L2Tables, read_header, read_l2_tables, read_words, refused
 from batchdiff.qcow2 import compression, entries
@@ -53,6 +53,12 @@ class Qcow2Layer:
     def virtual_size(self) -> int:
         """Bytes of the disk that the VM sees, from the header."""
         return self.header.virtual_size
+
+    @property
+    def backing(self) -> Backing | None:
+        """The backing file that the header names."""
+        name = self.header.backing_name
+        return None if name is None else Backing(name, self.header.backing_format)
 
     @property
     def losses(self) -> Losses:

@@ -22,9 +22,20 @@ class RawLayer:
         self.virtual_size = align_up(self._size, SECTOR)
 
     @property
+    def backing(self) -> None:
+        """No backing file: a raw image cannot name one."""
+        return None
+
+    @property
     def losses(self) -> Losses:
         """No losses: a raw image has no snapshots and no bitmaps."""
         return Losses()
+
+    def read_tables(self) -> None:
+        """Do nothing: a raw image has no tables."""
+
+    def inspect(self) -> None:
+        """Do nothing: every file is a valid raw image."""
 
     def parts(self, start: int, end: int) -> list[Segment]:
         """Return segments as :class:`~batchdiff.image.layer.Layer` describes them; none is ever ABSENT."""

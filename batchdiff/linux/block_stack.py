@@ -20,14 +20,14 @@ _VIRTUAL = ("/sys/devices/virtual/", "/sys/devices/tcm_loop", "/sys/devices/rbd"
 """Folders of virtual devices, whose content can come from anywhere, even from a file on this machine."""
 
 
-class UnderlyingFiles(NamedTuple):
+class Underlying(NamedTuple):
     """The files that store an image's bytes. ``traced``: the set is complete; if not, there may be others."""
 
     files: frozenset[Identity]
     traced: bool = True
 
 
-def underlying(path: str) -> UnderlyingFiles:
+def underlying(path: str) -> Underlying:
     """Return the files that store an image: itself and, if it is a block device, everything below that.
 
     A device with an unknown source, such as a network disk or a ZFS volume, cannot be traced.
@@ -44,14 +44,14 @@ def underlying(path: str) -> UnderlyingFiles:
             below = _below(each[1]) if each[0] == "device" else []
             traced = traced and below is not None
             pending += below or []
-    return UnderlyingFiles(frozenset(files), traced)
+    return Underlying(frozenset(files), traced)
 
 
-def all_underlying(paths: tuple[str, ...]) -> UnderlyingFiles:
+def all_underlying(paths: tuple[str, ...]) -> Underlying:
     """Return the files that store the images of a chain."""
     found = [underlying(path) for path in paths]
     files = frozenset(identity for each in found for identity in each.files)
-    return UnderlyingFiles(files, all(each.traced for each in found))
+    return Underlying(files, all(each.traced for each in found))
 
 
 def _below(device: int) -> list[Identity | None] | None:

@@ -13,6 +13,7 @@ So both must lead to the same file. Source: QEMU, ``bdrv_get_full_backing_filena
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from batchdiff.signals import held_signals
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from batchdiff.image_source import ImageSource
     from batchdiff.manifest.images import FoundGuest, FoundImage
 
 
@@ -69,8 +71,9 @@ def _check_overlay(guest: FoundGuest, overlay: str, template: FoundImage, proble
 def _check_chain(image: FoundImage, opened: str, problems: Problems) -> None:
     """Follow a declared chain by the names that QEMU uses, starting with ``opened``."""
     user = "the VM's definition"
-    for above, below in pairwise((image.place, *image.chain)):
-        name = _backing_name(above.path)
+    sources = (image.source, *image.source.backing)
+    for source, (above, below) in zip(sources, pairwise((image.place, *image.chain)), strict=False):
+        name = _backing_name(source)
         if name is None or not is_one_image(below.path, _resolved(name, above.path)):
             return  # not the declared chain, which `batchdiff plan` reports
         found = _resolved(name, opened)
@@ -91,14 +94,16 @@ def _resolved(name: str, opened: str) -> str:
     return os.path.realpath(os.path.join(os.path.dirname(opened), name))
 
 
-def _backing_name(path: str) -> str | None:
+def _backing_name(source: ImageSource) -> str | None:
     """Return the backing file name in an image's header; None if it has none that is a path."""
     # Imported only for declared chains: it loads numpy, which reports Ctrl-C meanwhile as a broken installation.
     with held_signals():
-        from batchdiff.image.open import peek_header  # noqa: PLC0415
+        from batchdiff.image.open import open_layer  # noqa: PLC0415
 
     try:
-        name = peek_header(path).backing_name
+        with closing(open_layer(source)) as layer:
+            backing = layer.backing
     except (ImageError, OSError):  # `batchdiff plan` reports what is wrong with the image
         return None
+    name = None if backing is None else backing.name
     return None if name is None or ":" in name.split("/", 1)[0] or "\0" in name else name

@@ -32,6 +32,11 @@ class GuestEntry:
     objection: str = ""
 
     @property
+    def alias(self) -> str:
+        """The symbolic link by which the manifest names the image; empty if it names the image itself."""
+        return "" if self.named == self.image.path else self.named
+
+    @property
     def in_place(self) -> bool:
         """True if the overlay takes the guest's own path."""
         return self.overlay_path == self.image.path

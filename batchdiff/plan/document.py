@@ -13,16 +13,20 @@ from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.overlay_options import BackingPath, Compression, OverlayOptions, geometry_of
 from batchdiff.plan.plan import (
+    DEFAULT_UNIT,
     FORMAT_VERSION,
+    Diff,
     GuestPlan,
+    GuestToConvert,
     Plan,
     PlannedImage,
     Savings,
     Similarity,
     Totals,
+    UntouchedGuest,
     Verdict,
 )
-from batchdiff.plan.runs import Runs
+from batchdiff.plan.runs import NO_RUNS, Runs
 
 
 def to_dict(plan: Plan) -> dict[str, Any]:
@@ -96,12 +100,18 @@ def _guest(guest: GuestPlan) -> dict[str, Any]:
         "backing_path": guest.options.backing_path.value,
         "lazy_refcounts": guest.options.lazy_refcounts,
     }
-    found["extents"] = {"unit": guest.unit, "data": guest.data, "zero": guest.zero}
-    if guest.savings is not None:
-        by_size = {str(size): count for size, count in guest.savings.overlay_bytes_by_cluster_size}
-        found["savings"] = asdict(guest.savings) | {"overlay_bytes_by_cluster_size": by_size}
-    if guest.similarity is not None:
-        found["similarity"] = asdict(guest.similarity)
+    if guest.diff is None:
+        unit = guest.options.cluster_size or DEFAULT_UNIT
+        return found | {"extents": {"unit": unit, "data": NO_RUNS, "zero": NO_RUNS}}
+    return found | _diff_fields(guest.diff)
+
+
+def _diff_fields(diff: Diff) -> dict[str, Any]:
+    found: dict[str, Any] = {"extents": {"unit": diff.unit, "data": diff.data, "zero": diff.zero}}
+    by_size = {str(size): count for size, count in diff.savings.overlay_bytes_by_cluster_size}
+    found["savings"] = asdict(diff.savings) | {"overlay_bytes_by_cluster_size": by_size}
+    if diff.similarity is not None:
+        found["similarity"] = asdict(diff.similarity)
     return found
 
 
@@ -124,28 +134,38 @@ def _fingerprint(record: dict[str, Any]) -> Fingerprint:
 
 
 def _guest_plan(record: dict[str, Any]) -> GuestPlan:
-    verdict = Verdict(record["verdict"])
+    common: dict[str, Any] = {
+        "name": record["name"],
+        "source": _image_source(record),
+        "reason": record["reason"],
+        "overlay_path": record["overlay"]["path"],
+        "options": _options(record["overlay"]),
+        "alias": record.get("link", ""),
+    }
     image = _planned_image(record) if "fingerprint" in record else None
-    savings = _savings(record["savings"]) if "savings" in record else None
-    options, unit = _options(record["overlay"]), record["extents"]["unit"]
-    if verdict is Verdict.CONVERT:
-        if image is None or savings is None or options.cluster_size is None:
-            raise ValueError(f"guest {record['name']!r} is to be converted, but was not compared")
-        if unit != geometry_of(options, options.cluster_size).granule:
-            raise ValueError(f"the extents of guest {record['name']!r} are not in units of its overlay")
-    return GuestPlan(
-        name=record["name"],
-        source=_image_source(record),
-        image=image,
-        verdict=verdict,
-        reason=record["reason"],
-        overlay_path=record["overlay"]["path"],
-        options=options,
-        unit=unit,
-        data=_runs(record["extents"], "data"),
-        zero=_runs(record["extents"], "zero"),
-        savings=savings,
-        alias=record.get("link", ""),
+    data, zero = _runs(record["extents"], "data"), _runs(record["extents"], "zero")
+    diff = _diff(record, common["options"], data, zero) if "savings" in record else None
+    if diff is None and (data, zero) != (NO_RUNS, NO_RUNS):
+        raise ValueError(f"guest {record['name']!r} has extents, but was not compared")
+    verdict = Verdict(record["verdict"])
+    if verdict is not Verdict.CONVERT:
+        return UntouchedGuest(**common, verdict=verdict, image=image, diff=diff)
+    if image is None or diff is None:
+        raise ValueError(f"guest {record['name']!r} is to be converted, but was not compared")
+    return GuestToConvert(**common, image=image, diff=diff)
+
+
+def _diff(record: dict[str, Any], options: OverlayOptions, data: Runs, zero: Runs) -> Diff:
+    if options.cluster_size is None:
+        raise ValueError(f"guest {record['name']!r} was compared, but its overlay has no cluster size")
+    geometry = geometry_of(options, options.cluster_size)
+    if record["extents"]["unit"] != geometry.granule:
+        raise ValueError(f"the extents of guest {record['name']!r} are not in units of its overlay")
+    return Diff(
+        geometry=geometry,
+        data=data,
+        zero=zero,
+        savings=_savings(record["savings"]),
         similarity=_similarity(record["similarity"]) if "similarity" in record else None,
     )
 

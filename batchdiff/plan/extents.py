@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchdiff.extents import Extents, Kind, from_pairs
-from batchdiff.plan.plan import GuestPlan
+from batchdiff.plan.plan import Diff, GuestPlan
 from batchdiff.plan.runs import Runs
 from batchdiff.units import ceil_div
 
@@ -29,23 +29,31 @@ def _text(table: npt.NDArray[np.int64]) -> Runs:
     return Runs(f"[{runs[:-1]}]")
 
 
-def extents_of(guest: GuestPlan) -> Extents:
-    """Return the extents that apply writes for a guest, in units of its ``unit``.
+def extents_of(diff: Diff) -> Extents:
+    """Return the extents of a guest's overlay, in its granules.
 
-    :raises ValueError: the runs are not sorted, disjoint and merged, or not within the disk.
+    :raises ValueError: the runs are not sorted, disjoint and merged.
     """
-    data, zero = _table(guest.data, "data"), _table(guest.zero, "zero")
+    data, zero = _table(diff.data, "data"), _table(diff.zero, "zero")
     found = from_pairs(data, zero)
     if len(found) != len(data) + len(zero):
         raise ValueError("extents are not merged")
-    if len(found) == 0:
-        return found
     if (found.first[1:] < found.end[:-1]).any():
         raise ValueError("extents overlap")
-    virtual_size = 0 if guest.image is None else guest.image.virtual_size
-    if int(found.end[-1]) > ceil_div(virtual_size, guest.unit):
-        raise ValueError("extents reach past the end of the disk")
     return found
+
+
+def check_extents(guest: GuestPlan) -> None:
+    """Check the extents of a guest that was compared.
+
+    :raises ValueError: the runs are not sorted, disjoint and merged, or not within the disk.
+    """
+    if guest.diff is None:
+        return
+    found = extents_of(guest.diff)
+    virtual_size = 0 if guest.image is None else guest.image.virtual_size
+    if len(found) and int(found.end[-1]) > ceil_div(virtual_size, guest.diff.unit):
+        raise ValueError("extents reach past the end of the disk")
 
 
 def _table(runs: Runs, name: str) -> npt.NDArray[np.int64]:

@@ -94,12 +94,12 @@ def read_plan(path: str) -> Plan:
     :raises PlanError: it is not, or is of a newer major version.
     """
     # Imported here: reports do not need numpy, whose import takes longer than all of their work.
-    from batchdiff.plan.extents import extents_of  # noqa: PLC0415
+    from batchdiff.plan.extents import check_extents  # noqa: PLC0415
 
     plan = read_for_report(path)
     try:
         for guest in plan.guests:
-            extents_of(guest)
+            check_extents(guest)
     except (ValueError, OverflowError) as error:
         raise PlanError(f"{path} is not a valid plan", why=str(error), remedy=plan_again(path)) from error
     return plan

@@ -118,10 +118,11 @@ class PathMap:
         return replace(image, source=self.source(image.source))
 
     def _guest(self, guest: GuestPlan) -> GuestPlan:
+        if guest.image is not None:
+            guest = replace(guest, image=self._planned(guest.image))
         return replace(
             guest,
             source=self.source(guest.source),
-            image=None if guest.image is None else self._planned(guest.image),
             overlay_path=self.path(guest.overlay_path),
             alias=self.path(guest.alias) if guest.alias else "",
         )

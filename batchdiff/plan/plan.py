@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from batchdiff.choices import Retire
 from batchdiff.files.fingerprint import Fingerprint
@@ -11,6 +12,7 @@ from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.plan.runs import Runs
+from batchdiff.qcow2.geometry import Geometry
 
 FORMAT_VERSION = (1, 2)
 """1.1 added the filesystem's UUID to fingerprints; 1.2 added the exactness of savings, links to guests, and
@@ -98,31 +100,68 @@ def why_unlike(similarity: Similarity | None) -> str:
     return f"it has {much} in common with the template: was it copied from another one?"
 
 
-@dataclass(frozen=True, slots=True)
-class GuestPlan:
-    """One guest's part of a plan. ``data`` and ``zero`` are the runs written as data and as zeros.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diff:
+    """The result of comparing a guest with the template: the content of its overlay, and the space that saves.
 
-    Both are in units of ``unit`` bytes, the granule of the overlay: its clusters, or subclusters.
+    ``data`` and ``zero`` are the runs that the overlay stores as data and as zeros, in granules of ``geometry``.
+    ``similarity`` is None in plans before 1.2.
+    """
 
-    ``image`` is None if the guest could not be opened, and ``savings`` is None if it could not be compared.
+    geometry: Geometry
+    data: Runs
+    zero: Runs
+    savings: Savings
+    similarity: Similarity | None = None
+
+    @property
+    def unit(self) -> int:
+        """The bytes that the runs count: the overlay's clusters or, with extended L2, its subclusters."""
+        return self.geometry.granule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Guest:
+    """The part of a plan that every guest has, whatever its verdict.
 
     ``alias``: the symbolic link by which the manifest names the guest, absolute; empty if it names the file.
-    ``similarity`` is None in plans before 1.2 as well.
     """
 
     name: str
     source: ImageSource
-    image: PlannedImage | None
-    verdict: Verdict
     reason: str
     overlay_path: str
     options: OverlayOptions
-    unit: int
-    data: Runs
-    zero: Runs
-    savings: Savings | None
     alias: str = ""
-    similarity: Similarity | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestToConvert(_Guest):
+    """A guest that apply converts."""
+
+    image: PlannedImage
+    diff: Diff
+
+    @property
+    def verdict(self) -> Verdict:
+        """Always the same."""
+        return Verdict.CONVERT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UntouchedGuest(_Guest):
+    """A guest that apply skips, or refuses to convert.
+
+    ``image`` is None if it was not opened, and ``diff`` if it was not compared.
+    """
+
+    verdict: Verdict
+    image: PlannedImage | None = None
+    diff: Diff | None = None
+
+
+GuestPlan: TypeAlias = GuestToConvert | UntouchedGuest
+"""One guest's part of a plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,3 +205,8 @@ class Plan:
     guests: tuple[GuestPlan, ...]
     totals: Totals
     checksum: str = field(default="", compare=False)
+
+    @property
+    def to_convert(self) -> list[GuestToConvert]:
+        """The guests that apply converts."""
+        return [guest for guest in self.guests if isinstance(guest, GuestToConvert)]

@@ -26,7 +26,7 @@ from batchdiff.files import own_files
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.linux.device_names import is_among_devices
 from batchdiff.plan.file import read_regular
-from batchdiff.plan.plan import Plan, Verdict
+from batchdiff.plan.plan import Plan
 
 VERSION = "1.1"
 LARGEST = 64 << 20
@@ -95,8 +95,7 @@ def read_sidecar(path: str) -> Sidecar | None:
 
 def sidecar_paths(plan: Plan) -> list[str]:
     """Return the sidecar's paths: one beside a template file; for a device, one in each folder of overlays."""
-    guests = [guest for guest in plan.guests if guest.verdict is Verdict.CONVERT]
-    return sorted({sidecar_path(plan.template.source.path, guest.overlay_path) for guest in guests})
+    return sorted({sidecar_path(plan.template.source.path, guest.overlay_path) for guest in plan.to_convert})
 
 
 def sidecars_of(plan: Plan) -> Iterator[Sidecar]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from batchdiff.choices import Retire
 from batchdiff.image.storage.exactness import of_difference, of_sum
 from batchdiff.image.storage.overlayfs import NOTHING, CopyUp
-from batchdiff.plan.plan import GuestPlan, Savings, Totals, Verdict
+from batchdiff.plan.plan import GuestPlan, GuestToConvert, Savings, Totals, Verdict
 
 PLANNED_AT_ONCE = 2
 """The number of guests in progress at once for which a plan calculates its peak, on any machine."""
@@ -21,7 +21,7 @@ def totals_of(guests: Iterable[GuestPlan], retire: Retire, *, protecting: CopyUp
     """
     guests = list(guests)
     verdicts = [guest.verdict for guest in guests]
-    chosen = [guest.savings for guest in guests if guest.verdict is Verdict.CONVERT and guest.savings is not None]
+    chosen = [guest.diff.savings for guest in guests if isinstance(guest, GuestToConvert)]
     copied = protecting if chosen else NOTHING
     exactness = of_sum(savings.exactness for savings in chosen)
     return Totals(

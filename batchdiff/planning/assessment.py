@@ -6,7 +6,6 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.extents import Extents, Kind
@@ -18,18 +17,27 @@ from batchdiff.image.storage.allocation_units import Volume, volume_of
 from batchdiff.image.storage.block_ranges import NO_BLOCKS, Blocks
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image.storage.shared_blocks import located
+from batchdiff.image_source import ImageSource
 from batchdiff.linux.fiemap import ExtentTable
-from batchdiff.manifest.manifest import GuestEntry, Manifest
+from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.extents import runs_of
 from batchdiff.plan.overlay_options import Compression, OverlayOptions, backing_name, geometry_of
-from batchdiff.plan.plan import GuestPlan, PlannedImage, Savings, Similarity, Verdict, why_unlike
-from batchdiff.plan.runs import NO_RUNS
-from batchdiff.planning.candidates import Candidate, Dismissed
-from batchdiff.planning.scan.compare import UNIT
+from batchdiff.plan.plan import (
+    Diff,
+    GuestPlan,
+    GuestToConvert,
+    Savings,
+    Similarity,
+    UntouchedGuest,
+    Verdict,
+    why_unlike,
+)
+from batchdiff.planning.candidates import Candidate, untouched_guest
 from batchdiff.planning.scan.reopening import reopened
 from batchdiff.planning.sizes.compressed_estimate import Measure, stored_data
 from batchdiff.planning.sizes.disk_use import taken_bytes
 from batchdiff.planning.sizes.overlay_sizes import (
+    OverlaySize,
     chosen_cluster_size,
     disk_bytes,
     extents_to_write,
@@ -37,26 +45,18 @@ from batchdiff.planning.sizes.overlay_sizes import (
     sizes_by_cluster_size,
 )
 from batchdiff.qcow2.faults import FormatError
+from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
 from batchdiff.units import ceil_div, format_size
-
-
-def dismissed(part: Dismissed) -> GuestPlan:
-    """Return the part of a guest that was not compared."""
-    return _guest_plan(part.entry, part.record, part.verdict, part.reason)
-
 
 _WORTH_NAMING = 0.1
 """The share of a guest's allocation that another cluster size must save to be suggested: this estimate is by file
 size, which differs a little from the space taken on disk."""
 
-Packed = tuple[int, int, int]
-"""Bytes of a compressed overlay's file, their possible error, and bytes on disk."""
-
 
 @dataclass(frozen=True, slots=True)
-class Premises:
-    """The common input for all guests: the manifest, and the template's blocks that other files share, by device.
+class FleetFacts:
+    """Facts for all guests: the manifest, and the template's blocks that other files share, by device.
 
     These blocks stay in use, whatever happens to a guest. ``located``: the extents of some guests, by path.
     """
@@ -67,7 +67,7 @@ class Premises:
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class OverlayContent:
     """The content of an overlay, in granules, and the file's size with each cluster size."""
 
     cluster_size: int
@@ -77,56 +77,56 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
-class Exact:
-    """The findings of an older plan that are still exact: the content, and the bytes of the overlay."""
+class ReusedOverlay:
+    """An overlay in an older plan that is still exact: its content and its size."""
 
-    content: Content
-    packed: Packed
+    content: OverlayContent
+    size: OverlaySize
 
 
-def assessed(
+def assess(
     candidate: Candidate,
     compared: tuple[Extents, Similarity],
     failure: ImageError | None,
-    premises: Premises,
+    facts: FleetFacts,
     measure: Measure,
 ) -> GuestPlan:
     """Return the part of a guest that was compared, or whose scan failed."""
     if failure is not None:
-        return _refused(candidate, str(failure))
+        return _refuse(candidate, str(failure))
 
-    def found(image: Image) -> GuestPlan:
+    def plan_of(image: Image) -> GuestPlan:
         content = _content(*compared, candidate.record.virtual_size, candidate.entry.options)
-        return _measured(candidate, image, content, premises, partial(_compressed, candidate, measure=measure))
+        return _plan_guest(candidate, image, content, facts, measure)
 
-    return _unless_changed(candidate, found)
+    return _unless_changed(candidate, plan_of)
 
 
-def reassessed(candidate: Candidate, exact: Exact, premises: Premises) -> GuestPlan:
+def assess_reused(candidate: Candidate, overlay: ReusedOverlay, facts: FleetFacts) -> GuestPlan:
     """Return the part of a guest whose extents an older plan has; savings, verdict and paths are new."""
 
-    def found(image: Image) -> GuestPlan:
-        return _measured(candidate, image, exact.content, premises, lambda _layout, _extents, _unit: exact.packed)
+    def plan_of(image: Image) -> GuestPlan:
+        return _plan_guest(candidate, image, overlay.content, facts, overlay.size)
 
-    return _unless_changed(candidate, found)
+    return _unless_changed(candidate, plan_of)
 
 
-def _unless_changed(candidate: Candidate, found: Callable[[Image], GuestPlan]) -> GuestPlan:
+def _unless_changed(candidate: Candidate, plan_of: Callable[[Image], GuestPlan]) -> GuestPlan:
     try:
         with reopened(candidate.record) as image:
             require_unused(image, Purpose.GUEST)  # again: a VM may have started meanwhile
-            plan = found(image)
+            plan = plan_of(image)
             settle_reads()
             return plan
     except (GuestError, ImageError, FormatError) as error:
-        return _refused(candidate, str(error))
+        return _refuse(candidate, str(error))
 
 
-def _refused(candidate: Candidate, reason: str) -> GuestPlan:
-    return _guest_plan(candidate.entry, candidate.record, Verdict.REFUSE, reason)
+def _refuse(candidate: Candidate, reason: str) -> UntouchedGuest:
+    return untouched_guest(candidate.entry, candidate.record, Verdict.REFUSE, reason)
 
 
-def _content(units: Extents, similarity: Similarity, virtual_size: int, options: OverlayOptions) -> Content:
+def _content(units: Extents, similarity: Similarity, virtual_size: int, options: OverlayOptions) -> OverlayContent:
     sizes = sizes_by_cluster_size(units, virtual_size, options)
     cluster_size = options.cluster_size or chosen_cluster_size(sizes)
     if cluster_size not in sizes:
@@ -135,49 +135,67 @@ def _content(units: Extents, similarity: Similarity, virtual_size: int, options:
             f" choose {format_size(min(sizes))} or more"
         )
     extents = extents_to_write(units, virtual_size, options, geometry_of(options, cluster_size))
-    return Content(cluster_size, extents, sizes, similarity)
+    return OverlayContent(cluster_size, extents, sizes, similarity)
 
 
-def _measured(
+def _plan_guest(
     candidate: Candidate,
     image: Image,
-    content: Content,
-    premises: Premises,
-    packed: Callable[[Layout, Extents, int], Packed],
+    content: OverlayContent,
+    facts: FleetFacts,
+    compressed: OverlaySize | Measure,
 ) -> GuestPlan:
-    entry, virtual_size = candidate.entry, candidate.record.virtual_size
-    options, extents = dataclasses.replace(entry.options, cluster_size=content.cluster_size), content.extents
-    geometry = geometry_of(options, content.cluster_size)
-    layout = layout_for(extents, virtual_size, geometry)
-    name = backing_name(entry.overlay_path, premises.manifest.template.path, options.backing_path)
-    # Called for its checks: it refuses a name or layout that does not fit into a header.
-    header_for(layout, virtual_size, backing=(name, premises.manifest.template.format))
-    fd = image.layers[0].fd
+    """Return the part of a guest whose overlay is to have this content.
+
+    ``compressed``: the size of the overlay if it will be compressed, or the function that measures it.
+    """
+    options = dataclasses.replace(candidate.entry.options, cluster_size=content.cluster_size)
+    geometry, extents = geometry_of(options, content.cluster_size), content.extents
+    layout = _layout(candidate, geometry, extents, facts.manifest.template)
     volume = _volume(candidate, image)
-    known = premises.located.get(image.path) or located(image)
+    known = facts.located.get(image.path) or located(image)
+    shared = 0
     if options.compression is Compression.NONE:
-        # copy_file_range shares blocks that other files share already: they stay in use anyway, so the overlay's
-        # reference to them costs nothing. It shares only whole units, so clusters must not be smaller.
-        sharing = geometry.granule % volume.unit == 0 and _on_one_filesystem(candidate, image)
         data = extents.pairs(Kind.DATA) * geometry.granule
-        found = taken_bytes(image, data, sharing=sharing, unit=volume.unit, known=known)
-        overlay, free = (layout.file_size, 0, disk_bytes(layout, found.data, volume.unit)), found.shared
+        sharing = _will_share(candidate, image, geometry.granule, volume.unit)
+        taken = taken_bytes(image, data, sharing=sharing, unit=volume.unit, known=known)
+        size = OverlaySize(layout.file_size, 0, disk_bytes(layout, taken.data, volume.unit))
+        shared = taken.shared
+    elif isinstance(compressed, OverlaySize):
+        size = compressed
     else:
-        overlay, free = packed(layout, extents, volume.unit), 0
-    use = disk_use(fd, image.path, kept=premises.kept.get(os.fstat(fd).st_dev, NO_BLOCKS), known=known)
-    savings = savings_of(guest=use, volume=volume, overlay=overlay, sizes=content.sizes, shared=free)
-    verdict, reason = _verdict(savings, use, premises.manifest.minimum_savings, content)
-    plan = _guest_plan(entry, candidate.record, verdict, reason)
+        size = _compressed_size(candidate, layout, extents, volume.unit, compressed)
+    fd = image.layers[0].fd
+    use = disk_use(fd, image.path, kept=facts.kept.get(os.fstat(fd).st_dev, NO_BLOCKS), known=known)
+    savings = savings_of(guest=use, volume=volume, overlay=size, sizes=content.sizes, shared=shared)
     data_runs, zero_runs = runs_of(extents)
-    return dataclasses.replace(
-        plan,
-        options=options,
-        unit=geometry.granule,
-        data=data_runs,
-        zero=zero_runs,
-        savings=savings,
-        similarity=content.similarity,
+    diff = Diff(geometry=geometry, data=data_runs, zero=zero_runs, savings=savings, similarity=content.similarity)
+    verdict, reason = _verdict(savings, use, facts.manifest.minimum_savings, content)
+    entry = dataclasses.replace(candidate.entry, options=options)
+    if verdict is not Verdict.CONVERT:
+        return untouched_guest(entry, candidate.record, verdict, reason, diff)
+    return GuestToConvert(
+        name=entry.name,
+        source=entry.image,
+        reason=reason,
+        overlay_path=entry.overlay_path,
+        options=entry.options,
+        alias=entry.alias,
+        image=candidate.record,
+        diff=diff,
     )
+
+
+def _layout(candidate: Candidate, geometry: Geometry, extents: Extents, template: ImageSource) -> Layout:
+    """Return the layout of an overlay.
+
+    :raises FormatError: the layout, or the template's name, does not fit into a header.
+    """
+    entry, virtual_size = candidate.entry, candidate.record.virtual_size
+    layout = layout_for(extents, virtual_size, geometry)
+    name = backing_name(entry.overlay_path, template.path, entry.options.backing_path)
+    header_for(layout, virtual_size, backing=(name, template.format))  # only for its checks
+    return layout
 
 
 def _volume(candidate: Candidate, image: Image) -> Volume:
@@ -192,12 +210,19 @@ def _volume(candidate: Candidate, image: Image) -> Volume:
         ) from error
 
 
-def _on_one_filesystem(candidate: Candidate, image: Image) -> bool:
+def _will_share(candidate: Candidate, image: Image, granule: int, unit: int) -> bool:
+    """Return True if apply will share the guest's blocks with its overlay, where other files share them already.
+
+    These blocks stay in use anyway, so the overlay's reference to them costs nothing. copy_file_range shares only
+    whole units of one filesystem, so granules must not be smaller.
+    """
     device = os.stat(os.path.dirname(candidate.entry.overlay_path)).st_dev
-    return device == os.fstat(image.layers[0].fd).st_dev
+    return granule % unit == 0 and device == os.fstat(image.layers[0].fd).st_dev
 
 
-def _compressed(candidate: Candidate, layout: Layout, extents: Extents, unit: int, measure: Measure) -> Packed:
+def _compressed_size(
+    candidate: Candidate, layout: Layout, extents: Extents, unit: int, measure: Measure
+) -> OverlaySize:
     geometry = layout.geometry
     stored = stored_data(candidate.entry.image, extents, geometry, measure, unit=unit)
     packed = plan_layout(
@@ -206,10 +231,10 @@ def _compressed(candidate: Candidate, layout: Layout, extents: Extents, unit: in
         l2_tables=layout.l2_tables,
         data_clusters=ceil_div(stored.file_bytes, geometry.cluster_size),
     )
-    return packed.file_size, stored.error_bytes, disk_bytes(packed, stored.disk_bytes, unit)
+    return OverlaySize(packed.file_size, stored.error_bytes, disk_bytes(packed, stored.disk_bytes, unit))
 
 
-def _verdict(savings: Savings, use: DiskUse, minimum: float, content: Content) -> tuple[Verdict, str]:
+def _verdict(savings: Savings, use: DiskUse, minimum: float, content: OverlayContent) -> tuple[Verdict, str]:
     share = savings.saved_bytes / savings.allocated_bytes if savings.allocated_bytes else 0.0
     if savings.saved_bytes <= 0:
         if use.reclaimable == 0 < use.allocated:
@@ -228,7 +253,7 @@ def _verdict(savings: Savings, use: DiskUse, minimum: float, content: Content) -
     return Verdict.CONVERT, ""
 
 
-def _better_clusters(savings: Savings, content: Content, least: float) -> str:
+def _better_clusters(savings: Savings, content: OverlayContent, least: float) -> str:
     """Return a suggestion of clusters that would save that share, as the end of a sentence, or nothing."""
     auto = chosen_cluster_size(content.sizes)
     saved = savings.reclaimable_bytes - content.sizes[auto]
@@ -237,21 +262,4 @@ def _better_clusters(savings: Savings, content: Content, least: float) -> str:
     return (
         f"; with clusters of {format_size(auto)} it would save about {format_size(saved)}:"
         " `overlay: {cluster_size: auto}`"
-    )
-
-
-def _guest_plan(entry: GuestEntry, image: PlannedImage | None, verdict: Verdict, reason: str) -> GuestPlan:
-    return GuestPlan(
-        name=entry.name,
-        source=entry.image,
-        image=image,
-        verdict=verdict,
-        reason=reason,
-        overlay_path=entry.overlay_path,
-        options=entry.options,
-        unit=entry.options.cluster_size or UNIT,
-        data=NO_RUNS,
-        zero=NO_RUNS,
-        savings=None,
-        alias="" if entry.named in {"", entry.image.path} else entry.named,
     )

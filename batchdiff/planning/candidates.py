@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from dataclasses import dataclass
 
 from batchdiff.choices import Loss, Retire
@@ -10,18 +11,19 @@ from batchdiff.dependents.dependents import Forbidden, dependents_in_manifest
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.files import own_files
 from batchdiff.files.fingerprint import fingerprint_at
-from batchdiff.files.identity import identity_of, is_one_image
+from batchdiff.files.identity import identity_in, is_one_image
 from batchdiff.image.backing_names import resolved_backing
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
 from batchdiff.image.layer import Losses
-from batchdiff.image.open import OverlayError, inspect, open_image, peek_header
+from batchdiff.image.open import OverlayError, inspect, open_image, open_layer
+from batchdiff.image.template_storage import TemplateRisk, template_risk
 from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.linux.block_stack import UnderlyingFiles, all_underlying
+from batchdiff.linux.block_stack import Underlying, all_underlying
 from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
-from batchdiff.plan.plan import PlannedImage, Verdict
+from batchdiff.plan.plan import Diff, PlannedImage, UntouchedGuest, Verdict
 from batchdiff.units import format_size
 
 _CONVERT_FIRST = "convert or remove that image first, then plan again"
@@ -35,22 +37,33 @@ class Candidate:
     record: PlannedImage
 
 
-@dataclass(frozen=True, slots=True)
-class Dismissed:
-    """A guest that is not compared, with the verdict and its reason; ``record`` if it could be opened."""
-
-    entry: GuestEntry
-    record: PlannedImage | None
-    verdict: Verdict
-    reason: str
+Part = Candidate | UntouchedGuest
+"""One guest of a manifest: still to be compared, or decided."""
 
 
-def planned(image: Image) -> PlannedImage:
+def untouched_guest(
+    entry: GuestEntry, image: PlannedImage | None, verdict: Verdict, reason: str, diff: Diff | None = None
+) -> UntouchedGuest:
+    """Return the part of a guest that will not be converted; ``image`` if it could be opened."""
+    return UntouchedGuest(
+        name=entry.name,
+        source=entry.image,
+        reason=reason,
+        overlay_path=entry.overlay_path,
+        options=entry.options,
+        alias=entry.alias,
+        verdict=verdict,
+        image=image,
+        diff=diff,
+    )
+
+
+def planned_image(image: Image) -> PlannedImage:
     """Return an open image as a plan records it."""
     return PlannedImage(image.source, image.virtual_size, image.fingerprints())
 
 
-def examine_guests(manifest: Manifest, template: PlannedImage, plans: EarlierPlans) -> list[Candidate | Dismissed]:
+def examine_guests(manifest: Manifest, template: PlannedImage, plans: EarlierPlans) -> list[Part]:
     """Examine all guests and decide which to compare. No file stays open.
 
     ``plans``: the earlier plans, which give the reason to skip a guest that they converted.
@@ -61,45 +74,47 @@ def examine_guests(manifest: Manifest, template: PlannedImage, plans: EarlierPla
 
 
 def _examined(
-    entry: GuestEntry, template: PlannedImage, under: UnderlyingFiles, manifest: Manifest, plans: EarlierPlans
-) -> Candidate | Dismissed:
+    entry: GuestEntry, template: PlannedImage, under: Underlying, manifest: Manifest, plans: EarlierPlans
+) -> Part:
     if entry.converted is not None:
-        return Dismissed(entry, None, Verdict.SKIP, plans.reason(entry.converted))
+        return untouched_guest(entry, None, Verdict.SKIP, plans.reason(entry.converted))
     if entry.objection:
-        return Dismissed(entry, None, Verdict.REFUSE, entry.objection)
+        return untouched_guest(entry, None, Verdict.REFUSE, entry.objection)
     # Taken before the header is read: a snapshot that is made in this moment must not be overlooked later.
     begun = fingerprint_at(entry.image.path)
     try:
         _check_not_replaced(entry, template.source)
         image = open_image(entry.image, no_overlay_of=template.source.path)
     except OverlayError:
-        return Dismissed(entry, None, Verdict.SKIP, "it is already an overlay of this template")
+        return untouched_guest(entry, None, Verdict.SKIP, "it is already an overlay of this template")
     except ImageError as error:
-        return Dismissed(entry, None, Verdict.REFUSE, str(error))
+        return untouched_guest(entry, None, Verdict.REFUSE, str(error))
     with image:
-        record = planned(image)
+        record = planned_image(image)
         try:
             reason = _objection(image, record, template, under, manifest)
             if not reason and record.fingerprints[0] != begun:
                 reason = "it changed while it was examined; shut its VM down"
         except (GuestError, ImageError) as error:
             reason = str(error)
-    return Dismissed(entry, record, Verdict.REFUSE, reason) if reason else Candidate(entry, record)
+    if reason:
+        return untouched_guest(entry, record, Verdict.REFUSE, reason)
+    return Candidate(entry, record)
 
 
-def _without_backing_files(parts: list[Candidate | Dismissed], manifest: Manifest) -> list[Candidate | Dismissed]:
-    """Dismiss guests that are backing files of other images, which would be lost with them."""
+def _without_backing_files(parts: list[Part], manifest: Manifest) -> list[Part]:
+    """Refuse guests that are backing files of other images, which would be lost with them."""
     dependents = dependents_in_manifest(manifest)
     paths = [part.entry.image.path for part in parts if isinstance(part, Candidate)]
     resting = dependents.on_each(paths, forbidden=Forbidden.IGNORED)
     # Dependents are reported by their real paths, even block devices.
     guests = {os.path.realpath(entry.image.path): entry.name for entry in (*manifest.guests, *manifest.left_out)}
-    found: list[Candidate | Dismissed] = []
+    found: list[Part] = []
     for part in parts:
-        others = resting.get(part.entry.image.path, [])
+        others = resting.get(part.entry.image.path) if isinstance(part, Candidate) else None
         if isinstance(part, Candidate) and others:
             reason = f"it is the backing file of {_named(others, guests)}, which would be lost with it"
-            found.append(Dismissed(part.entry, part.record, Verdict.REFUSE, f"{reason}; {_CONVERT_FIRST}"))
+            found.append(untouched_guest(part.entry, part.record, Verdict.REFUSE, f"{reason}; {_CONVERT_FIRST}"))
         else:
             found.append(part)
     return found
@@ -123,13 +138,15 @@ def _check_not_replaced(entry: GuestEntry, template: ImageSource) -> None:
     guest = entry.image
     if guest.format is ImageFormat.QCOW2 or not entry.in_place or looks_like(guest.path) is not ImageFormat.QCOW2:
         return
-    named = resolved_backing(guest.path, peek_header(guest.path))
+    overlay = ImageSource(guest.path, ImageFormat.QCOW2)
+    with closing(open_layer(overlay)) as layer:
+        named = resolved_backing(overlay, layer.backing)
     if named is not None and is_one_image(template.path, named):
         raise OverlayError(f"cannot use {guest.path}", why=f"it is an overlay of {template.path}")
 
 
 def _objection(
-    image: Image, record: PlannedImage, template: PlannedImage, under: UnderlyingFiles, manifest: Manifest
+    image: Image, record: PlannedImage, template: PlannedImage, under: Underlying, manifest: Manifest
 ) -> str:
     """Return why a guest may not be converted; empty if it may. ``under``: the files that store the template.
 
@@ -137,7 +154,8 @@ def _objection(
     :raises ImageError: its tables are damaged.
     """
     # First the checks that need only paths, then those that read the image.
-    if reason := _under_the_template(record, template, under, manifest.retire):
+    identity = identity_in(os.fstat(image.layers[0].fd))
+    if reason := _stores_template(template_risk(under, identity, manifest.retire), template):
         return reason
     aside = record.source.path + own_files.QUARANTINE
     if manifest.retire is Retire.QUARANTINE and os.path.lexists(aside):
@@ -168,13 +186,11 @@ def _lost(losses: Losses, allowed: frozenset[Loss]) -> str:
     return ""
 
 
-def _under_the_template(
-    record: PlannedImage, template: PlannedImage, under: UnderlyingFiles, retire: Retire
-) -> str:
+def _stores_template(risk: TemplateRisk, template: PlannedImage) -> str:
     """Return why retiring a guest could destroy the template; empty if it cannot."""
-    if identity_of(record.source.path) in under.files:
+    if risk is TemplateRisk.STORED_IN_GUEST:
         return "the template is stored inside this guest, through a loop device or another block device"
-    if retire is Retire.DELETE and not under.traced:
+    if risk is TemplateRisk.UNTRACED:
         return (
             f"the template {template.source.path} is a block device whose storage cannot be traced: it could be in"
             " a file that would be deleted. Use `retire: quarantine` or `keep`"

@@ -31,15 +31,15 @@ from batchdiff.plan.known_states import first_state, is_known_state
 from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage
 from batchdiff.plan.sidecar import Sidecar, read_sidecar, sidecar_path
 from batchdiff.plan.totals import totals_of
-from batchdiff.planning.assessment import Exact, Premises, assessed, dismissed, reassessed
-from batchdiff.planning.candidates import Candidate, Dismissed, examine_guests, planned
+from batchdiff.planning.assessment import FleetFacts, ReusedOverlay, assess, assess_reused
+from batchdiff.planning.candidates import Candidate, examine_guests, planned_image
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
-from batchdiff.planning.checkpoint.resume import vouches
-from batchdiff.planning.reuse_plan import exact_parts, objection
+from batchdiff.planning.checkpoint.resume import covers_content
+from batchdiff.planning.reuse_plan import objection, reusable_overlays
 from batchdiff.planning.scan.reopening import budget
 from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.scan.workers import run_tasks
-from batchdiff.planning.scan_all import Course, Progress, scanned
+from batchdiff.planning.scan_all import Progress, ScanSettings, scan_guests
 from batchdiff.planning.sizes.compressed_estimate import Sample, stored_lengths
 
 GENERATOR = f"batchdiff {__version__}"
@@ -49,7 +49,7 @@ _GUESTS_OF_A_WORKER = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
+class EarlierResults:
     """The results of earlier runs: the checkpoint of an interrupted scan, and an older plan.
 
     ``say`` is called with a notice of what is reused; ``plans`` finds the plans that converted guests.
@@ -62,11 +62,11 @@ class Earlier:
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
-    """The digest and the parts of an older plan that are still exact, the parts by the number of the candidate."""
+class _Reused:
+    """The digest of an older plan, and its overlays that are still exact, by the guest's name."""
 
     digest: str | None
-    parts: dict[int, Exact]
+    overlays: dict[str, ReusedOverlay]
 
 
 def make_plan(
@@ -74,7 +74,7 @@ def make_plan(
     *,
     jobs: int,
     progress: Progress = lambda _done, _total: None,
-    earlier: Earlier = Earlier(),
+    earlier: EarlierResults = EarlierResults(),
 ) -> Plan:
     """Return the plan for all guests of a manifest; it has the reason for each guest that cannot be converted.
 
@@ -85,25 +85,27 @@ def make_plan(
     with open_image(manifest.template) as image:
         require_unused(image, Purpose.TEMPLATE)
         inspect(image)
-        template = planned(image)
+        template = planned_image(image)
         parts = examine_guests(manifest, template, earlier.plans)
         candidates = [part for part in parts if isinstance(part, Candidate)]
         sharing = has_shared_extents(image)
         sidecar = _sidecar(template)
-        taken = _taken_over(earlier, template, sidecar, candidates, sharing=sharing)
-        unknown = [candidate for number, candidate in enumerate(candidates) if number not in taken.parts]
-        course = Course(budget(jobs, len(image.layers)), GENERATOR, progress, earlier.say, earlier.checkpoint)
+        reused = _reuse(earlier, template, sidecar, candidates, sharing=sharing)
+        to_scan = {each.entry.name: each.record for each in candidates if each.entry.name not in reused.overlays}
+        limits = budget(jobs, len(image.layers))
+        settings = ScanSettings(limits, GENERATOR, progress, earlier.say, earlier.checkpoint)
         # The template is scanned even without guests, if nothing else has its digest.
-        if unknown or taken.digest is None:
+        if to_scan or reused.digest is None:
             first = replace(template, fingerprints=first_state(template.fingerprints, sidecar))
-            findings = scanned(image, first, unknown, course, sharing=sharing)
+            findings = scan_guests(image, first, to_scan, settings, sharing=sharing)
         else:
             findings = Findings(sharing)
         # From here on, the results are known to belong to the recorded state of the template.
         _check_unchanged(image, template)
-        digest = _digest(findings, template, taken, scanned_anything=bool(unknown))
-        premises = Premises(manifest, shared_blocks(image) if sharing else {}, findings.located)
-        guests = _guest_plans(parts, findings, taken, premises, course.budget.jobs)
+        digest = _digest(findings, template, reused, scanned_anything=bool(to_scan))
+        facts = FleetFacts(manifest, shared_blocks(image) if sharing else {}, findings.located)
+        assessed = _assess_guests(candidates, findings, reused, facts, limits.jobs)
+        guests = tuple(assessed[part.entry.name] if isinstance(part, Candidate) else part for part in parts)
         copied = protecting(image) if manifest.protect_template else NOTHING
     return Plan(
         generator=GENERATOR,
@@ -124,39 +126,40 @@ def _sidecar(template: PlannedImage) -> Sidecar | None:
     return read_sidecar(sidecar_path(path, path))
 
 
-def _taken_over(
-    earlier: Earlier,
+def _reuse(
+    earlier: EarlierResults,
     template: PlannedImage,
     sidecar: Sidecar | None,
     candidates: list[Candidate],
     *,
     sharing: bool,
-) -> _Taken:
+) -> _Reused:
+    """Decide what is reused from earlier results, and report it."""
     older = earlier.older
     if older is None:
-        return _Taken(None if candidates or sharing else _recorded_digest(template, sidecar), {})
+        return _Reused(None if candidates or sharing else _recorded_digest(template, sidecar), {})
     unchanged = is_known_state(older.template.fingerprints, template.fingerprints, sidecar)
     reason = objection(older, template, unchanged=unchanged, sharing=sharing, generator=GENERATOR)
     if reason:
         earlier.say(f"Nothing is reused from the older plan: {reason}.")
-        return _Taken(None, {})
-    parts = exact_parts(older, candidates)
-    earlier.say(f"{len(parts)} of {len(candidates)} guests are reused from the older plan.")
-    return _Taken(older.template_digest, parts)
+        return _Reused(None, {})
+    overlays = reusable_overlays(older, candidates)
+    earlier.say(f"{len(overlays)} of {len(candidates)} guests are reused from the older plan.")
+    return _Reused(older.template_digest, overlays)
 
 
 def _recorded_digest(template: PlannedImage, sidecar: Sidecar | None) -> str | None:
     """Return the template's digest from its sidecar, so that it need not be read if no guest is to be compared."""
-    if sidecar is None or sidecar.fingerprints != template.fingerprints or not vouches(template):
+    if sidecar is None or sidecar.fingerprints != template.fingerprints or not covers_content(template):
         return None
     return sidecar.digest or None
 
 
-def _digest(findings: Findings, template: PlannedImage, taken: _Taken, *, scanned_anything: bool) -> str:
-    if taken.digest is not None and not scanned_anything:
-        return taken.digest
+def _digest(findings: Findings, template: PlannedImage, reused: _Reused, *, scanned_anything: bool) -> str:
+    if reused.digest is not None and not scanned_anything:
+        return reused.digest
     digest = findings.digest(template.virtual_size)
-    if taken.digest is not None and taken.digest != digest:
+    if reused.digest is not None and reused.digest != digest:
         raise ImageError(
             f"{template.source.path} is not the template that the older plan was made from",
             why="its content has another digest, although its times and size are unchanged",
@@ -178,45 +181,42 @@ def _check_unchanged(image: Image, before: PlannedImage) -> None:
     require_unused(image, Purpose.TEMPLATE)
 
 
-def _guest_plans(
-    parts: list[Candidate | Dismissed],
-    findings: Findings,
-    taken: _Taken,
-    premises: Premises,
-    jobs: int,
-) -> tuple[GuestPlan, ...]:
-    candidates = [part for part in parts if isinstance(part, Candidate)]
-    scanned = [number for number in range(len(candidates)) if number not in taken.parts]
+def _assess_guests(
+    candidates: list[Candidate], findings: Findings, reused: _Reused, facts: FleetFacts, jobs: int
+) -> dict[str, GuestPlan]:
+    """Return the parts of all guests that were compared, now or for the older plan, by name."""
+    by_name = {candidate.entry.name: candidate for candidate in candidates}
+    scanned = [name for name in by_name if name not in reused.overlays]
     # A few guests are assessed one after the other, and all workers compress the samples of each.
     workers = jobs if len(scanned) >= jobs * _GUESTS_OF_A_WORKER else 1
-    measure = partial(_measured, jobs=jobs if workers == 1 else 1)
+    measure = partial(_compress_samples, jobs=jobs if workers == 1 else 1)
 
-    def assess(unknown: int) -> tuple[int, GuestPlan]:
-        candidate, failure = candidates[scanned[unknown]], findings.failures.get(unknown)
-        return unknown, assessed(candidate, findings.compared(unknown), failure, premises, measure)
+    def assess_scanned(name: str) -> GuestPlan:
+        failure = findings.failures.get(name)
+        return assess(by_name[name], findings.compared(name), failure, facts, measure)
 
-    def described(unknown: int) -> str:
-        return f"computing the savings of guest {candidates[scanned[unknown]].entry.name}"
+    def describe(name: str) -> str:
+        return f"computing the savings of guest {name}"
 
-    plans = {number: reassessed(candidates[number], part, premises) for number, part in taken.parts.items()}
-    for unknown, plan in run_tasks(lambda: assess, iter(range(len(scanned))), jobs=workers, describe=described):
-        findings.forget(unknown)
-        plans[scanned[unknown]] = plan
-    numbers = iter(range(len(candidates)))
-    return tuple(dismissed(part) if isinstance(part, Dismissed) else plans[next(numbers)] for part in parts)
+    plans = {name: assess_reused(by_name[name], overlay, facts) for name, overlay in reused.overlays.items()}
+    for plan in run_tasks(lambda: assess_scanned, iter(scanned), jobs=workers, describe=describe):
+        findings.forget(plan.name)
+        plans[plan.name] = plan
+    return plans
 
 
-def _measured(samples: list[Sample], *, jobs: int) -> list[list[int]]:
-    found = run_tasks(lambda: _numbered, iter(enumerate(samples)), jobs=min(jobs, len(samples)), describe=_sampled)
+def _compress_samples(samples: list[Sample], *, jobs: int) -> list[list[int]]:
+    tasks = iter(enumerate(samples))
+    found = run_tasks(lambda: _compress_sample, tasks, jobs=min(jobs, len(samples)), describe=_describe_sample)
     return [lengths for _, lengths in sorted(found)]
 
 
-def _numbered(task: tuple[int, Sample]) -> tuple[int, list[int]]:
+def _compress_sample(task: tuple[int, Sample]) -> tuple[int, list[int]]:
     number, sample = task
     lengths = stored_lengths(sample)
     settle_reads()
     return number, lengths
 
 
-def _sampled(task: tuple[int, Sample]) -> str:
+def _describe_sample(task: tuple[int, Sample]) -> str:
     return f"compressing a sample of {task[1].source.path}"

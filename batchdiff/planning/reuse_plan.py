@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from batchdiff.manifest.manifest import GuestEntry
 from batchdiff.plan.extents import extents_of
-from batchdiff.plan.overlay_options import Compression, OverlayOptions, geometry_of
+from batchdiff.plan.overlay_options import Compression, OverlayOptions
 from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage
-from batchdiff.planning.assessment import Content, Exact
+from batchdiff.planning.assessment import OverlayContent, ReusedOverlay
 from batchdiff.planning.candidates import Candidate
-from batchdiff.planning.checkpoint.resume import vouches
-from batchdiff.planning.sizes.overlay_sizes import chosen_cluster_size, least_cluster_size
+from batchdiff.planning.checkpoint.resume import covers_content
+from batchdiff.planning.sizes.overlay_sizes import OverlaySize, chosen_cluster_size, least_cluster_size
 
 
 def objection(older: Plan, template: PlannedImage, *, unchanged: bool, sharing: bool, generator: str) -> str:
@@ -24,7 +24,7 @@ def objection(older: Plan, template: PlannedImage, *, unchanged: bool, sharing: 
     """
     if older.generator != generator:
         return f"it was made by {older.generator}"
-    if not vouches(template):
+    if not covers_content(template):
         return "the template is a block device, whose fingerprint does not cover its content"
     if older.template.source != template.source:
         return "it was made for another template"
@@ -35,42 +35,39 @@ def objection(older: Plan, template: PlannedImage, *, unchanged: bool, sharing: 
     return ""
 
 
-def exact_parts(older: Plan, candidates: list[Candidate]) -> dict[int, Exact]:
-    """Return the older parts that are still exact, by the number of the candidate."""
+def reusable_overlays(older: Plan, candidates: list[Candidate]) -> dict[str, ReusedOverlay]:
+    """Return the overlays of an older plan that are still exact, by the guest's name today."""
     by_image = {part.image: part for part in older.guests if part.image is not None}
     found = {}
-    for number, candidate in enumerate(candidates):
-        part = by_image.get(candidate.record)
-        if part is not None and vouches(candidate.record) and _goes_where_it_went(part, candidate.entry):
-            exact = exact_part(part, candidate.entry.options)
-            if exact is not None:
-                found[number] = exact
+    for candidate in candidates:
+        part, entry = by_image.get(candidate.record), candidate.entry
+        if part is not None and covers_content(candidate.record) and _same_disk_use(part, entry):
+            overlay = reusable_overlay(part, entry.options)
+            if overlay is not None:
+                found[entry.name] = overlay
     return found
 
 
-def _goes_where_it_went(part: GuestPlan, entry: GuestEntry) -> bool:
+def _same_disk_use(part: GuestPlan, entry: GuestEntry) -> bool:
     """Return True if the older figures for disk use apply: in another folder, allocation units may differ."""
     if entry.options.compression is Compression.NONE:
-        return True
+        return True  # they are found again
     return part.overlay_path.rpartition("/")[0] == entry.overlay_path.rpartition("/")[0]
 
 
-def exact_part(part: GuestPlan, options: OverlayOptions) -> Exact | None:
-    """Return the content and size of an overlay with these options, from an older part; None if not exact."""
-    before, savings = part.options, part.savings
-    if savings is None or before.cluster_size is None:
+def reusable_overlay(part: GuestPlan, options: OverlayOptions) -> ReusedOverlay | None:
+    """Return the overlay of an older part if it is exact with these options; None if it is not."""
+    before, diff = part.options, part.diff
+    if diff is None or (before.extended_l2, before.compression) != (options.extended_l2, options.compression):
         return None
-    if part.unit != geometry_of(before, before.cluster_size).granule:
-        return None
-    if (before.extended_l2, before.compression) != (options.extended_l2, options.compression):
-        return None
-    least = least_cluster_size(options)
+    least, cluster_size = least_cluster_size(options), diff.geometry.cluster_size
     sizes = {
         size: found
-        for size, found in savings.overlay_bytes_by_cluster_size
+        for size, found in diff.savings.overlay_bytes_by_cluster_size
         if size >= least or size == options.cluster_size
     }
-    if not sizes or before.cluster_size != (options.cluster_size or chosen_cluster_size(sizes)):
+    if not sizes or cluster_size != (options.cluster_size or chosen_cluster_size(sizes)):
         return None
-    packed = (savings.overlay_bytes, savings.overlay_error_bytes, savings.overlay_disk_bytes)
-    return Exact(Content(before.cluster_size, extents_of(part), sizes, part.similarity), packed)
+    savings = diff.savings
+    size = OverlaySize(savings.overlay_bytes, savings.overlay_error_bytes, savings.overlay_disk_bytes)
+    return ReusedOverlay(OverlayContent(cluster_size, extents_of(diff), sizes, diff.similarity), size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -10,7 +10,6 @@ from batchdiff.errors import ImageError
 from batchdiff.image.files import settle_reads
 from batchdiff.image.image import Image
 from batchdiff.plan.plan import PlannedImage
-from batchdiff.planning.candidates import Candidate
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
 from batchdiff.planning.checkpoint.resume import binding_of, key_of, left, take_over
 from batchdiff.planning.scan.common_blocks import CommonBlocks
@@ -25,7 +24,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class ScanSettings:
     """The settings of a scan: limits of processes and files, receivers of progress and notices, checkpoint."""
 
     budget: Budget
@@ -35,64 +34,72 @@ class Course:
     checkpoint: Checkpoint | None
 
 
-def scanned(
-    template: Image, record: PlannedImage, candidates: list[Candidate], course: Course, *, sharing: bool
+def scan_guests(
+    template: Image,
+    record: PlannedImage,
+    guests: Mapping[str, PlannedImage],
+    settings: ScanSettings,
+    *,
+    sharing: bool,
 ) -> Findings:
     """Scan all ranges, except for results that a checkpoint has, and return the combined findings.
+
+    ``record``: the template as the plan records it; ``guests``: the guests as the plan records them, by name.
 
     :raises ImageError: the template cannot be read.
     :raises WorkerError: a worker process died.
     """
     findings = Findings(sharing)
-    keys = tuple(key_of(candidate.record) for candidate in candidates)
-    binding = binding_of(record, sharing=sharing, generator=course.generator)
-    checkpoint = course.checkpoint if binding else None
+    keys = {name: key_of(image) for name, image in guests.items()}
+    binding = binding_of(record, sharing=sharing, generator=settings.generator)
+    checkpoint = settings.checkpoint if binding else None
     if checkpoint is not None:
         take_over(findings, checkpoint.load(binding), keys)
     common = CommonBlocks(template) if sharing else None
-    ranges = _ranges(template, candidates, findings, common)
+    ranges = _ranges(template, guests, findings, common)
     # Ranges that the checkpoint does not cover, in batches of guests that fit the limit of open files.
-    groups = left(ranges, findings.covered, len(candidates))
-    jobs, files = course.budget
-    parts = list(_parts(groups, [len(candidate.record.paths) for candidate in candidates], files))
-    sizes = [record.virtual_size, *(candidate.record.virtual_size for candidate in candidates)]
-    meter = _Meter(sizes, ranges, groups, parts, course.progress)
+    groups = left(ranges, findings.covered, list(guests))
+    jobs, most = settings.budget
+    files = {name: len(image.paths) for name, image in guests.items()}
+    parts = [(batch, numbers) for names, numbers in groups.items() for batch in batches(names, files, most)]
+    meter = _Meter(record.virtual_size, guests, settings.progress)
+    meter.begin(ranges, groups, parts)
     if meter.done:
-        course.say(
+        settings.say(
             f"Resuming an interrupted scan: {format_size(meter.done)} of {format_size(meter.total)} are already"
             " done."
         )
-    course.progress(meter.done, meter.total)
-    for guests, numbers in parts:
-        records = tuple(candidates[guest].record for guest in guests)
-        runs = tuple(common.runs.get(guest) for guest in guests) if common else ()
-        job = ScanJob(record.source, files_of(template), records, sharing=sharing, shared=runs)
+    settings.progress(meter.done, meter.total)
+    for names, numbers in parts:
+        runs = tuple(common.runs.get(name) for name in names) if common else ()
+        images = tuple(guests[name] for name in names)
+        job = ScanJob(record.source, files_of(template), images, sharing=sharing, shared=runs)
         if checkpoint is not None:
-            checkpoint.begin(tuple(keys[guest] for guest in guests))
+            checkpoint.begin(tuple(keys[name] for name in names))
         for result in _results(job, numbers, jobs):
-            findings.add(result, guests)
+            findings.add(result, names)
             if checkpoint is not None:
                 checkpoint.add(result)
-            meter.count(result.number, guests)
+            meter.count(result.number, names)
     return findings
 
 
 def _ranges(
-    template: Image, candidates: list[Candidate], findings: Findings, common: CommonBlocks | None
+    template: Image, guests: Mapping[str, PlannedImage], findings: Findings, common: CommonBlocks | None
 ) -> list[int]:
     """Return the numbers of the ranges to scan, ascending, and record guests that cannot be read as failures.
 
     ``common`` maps each guest while it is open.
     """
     found = set(ranges_with_data(template))
-    for number, candidate in enumerate(candidates):
+    for name, record in guests.items():
         try:
-            with reopened(candidate.record) as image:
+            with reopened(record) as image:
                 found.update(ranges_with_data(image))
                 if common is not None:
-                    common.add(number, image)
+                    common.add(name, image)
         except ImageError as error:
-            findings.failures[number] = error
+            findings.failures[name] = error
     if common is not None:
         common.confirm()
         findings.located = common.located
@@ -108,13 +115,8 @@ def ranges_with_data(image: Image) -> Iterator[int]:
         at = (number + 1) * RANGE
 
 
-_Part = tuple[tuple[int, ...], list[int]]
+_Part = tuple[tuple[str, ...], list[int]]
 """Guests that are scanned together, and the ranges to scan for them."""
-
-
-def _parts(groups: dict[tuple[int, ...], list[int]], files: list[int], most: int) -> Iterator[_Part]:
-    for guests, numbers in groups.items():
-        yield from ((batch, numbers) for batch in batches(guests, files, most))
 
 
 def _results(job: ScanJob, numbers: list[int], jobs: int) -> Iterator[RangeResult]:
@@ -135,37 +137,31 @@ def _results(job: ScanJob, numbers: list[int], jobs: int) -> Iterator[RangeResul
 
 
 class _Meter:
-    """A count of the bytes scanned; results from a checkpoint count as done.
+    """A count of the bytes scanned; results from a checkpoint count as done."""
 
-    ``groups``: the ranges to scan, by guests; ``parts``: the same, divided into batches of guests.
-    """
-
-    def __init__(
-        self,
-        sizes: list[int],
-        ranges: list[int],
-        groups: dict[tuple[int, ...], list[int]],
-        parts: list[_Part],
-        progress: Progress,
-    ) -> None:
-        self._sizes = sizes
+    def __init__(self, template_size: int, guests: Mapping[str, PlannedImage], progress: Progress) -> None:
+        self._template_size = template_size
+        self._sizes = {name: image.virtual_size for name, image in guests.items()}
         self._progress = progress
-        everyone = tuple(range(len(sizes) - 1))
-        whole = sum(self._bytes_of(number, everyone) for number in ranges)
+        self.done = self.total = 0
+
+    def begin(self, ranges: list[int], groups: dict[tuple[str, ...], list[int]], parts: list[_Part]) -> None:
+        """Set the total. ``groups``: the ranges to scan, by guests; ``parts``: the same, in batches of guests."""
+        whole = self._bytes_in([(tuple(self._sizes), ranges)])
         self.done = max(whole - self._bytes_in(groups.items()), 0)
         self.total = self.done + self._bytes_in(parts)
 
-    def count(self, number: int, guests: tuple[int, ...]) -> None:
+    def count(self, number: int, names: tuple[str, ...]) -> None:
         """Count a range as done for these guests."""
-        self.done += self._bytes_of(number, guests)
+        self.done += self._bytes_of(number, names)
         self._progress(self.done, self.total)
 
     def _bytes_in(self, parts: Iterable[_Part]) -> int:
-        return sum(self._bytes_of(number, guests) for guests, numbers in parts for number in numbers)
+        return sum(self._bytes_of(number, names) for names, numbers in parts for number in numbers)
 
-    def _bytes_of(self, number: int, guests: tuple[int, ...]) -> int:
+    def _bytes_of(self, number: int, names: tuple[str, ...]) -> int:
         """Return the bytes of a range in the template and these guests."""
-        sizes = [self._sizes[0], *(self._sizes[guest + 1] for guest in guests)]
+        sizes = [self._template_size, *(self._sizes[name] for name in names)]
         return sum(min(max(size - number * RANGE, 0), RANGE) for size in sizes)
 
 

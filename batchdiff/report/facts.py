@@ -9,7 +9,7 @@ from typing import NamedTuple
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.image.storage.exactness import Exactness
-from batchdiff.plan.plan import GuestPlan, Plan, Savings, Verdict
+from batchdiff.plan.plan import GuestPlan, GuestToConvert, Plan, Savings, Verdict
 from batchdiff.plan.totals import PLANNED_AT_ONCE, peak_extra_bytes
 
 
@@ -42,38 +42,33 @@ class PlanFacts(NamedTuple):
     jobs: int = PLANNED_AT_ONCE
 
     @property
-    def chosen(self) -> list[tuple[GuestPlan, Savings]]:
-        """The guests that apply will convert, with their savings."""
-        return [
-            (guest, guest.savings)
-            for guest in self.plan.guests
-            if guest.verdict is Verdict.CONVERT and guest.savings is not None
-        ]
+    def savings(self) -> list[Savings]:
+        """The savings of the guests that apply will convert."""
+        return [guest.diff.savings for guest in self.plan.to_convert]
 
     @property
     def rows(self) -> list[GuestPlan]:
         """The guests of the table: those that were compared or refused."""
-        return [each for each in self.plan.guests if each.savings is not None or each.verdict is Verdict.REFUSE]
+        return [each for each in self.plan.guests if each.diff is not None or each.verdict is Verdict.REFUSE]
 
     @property
     def error_bytes(self) -> int:
         """The largest possible error of the sum of the overlays' sizes."""
-        return sum(savings.overlay_error_bytes for _, savings in self.chosen)
+        return sum(each.overlay_error_bytes for each in self.savings)
 
     @property
     def overlay_disk_bytes(self) -> int:
         """The sum of what the overlays will take on disk."""
-        return sum(savings.overlay_disk_bytes for _, savings in self.chosen)
+        return sum(each.overlay_disk_bytes for each in self.savings)
 
     @property
     def has_shared_space(self) -> bool:
         """True if a guest to convert has space that is shared with other files, which its savings leave out."""
-        return any(each.saved_bytes != each.allocated_bytes - each.overlay_disk_bytes for _, each in self.chosen)
+        return any(each.saved_bytes != each.allocated_bytes - each.overlay_disk_bytes for each in self.savings)
 
     def space_at_once(self, jobs: int) -> int:
         """Return the bytes that apply needs at its worst moment, with ``jobs`` guests in progress."""
-        savings = [each for _, each in self.chosen]
-        peak = peak_extra_bytes(savings, self.plan.retire, at_once=jobs)
+        peak = peak_extra_bytes(self.savings, self.plan.retire, at_once=jobs)
         return peak + self.plan.totals.template_copy_bytes
 
 
@@ -94,15 +89,16 @@ def unconverted(guests: Sequence[GuestPlan]) -> list[SharedReason]:
     return found
 
 
-def inexact(chosen: Iterable[tuple[GuestPlan, Savings]]) -> list[InexactSavings]:
+def inexact(guests: Iterable[GuestToConvert]) -> list[InexactSavings]:
     """Return why savings are not known exactly, guests with the same reason together."""
     alike: dict[tuple[Exactness, str], list[tuple[str, int]]] = {}
-    for guest, savings in chosen:
+    for guest in guests:
+        savings = guest.diff.savings
         if savings.exactness is not Exactness.EXACT:
             alike.setdefault((savings.exactness, savings.note), []).append((guest.name, savings.saved_bytes))
     return [
-        InexactSavings(exactness, note, [name for name, _ in guests], sum(saved for _, saved in guests))
-        for (exactness, note), guests in alike.items()
+        InexactSavings(exactness, note, [name for name, _ in found], sum(saved for _, saved in found))
+        for (exactness, note), found in alike.items()
     ]
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from batchdiff.plan.document import to_dict
 from batchdiff.plan.plan import GuestPlan
-from batchdiff.plan.runs import NO_RUNS
 from batchdiff.report.facts import PlanFacts, share
 
 REPORT_VERSION = "1.1"
@@ -23,8 +22,7 @@ def plan_json(facts: PlanFacts) -> str:
 def plan_report(facts: PlanFacts) -> dict[str, Any]:
     """Return the plain values of that report."""
     plan = facts.plan
-    without = tuple(replace(guest, data=NO_RUNS, zero=NO_RUNS) for guest in plan.guests)
-    document = to_dict(replace(plan, guests=without))
+    document = to_dict(plan)
     guests = zip(document["guests"], plan.guests, strict=True)
     return {
         "report_version": REPORT_VERSION,
@@ -41,7 +39,7 @@ def plan_report(facts: PlanFacts) -> dict[str, Any]:
 
 
 def _guest(record: dict[str, Any], guest: GuestPlan) -> dict[str, Any]:
-    savings = guest.savings
+    diff = guest.diff
     return {
         "name": guest.name,
         "path": guest.source.path,
@@ -51,12 +49,12 @@ def _guest(record: dict[str, Any], guest: GuestPlan) -> dict[str, Any]:
         "reason": guest.reason,
         "overlay": record["overlay"],
         # In whole units: the last may reach past the end of the disk.
-        "data_bytes": guest.data.units * guest.unit if savings else None,
-        "zero_bytes": guest.zero.units * guest.unit if savings else None,
+        "data_bytes": diff.data.units * diff.unit if diff else None,
+        "zero_bytes": diff.zero.units * diff.unit if diff else None,
         "link": guest.alias or None,
         "savings": record.get("savings"),
         "similarity": record.get("similarity"),
-        "saved_share": _rounded(share(savings.saved_bytes, savings.allocated_bytes)) if savings else None,
+        "saved_share": _rounded(share(diff.savings.saved_bytes, diff.savings.allocated_bytes)) if diff else None,
     }
 
 

@@ -29,9 +29,9 @@ def guest_cells(guest: GuestPlan) -> tuple[str, ...]:
     """Return a guest's row: name, allocated, overlay, saved, share, cluster, verdict."""
     cluster, verdict = guest.options.cluster_size, guest.verdict.value
     last = ("auto" if cluster is None else format_size(cluster), verdict)
-    savings = guest.savings
-    if savings is None:
+    if guest.diff is None:
         return (printable(guest.name), DASH, DASH, DASH, DASH, *last)
+    savings = guest.diff.savings
     return (
         printable(guest.name),
         format_size(savings.allocated_bytes),
@@ -70,7 +70,7 @@ def reasons(facts: PlanFacts) -> Iterator[tuple[str, str]]:
 
 def how_saved(facts: PlanFacts) -> Iterator[str]:
     """Yield why `saved` is not `allocated` less `overlay`, if it is not."""
-    chosen = [savings for _, savings in facts.chosen]
+    chosen = facts.savings
     if facts.overlay_disk_bytes != facts.plan.totals.overlay_bytes:
         what, why = (
             ("the overlay takes", "its file has")
@@ -87,7 +87,7 @@ def how_saved(facts: PlanFacts) -> Iterator[str]:
 
 def not_exact(facts: PlanFacts) -> Iterator[str]:
     """Yield why savings are not known exactly."""
-    for each in inexact(facts.chosen):
+    for each in inexact(facts.plan.to_convert):
         saved = bounded_size(each.saved_bytes, each.exactness)
         yield f"{few(list(map(printable, each.names)))}: saved is {saved}: {printable(each.note)}."
     totals = facts.plan.totals
@@ -98,7 +98,7 @@ def not_exact(facts: PlanFacts) -> Iterator[str]:
 
 def next_steps(facts: PlanFacts) -> Iterator[str]:
     """Yield what `batchdiff apply` will do, and the space that it needs."""
-    plan, chosen = facts.plan, [guest for guest, _ in facts.chosen]
+    plan, chosen = facts.plan, facts.plan.to_convert
     if not chosen:
         yield "There is nothing to convert."
         return

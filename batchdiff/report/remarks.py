@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from batchdiff.choices import Retire
 from batchdiff.files import own_files
-from batchdiff.plan.plan import GuestPlan, why_unlike
+from batchdiff.plan.plan import GuestToConvert, why_unlike
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.printable import printable
 
@@ -15,9 +15,9 @@ _MOST_LINKS = 3
 
 def remarks(facts: PlanFacts) -> Iterator[str]:
     """Yield the remarks on a plan, printable, each on one line."""
-    chosen = [guest for guest, _ in facts.chosen]
+    chosen = facts.plan.to_convert
     for guest in chosen:
-        if unlike := why_unlike(guest.similarity):
+        if unlike := why_unlike(guest.diff.similarity):
             yield f"{printable(guest.name)}: {unlike}"
     links = [guest for guest in chosen if guest.alias]
     for guest in links[:_MOST_LINKS]:
@@ -26,7 +26,7 @@ def remarks(facts: PlanFacts) -> Iterator[str]:
         yield f"{len(links) - _MOST_LINKS} more guests are named by symbolic links; the same applies to them."
 
 
-def _of_link(guest: GuestPlan, retire: Retire) -> str:
+def _of_link(guest: GuestToConvert, retire: Retire) -> str:
     """Return the remark on a guest that the manifest names by a symbolic link: where its files go."""
     file, aside = guest.source.path, guest.source.path + own_files.QUARANTINE
     begin = f"{guest.alias} is a symbolic link to {file}."

@@ -18,7 +18,7 @@ from batchdiff.applying.results.outcome import Status
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError, PlanError, ProgramError, StopError, UsageError
 from batchdiff.files.fingerprint import fingerprint_at
-from batchdiff.linux.block_stack import UnderlyingFiles
+from batchdiff.linux.block_stack import Underlying
 from batchdiff.plan.plan import Verdict
 from batchdiff.qemu import qemu_img
 
@@ -123,7 +123,7 @@ def test_the_template_is_never_a_guest(stage):
 @pytest.mark.parametrize("retire", Retire)
 def test_a_template_that_cannot_be_traced(stage, monkeypatch, retire):
     """It may lie in the guest by way of any other driver; what is not deleted is not lost."""
-    monkeypatch.setattr(executor, "all_underlying", lambda _: UnderlyingFiles(frozenset(), traced=False))
+    monkeypatch.setattr(executor, "all_underlying", lambda _: Underlying(frozenset(), traced=False))
     outcomes = stage.apply(retire)
     if retire is Retire.DELETE:
         assert "cannot be traced" in failed(outcomes)

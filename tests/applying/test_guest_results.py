@@ -64,8 +64,8 @@ def test_converted(tmp_path, done, status):
     outcome = converted(guest, arrival(*done), Notes())
     assert outcome.status is status
     assert (outcome.actual_overlay_bytes, outcome.actual_overlay_disk_bytes) == (5000, 8192)
-    assert outcome.predicted_overlay_bytes == guest.savings.overlay_bytes
-    assert outcome.predicted_overlay_disk_bytes == guest.savings.overlay_disk_bytes
+    assert outcome.predicted_overlay_bytes == guest.diff.savings.overlay_bytes
+    assert outcome.predicted_overlay_disk_bytes == guest.diff.savings.overlay_disk_bytes
     assert outcome.notes == ("a note",)
 
 

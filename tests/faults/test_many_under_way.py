@@ -241,7 +241,7 @@ def test_no_more_overlays_than_the_disk_has_room_for(tmp_path, monkeypatch):
     with tmpfs(tmp_path, "size=16m") as disk:
         stage = Stage(disk, monkeypatch, names=NAMES)
         stage.jobs = 6
-        savings = stage.guest().savings
+        savings = stage.guest().diff.savings
         with (disk / "fleet.ballast").open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, free_bytes(str(disk)) - savings.overlay_disk_bytes * 7 // 2)
         assert {each.exit_code for each in stage.apply(Retire.DELETE)} == {0}

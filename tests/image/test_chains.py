@@ -20,7 +20,7 @@ from seeds import seeded
 
 from batchdiff.errors import ImageError
 from batchdiff.image.backing_names import resolved_backing
-from batchdiff.image.open import MAX_CHAIN, inspect, open_image, peek_header
+from batchdiff.image.open import MAX_CHAIN, inspect, open_image, open_layer
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.header import Header, build
@@ -126,7 +126,7 @@ def test_dots_after_a_link_mean_what_the_kernel_says(tmp_path):
     notation.write_raw(tmp_path / "a.raw", "64k:B")
     top = notation.write_qcow2(tmp_path / "top.qcow2", "64k:-", backing="link/../a.raw")
     assert_reads_like_qemu(top, low, expected=notation.content("64k:A"))
-    assert resolved_backing(str(top), peek_header(str(top))) == str(low)
+    assert resolved_backing(source(top), open_layer(source(top)).backing) == str(low)
 
 
 def test_a_backing_name_through_a_symbolic_link_may_be_declared_by_the_real_one(tmp_path):
@@ -226,7 +226,7 @@ def test_the_command_that_corrects_the_header_of_images_that_moved(tmp_path, nam
     command = caught.value.remedy.split("`")[1]
     subprocess.run(["sh", "-c", command], check=True, cwd="/")
     assert_reads_like_qemu(top, new, expected=notation.content("64k:A"))
-    assert os.path.isabs(peek_header(str(top)).backing_name) == name.startswith("{")
+    assert os.path.isabs(open_layer(source(top)).backing.name) == name.startswith("{")
 
 
 def test_a_backing_format_that_contradicts_the_declared_is_refused(tmp_path):

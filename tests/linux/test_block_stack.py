@@ -7,7 +7,7 @@ import pytest
 from real_holders import loop_device
 
 from batchdiff.files.identity import identity_of
-from batchdiff.linux.block_stack import UnderlyingFiles, all_underlying, underlying
+from batchdiff.linux.block_stack import Underlying, all_underlying, underlying
 
 
 @pytest.fixture
@@ -32,13 +32,13 @@ def over():
 @pytest.mark.parametrize("levels", [0, 1, 3])
 def test_each_file_on_the_way_down(path, over, levels):
     names = over(path, levels)
-    assert underlying(names[-1]) == UnderlyingFiles(frozenset(map(identity_of, names)))
+    assert underlying(names[-1]) == Underlying(frozenset(map(identity_of, names)))
 
 
 def test_a_file_that_is_gone_is_not_traced(path, tmp_path, over):
     *_, device = over(path, 1)
     (tmp_path / "disk.img").unlink()
-    assert underlying(device) == UnderlyingFiles(frozenset([identity_of(device)]), traced=False)
+    assert underlying(device) == Underlying(frozenset([identity_of(device)]), traced=False)
 
 
 def test_a_chain_is_in_the_files_of_all_its_parts(path, tmp_path, over):

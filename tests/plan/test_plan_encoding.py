@@ -70,11 +70,11 @@ def test_the_checksum_is_the_documented_one(plan):
 
 @given(guest_plans())
 def test_runs_are_the_json_of_their_numbers(guest):
-    extents = extents_of(guest)
-    for kind, runs in ((Kind.DATA, guest.data), (Kind.ZERO, guest.zero)):
+    extents = extents_of(guest.diff)
+    for kind, runs in ((Kind.DATA, guest.diff.data), (Kind.ZERO, guest.diff.zero)):
         assert runs.text == json.dumps(extents.pairs(kind).tolist(), separators=(",", ":"))
         assert runs.units == extents.units(kind)
-    assert runs_of(extents) == (guest.data, guest.zero)
+    assert runs_of(extents) == (guest.diff.data, guest.diff.zero)
 
 
 @given(PAIRS, st.sampled_from([None, 0, 1, 3]), st.sampled_from([",", ", ", " ,\t", "\n,\r\n"]))

@@ -222,9 +222,9 @@ def test_the_documented_example_is_a_plan(path):
     plan = read_plan(path)
     jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(example))
     guest = plan.guests[0]
-    layout = layout_for(extents_of(guest), guest.image.virtual_size, Geometry(guest.unit))
-    assert layout.file_size == guest.savings.overlay_bytes
-    assert (guest.unit, guest.savings.overlay_bytes) in guest.savings.overlay_bytes_by_cluster_size
+    layout = layout_for(extents_of(guest.diff), guest.image.virtual_size, Geometry(guest.diff.unit))
+    assert layout.file_size == guest.diff.savings.overlay_bytes
+    assert (guest.diff.unit, guest.diff.savings.overlay_bytes) in guest.diff.savings.overlay_bytes_by_cluster_size
 
 
 def test_every_field_is_documented():

@@ -99,7 +99,7 @@ def test_data_and_zero_that_overlap_are_refused(path, document, data, zero):
 def test_data_may_touch_zero(path, document):
     document["guests"][0]["extents"] |= {"data": [[0, 4], [9, 1]], "zero": [[4, 5]]}
     save(document, path)
-    assert extents_of(read_plan(path).guests[0]).runs() == [
+    assert extents_of(read_plan(path).guests[0].diff).runs() == [
         (0, 4, Kind.DATA),
         (4, 5, Kind.ZERO),
         (9, 1, Kind.DATA),
@@ -110,7 +110,7 @@ def test_the_last_unit_may_reach_past_the_end(path, document):
     document["guests"][0] |= {"virtual_size": 65536 + 512}
     document["guests"][0]["extents"] |= {"data": [[1, 1]], "zero": []}
     save(document, path)
-    assert extents_of(read_plan(path).guests[0]).runs() == [(1, 1, Kind.DATA)]
+    assert extents_of(read_plan(path).guests[0].diff).runs() == [(1, 1, Kind.DATA)]
     document["guests"][0]["extents"] |= {"data": [[1, 2]]}
     save(document, path)
     assert "past the end" in refusal(path)

@@ -11,7 +11,7 @@ from batchdiff.manifest.file import read_manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.plan import Verdict
 from batchdiff.planning import candidates
-from batchdiff.planning.candidates import Candidate, examine_guests, planned
+from batchdiff.planning.candidates import Candidate, examine_guests, planned_image
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def examine(tmp_path):
         path.write_text(f"version: 1\ntemplate: {{path: template.img, format: raw}}\nguests:\n{''.join(lines)}")
         manifest = read_manifest(str(path))
         with open_image(manifest.template) as image:
-            template = planned(image)
+            template = planned_image(image)
         return examine_guests(manifest, template, EarlierPlans())
 
     return examine

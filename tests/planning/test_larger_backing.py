@@ -94,6 +94,6 @@ def test_it_is_planned(tmp_path, role, jobs):
     (found,) = plan.guests
     assert found.verdict in {Verdict.CONVERT, Verdict.SKIP}
     assert found.image.virtual_size == 4 * MIB
-    runs = extents_of(found)
-    assert (runs.first * found.unit).tolist() == [2 * MIB]
-    assert (runs.count * found.unit).tolist() == [MIB]
+    runs = extents_of(found.diff)
+    assert (runs.first * found.diff.unit).tolist() == [2 * MIB]
+    assert (runs.count * found.diff.unit).tolist() == [MIB]

@@ -96,7 +96,7 @@ def test_a_fleet(tmp_path, template, small_ranges):
     texts += [TEMPLATE, "2M:0 1M:- 2M:B 1M:0 2M:C"]
     for guest, text in zip(plan.guests, texts, strict=True):
         expected = naive.differences(notation.content(TEMPLATE), notation.content(text))
-        assert extents_of(guest).runs() == naive.to_write(expected, 65536)
+        assert extents_of(guest.diff).runs() == naive.to_write(expected, 65536)
         assert guest.image.virtual_size == notation.size(text)
     assert plan.totals.convert == plan.totals.guests == 5
 
@@ -170,7 +170,7 @@ def test_a_smaller_guest_is_refused(tmp_path, text):
     guest = only_guest(template, notation.write_raw(tmp_path / "g.img", text))
     assert guest.verdict is Verdict.REFUSE
     assert "smaller than the template" in guest.reason
-    assert guest.savings is None
+    assert guest.diff is None
 
 
 def test_smaller_by_a_byte_is_what_qemu_shows(tmp_path):
@@ -404,7 +404,7 @@ def test_nothing_to_gain(tmp_path):
     )
     better = only_guest(template, tmp_path / "h.img", options=OverlayOptions(cluster_size=None))
     assert (better.verdict, better.options.cluster_size) == (Verdict.CONVERT, 4096)
-    assert format_size(better.savings.saved_bytes) == "3.7 MiB"
+    assert format_size(better.diff.savings.saved_bytes) == "3.7 MiB"
 
 
 @pytest.mark.parametrize(("changed", "named"), [(13, True), (15, False), (16, False)])
@@ -432,7 +432,7 @@ def test_a_disk_that_was_not_copied_from_the_template(tmp_path, text, verdict, m
     template = notation.write_raw(tmp_path / "t.img", "4M:A")
     guest = only_guest(template, notation.write_raw(tmp_path / "g.img", text))
     words = f"it has {much} in common with the template: was it copied from another one?" if much else ""
-    assert (guest.verdict, why_unlike(guest.similarity)) == (verdict, words)
+    assert (guest.verdict, why_unlike(guest.diff.similarity)) == (verdict, words)
     assert guest.reason == (words if verdict is Verdict.SKIP and much else guest.reason)
 
 
@@ -446,7 +446,7 @@ def test_likeness_counts_every_unit_of_both(tmp_path, text):
     units = [(ours[at : at + 4096], theirs[at : at + 4096]) for at in range(0, len(theirs), 4096)]
     data = [pair for pair in units if any(pair[1])]
     equal = sum(one == other for one, other in data)
-    assert guest.similarity == Similarity(equal * 4096, len(data) * 4096)
+    assert guest.diff.similarity == Similarity(equal * 4096, len(data) * 4096)
 
 
 def test_a_hard_link_is_distinguished_from_shared_blocks(tmp_path):
@@ -484,9 +484,9 @@ def test_reflink_copies_save_little(tmp_path):
         same, changed = planned(template, *copies).guests
         assert same.verdict is Verdict.SKIP
         assert same.reason == "deleting it would free nothing: it shares all its blocks with other files"
-        assert same.savings.reclaimable_bytes == 0
-        assert same.savings.allocated_bytes == 16 * MIB
-        assert changed.savings.reclaimable_bytes == 2 * MIB
+        assert same.diff.savings.reclaimable_bytes == 0
+        assert same.diff.savings.allocated_bytes == 16 * MIB
+        assert changed.diff.savings.reclaimable_bytes == 2 * MIB
 
 
 def test_two_reflink_copies_of_a_full_clone_are_judged_each_by_itself(tmp_path):
@@ -517,20 +517,20 @@ def test_auto_takes_the_smallest_overlay(tmp_path):
     scattered = " ".join(["4k:B 1020k:A"] * 64)
     path = notation.write_raw(tmp_path / "g.img", scattered)
     guest = only_guest(template, path, options=OverlayOptions(cluster_size=None))
-    sizes = dict(guest.savings.overlay_bytes_by_cluster_size)
+    sizes = dict(guest.diff.savings.overlay_bytes_by_cluster_size)
     assert guest.options.cluster_size < 65536
-    assert guest.savings.overlay_bytes == sizes[guest.options.cluster_size] <= min(sizes.values()) * 1.01
-    assert guest.unit == guest.options.cluster_size
+    assert guest.diff.savings.overlay_bytes == sizes[guest.options.cluster_size] <= min(sizes.values()) * 1.01
+    assert guest.diff.unit == guest.options.cluster_size
 
 
 def test_all_cluster_sizes_come_from_one_scan(tmp_path):
     """The table of sizes says what each cluster size gives when it is asked for."""
     template = notation.write_raw(tmp_path / "t.img", "8M:A")
     path = notation.write_raw(tmp_path / "g.img", "4k:B 1M:A 12k:0 3M:A 500k:C 3500k:A 1M:D")
-    table = dict(only_guest(template, path).savings.overlay_bytes_by_cluster_size)
+    table = dict(only_guest(template, path).diff.savings.overlay_bytes_by_cluster_size)
     for cluster_size, size in table.items():
         alone = only_guest(template, path, options=OverlayOptions(cluster_size=cluster_size))
-        assert alone.savings.overlay_bytes == size
+        assert alone.diff.savings.overlay_bytes == size
 
 
 def test_a_cluster_size_that_cannot_map_the_disk(tmp_path):
@@ -569,7 +569,7 @@ def test_a_huge_sparse_pair_is_quick(tmp_path, form):
         notation.qemu_io(guest, "write -P 1 9T 64k")
     with within(5):
         found = only_guest(tmp_path / "t.img", guest, jobs=2)
-    assert sum(extents_of(found).count) == (3 if form == "img" else 4)
+    assert sum(extents_of(found.diff).count) == (3 if form == "img" else 4)
 
 
 def test_many_guests(tmp_path, small_ranges):
@@ -584,7 +584,7 @@ def test_many_guests(tmp_path, small_ranges):
             notation.content("1M:A 3M:- 1M:B"),
             notation.content(f"1M:A {number * 4}k:C {(768 - number) * 4}k:- 1M:B"),
         )
-        assert extents_of(guest).runs() == naive.to_write(expected, 65536)
+        assert extents_of(guest.diff).runs() == naive.to_write(expected, 65536)
 
 
 def test_more_guests_than_descriptors_at_first(tmp_path):
@@ -622,7 +622,7 @@ def test_a_guest_of_holes_only(tmp_path):
             file.truncate(GIB)
     guest = only_guest(tmp_path / "t.img", tmp_path / "g.img", jobs=2)
     assert guest.verdict is Verdict.SKIP
-    assert len(extents_of(guest)) == 0
+    assert len(extents_of(guest.diff)) == 0
 
 
 def test_the_number_of_jobs_may_be_larger_than_the_work(tmp_path, monkeypatch):
@@ -640,6 +640,6 @@ def test_compressed_overlays_are_estimated(tmp_path):
     path = notation.write_raw(tmp_path / "g.img", "1M:B 6M:A 1M:C")
     for compression in (Compression.ZLIB, Compression.ZSTD):
         guest = only_guest(template, path, options=OverlayOptions(compression=compression))
-        assert guest.savings.overlay_error_bytes == 0
-        assert guest.savings.overlay_bytes < 2 * MIB
-        assert guest.savings.overlay_bytes % (64 * KIB) == 0
+        assert guest.diff.savings.overlay_error_bytes == 0
+        assert guest.diff.savings.overlay_bytes < 2 * MIB
+        assert guest.diff.savings.overlay_bytes % (64 * KIB) == 0

@@ -258,5 +258,5 @@ def test_shared_blocks_are_not_promised_back_and_leave_the_template_without_a_di
     plan = make_plan(read_manifest(str(manifest)), jobs=1)
     assert plan.template_digest == ""
     guest = plan.guests[0]
-    assert guest.savings is not None
-    assert guest.savings.reclaimable_bytes < guest.savings.allocated_bytes
+    assert guest.diff.savings is not None
+    assert guest.diff.savings.reclaimable_bytes < guest.diff.savings.allocated_bytes

@@ -17,8 +17,8 @@ from small_fleet import GUESTS, OTHER, TEMPLATE, checksum, fresh, manifest, writ
 from batchdiff.errors import ImageError
 from batchdiff.plan.overlay_options import BackingPath, Compression, OverlayOptions
 from batchdiff.plan.plan import Verdict
-from batchdiff.planning.planner import Earlier, make_plan
-from batchdiff.planning.reuse_plan import exact_part
+from batchdiff.planning.planner import EarlierResults, make_plan
+from batchdiff.planning.reuse_plan import reusable_overlay
 from batchdiff.planning.scan import one_range
 from batchdiff.units import MIB
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("small_ranges")
 def reusing(of, older, jobs=1):
     """The plan, and what was said."""
     said = []
-    return make_plan(of, jobs=jobs, earlier=Earlier(None, older, said.append)), said
+    return make_plan(of, jobs=jobs, earlier=EarlierResults(None, older, said.append)), said
 
 
 def taken(said):
@@ -182,7 +182,7 @@ def test_what_deleting_gives_back_is_asked_again(tmp_path, kind):
         notation.run("sync", "-f", str(place))
         plan, said = reusing(of, older)
         assert taken(said) == 2
-        assert plan.guests[0].savings.reclaimable_bytes < older.guests[0].savings.reclaimable_bytes
+        assert plan.guests[0].diff.savings.reclaimable_bytes < older.guests[0].diff.savings.reclaimable_bytes
         assert checksum(plan) == fresh(of)
 
 
@@ -206,8 +206,7 @@ def test_a_template_that_shares_now_and_did_not_then(tmp_path, kind):
 
 def test_a_part_that_contradicts_itself(images):
     part = make_plan(manifest(images), jobs=1).guests[0]
-    assert exact_part(part, part.options) is not None
-    assert exact_part(dataclasses.replace(part, unit=4096), part.options) is None
-    assert exact_part(dataclasses.replace(part, savings=None), part.options) is None
-    bare = dataclasses.replace(part.savings, overlay_bytes_by_cluster_size=())
-    assert exact_part(dataclasses.replace(part, savings=bare), OverlayOptions(cluster_size=None)) is None
+    assert reusable_overlay(part, part.options) is not None
+    bare = dataclasses.replace(part.diff.savings, overlay_bytes_by_cluster_size=())
+    part = dataclasses.replace(part, diff=dataclasses.replace(part.diff, savings=bare))
+    assert reusable_overlay(part, OverlayOptions(cluster_size=None)) is None

@@ -15,7 +15,7 @@ from batchdiff.plan.known_states import first_state, is_known_state
 from batchdiff.plan.plan import Verdict
 from batchdiff.plan.sidecar import Origin
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
-from batchdiff.planning.planner import Earlier, make_plan
+from batchdiff.planning.planner import EarlierResults, make_plan
 from batchdiff.planning.scan import one_range
 
 pytestmark = pytest.mark.usefixtures("small_ranges")
@@ -38,7 +38,7 @@ def protect(folder):
 
 def reusing(of, older):
     said = []
-    return make_plan(of, jobs=1, earlier=Earlier(None, older, said.append)), said[0]
+    return make_plan(of, jobs=1, earlier=EarlierResults(None, older, said.append)), said[0]
 
 
 @pytest.mark.parametrize("changes", [1, 2])
@@ -120,7 +120,7 @@ def test_a_scan_that_was_stopped_goes_on_across_our_own_protection(folder, prote
     def planned(**options):
         said = []
         with closing(Checkpoint(str(folder / "p.json"), warn=said.append, begin_after=0.0)) as checkpoint:
-            earlier = Earlier(checkpoint, None, said.append)
+            earlier = EarlierResults(checkpoint, None, said.append)
             return make_plan(manifest(folder), jobs=1, earlier=earlier, **options), said
 
     with pytest.raises(Stopped):
@@ -151,9 +151,7 @@ def test_guests_that_are_done_are_neither_opened_nor_scanned(folder, monkeypatch
     monkeypatch.setattr(one_range.Scanner, "__init__", None)
     plan = make_plan(of, jobs=1)
     assert plan.template_digest == "digest", "the sidecar's word for the template, which need not be read"
-    assert [(guest.verdict, guest.image, guest.savings) for guest in plan.guests] == [
-        (Verdict.SKIP, None, None)
-    ] * 3
+    assert [(guest.verdict, guest.image, guest.diff) for guest in plan.guests] == [(Verdict.SKIP, None, None)] * 3
     assert all(is_done(guest.reason) for guest in plan.guests)
     assert plan.totals.skip == 3
 

@@ -30,7 +30,6 @@ CACHE = guest_plan(
 PACKED = guest_plan(
     "db01",
     options=OverlayOptions(cluster_size=131072, compression=Compression.ZSTD),
-    unit=131072,
     savings=savings(12 * GIB, 1100 * MIB, 11 * MIB),
 )
 
@@ -218,7 +217,8 @@ def test_no_name_path_or_reason_reaches_the_terminal_raw():
 @pytest.mark.parametrize("width", [80, 100, 200])
 def test_the_report_fits_the_terminal(width):
     guests = [
-        guest_plan(f"clone-of-a-template-with-quite-a-long-name-{n:04}", savings=PACKED.savings) for n in range(3)
+        guest_plan(f"clone-of-a-template-with-quite-a-long-name-{n:04}", savings=PACKED.diff.savings)
+        for n in range(3)
     ]
     report = plan_text(small_plan(*guests, CACHE, refused_guest(reason="word " * 60)), width=width)
     assert max(map(cells, report.splitlines())) <= width

@@ -23,7 +23,7 @@ def main() -> NoReturn:
     from batchdiff.__main__ import main as batchdiff  # noqa: PLC0415
     from batchdiff.planning import planner, scan_all  # noqa: PLC0415
 
-    vars(planner)["scanned"] = _clocked(scan_all.scanned, path)
+    vars(planner)["scan_guests"] = _clocked(scan_all.scan_guests, path)
     batchdiff()
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TypeAlias
 
 from batchdiff.applying.guests.commands import command
 from batchdiff.choices import Loss
 from batchdiff.errors import GuestError
 from batchdiff.files.filenames import shell_word
-from batchdiff.image.open import peek_header
-from batchdiff.image_source import ImageFormat
+from batchdiff.image.open import open_layer
+from batchdiff.image_source import ImageFormat, ImageSource
 
 LossesAllowed: TypeAlias = frozenset[Loss]
 
@@ -19,10 +20,11 @@ def counted_losses(path: str) -> dict[Loss, str]:
 
     :raises ImageError: it is missing, or not a sound qcow2 image.
     """
-    header = peek_header(path)
+    with closing(open_layer(ImageSource(path, ImageFormat.QCOW2))) as layer:
+        losses = layer.losses
     counts = (
-        (Loss.SNAPSHOTS, header.snapshots, "internal snapshot"),
-        (Loss.BITMAPS, header.bitmaps, "persistent bitmap"),
+        (Loss.SNAPSHOTS, losses.snapshots, "internal snapshot"),
+        (Loss.BITMAPS, losses.bitmaps, "persistent bitmap"),
     )
     return {loss: f"{count} {kind}{'' if count == 1 else 's'}" for loss, count, kind in counts if count}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from batchdiff.choices import Retire
-from batchdiff.errors import GuestError, PlanError, SpaceError
+from batchdiff.errors import GuestError, SpaceError
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment
 from batchdiff.image.storage.allocation_units import volume_of
@@ -21,7 +21,7 @@ from batchdiff.linux.btrfs import is_btrfs
 from batchdiff.linux.call_failures import explained
 from batchdiff.linux.permissions import Deed
 from batchdiff.plan.overlay_options import DEFAULT_CLUSTER_SIZE
-from batchdiff.plan.plan import GuestPlan, Savings
+from batchdiff.plan.plan import GuestToConvert, Savings
 from batchdiff.plan.totals import peak_extra_bytes
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import KIB, MIB, format_size
@@ -45,7 +45,7 @@ class Room:
 
 
 def check_space(
-    guests: Iterable[GuestPlan],
+    guests: Iterable[GuestToConvert],
     retire: Retire,
     protected: Image | None = None,
     *,
@@ -61,7 +61,7 @@ def check_space(
     :raises GuestError: a filesystem does not have enough for one guest after the other.
     """
     room = Room(jobs)
-    by_device: dict[int, list[GuestPlan]] = {}
+    by_device: dict[int, list[GuestToConvert]] = {}
     for guest in guests:
         device = _device(os.path.dirname(guest.overlay_path))
         if device is not None:  # a missing folder fails its own guest later, and stops no other
@@ -203,11 +203,9 @@ def _can_share(fd: int, folder: str) -> bool:
     return True
 
 
-def _here(guest: GuestPlan, device: int, unfinished: str | None) -> Savings:
+def _here(guest: GuestToConvert, device: int, unfinished: str | None) -> Savings:
     """Return a guest's savings on this filesystem, less the space that its unfinished overlay takes already."""
-    if guest.savings is None:
-        raise PlanError(f"guest {guest.name} is to be converted, but was not compared", remedy="Plan again.")
-    savings = guest.savings
+    savings = guest.diff.savings
     if _device(guest.source.path) != device:
         savings = dataclasses.replace(savings, reclaimable_bytes=0)
     if unfinished is not None:

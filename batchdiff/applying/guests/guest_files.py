@@ -17,7 +17,7 @@ from batchdiff.applying.journal.leftovers import leftover
 from batchdiff.applying.journal.records import Goal, Notes, Standing
 from batchdiff.errors import GuestError
 from batchdiff.files.fingerprint import Fingerprint, fingerprint_at
-from batchdiff.plan.plan import GuestPlan, Plan
+from batchdiff.plan.plan import GuestToConvert, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Found:
     proven: bool
 
 
-def find_overlay(guest: GuestPlan, standing: Standing | None) -> Found | None:
+def find_overlay(guest: GuestToConvert, standing: Standing | None) -> Found | None:
     """Return the overlay of a guest, by the name that it has now; None if it is not there.
 
     :raises GuestError: two files could be it.
@@ -62,13 +62,13 @@ def find_overlay(guest: GuestPlan, standing: Standing | None) -> Found | None:
     return found[0] if found else None
 
 
-def _has_made_way(guest: GuestPlan, standing: Standing | None) -> bool:
+def _has_made_way(guest: GuestToConvert, standing: Standing | None) -> bool:
     """Return whether restore was deleting an overlay with the guest's own name, which the original has again."""
     one_name = guest.overlay_path == guest.source.path
     return one_name and standing is not None and standing.goal is Goal.RESTORE and standing.deleting
 
 
-def find_original(guest: GuestPlan, standing: Standing | None) -> Found | None:
+def find_original(guest: GuestToConvert, standing: Standing | None) -> Found | None:
     """Return the original of a guest, by the name that it has now; None if it is gone.
 
     In quarantine any regular file counts, because only batchdiff gives that name. At the guest's own path a file
@@ -76,8 +76,6 @@ def find_original(guest: GuestPlan, standing: Standing | None) -> Found | None:
 
     :raises GuestError: two files could be it.
     """
-    if guest.image is None:
-        return None
     known, names = guest.image.fingerprints[0], original_names(guest.source.path)
     own = _found(names.own, fingerprint_at(names.own), known)
     if own is not None and (own.proven or _has_made_way(guest, standing)):
@@ -94,10 +92,8 @@ def find_original(guest: GuestPlan, standing: Standing | None) -> Found | None:
     return own
 
 
-def find_original_aside(guest: GuestPlan) -> Found | None:
+def find_original_aside(guest: GuestToConvert) -> Found | None:
     """Return the original of a guest that stands in quarantine or is about to be deleted; None if none does."""
-    if guest.image is None:
-        return None
     known, names = guest.image.fingerprints[0], original_names(guest.source.path)
     found = [_found(path, _regular(path), known) for path in (names.deleting, names.quarantine)]
     there = [each for each in found if each is not None and (each.proven or each.path == names.quarantine)]
@@ -110,7 +106,7 @@ def _found(path: str, now: Fingerprint | None, known: Fingerprint) -> Found | No
     return Found(path, now, known.differs_in_ctime_only(now))
 
 
-def rebuilt_is_in_place(guest: GuestPlan, standing: Standing | None) -> bool:
+def rebuilt_is_in_place(guest: GuestToConvert, standing: Standing | None) -> bool:
     """Return whether restore has given a rebuilt image the guest's name already.
 
     An original that got its name back is in the journal as well, so that a copy of it is known again.
@@ -123,13 +119,13 @@ def _is_rebuilt(now: Fingerprint, standing: Standing | None) -> bool:
     return standing is not None and standing.rebuilt is not None and standing.rebuilt.differs_in_ctime_only(now)
 
 
-def _is_the_guests_image(guest: GuestPlan, now: Fingerprint, standing: Standing | None) -> bool:
+def _is_the_guests_image(guest: GuestToConvert, now: Fingerprint, standing: Standing | None) -> bool:
     """Return whether a file at the overlay's path is the original or a rebuilt image: they can share it."""
     return _is_original(guest, now) or _is_rebuilt(now, standing)
 
 
-def _is_original(guest: GuestPlan, now: Fingerprint) -> bool:
-    return guest.image is not None and guest.image.fingerprints[0].differs_in_ctime_only(now)
+def _is_original(guest: GuestToConvert, now: Fingerprint) -> bool:
+    return guest.image.fingerprints[0].differs_in_ctime_only(now)
 
 
 def missing(path: str) -> str:
@@ -152,7 +148,7 @@ def _regular(path: str) -> Fingerprint | None:
 def on_disk(plan: Plan, notes: Notes) -> dict[str, OnDisk]:
     """Return which files exist of each guest that apply has started to convert, by name; change nothing."""
     found, template = {}, _template(plan)
-    for guest in plan.guests:
+    for guest in plan.to_convert:
         standing = notes.under_way(guest.name)
         if standing is not None:
             found[guest.name] = replace(_on_disk(guest, standing), template=template)
@@ -173,7 +169,7 @@ def _template(plan: Plan) -> TemplateIs:
     return TemplateIs.THERE
 
 
-def _on_disk(guest: GuestPlan, standing: Standing) -> OnDisk:
+def _on_disk(guest: GuestToConvert, standing: Standing) -> OnDisk:
     try:
         overlay, original = find_overlay(guest, standing), find_original(guest, standing)
     except GuestError as error:
@@ -182,7 +178,7 @@ def _on_disk(guest: GuestPlan, standing: Standing) -> OnDisk:
         overlay.path if overlay else None,
         original.path if original else None,
         written=_written(overlay, standing.overlay, Written.OVERLAY)
-        | _written(original, guest.image.fingerprints[0] if guest.image else None, Written.ORIGINAL),
+        | _written(original, guest.image.fingerprints[0], Written.ORIGINAL),
     )
 
 

@@ -10,15 +10,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 
 from batchdiff.errors import ImageError
-from batchdiff.image.open import peek_header
+from batchdiff.image.open import open_layer
 from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.plan.plan import GuestPlan
+from batchdiff.plan.plan import GuestToConvert
 
 
-def planned_overlay(guest: GuestPlan, template: ImageSource) -> ImageSource:
+def planned_overlay(guest: GuestToConvert, template: ImageSource) -> ImageSource:
     """Return a guest's overlay as apply wrote it, with the chain that it rests on."""
     return ImageSource(guest.overlay_path, ImageFormat.QCOW2, (template, *template.backing))
 
@@ -26,7 +27,8 @@ def planned_overlay(guest: GuestPlan, template: ImageSource) -> ImageSource:
 def current_overlay(source: ImageSource) -> ImageSource:
     """Return the same without the chain, if the overlay was flattened meanwhile."""
     try:
-        named = peek_header(source.path).backing_name
+        with closing(open_layer(source)) as layer:
+            backing = layer.backing
     except ImageError:  # opening it will report what is wrong
         return source
-    return source if named is not None else replace(source, backing=())
+    return source if backing is not None else replace(source, backing=())

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 
 from batchdiff.applying.guests.file_names import original_names
@@ -19,8 +20,9 @@ from batchdiff.applying.journal.records import Fate, Goal, Notes, Standing, Step
 from batchdiff.errors import BatchdiffError, GuestError
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.files.identity import is_one_image
+from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.path_map import NOTHING_MOVED, PathMap
-from batchdiff.plan.plan import GuestPlan, Plan, Verdict
+from batchdiff.plan.plan import GuestToConvert, Plan
 from batchdiff.plan.sidecar import Origin, sidecars_of
 
 
@@ -32,8 +34,8 @@ def recovered(plan: Plan, notes: Notes, path_map: PathMap = NOTHING_MOVED) -> di
     sidecars = [path_map.sidecar(sidecar) for sidecar in sidecars_of(plan)]
     origins = {path: origin for sidecar in sidecars for path, origin in sidecar.overlays.items()}
     found = {}
-    for guest in plan.guests:
-        if guest.verdict is not Verdict.CONVERT or _is_noted(guest.name, notes):
+    for guest in plan.to_convert:
+        if _is_noted(guest.name, notes):
             continue
         origin = origins.get(guest.overlay_path)
         if guest.name in notes.standings and not _is_recorded(guest, origin, plan):
@@ -52,11 +54,11 @@ def _is_noted(name: str, notes: Notes) -> bool:
     return standing.published or standing.goal is not Goal.APPLY or standing.step is Step.RESTORED
 
 
-def _is_recorded(guest: GuestPlan, origin: Origin | None, plan: Plan) -> bool:
+def _is_recorded(guest: GuestToConvert, origin: Origin | None, plan: Plan) -> bool:
     return origin is not None and (origin.guest, origin.plan) == (guest.name, plan.checksum)
 
 
-def _standing(guest: GuestPlan, origin: Origin | None, plan: Plan) -> Standing | None:
+def _standing(guest: GuestToConvert, origin: Origin | None, plan: Plan) -> Standing | None:
     recorded = _is_recorded(guest, origin, plan)
     aside = find_original_aside(guest)
     proven = aside if aside is not None and aside.proven else None
@@ -77,7 +79,7 @@ def _standing(guest: GuestPlan, origin: Origin | None, plan: Plan) -> Standing |
     return _from_original(original, guest, Standing(Step.PUBLISHED, overlay=overlay, published=True))
 
 
-def _is_replaced(guest: GuestPlan, original: Found) -> bool:
+def _is_replaced(guest: GuestToConvert, original: Found) -> bool:
     """Return whether a rebuilt image can have taken the name of an original in quarantine.
 
     Only if the sidecar does not name the overlay, for restore ends that first. Otherwise the overlay was moved or
@@ -87,7 +89,7 @@ def _is_replaced(guest: GuestPlan, original: Found) -> bool:
     return original.path == names.quarantine and fingerprint_at(names.own) is not None
 
 
-def _from_original(original: Found | None, guest: GuestPlan, standing: Standing) -> Standing:
+def _from_original(original: Found | None, guest: GuestToConvert, standing: Standing) -> Standing:
     names = original_names(guest.source.path)
     if original is None:
         return replace(standing, step=Step.RETIRED, fate=Fate.GONE)
@@ -98,16 +100,18 @@ def _from_original(original: Found | None, guest: GuestPlan, standing: Standing)
     return standing
 
 
-def _rests_on_template(guest: GuestPlan, plan: Plan) -> bool:
+def _rests_on_template(guest: GuestToConvert, plan: Plan) -> bool:
     """Return whether the file at the overlay's path rests on the plan's template; reads only its header."""
     # Imported here, because it loads numpy: usually there is nothing to recover, and status must be quick.
     from batchdiff.image.backing_names import resolved_backing  # noqa: PLC0415
-    from batchdiff.image.open import peek_header  # noqa: PLC0415
+    from batchdiff.image.open import open_layer  # noqa: PLC0415
 
     if fingerprint_at(guest.overlay_path) is None:
         return False
+    overlay = ImageSource(guest.overlay_path, ImageFormat.QCOW2)
     try:
-        named = resolved_backing(guest.overlay_path, peek_header(guest.overlay_path))
+        with closing(open_layer(overlay)) as layer:
+            named = resolved_backing(overlay, layer.backing)
     except BatchdiffError:
         return False
     return named is not None and is_one_image(named, plan.template.source.path)

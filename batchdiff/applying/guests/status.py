@@ -9,7 +9,7 @@ from batchdiff.applying.journal.records import Fate, Goal, Notes, Standing, Step
 from batchdiff.applying.results.standing import GuestStanding
 from batchdiff.choices import Retire
 from batchdiff.files.filenames import shell_word
-from batchdiff.plan.plan import GuestPlan, Plan, Verdict
+from batchdiff.plan.plan import GuestPlan, Plan, UntouchedGuest, Verdict
 
 _VERDICTS = {Verdict.SKIP: "skipped", Verdict.REFUSE: "refused"}
 
@@ -52,7 +52,7 @@ def standings_of(plan: Plan, notes: Notes, on_disk: dict[str, OnDisk]) -> list[G
 
 def _standing(guest: GuestPlan, notes: Notes, there: OnDisk | None, retire: Retire) -> GuestStanding:
     known = notes.standings.get(guest.name)
-    if guest.verdict is not Verdict.CONVERT:
+    if isinstance(guest, UntouchedGuest):
         refused = guest.verdict is Verdict.REFUSE
         what = "plan again once this is settled" if refused else "nothing"
         return GuestStanding(guest.name, _VERDICTS[guest.verdict], "", "", f"{what}: {guest.reason}")

@@ -9,11 +9,11 @@ from batchdiff.applying.guests.commands import commands
 from batchdiff.applying.guests.guest_files import Found, find_original
 from batchdiff.applying.journal.records import Notes
 from batchdiff.errors import BatchdiffError, ImageError, PlanError
-from batchdiff.plan.plan import GuestPlan, Plan
+from batchdiff.plan.plan import GuestToConvert, Plan
 from batchdiff.units import few
 
 
-def whole_originals(guests: Iterable[GuestPlan], notes: Notes) -> str:
+def whole_originals(guests: Iterable[GuestToConvert], notes: Notes) -> str:
     """Return sentences that name the intact originals of converted guests and the way back; empty without any."""
     found: dict[str, str] = {}
     for guest in guests:
@@ -33,15 +33,15 @@ def whole_originals(guests: Iterable[GuestPlan], notes: Notes) -> str:
     return f"{it} intact, as before the conversion: {few(found.values())}. {back} goes back to {them}."
 
 
-def _is_whole(original: Found, guest: GuestPlan) -> bool:
+def _is_whole(original: Found, guest: GuestToConvert) -> bool:
     """Return whether it is the planned file, or a copy with its times, as by `cp -a` when a pool is moved."""
-    if original.proven or guest.image is None:
-        return original.proven
+    if original.proven:
+        return True
     planned = guest.image.fingerprints[0]
     return (planned.size, planned.mtime_ns) == (original.now.size, original.now.mtime_ns)
 
 
-def originals_first(error: BatchdiffError, guests: Iterable[GuestPlan], notes: Notes) -> BatchdiffError:
+def originals_first(error: BatchdiffError, guests: Iterable[GuestToConvert], notes: Notes) -> BatchdiffError:
     """Return the same error, with a remedy that starts with the intact originals."""
     whole = whole_originals(guests, notes)
     if not whole or whole in error.remedy:
@@ -50,7 +50,7 @@ def originals_first(error: BatchdiffError, guests: Iterable[GuestPlan], notes: N
     return type(error)(error.what, why=error.why, remedy=f"{whole} {otherwise}".strip())
 
 
-def original_too(error: BatchdiffError, guest: GuestPlan, notes: Notes) -> BatchdiffError:
+def original_too(error: BatchdiffError, guest: GuestToConvert, notes: Notes) -> BatchdiffError:
     """Return the same error about an overlay, with a remedy that ends with the original if that is intact.
 
     What brings the overlay back comes first: it may only name a file that moved, and holds what its VM wrote.
@@ -68,4 +68,4 @@ def template_needed(plan: Plan, notes: Notes) -> Iterator[None]:
     try:
         yield
     except (ImageError, PlanError) as error:
-        raise originals_first(error, plan.guests, notes) from error
+        raise originals_first(error, plan.to_convert, notes) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from batchdiff.applying.checks.staleness import changes_since_planned, check_unchanged, stale
 from batchdiff.applying.checks.verify import Check, Comparison, verify
@@ -18,13 +19,14 @@ from batchdiff.applying.swap.task import Incoming, Outgoing, Task
 from batchdiff.applying.template.publication import Publication
 from batchdiff.applying.writer.image_writer import NewImage, write_image
 from batchdiff.choices import Retire
-from batchdiff.errors import DifferenceError, GuestError, PlanError
+from batchdiff.errors import DifferenceError, GuestError
+from batchdiff.extents import Extents
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.metadata import copy_metadata, prepare
 from batchdiff.plan.extents import extents_of
-from batchdiff.plan.overlay_options import Compression, backing_name, geometry_of
-from batchdiff.plan.plan import GuestPlan, PlannedImage
+from batchdiff.plan.overlay_options import Compression, backing_name
+from batchdiff.plan.plan import GuestToConvert, PlannedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,31 +38,20 @@ class Manner:
     publication: Publication
 
 
-def planned_parts(guest: GuestPlan) -> tuple[PlannedImage, int]:
-    """Return the image and the cluster size of a guest that is to be converted.
-
-    :raises PlanError: it was not compared.
-    """
-    if guest.image is None or guest.options.cluster_size is None:
-        raise PlanError(f"guest {guest.name} is to be converted, but was not compared", remedy="Plan again.")
-    return guest.image, guest.options.cluster_size
-
-
-def overlay_task(guest: GuestPlan, template: PlannedImage, run: Run, manner: Manner) -> Task:
+def overlay_task(guest: GuestToConvert, template: PlannedImage, run: Run, manner: Manner) -> Task:
     """Return the task of apply for a guest, whatever was done to it before.
 
     :raises GuestError: apply must not continue with it.
     """
     standing = run.journal.standing(guest.name)
     _check_way(guest, standing, manner.retire)
-    record, _ = planned_parts(guest)
     published = standing is not None and standing.published
     way = _Overlaying(guest, template, run, manner, published)
     source = planned_overlay(guest, template.source)
     return Task(
         guest=guest.name,
         goal=Goal.APPLY,
-        outgoing=Outgoing(guest.source, original_names(guest.source.path), record.fingerprints[0]),
+        outgoing=Outgoing(guest.source, original_names(guest.source.path), guest.image.fingerprints[0]),
         incoming=Incoming(
             current_overlay(source) if published else source,
             known=None if standing is None else standing.overlay,
@@ -75,31 +66,36 @@ def overlay_task(guest: GuestPlan, template: PlannedImage, run: Run, manner: Man
     )
 
 
-@dataclass(slots=True)
+@dataclass
 class _Overlaying:
     """The functions of one guest's task; see :mod:`batchdiff.applying.swap.task`.
 
     ``published``: an earlier run has published the overlay, so a VM may have run on it.
     """
 
-    guest: GuestPlan
+    guest: GuestToConvert
     template: PlannedImage
     run: Run
     manner: Manner
     published: bool
     _detector: ChangeDetector | None = None
 
+    @cached_property
+    def _extents(self) -> Extents:
+        """The extents to write, parsed once; the text of other guests stays as it is, which takes less memory."""
+        return extents_of(self.guest.diff)
+
     def write(self, fd: int, original: Image) -> list[str]:
         """Write the overlay, with the original's owner, mode and attributes."""
-        guest, (record, cluster_size) = self.guest, planned_parts(self.guest)
+        guest = self.guest
         self.manner.publication.check(guest)
         source = original.layers[0].fd
         lost = prepare(source, fd)
         name = backing_name(guest.overlay_path, self.template.source.path, guest.options.backing_path)
         new = NewImage(
-            virtual_size=record.virtual_size,
-            geometry=geometry_of(guest.options, cluster_size),
-            extents=extents_of(guest),
+            virtual_size=guest.image.virtual_size,
+            geometry=guest.diff.geometry,
+            extents=self._extents,
             backing=(name, self.template.source.format.value),
             compress=guest.options.compression is not Compression.NONE,
             lazy_refcounts=guest.options.lazy_refcounts,
@@ -110,7 +106,7 @@ class _Overlaying:
     def verify(self, original: Image, overlay: ImageSource, ended: Callable[[], bool]) -> None:
         """Verify in the chosen mode; if a VM may have used the overlay, compare every byte."""
         # Only a file that this very run has written is known to hold the planned extents, and nothing else.
-        written = None if self.published else (extents_of(self.guest), self.guest.unit)
+        written = None if self.published else (self._extents, self.guest.diff.unit)
         # A VM that was killed may have leaked clusters, which is harmless.
         check = Check.LEAKS_ALLOWED if self.published else Check.FLAWLESS
         try:
@@ -119,8 +115,7 @@ class _Overlaying:
             # Either a VM wrote to the overlay, or the original changed; otherwise this machine cannot be trusted.
             if self.published:
                 raise _used(self.guest, original.source.path, error) from error
-            record, _ = planned_parts(self.guest)
-            changes = changes_since_planned(original, record, self.run.journal.notes)
+            changes = changes_since_planned(original, self.guest.image, self.run.journal.notes)
             if changes:
                 raise stale(changes) from error
             raise DifferenceError(
@@ -134,7 +129,7 @@ class _Overlaying:
 
     def check(self, original: Image) -> None:
         """Check the original with its template: as planned at first, and unchanged from then on."""
-        record, _ = planned_parts(self.guest)
+        record = self.guest.image
         if self._detector is None:
             if self.published:
                 self._require_untouched(original, record)
@@ -163,7 +158,7 @@ class _Overlaying:
         return self.manner.publication.note(self.guest)
 
 
-def _check_way(guest: GuestPlan, standing: Standing | None, how: Retire) -> None:
+def _check_way(guest: GuestToConvert, standing: Standing | None, how: Retire) -> None:
     if standing is not None and standing.goal is not Goal.APPLY and standing.step is not Step.PURGED:
         raise GuestError(
             f"a `batchdiff {standing.goal}` of {guest.name} was interrupted",
@@ -176,7 +171,7 @@ def _check_way(guest: GuestPlan, standing: Standing | None, how: Retire) -> None
         )
 
 
-def _used(guest: GuestPlan, original: str, error: DifferenceError) -> GuestError:
+def _used(guest: GuestToConvert, original: str, error: DifferenceError) -> GuestError:
     quarantined = original != guest.source.path
     how = command("purge", guest.name, "--used") if quarantined else f"remove {original} yourself"
     return GuestError(

@@ -24,16 +24,15 @@ from batchdiff.applying.guests.overlay_source import current_overlay, planned_ov
 from batchdiff.applying.journal.records import Goal, Standing, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.applying.session.session import Run
-from batchdiff.applying.swap.apply_task import planned_parts
 from batchdiff.applying.swap.endings import rename_back
 from batchdiff.applying.swap.task import Incoming, Outgoing, Task
 from batchdiff.choices import Retire
 from batchdiff.errors import DifferenceError, GuestError, InUseError
 from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
 from batchdiff.image.image import Image
-from batchdiff.image.open import peek_header
-from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.plan.plan import GuestPlan, PlannedImage
+from batchdiff.image.open import open_layer
+from batchdiff.image_source import ImageSource
+from batchdiff.plan.plan import GuestToConvert, PlannedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +44,13 @@ class PurgeOptions:
 
 
 def purge_task(
-    guest: GuestPlan, template: PlannedImage, run: Run, standing: Standing, options: PurgeOptions
+    guest: GuestToConvert, template: PlannedImage, run: Run, standing: Standing, options: PurgeOptions
 ) -> Task:
     """Return the task of purge for a guest whose original is in quarantine.
 
     :raises GuestError: its original must not go.
     """
-    record, _ = planned_parts(guest)
+    record = guest.image
     names = original_names(guest.source.path)
     aside = replace(names, own=names.quarantine)
     now = fingerprint_at(aside.deleting) if standing.goal is Goal.PURGE else None
@@ -96,7 +95,7 @@ def _all_that_is_left(guest: str, disk: str, aside: Names, standing: Standing) -
     )
 
 
-def _what_the_vm_sees(guest: GuestPlan, template: PlannedImage, standing: Standing) -> ImageSource:
+def _what_the_vm_sees(guest: GuestToConvert, template: PlannedImage, standing: Standing) -> ImageSource:
     if _is_restored(standing):
         return replace(guest.source, backing=())
     return current_overlay(planned_overlay(guest, template.source))
@@ -136,8 +135,7 @@ def _sound(_original: Image, now: ImageSource, ended: Callable[[], bool]) -> Non
         check_used(now, ended)
     except InUseError:
         # Its VM is running on it at this moment, with its template: there is no better proof.
-        if now.format is ImageFormat.QCOW2:
-            peek_header(now.path)
+        open_layer(now).close()
 
 
 def _writes_nothing(_fd: int, _image: Image) -> list[str]:

@@ -11,25 +11,24 @@ from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.guest_files import Found
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap import retire
-from batchdiff.applying.swap.apply_task import planned_parts
 from batchdiff.applying.writer.standalone import write_standalone
 from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.image import Image
 from batchdiff.linux.metadata import copy_metadata, prepare
-from batchdiff.plan.plan import GuestPlan
+from batchdiff.plan.plan import GuestToConvert
 
 
 @dataclass(frozen=True, slots=True)
 class Rebuilding:
     """The writer of one guest's image. ``original``: an older image that exists, and differs from it."""
 
-    guest: GuestPlan
+    guest: GuestToConvert
     run: Run
     original: Found | None
 
     def write(self, fd: int, overlay: Image) -> list[str]:
         """See :data:`batchdiff.applying.swap.task.Write`."""
-        guest, (record, _) = self.guest, planned_parts(self.guest)
+        guest, record = self.guest, self.guest.image
         check_space_for_image(overlay, os.path.dirname(guest.source.path), guest.name)
         self._spare_original()
         lost = prepare(overlay.layers[0].fd, fd)

@@ -27,7 +27,6 @@ from batchdiff.applying.guests.overlay_source import current_overlay, planned_ov
 from batchdiff.applying.journal.records import Fate, Goal, Standing, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.applying.session.session import Run
-from batchdiff.applying.swap.apply_task import planned_parts
 from batchdiff.applying.swap.endings import quarantined_by_another, rebuilt_only
 from batchdiff.applying.swap.rebuilding import Rebuilding
 from batchdiff.applying.swap.task import Incoming, Outgoing, Task
@@ -38,7 +37,7 @@ from batchdiff.files.fingerprint import NO_FILE
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import reason
-from batchdiff.plan.plan import GuestPlan, PlannedImage
+from batchdiff.plan.plan import GuestToConvert, PlannedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class RestoreOptions:
 
 
 def restore_task(
-    guest: GuestPlan, template: PlannedImage, run: Run, standing: Standing, options: RestoreOptions
+    guest: GuestToConvert, template: PlannedImage, run: Run, standing: Standing, options: RestoreOptions
 ) -> Task:
     """Return the task of restore for a guest that apply has started to convert.
 
@@ -87,7 +86,7 @@ def restore_task(
 class _Restoring:
     """The maker of one guest's tasks."""
 
-    guest: GuestPlan
+    guest: GuestToConvert
     template: PlannedImage
     run: Run
     standing: Standing
@@ -208,7 +207,7 @@ class _Restoring:
 
     def _can_be_original(self, found: Found) -> bool:
         """Return whether a file may count as the guest's original, without a comparison to prove it."""
-        planned, now = planned_parts(self.guest)[0].fingerprints[0], found.now
+        planned, now = self.guest.image.fingerprints[0], found.now
         kept = found.path == self.guest.source.path and self.standing.fate in {None, Fate.KEPT}
         return found.proven or kept or (planned.size, planned.mtime_ns) == (now.size, now.mtime_ns)
 

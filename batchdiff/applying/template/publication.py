@@ -13,7 +13,7 @@ from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.content_digest import content_digest
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import reason
-from batchdiff.plan.plan import GuestPlan, Plan
+from batchdiff.plan.plan import GuestToConvert, Plan
 from batchdiff.plan.sidecar import Chain, Origin
 from batchdiff.qemu import qemu_img
 
@@ -38,7 +38,7 @@ class Publication:
     def __post_init__(self) -> None:
         self._accepted = self.run.template.fingerprints()
 
-    def check(self, guest: GuestPlan) -> None:
+    def check(self, guest: GuestToConvert) -> None:
         """Make sure, before an overlay is written, that the template has one content for all its overlays.
 
         :raises PlanError: overlays of an earlier plan rest on another content of it, or that is unknown.
@@ -62,7 +62,7 @@ class Publication:
         qemu_img.require_opens(overlay, stopped=ended)
         self._opened = True
 
-    def note(self, guest: GuestPlan) -> list[str]:
+    def note(self, guest: GuestToConvert) -> list[str]:
         """Do this work for one guest; notices about the template are reported once, and not for a guest."""
         for notice in (
             *self._protected(),
@@ -83,7 +83,7 @@ class Publication:
         except OSError as error:  # such as a full disk under the journal: that must not stop the other guests
             return (f"the template {template.path} may have kept its write permission: {reason(error)}",)
 
-    def _recorded(self, guest: GuestPlan) -> list[str]:
+    def _recorded(self, guest: GuestToConvert) -> list[str]:
         template = self.run.template
         try:
             self._digest = self._digest or known_digest(self.plan) or content_digest(template, check=_never)
@@ -96,7 +96,7 @@ class Publication:
             ]
         return []
 
-    def _origin(self, guest: GuestPlan) -> Origin:
+    def _origin(self, guest: GuestToConvert) -> Origin:
         standing = self.run.journal.standing(guest.name)
         overlay: Fingerprint | None = None if standing is None else standing.overlay
         return Origin(guest.name, self.plan.checksum, self.run.session.plan_path, guest.source.path, overlay)

@@ -25,8 +25,8 @@ from batchdiff.files.read_write import write_all
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment
 from batchdiff.image.read_buffer import ReadBuffer
-from batchdiff.image.storage.preallocated import Unwritten
 from batchdiff.image.storage.shared_blocks import placed
+from batchdiff.image.storage.to_write import ToWrite, WriteRule
 from batchdiff.linux.btrfs import is_btrfs
 from batchdiff.linux.machine import usable_cpus
 from batchdiff.qcow2.cluster_packing import Packer
@@ -66,39 +66,24 @@ class Copy:
     fd: int
     guest: Image
     check: Callable[[], None]
-    unwritten: tuple[Unwritten, ...] = field(init=False)
-    """Of each file of the guest's chain."""
+    rule: WriteRule = field(init=False)
     buffer: ReadBuffer = field(init=False)
 
     def __post_init__(self) -> None:
-        found = tuple(Unwritten(layer.fd, layer.path) for layer in self.guest.layers)
-        object.__setattr__(self, "unwritten", found)
+        object.__setattr__(self, "rule", WriteRule(self.guest))
         object.__setattr__(self, "buffer", ReadBuffer(MIB))
 
     def bytes(self, start: int, end: int, target: int) -> None:
         """Copy bytes ``start`` to ``end`` of the guest to a file offset.
 
-        Holes and zeros stay holes. So do zeros in preallocated blocks that were never written: once a program has
-        read them they may look like data, but the plan does not count them
-        (:mod:`batchdiff.planning.sizes.disk_use`).
+        :mod:`batchdiff.image.storage.to_write` decides what is written; the rest stays a hole.
         """
-        for whole in self.guest.segments(start, end):
-            for segment, never_written in self._by_writing(whole):
-                if never_written:
-                    self._without_zeros(segment, target + segment.start - start)
+        for segment in self.guest.segments(start, end):
+            for part, to_write in self.rule.parts(segment):
+                if to_write is ToWrite.ALL:
+                    self._as_it_is(part, start, target)
                 else:
-                    self._as_it_is(segment, start, target)
-
-    def _by_writing(self, segment: Segment) -> Iterator[tuple[Segment, bool]]:
-        """Yield the parts of a segment, each with whether it was never written."""
-        if segment.origin is not Origin.FILE:
-            yield from () if segment.origin is Origin.ZERO else [(segment, False)]
-            return
-        rest, shift = segment, segment.start - segment.address
-        end = segment.end - shift
-        for _, stop, never in self.unwritten[segment.layer].split(segment.address, end):
-            part, rest = _split(rest, stop + shift)
-            yield part, never
+                    self._without_zeros(part, target + part.start - start)
 
     def _without_zeros(self, segment: Segment, target: int) -> None:
         """Copy everything but zeros, by blocks of the target."""

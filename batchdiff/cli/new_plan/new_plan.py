@@ -20,7 +20,7 @@ from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.file import read_plan
 from batchdiff.plan.plan import Plan
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
-from batchdiff.planning.planner import Earlier, make_plan
+from batchdiff.planning.planner import EarlierResults, make_plan
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan_json import plan_report
 from batchdiff.report.plan_text import plan_text
@@ -39,7 +39,7 @@ def make_and_report(
     manners = Manners(arguments.cache, arguments.limit_rate, arguments.idle)
     jobs = arguments.jobs or usable_cpus()
     with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
-        earlier = Earlier(checkpoint, older, console.say, plans)
+        earlier = EarlierResults(checkpoint, older, console.say, plans)
         with kept(manners, tell=console.detail):
             warn_of_manifest(console, manifest)
             with scan_progress(console) as progress:

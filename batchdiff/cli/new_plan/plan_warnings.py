@@ -7,7 +7,7 @@ import os
 from batchdiff.applying.checks.space import check_space
 from batchdiff.cli.console import Console
 from batchdiff.errors import GuestError
-from batchdiff.plan.plan import Plan, Verdict
+from batchdiff.plan.plan import Plan
 from batchdiff.plan.sidecar import sidecars_of
 from batchdiff.units import few
 
@@ -27,6 +27,6 @@ def warn_of_changed_template(console: Console, plan: Plan) -> None:
 def warn_of_space(console: Console, plan: Plan) -> None:
     """Warn if a filesystem does not have enough space."""
     try:
-        check_space([guest for guest in plan.guests if guest.verdict is Verdict.CONVERT], plan.retire)
+        check_space(plan.to_convert, plan.retire)
     except GuestError as error:
         console.warn(f"warning: apply would be refused: {error}")

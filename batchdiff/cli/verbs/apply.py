@@ -18,7 +18,7 @@ from batchdiff.cli.journal_notes import notes_of
 from batchdiff.cli.run_session import carry_out, exit_code
 from batchdiff.files.filenames import shell_word
 from batchdiff.plan.file import read_plan
-from batchdiff.plan.plan import Plan, Verdict
+from batchdiff.plan.plan import Plan
 from batchdiff.report.results_text import results_text
 
 _WHAT = "these originals will be deleted, each once QEMU finds its overlay identical. Their VMs must be shut down:"
@@ -69,12 +69,12 @@ def _to_delete(plan: Plan, options: ApplyOptions, notes: Notes) -> list[str]:
     """Return the originals that still exist for an apply to delete."""
     standings = notes.standings
     found = []
-    for guest in plan.guests:
+    for guest in plan.to_convert:
         chosen = options.guests is None or guest.name in options.guests
         # An original in quarantine is deleted, too.
         standing = standings.get(guest.name)
         done = standing is not None and (standing.step is Step.PURGED or standing.fate in _NOT_THERE)
-        if guest.verdict is not Verdict.CONVERT or not chosen or done:
+        if not chosen or done:
             continue
         names = original_names(guest.source.path)
         found += [place for place in (names.own, names.quarantine, names.deleting) if os.path.lexists(place)][:1]

@@ -15,7 +15,7 @@ from batchdiff.linux.call_failures import reason
 from batchdiff.linux.machine import usable_cpus
 from batchdiff.plan.file import read_for_report
 from batchdiff.plan.known_states import is_known_state
-from batchdiff.plan.plan import Plan, Verdict
+from batchdiff.plan.plan import Plan
 from batchdiff.plan.sidecar import read_sidecar, sidecar_path
 from batchdiff.report.charset import written_in
 from batchdiff.report.facts import PlanFacts
@@ -47,9 +47,9 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 def stale_notices(plan: Plan, notes: Notes) -> list[str]:
     """Return a sentence for each image that has changed since planning; converted guests don't matter."""
-    pending = [g for g in plan.guests if g.verdict is Verdict.CONVERT and g.name not in notes.published]
+    pending = [guest for guest in plan.to_convert if guest.name not in notes.published]
     template = [] if _is_template_unchanged(plan) else [plan.template]
-    images = [*template, *(guest.image for guest in pending if guest.image is not None)]
+    images = [*template, *(guest.image for guest in pending)]
     notices = []
     for image in images:
         for path, planned in zip(image.paths, image.fingerprints, strict=True):

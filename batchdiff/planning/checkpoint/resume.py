@@ -8,27 +8,28 @@ does not cover its content.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cache, lru_cache
 
 from batchdiff.plan.plan import PlannedImage
 from batchdiff.planning.checkpoint.records import Guests, Record, Recorded
 from batchdiff.planning.scan.compare import UNIT
-from batchdiff.planning.scan.one_range import RANGE, RangeResult
+from batchdiff.planning.scan.one_range import RANGE
 from batchdiff.planning.scan.results import Findings
 
 SCAN_VERSION = 2
 """Raise this whenever a scan of the same images could have other results than before."""
 
 
-def vouches(image: PlannedImage) -> bool:
-    """Return True if a change of content would change the fingerprints; those of block devices stay the same."""
+def covers_content(image: PlannedImage) -> bool:
+    """Return True if an image's fingerprints change with its content; those of block devices stay the same."""
     return all(fingerprint.vouches_for_content for fingerprint in image.fingerprints)
 
 
 def key_of(image: PlannedImage) -> str:
     """Return the exact state of an image as text; empty if its fingerprints do not cover its content."""
-    return json.dumps(asdict(_lasting(image)), sort_keys=True) if vouches(image) else ""
+    return json.dumps(asdict(_lasting(image)), sort_keys=True) if covers_content(image) else ""
 
 
 def _lasting(image: PlannedImage) -> PlannedImage:
@@ -44,44 +45,45 @@ def binding_of(template: PlannedImage, *, sharing: bool, generator: str) -> str:
     return json.dumps(how | {"template": key}, sort_keys=True) if key else ""
 
 
-def take_over(findings: Findings, records: Iterable[Record], keys: tuple[str, ...]) -> None:
-    """Add the recorded results to the findings. ``keys``: the keys of today's candidates, in their order."""
-    number_of = {key: number for number, key in enumerate(keys) if key}
-    # Position of a guest in the latest list of guests -> number of the candidate, for guests that did not change.
-    numbers: dict[int, int] = {}
-    count = everyone = 0
+def take_over(findings: Findings, records: Iterable[Record], keys: Mapping[str, str]) -> None:
+    """Add the recorded results to the findings. ``keys``: the keys of today's candidates, by their names."""
+    name_of = {key: name for name, key in keys.items() if key}
+    # The latest list of guests, by the names that they have today; None for those that changed or are gone.
+    names: list[str | None] = []
+    known: frozenset[str] = frozenset()
     for record in records:
         if isinstance(record, Guests):
-            count = len(record.keys)
-            numbers = {place: number_of[key] for place, key in enumerate(record.keys) if key in number_of}
-            everyone = sum(1 << number for number in set(numbers.values()))
-        elif isinstance(record, Recorded) and max([-1, *record.left_out, *record.result.differences]) < count:
+            names = [name_of.get(key) for key in record.keys]
+            known = frozenset(name for name in names if name is not None)
+        elif isinstance(record, Recorded) and max([-1, *record.left_out, *record.result.differences]) < len(names):
             # A result covers all guests of the list but those left out, including guests without differences.
-            known = numbers
+            covered, of = known, names
             if record.left_out:
-                known = {place: number for place, number in numbers.items() if place not in record.left_out}
-            findings.add(_of_known(record.result, known), numbers=range(len(keys)))
-            bits = everyone & ~sum(1 << numbers[place] for place in record.left_out if place in numbers)
-            findings.covered[record.result.number] = findings.covered.get(record.result.number, 0) | bits
+                of = [None if number in record.left_out else name for number, name in enumerate(names)]
+                covered = frozenset(name for name in of if name is not None)
+            findings.add(record.result, of)
+            number = record.result.number
+            findings.covered[number] = _union(findings.covered.get(number, frozenset()), covered)
 
 
-def _of_known(result: RangeResult, known: dict[int, int]) -> RangeResult:
-    """Return a result renumbered for today's candidates, without guests that are no longer candidates."""
-    kept = {known[place]: extents for place, extents in result.differences.items() if place in known}
-    replaced = {known[place]: count for place, count in result.replaced.items() if place in known}
-    return RangeResult(result.number, result.template_digest, kept, {}, result.template_units, replaced)
+@lru_cache
+def _union(some: frozenset[str], others: frozenset[str]) -> frozenset[str]:
+    """Return the union as one and the same object for thousands of ranges, to take less memory."""
+    return some | others
 
 
-def left(ranges: Iterable[int], covered: dict[int, int], guests: int) -> dict[tuple[int, ...], list[int]]:
+def left(
+    ranges: Iterable[int], covered: Mapping[int, frozenset[str]], guests: Sequence[str]
+) -> dict[tuple[str, ...], list[int]]:
     """Return the ranges to scan, by the guests that they must be scanned for."""
-    everyone = (1 << guests) - 1
-    found: dict[int, list[int]] = {}
+    found: dict[tuple[str, ...], list[int]] = {}
+
+    @cache
+    def missing(known: frozenset[str]) -> tuple[str, ...]:
+        return tuple(guest for guest in guests if guest not in known)
+
     for number in ranges:
-        missing = everyone & ~covered.get(number, 0)
-        if missing or number not in covered:  # the template's digest is needed even if there are no guests
-            found.setdefault(missing, []).append(number)
-    return {_places(missing): numbers for missing, numbers in found.items()}
-
-
-def _places(bits: int) -> tuple[int, ...]:
-    return tuple(place for place in range(bits.bit_length()) if bits >> place & 1)
+        left_over = missing(covered.get(number, frozenset()))
+        if left_over or number not in covered:  # the template's digest is needed even if there are no guests
+            found.setdefault(left_over, []).append(number)
+    return found

@@ -30,13 +30,13 @@ _MOST_KEPT = 1 << 20
 class CommonBlocks:
     """The block maps of guests.
 
-    ``located``: by path, the extents on disk; ``runs``: by guest number, the bytes in blocks that the template
+    ``located``: by path, the extents on disk; ``runs``: by guest, the bytes in blocks that the template
     has at the same offset.
     """
 
     template: Image
     located: dict[str, ExtentTable] = field(default_factory=dict)
-    runs: dict[int, Runs] = field(default_factory=dict)
+    runs: dict[str, Runs] = field(default_factory=dict)
     _first: ExtentTable | None = None
     _kept: int = 0
 
@@ -47,7 +47,7 @@ class CommonBlocks:
         """
         self._first = located(self.template)
 
-    def add(self, number: int, guest: Image) -> None:
+    def add(self, name: str, guest: Image) -> None:
         """Map a guest and match it with the template.
 
         :raises ImageError: its filesystem has a fault.
@@ -59,7 +59,7 @@ class CommonBlocks:
         if self._kept <= _MOST_KEPT:
             self.located[guest.path] = table
         if self._first is not None and _device(guest) == _device(self.template):
-            self.runs[number] = shared_by_both(self._first, table)
+            self.runs[name] = shared_by_both(self._first, table)
 
     def confirm(self) -> None:
         """Discard all matches if the template's blocks have moved meanwhile.

@@ -12,7 +12,7 @@ An image that is not open could be changed or swapped meanwhile, so its fingerpr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from batchdiff.errors import ImageError
@@ -44,12 +44,12 @@ def budget(jobs: int, template_files: int) -> Budget:
     return Budget(jobs, max(free - (jobs * _OF_A_WORKER if jobs > 1 else 0), 1))
 
 
-def batches(guests: Sequence[int], files: Sequence[int], most: int) -> Iterator[tuple[int, ...]]:
-    """Divide guests, of which number N has ``files[N]`` files, into batches of at most ``most`` files.
+def batches(guests: Sequence[str], files: Mapping[str, int], most: int) -> Iterator[tuple[str, ...]]:
+    """Divide guests into batches of at most ``most`` files; ``files`` has the number of each guest's files.
 
     A guest with more files is a batch of its own. Without any guests there is one empty batch.
     """
-    batch: list[int] = []
+    batch: list[str] = []
     used = 0
     for guest in guests:
         if batch and used + files[guest] > most:

@@ -7,7 +7,7 @@
     data to write         |-----------|   |--|       |----|  |-----|
     taken                 |xxxxx|     |   |x |       |xxxx|  |x|          whole units of the filesystem, each once
 
-The overlay has holes where the guest has some, and where the guest is preallocated and was never written to.
+:mod:`batchdiff.image.storage.to_write` decides what is written and what stays a hole.
 Segments are looked up once per stretch: once per run would take longer than all the rest of a plan if a guest has
 thousands of runs.
 """
@@ -24,8 +24,8 @@ from batchdiff.extents import distinct
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment
 from batchdiff.image.storage.block_ranges import Offsets, overlaps
-from batchdiff.image.storage.preallocated import Unwritten
 from batchdiff.image.storage.shared_blocks import placed, shared_bytes
+from batchdiff.image.storage.to_write import ToWrite, WriteRule
 from batchdiff.linux.fiemap import ExtentTable
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.qcow2.entries import Origin
@@ -56,13 +56,13 @@ def taken_bytes(
 
     :raises ImageError: the guest's tables are damaged, or its filesystem has a fault.
     """
-    unwritten = [Unwritten(layer.fd, layer.path, known=known) for layer in image.layers]
+    rule = WriteRule(image, known=known)
     starts, ends = _cut(data)
     blocks, counted, shared = 0, -1, 0
     for first, last in _stretches(starts):
         inside = starts[first:last], ends[first:last]
         segments = image.segments(int(starts[first]), int(ends[last - 1]))
-        lows, highs, _ = _overlaps([part for segment in segments for part in _stored(segment, unwritten)], inside)
+        lows, highs, _ = _overlaps([part for segment in segments for part in _stored(segment, rule)], inside)
         if len(lows):
             begins, stops = lows // unit, (highs - 1) // unit
             before = np.concatenate([[counted], stops[:-1]])
@@ -78,15 +78,11 @@ def taken_bytes(
     return Taken(blocks * unit, shared)
 
 
-def _stored(segment: Segment, unwritten: list[Unwritten]) -> Iterator[tuple[int, int]]:
-    """Yield start and end of the parts of a segment that the overlay stores: all but unwritten ones."""
-    if segment.origin is Origin.PACKED or (segment.origin is Origin.FILE and unwritten[segment.layer].is_nothing):
-        yield segment.start, segment.end
-    elif segment.origin is Origin.FILE:
-        shift, end = segment.start - segment.address, segment.address + segment.end - segment.start
-        for start, stop, never in unwritten[segment.layer].split(segment.address, end):
-            if not never:
-                yield start + shift, stop + shift
+def _stored(segment: Segment, rule: WriteRule) -> Iterator[tuple[int, int]]:
+    """Yield start and end of the parts of a segment that the overlay stores."""
+    for part, to_write in rule.parts(segment):
+        if to_write is ToWrite.ALL:
+            yield part.start, part.end
 
 
 def _cut(runs: Offsets) -> tuple[Offsets, Offsets]:

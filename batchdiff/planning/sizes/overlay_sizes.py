@@ -7,6 +7,7 @@ An uncompressed overlay's size depends only on the number of its data clusters a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from batchdiff.extents import Extents, Kind, only, touched
 from batchdiff.image.storage.allocation import DiskUse
@@ -120,27 +121,34 @@ def disk_bytes(layout: Layout, data: int, unit: int = UNIT) -> int:
     )
 
 
+class OverlaySize(NamedTuple):
+    """Bytes of an overlay's file, the most that they may be off, and its bytes on disk."""
+
+    file_bytes: int
+    error_bytes: int
+    disk_bytes: int
+
+
 def savings_of(
     *,
     guest: DiskUse,
     volume: Volume,
-    overlay: tuple[int, int, int],
+    overlay: OverlaySize,
     sizes: dict[int, int],
     shared: int = 0,
 ) -> Savings:
-    """Return the savings of one guest. ``overlay``: bytes of the file, their error, bytes on disk.
+    """Return the savings of one guest.
 
     ``volume``: the overlay's filesystem. ``shared``: the overlay's bytes on disk in blocks that files other than
     the guest use anyway, so they cost nothing.
     """
-    file_bytes, error, on_disk = overlay
     return Savings(
         allocated_bytes=guest.allocated,
         reclaimable_bytes=guest.reclaimable,
-        overlay_bytes=file_bytes,
-        overlay_error_bytes=error,
-        overlay_disk_bytes=on_disk,
-        saved_bytes=guest.reclaimable - (on_disk - shared),
+        overlay_bytes=overlay.file_bytes,
+        overlay_error_bytes=overlay.error_bytes,
+        overlay_disk_bytes=overlay.disk_bytes,
+        saved_bytes=guest.reclaimable - (overlay.disk_bytes - shared),
         overlay_bytes_by_cluster_size=tuple(sorted(sizes.items())),
         allocation_unit=volume.unit,
         exactness=of_difference(guest.exactness, volume.exactness),

@@ -19,6 +19,7 @@ from batchdiff.choices import Retire
 from batchdiff.errors import PlanError
 from batchdiff.image.open import open_image
 from batchdiff.plan.plan import PlannedImage
+from batchdiff.plan.runs import NO_RUNS
 
 
 @pytest.fixture
@@ -98,7 +99,8 @@ def test_a_guest_whose_time_was_set_back(tmp_path, monkeypatch, content):
 def test_a_difference_without_any_change_is_no_staleness(tmp_path, monkeypatch):
     """Then it is ours: the overlay is wrong."""
     stage = Stage(tmp_path, monkeypatch)
-    guest = dataclasses.replace(stage.guest(), data=type(stage.guest().data)("[]"))
+    guest = stage.guest()
+    guest = dataclasses.replace(guest, diff=dataclasses.replace(guest.diff, data=NO_RUNS))
     stage.plan = dataclasses.replace(stage.plan, guests=(guest,))
     outcomes = stage.apply(Retire.DELETE)
     assert "differ" in failed(outcomes)

@@ -14,12 +14,12 @@ import pytest
 from filesystems import mounted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from oracle import assert_same, read_all
+from oracle import assert_same, read_all, source
 from overlays import new_image, write, write_sparse
 
 from batchdiff.applying.writer.image_writer import NewImage
 from batchdiff.extents import Kind, empty, from_runs
-from batchdiff.image.open import peek_header
+from batchdiff.image.open import open_layer
 from batchdiff.linux.fiemap import physical_extents
 from batchdiff.plan.overlay_options import CLUSTER_SIZES, BackingPath, Compression, OverlayOptions, backing_name
 from batchdiff.planning.sizes.overlay_sizes import disk_bytes
@@ -129,7 +129,7 @@ def test_a_standalone_image(tmp_path, compression):
     options = OverlayOptions(compression=compression)
     new = new_image(b"", guest.read_bytes(), options, None)
     write(tmp_path / "o.qcow2", guest, new)
-    assert peek_header(str(tmp_path / "o.qcow2")).backing_name is None
+    assert open_layer(source(tmp_path / "o.qcow2")).backing is None
     assert "No errors" in notation.run("qemu-img", "check", str(tmp_path / "o.qcow2"))
     notation.run("qemu-img", "compare", "-f", "raw", "-F", "qcow2", str(guest), str(tmp_path / "o.qcow2"))
 

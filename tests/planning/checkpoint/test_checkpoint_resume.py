@@ -23,8 +23,8 @@ from batchdiff.errors import ImageError, WorkerError
 from batchdiff.extents import Kind, from_runs
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
 from batchdiff.planning.checkpoint.records import Guests, Recorded
-from batchdiff.planning.checkpoint.resume import left, take_over, vouches
-from batchdiff.planning.planner import Earlier, make_plan
+from batchdiff.planning.checkpoint.resume import covers_content, left, take_over
+from batchdiff.planning.planner import EarlierResults, make_plan
 from batchdiff.planning.scan import one_range
 from batchdiff.planning.scan.one_range import RangeResult
 from batchdiff.planning.scan.results import Findings
@@ -66,7 +66,7 @@ def run(folder, of=None, after=None, jobs=1, plan="p.json", warnings=None):
     found = None
     with closing(Checkpoint(str(folder / plan), warn=warn, begin_after=0)) as checkpoint:
         try:
-            earlier = Earlier(checkpoint, None, said.append)
+            earlier = EarlierResults(checkpoint, None, said.append)
             found = make_plan(of, jobs=jobs, progress=stopper, earlier=earlier)
         except KeyboardInterrupt:
             return Run(None, said, stopper.seen)
@@ -299,9 +299,9 @@ def test_a_guest_that_was_left_out_is_not_known():
     found = from_runs([(0, 1, Kind.DATA)])
     records = [Guests(("a", "b")), Recorded(RangeResult(3, b"d" * 16, {0: found, 1: found}), frozenset([1]))]
     findings = Findings(sharing=False)
-    take_over(findings, records, ("b", "a"))
-    assert findings.covered == {3: 0b10}
-    assert findings.differences == {1: {3: found}}
+    take_over(findings, records, {"today-b": "b", "today-a": "a"})
+    assert findings.covered == {3: {"today-a"}}
+    assert findings.differences == {"today-a": {3: found}}
     assert findings.digests == {3: b"d" * 16}
 
 
@@ -310,31 +310,28 @@ def test_guests_that_no_record_names(bad):
     found = from_runs([(0, 1, Kind.DATA)])
     findings = Findings(sharing=False)
     result = RangeResult(3, None, dict.fromkeys(bad, found))
-    take_over(findings, [Guests(("a", "b")), Recorded(result, frozenset())], ("a", "b"))
+    take_over(findings, [Guests(("a", "b")), Recorded(result, frozenset())], {"one": "a", "two": "b"})
     assert findings.covered == {}
 
 
-BITS = st.integers(0, 15)
-
-
-@given(st.sets(st.integers(0, 20)), st.dictionaries(st.integers(0, 20), BITS))
+@given(st.sets(st.integers(0, 20)), st.dictionaries(st.integers(0, 20), st.frozensets(st.sampled_from("abcd"))))
 def test_what_is_left(ranges, covered):
-    found = left(sorted(ranges), covered, 4)
+    found = left(sorted(ranges), covered, "abcd")
     for number in ranges:
         groups = [guests for guests, numbers in found.items() if number in numbers]
-        missing = tuple(guest for guest in range(4) if not covered.get(number, 0) >> guest & 1)
+        missing = tuple(guest for guest in "abcd" if guest not in covered.get(number, ()))
         assert groups == ([missing] if missing else [])
     assert all(numbers == sorted(numbers) for numbers in found.values())
-    assert left(sorted(ranges), {}, 0) == ({(): sorted(ranges)} if ranges else {})
+    assert left(sorted(ranges), {}, "") == ({(): sorted(ranges)} if ranges else {})
 
 
-def test_who_vouches(folder):
+def test_whose_fingerprints_cover_the_content(folder):
     (folder / "x.img").write_bytes(b"x" * 512)
     from batchdiff.image.open import open_image  # noqa: PLC0415
-    from batchdiff.planning.candidates import planned  # noqa: PLC0415
+    from batchdiff.planning.candidates import planned_image  # noqa: PLC0415
 
     with open_image(source(folder / "x.img")) as image:
-        assert vouches(planned(image))
+        assert covers_content(planned_image(image))
 
 
 _PLANNER = """

@@ -26,11 +26,10 @@ from batchdiff.image.equal_compressed import stored_in, unlike
 from batchdiff.image.open import open_image
 from batchdiff.plan.overlay_options import CLUSTER_SIZES
 from batchdiff.planning import scan_all
-from batchdiff.planning.candidates import Candidate
 from batchdiff.planning.scan import one_range, windows
 from batchdiff.planning.scan.one_range import Scanner
 from batchdiff.planning.scan.reopening import Budget
-from batchdiff.planning.scan_all import Course, ranges_with_data
+from batchdiff.planning.scan_all import ScanSettings, ranges_with_data
 from batchdiff.qcow2 import compression
 from batchdiff.units import KIB, MIB, TIB, ceil_div
 
@@ -377,16 +376,18 @@ def test_however_few_fit_at_once_the_findings_are_the_same(cases, files):
     records = [recorded(cases / f"{name}.img") for name in names]
     gone = recorded(notation.write_raw(cases / "gone.img", "1M:A"))
     (cases / "gone.img").unlink()
-    candidates = [Candidate(None, record) for record in [*records, gone]]
+    guests = {f"guest{number}": record for number, record in enumerate([*records, gone])}
     ticks = []
-    course = Course(Budget(1, files), "", lambda done, total: ticks.append((done, total)), print, None)
+    settings = ScanSettings(Budget(1, files), "", lambda done, total: ticks.append((done, total)), print, None)
     with open_image(source(cases / "template.img")) as template:
         record = recorded(cases / "template.img")
-        found = scan_all.scanned(template, record, candidates, course, sharing=False)
+        found = scan_all.scan_guests(template, record, guests, settings, sharing=False)
     _, _, digests = scanned(cases / "template.img")
     assert [found.digests[number] for number in sorted(found.digests)][: len(digests)] == digests
-    assert list(found.failures) == [len(records)]
+    assert list(found.failures) == [f"guest{len(records)}"]
     for number, name in enumerate(names):
-        assert_found(found.units(number), notation.content(TEMPLATE), notation.content(GUESTS[name]))
+        assert_found(
+            found.compared(f"guest{number}")[0], notation.content(TEMPLATE), notation.content(GUESTS[name])
+        )
     assert ticks == sorted(ticks)
     assert ticks[-1][0] == ticks[-1][1]

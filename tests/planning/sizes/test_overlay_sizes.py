@@ -12,6 +12,7 @@ from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.overlay_options import CLUSTER_SIZES, Compression, OverlayOptions, geometry_of
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.sizes.overlay_sizes import (
+    OverlaySize,
     chosen_cluster_size,
     disk_bytes,
     extents_to_write,
@@ -163,7 +164,10 @@ def test_space_on_disk_is_no_more_than_the_file(kinds, chosen):
 
 def test_savings_are_what_the_disk_gets_back():
     found = savings_of(
-        guest=DiskUse(9 * MIB, 5 * MIB), volume=VOLUME, overlay=(2 * MIB, 7, MIB), sizes={8192: 2, 4096: 1}
+        guest=DiskUse(9 * MIB, 5 * MIB),
+        volume=VOLUME,
+        overlay=OverlaySize(2 * MIB, 7, MIB),
+        sizes={8192: 2, 4096: 1},
     )
     assert found.saved_bytes == 4 * MIB
     assert (found.overlay_bytes, found.overlay_error_bytes, found.overlay_disk_bytes) == (2 * MIB, 7, MIB)
@@ -171,7 +175,7 @@ def test_savings_are_what_the_disk_gets_back():
 
 
 def test_savings_may_be_negative():
-    found = savings_of(guest=DiskUse(MIB, 0), volume=VOLUME, overlay=(2 * MIB, 0, 2 * MIB), sizes={})
+    found = savings_of(guest=DiskUse(MIB, 0), volume=VOLUME, overlay=OverlaySize(2 * MIB, 0, 2 * MIB), sizes={})
     assert found.saved_bytes == -2 * MIB
 
 
@@ -188,8 +192,8 @@ def test_space_in_larger_units():
 def test_savings_are_as_exact_as_what_they_are_made_of():
     guest = DiskUse(9 * MIB, 5 * MIB, Exactness.AT_LEAST, "others share it")
     volume = Volume("btrfs", 4096, Exactness.AT_MOST, "it compresses")
-    found = savings_of(guest=guest, volume=volume, overlay=(MIB, 0, MIB), sizes={})
+    found = savings_of(guest=guest, volume=volume, overlay=OverlaySize(MIB, 0, MIB), sizes={})
     assert (found.exactness, found.note) == (Exactness.AT_LEAST, "others share it; it compresses")
     opposite = Volume("tmpfs", 4096, Exactness.AT_LEAST, "others share it")
-    found = savings_of(guest=guest, volume=opposite, overlay=(MIB, 0, MIB), sizes={})
+    found = savings_of(guest=guest, volume=opposite, overlay=OverlaySize(MIB, 0, MIB), sizes={})
     assert (found.exactness, found.note) == (Exactness.UNKNOWN, "others share it")

@@ -1,0 +1,85 @@
+"""The table of image formats: how each is opened, and what is checked before any of its bytes is trusted.
+
+A format that cannot be read yet is a stub: its opener raises the refusal. Making one readable takes a module with
+its :class:`~batchdiff.image.layer.Layer`, such as :mod:`batchdiff.image.raw`, and its row in this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, NoReturn
+
+from batchdiff.errors import ImageError
+from batchdiff.files.filenames import shell_line
+from batchdiff.image.layer import Layer
+from batchdiff.image.qcow2 import Qcow2Layer
+from batchdiff.image.raw import RawLayer
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.qcow2.faults import ENCRYPTED
+
+
+class Unchecked(NamedTuple):
+    """The statement that nothing is checked, and why that is safe."""
+
+    why: str
+
+
+class Format(NamedTuple):
+    """One format. ``safety``: what is checked before any byte is trusted, each check as a phrase.
+
+    ``opener`` opens one file of a chain by its own format, never by what the file looks like, and opens no other
+    file; it raises ImageError if the file is missing or invalid.
+    """
+
+    opener: Callable[[ImageSource], Layer]
+    safety: tuple[str, ...] | Unchecked
+
+
+def _not_supported_yet(source: ImageSource) -> NoReturn:
+    copy = shell_line(
+        ["qemu-img", "convert", "-f", source.format, "-O", "qcow2", source.path, f"{source.path}.qcow2"]
+    )
+    raise ImageError(
+        f"cannot use {source.path}",
+        why=f"the format {source.format} is not supported yet ({' and '.join(readable_formats())} are)",
+        remedy=f"Make a qcow2 copy and use that in the manifest: `{copy}`.",
+    )
+
+
+def _encrypted(source: ImageSource) -> NoReturn:
+    raise ImageError(f"cannot use {source.path}", why="it is encrypted", remedy=ENCRYPTED)
+
+
+_NOT_OPENED = Unchecked("refused without being opened")
+
+_STUB = Format(_not_supported_yet, _NOT_OPENED)
+
+FORMATS: dict[ImageFormat, Format] = {
+    ImageFormat.RAW: Format(
+        lambda source: RawLayer(source.path),
+        Unchecked("its bytes are the disk: they name no file, and nothing in them is interpreted"),
+    ),
+    ImageFormat.QCOW2: Format(
+        lambda source: Qcow2Layer(source.path),
+        (
+            "no unknown incompatible feature, no external data file, no encryption, not marked corrupt or dirty",
+            "all sizes are within QEMU's limits",
+            "header, tables, snapshots and bitmaps are aligned, inside the file and apart from each other",
+            "every table entry points into the file, and together they map no more bytes than the file has",
+            "the backing file that it names is the declared one, a plain path in the declared format",
+        ),
+    ),
+    ImageFormat.QED: _STUB,
+    ImageFormat.VMDK: _STUB,
+    ImageFormat.VDI: _STUB,
+    ImageFormat.VHDX: _STUB,
+    ImageFormat.VPC: _STUB,
+    ImageFormat.PARALLELS: _STUB,
+    ImageFormat.LUKS: Format(_encrypted, _NOT_OPENED),
+}
+"""Every format that a manifest may name."""
+
+
+def readable_formats() -> list[ImageFormat]:
+    """Return the formats that can be read so far."""
+    return [each for each, row in FORMATS.items() if row.safety is not _NOT_OPENED]

@@ -1,0 +1,35 @@
+"""The check that a guest neither is the template nor stores it: retiring it would destroy the template.
+
+::
+
+    template  /dev/loop0 --loop--> web01.img      which is also a guest: must not be converted
+    template  /dev/nbd0 --?                       any file could be at its other end
+"""
+
+from __future__ import annotations
+
+import enum
+
+from batchdiff.choices import Retire
+from batchdiff.files.identity import Identity
+from batchdiff.linux.block_stack import Underlying
+
+
+class TemplateRisk(enum.Enum):
+    """The risk for the template if a guest is retired."""
+
+    NONE = "the guest does not store the template, or is not deleted while that is uncertain"
+    STORED_IN_GUEST = "the guest is the template, or stores it"
+    UNTRACED = "the template could be stored anywhere, and the guest is to be deleted"
+
+
+def template_risk(under_template: Underlying, guest: Identity | None, retire: Retire) -> TemplateRisk:
+    """Return the risk of retiring a guest that way. ``under_template``: the files that store the template's chain.
+
+    ``guest``: the identity of its file; None if there is none.
+    """
+    if guest in under_template.files:
+        return TemplateRisk.STORED_IN_GUEST
+    if retire is Retire.DELETE and not under_template.traced:
+        return TemplateRisk.UNTRACED
+    return TemplateRisk.NONE
