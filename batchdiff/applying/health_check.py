@@ -37,6 +37,7 @@ from batchdiff.errors import (
     InUseError,
     PlanError,
     StopError,
+    TemplateChangedError,
     VerificationError,
 )
 from batchdiff.image.image import Image
@@ -82,7 +83,7 @@ def _template(plan: Plan, notes: Notes, converted: list[GuestToConvert], stop: S
             inspect(template)
             return _opened_template(plan, notes, template, stop)
     except PlanError as error:
-        health = Health.DAMAGED if "changed" in error.what else Health.UNKNOWN
+        health = Health.DAMAGED if isinstance(error, TemplateChangedError) else Health.UNKNOWN
         return Finding("template", path, health, str(originals_first(error, converted, notes)))
     except BatchdiffError as error:
         if isinstance(error, StopError):

@@ -9,11 +9,14 @@ from batchdiff.applying.results.finding import Finding
 from batchdiff.applying.results.outcome import GuestOutcome
 from batchdiff.applying.results.standing import GuestStanding
 from batchdiff.plan.plan import GuestPlan
+from batchdiff.report.fates import original_words
 
 
 def guest_event(guest: GuestPlan, outcome: GuestOutcome) -> dict[str, Any]:
     """Return the result for a guest, with its path and its overlay's."""
-    return asdict(outcome) | {"source": guest.source.path, "overlay": guest.overlay_path}
+    fields = asdict(outcome) | {"original": original_words(outcome)}
+    notes = fields.pop("remarks")
+    return fields | {"notes": notes, "source": guest.source.path, "overlay": guest.overlay_path}
 
 
 def finding_event(finding: Finding) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.report.facts import by_status, size_sums, skipped_alike
+from batchdiff.report.fates import original_words
 from batchdiff.report.figures import DASH, counted, size
 from batchdiff.report.form import WIDTH
 from batchdiff.report.printable import printable
@@ -43,14 +44,14 @@ def undone_text(outcomes: Sequence[GuestOutcome], *, width: int = WIDTH) -> str:
     column = max([11, *(len(each.status.value) + 2 for each in outcomes)])
     lines = [
         paragraph(
-            f"{printable(each.name)}: {printable(each.reason or each.original)}",
+            f"{printable(each.name)}: {printable(each.reason or original_words(each))}",
             width=width,
             first=f"{each.status.value:<{column}}",
             rest=" " * (column + 2),
         )
         for each in outcomes
     ]
-    notes = [line for each in outcomes for line in _paragraphs(each, each.notes, width)]
+    notes = [line for each in outcomes for line in _paragraphs(each, each.remarks, width)]
     return "\n".join([*lines, *notes, _summary(outcomes)]) + "\n"
 
 
@@ -63,7 +64,7 @@ def _row(outcome: GuestOutcome) -> tuple[str, ...]:
         _difference(outcome.predicted_overlay_bytes, outcome.actual_overlay_bytes),
         size(outcome.predicted_overlay_disk_bytes),
         size(outcome.actual_overlay_disk_bytes),
-        printable(_first_word(outcome.original)),
+        printable(outcome.original.fate.value),
     )
 
 
@@ -89,9 +90,8 @@ def _difference(predicted: int | None, actual: int | None) -> str:
 
 def _notes(outcomes: Iterable[GuestOutcome], width: int) -> Iterator[str]:
     for outcome in outcomes:
-        original = outcome.original
-        texts = [outcome.reason, *outcome.notes]
-        if original != _first_word(original):
+        texts, original = [outcome.reason, *outcome.remarks], original_words(outcome)
+        if original != outcome.original.fate.value:
             texts.append(f"the original is {original}")
         yield from _paragraphs(outcome, filter(None, texts), width)
 
@@ -105,10 +105,6 @@ def _paragraphs(outcome: GuestOutcome, texts: Iterable[str], width: int) -> Iter
 def _skipped(names: list[str], reason: str, width: int) -> str:
     line = f"{printable(few(names))}: {printable(reason)}"
     return paragraph(line, width=width, first=f"{Status.SKIPPED.value:<11}", rest=" " * 13)
-
-
-def _first_word(text: str) -> str:
-    return text.split(" ", 1)[0].rstrip(":")  # as in "gone: an earlier run deleted it"
 
 
 def _summary(outcomes: Sequence[GuestOutcome]) -> str:

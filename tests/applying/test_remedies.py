@@ -117,7 +117,7 @@ def test_an_immutable_template(stage):
     """Nothing protects it better, and no guest is to blame for it."""
     notation.run("chattr", "+i", str(stage.template))
     (outcome,) = stage.apply()
-    assert (outcome.status, outcome.notes) == (Status.CONVERTED, ())
+    assert (outcome.status, outcome.remarks) == (Status.CONVERTED, ())
     assert stage.notices == [
         f"the template's file {stage.template} is immutable already, which protects it better than a mode"
     ]

@@ -4,14 +4,17 @@ import json
 
 from plans import guest_plan
 
+from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.finding import Finding, Health
-from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
 from batchdiff.applying.results.standing import GuestStanding
 from batchdiff.report.events import finding_event, guest_event, status_event
 
+KEPT = Original(Fate.KEPT)
+
 
 def test_a_guest():
-    outcome = GuestOutcome("web01", Status.CONVERTED, "", 10, 12, 8, 9, original="kept", notes=("a",))
+    outcome = GuestOutcome("web01", Status.CONVERTED, "", 10, 12, 8, 9, original=KEPT, remarks=("a",))
     assert json.dumps(guest_event(guest_plan("web01", path="/a.img", overlay_path="/a.qcow2"), outcome)) == (
         '{"name": "web01", "status": "converted", "reason": "", "predicted_overlay_bytes": 10,'
         ' "actual_overlay_bytes": 12, "predicted_overlay_disk_bytes": 8, "actual_overlay_disk_bytes": 9,'

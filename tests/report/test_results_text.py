@@ -1,6 +1,7 @@
 """What an apply did, with what was predicted beside it."""
 
-from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.applying.journal.records import Fate
+from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
 from batchdiff.report.results_text import results_text
 from batchdiff.report.table import cells
 from batchdiff.units import MIB
@@ -12,7 +13,7 @@ WEB = GuestOutcome(
     actual_overlay_bytes=512 * MIB,
     predicted_overlay_disk_bytes=500 * MIB,
     actual_overlay_disk_bytes=500 * MIB,
-    original="quarantined as /srv/clones/web01.img.batchdiff-original",
+    original=Original(Fate.QUARANTINED, "/srv/clones/web01.img.batchdiff-original"),
 )
 DB = GuestOutcome(
     name="db01",
@@ -21,7 +22,7 @@ DB = GuestOutcome(
     actual_overlay_bytes=99 * MIB,
     predicted_overlay_disk_bytes=100 * MIB,
     actual_overlay_disk_bytes=101 * MIB,
-    original="deleted",
+    original=Original(Fate.DELETED),
 )
 FULL = GuestOutcome(
     name="full",
@@ -57,18 +58,23 @@ def test_more_than_predicted_has_a_sign():
 
 
 def test_notes_are_listed():
-    noted = GuestOutcome("a", Status.CONVERTED, original="kept", notes=("an attribute was not copied", "another"))
+    noted = GuestOutcome(
+        "a",
+        Status.CONVERTED,
+        original=Original(Fate.KEPT),
+        remarks=("an attribute was not copied", "another"),
+    )
     report = results_text([noted])
     assert "converted  a: an attribute was not copied\nconverted  a: another\n" in report
     assert "1 guest: 1 converted." in report
     assert "the original is" not in report
 
 
-def test_the_table_has_the_first_word_without_its_colon():
-    gone = GuestOutcome("a", Status.UNCHANGED, original="gone: it was moved")
+def test_the_table_has_the_fate_in_one_word():
+    gone = GuestOutcome("a", Status.UNCHANGED, original=Original(Fate.GONE))
     (_, _, row, *_, note, _, _) = results_text([gone], width=200).splitlines()
     assert row.endswith("  gone")
-    assert note == "unchanged  a: the original is gone: it was moved"
+    assert note == "unchanged  a: the original is gone: an earlier run deleted it, or it was moved"
 
 
 def test_no_guests_at_all():
@@ -77,7 +83,11 @@ def test_no_guests_at_all():
 
 def test_nothing_reaches_the_terminal_raw():
     evil = GuestOutcome(
-        "\x1b[2J\n", Status.FAILED, "\x1b[2J\n", original="moved to \x1b[2J\n", notes=("\x1b[2J\n",)
+        "\x1b[2J\n",
+        Status.FAILED,
+        "\x1b[2J\n",
+        original=Original(Fate.QUARANTINED, "\x1b[2J\n"),
+        remarks=("\x1b[2J\n",),
     )
     report = results_text([evil])
     assert report.replace("\n", "").isprintable()
@@ -85,7 +95,7 @@ def test_nothing_reaches_the_terminal_raw():
 
 
 def test_the_report_fits_the_terminal():
-    long = GuestOutcome("n" * 60, Status.CONVERTED, "word " * 50, 1 << 40, 1 << 40, 1 << 40, 1 << 40, "kept")
+    long = GuestOutcome("n" * 60, Status.CONVERTED, "word " * 50, 1 << 40, 1 << 40, 1 << 40, 1 << 40)
     assert max(map(cells, results_text([long, WEB], width=100).splitlines())) <= 100
 
 

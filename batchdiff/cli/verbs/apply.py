@@ -51,14 +51,14 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 def _print_next_steps(console: Console, plan: str, outcomes: list[GuestOutcome]) -> None:
     """Print how the space comes back, as long as originals exist."""
-    done = [outcome.original for outcome in outcomes if outcome.status is not Status.FAILED]
-    if "kept" in done:
+    fates = {outcome.original.fate for outcome in outcomes if outcome.status is not Status.FAILED}
+    if Fate.KEPT in fates:
         console.say(
             "The space comes back once the originals are gone. Before their VMs run on the overlays,"
             f" `batchdiff apply {plan} --retire quarantine` (or delete) can retire them. Once a VM has written to"
             " its overlay, delete the original yourself when you trust the overlay."
         )
-    if any(original.startswith("quarantined") for original in done):
+    if Fate.QUARANTINED in fates:
         console.say(
             "The space comes back once the originals in quarantine are gone. When the VMs run well on their"
             f" overlays: `batchdiff purge {plan} --used`. To go back: `batchdiff restore {plan}`."

@@ -12,7 +12,7 @@ from oracle import assert_same
 from stage import ASIDE, DELETING, GUEST, NAME, OVERLAY_ASIDE, Stage, failed, status
 
 from batchdiff.applying.journal.file import FrozenJournal
-from batchdiff.applying.journal.records import Goal, Notes, Standing, Step
+from batchdiff.applying.journal.records import Fate, Goal, Notes, Standing, Step
 from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.swap import rebuilding, undo_tasks
 from batchdiff.applying.swap.undo_tasks import RestoreOptions, restore_task
@@ -345,8 +345,8 @@ def test_notes_of_a_rebuilt_image(tmp_path, monkeypatch):
     stage.apply(Retire.QUARANTINE)
     stage.use()
     (outcome,) = stage.restore()
-    assert outcome.original == "rebuilt from its overlay"
-    notes = " ".join(outcome.notes)
+    assert outcome.original.fate is Fate.REBUILT
+    notes = " ".join(outcome.remarks)
     assert f"The older original is still {stage.original(suffix=ASIDE)}" in notes
     assert stage.notes.standings[NAME].aside == str(stage.original(suffix=ASIDE))
 
@@ -404,7 +404,7 @@ def test_the_sidecar_forgets_the_overlay(stage, monkeypatch):
     monkeypatch.setattr(undo_tasks, "forget_overlay", full)
     (outcome,) = stage.restore()
     assert outcome.status is Status.RESTORED
-    assert "still names the overlay (No space left on device)" in outcome.notes[0]
+    assert "still names the overlay (No space left on device)" in outcome.remarks[0]
 
 
 def test_an_original_goes_back_into_quarantine_before_an_image_is_rebuilt(stage):
