@@ -9,6 +9,9 @@ import pytest
 from batchdiff.errors import ManifestError
 from batchdiff.manifest.file import read_manifest
 from batchdiff.manifest.manifest import Manifest
+from batchdiff.manifest.schema import check_schema
+from batchdiff.manifest.text.problems import Problems
+from batchdiff.manifest.text.yaml_lines import parse_yaml
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HEAD = "version: 1\ntemplate: {path: t.img, format: raw}\n"
@@ -24,6 +27,14 @@ def write(text: str, path: str = "m.yaml") -> str:
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
     return path
+
+
+def check_shape(path: str) -> None:
+    """Fail if a manifest's YAML or its keys are wrong, without looking at any file that it names."""
+    found = Problems()
+    with open(path, encoding="utf-8") as file:
+        check_schema(parse_yaml(file.read(), path, found), os.path.dirname(path), found)
+    assert not found, found.report(path)
 
 
 def read(text: str, **options: bool) -> Manifest:

@@ -77,6 +77,12 @@ def guest_plan(name: str = "web01", **changes) -> GuestPlan:
     return UntouchedGuest(verdict=verdict, **fields)
 
 
+def untouched(guest: GuestToConvert, verdict: Verdict, reason: str = "") -> UntouchedGuest:
+    """The same guest with another verdict."""
+    fields = {field.name: getattr(guest, field.name) for field in dataclasses.fields(guest)}
+    return UntouchedGuest(**fields | {"verdict": verdict, "reason": reason})
+
+
 def diff_of(options: OverlayOptions, **fields) -> Diff:
     return Diff(geometry=geometry_of(options, options.cluster_size), **fields)
 

@@ -36,18 +36,6 @@ def read_manifest(path: str, *, allow_existing_overlays: bool = False, left: Col
     return replace(content, path=file.path, sha256=hashlib.sha256(file.content).hexdigest())
 
 
-def check_shape(path: str) -> None:
-    """Check a manifest's YAML and its schema, without looking at any file that it names.
-
-    :raises ManifestError: as :func:`read_manifest`.
-    """
-    file = manifest_file(path)
-    problems = Problems()
-    _well_formed(file, problems)
-    if problems:
-        raise ManifestError(problems.report(file.shown))
-
-
 def _well_formed(file: ManifestFile, problems: Problems) -> dict[str, PlainData]:
     """Return the manifest's content as plain data; violations of its schema become problems."""
     try:

@@ -43,6 +43,11 @@ class PlannedImage:
         """The files of the chain, the image itself first."""
         return (self.source.path, *(backing.path for backing in self.source.backing))
 
+    @property
+    def vouches_for_content(self) -> bool:
+        """True if a change of content would change the fingerprints; those of block devices stay the same."""
+        return all(fingerprint.vouches_for_content for fingerprint in self.fingerprints)
+
     def changes(self, now: tuple[Fingerprint, ...]) -> str:
         """Return in words how the chain's present fingerprints differ; empty if they do not."""
         found = [

@@ -34,7 +34,6 @@ from batchdiff.plan.totals import totals_of
 from batchdiff.planning.assessment import FleetFacts, ReusedOverlay, assess, assess_reused
 from batchdiff.planning.candidates import Candidate, examine_guests, planned_image
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
-from batchdiff.planning.checkpoint.resume import covers_content
 from batchdiff.planning.reuse_plan import objection, reusable_overlays
 from batchdiff.planning.scan.reopening import budget
 from batchdiff.planning.scan.results import Findings
@@ -150,7 +149,7 @@ def _reuse(
 
 def _recorded_digest(template: PlannedImage, sidecar: Sidecar | None) -> str | None:
     """Return the template's digest from its sidecar, so that it need not be read if no guest is to be compared."""
-    if sidecar is None or sidecar.fingerprints != template.fingerprints or not covers_content(template):
+    if sidecar is None or sidecar.fingerprints != template.fingerprints or not template.vouches_for_content:
         return None
     return sidecar.digest or None
 

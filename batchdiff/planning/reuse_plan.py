@@ -13,7 +13,6 @@ from batchdiff.plan.overlay_options import Compression, OverlayOptions
 from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage
 from batchdiff.planning.assessment import OverlayContent, ReusedOverlay
 from batchdiff.planning.candidates import Candidate
-from batchdiff.planning.checkpoint.resume import covers_content
 from batchdiff.planning.sizes.overlay_sizes import OverlaySize, chosen_cluster_size, least_cluster_size
 
 
@@ -24,7 +23,7 @@ def objection(older: Plan, template: PlannedImage, *, unchanged: bool, sharing: 
     """
     if older.generator != generator:
         return f"it was made by {older.generator}"
-    if not covers_content(template):
+    if not template.vouches_for_content:
         return "the template is a block device, whose fingerprint does not cover its content"
     if older.template.source != template.source:
         return "it was made for another template"
@@ -41,7 +40,7 @@ def reusable_overlays(older: Plan, candidates: list[Candidate]) -> dict[str, Reu
     found = {}
     for candidate in candidates:
         part, entry = by_image.get(candidate.record), candidate.entry
-        if part is not None and covers_content(candidate.record) and _same_disk_use(part, entry):
+        if part is not None and candidate.record.vouches_for_content and _same_disk_use(part, entry):
             overlay = reusable_overlay(part, entry.options)
             if overlay is not None:
                 found[entry.name] = overlay

@@ -11,7 +11,7 @@ from batchdiff.image.files import settle_reads
 from batchdiff.image.image import Image
 from batchdiff.plan.plan import PlannedImage
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
-from batchdiff.planning.checkpoint.resume import binding_of, key_of, left, take_over
+from batchdiff.planning.checkpoint.resume import binding_of, key_of, ranges_left, take_over
 from batchdiff.planning.scan.common_blocks import CommonBlocks
 from batchdiff.planning.scan.one_range import RANGE, RangeResult, ScanJob, Scanner
 from batchdiff.planning.scan.reopening import Budget, batches, files_of, reopened
@@ -58,7 +58,7 @@ def scan_guests(
     common = CommonBlocks(template) if sharing else None
     ranges = _ranges(template, guests, findings, common)
     # Ranges that the checkpoint does not cover, in batches of guests that fit the limit of open files.
-    groups = left(ranges, findings.covered, list(guests))
+    groups = ranges_left(ranges, findings.covered, list(guests))
     jobs, most = settings.budget
     files = {name: len(image.paths) for name, image in guests.items()}
     parts = [(batch, numbers) for names, numbers in groups.items() for batch in batches(names, files, most)]

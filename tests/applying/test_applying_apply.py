@@ -8,6 +8,7 @@ import os
 import notation
 import plans
 import pytest
+from plans import untouched
 from stage import NAME, Stage, failed, status
 
 from batchdiff.applying import apply as executor
@@ -73,7 +74,7 @@ def test_space_is_asked_for_what_is_still_to_be_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(executor, "check_space", check_space)
     stage.apply(guests=("vm",))
-    skipped = dataclasses.replace(stage.guest("web"), verdict=Verdict.SKIP)
+    skipped = untouched(stage.guest("web"), Verdict.SKIP)
     stage.apply(Retire.QUARANTINE)
     stage.plan = dataclasses.replace(stage.plan, guests=(stage.plan.guests[0], skipped))
     stage.apply(Retire.DELETE)
@@ -134,7 +135,7 @@ def test_a_template_that_cannot_be_traced(stage, monkeypatch, retire):
 
 def test_verdicts(tmp_path, monkeypatch):
     stage = Stage(tmp_path, monkeypatch, names=("vm", "web"))
-    refused = dataclasses.replace(stage.guest("vm"), verdict=Verdict.REFUSE, reason="it is in use")
+    refused = untouched(stage.guest("vm"), Verdict.REFUSE, "it is in use")
     stage.plan = dataclasses.replace(stage.plan, guests=(refused, stage.guest("web")))
     outcomes = stage.apply()
     assert [(each.name, each.status) for each in outcomes] == [("vm", Status.REFUSED), ("web", Status.CONVERTED)]

@@ -8,6 +8,7 @@ import os
 import notation
 import pytest
 from oracle import assert_same
+from plans import untouched
 from stage import ASIDE, GUEST, NAME, Stage, status
 
 from batchdiff.applying.dry_run import dry_run_purge, dry_run_restore
@@ -203,7 +204,7 @@ def test_a_rebuilt_raw_disk_that_begins_like_another_format(tmp_path, monkeypatc
 
 
 def test_guests_that_the_plan_does_not_convert_are_left_out(stage):
-    guest = dataclasses.replace(stage.guest(), verdict=Verdict.SKIP)
+    guest = untouched(stage.guest(), Verdict.SKIP)
     stage.plan = dataclasses.replace(stage.plan, guests=(guest,))
     assert stage.restore() == []
     assert stage.purge() == []

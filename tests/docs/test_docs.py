@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from manifest_texts import check_shape
 from plans import guest_plan
 
 from batchdiff import errors
@@ -25,7 +26,6 @@ from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.results.standing import GuestStanding
 from batchdiff.cli.arguments import parser
-from batchdiff.manifest.file import check_shape
 from batchdiff.report.events import finding_event, guest_event, status_event
 
 ROOT = Path(__file__).parents[2]

@@ -22,14 +22,9 @@ SCAN_VERSION = 2
 """Raise this whenever a scan of the same images could have other results than before."""
 
 
-def covers_content(image: PlannedImage) -> bool:
-    """Return True if an image's fingerprints change with its content; those of block devices stay the same."""
-    return all(fingerprint.vouches_for_content for fingerprint in image.fingerprints)
-
-
 def key_of(image: PlannedImage) -> str:
     """Return the exact state of an image as text; empty if its fingerprints do not cover its content."""
-    return json.dumps(asdict(_lasting(image)), sort_keys=True) if covers_content(image) else ""
+    return json.dumps(asdict(_lasting(image)), sort_keys=True) if image.vouches_for_content else ""
 
 
 def _lasting(image: PlannedImage) -> PlannedImage:
@@ -72,7 +67,7 @@ def _union(some: frozenset[str], others: frozenset[str]) -> frozenset[str]:
     return some | others
 
 
-def left(
+def ranges_left(
     ranges: Iterable[int], covered: Mapping[int, frozenset[str]], guests: Sequence[str]
 ) -> dict[tuple[str, ...], list[int]]:
     """Return the ranges to scan, by the guests that they must be scanned for."""

@@ -8,6 +8,7 @@ import os
 
 import notation
 import pytest
+from plans import untouched
 from stage import ASIDE, DELETING, NAME, Stage, failed
 
 from batchdiff.applying.guests.recovery import recovered
@@ -190,7 +191,7 @@ def test_two_files_and_no_overlay(stage, proven):
 
 def test_guests_that_the_plan_does_not_convert(stage):
     stage.apply(Retire.QUARANTINE)
-    guest = dataclasses.replace(stage.guest(), verdict=Verdict.SKIP)
+    guest = untouched(stage.guest(), Verdict.SKIP)
     assert recovered(dataclasses.replace(stage.plan, guests=(guest,)), Notes()) == {}
 
 

@@ -10,11 +10,10 @@ import sys
 
 import pytest
 from jsonschema import Draft202012Validator
-from manifest_texts import ROOT, guests, make, raw, read, schema_keys, write
+from manifest_texts import ROOT, check_shape, guests, make, raw, read, schema_keys, write
 
 from batchdiff.choices import Loss, Retire
 from batchdiff.image_source import ImageFormat
-from batchdiff.manifest.file import check_shape
 from batchdiff.plan.json_schema import schema_of
 from batchdiff.plan.overlay_options import BackingPath, Compression
 

@@ -23,7 +23,7 @@ from batchdiff.errors import ImageError, WorkerError
 from batchdiff.extents import Kind, from_runs
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
 from batchdiff.planning.checkpoint.records import Guests, Recorded
-from batchdiff.planning.checkpoint.resume import covers_content, left, take_over
+from batchdiff.planning.checkpoint.resume import ranges_left, take_over
 from batchdiff.planning.planner import EarlierResults, make_plan
 from batchdiff.planning.scan import one_range
 from batchdiff.planning.scan.one_range import RangeResult
@@ -316,13 +316,13 @@ def test_guests_that_no_record_names(bad):
 
 @given(st.sets(st.integers(0, 20)), st.dictionaries(st.integers(0, 20), st.frozensets(st.sampled_from("abcd"))))
 def test_what_is_left(ranges, covered):
-    found = left(sorted(ranges), covered, "abcd")
+    found = ranges_left(sorted(ranges), covered, "abcd")
     for number in ranges:
         groups = [guests for guests, numbers in found.items() if number in numbers]
         missing = tuple(guest for guest in "abcd" if guest not in covered.get(number, ()))
         assert groups == ([missing] if missing else [])
     assert all(numbers == sorted(numbers) for numbers in found.values())
-    assert left(sorted(ranges), {}, "") == ({(): sorted(ranges)} if ranges else {})
+    assert ranges_left(sorted(ranges), {}, "") == ({(): sorted(ranges)} if ranges else {})
 
 
 def test_whose_fingerprints_cover_the_content(folder):
@@ -331,7 +331,7 @@ def test_whose_fingerprints_cover_the_content(folder):
     from batchdiff.planning.candidates import planned_image  # noqa: PLC0415
 
     with open_image(source(folder / "x.img")) as image:
-        assert covers_content(planned_image(image))
+        assert planned_image(image).vouches_for_content
 
 
 _PLANNER = """

@@ -1,0 +1,37 @@
+"""The shipped schema of a plan is the one that its types give, and has every field that a plan is written with."""
+
+import dataclasses
+
+import plan_schema
+from manifest_texts import schema_keys
+from plans import diff_of, guest_plan, planned_image, refused_guest, savings, small_plan
+
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.plan.document import to_dict
+from batchdiff.plan.plan import Similarity
+from batchdiff.plan.runs import NO_RUNS
+
+
+def test_the_shipped_schema_is_up_to_date():
+    assert plan_schema.FILE.read_text() == plan_schema.TEXT_OF_FILE, "run `python tools/plan_schema.py`"
+
+
+def keys(value: object) -> set[str]:
+    """All names of members in a document, but not those that are cluster sizes."""
+    if isinstance(value, list):
+        return set().union(*map(keys, value))
+    if not isinstance(value, dict):
+        return set()
+    names = {name for name in value if not name.isdecimal()}
+    return names.union(*map(keys, value.values()))
+
+
+def test_every_field_that_is_written_is_in_the_schema():
+    image = planned_image("/srv/thin.qcow2", "qcow2")
+    source = dataclasses.replace(image.source, backing=(ImageSource("/srv/below.img", ImageFormat.RAW),))
+    image = dataclasses.replace(image, source=source, fingerprints=image.fingerprints * 2)
+    options = guest_plan().options
+    diff = diff_of(options, data=NO_RUNS, zero=NO_RUNS, savings=savings(), similarity=Similarity(1, 2))
+    guest = guest_plan(image=image, source=source, diff=diff, alias="/srv/link")
+    written = keys(to_dict(small_plan(guest, refused_guest())))
+    assert written | {"checksum"} == schema_keys(plan_schema.PLAN)
