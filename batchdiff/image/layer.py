@@ -156,7 +156,7 @@ def windowed(segments: list[Segment], start: int, step: int, numbers: Iterable[i
     return windows
 
 
-def within(segments: list[Segment], ranges: Iterable[tuple[int, int]]) -> Iterator[list[Segment]]:
+def segments_within(segments: list[Segment], ranges: Iterable[tuple[int, int]]) -> Iterator[list[Segment]]:
     """Yield the segments of each of some ascending, disjoint ranges, cut at their edges."""
     first = 0
     for start, end in ranges:

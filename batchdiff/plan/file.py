@@ -19,7 +19,7 @@ from batchdiff.files.atomic_write import write_whole
 from batchdiff.linux.call_failures import explained, reason
 from batchdiff.linux.permissions import Deed
 from batchdiff.plan.document import from_dict, to_dict
-from batchdiff.plan.json_reader import READABLE, canonical, encoded, parse, why_not_json
+from batchdiff.plan.json_reader import READABLE, canonical, encoded, parse_json, why_not_json
 from batchdiff.plan.json_schema import first_problem, schema_of
 from batchdiff.plan.plan import FORMAT_VERSION, Plan
 from batchdiff.plan.recognise import check_is_plan, plan_again
@@ -145,7 +145,7 @@ def _parsed(path: str) -> dict[str, Any]:
     try:
         text = content.decode()
         del content  # 100 MiB for a large fleet
-        document = parse(text)
+        document = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise PlanError(
             f"{path} is truncated or not valid JSON", why=why_not_json(error), remedy=plan_again(path)

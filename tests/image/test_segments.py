@@ -8,7 +8,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchdiff.image.layer import Segment, clipped, windowed, within
+from batchdiff.image.layer import Segment, clipped, segments_within, windowed
 from batchdiff.qcow2.entries import Origin
 
 
@@ -75,4 +75,4 @@ def test_what_needs_no_cut_is_not_copied():
 @given(gapless(), st.lists(st.integers(0, 420), unique=True, max_size=12).map(sorted))
 def test_within_is_clipped_to_every_range(segments, edges):
     ranges = list(zip(edges[::2], edges[1::2], strict=False))
-    assert list(within(segments, ranges)) == [clipped(segments, start, end) for start, end in ranges]
+    assert list(segments_within(segments, ranges)) == [clipped(segments, start, end) for start, end in ranges]

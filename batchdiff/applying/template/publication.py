@@ -14,7 +14,7 @@ from batchdiff.image.content_digest import content_digest
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import reason
 from batchdiff.plan.plan import GuestToConvert, Plan
-from batchdiff.plan.sidecar import Chain, Origin
+from batchdiff.plan.sidecar import Chain, OverlayOrigin
 from batchdiff.qemu import qemu_img
 
 _NEVER_OPENED = (
@@ -96,10 +96,12 @@ class Publication:
             ]
         return []
 
-    def _origin(self, guest: GuestToConvert) -> Origin:
+    def _origin(self, guest: GuestToConvert) -> OverlayOrigin:
         standing = self.run.journal.standing(guest.name)
         overlay: Fingerprint | None = None if standing is None else standing.overlay
-        return Origin(guest.name, self.plan.checksum, self.run.session.plan_path, guest.source.path, overlay)
+        return OverlayOrigin(
+            guest.name, self.plan.checksum, self.run.session.plan_path, guest.source.path, overlay
+        )
 
 
 def _never() -> None:

@@ -20,9 +20,9 @@ from batchdiff.plan.plan import Plan
 from batchdiff.plan.sidecar import (
     LARGEST,
     Chain,
-    Origin,
+    OverlayOrigin,
     Sidecar,
-    encoded,
+    encode_sidecar,
     read_sidecar,
     sidecar_path,
     sidecar_paths,
@@ -34,7 +34,7 @@ _MOST_EARLIER = 16
 
 
 def record_overlay(
-    template: Image, digest: str, overlay_path: str, origin: Origin, *, earlier: tuple[Chain, ...]
+    template: Image, digest: str, overlay_path: str, origin: OverlayOrigin, *, earlier: tuple[Chain, ...]
 ) -> None:
     """Record that an overlay rests on the template, whose content has that digest.
 
@@ -110,7 +110,7 @@ def forget_overlay(template_path: str, overlay_path: str) -> None:
         if before is not None and overlay_path in before.overlays:
             document = json.loads(read_regular(path, LARGEST))
             del document["overlays"][overlay_path]
-            write_whole(path, encoded(document))
+            write_whole(path, encode_sidecar(document))
 
 
 def discard_unfinished(plan: Plan) -> None:
@@ -149,4 +149,4 @@ def _rewrite(template: Image, path: str, change: Callable[[Sidecar], Sidecar]) -
                 "format": template.source.format.value,
                 "virtual_size": template.virtual_size,
             }
-            write_whole(path, encoded(to_document(after, about)))
+            write_whole(path, encode_sidecar(to_document(after, about)))

@@ -25,7 +25,7 @@ from batchdiff.image.equal_compressed import Stored, stored_in, unlike
 from batchdiff.image.files import read_sequentially
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment, clipped
-from batchdiff.image.storage.shared_blocks import Placed, Runs, placed, runs_within, shared
+from batchdiff.image.storage.shared_blocks import BlockRuns, Placed, placed, runs_within, shared
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import PlannedImage
 from batchdiff.planning.scan.compare import (
@@ -38,7 +38,7 @@ from batchdiff.planning.scan.compare import (
     kinds_of_equal,
     kinds_of_zeros,
 )
-from batchdiff.planning.scan.range_kinds import RangeFindings, assume_data, replaced_units, within
+from batchdiff.planning.scan.range_kinds import RangeFindings, assume_data, replace_in_span, replaced_units
 from batchdiff.planning.scan.reopening import Files, opened_too, reopened
 from batchdiff.planning.scan.spans import Span, merged
 from batchdiff.planning.scan.windows import MOST_KEPT, Mapped, Stride, mapped, spans_of, without_holes
@@ -62,7 +62,7 @@ class ScanJob:
     files: Files
     guests: tuple[PlannedImage, ...]
     sharing: bool = False
-    shared: tuple[Runs | None, ...] = ()
+    shared: tuple[BlockRuns | None, ...] = ()
 
 
 @dataclass(slots=True)
@@ -185,7 +185,7 @@ class Scanner:
                 kinds = self._compared(guest, window, own.segments.get(index), span)
                 if kinds is not None:
                     if self._sharing:  # otherwise, all outside of the span is zeros or equals the template
-                        kinds = within(findings.equal[number], kinds, span)
+                        kinds = replace_in_span(findings.equal[number], kinds, span)
                     findings.kinds.setdefault(guest, {})[number] = kinds
 
     def _map_guests(

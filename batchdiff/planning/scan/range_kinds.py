@@ -58,7 +58,7 @@ class RangeFindings:
         return found
 
 
-def within(around: Kinds, kinds: Kinds, span: Span) -> Kinds:
+def replace_in_span(around: Kinds, kinds: Kinds, span: Span) -> Kinds:
     """Return the kinds of a window: ``kinds`` inside the span, ``around`` outside."""
     whole, units = around.copy(), span_units(span)
     whole[units] = kinds[units]

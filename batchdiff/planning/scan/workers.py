@@ -23,7 +23,7 @@ from typing import Generic, TypeVar
 from batchdiff.errors import BatchdiffError, WorkerError
 from batchdiff.signals import HELD, held_signals, signal_name
 
-Task = TypeVar("Task")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # fork: a worker starts in 2 ms; spawn needs 0.3 s for the imports alone. fork is safe: the planner has no threads.
@@ -31,18 +31,18 @@ _context = multiprocessing.get_context("fork")
 
 
 @dataclass(slots=True)
-class _Worker(Generic[Task]):
+class _Worker(Generic[Item]):
     process: BaseProcess
     pipe: Connection
-    task: Task
+    task: Item
 
 
 def run_tasks(
-    start: Callable[[], Callable[[Task], Result]],
-    tasks: Iterator[Task],
+    start: Callable[[], Callable[[Item], Result]],
+    tasks: Iterator[Item],
     *,
     jobs: int,
-    describe: Callable[[Task], str],
+    describe: Callable[[Item], str],
 ) -> Iterator[Result]:
     """Yield the results of all tasks in the order in which they are finished.
 
@@ -55,8 +55,8 @@ def run_tasks(
     if jobs == 1:
         yield from _without_workers(start, tasks, describe)
         return
-    workers: dict[Connection, _Worker[Task]] = {}
-    worker: _Worker[Task]
+    workers: dict[Connection, _Worker[Item]] = {}
+    worker: _Worker[Item]
     result: Result
     try:
         # First one task for each worker; after that, the next task for the worker that finishes first.
@@ -79,9 +79,9 @@ def run_tasks(
 
 
 def _without_workers(
-    start: Callable[[], Callable[[Task], Result]], tasks: Iterator[Task], describe: Callable[[Task], str]
+    start: Callable[[], Callable[[Item], Result]], tasks: Iterator[Item], describe: Callable[[Item], str]
 ) -> Iterator[Result]:
-    work: Callable[[Task], Result] | None = None
+    work: Callable[[Item], Result] | None = None
     for task in tasks:
         try:
             work = work or start()
@@ -92,8 +92,8 @@ def _without_workers(
 
 
 def _started_worker(
-    start: Callable[[], Callable[[Task], Result]], task: Task, workers: dict[Connection, _Worker[Task]]
-) -> _Worker[Task]:
+    start: Callable[[], Callable[[Item], Result]], task: Item, workers: dict[Connection, _Worker[Item]]
+) -> _Worker[Item]:
     """Start a worker, and add it to ``workers`` before a signal can interrupt that.
 
     :raises WorkerError: the system lacks processes, memory or descriptors for it.
@@ -124,7 +124,7 @@ def _unstarted(error: OSError) -> WorkerError:
     )
 
 
-def _give(worker: _Worker[Task], task: Task, describe: Callable[[Task], str]) -> None:
+def _give(worker: _Worker[Item], task: Item, describe: Callable[[Item], str]) -> None:
     worker.task = task
     try:
         worker.pipe.send(task)
@@ -132,7 +132,7 @@ def _give(worker: _Worker[Task], task: Task, describe: Callable[[Task], str]) ->
         raise _death(worker, describe) from error
 
 
-def _end(worker: _Worker[Task]) -> None:
+def _end(worker: _Worker[Item]) -> None:
     worker.pipe.close()
     worker.process.join()
     # Without this, a finalizer closes the process, in which Ctrl-C would be lost and printed as a traceback.
@@ -141,8 +141,8 @@ def _end(worker: _Worker[Task]) -> None:
 
 
 def _next_result(
-    workers: dict[Connection, _Worker[Task]], describe: Callable[[Task], str]
-) -> tuple[_Worker[Task], Result]:
+    workers: dict[Connection, _Worker[Item]], describe: Callable[[Item], str]
+) -> tuple[_Worker[Item], Result]:
     pipe = wait(list(workers))[0]
     worker = workers[pipe]  # type: ignore[index]  # wait() returns what it was given
     try:
@@ -161,7 +161,7 @@ def _out_of_memory(who: str, doing: str, *, remedy: str) -> WorkerError:
     return WorkerError(f"{who} ran out of memory while {doing}", remedy=f"Nothing was written. {remedy}")
 
 
-def _death(worker: _Worker[Task], describe: Callable[[Task], str]) -> WorkerError:
+def _death(worker: _Worker[Item], describe: Callable[[Item], str]) -> WorkerError:
     worker.process.join()
     code = worker.process.exitcode or 0
     how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
@@ -172,14 +172,14 @@ def _death(worker: _Worker[Task], describe: Callable[[Task], str]) -> WorkerErro
     )
 
 
-def _work(start: Callable[[], Callable[[Task], Result]], pipe: Connection, inherited: list[Connection]) -> None:
+def _work(start: Callable[[], Callable[[Item], Result]], pipe: Connection, inherited: list[Connection]) -> None:
     # Ctrl-C reaches the whole process group; only the planner reacts to it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
     for connection in inherited:
         connection.close()  # otherwise the workers would not notice the planner's death
-    work: Callable[[Task], Result] | None = None
+    work: Callable[[Item], Result] | None = None
     while True:
         try:
             task = pipe.recv()

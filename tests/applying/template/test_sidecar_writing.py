@@ -30,9 +30,9 @@ from batchdiff.choices import Retire
 from batchdiff.errors import PlanError
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.image.open import open_image
-from batchdiff.plan.sidecar import Origin, read_sidecar, sidecar_path
+from batchdiff.plan.sidecar import OverlayOrigin, read_sidecar, sidecar_path
 
-ORIGIN = Origin("vm", "sha256:...", "/fleet.plan.json", "/vm.img")
+ORIGIN = OverlayOrigin("vm", "sha256:...", "/fleet.plan.json", "/vm.img")
 
 
 class Template:

@@ -18,10 +18,10 @@ from batchdiff.applying.template.check import accept_template, doubt, known_dige
 from batchdiff.choices import Retire
 from batchdiff.errors import ImageError, PlanError
 from batchdiff.image.open import open_image
-from batchdiff.plan.sidecar import Origin
+from batchdiff.plan.sidecar import OverlayOrigin
 from batchdiff.units import MIB
 
-OVERLAY = {"/vm.qcow2": Origin("vm", "sha256:...")}
+OVERLAY = {"/vm.qcow2": OverlayOrigin("vm", "sha256:...")}
 BEFORE = (plans.fingerprint(1), plans.fingerprint(2))
 """What was planned: the template and its own backing file."""
 
