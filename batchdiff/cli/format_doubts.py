@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from batchdiff.cli.console import Console
+from batchdiff.image.files import ReadObserver
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.manifest.manifest import Manifest
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
     from batchdiff.applying.journal.records import Notes
 
 
-def warn_of_formats(console: Console, manifest: Manifest) -> None:
-    """Warn of images in a manifest that do not start as their formats do."""
+def warn_of_formats(console: Console, manifest: Manifest, observer: ReadObserver | None = None) -> None:
+    """Warn of images in a manifest that do not start as their formats do. ``observer`` is called at every read."""
     pending = [guest for guest in manifest.guests if guest.converted is None and not guest.objection]
-    _warn(console, manifest.template, [(guest.name, guest.image) for guest in pending])
+    _warn(console, manifest.template, [(guest.name, guest.image) for guest in pending], observer)
 
 
 def warn_of_planned_formats(
@@ -39,11 +40,16 @@ def warn_of_planned_formats(
     _warn(console, plan.template.source, guests)
 
 
-def _warn(console: Console, template: ImageSource, guests: Iterable[tuple[str, ImageSource]]) -> None:
+def _warn(
+    console: Console,
+    template: ImageSource,
+    guests: Iterable[tuple[str, ImageSource]],
+    observer: ReadObserver | None = None,
+) -> None:
     images = [("the template", template)]
     images += [(f"the guest {name}", source) for name, source in guests]
     for what, source in images:
-        doubt = _doubt(source.format, looks_like(source.path))
+        doubt = _doubt(source.format, looks_like(source.path, observer))
         if doubt:
             console.warn(f"warning: {what}, {printable(source.path)}, {doubt}")
 

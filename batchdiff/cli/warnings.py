@@ -5,6 +5,7 @@ from __future__ import annotations
 from batchdiff.cli.console import Console
 from batchdiff.cli.format_doubts import warn_of_formats
 from batchdiff.cli.guest_hints import warn_of_files
+from batchdiff.image.files import ReadObserver
 from batchdiff.image_source import ImageFormat
 from batchdiff.linux.device_names import device_number, fleeting, lasting_alias
 from batchdiff.manifest.manifest import Manifest
@@ -12,11 +13,14 @@ from batchdiff.manifest.manifest import Manifest
 _MOST_IMAGES = 5
 
 
-def warn_of_manifest(console: Console, manifest: Manifest) -> None:
-    """Warn of all oddities of a valid manifest: patterns, formats, raw guests in place, names, files."""
+def warn_of_manifest(console: Console, manifest: Manifest, observer: ReadObserver | None = None) -> None:
+    """Warn of all oddities of a valid manifest: patterns, formats, raw guests in place, names, files.
+
+    ``observer`` is called at every read of an image.
+    """
     for warning in manifest.warnings:
         console.warn(f"warning: {manifest.path}:{warning}")
-    warn_of_formats(console, manifest)
+    warn_of_formats(console, manifest, observer)
     pending = [guest for guest in manifest.guests if guest.converted is None and not guest.objection]
     raw = [guest for guest in pending if guest.in_place and guest.image.format is ImageFormat.RAW]
     if raw:

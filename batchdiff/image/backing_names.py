@@ -18,6 +18,7 @@ import stat
 from batchdiff.errors import ImageError
 from batchdiff.files.filenames import shell_line, unfit
 from batchdiff.files.identity import is_one_image
+from batchdiff.image.files import ReadObserver
 from batchdiff.image.format_marks import begins_like, looks_like
 from batchdiff.image.layer import Backing
 from batchdiff.image_source import ImageFormat, ImageSource
@@ -30,11 +31,17 @@ _PLAIN_DRIVERS = {"file": stat.S_ISREG, "host_device": stat.S_ISBLK}
 
 
 def check_backing(
-    image: ImageSource, backing: Backing | None, declared: ImageSource | None, *, top: ImageSource
+    image: ImageSource,
+    backing: Backing | None,
+    declared: ImageSource | None,
+    *,
+    top: ImageSource,
+    observer: ReadObserver | None = None,
 ) -> None:
     """Require that an image names as its backing file the one that is declared, or none if none is.
 
-    ``backing``: what the image names. ``top``: the image to whose backing chain it belongs.
+    ``backing``: what the image names. ``top``: the image to whose backing chain it belongs. ``observer`` is called
+    at every read.
 
     :raises ImageError: they differ, or QEMU would read the file in another format.
     """
@@ -59,7 +66,7 @@ def check_backing(
             why=f"its header names the backing file {named}, but the manifest declares {declared.path}",
             remedy=_correction(image, backing, declared, named),
         )
-    elif _contradicts(backing, declared):
+    elif _contradicts(backing, declared, observer):
         raise ImageError(
             f"cannot use {image.path}",
             why=f"QEMU would not read its backing file {named} as {declared.format}, which the manifest declares",
@@ -91,12 +98,15 @@ def _correction(image: ImageSource, backing: Backing, declared: ImageSource, nam
     )
 
 
-def _contradicts(backing: Backing, declared: ImageSource) -> bool:
+def _contradicts(backing: Backing, declared: ImageSource, observer: ReadObserver | None) -> bool:
     """Return whether QEMU would read the backing file in another format than the declared one."""
     named = backing.format
     if named is None:
         # QEMU guesses from the first bytes. A file that is declared qcow2 is checked when it is opened.
-        return declared.format is ImageFormat.RAW and begins_like(declared.path) not in {None, ImageFormat.RAW}
+        return declared.format is ImageFormat.RAW and begins_like(declared.path, observer) not in {
+            None,
+            ImageFormat.RAW,
+        }
     if named in _PLAIN_DRIVERS and declared.format is ImageFormat.RAW:
         with contextlib.suppress(OSError):  # opening it reports the error
             return not _PLAIN_DRIVERS[named](os.stat(declared.path).st_mode)

@@ -6,7 +6,6 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
 from batchdiff.errors import ImageError
@@ -23,7 +22,7 @@ _READ_ONLY = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class ReadObserver(Protocol):
-    """An observer of every read of an image in this process."""
+    """An observer of every read of the images that are opened with it."""
 
     def before(self, fd: int, offset: int, length: int) -> None:
         """Prepare for a read of bytes ``offset`` to ``offset + length`` of a file; may wait."""
@@ -35,23 +34,9 @@ class ReadObserver(Protocol):
         """Note that a piece of work is done, with no further reads for it."""
 
 
-_observers: list[ReadObserver] = []
-"""The observers of this process and those that it forks; only ``observed_reads`` changes the list."""
-
-
-@contextmanager
-def observed_reads(observer: ReadObserver) -> Iterator[None]:
-    """Call an observer at every read within this context, of tables and packed clusters too."""
-    _observers.append(observer)
-    try:
-        yield
-    finally:
-        _observers.pop()
-
-
-def settle_reads() -> None:
-    """Notify the observers that a piece of work is done."""
-    for observer in _observers:
+def settle(observer: ReadObserver | None) -> None:
+    """Notify an observer, if there is one, that a piece of work is done."""
+    if observer is not None:
         observer.settle()
 
 
@@ -157,13 +142,13 @@ def failed_read(path: str, offset: int, error: OSError) -> ImageError:
     )
 
 
-def read_into(fd: int, buffer: memoryview, offset: int, path: str) -> int:
+def read_into(fd: int, buffer: memoryview, offset: int, path: str, observer: ReadObserver | None = None) -> int:
     """Read into ``buffer`` from ``offset`` on and return the bytes read: fewer only at the end of the file.
 
     :raises ImageError: the disk fails.
     """
     done = 0
-    for observer in _observers:
+    if observer is not None:
         observer.before(fd, offset, len(buffer))
     try:
         while done < len(buffer):
@@ -174,57 +159,74 @@ def read_into(fd: int, buffer: memoryview, offset: int, path: str) -> int:
     except OSError as error:
         raise failed_read(path, offset + done, error) from error
     finally:
-        for observer in _observers:
+        if observer is not None:
             observer.after(fd, offset, len(buffer))
     return done
 
 
-def read_exactly(fd: int, length: int, offset: int, path: str) -> bytes:
-    """Return ``length`` bytes from ``offset`` on.
+class ImageFile:
+    """An open image file or block device, read-only; ``observer`` is called at every read of it."""
 
-    :raises ImageError: the file ends before, or the disk fails.
-    """
-    buffer = scratch(length)
-    fill_from(fd, buffer, offset, path)
-    return bytes(buffer)
+    __slots__ = ("_observer", "fd", "is_block_device", "path", "size")
 
+    def __init__(self, path: str, observer: ReadObserver | None = None) -> None:
+        self.path = path
+        self.fd = open_image_file(path)
+        self.size = content_size(self.fd)
+        self.is_block_device = is_block_device(self.fd)
+        self._observer = observer
 
-def fill_from(fd: int, buffer: memoryview, offset: int, path: str) -> None:
-    """Fill ``buffer`` with the bytes from ``offset`` on.
+    def read_exactly(self, length: int, offset: int) -> bytes:
+        """Return ``length`` bytes from ``offset`` on.
 
-    :raises ImageError: the file ends before, or the disk fails.
-    """
-    if read_into(fd, buffer, offset, path) != len(buffer):
-        raise ImageError(
-            f"cannot read {path} at byte {offset}",
-            why=f"it ends before byte {offset + len(buffer)}: it is truncated, or changed while it was read",
-            remedy="If nothing is writing to it, restore it from a backup.",
-        )
+        :raises ImageError: the file ends before, or the disk fails.
+        """
+        buffer = scratch(length)
+        self.fill(buffer, offset)
+        return bytes(buffer)
 
+    def fill(self, buffer: memoryview, offset: int) -> None:
+        """Fill ``buffer`` with the bytes from ``offset`` on.
 
-def data_runs(fd: int, start: int, end: int, path: str) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each run of data from ``start`` on; the last one may reach past ``end``.
+        :raises ImageError: the file ends before, or the disk fails.
+        """
+        if read_into(self.fd, buffer, offset, self.path, self._observer) != len(buffer):
+            raise ImageError(
+                f"cannot read {self.path} at byte {offset}",
+                why=f"it ends before byte {offset + len(buffer)}: it is truncated, or changed while it was read",
+                remedy="If nothing is writing to it, restore it from a backup.",
+            )
 
-    :raises ImageError: the filesystem fails to find them.
-    """
-    at = start
-    try:
-        while at < end and (first := os.lseek(fd, at, os.SEEK_DATA)) < end:
-            at = os.lseek(fd, first, os.SEEK_HOLE)
-            yield first, at
-    except OSError as error:
-        if error.errno != errno.ENXIO:  # there is no more data
-            raise failed_read(path, at, error) from error
+    def data_runs(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield start and end of each run of data from ``start`` on; the last one may reach past ``end``.
 
+        :raises ImageError: the filesystem fails to find them.
+        """
+        at = start
+        try:
+            while at < end and (first := os.lseek(self.fd, at, os.SEEK_DATA)) < end:
+                at = os.lseek(self.fd, first, os.SEEK_HOLE)
+                yield first, at
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # there is no more data
+                raise failed_read(self.path, at, error) from error
 
-def seek(fd: int, start: int, whence: int, path: str) -> int | None:
-    """Return the offset of the next data or hole; None past the end of the file, or past its last data.
+    def next_data(self, start: int) -> int | None:
+        """Return the offset of the next byte that is not in a hole; None if there is none.
 
-    :raises ImageError: the filesystem fails to find it.
-    """
-    try:
-        return os.lseek(fd, start, whence)
-    except OSError as error:
-        if error.errno == errno.ENXIO:
-            return None
-        raise failed_read(path, start, error) from error
+        :raises ImageError: the filesystem fails to find it.
+        """
+        try:
+            return os.lseek(self.fd, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return None
+            raise failed_read(self.path, start, error) from error
+
+    def fingerprint(self) -> Fingerprint:
+        """Return the file's current fingerprint."""
+        return identify(self.fd)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self.fd)

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 
 from batchdiff.errors import ImageError
-from batchdiff.image.files import read_into
+from batchdiff.image.files import ReadObserver, read_into
 from batchdiff.image_source import ImageFormat
 
 _HEAD = 512
@@ -33,17 +33,18 @@ _MARKS = (
 )
 
 
-def looks_like(path: str) -> ImageFormat | None:
+def looks_like(path: str, observer: ReadObserver | None = None) -> ImageFormat | None:
     """Return the format whose magic number a file has; raw if it has none.
 
     None if that cannot be determined: the file is missing or unreadable, or not a regular file or block device.
+    ``observer`` is called at every read.
     """
-    return _marked(path, lambda descriptor: _by_head(descriptor) or _by_footer(descriptor))
+    return _marked(path, lambda descriptor: _by_head(descriptor, observer) or _by_footer(descriptor, observer))
 
 
-def begins_like(path: str) -> ImageFormat | None:
+def begins_like(path: str, observer: ReadObserver | None = None) -> ImageFormat | None:
     """Return the same from the first bytes alone, as QEMU guesses if no format is named."""
-    return _marked(path, lambda descriptor: _by_head(descriptor) or ImageFormat.RAW)
+    return _marked(path, lambda descriptor: _by_head(descriptor, observer) or ImageFormat.RAW)
 
 
 def _marked(path: str, found: Callable[[int], ImageFormat]) -> ImageFormat | None:
@@ -66,22 +67,22 @@ def _can_hold_an_image(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)
 
 
-def _by_head(descriptor: int) -> ImageFormat | None:
-    head = _read(descriptor, 0, _HEAD)
+def _by_head(descriptor: int, observer: ReadObserver | None) -> ImageFormat | None:
+    head = _read(descriptor, 0, _HEAD, observer)
     for mark, offset, image_format in _MARKS:
         if head[offset:].startswith(mark):
             return image_format
     return None
 
 
-def _by_footer(descriptor: int) -> ImageFormat:
+def _by_footer(descriptor: int, observer: ReadObserver | None) -> ImageFormat:
     # A fixed-size VHD has its magic number in the footer only.
     size = os.lseek(descriptor, 0, os.SEEK_END)
-    if size >= _VPC_FOOTER and _read(descriptor, size - _VPC_FOOTER, 8) == b"conectix":
+    if size >= _VPC_FOOTER and _read(descriptor, size - _VPC_FOOTER, 8, observer) == b"conectix":
         return ImageFormat.VPC
     return ImageFormat.RAW
 
 
-def _read(descriptor: int, offset: int, length: int) -> bytes:
+def _read(descriptor: int, offset: int, length: int, observer: ReadObserver | None) -> bytes:
     data = bytearray(length)
-    return bytes(data[: read_into(descriptor, memoryview(data), offset, "")])
+    return bytes(data[: read_into(descriptor, memoryview(data), offset, "", observer)])

@@ -11,6 +11,7 @@ from typing import NamedTuple, NoReturn
 
 from batchdiff.errors import ImageError
 from batchdiff.files.filenames import shell_line
+from batchdiff.image.files import ReadObserver
 from batchdiff.image.layer import Layer
 from batchdiff.image.qcow2 import Qcow2Layer
 from batchdiff.image.raw import RawLayer
@@ -28,14 +29,14 @@ class Format(NamedTuple):
     """One format. ``safety``: what is checked before any byte is trusted, each check as a phrase.
 
     ``opener`` opens one file of a chain by its own format, never by what the file looks like, and opens no other
-    file; it raises ImageError if the file is missing or invalid.
+    file. The observer is called at every read. It raises ImageError if the file is missing or invalid.
     """
 
-    opener: Callable[[ImageSource], Layer]
+    opener: Callable[[ImageSource, ReadObserver | None], Layer]
     safety: tuple[str, ...] | Unchecked
 
 
-def _not_supported_yet(source: ImageSource) -> NoReturn:
+def _not_supported_yet(source: ImageSource, _observer: ReadObserver | None) -> NoReturn:
     copy = shell_line(
         ["qemu-img", "convert", "-f", source.format, "-O", "qcow2", source.path, f"{source.path}.qcow2"]
     )
@@ -46,7 +47,7 @@ def _not_supported_yet(source: ImageSource) -> NoReturn:
     )
 
 
-def _encrypted(source: ImageSource) -> NoReturn:
+def _encrypted(source: ImageSource, _observer: ReadObserver | None) -> NoReturn:
     raise ImageError(f"cannot use {source.path}", why="it is encrypted", remedy=ENCRYPTED)
 
 
@@ -56,11 +57,11 @@ _STUB = Format(_not_supported_yet, _NOT_OPENED)
 
 FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.RAW: Format(
-        lambda source: RawLayer(source.path),
+        RawLayer,
         Unchecked("its bytes are the disk: they name no file, and nothing in them is interpreted"),
     ),
     ImageFormat.QCOW2: Format(
-        lambda source: Qcow2Layer(source.path),
+        Qcow2Layer,
         (
             "no unknown incompatible feature, no external data file, no encryption, not marked corrupt or dirty",
             "all sizes are within QEMU's limits",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from batchdiff.errors import ImageError
 from batchdiff.files.identity import is_one_image
 from batchdiff.image.backing_names import check_backing, resolved_backing
+from batchdiff.image.files import ReadObserver
 from batchdiff.image.formats import FORMATS
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Layer
@@ -18,11 +19,13 @@ class OverlayError(ImageError):
     """An image has the one backing file that it was not to have; see :func:`open_image`."""
 
 
-def open_image(source: ImageSource, *, no_overlay_of: str | None = None) -> Image:
+def open_image(
+    source: ImageSource, *, no_overlay_of: str | None = None, observer: ReadObserver | None = None
+) -> Image:
     """Open an image with its declared backing chain, and check every header.
 
     A backing file that a header names is opened only if it is the next image declared. ``no_overlay_of``: the path
-    of a file that must not be the backing file of the image.
+    of a file that must not be the backing file of the image. ``observer`` is called at every read of the image.
 
     :raises OverlayError: it is, declared or not.
     :raises ImageError: a file is missing, damaged or of another format, or the chain is not as declared.
@@ -30,12 +33,12 @@ def open_image(source: ImageSource, *, no_overlay_of: str | None = None) -> Imag
     layers: list[Layer] = []
     try:
         for declared, following in _declared(source):
-            layer = open_layer(declared)
+            layer = open_layer(declared, observer)
             layers.append(layer)
             _check_not_empty(layer)
             if no_overlay_of is not None and len(layers) == 1:
                 _check_not_above(declared, layer, no_overlay_of)
-            check_backing(declared, layer.backing, following, top=source)
+            check_backing(declared, layer.backing, following, top=source, observer=observer)
             # Only now: the tables of an overlay that a VM is writing to may be inconsistent for a moment.
             layer.read_tables()
     except BaseException:
@@ -45,12 +48,12 @@ def open_image(source: ImageSource, *, no_overlay_of: str | None = None) -> Imag
     return Image(source, layers)
 
 
-def open_layer(source: ImageSource) -> Layer:
+def open_layer(source: ImageSource, observer: ReadObserver | None = None) -> Layer:
     """Open one file by itself: only its header is read, and no file that it names is opened. The caller closes it.
 
     :raises ImageError: the file is missing, is not a valid image of its format, or its format cannot be read.
     """
-    return FORMATS[source.format].opener(source)
+    return FORMATS[source.format].opener(source, observer)
 
 
 def inspect(image: Image) -> None:

@@ -10,7 +10,6 @@ Source: QEMU ``docs/interop/qcow2.txt``.
 from __future__ import annotations
 
 import operator
-import os
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -18,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from batchdiff.files.fingerprint import Fingerprint
-from batchdiff.image import files
+from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import Backing, Losses, Packed, Segment, clipped
 from batchdiff.image.qcow2_extras import check_extras
 from batchdiff.image.qcow2_tables import L2Tables, read_header, read_l2_tables, read_words, refused
+from batchdiff.image_source import ImageSource
 from batchdiff.qcow2 import compression, entries
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qcow2.faults import FormatError
@@ -37,15 +37,16 @@ _ADDRESS = operator.attrgetter("address")
 class Qcow2Layer:
     """One qcow2 file without its backing file."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.fd = files.open_image_file(path)
+    def __init__(self, source: ImageSource, observer: ReadObserver | None = None) -> None:
+        self._file = ImageFile(source.path, observer)
+        self.path = source.path
+        self.fd = self._file.fd
+        self._size = self._file.size
+        self._has_holes = not self._file.is_block_device
         try:
-            self._size = files.content_size(self.fd)
-            self._has_holes = not files.is_block_device(self.fd)
-            self.header = read_header(self.fd, path, self._size)
+            self.header = read_header(self._file)
         except BaseException:
-            os.close(self.fd)
+            self.close()
             raise
         self._unpacked: tuple[int, bytes] = (-1, b"")
 
@@ -68,7 +69,7 @@ class Qcow2Layer:
     @cached_property
     def _l2(self) -> L2Tables:
         """The L2 tables, for all methods but those that need only the header."""
-        return read_l2_tables(self.fd, self.path, self.header, self._size)
+        return read_l2_tables(self._file, self.header)
 
     def read_tables(self) -> None:
         """Read the L1 table now.
@@ -86,7 +87,7 @@ class Qcow2Layer:
         try:
             self._check_tables_apart()
             self._check_l2_tables()
-            check_extras(self.fd, self.path, self.header, self._size)
+            check_extras(self._file, self.header)
         except FormatError as error:
             raise refused(self.path, error) from error
 
@@ -105,7 +106,7 @@ class Qcow2Layer:
     def _check_tables_apart(self) -> None:
         header, cluster = self.header, self.header.geometry.cluster_size
         tables = self._l2.offsets
-        words = read_words(self.fd, self.path, header.refcount_offset, header.refcount_bytes // 8)
+        words = read_words(self._file, header.refcount_offset, header.refcount_bytes // 8)
         blocks = entries.check_refcount_table(words, header.geometry, self._size)
         for offset, length, name in header.tables():
             for found, what in ((tables, "an L2 table"), (blocks, "a refcount block")):
@@ -118,7 +119,7 @@ class Qcow2Layer:
         """Read ``count`` entries of the L2 table at an offset, for :func:`batchdiff.qcow2.entries.granules`."""
         geometry = self.header.geometry
         words = geometry.entry_size // 8
-        found = read_words(self.fd, self.path, table + first * geometry.entry_size, count * words)
+        found = read_words(self._file, table + first * geometry.entry_size, count * words)
         return found.reshape(-1, 2) if geometry.extended_l2 else found
 
     def parts(self, start: int, end: int) -> list[Segment]:
@@ -184,7 +185,7 @@ class Qcow2Layer:
                 continue
             # ``at``: the file offset up to which the segment has been split so far.
             shift, at = segment.start - begin, begin
-            for known in files.data_runs(self.fd, begin, min(end, self._size), self.path):
+            for known in self._file.data_runs(begin, min(end, self._size)):
                 if known[0] > at:
                     yield Segment(at + shift, known[0] + shift, Origin.ZERO, 0, 0)
                 # Past the end of a truncated file it stays FILE, so that reading reports the damage.
@@ -233,7 +234,7 @@ class Qcow2Layer:
         geometry = self.header.geometry
         if not self._has_holes:
             return first
-        data = files.seek(self.fd, table + first * geometry.entry_size, os.SEEK_DATA, self.path)
+        data = self._file.next_data(table + first * geometry.entry_size)
         end = table + geometry.cluster_size
         return (min(data, end) - table) // geometry.entry_size if data is not None else geometry.l2_entries
 
@@ -247,7 +248,7 @@ class Qcow2Layer:
             return
         # Callers ask for nothing past the virtual size, and QEMU writes everything before it in full. So a short
         # read means a truncated file, whose missing bytes QEMU would silently show as zeros.
-        files.fill_from(self.fd, buffer, segment.address, self.path)
+        self._file.fill(buffer, segment.address)
 
     def packed(self, segment: Segment) -> Packed:
         """See :class:`~batchdiff.image.layer.Layer`."""
@@ -257,7 +258,7 @@ class Qcow2Layer:
     def _packed(self, descriptor: int) -> bytes:
         offset, length = entries.packed_extent(descriptor, self.header.geometry)
         length = min(length, max(self._size - offset, 0))
-        return files.read_exactly(self.fd, length, offset, self.path)
+        return self._file.read_exactly(length, offset)
 
     def _cluster(self, descriptor: int) -> bytes:
         if self._unpacked[0] != descriptor:
@@ -271,8 +272,8 @@ class Qcow2Layer:
 
     def fingerprint(self) -> Fingerprint:
         """Return the file's current fingerprint."""
-        return files.identify(self.fd)
+        return self._file.fingerprint()
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self.fd)
+        self._file.close()

@@ -5,7 +5,7 @@ Their content is never needed. But no VM and no overlay can use a file that QEMU
 
 from __future__ import annotations
 
-from batchdiff.image import files
+from batchdiff.image.files import ImageFile
 from batchdiff.image.qcow2_tables import read_words
 from batchdiff.qcow2.bitmaps import bitmap_tables, check_bitmap_table
 from batchdiff.qcow2.faults import require
@@ -13,32 +13,32 @@ from batchdiff.qcow2.header import Header
 from batchdiff.qcow2.snapshots import snapshot_tables
 
 
-def check_extras(fd: int, path: str, header: Header, size: int) -> None:
-    """Check the snapshot table and the bitmaps of an open qcow2 file of ``size`` bytes.
+def check_extras(file: ImageFile, header: Header) -> None:
+    """Check the snapshot table and the bitmaps of an open qcow2 file.
 
     :raises FormatError: QEMU would refuse one of them, or a table is outside the file or overlaps another.
     :raises ImageError: they cannot be read.
     """
     if header.snapshots:
-        _check_snapshots(fd, path, header, size)
+        _check_snapshots(file, header)
     if header.bitmaps:
         offset, length = header.bitmap_directory
-        directory = bytes(files.read_exactly(fd, length, offset, path))
+        directory = file.read_exactly(length, offset)
         cluster = header.geometry.cluster_size
         for table, count in bitmap_tables(directory, header.bitmaps, cluster, header.virtual_size):
-            _require_inside(table + count * 8, size, "a bitmap's table")
-            check_bitmap_table(read_words(fd, path, table, count), cluster)
+            _require_inside(table + count * 8, file.size, "a bitmap's table")
+            check_bitmap_table(read_words(file, table, count), cluster)
 
 
-def _check_snapshots(fd: int, path: str, header: Header, size: int) -> None:
+def _check_snapshots(file: ImageFile, header: Header) -> None:
     def read(offset: int, length: int) -> bytes:
-        return bytes(files.read_exactly(fd, length, offset, path))
+        return file.read_exactly(length, offset)
 
     end, found = snapshot_tables(read, header.snapshots_offset, header.snapshots)
-    _require_inside(end, size, "its snapshot table")
+    _require_inside(end, file.size, "its snapshot table")
     others = header.tables()
     for start, length in found:
-        _require_inside(start + length, size, "a snapshot's L1 table")
+        _require_inside(start + length, file.size, "a snapshot's L1 table")
         for offset, other, name in others:
             # QEMU detects that when it writes to the image, as it does on opening one with bitmaps.
             require(

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchdiff.errors import ImageError
-from batchdiff.image import files
+from batchdiff.image.files import ImageFile
 from batchdiff.qcow2 import entries
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.header import Header, claimed_cluster_size, parse
@@ -51,46 +51,46 @@ class L2Tables:
             yield int(self.indices[place]), int(self.offsets[place])
 
 
-def read_header(fd: int, path: str, size: int) -> Header:
-    """Read and check the header of an open qcow2 file of ``size`` bytes.
+def read_header(file: ImageFile) -> Header:
+    """Read and check the header of an open qcow2 file.
 
     :raises ImageError: it is invalid, or cannot be read.
     """
-    head = files.read_exactly(fd, min(_HEAD, size), 0, path)
+    head = file.read_exactly(min(_HEAD, file.size), 0)
     if (cluster_size := claimed_cluster_size(head)) > _HEAD:
-        head = files.read_exactly(fd, min(cluster_size, size), 0, path)
+        head = file.read_exactly(min(cluster_size, file.size), 0)
     try:
-        return parse(head, size)
+        return parse(head, file.size)
     except FormatError as error:
-        raise refused(path, error) from error
+        raise refused(file.path, error) from error
 
 
-def read_l2_tables(fd: int, path: str, header: Header, size: int) -> L2Tables:
-    """Read the L1 table of an open qcow2 file of ``size`` bytes.
+def read_l2_tables(file: ImageFile, header: Header) -> L2Tables:
+    """Read the L1 table of an open qcow2 file.
 
     :raises ImageError: an entry is invalid, or cannot be read.
     """
     needed = ceil_div(header.virtual_size, header.geometry.l2_coverage)
     indices, words = [], []
     for first in range(0, needed, _L1_AT_ONCE):
-        part = read_words(fd, path, header.l1_offset + first * 8, min(_L1_AT_ONCE, needed - first))
+        part = read_words(file, header.l1_offset + first * 8, min(_L1_AT_ONCE, needed - first))
         used = np.flatnonzero(part)
         indices.append((used + first).astype(np.uint32))
         words.append(part[used])
     found, table = np.concatenate(indices), np.concatenate(words)
     try:
-        offsets = entries.check_l1(table, header.geometry, size)
+        offsets = entries.check_l1(table, header.geometry, file.size)
     except FormatError as error:
-        raise refused(path, error) from error
+        raise refused(file.path, error) from error
     return L2Tables(found[(table & entries.OFFSET_MASK) != 0], offsets)
 
 
-def read_words(fd: int, path: str, offset: int, count: int) -> entries.Words:
+def read_words(file: ImageFile, offset: int, count: int) -> entries.Words:
     """Read ``count`` big-endian words of 8 bytes at an offset of the file.
 
     :raises ImageError: the file ends before, or they cannot be read.
     """
-    data = files.read_exactly(fd, count * 8, offset, path)
+    data = file.read_exactly(count * 8, offset)
     return np.frombuffer(data, dtype=">u8").astype(np.uint64)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from batchdiff.files.fingerprint import Fingerprint
-from batchdiff.image import files
+from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import Losses, Packed, Segment
+from batchdiff.image_source import ImageSource
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import SECTOR, align_up
 
@@ -14,11 +13,12 @@ from batchdiff.units import SECTOR, align_up
 class RawLayer:
     """A raw image. As in QEMU, its virtual size is the file's size, rounded up to 512 bytes with zeros."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.fd = files.open_image_file(path)
-        self._size = files.content_size(self.fd)
-        self._has_holes = not files.is_block_device(self.fd)
+    def __init__(self, source: ImageSource, observer: ReadObserver | None = None) -> None:
+        self._file = ImageFile(source.path, observer)
+        self.path = source.path
+        self.fd = self._file.fd
+        self._size = self._file.size
+        self._has_holes = not self._file.is_block_device
         self.virtual_size = align_up(self._size, SECTOR)
 
     @property
@@ -42,7 +42,7 @@ class RawLayer:
         found = []
         at = start
         whole = [(start, self._size)] if start < self._size else []
-        runs = files.data_runs(self.fd, start, end, self.path) if self._has_holes else whole
+        runs = self._file.data_runs(start, end) if self._has_holes else whole
         for first, hole in runs:
             if first > at:
                 found.append(Segment(at, first, Origin.ZERO, 0, 0))
@@ -57,7 +57,7 @@ class RawLayer:
         """Return the first offset from ``start`` on that is not in a hole; None if there is none."""
         if not self._has_holes:
             return start if start < self._size else None
-        return files.seek(self.fd, start, os.SEEK_DATA, self.path)
+        return self._file.next_data(start)
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
         """Read a segment; bytes past the end of the file become zeros."""
@@ -65,7 +65,7 @@ class RawLayer:
             there = max(self._size - segment.address, 0)
             buffer[there:] = bytes(len(buffer) - there)
             buffer = buffer[:there]
-        files.fill_from(self.fd, buffer, segment.address, self.path)
+        self._file.fill(buffer, segment.address)
 
     def packed(self, segment: Segment) -> Packed:
         """Raise an error: no segment of a raw image is PACKED."""
@@ -73,8 +73,8 @@ class RawLayer:
 
     def fingerprint(self) -> Fingerprint:
         """Return the file's present fingerprint."""
-        return files.identify(self.fd)
+        return self._file.fingerprint()
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self.fd)
+        self._file.close()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.extents import Extents, Kind
-from batchdiff.image.files import settle_reads
+from batchdiff.image.files import ReadObserver, settle
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
 from batchdiff.image.storage.allocation import DiskUse, disk_use
@@ -34,6 +35,7 @@ from batchdiff.plan.plan import (
 )
 from batchdiff.planning.candidates import Candidate, untouched_guest
 from batchdiff.planning.scan.reopening import reopened
+from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.sizes.compressed_estimate import Measure, stored_data
 from batchdiff.planning.sizes.disk_use import taken_bytes
 from batchdiff.planning.sizes.overlay_sizes import (
@@ -59,11 +61,13 @@ class FleetFacts:
     """Facts for all guests: the manifest, and the template's blocks that other files share, by device.
 
     These blocks stay in use, whatever happens to a guest. ``located``: the extents of some guests, by path.
+    ``observer`` is called at every read.
     """
 
     manifest: Manifest
     kept: Mapping[int, Blocks]
     located: Mapping[str, ExtentTable]
+    observer: ReadObserver | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,33 @@ def assess(
         content = _content(*compared, candidate.record.virtual_size, candidate.entry.options)
         return _plan_guest(candidate, image, content, facts, measure)
 
-    return _unless_changed(candidate, plan_of)
+    return _unless_changed(candidate, plan_of, facts.observer)
+
+
+@dataclass(frozen=True, slots=True)
+class AssessmentJob:
+    """The assessment of scanned guests.
+
+    A task is the name of a guest (:class:`~batchdiff.planning.scan.executor.Job`).
+    """
+
+    candidates: Mapping[str, Candidate]
+    findings: Findings
+    facts: FleetFacts
+    measure: Measure
+
+    @contextmanager
+    def begin(self) -> Iterator[Callable[[str], GuestPlan]]:
+        """Give the function that assesses a guest."""
+        yield self._assess
+
+    def describe(self, name: str) -> str:
+        """Return what a worker does with a guest."""
+        return f"computing the savings of guest {name}"
+
+    def _assess(self, name: str) -> GuestPlan:
+        failure = self.findings.failures.get(name)
+        return assess(self.candidates[name], self.findings.compared(name), failure, self.facts, self.measure)
 
 
 def assess_reused(candidate: Candidate, overlay: ReusedOverlay, facts: FleetFacts) -> GuestPlan:
@@ -108,15 +138,17 @@ def assess_reused(candidate: Candidate, overlay: ReusedOverlay, facts: FleetFact
     def plan_of(image: Image) -> GuestPlan:
         return _plan_guest(candidate, image, overlay.content, facts, overlay.size)
 
-    return _unless_changed(candidate, plan_of)
+    return _unless_changed(candidate, plan_of, facts.observer)
 
 
-def _unless_changed(candidate: Candidate, plan_of: Callable[[Image], GuestPlan]) -> GuestPlan:
+def _unless_changed(
+    candidate: Candidate, plan_of: Callable[[Image], GuestPlan], observer: ReadObserver | None
+) -> GuestPlan:
     try:
-        with reopened(candidate.record) as image:
+        with reopened(candidate.record, observer) as image:
             require_unused(image, Purpose.GUEST)  # again: a VM may have started meanwhile
             plan = plan_of(image)
-            settle_reads()
+            settle(observer)
             return plan
     except (GuestError, ImageError, FormatError) as error:
         return _refuse(candidate, str(error))

@@ -13,6 +13,7 @@ from batchdiff.files import own_files
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.files.identity import identity_in, is_one_image
 from batchdiff.image.backing_names import resolved_backing
+from batchdiff.image.files import ReadObserver
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
@@ -63,28 +64,43 @@ def planned_image(image: Image) -> PlannedImage:
     return PlannedImage(image.source, image.virtual_size, image.fingerprints())
 
 
-def examine_guests(manifest: Manifest, template: PlannedImage, plans: EarlierPlans) -> list[Part]:
+def examine_guests(
+    manifest: Manifest, template: PlannedImage, plans: EarlierPlans, observer: ReadObserver | None = None
+) -> list[Part]:
     """Examine all guests and decide which to compare. No file stays open.
 
-    ``plans``: the earlier plans, which give the reason to skip a guest that they converted.
+    ``plans``: the earlier plans, which give the reason to skip a guest that they converted. ``observer`` is
+    called at every read of an image.
     """
     under = all_underlying(template.paths)
-    parts = [_examined(entry, template, under, manifest, plans) for entry in manifest.guests]
+    parts = [
+        _decided_before(entry, plans) or _examined(entry, template, under, manifest, observer)
+        for entry in manifest.guests
+    ]
     return _without_backing_files(parts, manifest)
 
 
-def _examined(
-    entry: GuestEntry, template: PlannedImage, under: Underlying, manifest: Manifest, plans: EarlierPlans
-) -> Part:
+def _decided_before(entry: GuestEntry, plans: EarlierPlans) -> UntouchedGuest | None:
+    """Return the part of a guest that need not be opened; None if it must be examined."""
     if entry.converted is not None:
         return untouched_guest(entry, None, Verdict.SKIP, plans.reason(entry.converted))
     if entry.objection:
         return untouched_guest(entry, None, Verdict.REFUSE, entry.objection)
+    return None
+
+
+def _examined(
+    entry: GuestEntry,
+    template: PlannedImage,
+    under: Underlying,
+    manifest: Manifest,
+    observer: ReadObserver | None,
+) -> Part:
     # Taken before the header is read: a snapshot that is made in this moment must not be overlooked later.
     begun = fingerprint_at(entry.image.path)
     try:
-        _check_not_replaced(entry, template.source)
-        image = open_image(entry.image, no_overlay_of=template.source.path)
+        _check_not_replaced(entry, template.source, observer)
+        image = open_image(entry.image, no_overlay_of=template.source.path, observer=observer)
     except OverlayError:
         return untouched_guest(entry, None, Verdict.SKIP, "it is already an overlay of this template")
     except ImageError as error:
@@ -127,7 +143,7 @@ def _named(images: list[str], guests: dict[str, str]) -> str:
     return f"{shown} and {len(images) - 1} more" if len(images) > 1 else shown
 
 
-def _check_not_replaced(entry: GuestEntry, template: ImageSource) -> None:
+def _check_not_replaced(entry: GuestEntry, template: ImageSource, observer: ReadObserver | None) -> None:
     """Refuse a guest that is not declared qcow2, but whose overlay has taken its place.
 
     No data is read as qcow2 for that: a forged header can only keep its own guest from being converted.
@@ -136,10 +152,12 @@ def _check_not_replaced(entry: GuestEntry, template: ImageSource) -> None:
     :raises ImageError: it looks like qcow2, and is damaged.
     """
     guest = entry.image
-    if guest.format is ImageFormat.QCOW2 or not entry.in_place or looks_like(guest.path) is not ImageFormat.QCOW2:
+    if guest.format is ImageFormat.QCOW2 or not entry.in_place:
+        return
+    if looks_like(guest.path, observer) is not ImageFormat.QCOW2:
         return
     overlay = ImageSource(guest.path, ImageFormat.QCOW2)
-    with closing(open_layer(overlay)) as layer:
+    with closing(open_layer(overlay, observer)) as layer:
         named = resolved_backing(overlay, layer.backing)
     if named is not None and is_one_image(template.path, named):
         raise OverlayError(f"cannot use {guest.path}", why=f"it is an overlay of {template.path}")

@@ -18,7 +18,7 @@ from functools import partial
 from batchdiff import __version__
 from batchdiff.errors import ImageError
 from batchdiff.files.descriptors import raise_descriptor_limit
-from batchdiff.image.files import settle_reads
+from batchdiff.image.files import ReadObserver
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
 from batchdiff.image.open import inspect, open_image
@@ -31,15 +31,15 @@ from batchdiff.plan.known_states import first_state, is_known_state
 from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage
 from batchdiff.plan.sidecar import Sidecar, read_sidecar, sidecar_path
 from batchdiff.plan.totals import totals_of
-from batchdiff.planning.assessment import FleetFacts, ReusedOverlay, assess, assess_reused
-from batchdiff.planning.candidates import Candidate, examine_guests, planned_image
+from batchdiff.planning.assessment import AssessmentJob, FleetFacts, ReusedOverlay, assess_reused
+from batchdiff.planning.candidates import Candidate, Part, examine_guests, planned_image
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
 from batchdiff.planning.reuse_plan import reusable_overlays, why_unusable
 from batchdiff.planning.scan.reopening import budget
 from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.scan.workers import run_tasks
 from batchdiff.planning.scan_all import Progress, ScanSettings, scan_guests
-from batchdiff.planning.sizes.compressed_estimate import Sample, stored_lengths
+from batchdiff.planning.sizes.compressed_estimate import Sample, SampleJob
 
 GENERATOR = f"batchdiff {__version__}"
 
@@ -74,37 +74,37 @@ def make_plan(
     jobs: int,
     progress: Progress = lambda _done, _total: None,
     earlier: EarlierResults = EarlierResults(),
+    observer: ReadObserver | None = None,
 ) -> Plan:
     """Return the plan for all guests of a manifest; it has the reason for each guest that cannot be converted.
+
+    ``observer`` is called at every read of an image, in each worker process.
 
     :raises ImageError: the template cannot be read, is in use, or changed during the scan.
     :raises WorkerError: a worker process died.
     """
     raise_descriptor_limit()
-    with open_image(manifest.template) as image:
+    with open_image(manifest.template, observer=observer) as image:
         require_unused(image, Purpose.TEMPLATE)
         inspect(image)
         template = planned_image(image)
-        parts = examine_guests(manifest, template, earlier.plans)
+        parts = examine_guests(manifest, template, earlier.plans, observer)
         candidates = [part for part in parts if isinstance(part, Candidate)]
-        sharing = has_shared_extents(image)
-        sidecar = _sidecar(template)
+        sharing, sidecar = has_shared_extents(image), _sidecar(template)
         reused = _reuse(earlier, template, sidecar, candidates, sharing=sharing)
         to_scan = {each.entry.name: each.record for each in candidates if each.entry.name not in reused.overlays}
         limits = budget(jobs, len(image.layers))
-        settings = ScanSettings(limits, GENERATOR, progress, earlier.say, earlier.checkpoint)
+        settings = ScanSettings(limits, GENERATOR, progress, earlier.say, earlier.checkpoint, observer)
         # The template is scanned even without guests, if nothing else has its digest.
+        findings = Findings(sharing)
         if to_scan or reused.digest is None:
             first = replace(template, fingerprints=first_state(template.fingerprints, sidecar))
             findings = scan_guests(image, first, to_scan, settings, sharing=sharing)
-        else:
-            findings = Findings(sharing)
         # From here on, the results are known to belong to the recorded state of the template.
         _check_unchanged(image, template)
         digest = _digest(findings, template, reused, scanned_anything=bool(to_scan))
-        facts = FleetFacts(manifest, shared_blocks(image) if sharing else {}, findings.located)
-        assessed = _assess_guests(candidates, findings, reused, facts, limits.jobs)
-        guests = tuple(assessed[part.entry.name] if isinstance(part, Candidate) else part for part in parts)
+        facts = FleetFacts(manifest, shared_blocks(image) if sharing else {}, findings.located, observer)
+        guests = _assess_guests(parts, findings, reused, facts, limits.jobs)
         copied = protecting(image) if manifest.protect_template else NOTHING
     return Plan(
         generator=GENERATOR,
@@ -181,41 +181,22 @@ def _check_unchanged(image: Image, before: PlannedImage) -> None:
 
 
 def _assess_guests(
-    candidates: list[Candidate], findings: Findings, reused: _Reused, facts: FleetFacts, jobs: int
-) -> dict[str, GuestPlan]:
-    """Return the parts of all guests that were compared, now or for the older plan, by name."""
-    by_name = {candidate.entry.name: candidate for candidate in candidates}
+    parts: list[Part], findings: Findings, reused: _Reused, facts: FleetFacts, jobs: int
+) -> tuple[GuestPlan, ...]:
+    """Return the parts of all guests, with those assessed that were compared, now or for the older plan."""
+    by_name = {part.entry.name: part for part in parts if isinstance(part, Candidate)}
     scanned = [name for name in by_name if name not in reused.overlays]
     # A few guests are assessed one after the other, and all workers compress the samples of each.
     workers = jobs if len(scanned) >= jobs * _GUESTS_OF_A_WORKER else 1
-    measure = partial(_compress_samples, jobs=jobs if workers == 1 else 1)
-
-    def assess_scanned(name: str) -> GuestPlan:
-        failure = findings.failures.get(name)
-        return assess(by_name[name], findings.compared(name), failure, facts, measure)
-
-    def describe(name: str) -> str:
-        return f"computing the savings of guest {name}"
-
+    measure = partial(_compress_samples, jobs=jobs if workers == 1 else 1, observer=facts.observer)
+    job = AssessmentJob(by_name, findings, facts, measure)
     plans = {name: assess_reused(by_name[name], overlay, facts) for name, overlay in reused.overlays.items()}
-    for plan in run_tasks(lambda: assess_scanned, iter(scanned), jobs=workers, describe=describe):
+    for plan in run_tasks(job, scanned, jobs=workers):
         findings.forget(plan.name)
         plans[plan.name] = plan
-    return plans
+    return tuple(plans[part.entry.name] if isinstance(part, Candidate) else part for part in parts)
 
 
-def _compress_samples(samples: list[Sample], *, jobs: int) -> list[list[int]]:
-    tasks = iter(enumerate(samples))
-    found = run_tasks(lambda: _compress_sample, tasks, jobs=min(jobs, len(samples)), describe=_describe_sample)
+def _compress_samples(samples: list[Sample], *, jobs: int, observer: ReadObserver | None) -> list[list[int]]:
+    found = run_tasks(SampleJob(observer), enumerate(samples), jobs=min(jobs, len(samples)))
     return [lengths for _, lengths in sorted(found)]
-
-
-def _compress_sample(task: tuple[int, Sample]) -> tuple[int, list[int]]:
-    number, sample = task
-    lengths = stored_lengths(sample)
-    settle_reads()
-    return number, lengths
-
-
-def _describe_sample(task: tuple[int, Sample]) -> str:
-    return f"compressing a sample of {task[1].source.path}"

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batchdiff.errors import ImageError
-from batchdiff.image.files import settle_reads
+from batchdiff.image.files import ReadObserver
 from batchdiff.image.image import Image
 from batchdiff.plan.plan import PlannedImage
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
 from batchdiff.planning.checkpoint.resume import binding_of, key_of, ranges_left, take_over
 from batchdiff.planning.scan.common_blocks import CommonBlocks
-from batchdiff.planning.scan.one_range import RANGE, RangeResult, ScanJob, Scanner
+from batchdiff.planning.scan.one_range import RANGE, ScanJob
 from batchdiff.planning.scan.reopening import Budget, batches, files_of, reopened
 from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.scan.workers import run_tasks
@@ -25,13 +24,17 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class ScanSettings:
-    """The settings of a scan: limits of processes and files, receivers of progress and notices, checkpoint."""
+    """The settings of a scan: limits of processes and files, receivers of progress and notices, checkpoint.
+
+    ``observer`` is called at every read of an image.
+    """
 
     budget: Budget
     generator: str
     progress: Progress
     say: Callable[[str], None]
     checkpoint: Checkpoint | None
+    observer: ReadObserver | None = None
 
 
 def scan_guests(
@@ -56,7 +59,7 @@ def scan_guests(
     if checkpoint is not None:
         take_over(findings, checkpoint.load(binding), keys)
     common = CommonBlocks(template) if sharing else None
-    ranges = _ranges(template, guests, findings, common)
+    ranges = _ranges(template, guests, findings, common, settings.observer)
     # Ranges that the checkpoint does not cover, in batches of guests that fit the limit of open files.
     groups = ranges_left(ranges, findings.covered, list(guests))
     jobs, most = settings.budget
@@ -65,18 +68,15 @@ def scan_guests(
     meter = _Meter(record.virtual_size, guests, settings.progress)
     meter.begin(ranges, groups, parts)
     if meter.done:
-        settings.say(
-            f"Resuming an interrupted scan: {format_size(meter.done)} of {format_size(meter.total)} are already"
-            " done."
-        )
+        settings.say(meter.resumed())
     settings.progress(meter.done, meter.total)
+    job = ScanJob(record.source, files_of(template), sharing=sharing, observer=settings.observer)
     for names, numbers in parts:
-        runs = tuple(common.runs.get(name) for name in names) if common else ()
-        images = tuple(guests[name] for name in names)
-        job = ScanJob(record.source, files_of(template), images, sharing=sharing, shared=runs)
+        shared = tuple(common.runs.get(name) for name in names) if common else ()
+        job = replace(job, guests=tuple(guests[name] for name in names), shared=shared)
         if checkpoint is not None:
             checkpoint.begin(tuple(keys[name] for name in names))
-        for result in _results(job, numbers, jobs):
+        for result in run_tasks(job, numbers, jobs=min(jobs, max(len(numbers), 1))):
             findings.add(result, names)
             if checkpoint is not None:
                 checkpoint.add(result)
@@ -85,7 +85,11 @@ def scan_guests(
 
 
 def _ranges(
-    template: Image, guests: Mapping[str, PlannedImage], findings: Findings, common: CommonBlocks | None
+    template: Image,
+    guests: Mapping[str, PlannedImage],
+    findings: Findings,
+    common: CommonBlocks | None,
+    observer: ReadObserver | None,
 ) -> list[int]:
     """Return the numbers of the ranges to scan, ascending, and record guests that cannot be read as failures.
 
@@ -94,7 +98,7 @@ def _ranges(
     found = set(ranges_with_data(template))
     for name, record in guests.items():
         try:
-            with reopened(record) as image:
+            with reopened(record, observer) as image:
                 found.update(ranges_with_data(image))
                 if common is not None:
                     common.add(name, image)
@@ -119,23 +123,6 @@ _Part = tuple[tuple[str, ...], list[int]]
 """Guests that are scanned together, and the ranges to scan for them."""
 
 
-def _results(job: ScanJob, numbers: list[int], jobs: int) -> Iterator[RangeResult]:
-    with ExitStack() as ours:  # with one job the scanner is in this process; a worker's ends with it
-
-        def start() -> Callable[[int], RangeResult]:
-            scanner = Scanner(job)
-            ours.callback(scanner.close)
-
-            def scan(number: int) -> RangeResult:
-                result = scanner.scan(number)
-                settle_reads()
-                return result
-
-            return scan
-
-        yield from run_tasks(start, iter(numbers), jobs=min(jobs, max(len(numbers), 1)), describe=_named)
-
-
 class _Meter:
     """A count of the bytes scanned; results from a checkpoint count as done."""
 
@@ -151,6 +138,11 @@ class _Meter:
         self.done = max(whole - self._bytes_in(groups.items()), 0)
         self.total = self.done + self._bytes_in(parts)
 
+    def resumed(self) -> str:
+        """Return the notice that a scan is resumed."""
+        done, total = format_size(self.done), format_size(self.total)
+        return f"Resuming an interrupted scan: {done} of {total} are already done."
+
     def count(self, number: int, names: tuple[str, ...]) -> None:
         """Count a range as done for these guests."""
         self.done += self._bytes_of(number, names)
@@ -163,10 +155,3 @@ class _Meter:
         """Return the bytes of a range in the template and these guests."""
         sizes = [self._template_size, *(self._sizes[name] for name in names)]
         return sum(min(max(size - number * RANGE, 0), RANGE) for size in sizes)
-
-
-def _named(number: int) -> str:
-    start = number * RANGE
-    return (
-        f"scanning bytes {start} to {start + RANGE} (from {format_size(start)} on) of the template and its guests"
-    )

@@ -1,11 +1,12 @@
-"""Application of a scan's limits (rate, page cache, priority) to this process and to workers forked later."""
+"""Limits of a scan (rate, page cache, priority), applied to the reads of the images that are opened with them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
 
-from batchdiff.image.files import observed_reads
+from batchdiff.image.files import ReadObserver
 from batchdiff.throttle.io_priority import step_back
 from batchdiff.throttle.options import CacheUse, Manners
 from batchdiff.throttle.page_cache import DropBehind
@@ -13,16 +14,40 @@ from batchdiff.throttle.rate_limit import Pace
 
 
 @contextmanager
-def kept(manners: Manners, *, tell: Callable[[str], None] = lambda _text: None) -> Iterator[None]:
-    """Apply the limits to all reads of images inside the block. ``tell`` is called with the resulting priority."""
+def throttled(
+    manners: Manners, *, tell: Callable[[str], None] = lambda _text: None
+) -> Iterator[ReadObserver | None]:
+    """Yield an observer that keeps reads within the limits; None if there are none.
+
+    It serves this process and workers that are forked from it: the rate is that of all together. The priority is
+    lowered for good. ``tell`` is called with the resulting priority.
+    """
     with ExitStack() as held:
         if manners.idle:
             tell(f"--idle: {step_back()}")
+        observers: list[ReadObserver] = []
         if manners.limit_rate is not None:
-            held.enter_context(observed_reads(pace := Pace(manners.limit_rate)))
+            observers.append(pace := Pace(manners.limit_rate))
             held.callback(pace.close)
         if manners.cache is CacheUse.DROP:
-            dropping = DropBehind()
-            held.enter_context(observed_reads(dropping))
+            observers.append(dropping := DropBehind())
             held.callback(dropping.settle)
-        yield
+        yield _Observers(tuple(observers)) if observers else None
+
+
+class _Observers(NamedTuple):
+    """Several observers as one, in this order."""
+
+    each: tuple[ReadObserver, ...]
+
+    def before(self, fd: int, offset: int, length: int) -> None:
+        for observer in self.each:
+            observer.before(fd, offset, length)
+
+    def after(self, fd: int, offset: int, length: int) -> None:
+        for observer in self.each:
+            observer.after(fd, offset, length)
+
+    def settle(self) -> None:
+        for observer in self.each:
+            observer.settle()

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import source
 
-from batchdiff.image import files
 from batchdiff.image.content_digest import RangeDigest, combined, content_digest
 from batchdiff.image.open import open_image
 from batchdiff.planning.scan.compare import WINDOW
@@ -101,7 +100,7 @@ class Reads:
 def test_an_image_has_the_digest_of_its_windows_and_holes_are_not_read(tmp_path):
     text = f"{WINDOW}:- 4k:A {3 * WINDOW}:- 8k:0 64k:B {30 * MIB}:- 4k:D {RANGE}:- 512:C"
     path, content, reads = notation.write_raw(tmp_path / "a.raw", text), notation.content(text), Reads()
-    with open_image(source(path)) as image, files.observed_reads(reads):
+    with open_image(source(path), observer=reads) as image:
         found = content_digest(image, check=lambda: None)
     windows = {at // WINDOW: content[at : at + WINDOW] for at in range(0, len(content), WINDOW)}
     ranges = {}

@@ -6,6 +6,7 @@ import errno
 import os
 import pickle
 import socket
+from contextlib import closing
 
 import notation
 import pytest
@@ -159,13 +160,10 @@ def test_images_are_opened_read_only_and_closed(tmp_path, write):
 
 def test_a_missing_end_of_the_file_is_an_error(tmp_path):
     path = notation.write_raw(tmp_path / "a", "1000:A")
-    fd = files.open_image_file(str(path))
-    try:
-        assert files.read_exactly(fd, 1000, 0, str(path)) == notation.content("1000:A")
+    with closing(files.ImageFile(str(path))) as file:
+        assert file.read_exactly(1000, 0) == notation.content("1000:A")
         with pytest.raises(ImageError, match="ends before byte 1001"):
-            files.read_exactly(fd, 1001, 0, str(path))
-    finally:
-        os.close(fd)
+            file.read_exactly(1001, 0)
 
 
 @pytest.mark.parametrize("write", [notation.write_raw, notation.write_qcow2])

@@ -8,7 +8,7 @@ import notation
 import pytest
 from oracle import guest_bytes, source
 
-from batchdiff.image import files
+from batchdiff.image.files import ImageFile
 from batchdiff.image.open import open_image
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import KIB, MIB
@@ -82,11 +82,11 @@ def test_a_run_of_data_is_asked_for_once_for_all_that_lies_in_it(tmp_path, monke
     image_path = mixed_image(tmp_path / "a.qcow2", 2)
     asked = []
 
-    def data_runs(*arguments, real=files.data_runs):
+    def data_runs(*arguments, real=ImageFile.data_runs):
         asked.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr(files, "data_runs", data_runs)
+    monkeypatch.setattr(ImageFile, "data_runs", data_runs)
     with open_image(source(image_path)) as image:
         assert len(image.segments(0, SIZE)) > 50
     assert len(asked) == 1

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import notation
 import pytest
@@ -27,7 +28,7 @@ from batchdiff.throttle import rate_limit as pace_module
 from batchdiff.throttle.options import CacheUse, Manners
 from batchdiff.throttle.page_cache import BLOCK, DropBehind
 from batchdiff.throttle.rate_limit import Pace
-from batchdiff.throttle.throttle import kept
+from batchdiff.throttle.throttle import throttled
 from batchdiff.units import KIB, MIB
 
 PAGE = page_residency.PAGE
@@ -161,8 +162,8 @@ def test_whom_the_kernel_does_not_tell(image, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_, **__: False)
     assert not page_residency.is_reliable(fd)
     read_in(path, (0, MIB))
-    with files.observed_reads(DropBehind()):
-        files.read_exactly(fd, 2 * MIB, 0, str(path))
+    with closing(files.ImageFile(str(path), DropBehind())) as file:
+        file.read_exactly(2 * MIB, 0)
     assert resident(path) == 0
 
 
@@ -187,7 +188,7 @@ def test_a_descriptor_that_was_closed_and_used_again(tmp_path, image):
 
 
 def test_failed_reads_are_reported_too(image):
-    _, fd = image
+    path, _ = image
     seen = []
 
     class Observer:
@@ -200,35 +201,37 @@ def test_failed_reads_are_reported_too(image):
         def settle(self):
             seen.append(("settle",))
 
-    closed = os.dup(fd)
-    os.close(closed)
-    with files.observed_reads(Observer()):
-        files.read_exactly(fd, 5, 7, "x")
-        with pytest.raises(ImageError):
-            files.read_exactly(closed, 1, 0, "x")
-        files.settle_reads()
-    files.read_exactly(fd, 1, 0, "x")
+    observer = Observer()
+    file = files.ImageFile(str(path), observer)
+    file.read_exactly(5, 7)
+    file.close()
+    with pytest.raises(ImageError):
+        file.read_exactly(1, 0)
+    files.settle(observer)
+    with closing(files.ImageFile(str(path))) as unobserved:
+        unobserved.read_exactly(1, 0)
+        files.settle(None)
     assert seen == [
-        ("before", fd, 7, 5),
-        ("after", fd, 7, 5),
-        ("before", closed, 0, 1),
-        ("after", closed, 0, 1),
+        ("before", file.fd, 7, 5),
+        ("after", file.fd, 7, 5),
+        ("before", file.fd, 0, 1),
+        ("after", file.fd, 0, 1),
         ("settle",),
     ]
 
 
 def test_what_was_asked_for_in_vain_is_waited_for(image, monkeypatch):
     """Pages that are still under way from the disk cannot be dropped."""
-    path, fd = image
+    path, _ = image
     waited = []
     real = os.pread
     monkeypatch.setattr(os, "pread", lambda *what: waited.append(what) or real(*what))
     dropping = DropBehind()
-    with files.observed_reads(dropping):
-        files.read_exactly(fd, 64 * KIB, 0, str(path))
-        files.read_exactly(fd, 64 * KIB, 64 * KIB, str(path))
-        files.settle_reads()
-    assert waited == [(fd, 2 * MIB - 128 * KIB, 128 * KIB)]
+    with closing(files.ImageFile(str(path), dropping)) as file:
+        file.read_exactly(64 * KIB, 0)
+        file.read_exactly(64 * KIB, 64 * KIB)
+        dropping.settle()
+    assert waited == [(file.fd, 2 * MIB - 128 * KIB, 128 * KIB)]
     assert resident(path) == 0
 
 
@@ -240,16 +243,14 @@ def test_nothing_is_read_ahead_over_the_edge_of_a_block(tmp_path):
         for at in range(0, BLOCK + 32 * MIB, MIB):
             os.pwrite(file.fileno(), os.urandom(MIB), at)
     evict(path)
-    fd = os.open(path, os.O_RDONLY)
-    files.read_sequentially(fd)
     dropping = DropBehind()
-    with files.observed_reads(dropping):
+    with closing(files.ImageFile(str(path), dropping)) as file:
+        files.read_sequentially(file.fd)
         for at in range(0, BLOCK, 512 * KIB):
-            files.read_exactly(fd, 512 * KIB, at, str(path))
-        assert page_residency.absent_runs(fd, BLOCK, BLOCK + 32 * MIB) == [(BLOCK, BLOCK + 32 * MIB)]
-        files.settle_reads()
+            file.read_exactly(512 * KIB, at)
+        assert page_residency.absent_runs(file.fd, BLOCK, BLOCK + 32 * MIB) == [(BLOCK, BLOCK + 32 * MIB)]
+        dropping.settle()
     assert resident(path) == 0
-    os.close(fd)
 
 
 def _read_at_a_pace(pace, count, length, began, queue):
@@ -374,17 +375,19 @@ def test_no_rate(tmp_path, rate):
 
 
 _IDLE = """
-import ctypes, os, sys
+import contextlib, ctypes, os, sys
 from batchdiff.throttle.options import Manners
-from batchdiff.throttle.throttle import kept
+from batchdiff.throttle.throttle import throttled
 from batchdiff.planning.scan.workers import run_tasks
 
-def look(_):
-    return ctypes.CDLL(None).syscall(int(sys.argv[1]), 1, 0), os.nice(0)
+class Look:
+    @contextlib.contextmanager
+    def begin(self):
+        yield lambda _: (ctypes.CDLL(None).syscall(int(sys.argv[1]), 1, 0), os.nice(0))
 
 told = []
-with kept(Manners(idle=True), tell=told.append):
-    print(set(run_tasks(lambda: look, iter(range(4)), jobs=2, describe=str)), *told)
+with throttled(Manners(idle=True), tell=told.append):
+    print(set(run_tasks(Look(), range(4), jobs=2)), *told)
 """
 
 
@@ -405,6 +408,10 @@ def test_idle_is_reported_with_verbose(tmp_path):
 
 
 def test_manners_end_with_the_scan():
-    with kept(Manners(CacheUse.DROP, limit_rate=MIB)):
-        assert len(files._observers) == 2
-    assert files._observers == []
+    before = os.listdir("/proc/self/fd")
+    with throttled(Manners(CacheUse.DROP, limit_rate=MIB)) as observer:
+        assert [type(each) for each in observer.each] == [Pace, DropBehind]
+        assert len(os.listdir("/proc/self/fd")) == len(before) + 1
+    assert os.listdir("/proc/self/fd") == before
+    with throttled(Manners()) as observer:
+        assert observer is None

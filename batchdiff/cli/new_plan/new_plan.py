@@ -25,7 +25,7 @@ from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan_json import plan_report
 from batchdiff.report.plan_text import plan_text
 from batchdiff.throttle.options import Manners
-from batchdiff.throttle.throttle import kept
+from batchdiff.throttle.throttle import throttled
 
 
 def make_and_report(
@@ -40,10 +40,10 @@ def make_and_report(
     jobs = arguments.jobs or usable_cpus()
     with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
         earlier = EarlierResults(checkpoint, older, console.say, plans)
-        with kept(manners, tell=console.detail):
-            warn_of_manifest(console, manifest)
+        with throttled(manners, tell=console.detail) as observer:
+            warn_of_manifest(console, manifest, observer)
             with scan_progress(console) as progress:
-                plan = make_plan(manifest, jobs=jobs, progress=progress, earlier=earlier)
+                plan = make_plan(manifest, jobs=jobs, progress=progress, earlier=earlier, observer=observer)
         # The checkpoint goes only when the plan is written: a crash in between costs no scan.
         replaced = replace_plan_at(path, plan, converted_guests(manifest))
         checkpoint.discard()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from batchdiff.planning.checkpoint.file import CheckpointFile
 from batchdiff.planning.checkpoint.records import CHECKPOINT_MAGIC, Binding, Guests, Record, encode_record
-from batchdiff.planning.scan.one_range import RangeResult
+from batchdiff.planning.scan.results import RangeResult
 
 _BEGIN_AFTER = 2.0
 """Seconds before a file is created: a shorter scan is cheap to repeat."""

@@ -25,7 +25,7 @@ import numpy as np
 import xxhash
 
 from batchdiff.extents import Extents, Kind
-from batchdiff.planning.scan.one_range import RangeResult
+from batchdiff.planning.scan.results import RangeResult
 
 CHECKPOINT_MAGIC = b"batchdiff unfinished scan 1\n"
 

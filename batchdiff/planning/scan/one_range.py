@@ -14,15 +14,16 @@ Ranges are aligned to the largest cluster, so folding to clusters never crosses 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from batchdiff.errors import ImageError
-from batchdiff.extents import Extents
 from batchdiff.image.equal_compressed import Stored, stored_in, unlike
-from batchdiff.image.files import read_sequentially
+from batchdiff.image.files import ReadObserver, read_sequentially, settle
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment, clipped
 from batchdiff.image.storage.shared_blocks import BlockRuns, Placed, placed, runs_within, shared
@@ -40,10 +41,11 @@ from batchdiff.planning.scan.compare import (
 )
 from batchdiff.planning.scan.range_kinds import RangeFindings, assume_data, replace_in_span, replaced_units
 from batchdiff.planning.scan.reopening import Files, opened_too, reopened
+from batchdiff.planning.scan.results import RangeResult
 from batchdiff.planning.scan.spans import Span, merged
 from batchdiff.planning.scan.windows import MOST_KEPT, Mapped, Stride, mapped, spans_of, without_holes
 from batchdiff.qcow2.entries import Origin
-from batchdiff.units import MIB, align_up, ceil_div
+from batchdiff.units import MIB, align_up, ceil_div, format_size
 
 RANGE = 64 * MIB
 """Bytes of one task of a worker: tens of milliseconds of work. The digest's definition depends on it."""
@@ -55,30 +57,43 @@ class ScanJob:
 
     ``files``: the template's files at that time. ``sharing``: it shares blocks with other files, possibly the
     guests. ``shared``: by guest, its bytes in blocks that the template has at the same offset; None if they are
-    not known yet.
+    not known yet. ``observer`` is called at every read.
+
+    A task is the number of a range (:class:`~batchdiff.planning.scan.executor.Job`).
     """
 
     template: ImageSource
     files: Files
-    guests: tuple[PlannedImage, ...]
+    guests: tuple[PlannedImage, ...] = ()
     sharing: bool = False
     shared: tuple[BlockRuns | None, ...] = ()
+    observer: ReadObserver | None = None
 
+    @contextmanager
+    def begin(self) -> Iterator[Callable[[int], RangeResult]]:
+        """Open all images, and give the function that scans a range.
 
-@dataclass(slots=True)
-class RangeResult:
-    """The result of scanning one range, by guest number; guests without differences there are left out.
+        :raises ImageError: the template cannot be opened.
+        """
+        scanner = Scanner(self)
 
-    ``template_units``: the count of the template's nonzero units, as far as it was read; ``replaced``: by guest,
-    in how many of these it has other data.
-    """
+        def scan(number: int) -> RangeResult:
+            result = scanner.scan(number)
+            settle(self.observer)
+            return result
 
-    number: int
-    template_digest: bytes | None = None
-    differences: dict[int, Extents] = field(default_factory=dict)
-    failures: dict[int, ImageError] = field(default_factory=dict)
-    template_units: int = 0
-    replaced: dict[int, int] = field(default_factory=dict)
+        try:
+            yield scan
+        finally:
+            scanner.close()
+
+    def describe(self, number: int) -> str:
+        """Return what a worker does with a range."""
+        start = number * RANGE
+        return (
+            f"scanning bytes {start} to {start + RANGE} (from {format_size(start)} on) of the template and its"
+            " guests"
+        )
 
 
 class _Stretch(NamedTuple):
@@ -105,14 +120,14 @@ class Scanner:
     """The images of a job, opened once, and the buffers to compare them with."""
 
     def __init__(self, job: ScanJob) -> None:
-        self._template = _read_ahead(opened_too(job.template, job.files))
+        self._template = _read_ahead(opened_too(job.template, job.files, job.observer))
         self._sharing = job.sharing
         self._shared = {number: runs for number, runs in enumerate(job.shared) if runs is not None}
         self._guests: dict[int, Image] = {}
         self._failures: dict[int, ImageError] = {}
         for number, guest in enumerate(job.guests):
             try:
-                self._guests[number] = _read_ahead(reopened(guest))
+                self._guests[number] = _read_ahead(reopened(guest, job.observer))
             except ImageError as error:
                 self._failures[number] = error
         self._size = max([self._template.virtual_size, *(g.virtual_size for g in self._guests.values())])

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from batchdiff.errors import ImageError
 from batchdiff.files.descriptors import free_descriptors
 from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
+from batchdiff.image.files import ReadObserver
 from batchdiff.image.image import Image
 from batchdiff.image.open import open_image
 from batchdiff.image_source import ImageSource
@@ -60,13 +61,13 @@ def batches(guests: Sequence[str], files: Mapping[str, int], most: int) -> Itera
     yield tuple(batch)
 
 
-def reopened(record: PlannedImage) -> Image:
-    """Open a planned image again.
+def reopened(record: PlannedImage, observer: ReadObserver | None = None) -> Image:
+    """Open a planned image again. ``observer`` is called at every read of it.
 
     :raises ImageError: it changed since it was first opened, or cannot be opened.
     """
     try:
-        image = open_image(record.source)
+        image = open_image(record.source, observer=observer)
     except ImageError as error:
         # If it changed, that explains any error, so report the change.
         now = tuple(fingerprint_at(path) or NO_FILE for path in record.paths)
@@ -89,12 +90,12 @@ def files_of(image: Image) -> Files:
     return tuple((each.device, each.inode) for each in image.fingerprints())
 
 
-def opened_too(source: ImageSource, files: Files) -> Image:
+def opened_too(source: ImageSource, files: Files, observer: ReadObserver | None = None) -> Image:
     """Open an image that this run already has open, and check that its path still leads to the same file.
 
     :raises ImageError: other files have its names now, or it cannot be opened.
     """
-    image = open_image(source)
+    image = open_image(source, observer=observer)
     if files_of(image) != files:
         image.close()
         raise ImageError(

@@ -1,4 +1,4 @@
-"""The results of all ranges' scans, combined in any order."""
+"""The result of scanning one range, and the results of all ranges, combined in any order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,22 @@ from batchdiff.image.content_digest import combined
 from batchdiff.linux.fiemap import ExtentTable
 from batchdiff.plan.plan import Similarity
 from batchdiff.planning.scan.compare import UNIT
-from batchdiff.planning.scan.one_range import RangeResult
+
+
+@dataclass(slots=True)
+class RangeResult:
+    """The result of scanning one range, by guest number; guests without differences there are left out.
+
+    ``template_units``: the count of the template's nonzero units, as far as it was read; ``replaced``: by guest,
+    in how many of these it has other data.
+    """
+
+    number: int
+    template_digest: bytes | None = None
+    differences: dict[int, Extents] = field(default_factory=dict)
+    failures: dict[int, ImageError] = field(default_factory=dict)
+    template_units: int = 0
+    replaced: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

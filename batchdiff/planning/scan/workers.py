@@ -1,4 +1,4 @@
-"""The process pool: it gives each worker one task at a time, and notices at once if a worker dies.
+"""The executor of a plan: forked workers get one task at a time each, and a worker's death is noticed at once.
 
 ::
 
@@ -14,17 +14,16 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Generic, TypeVar
+from typing import Generic
 
 from batchdiff.errors import BatchdiffError, WorkerError
+from batchdiff.planning.scan.executor import Executor, Item, Job, Result
 from batchdiff.signals import HELD, held_signals, signal_name
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 # fork: a worker starts in 2 ms; spawn needs 0.3 s for the imports alone. fork is safe: the planner has no threads.
 _context = multiprocessing.get_context("fork")
@@ -37,23 +36,13 @@ class _Worker(Generic[Item]):
     task: Item
 
 
-def run_tasks(
-    start: Callable[[], Callable[[Item], Result]],
-    tasks: Iterator[Item],
-    *,
-    jobs: int,
-    describe: Callable[[Item], str],
-) -> Iterator[Result]:
-    """Yield the results of all tasks in the order in which they are finished.
+def run_tasks(job: Job[Item, Result], tasks: Iterable[Item], *, jobs: int) -> Iterator[Result]:
+    """Run the tasks in up to ``jobs`` processes: see :class:`~batchdiff.planning.scan.executor.Executor`.
 
-    ``start`` is called once in each worker, and returns the function that does the tasks. ``describe`` returns
-    what a worker does with a task, such as "scanning bytes 0 to 100".
-
-    :raises WorkerError: a worker could not be started, died, or ran out of memory.
-    :raises BatchdiffError: a task raised it.
+    A worker inherits the job by fork, so only tasks and results are pickled.
     """
     if jobs == 1:
-        yield from _without_workers(start, tasks, describe)
+        yield from _without_workers(job, tasks)
         return
     workers: dict[Connection, _Worker[Item]] = {}
     worker: _Worker[Item]
@@ -62,13 +51,13 @@ def run_tasks(
         # First one task for each worker; after that, the next task for the worker that finishes first.
         for task in tasks:
             if len(workers) < jobs:
-                _give(_started_worker(start, task, workers), task, describe)
+                _give(_started_worker(job, task, workers), job, task)
                 continue
-            worker, result = _next_result(workers, describe)
-            _give(worker, task, describe)
+            worker, result = _next_result(workers, job)
+            _give(worker, job, task)
             yield result
         while workers:
-            worker, result = _next_result(workers, describe)
+            worker, result = _next_result(workers, job)
             del workers[worker.pipe]
             _end(worker)
             yield result
@@ -78,22 +67,22 @@ def run_tasks(
             _end(worker)
 
 
-def _without_workers(
-    start: Callable[[], Callable[[Item], Result]], tasks: Iterator[Item], describe: Callable[[Item], str]
-) -> Iterator[Result]:
-    work: Callable[[Item], Result] | None = None
-    for task in tasks:
-        try:
-            work = work or start()
-            result = work(task)
-        except MemoryError as error:
-            raise _out_of_memory("batchdiff", describe(task), remedy="Free some memory.") from error
-        yield result
+_: Executor = run_tasks
 
 
-def _started_worker(
-    start: Callable[[], Callable[[Item], Result]], task: Item, workers: dict[Connection, _Worker[Item]]
-) -> _Worker[Item]:
+def _without_workers(job: Job[Item, Result], tasks: Iterable[Item]) -> Iterator[Result]:
+    do = None
+    with ExitStack() as begun:
+        for task in tasks:
+            try:
+                do = do or begun.enter_context(job.begin())
+                result = do(task)
+            except MemoryError as error:
+                raise _out_of_memory("batchdiff", job.describe(task), remedy="Free some memory.") from error
+            yield result
+
+
+def _started_worker(job: Job[Item, Result], task: Item, workers: dict[Connection, _Worker[Item]]) -> _Worker[Item]:
     """Start a worker, and add it to ``workers`` before a signal can interrupt that.
 
     :raises WorkerError: the system lacks processes, memory or descriptors for it.
@@ -102,7 +91,7 @@ def _started_worker(
         ours, theirs = _context.Pipe()
     except OSError as error:
         raise _unstarted(error) from error
-    process = _context.Process(target=_work, args=(start, theirs, [ours, *workers]), daemon=True)
+    process = _context.Process(target=_work, args=(job, theirs, [ours, *workers]), daemon=True)
     with held_signals():  # the worker must never run the planner's signal handlers
         try:
             process.start()
@@ -124,12 +113,12 @@ def _unstarted(error: OSError) -> WorkerError:
     )
 
 
-def _give(worker: _Worker[Item], task: Item, describe: Callable[[Item], str]) -> None:
+def _give(worker: _Worker[Item], job: Job[Item, Result], task: Item) -> None:
     worker.task = task
     try:
         worker.pipe.send(task)
     except OSError as error:  # it died right after sending a result
-        raise _death(worker, describe) from error
+        raise _death(worker, job) from error
 
 
 def _end(worker: _Worker[Item]) -> None:
@@ -140,20 +129,18 @@ def _end(worker: _Worker[Item]) -> None:
         worker.process.close()
 
 
-def _next_result(
-    workers: dict[Connection, _Worker[Item]], describe: Callable[[Item], str]
-) -> tuple[_Worker[Item], Result]:
+def _next_result(workers: dict[Connection, _Worker[Item]], job: Job[Item, Result]) -> tuple[_Worker[Item], Result]:
     pipe = wait(list(workers))[0]
     worker = workers[pipe]  # type: ignore[index]  # wait() returns what it was given
     try:
         succeeded, value = worker.pipe.recv()
     except (EOFError, OSError) as error:  # OSError: it died while sending a result
-        raise _death(worker, describe) from error
+        raise _death(worker, job) from error
     if succeeded:
         return worker, value
     if isinstance(value, MemoryError):
         remedy = "Run the same command with fewer jobs (`-j`), or free some memory."
-        raise _out_of_memory("a worker process", describe(worker.task), remedy=remedy)
+        raise _out_of_memory("a worker process", job.describe(worker.task), remedy=remedy)
     raise value
 
 
@@ -161,33 +148,34 @@ def _out_of_memory(who: str, doing: str, *, remedy: str) -> WorkerError:
     return WorkerError(f"{who} ran out of memory while {doing}", remedy=f"Nothing was written. {remedy}")
 
 
-def _death(worker: _Worker[Item], describe: Callable[[Item], str]) -> WorkerError:
+def _death(worker: _Worker[Item], job: Job[Item, Result]) -> WorkerError:
     worker.process.join()
     code = worker.process.exitcode or 0
     how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
     return WorkerError(
-        f"a worker process {how} while {describe(worker.task)}",
+        f"a worker process {how} while {job.describe(worker.task)}",
         why="it ran out of memory, or a user killed it" if code == -signal.SIGKILL else "",
         remedy="Nothing was written. Check the kernel log (`dmesg`), then run the same command again.",
     )
 
 
-def _work(start: Callable[[], Callable[[Item], Result]], pipe: Connection, inherited: list[Connection]) -> None:
+def _work(job: Job[Item, Result], pipe: Connection, inherited: list[Connection]) -> None:
     # Ctrl-C reaches the whole process group; only the planner reacts to it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
     for connection in inherited:
         connection.close()  # otherwise the workers would not notice the planner's death
-    work: Callable[[Item], Result] | None = None
+    do = None
+    begun = ExitStack()  # it ends with the process
     while True:
         try:
             task = pipe.recv()
         except (EOFError, ConnectionError):  # ConnectionError: the planner died with a result unread
             os._exit(0)
         try:
-            work = work or start()
-            message: tuple[bool, object] = (True, work(task))
+            do = do or begun.enter_context(job.begin())
+            message: tuple[bool, object] = (True, do(task))
         except BatchdiffError as error:
             message = (False, error)
         except MemoryError as error:

@@ -7,7 +7,8 @@ not depend on the number of jobs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchdiff.extents import Extents, Kind, folded, numbers, only
+from batchdiff.image.files import ReadObserver, settle
 from batchdiff.image.image import Image
 from batchdiff.image.open import open_image
 from batchdiff.image.read_buffer import ReadBuffer
@@ -57,10 +59,35 @@ Measure = Callable[[list[Sample]], list[list[int]]]
 """Compresses samples and returns, in their order, the stored bytes of each cluster; 0 for an uncompressed one."""
 
 
-def stored_lengths(sample: Sample) -> list[int]:
+@dataclass(frozen=True, slots=True)
+class SampleJob:
+    """The compression of samples; ``observer`` is called at every read.
+
+    A task is a sample with its number (:class:`~batchdiff.planning.scan.executor.Job`).
+    """
+
+    observer: ReadObserver | None = None
+
+    @contextmanager
+    def begin(self) -> Iterator[Callable[[tuple[int, Sample]], tuple[int, list[int]]]]:
+        """Give the function that compresses a sample: see :func:`stored_lengths`."""
+        yield self._compress
+
+    def describe(self, task: tuple[int, Sample]) -> str:
+        """Return what a worker does with a sample."""
+        return f"compressing a sample of {task[1].source.path}"
+
+    def _compress(self, task: tuple[int, Sample]) -> tuple[int, list[int]]:
+        number, sample = task
+        lengths = stored_lengths(sample, self.observer)
+        settle(self.observer)
+        return number, lengths
+
+
+def stored_lengths(sample: Sample, observer: ReadObserver | None = None) -> list[int]:
     """Return the compressed bytes of each cluster of a sample; 0 if it would be stored uncompressed."""
     buffer = ReadBuffer(sample.geometry.cluster_size)
-    with open_image(sample.source) as image:
+    with open_image(sample.source, observer=observer) as image:
         return [_stored(image, number, sample.geometry, buffer) for number in sample.clusters]
 
 

@@ -40,7 +40,7 @@ def test_what_stands_in_the_place_of_an_original_must_open(tmp_path):
 
 
 @pytest.mark.parametrize("where", list(OutgoingAt))
-def test_what_is_lost_is_told(where):
+def test_the_message_names_what_is_lost(where):
     outgoing = types.SimpleNamespace(names=NAMES)
     incoming = types.SimpleNamespace(source=ImageSource("/vm.qcow2", ImageFormat.QCOW2))
     task = types.SimpleNamespace(guest="vm", goal=Goal.APPLY, outgoing=outgoing, incoming=incoming)

@@ -20,7 +20,7 @@ from batchdiff.extents import Kind, empty, from_runs
 from batchdiff.planning.checkpoint import checkpoint as module
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
 from batchdiff.planning.checkpoint.records import CHECKPOINT_MAGIC, Binding, Guests, Recorded, encode_record
-from batchdiff.planning.scan.one_range import RangeResult
+from batchdiff.planning.scan.results import RangeResult
 
 
 @pytest.fixture
@@ -320,7 +320,7 @@ def test_only_its_own_file_is_discarded(plan, partial):
 _HOLDER = """
 import sys, time
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
-from batchdiff.planning.scan.one_range import RangeResult
+from batchdiff.planning.scan.results import RangeResult
 checkpoint = Checkpoint(sys.argv[1], warn=print, begin_after=0)
 checkpoint.load("b")
 checkpoint.begin(("one", "two"))

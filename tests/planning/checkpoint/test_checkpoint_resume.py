@@ -26,8 +26,7 @@ from batchdiff.planning.checkpoint.records import Guests, Recorded
 from batchdiff.planning.checkpoint.resume import ranges_left, take_over
 from batchdiff.planning.planner import EarlierResults, make_plan
 from batchdiff.planning.scan import one_range
-from batchdiff.planning.scan.one_range import RangeResult
-from batchdiff.planning.scan.results import Findings
+from batchdiff.planning.scan.results import Findings, RangeResult
 from batchdiff.units import MIB
 
 pytestmark = pytest.mark.usefixtures("small_ranges")

@@ -156,11 +156,11 @@ class Spy:
         self.reads = []
         real = files.read_into
 
-        def counted(fd, buffer, offset, path):
+        def counted(fd, buffer, offset, path, observer):
             name = os.path.basename(path)
             self.bytes[name] += len(buffer)
             self.reads.append((name, offset, len(buffer)))
-            return real(fd, buffer, offset, path)
+            return real(fd, buffer, offset, path, observer)
 
         monkeypatch.setattr(files, "read_into", counted)
 

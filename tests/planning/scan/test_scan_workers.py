@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -22,10 +23,25 @@ from batchdiff.planning.scan.workers import run_tasks
 from batchdiff.units import KIB, MIB
 
 
+class Doing:
+    """A job of tasks that ``work`` does; ``start`` returns that function, once in each worker."""
+
+    def __init__(self, work, start=None):
+        self.start = start or (lambda: work)
+
+    @contextmanager
+    def begin(self):
+        yield self.start()
+
+    def describe(self, task):
+        return f"doing task <{task}>"
+
+
+SAME = Doing(lambda task: task)
+
+
 def collect(work, tasks, jobs, start=None):
-    return list(
-        run_tasks(start or (lambda: work), iter(tasks), jobs=jobs, describe=lambda task: f"doing task <{task}>")
-    )
+    return list(run_tasks(Doing(work, start), tasks, jobs=jobs))
 
 
 def children():
@@ -65,6 +81,37 @@ def test_each_worker_starts_once_and_all_work():
     assert len(set(found)) == 30
 
 
+@pytest.mark.parametrize("how", ["done", "failed", "left"])
+def test_without_workers_a_job_ends_in_any_case(how):
+    """It closes its images, which are open in the planner's own process."""
+    events = []
+
+    class Open(Doing):
+        @contextmanager
+        def begin(self):
+            events.append("begin")
+            try:
+                yield self.start()
+            finally:
+                events.append("end")
+
+    def work(task):
+        if how == "failed":
+            raise GuestError("no")
+        return task
+
+    results = run_tasks(Open(work), range(3), jobs=1)
+    if how == "failed":
+        with pytest.raises(GuestError):
+            next(results)
+    elif how == "left":
+        next(results)
+        results.close()
+    else:
+        assert list(results) == [0, 1, 2]
+    assert events == ["begin", "end"]
+
+
 def test_no_more_workers_than_tasks():
     assert len(set(collect(lambda _: os.getpid(), range(2), 16))) == 2
 
@@ -78,7 +125,7 @@ def test_tasks_are_taken_when_a_worker_is_free():
             taken.append(number)
             yield number
 
-    results = run_tasks(lambda: lambda task: task, tasks(), jobs=2, describe=str)
+    results = run_tasks(SAME, tasks(), jobs=2)
     for done in range(1, 10):
         next(results)
         assert len(taken) <= done + 2
@@ -142,10 +189,10 @@ def killed(pid):
 def test_a_worker_killed_between_two_tasks(monkeypatch):
     """It dies right after a result: the next task cannot be given to it."""
 
-    def kill_and_give(worker, task, describe, *, real=pool._give):
+    def kill_and_give(worker, job, task, *, real=pool._give):
         if task >= 2:  # the first two start the workers
             killed(worker.process.pid)
-        real(worker, task, describe)
+        real(worker, job, task)
 
     monkeypatch.setattr(pool, "_give", kill_and_give)
     with pytest.raises(WorkerError, match="SIGKILL while doing task <2>"):
@@ -174,7 +221,7 @@ def test_an_error_among_results():
 
     found = []
     with pytest.raises(GuestError, match="five"):
-        found.extend(run_tasks(lambda: work, iter(range(10)), jobs=2, describe=str))
+        found.extend(run_tasks(Doing(work), range(10), jobs=2))
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -256,7 +303,7 @@ def test_whatever_ends_the_planner_ends_the_workers(monkeypatch, kind):
 
 
 def test_leaving_half_way_ends_the_workers():
-    results = run_tasks(lambda: lambda task: task, itertools.count(), jobs=3, describe=str)
+    results = run_tasks(SAME, itertools.count(), jobs=3)
     next(results)
     assert len(children()) == 3
     results.close()
@@ -291,7 +338,7 @@ def test_the_planners_handlers_are_not_the_workers():
 
 
 _PLANNER = """
-import os, sys, time
+import contextlib, os, sys, time
 from batchdiff.planning.scan import workers as pool
 from batchdiff.planning.scan.workers import run_tasks
 
@@ -301,7 +348,12 @@ def work(task):
     time.sleep(0.3)
     return task
 
-for _ in run_tasks(lambda: work, iter(range(10**6)), jobs=3, describe=str):
+class Job:
+    @contextlib.contextmanager
+    def begin(self):
+        yield work
+
+for _ in run_tasks(Job(), range(10**6), jobs=3):
     pass
 """
 

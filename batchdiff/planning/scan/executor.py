@@ -1,0 +1,44 @@
+"""The contract between a job and whoever runs its tasks: forked workers, and other executors later.
+
+::
+
+    planner    job, tasks -->  executor  -->  worker:  job.begin() -> do(task), do(task), ... -> end
+                               executor  -->  worker:  job.begin() -> do(task), ...
+               results    <--  in the order in which they are finished
+
+A job, its tasks and its results are values that can be pickled: no closures and no open files. So a worker needs
+nothing from the planner's process; it opens the images itself, by their paths. An observer of reads is the one
+exception: a rate limit is shared through memory that only forked workers have, so another executor needs its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Task_contra = TypeVar("Task_contra", contravariant=True)
+Result_co = TypeVar("Result_co", covariant=True)
+
+
+class Job(Protocol[Task_contra, Result_co]):
+    """Tasks of one kind, and all that a worker needs to do them."""
+
+    def begin(self) -> AbstractContextManager[Callable[[Task_contra], Result_co]]:
+        """Open what the tasks need, once in each worker, and give the function that does one task."""
+
+    def describe(self, task: Task_contra) -> str:
+        """Return what a worker does with a task, such as "scanning bytes 0 to 100"."""
+
+
+class Executor(Protocol):
+    """A function that runs the tasks of a job."""
+
+    def __call__(self, job: Job[Item, Result], tasks: Iterable[Item], *, jobs: int) -> Iterator[Result]:
+        """Yield the results of all tasks in the order in which they are finished. ``jobs``: how many at once.
+
+        :raises WorkerError: a worker could not be started, died, or ran out of memory.
+        :raises BatchdiffError: a task raised it.
+        """
