@@ -1,6 +1,6 @@
 """plan.json comes back as it was written, and is written at once or not at all.
 
-Guards plan/document.py.
+Guards plan/document.py, plan/plan.py.
 """
 
 import json

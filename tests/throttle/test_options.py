@@ -1,6 +1,6 @@
 """Pace, page cache and priority: measured from outside, by the kernel's own figures.
 
-Guards throttle/page_cache.py.
+Guards throttle/page_cache.py, throttle/throttle.py.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Scans of one range, compared with the bytes that the images read as.
 
-Guards image/equal_compressed.py, planning/scan/range_kinds.py.
+Guards image/equal_compressed.py, planning/scan/range_kinds.py, planning/scan/results.py.
 """
 
 import itertools
