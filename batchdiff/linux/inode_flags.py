@@ -16,9 +16,9 @@ import os
 import struct
 from typing import NamedTuple
 
-from batchdiff.linux.inode_locks import GET_MORE, INHERITS_PROJECT
+from batchdiff.linux.inode_locks import GET_FLAGS, GET_MORE, INHERITS_PROJECT
 
-_GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602
+_SET_FLAGS = 0x40086602
 _SET_MORE = 0x401C5820
 _FLAGS, _MORE = struct.Struct("=I"), struct.Struct("=5I8x")
 
@@ -134,7 +134,7 @@ def _folder_gives_project(fd: int) -> bool:
 
 def _flags(fd: int) -> int:
     try:
-        return int(_FLAGS.unpack(fcntl.ioctl(fd, _GET_FLAGS, _FLAGS.pack(0)))[0])
+        return int(_FLAGS.unpack(fcntl.ioctl(fd, GET_FLAGS, _FLAGS.pack(0)))[0])
     except OSError:
         return 0
 

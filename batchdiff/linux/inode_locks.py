@@ -17,7 +17,8 @@ import os
 import struct
 from typing import NamedTuple
 
-_GET_FLAGS = 0x80086601
+GET_FLAGS = 0x80086601
+"""Request for the flags of chattr(1)."""
 GET_MORE = 0x801C581F
 """Request for ``struct fsxattr``."""
 
@@ -44,7 +45,7 @@ class Project(NamedTuple):
 def lock_in(fd: int) -> InodeLock | None:
     """Return the attribute that locks an open file or folder; None if none does, or the filesystem has none."""
     with contextlib.suppress(OSError):
-        flags = _FLAGS.unpack(fcntl.ioctl(fd, _GET_FLAGS, _FLAGS.pack(0)))[0]
+        flags = _FLAGS.unpack(fcntl.ioctl(fd, GET_FLAGS, _FLAGS.pack(0)))[0]
         if flags & _IMMUTABLE:
             return InodeLock("i", "immutable")
         if flags & _APPEND:
