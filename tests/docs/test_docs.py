@@ -148,6 +148,25 @@ def test_verb_is_documented_with_all_its_options(verb: str):
         assert missing == [], f"not in the section `batchdiff {verb}`"
 
 
+def rows_of_options(text: str) -> list[str]:
+    """Return the options of a section's tables, by the names that begin their rows."""
+    return re.findall(r"^\| `(--?[\w-]+)", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("section", sorted(sections()))
+def test_no_option_is_documented_twice(section: str):
+    rows = rows_of_options(sections()[section])
+    assert sorted(rows) == sorted(set(rows))
+
+
+def test_a_second_row_is_found():
+    assert rows_of_options("| `--a B` | x |\n| `-j N`, `--jobs N` | x |\n| `--a` `x`, `y` | x |\n") == [
+        "--a",
+        "-j",
+        "--a",
+    ]
+
+
 def test_common_options_are_documented():
     words = documented(sections()["Common options"])
     assert common_options() | {"--version"} <= words
