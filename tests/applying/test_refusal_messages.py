@@ -264,7 +264,7 @@ MESSAGES = {
     ),
     sidecar_damaged: (
         "{0}/template.img.batchdiff-template.json cannot be read: it is damaged, or a newer batchdiff"
-        " has written it, so which overlays rest on the template is not known. If it names no overlay"
+        " has written it, so the overlays of the template are not known. If it names no overlay"
         " that you need, move it away, then run the same command again."
     ),
     unchosen: ("there is nothing to do for vm. `batchdiff status PLAN` shows where each guest stands."),

@@ -101,7 +101,7 @@ def _from_original(original: Found | None, guest: GuestToConvert, standing: Stan
 
 
 def _rests_on_template(guest: GuestToConvert, plan: Plan) -> bool:
-    """Return whether the file at the overlay's path rests on the plan's template; reads only its header."""
+    """Return whether the file at the overlay's path has the template as its backing file; read only headers."""
     # Imported here, because it loads numpy: usually there is nothing to recover, and status must be quick.
     from batchdiff.image.backing_names import resolved_backing  # noqa: PLC0415
     from batchdiff.image.open import open_layer  # noqa: PLC0415

@@ -80,7 +80,7 @@ def delete(fd: int, path: str, template: Image) -> None:
         if (kept.st_dev, kept.st_ino) == (info.st_dev, info.st_ino):
             raise GuestError(
                 f"{path} was not deleted",
-                why=f"it is {layer.path}, on which all overlays rest",
+                why=f"it is {layer.path}, the backing file of all overlays",
                 remedy=UNDO_SECOND_NAME,
             )
     os.unlink(path)

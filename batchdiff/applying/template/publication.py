@@ -41,7 +41,7 @@ class Publication:
     def check(self, guest: GuestToConvert) -> None:
         """Make sure, before an overlay is written, that the template has one content for all its overlays.
 
-        :raises PlanError: overlays of an earlier plan rest on another content of it, or that is unknown.
+        :raises PlanError: overlays of an earlier plan need another content of it, or that is unknown.
         """
         check_other_overlays(self.run.template.path, known_digest(self.plan), guest.overlay_path)
 

@@ -36,11 +36,11 @@ _MOST_EARLIER = 16
 def record_overlay(
     template: Image, digest: str, overlay_path: str, origin: OverlayOrigin, *, earlier: tuple[Chain, ...]
 ) -> None:
-    """Record that an overlay rests on the template, whose content has that digest.
+    """Record an overlay of the template, whose content has that digest.
 
     ``earlier``: fingerprints that the template had before, with the same content.
 
-    :raises PlanError: other overlays rest on it as it was with another content, or the sidecar cannot be read.
+    :raises PlanError: other overlays need another content of it, or the sidecar cannot be read.
     :raises OSError: the sidecar cannot be written.
     """
 
@@ -59,7 +59,7 @@ def record_overlay(
 
 
 def check_other_overlays(template_path: str, digest: str, overlay_path: str) -> None:
-    """Make sure that no overlays of an earlier plan rest on the template as it was with another content.
+    """Make sure that no overlay of an earlier plan needs another content of the template.
 
     ``digest``: that of its content now; empty if it is not known yet.
 
@@ -81,7 +81,7 @@ def _known(path: str) -> Sidecar | None:
     if before is None and os.path.lexists(path):
         raise PlanError(
             f"{path} cannot be read",
-            why="it is damaged, or a newer batchdiff has written it, so which overlays rest on the template is not"
+            why="it is damaged, or a newer batchdiff has written it, so the overlays of the template are not"
             " known",
             remedy="If it names no overlay that you need, move it away, then run the same command again.",
         )
@@ -91,9 +91,9 @@ def _known(path: str) -> Sidecar | None:
 def _other_content(template_path: str, overlays: list[str]) -> PlanError:
     return PlanError(
         f"the content of {template_path} changed after overlays were put on it",
-        why=f"{', '.join(sorted(overlays)[:3])}{' and more' if len(overlays) > 3 else ''} rest on what it was"
-        f" before, as {sidecar_path(template_path, overlays[0])} records",
-        remedy="Bring the template back from a backup; start no VM on those overlays before.",
+        why=f"{', '.join(sorted(overlays)[:3])}{' and more' if len(overlays) > 3 else ''} need its former"
+        f" content, as {sidecar_path(template_path, overlays[0])} records",
+        remedy="Bring the template back from a backup; start no VM on those overlays until then.",
     )
 
 
