@@ -5,6 +5,8 @@ Guards applying/swap/endings.py.
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from collections.abc import Callable
 
@@ -12,10 +14,11 @@ import notation
 import pytest
 from stage import ASIDE, NAME, Stage
 
+from batchdiff.applying.checks import space
 from batchdiff.applying.journal.records import Step
 from batchdiff.applying.results.outcome import GuestOutcome
 from batchdiff.choices import Retire
-from batchdiff.errors import BatchdiffError
+from batchdiff.errors import BatchdiffError, DifferenceError, InUseError, VerificationError
 
 Verb = Callable[[], list[GuestOutcome]]
 KEEP, QUARANTINE, DELETE = Retire
@@ -172,6 +175,67 @@ def interrupted_restore(stage: Stage) -> Verb:
     return lambda: stage.apply(QUARANTINE)
 
 
+def guest_of_another_size(stage: Stage) -> Verb:
+    os.truncate(stage.original(), 2 << 20)
+    return stage.apply
+
+
+def template_lost_discard(stage: Stage) -> Verb:
+    stage.apply(DELETE)
+    stage.swap_template()
+    return lambda: stage.restore(discard_changes=True)
+
+
+def no_qemu(stage: Stage) -> Verb:
+    stage.judge.is_installed = False
+    return stage.apply
+
+
+def overlay_differs(stage: Stage) -> Verb:
+    stage.judge.refuses["vm.img"] = DifferenceError("a and b differ", why="x")
+    return stage.apply
+
+
+def overlay_unsound(stage: Stage) -> Verb:
+    stage.apply(QUARANTINE)
+    stage.judge.refuses["vm.qcow2"] = VerificationError("bad overlay", why="x")
+    return stage.purge
+
+
+def overlay_in_use(stage: Stage) -> Verb:
+    stage.apply(QUARANTINE)
+    stage.judge.refuses["vm.qcow2"] = InUseError("an image is in use", why="x")
+    return stage.purge
+
+
+def both_lost_apply(stage: Stage) -> Verb:
+    stage.apply(KEEP)
+    stage.overlay().unlink()
+    stage.original().unlink()
+    return lambda: stage.apply(QUARANTINE)
+
+
+def overlay_exists(stage: Stage) -> Verb:
+    stage.overlay().write_bytes(b"x")
+    return stage.apply
+
+
+def template_changing(stage: Stage) -> Verb:
+    stage.judge.asked = stage.swap_template
+    return stage.apply
+
+
+def two_overlays(stage: Stage) -> Verb:
+    stage.apply(QUARANTINE)
+    shutil.copy(stage.overlay(), stage.overlay(suffix=".batchdiff-overlay"))
+    return stage.restore
+
+
+def journal_folder(stage: Stage) -> Verb:
+    stage.journal_file.mkdir()
+    return stage.apply
+
+
 MESSAGES = {
     purge_overlay_missing: (
         "{0}/vm.img.batchdiff-original was not deleted: {0}/vm.qcow2 is missing, so the original may "
@@ -284,6 +348,49 @@ MESSAGES = {
         "{0}/vm.img.batchdiff-original was not deleted: it differs from what the VM sees now, and it is not the"
         " file that was planned. Find out what it holds, and remove it yourself."
     ),
+    guest_of_another_size: (
+        "the plan is stale: {0}/vm.img has another virtual size: 2097152 bytes instead of 1048576. Plan again."
+    ),
+    template_lost_discard: (
+        "vm cannot go back to its original: it is gone: it was deleted or moved. Bring the template "
+        "back, or repair a copy of the overlay, so that it can be read again."
+    ),
+    no_qemu: (
+        "cannot verify with QEMU: qemu-img is not installed. Install it (Debian: qemu-utils). Or use "
+        "`--verify native`, with which no original can be deleted."
+    ),
+    overlay_differs: (
+        "a and b differ: x. The overlay was thrown away, and the original was left as it is. If "
+        "nothing wrote to the original, test the memory and the disk of this machine, and report "
+        "this: it must never happen."
+    ),
+    overlay_unsound: (
+        "bad overlay: x. This original is intact, as before the conversion: "
+        "{0}/vm.img.batchdiff-original. `batchdiff restore PLAN --guest vm --discard-changes` goes "
+        "back to it."
+    ),
+    overlay_in_use: (
+        "its VM has run on the overlay since ({0}/vm.qcow2 is in use, so the two cannot be compared)."
+        " To delete the original too: `batchdiff purge PLAN --guest vm --used`"
+    ),
+    both_lost_apply: (
+        "{0}/vm.img is gone, and {0}/vm.qcow2 is missing or cannot be read: both were removed or "
+        "moved. Bring one of them back. If the pool was moved, see docs/moving.md."
+    ),
+    overlay_exists: ("{0}/vm.qcow2 exists already. Move it away, or plan again with another `overlay.path`."),
+    template_changing: (
+        "{0}/template.img changed while this command ran: another file stands in its place. Shut down"
+        " what writes to it, then run the same command again."
+    ),
+    two_overlays: (
+        "vm was left alone: both {0}/vm.qcow2 and {0}/vm.qcow2.batchdiff-overlay are there, and "
+        "either could be its overlay. Move away the one that its VM does not use, then run the same "
+        "command again."
+    ),
+    journal_folder: (
+        "cannot open the journal {0}/fleet.plan.json.journal: {0}/fleet.plan.json.journal is a "
+        "folder. Correct the path, or move that away, then run the same command again."
+    ),
 }
 """Causes, each with the message of the verb; ``{0}`` is the folder."""
 
@@ -307,4 +414,26 @@ def test_an_overlay_in_the_place_of_an_original_that_is_kept(tmp_path, monkeypat
     assert message(Stage(tmp_path, monkeypatch, place="same").apply) == (
         "the overlay of vm takes the original's own name, so the original cannot keep it. Use `--retire"
         " quarantine` or `--retire delete`."
+    )
+
+
+def test_too_little_space(tmp_path, monkeypatch):
+    stage = Stage(tmp_path, monkeypatch)
+    monkeypatch.setattr(space, "free_bytes", lambda _: 1024)
+    assert re.fullmatch(
+        f"there is not enough space on the filesystem of {tmp_path}: up to [0-9.]+ KiB is needed at once, 1 KiB is"
+        r" free\. Make room, or apply some of the guests with `--guest`\.",
+        message(stage.apply),
+    )
+
+
+def test_too_little_space_for_a_rebuilt_image(tmp_path, monkeypatch):
+    stage = Stage(tmp_path, monkeypatch)
+    stage.apply(DELETE)
+    monkeypatch.setattr(space, "free_bytes", lambda _: 1024)
+    assert re.fullmatch(
+        f"vm was not rebuilt: there is not enough space on the filesystem of {tmp_path}: up to [0-9.]+ MiB is"
+        r" needed, 1 KiB is free\. Make room, then run the same command again; `--guest` restores one guest at a"
+        r" time\.",
+        message(stage.restore),
     )

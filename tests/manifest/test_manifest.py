@@ -209,7 +209,7 @@ def test_files_that_are_no_manifest(folder):
             file.write(content)
         with pytest.raises(ManifestError, match=path):
             read_manifest(path)
-    with pytest.raises(ManifestError, match="latin:2: not UTF-8"):
+    with pytest.raises(ManifestError, match="latin:2: not UTF-8, as a manifest must be"):
         read_manifest("latin")
 
 

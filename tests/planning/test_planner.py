@@ -311,7 +311,11 @@ def test_an_overlay_folder_that_is_gone(tmp_path, template):
     lost = dataclasses.replace(first, overlay_path=str(tmp_path / "gone" / "raw.qcow2"))
     guest, *rest = make_plan(dataclasses.replace(found, guests=(lost, *others)), jobs=1).guests
     assert guest.verdict is Verdict.REFUSE
-    assert re.search(r"cannot access .*gone.*: No such file", guest.reason)
+    assert re.fullmatch(
+        r"cannot access .*gone.*, the folder of its overlay: No such file or directory\. Create the folder, or"
+        r" correct `overlay: \{path: \.\.\.\}`\.",
+        guest.reason,
+    )
     assert {other.verdict for other in rest} == {Verdict.CONVERT}
 
 

@@ -173,8 +173,9 @@ def test_four_overlays_are_named_by_three(template):
         template.record("e.qcow2", "another")
     folder = template.path.parent
     assert str(caught.value) == (
-        f"the content of {template.path} changed after overlays were put on it: {folder}/a.qcow2, {folder}/b.qcow2,"
-        f" {folder}/c.qcow2 and more need its former content, as {template.path}.batchdiff-template.json records."
+        f"the content of {template.path} changed after overlays were put on it: {folder}/a.qcow2,"
+        f" {folder}/b.qcow2, {folder}/c.qcow2 and more need its former content, as"
+        f" {template.path}.batchdiff-template.json records."
         " Bring the template back from a backup; start no VM on those overlays until then."
     )
     assert "d.qcow2" not in caught.value.why
