@@ -97,7 +97,7 @@ def _assert_segment(segment: Segment, entry: dict[str, int], content: bytes) -> 
         assert (segment.origin, segment.layer) == (Origin.FILE, entry["depth"]), said
         assert segment.address - segment.start == entry["offset"] - entry["start"], said
     else:
-        assert (segment.origin, segment.layer) == (Origin.PACKED, entry["depth"]), said
+        assert (segment.origin, segment.layer) == (Origin.COMPRESSED, entry["depth"]), said
 
 
 def assert_next_data_never_late(image: Image, content: bytes) -> None:

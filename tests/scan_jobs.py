@@ -8,8 +8,8 @@ from oracle import source
 
 from batchdiff.image.open import open_image
 from batchdiff.plan.plan import PlannedImage
-from batchdiff.planning.scan.one_range import ScanJob
 from batchdiff.planning.scan.reopening import files_of
+from batchdiff.planning.scan.scan_job import ScanJob
 
 
 def scan_job(template: Path, *guests: PlannedImage, sharing: bool = False) -> ScanJob:

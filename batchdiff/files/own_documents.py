@@ -25,7 +25,7 @@ class Document(enum.StrEnum):
     EVENTS = "the output of a command with --json"
 
 
-LARGEST = 1 << 30
+LARGEST_DOCUMENT = 1 << 30
 """The most bytes of a plan or journal that are read: a plan of 1,000 guests with 10,000 extents each takes 130
 MiB, and a journal has about two kilobytes for each guest."""
 

@@ -20,7 +20,7 @@ import xxhash
 
 from batchdiff.files.memory import page_aligned
 from batchdiff.image.image import Image
-from batchdiff.image.layer import windowed
+from batchdiff.image.layer import split_into_windows
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import KIB, MIB, ceil_div
 
@@ -83,7 +83,7 @@ def _range_digest(image: Image, number: int, buffer: memoryview, check: Callable
         check()
         stop = min(begin + _STRETCH, end)
         numbers = range(ceil_div(stop - begin, _WINDOW))
-        for window, segments in windowed(image.segments(begin, stop), begin, _WINDOW, numbers).items():
+        for window, segments in split_into_windows(image.segments(begin, stop), begin, _WINDOW, numbers).items():
             if all(segment.origin is Origin.ZERO for segment in segments):
                 continue
             data = buffer[: segments[-1].end - segments[0].start]

@@ -7,39 +7,39 @@ were written. Equal compressed bytes unpack to equal data. Unpacking zlib takes 
 from __future__ import annotations
 
 from batchdiff.image.image import Image
-from batchdiff.image.layer import Packed, Segment, clipped
+from batchdiff.image.layer import CompressedCluster, Segment, clip_segments
 from batchdiff.qcow2.entries import Origin
 
-Stored = dict[tuple[int, int], Packed]
+CompressedClusters = dict[tuple[int, int], CompressedCluster]
 """Compressed clusters of an image, or parts of them, by start and end of their guest bytes."""
 
 
-def stored_in(image: Image, segments: list[Segment]) -> Stored:
+def compressed_clusters(image: Image, segments: list[Segment]) -> CompressedClusters:
     """Read the compressed clusters among some segments.
 
     :raises ImageError: the image cannot be read.
     """
     return {
-        (segment.start, segment.end): image.layers[segment.layer].packed(segment)
+        (segment.start, segment.end): image.layers[segment.layer].compressed_cluster(segment)
         for segment in segments
-        if segment.origin is Origin.PACKED
+        if segment.origin is Origin.COMPRESSED
     }
 
 
-def unlike(
-    stored: Stored, image: Image, segments: list[Segment], within: tuple[int, int]
+def range_to_compare(
+    clusters: CompressedClusters, image: Image, segments: list[Segment], start: int, end: int
 ) -> tuple[int, int] | None:
-    """Return the smallest range within ``within`` outside of which another image has equal compressed clusters.
+    """Return the part of bytes ``start`` to ``end`` that must be unpacked to compare two images.
 
-    ``stored``: the clusters of the one image. ``segments``: those of the other image, which may end early. None if
-    the images are equal in all of ``within``.
+    It is the smallest range outside of which ``image`` has the same compressed clusters as the other image; None
+    if it has the same ones everywhere. ``clusters``: those of the other image. ``segments``: those of ``image``,
+    which may end early.
 
-    :raises ImageError: the other image cannot be read.
+    :raises ImageError: ``image`` cannot be read.
     """
-    start, end = within
     left = []
-    for segment in clipped(segments, start, end):
-        if not _is_alike(stored, image, segment):
+    for segment in clip_segments(segments, start, end):
+        if not _is_equal(clusters, image, segment):
             left.append((segment.start, segment.end))
         start = segment.end
     if start < end:
@@ -47,8 +47,8 @@ def unlike(
     return (left[0][0], left[-1][1]) if left else None
 
 
-def _is_alike(stored: Stored, image: Image, segment: Segment) -> bool:
-    if segment.origin is not Origin.PACKED:
+def _is_equal(clusters: CompressedClusters, image: Image, segment: Segment) -> bool:
+    if segment.origin is not Origin.COMPRESSED:
         return False
-    other = stored.get((segment.start, segment.end))
-    return other is not None and other == image.layers[segment.layer].packed(segment)
+    other = clusters.get((segment.start, segment.end))
+    return other is not None and other == image.layers[segment.layer].compressed_cluster(segment)

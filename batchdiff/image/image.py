@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from batchdiff.files.fingerprint import Fingerprint
-from batchdiff.image.layer import Layer, Segment, clipped
+from batchdiff.image.layer import Layer, Segment, clip_segments
 from batchdiff.image_source import ImageSource
 from batchdiff.qcow2.entries import Origin
 
@@ -119,7 +119,7 @@ def _within(segments: list[Segment], start: int, end: int) -> list[Segment]:
     """Cut sorted segments to a range; those before it are skipped by bisection."""
     first = bisect.bisect_right(segments, start, key=lambda segment: segment.end)
     last = bisect.bisect_left(segments, end, key=lambda segment: segment.start)
-    return clipped(segments[first:last], start, end)
+    return clip_segments(segments[first:last], start, end)
 
 
 def _clear(view: memoryview) -> None:

@@ -31,7 +31,7 @@ class Segment(NamedTuple):
     address: int
 
 
-class Packed(NamedTuple):
+class CompressedCluster(NamedTuple):
     """A compressed cluster as stored in its file. Two that are equal unpack to the same bytes.
 
     ``data`` may include bytes after the end of the cluster, because its L2 entry counts sectors.
@@ -101,13 +101,13 @@ class Layer(Protocol):
         """
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
-        """Fill ``buffer`` with the bytes of a FILE or PACKED segment of this layer.
+        """Fill ``buffer`` with the bytes of a FILE or COMPRESSED segment of this layer.
 
         :raises ImageError: they cannot be read, or are damaged.
         """
 
-    def packed(self, segment: Segment) -> Packed:
-        """Return the compressed cluster that a PACKED segment of this layer is part of.
+    def compressed_cluster(self, segment: Segment) -> CompressedCluster:
+        """Return the compressed cluster that a COMPRESSED segment of this layer is part of.
 
         :raises ImageError: it cannot be read.
         """
@@ -119,7 +119,7 @@ class Layer(Protocol):
         """Close the file."""
 
 
-def clipped(segments: list[Segment], start: int, end: int) -> list[Segment]:
+def clip_segments(segments: list[Segment], start: int, end: int) -> list[Segment]:
     """Cut gapless segments to a range that they cover."""
     return [
         segment if start <= segment.start and segment.end <= end else _cut(segment, start, end)
@@ -137,7 +137,9 @@ def _cut(segment: Segment, start: int, end: int) -> Segment:
     return Segment(begin, stop if stop < end else end, origin, layer, address)
 
 
-def windowed(segments: list[Segment], start: int, step: int, numbers: Iterable[int]) -> dict[int, list[Segment]]:
+def split_into_windows(
+    segments: list[Segment], start: int, step: int, numbers: Iterable[int]
+) -> dict[int, list[Segment]]:
     """Split segments into windows of ``step`` bytes, numbered from ``start`` on; ``numbers`` are ascending."""
     windows = {}
     at = 0
@@ -156,7 +158,7 @@ def windowed(segments: list[Segment], start: int, step: int, numbers: Iterable[i
     return windows
 
 
-def segments_within(segments: list[Segment], ranges: Iterable[tuple[int, int]]) -> Iterator[list[Segment]]:
+def select_ranges(segments: list[Segment], ranges: Iterable[tuple[int, int]]) -> Iterator[list[Segment]]:
     """Yield the segments of each of some ascending, disjoint ranges, cut at their edges."""
     first = 0
     for start, end in ranges:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.files import ImageFile, ReadObserver
-from batchdiff.image.layer import Backing, Losses, Packed, Segment, clipped
+from batchdiff.image.layer import Backing, CompressedCluster, Losses, Segment, clip_segments
 from batchdiff.image.qcow2_extras import check_extras
 from batchdiff.image.qcow2_tables import L2Tables, read_header, read_l2_tables, read_words, refused
 from batchdiff.image_source import ImageSource
@@ -156,7 +156,7 @@ class Qcow2Layer:
             origin[1:] == Origin.FILE,
             address[1:] == address[:-1] + geometry.granule,
             # A compressed cluster is one segment, even if its entry stands for 32 subclusters.
-            (origin[1:] != Origin.PACKED) | self._same_cluster(len(origin)),
+            (origin[1:] != Origin.COMPRESSED) | self._same_cluster(len(origin)),
         )
         begins = np.concatenate([[0], np.flatnonzero(~joins) + 1])
         offsets = (begins * geometry.granule + first).tolist()
@@ -167,7 +167,7 @@ class Qcow2Layer:
                 offsets, offsets[1:], origin[begins].tolist(), address[begins].tolist(), strict=False
             )
         ]
-        cut = clipped(found, start, end)
+        cut = clip_segments(found, start, end)
         return sorted(self._with_holes(cut)) if self._has_holes else cut
 
     def _with_holes(self, segments: list[Segment]) -> Iterator[Segment]:
@@ -239,8 +239,8 @@ class Qcow2Layer:
         return (min(data, end) - table) // geometry.entry_size if data is not None else geometry.l2_entries
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
-        """Read a FILE segment, or unpack the cluster that a PACKED one is part of."""
-        if segment.origin is Origin.PACKED:
+        """Read a FILE segment, or unpack the cluster that a COMPRESSED one is part of."""
+        if segment.origin is Origin.COMPRESSED:
             within = segment.start % self.header.geometry.cluster_size
             buffer[:] = self._cluster(segment.address)[within : within + len(buffer)]
             if within + len(buffer) == self.header.geometry.cluster_size:
@@ -250,13 +250,13 @@ class Qcow2Layer:
         # read means a truncated file, whose missing bytes QEMU would silently show as zeros.
         self._file.fill(buffer, segment.address)
 
-    def packed(self, segment: Segment) -> Packed:
+    def compressed_cluster(self, segment: Segment) -> CompressedCluster:
         """See :class:`~batchdiff.image.layer.Layer`."""
         geometry = self.header.geometry
-        return Packed(geometry.compression_type, geometry.cluster_size, self._packed(segment.address))
+        return CompressedCluster(geometry.compression_type, geometry.cluster_size, self._packed(segment.address))
 
     def _packed(self, descriptor: int) -> bytes:
-        offset, length = entries.packed_extent(descriptor, self.header.geometry)
+        offset, length = entries.compressed_extent(descriptor, self.header.geometry)
         length = min(length, max(self._size - offset, 0))
         return self._file.read_exactly(length, offset)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.files import ImageFile, ReadObserver
-from batchdiff.image.layer import Losses, Packed, Segment
+from batchdiff.image.layer import CompressedCluster, Losses, Segment
 from batchdiff.image_source import ImageSource
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import SECTOR, align_up
@@ -67,8 +67,8 @@ class RawLayer:
             buffer = buffer[:there]
         self._file.fill(buffer, segment.address)
 
-    def packed(self, segment: Segment) -> Packed:
-        """Raise an error: no segment of a raw image is PACKED."""
+    def compressed_cluster(self, segment: Segment) -> CompressedCluster:
+        """Raise an error: no segment of a raw image is COMPRESSED."""
         raise ValueError(f"nothing is compressed in a raw image: {segment}")
 
     def fingerprint(self) -> Fingerprint:

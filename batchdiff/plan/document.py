@@ -62,7 +62,7 @@ def from_dict(document: dict[str, Any]) -> Plan:
         retire=Retire(document["retire"]),
         protect_template=document["protect_template"],
         guests=guests,
-        totals=Totals(**_known(document["totals"], Totals.__slots__)),
+        totals=Totals(**_fields_in(document["totals"], Totals.__slots__)),
     )
 
 
@@ -186,10 +186,10 @@ def _options(record: dict[str, Any]) -> OverlayOptions:
 
 def _savings(record: dict[str, Any]) -> Savings:
     by_size = sorted((int(size), count) for size, count in record["overlay_bytes_by_cluster_size"].items())
-    return Savings(**_known(record, Savings.__slots__) | {"overlay_bytes_by_cluster_size": tuple(by_size)})
+    return Savings(**_fields_in(record, Savings.__slots__) | {"overlay_bytes_by_cluster_size": tuple(by_size)})
 
 
-def _known(record: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+def _fields_in(record: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Return the fields with these names; those that version 1.0 did not have may be missing."""
     found = {name: record[name] for name in names if name in record}
     return found | ({"exactness": Exactness(found["exactness"])} if "exactness" in found else {})

@@ -3,7 +3,10 @@
 ::
 
     Extents  --- runs_of ------->  data "[[0,1],[7,3]]", zero "[[4,2]]"
-             <-- extents_of ----   checked: sorted, disjoint, merged, within the disk
+             <-- extents_of ----   checked: sorted, disjoint, merged
+
+A plan is checked as a whole when it is read for apply. The numbers are not kept for that long: those of all guests
+would take more memory than their text, and those of one guest are parsed again in a millisecond.
 """
 
 from __future__ import annotations

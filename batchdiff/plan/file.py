@@ -16,7 +16,7 @@ from typing import Any
 from batchdiff.errors import PlanError
 from batchdiff.files import own_files
 from batchdiff.files.atomic_write import write_whole
-from batchdiff.files.own_documents import LARGEST
+from batchdiff.files.own_documents import LARGEST_DOCUMENT
 from batchdiff.linux.call_failures import explained, reason
 from batchdiff.linux.permissions import Deed
 from batchdiff.plan.document import from_dict, to_dict
@@ -135,7 +135,7 @@ def read_for_report(path: str) -> Plan:
 
 def _parsed(path: str) -> dict[str, Any]:
     try:
-        content = read_regular(path, LARGEST)
+        content = read_regular(path, LARGEST_DOCUMENT)
     except OSError as error:
         fault = explained(error, Deed.READ, path)
         raise PlanError(f"cannot read the plan {path}", why=fault.why, remedy=fault.remedy) from error

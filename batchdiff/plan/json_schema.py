@@ -52,17 +52,17 @@ class _Check:
             return  # parsing accepted only what the schema allows
         if isinstance(schema, bool):
             if not schema:
-                yield _said(where, f"{_shown(value)} must not be there")
+                yield _problem(where, f"{_show(value)} must not be there")
             return
         names = schema.get("type")
         if names is not None and not _is(value, names):
             types = names if isinstance(names, str) else " or ".join(names)
-            yield _said(where, f"{_shown(value)} is not of type {types}")
+            yield _problem(where, f"{_show(value)} is not of type {types}")
             return
         yield from self._combined(value, schema, where)
         allowed = [schema["const"]] if "const" in schema else schema.get("enum")
         if allowed is not None and not any(_equal(value, one) for one in allowed):
-            yield _said(where, f"{_shown(value)} is not {' or '.join(map(json.dumps, allowed))}")
+            yield _problem(where, f"{_show(value)} is not {' or '.join(map(json.dumps, allowed))}")
         if isinstance(value, dict):
             yield from self._of_object(value, schema, where)
         elif isinstance(value, list):
@@ -85,7 +85,7 @@ class _Check:
         if found and None not in found:
             yield "; ".join(map(str, found))
         if "oneOf" in schema and sum(self._fits(value, part) for part in schema["oneOf"]) != 1:
-            yield _said(where, f"{_shown(value)} does not have exactly one of its allowed forms")
+            yield _problem(where, f"{_show(value)} does not have exactly one of its allowed forms")
         if "if" in schema and self._fits(value, schema["if"]):
             yield from self.problems(value, schema.get("then", True), where)
 
@@ -96,7 +96,7 @@ class _Check:
             needed += others if name in value else ()
         for name in needed:
             if name not in value:
-                yield _said(where, f"{name} is missing")
+                yield _problem(where, f"{name} is missing")
         for name, inner in known.items():
             if name in value:
                 yield from self.problems(value[name], inner, f"{where}.{name}")
@@ -107,7 +107,7 @@ class _Check:
     def _of_array(self, value: list[Any], schema: Schema, where: str) -> Iterator[str]:
         least, most = schema.get("minItems", 0), schema.get("maxItems", len(value))
         if not least <= len(value) <= most:
-            yield _said(where, f"{_shown(value)} has {len(value)} items, not {least} to {most}")
+            yield _problem(where, f"{_show(value)} has {len(value)} items, not {least} to {most}")
         if "items" in schema:
             for number, item in enumerate(value):
                 yield from self.problems(item, schema["items"], f"{where}[{number}]")
@@ -115,9 +115,9 @@ class _Check:
 
 def _of_text(value: str, schema: Schema, where: str) -> Iterator[str]:
     if len(value) < schema.get("minLength", 0):
-        yield _said(where, "it is empty")
+        yield _problem(where, "it is empty")
     if "pattern" in schema and not _pattern(schema["pattern"]).search(value):
-        yield _said(where, f"{_shown(value)} does not match {schema['pattern']}")
+        yield _problem(where, f"{_show(value)} does not match {schema['pattern']}")
 
 
 @cache
@@ -128,7 +128,7 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 def _of_number(value: int, schema: Schema, where: str) -> Iterator[str]:
     if value < schema.get("minimum", value) or value > schema.get("maximum", value):
-        yield _said(where, f"{_shown(value)} is not from {schema.get('minimum')} to {schema.get('maximum')}")
+        yield _problem(where, f"{_show(value)} is not from {schema.get('minimum')} to {schema.get('maximum')}")
 
 
 def _is(value: object, names: str | list[str]) -> bool:
@@ -140,11 +140,11 @@ def _equal(value: object, one: object) -> bool:
     return value == one and isinstance(value, bool) == isinstance(one, bool)
 
 
-def _said(where: str, what: str) -> str:
+def _problem(where: str, what: str) -> str:
     return f"{where.lstrip('.')}: {what}" if where else what
 
 
-def _shown(value: object) -> str:
+def _show(value: object) -> str:
     try:
         text = ascii(value)
     except RecursionError:

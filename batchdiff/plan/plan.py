@@ -149,7 +149,7 @@ class GuestToConvert(_Guest):
 
     @property
     def verdict(self) -> Verdict:
-        """Always the same."""
+        """The decision that this type stands for."""
         return Verdict.CONVERT
 
 

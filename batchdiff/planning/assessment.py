@@ -17,7 +17,7 @@ from batchdiff.image.storage.allocation import DiskUse, disk_use
 from batchdiff.image.storage.allocation_units import Volume, volume_of
 from batchdiff.image.storage.block_ranges import NO_BLOCKS, Blocks
 from batchdiff.image.storage.exactness import Exactness
-from batchdiff.image.storage.shared_blocks import located
+from batchdiff.image.storage.shared_blocks import raw_extents
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.fiemap import ExtentTable
 from batchdiff.manifest.manifest import Manifest
@@ -34,10 +34,10 @@ from batchdiff.plan.plan import (
     why_unlike,
 )
 from batchdiff.planning.candidates import Candidate, untouched_guest
-from batchdiff.planning.scan.reopening import reopened
+from batchdiff.planning.scan.reopening import reopen
 from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.sizes.compressed_estimate import Measure, stored_data
-from batchdiff.planning.sizes.disk_use import taken_bytes
+from batchdiff.planning.sizes.disk_use import space_taken
 from batchdiff.planning.sizes.overlay_sizes import (
     OverlaySize,
     chosen_cluster_size,
@@ -145,7 +145,7 @@ def _unless_changed(
     candidate: Candidate, plan_of: Callable[[Image], GuestPlan], observer: ReadObserver | None
 ) -> GuestPlan:
     try:
-        with reopened(candidate.record, observer) as image:
+        with reopen(candidate.record, observer) as image:
             require_unused(image, Purpose.GUEST)  # again: a VM may have started meanwhile
             plan = plan_of(image)
             settle(observer)
@@ -185,12 +185,12 @@ def _plan_guest(
     geometry, extents = geometry_of(options, content.cluster_size), content.extents
     layout = _layout(candidate, geometry, extents, facts.manifest.template)
     volume = _volume(candidate, image)
-    known = facts.located.get(image.path) or located(image)
+    known = facts.located.get(image.path) or raw_extents(image)
     shared = 0
     if options.compression is Compression.NONE:
         data = extents.pairs(Kind.DATA) * geometry.granule
         sharing = _will_share(candidate, image, geometry.granule, volume.unit)
-        taken = taken_bytes(image, data, sharing=sharing, unit=volume.unit, known=known)
+        taken = space_taken(image, data, sharing=sharing, unit=volume.unit, known=known)
         size = OverlaySize(layout.file_size, 0, disk_bytes(layout, taken.data, volume.unit))
         shared = taken.shared
     elif isinstance(compressed, OverlaySize):

@@ -74,7 +74,7 @@ def examine_guests(
     """
     under = all_underlying(template.paths)
     parts = [
-        _decided_before(entry, plans) or _examined(entry, template, under, manifest, observer)
+        _decided_before(entry, plans) or _examine(entry, template, under, manifest, observer)
         for entry in manifest.guests
     ]
     return _without_backing_files(parts, manifest)
@@ -89,7 +89,7 @@ def _decided_before(entry: GuestEntry, plans: EarlierPlans) -> UntouchedGuest | 
     return None
 
 
-def _examined(
+def _examine(
     entry: GuestEntry,
     template: PlannedImage,
     under: Underlying,
@@ -129,14 +129,14 @@ def _without_backing_files(parts: list[Part], manifest: Manifest) -> list[Part]:
     for part in parts:
         others = resting.get(part.entry.image.path) if isinstance(part, Candidate) else None
         if isinstance(part, Candidate) and others:
-            reason = f"it is the backing file of {_named(others, guests)}, which would be lost with it"
+            reason = f"it is the backing file of {_first_of(others, guests)}, which would be lost with it"
             found.append(untouched_guest(part.entry, part.record, Verdict.REFUSE, f"{reason}; {_CONVERT_FIRST}"))
         else:
             found.append(part)
     return found
 
 
-def _named(images: list[str], guests: dict[str, str]) -> str:
+def _first_of(images: list[str], guests: dict[str, str]) -> str:
     """Return one of these images, preferably a guest, and how many more there are."""
     first = min(images, key=lambda path: path not in guests)
     shown = f"the guest {guests[first]}" if first in guests else first
@@ -189,10 +189,10 @@ def _objection(
             f"its disk is smaller than the template's ({format_size(record.virtual_size)} and"
             f" {format_size(template.virtual_size)}). Was it copied from another template?"
         )
-    return _lost(image.layers[0].losses, manifest.allow_loss)
+    return _forbidden_loss(image.layers[0].losses, manifest.allow_loss)
 
 
-def _lost(losses: Losses, allowed: frozenset[Loss]) -> str:
+def _forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:
     """Return what an overlay would lose that the manifest does not allow, as a reason; empty if nothing."""
     for what, count, kind in (
         (Loss.SNAPSHOTS, losses.snapshots, "internal snapshot"),

@@ -191,12 +191,12 @@ def _assess_guests(
     measure = partial(_compress_samples, jobs=jobs if workers == 1 else 1, observer=facts.observer)
     job = AssessmentJob(by_name, findings, facts, measure)
     plans = {name: assess_reused(by_name[name], overlay, facts) for name, overlay in reused.overlays.items()}
-    for plan in run_tasks(job, scanned, jobs=workers):
+    for plan in run_tasks(job, scanned, workers=workers):
         findings.forget(plan.name)
         plans[plan.name] = plan
     return tuple(plans[part.entry.name] if isinstance(part, Candidate) else part for part in parts)
 
 
 def _compress_samples(samples: list[Sample], *, jobs: int, observer: ReadObserver | None) -> list[list[int]]:
-    found = run_tasks(SampleJob(observer), enumerate(samples), jobs=min(jobs, len(samples)))
+    found = run_tasks(SampleJob(observer), enumerate(samples), workers=min(jobs, len(samples)))
     return [lengths for _, lengths in sorted(found)]

@@ -12,9 +12,10 @@ from batchdiff.plan.plan import PlannedImage
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
 from batchdiff.planning.checkpoint.resume import binding_of, key_of, ranges_left, take_over
 from batchdiff.planning.scan.common_blocks import CommonBlocks
-from batchdiff.planning.scan.one_range import RANGE, ScanJob
-from batchdiff.planning.scan.reopening import Budget, batches, files_of, reopened
+from batchdiff.planning.scan.one_range import RANGE
+from batchdiff.planning.scan.reopening import Budget, batches, files_of, reopen
 from batchdiff.planning.scan.results import Findings
+from batchdiff.planning.scan.scan_job import ScanJob
 from batchdiff.planning.scan.workers import run_tasks
 from batchdiff.units import format_size
 
@@ -76,7 +77,7 @@ def scan_guests(
         job = replace(job, guests=tuple(guests[name] for name in names), shared=shared)
         if checkpoint is not None:
             checkpoint.begin(tuple(keys[name] for name in names))
-        for result in run_tasks(job, numbers, jobs=min(jobs, max(len(numbers), 1))):
+        for result in run_tasks(job, numbers, workers=min(jobs, max(len(numbers), 1))):
             findings.add(result, names)
             if checkpoint is not None:
                 checkpoint.add(result)
@@ -98,7 +99,7 @@ def _ranges(
     found = set(ranges_with_data(template))
     for name, record in guests.items():
         try:
-            with reopened(record, observer) as image:
+            with reopen(record, observer) as image:
                 found.update(ranges_with_data(image))
                 if common is not None:
                     common.add(name, image)

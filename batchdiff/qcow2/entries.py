@@ -42,7 +42,7 @@ class Origin(enum.IntEnum):
     ZERO = 1
     FILE = 2
     """In the file, uncompressed."""
-    PACKED = 3
+    COMPRESSED = 3
     """In the file, compressed."""
 
 
@@ -50,7 +50,7 @@ def granules(words: Words, geometry: Geometry) -> tuple[npt.NDArray[np.uint8], n
     """Return origin and address of each granule.
 
     ``words``: L2 entries as native integers, shape (clusters,), or (clusters, 2) with extended L2. An
-    address is a file offset for FILE, a compressed cluster's descriptor for PACKED, otherwise 0.
+    address is a file offset for FILE, a compressed cluster's descriptor for COMPRESSED, otherwise 0.
     """
     entry = words[:, 0] if geometry.extended_l2 else words
     packed = (entry & COMPRESSED) != 0
@@ -65,7 +65,7 @@ def granules(words: Words, geometry: Geometry) -> tuple[npt.NDArray[np.uint8], n
             origin[(entry & ZERO_FLAG) != 0] = Origin.ZERO
         address = np.where(origin == Origin.FILE, host, 0)
     if packed.any():
-        origin[packed] = Origin.PACKED
+        origin[packed] = Origin.COMPRESSED
         address[packed] = (entry[packed] & _DESCRIPTOR_MASK).astype(np.int64)
     return origin, address
 
@@ -96,14 +96,14 @@ def _subclusters(
     return origin.reshape(-1), address.reshape(-1)
 
 
-def packed_extent(descriptor: int, geometry: Geometry) -> tuple[int, int]:
+def compressed_extent(descriptor: int, geometry: Geometry) -> tuple[int, int]:
     """Return file offset and greatest possible length in bytes of the compressed cluster of a descriptor."""
     offset_bits = 62 - (geometry.cluster_bits - 8)
     offset = descriptor & ((1 << offset_bits) - 1)
     return offset, ((descriptor >> offset_bits) + 1) * 512 - offset % 512
 
 
-def packed_entry(offset: int, length: int, geometry: Geometry) -> int:
+def compressed_entry(offset: int, length: int, geometry: Geometry) -> int:
     """Return the L2 entry of a compressed cluster of ``length`` bytes at a file offset."""
     more_sectors = (offset % 512 + length - 1) // 512
     return 1 << 62 | more_sectors << (62 - (geometry.cluster_bits - 8)) | offset

@@ -19,7 +19,7 @@ _IDLE = 3 << 13
 _LOWEST = 19
 
 
-def step_back() -> str:
+def lower_priority() -> str:
     """Lower the priority of this process for good; return a description of the result."""
     nice = os.nice(_LOWEST)
     number = _NUMBERS.get(platform.machine())

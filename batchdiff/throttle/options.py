@@ -14,7 +14,7 @@ class CacheUse(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
+class ScanLimits:
     """The limits of a scan. ``limit_rate``: bytes per second that all workers together may read; None: no limit.
 
     ``idle``: run with the lowest disk and CPU priority.

@@ -24,7 +24,7 @@ _CREDIT = _SECOND // 10
 _DUE = struct.Struct("=q")
 
 
-class Pace:
+class RateLimit:
     """A limiter that lets this process and those forked after its creation read ``rate`` bytes per second in all.
 
     They can share instants because CLOCK_MONOTONIC is the same in every process of a machine.

@@ -7,15 +7,15 @@ from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 from batchdiff.image.files import ReadObserver
-from batchdiff.throttle.io_priority import step_back
-from batchdiff.throttle.options import CacheUse, Manners
+from batchdiff.throttle.io_priority import lower_priority
+from batchdiff.throttle.options import CacheUse, ScanLimits
 from batchdiff.throttle.page_cache import DropBehind
-from batchdiff.throttle.rate_limit import Pace
+from batchdiff.throttle.rate_limit import RateLimit
 
 
 @contextmanager
 def throttled(
-    manners: Manners, *, tell: Callable[[str], None] = lambda _text: None
+    manners: ScanLimits, *, tell: Callable[[str], None] = lambda _text: None
 ) -> Iterator[ReadObserver | None]:
     """Yield an observer that keeps reads within the limits; None if there are none.
 
@@ -24,10 +24,10 @@ def throttled(
     """
     with ExitStack() as held:
         if manners.idle:
-            tell(f"--idle: {step_back()}")
+            tell(f"--idle: {lower_priority()}")
         observers: list[ReadObserver] = []
         if manners.limit_rate is not None:
-            observers.append(pace := Pace(manners.limit_rate))
+            observers.append(pace := RateLimit(manners.limit_rate))
             held.callback(pace.close)
         if manners.cache is CacheUse.DROP:
             observers.append(dropping := DropBehind())

@@ -18,7 +18,6 @@ from batchdiff.image import files
 from batchdiff.image.content_digest import content_digest
 from batchdiff.image.open import open_image
 from batchdiff.plan.overlay_options import Compression, OverlayOptions
-from batchdiff.planning.scan.one_range import Scanner
 from batchdiff.planning.sizes.compressed_estimate import Sample, stored_lengths
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.units import KIB, MIB
@@ -55,7 +54,7 @@ def images(tmp_path):
 
 def test_scan(images, misaligned):
     template, guest = images
-    scanner = Scanner(scan_job(template, recorded(guest)))
+    scanner = scan_job(template, recorded(guest)).open()
     assert scanner.scan(0).differences
     scanner.close()
     assert_aligned(misaligned)

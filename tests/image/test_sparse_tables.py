@@ -61,7 +61,7 @@ def test_clusters_with_data_are_those_with_any_granule_of_it(table, extended, ze
     array = np.array(table, dtype=np.uint64)
     array = array if extended else array[:, 0]
     origin, _ = granules(array, geometry)
-    stored = (origin == Origin.FILE) | (origin == Origin.PACKED)
+    stored = (origin == Origin.FILE) | (origin == Origin.COMPRESSED)
     expected = stored.reshape(-1, geometry.granules).any(axis=1)
     if extended:  # allocated in a cluster that is not: damaged, and refused before
         host = (array[:, 0] & np.uint64(0x40FFFFFFFFFFFE00)) != 0

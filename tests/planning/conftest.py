@@ -2,14 +2,14 @@ import pytest
 from small_fleet import write_fleet
 
 from batchdiff.planning import scan_all
-from batchdiff.planning.scan import one_range
+from batchdiff.planning.scan import one_range, scan_job
 from batchdiff.units import MIB
 
 
 @pytest.fixture
 def small_ranges(monkeypatch):
     """Ranges of 2 MiB, so that small images have several."""
-    for module in (one_range, scan_all):
+    for module in (one_range, scan_job, scan_all):
         monkeypatch.setattr(module, "RANGE", 2 * MIB)
 
 

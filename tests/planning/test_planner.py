@@ -26,7 +26,7 @@ from oracle import source, within
 from batchdiff.choices import Loss, Retire
 from batchdiff.errors import ImageError, WorkerError
 from batchdiff.image.image import Image
-from batchdiff.image.storage.shared_blocks import Placed
+from batchdiff.image.storage.shared_blocks import SharedExtent
 from batchdiff.image_source import ImageFormat
 from batchdiff.linux import fiemap
 from batchdiff.manifest.manifest import GuestEntry, Manifest
@@ -288,10 +288,10 @@ def test_a_guest_whose_blocks_the_filesystem_cannot_tell(tmp_path, template, mon
     guests = fleet(tmp_path, template)
     untold(monkeypatch, "raw.img")
     if sharing:
-        everything = [Placed(0, 2 * MIB, 1, 0)]
-        real = one_range.placed
+        everything = [SharedExtent(0, 2 * MIB, 1, 0)]
+        real = one_range.shared_extents
         monkeypatch.setattr(planner, "has_shared_extents", lambda _: True)
-        monkeypatch.setattr(one_range, "placed", lambda image, s: real(image, s) or everything)
+        monkeypatch.setattr(one_range, "shared_extents", lambda image, s: real(image, s) or everything)
     failed, *others = planned(template, *guests).guests
     assert failed.verdict is Verdict.REFUSE
     assert re.search(r"cannot find out where .*raw.img is on its disk: Input/output error", failed.reason)

@@ -22,13 +22,12 @@ from scan_jobs import scan_job
 from batchdiff.extents import concatenated
 from batchdiff.image import files
 from batchdiff.image.open import open_image
-from batchdiff.image.storage.shared_blocks import has_shared_extents, placed, shared
+from batchdiff.image.storage.shared_blocks import common_ranges, has_shared_extents, shared_extents
 from batchdiff.linux import fiemap
 from batchdiff.manifest.file import read_manifest
 from batchdiff.planning.planner import make_plan
 from batchdiff.planning.scan import common_blocks as common_blocks_module
 from batchdiff.planning.scan.common_blocks import CommonBlocks
-from batchdiff.planning.scan.one_range import Scanner
 from batchdiff.planning.scan_all import ranges_with_data
 from batchdiff.units import KIB, MIB
 
@@ -107,7 +106,7 @@ def scanned(template, guests, *, sharing, common=None):
     job = scan_job(template, *map(recorded, guests), sharing=sharing)
     if common is not None:
         job = dataclasses.replace(job, shared=tuple(common.runs.get(number) for number in range(len(guests))))
-    scanner = Scanner(job)
+    scanner = job.open()
     numbers = set()
     for item in sources:
         with open_image(item) as image:
@@ -192,7 +191,7 @@ def test_a_guest_is_asked_for_its_blocks_once_in_a_whole_plan(filesystem, monkey
     assert {guest.name: asked[guest.name] for guest in guests} == dict.fromkeys(
         ("same.img", "changed.img"), 2 if filesystem.name == "btrfs" else 1
     )
-    monkeypatch.setattr(common_blocks_module, "located", lambda _: None)
+    monkeypatch.setattr(common_blocks_module, "raw_extents", lambda _: None)
     by_workers = plan_of(filesystem / "asked", *guests)
     assert asked["changed.img"] > 3
     assert by_workers.guests == plan.guests
@@ -201,14 +200,14 @@ def test_a_guest_is_asked_for_its_blocks_once_in_a_whole_plan(filesystem, monkey
 def test_blocks_count_for_nothing_if_the_template_was_moved_while_they_were_asked_for(filesystem, monkeypatch):
     template, guests = copies(filesystem / "moved", "img")
     assert set(common_blocks(template, guests).runs) == {0, 1}
-    real, times = common_blocks_module.located, Counter()
+    real, times = common_blocks_module.raw_extents, Counter()
 
     def moved(image):
         table = real(image)
         times[image.path] += 1
         return dataclasses.replace(table, physical=table.physical + 4096 * (times[image.path] - 1))
 
-    monkeypatch.setattr(common_blocks_module, "located", moved)
+    monkeypatch.setattr(common_blocks_module, "raw_extents", moved)
     found = common_blocks(template, guests)
     assert found.runs == {}
     assert len(found.located) == 2
@@ -233,7 +232,7 @@ def test_shared_blocks_are_found_and_only_those(filesystem):
     template, guests = copies(filesystem / "blocks", "img")
     with open_image(source(template)) as one, open_image(source(guests[1])) as other:
         assert has_shared_extents(one)
-        ranges = shared(*(placed(image, image.segments(0, SIZE)) for image in (one, other)))
+        ranges = common_ranges(*(shared_extents(image, image.segments(0, SIZE)) for image in (one, other)))
         assert 0 < sum(end - start for start, end in ranges) < SIZE
         for start, end in ranges:
             assert guest_bytes(one, start, end - start) == guest_bytes(other, start, end - start)
@@ -244,7 +243,7 @@ def test_a_file_that_shares_nothing_says_so(filesystem):
     write_template(path)
     with open_image(source(path)) as image:
         assert not has_shared_extents(image)
-        assert placed(image, image.segments(0, SIZE)) == []
+        assert shared_extents(image, image.segments(0, SIZE)) == []
 
 
 def test_shared_blocks_are_not_promised_back_and_leave_the_template_without_a_digest(filesystem):

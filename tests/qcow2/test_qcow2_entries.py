@@ -32,9 +32,9 @@ def test_a_compressed_cluster_is_found_where_it_was_put(bits, data):
     offset_bits = 62 - (bits - 8)
     offset = data.draw(st.integers(geometry.cluster_size, min((1 << offset_bits) - 1, 1 << 55)))
     length = data.draw(st.integers(1, geometry.cluster_size))
-    entry = entries.packed_entry(offset, length, geometry)
+    entry = entries.compressed_entry(offset, length, geometry)
     assert entry >> 62 == 1
-    found, most = entries.packed_extent(entry & (COMPRESSED - 1), geometry)
+    found, most = entries.compressed_extent(entry & (COMPRESSED - 1), geometry)
     assert found == offset
     # It ends at the end of a sector: the last one that the data touches.
     assert length <= most < length + 512
@@ -45,11 +45,11 @@ def test_a_compressed_cluster_is_found_where_it_was_put(bits, data):
 def test_granules_keep_a_compressed_clusters_descriptor(bits, data):
     geometry = Geometry(1 << bits, extended_l2=bits >= 14 and data.draw(st.booleans()))
     offset = data.draw(st.integers(geometry.cluster_size, 1 << 40))
-    entry = entries.packed_entry(offset, data.draw(st.integers(1, geometry.cluster_size)), geometry)
+    entry = entries.compressed_entry(offset, data.draw(st.integers(1, geometry.cluster_size)), geometry)
     table = words([entry, 0]).reshape(1, 2) if geometry.extended_l2 else words(entry)
     origin, address = entries.granules(table, geometry)
-    assert origin.tolist() == [Origin.PACKED] * geometry.granules
-    assert {entries.packed_extent(int(each), geometry)[0] for each in address} == {offset}
+    assert origin.tolist() == [Origin.COMPRESSED] * geometry.granules
+    assert {entries.compressed_extent(int(each), geometry)[0] for each in address} == {offset}
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_granules_keep_a_compressed_clusters_descriptor(bits, data):
         pytest.param(PLAIN, COPIED | AT, (Origin.FILE, AT), id="data-copied"),
         pytest.param(PLAIN, 1, (Origin.ZERO, 0), id="zero"),
         pytest.param(PLAIN, COPIED | AT | 1, (Origin.ZERO, 0), id="preallocated-zero"),
-        pytest.param(PLAIN, COMPRESSED | 77777, (Origin.PACKED, 77777), id="compressed"),
-        pytest.param(PLAIN, COMPRESSED | 77777 | 1, (Origin.PACKED, 77777), id="compressed-at-an-odd-byte"),
+        pytest.param(PLAIN, COMPRESSED | 77777, (Origin.COMPRESSED, 77777), id="compressed"),
+        pytest.param(PLAIN, COMPRESSED | 77777 | 1, (Origin.COMPRESSED, 77777), id="compressed-at-an-odd-byte"),
         pytest.param(OLD, AT, (Origin.FILE, AT), id="version-2-data"),
         pytest.param(PLAIN, (1 << 56) - 65536, (Origin.FILE, (1 << 56) - 65536), id="furthest"),
     ],
@@ -132,20 +132,20 @@ def test_bad_subclusters_are_refused(entry, bitmap, message):
 
 
 def test_a_compressed_cluster_with_extended_l2_has_an_empty_bitmap():
-    packed = entries.packed_entry(AT, 513, EXTENDED)
+    packed = entries.compressed_entry(AT, 513, EXTENDED)
     table = words(packed, 0, 2 * AT, 0).reshape(2, 2)
     assert entries.check_l2(table, EXTENDED, FILE_SIZE) == 513 + 65536
 
 
 def test_check_l2_counts_what_the_file_must_hold():
-    packed = [entries.packed_entry(AT + at, length, PLAIN) for at, length in ((0, 1), (1, 511), (512, 1000))]
+    packed = [entries.compressed_entry(AT + at, length, PLAIN) for at, length in ((0, 1), (1, 511), (512, 1000))]
     table = words(0, 1, COPIED | AT, 2 * AT, AT | 1, *packed)
     assert entries.check_l2(table, PLAIN, FILE_SIZE) == 3 * 65536 + 1 + 1 + 513
 
 
 @given(st.integers(1, 65536), st.integers(0, 511))
 def test_what_a_compressed_cluster_must_take_is_no_more_than_it_takes(length, within):
-    entry = entries.packed_entry(AT + within, length, PLAIN)
+    entry = entries.compressed_entry(AT + within, length, PLAIN)
     assert length - 511 <= entries.check_l2(words(entry), PLAIN, FILE_SIZE) <= length
 
 

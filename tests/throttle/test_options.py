@@ -25,9 +25,9 @@ from batchdiff.errors import ImageError
 from batchdiff.image import files
 from batchdiff.throttle import page_residency
 from batchdiff.throttle import rate_limit as pace_module
-from batchdiff.throttle.options import CacheUse, Manners
+from batchdiff.throttle.options import CacheUse, ScanLimits
 from batchdiff.throttle.page_cache import BLOCK, DropBehind
-from batchdiff.throttle.rate_limit import Pace
+from batchdiff.throttle.rate_limit import RateLimit
 from batchdiff.throttle.throttle import throttled
 from batchdiff.units import KIB, MIB
 
@@ -270,7 +270,7 @@ def clock(monkeypatch):
 def test_the_rate_is_kept(clock, late):
     """To the nanosecond; that each sleep lasts longer than it was asked for is made up for."""
     rate, length, reads = 64 * MIB, 512 * KIB, 100
-    pace = Pace(rate)
+    pace = RateLimit(rate)
     began = clock.now
     for _ in range(reads):
         before = clock.now
@@ -285,7 +285,7 @@ def test_the_rate_is_kept(clock, late):
 def test_the_rate_is_that_of_all_together(workers):
     """No faster than it may be. A busy machine may be slower."""
     rate, length, total = 64 * MIB, 512 * KIB, 48 * MIB
-    pace = Pace(rate)
+    pace = RateLimit(rate)
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
     began = time.monotonic()
@@ -304,7 +304,7 @@ def test_the_rate_is_that_of_all_together(workers):
 
 def test_no_two_book_the_same_time():
     """All bookings at once, none of them waited for."""
-    pace = Pace(1_000_000)
+    pace = RateLimit(1_000_000)
     far = time.monotonic_ns() + 10**12
     os.pwrite(pace._fd, struct.pack("=q", far), 0)
     pids = []
@@ -321,7 +321,7 @@ def test_no_two_book_the_same_time():
 
 
 def test_unused_time_is_not_saved_up(clock):
-    pace = Pace(10 * MIB)
+    pace = RateLimit(10 * MIB)
     clock.sleep(60)
     began = clock.now
     for _ in range(10):
@@ -332,7 +332,7 @@ def test_unused_time_is_not_saved_up(clock):
 
 
 def test_a_waiting_worker_does_not_delay_others(clock):
-    pace = Pace(MIB)
+    pace = RateLimit(MIB)
     pace.before(0, 0, MIB)
     pid = os.fork()
     if pid == 0:
@@ -345,7 +345,7 @@ def test_a_waiting_worker_does_not_delay_others(clock):
 
 
 def test_a_killed_worker_does_not_delay_others():
-    pace = Pace(1024 * MIB)
+    pace = RateLimit(1024 * MIB)
     pid = os.fork()
     if pid == 0:
         fcntl.lockf(pace._fd, fcntl.LOCK_EX)
@@ -376,7 +376,7 @@ def test_no_rate(tmp_path, rate):
 
 _IDLE = """
 import contextlib, ctypes, os, sys
-from batchdiff.throttle.options import Manners
+from batchdiff.throttle.options import ScanLimits
 from batchdiff.throttle.throttle import throttled
 from batchdiff.planning.scan.workers import run_tasks
 
@@ -386,8 +386,8 @@ class Look:
         yield lambda _: (ctypes.CDLL(None).syscall(int(sys.argv[1]), 1, 0), os.nice(0))
 
 told = []
-with throttled(Manners(idle=True), tell=told.append):
-    print(set(run_tasks(Look(), range(4), jobs=2)), *told)
+with throttled(ScanLimits(idle=True), tell=told.append):
+    print(set(run_tasks(Look(), range(4), workers=2)), *told)
 """
 
 
@@ -409,9 +409,9 @@ def test_idle_is_reported_with_verbose(tmp_path):
 
 def test_manners_end_with_the_scan():
     before = os.listdir("/proc/self/fd")
-    with throttled(Manners(CacheUse.DROP, limit_rate=MIB)) as observer:
-        assert [type(each) for each in observer.each] == [Pace, DropBehind]
+    with throttled(ScanLimits(CacheUse.DROP, limit_rate=MIB)) as observer:
+        assert [type(each) for each in observer.each] == [RateLimit, DropBehind]
         assert len(os.listdir("/proc/self/fd")) == len(before) + 1
     assert os.listdir("/proc/self/fd") == before
-    with throttled(Manners()) as observer:
+    with throttled(ScanLimits()) as observer:
         assert observer is None

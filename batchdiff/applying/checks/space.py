@@ -16,7 +16,7 @@ from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment
 from batchdiff.image.storage.allocation_units import volume_of
 from batchdiff.image.storage.copy_up import protecting
-from batchdiff.image.storage.shared_blocks import placed
+from batchdiff.image.storage.shared_blocks import shared_extents
 from batchdiff.linux.btrfs import is_btrfs
 from batchdiff.linux.call_failures import explained
 from batchdiff.linux.permissions import Deed
@@ -180,7 +180,7 @@ def _taken(segments: list[Segment], unit: int) -> int:
 def _shared(image: Image, segments: list[Segment]) -> int:
     """Return the bytes that will be shared: on btrfs, which keeps extents whole, those that are shared already."""
     whole = [each for each in segments if is_btrfs(image.layers[each.layer].fd)]
-    kept = sum(place.end - place.start for place in placed(image, whole))
+    kept = sum(place.end - place.start for place in shared_extents(image, whole))
     return _length(segments) - _length(whole) + kept
 
 

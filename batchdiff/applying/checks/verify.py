@@ -16,7 +16,7 @@ from batchdiff.errors import DifferenceError, ImageError, ProgramError, StopErro
 from batchdiff.extents import Extents
 from batchdiff.image.files import is_block_device
 from batchdiff.image.image import Image
-from batchdiff.image.layer import Segment, segments_within
+from batchdiff.image.layer import Segment, select_ranges
 from batchdiff.image.open import inspect, open_image
 from batchdiff.image.read_buffer import ReadBuffer
 from batchdiff.image_source import ImageFormat, ImageSource
@@ -162,7 +162,7 @@ def _compare_stretch(
     ended: Callable[[], bool],
 ) -> None:
     first, last = pieces[0][0], pieces[-1][1]
-    left, right = (segments_within(image.segments(first, last), pieces) for image in images)
+    left, right = (select_ranges(image.segments(first, last), pieces) for image in images)
     for (start, end), *found in zip(pieces, left, right, strict=True):
         if ended():
             raise StopError("interrupted")

@@ -25,13 +25,13 @@ from batchdiff.files.read_write import write_all
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment
 from batchdiff.image.read_buffer import ReadBuffer
-from batchdiff.image.storage.shared_blocks import placed
+from batchdiff.image.storage.shared_blocks import shared_extents
 from batchdiff.image.storage.to_write import ToWrite, WriteRule
 from batchdiff.linux.btrfs import is_btrfs
 from batchdiff.linux.machine import usable_cpus
 from batchdiff.qcow2.cluster_packing import Packer
 from batchdiff.qcow2.compression import compressed
-from batchdiff.qcow2.entries import COPIED, Origin, Words, packed_entry
+from batchdiff.qcow2.entries import COPIED, Origin, Words, compressed_entry
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.units import KIB, MIB, SECTOR, align_up
 
@@ -60,8 +60,8 @@ class DataStore(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
-    """A copy from an image to a file; ``check`` is called every few MiB, and may raise an error to end it."""
+class Copier:
+    """Copies from an image to a file; ``check`` is called every few MiB, and may raise an error to end it."""
 
     fd: int
     guest: Image
@@ -73,7 +73,7 @@ class Copy:
         object.__setattr__(self, "rule", WriteRule(self.guest))
         object.__setattr__(self, "buffer", ReadBuffer(MIB))
 
-    def bytes(self, start: int, end: int, target: int) -> None:
+    def copy(self, start: int, end: int, target: int) -> None:
         """Copy bytes ``start`` to ``end`` of the guest to a file offset.
 
         :mod:`batchdiff.image.storage.to_write` decides what is written; the rest stays a hole.
@@ -81,12 +81,12 @@ class Copy:
         for segment in self.guest.segments(start, end):
             for part, to_write in self.rule.parts(segment):
                 if to_write is ToWrite.ALL:
-                    self._as_it_is(part, start, target)
+                    self._copy_all(part, target + part.start - start)
                 else:
-                    self._without_zeros(part, target + part.start - start)
+                    self._copy_nonzero(part, target + part.start - start)
 
-    def _without_zeros(self, segment: Segment, target: int) -> None:
-        """Copy everything but zeros, by blocks of the target."""
+    def _copy_nonzero(self, segment: Segment, target: int) -> None:
+        """Copy a segment but for blocks of the target that are all zeros."""
         for at in range(segment.start, segment.end, MIB):
             self.check()
             data = self.buffer.load(self.guest, at, min(MIB, segment.end - at))
@@ -98,16 +98,17 @@ class Copy:
                     write_all(self.fd, block, offset + first)
                 first = last
 
-    def _as_it_is(self, segment: Segment, start: int, target: int) -> None:
-        for part, shares in self._parts(segment):
-            rest, offset = part, target + part.start - start
-            if shares:
+    def _copy_all(self, segment: Segment, target: int) -> None:
+        """Copy a segment: in the kernel, which shares blocks if it can, and the rest through memory."""
+        for part, may_share in self._split_by_sharing(segment):
+            rest, offset = part, target + part.start - segment.start
+            if may_share:
                 fd = self.guest.layers[part.layer].fd
-                done = self._shared(fd, part.address, offset, part.end - part.start)
+                done = self._copy_in_kernel(fd, part.address, offset, part.end - part.start)
                 rest, offset = _after(part, done), offset + done
-            self._through_memory(rest, offset)
+            self._copy_through_memory(rest, offset)
 
-    def _parts(self, segment: Segment) -> Iterator[tuple[Segment, bool]]:
+    def _split_by_sharing(self, segment: Segment) -> Iterator[tuple[Segment, bool]]:
         """Yield the parts in which a segment is copied, each with whether its blocks may be shared.
 
         btrfs keeps an extent whole while any block of it is used. So share only extents that another file shares
@@ -117,20 +118,20 @@ class Copy:
             yield segment, segment.origin is Origin.FILE
             return
         rest = segment
-        for place in placed(self.guest, [segment]):
-            own, rest = _split(rest, place.start)
-            theirs, rest = _split(rest, place.end)
+        for extent in shared_extents(self.guest, [segment]):
+            own, rest = _split(rest, extent.start)
+            shared, rest = _split(rest, extent.end)
             yield own, False
-            yield theirs, True
+            yield shared, True
         yield rest, False
 
-    def _through_memory(self, segment: Segment, target: int) -> None:
+    def _copy_through_memory(self, segment: Segment, target: int) -> None:
         for at in range(segment.start, segment.end, MIB):
             self.check()
             data = self.buffer.load(self.guest, at, min(MIB, segment.end - at))
             write_all(self.fd, data, target + at - segment.start)
 
-    def _shared(self, source: int, source_offset: int, target_offset: int, length: int) -> int:
+    def _copy_in_kernel(self, source: int, source_offset: int, target_offset: int, length: int) -> int:
         """Copy with copy_file_range, and return the bytes copied: fewer at the end of the file, or if it can't."""
         done = 0
         while done < length:
@@ -161,8 +162,8 @@ def _split(segment: Segment, offset: int) -> tuple[Segment, Segment]:
 class PlainStore:
     """Data clusters as they are, in the guest's order."""
 
-    def __init__(self, copy: Copy, geometry: Geometry, start: int) -> None:
-        self._copy, self._geometry = copy, geometry
+    def __init__(self, copier: Copier, geometry: Geometry, start: int) -> None:
+        self._copier, self._geometry = copier, geometry
         self.end = start
 
     def store(self, extents: Extents, clusters: npt.NDArray[np.int64]) -> Words:
@@ -172,7 +173,7 @@ class PlainStore:
         for first, count in extents.pairs(Kind.DATA).tolist():
             cluster, within = divmod(first, geometry.granules)
             host = int(hosts[np.searchsorted(clusters, cluster)]) + within * geometry.granule
-            self._copy.bytes(first * geometry.granule, (first + count) * geometry.granule, host)
+            self._copier.copy(first * geometry.granule, (first + count) * geometry.granule, host)
         self.end += len(clusters) * geometry.cluster_size
         return hosts.astype(np.uint64) | COPIED
 
@@ -184,8 +185,8 @@ class PlainStore:
 class CompressedStore:
     """Compressed clusters, packed; threads compress while the next ones are read."""
 
-    def __init__(self, copy: Copy, geometry: Geometry, start: int) -> None:
-        self._copy, self._geometry = copy, geometry
+    def __init__(self, copier: Copier, geometry: Geometry, start: int) -> None:
+        self._copier, self._geometry = copier, geometry
         self._start = start
         self._packer = Packer(start, geometry.cluster_size)
         self._used = np.zeros(1024, dtype=np.uint16)
@@ -209,8 +210,8 @@ class CompressedStore:
         ahead: deque[tuple[memoryview, Future[bytes | None]]] = deque()
         with ThreadPoolExecutor(self._threads) as pool:
             for number in clusters:
-                self._copy.check()
-                data = next(self._buffers).load(self._copy.guest, number * size, size)
+                self._copier.check()
+                data = next(self._buffers).load(self._copier.guest, number * size, size)
                 ahead.append((data, pool.submit(compressed, data, kind)))
                 if len(ahead) > 4 * self._threads:
                     first, future = ahead.popleft()
@@ -221,9 +222,9 @@ class CompressedStore:
     def _write(self, data: memoryview, packed: bytes | None) -> int:
         stored = data if packed is None else packed
         offset = self._packer.place(None if packed is None else len(packed))
-        write_all(self._copy.fd, stored, offset)
+        write_all(self._copier.fd, stored, offset)
         self._count(offset, len(stored))
-        return offset | int(COPIED) if packed is None else packed_entry(offset, len(stored), self._geometry)
+        return offset | int(COPIED) if packed is None else compressed_entry(offset, len(stored), self._geometry)
 
     def _count(self, offset: int, length: int) -> None:
         size = self._geometry.cluster_size

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from batchdiff.applying.writer.data_copy import CompressedStore, Copy, DataStore, PlainStore
+from batchdiff.applying.writer.data_copy import CompressedStore, Copier, DataStore, PlainStore
 from batchdiff.extents import Extents
 from batchdiff.files.read_write import write_all
 from batchdiff.image.image import Image
@@ -48,7 +48,7 @@ def write_image(fd: int, guest: Image, new: NewImage, *, check: Callable[[], Non
     # Before the first byte: a header that does not fit must not cost a copy of the data.
     header_for(layout, new.virtual_size, backing=new.backing)
     kind = CompressedStore if new.compress else PlainStore
-    store: DataStore = kind(Copy(fd, guest, check), new.geometry, layout.data_offset)
+    store: DataStore = kind(Copier(fd, guest, check), new.geometry, layout.data_offset)
     for batch in table_batches(new.extents, new.geometry):
         hosts = store.store(batch.extents, batch.data_clusters())
         write_all(fd, batch.encoded(hosts), layout.l2_offset + batch.position * new.geometry.cluster_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from batchdiff.applying.writer.data_copy import Copy
+from batchdiff.applying.writer.data_copy import Copier
 from batchdiff.applying.writer.image_writer import NewImage, write_image
 from batchdiff.errors import GuestError
 from batchdiff.extents import Extents, Kind, folded, from_runs
@@ -28,7 +28,7 @@ def write_standalone(fd: int, image: Image, form: ImageFormat, size: int, *, che
     :raises OSError: the disk is full or has a fault.
     """
     if form is ImageFormat.RAW:
-        Copy(fd, image, check).bytes(0, min(size, image.virtual_size), 0)
+        Copier(fd, image, check).copy(0, min(size, image.virtual_size), 0)
         os.ftruncate(fd, size)
         return
     if form is not ImageFormat.QCOW2:

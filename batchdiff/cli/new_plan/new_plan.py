@@ -24,7 +24,7 @@ from batchdiff.planning.planner import EarlierResults, make_plan
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan_json import plan_report
 from batchdiff.report.plan_text import plan_text
-from batchdiff.throttle.options import Manners
+from batchdiff.throttle.options import ScanLimits
 from batchdiff.throttle.throttle import throttled
 
 
@@ -36,7 +36,7 @@ def make_and_report(
     ``plans``: the search for earlier plans, which may have converted guests.
     """
     older = read_plan(arguments.reuse) if arguments.reuse is not None else None
-    manners = Manners(arguments.cache, arguments.limit_rate, arguments.idle)
+    manners = ScanLimits(arguments.cache, arguments.limit_rate, arguments.idle)
     jobs = arguments.jobs or usable_cpus()
     with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
         earlier = EarlierResults(checkpoint, older, console.say, plans)

@@ -47,7 +47,7 @@ _UNFIT = int(
 )
 
 
-class Placed(NamedTuple):
+class SharedExtent(NamedTuple):
     """Guest bytes ``start`` to ``end``, stored on a device from byte ``physical`` on and shared by other files."""
 
     start: int
@@ -81,7 +81,7 @@ def shared_blocks(image: Image) -> dict[int, Blocks]:
     return {device: blocks_of(*tables) for device, tables in found.items()}
 
 
-def located(image: Image) -> ExtentTable | None:
+def raw_extents(image: Image) -> ExtentTable | None:
     """Return the extents of a raw image that other files share, or that are preallocated and unwritten.
 
     Return None for other formats, in which the guest's offsets are not the file's, and if the filesystem does not
@@ -132,12 +132,12 @@ def _fit(table: ExtentTable) -> ExtentTable:
     return table.chosen((table.flags & ExtentFlag.SHARED != 0) & (table.flags & _UNFIT == 0))
 
 
-def placed(image: Image, segments: list[Segment]) -> list[Placed]:
+def shared_extents(image: Image, segments: list[Segment]) -> list[SharedExtent]:
     """Return where the FILE segments of an image are on disk, as far as the blocks are shared and reported.
 
     :raises ImageError: the filesystem has a fault.
     """
-    found: list[Placed] = []
+    found: list[SharedExtent] = []
     for number, layer in enumerate(image.layers):
         device = os.fstat(layer.fd).st_dev
         stored = [segment for segment in segments if segment.layer == number and segment.origin is Origin.FILE]
@@ -145,7 +145,7 @@ def placed(image: Image, segments: list[Segment]) -> list[Placed]:
             extents = physical_extents(
                 layer.fd, layer.path, group[0].address, _end_address(group[-1]), having=ExtentFlag.SHARED
             )
-            found.extend(_placed(group, iter(extents or ()), device))
+            found.extend(_cut_to_segments(group, iter(extents or ()), device))
     found.sort()
     return found
 
@@ -167,7 +167,9 @@ def _groups(segments: list[Segment]) -> Iterator[list[Segment]]:
             first = number
 
 
-def _placed(segments: list[Segment], extents: Iterator[PhysicalExtent], device: int) -> Iterator[Placed]:
+def _cut_to_segments(
+    segments: list[Segment], extents: Iterator[PhysicalExtent], device: int
+) -> Iterator[SharedExtent]:
     """Yield the parts of segments that extents hold, both sorted by address."""
     extent = next(extents, None)
     for segment in segments:
@@ -175,13 +177,13 @@ def _placed(segments: list[Segment], extents: Iterator[PhysicalExtent], device: 
         while extent is not None and extent.logical < end:
             first, last = max(extent.logical, segment.address), min(extent.logical + extent.length, end)
             if first < last and not extent.flags & _UNFIT:
-                yield Placed(first + shift, last + shift, device, extent.physical + first - extent.logical)
+                yield SharedExtent(first + shift, last + shift, device, extent.physical + first - extent.logical)
             if extent.logical + extent.length > end:
                 break  # the next segment may lie in this extent, too
             extent = next(extents, None)
 
 
-def shared(template: list[Placed], guest: list[Placed]) -> list[tuple[int, int]]:
+def common_ranges(template: list[SharedExtent], guest: list[SharedExtent]) -> list[tuple[int, int]]:
     """Return the guest bytes (start, end) for which both sorted lists have the same blocks."""
     found = []
     ours, theirs = iter(template), iter(guest)

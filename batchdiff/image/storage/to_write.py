@@ -2,7 +2,7 @@
 
 ::
 
-    segments of the image     | FILE                   | ZERO  | PACKED |
+    segments of the image     | FILE                   | ZERO  | COMPR. |
     blocks of its file        | written   | unwritten  |       |        |
     the new image             | all of it | a hole*    | hole  | all    |      * but for blocks that are not zeros
 
@@ -46,7 +46,7 @@ class WriteRule:
         """Yield the parts of a segment that are written, in ascending order; all else stays a hole."""
         if segment.origin is Origin.ZERO:
             return
-        if segment.origin is Origin.PACKED or self._unwritten[segment.layer].is_nothing:
+        if segment.origin is Origin.COMPRESSED or self._unwritten[segment.layer].is_nothing:
             yield segment, ToWrite.ALL
             return
         shift, end = segment.start - segment.address, segment.address + segment.end - segment.start

@@ -7,7 +7,7 @@ import os
 import stat
 
 from batchdiff.files.atomic_write import sync_folder
-from batchdiff.planning.checkpoint.records import CHECKPOINT_MAGIC, Record, decoded
+from batchdiff.planning.checkpoint.records import CHECKPOINT_MAGIC, Record, decode
 
 
 class CheckpointFile:
@@ -38,7 +38,7 @@ class CheckpointFile:
         head = self._file.read(len(CHECKPOINT_MAGIC))
         if not CHECKPOINT_MAGIC.startswith(head):
             raise ValueError("it is not a checkpoint of this version of batchdiff")
-        found = list(decoded(self._file, size))
+        found = list(decode(self._file, size))
         self.end = found[-1][1] if found else 0
         return [record for record, _ in found]
 

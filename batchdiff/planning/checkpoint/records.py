@@ -52,14 +52,14 @@ class Guests:
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RangeRecord:
     """The result of one range; ``left_out``: guests that it has no result for."""
 
     result: RangeResult
     left_out: frozenset[int]
 
 
-Record = Binding | Guests | Recorded
+Record = Binding | Guests | RangeRecord
 
 
 def encode_record(record: Binding | Guests | RangeResult) -> bytes:
@@ -74,7 +74,7 @@ def encode_record(record: Binding | Guests | RangeResult) -> bytes:
     return _FRAME.pack(len(payload), _digest(payload)) + payload
 
 
-def decoded(file: BinaryIO, size: int) -> Iterator[tuple[Record, int]]:
+def decode(file: BinaryIO, size: int) -> Iterator[tuple[Record, int]]:
     """Yield the complete records after the magic, and the offset of each one's end; ``size``: the file's bytes."""
     at = file.tell()
     while at + _FRAME.size <= size:
@@ -119,11 +119,11 @@ def _record(payload: bytes) -> Record:
             raise ValueError("not a list of guests")
         return Guests(tuple(keys))
     if kind == b"R":
-        return _recorded(body)
+        return _range_record(body)
     raise ValueError("unknown kind of record")
 
 
-def _recorded(body: bytes) -> Recorded:
+def _range_record(body: bytes) -> RangeRecord:
     number, has_digest, digest, units, left, guests = _RESULT.unpack_from(body)
     at = _RESULT.size
     left_out = struct.unpack_from(f"<{left}I", body, at)
@@ -137,7 +137,7 @@ def _recorded(body: bytes) -> Recorded:
         at += count * _RUN.itemsize
     if at != len(body):
         raise ValueError("more bytes than runs")
-    return Recorded(result, frozenset(left_out))
+    return RangeRecord(result, frozenset(left_out))
 
 
 def _extents(runs: np.ndarray[tuple[int], np.dtype[np.void]]) -> Extents:

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from functools import cache, lru_cache
 
 from batchdiff.plan.plan import PlannedImage
-from batchdiff.planning.checkpoint.records import Guests, Record, Recorded
+from batchdiff.planning.checkpoint.records import Guests, RangeRecord, Record
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.scan.one_range import RANGE
 from batchdiff.planning.scan.results import Findings
@@ -50,7 +50,7 @@ def take_over(findings: Findings, records: Iterable[Record], keys: Mapping[str, 
         if isinstance(record, Guests):
             names = [name_of.get(key) for key in record.keys]
             known = frozenset(name for name in names if name is not None)
-        elif isinstance(record, Recorded) and max([-1, *record.left_out, *record.result.differences]) < len(names):
+        elif isinstance(record, RangeRecord) and _last_guest(record) < len(names):
             # A result covers all guests of the list but those left out, including guests without differences.
             covered, of = known, names
             if record.left_out:
@@ -59,6 +59,11 @@ def take_over(findings: Findings, records: Iterable[Record], keys: Mapping[str, 
             findings.add(record.result, of)
             number = record.result.number
             findings.covered[number] = _union(findings.covered.get(number, frozenset()), covered)
+
+
+def _last_guest(record: RangeRecord) -> int:
+    """Return the largest number of a guest in a record; -1 if it has none."""
+    return max([-1, *record.left_out, *record.result.differences])
 
 
 @lru_cache

@@ -19,7 +19,7 @@ import os
 from dataclasses import dataclass, field
 
 from batchdiff.image.image import Image
-from batchdiff.image.storage.shared_blocks import BlockRuns, located, shared_by_both
+from batchdiff.image.storage.shared_blocks import BlockRuns, raw_extents, shared_by_both
 from batchdiff.linux.fiemap import ExtentTable
 
 _MOST_KEPT = 1 << 20
@@ -45,14 +45,14 @@ class CommonBlocks:
 
         :raises ImageError: its filesystem has a fault.
         """
-        self._first = located(self.template)
+        self._first = raw_extents(self.template)
 
     def add(self, name: str, guest: Image) -> None:
         """Map a guest and match it with the template.
 
         :raises ImageError: its filesystem has a fault.
         """
-        table = located(guest)
+        table = raw_extents(guest)
         if table is None:
             return
         self._kept += len(table.length)
@@ -67,7 +67,7 @@ class CommonBlocks:
         :raises ImageError: the template's filesystem has a fault.
         """
         if self.runs:
-            now = located(self.template)
+            now = raw_extents(self.template)
             if self._first is None or now is None or not now.equals(self._first):
                 self.runs.clear()
 

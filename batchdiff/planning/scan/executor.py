@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
-Item = TypeVar("Item")
+Task = TypeVar("Task")
 Result = TypeVar("Result")
 Task_contra = TypeVar("Task_contra", contravariant=True)
 Result_co = TypeVar("Result_co", covariant=True)
@@ -36,8 +36,10 @@ class Job(Protocol[Task_contra, Result_co]):
 class Executor(Protocol):
     """A function that runs the tasks of a job."""
 
-    def __call__(self, job: Job[Item, Result], tasks: Iterable[Item], *, jobs: int) -> Iterator[Result]:
-        """Yield the results of all tasks in the order in which they are finished. ``jobs``: how many at once.
+    def __call__(self, job: Job[Task, Result], tasks: Iterable[Task], *, workers: int) -> Iterator[Result]:
+        """Yield the results of all tasks in the order in which they are finished.
+
+        ``workers``: how many do tasks at the same time.
 
         :raises WorkerError: a worker could not be started, died, or ran out of memory.
         :raises BatchdiffError: a task raised it.

@@ -54,11 +54,11 @@ class RangeFindings:
         for guest in guests:
             kinds, trimmed = self.kinds.get(guest, {}), self.holes.get(guest, nowhere) & there
             if kinds or np.count_nonzero(trimmed):
-                found[guest] = joined(kinds, trimmed, self.equal, first_unit)
+                found[guest] = join_windows(kinds, trimmed, self.equal, first_unit)
         return found
 
 
-def replace_in_span(around: Kinds, kinds: Kinds, span: Span) -> Kinds:
+def replace_span(around: Kinds, kinds: Kinds, span: Span) -> Kinds:
     """Return the kinds of a window: ``kinds`` inside the span, ``around`` outside."""
     whole, units = around.copy(), span_units(span)
     whole[units] = kinds[units]
@@ -79,7 +79,7 @@ def replaced_units(kinds: dict[int, Kinds], equal: Kinds) -> int:
     return int(np.count_nonzero((found == Kind.DATA) & (equal[list(kinds)] != Kind.SAME_ZERO)))
 
 
-def joined(kinds: dict[int, Kinds], trimmed: Flags, equal: Kinds, first_unit: int) -> Extents:
+def join_windows(kinds: dict[int, Kinds], trimmed: Flags, equal: Kinds, first_unit: int) -> Extents:
     """Return the extents of a range from its windows that differ, and from holes over the template's data.
 
     A window without differences is included if another window of the same largest cluster has some: folding to

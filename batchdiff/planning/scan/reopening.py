@@ -61,7 +61,7 @@ def batches(guests: Sequence[str], files: Mapping[str, int], most: int) -> Itera
     yield tuple(batch)
 
 
-def reopened(record: PlannedImage, observer: ReadObserver | None = None) -> Image:
+def reopen(record: PlannedImage, observer: ReadObserver | None = None) -> Image:
     """Open a planned image again. ``observer`` is called at every read of it.
 
     :raises ImageError: it changed since it was first opened, or cannot be opened.
@@ -90,7 +90,7 @@ def files_of(image: Image) -> Files:
     return tuple((each.device, each.inode) for each in image.fingerprints())
 
 
-def opened_too(source: ImageSource, files: Files, observer: ReadObserver | None = None) -> Image:
+def open_same_files(source: ImageSource, files: Files, observer: ReadObserver | None = None) -> Image:
     """Open an image that this run already has open, and check that its path still leads to the same file.
 
     :raises ImageError: other files have its names now, or it cannot be opened.

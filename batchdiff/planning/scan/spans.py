@@ -22,7 +22,7 @@ Spans = dict[int, Span]
 """The span of each window that has one, by window number."""
 
 
-def spans(pieces: Iterable[tuple[int, int]], begin: int, window: int, unit: int) -> Spans:
+def spans_by_window(pieces: Iterable[tuple[int, int]], begin: int, window: int, unit: int) -> Spans:
     """Return the spans of sorted pieces (start, end); windows are counted from offset ``begin``."""
     found: Spans = {}
     for start, end in pieces:
@@ -36,7 +36,7 @@ def spans(pieces: Iterable[tuple[int, int]], begin: int, window: int, unit: int)
     return found
 
 
-def merged(each: Iterable[Spans]) -> Spans:
+def merge_spans(each: Iterable[Spans]) -> Spans:
     """Return one span per window that contains the spans of all."""
     found: Spans = {}
     for one in each:
@@ -46,7 +46,7 @@ def merged(each: Iterable[Spans]) -> Spans:
     return found
 
 
-def without(pieces: list[tuple[int, int]], settled: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def subtract(pieces: list[tuple[int, int]], settled: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return sorted pieces (start, end) without the parts that ``settled``, also sorted, covers."""
     if not settled:
         return pieces

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from batchdiff.image.layer import Segment, windowed
+from batchdiff.image.layer import Segment, split_into_windows
 from batchdiff.planning.scan.compare import UNIT, WINDOW, Flags
-from batchdiff.planning.scan.spans import Spans, spans, without
+from batchdiff.planning.scan.spans import Spans, spans_by_window, subtract
 from batchdiff.qcow2.entries import Origin
 
 MOST_KEPT = 32768
@@ -26,7 +26,7 @@ MOST_KEPT = 32768
 
 
 @dataclass(frozen=True, slots=True)
-class Mapped:
+class WindowMap:
     """The spans of an image to be read, and its segments, both by window.
 
     The segments of a window may be left out; they are looked up again when needed.
@@ -41,18 +41,18 @@ class Mapped:
         return len(self.spans) + sum(map(len, self.segments.values()))
 
 
-def mapped(segments: list[Segment], begin: int, needed: Spans) -> Mapped:
+def map_windows(segments: list[Segment], begin: int, needed: Spans) -> WindowMap:
     """Return the needed windows, numbered from offset ``begin``, with their segments."""
-    return Mapped(needed, windowed(segments, begin, WINDOW, sorted(needed)))
+    return WindowMap(needed, split_into_windows(segments, begin, WINDOW, sorted(needed)))
 
 
-def spans_of(segments: list[Segment], begin: int, settled: list[tuple[int, int]]) -> Spans:
+def spans_to_read(segments: list[Segment], begin: int, settled: list[tuple[int, int]]) -> Spans:
     """Return the spans of an image to be read: everything that is not zeros, without the settled bytes."""
     there = [(segment.start, segment.end) for segment in segments if segment.origin is not Origin.ZERO]
-    return spans(without(there, settled), begin, WINDOW, UNIT)
+    return spans_by_window(subtract(there, settled), begin, WINDOW, UNIT)
 
 
-def without_holes(wanted: Spans, own: list[Segment], begin: int, windows: int) -> tuple[Spans, Flags]:
+def leave_out_holes(wanted: Spans, own: list[Segment], begin: int, windows: int) -> tuple[Spans, Flags]:
     """Return the wanted spans outside of an image's holes, and flags of all windows that are such holes.
 
     Windows are numbered from offset ``begin``. Trimmed guests have many such windows: checked one by one, they

@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess
 from typing import Generic
 
 from batchdiff.errors import BatchdiffError, WorkerError
-from batchdiff.planning.scan.executor import Executor, Item, Job, Result
+from batchdiff.planning.scan.executor import Executor, Job, Result, Task
 from batchdiff.signals import HELD, held_signals, signal_name
 
 # fork: a worker starts in 2 ms; spawn needs 0.3 s for the imports alone. fork is safe: the planner has no threads.
@@ -30,39 +30,39 @@ _context = multiprocessing.get_context("fork")
 
 
 @dataclass(slots=True)
-class _Worker(Generic[Item]):
+class _Worker(Generic[Task]):
     process: BaseProcess
     pipe: Connection
-    task: Item
+    task: Task
 
 
-def run_tasks(job: Job[Item, Result], tasks: Iterable[Item], *, jobs: int) -> Iterator[Result]:
-    """Run the tasks in up to ``jobs`` processes: see :class:`~batchdiff.planning.scan.executor.Executor`.
+def run_tasks(job: Job[Task, Result], tasks: Iterable[Task], *, workers: int) -> Iterator[Result]:
+    """Run the tasks in up to ``workers`` processes: see :class:`~batchdiff.planning.scan.executor.Executor`.
 
     A worker inherits the job by fork, so only tasks and results are pickled.
     """
-    if jobs == 1:
+    if workers == 1:
         yield from _without_workers(job, tasks)
         return
-    workers: dict[Connection, _Worker[Item]] = {}
-    worker: _Worker[Item]
+    running: dict[Connection, _Worker[Task]] = {}
+    worker: _Worker[Task]
     result: Result
     try:
         # First one task for each worker; after that, the next task for the worker that finishes first.
         for task in tasks:
-            if len(workers) < jobs:
-                _give(_started_worker(job, task, workers), job, task)
+            if len(running) < workers:
+                _give(_started_worker(job, task, running), job, task)
                 continue
-            worker, result = _next_result(workers, job)
+            worker, result = _next_result(running, job)
             _give(worker, job, task)
             yield result
-        while workers:
-            worker, result = _next_result(workers, job)
-            del workers[worker.pipe]
+        while running:
+            worker, result = _next_result(running, job)
+            del running[worker.pipe]
             _end(worker)
             yield result
     finally:
-        for worker in workers.values():
+        for worker in running.values():
             worker.process.terminate()
             _end(worker)
 
@@ -70,7 +70,7 @@ def run_tasks(job: Job[Item, Result], tasks: Iterable[Item], *, jobs: int) -> It
 _: Executor = run_tasks
 
 
-def _without_workers(job: Job[Item, Result], tasks: Iterable[Item]) -> Iterator[Result]:
+def _without_workers(job: Job[Task, Result], tasks: Iterable[Task]) -> Iterator[Result]:
     do = None
     with ExitStack() as begun:
         for task in tasks:
@@ -82,7 +82,7 @@ def _without_workers(job: Job[Item, Result], tasks: Iterable[Item]) -> Iterator[
             yield result
 
 
-def _started_worker(job: Job[Item, Result], task: Item, workers: dict[Connection, _Worker[Item]]) -> _Worker[Item]:
+def _started_worker(job: Job[Task, Result], task: Task, workers: dict[Connection, _Worker[Task]]) -> _Worker[Task]:
     """Start a worker, and add it to ``workers`` before a signal can interrupt that.
 
     :raises WorkerError: the system lacks processes, memory or descriptors for it.
@@ -113,7 +113,7 @@ def _unstarted(error: OSError) -> WorkerError:
     )
 
 
-def _give(worker: _Worker[Item], job: Job[Item, Result], task: Item) -> None:
+def _give(worker: _Worker[Task], job: Job[Task, Result], task: Task) -> None:
     worker.task = task
     try:
         worker.pipe.send(task)
@@ -121,7 +121,7 @@ def _give(worker: _Worker[Item], job: Job[Item, Result], task: Item) -> None:
         raise _death(worker, job) from error
 
 
-def _end(worker: _Worker[Item]) -> None:
+def _end(worker: _Worker[Task]) -> None:
     worker.pipe.close()
     worker.process.join()
     # Without this, a finalizer closes the process, in which Ctrl-C would be lost and printed as a traceback.
@@ -129,7 +129,7 @@ def _end(worker: _Worker[Item]) -> None:
         worker.process.close()
 
 
-def _next_result(workers: dict[Connection, _Worker[Item]], job: Job[Item, Result]) -> tuple[_Worker[Item], Result]:
+def _next_result(workers: dict[Connection, _Worker[Task]], job: Job[Task, Result]) -> tuple[_Worker[Task], Result]:
     pipe = wait(list(workers))[0]
     worker = workers[pipe]  # type: ignore[index]  # wait() returns what it was given
     try:
@@ -148,7 +148,7 @@ def _out_of_memory(who: str, doing: str, *, remedy: str) -> WorkerError:
     return WorkerError(f"{who} ran out of memory while {doing}", remedy=f"Nothing was written. {remedy}")
 
 
-def _death(worker: _Worker[Item], job: Job[Item, Result]) -> WorkerError:
+def _death(worker: _Worker[Task], job: Job[Task, Result]) -> WorkerError:
     worker.process.join()
     code = worker.process.exitcode or 0
     how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
@@ -159,7 +159,7 @@ def _death(worker: _Worker[Item], job: Job[Item, Result]) -> WorkerError:
     )
 
 
-def _work(job: Job[Item, Result], pipe: Connection, inherited: list[Connection]) -> None:
+def _work(job: Job[Task, Result], pipe: Connection, inherited: list[Connection]) -> None:
     # Ctrl-C reaches the whole process group; only the planner reacts to it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

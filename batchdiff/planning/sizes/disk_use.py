@@ -24,7 +24,7 @@ from batchdiff.extents import distinct
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment
 from batchdiff.image.storage.block_ranges import Offsets, overlaps
-from batchdiff.image.storage.shared_blocks import placed, shared_bytes
+from batchdiff.image.storage.shared_blocks import shared_bytes, shared_extents
 from batchdiff.image.storage.to_write import ToWrite, WriteRule
 from batchdiff.linux.fiemap import ExtentTable
 from batchdiff.planning.scan.compare import UNIT
@@ -36,23 +36,23 @@ _STRETCH = 512 * MIB
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class SpaceTaken:
     """Bytes on disk of the data, in whole units, and the bytes in blocks that other files share."""
 
     data: int
     shared: int
 
 
-def taken_bytes(
+def space_taken(
     image: Image, data: Offsets, *, sharing: bool, unit: int = UNIT, known: ExtentTable | None = None
-) -> Taken:
+) -> SpaceTaken:
     """Return the space that data takes on a filesystem with allocation units of ``unit`` bytes.
 
     ``data``: its place in the image, an array of shape (runs, 2): offset and length, sorted and disjoint.
 
     If a unit holds several clusters, data takes no units of its own (see ``disk_bytes`` in ``overlay_sizes``).
     Without ``sharing``, nothing counts as shared. ``known``: the extents of a raw image, if it was mapped before
-    (:func:`~batchdiff.image.storage.shared_blocks.located`).
+    (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
 
     :raises ImageError: the guest's tables are damaged, or its filesystem has a fault.
     """
@@ -75,7 +75,7 @@ def taken_bytes(
     if sharing and known is not None:
         lows, highs, *_ = overlaps(shared_bytes(known, image.virtual_size), (starts, ends))
         shared = int((highs - lows).sum())
-    return Taken(blocks * unit, shared)
+    return SpaceTaken(blocks * unit, shared)
 
 
 def _stored(segment: Segment, rule: WriteRule) -> Iterator[tuple[int, int]]:
@@ -98,8 +98,8 @@ def _cut(runs: Offsets) -> tuple[Offsets, Offsets]:
 def _shared(image: Image, segments: list[Segment], inside: tuple[Offsets, Offsets]) -> int:
     stored = [segment for segment in segments if segment.origin is Origin.FILE]
     _, _, touched = _overlaps([(segment.start, segment.end) for segment in stored], inside)
-    found = placed(image, [stored[number] for number in distinct(touched).tolist()])
-    lows, highs, _ = _overlaps([(place.start, place.end) for place in found], inside)
+    found = shared_extents(image, [stored[number] for number in distinct(touched).tolist()])
+    lows, highs, _ = _overlaps([(extent.start, extent.end) for extent in found], inside)
     return int((highs - lows).sum())
 
 

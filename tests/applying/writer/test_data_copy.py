@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from oracle import guest_bytes, source
 
-from batchdiff.applying.writer.data_copy import CompressedStore, Copy, PlainStore
+from batchdiff.applying.writer.data_copy import CompressedStore, Copier, PlainStore
 from batchdiff.extents import Kind, from_runs
 from batchdiff.files.read_write import write_all
 from batchdiff.image.open import open_image
@@ -34,7 +34,7 @@ def picked(whole: bytes) -> bytes:
 
 def store_plain(path, target, start=65536):
     with open_image(source(path)) as image:
-        store = PlainStore(Copy(target, image, lambda: None), Geometry(65536), start)
+        store = PlainStore(Copier(target, image, lambda: None), Geometry(65536), start)
         entries = store.store(DATA, CLUSTERS)
     assert store.end == start + len(CLUSTERS) * 65536
     assert store.refcounts() is None
@@ -90,7 +90,7 @@ def test_the_end_of_an_odd_file_is_filled_with_zeros(tmp_path, target):
     path = tmp_path / "odd.img"
     path.write_bytes(b"x" * 65537)
     with open_image(source(path)) as image:
-        PlainStore(Copy(target, image, lambda: None), Geometry(65536), 0).store(
+        PlainStore(Copier(target, image, lambda: None), Geometry(65536), 0).store(
             from_runs([(0, 2, Kind.DATA)]), np.arange(2)
         )
     assert os.pread(target, MIB, 0) == b"x" * 65537 + bytes(511)
@@ -101,7 +101,7 @@ def test_subclusters_go_to_their_places(tmp_path, target):
     path = notation.write_raw(tmp_path / "g.img", "128k:A")
     runs = from_runs([(3, 1, Kind.DATA), (4, 1, Kind.ZERO), (34, 1, Kind.DATA)])
     with open_image(source(path)) as image:
-        PlainStore(Copy(target, image, lambda: None), Geometry(65536, extended_l2=True), 0).store(
+        PlainStore(Copier(target, image, lambda: None), Geometry(65536, extended_l2=True), 0).store(
             runs, np.arange(2)
         )
     found = os.pread(target, 128 * KIB, 0).ljust(128 * KIB, b"\0")
@@ -116,7 +116,7 @@ def test_what_does_not_compress_is_stored_as_it_is(tmp_path, target, kind):
     path = tmp_path / "g.img"
     path.write_bytes(random.Random(1).randbytes(65536) + b"words " * 10922 + b"four")
     with open_image(source(path)) as image:
-        store = CompressedStore(Copy(target, image, lambda: None), Geometry(65536, compression_type=kind), 0)
+        store = CompressedStore(Copier(target, image, lambda: None), Geometry(65536, compression_type=kind), 0)
         first, second = store.store(from_runs([(0, 2, Kind.DATA)]), np.arange(2)).tolist()
         assert os.pread(target, 65536, 0) == guest_bytes(image, 0, 65536)
     assert first == int(COPIED)
@@ -133,7 +133,7 @@ def test_compressed_clusters_keep_their_order(tmp_path, target):
     path.write_bytes(b"".join(pieces))
     geometry = Geometry(65536, compression_type=CompressionType.ZSTD)
     with open_image(source(path)) as image:
-        store = CompressedStore(Copy(target, image, lambda: None), geometry, 0)
+        store = CompressedStore(Copier(target, image, lambda: None), geometry, 0)
         hosts = store.store(from_runs([(0, 200, Kind.DATA)]), np.arange(200)).tolist()
     offsets = [host & ((1 << 54) - 1) for host in hosts]
     assert offsets == sorted(offsets)
@@ -153,7 +153,7 @@ def test_zeros_that_were_never_written_stay_holes(tmp_path, target, read_before)
     if read_before:
         path.read_bytes()
     with open_image(source(path)) as image:
-        Copy(target, image, lambda: None).bytes(0, 1 << 20, 1 << 20)
+        Copier(target, image, lambda: None).copy(0, 1 << 20, 1 << 20)
         assert os.pread(target, 1 << 20, 1 << 20).ljust(1 << 20, b"\0") == guest_bytes(image, 0, 1 << 20)
     os.fsync(target)
     assert os.fstat(target).st_blocks * 512 == 8192

@@ -13,7 +13,13 @@ from oracle import source
 from batchdiff.image.layer import Segment
 from batchdiff.image.open import open_image
 from batchdiff.image.storage import shared_blocks
-from batchdiff.image.storage.shared_blocks import Placed, placed, runs_within, shared_by_both, shared_bytes
+from batchdiff.image.storage.shared_blocks import (
+    SharedExtent,
+    runs_within,
+    shared_by_both,
+    shared_bytes,
+    shared_extents,
+)
 from batchdiff.linux.fiemap import ExtentFlag, ExtentTable, PhysicalExtent
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import KIB
@@ -55,7 +61,7 @@ def segments(*parts):
 
 def found(image, *parts):
     device = os.fstat(image.layers[0].fd).st_dev
-    everything = placed(image, segments(*parts))
+    everything = shared_extents(image, segments(*parts))
     assert {each.device for each in everything} <= {device}
     return [(each.start, each.end, each.physical - DISK) for each in everything]
 
@@ -85,9 +91,9 @@ def test_a_segment_between_two_extents_has_no_part_of_them(image, on_disk):
 
 
 def test_the_same_blocks_elsewhere_in_the_guest_are_not_shared_bytes():
-    template = [Placed(0, 64, 1, 1000), Placed(64, 128, 1, 5000), Placed(128, 192, 2, 7000)]
-    guest = [Placed(0, 32, 1, 1000), Placed(64, 128, 1, 5001), Placed(128, 192, 1, 7000)]
-    assert shared_blocks.shared(template, guest) == [(0, 32)]
+    template = [SharedExtent(0, 64, 1, 1000), SharedExtent(64, 128, 1, 5000), SharedExtent(128, 192, 2, 7000)]
+    guest = [SharedExtent(0, 32, 1, 1000), SharedExtent(64, 128, 1, 5001), SharedExtent(128, 192, 1, 7000)]
+    assert shared_blocks.common_ranges(template, guest) == [(0, 32)]
 
 
 @st.composite
@@ -120,13 +126,13 @@ def bytes_of(ranges):
 def by_hand(extents):
     """As :func:`placed` finds them for one segment that is all of the file."""
     fit = [each for each in extents if each.flags & SHARED and not each.flags & ExtentFlag.UNWRITTEN]
-    return [Placed(each.logical, each.logical + each.length, 1, each.physical) for each in fit]
+    return [SharedExtent(each.logical, each.logical + each.length, 1, each.physical) for each in fit]
 
 
 @given(tables(), tables())
 def test_whole_images_share_what_their_segments_do(template, guest):
     runs = pairs(shared_by_both(table_of(template), table_of(guest)))
-    assert bytes_of(runs) == bytes_of(shared_blocks.shared(by_hand(template), by_hand(guest)))
+    assert bytes_of(runs) == bytes_of(shared_blocks.common_ranges(by_hand(template), by_hand(guest)))
     assert all(start < end for start, end in runs)
     assert all(one[1] < other[0] for one, other in itertools.pairwise(runs))
 

@@ -10,7 +10,7 @@ from filesystems import mounted
 
 from batchdiff.image.layer import Segment
 from batchdiff.image.open import open_image
-from batchdiff.image.storage.shared_blocks import located
+from batchdiff.image.storage.shared_blocks import raw_extents
 from batchdiff.image.storage.to_write import ToWrite, WriteRule
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qcow2.entries import Origin
@@ -61,14 +61,14 @@ def test_a_file_is_split_by_what_was_written(image, start, end, expected, read_b
     """Zeros that were written are data; reading the file beforehand makes no difference."""
     if read_before:
         os.pread(image.layers[0].fd, 64 * KIB, 0)
-    for known in (None, located(image)):
+    for known in (None, raw_extents(image)):
         assert parts(WriteRule(image, known=known), segment(start, end)) == expected
 
 
 def test_zeros_stay_holes_and_compressed_clusters_are_written(image):
     rule = WriteRule(image)
     assert parts(rule, segment(0, 64, Origin.ZERO)) == []
-    assert list(rule.parts(segment(0, 64, Origin.PACKED))) == [(segment(0, 64, Origin.PACKED), ALL)]
+    assert list(rule.parts(segment(0, 64, Origin.COMPRESSED))) == [(segment(0, 64, Origin.COMPRESSED), ALL)]
 
 
 def test_a_file_without_unwritten_blocks_is_written_in_one_piece(tmp_path):

@@ -19,7 +19,7 @@ from batchdiff.errors import ImageError
 from batchdiff.extents import Kind, empty, from_runs
 from batchdiff.planning.checkpoint import checkpoint as module
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
-from batchdiff.planning.checkpoint.records import CHECKPOINT_MAGIC, Binding, Guests, Recorded, encode_record
+from batchdiff.planning.checkpoint.records import CHECKPOINT_MAGIC, Binding, Guests, RangeRecord, encode_record
 from batchdiff.planning.scan.results import RangeResult
 
 
@@ -66,7 +66,7 @@ def written(plan, results=RESULTS, binding="b"):
 
 def recorded(results):
     plain = [replace(each, failures={}) for each in results]
-    return [Recorded(plain[n], frozenset(r.failures)) for n, r in enumerate(results)]
+    return [RangeRecord(plain[n], frozenset(r.failures)) for n, r in enumerate(results)]
 
 
 def loaded(plan, told=None, binding="b"):
@@ -96,7 +96,7 @@ def test_a_result_comes_back(tmp_path_factory, number, digest, runs, failed):
     written(plan, [RangeResult(number, digest, differences, dict.fromkeys(failed, error), 7, replaced)])
     guests, record = loaded(plan)
     assert guests == Guests(("one", "two"))
-    assert record == Recorded(RangeResult(number, digest, differences, {}, 7, replaced), frozenset(failed))
+    assert record == RangeRecord(RangeResult(number, digest, differences, {}, 7, replaced), frozenset(failed))
 
 
 def spread(runs):

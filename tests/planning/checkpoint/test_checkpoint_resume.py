@@ -22,7 +22,7 @@ from small_fleet import GUESTS, OTHER, TEMPLATE, checksum, fresh, manifest
 from batchdiff.errors import ImageError, WorkerError
 from batchdiff.extents import Kind, from_runs
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
-from batchdiff.planning.checkpoint.records import Guests, Recorded
+from batchdiff.planning.checkpoint.records import Guests, RangeRecord
 from batchdiff.planning.checkpoint.resume import ranges_left, take_over
 from batchdiff.planning.planner import EarlierResults, make_plan
 from batchdiff.planning.scan import one_range
@@ -198,7 +198,7 @@ def test_other_overlay_options_need_no_other_scan(folder):
 
 
 def test_a_guest_that_could_not_be_read_is_tried_again(folder, monkeypatch):
-    real = one_range.Scanner._compared
+    real = one_range.Scanner._compare
 
     def failing(self, number, *rest):
         if number == 1 and number in self._guests:
@@ -206,9 +206,9 @@ def test_a_guest_that_could_not_be_read_is_tried_again(folder, monkeypatch):
             return None
         return real(self, number, *rest)
 
-    monkeypatch.setattr(one_range.Scanner, "_compared", failing)
+    monkeypatch.setattr(one_range.Scanner, "_compare", failing)
     run(folder, after=4)
-    monkeypatch.setattr(one_range.Scanner, "_compared", real)
+    monkeypatch.setattr(one_range.Scanner, "_compare", real)
     again = run(folder)
     assert again.scanned == 6
     assert checksum(again.plan) == fresh(manifest(folder))
@@ -296,7 +296,7 @@ def test_a_scan_without_sharing_is_not_mixed_with_one_that_shares(tmp_path):
 def test_a_guest_that_was_left_out_is_not_known():
     """Nor is anything believed that such a record says of it all the same."""
     found = from_runs([(0, 1, Kind.DATA)])
-    records = [Guests(("a", "b")), Recorded(RangeResult(3, b"d" * 16, {0: found, 1: found}), frozenset([1]))]
+    records = [Guests(("a", "b")), RangeRecord(RangeResult(3, b"d" * 16, {0: found, 1: found}), frozenset([1]))]
     findings = Findings(sharing=False)
     take_over(findings, records, {"today-b": "b", "today-a": "a"})
     assert findings.covered == {3: {"today-a"}}
@@ -309,7 +309,7 @@ def test_guests_that_no_record_names(bad):
     found = from_runs([(0, 1, Kind.DATA)])
     findings = Findings(sharing=False)
     result = RangeResult(3, None, dict.fromkeys(bad, found))
-    take_over(findings, [Guests(("a", "b")), Recorded(result, frozenset())], {"one": "a", "two": "b"})
+    take_over(findings, [Guests(("a", "b")), RangeRecord(result, frozenset())], {"one": "a", "two": "b"})
     assert findings.covered == {}
 
 

@@ -22,12 +22,11 @@ from batchdiff.errors import ImageError
 from batchdiff.extents import concatenated
 from batchdiff.image import files
 from batchdiff.image.content_digest import RangeDigest
-from batchdiff.image.equal_compressed import stored_in, unlike
+from batchdiff.image.equal_compressed import compressed_clusters, range_to_compare
 from batchdiff.image.open import open_image
 from batchdiff.plan.overlay_options import CLUSTER_SIZES
 from batchdiff.planning import scan_all
 from batchdiff.planning.scan import one_range, windows
-from batchdiff.planning.scan.one_range import Scanner
 from batchdiff.planning.scan.reopening import Budget
 from batchdiff.planning.scan_all import ScanSettings, ranges_with_data
 from batchdiff.qcow2 import compression
@@ -47,7 +46,7 @@ def scanned(template, *guests):
     """The differences of each guest, a path or what was recorded of one, and what failed, over all ranges."""
     records = (recorded(guest) if isinstance(guest, Path) else guest for guest in guests)
     job = scan_job(template, *records)
-    scanner = Scanner(job)
+    scanner = job.open()
     size = max(scanner._size, 1)
     results = [scanner.scan(number) for number in range(ceil_div(size, one_range.RANGE))]
     failures = results[-1].failures
@@ -189,7 +188,7 @@ def test_what_metadata_settles_is_not_read(tmp_path, monkeypatch):
 def test_zero_clusters_of_qcow2_are_not_read(tmp_path, monkeypatch):
     notation.write_raw(tmp_path / "t.raw", "4M:A")
     path = notation.write_qcow2(tmp_path / "g.qcow2", "1M:A 2M:0 1M:-")
-    scanner = Scanner(scan_job(tmp_path / "t.raw", recorded(path)))
+    scanner = scan_job(tmp_path / "t.raw", recorded(path)).open()
     spy = Spy(monkeypatch)
     scanner.scan(0)
     scanner.close()
@@ -290,7 +289,7 @@ def test_scanning_memory_does_not_grow_with_the_image(tmp_path):
     with (tmp_path / "g.img").open("wb") as file:
         file.seek(TIB - 1)
         file.write(b"x")
-    scanner = Scanner(scan_job(tmp_path / "t.raw", recorded(tmp_path / "g.img")))
+    scanner = scan_job(tmp_path / "t.raw", recorded(tmp_path / "g.img")).open()
     with within(2):
         result = scanner.scan(TIB // one_range.RANGE - 1)
     scanner.close()
@@ -347,20 +346,20 @@ def test_bytes_behind_a_packed_cluster_are_not_its_own(tmp_path):
     with open_image(source(guest)) as opened:
         first, second = opened.segments(0, 128 * KIB)
         begin, after = (segment.address & (1 << 54) - 1 for segment in (first, second))
-        ends = begin + len(opened.layers[0].packed(first).data)
+        ends = begin + len(opened.layers[0].compressed_cluster(first).data)
         assert begin < after < ends
     data = bytearray(guest.read_bytes())
     data[ends - 1] ^= 1  # in the second cluster's bytes
     guest.write_bytes(data)
     with open_image(source(template)) as one, open_image(source(guest)) as other:
-        stored = stored_in(one, one.segments(0, 64 * KIB))
-        assert unlike(stored, other, other.segments(0, 64 * KIB), (0, 64 * KIB)) == (0, 64 * KIB)
+        stored = compressed_clusters(one, one.segments(0, 64 * KIB))
+        assert range_to_compare(stored, other, other.segments(0, 64 * KIB), 0, 64 * KIB) == (0, 64 * KIB)
         assert guest_bytes(one, 0, 64 * KIB) == guest_bytes(other, 0, 64 * KIB)
 
 
 def test_a_range_past_the_end_of_all_of_them(cases):
     """Others of the fleet, which are scanned apart, may be larger."""
-    scanner = Scanner(scan_job(cases / "template.img", recorded(cases / "one-byte.img")))
+    scanner = scan_job(cases / "template.img", recorded(cases / "one-byte.img")).open()
     try:
         result = scanner.scan(7)
         assert (result.differences, result.failures) == ({}, {})

@@ -12,7 +12,7 @@ from oracle import guest_bytes, recorded
 
 from batchdiff.errors import ImageError
 from batchdiff.planning.scan import reopening
-from batchdiff.planning.scan.reopening import batches, budget, reopened
+from batchdiff.planning.scan.reopening import batches, budget, reopen
 
 
 @given(st.lists(st.integers(1, 9)), st.integers(1, 30), st.data())
@@ -55,7 +55,7 @@ def image(tmp_path):
 
 def test_an_image_that_is_as_it_was(image):
     _, record = image
-    with reopened(record) as opened:
+    with reopen(record) as opened:
         assert opened.fingerprints() == record.fingerprints
         assert guest_bytes(opened, 0, 512) == notation.content("64k:A")[:512]
 
@@ -81,10 +81,9 @@ def test_one_that_is_not(image, change, what):
     before = len(os.listdir("/proc/self/fd"))
     change(path)
     with pytest.raises(
-        ImageError,
-        match=rf"^it changed while it was scanned \(.*{what}.*\). Shut its VM down and plan again$",
+        ImageError, match=rf"^it changed while it was scanned \(.*{what}.*\). Shut its VM down and plan again$"
     ):
-        reopened(record)
+        reopen(record)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -92,4 +91,4 @@ def test_one_that_is_gone(image):
     path, record = image
     path.unlink()
     with pytest.raises(ImageError, match="No such file"):
-        reopened(record)
+        reopen(record)

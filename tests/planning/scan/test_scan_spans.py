@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchdiff.planning.scan.spans import merged, spans, without
+from batchdiff.planning.scan.spans import merge_spans, spans_by_window, subtract
 
 WINDOW, UNIT = 16, 4
 
@@ -20,7 +20,7 @@ def covered(pieces):
 
 @given(sorted_pieces(), sorted_pieces())
 def test_without_leaves_the_bytes_that_the_others_do_not_cover(pieces, settled):
-    left = without(pieces, settled)
+    left = subtract(pieces, settled)
     assert covered(left) == covered(pieces) - covered(settled)
     assert left == sorted(left)
     assert all(start < end for start, end in left)
@@ -29,7 +29,7 @@ def test_without_leaves_the_bytes_that_the_others_do_not_cover(pieces, settled):
 @given(sorted_pieces(), st.integers(0, 3))
 def test_a_span_reaches_from_the_first_to_the_last_unit_of_its_window(pieces, shift):
     pieces = [(start + shift * WINDOW, end + shift * WINDOW) for start, end in pieces]
-    found = spans(pieces, shift * WINDOW, WINDOW, UNIT)
+    found = spans_by_window(pieces, shift * WINDOW, WINDOW, UNIT)
     for number in range(6):
         there = {byte - (number + shift) * WINDOW for byte in covered(pieces)} & set(range(WINDOW))
         units = {byte // UNIT for byte in there}
@@ -38,5 +38,5 @@ def test_a_span_reaches_from_the_first_to_the_last_unit_of_its_window(pieces, sh
 
 @given(sorted_pieces(), sorted_pieces())
 def test_merged_covers_both(one, other):
-    both = merged([spans(one, 0, WINDOW, UNIT), spans(other, 0, WINDOW, UNIT)])
-    assert both == spans(sorted(one + other), 0, WINDOW, UNIT)
+    both = merge_spans([spans_by_window(one, 0, WINDOW, UNIT), spans_by_window(other, 0, WINDOW, UNIT)])
+    assert both == spans_by_window(sorted(one + other), 0, WINDOW, UNIT)

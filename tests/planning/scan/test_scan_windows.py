@@ -12,8 +12,7 @@ from scan_jobs import scan_job
 from batchdiff.image.open import open_image
 from batchdiff.planning.scan import one_range, windows
 from batchdiff.planning.scan.compare import WINDOW
-from batchdiff.planning.scan.one_range import Scanner
-from batchdiff.planning.scan.windows import MOST_KEPT, Stride, mapped, spans_of
+from batchdiff.planning.scan.windows import MOST_KEPT, Stride, map_windows, spans_to_read
 from batchdiff.units import KIB, MIB, TIB
 
 
@@ -21,7 +20,7 @@ def test_only_windows_that_are_needed_are_kept(tmp_path):
     path = notation.write_raw(tmp_path / "a.img", "4k:- 4k:A 2040k:- 4k:B 508k:-")
     with open_image(source(path)) as image:
         segments = image.segments(0, image.virtual_size)
-    found = mapped(segments, 0, spans_of(segments, 0, []))
+    found = map_windows(segments, 0, spans_to_read(segments, 0, []))
     assert found.spans == {0: (4 * KIB, 8 * KIB), 4: (0, 4 * KIB)}
     assert set(found.segments) == {0, 4}
     assert [part.end for part in found.segments[4]] == [2052 * KIB, 2560 * KIB]
@@ -66,7 +65,7 @@ def test_memory_does_not_grow_with_guests_in_no_order(tmp_path, monkeypatch):
     template = in_no_order(tmp_path / "t.qcow2")
     guests = [shutil.copy(template, tmp_path / f"{number}.qcow2") for number in range(6)]
     notation.qemu_io(guests[5], f"write -P 7 {3 * WINDOW + 512} 512")
-    scanner = Scanner(scan_job(template, *map(recorded, guests)))
+    scanner = scan_job(template, *map(recorded, guests)).open()
     tracemalloc.start()
     try:
         found = scanner.scan(0)

@@ -41,7 +41,7 @@ SAME = Doing(lambda task: task)
 
 
 def collect(work, tasks, jobs, start=None):
-    return list(run_tasks(Doing(work, start), tasks, jobs=jobs))
+    return list(run_tasks(Doing(work, start), tasks, workers=jobs))
 
 
 def children():
@@ -100,7 +100,7 @@ def test_without_workers_a_job_ends_in_any_case(how):
             raise GuestError("no")
         return task
 
-    results = run_tasks(Open(work), range(3), jobs=1)
+    results = run_tasks(Open(work), range(3), workers=1)
     if how == "failed":
         with pytest.raises(GuestError):
             next(results)
@@ -125,7 +125,7 @@ def test_tasks_are_taken_when_a_worker_is_free():
             taken.append(number)
             yield number
 
-    results = run_tasks(SAME, tasks(), jobs=2)
+    results = run_tasks(SAME, tasks(), workers=2)
     for done in range(1, 10):
         next(results)
         assert len(taken) <= done + 2
@@ -221,7 +221,7 @@ def test_an_error_among_results():
 
     found = []
     with pytest.raises(GuestError, match="five"):
-        found.extend(run_tasks(Doing(work), range(10), jobs=2))
+        found.extend(run_tasks(Doing(work), range(10), workers=2))
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -303,7 +303,7 @@ def test_whatever_ends_the_planner_ends_the_workers(monkeypatch, kind):
 
 
 def test_leaving_half_way_ends_the_workers():
-    results = run_tasks(SAME, itertools.count(), jobs=3)
+    results = run_tasks(SAME, itertools.count(), workers=3)
     next(results)
     assert len(children()) == 3
     results.close()
@@ -353,7 +353,7 @@ class Job:
     def begin(self):
         yield work
 
-for _ in run_tasks(Job(), range(10**6), jobs=3):
+for _ in run_tasks(Job(), range(10**6), workers=3):
     pass
 """
 

@@ -9,7 +9,7 @@ from oracle import recorded
 from scan_jobs import scan_job
 
 from batchdiff.planning.scan.compare import WINDOW
-from batchdiff.planning.scan.one_range import RANGE, Scanner
+from batchdiff.planning.scan.one_range import RANGE
 from batchdiff.units import KIB
 
 WINDOWS = RANGE // WINDOW
@@ -39,7 +39,7 @@ def template(tmp_path):
 
 def calls_for(template, folder, guests):
     paths = [notation.write_raw(folder / f"{guests}-{number}.img", "64M:-") for number in range(guests)]
-    scanner = Scanner(scan_job(template, *map(recorded, paths)))
+    scanner = scan_job(template, *map(recorded, paths)).open()
     try:
         scanner.scan(0)  # finds out how many windows are mapped at once
         return calls_of(lambda: scanner.scan(0))
@@ -65,7 +65,7 @@ def test_a_guest_that_is_all_holes_costs_no_calls_for_each_window(template, tmp_
 )
 def test_windows_that_are_holes_and_others_side_by_side(template, tmp_path, guest, sharing):
     path = notation.write_raw(tmp_path / "guest.img", guest)
-    scanner = Scanner(scan_job(template, recorded(path), sharing=sharing))
+    scanner = scan_job(template, recorded(path), sharing=sharing).open()
     try:
         found = scanner.scan(0).differences[0]
     finally:

@@ -10,31 +10,31 @@ from seeds import seeded
 
 from batchdiff.extents import Kind, from_runs
 from batchdiff.image.open import open_image
-from batchdiff.image.storage.shared_blocks import located, placed
+from batchdiff.image.storage.shared_blocks import raw_extents, shared_extents
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.sizes import disk_use
-from batchdiff.planning.sizes.disk_use import Taken, taken_bytes
+from batchdiff.planning.sizes.disk_use import SpaceTaken, space_taken
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import KIB, MIB, ceil_div
 
 
 def naive(image, extents, granule):
-    """As taken_bytes, run by run and block by block."""
+    """As space_taken, run by run and block by block."""
     blocks, shared = set(), 0
     for first, count in extents.pairs(Kind.DATA).tolist():
         segments = image.segments(first * granule, (first + count) * granule)
         stored = [segment for segment in segments if segment.origin is not Origin.ZERO]
         blocks |= {block for each in stored for block in range(each.start // UNIT, ceil_div(each.end, UNIT))}
-        shared += sum(place.end - place.start for place in placed(image, segments))
-    return Taken(len(blocks) * UNIT, shared)
+        shared += sum(place.end - place.start for place in shared_extents(image, segments))
+    return SpaceTaken(len(blocks) * UNIT, shared)
 
 
 def taken(image, extents, granule, **options):
     """What data extents in granules take; where a raw image is on its disk makes no difference but in time."""
     data = extents.pairs(Kind.DATA) * granule
-    found = taken_bytes(image, data, **options)
-    assert found == taken_bytes(image, data, known=located(image), **options)
+    found = space_taken(image, data, **options)
+    assert found == space_taken(image, data, known=raw_extents(image), **options)
     return found
 
 
@@ -64,7 +64,7 @@ def random_text(rng, size, letters):
 
 
 @pytest.mark.parametrize("form", ["raw", "qcow2"])
-def test_taken_bytes_are_those_of_each_run(tmp_path, monkeypatch, form):
+def test_the_space_taken_is_that_of_each_run(tmp_path, monkeypatch, form):
     rng = seeded()
     for number in range(8):
         path = tmp_path / f"{number}.img"
@@ -97,7 +97,7 @@ def test_shared_blocks_are_those_of_each_run(tmp_path, monkeypatch, kind):
                 found = taken(image, extents, 4096, sharing=True)
                 assert found == naive(image, extents, 4096)
                 assert found.shared > 0
-                assert taken(image, extents, 4096, sharing=False) == Taken(found.data, 0)
+                assert taken(image, extents, 4096, sharing=False) == SpaceTaken(found.data, 0)
 
 
 def test_no_data_is_no_question(tmp_path):
@@ -105,7 +105,7 @@ def test_no_data_is_no_question(tmp_path):
     with open_image(ImageSource(str(tmp_path / "guest.img"), ImageFormat.RAW)) as image:
         image.segments = None
         nothing = from_runs([(0, 5, Kind.ZERO)]).pairs(Kind.DATA)
-        assert taken_bytes(image, nothing, sharing=True) == Taken(0, 0)
+        assert space_taken(image, nothing, sharing=True) == SpaceTaken(0, 0)
 
 
 def test_a_guest_of_many_runs_is_asked_a_few_times(tmp_path, monkeypatch):

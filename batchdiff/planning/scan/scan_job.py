@@ -1,0 +1,83 @@
+"""The job of scanning ranges: the images as values, which each worker opens for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from batchdiff.errors import ImageError
+from batchdiff.image.files import ReadObserver, read_sequentially, settle
+from batchdiff.image.image import Image
+from batchdiff.image.storage.shared_blocks import BlockRuns
+from batchdiff.image_source import ImageSource
+from batchdiff.plan.plan import PlannedImage
+from batchdiff.planning.scan.one_range import RANGE, Scanner
+from batchdiff.planning.scan.reopening import Files, open_same_files, reopen
+from batchdiff.planning.scan.results import RangeResult
+from batchdiff.units import format_size
+
+
+@dataclass(frozen=True, slots=True)
+class ScanJob:
+    """A template and the guests to compare with it, as they were when first opened.
+
+    ``files``: the template's files at that time. ``sharing``: it shares blocks with other files, possibly the
+    guests. ``shared``: by guest, its bytes in blocks that the template has at the same offset; None if they are
+    not known yet. ``observer`` is called at every read.
+
+    A task is the number of a range (:class:`~batchdiff.planning.scan.executor.Job`).
+    """
+
+    template: ImageSource
+    files: Files
+    guests: tuple[PlannedImage, ...] = ()
+    sharing: bool = False
+    shared: tuple[BlockRuns | None, ...] = ()
+    observer: ReadObserver | None = None
+
+    def open(self) -> Scanner:
+        """Open all images.
+
+        :raises ImageError: the template cannot be opened.
+        """
+        template = _read_ahead(open_same_files(self.template, self.files, self.observer))
+        guests: list[Image | ImageError] = []
+        for record in self.guests:
+            try:
+                guests.append(_read_ahead(reopen(record, self.observer)))
+            except ImageError as error:
+                guests.append(error)
+        return Scanner(template, guests, sharing=self.sharing, shared=self.shared)
+
+    @contextmanager
+    def begin(self) -> Iterator[Callable[[int], RangeResult]]:
+        """Open all images, and give the function that scans a range.
+
+        :raises ImageError: the template cannot be opened.
+        """
+        scanner = self.open()
+
+        def scan(number: int) -> RangeResult:
+            result = scanner.scan(number)
+            settle(self.observer)
+            return result
+
+        try:
+            yield scan
+        finally:
+            scanner.close()
+
+    def describe(self, number: int) -> str:
+        """Return what a worker does with a range."""
+        start = number * RANGE
+        return (
+            f"scanning bytes {start} to {start + RANGE} (from {format_size(start)} on) of the template and its"
+            " guests"
+        )
+
+
+def _read_ahead(image: Image) -> Image:
+    for layer in image.layers:
+        read_sequentially(layer.fd)
+    return image
