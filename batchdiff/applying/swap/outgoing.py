@@ -72,7 +72,7 @@ class OutgoingFile:
         """Check this early, so that no overlay is written for a file that then cannot be renamed or deleted."""
         if self._task.retire is Retire.KEEP:
             return
-        against = retire.fault_in_retiring(fd, self._task.outgoing.names, self._task.retire)
+        against = retire.objection(fd, self._task.outgoing.names, self._task.retire)
         against = against or obstacle(Deed.RENAME, path)
         if against is not None:
             raise GuestError(f"{self._task.guest} was left as it is", why=against.why, remedy=against.remedy)

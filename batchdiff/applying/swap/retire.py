@@ -21,7 +21,7 @@ from batchdiff.linux.call_failures import AGAIN, UNDO_SECOND_NAME, Fault
 from batchdiff.linux.rename import rename_without_replacing
 
 
-def fault_in_retiring(fd: int, names: Names, retire: Retire) -> Fault | None:
+def objection(fd: int, names: Names, retire: Retire) -> Fault | None:
     """Return why a file under its own name may not be retired in that way, and what to do; None if it may."""
     info, path = os.fstat(fd), names.own
     if retire is Retire.KEEP:

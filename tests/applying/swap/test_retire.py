@@ -7,7 +7,7 @@ from oracle import source
 
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.swap import retire
-from batchdiff.applying.swap.retire import delete, fault_in_retiring, move
+from batchdiff.applying.swap.retire import delete, move, objection
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError
 from batchdiff.image import files
@@ -103,17 +103,17 @@ def test_a_file_of_the_template_is_never_deleted(template):
 
 def test_hard_links_are_not_deleted(held, original, tmp_path):
     os.link(original, tmp_path / "second")
-    assert "2 hard links" in fault_in_retiring(held, original_names(str(original)), Retire.DELETE).why
-    assert fault_in_retiring(held, original_names(str(original)), Retire.QUARANTINE) is None
-    assert fault_in_retiring(held, original_names(str(original)), Retire.KEEP) is None
+    assert "2 hard links" in objection(held, original_names(str(original)), Retire.DELETE).why
+    assert objection(held, original_names(str(original)), Retire.QUARANTINE) is None
+    assert objection(held, original_names(str(original)), Retire.KEEP) is None
 
 
 @pytest.mark.parametrize("what", ["file", "dangling link"])
 def test_a_quarantine_that_exists(held, original, tmp_path, what):
     aside = tmp_path / "guest.img.batchdiff-original"
     aside.symlink_to("nowhere") if what == "dangling link" else aside.touch()
-    assert "exists already" in fault_in_retiring(held, original_names(str(original)), Retire.QUARANTINE).why
-    assert fault_in_retiring(held, original_names(str(original)), Retire.DELETE) is None
+    assert "exists already" in objection(held, original_names(str(original)), Retire.QUARANTINE).why
+    assert objection(held, original_names(str(original)), Retire.DELETE) is None
 
 
 def test_a_name_that_is_too_long(tmp_path):
@@ -123,8 +123,8 @@ def test_a_name_that_is_too_long(tmp_path):
     fd = os.open(path, os.O_RDONLY)
     try:
         for how in REMOVING:
-            assert "too long" in fault_in_retiring(fd, original_names(str(path)), how).why
-        assert fault_in_retiring(fd, original_names(str(path)), Retire.KEEP) is None
+            assert "too long" in objection(fd, original_names(str(path)), how).why
+        assert objection(fd, original_names(str(path)), Retire.KEEP) is None
     finally:
         os.close(fd)
 
@@ -132,9 +132,9 @@ def test_a_name_that_is_too_long(tmp_path):
 def test_block_devices_stay(loop_device):
     fd = os.open(loop_device, os.O_RDONLY)
     try:
-        assert fault_in_retiring(fd, original_names(loop_device), Retire.KEEP) is None
+        assert objection(fd, original_names(loop_device), Retire.KEEP) is None
         for how in REMOVING:
-            assert "block device" in fault_in_retiring(fd, original_names(loop_device), how).why
+            assert "block device" in objection(fd, original_names(loop_device), how).why
     finally:
         os.close(fd)
 
