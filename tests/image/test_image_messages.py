@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 
 import notation
 import pytest
@@ -71,12 +70,12 @@ def test_files_of_other_kinds(tmp_path):
 def test_reads_that_fail(tmp_path):
     path = tmp_path / "a.img"
     path.write_bytes(bytes(512))
-    fd = os.open(path, os.O_RDONLY)
+    file = files.ImageFile(str(path))
     try:
         with pytest.raises(ImageError) as caught:
-            files.fill_from(fd, memoryview(bytearray(1024)), 0, str(path))
+            file.fill(memoryview(bytearray(1024)), 0)
     finally:
-        os.close(fd)
+        file.close()
     assert str(caught.value) == (
         f"cannot read {path} at byte 0: it ends before byte 1024: it is truncated, or changed while it was read."
         " If nothing is writing to it, restore it from a backup."

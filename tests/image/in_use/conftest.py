@@ -1,4 +1,4 @@
-"""Images in a tmpfs, which has leases and is no overlayfs, for tests of who uses them."""
+"""Images in a tmpfs, which has leases and is not an overlayfs, for tests of who uses them."""
 
 import notation
 import pytest
