@@ -20,7 +20,7 @@ from batchdiff.dependents.image_folders import folders_of_manifest, folders_of_p
 from batchdiff.files import own_files
 from batchdiff.files.identity import Identity, identity_of
 from batchdiff.image.backing.heads import Heads
-from batchdiff.image.backing.links import Ground, RestingImages, Unread
+from batchdiff.image.backing.links import BackingGraph, Target, Unread
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.plan import Plan
@@ -72,17 +72,17 @@ class Dependents:
         """
         own = identity_of(path)
         look = _Look(self._heads, frozenset() if own is None else frozenset({own}), self._raw)
-        look.take_in_all(self._folders, self._images)
-        look.take_in(path, former)
+        look.add_all(self._folders, self._images)
+        look.add(path, former)
         return look.answer(path, former, but, forbidden)
 
     def on_each(self, paths: Iterable[str], *, forbidden: Forbidden = Forbidden.COUNTS) -> dict[str, list[str]]:
         """Return the same for several files, from one search. It may open them, so none of them may be held."""
         paths = list(paths)
         look = _Look(self._heads, frozenset(), self._raw)
-        look.take_in_all(self._folders, self._images)
+        look.add_all(self._folders, self._images)
         for path in paths:
-            look.take_in(path, ())
+            look.add(path, ())
         return {path: look.answer(path, (), (), forbidden) for path in paths}
 
 
@@ -107,48 +107,48 @@ class _Look:
 
     def __init__(self, heads: Heads, untouched: frozenset[Identity], raw: Iterable[str]) -> None:
         self._raw = set(map(identity_of, raw))
-        self._resting = RestingImages(heads, untouched)
+        self._graph = BackingGraph(heads, untouched)
         self._folders: set[str] = set()
         self._closed: list[Unread] = []
         self._doubtful: dict[str, list[str]] = {}
 
-    def take_in_all(self, folders: Iterable[str], images: Iterable[str]) -> None:
+    def add_all(self, folders: Iterable[str], images: Iterable[str]) -> None:
         """Search the folders and images that matter for every file."""
-        self._take_in_folders(folders)
+        self._add_folders(folders)
         for image in images:
-            self._resting.take_in(image)
+            self._graph.add(image)
 
-    def take_in(self, path: str, former: Iterable[str]) -> None:
+    def add(self, path: str, former: Iterable[str]) -> None:
         """Search the folder and the sidecars of one file."""
         self._doubtful[path] = []
-        self._take_in_folders([os.path.realpath(os.path.dirname(path))])
+        self._add_folders([os.path.realpath(os.path.dirname(path))])
         for sidecar in _sidecars_of((path, *former)):
-            self._take_in_sidecar(path, sidecar)
+            self._add_sidecar(path, sidecar)
 
     def answer(self, path: str, former: Iterable[str], but: Iterable[str], forbidden: Forbidden) -> list[str]:
         """Return the images that depend on a file that was taken in."""
         own = identity_of(path)
         left_out = {own, *map(identity_of, but)}
-        grounds: list[Ground] = [os.path.realpath(name) for name in (path, *former)]
-        grounds += [own] if own is not None else []
-        found = [name for image, name in self._resting.on(grounds).items() if image not in left_out]
-        unread = [each for image, each in self._resting.unread.items() if image not in left_out | self._raw]
+        targets: list[Target] = [os.path.realpath(name) for name in (path, *former)]
+        targets += [own] if own is not None else []
+        found = [name for image, name in self._graph.dependents_of(targets).items() if image not in left_out]
+        unread = [each for image, each in self._graph.unread.items() if image not in left_out | self._raw]
         doubtful = {_unread(each) for each in [*unread, *self._closed] if _counts(each, forbidden)}
         return sorted(found) + sorted(doubtful | set(self._doubtful[path]))
 
-    def _take_in_folders(self, folders: Iterable[str]) -> None:
+    def _add_folders(self, folders: Iterable[str]) -> None:
         for folder in folders:
             if folder in self._folders:
                 continue
             self._folders.add(folder)
             try:
-                self._resting.take_in_folder(folder, but=own_files.TEMPORARY)
+                self._graph.add_folder(folder, but=own_files.TEMPORARY)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # a folder that does not exist holds no image
             except OSError as error:
                 self._closed.append(Unread(folder, error))
 
-    def _take_in_sidecar(self, path: str, sidecar: str) -> None:
+    def _add_sidecar(self, path: str, sidecar: str) -> None:
         """Search the overlays that a sidecar names, and their folders: an overlay may have a new name there."""
         if not os.path.lexists(sidecar):
             return
@@ -158,10 +158,10 @@ class _Look:
             return
         overlays = [overlay for overlay in known.overlays if "\0" not in overlay]
         for overlay in overlays:
-            unread = self._resting.take_in(overlay)
+            unread = self._graph.add(overlay)
             if unread is not None:
                 self._doubtful[path].append(_unread(unread))
-        self._take_in_folders(sorted({os.path.realpath(os.path.dirname(each)) for each in overlays}))
+        self._add_folders(sorted({os.path.realpath(os.path.dirname(each)) for each in overlays}))
 
 
 def _sidecars_of(names: Iterable[str]) -> Iterator[str]:

@@ -242,7 +242,7 @@ class Qcow2Layer:
         """Read a FILE segment, or unpack the cluster that a COMPRESSED one is part of."""
         if segment.origin is Origin.COMPRESSED:
             within = segment.start % self.header.geometry.cluster_size
-            buffer[:] = self._cluster(segment.address)[within : within + len(buffer)]
+            buffer[:] = self._unpack(segment.address)[within : within + len(buffer)]
             if within + len(buffer) == self.header.geometry.cluster_size:
                 self._unpacked = (-1, b"")  # no caller reads backwards, and every open image would keep one
             return
@@ -253,18 +253,20 @@ class Qcow2Layer:
     def compressed_cluster(self, segment: Segment) -> CompressedCluster:
         """See :class:`~batchdiff.image.layer.Layer`."""
         geometry = self.header.geometry
-        return CompressedCluster(geometry.compression_type, geometry.cluster_size, self._packed(segment.address))
+        return CompressedCluster(
+            geometry.compression_type, geometry.cluster_size, self._stored_cluster(segment.address)
+        )
 
-    def _packed(self, descriptor: int) -> bytes:
+    def _stored_cluster(self, descriptor: int) -> bytes:
         offset, length = entries.compressed_extent(descriptor, self.header.geometry)
         length = min(length, max(self._size - offset, 0))
         return self._file.read_exactly(length, offset)
 
-    def _cluster(self, descriptor: int) -> bytes:
+    def _unpack(self, descriptor: int) -> bytes:
         if self._unpacked[0] != descriptor:
-            geometry, packed = self.header.geometry, self._packed(descriptor)
+            geometry, stored = self.header.geometry, self._stored_cluster(descriptor)
             try:
-                data = compression.decompress(packed, geometry.compression_type, geometry.cluster_size)
+                data = compression.decompress(stored, geometry.compression_type, geometry.cluster_size)
             except FormatError as error:
                 raise refused(self.path, error) from error
             self._unpacked = (descriptor, data)

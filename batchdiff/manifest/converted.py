@@ -19,7 +19,7 @@ from batchdiff.files import own_files
 from batchdiff.files.filenames import unfit
 from batchdiff.files.identity import Identity, identity_of
 from batchdiff.image.backing.heads import Heads
-from batchdiff.image.backing.links import RestingImages
+from batchdiff.image.backing.links import BackingGraph
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.manifest.names import default_overlay, former_overlays
 from batchdiff.manifest.text.problems import show_path
@@ -149,6 +149,6 @@ class Converted:
 
 def _rests_on(overlay: str, template: Identity) -> bool:
     """Return True if an image has the template in its chain; the template itself is not opened."""
-    look = RestingImages(Heads(), untouched=frozenset({template}))
-    look.take_in(overlay)
-    return identity_of(overlay) in look.on([template])
+    graph = BackingGraph(Heads(), untouched=frozenset({template}))
+    graph.add(overlay)
+    return identity_of(overlay) in graph.dependents_of([template])

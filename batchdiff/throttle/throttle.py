@@ -15,7 +15,7 @@ from batchdiff.throttle.rate_limit import RateLimit
 
 @contextmanager
 def throttled(
-    manners: ScanLimits, *, tell: Callable[[str], None] = lambda _text: None
+    limits: ScanLimits, *, tell: Callable[[str], None] = lambda _text: None
 ) -> Iterator[ReadObserver | None]:
     """Yield an observer that keeps reads within the limits; None if there are none.
 
@@ -23,13 +23,13 @@ def throttled(
     lowered for good. ``tell`` is called with the resulting priority.
     """
     with ExitStack() as held:
-        if manners.idle:
+        if limits.idle:
             tell(f"--idle: {lower_priority()}")
         observers: list[ReadObserver] = []
-        if manners.limit_rate is not None:
-            observers.append(pace := RateLimit(manners.limit_rate))
+        if limits.limit_rate is not None:
+            observers.append(pace := RateLimit(limits.limit_rate))
             held.callback(pace.close)
-        if manners.cache is CacheUse.DROP:
+        if limits.cache is CacheUse.DROP:
             observers.append(dropping := DropBehind())
             held.callback(dropping.settle)
         yield _Observers(tuple(observers)) if observers else None

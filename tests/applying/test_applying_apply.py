@@ -121,6 +121,14 @@ def test_the_template_is_never_a_guest(stage):
     assert stage.template.exists()
 
 
+def test_the_template_is_traced_once_for_all_guests(tmp_path, monkeypatch):
+    stage = Stage(tmp_path, monkeypatch, names=("vm", "web"))
+    traced, real = [], executor.all_underlying
+    monkeypatch.setattr(executor, "all_underlying", lambda paths: traced.append(paths) or real(paths))
+    assert [outcome.status for outcome in stage.apply()] == [Status.CONVERTED] * 2
+    assert traced == [(str(stage.template),)]
+
+
 @pytest.mark.parametrize("retire", Retire)
 def test_a_template_that_cannot_be_traced(stage, monkeypatch, retire):
     """It may lie in the guest by way of any other driver; what is not deleted is not lost."""

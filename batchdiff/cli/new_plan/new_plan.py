@@ -36,11 +36,11 @@ def make_and_report(
     ``plans``: the search for earlier plans, which may have converted guests.
     """
     older = read_plan(arguments.reuse) if arguments.reuse is not None else None
-    manners = ScanLimits(arguments.cache, arguments.limit_rate, arguments.idle)
+    limits = ScanLimits(arguments.cache, arguments.limit_rate, arguments.idle)
     jobs = arguments.jobs or usable_cpus()
     with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
         earlier = EarlierResults(checkpoint, older, console.say, plans)
-        with throttled(manners, tell=console.detail) as observer:
+        with throttled(limits, tell=console.detail) as observer:
             warn_of_manifest(console, manifest, observer)
             with scan_progress(console) as progress:
                 plan = make_plan(manifest, jobs=jobs, progress=progress, earlier=earlier, observer=observer)

@@ -2,8 +2,8 @@
 
 ::
 
-    c.qcow2  ->  mid.qcow2  ->  a.img         take_in("c.qcow2") follows the chain down, on("a.img") back up:
-                                              mid.qcow2 and c.qcow2 depend on a.img
+    c.qcow2  ->  mid.qcow2  ->  a.img         add("c.qcow2") follows the chain down to a.img;
+                                              dependents_of(["a.img"]) gives mid.qcow2 and c.qcow2
 
 Only the first bytes of files are read: of regular files, and of block devices that the caller names. A device that
 only a header names is not opened, because opening some devices has side effects. Files are distinguished by
@@ -23,7 +23,7 @@ from batchdiff.files.identity import Identity, identity_in
 from batchdiff.image.backing.heads import Heads
 from batchdiff.image.backing.named_files import Named
 
-Ground: TypeAlias = Identity | str
+Target: TypeAlias = Identity | str
 """What an image can depend on: an existing file, or a resolved path at which there may be none."""
 
 
@@ -38,7 +38,7 @@ class Unread(NamedTuple):
     error: OSError
 
 
-class RestingImages:
+class BackingGraph:
     """The images of one search, and the files that they depend on.
 
     ``untouched``: files that are never opened, even if an image names them.
@@ -47,18 +47,18 @@ class RestingImages:
     def __init__(self, heads: Heads, untouched: frozenset[Identity] = frozenset()) -> None:
         self._heads, self._untouched = heads, untouched
         self._devices: set[Identity] = set()
-        self._above: dict[Ground, set[Identity]] = {}
+        self._above: dict[Target, set[Identity]] = {}
         self._paths: dict[Identity, str] = {}
-        self._unread: dict[Ground, Unread] = {}
+        self._unread: dict[Target, Unread] = {}
         self._entered: set[tuple[Identity, str]] = set()
         self._places: dict[str, _Place] = {}
 
     @property
-    def unread(self) -> dict[Ground, Unread]:
+    def unread(self) -> dict[Target, Unread]:
         """The files that could not be read, and so may depend on any other file."""
         return self._unread
 
-    def take_in(self, path: str) -> Unread | None:
+    def add(self, path: str) -> Unread | None:
         """Add an image, in a file or on a block device, with its whole backing chain.
 
         Return an entry if the image itself cannot be read.
@@ -71,7 +71,7 @@ class RestingImages:
             pending += self._below(self._place(pending.pop()))
         return self._unread.get(place.path if place.identity is None else place.identity)
 
-    def take_in_folder(self, folder: str, *, but: str) -> None:
+    def add_folder(self, folder: str, *, but: str) -> None:
         """Add every regular file in a folder, and those that symbolic links in it lead to.
 
         ``folder`` is a path without symbolic links. ``but``: the suffix of names that are skipped.
@@ -83,7 +83,7 @@ class RestingImages:
         for entry in listed:
             if entry.is_symlink():
                 if self._place(entry.path).is_regular:
-                    self.take_in(entry.path)
+                    self.add(entry.path)
             elif entry.is_file(follow_symlinks=False):
                 with contextlib.suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
@@ -91,12 +91,12 @@ class RestingImages:
                         continue  # as is true of most files beside guests
                     place = _Place(entry.path, identity_in(status), status, (folder,))
                     self._places.setdefault(entry.path, place)
-                    self.take_in(entry.path)
+                    self.add(entry.path)
 
-    def on(self, grounds: Iterable[Ground]) -> dict[Identity, str]:
+    def dependents_of(self, targets: Iterable[Target]) -> dict[Identity, str]:
         """Return the images that depend on one of these at any level, each with a path at which it was found."""
         found: dict[Identity, str] = {}
-        pending = list(grounds)
+        pending = list(targets)
         while pending:
             for image in self._above.get(pending.pop(), ()):
                 if image not in found:
@@ -124,9 +124,9 @@ class RestingImages:
         for named in self._names(place, identity) if folders else ():
             for path in _paths_of(named, folders):
                 below = self._place(path)
-                for ground in (below.path, below.identity):
-                    if ground is not None:
-                        self._above.setdefault(ground, set()).add(identity)
+                for target in (below.path, below.identity):
+                    if target is not None:
+                        self._above.setdefault(target, set()).add(identity)
                 if not named.ends_there:
                     yield path
 

@@ -57,25 +57,25 @@ def space_taken(
     :raises ImageError: the guest's tables are damaged, or its filesystem has a fault.
     """
     rule = WriteRule(image, known=known)
-    starts, ends = _cut(data)
-    blocks, counted, shared = 0, -1, 0
+    starts, ends = _cut_at_stretches(data)
+    units, last_unit, shared = 0, -1, 0
     for first, last in _stretches(starts):
-        inside = starts[first:last], ends[first:last]
+        runs_here = starts[first:last], ends[first:last]
         segments = image.segments(int(starts[first]), int(ends[last - 1]))
-        lows, highs, _ = _overlaps([part for segment in segments for part in _stored(segment, rule)], inside)
+        lows, highs, _ = _overlaps([part for segment in segments for part in _stored(segment, rule)], runs_here)
         if len(lows):
             begins, stops = lows // unit, (highs - 1) // unit
-            before = np.concatenate([[counted], stops[:-1]])
             # Two pieces may be in one unit, which counts once.
-            blocks += int((stops - np.maximum(begins, before + 1) + 1).sum())
-            counted = int(stops[-1])
+            before = np.concatenate([[last_unit], stops[:-1]])
+            units += int((stops - np.maximum(begins, before + 1) + 1).sum())
+            last_unit = int(stops[-1])
         if sharing and known is None:
-            shared += _shared(image, segments, inside)
+            shared += _shared_in(image, segments, runs_here)
     # A raw image that was mapped before has its shared bytes in one table, so one lookup serves all runs.
     if sharing and known is not None:
         lows, highs, *_ = overlaps(shared_bytes(known, image.virtual_size), (starts, ends))
         shared = int((highs - lows).sum())
-    return SpaceTaken(blocks * unit, shared)
+    return SpaceTaken(units * unit, shared)
 
 
 def _stored(segment: Segment, rule: WriteRule) -> Iterator[tuple[int, int]]:
@@ -85,29 +85,30 @@ def _stored(segment: Segment, rule: WriteRule) -> Iterator[tuple[int, int]]:
             yield part.start, part.end
 
 
-def _cut(runs: Offsets) -> tuple[Offsets, Offsets]:
+def _cut_at_stretches(runs: Offsets) -> tuple[Offsets, Offsets]:
     """Return starts and ends of runs (start, length), cut at the edges of stretches: one may span a whole disk."""
     start, end = runs[:, 0], runs[:, 0] + runs[:, 1]
     first = start // _STRETCH
     count = (end - 1) // _STRETCH - first + 1
     run = np.repeat(np.arange(len(runs)), count)
-    number = np.arange(len(run)) + np.repeat(first - (np.cumsum(count) - count), count)
-    return np.maximum(start[run], number * _STRETCH), np.minimum(end[run], (number + 1) * _STRETCH)
+    stretch = np.arange(len(run)) + np.repeat(first - (np.cumsum(count) - count), count)
+    return np.maximum(start[run], stretch * _STRETCH), np.minimum(end[run], (stretch + 1) * _STRETCH)
 
 
-def _shared(image: Image, segments: list[Segment], inside: tuple[Offsets, Offsets]) -> int:
+def _shared_in(image: Image, segments: list[Segment], runs_here: tuple[Offsets, Offsets]) -> int:
+    """Return how many bytes of some runs are in blocks that other files share."""
     stored = [segment for segment in segments if segment.origin is Origin.FILE]
-    _, _, touched = _overlaps([(segment.start, segment.end) for segment in stored], inside)
-    found = shared_extents(image, [stored[number] for number in distinct(touched).tolist()])
-    lows, highs, _ = _overlaps([(extent.start, extent.end) for extent in found], inside)
+    _, _, touched = _overlaps([(segment.start, segment.end) for segment in stored], runs_here)
+    found = shared_extents(image, [stored[index] for index in distinct(touched).tolist()])
+    lows, highs, _ = _overlaps([(extent.start, extent.end) for extent in found], runs_here)
     return int((highs - lows).sum())
 
 
 def _stretches(starts: Offsets) -> Iterator[tuple[int, int]]:
     """Yield the runs of each stretch of the disk: the numbers of the first, and of the one after the last."""
     if len(starts):
-        number = starts // _STRETCH
-        edges = [0, *(np.flatnonzero(number[1:] != number[:-1]) + 1).tolist(), len(starts)]
+        stretch = starts // _STRETCH
+        edges = [0, *(np.flatnonzero(stretch[1:] != stretch[:-1]) + 1).tolist(), len(starts)]
         yield from itertools.pairwise(edges)
 
 

@@ -81,26 +81,33 @@ def test_each_worker_starts_once_and_all_work():
     assert len(set(found)) == 30
 
 
+class Noting(Doing):
+    """A job that notes when it begins and ends."""
+
+    def __init__(self, work):
+        super().__init__(work)
+        self.events = []
+
+    @contextmanager
+    def begin(self):
+        self.events.append("begin")
+        try:
+            yield self.start()
+        finally:
+            self.events.append("end")
+
+
 @pytest.mark.parametrize("how", ["done", "failed", "left"])
 def test_without_workers_a_job_ends_in_any_case(how):
     """It closes its images, which are open in the planner's own process."""
-    events = []
-
-    class Open(Doing):
-        @contextmanager
-        def begin(self):
-            events.append("begin")
-            try:
-                yield self.start()
-            finally:
-                events.append("end")
 
     def work(task):
         if how == "failed":
             raise GuestError("no")
         return task
 
-    results = run_tasks(Open(work), range(3), workers=1)
+    job = Noting(work)
+    results = run_tasks(job, range(3), workers=1)
     if how == "failed":
         with pytest.raises(GuestError):
             next(results)
@@ -109,7 +116,13 @@ def test_without_workers_a_job_ends_in_any_case(how):
         results.close()
     else:
         assert list(results) == [0, 1, 2]
-    assert events == ["begin", "end"]
+    assert job.events == ["begin", "end"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_job_does_not_end_before_its_tasks_are_done(workers):
+    job = Noting(lambda _: list(job.events))
+    assert list(run_tasks(job, range(4), workers=workers)) == [["begin"]] * 4
 
 
 def test_no_more_workers_than_tasks():
