@@ -93,6 +93,10 @@ class PlanError(BatchdiffError):
     exit_code = 5
 
 
+class TemplateChangedError(PlanError):
+    """The template was read, and does not have the content that was planned."""
+
+
 class VerificationError(BatchdiffError):
     """An overlay does not have the guest's content, or that cannot be proved."""
 

@@ -11,8 +11,7 @@ from batchdiff.applying.guests.next_action import Action
 from batchdiff.applying.guests.whole_originals import original_too
 from batchdiff.applying.journal.records import Fate, Notes, Standing
 from batchdiff.applying.pipeline import Arrival
-from batchdiff.applying.results.outcome import GuestOutcome, Status
-from batchdiff.applying.swap.swap import Conversion
+from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, ImageError, VerificationError
 from batchdiff.image.files import open_image_file
 from batchdiff.image.storage.allocation import allocated_bytes
@@ -42,8 +41,8 @@ def converted(guest: GuestToConvert, arrival: Arrival, notes: Notes) -> GuestOut
     done = GuestOutcome(
         name=guest.name,
         status=_status(conversion.done),
-        original=_original(conversion),
-        notes=tuple(conversion.notes),
+        original=conversion.original,
+        remarks=tuple(conversion.notes),
     )
     return _measured(done, guest)
 
@@ -53,22 +52,24 @@ def _not_continued(guest: GuestToConvert, arrival: Arrival, notes: Notes) -> Gue
     outcome, standing = failed(arrival), notes.under_way(guest.name)
     if standing is None or not standing.published:
         return outcome
-    outcome = replace(outcome, original=_stands(guest, standing))
+    outcome = replace(outcome, original=_original_now(guest, standing))
     try:
         return _measured(outcome, guest)
     except (BatchdiffError, OSError):  # its overlay is missing, which the error reports
         return outcome
 
 
-def _stands(guest: GuestToConvert, standing: Standing) -> str:
-    """Return, in words, where the original of a converted guest is now."""
+def _original_now(guest: GuestToConvert, standing: Standing) -> Original:
+    """Return what has become of the original of a converted guest so far, by the files."""
     try:
         original = find_original(guest, standing)
     except GuestError as error:
-        return f"unknown: {error.why}"
+        return Original(Fate.UNKNOWN, doubt=error.why)
     if original is None:
-        return "gone"
-    return "kept" if original.path == guest.source.path else f"quarantined as {original.path}"
+        return Original(Fate.GONE)
+    if original.path == guest.source.path:
+        return Original(Fate.KEPT)
+    return Original(Fate.QUARANTINED, original.path)
 
 
 def _measured(outcome: GuestOutcome, guest: GuestToConvert) -> GuestOutcome:
@@ -92,16 +93,6 @@ def _taken(path: str) -> tuple[int, int]:
         os.close(fd)
 
 
-def _original(conversion: Conversion) -> str:
-    match conversion.fate:
-        case Fate.QUARANTINED:
-            return f"quarantined as {conversion.aside}"
-        case Fate.GONE:
-            return "gone: an earlier run deleted it, or it was moved"
-        case fate:
-            return "" if fate is None else fate.value
-
-
 def _status(done: frozenset[Action]) -> Status:
     if Action.PUBLISH in done:
         return Status.CONVERTED
@@ -113,19 +104,19 @@ def undone(guest: GuestToConvert, arrival: Arrival, status: Status, notes: Notes
     if arrival.error is not None or arrival.conversion is None:
         standing = notes.under_way(guest.name)
         outcome = failed(arrival)
-        return outcome if standing is None else replace(outcome, original=_stands(guest, standing))
+        return outcome if standing is None else replace(outcome, original=_original_now(guest, standing))
     done = arrival.conversion
-    original = _original(done)
+    original = done.original
     if status is Status.RESTORED:
-        original = "rebuilt from its overlay" if Action.WRITE in done.done else "back under its name"
-    return GuestOutcome(arrival.guest, status, original=original, notes=tuple(done.notes))
+        original = Original(Fate.REBUILT if Action.WRITE in done.done else Fate.BACK)
+    return GuestOutcome(arrival.guest, status, original=original, remarks=tuple(done.notes))
 
 
 def kept_for(guest: str, error: DifferenceError) -> GuestOutcome:
     """Return the outcome of a guest whose original stays in quarantine, because the two differ by now."""
     purge = command("purge", guest, "--used")
     reason = f"its VM has run on the overlay since ({error.what}). To delete the original too: {purge}"
-    return GuestOutcome(guest, Status.KEPT, reason, original="kept in quarantine")
+    return GuestOutcome(guest, Status.KEPT, reason, original=Original(Fate.QUARANTINED))
 
 
 def with_way_back(arrival: Arrival, guest: GuestToConvert, notes: Notes) -> Arrival:

@@ -37,6 +37,7 @@ from batchdiff.errors import (
     InUseError,
     PlanError,
     StopError,
+    TemplateChangedError,
     VerificationError,
 )
 from batchdiff.image.image import Image
@@ -82,13 +83,13 @@ def _template(plan: Plan, notes: Notes, converted: list[GuestToConvert], stop: S
             inspect(template)
             return _opened_template(plan, notes, template, stop)
     except PlanError as error:
-        health = Health.DAMAGED if "changed" in error.what else Health.UNKNOWN
+        health = Health.DAMAGED if isinstance(error, TemplateChangedError) else Health.UNKNOWN
         return Finding("template", path, health, str(originals_first(error, converted, notes)))
     except BatchdiffError as error:
         if isinstance(error, StopError):
             raise
         remedy = "Bring it back, or add `--map OLD=NEW` if it was moved."
-        lost = ImageError(error.what, why=f"{error.why}; all overlays rest on it", remedy=remedy)
+        lost = ImageError(error.what, why=f"{error.why}; it is the backing file of all overlays", remedy=remedy)
         if _may_not_be_read(error):
             return Finding("template", path, Health.UNKNOWN, str(error))
         return Finding("template", path, Health.DAMAGED, str(originals_first(lost, converted, notes)))
@@ -182,7 +183,7 @@ def _require_readable(overlay: ImageSource) -> None:
     """Distinguish a damaged header from a sound one that names another template, as after a move.
 
     :raises VerificationError: it is damaged.
-    :raises ImageError: it does not rest on the template of the plan.
+    :raises ImageError: its backing file is not the template of the plan.
     """
     try:
         open_layer(overlay).close()

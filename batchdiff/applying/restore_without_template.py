@@ -18,9 +18,9 @@ from batchdiff.applying.checks.no_dependents import require_no_dependents
 from batchdiff.applying.guests.file_names import discard, overlay_names
 from batchdiff.applying.guests.guest_files import Found, find_original, find_overlay
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
-from batchdiff.applying.journal.records import Goal, Standing, Step
+from batchdiff.applying.journal.records import Fate, Goal, Standing, Step
 from batchdiff.applying.pipeline import as_reported
-from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
 from batchdiff.applying.session.session import Session
 from batchdiff.applying.swap import retire
 from batchdiff.applying.template.sidecar import discard_unfinished, forget_overlay
@@ -82,8 +82,8 @@ def restore_without_template(session: Session, found: list[Started], why: str) -
                 session.journal.record_failure(guest.name, str(reported))
             yield GuestOutcome(guest.name, Status.FAILED, str(reported), exit_code=reported.exit_code)
         else:
-            notes = () if left is None else (_left(left, why),)
-            yield GuestOutcome(guest.name, Status.RESTORED, original="back under its name", notes=notes)
+            remarks = () if left is None else (_left(left, why),)
+            yield GuestOutcome(guest.name, Status.RESTORED, original=Original(Fate.BACK), remarks=remarks)
 
 
 def _left(path: str, why: str) -> str:

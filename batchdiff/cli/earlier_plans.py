@@ -28,7 +28,9 @@ def converted_guests(manifest: Manifest) -> dict[str, list[str]]:
 
 def say_kept(console: Console, path: str, kept: KeptPlan) -> None:
     """Print the new name of the plan that was at ``path``, and the states of its guests."""
-    guests = "; ".join(f"{few(names)}: {fate}" for fate, names in kept.guests.items())
+    from batchdiff.report.fates import kept_words  # noqa: PLC0415
+
+    guests = "; ".join(f"{few(names)}: {kept_words(what)}" for what, names in kept.guests.items())
     name = shell_word(kept.path)
     console.warn(
         f"the plan that was in {path} can still be undone, so it was renamed to {kept.path} ({guests})."

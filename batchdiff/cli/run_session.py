@@ -6,12 +6,12 @@ import argparse
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from batchdiff.applying.checks.free_space import FreeSpace
 from batchdiff.applying.guests.recovery import recovered
 from batchdiff.applying.journal.file import FrozenJournal, Journal
-from batchdiff.applying.journal.records import Notes, Step, mapped_notes
+from batchdiff.applying.journal.records import Fate, Notes, Step, mapped_notes
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.session import Session
 from batchdiff.cli.console import Console
@@ -25,6 +25,7 @@ from batchdiff.plan.earlier_plans import is_done
 from batchdiff.plan.head import plan_head
 from batchdiff.plan.path_map import NOTHING_MOVED, PathMap
 from batchdiff.plan.plan import GuestPlan, Plan
+from batchdiff.report.events import guest_event
 from batchdiff.units import format_size
 
 _WORST_FIRST = (6, 5, 7, 4, 1)
@@ -61,7 +62,7 @@ class Announcer:
     def arrival(self, guest: GuestPlan, outcome: GuestOutcome) -> None:
         """Report that a guest is finished."""
         try:
-            self.console.event("guest", **asdict(outcome), source=guest.source.path, overlay=guest.overlay_path)
+            self.console.event("guest", **guest_event(guest, outcome))
             _say(self.console, guest, outcome)
         except UsageError as error:
             self.unheard.append(error)
@@ -155,7 +156,9 @@ def _recover(journal: Journal, plan: Plan, path_map: PathMap) -> None:
 def _report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome]) -> None:
     """Report how free space, as in df, has changed since the command began, unless it changed nothing."""
     if {outcome.status for outcome in outcomes} & _CHANGES_DISKS:
-        deleted = any(each.status is not Status.CONVERTED or each.original == "deleted" for each in outcomes)
+        deleted = any(
+            each.status is not Status.CONVERTED or each.original.fate is Fate.DELETED for each in outcomes
+        )
         for folder, grown in space.grown(deleted=deleted).items():
             console.event("space", folder=folder, grown_bytes=grown)
             how = "more" if grown >= 0 else "less"
@@ -175,8 +178,8 @@ def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome) -> None:
     # Hundreds of guests may be done already, in every run; the result has one line for all of them.
     say = console.detail if outcome.status is Status.SKIPPED and is_done(outcome.reason) else console.say
     say(f"{outcome.name}: {outcome.status}{': ' + outcome.reason if outcome.reason else ''}")
-    for note in () if brief else outcome.notes:
-        console.warn(f"{outcome.name}: {note}")
+    for remark in () if brief else outcome.remarks:
+        console.warn(f"{outcome.name}: {remark}")
     if outcome.status in {Status.CONVERTED, Status.UNCHANGED, Status.RETIRED}:
         for line in _definition(guest):
             console.say(f"  {line}")

@@ -125,7 +125,7 @@ def test_nothing_to_do_needs_nothing(stage, monkeypatch, verb):
 
 
 @pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
-def test_somebody_asks_to_stop(stage, verb, monkeypatch):
+def test_a_request_to_stop(stage, verb, monkeypatch):
     stage.apply(Retire.QUARANTINE)
     stage.stop.ask()
     monkeypatch.setattr("test_applying_undo.Stop", lambda: stage.stop)
@@ -200,7 +200,7 @@ def test_a_rebuilt_raw_disk_that_begins_like_another_format(tmp_path, monkeypatc
     (tmp_path / "head").write_bytes(inner)
     notation.qemu_io(stage.overlay(), f"write -s {tmp_path}/head 0 512")
     (outcome,) = stage.restore()
-    assert any("starts like qcow2" in note and "must say raw" in note for note in outcome.notes)
+    assert any("starts like qcow2" in note and "must say raw" in note for note in outcome.remarks)
 
 
 def test_guests_that_the_plan_does_not_convert_are_left_out(stage):

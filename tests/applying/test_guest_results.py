@@ -12,14 +12,17 @@ from batchdiff.applying.guest_results import converted, failed, kept_for, not_co
 from batchdiff.applying.guests.next_action import Action
 from batchdiff.applying.journal.records import Fate, Notes
 from batchdiff.applying.pipeline import Arrival
-from batchdiff.applying.results.outcome import Status
+from batchdiff.applying.results.outcome import Original, Status
 from batchdiff.choices import Retire
 from batchdiff.errors import DifferenceError, GuestError, VerificationError
 from batchdiff.plan.plan import Verdict
+from batchdiff.report.fates import original_words
+
+KEPT = Original(Fate.KEPT)
 
 
-def arrival(*done, fate=Fate.KEPT, aside=None, error=None):
-    conversion = types.SimpleNamespace(done=frozenset(done), fate=fate, aside=aside, notes=["a note"])
+def arrival(*done, original=KEPT, error=None):
+    conversion = types.SimpleNamespace(done=frozenset(done), original=original, notes=["a note"])
     return Arrival("web01", conversion, error)
 
 
@@ -41,7 +44,7 @@ def test_failures(error, tmp_path):
         converted(guest, Arrival("web01", None, error), Notes()),
     ):
         assert (outcome.status, outcome.reason, outcome.exit_code) == (Status.FAILED, "no", error.exit_code)
-        assert (outcome.original, outcome.actual_overlay_bytes) == ("untouched", None)
+        assert (outcome.original, outcome.actual_overlay_bytes) == (Original(Fate.UNTOUCHED), None)
     with pytest.raises(AssertionError):
         failed(arrival())
 
@@ -66,7 +69,7 @@ def test_converted(tmp_path, done, status):
     assert (outcome.actual_overlay_bytes, outcome.actual_overlay_disk_bytes) == (5000, 8192)
     assert outcome.predicted_overlay_bytes == guest.diff.savings.overlay_bytes
     assert outcome.predicted_overlay_disk_bytes == guest.diff.savings.overlay_disk_bytes
-    assert outcome.notes == ("a note",)
+    assert outcome.remarks == ("a note",)
 
 
 @pytest.mark.parametrize(
@@ -76,27 +79,31 @@ def test_converted(tmp_path, done, status):
         (Fate.DELETED, "deleted"),
         (Fate.QUARANTINED, "quarantined as /aside"),
         (Fate.GONE, "gone: an earlier run deleted it, or it was moved"),
-        (None, ""),
     ],
 )
 def test_originals(tmp_path, fate, said):
     guest = plans.guest_plan(path=str(tmp_path / "vm.img"))
     (tmp_path / "vm.qcow2").touch()
-    assert converted(guest, arrival(fate=fate, aside="/aside"), Notes()).original == said
-    assert undone(guest, arrival(fate=fate, aside="/aside"), Status.PURGED, Notes()).original == said
+    arrived = arrival(original=Original(fate, "/aside"))
+    for outcome in (
+        converted(guest, arrived, Notes()),
+        undone(guest, arrived, Status.PURGED, Notes()),
+    ):
+        assert outcome.original == Original(fate, "/aside")
+        assert original_words(outcome) == said
 
 
 @pytest.mark.parametrize("rebuilt", [False, True])
 def test_restored(rebuilt):
-    arrived = arrival(*([Action.WRITE] if rebuilt else []), fate=Fate.QUARANTINED)
+    arrived = arrival(*([Action.WRITE] if rebuilt else []), original=Original(Fate.QUARANTINED, "/aside"))
     outcome = undone(plans.guest_plan(), arrived, Status.RESTORED, Notes())
-    assert outcome.original == ("rebuilt from its overlay" if rebuilt else "back under its name")
-    assert (outcome.status, outcome.notes, outcome.exit_code) == (Status.RESTORED, ("a note",), 0)
+    assert original_words(outcome) == ("rebuilt from its overlay" if rebuilt else "back under its name")
+    assert (outcome.status, outcome.remarks, outcome.exit_code) == (Status.RESTORED, ("a note",), 0)
 
 
 def test_kept_in_quarantine():
     outcome = kept_for("web01", DifferenceError("they differ"))
-    assert (outcome.status, outcome.exit_code, outcome.original) == (Status.KEPT, 0, "kept in quarantine")
+    assert (outcome.status, outcome.exit_code, original_words(outcome)) == (Status.KEPT, 0, "kept in quarantine")
     assert "(they differ)" in outcome.reason
     assert "`batchdiff purge PLAN --guest web01 --used`" in outcome.reason
 
@@ -116,7 +123,7 @@ def test_one_that_comes_no_further_is_where_an_earlier_run_has_left_it(tmp_path,
         outcome = undone(stage.guest(), error, Status.PURGED, stage.notes)
     quarantined = f"quarantined as {stage.original(suffix=ASIDE)}"
     where = {Retire.KEEP: "kept", Retire.QUARANTINE: quarantined, Retire.DELETE: "gone"}
-    assert (outcome.status, outcome.original) == (Status.FAILED, where[retire])
+    assert (outcome.status, original_words(outcome)) == (Status.FAILED, where[retire])
 
 
 def test_one_whose_overlay_is_missing_and_whose_original_is_in_doubt(tmp_path, monkeypatch):
@@ -125,5 +132,5 @@ def test_one_whose_overlay_is_missing_and_whose_original_is_in_doubt(tmp_path, m
     stage.overlay().unlink()
     stage.original().write_bytes(b"somebody's")
     outcome = converted(stage.guest(), Arrival("vm", None, GuestError("no")), stage.notes)
-    assert outcome.original.startswith("unknown: both ")
+    assert original_words(outcome).startswith("unknown: both ")
     assert outcome.actual_overlay_bytes is None

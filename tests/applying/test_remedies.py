@@ -1,4 +1,7 @@
-"""Advice is true of the verb that gives it: each cause is real, and the advice is followed before the next try."""
+"""Advice is true of the verb that gives it: each cause is real, and the advice is followed before the next try.
+
+Guards applying/guests/whole_originals.py.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +117,7 @@ def test_an_immutable_template(stage):
     """Nothing protects it better, and no guest is to blame for it."""
     notation.run("chattr", "+i", str(stage.template))
     (outcome,) = stage.apply()
-    assert (outcome.status, outcome.notes) == (Status.CONVERTED, ())
+    assert (outcome.status, outcome.remarks) == (Status.CONVERTED, ())
     assert stage.notices == [
         f"the template's file {stage.template} is immutable already, which protects it better than a mode"
     ]

@@ -13,7 +13,7 @@ from stage import ASIDE, DELETING, GUEST, OVERLAY_ASIDE, Stage, failed, status
 from batchdiff.applying import restore_without_template
 from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.status import standings_of
-from batchdiff.applying.journal.records import Step
+from batchdiff.applying.journal.records import Fate, Step
 from batchdiff.applying.results.outcome import Status
 from batchdiff.choices import Retire
 from batchdiff.errors import StopError
@@ -55,8 +55,8 @@ def assert_back(stage, overlay):
 def test_back_from_quarantine(stage):
     before = stage.overlay().read_bytes()
     (outcome,) = stage.restore(discard_changes=True)
-    assert (outcome.status, outcome.original) == (Status.RESTORED, "back under its name")
-    (said,) = outcome.notes
+    assert (outcome.status, outcome.original.fate) == (Status.RESTORED, Fate.BACK)
+    (said,) = outcome.remarks
     assert f"its overlay {left(stage)} was left where it is: without its template it cannot be read" in said
     assert f"`rm {left(stage)}` removes it" in said
     assert [step for _, step in stage.steps] == [Step.RESTORED]
@@ -156,7 +156,7 @@ def test_an_original_that_was_about_to_be_deleted(tmp_path, monkeypatch):
 def test_an_overlay_that_is_gone_as_well(stage):
     stage.overlay().unlink()
     (outcome,) = stage.restore(discard_changes=True)
-    assert outcome.notes == ()
+    assert outcome.remarks == ()
     assert stage.images() == {stage.original().name}
 
 

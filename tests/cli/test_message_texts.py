@@ -1,4 +1,7 @@
-"""The exact text of messages that an operator acts on, and that no other test quotes whole."""
+"""The exact text of messages that an operator acts on, and that no other test quotes whole.
+
+Guards cli/new_plan/plan_warnings.py, cli/run_session.py.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ import pytest
 from plans import guest_plan, small_plan
 
 from batchdiff.applying.journal.kept_plan import KeptPlan
-from batchdiff.applying.journal.records import Notes
-from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.applying.journal.records import Fate, Notes
+from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
 from batchdiff.cli import earlier_plans, journal_notes, main, run_session, warnings
 from batchdiff.cli.console import Console
 from batchdiff.cli.new_plan import plan_warnings
@@ -18,12 +21,12 @@ from batchdiff.cli.verbs import apply, purge
 from batchdiff.errors import GuestError
 
 
-def outcome(original: str, status: Status = Status.CONVERTED) -> GuestOutcome:
-    return GuestOutcome("web01", status, original=original)
+def outcome(fate: Fate, status: Status = Status.CONVERTED) -> GuestOutcome:
+    return GuestOutcome("web01", status, original=Original(fate, "/a"))
 
 
 def test_how_space_comes_back_from_originals_that_were_kept(capsys):
-    apply._print_next_steps(Console(), "fleet.plan.json", [outcome("kept")])
+    apply._print_next_steps(Console(), "fleet.plan.json", [outcome(Fate.KEPT)])
     assert capsys.readouterr().err == (
         "The space comes back once the originals are gone. Before their VMs run on the overlays, `batchdiff apply"
         " fleet.plan.json --retire quarantine` (or delete) can retire them. Once a VM has written to its overlay,"
@@ -33,7 +36,7 @@ def test_how_space_comes_back_from_originals_that_were_kept(capsys):
 
 def test_how_space_comes_back_from_quarantine(capsys):
     apply._print_next_steps(
-        Console(), "fleet.plan.json", [outcome("quarantined as /a"), outcome("kept", Status.FAILED)]
+        Console(), "fleet.plan.json", [outcome(Fate.QUARANTINED), outcome(Fate.KEPT, Status.FAILED)]
     )
     assert capsys.readouterr().err == (
         "The space comes back once the originals in quarantine are gone. When the VMs run well on their overlays:"
@@ -63,7 +66,7 @@ def test_the_question_of_purge(used, words):
 )
 def test_free_space(capsys, grown, words):
     space = types.SimpleNamespace(grown=lambda *, deleted: {"/images": grown})
-    run_session._report_space(Console(), space, [outcome("kept")])
+    run_session._report_space(Console(), space, [outcome(Fate.KEPT)])
     assert capsys.readouterr().err == (
         f"df: {words} free space on the filesystem of /images than before this command; changes that other"
         " programs made meanwhile are included.\n"
@@ -85,7 +88,7 @@ def test_a_journal_that_was_recovered(capsys, monkeypatch, times, lacks):
 
 
 def test_a_plan_that_was_kept_aside(capsys):
-    kept = KeptPlan("/images/fleet.1.plan.json", {"converted": ["web01", "web02"]})
+    kept = KeptPlan("/images/fleet.1.plan.json", {None: ["web01", "web02"]})
     earlier_plans.say_kept(Console(), "fleet.plan.json", kept)
     assert capsys.readouterr().err == (
         "batchdiff: the plan that was in fleet.plan.json can still be undone, so it was renamed to"

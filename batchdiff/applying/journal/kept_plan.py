@@ -35,16 +35,21 @@ from batchdiff.plan.plan import Plan
 _JOURNAL = ".journal"
 _SUFFIX = ".plan.json"
 
-Guests = Mapping[str, Collection[str]]
-"""Names of guests, by what became of them, or by the checksum of the plan that converted them."""
+NamesByPlan = Mapping[str, Collection[str]]
+"""Names of guests that are converted, by the checksum of the plan that did it."""
+
+GuestsByFate = Mapping[Fate | Goal | None, Collection[str]]
+"""Names of guests by the fate of their originals, or by the verb that has not finished.
+
+None stands for guests that are converted, of which no more is known."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeptPlan:
-    """A plan that is kept under another name, and its guests by what became of them, in words."""
+    """A plan that is kept under another name, and its guests."""
 
     path: str
-    guests: Guests
+    guests: GuestsByFate
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +59,10 @@ class _Older:
     checksum: str
     created: str
     journal: bool
-    guests: Guests
+    guests: GuestsByFate
 
 
-def name_to_keep(path: str, converted: Guests) -> str | None:
+def name_to_keep(path: str, converted: NamesByPlan) -> str | None:
     """Return the name that the plan at ``path`` will get when it is replaced; None if it need not be kept.
 
     Try if it can be kept, so that a long scan is not in vain. ``converted``: guests that are done, by the
@@ -78,7 +83,7 @@ def name_to_keep(path: str, converted: Guests) -> str | None:
         return name
 
 
-def replace_plan(plan: Plan, path: str, converted: Guests) -> KeptPlan | None:
+def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | None:
     """Write a plan; one that was there and can still be undone is kept under another name, which is returned.
 
     :raises BatchdiffError: as :func:`name_to_keep` and ``write_plan``.
@@ -121,15 +126,15 @@ def _held(path: str, *, create: bool) -> Iterator[None]:
         os.close(fd)
 
 
-def _older(path: str, converted: Guests) -> _Older | None:
+def _older(path: str, converted: NamesByPlan) -> _Older | None:
     """Return the plan at a path if it can still be undone."""
     head = plan_head(path)
     noted = _noted_plan(path)
     checksum = noted if head is None else head.checksum
     notes = read_notes(path, checksum)
-    guests: Guests = _by_fate(notes)
+    guests: GuestsByFate = _by_fate(notes)
     if not guests and converted.get(checksum):
-        guests = {"converted": converted[checksum]}
+        guests = {None: converted[checksum]}
     if not guests:
         return None
     # A damaged one counts as its own, because no other plan's would be there.
@@ -145,22 +150,21 @@ def _noted_plan(path: str) -> str:
     return ""
 
 
-def _by_fate(notes: Notes) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+def _by_fate(notes: Notes) -> GuestsByFate:
+    found: dict[Fate | Goal | None, list[str]] = {}
     for name, standing in notes.standings.items():
-        found.setdefault(_words(standing), []).append(name)
+        found.setdefault(_fate_or_verb(standing), []).append(name)
     return found
 
 
-def _words(standing: Standing) -> str:
-    """Return what became of a guest."""
+def _fate_or_verb(standing: Standing) -> Fate | Goal:
     if standing.goal is not Goal.APPLY and standing.step not in {Step.PURGED, Step.RESTORED}:
-        return f"{standing.goal} not finished"
-    if standing.fate is Fate.QUARANTINED or standing.aside is not None:
-        return "original in quarantine"
+        return standing.goal
+    if standing.aside is not None:
+        return Fate.QUARANTINED
     if standing.step in {Step.PURGED, Step.RETIRED}:
-        return f"original {standing.fate or Fate.DELETED}"
-    return "original kept" if standing.published else "apply not finished"
+        return standing.fate or Fate.DELETED
+    return Fate.KEPT if standing.published else Goal.APPLY
 
 
 def _free_name(path: str, older: _Older) -> str:

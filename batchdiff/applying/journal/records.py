@@ -43,13 +43,21 @@ class Goal(enum.StrEnum):
 
 
 class Fate(enum.StrEnum):
-    """What became of an original."""
+    """What became of an original. Journals record the first four; the others are for reports only."""
 
     KEPT = "kept"
     QUARANTINED = "quarantined"
     DELETED = "deleted"
     GONE = "gone"
     """It was moved, or batchdiff deleted it and died before it could record that."""
+    UNTOUCHED = "untouched"
+    """Its guest was not converted."""
+    BACK = "back"
+    """Restore gave it its name back."""
+    REBUILT = "rebuilt"
+    """Restore made an image from the overlay, which has its name now."""
+    UNKNOWN = "unknown"
+    """Two files could be it."""
 
 
 BEGIN, PROTECTING, CHANGED, FAILED = "begin", "protecting", "changed", "failed"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from batchdiff.applying.journal.records import Fate
 
 
 class Status(enum.StrEnum):
@@ -26,12 +29,23 @@ class Status(enum.StrEnum):
     FAILED = "failed"
 
 
+class Original(NamedTuple):
+    """What became of an original: ``aside`` is its path in quarantine, ``doubt`` why its fate is unknown."""
+
+    fate: Fate
+    aside: str | None = None
+    doubt: str = ""
+
+
+UNTOUCHED = Original(Fate.UNTOUCHED)
+
+
 @dataclass(frozen=True, slots=True)
 class GuestOutcome:
     """The result for one guest. Sizes are in bytes, None if there is no such file or number.
 
-    ``original`` is the fate of the original, in words; ``exit_code`` is the code for a run of this guest alone;
-    ``notes`` are remarks for the operator, also if all went well.
+    ``exit_code`` is the code for a run of this guest alone; ``remarks`` are for the operator, also if all went
+    well.
     """
 
     name: str
@@ -41,6 +55,6 @@ class GuestOutcome:
     actual_overlay_bytes: int | None = None
     predicted_overlay_disk_bytes: int | None = None
     actual_overlay_disk_bytes: int | None = None
-    original: str = "untouched"
+    original: Original = UNTOUCHED
     exit_code: int = 0
-    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from batchdiff.applying.guests.commands import command
+from batchdiff.applying.guests.file_names import Names
 from batchdiff.applying.guests.guest_files import missing
 from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.applying.journal.records import Fate, Goal, Step
+from batchdiff.applying.results.outcome import Original
 from batchdiff.applying.swap.task import Task
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.files.filenames import shell_word
@@ -14,9 +16,15 @@ from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import AGAIN, how_to_remove
 
 
-def fate(where: OutgoingAt) -> Fate:
+def original_at(names: Names, where: OutgoingAt) -> Original:
     """Return what became of an original that this process has not deleted."""
-    return {OutgoingAt.GONE: Fate.GONE, OutgoingAt.NAMED: Fate.KEPT}.get(where, Fate.QUARANTINED)
+    match where:
+        case OutgoingAt.GONE:
+            return Original(Fate.GONE)
+        case OutgoingAt.NAMED:
+            return Original(Fate.KEPT)
+        case _:
+            return Original(Fate.QUARANTINED, names.at(where))
 
 
 def opens(overlay: ImageSource) -> bool:

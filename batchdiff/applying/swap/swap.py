@@ -21,9 +21,17 @@ from batchdiff.applying.guests.file_names import discard, require_lasting
 from batchdiff.applying.guests.next_action import Action, IncomingAt, OutgoingAt, Scene, next_action
 from batchdiff.applying.journal.leftovers import leftover
 from batchdiff.applying.journal.records import Fate, Goal, Standing, Step
+from batchdiff.applying.results.outcome import Original
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap import retire
-from batchdiff.applying.swap.endings import another_file, exists_already, fate, lost, opens, quarantined_by_another
+from batchdiff.applying.swap.endings import (
+    another_file,
+    exists_already,
+    lost,
+    opens,
+    original_at,
+    quarantined_by_another,
+)
 from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.applying.swap.outgoing import OutgoingFile
 from batchdiff.applying.swap.task import Task
@@ -39,7 +47,7 @@ from batchdiff.linux.permissions import Deed
 
 
 class Conversion:
-    """One guest in progress. ``notes``: remarks for the operator; ``fate``: what became of the original."""
+    """One guest in progress. ``notes``: remarks for the operator; ``original``: what became of it, in the end."""
 
     def __init__(self, task: Task, run: Run) -> None:
         self.task, self._run = task, run
@@ -53,14 +61,7 @@ class Conversion:
         self._outgoing = OutgoingFile(task, run)
         self._done: set[Action] = set()
         self.notes: list[str] = []
-        self.fate: Fate | None = None
-
-    @property
-    def aside(self) -> str | None:
-        """The path of the original in quarantine; None if it is not there."""
-        if self.fate is not Fate.QUARANTINED:
-            return None
-        return self.task.older or self.task.outgoing.names.at(self._outgoing.where)
+        self.original = Original(Fate.UNTOUCHED)
 
     @property
     def done(self) -> frozenset[Action]:
@@ -154,7 +155,7 @@ class Conversion:
             case _:
                 if self._incoming_at() is not IncomingAt.LOST:
                     self._image()  # raises an error if something is wrong with the outgoing file
-                raise self._lost()
+                raise lost(self.task, self._outgoing.where)
 
     def check_holds(self) -> None:
         """Name the program for which a verification was ended, because it wants to write.
@@ -236,27 +237,24 @@ class Conversion:
 
     def _settle(self) -> None:
         """Record the end, unless apply keeps the original or purge has recorded its own."""
-        self.fate = self._fate()
+        self.original = self._fate()
         kept_or_purged = self.task.retire is Retire.KEEP or self._standing.step is Step.PURGED
         stays = self.task.goal is Goal.APPLY and kept_or_purged
         if not stays and self._standing.step is not self.task.final:
             self.notes += self.task.on_ended()
-            self._note(self.task.final, fate=self.fate, aside=self.aside)
+            self._note(self.task.final, fate=self.original.fate, aside=self.original.aside)
 
-    def _fate(self) -> Fate:
-        where = self._outgoing.where
-        gone = where is OutgoingAt.GONE
+    def _fate(self) -> Original:
         if self.task.goal is Goal.RESTORE:  # the overlay is deleted, and the original is back or rebuilt
-            return Fate.KEPT if self.task.older is None else Fate.QUARANTINED
+            older = self.task.older
+            return Original(Fate.KEPT) if older is None else Original(Fate.QUARANTINED, older)
         ours = self._standing.deleting or self._standing.fate is Fate.DELETED
-        if Action.UNLINK in self._done or (gone and ours):
-            return Fate.DELETED
-        if gone and not opens(self.task.incoming.source):
-            raise self._lost()
-        return fate(where)
-
-    def _lost(self) -> GuestError:
-        return lost(self.task, self._outgoing.where)
+        where = self._outgoing.where
+        if Action.UNLINK in self._done or (where is OutgoingAt.GONE and ours):
+            return Original(Fate.DELETED)
+        if where is OutgoingAt.GONE and not opens(self.task.incoming.source):
+            raise lost(self.task, self._outgoing.where)
+        return original_at(self.task.outgoing.names, where)
 
     def _note(self, step: Step, identity: Fingerprint | None = None, **changes: object) -> None:
         standing = replace(self._standing, step=step, **changes)  # type: ignore[arg-type]  # fields of a standing

@@ -14,10 +14,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from batchdiff.applying.checks.staleness import PLAN_AGAIN
 from batchdiff.applying.guests.whole_originals import template_needed
 from batchdiff.applying.journal.records import Goal, Notes
 from batchdiff.applying.session.session import Run
-from batchdiff.errors import ImageError, PlanError
+from batchdiff.errors import ImageError, PlanError, TemplateChangedError
 from batchdiff.image.content_digest import content_digest
 from batchdiff.image.image import Image
 from batchdiff.image.open import inspect
@@ -72,7 +73,8 @@ def _is_known(sidecar: Sidecar, now: Chain, plan: Plan) -> bool:
 def require_content(template: Image, plan: Plan, notes: Notes, reason: str, *, check: Callable[[], None]) -> None:
     """Read a template and compare its digest with the planned one; ``reason`` says why that is necessary.
 
-    :raises PlanError: they differ, or the planned one was never taken.
+    :raises TemplateChangedError: they differ.
+    :raises PlanError: the planned one was never taken.
     """
     known, path = known_digest(plan), plan.template.source.path
     if not known:
@@ -84,18 +86,16 @@ def require_content(template: Image, plan: Plan, notes: Notes, reason: str, *, c
     if content_digest(template, check=check) == known:
         return
     if notes.published:
-        raise PlanError(
+        raise TemplateChangedError(
             f"the content of the template {path} changed after overlays were put on it",
             why=f"{reason}; this damages the overlays of {few(sorted(notes.published))}, so do not start"
             " a VM on them",
             remedy=f"Bring the template back from a backup, {AGAIN}",
         )
-    raise PlanError(
+    raise TemplateChangedError(
         f"the plan is stale: the content of the template {path} changed",
         why=reason,
-        remedy="Shut down what writes to it, if anything; then plan again."
-        if _may_be_planned_again(notes)
-        else f"Bring it back from a backup, {AGAIN}",
+        remedy=PLAN_AGAIN if _may_be_planned_again(notes) else f"Bring it back from a backup, {AGAIN}",
     )
 
 

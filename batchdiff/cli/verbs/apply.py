@@ -19,7 +19,7 @@ from batchdiff.cli.run_session import carry_out, exit_code
 from batchdiff.files.filenames import shell_word
 from batchdiff.plan.file import read_plan
 from batchdiff.plan.plan import Plan
-from batchdiff.report.applied import outcome_text
+from batchdiff.report.results_text import results_text
 
 _WHAT = "these originals will be deleted, each once QEMU finds its overlay identical. Their VMs must be shut down:"
 _NOT_THERE = {Fate.DELETED, Fate.GONE}
@@ -44,21 +44,21 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     if options.verify is not VerifyMode.FULL:
         console.say(f"Overlays are verified by batchdiff alone (--verify {options.verify}), not by QEMU.")
     outcomes = carry_out(console, arguments, plan, lambda session: apply_plan(session, options))
-    console.result(outcome_text(outcomes, width=console.width))
+    console.result(results_text(outcomes, width=console.width))
     _print_next_steps(console, shell_word(arguments.plan), outcomes)
     return exit_code(outcomes)
 
 
 def _print_next_steps(console: Console, plan: str, outcomes: list[GuestOutcome]) -> None:
     """Print how the space comes back, as long as originals exist."""
-    done = [outcome.original for outcome in outcomes if outcome.status is not Status.FAILED]
-    if "kept" in done:
+    fates = {outcome.original.fate for outcome in outcomes if outcome.status is not Status.FAILED}
+    if Fate.KEPT in fates:
         console.say(
             "The space comes back once the originals are gone. Before their VMs run on the overlays,"
             f" `batchdiff apply {plan} --retire quarantine` (or delete) can retire them. Once a VM has written to"
             " its overlay, delete the original yourself when you trust the overlay."
         )
-    if any(original.startswith("quarantined") for original in done):
+    if Fate.QUARANTINED in fates:
         console.say(
             "The space comes back once the originals in quarantine are gone. When the VMs run well on their"
             f" overlays: `batchdiff purge {plan} --used`. To go back: `batchdiff restore {plan}`."

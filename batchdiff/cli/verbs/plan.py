@@ -18,6 +18,7 @@ from batchdiff.manifest.manifest import Manifest
 from batchdiff.manifest.text.input import STDIN, is_piped
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.file import ELSEWHERE, try_folder
+from batchdiff.plan.head import BEGINNING
 from batchdiff.signals import held_signals
 
 
@@ -52,7 +53,7 @@ def _manifest(path: str, names: list[str] | None, left: Collection[str]) -> Mani
     if unknown:
         raise UsageError(
             f"no guest of the manifest is called {', '.join(map(repr, unknown))}",
-            remedy=f"There are: {', '.join(sorted(known))}.",
+            remedy=f"Its guests are: {', '.join(sorted(known))}.",
         )
     chosen = tuple(guest for guest in manifest.guests if guest.name in names)
     pending = [guest for guest in chosen if not guest.in_place and guest.converted is None]
@@ -94,7 +95,7 @@ def _check_output(path: str) -> None:
                 head = file.read(64)
         except OSError as error:
             raise UsageError(f"cannot read {path}, which exists", why=error.strerror or str(error)) from error
-    if head and not head.startswith(b'{"format_version"'):
+    if head and not head.startswith(BEGINNING):
         raise UsageError(f"{path} exists and is not a plan", remedy=ELSEWHERE)
     if not head and not (os.path.isfile(path) and not os.path.islink(path)):
         raise UsageError(f"{path} is not a regular file", remedy=ELSEWHERE)

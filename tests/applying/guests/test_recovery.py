@@ -223,5 +223,5 @@ def test_the_verbs_go_on_from_there(stage):
     stage.use()
     stage.journal_file.unlink()
     (outcome,) = stage.restore()
-    assert outcome.original == "rebuilt from its overlay"
+    assert outcome.original.fate is Fate.REBUILT
     assert stage.images() == {stage.original().name, stage.original(suffix=ASIDE).name}

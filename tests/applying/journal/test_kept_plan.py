@@ -63,7 +63,7 @@ def test_the_older_plan_and_its_journal_get_another_name(path):
     assert names(path) == ["fleet.plan.json", "fleet.plan.json.journal"], "nothing is done yet"
     kept = replace_plan(NEW, path, {})
     assert kept.path == in_folder(path, KEPT)
-    assert kept.guests == {"original in quarantine": ["web01"]}
+    assert kept.guests == {Fate.QUARANTINED: ["web01"]}
     assert names(path) == [KEPT, f"{KEPT}.journal", "fleet.plan.json"]
     assert guests_at(path) == (["web03"], [])
     assert guests_at(kept.path) == (["web01", "web02"], ["web01"])
@@ -109,12 +109,12 @@ def test_behind_a_symbolic_link(path, tmp_path):
 
 
 FATES = {
-    "original in quarantine": QUARANTINED,
-    "original kept": Standing(Step.RETIRED, published=True, fate=Fate.KEPT),
-    "original deleted": Standing(Step.RETIRED, published=True, fate=Fate.DELETED),
-    "apply not finished": Standing(Step.CHECKED, temporary="/x"),
-    "restore not finished": Standing(Step.VERIFIED, Goal.RESTORE, published=True),
-    "purge not finished": Standing(Step.RETIRING, Goal.PURGE, published=True),
+    Fate.QUARANTINED: QUARANTINED,
+    Fate.KEPT: Standing(Step.RETIRED, published=True, fate=Fate.KEPT),
+    Fate.DELETED: Standing(Step.RETIRED, published=True, fate=Fate.DELETED),
+    Goal.APPLY: Standing(Step.CHECKED, temporary="/x"),
+    Goal.RESTORE: Standing(Step.VERIFIED, Goal.RESTORE, published=True),
+    Goal.PURGE: Standing(Step.RETIRING, Goal.PURGE, published=True),
 }
 
 
@@ -128,13 +128,13 @@ def test_whatever_was_begun_is_kept(tmp_path, fate):
 def test_an_original_that_a_restore_left_in_quarantine(tmp_path):
     path = str(tmp_path / "fleet.plan.json")
     begun(path, web01=Standing(Step.RESTORED, Goal.RESTORE, fate=Fate.QUARANTINED, aside=ASIDE))
-    assert replace_plan(NEW, path, {}).guests == {"original in quarantine": ["web01"]}
+    assert replace_plan(NEW, path, {}).guests == {Fate.QUARANTINED: ["web01"]}
 
 
 def test_a_purged_guest_can_be_rebuilt_from_its_overlay(tmp_path):
     path = str(tmp_path / "fleet.plan.json")
     begun(path, web01=Standing(Step.PURGED, Goal.PURGE, published=True, fate=Fate.DELETED))
-    assert replace_plan(NEW, path, {}).guests == {"original deleted": ["web01"]}
+    assert replace_plan(NEW, path, {}).guests == {Fate.DELETED: ["web01"]}
 
 
 def restored(path):
@@ -188,7 +188,7 @@ def test_a_lost_journal_takes_no_plan_away(path, journal):
         Journal(path, "sha256:" + "00" * 32).close()
     assert name_to_keep(path, {checksum: ["web01"]}) == in_folder(path, KEPT)
     kept = replace_plan(NEW, path, {checksum: ["web01"]})
-    assert kept.guests == {"converted": ["web01"]}
+    assert kept.guests == {None: ["web01"]}
     assert guests_at(kept.path) == (["web01", "web02"], [])
     assert not os.path.exists(f"{kept.path}.journal")
 
@@ -269,9 +269,12 @@ def without_links(monkeypatch, code, after=0):
 @pytest.mark.parametrize("function", [name_to_keep, lambda path, known: replace_plan(NEW, path, known)])
 def test_where_no_second_name_can_be_had(path, monkeypatch, code, after, function):
     without_links(monkeypatch, code, after)
-    with pytest.raises(UsageError, match="cannot keep the plan") as caught:
+    with pytest.raises(UsageError) as caught:
         function(path, {})
-    assert "-o" in caught.value.remedy
+    assert caught.value.what == (
+        f"cannot keep the plan {path}, whose guests can still be restored, under another name"
+    )
+    assert caught.value.remedy == "Write the new plan elsewhere with `-o`."
     assert names(path) == ["fleet.plan.json", "fleet.plan.json.journal"]
     assert guests_at(path) == (["web01", "web02"], ["web01"])
 

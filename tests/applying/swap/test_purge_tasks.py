@@ -190,13 +190,13 @@ def test_a_purge_that_died_before_its_last_note(stage):
     assert stage.standing().fate is Fate.DELETED
 
 
-def test_an_original_that_somebody_has_removed(stage):
+def test_an_original_that_was_removed(stage):
     """It is gone, which was not our doing; neither verb has anything left to do."""
     aside(stage).unlink()
     (outcome,) = stage.apply(Retire.QUARANTINE)
-    assert (outcome.status, outcome.original.split(":")[0]) == (Status.UNCHANGED, "gone")
+    assert (outcome.status, outcome.original.fate) == (Status.UNCHANGED, Fate.GONE)
     (outcome,) = stage.purge()
-    assert (outcome.status, outcome.original.split(":")[0]) == (Status.PURGED, "gone")
+    assert (outcome.status, outcome.original.fate) == (Status.PURGED, Fate.GONE)
     assert (stage.standing().fate, stage.standing().aside) == (Fate.GONE, None)
     assert stage.images() == {stage.overlay().name}
     assert stage.purge() == []

@@ -12,7 +12,7 @@ from oracle import assert_same
 from stage import ASIDE, DELETING, GUEST, NAME, OVERLAY_ASIDE, Stage, failed, status
 
 from batchdiff.applying.journal.file import FrozenJournal
-from batchdiff.applying.journal.records import Goal, Notes, Standing, Step
+from batchdiff.applying.journal.records import Fate, Goal, Notes, Standing, Step
 from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.swap import rebuilding, undo_tasks
 from batchdiff.applying.swap.undo_tasks import RestoreOptions, restore_task
@@ -206,7 +206,7 @@ def test_an_overlay_that_restore_has_deleted(scene, suffix):
     "noted",
     [{"goal": Goal.RESTORE}, {"goal": Goal.APPLY, "deleting": True}, {"goal": Goal.PURGE, "deleting": True}],
 )
-def test_an_overlay_that_nobody_is_known_to_have_deleted(scene, noted):
+def test_an_overlay_that_no_record_says_was_deleted(scene, noted):
     """The same without the note, or with one that was about the original."""
     scene.put_original(ASIDE)
     scene.standing = dataclasses.replace(scene.standing, **noted)
@@ -223,7 +223,7 @@ def test_what_was_never_published(scene, suffix):
     assert scene.words() == f"original {where}, unseen, or nothing, no overlay, nothing stays"
 
 
-def test_a_file_at_the_overlays_path_that_was_never_published_is_somebody_elses(beside):
+def test_an_unpublished_file_at_the_overlays_path_is_not_ours(beside):
     beside.put_original()
     beside.put_overlay()
     beside.standing = Standing(Step.CHECKED, temporary="/x")
@@ -253,7 +253,7 @@ def test_a_rebuilt_image_whose_overlay_has_gone(scene, older, options):
     assert scene.words(options) == f"rebuilt before, unseen, or nothing, no overlay, {stays}"
 
 
-def test_a_rebuilt_image_whose_overlay_somebody_has_removed(scene):
+def test_a_rebuilt_image_whose_overlay_was_removed(scene):
     """It may have held more than was rebuilt."""
     scene.put_rebuilt()
     with pytest.raises(GuestError, match="is missing; a restore that did not finish had rebuilt"):
@@ -345,8 +345,8 @@ def test_notes_of_a_rebuilt_image(tmp_path, monkeypatch):
     stage.apply(Retire.QUARANTINE)
     stage.use()
     (outcome,) = stage.restore()
-    assert outcome.original == "rebuilt from its overlay"
-    notes = " ".join(outcome.notes)
+    assert outcome.original.fate is Fate.REBUILT
+    notes = " ".join(outcome.remarks)
     assert f"The older original is still {stage.original(suffix=ASIDE)}" in notes
     assert stage.notes.standings[NAME].aside == str(stage.original(suffix=ASIDE))
 
@@ -404,7 +404,7 @@ def test_the_sidecar_forgets_the_overlay(stage, monkeypatch):
     monkeypatch.setattr(undo_tasks, "forget_overlay", full)
     (outcome,) = stage.restore()
     assert outcome.status is Status.RESTORED
-    assert "still names the overlay (No space left on device)" in outcome.notes[0]
+    assert "still names the overlay (No space left on device)" in outcome.remarks[0]
 
 
 def test_an_original_goes_back_into_quarantine_before_an_image_is_rebuilt(stage):

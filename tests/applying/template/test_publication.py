@@ -42,7 +42,7 @@ def test_a_template_that_cannot_be_protected_is_said_once(stage, monkeypatch):
     monkeypatch.setattr("batchdiff.applying.swap.apply_task.copy_metadata", lambda *_: [])
     outcomes = stage.apply()
     assert [each.exit_code for each in outcomes] == [0, 0]
-    assert [each.notes for each in outcomes] == [(), ()]
+    assert [each.remarks for each in outcomes] == [(), ()]
     (notice,) = stage.notices
     assert f"{stage.template} keeps its write permission" in notice
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from batchdiff.applying.results.standing import GuestStanding
-from batchdiff.report.figures import NOTHING
+from batchdiff.report.figures import DASH
+from batchdiff.report.form import WIDTH
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column, paragraph, table
 
@@ -17,10 +18,10 @@ _COLUMNS = (
 )
 
 
-def standing_text(standings: Sequence[GuestStanding], *, width: int = 100) -> str:
+def status_text(standings: Sequence[GuestStanding], *, width: int = WIDTH) -> str:
     """Return the standings for a terminal that is ``width`` cells wide, with a newline at the end."""
     rows = [
-        (printable(each.name), each.step, printable(each.since) or NOTHING, printable(each.next))
+        (printable(each.name), each.step, printable(each.since) or DASH, printable(each.next))
         for each in standings
     ]
     blocks = [table(_COLUMNS, rows, width=width), list(_failures(standings, width))]
