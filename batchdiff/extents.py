@@ -199,7 +199,7 @@ def _merged(first: npt.NDArray[np.int64], end: npt.NDArray[np.int64], kind: npt.
     return Extents(first[starts], end[ends] - first[starts], kind[starts])
 
 
-def clipped(extents: Extents, first: int, end: int) -> Extents:
+def extents_between(extents: Extents, first: int, end: int) -> Extents:
     """Return the part of the runs from unit ``first`` to before unit ``end``."""
     begin, stop = np.maximum(extents.first, first), np.minimum(extents.end, end)
     kept = begin < stop

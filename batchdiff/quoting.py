@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 _LONGEST_SHOWN = 200
 
+NO_FOLDER_TO_LIST = "Its folder does not exist or cannot be listed."
+"""The advice on a path for which no similar name can be suggested."""
+
 
 def show(text: str) -> str:
     """Return a text in quotes for a message: on one line, unprintable characters escaped, a long text cut."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from notation import run
+
+from batchdiff.image.storage.allocation import DiskUse, disk_use
+from batchdiff.image.storage.block_ranges import Blocks
 
 MAKE = {
     "ext4": ("mkfs.ext4", "-q", "-b", "4096"),
@@ -90,3 +94,19 @@ def overlayfs(folder: Path) -> Iterator[Path]:
             yield layers["all"]
         finally:
             subprocess.run(["umount", "--lazy", str(layers["all"])], check=True, timeout=60)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """A descriptor to read a file."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def use_of(path: Path, **options: Blocks) -> DiskUse:
+    """What a file takes on its disk, and what deleting it would free."""
+    with opened(path) as fd:
+        return disk_use(fd, str(path), **options)

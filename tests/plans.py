@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from batchdiff.choices import Retire
+from batchdiff.errors import PlanError
 from batchdiff.extents import Extents, Kind, from_kinds
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.extents import runs_of
+from batchdiff.plan.file import checksum_of, read_plan
 from batchdiff.plan.overlay_options import CLUSTER_SIZES, BackingPath, Compression, OverlayOptions, geometry_of
 from batchdiff.plan.plan import (
     Diff,
@@ -223,3 +229,22 @@ def leaves(value: object, where: tuple[str | int, ...] = ()) -> list[tuple[str |
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     found = [leaf for key, item in items for leaf in leaves(item, (*where, key))]
     return found or [where]
+
+
+ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+"""For a property whose examples all write to the folder of one test."""
+
+
+def save(document: dict[str, object], path: str) -> None:
+    """Writes a plan's document with the checksum that it should have."""
+    document["checksum"] = checksum_of(document)
+    Path(path).write_text(json.dumps(document))
+
+
+def refusal(path: str) -> str:
+    """The message with which a plan is refused."""
+    with pytest.raises(PlanError) as caught:
+        read_plan(path)
+    assert caught.value.exit_code == 5
+    assert path in caught.value.what
+    return str(caught.value)

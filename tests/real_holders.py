@@ -18,6 +18,12 @@ from pathlib import Path
 
 from notation import run
 
+from batchdiff.errors import GuestError, ImageError
+from batchdiff.image.in_use.check import Purpose
+
+REFUSED = {Purpose.GUEST: GuestError, Purpose.TEMPLATE: ImageError}
+"""The error for an image in use, by its role."""
+
 Holding = Callable[[Path], AbstractContextManager[str]]
 """Has the image open; gives a part of the name that it must be called by."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import notation
 
 from batchdiff.files.fingerprint import fingerprint_at
-from batchdiff.plan.sidecar import Chain, Origin, Sidecar, sidecar_path, to_document
+from batchdiff.plan.sidecar import Chain, OverlayOrigin, Sidecar, sidecar_path, to_document
 
 PLAN = "sha256:" + "ab" * 32
 VERSIONS = ("1.0", "1.1")
@@ -18,7 +18,7 @@ VERSIONS = ("1.0", "1.1")
 
 def write_sidecar(
     template: Path | str,
-    overlays: Mapping[str, Origin],
+    overlays: Mapping[str, OverlayOrigin],
     *,
     version: str = "1.1",
     prints: Chain | None = None,

@@ -64,6 +64,7 @@ class Judge:
     def __init__(self) -> None:
         self.asked: Callable[[], None] = nothing
         self.comparisons = 0
+        self.is_installed = True
         self.refuses: dict[str, Exception] = {}
         self.checked: list[tuple[str, bool]] = []
 
@@ -117,7 +118,7 @@ class Stage:
         self.jobs = 2
         patch.setattr(qemu_img, "compare", self.judge.compare)
         patch.setattr(qemu_img, "check", self.judge.check)
-        patch.setattr(qemu_img, "is_installed", lambda: True)
+        patch.setattr(qemu_img, "is_installed", lambda: self.judge.is_installed)
 
     # Files.
 

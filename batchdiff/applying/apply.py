@@ -1,4 +1,4 @@
-"""Apply a plan: check the template that all guests rest on, then convert the guests one after the other."""
+"""Apply a plan: check the template, then convert the guests one after the other."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def _template(plan: Plan, history: History, converted: list[GuestToConvert], sto
         if isinstance(error, StopError):
             raise
         remedy = "Bring it back, or add `--map OLD=NEW` if it was moved."
-        lost = ImageError(error.what, why=f"{error.why}; all overlays rest on it", remedy=remedy)
+        lost = ImageError(error.what, why=f"{error.why}; it is the backing file of all overlays", remedy=remedy)
         if _may_not_be_read(error):
             return Finding("template", path, Health.UNKNOWN, str(error))
         return Finding("template", path, Health.DAMAGED, str(originals_first(lost, converted, history)))
@@ -183,7 +183,7 @@ def _require_readable(overlay: ImageSource) -> None:
     """Distinguish a damaged header from a sound one that names another template, as after a move.
 
     :raises VerificationError: it is damaged.
-    :raises ImageError: it does not rest on the template of the plan.
+    :raises ImageError: its backing file is not the template of the plan.
     """
     try:
         open_layer(overlay).close()

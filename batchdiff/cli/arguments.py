@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import enum
 from typing import TypeAlias
 
 from batchdiff import __version__
 from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.choices import Loss, Retire
-from batchdiff.cli.console import Progress
+from batchdiff.cli.console import ProgressMode
 from batchdiff.cli.help_layout import help_layout
 from batchdiff.cli.option_values import file_to_write, guest_name, jobs, one_of, rate
+from batchdiff.report.form import Form
 from batchdiff.throttle.options import CacheUse
 
 _EXIT_CODES = """exit codes:
@@ -25,13 +25,6 @@ _EXIT_CODES = """exit codes:
 
 _THE_PLAN = "the plan that `batchdiff plan` wrote"
 _THE_MANIFEST = "the YAML manifest; - for stdin"
-
-
-class Form(enum.StrEnum):
-    """The form of a report."""
-
-    TEXT = "text"
-    JSON = "json"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,7 +52,7 @@ _NO_SUCH_OPTION = dict.fromkeys(
 """Options that people try and that do not exist, each with what to use instead."""
 
 
-def parsed(argv: list[str]) -> argparse.Namespace:
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """Return the arguments of a command line; exit with code 2 if it is wrong."""
     main = parser()
     arguments, unknown = main.parse_known_args(argv)
@@ -76,9 +69,9 @@ def _common() -> argparse.ArgumentParser:
     group.add_argument("-v", "--verbose", action="store_true", help="print more")
     group.add_argument(
         "--progress",
-        choices=list(Progress),
-        default=Progress.AUTO,
-        type=one_of(Progress),
+        choices=list(ProgressMode),
+        default=ProgressMode.AUTO,
+        type=one_of(ProgressMode),
         help="when to show progress",
     )
     group.add_argument("--json", action="store_true", help="one JSON object per line on stdout")

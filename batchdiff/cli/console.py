@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from batchdiff.errors import BatchdiffError, ManifestError, UsageError
+from batchdiff.report.form import WIDTH
 from batchdiff.report.printable import printable
 
-_WIDTH = 100
 
-
-class Progress(enum.StrEnum):
+class ProgressMode(enum.StrEnum):
     """The choice of when progress is shown."""
 
     AUTO = "auto"
@@ -30,7 +29,7 @@ class Console:
 
     verbosity: int = 0
     json: bool = False
-    progress: Progress = Progress.AUTO
+    progress: ProgressMode = ProgressMode.AUTO
 
     def say(self, text: str) -> None:
         """Print a message for people, unless the console is quiet."""
@@ -81,10 +80,10 @@ class Console:
     def width(self) -> int:
         """The columns for a report: the terminal's, or 100 if stdout is not a terminal."""
         if not sys.stdout.isatty():
-            return _WIDTH
+            return WIDTH
         import shutil  # noqa: PLC0415  # loads all of Python's compression modules: 2 ms that a pipe saves
 
-        return shutil.get_terminal_size((_WIDTH, 24)).columns
+        return shutil.get_terminal_size((WIDTH, 24)).columns
 
     @property
     def is_one_terminal(self) -> bool:
@@ -94,9 +93,9 @@ class Console:
     @property
     def shows_progress(self) -> bool:
         """True if a progress bar is to be drawn."""
-        if self.progress is Progress.AUTO:
+        if self.progress is ProgressMode.AUTO:
             return self.verbosity >= 0 and sys.stderr.isatty()
-        return self.progress is Progress.ALWAYS
+        return self.progress is ProgressMode.ALWAYS
 
     @staticmethod
     def _to_stderr(text: str) -> None:

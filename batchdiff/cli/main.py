@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 
-from batchdiff.cli.arguments import parsed
+from batchdiff.cli.arguments import parse_arguments
 from batchdiff.cli.console import Console
 from batchdiff.errors import EXIT_BUG, EXIT_INTERRUPTED, BatchdiffError, UsageError, advice_on_limit
 from batchdiff.files.descriptors import require_descriptors
@@ -94,7 +94,7 @@ def _arguments(argv: list[str], console: Console) -> argparse.Namespace:
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said):
-            return parsed(argv)
+            return parse_arguments(argv)
     except SystemExit:
         if said.getvalue():
             console.result(said.getvalue())

@@ -22,7 +22,7 @@ from batchdiff.linux.machine import usable_cpus
 from batchdiff.plan.earlier_plans import is_done
 from batchdiff.plan.path_map import NOTHING_MOVED, PathMap
 from batchdiff.plan.plan import GuestPlan, Plan
-from batchdiff.report.applied import outcome_fields
+from batchdiff.report.events import guest_event
 from batchdiff.units import format_size
 
 _WORST_FIRST = (6, 5, 7, 4, 1)
@@ -59,9 +59,7 @@ class Announcer:
     def report_guest(self, guest: GuestPlan, outcome: GuestOutcome) -> None:
         """Report that a guest is finished."""
         try:
-            self.console.event(
-                "guest", **outcome_fields(outcome), source=guest.source.path, overlay=guest.overlay_path
-            )
+            self.console.event("guest", **guest_event(guest, outcome))
             _say(self.console, guest, outcome)
         except UsageError as error:
             self.unheard.append(error)

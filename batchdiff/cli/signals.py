@@ -11,8 +11,7 @@ from types import FrameType
 from batchdiff.applying.session.stop import Stop
 from batchdiff.errors import EXIT_INTERRUPTED
 from batchdiff.qemu.programs import kill_all
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from batchdiff.signals import HELD
 
 
 @contextmanager
@@ -29,7 +28,7 @@ def stopping() -> Iterator[Stop]:
             os._exit(EXIT_INTERRUPTED)
         stop.ask()
 
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    before = {number: signal.signal(number, handle) for number in HELD}
     try:
         yield stop
     finally:

@@ -10,7 +10,7 @@ from batchdiff.image_source import ImageFormat
 from batchdiff.linux.device_names import device_number, fleeting, lasting_alias
 from batchdiff.manifest.manifest import Manifest
 
-_MOST_NAMED = 5
+_MOST_IMAGES = 5
 
 
 def warn_of_manifest(console: Console, manifest: Manifest, observer: ReadObserver | None = None) -> None:
@@ -36,10 +36,10 @@ def _warn_of_names(console: Console, manifest: Manifest) -> None:
         number = device_number(path)
         if number is not None and (why := fleeting(path)):
             doubts.append((what, path, why, number))
-    for what, path, why, number in doubts[:_MOST_NAMED]:
+    for what, path, why, number in doubts[:_MOST_IMAGES]:
         console.warn(f"warning: {what}, {path}, {why}. {_better_name(number)}")
-    if len(doubts) > _MOST_NAMED:
-        console.warn(f"warning: {len(doubts) - _MOST_NAMED} more block devices of the manifest have such names")
+    if len(doubts) > _MOST_IMAGES:
+        console.warn(f"warning: {len(doubts) - _MOST_IMAGES} more block devices of the manifest have such names")
 
 
 def _roles(manifest: Manifest) -> dict[str, str]:
@@ -62,7 +62,9 @@ def _better_name(number: int) -> str:
 
 
 def _raw_in_place(paths: list[str]) -> str:
-    named = ", ".join(paths[:_MOST_NAMED]) + (f" and {len(paths) - _MOST_NAMED} more" * (len(paths) > _MOST_NAMED))
+    named = ", ".join(paths[:_MOST_IMAGES]) + (
+        f" and {len(paths) - _MOST_IMAGES} more" * (len(paths) > _MOST_IMAGES)
+    )
     return (
         f"warning: qcow2 overlays will take the place of raw images: {named}. A VM whose definition still says raw"
         " would write its disk over the overlay and destroy it: after `apply`, and before the VM starts, change"

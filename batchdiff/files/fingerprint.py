@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from batchdiff.errors import advice_on_limit
 from batchdiff.files.filesystem_id import filesystem_id, filesystem_id_at
 
+REPLACED = "another file stands in its place"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fingerprint:
@@ -62,7 +64,7 @@ class Fingerprint:
     def changes(self, now: Fingerprint) -> str:
         """Describe the changes up to a later fingerprint, as clauses; empty if there are none."""
         if not self.is_same_file(now):
-            return "another file stands in its place"
+            return REPLACED
         only_ctime = self.differs_in_ctime_only(now) and self.ctime_ns != now.ctime_ns
         changes = (
             (self.size != now.size, f"its size changed from {self.size} to {now.size} bytes"),

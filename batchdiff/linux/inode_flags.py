@@ -16,8 +16,10 @@ import os
 import struct
 from typing import NamedTuple
 
-_GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602
-_GET_MORE, _SET_MORE = 0x801C581F, 0x401C5820
+from batchdiff.linux.inode_locks import GET_FLAGS, GET_MORE, INHERITS_PROJECT
+
+_SET_FLAGS = 0x40086602
+_SET_MORE = 0x401C5820
 _FLAGS, _MORE = struct.Struct("=I"), struct.Struct("=5I8x")
 
 _EARLY = {0x00000004: "COMPR", 0x00000400: "NOCOMP", 0x00800000: "NOCOW", 0x02000000: "DAX"}
@@ -42,8 +44,6 @@ _UNITS = 0x00000800 | 0x00010000
 
 They are not copied: QEMU sets 1 MiB on each image that it creates, which would double the size of a thin overlay.
 """
-
-_INHERITS_PROJECT = 0x00000200
 
 
 class _More(NamedTuple):
@@ -127,21 +127,21 @@ def _folder_gives_project(fd: int) -> bool:
     except OSError:
         return True
     try:
-        return bool(_more(folder).flags & _INHERITS_PROJECT)
+        return bool(_more(folder).flags & INHERITS_PROJECT)
     finally:
         os.close(folder)
 
 
 def _flags(fd: int) -> int:
     try:
-        return int(_FLAGS.unpack(fcntl.ioctl(fd, _GET_FLAGS, _FLAGS.pack(0)))[0])
+        return int(_FLAGS.unpack(fcntl.ioctl(fd, GET_FLAGS, _FLAGS.pack(0)))[0])
     except OSError:
         return 0
 
 
 def _more(fd: int) -> _More:
     try:
-        return _More(*_MORE.unpack(fcntl.ioctl(fd, _GET_MORE, _MORE.pack(*_More()))))
+        return _More(*_MORE.unpack(fcntl.ioctl(fd, GET_MORE, _MORE.pack(*_More()))))
     except OSError:
         return _More()
 

@@ -17,10 +17,15 @@ import os
 import struct
 from typing import NamedTuple
 
-_GET_FLAGS, _GET_MORE = 0x80086601, 0x801C581F
+GET_FLAGS = 0x80086601
+"""Request for the flags of chattr(1)."""
+GET_MORE = 0x801C581F
+"""Request for ``struct fsxattr``."""
+
 _FLAGS, _MORE = struct.Struct("=I"), struct.Struct("=5I8x")
 _IMMUTABLE, _APPEND = 0x00000010, 0x00000020
-_INHERITS_PROJECT = 0x00000200
+INHERITS_PROJECT = 0x00000200
+"""The flag of a folder whose new files belong to its project."""
 
 
 class InodeLock(NamedTuple):
@@ -40,7 +45,7 @@ class Project(NamedTuple):
 def lock_in(fd: int) -> InodeLock | None:
     """Return the attribute that locks an open file or folder; None if none does, or the filesystem has none."""
     with contextlib.suppress(OSError):
-        flags = _FLAGS.unpack(fcntl.ioctl(fd, _GET_FLAGS, _FLAGS.pack(0)))[0]
+        flags = _FLAGS.unpack(fcntl.ioctl(fd, GET_FLAGS, _FLAGS.pack(0)))[0]
         if flags & _IMMUTABLE:
             return InodeLock("i", "immutable")
         if flags & _APPEND:
@@ -64,8 +69,8 @@ def project_of(path: str) -> Project | None:
     with contextlib.suppress(OSError, ValueError):
         fd = _opened(path)
         try:
-            flags, *_, project, _hint = _MORE.unpack(fcntl.ioctl(fd, _GET_MORE, bytes(_MORE.size)))
-            return Project(project, bool(flags & _INHERITS_PROJECT))
+            flags, *_, project, _hint = _MORE.unpack(fcntl.ioctl(fd, GET_MORE, bytes(_MORE.size)))
+            return Project(project, bool(flags & INHERITS_PROJECT))
         finally:
             os.close(fd)
     return None

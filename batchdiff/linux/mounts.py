@@ -79,7 +79,7 @@ class Mount(NamedTuple):
 
 def mounts() -> list[Mount]:
     """Return all mounts that this process can see; none if /proc is missing."""
-    return [parsed(line) for line in mountinfo()]
+    return [parse_mount(line) for line in mountinfo()]
 
 
 def mountinfo() -> list[str]:
@@ -92,7 +92,7 @@ def mountinfo() -> list[str]:
         return []
 
 
-def parsed(line: str) -> Mount:
+def parse_mount(line: str) -> Mount:
     """Parse a line of mountinfo."""
     place, _, what = line.rstrip("\n").partition(" - ")
     number, _, device, root, point = place.split(" ")[:5]
@@ -122,7 +122,7 @@ def mount_under(fd: int) -> Mount | None:
     """Return the mount through which a file was opened; None if it is not in the list."""
     # This runs five times for each guest of a fleet, so no other line is parsed.
     begin = f"{_mount_number(fd)} "
-    return next((parsed(line) for line in mountinfo() if line.startswith(begin)), None)
+    return next((parse_mount(line) for line in mountinfo() if line.startswith(begin)), None)
 
 
 def mount_of(path: str) -> Mount | None:

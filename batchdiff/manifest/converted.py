@@ -23,7 +23,7 @@ from batchdiff.image.backing.links import BackingGraph
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.manifest.names import default_overlay, former_overlays
 from batchdiff.manifest.text.problems import show_path
-from batchdiff.plan.sidecar import Origin, Sidecar, read_sidecar, sidecar_path
+from batchdiff.plan.sidecar import OverlayOrigin, Sidecar, read_sidecar, sidecar_path
 from batchdiff.quoting import show
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Done(NamedTuple):
     """The overlay of a converted guest, and its origin."""
 
     overlay_path: str
-    origin: Origin
+    origin: OverlayOrigin
 
 
 class GoneGuest(NamedTuple):
@@ -99,12 +99,12 @@ class Converted:
             if os.path.dirname(original) == folder and self._rests_on_the_template(overlay)
         }
 
-    def origin_of(self, overlay: str) -> Origin | None:
+    def origin_of(self, overlay: str) -> OverlayOrigin | None:
         """Return the origin of an overlay; None if it is not known to be an overlay of the template."""
         origin = self._recorded(overlay).get(overlay)
         return None if origin is None or not self._rests_on_the_template(overlay) else origin
 
-    def _recorded(self, overlay: str) -> dict[str, Origin]:
+    def _recorded(self, overlay: str) -> dict[str, OverlayOrigin]:
         """Return the overlays in the sidecar that lists, or would list, this one."""
         if self._template is None:
             return {}
@@ -123,7 +123,7 @@ class Converted:
             self._rests[overlay] = template is not None and _rests_on(overlay, template)
         return self._rests[overlay]
 
-    def _originals(self, overlay: str, origin: Origin) -> Iterator[str]:
+    def _originals(self, overlay: str, origin: OverlayOrigin) -> Iterator[str]:
         """Yield the path of the guest that an overlay was made from.
 
         If the sidecar does not record it, find an original in quarantine that would get this overlay.

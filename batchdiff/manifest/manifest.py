@@ -10,7 +10,7 @@ from batchdiff.image_source import ImageSource
 from batchdiff.plan.overlay_options import OverlayOptions
 
 if TYPE_CHECKING:
-    from batchdiff.plan.sidecar import Origin
+    from batchdiff.plan.sidecar import OverlayOrigin
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class GuestEntry:
     image: ImageSource
     overlay_path: str
     options: OverlayOptions
-    converted: Origin | None = None
+    converted: OverlayOrigin | None = None
     named: str = ""
     objection: str = ""
 

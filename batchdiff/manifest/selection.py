@@ -30,7 +30,7 @@ def read_selected(path: str, names: Collection[str], *, left: Collection[str] = 
     if unknown:
         raise UsageError(
             f"no guest of the manifest is called {', '.join(map(repr, unknown))}",
-            remedy=f"There are: {', '.join(sorted(known))}.",
+            remedy=f"Its guests are: {', '.join(sorted(known))}.",
         )
     chosen = tuple(guest for guest in manifest.guests if guest.name in names)
     pending = [guest for guest in chosen if not guest.in_place and guest.converted is None]

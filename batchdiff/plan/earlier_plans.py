@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 
 from batchdiff.plan.head import plan_head
-from batchdiff.plan.sidecar import Origin
+from batchdiff.plan.sidecar import OverlayOrigin
 
 _DONE_BY = "done by "
 _SUFFIX = ".json"
@@ -38,7 +38,7 @@ class EarlierPlans:
         self._renamed = renamed or {}
         self._by_folder: dict[str, dict[str, str]] = {}
 
-    def reason(self, origin: Origin) -> str:
+    def reason(self, origin: OverlayOrigin) -> str:
         """Return why a guest that was converted is skipped: ``done by PLAN``."""
         path = self.path_of(origin)
         if path:
@@ -46,7 +46,7 @@ class EarlierPlans:
         where = f" (it was {origin.plan_path})" if origin.plan_path else ""
         return f"{_DONE_BY}an earlier plan, whose file was not found{where}"
 
-    def path_of(self, origin: Origin) -> str:
+    def path_of(self, origin: OverlayOrigin) -> str:
         """Return the path of the plan that made an overlay; empty if it is not found."""
         recorded = origin.plan_path if os.path.isabs(origin.plan_path) else ""
         if recorded:

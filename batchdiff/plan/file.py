@@ -16,17 +16,16 @@ from typing import Any
 from batchdiff.errors import PlanError
 from batchdiff.files import own_files
 from batchdiff.files.atomic_write import write_whole
+from batchdiff.files.own_documents import LARGEST_DOCUMENT
 from batchdiff.linux.call_failures import explained, reason
 from batchdiff.linux.permissions import Deed
 from batchdiff.plan.document import from_dict, to_dict
-from batchdiff.plan.json_reader import READABLE, canonical, encoded, parse, why_not_json
+from batchdiff.plan.json_reader import READABLE, canonical, encoded, parse_json, why_not_json
 from batchdiff.plan.json_schema import first_problem, schema_of
 from batchdiff.plan.plan import FORMAT_VERSION, Plan
 from batchdiff.plan.recognise import check_is_plan, plan_again
 
 ELSEWHERE = "Choose another place with `-o`."
-_LARGEST = 1 << 30
-"""A plan of 1,000 guests with 10,000 extents each takes 130 MiB."""
 _LONGEST_SHOWN = 300
 
 
@@ -136,7 +135,7 @@ def read_for_report(path: str) -> Plan:
 
 def _parsed(path: str) -> dict[str, Any]:
     try:
-        content = read_regular(path, _LARGEST)
+        content = read_regular(path, LARGEST_DOCUMENT)
     except OSError as error:
         fault = explained(error, Deed.READ, path)
         raise PlanError(f"cannot read the plan {path}", why=fault.why, remedy=fault.remedy) from error
@@ -145,7 +144,7 @@ def _parsed(path: str) -> dict[str, Any]:
     try:
         text = content.decode()
         del content  # 100 MiB for a large fleet
-        document = parse(text)
+        document = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise PlanError(
             f"{path} is truncated or not valid JSON", why=why_not_json(error), remedy=plan_again(path)

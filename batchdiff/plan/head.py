@@ -16,7 +16,8 @@ import stat
 from typing import NamedTuple
 
 _LENGTH = 4096
-_BEGINNING = b'{"format_version"'
+BEGINNING = b'{"format_version"'
+"""The first bytes of each plan that batchdiff writes."""
 _CREATED = re.compile(rb'"created": "([0-9A-Za-z:.+-]{1,40})"')
 _CHECKSUM = re.compile(rb'"checksum": "(sha256:[0-9a-f]{64})"')
 
@@ -32,7 +33,7 @@ def plan_head(path: str) -> PlanHead | None:
     """Return the head of a plan file that batchdiff wrote; None for any other file. The rest is not read."""
     head = beginning(path)
     created, checksum = _CREATED.search(head), _CHECKSUM.search(head)
-    if not head.startswith(_BEGINNING) or created is None or checksum is None:
+    if not head.startswith(BEGINNING) or created is None or checksum is None:
         return None
     return PlanHead(checksum[1].decode("ascii"), created[1].decode("ascii"))
 

@@ -45,7 +45,7 @@ def why_not_json(error: ValueError | RecursionError) -> str:
     return "it has a number with more digits than Python reads"
 
 
-def parse(text: str) -> object:
+def parse_json(text: str) -> object:
     """Return the document in a JSON text.
 
     :raises ValueError: it is not JSON, has a name twice in an object, or has NaN or infinity as a number.

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from batchdiff.files.filenames import unfit
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage
-from batchdiff.plan.sidecar import Origin, Sidecar
+from batchdiff.plan.sidecar import OverlayOrigin, Sidecar
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class PathMap:
             alias=self.path(guest.alias) if guest.alias else "",
         )
 
-    def _origin(self, origin: Origin) -> Origin:
+    def _origin(self, origin: OverlayOrigin) -> OverlayOrigin:
         return replace(origin, plan_path=self.path(origin.plan_path), original=self.path(origin.original))
 
 

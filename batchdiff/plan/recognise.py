@@ -14,7 +14,7 @@ from batchdiff.image.format_marks import looks_like
 from batchdiff.image_source import ImageFormat
 from batchdiff.linux.call_failures import explained
 from batchdiff.linux.permissions import Deed
-from batchdiff.quoting import suggestion
+from batchdiff.quoting import NO_FOLDER_TO_LIST, suggestion
 
 _HEAD = 4096
 """Bytes; a manifest names its version and template in its first lines, below its comments."""
@@ -88,7 +88,7 @@ def _near(path: str) -> str:
     try:
         names = os.listdir(folder or os.curdir)
     except OSError:
-        return "Its folder does not exist or cannot be listed."
+        return NO_FOLDER_TO_LIST
     near = suggestion(name, [each for each in names if each.endswith(".json")])
     if near:
         return near.removeprefix("; ").capitalize()

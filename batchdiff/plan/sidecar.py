@@ -28,7 +28,7 @@ from batchdiff.linux.device_names import is_among_devices
 from batchdiff.plan.file import read_regular
 from batchdiff.plan.plan import Plan
 
-VERSION = "1.1"
+SIDECAR_VERSION = "1.1"
 LARGEST = 64 << 20
 """Bytes that are read at most; an overlay takes about 700."""
 
@@ -37,7 +37,7 @@ Chain = tuple[Fingerprint, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class OverlayOrigin:
     """The origin of an overlay; fields are empty or None if an older batchdiff did not record them.
 
     ``plan``: the plan's checksum; ``plan_path``: the plan's path at that time; ``original``: the path of the guest
@@ -60,7 +60,7 @@ class Sidecar:
 
     digest: str
     fingerprints: Chain
-    overlays: dict[str, Origin]
+    overlays: dict[str, OverlayOrigin]
     earlier: tuple[Chain, ...] = ()
 
 
@@ -88,7 +88,7 @@ def read_sidecar(path: str) -> Sidecar | None:
     """Return the sidecar in a file; None if the file does not exist or cannot be read as one."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         document = json.loads(read_regular(path, LARGEST))
-        if str(document["format_version"]).split(".", 1)[0] == VERSION.split(".", 1)[0]:
+        if str(document["format_version"]).split(".", 1)[0] == SIDECAR_VERSION.split(".", 1)[0]:
             return _from_document(document)
     return None
 
@@ -109,7 +109,7 @@ def sidecars_of(plan: Plan) -> Iterator[Sidecar]:
 def to_document(sidecar: Sidecar, template: dict[str, Any]) -> dict[str, Any]:
     """Return the plain values of a sidecar's file; ``template`` has path, format and virtual size."""
     return {
-        "format_version": VERSION,
+        "format_version": SIDECAR_VERSION,
         "template": template
         | {
             "digest": sidecar.digest,
@@ -120,7 +120,7 @@ def to_document(sidecar: Sidecar, template: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def encoded(document: dict[str, Any]) -> Iterator[str]:
+def encode_sidecar(document: dict[str, Any]) -> Iterator[str]:
     """Yield the text of a sidecar's file, one overlay per line: ten times as fast to encode as indented JSON.
 
     The file is written again for each guest of a fleet, with all overlays so far.
@@ -133,11 +133,11 @@ def encoded(document: dict[str, Any]) -> Iterator[str]:
     yield "}}\n"
 
 
-def _origin_fields(origin: Origin) -> dict[str, Any]:
+def _origin_fields(origin: OverlayOrigin) -> dict[str, Any]:
     return _fields(origin) | {"fingerprint": None if origin.fingerprint is None else _fields(origin.fingerprint)}
 
 
-def _fields(value: Origin | Fingerprint) -> dict[str, Any]:
+def _fields(value: OverlayOrigin | Fingerprint) -> dict[str, Any]:
     # asdict() copies deeply, which takes ten times as long.
     return {name: getattr(value, name) for name in value.__slots__}
 
@@ -156,9 +156,9 @@ def _chain(values: list[dict[str, Any]]) -> Chain:
     return tuple(_fingerprint(each) for each in values)
 
 
-def _origin(value: dict[str, Any]) -> Origin:
+def _origin(value: dict[str, Any]) -> OverlayOrigin:
     print_ = value.get("fingerprint")
-    return Origin(
+    return OverlayOrigin(
         guest=str(value["guest"]),
         plan=str(value["plan"]),
         plan_path=str(value.get("plan_path", "")),

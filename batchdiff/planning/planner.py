@@ -34,7 +34,7 @@ from batchdiff.plan.totals import totals_of
 from batchdiff.planning.assessment import AssessmentJob, FleetFacts, ReusedOverlay, assess_reused
 from batchdiff.planning.candidates import Candidate, Part, examine_guests, planned_image
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
-from batchdiff.planning.reuse_plan import objection, reusable_overlays
+from batchdiff.planning.reuse_plan import reusable_overlays, why_unusable
 from batchdiff.planning.scan.reopening import budget
 from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.scan.workers import run_tasks
@@ -138,7 +138,7 @@ def _reuse(
     if older is None:
         return _Reused(None if candidates or sharing else _recorded_digest(template, sidecar), {})
     unchanged = is_known_state(older.template.fingerprints, template.fingerprints, sidecar)
-    reason = objection(older, template, unchanged=unchanged, sharing=sharing, generator=GENERATOR)
+    reason = why_unusable(older, template, unchanged=unchanged, sharing=sharing, generator=GENERATOR)
     if reason:
         earlier.say(f"Nothing is reused from the older plan: {reason}.")
         return _Reused(None, {})

@@ -16,7 +16,7 @@ from batchdiff.planning.candidates import Candidate
 from batchdiff.planning.sizes.overlay_sizes import OverlaySize, chosen_cluster_size, least_cluster_size
 
 
-def objection(older: Plan, template: PlannedImage, *, unchanged: bool, sharing: bool, generator: str) -> str:
+def why_unusable(older: Plan, template: PlannedImage, *, unchanged: bool, sharing: bool, generator: str) -> str:
     """Return why nothing of an older plan can be reused; empty if something may be.
 
     ``unchanged``: the template's fingerprints are those of the older plan, or known to be of the same content.

@@ -9,7 +9,7 @@ import struct
 
 from batchdiff.qcow2.extensions import DATA_FILE, backing_format, c_string, extensions_of
 from batchdiff.qcow2.faults import FormatError
-from batchdiff.qcow2.header import MAGIC, backing_name, version_3_fields
+from batchdiff.qcow2.header import MAGIC, backing_name_in, version_3_fields
 
 _FIELDS = struct.Struct(">4sIQI")
 _SHORTEST = 72
@@ -25,7 +25,7 @@ def named_backing(head: bytes) -> tuple[str | None, str | None]:
         raise FormatError("it is not a qcow2 image")
     _, version, offset, size = _FIELDS.unpack_from(head)
     length = version_3_fields(head, version)[4]
-    name = backing_name(head, offset, size, 0)  # QEMU also follows a name that lies inside the fixed fields
+    name = backing_name_in(head, offset, size, 0)  # QEMU also follows a name that lies inside the fixed fields
     try:
         return name, backing_format(list(extensions_of(head, length, offset)))
     except FormatError:

@@ -107,7 +107,7 @@ def parse(head: bytes, file_size: int) -> Header:
     require_opened(length % 8 == 0 and length <= cluster, f"the header length {length} is impossible")
     require_opened(not autoclear & AUTOCLEAR_RAW_DATA_FILE, "it is marked as having a raw data file, but has none")
     # Extensions and backing file name follow the fixed fields, all in the first cluster.
-    name = backing_name(head[:cluster], name_offset, name_size, length)
+    name = backing_name_in(head[:cluster], name_offset, name_size, length)
     extensions = list(extensions_of(head[:cluster], length, name_offset))
     check_supported(extensions)
     bitmaps, *directory = bitmaps_of(extensions, autoclear)
@@ -227,7 +227,7 @@ def _compression_type(incompatible: int, value: int) -> CompressionType:
     return CompressionType(value)
 
 
-def backing_name(cluster: bytes, offset: int, size: int, length: int) -> str | None:
+def backing_name_in(cluster: bytes, offset: int, size: int, length: int) -> str | None:
     """Return the backing file's name as QEMU reads it; None if it is missing or empty. ``length``: the header's.
 
     :raises FormatError: it is too long, or outside the header.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from batchdiff.extents import Extents, Kind, clipped, folded, numbers
+from batchdiff.extents import Extents, Kind, extents_between, folded, numbers
 from batchdiff.qcow2.entries import COPIED, ZERO_FLAG, Words
 from batchdiff.qcow2.geometry import SUBCLUSTERS, Geometry
 from batchdiff.qcow2.layout import Layout
@@ -80,7 +80,7 @@ def table_batches(extents: Extents, geometry: Geometry) -> Iterator[TableBatch]:
     at_once = max(_BATCH_BYTES // geometry.cluster_size, 1)
     for position in range(0, len(used), at_once):
         indices = used[position : position + at_once]
-        mapped = clipped(extents, int(indices[0]) * per_table, (int(indices[-1]) + 1) * per_table)
+        mapped = extents_between(extents, int(indices[0]) * per_table, (int(indices[-1]) + 1) * per_table)
         kinds = np.zeros(len(indices) * per_table, dtype=np.uint8)
         rows = np.searchsorted(indices, mapped.first // per_table)
         begins = (rows * per_table + mapped.first % per_table).tolist()

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TypeVar
 
-Started = TypeVar("Started")
+Process = TypeVar("Process")
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on all architectures but alpha
 _ASK_VERSION, _PATH_BENEATH = 1, 1
@@ -44,14 +44,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 
-def start_confined(start: Callable[[], Started], program: str, reads: Iterable[str]) -> Started:
+def start_confined(start: Callable[[], Process], program: str, reads: Iterable[str]) -> Process:
     """Call ``start`` confined, so that the program it launches can read only ``reads``, and return its result.
 
     If the kernel has no Landlock (before 5.13, or disabled), the program runs unconfined.
 
     :raises OSError: a file of ``reads`` cannot be opened; or any other error of ``start``.
     """
-    results: list[Started] = []
+    results: list[Process] = []
     errors: list[BaseException] = []
 
     def work() -> None:

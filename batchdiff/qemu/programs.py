@@ -42,7 +42,7 @@ _GLANCE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class CompletedProgram:
     """A program that has ended. ``code``: negative if a signal killed it; ``output``: stdout and stderr."""
 
     argv: tuple[str, ...]
@@ -56,7 +56,7 @@ class Finished:
         return f"`{shell_line(self.argv)}` ({how}){': ' + output if output else ''}"
 
 
-def is_installed(name: str) -> bool:
+def is_on_path(name: str) -> bool:
     """Return whether a program is on the PATH."""
     return shutil.which(name) is not None
 
@@ -73,7 +73,7 @@ def run(
     timeout: float,
     package: str,
     stopped: Callable[[], bool] = never,
-) -> Finished:
+) -> CompletedProgram:
     """Run a program to its end.
 
     ``reads``: the files that it may read besides installed ones; None: it runs unconfined. ``timeout``: seconds of
@@ -89,7 +89,7 @@ def run(
         _limit(process, timeout)
         output = _read_output(process, deadline, stopped)
         code = process.wait(max(deadline - time.monotonic(), 0))
-        return Finished(tuple(argv), code, output.decode("utf-8", "replace"))
+        return CompletedProgram(tuple(argv), code, output.decode("utf-8", "replace"))
     except (TimeoutError, subprocess.TimeoutExpired) as error:
         raise ProgramError(
             f"`{shell_line(argv)}` was stopped",

@@ -12,7 +12,7 @@ from batchdiff.files.filenames import shell_word
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import AGAIN
 from batchdiff.qemu import programs
-from batchdiff.qemu.programs import Finished, never
+from batchdiff.qemu.programs import CompletedProgram, never
 from batchdiff.units import MIB
 
 _NAME = "qemu-img"
@@ -29,7 +29,7 @@ _WHERE = (
 
 def is_installed() -> bool:
     """Return whether qemu-img is on the PATH."""
-    return programs.is_installed(_NAME)
+    return programs.is_on_path(_NAME)
 
 
 _LEAKS_ONLY = 3
@@ -118,7 +118,7 @@ def _run(
     stopped: Callable[[], bool],
     *,
     options: Sequence[str] = (),
-) -> Finished:
+) -> CompletedProgram:
     return programs.run(
         [_NAME, verb, *options, *_names(images)],
         reads=[file.path for image in images for file in (image, *image.backing)],
@@ -128,7 +128,7 @@ def _run(
     )
 
 
-def _require_success(done: Finished) -> None:
+def _require_success(done: CompletedProgram) -> None:
     if done.code == 0:
         return
     if _is_locked(done):
@@ -142,7 +142,7 @@ def _require_success(done: Finished) -> None:
     raise ProgramError("qemu-img failed", why=done.described(), remedy=remedy)
 
 
-def _is_locked(done: Finished) -> bool:
+def _is_locked(done: CompletedProgram) -> bool:
     return "lock" in done.output and "Failed to get" in done.output
 
 

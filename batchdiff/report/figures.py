@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from batchdiff.image.storage.exactness import Exactness
-from batchdiff.plan.plan import GuestToConvert
 from batchdiff.units import format_size
 
-NOTHING = "-"
+DASH = "-"
 """Stands for a number that does not exist."""
 
 
 def size(count: int | None) -> str:
     """Return bytes for people, or a dash."""
-    return NOTHING if count is None else format_size(count)
+    return DASH if count is None else format_size(count)
 
 
 def estimated_size(count: int, error: int) -> str:
@@ -34,15 +31,10 @@ def bounded_size(count: int, exactness: Exactness, error: int = 0) -> str:
     return f"{words if count > 0 else ''}{format_size(count)}"
 
 
-def share(saved: int, allocated: int) -> float | None:
-    """Return the part of an allocation that is saved; None if nothing is allocated."""
-    return saved / allocated if allocated else None
-
-
 def percent(part: float | None) -> str:
     """Return a share for people, or a dash."""
     if part is None:
-        return NOTHING
+        return DASH
     shown = f"{part:.1%}"
     return shown if float(shown[:-1]) else "0.0%"  # never "-0.0%"
 
@@ -50,8 +42,3 @@ def percent(part: float | None) -> str:
 def counted(count: int, singular: str) -> str:
     """Return a number with its noun: ``1 guest``, ``2 guests``."""
     return f"{count} {singular}{'' if count == 1 else 's'}"
-
-
-def error_bytes(guests: Iterable[GuestToConvert]) -> int:
-    """Return the largest possible error of the sum of the overlays' sizes, in bytes."""
-    return sum(guest.diff.savings.overlay_error_bytes for guest in guests)

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from batchdiff.plan.document import to_dict
-from batchdiff.plan.plan import GuestPlan, Plan
-from batchdiff.report.figures import error_bytes, share
+from batchdiff.plan.plan import GuestPlan
+from batchdiff.report.facts import PlanFacts, share
 
 REPORT_VERSION = "1.1"
 """Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of savings."""
 
 
-def plan_json(plan: Plan, *, stale: Sequence[str] = ()) -> str:
-    """Return the savings report of a plan as one JSON object, in ASCII, with a newline at the end.
-
-    ``stale`` has a sentence for each image that has changed since planning.
-    """
-    return json.dumps(plan_report(plan, stale=stale), indent=2) + "\n"
+def plan_json(facts: PlanFacts) -> str:
+    """Return the savings report of a plan as one JSON object, in ASCII, with a newline at the end."""
+    return json.dumps(plan_report(facts), indent=2) + "\n"
 
 
-def plan_report(plan: Plan, *, stale: Sequence[str] = ()) -> dict[str, Any]:
+def plan_report(facts: PlanFacts) -> dict[str, Any]:
     """Return the plain values of that report."""
+    plan = facts.plan
     document = to_dict(plan)
     guests = zip(document["guests"], plan.guests, strict=True)
     return {
@@ -35,9 +32,9 @@ def plan_report(plan: Plan, *, stale: Sequence[str] = ()) -> dict[str, Any]:
         "template": document["template"],
         "retire": plan.retire.value,
         "protect_template": plan.protect_template,
-        "stale": list(stale),
+        "stale": list(facts.stale),
         "guests": [_guest(record, guest) for record, guest in guests],
-        "totals": _totals(plan),
+        "totals": _totals(facts),
     }
 
 
@@ -61,9 +58,10 @@ def _guest(record: dict[str, Any], guest: GuestPlan) -> dict[str, Any]:
     }
 
 
-def _totals(plan: Plan) -> dict[str, Any]:
-    saved = _rounded(share(plan.totals.saved_bytes, plan.totals.allocated_bytes))
-    return asdict(plan.totals) | {"overlay_error_bytes": error_bytes(plan.to_convert), "saved_share": saved}
+def _totals(facts: PlanFacts) -> dict[str, Any]:
+    totals = facts.plan.totals
+    saved = _rounded(share(totals.saved_bytes, totals.allocated_bytes))
+    return asdict(totals) | {"overlay_error_bytes": facts.error_bytes, "saved_share": saved}
 
 
 def _rounded(part: float | None) -> float | None:

@@ -6,21 +6,22 @@ from collections.abc import Iterator
 
 from batchdiff.choices import Retire
 from batchdiff.files import own_files
-from batchdiff.plan.plan import GuestToConvert, Plan, why_unlike
+from batchdiff.plan.plan import GuestToConvert, why_unlike
+from batchdiff.report.facts import PlanFacts
 from batchdiff.report.printable import printable
 
 _MOST_LINKS = 3
 
 
-def remarks(plan: Plan) -> Iterator[str]:
+def remarks(facts: PlanFacts) -> Iterator[str]:
     """Yield the remarks on a plan, printable, each on one line."""
-    chosen = plan.to_convert
+    chosen = facts.plan.to_convert
     for guest in chosen:
         if unlike := why_unlike(guest.diff.similarity):
             yield f"{printable(guest.name)}: {unlike}"
     links = [guest for guest in chosen if guest.alias]
     for guest in links[:_MOST_LINKS]:
-        yield f"{printable(guest.name)}: {printable(_of_link(guest, plan.retire))}"
+        yield f"{printable(guest.name)}: {printable(_of_link(guest, facts.plan.retire))}"
     if len(links) > _MOST_LINKS:
         yield f"{len(links) - _MOST_LINKS} more guests are named by symbolic links; the same applies to them."
 

@@ -35,7 +35,7 @@ _AHEAD_IN_ALL = 256 * MIB
 _STEP = 128 * KIB
 """The kernel reads at most its read-ahead size for one POSIX_FADV_WILLNEED; this is the default."""
 
-Runs = list[tuple[int, int]]
+ByteRuns = list[tuple[int, int]]
 
 
 class _File(NamedTuple):
@@ -54,10 +54,10 @@ class _Known:
     fd: int
     size: int
     reliable: bool
-    absent: dict[int, Runs]
+    absent: dict[int, ByteRuns]
     end: int = 0
     asked: int = 0
-    unread: Runs = field(default_factory=list)
+    unread: ByteRuns = field(default_factory=list)
 
     def leave(self) -> None:
         """Give up the bytes requested ahead: the next read is elsewhere."""
@@ -135,7 +135,7 @@ def _blocks(offset: int, length: int) -> range:
     return range(offset // BLOCK, (offset + max(length, 1) - 1) // BLOCK + 1)
 
 
-def _absent(known: _Known, block: int) -> Runs:
+def _absent(known: _Known, block: int) -> ByteRuns:
     start, end = block * BLOCK, min((block + 1) * BLOCK, align_up(known.size, PAGE))
     if start >= end:
         return []

@@ -125,7 +125,7 @@ def test_nothing_to_do_needs_nothing(stage, monkeypatch, verb):
 
 
 @pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
-def test_somebody_asks_to_stop(stage, verb, monkeypatch):
+def test_a_request_to_stop(stage, verb, monkeypatch):
     stage.apply(Retire.QUARANTINE)
     stage.stop.ask()
     monkeypatch.setattr("test_applying_undo.Stop", lambda: stage.stop)

@@ -99,7 +99,7 @@ def test_a_template_that_is_missing(quarantined):
     assert str(quarantined.original(suffix=ASIDE)) in found.why
 
 
-def test_a_template_of_which_nobody_took_the_digest(stage):
+def test_a_template_without_a_digest(stage):
     """Nothing was recorded of it: that is no damage, but it cannot be told."""
     import dataclasses  # noqa: PLC0415
 
@@ -137,7 +137,7 @@ def test_a_vm_has_written_to_it(quarantined):
     assert quarantined.judge.checked[-1] == ("vm.qcow2", True)
 
 
-def test_somebody_has_written_to_the_original(quarantined):
+def test_the_original_was_written_to(quarantined):
     """They differ, and both may be right."""
     with quarantined.original(suffix=ASIDE).open("r+b") as file:
         file.write(b"?")
@@ -148,7 +148,7 @@ def test_somebody_has_written_to_the_original(quarantined):
 
 
 @pytest.mark.parametrize("used", [False, True])
-def test_somebody_has_written_to_a_kept_original(stage, used):
+def test_a_kept_original_was_written_to(stage, used):
     """Perhaps its VM was never told of the overlay, so nobody may call that one the disk."""
     stage.apply()
     if used:
@@ -175,7 +175,7 @@ def test_a_kept_original_whose_attributes_changed(stage):
     assert on_disk(stage.plan, stage.history)["vm"].written is Written.OVERLAY
 
 
-def test_it_differs_though_nobody_wrote_to_either(quarantined):
+def test_they_differ_although_neither_was_written_to(quarantined):
     times = quarantined.overlay().stat()
     notation.qemu_io(quarantined.overlay(), "write -P 7 256k 64k")  # where it has a cluster of its own already
     os.utime(quarantined.overlay(), ns=(times.st_atime_ns, times.st_mtime_ns))

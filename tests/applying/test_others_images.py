@@ -212,6 +212,6 @@ def test_without_qemu_it_is_said_that_it_has_opened_nothing(tmp_path, monkeypatc
 def test_a_template_that_a_vm_writes_to_is_not_called_damaged(stage, monkeypatch):
     """What qemu-img says of a lock is told as what it is."""
     said = 'Failed to get shared "write" lock\nIs another process using the image?'
-    finished = qemu_img.Finished(("qemu-img",), 1, said)
+    finished = qemu_img.CompletedProgram(("qemu-img",), 1, said)
     monkeypatch.setattr(qemu_img.programs, "run", lambda *_, **__: finished)
     assert "in use" in failed(stage.apply(verify=VerifyMode.NATIVE))

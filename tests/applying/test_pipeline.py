@@ -169,7 +169,7 @@ def test_one_that_fails_is_undone_and_the_others_go_on(world, call):
 
 
 @pytest.mark.parametrize("call", ["abandon", "close"])
-def test_what_cannot_even_be_undone_stops_nobody(world, call):
+def test_a_failure_to_undo_does_not_stop_the_other_guests(world, call):
     """The next run does it."""
     world.told["a", "prepare"] = GuestError("no")
     if call == "abandon":
@@ -218,7 +218,7 @@ def test_nothing_is_undone_that_is_being_read(world, how):
     assert world.stop.is_asked  # so that judges at work end soon
 
 
-def test_somebody_asks_to_stop(world):
+def test_a_request_to_stop(world):
     """What is under way is undone; who is not begun is left alone."""
     world.stop.ask()
     with pytest.raises(StopError):
@@ -241,7 +241,7 @@ def test_stopped_while_it_is_verified(world):
     assert world.failures == {}
 
 
-def test_ended_early_for_somebody_who_wants_to_write(world):
+def test_ended_early_for_a_waiting_writer(world):
     """The guest is in use: that is its failure, and the others go on."""
     world.told["a", "verify"] = StopError("interrupted")
     error = world.told["a", "check_holds"] = InUseError("it is in use")
@@ -303,7 +303,7 @@ def test_another_task_that_fails(world, call):
         (FormatError("too many clusters"), "cannot write the image of web01: too many clusters"),
     ],
 )
-def test_what_is_told_of_a_fault(error, said):
+def test_the_message_for_a_fault(error, said):
     told = as_reported("web01", error)
     assert isinstance(told, GuestError)
     assert "web01" in str(told)
@@ -311,7 +311,7 @@ def test_what_is_told_of_a_fault(error, said):
         raise told
 
 
-def test_an_error_of_ours_is_told_as_it_is():
+def test_our_own_errors_are_not_reworded():
     error = ImageError("cannot read it")
     assert as_reported("web01", error) is error
 

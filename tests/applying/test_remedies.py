@@ -1,4 +1,7 @@
-"""Advice is true of the verb that gives it: each cause is real, and the advice is followed before the next try."""
+"""Advice is true of the verb that gives it: each cause is real, and the advice is followed before the next try.
+
+Guards applying/guests/whole_originals.py.
+"""
 
 from __future__ import annotations
 

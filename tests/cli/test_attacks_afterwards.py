@@ -113,7 +113,7 @@ def test_a_copy_of_the_original_with_its_times_may_take_its_place(one):
     assert not overlay(one).exists()
 
 
-def test_an_original_that_somebody_removed_from_quarantine(one):
+def test_an_original_that_was_removed_from_quarantine(one):
     one.apply("--retire", "quarantine")
     (one.folder / ORIGINAL).unlink()
     done = run(one, "purge", "--yes")

@@ -1,4 +1,7 @@
-"""Templates and guests on block devices, by names that last: what a reboot makes of numbers harms nothing."""
+"""Templates and guests on block devices, by names that last: what a reboot makes of numbers harms nothing.
+
+Guards cli/warnings.py.
+"""
 
 from __future__ import annotations
 

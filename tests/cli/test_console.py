@@ -10,7 +10,7 @@ import pytest
 
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.cli import run_session
-from batchdiff.cli.console import Console, Progress
+from batchdiff.cli.console import Console, ProgressMode
 from batchdiff.errors import BatchdiffError, UsageError
 
 SAID = {"say": "a message", "detail": "a detail", "warn": "batchdiff: a warning"}
@@ -45,11 +45,15 @@ def test_a_program_gets_events_instead_of_results(capsys):
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 @pytest.mark.parametrize("verbosity", [-1, 0, 1])
-@pytest.mark.parametrize("progress", Progress)
+@pytest.mark.parametrize("progress", ProgressMode)
 def test_when_progress_is_shown(monkeypatch, is_terminal, verbosity, progress):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
-    expected = {Progress.ALWAYS: True, Progress.NEVER: False, Progress.AUTO: is_terminal and verbosity >= 0}
+    expected = {
+        ProgressMode.ALWAYS: True,
+        ProgressMode.NEVER: False,
+        ProgressMode.AUTO: is_terminal and verbosity >= 0,
+    }
     assert Console(verbosity, progress=progress).shows_progress is expected[progress]
 
 

@@ -75,7 +75,7 @@ def test_apply_and_a_rebuilding_restore(inheriting):
     assert {name: permissions(folder / name) for name in NAMES} == before
 
 
-def test_nobody_reads_what_is_being_written(fleet):
+def test_unfinished_files_are_unreadable_to_others(fleet):
     """Killed before each call that changes permissions: what it leaves is open to no more than the original."""
     folder = fleet.folder
     os.setxattr(folder, access.DEFAULT, access.open_to(3001, 7))

@@ -1,4 +1,7 @@
-"""Guests that are named by symbolic links, and images that do not start like their formats, as users see them."""
+"""Guests that are named by symbolic links, and images that do not start like their formats, as users see them.
+
+Guards cli/format_doubts.py.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,7 @@ def test_in_the_place_of_what_a_link_leads_to(folder):
     assert "leads to nothing" not in applied.stderr
 
 
-def test_many_links_are_not_told_one_by_one(folder):
+def test_many_links_are_summed_up(folder):
     for number in range(5):
         notation.write_raw(folder / "disks" / f"{number}.img", "1M:A 1M:B")
         (folder / f"link{number}.img").symlink_to(f"disks/{number}.img")

@@ -1,4 +1,7 @@
-"""The exact text of messages that an operator acts on, and that no other test quotes whole."""
+"""The exact text of messages that an operator acts on, and that no other test quotes whole.
+
+Guards cli/new_plan/plan_warnings.py, cli/run_session.py.
+"""
 
 from __future__ import annotations
 

@@ -421,7 +421,7 @@ def test_a_lost_journal_and_a_lost_sidecar(one):
     assert_original_is_back(one)
 
 
-def test_an_overlay_of_somebody_else_is_not_recovered(one):
+def test_a_foreign_overlay_is_not_recovered(one):
     """No sidecar names it for this plan: it is left alone."""
     arguments = ["-f", "qcow2", "-F", "raw", "-b", str(one.folder / "template.img"), str(overlay(one))]
     notation.run("qemu-img", "create", "-q", *arguments)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from batchdiff.cli import main
-from batchdiff.cli.arguments import parsed
+from batchdiff.cli.arguments import parse_arguments
 
 
 def refusal(capsys, *argv: str) -> str:
     with pytest.raises(SystemExit) as ended:
-        parsed(list(argv))
+        parse_arguments(list(argv))
     assert ended.value.code == 2
     return capsys.readouterr().err.strip().rpartition("error: ")[2]
 
@@ -51,7 +51,7 @@ def test_what_is_wrong(capsys, argv, words):
     ("text", "rate"), [("100M/s", 100 << 20), ("100MB/s", 100 << 20), ("2000KiB", 2000 << 10)]
 )
 def test_rates(text, rate):
-    assert parsed(["plan", "m", "--limit-rate", text]).limit_rate == rate
+    assert parse_arguments(["plan", "m", "--limit-rate", text]).limit_rate == rate
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdin", "/dev/fd/63"])

@@ -1,3 +1,8 @@
+"""`batchdiff plan`, as its users run it.
+
+Guards cli/new_plan/new_plan.py.
+"""
+
 import fcntl
 import json
 import os

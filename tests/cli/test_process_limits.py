@@ -174,7 +174,9 @@ def test_a_folder_that_has_been_deleted(tmp_path):
     argv = ["sh", "-c", script, "sh", *COMMAND, "plan", str(tmp_path / "fleet.yaml"), "-o", "p.json"]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2, done.stderr
-    assert "the current folder has been deleted" in done.stderr
+    assert done.stderr == (
+        "batchdiff: the current folder has been deleted. Change to another one, and run the same command again.\n"
+    )
     assert "Traceback" not in done.stderr
 
 

@@ -1,4 +1,7 @@
-"""Planning again: guests that are done are skipped, and what an earlier plan can undo stays so."""
+"""Planning again: guests that are done are skipped, and what an earlier plan can undo stays so.
+
+Guards cli/earlier_plans.py, plan/earlier_plans.py.
+"""
 
 import fcntl
 import json
@@ -18,7 +21,7 @@ from batchdiff.cli.run_session import carry_out
 from batchdiff.errors import PlanError
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.plan.file import read_plan
-from batchdiff.plan.sidecar import Origin, read_sidecar
+from batchdiff.plan.sidecar import OverlayOrigin, read_sidecar
 
 TEMPLATE = "2M:A 1M:- 1M:B"
 GUEST = "64k:{} 1984k:A 1M:- 1M:B"
@@ -248,7 +251,7 @@ def test_where_the_older_plan_cannot_be_kept_nothing_is_scanned(pool):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_plan_that_is_not_found(pool, version):
     overlays = {
-        f"{pool.folder}/{name}.qcow2": Origin(
+        f"{pool.folder}/{name}.qcow2": OverlayOrigin(
             name, "sha256:" + "00" * 32, "/elsewhere/x", f"{pool.folder}/{name}.img"
         )
         for name in ("web01", "web02")
@@ -272,7 +275,7 @@ def test_a_plan_that_lies_elsewhere_is_found(pool, tmp_path_factory):
     pool.plan("-q")
     assert "not found" in pool.reasons()["web01"]
     overlays = read_sidecar(f"{pool.folder}/template.img.batchdiff-template.json").overlays
-    known = {path: Origin(each.guest, each.plan, f"{there}/gone.json") for path, each in overlays.items()}
+    known = {path: OverlayOrigin(each.guest, each.plan, f"{there}/gone.json") for path, each in overlays.items()}
     write_sidecar(pool.folder / "template.img", known)
     pool.plan("-q")
     assert pool.reasons()["web01"] == f"done by {there}/first.json"

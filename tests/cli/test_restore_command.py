@@ -1,4 +1,7 @@
-"""restore, purge, status and verify, as their users run them."""
+"""restore, purge, status and verify, as their users run them.
+
+Guards cli/verbs/purge.py.
+"""
 
 import json
 import os
@@ -223,7 +226,7 @@ def test_an_overlay_in_its_guests_place(tmp_path, retire):
     assert not [n for n in fleet.names() if ".batchdiff-" in n and not n.endswith("-template.json")]
 
 
-def test_status_tells_what_is_next(planned):
+def test_status_shows_the_next_command(planned):
     assert set(steps(planned).values()) == {"planned"}
     planned.apply()
     assert set(steps(planned).values()) == {"published"}
@@ -253,7 +256,7 @@ def test_verify_finds_all_sound(planned):
 
 
 @pytest.mark.parametrize(("change", "code"), [("touch", 0), ("write", 6), ("set back", 6)])
-def test_verify_tells_a_changed_template_from_a_touched_one(planned, change, code):
+def test_verify_distinguishes_a_changed_template_from_a_touched_one(planned, change, code):
     planned.apply("--retire", "delete", "--yes")
     path = planned.folder / "template.img"
     times = path.stat()

@@ -1,4 +1,7 @@
-"""A verb loads what it needs and no more: a start is most of what a short command takes."""
+"""A verb loads what it needs and no more: a start is most of what a short command takes.
+
+Guards __main__.py.
+"""
 
 import json
 import signal

@@ -1,3 +1,8 @@
+"""`batchdiff validate`, as its users run it.
+
+Guards cli/guest_hints.py.
+"""
+
 import pytest
 from commands import MANIFEST, batchdiff, events
 
@@ -76,7 +81,7 @@ def test_a_raw_template_that_is_declared_qcow2(fleet, verb):
     assert f"{hint}; did you mean `format: raw`?" in done.stderr
 
 
-def test_guests_that_nobody_may_write_to(fleet):
+def test_read_only_guests(fleet):
     """As `cp` makes them of a template that is protected; their overlays get that mode."""
     (fleet.folder / "raw.img").chmod(0o444)
     path = f"{fleet.folder}/raw.img"

@@ -1,4 +1,7 @@
-"""What rests on a file, with images and names as QEMU makes them."""
+"""What rests on a file, with images and names as QEMU makes them.
+
+Guards image/backing/heads.py, image/backing/links.py.
+"""
 
 import errno
 import fcntl

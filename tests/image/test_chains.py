@@ -1,4 +1,7 @@
-"""Chains: what shows through where, against QEMU; and chains that are not as declared."""
+"""Chains: what shows through where, against QEMU; and chains that are not as declared.
+
+Guards image/backing_names.py, image/image.py.
+"""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_place_size_and_content_matter():
     assert combined(9, {}) != combined(10, {})
 
 
-def test_the_label_tells_the_sizes():
+def test_the_label_has_the_sizes():
     assert combined(9, {}).startswith(f"xxh3-128-{RANGE // MIB}m-{WINDOW // KIB}k:")
 
 

@@ -1,4 +1,7 @@
-"""Hostile or damaged qcow2 metadata: each refused with an ImageError, soon (as in QEMU's iotests 060, 080)."""
+"""Hostile or damaged qcow2 metadata: each refused with an ImageError, soon (as in QEMU's iotests 060, 080).
+
+Guards image/qcow2_extras.py, qcow2/bitmaps.py, qcow2/extensions.py.
+"""
 
 from __future__ import annotations
 

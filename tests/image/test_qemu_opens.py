@@ -2,6 +2,8 @@
 
 Each case is an image of qemu-img's with a few bytes changed. QEMU is asked as a VM would ask it: for reading, as
 it opens a template below an overlay, and for writing, as it opens a guest's own image that got its name back.
+
+Guards image/open.py.
 """
 
 from __future__ import annotations

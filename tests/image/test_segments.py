@@ -1,4 +1,7 @@
-"""Cutting lists of segments, against the plainest model: what every byte is."""
+"""Cutting lists of segments, against the plainest model: what every byte is.
+
+Guards image/layer.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Small qcow2 files that claim much: what is nothing but zeros is told from the tables, in few words."""
+"""Small qcow2 files that claim much: what is nothing but zeros is told from the tables, in few words.
+
+Guards image/qcow2_tables.py.
+"""
 
 import notation
 import numpy as np

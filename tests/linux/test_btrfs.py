@@ -2,10 +2,9 @@
 
 import os
 import random
-from contextlib import contextmanager
 
 import pytest
-from filesystems import mounted, settle
+from filesystems import mounted, opened, settle, use_of
 from notation import run
 
 from batchdiff.image.storage.allocation import disk_use
@@ -21,20 +20,6 @@ from batchdiff.units import KIB, MIB
 def disk(tmp_path_factory):
     with mounted(tmp_path_factory.mktemp("btrfs"), "btrfs", options="loop,compress=zstd") as point:
         yield point
-
-
-@contextmanager
-def opened(path):
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def use_of(path, **options):
-    with opened(path) as fd:
-        return disk_use(fd, str(path), **options)
 
 
 def written(path, content):
@@ -162,7 +147,7 @@ def test_what_the_template_has_stays_in_any_case(disk):
         (noise(MIB), Exactness.AT_LEAST, "overwritten"),
     ],
 )
-def test_who_is_not_root_is_told_so(disk, content, exactness, words):
+def test_the_note_for_users_other_than_root(disk, content, exactness, words):
     path = written(disk / "for all", content)
     with opened(path) as fd:
         os.seteuid(65534)

@@ -4,12 +4,9 @@ import contextlib
 import fcntl
 import os
 import struct
-import tempfile
-from pathlib import Path
 
 import notation
 import pytest
-from filesystems import mounted
 
 from batchdiff.linux.inode_flags import set_early_flags, set_late_flags
 from batchdiff.linux.metadata import copy_metadata, prepare
@@ -17,21 +14,6 @@ from batchdiff.linux.metadata import copy_metadata, prepare
 GET_MORE, SET_MORE = 0x801C581F, 0x401C5820
 MORE = struct.Struct("=5I8x")
 EXTSIZE, PROJINHERIT, EXTSZINHERIT = 0x800, 0x200, 0x1000
-
-
-@pytest.fixture(scope="module")
-def filesystems(tmp_path_factory):
-    with contextlib.ExitStack() as stack:
-        here = tmp_path_factory.mktemp("filesystems")
-        yield {kind: stack.enter_context(mounted(here, kind)) for kind in ("ext4", "xfs", "btrfs")}
-
-
-@pytest.fixture
-def place(filesystems):
-    def made(kind):
-        return Path(tempfile.mkdtemp(dir=filesystems[kind]))
-
-    return made
 
 
 def more(path):

@@ -1,7 +1,6 @@
 import contextlib
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 import access
@@ -177,8 +176,8 @@ def inheriting(tmp_path):
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
 @pytest.mark.parametrize("mode", [0o600, 0o660, 0o644, 0o604, 0o000])
 @pytest.mark.parametrize("named", [None, 0o6, 0o0], ids=["no-acl", "acl", "acl-against"])
-def test_as_many_may_read_as_before_whatever_the_folder_gives(places, kind, mode, named):
-    folder = Inheriting(places(kind))
+def test_as_many_may_read_as_before_whatever_the_folder_gives(place, kind, mode, named):
+    folder = Inheriting(place(kind))
     if named is not None:
         os.setxattr(folder.original, access.ACCESS, access.open_to(2001, named))
     os.chmod(folder.original, mode)
@@ -193,21 +192,6 @@ def test_as_many_may_read_as_before_whatever_the_folder_gives(places, kind, mode
     assert access.readers(folder.path / "new") == before
     one, other = (attributes(folder.path / name) for name in ("original", "new"))
     assert one == other
-
-
-@pytest.fixture(scope="module")
-def filesystems(tmp_path_factory):
-    with contextlib.ExitStack() as stack:
-        here = tmp_path_factory.mktemp("filesystems")
-        yield {kind: stack.enter_context(mounted(here, kind)) for kind in ("ext4", "xfs", "btrfs")}
-
-
-@pytest.fixture
-def places(filesystems):
-    def place(kind):
-        return Path(tempfile.mkdtemp(dir=filesystems[kind]))
-
-    return place
 
 
 def attributes(path):
@@ -232,7 +216,7 @@ def test_the_folder_would_let_others_in(inheriting):
     ("mode", "listed", "left"),
     [(0o664, False, 0o644), (0o604, False, 0o600), (0o4644, False, 0o644), (0o664, True, 0o600)],
 )
-def test_without_root_nobody_else_is_let_in(inheriting, mode, listed, left):
+def test_without_root_no_other_user_gains_access(inheriting, mode, listed, left):
     """Owner and group cannot be given away: then another group must not get the old one's rights."""
     if listed:
         os.setxattr(inheriting.original, access.ACCESS, access.open_to(3001, 4))
@@ -260,7 +244,7 @@ def test_without_root_nobody_else_is_let_in(inheriting, mode, listed, left):
     assert access.ACCESS not in os.listxattr(inheriting.path / "new")
 
 
-def test_an_inherited_list_that_cannot_be_removed_lets_nobody_in(inheriting, monkeypatch):
+def test_an_inherited_list_that_cannot_be_removed_gives_no_access(inheriting, monkeypatch):
     inheriting.original.chmod(0o664)
     with inheriting.new() as (source, target):
 
@@ -278,7 +262,7 @@ def test_an_inherited_list_that_cannot_be_removed_lets_nobody_in(inheriting, mon
     assert access.readers(inheriting.path / "new") == {"owner"}
 
 
-def test_a_list_that_cannot_be_kept_lets_nobody_in(inheriting, monkeypatch):
+def test_a_list_that_cannot_be_kept_gives_no_access(inheriting, monkeypatch):
     """Its mask shows in the mode: as a mode it would let in the group, which the list keeps out."""
     against = access.acl(
         (access.OWNER, 6), (access.USER, 6, 2001), (access.GROUP_OBJ, 0), (access.MASK, 6), (access.OTHER, 0)

@@ -4,7 +4,7 @@ import pytest
 import real_holders
 from filesystems import mounted, overlayfs, tmpfs
 
-from batchdiff.linux.mounts import Mount, filesystem_of, mounts, mounts_of, parsed
+from batchdiff.linux.mounts import Mount, filesystem_of, mounts, mounts_of, parse_mount
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from batchdiff.linux.mounts import Mount, filesystem_of, mounts, mounts_of, pars
     ],
 )
 def test_a_line(line, expected):
-    assert parsed(line) == expected
+    assert parse_mount(line) == expected
 
 
 def test_all_mounts_of_this_machine_are_understood():
@@ -35,7 +35,7 @@ def test_all_mounts_of_this_machine_are_understood():
 def test_only_the_line_of_the_own_mount_is_taken_apart(monkeypatch):
     """A host with hundreds of containers has as many mounts, and each guest of a fleet asks five times."""
     lines = []
-    monkeypatch.setattr("batchdiff.linux.mounts.parsed", lambda line: lines.append(line) or parsed(line))
+    monkeypatch.setattr("batchdiff.linux.mounts.parse_mount", lambda line: lines.append(line) or parse_mount(line))
     assert type_at("/proc") == "proc"
     assert len(lines) == 1
 
@@ -97,7 +97,7 @@ def test_a_device_that_is_not_mounted(tmp_path):
 
 def test_options():
     line = r"7 1 0:44 / /m rw - overlay overlay rw,upperdir=/a\040b\054c/d=e,volatile"
-    mount = parsed(line)
+    mount = parse_mount(line)
     assert mount.option("upperdir") == "/a b,c/d=e"
     assert mount.option("volatile") == ""
     assert mount.option("lowerdir") is None

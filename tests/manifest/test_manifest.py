@@ -1,4 +1,7 @@
-"""What manifests mean, and the files that hold them."""
+"""What manifests mean, and the files that hold them.
+
+Guards manifest/content.py, manifest/file.py, manifest/names.py.
+"""
 
 from __future__ import annotations
 
@@ -206,7 +209,7 @@ def test_files_that_are_no_manifest(folder):
             file.write(content)
         with pytest.raises(ManifestError, match=path):
             read_manifest(path)
-    with pytest.raises(ManifestError, match="latin:2: not UTF-8"):
+    with pytest.raises(ManifestError, match="latin:2: not UTF-8, as a manifest must be"):
         read_manifest("latin")
 
 
@@ -228,7 +231,7 @@ def test_files_that_cannot_be_read(folder, path, message):
     assert message in str(caught.value)
 
 
-def test_of_a_globs_overlay_that_exists_only_what_can_be_done_is_told(folder):
+def test_an_existing_overlay_of_a_glob_gets_only_possible_remedies(folder):
     make("clones/a.qcow2")
     (problem,) = problems(guests("{glob: clones/*.img, format: raw}"))
     assert problem.endswith(

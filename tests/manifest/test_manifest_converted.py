@@ -11,7 +11,7 @@ from manifest_texts import guests, make, problems, raw, read
 from recorded_sidecars import PLAN, VERSIONS, put_overlay, write_sidecar
 
 from batchdiff.manifest.file import read_manifest
-from batchdiff.plan.sidecar import Origin
+from batchdiff.plan.sidecar import OverlayOrigin
 
 GLOB = "{glob: clones/*.img, format: raw}"
 QUARANTINE = ".batchdiff-original"
@@ -31,7 +31,7 @@ def converted(folder, version):
         for guest, overlay in overlays.items():
             original, path = f"{folder}/clones/{guest}.img", f"{folder}/clones/{overlay}"
             put_overlay(path, f"{folder}/t.img")
-            known[path] = Origin(guest, PLAN, f"{folder}/m.plan.json", original)
+            known[path] = OverlayOrigin(guest, PLAN, f"{folder}/m.plan.json", original)
         write_sidecar(f"{folder}/t.img", known, version=version)
 
     return convert
@@ -88,7 +88,8 @@ def test_a_glob_of_nothing_but_deleted_ones(folder):
         put_overlay(f"clones/{name}.qcow2", f"{folder}/t.img")
         os.unlink(f"clones/{name}.img")
     overlays = {
-        f"{folder}/clones/{name}.qcow2": Origin(name, PLAN, "", f"{folder}/clones/{name}.img") for name in "ab"
+        f"{folder}/clones/{name}.qcow2": OverlayOrigin(name, PLAN, "", f"{folder}/clones/{name}.img")
+        for name in "ab"
     }
     write_sidecar(f"{folder}/t.img", overlays)
     assert done(read(guests(GLOB))) == ({"a": "a.qcow2", "b": "b.qcow2"}, [])
@@ -99,7 +100,7 @@ def test_overlays_that_a_glob_matches_are_not_guests(folder, converted, version,
     """``clones/*.qcow2`` with overlays ``NAME.overlay.qcow2``, whose guests are gone by now."""
     os.rename("clones/a.img", "clones/a.qcow2")
     put_overlay("clones/a.overlay.qcow2", f"{folder}/t.img")
-    origin = Origin("a", PLAN, "", f"{folder}/clones/a.qcow2")
+    origin = OverlayOrigin("a", PLAN, "", f"{folder}/clones/a.qcow2")
     write_sidecar(f"{folder}/t.img", {f"{folder}/clones/a.overlay.qcow2": origin}, version=version)
     retire(how, "clones/a.qcow2")
     os.unlink("clones/c.qcow2")
@@ -113,7 +114,7 @@ def test_in_place(folder, version, listed):
     os.unlink("clones/a.img")
     put_overlay("clones/a.img", f"{folder}/t.img")
     path = f"{folder}/clones/a.img"
-    write_sidecar(f"{folder}/t.img", {path: Origin("a", PLAN, "", path)}, version=version)
+    write_sidecar(f"{folder}/t.img", {path: OverlayOrigin("a", PLAN, "", path)}, version=version)
     item = raw("clones/a.img", ", overlay: {path: same}") if listed else GLOB[:-1] + ", overlay: {path: same}}"
     settled, left = done(read(guests(item, tail="retire: quarantine\n")))
     assert settled == {"a": "a.img"}
@@ -125,13 +126,13 @@ def test_in_place_once_and_beside_now(folder, version):
     os.unlink("clones/a.img")
     put_overlay("clones/a.img", f"{folder}/t.img")
     path = f"{folder}/clones/a.img"
-    write_sidecar(f"{folder}/t.img", {path: Origin("a", PLAN, "", path)}, version=version)
+    write_sidecar(f"{folder}/t.img", {path: OverlayOrigin("a", PLAN, "", path)}, version=version)
     assert done(read(guests(raw("clones/a.img")))) == ({"a": "a.img"}, [])
 
 
 def test_beside_once_and_in_place_now(folder):
     put_overlay("clones/a.qcow2", f"{folder}/t.img")
-    origin = Origin("a", PLAN, "", f"{folder}/clones/a.img")
+    origin = OverlayOrigin("a", PLAN, "", f"{folder}/clones/a.img")
     write_sidecar(f"{folder}/t.img", {f"{folder}/clones/a.qcow2": origin})
     retire("quarantine", "clones/a.img")
     item = raw("clones/a.img", ", overlay: {path: same}")
@@ -195,7 +196,7 @@ def test_an_overlay_that_moved_and_left_a_link(folder, converted):
 def test_the_overlay_of_another_guest_is_not_this_ones(folder):
     """``a.raw`` was converted; ``a.img``, which would get the same overlay, was not."""
     put_overlay("clones/a.qcow2", f"{folder}/t.img")
-    origin = Origin("a", PLAN, "", f"{folder}/clones/a.raw")
+    origin = OverlayOrigin("a", PLAN, "", f"{folder}/clones/a.raw")
     write_sidecar(f"{folder}/t.img", {f"{folder}/clones/a.qcow2": origin})
     assert "exists already" in problems(guests(raw("clones/a.img")))[0]
     retire("delete", "clones/a.img")
@@ -208,7 +209,7 @@ def test_a_guest_behind_a_link(folder):
     os.rename("clones/a.img", "pool/disk")
     os.symlink("../pool/disk", "clones/a.img")
     put_overlay("clones/a.qcow2", f"{folder}/t.img")
-    overlays = {f"{folder}/clones/a.qcow2": Origin("a", PLAN, "", f"{folder}/pool/disk")}
+    overlays = {f"{folder}/clones/a.qcow2": OverlayOrigin("a", PLAN, "", f"{folder}/pool/disk")}
     write_sidecar(f"{folder}/t.img", overlays)
     for how in ("keep", "quarantine"):
         retire(how, "pool/disk")
@@ -240,7 +241,7 @@ def test_what_a_glob_would_take_in(folder, pattern, takes):
     make("other/x.img", "z.img")
     os.unlink("clones/c.qcow2")
     put_overlay("clones/a.qcow2", f"{folder}/t.img")
-    overlays = {f"{folder}/clones/a.qcow2": Origin("a", PLAN, "", f"{folder}/clones/a.img")}
+    overlays = {f"{folder}/clones/a.qcow2": OverlayOrigin("a", PLAN, "", f"{folder}/clones/a.img")}
     write_sidecar(f"{folder}/t.img", overlays)
     os.unlink("clones/a.img")
     item = f'{{glob: "{pattern.format(folder=folder)}", format: raw}}'
@@ -251,7 +252,7 @@ def test_what_a_glob_would_take_in(folder, pattern, takes):
 def test_a_glob_at_the_root_of_the_folder(folder):
     make("d.img")
     put_overlay("d.qcow2", f"{folder}/t.img")
-    write_sidecar(f"{folder}/t.img", {f"{folder}/d.qcow2": Origin("d", PLAN, "", f"{folder}/d.img")})
+    write_sidecar(f"{folder}/t.img", {f"{folder}/d.qcow2": OverlayOrigin("d", PLAN, "", f"{folder}/d.img")})
     os.unlink("d.img")
     for pattern in ("*.img", "**/d.img", "d.img"):
         assert "d" in done(read(guests(f'{{glob: "{pattern}", format: raw}}')))[0]
@@ -259,7 +260,7 @@ def test_a_glob_at_the_root_of_the_folder(folder):
 
 def test_hidden_files_are_taken_in_only_where_the_pattern_says_so(folder):
     put_overlay("clones/.a.qcow2", f"{folder}/t.img")
-    overlays = {f"{folder}/clones/.a.qcow2": Origin("a", PLAN, "", f"{folder}/clones/.a.img")}
+    overlays = {f"{folder}/clones/.a.qcow2": OverlayOrigin("a", PLAN, "", f"{folder}/clones/.a.img")}
     write_sidecar(f"{folder}/t.img", overlays)
     assert done(read(guests(GLOB))) == ({}, ["a", "b"])
     assert done(read(guests("{glob: clones/.*.img, format: raw}"))) == ({".a": ".a.qcow2"}, [])
@@ -278,7 +279,7 @@ def test_names_stay_what_they_were_once_their_guests_are_gone(folder):
     items = guests("{glob: clones/a.img, format: raw}", "{glob: more/*.img, format: raw}")
     before = [guest.name for guest in read(items).guests]
     put_overlay("clones/a.qcow2", f"{folder}/t.img")
-    overlays = {f"{folder}/clones/a.qcow2": Origin("a", PLAN, "", f"{folder}/clones/a.img")}
+    overlays = {f"{folder}/clones/a.qcow2": OverlayOrigin("a", PLAN, "", f"{folder}/clones/a.img")}
     write_sidecar(f"{folder}/t.img", overlays)
     os.unlink("clones/a.img")
     assert [guest.name for guest in read(items).guests] == before == ["clones/a.img", "more/a.img"]
@@ -287,7 +288,7 @@ def test_names_stay_what_they_were_once_their_guests_are_gone(folder):
 def test_a_default_overlay_keeps_off_guests_that_are_gone(folder):
     """``a.qcow2`` was a guest and is in quarantine: its name must stay free for the way back."""
     put_overlay("clones/a.overlay.qcow2", f"{folder}/t.img")
-    overlays = {f"{folder}/clones/a.overlay.qcow2": Origin("a", PLAN, "", f"{folder}/clones/a.qcow2")}
+    overlays = {f"{folder}/clones/a.overlay.qcow2": OverlayOrigin("a", PLAN, "", f"{folder}/clones/a.qcow2")}
     write_sidecar(f"{folder}/t.img", overlays)
     items = guests("{path: clones/a.qcow2, format: qcow2}", raw("clones/a.img", ", overlay: {path: x.qcow2}"))
     assert done(read(items)) == ({"clones/a.qcow2": "a.overlay.qcow2"}, ["clones/a.img"])
@@ -298,9 +299,9 @@ def test_a_default_overlay_keeps_off_guests_that_are_gone(folder):
     )
 
 
-def test_two_guests_of_one_overlay_are_told_also_if_both_are_gone(folder):
+def test_two_guests_of_one_overlay_are_reported_even_if_both_are_gone(folder):
     put_overlay("clones/a.qcow2", f"{folder}/t.img")
-    write_sidecar(f"{folder}/t.img", {f"{folder}/clones/a.qcow2": Origin("a", PLAN)}, version="1.0")
+    write_sidecar(f"{folder}/t.img", {f"{folder}/clones/a.qcow2": OverlayOrigin("a", PLAN)}, version="1.0")
     (problem,) = problems(guests(raw("clones/a.vmdk"), raw("clones/a.vdi")))
     assert "have the same overlay" in problem
 
@@ -314,11 +315,11 @@ def test_a_guest_that_is_gone_needs_its_format_too(folder, converted):
 
 @pytest.mark.parametrize("path", ["relative.qcow2", "/a\0b", "/a\nb", ""])
 def test_paths_that_are_none_in_a_sidecar(folder, path):
-    write_sidecar(f"{folder}/t.img", {path: Origin("a", PLAN, "", f"{folder}/clones/a.img")})
+    write_sidecar(f"{folder}/t.img", {path: OverlayOrigin("a", PLAN, "", f"{folder}/clones/a.img")})
     assert done(read(guests(GLOB))) == ({}, ["a", "b"])
 
 
-def test_a_sidecar_that_cannot_be_read_converts_nobody(folder, converted):
+def test_an_unreadable_sidecar_marks_no_guest_as_converted(folder, converted):
     converted(a="a.qcow2")
     Path("t.img.batchdiff-template.json").write_text("{")
     assert "exists already" in problems(guests(raw("clones/a.img")))[0]
@@ -353,7 +354,7 @@ def test_a_template_on_a_block_device(tmp_path):
         device = notation.run("losetup", "-f", "--show", str(place / "template.img")).strip()
         try:
             put_overlay(place / "a.qcow2", device)
-            write_sidecar(device, {str(place / "a.qcow2"): Origin("a", PLAN, "", str(place / "a.img"))})
+            write_sidecar(device, {str(place / "a.qcow2"): OverlayOrigin("a", PLAN, "", str(place / "a.img"))})
             text = f"version: 1\ntemplate: {{path: {device}, format: raw}}\nguests:\n"
             for item in ("  - {glob: '*.img', format: raw}\n", "  - {path: a.img, format: raw}\n"):
                 (place / "m.yaml").write_text(text + item.replace("*", "[ab]"))

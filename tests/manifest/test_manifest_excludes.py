@@ -9,7 +9,7 @@ from manifest_texts import guests, make, named, problems, raw, read
 from recorded_sidecars import PLAN, put_overlay, write_sidecar
 
 from batchdiff.manifest.names import default_overlay
-from batchdiff.plan.sidecar import Origin
+from batchdiff.plan.sidecar import OverlayOrigin
 
 ALL = '{glob: "clones/**/*.img", format: raw}'
 
@@ -118,7 +118,7 @@ def test_a_conflict_under_a_glob_has_advice_that_works(folder):
 
 def test_excluded_guests_that_were_converted_are_not_the_manifests(folder):
     put_overlay("clones/gone.qcow2", f"{folder}/t.img")
-    origin = Origin("gone", PLAN, original=f"{folder}/clones/gone.img")
+    origin = OverlayOrigin("gone", PLAN, original=f"{folder}/clones/gone.img")
     write_sidecar(f"{folder}/t.img", {f"{folder}/clones/gone.qcow2": origin})
     assert [guest.name for guest in read(guests(ALL)).guests] == ["a", "b", "gone"]
     left = read(guests(ALL, tail=excluding('"clones/g*.img"')))
@@ -156,7 +156,7 @@ def test_names_follow_the_same_rule(folder):
 def test_an_overlay_of_the_former_rule_is_known(folder):
     make("clones/web.dd", "clones/web.disk")
     put_overlay("clones/web.qcow2", f"{folder}/t.img")
-    origin = Origin("web", PLAN, original=f"{folder}/clones/web.dd")
+    origin = OverlayOrigin("web", PLAN, original=f"{folder}/clones/web.dd")
     write_sidecar(f"{folder}/t.img", {f"{folder}/clones/web.qcow2": origin})
     found = read(guests('{glob: "clones/web.d*", format: raw}')).guests
     assert [(guest.name, guest.converted == origin) for guest in found] == [("web.dd", True), ("web.disk", False)]

@@ -1,4 +1,7 @@
-"""Which files a glob takes in as guests."""
+"""Which files a glob takes in as guests.
+
+Guards manifest/guests.py.
+"""
 
 from __future__ import annotations
 

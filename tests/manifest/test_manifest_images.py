@@ -1,4 +1,7 @@
-"""Images that are missing, are none, or have two parts to play."""
+"""Images that are missing, are none, or have two parts to play.
+
+Guards manifest/conflicts.py, manifest/paths.py.
+"""
 
 from __future__ import annotations
 

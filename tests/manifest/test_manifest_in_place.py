@@ -28,20 +28,20 @@ def test_the_overlay_has_the_guests_own_path(folder, retire, allow):
 
 
 @pytest.mark.parametrize("tail", ["", "retire: keep\n"])
-def test_a_guest_that_is_kept_leaves_its_place_to_nobody(folder, tail):
+def test_a_kept_guest_keeps_its_place(folder, tail):
     (problem,) = problems(guests(raw("clones/a.img", SAME), tail=tail))
     assert problem.startswith("m.yaml:4: guests[0].overlay.path: ")
     assert "write `retire: quarantine` or `retire: delete`" in problem
     assert "`./same`" in problem
 
 
-def test_keep_is_told_once_where_the_defaults_say_it(folder):
+def test_keep_is_reported_once_where_the_defaults_have_it(folder):
     tail = "defaults: {overlay: {path: same}}\n"
     (problem,) = problems(guests(raw("clones/a.img"), raw("clones/b.img"), tail=tail))
     assert problem.startswith("m.yaml:6: defaults.overlay.path: ")
 
 
-def test_an_unsound_retire_is_all_that_is_told(folder):
+def test_an_invalid_retire_is_the_only_problem_reported(folder):
     (problem,) = problems(guests(raw("clones/a.img", SAME), tail="retire: keeep\n"))
     assert 'did you mean "keep"?' in problem
 

@@ -1,4 +1,7 @@
-"""Keys and values that no manifest may have, told in plain words."""
+"""Keys and values that no manifest may have, told in plain words.
+
+Guards manifest/entries.py, manifest/text/problems.py.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def test_extended_l2_needs_large_clusters(folder, size, words):
     assert words in problem
 
 
-def test_a_wrong_default_is_told_once_and_where_it_is(folder):
+def test_a_wrong_default_is_reported_once_at_its_line(folder):
     head = HEAD + "defaults: {format: raw, overlay: {cluster_size: 3}}\n"
     (problem,) = problems(guests("path: clones/a.img", "path: clones/b.img", head=head))
     assert problem.startswith("m.yaml:3: defaults.overlay.cluster_size: 3 is not a cluster size")
@@ -268,7 +271,7 @@ def test_defaults_with_an_unsound_key_hide_nothing(folder, tail, also):
         assert words in found
 
 
-def test_a_misspelt_default_format_is_told_once(folder):
+def test_a_misspelt_default_format_is_reported_once(folder):
     found = problems(guests("path: clones/a.img", "path: clones/b.img", tail="defaults: {fromat: raw}\n"))
     assert found == ['m.yaml:6: defaults.fromat: unknown key; did you mean "format"?']
 

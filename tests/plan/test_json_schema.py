@@ -179,7 +179,7 @@ def test_a_manifest_without_a_problem_is_valid_whatever_counts_as_an_integer(doc
         ({"overlay": {"path": "o"}}, "guests[1].overlay.path: 'o' is not \"same\""),
     ],
 )
-def test_what_a_glob_must_not_have_is_told_with_its_place(change, said):
+def test_forbidden_keys_of_a_glob_are_reported_with_their_place(change, said):
     document = copy.deepcopy(WHOLE)
     document["guests"][1] |= change
     assert said in first_problem(document, MANIFEST)

@@ -13,7 +13,7 @@ from plans import guest_plan, planned_image, plans, refused_guest, small_plan
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.document import to_dict
 from batchdiff.plan.path_map import Move, PathMap, move_in
-from batchdiff.plan.sidecar import Origin, Sidecar
+from batchdiff.plan.sidecar import OverlayOrigin, Sidecar
 
 
 def mapped(path, *moves):
@@ -157,16 +157,16 @@ def test_a_sidecar():
         digest="d",
         fingerprints=(),
         overlays={
-            "/images/a.qcow2": Origin("a", "p", "/images/p.json", "/images/a.img"),
-            "/fast/b.qcow2": Origin("b", "p"),
-            "/other/c.qcow2": Origin("c", "p", "/other/p.json", "/images/c.img"),
+            "/images/a.qcow2": OverlayOrigin("a", "p", "/images/p.json", "/images/a.img"),
+            "/fast/b.qcow2": OverlayOrigin("b", "p"),
+            "/other/c.qcow2": OverlayOrigin("c", "p", "/other/p.json", "/images/c.img"),
         },
     )
     found = PathMap((Move("/images", "/fast"),)).sidecar(known)
     assert found.overlays == {
-        "/fast/a.qcow2": Origin("a", "p", "/fast/p.json", "/fast/a.img"),
-        "/fast/b.qcow2": Origin("b", "p"),
-        "/other/c.qcow2": Origin("c", "p", "/other/p.json", "/fast/c.img"),
+        "/fast/a.qcow2": OverlayOrigin("a", "p", "/fast/p.json", "/fast/a.img"),
+        "/fast/b.qcow2": OverlayOrigin("b", "p"),
+        "/other/c.qcow2": OverlayOrigin("c", "p", "/other/p.json", "/fast/c.img"),
     }
     assert (found.digest, found.fingerprints) == ("d", ())
 

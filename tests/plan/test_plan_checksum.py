@@ -5,38 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from plans import guest_plan, leaves, refused_guest, small_plan
+from plans import ONE_FOLDER, guest_plan, leaves, refusal, refused_guest, save, small_plan
 
 from batchdiff.errors import PlanError
-from batchdiff.plan.file import checksum_of, encode, read_plan
-
-one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-
-
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "fleet.plan.json")
-
-
-@pytest.fixture
-def document():
-    return json.loads(encode(small_plan(guest_plan(), refused_guest())))
-
-
-def save(document, path):
-    """Writes a document with the checksum that it should have."""
-    document["checksum"] = checksum_of(document)
-    Path(path).write_text(json.dumps(document))
-
-
-def refusal(path):
-    with pytest.raises(PlanError) as caught:
-        read_plan(path)
-    assert caught.value.exit_code == 5
-    assert path in caught.value.what
-    return str(caught.value)
+from batchdiff.plan.file import encode, read_plan
 
 
 # --- the checksum
@@ -85,7 +59,7 @@ def test_layout_and_order_of_keys_do_not_matter(path, document):
 
 
 @given(st.data())
-@one_folder
+@ONE_FOLDER
 def test_a_cut_plan_is_refused(path, data):
     whole = encode(small_plan(guest_plan(), refused_guest())).encode()
     cut = data.draw(st.integers(0, len(whole) - 2))
@@ -94,7 +68,7 @@ def test_a_cut_plan_is_refused(path, data):
 
 
 @given(st.data())
-@one_folder
+@ONE_FOLDER
 def test_a_damaged_byte_is_refused_or_changes_nothing(path, data):
     plan = small_plan()
     damaged = bytearray(encode(plan).encode())

@@ -1,4 +1,7 @@
-"""The JSON of plans in bulk is what Python's json makes of the same values, byte for byte."""
+"""The JSON of plans in bulk is what Python's json makes of the same values, byte for byte.
+
+Guards plan/json_reader.py.
+"""
 
 import hashlib
 import json
@@ -14,7 +17,7 @@ from batchdiff.extents import Kind
 from batchdiff.plan.document import to_dict
 from batchdiff.plan.extents import extents_of, runs_of
 from batchdiff.plan.file import checksum_of, encode, read_plan
-from batchdiff.plan.json_reader import canonical, parse
+from batchdiff.plan.json_reader import canonical, parse_json
 from batchdiff.plan.runs import Runs, match
 
 PAIRS = st.lists(st.tuples(st.integers(0, 10**18 - 1), st.integers(0, 10**18 - 1)), max_size=20)
@@ -62,7 +65,7 @@ def checksum_by_the_document(text):
 def test_the_checksum_is_the_documented_one(plan):
     text = encode(plan)
     assert json.loads(text)["checksum"] == checksum_by_the_document(text) == checksum_of(to_dict(plan))
-    assert checksum_of(json.loads(text)) == checksum_of(parse(text)) == checksum_by_the_document(text)
+    assert checksum_of(json.loads(text)) == checksum_of(parse_json(text)) == checksum_by_the_document(text)
 
 
 @given(guest_plans())
@@ -114,7 +117,7 @@ def test_what_is_taken_for_runs_is_json_of_pairs(text):
 @given(LIKE_PLANS, st.sampled_from([None, 2]), st.booleans())
 def test_a_document_is_what_json_reads(document, indent, ascii_only):
     text = json.dumps(document, indent=indent, ensure_ascii=ascii_only)
-    assert as_lists(parse(f" {text}\n")) == document
+    assert as_lists(parse_json(f" {text}\n")) == document
 
 
 @settings(max_examples=examples(60, slow=1000))
@@ -122,7 +125,7 @@ def test_a_document_is_what_json_reads(document, indent, ascii_only):
 def test_the_canonical_text_is_that_of_json(document):
     expected = json.dumps(document, sort_keys=True, separators=(",", ":"))
     assert "".join(canonical(document)) == expected
-    assert "".join(canonical(parse(json.dumps(document, indent=1)))) == expected
+    assert "".join(canonical(parse_json(json.dumps(document, indent=1)))) == expected
 
 
 @settings(max_examples=examples(60, slow=1000))
@@ -132,7 +135,9 @@ def test_text_is_refused_where_json_refuses_it(document, data):
     at = data.draw(st.integers(0, len(text)))
     inserted = data.draw(st.text(alphabet='[]{},:"0 x\\', max_size=2))
     text = text[:at] + inserted + text[at + data.draw(st.integers(0, 2)) :]
-    assert outcome(lambda: as_lists(parse(text))) == outcome(lambda: json.loads(text, object_pairs_hook=distinct))
+    assert outcome(lambda: as_lists(parse_json(text))) == outcome(
+        lambda: json.loads(text, object_pairs_hook=distinct)
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""plan.json comes back as it was written, and is written at once or not at all."""
+"""plan.json comes back as it was written, and is written at once or not at all.
+
+Guards plan/document.py, plan/plan.py.
+"""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""A plan whose checksum fits, but whose values make no sense, is refused; so is what is no plan at all."""
+"""A plan whose checksum fits, but whose values make no sense, is refused; so is what is no plan at all.
+
+Guards plan/extents.py.
+"""
 
 import contextlib
 import json
@@ -6,40 +9,14 @@ from pathlib import Path
 
 import pytest
 from examples import examples
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from plans import guest_plan, leaves, refused_guest, small_plan
+from plans import ONE_FOLDER, guest_plan, leaves, refusal, refused_guest, save, small_plan
 
 from batchdiff.errors import PlanError
 from batchdiff.extents import Kind
 from batchdiff.plan.extents import extents_of
-from batchdiff.plan.file import checksum_of, encode, read_plan
-
-one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-
-
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "fleet.plan.json")
-
-
-@pytest.fixture
-def document():
-    return json.loads(encode(small_plan(guest_plan(), refused_guest())))
-
-
-def save(document, path):
-    """Writes a document with the checksum that it should have."""
-    document["checksum"] = checksum_of(document)
-    Path(path).write_text(json.dumps(document))
-
-
-def refusal(path):
-    with pytest.raises(PlanError) as caught:
-        read_plan(path)
-    assert caught.value.exit_code == 5
-    assert path in caught.value.what
-    return str(caught.value)
+from batchdiff.plan.file import encode, read_plan
 
 
 @pytest.mark.parametrize("where", [("template",), ("guests", 0), ("guests", 0, "overlay")])
@@ -191,7 +168,7 @@ def test_invalid_values_are_refused(path, document, where, value):
     assert len(refusal(path)) < 1000
 
 
-@settings(one_folder, max_examples=examples(60, slow=1000))
+@settings(ONE_FOLDER, max_examples=examples(60, slow=1000))
 @given(st.data())
 def test_no_value_anywhere_crashes_the_reader(path, data):
     document = json.loads(encode(small_plan(guest_plan(), refused_guest())))

@@ -1,3 +1,8 @@
+"""Plans of small fleets, compared with what a naive reader finds.
+
+Guards planning/assessment.py, planning/scan_all.py.
+"""
+
 import dataclasses
 import errno
 import fcntl
@@ -139,8 +144,12 @@ def test_a_template_whose_folder_is_swapped_during_the_scan(tmp_path, jobs):
         if done in {0, total}:
             swap()
 
-    with pytest.raises(ImageError, match=r"another file has taken the place of .*images/template\.img"):
+    with pytest.raises(ImageError) as caught:
         make_plan(manifest(tmp_path / "images/template.img", guest), jobs=jobs, progress=progress)
+    assert str(caught.value) == (
+        f"another file has taken the place of {tmp_path}/images/template.img while it was scanned. Find out what"
+        " moved it, or mounted something there, and plan again."
+    )
 
 
 def test_progress(tmp_path, template, small_ranges):
@@ -302,7 +311,11 @@ def test_an_overlay_folder_that_is_gone(tmp_path, template):
     lost = dataclasses.replace(first, overlay_path=str(tmp_path / "gone" / "raw.qcow2"))
     guest, *rest = make_plan(dataclasses.replace(found, guests=(lost, *others)), jobs=1).guests
     assert guest.verdict is Verdict.REFUSE
-    assert re.search(r"cannot access .*gone.*: No such file", guest.reason)
+    assert re.fullmatch(
+        r"cannot access .*gone.*, the folder of its overlay: No such file or directory\. Create the folder, or"
+        r" correct `overlay: \{path: \.\.\.\}`\.",
+        guest.reason,
+    )
     assert {other.verdict for other in rest} == {Verdict.CONVERT}
 
 
@@ -348,8 +361,9 @@ def test_changed_while_it_was_scanned(tmp_path, template, small_ranges, monkeypa
 
     while_scanning(monkeypatch, act)
     if which == "template":
-        with pytest.raises(ImageError, match="the template changed while it was scanned"):
+        with pytest.raises(ImageError, match=r"^the template changed while it was scanned: ") as caught:
             planned(template, *guests, jobs=jobs)
+        assert caught.value.remedy == "Shut down the VM or program that writes to it, and plan again."
         return
     first, *others = planned(template, *guests, jobs=jobs).guests
     assert first.verdict is Verdict.REFUSE
@@ -439,7 +453,7 @@ def test_likeness_counts_every_unit_of_both(tmp_path, text):
     assert guest.diff.similarity == Similarity(equal * 4096, len(data) * 4096)
 
 
-def test_a_hard_link_is_told_from_shared_blocks(tmp_path):
+def test_a_hard_link_is_distinguished_from_shared_blocks(tmp_path):
     template = notation.write_raw(tmp_path / "t.img", "1M:A")
     path = notation.write_raw(tmp_path / "g.img", "1M:A")
     os.link(path, tmp_path / "second name")

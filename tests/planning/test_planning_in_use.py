@@ -67,7 +67,7 @@ def test_an_overlay_of_a_guest_in_use(template, guest):
 
 
 @pytest.mark.parametrize("holding", real_holders.WRITERS.values(), ids=real_holders.WRITERS)
-def test_a_template_that_somebody_writes_to(template, idle, holding):
+def test_a_template_that_is_written_to(template, idle, holding):
     with holding(template) as name, pytest.raises(ImageError, match="is in use") as caught:
         planned(template, idle)
     assert caught.value.exit_code == 4
@@ -106,7 +106,7 @@ def test_a_template_that_a_vm_opens_while_it_is_scanned(template, idle):
             make_plan(manifest(template, idle), jobs=1, progress=progress)
 
 
-def test_planning_keeps_nobody_out(template, guest):
+def test_planning_locks_out_no_other_process(template, guest):
     with ExitStack() as stack:
         vms = []
 

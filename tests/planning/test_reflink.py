@@ -1,4 +1,7 @@
-"""Reflink copies on real filesystems: what is shared is not read, and what was rewritten is found."""
+"""Reflink copies on real filesystems: what is shared is not read, and what was rewritten is found.
+
+Guards planning/scan/common_blocks.py.
+"""
 
 import dataclasses
 import fcntl

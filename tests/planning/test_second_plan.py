@@ -13,7 +13,7 @@ from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.plan.earlier_plans import EarlierPlans, is_done, plan_in
 from batchdiff.plan.known_states import first_state, is_known_state
 from batchdiff.plan.plan import Verdict
-from batchdiff.plan.sidecar import Origin
+from batchdiff.plan.sidecar import OverlayOrigin
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
 from batchdiff.planning.planner import EarlierResults, make_plan
 from batchdiff.planning.scan import one_range
@@ -137,7 +137,7 @@ def test_a_scan_that_was_stopped_goes_on_across_our_own_protection(folder, prote
 def done_guests(folder):
     """The manifest, all of its guests converted."""
     of = manifest(folder)
-    entries = tuple(dataclasses.replace(each, converted=Origin(each.name, PLAN)) for each in of.guests)
+    entries = tuple(dataclasses.replace(each, converted=OverlayOrigin(each.name, PLAN)) for each in of.guests)
     return dataclasses.replace(of, guests=entries)
 
 
@@ -176,7 +176,7 @@ def test_the_reason_names_the_plan(folder):
     assert [plan_in(guest.reason) for guest in plan.guests] == [""] * 3
     assert plan_in("done by /a/b.json") == "/a/b.json"
     assert plan_in("/a/b.json") == plan_in("done by an earlier plan") == plan_in("it is done by /a") == ""
-    assert EarlierPlans().reason(Origin("x", PLAN)) == "done by an earlier plan, whose file was not found"
+    assert EarlierPlans().reason(OverlayOrigin("x", PLAN)) == "done by an earlier plan, whose file was not found"
     assert not is_done("it is already an overlay of this template")
 
 

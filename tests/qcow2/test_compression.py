@@ -58,14 +58,16 @@ def test_memory_views_are_compressed(kind):
 @both
 @pytest.mark.parametrize("length", [0, 1, CLUSTER - 1])
 def test_too_short_streams_are_refused(kind, length):
-    with pytest.raises(FormatError, match=f"{length} bytes in place of {CLUSTER}"):
+    with pytest.raises(FormatError, match=f"^a compressed cluster has {length} bytes in place of {CLUSTER}$"):
         decompress(packed_by_hand(b"A" * length, kind), kind, CLUSTER)
 
 
 @both
 @pytest.mark.parametrize("length", [CLUSTER + 1, 64 << 20])
 def test_too_long_streams_are_refused_without_unpacking_them(kind, length):
-    with pytest.raises(FormatError, match=f"more than the {CLUSTER} bytes"):
+    with pytest.raises(
+        FormatError, match=f"^a compressed cluster has more than the {CLUSTER} bytes of a cluster$"
+    ):
         decompress(packed_by_hand(bytes(length), kind), kind, CLUSTER)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ PLAIN, OLD, EXTENDED = Geometry(65536), Geometry(65536, zero_flag=False), Geomet
 COPIED, COMPRESSED = 1 << 63, 1 << 62
 AT = 5 * 65536
 FILE_SIZE = 100 * 65536
+PAST = f"{{}} at {FILE_SIZE} lies past the end of the file ({FILE_SIZE} bytes): it is truncated or damaged"
 
 
 def words(*values):
@@ -81,36 +83,51 @@ def test_granules_of_subclusters(kinds):
 
 
 @pytest.mark.parametrize(
-    ("geometry", "entry", "match"),
+    ("geometry", "entry", "message"),
     [
-        pytest.param(PLAIN, AT + 512, "not aligned", id="misaligned"),
-        pytest.param(PLAIN, 512, "not aligned", id="cluster-0"),
-        pytest.param(PLAIN, FILE_SIZE, "past the end", id="past-the-end"),
-        pytest.param(PLAIN, FILE_SIZE | 1, "past the end", id="zero-past-the-end"),
-        *(pytest.param(PLAIN, AT | 1 << bit, "reserved", id=f"bit-{bit}") for bit in (1, 8, 56, 61)),
-        pytest.param(OLD, AT | 1, "reserved", id="zero-flag-in-version-2"),
-        pytest.param(PLAIN, COMPRESSED, "outside the file", id="compressed-at-0"),
-        pytest.param(PLAIN, COMPRESSED | 65535, "outside the file", id="compressed-in-cluster-0"),
-        pytest.param(PLAIN, COMPRESSED | FILE_SIZE, "outside the file", id="compressed-past-the-end"),
+        pytest.param(PLAIN, AT + 512, "a data cluster is not aligned to the cluster size", id="misaligned"),
+        pytest.param(PLAIN, 512, "a data cluster is not aligned to the cluster size", id="cluster-0"),
+        pytest.param(PLAIN, FILE_SIZE, PAST.format("a data cluster"), id="past-the-end"),
+        pytest.param(PLAIN, FILE_SIZE | 1, PAST.format("a data cluster"), id="zero-past-the-end"),
+        *(
+            pytest.param(PLAIN, AT | 1 << bit, "an L2 entry has reserved bits set", id=f"bit-{bit}")
+            for bit in (1, 8, 56, 61)
+        ),
+        pytest.param(OLD, AT | 1, "an L2 entry has reserved bits set", id="zero-flag-in-version-2"),
+        pytest.param(PLAIN, COMPRESSED, "a compressed cluster lies outside the file", id="compressed-at-0"),
+        pytest.param(
+            PLAIN, COMPRESSED | 65535, "a compressed cluster lies outside the file", id="compressed-in-cluster-0"
+        ),
+        pytest.param(
+            PLAIN,
+            COMPRESSED | FILE_SIZE,
+            "a compressed cluster lies outside the file",
+            id="compressed-past-the-end",
+        ),
     ],
 )
-def test_bad_entries_are_refused(geometry, entry, match):
-    with pytest.raises(FormatError, match=match):
+def test_bad_entries_are_refused(geometry, entry, message):
+    with pytest.raises(FormatError, match=f"^{re.escape(message)}$"):
         entries.check_l2(words(0, AT, entry), geometry, FILE_SIZE)
 
 
 @pytest.mark.parametrize(
-    ("entry", "bitmap", "match"),
+    ("entry", "bitmap", "message"),
     [
-        pytest.param(AT | 1, 0, "reserved", id="zero-flag"),
-        pytest.param(AT, 1 | 1 << 32, "both allocated and zero", id="both"),
-        pytest.param(0, 1 << 31, "allocated in a cluster that is not", id="allocated-nowhere"),
+        pytest.param(AT | 1, 0, "an L2 entry has reserved bits set", id="zero-flag"),
+        pytest.param(AT, 1 | 1 << 32, "a subcluster is marked both allocated and zero", id="both"),
+        pytest.param(
+            0,
+            1 << 31,
+            "a subcluster is marked allocated in a cluster that is not allocated",
+            id="allocated-nowhere",
+        ),
         pytest.param(COMPRESSED | AT, 1, "a compressed cluster has subclusters", id="compressed-allocated"),
         pytest.param(COMPRESSED | AT, 1 << 32, "a compressed cluster has subclusters", id="compressed-zero"),
     ],
 )
-def test_bad_subclusters_are_refused(entry, bitmap, match):
-    with pytest.raises(FormatError, match=match):
+def test_bad_subclusters_are_refused(entry, bitmap, message):
+    with pytest.raises(FormatError, match=f"^{re.escape(message)}$"):
         entries.check_l2(words(0, 0, entry, bitmap).reshape(2, 2), EXTENDED, FILE_SIZE)
 
 
@@ -138,17 +155,20 @@ def test_check_l1_gives_the_tables_in_order():
 
 
 @pytest.mark.parametrize(
-    ("entry", "match"),
+    ("entry", "message"),
     [
-        pytest.param(AT, "used for two parts", id="twice"),
-        pytest.param(COPIED | AT, "used for two parts", id="twice-with-another-flag"),
-        pytest.param(2 * AT + 512, "not aligned", id="misaligned"),
-        pytest.param(FILE_SIZE, "past the end", id="past-the-end"),
-        *(pytest.param(2 * AT | 1 << bit, "reserved", id=f"bit-{bit}") for bit in (0, 8, 56, 62)),
+        pytest.param(AT, "one L2 table is used for two parts of the disk", id="twice"),
+        pytest.param(COPIED | AT, "one L2 table is used for two parts of the disk", id="twice-with-another-flag"),
+        pytest.param(2 * AT + 512, "an L2 table is not aligned to the cluster size", id="misaligned"),
+        pytest.param(FILE_SIZE, PAST.format("an L2 table"), id="past-the-end"),
+        *(
+            pytest.param(2 * AT | 1 << bit, "an L1 entry has reserved bits set", id=f"bit-{bit}")
+            for bit in (0, 8, 56, 62)
+        ),
     ],
 )
-def test_bad_l1_entries_are_refused(entry, match):
-    with pytest.raises(FormatError, match=match):
+def test_bad_l1_entries_are_refused(entry, message):
+    with pytest.raises(FormatError, match=f"^{re.escape(message)}$"):
         entries.check_l1(words(AT, 0, entry), PLAIN, FILE_SIZE)
 
 
@@ -163,3 +183,17 @@ def test_any_words_are_accepted_or_refused(values, file_size):
         origin, address = entries.granules(table, geometry)
         assert len(origin) == len(address) == len(table) * geometry.granules
         assert (address >= 0).all()
+
+
+REFCOUNT_TABLES = {
+    "twice": ([AT, AT], "one refcount block is used for two parts of the file"),
+    "misaligned": ([AT + 512], "a refcount block is not aligned to the cluster size"),
+    "reserved": ([AT | 1], "a refcount table entry has reserved bits set"),
+    "past-the-end": ([FILE_SIZE], PAST.format("a refcount block")),
+}
+
+
+@pytest.mark.parametrize(("table", "message"), REFCOUNT_TABLES.values(), ids=REFCOUNT_TABLES)
+def test_bad_refcount_tables_are_refused(table, message):
+    with pytest.raises(FormatError, match=f"^{re.escape(message)}$"):
+        entries.check_refcount_table(words(*table), PLAIN, FILE_SIZE)

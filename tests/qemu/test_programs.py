@@ -1,3 +1,8 @@
+"""External programs: their arguments, output, limits and ends.
+
+Guards qemu/landlock.py.
+"""
+
 import errno
 import os
 import resource
@@ -11,7 +16,7 @@ import pytest
 
 from batchdiff.errors import ProgramError, StopError
 from batchdiff.qemu import landlock, programs
-from batchdiff.qemu.programs import Finished, is_installed
+from batchdiff.qemu.programs import CompletedProgram, is_on_path
 
 
 def run(*argv, timeout=20.0, reads=None):
@@ -67,7 +72,7 @@ def test_killed_by_a_signal():
 
 
 def test_killed_by_a_signal_without_a_name():
-    assert "was killed by signal 40" in Finished(("x",), -40, "").described()
+    assert "was killed by signal 40" in CompletedProgram(("x",), -40, "").described()
 
 
 def test_missing():
@@ -93,9 +98,9 @@ def test_a_file_to_read_that_is_gone(tmp_path):
 
 
 def test_is_installed(tmp_path, monkeypatch):
-    assert is_installed("sh")
+    assert is_on_path("sh")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert not is_installed("sh")
+    assert not is_on_path("sh")
 
 
 def test_output_that_is_no_text():
@@ -126,7 +131,10 @@ def test_a_timeout_kills_the_whole_group(tmp_path, monkeypatch, script):
     began = time.monotonic()
     with pytest.raises(ProgramError, match="not finished after") as caught:
         shell(script, timeout=0.5)
-    assert caught.value.what == f"`{shlex.join(['sh', '-c', script])}` was stopped"
+    assert str(caught.value) == (
+        f"`{shlex.join(['sh', '-c', script])}` was stopped: it had not finished after 0 seconds. If the disk was"
+        " busy, run the same command again later. If it hangs again, check the image."
+    )
     assert time.monotonic() - began < 60  # it did not wait for any of them
     pids = (tmp_path / "pids").read_text().split()
     assert pids
@@ -249,7 +257,7 @@ def test_no_signals_to_others():
 
 
 def test_devnull_is_there():
-    assert shell("echo x > /dev/null; cat /dev/null", reads=[]) == Finished(
+    assert shell("echo x > /dev/null; cat /dev/null", reads=[]) == CompletedProgram(
         ("sh", "-c", "echo x > /dev/null; cat /dev/null"), 0, ""
     )
 

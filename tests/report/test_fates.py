@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from batchdiff.applying.journal.records import Fate, Goal
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
-from batchdiff.report.applied import outcome_fields
 from batchdiff.report.fates import kept_words, original_words
 
 ASIDE = "/images/vm.img.batchdiff-original"
@@ -32,17 +29,6 @@ ASIDE = "/images/vm.img.batchdiff-original"
 def test_originals(status, original, words):
     outcome = GuestOutcome("vm", status, original=original)
     assert original_words(outcome) == words
-    assert outcome_fields(outcome)["original"] == words
-
-
-def test_a_guest_event_has_its_fields_as_ever():
-    """Scripts read them; see docs/scripting.md."""
-    outcome = GuestOutcome("vm", Status.CONVERTED, original=Original(Fate.KEPT), remarks=("lost its flags",))
-    assert json.dumps(outcome_fields(outcome)) == (
-        '{"name": "vm", "status": "converted", "reason": "", "predicted_overlay_bytes": null,'
-        ' "actual_overlay_bytes": null, "predicted_overlay_disk_bytes": null, "actual_overlay_disk_bytes": null,'
-        ' "original": "kept", "exit_code": 0, "notes": ["lost its flags"]}'
-    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""The savings report of a plan for scripts."""
+"""The savings report of a plan for scripts.
+
+Guards report/plan_json.py.
+"""
 
 import json
 import os
@@ -9,9 +12,14 @@ from hypothesis import given, settings
 from plans import guest_plan, plans, refused_guest, savings, small_plan
 
 from batchdiff.plan.document import to_dict
-from batchdiff.report.plan_json import plan_json
+from batchdiff.report import plan_json as form
+from batchdiff.report.facts import PlanFacts
 
 DOCS = Path(__file__).parents[2] / "docs/plan-format.md"
+
+
+def plan_json(plan, **facts):
+    return form.plan_json(PlanFacts(plan, **facts))
 
 
 def report_of(plan, **options):

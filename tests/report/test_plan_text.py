@@ -1,4 +1,7 @@
-"""The savings report of a plan, as an operator reads it."""
+"""The savings report of a plan, as an operator reads it.
+
+Guards report/facts.py, report/figures.py, report/plan_words.py, report/remarks.py.
+"""
 
 import os
 
@@ -12,7 +15,8 @@ from batchdiff.image.storage.overlayfs import CopyUp
 from batchdiff.plan.overlay_options import Compression, OverlayOptions
 from batchdiff.plan.plan import Verdict
 from batchdiff.plan.totals import totals_of
-from batchdiff.report.plan_text import plan_text
+from batchdiff.report import plan_text as form
+from batchdiff.report.facts import PlanFacts
 from batchdiff.report.table import cells
 from batchdiff.units import GIB, MIB, few
 
@@ -28,6 +32,10 @@ PACKED = guest_plan(
     options=OverlayOptions(cluster_size=131072, compression=Compression.ZSTD),
     savings=savings(12 * GIB, 1100 * MIB, 11 * MIB),
 )
+
+
+def plan_text(plan, *, width=100, **facts):
+    return form.plan_text(PlanFacts(plan, **facts), width)
 
 
 def line_of(report, name):
@@ -96,7 +104,7 @@ def test_an_estimate_is_marked_with_its_error():
         (Retire.DELETE, "and then delete the originals, which frees 20.4 GiB."),
     ],
 )
-def test_the_fate_of_the_originals_is_told(retire, said):
+def test_the_fate_of_the_originals(retire, said):
     assert said in flat(plan_text(small_plan(WEB, PACKED, retire=retire)))
 
 
@@ -144,7 +152,7 @@ def test_overlays_in_the_place_of_their_guests():
     assert "write 3 overlays, 2 of them in the place of their guests, verify" in report
 
 
-def test_where_the_overlays_go_is_told():
+def test_where_the_overlays_go():
     there = guest_plan("a", overlay_path="/thin/a.qcow2")
     elsewhere = guest_plan("b", overlay_path="/other/b.qcow2")
     assert "2 overlays beside their guests" in flat(plan_text(small_plan(WEB, PACKED)))

@@ -1,4 +1,7 @@
-"""Pace, page cache and priority: measured from outside, by the kernel's own figures."""
+"""Pace, page cache and priority: measured from outside, by the kernel's own figures.
+
+Guards throttle/page_cache.py, throttle/throttle.py.
+"""
 
 import contextlib
 import ctypes
@@ -184,7 +187,7 @@ def test_a_descriptor_that_was_closed_and_used_again(tmp_path, image):
     dropping.settle()
 
 
-def test_reads_that_fail_are_told_too(image):
+def test_failed_reads_are_reported_too(image):
     path, _ = image
     seen = []
 
@@ -328,7 +331,7 @@ def test_unused_time_is_not_saved_up(clock):
     pace.close()
 
 
-def test_whoever_waits_holds_nobody_up(clock):
+def test_a_waiting_worker_does_not_delay_others(clock):
     pace = RateLimit(MIB)
     pace.before(0, 0, MIB)
     pid = os.fork()
@@ -341,7 +344,7 @@ def test_whoever_waits_holds_nobody_up(clock):
     pace.close()
 
 
-def test_a_worker_that_is_killed_holds_nobody_up():
+def test_a_killed_worker_does_not_delay_others():
     pace = RateLimit(1024 * MIB)
     pid = os.fork()
     if pid == 0:
@@ -398,7 +401,7 @@ def test_idle_workers():
     assert ctypes.CDLL(None).syscall(number, 1, 0) >> 13 != 3
 
 
-def test_idle_is_told_to_those_who_ask_for_more(tmp_path):
+def test_idle_is_reported_with_verbose(tmp_path):
     fleet(tmp_path, "1M")
     assert "--idle: disk priority class idle, CPU priority nice 19" in plan(tmp_path, "--idle", "-v").stderr
     assert "--idle" not in plan(tmp_path, "--idle").stderr

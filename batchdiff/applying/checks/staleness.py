@@ -15,6 +15,8 @@ from batchdiff.errors import PlanError
 from batchdiff.image.image import Image
 from batchdiff.plan.plan import PlannedImage
 
+PLAN_AGAIN = "Shut down what writes to it, if anything; then plan again."
+
 
 def changes_since_planned(image: Image, record: PlannedImage, history: History) -> str:
     """Return what changed in an open image's chain, in words, except ctimes that batchdiff changed."""
@@ -43,9 +45,7 @@ def check_unchanged(image: Image, record: PlannedImage, history: History, mode: 
 
 def stale(changes: str) -> PlanError:
     """Return the error for a guest that changed."""
-    return PlanError(
-        "the plan is stale", why=changes, remedy="Shut down what writes to it, if anything; then plan again."
-    )
+    return PlanError("the plan is stale", why=changes, remedy=PLAN_AGAIN)
 
 
 def _at_most_in_ctime(image: Image, record: PlannedImage) -> bool:

@@ -20,7 +20,7 @@ from batchdiff.plan.plan import GuestToConvert
 
 
 def planned_overlay(guest: GuestToConvert, template: ImageSource) -> ImageSource:
-    """Return a guest's overlay as apply wrote it, with the chain that it rests on."""
+    """Return a guest's overlay as apply wrote it, with its backing chain."""
     return ImageSource(guest.overlay_path, ImageFormat.QCOW2, (template, *template.backing))
 
 

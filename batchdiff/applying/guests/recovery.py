@@ -23,7 +23,7 @@ from batchdiff.files.identity import is_one_image
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.path_map import NOTHING_MOVED, PathMap
 from batchdiff.plan.plan import GuestToConvert, Plan
-from batchdiff.plan.sidecar import Origin, sidecars_of
+from batchdiff.plan.sidecar import OverlayOrigin, sidecars_of
 
 
 def recovered(plan: Plan, history: History, path_map: PathMap = NOTHING_MOVED) -> dict[str, GuestState]:
@@ -54,11 +54,11 @@ def _is_known(name: str, history: History) -> bool:
     return state.published or state.goal is not Goal.APPLY or state.step is Step.RESTORED
 
 
-def _is_recorded(guest: GuestToConvert, origin: Origin | None, plan: Plan) -> bool:
+def _is_recorded(guest: GuestToConvert, origin: OverlayOrigin | None, plan: Plan) -> bool:
     return origin is not None and (origin.guest, origin.plan) == (guest.name, plan.checksum)
 
 
-def _state(guest: GuestToConvert, origin: Origin | None, plan: Plan) -> GuestState | None:
+def _state(guest: GuestToConvert, origin: OverlayOrigin | None, plan: Plan) -> GuestState | None:
     recorded = _is_recorded(guest, origin, plan)
     aside = find_original_aside(guest)
     proven = aside if aside is not None and aside.proven else None
@@ -101,7 +101,7 @@ def _from_original(original: Found | None, guest: GuestToConvert, state: GuestSt
 
 
 def _rests_on_template(guest: GuestToConvert, plan: Plan) -> bool:
-    """Return whether the file at the overlay's path rests on the plan's template; reads only its header."""
+    """Return whether the file at the overlay's path has the template as its backing file; read only headers."""
     # Imported here, because it loads numpy: usually there is nothing to recover, and status must be quick.
     from batchdiff.image.backing_names import resolved_backing  # noqa: PLC0415
     from batchdiff.image.open import open_layer  # noqa: PLC0415

@@ -18,13 +18,11 @@ from batchdiff.applying.journal.records import BEGIN, CHANGED, FAILED, PROTECTIN
 from batchdiff.errors import PlanError
 from batchdiff.files.atomic_write import sync_folder
 from batchdiff.files.fingerprint import Fingerprint
+from batchdiff.files.own_documents import LARGEST_DOCUMENT
 from batchdiff.files.read_write import write_all
 from batchdiff.linux.call_failures import AGAIN, explained, naming
 from batchdiff.linux.permissions import Deed
 from batchdiff.plan.file import read_regular
-
-_LARGEST = 1 << 30
-"""The most bytes to read; a journal has about two kilobytes for each guest."""
 
 _BEGINNING = b'{"time": "'
 """The start of the first line of every journal."""
@@ -52,7 +50,7 @@ class Journal:
 
     def _resume(self, checksum: str) -> bool:
         """Read what has been done with this plan so far; return False if that is nothing."""
-        data = os.pread(self._fd, min(os.fstat(self._fd).st_size, _LARGEST), 0)
+        data = os.pread(self._fd, min(os.fstat(self._fd).st_size, LARGEST_DOCUMENT), 0)
         whole = data[: data.rfind(b"\n") + 1]
         if data and not data.startswith(_BEGINNING[: len(data)]):
             raise PlanError(
@@ -169,7 +167,7 @@ def read_history(plan_path: str, checksum: str) -> History:
     """
     history, path = History(), f"{plan_path}.journal"
     try:
-        lines = read_regular(path, _LARGEST).splitlines()
+        lines = read_regular(path, LARGEST_DOCUMENT).splitlines()
     except (FileNotFoundError, ValueError):
         return history
     except OSError as error:

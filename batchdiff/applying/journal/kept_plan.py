@@ -35,10 +35,10 @@ from batchdiff.plan.plan import Plan
 _JOURNAL = ".journal"
 _SUFFIX = ".plan.json"
 
-Converted = Mapping[str, Collection[str]]
+NamesByPlan = Mapping[str, Collection[str]]
 """Names of guests that are converted, by the checksum of the plan that did it."""
 
-Guests = Mapping[Fate | Goal | None, Collection[str]]
+GuestsByFate = Mapping[Fate | Goal | None, Collection[str]]
 """Names of guests by the fate of their originals, or by the verb that has not finished.
 
 None stands for guests that are converted, of which no more is known."""
@@ -49,7 +49,7 @@ class KeptPlan:
     """A plan that is kept under another name, and its guests."""
 
     path: str
-    guests: Guests
+    guests: GuestsByFate
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,10 @@ class _Older:
     checksum: str
     created: str
     journal: bool
-    guests: Guests
+    guests: GuestsByFate
 
 
-def name_to_keep(path: str, converted: Converted) -> str | None:
+def name_to_keep(path: str, converted: NamesByPlan) -> str | None:
     """Return the name that the plan at ``path`` will get when it is replaced; None if it need not be kept.
 
     Try if it can be kept, so that a long scan is not in vain. ``converted``: guests that are done, by the
@@ -83,7 +83,7 @@ def name_to_keep(path: str, converted: Converted) -> str | None:
         return name
 
 
-def replace_plan(plan: Plan, path: str, converted: Converted) -> KeptPlan | None:
+def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | None:
     """Write a plan; one that was there and can still be undone is kept under another name, which is returned.
 
     :raises BatchdiffError: as :func:`name_to_keep` and ``write_plan``.
@@ -126,13 +126,13 @@ def _held(path: str, *, create: bool) -> Iterator[None]:
         os.close(fd)
 
 
-def _older(path: str, converted: Converted) -> _Older | None:
+def _older(path: str, converted: NamesByPlan) -> _Older | None:
     """Return the plan at a path if it can still be undone."""
     head = plan_head(path)
     noted = _plan_of_journal(path)
     checksum = noted if head is None else head.checksum
     history = read_history(path, checksum)
-    guests: Guests = _by_fate(history)
+    guests: GuestsByFate = _by_fate(history)
     if not guests and converted.get(checksum):
         guests = {None: converted[checksum]}
     if not guests:
@@ -150,7 +150,7 @@ def _plan_of_journal(path: str) -> str:
     return ""
 
 
-def _by_fate(history: History) -> Guests:
+def _by_fate(history: History) -> GuestsByFate:
     found: dict[Fate | Goal | None, list[str]] = {}
     for name, state in history.states.items():
         found.setdefault(_fate_or_verb(state), []).append(name)

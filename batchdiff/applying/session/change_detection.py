@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from batchdiff.applying.journal.file import FrozenJournal, Journal
 from batchdiff.errors import PlanError
-from batchdiff.files.fingerprint import Fingerprint, fingerprint_at
+from batchdiff.files.fingerprint import REPLACED, Fingerprint, fingerprint_at
 from batchdiff.files.identity import identity_in, identity_of
 from batchdiff.image.image import Image
 
@@ -62,6 +62,6 @@ class ChangeDetector:
             if identity_of(layer.path) != identity_in(os.fstat(layer.fd)):
                 raise PlanError(
                     f"{layer.path} changed while this command ran",
-                    why="another file stands in its place",
+                    why=REPLACED,
                     remedy="Bring the planned template back, then run the same command again.",
                 )

@@ -18,7 +18,7 @@ from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose
 from batchdiff.image.in_use.hold import Held, hold
 from batchdiff.image.open import inspect, open_image
-from batchdiff.linux.call_failures import AGAIN, obstacle
+from batchdiff.linux.call_failures import AGAIN, UNDO_SECOND_NAME, obstacle
 from batchdiff.linux.permissions import Deed
 
 
@@ -132,7 +132,7 @@ class OutgoingFile:
             raise GuestError(
                 f"{self.path} was left alone",
                 why=f"{incoming} is the same file by another name",
-                remedy="Find out what mounted or linked it there, and undo that.",
+                remedy=UNDO_SECOND_NAME,
             )
         require_no_dependents(self._run.dependents, self.path, *former)
 

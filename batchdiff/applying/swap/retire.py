@@ -18,7 +18,7 @@ from batchdiff.errors import GuestError
 from batchdiff.files.atomic_write import sync_folder
 from batchdiff.files.filenames import longest_name, shell_word
 from batchdiff.image.image import Image
-from batchdiff.linux.call_failures import AGAIN, Fault
+from batchdiff.linux.call_failures import AGAIN, UNDO_SECOND_NAME, Fault
 from batchdiff.linux.rename import rename_without_replacing
 
 _SHORTER = "Give it a shorter name, and run the same command with `--map OLD=NEW` for the two names."
@@ -86,8 +86,8 @@ def delete(fd: int, path: str, template: Image) -> None:
         if (kept.st_dev, kept.st_ino) == (info.st_dev, info.st_ino):
             raise GuestError(
                 f"{path} was not deleted",
-                why=f"it is {layer.path}, on which all overlays rest",
-                remedy="Find out what mounted or linked it there, and undo that.",
+                why=f"it is {layer.path}, the backing file of all overlays",
+                remedy=UNDO_SECOND_NAME,
             )
     os.unlink(path)
     sync_folder(os.path.dirname(path))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from batchdiff.applying.checks.staleness import PLAN_AGAIN
 from batchdiff.applying.guests.whole_originals import template_needed
 from batchdiff.applying.journal.records import Goal, History
 from batchdiff.applying.session.session import Run
@@ -96,9 +97,7 @@ def require_content(
     raise TemplateChangedError(
         f"the plan is stale: the content of the template {path} changed",
         why=reason,
-        remedy="Shut down what writes to it, if anything; then plan again."
-        if _may_be_planned_again(history)
-        else f"Bring it back from a backup, {AGAIN}",
+        remedy=PLAN_AGAIN if _may_be_planned_again(history) else f"Bring it back from a backup, {AGAIN}",
     )
 
 

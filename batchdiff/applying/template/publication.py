@@ -14,7 +14,7 @@ from batchdiff.image.content_digest import content_digest
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import reason
 from batchdiff.plan.plan import GuestToConvert, Plan
-from batchdiff.plan.sidecar import Chain, Origin
+from batchdiff.plan.sidecar import Chain, OverlayOrigin
 from batchdiff.qemu import qemu_img
 
 _NEVER_OPENED = (
@@ -41,7 +41,7 @@ class Publication:
     def check(self, guest: GuestToConvert) -> None:
         """Make sure, before an overlay is written, that the template has one content for all its overlays.
 
-        :raises PlanError: overlays of an earlier plan rest on another content of it, or that is unknown.
+        :raises PlanError: overlays of an earlier plan need another content of it, or that is unknown.
         """
         check_other_overlays(self.run.template.path, known_digest(self.plan), guest.overlay_path)
 
@@ -95,10 +95,12 @@ class Publication:
             ]
         return []
 
-    def _origin(self, guest: GuestToConvert) -> Origin:
+    def _origin(self, guest: GuestToConvert) -> OverlayOrigin:
         state = self.run.journal.state(guest.name)
         overlay: Fingerprint | None = None if state is None else state.overlay
-        return Origin(guest.name, self.plan.checksum, self.run.session.plan_path, guest.source.path, overlay)
+        return OverlayOrigin(
+            guest.name, self.plan.checksum, self.run.session.plan_path, guest.source.path, overlay
+        )
 
 
 def _never() -> None:

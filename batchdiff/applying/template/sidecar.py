@@ -20,9 +20,9 @@ from batchdiff.plan.plan import Plan
 from batchdiff.plan.sidecar import (
     LARGEST,
     Chain,
-    Origin,
+    OverlayOrigin,
     Sidecar,
-    encoded,
+    encode_sidecar,
     read_sidecar,
     sidecar_path,
     sidecar_paths,
@@ -34,13 +34,13 @@ _MOST_EARLIER = 16
 
 
 def record_overlay(
-    template: Image, digest: str, overlay_path: str, origin: Origin, *, earlier: tuple[Chain, ...]
+    template: Image, digest: str, overlay_path: str, origin: OverlayOrigin, *, earlier: tuple[Chain, ...]
 ) -> None:
-    """Record that an overlay rests on the template, whose content has that digest.
+    """Record an overlay of the template, whose content has that digest.
 
     ``earlier``: fingerprints that the template had before, with the same content.
 
-    :raises PlanError: other overlays rest on it as it was with another content, or the sidecar cannot be read.
+    :raises PlanError: other overlays need another content of it, or the sidecar cannot be read.
     :raises OSError: the sidecar cannot be written.
     """
 
@@ -59,7 +59,7 @@ def record_overlay(
 
 
 def check_other_overlays(template_path: str, digest: str, overlay_path: str) -> None:
-    """Make sure that no overlays of an earlier plan rest on the template as it was with another content.
+    """Make sure that no overlay of an earlier plan needs another content of the template.
 
     ``digest``: that of its content now; empty if it is not known yet.
 
@@ -81,7 +81,7 @@ def _known(path: str) -> Sidecar | None:
     if before is None and os.path.lexists(path):
         raise PlanError(
             f"{path} cannot be read",
-            why="it is damaged, or a newer batchdiff has written it, so which overlays rest on the template is not"
+            why="it is damaged, or a newer batchdiff has written it, so the overlays of the template are not"
             " known",
             remedy="If it names no overlay that you need, move it away, then run the same command again.",
         )
@@ -91,9 +91,9 @@ def _known(path: str) -> Sidecar | None:
 def _other_content(template_path: str, overlays: list[str]) -> PlanError:
     return PlanError(
         f"the content of {template_path} changed after overlays were put on it",
-        why=f"{', '.join(sorted(overlays)[:3])}{' and more' if len(overlays) > 3 else ''} rest on what it was"
-        f" before, as {sidecar_path(template_path, overlays[0])} records",
-        remedy="Bring the template back from a backup; start no VM on those overlays before.",
+        why=f"{', '.join(sorted(overlays)[:3])}{' and more' if len(overlays) > 3 else ''} need its former"
+        f" content, as {sidecar_path(template_path, overlays[0])} records",
+        remedy="Bring the template back from a backup; start no VM on those overlays until then.",
     )
 
 
@@ -110,7 +110,7 @@ def forget_overlay(template_path: str, overlay_path: str) -> None:
         if before is not None and overlay_path in before.overlays:
             document = json.loads(read_regular(path, LARGEST))
             del document["overlays"][overlay_path]
-            write_whole(path, encoded(document))
+            write_whole(path, encode_sidecar(document))
 
 
 def discard_unfinished(plan: Plan) -> None:
@@ -149,4 +149,4 @@ def _rewrite(template: Image, path: str, change: Callable[[Sidecar], Sidecar]) -
                 "format": template.source.format.value,
                 "virtual_size": template.virtual_size,
             }
-            write_whole(path, encoded(to_document(after, about)))
+            write_whole(path, encode_sidecar(to_document(after, about)))

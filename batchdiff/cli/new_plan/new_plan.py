@@ -21,6 +21,7 @@ from batchdiff.plan.file import read_plan
 from batchdiff.plan.plan import Plan
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
 from batchdiff.planning.planner import EarlierResults, make_plan
+from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan_json import plan_report
 from batchdiff.report.plan_text import plan_text
 from batchdiff.throttle.options import ScanLimits
@@ -48,10 +49,11 @@ def make_and_report(
         checkpoint.discard()
     if replaced is not None:
         say_kept(console, path, replaced)
-    console.result(plan_text(plan, width=console.width, jobs=usable_cpus()))
+    facts = PlanFacts(plan, jobs=usable_cpus())
+    console.result(plan_text(facts, console.width))
     aside = None if replaced is None else os.path.abspath(replaced.path)
     if console.json:
-        console.event("plan", path=os.path.abspath(path), kept=aside, report=plan_report(plan))
+        console.event("plan", path=os.path.abspath(path), kept=aside, report=plan_report(facts))
     # Reasons why apply would refuse come last, where the operator sees them.
     warn_of_space(console, plan)
     warn_of_changed_template(console, plan)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from batchdiff.plan.file import write_plan
 
 if TYPE_CHECKING:
-    from batchdiff.applying.journal.kept_plan import Converted, KeptPlan
+    from batchdiff.applying.journal.kept_plan import KeptPlan, NamesByPlan
     from batchdiff.plan.plan import Plan
 
 
@@ -22,7 +22,7 @@ def leftovers_at(path: str) -> Collection[str]:
     return leftovers(path)
 
 
-def name_to_keep_at(path: str, converted: Converted) -> str | None:
+def name_to_keep_at(path: str, converted: NamesByPlan) -> str | None:
     """Return the name that the plan at a path will get; see :mod:`batchdiff.applying.journal.kept_plan`."""
     if not os.path.isfile(path):
         return None
@@ -31,7 +31,7 @@ def name_to_keep_at(path: str, converted: Converted) -> str | None:
     return name_to_keep(path, converted)
 
 
-def replace_plan_at(path: str, plan: Plan, converted: Converted) -> KeptPlan | None:
+def replace_plan_at(path: str, plan: Plan, converted: NamesByPlan) -> KeptPlan | None:
     """Write a plan, and keep the one that was at its path; see :mod:`batchdiff.applying.journal.kept_plan`."""
     if not os.path.isfile(path):
         write_plan(plan, path)

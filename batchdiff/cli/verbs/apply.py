@@ -17,7 +17,7 @@ from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.run_session import carry_out, exit_code
 from batchdiff.files.filenames import shell_word
 from batchdiff.plan.file import read_plan
-from batchdiff.report.applied import outcome_text
+from batchdiff.report.results_text import results_text
 
 _WHAT = "these originals will be deleted, each once QEMU finds its overlay identical. Their VMs must be shut down:"
 _OTHERWISE = "Use `--retire keep` or `--retire quarantine` to keep the originals."
@@ -41,7 +41,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     if options.verify is not VerifyMode.FULL:
         console.say(f"Overlays are verified by batchdiff alone (--verify {options.verify}), not by QEMU.")
     outcomes = carry_out(console, arguments, plan, lambda session: apply_plan(session, options))
-    console.result(outcome_text(outcomes, width=console.width))
+    console.result(results_text(outcomes, width=console.width))
     _print_next_steps(console, shell_word(arguments.plan), outcomes)
     return exit_code(outcomes)
 

@@ -16,6 +16,7 @@ from batchdiff.manifest.selection import read_selected
 from batchdiff.manifest.text.input import is_piped
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.file import ELSEWHERE, try_folder
+from batchdiff.plan.head import BEGINNING
 from batchdiff.signals import held_signals
 
 
@@ -69,7 +70,7 @@ def _check_output(path: str) -> None:
                 head = file.read(64)
         except OSError as error:
             raise UsageError(f"cannot read {path}, which exists", why=error.strerror or str(error)) from error
-    if head and not head.startswith(b'{"format_version"'):
+    if head and not head.startswith(BEGINNING):
         raise UsageError(f"{path} exists and is not a plan", remedy=ELSEWHERE)
     if not head and not (os.path.isfile(path) and not os.path.islink(path)):
         raise UsageError(f"{path} is not a regular file", remedy=ELSEWHERE)

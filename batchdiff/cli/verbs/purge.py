@@ -15,7 +15,7 @@ from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.path_map import moved
 from batchdiff.cli.run_session import carry_out, dry_run, exit_code
 from batchdiff.plan.file import read_plan
-from batchdiff.report.applied import undone_text
+from batchdiff.report.results_text import undone_text
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:

@@ -14,31 +14,30 @@ from batchdiff.linux.call_failures import reason
 from batchdiff.linux.machine import usable_cpus
 from batchdiff.plan.file import read_for_report
 from batchdiff.report.charset import written_in
-from batchdiff.report.plan_json import plan_json, plan_report
-from batchdiff.report.plan_text import plan_text
+from batchdiff.report.facts import PlanFacts
+from batchdiff.report.form import WIDTH
+from batchdiff.report.forms import PLAN_FORMS
+from batchdiff.report.plan_json import plan_report
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Run the verb."""
     plan = read_for_report(arguments.plan)
     history = read_history(arguments.plan, plan.checksum)
-    stale = changed_images(plan, history)
-    is_json = arguments.format == "json"
+    facts = PlanFacts(plan, changed_images(plan, history), usable_cpus())
+    form = PLAN_FORMS[arguments.format]
     if arguments.output is not None:
         with written_in("utf-8"):  # a file does not depend on the terminal of the command
-            report = plan_json(plan, stale=stale) if is_json else plan_text(plan, stale=stale, jobs=usable_cpus())
-            _write(arguments.output, report)
+            _write(arguments.output, form(facts, WIDTH))
     elif not console.json:
-        width, jobs = console.width, usable_cpus()
-        text = plan_json(plan, stale=stale) if is_json else plan_text(plan, stale=stale, width=width, jobs=jobs)
-        console.result(text)
+        console.result(form(facts, console.width))
     warn_of_planned_formats(console, plan, history)
     if history.published:
         done = ", ".join(guest.name for guest in plan.guests if guest.name in history.published)
         where = f"batchdiff status {shell_word(arguments.plan)}"
         console.say(f"Converted by an earlier apply: {done}. `{where}` shows the state of each guest.")
     if console.json:  # in a large plan it sums up millions of extents
-        console.event("report", report=plan_report(plan, stale=stale))
+        console.event("report", report=plan_report(facts))
     return EXIT_DONE
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 
 from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.status import status_rows
@@ -12,7 +11,8 @@ from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.path_map import moved
 from batchdiff.errors import EXIT_DONE
 from batchdiff.plan.file import read_for_report
-from batchdiff.report.status import status_text
+from batchdiff.report.events import status_event
+from batchdiff.report.status_text import status_text
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -21,6 +21,6 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     history = history_of(console, arguments, plan, path_map)
     found = status_rows(plan, history, on_disk(plan, history))
     for each in found:
-        console.event("status", **asdict(each))
+        console.event("status", **status_event(each))
     console.result(status_text(found, width=console.width))
     return EXIT_DONE

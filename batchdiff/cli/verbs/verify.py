@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 
 from batchdiff.applying.health_check import check_health
 from batchdiff.applying.results.finding import Finding, Health
@@ -14,7 +13,8 @@ from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, VerificationError
 from batchdiff.linux.machine import usable_cpus
 from batchdiff.plan.file import read_plan
-from batchdiff.report.health import finding_text
+from batchdiff.report.events import finding_event
+from batchdiff.report.health_text import health_text
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -26,8 +26,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     with stopping() as stop:
         for finding in check_health(plan, history, names, stop, jobs=arguments.jobs or usable_cpus()):
             found.append(finding)
-            console.event("finding", **asdict(finding))
-    console.result(finding_text(found, width=console.width))
+            console.event("finding", **finding_event(finding))
+    console.result(health_text(found, width=console.width))
     return _exit_code(found)
 
 

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image.storage.overlayfs import OVERLAYFS, upper_place
+from batchdiff.linux.inode_locks import GET_FLAGS
 from batchdiff.linux.mounts import Mount, filesystem_of, mount_under
 
 _USUAL_BLOCK = 4096
@@ -42,7 +43,6 @@ trials.
 _HUGE_PAGE, _HUGE_PAGE_SIZE = 2 << 20, "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
 """The size on x86, and the file with this machine's size."""
 
-_GET_FLAGS = 0x80086601
 _COMPRESSED, _NOT_COPIED_ON_WRITE = 0x00000004, 0x00800000
 _GET_MORE, _REALTIME = 0x801C581F, 0x00000001
 MEASURED = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"})
@@ -174,6 +174,6 @@ def _is_realtime(fd: int) -> bool:
 def _flags(fd: int) -> int:
     """Return the inode flags of a file, which apply copies to its overlay (ioctl_iflags(2))."""
     try:
-        return int(struct.unpack("=I", fcntl.ioctl(fd, _GET_FLAGS, bytes(4)))[0])
+        return int(struct.unpack("=I", fcntl.ioctl(fd, GET_FLAGS, bytes(4)))[0])
     except OSError:
         return 0

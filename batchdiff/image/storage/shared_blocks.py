@@ -95,18 +95,18 @@ def raw_extents(image: Image) -> ExtentTable | None:
     return extent_table(layer.fd, layer.path, having=ExtentFlag.SHARED | ExtentFlag.UNWRITTEN)
 
 
-Runs = tuple[Offsets, Offsets]
+BlockRuns = tuple[Offsets, Offsets]
 """Starts and ends of ranges of a guest's bytes, sorted and disjoint."""
 
 
-def shared_bytes(table: ExtentTable, size: int) -> Runs:
+def shared_bytes(table: ExtentTable, size: int) -> BlockRuns:
     """Return the bytes of a raw image of this size that are in shared blocks which hold them unchanged."""
     fit = _fit(table)
     starts, ends = fit.logical, np.minimum(fit.logical + fit.length, size)
     return starts[starts < ends], ends[starts < ends]
 
 
-def shared_by_both(template: ExtentTable, guest: ExtentTable) -> Runs:
+def shared_by_both(template: ExtentTable, guest: ExtentTable) -> BlockRuns:
     """Return the bytes that two raw images on one filesystem have in the same blocks at the same offsets."""
     ours, theirs = _fit(template), _fit(guest)
     starts, ends, one, other = overlaps(
@@ -121,7 +121,7 @@ def shared_by_both(template: ExtentTable, guest: ExtentTable) -> Runs:
     ]
 
 
-def runs_within(runs: Runs, start: int, end: int) -> list[tuple[int, int]]:
+def runs_within(runs: BlockRuns, start: int, end: int) -> list[tuple[int, int]]:
     """Return the runs that overlap bytes ``start`` to ``end``, not cut to them."""
     starts, ends = runs
     first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end, side="left")

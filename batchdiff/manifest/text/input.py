@@ -18,7 +18,7 @@ from batchdiff.files.filenames import check_usable, shell_word
 from batchdiff.files.own_documents import Document, own_document
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image_source import ImageFormat
-from batchdiff.quoting import show, suggestion
+from batchdiff.quoting import NO_FOLDER_TO_LIST, show, suggestion
 from batchdiff.units import MIB
 
 MAX_BYTES = 8 * MIB
@@ -134,5 +134,5 @@ def _near(path: str) -> str:
     try:
         near = suggestion(os.path.basename(path), os.listdir(os.path.dirname(path) or os.curdir))
     except OSError:
-        return "Its folder does not exist or cannot be listed."
+        return NO_FOLDER_TO_LIST
     return near.removeprefix("; ").capitalize() if near else "Name an existing manifest."

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from batchdiff.planning.checkpoint.file import CheckpointFile
-from batchdiff.planning.checkpoint.records import MAGIC, Binding, Guests, Record, encode
+from batchdiff.planning.checkpoint.records import CHECKPOINT_MAGIC, Binding, Guests, Record, encode_record
 from batchdiff.planning.scan.results import RangeResult
 
 _BEGIN_AFTER = 2.0
@@ -38,7 +38,7 @@ class Checkpoint:
 
     def load(self, binding: str) -> list[Record]:
         """Return the records of an earlier scan with exactly this binding, and lock the file if there is one."""
-        self._pending = [MAGIC, encode(Binding(binding))]
+        self._pending = [CHECKPOINT_MAGIC, encode_record(Binding(binding))]
         try:
             self._file = CheckpointFile(self.path, create=False)
             records = self._file.records()
@@ -60,12 +60,12 @@ class Checkpoint:
     def begin(self, guests: tuple[str, ...]) -> None:
         """Record that the following results are of these guests, in this order."""
         if self._usable:
-            self._pending.append(encode(Guests(guests)))
+            self._pending.append(encode_record(Guests(guests)))
 
     def add(self, result: RangeResult) -> None:
         """Record the result of a range, at once or with a later one."""
         if self._usable:
-            self._pending.append(encode(result))
+            self._pending.append(encode_record(result))
             if self._file is not None or time.monotonic() >= self._begin:
                 self._flush()
 

@@ -7,7 +7,7 @@ import os
 import stat
 
 from batchdiff.files.atomic_write import sync_folder
-from batchdiff.planning.checkpoint.records import MAGIC, Record, decode
+from batchdiff.planning.checkpoint.records import CHECKPOINT_MAGIC, Record, decode
 
 
 class CheckpointFile:
@@ -35,8 +35,8 @@ class CheckpointFile:
         :raises ValueError: it is not a checkpoint.
         """
         size = os.fstat(self._file.fileno()).st_size
-        head = self._file.read(len(MAGIC))
-        if not MAGIC.startswith(head):
+        head = self._file.read(len(CHECKPOINT_MAGIC))
+        if not CHECKPOINT_MAGIC.startswith(head):
             raise ValueError("it is not a checkpoint of this version of batchdiff")
         found = list(decode(self._file, size))
         self.end = found[-1][1] if found else 0

@@ -27,7 +27,7 @@ import xxhash
 from batchdiff.extents import Extents, Kind
 from batchdiff.planning.scan.results import RangeResult
 
-MAGIC = b"batchdiff unfinished scan 1\n"
+CHECKPOINT_MAGIC = b"batchdiff unfinished scan 1\n"
 
 _FRAME = struct.Struct("<I16s")
 _RESULT = struct.Struct("<Q?16sIII")
@@ -62,7 +62,7 @@ class RangeRecord:
 Record = Binding | Guests | RangeRecord
 
 
-def encode(record: Binding | Guests | RangeResult) -> bytes:
+def encode_record(record: Binding | Guests | RangeResult) -> bytes:
     """Return a record with its frame."""
     match record:
         case Binding(text):

@@ -19,7 +19,7 @@ import os
 from dataclasses import dataclass, field
 
 from batchdiff.image.image import Image
-from batchdiff.image.storage.shared_blocks import Runs, raw_extents, shared_by_both
+from batchdiff.image.storage.shared_blocks import BlockRuns, raw_extents, shared_by_both
 from batchdiff.linux.fiemap import ExtentTable
 
 _MOST_KEPT = 1 << 20
@@ -36,7 +36,7 @@ class CommonBlocks:
 
     template: Image
     located: dict[str, ExtentTable] = field(default_factory=dict)
-    runs: dict[str, Runs] = field(default_factory=dict)
+    runs: dict[str, BlockRuns] = field(default_factory=dict)
     _first: ExtentTable | None = None
     _kept: int = 0
 

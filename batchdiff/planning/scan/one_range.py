@@ -23,7 +23,13 @@ from batchdiff.errors import ImageError
 from batchdiff.image.equal_compressed import CompressedClusters, compressed_clusters, range_to_compare
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment, clip_segments
-from batchdiff.image.storage.shared_blocks import Runs, SharedExtent, common_ranges, runs_within, shared_extents
+from batchdiff.image.storage.shared_blocks import (
+    BlockRuns,
+    SharedExtent,
+    common_ranges,
+    runs_within,
+    shared_extents,
+)
 from batchdiff.planning.scan.compare import (
     UNIT,
     WINDOW,
@@ -87,7 +93,7 @@ class Scanner:
         guests: Sequence[Image | ImageError],
         *,
         sharing: bool,
-        shared: Sequence[Runs | None],
+        shared: Sequence[BlockRuns | None],
     ) -> None:
         """Take the images, each guest's or the reason why it cannot be opened.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from batchdiff.errors import ImageError
 from batchdiff.image.files import ReadObserver, read_sequentially, settle
 from batchdiff.image.image import Image
-from batchdiff.image.storage.shared_blocks import Runs
+from batchdiff.image.storage.shared_blocks import BlockRuns
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import PlannedImage
 from batchdiff.planning.scan.one_range import RANGE, Scanner
@@ -33,7 +33,7 @@ class ScanJob:
     files: Files
     guests: tuple[PlannedImage, ...] = ()
     sharing: bool = False
-    shared: tuple[Runs | None, ...] = ()
+    shared: tuple[BlockRuns | None, ...] = ()
     observer: ReadObserver | None = None
 
     def open(self) -> Scanner:

@@ -235,7 +235,7 @@ def test_the_reserve_of_root_is_for_root(tmp_path, monkeypatch):
         _fill(point, free_bytes(str(point)))
 
 
-def test_what_ext4_keeps_for_itself_is_for_nobody(tmp_path):
+def test_blocks_that_ext4_reserves_are_not_free(tmp_path):
     """Also where root has no reserve: statvfs counts it as free, but not as available."""
     with mounted(tmp_path, "ext4", 64 << 20, make=("-m", "0")) as point:
         status = os.statvfs(point)

@@ -109,7 +109,7 @@ def test_a_difference_without_any_change_is_no_staleness(tmp_path, monkeypatch):
     assert outcomes[0].exit_code == 6
 
 
-def test_a_used_overlay_is_told_as_such(tmp_path, monkeypatch):
+def test_a_used_overlay_is_reported_as_used(tmp_path, monkeypatch):
     stage = Stage(tmp_path, monkeypatch)
     stage.apply()
     stage.use()

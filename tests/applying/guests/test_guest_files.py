@@ -27,7 +27,7 @@ def guest_of(tmp_path, original, *, in_place=False):
 
 
 @pytest.mark.parametrize("name", ["vm.img", "vm.img.batchdiff-original", "vm.img.batchdiff-deleting"])
-def test_an_original_that_nobody_wrote_to_is_proven_wherever_it_stands(tmp_path, name):
+def test_an_unwritten_original_is_proven_wherever_it_is(tmp_path, name):
     known = write(tmp_path / name)
     found = find_original(guest_of(tmp_path, known), PUBLISHED)
     assert (found.path, found.proven) == (str(tmp_path / name), True)
@@ -112,7 +112,7 @@ def test_a_guest_that_had_its_name_back_before_the_overlay_was_unlinked_is_no_ov
 
 
 @pytest.mark.parametrize("link", ["vm.qcow2", "vm.img.batchdiff-original"])
-def test_links_and_folders_are_nobodys_files(tmp_path, link):
+def test_links_and_folders_are_not_guest_files(tmp_path, link):
     known = write(tmp_path / "target")
     (tmp_path / link).symlink_to(tmp_path / "target")
     guest = guest_of(tmp_path, dataclasses.replace(known, inode=known.inode + 1))

@@ -1,3 +1,8 @@
+"""The journal: what is recorded comes back, whatever a crash left of the last line.
+
+Guards applying/journal/records.py.
+"""
+
 import fcntl
 import json
 import os

@@ -57,6 +57,7 @@ def test_a_change(constancy, now, said, noted):
     with pytest.raises(PlanError, match=r"/t\.img changed while this command ran") as caught:
         constancy.check("", now, "/t.img")
     assert said in caught.value.why
+    assert caught.value.remedy == "Shut down what writes to it, then run the same command again."
 
 
 @pytest.mark.parametrize("seen", [False, True])
@@ -113,6 +114,8 @@ def test_another_file_at_a_path(constancy, chain, number, before):
         with pytest.raises(PlanError, match=f"{chain[number]} changed while this command ran") as caught:
             constancy.check_at_paths(image)
         assert caught.value.why == "another file stands in its place"
+        cure = "Bring the planned template back" if before else "Shut down what writes to it"
+        assert caught.value.remedy == f"{cure}, then run the same command again."
 
 
 def test_a_path_without_a_file(constancy, chain):

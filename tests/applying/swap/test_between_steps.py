@@ -1,6 +1,8 @@
 """What others do between two steps of a guest: nothing is lost by it, and whoever was refused is told why.
 
 Each happens at a moment of the test's choosing, in this process: no race is needed to see what it would do.
+
+Guards applying/swap/incoming.py.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ def test_what_changed_is_not_held(world):
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_somebody_wants_to_write_to_the_template(world, outgoing, held):
+def test_a_writer_waits_for_the_template(world, outgoing, held):
     if held:
         outgoing.image(moved=False)
     assert not outgoing.must_end()
@@ -184,7 +184,7 @@ def test_somebody_wants_to_write_to_the_template(world, outgoing, held):
             ask()
 
 
-def test_somebody_wants_to_write_to_it(world, outgoing):
+def test_a_writer_waits_for_the_original(world, outgoing):
     outgoing.image(moved=False)
     with pytest.raises(BlockingIOError):
         os.open(world.path, os.O_RDWR | os.O_NONBLOCK)
@@ -193,7 +193,7 @@ def test_somebody_wants_to_write_to_it(world, outgoing):
         outgoing.check_holds()
 
 
-def test_somebody_asks_to_stop(world, outgoing):
+def test_a_request_to_stop(world, outgoing):
     world.stop.ask()
     assert outgoing.must_end()
     outgoing.check_holds()  # no writer: what is being done may be undone
@@ -204,7 +204,7 @@ UNKNOWN = Usage(unknown="its filesystem (overlay) cannot show who has it open")
 
 @pytest.mark.parametrize("retire", Retire)
 @pytest.mark.parametrize("unseen", [False, True])
-def test_nobody_can_tell_who_has_it_open(world, monkeypatch, retire, unseen):
+def test_open_handles_cannot_be_seen(world, monkeypatch, retire, unseen):
     """Before anything is begun, and at the last look."""
     monkeypatch.setattr("batchdiff.image.in_use.hold.secured", lambda *_: UNKNOWN)
     world.unseen = unseen
@@ -220,7 +220,7 @@ def test_nobody_can_tell_who_has_it_open(world, monkeypatch, retire, unseen):
     outgoing.close()
 
 
-def test_at_the_last_look_nobody_can_tell_any_longer(world, outgoing, monkeypatch):
+def test_open_handles_cannot_be_seen_at_the_last_check(world, outgoing, monkeypatch):
     outgoing.image(moved=False)
     outgoing.require_alone()
     monkeypatch.setattr("batchdiff.image.in_use.hold.Held.alone", lambda _: UNKNOWN)

@@ -190,7 +190,7 @@ def test_a_purge_that_died_before_its_last_note(stage):
     assert stage.state().fate is Fate.DELETED
 
 
-def test_an_original_that_somebody_has_removed(stage):
+def test_an_original_that_was_removed(stage):
     """It is gone, which was not our doing; neither verb has anything left to do."""
     aside(stage).unlink()
     (outcome,) = stage.apply(Retire.QUARANTINE)

@@ -229,7 +229,7 @@ def test_an_overlay_that_restore_has_deleted(scene, suffix):
     "noted",
     [{"goal": Goal.RESTORE}, {"goal": Goal.APPLY, "deleting": True}, {"goal": Goal.PURGE, "deleting": True}],
 )
-def test_an_overlay_that_nobody_is_known_to_have_deleted(scene, noted):
+def test_an_overlay_that_no_record_says_was_deleted(scene, noted):
     """The same without the note, or with one that was about the original."""
     scene.put_original(ASIDE)
     scene.state = dataclasses.replace(scene.state, **noted)
@@ -246,7 +246,7 @@ def test_what_was_never_published(scene, suffix):
     assert scene.words() == f"original {where}, unseen, or nothing, no overlay, nothing stays"
 
 
-def test_a_file_at_the_overlays_path_that_was_never_published_is_somebody_elses(beside):
+def test_an_unpublished_file_at_the_overlays_path_is_not_ours(beside):
     beside.put_original()
     beside.put_overlay()
     beside.state = GuestState(Step.CHECKED, temporary="/x")
@@ -276,7 +276,7 @@ def test_a_rebuilt_image_whose_overlay_has_gone(scene, older, options):
     assert scene.words(options) == f"rebuilt before, unseen, or nothing, no overlay, {stays}"
 
 
-def test_a_rebuilt_image_whose_overlay_somebody_has_removed(scene):
+def test_a_rebuilt_image_whose_overlay_was_removed(scene):
     """It may have held more than was rebuilt."""
     scene.put_rebuilt()
     with pytest.raises(GuestError, match="is missing; a restore that did not finish had rebuilt"):

@@ -1,4 +1,7 @@
-"""The sidecar of a template is written: by two processes at once, over older versions, and never over doubt."""
+"""The sidecar of a template is written: by two processes at once, over older versions, and never over doubt.
+
+Guards applying/template/sidecar.py.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,9 @@ from batchdiff.choices import Retire
 from batchdiff.errors import PlanError
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.image.open import open_image
-from batchdiff.plan.sidecar import Origin, read_sidecar, sidecar_path
+from batchdiff.plan.sidecar import OverlayOrigin, read_sidecar, sidecar_path
 
-ORIGIN = Origin("vm", "sha256:...", "/fleet.plan.json", "/vm.img")
+ORIGIN = OverlayOrigin("vm", "sha256:...", "/fleet.plan.json", "/vm.img")
 
 
 class Template:
@@ -168,7 +171,13 @@ def test_four_overlays_are_named_by_three(template):
         template.record(f"{name}.qcow2")
     with pytest.raises(PlanError) as caught:
         template.record("e.qcow2", "another")
-    assert "c.qcow2 and more rest on" in caught.value.why
+    folder = template.path.parent
+    assert str(caught.value) == (
+        f"the content of {template.path} changed after overlays were put on it: {folder}/a.qcow2,"
+        f" {folder}/b.qcow2, {folder}/c.qcow2 and more need its former content, as"
+        f" {template.path}.batchdiff-template.json records."
+        " Bring the template back from a backup; start no VM on those overlays until then."
+    )
     assert "d.qcow2" not in caught.value.why
 
 
@@ -252,7 +261,7 @@ def test_what_a_process_that_died_has_left(template):
     assert template.names() == {"a.qcow2"}
 
 
-def test_what_cannot_be_discarded_stops_nobody(tmp_path):
+def test_a_failure_to_discard_is_ignored(tmp_path):
     discard_unfinished(plan_on(tmp_path / "no folder" / "t.img"))
 
 

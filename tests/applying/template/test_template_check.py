@@ -18,10 +18,10 @@ from batchdiff.applying.template.check import accept_template, doubt, known_dige
 from batchdiff.choices import Retire
 from batchdiff.errors import ImageError, PlanError
 from batchdiff.image.open import open_image
-from batchdiff.plan.sidecar import Origin
+from batchdiff.plan.sidecar import OverlayOrigin
 from batchdiff.units import MIB
 
-OVERLAY = {"/vm.qcow2": Origin("vm", "sha256:...")}
+OVERLAY = {"/vm.qcow2": OverlayOrigin("vm", "sha256:...")}
 BEFORE = (plans.fingerprint(1), plans.fingerprint(2))
 """What was planned: the template and its own backing file."""
 
@@ -172,7 +172,7 @@ def test_another_content_below_overlays(template, digest_is):
     assert "it was touched" in caught.value.why
 
 
-def test_nobody_took_the_digest(template, digest_is):
+def test_the_digest_was_not_taken(template, digest_is):
     """Nothing is read in vain, and nothing is taken on trust."""
     taken = digest_is("digest")
     template.without_digest()

@@ -1,3 +1,8 @@
+"""Images that batchdiff writes, read back by QEMU.
+
+Guards qcow2/tables.py.
+"""
+
 import dataclasses
 import os
 import random

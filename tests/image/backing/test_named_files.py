@@ -1,4 +1,7 @@
-"""Which files an image names, against what QEMU wrote into it."""
+"""Which files an image names, against what QEMU wrote into it.
+
+Guards qcow2/backing_name.py.
+"""
 
 import notation
 import pytest

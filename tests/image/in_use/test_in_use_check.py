@@ -16,28 +16,6 @@ from batchdiff.image.in_use.check import Purpose, Usage, require_unused, secured
 from batchdiff.image.open import open_image
 
 NOBODY = 65534
-ERRORS = {Purpose.GUEST: GuestError, Purpose.TEMPLATE: ImageError}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    with tmpfs(tmp_path_factory.mktemp("usage")) as point:
-        yield point
-
-
-@pytest.fixture(params=["disk.img", "disk.qcow2"])
-def path(folder, request):
-    write = notation.write_qcow2 if request.param.endswith("qcow2") else notation.write_raw
-    path = write(folder / request.param, "1M:A")
-    yield path
-    path.unlink()
-
-
-@pytest.fixture
-def raw(folder):
-    path = notation.write_raw(folder / "raw.img", "1M:A")
-    yield path
-    path.unlink()
 
 
 def require(path, purpose):
@@ -57,9 +35,9 @@ def usage(path, purpose, *, user=0):
 
 @pytest.mark.parametrize("purpose", [Purpose.GUEST, *rarely(Purpose.TEMPLATE)])
 @pytest.mark.parametrize("holding", real_holders.WRITERS.values(), ids=real_holders.WRITERS)
-def test_nobody_may_write(path, purpose, holding):
+def test_no_other_process_may_write(path, purpose, holding):
     require(path, purpose)
-    with holding(path) as name, pytest.raises(ERRORS[purpose], match="is in use") as caught:
+    with holding(path) as name, pytest.raises(real_holders.REFUSED[purpose], match="is in use") as caught:
         require(path, purpose)
     assert str(path) in caught.value.what
     assert f"{name} has it open for writing" in caught.value.why
@@ -82,7 +60,7 @@ def test_qemu_may_read_a_template_but_no_guest(path, holding):
 def test_others_may_read(raw, purpose, holding):
     with holding(raw):
         require(raw, purpose)
-        with real_holders.writer(raw) as name, pytest.raises(ERRORS[purpose]) as caught:
+        with real_holders.writer(raw) as name, pytest.raises(real_holders.REFUSED[purpose]) as caught:
             require(raw, purpose)
         assert name in caught.value.why
 
@@ -129,7 +107,7 @@ def test_locks_are_seen_without_the_right_to_ask(raw):
     assert "an unknown process (run as root" in found.objection
 
 
-def test_where_leases_tell_nothing_processes_are_looked_at(raw, monkeypatch):
+def test_without_leases_processes_are_examined(raw, monkeypatch):
     monkeypatch.setattr("batchdiff.image.in_use.lease.filesystem_of", lambda _: "fuse.sshfs")
     unknown = "its filesystem (fuse.sshfs) cannot show who has it open"
     assert usage(raw, Purpose.GUEST) == Usage(unknown=unknown, leased=True)

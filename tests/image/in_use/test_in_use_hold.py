@@ -10,9 +10,8 @@ from pathlib import Path
 import notation
 import pytest
 import real_holders
-from filesystems import tmpfs
 from oracle import source
-from real_holders import image_format, process, vm_command, wait_for
+from real_holders import REFUSED, image_format, process, vm_command, wait_for
 
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.image.in_use import hold as holding
@@ -20,29 +19,7 @@ from batchdiff.image.in_use.check import Purpose
 from batchdiff.image.in_use.hold import hold
 from batchdiff.image.open import open_image
 
-ERRORS = {Purpose.GUEST: GuestError, Purpose.TEMPLATE: ImageError}
 PURPOSES = pytest.mark.parametrize("purpose", Purpose)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    with tmpfs(tmp_path_factory.mktemp("holding")) as point:
-        yield point
-
-
-@pytest.fixture(params=["disk.img", "disk.qcow2"])
-def path(folder, request):
-    write = notation.write_qcow2 if request.param.endswith("qcow2") else notation.write_raw
-    path = write(folder / request.param, "1M:A")
-    yield path
-    path.unlink()
-
-
-@pytest.fixture
-def raw(folder):
-    path = notation.write_raw(folder / "raw.img", "1M:A")
-    yield path
-    path.unlink()
 
 
 @contextlib.contextmanager
@@ -59,7 +36,7 @@ def python(path, how):
 @pytest.mark.parametrize("holding_it", real_holders.WRITERS.values(), ids=real_holders.WRITERS)
 def test_who_was_there_before(raw, purpose, holding_it):
     with holding_it(raw) as name:
-        with pytest.raises(ERRORS[purpose], match="open for writing") as caught, held_image(raw, purpose):
+        with pytest.raises(REFUSED[purpose], match="open for writing") as caught, held_image(raw, purpose):
             pass
         assert name in caught.value.why
     with held_image(raw, purpose) as held:
@@ -100,7 +77,7 @@ def test_who_comes_while_it_is_held_waits_and_goes_on_when_we_notice(path, purpo
             time.sleep(0.1)
             assert path.read_bytes() == before
             start = time.monotonic()
-            with pytest.raises(ERRORS[purpose], match=r"is in use") as caught:
+            with pytest.raises(REFUSED[purpose], match=r"is in use") as caught:
                 held.check()
             assert time.monotonic() - start < 30  # the kernel itself would let it in after 45 s
             if comer.args[0] != "losetup":
@@ -109,7 +86,7 @@ def test_who_comes_while_it_is_held_waits_and_goes_on_when_we_notice(path, purpo
             else:
                 assert comer.wait(60) == 0
             assert held.is_broken()
-            with pytest.raises(ERRORS[purpose], match=r"is in use"):
+            with pytest.raises(REFUSED[purpose], match=r"is in use"):
                 held.check()
     for device in notation.run("losetup", "--noheadings", "--output", "NAME", "--associated", str(path)).split():
         notation.run("losetup", "--detach", device)
@@ -123,7 +100,7 @@ def test_who_waits_goes_on_when_we_let_go(raw):
     assert raw.read_bytes()[:3] == b"new"
 
 
-def test_a_writer_that_is_gone_again_is_told_without_a_name(raw, monkeypatch):
+def test_a_writer_that_has_gone_is_reported_without_a_name(raw, monkeypatch):
     monkeypatch.setattr(holding, "_NAMING_SECONDS", 0.1)
     with held_image(raw) as held:
         with pytest.raises(BlockingIOError):

@@ -153,7 +153,7 @@ def test_none_on_block_devices(path):
         os.close(fd)
 
 
-def test_overlayfs_grants_leases_and_sees_nobody_below_it(tmp_path):
+def test_overlayfs_grants_leases_that_miss_the_layers_below(tmp_path):
     with ExitStack() as stack:
         where = stack.enter_context(tmpfs(tmp_path))
         for name in ("lower", "upper", "work", "all"):

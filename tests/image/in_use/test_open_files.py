@@ -108,7 +108,7 @@ def test_names_of_several(path, fd):
         assert len(found.writers()) == 1
 
 
-def test_without_a_free_descriptor_nobody_is_said_to_be_absent(path, fd, monkeypatch):
+def test_without_a_free_descriptor_absence_is_not_claimed(path, fd, monkeypatch):
     """What cannot be looked at might be a VM's."""
     real, asked = open, []
 

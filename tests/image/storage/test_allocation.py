@@ -1,3 +1,8 @@
+"""What a file takes on disk, and what deleting it frees.
+
+Guards linux/fiemap.py.
+"""
+
 import errno
 import fcntl
 import os
@@ -170,7 +175,7 @@ def test_more_shared_than_allocated_is_nothing(xfs, monkeypatch):
     assert measured(path) == (4 * MIB, 0)
 
 
-def test_a_table_has_the_extents_that_are_told_one_by_one(comb):
+def test_a_table_has_the_extents_of_single_calls(comb):
     """More than one request gives."""
     fd = os.open(comb, os.O_RDONLY)
     try:

@@ -5,10 +5,9 @@ from contextlib import contextmanager
 
 import pytest
 from disk_cases import layers
-from filesystems import look_again, mounted, settle
+from filesystems import look_again, mounted, opened, settle, use_of
 from notation import run
 
-from batchdiff.image.storage.allocation import disk_use
 from batchdiff.image.storage.allocation_units import volume_of
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image.storage.overlayfs import NOTHING, copy_up, upper_place
@@ -25,20 +24,6 @@ def merged(tmp_path):
         (point / "upper.img").write_bytes(os.urandom(2 * MIB))
         run("sync", "-f", str(point))
         yield point
-
-
-@contextmanager
-def opened(path):
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def use_of(path):
-    with opened(path) as fd:
-        return disk_use(fd, str(path))
 
 
 def copied(path):

@@ -115,7 +115,7 @@ def test_what_no_manifest_may_hold(text, report):
     assert problems_of(text).startswith(report)
 
 
-def test_all_duplicates_are_told():
+def test_all_duplicates_are_reported():
     assert problems_of("a: 1\na: 2\nb: 1\nb: 2\na: 3\n").count("given twice") == 3
 
 
@@ -166,7 +166,7 @@ def bomb(*, levels: int, merge: bool = False) -> str:
 )
 def test_a_billion_laughs_are_refused_quickly(text):
     start = time.process_time()
-    assert f"more than {MAX_VALUES} values" in refusal(text)
+    assert f"more than {MAX_VALUES} values, aliases expanded" in refusal(text)
     assert time.process_time() - start < 10
 
 

@@ -1,4 +1,7 @@
-"""The file of an unfinished scan: every cut, every forgery, every place that it might be a trap in."""
+"""The file of an unfinished scan: every cut, every forgery, every place that it might be a trap in.
+
+Guards planning/checkpoint/file.py, planning/checkpoint/records.py.
+"""
 
 import os
 import signal
@@ -16,7 +19,7 @@ from batchdiff.errors import ImageError
 from batchdiff.extents import Kind, empty, from_runs
 from batchdiff.planning.checkpoint import checkpoint as module
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
-from batchdiff.planning.checkpoint.records import MAGIC, Binding, Guests, RangeRecord, encode
+from batchdiff.planning.checkpoint.records import CHECKPOINT_MAGIC, Binding, Guests, RangeRecord, encode_record
 from batchdiff.planning.scan.results import RangeResult
 
 
@@ -147,7 +150,7 @@ def test_every_cut_leaves_what_was_whole(plan, partial):
 
 
 def not_yet_bound(length):
-    return length < len(MAGIC) + len(encode(Binding("b")))
+    return length < len(CHECKPOINT_MAGIC) + len(encode_record(Binding("b")))
 
 
 def test_a_changed_byte_is_never_believed(plan, partial):
@@ -162,14 +165,14 @@ def test_a_changed_byte_is_never_believed(plan, partial):
         found = loaded(plan, told)
         assert found == complete[: len(found)]
         assert len(found) < len(complete)
-        assert told or found or at > len(MAGIC)
+        assert told or found or at > len(CHECKPOINT_MAGIC)
 
 
 def test_what_follows_damage_never_comes_back(plan, partial):
     """A record as long as the damaged one takes its place; what was behind it had other guests in mind."""
     written(plan, [result(0), result(1), result(2)])
     content = bytearray(partial.read_bytes())
-    content[-len(encode(result(1))) * 2 + 30] ^= 1
+    content[-len(encode_record(result(1))) * 2 + 30] ^= 1
     partial.write_bytes(content)
     checkpoint = opened(plan)
     assert checkpoint.load("b") == [Guests(("one", "two")), *recorded([result(0)])]
@@ -207,7 +210,7 @@ def test_whole_records_that_make_no_sense(plan, partial, payload):
     written(plan)
     frame = len(payload).to_bytes(4, "little") + xxhash.xxh3_128_digest(payload)
     with partial.open("ab") as file:
-        file.write(frame + payload + encode(result(77)))
+        file.write(frame + payload + encode_record(result(77)))
     found = loaded(plan)
     assert found[:4] == [Guests(("one", "two")), *recorded(RESULTS)]
     assert 77 not in [record.result.number for record in found[1:]]

@@ -305,7 +305,7 @@ def test_a_guest_that_was_left_out_is_not_known():
 
 
 @pytest.mark.parametrize("bad", [{2: None}, {0: None, 7: None}])
-def test_guests_that_nobody_named(bad):
+def test_guests_that_no_record_names(bad):
     found = from_runs([(0, 1, Kind.DATA)])
     findings = Findings(sharing=False)
     result = RangeResult(3, None, dict.fromkeys(bad, found))

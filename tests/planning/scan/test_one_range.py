@@ -1,3 +1,8 @@
+"""Scans of one range, compared with the bytes that the images read as.
+
+Guards image/equal_compressed.py, planning/scan/range_kinds.py, planning/scan/results.py.
+"""
+
 import itertools
 import os
 import random

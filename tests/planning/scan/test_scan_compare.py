@@ -76,7 +76,7 @@ def test_kinds_are_those_of_the_model(windows):
 
 @settings(max_examples=50)
 @given(st.lists(st.sampled_from(CONTENTS), max_size=30), st.integers(0, UNITS - 30))
-def test_kinds_of_an_equal_window_tell_its_zeros(units, first):
+def test_kinds_of_an_equal_window_include_its_zeros(units, first):
     expected = [Kind.SAME if any(unit) else Kind.SAME_ZERO for unit in spread(units, first)]
     assert kinds_of_equal(fill(template_buffer, units, first)).tolist() == expected
 
@@ -114,7 +114,7 @@ def test_one_byte_is_seen_wherever_it_is(unit, byte):
     assert compared(template, guest) == [Kind.DATA if at == unit else Kind.SAME for at in range(UNITS)]
 
 
-def test_a_trimmed_cluster_is_told_by_one_call(monkeypatch):
+def test_a_trimmed_cluster_takes_one_call(monkeypatch):
     """One for the window, one for what is left and right of it, one for its zeros."""
     calls = []
     monkeypatch.setattr(compare, "same_bytes", lambda *each: calls.append(each) or same_bytes(*each))

@@ -87,7 +87,7 @@ def test_compressed_clusters_are_written_whole():
     assert found.runs() == [(0, 32, Kind.DATA), (32, 32, Kind.ZERO)]
 
 
-def test_which_cluster_sizes_are_told():
+def test_the_cluster_sizes_that_are_listed():
     assert list(sizes_by_cluster_size(empty(), GIB, OverlayOptions())) == list(CLUSTER_SIZES[3:])
     assert 512 in sizes_by_cluster_size(empty(), GIB, OverlayOptions(cluster_size=512))
     assert 1024 not in sizes_by_cluster_size(empty(), GIB, OverlayOptions(cluster_size=512))

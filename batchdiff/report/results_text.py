@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
-from typing import Any
 
 from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.report.facts import by_status, size_sums, skipped_alike
 from batchdiff.report.fates import original_words
-from batchdiff.report.figures import NOTHING, counted, size
+from batchdiff.report.figures import DASH, counted, size
+from batchdiff.report.form import WIDTH
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column, paragraph, table
 from batchdiff.units import few
@@ -26,9 +25,9 @@ _COLUMNS = (
 )
 
 
-def outcome_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
+def results_text(outcomes: Sequence[GuestOutcome], *, width: int = WIDTH) -> str:
     """Return the outcome of an apply for a terminal that is ``width`` cells wide, with a newline at the end."""
-    alike = _skipped_alike(outcomes)
+    alike = skipped_alike(outcomes)
     together = {name for names in alike.values() for name in names}
     shown = [outcome for outcome in outcomes if outcome.name not in together]
     rows = [_row(outcome) for outcome in shown]
@@ -40,7 +39,7 @@ def outcome_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
-def undone_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
+def undone_text(outcomes: Sequence[GuestOutcome], *, width: int = WIDTH) -> str:
     """Return the outcome of a restore or purge for a terminal of ``width`` cells, with a newline at the end."""
     column = max([11, *(len(each.status.value) + 2 for each in outcomes)])
     lines = [
@@ -54,12 +53,6 @@ def undone_text(outcomes: Sequence[GuestOutcome], *, width: int = 100) -> str:
     ]
     remarks = [line for each in outcomes for line in _paragraphs(each, each.remarks, width)]
     return "\n".join([*lines, *remarks, _summary(outcomes)]) + "\n"
-
-
-def outcome_fields(outcome: GuestOutcome) -> dict[str, Any]:
-    """Return the fields of a ``guest`` event; docs/scripting.md defines them."""
-    fields = asdict(outcome) | {"original": original_words(outcome)}
-    return fields | {"notes": fields.pop("remarks")}
 
 
 def _row(outcome: GuestOutcome) -> tuple[str, ...]:
@@ -76,32 +69,23 @@ def _row(outcome: GuestOutcome) -> tuple[str, ...]:
 
 
 def _totals_row(outcomes: Sequence[GuestOutcome]) -> tuple[str, ...]:
-    """Return sums over the overlays that exist, so that predicted and actual sizes cover the same guests."""
-    sums = _sums(outcomes)
-    predicted, actual = sums["predicted_overlay_bytes"], sums["actual_overlay_bytes"]
-    on_disk = (size(sums["predicted_overlay_disk_bytes"]), size(sums["actual_overlay_disk_bytes"]))
-    return ("total", "", size(predicted), size(actual), _difference(predicted, actual), *on_disk, "")
+    sums = size_sums(outcomes)
+    return (
+        "total",
+        "",
+        size(sums.predicted),
+        size(sums.actual),
+        _difference(sums.predicted, sums.actual),
+        size(sums.predicted_on_disk),
+        size(sums.actual_on_disk),
+        "",
+    )
 
 
 def _difference(predicted: int | None, actual: int | None) -> str:
     if predicted is None or actual is None:
-        return NOTHING
+        return DASH
     return f"+{size(actual - predicted)}" if actual > predicted else size(actual - predicted)
-
-
-def _sums(outcomes: Iterable[GuestOutcome]) -> dict[str, int]:
-    whole = [outcome for outcome in outcomes if outcome.actual_overlay_bytes is not None]
-    return {
-        "predicted_overlay_bytes": sum(outcome.predicted_overlay_bytes or 0 for outcome in whole),
-        "actual_overlay_bytes": sum(outcome.actual_overlay_bytes or 0 for outcome in whole),
-        "predicted_overlay_disk_bytes": sum(outcome.predicted_overlay_disk_bytes or 0 for outcome in whole),
-        "actual_overlay_disk_bytes": sum(outcome.actual_overlay_disk_bytes or 0 for outcome in whole),
-    }
-
-
-def _by_status(outcomes: Iterable[GuestOutcome]) -> dict[str, int]:
-    count = Counter(outcome.status for outcome in outcomes)
-    return {status.value: count[status] for status in Status}
 
 
 def _remarks(outcomes: Iterable[GuestOutcome], width: int) -> Iterator[str]:
@@ -118,20 +102,11 @@ def _paragraphs(outcome: GuestOutcome, texts: Iterable[str], width: int) -> Iter
         yield paragraph(line, width=width, first=f"{outcome.status.value:<11}", rest=" " * 13)
 
 
-def _skipped_alike(outcomes: Iterable[GuestOutcome]) -> dict[str, list[str]]:
-    """Return the names of guests that were skipped for the same reason, by reason, if several share it."""
-    found: dict[str, list[str]] = {}
-    for outcome in outcomes:
-        if outcome.status is Status.SKIPPED:
-            found.setdefault(outcome.reason, []).append(outcome.name)
-    return {reason: names for reason, names in found.items() if len(names) > 1}
-
-
 def _skipped(names: list[str], reason: str, width: int) -> str:
     line = f"{printable(few(names))}: {printable(reason)}"
     return paragraph(line, width=width, first=f"{Status.SKIPPED.value:<11}", rest=" " * 13)
 
 
 def _summary(outcomes: Sequence[GuestOutcome]) -> str:
-    said = [f"{count} {status}" for status, count in _by_status(outcomes).items() if count]
+    said = [f"{count} {status}" for status, count in by_status(outcomes).items()]
     return f"{counted(len(outcomes), 'guest')}: {', '.join(said)}." if said else "Nothing was done."

@@ -2,7 +2,7 @@
 
 from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
-from batchdiff.report.applied import outcome_text
+from batchdiff.report.results_text import results_text
 from batchdiff.report.table import cells
 from batchdiff.units import MIB
 
@@ -35,7 +35,7 @@ CACHE = GuestOutcome(name="cache", status=Status.SKIPPED, reason="it would save 
 
 
 def test_the_whole_report():
-    assert outcome_text([WEB, DB, CACHE, FULL]) == (
+    assert results_text([WEB, DB, CACHE, FULL]) == (
         "                    overlay  overlay            on disk  on disk\n"
         "guest  status     predicted   actual  off by  predicted   actual  original\n"
         "web01  converted    512 MiB  512 MiB     0 B    500 MiB  500 MiB  quarantined\n"
@@ -54,17 +54,17 @@ def test_the_whole_report():
 
 def test_more_than_predicted_has_a_sign():
     more = GuestOutcome("a", Status.CONVERTED, predicted_overlay_bytes=1, actual_overlay_bytes=4097)
-    assert "+4 KiB" in outcome_text([more])
+    assert "+4 KiB" in results_text([more])
 
 
-def test_notes_are_told():
+def test_notes_are_listed():
     noted = GuestOutcome(
         "a",
         Status.CONVERTED,
         original=Original(Fate.KEPT),
         remarks=("an attribute was not copied", "another"),
     )
-    report = outcome_text([noted])
+    report = results_text([noted])
     assert "converted  a: an attribute was not copied\nconverted  a: another\n" in report
     assert "1 guest: 1 converted." in report
     assert "the original is" not in report
@@ -72,13 +72,13 @@ def test_notes_are_told():
 
 def test_the_table_has_the_fate_in_one_word():
     gone = GuestOutcome("a", Status.UNCHANGED, original=Original(Fate.GONE))
-    (_, _, row, *_, note, _, _) = outcome_text([gone], width=200).splitlines()
+    (_, _, row, *_, note, _, _) = results_text([gone], width=200).splitlines()
     assert row.endswith("  gone")
     assert note == "unchanged  a: the original is gone: an earlier run deleted it, or it was moved"
 
 
 def test_no_guests_at_all():
-    assert outcome_text([]).endswith("Nothing was done.\n")
+    assert results_text([]).endswith("Nothing was done.\n")
 
 
 def test_nothing_reaches_the_terminal_raw():
@@ -89,25 +89,25 @@ def test_nothing_reaches_the_terminal_raw():
         original=Original(Fate.QUARANTINED, "\x1b[2J\n"),
         remarks=("\x1b[2J\n",),
     )
-    report = outcome_text([evil])
+    report = results_text([evil])
     assert report.replace("\n", "").isprintable()
     assert report.count("\\x1b[2J\\n") == 7  # three times with the name before it, and in the table
 
 
 def test_the_report_fits_the_terminal():
     long = GuestOutcome("n" * 60, Status.CONVERTED, "word " * 50, 1 << 40, 1 << 40, 1 << 40, 1 << 40)
-    assert max(map(cells, outcome_text([long, WEB], width=100).splitlines())) <= 100
+    assert max(map(cells, results_text([long, WEB], width=100).splitlines())) <= 100
 
 
 def test_guests_that_were_skipped_for_one_reason_are_one_line():
     done = [
         GuestOutcome(f"web{number:02}", Status.SKIPPED, reason="done by /srv/p.json") for number in range(2, 102)
     ]
-    report = outcome_text([*done, WEB, CACHE])
+    report = results_text([*done, WEB, CACHE])
     assert "skipped    web02, web03 and 98 more: done by /srv/p.json\n" in report
     assert "skipped    cache: it would save 3.1%\n" in report
     assert report.endswith("102 guests: 1 converted, 101 skipped.\n")
     assert len(report.splitlines()) < 15
-    assert outcome_text(done) == (
+    assert results_text(done) == (
         "skipped    web02, web03 and 98 more: done by /srv/p.json\n\n100 guests: 100 skipped.\n"
     )

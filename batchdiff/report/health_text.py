@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from batchdiff.applying.results.finding import Finding
+from batchdiff.report.facts import by_health
 from batchdiff.report.figures import counted
+from batchdiff.report.form import WIDTH
 from batchdiff.report.printable import printable
 from batchdiff.report.table import paragraph
 
 
-def finding_text(findings: Sequence[Finding], *, width: int = 100) -> str:
+def health_text(findings: Sequence[Finding], *, width: int = WIDTH) -> str:
     """Return the findings for a terminal that is ``width`` cells wide, with a newline at the end."""
     lines = [
         paragraph(
@@ -22,6 +23,5 @@ def finding_text(findings: Sequence[Finding], *, width: int = 100) -> str:
         )
         for each in findings
     ]
-    count = Counter(each.health for each in findings)
-    said = ", ".join(f"{number} {health}" for health, number in count.items())
+    said = ", ".join(f"{number} {health}" for health, number in by_health(findings).items())
     return "\n".join([*lines, "", f"{counted(len(findings), 'file')}: {said}."]) + "\n"

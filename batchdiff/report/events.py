@@ -1,0 +1,29 @@
+"""The fields of the events that ``--json`` prints, as plain values for JSON (docs/scripting.md)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from batchdiff.applying.results.finding import Finding
+from batchdiff.applying.results.outcome import GuestOutcome
+from batchdiff.applying.results.status_row import StatusRow
+from batchdiff.plan.plan import GuestPlan
+from batchdiff.report.fates import original_words
+
+
+def guest_event(guest: GuestPlan, outcome: GuestOutcome) -> dict[str, Any]:
+    """Return the result for a guest, with its path and its overlay's."""
+    fields = asdict(outcome) | {"original": original_words(outcome)}
+    notes = fields.pop("remarks")
+    return fields | {"notes": notes, "source": guest.source.path, "overlay": guest.overlay_path}
+
+
+def finding_event(finding: Finding) -> dict[str, Any]:
+    """Return the condition of one file that `batchdiff verify` checked."""
+    return asdict(finding)
+
+
+def status_event(standing: StatusRow) -> dict[str, Any]:
+    """Return the state of one guest of a plan."""
+    return asdict(standing)

@@ -1,0 +1,147 @@
+"""The facts of reports, as values: each form words and lays out the same ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from batchdiff.applying.results.finding import Finding, Health
+from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.image.storage.exactness import Exactness
+from batchdiff.plan.plan import GuestPlan, GuestToConvert, Plan, Savings, Verdict
+from batchdiff.plan.totals import PLANNED_AT_ONCE, peak_extra_bytes
+
+
+class SharedReason(NamedTuple):
+    """Guests with one verdict and reason; ``reason`` may be empty."""
+
+    verdict: Verdict
+    reason: str
+    names: list[str]
+
+
+class InexactSavings(NamedTuple):
+    """Guests to convert whose savings are not exact for one reason, with the sum of their savings in bytes."""
+
+    exactness: Exactness
+    note: str
+    names: list[str]
+    saved_bytes: int
+
+
+class PlanFacts(NamedTuple):
+    """The facts of a plan's report.
+
+    ``stale`` has a sentence for each image that has changed since planning; ``jobs`` is the number of guests that
+    apply without ``--jobs`` has in progress at once.
+    """
+
+    plan: Plan
+    stale: Sequence[str] = ()
+    jobs: int = PLANNED_AT_ONCE
+
+    @property
+    def savings(self) -> list[Savings]:
+        """The savings of the guests that apply will convert."""
+        return [guest.diff.savings for guest in self.plan.to_convert]
+
+    @property
+    def rows(self) -> list[GuestPlan]:
+        """The guests of the table: those that were compared or refused."""
+        return [each for each in self.plan.guests if each.diff is not None or each.verdict is Verdict.REFUSE]
+
+    @property
+    def error_bytes(self) -> int:
+        """The largest possible error of the sum of the overlays' sizes."""
+        return sum(each.overlay_error_bytes for each in self.savings)
+
+    @property
+    def overlay_disk_bytes(self) -> int:
+        """The sum of what the overlays will take on disk."""
+        return sum(each.overlay_disk_bytes for each in self.savings)
+
+    @property
+    def has_shared_space(self) -> bool:
+        """True if a guest to convert has space that is shared with other files, which its savings leave out."""
+        return any(each.saved_bytes != each.allocated_bytes - each.overlay_disk_bytes for each in self.savings)
+
+    def space_at_once(self, jobs: int) -> int:
+        """Return the bytes that apply needs at its worst moment, with ``jobs`` guests in progress."""
+        peak = peak_extra_bytes(self.savings, self.plan.retire, at_once=jobs)
+        return peak + self.plan.totals.template_copy_bytes
+
+
+def unconverted(guests: Sequence[GuestPlan]) -> list[SharedReason]:
+    """Return why guests are not converted, in their order; guests skipped for the same reason come together.
+
+    A guest to convert is among them if it has a reason, which is then a remark.
+    """
+    found: list[SharedReason] = []
+    skipped: dict[str, list[str]] = {}
+    for guest in guests:
+        if guest.verdict is Verdict.SKIP and guest.reason in skipped:
+            skipped[guest.reason].append(guest.name)
+        elif guest.reason or guest.verdict is not Verdict.CONVERT:
+            found.append(SharedReason(guest.verdict, guest.reason, [guest.name]))
+            if guest.verdict is Verdict.SKIP:
+                skipped[guest.reason] = found[-1].names
+    return found
+
+
+def inexact(guests: Iterable[GuestToConvert]) -> list[InexactSavings]:
+    """Return why savings are not known exactly, guests with the same reason together."""
+    alike: dict[tuple[Exactness, str], list[tuple[str, int]]] = {}
+    for guest in guests:
+        savings = guest.diff.savings
+        if savings.exactness is not Exactness.EXACT:
+            alike.setdefault((savings.exactness, savings.note), []).append((guest.name, savings.saved_bytes))
+    return [
+        InexactSavings(exactness, note, [name for name, _ in found], sum(saved for _, saved in found))
+        for (exactness, note), found in alike.items()
+    ]
+
+
+def share(saved: int, allocated: int) -> float | None:
+    """Return the part of an allocation that is saved; None if nothing is allocated."""
+    return saved / allocated if allocated else None
+
+
+class SizeTotals(NamedTuple):
+    """Sums over overlays, in bytes: of their files and on disk, predicted and actual."""
+
+    predicted: int
+    actual: int
+    predicted_on_disk: int
+    actual_on_disk: int
+
+
+def size_sums(outcomes: Iterable[GuestOutcome]) -> SizeTotals:
+    """Return sums over the overlays that exist, so that predicted and actual sizes cover the same guests."""
+    whole = [outcome for outcome in outcomes if outcome.actual_overlay_bytes is not None]
+    return SizeTotals(
+        sum(outcome.predicted_overlay_bytes or 0 for outcome in whole),
+        sum(outcome.actual_overlay_bytes or 0 for outcome in whole),
+        sum(outcome.predicted_overlay_disk_bytes or 0 for outcome in whole),
+        sum(outcome.actual_overlay_disk_bytes or 0 for outcome in whole),
+    )
+
+
+def by_status(outcomes: Iterable[GuestOutcome]) -> dict[Status, int]:
+    """Return the number of guests with each status that occurs, in the order of the statuses."""
+    count = Counter(outcome.status for outcome in outcomes)
+    return {status: count[status] for status in Status if count[status]}
+
+
+def skipped_alike(outcomes: Iterable[GuestOutcome]) -> dict[str, list[str]]:
+    """Return the names of guests that were skipped for the same reason, by reason, if several share it."""
+    found: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.status is Status.SKIPPED:
+            found.setdefault(outcome.reason, []).append(outcome.name)
+    return {reason: names for reason, names in found.items() if len(names) > 1}
+
+
+def by_health(findings: Iterable[Finding]) -> dict[Health, int]:
+    """Return the number of files of each condition, in the order in which they were found."""
+    return dict(Counter(each.health for each in findings))

@@ -1,0 +1,24 @@
+"""The functions that write a report, by its form; a new form is one module and one line here.
+
+::
+
+    facts  ->  plan_words  ->  plan_text         for people: the same cells and sentences, laid out
+           ->                  plan_json         for programs: the values themselves
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from batchdiff.report.facts import PlanFacts
+from batchdiff.report.form import Form
+from batchdiff.report.plan_json import plan_json
+from batchdiff.report.plan_text import plan_text
+
+PlanForm = Callable[[PlanFacts, int], str]
+"""Turns the facts of a plan into a report, with a newline at the end; the number is its width in cells."""
+
+PLAN_FORMS: Mapping[Form, PlanForm] = {
+    Form.TEXT: plan_text,
+    Form.JSON: lambda facts, _width: plan_json(facts),
+}

@@ -1,0 +1,439 @@
+"""The exact text with which apply, restore and purge refuse or fail (applying/), each for its real cause.
+
+Guards applying/swap/endings.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+
+import notation
+import pytest
+from stage import ASIDE, NAME, Stage
+
+from batchdiff.applying.checks import space
+from batchdiff.applying.journal.records import Step
+from batchdiff.applying.results.outcome import GuestOutcome
+from batchdiff.choices import Retire
+from batchdiff.errors import BatchdiffError, DifferenceError, InUseError, VerificationError
+
+Verb = Callable[[], list[GuestOutcome]]
+KEEP, QUARANTINE, DELETE = Retire
+
+
+def write_to_original(stage: Stage, suffix: str = "") -> None:
+    notation.qemu_io(stage.original(suffix=suffix), "write -P 9 0 64k", image_format="raw")
+
+
+def purge_overlay_missing(stage: Stage) -> Verb:
+    stage.apply(QUARANTINE)
+    stage.overlay().unlink()
+    return stage.purge
+
+
+def restore_overlay_missing(stage: Stage) -> Verb:
+    stage.apply(QUARANTINE)
+    stage.overlay().unlink()
+    return stage.restore
+
+
+def restore_both_gone(stage: Stage) -> Verb:
+    stage.apply(QUARANTINE)
+    stage.overlay().unlink()
+    stage.original(suffix=ASIDE).unlink()
+    return stage.restore
+
+
+def restore_kept_overlay_missing(stage: Stage) -> Verb:
+    stage.apply(KEEP)
+    stage.overlay().unlink()
+    return stage.restore
+
+
+def apply_kept_overlay_missing(stage: Stage) -> Verb:
+    stage.apply(KEEP)
+    stage.overlay().unlink()
+    return lambda: stage.apply(QUARANTINE)
+
+
+def apply_used(stage: Stage) -> Verb:
+    stage.apply(KEEP)
+    stage.use()
+    return lambda: stage.apply(QUARANTINE)
+
+
+def apply_original_written(stage: Stage) -> Verb:
+    stage.apply(KEEP)
+    write_to_original(stage)
+    return lambda: stage.apply(QUARANTINE)
+
+
+def restore_original_written(stage: Stage) -> Verb:
+    stage.apply(KEEP)
+    write_to_original(stage)
+    return stage.restore
+
+
+def purge_used(stage: Stage) -> Verb:
+    stage.apply(QUARANTINE)
+    stage.use()
+    return stage.purge
+
+
+def purge_original_written(stage: Stage) -> Verb:
+    stage.apply(QUARANTINE)
+    write_to_original(stage, ASIDE)
+    return lambda: stage.purge(used=True)
+
+
+def discard_deleted(stage: Stage) -> Verb:
+    stage.apply(DELETE)
+    return lambda: stage.restore(discard_changes=True)
+
+
+def restore_clone(stage: Stage) -> Verb:
+    stage.apply(QUARANTINE)
+    stage.linked_clone(stage.overlay())
+    return stage.restore
+
+
+def both_originals(stage: Stage) -> Verb:
+    stage.apply(QUARANTINE)
+    shutil.copy(stage.original(suffix=ASIDE), stage.original())
+    return stage.restore
+
+
+def snapshot(stage: Stage) -> Verb:
+    stage.apply(DELETE)
+    notation.run("qemu-img", "snapshot", "-c", "one", str(stage.overlay()))
+    return stage.restore
+
+
+def not_a_journal(stage: Stage) -> Verb:
+    stage.journal_file.write_text("hello\n")
+    return stage.apply
+
+
+def damaged_journal(stage: Stage) -> Verb:
+    stage.apply()
+    lines = stage.journal_file.read_text()
+    stage.journal_file.write_text(f"{lines}x\n{lines}")
+    return stage.apply
+
+
+def two_at_once(stage: Stage) -> Verb:
+    def apply() -> list[GuestOutcome]:
+        with stage.session():
+            return stage.apply()
+
+    return apply
+
+
+def template_changed(stage: Stage) -> Verb:
+    stage.swap_template()
+    return stage.apply
+
+
+def template_changed_later(stage: Stage) -> Verb:
+    stage.apply()
+    stage.swap_template()
+    return lambda: stage.apply(QUARANTINE)
+
+
+def sidecar_damaged(stage: Stage) -> Verb:
+    stage.sidecar.write_text("{")
+    return stage.apply
+
+
+def unchosen(stage: Stage) -> Verb:
+    return lambda: stage.restore(guests=(NAME,))
+
+
+def guest_changed(stage: Stage) -> Verb:
+    write_to_original(stage)
+    return stage.apply
+
+
+def quarantined_by_another(stage: Stage) -> Verb:
+    stage.original().rename(stage.original(suffix=ASIDE))
+    stage.write_guest(NAME)
+    return lambda: stage.apply(QUARANTINE)
+
+
+def interrupted_restore(stage: Stage) -> Verb:
+    def end() -> None:
+        raise KeyboardInterrupt
+
+    stage.apply(QUARANTINE)
+    stage.on_step[Step.RETIRING] = end
+    with pytest.raises(KeyboardInterrupt):
+        stage.restore()
+    stage.on_step.clear()
+    return lambda: stage.apply(QUARANTINE)
+
+
+def guest_of_another_size(stage: Stage) -> Verb:
+    os.truncate(stage.original(), 2 << 20)
+    return stage.apply
+
+
+def template_lost_discard(stage: Stage) -> Verb:
+    stage.apply(DELETE)
+    stage.swap_template()
+    return lambda: stage.restore(discard_changes=True)
+
+
+def no_qemu(stage: Stage) -> Verb:
+    stage.judge.is_installed = False
+    return stage.apply
+
+
+def overlay_differs(stage: Stage) -> Verb:
+    stage.judge.refuses["vm.img"] = DifferenceError("a and b differ", why="x")
+    return stage.apply
+
+
+def overlay_unsound(stage: Stage) -> Verb:
+    stage.apply(QUARANTINE)
+    stage.judge.refuses["vm.qcow2"] = VerificationError("bad overlay", why="x")
+    return stage.purge
+
+
+def overlay_in_use(stage: Stage) -> Verb:
+    stage.apply(QUARANTINE)
+    stage.judge.refuses["vm.qcow2"] = InUseError("an image is in use", why="x")
+    return stage.purge
+
+
+def both_lost_apply(stage: Stage) -> Verb:
+    stage.apply(KEEP)
+    stage.overlay().unlink()
+    stage.original().unlink()
+    return lambda: stage.apply(QUARANTINE)
+
+
+def overlay_exists(stage: Stage) -> Verb:
+    stage.overlay().write_bytes(b"x")
+    return stage.apply
+
+
+def template_changing(stage: Stage) -> Verb:
+    stage.judge.asked = stage.swap_template
+    return stage.apply
+
+
+def two_overlays(stage: Stage) -> Verb:
+    stage.apply(QUARANTINE)
+    shutil.copy(stage.overlay(), stage.overlay(suffix=".batchdiff-overlay"))
+    return stage.restore
+
+
+def journal_folder(stage: Stage) -> Verb:
+    stage.journal_file.mkdir()
+    return stage.apply
+
+
+MESSAGES = {
+    purge_overlay_missing: (
+        "{0}/vm.img.batchdiff-original was not deleted: {0}/vm.qcow2 is missing, so the original may "
+        "be all that is left of vm. Bring the missing file back; if it was moved, add `--map "
+        "OLD=NEW`. To go back to the original: `batchdiff restore PLAN --guest vm --discard-changes`."
+    ),
+    restore_overlay_missing: (
+        "vm was not restored: its overlay {0}/vm.qcow2 is missing, with what its VM wrote since. "
+        "Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`. The original, as "
+        "it was before the conversion, is {0}/vm.img.batchdiff-original. To go back to it and give up"
+        " what the VM wrote: `batchdiff restore PLAN --guest vm --discard-changes`."
+    ),
+    restore_both_gone: (
+        "vm was not restored: its overlay {0}/vm.qcow2 is missing, with what its VM wrote since. "
+        "Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`."
+    ),
+    restore_kept_overlay_missing: (
+        "vm was not restored: its overlay {0}/vm.qcow2 is missing, with what its VM wrote since. "
+        "Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`. The original, as "
+        "it was before the conversion, is {0}/vm.img. To go back to it and give up what the VM wrote:"
+        " `batchdiff restore PLAN --guest vm --discard-changes`."
+    ),
+    apply_kept_overlay_missing: (
+        "{0}/vm.qcow2 is gone, with what its VM wrote: it was published, and has been removed or "
+        "moved since. Bring it back. Its original, as it was before the conversion, is {0}/vm.img. To"
+        " go back to that: `batchdiff restore PLAN --guest vm --discard-changes`."
+    ),
+    apply_used: (
+        "the original of vm was not retired: its VM has run on the overlay since ({0}/vm.img and "
+        "{0}/vm.qcow2 differ). If you trust the overlay: remove {0}/vm.img yourself."
+    ),
+    apply_original_written: (
+        "the original {0}/vm.img was left as it is: it was written to (mtime), since its overlay "
+        "{0}/vm.qcow2 was published: only you know which of the two counts. If the overlay is the "
+        "VM's disk, remove the original yourself. To go back to the original: `batchdiff restore PLAN"
+        " --guest vm --discard-changes`."
+    ),
+    restore_original_written: (
+        "vm was not restored: its original {0}/vm.img is still there, and differs from its overlay "
+        "{0}/vm.qcow2: only you know which of the two counts. To go back to the original and delete "
+        "the overlay: `batchdiff restore PLAN --guest vm --discard-changes`. To get the overlay's "
+        "content back, move the original away, then run the same command again."
+    ),
+    purge_used: (
+        "its VM has run on the overlay since ({0}/vm.img.batchdiff-original and {0}/vm.qcow2 differ)."
+        " To delete the original too: `batchdiff purge PLAN --guest vm --used`"
+    ),
+    discard_deleted: (
+        "vm cannot go back to its original: that was deleted or moved. Run the same command without "
+        "`--discard-changes`: an image is then rebuilt from the overlay."
+    ),
+    restore_clone: (
+        "{0}/vm.qcow2 was left alone: it is the backing file of {0}/clone.qcow2, which would be lost "
+        "without it. Make that a standalone image (`qemu-img convert`) or remove it, then run the "
+        "same command again."
+    ),
+    both_originals: (
+        "vm was left alone: both {0}/vm.img and {0}/vm.img.batchdiff-original are there, and either "
+        "could be its disk. Move away the one that its VM does not use, then run the same command "
+        "again."
+    ),
+    snapshot: (
+        "the overlay {0}/vm.qcow2 was left as it is: it has 1 internal snapshot, which would be lost "
+        "with it. `qemu-img info {0}/vm.qcow2` lists what it has. To give that up: `batchdiff restore"
+        " PLAN --guest vm --allow-loss snapshots`."
+    ),
+    not_a_journal: (
+        "{0}/fleet.plan.json.journal is not a journal: it does not start as a journal does. That name"
+        " is for the journal of the plan: move the file away, then run the same command again."
+    ),
+    damaged_journal: (
+        "{0}/fleet.plan.json.journal is damaged: its line 9 is not a record of batchdiff. Move it "
+        "away, then run the same command again. The state of the guests is then recovered from the "
+        "files."
+    ),
+    two_at_once: (
+        "another apply, restore or purge of this plan is running: it holds "
+        "{0}/fleet.plan.json.journal. Wait until it is done, then run the same command again."
+    ),
+    template_changed: (
+        "the plan is stale: the content of the template {0}/template.img changed: {0}/template.img: "
+        "another file stands in its place. Shut down what writes to it, if anything; then plan again."
+    ),
+    template_changed_later: (
+        "the content of the template {0}/template.img changed after overlays were put on it: "
+        "{0}/template.img: another file stands in its place; this damages the overlays of vm, so do "
+        "not start a VM on them. This original is intact, as before the conversion: {0}/vm.img. "
+        "`batchdiff restore PLAN --guest vm --discard-changes` goes back to it. Otherwise: bring the "
+        "template back from a backup, then run the same command again."
+    ),
+    sidecar_damaged: (
+        "{0}/template.img.batchdiff-template.json cannot be read: it is damaged, or a newer batchdiff"
+        " has written it, so the overlays of the template are not known. If it names no overlay"
+        " that you need, move it away, then run the same command again."
+    ),
+    unchosen: ("there is nothing to do for vm. `batchdiff status PLAN` shows where each guest stands."),
+    guest_changed: (
+        "the plan is stale: {0}/vm.img: it was written to (mtime). Shut down what writes to it, if "
+        "anything; then plan again."
+    ),
+    quarantined_by_another: (
+        "another file is at {0}/vm.img: the original that was planned is in quarantine as "
+        "{0}/vm.img.batchdiff-original. Plan again for what is there now. To delete the original in "
+        "quarantine: `batchdiff purge PLAN --guest vm --used`."
+    ),
+    interrupted_restore: (
+        "a `batchdiff restore` of vm was interrupted. Finish that first: `batchdiff restore PLAN --guest vm`."
+    ),
+    purge_original_written: (
+        "{0}/vm.img.batchdiff-original was not deleted: it differs from what the VM sees now, and it is not the"
+        " file that was planned. Find out what it holds, and remove it yourself."
+    ),
+    guest_of_another_size: (
+        "the plan is stale: {0}/vm.img has another virtual size: 2097152 bytes instead of 1048576. Plan again."
+    ),
+    template_lost_discard: (
+        "vm cannot go back to its original: it is gone: it was deleted or moved. Bring the template "
+        "back, or repair a copy of the overlay, so that it can be read again."
+    ),
+    no_qemu: (
+        "cannot verify with QEMU: qemu-img is not installed. Install it (Debian: qemu-utils). Or use "
+        "`--verify native`, with which no original can be deleted."
+    ),
+    overlay_differs: (
+        "a and b differ: x. The overlay was thrown away, and the original was left as it is. If "
+        "nothing wrote to the original, test the memory and the disk of this machine, and report "
+        "this: it must never happen."
+    ),
+    overlay_unsound: (
+        "bad overlay: x. This original is intact, as before the conversion: "
+        "{0}/vm.img.batchdiff-original. `batchdiff restore PLAN --guest vm --discard-changes` goes "
+        "back to it."
+    ),
+    overlay_in_use: (
+        "its VM has run on the overlay since ({0}/vm.qcow2 is in use, so the two cannot be compared)."
+        " To delete the original too: `batchdiff purge PLAN --guest vm --used`"
+    ),
+    both_lost_apply: (
+        "{0}/vm.img is gone, and {0}/vm.qcow2 is missing or cannot be read: both were removed or "
+        "moved. Bring one of them back. If the pool was moved, see docs/moving.md."
+    ),
+    overlay_exists: ("{0}/vm.qcow2 exists already. Move it away, or plan again with another `overlay.path`."),
+    template_changing: (
+        "{0}/template.img changed while this command ran: another file stands in its place. Shut down"
+        " what writes to it, then run the same command again."
+    ),
+    two_overlays: (
+        "vm was left alone: both {0}/vm.qcow2 and {0}/vm.qcow2.batchdiff-overlay are there, and "
+        "either could be its overlay. Move away the one that its VM does not use, then run the same "
+        "command again."
+    ),
+    journal_folder: (
+        "cannot open the journal {0}/fleet.plan.json.journal: {0}/fleet.plan.json.journal is a "
+        "folder. Correct the path, or move that away, then run the same command again."
+    ),
+}
+"""Causes, each with the message of the verb; ``{0}`` is the folder."""
+
+
+def message(verb: Verb) -> str:
+    """Run a verb for one guest, which it must not carry out, and return the reason."""
+    try:
+        (outcome,) = verb()
+    except BatchdiffError as error:
+        return str(error)
+    return outcome.reason
+
+
+@pytest.mark.parametrize(("cause", "text"), MESSAGES.items(), ids=[cause.__name__ for cause in MESSAGES])
+def test_message(tmp_path, monkeypatch, cause, text):
+    verb = cause(Stage(tmp_path, monkeypatch))
+    assert message(verb) == text.format(tmp_path)
+
+
+def test_an_overlay_in_the_place_of_an_original_that_is_kept(tmp_path, monkeypatch):
+    assert message(Stage(tmp_path, monkeypatch, place="same").apply) == (
+        "the overlay of vm takes the original's own name, so the original cannot keep it. Use `--retire"
+        " quarantine` or `--retire delete`."
+    )
+
+
+def test_too_little_space(tmp_path, monkeypatch):
+    stage = Stage(tmp_path, monkeypatch)
+    monkeypatch.setattr(space, "free_bytes", lambda _: 1024)
+    assert re.fullmatch(
+        f"there is not enough space on the filesystem of {tmp_path}: up to [0-9.]+ KiB is needed at once, 1 KiB is"
+        r" free\. Make room, or apply some of the guests with `--guest`\.",
+        message(stage.apply),
+    )
+
+
+def test_too_little_space_for_a_rebuilt_image(tmp_path, monkeypatch):
+    stage = Stage(tmp_path, monkeypatch)
+    stage.apply(DELETE)
+    monkeypatch.setattr(space, "free_bytes", lambda _: 1024)
+    assert re.fullmatch(
+        f"vm was not rebuilt: there is not enough space on the filesystem of {tmp_path}: up to [0-9.]+ MiB is"
+        r" needed, 1 KiB is free\. Make room, then run the same command again; `--guest` restores one guest at a"
+        r" time\.",
+        message(stage.restore),
+    )

@@ -1,0 +1,139 @@
+"""The exact text of refusals of a command line, before anything is done (cli/)."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import notation
+import pytest
+from plans import guest_plan, planned_image, refused_guest, small_plan
+
+from batchdiff.cli import main, run_session
+from batchdiff.cli.confirm import Question, confirm
+from batchdiff.cli.console import Console
+from batchdiff.cli.earlier_plans import require_done_here
+from batchdiff.errors import BatchdiffError, PlanError, StopError, UsageError
+from batchdiff.files import descriptors
+from batchdiff.plan.file import read_plan, write_plan
+from batchdiff.plan.plan import Verdict
+
+MANIFEST = """\
+version: 1
+template: {path: t.img, format: raw}
+guests: [{path: b.img, format: raw}, {path: a.img, format: raw}]
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Iterator[Path]:
+    """Work in a folder with a manifest, its images, and a plan of other images that are not there."""
+    for name in ("t", "a", "b"):
+        notation.write_raw(tmp_path / f"{name}.img", "64k:A")
+    (tmp_path / "fleet.yaml").write_text(MANIFEST)
+    write_plan(small_plan(guest_plan("web01"), guest_plan("db01")), str(tmp_path / "old.json"))
+    (tmp_path / "other.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    handler = signal.getsignal(signal.SIGTERM)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, handler)
+
+
+COMMANDS = {
+    "plan fleet.yaml --guest nope": ("no guest of the manifest is called 'nope'. Its guests are: a, b."),
+    "plan -": (
+        "the plan needs a name: a manifest from stdin or a pipe has none. Add `-o PLAN`, such as `-o"
+        " fleet.plan.json`."
+    ),
+    "plan fleet.yaml -o other.json": ("other.json exists and is not a plan. Choose another place with `-o`."),
+    "plan fleet.yaml -o x/p.json": (
+        "cannot write the plan to {folder}/x: there is no such folder. Choose another place with `-o`."
+    ),
+    "plan fleet.yaml -o .": ". is not a regular file. Choose another place with `-o`.",
+    "show old.json -o fleet.yaml": (
+        "cannot write the report to fleet.yaml: it exists, and is not replaced. Name another file."
+    ),
+    "apply old.json --guest nope": ("no guest of the plan is called nope. Its guests are: db01, web01."),
+    "apply old.json --retire delete --verify native": (
+        "originals are only deleted after full verification. Leave `--verify` out, or use `--retire keep` or"
+        " `--retire quarantine`."
+    ),
+    "purge old.json --map images": (
+        "`--map` does not fit the plan old.json: 'images' is not OLD=NEW, such as /images=/fast/images. `batchdiff"
+        " show old.json --format json` prints the paths that it has."
+    ),
+}
+
+
+@pytest.mark.parametrize(("command", "message"), COMMANDS.items(), ids=COMMANDS)
+def test_a_command_that_is_refused(folder, capsys, command, message):
+    assert main.run(command.split()) == 2
+    assert capsys.readouterr().err == f"batchdiff: {message.format(folder=folder)}\n"
+
+
+def message(caught: pytest.ExceptionInfo[BatchdiffError]) -> str:
+    return str(caught.value)
+
+
+def test_a_question_without_a_terminal():
+    with pytest.raises(UsageError) as caught:
+        confirm(Console(), "purge", Question("a", ["b"], "The originals stay in quarantine."))
+    assert message(caught) == (
+        "`batchdiff purge` asks before it deletes, and there is no terminal to ask on. Add `--yes` if that is what"
+        " you want. The originals stay in quarantine."
+    )
+
+
+def test_guests_that_another_plan_converted():
+    plan = small_plan(refused_guest("web01", "done by /srv/old.json", verdict=Verdict.SKIP))
+    with pytest.raises(UsageError) as caught:
+        require_done_here(plan, ["web01"], "restore")
+    assert message(caught) == (
+        "this plan has not converted web01: web01 was converted by /srv/old.json. Run `batchdiff restore"
+        " /srv/old.json --guest web01`."
+    )
+
+
+def test_a_plan_that_was_replaced_meanwhile():
+    with pytest.raises(PlanError) as caught:
+        run_session._require_still_there("old.json", small_plan(guest_plan("c", image=planned_image("/c"))))
+    assert message(caught) == (
+        "another plan was written to old.json meanwhile. `batchdiff show old.json` prints it; then run the same"
+        " command again."
+    )
+
+
+def test_a_command_that_was_interrupted():
+    def work(_session: object) -> Iterator[object]:
+        yield from ()
+        raise StopError("interrupted")
+
+    arguments = types.SimpleNamespace(plan="old.json", jobs=1, unseen=False)
+    with pytest.raises(StopError) as caught:
+        run_session.carry_out(Console(), arguments, read_plan("old.json"), work)
+    assert message(caught) == (
+        "interrupted: completed: none; what was in progress was rolled back. Run the same command again to"
+        " continue."
+    )
+
+
+def test_what_a_machine_must_have(monkeypatch):
+    monkeypatch.setattr(descriptors, "free_descriptors", lambda: 31)
+    with pytest.raises(BatchdiffError) as caught:
+        descriptors.require_descriptors()
+    assert message(caught) == (
+        "the limit on open files is too low: 31 more can be opened, but batchdiff needs 32. Raise it (`ulimit -n`,"
+        " `LimitNOFILE=` of a service), and run the same command again."
+    )
+    monkeypatch.setattr(descriptors, "_FILES", "/nowhere")
+    with pytest.raises(BatchdiffError) as caught:
+        descriptors.require_descriptors()
+    assert message(caught) == (
+        "/proc is not mounted: without it, batchdiff cannot see who has an image open. Mount it (`mount -t proc"
+        " proc /proc`), and run the same command again."
+    )

@@ -1,0 +1,120 @@
+"""The exact text of every refusal of a plan (plan/file.py, plan/recognise.py)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from plans import guest_plan, small_plan
+
+from batchdiff.errors import PlanError
+from batchdiff.plan.file import checksum_of, encode, read_plan, write_plan
+
+AGAIN = "Run `batchdiff plan MANIFEST` again."
+APPLIED = (
+    "It was applied, as {0}.journal shows: bring it back from a backup. Without one, `qemu-img convert` makes a"
+    " standalone disk of each overlay, and `batchdiff plan` plans the other guests."
+)
+
+
+def signed(**changes: object) -> str:
+    """Return a plan with changes that its checksum covers."""
+    document = json.loads(encode(small_plan(guest_plan()))) | changes
+    return json.dumps(document | {"checksum": checksum_of(document)})
+
+
+REFUSED = {
+    "empty": ("", "{0} is not a plan: it is empty. " + AGAIN),
+    "text": (
+        "hello",
+        "{0} is not a plan: it does not start like JSON. Name the file that `batchdiff plan` wrote.",
+    ),
+    "binary": (
+        "\0" * 600,
+        "{0} is not a plan: it starts like an image or another binary file. Name the file that `batchdiff plan`"
+        " wrote.",
+    ),
+    "manifest": (
+        "version: 1\ntemplate: {path: a}\n",
+        "{0} is not a plan: it looks like a manifest. Run `batchdiff plan {0}` first; that writes the plan.",
+    ),
+    "report": (
+        '{"report_version": "1.1"}',
+        "{0} is not a plan: it is a savings report as JSON. Name the file that `batchdiff plan` wrote.",
+    ),
+    "cut": (
+        '{"format_version": "1.2", "generator": "x"',
+        "{0} is truncated or not valid JSON: line 1 is not JSON from character 43 on. " + AGAIN,
+    ),
+    "twice": (
+        '{"format_version": "1.2", "a": 1, "a": 2}',
+        "{0} is truncated or not valid JSON: an object has two members named 'a'. " + AGAIN,
+    ),
+    "no-version": ('{"a": 1}', "{0} is not a plan: it has no format_version. " + AGAIN),
+    "newer": (
+        '{"format_version": "2.0", "generator": "x"}',
+        "cannot use {0}: its format is version 2.0; this batchdiff knows 1.x. Use a version of batchdiff that"
+        " reads it, such as the one that wrote it.",
+    ),
+    "edited": (
+        '{"format_version": "1.2", "generator": "x", "checksum": "sha256:0"}',
+        "{0} was edited or damaged: its checksum does not match. " + AGAIN,
+    ),
+    "too-large": (
+        '{"format_version": "1.2", "generator": "x", "a": 1e999}',
+        "{0} is not a valid plan: a number is too large. " + AGAIN,
+    ),
+    "retire": (
+        signed(retire="burn"),
+        '{0} is not a valid plan: retire: \'burn\' is not "keep" or "quarantine" or "delete". ' + AGAIN,
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_file_that_is_not_a_valid_plan(tmp_path, text, message):
+    path = tmp_path / "fleet.plan.json"
+    path.write_text(text)
+    with pytest.raises(PlanError) as caught:
+        read_plan(str(path))
+    assert str(caught.value) == message.format(path)
+
+
+def test_a_damaged_plan_that_was_applied(tmp_path):
+    path = tmp_path / "fleet.plan.json"
+    path.write_text("")
+    Path(f"{path}.journal").touch()
+    with pytest.raises(PlanError) as caught:
+        read_plan(str(path))
+    assert str(caught.value) == f"{path} is not a plan: it is empty. {APPLIED.format(path)}"
+
+
+MISSING = {
+    "near": (["fleet.plan.json"], "flet.plan.json", 'Did you mean "fleet.plan.json"?'),
+    "manifest": (
+        ["web.yaml"],
+        "web.plan.json",
+        "Run `batchdiff plan {folder}/web.yaml` first; that writes the plan.",
+    ),
+    "nothing": ([], "fleet.plan.json", "Run `batchdiff plan MANIFEST` first; that writes the plan."),
+    "folder": ([], "x/fleet.plan.json", "Its folder does not exist or cannot be listed."),
+}
+
+
+@pytest.mark.parametrize(("names", "name", "remedy"), MISSING.values(), ids=MISSING)
+def test_a_plan_that_is_missing(tmp_path, names, name, remedy):
+    for each in names:
+        (tmp_path / each).touch()
+    with pytest.raises(PlanError) as caught:
+        read_plan(f"{tmp_path}/{name}")
+    expected = f"cannot read the plan {tmp_path}/{name}: there is no such file. {remedy.format(folder=tmp_path)}"
+    assert str(caught.value) == expected
+
+
+def test_a_plan_that_cannot_be_written():
+    with pytest.raises(PlanError) as caught:
+        write_plan(small_plan(), "/dev/null")
+    assert str(caught.value) == (
+        "cannot write the plan /dev/null: it is not a regular file. Choose another place with `-o`."
+    )

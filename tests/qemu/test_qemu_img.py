@@ -1,0 +1,101 @@
+"""qemu/qemu_img.py: what each end of qemu-img means, in words; a program of ours stands for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from batchdiff.errors import BatchdiffError, DifferenceError, InUseError, ProgramError, VerificationError
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.qemu import programs, qemu_img
+from batchdiff.qemu.programs import CompletedProgram
+
+A = ImageSource("/a.qcow2", ImageFormat.QCOW2)
+B = ImageSource("/b.img", ImageFormat.RAW)
+SAID = "`qemu-img` (exit code {}): {}"
+
+
+def check() -> None:
+    qemu_img.check(A, 0)
+
+
+def check_used() -> None:
+    qemu_img.check(A, 0, leaks_allowed=True)
+
+
+def require_opens() -> None:
+    qemu_img.require_opens(A)
+
+
+def compare() -> None:
+    qemu_img.compare(A, B, 0)
+
+
+ENDS = {
+    "errors": (
+        check,
+        2,
+        "ERROR",
+        VerificationError,
+        f"qemu-img check finds errors in /a.qcow2: {SAID}",
+    ),
+    "errors-of-a-used-overlay": (
+        check_used,
+        2,
+        "ERROR",
+        VerificationError,
+        f"qemu-img check finds errors in /a.qcow2: {SAID}. Shut its VM down and copy the file first, because a"
+        " repair may lose data. Then repair it: `qemu-img check -r all -f qcow2 /a.qcow2`; check that the VM"
+        " starts, then run the same command again.",
+    ),
+    "does-not-open": (
+        require_opens,
+        1,
+        "no",
+        VerificationError,
+        f"QEMU does not open /a.qcow2: {SAID}. If the error is in the template, no VM could run on its overlays:"
+        " restore the template from a backup, then plan again.",
+    ),
+    "differ": (
+        compare,
+        1,
+        "Content mismatch at offset 0!",
+        DifferenceError,
+        f"qemu-img compare finds a difference between /a.qcow2 and /b.img: {SAID}",
+    ),
+    "locked": (
+        compare,
+        1,
+        'Failed to get shared "write" lock',
+        InUseError,
+        f"an image is in use by a VM or another program: {SAID}. Shut it down, then run the same command again.",
+    ),
+    "failed": (
+        compare,
+        4,
+        "no",
+        ProgramError,
+        f"qemu-img failed: {SAID}. Fix what it reports, then run the same command again.",
+    ),
+    "no-library": (
+        compare,
+        127,
+        "no",
+        ProgramError,
+        f"qemu-img failed: {SAID}. batchdiff runs qemu-img confined to the images, system folders such as /usr,"
+        " its own folder and LD_LIBRARY_PATH. Install a qemu-img that needs no other files.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("verb", "code", "output", "kind", "message"), ENDS.values(), ids=ENDS)
+def test_message(
+    monkeypatch, verb: Callable[[], None], code: int, output: str, kind: type[BatchdiffError], message: str
+):
+    monkeypatch.setattr(programs, "run", lambda *_, **__: CompletedProgram(("qemu-img",), code, output))
+    monkeypatch.setattr(qemu_img, "_names", lambda images: [image.path for image in images])
+    with pytest.raises(BatchdiffError) as caught:
+        verb()
+    assert type(caught.value) is kind
+    assert str(caught.value) == message.format(code, output)
