@@ -95,5 +95,5 @@ def _lets_go(guest: Any) -> None:
     """What the kernel does for a dead process: its descriptors, locks and leases go, and nothing else."""
     if guest.verdict is not None:
         guest.verdict.exception()
-    if guest.conversion is not None:
-        guest.conversion.close()
+    if guest.swap is not None:
+        guest.swap.close()

@@ -19,16 +19,17 @@ import notation
 import pytest
 from oracle import guest_bytes, source
 
-from batchdiff.applying.apply import ApplyOptions, apply_plan
+from batchdiff.applying.apply import apply_plan
 from batchdiff.applying.guests.recovery import recovered
-from batchdiff.applying.journal.file import FrozenJournal, Journal, read_notes
-from batchdiff.applying.journal.records import Notes, Standing, Step
+from batchdiff.applying.journal.file import FrozenJournal, Journal, read_history
+from batchdiff.applying.journal.records import GuestState, History, Step
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.session import Session
 from batchdiff.applying.session.stop import Stop
 from batchdiff.applying.swap import retire as retiring
-from batchdiff.applying.swap.purge_tasks import PurgeOptions
-from batchdiff.applying.swap.undo_tasks import RestoreOptions
+from batchdiff.applying.swap.apply_task import ApplyOptions
+from batchdiff.applying.swap.guest_to_restore import RestoreOptions
+from batchdiff.applying.swap.purge_task import PurgeOptions
 from batchdiff.applying.undo import purge, restore
 from batchdiff.choices import Retire
 from batchdiff.errors import DifferenceError
@@ -194,17 +195,17 @@ class Stage:
         return str(self.folder / "fleet.plan.json")
 
     @property
-    def notes(self) -> Notes:
+    def history(self) -> History:
         """What the journal says now."""
-        return read_notes(self.plan_path, self.plan.checksum)
+        return read_history(self.plan_path, self.plan.checksum)
 
-    def standing(self, name: str = NAME) -> Standing:
-        return self.notes.standings[name]
+    def state(self, name: str = NAME) -> GuestState:
+        return self.history.states[name]
 
-    def note(self, standing: Standing, name: str = NAME) -> None:
+    def note(self, state: GuestState, name: str = NAME) -> None:
         """Puts a line into the journal, as a process that died a moment later would have."""
         with closing(Journal(self.plan_path, self.plan.checksum)) as journal:
-            journal.record(name, standing)
+            journal.record(name, state)
 
     # The verbs.
 
@@ -220,14 +221,14 @@ class Stage:
     @contextmanager
     def session(self, *, unseen: bool = False) -> Iterator[Session]:
         with closing(Journal(self.plan_path, self.plan.checksum)) as journal:
-            if not journal.notes.times:
-                for name, standing in recovered(self.plan, Notes()).items():
-                    journal.record(name, standing)
+            if not journal.history.times:
+                for name, state in recovered(self.plan, History()).items():
+                    journal.record(name, state)
             yield Session(self.plan, journal, self, self.stop, unseen, self.plan_path, self.jobs)
 
     def frozen(self, *, unseen: bool = False) -> Session:
         """The session of a dry run."""
-        return Session(self.plan, FrozenJournal(self.notes), self, self.stop, unseen)
+        return Session(self.plan, FrozenJournal(self.history), self, self.stop, unseen)
 
     def apply(
         self, retire: Retire = Retire.KEEP, *, unseen: bool = False, **options: object

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
 
 from batchdiff.applying.at_once import at_once
 from batchdiff.applying.checks.space import check_space
 from batchdiff.applying.checks.verify import require_judges
 from batchdiff.applying.checks.verify_mode import VerifyMode
-from batchdiff.applying.guest_results import converted, not_converted, with_way_back
-from batchdiff.applying.pipeline import Way, arrivals
+from batchdiff.applying.guest_results import apply_outcome, skipped_outcome, with_way_back
+from batchdiff.applying.guests.file_names import original_names
+from batchdiff.applying.journal.records import Fate, History, Step
+from batchdiff.applying.pipeline import run_swaps
 from batchdiff.applying.results.outcome import GuestOutcome
 from batchdiff.applying.session.session import Run, Session, template_held
-from batchdiff.applying.swap.apply_task import Manner, overlay_task
-from batchdiff.applying.swap.task import Task
+from batchdiff.applying.swap.apply_task import ApplyOptions, ApplyTask
 from batchdiff.applying.template.check import accept_template, sync
 from batchdiff.applying.template.publication import Publication
 from batchdiff.applying.template.sidecar import discard_unfinished
-from batchdiff.applying.template.write_protection import note_interrupted
+from batchdiff.applying.template.write_protection import record_interrupted
 from batchdiff.choices import Retire
 from batchdiff.errors import PlanError, UsageError
 from batchdiff.files.identity import identity_of
@@ -29,14 +28,7 @@ from batchdiff.image.template_storage import TemplateRisk, template_risk
 from batchdiff.linux.block_stack import Underlying, all_underlying
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, Plan
 
-
-@dataclass(frozen=True, slots=True)
-class ApplyOptions:
-    """The options of apply. ``guests``: names; None for all."""
-
-    retire: Retire
-    verify: VerifyMode = VerifyMode.FULL
-    guests: tuple[str, ...] | None = None
+_NOT_THERE = {Fate.DELETED, Fate.GONE}
 
 
 def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome]:
@@ -54,7 +46,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
     with template_held(session) as run:
         template = run.template
         # First: what an apply that died did to the template must not count as a change of it.
-        note_interrupted(template, plan.template.fingerprints, session.journal)
+        record_interrupted(template, plan.template.fingerprints, session.journal)
         accept_template(run)
         sync(template)
         pending = [guest for guest in to_convert if not _is_published(guest, session)]
@@ -63,16 +55,19 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         discard_unfinished(plan)
         publication = Publication(plan, run)
         _make_up(publication, to_convert, session)
-        manner = Manner(options.retire, options.verify, publication)
         under = all_underlying(tuple(layer.path for layer in template.layers))
-        ways = [Way(guest.name, partial(_task, guest, under, run, manner)) for guest in to_convert]
-        arriving = arrivals(ways, run, at_once=jobs)
+
+        def task_of(guest: GuestToConvert) -> ApplyTask:
+            _check_not_the_template(guest, template, under, options.retire)
+            return ApplyTask(guest, plan.template, run, options, publication)
+
+        results = run_swaps(to_convert, task_of, run, at_once=jobs)
         for guest in guests:
             if isinstance(guest, GuestToConvert):
-                notes = session.journal.notes
-                yield converted(guest, with_way_back(next(arriving), guest, notes), notes)
+                history = session.journal.history
+                yield apply_outcome(guest, with_way_back(next(results), guest, history), history)
             else:
-                yield not_converted(guest)
+                yield skipped_outcome(guest)
 
 
 def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
@@ -81,7 +76,7 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
     :raises UsageError: they do.
     :raises ProgramError: qemu-img is needed and missing.
     """
-    guests = chosen(plan, options.guests)
+    guests = choose_guests(plan, options.guests)
     if options.retire is Retire.DELETE and options.verify is not VerifyMode.FULL:
         raise UsageError(
             "originals are only deleted after full verification",
@@ -92,9 +87,16 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
     return guests
 
 
-def _task(guest: GuestToConvert, under: Underlying, run: Run, manner: Manner) -> Task:
-    _check_not_the_template(guest, run.template, under, manner.retire)
-    return overlay_task(guest, run.session.plan.template, run, manner)
+def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> list[str]:
+    """Return the paths of the originals that an apply would delete, also of those that are in quarantine."""
+    found = []
+    for guest in choose_guests(plan, options.guests):
+        state = history.states.get(guest.name)
+        done = state is not None and (state.step is Step.PURGED or state.fate in _NOT_THERE)
+        if isinstance(guest, GuestToConvert) and not done:
+            names = original_names(guest.source.path)
+            found += [path for path in (names.own, names.quarantine, names.deleting) if os.path.lexists(path)][:1]
+    return found
 
 
 def _jobs(run: Run, guests: list[GuestToConvert], pending: list[GuestToConvert], retire: Retire) -> int:
@@ -105,8 +107,8 @@ def _jobs(run: Run, guests: list[GuestToConvert], pending: list[GuestToConvert],
     plan = run.session.plan
     jobs = at_once(run.session.jobs, guests, plan.template.source)
     protected = run.template if plan.protect_template else None
-    standings = [(guest.name, run.session.journal.standing(guest.name)) for guest in pending]
-    left = {name: standing.temporary for name, standing in standings if standing and standing.temporary}
+    states = [(guest.name, run.session.journal.state(guest.name)) for guest in pending]
+    left = {name: state.temporary for name, state in states if state and state.temporary}
     room = check_space(pending, retire, protected, jobs=jobs, unfinished=left)
     if room.scarce_in:
         run.session.watch.notice(
@@ -120,15 +122,15 @@ def _make_up(publication: Publication, guests: list[GuestToConvert], session: Se
     """Protect the template and record overlays, if an apply died right after it had published them."""
     for guest in guests:
         if _is_published(guest, session) and os.path.lexists(guest.overlay_path):
-            publication.note(guest)
+            publication.protect_and_record(guest)
 
 
 def _is_published(guest: GuestToConvert, session: Session) -> bool:
-    standing = session.journal.standing(guest.name)
-    return standing is not None and standing.published
+    state = session.journal.state(guest.name)
+    return state is not None and state.published
 
 
-def chosen(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
+def choose_guests(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
     """Return the guests with these names, or all, in the plan's order.
 
     :raises UsageError: the plan has no guest with one of the names.

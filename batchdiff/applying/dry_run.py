@@ -12,20 +12,21 @@ from collections.abc import Callable, Iterator
 from batchdiff.applying.checks.no_dependents import require_no_dependents
 from batchdiff.applying.checks.space import check_space_for_image
 from batchdiff.applying.checks.verify import require_judges
-from batchdiff.applying.guest_results import kept_for
+from batchdiff.applying.guest_results import kept_outcome
 from batchdiff.applying.guests.next_action import OutgoingAt
+from batchdiff.applying.journal.records import GuestState
 from batchdiff.applying.pipeline import EXPECTED, as_reported
-from batchdiff.applying.restore_without_template import NOTHING_READS_IT, split_by_reading
+from batchdiff.applying.restore_without_template import NOTHING_READS_IT, GuestWithState, split_by_reading
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.session import Run, Session, template_held
+from batchdiff.applying.swap.guest_to_restore import RestoreOptions
 from batchdiff.applying.swap.outgoing import OutgoingFile
-from batchdiff.applying.swap.purge_tasks import PurgeOptions, purge_task
-from batchdiff.applying.swap.task import Task
-from batchdiff.applying.swap.undo_tasks import RestoreOptions, restore_task
+from batchdiff.applying.swap.purge_task import PurgeOptions, purge_task
+from batchdiff.applying.swap.restore_task import restore_task
+from batchdiff.applying.swap.task import SwapTask
 from batchdiff.applying.template.check import accept_template
-from batchdiff.applying.undo import Chosen, purgeable, require_decision, restorable, why_template_is_lost
+from batchdiff.applying.undo import purgeable, require_decision, restorable, why_template_is_lost
 from batchdiff.errors import DifferenceError, StopError
-from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import GuestToConvert
 
 
@@ -34,7 +35,7 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
 
     :raises BatchdiffError: as for restore.
     """
-    found = restorable(session.plan, session.journal.notes.standings, options.guests)
+    found = restorable(session.plan, session.journal.history.states, options.guests)
     lost = why_template_is_lost(session) if found else None
     if lost is not None:
         require_decision(session, found, options, lost)
@@ -47,9 +48,9 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
         for guest, _ in damaged:
             yield GuestOutcome(guest.name, Status.WOULD_RESTORE, NOTHING_READS_IT)
 
-    def restored(guest: GuestToConvert, task: Task) -> GuestOutcome:
+    def restored(guest: GuestToConvert, task: SwapTask) -> GuestOutcome:
         how = "its original would get its name back, and the overlay would be deleted"
-        if _incoming_now(task) is None:
+        if task.incoming.present is None:
             how = f"{guest.source.path} would be rebuilt from the overlay, and the overlay would be deleted"
             if task.older is not None:
                 how += f"; the older original would stay in quarantine ({task.older})"
@@ -60,7 +61,7 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
     yield from _dry_run(
         session,
         found,
-        lambda run, guest, standing: restore_task(guest, session.plan.template, run, standing, options),
+        lambda run, guest, state: restore_task(guest, session.plan.template, run, state, options),
         restored,
     )
 
@@ -70,44 +71,47 @@ def dry_run_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutc
 
     :raises BatchdiffError: as for purge.
     """
-    found = purgeable(session.plan, session.journal.notes.standings, options.guests)
+    found = purgeable(session.plan, session.journal.history.states, options.guests)
 
-    def purged(guest: GuestToConvert, task: Task) -> GuestOutcome:
+    def purged(guest: GuestToConvert, task: SwapTask) -> GuestOutcome:
         return GuestOutcome(guest.name, Status.WOULD_PURGE, f"{task.outgoing.names.own} would be deleted")
 
     yield from _dry_run(
         session,
         found,
-        lambda run, guest, standing: purge_task(guest, session.plan.template, run, standing, options),
+        lambda run, guest, state: purge_task(guest, session.plan.template, run, state, options),
         purged,
     )
 
 
-_Report = Callable[[GuestToConvert, Task], GuestOutcome]
+_Report = Callable[[GuestToConvert, SwapTask], GuestOutcome]
 
 
 def _dry_run(
-    session: Session, found: Chosen, make: Callable[..., Task], report: _Report
+    session: Session,
+    found: list[GuestWithState],
+    make: Callable[[Run, GuestToConvert, GuestState], SwapTask],
+    report: _Report,
 ) -> Iterator[GuestOutcome]:
     if not found:
         return
     require_judges()
     with template_held(session) as run:
         accept_template(run)
-        for guest, standing in found:
+        for guest, state in found:
             session.stop.check()
             try:
-                yield report(guest, _tried(make(run, guest, standing), run))
+                yield report(guest, _tried(make(run, guest, state), run))
             except StopError:
                 raise
             except DifferenceError as error:
-                yield kept_for(guest.name, error)
+                yield kept_outcome(guest.name, error)
             except EXPECTED as error:
                 reported = as_reported(guest.name, error)
                 yield GuestOutcome(guest.name, Status.FAILED, str(reported), exit_code=reported.exit_code)
 
 
-def _tried(task: Task, run: Run) -> Task:
+def _tried(task: SwapTask, run: Run) -> SwapTask:
     """Return the task that a real run would carry out in the end.
 
     :raises BatchdiffError: it would be refused.
@@ -118,31 +122,24 @@ def _tried(task: Task, run: Run) -> Task:
             require_no_dependents(run.dependents, task.incoming.ready)  # it would get another name
         _try(task, outgoing)
     except DifferenceError:
-        if task.otherwise is None:
+        other = task.if_different()
+        if other is None:
             raise
     else:
         return task
     finally:
         outgoing.close()
-    return _tried(task.otherwise(), run)
+    return _tried(other, run)
 
 
-def _try(task: Task, outgoing: OutgoingFile) -> None:
+def _try(task: SwapTask, outgoing: OutgoingFile) -> None:
     if outgoing.where is OutgoingAt.GONE:
         return
     image = outgoing.image(moved=False)
     outgoing.require_alone()
     outgoing.require_no_dependents()
-    there = _incoming_now(task)
+    there = task.incoming.present
     if there is None:
         check_space_for_image(image, os.path.dirname(task.incoming.source.path), task.guest)
-    elif not task.verified:
+    elif task.needs_comparison:
         task.verify(image, there, outgoing.must_end)
-
-
-def _incoming_now(task: Task) -> ImageSource | None:
-    """Return the image that would take the other's place, where it stands; None if it would have to be written."""
-    source = task.incoming.source
-    if task.incoming.ready is not None:
-        return ImageSource(task.incoming.ready, source.format, source.backing)
-    return source if task.incoming.known is not None or task.incoming.published else None

@@ -1,4 +1,4 @@
-"""Turn the end of a guest's way into its outcome for the report."""
+"""Turn the end of a swap into the outcome of its guest for the report."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.guest_files import find_original
 from batchdiff.applying.guests.next_action import Action
 from batchdiff.applying.guests.whole_originals import original_too
-from batchdiff.applying.journal.records import Fate, Notes, Standing
-from batchdiff.applying.pipeline import Arrival
+from batchdiff.applying.journal.records import Fate, GuestState, History
+from batchdiff.applying.pipeline import SwapResult
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, ImageError, VerificationError
 from batchdiff.image.files import open_image_file
@@ -18,51 +18,51 @@ from batchdiff.image.storage.allocation import allocated_bytes
 from batchdiff.plan.plan import GuestToConvert, UntouchedGuest, Verdict
 
 
-def not_converted(guest: UntouchedGuest) -> GuestOutcome:
+def skipped_outcome(guest: UntouchedGuest) -> GuestOutcome:
     """Return the outcome of a guest that the plan does not convert."""
     skipped = guest.verdict is Verdict.SKIP
     status = Status.SKIPPED if skipped else Status.REFUSED
     return GuestOutcome(guest.name, status, guest.reason, exit_code=0 if skipped else 1)
 
 
-def failed(arrival: Arrival) -> GuestOutcome:
+def failure_outcome(result: SwapResult) -> GuestOutcome:
     """Return the outcome of a guest that failed."""
-    error = arrival.error
+    error = result.error
     if error is None:
         raise AssertionError("it did not fail")
-    return GuestOutcome(arrival.guest, Status.FAILED, str(error), exit_code=error.exit_code)
+    return GuestOutcome(result.guest, Status.FAILED, str(error), exit_code=error.exit_code)
 
 
-def converted(guest: GuestToConvert, arrival: Arrival, notes: Notes) -> GuestOutcome:
+def apply_outcome(guest: GuestToConvert, result: SwapResult, history: History) -> GuestOutcome:
     """Return the outcome of a guest under apply; after a failure, with what an earlier run has done."""
-    if arrival.error is not None or arrival.conversion is None:
-        return _not_continued(guest, arrival, notes)
-    conversion = arrival.conversion
+    if result.error is not None or result.swap is None:
+        return _not_continued(guest, result, history)
+    swap = result.swap
     done = GuestOutcome(
         name=guest.name,
-        status=_status(conversion.done),
-        original=conversion.original,
-        remarks=tuple(conversion.notes),
+        status=_status(swap.done),
+        original=swap.original,
+        remarks=tuple(swap.remarks),
     )
     return _measured(done, guest)
 
 
-def _not_continued(guest: GuestToConvert, arrival: Arrival, notes: Notes) -> GuestOutcome:
+def _not_continued(guest: GuestToConvert, result: SwapResult, history: History) -> GuestOutcome:
     """Return the outcome of a guest that failed; an earlier run may have published its overlay."""
-    outcome, standing = failed(arrival), notes.under_way(guest.name)
-    if standing is None or not standing.published:
+    outcome, state = failure_outcome(result), history.under_way(guest.name)
+    if state is None or not state.published:
         return outcome
-    outcome = replace(outcome, original=_original_now(guest, standing))
+    outcome = replace(outcome, original=_original_now(guest, state))
     try:
         return _measured(outcome, guest)
     except (BatchdiffError, OSError):  # its overlay is missing, which the error reports
         return outcome
 
 
-def _original_now(guest: GuestToConvert, standing: Standing) -> Original:
+def _original_now(guest: GuestToConvert, state: GuestState) -> Original:
     """Return what has become of the original of a converted guest so far, by the files."""
     try:
-        original = find_original(guest, standing)
+        original = find_original(guest, state)
     except GuestError as error:
         return Original(Fate.UNKNOWN, doubt=error.why)
     if original is None:
@@ -99,30 +99,30 @@ def _status(done: frozenset[Action]) -> Status:
     return Status.RETIRED if done & {Action.QUARANTINE, Action.UNLINK} else Status.UNCHANGED
 
 
-def undone(guest: GuestToConvert, arrival: Arrival, status: Status, notes: Notes) -> GuestOutcome:
+def undo_outcome(guest: GuestToConvert, result: SwapResult, status: Status, history: History) -> GuestOutcome:
     """Return the outcome of a guest that was restored or purged, or that failed."""
-    if arrival.error is not None or arrival.conversion is None:
-        standing = notes.under_way(guest.name)
-        outcome = failed(arrival)
-        return outcome if standing is None else replace(outcome, original=_original_now(guest, standing))
-    done = arrival.conversion
+    if result.error is not None or result.swap is None:
+        state = history.under_way(guest.name)
+        outcome = failure_outcome(result)
+        return outcome if state is None else replace(outcome, original=_original_now(guest, state))
+    done = result.swap
     original = done.original
     if status is Status.RESTORED:
         original = Original(Fate.REBUILT if Action.WRITE in done.done else Fate.BACK)
-    return GuestOutcome(arrival.guest, status, original=original, remarks=tuple(done.notes))
+    return GuestOutcome(result.guest, status, original=original, remarks=tuple(done.remarks))
 
 
-def kept_for(guest: str, error: DifferenceError) -> GuestOutcome:
+def kept_outcome(guest: str, error: DifferenceError) -> GuestOutcome:
     """Return the outcome of a guest whose original stays in quarantine, because the two differ by now."""
     purge = command("purge", guest, "--used")
     reason = f"its VM has run on the overlay since ({error.what}). To delete the original too: {purge}"
     return GuestOutcome(guest, Status.KEPT, reason, original=Original(Fate.QUARANTINED))
 
 
-def with_way_back(arrival: Arrival, guest: GuestToConvert, notes: Notes) -> Arrival:
-    """Return a guest's arrival; if its overlay is damaged, the error names the original."""
-    error = arrival.error
+def with_way_back(result: SwapResult, guest: GuestToConvert, history: History) -> SwapResult:
+    """Return the same result; if its overlay is damaged, the error names the original."""
+    error = result.error
     is_damage = isinstance(error, ImageError | VerificationError) and not isinstance(error, DifferenceError)
     if error is None or not is_damage:
-        return arrival
-    return replace(arrival, error=original_too(error, guest, notes))
+        return result
+    return replace(result, error=original_too(error, guest, history))

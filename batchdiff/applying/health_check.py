@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from batchdiff.applying.apply import chosen
+from batchdiff.applying.apply import choose_guests
 from batchdiff.applying.at_once import at_once
 from batchdiff.applying.checks.verify import Check, Comparison, check_used, require_judges, verify
 from batchdiff.applying.checks.verify_mode import VerifyMode
@@ -26,7 +26,7 @@ from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.guest_files import Found, find_original, find_overlay, missing
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.guests.whole_originals import original_too, originals_first
-from batchdiff.applying.journal.records import Notes, Standing
+from batchdiff.applying.journal.records import GuestState, History
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.session.stop import Stop
 from batchdiff.applying.template.check import doubt, require_content
@@ -48,8 +48,8 @@ from batchdiff.linux.call_failures import explained
 from batchdiff.plan.plan import GuestToConvert, Plan
 
 
-def examined(
-    plan: Plan, notes: Notes, names: tuple[str, ...] | None, stop: Stop, *, jobs: int = 1
+def check_health(
+    plan: Plan, history: History, names: tuple[str, ...] | None, stop: Stop, *, jobs: int = 1
 ) -> Iterator[Finding]:
     """Yield the finding for the template, then one for each guest whose overlay was published.
 
@@ -58,33 +58,33 @@ def examined(
     :raises UsageError: the plan has no guest with one of the names.
     :raises ProgramError: qemu-img is missing.
     """
-    guests = chosen(plan, names)
+    guests = choose_guests(plan, names)
     require_judges()
     converted = [
-        (guest, standing)
+        (guest, state)
         for guest in guests
-        if isinstance(guest, GuestToConvert) and (standing := notes.under_way(guest.name))
+        if isinstance(guest, GuestToConvert) and (state := history.under_way(guest.name))
     ]
-    converted = [(guest, standing) for guest, standing in converted if standing.published]
-    yield _template(plan, notes, [guest for guest, _ in converted], stop)
+    converted = [(guest, state) for guest, state in converted if state.published]
+    yield _template(plan, history, [guest for guest, _ in converted], stop)
     jobs = at_once(jobs, [guest for guest, _ in converted], plan.template.source)
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            yield from pool.map(lambda each: _guest(each[0], each[1], plan, notes, stop), converted)
+            yield from pool.map(lambda each: _guest(each[0], each[1], plan, history, stop), converted)
         except BaseException:
             stop.ask()  # the pool waits for running checks, so let them end soon
             raise
 
 
-def _template(plan: Plan, notes: Notes, converted: list[GuestToConvert], stop: Stop) -> Finding:
+def _template(plan: Plan, history: History, converted: list[GuestToConvert], stop: Stop) -> Finding:
     path = plan.template.source.path
     try:
         with open_image(plan.template.source) as template:
             inspect(template)
-            return _opened_template(plan, notes, template, stop)
+            return _opened_template(plan, history, template, stop)
     except PlanError as error:
         health = Health.DAMAGED if isinstance(error, TemplateChangedError) else Health.UNKNOWN
-        return Finding("template", path, health, str(originals_first(error, converted, notes)))
+        return Finding("template", path, health, str(originals_first(error, converted, history)))
     except BatchdiffError as error:
         if isinstance(error, StopError):
             raise
@@ -92,28 +92,28 @@ def _template(plan: Plan, notes: Notes, converted: list[GuestToConvert], stop: S
         lost = ImageError(error.what, why=f"{error.why}; it is the backing file of all overlays", remedy=remedy)
         if _may_not_be_read(error):
             return Finding("template", path, Health.UNKNOWN, str(error))
-        return Finding("template", path, Health.DAMAGED, str(originals_first(lost, converted, notes)))
+        return Finding("template", path, Health.DAMAGED, str(originals_first(lost, converted, history)))
 
 
-def _opened_template(plan: Plan, notes: Notes, template: Image, stop: Stop) -> Finding:
+def _opened_template(plan: Plan, history: History, template: Image, stop: Stop) -> Finding:
     path = plan.template.source.path
-    reason = doubt(template, plan, notes)
+    reason = doubt(template, plan, history)
     if not reason:
         return Finding("template", path, Health.SOUND, "as planned")
-    require_content(template, plan, notes, reason, check=stop.check)
+    require_content(template, plan, history, reason, check=stop.check)
     if not all(each.vouches_for_content for each in template.fingerprints()):
         return Finding("template", path, Health.SOUND, "its content is as planned, by its digest")
     return Finding("template", path, Health.TOUCHED, f"{reason}; by its digest, its content has not changed")
 
 
-def _guest(guest: GuestToConvert, standing: Standing, plan: Plan, notes: Notes, stop: Stop) -> Finding:
+def _guest(guest: GuestToConvert, state: GuestState, plan: Plan, history: History, stop: Stop) -> Finding:
     stop.check()
     path = guest.overlay_path
     try:
-        overlay = find_overlay(guest, standing)
+        overlay = find_overlay(guest, state)
         if overlay is None:
-            return _missing(guest, standing)
-        return _judged(guest, standing, overlay, plan, stop)
+            return _missing(guest, state)
+        return _judged(guest, state, overlay, plan, stop)
     except StopError:
         raise
     except InUseError as error:
@@ -121,7 +121,7 @@ def _guest(guest: GuestToConvert, standing: Standing, plan: Plan, notes: Notes, 
         return Finding(guest.name, path, Health.IN_USE, f"{who}, so it was not checked")
     except VerificationError as error:
         health = Health.UNKNOWN if _may_not_be_read(error) else Health.DAMAGED
-        reported = error if health is Health.UNKNOWN else original_too(error, guest, notes)
+        reported = error if health is Health.UNKNOWN else original_too(error, guest, history)
         return Finding(guest.name, path, health, str(reported))
     except BatchdiffError as error:
         return Finding(guest.name, path, Health.UNKNOWN, str(error))
@@ -129,16 +129,16 @@ def _guest(guest: GuestToConvert, standing: Standing, plan: Plan, notes: Notes, 
         return Finding(guest.name, path, Health.UNKNOWN, ". ".join(explained(error)))
 
 
-def _missing(guest: GuestToConvert, standing: Standing) -> Finding:
-    original = find_original(guest, standing)
+def _missing(guest: GuestToConvert, state: GuestState) -> Finding:
+    original = find_original(guest, state)
     whole = "" if original is None else f"; its original, as it was before the conversion, is {original.path}"
     return Finding(guest.name, guest.overlay_path, Health.DAMAGED, f"it {missing(guest.overlay_path)}{whole}")
 
 
-def _judged(guest: GuestToConvert, standing: Standing, overlay: Found, plan: Plan, stop: Stop) -> Finding:
+def _judged(guest: GuestToConvert, state: GuestState, overlay: Found, plan: Plan, stop: Stop) -> Finding:
     source = current_overlay(replace(planned_overlay(guest, plan.template.source), path=overlay.path))
     _require_readable(source)
-    original = find_original(guest, standing)
+    original = find_original(guest, state)
     if original is None:
         check_used(source, lambda: stop.is_asked)
         return _sound(guest, "no error found; there is no original to compare it with")

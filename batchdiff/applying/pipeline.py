@@ -21,10 +21,11 @@ from dataclasses import dataclass
 
 from batchdiff.applying.journal.records import Goal
 from batchdiff.applying.session.session import Run
-from batchdiff.applying.swap.swap import Conversion
-from batchdiff.applying.swap.task import Task
+from batchdiff.applying.swap.swap import Swap
+from batchdiff.applying.swap.task import SwapTask
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, SpaceError, StopError
 from batchdiff.linux.call_failures import explained
+from batchdiff.plan.plan import GuestToConvert
 from batchdiff.qcow2.faults import FormatError
 
 _BETWEEN_LOOKS = 1.0
@@ -34,48 +35,46 @@ EXPECTED = (BatchdiffError, OSError, FormatError)
 """The errors that a user, a disk or an image can cause; any other is a bug."""
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
-    """A guest, and the function that makes its task, which may fail."""
-
-    guest: str
-    task: Callable[[], Task]
+TaskOf = Callable[[GuestToConvert], SwapTask]
+"""The function that makes a guest's task; it may fail."""
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
-    """A guest at the end of its way: its conversion, and the error that stopped it, if any."""
+class SwapResult:
+    """A guest that is done: its swap, if its task could be made, and the error that stopped it, if any."""
 
     guest: str
-    conversion: Conversion | None
+    swap: Swap | None
     error: BatchdiffError | None = None
 
 
 @dataclass(slots=True)
-class _Underway:
-    guest: str
-    conversion: Conversion | None = None
+class _InProgress:
+    name: str
+    swap: Swap | None = None
     verdict: Future[None] | None = None
     error: Exception | None = None
 
 
-def arrivals(ways: Iterable[Way], run: Run, *, at_once: int) -> Iterator[Arrival]:
+def run_swaps(
+    guests: Iterable[GuestToConvert], task_of: TaskOf, run: Run, *, at_once: int
+) -> Iterator[SwapResult]:
     """Process guests, and yield each when it is done, in their order; one that fails does not stop the others.
 
     ``at_once``: the most guests in progress, of which one is written and the others are verified.
 
     :raises StopError: a stop was requested; what was in progress was rolled back.
     """
-    ahead: deque[_Underway] = deque()
+    ahead: deque[_InProgress] = deque()
     with ThreadPoolExecutor(at_once) as pool:
         try:
-            for way in ways:
+            for guest in guests:
                 run.stop.check()
-                started = _begin(way, run, pool)
+                started = _begin(guest, task_of, run, pool)
                 # Guests in progress hold space that they may give back: then this one starts once more.
                 while ahead and _lacks_space(started.error):
                     yield _end(ahead, run)
-                    started = _begin(way, run, pool)
+                    started = _begin(guest, task_of, run, pool)
                 ahead.append(started)
                 # Finish the oldest guest if no more may be in progress, or if it has nothing to verify.
                 while len(ahead) >= at_once or (ahead and ahead[0].verdict is None):
@@ -91,13 +90,13 @@ def arrivals(ways: Iterable[Way], run: Run, *, at_once: int) -> Iterator[Arrival
                 _undo(left)
 
 
-def _begin(way: Way, run: Run, pool: ThreadPoolExecutor) -> _Underway:
+def _begin(plan: GuestToConvert, task_of: TaskOf, run: Run, pool: ThreadPoolExecutor) -> _InProgress:
     """Write a guest's file, and start its verification; an error is kept until the guests before it are done."""
-    guest = _Underway(way.guest)
+    guest = _InProgress(plan.name)
     try:
-        guest.conversion = Conversion(way.task(), run)
-        if guest.conversion.prepare():
-            guest.verdict = pool.submit(guest.conversion.verify)
+        guest.swap = Swap(task_of(plan), run)
+        if guest.swap.prepare():
+            guest.verdict = pool.submit(guest.swap.verify)
     except EXPECTED as error:
         _undo(guest)
         guest.error = error
@@ -114,7 +113,7 @@ def _lacks_space(error: Exception | None) -> bool:
     )
 
 
-def _end(ahead: deque[_Underway], run: Run) -> Arrival:
+def _end(ahead: deque[_InProgress], run: Run) -> SwapResult:
     """Finish the oldest guest; if that fails, roll it back and record why.
 
     :raises StopError: a stop was requested.
@@ -128,25 +127,25 @@ def _end(ahead: deque[_Underway], run: Run) -> Arrival:
         raise
     except EXPECTED as error:
         _undo(guest)
-        reported = as_reported(guest.guest, error)
+        reported = as_reported(guest.name, error)
         if not _is_kept(guest, error):
             with contextlib.suppress(OSError):
-                run.journal.record_failure(guest.guest, str(reported))
-        return Arrival(guest.guest, guest.conversion, reported)
+                run.journal.record_failure(guest.name, str(reported))
+        return SwapResult(guest.name, guest.swap, reported)
     except BaseException:
         _undo(guest)
         raise
-    return Arrival(guest.guest, guest.conversion)
+    return SwapResult(guest.name, guest.swap)
 
 
-def _await(guest: _Underway, waiting: Iterable[_Underway]) -> None:
+def _await(guest: _InProgress, waiting: Iterable[_InProgress]) -> None:
     """Wait for a guest's verification; meanwhile give up any other guest that a VM wants to open."""
     while guest.verdict is not None and not _is_done(guest.verdict):
         for other in waiting:
-            if other.conversion is None or other.error is not None:
+            if other.swap is None or other.error is not None:
                 continue
             try:
-                other.conversion.check_holds()
+                other.swap.check_holds()
             except EXPECTED as error:
                 _undo(other)
                 other.verdict, other.error = None, error
@@ -160,54 +159,55 @@ def _is_done(verdict: Future[None]) -> bool:
     return True
 
 
-def _is_kept(guest: _Underway, error: Exception) -> bool:
+def _is_kept(guest: _InProgress, error: Exception) -> bool:
     """Return whether purge leaves an original alone because the two differ, which is not a failure."""
-    if not isinstance(error, DifferenceError) or guest.conversion is None:
+    if not isinstance(error, DifferenceError) or guest.swap is None:
         return False
-    return guest.conversion.task.goal is Goal.PURGE
+    return guest.swap.task.goal is Goal.PURGE
 
 
-def _finish(guest: _Underway, run: Run) -> None:
+def _finish(guest: _InProgress, run: Run) -> None:
     if guest.error is not None:
         raise guest.error
-    if guest.conversion is None:
-        raise AssertionError("a guest is in progress without a conversion")
+    if guest.swap is None:
+        raise AssertionError("a guest is in progress without a swap")
     if guest.verdict is not None:
         try:
             guest.verdict.result()
         except StopError:
             if not run.stop.is_asked:
-                guest.conversion.check_holds()  # it ended for a program that wants to write: name that one
+                guest.swap.check_holds()  # it ended for a program that wants to write: name that one
             raise
         except DifferenceError as error:
-            _take_the_other_way(guest, guest.conversion, error, run)
-    guest.conversion.finish()
-    guest.conversion.close()
+            _continue_if_different(guest, guest.swap, error, run)
+    guest.swap.finish()
+    guest.swap.close()
 
 
-def _take_the_other_way(guest: _Underway, first: Conversion, error: DifferenceError, run: Run) -> None:
-    """Carry out the task for two files that differ; it is not overlapped with other guests.
+def _continue_if_different(guest: _InProgress, first: Swap, error: DifferenceError, run: Run) -> None:
+    """Start the task for two files that differ, and verify it here and now: it is not overlapped with others.
 
     :raises DifferenceError: there is no such task.
     """
-    if first.task.otherwise is None:
+    task = first.task.if_different()
+    if task is None:
         raise error
     first.abandon()
     first.close()
     guest.verdict = None
-    second = guest.conversion = Conversion(first.task.otherwise(), run)
+    second = guest.swap = Swap(task, run)
     if second.prepare():
         second.verify()
 
 
-def _undo(guest: _Underway) -> None:
+def _undo(guest: _InProgress) -> None:
     """Roll back what was not published. If even that fails, the next run does it."""
     if guest.verdict is not None:
         guest.verdict.exception()  # wait first: no file is removed that is being read
-    if guest.conversion is not None:
+    if guest.swap is not None:
         with contextlib.suppress(OSError, BatchdiffError):
-            guest.conversion.abandon()
-        guest.conversion.close()
+            guest.swap.abandon()
+        guest.swap.close()
 
 
 def as_reported(guest: str, error: Exception) -> BatchdiffError:
@@ -215,11 +215,7 @@ def as_reported(guest: str, error: Exception) -> BatchdiffError:
     if isinstance(error, BatchdiffError):
         return error
     if isinstance(error, FormatError):
-        return GuestError(
-            f"cannot write the image of {guest}",
-            why=str(error),
-            remedy="An overlay fits with a larger `overlay.cluster_size` or a shorter path of the template.",
-        )
+        return GuestError(f"cannot write the image of {guest}", why=str(error))
     if not isinstance(error, OSError):
         raise error
     fault = explained(error)

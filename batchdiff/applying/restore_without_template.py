@@ -18,7 +18,7 @@ from batchdiff.applying.checks.no_dependents import require_no_dependents
 from batchdiff.applying.guests.file_names import discard, overlay_names
 from batchdiff.applying.guests.guest_files import Found, find_original, find_overlay
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
-from batchdiff.applying.journal.records import Fate, Goal, Standing, Step
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
 from batchdiff.applying.pipeline import as_reported
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
 from batchdiff.applying.session.session import Session
@@ -34,8 +34,8 @@ from batchdiff.image.open import inspect, open_image
 from batchdiff.linux.call_failures import AGAIN, how_to_remove
 from batchdiff.plan.plan import GuestToConvert, Plan
 
-Started: TypeAlias = tuple[GuestToConvert, Standing]
-"""A guest that apply has started to convert, and where it stands."""
+GuestWithState: TypeAlias = tuple[GuestToConvert, GuestState]
+"""A guest that apply has started to convert, and how far it has come."""
 
 NOTHING_READS_IT = "its original would get its name back; its overlay, which cannot be read now, would stay"
 WITHOUT_TEMPLATE = "without its template it cannot be read"
@@ -43,15 +43,15 @@ DAMAGED = "it cannot be read"
 """The reasons why an overlay stays."""
 
 
-def split_by_reading(found: list[Started], plan: Plan) -> tuple[list[Started], list[Started]]:
+def split_by_reading(found: list[GuestWithState], plan: Plan) -> tuple[list[GuestWithState], list[GuestWithState]]:
     """Return the guests whose overlays can be read or are missing, and those whose overlays cannot be read."""
     damaged = [each for each in found if _cannot_be_read(*each, plan)]
     return [each for each in found if each not in damaged], damaged
 
 
-def _cannot_be_read(guest: GuestToConvert, standing: Standing, plan: Plan) -> bool:
+def _cannot_be_read(guest: GuestToConvert, state: GuestState, plan: Plan) -> bool:
     try:
-        overlay = find_overlay(guest, standing)
+        overlay = find_overlay(guest, state)
         if overlay is not None:
             source = replace(planned_overlay(guest, plan.template.source), path=overlay.path)
             with open_image(current_overlay(source)) as image:
@@ -63,7 +63,7 @@ def _cannot_be_read(guest: GuestToConvert, standing: Standing, plan: Plan) -> bo
     return False
 
 
-def restore_without_template(session: Session, found: list[Started], why: str) -> Iterator[GuestOutcome]:
+def restore_without_template(session: Session, found: list[GuestWithState], why: str) -> Iterator[GuestOutcome]:
     """Go back to each original, and yield the outcomes; one guest that fails does not stop the others.
 
     ``why``: the reason to report for overlays that stay.
@@ -72,10 +72,10 @@ def restore_without_template(session: Session, found: list[Started], why: str) -
     """
     discard_unfinished(session.plan)
     dependents = dependents_in_plan(session.plan)
-    for guest, standing in found:
+    for guest, state in found:
         session.stop.check()
         try:
-            left = _go_back(guest, standing, session, dependents)
+            left = _go_back(guest, state, session, dependents)
         except (BatchdiffError, OSError) as error:
             reported = as_reported(guest.name, error)
             with contextlib.suppress(OSError):
@@ -93,9 +93,9 @@ def _left(path: str, why: str) -> str:
     )
 
 
-def _go_back(guest: GuestToConvert, standing: Standing, session: Session, dependents: Dependents) -> str | None:
+def _go_back(guest: GuestToConvert, state: GuestState, session: Session, dependents: Dependents) -> str | None:
     """Give a guest its original back, and return the path of the overlay that stays; None if there is none."""
-    original, overlay = find_original(guest, standing), find_overlay(guest, standing)
+    original, overlay = find_original(guest, state), find_overlay(guest, state)
     if original is None:
         raise GuestError(
             f"{guest.name} cannot go back to its original",
@@ -105,21 +105,19 @@ def _go_back(guest: GuestToConvert, standing: Standing, session: Session, depend
     own = guest.source.path
     if overlay is not None:
         _require_unused(overlay.path)
-    if standing.temporary is not None:
-        discard(standing.temporary)
+    if state.temporary is not None:
+        discard(state.temporary)
     with open_image(replace(guest.source, path=original.path)) as image, hold(image, Purpose.GUEST) as held:
         _require_free(original.path, held.alone().objection, dependents)
         if original.path != own:
             # Recorded before the first rename: if this process dies in between, the next restore continues here.
-            session.journal.record(
-                guest.name, replace(standing, step=Step.RETIRING, goal=Goal.RESTORE, moved=True)
-            )
+            session.journal.record(guest.name, replace(state, step=Step.RETIRING, goal=Goal.RESTORE, moved=True))
             if overlay is not None and overlay.path == own:
                 overlay = _moved_aside(overlay, guest, dependents)
             retire.move(image.layers[0].fd, original.path, own)
     with contextlib.suppress(OSError):
         forget_overlay(session.plan.template.source.path, guest.overlay_path)
-    done, left = Standing(Step.RESTORED, Goal.RESTORE), None
+    done, left = GuestState(Step.RESTORED, Goal.RESTORE), None
     if overlay is not None:
         left = overlay.path
         done = replace(done, overlay=overlay.now, left=left)

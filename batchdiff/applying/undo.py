@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
 
-from batchdiff.applying.apply import chosen
+from batchdiff.applying.apply import choose_guests
 from batchdiff.applying.at_once import at_once
 from batchdiff.applying.checks.verify import require_judges
-from batchdiff.applying.guest_results import kept_for, undone, with_way_back
+from batchdiff.applying.guest_results import kept_outcome, undo_outcome, with_way_back
 from batchdiff.applying.guests.commands import commands
 from batchdiff.applying.guests.next_action import Action
 from batchdiff.applying.guests.whole_originals import originals_first
-from batchdiff.applying.journal.records import Fate, Goal, Standing, Step
-from batchdiff.applying.pipeline import Arrival, Way, arrivals
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
+from batchdiff.applying.pipeline import SwapResult, run_swaps
 from batchdiff.applying.restore_without_template import (
     DAMAGED,
     WITHOUT_TEMPLATE,
+    GuestWithState,
     restore_without_template,
     split_by_reading,
 )
 from batchdiff.applying.results.outcome import GuestOutcome, Status
-from batchdiff.applying.session.session import Session, template_held
-from batchdiff.applying.swap.purge_tasks import PurgeOptions, purge_task
-from batchdiff.applying.swap.task import Task
-from batchdiff.applying.swap.undo_tasks import RestoreOptions, restore_task
+from batchdiff.applying.session.session import Run, Session, template_held
+from batchdiff.applying.swap.guest_to_restore import RestoreOptions
+from batchdiff.applying.swap.purge_task import PurgeOptions, purge_task
+from batchdiff.applying.swap.restore_task import restore_task
+from batchdiff.applying.swap.task import SwapTask
 from batchdiff.applying.template.check import accept_template, doubt, require_content
 from batchdiff.applying.template.sidecar import discard_unfinished
 from batchdiff.errors import BatchdiffError, DifferenceError, StopError, UsageError
@@ -34,40 +35,37 @@ from batchdiff.image.open import inspect, open_image
 from batchdiff.image_source import ImageFormat
 from batchdiff.plan.plan import GuestToConvert, Plan
 
-Chosen = list[tuple[GuestToConvert, Standing]]
-"""Guests that a verb can do something for, each with its standing."""
 
-
-def restorable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...] | None) -> Chosen:
+def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
     """Return the guests that restore can do something for, of those names or of all.
 
     :raises UsageError: no guest has such a name, or there is nothing to restore for it.
     """
 
-    def is_started(standing: Standing) -> bool:
+    def is_started(state: GuestState) -> bool:
         # An apply that failed before it had verified an overlay has left a temporary file at most.
-        left = standing.temporary is not None and os.path.lexists(standing.temporary)
-        left = left or standing.overlay is not None  # verified, and perhaps published, which may be unrecorded
-        in_place = standing.published or standing.moved or left
+        left = state.temporary is not None and os.path.lexists(state.temporary)
+        left = left or state.overlay is not None  # verified, and perhaps published, which may be unrecorded
+        in_place = state.published or state.moved or left
         # A purge after a restore deletes an older original; the guest itself is restored.
-        restored = standing.step is Step.RESTORED or (standing.goal is Goal.PURGE and not standing.published)
+        restored = state.step is Step.RESTORED or (state.goal is Goal.PURGE and not state.published)
         return in_place and not restored
 
-    return _chosen(plan, standings, names, is_started)
+    return _chosen(plan, states, names, is_started)
 
 
-def purgeable(plan: Plan, standings: dict[str, Standing], names: tuple[str, ...] | None) -> Chosen:
+def purgeable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
     """Return the guests whose originals are in quarantine, of those names or of all.
 
     :raises UsageError: no guest has such a name, or its original is not in quarantine.
     """
 
-    def in_quarantine(standing: Standing) -> bool:
-        unfinished = standing.goal is Goal.PURGE and standing.step not in {Step.PURGED, Step.RESTORED}
-        ended = standing.step in {Step.RETIRED, Step.RESTORED}
-        return unfinished or (ended and standing.fate is Fate.QUARANTINED)
+    def in_quarantine(state: GuestState) -> bool:
+        unfinished = state.goal is Goal.PURGE and state.step not in {Step.PURGED, Step.RESTORED}
+        ended = state.step in {Step.RETIRED, Step.RESTORED}
+        return unfinished or (ended and state.fate is Fate.QUARANTINED)
 
-    return _chosen(plan, standings, names, in_quarantine)
+    return _chosen(plan, states, names, in_quarantine)
 
 
 def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
@@ -78,7 +76,7 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
     :raises ProgramError: qemu-img is missing.
     :raises StopError: a stop was requested.
     """
-    found = restorable(session.plan, session.journal.notes.standings, options.guests)
+    found = restorable(session.plan, session.journal.history.states, options.guests)
     lost = why_template_is_lost(session) if found else None
     if lost is not None:
         require_decision(session, found, options, lost)
@@ -88,12 +86,16 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
         # Overlays that cannot be read stay where they are; all others take the usual way.
         found, damaged = split_by_reading(found, session.plan)
         yield from restore_without_template(session, damaged, DAMAGED)
-    for guest, arrival in _arrivals(session, found, partial(restore_task, options=options)):
-        done = arrival.conversion
-        if arrival.error is None and done is not None and Action.WRITE in done.done:
-            done.notes += _starts_like_another_format(guest)
-        notes = session.journal.notes
-        yield undone(guest, with_way_back(arrival, guest, notes), Status.RESTORED, notes)
+
+    def task_of(run: Run, guest: GuestToConvert, state: GuestState) -> SwapTask:
+        return restore_task(guest, session.plan.template, run, state, options)
+
+    for guest, result in _results(session, found, task_of):
+        swap = result.swap
+        if result.error is None and swap is not None and Action.WRITE in swap.done:
+            swap.remarks += _starts_like_another_format(guest)
+        history = session.journal.history
+        yield undo_outcome(guest, with_way_back(result, guest, history), Status.RESTORED, history)
 
 
 def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
@@ -101,25 +103,28 @@ def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
 
     :raises BatchdiffError: as for :func:`restore`.
     """
-    found = purgeable(session.plan, session.journal.notes.standings, options.guests)
-    for guest, arrival in _arrivals(session, found, partial(purge_task, options=options)):
-        if isinstance(arrival.error, DifferenceError):
-            yield kept_for(arrival.guest, arrival.error)
+    found = purgeable(session.plan, session.journal.history.states, options.guests)
+
+    def task_of(run: Run, guest: GuestToConvert, state: GuestState) -> SwapTask:
+        return purge_task(guest, session.plan.template, run, state, options)
+
+    for guest, result in _results(session, found, task_of):
+        if isinstance(result.error, DifferenceError):
+            yield kept_outcome(result.guest, result.error)
         else:
-            notes = session.journal.notes
-            yield undone(guest, with_way_back(arrival, guest, notes), Status.PURGED, notes)
+            history = session.journal.history
+            yield undo_outcome(guest, with_way_back(result, guest, history), Status.PURGED, history)
 
 
 def _chosen(
     plan: Plan,
-    standings: dict[str, Standing],
+    states: dict[str, GuestState],
     names: tuple[str, ...] | None,
-    wanted: Callable[[Standing], bool],
-) -> Chosen:
-    guests = [
-        (guest, standings.get(guest.name)) for guest in chosen(plan, names) if isinstance(guest, GuestToConvert)
-    ]
-    found = [(guest, standing) for guest, standing in guests if standing is not None and wanted(standing)]
+    wanted: Callable[[GuestState], bool],
+) -> list[GuestWithState]:
+    to_convert = [guest for guest in choose_guests(plan, names) if isinstance(guest, GuestToConvert)]
+    guests = [(guest, states.get(guest.name)) for guest in to_convert]
+    found = [(guest, state) for guest, state in guests if state is not None and wanted(state)]
     if names is not None and len(found) < len(set(names)):
         left = set(names) - {guest.name for guest, _ in found}
         raise UsageError(
@@ -129,9 +134,9 @@ def _chosen(
     return found
 
 
-def _arrivals(
-    session: Session, found: Chosen, make: Callable[..., Task]
-) -> Iterator[tuple[GuestToConvert, Arrival]]:
+def _results(
+    session: Session, found: list[GuestWithState], task_of: Callable[[Run, GuestToConvert, GuestState], SwapTask]
+) -> Iterator[tuple[GuestToConvert, SwapResult]]:
     plan = session.plan
     discard_unfinished(plan)
     if not found:
@@ -139,10 +144,10 @@ def _arrivals(
     require_judges()
     with template_held(session) as run:
         accept_template(run)
-        ways = [Way(guest.name, partial(make, guest, plan.template, run, standing)) for guest, standing in found]
-        jobs = at_once(session.jobs, [guest for guest, _ in found], plan.template.source)
-        for arrival, (guest, _) in zip(arrivals(ways, run, at_once=jobs), found, strict=True):
-            yield guest, arrival
+        guests, states = [guest for guest, _ in found], {guest.name: state for guest, state in found}
+        jobs = at_once(session.jobs, guests, plan.template.source)
+        results = run_swaps(guests, lambda guest: task_of(run, guest, states[guest.name]), run, at_once=jobs)
+        yield from zip(guests, results, strict=True)
 
 
 def why_template_is_lost(session: Session) -> BatchdiffError | None:
@@ -150,9 +155,9 @@ def why_template_is_lost(session: Session) -> BatchdiffError | None:
     try:
         with open_image(session.plan.template.source) as template:
             inspect(template)
-            reason = doubt(template, session.plan, session.journal.notes)
+            reason = doubt(template, session.plan, session.journal.history)
             if reason:
-                require_content(template, session.plan, session.journal.notes, reason, check=session.stop.check)
+                require_content(template, session.plan, session.journal.history, reason, check=session.stop.check)
     except StopError:
         raise
     except BatchdiffError as error:
@@ -160,14 +165,16 @@ def why_template_is_lost(session: Session) -> BatchdiffError | None:
     return None
 
 
-def require_decision(session: Session, found: Chosen, options: RestoreOptions, lost: BatchdiffError) -> None:
+def require_decision(
+    session: Session, found: list[GuestWithState], options: RestoreOptions, lost: BatchdiffError
+) -> None:
     """Require `--discard-changes` if the template is lost: without it no overlay can be read.
 
     :raises BatchdiffError: the option is missing.
     """
     if options.discard_changes:
         return
-    raise originals_first(lost, [guest for guest, _ in found], session.journal.notes)
+    raise originals_first(lost, [guest for guest, _ in found], session.journal.history)
 
 
 def _starts_like_another_format(guest: GuestToConvert) -> list[str]:

@@ -14,7 +14,7 @@ from batchdiff.plan.plan import Plan
 from batchdiff.report.printable import printable
 
 if TYPE_CHECKING:
-    from batchdiff.applying.journal.records import Notes
+    from batchdiff.applying.journal.records import History
 
 
 def warn_of_formats(console: Console, manifest: Manifest, observer: ReadObserver | None = None) -> None:
@@ -24,7 +24,7 @@ def warn_of_formats(console: Console, manifest: Manifest, observer: ReadObserver
 
 
 def warn_of_planned_formats(
-    console: Console, plan: Plan, notes: Notes, names: Iterable[str] | None = None
+    console: Console, plan: Plan, history: History, names: Iterable[str] | None = None
 ) -> None:
     """Warn of images in a plan that do not start as their formats do; of all guests, or of those with these names.
 
@@ -35,7 +35,7 @@ def warn_of_planned_formats(
         (guest.name, guest.source)
         for guest in plan.to_convert
         if (chosen is None or guest.name in chosen)
-        and not (guest.name in notes.published and guest.overlay_path == guest.source.path)
+        and not (guest.name in history.published and guest.overlay_path == guest.source.path)
     ]
     _warn(console, plan.template.source, guests)
 

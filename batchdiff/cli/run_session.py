@@ -5,24 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 
 from batchdiff.applying.checks.free_space import FreeSpace
-from batchdiff.applying.guests.recovery import recovered
-from batchdiff.applying.journal.file import FrozenJournal, Journal
-from batchdiff.applying.journal.records import Fate, Notes, Step, mapped_notes
+from batchdiff.applying.journal.file import FrozenJournal
+from batchdiff.applying.journal.records import Fate, History, Step
 from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.applying.session.plan_journal import plan_journal
 from batchdiff.applying.session.session import Session
 from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
-from batchdiff.errors import EXIT_DONE, GuestError, PlanError, StopError, UsageError
-from batchdiff.files.filenames import shell_word
+from batchdiff.errors import EXIT_DONE, GuestError, StopError, UsageError
 from batchdiff.image_source import ImageFormat
 from batchdiff.linux.call_failures import explained
 from batchdiff.linux.machine import usable_cpus
 from batchdiff.plan.earlier_plans import is_done
-from batchdiff.plan.head import plan_head
 from batchdiff.plan.path_map import NOTHING_MOVED, PathMap
 from batchdiff.plan.plan import GuestPlan, Plan
 from batchdiff.report.events import guest_event
@@ -59,7 +56,7 @@ class Announcer:
         except UsageError as error:
             self.unheard.append(error)
 
-    def arrival(self, guest: GuestPlan, outcome: GuestOutcome) -> None:
+    def report_guest(self, guest: GuestPlan, outcome: GuestOutcome) -> None:
         """Report that a guest is finished."""
         try:
             self.console.event("guest", **guest_event(guest, outcome))
@@ -86,18 +83,13 @@ def carry_out(
     announcer = Announcer(console)
     guests = {guest.name: guest for guest in plan.guests}
     space = FreeSpace.of(plan)
-    with stopping() as stop, closing(Journal(arguments.plan, plan.checksum)) as journal:
-        # The journal is locked from here on, so no other command of batchdiff can change it or replace the plan.
-        _require_still_there(arguments.plan, plan)
-        # The work sees present paths, and every conversion, whether the journal still had it or not.
-        journal.notes = mapped_notes(journal.notes, path_map)
-        _recover(journal, plan, path_map)
+    with stopping() as stop, plan_journal(arguments.plan, plan, path_map) as journal:
         plan_path, jobs = os.path.abspath(arguments.plan), arguments.jobs or usable_cpus()
         session = Session(plan, journal, announcer, stop, arguments.unseen, plan_path, jobs)
         try:
             for outcome in work(session):
                 outcomes.append(outcome)
-                announcer.arrival(guests[outcome.name], outcome)
+                announcer.report_guest(guests[outcome.name], outcome)
         except StopError as error:
             names = ", ".join(outcome.name for outcome in outcomes) or "none"
             raise StopError(
@@ -115,21 +107,8 @@ def carry_out(
     return outcomes
 
 
-def _require_still_there(path: str, plan: Plan) -> None:
-    """Check, with the journal locked, that `batchdiff plan` has not replaced the plan since it was read.
-
-    :raises PlanError: another plan is there now.
-    """
-    head = plan_head(path)
-    if head is not None and head.checksum != plan.checksum:
-        raise PlanError(
-            f"another plan was written to {path} meanwhile",
-            remedy=f"`batchdiff show {shell_word(path)}` prints it; then run the same command again.",
-        )
-
-
 def dry_run(
-    console: Console, arguments: argparse.Namespace, plan: Plan, work: Work, notes: Notes
+    console: Console, arguments: argparse.Namespace, plan: Plan, work: Work, history: History
 ) -> list[GuestOutcome]:
     """Return the outcomes that a command would have, each reported as it comes; nothing is changed.
 
@@ -139,18 +118,12 @@ def dry_run(
     announcer = Announcer(console)
     guests = {guest.name: guest for guest in plan.guests}
     with stopping() as stop:
-        for outcome in work(Session(plan, FrozenJournal(notes), announcer, stop, arguments.unseen)):
+        for outcome in work(Session(plan, FrozenJournal(history), announcer, stop, arguments.unseen)):
             outcomes.append(outcome)
-            announcer.arrival(guests[outcome.name], outcome)
+            announcer.report_guest(guests[outcome.name], outcome)
     if announcer.unheard:
         raise announcer.unheard[0]
     return outcomes
-
-
-def _recover(journal: Journal, plan: Plan, path_map: PathMap) -> None:
-    """Complete a journal with the facts that sidecar and files prove; notes_of has reported this."""
-    for name, standing in recovered(plan, journal.notes, path_map).items():
-        journal.record(name, standing)
 
 
 def _report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome]) -> None:
@@ -170,7 +143,7 @@ def _report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcom
 
 
 def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome) -> None:
-    # On one terminal the result below repeats reasons and notes, so one line per guest is enough here.
+    # On one terminal the result below repeats reasons and remarks, so one line per guest is enough here.
     brief = console.is_one_terminal
     if outcome.status in {Status.FAILED, Status.REFUSED}:
         console.warn(f"{outcome.name}: {outcome.status}{'' if brief else f': {outcome.reason}'}")

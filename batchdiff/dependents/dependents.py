@@ -15,6 +15,7 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from batchdiff.dependents.image_folders import folders_of_manifest, folders_of_plan
 from batchdiff.files import own_files
@@ -29,10 +30,6 @@ from batchdiff.plan.sidecar import read_sidecar
 _ASIDE = (own_files.QUARANTINE, own_files.OVERLAY_ASIDE, own_files.DELETING)
 
 
-UNREAD = "perhaps "
-"""Start of the text for an image that cannot be read, and so might depend on anything."""
-
-
 class Forbidden(enum.Enum):
     """The treatment of an image that this user may not read, and that might depend on anything."""
 
@@ -41,6 +38,18 @@ class Forbidden(enum.Enum):
 
     IGNORED = "ignored"
     """Ignore it: while planning, because few users may read every file of a shared folder."""
+
+
+class DependentImages(NamedTuple):
+    """The images that depend on a file: their paths, and texts for what cannot be read, and so might."""
+
+    paths: list[str]
+    doubtful: list[str]
+
+    @property
+    def words(self) -> list[str]:
+        """All of them, as a message lists them."""
+        return [*self.paths, *self.doubtful]
 
 
 class Dependents:
@@ -63,8 +72,8 @@ class Dependents:
         former: Iterable[str] = (),
         but: Iterable[str] = (),
         forbidden: Forbidden = Forbidden.COUNTS,
-    ) -> list[str]:
-        """Return the images that have a file anywhere in their chain, sorted; a text for one that cannot be read.
+    ) -> DependentImages:
+        """Return the images that have a file anywhere in their chain, sorted.
 
         ``former``: names that the file had a moment ago; images that name these depend on it, too. ``but``: images
         that are allowed to depend on it; images on top of these are still reported. The file itself is never
@@ -77,13 +86,13 @@ class Dependents:
         return look.answer(path, former, but, forbidden)
 
     def on_each(self, paths: Iterable[str], *, forbidden: Forbidden = Forbidden.COUNTS) -> dict[str, list[str]]:
-        """Return the same for several files, from one search. It may open them, so none of them may be held."""
+        """Return the same for several files, in words. It may open them, so none of them may be held."""
         paths = list(paths)
         look = _Look(self._heads, frozenset(), self._raw)
         look.add_all(self._folders, self._images)
         for path in paths:
             look.add(path, ())
-        return {path: look.answer(path, (), (), forbidden) for path in paths}
+        return {path: look.answer(path, (), (), forbidden).words for path in paths}
 
 
 def dependents_in_manifest(manifest: Manifest) -> Dependents:
@@ -125,7 +134,9 @@ class _Look:
         for sidecar in _sidecars_of((path, *former)):
             self._add_sidecar(path, sidecar)
 
-    def answer(self, path: str, former: Iterable[str], but: Iterable[str], forbidden: Forbidden) -> list[str]:
+    def answer(
+        self, path: str, former: Iterable[str], but: Iterable[str], forbidden: Forbidden
+    ) -> DependentImages:
         """Return the images that depend on a file that was taken in."""
         own = identity_of(path)
         left_out = {own, *map(identity_of, but)}
@@ -134,7 +145,7 @@ class _Look:
         found = [name for image, name in self._graph.dependents_of(targets).items() if image not in left_out]
         unread = [each for image, each in self._graph.unread.items() if image not in left_out | self._raw]
         doubtful = {_unread(each) for each in [*unread, *self._closed] if _counts(each, forbidden)}
-        return sorted(found) + sorted(doubtful | set(self._doubtful[path]))
+        return DependentImages(sorted(found), sorted(doubtful | set(self._doubtful[path])))
 
     def _add_folders(self, folders: Iterable[str]) -> None:
         for folder in folders:
@@ -175,4 +186,4 @@ def _counts(unread: Unread, forbidden: Forbidden) -> bool:
 
 
 def _unread(unread: Unread) -> str:
-    return f"{UNREAD}{unread.path}, which cannot be read ({unread.error.strerror or unread.error})"
+    return f"perhaps {unread.path}, which cannot be read ({unread.error.strerror or unread.error})"

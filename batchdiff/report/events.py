@@ -7,7 +7,7 @@ from typing import Any
 
 from batchdiff.applying.results.finding import Finding
 from batchdiff.applying.results.outcome import GuestOutcome
-from batchdiff.applying.results.standing import GuestStanding
+from batchdiff.applying.results.status_row import StatusRow
 from batchdiff.plan.plan import GuestPlan
 from batchdiff.report.fates import original_words
 
@@ -24,6 +24,6 @@ def finding_event(finding: Finding) -> dict[str, Any]:
     return asdict(finding)
 
 
-def status_event(standing: GuestStanding) -> dict[str, Any]:
+def status_event(standing: StatusRow) -> dict[str, Any]:
     """Return the state of one guest of a plan."""
     return asdict(standing)

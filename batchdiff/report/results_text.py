@@ -34,8 +34,8 @@ def results_text(outcomes: Sequence[GuestOutcome], *, width: int = WIDTH) -> str
     if len(outcomes) != 1 and (shown or not outcomes):
         rows.append(_totals_row(outcomes))
     lines = table(_COLUMNS, rows, width=width) if rows else []
-    notes = [*_notes(shown, width), *(_skipped(names, why, width) for why, names in alike.items())]
-    blocks = [lines, notes, [_summary(outcomes)]]
+    remarks = [*_remarks(shown, width), *(_skipped(names, why, width) for why, names in alike.items())]
+    blocks = [lines, remarks, [_summary(outcomes)]]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
@@ -51,8 +51,8 @@ def undone_text(outcomes: Sequence[GuestOutcome], *, width: int = WIDTH) -> str:
         )
         for each in outcomes
     ]
-    notes = [line for each in outcomes for line in _paragraphs(each, each.remarks, width)]
-    return "\n".join([*lines, *notes, _summary(outcomes)]) + "\n"
+    remarks = [line for each in outcomes for line in _paragraphs(each, each.remarks, width)]
+    return "\n".join([*lines, *remarks, _summary(outcomes)]) + "\n"
 
 
 def _row(outcome: GuestOutcome) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ def _difference(predicted: int | None, actual: int | None) -> str:
     return f"+{size(actual - predicted)}" if actual > predicted else size(actual - predicted)
 
 
-def _notes(outcomes: Iterable[GuestOutcome], width: int) -> Iterator[str]:
+def _remarks(outcomes: Iterable[GuestOutcome], width: int) -> Iterator[str]:
     for outcome in outcomes:
         texts, original = [outcome.reason, *outcome.remarks], original_words(outcome)
         if original != outcome.original.fate.value:

@@ -9,13 +9,15 @@ import notation
 import plans
 import pytest
 from plans import untouched
-from stage import NAME, Stage, failed, status
+from stage import ASIDE, DELETING, NAME, Stage, failed, status
 
 from batchdiff.applying import apply as executor
-from batchdiff.applying.apply import ApplyOptions, check_options, chosen
+from batchdiff.applying.apply import check_options, choose_guests, originals_to_delete
 from batchdiff.applying.checks.space import Room
 from batchdiff.applying.checks.verify_mode import VerifyMode
+from batchdiff.applying.journal.records import Goal, GuestState, History, Step
 from batchdiff.applying.results.outcome import Status
+from batchdiff.applying.swap.apply_task import ApplyOptions
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError, PlanError, ProgramError, StopError, UsageError
 from batchdiff.files.fingerprint import fingerprint_at
@@ -32,12 +34,37 @@ def stage(tmp_path, monkeypatch):
 
 
 def test_chosen_guests():
-    assert [guest.name for guest in chosen(PLAN, None)] == ["web01", "web02", "web03"]
-    assert [guest.name for guest in chosen(PLAN, ("web03", "web01"))] == ["web01", "web03"]
-    assert chosen(PLAN, ()) == []
+    assert [guest.name for guest in choose_guests(PLAN, None)] == ["web01", "web02", "web03"]
+    assert [guest.name for guest in choose_guests(PLAN, ("web03", "web01"))] == ["web01", "web03"]
+    assert choose_guests(PLAN, ()) == []
     with pytest.raises(UsageError, match="called db, mail") as caught:
-        chosen(PLAN, ("db", "web01", "mail"))
+        choose_guests(PLAN, ("db", "web01", "mail"))
     assert "web01, web02, web03" in caught.value.remedy
+
+
+@pytest.mark.parametrize("retire", Retire)
+def test_originals_that_an_apply_would_delete(stage, retire):
+    """Wherever they are: under their own names, in quarantine, or set aside by an apply that died."""
+    options = ApplyOptions(Retire.DELETE)
+    stage.apply(retire)
+    kept = stage.original() if retire is Retire.KEEP else stage.original(suffix=ASIDE)
+    expected = [] if retire is Retire.DELETE else [str(kept)]
+    assert originals_to_delete(stage.plan, options, stage.history) == expected
+    assert originals_to_delete(stage.plan, ApplyOptions(Retire.DELETE, guests=()), stage.history) == []
+    if expected:
+        kept.rename(stage.original(suffix=DELETING))
+        assert originals_to_delete(stage.plan, options, stage.history) == [str(stage.original(suffix=DELETING))]
+
+
+def test_no_original_is_deleted_that_purge_has_deleted_or_a_plan_refuses(stage):
+    stage.apply(Retire.QUARANTINE)
+    stage.purge()
+    stage.original().write_bytes(b"another file")
+    assert originals_to_delete(stage.plan, ApplyOptions(Retire.DELETE), stage.history) == []
+    purged = History({NAME: GuestState(Step.PURGED, Goal.PURGE, published=True)})  # by an older batchdiff
+    assert originals_to_delete(stage.plan, ApplyOptions(Retire.DELETE), purged) == []
+    refused = plans.small_plan(plans.refused_guest(path=str(stage.original())))
+    assert originals_to_delete(refused, ApplyOptions(Retire.DELETE), History()) == []
 
 
 @pytest.mark.parametrize("retire", Retire)

@@ -12,12 +12,12 @@ from plans import untouched
 from stage import ASIDE, GUEST, NAME, Stage, status
 
 from batchdiff.applying.dry_run import dry_run_purge, dry_run_restore
-from batchdiff.applying.health_check import examined
-from batchdiff.applying.journal.records import Fate, Goal, Standing, Step
+from batchdiff.applying.health_check import check_health
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
 from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.session.stop import Stop
-from batchdiff.applying.swap.purge_tasks import PurgeOptions
-from batchdiff.applying.swap.undo_tasks import RestoreOptions
+from batchdiff.applying.swap.guest_to_restore import RestoreOptions
+from batchdiff.applying.swap.purge_task import PurgeOptions
 from batchdiff.applying.template import check as template_module
 from batchdiff.applying.undo import purgeable, restorable
 from batchdiff.choices import Retire
@@ -26,8 +26,8 @@ from batchdiff.files.fingerprint import NO_FILE
 from batchdiff.plan.plan import Verdict
 from batchdiff.qemu import qemu_img
 
-PUBLISHED = Standing(Step.PUBLISHED, published=True)
-RETIRED = Standing(Step.RETIRED, published=True, fate=Fate.QUARANTINED, aside="/x")
+PUBLISHED = GuestState(Step.PUBLISHED, published=True)
+RETIRED = GuestState(Step.RETIRED, published=True, fate=Fate.QUARANTINED, aside="/x")
 
 
 @pytest.fixture
@@ -37,12 +37,12 @@ def stage(tmp_path, monkeypatch):
 
 STANDINGS = {
     "nothing was begun": (None, ""),
-    "only looked at": (Standing(Step.CHECKED), ""),
-    "an overlay was begun, and nothing is left": (Standing(Step.CHECKED, temporary="/x"), ""),
-    "an overlay was begun, and is left": (Standing(Step.CHECKED, temporary="/dev/null"), "restore"),
-    "an overlay was verified": (Standing(Step.VERIFIED, temporary="/x", overlay=NO_FILE), "restore"),
+    "only looked at": (GuestState(Step.CHECKED), ""),
+    "an overlay was begun, and nothing is left": (GuestState(Step.CHECKED, temporary="/x"), ""),
+    "an overlay was begun, and is left": (GuestState(Step.CHECKED, temporary="/dev/null"), "restore"),
+    "an overlay was verified": (GuestState(Step.VERIFIED, temporary="/x", overlay=NO_FILE), "restore"),
     "published": (PUBLISHED, "restore"),
-    "its name has begun to change": (Standing(Step.RETIRING, moved=True), "restore"),
+    "its name has begun to change": (GuestState(Step.RETIRING, moved=True), "restore"),
     "kept": (dataclasses.replace(RETIRED, fate=Fate.KEPT, aside=None), "restore"),
     "quarantined": (RETIRED, "restore purge"),
     "deleted": (dataclasses.replace(RETIRED, fate=Fate.DELETED), "restore"),
@@ -52,34 +52,34 @@ STANDINGS = {
     "purge has verified": (dataclasses.replace(RETIRED, step=Step.VERIFIED, goal=Goal.PURGE), "restore purge"),
     "purged": (dataclasses.replace(RETIRED, step=Step.PURGED, goal=Goal.PURGE), "restore"),
     "restore was begun": (dataclasses.replace(RETIRED, step=Step.RETIRING, goal=Goal.RESTORE), "restore"),
-    "restored, an older original": (Standing(Step.RESTORED, Goal.RESTORE, fate=Fate.QUARANTINED), "purge"),
-    "restored": (Standing(Step.RESTORED, Goal.RESTORE, fate=Fate.KEPT), ""),
-    "purge of an older original": (Standing(Step.RETIRING, Goal.PURGE, moved=True), "purge"),
-    "purge of an older one is over": (Standing(Step.RESTORED, Goal.PURGE, fate=Fate.DELETED), ""),
+    "restored, an older original": (GuestState(Step.RESTORED, Goal.RESTORE, fate=Fate.QUARANTINED), "purge"),
+    "restored": (GuestState(Step.RESTORED, Goal.RESTORE, fate=Fate.KEPT), ""),
+    "purge of an older original": (GuestState(Step.RETIRING, Goal.PURGE, moved=True), "purge"),
+    "purge of an older one is over": (GuestState(Step.RESTORED, Goal.PURGE, fate=Fate.DELETED), ""),
 }
 
 
-@pytest.mark.parametrize(("standing", "verbs"), STANDINGS.values(), ids=STANDINGS)
-def test_what_can_be_done_for_a_guest(stage, standing, verbs):
-    standings = {} if standing is None else {NAME: standing}
+@pytest.mark.parametrize(("state", "verbs"), STANDINGS.values(), ids=STANDINGS)
+def test_what_can_be_done_for_a_guest(stage, state, verbs):
+    states = {} if state is None else {NAME: state}
     for verb, guests in (("restore", restorable), ("purge", purgeable)):
-        expected = [(stage.guest(), standing)] if verb in verbs.split() else []
-        assert guests(stage.plan, standings, None) == expected
+        expected = [(stage.guest(), state)] if verb in verbs.split() else []
+        assert guests(stage.plan, states, None) == expected
         if expected:
-            assert guests(stage.plan, standings, (NAME,)) == expected
+            assert guests(stage.plan, states, (NAME,)) == expected
         else:
             with pytest.raises(UsageError, match=f"nothing to do for {NAME}"):
-                guests(stage.plan, standings, (NAME,))
+                guests(stage.plan, states, (NAME,))
 
 
 @pytest.mark.parametrize("guests", [restorable, purgeable])
 def test_chosen_guests(tmp_path, monkeypatch, guests):
     stage = Stage(tmp_path, monkeypatch, names=("vm", "web"))
-    standings = dict.fromkeys(("vm", "web"), RETIRED)
-    assert [guest.name for guest, _ in guests(stage.plan, standings, ("web",))] == ["web"]
-    assert [guest.name for guest, _ in guests(stage.plan, standings, ("web", "web"))] == ["web"]
+    states = dict.fromkeys(("vm", "web"), RETIRED)
+    assert [guest.name for guest, _ in guests(stage.plan, states, ("web",))] == ["web"]
+    assert [guest.name for guest, _ in guests(stage.plan, states, ("web", "web"))] == ["web"]
     with pytest.raises(UsageError, match="called db"):
-        guests(stage.plan, standings, ("web", "db"))
+        guests(stage.plan, states, ("web", "db"))
     with pytest.raises(UsageError, match="nothing to do for vm"):
         guests(stage.plan, {"web": RETIRED}, ("web", "vm"))
 
@@ -93,7 +93,7 @@ def rehearse_purge(stage):
 
 
 def verify(stage):
-    return list(examined(stage.plan, stage.notes, None, Stop()))
+    return list(check_health(stage.plan, stage.history, None, Stop()))
 
 
 VERBS = {

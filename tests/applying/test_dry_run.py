@@ -10,8 +10,8 @@ from stage import ASIDE, NAME, Stage, failed, status
 from batchdiff.applying import dry_run
 from batchdiff.applying.dry_run import dry_run_purge, dry_run_restore
 from batchdiff.applying.results.outcome import Status
-from batchdiff.applying.swap.purge_tasks import PurgeOptions
-from batchdiff.applying.swap.undo_tasks import RestoreOptions
+from batchdiff.applying.swap.guest_to_restore import RestoreOptions
+from batchdiff.applying.swap.purge_task import PurgeOptions
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError, ImageError, VerificationError
 

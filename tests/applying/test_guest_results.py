@@ -1,4 +1,4 @@
-"""From where a guest has arrived to its line in the report."""
+"""From the end of a swap to a line in the report."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ import plans
 import pytest
 from stage import ASIDE, Stage
 
-from batchdiff.applying.guest_results import converted, failed, kept_for, not_converted, undone
+from batchdiff.applying.guest_results import (
+    apply_outcome,
+    failure_outcome,
+    kept_outcome,
+    skipped_outcome,
+    undo_outcome,
+)
 from batchdiff.applying.guests.next_action import Action
-from batchdiff.applying.journal.records import Fate, Notes
-from batchdiff.applying.pipeline import Arrival
+from batchdiff.applying.journal.records import Fate, History
+from batchdiff.applying.pipeline import SwapResult
 from batchdiff.applying.results.outcome import Original, Status
 from batchdiff.choices import Retire
 from batchdiff.errors import DifferenceError, GuestError, VerificationError
@@ -21,16 +27,16 @@ from batchdiff.report.fates import original_words
 KEPT = Original(Fate.KEPT)
 
 
-def arrival(*done, original=KEPT, error=None):
-    conversion = types.SimpleNamespace(done=frozenset(done), original=original, notes=["a note"])
-    return Arrival("web01", conversion, error)
+def result(*done, original=KEPT, error=None):
+    swap = types.SimpleNamespace(done=frozenset(done), original=original, remarks=["a note"])
+    return SwapResult("web01", swap, error)
 
 
 @pytest.mark.parametrize(
     ("verdict", "status", "code"), [(Verdict.SKIP, "skipped", 0), (Verdict.REFUSE, "refused", 1)]
 )
 def test_guests_that_are_not_converted(verdict, status, code):
-    outcome = not_converted(plans.guest_plan(verdict=verdict, reason="so"))
+    outcome = skipped_outcome(plans.guest_plan(verdict=verdict, reason="so"))
     assert (outcome.status, outcome.reason, outcome.exit_code) == (status, "so", code)
 
 
@@ -38,15 +44,15 @@ def test_guests_that_are_not_converted(verdict, status, code):
 def test_failures(error, tmp_path):
     guest = plans.guest_plan(path=str(tmp_path / "vm.img"))
     for outcome in (
-        failed(arrival(error=error)),
-        converted(guest, arrival(error=error), Notes()),
-        undone(guest, arrival(error=error), Status.PURGED, Notes()),
-        converted(guest, Arrival("web01", None, error), Notes()),
+        failure_outcome(result(error=error)),
+        apply_outcome(guest, result(error=error), History()),
+        undo_outcome(guest, result(error=error), Status.PURGED, History()),
+        apply_outcome(guest, SwapResult("web01", None, error), History()),
     ):
         assert (outcome.status, outcome.reason, outcome.exit_code) == (Status.FAILED, "no", error.exit_code)
         assert (outcome.original, outcome.actual_overlay_bytes) == (Original(Fate.UNTOUCHED), None)
     with pytest.raises(AssertionError):
-        failed(arrival())
+        failure_outcome(result())
 
 
 @pytest.mark.parametrize(
@@ -64,7 +70,7 @@ def test_failures(error, tmp_path):
 def test_converted(tmp_path, done, status):
     guest = plans.guest_plan(path=str(tmp_path / "vm.img"))
     (tmp_path / "vm.qcow2").write_bytes(b"x" * 5000)
-    outcome = converted(guest, arrival(*done), Notes())
+    outcome = apply_outcome(guest, result(*done), History())
     assert outcome.status is status
     assert (outcome.actual_overlay_bytes, outcome.actual_overlay_disk_bytes) == (5000, 8192)
     assert outcome.predicted_overlay_bytes == guest.diff.savings.overlay_bytes
@@ -84,10 +90,10 @@ def test_converted(tmp_path, done, status):
 def test_originals(tmp_path, fate, said):
     guest = plans.guest_plan(path=str(tmp_path / "vm.img"))
     (tmp_path / "vm.qcow2").touch()
-    arrived = arrival(original=Original(fate, "/aside"))
+    ended = result(original=Original(fate, "/aside"))
     for outcome in (
-        converted(guest, arrived, Notes()),
-        undone(guest, arrived, Status.PURGED, Notes()),
+        apply_outcome(guest, ended, History()),
+        undo_outcome(guest, ended, Status.PURGED, History()),
     ):
         assert outcome.original == Original(fate, "/aside")
         assert original_words(outcome) == said
@@ -95,14 +101,14 @@ def test_originals(tmp_path, fate, said):
 
 @pytest.mark.parametrize("rebuilt", [False, True])
 def test_restored(rebuilt):
-    arrived = arrival(*([Action.WRITE] if rebuilt else []), original=Original(Fate.QUARANTINED, "/aside"))
-    outcome = undone(plans.guest_plan(), arrived, Status.RESTORED, Notes())
+    ended = result(*([Action.WRITE] if rebuilt else []), original=Original(Fate.QUARANTINED, "/aside"))
+    outcome = undo_outcome(plans.guest_plan(), ended, Status.RESTORED, History())
     assert original_words(outcome) == ("rebuilt from its overlay" if rebuilt else "back under its name")
     assert (outcome.status, outcome.remarks, outcome.exit_code) == (Status.RESTORED, ("a note",), 0)
 
 
 def test_kept_in_quarantine():
-    outcome = kept_for("web01", DifferenceError("they differ"))
+    outcome = kept_outcome("web01", DifferenceError("they differ"))
     assert (outcome.status, outcome.exit_code, original_words(outcome)) == (Status.KEPT, 0, "kept in quarantine")
     assert "(they differ)" in outcome.reason
     assert "`batchdiff purge PLAN --guest web01 --used`" in outcome.reason
@@ -114,13 +120,13 @@ def test_one_that_comes_no_further_is_where_an_earlier_run_has_left_it(tmp_path,
     """In quarantine for one, and its overlay is there."""
     stage = Stage(tmp_path, monkeypatch)
     stage.apply(retire)
-    error = Arrival("vm", None, GuestError("no"))
+    error = SwapResult("vm", None, GuestError("no"))
     if verb == "apply":
-        outcome = converted(stage.guest(), error, stage.notes)
+        outcome = apply_outcome(stage.guest(), error, stage.history)
         assert outcome.actual_overlay_bytes == stage.overlay().stat().st_size
         assert outcome.predicted_overlay_bytes is not None
     else:
-        outcome = undone(stage.guest(), error, Status.PURGED, stage.notes)
+        outcome = undo_outcome(stage.guest(), error, Status.PURGED, stage.history)
     quarantined = f"quarantined as {stage.original(suffix=ASIDE)}"
     where = {Retire.KEEP: "kept", Retire.QUARANTINE: quarantined, Retire.DELETE: "gone"}
     assert (outcome.status, original_words(outcome)) == (Status.FAILED, where[retire])
@@ -131,6 +137,6 @@ def test_one_whose_overlay_is_missing_and_whose_original_is_in_doubt(tmp_path, m
     stage.apply(Retire.QUARANTINE)
     stage.overlay().unlink()
     stage.original().write_bytes(b"somebody's")
-    outcome = converted(stage.guest(), Arrival("vm", None, GuestError("no")), stage.notes)
+    outcome = apply_outcome(stage.guest(), SwapResult("vm", None, GuestError("no")), stage.history)
     assert original_words(outcome).startswith("unknown: both ")
     assert outcome.actual_overlay_bytes is None

@@ -11,7 +11,7 @@ from stage import ASIDE, TEMPLATE, Stage
 from batchdiff.applying import health_check
 from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.status import Written
-from batchdiff.applying.health_check import examined
+from batchdiff.applying.health_check import check_health
 from batchdiff.applying.results.finding import Health
 from batchdiff.applying.session.stop import Stop
 from batchdiff.choices import Retire
@@ -30,7 +30,7 @@ def quarantined(stage):
 
 
 def findings(stage, names=None):
-    return list(examined(stage.plan, stage.notes, names, Stop()))
+    return list(check_health(stage.plan, stage.history, names, Stop()))
 
 
 def template(stage):
@@ -160,7 +160,7 @@ def test_a_kept_original_was_written_to(stage, used):
     assert f"its original {stage.original()} changed since the overlay was made: it was written to" in found.why
     assert "only you know which of the two counts" in found.why
     assert "`batchdiff restore PLAN --guest vm --discard-changes`" in found.why
-    there = on_disk(stage.plan, stage.notes)["vm"]
+    there = on_disk(stage.plan, stage.history)["vm"]
     assert there.written == Written.ORIGINAL | (Written.OVERLAY if used else Written.NONE)
 
 
@@ -169,10 +169,10 @@ def test_a_kept_original_whose_attributes_changed(stage):
     stage.apply()
     stage.original().chmod(0o600)
     assert "identical to its original" in overlay(stage).why
-    assert on_disk(stage.plan, stage.notes)["vm"].written is Written.NONE
+    assert on_disk(stage.plan, stage.history)["vm"].written is Written.NONE
     stage.use()
     assert overlay(stage).why == "no error found; a VM has written to it since"
-    assert on_disk(stage.plan, stage.notes)["vm"].written is Written.OVERLAY
+    assert on_disk(stage.plan, stage.history)["vm"].written is Written.OVERLAY
 
 
 def test_they_differ_although_neither_was_written_to(quarantined):
@@ -289,4 +289,4 @@ def test_stopped(tmp_path, monkeypatch, where):
             stage.judge.refuses["web.qcow2"] = StopError("interrupted")
     seen = []
     with pytest.raises(StopError):
-        seen.extend(each.name for each in examined(stage.plan, stage.notes, None, stop))
+        seen.extend(each.name for each in check_health(stage.plan, stage.history, None, stop))

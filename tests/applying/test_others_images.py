@@ -15,7 +15,7 @@ from patching import Patched
 from stage import ASIDE, NAME, Stage, failed, status
 
 from batchdiff.applying.checks.verify_mode import VerifyMode
-from batchdiff.applying.health_check import examined
+from batchdiff.applying.health_check import check_health
 from batchdiff.applying.results.finding import Health
 from batchdiff.applying.results.outcome import Status
 from batchdiff.choices import Retire
@@ -68,7 +68,7 @@ def checked(path):
 
 
 def verified(stage):
-    return list(examined(stage.plan, stage.notes, None, stage.stop))
+    return list(check_health(stage.plan, stage.history, None, stage.stop))
 
 
 FAULTS = {"leaked": leak, "refcount": lose_a_refcount}

@@ -1,4 +1,4 @@
-"""Guests one after the other, with conversions that only note what they are asked."""
+"""Guests one after the other, with swaps that only note what they are asked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from batchdiff.applying import pipeline
 from batchdiff.applying.journal.records import Goal
-from batchdiff.applying.pipeline import Way, arrivals, as_reported
+from batchdiff.applying.pipeline import as_reported, run_swaps
 from batchdiff.applying.session.stop import Stop
 from batchdiff.errors import DifferenceError, GuestError, ImageError, InUseError, SpaceError, StopError
 from batchdiff.qcow2.faults import FormatError
@@ -53,7 +53,7 @@ class World:
         self.log, self.failures, self.stop = [], {}, Stop()
         self.told, self.otherwise, self.quick, self.looks = {}, {}, set(), {}
         self.journal = types.SimpleNamespace(record_failure=self.failures.__setitem__)
-        patch.setattr(pipeline, "Conversion", self.conversion)
+        patch.setattr(pipeline, "Swap", self.swap)
         patch.setattr(pipeline, "ThreadPoolExecutor", self.pool)
 
     def pool(self, threads):
@@ -70,16 +70,17 @@ class World:
         name = verify.__self__.task.guest
         return Verdict(self.told.get((name, "verify")), self.log, name, self.looks.get(name, 0))
 
-    def conversion(self, task, run):
+    def swap(self, task, run):
         assert run is self
-        return FakeConversion(task, self)
+        return FakeSwap(task, self)
 
-    def ways(self, *names):
-        return [Way(name, lambda name=name: self.task(name)) for name in names]
+    def guests(self, *names):
+        return [types.SimpleNamespace(name=name) for name in names]
 
     def task(self, name):
         self.act(name, "task")
-        return types.SimpleNamespace(guest=name, goal=Goal.APPLY, otherwise=self.otherwise.get(name))
+        if_different = self.otherwise.get(name, lambda: None)
+        return types.SimpleNamespace(guest=name, goal=Goal.APPLY, if_different=if_different)
 
     def act(self, name, call):
         self.log.append(f"{name}: {call}")
@@ -89,13 +90,13 @@ class World:
             raise self.told[name, call]
 
     def run(self, *names):
-        return list(self.arrivals(self.ways(*names)))
+        return list(self.results(self.guests(*names)))
 
-    def arrivals(self, ways):
-        return arrivals(ways, self, at_once=self.at_once)
+    def results(self, guests):
+        return run_swaps(guests, lambda guest: self.task(guest.name), self, at_once=self.at_once)
 
 
-class FakeConversion:
+class FakeSwap:
     def __init__(self, task, world):
         self.task, self.world = task, world
 
@@ -207,10 +208,10 @@ def test_nothing_is_undone_that_is_being_read(world, how):
             world.run("a", "b")
     else:
         world.quick = {"b"}
-        arriving = world.arrivals(world.ways("a", "b", "c"))
+        results = world.results(world.guests("a", "b", "c"))
         world.told["a", "finish"] = StopError("interrupted")
         with pytest.raises(StopError):
-            next(arriving)
+            next(results)
         undone = ["task", "prepare", "verified", "abandon", "close"]
         assert about(world, "c") == (undone if world.at_once == 4 else [])
     assert about(world, "a")[-3:] == ["verified" if how == "next guest" else "finish", "abandon", "close"]
@@ -228,14 +229,14 @@ def test_a_request_to_stop(world):
 @pytest.mark.parametrize("world", [2, 4], indirect=True)
 def test_stopped_while_it_is_verified(world):
     world.told["a", "verify"] = StopError("interrupted")
-    ways = world.ways("a", "b")
+    guests = world.guests("a", "b")
 
     def asking():
-        yield ways[0]
+        yield guests[0]
         world.stop.ask()
 
     with pytest.raises(StopError):
-        list(world.arrivals(asking()))
+        list(world.results(asking()))
     assert about(world, "a") == ["task", "prepare", "verified", "abandon", "close"]
     assert world.failures == {}
 
@@ -248,20 +249,20 @@ def test_ended_early_for_a_waiting_writer(world):
     assert about(world, "a") == ["task", "prepare", "verified", "check_holds", "abandon", "close"]
 
 
-def test_another_way_for_two_that_differ(world):
-    """The first is let go before the second begins, which is verified here and now."""
+def test_another_task_for_two_that_differ(world):
+    """The first is let go before the second writes anything, which is verified here and now."""
     world.told["a", "verify"] = DIFFERENT
     world.otherwise["a"] = lambda: world.task("a2")
     (found,) = world.run("a")
     assert found.error is None
     assert found.guest == "a"
-    assert found.conversion.task.guest == "a2"
+    assert found.swap.task.guest == "a2"
     both = [line for line in world.log if line != "pool closed"]
-    first = ["a: task", "a: prepare", "a: verified", "a: abandon", "a: close"]
-    assert both == [*first, "a2: task", "a2: prepare", "a2: verify", "a2: finish", "a2: close"]
+    first = ["a: task", "a: prepare", "a: verified", "a2: task", "a: abandon", "a: close"]
+    assert both == [*first, "a2: prepare", "a2: verify", "a2: finish", "a2: close"]
 
 
-def test_another_way_that_needs_no_verification(world):
+def test_another_task_that_needs_no_verification(world):
     world.told["a", "verify"] = DIFFERENT
     world.otherwise["a"] = lambda: world.task("a2")
     world.quick = {"a2"}
@@ -269,7 +270,7 @@ def test_another_way_that_needs_no_verification(world):
     assert about(world, "a2") == ["task", "prepare", "finish", "close"]
 
 
-def test_no_other_way(world):
+def test_no_other_task(world):
     world.told["a", "verify"] = DIFFERENT
     (found,) = world.run("a")
     assert found.error is DIFFERENT
@@ -277,12 +278,12 @@ def test_no_other_way(world):
 
 
 @pytest.mark.parametrize("call", ["task", "prepare", "verify", "finish"])
-def test_another_way_that_fails(world, call):
-    """What it had begun is undone as well; it has no other way in turn."""
+def test_another_task_that_fails(world, call):
+    """What it had begun is undone as well; it has no other task in turn."""
     world.told["a", "verify"] = DIFFERENT
     error = world.told["a2", call] = DIFFERENT if call == "verify" else GuestError("no")
     world.otherwise["a"] = lambda: world.task("a2")
-    world.otherwise["a2"] = lambda: pytest.fail("a third way")
+    world.otherwise["a2"] = lambda: pytest.fail("a third task")
     (found,) = world.run("a")
     assert found.error is error
     assert about(world, "a")[3:5] == ["abandon", "close"]

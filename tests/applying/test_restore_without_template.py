@@ -12,7 +12,7 @@ from stage import ASIDE, DELETING, GUEST, OVERLAY_ASIDE, Stage, failed, status
 
 from batchdiff.applying import restore_without_template
 from batchdiff.applying.guests.guest_files import on_disk
-from batchdiff.applying.guests.status import standings_of
+from batchdiff.applying.guests.status import status_rows
 from batchdiff.applying.journal.records import Fate, Step
 from batchdiff.applying.results.outcome import Status
 from batchdiff.choices import Retire
@@ -48,7 +48,7 @@ def assert_back(stage, overlay):
     assert_same(stage.original().read_bytes(), notation.content(GUEST))
     assert_same(left(stage).read_bytes(), overlay)
     assert stage.images() == {stage.original().name, left(stage).name}
-    assert stage.notes.standings == {}
+    assert stage.history.states == {}
     assert read_sidecar(str(stage.sidecar)).overlays == {}
 
 
@@ -77,7 +77,7 @@ def test_the_overlay_that_stays_is_known_to_be_needed_by_nothing(stage):
     left(stage).unlink()
     assert next_for(stage) == "apply: write the overlay"
     assert status(stage.apply(Retire.QUARANTINE)) is Status.CONVERTED
-    assert stage.notes.left == {}
+    assert stage.history.left == {}
 
 
 def test_an_overlay_that_was_used_again_is_not_said_to_be_needed_by_nothing(stage):
@@ -90,7 +90,7 @@ def test_an_overlay_that_was_used_again_is_not_said_to_be_needed_by_nothing(stag
 
 
 def next_for(stage):
-    (line,) = standings_of(stage.plan, stage.notes, on_disk(stage.plan, stage.notes))
+    (line,) = status_rows(stage.plan, stage.history, on_disk(stage.plan, stage.history))
     return line.next
 
 
@@ -127,7 +127,7 @@ def test_the_template_comes_back_after_a_kill(tmp_path, monkeypatch):
             lose(stage)
             with crashing(folder, last) as changes:
                 stage.restore(discard_changes=True)
-            ended = any(line == "unlink" for line in changes) or not stage.notes.standings
+            ended = any(line == "unlink" for line in changes) or not stage.history.states
             (stage.folder / "template.elsewhere").rename(stage.template)
             outcomes = stage.restore()
             assert [each.exit_code for each in outcomes] == ([] if ended else [0]), (last, changes)
@@ -140,7 +140,7 @@ def test_a_kept_original_has_its_name_already(tmp_path, monkeypatch):
     lose(stage)
     assert status(stage.restore(discard_changes=True)) is Status.RESTORED
     assert stage.images() == {stage.original().name, stage.overlay().name}
-    assert stage.notes.standings == {}
+    assert stage.history.states == {}
 
 
 def test_an_original_that_was_about_to_be_deleted(tmp_path, monkeypatch):
@@ -166,7 +166,7 @@ def test_no_original(stage):
     before = stage.images()
     assert "cannot go back to its original" in failed(stage.restore(discard_changes=True))
     assert stage.images() == before
-    assert "cannot go back" in stage.notes.failures["vm"]
+    assert "cannot go back" in stage.history.failures["vm"]
 
 
 @pytest.mark.parametrize("which", ["original", "overlay"])
@@ -209,7 +209,7 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
     with stage.original("vm", ASIDE).open("rb"):
         outcomes = stage.restore(discard_changes=True)
     assert [each.status for each in outcomes] == [Status.FAILED, Status.RESTORED]
-    assert set(stage.notes.standings) == {"vm"}
+    assert set(stage.history.states) == {"vm"}
 
 
 def test_an_error_of_the_disk(stage, monkeypatch):
@@ -227,5 +227,5 @@ def test_stopped_between_two(tmp_path, monkeypatch):
     stage.on_step[Step.RESTORED] = stage.stop.ask
     with pytest.raises(StopError):
         stage.restore(discard_changes=True)
-    assert set(stage.notes.standings) == {"web"}
+    assert set(stage.history.states) == {"web"}
     assert stage.original("web", ASIDE).exists()

@@ -105,8 +105,10 @@ def test_on_one_terminal_a_reason_is_printed_once(monkeypatch, capsys, one_termi
     for stream in (sys.stdout, sys.stderr):
         monkeypatch.setattr(stream, "isatty", lambda: one_terminal)
     announcer = run_session.Announcer(Console())
-    announcer.arrival(plans.guest_plan(), GuestOutcome("web01", Status.FAILED, "the disk is full", exit_code=1))
-    announcer.arrival(plans.guest_plan(), GuestOutcome("web02", Status.RESTORED, remarks=("lost its flags",)))
+    announcer.report_guest(
+        plans.guest_plan(), GuestOutcome("web01", Status.FAILED, "the disk is full", exit_code=1)
+    )
+    announcer.report_guest(plans.guest_plan(), GuestOutcome("web02", Status.RESTORED, remarks=("lost its flags",)))
     said = capsys.readouterr().err
     assert "web01: failed" in said
     assert "web02: restored" in said

@@ -12,10 +12,10 @@ from batchdiff.applying import apply as executor
 from batchdiff.applying import pipeline
 from batchdiff.applying import undo as undoing
 os.sched_setaffinity(0, eval(sys.argv.pop(1)))
-def arrivals(ways, run, *, at_once):
+def run_swaps(guests, task_of, run, *, at_once):
     os.write(2, b"at once: %d\\n" % at_once)
-    return pipeline.arrivals(ways, run, at_once=at_once)
-executor.arrivals = undoing.arrivals = arrivals
+    return pipeline.run_swaps(guests, task_of, run, at_once=at_once)
+executor.run_swaps = undoing.run_swaps = run_swaps
 real = examination.ThreadPoolExecutor
 examination.ThreadPoolExecutor = lambda number: (os.write(2, b"at once: %d\\n" % number), real(number))[1]
 runpy.run_module("batchdiff", run_name="__main__")

@@ -77,8 +77,8 @@ def test_every_verb(folder, locale):
     assert len({cells(line[: line.rindex("  ")]) for line in shown[1:]}) == 1, shown
     run(folder, locale, "apply", "m.plan.json", "--retire", "quarantine", "--verify", "native")
     assert {f"{name}.qcow2" for name in NAMES} <= set(os.listdir(folder))
-    standing = rows(run(folder, locale, "status", "m.plan.json").stdout)
-    assert len({cells(line[: line.index("retired")]) for line in standing[1:]}) == 1, standing
+    state = rows(run(folder, locale, "status", "m.plan.json").stdout)
+    assert len({cells(line[: line.index("retired")]) for line in state[1:]}) == 1, state
     run(folder, locale, "verify", "m.plan.json", "--guest", "ümläut")
     run(folder, locale, "restore", "m.plan.json", "--guest", "東京サーバ", "-y")
     run(folder, locale, "purge", "m.plan.json", "--guest", "ß" * 100, "-y")

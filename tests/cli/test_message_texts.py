@@ -12,9 +12,9 @@ import pytest
 from plans import guest_plan, small_plan
 
 from batchdiff.applying.journal.kept_plan import KeptPlan
-from batchdiff.applying.journal.records import Fate, Notes
+from batchdiff.applying.journal.records import Fate, History
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
-from batchdiff.cli import earlier_plans, journal_notes, main, run_session, warnings
+from batchdiff.cli import earlier_plans, journal_history, main, run_session, warnings
 from batchdiff.cli.console import Console
 from batchdiff.cli.new_plan import plan_warnings
 from batchdiff.cli.verbs import apply, purge
@@ -77,10 +77,9 @@ def test_free_space(capsys, grown, words):
     ("times", "lacks"), [({}, "is missing or empty"), ({"web02": "2026-01-02T03:04:05Z"}, "lacks its last lines")]
 )
 def test_a_journal_that_was_recovered(capsys, monkeypatch, times, lacks):
-    monkeypatch.setattr(journal_notes, "read_notes", lambda *_: Notes(times=times))
-    monkeypatch.setattr(journal_notes, "_may_lack", lambda *_: True)
-    monkeypatch.setattr(journal_notes, "_recovered", lambda *_: {"web01": None})
-    journal_notes.notes_of(Console(), types.SimpleNamespace(plan="p.json"), small_plan())
+    monkeypatch.setattr(journal_history, "read_history", lambda *_: History(times=times))
+    monkeypatch.setattr(journal_history, "unrecorded", lambda *_: {"web01": None})
+    journal_history.history_of(Console(), types.SimpleNamespace(plan="p.json"), small_plan())
     assert capsys.readouterr().err == (
         f"batchdiff: warning: the journal p.json.journal {lacks}; if you have a complete copy, put it back first."
         " What apply did was recovered from the template's sidecar and from the files themselves, for web01\n"

@@ -49,7 +49,7 @@ def guest(pool):
 
 
 def on(path, *folders, **options):
-    return Dependents(map(str, folders)).on(str(path), **options)
+    return Dependents(map(str, folders)).on(str(path), **options).words
 
 
 def test_nothing_rests_on_it(pool, guest):
@@ -144,7 +144,7 @@ def test_an_image_in_another_folder(guest, other):
 
 def test_an_image_that_is_named_is_looked_at_wherever_it_is(guest, other):
     path = above(other / "new.qcow2", guest)
-    found = Dependents([], images=[str(path), str(other / "gone.qcow2")]).on(str(guest))
+    found = Dependents([], images=[str(path), str(other / "gone.qcow2")]).on(str(guest)).words
     assert found == [str(path)]
 
 
@@ -296,12 +296,12 @@ def test_what_is_new_is_seen_and_what_was_seen_is_not_read_again(pool, guest, mo
     monkeypatch.setattr(heads.time, "time_ns", lambda: 1 << 62)  # all is long ago
     images = [above(pool / f"{number}.qcow2", guest) for number in range(3)]
     dependents = Dependents([str(pool)])
-    assert dependents.on(str(guest)) == list(map(str, images))
+    assert dependents.on(str(guest)).words == list(map(str, images))
     assert sorted(opened) == ["0.qcow2", "1.qcow2", "2.qcow2"], "never the file that is to go"
     opened.clear()
     renamed_backing(images[0], "")
     images.append(above(pool / "new.qcow2", guest))
-    assert dependents.on(str(guest)) == list(map(str, images[1:]))
+    assert dependents.on(str(guest)).words == list(map(str, images[1:]))
     assert sorted(opened) == ["0.qcow2", "new.qcow2"]
 
 
@@ -311,11 +311,11 @@ def test_a_file_that_has_just_changed_is_read_again(pool, guest, monkeypatch):
     times = path.stat()
     monkeypatch.setattr(heads.time, "time_ns", lambda: times.st_ctime_ns + 10**9)
     dependents = Dependents([str(pool)])
-    assert dependents.on(str(guest)) == [str(path)]
+    assert dependents.on(str(guest)).words == [str(path)]
     same_state = heads._state(times)
     monkeypatch.setattr(heads, "_state", lambda _: same_state)
     renamed_backing(path, "")
-    assert dependents.on(str(guest)) == []
+    assert dependents.on(str(guest)).words == []
 
 
 def test_a_lease_on_the_file_is_not_broken(tmp_path):
@@ -336,7 +336,7 @@ def test_a_lease_on_the_file_is_not_broken(tmp_path):
 LOOK = """
 import sys
 from batchdiff.dependents.dependents import Dependents, Forbidden
-for each in Dependents(sys.argv[3:]).on(sys.argv[1], forbidden=Forbidden(sys.argv[2])):
+for each in Dependents(sys.argv[3:]).on(sys.argv[1], forbidden=Forbidden(sys.argv[2])).words:
     print(each)
 """
 WITHOUT_PRIVILEGES = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
@@ -390,7 +390,7 @@ def test_an_image_that_is_declared_raw_rests_on_nothing_also_if_its_disk_fails(p
     dependents = Dependents([str(pool)], raw=[str(raw)])
     expected = [f"perhaps {anything}, which cannot be read (Input/output error)"]
     for forbidden in Forbidden:
-        assert dependents.on(str(guest), forbidden=forbidden) == expected
+        assert dependents.on(str(guest), forbidden=forbidden).words == expected
         assert dependents.on_each([str(guest)], forbidden=forbidden) == {str(guest): expected}
 
 

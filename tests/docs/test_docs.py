@@ -24,7 +24,7 @@ from batchdiff import errors
 from batchdiff.applying.journal.records import Step
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.results.outcome import GuestOutcome, Status
-from batchdiff.applying.results.standing import GuestStanding
+from batchdiff.applying.results.status_row import StatusRow
 from batchdiff.cli.arguments import parser
 from batchdiff.report.events import finding_event, guest_event, status_event
 
@@ -204,7 +204,7 @@ def test_the_fields_and_values_of_events_are_documented():
     events = (
         guest_event(guest_plan(), GuestOutcome("a", Status.KEPT)),
         finding_event(Finding("a", "/a", Health.SOUND, "")),
-        status_event(GuestStanding("a", "", "", "", "")),
+        status_event(StatusRow("a", "", "", "", "")),
     )
     assert {name for event in events for name in event} <= words
     assert {status.value for status in Status} <= words

@@ -19,8 +19,6 @@ MODULES = {
 
 DEFINED_TWICE = {
     "run": "the one function of each verb, of the command line and of programs; called by its module's name",
-    "Check": "the state that qemu-img check must find, and a check of the template during a swap",
-    "Task": "one swap of a guest, and whatever an executor hands out",
 }
 """Names that several modules may define at top level, each with the reason."""
 

@@ -7,7 +7,7 @@ from plans import guest_plan
 from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
-from batchdiff.applying.results.standing import GuestStanding
+from batchdiff.applying.results.status_row import StatusRow
 from batchdiff.report.events import finding_event, guest_event, status_event
 
 KEPT = Original(Fate.KEPT)
@@ -29,6 +29,6 @@ def test_a_finding():
 
 
 def test_a_state():
-    assert json.dumps(status_event(GuestStanding("web01", "written", "2026-01-02T03:04:05Z", "", "apply"))) == (
+    assert json.dumps(status_event(StatusRow("web01", "written", "2026-01-02T03:04:05Z", "", "apply"))) == (
         '{"name": "web01", "step": "written", "since": "2026-01-02T03:04:05Z", "failure": "", "next": "apply"}'
     )

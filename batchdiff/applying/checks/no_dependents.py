@@ -6,7 +6,7 @@ before a file is renamed, and again before it is unlinked.
 
 from __future__ import annotations
 
-from batchdiff.dependents.dependents import UNREAD, Dependents
+from batchdiff.dependents.dependents import Dependents
 from batchdiff.errors import GuestError
 from batchdiff.linux.call_failures import AGAIN
 from batchdiff.units import few
@@ -20,17 +20,16 @@ def require_no_dependents(dependents: Dependents, path: str, *former: str) -> No
     :raises GuestError: one has.
     """
     found = dependents.on(path, former=former)
-    unread = [each for each in found if each.startswith(UNREAD)]
-    if found and found == unread:
+    if found.doubtful and not found.paths:
         raise GuestError(
             f"{path} was left alone",
-            why=f"it may be the backing file of another image: {few(found)}",
+            why=f"it may be the backing file of another image: {few(found.doubtful)}",
             remedy="If you may not read that image, run the same command as root. Otherwise repair it or move it"
             f" away, {AGAIN}",
         )
-    if found:
+    if found.paths:
         raise GuestError(
             f"{path} was left alone",
-            why=f"it is the backing file of {few(found)}, which would be lost without it",
+            why=f"it is the backing file of {few(found.words)}, which would be lost without it",
             remedy=f"Make that a standalone image (`qemu-img convert`) or remove it, {AGAIN}",
         )

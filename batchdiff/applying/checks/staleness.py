@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from batchdiff.applying.checks.verify_mode import VerifyMode
-from batchdiff.applying.journal.records import Notes
+from batchdiff.applying.journal.records import History
 from batchdiff.errors import PlanError
 from batchdiff.image.image import Image
 from batchdiff.plan.plan import PlannedImage
@@ -18,16 +18,16 @@ from batchdiff.plan.plan import PlannedImage
 PLAN_AGAIN = "Shut down what writes to it, if anything; then plan again."
 
 
-def changes_since_planned(image: Image, record: PlannedImage, notes: Notes) -> str:
+def changes_since_planned(image: Image, record: PlannedImage, history: History) -> str:
     """Return what changed in an open image's chain, in words, except ctimes that batchdiff changed."""
     now = tuple(
-        before if after in notes.changed and before.differs_in_ctime_only(after) else after
+        before if after in history.changed and before.differs_in_ctime_only(after) else after
         for before, after in zip(record.fingerprints, image.fingerprints(), strict=True)
     )
     return record.changes(now)
 
 
-def check_unchanged(image: Image, record: PlannedImage, notes: Notes, mode: VerifyMode) -> None:
+def check_unchanged(image: Image, record: PlannedImage, history: History, mode: VerifyMode) -> None:
     """Refuse an open guest whose content may not be the planned one, unless verification will compare it.
 
     :raises PlanError: it changed.
@@ -38,7 +38,7 @@ def check_unchanged(image: Image, record: PlannedImage, notes: Notes, mode: Veri
             why=f"{image.virtual_size} bytes instead of {record.virtual_size}",
             remedy="Plan again.",
         )
-    changes = changes_since_planned(image, record, notes)
+    changes = changes_since_planned(image, record, history)
     if changes and not (mode is VerifyMode.FULL and _at_most_in_ctime(image, record)):
         raise stale(changes)
 

@@ -24,7 +24,7 @@ from batchdiff.linux.device_names import is_among_devices
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class FileNames:
     """The names of a file that may have to go: its own, in quarantine, and just before it is deleted."""
 
     own: str
@@ -44,14 +44,14 @@ class Names:
         return places[where]
 
 
-def original_names(path: str) -> Names:
+def original_names(path: str) -> FileNames:
     """Return the names of an original."""
-    return Names(path, path + own_files.QUARANTINE, path + own_files.DELETING)
+    return FileNames(path, path + own_files.QUARANTINE, path + own_files.DELETING)
 
 
-def overlay_names(path: str) -> Names:
+def overlay_names(path: str) -> FileNames:
     """Return the names of an overlay that is to be retired."""
-    return Names(path, path + own_files.OVERLAY_ASIDE, path + own_files.DELETING)
+    return FileNames(path, path + own_files.OVERLAY_ASIDE, path + own_files.DELETING)
 
 
 def require_lasting(path: str) -> None:
@@ -79,7 +79,7 @@ def discard(path: str) -> None:
                 os.unlink(path)
 
 
-def where_is(names: Names, known: Fingerprint) -> OutgoingAt:
+def where_is(names: FileNames, known: Fingerprint) -> OutgoingAt:
     """Return which of its names a file has now, by its identity and not by its content."""
     for where in (OutgoingAt.DELETING, OutgoingAt.ASIDE, OutgoingAt.NAMED):
         now = fingerprint_at(names.at(where))

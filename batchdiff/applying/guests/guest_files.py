@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from batchdiff.applying.guests.file_names import original_names, overlay_names
 from batchdiff.applying.guests.status import OnDisk, TemplateIs, Written
 from batchdiff.applying.journal.leftovers import leftover
-from batchdiff.applying.journal.records import Goal, Notes, Standing
+from batchdiff.applying.journal.records import Goal, GuestState, History
 from batchdiff.errors import GuestError
 from batchdiff.files.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.plan.plan import GuestToConvert, Plan
@@ -33,20 +33,20 @@ class Found:
     proven: bool
 
 
-def find_overlay(guest: GuestToConvert, standing: Standing | None) -> Found | None:
+def find_overlay(guest: GuestToConvert, state: GuestState | None) -> Found | None:
     """Return the overlay of a guest, by the name that it has now; None if it is not there.
 
     :raises GuestError: two files could be it.
     """
-    published = standing is not None and standing.published
-    known = None if standing is None else standing.overlay
+    published = state is not None and state.published
+    known = None if state is None else state.overlay
     names = overlay_names(guest.overlay_path)
     found = []
     for path in (names.own, names.quarantine, names.deleting):
         now = _regular(path)
-        if now is None or _is_the_guests_image(guest, now, standing):
+        if now is None or _is_the_guests_image(guest, now, state):
             continue
-        if path == names.own and _has_made_way(guest, standing):
+        if path == names.own and _has_made_way(guest, state):
             continue
         proven = known is not None and known.differs_in_ctime_only(now)
         # Before a publication is recorded, only the file that was verified can be the overlay: any other belongs
@@ -62,13 +62,13 @@ def find_overlay(guest: GuestToConvert, standing: Standing | None) -> Found | No
     return found[0] if found else None
 
 
-def _has_made_way(guest: GuestToConvert, standing: Standing | None) -> bool:
+def _has_made_way(guest: GuestToConvert, state: GuestState | None) -> bool:
     """Return whether restore was deleting an overlay with the guest's own name, which the original has again."""
     one_name = guest.overlay_path == guest.source.path
-    return one_name and standing is not None and standing.goal is Goal.RESTORE and standing.deleting
+    return one_name and state is not None and state.goal is Goal.RESTORE and state.deleting
 
 
-def find_original(guest: GuestToConvert, standing: Standing | None) -> Found | None:
+def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | None:
     """Return the original of a guest, by the name that it has now; None if it is gone.
 
     In quarantine any regular file counts, because only batchdiff gives that name. At the guest's own path a file
@@ -78,10 +78,10 @@ def find_original(guest: GuestToConvert, standing: Standing | None) -> Found | N
     """
     known, names = guest.image.fingerprints[0], original_names(guest.source.path)
     own = _found(names.own, fingerprint_at(names.own), known)
-    if own is not None and (own.proven or _has_made_way(guest, standing)):
+    if own is not None and (own.proven or _has_made_way(guest, state)):
         return own
     aside = find_original_aside(guest)
-    if own is None or _is_rebuilt(own.now, standing) or guest.overlay_path == guest.source.path:
+    if own is None or _is_rebuilt(own.now, state) or guest.overlay_path == guest.source.path:
         return aside
     if aside is not None:
         raise GuestError(
@@ -106,22 +106,22 @@ def _found(path: str, now: Fingerprint | None, known: Fingerprint) -> Found | No
     return Found(path, now, known.differs_in_ctime_only(now))
 
 
-def rebuilt_is_in_place(guest: GuestToConvert, standing: Standing | None) -> bool:
+def rebuilt_is_in_place(guest: GuestToConvert, state: GuestState | None) -> bool:
     """Return whether restore has given a rebuilt image the guest's name already.
 
     An original that got its name back is in the journal as well, so that a copy of it is known again.
     """
     now = fingerprint_at(guest.source.path)
-    return now is not None and _is_rebuilt(now, standing) and not _is_original(guest, now)
+    return now is not None and _is_rebuilt(now, state) and not _is_original(guest, now)
 
 
-def _is_rebuilt(now: Fingerprint, standing: Standing | None) -> bool:
-    return standing is not None and standing.rebuilt is not None and standing.rebuilt.differs_in_ctime_only(now)
+def _is_rebuilt(now: Fingerprint, state: GuestState | None) -> bool:
+    return state is not None and state.rebuilt is not None and state.rebuilt.differs_in_ctime_only(now)
 
 
-def _is_the_guests_image(guest: GuestToConvert, now: Fingerprint, standing: Standing | None) -> bool:
+def _is_the_guests_image(guest: GuestToConvert, now: Fingerprint, state: GuestState | None) -> bool:
     """Return whether a file at the overlay's path is the original or a rebuilt image: they can share it."""
-    return _is_original(guest, now) or _is_rebuilt(now, standing)
+    return _is_original(guest, now) or _is_rebuilt(now, state)
 
 
 def _is_original(guest: GuestToConvert, now: Fingerprint) -> bool:
@@ -145,14 +145,14 @@ def _regular(path: str) -> Fingerprint | None:
     return fingerprint_at(path)
 
 
-def on_disk(plan: Plan, notes: Notes) -> dict[str, OnDisk]:
+def on_disk(plan: Plan, history: History) -> dict[str, OnDisk]:
     """Return which files exist of each guest that apply has started to convert, by name; change nothing."""
     found, template = {}, _template(plan)
     for guest in plan.to_convert:
-        standing = notes.under_way(guest.name)
-        if standing is not None:
-            found[guest.name] = replace(_on_disk(guest, standing), template=template)
-        elif (left := leftover(notes, guest.name)) is not None:
+        state = history.under_way(guest.name)
+        if state is not None:
+            found[guest.name] = replace(_on_disk(guest, state), template=template)
+        elif (left := leftover(history, guest.name)) is not None:
             found[guest.name] = OnDisk(None, guest.source.path, left=left)
     return found
 
@@ -169,15 +169,15 @@ def _template(plan: Plan) -> TemplateIs:
     return TemplateIs.THERE
 
 
-def _on_disk(guest: GuestToConvert, standing: Standing) -> OnDisk:
+def _on_disk(guest: GuestToConvert, state: GuestState) -> OnDisk:
     try:
-        overlay, original = find_overlay(guest, standing), find_original(guest, standing)
+        overlay, original = find_overlay(guest, state), find_original(guest, state)
     except GuestError as error:
         return OnDisk(None, None, error.why)
     return OnDisk(
         overlay.path if overlay else None,
         original.path if original else None,
-        written=_written(overlay, standing.overlay, Written.OVERLAY)
+        written=_written(overlay, state.overlay, Written.OVERLAY)
         | _written(original, guest.image.fingerprints[0], Written.ORIGINAL),
     )
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.guest_files import Found, find_original, find_original_aside
-from batchdiff.applying.journal.records import Fate, Goal, Notes, Standing, Step
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
 from batchdiff.errors import BatchdiffError, GuestError
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.files.identity import is_one_image
@@ -26,8 +26,8 @@ from batchdiff.plan.plan import GuestToConvert, Plan
 from batchdiff.plan.sidecar import OverlayOrigin, sidecars_of
 
 
-def recovered(plan: Plan, notes: Notes, path_map: PathMap = NOTHING_MOVED) -> dict[str, Standing]:
-    """Return where guests stand that an apply must have converted, although ``notes`` lack them; change nothing.
+def recovered(plan: Plan, history: History, path_map: PathMap = NOTHING_MOVED) -> dict[str, GuestState]:
+    """Return where guests stand that apply must have converted, although ``history`` lacks them; change nothing.
 
     ``path_map``: how the paths in the sidecar have changed since they were recorded.
     """
@@ -35,30 +35,30 @@ def recovered(plan: Plan, notes: Notes, path_map: PathMap = NOTHING_MOVED) -> di
     origins = {path: origin for sidecar in sidecars for path, origin in sidecar.overlays.items()}
     found = {}
     for guest in plan.to_convert:
-        if _is_noted(guest.name, notes):
+        if _is_known(guest.name, history):
             continue
         origin = origins.get(guest.overlay_path)
-        if guest.name in notes.standings and not _is_recorded(guest, origin, plan):
+        if guest.name in history.states and not _is_recorded(guest, origin, plan):
             continue  # an apply that died before it had published the overlay
-        standing = _standing(guest, origin, plan)
-        if standing is not None:
-            found[guest.name] = standing
+        state = _state(guest, origin, plan)
+        if state is not None:
+            found[guest.name] = state
     return found
 
 
-def _is_noted(name: str, notes: Notes) -> bool:
+def _is_known(name: str, history: History) -> bool:
     """Return whether a journal knows that an overlay was published, or that restore has ended the conversion."""
-    standing = notes.standings.get(name)
-    if standing is None:
-        return name in notes.times
-    return standing.published or standing.goal is not Goal.APPLY or standing.step is Step.RESTORED
+    state = history.states.get(name)
+    if state is None:
+        return name in history.times
+    return state.published or state.goal is not Goal.APPLY or state.step is Step.RESTORED
 
 
 def _is_recorded(guest: GuestToConvert, origin: OverlayOrigin | None, plan: Plan) -> bool:
     return origin is not None and (origin.guest, origin.plan) == (guest.name, plan.checksum)
 
 
-def _standing(guest: GuestToConvert, origin: OverlayOrigin | None, plan: Plan) -> Standing | None:
+def _state(guest: GuestToConvert, origin: OverlayOrigin | None, plan: Plan) -> GuestState | None:
     recorded = _is_recorded(guest, origin, plan)
     aside = find_original_aside(guest)
     proven = aside if aside is not None and aside.proven else None
@@ -66,7 +66,7 @@ def _standing(guest: GuestToConvert, origin: OverlayOrigin | None, plan: Plan) -
         return None  # before any header is read: usually there is nothing to recover
     overlay_is_there = _rests_on_template(guest, plan)
     if proven is not None and not recorded and not overlay_is_there and _is_replaced(guest, proven):
-        return Standing(Step.RESTORED, Goal.RESTORE, fate=Fate.QUARANTINED, aside=proven.path)
+        return GuestState(Step.RESTORED, Goal.RESTORE, fate=Fate.QUARANTINED, aside=proven.path)
     try:
         original = find_original(guest, None)
     except GuestError:  # another file has its name; restore reports that, and leaves the guest alone
@@ -76,7 +76,7 @@ def _standing(guest: GuestToConvert, origin: OverlayOrigin | None, plan: Plan) -
     if not overlay_is_there and (proven is None or original != proven):
         return None
     overlay = None if origin is None else origin.fingerprint
-    return _from_original(original, guest, Standing(Step.PUBLISHED, overlay=overlay, published=True))
+    return _from_original(original, guest, GuestState(Step.PUBLISHED, overlay=overlay, published=True))
 
 
 def _is_replaced(guest: GuestToConvert, original: Found) -> bool:
@@ -89,15 +89,15 @@ def _is_replaced(guest: GuestToConvert, original: Found) -> bool:
     return original.path == names.quarantine and fingerprint_at(names.own) is not None
 
 
-def _from_original(original: Found | None, guest: GuestToConvert, standing: Standing) -> Standing:
+def _from_original(original: Found | None, guest: GuestToConvert, state: GuestState) -> GuestState:
     names = original_names(guest.source.path)
     if original is None:
-        return replace(standing, step=Step.RETIRED, fate=Fate.GONE)
+        return replace(state, step=Step.RETIRED, fate=Fate.GONE)
     if original.path == names.quarantine:
-        return replace(standing, step=Step.RETIRED, fate=Fate.QUARANTINED, aside=original.path)
+        return replace(state, step=Step.RETIRED, fate=Fate.QUARANTINED, aside=original.path)
     if original.path == names.deleting:
-        return replace(standing, step=Step.RETIRING, moved=True)
-    return standing
+        return replace(state, step=Step.RETIRING, moved=True)
+    return state
 
 
 def _rests_on_template(guest: GuestToConvert, plan: Plan) -> bool:

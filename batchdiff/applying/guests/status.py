@@ -1,12 +1,12 @@
-"""Find where each guest stands and what is next for it, from the journal's notes and the files on disk; pure."""
+"""Find where each guest stands and what is next for it, from the journal and the files on disk; pure."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
 
-from batchdiff.applying.journal.records import Fate, Goal, Notes, Standing, Step
-from batchdiff.applying.results.standing import GuestStanding
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
+from batchdiff.applying.results.status_row import StatusRow
 from batchdiff.choices import Retire
 from batchdiff.files.filenames import shell_word
 from batchdiff.plan.plan import GuestPlan, Plan, UntouchedGuest, Verdict
@@ -45,24 +45,24 @@ class OnDisk:
     left: str | None = None
 
 
-def standings_of(plan: Plan, notes: Notes, on_disk: dict[str, OnDisk]) -> list[GuestStanding]:
+def status_rows(plan: Plan, history: History, on_disk: dict[str, OnDisk]) -> list[StatusRow]:
     """Return the guests of a plan in its order; ``on_disk`` has those that apply has started, by name."""
-    return [_standing(guest, notes, on_disk.get(guest.name), plan.retire) for guest in plan.guests]
+    return [_row(guest, history, on_disk.get(guest.name), plan.retire) for guest in plan.guests]
 
 
-def _standing(guest: GuestPlan, notes: Notes, there: OnDisk | None, retire: Retire) -> GuestStanding:
-    known = notes.standings.get(guest.name)
+def _row(guest: GuestPlan, history: History, there: OnDisk | None, retire: Retire) -> StatusRow:
+    known = history.states.get(guest.name)
     if isinstance(guest, UntouchedGuest):
         refused = guest.verdict is Verdict.REFUSE
         what = "plan again once this is settled" if refused else "nothing"
-        return GuestStanding(guest.name, _VERDICTS[guest.verdict], "", "", f"{what}: {guest.reason}")
+        return StatusRow(guest.name, _VERDICTS[guest.verdict], "", "", f"{what}: {guest.reason}")
     if known is not None and _is_rolled_back(known):
         known = None
-    return GuestStanding(
+    return StatusRow(
         name=guest.name,
         step="planned" if known is None else known.step.value,
-        since=notes.times.get(guest.name, ""),
-        failure=notes.failures.get(guest.name, ""),
+        since=history.times.get(guest.name, ""),
+        failure=history.failures.get(guest.name, ""),
         next=_begin(there) if known is None else _next(known, there, retire),
     )
 
@@ -75,13 +75,13 @@ def _begin(there: OnDisk | None) -> str:
     )
 
 
-def _is_rolled_back(known: Standing) -> bool:
+def _is_rolled_back(known: GuestState) -> bool:
     """Return whether an apply that failed or was interrupted has undone everything that it had started."""
     is_begun = known.step is not Step.CHECKED or known.temporary is not None or known.moved or known.published
     return known.goal is Goal.APPLY and not is_begun
 
 
-def _next(known: Standing, there: OnDisk | None, retire: Retire) -> str:
+def _next(known: GuestState, there: OnDisk | None, retire: Retire) -> str:
     if known.step is Step.RESTORED:
         return f"purge --used: delete the older original {known.aside}"
     if known.goal is not Goal.APPLY and known.step is not Step.PURGED:
@@ -103,7 +103,7 @@ def _trouble(there: OnDisk) -> str:
     return ""
 
 
-def _by_step(known: Standing, there: OnDisk | None, retire: Retire) -> str:
+def _by_step(known: GuestState, there: OnDisk | None, retire: Retire) -> str:
     match known.step:
         case Step.VERIFIED | Step.PUBLISHED | Step.RETIRING if known.published:
             if there is not None and there.original is None:

@@ -7,21 +7,21 @@ from contextlib import contextmanager
 
 from batchdiff.applying.guests.commands import commands
 from batchdiff.applying.guests.guest_files import Found, find_original
-from batchdiff.applying.journal.records import Notes
+from batchdiff.applying.journal.records import History
 from batchdiff.errors import BatchdiffError, ImageError, PlanError
 from batchdiff.plan.plan import GuestToConvert, Plan
 from batchdiff.units import few
 
 
-def whole_originals(guests: Iterable[GuestToConvert], notes: Notes) -> str:
+def whole_originals(guests: Iterable[GuestToConvert], history: History) -> str:
     """Return sentences that name the intact originals of converted guests and the way back; empty without any."""
     found: dict[str, str] = {}
     for guest in guests:
-        standing = notes.under_way(guest.name)
-        if standing is None or not standing.published:
+        state = history.under_way(guest.name)
+        if state is None or not state.published:
             continue
         try:
-            original = find_original(guest, standing)
+            original = find_original(guest, state)
         except BatchdiffError:
             continue
         if original is not None and _is_whole(original, guest):
@@ -41,26 +41,26 @@ def _is_whole(original: Found, guest: GuestToConvert) -> bool:
     return (planned.size, planned.mtime_ns) == (original.now.size, original.now.mtime_ns)
 
 
-def originals_first(error: BatchdiffError, guests: Iterable[GuestToConvert], notes: Notes) -> BatchdiffError:
+def originals_first(error: BatchdiffError, guests: Iterable[GuestToConvert], history: History) -> BatchdiffError:
     """Return the same error, with a remedy that starts with the intact originals."""
-    whole = whole_originals(guests, notes)
+    whole = whole_originals(guests, history)
     if not whole or whole in error.remedy:
         return error
     otherwise = f"Otherwise: {error.remedy[0].lower()}{error.remedy[1:]}" if error.remedy else ""
     return type(error)(error.what, why=error.why, remedy=f"{whole} {otherwise}".strip())
 
 
-def original_too(error: BatchdiffError, guest: GuestToConvert, notes: Notes) -> BatchdiffError:
+def original_too(error: BatchdiffError, guest: GuestToConvert, history: History) -> BatchdiffError:
     """Return the same error about an overlay, with a remedy that ends with the original if that is intact.
 
     What brings the overlay back comes first: it may only name a file that moved, and holds what its VM wrote.
     """
-    whole = whole_originals([guest], notes)
+    whole = whole_originals([guest], history)
     return type(error)(error.what, why=error.why, remedy=f"{error.remedy} {whole}".strip())
 
 
 @contextmanager
-def template_needed(plan: Plan, notes: Notes) -> Iterator[None]:
+def template_needed(plan: Plan, history: History) -> Iterator[None]:
     """Name the intact originals in any error about the template that the block inside raises.
 
     :raises BatchdiffError: the block raises it.
@@ -68,4 +68,4 @@ def template_needed(plan: Plan, notes: Notes) -> Iterator[None]:
     try:
         yield
     except (ImageError, PlanError) as error:
-        raise originals_first(error, plan.to_convert, notes) from error
+        raise originals_first(error, plan.to_convert, history) from error

@@ -14,7 +14,7 @@ import os
 from dataclasses import asdict
 from typing import Any
 
-from batchdiff.applying.journal.records import BEGIN, CHANGED, FAILED, PROTECTING, Notes, Standing
+from batchdiff.applying.journal.records import BEGIN, CHANGED, FAILED, PROTECTING, GuestState, History
 from batchdiff.errors import PlanError
 from batchdiff.files.atomic_write import sync_folder
 from batchdiff.files.fingerprint import Fingerprint
@@ -34,7 +34,7 @@ class Journal:
     def __init__(self, plan_path: str, checksum: str) -> None:
         self.path = f"{plan_path}.journal"
         self._fd = locked(self.path)
-        self.notes = Notes()
+        self.history = History()
         self._fault: OSError | None = None
         try:
             if not self._resume(checksum):
@@ -65,7 +65,7 @@ class Journal:
                 if number == 1 and record["plan"] != checksum:
                     self._start_again()
                     return False
-                self.notes.take_in(record)
+                self.history.take_in(record)
             # Remove a line that a crash cut short, so that the next line does not start in its middle.
             if len(whole) < len(data):
                 os.ftruncate(self._fd, len(whole))
@@ -83,13 +83,13 @@ class Journal:
         older, self._fd = self._fd, locked(self.path)
         os.close(older)
 
-    def standing(self, guest: str) -> Standing | None:
+    def state(self, guest: str) -> GuestState | None:
         """Return where a guest stands; None if nothing was started, or a restore has ended it."""
-        return self.notes.under_way(guest)
+        return self.history.under_way(guest)
 
-    def record(self, guest: str, standing: Standing) -> None:
+    def record(self, guest: str, state: GuestState) -> None:
         """Record a step of a guest; it is on disk when this returns."""
-        self._append({"guest": guest} | standing.record())
+        self._append({"guest": guest} | state.record())
 
     def record_failure(self, guest: str, reason: str) -> None:
         """Record why a guest failed; that does not change where it stands."""
@@ -119,7 +119,7 @@ class Journal:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, end)
             raise
-        self.notes.take_in(record)
+        self.history.take_in(record)
 
     def _sync(self) -> None:
         try:
@@ -135,18 +135,18 @@ class Journal:
 
 
 class FrozenJournal:
-    """The notes of a journal for a command that changes nothing; what it records stays in memory."""
+    """The journal of a command that changes nothing; what it records stays in memory."""
 
-    def __init__(self, notes: Notes) -> None:
-        self.notes = notes
+    def __init__(self, history: History) -> None:
+        self.history = history
 
-    def standing(self, guest: str) -> Standing | None:
-        """See :meth:`Journal.standing`."""
-        return self.notes.under_way(guest)
+    def state(self, guest: str) -> GuestState | None:
+        """See :meth:`Journal.state`."""
+        return self.history.under_way(guest)
 
-    def record(self, guest: str, standing: Standing) -> None:
+    def record(self, guest: str, state: GuestState) -> None:
         """Fail: a command that changes nothing takes no steps."""
-        raise AssertionError(f"{guest} was taken to {standing.step} by a command that only looks")
+        raise AssertionError(f"{guest} was taken to {state.step} by a command that only looks")
 
     def record_failure(self, guest: str, reason: str) -> None:
         """Ignore it: a dry run records no failures."""
@@ -157,19 +157,19 @@ class FrozenJournal:
 
     def record_changed(self, file: Fingerprint) -> None:
         """Keep it for this command only."""
-        self.notes.changed.add(file)
+        self.history.changed.add(file)
 
 
-def read_notes(plan_path: str, checksum: str) -> Notes:
-    """Read the journal of a plan without its lock; return empty notes if there is none, or it is another plan's.
+def read_history(plan_path: str, checksum: str) -> History:
+    """Read the journal of a plan without its lock; return an empty history if it is missing or another plan's.
 
-    :raises PlanError: it cannot be read. Empty notes would then hide what was converted.
+    :raises PlanError: it cannot be read. An empty history would then hide what was converted.
     """
-    notes, path = Notes(), f"{plan_path}.journal"
+    history, path = History(), f"{plan_path}.journal"
     try:
         lines = read_regular(path, LARGEST_DOCUMENT).splitlines()
     except (FileNotFoundError, ValueError):
-        return notes
+        return history
     except OSError as error:
         fault = explained(error, Deed.READ, path)
         raise PlanError(f"cannot read the journal {path}", why=fault.why, remedy=fault.remedy) from error
@@ -177,9 +177,9 @@ def read_notes(plan_path: str, checksum: str) -> Notes:
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             record = json.loads(line)
             if number == 0 and record["plan"] != checksum:
-                return notes
-            notes.take_in(record)
-    return notes
+                return history
+            history.take_in(record)
+    return history
 
 
 def locked(path: str) -> int:

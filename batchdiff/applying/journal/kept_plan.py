@@ -22,8 +22,8 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from batchdiff.applying.journal.file import locked, read_notes
-from batchdiff.applying.journal.records import Fate, Goal, Notes, Standing, Step
+from batchdiff.applying.journal.file import locked, read_history
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
 from batchdiff.errors import UsageError
 from batchdiff.files.atomic_write import sync_folder
 from batchdiff.linux.call_failures import reason
@@ -129,10 +129,10 @@ def _held(path: str, *, create: bool) -> Iterator[None]:
 def _older(path: str, converted: NamesByPlan) -> _Older | None:
     """Return the plan at a path if it can still be undone."""
     head = plan_head(path)
-    noted = _noted_plan(path)
+    noted = _plan_of_journal(path)
     checksum = noted if head is None else head.checksum
-    notes = read_notes(path, checksum)
-    guests: GuestsByFate = _by_fate(notes)
+    history = read_history(path, checksum)
+    guests: GuestsByFate = _by_fate(history)
     if not guests and converted.get(checksum):
         guests = {None: converted[checksum]}
     if not guests:
@@ -142,7 +142,7 @@ def _older(path: str, converted: NamesByPlan) -> _Older | None:
     return _Older(checksum, "" if head is None else head.created, journal, guests)
 
 
-def _noted_plan(path: str) -> str:
+def _plan_of_journal(path: str) -> str:
     """Return the checksum of the plan that the journal beside a plan belongs to; empty if that cannot be known."""
     line = beginning(f"{path}{_JOURNAL}").partition(b"\n")[0]
     with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
@@ -150,21 +150,21 @@ def _noted_plan(path: str) -> str:
     return ""
 
 
-def _by_fate(notes: Notes) -> GuestsByFate:
+def _by_fate(history: History) -> GuestsByFate:
     found: dict[Fate | Goal | None, list[str]] = {}
-    for name, standing in notes.standings.items():
-        found.setdefault(_fate_or_verb(standing), []).append(name)
+    for name, state in history.states.items():
+        found.setdefault(_fate_or_verb(state), []).append(name)
     return found
 
 
-def _fate_or_verb(standing: Standing) -> Fate | Goal:
-    if standing.goal is not Goal.APPLY and standing.step not in {Step.PURGED, Step.RESTORED}:
-        return standing.goal
-    if standing.aside is not None:
+def _fate_or_verb(state: GuestState) -> Fate | Goal:
+    if state.goal is not Goal.APPLY and state.step not in {Step.PURGED, Step.RESTORED}:
+        return state.goal
+    if state.aside is not None:
         return Fate.QUARANTINED
-    if standing.step in {Step.PURGED, Step.RETIRED}:
-        return standing.fate or Fate.DELETED
-    return Fate.KEPT if standing.published else Goal.APPLY
+    if state.step in {Step.PURGED, Step.RETIRED}:
+        return state.fate or Fate.DELETED
+    return Fate.KEPT if state.published else Goal.APPLY
 
 
 def _free_name(path: str, older: _Older) -> str:

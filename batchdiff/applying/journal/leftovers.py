@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from batchdiff.applying.journal.file import read_notes
-from batchdiff.applying.journal.records import Notes
+from batchdiff.applying.journal.file import read_history
+from batchdiff.applying.journal.records import History
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.plan.head import plan_head
 
 
-def leftover(notes: Notes, guest: str) -> str | None:
+def leftover(history: History, guest: str) -> str | None:
     """Return the path of the overlay that a restore of a guest left; None if none did, or it is another file now.
 
     One that was written to since counts as another: it may be a disk in use.
     """
-    left = notes.left.get(guest)
+    left = history.left.get(guest)
     if left is None:
         return None
     path, known = left
@@ -29,5 +29,5 @@ def leftovers(plan_path: str) -> frozenset[str]:
     head = plan_head(plan_path)
     if head is None:
         return frozenset()
-    notes = read_notes(plan_path, head.checksum)
-    return frozenset(path for guest in notes.left if (path := leftover(notes, guest)) is not None)
+    history = read_history(plan_path, head.checksum)
+    return frozenset(path for guest in history.left if (path := leftover(history, guest)) is not None)

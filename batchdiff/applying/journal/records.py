@@ -65,8 +65,8 @@ BEGIN, PROTECTING, CHANGED, FAILED = "begin", "protecting", "changed", "failed"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a guest stands.
+class GuestState:
+    """How far a guest has come, and what that has left.
 
     ``temporary``: the unfinished file. ``overlay``: the overlay as it was verified or published; ``published``:
     whether it got its name. ``rebuilt``: an image that restore has made, as it was verified. ``moved``: the
@@ -94,13 +94,13 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Notes:
+class History:
     """Everything that a journal records; guests by name. ``times``: of a guest's last line, ISO 8601 in UTC.
 
     ``left``: overlays that restore left, each with its fingerprint at that time.
     """
 
-    standings: dict[str, Standing] = field(default_factory=dict)
+    states: dict[str, GuestState] = field(default_factory=dict)
     times: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     changed: set[Fingerprint] = field(default_factory=set)
@@ -131,10 +131,10 @@ class Notes:
         if left is not None and overlay is not None:
             self.left[guest] = left, overlay
         if record["step"] == Step.RESTORED and not record.get("aside"):
-            self.standings.pop(guest, None)
+            self.states.pop(guest, None)
             return
         fate, aside = _fate(record)
-        self.standings[guest] = Standing(
+        self.states[guest] = GuestState(
             Step(record["step"]),
             Goal(record["goal"]),
             _path(record.get("temporary")),
@@ -150,12 +150,12 @@ class Notes:
     @property
     def published(self) -> list[str]:
         """The guests whose overlays are in place."""
-        return [name for name, standing in self.standings.items() if standing.published]
+        return [name for name, state in self.states.items() if state.published]
 
-    def under_way(self, guest: str) -> Standing | None:
+    def under_way(self, guest: str) -> GuestState | None:
         """Return where a guest stands; None if nothing was started, or a restore has ended it."""
-        standing = self.standings.get(guest)
-        return None if standing is None or standing.step is Step.RESTORED else standing
+        state = self.states.get(guest)
+        return None if state is None or state.step is Step.RESTORED else state
 
 
 def _fate(record: dict[str, Any]) -> tuple[Fate | None, str | None]:
@@ -169,18 +169,18 @@ def _fate(record: dict[str, Any]) -> tuple[Fate | None, str | None]:
     return Fate(word.rstrip(":")), _path(rest.removeprefix("as ")) if word == Fate.QUARANTINED else None
 
 
-def mapped_notes(notes: Notes, path_map: PathMap) -> Notes:
-    """Return notes with every path as it is now, if images have moved; paths recorded since then stay."""
-    standings = {guest: _mapped(standing, path_map) for guest, standing in notes.standings.items()}
-    left = {guest: (path_map.path(path), overlay) for guest, (path, overlay) in notes.left.items()}
-    return replace(notes, standings=standings, left=left)
+def mapped_history(history: History, path_map: PathMap) -> History:
+    """Return a history with every path as it is now, if images have moved; paths recorded since then stay."""
+    states = {guest: _mapped(state, path_map) for guest, state in history.states.items()}
+    left = {guest: (path_map.path(path), overlay) for guest, (path, overlay) in history.left.items()}
+    return replace(history, states=states, left=left)
 
 
-def _mapped(standing: Standing, path_map: PathMap) -> Standing:
+def _mapped(state: GuestState, path_map: PathMap) -> GuestState:
     return replace(
-        standing,
-        temporary=None if standing.temporary is None else path_map.path(standing.temporary),
-        aside=None if standing.aside is None else path_map.path(standing.aside),
+        state,
+        temporary=None if state.temporary is None else path_map.path(state.temporary),
+        aside=None if state.aside is None else path_map.path(state.aside),
     )
 
 

@@ -35,7 +35,7 @@ class ChangeDetector:
         if now is None:
             raise PlanError(f"{path} is gone", remedy="Bring it back, then run the same command again.")
         before = self.seen.setdefault(key, now)
-        if now in self.journal.notes.changed and before.differs_in_ctime_only(now):
+        if now in self.journal.history.changed and before.differs_in_ctime_only(now):
             self.seen[key] = now
         elif before != now:
             raise PlanError(

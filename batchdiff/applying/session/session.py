@@ -83,7 +83,7 @@ def template_held(session: Session) -> Iterator[Run]:
 
     :raises ImageError: it cannot be opened, or a program writes to it.
     """
-    with template_needed(session.plan, session.journal.notes):
+    with template_needed(session.plan, session.journal.history):
         opened = open_image(session.plan.template.source)
     with opened as template, hold(template, Purpose.TEMPLATE) as held:
         yield Run(template, held, session, ChangeDetector(session.journal), dependents_in_plan(session.plan))

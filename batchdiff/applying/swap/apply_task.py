@@ -12,14 +12,15 @@ from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
-from batchdiff.applying.journal.records import Goal, Standing, Step
+from batchdiff.applying.journal.records import Goal, GuestState, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.applying.session.session import Run
-from batchdiff.applying.swap.task import Incoming, Outgoing, Task
+from batchdiff.applying.swap.incoming import IncomingFile
+from batchdiff.applying.swap.task import Outgoing
 from batchdiff.applying.template.publication import Publication
 from batchdiff.applying.writer.image_writer import NewImage, write_image
 from batchdiff.choices import Retire
-from batchdiff.errors import DifferenceError, GuestError
+from batchdiff.errors import BatchdiffError, DifferenceError, GuestError
 from batchdiff.extents import Extents
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageSource
@@ -27,142 +28,160 @@ from batchdiff.linux.metadata import copy_metadata, prepare
 from batchdiff.plan.extents import extents_of
 from batchdiff.plan.overlay_options import Compression, backing_name
 from batchdiff.plan.plan import GuestToConvert, PlannedImage
+from batchdiff.qcow2.faults import FormatError
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
-    """How apply treats every guest: the operator's choices, and what follows a publication."""
+class ApplyOptions:
+    """The options of apply. ``guests``: names; None for all."""
 
     retire: Retire
-    verify: VerifyMode
-    publication: Publication
+    verify: VerifyMode = VerifyMode.FULL
+    guests: tuple[str, ...] | None = None
 
 
-def overlay_task(guest: GuestToConvert, template: PlannedImage, run: Run, manner: Manner) -> Task:
-    """Return the task of apply for a guest, whatever was done to it before.
+class ApplyTask:
+    """Put a guest's overlay in the place of its original, whatever was done to it before.
 
     :raises GuestError: apply must not continue with it.
     """
-    standing = run.journal.standing(guest.name)
-    _check_way(guest, standing, manner.retire)
-    published = standing is not None and standing.published
-    way = _Overlaying(guest, template, run, manner, published)
-    source = planned_overlay(guest, template.source)
-    return Task(
-        guest=guest.name,
-        goal=Goal.APPLY,
-        outgoing=Outgoing(guest.source, original_names(guest.source.path), guest.image.fingerprints[0]),
-        incoming=Incoming(
-            current_overlay(source) if published else source,
-            known=None if standing is None else standing.overlay,
-            published=published,
-        ),
-        retire=manner.retire,
-        final=Step.RETIRED,
-        write=way.write,
-        verify=way.verify,
-        check=way.check,
-        on_published=way.on_published,
-    )
 
+    goal, final = Goal.APPLY, Step.RETIRED
+    needs_comparison, older = True, None
 
-@dataclass
-class _Overlaying:
-    """The functions of one guest's task; see :mod:`batchdiff.applying.swap.task`.
+    def __init__(
+        self,
+        plan: GuestToConvert,
+        template: PlannedImage,
+        run: Run,
+        options: ApplyOptions,
+        publication: Publication,
+    ) -> None:
+        state = run.journal.state(plan.name)
+        _require_way(plan, state, options.retire)
+        self.guest, self.retire = plan.name, options.retire
+        self.outgoing = Outgoing(plan.source, original_names(plan.source.path), plan.image.fingerprints[0])
+        self.incoming = _overlay(planned_overlay(plan, template.source), state)
+        self._plan, self._template, self._run = plan, template, run
+        self._mode, self._publication = options.verify, publication
+        self._detector: ChangeDetector | None = None
 
-    ``published``: an earlier run has published the overlay, so a VM may have run on it.
-    """
+    def check(self, original: Image) -> None:
+        """Check the original with its template: as planned at first, and unchanged from then on."""
+        if self._detector is None:
+            if self.incoming.was_published:
+                self._require_untouched(original)
+            check_unchanged(original, self._plan.image, self._run.journal.history, self._mode)
+            self._detector = ChangeDetector(self._run.journal)
+        self._detector.check_chain(original)
+        self._run.check_template()
 
-    guest: GuestToConvert
-    template: PlannedImage
-    run: Run
-    manner: Manner
-    published: bool
-    _detector: ChangeDetector | None = None
+    def write(self, fd: int, original: Image) -> list[str]:
+        """Write the overlay, with the original's owner, mode and attributes."""
+        self._publication.check(self._plan)
+        source = original.layers[0].fd
+        lost = prepare(source, fd)
+        try:
+            write_image(fd, original, self._new_image(), check=self._run.stop.check)
+        except FormatError as error:
+            raise GuestError(
+                f"cannot write the image of {self.guest}",
+                why=str(error),
+                remedy="An overlay fits with a larger `overlay.cluster_size` or a shorter path of the template.",
+            ) from error
+        return [f"could not keep {what}" for what in (*lost, *copy_metadata(source, fd))]
 
     @cached_property
     def _extents(self) -> Extents:
         """The extents to write, parsed once; the text of other guests stays as it is, which takes less memory."""
-        return extents_of(self.guest.diff)
+        return extents_of(self._plan.diff)
 
-    def write(self, fd: int, original: Image) -> list[str]:
-        """Write the overlay, with the original's owner, mode and attributes."""
-        guest = self.guest
-        self.manner.publication.check(guest)
-        source = original.layers[0].fd
-        lost = prepare(source, fd)
-        name = backing_name(guest.overlay_path, self.template.source.path, guest.options.backing_path)
-        new = NewImage(
-            virtual_size=guest.image.virtual_size,
-            geometry=guest.diff.geometry,
+    def _new_image(self) -> NewImage:
+        plan, template = self._plan, self._template.source
+        return NewImage(
+            virtual_size=self._plan.image.virtual_size,
+            geometry=plan.diff.geometry,
             extents=self._extents,
-            backing=(name, self.template.source.format.value),
-            compress=guest.options.compression is not Compression.NONE,
-            lazy_refcounts=guest.options.lazy_refcounts,
+            backing=(
+                backing_name(plan.overlay_path, template.path, plan.options.backing_path),
+                template.format.value,
+            ),
+            compress=plan.options.compression is not Compression.NONE,
+            lazy_refcounts=plan.options.lazy_refcounts,
         )
-        write_image(fd, original, new, check=self.run.stop.check)
-        return [f"could not keep {what}" for what in (*lost, *copy_metadata(source, fd))]
 
     def verify(self, original: Image, overlay: ImageSource, ended: Callable[[], bool]) -> None:
         """Verify in the chosen mode; if a VM may have used the overlay, compare every byte."""
-        # Only a file that this very run has written is known to hold the planned extents, and nothing else.
-        written = None if self.published else (self._extents, self.guest.diff.unit)
-        # A VM that was killed may have leaked clusters, which is harmless.
-        check = Check.LEAKS_ALLOWED if self.published else Check.FLAWLESS
+        if self.incoming.was_published:
+            # Nothing is known of its content. A VM that was killed may have leaked clusters, which is harmless.
+            comparison = Comparison(original.source, overlay, check=Check.LEAKS_ALLOWED)
+        else:
+            # This very run has written it, so it is known to hold the planned extents, and nothing else.
+            comparison = Comparison(original.source, overlay, (self._extents, self._plan.diff.unit))
         try:
-            verify(Comparison(original.source, overlay, written, check), self.manner.verify, ended)
+            verify(comparison, self._mode, ended)
         except DifferenceError as error:
-            # Either a VM wrote to the overlay, or the original changed; otherwise this machine cannot be trusted.
-            if self.published:
-                raise _used(self.guest, original.source.path, error) from error
-            changes = changes_since_planned(original, self.guest.image, self.run.journal.notes)
-            if changes:
-                raise stale(changes) from error
-            raise DifferenceError(
-                error.what,
-                why=error.why,
-                remedy="The overlay was thrown away, and the original was left as it is. If nothing wrote to the"
-                " original, test the memory and the disk of this machine, and report this: it must never happen.",
-            ) from error
-        if self.manner.verify is not VerifyMode.FULL:
-            self.manner.publication.ask_qemu(overlay, ended)
+            raise self._explained(original, error) from error
+        if self._mode is not VerifyMode.FULL:
+            self._publication.ask_qemu(overlay, ended)
 
-    def check(self, original: Image) -> None:
-        """Check the original with its template: as planned at first, and unchanged from then on."""
-        record = self.guest.image
-        if self._detector is None:
-            if self.published:
-                self._require_untouched(original, record)
-            check_unchanged(original, record, self.run.journal.notes, self.manner.verify)
-            self._detector = ChangeDetector(self.run.journal)
-        self._detector.check_chain(original)
-        self.run.check_template()
+    def if_different(self) -> None:
+        """Report the difference: it is a failure."""
 
-    def _require_untouched(self, original: Image, record: PlannedImage) -> None:
+    def after_publish(self) -> list[str]:
+        """Protect the template and record the overlay beside it, before the original may go."""
+        self._publication.protect_and_record(self._plan)
+        return []
+
+    def before_end(self) -> list[str]:
+        """Do nothing."""
+        return []
+
+    def _explained(self, original: Image, error: DifferenceError) -> BatchdiffError:
+        """Return why an overlay differs from its original: a VM wrote to it, or the original changed."""
+        if self.incoming.was_published:
+            return _used(self._plan, original.source.path, error)
+        changes = changes_since_planned(original, self._plan.image, self._run.journal.history)
+        if changes:
+            return stale(changes)
+        # Neither: then this machine cannot be trusted.
+        return DifferenceError(
+            error.what,
+            why=error.why,
+            remedy="The overlay was thrown away, and the original was left as it is. If nothing wrote to the"
+            " original, test the memory and the disk of this machine, and report this: it must never happen.",
+        )
+
+    def _require_untouched(self, original: Image) -> None:
         """Leave a changed original to the operator: a guest that is converted cannot be planned again.
 
         :raises GuestError: the original was written to since its overlay was published.
         """
-        before, now = record.fingerprints[0], original.layers[0].fingerprint()
+        before, now = self._plan.image.fingerprints[0], original.layers[0].fingerprint()
         if not before.differs_in_ctime_only(now):
             raise GuestError(
                 f"the original {original.path} was left as it is",
-                why=f"{before.changes(now)}, since its overlay {self.guest.overlay_path} was published: only you"
+                why=f"{before.changes(now)}, since its overlay {self._plan.overlay_path} was published: only you"
                 " know which of the two counts",
                 remedy="If the overlay is the VM's disk, remove the original yourself. To go back to the original:"
-                f" {command('restore', self.guest.name, '--discard-changes')}.",
+                f" {command('restore', self.guest, '--discard-changes')}.",
             )
 
-    def on_published(self) -> list[str]:
-        """Protect the template and record the overlay beside it."""
-        return self.manner.publication.note(self.guest)
+
+def _overlay(planned: ImageSource, state: GuestState | None) -> IncomingFile:
+    """Return a guest's overlay; if an earlier run has published it, a VM may have run on it, and flattened it."""
+    if state is None:
+        return IncomingFile(planned)
+    if state.published:
+        return IncomingFile(current_overlay(planned), state.overlay, was_published=True)
+    return IncomingFile(planned, state.overlay)
 
 
-def _check_way(guest: GuestToConvert, standing: Standing | None, how: Retire) -> None:
-    if standing is not None and standing.goal is not Goal.APPLY and standing.step is not Step.PURGED:
+def _require_way(guest: GuestToConvert, state: GuestState | None, how: Retire) -> None:
+    if state is not None and state.goal is not Goal.APPLY and state.step is not Step.PURGED:
         raise GuestError(
-            f"a `batchdiff {standing.goal}` of {guest.name} was interrupted",
-            remedy=f"Finish that first: {command(standing.goal, guest.name)}.",
+            f"a `batchdiff {state.goal}` of {guest.name} was interrupted",
+            remedy=f"Finish that first: {command(state.goal, guest.name)}.",
         )
     if guest.overlay_path == guest.source.path and how is Retire.KEEP:
         raise GuestError(

@@ -1,68 +1,67 @@
-"""The incoming file, which takes the place of the outgoing one: its state, its name, its fingerprint.
-
-::
-
-    NONE -> temporary file written -> READY -> published -> PUBLISHED
-    UNFINISHED: left behind by a process that died          LOST: published before, and not there now
-"""
+"""The incoming file, which takes the place of the outgoing one: its path and identity until it is published."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
 
-from batchdiff.applying.guests.next_action import IncomingAt
 from batchdiff.applying.swap import retire
-from batchdiff.applying.swap.task import Task
 from batchdiff.errors import GuestError
-from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
+from batchdiff.files.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.image.files import identify, open_image_file
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import AGAIN
 
 
 class IncomingFile:
-    """The incoming file of one task. ``known``: its fingerprint, once it was verified or published."""
+    """The incoming file of one task.
 
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self.known = task.incoming.known
-        self.ready = task.incoming.ready
-        self._compared: Fingerprint | None = None
+    ``source``: its image under its own name. ``was_published``: whether it had that name before this command.
+    ``known``: its identity, once it was verified. ``ready``: its path while it is complete under another name:
+    that of an original in quarantine, or of a temporary file. ``compared``: the identity that it had, under its
+    own name, when the comparison began.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        known: Fingerprint | None = None,
+        quarantined: str | None = None,
+        *,
+        was_published: bool = False,
+    ) -> None:
+        self.source, self.was_published = source, was_published
+        self.known, self.ready = known, quarantined
+        self.compared: Fingerprint | None = None
+        self._quarantined = quarantined
 
     @property
     def path(self) -> str:
         """The path that it has once it is published."""
-        return self._task.incoming.source.path
+        return self.source.path
 
-    def at(self, temporary: str | None) -> IncomingAt:
-        """Return its state; ``temporary``: the unfinished file that the journal knows."""
-        now = fingerprint_at(self.path)
-        if self._task.incoming.published:
-            # Any file there is what the VM sees; but once it was compared, no other file may take its place.
-            is_outgoing = self._task.one_name and self._task.outgoing.known.differs_in_ctime_only(now or NO_FILE)
-            if now is None or is_outgoing:
-                return IncomingAt.LOST  # the outgoing file was given this name
-            if self._compared is not None and not self._compared.is_same_file(now):
-                return IncomingAt.LOST
-            return IncomingAt.PUBLISHED
-        if self.known is not None and now is not None and self.known.differs_in_ctime_only(now):
-            return IncomingAt.PUBLISHED
+    @property
+    def is_quarantined(self) -> bool:
+        """True while it is an original in quarantine, which only gets its name back: it is not a new file."""
+        return self.ready is not None and self.ready == self._quarantined
+
+    @property
+    def present(self) -> ImageSource | None:
+        """The image at its present path; None if it is still to be written."""
         if self.ready is not None:
-            return IncomingAt.READY
-        return IncomingAt.UNFINISHED if temporary is not None and os.path.lexists(temporary) else IncomingAt.NONE
+            return replace(self.source, path=self.ready)
+        return self.source if self.known is not None or self.was_published else None
 
     def to_compare(self) -> ImageSource:
         """Return the image at its present path, about to be compared."""
-        source = self._task.incoming.source
         if self.ready is not None:
-            return replace(source, path=self.ready)
-        self._compared = fingerprint_at(source.path)
-        return source
+            return replace(self.source, path=self.ready)
+        self.compared = fingerprint_at(self.path)
+        return self.source
 
-    def forget(self) -> None:
-        """Forget the file that was written, if any; an original that was ready stays ready."""
-        self.ready = self._task.incoming.ready
+    def discarded(self) -> None:
+        """Forget the file that was written, if any; an original in quarantine stays ready."""
+        self.ready = self._quarantined
 
     def publish(self) -> Fingerprint:
         """Give it its own name, durably and without replacing a file; return its fingerprint afterwards.

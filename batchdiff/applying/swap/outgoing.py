@@ -6,11 +6,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from batchdiff.applying.checks.no_dependents import require_no_dependents
-from batchdiff.applying.guests.file_names import where_is
 from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap import retire
-from batchdiff.applying.swap.task import Task
+from batchdiff.applying.swap.observe import outgoing_at
+from batchdiff.applying.swap.task import SwapTask
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError, InUseError
 from batchdiff.files.identity import identity_of
@@ -25,7 +25,7 @@ from batchdiff.linux.permissions import Deed
 class OutgoingFile:
     """The outgoing file of one task."""
 
-    def __init__(self, task: Task, run: Run) -> None:
+    def __init__(self, task: SwapTask, run: Run) -> None:
         self._task, self._run = task, run
         self._opened = ExitStack()
         self._image: Image | None = None
@@ -34,7 +34,7 @@ class OutgoingFile:
     @property
     def where(self) -> OutgoingAt:
         """The one of its names that it has now."""
-        return where_is(self._task.outgoing.names, self._task.outgoing.known)
+        return outgoing_at(self._task)
 
     @property
     def path(self) -> str:
@@ -72,12 +72,12 @@ class OutgoingFile:
         """Check this early, so that no overlay is written for a file that then cannot be renamed or deleted."""
         if self._task.retire is Retire.KEEP:
             return
-        against = retire.objection(fd, self._task.outgoing.names, self._task.retire)
+        against = retire.objection(fd, self._task.outgoing.names, self._task.retire, self._task.goal)
         against = against or obstacle(Deed.RENAME, path)
         if against is not None:
             raise GuestError(f"{self._task.guest} was left as it is", why=against.why, remedy=against.remedy)
 
-    def check(self) -> None:
+    def check_holds(self) -> None:
         """Make sure that no program wants to write to it or to the template; one that does is let in.
 
         :raises BatchdiffError: a program does.
@@ -91,7 +91,7 @@ class OutgoingFile:
 
         :raises BatchdiffError: a program wants to write, or one of the two has changed.
         """
-        self.check()
+        self.check_holds()
         if self._image is not None:
             self._task.check(self._image)
 

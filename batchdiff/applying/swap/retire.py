@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import stat
 
-from batchdiff.applying.guests.file_names import Names
+from batchdiff.applying.guests.file_names import FileNames
+from batchdiff.applying.journal.records import Goal
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError
 from batchdiff.files.atomic_write import sync_folder
@@ -20,8 +21,16 @@ from batchdiff.image.image import Image
 from batchdiff.linux.call_failures import AGAIN, UNDO_SECOND_NAME, Fault
 from batchdiff.linux.rename import rename_without_replacing
 
+_SHORTER = "Give it a shorter name, and run the same command with `--map OLD=NEW` for the two names."
+_TOO_LONG = {
+    Goal.APPLY: "Use `--retire keep`, and remove the original yourself; or give it a shorter name, and plan"
+    " again.",
+    Goal.RESTORE: _SHORTER,
+    Goal.PURGE: _SHORTER,
+}
 
-def objection(fd: int, names: Names, retire: Retire) -> Fault | None:
+
+def objection(fd: int, names: FileNames, retire: Retire, goal: Goal = Goal.APPLY) -> Fault | None:
     """Return why a file under its own name may not be retired in that way, and what to do; None if it may."""
     info, path = os.fstat(fd), names.own
     if retire is Retire.KEEP:
@@ -39,10 +48,7 @@ def objection(fd: int, names: Names, retire: Retire) -> Fault | None:
         )
     aside = names.quarantine if retire is Retire.QUARANTINE else names.deleting
     if len(os.fsencode(os.path.basename(aside))) > longest_name(os.path.dirname(path)):
-        return Fault(
-            f"the name of {path} is too long to become {os.path.basename(aside)!r}",
-            "Use `--retire keep`, and remove the original yourself; or give it a shorter name, and plan again.",
-        )
+        return Fault(f"the name of {path} is too long to become {os.path.basename(aside)!r}", _TOO_LONG[goal])
     # The name before a deletion may be taken by the very original that a restore is about to bring back.
     if retire is Retire.QUARANTINE and os.path.lexists(aside):
         return Fault(

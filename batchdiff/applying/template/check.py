@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from batchdiff.applying.checks.staleness import PLAN_AGAIN
 from batchdiff.applying.guests.whole_originals import template_needed
-from batchdiff.applying.journal.records import Goal, Notes
+from batchdiff.applying.journal.records import Goal, History
 from batchdiff.applying.session.session import Run
 from batchdiff.errors import ImageError, PlanError, TemplateChangedError
 from batchdiff.image.content_digest import content_digest
@@ -35,17 +35,17 @@ def accept_template(run: Run) -> None:
     :raises PlanError: it does not have the planned content, or nothing can prove that it does.
     :raises ImageError: its tables are damaged, or it cannot be read.
     """
-    plan, template, notes = run.session.plan, run.template, run.journal.notes
+    plan, template, history = run.session.plan, run.template, run.journal.history
     run.check_template()  # from here on a change is noticed, also while the digest is taken
-    with template_needed(plan, notes):
-        reason = doubt(template, plan, notes)
+    with template_needed(plan, history):
+        reason = doubt(template, plan, history)
         if reason:
-            require_content(template, plan, notes, reason, check=run.stop.check)
+            require_content(template, plan, history, reason, check=run.stop.check)
             run.check_template()
         inspect(template)
 
 
-def doubt(template: Image, plan: Plan, notes: Notes) -> str:
+def doubt(template: Image, plan: Plan, history: History) -> str:
     """Return why fingerprints alone do not prove that a template has its planned content; empty if they do."""
     now, planned = template.fingerprints(), plan.template.fingerprints
     if template.virtual_size != plan.template.virtual_size:
@@ -53,7 +53,7 @@ def doubt(template: Image, plan: Plan, notes: Notes) -> str:
     if not all(each.vouches_for_content for each in now):
         return "it is on a block device, whose size and number say nothing of its content"
     as_we_left_it = tuple(
-        before if after in notes.changed and before.differs_in_ctime_only(after) else after
+        before if after in history.changed and before.differs_in_ctime_only(after) else after
         for before, after in zip(planned, now, strict=True)
     )
     changes = plan.template.changes(as_we_left_it)
@@ -70,7 +70,9 @@ def _is_known(sidecar: Sidecar, now: Chain, plan: Plan) -> bool:
     return same_digest or plan.template.fingerprints in (*sidecar.earlier, sidecar.fingerprints)
 
 
-def require_content(template: Image, plan: Plan, notes: Notes, reason: str, *, check: Callable[[], None]) -> None:
+def require_content(
+    template: Image, plan: Plan, history: History, reason: str, *, check: Callable[[], None]
+) -> None:
     """Read a template and compare its digest with the planned one; ``reason`` says why that is necessary.
 
     :raises TemplateChangedError: they differ.
@@ -81,34 +83,32 @@ def require_content(template: Image, plan: Plan, notes: Notes, reason: str, *, c
         raise PlanError(
             f"cannot tell whether the template {path} is still as planned",
             why=f"{reason}; its digest was not taken, because it shares blocks with its copies",
-            remedy=_without_digest(plan, notes),
+            remedy=_without_digest(plan, history),
         )
     if content_digest(template, check=check) == known:
         return
-    if notes.published:
+    if history.published:
         raise TemplateChangedError(
             f"the content of the template {path} changed after overlays were put on it",
-            why=f"{reason}; this damages the overlays of {few(sorted(notes.published))}, so do not start"
+            why=f"{reason}; this damages the overlays of {few(sorted(history.published))}, so do not start"
             " a VM on them",
             remedy=f"Bring the template back from a backup, {AGAIN}",
         )
     raise TemplateChangedError(
         f"the plan is stale: the content of the template {path} changed",
         why=reason,
-        remedy=PLAN_AGAIN if _may_be_planned_again(notes) else f"Bring it back from a backup, {AGAIN}",
+        remedy=PLAN_AGAIN if _may_be_planned_again(history) else f"Bring it back from a backup, {AGAIN}",
     )
 
 
-def _may_be_planned_again(notes: Notes) -> bool:
+def _may_be_planned_again(history: History) -> bool:
     """Return whether no image was renamed or published yet, so that a new plan loses nothing."""
-    return not any(
-        each.published or each.moved or each.goal is not Goal.APPLY for each in notes.standings.values()
-    )
+    return not any(each.published or each.moved or each.goal is not Goal.APPLY for each in history.states.values())
 
 
-def _without_digest(plan: Plan, notes: Notes) -> str:
+def _without_digest(plan: Plan, history: History) -> str:
     """Return what to do about a template that only its digest could prove, if that is not known."""
-    if _may_be_planned_again(notes):
+    if _may_be_planned_again(history):
         return "Plan again; for copies that share blocks with the template that is fast."
     sidecars = few(sidecar_paths(plan))
     return f"Bring back {sidecars}, which has the digest; or the template with its old times, which `cp -a` keeps."

@@ -62,7 +62,7 @@ class Publication:
         qemu_img.require_opens(overlay, stopped=ended)
         self._opened = True
 
-    def note(self, guest: GuestToConvert) -> list[str]:
+    def protect_and_record(self, guest: GuestToConvert) -> None:
         """Do this work for one guest; notices about the template are reported once, and not for a guest."""
         for notice in (
             *self._protected(),
@@ -72,7 +72,6 @@ class Publication:
             if notice not in self._said:
                 self._said.add(notice)
                 self.run.session.watch.notice(notice)
-        return []
 
     def _protected(self) -> tuple[str, ...]:
         if not self.plan.protect_template:
@@ -97,8 +96,8 @@ class Publication:
         return []
 
     def _origin(self, guest: GuestToConvert) -> OverlayOrigin:
-        standing = self.run.journal.standing(guest.name)
-        overlay: Fingerprint | None = None if standing is None else standing.overlay
+        state = self.run.journal.state(guest.name)
+        overlay: Fingerprint | None = None if state is None else state.overlay
         return OverlayOrigin(
             guest.name, self.plan.checksum, self.run.session.plan_path, guest.source.path, overlay
         )

@@ -19,14 +19,14 @@ from batchdiff.linux.permissions import WRITE_BITS, Deed, lacking_ownership
 
 
 def protect(template: Image, journal: Journal | FrozenJournal) -> tuple[str, ...]:
-    """Remove the write bits of every file of the template's chain; return notes on those that keep them."""
-    notes = []
+    """Remove the write bits of every file of the template's chain; return notices about those that keep them."""
+    notices = []
     for layer in template.layers:
         if not is_writable(layer):
             continue
         lock = lock_in(layer.fd)
         if lock is not None:  # then chmod would be refused, even to root
-            notes.append(
+            notices.append(
                 f"the template's file {layer.path} is {lock.word} already, which protects it better than a mode"
             )
             continue
@@ -35,14 +35,14 @@ def protect(template: Image, journal: Journal | FrozenJournal) -> tuple[str, ...
             os.fchmod(layer.fd, stat.S_IMODE(os.fstat(layer.fd).st_mode) & ~WRITE_BITS)
         except OSError as error:
             why = reason(error, Deed.CHANGE_MODE, layer.path)
-            notes.append(
+            notices.append(
                 f"the template's file {layer.path} keeps its write permission: {why}. {_who_may(layer.path)}"
                 f" `chmod a-w {shell_word(layer.path)}`"
             )
             continue
         os.fsync(layer.fd)
         journal.record_changed(layer.fingerprint())
-    return tuple(notes)
+    return tuple(notices)
 
 
 def _who_may(path: str) -> str:
@@ -50,11 +50,13 @@ def _who_may(path: str) -> str:
     return "Have root run" if lacking_ownership(Deed.CHANGE_MODE, path) else "Remove it yourself:"
 
 
-def note_interrupted(template: Image, planned: tuple[Fingerprint, ...], journal: Journal | FrozenJournal) -> None:
+def record_interrupted(
+    template: Image, planned: tuple[Fingerprint, ...], journal: Journal | FrozenJournal
+) -> None:
     """Record the new ctime for an apply that died right after removing a file's write bits."""
     for layer, before in zip(template.layers, planned, strict=True):
         now = layer.fingerprint()
-        if not journal.notes.protecting or now == before or now in journal.notes.changed or is_writable(layer):
+        if not journal.history.protecting or now == before or now in journal.history.changed or is_writable(layer):
             continue
         if before.differs_in_ctime_only(now):
             journal.record_changed(now)

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import os
 
-from batchdiff.applying.apply import ApplyOptions, apply_plan, check_options
+from batchdiff.applying.apply import apply_plan, check_options, originals_to_delete
 from batchdiff.applying.checks.verify_mode import VerifyMode
-from batchdiff.applying.guests.file_names import original_names
-from batchdiff.applying.journal.records import Fate, Notes, Step
+from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.applying.swap.apply_task import ApplyOptions
 from batchdiff.choices import Retire
 from batchdiff.cli.confirm import Question, confirm
 from batchdiff.cli.console import Console
 from batchdiff.cli.format_doubts import warn_of_planned_formats
-from batchdiff.cli.journal_notes import notes_of
+from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.run_session import carry_out, exit_code
 from batchdiff.files.filenames import shell_word
 from batchdiff.plan.file import read_plan
-from batchdiff.plan.plan import Plan
 from batchdiff.report.results_text import results_text
 
 _WHAT = "these originals will be deleted, each once QEMU finds its overlay identical. Their VMs must be shut down:"
-_NOT_THERE = {Fate.DELETED, Fate.GONE}
 _OTHERWISE = "Use `--retire keep` or `--retire quarantine` to keep the originals."
 
 
@@ -35,10 +32,10 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         guests=None if arguments.guests is None else tuple(arguments.guests),
     )
     check_options(plan, options)
-    notes = notes_of(console, arguments, plan)
-    warn_of_planned_formats(console, plan, notes, options.guests)
+    history = history_of(console, arguments, plan)
+    warn_of_planned_formats(console, plan, history, options.guests)
     if options.retire is Retire.DELETE and not arguments.yes:
-        paths = _to_delete(plan, options, notes)
+        paths = originals_to_delete(plan, options, history)
         if paths:
             confirm(console, "apply", Question(_WHAT, paths, _OTHERWISE))
     if options.verify is not VerifyMode.FULL:
@@ -63,19 +60,3 @@ def _print_next_steps(console: Console, plan: str, outcomes: list[GuestOutcome])
             "The space comes back once the originals in quarantine are gone. When the VMs run well on their"
             f" overlays: `batchdiff purge {plan} --used`. To go back: `batchdiff restore {plan}`."
         )
-
-
-def _to_delete(plan: Plan, options: ApplyOptions, notes: Notes) -> list[str]:
-    """Return the originals that still exist for an apply to delete."""
-    standings = notes.standings
-    found = []
-    for guest in plan.to_convert:
-        chosen = options.guests is None or guest.name in options.guests
-        # An original in quarantine is deleted, too.
-        standing = standings.get(guest.name)
-        done = standing is not None and (standing.step is Step.PURGED or standing.fate in _NOT_THERE)
-        if not chosen or done:
-            continue
-        names = original_names(guest.source.path)
-        found += [place for place in (names.own, names.quarantine, names.deleting) if os.path.lexists(place)][:1]
-    return found

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
-from collections.abc import Collection
 
 from batchdiff.cli.console import Console
 from batchdiff.cli.earlier_plans import converted_guests
 from batchdiff.cli.new_plan.replaced_plan import leftovers_at, name_to_keep_at
-from batchdiff.errors import ManifestError, UsageError
+from batchdiff.errors import UsageError
 from batchdiff.linux.call_failures import reason
-from batchdiff.manifest.conflicts import existing_overlay
 from batchdiff.manifest.file import read_manifest
 from batchdiff.manifest.manifest import Manifest
-from batchdiff.manifest.text.input import STDIN, is_piped
+from batchdiff.manifest.selection import read_selected
+from batchdiff.manifest.text.input import is_piped
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.file import ELSEWHERE, try_folder
 from batchdiff.plan.head import BEGINNING
@@ -31,7 +29,10 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         )
     # Refuse before the scan, which may take hours, whatever can be refused without it.
     left = leftovers_at(arguments.output or _default_path(arguments.manifest))
-    manifest = _manifest(arguments.manifest, arguments.guests, left)
+    if arguments.guests is None:
+        manifest = read_manifest(arguments.manifest, left=left)
+    else:
+        manifest = read_selected(arguments.manifest, arguments.guests, left=left)
     path = arguments.output or _default_path(manifest.path)
     _check_output(path)
     # The plan that converted some guests may be the one at this path. It is kept under another name then, by which
@@ -41,32 +42,6 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     with held_signals():
         from batchdiff.cli.new_plan.new_plan import make_and_report  # noqa: PLC0415
     return make_and_report(console, arguments, manifest, path, plans)
-
-
-def _manifest(path: str, names: list[str] | None, left: Collection[str]) -> Manifest:
-    """Return the manifest with the named guests, or all; existing overlays matter only for the chosen ones."""
-    if names is None:
-        return read_manifest(path, left=left)
-    manifest = read_manifest(path, allow_existing_overlays=True)
-    known = {guest.name for guest in manifest.guests}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise UsageError(
-            f"no guest of the manifest is called {', '.join(map(repr, unknown))}",
-            remedy=f"Its guests are: {', '.join(sorted(known))}.",
-        )
-    chosen = tuple(guest for guest in manifest.guests if guest.name in names)
-    pending = [guest for guest in chosen if not guest.in_place and guest.converted is None]
-    existing = [guest for guest in pending if os.path.lexists(guest.overlay_path)]
-    if existing:
-        shown = "<stdin>" if path == STDIN else path
-        found = "\n".join(
-            f"{shown}: {existing_overlay(g.overlay_path, g.name, is_left=g.overlay_path in left)}"
-            for g in existing
-        )
-        raise ManifestError(found)
-    left_out = tuple(guest for guest in manifest.guests if guest.name not in names)
-    return dataclasses.replace(manifest, guests=chosen, left_out=left_out)
 
 
 def _earlier_plans(manifest: Manifest, path: str, kept: str | None) -> EarlierPlans:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 
 from batchdiff.applying.dry_run import dry_run_purge
+from batchdiff.applying.guests.converted_elsewhere import require_done_here
 from batchdiff.applying.guests.file_names import original_names
-from batchdiff.applying.swap.purge_tasks import PurgeOptions
+from batchdiff.applying.swap.purge_task import PurgeOptions
 from batchdiff.applying.undo import purge, purgeable
 from batchdiff.cli.confirm import Question, confirm
 from batchdiff.cli.console import Console
-from batchdiff.cli.earlier_plans import require_done_here
-from batchdiff.cli.journal_notes import notes_of
+from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.path_map import moved
 from batchdiff.cli.run_session import carry_out, dry_run, exit_code
 from batchdiff.plan.file import read_plan
@@ -23,11 +23,11 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     plan, path_map = moved(console, read_plan(arguments.plan), arguments)
     options = PurgeOptions(None if arguments.guests is None else tuple(arguments.guests), arguments.used)
     require_done_here(plan, options.guests, "purge")
-    notes = notes_of(console, arguments, plan, path_map)
+    history = history_of(console, arguments, plan, path_map)
     if arguments.dry_run:
-        outcomes = dry_run(console, arguments, plan, lambda session: dry_run_purge(session, options), notes)
+        outcomes = dry_run(console, arguments, plan, lambda session: dry_run_purge(session, options), history)
     else:
-        found = purgeable(plan, notes.standings, options.guests)
+        found = purgeable(plan, history.states, options.guests)
         if found and not arguments.yes:
             lines = [original_names(guest.source.path).quarantine for guest, _ in found]
             confirm(console, "purge", _question(lines, used=options.used))

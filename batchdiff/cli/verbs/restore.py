@@ -6,13 +6,13 @@ import argparse
 
 from batchdiff.applying.checks.overlay_losses import not_given_back
 from batchdiff.applying.dry_run import dry_run_restore
-from batchdiff.applying.journal.records import Notes
-from batchdiff.applying.swap.undo_tasks import RestoreOptions
+from batchdiff.applying.guests.converted_elsewhere import require_done_here
+from batchdiff.applying.journal.records import History
+from batchdiff.applying.swap.guest_to_restore import RestoreOptions
 from batchdiff.applying.undo import restorable, restore
 from batchdiff.cli.confirm import Question, confirm, state
 from batchdiff.cli.console import Console
-from batchdiff.cli.earlier_plans import require_done_here
-from batchdiff.cli.journal_notes import notes_of
+from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.path_map import moved
 from batchdiff.cli.run_session import carry_out, dry_run, exit_code
 from batchdiff.plan.file import read_plan
@@ -29,11 +29,11 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         losses=frozenset(arguments.allow_loss),
     )
     require_done_here(plan, options.guests, "restore")
-    notes = notes_of(console, arguments, plan, path_map)
+    history = history_of(console, arguments, plan, path_map)
     if arguments.dry_run:
-        outcomes = dry_run(console, arguments, plan, lambda session: dry_run_restore(session, options), notes)
+        outcomes = dry_run(console, arguments, plan, lambda session: dry_run_restore(session, options), history)
     else:
-        _ask(console, arguments, plan, options, notes)
+        _ask(console, arguments, plan, options, history)
         outcomes = carry_out(console, arguments, plan, lambda session: restore(session, options), path_map)
     if not outcomes:
         console.say("Nothing to restore: no guest of this plan is known to be converted.")
@@ -42,13 +42,13 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _ask(
-    console: Console, arguments: argparse.Namespace, plan: Plan, options: RestoreOptions, notes: Notes
+    console: Console, arguments: argparse.Namespace, plan: Plan, options: RestoreOptions, history: History
 ) -> None:
     """Ask before anything is thrown away, and before a command that names no guest restores a whole fleet.
 
     Even with ``--yes``, print the losses: data that is thrown away, and features that a rebuilt image lacks.
     """
-    found = restorable(plan, notes.standings, options.guests)
+    found = restorable(plan, history.states, options.guests)
     if not found:
         return
     # Discarding cannot be undone: list all that is lost, and ask unless --yes has answered.

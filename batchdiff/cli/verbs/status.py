@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from batchdiff.applying.guests.guest_files import on_disk
-from batchdiff.applying.guests.status import standings_of
+from batchdiff.applying.guests.status import status_rows
 from batchdiff.cli.console import Console
-from batchdiff.cli.journal_notes import notes_of
+from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.path_map import moved
 from batchdiff.errors import EXIT_DONE
 from batchdiff.plan.file import read_for_report
@@ -18,8 +18,8 @@ from batchdiff.report.status_text import status_text
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Run the verb."""
     plan, path_map = moved(console, read_for_report(arguments.plan), arguments)
-    notes = notes_of(console, arguments, plan, path_map)
-    found = standings_of(plan, notes, on_disk(plan, notes))
+    history = history_of(console, arguments, plan, path_map)
+    found = status_rows(plan, history, on_disk(plan, history))
     for each in found:
         console.event("status", **status_event(each))
     console.result(status_text(found, width=console.width))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from batchdiff.applying.health_check import examined
+from batchdiff.applying.health_check import check_health
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.cli.console import Console
-from batchdiff.cli.journal_notes import notes_of
+from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.path_map import moved
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, VerificationError
@@ -22,9 +22,9 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     plan, path_map = moved(console, read_plan(arguments.plan), arguments)
     names = None if arguments.guests is None else tuple(arguments.guests)
     found: list[Finding] = []
-    notes = notes_of(console, arguments, plan, path_map)
+    history = history_of(console, arguments, plan, path_map)
     with stopping() as stop:
-        for finding in examined(plan, notes, names, stop, jobs=arguments.jobs or usable_cpus()):
+        for finding in check_health(plan, history, names, stop, jobs=arguments.jobs or usable_cpus()):
             found.append(finding)
             console.event("finding", **finding_event(finding))
     console.result(health_text(found, width=console.width))

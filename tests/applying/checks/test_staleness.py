@@ -13,7 +13,7 @@ from stage import Stage, failed, status
 
 from batchdiff.applying.checks.staleness import changes_since_planned, check_unchanged
 from batchdiff.applying.checks.verify_mode import VerifyMode
-from batchdiff.applying.journal.records import Notes
+from batchdiff.applying.journal.records import History
 from batchdiff.applying.results.outcome import Status
 from batchdiff.choices import Retire
 from batchdiff.errors import PlanError
@@ -33,7 +33,7 @@ def guest(tmp_path):
 
 @pytest.mark.parametrize("mode", VerifyMode)
 def test_nothing_changed(guest, mode):
-    check_unchanged(*guest, Notes(), mode)
+    check_unchanged(*guest, History(), mode)
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -43,15 +43,15 @@ def test_only_the_ctime(guest, number, mode, noted):
     """QEMU will compare every byte; batchdiff's own reader must not be the only judge of what may have changed."""
     image, record = guest
     os.chmod(image.layers[number].path, 0o600)
-    notes = Notes()
+    history = History()
     if noted:
-        notes.changed.add(image.layers[number].fingerprint())
+        history.changed.add(image.layers[number].fingerprint())
     if noted or mode is VerifyMode.FULL:
-        check_unchanged(image, record, notes, mode)
-        assert (changes_since_planned(image, record, notes) == "") is noted
+        check_unchanged(image, record, history, mode)
+        assert (changes_since_planned(image, record, history) == "") is noted
         return
     with pytest.raises(PlanError, match="the plan is stale") as caught:
-        check_unchanged(image, record, notes, mode)
+        check_unchanged(image, record, history, mode)
     assert f"{image.layers[number].path}: it changed, perhaps only in its mode or name" in caught.value.why
 
 
@@ -61,18 +61,20 @@ def test_only_the_ctime(guest, number, mode, noted):
 def test_written_to(guest, number, mode, noted):
     image, record = guest
     os.utime(image.layers[number].path, (1, 1))
-    notes = Notes()
+    history = History()
     if noted:
-        notes.changed.add(image.layers[number].fingerprint())
+        history.changed.add(image.layers[number].fingerprint())
     with pytest.raises(PlanError, match="the plan is stale"):
-        check_unchanged(image, record, notes, mode)
+        check_unchanged(image, record, history, mode)
 
 
 @pytest.mark.parametrize("mode", VerifyMode)
 def test_another_virtual_size(guest, mode):
     image, record = guest
     with pytest.raises(PlanError, match="has another virtual size"):
-        check_unchanged(image, dataclasses.replace(record, virtual_size=record.virtual_size + 512), Notes(), mode)
+        check_unchanged(
+            image, dataclasses.replace(record, virtual_size=record.virtual_size + 512), History(), mode
+        )
 
 
 # In apply.

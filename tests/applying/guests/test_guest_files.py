@@ -7,11 +7,11 @@ import plans
 import pytest
 
 from batchdiff.applying.guests.guest_files import find_original, find_overlay, rebuilt_is_in_place
-from batchdiff.applying.journal.records import Goal, Standing, Step
+from batchdiff.applying.journal.records import Goal, GuestState, Step
 from batchdiff.errors import GuestError
 from batchdiff.files.fingerprint import fingerprint_at
 
-PUBLISHED = Standing(Step.RETIRED, published=True)
+PUBLISHED = GuestState(Step.RETIRED, published=True)
 
 
 def write(path, content=b"content"):
@@ -88,17 +88,17 @@ def test_before_it_was_published_only_the_verified_file_is_the_overlay(tmp_path)
     known = write(tmp_path / "vm.img")
     verified = write(tmp_path / "vm.qcow2")
     guest = guest_of(tmp_path, known)
-    assert find_overlay(guest, Standing(Step.VERIFIED, overlay=verified)).proven
-    assert find_overlay(guest, Standing(Step.CHECKED)) is None
+    assert find_overlay(guest, GuestState(Step.VERIFIED, overlay=verified)).proven
+    assert find_overlay(guest, GuestState(Step.CHECKED)) is None
     other = dataclasses.replace(verified, inode=verified.inode + 1)
-    assert find_overlay(guest, Standing(Step.VERIFIED, overlay=other)) is None
-    assert not find_overlay(guest, Standing(Step.PUBLISHED, overlay=other, published=True)).proven
+    assert find_overlay(guest, GuestState(Step.VERIFIED, overlay=other)) is None
+    assert not find_overlay(guest, GuestState(Step.PUBLISHED, overlay=other, published=True)).proven
 
 
 def test_the_verified_file_is_the_overlay_also_if_its_vm_ran_before_apply_noted_that_it_was_published(tmp_path):
     known = write(tmp_path / "vm.img")
     verified = dataclasses.replace(write(tmp_path / "vm.qcow2"), mtime_ns=1)
-    found = find_overlay(guest_of(tmp_path, known), Standing(Step.VERIFIED, overlay=verified))
+    found = find_overlay(guest_of(tmp_path, known), GuestState(Step.VERIFIED, overlay=verified))
     assert (found.path, found.proven) == (str(tmp_path / "vm.qcow2"), False)
 
 
@@ -106,9 +106,9 @@ def test_a_guest_that_had_its_name_back_before_the_overlay_was_unlinked_is_no_ov
     """A restore in place died between the unlink and its note; then the VM wrote to the guest."""
     guest = guest_of(tmp_path, write(tmp_path / "elsewhere"), in_place=True)
     write(tmp_path / "vm.img", b"its VM ran")
-    standing = dataclasses.replace(PUBLISHED, goal=Goal.RESTORE, deleting=True)
-    assert find_overlay(guest, standing) is None
-    assert find_original(guest, standing).path == str(tmp_path / "vm.img")
+    state = dataclasses.replace(PUBLISHED, goal=Goal.RESTORE, deleting=True)
+    assert find_overlay(guest, state) is None
+    assert find_original(guest, state).path == str(tmp_path / "vm.img")
 
 
 @pytest.mark.parametrize("link", ["vm.qcow2", "vm.img.batchdiff-original"])
@@ -130,8 +130,8 @@ def test_a_rebuilt_image_is_not_the_original(tmp_path, rebuilt):
         "renamed since": dataclasses.replace(there, ctime_ns=2),
         "another one": dataclasses.replace(there, size=3),
     }[rebuilt]
-    standing = dataclasses.replace(PUBLISHED, rebuilt=known)
+    state = dataclasses.replace(PUBLISHED, rebuilt=known)
     guest = guest_of(tmp_path, original)
     is_rebuilt = rebuilt != "another one"
-    assert rebuilt_is_in_place(guest, standing) is is_rebuilt
-    assert (find_original(guest, standing) is None) is is_rebuilt
+    assert rebuilt_is_in_place(guest, state) is is_rebuilt
+    assert (find_original(guest, state) is None) is is_rebuilt

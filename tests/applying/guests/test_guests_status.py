@@ -7,23 +7,23 @@ from dataclasses import replace
 import plans
 import pytest
 
-from batchdiff.applying.guests.status import OnDisk, TemplateIs, Written, standings_of
-from batchdiff.applying.journal.records import Fate, Goal, Notes, Standing, Step
+from batchdiff.applying.guests.status import OnDisk, TemplateIs, Written, status_rows
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
 from batchdiff.plan.plan import Verdict
 
 BOTH = OnDisk("/vm.qcow2", "/vm.img")
 PUBLISHED = {"overlay": None, "published": True}
 
 
-def told(standing, there=BOTH, failure=""):
+def told(state, there=BOTH, failure=""):
     """The line of one guest."""
-    notes = Notes()
-    if standing is not None:
-        notes.standings["web01"] = standing
-        notes.times["web01"] = "2026-01-02T03:04:05Z"
+    history = History()
+    if state is not None:
+        history.states["web01"] = state
+        history.times["web01"] = "2026-01-02T03:04:05Z"
     if failure:
-        notes.failures["web01"] = failure
-    (line,) = standings_of(plans.small_plan(), notes, {} if there is None else {"web01": there})
+        history.failures["web01"] = failure
+    (line,) = status_rows(plans.small_plan(), history, {} if there is None else {"web01": there})
     assert line.name == "web01"
     return line
 
@@ -34,7 +34,7 @@ def test_nothing_was_done():
 
 
 def test_when_and_why():
-    line = told(Standing(Step.CHECKED, temporary="/x"), failure="it is in use")
+    line = told(GuestState(Step.CHECKED, temporary="/x"), failure="it is in use")
     assert (line.step, line.since, line.failure) == ("checked", "2026-01-02T03:04:05Z", "it is in use")
 
 
@@ -45,23 +45,23 @@ def test_when_and_why():
 def test_guests_that_are_not_converted(verdict, step, reason):
     """Whatever a journal says of them."""
     guest = plans.guest_plan(verdict=verdict, reason=reason)
-    notes = Notes({"web01": Standing(Step.RETIRED, published=True)})
-    (line,) = standings_of(plans.small_plan(guest), notes, {})
+    history = History({"web01": GuestState(Step.RETIRED, published=True)})
+    (line,) = status_rows(plans.small_plan(guest), history, {})
     what = "nothing" if verdict is Verdict.SKIP else "plan again once this is settled"
     assert (line.step, line.next) == (step, f"{what}: {reason}")
 
 
 AGAIN = "apply --retire quarantine: verify again and retire the original; or restore"
 CLEAN = "apply: clean up, then write the overlay"
-QUARANTINED = Standing(Step.RETIRED, published=True, fate=Fate.QUARANTINED)
+QUARANTINED = GuestState(Step.RETIRED, published=True, fate=Fate.QUARANTINED)
 NEXT = {
-    "checked": (Standing(Step.CHECKED, temporary="/x"), BOTH, CLEAN),
-    "written": (Standing(Step.WRITTEN, temporary="/x"), BOTH, CLEAN),
-    "verified": (Standing(Step.VERIFIED, temporary="/x"), BOTH, CLEAN),
-    "retiring in place": (Standing(Step.RETIRING, moved=True), BOTH, CLEAN),
-    "published": (Standing(Step.PUBLISHED, published=True), BOTH, AGAIN),
-    "verified again": (Standing(Step.VERIFIED, published=True), BOTH, AGAIN),
-    "retiring": (Standing(Step.RETIRING, published=True, moved=True), BOTH, AGAIN),
+    "checked": (GuestState(Step.CHECKED, temporary="/x"), BOTH, CLEAN),
+    "written": (GuestState(Step.WRITTEN, temporary="/x"), BOTH, CLEAN),
+    "verified": (GuestState(Step.VERIFIED, temporary="/x"), BOTH, CLEAN),
+    "retiring in place": (GuestState(Step.RETIRING, moved=True), BOTH, CLEAN),
+    "published": (GuestState(Step.PUBLISHED, published=True), BOTH, AGAIN),
+    "verified again": (GuestState(Step.VERIFIED, published=True), BOTH, AGAIN),
+    "retiring": (GuestState(Step.RETIRING, published=True, moved=True), BOTH, AGAIN),
     "quarantined": (QUARANTINED, BOTH, "purge: delete the original in quarantine; or restore"),
     "quarantined, not looked at": (QUARANTINED, None, "purge: delete the original in quarantine; or restore"),
     "quarantined and removed": (
@@ -80,31 +80,31 @@ NEXT = {
         "verify: the original in quarantine, /vm.img, was written to since; or restore",
     ),
     "published, the overlay was written to": (
-        Standing(Step.PUBLISHED, published=True),
+        GuestState(Step.PUBLISHED, published=True),
         replace(BOTH, written=Written.OVERLAY),
         "remove the original /vm.img if you trust the overlay, which was written to since; or"
         " restore --discard-changes to go back to /vm.img",
     ),
     "published, the original was written to": (
-        Standing(Step.PUBLISHED, published=True),
+        GuestState(Step.PUBLISHED, published=True),
         replace(BOTH, written=Written.ORIGINAL | Written.OVERLAY),
         "verify: its original was written to since, so only you know which of the two counts; or"
         " restore --discard-changes to go back to /vm.img",
     ),
     "deleted": (
-        Standing(Step.RETIRED, published=True, fate=Fate.DELETED),
+        GuestState(Step.RETIRED, published=True, fate=Fate.DELETED),
         OnDisk("/vm.qcow2", None),
         "nothing; or restore: rebuild the original from the overlay",
     ),
     "purged": (
-        Standing(Step.PURGED, Goal.PURGE, published=True),
+        GuestState(Step.PURGED, Goal.PURGE, published=True),
         OnDisk("/vm.qcow2", None),
         "nothing; or restore: rebuild the original from the overlay",
     ),
-    "purge": (Standing(Step.RETIRING, Goal.PURGE, published=True), BOTH, "purge: interrupted, will resume"),
-    "restore": (Standing(Step.CHECKED, Goal.RESTORE, published=True), BOTH, "restore: interrupted, will resume"),
+    "purge": (GuestState(Step.RETIRING, Goal.PURGE, published=True), BOTH, "purge: interrupted, will resume"),
+    "restore": (GuestState(Step.CHECKED, Goal.RESTORE, published=True), BOTH, "restore: interrupted, will resume"),
     "restored": (
-        Standing(Step.RESTORED, Goal.RESTORE, aside="/vm.img.batchdiff-original"),
+        GuestState(Step.RESTORED, Goal.RESTORE, aside="/vm.img.batchdiff-original"),
         BOTH,
         "purge --used: delete the older original /vm.img.batchdiff-original",
     ),
@@ -140,28 +140,28 @@ NEXT = {
         "its overlay is missing: bring it back, or restore --discard-changes to go back to /vm.img.aside",
     ),
     "template missing, nothing published": (
-        Standing(Step.CHECKED, temporary="/x"),
+        GuestState(Step.CHECKED, temporary="/x"),
         OnDisk(None, "/vm.img", template=TemplateIs.MISSING),
         CLEAN,
     ),
-    "no overlay yet": (Standing(Step.CHECKED, temporary="/x"), OnDisk(None, "/vm.img"), CLEAN),
+    "no overlay yet": (GuestState(Step.CHECKED, temporary="/x"), OnDisk(None, "/vm.img"), CLEAN),
 }
 
 
-@pytest.mark.parametrize(("standing", "there", "expected"), NEXT.values(), ids=NEXT)
-def test_what_is_next(standing, there, expected):
-    line = told(standing, there)
+@pytest.mark.parametrize(("state", "there", "expected"), NEXT.values(), ids=NEXT)
+def test_what_is_next(state, there, expected):
+    line = told(state, there)
     assert line.next == expected
-    assert line.step == standing.step.value
+    assert line.step == state.step.value
 
 
 def test_what_was_rolled_back_is_as_planned():
-    line = told(Standing(Step.CHECKED), failure="it is in use")
+    line = told(GuestState(Step.CHECKED), failure="it is in use")
     assert (line.step, line.failure, line.next) == ("planned", "it is in use", "apply: write the overlay")
 
 
 def test_in_the_order_of_the_plan():
     names = ["web03", "web01", "web02"]
     plan = plans.small_plan(*[plans.guest_plan(name) for name in names])
-    notes = Notes({"web02": Standing(Step.CHECKED), "other": Standing(Step.CHECKED)})
-    assert [line.name for line in standings_of(plan, notes, {})] == names
+    history = History({"web02": GuestState(Step.CHECKED), "other": GuestState(Step.CHECKED)})
+    assert [line.name for line in status_rows(plan, history, {})] == names

@@ -12,7 +12,7 @@ from plans import untouched
 from stage import ASIDE, DELETING, NAME, Stage, failed
 
 from batchdiff.applying.guests.recovery import recovered
-from batchdiff.applying.journal.records import Fate, Goal, Notes, Step
+from batchdiff.applying.journal.records import Fate, Goal, History, Step
 from batchdiff.choices import Retire
 from batchdiff.plan.path_map import Move, PathMap
 from batchdiff.plan.plan import Verdict
@@ -24,7 +24,7 @@ def stage(tmp_path, monkeypatch):
 
 
 def found(stage):
-    return recovered(stage.plan, Notes()).get(NAME)
+    return recovered(stage.plan, History()).get(NAME)
 
 
 def without_the_sidecar(stage):
@@ -39,7 +39,7 @@ def edit_sidecar(stage, **changes):
 
 
 def test_nothing_was_done(stage):
-    assert recovered(stage.plan, Notes()) == {}
+    assert recovered(stage.plan, History()) == {}
 
 
 @pytest.mark.parametrize(
@@ -53,22 +53,22 @@ def test_nothing_was_done(stage):
 def test_what_apply_has_done(stage, retire, step, fate):
     """As the journal had it, but that nobody can tell a deleted original from one that somebody moved."""
     stage.apply(retire)
-    known = stage.standing()
-    standing = found(stage)
-    assert (standing.step, standing.fate) == (step, fate)
-    assert standing.published
-    assert standing.goal is Goal.APPLY
-    assert standing.overlay == known.overlay
-    assert standing.aside == (str(stage.original(suffix=ASIDE)) if retire is Retire.QUARANTINE else None)
-    assert (standing.temporary, standing.rebuilt, standing.deleting) == (None, None, False)
+    known = stage.state()
+    state = found(stage)
+    assert (state.step, state.fate) == (step, fate)
+    assert state.published
+    assert state.goal is Goal.APPLY
+    assert state.overlay == known.overlay
+    assert state.aside == (str(stage.original(suffix=ASIDE)) if retire is Retire.QUARANTINE else None)
+    assert (state.temporary, state.rebuilt, state.deleting) == (None, None, False)
 
 
 def test_an_original_that_was_about_to_be_deleted(stage):
     stage.apply()
     stage.original().rename(stage.original(suffix=DELETING))
-    standing = found(stage)
-    assert (standing.step, standing.moved, standing.fate) == (Step.RETIRING, True, None)
-    assert standing.published
+    state = found(stage)
+    assert (state.step, state.moved, state.fate) == (Step.RETIRING, True, None)
+    assert state.published
 
 
 @pytest.mark.parametrize("suffix", [ASIDE, DELETING])
@@ -84,14 +84,14 @@ def test_a_kept_original_alone_proves_nothing(stage):
     """Anybody may have made an overlay on the template beside it."""
     stage.apply()
     without_the_sidecar(stage)
-    assert recovered(stage.plan, Notes()) == {}
+    assert recovered(stage.plan, History()) == {}
 
 
 def test_another_file_in_quarantine_proves_nothing(stage):
     stage.apply(Retire.QUARANTINE)
     without_the_sidecar(stage)
     os.utime(stage.original(suffix=ASIDE), (1, 1))
-    assert recovered(stage.plan, Notes()) == {}
+    assert recovered(stage.plan, History()) == {}
 
 
 @pytest.mark.parametrize("changes", [{"plan": "sha256:other"}, {"guest": "other"}])
@@ -99,7 +99,7 @@ def test_another_file_in_quarantine_proves_nothing(stage):
 def test_an_overlay_of_another_plan(stage, changes, retire):
     stage.apply(retire)
     edit_sidecar(stage, **changes)
-    assert recovered(stage.plan, Notes()) == {}
+    assert recovered(stage.plan, History()) == {}
 
 
 DAMAGES = ("missing", "garbage", "flattened", "another template")
@@ -127,7 +127,7 @@ def test_what_does_not_rest_on_the_template_is_not_recovered(stage, what, retire
     """Restore would delete it."""
     stage.apply(retire)
     damage(stage, what)
-    assert recovered(stage.plan, Notes()) == {}
+    assert recovered(stage.plan, History()) == {}
 
 
 @pytest.mark.parametrize("sidecar", [True, False])
@@ -138,16 +138,16 @@ def test_a_proven_original_in_quarantine_is_enough_without_the_overlay(stage, wh
     damage(stage, what)
     if not sidecar:
         without_the_sidecar(stage)
-    standing = found(stage)
-    assert (standing.step, standing.fate, standing.published) == (Step.RETIRED, Fate.QUARANTINED, True)
-    assert standing.aside == str(stage.original(suffix=ASIDE))
+    state = found(stage)
+    assert (state.step, state.fate, state.published) == (Step.RETIRED, Fate.QUARANTINED, True)
+    assert state.aside == str(stage.original(suffix=ASIDE))
 
 
 def test_an_older_original_that_a_restore_left(stage):
     stage.apply(Retire.QUARANTINE)
     stage.use()
     stage.restore()
-    known = stage.notes.standings[NAME]
+    known = stage.history.states[NAME]
     assert found(stage) == known
     assert (known.step, known.fate) == (Step.RESTORED, Fate.QUARANTINED)
 
@@ -169,13 +169,13 @@ def test_an_original_is_no_older_one_while_its_overlay_is_recorded(tmp_path, mon
 def test_two_files_that_could_be_the_disk(stage, proven):
     """As the journal had it, if the overlay is recorded; restore waits until a person has looked."""
     stage.apply(Retire.QUARANTINE)
-    known = stage.standing()
+    known = stage.state()
     stage.original().write_bytes(b"somebody's")
     if not proven:
         os.utime(stage.original(suffix=ASIDE), (1, 1))
     assert found(stage) == dataclasses.replace(known, moved=False)
     without_the_sidecar(stage)
-    assert recovered(stage.plan, Notes()) == {}
+    assert recovered(stage.plan, History()) == {}
 
 
 @pytest.mark.parametrize("proven", [True, False])
@@ -192,7 +192,7 @@ def test_two_files_and_no_overlay(stage, proven):
 def test_guests_that_the_plan_does_not_convert(stage):
     stage.apply(Retire.QUARANTINE)
     guest = untouched(stage.guest(), Verdict.SKIP)
-    assert recovered(dataclasses.replace(stage.plan, guests=(guest,)), Notes()) == {}
+    assert recovered(dataclasses.replace(stage.plan, guests=(guest,)), History()) == {}
 
 
 def test_a_sidecar_that_an_older_batchdiff_has_written(stage):
@@ -213,9 +213,9 @@ def test_a_pool_that_moved(stage):
     document = json.loads(stage.sidecar.read_text())
     document["overlays"] = {"/old/vm.qcow2": document["overlays"][str(stage.overlay())]}
     stage.sidecar.write_text(json.dumps(document))
-    assert recovered(stage.plan, Notes()) == {}
+    assert recovered(stage.plan, History()) == {}
     path_map = PathMap((Move("/old", str(stage.folder)),))
-    assert recovered(stage.plan, Notes(), path_map)[NAME].published
+    assert recovered(stage.plan, History(), path_map)[NAME].published
 
 
 def test_the_verbs_go_on_from_there(stage):

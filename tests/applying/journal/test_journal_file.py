@@ -13,18 +13,18 @@ from pathlib import Path
 import plans
 import pytest
 
-from batchdiff.applying.journal.file import Journal, read_notes
-from batchdiff.applying.journal.records import Fate, Goal, Notes, Standing, Step
+from batchdiff.applying.journal.file import Journal, read_history
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
 from batchdiff.errors import PlanError
 
 CHECKSUM = "sha256:" + "ab" * 32
 NAME = 'we"b\n01 \udc80'
 STEPS = [
-    Standing(Step.CHECKED, temporary="/images/.web.qcow2.00.batchdiff-tmp"),
-    Standing(Step.WRITTEN, temporary="/images/.web.qcow2.00.batchdiff-tmp"),
-    Standing(Step.VERIFIED, temporary="/images/.web.qcow2.00.batchdiff-tmp", overlay=plans.fingerprint(1)),
-    Standing(Step.PUBLISHED, overlay=plans.fingerprint(2), published=True),
-    Standing(
+    GuestState(Step.CHECKED, temporary="/images/.web.qcow2.00.batchdiff-tmp"),
+    GuestState(Step.WRITTEN, temporary="/images/.web.qcow2.00.batchdiff-tmp"),
+    GuestState(Step.VERIFIED, temporary="/images/.web.qcow2.00.batchdiff-tmp", overlay=plans.fingerprint(1)),
+    GuestState(Step.PUBLISHED, overlay=plans.fingerprint(2), published=True),
+    GuestState(
         Step.RETIRED,
         Goal.APPLY,
         overlay=plans.fingerprint(3),
@@ -49,21 +49,21 @@ def read(plan_path):
 def written(plan_path):
     """A journal with every step of a guest, one of another and the template's; its standings by line."""
     journal = Journal(plan_path, CHECKSUM)
-    standings = [{}]
-    for guest, standing in [(NAME, step) for step in STEPS] + [("other", STEPS[0])]:
-        journal.record(guest, standing)
-        standings.append(standings[-1] | {guest: standing})
+    states = [{}]
+    for guest, state in [(NAME, step) for step in STEPS] + [("other", STEPS[0])]:
+        journal.record(guest, state)
+        states.append(states[-1] | {guest: state})
     journal.record_changed(plans.fingerprint(9))
-    standings.append(standings[-1])
+    states.append(states[-1])
     journal.close()
-    return standings
+    return states
 
 
 def reopened(plan_path, checksum=CHECKSUM):
     journal = Journal(plan_path, checksum)
     try:
-        found = {name: journal.standing(name) for name in (NAME, "other")}
-        return {name: standing for name, standing in found.items() if standing}, journal.notes.changed
+        found = {name: journal.state(name) for name in (NAME, "other")}
+        return {name: state for name, state in found.items() if state}, journal.history.changed
     finally:
         journal.close()
 
@@ -81,13 +81,13 @@ def test_a_new_one(plan_path, mask):
 
 
 def test_everything_is_found_again(plan_path):
-    standings = written(plan_path)
-    assert reopened(plan_path) == (standings[-1], {plans.fingerprint(9)})
-    notes = read_notes(plan_path, CHECKSUM)
-    assert notes.standings == standings[-1]
-    assert notes.published == [NAME]
-    assert notes.changed == {plans.fingerprint(9)}
-    assert set(notes.times) == {NAME, "other"}
+    states = written(plan_path)
+    assert reopened(plan_path) == (states[-1], {plans.fingerprint(9)})
+    history = read_history(plan_path, CHECKSUM)
+    assert history.states == states[-1]
+    assert history.published == [NAME]
+    assert history.changed == {plans.fingerprint(9)}
+    assert set(history.times) == {NAME, "other"}
 
 
 def test_each_line_is_one_json_object_with_its_time(plan_path):
@@ -99,14 +99,14 @@ def test_each_line_is_one_json_object_with_its_time(plan_path):
 
 def test_cut_at_every_byte(plan_path):
     """What was recorded before the cut is there, the cut line is not, and what follows is whole again."""
-    standings = written(plan_path)
+    states = written(plan_path)
     whole = read(plan_path)
     for length in range(len(whole)):
         with open(f"{plan_path}.journal", "wb") as file:
             file.write(whole[:length])
         lines = whole[:length].count(b"\n")
         found, template = reopened(plan_path)
-        assert found == (standings[lines - 1] if lines else {})
+        assert found == (states[lines - 1] if lines else {})
         assert template == set()
         if length % 13:
             continue
@@ -114,7 +114,7 @@ def test_cut_at_every_byte(plan_path):
         journal.record("third", STEPS[3])
         journal.close()
         again = Journal(plan_path, CHECKSUM)
-        assert again.standing("third") == STEPS[3]
+        assert again.state("third") == STEPS[3]
         again.close()
 
 
@@ -204,7 +204,7 @@ def test_a_failed_write_leaves_no_torn_line(plan_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         journal.record("web", STEPS[0])
     monkeypatch.setattr(os, "pwrite", real)
-    assert journal.standing("web") is None
+    assert journal.state("web") is None
     journal.record("other", STEPS[1])
     journal.close()
     assert reopened(plan_path)[0] == {"other": STEPS[1]}
@@ -235,9 +235,9 @@ def test_every_record_is_on_disk_when_it_counts(plan_path, monkeypatch):
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.fstat(fd).st_size), real(fd)))
     journal = Journal(plan_path, CHECKSUM)
-    for standing in STEPS:
+    for state in STEPS:
         synced.clear()
-        journal.record("web", standing)
+        journal.record("web", state)
         assert synced == [os.path.getsize(journal.path)]
     journal.close()
 
@@ -247,12 +247,12 @@ def test_read_notes_without_one(plan_path, text):
     if text is not None:
         with open(f"{plan_path}.journal", "wb") as file:
             file.write(text)
-    assert read_notes(plan_path, CHECKSUM) == Notes()
+    assert read_history(plan_path, CHECKSUM) == History()
 
 
 def test_the_notes_of_another_plan_are_none(plan_path):
     written(plan_path)
-    assert read_notes(plan_path, "sha256:" + "cd" * 32) == Notes()
+    assert read_history(plan_path, "sha256:" + "cd" * 32) == History()
 
 
 def test_a_failure_is_noted_beside_the_standing(plan_path):
@@ -260,19 +260,19 @@ def test_a_failure_is_noted_beside_the_standing(plan_path):
     journal = Journal(plan_path, CHECKSUM)
     journal.record_failure(NAME, "it is in use")
     journal.close()
-    notes = read_notes(plan_path, CHECKSUM)
-    assert notes.failures == {NAME: "it is in use"}
-    assert notes.standings[NAME] == STEPS[-1]
+    history = read_history(plan_path, CHECKSUM)
+    assert history.failures == {NAME: "it is in use"}
+    assert history.states[NAME] == STEPS[-1]
     journal = Journal(plan_path, CHECKSUM)
     journal.record(NAME, STEPS[-1])
     journal.close()
-    assert read_notes(plan_path, CHECKSUM).failures == {}
+    assert read_history(plan_path, CHECKSUM).failures == {}
 
 
 def test_a_restored_guest_stands_where_it_began(plan_path):
     written(plan_path)
     journal = Journal(plan_path, CHECKSUM)
-    journal.record(NAME, Standing(Step.RESTORED, Goal.RESTORE))
+    journal.record(NAME, GuestState(Step.RESTORED, Goal.RESTORE))
     journal.close()
     assert NAME not in reopened(plan_path)[0]
 
@@ -306,7 +306,7 @@ def test_reading_the_note_takes_no_lock(plan_path):
     written(plan_path)
     fd = os.open(f"{plan_path}.journal", os.O_RDWR)
     fcntl.flock(fd, fcntl.LOCK_EX)
-    assert read_notes(plan_path, CHECKSUM).published == [NAME]
+    assert read_history(plan_path, CHECKSUM).published == [NAME]
     os.close(fd)
 
 
@@ -325,17 +325,17 @@ def test_reading_the_note_takes_no_lock(plan_path):
 )
 def test_journals_that_had_sentences_are_still_read(words, fate, aside):
     """As batchdiff wrote them before what became of an original got a word of its own."""
-    notes = Notes()
+    history = History()
     record = {"time": "2026-01-01T00:00:00Z", "guest": "web01", "step": "retired", "goal": "apply"}
-    notes.take_in(record | {"published": True, "moved": True, "original": words})
-    assert (notes.standings["web01"].fate, notes.standings["web01"].aside) == (fate, aside)
+    history.take_in(record | {"published": True, "moved": True, "original": words})
+    assert (history.states["web01"].fate, history.states["web01"].aside) == (fate, aside)
 
 
 def test_a_restored_guest_is_done_with_unless_an_older_original_is_left():
-    notes = Notes()
+    history = History()
     record = {"time": "2026-01-01T00:00:00Z", "guest": "web01", "step": "restored", "goal": "restore"}
-    notes.take_in(record | {"fate": "quarantined", "aside": "/images/web01.img.batchdiff-original"})
-    assert notes.under_way("web01") is None
-    assert notes.standings["web01"].aside == "/images/web01.img.batchdiff-original"
-    notes.take_in(record)
-    assert notes.standings == {}
+    history.take_in(record | {"fate": "quarantined", "aside": "/images/web01.img.batchdiff-original"})
+    assert history.under_way("web01") is None
+    assert history.states["web01"].aside == "/images/web01.img.batchdiff-original"
+    history.take_in(record)
+    assert history.states == {}

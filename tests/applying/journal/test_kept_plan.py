@@ -13,9 +13,9 @@ from pathlib import Path
 import plans
 import pytest
 
-from batchdiff.applying.journal.file import Journal, read_notes
+from batchdiff.applying.journal.file import Journal, read_history
 from batchdiff.applying.journal.kept_plan import name_to_keep, replace_plan
-from batchdiff.applying.journal.records import Fate, Goal, Standing, Step
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
 from batchdiff.errors import PlanError, UsageError
 from batchdiff.plan.file import read_plan, write_plan
 from batchdiff.plan.head import plan_head
@@ -24,7 +24,7 @@ OLD = plans.small_plan(plans.guest_plan("web01"), plans.guest_plan("web02"))
 NEW = plans.small_plan(plans.guest_plan("web03"), created="2026-02-03T04:05:06Z")
 KEPT = "fleet.2026-01-02T030405Z.plan.json"
 ASIDE = "/srv/clones/web01.img.batchdiff-original"
-QUARANTINED = Standing(Step.RETIRED, published=True, fate=Fate.QUARANTINED, aside=ASIDE)
+QUARANTINED = GuestState(Step.RETIRED, published=True, fate=Fate.QUARANTINED, aside=ASIDE)
 
 
 @pytest.fixture
@@ -35,11 +35,11 @@ def path(tmp_path):
     return path
 
 
-def begun(path, plan=OLD, **standings):
+def begun(path, plan=OLD, **states):
     write_plan(plan, path)
     journal = Journal(path, read_plan(path).checksum)
-    for guest, standing in standings.items():
-        journal.record(guest, standing)
+    for guest, state in states.items():
+        journal.record(guest, state)
     journal.close()
 
 
@@ -54,7 +54,7 @@ def in_folder(path, name):
 def guests_at(path):
     """The guests of a plan and those that its journal knows."""
     plan = read_plan(path)
-    return [guest.name for guest in plan.guests], list(read_notes(path, plan.checksum).standings)
+    return [guest.name for guest in plan.guests], list(read_history(path, plan.checksum).states)
 
 
 def test_the_older_plan_and_its_journal_get_another_name(path):
@@ -110,11 +110,11 @@ def test_behind_a_symbolic_link(path, tmp_path):
 
 FATES = {
     Fate.QUARANTINED: QUARANTINED,
-    Fate.KEPT: Standing(Step.RETIRED, published=True, fate=Fate.KEPT),
-    Fate.DELETED: Standing(Step.RETIRED, published=True, fate=Fate.DELETED),
-    Goal.APPLY: Standing(Step.CHECKED, temporary="/x"),
-    Goal.RESTORE: Standing(Step.VERIFIED, Goal.RESTORE, published=True),
-    Goal.PURGE: Standing(Step.RETIRING, Goal.PURGE, published=True),
+    Fate.KEPT: GuestState(Step.RETIRED, published=True, fate=Fate.KEPT),
+    Fate.DELETED: GuestState(Step.RETIRED, published=True, fate=Fate.DELETED),
+    Goal.APPLY: GuestState(Step.CHECKED, temporary="/x"),
+    Goal.RESTORE: GuestState(Step.VERIFIED, Goal.RESTORE, published=True),
+    Goal.PURGE: GuestState(Step.RETIRING, Goal.PURGE, published=True),
 }
 
 
@@ -127,19 +127,19 @@ def test_whatever_was_begun_is_kept(tmp_path, fate):
 
 def test_an_original_that_a_restore_left_in_quarantine(tmp_path):
     path = str(tmp_path / "fleet.plan.json")
-    begun(path, web01=Standing(Step.RESTORED, Goal.RESTORE, fate=Fate.QUARANTINED, aside=ASIDE))
+    begun(path, web01=GuestState(Step.RESTORED, Goal.RESTORE, fate=Fate.QUARANTINED, aside=ASIDE))
     assert replace_plan(NEW, path, {}).guests == {Fate.QUARANTINED: ["web01"]}
 
 
 def test_a_purged_guest_can_be_rebuilt_from_its_overlay(tmp_path):
     path = str(tmp_path / "fleet.plan.json")
-    begun(path, web01=Standing(Step.PURGED, Goal.PURGE, published=True, fate=Fate.DELETED))
+    begun(path, web01=GuestState(Step.PURGED, Goal.PURGE, published=True, fate=Fate.DELETED))
     assert replace_plan(NEW, path, {}).guests == {Fate.DELETED: ["web01"]}
 
 
 def restored(path):
     journal = Journal(path, read_plan(path).checksum)
-    journal.record("web01", Standing(Step.RESTORED, Goal.RESTORE))
+    journal.record("web01", GuestState(Step.RESTORED, Goal.RESTORE))
     journal.close()
 
 

@@ -12,7 +12,7 @@ import pytest
 from oracle import source
 
 from batchdiff.applying.journal.file import FrozenJournal
-from batchdiff.applying.journal.records import Notes
+from batchdiff.applying.journal.records import History
 from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.errors import PlanError
 from batchdiff.image.open import open_image
@@ -24,7 +24,7 @@ MTIME = dataclasses.replace(FIRST, mtime_ns=7)
 
 @pytest.fixture
 def constancy():
-    return ChangeDetector(FrozenJournal(Notes()))
+    return ChangeDetector(FrozenJournal(History()))
 
 
 def test_the_first_look_is_what_counts(constancy):

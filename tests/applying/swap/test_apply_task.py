@@ -10,31 +10,34 @@ import pytest
 from batchdiff.applying.checks.verify import Check
 from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.journal.file import FrozenJournal
-from batchdiff.applying.journal.records import Goal, Notes, Standing, Step
+from batchdiff.applying.journal.records import Goal, GuestState, History, Step
 from batchdiff.applying.swap import apply_task
-from batchdiff.applying.swap.apply_task import Manner, overlay_task
+from batchdiff.applying.swap.apply_task import ApplyOptions, ApplyTask
+from batchdiff.applying.swap.task import is_in_place
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError
+from batchdiff.qcow2.faults import FormatError
 
 TEMPLATE = plans.planned_image("/srv/images/template.qcow2", "qcow2")
 
 
-def task(standing=None, retire=Retire.KEEP, guest=None, verify=VerifyMode.FULL, publication=None):
-    notes = Notes() if standing is None else Notes({"web01": standing})
-    run = types.SimpleNamespace(journal=FrozenJournal(notes), check_template=lambda: None)
-    return overlay_task(guest or plans.guest_plan(), TEMPLATE, run, Manner(retire, verify, publication))
+def task(state=None, retire=Retire.KEEP, guest=None, verify=VerifyMode.FULL, publication=None):
+    history = History() if state is None else History({"web01": state})
+    stop = types.SimpleNamespace(check=lambda: None)
+    run = types.SimpleNamespace(journal=FrozenJournal(history), check_template=lambda: None, stop=stop)
+    return ApplyTask(guest or plans.guest_plan(), TEMPLATE, run, ApplyOptions(retire, verify), publication)
 
 
 @pytest.mark.parametrize("goal", [Goal.RESTORE, Goal.PURGE])
 @pytest.mark.parametrize("step", Step)
 def test_what_another_verb_has_begun_is_carried_on_by_it(goal, step):
     """A purge that is done leaves nothing open; nor does a restore, after which apply begins anew."""
-    standing = Standing(step, goal, published=True)
+    state = GuestState(step, goal, published=True)
     if step in {Step.PURGED, Step.RESTORED}:
-        assert task(standing).goal is Goal.APPLY
+        assert task(state).goal is Goal.APPLY
         return
     with pytest.raises(GuestError, match=f"a `batchdiff {goal}` of web01 was interrupted") as caught:
-        task(standing)
+        task(state)
     assert f"`batchdiff {goal} PLAN --guest web01`" in caught.value.remedy
 
 
@@ -42,8 +45,8 @@ def test_what_another_verb_has_begun_is_carried_on_by_it(goal, step):
 @pytest.mark.parametrize("published", [False, True])
 def test_what_apply_has_begun_is_carried_on(step, published):
     overlay = plans.fingerprint(9)
-    found = task(Standing(step, overlay=overlay, published=published), Retire.DELETE)
-    assert found.incoming.published is published
+    found = task(GuestState(step, overlay=overlay, published=published), Retire.DELETE)
+    assert found.incoming.was_published is published
     assert found.incoming.known is overlay
     assert (found.retire, found.final) == (Retire.DELETE, Step.RETIRED)
     assert found.outgoing.known == plans.guest_plan().image.fingerprints[0]
@@ -51,9 +54,9 @@ def test_what_apply_has_begun_is_carried_on(step, published):
 
 def test_from_the_beginning():
     found = task()
-    assert (found.incoming.known, found.incoming.ready, found.incoming.published) == (None, None, False)
+    assert (found.incoming.known, found.incoming.ready, found.incoming.was_published) == (None, None, False)
     assert [each.path for each in found.incoming.source.backing] == [TEMPLATE.source.path]
-    assert not found.one_name
+    assert not is_in_place(found)
 
 
 def test_an_original_cannot_keep_a_name_that_its_overlay_takes():
@@ -61,7 +64,7 @@ def test_an_original_cannot_keep_a_name_that_its_overlay_takes():
     with pytest.raises(GuestError, match="takes the original's own name"):
         task(guest=guest)
     for retire in (Retire.QUARANTINE, Retire.DELETE):
-        assert task(retire=retire, guest=guest).one_name
+        assert is_in_place(task(retire=retire, guest=guest))
 
 
 @pytest.mark.parametrize("published", [False, True])
@@ -71,10 +74,10 @@ def test_of_an_overlay_that_a_vm_may_have_used_every_byte_is_compared(monkeypatc
     asked, opened = [], []
     publication = types.SimpleNamespace(ask_qemu=lambda *arguments: opened.append(arguments))
     monkeypatch.setattr(apply_task, "verify", lambda *arguments: asked.append(arguments))
-    standing = Standing(Step.PUBLISHED, published=True) if published else None
+    state = GuestState(Step.PUBLISHED, published=True) if published else None
     guest = plans.guest_plan()
     ended = object()
-    way = task(standing, verify=mode, publication=publication)
+    way = task(state, verify=mode, publication=publication)
     way.verify(types.SimpleNamespace(source=guest.source), "the overlay", ended)
     ((comparison, how, until),) = asked
     assert (comparison.outgoing, comparison.incoming) == (guest.source, "the overlay")
@@ -84,3 +87,18 @@ def test_of_an_overlay_that_a_vm_may_have_used_every_byte_is_compared(monkeypatc
     assert opened == ([] if mode is VerifyMode.FULL else [("the overlay", ended)])
     if not published:
         assert comparison.written[1] == guest.diff.unit
+
+
+def test_an_overlay_that_does_not_fit(monkeypatch):
+    """The advice is for the manifest, so no other verb gives it."""
+
+    def write_image(*_, **__):
+        raise FormatError("too many clusters")
+
+    monkeypatch.setattr(apply_task, "write_image", write_image)
+    monkeypatch.setattr(apply_task, "prepare", lambda *_: [])
+    original = types.SimpleNamespace(layers=[types.SimpleNamespace(fd=-1)])
+    publication = types.SimpleNamespace(check=lambda _: None)
+    with pytest.raises(GuestError, match="cannot write the image of web01: too many clusters") as caught:
+        task(publication=publication).write(-1, original)
+    assert "`overlay.cluster_size`" in caught.value.remedy

@@ -20,7 +20,7 @@ from patching import Patched
 from stage import ASIDE, DELETING, GUEST, OVERLAY_ASIDE, TEMPLATE, Stage, failed, nothing, status
 
 from batchdiff.applying.guests.guest_files import on_disk
-from batchdiff.applying.guests.status import standings_of
+from batchdiff.applying.guests.status import status_rows
 from batchdiff.applying.journal.records import Step
 from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.session.stop import Stop
@@ -413,7 +413,7 @@ def test_what_was_rolled_back_is_as_planned(placed, moment):
     if moment == "in quarantine" and placed.overlay() != placed.original():
         return  # the overlay was published before
     assert_untouched(placed)
-    (line,) = standings_of(placed.plan, placed.notes, on_disk(placed.plan, placed.notes))
+    (line,) = status_rows(placed.plan, placed.history, on_disk(placed.plan, placed.history))
     assert (line.step, line.next) == ("planned", "apply: write the overlay")
     assert placed.restore() == []
     placed.stop, placed.judge.asked = Stop(), nothing

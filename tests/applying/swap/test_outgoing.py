@@ -12,10 +12,11 @@ from oracle import source
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.applying.journal.file import FrozenJournal
-from batchdiff.applying.journal.records import Goal, Notes, Step
+from batchdiff.applying.journal.records import Goal, History
 from batchdiff.applying.session.stop import Stop
+from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.applying.swap.outgoing import OutgoingFile
-from batchdiff.applying.swap.task import Incoming, Outgoing, Task
+from batchdiff.applying.swap.task import Outgoing
 from batchdiff.choices import Retire
 from batchdiff.dependents.dependents import Dependents
 from batchdiff.errors import GuestError, ImageError, InUseError, PlanError
@@ -44,19 +45,16 @@ class World:
         self.folder = folder
         self.path = notation.write_raw(folder / "vm.img", "64k:A")
         self.template, self.stop, self.unseen = Template(), Stop(), False
-        self.journal = FrozenJournal(Notes())
+        self.journal = FrozenJournal(History())
         self.checked = []
 
     def outgoing(self, retire=Retire.DELETE):
-        task = Task(
+        task = types.SimpleNamespace(
             guest="vm",
             goal=Goal.APPLY,
             outgoing=Outgoing(source(self.path), original_names(str(self.path)), fingerprint_at(str(self.path))),
-            incoming=Incoming(source(self.folder / "vm.qcow2")),
+            incoming=IncomingFile(source(self.folder / "vm.qcow2")),
             retire=retire,
-            final=Step.RETIRED,
-            write=lambda *_: [],
-            verify=lambda *_: None,
             check=self.check,
         )
         run = types.SimpleNamespace(
@@ -108,16 +106,16 @@ def test_a_new_ctime_is_ours_if_a_rename_was_begun(world, outgoing):
     os.chmod(world.path, 0o600)
     now = fingerprint_at(str(world.path))
     outgoing.image(moved=False)
-    assert world.journal.notes.changed == set()
+    assert world.journal.history.changed == set()
     outgoing.close()
     outgoing.image(moved=True)
-    assert world.journal.notes.changed == {now}
+    assert world.journal.history.changed == {now}
 
 
 def test_a_new_mtime_never_is(world, outgoing):
     os.utime(world.path, (1, 1))
     outgoing.image(moved=True)
-    assert world.journal.notes.changed == set()
+    assert world.journal.history.changed == set()
 
 
 @pytest.mark.parametrize("retire", Retire)
@@ -151,7 +149,7 @@ def test_who_has_it_open(world, outgoing, flags):
 
 
 def test_nothing_is_asked_before_it_is_open(outgoing):
-    outgoing.check()
+    outgoing.check_holds()
     outgoing.check_unchanged()
     outgoing.require_alone()
     assert not outgoing.must_end()
@@ -181,7 +179,7 @@ def test_a_writer_waits_for_the_template(world, outgoing, held):
     assert not outgoing.must_end()
     world.template.wanted = True
     assert outgoing.must_end()
-    for ask in (outgoing.check, outgoing.check_unchanged):
+    for ask in (outgoing.check_holds, outgoing.check_unchanged):
         with pytest.raises(ImageError, match="the template is in use"):
             ask()
 
@@ -192,13 +190,13 @@ def test_a_writer_waits_for_the_original(world, outgoing):
         os.open(world.path, os.O_RDWR | os.O_NONBLOCK)
     assert outgoing.must_end()
     with pytest.raises(GuestError, match="is in use"):
-        outgoing.check()
+        outgoing.check_holds()
 
 
 def test_a_request_to_stop(world, outgoing):
     world.stop.ask()
     assert outgoing.must_end()
-    outgoing.check()  # no writer: what is being done may be undone
+    outgoing.check_holds()  # no writer: what is being done may be undone
 
 
 UNKNOWN = Usage(unknown="its filesystem (overlay) cannot show who has it open")

@@ -12,11 +12,11 @@ from oracle import assert_same
 from stage import ASIDE, DELETING, GUEST, NAME, TEMPLATE, Stage, failed
 
 from batchdiff.applying.guests.guest_files import on_disk
-from batchdiff.applying.guests.status import standings_of
-from batchdiff.applying.health_check import examined
+from batchdiff.applying.guests.status import status_rows
+from batchdiff.applying.health_check import check_health
 from batchdiff.applying.results.finding import Health
 from batchdiff.applying.session.stop import Stop
-from batchdiff.applying.swap import swap as conversion
+from batchdiff.applying.swap import swap
 from batchdiff.choices import Retire
 from batchdiff.plan.sidecar import read_sidecar
 
@@ -88,17 +88,17 @@ def state(stage: Stage) -> dict:
     for path in stage.folder.iterdir():
         if path not in {stage.journal_file, stage.sidecar}:
             files[path.name] = stat.S_IMODE(path.stat().st_mode)
-    standings = {
+    states = {
         name: (each.step, each.published, each.temporary, each.fate, each.aside)
-        for name, each in stage.notes.standings.items()
+        for name, each in stage.history.states.items()
     }
-    told = standings_of(stage.plan, stage.notes, on_disk(stage.plan, stage.notes))
+    told = status_rows(stage.plan, stage.history, on_disk(stage.plan, stage.history))
     sidecar = read_sidecar(str(stage.sidecar))
     recorded = None
     if sidecar is not None:
         overlays = {path: dataclasses.replace(each, fingerprint=None) for path, each in sidecar.overlays.items()}
         recorded = (sidecar.digest, overlays, stage.plan.template.fingerprints in sidecar.earlier)
-    return {"files": files, "standings": standings, "next": [each.next for each in told], "sidecar": recorded}
+    return {"files": files, "standings": states, "next": [each.next for each in told], "sidecar": recorded}
 
 
 def assert_nothing_is_lost(stage: Stage, expected: bytes) -> None:
@@ -126,7 +126,7 @@ def assert_ended(stage: Stage, scene: Scene) -> None:
     form = "qcow2" if _OVERLAY in scene.left else "raw"
     assert_same(stage.content(final, form), expected_content(scene))
     assert stat.S_IMODE(stage.template.stat().st_mode) & 0o222 == 0
-    findings = list(examined(stage.plan, stage.notes, None, Stop()))
+    findings = list(check_health(stage.plan, stage.history, None, Stop()))
     assert {each.health for each in findings} == {Health.SOUND}
 
 
@@ -252,7 +252,7 @@ def test_a_restore_is_noted_after_a_purge_as_well(tmp_path, monkeypatch):
     stage.original().write_bytes(copy)
     stage.overlay().unlink()
     stage.restore(discard_changes=True)
-    assert stage.notes.standings == {}
+    assert stage.history.states == {}
     assert read_sidecar(str(stage.sidecar)).overlays == {}
 
 
@@ -263,11 +263,11 @@ def test_a_name_from_a_process_that_died_is_made_durable_first(tmp_path, monkeyp
     synced = []
     for last in range(1, changes_of(scene, tries.stage()) + 1):
         stage = died(tries, last)
-        if stage.overlay().exists() and not stage.standing().published:
+        if stage.overlay().exists() and not stage.state().published:
             monkeypatch.setattr(
-                conversion,
+                swap,
                 "sync_folder",
-                lambda path, stage=stage: synced.append((path, stage.standing().published)),
+                lambda path, stage=stage: synced.append((path, stage.state().published)),
             )
             scene.carry_out(stage)
             assert synced.pop() == (str(stage.folder), False)
@@ -281,11 +281,11 @@ def test_what_apply_had_begun_says_nothing_of_the_overlay(tmp_path, monkeypatch)
     scene = next(scene for scene in SCENES if scene.name == "delete")
     tries = Tries(tmp_path, monkeypatch, "beside", scene)
     last = changes_of(scene, tries.stage())
-    while not died(tries, last).standing().deleting:
+    while not died(tries, last).state().deleting:
         last -= 1
     while not (stage := died(tries, last)).original(suffix=DELETING).exists():
         last -= 1
-    assert stage.standing().deleting
+    assert stage.state().deleting
     for count in range(1, 20):
         stage = died(tries, last)
         with crashing(stage.folder, count) as changes:

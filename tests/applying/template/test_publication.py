@@ -125,7 +125,7 @@ def test_what_an_apply_that_died_has_not_recorded_is_made_up_for(stage):
     stage.apply(guests=("vm",))
     known = read_sidecar(str(stage.sidecar))
     assert set(known.overlays) == {str(stage.overlay())}
-    assert known.overlays[str(stage.overlay())].fingerprint == stage.standing(NAME).overlay
+    assert known.overlays[str(stage.overlay())].fingerprint == stage.state(NAME).overlay
     assert not writable(stage)
 
 

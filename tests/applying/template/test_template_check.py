@@ -12,7 +12,7 @@ import pytest
 from recorded_sidecars import write_sidecar
 from stage import Stage
 
-from batchdiff.applying.journal.records import Notes, Standing, Step
+from batchdiff.applying.journal.records import GuestState, History, Step
 from batchdiff.applying.template import check as template_module
 from batchdiff.applying.template.check import accept_template, doubt, known_digest, require_content, sync
 from batchdiff.choices import Retire
@@ -41,7 +41,7 @@ class Template:
         planned = dataclasses.replace(image, source=source, fingerprints=BEFORE)
         guest = plans.guest_plan(path=str(folder / "vm.img"))
         self.plan = plans.small_plan(guest, template=planned, template_digest="digest")
-        self.notes = Notes()
+        self.history = History()
         self.now = BEFORE
         self.virtual_size = planned.virtual_size
 
@@ -52,7 +52,7 @@ class Template:
         write_sidecar(self.plan.template.source.path, OVERLAY, prints=now, earlier=earlier)
 
     def doubt(self):
-        return doubt(self, self.plan, self.notes)
+        return doubt(self, self.plan, self.history)
 
     def without_digest(self):
         self.plan = dataclasses.replace(self.plan, template_digest="")
@@ -73,7 +73,7 @@ def test_what_changed(template, now, ours):
     """What batchdiff itself did to the ctime does not count; anything else does, whoever did it."""
     template.now = now
     if ours:
-        template.notes.changed.update(now)
+        template.history.changed.update(now)
     assert (template.doubt() == "") is (ours and now is CTIME)
     if template.doubt():
         assert str(template.plan.template.paths[now is CTIME]) in template.doubt()
@@ -144,7 +144,7 @@ def digest_is(monkeypatch):
 
 
 def require(template, check=lambda: None):
-    require_content(template, template.plan, template.notes, "it was touched", check=check)
+    require_content(template, template.plan, template.history, "it was touched", check=check)
 
 
 def test_the_planned_content(template, digest_is):
@@ -163,8 +163,8 @@ def test_another_content(template, digest_is):
 
 def test_another_content_below_overlays(template, digest_is):
     digest_is("another")
-    template.notes.standings.update(
-        {name: Standing(Step.PUBLISHED, published=name != "db") for name in ("web02", "web01", "db")}
+    template.history.states.update(
+        {name: GuestState(Step.PUBLISHED, published=name != "db") for name in ("web02", "web01", "db")}
     )
     with pytest.raises(PlanError, match="changed after overlays were put on it") as caught:
         require(template)
@@ -248,7 +248,7 @@ def test_what_is_accepted_must_not_change_from_then_on(doubtful, monkeypatch):
     run = types.SimpleNamespace(
         session=types.SimpleNamespace(plan=None),
         template=None,
-        journal=types.SimpleNamespace(notes=None),
+        journal=types.SimpleNamespace(history=None),
         stop=types.SimpleNamespace(check=None),
         check_template=lambda: looks.append("looked"),
     )

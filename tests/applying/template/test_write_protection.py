@@ -10,8 +10,8 @@ import pytest
 from clocks import wait_for_another_ctime
 from oracle import source
 
-from batchdiff.applying.journal.file import Journal, read_notes
-from batchdiff.applying.template.write_protection import note_interrupted, protect
+from batchdiff.applying.journal.file import Journal, read_history
+from batchdiff.applying.template.write_protection import protect, record_interrupted
 from batchdiff.image.open import open_image
 
 CHECKSUM = "sha256:" + "ab" * 32
@@ -36,7 +36,7 @@ def opened(path, *below):
 
 def changed(tmp_path):
     """The fingerprints that the journal's file has as ours."""
-    return read_notes(str(tmp_path / "fleet.plan.json"), CHECKSUM).changed
+    return read_history(str(tmp_path / "fleet.plan.json"), CHECKSUM).changed
 
 
 class KilledError(BaseException):
@@ -72,7 +72,7 @@ def test_what_cannot_be_written_anyway_is_left_alone(path, tmp_path, journal):
     with opened(path) as image:
         assert protect(image, journal) == ()
     assert stat.S_IMODE(path.stat().st_mode) == 0o555
-    assert not journal.notes.protecting
+    assert not journal.history.protecting
     assert changed(tmp_path) == set()
 
 
@@ -82,7 +82,7 @@ def test_a_note_that_was_not_written_is_made_up_for(path, tmp_path, journal):
         killed_before_the_note(image, journal)
         assert image.fingerprints() != planned
         assert changed(tmp_path) == set()
-        note_interrupted(image, planned, journal)
+        record_interrupted(image, planned, journal)
         assert changed(tmp_path) == set(image.fingerprints())
 
 
@@ -92,7 +92,7 @@ def test_it_dies_at_any_file_of_the_chain(path, tmp_path, journal, file):
     with opened(top, path) as image:
         planned = image.fingerprints()
         killed_before_the_note(image, journal, file=file)
-        note_interrupted(image, planned, journal)
+        record_interrupted(image, planned, journal)
         assert changed(tmp_path) == set(image.fingerprints()[: file + 1])
         protect(image, journal)
         assert changed(tmp_path) == set(image.fingerprints())
@@ -120,5 +120,5 @@ def test_nothing_else_is_taken_for_ours(path, tmp_path, journal, what):
         if what == "already noted":
             journal.record_changed(image.layers[0].fingerprint())
         lines = (tmp_path / "fleet.plan.json.journal").read_bytes()
-        note_interrupted(image, planned, journal)
+        record_interrupted(image, planned, journal)
     assert (tmp_path / "fleet.plan.json.journal").read_bytes() == lines

@@ -1,42 +1,18 @@
-"""Decide how the work on a guest ends: what became of its original, and the errors if a file is missing."""
+"""Make the errors for a file that is missing, or that is not the one that belongs there."""
 
 from __future__ import annotations
 
 from batchdiff.applying.guests.commands import command
-from batchdiff.applying.guests.file_names import Names
 from batchdiff.applying.guests.guest_files import missing
 from batchdiff.applying.guests.next_action import OutgoingAt
-from batchdiff.applying.journal.records import Fate, Goal, Step
-from batchdiff.applying.results.outcome import Original
-from batchdiff.applying.swap.task import Task
-from batchdiff.errors import GuestError, ImageError
+from batchdiff.applying.journal.records import Goal, Step
+from batchdiff.applying.swap.task import SwapTask
+from batchdiff.errors import GuestError
 from batchdiff.files.filenames import shell_word
-from batchdiff.image.open import open_image
-from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import AGAIN, how_to_remove
 
 
-def original_at(names: Names, where: OutgoingAt) -> Original:
-    """Return what became of an original that this process has not deleted."""
-    match where:
-        case OutgoingAt.GONE:
-            return Original(Fate.GONE)
-        case OutgoingAt.NAMED:
-            return Original(Fate.KEPT)
-        case _:
-            return Original(Fate.QUARANTINED, names.at(where))
-
-
-def opens(overlay: ImageSource) -> bool:
-    """Return whether an overlay whose original was removed can at least be opened."""
-    try:
-        open_image(overlay).close()
-    except ImageError:
-        return False
-    return True
-
-
-def lost(task: Task, where: OutgoingAt) -> GuestError:
+def lost(task: SwapTask, where: OutgoingAt) -> GuestError:
     """Return the error for a missing incoming image: nothing can be done without it."""
     names, incoming = task.outgoing.names, task.incoming.source.path
     if where is OutgoingAt.GONE:
@@ -57,12 +33,17 @@ def lost(task: Task, where: OutgoingAt) -> GuestError:
     )
 
 
+def vanished(path: str) -> GuestError:
+    """Return the error for an image that was there when the command began."""
+    return GuestError(f"{path} is gone", why="it was there a moment ago", remedy=f"Bring it back, {AGAIN}")
+
+
 def rename_back(original: str, disk: str) -> str:
     """Return the command, in backquotes, by which an older original becomes the disk again: no verb does it."""
     return f"`mv -n {shell_word(original)} {shell_word(disk)}`"
 
 
-def another_file(task: Task, quarantined: str) -> GuestError:
+def another_file(task: SwapTask, quarantined: str) -> GuestError:
     """Return the error for a file that cannot get its name back, because another file has taken it."""
     if task.goal is not Goal.APPLY:
         return GuestError(
@@ -98,7 +79,7 @@ def quarantined_by_another(path: str) -> GuestError:
     )
 
 
-def exists_already(task: Task, left: str | None) -> GuestError:
+def exists_already(task: SwapTask, left: str | None) -> GuestError:
     """Return the error for a new file whose name is taken. ``left``: the overlay that a restore left."""
     if task.goal is Goal.APPLY and left == task.incoming.source.path:
         return GuestError(
@@ -111,3 +92,64 @@ def exists_already(task: Task, left: str | None) -> GuestError:
     else:
         remedy = f"Find out what it is and move it away, {AGAIN}"
     return GuestError(f"{task.incoming.source.path} exists already", remedy=remedy)
+
+
+def original_missing(guest: str) -> GuestError:
+    """Return the error for an original that cannot come back, whatever the operator gives up."""
+    return GuestError(
+        f"{guest} cannot go back to its original",
+        why="that was deleted or moved",
+        remedy="Run the same command without `--discard-changes`: an image is then rebuilt from the overlay.",
+    )
+
+
+def both_missing(guest: str, original: str, overlay: str) -> GuestError:
+    """Return the error for a guest without any disk."""
+    return GuestError(
+        f"{guest} cannot be restored",
+        why=f"both its original {original} and its overlay {overlay} are gone",
+        remedy="If they were moved, add `--map OLD=NEW`; otherwise bring one of them back from a backup.",
+    )
+
+
+def overlay_missing(guest: str, overlay: str, original: str | None) -> GuestError:
+    """Return the error for a missing overlay; ``original``: the path of the original, if that is there."""
+    whole = "" if original is None else f" The original, as it was before the conversion, is {original}."
+    discard = command("restore", guest, "--discard-changes")
+    back = "" if original is None else f" To go back to it and give up what the VM wrote: {discard}."
+    return GuestError(
+        f"{guest} was not restored",
+        why=f"its overlay {overlay} {missing(overlay)}, with what its VM wrote since",
+        remedy=f"Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`.{whole}{back}",
+    )
+
+
+def not_the_overlay(path: str) -> GuestError:
+    """Return the error for a file with the overlay's name that would be deleted without a comparison."""
+    return GuestError(
+        f"{path} was not deleted",
+        why="it is not the file that apply published, and it does not rest on the template",
+        remedy="Find out what it is, and move it away if no VM uses it; then run the same command again.",
+    )
+
+
+def not_the_original(guest: str, path: str, overlay: str) -> GuestError:
+    """Return the error for a file with the original's name that may not replace the overlay."""
+    return GuestError(
+        f"{guest} was not restored",
+        why=f"{path} is not its original as it was before the conversion: it is another file, or it was written"
+        " to",
+        remedy=f"Compare it with the overlay {overlay}; move away the one that does not count, {AGAIN}",
+    )
+
+
+def two_disks(guest: str, original: str, overlay: str) -> GuestError:
+    """Return the error for a kept original that differs from its overlay."""
+    return GuestError(
+        f"{guest} was not restored",
+        why=f"its original {original} is still there, and differs from its overlay {overlay}: only you know which"
+        " of the two counts",
+        remedy="To go back to the original and delete the overlay:"
+        f" {command('restore', guest, '--discard-changes')}. To get the overlay's content back, move the original"
+        f" away, {AGAIN}",
+    )

@@ -1,4 +1,4 @@
-"""The state of a guest's conversion, in words for people and scripts."""
+"""A row of `batchdiff status`, for people and scripts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class GuestStanding:
+class StatusRow:
     """The state of one guest of a plan. ``since``: ISO 8601 in UTC, empty if nothing was done yet.
 
     ``step``: its last step, or ``planned``, ``skipped``, ``refused``. ``failure``: why the last run stopped there.

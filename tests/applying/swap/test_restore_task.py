@@ -11,17 +11,26 @@ import pytest
 from oracle import assert_same
 from stage import ASIDE, DELETING, GUEST, NAME, OVERLAY_ASIDE, Stage, failed, status
 
+from batchdiff.applying.checks.verify import Check
 from batchdiff.applying.journal.file import FrozenJournal
-from batchdiff.applying.journal.records import Fate, Goal, Notes, Standing, Step
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
 from batchdiff.applying.results.outcome import Status
-from batchdiff.applying.swap import rebuilding, undo_tasks
-from batchdiff.applying.swap.undo_tasks import RestoreOptions, restore_task
+from batchdiff.applying.swap import guest_to_restore, rebuild_task
+from batchdiff.applying.swap import restore_task as restore_module
+from batchdiff.applying.swap.guest_to_restore import RestoreOptions
+from batchdiff.applying.swap.rebuild_task import RebuildTask
+from batchdiff.applying.swap.restore_task import restore_task
 from batchdiff.choices import Loss, Retire
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
 from batchdiff.plan.sidecar import read_sidecar
 from batchdiff.units import MIB
 
+COMPARISONS = {
+    (Check.NONE,): "identical",
+    ("sound", Check.FLAWLESS): "rebuilt_right",
+    ("sound", Check.LEAKS_ALLOWED): "still_right",
+}
 PLAIN, DISCARD = RestoreOptions(), RestoreOptions(discard_changes=True)
 
 
@@ -42,14 +51,14 @@ class Scene:
         path = str(folder / "vm.img")
         own = path if in_place else str(folder / "vm.qcow2")
         self.original = NO_FILE
-        self.standing = Standing(Step.RETIRED, published=True)
+        self.state = GuestState(Step.RETIRED, published=True)
         self.guest = plans.guest_plan(name="vm", path=path, overlay_path=own)
 
     def put_overlay(self, suffix=""):
         path = f"{self.guest.overlay_path}{suffix}"
         with open(path, "wb") as file:
             file.write(self.overlay_bytes)
-        self.standing = dataclasses.replace(self.standing, overlay=fingerprint_at(path))
+        self.state = dataclasses.replace(self.state, overlay=fingerprint_at(path))
 
     def rebased(self):
         """The overlay's path, on a template that is there: QEMU will not open it otherwise."""
@@ -68,14 +77,14 @@ class Scene:
     def put_rebuilt(self):
         path = self.folder / "vm.img"
         path.write_bytes(b"a rebuilt image")
-        self.standing = dataclasses.replace(self.standing, rebuilt=fingerprint_at(str(path)), goal=Goal.RESTORE)
+        self.state = dataclasses.replace(self.state, rebuilt=fingerprint_at(str(path)), goal=Goal.RESTORE)
 
     def decide(self, options=PLAIN):
         image = dataclasses.replace(plans.planned_image(self.guest.source.path), fingerprints=(self.original,))
         self.guest = dataclasses.replace(self.guest, image=image)
-        run = types.SimpleNamespace(journal=FrozenJournal(Notes()))
+        run = types.SimpleNamespace(journal=FrozenJournal(History()))
         template = plans.planned_image(str(self.folder / "template.img"))
-        return restore_task(self.guest, template, run, self.standing, options)
+        return restore_task(self.guest, template, run, self.state, options)
 
     def words(self, options=PLAIN):
         """The task in words: what comes, how it is compared, what else may happen, what goes, what stays."""
@@ -87,8 +96,8 @@ class Scene:
         return ", ".join(
             (
                 self._incoming(task.incoming),
-                "unseen" if task.verified else task.verify.__name__.strip("_"),
-                "or nothing" if task.otherwise is None else self._otherwise(task),
+                self._comparison(task) if task.needs_comparison else "unseen",
+                self._if_different(task),
                 "no overlay" if task.outgoing.known is NO_FILE else f"overlay {self._suffix_of_overlay(task)}",
                 "nothing stays" if task.older is None else f"stays {self._suffix(task.older)}",
             )
@@ -100,15 +109,29 @@ class Scene:
             return f"original {self._suffix(incoming.ready)}"
         if incoming.known is None:
             return "rebuilt"
-        return "rebuilt before" if incoming.known is self.standing.rebuilt else "original own"
+        return "rebuilt before" if incoming.known is self.state.rebuilt else "original own"
 
-    def _otherwise(self, task):
+    def _comparison(self, task):
+        """What QEMU is asked, of the incoming file and of the overlay."""
+        asked = []
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (restore_module, rebuild_task):
+                patch.setattr(module, "check_used", lambda *_: asked.append("sound"))
+                patch.setattr(module, "verify", lambda comparison, *_: asked.append(comparison.check))
+            task.verify(types.SimpleNamespace(source="overlay"), "disk", None)
+        return COMPARISONS[tuple(asked)]
+
+    def _if_different(self, task):
+        if isinstance(task, RebuildTask) or task.outgoing.known is NO_FILE:
+            assert task.if_different() is None
+            return "or nothing"
         if task.incoming.ready is None:
             with pytest.raises(GuestError, match="only you know which of the two counts"):
-                task.otherwise()
+                task.if_different()
             return "or two disks"
-        other = task.otherwise()
-        assert other.otherwise is None
+        other = task.if_different()
+        assert isinstance(other, RebuildTask)
+        assert other.if_different() is None
         stays = "nothing" if other.older is None else self._suffix(other.older)
         return f"or {self._incoming(other.incoming)} beside {stays}"
 
@@ -197,7 +220,7 @@ def test_an_overlay_that_is_missing(scene, suffix):
 def test_an_overlay_that_restore_has_deleted(scene, suffix):
     """It was about to be unlinked, so that it is gone was our doing: nothing is asked of the operator."""
     scene.put_original(suffix)
-    scene.standing = dataclasses.replace(scene.standing, goal=Goal.RESTORE, deleting=True)
+    scene.state = dataclasses.replace(scene.state, goal=Goal.RESTORE, deleting=True)
     where = "own" if not suffix else "original"
     assert scene.words() == f"original {where}, unseen, or nothing, no overlay, nothing stays"
 
@@ -209,7 +232,7 @@ def test_an_overlay_that_restore_has_deleted(scene, suffix):
 def test_an_overlay_that_no_record_says_was_deleted(scene, noted):
     """The same without the note, or with one that was about the original."""
     scene.put_original(ASIDE)
-    scene.standing = dataclasses.replace(scene.standing, **noted)
+    scene.state = dataclasses.replace(scene.state, **noted)
     with pytest.raises(GuestError, match="is missing, with what its VM wrote since"):
         scene.decide()
 
@@ -218,7 +241,7 @@ def test_an_overlay_that_no_record_says_was_deleted(scene, noted):
 def test_what_was_never_published(scene, suffix):
     """Apply died before: the original gets its name back."""
     scene.put_original(suffix)
-    scene.standing = Standing(Step.RETIRING, moved=True)
+    scene.state = GuestState(Step.RETIRING, moved=True)
     where = suffix.removeprefix(".batchdiff-") or "own"
     assert scene.words() == f"original {where}, unseen, or nothing, no overlay, nothing stays"
 
@@ -226,7 +249,7 @@ def test_what_was_never_published(scene, suffix):
 def test_an_unpublished_file_at_the_overlays_path_is_not_ours(beside):
     beside.put_original()
     beside.put_overlay()
-    beside.standing = Standing(Step.CHECKED, temporary="/x")
+    beside.state = GuestState(Step.CHECKED, temporary="/x")
     assert beside.words() == "original own, unseen, or nothing, no overlay, nothing stays"
 
 
@@ -249,7 +272,7 @@ def test_a_rebuilt_image_whose_overlay_has_gone(scene, older, options):
     if older:
         scene.put_original(ASIDE)
     stays = "stays original" if older else "nothing stays"
-    scene.standing = dataclasses.replace(scene.standing, deleting=True)
+    scene.state = dataclasses.replace(scene.state, deleting=True)
     assert scene.words(options) == f"rebuilt before, unseen, or nothing, no overlay, {stays}"
 
 
@@ -265,7 +288,7 @@ def test_an_original_that_got_its_name_back_is_no_rebuilt_image(beside):
     """The journal has its identity in the same place."""
     beside.put_original()
     beside.put_overlay()
-    beside.standing = dataclasses.replace(beside.standing, rebuilt=beside.original, goal=Goal.RESTORE)
+    beside.state = dataclasses.replace(beside.state, rebuilt=beside.original, goal=Goal.RESTORE)
     assert beside.words() == "original own, identical, or two disks, overlay own, nothing stays"
 
 
@@ -346,9 +369,9 @@ def test_notes_of_a_rebuilt_image(tmp_path, monkeypatch):
     stage.use()
     (outcome,) = stage.restore()
     assert outcome.original.fate is Fate.REBUILT
-    notes = " ".join(outcome.remarks)
-    assert f"The older original is still {stage.original(suffix=ASIDE)}" in notes
-    assert stage.notes.standings[NAME].aside == str(stage.original(suffix=ASIDE))
+    history = " ".join(outcome.remarks)
+    assert f"The older original is still {stage.original(suffix=ASIDE)}" in history
+    assert stage.history.states[NAME].aside == str(stage.original(suffix=ASIDE))
 
 
 def test_no_space_is_noticed_before_the_first_byte(stage, monkeypatch):
@@ -359,8 +382,8 @@ def test_no_space_is_noticed_before_the_first_byte(stage, monkeypatch):
     def full(*_):
         raise GuestError("there is not enough space")
 
-    monkeypatch.setattr(rebuilding, "check_space_for_image", full)
-    monkeypatch.setattr(rebuilding, "write_standalone", lambda *_, **__: pytest.fail("it writes"))
+    monkeypatch.setattr(rebuild_task, "check_space_for_image", full)
+    monkeypatch.setattr(rebuild_task, "write_standalone", lambda *_, **__: pytest.fail("it writes"))
     assert "not enough space" in failed(stage.restore())
     assert stage.images() == before
 
@@ -401,7 +424,7 @@ def test_the_sidecar_forgets_the_overlay(stage, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(undo_tasks, "forget_overlay", full)
+    monkeypatch.setattr(guest_to_restore, "forget_overlay", full)
     (outcome,) = stage.restore()
     assert outcome.status is Status.RESTORED
     assert "still names the overlay (No space left on device)" in outcome.remarks[0]
@@ -415,3 +438,21 @@ def test_an_original_goes_back_into_quarantine_before_an_image_is_rebuilt(stage)
     assert status(stage.restore()) is Status.RESTORED
     assert stage.images() == {stage.original().name, stage.original(suffix=ASIDE).name}
     assert_same(stage.original(suffix=ASIDE).read_bytes(), notation.content(GUEST))
+
+
+def test_an_original_that_vanishes_once_the_task_is_made(tmp_path, monkeypatch):
+    """Restore writes no image in its place: what the original held is not known to be what the overlay shows."""
+    stage = Stage(tmp_path, monkeypatch)
+    stage.apply()
+
+    def made(*arguments):
+        task = restore_task(*arguments)
+        stage.original().rename(stage.folder / "elsewhere")
+        return task
+
+    monkeypatch.setattr("batchdiff.applying.undo.restore_task", made)
+    reason = failed(stage.restore())
+    assert reason == (
+        f"{stage.original()} is gone: it was there a moment ago. Bring it back, then run the same command again."
+    )
+    assert stage.images() == {stage.overlay().name, "elsewhere"}

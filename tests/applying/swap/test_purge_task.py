@@ -14,8 +14,8 @@ from patching import Patched
 from stage import ASIDE, DELETING, GUEST, NAME, Stage, failed, status
 
 from batchdiff.applying.guests.guest_files import on_disk
-from batchdiff.applying.guests.status import standings_of
-from batchdiff.applying.journal.records import Fate, Goal, Standing, Step
+from batchdiff.applying.guests.status import status_rows
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
 from batchdiff.applying.results.outcome import Status
 from batchdiff.choices import Retire
 from batchdiff.errors import InUseError, VerificationError
@@ -44,8 +44,8 @@ def assert_kept(stage):
 
 def assert_deleted(stage):
     assert stage.images() == {stage.overlay().name}
-    assert stage.standing().step is Step.PURGED
-    assert stage.standing().fate is Fate.DELETED
+    assert stage.state().step is Step.PURGED
+    assert stage.state().fate is Fate.DELETED
     assert stage.purge() == []
 
 
@@ -63,8 +63,8 @@ def test_used(stage):
     assert (outcome.status, outcome.exit_code) == (Status.KEPT, 0)
     assert "its VM has run on the overlay since" in outcome.reason
     assert stage.steps == []
-    assert stage.notes.failures == {}
-    (line,) = standings_of(stage.plan, stage.notes, on_disk(stage.plan, stage.notes))
+    assert stage.history.failures == {}
+    (line,) = status_rows(stage.plan, stage.history, on_disk(stage.plan, stage.history))
     assert line.next.startswith("purge --used: delete the original")
     assert_kept(stage)
 
@@ -177,17 +177,17 @@ def test_a_file_under_the_name_of_what_is_about_to_be_deleted(stage, goal):
 
 def test_a_purge_that_died_is_carried_on(stage):
     aside(stage).rename(stage.original(suffix=DELETING))
-    stage.note(Standing(Step.RETIRING, Goal.PURGE, overlay=stage.standing().overlay, published=True, moved=True))
+    stage.note(GuestState(Step.RETIRING, Goal.PURGE, overlay=stage.state().overlay, published=True, moved=True))
     assert status(stage.purge()) is Status.PURGED
     assert_deleted(stage)
 
 
 def test_a_purge_that_died_before_its_last_note(stage):
     aside(stage).unlink()
-    standing = Standing(Step.RETIRING, Goal.PURGE, published=True, moved=True, deleting=True)
-    stage.note(standing)
+    state = GuestState(Step.RETIRING, Goal.PURGE, published=True, moved=True, deleting=True)
+    stage.note(state)
     assert status(stage.purge()) is Status.PURGED
-    assert stage.standing().fate is Fate.DELETED
+    assert stage.state().fate is Fate.DELETED
 
 
 def test_an_original_that_was_removed(stage):
@@ -197,7 +197,7 @@ def test_an_original_that_was_removed(stage):
     assert (outcome.status, outcome.original.fate) == (Status.UNCHANGED, Fate.GONE)
     (outcome,) = stage.purge()
     assert (outcome.status, outcome.original.fate) == (Status.PURGED, Fate.GONE)
-    assert (stage.standing().fate, stage.standing().aside) == (Fate.GONE, None)
+    assert (stage.state().fate, stage.state().aside) == (Fate.GONE, None)
     assert stage.images() == {stage.overlay().name}
     assert stage.purge() == []
 
@@ -221,7 +221,7 @@ def test_an_older_original_differs(older):
     assert older.judge.checked == []  # the image is not ours any longer
     assert status(older.purge(used=True)) is Status.PURGED
     assert older.images() == {older.original().name}
-    assert older.notes.standings == {}
+    assert older.history.states == {}
     assert older.purge() == []
 
 

@@ -1,0 +1,33 @@
+"""Find the images of a plan that have changed since it was made, by their fingerprints alone."""
+
+from __future__ import annotations
+
+from batchdiff.applying.journal.records import History
+from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
+from batchdiff.plan.known_states import is_known_state
+from batchdiff.plan.plan import Plan
+from batchdiff.plan.sidecar import read_sidecar, sidecar_path
+
+
+def changed_images(plan: Plan, history: History) -> list[str]:
+    """Return a sentence for each image that has changed since planning; converted guests don't matter."""
+    pending = [guest for guest in plan.to_convert if guest.name not in history.published]
+    template = [] if _is_template_unchanged(plan) else [plan.template]
+    images = [*template, *(guest.image for guest in pending)]
+    notices = []
+    for image in images:
+        for path, planned in zip(image.paths, image.fingerprints, strict=True):
+            now = fingerprint_at(path)
+            if now in history.changed:
+                continue
+            changes = "it is gone" if now is None else planned.changes(now)
+            if changes:
+                notices.append(f"{path}: {changes}")
+    return notices
+
+
+def _is_template_unchanged(plan: Plan) -> bool:
+    """Return True if only batchdiff changed the template: apply, of any plan, removes its write permission."""
+    now = tuple(fingerprint_at(path) or NO_FILE for path in plan.template.paths)
+    path = plan.template.source.path
+    return is_known_state(plan.template.fingerprints, now, read_sidecar(sidecar_path(path, path)))

@@ -1,0 +1,36 @@
+"""Refuse to undo guests by a plan that did not convert them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from batchdiff.errors import UsageError
+from batchdiff.files.filenames import shell_word
+from batchdiff.plan.earlier_plans import plan_in
+from batchdiff.plan.plan import GuestPlan, Plan
+from batchdiff.units import few
+
+
+def require_done_here(plan: Plan, names: Iterable[str] | None, verb: str) -> None:
+    """Refuse guests that an earlier plan converted: only that plan, with its journal, can undo it.
+
+    :raises UsageError: there is such a guest; the message names its plan, and the command to run.
+    """
+    asked = set(names or ())
+    elsewhere = [(guest, plan_in(guest.reason)) for guest in plan.guests if guest.name in asked]
+    found = [(guest, path) for guest, path in elsewhere if path]
+    if found:
+        said = "; ".join(f"{guest.name} was converted by {path}" for guest, path in found)
+        raise UsageError(
+            f"this plan has not converted {few([guest.name for guest, _ in found])}",
+            why=said,
+            remedy=_commands(found, verb),
+        )
+
+
+def _commands(found: list[tuple[GuestPlan, str]], verb: str) -> str:
+    by_plan: dict[str, list[str]] = {}
+    for guest, path in found:
+        by_plan.setdefault(path, []).append(f"--guest {shell_word(guest.name)}")
+    commands = [f"`batchdiff {verb} {shell_word(path)} {' '.join(names)}`" for path, names in by_plan.items()]
+    return f"Run {' and '.join(commands)}."

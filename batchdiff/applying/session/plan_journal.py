@@ -1,0 +1,45 @@
+"""Lock the journal of a plan for a command that changes files, and complete it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from batchdiff.applying.guests.recovery import recovered
+from batchdiff.applying.journal.file import Journal
+from batchdiff.applying.journal.records import mapped_history
+from batchdiff.errors import PlanError
+from batchdiff.files.filenames import shell_word
+from batchdiff.plan.head import plan_head
+from batchdiff.plan.path_map import PathMap
+from batchdiff.plan.plan import Plan
+
+
+@contextmanager
+def plan_journal(path: str, plan: Plan, path_map: PathMap) -> Iterator[Journal]:
+    """Open the journal of the plan at ``path``, with present paths, and with every conversion that it lacks.
+
+    ``path_map`` leads from the paths in journal and sidecar to the present ones. Inside the block no other command
+    of batchdiff can change the journal or replace the plan.
+
+    :raises PlanError: another command is at work on the plan, or another plan has replaced it.
+    """
+    with closing(Journal(path, plan.checksum)) as journal:
+        _require_still_there(path, plan)
+        journal.history = mapped_history(journal.history, path_map)
+        for name, state in recovered(plan, journal.history, path_map).items():
+            journal.record(name, state)
+        yield journal
+
+
+def _require_still_there(path: str, plan: Plan) -> None:
+    """Check, with the journal locked, that `batchdiff plan` has not replaced the plan since it was read.
+
+    :raises PlanError: another plan is there now.
+    """
+    head = plan_head(path)
+    if head is not None and head.checksum != plan.checksum:
+        raise PlanError(
+            f"another plan was written to {path} meanwhile",
+            remedy=f"`batchdiff show {shell_word(path)}` prints it; then run the same command again.",
+        )

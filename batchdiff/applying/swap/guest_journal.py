@@ -1,0 +1,86 @@
+"""Record each change of a guest in the journal, on disk, before anything rests on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from batchdiff.applying.journal.records import Goal, GuestState, Step
+from batchdiff.applying.results.outcome import Original
+from batchdiff.applying.session.session import Session
+from batchdiff.applying.swap.task import SwapTask
+from batchdiff.files.fingerprint import Fingerprint
+
+
+class GuestJournal:
+    """The journal of one guest while its task is carried out. ``state``: where it stands."""
+
+    def __init__(self, task: SwapTask, session: Session) -> None:
+        self._task, self._session = task, session
+        known = session.journal.state(task.guest)
+        self.state = GuestState(Step.CHECKED, task.goal) if known is None else replace(known, goal=task.goal)
+        if known is not None and known.goal is not task.goal:
+            # Another verb's outgoing file is another file: what was done to its name does not count here.
+            self.state = replace(self.state, moved=False, deleting=False)
+
+    def record_temporary(self, path: str) -> None:
+        """Record a file before it is made, so that the next run can remove it if this process dies."""
+        self._record(replace(self.state, step=Step.CHECKED, temporary=path))
+
+    def record_written(self) -> None:
+        """Record that the temporary file is complete and on disk."""
+        self._record(replace(self.state, step=Step.WRITTEN))
+
+    def record_verified(self, incoming: Fingerprint) -> None:
+        """Record the identity of the incoming file, which was compared with the outgoing one."""
+        self._record(replace(self._identified(incoming), step=Step.VERIFIED))
+
+    def record_published(self, incoming: Fingerprint) -> None:
+        """Record that the incoming file has its own name."""
+        state = replace(self._identified(incoming), step=Step.PUBLISHED, temporary=None)
+        # Once an overlay is published, it stays so: it is verified again before its original goes.
+        self._record(state if self._task.goal is Goal.RESTORE else replace(state, published=True))
+
+    def record_moving(self) -> None:
+        """Record that the outgoing file is about to be renamed: then the next run knows who did it."""
+        if not self.state.moved or self.state.deleting:
+            self._record(replace(self.state, step=Step.RETIRING, moved=True, deleting=False))
+
+    def record_deleting(self) -> None:
+        """Record that the outgoing file is about to be deleted: if it is gone after a crash, batchdiff did it."""
+        if not self.state.deleting:
+            self._record(replace(self.state, step=Step.RETIRING, deleting=True))
+
+    def record_end(self, original: Original) -> None:
+        """Record the final step, with what became of the original."""
+        before = self.state
+        if self._task.final is Step.RESTORED:  # of the conversion only an older original may be left
+            before = GuestState(Step.RESTORED, self._task.goal)
+        fate, aside, _ = original
+        self._record(replace(before, step=self._task.final, temporary=None, fate=fate, aside=aside))
+
+    def forget_temporary(self) -> None:
+        """Forget the unfinished file, which is removed; whatever is recorded next does not have it."""
+        self.state = replace(self.state, temporary=None)
+
+    def record_rolled_back(self, *, moved: bool) -> None:
+        """Take back the record of an unfinished file that is gone, which the next run need not clean up.
+
+        ``moved``: whether the outgoing file still has another name than its own.
+        """
+        recorded = self._session.journal.state(self._task.guest)
+        if recorded is None or recorded.published or recorded.goal is not Goal.APPLY:
+            return
+        if recorded.temporary is not None and self.state.temporary is None:
+            self.state = replace(self.state, step=Step.CHECKED, overlay=None, moved=moved)
+            self._session.journal.record(self._task.guest, self.state)
+
+    def _identified(self, incoming: Fingerprint) -> GuestState:
+        if self._task.goal is Goal.RESTORE:
+            return replace(self.state, rebuilt=incoming)
+        return replace(self.state, overlay=incoming)
+
+    def _record(self, state: GuestState) -> None:
+        self._session.journal.record(self._task.guest, state)
+        if state.step is not self.state.step or state.step is Step.CHECKED:
+            self._session.watch.step(self._task.guest, state.step)
+        self.state = state

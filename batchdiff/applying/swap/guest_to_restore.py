@@ -1,0 +1,77 @@
+"""A guest that is to be restored: what all its tasks need to know, and do at their end."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+from batchdiff.applying.checks.overlay_losses import LossesAllowed
+from batchdiff.applying.guests.file_names import original_names, overlay_names
+from batchdiff.applying.guests.guest_files import Found
+from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
+from batchdiff.applying.journal.records import GuestState
+from batchdiff.applying.session.session import Run
+from batchdiff.applying.swap.incoming import IncomingFile
+from batchdiff.applying.swap.task import Outgoing
+from batchdiff.applying.template.sidecar import forget_overlay
+from batchdiff.files.fingerprint import NO_FILE
+from batchdiff.image_source import ImageSource
+from batchdiff.linux.call_failures import reason
+from batchdiff.plan.plan import GuestToConvert, PlannedImage
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreOptions:
+    """The options of restore. ``discard_changes``: go back to the originals, whatever VMs wrote since."""
+
+    guests: tuple[str, ...] | None = None
+    discard_changes: bool = False
+    losses: LossesAllowed = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class GuestToRestore:
+    """A guest, the template of its overlay, where it stands, and what the operator asked for."""
+
+    plan: GuestToConvert
+    template: PlannedImage
+    run: Run
+    state: GuestState
+    options: RestoreOptions
+
+    def outgoing(self, overlay: Found | None) -> Outgoing:
+        """Return the overlay, as it is now, as the file that goes; None: it has gone already."""
+        source = planned_overlay(self.plan, self.template.source)
+        names = overlay_names(self.plan.overlay_path)
+        if overlay is None:
+            return Outgoing(source, names, NO_FILE)
+        as_it_is = current_overlay(replace(source, path=overlay.path))
+        return Outgoing(replace(as_it_is, path=self.plan.overlay_path), names, overlay.now)
+
+    def original(self, found: Found) -> IncomingFile:
+        """Return the original, which takes its own name again unless it has that."""
+        source = self.plan.source
+        return IncomingFile(source, found.now, None if found.path == source.path else found.path)
+
+    def rebuilt(self) -> IncomingFile:
+        """Return the image that an earlier restore has rebuilt."""
+        return IncomingFile(self.rebuilt_source, self.state.rebuilt)
+
+    @property
+    def rebuilt_source(self) -> ImageSource:
+        """The image that restore rebuilds, under the guest's name."""
+        return replace(self.plan.source, backing=())
+
+    def older(self) -> str | None:
+        """Return the path of an original in quarantine, which stays there beside a rebuilt image."""
+        quarantined = original_names(self.plan.source.path).quarantine
+        return quarantined if os.path.lexists(quarantined) else None
+
+    def forget_overlay(self) -> list[str]:
+        """Take the overlay out of the template's sidecar; return a remark if that fails."""
+        template = self.template.source.path
+        try:
+            forget_overlay(template, self.plan.overlay_path)
+        except OSError as error:
+            return [f"the sidecar of {template} still names the overlay ({reason(error)})"]
+        return []

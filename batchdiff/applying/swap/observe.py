@@ -1,0 +1,70 @@
+"""Look at the two files of a task: where each of them is now, whatever an earlier process has left.
+
+::
+
+    the incoming file   NONE -> temporary file written -> READY -> published -> PUBLISHED
+                        UNFINISHED: left behind by a process that died   LOST: published before, but not there
+"""
+
+from __future__ import annotations
+
+import os
+
+from batchdiff.applying.guests.file_names import FileNames, where_is
+from batchdiff.applying.guests.next_action import IncomingAt, OutgoingAt, Scene
+from batchdiff.applying.journal.records import Fate
+from batchdiff.applying.results.outcome import Original
+from batchdiff.applying.swap.task import SwapTask, is_in_place
+from batchdiff.errors import ImageError
+from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
+from batchdiff.image.open import open_image
+from batchdiff.image_source import ImageSource
+
+
+def observe(task: SwapTask, temporary: str | None, *, verified: bool) -> Scene:
+    """Return the state of a task's two files; ``temporary``: the unfinished file that the journal knows."""
+    return Scene(outgoing_at(task), incoming_at(task, temporary), verified, task.retire, is_in_place(task))
+
+
+def outgoing_at(task: SwapTask) -> OutgoingAt:
+    """Return which of its names the outgoing file has now."""
+    return where_is(task.outgoing.names, task.outgoing.known)
+
+
+def incoming_at(task: SwapTask, temporary: str | None) -> IncomingAt:
+    """Return the state of the incoming file; ``temporary``: the unfinished file that the journal knows."""
+    incoming = task.incoming
+    now = fingerprint_at(incoming.path)
+    if incoming.was_published:
+        # Any file there is what the VM sees; but once it was compared, no other file may take its place.
+        is_outgoing = is_in_place(task) and task.outgoing.known.differs_in_ctime_only(now or NO_FILE)
+        if now is None or is_outgoing:
+            return IncomingAt.LOST  # the outgoing file was given this name
+        if incoming.compared is not None and not incoming.compared.is_same_file(now):
+            return IncomingAt.LOST
+        return IncomingAt.PUBLISHED
+    if incoming.known is not None and now is not None and incoming.known.differs_in_ctime_only(now):
+        return IncomingAt.PUBLISHED
+    if incoming.ready is not None:
+        return IncomingAt.READY
+    return IncomingAt.UNFINISHED if temporary is not None and os.path.lexists(temporary) else IncomingAt.NONE
+
+
+def original_at(names: FileNames, where: OutgoingAt) -> Original:
+    """Return what became of an original that this process has not deleted."""
+    match where:
+        case OutgoingAt.GONE:
+            return Original(Fate.GONE)
+        case OutgoingAt.NAMED:
+            return Original(Fate.KEPT)
+        case _:
+            return Original(Fate.QUARANTINED, names.at(where))
+
+
+def opens(overlay: ImageSource) -> bool:
+    """Return whether an overlay whose original was removed can at least be opened."""
+    try:
+        open_image(overlay).close()
+    except ImageError:
+        return False
+    return True

@@ -1,0 +1,173 @@
+"""The task of a guest under purge, which ends the quarantine of its original.
+
+::
+
+    QEMU finds overlay and original identical     the original is deleted
+    they differ, or the VM is running             kept: the VM has run on the overlay since
+    the same with --used                          the original is deleted, if the overlay is sound
+    the overlay is missing or damaged             failed: the original may be all that is left
+
+After a restore that rebuilt an image, the image stands where the overlay stood.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from batchdiff.applying.checks.verify import Check, Comparison, check_used, verify
+from batchdiff.applying.checks.verify_mode import VerifyMode
+from batchdiff.applying.guests.commands import command
+from batchdiff.applying.guests.file_names import FileNames, original_names
+from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
+from batchdiff.applying.journal.records import Goal, GuestState, Step
+from batchdiff.applying.session.change_detection import ChangeDetector
+from batchdiff.applying.session.session import Run
+from batchdiff.applying.swap.incoming import IncomingFile
+from batchdiff.applying.swap.refusals import rename_back
+from batchdiff.applying.swap.task import Outgoing
+from batchdiff.choices import Retire
+from batchdiff.errors import DifferenceError, GuestError, InUseError
+from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
+from batchdiff.image.image import Image
+from batchdiff.image.open import open_layer
+from batchdiff.image_source import ImageSource
+from batchdiff.plan.plan import GuestToConvert, PlannedImage
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeOptions:
+    """The options of purge. ``used``: delete originals even if their VMs have run on the overlays since."""
+
+    guests: tuple[str, ...] | None = None
+    used: bool = False
+
+
+def purge_task(
+    guest: GuestToConvert, template: PlannedImage, run: Run, state: GuestState, options: PurgeOptions
+) -> PurgeTask:
+    """Return the task of purge for a guest whose original is in quarantine.
+
+    :raises GuestError: its original must not go.
+    """
+    names = original_names(guest.source.path)
+    aside = replace(names, own=names.quarantine)
+    now = fingerprint_at(aside.deleting) if state.goal is Goal.PURGE else None
+    now = now or fingerprint_at(aside.own)
+    incoming = _what_the_vm_sees(guest, template, state)
+    if fingerprint_at(incoming.path) is None:
+        raise _all_that_is_left(guest.name, incoming.path, aside, state)
+    # A VM may be killed in the middle of a write, which leaves leaked clusters. A rebuilt raw image has no check.
+    soundness = Check.NONE if _is_restored(state) else Check.LEAKS_ALLOWED
+    return PurgeTask(
+        guest=guest.name,
+        final=Step.RESTORED if _is_restored(state) else Step.PURGED,
+        outgoing=Outgoing(replace(guest.source, path=aside.own), aside, now or NO_FILE),
+        incoming=IncomingFile(incoming, fingerprint_at(incoming.path), was_published=True),
+        planned=guest.image.fingerprints[0],
+        soundness=soundness,
+        used=options.used,
+        run=run,
+        detector=ChangeDetector(run.journal),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeTask:
+    """Delete an original in quarantine, while its overlay or a rebuilt image is the VM's disk.
+
+    ``planned``: the original's fingerprint in the plan. ``soundness``: the check that the VM's disk must pass.
+    ``used``: whether an original that differs may be deleted, too. ``is_compared``: False once it was found to
+    differ; then only the soundness of the VM's disk counts.
+    """
+
+    goal, retire, needs_comparison, older = Goal.PURGE, Retire.DELETE, True, None
+
+    guest: str
+    final: Step
+    outgoing: Outgoing
+    incoming: IncomingFile
+    planned: Fingerprint
+    soundness: Check
+    used: bool
+    run: Run
+    detector: ChangeDetector
+    is_compared: bool = True
+
+    def check(self, original: Image) -> None:
+        """Check that neither the original nor the template has changed since the task began."""
+        self.detector.check_chain(original)
+        self.run.check_template()
+
+    def verify(self, original: Image, disk: ImageSource, ended: Callable[[], bool]) -> None:
+        """Compare the original with the VM's disk, or only check that disk, if they are known to differ."""
+        if self.is_compared:
+            self._compare(original, disk, ended)
+        else:
+            _require_sound(disk, ended)
+
+    def if_different(self) -> PurgeTask | None:
+        """Return the task without a comparison, if the operator allows that and the original is the planned one.
+
+        :raises GuestError: it is another file.
+        """
+        if not self.used or not self.is_compared:
+            return None
+        now, planned = self.outgoing.known, self.planned
+        if (planned.size, planned.mtime_ns) != (now.size, now.mtime_ns):
+            raise GuestError(
+                f"{self.outgoing.names.own} was not deleted",
+                why="it differs from what the VM sees now, and it is not the file that was planned",
+                remedy="Find out what it holds, and remove it yourself.",
+            )
+        disk = IncomingFile(self.incoming.source, self.incoming.known, was_published=True)
+        return replace(self, incoming=disk, is_compared=False)
+
+    def after_publish(self) -> list[str]:
+        """Do nothing: purge publishes nothing."""
+        return []
+
+    def before_end(self) -> list[str]:
+        """Do nothing."""
+        return []
+
+    def _compare(self, original: Image, disk: ImageSource, ended: Callable[[], bool]) -> None:
+        try:
+            verify(Comparison(original.source, disk, check=self.soundness), VerifyMode.FULL, ended)
+        except InUseError as error:  # the VM is running: they count as different
+            raise DifferenceError(
+                f"{disk.path} is in use, so the two cannot be compared", why=error.why
+            ) from error
+
+
+def _all_that_is_left(guest: str, disk: str, aside: FileNames, state: GuestState) -> GuestError:
+    """Return the error for an original whose guest has no disk: neither an overlay nor a rebuilt image."""
+    back = command("restore", guest, "--discard-changes")
+    if _is_restored(state):
+        back = rename_back(aside.own if os.path.lexists(aside.own) else aside.deleting, disk)
+    return GuestError(
+        f"{aside.own} was not deleted",
+        why=f"{disk} is missing, so the original may be all that is left of {guest}",
+        remedy="Bring the missing file back; if it was moved, add `--map OLD=NEW`. To go back to the original:"
+        f" {back}.",
+    )
+
+
+def _what_the_vm_sees(guest: GuestToConvert, template: PlannedImage, state: GuestState) -> ImageSource:
+    if _is_restored(state):
+        return replace(guest.source, backing=())
+    return current_overlay(planned_overlay(guest, template.source))
+
+
+def _is_restored(state: GuestState) -> bool:
+    """Return whether it is an older original that a restore left, also if a purge of it was interrupted."""
+    return not state.published
+
+
+def _require_sound(disk: ImageSource, ended: Callable[[], bool]) -> None:
+    try:
+        check_used(disk, ended)
+    except InUseError:
+        # Its VM is running on it at this moment, with its template: there is no better proof.
+        open_layer(disk).close()

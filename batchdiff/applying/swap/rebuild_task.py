@@ -1,0 +1,93 @@
+"""The task of a guest under restore whose image must be rebuilt: from the overlay, in the original's format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from batchdiff.applying.checks.space import check_space_for_image
+from batchdiff.applying.checks.verify import Comparison, check_used, verify
+from batchdiff.applying.checks.verify_mode import VerifyMode
+from batchdiff.applying.guests.commands import command
+from batchdiff.applying.guests.file_names import original_names
+from batchdiff.applying.guests.guest_files import Found
+from batchdiff.applying.journal.records import Goal, Step
+from batchdiff.applying.session.change_detection import ChangeDetector
+from batchdiff.applying.swap import retire
+from batchdiff.applying.swap.guest_to_restore import GuestToRestore
+from batchdiff.applying.swap.incoming import IncomingFile
+from batchdiff.applying.writer.standalone import write_standalone
+from batchdiff.choices import Retire
+from batchdiff.image.files import identify, open_image_file
+from batchdiff.image.image import Image
+from batchdiff.image_source import ImageSource
+from batchdiff.linux.metadata import copy_metadata, prepare
+
+
+class RebuildTask:
+    """Write what the VM sees to the guest's own name, and delete the overlay; an older original stays.
+
+    ``original``: that original, which differs from the overlay; None if there is none.
+    """
+
+    goal, final, retire, needs_comparison = Goal.RESTORE, Step.RESTORED, Retire.DELETE, True
+
+    def __init__(self, guest: GuestToRestore, overlay: Found, original: Found | None) -> None:
+        self.guest, self.incoming = guest.plan.name, IncomingFile(guest.rebuilt_source)
+        self.outgoing = guest.outgoing(overlay)
+        self.older = guest.older() if original is None else original_names(guest.plan.source.path).quarantine
+        self._guest, self._original = guest, original
+        self._detector = ChangeDetector(guest.run.journal)
+
+    def check(self, overlay: Image) -> None:
+        """Check that neither the overlay nor the template has changed since the task began."""
+        self._guest.run.check_template()  # first: it notices another file in the template's place
+        self._detector.check_chain(overlay)
+
+    def write(self, fd: int, overlay: Image) -> list[str]:
+        """Write the image, with the overlay's owner, mode and attributes."""
+        plan, record = self._guest.plan, self._guest.plan.image
+        check_space_for_image(overlay, os.path.dirname(plan.source.path), plan.name)
+        self._spare_original()
+        lost = prepare(overlay.layers[0].fd, fd)
+        # A raw file may get back a size that is not a multiple of 512, unless the disk was resized.
+        planned = record.fingerprints[0].size
+        size = planned if overlay.virtual_size == record.virtual_size else overlay.virtual_size
+        write_standalone(fd, overlay, plan.source.format, size, check=self._guest.run.stop.check)
+        lost += copy_metadata(overlay.layers[0].fd, fd)
+        remarks = [f"could not keep {what}" for what in lost]
+        left = self._guest.older()
+        if left is not None:
+            remarks.append(
+                f"rebuilt with what its VM wrote. The older original is still {left}; to delete it:"
+                f" {command('purge', plan.name, '--used')}"
+            )
+        return remarks
+
+    def verify(self, overlay: Image, rebuilt: ImageSource, ended: Callable[[], bool]) -> None:
+        """Compare every byte of the overlay with the image that was just written."""
+        check_used(overlay.source, ended)
+        verify(Comparison(overlay.source, rebuilt), VerifyMode.FULL, ended)
+
+    def if_different(self) -> None:
+        """Report the difference: it is a failure."""
+
+    def after_publish(self) -> list[str]:
+        """Do nothing."""
+        return []
+
+    def before_end(self) -> list[str]:
+        """Take the overlay out of the template's sidecar."""
+        return self._guest.forget_overlay()
+
+    def _spare_original(self) -> None:
+        """Move an original back into quarantine if a process died when it was about to delete it."""
+        names = original_names(self._guest.plan.source.path)
+        if self._original is None or self._original.path != names.deleting:
+            return
+        fd = open_image_file(names.deleting)
+        try:
+            retire.move(fd, names.deleting, names.quarantine)
+            self._guest.run.journal.record_changed(identify(fd))
+        finally:
+            os.close(fd)

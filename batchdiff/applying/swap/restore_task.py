@@ -1,0 +1,169 @@
+"""The task of a guest under restore. What a VM sees now is its disk, and QEMU decides what that is.
+
+::
+
+    overlay and original identical     the original gets its name back, the overlay goes
+    they differ, original aside        an image is rebuilt from the overlay, the older original stays in quarantine
+    they differ, original kept         two disks: nothing is done, only the operator knows which one counts
+    no original                        an image is rebuilt from the overlay
+    no overlay                         nothing is done: what the VM wrote is not known
+    --discard-changes                  the original gets its name back without a comparison, the overlay goes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from batchdiff.applying.checks.overlay_losses import check_losses
+from batchdiff.applying.checks.verify import Check, Comparison, check_used, verify
+from batchdiff.applying.checks.verify_mode import VerifyMode
+from batchdiff.applying.guests.guest_files import Found, find_original, find_overlay, rebuilt_is_in_place
+from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
+from batchdiff.applying.session.change_detection import ChangeDetector
+from batchdiff.applying.session.session import Run
+from batchdiff.applying.swap.guest_to_restore import GuestToRestore, RestoreOptions
+from batchdiff.applying.swap.incoming import IncomingFile
+from batchdiff.applying.swap.rebuild_task import RebuildTask
+from batchdiff.applying.swap.refusals import (
+    both_missing,
+    not_the_original,
+    not_the_overlay,
+    original_missing,
+    overlay_missing,
+    quarantined_by_another,
+    rebuilt_only,
+    two_disks,
+)
+from batchdiff.choices import Retire
+from batchdiff.image.image import Image
+from batchdiff.image_source import ImageSource
+from batchdiff.plan.plan import GuestToConvert, PlannedImage
+
+
+def restore_task(
+    plan: GuestToConvert, template: PlannedImage, run: Run, state: GuestState, options: RestoreOptions
+) -> RestoreTask | RebuildTask:
+    """Return the task of restore for a guest that apply has started to convert.
+
+    :raises GuestError: nothing can be restored without losing something.
+    """
+    guest = GuestToRestore(plan, template, run, state, options)
+    overlay = find_overlay(plan, state)
+    if overlay is not None and not options.discard_changes:
+        check_losses(plan.name, overlay.path, options.losses)
+    # An earlier restore has rebuilt the image and published it: only the overlay is left to deal with.
+    if rebuilt_is_in_place(plan, state):
+        if overlay is None and not (state.deleting or options.discard_changes):
+            raise rebuilt_only(plan.name, plan.overlay_path, plan.source.path)
+        return RestoreTask(guest, overlay, guest.rebuilt(), older=guest.older())
+    original = find_original(plan, state)
+    # Without an overlay there is nothing to compare; without an original there is only the overlay to rebuild it.
+    if overlay is None:
+        return _without_overlay(guest, original)
+    if original is None and options.discard_changes:
+        raise original_missing(plan.name)
+    if options.discard_changes:
+        _require_the_overlay(guest, overlay)
+    if original is None:
+        return RebuildTask(guest, overlay, None)
+    if options.discard_changes and not _can_be_original(guest, original):
+        raise not_the_original(plan.name, original.path, overlay.path)
+    return RestoreTask(guest, overlay, guest.original(original), original)
+
+
+class RestoreTask:
+    """Give a guest its original back, or an image that an earlier restore rebuilt, and delete the overlay.
+
+    ``original``: the original, if that is what comes back. ``older``: the original in quarantine, if not.
+    """
+
+    goal, final, retire = Goal.RESTORE, Step.RESTORED, Retire.DELETE
+
+    def __init__(
+        self,
+        guest: GuestToRestore,
+        overlay: Found | None,
+        incoming: IncomingFile,
+        original: Found | None = None,
+        *,
+        older: str | None = None,
+    ) -> None:
+        self.guest, self.incoming, self.older = guest.plan.name, incoming, older
+        self.outgoing = guest.outgoing(overlay)
+        self.needs_comparison = overlay is not None and not guest.options.discard_changes
+        self._guest, self._overlay, self._original = guest, overlay, original
+        self._detector = ChangeDetector(guest.run.journal)
+
+    def check(self, overlay: Image) -> None:
+        """Check that neither the overlay nor the template has changed since the task began."""
+        self._guest.run.check_template()  # first: it notices another file in the template's place
+        self._detector.check_chain(overlay)
+
+    def verify(self, overlay: Image, disk: ImageSource, ended: Callable[[], bool]) -> None:
+        """Compare every byte of the overlay with the image that comes back."""
+        if self._original is None:
+            # A VM may have run on the rebuilt image since.
+            check_used(overlay.source, ended)
+            comparison = Comparison(overlay.source, disk, check=Check.LEAKS_ALLOWED)
+        else:
+            # The original is not our work: QEMU's check may find leaks in it, which were there before.
+            comparison = Comparison(overlay.source, disk, check=Check.NONE)
+        verify(comparison, VerifyMode.FULL, ended)
+
+    def if_different(self) -> RebuildTask | None:
+        """Return the task that rebuilds an image from the overlay; the original stays in quarantine.
+
+        :raises GuestError: a file has the guest's own name, and only the operator knows which of the two counts.
+        """
+        original, plan = self._original, self._guest.plan
+        if self._overlay is None:
+            return None
+        if original is not None and original.path != plan.source.path:
+            return RebuildTask(self._guest, self._overlay, original)
+        if original is not None and not _can_be_original(self._guest, original):
+            raise not_the_original(plan.name, original.path, self._overlay.path)
+        raise two_disks(plan.name, plan.source.path, plan.overlay_path)
+
+    def after_publish(self) -> list[str]:
+        """Do nothing."""
+        return []
+
+    def before_end(self) -> list[str]:
+        """Take the overlay out of the template's sidecar."""
+        return self._guest.forget_overlay()
+
+
+def _without_overlay(guest: GuestToRestore, original: Found | None) -> RestoreTask:
+    """Go back to the original if that loses nothing, or if the operator accepts the loss."""
+    plan, state = guest.plan, guest.state
+    deleted_by_us = state.goal is Goal.RESTORE and state.deleting
+    if state.published and not deleted_by_us and not guest.options.discard_changes:
+        raise overlay_missing(plan.name, plan.overlay_path, None if original is None else original.path)
+    if original is None:
+        raise both_missing(plan.name, plan.source.path, plan.overlay_path)
+    incoming, older = guest.original(original), guest.older()
+    if incoming.ready is not None and not (state.published or state.moved):
+        raise quarantined_by_another(incoming.ready)
+    return RestoreTask(guest, None, incoming, original, older=None if older == incoming.ready else older)
+
+
+def _require_the_overlay(guest: GuestToRestore, overlay: Found) -> None:
+    """Refuse a file that neither the journal nor its header shows to be the overlay: it would not be compared.
+
+    :raises GuestError: it is another image.
+    """
+    known = guest.state.overlay
+    if known is not None and known.is_same_file(overlay.now):
+        return
+    planned = planned_overlay(guest.plan, guest.template.source)
+    if not current_overlay(replace(planned, path=overlay.path)).backing:
+        raise not_the_overlay(overlay.path)
+
+
+def _can_be_original(guest: GuestToRestore, found: Found) -> bool:
+    """Return whether a file may count as the guest's original, without a comparison to prove it."""
+    planned, now = guest.plan.image.fingerprints[0], found.now
+    kept = found.path == guest.plan.source.path and guest.state.fate in {None, Fate.KEPT}
+    return found.proven or kept or (planned.size, planned.mtime_ns) == (now.size, now.mtime_ns)

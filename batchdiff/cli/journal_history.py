@@ -1,0 +1,31 @@
+"""The history of a plan, recovered if its journal was lost, for verbs that only read or ask."""
+
+from __future__ import annotations
+
+import argparse
+
+from batchdiff.applying.guests.unrecorded import unrecorded
+from batchdiff.applying.journal.file import read_history
+from batchdiff.applying.journal.records import History, mapped_history
+from batchdiff.cli.console import Console
+from batchdiff.plan.path_map import NOTHING_MOVED, PathMap
+from batchdiff.plan.plan import Plan
+from batchdiff.units import few
+
+_RECOVERED = (
+    "warning: the journal {path} {lacks}; if you have a complete copy, put it back first. What"
+    " apply did was recovered from the template's sidecar and from the files themselves, for {guests}"
+)
+
+
+def history_of(
+    console: Console, arguments: argparse.Namespace, plan: Plan, path_map: PathMap = NOTHING_MOVED
+) -> History:
+    """Return what a plan's journal records; what it lacks is recovered from sidecar and files."""
+    history = mapped_history(read_history(arguments.plan, plan.checksum), path_map)
+    found = unrecorded(plan, history, path_map)
+    if found:
+        lacks = "lacks its last lines" if history.times else "is missing or empty"
+        console.warn(_RECOVERED.format(path=f"{arguments.plan}.journal", lacks=lacks, guests=few(found)))
+    history.states.update(found)
+    return history

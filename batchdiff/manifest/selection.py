@@ -1,0 +1,46 @@
+"""Read a manifest for a part of its guests: the others stay as they are, and so do their overlays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from batchdiff.errors import ManifestError, UsageError
+from batchdiff.manifest.conflicts import existing_overlay
+from batchdiff.manifest.file import read_manifest
+from batchdiff.manifest.text.input import STDIN
+
+if TYPE_CHECKING:
+    from batchdiff.manifest.manifest import Manifest
+
+
+def read_selected(path: str, names: Collection[str], *, left: Collection[str] = ()) -> Manifest:
+    """Return a manifest with the named guests; existing overlays matter only for these.
+
+    ``left``: overlays that a restore left behind, which nothing needs.
+
+    :raises UsageError: the manifest has no guest with one of the names.
+    :raises ManifestError: the manifest has problems, or one of these overlays exists.
+    """
+    manifest = read_manifest(path, allow_existing_overlays=True)
+    known = {guest.name for guest in manifest.guests}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(
+            f"no guest of the manifest is called {', '.join(map(repr, unknown))}",
+            remedy=f"Its guests are: {', '.join(sorted(known))}.",
+        )
+    chosen = tuple(guest for guest in manifest.guests if guest.name in names)
+    pending = [guest for guest in chosen if not guest.in_place and guest.converted is None]
+    existing = [guest for guest in pending if os.path.lexists(guest.overlay_path)]
+    if existing:
+        shown = "<stdin>" if path == STDIN else path
+        found = "\n".join(
+            f"{shown}: {existing_overlay(g.overlay_path, g.name, is_left=g.overlay_path in left)}"
+            for g in existing
+        )
+        raise ManifestError(found)
+    left_out = tuple(guest for guest in manifest.guests if guest.name not in names)
+    return replace(manifest, guests=chosen, left_out=left_out)

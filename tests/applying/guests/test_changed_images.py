@@ -1,0 +1,57 @@
+"""Images that have changed since they were planned, for a report."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from stage import Stage
+
+from batchdiff.applying.guests.changed_images import changed_images
+from batchdiff.applying.journal.records import History
+from batchdiff.choices import Retire
+from batchdiff.files.fingerprint import fingerprint_at
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch):
+    return Stage(tmp_path, monkeypatch)
+
+
+def changed(stage):
+    return changed_images(stage.plan, stage.history)
+
+
+def test_none(stage):
+    assert changed(stage) == []
+
+
+@pytest.mark.parametrize("which", ["template", "original"])
+def test_each_is_named_with_its_change(stage, which):
+    path = stage.template if which == "template" else stage.original()
+    os.utime(path, (1, 1))
+    (notice,) = changed(stage)
+    assert notice.startswith(f"{path}: it was written to (mtime)")
+
+
+def test_one_that_is_gone(stage):
+    stage.original().unlink()
+    assert changed(stage) == [f"{stage.original()}: it is gone"]
+
+
+def test_what_batchdiff_did_does_not_count(stage):
+    """Apply protects the template; and an original does not matter any longer once its overlay is published."""
+    stage.apply(Retire.KEEP)
+    os.utime(stage.original(), (1, 1))
+    assert changed(stage) == []
+    stage.template.chmod(0o644)
+    (notice,) = changed(stage)
+    assert notice.startswith(f"{stage.template}: ")
+
+
+def test_a_guest_whose_name_batchdiff_gave_back_does_not_count(stage):
+    """Its ctime is new, as the journal records."""
+    stage.original().chmod(0o600)
+    assert len(changed(stage)) == 1
+    now = fingerprint_at(str(stage.original()))
+    assert changed_images(stage.plan, History(changed={now})) == []

@@ -1,0 +1,40 @@
+"""Guests that another plan has converted: it is named, with the command to run."""
+
+from __future__ import annotations
+
+import plans
+import pytest
+
+from batchdiff.applying.guests.converted_elsewhere import require_done_here
+from batchdiff.errors import UsageError
+from batchdiff.plan.plan import Verdict
+
+
+def skipped(name, reason):
+    return plans.guest_plan(name, verdict=Verdict.SKIP, reason=reason)
+
+
+PLAN = plans.small_plan(
+    plans.guest_plan("web01"),
+    skipped("web02", "done by /srv/old plan.json"),
+    skipped("web03", "done by /srv/old plan.json"),
+    skipped("web04", "done by /srv/older.json"),
+    skipped("web05", "done by an earlier plan, whose file was not found"),
+    skipped("web06", "it would save 3.1%"),
+)
+
+
+@pytest.mark.parametrize("names", [None, [], ["web01"], ["web01", "web05", "web06"]])
+def test_guests_of_this_plan_or_of_one_that_is_not_known(names):
+    require_done_here(PLAN, names, "restore")
+
+
+def test_guests_of_other_plans():
+    with pytest.raises(UsageError) as caught:
+        require_done_here(PLAN, ["web04", "web01", "web03", "web02"], "purge")
+    assert caught.value.what == "this plan has not converted web02, web03 and web04"
+    assert "web02 was converted by /srv/old plan.json" in caught.value.why
+    assert caught.value.remedy == (
+        "Run `batchdiff purge '/srv/old plan.json' --guest web02 --guest web03` and `batchdiff purge"
+        " /srv/older.json --guest web04`."
+    )

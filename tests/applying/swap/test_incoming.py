@@ -1,0 +1,95 @@
+"""The file that takes the other's place: its present path, and its publication."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from batchdiff.applying.swap.incoming import IncomingFile
+from batchdiff.errors import GuestError
+from batchdiff.files.fingerprint import fingerprint_at
+from batchdiff.image_source import ImageFormat, ImageSource
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "vm.qcow2")
+
+
+def image(path):
+    return ImageSource(path, ImageFormat.QCOW2)
+
+
+def made(path, content=b"an overlay"):
+    with open(path, "wb") as file:
+        file.write(content)
+    return fingerprint_at(path)
+
+
+def test_one_that_is_still_to_be_written(path):
+    incoming = IncomingFile(image(path))
+    assert incoming.present is None
+    incoming.ready = f"{path}.batchdiff-tmp"
+    assert incoming.present == image(f"{path}.batchdiff-tmp")
+    assert not incoming.is_quarantined
+    incoming.discarded()
+    assert incoming.present is None
+
+
+def test_an_original_in_quarantine_stays_there_whatever_is_discarded(path):
+    aside = f"{path}.batchdiff-original"
+    incoming = IncomingFile(image(path), made(aside), aside)
+    incoming.discarded()
+    assert incoming.is_quarantined
+    assert incoming.present == incoming.to_compare() == image(aside)
+    assert incoming.compared is None
+    incoming.publish()
+    assert not incoming.is_quarantined
+
+
+def test_one_that_was_published_is_remembered_as_it_is_compared(path):
+    now = made(path)
+    incoming = IncomingFile(image(path), was_published=True)
+    assert incoming.present == incoming.to_compare() == image(path)
+    assert incoming.compared == now
+
+
+def test_it_gets_its_own_name_and_its_identity_afterwards_is_known(path):
+    temporary = f"{path}.batchdiff-tmp"
+    incoming = IncomingFile(image(path), made(temporary))
+    incoming.ready = temporary
+    published = incoming.publish()
+    assert published == incoming.known == fingerprint_at(path)
+    assert incoming.ready is None
+    assert not os.path.lexists(temporary)
+
+
+@pytest.mark.parametrize("how", ["another file", "written to", "never verified"])
+def test_only_the_file_that_was_verified_gets_the_name(path, how):
+    temporary = f"{path}.batchdiff-tmp"
+    incoming = IncomingFile(image(path), None if how == "never verified" else made(temporary))
+    incoming.ready = temporary
+    if how == "another file":
+        os.rename(temporary, f"{path}.elsewhere")
+    if how != "written to":
+        made(temporary)
+    else:
+        made(temporary, b"other content")
+    with pytest.raises(GuestError, match="it is not the file that was verified") as caught:
+        incoming.publish()
+    assert caught.value.what == f"{temporary} was not given its final name"
+    assert os.path.lexists(temporary)
+    assert not os.path.lexists(path)
+
+
+def test_no_file_is_replaced(path):
+    temporary = f"{path}.batchdiff-tmp"
+    incoming = IncomingFile(image(path), made(temporary))
+    incoming.ready = temporary
+    made(path, b"somebody's")
+    with pytest.raises(FileExistsError):
+        incoming.publish()
+    with open(path, "rb") as file:
+        assert file.read() == b"somebody's"
+    assert incoming.ready == temporary
