@@ -14,6 +14,11 @@ ALLOCATED_SHARE = 0.57
 
 _POOL = 32 * MIB
 _LONGEST_RUN = 4 * MIB
+_WORDS, _ZIPF = 4000, 1.35
+"""Compressible content consists of random words; that of rank n occurs in proportion to ``n ** -_ZIPF``. QEMU's deflate
+makes its clusters as small as those of a Debian system's /usr (37 % of 64 KiB for both), and they take about as long
+to inflate (measured: 105 us and 89 to 92 us by ISA-L, 174 us and 159 to 188 us by zlib)."""
+
 _ZEROED = 0.3
 """The share of zeros in the clusters that a guest wrote, like deleted files that were trimmed without a hole."""
 
@@ -47,8 +52,9 @@ def _write(path: str, size: int, share: float, pool: bytes) -> None:
 def _pool(rng: random.Random, *, compressible: bool) -> bytes:
     if not compressible:
         return rng.randbytes(_POOL)
-    words = [rng.randbytes(rng.randrange(3, 12)) for _ in range(4000)]
-    return b"".join(rng.choice(words) for _ in range(6 * MIB))[:_POOL]
+    words = [rng.randbytes(rng.randrange(3, 12)) for _ in range(_WORDS)]
+    weights = [1 / rank**_ZIPF for rank in range(1, _WORDS + 1)]
+    return b"".join(rng.choices(words, weights, k=6 * MIB))[:_POOL]
 
 
 def run_on(path: str, size: int, changed: float, number: int) -> int:
