@@ -11,8 +11,15 @@ from typing import NamedTuple, NoReturn
 
 from batchdiff.errors import ImageError
 from batchdiff.files.filenames import shell_line
+from batchdiff.foreign.header import ReadAt
+from batchdiff.foreign.parallels import inspect_parallels
+from batchdiff.foreign.qed import inspect_qed
+from batchdiff.foreign.vdi import inspect_vdi
+from batchdiff.foreign.vmdk import inspect_vmdk
+from batchdiff.foreign.vpc import inspect_vpc
 from batchdiff.image.files import ReadObserver
 from batchdiff.image.layer import Layer
+from batchdiff.image.mapped import MappedLayer
 from batchdiff.image.qcow2 import Qcow2Layer
 from batchdiff.image.raw import RawLayer
 from batchdiff.image_source import ImageFormat, ImageSource
@@ -40,9 +47,10 @@ def _not_supported_yet(source: ImageSource, _observer: ReadObserver | None) -> N
     copy = shell_line(
         ["qemu-img", "convert", "-f", source.format, "-O", "qcow2", source.path, f"{source.path}.qcow2"]
     )
+    *most, last = readable_formats()
     raise ImageError(
         f"cannot use {source.path}",
-        why=f"the format {source.format} is not supported yet ({' and '.join(readable_formats())} are)",
+        why=f"the format {source.format} is not supported yet ({', '.join(most)} and {last} are)",
         remedy=f"Make a qcow2 copy and use that in the manifest: `{copy}`.",
     )
 
@@ -50,6 +58,17 @@ def _not_supported_yet(source: ImageSource, _observer: ReadObserver | None) -> N
 def _encrypted(source: ImageSource, _observer: ReadObserver | None) -> NoReturn:
     raise ImageError(f"cannot use {source.path}", why="it is encrypted", remedy=ENCRYPTED)
 
+
+def _mapped(inspect: Callable[[ReadAt, int], None], *checks: str) -> Format:
+    """Return the row of a format that QEMU maps to the file once ``inspect`` accepts its header."""
+
+    def opener(source: ImageSource, observer: ReadObserver | None) -> Layer:
+        return MappedLayer(source, observer, inspect)
+
+    return Format(opener, (*checks, _OF_THE_MAP))
+
+
+_OF_THE_MAP = "the map that QEMU, confined to this file, makes of it stays within the file and uses no byte twice"
 
 _NOT_OPENED = Unchecked("refused without being opened")
 
@@ -70,12 +89,32 @@ FORMATS: dict[ImageFormat, Format] = {
             "the backing file that it names is the declared one, a plain path in the declared format",
         ),
     ),
-    ImageFormat.QED: _STUB,
-    ImageFormat.VMDK: _STUB,
-    ImageFormat.VDI: _STUB,
+    ImageFormat.QED: _mapped(
+        inspect_qed,
+        "no backing file, no unknown feature, closed cleanly",
+        "its sizes and its L1 table are possible",
+    ),
+    ImageFormat.VMDK: _mapped(
+        inspect_vmdk,
+        "the file is its only extent: a text descriptor, several extents or a parent are refused",
+        "not compressed; its sizes, descriptor and grain directory are possible",
+    ),
+    ImageFormat.VDI: _mapped(
+        inspect_vdi,
+        "no outside references are possible: a parent has only a UUID, and is refused",
+        "its sizes and its block map are possible",
+    ),
     ImageFormat.VHDX: _STUB,
-    ImageFormat.VPC: _STUB,
-    ImageFormat.PARALLELS: _STUB,
+    ImageFormat.VPC: _mapped(
+        inspect_vpc,
+        "it is not a difference to a parent, which QEMU would read as zeros",
+        "its footer and its block table are possible",
+    ),
+    ImageFormat.PARALLELS: _mapped(
+        inspect_parallels,
+        "no outside references are possible",
+        "closed cleanly; its sizes and its cluster map are possible",
+    ),
     ImageFormat.LUKS: Format(_encrypted, _NOT_OPENED),
 }
 """Every format that a manifest may name."""

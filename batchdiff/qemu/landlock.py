@@ -31,7 +31,7 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on all ar
 _ASK_VERSION, _PATH_BENEATH = 1, 1
 _SET_NO_NEW_PRIVS = 38
 
-_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE = 1, 2, 4, 8, 1 << 14
 _FILES_BY_VERSION = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}
 """Access that is denied unless a rule allows it; from version 3 on it includes truncation."""
 _NETWORK, _SCOPES = 0b11, 0b11
@@ -44,19 +44,22 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 
-def start_confined(start: Callable[[], Process], program: str, reads: Iterable[str]) -> Process:
-    """Call ``start`` confined, so that the program it launches can read only ``reads``, and return its result.
+def start_confined(
+    start: Callable[[], Process], program: str, reads: Iterable[str], writes: Iterable[str] = ()
+) -> Process:
+    """Call ``start`` confined, and return its result: the program it launches can use only the files given.
 
-    If the kernel has no Landlock (before 5.13, or disabled), the program runs unconfined.
+    It can read ``reads``, and read and write the existing files ``writes``. If the kernel has no Landlock (before
+    5.13, or disabled), the program runs unconfined.
 
-    :raises OSError: a file of ``reads`` cannot be opened; or any other error of ``start``.
+    :raises OSError: one of these files cannot be opened; or any other error of ``start``.
     """
     results: list[Process] = []
     errors: list[BaseException] = []
 
     def work() -> None:
         try:
-            _confine(program, reads)
+            _confine(program, reads, writes)
             results.append(start())
         except BaseException as error:  # raised again below
             errors.append(error)
@@ -77,7 +80,7 @@ def version() -> int:
     return max(_syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_ASK_VERSION)), 0)
 
 
-def _confine(program: str, reads: Iterable[str]) -> None:
+def _confine(program: str, reads: Iterable[str], writes: Iterable[str]) -> None:
     """Confine the calling thread for the rest of its life."""
     has = version()
     if not has:
@@ -94,6 +97,8 @@ def _confine(program: str, reads: Iterable[str]) -> None:
         _allow(ruleset, os.devnull, _READ_FILE | _WRITE_FILE)
         for path in reads:
             _allow(ruleset, path, _READ_FILE)
+        for path in writes:
+            _allow(ruleset, path, (_READ_FILE | _WRITE_FILE | _TRUNCATE) & files)
         _checked(_libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         _checked(_syscall(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0)))
     finally:

@@ -2,7 +2,7 @@
 
 A program gets its arguments as a list, the C locale, no standard input, a process group of its own that is killed
 as a whole, and limits on run time, CPU time and memory. Its output is kept up to a limit. It can read only the
-files that it is given, and change none (:mod:`batchdiff.qemu.landlock`).
+files that it is given, and change only one that it is given to write (:mod:`batchdiff.qemu.landlock`).
 """
 
 from __future__ import annotations
@@ -66,28 +66,32 @@ def never() -> bool:
     return False
 
 
-def run(
+def run(  # noqa: PLR0913  # options by keyword
     argv: list[str],
     *,
     reads: Sequence[str] | None,
     timeout: float,
     package: str,
     stopped: Callable[[], bool] = never,
+    writes: Sequence[str] = (),
+    kept: int = _KEPT,
 ) -> CompletedProgram:
     """Run a program to its end.
 
-    ``reads``: the files that it may read besides installed ones; None: it runs unconfined. ``timeout``: seconds of
-    run time, and of CPU time. ``package``: the Debian package to install if it is missing.
+    ``reads``: the files that it may read besides installed ones; None: it runs unconfined. ``writes``: existing
+    files that it may write as well. ``timeout``: seconds of
+    run time, and of CPU time. ``package``: the Debian package to install if it is missing. ``kept``: the most
+    bytes of its output to keep.
 
     :raises ProgramError: it is missing, could not be started, or took too long.
     :raises StopError: ``stopped`` became true; the program was killed.
     """
     # If it does not end by itself, for whatever reason, `finally` kills its whole process group.
     deadline = time.monotonic() + timeout
-    process = _started(argv, reads, package)
+    process = _started(argv, reads, writes, package)
     try:
         _limit(process, timeout)
-        output = _read_output(process, deadline, stopped)
+        output = _read_output(process, deadline, stopped, kept)
         code = process.wait(max(deadline - time.monotonic(), 0))
         return CompletedProgram(tuple(argv), code, output.decode("utf-8", "replace"))
     except (TimeoutError, subprocess.TimeoutExpired) as error:
@@ -101,7 +105,9 @@ def run(
         _running.discard(process)
 
 
-def _started(argv: list[str], reads: Sequence[str] | None, package: str) -> subprocess.Popen[bytes]:
+def _started(
+    argv: list[str], reads: Sequence[str] | None, writes: Sequence[str], package: str
+) -> subprocess.Popen[bytes]:
     def start() -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C does not reach the program, and its group can be killed as a whole.
         process = subprocess.Popen(
@@ -116,7 +122,7 @@ def _started(argv: list[str], reads: Sequence[str] | None, package: str) -> subp
         return process
 
     try:
-        return start() if reads is None else start_confined(start, argv[0], reads)
+        return start() if reads is None else start_confined(start, argv[0], reads, writes)
     except OSError as error:
         why, remedy = error.strerror or str(error), ""
         if error.filename == argv[0]:
@@ -150,8 +156,10 @@ def kill_all() -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _read_output(process: subprocess.Popen[bytes], deadline: float, stopped: Callable[[], bool]) -> bytes:
-    kept = b""
+def _read_output(
+    process: subprocess.Popen[bytes], deadline: float, stopped: Callable[[], bool], most: int
+) -> bytes:
+    kept = bytearray()
     with cast("IO[bytes]", process.stdout) as pipe:
         poll = select.poll()  # select() is limited to descriptors below 1,024
         poll.register(pipe, select.POLLIN)
@@ -166,8 +174,8 @@ def _read_output(process: subprocess.Popen[bytes], deadline: float, stopped: Cal
                 continue
             got = os.read(pipe.fileno(), _KEPT)
             if not got:
-                return kept
-            kept = (kept + got)[:_KEPT]
+                return bytes(kept)
+            kept += got[: most - len(kept)]
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -7,19 +7,23 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 
-from batchdiff.errors import DifferenceError, InUseError, ProgramError, VerificationError
+from batchdiff.errors import DifferenceError, ImageError, InUseError, ProgramError, VerificationError
 from batchdiff.files.filenames import shell_word
-from batchdiff.image_source import ImageSource
+from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.call_failures import AGAIN
+from batchdiff.qcow2.faults import NOT_OPENED
 from batchdiff.qemu import programs
 from batchdiff.qemu.programs import CompletedProgram, never
-from batchdiff.units import MIB
+from batchdiff.units import MIB, format_size
 
 _NAME = "qemu-img"
 _PACKAGE = "qemu-utils"
 _SECONDS, _BYTES_PER_SECOND = 600, MIB
 """The time limit of a verb: ten minutes, plus the time to read the whole image from a slow disk that it shares
 with dozens of others, as `apply -j` has in progress on a large host."""
+
+_LARGEST_MAP = 256 * MIB
+"""Bytes of the output of `qemu-img map` that are kept: two million ranges."""
 
 _WHERE = (
     "batchdiff runs qemu-img confined to the images, system folders such as /usr, its own folder and"
@@ -89,6 +93,34 @@ def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) ->
     _require_success(done)
 
 
+def file_map(image: ImageSource, virtual_size: int = 0) -> str:
+    """Return what `qemu-img map` prints of an image: a JSON list of its ranges, with their offsets in the file.
+
+    Source: QEMU, ``qemu-img`` manual, "map", and ``qapi/block-core.json`` (MapEntry).
+
+    :raises ImageError: QEMU refuses the image, or it has so many ranges that their list exceeds 256 MiB.
+    :raises InUseError: a VM uses it.
+    :raises ProgramError: it could not be run.
+    """
+    done = programs.run(
+        [_NAME, "map", "--output=json", *_names([image])],
+        reads=[image.path],
+        timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
+        package=_PACKAGE,
+        kept=_LARGEST_MAP,
+    )
+    if done.code == 1 and not _is_locked(done):
+        raise ImageError(f"QEMU does not open {image.path}", why=done.described(), remedy=NOT_OPENED)
+    _require_success(done)
+    if len(done.output) >= _LARGEST_MAP:
+        raise ImageError(
+            f"cannot use {image.path}",
+            why=f"the list of its ranges exceeds {format_size(_LARGEST_MAP)}",
+            remedy="Make a less fragmented copy with `qemu-img convert`, and use that.",
+        )
+    return done.output
+
+
 def compare(
     one: ImageSource, other: ImageSource, virtual_size: int, *, stopped: Callable[[], bool] = never
 ) -> None:
@@ -109,6 +141,25 @@ def compare(
 
 _MISMATCH = "mismatch"
 """Printed by `qemu-img compare` for the first byte that differs, and for sizes that differ."""
+
+
+def convert(
+    image: ImageSource, target: str, form: ImageFormat, virtual_size: int, *, stopped: Callable[[], bool] = never
+) -> None:
+    """Write all that an image with its backing chain shows to the existing file at the absolute path ``target``.
+
+    :raises InUseError: a VM uses one of the images.
+    :raises ProgramError: it could not be run, or could not read or write.
+    """
+    done = programs.run(
+        [_NAME, "convert", "-O", form.value, *_names([image]), target],
+        reads=[file.path for file in (image, *image.backing)],
+        writes=[target],
+        timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
+        package=_PACKAGE,
+        stopped=stopped,
+    )
+    _require_success(done)
 
 
 def _run(

@@ -112,7 +112,9 @@ def documented(words: str) -> set[str]:
 
 LONGEST = {
     "docs/glossary.md": 280,
-    "docs/scripting.md": 280,
+    "CHANGELOG.md": 240,
+    "docs/architecture.md": 200,
+    "docs/scripting.md": 310,
     "docs/performance.md": 310,
     "docs/plan-format.md": 200,
     "docs/safety.md": 260,

@@ -47,6 +47,9 @@ def write_image(fd: int, guest: Image, new: NewImage, *, check: Callable[[], Non
     layout = layout_for(new.extents, new.virtual_size, new.geometry)
     # Before the first byte: a header that does not fit must not cost a copy of the data.
     header_for(layout, new.virtual_size, backing=new.backing)
+    if not new.compress:
+        # XFS allocates space past the end of a growing file in advance, and keeps it where holes were to be.
+        os.ftruncate(fd, layout.file_size)
     kind = CompressedStore if new.compress else PlainStore
     store: DataStore = kind(Copier(fd, guest, check), new.geometry, layout.data_offset)
     for batch in table_batches(new.extents, new.geometry):

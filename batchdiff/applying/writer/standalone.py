@@ -1,4 +1,4 @@
-"""Write an image that needs no other, raw or qcow2: what a guest sees through an overlay and its chain."""
+"""Write an image that needs no other, of any format: what a guest sees through an overlay and its chain."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 from batchdiff.applying.writer.data_copy import Copier
 from batchdiff.applying.writer.image_writer import NewImage, write_image
-from batchdiff.errors import GuestError
+from batchdiff.errors import StopError
 from batchdiff.extents import Extents, Kind, folded, from_runs
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageFormat
 from batchdiff.plan.overlay_options import DEFAULT_CLUSTER_SIZE, OverlayOptions, geometry_of
 from batchdiff.qcow2.entries import Origin
+from batchdiff.qemu import qemu_img
 from batchdiff.units import MIB, SECTOR, ceil_div
 
 _STRETCH = 1024 * MIB
@@ -24,7 +25,7 @@ def write_standalone(fd: int, image: Image, form: ImageFormat, size: int, *, che
 
     ``size``: the length of a raw file, in bytes; QEMU shows its guest that length rounded up to a sector.
 
-    :raises GuestError: the format cannot be written.
+    :raises ProgramError: QEMU is needed for the format, and is missing or fails.
     :raises OSError: the disk is full or has a fault.
     """
     if form is ImageFormat.RAW:
@@ -32,10 +33,9 @@ def write_standalone(fd: int, image: Image, form: ImageFormat, size: int, *, che
         os.ftruncate(fd, size)
         return
     if form is not ImageFormat.QCOW2:
-        raise GuestError(
-            f"an image in the format {form} cannot be written",
-            remedy="`qemu-img convert` makes one from the overlay.",
-        )
+        # The file has a name until it is published: QEMU opens it by that.
+        qemu_img.convert(image.source, os.readlink(f"/proc/self/fd/{fd}"), form, size, stopped=_asked(check))
+        return
     geometry = geometry_of(OverlayOptions(), DEFAULT_CLUSTER_SIZE)
     new = NewImage(
         virtual_size=image.virtual_size,
@@ -44,6 +44,19 @@ def write_standalone(fd: int, image: Image, form: ImageFormat, size: int, *, che
         backing=None,
     )
     write_image(fd, image, new, check=check)
+
+
+def _asked(check: Callable[[], None]) -> Callable[[], bool]:
+    """Return a function that reports what ``check`` raises for: a request to stop."""
+
+    def stopped() -> bool:
+        try:
+            check()
+        except StopError:
+            return True
+        return False
+
+    return stopped
 
 
 def _content(image: Image) -> Extents:

@@ -248,6 +248,19 @@ DISK_CASES = {
 }
 
 
+def test_xfs_fills_no_hole_of_a_file_that_grows(tmp_path):
+    """XFS allocates space ahead of a growing file, here that of a guest on another filesystem, by writing."""
+    options = OverlayOptions(cluster_size=64 * KIB)
+    template, guest = "16M:A", "4M:B 4M:A 4k:B 4M:A 4k:C 4088k:A"
+    guest_path = notation.write_raw(tmp_path / "g.img", guest)
+    new = new_image(notation.content(template), notation.content(guest), options, str(tmp_path / "t.raw"))
+    with mounted(tmp_path, "xfs") as folder:
+        write(folder / "o.qcow2", guest_path, new)
+        found = (folder / "o.qcow2").stat().st_blocks * 512
+    data = new.extents.units(Kind.DATA) * new.geometry.granule
+    assert found == disk_bytes(layout_for(new.extents, new.virtual_size, new.geometry), data)
+
+
 @pytest.mark.parametrize("case", DISK_CASES)
 @pytest.mark.parametrize(
     ("template", "guest"),

@@ -1,0 +1,34 @@
+"""Parallels' expanding disk: a header and a map of clusters.
+
+Source: QEMU ``docs/interop/parallels.txt`` and ``block/parallels.c``.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from batchdiff.foreign.header import ReadAt, exactly
+from batchdiff.qcow2.faults import require
+from batchdiff.units import SECTOR
+
+_HEADER = struct.Struct("<16sI8xIIQI12x")
+_OLD, _NEW = b"WithoutFreeSpace", b"WithouFreSpacExt"
+_VERSION, _IN_USE = 2, 0x746F6E59
+_MOST_TRACKS = 0x7FFFFFFF // 513
+
+
+def inspect_parallels(read: ReadAt, file_size: int) -> None:
+    """Inspect the header of a Parallels image, which cannot name any other file.
+
+    :raises FormatError: it is not one, is damaged, or was not closed cleanly.
+    """
+    fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
+    mark, version, tracks, entries, sectors, in_use = fields
+    require(mark in {_OLD, _NEW}, "it is not a Parallels image: its mark is missing")
+    require(version == _VERSION, f"Parallels version {version} is unknown (2 is known)")
+    require(0 < tracks <= _MOST_TRACKS, f"its clusters of {tracks} sectors are impossible")
+    require(in_use != _IN_USE, "it is marked as in use: a VM is running on it, or was not shut down cleanly")
+    if mark == _OLD:
+        sectors &= 0xFFFFFFFF
+    require(sectors <= entries * tracks, f"its {entries} clusters cannot hold its {sectors * SECTOR} bytes")
+    require(_HEADER.size + entries * 4 <= file_size, "its cluster map ends past the end of the file")

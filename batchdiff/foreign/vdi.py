@@ -1,0 +1,40 @@
+"""VirtualBox's VDI: a header and a map of blocks of 1 MiB.
+
+Source: QEMU ``block/vdi.c`` (struct VdiHeader).
+"""
+
+from __future__ import annotations
+
+import struct
+
+from batchdiff.foreign.header import ReadAt, exactly
+from batchdiff.qcow2.faults import require
+from batchdiff.units import MIB, SECTOR
+
+_HEADER = struct.Struct("<64x II4xI4x256xI4x12xI4xQIII4x32x16s16s")
+_SIGNATURE, _VERSION = 0xBEDA107F, 0x00010001
+_DYNAMIC, _FIXED = 1, 2
+_MOST_BLOCKS = 0x1FFFFFFF
+_NO_UUID = bytes(16)
+
+DIFFERENCE = "it is the difference to another image, which must be merged with it first"
+
+
+def inspect_vdi(read: ReadAt, file_size: int) -> None:
+    """Inspect the header of a VDI image.
+
+    :raises FormatError: it is not one, is damaged, or is the difference to another image.
+    """
+    fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
+    signature, version, kind, map_at, sector, size, block, extra, blocks, link, parent = fields
+    require(signature == _SIGNATURE, "it is not a VDI image: its signature is missing")
+    require(version == _VERSION, f"VDI version {version >> 16}.{version & 0xFFFF} is unknown (1.1 is known)")
+    # It would name its parent by UUID only, so nothing outside can be opened.
+    require(kind in {_DYNAMIC, _FIXED} and link == parent == _NO_UUID, DIFFERENCE)
+    require(
+        sector == SECTOR and block == MIB and extra == 0, "its sectors are not 512 bytes, or its blocks not 1 MiB"
+    )
+    require(blocks <= _MOST_BLOCKS and size <= blocks * MIB, f"its {blocks} blocks cannot hold {size} bytes")
+    require(
+        map_at % SECTOR == 0 and map_at + blocks * 4 <= file_size, "its block map ends past the end of the file"
+    )

@@ -1,0 +1,70 @@
+"""VMware's VMDK in one sparse file, with its descriptor inside (monolithicSparse).
+
+::
+
+    | header 512 | descriptor, text | grain directories and tables | grains of 64 KiB ... |
+
+Source: QEMU ``block/vmdk.c``; VMware, "Virtual Disk Format 5.0".
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+
+from batchdiff.foreign.header import ReadAt, exactly
+from batchdiff.foreign.vdi import DIFFERENCE
+from batchdiff.qcow2.faults import FormatError, require
+from batchdiff.units import SECTOR, TIB, ceil_div
+
+_HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
+_MOST_DESCRIPTOR = 20 * 1024
+_MOST_GRAIN = 128 * 1024 // SECTOR * 1024
+_MOST_SECTORS = 64 * TIB // SECTOR
+_AT_END = (1 << 64) - 1
+
+_VALUE = re.compile(rb'^[ \t]*(\w+)[ \t]*=[ \t]*"?([^"\r\n]*?)"?[ \t]*\r?$', re.MULTILINE)
+_EXTENT = re.compile(rb"^[ \t]*(?:rw|rdonly|noaccess)[ \t]+\d+[ \t]+(\w+)", re.MULTILINE)
+_NO_PARENT, _SPARSE = b"ffffffff", "monolithicsparse"
+
+
+def inspect_vmdk(read: ReadAt, file_size: int) -> None:
+    """Inspect the header and the descriptor of a VMDK image.
+
+    :raises FormatError: it is not one, is damaged, or is spread over several files, compressed, or a difference.
+    """
+    head = read(0, _HEADER.size)
+    if head.startswith(b"# Disk DescriptorFile"):
+        raise FormatError("its data is in other files, which is not supported yet (monolithicSparse is)")
+    fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
+    mark, version, _, capacity, grain, text_at, text_size, entries, _, directory, _, _, _, compression = fields
+    require(mark == b"KDMV", "it is not a VMDK image: its mark is missing")
+    require(version <= 3, f"VMDK version {version} is unknown (1 to 3 are known)")
+    require(
+        compression == 0 and directory != _AT_END, "it is compressed (streamOptimized), which is not supported yet"
+    )
+    # Without a capacity, QEMU would take the file for a descriptor, and open the extents that it names.
+    require(capacity > 0, "its size is 0")
+    is_power = grain & (grain - 1) == 0
+    require(
+        8 <= grain <= _MOST_GRAIN and is_power and 0 < entries <= 512, "its grains or tables have impossible sizes"
+    )
+    require(text_at > 0 and 0 < text_size * SECTOR <= _MOST_DESCRIPTOR, "its descriptor is missing or too large")
+    # QEMU looks at each grain of the disk, however small the file is. An entry of the directory is a table.
+    tables = ceil_div(capacity, grain * entries)
+    require(capacity <= _MOST_SECTORS, f"its size of {capacity} sectors exceeds 64 TiB")
+    require(directory * SECTOR + tables * 4 <= file_size, "its grain directory is outside the file")
+    _inspect_descriptor(exactly(read, text_at * SECTOR, text_size * SECTOR, "descriptor"))
+
+
+def _inspect_descriptor(text: bytes) -> None:
+    text = text.split(b"\0", 1)[0].lower()
+    # QEMU takes the first place at which a word stands, so each must have one meaning only.
+    for word in (b"createtype", b"parentcid"):
+        require(text.count(word) <= 1, f"its descriptor has {word.decode()} twice")
+    values = dict(_VALUE.findall(text))
+    require(b"parentfilenamehint" not in text, DIFFERENCE)
+    require(values.get(b"parentcid", _NO_PARENT) == _NO_PARENT, DIFFERENCE)
+    kind = values.get(b"createtype", b"").decode("ascii", "backslashreplace")
+    require(kind == _SPARSE, f"its type {kind or 'is missing, and'} is not supported yet (monolithicSparse is)")
+    require(_EXTENT.findall(text) == [b"sparse"], "its descriptor does not name exactly one sparse extent")

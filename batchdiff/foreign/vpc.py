@@ -1,0 +1,46 @@
+"""Microsoft's VHD (QEMU calls it vpc): a footer of 512 bytes, which a dynamic image has at its start as well.
+
+Source: QEMU ``block/vpc.c``; Microsoft, "Virtual Hard Disk Image Format Specification", 1.0.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from batchdiff.foreign.header import ReadAt, exactly
+from batchdiff.foreign.vdi import DIFFERENCE
+from batchdiff.qcow2.faults import require
+
+_FOOTER, _FOOTER_BYTES = struct.Struct(">8s8xQ36xI"), 512
+_TABLE = struct.Struct(">8s8xQ4xII")
+_FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
+
+
+def inspect_vpc(read: ReadAt, file_size: int) -> None:
+    """Inspect the footer of a VHD image, and the header of its block table.
+
+    :raises FormatError: it is not one, is damaged, or is the difference to another image.
+    """
+    footer = read(0, _FOOTER_BYTES)
+    # QEMU takes the copy at the start if there is one. Only a fixed image has none.
+    is_copied = footer.startswith(b"conectix")
+    if not is_copied:
+        footer = read(max(file_size - _FOOTER_BYTES, 0), _FOOTER_BYTES)
+    require(
+        len(footer) == _FOOTER_BYTES and footer.startswith(b"conectix"), "it is not a VHD image: it has no footer"
+    )
+    _, table_header_at, kind = _FOOTER.unpack_from(footer)
+    # QEMU ignores the parent of a differencing image, and shows zeros in its place.
+    require(kind != _DIFFERENCING, DIFFERENCE)
+    require(
+        kind == (_DYNAMIC if is_copied else _FIXED), f"its disk type {kind} is unknown, or does not fit its footer"
+    )
+    if is_copied:
+        _inspect_table(exactly(read, table_header_at, _TABLE.size, "header of the block table"), file_size)
+
+
+def _inspect_table(head: bytes, file_size: int) -> None:
+    cookie, table_at, blocks, block = _TABLE.unpack(head)
+    require(cookie == b"cxsparse", "it is damaged: the header of its block table is missing")
+    require(block >= 512 and block & (block - 1) == 0, f"its blocks of {block} bytes are impossible")
+    require(table_at + blocks * 4 <= file_size, "its block table ends past the end of the file")

@@ -1,0 +1,207 @@
+"""Images whose metadata QEMU reads: it maps the disk to the file once, and data is read from there as from raw.
+
+::
+
+    header, inspected by us -> `qemu-img map`, confined -> runs of the disk and their offsets in the file (kept)
+
+The map of an unchanged file is kept for this process, and for the workers that it forks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.errors import ImageError, InUseError, ProgramError
+from batchdiff.files.fingerprint import Fingerprint
+from batchdiff.foreign.header import ReadAt
+from batchdiff.image.files import ImageFile, ReadObserver
+from batchdiff.image.layer import CompressedCluster, Losses, Segment
+from batchdiff.image_source import ImageSource
+from batchdiff.qcow2.entries import Origin
+from batchdiff.qcow2.faults import FormatError
+from batchdiff.qemu import qemu_img
+
+_MOST_KEPT = 2_000_000
+"""Runs in all maps that are kept, of 24 bytes each."""
+
+_Offsets = npt.NDArray[np.int64]
+
+
+class _ImageMap(NamedTuple):
+    """Runs of the disk that are data, ascending: start, end, and offset in the file. All else reads as zeros."""
+
+    size: int
+    starts: _Offsets
+    ends: _Offsets
+    offsets: _Offsets
+
+
+_kept: dict[tuple[str, int, int, int, int, int], _ImageMap] = {}
+
+
+class MappedLayer:
+    """An image in a format that QEMU maps to the file; ``inspect`` checks its header before QEMU sees the file."""
+
+    def __init__(
+        self, source: ImageSource, observer: ReadObserver | None, inspect: Callable[[ReadAt, int], None]
+    ) -> None:
+        self._source = source
+        self._file = ImageFile(source.path, observer)
+        self.path = source.path
+        self.fd = self._file.fd
+        try:
+            inspect(self._read_at, self._file.size)
+        except FormatError as error:
+            self.close()
+            raise self._refused(error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_at(self, offset: int, length: int) -> bytes:
+        length = min(length, max(self._file.size - offset, 0))
+        return self._file.read_exactly(length, offset)
+
+    def _refused(self, error: FormatError) -> ImageError:
+        return ImageError(f"cannot use {self.path} as {self._source.format}", why=str(error), remedy=error.remedy)
+
+    @cached_property
+    def _map(self) -> _ImageMap:
+        """The map by QEMU, of this file in its present state."""
+        now = self.fingerprint()
+        key = (self._source.format, now.device, now.inode, now.size, now.mtime_ns, now.ctime_ns)
+        found = _kept.get(key) if now.vouches_for_content else None
+        if found is None:
+            found = self._mapped_by_qemu(now)
+            if now.vouches_for_content:
+                _keep(key, found)
+        return found
+
+    def _mapped_by_qemu(self, now: Fingerprint) -> _ImageMap:
+        try:
+            text = qemu_img.file_map(self._source, self._file.size)
+        except (ProgramError, InUseError) as error:
+            # Without QEMU only images of these formats cannot be read, and the others are planned.
+            raise ImageError(f"cannot read {self.path}", why=error.reason, remedy=error.remedy) from error
+        self._check_same_file(now)
+        return _parsed(text, self.path)
+
+    def _check_same_file(self, before: Fingerprint) -> None:
+        """Require that QEMU has opened the file that is open here, in the state that it has now."""
+        by_name = ImageFile(self.path, None)
+        try:
+            changes = before.changes(by_name.fingerprint())
+        finally:
+            by_name.close()
+        if changes:
+            raise ImageError(
+                f"{self.path} changed while it was read",
+                why=changes,
+                remedy="Shut down the VM or program that writes to it, and run the same command again.",
+            )
+
+    @property
+    def virtual_size(self) -> int:
+        """Bytes of the disk, as QEMU computes them."""
+        return self._map.size
+
+    @property
+    def backing(self) -> None:
+        """No backing file: an image with one is refused."""
+        return None
+
+    @property
+    def losses(self) -> Losses:
+        """No losses: these formats have no snapshots and no bitmaps that QEMU knows of."""
+        return Losses()
+
+    def read_tables(self) -> None:
+        """Have QEMU map the image now."""
+        _ = self._map
+
+    def inspect(self) -> None:
+        """Check that the map stays within the file, and maps no more bytes than the file has."""
+        _, starts, ends, offsets = self._map
+        order = np.argsort(offsets)
+        firsts, lasts = offsets[order], (offsets + ends - starts)[order]
+        if len(firsts) and int(lasts.max()) > self._file.size:
+            problem = f"its data ends past the end of the file ({self._file.size} bytes): it is truncated"
+            raise self._refused(FormatError(problem))
+        # Otherwise a small file could unpack to any size.
+        if (firsts[1:] < lasts[:-1]).any():
+            raise self._refused(FormatError("one part of the file is used for several parts of the disk"))
+
+    def parts(self, start: int, end: int) -> list[Segment]:
+        """Return segments as :class:`~batchdiff.image.layer.Layer` describes them; none is ever ABSENT."""
+        _, starts, ends, offsets = self._map
+        first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end, side="left")
+        found = []
+        at = start
+        rows = zip(
+            starts[first:last].tolist(), ends[first:last].tolist(), offsets[first:last].tolist(), strict=True
+        )
+        for begin, stop, offset in rows:
+            if begin > at:
+                found.append(Segment(at, begin, Origin.ZERO, 0, 0))
+                at = begin
+            found.append(Segment(at, min(stop, end), Origin.FILE, 0, offset + at - begin))
+            at = min(stop, end)
+        if at < end:
+            found.append(Segment(at, end, Origin.ZERO, 0, 0))
+        return found
+
+    def next_data(self, start: int) -> int | None:
+        """Return the first offset from ``start`` on that holds data; None if there is none."""
+        _, starts, ends, _ = self._map
+        index = int(np.searchsorted(ends, start, side="right"))
+        return max(start, int(starts[index])) if index < len(starts) else None
+
+    def read(self, segment: Segment, buffer: memoryview) -> None:
+        """Read a FILE segment."""
+        self._file.fill(buffer, segment.address)
+
+    def compressed_cluster(self, segment: Segment) -> CompressedCluster:
+        """Raise an error: QEMU gives no offsets of compressed data."""
+        raise ValueError(f"nothing is compressed in a mapped image: {segment}")
+
+    def fingerprint(self) -> Fingerprint:
+        """Return the file's present fingerprint."""
+        return self._file.fingerprint()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _parsed(text: str, path: str) -> _ImageMap:
+    """Parse the output of `qemu-img map`, and join runs that continue in disk and file.
+
+    :raises ImageError: it lists data without an offset in the file, as of a compressed or encrypted image.
+    """
+    try:
+        entries = json.loads(text)
+        size = sum(entry["length"] for entry in entries)
+        data = [entry for entry in entries if entry["data"] and not entry["zero"]]
+        table = np.array([(e["start"], e["start"] + e["length"], e["offset"]) for e in data], dtype=np.int64)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ImageError(
+            f"cannot use {path}",
+            why=f"QEMU does not map its data to offsets in the file ({type(error).__name__}: {error})",
+            remedy="Make a qcow2 copy with `qemu-img convert`, and use that in the manifest.",
+        ) from error
+    starts, ends, offsets = table.reshape(-1, 3).T
+    joins = (starts[1:] == ends[:-1]) & (offsets[1:] - offsets[:-1] == starts[1:] - starts[:-1])
+    first, last = np.concatenate([[True], ~joins])[: len(starts)], np.concatenate([~joins, [True]])[: len(ends)]
+    return _ImageMap(size, starts[first].copy(), ends[last].copy(), offsets[first].copy())
+
+
+def _keep(key: tuple[str, int, int, int, int, int], found: _ImageMap) -> None:
+    _kept[key] = found
+    while len(_kept) > 1 and sum(len(each.starts) for each in _kept.values()) > _MOST_KEPT:
+        del _kept[next(iter(_kept))]

@@ -1,0 +1,203 @@
+"""Headers made by QEMU are accepted, and each fault in one is refused before QEMU sees it.
+
+Guards foreign/parallels.py, foreign/qed.py, foreign/vdi.py, foreign/vmdk.py and foreign/vpc.py.
+"""
+
+import functools
+import os
+import struct
+import subprocess
+
+import notation
+import pytest
+
+from batchdiff.foreign.parallels import inspect_parallels
+from batchdiff.foreign.qed import inspect_qed
+from batchdiff.foreign.vdi import inspect_vdi
+from batchdiff.foreign.vmdk import inspect_vmdk
+from batchdiff.foreign.vpc import inspect_vpc
+from batchdiff.qcow2.faults import FormatError
+
+INSPECT = {
+    "vdi": inspect_vdi,
+    "vpc": inspect_vpc,
+    "parallels": inspect_parallels,
+    "qed": inspect_qed,
+    "vmdk": inspect_vmdk,
+}
+CONTENT = "1M:- 64k:A 1M:- 100k:B 1948k:-"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """An image of each format, by QEMU, as bytes."""
+    folder = tmp_path_factory.mktemp("made")
+    raw = notation.write_raw(folder / "raw", CONTENT)
+
+    @functools.cache
+    def make(image_format, *options):
+        path = folder / "made"
+        notation.run("qemu-img", "convert", "-f", "raw", "-O", image_format, *options, str(raw), str(path))
+        return path.read_bytes()
+
+    return make
+
+
+def inspect(image_format, image):
+    INSPECT[image_format](lambda offset, length: bytes(image[offset : offset + length]), len(image))
+
+
+@pytest.mark.parametrize("image_format", INSPECT)
+def test_what_qemu_makes_is_accepted(made, image_format):
+    inspect(image_format, made(image_format))
+
+
+@pytest.mark.parametrize("options", ["subformat=fixed", "force_size=on", "subformat=fixed,force_size=on"])
+def test_every_kind_of_vhd_of_qemu_is_accepted(made, options):
+    inspect("vpc", made("vpc", "-o", options))
+
+
+@pytest.mark.parametrize("image_format", INSPECT)
+def test_a_file_that_ends_inside_its_header_is_refused(made, image_format):
+    image = made(image_format)
+    for length in [*range(0, 1100, 7), len(image) // 2]:
+        try:
+            inspect(image_format, image[:length])
+        except FormatError:
+            continue
+        assert length > 64  # the shortest header
+
+
+def at(offset, form, *values):
+    """A change of an image: values written at an offset, in a form of :mod:`struct`."""
+
+    def change(image):
+        struct.pack_into(form, image, offset, *values)
+
+    return change
+
+
+def text(old, new):
+    """A change of the descriptor of a VMDK, which keeps its length."""
+
+    def change(image):
+        start = image.index(b"# Disk DescriptorFile")
+        descriptor = bytes(image[start : start + 20 * 512]).rstrip(b"\0").replace(old, new)
+        image[start : start + 20 * 512] = descriptor.ljust(20 * 512, b"\0")
+
+    return change
+
+
+PARENT = b'parentFileNameHint="/etc/passwd"\ncreateType'
+
+FAULTS = {
+    "vdi": [
+        (at(0x40, "<I", 0), "signature"),
+        (at(0x44, "<I", 0x00010002), "version 1.2"),
+        (at(0x4C, "<I", 4), "difference"),
+        (at(0x1A8, "16s", b"a parent's uuid."), "difference"),
+        (at(0x1B8, "16s", b"a parent's uuid."), "difference"),
+        (at(0x168, "<I", 4096), "sectors"),
+        (at(0x178, "<I", 4096), "blocks"),
+        (at(0x17C, "<I", 1), "blocks"),
+        (at(0x170, "<Q", 1 << 62), "cannot hold"),
+        (at(0x180, "<I", 0xFFFFFFFF), "cannot hold"),
+        (at(0x180, "<I", 0x1FFFFFFF), "past the end"),
+        (at(0x154, "<I", 0xFFFFFE00), "past the end"),
+        (at(0x154, "<I", 513), "past the end"),
+    ],
+    "vpc": [
+        (at(0, "8s", b"conectiX"), "disk type 3"),
+        (at(60, ">I", 4), "difference"),
+        (at(60, ">I", 2), "disk type 2"),
+        (at(60, ">I", 99), "disk type 99"),
+        (at(16, ">Q", 1 << 40), "truncated"),
+        (at(512, "8s", b"nothing."), "header of its block table"),
+        (at(512 + 16, ">Q", 1 << 40), "past the end"),
+        (at(512 + 28, ">I", 0xFFFFFFFF), "past the end"),
+        (at(512 + 32, ">I", 0), "impossible"),
+        (at(512 + 32, ">I", 3 << 20), "impossible"),
+    ],
+    "parallels": [
+        (at(0, "16s", b"WithNoSpaceAtAll"), "mark"),
+        (at(16, "<I", 3), "version 3"),
+        (at(28, "<I", 0), "impossible"),
+        (at(28, "<I", 0x7FFFFFFF), "impossible"),
+        (at(32, "<I", 0xFFFFFFFF), "past the end"),
+        (at(36, "<Q", 1 << 60), "cannot hold"),
+        (at(44, "<I", 0x746F6E59), "in use"),
+    ],
+    "qed": [
+        (at(0, "4s", b"QED1"), "mark"),
+        (at(16, "<Q", 1 << 40), "unknown features"),
+        (at(16, "<Q", 1), "backing file"),
+        (at(16, "<Q", 2), "cleanly"),
+        (at(4, "<I", 512), "clusters of 512"),
+        (at(4, "<I", 3 << 16), "clusters of"),
+        (at(8, "<I", 0), "tables of 0"),
+        (at(8, "<I", 32), "tables of 32"),
+        (at(48, "<Q", 1 << 63), "size"),
+        (at(48, "<Q", 513), "size"),
+        (at(40, "<Q", 1 << 50), "L1 table"),
+        (at(40, "<Q", 65537), "L1 table"),
+    ],
+    "vmdk": [
+        (at(0, "4s", b"COWD"), "mark"),
+        (at(4, "<I", 4), "version 4"),
+        (at(77, "<H", 1), "compressed"),
+        (at(56, "<Q", (1 << 64) - 1), "compressed"),
+        (at(12, "<Q", 0), "size is 0"),
+        (at(20, "<Q", 0), "grains"),
+        (at(20, "<Q", 1), "grains"),
+        (at(20, "<Q", 129), "grains"),
+        (at(12, "<Q", 1 << 40), "64 TiB"),
+        (at(12, "<Q", 1 << 36), "grain directory"),
+        (at(44, "<I", 1024), "grains"),
+        (at(28, "<Q", 0), "descriptor"),
+        (at(36, "<Q", 1 << 20), "descriptor"),
+        (at(28, "<Q", 1 << 30), "truncated"),
+        (at(56, "<Q", 1 << 40), "grain directory"),
+        (text(b"parentCID=ffffffff", b"parentCID=12345678"), "difference"),
+        (text(b"createType", PARENT), "difference"),
+        (text(b'"monolithicSparse"', b'"monolithicFlat"'), "monolithicflat"),
+        (text(b'createType="monolithicSparse"', b""), "missing"),
+        (text(b"version=1", b'version=1\ncreateType="custom"'), "twice"),
+        (text(b"RW 8388 SPARSE", b'RW 1 FLAT "/etc/passwd" 0\nRW 8388 SPARSE'), "one sparse extent"),
+        (text(b"SPARSE", b"FLAT"), "one sparse extent"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("image_format", "change", "words"),
+    [
+        pytest.param(name, change, words, id=f"{name}-{number}-{words}")
+        for name, faults in FAULTS.items()
+        for number, (change, words) in enumerate(faults)
+    ],
+)
+def test_a_fault_is_refused(made, image_format, change, words):
+    image = bytearray(made(image_format))
+    if image_format == "vmdk":
+        sectors = notation.size(CONTENT) // 512
+        image = bytearray(bytes(image).replace(b"RW %d " % sectors, b"RW 8388 "))
+    change(image)
+    with pytest.raises(FormatError) as caught:
+        inspect(image_format, image)
+    assert words.lower() in str(caught.value).lower()
+
+
+def test_a_descriptor_of_other_files_is_refused():
+    with pytest.raises(FormatError, match="in other files"):
+        inspect("vmdk", b'# Disk DescriptorFile\ncreateType="monolithicFlat"\nRW 1 FLAT "/etc/passwd" 0\n')
+
+
+@pytest.mark.parametrize("subformat", ["streamOptimized", "monolithicFlat", "twoGbMaxExtentSparse"])
+def test_kinds_of_vmdk_that_cannot_be_read_yet(tmp_path, subformat):
+    path = tmp_path / "image.vmdk"
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "vmdk", "-o", f"subformat={subformat}", path, "4M"], check=True
+    )
+    with pytest.raises(FormatError, match="not supported yet"):
+        inspect("vmdk", path.read_bytes())
+    assert os.path.exists(path)

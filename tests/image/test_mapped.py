@@ -1,0 +1,171 @@
+"""batchdiff.image.mapped: images that QEMU maps read as QEMU reads them, and no map leads out of the file."""
+
+import itertools
+import os
+import struct
+
+import notation
+import pytest
+from oracle import guest_bytes
+
+from batchdiff.errors import ImageError
+from batchdiff.image import mapped
+from batchdiff.image.open import inspect, open_image
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.qcow2.entries import Origin
+from batchdiff.qemu import qemu_img
+
+FORMATS = ["vdi", "vpc", "parallels", "qed", "vmdk"]
+CONTENT = "100k:A 1M:- 64k:0 1M:B 9M:- 70k:C 900k:- 512:D"
+
+
+def make(folder, image_format, *options, content=CONTENT):
+    raw, path = notation.write_raw(folder / "raw", content), folder / f"image.{image_format}"
+    notation.run("qemu-img", "convert", "-f", "raw", "-O", image_format, *options, str(raw), str(path))
+    return ImageSource(str(path), ImageFormat(image_format))
+
+
+def by_qemu(source):
+    """The content of an image, as QEMU converts it to raw."""
+    target = f"{source.path}.raw"
+    notation.run("qemu-img", "convert", "-f", source.format, "-O", "raw", source.path, target)
+    with open(target, "rb") as file:
+        return file.read()
+
+
+def read(source):
+    with open_image(source) as image:
+        inspect(image)
+        return guest_bytes(image, 0, image.virtual_size)
+
+
+@pytest.fixture(autouse=True)
+def forget_maps(monkeypatch):
+    monkeypatch.setattr(mapped, "_kept", {})
+
+
+@pytest.fixture
+def maps(monkeypatch):
+    """The images that QEMU maps."""
+    asked = []
+    real = qemu_img.file_map
+    monkeypatch.setattr(qemu_img, "file_map", lambda source, size: asked.append(source.path) or real(source, size))
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("image_format", "options"),
+    [
+        *((name, ()) for name in FORMATS),
+        ("vdi", ("-o", "static=on")),
+        ("vpc", ("-o", "subformat=fixed")),
+        ("vpc", ("-o", "force_size=on")),
+        ("vmdk", ("-o", "zeroed_grain=on")),
+        ("qed", ("-o", "cluster_size=4096")),
+        ("qed", ("-o", "cluster_size=1048576")),
+    ],
+)
+def test_reads_as_qemu_reads_it(tmp_path, image_format, options):
+    source = make(tmp_path, image_format, *options)
+    expected = by_qemu(source)
+    assert expected.startswith(notation.content(CONTENT))
+    assert read(source) == expected
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_segments_are_gapless_and_holes_are_found(tmp_path, image_format):
+    source = make(tmp_path, image_format)
+    with open_image(source) as image:
+        size = image.virtual_size
+        for start, end in [(0, size), (512, 1024), (99 << 10, 101 << 10), (size - 512, size), (4096, 3 << 20)]:
+            segments = image.segments(start, end)
+            assert (segments[0].start, segments[-1].end) == (start, end)
+            assert all(one.end == other.start for one, other in itertools.pairwise(segments))
+        holes = [each for each in image.segments(0, size) if each.origin is Origin.ZERO]
+        assert holes
+        for hole in holes:
+            assert not any(guest_bytes(image, hole.start, min(hole.end - hole.start, 1 << 20)))
+            assert image.next_data(hole.start) in {hole.end, None}
+        assert image.next_data(size - 1) in {size - 1, None}
+
+
+def test_an_image_is_mapped_once_until_it_changes(tmp_path, maps):
+    source = make(tmp_path, "vdi")
+    for _ in range(3):
+        read(source)
+    assert len(maps) == 1
+    notation.run("qemu-io", "-f", "vdi", "-c", "write -q -P 7 2M 64k", source.path)
+    assert read(source)[2 << 20 : (2 << 20) + 65536] == b"\x07" * 65536
+    assert len(maps) == 2
+
+
+def test_maps_are_kept_up_to_a_limit(tmp_path, maps, monkeypatch):
+    monkeypatch.setattr(mapped, "_MOST_KEPT", 4)
+    (tmp_path / "other").mkdir()
+    one, other = make(tmp_path, "vmdk"), make(tmp_path / "other", "vmdk")
+    for source in (one, other, one):
+        read(source)
+    assert maps == [one.path, other.path, one.path]
+
+
+def test_a_file_that_is_replaced_while_qemu_maps_it_is_refused(tmp_path, monkeypatch):
+    source = make(tmp_path, "vdi")
+    (tmp_path / "other").mkdir()
+    other = make(tmp_path / "other", "vdi", content="8M:X")
+    real = qemu_img.file_map
+
+    def replaced(*arguments):
+        text = real(*arguments)
+        os.replace(other.path, source.path)
+        return text
+
+    monkeypatch.setattr(qemu_img, "file_map", replaced)
+    with pytest.raises(ImageError, match="changed while it was read"):
+        read(source)
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_a_truncated_image_is_refused(tmp_path, image_format):
+    source = make(tmp_path, image_format)
+    os.truncate(source.path, os.path.getsize(source.path) // 2)
+    with pytest.raises(ImageError) as caught:
+        read(source)
+    assert source.path in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("image_format", "table", "form", "entries", "problem"),
+    [
+        ("vdi", 512, "<I", (0, 0), "several parts"),
+        ("vdi", 512, "<I", (0, 1 << 20), "past the end|does not open"),
+        ("vpc", 1536, ">I", (3, 3), "several parts"),
+        ("vpc", 1536, ">I", (0, 1 << 30), "past the end|does not open"),
+        ("parallels", 64, "<I", (1, 1), "several parts"),
+        ("parallels", 64, "<I", (1, 1 << 30), "past the end|does not open|negative"),
+    ],
+)
+def test_a_hostile_map_is_refused(tmp_path, image_format, table, form, entries, problem):
+    """Blocks that all lie at one place of the file would unpack it to any size; others lie outside of it."""
+    source = make(tmp_path, image_format, content="8M:A")
+    with open(source.path, "r+b") as file:
+        file.seek(table)
+        file.write(b"".join(struct.pack(form, entry) for entry in entries))
+    with pytest.raises(ImageError, match=problem) as caught:
+        read(source)
+    assert source.path in str(caught.value)
+
+
+def test_data_that_qemu_does_not_map_is_refused(tmp_path, monkeypatch):
+    source = make(tmp_path, "vdi")
+    text = '[{"start": 0, "length": 4096, "depth": 0, "zero": false, "data": true}]'
+    monkeypatch.setattr(qemu_img, "file_map", lambda *_: text)
+    with pytest.raises(ImageError, match="does not map its data to offsets"):
+        read(source)
+
+
+def test_without_qemu(tmp_path, monkeypatch):
+    source = make(tmp_path, "vdi")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ImageError, match="qemu-img") as caught:
+        read(source)
+    assert "qemu-utils" in caught.value.remedy
