@@ -117,7 +117,8 @@ def documented(words: str) -> set[str]:
 
 
 LONGEST = {
-    "docs/scripting.md": 280,
+    "CHANGELOG.md": 240,  # it grows with each version
+    "docs/scripting.md": 310,
     "docs/performance.md": 310,
     "docs/plan-format.md": 200,
     "docs/safety.md": 250,
