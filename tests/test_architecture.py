@@ -54,6 +54,7 @@ ROOMS = {
     "applying/template": "The template under new overlays: its content, write protection, sidecar.",
     "applying/swap": "Put one file in the place of another, and retire that one.",
     "applying": "The half that writes: apply, restore, purge and verify, guest after guest.",
+    "doctor": "What this machine and its filesystems can do for batchdiff.",
     "report": "Plans and results as text or JSON: pure functions to strings.",
     "cli": "The command line: arguments, console, exit codes; nothing else prints or exits.",
     "cli/new_plan": "The slow half of the verb plan, loaded once the manifest is known to be right.",

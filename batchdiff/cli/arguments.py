@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     main.add_argument("--version", action="version", version=f"batchdiff {__version__}")
     verbs = main.add_subparsers(dest="verb", required=True, metavar="VERB")
     common = _common()
-    for add in (_plan, _show, _apply, _status, _verify, _restore, _purge, _validate):
+    for add in (_plan, _show, _apply, _status, _verify, _restore, _purge, _validate, _doctor):
         add(verbs, common)
     return main
 
@@ -230,6 +230,11 @@ def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 def _validate(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "validate", "check a manifest, and nothing else")
     verb.add_argument("manifest", metavar="MANIFEST", help=_THE_MANIFEST)
+
+
+def _doctor(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(verbs, common, "doctor", "show what this machine, and the filesystems of these folders, can do")
+    verb.add_argument("folders", metavar="FOLDER", nargs="*", help="a folder of images (default: the current one)")
 
 
 def _add_jobs(verb: argparse.ArgumentParser, what: str) -> None:

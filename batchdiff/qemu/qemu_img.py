@@ -18,6 +18,9 @@ from batchdiff.units import MIB, format_size
 
 _NAME = "qemu-img"
 _PACKAGE = "qemu-utils"
+_SECONDS_TO_ANSWER = 60
+"""The time limit for a question about qemu-img itself."""
+
 _SECONDS, _BYTES_PER_SECOND = 600, MIB
 """The time limit of a verb: ten minutes, plus the time to read the whole image from a slow disk that it shares
 with dozens of others, as `apply -j` has in progress on a large host."""
@@ -223,3 +226,38 @@ def _driver(image: ImageSource) -> str:
 
 def _is_utf8(path: str) -> bool:
     return not any("\udc80" <= letter <= "\udcff" for letter in path)
+
+
+def version() -> str:
+    """Return the version of qemu-img, such as 7.2.22.
+
+    :raises ProgramError: it could not be run.
+    """
+    done = _ask("--version")
+    words = done.output.split("\n", 1)[0].split()
+    # "qemu-img version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)"
+    return words[2] if words[:2] == [_NAME, "version"] and len(words) > 2 else done.output.strip()
+
+
+def formats() -> list[str]:
+    """Return the formats that qemu-img knows, sorted; some are only read.
+
+    :raises ProgramError: it could not be run.
+    """
+    _, found, listed = _ask("--help").output.partition("Supported formats:")
+    return sorted(listed.split("\n\n", 1)[0].split()) if found else []
+
+
+def create_options(kind: str) -> list[str]:
+    """Return the names of the options with which qemu-img creates an image of a format, sorted.
+
+    :raises ProgramError: it could not be run, or does not create that format.
+    """
+    lines = _ask("create", "-f", kind, "-o", "help").output.splitlines()
+    return sorted({line.split("=", 1)[0].strip() for line in lines if "=<" in line})
+
+
+def _ask(*arguments: str) -> Finished:
+    done = programs.run([_NAME, *arguments], reads=[], timeout=_SECONDS_TO_ANSWER, package=_PACKAGE)
+    _require_success(done)
+    return done

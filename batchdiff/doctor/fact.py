@@ -1,0 +1,30 @@
+"""One thing that a machine or a folder can or cannot do, and what follows from it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Ability(enum.StrEnum):
+    """What a fact means for batchdiff."""
+
+    GOOD = "good"
+    LIMITED = "limited"
+    """Everything works, but slower, with less space saved, or with a check left to the operator."""
+    MISSING = "missing"
+    """The main job, ``plan`` and ``apply``, cannot be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A fact about ``subject``: ``machine``, ``QEMU``, or the path of a folder.
+
+    ``effect``: what follows from it, or how to mend it; empty if nothing does.
+    """
+
+    subject: str
+    name: str
+    value: str
+    ability: Ability = Ability.GOOD
+    effect: str = ""

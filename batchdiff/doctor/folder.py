@@ -1,0 +1,145 @@
+"""Facts about a folder: what its filesystem can do is tried on an unnamed file, which is gone when it is closed.
+
+Source: ioctl_ficlone(2); fallocate(2); fcntl(2), "Leases"; Linux ``Documentation/filesystems/fiemap.rst``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import tempfile
+
+from batchdiff.applying.checks.space import free_bytes
+from batchdiff.doctor.fact import Ability, Fact
+from batchdiff.errors import GuestError, ImageError
+from batchdiff.image.in_use.lease import why_unknown
+from batchdiff.linux.call_failures import explained
+from batchdiff.linux.fiemap import physical_extents
+from batchdiff.linux.mounts import Mount, filesystem_of, mount_under
+from batchdiff.linux.permissions import Deed
+from batchdiff.units import KIB, MIB, format_size
+
+_FICLONE = 0x40049409
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+_TRIAL = 64 * KIB
+_LITTLE = 64 * MIB
+
+_OF_SEVERAL_HOSTS = frozenset(
+    {
+        "nfs", "nfs4", "cifs", "smb3", "ceph", "gfs2", "ocfs2", "lustre", "beegfs", "afs", "9p", "virtiofs",
+        "fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs", "fuse.s3fs", "fuse.moosefs", "fuse.juicefs",
+    }
+)  # fmt: skip
+"""Types of filesystems that other machines, or a VM's host, may have mounted too."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
+
+
+def folder_facts(folder: str) -> list[Fact]:
+    """Return facts about a folder for images: its filesystem, its space, and what can be done there."""
+    path = os.path.abspath(folder)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        return [_unusable(path, error)]
+    try:
+        mount = mount_under(fd)
+        kind = filesystem_of(fd)
+    finally:
+        os.close(fd)
+    facts = [Fact(path, "filesystem", _described(kind, mount)), _hosts(path, kind), _space(path)]
+    return [*facts, *_trials(path)]
+
+
+def _unusable(path: str, error: OSError | ValueError) -> Fact:
+    if isinstance(error, OSError):
+        fault = explained(error, Deed.READ, path)
+        return Fact(path, "folder", fault.why, Ability.MISSING, fault.remedy)
+    return Fact(path, "folder", str(error), Ability.MISSING, "Correct the path.")
+
+
+def _described(kind: str, mount: Mount | None) -> str:
+    if mount is None:
+        return kind or "unknown"
+    return f"{kind}, {mount.source} mounted at {mount.point}"
+
+
+def _hosts(path: str, kind: str) -> Fact:
+    if kind not in _OF_SEVERAL_HOSTS:
+        return Fact(path, "other hosts", "cannot use it")
+    effect = "VMs that run on other machines are not seen: shut down the guests on all of them before `apply`."
+    return Fact(path, "other hosts", "may use it too", Ability.LIMITED, effect)
+
+
+def _space(path: str) -> Fact:
+    try:
+        free = free_bytes(path)
+    except GuestError as error:
+        return Fact(path, "free space", error.why, Ability.LIMITED, error.remedy)
+    if free >= _LITTLE:
+        return Fact(path, "free space", format_size(free))
+    effect = "Each overlay exists beside its original before that is deleted: make room first."
+    return Fact(path, "free space", format_size(free), Ability.LIMITED, effect)
+
+
+def _trials(path: str) -> list[Fact]:
+    """Try what the filesystem can do on an unnamed file; nothing is left of it."""
+    try:
+        # A filesystem without O_TMPFILE gets a file with a name, which is removed at once.
+        with tempfile.TemporaryFile(dir=path) as one, tempfile.TemporaryFile(dir=path) as other:
+            one.write(os.urandom(_TRIAL))
+            one.flush()
+            return [
+                Fact(path, "writing", "possible"),
+                _reflinks(path, one.fileno(), other.fileno()),
+                _extents(path, one.fileno()),
+                _holes(path, one.fileno()),
+                _leases(path, one.fileno()),
+            ]
+    except OSError as error:
+        fault = explained(error, Deed.CREATE, os.path.join(path, "overlay.qcow2"))
+        effect = f"`plan` can read images here, but `apply` cannot write. {fault.remedy}".strip()
+        return [Fact(path, "writing", fault.why, Ability.MISSING, effect)]
+
+
+def _reflinks(path: str, source: int, target: int) -> Fact:
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        effect = "Overlays get copies of the guests' changed data; a restore needs the space of a full image."
+        return Fact(path, "reflinks", "not supported", Ability.LIMITED, effect)
+    return Fact(path, "reflinks", "supported: an overlay shares the blocks of its original")
+
+
+def _extents(path: str, fd: int) -> Fact:
+    try:
+        found = physical_extents(fd, path) is not None
+    except ImageError as error:
+        return Fact(path, "extent maps (FIEMAP)", error.why, Ability.LIMITED, error.remedy)
+    if found:
+        return Fact(path, "extent maps (FIEMAP)", "supported: shared blocks are never counted as savings")
+    effect = "Blocks that files share cannot be seen: if there are any, less space comes back than promised."
+    return Fact(path, "extent maps (FIEMAP)", "not supported", Ability.LIMITED, effect)
+
+
+def _holes(path: str, fd: int) -> Fact:
+    if _libc.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, 0, _TRIAL) == 0:
+        return Fact(path, "hole punching", "supported")
+    number = ctypes.get_errno()
+    why = "not supported" if number in {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL} else os.strerror(number)
+    effect = "VMs cannot give back the space of blocks that they trim, neither in a guest nor in its overlay."
+    return Fact(path, "hole punching", why, Ability.LIMITED, effect)
+
+
+def _leases(path: str, fd: int) -> Fact:
+    why = why_unknown(fd)
+    if not why:
+        return Fact(path, "leases", "reliable: a VM that has an image open is noticed")
+    effect = (
+        "A VM without image locks is not noticed: make sure that guests are shut down. Originals are deleted only"
+        " with `--unseen`."
+    )
+    return Fact(path, "leases", why, Ability.LIMITED, effect)

@@ -1,0 +1,84 @@
+"""Facts about the machine: versions, and how the programs that batchdiff starts are confined."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+
+from batchdiff import __version__
+from batchdiff.doctor.fact import Ability, Fact
+from batchdiff.errors import ProgramError
+from batchdiff.image_source import ImageFormat
+from batchdiff.linux.machine import available_memory, usable_cpus
+from batchdiff.qemu import landlock, qemu_img
+from batchdiff.units import format_size
+
+MACHINE, QEMU = "machine", "QEMU"
+
+_FULL_LANDLOCK = 4
+"""The version from which on Landlock also denies network connections."""
+
+
+def machine_facts() -> list[Fact]:
+    """Return facts about batchdiff, Python, the kernel, CPUs, memory and confinement."""
+    memory = available_memory()
+    return [
+        Fact(MACHINE, "batchdiff", __version__),
+        Fact(MACHINE, "Python", platform.python_version()),
+        Fact(MACHINE, "kernel", f"Linux {os.uname().release}"),
+        Fact(MACHINE, "CPUs", f"{usable_cpus()} usable"),
+        Fact(MACHINE, "memory", "unknown" if memory is None else f"{format_size(memory)} available"),
+        _inflate(),
+        _landlock(),
+    ]
+
+
+def _inflate() -> Fact:
+    try:
+        found = importlib.metadata.version("isal")
+    except importlib.metadata.PackageNotFoundError:
+        effect = "Images compressed with zlib are decompressed at half the speed; `pip install isal` mends that."
+        return Fact(MACHINE, "ISA-L", "not installed", Ability.LIMITED, effect)
+    return Fact(MACHINE, "ISA-L", f"isal {found}")
+
+
+def _landlock() -> Fact:
+    version = landlock.version()
+    if version >= _FULL_LANDLOCK:
+        return Fact(MACHINE, "Landlock", f"version {version}: qemu-img reads only the images it is given")
+    if version:
+        effect = "qemu-img is kept from other files, but not from the network: Linux 6.7 and later can do both."
+        return Fact(MACHINE, "Landlock", f"version {version}", Ability.LIMITED, effect)
+    effect = (
+        "qemu-img runs unconfined. Images are checked for references to other files before it sees them. Linux"
+        " 5.13 or later confines it too, if /sys/kernel/security/lsm lists landlock."
+    )
+    return Fact(MACHINE, "Landlock", "not available", Ability.LIMITED, effect)
+
+
+def qemu_facts() -> list[Fact]:
+    """Return facts about qemu-img: its version, its formats, and its options for qcow2."""
+    path = shutil.which("qemu-img")
+    if path is None:
+        effect = "apply cannot verify overlays without it. Install it (Debian: qemu-utils)."
+        return [Fact(QEMU, "qemu-img", "not on the PATH", Ability.MISSING, effect)]
+    try:
+        version = qemu_img.version()
+        formats = qemu_img.formats()
+        options = qemu_img.create_options("qcow2")
+    except ProgramError as error:
+        return [Fact(QEMU, "qemu-img", f"{path}: {error.reason}", Ability.MISSING, error.remedy)]
+    facts = [Fact(QEMU, "qemu-img", f"{version} ({path})"), _formats(formats)]
+    return [*facts, Fact(QEMU, "options of qcow2", ", ".join(options))]
+
+
+def _formats(formats: list[str]) -> Fact:
+    """Return which formats of a manifest this QEMU was built with; it knows others, such as protocols."""
+    lacking = [name for name in ("qcow2", "raw") if name not in formats]
+    value = ", ".join(name for name in ImageFormat if name in formats)
+    if not lacking:
+        return Fact(QEMU, "formats", value)
+    effect = f"It was built without {' and '.join(lacking)}, which batchdiff needs. Install another qemu-img."
+    return Fact(QEMU, "formats", value, Ability.MISSING, effect)

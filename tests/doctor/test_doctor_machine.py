@@ -1,0 +1,80 @@
+"""batchdiff.doctor.machine: versions, confinement and QEMU."""
+
+import os
+import platform
+import shutil
+import subprocess
+
+import pytest
+
+from batchdiff.doctor import machine
+from batchdiff.doctor.fact import Ability
+from batchdiff.doctor.machine import machine_facts, qemu_facts
+
+
+def fake_qemu_img(folder, monkeypatch, script):
+    program = folder / "qemu-img"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def test_versions():
+    found = {fact.name: fact.value for fact in machine_facts()}
+    assert found["Python"] == platform.python_version()
+    assert found["kernel"] == f"Linux {os.uname().release}"
+
+
+@pytest.mark.parametrize(
+    ("version", "ability", "words"),
+    [(0, "limited", "unconfined"), (3, "limited", "network"), (4, "good", ""), (7, "good", "")],
+)
+def test_confinement_by_kernel(monkeypatch, version, ability, words):
+    monkeypatch.setattr(machine.landlock, "version", lambda: version)
+    (fact,) = (fact for fact in machine_facts() if fact.name == "Landlock")
+    assert fact.ability == ability
+    assert words in fact.effect
+
+
+def test_without_isal(monkeypatch):
+    def missing(name):
+        raise machine.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(machine.importlib.metadata, "version", missing)
+    (fact,) = (fact for fact in machine_facts() if fact.name == "ISA-L")
+    assert (fact.value, fact.ability) == ("not installed", Ability.LIMITED)
+
+
+def test_qemu_as_it_describes_itself():
+    program, formats, options = qemu_facts()
+    said = subprocess.run(["qemu-img", "--version"], capture_output=True, text=True, check=True).stdout
+    version, path = program.value.split(" ", 1)
+    assert said.startswith(f"qemu-img version {version} ")
+    assert path == f"({shutil.which('qemu-img')})"
+    assert {"raw", "qcow2", "vmdk", "vdi"} <= set(formats.value.split(", "))
+    assert {"cluster_size", "extended_l2", "preallocation"} <= set(options.value.split(", "))
+    assert all(fact.ability is Ability.GOOD for fact in (program, formats, options))
+
+
+def test_no_qemu(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (fact,) = qemu_facts()
+    assert fact.ability is Ability.MISSING
+    assert "qemu-utils" in fact.effect
+
+
+def test_a_qemu_that_fails(monkeypatch, tmp_path):
+    fake_qemu_img(tmp_path, monkeypatch, "echo no library >&2; exit 127")
+    (fact,) = qemu_facts()
+    assert fact.ability is Ability.MISSING
+    assert "no library" in fact.value
+
+
+def test_a_qemu_without_qcow2(monkeypatch, tmp_path):
+    script = 'case $1 in --version) echo "qemu-img version 9.0";; --help) echo "Supported formats: raw vdi";; esac'
+    fake_qemu_img(tmp_path, monkeypatch, script)
+    program, formats, _ = qemu_facts()
+    assert program.value.startswith("9.0 ")
+    assert formats.value == "raw, vdi"
+    assert formats.ability is Ability.MISSING
+    assert "without qcow2" in formats.effect
