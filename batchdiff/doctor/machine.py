@@ -65,8 +65,8 @@ def qemu_facts() -> list[Fact]:
         effect = "apply cannot verify overlays without it. Install it (Debian: qemu-utils)."
         return [Fact(QEMU, "qemu-img", "not on the PATH", Ability.MISSING, effect)]
     try:
-        version = qemu_img.version()
-        formats = qemu_img.formats()
+        version = qemu_img.installed_version()
+        formats = qemu_img.known_formats()
         options = qemu_img.create_options("qcow2")
     except ProgramError as error:
         return [Fact(QEMU, "qemu-img", f"{path}: {error.reason}", Ability.MISSING, error.remedy)]

@@ -228,7 +228,7 @@ def _is_utf8(path: str) -> bool:
     return not any("\udc80" <= letter <= "\udcff" for letter in path)
 
 
-def version() -> str:
+def installed_version() -> str:
     """Return the version of qemu-img, such as 7.2.22.
 
     :raises ProgramError: it could not be run.
@@ -239,7 +239,7 @@ def version() -> str:
     return words[2] if words[:2] == [_NAME, "version"] and len(words) > 2 else done.output.strip()
 
 
-def formats() -> list[str]:
+def known_formats() -> list[str]:
     """Return the formats that qemu-img knows, sorted; some are only read.
 
     :raises ProgramError: it could not be run.
@@ -257,7 +257,7 @@ def create_options(kind: str) -> list[str]:
     return sorted({line.split("=", 1)[0].strip() for line in lines if "=<" in line})
 
 
-def _ask(*arguments: str) -> Finished:
+def _ask(*arguments: str) -> CompletedProgram:
     done = programs.run([_NAME, *arguments], reads=[], timeout=_SECONDS_TO_ANSWER, package=_PACKAGE)
     _require_success(done)
     return done

@@ -8,6 +8,7 @@ from typing import Any
 from batchdiff.applying.results.finding import Finding
 from batchdiff.applying.results.outcome import GuestOutcome
 from batchdiff.applying.results.status_row import StatusRow
+from batchdiff.doctor.fact import Fact
 from batchdiff.plan.plan import GuestPlan
 from batchdiff.report.fates import original_words
 
@@ -17,6 +18,11 @@ def guest_event(guest: GuestPlan, outcome: GuestOutcome) -> dict[str, Any]:
     fields = asdict(outcome) | {"original": original_words(outcome)}
     notes = fields.pop("remarks")
     return fields | {"notes": notes, "source": guest.source.path, "overlay": guest.overlay_path}
+
+
+def fact_event(fact: Fact) -> dict[str, Any]:
+    """Return one thing that `batchdiff doctor` found out."""
+    return asdict(fact)
 
 
 def finding_event(finding: Finding) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The exact text with which apply, restore and purge refuse or fail (applying/), each for its real cause.
 
-Guards applying/swap/endings.py.
+Guards applying/swap/refusals.py.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ ALLOCATED_SHARE = 0.57
 _POOL = 32 * MIB
 _LONGEST_RUN = 4 * MIB
 _WORDS, _ZIPF = 4000, 1.35
-"""Compressible content consists of random words; that of rank n occurs in proportion to ``n ** -_ZIPF``. QEMU's deflate
-makes its clusters as small as those of a Debian system's /usr (37 % of 64 KiB for both), and they take about as long
-to inflate (measured: 105 us and 89 to 92 us by ISA-L, 174 us and 159 to 188 us by zlib)."""
+"""Compressible content consists of random words; that of rank n occurs in proportion to ``n ** -_ZIPF``. Deflated
+by QEMU, its clusters are as small as those of a Debian system's /usr (37 % of 64 KiB for both), and take about as
+long to inflate (measured: 105 us and 89 to 92 us by ISA-L, 174 us and 159 to 188 us by zlib)."""
 
 _ZEROED = 0.3
 """The share of zeros in the clusters that a guest wrote, like deleted files that were trimmed without a hole."""

@@ -22,8 +22,8 @@ from batchdiff.plan.plan import Plan
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
 from batchdiff.planning.planner import EarlierResults, make_plan
 from batchdiff.report.facts import PlanFacts
-from batchdiff.report.plan_json import plan_report
-from batchdiff.report.plan_text import plan_text
+from batchdiff.report.plan.json_form import plan_report
+from batchdiff.report.plan.text import plan_text
 from batchdiff.throttle.options import ScanLimits
 from batchdiff.throttle.throttle import throttled
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 
 from batchdiff.cli.console import Console
 from batchdiff.doctor.fact import Ability
@@ -11,6 +10,7 @@ from batchdiff.doctor.folder import folder_facts
 from batchdiff.doctor.machine import QEMU, machine_facts, qemu_facts
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, ProgramError
 from batchdiff.report.doctor_text import doctor_text
+from batchdiff.report.events import fact_event
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -18,7 +18,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     folders = dict.fromkeys(arguments.folders or ["."])
     facts = [*machine_facts(), *qemu_facts(), *(fact for folder in folders for fact in folder_facts(folder))]
     for fact in facts:
-        console.event("fact", **asdict(fact))
+        console.event("fact", **fact_event(fact))
     console.result(doctor_text(facts, width=console.width))
     missing = {fact.subject for fact in facts if fact.ability is Ability.MISSING}
     if QEMU in missing:

@@ -16,8 +16,8 @@ from batchdiff.plan.file import read_for_report
 from batchdiff.report.charset import written_in
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.form import WIDTH
-from batchdiff.report.forms import PLAN_FORMS
-from batchdiff.report.plan_json import plan_report
+from batchdiff.report.plan.forms import PLAN_FORMS
+from batchdiff.report.plan.json_form import plan_report
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:

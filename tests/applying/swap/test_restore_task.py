@@ -1,4 +1,7 @@
-"""What restore decides: from what stands on disk, what the journal knows and what was asked for, to a task."""
+"""What restore decides: from what stands on disk, what the journal knows and what was asked for, to a task.
+
+Guards applying/swap/rebuild_task.py.
+"""
 
 from __future__ import annotations
 

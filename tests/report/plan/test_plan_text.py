@@ -1,6 +1,6 @@
 """The savings report of a plan, as an operator reads it.
 
-Guards report/facts.py, report/figures.py, report/plan_words.py, report/remarks.py.
+Guards report/facts.py, report/figures.py, report/plan/words.py, report/plan/remarks.py.
 """
 
 import os
@@ -15,8 +15,8 @@ from batchdiff.image.storage.overlayfs import CopyUp
 from batchdiff.plan.overlay_options import Compression, OverlayOptions
 from batchdiff.plan.plan import Verdict
 from batchdiff.plan.totals import totals_of
-from batchdiff.report import plan_text as form
 from batchdiff.report.facts import PlanFacts
+from batchdiff.report.plan import text as form
 from batchdiff.report.table import cells
 from batchdiff.units import GIB, MIB, few
 

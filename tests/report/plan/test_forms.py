@@ -1,4 +1,4 @@
-"""report/forms.py: every form that `show --format` offers has a function, and all are of the same facts."""
+"""report/plan/forms.py: every form that `show --format` offers has a function, and all are of the same facts."""
 
 import json
 
@@ -7,7 +7,7 @@ from plans import guest_plan, refused_guest, small_plan
 
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.form import WIDTH, Form
-from batchdiff.report.forms import PLAN_FORMS
+from batchdiff.report.plan.forms import PLAN_FORMS
 
 
 @pytest.mark.parametrize("form", Form)

@@ -2,8 +2,8 @@
 
 ::
 
-    facts  ->  plan_words  ->  plan_text         for people: the same cells and sentences, laid out
-           ->                  plan_json         for programs: the values themselves
+    facts  ->  words  ->  text                   for people: the same cells and sentences, laid out
+           ->                  json_form         for programs: the values themselves
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.form import Form
-from batchdiff.report.plan_json import plan_json
-from batchdiff.report.plan_text import plan_text
+from batchdiff.report.plan.json_form import plan_json
+from batchdiff.report.plan.text import plan_text
 
 PlanForm = Callable[[PlanFacts, int], str]
 """Turns the facts of a plan into a report, with a newline at the end; the number is its width in cells."""

@@ -1,6 +1,6 @@
 """The savings report of a plan for scripts.
 
-Guards report/plan_json.py.
+Guards report/plan/json_form.py.
 """
 
 import json
@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from plans import guest_plan, plans, refused_guest, savings, small_plan
 
 from batchdiff.plan.document import to_dict
-from batchdiff.report import plan_json as form
 from batchdiff.report.facts import PlanFacts
+from batchdiff.report.plan import json_form as form
 
-DOCS = Path(__file__).parents[2] / "docs/plan-format.md"
+DOCS = Path(__file__).parents[3] / "docs/plan-format.md"
 
 
 def plan_json(plan, **facts):

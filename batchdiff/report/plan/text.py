@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from batchdiff.report import plan_words
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.form import WIDTH
+from batchdiff.report.plan import words
+from batchdiff.report.plan.remarks import remarks
 from batchdiff.report.printable import printable
-from batchdiff.report.remarks import remarks
 from batchdiff.report.table import Align, Column, paragraph, table
 
 _COLUMNS = (
@@ -34,38 +34,38 @@ _COLUMNS = (
 def plan_text(facts: PlanFacts, width: int = WIDTH) -> str:
     """Return the savings report of a plan in ``width`` cells, with a newline at the end."""
     blocks = [
-        [paragraph(line, width=width, rest="  ") for line in plan_words.heading(facts)],
+        [paragraph(line, width=width, rest="  ") for line in words.heading(facts)],
         list(_stale(facts, width)),
         _table(facts, width),
         list(_below_the_table(facts, width)),
         list(_notes(facts, width)),
-        [paragraph(sentence, width=width) for sentence in plan_words.next_steps(facts)],
+        [paragraph(sentence, width=width) for sentence in words.next_steps(facts)],
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
 def _stale(facts: PlanFacts, width: int) -> Iterator[str]:
     if facts.stale:
-        yield paragraph(plan_words.STALE, width=width, rest="  ")
+        yield paragraph(words.STALE, width=width, rest="  ")
     for notice in facts.stale:
         yield paragraph(printable(notice), width=width, first="  - ", rest="    ")
 
 
 def _table(facts: PlanFacts, width: int) -> list[str]:
-    rows = [plan_words.guest_cells(guest) for guest in facts.rows]
+    rows = [words.guest_cells(guest) for guest in facts.rows]
     if not rows:
         return []
     if len(facts.plan.guests) != 1:
-        rows.append(plan_words.total_cells(facts))
+        rows.append(words.total_cells(facts))
     return table(_COLUMNS, rows, width=width)
 
 
 def _below_the_table(facts: PlanFacts, width: int) -> Iterator[str]:
-    yield from (paragraph(text, width=width) for text in plan_words.how_saved(facts))
-    yield from (paragraph(text, width=width, rest="  ") for text in plan_words.not_exact(facts))
+    yield from (paragraph(text, width=width) for text in words.how_saved(facts))
+    yield from (paragraph(text, width=width, rest="  ") for text in words.not_exact(facts))
 
 
 def _notes(facts: PlanFacts, width: int) -> Iterator[str]:
-    notes = [*plan_words.reasons(facts), *(("note", text) for text in remarks(facts))]
+    notes = [*words.reasons(facts), *(("note", text) for text in remarks(facts))]
     for label, text in notes:
         yield paragraph(text, width=width, first=f"{label:<8}", rest=" " * 10)
