@@ -34,7 +34,9 @@ def write_standalone(fd: int, image: Image, form: ImageFormat, size: int, *, che
         return
     if form is not ImageFormat.QCOW2:
         # The file has a name until it is published: QEMU opens it by that.
-        qemu_img.convert(image.source, os.readlink(f"/proc/self/fd/{fd}"), form, image.virtual_size, stopped=_raises(check))
+        qemu_img.convert(
+            image.source, os.readlink(f"/proc/self/fd/{fd}"), form, image.virtual_size, stopped=_raises(check)
+        )
         return
     geometry = geometry_of(OverlayOptions(), DEFAULT_CLUSTER_SIZE)
     new = NewImage(
