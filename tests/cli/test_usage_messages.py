@@ -13,10 +13,10 @@ import notation
 import pytest
 from plans import guest_plan, planned_image, refused_guest, small_plan
 
+from batchdiff.applying.guests.converted_elsewhere import require_done_here
 from batchdiff.cli import main, run_session
 from batchdiff.cli.confirm import Question, confirm
 from batchdiff.cli.console import Console
-from batchdiff.cli.earlier_plans import require_done_here
 from batchdiff.errors import BatchdiffError, PlanError, StopError, UsageError
 from batchdiff.files import descriptors
 from batchdiff.plan.file import read_plan, write_plan

@@ -235,14 +235,14 @@ def test_unreadable_guests_do_not_stop_the_others(tmp_path, template):
 
 
 def test_an_unsupported_format_is_refused(tmp_path, template):
-    path = tmp_path / "g.vmdk"
-    notation.run("qemu-img", "convert", "-f", "raw", "-O", "vmdk", str(template), str(path))
+    path = tmp_path / "g.vhdx"
+    notation.run("qemu-img", "convert", "-f", "raw", "-O", "vhdx", str(template), str(path))
     found = manifest(template, path)
     entry = found.guests[0]
-    image = dataclasses.replace(entry.image, format=ImageFormat.VMDK)
+    image = dataclasses.replace(entry.image, format=ImageFormat.VHDX)
     plan = make_plan(dataclasses.replace(found, guests=(dataclasses.replace(entry, image=image),)), jobs=1)
     assert plan.guests[0].verdict is Verdict.REFUSE
-    assert "vmdk" in plan.guests[0].reason
+    assert "vhdx" in plan.guests[0].reason
 
 
 def failing_after(monkeypatch, name, after):
