@@ -14,6 +14,7 @@ import pytest
 from plans import guest_plan, planned_image, refused_guest, small_plan
 
 from batchdiff.applying.guests.converted_elsewhere import require_done_here
+from batchdiff.applying.session import plan_journal
 from batchdiff.cli import main, run_session
 from batchdiff.cli.confirm import Question, confirm
 from batchdiff.cli.console import Console
@@ -101,7 +102,7 @@ def test_guests_that_another_plan_converted():
 
 def test_a_plan_that_was_replaced_meanwhile():
     with pytest.raises(PlanError) as caught:
-        run_session._require_still_there("old.json", small_plan(guest_plan("c", image=planned_image("/c"))))
+        plan_journal._require_still_there("old.json", small_plan(guest_plan("c", image=planned_image("/c"))))
     assert message(caught) == (
         "another plan was written to old.json meanwhile. `batchdiff show old.json` prints it; then run the same"
         " command again."
