@@ -18,3 +18,11 @@ class Loss(enum.StrEnum):
 
     SNAPSHOTS = "snapshots"
     BITMAPS = "bitmaps"
+
+
+class VerifyMode(enum.StrEnum):
+    """The mode in which an overlay is verified; apply deletes an original only after FULL."""
+
+    FULL = "full"
+    CHANGED = "changed"
+    NATIVE = "native"

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from batchdiff.applying.at_once import at_once
 from batchdiff.applying.checks.space import check_space
 from batchdiff.applying.checks.verify import require_judges
-from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guest_results import apply_outcome, skipped_outcome, with_way_back
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.journal.records import Fate, History, Step
@@ -20,7 +19,7 @@ from batchdiff.applying.template.check import accept_template, sync
 from batchdiff.applying.template.publication import Publication
 from batchdiff.applying.template.sidecar import discard_unfinished
 from batchdiff.applying.template.write_protection import record_interrupted
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import PlanError, UsageError
 from batchdiff.files.identity import identity_of
 from batchdiff.image.image import Image

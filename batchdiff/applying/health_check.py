@@ -21,7 +21,6 @@ from dataclasses import replace
 from batchdiff.applying.apply import choose_guests
 from batchdiff.applying.at_once import at_once
 from batchdiff.applying.checks.verify import Check, Comparison, check_used, require_judges, verify
-from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.guest_files import Found, find_original, find_overlay, missing
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
@@ -30,6 +29,7 @@ from batchdiff.applying.journal.records import GuestState, History
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.session.stop import Stop
 from batchdiff.applying.template.check import doubt, require_content
+from batchdiff.choices import VerifyMode
 from batchdiff.errors import (
     BatchdiffError,
     DifferenceError,

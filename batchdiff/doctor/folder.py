@@ -25,14 +25,10 @@ _FICLONE = 0x40049409
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _TRIAL = 64 * KIB
 _LITTLE = 64 * MIB
+"""Bytes of free space below which hardly any overlay fits."""
 
-_OF_SEVERAL_HOSTS = frozenset(
-    {
-        "nfs", "nfs4", "cifs", "smb3", "ceph", "gfs2", "ocfs2", "lustre", "beegfs", "afs", "9p", "virtiofs",
-        "fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs", "fuse.s3fs", "fuse.moosefs", "fuse.juicefs",
-    }
-)  # fmt: skip
-"""Types of filesystems that other machines, or a VM's host, may have mounted too."""
+_OF_ONE_HOST = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs", "bcachefs"})
+"""Types of filesystems that one machine can mount at a time. Any other may be a cluster's or the network's."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
@@ -68,8 +64,8 @@ def _described(kind: str, mount: Mount | None) -> str:
 
 
 def _hosts(path: str, kind: str) -> Fact:
-    if kind not in _OF_SEVERAL_HOSTS:
-        return Fact(path, "other hosts", "cannot use it")
+    if kind in _OF_ONE_HOST:
+        return Fact(path, "other hosts", "can use it only through this one, such as by NFS")
     effect = "VMs that run on other machines are not detected: shut down the guests on all of them before `apply`."
     return Fact(path, "other hosts", "may use it too", Ability.LIMITED, effect)
 
@@ -95,7 +91,7 @@ def _trials(path: str) -> list[Fact]:
             return [
                 Fact(path, "writing", "possible"),
                 _reflinks(path, one.fileno(), other.fileno()),
-                _extents(path, one.fileno()),
+                _extent_maps(path, one.fileno()),
                 _holes(path, one.fileno()),
                 _leases(path, one.fileno()),
             ]
@@ -114,7 +110,7 @@ def _reflinks(path: str, source: int, target: int) -> Fact:
     return Fact(path, "reflinks", "supported: an overlay shares the blocks of its original")
 
 
-def _extents(path: str, fd: int) -> Fact:
+def _extent_maps(path: str, fd: int) -> Fact:
     try:
         found = physical_extents(fd, path) is not None
     except ImageError as error:

@@ -2,6 +2,7 @@
 
 A format that cannot be read yet is a stub: its opener raises the refusal. Making one readable takes a module with
 its :class:`~batchdiff.image.layer.Layer`, such as :mod:`batchdiff.image.raw`, and its row in this table.
+A format that a manifest cannot name yet also needs a name and a magic number (CONTRIBUTING.md, "Adding a format").
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`batchdiff validate`, as its users run it.
 
-Guards cli/guest_hints.py.
+Guards cli/guest_file_warnings.py.
 """
 
 import pytest

@@ -9,8 +9,8 @@
 
 from __future__ import annotations
 
-from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.journal.records import History
+from batchdiff.choices import VerifyMode
 from batchdiff.errors import PlanError
 from batchdiff.image.image import Image
 from batchdiff.plan.plan import PlannedImage

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from batchdiff.applying.checks.verify_mode import VerifyMode
+from batchdiff.choices import VerifyMode
 from batchdiff.errors import DifferenceError, ImageError, ProgramError, StopError, VerificationError
 from batchdiff.extents import Extents
 from batchdiff.image.files import is_block_device

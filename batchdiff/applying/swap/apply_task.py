@@ -8,7 +8,6 @@ from functools import cached_property
 
 from batchdiff.applying.checks.staleness import changes_since_planned, check_unchanged, stale
 from batchdiff.applying.checks.verify import Check, Comparison, verify
-from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
@@ -19,7 +18,7 @@ from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.applying.swap.task import Outgoing
 from batchdiff.applying.template.publication import Publication
 from batchdiff.applying.writer.image_writer import NewImage, write_image
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError
 from batchdiff.extents import Extents
 from batchdiff.image.image import Image

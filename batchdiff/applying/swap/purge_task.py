@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from batchdiff.applying.checks.verify import Check, Comparison, check_used, verify
-from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.file_names import FileNames, original_names
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
@@ -27,7 +26,7 @@ from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.applying.swap.refusals import rename_back
 from batchdiff.applying.swap.task import Outgoing
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import DifferenceError, GuestError, InUseError
 from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
 from batchdiff.image.image import Image

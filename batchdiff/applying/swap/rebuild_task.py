@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from batchdiff.applying.checks.space import check_space_for_image
 from batchdiff.applying.checks.verify import Comparison, check_used, verify
-from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.guest_files import Found
@@ -17,7 +16,7 @@ from batchdiff.applying.swap import retire
 from batchdiff.applying.swap.guest_to_restore import GuestToRestore
 from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.applying.writer.standalone import write_standalone
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, VerifyMode
 from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageSource

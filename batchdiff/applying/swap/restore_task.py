@@ -17,7 +17,6 @@ from dataclasses import replace
 
 from batchdiff.applying.checks.overlay_losses import check_losses
 from batchdiff.applying.checks.verify import Check, Comparison, check_used, verify
-from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guests.guest_files import Found, find_original, find_overlay, rebuilt_is_in_place
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
@@ -36,7 +35,7 @@ from batchdiff.applying.swap.refusals import (
     rebuilt_only,
     two_disks,
 )
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, VerifyMode
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import GuestToConvert, PlannedImage

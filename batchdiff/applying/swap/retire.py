@@ -71,7 +71,7 @@ def move(fd: int, source: str, target: str) -> None:
     if not _is_open_file(fd, target):
         # Another file was put there between the two calls: give that one its name back.
         rename_without_replacing(target, source)
-        _require_open_file(fd, target)
+        raise _replaced(source)
 
 
 def delete(fd: int, path: str, template: Image) -> None:
@@ -96,11 +96,15 @@ def delete(fd: int, path: str, template: Image) -> None:
 
 def _require_open_file(fd: int, path: str) -> None:
     if not _is_open_file(fd, path):
-        raise GuestError(
-            f"{path} was not touched",
-            why="another file has taken the place of the one that was verified",
-            remedy=f"Find out what it is and bring back the verified file, {AGAIN}",
-        )
+        raise _replaced(path)
+
+
+def _replaced(path: str) -> GuestError:
+    return GuestError(
+        f"{path} was not touched",
+        why="another file has taken the place of the one that was verified",
+        remedy=f"Find out what it is and bring back the verified file, {AGAIN}",
+    )
 
 
 def _is_open_file(fd: int, path: str) -> bool:

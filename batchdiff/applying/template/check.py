@@ -87,6 +87,7 @@ def require_content(
         )
     if content_digest(template, check=check) == known:
         return
+    # Once overlays are published, planning again cannot help: they need the old content.
     if history.published:
         raise TemplateChangedError(
             f"the content of the template {path} changed after overlays were created on it",

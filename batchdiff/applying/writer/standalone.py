@@ -34,7 +34,9 @@ def write_standalone(fd: int, image: Image, form: ImageFormat, size: int, *, che
         return
     if form is not ImageFormat.QCOW2:
         # The file has a name until it is published: QEMU opens it by that.
-        qemu_img.convert(image.source, os.readlink(f"/proc/self/fd/{fd}"), form, size, stopped=_asked(check))
+        qemu_img.convert(
+            image.source, os.readlink(f"/proc/self/fd/{fd}"), form, image.virtual_size, stopped=_raises(check)
+        )
         return
     geometry = geometry_of(OverlayOptions(), DEFAULT_CLUSTER_SIZE)
     new = NewImage(
@@ -46,7 +48,7 @@ def write_standalone(fd: int, image: Image, form: ImageFormat, size: int, *, che
     write_image(fd, image, new, check=check)
 
 
-def _asked(check: Callable[[], None]) -> Callable[[], bool]:
+def _raises(check: Callable[[], None]) -> Callable[[], bool]:
     """Return a function that reports what ``check`` raises for: a request to stop."""
 
     def stopped() -> bool:

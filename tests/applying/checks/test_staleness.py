@@ -12,10 +12,9 @@ from oracle import source
 from stage import Stage, failed, status
 
 from batchdiff.applying.checks.staleness import changes_since_planned, check_unchanged
-from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.journal.records import History
 from batchdiff.applying.results.outcome import Status
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import PlanError
 from batchdiff.image.open import open_image
 from batchdiff.plan.plan import PlannedImage
