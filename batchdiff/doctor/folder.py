@@ -65,7 +65,7 @@ def _described(kind: str, mount: Mount | None) -> str:
 
 def _hosts(path: str, kind: str) -> Fact:
     if kind in _OF_ONE_HOST:
-        return Fact(path, "other hosts", "can use it only through this one, such as by NFS")
+        return Fact(path, "other hosts", "can reach it only through this one, as over NFS")
     effect = "VMs that run on other machines are not detected: shut down the guests on all of them before `apply`."
     return Fact(path, "other hosts", "may use it too", Ability.LIMITED, effect)
 
