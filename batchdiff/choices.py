@@ -1,4 +1,4 @@
-"""What an operator chooses in a manifest, a plan keeps and apply does."""
+"""The choices that an operator makes in a manifest, and that apply carries out."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
             remedy="Leave `--verify` out, or use `--retire keep` or `--retire quarantine`.",
         )
     if options.verify is VerifyMode.FULL:
-        require_judges("Or use `--verify native`, with which no original can be deleted.")
+        require_judges("Or use `--verify native`; then no original can be deleted.")
     return guests
 
 
@@ -159,7 +159,7 @@ def _check_not_the_template(guest: GuestToConvert, template: Image, under: Under
         raise PlanError(f"guest {guest.name} is the template, or stores it", remedy="Plan again.")
     if risk is TemplateRisk.UNTRACED:
         raise UsageError(
-            f"the original of {guest.name} may not be deleted",
-            why=f"the template {template.path} is a block device, and where its bytes are cannot be traced",
+            f"the original of {guest.name} must not be deleted",
+            why=f"the template {template.path} is a block device whose storage cannot be traced",
             remedy="Use `--retire quarantine` or `--retire keep`.",
         )

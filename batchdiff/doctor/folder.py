@@ -1,4 +1,4 @@
-"""Facts about a folder: what its filesystem can do is tried on an unnamed file, which is gone when it is closed.
+"""Facts about a folder. What its filesystem can do is tested on an unnamed file, which is gone once it is closed.
 
 Source: ioctl_ficlone(2); fallocate(2); fcntl(2), "Leases"; Linux ``Documentation/filesystems/fiemap.rst``.
 """
@@ -65,8 +65,8 @@ def _described(kind: str, mount: Mount | None) -> str:
 
 def _hosts(path: str, kind: str) -> Fact:
     if kind in _OF_ONE_HOST:
-        return Fact(path, "other hosts", "can use it only through this one, such as by NFS")
-    effect = "VMs that run on other machines are not seen: shut down the guests on all of them before `apply`."
+        return Fact(path, "other hosts", "can reach it only through this one, as over NFS")
+    effect = "VMs that run on other machines are not detected: shut down the guests on all of them before `apply`."
     return Fact(path, "other hosts", "may use it too", Ability.LIMITED, effect)
 
 
@@ -77,12 +77,12 @@ def _space(path: str) -> Fact:
         return Fact(path, "free space", error.why, Ability.LIMITED, error.remedy)
     if free >= _LITTLE:
         return Fact(path, "free space", format_size(free))
-    effect = "Each overlay exists beside its original before that is deleted: make room first."
+    effect = "An overlay is written before its original is deleted, so both need space: make room first."
     return Fact(path, "free space", format_size(free), Ability.LIMITED, effect)
 
 
 def _trials(path: str) -> list[Fact]:
-    """Try what the filesystem can do on an unnamed file; nothing is left of it."""
+    """Test what the filesystem can do, on unnamed files that leave nothing behind."""
     try:
         # A filesystem without O_TMPFILE gets a file with a name, which is removed at once.
         with tempfile.TemporaryFile(dir=path) as one, tempfile.TemporaryFile(dir=path) as other:
@@ -105,7 +105,7 @@ def _reflinks(path: str, source: int, target: int) -> Fact:
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError:
-        effect = "Overlays get copies of the guests' changed data; a restore needs the space of a full image."
+        effect = "Overlays get copies of the guests' changed data; a restore needs space for a full image."
         return Fact(path, "reflinks", "not supported", Ability.LIMITED, effect)
     return Fact(path, "reflinks", "supported: an overlay shares the blocks of its original")
 
@@ -117,7 +117,7 @@ def _extent_maps(path: str, fd: int) -> Fact:
         return Fact(path, "extent maps (FIEMAP)", error.why, Ability.LIMITED, error.remedy)
     if found:
         return Fact(path, "extent maps (FIEMAP)", "supported: shared blocks are never counted as savings")
-    effect = "Blocks that files share cannot be seen: if there are any, less space comes back than promised."
+    effect = "Blocks that files share cannot be detected: if there are any, less space comes back than predicted."
     return Fact(path, "extent maps (FIEMAP)", "not supported", Ability.LIMITED, effect)
 
 
@@ -126,16 +126,16 @@ def _holes(path: str, fd: int) -> Fact:
         return Fact(path, "hole punching", "supported")
     number = ctypes.get_errno()
     why = "not supported" if number in {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL} else os.strerror(number)
-    effect = "VMs cannot give back the space of blocks that they trim, neither in a guest nor in its overlay."
+    effect = "VMs cannot free space by trimming, in a guest or in its overlay."
     return Fact(path, "hole punching", why, Ability.LIMITED, effect)
 
 
 def _leases(path: str, fd: int) -> Fact:
     why = why_unknown(fd)
     if not why:
-        return Fact(path, "leases", "reliable: a VM that has an image open is noticed")
+        return Fact(path, "leases", "reliable: a VM that has an image open is detected")
     effect = (
-        "A VM without image locks is not noticed: make sure that guests are shut down. Originals are deleted only"
+        "A VM without image locks is not detected: make sure that guests are shut down. Originals are deleted only"
         " with `--unseen`."
     )
     return Fact(path, "leases", why, Ability.LIMITED, effect)

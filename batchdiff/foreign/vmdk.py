@@ -31,14 +31,14 @@ _NO_PARENT, _SPARSE = b"ffffffff", "monolithicsparse"
 def inspect_vmdk(read: ReadAt, file_size: int) -> None:
     """Inspect the header and the descriptor of a VMDK image.
 
-    :raises FormatError: it is not one, is damaged, or is spread over several files, compressed, or a difference.
+    :raises FormatError: it is not one, is damaged, or is spread over several files, compressed, or has a parent.
     """
     head = read(0, _HEADER.size)
     if head.startswith(b"# Disk DescriptorFile"):
         raise FormatError("its data is in other files, which is not supported yet (monolithicSparse is)")
     fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
     mark, version, _, capacity, grain, text_at, text_size, entries, _, directory, _, _, _, compression = fields
-    require(mark == b"KDMV", "it is not a VMDK image: its mark is missing")
+    require(mark == b"KDMV", "it is not a VMDK image: its signature is missing")
     require(version <= 3, f"VMDK version {version} is unknown (1 to 3 are known)")
     require(
         compression == 0 and directory != _AT_END, "it is compressed (streamOptimized), which is not supported yet"
@@ -47,10 +47,10 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> None:
     require(capacity > 0, "its size is 0")
     is_power = grain & (grain - 1) == 0
     require(
-        8 <= grain <= _MOST_GRAIN and is_power and 0 < entries <= 512, "its grains or tables have impossible sizes"
+        8 <= grain <= _MOST_GRAIN and is_power and 0 < entries <= 512, "its grains or tables have invalid sizes"
     )
     require(text_at > 0 and 0 < text_size * SECTOR <= _MOST_DESCRIPTOR, "its descriptor is missing or too large")
-    # QEMU looks at each grain of the disk, however small the file is. An entry of the directory is a table.
+    # QEMU visits each grain of the disk, however small the file is. Each entry of the directory is for one table.
     tables = ceil_div(capacity, grain * entries)
     require(capacity <= _MOST_SECTORS, f"its size of {capacity} sectors exceeds 64 TiB")
     require(directory * SECTOR + tables * 4 <= file_size, "its grain directory is outside the file")
@@ -59,12 +59,13 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> None:
 
 def _inspect_descriptor(text: bytes) -> None:
     text = text.split(b"\0", 1)[0].lower()
-    # QEMU takes the first place at which a word stands, so each must have one meaning only.
+    # QEMU uses the first occurrence of a word, so there may be only one.
     for word in (b"createtype", b"parentcid"):
         require(text.count(word) <= 1, f"its descriptor has {word.decode()} twice")
     values = dict(_VALUE.findall(text))
     require(b"parentfilenamehint" not in text, DIFFERENCE)
     require(values.get(b"parentcid", _NO_PARENT) == _NO_PARENT, DIFFERENCE)
     kind = values.get(b"createtype", b"").decode("ascii", "backslashreplace")
-    require(kind == _SPARSE, f"its type {kind or 'is missing, and'} is not supported yet (monolithicSparse is)")
+    require(bool(kind), "its descriptor has no type")
+    require(kind == _SPARSE, f"its type {kind} is not supported yet (monolithicSparse is)")
     require(_EXTENT.findall(text) == [b"sparse"], "its descriptor does not name exactly one sparse extent")

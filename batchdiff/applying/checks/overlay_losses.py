@@ -41,7 +41,7 @@ def check_losses(guest: str, path: str, allowed: LossesAllowed) -> None:
         raise GuestError(
             f"the overlay {path} was left as it is",
             why=f"it has {' and '.join(lost.values())}, which would be lost with it",
-            remedy=f"`qemu-img info {shell_word(path)}` lists what it has. To give that up:"
+            remedy=f"`qemu-img info {shell_word(path)}` lists them. To give them up:"
             f" {command('restore', guest, *flags)}.",
         )
 
@@ -51,6 +51,6 @@ def not_given_back(image_format: ImageFormat) -> list[str]:
     if image_format is ImageFormat.RAW:
         return []
     return [
-        "it is qcow2 version 3 with clusters of 64 KiB, not compressed and without a backing file, whatever the"
-        " original was"
+        "it will be qcow2 version 3 with clusters of 64 KiB, uncompressed and without a backing file, whatever"
+        " the original was"
     ]

@@ -84,7 +84,7 @@ def verify(comparison: Comparison, mode: VerifyMode, ended: Callable[[], bool] =
             inspect(new)
             if new.virtual_size != old.virtual_size:
                 raise DifferenceError(
-                    f"{incoming.path} has another virtual size than {outgoing.path}",
+                    f"{incoming.path} and {outgoing.path} have different virtual sizes",
                     why=f"{new.virtual_size} and {old.virtual_size} bytes",
                 )
             if mode is not VerifyMode.FULL:

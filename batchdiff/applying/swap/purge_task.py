@@ -7,7 +7,7 @@
     the same with --used                          the original is deleted, if the overlay is sound
     the overlay is missing or damaged             failed: the original may be all that is left
 
-After a restore that rebuilt an image, the image stands where the overlay stood.
+After a restore that rebuilt an image, that image takes the part of the overlay.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def purge_task(
 ) -> PurgeTask:
     """Return the task of purge for a guest whose original is in quarantine.
 
-    :raises GuestError: its original must not go.
+    :raises GuestError: its original must not be deleted.
     """
     names = original_names(guest.source.path)
     aside = replace(names, own=names.quarantine)
@@ -77,7 +77,7 @@ class PurgeTask:
     """Delete an original in quarantine, while its overlay or a rebuilt image is the VM's disk.
 
     ``planned``: the original's fingerprint in the plan. ``soundness``: the check that the VM's disk must pass.
-    ``used``: whether an original that differs may be deleted, too. ``is_compared``: False once it was found to
+    ``used``: whether an original that differs may be deleted too. ``is_compared``: False once it is found to
     differ; then only the soundness of the VM's disk counts.
     """
 
@@ -160,7 +160,7 @@ def _what_the_vm_sees(guest: GuestToConvert, template: PlannedImage, state: Gues
 
 
 def _is_restored(state: GuestState) -> bool:
-    """Return whether it is an older original that a restore left, also if a purge of it was interrupted."""
+    """Return whether it is an older original that a restore left, even if a purge of it was interrupted."""
     return not state.published
 
 
@@ -168,5 +168,5 @@ def _require_sound(disk: ImageSource, ended: Callable[[], bool]) -> None:
     try:
         check_used(disk, ended)
     except InUseError:
-        # Its VM is running on it at this moment, with its template: there is no better proof.
+        # Its VM is running on it right now, with its template: there is no better proof.
         open_layer(disk).close()

@@ -69,18 +69,18 @@ class RebuildTask:
         verify(Comparison(overlay.source, rebuilt), VerifyMode.FULL, ended)
 
     def if_different(self) -> None:
-        """Report the difference: it is a failure."""
+        """Return None: a difference is a failure."""
 
     def after_publish(self) -> list[str]:
         """Do nothing."""
         return []
 
     def before_end(self) -> list[str]:
-        """Take the overlay out of the template's sidecar."""
+        """Remove the overlay from the template's sidecar."""
         return self._guest.forget_overlay()
 
     def _spare_original(self) -> None:
-        """Move an original back into quarantine if a process died when it was about to delete it."""
+        """Move an original back into quarantine if a process died just before deleting it."""
         names = original_names(self._guest.plan.source.path)
         if self._original is None or self._original.path != names.deleting:
             return
