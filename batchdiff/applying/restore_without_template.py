@@ -99,7 +99,7 @@ def _go_back(guest: GuestToConvert, state: GuestState, session: Session, depende
     if original is None:
         raise GuestError(
             f"{guest.name} cannot go back to its original",
-            why="the original was deleted or moved",
+            why="the original is gone: it was deleted or moved",
             remedy="Bring the template back, or repair a copy of the overlay, so that it can be read again.",
         )
     own = guest.source.path

@@ -62,7 +62,7 @@ def test_a_template_that_was_touched(quarantined):
     found = template(quarantined)
     assert found.health is Health.TOUCHED
     assert "it was written to (mtime)" in found.why
-    assert "its content has not changed" in found.why
+    assert "its content is unchanged" in found.why
 
 
 def test_a_template_whose_mode_was_changed(quarantined):

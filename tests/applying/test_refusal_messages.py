@@ -352,7 +352,7 @@ MESSAGES = {
         "the plan is stale: {0}/vm.img has a different virtual size: 2097152 bytes instead of 1048576. Plan again."
     ),
     template_lost_discard: (
-        "vm cannot go back to its original: the original was deleted or moved. Bring the template "
+        "vm cannot go back to its original: the original is gone: it was deleted or moved. Bring the template "
         "back, or repair a copy of the overlay, so that it can be read again."
     ),
     no_qemu: (

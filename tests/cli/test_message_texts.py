@@ -118,7 +118,7 @@ def test_too_little_space(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "text", "code"),
     [
-        (MemoryError(), "batchdiff ran out of memory. Free some, then run the same command again.", 1),
+        (MemoryError(), "batchdiff ran out of memory. Free some memory, then run the same command again.", 1),
         (
             OSError(errno.EMFILE, "Too many open files", "/a"),
             "batchdiff cannot continue: Too many open files (/a). Raise the limit on open files (`ulimit -n`,"

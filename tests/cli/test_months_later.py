@@ -255,7 +255,7 @@ def test_what_a_rebuilt_qcow2_does_not_have(tmp_path):
     fleet = Fleet(tmp_path, ONE.replace("raw.img, format: raw", "thick.qcow2, format: qcow2"))
     fleet.plan("-q")
     fleet.apply("--retire", "delete", "--yes")
-    assert "not compressed" in run(fleet, "restore").stderr
+    assert "uncompressed" in run(fleet, "restore").stderr
 
 
 # Ends.

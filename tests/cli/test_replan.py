@@ -305,7 +305,7 @@ def test_a_plan_that_was_replaced_while_it_was_read_is_not_applied(pool):
     def never(_session):
         raise AssertionError
 
-    with pytest.raises(PlanError, match="another plan was written"):
+    with pytest.raises(PlanError, match="has been replaced by another plan"):
         carry_out(Console(), Namespace(plan=path, unseen=False), older, never)
 
 

@@ -104,7 +104,7 @@ def test_a_plan_that_was_replaced_meanwhile():
     with pytest.raises(PlanError) as caught:
         plan_journal._require_still_there("old.json", small_plan(guest_plan("c", image=planned_image("/c"))))
     assert message(caught) == (
-        "another plan was written to old.json meanwhile. `batchdiff show old.json` prints it; then run the same"
+        "old.json has been replaced by another plan. Review it with `batchdiff show old.json`, then run the same"
         " command again."
     )
 

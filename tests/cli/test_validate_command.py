@@ -85,7 +85,7 @@ def test_read_only_guests(fleet):
     """As `cp` makes them of a template that is protected; their overlays get that mode."""
     (fleet.folder / "raw.img").chmod(0o444)
     path = f"{fleet.folder}/raw.img"
-    warning = f"batchdiff: warning: {path} is read-only (mode 0444), and so will its overlay be"
+    warning = f"batchdiff: warning: {path} is read-only (mode 0444), and its overlay will be, too"
     advice = f"; `chmod u+w {path}` if its VM must write to it\n"
     assert batchdiff("validate", "fleet.yaml", cwd=fleet.folder).stderr == warning + advice
     (fleet.folder / "same.img").chmod(0o400)

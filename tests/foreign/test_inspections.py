@@ -160,7 +160,7 @@ FAULTS = {
         (text(b"parentCID=ffffffff", b"parentCID=12345678"), "difference"),
         (text(b"createType", PARENT), "difference"),
         (text(b'"monolithicSparse"', b'"monolithicFlat"'), "monolithicflat"),
-        (text(b'createType="monolithicSparse"', b""), "missing"),
+        (text(b'createType="monolithicSparse"', b""), "has no type"),
         (text(b"version=1", b'version=1\ncreateType="custom"'), "twice"),
         (text(b"RW 8388 SPARSE", b'RW 1 FLAT "/etc/passwd" 0\nRW 8388 SPARSE'), "one sparse extent"),
         (text(b"SPARSE", b"FLAT"), "one sparse extent"),

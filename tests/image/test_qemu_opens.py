@@ -223,7 +223,7 @@ REFUSED_BY_QEMU = {
     "bitmaps-short-then-whole": (
         "plain",
         both(field("autoclear", 1), header((BITMAPS, bytes(8)), (BITMAPS, bytes(24)))),
-        "8 bytes in place",
+        "8 bytes instead",
     ),
     "bitmaps-reserved": ("bitmaps", put(">I", 1)(bitmaps_extension, 4), "reserved field"),
     "bitmaps-none": ("bitmaps", put(">I", 0)(bitmaps_extension), "0 bitmaps"),

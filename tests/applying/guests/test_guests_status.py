@@ -47,7 +47,7 @@ def test_guests_that_are_not_converted(verdict, step, reason):
     guest = plans.guest_plan(verdict=verdict, reason=reason)
     history = History({"web01": GuestState(Step.RETIRED, published=True)})
     (line,) = status_rows(plans.small_plan(guest), history, {})
-    what = "nothing" if verdict is Verdict.SKIP else "plan again once this is settled"
+    what = "nothing" if verdict is Verdict.SKIP else "plan again once this is fixed"
     assert (line.step, line.next) == (step, f"{what}: {reason}")
 
 
