@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from batchdiff.foreign.header import ReadAt, exactly
+from batchdiff.foreign.header import ReadAt, exactly, require_mappable
 from batchdiff.qcow2.faults import require
 from batchdiff.units import SECTOR
 
@@ -31,4 +31,5 @@ def inspect_parallels(read: ReadAt, file_size: int) -> None:
     if mark == _OLD:
         sectors &= 0xFFFFFFFF
     require(sectors <= entries * tracks, f"its {entries} clusters cannot hold its {sectors * SECTOR} bytes")
+    require_mappable(sectors, tracks)
     require(_HEADER.size + entries * 4 <= file_size, "its cluster map ends past the end of the file")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from batchdiff.foreign.header import ReadAt, exactly
+from batchdiff.foreign.header import ReadAt, exactly, require_mappable
 from batchdiff.foreign.vdi import DIFFERENCE
 from batchdiff.qcow2.faults import require
 
@@ -43,4 +43,6 @@ def _inspect_table(head: bytes, file_size: int) -> None:
     cookie, table_at, blocks, block = _TABLE.unpack(head)
     require(cookie == b"cxsparse", "it is damaged: the header of its block table is missing")
     require(block >= 512 and block & (block - 1) == 0, f"its blocks of {block} bytes are impossible")
+    # QEMU refuses a disk that is larger than its blocks are.
+    require_mappable(blocks * block, block)
     require(table_at + blocks * 4 <= file_size, "its block table ends past the end of the file")
