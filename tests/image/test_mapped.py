@@ -49,7 +49,7 @@ def maps(monkeypatch):
     """The images that QEMU maps."""
     asked = []
     real = qemu_img.file_map
-    monkeypatch.setattr(qemu_img, "file_map", lambda source, size: asked.append(source.path) or real(source, size))
+    monkeypatch.setattr(qemu_img, "file_map", lambda source: asked.append(source.path) or real(source))
     return asked
 
 
@@ -160,6 +160,30 @@ def test_data_that_qemu_does_not_map_is_refused(tmp_path, monkeypatch):
     text = '[{"start": 0, "length": 4096, "depth": 0, "zero": false, "data": true}]'
     monkeypatch.setattr(qemu_img, "file_map", lambda *_: text)
     with pytest.raises(ImageError, match="does not map its data to offsets"):
+        read(source)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"start": 0, "length": 4096, "depth": 1, "zero": false, "data": true, "offset": 0}]',
+        '[{"start": 4096, "length": 4096, "depth": 0, "zero": false, "data": true, "offset": 0}]',
+        '[{"start": 0, "length": 4096, "depth": 0, "zero": true, "data": false}]\nqemu-img: a warning',
+        '[{"start": 0, "length": 4096, "depth": 0, "zero": true, "data": false},\n',
+        "",
+    ],
+)
+def test_a_map_that_is_not_of_this_file_alone_or_not_whole_is_refused(tmp_path, monkeypatch, text):
+    source = make(tmp_path, "vdi")
+    monkeypatch.setattr(qemu_img, "file_map", lambda *_: text)
+    with pytest.raises(ImageError, match="does not map its data to offsets"):
+        read(source)
+
+
+def test_qemu_is_ended_once_its_map_is_too_long(tmp_path, monkeypatch):
+    source = make(tmp_path, "vdi")
+    monkeypatch.setattr(qemu_img, "_LARGEST_MAP", 100)
+    with pytest.raises(ImageError, match="the list of its ranges exceeds 100 B"):
         read(source)
 
 
