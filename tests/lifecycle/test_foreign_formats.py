@@ -10,6 +10,9 @@ import notation
 import pytest
 from commands import batchdiff
 
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.qemu import qemu_img
+
 FORMATS = ["vdi", "vpc", "parallels", "qed", "vmdk"]
 TEMPLATE = "2M:A 1M:- 2M:B 3M:-"
 CHANGED = "2M:A 1M:- 1M:B 100k:X 924k:B 1M:- 70k:Y 1978k:-"
@@ -94,6 +97,51 @@ def test_rebuilt_in_the_formats_of_the_originals(tmp_path):
         notation.run("qemu-img", "compare", "-f", name, "-F", "raw", restored, copy)
         assert info(restored, name)["virtual-size"] == os.path.getsize(copy)
     assert not list(tmp_path.glob("*.qcow2"))
+
+
+@pytest.mark.parametrize(("name", "options"), [("vpc", "force_size=on"), ("vpc", "subformat=fixed,force_size=on")])
+def test_rebuilt_in_its_exact_size(tmp_path, name, options):
+    """Of 5 MiB, which is no whole number of cylinders; then the VM's disk grows."""
+    make_fleet(tmp_path, "raw", [name])
+    raw, guest, overlay = tmp_path / "g.raw", tmp_path / "vpc.img", tmp_path / "vpc.qcow2"
+    notation.run("qemu-img", "convert", "-f", "raw", "-O", name, "-o", options, str(raw), str(guest))
+    apply(tmp_path, "delete")
+    notation.run("qemu-img", "resize", "-q", "-f", "qcow2", str(overlay), "+1536")
+    batchdiff("restore", "fleet.plan.json", cwd=tmp_path)
+    assert info(guest, name)["virtual-size"] == raw.stat().st_size + 1536
+    os.truncate(raw, raw.stat().st_size + 1536)
+    notation.run("qemu-img", "compare", "-f", "raw", "-F", name, str(raw), str(guest))
+
+
+def test_what_a_rebuilt_image_does_not_give_back_is_said(tmp_path):
+    make_fleet(tmp_path, "raw", ["vdi", "vpc"])
+    apply(tmp_path, "delete")
+    said = batchdiff("restore", "fleet.plan.json", cwd=tmp_path).stderr
+    assert "an image of a vdi guest has to be rebuilt, it is dynamic" in said
+    assert "qcow2" not in said
+
+
+def test_a_rebuilt_vmdk_names_its_own_file(tmp_path):
+    make_fleet(tmp_path, "raw", ["vmdk"])
+    apply(tmp_path, "delete")
+    batchdiff("restore", "fleet.plan.json", cwd=tmp_path)
+    assert b' SPARSE "vmdk.img"\n' in (tmp_path / "vmdk.img").read_bytes()[:2048]
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_qemu_writes_to_the_open_file_whatever_stands_at_its_path(tmp_path, image_format):
+    raw, victim, path = notation.write_raw(tmp_path / "t.raw", TEMPLATE), tmp_path / "victim", tmp_path / "new"
+    victim.write_text("precious")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        path.rename(tmp_path / "taken")
+        path.symlink_to(victim)
+        source, form = ImageSource(str(raw), ImageFormat.RAW), ImageFormat(image_format)
+        qemu_img.convert(source, fd, form, raw.stat().st_size)
+    finally:
+        os.close(fd)
+    assert victim.read_text() == "precious"
+    notation.run("qemu-img", "compare", "-f", "raw", "-F", image_format, str(raw), str(tmp_path / "taken"))
 
 
 def test_purged(tmp_path):

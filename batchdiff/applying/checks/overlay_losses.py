@@ -48,9 +48,16 @@ def check_losses(guest: str, path: str, allowed: LossesAllowed) -> None:
 
 def not_given_back(image_format: ImageFormat) -> list[str]:
     """Return, in words, how a rebuilt image differs in format from its original."""
-    if image_format is ImageFormat.RAW:
-        return []
-    return [
-        "it is qcow2 version 3 with clusters of 64 KiB, not compressed and without a backing file, whatever the"
-        " original was"
-    ]
+    words = _REBUILT.get(image_format)
+    return [] if words is None else [f"{words}, whatever the original was"]
+
+
+_REBUILT = {
+    ImageFormat.QCOW2: "it is qcow2 version 3 with clusters of 64 KiB, not compressed and without a backing file",
+    ImageFormat.QED: "it has clusters of 64 KiB",
+    ImageFormat.VMDK: "it has grains of 64 KiB, the adapter type ide, and a new content ID",
+    ImageFormat.VDI: "it is dynamic and has a new UUID",
+    ImageFormat.VPC: "it is dynamic and has a new UUID and geometry",
+    ImageFormat.PARALLELS: "it has clusters of 1 MiB",
+}
+"""How images that are rebuilt differ from their originals; a raw image does not."""
