@@ -5,6 +5,7 @@ Guards applying/writer/standalone.py.
 
 import json
 import os
+import shutil
 
 import notation
 import pytest
@@ -142,6 +143,19 @@ def test_qemu_writes_to_the_open_file_whatever_stands_at_its_path(tmp_path, imag
         os.close(fd)
     assert victim.read_text() == "precious"
     notation.run("qemu-img", "compare", "-f", "raw", "-F", image_format, str(raw), str(tmp_path / "taken"))
+
+
+@pytest.mark.parametrize("retire", ["quarantine", "delete"])
+def test_a_vmdk_in_place_of_which_a_copy_bears_its_name(tmp_path, retire):
+    """The copy, the original in quarantine and the rebuilt image all name it in their descriptors."""
+    make_fleet(tmp_path, "raw", ["vmdk"])
+    manifest = (tmp_path / "fleet.yaml").read_text().replace("vmdk}", "vmdk, overlay: {path: same}}")
+    (tmp_path / "fleet.yaml").write_text(f"retire: {retire}\n{manifest}")
+    shutil.copy(tmp_path / "vmdk.img", tmp_path / "other.vmdk")
+    batchdiff("plan", "fleet.yaml", cwd=tmp_path)
+    batchdiff("apply", "fleet.plan.json", "--yes", cwd=tmp_path)
+    batchdiff("restore", "fleet.plan.json", cwd=tmp_path)
+    notation.run("qemu-img", "compare", str(tmp_path / "vmdk.img"), "-f", "vmdk", str(tmp_path / "other.vmdk"))
 
 
 def test_purged(tmp_path):

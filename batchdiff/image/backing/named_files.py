@@ -37,9 +37,11 @@ _QED_FIELDS_AT = 16
 _QED_HAS_BACKING, _QED_BACKING_IS_RAW = 1 << 0, 1 << 2
 
 _VMDK, _VMDK_TEXT = b"KDMV", b"# Disk DescriptorFile"
-_VMDK_DESCRIPTOR = struct.Struct("<QQ")
-_VMDK_DESCRIPTOR_AT = 28
-_VMDK_BELOW = re.compile(rb'^[ \t]*parentFileNameHint[ \t]*=[ \t]*"([^"\n]*)"', re.MULTILINE)
+_VMDK_CAPACITY_AT = 12
+_VMDK_FIELDS = struct.Struct("<QQQQ")
+_VMDK_TEXT_AT, _VMDK_TEXT_BYTES = _SECTOR, 20 * _SECTOR
+"""Where QEMU looks for a parent, whatever the header says of the descriptor's place."""
+_VMDK_BELOW = re.compile(rb'parentFileNameHint[ \t]*=[ \t]*"([^"\n]*)"')
 _VMDK_EXTENT = re.compile(rb'^[ \t]*(?:RW|RDONLY|NOACCESS)[ \t]+\d+[ \t]+\w+[ \t]+"([^"\n]*)"', re.MULTILINE)
 
 
@@ -62,7 +64,8 @@ def bytes_needed(head: bytes) -> int:
         *_, offset, size = _QED_FIELDS.unpack_from(head, _QED_FIELDS_AT)
         end = offset + size
     elif head.startswith(_VMDK) and len(head) >= FIRST:
-        end = sum(_VMDK_DESCRIPTOR.unpack_from(head, _VMDK_DESCRIPTOR_AT)) * _SECTOR
+        _, _, first, count = _VMDK_FIELDS.unpack_from(head, _VMDK_CAPACITY_AT)
+        end = max((first + count) * _SECTOR, _VMDK_TEXT_AT + _VMDK_TEXT_BYTES)
     elif head.startswith(_VMDK_TEXT):
         end = _MOST
     return min(max(end, FIRST), _MOST)
@@ -101,14 +104,20 @@ def _in_qed(head: bytes) -> Iterator[Named]:
 
 
 def _in_vmdk(head: bytes) -> Iterator[Named]:
-    descriptor = head
+    text, is_its_extent = head, False
     if head.startswith(_VMDK):
-        if len(head) < _VMDK_DESCRIPTOR_AT + _VMDK_DESCRIPTOR.size:
+        if len(head) < _VMDK_CAPACITY_AT + _VMDK_FIELDS.size:
             return
-        first, count = _VMDK_DESCRIPTOR.unpack_from(head, _VMDK_DESCRIPTOR_AT)
-        descriptor = head[first * _SECTOR : (first + count) * _SECTOR]
-    for pattern, ends_there in ((_VMDK_BELOW, False), (_VMDK_EXTENT, True)):
-        yield from (Named(_text(name), ends_there) for name in pattern.findall(descriptor) if name)
+        capacity, _, first, count = _VMDK_FIELDS.unpack_from(head, _VMDK_CAPACITY_AT)
+        text = head[_VMDK_TEXT_AT:][:_VMDK_TEXT_BYTES]
+        if (first, count) != (1, 20):
+            text += b"\n" + head[first * _SECTOR : (first + count) * _SECTOR]
+        is_its_extent = capacity > 0
+    below, extents = _VMDK_BELOW.findall(text), _VMDK_EXTENT.findall(text)
+    if is_its_extent and len(extents) == 1:
+        extents = []  # the file itself, under the name that it had when it was made
+    for names, ends_there in ((below, False), (extents, True)):
+        yield from (Named(_text(name), ends_there) for name in names if name)
 
 
 def _text(name: bytes) -> str:
