@@ -97,7 +97,7 @@ FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.VMDK: _mapped(
         inspect_vmdk,
         "the file is its only extent: a text descriptor, several extents or a parent are refused",
-        "not compressed; its sizes, descriptor and grain directory are possible",
+        "not compressed; its sizes and grain directory are possible, and its descriptor is where QEMU reads it",
     ),
     ImageFormat.VDI: _mapped(
         inspect_vdi,
@@ -108,12 +108,12 @@ FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.VPC: _mapped(
         inspect_vpc,
         "it is not a difference to a parent, which QEMU would read as zeros",
-        "its footer and its block table are possible",
+        "its footers agree, and they and its block table are possible",
     ),
     ImageFormat.PARALLELS: _mapped(
         inspect_parallels,
         "no outside references are possible",
-        "closed cleanly; its sizes and its cluster map are possible",
+        "closed cleanly, without a format extension; its sizes and its cluster map are possible",
     ),
     ImageFormat.LUKS: Format(_encrypted, _NOT_OPENED),
 }

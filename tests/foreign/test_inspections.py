@@ -126,6 +126,7 @@ FAULTS = {
     "vpc": [
         (at(0, "8s", b"conectiX"), "disk type 3"),
         (at(60, ">I", 4), "difference"),
+        (at(-512 + 60, ">I", 2), "forged"),
         (at(60, ">I", 2), "disk type 2"),
         (at(60, ">I", 99), "disk type 99"),
         (at(16, ">Q", 1 << 40), "truncated"),
@@ -144,6 +145,7 @@ FAULTS = {
         (at(32, "<I", 0xFFFFFFFF), "past the end"),
         (at(36, "<Q", 1 << 60), "cannot hold"),
         (at(44, "<I", 0x746F6E59), "in use"),
+        (at(56, "<Q", 2048), "bitmaps"),
     ],
     "qed": [
         (at(0, "4s", b"QED1"), "mark"),
