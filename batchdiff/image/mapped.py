@@ -35,6 +35,9 @@ _MOST_KEPT = 2_000_000
 _DECODER = json.JSONDecoder()
 _GAP = re.compile(r"\s*[\[,]\s*(?=\{)")
 
+_MOST_LOOKED_AT = 1000
+"""Runs that are all holes in the file, before one that may be one, too, is called data."""
+
 _Offsets = npt.NDArray[np.int64]
 
 
@@ -152,20 +155,37 @@ class MappedLayer:
             starts[first:last].tolist(), ends[first:last].tolist(), offsets[first:last].tolist(), strict=True
         )
         for begin, stop, offset in rows:
-            if begin > at:
-                found.append(Segment(at, begin, Origin.ZERO, 0, 0))
-                at = begin
-            found.append(Segment(at, min(stop, end), Origin.FILE, 0, offset + at - begin))
-            at = min(stop, end)
+            shift = begin - offset
+            for first, last in self._stored(max(begin, start) - shift, min(stop, end) - shift):
+                if first + shift > at:
+                    found.append(Segment(at, first + shift, Origin.ZERO, 0, 0))
+                at = last + shift
+                found.append(Segment(first + shift, at, Origin.FILE, 0, first))
         if at < end:
             found.append(Segment(at, end, Origin.ZERO, 0, 0))
         return found
 
+    def _stored(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield the parts of a range of the file that are not holes: a small file may map far more than it has."""
+        if (
+            self._file.is_block_device or end > self._file.size
+        ):  # reading past the end of the file raises the error
+            yield start, end
+            return
+        for first, hole in self._file.data_runs(start, end):
+            yield first, min(hole, end)
+
     def next_data(self, start: int) -> int | None:
-        """Return the first offset from ``start`` on that holds data; None if there is none."""
-        _, starts, ends, _ = self._map
+        """Return an offset from ``start`` on, before which there is no data; None if there is none at all."""
+        _, starts, ends, offsets = self._map
         index = int(np.searchsorted(ends, start, side="right"))
-        return max(start, int(starts[index])) if index < len(starts) else None
+        for number in range(index, min(index + _MOST_LOOKED_AT, len(starts))):
+            begin, stop, offset = int(starts[number]), int(ends[number]), int(offsets[number])
+            at = max(begin, start)
+            for first, _ in self._stored(offset + at - begin, offset + stop - begin):
+                return begin + first - offset
+        index += _MOST_LOOKED_AT
+        return int(starts[index]) if index < len(starts) else None
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
         """Read a FILE segment."""

@@ -89,6 +89,34 @@ def test_segments_are_gapless_and_holes_are_found(tmp_path, image_format):
         assert image.next_data(size - 1) in {size - 1, None}
 
 
+def test_holes_of_the_file_are_not_read(tmp_path):
+    """Else a file of a few KiB could keep a scan busy with terabytes of zeros."""
+    source = make(tmp_path, "vdi", content="2M:A 2M:B 2M:C")
+    with open(source.path, "r+b") as file:
+        start = os.path.getsize(source.path) - (6 << 20)
+        for at in (start, start + (5 << 20)):
+            file.seek(at)
+            file.write(bytes(1 << 20))
+    notation.run("fallocate", "-d", source.path)
+    assert read(source) == by_qemu(source)
+    with open_image(source) as image:
+        found = [(each.start, each.end) for each in image.segments(0, 6 << 20) if each.origin is Origin.FILE]
+        # Blocks of the file are not aligned with those of the disk.
+        data = [(start, end) for start, end in found if end - start > 4096]
+        assert sum(end - start for start, end in found) <= (4 << 20) + 3 * 4096
+        assert [(start >> 20, end >> 20) for start, end in data] in ([(0, 5)], [(1, 5)])
+        assert image.next_data(4096) == data[0][0]
+
+
+def test_next_data_beyond_many_holes(tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped, "_MOST_LOOKED_AT", 1)
+    source = make(tmp_path, "vmdk", content="64k:A 1M:- 64k:A 1M:- 64k:B")
+    with open_image(source) as image:
+        for offset in image.layers[0]._map.offsets[:2].tolist():
+            notation.run("fallocate", "-p", "-o", str(offset), "-l", "64KiB", source.path)
+        assert [image.next_data(at) for at in (0, 65536)] == [65536 + (1 << 20), 2 * (65536 + (1 << 20))]
+
+
 def test_an_image_is_mapped_once_until_it_changes(tmp_path, maps):
     source = make(tmp_path, "vdi")
     for _ in range(3):
