@@ -28,11 +28,13 @@ _LITTLE = 64 * MIB
 
 _OF_SEVERAL_HOSTS = frozenset(
     {
-        "nfs", "nfs4", "cifs", "smb3", "ceph", "gfs2", "ocfs2", "lustre", "beegfs", "afs", "9p", "virtiofs",
-        "fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs", "fuse.s3fs", "fuse.moosefs", "fuse.juicefs",
+        "nfs", "nfs4", "cifs", "smb3", "ceph", "gfs2", "ocfs2", "gpfs", "lustre", "beegfs", "wekafs", "panfs",
+        "orangefs", "afs", "9p", "virtiofs", "vboxsf", "prl_fs",
     }
 )  # fmt: skip
-"""Types of filesystems that other machines, or a VM's host, may have mounted too."""
+"""Types of filesystems that other machines, or a VM's host, may have mounted too; those in FUSE are not listed."""
+
+_FUSE = "fuse."
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
@@ -68,7 +70,7 @@ def _described(kind: str, mount: Mount | None) -> str:
 
 
 def _hosts(path: str, kind: str) -> Fact:
-    if kind not in _OF_SEVERAL_HOSTS:
+    if kind not in _OF_SEVERAL_HOSTS and not kind.startswith(_FUSE):
         return Fact(path, "other hosts", "cannot use it")
     effect = "VMs that run on other machines are not seen: shut down the guests on all of them before `apply`."
     return Fact(path, "other hosts", "may use it too", Ability.LIMITED, effect)
