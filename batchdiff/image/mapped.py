@@ -156,11 +156,11 @@ class MappedLayer:
         )
         for begin, stop, offset in rows:
             shift = begin - offset
-            for first, last in self._stored(max(begin, start) - shift, min(stop, end) - shift):
-                if first + shift > at:
-                    found.append(Segment(at, first + shift, Origin.ZERO, 0, 0))
-                at = last + shift
-                found.append(Segment(first + shift, at, Origin.FILE, 0, first))
+            for low, high in self._stored(max(begin, start) - shift, min(stop, end) - shift):
+                if low + shift > at:
+                    found.append(Segment(at, low + shift, Origin.ZERO, 0, 0))
+                at = high + shift
+                found.append(Segment(low + shift, at, Origin.FILE, 0, low))
         if at < end:
             found.append(Segment(at, end, Origin.ZERO, 0, 0))
         return found

@@ -158,6 +158,27 @@ def test_a_vmdk_in_place_of_which_a_copy_bears_its_name(tmp_path, retire):
     notation.run("qemu-img", "compare", str(tmp_path / "vmdk.img"), "-f", "vmdk", str(tmp_path / "other.vmdk"))
 
 
+def test_a_difference_of_virtualbox_to_a_guest(tmp_path):
+    """It names its parent by UUID only, and lies in a folder beside it."""
+    make_fleet(tmp_path, "raw", ["vdi"])
+    child = bytearray((tmp_path / "vdi.img").read_bytes())
+    child[0x1A8:0x1B8] = child[0x188:0x198]
+    child[0x188] ^= 1
+    (tmp_path / "Snapshots").mkdir()
+    snapshot = tmp_path / "Snapshots" / "{0}.vdi"
+    snapshot.write_bytes(child)
+    said = batchdiff("plan", "fleet.yaml", cwd=tmp_path, expect=1).stdout
+    assert f"backing file of {snapshot}" in " ".join(said.split())
+    snapshot.rename(tmp_path / "away")
+    (tmp_path / "Snapshots").rename(tmp_path / "later")
+    (tmp_path / "away").rename(tmp_path / "later" / "{0}.vdi")
+    batchdiff("plan", "fleet.yaml", cwd=tmp_path)
+    (tmp_path / "later").rename(tmp_path / "Snapshots")
+    said = batchdiff("apply", "fleet.plan.json", "--retire", "delete", "--yes", cwd=tmp_path, expect=1).stdout
+    assert "was left alone" in " ".join(said.split())
+    assert (tmp_path / "vdi.img").exists()
+
+
 def test_purged(tmp_path):
     make_fleet(tmp_path, "raw", FORMATS)
     apply(tmp_path, "quarantine")

@@ -4,6 +4,7 @@
 
     qcow2   the backing file, an external data file       qed    the backing file
     vmdk    its backing file and its extents, as text in a descriptor
+    vdi     its parent's identifier                       vpc    the same
 
 Only the names are parsed, so that even a damaged or encrypted image, which cannot be converted, gives its files.
 
@@ -45,6 +46,13 @@ _VMDK_BELOW = re.compile(rb'parentFileNameHint[ \t]*=[ \t]*"([^"\n]*)"')
 _VMDK_EXTENT = re.compile(rb'^[ \t]*(?:RW|RDONLY|NOACCESS)[ \t]+\d+[ \t]+\w+[ \t]+"([^"\n]*)"', re.MULTILINE)
 
 
+_VDI, _VDI_AT = b"\x7f\x10\xda\xbe", 0x40
+_VDI_OWN, _VDI_PARENT = slice(0x188, 0x198), slice(0x1A8, 0x1B8)
+_VPC, _VPC_DIFFERENCING, _VPC_TYPE = b"conectix", bytes([0, 0, 0, 4]), slice(60, 64)
+_VPC_OWN, _VPC_TABLE_AT, _VPC_PARENT = slice(68, 84), slice(16, 24), slice(40, 56)
+_NO_IDENTIFIER = bytes(16)
+
+
 class Named(NamedTuple):
     """A file that an image names, relative to the image's folder or absolute.
 
@@ -79,7 +87,27 @@ def names_in(head: bytes) -> tuple[Named, ...]:
         return tuple(_in_qed(head))
     if head.startswith((_VMDK, _VMDK_TEXT)):
         return tuple(_in_vmdk(head))
-    return ()
+    parent = _NO_IDENTIFIER
+    if head.startswith(_VDI, _VDI_AT):
+        parent = head[_VDI_PARENT]
+    elif head.startswith(_VPC) and head[_VPC_TYPE] == _VPC_DIFFERENCING:
+        parent = head[int.from_bytes(head[_VPC_TABLE_AT]) :][_VPC_PARENT]
+    return (Named(_identified(parent), ends_there=True),) if parent != _NO_IDENTIFIER else ()
+
+
+def identifier_in(head: bytes, last: bytes) -> str | None:
+    """Return the name by which :func:`names_in` gives an image as the parent of others; None if it has none.
+
+    ``last``: the last sector of the file.
+    """
+    if head.startswith(_VDI, _VDI_AT):
+        return _identified(head[_VDI_OWN])
+    footer = head if head.startswith(_VPC) else last
+    return _identified(footer[_VPC_OWN]) if footer.startswith(_VPC) else None
+
+
+def _identified(identifier: bytes) -> str:
+    return f"\0{identifier.hex()}"  # no file can have that name
 
 
 def _in_qcow2(head: bytes) -> Iterator[Named]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from notation import run
 from patching import Patched
 
-from batchdiff.image.backing.named_files import FIRST, Named, bytes_needed, names_in
+from batchdiff.image.backing.named_files import FIRST, Named, bytes_needed, identifier_in, names_in
 
 
 def names(path):
@@ -93,6 +93,23 @@ def test_the_backing_file_of_a_vmdk_image(tmp_path):
     struct.pack_into("<QQ", image, 28, 199, 1)
     path.write_bytes(image)
     assert names(path) == (Named(str(lower), ends_there=False),), "QEMU looks at its usual place"
+
+
+@pytest.mark.parametrize("kind", ["vdi", "vpc"])
+def test_the_identifier_of_a_parent(tmp_path, kind):
+    parent = created(tmp_path / "parent", kind).read_bytes()
+    identifier = identifier_in(parent, parent[-512:])
+    assert identifier is not None
+    assert names_in(parent) == ()
+    child = bytearray(created(tmp_path / "child", kind).read_bytes())
+    if kind == "vdi":
+        child[0x1A8:0x1B8] = parent[0x188:0x198]
+    else:
+        child[60:64], child[512 + 40 : 512 + 56] = bytes([0, 0, 0, 4]), parent[68:84]
+    assert names_in(bytes(child)) == (Named(identifier, ends_there=True),)
+    fixed = created(tmp_path / "fixed", "vpc", "-o", "subformat=fixed").read_bytes()
+    assert identifier_in(fixed[:FIRST], fixed[-512:]) not in {None, identifier}
+    assert identifier_in(bytes(4096), bytes(512)) is None
 
 
 def test_names_with_protocols(tmp_path, lower):
