@@ -1,4 +1,4 @@
-"""What an operator chooses in a manifest, a plan keeps and apply does."""
+"""The choices that an operator makes in a manifest, and that apply carries out."""
 
 from __future__ import annotations
 
@@ -18,3 +18,11 @@ class Loss(enum.StrEnum):
 
     SNAPSHOTS = "snapshots"
     BITMAPS = "bitmaps"
+
+
+class VerifyMode(enum.StrEnum):
+    """The mode in which an overlay is verified; apply deletes an original only after FULL."""
+
+    FULL = "full"
+    CHANGED = "changed"
+    NATIVE = "native"

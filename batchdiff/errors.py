@@ -1,4 +1,7 @@
-"""The failures that a user, a disk or an image can cause, each with its exit code."""
+"""The failures that a user, a disk or an image can cause, each with its exit code.
+
+If guests fail in different ways, :mod:`batchdiff.cli.run_session` chooses one of their codes.
+"""
 
 from __future__ import annotations
 
@@ -132,5 +135,6 @@ class WorkerError(BatchdiffError):
 EXIT_DONE = 0
 EXIT_SOME_GUESTS = 1
 EXIT_DETAILED_CHANGES = 10
+"""For ``plan --detailed-exitcode``: there is something to convert."""
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130

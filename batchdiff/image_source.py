@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class ImageFormat(enum.StrEnum):
-    """The formats that a manifest may name; :mod:`batchdiff.image.open` knows which can be read so far."""
+    """The formats that a manifest may name; :mod:`batchdiff.image.formats` has how each is read."""
 
     RAW = "raw"
     QCOW2 = "qcow2"

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from batchdiff.applying.at_once import at_once
 from batchdiff.applying.checks.space import check_space
 from batchdiff.applying.checks.verify import require_judges
-from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guest_results import apply_outcome, skipped_outcome, with_way_back
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.journal.records import Fate, History, Step
@@ -20,7 +19,7 @@ from batchdiff.applying.template.check import accept_template, sync
 from batchdiff.applying.template.publication import Publication
 from batchdiff.applying.template.sidecar import discard_unfinished
 from batchdiff.applying.template.write_protection import record_interrupted
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import PlanError, UsageError
 from batchdiff.files.identity import identity_of
 from batchdiff.image.image import Image
@@ -83,7 +82,7 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
             remedy="Leave `--verify` out, or use `--retire keep` or `--retire quarantine`.",
         )
     if options.verify is VerifyMode.FULL:
-        require_judges("Or use `--verify native`, with which no original can be deleted.")
+        require_judges("Or use `--verify native`; then no original can be deleted.")
     return guests
 
 
@@ -160,7 +159,7 @@ def _check_not_the_template(guest: GuestToConvert, template: Image, under: Under
         raise PlanError(f"guest {guest.name} is the template, or stores it", remedy="Plan again.")
     if risk is TemplateRisk.UNTRACED:
         raise UsageError(
-            f"the original of {guest.name} may not be deleted",
-            why=f"the template {template.path} is a block device, and where its bytes are cannot be traced",
+            f"the original of {guest.name} must not be deleted",
+            why=f"the template {template.path} is a block device whose storage cannot be traced",
             remedy="Use `--retire quarantine` or `--retire keep`.",
         )

@@ -36,6 +36,7 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
     :raises BatchdiffError: as for restore.
     """
     found = restorable(session.plan, session.journal.history.states, options.guests)
+    # Without its template no overlay can be read, so there is nothing to compare: only originals can come back.
     lost = why_template_is_lost(session) if found else None
     if lost is not None:
         require_decision(session, found, options, lost)
@@ -43,6 +44,7 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
             yield GuestOutcome(guest.name, Status.WOULD_RESTORE, NOTHING_READS_IT)
         return
 
+    # What is thrown away need not be readable.
     if options.discard_changes:
         found, damaged = split_by_reading(found, session.plan)
         for guest, _ in damaged:

@@ -1,4 +1,4 @@
-"""Check if template and overlays are still sound, for `batchdiff verify`; nothing is changed.
+"""Check whether the template and the overlays are still sound, for `batchdiff verify`; change nothing.
 
 ::
 
@@ -21,7 +21,6 @@ from dataclasses import replace
 from batchdiff.applying.apply import choose_guests
 from batchdiff.applying.at_once import at_once
 from batchdiff.applying.checks.verify import Check, Comparison, check_used, require_judges, verify
-from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.guest_files import Found, find_original, find_overlay, missing
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
@@ -30,6 +29,7 @@ from batchdiff.applying.journal.records import GuestState, History
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.session.stop import Stop
 from batchdiff.applying.template.check import doubt, require_content
+from batchdiff.choices import VerifyMode
 from batchdiff.errors import (
     BatchdiffError,
     DifferenceError,
@@ -102,8 +102,8 @@ def _opened_template(plan: Plan, history: History, template: Image, stop: Stop) 
         return Finding("template", path, Health.SOUND, "as planned")
     require_content(template, plan, history, reason, check=stop.check)
     if not all(each.vouches_for_content for each in template.fingerprints()):
-        return Finding("template", path, Health.SOUND, "its content is as planned, by its digest")
-    return Finding("template", path, Health.TOUCHED, f"{reason}; by its digest, its content has not changed")
+        return Finding("template", path, Health.SOUND, "its digest matches the plan")
+    return Finding("template", path, Health.TOUCHED, f"{reason}; its digest shows that its content is unchanged")
 
 
 def _guest(guest: GuestToConvert, state: GuestState, plan: Plan, history: History, stop: Stop) -> Finding:
@@ -156,21 +156,21 @@ def _differing(guest: GuestToConvert, overlay: Found, original: Found, error: Di
     :raises VerificationError: neither was.
     """
     known = guest.image
-    # On a block device no time shows if the original was written to.
+    # A block device has no time that would show whether the original was written to.
     planned, shows_writes = known.fingerprints[0], original.now.vouches_for_content
     if overlay.proven and original.proven and shows_writes:
         raise VerificationError(error.what, why=f"{error.why}; neither of them was written to") from error
     if not planned.was_written_to(original.now) and not overlay.proven:
         return _sound(guest, "no error found; a VM has written to it since")
-    changes = planned.changes(original.now) if shows_writes else "a block device does not show when"
+    changes = planned.changes(original.now) if shows_writes else "when is unknown, because it is a block device"
     changed = f"its original {original.path} changed since the overlay was made: {changes}"
     if original.path != guest.source.path:
-        return _sound(guest, f"no error found, but {changed}, though in quarantine")
+        return _sound(guest, f"no error found, but {changed}, even though it is in quarantine")
     return Finding(
         guest.name,
         guest.overlay_path,
         Health.UNKNOWN,
-        f"no error found, but {changed}. A VM may still use it, so only you know which of the two counts."
+        f"no error found, but {changed}. A VM may still use it, so only you know which of the two to keep."
         f" If the overlay does, move the original away. To go back to the original: {_back(guest)}.",
     )
 
@@ -199,7 +199,7 @@ def _sound(guest: GuestToConvert, why: str) -> Finding:
 
 
 def _may_not_be_read(error: BaseException | None) -> bool:
-    """Return whether the error is a missing permission of this user, which proves nothing about the file."""
+    """Return whether this user lacks a permission: such an error proves nothing about the file."""
     while error is not None and not isinstance(error, PermissionError):
         error = error.__cause__
     return error is not None

@@ -88,7 +88,7 @@ def restore_without_template(session: Session, found: list[GuestWithState], why:
 
 def _left(path: str, why: str) -> str:
     return (
-        f"its overlay {path} was left where it is: {why}. Nothing needs it unless you want back what its VM wrote."
+        f"its overlay {path} was left where it is: {why}. It is only needed to recover what its VM wrote."
         f" Before this guest is planned or applied again: {how_to_remove(path)}"
     )
 
@@ -99,7 +99,7 @@ def _go_back(guest: GuestToConvert, state: GuestState, session: Session, depende
     if original is None:
         raise GuestError(
             f"{guest.name} cannot go back to its original",
-            why="it is gone: it was deleted or moved",
+            why="the original was deleted or moved",
             remedy="Bring the template back, or repair a copy of the overlay, so that it can be read again.",
         )
     own = guest.source.path
@@ -152,5 +152,5 @@ def _moved_aside(overlay: Found, guest: GuestToConvert, dependents: Dependents) 
 
 def _require_free(path: str, objection: str, dependents: Dependents) -> None:
     if objection:
-        raise InUseError(f"{path} was not renamed", why=objection, remedy=f"End what uses it, {AGAIN}")
+        raise InUseError(f"{path} was not renamed", why=objection, remedy=f"Stop whatever uses it, {AGAIN}")
     require_no_dependents(dependents, path)

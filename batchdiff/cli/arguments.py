@@ -6,8 +6,7 @@ import argparse
 from typing import TypeAlias
 
 from batchdiff import __version__
-from batchdiff.applying.checks.verify_mode import VerifyMode
-from batchdiff.choices import Loss, Retire
+from batchdiff.choices import Loss, Retire, VerifyMode
 from batchdiff.cli.console import ProgressMode
 from batchdiff.cli.help_layout import help_layout
 from batchdiff.cli.option_values import file_to_write, guest_name, jobs, one_of, rate

@@ -62,7 +62,7 @@ def run(argv: list[str]) -> int:
 def _unexpected(console: Console, error: Exception) -> int:
     """Report an error that no verb handles: a limit that was reached, or else a bug."""
     if isinstance(error, MemoryError):
-        remedy = "Free some, then run the same command again."
+        remedy = "Free some memory, then run the same command again."
         ending: BatchdiffError = BatchdiffError("batchdiff ran out of memory", remedy=remedy)
     elif isinstance(error, OSError) and (remedy := advice_on_limit(error)):
         where = f" ({error.filename})" if error.filename is not None else ""

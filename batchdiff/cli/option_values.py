@@ -33,7 +33,7 @@ def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
 
 def guest_name(text: str) -> str:
     """Parse a guest's name: as it is printed, or with the bytes of its file's name that are not UTF-8."""
-    # No guest's name has such bytes: it is the readable form of its file's name.
+    # Arguments have them as surrogates. Plans have the readable form of such a name.
     return readable(text) if any("\udc80" <= letter <= "\udcff" for letter in text) else text
 
 
@@ -59,7 +59,7 @@ def rate(text: str) -> int:
 
 
 def jobs(text: str) -> int:
-    """Parse how much is done at once."""
+    """Parse a number of guests or ranges to work on at once."""
     if not text.isdecimal() or not 1 <= int(text) <= _MOST_JOBS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of jobs from 1 to {_MOST_JOBS}")
     return int(text)

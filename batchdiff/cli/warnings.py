@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batchdiff.cli.console import Console
 from batchdiff.cli.format_doubts import warn_of_formats
-from batchdiff.cli.guest_hints import warn_of_files
+from batchdiff.cli.guest_file_warnings import warn_of_files
 from batchdiff.image.files import ReadObserver
 from batchdiff.image_source import ImageFormat
 from batchdiff.linux.device_names import device_number, fleeting, lasting_alias

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class Ability(enum.StrEnum):
-    """What a fact means for batchdiff."""
+    """The meaning of a fact for batchdiff."""
 
     GOOD = "good"
     LIMITED = "limited"
@@ -20,7 +20,7 @@ class Ability(enum.StrEnum):
 class Fact:
     """A fact about ``subject``: ``machine``, ``QEMU``, or the path of a folder.
 
-    ``effect``: what follows from it, or how to mend it; empty if nothing does.
+    ``effect``: its consequence, or how to fix it; empty if there is none.
     """
 
     subject: str

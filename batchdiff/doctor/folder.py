@@ -1,4 +1,4 @@
-"""Facts about a folder: what its filesystem can do is tried on an unnamed file, which is gone when it is closed.
+"""Facts about a folder. What its filesystem can do is tested on an unnamed file, which is gone once it is closed.
 
 Source: ioctl_ficlone(2); fallocate(2); fcntl(2), "Leases"; Linux ``Documentation/filesystems/fiemap.rst``.
 """
@@ -25,16 +25,10 @@ _FICLONE = 0x40049409
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _TRIAL = 64 * KIB
 _LITTLE = 64 * MIB
+"""Bytes of free space below which hardly any overlay fits."""
 
-_OF_SEVERAL_HOSTS = frozenset(
-    {
-        "nfs", "nfs4", "cifs", "smb3", "ceph", "gfs2", "ocfs2", "gpfs", "lustre", "beegfs", "wekafs", "panfs",
-        "orangefs", "afs", "9p", "virtiofs", "vboxsf", "prl_fs",
-    }
-)  # fmt: skip
-"""Types of filesystems that other machines, or a VM's host, may have mounted too; those in FUSE are not listed."""
-
-_FUSE = "fuse."
+_OF_ONE_HOST = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs", "bcachefs"})
+"""Types of filesystems that one machine can mount at a time. Any other may be a cluster's or the network's."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
@@ -70,9 +64,9 @@ def _described(kind: str, mount: Mount | None) -> str:
 
 
 def _hosts(path: str, kind: str) -> Fact:
-    if kind not in _OF_SEVERAL_HOSTS and not kind.startswith(_FUSE):
-        return Fact(path, "other hosts", "cannot use it")
-    effect = "VMs that run on other machines are not seen: shut down the guests on all of them before `apply`."
+    if kind in _OF_ONE_HOST:
+        return Fact(path, "other hosts", "can reach it only through this one, as over NFS")
+    effect = "VMs that run on other machines are not detected: shut down the guests on all of them before `apply`."
     return Fact(path, "other hosts", "may use it too", Ability.LIMITED, effect)
 
 
@@ -83,12 +77,12 @@ def _space(path: str) -> Fact:
         return Fact(path, "free space", error.why, Ability.LIMITED, error.remedy)
     if free >= _LITTLE:
         return Fact(path, "free space", format_size(free))
-    effect = "Each overlay exists beside its original before that is deleted: make room first."
+    effect = "An overlay is written before its original is deleted, so both need space: make room first."
     return Fact(path, "free space", format_size(free), Ability.LIMITED, effect)
 
 
 def _trials(path: str) -> list[Fact]:
-    """Try what the filesystem can do on an unnamed file; nothing is left of it."""
+    """Test what the filesystem can do, on unnamed files that leave nothing behind."""
     try:
         # A filesystem without O_TMPFILE gets a file with a name, which is removed at once.
         with tempfile.TemporaryFile(dir=path) as one, tempfile.TemporaryFile(dir=path) as other:
@@ -97,7 +91,7 @@ def _trials(path: str) -> list[Fact]:
             return [
                 Fact(path, "writing", "possible"),
                 _reflinks(path, one.fileno(), other.fileno()),
-                _extents(path, one.fileno()),
+                _extent_maps(path, one.fileno()),
                 _holes(path, one.fileno()),
                 _leases(path, one.fileno()),
             ]
@@ -111,19 +105,19 @@ def _reflinks(path: str, source: int, target: int) -> Fact:
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError:
-        effect = "Overlays get copies of the guests' changed data; a restore needs the space of a full image."
+        effect = "Overlays get copies of the guests' changed data; a restore needs space for a full image."
         return Fact(path, "reflinks", "not supported", Ability.LIMITED, effect)
     return Fact(path, "reflinks", "supported: an overlay shares the blocks of its original")
 
 
-def _extents(path: str, fd: int) -> Fact:
+def _extent_maps(path: str, fd: int) -> Fact:
     try:
         found = physical_extents(fd, path) is not None
     except ImageError as error:
         return Fact(path, "extent maps (FIEMAP)", error.why, Ability.LIMITED, error.remedy)
     if found:
         return Fact(path, "extent maps (FIEMAP)", "supported: shared blocks are never counted as savings")
-    effect = "Blocks that files share cannot be seen: if there are any, less space comes back than promised."
+    effect = "Blocks that files share cannot be detected: if there are any, less space comes back than predicted."
     return Fact(path, "extent maps (FIEMAP)", "not supported", Ability.LIMITED, effect)
 
 
@@ -132,16 +126,16 @@ def _holes(path: str, fd: int) -> Fact:
         return Fact(path, "hole punching", "supported")
     number = ctypes.get_errno()
     why = "not supported" if number in {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL} else os.strerror(number)
-    effect = "VMs cannot give back the space of blocks that they trim, neither in a guest nor in its overlay."
+    effect = "VMs cannot free space by trimming, in a guest or in its overlay."
     return Fact(path, "hole punching", why, Ability.LIMITED, effect)
 
 
 def _leases(path: str, fd: int) -> Fact:
     why = why_unknown(fd)
     if not why:
-        return Fact(path, "leases", "reliable: a VM that has an image open is noticed")
+        return Fact(path, "leases", "reliable: a VM that has an image open is detected")
     effect = (
-        "A VM without image locks is not noticed: make sure that guests are shut down. Originals are deleted only"
+        "A VM without image locks is not detected: make sure that guests are shut down. Originals are deleted only"
         " with `--unseen`."
     )
     return Fact(path, "leases", why, Ability.LIMITED, effect)

@@ -18,7 +18,7 @@ from batchdiff.units import format_size
 MACHINE, QEMU = "machine", "QEMU"
 
 _FULL_LANDLOCK = 4
-"""The version from which on Landlock also denies network connections."""
+"""The first version of Landlock that can deny network connections too."""
 
 
 def machine_facts() -> list[Fact]:
@@ -39,7 +39,7 @@ def _inflate() -> Fact:
     try:
         found = importlib.metadata.version("isal")
     except importlib.metadata.PackageNotFoundError:
-        effect = "Images compressed with zlib are decompressed at half the speed; `pip install isal` mends that."
+        effect = "Images compressed with zlib are decompressed at half the speed; `pip install isal` fixes that."
         return Fact(MACHINE, "ISA-L", "not installed", Ability.LIMITED, effect)
     return Fact(MACHINE, "ISA-L", f"isal {found}")
 
@@ -49,7 +49,7 @@ def _landlock() -> Fact:
     if version >= _FULL_LANDLOCK:
         return Fact(MACHINE, "Landlock", f"version {version}: qemu-img reads only the images it is given")
     if version:
-        effect = "qemu-img is kept from other files, but not from the network: Linux 6.7 and later can do both."
+        effect = "qemu-img is cut off from other files, but not from the network; Linux 6.7 or later does both."
         return Fact(MACHINE, "Landlock", f"version {version}", Ability.LIMITED, effect)
     effect = (
         "qemu-img runs unconfined. Images are checked for references to other files before it sees them. Linux"
@@ -75,7 +75,7 @@ def qemu_facts() -> list[Fact]:
 
 
 def _formats(formats: list[str]) -> Fact:
-    """Return which formats of a manifest this QEMU was built with; it knows others, such as protocols."""
+    """Return which formats of a manifest this QEMU was built with; it lists others too, such as protocols."""
     lacking = [name for name in ("qcow2", "raw") if name not in formats]
     value = ", ".join(name for name in ImageFormat if name in formats)
     if not lacking:

@@ -37,7 +37,7 @@ def temporary(path: str) -> str:
 
 
 def _cut(name: str) -> str:
-    """Return at most ``_KEPT`` bytes of a name, without cutting a letter in two: qemu-img needs valid UTF-8."""
+    """Return at most ``_KEPT`` bytes of a name, without cutting a character in two: qemu-img needs valid UTF-8."""
     data, end = os.fsencode(name), _KEPT
     while _KEPT - 3 < end < len(data) and data[end] & 0xC0 == 0x80:
         end -= 1

@@ -1,4 +1,4 @@
-"""How an inspection reads a file."""
+"""The reading of a file that is being inspected."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def require_mappable(size: int, cluster: int) -> None:
 def exactly(read: ReadAt, offset: int, length: int, what: str) -> bytes:
     """Read all bytes of a part of the file; ``what``: its name.
 
-    :raises FormatError: the file ends before.
+    :raises FormatError: the file ends before that.
     """
     data = read(offset, length)
     if len(data) < length:

@@ -24,9 +24,9 @@ def inspect_parallels(read: ReadAt, file_size: int) -> None:
     """
     fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
     mark, version, tracks, entries, sectors, in_use, extension = fields
-    require(mark in {_OLD, _NEW}, "it is not a Parallels image: its mark is missing")
+    require(mark in {_OLD, _NEW}, "it is not a Parallels image: its signature is missing")
     require(version == _VERSION, f"Parallels version {version} is unknown (2 is known)")
-    require(0 < tracks <= _MOST_TRACKS, f"its clusters of {tracks} sectors are impossible")
+    require(0 < tracks <= _MOST_TRACKS, f"a cluster size of {tracks} sectors is invalid")
     require(in_use != _IN_USE, "it is marked as in use: a VM is running on it, or was not shut down cleanly")
     require(extension == 0, "it has a format extension, such as dirty bitmaps, which an overlay would lose")
     if mark == _OLD:

@@ -22,19 +22,17 @@ def inspect_qed(read: ReadAt, file_size: int) -> None:
     """
     fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
     mark, cluster, table, _, features, _, _, tables_at, size, _, _ = fields
-    require(mark == b"QED\0", "it is not a QED image: its mark is missing")
+    require(mark == b"QED\0", "it is not a QED image: its signature is missing")
     known = _BACKING_FILE | _NEED_CHECK | _BACKING_RAW
     require(not features & ~known, f"it needs unknown features (bits {features & ~known:#x})")
     require(not features & _NEED_CHECK, "it was not closed cleanly; run `qemu-img check -r all` on a copy of it")
     require(not features & _BACKING_FILE, "it has a backing file, which is not supported for QED")
     require(
         4096 <= cluster <= _LARGEST_CLUSTER and cluster & (cluster - 1) == 0,
-        f"clusters of {cluster} bytes are impossible",
+        f"clusters of {cluster} bytes are invalid",
     )
-    require(
-        1 <= table <= _LARGEST_TABLE and table & (table - 1) == 0, f"tables of {table} clusters are impossible"
-    )
-    require(size % 512 == 0 and size <= (cluster * table // 8) ** 2 * cluster, f"its size {size} is impossible")
+    require(1 <= table <= _LARGEST_TABLE and table & (table - 1) == 0, f"tables of {table} clusters are invalid")
+    require(size % 512 == 0 and size <= (cluster * table // 8) ** 2 * cluster, f"its size {size} is invalid")
     require_mappable(size, cluster)
     require(
         tables_at % cluster == 0 and tables_at + cluster * table <= file_size, "its L1 table is outside the file"

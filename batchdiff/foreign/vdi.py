@@ -17,19 +17,19 @@ _DYNAMIC, _FIXED = 1, 2
 _MOST_BLOCKS = 0x1FFFFFFF
 _NO_UUID = bytes(16)
 
-DIFFERENCE = "it is the difference to another image, which must be merged with it first"
+DIFFERENCE = "it holds only the differences from a parent image: merge the two first"
 
 
 def inspect_vdi(read: ReadAt, file_size: int) -> None:
     """Inspect the header of a VDI image.
 
-    :raises FormatError: it is not one, is damaged, or is the difference to another image.
+    :raises FormatError: it is not one, is damaged, or has a parent image.
     """
     fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
     signature, version, kind, map_at, sector, size, block, extra, blocks, link, parent = fields
     require(signature == _SIGNATURE, "it is not a VDI image: its signature is missing")
     require(version == _VERSION, f"VDI version {version >> 16}.{version & 0xFFFF} is unknown (1.1 is known)")
-    # It would name its parent by UUID only, so nothing outside can be opened.
+    # A differencing image names its parent by UUID only, so it cannot make QEMU open another file.
     require(kind in {_DYNAMIC, _FIXED} and link == parent == _NO_UUID, DIFFERENCE)
     require(
         sector == SECTOR and block == MIB and extra == 0, "its sectors are not 512 bytes, or its blocks not 1 MiB"

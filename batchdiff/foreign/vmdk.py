@@ -33,14 +33,14 @@ _NO_PARENT, _SPARSE = b"ffffffff", "monolithicsparse"
 def inspect_vmdk(read: ReadAt, file_size: int) -> None:
     """Inspect the header and the descriptor of a VMDK image.
 
-    :raises FormatError: it is not one, is damaged, or is spread over several files, compressed, or a difference.
+    :raises FormatError: it is not one, is damaged, or is spread over several files, compressed, or has a parent.
     """
     head = read(0, _HEADER.size)
     if head.startswith(b"# Disk DescriptorFile"):
         raise FormatError("its data is in other files, which is not supported yet (monolithicSparse is)")
     fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
     mark, version, _, capacity, grain, text_at, text_size, entries, _, directory, _, _, _, compression = fields
-    require(mark == b"KDMV", "it is not a VMDK image: its mark is missing")
+    require(mark == b"KDMV", "it is not a VMDK image: its signature is missing")
     require(version <= 3, f"VMDK version {version} is unknown (1 to 3 are known)")
     require(
         compression == 0 and directory != _AT_END, "it is compressed (streamOptimized), which is not supported yet"
@@ -49,13 +49,13 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> None:
     require(capacity > 0, "its size is 0")
     is_power = grain & (grain - 1) == 0
     require(
-        8 <= grain <= _MOST_GRAIN and is_power and 0 < entries <= 512, "its grains or tables have impossible sizes"
+        8 <= grain <= _MOST_GRAIN and is_power and 0 < entries <= 512, "its grains or tables have invalid sizes"
     )
     require(
         text_at * SECTOR == TEXT_AT and 0 < text_size * SECTOR <= TEXT_BYTES,
         "its descriptor is missing, too large, or not right behind the header",
     )
-    # An entry of the directory is a table.
+    # Each entry of the directory is for one table.
     tables = ceil_div(capacity, grain * entries)
     require(capacity <= _MOST_SECTORS, f"its size of {capacity} sectors exceeds 64 TiB")
     require_mappable(capacity * SECTOR, grain * SECTOR)
@@ -64,7 +64,7 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> None:
     _inspect_descriptor(read(TEXT_AT, TEXT_BYTES))
 
 
-def named(descriptor: bytes, name: str) -> bytes:
+def with_extent_name(descriptor: bytes, name: str) -> bytes:
     """Return a descriptor whose extent has the name for which VMware looks; as it was if that does not fit."""
     if not name.isascii() or not name.isprintable() or '"' in name:
         return descriptor
@@ -74,12 +74,13 @@ def named(descriptor: bytes, name: str) -> bytes:
 
 def _inspect_descriptor(text: bytes) -> None:
     text = text.split(b"\0", 1)[0].lower()
-    # QEMU takes the first place at which a word stands, so each must have one meaning only.
+    # QEMU uses the first occurrence of a word, so there may be only one.
     for word in (b"createtype", b"parentcid"):
         require(text.count(word) <= 1, f"its descriptor has {word.decode()} twice")
     values = dict(_VALUE.findall(text))
     require(b"parentfilenamehint" not in text, DIFFERENCE)
     require(values.get(b"parentcid", _NO_PARENT) == _NO_PARENT, DIFFERENCE)
     kind = values.get(b"createtype", b"").decode("ascii", "backslashreplace")
-    require(kind == _SPARSE, f"its type {kind or 'is missing, and'} is not supported yet (monolithicSparse is)")
+    require(bool(kind), "its descriptor has no type")
+    require(kind == _SPARSE, f"its type {kind} is not supported yet (monolithicSparse is)")
     require(_EXTENT.findall(text) == [b"sparse"], "its descriptor does not name exactly one sparse extent")

@@ -20,7 +20,7 @@ _FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
 def inspect_vpc(read: ReadAt, file_size: int) -> None:
     """Inspect the footer of a VHD image, and the header of its block table.
 
-    :raises FormatError: it is not one, is damaged, or is the difference to another image.
+    :raises FormatError: it is not one, is damaged, or has a parent image.
     """
     first, last = read(0, _FOOTER_BYTES), read(max(file_size - _FOOTER_BYTES, 0), _FOOTER_BYTES)
     # QEMU takes the copy at the start if there is one. Only a fixed image has none.
@@ -34,7 +34,7 @@ def inspect_vpc(read: ReadAt, file_size: int) -> None:
     # QEMU ignores the parent of a differencing image, and shows zeros in its place.
     require(kind != _DIFFERENCING, DIFFERENCE)
     require(
-        kind == (_DYNAMIC if is_copied else _FIXED), f"its disk type {kind} is unknown, or does not fit its footer"
+        kind == (_DYNAMIC if is_copied else _FIXED), f"its disk type {kind} is unknown, or contradicts its footer"
     )
     if is_copied:
         _inspect_table(exactly(read, table_header_at, _TABLE.size, "header of the block table"), file_size)
@@ -43,7 +43,7 @@ def inspect_vpc(read: ReadAt, file_size: int) -> None:
 def _inspect_table(head: bytes, file_size: int) -> None:
     cookie, table_at, blocks, block = _TABLE.unpack(head)
     require(cookie == b"cxsparse", "it is damaged: the header of its block table is missing")
-    require(block >= 512 and block & (block - 1) == 0, f"its blocks of {block} bytes are impossible")
+    require(block >= 512 and block & (block - 1) == 0, f"blocks of {block} bytes are invalid")
     # QEMU refuses a disk that is larger than its blocks are.
     require_mappable(blocks * block, block)
     require(table_at + blocks * 4 <= file_size, "its block table ends past the end of the file")

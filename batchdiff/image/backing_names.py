@@ -1,4 +1,4 @@
-"""The backing file that an image names: the file that QEMU takes it for, compared with the declared one.
+"""The backing file that an image names, resolved as QEMU resolves it and compared with the declared one.
 
 ::
 
@@ -27,7 +27,7 @@ _FILE = "file:"
 """QEMU's protocol prefix for plain files, which it strips."""
 
 _PLAIN_DRIVERS = {"file": stat.S_ISREG, "host_device": stat.S_ISBLK}
-"""QEMU's drivers below every format. Named as a format, they mean the bytes as they are, so raw."""
+"""QEMU's drivers below every format. If a header names one of them as the format, that format is raw."""
 
 
 def check_backing(
@@ -38,7 +38,7 @@ def check_backing(
     top: ImageSource,
     observer: ReadObserver | None = None,
 ) -> None:
-    """Require that an image names as its backing file the one that is declared, or none if none is.
+    """Check that an image names the declared backing file, or none if none is declared.
 
     ``backing``: what the image names. ``top``: the image to whose backing chain it belongs. ``observer`` is called
     at every read.
@@ -76,20 +76,20 @@ def check_backing(
 
 
 def _correction(image: ImageSource, backing: Backing, declared: ImageSource, named: str) -> str:
-    """Return the remedy for a header that names another file than the declared one.
+    """Return the remedy for a header that does not name the declared file.
 
     Usually the images have moved, and the header has the old name: then only the header changes. If the file that
     it names still exists, it may be a snapshot with content of its own: then the data must be kept.
     """
     name = declared.path
     if not os.path.isabs(backing.name):
-        # With ./ in front, QEMU takes no part of the name for a protocol.
+        # The leading ./ keeps QEMU from taking the part before a colon for a protocol.
         name = f"./{os.path.relpath(declared.path, os.path.dirname(image.path))}"
     unsafe = [] if os.path.lexists(named) else ["-u"]
     command = ["qemu-img", "rebase", *unsafe, "-f", image.format, "-F", declared.format, "-b", name, image.path]
     if not unsafe:
         return (
-            f"To make that file its backing file, with the same content as now: `{shell_line(command)}`."
+            f"To use the declared file without changing what a guest sees: `{shell_line(command)}`."
             " If the header is right, correct the `backing` list of the manifest."
         )
     return (
@@ -99,7 +99,7 @@ def _correction(image: ImageSource, backing: Backing, declared: ImageSource, nam
 
 
 def _contradicts(backing: Backing, declared: ImageSource, observer: ReadObserver | None) -> bool:
-    """Return whether QEMU would read the backing file in another format than the declared one."""
+    """Return whether QEMU would read the backing file in a format other than the declared one."""
     named = backing.format
     if named is None:
         # QEMU guesses from the first bytes. A file that is declared qcow2 is checked when it is opened.
@@ -123,9 +123,9 @@ def _rebase(image: ImageSource, backing_format: str, name: str) -> str:
 def resolved_backing(image: ImageSource, backing: Backing | None) -> str | None:
     """Return the absolute path of the backing file that an image names; None if it names none.
 
-    A relative name starts at the image's folder.
+    A relative name is resolved against the image's folder.
 
-    :raises ImageError: it does not name a file, or a file that depends on the folder in which QEMU is started.
+    :raises ImageError: the name is not a plain path, or depends on the folder in which QEMU is started.
     """
     if backing is None:
         return None

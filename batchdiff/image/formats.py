@@ -2,6 +2,7 @@
 
 A format that cannot be read yet is a stub: its opener raises the refusal. Making one readable takes a module with
 its :class:`~batchdiff.image.layer.Layer`, such as :mod:`batchdiff.image.raw`, and its row in this table.
+A format that a manifest cannot name yet also needs a name and a magic number (CONTRIBUTING.md, "Adding a format").
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def _mapped(inspect: Callable[[ReadAt, int], None], *checks: str) -> Format:
     return Format(opener, (*checks, _OF_THE_MAP))
 
 
-_OF_THE_MAP = "the map that QEMU, confined to this file, makes of it stays within the file and uses no byte twice"
+_OF_THE_MAP = "the map that QEMU, confined to this file, makes of it stays in the file and uses no byte twice"
 
 _NOT_OPENED = Unchecked("refused without being opened")
 
@@ -92,28 +93,28 @@ FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.QED: _mapped(
         inspect_qed,
         "no backing file, no unknown feature, closed cleanly",
-        "its sizes and its L1 table are possible",
+        "its sizes and its L1 table are valid",
     ),
     ImageFormat.VMDK: _mapped(
         inspect_vmdk,
         "the file is its only extent: a text descriptor, several extents or a parent are refused",
-        "not compressed; its sizes and grain directory are possible, and its descriptor is where QEMU reads it",
+        "not compressed; its sizes and grain directory are valid, and its descriptor is where QEMU reads it",
     ),
     ImageFormat.VDI: _mapped(
         inspect_vdi,
         "no outside references are possible: a parent has only a UUID, and is refused",
-        "its sizes and its block map are possible",
+        "its sizes and its block map are valid",
     ),
     ImageFormat.VHDX: _STUB,
     ImageFormat.VPC: _mapped(
         inspect_vpc,
-        "it is not a difference to a parent, which QEMU would read as zeros",
-        "its footers agree, and they and its block table are possible",
+        "it has no parent, which QEMU would read as zeros",
+        "its footers agree, and they and its block table are valid",
     ),
     ImageFormat.PARALLELS: _mapped(
         inspect_parallels,
         "no outside references are possible",
-        "closed cleanly, without a format extension; its sizes and its cluster map are possible",
+        "closed cleanly, without a format extension; its sizes and its cluster map are valid",
     ),
     ImageFormat.LUKS: Format(_encrypted, _NOT_OPENED),
 }

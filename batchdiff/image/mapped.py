@@ -1,8 +1,8 @@
-"""Images whose metadata QEMU reads: it maps the disk to the file once, and data is read from there as from raw.
+"""Images whose metadata QEMU reads: it maps the disk to the file once; the data is then read as from a raw image.
 
 ::
 
-    header, inspected by us -> `qemu-img map`, confined -> runs of the disk and their offsets in the file (kept)
+    header, inspected here -> `qemu-img map`, confined -> runs of the disk and their offsets in the file (kept)
 
 The map of an unchanged file is kept for this process, and for the workers that it forks.
 """
@@ -81,7 +81,7 @@ class MappedLayer:
 
     @cached_property
     def _map(self) -> _ImageMap:
-        """The map by QEMU, of this file in its present state."""
+        """QEMU's map of the file in its present state."""
         now = self.fingerprint()
         key = (self._source.format, now.device, now.inode, now.size, now.mtime_ns, now.ctime_ns)
         found = _kept.get(key) if now.vouches_for_content else None
@@ -95,13 +95,13 @@ class MappedLayer:
         try:
             text = qemu_img.file_map(self._source)
         except (ProgramError, InUseError) as error:
-            # Without QEMU only images of these formats cannot be read, and the others are planned.
+            # Without QEMU, only images of these formats are refused, and the others are planned.
             raise ImageError(f"cannot read {self.path}", why=error.reason, remedy=error.remedy) from error
         self._check_same_file(now)
         return _parsed(text, self.path)
 
     def _check_same_file(self, before: Fingerprint) -> None:
-        """Require that QEMU has opened the file that is open here, in the state that it has now."""
+        """Check that QEMU read the file that is open here, in its present state."""
         by_name = ImageFile(self.path, None)
         try:
             changes = before.changes(by_name.fingerprint())
@@ -167,9 +167,8 @@ class MappedLayer:
 
     def _stored(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Yield the parts of a range of the file that are not holes: a small file may map far more than it has."""
-        if (
-            self._file.is_block_device or end > self._file.size
-        ):  # reading past the end of the file raises the error
+        # Reading past the end of the file raises the error.
+        if self._file.is_block_device or end > self._file.size:
             yield start, end
             return
         for first, hole in self._file.data_runs(start, end):
@@ -192,7 +191,7 @@ class MappedLayer:
         self._file.fill(buffer, segment.address)
 
     def compressed_cluster(self, segment: Segment) -> CompressedCluster:
-        """Raise an error: QEMU gives no offsets of compressed data."""
+        """Raise an error: QEMU's map has no offsets of compressed data."""
         raise ValueError(f"nothing is compressed in a mapped image: {segment}")
 
     def fingerprint(self) -> Fingerprint:
@@ -205,9 +204,9 @@ class MappedLayer:
 
 
 def _parsed(text: str, path: str) -> _ImageMap:
-    """Parse the output of `qemu-img map`, and join runs that continue in disk and file.
+    """Parse the output of `qemu-img map`, and join runs that are adjacent both on the disk and in the file.
 
-    :raises ImageError: it lists data without an offset in the file, as of a compressed or encrypted image.
+    :raises ImageError: it lists data without an offset in the file, as for a compressed or encrypted image.
     """
     try:
         size, table = 0, array("q")

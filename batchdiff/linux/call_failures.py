@@ -194,7 +194,7 @@ def _busy(case: _Case) -> Fault:
             " cannot change",
             f"Mount its folder instead of the file, {AGAIN} Or run batchdiff outside the container.",
         )
-    return Fault(case.text, f"See `fuser -v {shell_word(case.path)}` for what uses it, end that, {AGAIN}")
+    return Fault(case.text, f"`fuser -v {shell_word(case.path)}` shows what uses it: stop that, {AGAIN}")
 
 
 def _exists(case: _Case) -> Fault:
@@ -234,7 +234,7 @@ def _over_quota(case: _Case) -> Fault:
     where = f" on the filesystem of {case.folder}" if case.path else ""
     return Fault(
         f"the disk quota{where} is used up",
-        f"`quota` or `repquota` show whose it is (user, group or project). Free some space or raise it, {AGAIN}",
+        f"`quota` or `repquota` shows whose it is (user, group or project). Free some space or raise it, {AGAIN}",
     )
 
 
@@ -283,7 +283,7 @@ _CAUSES: dict[int, Callable[[_Case], Fault]] = {
     errno.ENAMETOOLONG: lambda _: Fault(
         os.strerror(errno.ENAMETOOLONG), "Give the file, or the folders above it, shorter names."
     ),
-    errno.ETXTBSY: _fixed(f"It is running as a program or in use as swap space: end that (`swapoff`), {AGAIN}"),
+    errno.ETXTBSY: _fixed(f"It is running as a program or in use as swap space: stop that (`swapoff`), {AGAIN}"),
     errno.EMFILE: lambda case: Fault(case.text, advice_on_limit(case.error)),
     errno.ENFILE: lambda case: Fault(case.text, advice_on_limit(case.error)),
     errno.ENOMEM: lambda case: Fault(case.text, advice_on_limit(case.error)),

@@ -131,7 +131,7 @@ def _each(batches: Iterator[_Records], having: int) -> Iterator[PhysicalExtent]:
 
 def _failed_map(path: str, error: OSError) -> ImageError:
     return ImageError(
-        f"cannot find out where {path} is on its disk",
+        f"cannot determine where {path} is on its disk",
         why=error.strerror or str(error),
         remedy="The disk or the filesystem below it has a fault, or is full; see the kernel log (`dmesg`).",
     )

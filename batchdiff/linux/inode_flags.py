@@ -94,7 +94,7 @@ def _set_flags(target: int, wanted: int, names: dict[int, str]) -> list[str]:
         reason = _try(target, _SET_FLAGS, _FLAGS.pack(_flags(target) ^ flag))
         # Compare again: btrfs ignores NOCOW without an error if the file is not empty.
         if (wanted ^ _flags(target)) & flag:
-            without = "" if wanted & flag else "the file without "
+            without = "" if wanted & flag else "it free of "
             lost.append(f"{without}the flag {names[flag]}{reason}")
     return lost
 

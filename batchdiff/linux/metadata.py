@@ -133,7 +133,7 @@ def _attribute(name: str) -> str:
 
 
 def _inherited(name: str) -> str:
-    return f"the file without the attribute {name}, which its folder gives"
+    return f"it free of the attribute {name}, which its folder sets"
 
 
 def _attempt(reasons: dict[str, str], what: str, call: Callable[..., None], *arguments: object) -> bool:

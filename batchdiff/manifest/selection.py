@@ -32,6 +32,7 @@ def read_selected(path: str, names: Collection[str], *, left: Collection[str] = 
             f"no guest of the manifest is called {', '.join(map(repr, unknown))}",
             remedy=f"Its guests are: {', '.join(sorted(known))}.",
         )
+    # An overlay that exists is a problem only for a guest that is planned now, and not yet converted.
     chosen = tuple(guest for guest in manifest.guests if guest.name in names)
     pending = [guest for guest in chosen if not guest.in_place and guest.converted is None]
     existing = [guest for guest in pending if os.path.lexists(guest.overlay_path)]
@@ -42,5 +43,6 @@ def read_selected(path: str, names: Collection[str], *, left: Collection[str] = 
             for g in existing
         )
         raise ManifestError(found)
+    # The others are kept: their files are still searched for images that depend on a guest.
     left_out = tuple(guest for guest in manifest.guests if guest.name not in names)
     return replace(manifest, guests=chosen, left_out=left_out)

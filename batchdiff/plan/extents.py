@@ -66,7 +66,7 @@ def _table(runs: Runs, name: str) -> npt.NDArray[np.int64]:
     table = numbers.reshape(-1, 2)
     first, count = table[:, 0], table[:, 1]
     if (count < 1).any():
-        raise ValueError(f"extents.{name} has a run of no units")
+        raise ValueError(f"extents.{name} has an empty run")
     if (first[1:] < (first + count)[:-1]).any():
         raise ValueError(f"extents.{name} is not sorted")
     return table

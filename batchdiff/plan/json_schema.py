@@ -52,7 +52,7 @@ class _Check:
             return  # parsing accepted only what the schema allows
         if isinstance(schema, bool):
             if not schema:
-                yield _problem(where, f"{_show(value)} must not be there")
+                yield _problem(where, f"{_show(value)} is not allowed here")
             return
         names = schema.get("type")
         if names is not None and not _is(value, names):
@@ -85,7 +85,7 @@ class _Check:
         if found and None not in found:
             yield "; ".join(map(str, found))
         if "oneOf" in schema and sum(self._fits(value, part) for part in schema["oneOf"]) != 1:
-            yield _problem(where, f"{_show(value)} does not have exactly one of its allowed forms")
+            yield _problem(where, f"{_show(value)} does not have exactly one of the allowed forms")
         if "if" in schema and self._fits(value, schema["if"]):
             yield from self.problems(value, schema.get("then", True), where)
 

@@ -49,7 +49,7 @@ class PlannedImage:
         return all(fingerprint.vouches_for_content for fingerprint in self.fingerprints)
 
     def changes(self, now: tuple[Fingerprint, ...]) -> str:
-        """Return in words how the chain's present fingerprints differ; empty if they do not."""
+        """Describe how the chain's present fingerprints differ; return an empty string if they do not."""
         found = [
             f"{path}: {changes}"
             for path, before, after in zip(self.paths, self.fingerprints, now, strict=True)
@@ -62,7 +62,7 @@ class PlannedImage:
 class Savings:
     """The space that converting one guest frees, in bytes (docs/plan-format.md explains each figure).
 
-    ``overlay_error_bytes`` is 0 if ``overlay_bytes`` is exact; with compression, that is an estimate which
+    ``overlay_error_bytes`` is 0 if ``overlay_bytes`` is exact; with compression, that is an estimate, which
     is off by no more than this in 19 cases of 20. ``exactness`` is that of ``saved_bytes``, and ``note`` is why
     it is not exact, or why deleting the guest would free nothing. ``allocation_unit``: the bytes in which the
     overlay's filesystem allocates space.
@@ -94,11 +94,11 @@ class Similarity:
 
 
 _UNLIKE = 0.01
-"""Below this share, two disks have only in common what any two have: boot code, partition tables, licences."""
+"""Below this share, two disks have in common only what any two have: boot code, partition tables, licences."""
 
 
 def why_unlike(similarity: Similarity | None) -> str:
-    """Return in words that a guest does not look like a copy of the template; empty if it does."""
+    """Describe why a guest does not look like a copy of the template; return an empty string if it does."""
     if similarity is None or similarity.share >= _UNLIKE:
         return ""
     much = f"next to nothing ({similarity.share:.2%} of its data)" if similarity.equal_bytes else "nothing"
@@ -196,7 +196,7 @@ class Plan:
     """A whole plan. ``created`` is an ISO 8601 time in UTC.
 
     ``checksum``: that of the file that it was read from; the journal identifies the plan by it. It covers
-    everything except itself and ``created``, even fields of a newer minor version that this one does not know.
+    everything except itself and ``created``, even fields of a newer minor version that this version does not know.
     """
 
     generator: str

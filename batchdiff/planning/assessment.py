@@ -1,4 +1,4 @@
-"""A guest's part of the plan, from its differences: cluster size, savings, verdict and its reason."""
+"""Derive a guest's part of the plan from its differences: cluster size, savings, verdict and reason."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ size, which differs a little from the space taken on disk."""
 
 @dataclass(frozen=True, slots=True)
 class FleetFacts:
-    """Facts for all guests: the manifest, and the template's blocks that other files share, by device.
+    """Facts about the whole fleet: the manifest, and the template's blocks that other files share, by device.
 
     These blocks stay in use, whatever happens to a guest. ``located``: the extents of some guests, by path.
     ``observer`` is called at every read.
@@ -95,7 +95,7 @@ def assess(
     facts: FleetFacts,
     measure: Measure,
 ) -> GuestPlan:
-    """Return the part of a guest that was compared, or whose scan failed."""
+    """Return the plan of a guest that was compared, or whose scan failed."""
     if failure is not None:
         return _refuse(candidate, str(failure))
 
@@ -120,11 +120,11 @@ class AssessmentJob:
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[str], GuestPlan]]:
-        """Give the function that assesses a guest."""
+        """Yield the function that assesses a guest."""
         yield self._assess
 
     def describe(self, name: str) -> str:
-        """Return what a worker does with a guest."""
+        """Describe the work on a guest, for messages."""
         return f"computing the savings of guest {name}"
 
     def _assess(self, name: str) -> GuestPlan:
@@ -133,7 +133,7 @@ class AssessmentJob:
 
 
 def assess_reused(candidate: Candidate, overlay: ReusedOverlay, facts: FleetFacts) -> GuestPlan:
-    """Return the part of a guest whose extents an older plan has; savings, verdict and paths are new."""
+    """Return the plan of a guest whose extents come from an older plan; savings, verdict and paths are new."""
 
     def plan_of(image: Image) -> GuestPlan:
         return _plan_guest(candidate, image, overlay.content, facts, overlay.size)
@@ -177,7 +177,7 @@ def _plan_guest(
     facts: FleetFacts,
     compressed: OverlaySize | Measure,
 ) -> GuestPlan:
-    """Return the part of a guest whose overlay is to have this content.
+    """Return the plan of a guest whose overlay will have this content.
 
     ``compressed``: the size of the overlay if it will be compressed, or the function that measures it.
     """
@@ -243,7 +243,7 @@ def _volume(candidate: Candidate, image: Image) -> Volume:
 
 
 def _will_share(candidate: Candidate, image: Image, granule: int, unit: int) -> bool:
-    """Return True if apply will share the guest's blocks with its overlay, where other files share them already.
+    """Return True if apply will share with the overlay those blocks of the guest that other files share already.
 
     These blocks stay in use anyway, so the overlay's reference to them costs nothing. copy_file_range shares only
     whole units of one filesystem, so granules must not be smaller.
@@ -286,7 +286,7 @@ def _verdict(savings: Savings, use: DiskUse, minimum: float, content: OverlayCon
 
 
 def _better_clusters(savings: Savings, content: OverlayContent, least: float) -> str:
-    """Return a suggestion of clusters that would save that share, as the end of a sentence, or nothing."""
+    """Return the end of a sentence that suggests a cluster size saving at least that share, or nothing."""
     auto = chosen_cluster_size(content.sizes)
     saved = savings.reclaimable_bytes - content.sizes[auto]
     if auto == content.cluster_size or saved < least * savings.allocated_bytes:

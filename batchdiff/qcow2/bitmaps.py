@@ -53,7 +53,7 @@ def bitmap_tables(directory: bytes, count: int, cluster_size: int, virtual_size:
         if not flags & _IN_USE:
             _require(entries == ceil_div(in_memory, cluster_size), "a table does not fit the size of the disk")
             tables.append((offset, entries))
-    _require(len(names) == count, f"it has {len(names)} entries in place of {count}")
+    _require(len(names) == count, f"it has {len(names)} entries instead of {count}")
     _require(sum(entries for _, entries in tables) * 8 <= _MAX_TABLES, "its tables take more than 64 MiB")
     return tables
 

@@ -59,7 +59,7 @@ def decompress(packed: bytes, kind: CompressionType, cluster_size: int) -> bytes
     if len(data) > cluster_size:
         raise FormatError(f"a compressed cluster has more than the {cluster_size} bytes of a cluster")
     if len(data) != cluster_size:
-        raise FormatError(f"a compressed cluster has {len(data)} bytes in place of {cluster_size}")
+        raise FormatError(f"a compressed cluster has {len(data)} bytes instead of {cluster_size}")
     return data
 
 

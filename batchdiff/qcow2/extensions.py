@@ -103,7 +103,7 @@ def bitmaps_of(found: list[tuple[int, bytes]], autoclear: int) -> tuple[int, int
         # Check this even without the bit: QEMU looks at the length first.
         require_opened(
             len(data) == _BITMAPS_FIELDS.size,
-            f"its bitmaps extension has {len(data)} bytes in place of {_BITMAPS_FIELDS.size}",
+            f"its bitmaps extension has {len(data)} bytes instead of {_BITMAPS_FIELDS.size}",
         )
         if autoclear & AUTOCLEAR_BITMAPS:
             result = _directory(data)

@@ -80,7 +80,7 @@ class Header:
 
 
 def claimed_cluster_size(head: bytes) -> int:
-    """Return the cluster size that a header gives, without any other check; 0 if it is impossible."""
+    """Return the cluster size that a header gives, without any other check; 0 if it is invalid."""
     bits = int.from_bytes(head[20:24], "big")
     return 1 << bits if 9 <= bits <= 21 else 0
 
@@ -104,7 +104,7 @@ def parse(head: bytes, file_size: int) -> Header:
     require_opened(refcount_order <= 6, f"a refcount width of 2^{refcount_order} bits exceeds 64")
     geometry = _geometry(version, cluster_bits, incompatible, compression)
     cluster = geometry.cluster_size
-    require_opened(length % 8 == 0 and length <= cluster, f"the header length {length} is impossible")
+    require_opened(length % 8 == 0 and length <= cluster, f"the header length {length} is invalid")
     require_opened(not autoclear & AUTOCLEAR_RAW_DATA_FILE, "it is marked as having a raw data file, but has none")
     # Extensions and backing file name follow the fixed fields, all in the first cluster.
     name = backing_name_in(head[:cluster], name_offset, name_size, length)
@@ -243,7 +243,7 @@ def backing_name_in(cluster: bytes, offset: int, size: int, length: int) -> str 
 def _check_sizes(header: Header, size: int) -> None:
     """Check the sizes against QEMU's limits. ``size``: the virtual size as stored, not yet rounded to sectors."""
     require(header.virtual_size > 0, "its virtual size is 0")
-    require(size < 1 << 63, f"its virtual size {size} is impossible")
+    require(size < 1 << 63, f"its virtual size {size} is invalid")
     needed = ceil_div(size, header.geometry.l2_coverage)
     require_opened(header.l1_entries >= needed, f"its L1 table has {header.l1_entries} entries and needs {needed}")
     require_opened(header.l1_entries * 8 <= MAX_L1_BYTES, "its L1 table exceeds QEMU's limit of 32 MiB")

@@ -1,4 +1,4 @@
-r"""Replacement of letters that the reader's encoding lacks, as those of C and Latin-1 locales do.
+r"""Replacement of characters that the reader's encoding lacks, such as those of C and Latin-1 locales.
 
 ::
 
@@ -15,12 +15,12 @@ from contextvars import ContextVar
 _encoding: ContextVar[str] = ContextVar("encoding", default="utf-8")
 
 _INSTEAD = {"…": "...", "±": "+/-"}
-"""Replacements for the letters that reports themselves use."""
+"""Replacements for the characters that reports themselves use."""
 
 
 @contextmanager
 def written_in(encoding: str) -> Iterator[None]:
-    """Limit reports to the letters of an encoding, inside the block."""
+    """Limit reports to the characters of an encoding, inside the block."""
     before = _encoding.set(encoding)
     try:
         yield
@@ -29,7 +29,7 @@ def written_in(encoding: str) -> Iterator[None]:
 
 
 def writable(text: str) -> str:
-    r"""Return the text with letters that its reader's encoding lacks as ``\xfc`` or ``\u6771``."""
+    r"""Return the text, with characters that its reader's encoding lacks as ``\xfc`` or ``\u6771``."""
     if text.isascii() or _has(text):
         return text
     return "".join(letter if _has(letter) else _INSTEAD.get(letter, ascii(letter)[1:-1]) for letter in text)

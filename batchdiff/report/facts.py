@@ -1,4 +1,4 @@
-"""The facts of reports, as values: each form words and lays out the same ones."""
+"""The facts of reports, as values: every form of a report is made from the same ones."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class PlanFacts(NamedTuple):
 
 
 def unconverted(guests: Sequence[GuestPlan]) -> list[SharedReason]:
-    """Return why guests are not converted, in their order; guests skipped for the same reason come together.
+    """Return why guests are not converted, in their order; guests skipped for the same reason are grouped.
 
     A guest to convert is among them if it has a reason, which is then a remark.
     """
@@ -90,7 +90,7 @@ def unconverted(guests: Sequence[GuestPlan]) -> list[SharedReason]:
 
 
 def inexact(guests: Iterable[GuestToConvert]) -> list[InexactSavings]:
-    """Return why savings are not known exactly, guests with the same reason together."""
+    """Return why savings are not known exactly, with guests grouped by reason."""
     alike: dict[tuple[Exactness, str], list[tuple[str, int]]] = {}
     for guest in guests:
         savings = guest.diff.savings

@@ -21,7 +21,7 @@ def original_words(outcome: GuestOutcome) -> str:
 
 
 def kept_words(what: Fate | Goal | None) -> str:
-    """Return the state of a guest whose plan is kept: of its original, or the verb that has not finished."""
+    """Return the state of a guest whose plan is kept: its original's fate, or the verb that has not finished."""
     match what:
         case None:
             return "converted"

@@ -10,7 +10,7 @@ DASH = "-"
 
 
 def size(count: int | None) -> str:
-    """Return bytes for people, or a dash."""
+    """Return a size for people to read, or a dash."""
     return DASH if count is None else format_size(count)
 
 
@@ -32,7 +32,7 @@ def bounded_size(count: int, exactness: Exactness, error: int = 0) -> str:
 
 
 def percent(part: float | None) -> str:
-    """Return a share for people, or a dash."""
+    """Return a share as a percentage, or a dash."""
     if part is None:
         return DASH
     shown = f"{part:.1%}"

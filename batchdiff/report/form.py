@@ -1,4 +1,4 @@
-"""The forms of a report, by the names that ``show --format`` takes; ``forms`` has the function for each."""
+"""The forms of a report, by the names that ``show --format`` takes; ``plan.forms`` has the function for each."""
 
 from __future__ import annotations
 

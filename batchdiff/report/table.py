@@ -20,14 +20,14 @@ from batchdiff.report.charset import writable
 
 _GAP = "  "
 _NARROWEST = 12
-"""Cells that the first column keeps, however narrow the terminal is: with fewer, all guests would look alike."""
+"""Cells that the first column keeps even on a narrow terminal: with fewer, all guests would look alike."""
 _COMMAND = re.compile("`[^`]*`")
 _NO_BREAK = "\x00"
 _ELLIPSIS = "…"
 
 
 class Align(enum.Enum):
-    """The side of its column on which a cell stands."""
+    """The side of a column to which its cells are aligned."""
 
     LEFT = "left"
     RIGHT = "right"
@@ -91,7 +91,7 @@ def end_of(text: str, width: int) -> str:
 def paragraph(text: str, *, width: int, first: str = "", rest: str = "") -> str:
     """Return a text broken between words only, so that a path in it can be copied.
 
-    ``first`` and ``rest`` are what its first line and the others start with. A command in backticks stays on one
+    The first line starts with ``first``, and the others with ``rest``. A command in backticks stays on one
     line, however long: pasted in pieces it would be two commands.
     """
     whole = _COMMAND.sub(lambda found: found[0].replace(" ", _NO_BREAK), writable(text))

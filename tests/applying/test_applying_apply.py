@@ -14,11 +14,10 @@ from stage import ASIDE, DELETING, NAME, Stage, failed, status
 from batchdiff.applying import apply as executor
 from batchdiff.applying.apply import check_options, choose_guests, originals_to_delete
 from batchdiff.applying.checks.space import Room
-from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.journal.records import Goal, GuestState, History, Step
 from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.swap.apply_task import ApplyOptions
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import GuestError, PlanError, ProgramError, StopError, UsageError
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.linux.block_stack import Underlying

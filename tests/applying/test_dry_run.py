@@ -85,7 +85,7 @@ def test_restore_of_a_kept_guest_that_was_used(tmp_path, monkeypatch):
     stage = Stage(tmp_path, monkeypatch)
     stage.apply()
     stage.use()
-    assert "only you know which of the two counts" in failed(Rehearsal(stage).restore())
+    assert "only you know which of the two to keep" in failed(Rehearsal(stage).restore())
     assert status(Rehearsal(stage).restore(discard_changes=True)) is Status.WOULD_RESTORE
 
 

@@ -71,7 +71,7 @@ def test_a_template_whose_mode_was_changed(quarantined):
     quarantined.template.chmod(0o440)
     found = template(quarantined)
     assert found.health is Health.TOUCHED
-    said = "it changed, perhaps only in its mode or name (ctime); by its digest, its content has not changed"
+    said = "it changed, perhaps only in its mode or name (ctime); its digest shows that its content is unchanged"
     assert found.why == f"{quarantined.template}: {said}"
 
 
@@ -84,7 +84,7 @@ def test_a_template_whose_content_changed(stage, retire):
         file.write(b"?")
     found = template(stage)
     assert found.health is Health.DAMAGED
-    assert "changed after overlays were put on it" in found.why
+    assert "changed after overlays were created on it" in found.why
     where = {Retire.KEEP: stage.original(), Retire.QUARANTINE: stage.original(suffix=ASIDE)}
     named = str(where[retire]) if retire in where else ""
     assert named in found.why
@@ -116,7 +116,7 @@ def test_a_template_on_a_device_is_sound_by_its_digest(quarantined, monkeypatch)
     monkeypatch.setattr(health_check, "require_content", lambda *args, **_: asked.append(args[3]))
     monkeypatch.setattr("batchdiff.files.fingerprint.Fingerprint.vouches_for_content", False)
     found = template(quarantined)
-    assert (found.health, found.why) == (Health.SOUND, "its content is as planned, by its digest")
+    assert (found.health, found.why) == (Health.SOUND, "its digest matches the plan")
     assert asked == ["it is on a block device"]
 
 
@@ -158,7 +158,7 @@ def test_a_kept_original_was_written_to(stage, used):
     found = overlay(stage)
     assert found.health is Health.UNKNOWN
     assert f"its original {stage.original()} changed since the overlay was made: it was written to" in found.why
-    assert "only you know which of the two counts" in found.why
+    assert "only you know which of the two to keep" in found.why
     assert "`batchdiff restore PLAN --guest vm --discard-changes`" in found.why
     there = on_disk(stage.plan, stage.history)["vm"]
     assert there.written == Written.ORIGINAL | (Written.OVERLAY if used else Written.NONE)

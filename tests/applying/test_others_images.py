@@ -14,11 +14,10 @@ from oracle import assert_same, read_all
 from patching import Patched
 from stage import ASIDE, NAME, Stage, failed, status
 
-from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.health_check import check_health
 from batchdiff.applying.results.finding import Health
 from batchdiff.applying.results.outcome import Status
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, VerifyMode
 from batchdiff.qcow2 import header
 from batchdiff.qemu import qemu_img
 

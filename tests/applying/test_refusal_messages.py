@@ -243,23 +243,23 @@ MESSAGES = {
         "OLD=NEW`. To go back to the original: `batchdiff restore PLAN --guest vm --discard-changes`."
     ),
     restore_overlay_missing: (
-        "vm was not restored: its overlay {0}/vm.qcow2 is missing, with what its VM wrote since. "
+        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it what its VM wrote since. "
         "Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`. The original, as "
         "it was before the conversion, is {0}/vm.img.batchdiff-original. To go back to it and give up"
         " what the VM wrote: `batchdiff restore PLAN --guest vm --discard-changes`."
     ),
     restore_both_gone: (
-        "vm was not restored: its overlay {0}/vm.qcow2 is missing, with what its VM wrote since. "
+        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it what its VM wrote since. "
         "Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`."
     ),
     restore_kept_overlay_missing: (
-        "vm was not restored: its overlay {0}/vm.qcow2 is missing, with what its VM wrote since. "
+        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it what its VM wrote since. "
         "Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`. The original, as "
         "it was before the conversion, is {0}/vm.img. To go back to it and give up what the VM wrote:"
         " `batchdiff restore PLAN --guest vm --discard-changes`."
     ),
     apply_kept_overlay_missing: (
-        "{0}/vm.qcow2 is gone, with what its VM wrote: it was published, and has been removed or "
+        "{0}/vm.qcow2 is gone, and with it what its VM wrote: it was published, and has been removed or "
         "moved since. Bring it back. Its original, as it was before the conversion, is {0}/vm.img. To"
         " go back to that: `batchdiff restore PLAN --guest vm --discard-changes`."
     ),
@@ -269,13 +269,13 @@ MESSAGES = {
     ),
     apply_original_written: (
         "the original {0}/vm.img was left as it is: it was written to (mtime), since its overlay "
-        "{0}/vm.qcow2 was published: only you know which of the two counts. If the overlay is the "
+        "{0}/vm.qcow2 was published: only you know which of the two to keep. If the overlay is the "
         "VM's disk, remove the original yourself. To go back to the original: `batchdiff restore PLAN"
         " --guest vm --discard-changes`."
     ),
     restore_original_written: (
         "vm was not restored: its original {0}/vm.img is still there, and differs from its overlay "
-        "{0}/vm.qcow2: only you know which of the two counts. To go back to the original and delete "
+        "{0}/vm.qcow2: only you know which of the two to keep. To go back to the original and delete "
         "the overlay: `batchdiff restore PLAN --guest vm --discard-changes`. To get the overlay's "
         "content back, move the original away, then run the same command again."
     ),
@@ -284,61 +284,61 @@ MESSAGES = {
         " To delete the original too: `batchdiff purge PLAN --guest vm --used`"
     ),
     discard_deleted: (
-        "vm cannot go back to its original: that was deleted or moved. Run the same command without "
+        "vm cannot go back to its original: the original was deleted or moved. Run the same command without "
         "`--discard-changes`: an image is then rebuilt from the overlay."
     ),
     restore_clone: (
         "{0}/vm.qcow2 was left alone: it is the backing file of {0}/clone.qcow2, which would be lost "
-        "without it. Make that a standalone image (`qemu-img convert`) or remove it, then run the "
+        "without it. Convert that to a standalone image (`qemu-img convert`) or remove it, then run the "
         "same command again."
     ),
     both_originals: (
-        "vm was left alone: both {0}/vm.img and {0}/vm.img.batchdiff-original are there, and either "
+        "vm was left alone: both {0}/vm.img and {0}/vm.img.batchdiff-original exist, and either "
         "could be its disk. Move away the one that its VM does not use, then run the same command "
         "again."
     ),
     snapshot: (
         "the overlay {0}/vm.qcow2 was left as it is: it has 1 internal snapshot, which would be lost "
-        "with it. `qemu-img info {0}/vm.qcow2` lists what it has. To give that up: `batchdiff restore"
+        "with it. `qemu-img info {0}/vm.qcow2` lists them. To give them up: `batchdiff restore"
         " PLAN --guest vm --allow-loss snapshots`."
     ),
     not_a_journal: (
-        "{0}/fleet.plan.json.journal is not a journal: it does not start as a journal does. That name"
-        " is for the journal of the plan: move the file away, then run the same command again."
+        "{0}/fleet.plan.json.journal is not a journal: it does not start like a journal. That name"
+        " is reserved for the plan's journal: move the file away, then run the same command again."
     ),
     damaged_journal: (
-        "{0}/fleet.plan.json.journal is damaged: its line 9 is not a record of batchdiff. Move it "
+        "{0}/fleet.plan.json.journal is damaged: line 9 is not a batchdiff record. Move it "
         "away, then run the same command again. The state of the guests is then recovered from the "
         "files."
     ),
     two_at_once: (
         "another apply, restore or purge of this plan is running: it holds "
-        "{0}/fleet.plan.json.journal. Wait until it is done, then run the same command again."
+        "{0}/fleet.plan.json.journal. Wait until it has finished, then run the same command again."
     ),
     template_changed: (
         "the plan is stale: the content of the template {0}/template.img changed: {0}/template.img: "
-        "another file stands in its place. Shut down what writes to it, if anything; then plan again."
+        "another file stands in its place. Shut down whatever writes to it, if anything; then plan again."
     ),
     template_changed_later: (
-        "the content of the template {0}/template.img changed after overlays were put on it: "
+        "the content of the template {0}/template.img changed after overlays were created on it: "
         "{0}/template.img: another file stands in its place; this damages the overlays of vm, so do "
         "not start a VM on them. This original is intact, as before the conversion: {0}/vm.img. "
         "`batchdiff restore PLAN --guest vm --discard-changes` goes back to it. Otherwise: bring the "
         "template back from a backup, then run the same command again."
     ),
     sidecar_damaged: (
-        "{0}/template.img.batchdiff-template.json cannot be read: it is damaged, or a newer batchdiff"
-        " has written it, so the overlays of the template are not known. If it names no overlay"
+        "{0}/template.img.batchdiff-template.json cannot be read: it is damaged, or was written by a"
+        " newer batchdiff, so the overlays of the template are not known. If it names no overlay"
         " that you need, move it away, then run the same command again."
     ),
     unchosen: ("there is nothing to do for vm. `batchdiff status PLAN` shows where each guest stands."),
     guest_changed: (
-        "the plan is stale: {0}/vm.img: it was written to (mtime). Shut down what writes to it, if "
+        "the plan is stale: {0}/vm.img: it was written to (mtime). Shut down whatever writes to it, if "
         "anything; then plan again."
     ),
     quarantined_by_another: (
         "another file is at {0}/vm.img: the original that was planned is in quarantine as "
-        "{0}/vm.img.batchdiff-original. Plan again for what is there now. To delete the original in "
+        "{0}/vm.img.batchdiff-original. Plan again for the file that is there now. To delete the original in "
         "quarantine: `batchdiff purge PLAN --guest vm --used`."
     ),
     interrupted_restore: (
@@ -349,20 +349,20 @@ MESSAGES = {
         " file that was planned. Find out what it holds, and remove it yourself."
     ),
     guest_of_another_size: (
-        "the plan is stale: {0}/vm.img has another virtual size: 2097152 bytes instead of 1048576. Plan again."
+        "the plan is stale: {0}/vm.img has a different virtual size: 2097152 bytes instead of 1048576. Plan again."
     ),
     template_lost_discard: (
-        "vm cannot go back to its original: it is gone: it was deleted or moved. Bring the template "
+        "vm cannot go back to its original: the original was deleted or moved. Bring the template "
         "back, or repair a copy of the overlay, so that it can be read again."
     ),
     no_qemu: (
         "cannot verify with QEMU: qemu-img is not installed. Install it (Debian: qemu-utils). Or use "
-        "`--verify native`, with which no original can be deleted."
+        "`--verify native`; then no original can be deleted."
     ),
     overlay_differs: (
-        "a and b differ: x. The overlay was thrown away, and the original was left as it is. If "
+        "a and b differ: x. The overlay was discarded, and the original was left as it is. If "
         "nothing wrote to the original, test the memory and the disk of this machine, and report "
-        "this: it must never happen."
+        "this; it must never happen."
     ),
     overlay_unsound: (
         "bad overlay: x. This original is intact, as before the conversion: "
@@ -380,10 +380,10 @@ MESSAGES = {
     overlay_exists: ("{0}/vm.qcow2 exists already. Move it away, or plan again with another `overlay.path`."),
     template_changing: (
         "{0}/template.img changed while this command ran: another file stands in its place. Shut down"
-        " what writes to it, then run the same command again."
+        " whatever writes to it, then run the same command again."
     ),
     two_overlays: (
-        "vm was left alone: both {0}/vm.qcow2 and {0}/vm.qcow2.batchdiff-overlay are there, and "
+        "vm was left alone: both {0}/vm.qcow2 and {0}/vm.qcow2.batchdiff-overlay exist, and "
         "either could be its overlay. Move away the one that its VM does not use, then run the same "
         "command again."
     ),

@@ -235,7 +235,7 @@ def test_an_original_that_was_written_to_after_the_conversion(stage):
     with stage.original().open("r+b") as file:
         file.write(b"written")
     reason = failed(stage.apply(Retire.QUARANTINE))
-    assert "only you know which of the two counts" in reason
+    assert "only you know which of the two to keep" in reason
     assert "plan again" not in reason
     assert status(stage.restore(discard_changes=True)) is Status.RESTORED
     assert stage.original().read_bytes().startswith(b"written")
@@ -358,7 +358,7 @@ def test_shared_code_names_no_verb_to_run_again(path):
     name = path.relative_to(ROOT).as_posix()
     if name == "applying/apply.py":  # the verb is apply, and the choice is its own
         assert wrong_advice(name, path.read_text()) == [
-            "Or use `--verify native`, with which no original can be deleted."
+            "Or use `--verify native`; then no original can be deleted."
         ]
     else:
         assert wrong_advice(name, path.read_text()) == []

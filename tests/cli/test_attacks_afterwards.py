@@ -257,7 +257,7 @@ def test_a_vm_that_runs_on_its_overlay_before_apply_has_noted_that_it_was_publis
     dies(one, "batchdiff.applying.swap.retire:move:after", "apply", "fleet.plan.json")
     expected = use(overlay(one))
     done = run(one, "restore", expect=1)
-    assert "only you know which of the two counts" in done.stderr
+    assert "only you know which of the two to keep" in done.stderr
     (one.folder / "raw.img").rename(one.folder / "elsewhere")
     run(one, "restore")
     assert_same((one.folder / "raw.img").read_bytes(), expected)
@@ -276,7 +276,7 @@ def test_a_journal_that_was_cut_brings_no_older_state_back(one, how, left):
     assert "planned" not in run(one, "status").stdout
     done = run(one, "restore", expect=1 if how == "keep" else 0)
     if how == "keep":
-        assert "only you know which of the two counts" in done.stderr
+        assert "only you know which of the two to keep" in done.stderr
         (one.folder / "raw.img").unlink()
         run(one, "restore")
     assert_same((one.folder / "raw.img").read_bytes(), expected)

@@ -102,7 +102,7 @@ def test_an_overlay_that_is_missing_is_not_unused(one, how):
     elsewhere = one.folder / "elsewhere"
     overlay(one).rename(elsewhere)
     done = run(one, "restore", expect=1)
-    assert "is missing, with what its VM wrote since" in done.stderr
+    assert "is missing, and with it what its VM wrote since" in done.stderr
     assert ORIGINAL in done.stderr
     assert "raw.img" not in one.names()
     assert "its overlay is missing" in run(one, "status").stdout
@@ -138,7 +138,7 @@ def test_a_kept_original_and_a_used_overlay(one):
     one.apply()
     expected = use(one)
     done = run(one, "restore", expect=1)
-    assert "only you know which of the two counts" in done.stderr
+    assert "only you know which of the two to keep" in done.stderr
     assert_same(notation.qemu_content(overlay(one), "qcow2"), expected)
     run(one, "restore", "--discard-changes", "--yes")
     assert_original_is_back(one)
@@ -148,7 +148,7 @@ def test_changes_cannot_be_discarded_without_an_original(one):
     one.apply("--retire", "delete", "--yes")
     expected = use(one)
     assert (
-        " cannot go back to its original: that was deleted or moved"
+        " cannot go back to its original: the original was deleted or moved"
         in run(one, "restore", "--discard-changes", "--yes", expect=1).stderr
     )
     run(one, "restore")

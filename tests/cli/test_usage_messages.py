@@ -13,10 +13,11 @@ import notation
 import pytest
 from plans import guest_plan, planned_image, refused_guest, small_plan
 
+from batchdiff.applying.guests.converted_elsewhere import require_done_here
+from batchdiff.applying.session import plan_journal
 from batchdiff.cli import main, run_session
 from batchdiff.cli.confirm import Question, confirm
 from batchdiff.cli.console import Console
-from batchdiff.cli.earlier_plans import require_done_here
 from batchdiff.errors import BatchdiffError, PlanError, StopError, UsageError
 from batchdiff.files import descriptors
 from batchdiff.plan.file import read_plan, write_plan
@@ -56,7 +57,7 @@ COMMANDS = {
     ),
     "plan fleet.yaml -o .": ". is not a regular file. Choose another place with `-o`.",
     "show old.json -o fleet.yaml": (
-        "cannot write the report to fleet.yaml: it exists, and is not replaced. Name another file."
+        "cannot write the report to fleet.yaml: it exists already, and is never replaced. Name another file."
     ),
     "apply old.json --guest nope": ("no guest of the plan is called nope. Its guests are: db01, web01."),
     "apply old.json --retire delete --verify native": (
@@ -101,7 +102,7 @@ def test_guests_that_another_plan_converted():
 
 def test_a_plan_that_was_replaced_meanwhile():
     with pytest.raises(PlanError) as caught:
-        run_session._require_still_there("old.json", small_plan(guest_plan("c", image=planned_image("/c"))))
+        plan_journal._require_still_there("old.json", small_plan(guest_plan("c", image=planned_image("/c"))))
     assert message(caught) == (
         "another plan was written to old.json meanwhile. `batchdiff show old.json` prints it; then run the same"
         " command again."

@@ -92,7 +92,7 @@ def test_no_folder(tmp_path, name):
     assert fact.effect
 
 
-@pytest.mark.parametrize("kind", ["nfs4", "cifs", "ceph", "gfs2", "gpfs", "fuse.glusterfs", "fuse.rclone"])
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "ceph", "gfs2", "fuse.glusterfs", "fuse", "type 0x47504653", ""])
 def test_a_filesystem_of_several_hosts(tmp_path, monkeypatch, kind):
     monkeypatch.setattr("batchdiff.doctor.folder.filesystem_of", lambda _fd: kind)
     assert abilities(tmp_path)["other hosts"] is LIMITED

@@ -10,8 +10,8 @@ from overlays import geometry_of, write
 from scan_jobs import scan_job
 
 from batchdiff.applying.checks.verify import Comparison, verify
-from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.writer.image_writer import NewImage
+from batchdiff.choices import VerifyMode
 from batchdiff.extents import Kind, from_runs
 from batchdiff.files.memory import address_of, page_aligned, scratch
 from batchdiff.image import files

@@ -372,14 +372,12 @@ def test_backing_names_that_are_no_plain_path_are_refused(tmp_path, name):
         assert "a standalone copy" in caught.value.remedy
 
 
-@pytest.mark.parametrize("form", ["vmdk", "vdi", "vpc", "qed"])
-def test_what_to_do_about_other_formats(tmp_path, form):
-    path = tmp_path / f"it's.{form}"
+def test_what_to_do_about_other_formats(tmp_path):
+    path = tmp_path / "it's.vhdx"
     raw = notation.write_raw(tmp_path / "a.raw", "1M:A")
-    options = ["-o", "force_size=on"] if form == "vpc" else []
-    notation.run("qemu-img", "convert", "-f", "raw", "-O", form, *options, str(raw), str(path))
-    with pytest.raises(ImageError, match=f"the format {form} is not supported yet") as caught:
-        open_image(ImageSource(str(path), ImageFormat(form)))
+    notation.run("qemu-img", "convert", "-f", "raw", "-O", "vhdx", str(raw), str(path))
+    with pytest.raises(ImageError, match="the format vhdx is not supported yet") as caught:
+        open_image(ImageSource(str(path), ImageFormat.VHDX))
     follow(caught.value)
     assert_same(read_all(tmp_path / f"{path.name}.qcow2"), notation.content("1M:A"))
 

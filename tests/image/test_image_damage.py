@@ -26,10 +26,10 @@ def deflated(data):
 
 
 STREAMS = {
-    "garbage": (lambda pack: b"\xff" * 512, "damaged|in place of"),
-    "zeros": (lambda pack: bytes(512), "damaged|in place of"),
-    "nothing-in-it": (lambda pack: pack(b""), "damaged|0 bytes in place of 4096"),
-    "a-byte-too-short": (lambda pack: pack(b"A" * 4095), "4095 bytes in place of 4096"),
+    "garbage": (lambda pack: b"\xff" * 512, "damaged|instead of"),
+    "zeros": (lambda pack: bytes(512), "damaged|instead of"),
+    "nothing-in-it": (lambda pack: pack(b""), "damaged|0 bytes instead of 4096"),
+    "a-byte-too-short": (lambda pack: pack(b"A" * 4095), "4095 bytes instead of 4096"),
     "a-byte-too-long": (lambda pack: pack(b"A" * 4097), "more than the 4096 bytes"),
     "a-bomb": (lambda pack: pack(bytes(512 << 10)), "more than the 4096 bytes"),
 }
@@ -52,7 +52,7 @@ def test_a_compressed_cluster_cut_off_by_its_entry(tmp_path, options):
     path = notation.write_qcow2(tmp_path / "a.qcow2", TEXT, options=options)
     image = Patched(path)
     image[image.l2(PACKED)] &= ~(0xF << 58)
-    assert_refused(image.save(path), "damaged|in place of")
+    assert_refused(image.save(path), "damaged|instead of")
 
 
 def can_be_read(path):
@@ -77,4 +77,4 @@ def test_truncated_files(tmp_path, text, options):
         if text.endswith("b") and length == len(whole) - 1 and can_be_read(path):
             assert_same(read_all(path), notation.content(text))
         else:
-            assert_refused(path, "truncated|not a qcow2 image|in place of|ends inside|outside the file")
+            assert_refused(path, "truncated|not a qcow2 image|instead of|ends inside|outside the file")

@@ -25,10 +25,11 @@ def refusal(image: ImageSource) -> str:
 
 
 def test_formats_that_cannot_be_read(tmp_path):
-    path = tmp_path / "a.vmdk"
-    assert refusal(source(path, "vmdk")) == (
-        f"cannot use {path}: the format vmdk is not supported yet (raw and qcow2 are). Make a qcow2 copy and use"
-        f" that in the manifest: `qemu-img convert -f vmdk -O qcow2 {path} {path}.qcow2`."
+    path = tmp_path / "a.vhdx"
+    assert refusal(source(path, "vhdx")) == (
+        f"cannot use {path}: the format vhdx is not supported yet (raw, qcow2, qed, vmdk, vdi, vpc and parallels"
+        f" are). Make a qcow2 copy and use that in the manifest: `qemu-img convert -f vhdx -O qcow2 {path}"
+        f" {path}.qcow2`."
     )
 
 

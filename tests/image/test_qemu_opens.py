@@ -217,9 +217,9 @@ REFUSED_BY_QEMU = {
     "snapshots-offset-version-2": ("version-2", field("snapshots_offset", 1), "snapshot table at 1"),
     "raw-data-file": ("plain", field("autoclear", 2), "raw data file"),
     "name-past-the-cluster": ("small", both(field("backing_offset", 513), field("backing_size", 0)), "outside"),
-    "bitmaps-short": ("plain", header((BITMAPS, bytes(16))), "16 bytes in place of 24"),
-    "bitmaps-long": ("plain", header((BITMAPS, bytes(32))), "32 bytes in place of 24"),
-    "bitmaps-empty-version-2": ("version-2", header((BITMAPS, b"")), "0 bytes in place of 24"),
+    "bitmaps-short": ("plain", header((BITMAPS, bytes(16))), "16 bytes instead of 24"),
+    "bitmaps-long": ("plain", header((BITMAPS, bytes(32))), "32 bytes instead of 24"),
+    "bitmaps-empty-version-2": ("version-2", header((BITMAPS, b"")), "0 bytes instead of 24"),
     "bitmaps-short-then-whole": (
         "plain",
         both(field("autoclear", 1), header((BITMAPS, bytes(8)), (BITMAPS, bytes(24)))),
@@ -228,7 +228,7 @@ REFUSED_BY_QEMU = {
     "bitmaps-reserved": ("bitmaps", put(">I", 1)(bitmaps_extension, 4), "reserved field"),
     "bitmaps-none": ("bitmaps", put(">I", 0)(bitmaps_extension), "0 bitmaps"),
     "bitmaps-too-many": ("bitmaps", put(">I", 65536)(bitmaps_extension), "65536 bitmaps"),
-    "bitmaps-one-less": ("bitmaps", put(">I", 1)(bitmaps_extension), "2 entries in place of 1"),
+    "bitmaps-one-less": ("bitmaps", put(">I", 1)(bitmaps_extension), "2 entries instead of 1"),
     "bitmaps-one-more": ("bitmaps", put(">I", 3)(bitmaps_extension), "too short"),
     "bitmaps-a-third-of-zeros": (
         "bitmaps",

@@ -40,7 +40,7 @@ def can_be_restored(world: World, guest: Guest) -> bool:
     """Whether restore must give a guest back what its VM sees."""
     if not _plain(world, guest):
         return False
-    # Where the original was kept and the overlay used, only people know which of the two counts.
+    # Where the original was kept and the overlay used, only people know which of the two to keep.
     return not original_is_kept(guest) or world.reader.seen(guest.path) == world.reader.seen(guest.overlay)
 
 

@@ -126,7 +126,7 @@ def test_the_older_state_on_purpose(world):
 
 
 def test_kept_and_used(world):
-    """Only people know which of the two counts."""
+    """Only people know which of the two to keep."""
     plan = converted(world, WEB, retire="keep")
     write(world)
     assert restored(world, plan).code == 1

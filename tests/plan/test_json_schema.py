@@ -174,8 +174,8 @@ def test_a_manifest_without_a_problem_is_valid_whatever_counts_as_an_integer(doc
     ("change", "said"),
     [
         ({"name": "n"}, "guests[1]: path is missing"),
-        ({"path": "g"}, "does not have exactly one of its allowed forms"),
-        ({"other": 1}, "guests[1].other: 1 must not be there"),
+        ({"path": "g"}, "does not have exactly one of the allowed forms"),
+        ({"other": 1}, "guests[1].other: 1 is not allowed here"),
         ({"overlay": {"path": "o"}}, "guests[1].overlay.path: 'o' is not \"same\""),
     ],
 )

@@ -147,7 +147,7 @@ def test_a_template_whose_folder_is_swapped_during_the_scan(tmp_path, jobs):
     with pytest.raises(ImageError) as caught:
         make_plan(manifest(tmp_path / "images/template.img", guest), jobs=jobs, progress=progress)
     assert str(caught.value) == (
-        f"another file has taken the place of {tmp_path}/images/template.img while it was scanned. Find out what"
+        f"another file took the place of {tmp_path}/images/template.img while it was scanned. Find out what"
         " moved it, or mounted something there, and plan again."
     )
 
@@ -235,14 +235,14 @@ def test_unreadable_guests_do_not_stop_the_others(tmp_path, template):
 
 
 def test_an_unsupported_format_is_refused(tmp_path, template):
-    path = tmp_path / "g.vmdk"
-    notation.run("qemu-img", "convert", "-f", "raw", "-O", "vmdk", str(template), str(path))
+    path = tmp_path / "g.vhdx"
+    notation.run("qemu-img", "convert", "-f", "raw", "-O", "vhdx", str(template), str(path))
     found = manifest(template, path)
     entry = found.guests[0]
-    image = dataclasses.replace(entry.image, format=ImageFormat.VMDK)
+    image = dataclasses.replace(entry.image, format=ImageFormat.VHDX)
     plan = make_plan(dataclasses.replace(found, guests=(dataclasses.replace(entry, image=image),)), jobs=1)
     assert plan.guests[0].verdict is Verdict.REFUSE
-    assert "vmdk" in plan.guests[0].reason
+    assert "vhdx" in plan.guests[0].reason
 
 
 def failing_after(monkeypatch, name, after):
@@ -294,7 +294,7 @@ def test_a_guest_whose_blocks_the_filesystem_cannot_tell(tmp_path, template, mon
         monkeypatch.setattr(one_range, "shared_extents", lambda image, s: real(image, s) or everything)
     failed, *others = planned(template, *guests).guests
     assert failed.verdict is Verdict.REFUSE
-    assert re.search(r"cannot find out where .*raw.img is on its disk: Input/output error", failed.reason)
+    assert re.search(r"cannot determine where .*raw.img is on its disk: Input/output error", failed.reason)
     assert {guest.verdict for guest in others} == {Verdict.CONVERT}
 
 

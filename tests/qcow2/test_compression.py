@@ -58,7 +58,7 @@ def test_memory_views_are_compressed(kind):
 @both
 @pytest.mark.parametrize("length", [0, 1, CLUSTER - 1])
 def test_too_short_streams_are_refused(kind, length):
-    with pytest.raises(FormatError, match=f"^a compressed cluster has {length} bytes in place of {CLUSTER}$"):
+    with pytest.raises(FormatError, match=f"^a compressed cluster has {length} bytes instead of {CLUSTER}$"):
         decompress(packed_by_hand(b"A" * length, kind), kind, CLUSTER)
 
 

@@ -85,8 +85,8 @@ def run_on_qcow2(path: str, size: int, changed: float, number: int) -> None:
     )
 
 
-def converted(path: str, *options: str) -> str:
-    """Convert a raw image to qcow2 beside it, and return the new path; the raw image stays."""
-    target = f"{path}.qcow2"
-    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *options, path, target], check=True)
+def converted(path: str, *options: str, form: str = "qcow2") -> str:
+    """Convert a raw image to another format beside it, and return the new path; the raw image stays."""
+    target = f"{path}.{form}"
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", form, *options, path, target], check=True)
     return target

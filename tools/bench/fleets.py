@@ -20,6 +20,8 @@ from bench.content import (
     write_template,
 )
 
+MAPPED = ("vdi", "vmdk", "qed", "vpc", "parallels")
+
 _FULL_COPY = ("cp", "--sparse=always", "--reflink=never")
 
 
@@ -109,6 +111,14 @@ def forms(folder: str, *, size: int, guests: int) -> dict[str, Fleet]:
         "qcow2": (qcow2_template, qcow2_names),
     }
     return {name: fleet_of(first.what, *pair, name=name.replace(" ", "-")) for name, pair in pairs.items()}
+
+
+def mapped(folder: str, *, size: int, guests: int) -> dict[str, Fleet]:
+    """Make the same guests of one raw template as raw, and in each format that QEMU maps for batchdiff."""
+    first = raw(folder, size=size, guests=guests)
+    template, *names = first.images
+    made = {form: [converted(path, form=form) for path in names] for form in MAPPED}
+    return {"raw": first} | {form: fleet_of(first.what, template, made[form], name=form) for form in MAPPED}
 
 
 def compressed(folder: str, kind: str, *, size: int, guests: int, changed: float = 0.04) -> Fleet:

@@ -112,6 +112,17 @@ def qcow2(study: Study) -> None:
         study.races.append(warm_race("forms", fleet, entries, study.rounds))
 
 
+def mapped(study: Study) -> None:
+    """Plan the same guests as raw, and in the formats that QEMU maps."""
+    with study.place("mapped") as folder:
+        made = fleets.mapped(folder, size=study.size(GIB), guests=2)
+        for fleet in made.values():
+            limit(fleet)
+        fleet = fleets.described(made["raw"], "the same guests in formats that QEMU maps: plan")
+        entries = {name: partial(plan, each) for name, each in made.items()}
+        study.races.append(warm_race("mapped", fleet, entries, study.rounds))
+
+
 def compressed(study: Study, kind: str) -> None:
     """Race on copies of a compressed template."""
     with study.place(kind) as folder:
@@ -206,6 +217,7 @@ STUDIES: dict[str, Callable[[Study], None]] = {
     "sixteen": sixteen,
     "verification": verification,
     "qcow2": qcow2,
+    "mapped": mapped,
     "zlib": partial(compressed, kind="zlib"),
     "zstd": partial(compressed, kind="zstd"),
     "reflink": reflink,

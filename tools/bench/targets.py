@@ -24,6 +24,7 @@ from bench.contestants import (
     VERIFICATION_LIMIT,
 )
 from bench.examinations import BARE, NEW_BLOCKS, SHOW, TEMPLATE_READS, VERSION
+from bench.fleets import MAPPED
 from bench.large import BUT_THE_SCAN, LOAD
 from bench.report import Report
 from bench.scaling import GUESTS, TWO_JOBS
@@ -192,6 +193,7 @@ TARGETS = (
         Target(f"plan, {name}, against raw", 1.3, "x", _ratio("forms", name, "raw"))
         for name in ("qcow2 guests", "qcow2 template", "qcow2")
     ),
+    *(Target(f"plan, {form} guests, against raw", 1.3, "x", _ratio("mapped", form, "raw")) for form in MAPPED),
     *(
         Target(
             f"plan, {kind}-compressed, against create + rebase",

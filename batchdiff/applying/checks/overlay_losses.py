@@ -41,7 +41,7 @@ def check_losses(guest: str, path: str, allowed: LossesAllowed) -> None:
         raise GuestError(
             f"the overlay {path} was left as it is",
             why=f"it has {' and '.join(lost.values())}, which would be lost with it",
-            remedy=f"`qemu-img info {shell_word(path)}` lists what it has. To give that up:"
+            remedy=f"`qemu-img info {shell_word(path)}` lists them. To give them up:"
             f" {command('restore', guest, *flags)}.",
         )
 
@@ -53,11 +53,11 @@ def not_given_back(image_format: ImageFormat) -> list[str]:
 
 
 _REBUILT = {
-    ImageFormat.QCOW2: "it is qcow2 version 3 with clusters of 64 KiB, not compressed and without a backing file",
-    ImageFormat.QED: "it has clusters of 64 KiB",
-    ImageFormat.VMDK: "it has grains of 64 KiB, the adapter type ide, and a new content ID",
-    ImageFormat.VDI: "it is dynamic and has a new UUID",
-    ImageFormat.VPC: "it is dynamic and has a new UUID and geometry",
-    ImageFormat.PARALLELS: "it has clusters of 1 MiB",
+    ImageFormat.QCOW2: "it will be qcow2 version 3 with clusters of 64 KiB, uncompressed, with no backing file",
+    ImageFormat.QED: "it will have clusters of 64 KiB",
+    ImageFormat.VMDK: "it will have grains of 64 KiB, the adapter type ide, and a new content ID",
+    ImageFormat.VDI: "it will be dynamic and have a new UUID",
+    ImageFormat.VPC: "it will be dynamic and have a new UUID and geometry",
+    ImageFormat.PARALLELS: "it will have clusters of 1 MiB",
 }
 """How images that are rebuilt differ from their originals; a raw image does not."""

@@ -106,7 +106,7 @@ def free_bytes(folder: str) -> int:
     except OSError as error:
         fault = explained(error, Deed.READ, folder)
         raise GuestError(
-            f"cannot find out the free space of {folder}", why=fault.why, remedy=fault.remedy
+            f"cannot determine the free space of {folder}", why=fault.why, remedy=fault.remedy
         ) from error
     free, available = status.f_bfree * status.f_frsize, status.f_bavail * status.f_frsize
     if os.geteuid() != 0:

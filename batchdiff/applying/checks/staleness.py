@@ -9,13 +9,13 @@
 
 from __future__ import annotations
 
-from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.journal.records import History
+from batchdiff.choices import VerifyMode
 from batchdiff.errors import PlanError
 from batchdiff.image.image import Image
 from batchdiff.plan.plan import PlannedImage
 
-PLAN_AGAIN = "Shut down what writes to it, if anything; then plan again."
+PLAN_AGAIN = "Shut down whatever writes to it, if anything; then plan again."
 
 
 def changes_since_planned(image: Image, record: PlannedImage, history: History) -> str:
@@ -34,7 +34,7 @@ def check_unchanged(image: Image, record: PlannedImage, history: History, mode: 
     """
     if image.virtual_size != record.virtual_size:
         raise PlanError(
-            f"the plan is stale: {image.path} has another virtual size",
+            f"the plan is stale: {image.path} has a different virtual size",
             why=f"{image.virtual_size} bytes instead of {record.virtual_size}",
             remedy="Plan again.",
         )

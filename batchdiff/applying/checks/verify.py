@@ -11,7 +11,7 @@ import enum
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from batchdiff.applying.checks.verify_mode import VerifyMode
+from batchdiff.choices import VerifyMode
 from batchdiff.errors import DifferenceError, ImageError, ProgramError, StopError, VerificationError
 from batchdiff.extents import Extents
 from batchdiff.image.files import is_block_device
@@ -84,7 +84,7 @@ def verify(comparison: Comparison, mode: VerifyMode, ended: Callable[[], bool] =
             inspect(new)
             if new.virtual_size != old.virtual_size:
                 raise DifferenceError(
-                    f"{incoming.path} has another virtual size than {outgoing.path}",
+                    f"{incoming.path} and {outgoing.path} have different virtual sizes",
                     why=f"{new.virtual_size} and {old.virtual_size} bytes",
                 )
             if mode is not VerifyMode.FULL:

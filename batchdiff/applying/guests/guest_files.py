@@ -56,7 +56,7 @@ def find_overlay(guest: GuestToConvert, state: GuestState | None) -> Found | Non
     if len(found) > 1:
         raise GuestError(
             f"{guest.name} was left alone",
-            why=f"both {found[0].path} and {found[1].path} are there, and either could be its overlay",
+            why=f"both {found[0].path} and {found[1].path} exist, and either could be its overlay",
             remedy="Move away the one that its VM does not use, then run the same command again.",
         )
     return found[0] if found else None
@@ -86,7 +86,7 @@ def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | No
     if aside is not None:
         raise GuestError(
             f"{guest.name} was left alone",
-            why=f"both {own.path} and {aside.path} are there, and either could be its disk",
+            why=f"both {own.path} and {aside.path} exist, and either could be its disk",
             remedy="Move away the one that its VM does not use, then run the same command again.",
         )
     return own
@@ -131,7 +131,7 @@ def _is_original(guest: GuestToConvert, now: Fingerprint) -> bool:
 def missing(path: str) -> str:
     """Describe a path without a regular file, as a clause: a link may lead to where the file was moved."""
     try:
-        return f"is missing (a symbolic link to {os.readlink(path)} is there; links are not followed)"
+        return f"is missing (in its place is a symbolic link to {os.readlink(path)}; links are not followed)"
     except OSError:
         return "is missing"
 

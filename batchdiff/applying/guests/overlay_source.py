@@ -25,7 +25,7 @@ def planned_overlay(guest: GuestToConvert, template: ImageSource) -> ImageSource
 
 
 def current_overlay(source: ImageSource) -> ImageSource:
-    """Return the same without the chain, if the overlay was flattened meanwhile."""
+    """Return the overlay as it is now: without its backing chain, if it has been flattened."""
     try:
         with closing(open_layer(source)) as layer:
             backing = layer.backing

@@ -4,6 +4,7 @@
 
     overlay there, the sidecar names this plan for it          -> it was published
     the original in quarantine, as it was planned              -> it was published, though the overlay be missing
+    neither there, the sidecar names this plan                 -> it was published, and both are missing now
     the same, but another image at its own name, no overlay,
     and the sidecar names none                                 -> it was restored; an older original is left
     where the original stands now                              -> kept, quarantined, about to be deleted, or gone
@@ -11,6 +12,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from dataclasses import replace
 
@@ -73,7 +75,10 @@ def _state(guest: GuestToConvert, origin: OverlayOrigin | None, plan: Plan) -> G
         if not recorded:
             return None
         original = aside
-    if not overlay_is_there and (proven is None or original != proven):
+    # Without its overlay, an original that stands at its own name may never have been converted. If that is gone
+    # too, the sidecar's record is enough; but an image that another program put at the overlay's path is not ours.
+    both_are_gone = original is None and not os.path.lexists(guest.overlay_path)
+    if not overlay_is_there and not both_are_gone and (proven is None or original != proven):
         return None
     overlay = None if origin is None else origin.fingerprint
     return _from_original(original, guest, GuestState(Step.PUBLISHED, overlay=overlay, published=True))

@@ -17,8 +17,8 @@ _VERDICTS = {Verdict.SKIP: "skipped", Verdict.REFUSE: "refused"}
 class TemplateIs(enum.Enum):
     """The state of the template's files, without reading them."""
 
-    THERE = "unchanged, as far as that shows"
-    WRITTEN_TO = "of another size, or with another mtime"
+    THERE = "unchanged, as far as size and mtime show"
+    WRITTEN_TO = "changed in size or mtime"
     MISSING = "missing"
 
 
@@ -54,7 +54,7 @@ def _row(guest: GuestPlan, history: History, there: OnDisk | None, retire: Retir
     known = history.states.get(guest.name)
     if isinstance(guest, UntouchedGuest):
         refused = guest.verdict is Verdict.REFUSE
-        what = "plan again once this is settled" if refused else "nothing"
+        what = "plan again once this is fixed" if refused else "nothing"
         return StatusRow(guest.name, _VERDICTS[guest.verdict], "", "", f"{what}: {guest.reason}")
     if known is not None and _is_rolled_back(known):
         known = None
@@ -126,7 +126,7 @@ def _kept(there: OnDisk | None, retire: Retire) -> str:
         return f"{verb}: verify again and retire the original; or restore"
     back = f"restore --discard-changes to go back to {there.original}"
     if Written.ORIGINAL in there.written:
-        return f"verify: its original was written to since, so only you know which of the two counts; or {back}"
+        return f"verify: its original was written to since, so only you know which of the two to keep; or {back}"
     return f"remove the original {there.original} if you trust the overlay, which was written to since; or {back}"
 
 

@@ -23,16 +23,19 @@ def unrecorded(plan: Plan, history: History, path_map: PathMap) -> dict[str, Gue
 def _may_lack(plan: Plan, history: History) -> bool:
     """Return True if there is a file that apply may have made or renamed, and that the journal does not mention.
 
-    The overlay may be missing, and only the original in quarantine left.
+    The overlay may be missing, and only the original in quarantine left; or an original may be missing as well.
     """
     published = set(history.published)
     return any(
-        os.path.lexists(path)
+        not os.path.lexists(guest.source.path)
+        or any(
+            os.path.lexists(path)
+            for path in (
+                guest.overlay_path,
+                guest.source.path + own_files.QUARANTINE,
+                guest.source.path + own_files.DELETING,
+            )
+        )
         for guest in plan.guests
         if guest.name not in published
-        for path in (
-            guest.overlay_path,
-            guest.source.path + own_files.QUARANTINE,
-            guest.source.path + own_files.DELETING,
-        )
     )

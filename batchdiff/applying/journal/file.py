@@ -55,8 +55,8 @@ class Journal:
         if data and not data.startswith(_BEGINNING[: len(data)]):
             raise PlanError(
                 f"{self.path} is not a journal",
-                why="it does not start as a journal does",
-                remedy=f"That name is for the journal of the plan: move the file away, {AGAIN}",
+                why="it does not start like a journal",
+                remedy=f"That name is reserved for the plan's journal: move the file away, {AGAIN}",
             )
         number = 0
         try:
@@ -72,7 +72,7 @@ class Journal:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise PlanError(
                 f"{self.path} is damaged",
-                why=f"its line {number} is not a record of batchdiff",
+                why=f"line {number} is not a batchdiff record",
                 remedy=f"Move it away, {AGAIN} The state of the guests is then recovered from the files.",
             ) from error
         return number > 0
@@ -196,7 +196,7 @@ def locked(path: str) -> int:
             raise PlanError(
                 "another apply, restore or purge of this plan is running",
                 why=f"it holds {path}",
-                remedy=f"Wait until it is done, {AGAIN}",
+                remedy=f"Wait until it has finished, {AGAIN}",
             ) from error
         except OSError as error:
             os.close(fd)

@@ -1,4 +1,4 @@
-"""Keep a plan that can still be undone under another name when a new one takes its place.
+"""Keep a plan that can still be undone: give it another name when a new plan takes its place.
 
 ::
 
@@ -6,9 +6,9 @@
     fleet.plan.json.journal  its journal     ->  fleet.2026-11-28T183138Z.plan.json.journal
 
 1. Both get their second names, by hard links. 2. The new plan takes the first name, by a rename. 3. The journal
-loses its first name. So plan and journal are together under one name at every moment. If a crash after 2 leaves
+loses its first name. So at every moment there is a name under which both are found. If a crash after 2 leaves
 the journal beside the new plan, its checksum shows that, and it is renamed (``journal.file.Journal``).
-The journal's lock is held meanwhile, so that no apply of the older plan begins to write.
+The journal's lock is held throughout, so that no apply of the older plan can start.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _JOURNAL = ".journal"
 _SUFFIX = ".plan.json"
 
 NamesByPlan = Mapping[str, Collection[str]]
-"""Names of guests that are converted, by the checksum of the plan that did it."""
+"""Names of converted guests, by the checksum of the plan that converted them."""
 
 GuestsByFate = Mapping[Fate | Goal | None, Collection[str]]
 """Names of guests by the fate of their originals, or by the verb that has not finished.
 
-None stands for guests that are converted, of which no more is known."""
+None stands for converted guests about which nothing else is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,8 @@ class _Older:
 def name_to_keep(path: str, converted: NamesByPlan) -> str | None:
     """Return the name that the plan at ``path`` will get when it is replaced; None if it need not be kept.
 
-    Try if it can be kept, so that a long scan is not in vain. ``converted``: guests that are done, by the
-    checksums of their plans, in case the journal is lost.
+    Try it now, because failing after a long scan would waste that. ``converted``: the converted guests, in case
+    the journal is lost.
 
     :raises UsageError: it cannot be kept.
     :raises PlanError: an apply, restore or purge of it is running, or its journal cannot be opened.
@@ -84,7 +84,7 @@ def name_to_keep(path: str, converted: NamesByPlan) -> str | None:
 
 
 def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | None:
-    """Write a plan; one that was there and can still be undone is kept under another name, which is returned.
+    """Write a plan; return the older one, which is kept under another name if it can still be undone.
 
     :raises BatchdiffError: as :func:`name_to_keep` and ``write_plan``.
     """
@@ -107,9 +107,9 @@ def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | No
 
 @contextmanager
 def _held(path: str, *, create: bool) -> Iterator[None]:
-    """Keep apply, restore and purge of the plan at ``path`` from starting meanwhile.
+    """Keep apply, restore and purge of the plan at ``path`` from starting, inside the block.
 
-    ``create``: even if it has no journal, whose lock they take; a journal that is created for this is removed.
+    They take the journal's lock. ``create``: create a missing journal to lock it, and remove it afterwards.
     """
     journal = f"{path}{_JOURNAL}"
     is_new = not os.path.lexists(journal)
@@ -137,7 +137,7 @@ def _older(path: str, converted: NamesByPlan) -> _Older | None:
         guests = {None: converted[checksum]}
     if not guests:
         return None
-    # A damaged one counts as its own, because no other plan's would be there.
+    # A damaged journal counts as the plan's own, because no other plan's journal would have that name.
     journal = noted in {checksum, ""} and bool(beginning(f"{path}{_JOURNAL}"))
     return _Older(checksum, "" if head is None else head.created, journal, guests)
 
@@ -168,7 +168,7 @@ def _fate_or_verb(state: GuestState) -> Fate | Goal:
 
 
 def _free_name(path: str, older: _Older) -> str:
-    """Return a name that no other file has; one that an interrupted run has linked is used again."""
+    """Return a name that no other file has; a name that an interrupted run has linked is reused."""
     folder, full = os.path.split(path)
     stem, suffix = (full[: -len(_SUFFIX)], _SUFFIX) if full.endswith(_SUFFIX) else os.path.splitext(full)
     when = re.sub(r"[^0-9A-Za-z.+-]", "", older.created) or "older"
@@ -205,7 +205,7 @@ def _second_names(path: str, name: str, *, journal: bool) -> Iterator[None]:
 def _linked(path: str, name: str, *, journal: bool) -> list[str]:
     """Link the files that are kept to their second names, and return the names that are new.
 
-    The journal comes first: a plan that seems to have none would mislead.
+    The journal comes first: a plan that seemed to have no journal would be misleading.
 
     :raises UsageError: they cannot be linked; then none is.
     """

@@ -41,7 +41,7 @@ class ChangeDetector:
             raise PlanError(
                 f"{path} changed while this command ran",
                 why=before.changes(now),
-                remedy="Shut down what writes to it, then run the same command again.",
+                remedy="Shut down whatever writes to it, then run the same command again.",
             )
 
     def check_chain(self, image: Image) -> None:

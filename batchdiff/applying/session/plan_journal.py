@@ -40,6 +40,6 @@ def _require_still_there(path: str, plan: Plan) -> None:
     head = plan_head(path)
     if head is not None and head.checksum != plan.checksum:
         raise PlanError(
-            f"another plan was written to {path} meanwhile",
-            remedy=f"`batchdiff show {shell_word(path)}` prints it; then run the same command again.",
+            f"{path} has been replaced by another plan",
+            remedy=f"Review it with `batchdiff show {shell_word(path)}`, then run the same command again.",
         )

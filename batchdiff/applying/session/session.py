@@ -33,7 +33,7 @@ class Watch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One command at work on a plan, with the receiver of its reports and its request to stop.
+    """One command working on a plan, with the receiver of its reports and the request to stop it.
 
     ``plan_path``: the plan's path, which the sidecar records. ``unseen``: files may be deleted even if a program
     could have them open unnoticed. ``jobs``: how many guests may be in progress at once, if memory, open files and
@@ -51,7 +51,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What all guests of one command share; the template is open and held until the command ends."""
+    """The state that all guests of one command share; the template is open and held until the command ends."""
 
     template: Image
     held: Held

@@ -8,7 +8,6 @@ from functools import cached_property
 
 from batchdiff.applying.checks.staleness import changes_since_planned, check_unchanged, stale
 from batchdiff.applying.checks.verify import Check, Comparison, verify
-from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
@@ -19,7 +18,7 @@ from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.applying.swap.task import Outgoing
 from batchdiff.applying.template.publication import Publication
 from batchdiff.applying.writer.image_writer import NewImage, write_image
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError
 from batchdiff.extents import Extents
 from batchdiff.image.image import Image
@@ -41,7 +40,7 @@ class ApplyOptions:
 
 
 class ApplyTask:
-    """Put a guest's overlay in the place of its original, whatever was done to it before.
+    """Put a guest's overlay in the place of its original, whatever an earlier run has done.
 
     :raises GuestError: apply must not continue with it.
     """
@@ -58,7 +57,7 @@ class ApplyTask:
         publication: Publication,
     ) -> None:
         state = run.journal.state(plan.name)
-        _require_way(plan, state, options.retire)
+        _check_start(plan, state, options.retire)
         self.guest, self.retire = plan.name, options.retire
         self.outgoing = Outgoing(plan.source, original_names(plan.source.path), plan.image.fingerprints[0])
         self.incoming = _overlay(planned_overlay(plan, template.source), state)
@@ -67,7 +66,7 @@ class ApplyTask:
         self._detector: ChangeDetector | None = None
 
     def check(self, original: Image) -> None:
-        """Check the original with its template: as planned at first, and unchanged from then on."""
+        """Check that the original and the template are as planned, and on later calls that they are unchanged."""
         if self._detector is None:
             if self.incoming.was_published:
                 self._require_untouched(original)
@@ -87,7 +86,7 @@ class ApplyTask:
             raise GuestError(
                 f"cannot write the image of {self.guest}",
                 why=str(error),
-                remedy="An overlay fits with a larger `overlay.cluster_size` or a shorter path of the template.",
+                remedy="Plan again with a larger `overlay.cluster_size` or a shorter template path.",
             ) from error
         return [f"could not keep {what}" for what in (*lost, *copy_metadata(source, fd))]
 
@@ -113,10 +112,10 @@ class ApplyTask:
     def verify(self, original: Image, overlay: ImageSource, ended: Callable[[], bool]) -> None:
         """Verify in the chosen mode; if a VM may have used the overlay, compare every byte."""
         if self.incoming.was_published:
-            # Nothing is known of its content. A VM that was killed may have leaked clusters, which is harmless.
+            # Nothing is known about its content. A VM that was killed may have leaked clusters, which is harmless.
             comparison = Comparison(original.source, overlay, check=Check.LEAKS_ALLOWED)
         else:
-            # This very run has written it, so it is known to hold the planned extents, and nothing else.
+            # This run wrote it, so it holds the planned extents and nothing else.
             comparison = Comparison(original.source, overlay, (self._extents, self._plan.diff.unit))
         try:
             verify(comparison, self._mode, ended)
@@ -126,7 +125,7 @@ class ApplyTask:
             self._publication.ask_qemu(overlay, ended)
 
     def if_different(self) -> None:
-        """Report the difference: it is a failure."""
+        """Return None: a difference is a failure."""
 
     def after_publish(self) -> list[str]:
         """Protect the template and record the overlay beside it, before the original may go."""
@@ -144,12 +143,12 @@ class ApplyTask:
         changes = changes_since_planned(original, self._plan.image, self._run.journal.history)
         if changes:
             return stale(changes)
-        # Neither: then this machine cannot be trusted.
+        # Neither happened, so this machine cannot be trusted.
         return DifferenceError(
             error.what,
             why=error.why,
-            remedy="The overlay was thrown away, and the original was left as it is. If nothing wrote to the"
-            " original, test the memory and the disk of this machine, and report this: it must never happen.",
+            remedy="The overlay was discarded, and the original was left as it is. If nothing wrote to the"
+            " original, test the memory and the disk of this machine, and report this; it must never happen.",
         )
 
     def _require_untouched(self, original: Image) -> None:
@@ -162,7 +161,7 @@ class ApplyTask:
             raise GuestError(
                 f"the original {original.path} was left as it is",
                 why=f"{before.changes(now)}, since its overlay {self._plan.overlay_path} was published: only you"
-                " know which of the two counts",
+                " know which of the two to keep",
                 remedy="If the overlay is the VM's disk, remove the original yourself. To go back to the original:"
                 f" {command('restore', self.guest, '--discard-changes')}.",
             )
@@ -177,7 +176,7 @@ def _overlay(planned: ImageSource, state: GuestState | None) -> IncomingFile:
     return IncomingFile(planned, state.overlay)
 
 
-def _require_way(guest: GuestToConvert, state: GuestState | None, how: Retire) -> None:
+def _check_start(guest: GuestToConvert, state: GuestState | None, how: Retire) -> None:
     if state is not None and state.goal is not Goal.APPLY and state.step is not Step.PURGED:
         raise GuestError(
             f"a `batchdiff {state.goal}` of {guest.name} was interrupted",

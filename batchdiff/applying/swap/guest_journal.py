@@ -1,4 +1,4 @@
-"""Record each change of a guest in the journal, on disk, before anything rests on it."""
+"""Record each change of a guest in the journal, on disk, before anything depends on it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from batchdiff.files.fingerprint import Fingerprint
 
 
 class GuestJournal:
-    """The journal of one guest while its task is carried out. ``state``: where it stands."""
+    """The journal of one guest while its task is carried out. ``state``: the guest's present state."""
 
     def __init__(self, task: SwapTask, session: Session) -> None:
         self._task, self._session = task, session
         known = session.journal.state(task.guest)
         self.state = GuestState(Step.CHECKED, task.goal) if known is None else replace(known, goal=task.goal)
         if known is not None and known.goal is not task.goal:
-            # Another verb's outgoing file is another file: what was done to its name does not count here.
+            # The other verb retired a different file, so what it did to that file's name does not count here.
             self.state = replace(self.state, moved=False, deleting=False)
 
     def record_temporary(self, path: str) -> None:
-        """Record a file before it is made, so that the next run can remove it if this process dies."""
+        """Record a temporary file before it is created, so that the next run can remove it after a crash."""
         self._record(replace(self.state, step=Step.CHECKED, temporary=path))
 
     def record_written(self) -> None:
@@ -37,11 +37,11 @@ class GuestJournal:
     def record_published(self, incoming: Fingerprint) -> None:
         """Record that the incoming file has its own name."""
         state = replace(self._identified(incoming), step=Step.PUBLISHED, temporary=None)
-        # Once an overlay is published, it stays so: it is verified again before its original goes.
+        # An overlay stays published from now on: it is verified again before its original goes.
         self._record(state if self._task.goal is Goal.RESTORE else replace(state, published=True))
 
     def record_moving(self) -> None:
-        """Record that the outgoing file is about to be renamed: then the next run knows who did it."""
+        """Record that the outgoing file is about to be renamed, so that the next run knows who renamed it."""
         if not self.state.moved or self.state.deleting:
             self._record(replace(self.state, step=Step.RETIRING, moved=True, deleting=False))
 
@@ -53,19 +53,19 @@ class GuestJournal:
     def record_end(self, original: Original) -> None:
         """Record the final step, with what became of the original."""
         before = self.state
-        if self._task.final is Step.RESTORED:  # of the conversion only an older original may be left
+        if self._task.final is Step.RESTORED:  # all that the conversion may leave is an older original
             before = GuestState(Step.RESTORED, self._task.goal)
         fate, aside, _ = original
         self._record(replace(before, step=self._task.final, temporary=None, fate=fate, aside=aside))
 
     def forget_temporary(self) -> None:
-        """Forget the unfinished file, which is removed; whatever is recorded next does not have it."""
+        """Forget the unfinished file, which has been removed, so that the next record does not name it."""
         self.state = replace(self.state, temporary=None)
 
     def record_rolled_back(self, *, moved: bool) -> None:
-        """Take back the record of an unfinished file that is gone, which the next run need not clean up.
+        """Withdraw the record of an unfinished file that is gone, so that the next run need not clean it up.
 
-        ``moved``: whether the outgoing file still has another name than its own.
+        ``moved``: whether the outgoing file is still under a name other than its own.
         """
         recorded = self._session.journal.state(self._task.guest)
         if recorded is None or recorded.published or recorded.goal is not Goal.APPLY:

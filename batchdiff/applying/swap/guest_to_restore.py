@@ -1,4 +1,4 @@
-"""A guest that is to be restored: what all its tasks need to know, and do at their end."""
+"""A guest to restore, with the state and the actions that its tasks share."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class GuestToRestore:
     options: RestoreOptions
 
     def outgoing(self, overlay: Found | None) -> Outgoing:
-        """Return the overlay, as it is now, as the file that goes; None: it has gone already."""
+        """Return the overlay, as it is now, as the file that goes; ``overlay`` is None if it is gone already."""
         source = planned_overlay(self.plan, self.template.source)
         names = overlay_names(self.plan.overlay_path)
         if overlay is None:
@@ -49,7 +49,7 @@ class GuestToRestore:
         return Outgoing(replace(as_it_is, path=self.plan.overlay_path), names, overlay.now)
 
     def original(self, found: Found) -> IncomingFile:
-        """Return the original, which takes its own name again unless it has that."""
+        """Return the original, which gets its own name back if it is under another one."""
         source = self.plan.source
         return IncomingFile(source, found.now, None if found.path == source.path else found.path)
 
@@ -68,7 +68,7 @@ class GuestToRestore:
         return quarantined if os.path.lexists(quarantined) else None
 
     def forget_overlay(self) -> list[str]:
-        """Take the overlay out of the template's sidecar; return a remark if that fails."""
+        """Remove the overlay from the template's sidecar; return a remark if that fails."""
         template = self.template.source.path
         try:
             forget_overlay(template, self.plan.overlay_path)

@@ -17,7 +17,7 @@ class IncomingFile:
     """The incoming file of one task.
 
     ``source``: its image under its own name. ``was_published``: whether it had that name before this command.
-    ``known``: its identity, once it was verified. ``ready``: its path while it is complete under another name:
+    ``known``: its identity, once it is verified. ``ready``: its path while it is complete under another name:
     that of an original in quarantine, or of a temporary file. ``compared``: the identity that it had, under its
     own name, when the comparison began.
     """
@@ -42,7 +42,7 @@ class IncomingFile:
 
     @property
     def is_quarantined(self) -> bool:
-        """True while it is an original in quarantine, which only gets its name back: it is not a new file."""
+        """True while it is an original in quarantine: that is not a new file, and only gets its name back."""
         return self.ready is not None and self.ready == self._quarantined
 
     @property
@@ -53,7 +53,7 @@ class IncomingFile:
         return self.source if self.known is not None or self.was_published else None
 
     def to_compare(self) -> ImageSource:
-        """Return the image at its present path, about to be compared."""
+        """Return the image at its present path, and remember its identity there, before it is compared."""
         if self.ready is not None:
             return replace(self.source, path=self.ready)
         self.compared = fingerprint_at(self.path)
@@ -75,7 +75,7 @@ class IncomingFile:
                 raise GuestError(
                     f"{source} was not given its final name",
                     why="it is not the file that was verified",
-                    remedy=f"End what writes to it, {AGAIN}",
+                    remedy=f"Stop whatever writes to it, {AGAIN}",
                 )
             retire.move(fd, source, self.path)
             self.ready, self.known = None, identify(fd)

@@ -1,9 +1,9 @@
-"""Look at the two files of a task: where each of them is now, whatever an earlier process has left.
+"""Find where the two files of a task are now, whatever an earlier process has left behind.
 
 ::
 
     the incoming file   NONE -> temporary file written -> READY -> published -> PUBLISHED
-                        UNFINISHED: left behind by a process that died   LOST: published before, but not there
+                        UNFINISHED: left behind by a process that died   LOST: published earlier, now missing
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from batchdiff.image_source import ImageSource
 
 
 def observe(task: SwapTask, temporary: str | None, *, verified: bool) -> Scene:
-    """Return the state of a task's two files; ``temporary``: the unfinished file that the journal knows."""
+    """Return the state of a task's two files; ``temporary``: the unfinished file that the journal records."""
     return Scene(outgoing_at(task), incoming_at(task, temporary), verified, task.retire, is_in_place(task))
 
 
@@ -32,11 +32,11 @@ def outgoing_at(task: SwapTask) -> OutgoingAt:
 
 
 def incoming_at(task: SwapTask, temporary: str | None) -> IncomingAt:
-    """Return the state of the incoming file; ``temporary``: the unfinished file that the journal knows."""
+    """Return the state of the incoming file; ``temporary``: the unfinished file that the journal records."""
     incoming = task.incoming
     now = fingerprint_at(incoming.path)
     if incoming.was_published:
-        # Any file there is what the VM sees; but once it was compared, no other file may take its place.
+        # Any file there is what the VM sees; but once it has been compared, no other file may take its place.
         is_outgoing = is_in_place(task) and task.outgoing.known.differs_in_ctime_only(now or NO_FILE)
         if now is None or is_outgoing:
             return IncomingAt.LOST  # the outgoing file was given this name

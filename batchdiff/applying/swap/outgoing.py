@@ -35,7 +35,7 @@ class OutgoingFile:
 
     @property
     def where(self) -> OutgoingAt:
-        """The one of its names that it has now."""
+        """The name that it has now."""
         return outgoing_at(self._task)
 
     @property
@@ -45,7 +45,7 @@ class OutgoingFile:
         return outgoing.source.path if where is OutgoingAt.GONE else outgoing.names.at(where)
 
     def image(self, *, moved: bool) -> Image:
-        """Return its image, which is held, was compared with what is known of it, and stays open.
+        """Return its image: open, held, and checked against what is known about it. It stays open.
 
         ``moved``: a process may have died right after renaming it, before it recorded the new ctime.
 
@@ -63,8 +63,8 @@ class OutgoingFile:
             if path == self._task.outgoing.names.own:
                 self._require_retirable(image.layers[0].fd, path)
             if self._task.retire is not Retire.KEEP:
-                # Check this early, so that no work is in vain; both are checked again right before the file goes.
-                self._require_sight(self._held.unknown)
+                # Check both early, to waste no work; they are checked again right before the file goes.
+                self._require_unseen_allowed(self._held.unknown)
                 self._identifier = identifier_of(image.layers[0].fd)
                 self.require_no_dependents()
             inspect(image)
@@ -81,7 +81,7 @@ class OutgoingFile:
             raise GuestError(f"{self._task.guest} was left as it is", why=against.why, remedy=against.remedy)
 
     def check_holds(self) -> None:
-        """Make sure that no program wants to write to it or to the template; one that does is let in.
+        """Make sure that no program wants to write to it or to the template; a program that does gets access.
 
         :raises BatchdiffError: a program does.
         """
@@ -90,7 +90,7 @@ class OutgoingFile:
             self._held.check()
 
     def check_unchanged(self) -> None:
-        """Check that too, and make sure that neither it nor the template has changed.
+        """Make sure that no program wants to write to it or the template, and that neither has changed.
 
         :raises BatchdiffError: a program wants to write, or one of the two has changed.
         """
@@ -99,23 +99,24 @@ class OutgoingFile:
             self._task.check(self._image)
 
     def must_end(self) -> bool:
-        """Return whether programs that read it must end: a stop was requested, or another wants to write."""
+        """Return whether our programs that read it must end: a stop was requested, or another wants to write."""
         broken = self._run.held.is_broken() or (self._held is not None and self._held.is_broken())
         return broken or self._run.stop.is_asked
 
     def require_alone(self) -> None:
-        """Make sure that no other program has it open; before a deletion, that none could unnoticed.
+        """Make sure that no other program has it open; before a deletion, that none could have it open unnoticed.
 
-        :raises GuestError: one has it open, or could.
+        :raises GuestError: one has it open, or could have.
         """
         if self._held is None:
             return
         path, usage = self._task.outgoing.names.own, self._held.alone()
         if usage.objection:
-            raise InUseError(f"{path} was left as it is", why=usage.objection, remedy=f"End what uses it, {AGAIN}")
-        self._require_sight(usage.unknown)
+            remedy = f"Stop whatever uses it, {AGAIN}"
+            raise InUseError(f"{path} was left as it is", why=usage.objection, remedy=remedy)
+        self._require_unseen_allowed(usage.unknown)
 
-    def _require_sight(self, unknown: str) -> None:
+    def _require_unseen_allowed(self, unknown: str) -> None:
         if unknown and self._task.retire is Retire.DELETE and not self._run.session.unseen:
             raise GuestError(
                 f"{self._task.outgoing.names.own} was not deleted",
@@ -124,11 +125,11 @@ class OutgoingFile:
             )
 
     def require_no_dependents(self, *former: str) -> None:
-        """Make sure that no other image has it in its backing chain; search now, for a linked clone takes no lock.
+        """Make sure that no other image has it in its backing chain; search now: a linked clone takes no lock.
 
-        ``former``: names that it had until a moment ago, by which such an image may still know it.
+        ``former``: names that it had until a moment ago, to which such an image may still refer.
 
-        :raises GuestError: one has; or the incoming file is the same file, as through a bind mount.
+        :raises GuestError: another image does; or the incoming file is the same file, as through a bind mount.
         """
         incoming = self._task.incoming.source.path
         if incoming != self.path and identity_of(incoming) == identity_of(self.path) is not None:

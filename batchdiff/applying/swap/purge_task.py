@@ -7,7 +7,7 @@
     the same with --used                          the original is deleted, if the overlay is sound
     the overlay is missing or damaged             failed: the original may be all that is left
 
-After a restore that rebuilt an image, the image stands where the overlay stood.
+After a restore that rebuilt an image, that image takes the part of the overlay.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from batchdiff.applying.checks.verify import Check, Comparison, check_used, verify
-from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.file_names import FileNames, original_names
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
@@ -27,7 +26,7 @@ from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.applying.swap.refusals import rename_back
 from batchdiff.applying.swap.task import Outgoing
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import DifferenceError, GuestError, InUseError
 from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
 from batchdiff.image.image import Image
@@ -49,7 +48,7 @@ def purge_task(
 ) -> PurgeTask:
     """Return the task of purge for a guest whose original is in quarantine.
 
-    :raises GuestError: its original must not go.
+    :raises GuestError: its original must not be deleted.
     """
     names = original_names(guest.source.path)
     aside = replace(names, own=names.quarantine)
@@ -78,7 +77,7 @@ class PurgeTask:
     """Delete an original in quarantine, while its overlay or a rebuilt image is the VM's disk.
 
     ``planned``: the original's fingerprint in the plan. ``soundness``: the check that the VM's disk must pass.
-    ``used``: whether an original that differs may be deleted, too. ``is_compared``: False once it was found to
+    ``used``: whether an original that differs may be deleted too. ``is_compared``: False once it is found to
     differ; then only the soundness of the VM's disk counts.
     """
 
@@ -161,7 +160,7 @@ def _what_the_vm_sees(guest: GuestToConvert, template: PlannedImage, state: Gues
 
 
 def _is_restored(state: GuestState) -> bool:
-    """Return whether it is an older original that a restore left, also if a purge of it was interrupted."""
+    """Return whether it is an older original that a restore left, even if a purge of it was interrupted."""
     return not state.published
 
 
@@ -169,5 +168,5 @@ def _require_sound(disk: ImageSource, ended: Callable[[], bool]) -> None:
     try:
         check_used(disk, ended)
     except InUseError:
-        # Its VM is running on it at this moment, with its template: there is no better proof.
+        # Its VM is running on it right now, with its template: there is no better proof.
         open_layer(disk).close()

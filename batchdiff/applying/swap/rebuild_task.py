@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from batchdiff.applying.checks.space import check_space_for_image
 from batchdiff.applying.checks.verify import Comparison, check_used, verify
-from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.guest_files import Found
@@ -17,7 +16,7 @@ from batchdiff.applying.swap import retire
 from batchdiff.applying.swap.guest_to_restore import GuestToRestore
 from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.applying.writer.standalone import write_standalone
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, VerifyMode
 from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageSource
@@ -71,18 +70,18 @@ class RebuildTask:
         verify(Comparison(overlay.source, rebuilt), VerifyMode.FULL, ended)
 
     def if_different(self) -> None:
-        """Report the difference: it is a failure."""
+        """Return None: a difference is a failure."""
 
     def after_publish(self) -> list[str]:
         """Do nothing."""
         return []
 
     def before_end(self) -> list[str]:
-        """Take the overlay out of the template's sidecar."""
+        """Remove the overlay from the template's sidecar."""
         return self._guest.forget_overlay()
 
     def _spare_original(self) -> None:
-        """Move an original back into quarantine if a process died when it was about to delete it."""
+        """Move an original back into quarantine if a process died just before deleting it."""
         names = original_names(self._guest.plan.source.path)
         if self._original is None or self._original.path != names.deleting:
             return

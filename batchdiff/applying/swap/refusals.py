@@ -1,4 +1,4 @@
-"""Make the errors for a file that is missing, or that is not the one that belongs there."""
+"""The errors for a file that is missing or is not the expected one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batchdiff.linux.call_failures import AGAIN, how_to_remove
 
 
 def lost(task: SwapTask, where: OutgoingAt) -> GuestError:
-    """Return the error for a missing incoming image: nothing can be done without it."""
+    """Return the error for a missing incoming image, without which nothing can be done."""
     names, incoming = task.outgoing.names, task.incoming.source.path
     if where is OutgoingAt.GONE:
         return GuestError(
@@ -26,7 +26,7 @@ def lost(task: SwapTask, where: OutgoingAt) -> GuestError:
     else:
         original, back = names.at(where), command("restore", task.guest, "--discard-changes")
     return GuestError(
-        f"{incoming} is gone, with what its VM wrote",
+        f"{incoming} is gone, and with it what its VM wrote",
         why="it was published, and has been removed or moved since",
         remedy=f"Bring it back. Its original, as it was before the conversion, is {original}. To go back to that:"
         f" {back}.",
@@ -39,7 +39,7 @@ def vanished(path: str) -> GuestError:
 
 
 def rename_back(original: str, disk: str) -> str:
-    """Return the command, in backquotes, by which an older original becomes the disk again: no verb does it."""
+    """Return the command, in backquotes, by which an older original becomes the disk again: no verb does that."""
     return f"`mv -n {shell_word(original)} {shell_word(disk)}`"
 
 
@@ -54,13 +54,13 @@ def another_file(task: SwapTask, quarantined: str) -> GuestError:
     return GuestError(
         f"another file is at {task.outgoing.names.own}",
         why=f"the original that was planned is in quarantine as {quarantined}",
-        remedy="Plan again for what is there now. To delete the original in quarantine:"
+        remedy="Plan again for the file that is there now. To delete the original in quarantine:"
         f" {command('purge', task.guest, '--used')}.",
     )
 
 
 def rebuilt_only(guest: str, overlay: str, rebuilt: str) -> GuestError:
-    """Return the error for a missing overlay whose image was rebuilt: its VM may have run once more since."""
+    """Return the error for a missing overlay whose image was rebuilt: its VM may have run again since."""
     return GuestError(
         f"{guest} was not restored",
         why=f"its overlay {overlay} {missing(overlay)}; a restore that did not finish had rebuilt {rebuilt}"
@@ -95,10 +95,10 @@ def exists_already(task: SwapTask, left: str | None) -> GuestError:
 
 
 def original_missing(guest: str) -> GuestError:
-    """Return the error for an original that cannot come back, whatever the operator gives up."""
+    """Return the error for an original that is lost, so that giving up the overlay would not bring it back."""
     return GuestError(
         f"{guest} cannot go back to its original",
-        why="that was deleted or moved",
+        why="the original was deleted or moved",
         remedy="Run the same command without `--discard-changes`: an image is then rebuilt from the overlay.",
     )
 
@@ -113,33 +113,33 @@ def both_missing(guest: str, original: str, overlay: str) -> GuestError:
 
 
 def overlay_missing(guest: str, overlay: str, original: str | None) -> GuestError:
-    """Return the error for a missing overlay; ``original``: the path of the original, if that is there."""
+    """Return the error for a missing overlay; ``original``: the path of the original, if it exists."""
     whole = "" if original is None else f" The original, as it was before the conversion, is {original}."
     discard = command("restore", guest, "--discard-changes")
     back = "" if original is None else f" To go back to it and give up what the VM wrote: {discard}."
     return GuestError(
         f"{guest} was not restored",
-        why=f"its overlay {overlay} {missing(overlay)}, with what its VM wrote since",
+        why=f"its overlay {overlay} {missing(overlay)}, and with it what its VM wrote since",
         remedy=f"Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`.{whole}{back}",
     )
 
 
 def not_the_overlay(path: str) -> GuestError:
-    """Return the error for a file with the overlay's name that would be deleted without a comparison."""
+    """Return the error for a file under the overlay's name that would be deleted without a comparison."""
     return GuestError(
         f"{path} was not deleted",
-        why="it is not the file that apply published, and it does not rest on the template",
+        why="it is not the file that apply published, and the template is not its backing file",
         remedy="Find out what it is, and move it away if no VM uses it; then run the same command again.",
     )
 
 
 def not_the_original(guest: str, path: str, overlay: str) -> GuestError:
-    """Return the error for a file with the original's name that may not replace the overlay."""
+    """Return the error for a file under the original's name that must not replace the overlay."""
     return GuestError(
         f"{guest} was not restored",
         why=f"{path} is not its original as it was before the conversion: it is another file, or it was written"
         " to",
-        remedy=f"Compare it with the overlay {overlay}; move away the one that does not count, {AGAIN}",
+        remedy=f"Compare it with the overlay {overlay}; move away the one that you do not need, {AGAIN}",
     )
 
 
@@ -148,7 +148,7 @@ def two_disks(guest: str, original: str, overlay: str) -> GuestError:
     return GuestError(
         f"{guest} was not restored",
         why=f"its original {original} is still there, and differs from its overlay {overlay}: only you know which"
-        " of the two counts",
+        " of the two to keep",
         remedy="To go back to the original and delete the overlay:"
         f" {command('restore', guest, '--discard-changes')}. To get the overlay's content back, move the original"
         f" away, {AGAIN}",

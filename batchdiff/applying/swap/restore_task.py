@@ -4,7 +4,7 @@
 
     overlay and original identical     the original gets its name back, the overlay goes
     they differ, original aside        an image is rebuilt from the overlay, the older original stays in quarantine
-    they differ, original kept         two disks: nothing is done, only the operator knows which one counts
+    they differ, original kept         two disks: nothing is done, only the operator knows which to keep
     no original                        an image is rebuilt from the overlay
     no overlay                         nothing is done: what the VM wrote is not known
     --discard-changes                  the original gets its name back without a comparison, the overlay goes
@@ -17,7 +17,6 @@ from dataclasses import replace
 
 from batchdiff.applying.checks.overlay_losses import check_losses
 from batchdiff.applying.checks.verify import Check, Comparison, check_used, verify
-from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.guests.guest_files import Found, find_original, find_overlay, rebuilt_is_in_place
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
@@ -36,7 +35,7 @@ from batchdiff.applying.swap.refusals import (
     rebuilt_only,
     two_disks,
 )
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, VerifyMode
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import GuestToConvert, PlannedImage
@@ -59,7 +58,7 @@ def restore_task(
             raise rebuilt_only(plan.name, plan.overlay_path, plan.source.path)
         return RestoreTask(guest, overlay, guest.rebuilt(), older=guest.older())
     original = find_original(plan, state)
-    # Without an overlay there is nothing to compare; without an original there is only the overlay to rebuild it.
+    # Without an overlay there is nothing to compare; without an original, only the overlay can rebuild the image.
     if overlay is None:
         return _without_overlay(guest, original)
     if original is None and options.discard_changes:
@@ -108,14 +107,14 @@ class RestoreTask:
             check_used(overlay.source, ended)
             comparison = Comparison(overlay.source, disk, check=Check.LEAKS_ALLOWED)
         else:
-            # The original is not our work: QEMU's check may find leaks in it, which were there before.
+            # batchdiff did not write the original: leaks that QEMU's check may find in it were there before.
             comparison = Comparison(overlay.source, disk, check=Check.NONE)
         verify(comparison, VerifyMode.FULL, ended)
 
     def if_different(self) -> RebuildTask | None:
         """Return the task that rebuilds an image from the overlay; the original stays in quarantine.
 
-        :raises GuestError: a file has the guest's own name, and only the operator knows which of the two counts.
+        :raises GuestError: a file has the guest's own name, and only the operator knows which of the two to keep.
         """
         original, plan = self._original, self._guest.plan
         if self._overlay is None:
@@ -131,7 +130,7 @@ class RestoreTask:
         return []
 
     def before_end(self) -> list[str]:
-        """Take the overlay out of the template's sidecar."""
+        """Remove the overlay from the template's sidecar."""
         return self._guest.forget_overlay()
 
 

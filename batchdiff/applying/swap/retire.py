@@ -1,9 +1,10 @@
 """Retire a file: the only module that renames or unlinks an original.
 
-A file goes only while its descriptor, opened and compared with the plan before anything took its place, is held::
+A file is renamed or deleted only while a descriptor of it is held that was opened and compared with the plan
+before anything took the file's place::
 
     move      compare path and descriptor -> rename, never replacing -> compare again, else rename back
-    delete    is it the held file, and no file of the template's chain? -> unlink
+    delete    is it the held file, and not in the template's chain? -> unlink
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _TOO_LONG = {
 
 
 def objection(fd: int, names: FileNames, retire: Retire, goal: Goal = Goal.APPLY) -> Fault | None:
-    """Return why a file under its own name may not be retired in that way, and what to do; None if it may."""
+    """Return why a file under its own name cannot be retired in that way, and what to do; None if it can."""
     info, path = os.fstat(fd), names.own
     if retire is Retire.KEEP:
         return None
@@ -49,7 +50,7 @@ def objection(fd: int, names: FileNames, retire: Retire, goal: Goal = Goal.APPLY
     aside = names.quarantine if retire is Retire.QUARANTINE else names.deleting
     if len(os.fsencode(os.path.basename(aside))) > longest_name(os.path.dirname(path)):
         return Fault(f"the name of {path} is too long to become {os.path.basename(aside)!r}", _TOO_LONG[goal])
-    # The name before a deletion may be taken by the very original that a restore is about to bring back.
+    # The other name, used before a deletion, may be taken by the original that a restore is about to bring back.
     if retire is Retire.QUARANTINE and os.path.lexists(aside):
         return Fault(
             f"{aside} exists already: the original of an earlier conversion",
@@ -62,7 +63,7 @@ def objection(fd: int, names: FileNames, retire: Retire, goal: Goal = Goal.APPLY
 def move(fd: int, source: str, target: str) -> None:
     """Rename an open file within its folder, durably.
 
-    :raises GuestError: another file stands at ``source``; nothing was done to either.
+    :raises GuestError: another file is at ``source``; neither was touched.
     :raises OSError: it cannot be renamed.
     """
     _require_open_file(fd, source)
@@ -70,13 +71,13 @@ def move(fd: int, source: str, target: str) -> None:
     if not _is_open_file(fd, target):
         # Another file was put there between the two calls: give that one its name back.
         rename_without_replacing(target, source)
-        _require_open_file(fd, target)
+        raise _replaced(source)
 
 
 def delete(fd: int, path: str, template: Image) -> None:
     """Unlink an open file, durably.
 
-    :raises GuestError: another file stands there, or it is a file of the template's chain.
+    :raises GuestError: another file is there, or it belongs to the template's chain.
     :raises OSError: it cannot be unlinked.
     """
     _require_open_file(fd, path)
@@ -95,11 +96,15 @@ def delete(fd: int, path: str, template: Image) -> None:
 
 def _require_open_file(fd: int, path: str) -> None:
     if not _is_open_file(fd, path):
-        raise GuestError(
-            f"{path} was not touched",
-            why="another file has taken the place of the one that was verified",
-            remedy=f"Find out what it is and bring back the verified file, {AGAIN}",
-        )
+        raise _replaced(path)
+
+
+def _replaced(path: str) -> GuestError:
+    return GuestError(
+        f"{path} was not touched",
+        why="another file has taken the place of the one that was verified",
+        remedy=f"Find out what it is and bring back the verified file, {AGAIN}",
+    )
 
 
 def _is_open_file(fd: int, path: str) -> bool:

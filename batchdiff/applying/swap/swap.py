@@ -8,7 +8,7 @@ Look at the files, ask :mod:`~batchdiff.applying.guests.next_action` what is nex
     verify()    compare the two                   may run in another thread, while the next guest is written
     finish()    publish, retire
 
-After a failure anywhere, what was not published is rolled back, and the outgoing file has its name.
+After a failure at any point, whatever was not published is rolled back, and the outgoing file has its own name.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from batchdiff.linux.permissions import Deed
 
 
 class Swap:
-    """One guest in progress. ``remarks``: for the operator. ``original``: what became of it, known at the end."""
+    """One guest in progress. ``remarks``: for the operator. ``original``: its fate, known at the end."""
 
     def __init__(self, task: SwapTask, run: Run) -> None:
         self.task, self._run = task, run
@@ -60,11 +60,11 @@ class Swap:
     def prepare(self) -> bool:
         """Continue until the two files must be compared; return False if that is not necessary."""
         if self.task.goal is Goal.APPLY and not self._journal.state.published:
-            self._make_up_for_the_record()
+            self._record_missed_publication()
         if self._journal.state.temporary is not None:
             self._discard()  # even if another verb wrote it: what it was made from still exists
         if not self.task.needs_comparison and self._outgoing.where is not OutgoingAt.GONE:
-            self._image()  # nothing is compared, but before anything moves, see who uses the outgoing file
+            self._image()  # nothing is compared, but check who uses the outgoing file before anything moves
         if self._continue_until({Action.VERIFY, Action.DONE}) is Action.DONE:
             return False
         self._image()  # open it now: verify() may run in another thread, which must not record anything
@@ -79,28 +79,28 @@ class Swap:
         self._verified = True
 
     def finish(self) -> None:
-        """Continue to the end.
+        """Publish the incoming file and retire the outgoing one.
 
         :raises PlanError: what was compared has changed since.
         """
         if Action.UNLINK not in self._done:
             self._outgoing.check_unchanged()
         incoming = self.task.incoming
-        # Not for an original that only gets its name back, which is not a new file.
+        # An original that only gets its name back is not a new file, so there is nothing to record.
         if self._verified and incoming.known is not None and not incoming.is_quarantined:
             self._journal.record_verified(incoming.known)
         self._continue_until({Action.DONE})
         self._end()
 
     def check_holds(self) -> None:
-        """Name the program for which a verification was ended, because it wants to write.
+        """Raise an error that names the program for which a verification was ended, because it wants to write.
 
         :raises BatchdiffError: there is one.
         """
         self._outgoing.check_holds()
 
     def abandon(self) -> None:
-        """Roll back what was not published: the outgoing file gets its name back, no unfinished file stays."""
+        """Roll back what was not published: give the outgoing file its name back, and remove an unfinished one."""
         self._verified = False
         while True:
             scene = observe(self.task, self._journal.state.temporary, verified=False)
@@ -114,14 +114,14 @@ class Swap:
             self._perform(action)
         # An apply may have died before it recorded a publication: restore must not forget that overlay.
         if self.task.goal is Goal.APPLY and self._incoming_at() is IncomingAt.NONE:
-            # If the outgoing file is back, its new ctime is in the journal.
+            # If the outgoing file is back under its own name, its new ctime is in the journal.
             self._journal.record_rolled_back(moved=self._outgoing.where is not OutgoingAt.NAMED)
 
     def close(self) -> None:
         """Release the outgoing image."""
         self._outgoing.close()
 
-    def _make_up_for_the_record(self) -> None:
+    def _record_missed_publication(self) -> None:
         """Sync and record the overlay if a process died right after publishing it."""
         incoming = self.task.incoming
         if self._incoming_at() is IncomingAt.PUBLISHED:
@@ -173,7 +173,7 @@ class Swap:
                 raise lost(self.task, self._outgoing.where)
 
     def _put_back(self) -> None:
-        """Undo what a process that died, or this one, did to the outgoing file's name."""
+        """Undo a rename of the outgoing file, by this process or one that died."""
         names, state = self.task.outgoing.names, self._journal.state
         # If another file has its own name, such as an overlay with one name for both, it returns to quarantine.
         source, target = self._outgoing.path, names.quarantine if os.path.lexists(names.own) else names.own
@@ -203,7 +203,7 @@ class Swap:
         require_lasting(incoming.path)
         image = self._image()
         temporary = own_files.temporary(incoming.path)
-        if fault := obstacle(Deed.RENAME, temporary):  # before the whole file is written in vain
+        if fault := obstacle(Deed.RENAME, temporary):  # before a whole file is written for nothing
             raise GuestError(f"{incoming.path} was not written", why=fault.why, remedy=fault.remedy)
         self._journal.record_temporary(temporary)
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -221,7 +221,7 @@ class Swap:
     def _publish(self) -> None:
         incoming = self.task.incoming
         if incoming.is_quarantined:
-            # An original gets its name back: an image that rests on it by its name in quarantine would lose it.
+            # An original gets its name back: an image with its quarantine name as backing file would lose it.
             require_no_dependents(self._run.dependents, str(incoming.ready))
         published = incoming.publish()
         self._run.journal.record_changed(published)
@@ -241,7 +241,7 @@ class Swap:
         self._run.journal.record_changed(identify(fd))
 
     def _unlink_outgoing(self) -> None:
-        """Delete the outgoing file, once it has the private name by which no program can open it any longer."""
+        """Delete the outgoing file, once it has a private name by which no other program can open it."""
         fd, names = self._image().layers[0].fd, self.task.outgoing.names
         self._outgoing.require_no_dependents(names.own, names.quarantine)
         self._outgoing.check_unchanged()

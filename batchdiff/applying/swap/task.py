@@ -57,7 +57,7 @@ class SwapTask(Protocol):
 
     @property
     def retire(self) -> Retire:
-        """The end of the outgoing file."""
+        """The way in which the outgoing file is retired."""
 
     @property
     def needs_comparison(self) -> bool:
@@ -68,7 +68,7 @@ class SwapTask(Protocol):
         """The path at which an older original stays in quarantine after a restore."""
 
     def check(self, outgoing: Image) -> None:
-        """Compare the open outgoing image with what is known of it, and the template with the plan.
+        """Compare the open outgoing image with what is known about it, and the template with the plan.
 
         :raises PlanError: one of them changed.
         """
@@ -91,15 +91,15 @@ class SwapTask(Protocol):
         """Do what must be done before the outgoing file may go; return remarks for the operator."""
 
     def before_end(self) -> list[str]:
-        """Do what no later run would do once the final step is recorded; return remarks for the operator."""
+        """Do what no later run will do, because the final step is about to be recorded; return remarks."""
 
 
 @runtime_checkable
 class Writer(Protocol):
-    """A task whose incoming file does not exist before."""
+    """A task whose incoming file does not exist yet."""
 
     def write(self, fd: int, outgoing: Image) -> list[str]:
-        """Write the incoming image into an empty file, from the outgoing one; return remarks for the operator."""
+        """Write the incoming image to an empty file, from the outgoing one; return remarks for the operator."""
 
 
 def is_in_place(task: SwapTask) -> bool:

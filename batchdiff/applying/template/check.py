@@ -51,7 +51,7 @@ def doubt(template: Image, plan: Plan, history: History) -> str:
     if template.virtual_size != plan.template.virtual_size:
         return f"its virtual size changed from {plan.template.virtual_size} to {template.virtual_size} bytes"
     if not all(each.vouches_for_content for each in now):
-        return "it is on a block device, whose size and number say nothing of its content"
+        return "it is on a block device, whose size and number do not show whether its content changed"
     as_we_left_it = tuple(
         before if after in history.changed and before.differs_in_ctime_only(after) else after
         for before, after in zip(planned, now, strict=True)
@@ -87,9 +87,10 @@ def require_content(
         )
     if content_digest(template, check=check) == known:
         return
+    # Once overlays are published, planning again cannot help: they need the old content.
     if history.published:
         raise TemplateChangedError(
-            f"the content of the template {path} changed after overlays were put on it",
+            f"the content of the template {path} changed after overlays were created on it",
             why=f"{reason}; this damages the overlays of {few(sorted(history.published))}, so do not start"
             " a VM on them",
             remedy=f"Bring the template back from a backup, {AGAIN}",

@@ -81,7 +81,7 @@ def _known(path: str) -> Sidecar | None:
     if before is None and os.path.lexists(path):
         raise PlanError(
             f"{path} cannot be read",
-            why="it is damaged, or a newer batchdiff has written it, so the overlays of the template are not"
+            why="it is damaged, or was written by a newer batchdiff, so the overlays of the template are not"
             " known",
             remedy="If it names no overlay that you need, move it away, then run the same command again.",
         )
@@ -90,7 +90,7 @@ def _known(path: str) -> Sidecar | None:
 
 def _other_content(template_path: str, overlays: list[str]) -> PlanError:
     return PlanError(
-        f"the content of {template_path} changed after overlays were put on it",
+        f"the content of {template_path} changed after overlays were created on it",
         why=f"{', '.join(sorted(overlays)[:3])}{' and more' if len(overlays) > 3 else ''} need its former"
         f" content, as {sidecar_path(template_path, overlays[0])} records",
         remedy="Bring the template back from a backup; start no VM on those overlays until then.",

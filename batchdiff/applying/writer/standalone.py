@@ -38,9 +38,9 @@ def write_standalone(  # noqa: PLR0913  # options by keyword
         os.ftruncate(fd, size)
         return
     if form is not ImageFormat.QCOW2:
-        qemu_img.convert(image.source, fd, form, image.virtual_size, stopped=_asked(check))
+        qemu_img.convert(image.source, fd, form, image.virtual_size, stopped=_raises(check))
         if form is ImageFormat.VMDK:
-            write_all(fd, vmdk.named(os.pread(fd, vmdk.TEXT_BYTES, vmdk.TEXT_AT), name), vmdk.TEXT_AT)
+            write_all(fd, vmdk.with_extent_name(os.pread(fd, vmdk.TEXT_BYTES, vmdk.TEXT_AT), name), vmdk.TEXT_AT)
         return
     geometry = geometry_of(OverlayOptions(), DEFAULT_CLUSTER_SIZE)
     new = NewImage(
@@ -52,7 +52,7 @@ def write_standalone(  # noqa: PLR0913  # options by keyword
     write_image(fd, image, new, check=check)
 
 
-def _asked(check: Callable[[], None]) -> Callable[[], bool]:
+def _raises(check: Callable[[], None]) -> Callable[[], bool]:
     """Return a function that reports what ``check`` raises for: a request to stop."""
 
     def stopped() -> bool:

@@ -18,7 +18,7 @@ def warn_of_changed_template(console: Console, plan: Plan) -> None:
         there = [path for path in sidecar.overlays if os.path.lexists(path)]
         if there and plan.template_digest not in {"", sidecar.digest}:
             console.warn(
-                f"warning: the content of {plan.template.source.path} changed after overlays were put on it"
+                f"warning: the content of {plan.template.source.path} changed after overlays were created on it"
                 f" ({few(sorted(there))}): they are damaged. Restore the template from a backup; `batchdiff apply`"
                 " refuses this plan"
             )

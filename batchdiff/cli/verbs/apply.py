@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 
 from batchdiff.applying.apply import apply_plan, check_options, originals_to_delete
-from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.swap.apply_task import ApplyOptions
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, VerifyMode
 from batchdiff.cli.confirm import Question, confirm
 from batchdiff.cli.console import Console
 from batchdiff.cli.format_doubts import warn_of_planned_formats

@@ -96,10 +96,10 @@ def _measured(kind: str, mount: Mount | None, folder: str, guest: int, block: in
     if kind == "xfs" and _is_realtime(guest):
         return Volume(kind, block, Exactness.UNKNOWN, not_measured("the realtime device of XFS"))
     if kind == "btrfs" and mount is not None and _compresses(mount, guest):
-        why = "btrfs compresses the overlay, by how much is known only once it is written"
+        why = "btrfs compresses the overlay, and its size is known only once it is written"
         return Volume(kind, block, Exactness.AT_MOST, why)
     if kind == "tmpfs" and mount is not None and mount.option("huge") not in {None, "never"}:
-        why = "the tmpfs may take huge pages for the overlay, or small ones (huge=)"
+        why = "the tmpfs may use huge pages or small ones for the overlay (huge=)"
         return Volume(kind, _huge_page(), Exactness.AT_MOST, why)
     return Volume(kind, block)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
@@ -30,12 +31,13 @@ class CheckpointFile:
             raise
 
     def records(self) -> list[Record]:
-        """Return the complete records; anything after the last of them will be overwritten.
+        """Return the complete records, and find their end: anything after it will be overwritten.
 
         :raises ValueError: it is not a checkpoint.
         """
         size = os.fstat(self._file.fileno()).st_size
         head = self._file.read(len(CHECKPOINT_MAGIC))
+        # A file that was cut short when it was created, even an empty one, is ours too.
         if not CHECKPOINT_MAGIC.startswith(head):
             raise ValueError("it is not a checkpoint of this version of batchdiff")
         found = list(decode(self._file, size))
@@ -43,7 +45,7 @@ class CheckpointFile:
         return [record for record, _ in found]
 
     def append(self, data: bytes) -> None:
-        """Write after the last valid record."""
+        """Write after the last valid record, which :meth:`records` finds; before that call, at the start."""
         fd = self._file.fileno()
         os.ftruncate(fd, self.end)
         done = 0
@@ -58,9 +60,11 @@ class CheckpointFile:
 
     def discard(self) -> None:
         """Remove the file if its path still leads to it."""
-        ours, there = os.fstat(self._file.fileno()), os.lstat(self.path)
-        if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino):
-            os.unlink(self.path)
+        ours = os.fstat(self._file.fileno())
+        with contextlib.suppress(FileNotFoundError):  # it is gone already
+            there = os.lstat(self.path)
+            if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino):
+                os.unlink(self.path)
 
     def close(self) -> None:
         """Close the file, which releases the lock."""

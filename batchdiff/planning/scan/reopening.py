@@ -99,7 +99,7 @@ def open_same_files(source: ImageSource, files: Files, observer: ReadObserver | 
     if files_of(image) != files:
         image.close()
         raise ImageError(
-            f"another file has taken the place of {source.path} while it was scanned",
+            f"another file took the place of {source.path} while it was scanned",
             remedy="Find out what moved it, or mounted something there, and plan again.",
         )
     return image

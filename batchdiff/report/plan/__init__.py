@@ -1,1 +1,1 @@
-"""The savings report of a plan: its facts once, and the forms that lay them out."""
+"""The savings report of a plan, in each of its forms."""

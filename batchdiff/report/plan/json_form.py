@@ -20,7 +20,7 @@ def plan_json(facts: PlanFacts) -> str:
 
 
 def plan_report(facts: PlanFacts) -> dict[str, Any]:
-    """Return the plain values of that report."""
+    """Return the report as plain values."""
     plan = facts.plan
     document = to_dict(plan)
     guests = zip(document["guests"], plan.guests, strict=True)

@@ -4,7 +4,7 @@
 
     heading        the template, and the number of guests
     warnings       images that have changed since planning
-    table          guests that were compared or refused, and the totals; below it why they do not add up
+    table          guests that were compared or refused, and the totals; below it, why they do not add up
     notes          why guests are not converted; those skipped for the same reason together
     next           the space that apply needs, and what it will do
 """

@@ -1,4 +1,4 @@
-"""The words of a plan's report, which all forms for people share: the cells of its table, and its sentences."""
+"""The wording of a plan's report, which all forms for people share: the cells of its table, and its sentences."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def reasons(facts: PlanFacts) -> Iterator[tuple[str, str]]:
 
 
 def how_saved(facts: PlanFacts) -> Iterator[str]:
-    """Yield why `saved` is not `allocated` less `overlay`, if it is not."""
+    """Yield why `saved` is not `allocated` minus `overlay`, if it is not."""
     chosen = facts.savings
     if facts.overlay_disk_bytes != facts.plan.totals.overlay_bytes:
         what, why = (
@@ -115,7 +115,7 @@ def next_steps(facts: PlanFacts) -> Iterator[str]:
 
 
 def _space(facts: PlanFacts, guests: int) -> str:
-    """Return the space that apply takes, and how much less it makes do with if there is not so much."""
+    """Return the space that apply needs with the usual number of guests at once, and with one at a time."""
     usual, least = facts.space_at_once(facts.jobs), facts.space_at_once(1)
     up_to = "about" if facts.plan.totals.exactness is Exactness.UNKNOWN else "up to"
     text = f"It needs {up_to} {format_size(usual)} of free disk space at once"

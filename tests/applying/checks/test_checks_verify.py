@@ -9,7 +9,7 @@ from patching import OFFSET, Patched
 
 from batchdiff.applying.checks import verify as verification
 from batchdiff.applying.checks.verify import Comparison, require_judges, verify
-from batchdiff.applying.checks.verify_mode import VerifyMode
+from batchdiff.choices import VerifyMode
 from batchdiff.errors import ProgramError, VerificationError
 from batchdiff.image.image import Image
 from batchdiff.image.open import open_image

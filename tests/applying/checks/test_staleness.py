@@ -12,10 +12,9 @@ from oracle import source
 from stage import Stage, failed, status
 
 from batchdiff.applying.checks.staleness import changes_since_planned, check_unchanged
-from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.journal.records import History
 from batchdiff.applying.results.outcome import Status
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import PlanError
 from batchdiff.image.open import open_image
 from batchdiff.plan.plan import PlannedImage
@@ -71,7 +70,7 @@ def test_written_to(guest, number, mode, noted):
 @pytest.mark.parametrize("mode", VerifyMode)
 def test_another_virtual_size(guest, mode):
     image, record = guest
-    with pytest.raises(PlanError, match="has another virtual size"):
+    with pytest.raises(PlanError, match="has a different virtual size"):
         check_unchanged(
             image, dataclasses.replace(record, virtual_size=record.virtual_size + 512), History(), mode
         )

@@ -88,7 +88,7 @@ NEXT = {
     "published, the original was written to": (
         GuestState(Step.PUBLISHED, published=True),
         replace(BOTH, written=Written.ORIGINAL | Written.OVERLAY),
-        "verify: its original was written to since, so only you know which of the two counts; or"
+        "verify: its original was written to since, so only you know which of the two to keep; or"
         " restore --discard-changes to go back to /vm.img",
     ),
     "deleted": (
@@ -108,7 +108,7 @@ NEXT = {
         BOTH,
         "purge --used: delete the older original /vm.img.batchdiff-original",
     ),
-    "doubt": (QUARANTINED, OnDisk(None, None, "both a and b are there"), "move one away: both a and b are there"),
+    "doubt": (QUARANTINED, OnDisk(None, None, "both a and b exist"), "move one away: both a and b exist"),
     "overlay missing": (
         QUARANTINED,
         OnDisk(None, "/vm.img.aside"),

@@ -81,4 +81,4 @@ def test_what_cannot_be_read_may_have_any(files):
 
 def test_a_raw_image_gets_back_all_it_had():
     assert not_given_back(ImageFormat.RAW) == []
-    assert "not compressed" in not_given_back(ImageFormat.QCOW2)[0]
+    assert "uncompressed" in not_given_back(ImageFormat.QCOW2)[0]

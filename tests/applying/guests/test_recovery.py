@@ -12,9 +12,10 @@ from plans import untouched
 from stage import ASIDE, DELETING, NAME, Stage, failed
 
 from batchdiff.applying.guests.recovery import recovered
+from batchdiff.applying.guests.unrecorded import unrecorded
 from batchdiff.applying.journal.records import Fate, Goal, History, Step
 from batchdiff.choices import Retire
-from batchdiff.plan.path_map import Move, PathMap
+from batchdiff.plan.path_map import NOTHING_MOVED, Move, PathMap
 from batchdiff.plan.plan import Verdict
 
 
@@ -121,13 +122,29 @@ def damage(stage, what):
             notation.run("qemu-img", "rebase", *arguments)
 
 
-@pytest.mark.parametrize("what", DAMAGES)
-@pytest.mark.parametrize("retire", [Retire.KEEP, Retire.DELETE])
+@pytest.mark.parametrize(
+    ("what", "retire"),
+    [
+        *((what, Retire.KEEP) for what in DAMAGES),
+        *((what, Retire.DELETE) for what in DAMAGES if what != "missing"),
+    ],
+)
 def test_what_does_not_rest_on_the_template_is_not_recovered(stage, what, retire):
     """Restore would delete it."""
     stage.apply(retire)
     damage(stage, what)
     assert recovered(stage.plan, History()) == {}
+
+
+def test_overlay_and_original_are_both_missing(stage):
+    """The sidecar has a record of the overlay, so `status` must not suggest to write it."""
+    stage.apply(Retire.DELETE)
+    stage.overlay().unlink()
+    (state,) = recovered(stage.plan, History()).values()
+    assert (state.step, state.fate, state.published) == (Step.RETIRED, Fate.GONE, True)
+    assert unrecorded(stage.plan, History(), NOTHING_MOVED).keys() == {
+        guest.name for guest in stage.plan.to_convert
+    }
 
 
 @pytest.mark.parametrize("sidecar", [True, False])

@@ -149,8 +149,8 @@ def test_the_journal_of_an_older_plan_is_set_aside(plan_path, tmp_path):
 
 SAID = {
     "first": "is not a journal",
-    "middle": "is damaged: its line 5 is not a record of batchdiff",
-    "last": r"is damaged: its line \d+ is not a record of batchdiff",
+    "middle": "is damaged: line 5 is not a batchdiff record",
+    "last": r"is damaged: line \d+ is not a batchdiff record",
 }
 """By where a line is that makes no sense."""
 

@@ -8,13 +8,12 @@ import plans
 import pytest
 
 from batchdiff.applying.checks.verify import Check
-from batchdiff.applying.checks.verify_mode import VerifyMode
 from batchdiff.applying.journal.file import FrozenJournal
 from batchdiff.applying.journal.records import Goal, GuestState, History, Step
 from batchdiff.applying.swap import apply_task
 from batchdiff.applying.swap.apply_task import ApplyOptions, ApplyTask
 from batchdiff.applying.swap.task import is_in_place
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import GuestError
 from batchdiff.qcow2.faults import FormatError
 

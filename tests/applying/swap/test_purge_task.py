@@ -236,7 +236,7 @@ def test_an_older_original_whose_image_goes_while_they_are_compared(older):
     older.original().write_bytes(aside(older).read_bytes())
     older.judge.asked = older.original().unlink
     reason = failed(older.purge())
-    assert f"{older.original()} is gone, with what its VM wrote" in reason
+    assert f"{older.original()} is gone, and with it what its VM wrote" in reason
     go_back_as_advised(older, reason)
 
 

@@ -234,7 +234,7 @@ def test_a_vm_that_runs_after_a_restore_died(tmp_path, monkeypatch):
             assert_same(stage.original().read_bytes(), newer)
             continue
         seen.add(last)
-        assert "only you know which of the two counts" in failed(stage.restore())
+        assert "only you know which of the two to keep" in failed(stage.restore())
         assert_same(stage.content(stage.overlay(), "qcow2"), newer)
         assert_same(stage.original().read_bytes(), USED)
         stage.restore(discard_changes=True)
@@ -293,5 +293,5 @@ def test_what_apply_had_begun_says_nothing_of_the_overlay(tmp_path, monkeypatch)
         if len(changes) < count or not stage.overlay().exists():
             break
         stage.overlay().unlink()
-        assert "is missing, with what its VM wrote since" in failed(stage.restore()), changes
+        assert "is missing, and with it what its VM wrote since" in failed(stage.restore()), changes
     assert count >= 3

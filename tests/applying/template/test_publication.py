@@ -99,7 +99,7 @@ def test_overlays_of_another_content_are_found_before_one_is_written(stage):
     stage.plan = stage.planned("web")
     stage.steps.clear()
     outcomes = stage.apply(Retire.DELETE)
-    assert "changed after overlays were put on it" in failed(outcomes)
+    assert "changed after overlays were created on it" in failed(outcomes)
     assert stage.steps == [("web", "checked")]
     assert not stage.overlay("web").exists()
 
@@ -111,7 +111,7 @@ def test_without_a_digest_they_are_found_before_the_original_goes(stage):
     with stage.template.open("r+b") as file:
         file.write(b"?")
     stage.plan = dataclasses.replace(stage.planned("web"), template_digest="")
-    assert "changed after overlays were put on it" in failed(stage.apply(Retire.DELETE))
+    assert "changed after overlays were created on it" in failed(stage.apply(Retire.DELETE))
     assert stage.original("web").exists()
     with pytest.raises(PlanError, match="changed after overlays"):
         stage.apply(Retire.DELETE)

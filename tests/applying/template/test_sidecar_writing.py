@@ -132,7 +132,7 @@ def test_another_content(template, others):
             os.unlink(template.folder / name)
     if others:
         before = template.known
-        with pytest.raises(PlanError, match="changed after overlays were put on it") as caught:
+        with pytest.raises(PlanError, match="changed after overlays were created on it") as caught:
             template.record("c.qcow2", "another")
         assert "a.qcow2" in caught.value.why
         assert template.known == before
@@ -160,7 +160,7 @@ def test_asked_before_an_overlay_is_written(template, digest, there, refused):
     if not there:
         os.unlink(template.folder / "a.qcow2")
     if refused:
-        with pytest.raises(PlanError, match="changed after overlays were put on it"):
+        with pytest.raises(PlanError, match="changed after overlays were created on it"):
             check_other_overlays(str(template.path), digest, "/vm.qcow2")
     else:
         check_other_overlays(str(template.path), digest, "/vm.qcow2")
@@ -173,7 +173,7 @@ def test_four_overlays_are_named_by_three(template):
         template.record("e.qcow2", "another")
     folder = template.path.parent
     assert str(caught.value) == (
-        f"the content of {template.path} changed after overlays were put on it: {folder}/a.qcow2,"
+        f"the content of {template.path} changed after overlays were created on it: {folder}/a.qcow2,"
         f" {folder}/b.qcow2, {folder}/c.qcow2 and more need its former content, as"
         f" {template.path}.batchdiff-template.json records."
         " Bring the template back from a backup; start no VM on those overlays until then."

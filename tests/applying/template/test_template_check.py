@@ -166,7 +166,7 @@ def test_another_content_below_overlays(template, digest_is):
     template.history.states.update(
         {name: GuestState(Step.PUBLISHED, published=name != "db") for name in ("web02", "web01", "db")}
     )
-    with pytest.raises(PlanError, match="changed after overlays were put on it") as caught:
+    with pytest.raises(PlanError, match="changed after overlays were created on it") as caught:
         require(template)
     assert "this damages the overlays of web01 and web02" in caught.value.why
     assert "it was touched" in caught.value.why

@@ -201,5 +201,5 @@ def test_a_fault_after_the_first_extents(comb, monkeypatch):
         return real(*arguments)
 
     monkeypatch.setattr(fcntl, "ioctl", ioctl)
-    with pytest.raises(ImageError, match=r"cannot find out where .*comb is on its disk: Input/output error"):
+    with pytest.raises(ImageError, match=r"cannot determine where .*comb is on its disk: Input/output error"):
         measured(comb)

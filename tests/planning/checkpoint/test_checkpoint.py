@@ -317,6 +317,14 @@ def test_only_its_own_file_is_discarded(plan, partial):
     assert partial.read_bytes() == b"another"
 
 
+def test_nothing_to_discard_is_no_reason_to_warn(plan, partial):
+    checkpoint = opened(plan)
+    checkpoint.load("b")
+    checkpoint.add(result(1))
+    partial.unlink()
+    checkpoint.discard()
+
+
 _HOLDER = """
 import sys, time
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint

@@ -36,8 +36,8 @@ def _warn_of_modes(console: Console, modes: dict[str, int]) -> None:
     others = len(closed) - 1
     more = f" (and {others} more guest{'s' if others > 1 else ''} with such a mode)" if others else ""
     console.warn(
-        f"warning: {first}{more} is read-only (mode {mode:04o}), and so will its overlay be;"
-        f" `chmod u+w {shell_word(first)}` if its VM is to write"
+        f"warning: {first}{more} is read-only (mode {mode:04o}), and its overlay will be, too;"
+        f" `chmod u+w {shell_word(first)}` if its VM must write to it"
     )
 
 
