@@ -20,12 +20,15 @@ from typing import NamedTuple
 from batchdiff.dependents.image_folders import folders_of_manifest, folders_of_plan
 from batchdiff.files import own_files
 from batchdiff.files.identity import Identity, identity_of
-from batchdiff.image.backing.heads import Heads
+from batchdiff.image.backing.heads import Heads, identifier_of
 from batchdiff.image.backing.links import BackingGraph, Target, Unread
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.plan import Plan
 from batchdiff.plan.sidecar import read_sidecar
+
+_SNAPSHOTS = "Snapshots"
+"""The folder beside a disk in which VirtualBox keeps the differences to it."""
 
 _ASIDE = (own_files.QUARANTINE, own_files.OVERLAY_ASIDE, own_files.DELETING)
 
@@ -72,18 +75,19 @@ class Dependents:
         former: Iterable[str] = (),
         but: Iterable[str] = (),
         forbidden: Forbidden = Forbidden.COUNTS,
+        identifier: str | None = None,
     ) -> DependentImages:
         """Return the images that have a file anywhere in their chain, sorted.
 
         ``former``: names that the file had a moment ago; images that name these depend on it, too. ``but``: images
-        that are allowed to depend on it; images on top of these are still reported. The file itself is never
-        opened.
+        that are allowed to depend on it; images on top of these are still reported. ``identifier``: its own, by
+        which differencing images of other programs name it. The file itself is never opened.
         """
         own = identity_of(path)
         look = _Look(self._heads, frozenset() if own is None else frozenset({own}), self._raw)
         look.add_all(self._folders, self._images)
         look.add(path, former)
-        return look.answer(path, former, but, forbidden)
+        return look.answer(path, former, but, forbidden, identifier)
 
     def on_each(self, paths: Iterable[str], *, forbidden: Forbidden = Forbidden.COUNTS) -> dict[str, list[str]]:
         """Return the same for several files, in words. It may open them, so none of them may be held."""
@@ -92,7 +96,7 @@ class Dependents:
         look.add_all(self._folders, self._images)
         for path in paths:
             look.add(path, ())
-        return {path: look.answer(path, (), (), forbidden).words for path in paths}
+        return {path: look.answer(path, (), (), forbidden, _identifier_at(path)).words for path in paths}
 
 
 def dependents_in_manifest(manifest: Manifest) -> Dependents:
@@ -130,18 +134,25 @@ class _Look:
     def add(self, path: str, former: Iterable[str]) -> None:
         """Search the folder and the sidecars of one file."""
         self._doubtful[path] = []
-        self._add_folders([os.path.realpath(os.path.dirname(path))])
+        folder = os.path.realpath(os.path.dirname(path))
+        differences = os.path.join(folder, _SNAPSHOTS)
+        self._add_folders([folder, differences] if os.path.isdir(differences) else [folder])
         for sidecar in _sidecars_of((path, *former)):
             self._add_sidecar(path, sidecar)
 
     def answer(
-        self, path: str, former: Iterable[str], but: Iterable[str], forbidden: Forbidden
+        self,
+        path: str,
+        former: Iterable[str],
+        but: Iterable[str],
+        forbidden: Forbidden,
+        identifier: str | None = None,
     ) -> DependentImages:
         """Return the images that depend on a file that was taken in."""
         own = identity_of(path)
         left_out = {own, *map(identity_of, but)}
         targets: list[Target] = [os.path.realpath(name) for name in (path, *former)]
-        targets += [own] if own is not None else []
+        targets += [each for each in (own, identifier) if each is not None]
         found = [name for image, name in self._graph.dependents_of(targets).items() if image not in left_out]
         unread = [each for image, each in self._graph.unread.items() if image not in left_out | self._raw]
         doubtful = {_unread(each) for each in [*unread, *self._closed] if _counts(each, forbidden)}
@@ -179,6 +190,17 @@ def _sidecars_of(names: Iterable[str]) -> Iterator[str]:
     """Yield the paths that a file's sidecar can have; the file may be set aside under another name meanwhile."""
     own = {name.removesuffix(suffix) for name in names for suffix in ("", *_ASIDE)}
     yield from (name + own_files.SIDECAR for name in sorted(own))
+
+
+def _identifier_at(path: str) -> str | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:  # then nothing else can be done with it, either
+        return None
+    try:
+        return identifier_of(fd)
+    finally:
+        os.close(fd)
 
 
 def _counts(unread: Unread, forbidden: Forbidden) -> bool:

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from batchdiff.qcow2.faults import FormatError
+from batchdiff.qcow2.faults import FormatError, require
+from batchdiff.units import ceil_div
 
 ReadAt = Callable[[int, int], bytes]
 """Read bytes of the file, by offset and length; fewer at its end."""
+
+
+_MOST_CLUSTERS = 1 << 27
+"""QEMU looks at each, also of a disk that is empty: half a minute for so many."""
+
+
+def require_mappable(size: int, cluster: int) -> None:
+    """Require that QEMU can map a disk in reasonable time, however large a small file says it is.
+
+    :raises FormatError: it has too many clusters.
+    """
+    count = ceil_div(size, cluster)
+    require(count <= _MOST_CLUSTERS, f"its {count} clusters are too many to map (at most {_MOST_CLUSTERS})")
 
 
 def exactly(read: ReadAt, offset: int, length: int, what: str) -> bytes:

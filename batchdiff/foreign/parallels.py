@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import struct
 
-from batchdiff.foreign.header import ReadAt, exactly
+from batchdiff.foreign.header import ReadAt, exactly, require_mappable
 from batchdiff.qcow2.faults import require
 from batchdiff.units import SECTOR
 
-_HEADER = struct.Struct("<16sI8xIIQI12x")
+_HEADER = struct.Struct("<16sI8xIIQI8xQ")
 _OLD, _NEW = b"WithoutFreeSpace", b"WithouFreSpacExt"
 _VERSION, _IN_USE = 2, 0x746F6E59
 _MOST_TRACKS = 0x7FFFFFFF // 513
@@ -23,12 +23,14 @@ def inspect_parallels(read: ReadAt, file_size: int) -> None:
     :raises FormatError: it is not one, is damaged, or was not closed cleanly.
     """
     fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
-    mark, version, tracks, entries, sectors, in_use = fields
+    mark, version, tracks, entries, sectors, in_use, extension = fields
     require(mark in {_OLD, _NEW}, "it is not a Parallels image: its signature is missing")
     require(version == _VERSION, f"Parallels version {version} is unknown (2 is known)")
     require(0 < tracks <= _MOST_TRACKS, f"a cluster size of {tracks} sectors is invalid")
     require(in_use != _IN_USE, "it is marked as in use: a VM is running on it, or was not shut down cleanly")
+    require(extension == 0, "it has a format extension, such as dirty bitmaps, which an overlay would lose")
     if mark == _OLD:
         sectors &= 0xFFFFFFFF
     require(sectors <= entries * tracks, f"its {entries} clusters cannot hold its {sectors * SECTOR} bytes")
+    require_mappable(sectors, tracks)
     require(_HEADER.size + entries * 4 <= file_size, "its cluster map ends past the end of the file")

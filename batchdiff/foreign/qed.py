@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from batchdiff.foreign.header import ReadAt, exactly
+from batchdiff.foreign.header import ReadAt, exactly, require_mappable
 from batchdiff.qcow2.faults import require
 
 _HEADER = struct.Struct("<4sIIIQQQQQII")
@@ -33,6 +33,7 @@ def inspect_qed(read: ReadAt, file_size: int) -> None:
     )
     require(1 <= table <= _LARGEST_TABLE and table & (table - 1) == 0, f"tables of {table} clusters are invalid")
     require(size % 512 == 0 and size <= (cluster * table // 8) ** 2 * cluster, f"its size {size} is invalid")
+    require_mappable(size, cluster)
     require(
         tables_at % cluster == 0 and tables_at + cluster * table <= file_size, "its L1 table is outside the file"
     )

@@ -12,19 +12,21 @@ from __future__ import annotations
 import re
 import struct
 
-from batchdiff.foreign.header import ReadAt, exactly
+from batchdiff.foreign.header import ReadAt, exactly, require_mappable
 from batchdiff.foreign.vdi import DIFFERENCE
 from batchdiff.qcow2.faults import FormatError, require
 from batchdiff.units import SECTOR, TIB, ceil_div
 
 _HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
-_MOST_DESCRIPTOR = 20 * 1024
+TEXT_AT, TEXT_BYTES = SECTOR, 20 * SECTOR
+"""Where QEMU looks for a parent, whatever the header says of the descriptor's place and size."""
 _MOST_GRAIN = 128 * 1024 // SECTOR * 1024
 _MOST_SECTORS = 64 * TIB // SECTOR
 _AT_END = (1 << 64) - 1
 
 _VALUE = re.compile(rb'^[ \t]*(\w+)[ \t]*=[ \t]*"?([^"\r\n]*?)"?[ \t]*\r?$', re.MULTILINE)
 _EXTENT = re.compile(rb"^[ \t]*(?:rw|rdonly|noaccess)[ \t]+\d+[ \t]+(\w+)", re.MULTILINE)
+_EXTENT_NAME = re.compile(rb'^(RW \d+ SPARSE ")[^"\n]*"', re.MULTILINE)
 _NO_PARENT, _SPARSE = b"ffffffff", "monolithicsparse"
 
 
@@ -49,12 +51,25 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> None:
     require(
         8 <= grain <= _MOST_GRAIN and is_power and 0 < entries <= 512, "its grains or tables have invalid sizes"
     )
-    require(text_at > 0 and 0 < text_size * SECTOR <= _MOST_DESCRIPTOR, "its descriptor is missing or too large")
-    # QEMU visits each grain of the disk, however small the file is. Each entry of the directory is for one table.
+    require(
+        text_at * SECTOR == TEXT_AT and 0 < text_size * SECTOR <= TEXT_BYTES,
+        "its descriptor is missing, too large, or not right behind the header",
+    )
+    # Each entry of the directory is for one table.
     tables = ceil_div(capacity, grain * entries)
     require(capacity <= _MOST_SECTORS, f"its size of {capacity} sectors exceeds 64 TiB")
+    require_mappable(capacity * SECTOR, grain * SECTOR)
     require(directory * SECTOR + tables * 4 <= file_size, "its grain directory is outside the file")
-    _inspect_descriptor(exactly(read, text_at * SECTOR, text_size * SECTOR, "descriptor"))
+    exactly(read, TEXT_AT, text_size * SECTOR, "descriptor")
+    _inspect_descriptor(read(TEXT_AT, TEXT_BYTES))
+
+
+def with_extent_name(descriptor: bytes, name: str) -> bytes:
+    """Return a descriptor whose extent has the name for which VMware looks; as it was if that does not fit."""
+    if not name.isascii() or not name.isprintable() or '"' in name:
+        return descriptor
+    changed = _EXTENT_NAME.sub(lambda found: found[1] + name.encode() + b'"', descriptor.rstrip(b"\0"), count=1)
+    return changed.ljust(len(descriptor), b"\0") if len(changed) < len(descriptor) else descriptor
 
 
 def _inspect_descriptor(text: bytes) -> None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import struct
 
-from batchdiff.foreign.header import ReadAt, exactly
+from batchdiff.foreign.header import ReadAt, exactly, require_mappable
 from batchdiff.foreign.vdi import DIFFERENCE
 from batchdiff.qcow2.faults import require
 
 _FOOTER, _FOOTER_BYTES = struct.Struct(">8s8xQ36xI"), 512
 _TABLE = struct.Struct(">8s8xQ4xII")
+_MARK = b"conectix"
 _FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
 
 
@@ -21,14 +22,14 @@ def inspect_vpc(read: ReadAt, file_size: int) -> None:
 
     :raises FormatError: it is not one, is damaged, or has a parent image.
     """
-    footer = read(0, _FOOTER_BYTES)
+    first, last = read(0, _FOOTER_BYTES), read(max(file_size - _FOOTER_BYTES, 0), _FOOTER_BYTES)
     # QEMU takes the copy at the start if there is one. Only a fixed image has none.
-    is_copied = footer.startswith(b"conectix")
-    if not is_copied:
-        footer = read(max(file_size - _FOOTER_BYTES, 0), _FOOTER_BYTES)
-    require(
-        len(footer) == _FOOTER_BYTES and footer.startswith(b"conectix"), "it is not a VHD image: it has no footer"
-    )
+    is_copied = first.startswith(_MARK)
+    footer = first if is_copied else last
+    require(len(footer) == _FOOTER_BYTES and footer.startswith(_MARK), "it is not a VHD image: it has no footer")
+    # The guest of a fixed image writes its first sector; other programs than QEMU take the footer at the end.
+    is_forged = is_copied and last.startswith(_MARK) and _FOOTER.unpack_from(last)[2] == _FIXED
+    require(not is_forged, "it starts like a dynamic image, as its guest may have forged, but is a fixed one")
     _, table_header_at, kind = _FOOTER.unpack_from(footer)
     # QEMU ignores the parent of a differencing image, and shows zeros in its place.
     require(kind != _DIFFERENCING, DIFFERENCE)
@@ -43,4 +44,6 @@ def _inspect_table(head: bytes, file_size: int) -> None:
     cookie, table_at, blocks, block = _TABLE.unpack(head)
     require(cookie == b"cxsparse", "it is damaged: the header of its block table is missing")
     require(block >= 512 and block & (block - 1) == 0, f"blocks of {block} bytes are invalid")
+    # QEMU refuses a disk that is larger than its blocks are.
+    require_mappable(blocks * block, block)
     require(table_at + blocks * 4 <= file_size, "its block table ends past the end of the file")

@@ -69,7 +69,7 @@ def _mapped(inspect: Callable[[ReadAt, int], None], *checks: str) -> Format:
     return Format(opener, (*checks, _OF_THE_MAP))
 
 
-_OF_THE_MAP = "QEMU, confined to this file, maps the disk to it; the map stays in the file and uses no byte twice"
+_OF_THE_MAP = "the map that QEMU, confined to this file, makes of it stays in the file and uses no byte twice"
 
 _NOT_OPENED = Unchecked("refused without being opened")
 
@@ -98,7 +98,7 @@ FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.VMDK: _mapped(
         inspect_vmdk,
         "the file is its only extent: a text descriptor, several extents or a parent are refused",
-        "not compressed; its sizes, descriptor and grain directory are valid",
+        "not compressed; its sizes and grain directory are valid, and its descriptor is where QEMU reads it",
     ),
     ImageFormat.VDI: _mapped(
         inspect_vdi,
@@ -109,12 +109,12 @@ FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.VPC: _mapped(
         inspect_vpc,
         "it has no parent, which QEMU would read as zeros",
-        "its footer and its block table are valid",
+        "its footers agree, and they and its block table are valid",
     ),
     ImageFormat.PARALLELS: _mapped(
         inspect_parallels,
         "no outside references are possible",
-        "closed cleanly; its sizes and its cluster map are valid",
+        "closed cleanly, without a format extension; its sizes and its cluster map are valid",
     ),
     ImageFormat.LUKS: Format(_encrypted, _NOT_OPENED),
 }

@@ -10,7 +10,9 @@ The map of an unchanged file is kept for this process, and for the workers that 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from array import array
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import NamedTuple
 
@@ -29,6 +31,12 @@ from batchdiff.qemu import qemu_img
 
 _MOST_KEPT = 2_000_000
 """Runs in all maps that are kept, of 24 bytes each."""
+
+_DECODER = json.JSONDecoder()
+_GAP = re.compile(r"\s*[\[,]\s*(?=\{)")
+
+_MOST_LOOKED_AT = 1000
+"""Runs that are all holes in the file, before one that may be one, too, is called data."""
 
 _Offsets = npt.NDArray[np.int64]
 
@@ -85,7 +93,7 @@ class MappedLayer:
 
     def _mapped_by_qemu(self, now: Fingerprint) -> _ImageMap:
         try:
-            text = qemu_img.file_map(self._source, self._file.size)
+            text = qemu_img.file_map(self._source)
         except (ProgramError, InUseError) as error:
             # Without QEMU, only images of these formats are refused, and the others are planned.
             raise ImageError(f"cannot read {self.path}", why=error.reason, remedy=error.remedy) from error
@@ -147,20 +155,36 @@ class MappedLayer:
             starts[first:last].tolist(), ends[first:last].tolist(), offsets[first:last].tolist(), strict=True
         )
         for begin, stop, offset in rows:
-            if begin > at:
-                found.append(Segment(at, begin, Origin.ZERO, 0, 0))
-                at = begin
-            found.append(Segment(at, min(stop, end), Origin.FILE, 0, offset + at - begin))
-            at = min(stop, end)
+            shift = begin - offset
+            for low, high in self._stored(max(begin, start) - shift, min(stop, end) - shift):
+                if low + shift > at:
+                    found.append(Segment(at, low + shift, Origin.ZERO, 0, 0))
+                at = high + shift
+                found.append(Segment(low + shift, at, Origin.FILE, 0, low))
         if at < end:
             found.append(Segment(at, end, Origin.ZERO, 0, 0))
         return found
 
+    def _stored(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield the parts of a range of the file that are not holes: a small file may map far more than it has."""
+        # Reading past the end of the file raises the error.
+        if self._file.is_block_device or end > self._file.size:
+            yield start, end
+            return
+        for first, hole in self._file.data_runs(start, end):
+            yield first, min(hole, end)
+
     def next_data(self, start: int) -> int | None:
-        """Return the first offset at or after ``start`` that holds data; None if there is none."""
-        _, starts, ends, _ = self._map
+        """Return an offset from ``start`` on, before which there is no data; None if there is none at all."""
+        _, starts, ends, offsets = self._map
         index = int(np.searchsorted(ends, start, side="right"))
-        return max(start, int(starts[index])) if index < len(starts) else None
+        for number in range(index, min(index + _MOST_LOOKED_AT, len(starts))):
+            begin, stop, offset = int(starts[number]), int(ends[number]), int(offsets[number])
+            at = max(begin, start)
+            for first, _ in self._stored(offset + at - begin, offset + stop - begin):
+                return begin + first - offset
+        index += _MOST_LOOKED_AT
+        return int(starts[index]) if index < len(starts) else None
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
         """Read a FILE segment."""
@@ -185,20 +209,35 @@ def _parsed(text: str, path: str) -> _ImageMap:
     :raises ImageError: it lists data without an offset in the file, as for a compressed or encrypted image.
     """
     try:
-        entries = json.loads(text)
-        size = sum(entry["length"] for entry in entries)
-        data = [entry for entry in entries if entry["data"] and not entry["zero"]]
-        table = np.array([(e["start"], e["start"] + e["length"], e["offset"]) for e in data], dtype=np.int64)
-    except (ValueError, KeyError, TypeError) as error:
+        size, table = 0, array("q")
+        for entry in _entries(text):
+            start, length = entry["start"], entry["length"]
+            if entry["data"] and not entry["zero"]:
+                table.extend((start, start + length, entry["offset"]))
+            size = start + length
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ImageError(
             f"cannot use {path}",
             why=f"QEMU does not map its data to offsets in the file ({type(error).__name__}: {error})",
             remedy="Make a qcow2 copy with `qemu-img convert`, and use that in the manifest.",
         ) from error
-    starts, ends, offsets = table.reshape(-1, 3).T
+    starts, ends, offsets = np.frombuffer(table, dtype=np.int64).reshape(-1, 3).T
     joins = (starts[1:] == ends[:-1]) & (offsets[1:] - offsets[:-1] == starts[1:] - starts[:-1])
     first, last = np.concatenate([[True], ~joins])[: len(starts)], np.concatenate([~joins, [True]])[: len(ends)]
     return _ImageMap(size, starts[first].copy(), ends[last].copy(), offsets[first].copy())
+
+
+def _entries(text: str) -> Iterator[dict[str, int]]:
+    """Yield the gapless ranges of a map one by one: all of two million at once would take a gigabyte."""
+    at = end = 0
+    while (gap := _GAP.match(text, at)) is not None:
+        entry, at = _DECODER.raw_decode(text, gap.end())
+        if entry["depth"] or entry["start"] != end:
+            raise ValueError(f"it has a parent, or a gap at byte {end}")
+        end += entry["length"]
+        yield entry
+    if "".join(text[at:].split()) not in {"]", "[]"}:
+        raise ValueError(f"it prints {text[at : at + 100]!r}")
 
 
 def _keep(key: tuple[str, int, int, int, int, int], found: _ImageMap) -> None:

@@ -2,7 +2,7 @@
 
 A program gets its arguments as a list, the C locale, no standard input, a process group of its own that is killed
 as a whole, and limits on run time, CPU time and memory. Its output is kept up to a limit. It can read only the
-files that it is given, and change only one that it is given to write (:mod:`batchdiff.qemu.landlock`).
+files that it is given, and change only those whose descriptors it is given (:mod:`batchdiff.qemu.landlock`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from batchdiff.linux.call_failures import AGAIN, explained
 from batchdiff.linux.permissions import Deed
 from batchdiff.qemu.landlock import start_confined
 from batchdiff.signals import signal_name
+from batchdiff.units import format_size
 
 _KEPT = 64 << 10
 """Bytes of output that are kept: a damaged image can make `qemu-img check` print gigabytes."""
@@ -34,6 +35,11 @@ _KEPT = 64 << 10
 
 _MEMORY = 2 << 30
 """Bytes of address space. With a quarter of that, qemu-img fails on valid images."""
+
+
+class OutputError(ProgramError):
+    """A program has printed too much."""
+
 
 _running: set[subprocess.Popen[bytes]] = set()
 
@@ -73,16 +79,17 @@ def run(  # noqa: PLR0913  # options by keyword
     timeout: float,
     package: str,
     stopped: Callable[[], bool] = never,
-    writes: Sequence[str] = (),
-    kept: int = _KEPT,
+    writes: Sequence[int] = (),
+    most_output: int | None = None,
 ) -> CompletedProgram:
     """Run a program to its end.
 
-    ``reads``: the files that it may read besides installed ones; None: it runs unconfined. ``writes``: existing
-    files that it may write as well. ``timeout``: seconds of
-    run time, and of CPU time. ``package``: the Debian package to install if it is missing. ``kept``: the most
-    bytes of its output to keep.
+    ``reads``: the files that it may read besides installed ones; None: it runs unconfined. ``writes``: descriptors
+    of files that it may write as well; it gets them by the names that :func:`inherited` returns. ``timeout``:
+    seconds of run time, and of CPU time. ``package``: the Debian package to install if it is missing.
+    ``most_output``: the bytes of output that are too much; None: only the first 64 KiB of it are kept.
 
+    :raises OutputError: there was too much of it; the program was killed.
     :raises ProgramError: it is missing, could not be started, or took too long.
     :raises StopError: ``stopped`` became true; the program was killed.
     """
@@ -91,7 +98,7 @@ def run(  # noqa: PLR0913  # options by keyword
     process = _started(argv, reads, writes, package)
     try:
         _limit(process, timeout)
-        output = _read_output(process, deadline, stopped, kept)
+        output = _read_output(process, deadline, stopped, most_output)
         code = process.wait(max(deadline - time.monotonic(), 0))
         return CompletedProgram(tuple(argv), code, output.decode("utf-8", "replace"))
     except (TimeoutError, subprocess.TimeoutExpired) as error:
@@ -105,8 +112,13 @@ def run(  # noqa: PLR0913  # options by keyword
         _running.discard(process)
 
 
+def inherited(fd: int) -> str:
+    """Return the name by which a program opens a file that it is given to write, whatever stands at its path."""
+    return f"/proc/self/fd/{fd}"
+
+
 def _started(
-    argv: list[str], reads: Sequence[str] | None, writes: Sequence[str], package: str
+    argv: list[str], reads: Sequence[str] | None, writes: Sequence[int], package: str
 ) -> subprocess.Popen[bytes]:
     def start() -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C does not reach the program, and its group can be killed as a whole.
@@ -117,12 +129,13 @@ def _started(
             stderr=subprocess.STDOUT,
             env=os.environ | {"LC_ALL": "C"},
             start_new_session=True,
+            pass_fds=writes,
         )
         _running.add(process)
         return process
 
     try:
-        return start() if reads is None else start_confined(start, argv[0], reads, writes)
+        return start() if reads is None else start_confined(start, argv[0], reads, map(inherited, writes))
     except OSError as error:
         why, remedy = error.strerror or str(error), ""
         if error.filename == argv[0]:
@@ -157,8 +170,8 @@ def kill_all() -> None:
 
 
 def _read_output(
-    process: subprocess.Popen[bytes], deadline: float, stopped: Callable[[], bool], most: int
-) -> bytes:
+    process: subprocess.Popen[bytes], deadline: float, stopped: Callable[[], bool], most: int | None
+) -> bytearray:
     kept = bytearray()
     with cast("IO[bytes]", process.stdout) as pipe:
         poll = select.poll()  # select() is limited to descriptors below 1,024
@@ -174,8 +187,13 @@ def _read_output(
                 continue
             got = os.read(pipe.fileno(), _KEPT)
             if not got:
-                return bytes(kept)
-            kept += got[: most - len(kept)]
+                return kept
+            if most is None:
+                kept += got[: _KEPT - len(kept)]
+            elif len(kept) + len(got) < most:
+                kept += got
+            else:
+                raise OutputError("a program was stopped", why=f"its output exceeds {format_size(most)}")
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -13,7 +13,7 @@ from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.call_failures import AGAIN
 from batchdiff.qcow2.faults import NOT_OPENED
 from batchdiff.qemu import programs
-from batchdiff.qemu.programs import CompletedProgram, never
+from batchdiff.qemu.programs import CompletedProgram, OutputError, inherited, never
 from batchdiff.units import MIB, format_size
 
 _NAME = "qemu-img"
@@ -26,7 +26,10 @@ _SECONDS, _BYTES_PER_SECOND = 600, MIB
 with dozens of others, as `apply -j` has in progress on a large host."""
 
 _LARGEST_MAP = 256 * MIB
-"""Bytes of the output of `qemu-img map` that are kept: two million ranges."""
+"""Bytes of the output of `qemu-img map`: two million ranges."""
+
+_SECONDS_TO_MAP = 2 * _SECONDS
+"""The time limit of `qemu-img map`, which reads only tables."""
 
 _WHERE = (
     "batchdiff runs qemu-img confined to the images, system folders such as /usr, its own folder and"
@@ -96,7 +99,7 @@ def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) ->
     _require_success(done)
 
 
-def file_map(image: ImageSource, virtual_size: int = 0) -> str:
+def file_map(image: ImageSource) -> str:
     """Return what `qemu-img map` prints of an image: a JSON list of its ranges, with their offsets in the file.
 
     Source: QEMU, ``qemu-img`` manual, "map", and ``qapi/block-core.json`` (MapEntry).
@@ -105,22 +108,23 @@ def file_map(image: ImageSource, virtual_size: int = 0) -> str:
     :raises InUseError: a VM uses it.
     :raises ProgramError: it could not be run.
     """
-    done = programs.run(
-        [_NAME, "map", "--output=json", *_names([image])],
-        reads=[image.path],
-        timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
-        package=_PACKAGE,
-        kept=_LARGEST_MAP,
-    )
-    if done.code == 1 and not _is_locked(done):
-        raise ImageError(f"QEMU does not open {image.path}", why=done.described(), remedy=NOT_OPENED)
-    _require_success(done)
-    if len(done.output) >= _LARGEST_MAP:
+    try:
+        done = programs.run(
+            [_NAME, "map", "--output=json", *_names([image])],
+            reads=[image.path],
+            timeout=_SECONDS_TO_MAP,
+            package=_PACKAGE,
+            most_output=_LARGEST_MAP,
+        )
+    except OutputError as error:
         raise ImageError(
             f"cannot use {image.path}",
             why=f"the list of its ranges exceeds {format_size(_LARGEST_MAP)}",
             remedy="Make a less fragmented copy with `qemu-img convert`, and use that.",
-        )
+        ) from error
+    if done.code == 1 and not _is_locked(done):
+        raise ImageError(f"QEMU does not open {image.path}", why=done.described(), remedy=NOT_OPENED)
+    _require_success(done)
     return done.output
 
 
@@ -146,16 +150,20 @@ _MISMATCH = "mismatch"
 """Printed by `qemu-img compare` for the first byte that differs, and for sizes that differ."""
 
 
+_EXACT_SIZE = {ImageFormat.VPC: ("-o", "force_size=on")}
+"""The options without which QEMU would round the size of a disk up, to whole cylinders."""
+
+
 def convert(
-    image: ImageSource, target: str, form: ImageFormat, virtual_size: int, *, stopped: Callable[[], bool] = never
+    image: ImageSource, target: int, form: ImageFormat, virtual_size: int, *, stopped: Callable[[], bool] = never
 ) -> None:
-    """Write all that an image with its backing chain shows to the existing file at the absolute path ``target``.
+    """Write all that an image with its backing chain shows to the open file ``target``, which is emptied first.
 
     :raises InUseError: a VM uses one of the images.
     :raises ProgramError: it could not be run, or could not read or write.
     """
     done = programs.run(
-        [_NAME, "convert", "-O", form.value, *_names([image]), target],
+        [_NAME, "convert", "-O", form.value, *_EXACT_SIZE.get(form, ()), *_names([image]), inherited(target)],
         reads=[file.path for file in (image, *image.backing)],
         writes=[target],
         timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,

@@ -134,7 +134,7 @@ def test_an_image_that_would_not_fit(stage, monkeypatch):
     stage.apply(Retire.DELETE)
     asked = []
 
-    def full(image, folder, guest):
+    def full(image, folder, guest, _form):
         asked.append((image.path, folder, guest))
         raise GuestError("there is not enough space")
 

@@ -88,6 +88,23 @@ def text(old, new):
     return change
 
 
+def hidden_descriptor(at, size):
+    """A change of a VMDK, whose header names a harmless descriptor, not the one with a parent that QEMU reads."""
+
+    def change(image):
+        harmless = bytes(image[512 : 512 + 20 * 512])
+        text(b"createType", PARENT)(image)
+        found = image[512 : 512 + 20 * 512].rstrip(b"\0")
+        if size == 1:  # the parent comes after the first sector
+            found = harmless.rstrip(b"\0").ljust(512, b"\n") + PARENT[:-10]
+        image[512 : 512 + 20 * 512] = found.ljust(20 * 512, b"\0")
+        image += bytes(-len(image) % 512)
+        struct.pack_into("<QQ", image, 28, at or len(image) // 512, size)
+        image += harmless
+
+    return change
+
+
 PARENT = b'parentFileNameHint="/etc/passwd"\ncreateType'
 
 FAULTS = {
@@ -109,14 +126,16 @@ FAULTS = {
     "vpc": [
         (at(0, "8s", b"conectiX"), "disk type 3"),
         (at(60, ">I", 4), "difference"),
+        (at(-512 + 60, ">I", 2), "forged"),
         (at(60, ">I", 2), "disk type 2"),
         (at(60, ">I", 99), "disk type 99"),
         (at(16, ">Q", 1 << 40), "truncated"),
         (at(512, "8s", b"nothing."), "header of its block table"),
         (at(512 + 16, ">Q", 1 << 40), "past the end"),
-        (at(512 + 28, ">I", 0xFFFFFFFF), "past the end"),
+        (at(512 + 28, ">I", 1 << 27), "past the end"),
         (at(512 + 32, ">I", 0), "invalid"),
         (at(512 + 32, ">I", 3 << 20), "invalid"),
+        (at(512 + 28, ">I", (1 << 27) + 1), "clusters are too many"),
     ],
     "parallels": [
         (at(0, "16s", b"WithNoSpaceAtAll"), "signature"),
@@ -126,6 +145,7 @@ FAULTS = {
         (at(32, "<I", 0xFFFFFFFF), "past the end"),
         (at(36, "<Q", 1 << 60), "cannot hold"),
         (at(44, "<I", 0x746F6E59), "in use"),
+        (at(56, "<Q", 2048), "bitmaps"),
     ],
     "qed": [
         (at(0, "4s", b"QED1"), "signature"),
@@ -138,6 +158,7 @@ FAULTS = {
         (at(8, "<I", 32), "tables of 32"),
         (at(48, "<Q", 1 << 63), "size"),
         (at(48, "<Q", 513), "size"),
+        (at(4, "<II36xQ", 1 << 20, 16, 1 << 50), "clusters are too many"),
         (at(40, "<Q", 1 << 50), "L1 table"),
         (at(40, "<Q", 65537), "L1 table"),
     ],
@@ -151,16 +172,19 @@ FAULTS = {
         (at(20, "<Q", 1), "grains"),
         (at(20, "<Q", 129), "grains"),
         (at(12, "<Q", 1 << 40), "64 TiB"),
-        (at(12, "<Q", 1 << 36), "grain directory"),
+        (at(12, "<Q", 1 << 34), "grain directory"),
         (at(44, "<I", 1024), "grains"),
         (at(28, "<Q", 0), "descriptor"),
         (at(36, "<Q", 1 << 20), "descriptor"),
-        (at(28, "<Q", 1 << 30), "truncated"),
+        (at(28, "<Q", 1 << 30), "behind the header"),
         (at(56, "<Q", 1 << 40), "grain directory"),
+        (hidden_descriptor(0, 20), "behind the header"),
+        (hidden_descriptor(1, 1), "difference"),
+        (at(12, "<QQ", 1 << 31, 8), "clusters are too many"),
         (text(b"parentCID=ffffffff", b"parentCID=12345678"), "difference"),
         (text(b"createType", PARENT), "difference"),
         (text(b'"monolithicSparse"', b'"monolithicFlat"'), "monolithicflat"),
-        (text(b'createType="monolithicSparse"', b""), "has no type"),
+        (text(b'createType="monolithicSparse"', b""), "no type"),
         (text(b"version=1", b'version=1\ncreateType="custom"'), "twice"),
         (text(b"RW 8388 SPARSE", b'RW 1 FLAT "/etc/passwd" 0\nRW 8388 SPARSE'), "one sparse extent"),
         (text(b"SPARSE", b"FLAT"), "one sparse extent"),

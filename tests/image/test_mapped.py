@@ -49,7 +49,7 @@ def maps(monkeypatch):
     """The images that QEMU maps."""
     asked = []
     real = qemu_img.file_map
-    monkeypatch.setattr(qemu_img, "file_map", lambda source, size: asked.append(source.path) or real(source, size))
+    monkeypatch.setattr(qemu_img, "file_map", lambda source: asked.append(source.path) or real(source))
     return asked
 
 
@@ -87,6 +87,34 @@ def test_segments_are_gapless_and_holes_are_found(tmp_path, image_format):
             assert not any(guest_bytes(image, hole.start, min(hole.end - hole.start, 1 << 20)))
             assert image.next_data(hole.start) in {hole.end, None}
         assert image.next_data(size - 1) in {size - 1, None}
+
+
+def test_holes_of_the_file_are_not_read(tmp_path):
+    """Else a file of a few KiB could keep a scan busy with terabytes of zeros."""
+    source = make(tmp_path, "vdi", content="2M:A 2M:B 2M:C")
+    with open(source.path, "r+b") as file:
+        start = os.path.getsize(source.path) - (6 << 20)
+        for at in (start, start + (5 << 20)):
+            file.seek(at)
+            file.write(bytes(1 << 20))
+    notation.run("fallocate", "-d", source.path)
+    assert read(source) == by_qemu(source)
+    with open_image(source) as image:
+        found = [(each.start, each.end) for each in image.segments(0, 6 << 20) if each.origin is Origin.FILE]
+        # Blocks of the file are not aligned with those of the disk.
+        data = [(start, end) for start, end in found if end - start > 4096]
+        assert sum(end - start for start, end in found) <= (4 << 20) + 3 * 4096
+        assert [(start >> 20, end >> 20) for start, end in data] in ([(0, 5)], [(1, 5)])
+        assert image.next_data(4096) == data[0][0]
+
+
+def test_next_data_beyond_many_holes(tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped, "_MOST_LOOKED_AT", 1)
+    source = make(tmp_path, "vmdk", content="64k:A 1M:- 64k:A 1M:- 64k:B")
+    with open_image(source) as image:
+        for offset in image.layers[0]._map.offsets[:2].tolist():
+            notation.run("fallocate", "-p", "-o", str(offset), "-l", "64KiB", source.path)
+        assert [image.next_data(at) for at in (0, 65536)] == [65536 + (1 << 20), 2 * (65536 + (1 << 20))]
 
 
 def test_an_image_is_mapped_once_until_it_changes(tmp_path, maps):
@@ -160,6 +188,30 @@ def test_data_that_qemu_does_not_map_is_refused(tmp_path, monkeypatch):
     text = '[{"start": 0, "length": 4096, "depth": 0, "zero": false, "data": true}]'
     monkeypatch.setattr(qemu_img, "file_map", lambda *_: text)
     with pytest.raises(ImageError, match="does not map its data to offsets"):
+        read(source)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"start": 0, "length": 4096, "depth": 1, "zero": false, "data": true, "offset": 0}]',
+        '[{"start": 4096, "length": 4096, "depth": 0, "zero": false, "data": true, "offset": 0}]',
+        '[{"start": 0, "length": 4096, "depth": 0, "zero": true, "data": false}]\nqemu-img: a warning',
+        '[{"start": 0, "length": 4096, "depth": 0, "zero": true, "data": false},\n',
+        "",
+    ],
+)
+def test_a_map_that_is_not_of_this_file_alone_or_not_whole_is_refused(tmp_path, monkeypatch, text):
+    source = make(tmp_path, "vdi")
+    monkeypatch.setattr(qemu_img, "file_map", lambda *_: text)
+    with pytest.raises(ImageError, match="does not map its data to offsets"):
+        read(source)
+
+
+def test_qemu_is_ended_once_its_map_is_too_long(tmp_path, monkeypatch):
+    source = make(tmp_path, "vdi")
+    monkeypatch.setattr(qemu_img, "_LARGEST_MAP", 100)
+    with pytest.raises(ImageError, match="the list of its ranges exceeds 100 B"):
         read(source)
 
 

@@ -5,10 +5,14 @@ Guards applying/writer/standalone.py.
 
 import json
 import os
+import shutil
 
 import notation
 import pytest
 from commands import batchdiff
+
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.qemu import qemu_img
 
 FORMATS = ["vdi", "vpc", "parallels", "qed", "vmdk"]
 TEMPLATE = "2M:A 1M:- 2M:B 3M:-"
@@ -94,6 +98,85 @@ def test_rebuilt_in_the_formats_of_the_originals(tmp_path):
         notation.run("qemu-img", "compare", "-f", name, "-F", "raw", restored, copy)
         assert info(restored, name)["virtual-size"] == os.path.getsize(copy)
     assert not list(tmp_path.glob("*.qcow2"))
+
+
+@pytest.mark.parametrize(("name", "options"), [("vpc", "force_size=on"), ("vpc", "subformat=fixed,force_size=on")])
+def test_rebuilt_in_its_exact_size(tmp_path, name, options):
+    """Of 5 MiB, which is no whole number of cylinders; then the VM's disk grows."""
+    make_fleet(tmp_path, "raw", [name])
+    raw, guest, overlay = tmp_path / "g.raw", tmp_path / "vpc.img", tmp_path / "vpc.qcow2"
+    notation.run("qemu-img", "convert", "-f", "raw", "-O", name, "-o", options, str(raw), str(guest))
+    apply(tmp_path, "delete")
+    notation.run("qemu-img", "resize", "-q", "-f", "qcow2", str(overlay), "+1536")
+    batchdiff("restore", "fleet.plan.json", cwd=tmp_path)
+    assert info(guest, name)["virtual-size"] == raw.stat().st_size + 1536
+    os.truncate(raw, raw.stat().st_size + 1536)
+    notation.run("qemu-img", "compare", "-f", "raw", "-F", name, str(raw), str(guest))
+
+
+def test_what_a_rebuilt_image_does_not_give_back_is_said(tmp_path):
+    make_fleet(tmp_path, "raw", ["vdi", "vpc"])
+    apply(tmp_path, "delete")
+    said = batchdiff("restore", "fleet.plan.json", cwd=tmp_path).stderr
+    assert "an image of a vdi guest has to be rebuilt, it is dynamic" in said
+    assert "qcow2" not in said
+
+
+def test_a_rebuilt_vmdk_names_its_own_file(tmp_path):
+    make_fleet(tmp_path, "raw", ["vmdk"])
+    apply(tmp_path, "delete")
+    batchdiff("restore", "fleet.plan.json", cwd=tmp_path)
+    assert b' SPARSE "vmdk.img"\n' in (tmp_path / "vmdk.img").read_bytes()[:2048]
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_qemu_writes_to_the_open_file_whatever_stands_at_its_path(tmp_path, image_format):
+    raw, victim, path = notation.write_raw(tmp_path / "t.raw", TEMPLATE), tmp_path / "victim", tmp_path / "new"
+    victim.write_text("precious")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        path.rename(tmp_path / "taken")
+        path.symlink_to(victim)
+        source, form = ImageSource(str(raw), ImageFormat.RAW), ImageFormat(image_format)
+        qemu_img.convert(source, fd, form, raw.stat().st_size)
+    finally:
+        os.close(fd)
+    assert victim.read_text() == "precious"
+    notation.run("qemu-img", "compare", "-f", "raw", "-F", image_format, str(raw), str(tmp_path / "taken"))
+
+
+@pytest.mark.parametrize("retire", ["quarantine", "delete"])
+def test_a_vmdk_in_place_of_which_a_copy_bears_its_name(tmp_path, retire):
+    """The copy, the original in quarantine and the rebuilt image all name it in their descriptors."""
+    make_fleet(tmp_path, "raw", ["vmdk"])
+    manifest = (tmp_path / "fleet.yaml").read_text().replace("vmdk}", "vmdk, overlay: {path: same}}")
+    (tmp_path / "fleet.yaml").write_text(f"retire: {retire}\n{manifest}")
+    shutil.copy(tmp_path / "vmdk.img", tmp_path / "other.vmdk")
+    batchdiff("plan", "fleet.yaml", cwd=tmp_path)
+    batchdiff("apply", "fleet.plan.json", "--yes", cwd=tmp_path)
+    batchdiff("restore", "fleet.plan.json", cwd=tmp_path)
+    notation.run("qemu-img", "compare", str(tmp_path / "vmdk.img"), "-f", "vmdk", str(tmp_path / "other.vmdk"))
+
+
+def test_a_difference_of_virtualbox_to_a_guest(tmp_path):
+    """It names its parent by UUID only, and lies in a folder beside it."""
+    make_fleet(tmp_path, "raw", ["vdi"])
+    child = bytearray((tmp_path / "vdi.img").read_bytes())
+    child[0x1A8:0x1B8] = child[0x188:0x198]
+    child[0x188] ^= 1
+    (tmp_path / "Snapshots").mkdir()
+    snapshot = tmp_path / "Snapshots" / "{0}.vdi"
+    snapshot.write_bytes(child)
+    said = batchdiff("plan", "fleet.yaml", cwd=tmp_path, expect=1).stdout
+    assert f"backing file of {snapshot}" in " ".join(said.split())
+    snapshot.rename(tmp_path / "away")
+    (tmp_path / "Snapshots").rename(tmp_path / "later")
+    (tmp_path / "away").rename(tmp_path / "later" / "{0}.vdi")
+    batchdiff("plan", "fleet.yaml", cwd=tmp_path)
+    (tmp_path / "later").rename(tmp_path / "Snapshots")
+    said = batchdiff("apply", "fleet.plan.json", "--retire", "delete", "--yes", cwd=tmp_path, expect=1).stdout
+    assert "was left alone" in " ".join(said.split())
+    assert (tmp_path / "vdi.img").exists()
 
 
 def test_purged(tmp_path):

@@ -12,14 +12,15 @@ from batchdiff.linux.call_failures import AGAIN
 from batchdiff.units import few
 
 
-def require_no_dependents(dependents: Dependents, path: str, *former: str) -> None:
+def require_no_dependents(dependents: Dependents, path: str, *former: str, identifier: str | None = None) -> None:
     """Make sure that no image has a file in its backing chain.
 
     ``former``: names that the file had until a moment ago, by which such an image may still know it.
+    ``identifier``: that of the image, by which images of other programs know it.
 
     :raises GuestError: one has.
     """
-    found = dependents.on(path, former=former)
+    found = dependents.on(path, former=former, identifier=identifier)
     if found.doubtful and not found.paths:
         raise GuestError(
             f"{path} was left alone",

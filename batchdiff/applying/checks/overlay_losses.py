@@ -48,9 +48,16 @@ def check_losses(guest: str, path: str, allowed: LossesAllowed) -> None:
 
 def not_given_back(image_format: ImageFormat) -> list[str]:
     """Return, in words, how a rebuilt image differs in format from its original."""
-    if image_format is ImageFormat.RAW:
-        return []
-    return [
-        "it will be qcow2 version 3 with clusters of 64 KiB, uncompressed and without a backing file, whatever"
-        " the original was"
-    ]
+    words = _REBUILT.get(image_format)
+    return [] if words is None else [f"{words}, whatever the original was"]
+
+
+_REBUILT = {
+    ImageFormat.QCOW2: "it will be qcow2 version 3 with clusters of 64 KiB, uncompressed, with no backing file",
+    ImageFormat.QED: "it will have clusters of 64 KiB",
+    ImageFormat.VMDK: "it will have grains of 64 KiB, the adapter type ide, and a new content ID",
+    ImageFormat.VDI: "it will be dynamic and have a new UUID",
+    ImageFormat.VPC: "it will be dynamic and have a new UUID and geometry",
+    ImageFormat.PARALLELS: "it will have clusters of 1 MiB",
+}
+"""How images that are rebuilt differ from their originals; a raw image does not."""

@@ -17,6 +17,7 @@ from batchdiff.image.layer import Segment
 from batchdiff.image.storage.allocation_units import volume_of
 from batchdiff.image.storage.copy_up import protecting
 from batchdiff.image.storage.shared_blocks import shared_extents
+from batchdiff.image_source import ImageFormat
 from batchdiff.linux.btrfs import is_btrfs
 from batchdiff.linux.call_failures import explained
 from batchdiff.linux.permissions import Deed
@@ -31,6 +32,15 @@ _METADATA = 1024 * KIB
 
 _STRETCH = 64 * MIB
 """The length of an image that is mapped at once: up to 16,384 segments of 4 KiB, which is a short list."""
+
+_CLUSTERS = {
+    ImageFormat.QED: 64 * KIB,
+    ImageFormat.VMDK: 64 * KIB,
+    ImageFormat.VDI: MIB,
+    ImageFormat.VPC: 2 * MIB,
+    ImageFormat.PARALLELS: MIB,
+}
+"""The most that one changed byte takes in an image that QEMU writes. XFS fills the holes in a VHD."""
 
 _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 """ioctl_ficlonerange(2), and a length that is a whole number of blocks everywhere."""
@@ -125,12 +135,12 @@ def _kept_by_ext4(folder: str) -> int:
         os.close(fd)
 
 
-def check_space_for_image(image: Image, folder: str, guest: str) -> None:
-    """Compare what a standalone copy of an image needs with the free space of the folder where it goes.
+def check_space_for_image(image: Image, folder: str, guest: str, form: ImageFormat) -> None:
+    """Compare what a standalone copy of an image needs, in a format, with the free space where it goes.
 
     :raises GuestError: there is not enough.
     """
-    needed, free = standalone_bytes(image, folder), free_bytes(folder)
+    needed, free = standalone_bytes(image, folder, form), free_bytes(folder)
     if needed > free:
         raise SpaceError(
             f"{guest} was not rebuilt: there is not enough space on the filesystem of {folder}",
@@ -139,16 +149,18 @@ def check_space_for_image(image: Image, folder: str, guest: str) -> None:
         )
 
 
-def standalone_bytes(image: Image, folder: str) -> int:
-    """Return the most bytes that a copy of an image's whole content takes in a folder.
+def standalone_bytes(image: Image, folder: str, form: ImageFormat) -> int:
+    """Return the most bytes that a copy of an image's whole content takes in a folder, in a format.
 
-    Blocks that will be shared with the image's own files (``writer.data_copy``) take nothing.
+    Blocks that will be shared with the image's own files (``writer.data_copy``) take nothing. QEMU, which writes
+    some formats, shares none, and allocates whole clusters.
 
     :raises GuestError: the folder is gone.
     """
-    unit = _allocation_unit(folder, image)
-    can_share = [_can_share(layer.fd, folder) for layer in image.layers]
-    needed, at = _METADATA, image.next_data(0)
+    by_qemu = _CLUSTERS.get(form)
+    unit = max(_allocation_unit(folder, image), by_qemu or 0)
+    can_share = [by_qemu is None and _can_share(layer.fd, folder) for layer in image.layers]
+    needed, at = _METADATA * (2 if by_qemu else 1), image.next_data(0)
     while at is not None:
         end = min(at + _STRETCH, image.virtual_size)
         copied = [segment for segment in image.segments(at, end) if segment.origin is not Origin.ZERO]

@@ -14,6 +14,7 @@ from batchdiff.applying.swap.task import SwapTask
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError, InUseError
 from batchdiff.files.identity import identity_of
+from batchdiff.image.backing.heads import identifier_of
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose
 from batchdiff.image.in_use.hold import Held, hold
@@ -28,6 +29,7 @@ class OutgoingFile:
     def __init__(self, task: SwapTask, run: Run) -> None:
         self._task, self._run = task, run
         self._opened = ExitStack()
+        self._identifier: str | None = None
         self._image: Image | None = None
         self._held: Held | None = None
 
@@ -63,6 +65,7 @@ class OutgoingFile:
             if self._task.retire is not Retire.KEEP:
                 # Check both early, to waste no work; they are checked again right before the file goes.
                 self._require_unseen_allowed(self._held.unknown)
+                self._identifier = identifier_of(image.layers[0].fd)
                 self.require_no_dependents()
             inspect(image)
             self._image = image
@@ -135,7 +138,7 @@ class OutgoingFile:
                 why=f"{incoming} is the same file by another name",
                 remedy=UNDO_SECOND_NAME,
             )
-        require_no_dependents(self._run.dependents, self.path, *former)
+        require_no_dependents(self._run.dependents, self.path, *former, identifier=self._identifier)
 
     def close(self) -> None:
         """Release it."""

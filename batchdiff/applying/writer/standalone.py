@@ -9,6 +9,8 @@ from batchdiff.applying.writer.data_copy import Copier
 from batchdiff.applying.writer.image_writer import NewImage, write_image
 from batchdiff.errors import StopError
 from batchdiff.extents import Extents, Kind, folded, from_runs
+from batchdiff.files.read_write import write_all
+from batchdiff.foreign import vmdk
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageFormat
 from batchdiff.plan.overlay_options import DEFAULT_CLUSTER_SIZE, OverlayOptions, geometry_of
@@ -20,10 +22,13 @@ _STRETCH = 1024 * MIB
 """The length of the image that is mapped at once."""
 
 
-def write_standalone(fd: int, image: Image, form: ImageFormat, size: int, *, check: Callable[[], None]) -> None:
+def write_standalone(  # noqa: PLR0913  # options by keyword
+    fd: int, image: Image, form: ImageFormat, size: int, *, check: Callable[[], None], name: str = ""
+) -> None:
     """Write an image's whole content into an empty file.
 
     ``size``: the length of a raw file, in bytes; QEMU shows its guest that length rounded up to a sector.
+    ``name``: the name that the file will have, which some formats record.
 
     :raises ProgramError: QEMU is needed for the format, and is missing or fails.
     :raises OSError: the disk is full or has a fault.
@@ -33,10 +38,9 @@ def write_standalone(fd: int, image: Image, form: ImageFormat, size: int, *, che
         os.ftruncate(fd, size)
         return
     if form is not ImageFormat.QCOW2:
-        # The file has a name until it is published: QEMU opens it by that.
-        qemu_img.convert(
-            image.source, os.readlink(f"/proc/self/fd/{fd}"), form, image.virtual_size, stopped=_raises(check)
-        )
+        qemu_img.convert(image.source, fd, form, image.virtual_size, stopped=_raises(check))
+        if form is ImageFormat.VMDK:
+            write_all(fd, vmdk.with_extent_name(os.pread(fd, vmdk.TEXT_BYTES, vmdk.TEXT_AT), name), vmdk.TEXT_AT)
         return
     geometry = geometry_of(OverlayOptions(), DEFAULT_CLUSTER_SIZE)
     new = NewImage(

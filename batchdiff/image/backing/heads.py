@@ -12,7 +12,7 @@ import time
 from typing import TypeAlias
 
 from batchdiff.files.identity import Identity, identity_in
-from batchdiff.image.backing.named_files import FIRST, Named, bytes_needed, names_in
+from batchdiff.image.backing.named_files import FIRST, Named, bytes_needed, identifier_in, names_in
 
 _State: TypeAlias = tuple[int, int, int]
 
@@ -56,6 +56,12 @@ class Heads:
         if not is_device and time.time_ns() - max(now.st_mtime_ns, now.st_ctime_ns) > _SETTLED_NS:
             self._known[identity_in(now)] = (_state(now), names)
         return names
+
+
+def identifier_of(fd: int) -> str | None:
+    """Return the name by which other images may give an open file as their parent; None if it has none."""
+    size = os.lseek(fd, 0, os.SEEK_END)
+    return identifier_in(os.pread(fd, FIRST, 0), os.pread(fd, 512, max(size - 512, 0)))
 
 
 def _head(fd: int) -> bytes:

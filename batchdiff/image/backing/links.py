@@ -24,7 +24,7 @@ from batchdiff.image.backing.heads import Heads
 from batchdiff.image.backing.named_files import Named
 
 Target: TypeAlias = Identity | str
-"""What an image can depend on: an existing file, or a resolved path at which there may be none."""
+"""What an image can depend on: an existing file, a resolved path at which there may be none, or an identifier."""
 
 
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
@@ -122,6 +122,8 @@ class BackingGraph:
         folders = [folder for folder in place.folders if (identity, folder) not in self._entered]
         self._entered.update((identity, folder) for folder in folders)
         for named in self._names(place, identity) if folders else ():
+            if named.name.startswith("\0"):
+                self._above.setdefault(named.name, set()).add(identity)
             for path in _paths_of(named, folders):
                 below = self._place(path)
                 for target in (below.path, below.identity):

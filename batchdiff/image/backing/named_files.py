@@ -4,6 +4,7 @@
 
     qcow2   the backing file, an external data file       qed    the backing file
     vmdk    its backing file and its extents, as text in a descriptor
+    vdi     its parent's identifier                       vpc    the same
 
 Only the names are parsed, so that even a damaged or encrypted image, which cannot be converted, gives its files.
 
@@ -37,10 +38,19 @@ _QED_FIELDS_AT = 16
 _QED_HAS_BACKING, _QED_BACKING_IS_RAW = 1 << 0, 1 << 2
 
 _VMDK, _VMDK_TEXT = b"KDMV", b"# Disk DescriptorFile"
-_VMDK_DESCRIPTOR = struct.Struct("<QQ")
-_VMDK_DESCRIPTOR_AT = 28
-_VMDK_BELOW = re.compile(rb'^[ \t]*parentFileNameHint[ \t]*=[ \t]*"([^"\n]*)"', re.MULTILINE)
+_VMDK_CAPACITY_AT = 12
+_VMDK_FIELDS = struct.Struct("<QQQQ")
+_VMDK_TEXT_AT, _VMDK_TEXT_BYTES = _SECTOR, 20 * _SECTOR
+"""Where QEMU looks for a parent, whatever the header says of the descriptor's place."""
+_VMDK_BELOW = re.compile(rb'parentFileNameHint[ \t]*=[ \t]*"([^"\n]*)"')
 _VMDK_EXTENT = re.compile(rb'^[ \t]*(?:RW|RDONLY|NOACCESS)[ \t]+\d+[ \t]+\w+[ \t]+"([^"\n]*)"', re.MULTILINE)
+
+
+_VDI, _VDI_AT = b"\x7f\x10\xda\xbe", 0x40
+_VDI_OWN, _VDI_PARENT = slice(0x188, 0x198), slice(0x1A8, 0x1B8)
+_VPC, _VPC_DIFFERENCING, _VPC_TYPE = b"conectix", bytes([0, 0, 0, 4]), slice(60, 64)
+_VPC_OWN, _VPC_TABLE_AT, _VPC_PARENT = slice(68, 84), slice(16, 24), slice(40, 56)
+_NO_IDENTIFIER = bytes(16)
 
 
 class Named(NamedTuple):
@@ -62,7 +72,8 @@ def bytes_needed(head: bytes) -> int:
         *_, offset, size = _QED_FIELDS.unpack_from(head, _QED_FIELDS_AT)
         end = offset + size
     elif head.startswith(_VMDK) and len(head) >= FIRST:
-        end = sum(_VMDK_DESCRIPTOR.unpack_from(head, _VMDK_DESCRIPTOR_AT)) * _SECTOR
+        _, _, first, count = _VMDK_FIELDS.unpack_from(head, _VMDK_CAPACITY_AT)
+        end = max((first + count) * _SECTOR, _VMDK_TEXT_AT + _VMDK_TEXT_BYTES)
     elif head.startswith(_VMDK_TEXT):
         end = _MOST
     return min(max(end, FIRST), _MOST)
@@ -76,7 +87,27 @@ def names_in(head: bytes) -> tuple[Named, ...]:
         return tuple(_in_qed(head))
     if head.startswith((_VMDK, _VMDK_TEXT)):
         return tuple(_in_vmdk(head))
-    return ()
+    parent = _NO_IDENTIFIER
+    if head.startswith(_VDI, _VDI_AT):
+        parent = head[_VDI_PARENT]
+    elif head.startswith(_VPC) and head[_VPC_TYPE] == _VPC_DIFFERENCING:
+        parent = head[int.from_bytes(head[_VPC_TABLE_AT]) :][_VPC_PARENT]
+    return (Named(_identified(parent), ends_there=True),) if parent != _NO_IDENTIFIER else ()
+
+
+def identifier_in(head: bytes, last: bytes) -> str | None:
+    """Return the name by which :func:`names_in` gives an image as the parent of others; None if it has none.
+
+    ``last``: the last sector of the file.
+    """
+    if head.startswith(_VDI, _VDI_AT):
+        return _identified(head[_VDI_OWN])
+    footer = head if head.startswith(_VPC) else last
+    return _identified(footer[_VPC_OWN]) if footer.startswith(_VPC) else None
+
+
+def _identified(identifier: bytes) -> str:
+    return f"\0{identifier.hex()}"  # no file can have that name
 
 
 def _in_qcow2(head: bytes) -> Iterator[Named]:
@@ -101,14 +132,20 @@ def _in_qed(head: bytes) -> Iterator[Named]:
 
 
 def _in_vmdk(head: bytes) -> Iterator[Named]:
-    descriptor = head
+    text, is_its_extent = head, False
     if head.startswith(_VMDK):
-        if len(head) < _VMDK_DESCRIPTOR_AT + _VMDK_DESCRIPTOR.size:
+        if len(head) < _VMDK_CAPACITY_AT + _VMDK_FIELDS.size:
             return
-        first, count = _VMDK_DESCRIPTOR.unpack_from(head, _VMDK_DESCRIPTOR_AT)
-        descriptor = head[first * _SECTOR : (first + count) * _SECTOR]
-    for pattern, ends_there in ((_VMDK_BELOW, False), (_VMDK_EXTENT, True)):
-        yield from (Named(_text(name), ends_there) for name in pattern.findall(descriptor) if name)
+        capacity, _, first, count = _VMDK_FIELDS.unpack_from(head, _VMDK_CAPACITY_AT)
+        text = head[_VMDK_TEXT_AT:][:_VMDK_TEXT_BYTES]
+        if (first, count) != (1, 20):
+            text += b"\n" + head[first * _SECTOR : (first + count) * _SECTOR]
+        is_its_extent = capacity > 0
+    below, extents = _VMDK_BELOW.findall(text), _VMDK_EXTENT.findall(text)
+    if is_its_extent and len(extents) == 1:
+        extents = []  # the file itself, under the name that it had when it was made
+    for names, ends_there in ((below, False), (extents, True)):
+        yield from (Named(_text(name), ends_there) for name in names if name)
 
 
 def _text(name: bytes) -> str:

@@ -135,9 +135,9 @@ def overlay_in(folder, template="8M:A 4M:B 4M:-", overlay="4M:- 4M:X 4M:0 2M:- 1
     return notation.write_qcow2(folder / "vm.qcow2", overlay, backing=below), below
 
 
-def estimate(overlay, below, folder):
+def estimate(overlay, below, folder, form=ImageFormat.QCOW2):
     with closing(open_image(source(overlay, below))) as image:
-        return standalone_bytes(image, str(folder))
+        return standalone_bytes(image, str(folder), form)
 
 
 def really_taken(overlay, below, folder, form):
@@ -172,6 +172,16 @@ def test_what_a_rebuilt_image_takes(tmp_path, kind, form):
         assert taken >= own - MIB
 
 
+@pytest.mark.parametrize("form", ["vdi", "vpc", "vmdk", "qed", "parallels"])
+def test_what_an_image_takes_that_qemu_writes(tmp_path, form):
+    """It shares nothing, not even on XFS, and 4 KiB take a whole cluster."""
+    with mounted(tmp_path, "xfs") as point:
+        overlay, below = overlay_in(point, "8M:A 16M:-", "12M:- 4k:X 4M:- 4k:Y 4088k:- 4M:-")
+        expected = estimate(overlay, below, point, ImageFormat(form))
+        assert 8 * MIB < expected < 15 * MIB
+        assert really_taken(overlay, below, point, ImageFormat(form)) <= expected
+
+
 def test_on_another_filesystem_nothing_is_shared(tmp_path):
     with mounted(tmp_path, "xfs") as point:
         overlay, below = overlay_in(point)
@@ -198,11 +208,11 @@ def test_an_image_for_which_there_is_no_room(tmp_path):
     with mounted(tmp_path, "ext4", 64 << 20) as point:
         overlay, below = overlay_in(tmp_path)
         with closing(open_image(source(overlay, below))) as image:
-            check_space_for_image(image, str(point), "web01")
+            check_space_for_image(image, str(point), "web01", ImageFormat.RAW)
             with (point / "filler").open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, free_bytes(str(point)) - 9 * MIB)
             with pytest.raises(GuestError, match="web01 was not rebuilt") as caught:
-                check_space_for_image(image, str(point), "web01")
+                check_space_for_image(image, str(point), "web01", ImageFormat.RAW)
         assert "10" in caught.value.why
         assert str(point) in str(caught.value)
 

@@ -3,6 +3,8 @@
 Guards qcow2/backing_name.py.
 """
 
+import struct
+
 import notation
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from notation import run
 from patching import Patched
 
-from batchdiff.image.backing.named_files import FIRST, Named, bytes_needed, names_in
+from batchdiff.image.backing.named_files import FIRST, Named, bytes_needed, identifier_in, names_in
 
 
 def names(path):
@@ -78,14 +80,36 @@ def test_the_backing_file_of_a_qed_image(tmp_path, lower, kind):
 @pytest.mark.parametrize("subformat", ["monolithicSparse", "monolithicFlat", "streamOptimized"])
 def test_the_files_of_a_vmdk_image(tmp_path, subformat):
     path = created(tmp_path / "x.vmdk", "vmdk", "-o", f"subformat={subformat}")
-    extent = "x-flat.vmdk" if subformat == "monolithicFlat" else "x.vmdk"
-    assert names(path) == (Named(extent, ends_there=True),)
+    # An image in one file names that file, under the name that it had when it was made: copies still do.
+    extents = ["x-flat.vmdk"] if subformat == "monolithicFlat" else []
+    assert names(path) == tuple(Named(extent, ends_there=True) for extent in extents)
 
 
 def test_the_backing_file_of_a_vmdk_image(tmp_path):
     lower = created(tmp_path / "lower.vmdk", "vmdk")
     path = created(tmp_path / "x.vmdk", "vmdk", "-F", "vmdk", "-b", str(lower))
-    assert names(path) == (Named(str(lower), ends_there=False), Named("x.vmdk", ends_there=True))
+    assert names(path) == (Named(str(lower), ends_there=False),)
+    image = bytearray(path.read_bytes().ljust(100 << 10, b"\0"))
+    struct.pack_into("<QQ", image, 28, 199, 1)
+    path.write_bytes(image)
+    assert names(path) == (Named(str(lower), ends_there=False),), "QEMU looks at its usual place"
+
+
+@pytest.mark.parametrize("kind", ["vdi", "vpc"])
+def test_the_identifier_of_a_parent(tmp_path, kind):
+    parent = created(tmp_path / "parent", kind).read_bytes()
+    identifier = identifier_in(parent, parent[-512:])
+    assert identifier is not None
+    assert names_in(parent) == ()
+    child = bytearray(created(tmp_path / "child", kind).read_bytes())
+    if kind == "vdi":
+        child[0x1A8:0x1B8] = parent[0x188:0x198]
+    else:
+        child[60:64], child[512 + 40 : 512 + 56] = bytes([0, 0, 0, 4]), parent[68:84]
+    assert names_in(bytes(child)) == (Named(identifier, ends_there=True),)
+    fixed = created(tmp_path / "fixed", "vpc", "-o", "subformat=fixed").read_bytes()
+    assert identifier_in(fixed[:FIRST], fixed[-512:]) not in {None, identifier}
+    assert identifier_in(bytes(4096), bytes(512)) is None
 
 
 def test_names_with_protocols(tmp_path, lower):
