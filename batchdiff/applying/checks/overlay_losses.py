@@ -50,6 +50,8 @@ def not_given_back(image_format: ImageFormat) -> list[str]:
     """Return, in words, how a rebuilt image differs in format from its original."""
     if image_format is ImageFormat.RAW:
         return []
+    if image_format is not ImageFormat.QCOW2:
+        return [f"it will be what `qemu-img convert -O {image_format}` makes, whatever the original was"]
     return [
         "it will be qcow2 version 3 with clusters of 64 KiB, uncompressed and without a backing file, whatever"
         " the original was"

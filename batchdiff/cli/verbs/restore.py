@@ -65,8 +65,9 @@ def _ask(
             confirm(console, "restore", question)
         return
     # Otherwise the VMs keep their data, and only features of rebuilt images can be lost.
-    for loss in sorted({loss for guest, _ in found for loss in not_given_back(guest.source.format)}):
-        console.warn(f"note: if an image of a qcow2 guest has to be rebuilt, {loss}")
+    for image_format in sorted({guest.source.format for guest, _ in found}):
+        for loss in not_given_back(image_format):
+            console.warn(f"note: if an image of a {image_format} guest has to be rebuilt, {loss}")
     if not arguments.yes and options.guests is None and len(found) > 1 and console.can_ask:
         lines = [f"{guest.name}: {guest.overlay_path} -> {guest.source.path}" for guest, _ in found]
         question = Question(

@@ -1,4 +1,7 @@
-"""With which chain an overlay is read, weeks after it was written, and what would be lost with it."""
+"""With which chain an overlay is read, weeks after it was written, and what would be lost with it.
+
+Guards applying/checks/overlay_losses.py.
+"""
 
 import notation
 import plans
@@ -81,4 +84,7 @@ def test_what_cannot_be_read_may_have_any(files):
 
 def test_a_raw_image_gets_back_all_it_had():
     assert not_given_back(ImageFormat.RAW) == []
-    assert "not compressed" in not_given_back(ImageFormat.QCOW2)[0]
+    assert "uncompressed" in not_given_back(ImageFormat.QCOW2)[0]
+    assert not_given_back(ImageFormat.VDI) == [
+        "it will be what `qemu-img convert -O vdi` makes, whatever the original was"
+    ]
