@@ -142,6 +142,7 @@ def _try(task: SwapTask, outgoing: OutgoingFile) -> None:
     outgoing.require_no_dependents()
     there = task.incoming.present
     if there is None:
-        check_space_for_image(image, os.path.dirname(task.incoming.source.path), task.guest)
+        new = task.incoming.source
+        check_space_for_image(image, os.path.dirname(new.path), task.guest, new.format)
     elif task.needs_comparison:
         task.verify(image, there, outgoing.must_end)

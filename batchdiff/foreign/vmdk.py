@@ -25,6 +25,7 @@ _AT_END = (1 << 64) - 1
 
 _VALUE = re.compile(rb'^[ \t]*(\w+)[ \t]*=[ \t]*"?([^"\r\n]*?)"?[ \t]*\r?$', re.MULTILINE)
 _EXTENT = re.compile(rb"^[ \t]*(?:rw|rdonly|noaccess)[ \t]+\d+[ \t]+(\w+)", re.MULTILINE)
+_NAMED_EXTENT = re.compile(rb'^(RW \d+ SPARSE )".*"$', re.MULTILINE)
 _NO_PARENT, _SPARSE = b"ffffffff", "monolithicsparse"
 
 
@@ -55,6 +56,19 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> None:
     require(capacity <= _MOST_SECTORS, f"its size of {capacity} sectors exceeds 64 TiB")
     require(directory * SECTOR + tables * 4 <= file_size, "its grain directory is outside the file")
     _inspect_descriptor(exactly(read, text_at * SECTOR, text_size * SECTOR, "descriptor"))
+
+
+def descriptor_of(read: ReadAt) -> tuple[int, bytes]:
+    """Return the offset and the bytes of the descriptor, with the space that is left for it, of a sound image."""
+    _, _, _, _, _, text_at, text_size, *_ = _HEADER.unpack(read(0, _HEADER.size))
+    return text_at * SECTOR, read(text_at * SECTOR, text_size * SECTOR)
+
+
+def with_extent_name(descriptor: bytes, name: str) -> bytes:
+    """Return a descriptor of the same length that calls the file ``name``; the same one if there is no room."""
+    new = b'"' + name.encode("utf-8", "surrogateescape") + b'"'
+    text = _NAMED_EXTENT.sub(lambda found: found[1] + new, descriptor.rstrip(b"\0"), count=1)
+    return text.ljust(len(descriptor), b"\0") if len(text) <= len(descriptor) else descriptor
 
 
 def _inspect_descriptor(text: bytes) -> None:

@@ -61,6 +61,14 @@ def is_on_path(name: str) -> bool:
     return shutil.which(name) is not None
 
 
+def name_of(fd: int) -> str:
+    """Return a path that leads to an open file in this process and in a program that inherits it.
+
+    No other process can put another file there, as it can at a path in a folder.
+    """
+    return f"/proc/self/fd/{fd}"
+
+
 def never() -> bool:
     """Never ask a program to stop."""
     return False
@@ -73,14 +81,14 @@ def run(  # noqa: PLR0913  # options by keyword
     timeout: float,
     package: str,
     stopped: Callable[[], bool] = never,
-    writes: Sequence[str] = (),
+    writes: Sequence[int] = (),
     kept: int = _KEPT,
 ) -> CompletedProgram:
     """Run a program to its end.
 
-    ``reads``: the files that it may read besides installed ones; None: it runs unconfined. ``writes``: existing
-    files that it may write as well. ``timeout``: seconds of
-    run time, and of CPU time. ``package``: the Debian package to install if it is missing. ``kept``: the most
+    ``reads``: the files that it may read besides installed ones; None: it runs unconfined. ``writes``: descriptors
+    of files that it may write as well; it inherits them, and opens each as :func:`name_of`. ``timeout``: seconds
+    of run time, and of CPU time. ``package``: the Debian package to install if it is missing. ``kept``: the most
     bytes of its output to keep.
 
     :raises ProgramError: it is missing, could not be started, or took too long.
@@ -106,7 +114,7 @@ def run(  # noqa: PLR0913  # options by keyword
 
 
 def _started(
-    argv: list[str], reads: Sequence[str] | None, writes: Sequence[str], package: str
+    argv: list[str], reads: Sequence[str] | None, writes: Sequence[int], package: str
 ) -> subprocess.Popen[bytes]:
     def start() -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C does not reach the program, and its group can be killed as a whole.
@@ -117,12 +125,13 @@ def _started(
             stderr=subprocess.STDOUT,
             env=os.environ | {"LC_ALL": "C"},
             start_new_session=True,
+            pass_fds=writes,
         )
         _running.add(process)
         return process
 
     try:
-        return start() if reads is None else start_confined(start, argv[0], reads, writes)
+        return start() if reads is None else start_confined(start, argv[0], reads, map(name_of, writes))
     except OSError as error:
         why, remedy = error.strerror or str(error), ""
         if error.filename == argv[0]:

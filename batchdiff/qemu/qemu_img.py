@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -147,22 +148,33 @@ _MISMATCH = "mismatch"
 
 
 def convert(
-    image: ImageSource, target: str, form: ImageFormat, virtual_size: int, *, stopped: Callable[[], bool] = never
+    image: ImageSource, fd: int, form: ImageFormat, virtual_size: int, *, stopped: Callable[[], bool] = never
 ) -> None:
-    """Write all that an image with its backing chain shows to the existing file at the absolute path ``target``.
+    """Write all that an image with its backing chain shows to an open file, whatever its name is meanwhile.
 
     :raises InUseError: a VM uses one of the images.
+    :raises OSError: the disk is full.
     :raises ProgramError: it could not be run, or could not read or write.
     """
     done = programs.run(
-        [_NAME, "convert", "-O", form.value, *_names([image]), target],
+        [_NAME, "convert", "-O", form.value, *_NEW_IMAGE.get(form, ()), *_names([image]), programs.name_of(fd)],
         reads=[file.path for file in (image, *image.backing)],
-        writes=[target],
+        writes=[fd],
         timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
         package=_PACKAGE,
         stopped=stopped,
     )
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        if done.code != 0 and os.strerror(number) in done.output:
+            raise OSError(number, os.strerror(number))  # as if batchdiff had written it
     _require_success(done)
+
+
+_NEW_IMAGE = {
+    # Otherwise QEMU rounds the disk up to a size that has a geometry of cylinders, heads and sectors.
+    ImageFormat.VPC: ("-o", "force_size=on"),
+}
+"""The options with which an image is created, by its format."""
 
 
 def _run(

@@ -96,6 +96,30 @@ def test_rebuilt_in_the_formats_of_the_originals(tmp_path):
     assert not list(tmp_path.glob("*.qcow2"))
 
 
+def restored_alone(folder, image_format):
+    """Restore one guest whose original was deleted; return what was printed."""
+    done = batchdiff("restore", "fleet.plan.json", cwd=folder)
+    notation.run(
+        *("qemu-img", "compare", "-f", image_format, "-F", "raw"),
+        *(str(folder / f"{image_format}.img"), str(folder / "seen.raw")),
+    )
+    return done.stderr
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_a_disk_of_any_size_is_rebuilt(tmp_path, image_format):
+    """It was resized to a size that has no geometry: QEMU would round a VHD of it up."""
+    make_fleet(tmp_path, "raw", [image_format])
+    apply(tmp_path, "delete")
+    overlay, size = tmp_path / f"{image_format}.qcow2", 11 * 1024 * 1024 + 512 * 7
+    notation.run("qemu-img", "resize", "-f", "qcow2", str(overlay), str(size))
+    convert(overlay, tmp_path / "seen.raw", "raw", "qcow2")
+    said = restored_alone(tmp_path, image_format)
+    assert info(tmp_path / f"{image_format}.img", image_format)["virtual-size"] == size
+    assert f"of a {image_format} guest has to be rebuilt, it will be what `qemu-img convert" in said
+    assert "qcow2 version" not in said
+
+
 def test_purged(tmp_path):
     make_fleet(tmp_path, "raw", FORMATS)
     apply(tmp_path, "quarantine")

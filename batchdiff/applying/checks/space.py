@@ -17,6 +17,7 @@ from batchdiff.image.layer import Segment
 from batchdiff.image.storage.allocation_units import volume_of
 from batchdiff.image.storage.copy_up import protecting
 from batchdiff.image.storage.shared_blocks import shared_extents
+from batchdiff.image_source import ImageFormat
 from batchdiff.linux.btrfs import is_btrfs
 from batchdiff.linux.call_failures import explained
 from batchdiff.linux.permissions import Deed
@@ -24,7 +25,7 @@ from batchdiff.plan.overlay_options import DEFAULT_CLUSTER_SIZE
 from batchdiff.plan.plan import GuestToConvert, Savings
 from batchdiff.plan.totals import peak_extra_bytes
 from batchdiff.qcow2.entries import Origin
-from batchdiff.units import KIB, MIB, format_size
+from batchdiff.units import KIB, MIB, SECTOR, format_size
 
 _METADATA = 1024 * KIB
 """Header, first tables, and the rounding of the filesystem."""
@@ -125,12 +126,12 @@ def _kept_by_ext4(folder: str) -> int:
         os.close(fd)
 
 
-def check_space_for_image(image: Image, folder: str, guest: str) -> None:
-    """Compare what a standalone copy of an image needs with the free space of the folder where it goes.
+def check_space_for_image(image: Image, folder: str, guest: str, form: ImageFormat) -> None:
+    """Compare what a standalone copy of an image, in a format, needs with the free space of the folder for it.
 
     :raises GuestError: there is not enough.
     """
-    needed, free = standalone_bytes(image, folder), free_bytes(folder)
+    needed, free = standalone_bytes(image, folder, form), free_bytes(folder)
     if needed > free:
         raise SpaceError(
             f"{guest} was not rebuilt: there is not enough space on the filesystem of {folder}",
@@ -139,15 +140,15 @@ def check_space_for_image(image: Image, folder: str, guest: str) -> None:
         )
 
 
-def standalone_bytes(image: Image, folder: str) -> int:
-    """Return the most bytes that a copy of an image's whole content takes in a folder.
+def standalone_bytes(image: Image, folder: str, form: ImageFormat) -> int:
+    """Return the most bytes that a copy of an image's whole content, in a format, takes in a folder.
 
     Blocks that will be shared with the image's own files (``writer.data_copy``) take nothing.
 
     :raises GuestError: the folder is gone.
     """
-    unit = _allocation_unit(folder, image)
-    can_share = [_can_share(layer.fd, folder) for layer in image.layers]
+    unit = max(_allocation_unit(folder, image), _BY_QEMU.get(form, 0))
+    can_share = [form not in _BY_QEMU and _can_share(layer.fd, folder) for layer in image.layers]
     needed, at = _METADATA, image.next_data(0)
     while at is not None:
         end = min(at + _STRETCH, image.virtual_size)
@@ -155,8 +156,20 @@ def standalone_bytes(image: Image, folder: str) -> int:
         sharing = [each for each in copied if each.origin is Origin.FILE and can_share[each.layer]]
         needed += max(_taken(copied, unit) - _shared(image, sharing), 0)
         at = image.next_data(end)
-    # A qcow2 file has an entry of 8 bytes for each cluster, and 2 more for its refcount.
-    return needed + image.virtual_size // DEFAULT_CLUSTER_SIZE * 10
+    # A qcow2 file has an entry of 8 bytes for each cluster, and 2 more for its refcount. A VHD has a bitmap of 512
+    # bytes, and an entry of 4, for each block of 2 MiB; a Parallels image leaves its first MiB to its header.
+    tables = image.virtual_size // DEFAULT_CLUSTER_SIZE * (20 if form in _BY_QEMU else 10)
+    return needed + tables + (MIB if form is ImageFormat.PARALLELS else 0)
+
+
+_BY_QEMU = {
+    ImageFormat.VDI: MIB,
+    ImageFormat.VPC: SECTOR,
+    ImageFormat.PARALLELS: MIB,
+    ImageFormat.QED: 64 * KIB,
+    ImageFormat.VMDK: 64 * KIB,
+}
+"""The formats that QEMU writes, which shares no blocks, each with the bytes that it writes at once."""
 
 
 def _allocation_unit(folder: str, image: Image) -> int:

@@ -46,13 +46,13 @@ class RebuildTask:
     def write(self, fd: int, overlay: Image) -> list[str]:
         """Write the image, with the overlay's owner, mode and attributes."""
         plan, record = self._guest.plan, self._guest.plan.image
-        check_space_for_image(overlay, os.path.dirname(plan.source.path), plan.name)
+        check_space_for_image(overlay, os.path.dirname(plan.source.path), plan.name, plan.source.format)
         self._spare_original()
         lost = prepare(overlay.layers[0].fd, fd)
         # A raw file may get back a size that is not a multiple of 512, unless the disk was resized.
         planned = record.fingerprints[0].size
         size = planned if overlay.virtual_size == record.virtual_size else overlay.virtual_size
-        write_standalone(fd, overlay, plan.source.format, size, check=self._guest.run.stop.check)
+        write_standalone(fd, overlay, plan.source, size, check=self._guest.run.stop.check)
         lost += copy_metadata(overlay.layers[0].fd, fd)
         remarks = [f"could not keep {what}" for what in lost]
         left = self._guest.older()

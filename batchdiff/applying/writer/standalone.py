@@ -9,8 +9,10 @@ from batchdiff.applying.writer.data_copy import Copier
 from batchdiff.applying.writer.image_writer import NewImage, write_image
 from batchdiff.errors import StopError
 from batchdiff.extents import Extents, Kind, folded, from_runs
+from batchdiff.files.read_write import write_all
+from batchdiff.foreign.vmdk import descriptor_of, with_extent_name
 from batchdiff.image.image import Image
-from batchdiff.image_source import ImageFormat
+from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.overlay_options import DEFAULT_CLUSTER_SIZE, OverlayOptions, geometry_of
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qemu import qemu_img
@@ -20,32 +22,34 @@ _STRETCH = 1024 * MIB
 """The length of the image that is mapped at once."""
 
 
-def write_standalone(fd: int, image: Image, form: ImageFormat, size: int, *, check: Callable[[], None]) -> None:
+def write_standalone(fd: int, image: Image, new: ImageSource, size: int, *, check: Callable[[], None]) -> None:
     """Write an image's whole content into an empty file.
 
-    ``size``: the length of a raw file, in bytes; QEMU shows its guest that length rounded up to a sector.
+    ``new``: the format, and the path that the file is to have. ``size``: the length of a raw file, in bytes; QEMU
+    shows its guest that length rounded up to a sector.
 
     :raises ProgramError: QEMU is needed for the format, and is missing or fails.
     :raises OSError: the disk is full or has a fault.
     """
-    if form is ImageFormat.RAW:
+    if new.format is ImageFormat.RAW:
         Copier(fd, image, check).copy(0, min(size, image.virtual_size), 0)
         os.ftruncate(fd, size)
         return
-    if form is not ImageFormat.QCOW2:
-        # The file has a name until it is published: QEMU opens it by that.
-        qemu_img.convert(
-            image.source, os.readlink(f"/proc/self/fd/{fd}"), form, image.virtual_size, stopped=_raises(check)
-        )
+    if new.format is not ImageFormat.QCOW2:
+        qemu_img.convert(image.source, fd, new.format, image.virtual_size, stopped=_raises(check))
+        if new.format is ImageFormat.VMDK:
+            # QEMU does not read the file's name in it, but other programs may.
+            offset, descriptor = descriptor_of(lambda at, length: os.pread(fd, length, at))
+            write_all(fd, with_extent_name(descriptor, os.path.basename(new.path)), offset)
         return
     geometry = geometry_of(OverlayOptions(), DEFAULT_CLUSTER_SIZE)
-    new = NewImage(
+    content = NewImage(
         virtual_size=image.virtual_size,
         geometry=geometry,
         extents=folded(_content(image), geometry.cluster_size // SECTOR),
         backing=None,
     )
-    write_image(fd, image, new, check=check)
+    write_image(fd, image, content, check=check)
 
 
 def _raises(check: Callable[[], None]) -> Callable[[], bool]:

@@ -15,7 +15,7 @@ from batchdiff.applying.writer.standalone import write_standalone
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError
 from batchdiff.image.open import open_image
-from batchdiff.image_source import ImageFormat
+from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.units import GIB, KIB, MIB
 
 
@@ -135,9 +135,9 @@ def overlay_in(folder, template="8M:A 4M:B 4M:-", overlay="4M:- 4M:X 4M:0 2M:- 1
     return notation.write_qcow2(folder / "vm.qcow2", overlay, backing=below), below
 
 
-def estimate(overlay, below, folder):
+def estimate(overlay, below, folder, form=ImageFormat.QCOW2):
     with closing(open_image(source(overlay, below))) as image:
-        return standalone_bytes(image, str(folder))
+        return standalone_bytes(image, str(folder), form)
 
 
 def really_taken(overlay, below, folder, form):
@@ -148,7 +148,7 @@ def really_taken(overlay, below, folder, form):
         path = folder / "rebuilt"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
-            write_standalone(fd, image, form, image.virtual_size, check=lambda: None)
+            write_standalone(fd, image, ImageSource(str(path), form), image.virtual_size, check=lambda: None)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -170,6 +170,25 @@ def test_what_a_rebuilt_image_takes(tmp_path, kind, form):
         taken = really_taken(overlay, below, point, form)
         assert taken <= expected
         assert taken >= own - MIB
+
+
+BY_QEMU = [ImageFormat.VDI, ImageFormat.VPC, ImageFormat.PARALLELS, ImageFormat.QED, ImageFormat.VMDK]
+
+
+@pytest.mark.parametrize("form", BY_QEMU)
+def test_qemu_writes_whole_blocks(tmp_path, form):
+    """A VDI, for instance, has whole MiB, however little was written to each."""
+    with mounted(tmp_path, "ext4") as point:
+        overlay, below = overlay_in(point, overlay=f"12M:- {'4k:X 1020k:- ' * 3}1M:y")
+        expected = estimate(overlay, below, point, form)
+        taken = really_taken(overlay, below, point, form)
+        assert expected - 3 * MIB <= taken <= expected
+
+
+def test_qemu_shares_no_blocks(tmp_path):
+    with mounted(tmp_path, "xfs") as point:
+        overlay, below = overlay_in(point)
+        assert [form for form in BY_QEMU if estimate(overlay, below, point, form) < 9 * MIB] == []
 
 
 def test_on_another_filesystem_nothing_is_shared(tmp_path):
@@ -198,11 +217,11 @@ def test_an_image_for_which_there_is_no_room(tmp_path):
     with mounted(tmp_path, "ext4", 64 << 20) as point:
         overlay, below = overlay_in(tmp_path)
         with closing(open_image(source(overlay, below))) as image:
-            check_space_for_image(image, str(point), "web01")
+            check_space_for_image(image, str(point), "web01", ImageFormat.RAW)
             with (point / "filler").open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, free_bytes(str(point)) - 9 * MIB)
             with pytest.raises(GuestError, match="web01 was not rebuilt") as caught:
-                check_space_for_image(image, str(point), "web01")
+                check_space_for_image(image, str(point), "web01", ImageFormat.RAW)
         assert "10" in caught.value.why
         assert str(point) in str(caught.value)
 
