@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -160,17 +161,28 @@ def convert(
     """Write all that an image with its backing chain shows to the open file ``target``, which is emptied first.
 
     :raises InUseError: a VM uses one of the images.
+    :raises OSError: the disk is full.
     :raises ProgramError: it could not be run, or could not read or write.
     """
     done = programs.run(
         [_NAME, "convert", "-O", form.value, *_EXACT_SIZE.get(form, ()), *_names([image]), inherited(target)],
         reads=[file.path for file in (image, *image.backing)],
-        writes=[target],
+        writes=[fd],
         timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
         package=_PACKAGE,
         stopped=stopped,
     )
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        if done.code != 0 and os.strerror(number) in done.output:
+            raise OSError(number, os.strerror(number))  # as if batchdiff had written it
     _require_success(done)
+
+
+_NEW_IMAGE = {
+    # Otherwise QEMU rounds the disk up to a size that has a geometry of cylinders, heads and sectors.
+    ImageFormat.VPC: ("-o", "force_size=on"),
+}
+"""The options with which an image is created, by its format."""
 
 
 def _run(

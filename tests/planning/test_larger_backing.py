@@ -22,7 +22,7 @@ from batchdiff.applying.checks.space import standalone_bytes
 from batchdiff.applying.writer.standalone import write_standalone
 from batchdiff.image.content_digest import content_digest
 from batchdiff.image.open import open_image
-from batchdiff.image_source import ImageFormat
+from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.manifest.manifest import GuestEntry
 from batchdiff.plan.extents import extents_of
 from batchdiff.plan.overlay_options import OverlayOptions
@@ -75,7 +75,7 @@ def test_random_chains_show_what_qemu_shows(tmp_path_factory, chain):
             assert number * 2 * MIB < image.virtual_size
         assert standalone_bytes(image, str(folder), ImageFormat.QCOW2) < image.virtual_size + 2 * MIB
         fd = os.open(folder / "copy.qcow2", os.O_RDWR | os.O_CREAT)
-        write_standalone(fd, image, ImageFormat.QCOW2, image.virtual_size, check=go_on)
+        write_standalone(fd, image, ImageSource("/new", ImageFormat.QCOW2), image.virtual_size, check=go_on)
         os.close(fd)
     notation.run("qemu-img", "compare", "-f", "raw", "-F", "qcow2", str(flat), str(folder / "copy.qcow2"))
 

@@ -12,7 +12,7 @@ from batchdiff.extents import Extents, Kind, folded, from_runs
 from batchdiff.files.read_write import write_all
 from batchdiff.foreign import vmdk
 from batchdiff.image.image import Image
-from batchdiff.image_source import ImageFormat
+from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.overlay_options import DEFAULT_CLUSTER_SIZE, OverlayOptions, geometry_of
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qemu import qemu_img
@@ -33,7 +33,7 @@ def write_standalone(  # noqa: PLR0913  # options by keyword
     :raises ProgramError: QEMU is needed for the format, and is missing or fails.
     :raises OSError: the disk is full or has a fault.
     """
-    if form is ImageFormat.RAW:
+    if new.format is ImageFormat.RAW:
         Copier(fd, image, check).copy(0, min(size, image.virtual_size), 0)
         os.ftruncate(fd, size)
         return
@@ -43,13 +43,13 @@ def write_standalone(  # noqa: PLR0913  # options by keyword
             write_all(fd, vmdk.with_extent_name(os.pread(fd, vmdk.TEXT_BYTES, vmdk.TEXT_AT), name), vmdk.TEXT_AT)
         return
     geometry = geometry_of(OverlayOptions(), DEFAULT_CLUSTER_SIZE)
-    new = NewImage(
+    content = NewImage(
         virtual_size=image.virtual_size,
         geometry=geometry,
         extents=folded(_content(image), geometry.cluster_size // SECTOR),
         backing=None,
     )
-    write_image(fd, image, new, check=check)
+    write_image(fd, image, content, check=check)
 
 
 def _raises(check: Callable[[], None]) -> Callable[[], bool]:

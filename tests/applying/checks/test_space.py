@@ -15,7 +15,7 @@ from batchdiff.applying.writer.standalone import write_standalone
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError
 from batchdiff.image.open import open_image
-from batchdiff.image_source import ImageFormat
+from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.units import GIB, KIB, MIB
 
 
@@ -148,7 +148,7 @@ def really_taken(overlay, below, folder, form):
         path = folder / "rebuilt"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
-            write_standalone(fd, image, form, image.virtual_size, check=lambda: None)
+            write_standalone(fd, image, ImageSource(str(path), form), image.virtual_size, check=lambda: None)
             os.fsync(fd)
         finally:
             os.close(fd)

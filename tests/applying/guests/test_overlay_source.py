@@ -1,4 +1,7 @@
-"""With which chain an overlay is read, weeks after it was written, and what would be lost with it."""
+"""With which chain an overlay is read, weeks after it was written, and what would be lost with it.
+
+Guards applying/checks/overlay_losses.py.
+"""
 
 import notation
 import plans
