@@ -72,19 +72,6 @@ def with_extent_name(descriptor: bytes, name: str) -> bytes:
     return changed.ljust(len(descriptor), b"\0") if len(changed) < len(descriptor) else descriptor
 
 
-def descriptor_of(read: ReadAt) -> tuple[int, bytes]:
-    """Return the offset and the bytes of the descriptor, with the space that is left for it, of a sound image."""
-    _, _, _, _, _, text_at, text_size, *_ = _HEADER.unpack(read(0, _HEADER.size))
-    return text_at * SECTOR, read(text_at * SECTOR, text_size * SECTOR)
-
-
-def with_extent_name(descriptor: bytes, name: str) -> bytes:
-    """Return a descriptor of the same length that calls the file ``name``; the same one if there is no room."""
-    new = b'"' + name.encode("utf-8", "surrogateescape") + b'"'
-    text = _NAMED_EXTENT.sub(lambda found: found[1] + new, descriptor.rstrip(b"\0"), count=1)
-    return text.ljust(len(descriptor), b"\0") if len(text) <= len(descriptor) else descriptor
-
-
 def _inspect_descriptor(text: bytes) -> None:
     text = text.split(b"\0", 1)[0].lower()
     # QEMU uses the first occurrence of a word, so there may be only one.

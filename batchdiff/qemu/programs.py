@@ -67,14 +67,6 @@ def is_on_path(name: str) -> bool:
     return shutil.which(name) is not None
 
 
-def name_of(fd: int) -> str:
-    """Return a path that leads to an open file in this process and in a program that inherits it.
-
-    No other process can put another file there, as it can at a path in a folder.
-    """
-    return f"/proc/self/fd/{fd}"
-
-
 def never() -> bool:
     """Never ask a program to stop."""
     return False

@@ -167,7 +167,7 @@ def convert(
     done = programs.run(
         [_NAME, "convert", "-O", form.value, *_EXACT_SIZE.get(form, ()), *_names([image]), inherited(target)],
         reads=[file.path for file in (image, *image.backing)],
-        writes=[fd],
+        writes=[target],
         timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
         package=_PACKAGE,
         stopped=stopped,
@@ -176,13 +176,6 @@ def convert(
         if done.code != 0 and os.strerror(number) in done.output:
             raise OSError(number, os.strerror(number))  # as if batchdiff had written it
     _require_success(done)
-
-
-_NEW_IMAGE = {
-    # Otherwise QEMU rounds the disk up to a size that has a geometry of cylinders, heads and sectors.
-    ImageFormat.VPC: ("-o", "force_size=on"),
-}
-"""The options with which an image is created, by its format."""
 
 
 def _run(

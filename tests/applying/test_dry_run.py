@@ -14,7 +14,6 @@ from batchdiff.applying.swap.guest_to_restore import RestoreOptions
 from batchdiff.applying.swap.purge_task import PurgeOptions
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError, ImageError, VerificationError
-from batchdiff.image_source import ImageFormat
 
 
 class Rehearsal:
@@ -141,7 +140,7 @@ def test_an_image_that_would_not_fit(stage, monkeypatch):
 
     monkeypatch.setattr(dry_run, "check_space_for_image", full)
     assert "not enough space" in failed(Rehearsal(stage).restore())
-    assert asked == [(str(stage.overlay()), str(stage.folder), NAME, ImageFormat.RAW)]
+    assert asked == [(str(stage.overlay()), str(stage.folder), NAME)]
 
 
 def test_an_overlay_in_which_qemu_finds_an_error(stage):

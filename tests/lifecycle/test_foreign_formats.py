@@ -118,7 +118,7 @@ def test_what_a_rebuilt_image_does_not_give_back_is_said(tmp_path):
     make_fleet(tmp_path, "raw", ["vdi", "vpc"])
     apply(tmp_path, "delete")
     said = batchdiff("restore", "fleet.plan.json", cwd=tmp_path).stderr
-    assert "an image of a vdi guest has to be rebuilt, it is dynamic" in said
+    assert "an image of a vdi guest has to be rebuilt, it will be dynamic" in said
     assert "qcow2" not in said
 
 

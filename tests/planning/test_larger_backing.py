@@ -75,7 +75,7 @@ def test_random_chains_show_what_qemu_shows(tmp_path_factory, chain):
             assert number * 2 * MIB < image.virtual_size
         assert standalone_bytes(image, str(folder), ImageFormat.QCOW2) < image.virtual_size + 2 * MIB
         fd = os.open(folder / "copy.qcow2", os.O_RDWR | os.O_CREAT)
-        write_standalone(fd, image, ImageSource("/new", ImageFormat.QCOW2), image.virtual_size, check=go_on)
+        write_standalone(fd, image, ImageSource("/copy", ImageFormat.QCOW2), image.virtual_size, check=go_on)
         os.close(fd)
     notation.run("qemu-img", "compare", "-f", "raw", "-F", "qcow2", str(flat), str(folder / "copy.qcow2"))
 

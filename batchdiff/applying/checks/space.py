@@ -25,7 +25,7 @@ from batchdiff.plan.overlay_options import DEFAULT_CLUSTER_SIZE
 from batchdiff.plan.plan import GuestToConvert, Savings
 from batchdiff.plan.totals import peak_extra_bytes
 from batchdiff.qcow2.entries import Origin
-from batchdiff.units import KIB, MIB, SECTOR, format_size
+from batchdiff.units import KIB, MIB, format_size
 
 _METADATA = 1024 * KIB
 """Header, first tables, and the rounding of the filesystem."""
@@ -167,20 +167,8 @@ def standalone_bytes(image: Image, folder: str, form: ImageFormat) -> int:
         sharing = [each for each in copied if each.origin is Origin.FILE and can_share[each.layer]]
         needed += max(_taken(copied, unit) - _shared(image, sharing), 0)
         at = image.next_data(end)
-    # A qcow2 file has an entry of 8 bytes for each cluster, and 2 more for its refcount. A VHD has a bitmap of 512
-    # bytes, and an entry of 4, for each block of 2 MiB; a Parallels image leaves its first MiB to its header.
-    tables = image.virtual_size // DEFAULT_CLUSTER_SIZE * (20 if form in _BY_QEMU else 10)
-    return needed + tables + (MIB if form is ImageFormat.PARALLELS else 0)
-
-
-_BY_QEMU = {
-    ImageFormat.VDI: MIB,
-    ImageFormat.VPC: SECTOR,
-    ImageFormat.PARALLELS: MIB,
-    ImageFormat.QED: 64 * KIB,
-    ImageFormat.VMDK: 64 * KIB,
-}
-"""The formats that QEMU writes, which shares no blocks, each with the bytes that it writes at once."""
+    # A qcow2 file has an entry of 8 bytes for each cluster, and 2 more for its refcount.
+    return needed + image.virtual_size // DEFAULT_CLUSTER_SIZE * 10
 
 
 def _allocation_unit(folder: str, image: Image) -> int:

@@ -52,8 +52,7 @@ class RebuildTask:
         # A raw file may get back a size that is not a multiple of 512, unless the disk was resized.
         planned = record.fingerprints[0].size
         size = planned if overlay.virtual_size == record.virtual_size else overlay.virtual_size
-        name, check = os.path.basename(plan.source.path), self._guest.run.stop.check
-        write_standalone(fd, overlay, plan.source.format, size, name=name, check=check)
+        write_standalone(fd, overlay, plan.source, size, check=self._guest.run.stop.check)
         lost += copy_metadata(overlay.layers[0].fd, fd)
         remarks = [f"could not keep {what}" for what in lost]
         left = self._guest.older()

@@ -22,13 +22,11 @@ _STRETCH = 1024 * MIB
 """The length of the image that is mapped at once."""
 
 
-def write_standalone(  # noqa: PLR0913  # options by keyword
-    fd: int, image: Image, form: ImageFormat, size: int, *, check: Callable[[], None], name: str = ""
-) -> None:
+def write_standalone(fd: int, image: Image, new: ImageSource, size: int, *, check: Callable[[], None]) -> None:
     """Write an image's whole content into an empty file.
 
-    ``size``: the length of a raw file, in bytes; QEMU shows its guest that length rounded up to a sector.
-    ``name``: the name that the file will have, which some formats record.
+    ``new``: the format, and the path that the file is to have. ``size``: the length of a raw file, in bytes; QEMU
+    shows its guest that length rounded up to a sector.
 
     :raises ProgramError: QEMU is needed for the format, and is missing or fails.
     :raises OSError: the disk is full or has a fault.
@@ -37,10 +35,12 @@ def write_standalone(  # noqa: PLR0913  # options by keyword
         Copier(fd, image, check).copy(0, min(size, image.virtual_size), 0)
         os.ftruncate(fd, size)
         return
-    if form is not ImageFormat.QCOW2:
-        qemu_img.convert(image.source, fd, form, image.virtual_size, stopped=_raises(check))
-        if form is ImageFormat.VMDK:
-            write_all(fd, vmdk.with_extent_name(os.pread(fd, vmdk.TEXT_BYTES, vmdk.TEXT_AT), name), vmdk.TEXT_AT)
+    if new.format is not ImageFormat.QCOW2:
+        qemu_img.convert(image.source, fd, new.format, image.virtual_size, stopped=_raises(check))
+        if new.format is ImageFormat.VMDK:
+            # QEMU does not read the file's name in it, but other programs may.
+            descriptor = os.pread(fd, vmdk.TEXT_BYTES, vmdk.TEXT_AT)
+            write_all(fd, vmdk.with_extent_name(descriptor, os.path.basename(new.path)), vmdk.TEXT_AT)
         return
     geometry = geometry_of(OverlayOptions(), DEFAULT_CLUSTER_SIZE)
     content = NewImage(

@@ -1,7 +1,4 @@
-"""With which chain an overlay is read, weeks after it was written, and what would be lost with it.
-
-Guards applying/checks/overlay_losses.py.
-"""
+"""With which chain an overlay is read, weeks after it was written, and what would be lost with it."""
 
 import notation
 import plans
