@@ -102,7 +102,7 @@ def from_kinds(kinds: npt.NDArray[np.uint8], first: int = 0) -> Extents:
     return Extents(starts + first, ends - starts, kinds[starts])
 
 
-def concatenated(parts: list[Extents]) -> Extents:
+def concatenate(parts: list[Extents]) -> Extents:
     """Join extents that follow one another; runs that touch are merged."""
     if not parts:
         return empty()
@@ -111,7 +111,7 @@ def concatenated(parts: list[Extents]) -> Extents:
     return _merged(first, first + count, np.concatenate([part.kind for part in parts]))
 
 
-def folded(extents: Extents, factor: int) -> Extents:
+def fold(extents: Extents, factor: int) -> Extents:
     """Return the same in units ``factor`` times larger, a power of two: each has the OR of the kinds of its parts.
 
     A run covers some large units wholly and may cover one at either end only in part. Several runs can share such
@@ -142,7 +142,7 @@ def _bits(factor: int) -> int:
     return factor.bit_length() - 1
 
 
-def touched(extents: Extents, factor: int) -> int:
+def count_touched(extents: Extents, factor: int) -> int:
     """Return how many units, ``factor`` times larger (a power of two), the runs touch."""
     bits = _bits(factor)
     first, last = extents.first >> bits, (extents.end - 1) >> bits

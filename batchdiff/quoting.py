@@ -12,10 +12,10 @@ NO_FOLDER_TO_LIST = "Its folder does not exist or cannot be listed."
 
 def show(text: str) -> str:
     """Return a text in quotes for a message: on one line, unprintable characters escaped, a long text cut."""
-    return f'"{escaped(text)}"'
+    return f'"{escape(text)}"'
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """Return a text on one line: unprintable characters escaped, a long text cut."""
     if len(text) > _LONGEST_SHOWN:
         text = text[: _LONGEST_SHOWN - 3] + "..."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from batchdiff.extents import Extents, Kind, folded, from_kinds, only
+from batchdiff.extents import Extents, Kind, fold, from_kinds, only
 from batchdiff.units import align_up
 
 UNIT = 4096
@@ -25,4 +25,4 @@ def _units(content: bytes, size: int) -> np.ndarray:
 
 def to_write(units: Extents, cluster_size: int) -> list[tuple[int, int, int]]:
     """What an overlay with such clusters holds: runs of DATA and ZERO. Equal for equal differences."""
-    return only(folded(units, max(cluster_size // UNIT, 1)), Kind.DATA, Kind.ZERO).runs()
+    return only(fold(units, max(cluster_size // UNIT, 1)), Kind.DATA, Kind.ZERO).runs()

@@ -20,8 +20,8 @@ import pytest
 from oracle import guest_bytes, source
 
 from batchdiff.applying.apply import apply_plan
-from batchdiff.applying.guests.recovery import recovered
-from batchdiff.applying.journal.file import FrozenJournal, Journal, read_history
+from batchdiff.applying.guests.recovery import recover_states
+from batchdiff.applying.journal.file import Journal, MemoryJournal, read_history
 from batchdiff.applying.journal.records import GuestState, History, Step
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.session import Session
@@ -222,13 +222,13 @@ class Stage:
     def session(self, *, unseen: bool = False) -> Iterator[Session]:
         with closing(Journal(self.plan_path, self.plan.checksum)) as journal:
             if not journal.history.times:
-                for name, state in recovered(self.plan, History()).items():
+                for name, state in recover_states(self.plan, History()).items():
                     journal.record(name, state)
             yield Session(self.plan, journal, self, self.stop, unseen, self.plan_path, self.jobs)
 
     def frozen(self, *, unseen: bool = False) -> Session:
         """The session of a dry run."""
-        return Session(self.plan, FrozenJournal(self.history), self, self.stop, unseen)
+        return Session(self.plan, MemoryJournal(self.history), self, self.stop, unseen)
 
     def apply(
         self, retire: Retire = Retire.KEEP, *, unseen: bool = False, **options: object

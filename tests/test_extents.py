@@ -36,24 +36,24 @@ def test_from_kinds_says_every_unit_once_and_merges(kinds):
 def test_folded_is_the_or_of_the_parts(kinds, factor):
     padded = kinds + [0] * (-len(kinds) % factor)
     expected = [int(np.bitwise_or.reduce(padded[at : at + factor])) for at in range(0, len(padded), factor)]
-    assert expand(extents.folded(of(kinds), factor), len(expected)) == expected
+    assert expand(extents.fold(of(kinds), factor), len(expected)) == expected
 
 
 @given(kinds_lists, powers_of_two, powers_of_two)
 def test_folding_in_two_steps_is_folding_in_one(kinds, one, two):
     item = of(kinds)
-    assert extents.folded(extents.folded(item, one), two) == extents.folded(item, one * two)
+    assert extents.fold(extents.fold(item, one), two) == extents.fold(item, one * two)
 
 
 @given(kinds_lists, powers_of_two)
 def test_touched_counts_the_large_units_that_have_something(kinds, factor):
     large = {unit // factor for unit, kind in enumerate(kinds) if kind}
-    assert extents.touched(of(kinds), factor) == len(large)
+    assert extents.count_touched(of(kinds), factor) == len(large)
 
 
 @given(kinds_lists, kinds_lists)
 def test_concatenated_is_the_whole(left, right):
-    whole = extents.concatenated([of(left), of(right, len(left))])
+    whole = extents.concatenate([of(left), of(right, len(left))])
     assert whole == of(left + right)
 
 

@@ -18,7 +18,7 @@ from batchdiff.applying.swap.apply_task import ApplyOptions, ApplyTask
 from batchdiff.applying.template.check import accept_template, sync
 from batchdiff.applying.template.publication import Publication
 from batchdiff.applying.template.sidecar import discard_unfinished
-from batchdiff.applying.template.write_protection import record_interrupted
+from batchdiff.applying.template.write_protection import record_interrupted_protection
 from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import PlanError, UsageError
 from batchdiff.files.identity import identity_of
@@ -45,7 +45,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
     with template_held(session) as run:
         template = run.template
         # First: what an apply that died did to the template must not count as a change of it.
-        record_interrupted(template, plan.template.fingerprints, session.journal)
+        record_interrupted_protection(template, plan.template.fingerprints, session.journal)
         accept_template(run)
         sync(template)
         pending = [guest for guest in to_convert if not _is_published(guest, session)]

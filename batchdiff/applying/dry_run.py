@@ -15,7 +15,7 @@ from batchdiff.applying.checks.verify import require_judges
 from batchdiff.applying.guest_results import kept_outcome
 from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.applying.journal.records import GuestState
-from batchdiff.applying.pipeline import EXPECTED, as_reported
+from batchdiff.applying.pipeline import EXPECTED, error_to_report
 from batchdiff.applying.restore_without_template import NOTHING_READS_IT, GuestWithState, split_by_reading
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.session import Run, Session, template_held
@@ -109,7 +109,7 @@ def _dry_run(
             except DifferenceError as error:
                 yield kept_outcome(guest.name, error)
             except EXPECTED as error:
-                reported = as_reported(guest.name, error)
+                reported = error_to_report(guest.name, error)
                 yield GuestOutcome(guest.name, Status.FAILED, str(reported), exit_code=reported.exit_code)
 
 

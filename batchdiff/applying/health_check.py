@@ -44,7 +44,7 @@ from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import users
 from batchdiff.image.open import inspect, open_image, open_layer
 from batchdiff.image_source import ImageSource
-from batchdiff.linux.call_failures import explained
+from batchdiff.linux.call_failures import explain
 from batchdiff.plan.plan import GuestToConvert, Plan
 
 
@@ -126,7 +126,7 @@ def _guest(guest: GuestToConvert, state: GuestState, plan: Plan, history: Histor
     except BatchdiffError as error:
         return Finding(guest.name, path, Health.UNKNOWN, str(error))
     except OSError as error:
-        return Finding(guest.name, path, Health.UNKNOWN, ". ".join(explained(error)))
+        return Finding(guest.name, path, Health.UNKNOWN, ". ".join(explain(error)))
 
 
 def _missing(guest: GuestToConvert, state: GuestState) -> Finding:

@@ -24,7 +24,7 @@ from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap.swap import Swap
 from batchdiff.applying.swap.task import SwapTask
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, SpaceError, StopError
-from batchdiff.linux.call_failures import explained
+from batchdiff.linux.call_failures import explain
 from batchdiff.plan.plan import GuestToConvert
 from batchdiff.qcow2.faults import FormatError
 
@@ -127,7 +127,7 @@ def _end(ahead: deque[_InProgress], run: Run) -> SwapResult:
         raise
     except EXPECTED as error:
         _undo(guest)
-        reported = as_reported(guest.name, error)
+        reported = error_to_report(guest.name, error)
         if not _is_kept(guest, error):
             with contextlib.suppress(OSError):
                 run.journal.record_failure(guest.name, str(reported))
@@ -210,7 +210,7 @@ def _undo(guest: _InProgress) -> None:
         guest.swap.close()
 
 
-def as_reported(guest: str, error: Exception) -> BatchdiffError:
+def error_to_report(guest: str, error: Exception) -> BatchdiffError:
     """Return an expected error with cause and remedy; raise any other error again."""
     if isinstance(error, BatchdiffError):
         return error
@@ -218,5 +218,5 @@ def as_reported(guest: str, error: Exception) -> BatchdiffError:
         return GuestError(f"cannot write the image of {guest}", why=str(error))
     if not isinstance(error, OSError):
         raise error
-    fault = explained(error)
+    fault = explain(error)
     return GuestError(f"cannot continue with {guest}", why=fault.why, remedy=fault.remedy)

@@ -19,7 +19,7 @@ from batchdiff.applying.guests.file_names import discard, overlay_names
 from batchdiff.applying.guests.guest_files import Found, find_original, find_overlay
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
-from batchdiff.applying.pipeline import as_reported
+from batchdiff.applying.pipeline import error_to_report
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
 from batchdiff.applying.session.session import Session
 from batchdiff.applying.swap import retire
@@ -27,7 +27,7 @@ from batchdiff.applying.template.sidecar import discard_unfinished, forget_overl
 from batchdiff.dependents.dependents import Dependents, dependents_in_plan
 from batchdiff.errors import BatchdiffError, GuestError, ImageError, InUseError
 from batchdiff.image.files import open_image_file
-from batchdiff.image.in_use.check import Purpose, secured
+from batchdiff.image.in_use.check import Purpose, check_usage
 from batchdiff.image.in_use.hold import hold
 from batchdiff.image.in_use.lease import release_lease
 from batchdiff.image.open import inspect, open_image
@@ -77,7 +77,7 @@ def restore_without_template(session: Session, found: list[GuestWithState], why:
         try:
             left = _go_back(guest, state, session, dependents)
         except (BatchdiffError, OSError) as error:
-            reported = as_reported(guest.name, error)
+            reported = error_to_report(guest.name, error)
             with contextlib.suppress(OSError):
                 session.journal.record_failure(guest.name, str(reported))
             yield GuestOutcome(guest.name, Status.FAILED, str(reported), exit_code=reported.exit_code)
@@ -130,7 +130,7 @@ def _require_unused(path: str) -> None:
     """Refuse an overlay that a VM has open: what the VM has not written completely may only look damaged."""
     fd = open_image_file(path)
     try:
-        usage = secured(fd, Purpose.GUEST)
+        usage = check_usage(fd, Purpose.GUEST)
         release_lease(fd)
     finally:
         os.close(fd)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from batchdiff.applying.guests.unrecorded import unrecorded
+from batchdiff.applying.guests.unrecorded import recover_unrecorded
 from batchdiff.applying.journal.file import read_history
 from batchdiff.applying.journal.records import History, mapped_history
 from batchdiff.cli.console import Console
@@ -23,7 +23,7 @@ def history_of(
 ) -> History:
     """Return what a plan's journal records; what it lacks is recovered from sidecar and files."""
     history = mapped_history(read_history(arguments.plan, plan.checksum), path_map)
-    found = unrecorded(plan, history, path_map)
+    found = recover_unrecorded(plan, history, path_map)
     if found:
         lacks = "lacks its last lines" if history.times else "is missing or empty"
         console.warn(_RECOVERED.format(path=f"{arguments.plan}.journal", lacks=lacks, guests=few(found)))

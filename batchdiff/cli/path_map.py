@@ -12,7 +12,7 @@ from batchdiff.plan.path_map import PathMap, move_in
 from batchdiff.plan.plan import Plan
 
 
-def moved(console: Console, plan: Plan, arguments: argparse.Namespace) -> tuple[Plan, PathMap]:
+def with_moved_paths(console: Console, plan: Plan, arguments: argparse.Namespace) -> tuple[Plan, PathMap]:
     """Return the plan with its paths as they are now, and the map for other documents that recorded paths.
 
     :raises UsageError: the map is malformed, or does not fit the plan.

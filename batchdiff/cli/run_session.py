@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from batchdiff.applying.checks.free_space import FreeSpace
-from batchdiff.applying.journal.file import FrozenJournal
+from batchdiff.applying.journal.file import MemoryJournal
 from batchdiff.applying.journal.records import Fate, History, Step
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.plan_journal import plan_journal
@@ -17,7 +17,7 @@ from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, GuestError, StopError, UsageError
 from batchdiff.image_source import ImageFormat
-from batchdiff.linux.call_failures import explained
+from batchdiff.linux.call_failures import explain
 from batchdiff.linux.machine import usable_cpus
 from batchdiff.plan.earlier_plans import is_done
 from batchdiff.plan.path_map import NOTHING_MOVED, PathMap
@@ -98,7 +98,7 @@ def carry_out(
                 remedy="Run the same command again to continue.",
             ) from error
         except OSError as error:
-            fault = explained(error)
+            fault = explain(error)
             raise GuestError("cannot continue", why=fault.why, remedy=fault.remedy) from error
     _report_space(console, space, outcomes)
     # Output that could not be written stops no work, but the exit code must not claim success.
@@ -118,7 +118,7 @@ def dry_run(
     announcer = Announcer(console)
     guests = {guest.name: guest for guest in plan.guests}
     with stopping() as stop:
-        for outcome in work(Session(plan, FrozenJournal(history), announcer, stop, arguments.unseen)):
+        for outcome in work(Session(plan, MemoryJournal(history), announcer, stop, arguments.unseen)):
             outcomes.append(outcome)
             announcer.report_guest(guests[outcome.name], outcome)
     if announcer.unheard:

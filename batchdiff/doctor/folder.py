@@ -15,7 +15,7 @@ from batchdiff.applying.checks.space import free_bytes
 from batchdiff.doctor.fact import Ability, Fact
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.image.in_use.lease import why_unknown
-from batchdiff.linux.call_failures import explained
+from batchdiff.linux.call_failures import explain
 from batchdiff.linux.fiemap import physical_extents
 from batchdiff.linux.mounts import Mount, filesystem_of, mount_under
 from batchdiff.linux.permissions import Deed
@@ -52,7 +52,7 @@ def folder_facts(folder: str) -> list[Fact]:
 
 def _unusable(path: str, error: OSError | ValueError) -> Fact:
     if isinstance(error, OSError):
-        fault = explained(error, Deed.READ, path)
+        fault = explain(error, Deed.READ, path)
         return Fact(path, "folder", fault.why, Ability.MISSING, fault.remedy)
     return Fact(path, "folder", str(error), Ability.MISSING, "Correct the path.")
 
@@ -96,7 +96,7 @@ def _trials(path: str) -> list[Fact]:
                 _leases(path, one.fileno()),
             ]
     except OSError as error:
-        fault = explained(error, Deed.CREATE, os.path.join(path, "overlay.qcow2"))
+        fault = explain(error, Deed.CREATE, os.path.join(path, "overlay.qcow2"))
         effect = f"`plan` can read images here, but `apply` cannot write. {fault.remedy}".strip()
         return [Fact(path, "writing", fault.why, Ability.MISSING, effect)]
 

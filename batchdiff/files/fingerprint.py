@@ -50,7 +50,7 @@ class Fingerprint:
             return self.filesystem == now.filesystem
         return self.device == now.device or (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
-    def differs_in_ctime_only(self, now: Fingerprint) -> bool:
+    def is_unwritten(self, now: Fingerprint) -> bool:
         """Return whether it is that file and was not written to: at most its name or attributes have changed."""
         return self.is_same_file(now) and (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
@@ -65,7 +65,7 @@ class Fingerprint:
         """Describe the changes up to a later fingerprint, as clauses; empty if there are none."""
         if not self.is_same_file(now):
             return REPLACED
-        only_ctime = self.differs_in_ctime_only(now) and self.ctime_ns != now.ctime_ns
+        only_ctime = self.is_unwritten(now) and self.ctime_ns != now.ctime_ns
         changes = (
             (self.size != now.size, f"its size changed from {self.size} to {now.size} bytes"),
             (self.mtime_ns != now.mtime_ns, "it was written to (mtime)"),

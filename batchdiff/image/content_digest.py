@@ -50,7 +50,7 @@ class RangeDigest:
         return None if self._empty else self._hash.digest()
 
 
-def combined(virtual_size: int, ranges: dict[int, bytes]) -> str:
+def combine_digests(virtual_size: int, ranges: dict[int, bytes]) -> str:
     """Return the labelled digest of a template from its range digests by range number."""
     whole = xxhash.xxh3_128(_NUMBER.pack(virtual_size))
     for number in sorted(ranges):
@@ -73,7 +73,7 @@ def content_digest(image: Image, *, check: Callable[[], None]) -> str:
         if digest is not None:
             ranges[number] = digest
         at = image.next_data((number + 1) * _RANGE)
-    return combined(image.virtual_size, ranges)
+    return combine_digests(image.virtual_size, ranges)
 
 
 def _range_digest(image: Image, number: int, buffer: memoryview, check: Callable[[], None]) -> bytes | None:

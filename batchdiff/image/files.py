@@ -12,7 +12,7 @@ from batchdiff.errors import ImageError
 from batchdiff.files.filenames import check_usable
 from batchdiff.files.fingerprint import Fingerprint, fingerprint_of
 from batchdiff.files.memory import scratch
-from batchdiff.linux.call_failures import explained
+from batchdiff.linux.call_failures import explain
 from batchdiff.linux.permissions import Deed
 
 _MISSING = {errno.ENOENT, errno.ENOTDIR}
@@ -113,7 +113,7 @@ def _unreadable(path: str, error: OSError) -> ImageError:
             why="it is a symbolic link; batchdiff follows links only to block devices",
             remedy="Put the file itself there, or give its own path.",
         )
-    fault = explained(error, Deed.READ, path)
+    fault = explain(error, Deed.READ, path)
     return ImageError(f"cannot open {path}", why=fault.why, remedy=fault.remedy)
 
 

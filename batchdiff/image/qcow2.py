@@ -20,7 +20,7 @@ from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import Backing, CompressedCluster, Losses, Segment, clip_segments
 from batchdiff.image.qcow2_extras import check_extras
-from batchdiff.image.qcow2_tables import L2Tables, read_header, read_l2_tables, read_words, refused
+from batchdiff.image.qcow2_tables import L2Tables, error_refused, read_header, read_l2_tables, read_words
 from batchdiff.image_source import ImageSource
 from batchdiff.qcow2 import compression, entries
 from batchdiff.qcow2.entries import Origin
@@ -89,7 +89,7 @@ class Qcow2Layer:
             self._check_l2_tables()
             check_extras(self._file, self.header)
         except FormatError as error:
-            raise refused(self.path, error) from error
+            raise error_refused(self.path, error) from error
 
     def _check_l2_tables(self) -> None:
         """Check the L2 tables, and that they do not map more bytes than the file has."""
@@ -268,7 +268,7 @@ class Qcow2Layer:
             try:
                 data = compression.decompress(stored, geometry.compression_type, geometry.cluster_size)
             except FormatError as error:
-                raise refused(self.path, error) from error
+                raise error_refused(self.path, error) from error
             self._unpacked = (descriptor, data)
         return self._unpacked[1]
 

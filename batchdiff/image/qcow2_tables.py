@@ -62,7 +62,7 @@ def read_header(file: ImageFile) -> Header:
     try:
         return parse(head, file.size)
     except FormatError as error:
-        raise refused(file.path, error) from error
+        raise error_refused(file.path, error) from error
 
 
 def read_l2_tables(file: ImageFile, header: Header) -> L2Tables:
@@ -81,7 +81,7 @@ def read_l2_tables(file: ImageFile, header: Header) -> L2Tables:
     try:
         offsets = entries.check_l1(table, header.geometry, file.size)
     except FormatError as error:
-        raise refused(file.path, error) from error
+        raise error_refused(file.path, error) from error
     return L2Tables(found[(table & entries.OFFSET_MASK) != 0], offsets)
 
 
@@ -94,6 +94,6 @@ def read_words(file: ImageFile, offset: int, count: int) -> entries.Words:
     return np.frombuffer(data, dtype=">u8").astype(np.uint64)
 
 
-def refused(path: str, error: FormatError) -> ImageError:
+def error_refused(path: str, error: FormatError) -> ImageError:
     """Return the error for a file that breaks the format's rules."""
     return ImageError(f"cannot use {path} as qcow2", why=str(error), remedy=error.remedy)

@@ -79,7 +79,7 @@ def naming(path: str) -> Iterator[None]:
         raise
 
 
-def explained(error: OSError, deed: Deed | None = None, path: str = "") -> Fault:
+def explain(error: OSError, deed: Deed | None = None, path: str = "") -> Fault:
     """Return why a call failed and what to do. ``deed``, ``path``: the attempt, if the error does not show it."""
     path = path or _text(error.filename)
     case = _Case(error, deed or _deed(error, path), path, _text(error.filename2))
@@ -88,13 +88,13 @@ def explained(error: OSError, deed: Deed | None = None, path: str = "") -> Fault
 
 def reason(error: OSError, deed: Deed | None = None, path: str = "") -> str:
     """Return why a call failed, without a remedy."""
-    return explained(error, deed, path).why
+    return explain(error, deed, path).why
 
 
 def obstacle(deed: Deed, path: str) -> Fault | None:
     """Return why a rename or deletion would fail, as far as that can be foreseen; None if nothing stops it."""
     if is_mount_point(path):
-        return explained(OSError(errno.EBUSY, os.strerror(errno.EBUSY), path), deed)
+        return explain(OSError(errno.EBUSY, os.strerror(errno.EBUSY), path), deed)
     case = _Case(OSError(errno.EPERM, ""), deed, path, "")
     if lacking_ownership(deed, path):
         return _not_permitted(case)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchdiff.choices import Loss, Retire
 from batchdiff.manifest.conflicts import check_guests, check_overlays, check_unshared
-from batchdiff.manifest.converted import Converted, Done, GoneGuest
+from batchdiff.manifest.converted import ConvertedGuests, Done, GoneGuest
 from batchdiff.manifest.entries import EntryReader
 from batchdiff.manifest.excludes import find_excluded
 from batchdiff.manifest.guests import GuestFinder
@@ -57,7 +57,7 @@ class ManifestReader:
         # Check missing guests as well, so that one run reports all problems.
         self._naming.check_overlay_paths(written)
         # From entries to files: globs expanded, converted guests recognised by the template's sidecars.
-        converted = Converted(template.source.path if template else None)
+        converted = ConvertedGuests(template.source.path if template else None)
         excluded = find_excluded(self._data, written, self._folder, self._problems)
         everyone = GuestFinder(template, converted, self._folder, self._problems).guests(written, excluded)
         guests = self._settled(everyone, converted)
@@ -97,7 +97,7 @@ class ManifestReader:
         guests = [self._entries.guest(entry, ("guests", at)) for at, entry in enumerate(entries)]
         return [guest for guest in guests if guest]
 
-    def _settled(self, everyone: Sequence[AnyGuest], converted: Converted) -> list[_Settled]:
+    def _settled(self, everyone: Sequence[AnyGuest], converted: ConvertedGuests) -> list[_Settled]:
         names = self._naming.guest_names(everyone)
         there = [guest for guest in everyone if isinstance(guest, FoundGuest)]
         gone = [guest.named for guest in everyone if isinstance(guest, GoneGuest)]

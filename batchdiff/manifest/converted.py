@@ -60,7 +60,7 @@ class GoneGuest(NamedTuple):
         return f"{show_path(self.written.where)} ({show(self.named)})"
 
 
-class Converted:
+class ConvertedGuests:
     """The guests that were converted to overlays of one template; empty if the template is not known."""
 
     def __init__(self, template_path: str | None) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from batchdiff.files.filenames import unfit
 from batchdiff.files.identity import Identity, identity_of
-from batchdiff.manifest.converted import Converted, Done, GoneGuest
+from batchdiff.manifest.converted import ConvertedGuests, Done, GoneGuest
 from batchdiff.manifest.globs import glob_matches, is_own_file, would_match
 from batchdiff.manifest.images import FoundGuest, FoundImage, find_image
 from batchdiff.manifest.names import default_overlay
@@ -46,7 +46,9 @@ class _Taken(NamedTuple):
 class GuestFinder:
     """Finds the guests of one manifest. It holds the folder where relative paths start, and the problems found."""
 
-    def __init__(self, template: FoundImage | None, converted: Converted, folder: str, problems: Problems) -> None:
+    def __init__(
+        self, template: FoundImage | None, converted: ConvertedGuests, folder: str, problems: Problems
+    ) -> None:
         self._template = template
         self._converted = converted
         self._folder = folder

@@ -17,10 +17,10 @@ from batchdiff.errors import PlanError
 from batchdiff.files import own_files
 from batchdiff.files.atomic_write import write_whole
 from batchdiff.files.own_documents import LARGEST_DOCUMENT
-from batchdiff.linux.call_failures import explained, reason
+from batchdiff.linux.call_failures import explain, reason
 from batchdiff.linux.permissions import Deed
 from batchdiff.plan.document import from_dict, to_dict
-from batchdiff.plan.json_reader import READABLE, canonical, encoded, parse_json, why_not_json
+from batchdiff.plan.json_reader import READABLE, canonical, encode_json, parse_json, why_not_json
 from batchdiff.plan.json_schema import first_problem, schema_of
 from batchdiff.plan.plan import FORMAT_VERSION, Plan
 from batchdiff.plan.recognise import check_is_plan, plan_again
@@ -52,12 +52,12 @@ def _pieces(plan: Plan) -> Iterator[str]:
     head = {key: document.pop(key) for key in ("format_version", "generator", "created")}
     guests = document.pop("guests")
     lines = [
-        f"{READABLE.encode(key)}: {encoded(value, READABLE)}"
+        f"{READABLE.encode(key)}: {encode_json(value, READABLE)}"
         for key, value in (head | {"checksum": checksum} | document).items()
     ]
     yield "{" + ",\n ".join([*lines, '"guests": ['])
     for number, guest in enumerate(guests):
-        yield f"{',' if number else ''}\n  {encoded(guest, READABLE)}"
+        yield f"{',' if number else ''}\n  {encode_json(guest, READABLE)}"
     yield "]}\n"
 
 
@@ -137,7 +137,7 @@ def _parsed(path: str) -> dict[str, Any]:
     try:
         content = read_regular(path, LARGEST_DOCUMENT)
     except OSError as error:
-        fault = explained(error, Deed.READ, path)
+        fault = explain(error, Deed.READ, path)
         raise PlanError(f"cannot read the plan {path}", why=fault.why, remedy=fault.remedy) from error
     except ValueError as error:
         raise PlanError(f"{path} is not a plan", why=str(error), remedy=plan_again(path)) from error

@@ -57,7 +57,7 @@ def parse_json(text: str) -> object:
     return document
 
 
-def encoded(value: object, encoder: json.JSONEncoder) -> str:
+def encode_json(value: object, encoder: json.JSONEncoder) -> str:
     """Return the JSON of a value in the encoder's form; runs always have the canonical form.
 
     :raises ValueError: it has NaN or infinity as a number.
@@ -67,7 +67,7 @@ def encoded(value: object, encoder: json.JSONEncoder) -> str:
     if not isinstance(value, dict) or not any(isinstance(inner, dict | Runs) for inner in value.values()):
         return encoder.encode(value)
     items = sorted(value.items()) if encoder.sort_keys else value.items()
-    members = [encoder.encode(key) + encoder.key_separator + encoded(inner, encoder) for key, inner in items]
+    members = [encoder.encode(key) + encoder.key_separator + encode_json(inner, encoder) for key, inner in items]
     return "{" + encoder.item_separator.join(members) + "}"
 
 
@@ -81,10 +81,10 @@ def canonical(document: dict[str, Any]) -> Iterator[str]:
         value = document[key]
         if isinstance(value, list) and value:
             for place, item in enumerate(value):
-                yield f"{',' if place else '['}{encoded(item, CANONICAL)}"
+                yield f"{',' if place else '['}{encode_json(item, CANONICAL)}"
             yield "]"
         else:
-            yield encoded(value, CANONICAL)
+            yield encode_json(value, CANONICAL)
     yield "}" if document else "{}"
 
 

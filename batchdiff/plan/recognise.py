@@ -12,7 +12,7 @@ from batchdiff.files.filenames import check_usable, shell_word
 from batchdiff.files.own_documents import Document, own_document
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image_source import ImageFormat
-from batchdiff.linux.call_failures import explained
+from batchdiff.linux.call_failures import explain
 from batchdiff.linux.permissions import Deed
 from batchdiff.quoting import NO_FOLDER_TO_LIST, suggestion
 
@@ -76,7 +76,7 @@ def _head(path: str) -> bytes | None:
     except FileNotFoundError as error:
         raise PlanError(f"cannot read the plan {path}", why="there is no such file", remedy=_near(path)) from error
     except OSError as error:
-        fault = explained(error, Deed.READ, path)
+        fault = explain(error, Deed.READ, path)
         raise PlanError(f"cannot read the plan {path}", why=fault.why, remedy=fault.remedy) from error
     except ValueError as error:
         raise PlanError(f"cannot read the plan {path!r}", why=str(error), remedy="Correct the path.") from error

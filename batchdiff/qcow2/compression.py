@@ -30,7 +30,7 @@ _ZSTD_LEVEL = 3
 _per_thread = threading.local()
 
 
-def compressed(data: bytes | memoryview, kind: CompressionType) -> bytes | None:
+def compress(data: bytes | memoryview, kind: CompressionType) -> bytes | None:
     """Compress a cluster; return None if that does not make it smaller."""
     if kind is CompressionType.ZSTD:
         packed = _zstd_compressor().compress(data)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchdiff.extents import Extents, Kind, folded, only, split, touched
+from batchdiff.extents import Extents, Kind, count_touched, fold, only, split
 from batchdiff.qcow2.geometry import MAX_L1_BYTES, Geometry
 from batchdiff.qcow2.header import Header, build
 from batchdiff.units import ceil_div
@@ -105,7 +105,7 @@ def granules_to_write(
     as a whole, as a compressed cluster must be.
     """
     granule = geometry.cluster_size if whole_clusters else geometry.granule
-    found = folded(units, max(granule // unit, 1))
+    found = fold(units, max(granule // unit, 1))
     needed = only(found, Kind.DATA, Kind.ZERO)
     factor = max(granule, unit) // geometry.granule
     return split(needed, factor, ceil_div(virtual_size, geometry.granule)) if factor > 1 else needed
@@ -113,8 +113,8 @@ def granules_to_write(
 
 def layout_for(extents: Extents, virtual_size: int, geometry: Geometry) -> Layout:
     """Return the layout of an uncompressed image that holds these extents (in granules)."""
-    data = touched(only(extents, Kind.DATA), geometry.granules)
-    tables = touched(extents, geometry.granules * geometry.l2_entries)
+    data = count_touched(only(extents, Kind.DATA), geometry.granules)
+    tables = count_touched(extents, geometry.granules * geometry.l2_entries)
     return plan_layout(virtual_size, geometry, l2_tables=tables, data_clusters=data)
 
 

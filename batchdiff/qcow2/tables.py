@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from batchdiff.extents import Extents, Kind, extents_between, folded, numbers
+from batchdiff.extents import Extents, Kind, extents_between, fold, numbers
 from batchdiff.qcow2.entries import COPIED, ZERO_FLAG, Words
 from batchdiff.qcow2.geometry import SUBCLUSTERS, Geometry
 from batchdiff.qcow2.layout import Layout
@@ -76,7 +76,7 @@ def _compressed(entries: Words) -> npt.NDArray[np.bool_]:
 def table_batches(extents: Extents, geometry: Geometry) -> Iterator[TableBatch]:
     """Yield all L2 tables that an image with these extents (in granules) needs, ascending."""
     per_table = geometry.l2_entries * geometry.granules
-    used = numbers(folded(extents, per_table))
+    used = numbers(fold(extents, per_table))
     at_once = max(_BATCH_BYTES // geometry.cluster_size, 1)
     for position in range(0, len(used), at_once):
         indices = used[position : position + at_once]
@@ -94,7 +94,7 @@ def l1_table(extents: Extents, layout: Layout) -> bytes:
     """Return the L1 table of an image whose L2 tables are stored one after the other."""
     geometry = layout.geometry
     table = np.zeros(layout.l1_entries, dtype=np.uint64)
-    used = numbers(folded(extents, geometry.l2_entries * geometry.granules))
+    used = numbers(fold(extents, geometry.l2_entries * geometry.granules))
     offsets = layout.l2_offset + np.arange(len(used), dtype=np.uint64) * np.uint64(geometry.cluster_size)
     table[used] = offsets | COPIED
     return table.astype(">u8").tobytes()

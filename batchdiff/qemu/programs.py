@@ -23,7 +23,7 @@ from typing import IO, cast
 
 from batchdiff.errors import ProgramError, StopError
 from batchdiff.files.filenames import shell_line
-from batchdiff.linux.call_failures import AGAIN, explained
+from batchdiff.linux.call_failures import AGAIN, explain
 from batchdiff.linux.permissions import Deed
 from batchdiff.qemu.landlock import start_confined
 from batchdiff.signals import signal_name
@@ -144,7 +144,7 @@ def _started(
         elif error.errno == errno.EAGAIN:
             remedy = f"Raise the limit on processes (`ulimit -u`, `TasksMax=` of a service), {AGAIN}"
         elif error.filename is not None:  # a file that it was to read
-            why, remedy = explained(error, Deed.READ)
+            why, remedy = explain(error, Deed.READ)
         raise ProgramError(f"cannot run {argv[0]}", why=why, remedy=remedy) from error
 
 

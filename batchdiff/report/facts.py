@@ -72,7 +72,7 @@ class PlanFacts(NamedTuple):
         return peak + self.plan.totals.template_copy_bytes
 
 
-def unconverted(guests: Sequence[GuestPlan]) -> list[SharedReason]:
+def guests_not_converted(guests: Sequence[GuestPlan]) -> list[SharedReason]:
     """Return why guests are not converted, in their order; guests skipped for the same reason are grouped.
 
     A guest to convert is among them if it has a reason, which is then a remark.

@@ -39,6 +39,6 @@ def percent(part: float | None) -> str:
     return shown if float(shown[:-1]) else "0.0%"  # never "-0.0%"
 
 
-def counted(count: int, singular: str) -> str:
+def count_of(count: int, singular: str) -> str:
     """Return a number with its noun: ``1 guest``, ``2 guests``."""
     return f"{count} {singular}{'' if count == 1 else 's'}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from batchdiff.applying.results.finding import Finding
 from batchdiff.report.facts import by_health
-from batchdiff.report.figures import counted
+from batchdiff.report.figures import count_of
 from batchdiff.report.form import WIDTH
 from batchdiff.report.printable import printable
 from batchdiff.report.table import paragraph
@@ -24,4 +24,4 @@ def health_text(findings: Sequence[Finding], *, width: int = WIDTH) -> str:
         for each in findings
     ]
     said = ", ".join(f"{number} {health}" for health, number in by_health(findings).items())
-    return "\n".join([*lines, "", f"{counted(len(findings), 'file')}: {said}."]) + "\n"
+    return "\n".join([*lines, "", f"{count_of(len(findings), 'file')}: {said}."]) + "\n"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.report.facts import by_status, size_sums, skipped_alike
 from batchdiff.report.fates import original_words
-from batchdiff.report.figures import DASH, counted, size
+from batchdiff.report.figures import DASH, count_of, size
 from batchdiff.report.form import WIDTH
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column, paragraph, table
@@ -109,4 +109,4 @@ def _skipped(names: list[str], reason: str, width: int) -> str:
 
 def _summary(outcomes: Sequence[GuestOutcome]) -> str:
     said = [f"{count} {status}" for status, count in by_status(outcomes).items()]
-    return f"{counted(len(outcomes), 'guest')}: {', '.join(said)}." if said else "Nothing was done."
+    return f"{count_of(len(outcomes), 'guest')}: {', '.join(said)}." if said else "Nothing was done."

@@ -14,7 +14,7 @@ from batchdiff.throttle.rate_limit import RateLimit
 
 
 @contextmanager
-def throttled(
+def throttle(
     limits: ScanLimits, *, tell: Callable[[str], None] = lambda _text: None
 ) -> Iterator[ReadObserver | None]:
     """Yield an observer that keeps reads within the limits; None if there are none.

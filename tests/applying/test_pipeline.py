@@ -9,7 +9,7 @@ import pytest
 
 from batchdiff.applying import pipeline
 from batchdiff.applying.journal.records import Goal
-from batchdiff.applying.pipeline import as_reported, run_swaps
+from batchdiff.applying.pipeline import error_to_report, run_swaps
 from batchdiff.applying.session.stop import Stop
 from batchdiff.errors import DifferenceError, GuestError, ImageError, InUseError, SpaceError, StopError
 from batchdiff.qcow2.faults import FormatError
@@ -304,7 +304,7 @@ def test_another_task_that_fails(world, call):
     ],
 )
 def test_the_message_for_a_fault(error, said):
-    told = as_reported("web01", error)
+    told = error_to_report("web01", error)
     assert isinstance(told, GuestError)
     assert "web01" in str(told)
     with pytest.raises(GuestError, match=said):
@@ -313,12 +313,12 @@ def test_the_message_for_a_fault(error, said):
 
 def test_our_own_errors_are_not_reworded():
     error = ImageError("cannot read it")
-    assert as_reported("web01", error) is error
+    assert error_to_report("web01", error) is error
 
 
 def test_a_bug_is_no_fault_of_a_disk():
     with pytest.raises(ZeroDivisionError):
-        as_reported("web01", ZeroDivisionError())
+        error_to_report("web01", ZeroDivisionError())
 
 
 def test_a_vm_need_not_wait_for_the_guests_before_its_own(world):

@@ -43,8 +43,8 @@ def test_what_was_written_to():
     assert FILE.was_written_to(replace(FILE, mtime_ns=21))
     assert FILE.was_written_to(replace(FILE, size=11))
     assert not FILE.was_written_to(replace(FILE, inode=8, ctime_ns=31))
-    assert FILE.differs_in_ctime_only(replace(FILE, ctime_ns=31))
-    assert not FILE.differs_in_ctime_only(replace(FILE, mtime_ns=21))
+    assert FILE.is_unwritten(replace(FILE, ctime_ns=31))
+    assert not FILE.is_unwritten(replace(FILE, mtime_ns=21))
 
 
 def test_changes_are_listed():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import source
 
-from batchdiff.image.content_digest import RangeDigest, combined, content_digest
+from batchdiff.image.content_digest import RangeDigest, combine_digests, content_digest
 from batchdiff.image.open import open_image
 from batchdiff.planning.scan.compare import WINDOW
 from batchdiff.planning.scan.one_range import RANGE
@@ -46,7 +46,7 @@ def range_digest(found):
 
 def digest_of(virtual_size, ranges, order):
     found = {at: range_digest(ranges[at]) for at in order}
-    return combined(virtual_size, {at: value for at, value in found.items() if value is not None})
+    return combine_digests(virtual_size, {at: value for at, value in found.items() if value is not None})
 
 
 @given(st.integers(0, (1 << 63) - 1), contents)
@@ -76,11 +76,11 @@ def test_place_size_and_content_matter():
         for ranges in ({}, {0: {0: b"a"}}, {0: {1: b"a"}}, {1: {0: b"a"}}, {0: {0: b"b"}}, {0: {0: b"a", 1: b"a"}})
     }
     assert len(digests) == 6
-    assert combined(9, {}) != combined(10, {})
+    assert combine_digests(9, {}) != combine_digests(10, {})
 
 
 def test_the_label_has_the_sizes():
-    assert combined(9, {}).startswith(f"xxh3-128-{RANGE // MIB}m-{WINDOW // KIB}k:")
+    assert combine_digests(9, {}).startswith(f"xxh3-128-{RANGE // MIB}m-{WINDOW // KIB}k:")
 
 
 class Reads:
@@ -119,5 +119,5 @@ def test_windows_of_written_zeros_do_not_matter_and_take_no_time(tmp_path):
             file.write(bytes(MIB))
     begin = time.process_time()
     with open_image(source(path)) as image:
-        assert content_digest(image, check=lambda: None) == combined(256 * MIB, {})
+        assert content_digest(image, check=lambda: None) == combine_digests(256 * MIB, {})
     assert time.process_time() - begin < 3

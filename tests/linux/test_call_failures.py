@@ -15,7 +15,7 @@ import pytest
 from filesystems import mounted, tmpfs
 from notation import run
 
-from batchdiff.linux.call_failures import AGAIN, explained, naming, obstacle, reason
+from batchdiff.linux.call_failures import AGAIN, explain, naming, obstacle, reason
 from batchdiff.linux.permissions import Deed
 from batchdiff.linux.rename import rename_without_replacing
 
@@ -24,7 +24,7 @@ def fault_of(act):
     """What is said of the error that a call ends with."""
     with pytest.raises(OSError) as caught:  # noqa: PT011  # which one is what the test is about
         act()
-    return explained(caught.value)
+    return explain(caught.value)
 
 
 def follow(remedy):
@@ -183,7 +183,7 @@ def test_a_limit_on_the_size_of_files(tmp_path):
             fault = fault_of(lambda: os.ftruncate(file.fileno(), 8192))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-            assert "ulimit -f" not in explained(OSError(errno.EFBIG, "File too large")).remedy
+            assert "ulimit -f" not in explain(OSError(errno.EFBIG, "File too large")).remedy
     assert "this process may not write files larger than 4096 bytes" in fault.why
     assert "ulimit -f unlimited" in fault.remedy
 
@@ -212,7 +212,7 @@ def test_what_is_gone(place):
     ],
 )
 def test_each_has_its_own_advice(code, said):
-    fault = explained(OSError(code, os.strerror(code), "/no/such"))
+    fault = explain(OSError(code, os.strerror(code), "/no/such"))
     assert said in fault.remedy
     assert not re.search(r"apply|restore|purge|verify", fault.remedy)
 
@@ -220,7 +220,7 @@ def test_each_has_its_own_advice(code, said):
 @pytest.mark.parametrize("code", sorted(errno.errorcode))
 def test_every_error_is_explained_with_or_without_a_file(code):
     for error in (OSError(code, os.strerror(code)), OSError(code, os.strerror(code), b"/no/such", None, "/x")):
-        fault = explained(error)
+        fault = explain(error)
         assert fault.why
         assert fault.remedy.endswith(".")
 

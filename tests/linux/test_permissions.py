@@ -10,7 +10,7 @@ import pytest
 
 from batchdiff.image.files import open_image_file
 from batchdiff.linux import permissions
-from batchdiff.linux.call_failures import explained, obstacle, reason
+from batchdiff.linux.call_failures import explain, obstacle, reason
 from batchdiff.linux.permissions import Deed, lacking_access, user
 
 SOMEBODY = 3001
@@ -38,7 +38,7 @@ def told(folder, act, deed=None):
         try:
             act()
         except OSError as error:
-            return explained(error, deed)
+            return explain(error, deed)
         return None
 
     return access.as_user(SOMEBODY, folder, tried)

@@ -19,7 +19,7 @@ from notation import run
 from oracle import guest_bytes, recorded, source
 from scan_jobs import scan_job
 
-from batchdiff.extents import concatenated
+from batchdiff.extents import concatenate
 from batchdiff.image import files
 from batchdiff.image.open import open_image
 from batchdiff.image.storage.shared_blocks import common_ranges, has_shared_extents, shared_extents
@@ -113,7 +113,7 @@ def scanned(template, guests, *, sharing, common=None):
             numbers.update(ranges_with_data(image))
     results = [scanner.scan(number) for number in sorted(numbers)]
     scanner.close()
-    return [concatenated([r.differences[n] for r in results if n in r.differences]) for n in range(len(guests))], [
+    return [concatenate([r.differences[n] for r in results if n in r.differences]) for n in range(len(guests))], [
         r.template_digest for r in results
     ]
 

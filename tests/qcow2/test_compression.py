@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from isal import isal_zlib
 
 from batchdiff.qcow2 import compression
-from batchdiff.qcow2.compression import compressed, decompress
+from batchdiff.qcow2.compression import compress, decompress
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import CompressionType
 
@@ -37,7 +37,7 @@ def packed_by_hand(data, kind):
 @given(st.binary(min_size=1, max_size=16), st.binary(max_size=600), st.binary(max_size=600))
 def test_round_trip_also_with_bytes_behind_it(kind, pattern, noise, behind):
     data = (noise + pattern * CLUSTER)[:CLUSTER]
-    packed = compressed(data, kind)
+    packed = compress(data, kind)
     assert packed is not None
     assert len(packed) < CLUSTER
     assert decompress(packed + behind, kind, CLUSTER) == data
@@ -46,13 +46,13 @@ def test_round_trip_also_with_bytes_behind_it(kind, pattern, noise, behind):
 @both
 def test_what_does_not_shrink_stays_as_it_is(kind):
     noise = b"".join(notation.data("A", sector * 512, 128) for sector in range(CLUSTER // 128))
-    assert compressed(noise, kind) is None
+    assert compress(noise, kind) is None
 
 
 @both
 def test_memory_views_are_compressed(kind):
     data = notation.data("A", 0, CLUSTER)
-    assert compressed(memoryview(data), kind) == compressed(data, kind)
+    assert compress(memoryview(data), kind) == compress(data, kind)
 
 
 @both
@@ -75,7 +75,7 @@ def test_too_long_streams_are_refused_without_unpacking_them(kind, length):
 @given(st.data())
 def test_truncated_streams_are_refused_or_whole(kind, data):
     content = notation.data("A", 0, CLUSTER)
-    packed = compressed(content, kind)
+    packed = compress(content, kind)
     cut = packed[: data.draw(st.integers(0, len(packed) - 1))]
     try:
         # zlib's last byte may be nothing but the end mark.
@@ -96,14 +96,14 @@ def test_noise_is_refused_or_a_cluster(kind, noise):
 def test_threads_compress_at_the_same_time(kind):
     clusters = [notation.data("A", at, CLUSTER) for at in range(0, 200 * CLUSTER, CLUSTER)]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        packed = list(pool.map(lambda data: compressed(data, kind), clusters))
+        packed = list(pool.map(lambda data: compress(data, kind), clusters))
     assert [decompress(each, kind, CLUSTER) for each in packed] == clusters
 
 
 def test_zlib_looks_back_no_further_than_qemu_can():
     # The same 6 KiB of noise twice: only a window larger than QEMU's 4 KiB could see that.
     noise = b"".join(notation.data("A", sector * 512, 128) for sector in range(48))
-    packed = compressed((noise * 11)[:65536], CompressionType.ZLIB)
+    packed = compress((noise * 11)[:65536], CompressionType.ZLIB)
     assert packed is None
 
 
@@ -156,7 +156,7 @@ def test_a_stream_that_isal_alone_refuses_is_read(monkeypatch):
     content = notation.data("A", 0, CLUSTER)
     refusing = types.SimpleNamespace(error=isal_zlib.error, decompressobj=_refuse)
     monkeypatch.setattr(compression, "_isal_zlib", lambda: refusing)
-    assert decompress(compressed(content, CompressionType.ZLIB), CompressionType.ZLIB, CLUSTER) == content
+    assert decompress(compress(content, CompressionType.ZLIB), CompressionType.ZLIB, CLUSTER) == content
 
 
 def _refuse(*_):

@@ -28,7 +28,7 @@ from batchdiff.throttle import rate_limit as pace_module
 from batchdiff.throttle.options import CacheUse, ScanLimits
 from batchdiff.throttle.page_cache import BLOCK, DropBehind
 from batchdiff.throttle.rate_limit import RateLimit
-from batchdiff.throttle.throttle import throttled
+from batchdiff.throttle.throttle import throttle
 from batchdiff.units import KIB, MIB
 
 PAGE = page_residency.PAGE
@@ -409,9 +409,9 @@ def test_idle_is_reported_with_verbose(tmp_path):
 
 def test_manners_end_with_the_scan():
     before = os.listdir("/proc/self/fd")
-    with throttled(ScanLimits(CacheUse.DROP, limit_rate=MIB)) as observer:
+    with throttle(ScanLimits(CacheUse.DROP, limit_rate=MIB)) as observer:
         assert [type(each) for each in observer.each] == [RateLimit, DropBehind]
         assert len(os.listdir("/proc/self/fd")) == len(before) + 1
     assert os.listdir("/proc/self/fd") == before
-    with throttled(ScanLimits()) as observer:
+    with throttle(ScanLimits()) as observer:
         assert observer is None

@@ -19,7 +19,7 @@ from batchdiff.image.storage.copy_up import protecting
 from batchdiff.image.storage.shared_blocks import shared_extents
 from batchdiff.image_source import ImageFormat
 from batchdiff.linux.btrfs import is_btrfs
-from batchdiff.linux.call_failures import explained
+from batchdiff.linux.call_failures import explain
 from batchdiff.linux.permissions import Deed
 from batchdiff.plan.overlay_options import DEFAULT_CLUSTER_SIZE
 from batchdiff.plan.plan import GuestToConvert, Savings
@@ -104,7 +104,7 @@ def free_bytes(folder: str) -> int:
     try:
         status = os.statvfs(folder)
     except OSError as error:
-        fault = explained(error, Deed.READ, folder)
+        fault = explain(error, Deed.READ, folder)
         raise GuestError(
             f"cannot determine the free space of {folder}", why=fault.why, remedy=fault.remedy
         ) from error
@@ -175,7 +175,7 @@ def _allocation_unit(folder: str, image: Image) -> int:
     try:
         return volume_of(folder, image.layers[0].fd).unit
     except OSError as error:
-        fault = explained(error, Deed.READ, folder)
+        fault = explain(error, Deed.READ, folder)
         raise GuestError(f"cannot examine {folder}", why=fault.why, remedy=fault.remedy) from error
 
 

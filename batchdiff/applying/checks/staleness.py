@@ -21,7 +21,7 @@ PLAN_AGAIN = "Shut down whatever writes to it, if anything; then plan again."
 def changes_since_planned(image: Image, record: PlannedImage, history: History) -> str:
     """Return what changed in an open image's chain, in words, except ctimes that batchdiff changed."""
     now = tuple(
-        before if after in history.changed and before.differs_in_ctime_only(after) else after
+        before if after in history.changed and before.is_unwritten(after) else after
         for before, after in zip(record.fingerprints, image.fingerprints(), strict=True)
     )
     return record.changes(now)
@@ -50,6 +50,5 @@ def stale(changes: str) -> PlanError:
 
 def _at_most_in_ctime(image: Image, record: PlannedImage) -> bool:
     return all(
-        before.differs_in_ctime_only(after)
-        for before, after in zip(record.fingerprints, image.fingerprints(), strict=True)
+        before.is_unwritten(after) for before, after in zip(record.fingerprints, image.fingerprints(), strict=True)
     )

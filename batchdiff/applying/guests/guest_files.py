@@ -48,7 +48,7 @@ def find_overlay(guest: GuestToConvert, state: GuestState | None) -> Found | Non
             continue
         if path == names.own and _has_made_way(guest, state):
             continue
-        proven = known is not None and known.differs_in_ctime_only(now)
+        proven = known is not None and known.is_unwritten(now)
         # Before a publication is recorded, only the file that was verified can be the overlay: any other belongs
         # to the operator. If apply died before the record, a VM may have run on that file since.
         if proven or published or (known is not None and known.is_same_file(now)):
@@ -103,7 +103,7 @@ def find_original_aside(guest: GuestToConvert) -> Found | None:
 def _found(path: str, now: Fingerprint | None, known: Fingerprint) -> Found | None:
     if now is None:
         return None
-    return Found(path, now, known.differs_in_ctime_only(now))
+    return Found(path, now, known.is_unwritten(now))
 
 
 def rebuilt_is_in_place(guest: GuestToConvert, state: GuestState | None) -> bool:
@@ -116,7 +116,7 @@ def rebuilt_is_in_place(guest: GuestToConvert, state: GuestState | None) -> bool
 
 
 def _is_rebuilt(now: Fingerprint, state: GuestState | None) -> bool:
-    return state is not None and state.rebuilt is not None and state.rebuilt.differs_in_ctime_only(now)
+    return state is not None and state.rebuilt is not None and state.rebuilt.is_unwritten(now)
 
 
 def _is_the_guests_image(guest: GuestToConvert, now: Fingerprint, state: GuestState | None) -> bool:
@@ -125,7 +125,7 @@ def _is_the_guests_image(guest: GuestToConvert, now: Fingerprint, state: GuestSt
 
 
 def _is_original(guest: GuestToConvert, now: Fingerprint) -> bool:
-    return guest.image.fingerprints[0].differs_in_ctime_only(now)
+    return guest.image.fingerprints[0].is_unwritten(now)
 
 
 def missing(path: str) -> str:

@@ -28,7 +28,7 @@ from batchdiff.plan.plan import GuestToConvert, Plan
 from batchdiff.plan.sidecar import OverlayOrigin, sidecars_of
 
 
-def recovered(plan: Plan, history: History, path_map: PathMap = NOTHING_MOVED) -> dict[str, GuestState]:
+def recover_states(plan: Plan, history: History, path_map: PathMap = NOTHING_MOVED) -> dict[str, GuestState]:
     """Return where guests stand that apply must have converted, although ``history`` lacks them; change nothing.
 
     ``path_map``: how the paths in the sidecar have changed since they were recorded.

@@ -10,14 +10,14 @@ from batchdiff.plan.path_map import PathMap
 from batchdiff.plan.plan import Plan
 
 
-def unrecorded(plan: Plan, history: History, path_map: PathMap) -> dict[str, GuestState]:
+def recover_unrecorded(plan: Plan, history: History, path_map: PathMap) -> dict[str, GuestState]:
     """Return where guests stand that ``history`` lacks, by name, as sidecar and files prove it; change nothing."""
     if not _may_lack(plan, history):
         return {}
     # Imported here: it reads image headers, and `status` does not need the modules for that otherwise.
-    from batchdiff.applying.guests.recovery import recovered  # noqa: PLC0415
+    from batchdiff.applying.guests.recovery import recover_states  # noqa: PLC0415
 
-    return recovered(plan, history, path_map)
+    return recover_states(plan, history, path_map)
 
 
 def _may_lack(plan: Plan, history: History) -> bool:

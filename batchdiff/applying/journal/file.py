@@ -20,7 +20,7 @@ from batchdiff.files.atomic_write import sync_folder
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.files.own_documents import LARGEST_DOCUMENT
 from batchdiff.files.read_write import write_all
-from batchdiff.linux.call_failures import AGAIN, explained, naming
+from batchdiff.linux.call_failures import AGAIN, explain, naming
 from batchdiff.linux.permissions import Deed
 from batchdiff.plan.file import read_regular
 
@@ -33,7 +33,7 @@ class Journal:
 
     def __init__(self, plan_path: str, checksum: str) -> None:
         self.path = f"{plan_path}.journal"
-        self._fd = locked(self.path)
+        self._fd = lock_journal(self.path)
         self.history = History()
         self._fault: OSError | None = None
         try:
@@ -42,7 +42,7 @@ class Journal:
                 sync_folder(os.path.dirname(os.path.abspath(self.path)))
         except OSError as error:
             self.close()
-            fault = explained(error, Deed.WRITE, self.path)
+            fault = explain(error, Deed.WRITE, self.path)
             raise PlanError(f"cannot use the journal {self.path}", why=fault.why, remedy=fault.remedy) from error
         except BaseException:
             self.close()
@@ -80,7 +80,7 @@ class Journal:
     def _start_again(self) -> None:
         """Rename the journal of an older plan with this name, and open a new one."""
         os.rename(self.path, f"{self.path}.{os.fstat(self._fd).st_mtime_ns}")
-        older, self._fd = self._fd, locked(self.path)
+        older, self._fd = self._fd, lock_journal(self.path)
         os.close(older)
 
     def state(self, guest: str) -> GuestState | None:
@@ -134,7 +134,7 @@ class Journal:
         os.close(self._fd)
 
 
-class FrozenJournal:
+class MemoryJournal:
     """The journal of a command that changes nothing; what it records stays in memory."""
 
     def __init__(self, history: History) -> None:
@@ -171,7 +171,7 @@ def read_history(plan_path: str, checksum: str) -> History:
     except (FileNotFoundError, ValueError):
         return history
     except OSError as error:
-        fault = explained(error, Deed.READ, path)
+        fault = explain(error, Deed.READ, path)
         raise PlanError(f"cannot read the journal {path}", why=fault.why, remedy=fault.remedy) from error
     for number, line in enumerate(lines):
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
@@ -182,7 +182,7 @@ def read_history(plan_path: str, checksum: str) -> History:
     return history
 
 
-def locked(path: str) -> int:
+def lock_journal(path: str) -> int:
     """Open a journal, or create it, and lock it against other processes; return its descriptor.
 
     :raises PlanError: another process is at work on its plan, or it cannot be opened.
@@ -200,7 +200,7 @@ def locked(path: str) -> int:
             ) from error
         except OSError as error:
             os.close(fd)
-            fault = explained(error, Deed.WRITE, path)
+            fault = explain(error, Deed.WRITE, path)
             raise PlanError(f"cannot lock the journal {path}", why=fault.why, remedy=fault.remedy) from error
         # `batchdiff plan` may have given it another name meanwhile, with the plan that it belongs to.
         if _is_at(path, fd):
@@ -217,7 +217,7 @@ def _opened(path: str) -> int:
         # Readable like the plan beside it, by the umask: `status` needs both.
         return os.open(path, flags | os.O_CREAT, 0o666)
     except OSError as error:
-        fault = explained(error, Deed.WRITE if os.path.lexists(path) else Deed.CREATE, path)
+        fault = explain(error, Deed.WRITE if os.path.lexists(path) else Deed.CREATE, path)
         raise PlanError(f"cannot open the journal {path}", why=fault.why, remedy=fault.remedy) from error
 
 

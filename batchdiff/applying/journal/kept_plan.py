@@ -22,7 +22,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from batchdiff.applying.journal.file import locked, read_history
+from batchdiff.applying.journal.file import lock_journal, read_history
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
 from batchdiff.errors import UsageError
 from batchdiff.files.atomic_write import sync_folder
@@ -116,7 +116,7 @@ def _held(path: str, *, create: bool) -> Iterator[None]:
     if is_new and not create:
         yield
         return
-    fd = locked(journal)
+    fd = lock_journal(journal)
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ def leftover(history: History, guest: str) -> str | None:
         return None
     path, known = left
     now = fingerprint_at(path)
-    return path if now is not None and known.differs_in_ctime_only(now) else None
+    return path if now is not None and known.is_unwritten(now) else None
 
 
 def leftovers(plan_path: str) -> frozenset[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from batchdiff.applying.journal.file import FrozenJournal, Journal
+from batchdiff.applying.journal.file import Journal, MemoryJournal
 from batchdiff.errors import PlanError
 from batchdiff.files.fingerprint import REPLACED, Fingerprint, fingerprint_at
 from batchdiff.files.identity import identity_in, identity_of
@@ -24,7 +24,7 @@ from batchdiff.image.image import Image
 class ChangeDetector:
     """The first fingerprint of each file, by a key of it; later ones must equal it."""
 
-    journal: Journal | FrozenJournal
+    journal: Journal | MemoryJournal
     seen: dict[str, Fingerprint] = field(default_factory=dict)
 
     def check(self, key: str, now: Fingerprint | None, path: str) -> None:
@@ -35,7 +35,7 @@ class ChangeDetector:
         if now is None:
             raise PlanError(f"{path} is gone", remedy="Bring it back, then run the same command again.")
         before = self.seen.setdefault(key, now)
-        if now in self.journal.history.changed and before.differs_in_ctime_only(now):
+        if now in self.journal.history.changed and before.is_unwritten(now):
             self.seen[key] = now
         elif before != now:
             raise PlanError(

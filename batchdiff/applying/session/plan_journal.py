@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from batchdiff.applying.guests.recovery import recovered
+from batchdiff.applying.guests.recovery import recover_states
 from batchdiff.applying.journal.file import Journal
 from batchdiff.applying.journal.records import mapped_history
 from batchdiff.errors import PlanError
@@ -27,7 +27,7 @@ def plan_journal(path: str, plan: Plan, path_map: PathMap) -> Iterator[Journal]:
     with closing(Journal(path, plan.checksum)) as journal:
         _require_still_there(path, plan)
         journal.history = mapped_history(journal.history, path_map)
-        for name, state in recovered(plan, journal.history, path_map).items():
+        for name, state in recover_states(plan, journal.history, path_map).items():
             journal.record(name, state)
         yield journal
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from batchdiff.applying.guests.whole_originals import template_needed
-from batchdiff.applying.journal.file import FrozenJournal, Journal
+from batchdiff.applying.journal.file import Journal, MemoryJournal
 from batchdiff.applying.journal.records import Step
 from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.applying.session.stop import Stop
@@ -41,7 +41,7 @@ class Session:
     """
 
     plan: Plan
-    journal: Journal | FrozenJournal
+    journal: Journal | MemoryJournal
     watch: Watch
     stop: Stop
     unseen: bool = False
@@ -60,7 +60,7 @@ class Run:
     dependents: Dependents = field(repr=False)
 
     @property
-    def journal(self) -> Journal | FrozenJournal:
+    def journal(self) -> Journal | MemoryJournal:
         """The plan's journal."""
         return self.session.journal
 

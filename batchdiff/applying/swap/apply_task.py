@@ -157,7 +157,7 @@ class ApplyTask:
         :raises GuestError: the original was written to since its overlay was published.
         """
         before, now = self._plan.image.fingerprints[0], original.layers[0].fingerprint()
-        if not before.differs_in_ctime_only(now):
+        if not before.is_unwritten(now):
             raise GuestError(
                 f"the original {original.path} was left as it is",
                 why=f"{before.changes(now)}, since its overlay {self._plan.overlay_path} was published: only you"

@@ -71,7 +71,7 @@ class IncomingFile:
         source = str(self.ready)
         fd = open_image_file(source)
         try:
-            if self.known is None or not self.known.differs_in_ctime_only(identify(fd)):
+            if self.known is None or not self.known.is_unwritten(identify(fd)):
                 raise GuestError(
                     f"{source} was not given its final name",
                     why="it is not the file that was verified",

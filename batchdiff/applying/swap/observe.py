@@ -37,20 +37,20 @@ def incoming_at(task: SwapTask, temporary: str | None) -> IncomingAt:
     now = fingerprint_at(incoming.path)
     if incoming.was_published:
         # Any file there is what the VM sees; but once it has been compared, no other file may take its place.
-        is_outgoing = is_in_place(task) and task.outgoing.known.differs_in_ctime_only(now or NO_FILE)
+        is_outgoing = is_in_place(task) and task.outgoing.known.is_unwritten(now or NO_FILE)
         if now is None or is_outgoing:
             return IncomingAt.LOST  # the outgoing file was given this name
         if incoming.compared is not None and not incoming.compared.is_same_file(now):
             return IncomingAt.LOST
         return IncomingAt.PUBLISHED
-    if incoming.known is not None and now is not None and incoming.known.differs_in_ctime_only(now):
+    if incoming.known is not None and now is not None and incoming.known.is_unwritten(now):
         return IncomingAt.PUBLISHED
     if incoming.ready is not None:
         return IncomingAt.READY
     return IncomingAt.UNFINISHED if temporary is not None and os.path.lexists(temporary) else IncomingAt.NONE
 
 
-def original_at(names: FileNames, where: OutgoingAt) -> Original:
+def fate_of_original(names: FileNames, where: OutgoingAt) -> Original:
     """Return what became of an original that this process has not deleted."""
     match where:
         case OutgoingAt.GONE:
@@ -61,7 +61,7 @@ def original_at(names: FileNames, where: OutgoingAt) -> Original:
             return Original(Fate.QUARANTINED, names.at(where))
 
 
-def opens(overlay: ImageSource) -> bool:
+def can_be_opened(overlay: ImageSource) -> bool:
     """Return whether an overlay whose original was removed can at least be opened."""
     try:
         open_image(overlay).close()

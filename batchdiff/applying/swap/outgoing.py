@@ -56,7 +56,7 @@ class OutgoingFile:
             image = self._opened.enter_context(open_image(replace(self._task.outgoing.source, path=path)))
             self._held = self._opened.enter_context(hold(image, Purpose.GUEST))
             now = image.layers[0].fingerprint()
-            if moved and self._task.outgoing.known.differs_in_ctime_only(now):
+            if moved and self._task.outgoing.known.is_unwritten(now):
                 # A process died between a rename and its record: the new ctime is our own doing.
                 self._run.journal.record_changed(now)
             self._task.check(image)

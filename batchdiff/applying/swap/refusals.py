@@ -33,7 +33,7 @@ def lost(task: SwapTask, where: OutgoingAt) -> GuestError:
     )
 
 
-def vanished(path: str) -> GuestError:
+def error_vanished(path: str) -> GuestError:
     """Return the error for an image that was there when the command began."""
     return GuestError(f"{path} is gone", why="it was there a moment ago", remedy=f"Bring it back, {AGAIN}")
 

@@ -25,9 +25,15 @@ from batchdiff.applying.results.outcome import UNTOUCHED, Original
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap import retire
 from batchdiff.applying.swap.guest_journal import GuestJournal
-from batchdiff.applying.swap.observe import incoming_at, observe, opens, original_at
+from batchdiff.applying.swap.observe import can_be_opened, fate_of_original, incoming_at, observe
 from batchdiff.applying.swap.outgoing import OutgoingFile
-from batchdiff.applying.swap.refusals import another_file, exists_already, lost, quarantined_by_another, vanished
+from batchdiff.applying.swap.refusals import (
+    another_file,
+    error_vanished,
+    exists_already,
+    lost,
+    quarantined_by_another,
+)
 from batchdiff.applying.swap.task import SwapTask, Writer, is_in_place
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError
@@ -128,7 +134,7 @@ class Swap:
             sync_folder(os.path.dirname(incoming.path))
             incoming.known = fingerprint_at(incoming.path)
             if incoming.known is None:
-                raise vanished(incoming.path)
+                raise error_vanished(incoming.path)
             self._journal.record_published(incoming.known)
             self.remarks += self.task.after_publish()
 
@@ -197,7 +203,7 @@ class Swap:
     def _write(self) -> None:
         incoming, task = self.task.incoming, self.task
         if not isinstance(task, Writer):  # an image that was there when this command began
-            raise vanished(incoming.path)
+            raise error_vanished(incoming.path)
         if os.path.lexists(incoming.path) and not is_in_place(self.task):
             raise exists_already(self.task, leftover(self._run.journal.history, self.task.guest))
         require_lasting(incoming.path)
@@ -267,6 +273,6 @@ class Swap:
         ours = state.deleting or state.fate is Fate.DELETED
         if Action.UNLINK in self._done or (where is OutgoingAt.GONE and ours):
             return Original(Fate.DELETED)
-        if where is OutgoingAt.GONE and not opens(self.task.incoming.source):
+        if where is OutgoingAt.GONE and not can_be_opened(self.task.incoming.source):
             raise lost(self.task, where)
-        return original_at(self.task.outgoing.names, where)
+        return fate_of_original(self.task.outgoing.names, where)

@@ -22,7 +22,7 @@ from batchdiff.errors import ImageError, PlanError, TemplateChangedError
 from batchdiff.image.content_digest import content_digest
 from batchdiff.image.image import Image
 from batchdiff.image.open import inspect
-from batchdiff.linux.call_failures import AGAIN, explained
+from batchdiff.linux.call_failures import AGAIN, explain
 from batchdiff.linux.permissions import Deed
 from batchdiff.plan.plan import Plan
 from batchdiff.plan.sidecar import Chain, Sidecar, sidecar_paths, sidecars_of
@@ -53,7 +53,7 @@ def doubt(template: Image, plan: Plan, history: History) -> str:
     if not all(each.vouches_for_content for each in now):
         return "it is on a block device, whose size and number do not show whether its content changed"
     as_we_left_it = tuple(
-        before if after in history.changed and before.differs_in_ctime_only(after) else after
+        before if after in history.changed and before.is_unwritten(after) else after
         for before, after in zip(planned, now, strict=True)
     )
     changes = plan.template.changes(as_we_left_it)
@@ -135,5 +135,5 @@ def sync(template: Image) -> None:
         try:
             os.fsync(layer.fd)
         except OSError as error:
-            fault = explained(error, Deed.WRITE, layer.path)
+            fault = explain(error, Deed.WRITE, layer.path)
             raise ImageError(f"cannot sync {layer.path} to disk", why=fault.why, remedy=fault.remedy) from error

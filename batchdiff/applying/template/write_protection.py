@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 
-from batchdiff.applying.journal.file import FrozenJournal, Journal
+from batchdiff.applying.journal.file import Journal, MemoryJournal
 from batchdiff.files.filenames import shell_word
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.image import Image
@@ -18,7 +18,7 @@ from batchdiff.linux.inode_locks import lock_in
 from batchdiff.linux.permissions import WRITE_BITS, Deed, lacking_ownership
 
 
-def protect(template: Image, journal: Journal | FrozenJournal) -> tuple[str, ...]:
+def protect(template: Image, journal: Journal | MemoryJournal) -> tuple[str, ...]:
     """Remove the write bits of every file of the template's chain; return notices about those that keep them."""
     notices = []
     for layer in template.layers:
@@ -50,13 +50,13 @@ def _who_may(path: str) -> str:
     return "Have root run" if lacking_ownership(Deed.CHANGE_MODE, path) else "Remove it yourself:"
 
 
-def record_interrupted(
-    template: Image, planned: tuple[Fingerprint, ...], journal: Journal | FrozenJournal
+def record_interrupted_protection(
+    template: Image, planned: tuple[Fingerprint, ...], journal: Journal | MemoryJournal
 ) -> None:
     """Record the new ctime for an apply that died right after removing a file's write bits."""
     for layer, before in zip(template.layers, planned, strict=True):
         now = layer.fingerprint()
         if not journal.history.protecting or now == before or now in journal.history.changed or is_writable(layer):
             continue
-        if before.differs_in_ctime_only(now):
+        if before.is_unwritten(now):
             journal.record_changed(now)

@@ -30,7 +30,7 @@ from batchdiff.image.storage.to_write import ToWrite, WriteRule
 from batchdiff.linux.btrfs import is_btrfs
 from batchdiff.linux.machine import usable_cpus
 from batchdiff.qcow2.cluster_packing import Packer
-from batchdiff.qcow2.compression import compressed
+from batchdiff.qcow2.compression import compress
 from batchdiff.qcow2.entries import COPIED, Origin, Words, compressed_entry
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.units import KIB, MIB, SECTOR, align_up
@@ -212,7 +212,7 @@ class CompressedStore:
             for number in clusters:
                 self._copier.check()
                 data = next(self._buffers).load(self._copier.guest, number * size, size)
-                ahead.append((data, pool.submit(compressed, data, kind)))
+                ahead.append((data, pool.submit(compress, data, kind)))
                 if len(ahead) > 4 * self._threads:
                     first, future = ahead.popleft()
                     yield first, future.result()

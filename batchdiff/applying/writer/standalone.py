@@ -8,7 +8,7 @@ from collections.abc import Callable
 from batchdiff.applying.writer.data_copy import Copier
 from batchdiff.applying.writer.image_writer import NewImage, write_image
 from batchdiff.errors import StopError
-from batchdiff.extents import Extents, Kind, folded, from_runs
+from batchdiff.extents import Extents, Kind, fold, from_runs
 from batchdiff.files.read_write import write_all
 from batchdiff.foreign import vmdk
 from batchdiff.image.image import Image
@@ -46,7 +46,7 @@ def write_standalone(fd: int, image: Image, new: ImageSource, size: int, *, chec
     content = NewImage(
         virtual_size=image.virtual_size,
         geometry=geometry,
-        extents=folded(_content(image), geometry.cluster_size // SECTOR),
+        extents=fold(_content(image), geometry.cluster_size // SECTOR),
         backing=None,
     )
     write_image(fd, image, content, check=check)

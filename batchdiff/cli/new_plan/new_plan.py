@@ -25,7 +25,7 @@ from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan.json_form import plan_report
 from batchdiff.report.plan.text import plan_text
 from batchdiff.throttle.options import ScanLimits
-from batchdiff.throttle.throttle import throttled
+from batchdiff.throttle.throttle import throttle
 
 
 def make_and_report(
@@ -40,7 +40,7 @@ def make_and_report(
     jobs = arguments.jobs or usable_cpus()
     with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
         earlier = EarlierResults(checkpoint, older, console.say, plans)
-        with throttled(limits, tell=console.detail) as observer:
+        with throttle(limits, tell=console.detail) as observer:
             warn_of_manifest(console, manifest, observer)
             with scan_progress(console) as progress:
                 plan = make_plan(manifest, jobs=jobs, progress=progress, earlier=earlier, observer=observer)

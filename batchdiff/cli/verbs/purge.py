@@ -12,7 +12,7 @@ from batchdiff.applying.undo import purge, purgeable
 from batchdiff.cli.confirm import Question, confirm
 from batchdiff.cli.console import Console
 from batchdiff.cli.journal_history import history_of
-from batchdiff.cli.path_map import moved
+from batchdiff.cli.path_map import with_moved_paths
 from batchdiff.cli.run_session import carry_out, dry_run, exit_code
 from batchdiff.plan.file import read_plan
 from batchdiff.report.results_text import undone_text
@@ -20,7 +20,7 @@ from batchdiff.report.results_text import undone_text
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    plan, path_map = moved(console, read_plan(arguments.plan), arguments)
+    plan, path_map = with_moved_paths(console, read_plan(arguments.plan), arguments)
     options = PurgeOptions(None if arguments.guests is None else tuple(arguments.guests), arguments.used)
     require_done_here(plan, options.guests, "purge")
     history = history_of(console, arguments, plan, path_map)

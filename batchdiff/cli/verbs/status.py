@@ -8,7 +8,7 @@ from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.status import status_rows
 from batchdiff.cli.console import Console
 from batchdiff.cli.journal_history import history_of
-from batchdiff.cli.path_map import moved
+from batchdiff.cli.path_map import with_moved_paths
 from batchdiff.errors import EXIT_DONE
 from batchdiff.plan.file import read_for_report
 from batchdiff.report.events import status_event
@@ -17,7 +17,7 @@ from batchdiff.report.status_text import status_text
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    plan, path_map = moved(console, read_for_report(arguments.plan), arguments)
+    plan, path_map = with_moved_paths(console, read_for_report(arguments.plan), arguments)
     history = history_of(console, arguments, plan, path_map)
     found = status_rows(plan, history, on_disk(plan, history))
     for each in found:

@@ -8,7 +8,7 @@ from batchdiff.applying.health_check import check_health
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.cli.console import Console
 from batchdiff.cli.journal_history import history_of
-from batchdiff.cli.path_map import moved
+from batchdiff.cli.path_map import with_moved_paths
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, VerificationError
 from batchdiff.linux.machine import usable_cpus
@@ -19,7 +19,7 @@ from batchdiff.report.health_text import health_text
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    plan, path_map = moved(console, read_plan(arguments.plan), arguments)
+    plan, path_map = with_moved_paths(console, read_plan(arguments.plan), arguments)
     names = None if arguments.guests is None else tuple(arguments.guests)
     found: list[Finding] = []
     history = history_of(console, arguments, plan, path_map)

@@ -23,7 +23,7 @@ from batchdiff.image.files import is_block_device, open_image_file
 from batchdiff.image.image import Image
 from batchdiff.image.in_use import block_claims
 from batchdiff.image.in_use.lease import Lease, is_ours_alone, release_lease, take_read_lease, why_unknown
-from batchdiff.image.in_use.open_files import Holders, holders_of, named
+from batchdiff.image.in_use.open_files import Holders, holders_of, name_holders
 from batchdiff.image.in_use.qemu_locks import CHANGES, OthersLocks, Permission, others_locks
 
 
@@ -65,7 +65,7 @@ def require_unused(image: Image, purpose: Purpose) -> None:
     """
     for path, fd, what_for in purposes(image, purpose):
         try:
-            usage = secured(fd, what_for)
+            usage = check_usage(fd, what_for)
         finally:
             release_lease(fd)
         if usage.objection:
@@ -85,7 +85,7 @@ def in_use(path: str, purpose: Purpose, objection: str) -> BatchdiffError:
     )
 
 
-def secured(fd: int, purpose: Purpose) -> Usage:
+def check_usage(fd: int, purpose: Purpose) -> Usage:
     """Return how others use a file. Without an objection, a read lease stays on it if the kernel grants one."""
     # The surest check first: QEMU's locks name the use, a lease finds any writer, /proc only visible processes.
     unknown = ""
@@ -160,14 +160,15 @@ def _by_holders(holders: Holders, purpose: Purpose) -> str:
     if holders.writers():
         return _writing(holders)
     if purpose is Purpose.GUEST and holders.vms():
-        return f"{named(holders.vms(), complete=True)} has it open (for example, a VM that waits for a migration)"
+        vms = name_holders(holders.vms(), complete=True)
+        return f"{vms} has it open (for example, a VM that waits for a migration)"
     return ""
 
 
 def _any_holder(fd: int) -> str:
     holders = holders_of(fd)
-    return named(holders.found, complete=holders.complete)
+    return name_holders(holders.found, complete=holders.complete)
 
 
 def _writing(holders: Holders) -> str:
-    return f"{named(holders.writers(), complete=holders.complete)} has it open for writing"
+    return f"{name_holders(holders.writers(), complete=holders.complete)} has it open for writing"

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from batchdiff.image.files import is_block_device
 from batchdiff.image.image import Image
 from batchdiff.image.in_use import block_claims
-from batchdiff.image.in_use.check import Purpose, Usage, in_use, purposes, secured, writers
+from batchdiff.image.in_use.check import Purpose, Usage, check_usage, in_use, purposes, writers
 from batchdiff.image.in_use.lease import Lease, is_ours_alone, lease_is_broken, release_lease
-from batchdiff.image.in_use.open_files import holders_of, named
+from batchdiff.image.in_use.open_files import holders_of, name_holders
 from batchdiff.image.in_use.qemu_locks import CHANGES, others_locks, release_locks, take_locks
 
 _NAMING_SECONDS = 0.5
@@ -83,12 +83,12 @@ class Held:
         grip = self._grips[0]
         if not grip.leased:
             holders = holders_of(grip.fd)
-            objection = f"{named(holders.found, complete=True)} has it open" if holders.found else ""
+            objection = f"{name_holders(holders.found, complete=True)} has it open" if holders.found else ""
             return Usage(objection, grip.unknown)
         if is_ours_alone(grip.fd) is Lease.GRANTED:
             return Usage(unknown=grip.unknown)
         holders = holders_of(grip.fd)
-        return Usage(f"{named(holders.found, complete=holders.complete)} has it open", grip.unknown)
+        return Usage(f"{name_holders(holders.found, complete=holders.complete)} has it open", grip.unknown)
 
     def take(self, path: str, fd: int, purpose: Purpose) -> None:
         """Hold one more file.
@@ -104,7 +104,7 @@ class Held:
             locked = take_locks(fd)
         except OSError:  # this filesystem has no locks, which `secured` reports
             locked = True
-        usage = secured(fd, purpose)
+        usage = check_usage(fd, purpose)
         objection = usage.objection or ("" if locked else "something has locked it")
         grip.unknown = usage.unknown
         grip.leased = usage.leased

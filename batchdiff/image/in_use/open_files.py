@@ -85,7 +85,7 @@ def _own_number() -> int | None:
         return None
 
 
-def named(holders: tuple[Holder, ...], *, complete: bool) -> str:
+def name_holders(holders: tuple[Holder, ...], *, complete: bool) -> str:
     """Return their names as the subject of a sentence."""
     if holders:
         return " and ".join(holder.name for holder in holders)

@@ -17,7 +17,7 @@ import stat
 from dataclasses import dataclass, replace
 
 from batchdiff.files.hard_links import other_names
-from batchdiff.image.storage.allocation_units import MEASURED, not_measured
+from batchdiff.image.storage.allocation_units import MEASURED, why_not_measured
 from batchdiff.image.storage.block_ranges import NO_BLOCKS, Blocks, blocks_of
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image.storage.overlayfs import OVERLAYFS, upper_place
@@ -83,7 +83,7 @@ def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS, known: ExtentTable
     found = _by_blocks(fd, shared, kept)
     if filesystem in MEASURED:
         return found
-    return replace(found, exactness=Exactness.UNKNOWN, note=not_measured(filesystem))
+    return replace(found, exactness=Exactness.UNKNOWN, note=why_not_measured(filesystem))
 
 
 def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:

@@ -77,14 +77,14 @@ def volume_of(folder: str, guest: int) -> Volume:
     finally:
         os.close(fd)
     if kind not in MEASURED:
-        return Volume(kind, _USUAL_BLOCK, Exactness.UNKNOWN, not_measured(kind))
+        return Volume(kind, _USUAL_BLOCK, Exactness.UNKNOWN, why_not_measured(kind))
     if mount is None and kind in _DEPENDS_ON_OPTIONS:
         why = f"the mount options of this {kind} cannot be seen from here"
         return Volume(kind, block, Exactness.UNKNOWN, why)
     return _measured(kind, mount, folder, guest, block)
 
 
-def not_measured(filesystem: str) -> str:
+def why_not_measured(filesystem: str) -> str:
     """Return why numbers for a filesystem of that type are not reliable."""
     return f"batchdiff's numbers were never checked on {filesystem or 'a filesystem of unknown type'}"
 
@@ -94,7 +94,7 @@ def _measured(kind: str, mount: Mount | None, folder: str, guest: int, block: in
     if kind == "ext4":
         return Volume(kind, _cluster(folder, guest, block))
     if kind == "xfs" and _is_realtime(guest):
-        return Volume(kind, block, Exactness.UNKNOWN, not_measured("the realtime device of XFS"))
+        return Volume(kind, block, Exactness.UNKNOWN, why_not_measured("the realtime device of XFS"))
     if kind == "btrfs" and mount is not None and _compresses(mount, guest):
         why = "btrfs compresses the overlay, and its size is known only once it is written"
         return Volume(kind, block, Exactness.AT_MOST, why)

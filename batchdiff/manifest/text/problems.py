@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from batchdiff.quoting import escaped
+from batchdiff.quoting import escape
 
 if TYPE_CHECKING:
     pass
@@ -89,5 +89,5 @@ def _placed(problem: Problem) -> str:
 
 def show_path(where: YamlPath) -> str:
     """Return a path as ``guests[1].overlay.cluster_size``; unprintable characters in keys are escaped."""
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{escaped(step)}" for step in where)
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{escape(step)}" for step in where)
     return text.removeprefix(".")

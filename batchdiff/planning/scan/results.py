@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from batchdiff.errors import ImageError
-from batchdiff.extents import Extents, Kind, concatenated
-from batchdiff.image.content_digest import combined
+from batchdiff.extents import Extents, Kind, concatenate
+from batchdiff.image.content_digest import combine_digests
 from batchdiff.linux.fiemap import ExtentTable
 from batchdiff.plan.plan import Similarity
 from batchdiff.planning.scan.compare import UNIT
@@ -69,7 +69,7 @@ class Findings:
 
     def digest(self, virtual_size: int) -> str:
         """Return the template's digest; empty if it was not read in full because it shares blocks with guests."""
-        return "" if self.sharing else combined(virtual_size, self.digests)
+        return "" if self.sharing else combine_digests(virtual_size, self.digests)
 
     def compared(self, name: str) -> tuple[Extents, Similarity]:
         """Return the extents of a guest in 4 KiB units, and its similarity, counted in whole units.
@@ -78,7 +78,7 @@ class Findings:
         data.
         """
         found = self.differences.get(name, {})
-        units = concatenated([found[number] for number in sorted(found)])
+        units = concatenate([found[number] for number in sorted(found)])
         cleared, data = units.units(Kind.ZERO), units.units(Kind.DATA)
         equal = sum(self.template_units.values()) - cleared - self.replaced.get(name, 0)
         return units, Similarity(equal * UNIT, (equal + data) * UNIT)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from batchdiff.extents import Extents, Kind, folded, numbers, only
+from batchdiff.extents import Extents, Kind, fold, numbers, only
 from batchdiff.image.files import ReadObserver, settle
 from batchdiff.image.image import Image
 from batchdiff.image.open import open_image
@@ -23,7 +23,7 @@ from batchdiff.image.read_buffer import ReadBuffer
 from batchdiff.image_source import ImageSource
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.qcow2.cluster_packing import Packer
-from batchdiff.qcow2.compression import compressed
+from batchdiff.qcow2.compression import compress
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.units import align_up
 
@@ -93,7 +93,7 @@ def stored_lengths(sample: Sample, observer: ReadObserver | None = None) -> list
 
 def _stored(image: Image, number: int, geometry: Geometry, buffer: ReadBuffer) -> int:
     data = buffer.load(image, number * geometry.cluster_size, geometry.cluster_size)
-    packed = compressed(data, geometry.compression_type)
+    packed = compress(data, geometry.compression_type)
     return 0 if packed is None else len(packed)
 
 
@@ -104,7 +104,7 @@ def stored_data(
 
     The error is 0 if, and only if, every cluster was compressed.
     """
-    clusters = numbers(folded(only(extents, Kind.DATA), geometry.granules))
+    clusters = numbers(fold(only(extents, Kind.DATA), geometry.granules))
     count = len(clusters)
     order = np.random.default_rng(0).permutation(count)
     lengths = np.zeros(count, dtype=np.int64)

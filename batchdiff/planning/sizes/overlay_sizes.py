@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from batchdiff.extents import Extents, Kind, only, touched
+from batchdiff.extents import Extents, Kind, count_touched, only
 from batchdiff.image.storage.allocation import DiskUse
 from batchdiff.image.storage.allocation_units import Volume
 from batchdiff.image.storage.exactness import of_difference
@@ -82,8 +82,12 @@ def _counted(parts: _Parts, virtual_size: int, geometry: Geometry) -> Layout:
     A cluster has data if any unit in it differs and any unit in it, the same or another, is nonzero.
     """
     factor = geometry.cluster_size // UNIT
-    data = touched(parts.differing, factor) + touched(parts.nonzero, factor) - touched(parts.either, factor)
-    tables = touched(parts.differing, factor * geometry.l2_entries)
+    data = (
+        count_touched(parts.differing, factor)
+        + count_touched(parts.nonzero, factor)
+        - count_touched(parts.either, factor)
+    )
+    tables = count_touched(parts.differing, factor * geometry.l2_entries)
     return plan_layout(virtual_size, geometry, l2_tables=tables, data_clusters=data)
 
 

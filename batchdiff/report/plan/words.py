@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from batchdiff.choices import Retire
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.plan import GuestPlan, Savings, Totals
-from batchdiff.report.facts import PlanFacts, inexact, share, unconverted
-from batchdiff.report.figures import DASH, bounded_size, counted, estimated_size, percent
+from batchdiff.report.facts import PlanFacts, guests_not_converted, inexact, share
+from batchdiff.report.figures import DASH, bounded_size, count_of, estimated_size, percent
 from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
 
@@ -20,7 +20,7 @@ def heading(facts: PlanFacts) -> tuple[str, str]:
     plan, source = facts.plan, facts.plan.template.source
     what = f"{source.format}, {format_size(plan.template.virtual_size)}"
     return (
-        f"{counted(len(plan.guests), 'guest')} on the template {printable(source.path)} ({what})",
+        f"{count_of(len(plan.guests), 'guest')} on the template {printable(source.path)} ({what})",
         f"planned {printable(plan.created)} from {printable(plan.manifest_path)}",
     )
 
@@ -64,7 +64,7 @@ def _share(figures: Savings | Totals) -> str:
 
 def reasons(facts: PlanFacts) -> Iterator[tuple[str, str]]:
     """Yield verdicts, each with the guests that have it and why."""
-    for verdict, reason, names in unconverted(facts.plan.guests):
+    for verdict, reason, names in guests_not_converted(facts.plan.guests):
         yield verdict.value, f"{few(list(map(printable, names)))}: {printable(reason) or 'no reason given'}"
 
 
@@ -128,7 +128,7 @@ def _space(facts: PlanFacts, guests: int) -> str:
 
 def _where(guests: Sequence[GuestPlan]) -> str:
     folders = {_folder(guest.overlay_path) for guest in guests}
-    what = counted(len(guests), "overlay")
+    what = count_of(len(guests), "overlay")
     in_place = sum(guest.overlay_path == guest.source.path for guest in guests)
     if in_place == len(guests):
         return f"{what} in the place of {'its guest' if len(guests) == 1 else 'their guests'}"

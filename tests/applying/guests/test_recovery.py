@@ -11,8 +11,8 @@ import pytest
 from plans import untouched
 from stage import ASIDE, DELETING, NAME, Stage, failed
 
-from batchdiff.applying.guests.recovery import recovered
-from batchdiff.applying.guests.unrecorded import unrecorded
+from batchdiff.applying.guests.recovery import recover_states
+from batchdiff.applying.guests.unrecorded import recover_unrecorded
 from batchdiff.applying.journal.records import Fate, Goal, History, Step
 from batchdiff.choices import Retire
 from batchdiff.plan.path_map import NOTHING_MOVED, Move, PathMap
@@ -25,7 +25,7 @@ def stage(tmp_path, monkeypatch):
 
 
 def found(stage):
-    return recovered(stage.plan, History()).get(NAME)
+    return recover_states(stage.plan, History()).get(NAME)
 
 
 def without_the_sidecar(stage):
@@ -40,7 +40,7 @@ def edit_sidecar(stage, **changes):
 
 
 def test_nothing_was_done(stage):
-    assert recovered(stage.plan, History()) == {}
+    assert recover_states(stage.plan, History()) == {}
 
 
 @pytest.mark.parametrize(
@@ -85,14 +85,14 @@ def test_a_kept_original_alone_proves_nothing(stage):
     """Anybody may have made an overlay on the template beside it."""
     stage.apply()
     without_the_sidecar(stage)
-    assert recovered(stage.plan, History()) == {}
+    assert recover_states(stage.plan, History()) == {}
 
 
 def test_another_file_in_quarantine_proves_nothing(stage):
     stage.apply(Retire.QUARANTINE)
     without_the_sidecar(stage)
     os.utime(stage.original(suffix=ASIDE), (1, 1))
-    assert recovered(stage.plan, History()) == {}
+    assert recover_states(stage.plan, History()) == {}
 
 
 @pytest.mark.parametrize("changes", [{"plan": "sha256:other"}, {"guest": "other"}])
@@ -100,7 +100,7 @@ def test_another_file_in_quarantine_proves_nothing(stage):
 def test_an_overlay_of_another_plan(stage, changes, retire):
     stage.apply(retire)
     edit_sidecar(stage, **changes)
-    assert recovered(stage.plan, History()) == {}
+    assert recover_states(stage.plan, History()) == {}
 
 
 DAMAGES = ("missing", "garbage", "flattened", "another template")
@@ -133,16 +133,16 @@ def test_what_does_not_rest_on_the_template_is_not_recovered(stage, what, retire
     """Restore would delete it."""
     stage.apply(retire)
     damage(stage, what)
-    assert recovered(stage.plan, History()) == {}
+    assert recover_states(stage.plan, History()) == {}
 
 
 def test_overlay_and_original_are_both_missing(stage):
     """The sidecar has a record of the overlay, so `status` must not suggest to write it."""
     stage.apply(Retire.DELETE)
     stage.overlay().unlink()
-    (state,) = recovered(stage.plan, History()).values()
+    (state,) = recover_states(stage.plan, History()).values()
     assert (state.step, state.fate, state.published) == (Step.RETIRED, Fate.GONE, True)
-    assert unrecorded(stage.plan, History(), NOTHING_MOVED).keys() == {
+    assert recover_unrecorded(stage.plan, History(), NOTHING_MOVED).keys() == {
         guest.name for guest in stage.plan.to_convert
     }
 
@@ -192,7 +192,7 @@ def test_two_files_that_could_be_the_disk(stage, proven):
         os.utime(stage.original(suffix=ASIDE), (1, 1))
     assert found(stage) == dataclasses.replace(known, moved=False)
     without_the_sidecar(stage)
-    assert recovered(stage.plan, History()) == {}
+    assert recover_states(stage.plan, History()) == {}
 
 
 @pytest.mark.parametrize("proven", [True, False])
@@ -209,7 +209,7 @@ def test_two_files_and_no_overlay(stage, proven):
 def test_guests_that_the_plan_does_not_convert(stage):
     stage.apply(Retire.QUARANTINE)
     guest = untouched(stage.guest(), Verdict.SKIP)
-    assert recovered(dataclasses.replace(stage.plan, guests=(guest,)), History()) == {}
+    assert recover_states(dataclasses.replace(stage.plan, guests=(guest,)), History()) == {}
 
 
 def test_a_sidecar_that_an_older_batchdiff_has_written(stage):
@@ -230,9 +230,9 @@ def test_a_pool_that_moved(stage):
     document = json.loads(stage.sidecar.read_text())
     document["overlays"] = {"/old/vm.qcow2": document["overlays"][str(stage.overlay())]}
     stage.sidecar.write_text(json.dumps(document))
-    assert recovered(stage.plan, History()) == {}
+    assert recover_states(stage.plan, History()) == {}
     path_map = PathMap((Move("/old", str(stage.folder)),))
-    assert recovered(stage.plan, History(), path_map)[NAME].published
+    assert recover_states(stage.plan, History(), path_map)[NAME].published
 
 
 def test_the_verbs_go_on_from_there(stage):

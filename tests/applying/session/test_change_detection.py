@@ -11,7 +11,7 @@ import plans
 import pytest
 from oracle import source
 
-from batchdiff.applying.journal.file import FrozenJournal
+from batchdiff.applying.journal.file import MemoryJournal
 from batchdiff.applying.journal.records import History
 from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.errors import PlanError
@@ -24,7 +24,7 @@ MTIME = dataclasses.replace(FIRST, mtime_ns=7)
 
 @pytest.fixture
 def constancy():
-    return ChangeDetector(FrozenJournal(History()))
+    return ChangeDetector(MemoryJournal(History()))
 
 
 def test_the_first_look_is_what_counts(constancy):

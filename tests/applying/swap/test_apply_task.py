@@ -8,7 +8,7 @@ import plans
 import pytest
 
 from batchdiff.applying.checks.verify import Check
-from batchdiff.applying.journal.file import FrozenJournal
+from batchdiff.applying.journal.file import MemoryJournal
 from batchdiff.applying.journal.records import Goal, GuestState, History, Step
 from batchdiff.applying.swap import apply_task
 from batchdiff.applying.swap.apply_task import ApplyOptions, ApplyTask
@@ -23,7 +23,7 @@ TEMPLATE = plans.planned_image("/srv/images/template.qcow2", "qcow2")
 def task(state=None, retire=Retire.KEEP, guest=None, verify=VerifyMode.FULL, publication=None):
     history = History() if state is None else History({"web01": state})
     stop = types.SimpleNamespace(check=lambda: None)
-    run = types.SimpleNamespace(journal=FrozenJournal(history), check_template=lambda: None, stop=stop)
+    run = types.SimpleNamespace(journal=MemoryJournal(history), check_template=lambda: None, stop=stop)
     return ApplyTask(guest or plans.guest_plan(), TEMPLATE, run, ApplyOptions(retire, verify), publication)
 
 

@@ -11,7 +11,7 @@ from batchdiff.applying.guests.next_action import IncomingAt, OutgoingAt, Scene
 from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.outcome import Original
 from batchdiff.applying.swap.incoming import IncomingFile
-from batchdiff.applying.swap.observe import observe, opens, original_at
+from batchdiff.applying.swap.observe import can_be_opened, fate_of_original, observe
 from batchdiff.applying.swap.task import Outgoing
 from batchdiff.choices import Retire
 from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
@@ -104,13 +104,13 @@ def test_the_original_has_its_name_again_which_its_overlay_had(files):
 )
 def test_fates(where, expected):
     aside = NAMES.at(where) if expected is Fate.QUARANTINED else None
-    assert original_at(NAMES, where) == Original(expected, aside)
+    assert fate_of_original(NAMES, where) == Original(expected, aside)
 
 
 def test_what_stands_in_the_place_of_an_original_must_open(tmp_path):
     path = tmp_path / "vm.img"
     source = ImageSource(str(path), ImageFormat.QCOW2)
-    assert not opens(source)
+    assert not can_be_opened(source)
     path.write_bytes(b"garbage")
-    assert not opens(source)
-    assert opens(ImageSource(str(path), ImageFormat.RAW))
+    assert not can_be_opened(source)
+    assert can_be_opened(ImageSource(str(path), ImageFormat.RAW))

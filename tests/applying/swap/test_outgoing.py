@@ -11,7 +11,7 @@ from oracle import source
 
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.next_action import OutgoingAt
-from batchdiff.applying.journal.file import FrozenJournal
+from batchdiff.applying.journal.file import MemoryJournal
 from batchdiff.applying.journal.records import Goal, History
 from batchdiff.applying.session.stop import Stop
 from batchdiff.applying.swap.incoming import IncomingFile
@@ -45,7 +45,7 @@ class World:
         self.folder = folder
         self.path = notation.write_raw(folder / "vm.img", "64k:A")
         self.template, self.stop, self.unseen = Template(), Stop(), False
-        self.journal = FrozenJournal(History())
+        self.journal = MemoryJournal(History())
         self.checked = []
 
     def outgoing(self, retire=Retire.DELETE):
@@ -206,7 +206,7 @@ UNKNOWN = Usage(unknown="its filesystem (overlay) cannot show who has it open")
 @pytest.mark.parametrize("unseen", [False, True])
 def test_open_handles_cannot_be_seen(world, monkeypatch, retire, unseen):
     """Before anything is begun, and at the last look."""
-    monkeypatch.setattr("batchdiff.image.in_use.hold.secured", lambda *_: UNKNOWN)
+    monkeypatch.setattr("batchdiff.image.in_use.hold.check_usage", lambda *_: UNKNOWN)
     world.unseen = unseen
     outgoing = world.outgoing(retire)
     if retire is not Retire.DELETE or unseen:

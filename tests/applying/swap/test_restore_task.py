@@ -15,7 +15,7 @@ from oracle import assert_same
 from stage import ASIDE, DELETING, GUEST, NAME, OVERLAY_ASIDE, Stage, failed, status
 
 from batchdiff.applying.checks.verify import Check
-from batchdiff.applying.journal.file import FrozenJournal
+from batchdiff.applying.journal.file import MemoryJournal
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
 from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.swap import guest_to_restore, rebuild_task
@@ -85,7 +85,7 @@ class Scene:
     def decide(self, options=PLAIN):
         image = dataclasses.replace(plans.planned_image(self.guest.source.path), fingerprints=(self.original,))
         self.guest = dataclasses.replace(self.guest, image=image)
-        run = types.SimpleNamespace(journal=FrozenJournal(History()))
+        run = types.SimpleNamespace(journal=MemoryJournal(History()))
         template = plans.planned_image(str(self.folder / "template.img"))
         return restore_task(self.guest, template, run, self.state, options)
 

@@ -11,7 +11,7 @@ from clocks import wait_for_another_ctime
 from oracle import source
 
 from batchdiff.applying.journal.file import Journal, read_history
-from batchdiff.applying.template.write_protection import protect, record_interrupted
+from batchdiff.applying.template.write_protection import protect, record_interrupted_protection
 from batchdiff.image.open import open_image
 
 CHECKSUM = "sha256:" + "ab" * 32
@@ -82,7 +82,7 @@ def test_a_note_that_was_not_written_is_made_up_for(path, tmp_path, journal):
         killed_before_the_note(image, journal)
         assert image.fingerprints() != planned
         assert changed(tmp_path) == set()
-        record_interrupted(image, planned, journal)
+        record_interrupted_protection(image, planned, journal)
         assert changed(tmp_path) == set(image.fingerprints())
 
 
@@ -92,7 +92,7 @@ def test_it_dies_at_any_file_of_the_chain(path, tmp_path, journal, file):
     with opened(top, path) as image:
         planned = image.fingerprints()
         killed_before_the_note(image, journal, file=file)
-        record_interrupted(image, planned, journal)
+        record_interrupted_protection(image, planned, journal)
         assert changed(tmp_path) == set(image.fingerprints()[: file + 1])
         protect(image, journal)
         assert changed(tmp_path) == set(image.fingerprints())
@@ -120,5 +120,5 @@ def test_nothing_else_is_taken_for_ours(path, tmp_path, journal, what):
         if what == "already noted":
             journal.record_changed(image.layers[0].fingerprint())
         lines = (tmp_path / "fleet.plan.json.journal").read_bytes()
-        record_interrupted(image, planned, journal)
+        record_interrupted_protection(image, planned, journal)
     assert (tmp_path / "fleet.plan.json.journal").read_bytes() == lines

@@ -12,7 +12,7 @@ from filesystems import among_own_mounts, mounted, tmpfs
 from oracle import source
 
 from batchdiff.errors import GuestError, ImageError
-from batchdiff.image.in_use.check import Purpose, Usage, require_unused, secured
+from batchdiff.image.in_use.check import Purpose, Usage, check_usage, require_unused
 from batchdiff.image.open import open_image
 
 NOBODY = 65534
@@ -27,7 +27,7 @@ def usage(path, purpose, *, user=0):
     fd = os.open(path, os.O_RDONLY)
     os.seteuid(user)
     try:
-        return secured(fd, purpose)
+        return check_usage(fd, purpose)
     finally:
         os.seteuid(0)
         os.close(fd)

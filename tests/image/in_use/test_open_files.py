@@ -8,7 +8,7 @@ import pytest
 import real_holders
 from filesystems import among_own_mounts
 
-from batchdiff.image.in_use.open_files import Access, holders_of, named
+from batchdiff.image.in_use.open_files import Access, holders_of, name_holders
 
 NOBODY = 65534
 
@@ -97,14 +97,14 @@ def test_without_the_right_to_look(path, fd):
             os.seteuid(0)
     assert found.found == ()
     assert not found.complete
-    assert named(found.found, complete=found.complete).startswith("an unknown process (run as root")
+    assert name_holders(found.found, complete=found.complete).startswith("an unknown process (run as root")
 
 
 def test_names_of_several(path, fd):
     with real_holders.reader(path), real_holders.writer(path):
         found = holders_of(fd)
-        assert named(found.found, complete=True).count("(pid ") == 2
-        assert " and " in named(found.found, complete=True)
+        assert name_holders(found.found, complete=True).count("(pid ") == 2
+        assert " and " in name_holders(found.found, complete=True)
         assert len(found.writers()) == 1
 
 

@@ -19,7 +19,7 @@ from oracle import guest_bytes, recorded, source, within
 from scan_jobs import scan_job
 
 from batchdiff.errors import ImageError
-from batchdiff.extents import concatenated
+from batchdiff.extents import concatenate
 from batchdiff.image import files
 from batchdiff.image.content_digest import RangeDigest
 from batchdiff.image.equal_compressed import compressed_clusters, range_to_compare
@@ -52,7 +52,7 @@ def scanned(template, *guests):
     failures = results[-1].failures
     scanner.close()
     found = [
-        concatenated([result.differences[number] for result in results if number in result.differences])
+        concatenate([result.differences[number] for result in results if number in result.differences])
         for number in range(len(guests))
     ]
     return found, failures, [result.template_digest for result in results]
