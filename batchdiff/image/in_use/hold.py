@@ -102,7 +102,7 @@ class Held:
             # Take our locks before looking at the others', as QEMU does: of two programs that start at the same
             # time, at least one then sees the other.
             locked = take_locks(fd)
-        except OSError:  # this filesystem has no locks, which `secured` reports
+        except OSError:  # this filesystem has no locks, which `check_usage` reports
             locked = True
         usage = check_usage(fd, purpose)
         objection = usage.objection or ("" if locked else "something has locked it")
