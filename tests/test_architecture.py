@@ -39,7 +39,7 @@ ROOMS = {
     "throttle": "How a scan leaves room for everything else: rate limit, page cache, priority.",
     "plan": "The diff plan and the sidecar as data, and their way to and from files.",
     "manifest/text": "A manifest as text: its bytes, the line of each value, and every problem found in it.",
-    "manifest": "The manifest: read, checked, and resolved to the images that it means.",
+    "manifest": "The manifest: read, checked, and resolved to the images that it names.",
     "dependents": "Find the images that depend on a file before it is removed.",
     "planning/scan": "Compare one range of all images, in worker processes.",
     "planning/checkpoint": "The results of an unfinished scan, kept so that it can be resumed.",
