@@ -36,7 +36,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
     :raises UsageError: the options contradict each other or the plan.
     :raises PlanError: the plan is stale: the template's content changed.
     :raises ProgramError: qemu-img is needed and missing.
-    :raises GuestError: a filesystem has not enough space.
+    :raises GuestError: a filesystem does not have enough space.
     :raises StopError: a stop was requested.
     """
     plan = session.plan
@@ -44,7 +44,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
     to_convert = [guest for guest in guests if isinstance(guest, GuestToConvert)]
     with template_held(session) as run:
         template = run.template
-        # First: what an apply that died did to the template must not count as a change of it.
+        # First: changes that an interrupted apply made to the template must not count against it.
         record_interrupted_protection(template, plan.template.fingerprints, session.journal)
         accept_template(run)
         sync(template)
@@ -87,7 +87,7 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
 
 
 def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> list[str]:
-    """Return the paths of the originals that an apply would delete, also of those that are in quarantine."""
+    """Return the paths of the originals that an apply would delete, including those in quarantine."""
     found = []
     for guest in choose_guests(plan, options.guests):
         state = history.states.get(guest.name)
@@ -101,7 +101,7 @@ def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> 
 def _jobs(run: Run, guests: list[GuestToConvert], pending: list[GuestToConvert], retire: Retire) -> int:
     """Return how many guests may be in progress at once: as many as asked for, if there is room for them.
 
-    :raises GuestError: a filesystem does not have enough space even for one after the other.
+    :raises GuestError: a filesystem does not have enough space, even for one at a time.
     """
     plan = run.session.plan
     jobs = at_once(run.session.jobs, guests, plan.template.source)

@@ -44,7 +44,7 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
             yield GuestOutcome(guest.name, Status.WOULD_RESTORE, NOTHING_READS_IT)
         return
 
-    # What is thrown away need not be readable.
+    # An overlay that is thrown away need not be readable.
     if options.discard_changes:
         found, damaged = split_by_reading(found, session.plan)
         for guest, _ in damaged:

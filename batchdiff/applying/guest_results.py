@@ -34,7 +34,7 @@ def failure_outcome(result: SwapResult) -> GuestOutcome:
 
 
 def apply_outcome(guest: GuestToConvert, result: SwapResult, history: History) -> GuestOutcome:
-    """Return the outcome of a guest under apply; after a failure, with what an earlier run has done."""
+    """Return the apply outcome of a guest; after a failure, it includes what an earlier run has done."""
     if result.error is not None or result.swap is None:
         return _not_continued(guest, result, history)
     swap = result.swap

@@ -28,7 +28,7 @@ from batchdiff.plan.plan import Plan
 from batchdiff.plan.sidecar import read_sidecar
 
 _SNAPSHOTS = "Snapshots"
-"""The folder beside a disk in which VirtualBox keeps the differences to it."""
+"""The folder beside a disk in which VirtualBox keeps the differences from it."""
 
 _ASIDE = (own_files.QUARANTINE, own_files.OVERLAY_ASIDE, own_files.DELETING)
 
@@ -44,7 +44,7 @@ class Forbidden(enum.Enum):
 
 
 class DependentImages(NamedTuple):
-    """The images that depend on a file: their paths, and texts for what cannot be read, and so might."""
+    """The images that depend on a file: their paths, and messages on those that might but cannot be read."""
 
     paths: list[str]
     doubtful: list[str]
@@ -80,8 +80,8 @@ class Dependents:
         """Return the images that have a file anywhere in their chain, sorted.
 
         ``former``: names that the file had a moment ago; images that name these depend on it, too. ``but``: images
-        that are allowed to depend on it; images on top of these are still reported. ``identifier``: its own, by
-        which differencing images of other programs name it. The file itself is never opened.
+        that are allowed to depend on it; images on top of these are still reported. ``identifier``: its own,
+        which differencing images of other programs record. The file itself is never opened.
         """
         own = identity_of(path)
         look = _Look(self._heads, frozenset() if own is None else frozenset({own}), self._raw)
@@ -90,7 +90,7 @@ class Dependents:
         return look.answer(path, former, but, forbidden, identifier)
 
     def on_each(self, paths: Iterable[str], *, forbidden: Forbidden = Forbidden.COUNTS) -> dict[str, list[str]]:
-        """Return the same for several files, in words. It may open them, so none of them may be held."""
+        """Return the same for several files, in words. The search may open them, so none may be held."""
         paths = list(paths)
         look = _Look(self._heads, frozenset(), self._raw)
         look.add_all(self._folders, self._images)
@@ -148,7 +148,7 @@ class _Look:
         forbidden: Forbidden,
         identifier: str | None = None,
     ) -> DependentImages:
-        """Return the images that depend on a file that was taken in."""
+        """Return the images that depend on a file that was added."""
         own = identity_of(path)
         left_out = {own, *map(identity_of, but)}
         targets: list[Target] = [os.path.realpath(name) for name in (path, *former)]

@@ -6,7 +6,7 @@ import os
 
 
 def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
-    """Writes all of ``data`` at a file offset.
+    """Write all of ``data`` at a file offset.
 
     :raises OSError: the disk is full or has a fault.
     """

@@ -12,7 +12,7 @@ ReadAt = Callable[[int, int], bytes]
 
 
 _MOST_CLUSTERS = 1 << 27
-"""QEMU looks at each, also of a disk that is empty: half a minute for so many."""
+"""QEMU looks at each, even of an empty disk: half a minute for so many."""
 
 
 def require_mappable(size: int, cluster: int) -> None:

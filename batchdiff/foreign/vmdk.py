@@ -65,7 +65,7 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> None:
 
 
 def with_extent_name(descriptor: bytes, name: str) -> bytes:
-    """Return a descriptor whose extent has the name for which VMware looks; as it was if that does not fit."""
+    """Return a descriptor whose extent has the name that VMware looks for; unchanged if that does not fit."""
     if not name.isascii() or not name.isprintable() or '"' in name:
         return descriptor
     changed = _EXTENT_NAME.sub(lambda found: found[1] + name.encode() + b'"', descriptor.rstrip(b"\0"), count=1)

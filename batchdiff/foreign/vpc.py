@@ -27,9 +27,9 @@ def inspect_vpc(read: ReadAt, file_size: int) -> None:
     is_copied = first.startswith(_MARK)
     footer = first if is_copied else last
     require(len(footer) == _FOOTER_BYTES and footer.startswith(_MARK), "it is not a VHD image: it has no footer")
-    # The guest of a fixed image writes its first sector; other programs than QEMU take the footer at the end.
+    # The guest of a fixed image writes its first sector; programs other than QEMU take the footer at the end.
     is_forged = is_copied and last.startswith(_MARK) and _FOOTER.unpack_from(last)[2] == _FIXED
-    require(not is_forged, "it starts like a dynamic image, as its guest may have forged, but is a fixed one")
+    require(not is_forged, "it is a fixed image whose guest may have forged the header of a dynamic one")
     _, table_header_at, kind = _FOOTER.unpack_from(footer)
     # QEMU ignores the parent of a differencing image, and shows zeros in its place.
     require(kind != _DIFFERENCING, DIFFERENCE)

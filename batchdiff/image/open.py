@@ -16,7 +16,7 @@ MAX_CHAIN = 200
 
 
 class OverlayError(ImageError):
-    """An image has the one backing file that it was not to have; see :func:`open_image`."""
+    """An image has the one backing file that it must not have; see :func:`open_image`."""
 
 
 def open_image(

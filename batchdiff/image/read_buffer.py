@@ -1,4 +1,4 @@
-"""A buffer that is reused for many reads, so that reading a whole image allocates no memory for each piece."""
+"""A buffer that is reused for many reads, to read a whole image without allocating memory for each piece."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ReadBuffer:
         return self.load_segments(image, start, length, image.segments(start, start + length))
 
     def load_segments(self, image: Image, start: int, length: int, segments: list[Segment]) -> memoryview:
-        """Do the same with the image's segments of these bytes, for a caller that has them already.
+        """Do the same for a caller that already has the image's segments for these bytes.
 
         :raises ImageError: the image cannot be read.
         """

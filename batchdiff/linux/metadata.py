@@ -72,7 +72,7 @@ def _copy_owner(source: int, target: int, reasons: dict[str, str]) -> None:
 
 
 def _copy_attributes(source: int, target: int, reasons: dict[str, str]) -> None:
-    """Set the attributes that differ; not the ACL if it would serve another group than the source's."""
+    """Set the attributes that differ; not the ACL if it would serve a group other than the source's."""
     given, found = _attributes(source), _attributes(target)
     if os.fstat(target).st_gid != os.fstat(source).st_gid:
         given.pop(_ACL, None)

@@ -1,1 +1,1 @@
-"""The manifest: read, checked, and resolved to the images that it means."""
+"""The manifest: read, checked, and resolved to the images that it names."""

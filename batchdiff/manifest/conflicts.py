@@ -116,7 +116,7 @@ def _other_overlay(guest: AnyGuest) -> str:
 
 
 def _one_overlay_each(one: AnyGuest, other: AnyGuest) -> str:
-    """Return the advice for two guests with one overlay: a guest that is listed by path leaves its glob."""
+    """Return the advice for two guests with one overlay: listing a guest by path takes it out of its glob."""
     if _is_match(one) and _is_match(other):
         return "`exclude` one of them, or list one by path and give it another overlay.path"
     return (

@@ -63,7 +63,7 @@ class GuestFinder:
         listed = [guest for guest in written if not guest.image.is_glob]
         names = {self._resolved(each.image.path) for each in listed if not unfit(each.image.path)}
         found = {each.where: list(self._listed(each, names)) for each in listed}
-        # All that the globs match, then only the images among that.
+        # All names that the globs match, then only the images among them.
         globs = [guest for guest in written if guest.image.is_glob]
         matches = {
             guest.where: glob_matches(guest.image.path, guest.image.path_where, self._folder, self._problems)
@@ -113,7 +113,7 @@ class GuestFinder:
             and not self._converted.can_know
             and os.path.lexists(self._overlay_of(guest, named, names))
         ):
-            return  # it may be converted, which only the template could show, and that one is reported as missing
+            return  # it may be converted: only the template, which is reported as missing, could show that
         if done is None:
             yield from self._found([guest])
         elif guest.image.format is None:
@@ -179,7 +179,7 @@ class GuestFinder:
     def _taken(
         self, written: Sequence[WrittenGuest], listed: Sequence[AnyGuest], images: dict[YamlPath, list[str]]
     ) -> _Taken:
-        """Return the names and files that have another role than a glob's guest.
+        """Return the names and files that have a role other than that of a glob's guest.
 
         ``listed``: the guests that are listed by path; ``images``: the matches of each glob, excluded ones aside.
         """

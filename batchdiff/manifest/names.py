@@ -77,7 +77,7 @@ class Naming:
         """Return the name of each guest; report names that two guests share, and texts that cannot be a name."""
         stems = [guest.written.name or _stem(guest) for guest in guests]
         count = Counter(stems)
-        # A guest without a name of its own is called after its file, or by its path if several files share that.
+        # A guest without a name of its own is named after its file, or by its path if several files share that.
         names = [
             self._relative(guest) if guest.written.name is None and count[stem] > 1 else stem
             for guest, stem in zip(guests, stems, strict=True)

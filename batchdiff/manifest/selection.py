@@ -1,4 +1,4 @@
-"""Read a manifest for a part of its guests: the others stay as they are, and so do their overlays."""
+"""Read a manifest for some of its guests: the others stay as they are, and so do their overlays."""
 
 from __future__ import annotations
 

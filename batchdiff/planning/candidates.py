@@ -45,7 +45,7 @@ Part = Candidate | UntouchedGuest
 def untouched_guest(
     entry: GuestEntry, image: PlannedImage | None, verdict: Verdict, reason: str, diff: Diff | None = None
 ) -> UntouchedGuest:
-    """Return the part of a guest that will not be converted; ``image`` if it could be opened."""
+    """Return the plan of a guest that will not be converted; ``image`` if it could be opened."""
     return UntouchedGuest(
         name=entry.name,
         source=entry.image,
@@ -81,7 +81,7 @@ def examine_guests(
 
 
 def _decided_before(entry: GuestEntry, plans: EarlierPlans) -> UntouchedGuest | None:
-    """Return the part of a guest that need not be opened; None if it must be examined."""
+    """Return the plan of a guest that need not be opened; None if the guest must be examined."""
     if entry.converted is not None:
         return untouched_guest(entry, None, Verdict.SKIP, plans.reason(entry.converted))
     if entry.objection:
@@ -96,7 +96,7 @@ def _examine(
     manifest: Manifest,
     observer: ReadObserver | None,
 ) -> Part:
-    # Taken before the header is read: a snapshot that is made in this moment must not be overlooked later.
+    # Taken before the header is read: a snapshot that is made at this moment must not be overlooked later.
     begun = fingerprint_at(entry.image.path)
     try:
         _check_not_replaced(entry, template.source, observer)
@@ -193,7 +193,7 @@ def _objection(
 
 
 def _forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:
-    """Return what an overlay would lose that the manifest does not allow, as a reason; empty if nothing."""
+    """Return a reason that names the losses that the manifest does not allow; empty if there are none."""
     for what, count, kind in (
         (Loss.SNAPSHOTS, losses.snapshots, "internal snapshot"),
         (Loss.BITMAPS, losses.bitmaps, "persistent bitmap"),

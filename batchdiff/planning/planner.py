@@ -183,7 +183,7 @@ def _check_unchanged(image: Image, before: PlannedImage) -> None:
 def _assess_guests(
     parts: list[Part], findings: Findings, reused: _Reused, facts: FleetFacts, jobs: int
 ) -> tuple[GuestPlan, ...]:
-    """Return the parts of all guests, with those assessed that were compared, now or for the older plan."""
+    """Return the plans of all guests; assess those that were compared, now or for the older plan."""
     by_name = {part.entry.name: part for part in parts if isinstance(part, Candidate)}
     scanned = [name for name in by_name if name not in reused.overlays]
     # A few guests are assessed one after the other, and all workers compress the samples of each.

@@ -1,7 +1,7 @@
-"""Which parts of an older plan are still exact, so that their guests need not be scanned; pure.
+"""Find the parts of an older plan that are still exact, so that their guests need not be scanned; pure.
 
 An older plan does not have the 4 KiB units of its scan, only extents folded to the granules of its overlay. So a
-part can be reused if the new overlay has the same granules, filled by the same rules. Everything that depends on
+part can be reused if the new overlay has the same granules, filled by the same rules. Anything that depends on
 more than content and granules is determined again (docs/scripting.md).
 """
 

@@ -113,7 +113,7 @@ def run(  # noqa: PLR0913  # options by keyword
 
 
 def inherited(fd: int) -> str:
-    """Return the name by which a program opens a file that it is given to write, whatever stands at its path."""
+    """Return a path that opens the file of an inherited descriptor, whatever is at the file's own path now."""
     return f"/proc/self/fd/{fd}"
 
 

@@ -16,7 +16,7 @@ _BETWEEN = 0.05
 """Seconds between two queries. XFS was measured to free a small file within 3 ms of the first one."""
 
 _LOOKS = 40
-"""The most queries. If space still grows then, another program is deleting files, and no number stays right."""
+"""The most queries. If space still grows then, another program is deleting files, and no number would last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,9 @@ class FreeSpace:
         return cls(found)
 
     def grown(self, *, deleted: bool = True) -> dict[str, int]:
-        """Return by how many bytes each has grown since, by its folder; other programs may have written meanwhile.
+        """Return how many bytes each has gained since, by its folder; other programs may have written meanwhile.
 
-        ``deleted``: whether files were deleted, whose space may come back some time later.
+        ``deleted``: whether files were deleted, whose space may be freed a little later.
         """
         found = {}
         for folder, before in self.before.items():

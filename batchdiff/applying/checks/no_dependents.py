@@ -1,4 +1,4 @@
-"""Refuse to move or delete a file on which another image rests.
+"""Refuse to move or delete a file that another image depends on.
 
 A linked clone or an external snapshot takes no lock while its VM is off. So the search runs when it matters: right
 before a file is renamed, and again before it is unlinked.
@@ -15,8 +15,8 @@ from batchdiff.units import few
 def require_no_dependents(dependents: Dependents, path: str, *former: str, identifier: str | None = None) -> None:
     """Make sure that no image has a file in its backing chain.
 
-    ``former``: names that the file had until a moment ago, by which such an image may still know it.
-    ``identifier``: that of the image, by which images of other programs know it.
+    ``former``: names that the file had until a moment ago, which such an image may still use.
+    ``identifier``: the image's own, which images of other programs may record as their parent.
 
     :raises GuestError: one has.
     """

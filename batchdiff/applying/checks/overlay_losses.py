@@ -60,4 +60,4 @@ _REBUILT = {
     ImageFormat.VPC: "it will be dynamic and have a new UUID and geometry",
     ImageFormat.PARALLELS: "it will have clusters of 1 MiB",
 }
-"""How images that are rebuilt differ from their originals; a raw image does not."""
+"""The differences of rebuilt images from their originals; a raw image has none."""

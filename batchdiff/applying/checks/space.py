@@ -68,7 +68,7 @@ def check_space(
     ``jobs``: how many guests are to be in progress at once; fewer need less space if originals are deleted.
     ``unfinished``: by guest, the temporary file that an interrupted apply left, whose space the guest gets again.
 
-    :raises GuestError: a filesystem does not have enough for one guest after the other.
+    :raises GuestError: a filesystem does not have enough, even for one guest at a time.
     """
     room = Room(jobs)
     by_device: dict[int, list[GuestToConvert]] = {}
@@ -201,7 +201,7 @@ def _length(segments: list[Segment]) -> int:
 
 
 def _can_share(fd: int, folder: str) -> bool:
-    """Return whether a new file in a folder can share blocks with an open one: try it, only the kernel knows."""
+    """Return whether a new file in a folder can share blocks with an open one: only a trial shows that."""
     try:
         trial = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError:

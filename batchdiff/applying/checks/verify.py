@@ -1,4 +1,4 @@
-"""Compare the content of two images, in one of three modes; only the first may lead to a deletion.
+"""Compare the content of two images, in one of three modes; only the first permits a deletion.
 
 full      qemu-img check, and qemu-img compare of every byte: QEMU's reader, not ours
 changed   our reader, only the data of an overlay that was just written
@@ -120,7 +120,7 @@ def _check(image: ImageSource, virtual_size: int, check: Check, ended: Callable[
 def _to_read(comparison: Comparison, mode: VerifyMode, *images: Image) -> Iterator[tuple[int, int]]:
     """Yield the ranges to compare, in bytes."""
     size = images[0].virtual_size
-    # No fingerprint proves the content of a block device, so what was not written must be compared, too.
+    # No fingerprint proves the content of a block device, so parts that were not written must be compared, too.
     on_devices = any(is_block_device(layer.fd) for image in images for layer in image.layers)
     if mode is VerifyMode.NATIVE or comparison.written is None or on_devices:
         yield 0, size

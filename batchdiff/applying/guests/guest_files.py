@@ -36,7 +36,7 @@ class Found:
 def find_overlay(guest: GuestToConvert, state: GuestState | None) -> Found | None:
     """Return the overlay of a guest, by the name that it has now; None if it is not there.
 
-    :raises GuestError: two files could be it.
+    :raises GuestError: either of two files could be it.
     """
     published = state is not None and state.published
     known = None if state is None else state.overlay
@@ -74,7 +74,7 @@ def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | No
     In quarantine any regular file counts, because only batchdiff gives that name. At the guest's own path a file
     counts if it was not written to; if the overlay has a path of its own, one that a VM may have used counts, too.
 
-    :raises GuestError: two files could be it.
+    :raises GuestError: either of two files could be it.
     """
     known, names = guest.image.fingerprints[0], original_names(guest.source.path)
     own = _found(names.own, fingerprint_at(names.own), known)

@@ -2,10 +2,10 @@
 
 ::
 
-    what its header names         is read with
-    the template                  the declared chain
-    nothing: it was flattened     no backing file
-    anything else                 refused when it is opened
+    its header names              it is read
+    the template                  with the declared chain
+    nothing: it was flattened     without a backing file
+    anything else                 not at all: opening it is refused
 """
 
 from __future__ import annotations

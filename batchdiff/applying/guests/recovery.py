@@ -3,7 +3,7 @@
 ::
 
     overlay there, the sidecar names this plan for it          -> it was published
-    the original in quarantine, as it was planned              -> it was published, though the overlay be missing
+    the original in quarantine, as it was planned              -> it was published, even if the overlay is gone
     neither there, the sidecar names this plan                 -> it was published, and both are missing now
     the same, but another image at its own name, no overlay,
     and the sidecar names none                                 -> it was restored; an older original is left
@@ -49,7 +49,7 @@ def recover_states(plan: Plan, history: History, path_map: PathMap = NOTHING_MOV
 
 
 def _is_known(name: str, history: History) -> bool:
-    """Return whether a journal knows that an overlay was published, or that restore has ended the conversion."""
+    """Return whether a journal records that an overlay was published, or that restore has ended the conversion."""
     state = history.states.get(name)
     if state is None:
         return name in history.times

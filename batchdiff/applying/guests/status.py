@@ -15,7 +15,7 @@ _VERDICTS = {Verdict.SKIP: "skipped", Verdict.REFUSE: "refused"}
 
 
 class TemplateIs(enum.Enum):
-    """The state of the template's files, without reading them."""
+    """The state of the template's files, as far as it shows without reading them."""
 
     THERE = "unchanged, as far as size and mtime show"
     WRITTEN_TO = "changed in size or mtime"
@@ -46,7 +46,7 @@ class OnDisk:
 
 
 def status_rows(plan: Plan, history: History, on_disk: dict[str, OnDisk]) -> list[StatusRow]:
-    """Return the guests of a plan in its order; ``on_disk`` has those that apply has started, by name."""
+    """Return a row for each guest, in the plan's order; ``on_disk``: by name, those that apply has started."""
     return [_row(guest, history, on_disk.get(guest.name), plan.retire) for guest in plan.guests]
 
 

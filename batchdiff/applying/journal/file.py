@@ -49,7 +49,7 @@ class Journal:
             raise
 
     def _resume(self, checksum: str) -> bool:
-        """Read what has been done with this plan so far; return False if that is nothing."""
+        """Read what has been done with this plan so far; return False if nothing has."""
         data = os.pread(self._fd, min(os.fstat(self._fd).st_size, LARGEST_DOCUMENT), 0)
         whole = data[: data.rfind(b"\n") + 1]
         if data and not data.startswith(_BEGINNING[: len(data)]):
@@ -185,7 +185,7 @@ def read_history(plan_path: str, checksum: str) -> History:
 def lock_journal(path: str) -> int:
     """Open a journal, or create it, and lock it against other processes; return its descriptor.
 
-    :raises PlanError: another process is at work on its plan, or it cannot be opened.
+    :raises PlanError: another process is working on its plan, or it cannot be opened.
     """
     while True:
         fd = _opened(path)
@@ -202,7 +202,7 @@ def lock_journal(path: str) -> int:
             os.close(fd)
             fault = explain(error, Deed.WRITE, path)
             raise PlanError(f"cannot lock the journal {path}", why=fault.why, remedy=fault.remedy) from error
-        # `batchdiff plan` may have given it another name meanwhile, with the plan that it belongs to.
+        # `batchdiff plan` may have renamed it meanwhile, together with its plan.
         if _is_at(path, fd):
             return fd
         os.close(fd)

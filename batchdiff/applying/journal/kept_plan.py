@@ -6,7 +6,7 @@
     fleet.plan.json.journal  its journal     ->  fleet.2026-11-28T183138Z.plan.json.journal
 
 1. Both get their second names, by hard links. 2. The new plan takes the first name, by a rename. 3. The journal
-loses its first name. So at every moment there is a name under which both are found. If a crash after 2 leaves
+loses its first name. So at every moment both can be found under the same name. If a crash after 2 leaves
 the journal beside the new plan, its checksum shows that, and it is renamed (``journal.file.Journal``).
 The journal's lock is held throughout, so that no apply of the older plan can start.
 """
@@ -65,7 +65,7 @@ class _Older:
 def name_to_keep(path: str, converted: NamesByPlan) -> str | None:
     """Return the name that the plan at ``path`` will get when it is replaced; None if it need not be kept.
 
-    Try it now, because failing after a long scan would waste that. ``converted``: the converted guests, in case
+    Call it before a long scan, which a later failure would waste. ``converted``: the converted guests, in case
     the journal is lost.
 
     :raises UsageError: it cannot be kept.
@@ -143,7 +143,7 @@ def _older(path: str, converted: NamesByPlan) -> _Older | None:
 
 
 def _plan_of_journal(path: str) -> str:
-    """Return the checksum of the plan that the journal beside a plan belongs to; empty if that cannot be known."""
+    """Return the checksum of the plan that the journal beside a plan belongs to; empty if it is unknown."""
     line = beginning(f"{path}{_JOURNAL}").partition(b"\n")[0]
     with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
         return str(json.loads(line)["plan"])
@@ -188,7 +188,7 @@ def _is_free_or_same(new: str, old: str) -> bool:
 
 @contextmanager
 def _second_names(path: str, name: str, *, journal: bool) -> Iterator[None]:
-    """Give plan and journal their second names; take them back if what follows fails."""
+    """Give plan and journal their second names; remove these again if the block fails."""
     before = os.stat(path)
     made = _linked(path, name, journal=journal)
     try:

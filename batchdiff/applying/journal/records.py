@@ -57,7 +57,7 @@ class Fate(enum.StrEnum):
     REBUILT = "rebuilt"
     """Restore made an image from the overlay, which has its name now."""
     UNKNOWN = "unknown"
-    """Two files could be it."""
+    """Either of two files could be it."""
 
 
 BEGIN, PROTECTING, CHANGED, FAILED = "begin", "protecting", "changed", "failed"
@@ -66,7 +66,7 @@ BEGIN, PROTECTING, CHANGED, FAILED = "begin", "protecting", "changed", "failed"
 
 @dataclass(frozen=True, slots=True)
 class GuestState:
-    """How far a guest has come, and what that has left.
+    """The progress of a guest, and the files that it has left behind.
 
     ``temporary``: the unfinished file. ``overlay``: the overlay as it was verified or published; ``published``:
     whether it got its name. ``rebuilt``: an image that restore has made, as it was verified. ``moved``: the
@@ -95,7 +95,7 @@ class GuestState:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Everything that a journal records; guests by name. ``times``: of a guest's last line, ISO 8601 in UTC.
+    """Everything that a journal records; guests by name. ``times``: of each guest's last line, ISO 8601 in UTC.
 
     ``left``: overlays that restore left, each with its fingerprint at that time.
     """
@@ -159,7 +159,7 @@ class History:
 
 
 def _fate(record: dict[str, Any]) -> tuple[Fate | None, str | None]:
-    """Return what became of the original, and its path in quarantine. Older journals have words instead."""
+    """Return what became of the original, and its path in quarantine. Older journals have it in words."""
     if "fate" in record:
         return Fate(record["fate"]), _path(record.get("aside"))
     words = str(record.get("original", ""))
@@ -170,7 +170,7 @@ def _fate(record: dict[str, Any]) -> tuple[Fate | None, str | None]:
 
 
 def mapped_history(history: History, path_map: PathMap) -> History:
-    """Return a history with every path as it is now, if images have moved; paths recorded since then stay."""
+    """Return a history with the present path of each image that has moved; paths recorded since then stay."""
     states = {guest: _mapped(state, path_map) for guest, state in history.states.items()}
     left = {guest: (path_map.path(path), overlay) for guest, (path, overlay) in history.left.items()}
     return replace(history, states=states, left=left)

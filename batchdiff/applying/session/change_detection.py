@@ -53,7 +53,7 @@ class ChangeDetector:
             self.check(layer.path if number else "", layer.fingerprint(), layer.path)
 
     def check_at_paths(self, image: Image) -> None:
-        """Compare what stands at the paths of an image's files, which must be the open files themselves.
+        """Check that the open files of an image are still at their paths, unchanged.
 
         :raises PlanError: one changed, or another file was put in its place.
         """

@@ -19,10 +19,10 @@ from batchdiff.plan.plan import Plan
 def plan_journal(path: str, plan: Plan, path_map: PathMap) -> Iterator[Journal]:
     """Open the journal of the plan at ``path``, with present paths, and with every conversion that it lacks.
 
-    ``path_map`` leads from the paths in journal and sidecar to the present ones. Inside the block no other command
+    ``path_map`` maps the paths in journal and sidecar to the present ones. Inside the block no other command
     of batchdiff can change the journal or replace the plan.
 
-    :raises PlanError: another command is at work on the plan, or another plan has replaced it.
+    :raises PlanError: another command is working on the plan, or another plan has replaced it.
     """
     with closing(Journal(path, plan.checksum)) as journal:
         _require_still_there(path, plan)

@@ -1,4 +1,4 @@
-"""The task of a guest under apply: its overlay takes the place of the original."""
+"""The apply task of a guest: its overlay takes the place of the original."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The task of a guest under purge, which ends the quarantine of its original.
+"""The purge task of a guest, which ends the quarantine of its original.
 
 ::
 
@@ -7,7 +7,7 @@
     the same with --used                          the original is deleted, if the overlay is sound
     the overlay is missing or damaged             failed: the original may be all that is left
 
-After a restore that rebuilt an image, that image takes the part of the overlay.
+After a restore that rebuilt an image, that image plays the part of the overlay.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class PurgeOptions:
 def purge_task(
     guest: GuestToConvert, template: PlannedImage, run: Run, state: GuestState, options: PurgeOptions
 ) -> PurgeTask:
-    """Return the task of purge for a guest whose original is in quarantine.
+    """Return the purge task for a guest whose original is in quarantine.
 
     :raises GuestError: its original must not be deleted.
     """
@@ -57,7 +57,7 @@ def purge_task(
     incoming = _what_the_vm_sees(guest, template, state)
     if fingerprint_at(incoming.path) is None:
         raise _all_that_is_left(guest.name, incoming.path, aside, state)
-    # A VM may be killed in the middle of a write, which leaves leaked clusters. A rebuilt raw image has no check.
+    # A VM that is killed while it writes may leave leaked clusters. A rebuilt raw image cannot be checked.
     soundness = Check.NONE if _is_restored(state) else Check.LEAKS_ALLOWED
     return PurgeTask(
         guest=guest.name,
@@ -160,7 +160,7 @@ def _what_the_vm_sees(guest: GuestToConvert, template: PlannedImage, state: Gues
 
 
 def _is_restored(state: GuestState) -> bool:
-    """Return whether it is an older original that a restore left, even if a purge of it was interrupted."""
+    """Return whether the original is an older one that a restore left, even if its purge was interrupted."""
     return not state.published
 
 

@@ -1,4 +1,4 @@
-"""The task of a guest under restore whose image must be rebuilt: from the overlay, in the original's format."""
+"""The restore task of a guest whose image must be rebuilt: from the overlay, in the original's format."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def error_vanished(path: str) -> GuestError:
 
 
 def rename_back(original: str, disk: str) -> str:
-    """Return the command, in backquotes, by which an older original becomes the disk again: no verb does that."""
+    """Return the command, in backquotes, that makes an older original the disk again: no verb does that."""
     return f"`mv -n {shell_word(original)} {shell_word(disk)}`"
 
 
@@ -95,7 +95,7 @@ def exists_already(task: SwapTask, left: str | None) -> GuestError:
 
 
 def original_missing(guest: str) -> GuestError:
-    """Return the error for an original that is lost, so that giving up the overlay would not bring it back."""
+    """Return the error for an original that is lost: giving up the overlay would not bring it back."""
     return GuestError(
         f"{guest} cannot go back to its original",
         why="the original was deleted or moved",

@@ -1,12 +1,12 @@
-"""The task of a guest under restore. What a VM sees now is its disk, and QEMU decides what that is.
+"""The restore task of a guest. Unless changes are discarded, the content that QEMU reads now is kept.
 
 ::
 
     overlay and original identical     the original gets its name back, the overlay goes
-    they differ, original aside        an image is rebuilt from the overlay, the older original stays in quarantine
+    they differ, original quarantined  an image is rebuilt from the overlay, the older original stays in quarantine
     they differ, original kept         two disks: nothing is done, only the operator knows which to keep
     no original                        an image is rebuilt from the overlay
-    no overlay                         nothing is done: what the VM wrote is not known
+    no overlay                         nothing is done: what the VM wrote is unknown
     --discard-changes                  the original gets its name back without a comparison, the overlay goes
 """
 
@@ -44,7 +44,7 @@ from batchdiff.plan.plan import GuestToConvert, PlannedImage
 def restore_task(
     plan: GuestToConvert, template: PlannedImage, run: Run, state: GuestState, options: RestoreOptions
 ) -> RestoreTask | RebuildTask:
-    """Return the task of restore for a guest that apply has started to convert.
+    """Return the restore task for a guest that apply has started to convert.
 
     :raises GuestError: nothing can be restored without losing something.
     """

@@ -1,6 +1,6 @@
 """Retire a file: the only module that renames or unlinks an original.
 
-A file is renamed or deleted only while a descriptor of it is held that was opened and compared with the plan
+A file is renamed or deleted only while it is held open. Its descriptor was opened and compared with the plan
 before anything took the file's place::
 
     move      compare path and descriptor -> rename, never replacing -> compare again, else rename back

@@ -3,7 +3,7 @@
 ::
 
     fingerprints as planned, or as batchdiff itself left them   -> the planned content      no byte is read
-    fingerprints that the sidecar knows to be of that content   -> the planned content      no byte is read
+    fingerprints that the sidecar records for that content      -> the planned content      no byte is read
     anything else, and every block device                       -> its digest decides       every byte is read
 
 Only content is a reason to refuse: modes, owners, times, inodes and device numbers may change.
@@ -63,7 +63,7 @@ def doubt(template: Image, plan: Plan, history: History) -> str:
 
 
 def _is_known(sidecar: Sidecar, now: Chain, plan: Plan) -> bool:
-    """Return whether a sidecar records the planned and the present fingerprints for one content."""
+    """Return whether a sidecar records the planned and the present fingerprints for the same content."""
     if sidecar.fingerprints != now:
         return False
     same_digest = bool(plan.template_digest) and sidecar.digest == plan.template_digest
@@ -103,12 +103,12 @@ def require_content(
 
 
 def _may_be_planned_again(history: History) -> bool:
-    """Return whether no image was renamed or published yet, so that a new plan loses nothing."""
+    """Return whether a new plan would lose nothing, because no image has been renamed or published yet."""
     return not any(each.published or each.moved or each.goal is not Goal.APPLY for each in history.states.values())
 
 
 def _without_digest(plan: Plan, history: History) -> str:
-    """Return what to do about a template that only its digest could prove, if that is not known."""
+    """Return what to do about a template that only its digest could prove, if the digest is unknown."""
     if _may_be_planned_again(history):
         return "Plan again; for copies that share blocks with the template that is fast."
     sidecars = few(sidecar_paths(plan))
@@ -120,14 +120,14 @@ def known_digest(plan: Plan) -> str:
     if plan.template_digest:
         return plan.template_digest
     for sidecar in sidecars_of(plan):
-        # The same file is not enough: it may have had another content when it was planned.
+        # The same file is not enough: its content may have been different when it was planned.
         if plan.template.fingerprints in (sidecar.fingerprints, *sidecar.earlier):
             return sidecar.digest
     return ""
 
 
 def sync(template: Image) -> None:
-    """Make a template durable that may have been copied a moment ago, before anything rests on it alone.
+    """Sync a template, which may have just been copied, before any overlay depends on it alone.
 
     :raises ImageError: the disk has a fault.
     """

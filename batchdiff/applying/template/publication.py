@@ -39,9 +39,9 @@ class Publication:
         self._accepted = self.run.template.fingerprints()
 
     def check(self, guest: GuestToConvert) -> None:
-        """Make sure, before an overlay is written, that the template has one content for all its overlays.
+        """Make sure, before an overlay is written, that all overlays need the template with the same content.
 
-        :raises PlanError: overlays of an earlier plan need another content of it, or that is unknown.
+        :raises PlanError: overlays of an earlier plan need, or may need, different content.
         """
         check_other_overlays(self.run.template.path, known_digest(self.plan), guest.overlay_path)
 
@@ -49,7 +49,7 @@ class Publication:
         """Let QEMU open the first overlay with the template below it, unless it compares them anyway.
 
         QEMU might refuse files that only batchdiff has read, and then no VM could run on them. So it opens them
-        before the first overlay gets its name, and the template is protected.
+        before the first overlay gets its name and before the template is protected.
 
         :raises VerificationError: it refuses the overlay or the template.
         :raises ProgramError: it could not be run.
@@ -63,7 +63,7 @@ class Publication:
         self._opened = True
 
     def protect_and_record(self, guest: GuestToConvert) -> None:
-        """Do this work for one guest; notices about the template are reported once, and not for a guest."""
+        """Do this work for one guest; a notice about the template is reported once, not for each guest."""
         for notice in (
             *self._protected(),
             *self._recorded(guest),

@@ -1,4 +1,4 @@
-"""Write the sidecar of a template, so that no two processes lose each other's entries.
+"""Write the sidecar of a template without losing the entries of other processes.
 
 :mod:`batchdiff.plan.sidecar` defines its content and its path.
 """
@@ -30,17 +30,17 @@ from batchdiff.plan.sidecar import (
 )
 
 _MOST_EARLIER = 16
-"""How many earlier states of the fingerprints are kept: a plan made before a change of mode needs its own."""
+"""The most earlier states of the fingerprints to keep: a plan made before a change of mode needs its own."""
 
 
 def record_overlay(
     template: Image, digest: str, overlay_path: str, origin: OverlayOrigin, *, earlier: tuple[Chain, ...]
 ) -> None:
-    """Record an overlay of the template, whose content has that digest.
+    """Record an overlay of the template, and the digest of the template's content.
 
     ``earlier``: fingerprints that the template had before, with the same content.
 
-    :raises PlanError: other overlays need another content of it, or the sidecar cannot be read.
+    :raises PlanError: other overlays need it with different content, or the sidecar cannot be read.
     :raises OSError: the sidecar cannot be written.
     """
 
@@ -59,7 +59,7 @@ def record_overlay(
 
 
 def check_other_overlays(template_path: str, digest: str, overlay_path: str) -> None:
-    """Make sure that no overlay of an earlier plan needs another content of the template.
+    """Make sure that no overlay of an earlier plan needs the template with different content.
 
     ``digest``: that of its content now; empty if it is not known yet.
 
@@ -114,7 +114,7 @@ def forget_overlay(template_path: str, overlay_path: str) -> None:
 
 
 def discard_unfinished(plan: Plan) -> None:
-    """Remove what processes that died have left of a plan's sidecars; if that fails, the next command does it.
+    """Remove unfinished sidecar files that dead processes left; if that fails, the next command does it.
 
     Call this once per command: it reads the whole folder, which has thousands of names in a fleet.
     """

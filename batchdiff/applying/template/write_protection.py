@@ -25,7 +25,7 @@ def protect(template: Image, journal: Journal | MemoryJournal) -> tuple[str, ...
         if not is_writable(layer):
             continue
         lock = lock_in(layer.fd)
-        if lock is not None:  # then chmod would be refused, even to root
+        if lock is not None:  # then chmod would be refused, even for root
             notices.append(
                 f"the template's file {layer.path} is {lock.word} already, which protects it better than a mode"
             )

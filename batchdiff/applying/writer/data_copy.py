@@ -86,7 +86,7 @@ class Copier:
                     self._copy_nonzero(part, target + part.start - start)
 
     def _copy_nonzero(self, segment: Segment, target: int) -> None:
-        """Copy a segment but for blocks of the target that are all zeros."""
+        """Copy a segment, except blocks of the target that are all zeros."""
         for at in range(segment.start, segment.end, MIB):
             self.check()
             data = self.buffer.load(self.guest, at, min(MIB, segment.end - at))

@@ -1,1 +1,1 @@
-"""Which images name which backing files, by their headers alone."""
+"""The backing files that images name, found in their headers alone."""

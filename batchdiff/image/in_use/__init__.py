@@ -1,1 +1,1 @@
-"""Who else uses an image, and holding it while batchdiff works with it."""
+"""Find the other users of an image, and hold it while batchdiff works with it."""

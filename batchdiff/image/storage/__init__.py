@@ -1,1 +1,1 @@
-"""What images take on their filesystems: allocation, shared and preallocated blocks."""
+"""The space that images take on disk: allocation, shared and preallocated blocks."""

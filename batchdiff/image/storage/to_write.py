@@ -4,7 +4,7 @@
 
     segments of the image     | FILE                   | ZERO  | COMPR. |
     blocks of its file        | written   | unwritten  |       |        |
-    the new image             | all of it | a hole*    | hole  | all    |      * but for blocks that are not zeros
+    the new image             | all of it | a hole*    | hole  | all    |      * except blocks that are not zeros
 
 A plan predicts what an overlay takes on disk by this rule, and the writer follows it, so both agree to the byte.
 

@@ -1,4 +1,4 @@
-"""Which results of an unfinished scan are still valid, and which ranges are left to scan; pure.
+"""Find the results of an unfinished scan that are still valid, and the ranges left to scan; pure.
 
 A guest's results are valid as long as the text of its state (path, declared formats, size, fingerprints of its
 chain) is the same as when the interrupted scan started. A block device has no such text, because its fingerprint
@@ -19,7 +19,7 @@ from batchdiff.planning.scan.one_range import RANGE
 from batchdiff.planning.scan.results import Findings
 
 SCAN_VERSION = 2
-"""Raise this whenever a scan of the same images could have other results than before."""
+"""Raise this whenever a scan of the same images could have different results than before."""
 
 
 def key_of(image: PlannedImage) -> str:
@@ -34,7 +34,7 @@ def _lasting(image: PlannedImage) -> PlannedImage:
 
 
 def binding_of(template: PlannedImage, *, sharing: bool, generator: str) -> str:
-    """Return a text of everything that all results depend on; empty if no result may be taken over."""
+    """Return a text of everything that all results depend on; empty if no result may be reused."""
     key = key_of(template)
     how = {"scan": SCAN_VERSION, "range": RANGE, "unit": UNIT, "sharing": sharing, "by": generator}
     return json.dumps(how | {"template": key}, sort_keys=True) if key else ""
@@ -68,7 +68,7 @@ def _last_guest(record: RangeRecord) -> int:
 
 @lru_cache
 def _union(some: frozenset[str], others: frozenset[str]) -> frozenset[str]:
-    """Return the union as one and the same object for thousands of ranges, to take less memory."""
+    """Return the union as the same object for thousands of ranges, to save memory."""
     return some | others
 
 

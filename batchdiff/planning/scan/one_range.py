@@ -59,7 +59,7 @@ RANGE = 64 * MIB
 
 
 class _Stretch(NamedTuple):
-    """Windows that are scanned together: how many, and the maps of what is to be read of the template and guests.
+    """Windows that are scanned together: how many, and the maps of the bytes to read from template and guests.
 
     ``holes``: by guest, the windows that are settled because it has a hole there.
     """
@@ -221,7 +221,7 @@ class Scanner:
     def _settled(
         self, guest_index: int, segments: list[Segment], template_extents: list[SharedExtent]
     ) -> list[tuple[int, int]]:
-        """Return a guest's bytes that are in blocks which the template has at the same offset."""
+        """Return a guest's bytes that are in blocks that the template has at the same offset."""
         if not segments:
             return []
         if (runs := self._shared.get(guest_index)) is not None:

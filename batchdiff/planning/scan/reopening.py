@@ -5,7 +5,7 @@
     a limit of 256     | ours | workers' pipes | template |  files of the guests of one batch  |
 
 The guests of a batch are scanned together, so the template is read once for each batch: 1,000 guests in 5 batches
-read 0.4 % more than in one. Under a limit that all fit into there is one batch.
+read 0.4 % more than in one. If all fit into the limit, there is one batch.
 
 An image that is not open could be changed or swapped meanwhile, so its fingerprints are compared each time.
 """
@@ -25,7 +25,7 @@ from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import PlannedImage
 
 _OURS = 12
-"""Files that are open for a moment beside those of images: /proc, folders, the checkpoint."""
+"""Files that are open for a moment in addition to those of images: /proc, folders, the checkpoint."""
 
 _OF_A_WORKER = 3
 """The planner's descriptors for a worker: its pipe, and two that multiprocessing keeps."""

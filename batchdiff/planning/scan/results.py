@@ -52,7 +52,7 @@ class Findings:
     def add(self, result: RangeResult, names: Sequence[str | None]) -> None:
         """Add the result of one range, whose guest number N is called ``names[N]``.
 
-        Only here numbers become names. None: that guest is not to be planned now, so its result is left out.
+        Only this method turns numbers into names. None: that guest is not planned now, so its result is left out.
         """
         if result.template_digest is not None:
             self.digests[result.number] = result.template_digest
