@@ -22,7 +22,7 @@ class ReadBuffer:
         return self.load_segments(image, start, length, image.segments(start, start + length))
 
     def load_segments(self, image: Image, start: int, length: int, segments: list[Segment]) -> memoryview:
-        """Do the same for a caller that already has the image's segments for these bytes.
+        """Return the same bytes as :meth:`load`, for a caller that already has the image's segments for them.
 
         :raises ImageError: the image cannot be read.
         """

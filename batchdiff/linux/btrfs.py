@@ -5,7 +5,7 @@
     file          | 4 KiB of X | 128 KiB of Y                        | 8 KiB of X |  a few bytes |
     on disk       X: 64 KiB, kept whole while any part of it is used   Y: 20 KiB     in the tree
 
-st_blocks and FIEMAP report the lengths in the file. The tree has those on disk, and lists an extent once for each
+st_blocks and FIEMAP report lengths in the file. The tree has lengths on disk, and lists an extent once for each
 part of it that the file uses. Only root may search the tree.
 
 Source: Linux ``include/uapi/linux/btrfs.h`` (BTRFS_IOC_TREE_SEARCH_V2) and ``include/uapi/linux/btrfs_tree.h``

@@ -37,7 +37,7 @@ from batchdiff.linux.permissions import (
 
 AGAIN = "then run the same command again."
 UNDO_SECOND_NAME = "Find out what mounted or linked it there, and undo that."
-"""The advice on a file that turned out to be another one as well."""
+"""The advice if a path turns out to be a second name of another file."""
 
 
 def how_to_remove(path: str) -> str:

@@ -31,7 +31,7 @@ _NUMBERED = re.compile(
 _NUMBERED_FOLDERS = ("block/", "disk/by-diskseq/", "disk/by-loop-inode/")
 _COPIED_FOLDERS = ("disk/by-uuid/", "disk/by-label/", "disk/by-partuuid/", "disk/by-partlabel/")
 _LEAST_WANTED = ("mapper/", "disk/by-id/", "disk/by-path/", "disk/")
-"""Lasting names, the less descriptive the later; /dev/vg/lv and the like come before all of these."""
+"""Folders of lasting names, the most descriptive first; /dev/vg/lv and the like come before all of these."""
 
 _NO_DISKS = {"bus", "char", "cpu", "dri", "hugepages", "input", "mqueue", "net", "pts", "shm", "snd"}
 _MOST_LINKS = 40
@@ -46,7 +46,7 @@ def image_path(path: str) -> str:
     """
     folder, name = os.path.split(path)
     named = os.path.join(os.path.realpath(folder), name)
-    # /dev/stdin and /dev/fd/3 are links into /proc, which exist only as long as a process.
+    # /dev/stdin and /dev/fd/3 are links into /proc, which last only as long as their process.
     in_proc = any(each.startswith("/proc/") for each in (named, _target(named) or ""))
     return os.path.realpath(path) if in_proc or device_number(named) is None else named
 

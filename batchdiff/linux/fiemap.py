@@ -99,7 +99,9 @@ def physical_extents(
 
 
 def extent_table(fd: int, path: str, *, having: int) -> ExtentTable | None:
-    """Return the same for a whole file as a table, without an object for each of perhaps thousands of extents.
+    """Return a whole file's extents as one table instead of objects, of which there might be thousands.
+
+    ``having`` and None have the same meaning as in :func:`physical_extents`.
 
     :raises ImageError: writing or reading the filesystem's records fails.
     """

@@ -110,7 +110,7 @@ def _set_hints(target: int, wanted: _More) -> list[str]:
 
 
 def _set_project(target: int, wanted: int) -> list[str]:
-    """Give the file a project, except in a folder that allows only its own: nothing else can be renamed there."""
+    """Give the file a project, unless its folder imposes another: the file could then not be renamed there."""
     now = _more(target)
     if now.project == wanted:
         return []

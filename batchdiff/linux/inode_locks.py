@@ -43,7 +43,7 @@ class Project(NamedTuple):
 
 
 def lock_in(fd: int) -> InodeLock | None:
-    """Return the attribute that locks an open file or folder; None if none does, or the filesystem has none."""
+    """Return the attribute that locks an open file or folder; None if there is none."""
     with contextlib.suppress(OSError):
         flags = _FLAGS.unpack(fcntl.ioctl(fd, GET_FLAGS, _FLAGS.pack(0)))[0]
         if flags & _IMMUTABLE:

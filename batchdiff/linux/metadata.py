@@ -57,7 +57,7 @@ def copy_metadata(source: int, target: int) -> list[str]:
     the source. Return what differs in the end, as words for "could not keep ...".
     """
     reasons: dict[str, str] = {}
-    flags = set_late_flags(source, target)  # before the owner, who alone may set them
+    flags = set_late_flags(source, target)  # before the owner changes: only the owner may set them
     _copy_owner(source, target, reasons)
     _copy_attributes(source, target, reasons)
     _copy_mode(source, target, reasons)
@@ -93,7 +93,7 @@ def _copy_mode(source: int, target: int, reasons: dict[str, str]) -> None:
 
 
 def _safe_mode(source: int, target: int) -> int:
-    """Return the source's mode without what lets others in: another group, or those that only the ACL kept out."""
+    """Return the source's mode without bits that would let in another group, or users that the ACL kept out."""
     old, new = os.fstat(source), os.fstat(target)
     mode = stat.S_IMODE(old.st_mode)
     if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
@@ -102,7 +102,7 @@ def _safe_mode(source: int, target: int) -> int:
     if acl is None or acl != _attributes(target).get(_ACL, b""):
         return mode & ~0o077
     if old.st_gid != new.st_gid:
-        # The old group's members are now among the others, and the new group's were.
+        # The old group's members now count as others, and the new group's members did before.
         shared = mode >> 3 & mode & 0o7
         return mode & ~0o077 | shared << 3 | shared
     return mode

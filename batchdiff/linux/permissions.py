@@ -63,7 +63,7 @@ def lacking_access(deed: Deed, path: str) -> str:
 
 
 def lacking_ownership(deed: Deed, path: str) -> str:
-    """Return the owners who alone may do that (EPERM), as a sentence; empty if ownership is not the reason."""
+    """Return the only users who may do that (EPERM), as a sentence; empty if ownership is not the reason."""
     with contextlib.suppress(OSError):
         file = os.lstat(path)
         if _has(_OWNER) or file.st_uid == os.geteuid():

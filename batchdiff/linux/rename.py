@@ -16,7 +16,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def rename_without_replacing(source: str, target: str) -> None:
     """Rename a file within its filesystem, and make that durable.
 
-    Without RENAME_NOREPLACE, link and unlink do it, which never replace a file either. Source: renameat2(2).
+    If RENAME_NOREPLACE is unsupported, use link and unlink: neither replaces a file. Source: renameat2(2).
 
     :raises FileExistsError: ``target`` exists.
     :raises OSError: the file cannot be renamed.

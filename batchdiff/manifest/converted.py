@@ -66,7 +66,7 @@ class ConvertedGuests:
     def __init__(self, template_path: str | None) -> None:
         self._template = template_path
         self._sidecars: dict[str, Sidecar | None] = {}
-        self._rests: dict[str, bool] = {}
+        self._are_overlays: dict[str, bool] = {}
         self._quarantined: dict[str, list[str]] = {}
 
     @property
@@ -96,13 +96,13 @@ class ConvertedGuests:
             original: Done(overlay, origin)
             for overlay, origin in self._recorded(os.path.join(folder, "any")).items()
             for original in self._originals(overlay, origin)
-            if os.path.dirname(original) == folder and self._rests_on_the_template(overlay)
+            if os.path.dirname(original) == folder and self._is_overlay_of_template(overlay)
         }
 
     def origin_of(self, overlay: str) -> OverlayOrigin | None:
         """Return the origin of an overlay; None if it is not known to be an overlay of the template."""
         origin = self._recorded(overlay).get(overlay)
-        return None if origin is None or not self._rests_on_the_template(overlay) else origin
+        return None if origin is None or not self._is_overlay_of_template(overlay) else origin
 
     def _recorded(self, overlay: str) -> dict[str, OverlayOrigin]:
         """Return the overlays in the sidecar that lists, or would list, this one."""
@@ -114,14 +114,14 @@ class ConvertedGuests:
         sidecar = self._sidecars[where]
         return {} if sidecar is None else sidecar.overlays
 
-    def _rests_on_the_template(self, overlay: str) -> bool:
+    def _is_overlay_of_template(self, overlay: str) -> bool:
         """Return True if an overlay exists and has the template in its chain, directly or below a snapshot."""
-        if overlay not in self._rests:
+        if overlay not in self._are_overlays:
             # The sidecar is untrusted: follow only what can be the path of an image.
             sound = os.path.isabs(overlay) and not unfit(overlay)
             template = identity_of(self._template) if sound and self._template else None
-            self._rests[overlay] = template is not None and _rests_on(overlay, template)
-        return self._rests[overlay]
+            self._are_overlays[overlay] = template is not None and _has_in_chain(overlay, template)
+        return self._are_overlays[overlay]
 
     def _originals(self, overlay: str, origin: OverlayOrigin) -> Iterator[str]:
         """Yield the path of the guest that an overlay was made from.
@@ -147,7 +147,7 @@ class ConvertedGuests:
         return self._quarantined[folder]
 
 
-def _rests_on(overlay: str, template: Identity) -> bool:
+def _has_in_chain(overlay: str, template: Identity) -> bool:
     """Return True if an image has the template in its chain; the template itself is not opened."""
     graph = BackingGraph(Heads(), untouched=frozenset({template}))
     graph.add(overlay)

@@ -1,1 +1,1 @@
-"""The diff plan and the sidecar as data, and their way to and from files."""
+"""The diff plan and the sidecar as data, and the code that reads and writes them."""

@@ -94,7 +94,7 @@ def _after_space(text: str, at: int) -> int:
 
 
 def _after(text: str, at: int, sign: str) -> int:
-    """Return the index of the value after a sign such as a comma, which must be next."""
+    """Return the index of the value after a punctuation mark, such as a comma, which must be next."""
     at = _after_space(text, at)
     if not text.startswith(sign, at):
         raise json.JSONDecodeError(f"Expecting {sign!r}", text, at)

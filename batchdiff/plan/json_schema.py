@@ -1,7 +1,7 @@
 """The JSON Schemas of manifest and plan, and a validator that stops at the first problem.
 
 The validator knows only the keywords that these schemas use. jsonschema takes five times as long for the plan of
-a fleet, and its import takes longer than all the rest of a start. This one is stricter (jsonschema accepts 1.0 as
+a fleet, and its import takes longer than all the rest of startup. This one is stricter (jsonschema accepts 1.0 as
 an integer), so a document that passes is valid. jsonschema lists all problems of a manifest that does not pass.
 """
 
@@ -76,7 +76,7 @@ class _Check:
         return next(self.problems(value, schema, ""), None) is None
 
     def _combined(self, value: object, schema: Schema, where: str) -> Iterator[str]:
-        """Yield the problems by the schemas that this one is composed of."""
+        """Yield the problems found by the schemas that this one combines."""
         if "$ref" in schema:
             yield from self.problems(value, self._definitions[schema["$ref"].removeprefix("#/$defs/")], where)
         for part in schema.get("allOf", ()):

@@ -107,7 +107,7 @@ def why_unlike(similarity: Similarity | None) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diff:
-    """The result of comparing a guest with the template: the content of its overlay, and the space that saves.
+    """The result of comparing a guest with the template: the content of its overlay, and the space saved.
 
     ``data`` and ``zero`` are the runs that the overlay stores as data and as zeros, in granules of ``geometry``.
     ``similarity`` is None in plans before 1.2.

@@ -1,6 +1,6 @@
-"""The sidecar of a template: its state when overlays were put on it, and the list of these overlays.
+"""The sidecar of a template: its state when overlays were created on it, and the list of these overlays.
 
-qcow2 does not record the identity of a backing file, so a template that changes damages all its overlays silently.
+qcow2 does not record the identity of a backing file, so a change to a template silently damages all its overlays.
 The sidecar lets verify detect that, lets the next plan see which guests are converted, and lets a lost journal be
 recovered. ``NAME.batchdiff-template.json``::
 
@@ -30,7 +30,7 @@ from batchdiff.plan.plan import Plan
 
 SIDECAR_VERSION = "1.1"
 LARGEST = 64 << 20
-"""Bytes that are read at most; an overlay takes about 700."""
+"""The most bytes that are read; an overlay takes about 700."""
 
 Chain = tuple[Fingerprint, ...]
 """One fingerprint for each file of a template's chain, the template first."""

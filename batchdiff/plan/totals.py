@@ -15,7 +15,7 @@ PLANNED_AT_ONCE = 2
 
 
 def totals_of(guests: Iterable[GuestPlan], retire: Retire, *, protecting: CopyUp = NOTHING) -> Totals:
-    """Return the totals of a plan whose originals are retired as ``retire`` says.
+    """Return the totals of a plan whose originals are retired in the way that ``retire`` names.
 
     ``protecting``: the space needed to protect the template, which happens if any guest is converted.
     """
@@ -44,7 +44,7 @@ def peak_extra_bytes(savings: Iterable[Savings], retire: Retire, *, at_once: int
 
     Guests are written one after another, and up to ``at_once`` overlays exist beside originals that are not yet
     retired. Space is freed before the end only if originals are deleted. One more original counts as present:
-    on ext4 and tmpfs, the kernel was measured to hold the file of a deleted one for up to another 50 ms.
+    on ext4 and tmpfs, the kernel kept the space of a deleted one for up to another 50 ms (measured).
     """
     taken = peak = 0
     to_come_back: deque[int] = deque()

@@ -49,7 +49,7 @@ def decompress(packed: bytes, kind: CompressionType, cluster_size: int) -> bytes
     :raises FormatError: the stream is damaged, too short or too long.
     """
     try:
-        # Ask for one byte too many, so that a stream that is too long shows.
+        # Ask for one byte too many, to detect a stream that is too long.
         if kind is CompressionType.ZSTD:
             data = _zstd_decompress(packed, cluster_size + 1)
         else:

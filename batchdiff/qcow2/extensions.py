@@ -1,4 +1,4 @@
-"""The header extensions of a qcow2 file, read as strictly as by QEMU: no image that it refuses is accepted.
+"""The header extensions of a qcow2 file, read as strictly as QEMU does: no image that it refuses is accepted.
 
 ::
 
@@ -69,7 +69,7 @@ def c_string(data: bytes) -> bytes:
 def check_supported(found: list[tuple[int, bytes]]) -> None:
     """Refuse an image that is encrypted or keeps its data in another file.
 
-    :raises FormatError: it is one of these.
+    :raises FormatError: the image is of either kind.
     """
     kinds = {kind for kind, _ in found}
     require(DATA_FILE not in kinds, "it names an external data file, which is not supported yet")

@@ -21,7 +21,7 @@ def guest_event(guest: GuestPlan, outcome: GuestOutcome) -> dict[str, Any]:
 
 
 def fact_event(fact: Fact) -> dict[str, Any]:
-    """Return one thing that `batchdiff doctor` found out."""
+    """Return one fact that `batchdiff doctor` found."""
     return asdict(fact)
 
 

@@ -1,4 +1,4 @@
-"""Dropping of page cache behind a scan: pages that the scan brought in are dropped, those cached before stay.
+"""Drop the pages that a scan brings into the page cache, once it has read them; pages cached before stay.
 
 ::
 
@@ -47,8 +47,9 @@ class _File(NamedTuple):
 class _Known:
     """The state of an open file until the next :meth:`DropBehind.settle`.
 
-    ``reliable``: mincore reports the truth. ``absent``: by block, the pages that were not cached. ``end``: that of
-    the last read. ``asked``: the end of the bytes requested ahead. ``unread``: bytes requested but never read.
+    ``reliable``: mincore reports the truth. ``absent``: by block, the pages that were not cached. ``end``: the
+    end of the last read. ``asked``: the end of the bytes requested ahead. ``unread``: bytes
+    requested but never read.
     """
 
     fd: int

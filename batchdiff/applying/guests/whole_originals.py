@@ -14,7 +14,7 @@ from batchdiff.units import few
 
 
 def whole_originals(guests: Iterable[GuestToConvert], history: History) -> str:
-    """Return sentences that name the intact originals of converted guests and the way back; empty without any."""
+    """Return sentences that name converted guests' intact originals and the way back; empty if there are none."""
     found: dict[str, str] = {}
     for guest in guests:
         state = history.under_way(guest.name)
@@ -34,7 +34,7 @@ def whole_originals(guests: Iterable[GuestToConvert], history: History) -> str:
 
 
 def _is_whole(original: Found, guest: GuestToConvert) -> bool:
-    """Return whether it is the planned file, or a copy with its times, as by `cp -a` when a pool is moved."""
+    """Return whether an original is the planned file, or a copy of it with the same times, as `cp -a` makes."""
     if original.proven:
         return True
     planned = guest.image.fingerprints[0]
@@ -53,7 +53,7 @@ def originals_first(error: BatchdiffError, guests: Iterable[GuestToConvert], his
 def original_too(error: BatchdiffError, guest: GuestToConvert, history: History) -> BatchdiffError:
     """Return the same error about an overlay, with a remedy that ends with the original if that is intact.
 
-    What brings the overlay back comes first: it may only name a file that moved, and holds what its VM wrote.
+    The error's own remedy comes first: it may bring back the overlay, which holds what its VM has written.
     """
     whole = whole_originals([guest], history)
     return type(error)(error.what, why=error.why, remedy=f"{error.remedy} {whole}".strip())

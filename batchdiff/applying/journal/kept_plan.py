@@ -6,8 +6,9 @@
     fleet.plan.json.journal  its journal     ->  fleet.2026-11-28T183138Z.plan.json.journal
 
 1. Both get their second names, by hard links. 2. The new plan takes the first name, by a rename. 3. The journal
-loses its first name. So at every moment both can be found under the same name. If a crash after 2 leaves
-the journal beside the new plan, its checksum shows that, and it is renamed (``journal.file.Journal``).
+loses its first name. So at every moment both can be found under the same name. If a crash after 2 leaves the
+journal beside the new plan, the checksum in the journal shows that, and the journal is renamed
+(``journal.file.Journal``).
 The journal's lock is held throughout, so that no apply of the older plan can start.
 """
 
@@ -207,7 +208,7 @@ def _linked(path: str, name: str, *, journal: bool) -> list[str]:
 
     The journal comes first: a plan that seemed to have no journal would be misleading.
 
-    :raises UsageError: they cannot be linked; then none is.
+    :raises UsageError: one of them cannot be linked; then neither is.
     """
     made: list[str] = []
     for suffix in (_JOURNAL, "") if journal else ("",):

@@ -22,7 +22,7 @@ from batchdiff.plan.plan import GuestToConvert, PlannedImage
 
 @dataclass(frozen=True, slots=True)
 class RestoreOptions:
-    """The options of restore. ``discard_changes``: go back to the originals, whatever VMs wrote since."""
+    """The options of restore. ``discard_changes``: go back to the originals, whatever VMs have written since."""
 
     guests: tuple[str, ...] | None = None
     discard_changes: bool = False
@@ -31,7 +31,7 @@ class RestoreOptions:
 
 @dataclass(frozen=True, slots=True)
 class GuestToRestore:
-    """A guest, the template of its overlay, where it stands, and what the operator asked for."""
+    """A guest, the template of its overlay, its state in the journal, and what the operator asked for."""
 
     plan: GuestToConvert
     template: PlannedImage

@@ -32,7 +32,7 @@ _TOO_LONG = {
 
 
 def objection(fd: int, names: FileNames, retire: Retire, goal: Goal = Goal.APPLY) -> Fault | None:
-    """Return why a file under its own name cannot be retired in that way, and what to do; None if it can."""
+    """Return why a file cannot be retired from its own name as ``retire`` asks, and what to do; None if it can."""
     info, path = os.fstat(fd), names.own
     if retire is Retire.KEEP:
         return None
@@ -50,7 +50,7 @@ def objection(fd: int, names: FileNames, retire: Retire, goal: Goal = Goal.APPLY
     aside = names.quarantine if retire is Retire.QUARANTINE else names.deleting
     if len(os.fsencode(os.path.basename(aside))) > longest_name(os.path.dirname(path)):
         return Fault(f"the name of {path} is too long to become {os.path.basename(aside)!r}", _TOO_LONG[goal])
-    # The other name, used before a deletion, may be taken by the original that a restore is about to bring back.
+    # Not `deleting`: the file with that name may be the original that a restore is about to bring back.
     if retire is Retire.QUARANTINE and os.path.lexists(aside):
         return Fault(
             f"{aside} exists already: the original of an earlier conversion",

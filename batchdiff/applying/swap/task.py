@@ -82,7 +82,7 @@ class SwapTask(Protocol):
         """
 
     def if_different(self) -> SwapTask | None:
-        """Return the task for two files that differ; None if the difference is the failure to report.
+        """Return the task for two files that differ; None if the difference must be reported as a failure.
 
         :raises GuestError: nothing may be done.
         """

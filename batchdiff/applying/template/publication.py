@@ -46,13 +46,13 @@ class Publication:
         check_other_overlays(self.run.template.path, known_digest(self.plan), guest.overlay_path)
 
     def ask_qemu(self, overlay: ImageSource, ended: Callable[[], bool]) -> None:
-        """Let QEMU open the first overlay with the template below it, unless it compares them anyway.
+        """Let QEMU open the first overlay, with the template below it. Not needed if QEMU compares all its bytes.
 
         QEMU might refuse files that only batchdiff has read, and then no VM could run on them. So it opens them
         before the first overlay gets its name and before the template is protected.
 
-        :raises VerificationError: it refuses the overlay or the template.
-        :raises ProgramError: it could not be run.
+        :raises VerificationError: QEMU refuses the overlay or the template.
+        :raises ProgramError: qemu-img could not be run.
         """
         if self._opened or self._never_opened:
             return
@@ -63,7 +63,7 @@ class Publication:
         self._opened = True
 
     def protect_and_record(self, guest: GuestToConvert) -> None:
-        """Do this work for one guest; a notice about the template is reported once, not for each guest."""
+        """Protect the template and record a guest's overlay; report each notice once, not for each guest."""
         for notice in (
             *self._protected(),
             *self._recorded(guest),

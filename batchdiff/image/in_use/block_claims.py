@@ -1,4 +1,4 @@
-"""Exclusive claims on block devices: detect that the kernel uses one, and keep it from starting to.
+"""Exclusive claims on block devices: detect that the kernel is using one, or stop it from starting.
 
 Mounted filesystems, LVM, RAID and the like open their devices exclusively. So an exclusive open fails while one of
 them uses the device or a partition of it, and keeps them out as long as it is held. Plain opens, such as QEMU's,

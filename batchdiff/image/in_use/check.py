@@ -5,10 +5,10 @@
     check                        finds
     QEMU's locks                 VMs, qemu-nbd and qemu-img on any filesystem with locks
     a read lease                 every writer: VMs without locks, loop devices, plain programs
-    a write lease, then /proc    VMs that have it open without a lock or writes: they wait for a migration
+    a write lease, then /proc    VMs that neither lock nor write it yet: they wait for a migration
     an exclusive open, /proc     users of a block device, which has no leases
 
-Readers are allowed, except if QEMU reads a guest: the disk of a VM or the backing file of an overlay must stay.
+Readers are allowed, except QEMU if it reads a guest, which is then a VM's disk or an overlay's backing file.
 Processes on other hosts are not seen.
 """
 
@@ -40,7 +40,7 @@ class Purpose(enum.Enum):
 class Usage(NamedTuple):
     """The use of a file by other processes.
 
-    ``objection``: who uses it and how, as far as its purpose does not allow that; empty if there is no such use.
+    ``objection``: a use that its purpose does not allow (who, and how); empty if there is none.
     ``unknown``: why that is not certain. ``leased``: a read lease was left on the file.
     """
 

@@ -59,7 +59,7 @@ def take_read_lease(fd: int) -> Lease:
 
 
 def is_ours_alone(fd: int) -> Lease:
-    """Check that no one else has the file open at all; this process's other descriptors and its children count.
+    """Check that nothing else has the file open; other descriptors of this process and its children count too.
 
     Afterwards there is a read lease if there was one before, or if no one else has the file open.
     """
@@ -83,7 +83,7 @@ def release_lease(fd: int) -> None:
 
 def _take(fd: int, kind: int) -> Lease:
     try:
-        # Every time, because the kernel forgets the signal when a lease is released.
+        # Set it every time, because the kernel forgets the signal when a lease is released.
         fcntl.fcntl(fd, fcntl.F_SETSIG, _SIGNAL)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, kind)
     except OSError as error:

@@ -2,7 +2,7 @@
 
 ===========  ========================================================================================
 ext, XFS     its blocks, less those that FIEMAP reports as shared
-btrfs        the extents in its tree, each whole and once, less the shared ones; see :mod:`btrfs`
+btrfs        its tree's extents, each once and in full, less the shared ones; see :mod:`btrfs`
 tmpfs        its pages
 overlayfs    as for its file in the upper layer; nothing if it is only in a lower one
 ===========  ========================================================================================
@@ -62,9 +62,8 @@ def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS, known: ExtentTable
     """Return the bytes that an open file takes, and those that deleting it would free.
 
     Blocks that another file shares (reflink) are not freed, and nothing is if the file has another hard link.
-    ``kept``: blocks that stay in any case, the template's. Any other file that shares blocks may be deleted later,
-    so the result is then a lower bound. ``known``: the file's extents, at least all shared ones, if the filesystem
-    was asked before.
+    ``kept``: the template's blocks, which always stay. Any other file that shares blocks may be deleted later,
+    so the result is then a lower bound. ``known``: the file's extents as found earlier, at least all shared ones.
 
     :raises ImageError: the filesystem reports an error.
     """
@@ -106,7 +105,7 @@ def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
 
 
 def _by_blocks(fd: int, shared: ExtentTable, kept: Blocks) -> DiskUse:
-    # Only after asking for the extents, which writes the file out: until then st_blocks is a reservation.
+    # Mapping the extents wrote the file out. Before that, st_blocks is only a reservation.
     allocated = os.fstat(fd).st_blocks * 512
     return _less(allocated, int(shared.length.sum()), shared, kept)
 

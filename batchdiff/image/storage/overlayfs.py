@@ -37,7 +37,7 @@ NOTHING = CopyUp(0)
 
 
 def upper_place(fd: int, path: str) -> str | None:
-    """Return the path at which an open file or folder of an overlayfs is in the upper layer, if it is there.
+    """Return the path of an open file or folder of an overlayfs in the upper layer; it may be missing there.
 
     None if that layer cannot be seen from here.
     """
@@ -52,7 +52,7 @@ def upper_place(fd: int, path: str) -> str | None:
 def copy_up(fd: int, path: str) -> CopyUp:
     """Return the space that changing an open file's mode takes: a file in a lower layer is copied, data included.
 
-    It takes none on other filesystems.
+    On other filesystems that takes no space.
     """
     if filesystem_of(fd) != OVERLAYFS:
         return NOTHING

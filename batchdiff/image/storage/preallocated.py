@@ -5,8 +5,8 @@
     file         | written | unwritten                                          | hole |
     SEEK_DATA    | data    | a hole, or data where the page cache has its zeros | hole |
 
-So the result of SEEK_DATA depends on what has been read before; this does not. It is a hint where to look for
-zeros, never proof of the content.
+So the result of SEEK_DATA depends on what has been read before; that of FIEMAP does not. It is only a hint of
+where to look for zeros, never proof of the content.
 
 Source: Linux ``Documentation/filesystems/fiemap.rst`` (FIEMAP_EXTENT_UNWRITTEN).
 """
@@ -23,7 +23,7 @@ class Unwritten:
     """The unwritten parts of one open file, as they are now."""
 
     def __init__(self, fd: int, path: str, *, known: ExtentTable | None = None) -> None:
-        """Ask the filesystem for them. ``known``: its answer, if it was asked before.
+        """Ask the filesystem for these parts. ``known``: its answer, if it was asked before.
 
         :raises ImageError: the filesystem reports an error.
         """

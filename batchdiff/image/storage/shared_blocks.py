@@ -30,8 +30,8 @@ from batchdiff.units import MIB
 _NEAR = 4 * MIB
 """Two segments with at most this many bytes between them are mapped by one call.
 
-For a file with extents of 1 MiB, one call costs a tenth of two; with extents of 4 KiB, it costs three times as
-much.
+For a file with extents of 1 MiB, one call takes a tenth of the time of two; with extents of 4 KiB, it takes three
+times as long as two.
 """
 
 # A plain number: testing enumeration members costs more than all the rest here.

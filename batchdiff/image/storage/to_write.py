@@ -1,4 +1,4 @@
-"""The rule that decides which of an image's data a new image stores, and what stays a hole in it.
+"""The rule that decides which parts of an image a new image stores, and which stay holes in it.
 
 ::
 
@@ -36,7 +36,7 @@ class WriteRule:
     """The rule for one image, with the unwritten blocks of its chain's files as they are now."""
 
     def __init__(self, image: Image, *, known: ExtentTable | None = None) -> None:
-        """Ask the filesystem for them. ``known``: its answer, if a raw image was mapped before.
+        """Ask the filesystem for the unwritten blocks. ``known``: its answer, if a raw image was mapped before.
 
         :raises ImageError: the filesystem reports an error.
         """

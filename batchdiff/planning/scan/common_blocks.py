@@ -7,8 +7,8 @@
     guest 2                 mapped, matched
 
 The kernel maps files for one process at a time, so workers would wait for each other. Only blocks that the
-template has both before and after count: a guest that has one of them in between has the same bytes there, even
-if defragmentation or deduplication moves blocks meanwhile.
+template has in both of its maps count: a guest that has one of them, mapped in between, has the same bytes there,
+even if defragmentation or deduplication moves blocks meanwhile.
 
 Images of other formats are mapped piece by piece by the scanner, along their tables.
 """
@@ -23,7 +23,8 @@ from batchdiff.image.storage.shared_blocks import BlockRuns, raw_extents, shared
 from batchdiff.linux.fiemap import ExtentTable
 
 _MOST_KEPT = 1 << 20
-"""Extents of all guests that are kept for the savings, 28 bytes each; further guests are mapped again."""
+"""The most extents, of all guests together, that are kept for the savings, 28 bytes each; if there are more, the
+remaining guests are mapped again."""
 
 
 @dataclass(slots=True)

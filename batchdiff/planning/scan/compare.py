@@ -92,7 +92,7 @@ def kinds_of(template: WindowBuffer, guest: WindowBuffer, equal: Kinds) -> Kinds
 
 
 def _zero(window: WindowBuffer, units: list[int]) -> list[int]:
-    """Return the units that are all zeros, of some that start with zeros."""
+    """Return those of ``units`` that are all zeros; the first word of each is zero."""
     first, last = units[0], units[-1] + 1
     if last - first == len(units) and _is_zero(window, first, last):
         return units  # a trimmed cluster: one call for all

@@ -95,7 +95,7 @@ class Scanner:
         sharing: bool,
         shared: Sequence[BlockRuns | None],
     ) -> None:
-        """Take the images, each guest's or the reason why it cannot be opened.
+        """Take the images; for a guest that cannot be opened, the error instead.
 
         ``sharing``, ``shared``: see :class:`~batchdiff.planning.scan.scan_job.ScanJob`.
         """

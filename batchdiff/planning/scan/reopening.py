@@ -1,4 +1,4 @@
-"""Opens planned images again while they are needed, so that a fleet of any size fits the limit of open files.
+"""Open planned images again only while they are needed: a fleet of any size stays within the limit on open files.
 
 ::
 

@@ -22,7 +22,7 @@ from batchdiff.planning.scan.spans import Spans, spans_by_window, subtract
 from batchdiff.qcow2.entries import Origin
 
 MOST_KEPT = 32768
-"""Segments and windows of all guests that are kept at once: each takes about 400 bytes, so some 13 MiB."""
+"""The most segments and windows, of all guests together, that are kept at once: 400 bytes each, so some 13 MiB."""
 
 
 @dataclass(frozen=True, slots=True)

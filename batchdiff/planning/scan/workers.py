@@ -124,7 +124,7 @@ def _give(worker: _Worker[Task], job: Job[Task, Result], task: Task) -> None:
 def _end(worker: _Worker[Task]) -> None:
     worker.pipe.close()
     worker.process.join()
-    # Without this, a finalizer closes the process, in which Ctrl-C would be lost and printed as a traceback.
+    # Otherwise a finalizer would close the process: Ctrl-C during that prints a traceback, and is then lost.
     with held_signals():
         worker.process.close()
 

@@ -86,7 +86,7 @@ def _stored(segment: Segment, rule: WriteRule) -> Iterator[tuple[int, int]]:
 
 
 def _cut_at_stretches(runs: Offsets) -> tuple[Offsets, Offsets]:
-    """Return starts and ends of runs (start, length), cut at the edges of stretches: one may span a whole disk."""
+    """Return starts and ends of runs (start, length), cut at the edges of stretches; a run may span the disk."""
     start, end = runs[:, 0], runs[:, 0] + runs[:, 1]
     first = start // _STRETCH
     count = (end - 1) // _STRETCH - first + 1

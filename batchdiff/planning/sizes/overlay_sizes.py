@@ -43,7 +43,7 @@ def sizes_by_cluster_size(units: Extents, virtual_size: int, options: OverlayOpt
     Sizes below 4 KiB are left out unless one is asked for: differences are found in units of 4 KiB, so smaller
     clusters only need more tables.
 
-    :raises FormatError: none can.
+    :raises FormatError: no cluster size can.
     """
     least = least_cluster_size(options)
     parts = _Parts(
@@ -126,7 +126,7 @@ def disk_bytes(layout: Layout, data: int, unit: int = UNIT) -> int:
 
 
 class OverlaySize(NamedTuple):
-    """Bytes of an overlay's file, the most that they may be off, and its bytes on disk."""
+    """Bytes of an overlay's file, the largest error of that number, and its bytes on disk."""
 
     file_bytes: int
     error_bytes: int

@@ -1,4 +1,4 @@
-"""The functions that write a report, by its form; a new form is one module, a member of ``Form`` and a line here.
+"""The functions that write a report, by its form; a new form takes a module, a member of ``Form`` and a line here.
 
 ::
 
