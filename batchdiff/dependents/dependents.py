@@ -96,7 +96,9 @@ class Dependents:
         look.add_all(self._folders, self._images)
         for path in paths:
             look.add(path, ())
-        return {path: look.answer(path, (), (), forbidden, _identifier_at(path)).words for path in paths}
+        # A raw image has no identifier, so its pages need not be read for one.
+        identifiers = {path: _identifier_at(path) for path in set(paths) & set(self._images)}
+        return {path: look.answer(path, (), (), forbidden, identifiers.get(path)).words for path in paths}
 
 
 def dependents_in_manifest(manifest: Manifest) -> Dependents:
@@ -195,12 +197,12 @@ def _sidecars_of(names: Iterable[str]) -> Iterator[str]:
 def _identifier_at(path: str) -> str | None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return identifier_of(fd)
+        finally:
+            os.close(fd)
     except OSError:  # then nothing else can be done with it, either
         return None
-    try:
-        return identifier_of(fd)
-    finally:
-        os.close(fd)
 
 
 def _counts(unread: Unread, forbidden: Forbidden) -> bool:

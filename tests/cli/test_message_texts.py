@@ -78,7 +78,7 @@ def test_free_space(capsys, grown, words):
 )
 def test_a_journal_that_was_recovered(capsys, monkeypatch, times, lacks):
     monkeypatch.setattr(journal_history, "read_history", lambda *_: History(times=times))
-    monkeypatch.setattr(journal_history, "unrecorded", lambda *_: {"web01": None})
+    monkeypatch.setattr(journal_history, "recover_unrecorded", lambda *_: {"web01": None})
     journal_history.history_of(Console(), types.SimpleNamespace(plan="p.json"), small_plan())
     assert capsys.readouterr().err == (
         f"batchdiff: warning: the journal p.json.journal {lacks}; if you have a complete copy, put it back first."

@@ -377,7 +377,7 @@ def test_no_rate(tmp_path, rate):
 _IDLE = """
 import contextlib, ctypes, os, sys
 from batchdiff.throttle.options import ScanLimits
-from batchdiff.throttle.throttle import throttled
+from batchdiff.throttle.throttle import throttle
 from batchdiff.planning.scan.workers import run_tasks
 
 class Look:
@@ -386,7 +386,7 @@ class Look:
         yield lambda _: (ctypes.CDLL(None).syscall(int(sys.argv[1]), 1, 0), os.nice(0))
 
 told = []
-with throttled(ScanLimits(idle=True), tell=told.append):
+with throttle(ScanLimits(idle=True), tell=told.append):
     print(set(run_tasks(Look(), range(4), workers=2)), *told)
 """
 

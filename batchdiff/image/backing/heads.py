@@ -12,7 +12,15 @@ import time
 from typing import TypeAlias
 
 from batchdiff.files.identity import Identity, identity_in
-from batchdiff.image.backing.named_files import FIRST, Named, bytes_needed, identifier_in, names_in
+from batchdiff.image.backing.named_files import (
+    FIRST,
+    Named,
+    bytes_needed,
+    identifier_in,
+    may_have_footer,
+    names_in,
+)
+from batchdiff.units import SECTOR
 
 _State: TypeAlias = tuple[int, int, int]
 
@@ -60,8 +68,9 @@ class Heads:
 
 def identifier_of(fd: int) -> str | None:
     """Return the name by which other images may give an open file as their parent; None if it has none."""
-    size = os.lseek(fd, 0, os.SEEK_END)
-    return identifier_in(os.pread(fd, FIRST, 0), os.pread(fd, 512, max(size - 512, 0)))
+    head, size = os.pread(fd, FIRST, 0), os.lseek(fd, 0, os.SEEK_END)
+    last = os.pread(fd, SECTOR, max(size - SECTOR, 0)) if may_have_footer(head) else b""
+    return identifier_in(head, last)
 
 
 def _head(fd: int) -> bytes:

@@ -106,6 +106,11 @@ def identifier_in(head: bytes, last: bytes) -> str | None:
     return _identified(footer[_VPC_OWN]) if footer.startswith(_VPC) else None
 
 
+def may_have_footer(head: bytes) -> bool:
+    """Return whether an image may be a VHD that only its last sector shows, because its first bytes show no format."""
+    return not head.startswith((MAGIC, _QED, _VMDK, _VMDK_TEXT, _VPC)) and not head.startswith(_VDI, _VDI_AT)
+
+
 def _identified(identifier: bytes) -> str:
     return f"\0{identifier.hex()}"  # no file can have that name
 

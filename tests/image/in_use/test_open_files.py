@@ -55,10 +55,10 @@ def test_this_process_does_not_count(path, fd):
 
 LOOK = """
 import os, sys
-from batchdiff.image.in_use.open_files import holders_of, named
+from batchdiff.image.in_use.open_files import holders_of, name_holders
 fd = os.open(sys.argv[1], os.O_RDONLY)
 found = holders_of(fd)
-print(named(found.found, complete=found.complete))
+print(name_holders(found.found, complete=found.complete))
 """
 
 
