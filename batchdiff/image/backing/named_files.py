@@ -107,7 +107,7 @@ def identifier_in(head: bytes, last: bytes) -> str | None:
 
 
 def may_have_footer(head: bytes) -> bool:
-    """Return whether an image may be a VHD that only its last sector shows, because its first bytes show no format."""
+    """Return whether an image may be a VHD that only its last sector shows: its first bytes show no format."""
     return not head.startswith((MAGIC, _QED, _VMDK, _VMDK_TEXT, _VPC)) and not head.startswith(_VDI, _VDI_AT)
 
 
