@@ -115,7 +115,7 @@ LONGEST = {
     "CHANGELOG.md": 240,
     "docs/architecture.md": 200,
     "docs/scripting.md": 310,
-    "docs/performance.md": 310,
+    "docs/performance.md": 330,
     "docs/plan-format.md": 200,
     "docs/safety.md": 260,
 }
