@@ -105,7 +105,7 @@ def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     _add_jobs(verb, "worker processes")
     _add_guest(verb)
     verb.add_argument(
-        "--reuse", metavar="OLD_PLAN", help="take over guests of an older plan that have not changed since"
+        "--reuse", metavar="OLD_PLAN", help="reuse an older plan's results for guests that have not changed since"
     )
     verb.add_argument(
         "--detailed-exitcode", action="store_true", help="exit with 10 if there is something to convert"

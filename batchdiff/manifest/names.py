@@ -87,7 +87,7 @@ class Naming:
             if self._problems.objects_to((*guest.written.where, "name")):
                 continue
             if unfit(name) or not name.strip():
-                why = f"{show(name)} is not a name; it needs letters and no control characters"
+                why = f"{show(name)} is not a name; it must not be blank or have control characters"
                 self._problems.add(_where(guest), why)
             earlier = first.setdefault(name, guest)
             if earlier is not guest and not _one_file_unnamed(earlier, guest):

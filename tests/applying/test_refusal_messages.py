@@ -243,17 +243,17 @@ MESSAGES = {
         "OLD=NEW`. To go back to the original: `batchdiff restore PLAN --guest vm --discard-changes`."
     ),
     restore_overlay_missing: (
-        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it what its VM wrote since. "
+        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it what its VM has written since. "
         "Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`. The original, as "
         "it was before the conversion, is {0}/vm.img.batchdiff-original. To go back to it and give up"
         " what the VM wrote: `batchdiff restore PLAN --guest vm --discard-changes`."
     ),
     restore_both_gone: (
-        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it what its VM wrote since. "
+        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it what its VM has written since. "
         "Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`."
     ),
     restore_kept_overlay_missing: (
-        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it what its VM wrote since. "
+        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it what its VM has written since. "
         "Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`. The original, as "
         "it was before the conversion, is {0}/vm.img. To go back to it and give up what the VM wrote:"
         " `batchdiff restore PLAN --guest vm --discard-changes`."
@@ -268,7 +268,7 @@ MESSAGES = {
         "{0}/vm.qcow2 differ). If you trust the overlay: remove {0}/vm.img yourself."
     ),
     apply_original_written: (
-        "the original {0}/vm.img was left as it is: it was written to (mtime), since its overlay "
+        "the original {0}/vm.img was left as it is: it was written to (mtime), after its overlay "
         "{0}/vm.qcow2 was published: only you know which of the two to keep. If the overlay is the "
         "VM's disk, remove the original yourself. To go back to the original: `batchdiff restore PLAN"
         " --guest vm --discard-changes`."

@@ -31,7 +31,7 @@ _METADATA = 1024 * KIB
 """Header, first tables, and the rounding of the filesystem."""
 
 _STRETCH = 64 * MIB
-"""The length of an image that is mapped at once: up to 16,384 segments of 4 KiB, which is a short list."""
+"""How many bytes of an image are mapped at a time: at most 16,384 segments of 4 KiB, which is a short list."""
 
 _CLUSTERS = {
     ImageFormat.QED: 64 * KIB,
@@ -40,7 +40,7 @@ _CLUSTERS = {
     ImageFormat.VPC: 2 * MIB,
     ImageFormat.PARALLELS: MIB,
 }
-"""The most that one changed byte takes in an image that QEMU writes. XFS fills the holes in a VHD."""
+"""The most that one changed byte takes in an image that QEMU writes. XFS fills the holes in a VHD's blocks."""
 
 _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 """ioctl_ficlonerange(2), and a length that is a whole number of blocks everywhere."""
@@ -64,9 +64,9 @@ def check_space(
 ) -> Room:
     """Compare the most space that apply needs at any moment with the free space of each filesystem.
 
-    ``protected``: the template, if its write permission will be taken, which copies it on some filesystems.
+    ``protected``: the template, if its write permission will be removed, which copies it on some filesystems.
     ``jobs``: how many guests are to be in progress at once; fewer need less space if originals are deleted.
-    ``unfinished``: by guest, the temporary file that an interrupted apply left, whose space the guest gets again.
+    ``unfinished``: by guest, the temporary file that an interrupted apply left; the guest can reuse its space.
 
     :raises GuestError: a filesystem does not have enough, even for one guest at a time.
     """
@@ -216,7 +216,7 @@ def _can_share(fd: int, folder: str) -> bool:
 
 
 def _here(guest: GuestToConvert, device: int, unfinished: str | None) -> Savings:
-    """Return a guest's savings on this filesystem, less the space that its unfinished overlay takes already."""
+    """Return a guest's savings on this filesystem; its overlay needs only what its unfinished file lacks."""
     savings = guest.diff.savings
     if _device(guest.source.path) != device:
         savings = dataclasses.replace(savings, reclaimable_bytes=0)

@@ -1,4 +1,4 @@
-"""Refuse to undo guests by a plan that did not convert them."""
+"""Refuse to use a plan to undo conversions that it did not make."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batchdiff.units import few
 
 
 def require_done_here(plan: Plan, names: Iterable[str] | None, verb: str) -> None:
-    """Refuse guests that an earlier plan converted: only that plan, with its journal, can undo it.
+    """Refuse guests that an earlier plan converted: only that plan, with its journal, can undo that.
 
     :raises UsageError: there is such a guest; the message names its plan, and the command to run.
     """

@@ -126,14 +126,16 @@ def _kept(there: OnDisk | None, retire: Retire) -> str:
         return f"{verb}: verify again and retire the original; or restore"
     back = f"restore --discard-changes to go back to {there.original}"
     if Written.ORIGINAL in there.written:
-        return f"verify: its original was written to since, so only you know which of the two to keep; or {back}"
-    return f"remove the original {there.original} if you trust the overlay, which was written to since; or {back}"
+        doing = "verify: its original has been written to since, so only you know which of the two to keep"
+    else:
+        doing = f"remove the original {there.original} if you trust the overlay, which has been written to since"
+    return f"{doing}; or {back}"
 
 
 def _quarantined(there: OnDisk | None) -> str:
     written = Written.NONE if there is None else there.written
     if there is not None and Written.ORIGINAL in written:
-        return f"verify: the original in quarantine, {there.original}, was written to since; or restore"
+        return f"verify: the original in quarantine, {there.original}, has been written to since; or restore"
     if Written.OVERLAY in written:
         return "purge --used: delete the original in quarantine, though the VM has run on its overlay; or restore"
     return "purge: delete the original in quarantine; or restore"

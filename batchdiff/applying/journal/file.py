@@ -146,14 +146,14 @@ class MemoryJournal:
 
     def record(self, guest: str, state: GuestState) -> None:
         """Fail: a command that changes nothing takes no steps."""
-        raise AssertionError(f"{guest} was taken to {state.step} by a command that only looks")
+        raise AssertionError(f"{guest} was taken to {state.step} by a read-only command")
 
     def record_failure(self, guest: str, reason: str) -> None:
         """Ignore it: a dry run records no failures."""
 
     def record_protecting(self) -> None:
         """Fail: a command that changes nothing does not protect the template."""
-        raise AssertionError("a command that only looks changed the template's mode")
+        raise AssertionError("a read-only command changed the template's mode")
 
     def record_changed(self, file: Fingerprint) -> None:
         """Keep it for this command only."""

@@ -160,7 +160,7 @@ class ApplyTask:
         if not before.is_unwritten(now):
             raise GuestError(
                 f"the original {original.path} was left as it is",
-                why=f"{before.changes(now)}, since its overlay {self._plan.overlay_path} was published: only you"
+                why=f"{before.changes(now)}, after its overlay {self._plan.overlay_path} was published: only you"
                 " know which of the two to keep",
                 remedy="If the overlay is the VM's disk, remove the original yourself. To go back to the original:"
                 f" {command('restore', self.guest, '--discard-changes')}.",

@@ -71,7 +71,7 @@ def rebuilt_only(guest: str, overlay: str, rebuilt: str) -> GuestError:
 
 
 def quarantined_by_another(path: str) -> GuestError:
-    """Return the error for an original in quarantine that this plan's journal has not moved."""
+    """Return the error for an original in quarantine that, by its journal, this plan did not move there."""
     return GuestError(
         f"{path} was left alone",
         why="it is an original that another plan has put into quarantine",
@@ -119,7 +119,7 @@ def overlay_missing(guest: str, overlay: str, original: str | None) -> GuestErro
     back = "" if original is None else f" To go back to it and give up what the VM wrote: {discard}."
     return GuestError(
         f"{guest} was not restored",
-        why=f"its overlay {overlay} {missing(overlay)}, and with it what its VM wrote since",
+        why=f"its overlay {overlay} {missing(overlay)}, and with it what its VM has written since",
         remedy=f"Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`.{whole}{back}",
     )
 

@@ -108,11 +108,11 @@ def _may_be_planned_again(history: History) -> bool:
 
 
 def _without_digest(plan: Plan, history: History) -> str:
-    """Return what to do about a template that only its digest could prove, if the digest is unknown."""
+    """Return what to do about a template that only its digest, which is unknown, could prove unchanged."""
     if _may_be_planned_again(history):
-        return "Plan again; for copies that share blocks with the template that is fast."
+        return "Plan again; that is fast for copies that share blocks with the template."
     sidecars = few(sidecar_paths(plan))
-    return f"Bring back {sidecars}, which has the digest; or the template with its old times, which `cp -a` keeps."
+    return f"Bring back {sidecars} to get the digest; or the template with its old times, which `cp -a` keeps."
 
 
 def known_digest(plan: Plan) -> str:

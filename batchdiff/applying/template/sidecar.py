@@ -93,7 +93,7 @@ def _other_content(template_path: str, overlays: list[str]) -> PlanError:
         f"the content of {template_path} changed after overlays were created on it",
         why=f"{', '.join(sorted(overlays)[:3])}{' and more' if len(overlays) > 3 else ''} need its former"
         f" content, as {sidecar_path(template_path, overlays[0])} records",
-        remedy="Bring the template back from a backup; start no VM on those overlays until then.",
+        remedy="Bring the template back from a backup; do not start a VM on those overlays until then.",
     )
 
 

@@ -33,7 +33,10 @@ _PERHAPS_GUESTS = (
     " planning for several together is not supported yet"
 )
 
-_OF_DEVICES = "a block device's space returns to its pool, which df does not show; a thin device takes less of it"
+_OF_DEVICES = (
+    "a block device's space returns to its pool, which df does not show; a thin device returns only what it has"
+    " allocated"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,18 +77,18 @@ NEXT = {
     "quarantined and written to": (
         QUARANTINED,
         replace(BOTH, written=Written.ORIGINAL),
-        "verify: the original in quarantine, /vm.img, was written to since; or restore",
+        "verify: the original in quarantine, /vm.img, has been written to since; or restore",
     ),
     "published, the overlay was written to": (
         GuestState(Step.PUBLISHED, published=True),
         replace(BOTH, written=Written.OVERLAY),
-        "remove the original /vm.img if you trust the overlay, which was written to since; or"
+        "remove the original /vm.img if you trust the overlay, which has been written to since; or"
         " restore --discard-changes to go back to /vm.img",
     ),
     "published, the original was written to": (
         GuestState(Step.PUBLISHED, published=True),
         replace(BOTH, written=Written.ORIGINAL | Written.OVERLAY),
-        "verify: its original was written to since, so only you know which of the two to keep; or"
+        "verify: its original has been written to since, so only you know which of the two to keep; or"
         " restore --discard-changes to go back to /vm.img",
     ),
     "deleted": (

@@ -207,7 +207,7 @@ def test_an_overlay_that_an_earlier_restore_has_moved(beside, suffix):
 def test_an_overlay_that_is_missing(scene, suffix):
     if suffix is not None:
         scene.put_original(suffix)
-    with pytest.raises(GuestError, match="is missing, and with it what its VM wrote since") as caught:
+    with pytest.raises(GuestError, match="is missing, and with it what its VM has written since") as caught:
         scene.decide()
     assert ("--discard-changes" in caught.value.remedy) is (suffix is not None)
     if suffix is None:
@@ -236,7 +236,7 @@ def test_an_overlay_that_no_record_says_was_deleted(scene, noted):
     """The same without the note, or with one that was about the original."""
     scene.put_original(ASIDE)
     scene.state = dataclasses.replace(scene.state, **noted)
-    with pytest.raises(GuestError, match="is missing, and with it what its VM wrote since"):
+    with pytest.raises(GuestError, match="is missing, and with it what its VM has written since"):
         scene.decide()
 
 

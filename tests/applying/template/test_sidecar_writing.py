@@ -176,7 +176,7 @@ def test_four_overlays_are_named_by_three(template):
         f"the content of {template.path} changed after overlays were created on it: {folder}/a.qcow2,"
         f" {folder}/b.qcow2, {folder}/c.qcow2 and more need its former content, as"
         f" {template.path}.batchdiff-template.json records."
-        " Bring the template back from a backup; start no VM on those overlays until then."
+        " Bring the template back from a backup; do not start a VM on those overlays until then."
     )
     assert "d.qcow2" not in caught.value.why
 
