@@ -3,8 +3,8 @@
 It runs when planning, and again just before an original is removed::
 
     folders     those of the file, of the plan, and of the overlays in the file's own sidecar
-    images      every regular file there whose header names a backing file, whatever its name, and all guests
-                of the plan that are not raw, also on block devices; whole chains
+    images      every regular file there whose header names a backing file, whatever the image is called, and
+                all guests of the plan that are not raw, even on block devices; each with its whole chain
     matching    by identity, also through links; by path for a name that the file had a moment ago
 
 Each search reads the disk again, so it finds an image that was created a second ago.
@@ -28,13 +28,13 @@ from batchdiff.plan.plan import Plan
 from batchdiff.plan.sidecar import read_sidecar
 
 _SNAPSHOTS = "Snapshots"
-"""The folder beside a disk in which VirtualBox keeps the differences from it."""
+"""The folder beside a disk in which VirtualBox keeps its differencing images."""
 
 _ASIDE = (own_files.QUARANTINE, own_files.OVERLAY_ASIDE, own_files.DELETING)
 
 
 class Forbidden(enum.Enum):
-    """The treatment of an image that this user may not read, and that might depend on anything."""
+    """The treatment of an image that this user may not read, so it might depend on any file."""
 
     COUNTS = "counts"
     """Report it: right before a file is removed."""
@@ -44,21 +44,21 @@ class Forbidden(enum.Enum):
 
 
 class DependentImages(NamedTuple):
-    """The images that depend on a file: their paths, and messages on those that might but cannot be read."""
+    """The images that depend on a file: their paths, and notes on unreadable ones that might depend on it."""
 
     paths: list[str]
     doubtful: list[str]
 
     @property
     def words(self) -> list[str]:
-        """All of them, as a message lists them."""
+        """Paths and notes in one list, for a message."""
         return [*self.paths, *self.doubtful]
 
 
 class Dependents:
-    """A search for images that depend on files, in the given folders and in those that each file leads to.
+    """A search for images that depend on files, in the given folders and in those of each file and its overlays.
 
-    ``images`` are searched in any case, wherever they are, also on block devices. ``raw`` images are declared raw
+    ``images`` are always searched, wherever they are, even on block devices. ``raw`` images are declared raw
     and have no backing file: if their headers cannot be read, other guests are not affected.
     """
 
@@ -80,8 +80,8 @@ class Dependents:
         """Return the images that have a file anywhere in their chain, sorted.
 
         ``former``: names that the file had a moment ago; images that name these depend on it, too. ``but``: images
-        that are allowed to depend on it; images on top of these are still reported. ``identifier``: its own,
-        which differencing images of other programs record. The file itself is never opened.
+        that are allowed to depend on it; images on top of these are still reported. ``identifier``: the file's
+        own, which differencing images of other programs record. The file itself is never opened.
         """
         own = identity_of(path)
         look = _Look(self._heads, frozenset() if own is None else frozenset({own}), self._raw)
@@ -90,13 +90,13 @@ class Dependents:
         return look.answer(path, former, but, forbidden, identifier)
 
     def on_each(self, paths: Iterable[str], *, forbidden: Forbidden = Forbidden.COUNTS) -> dict[str, list[str]]:
-        """Return the same for several files, in words. The search may open them, so none may be held."""
+        """Return the same for several files, in words. The search can open the files, so hold none of them."""
         paths = list(paths)
         look = _Look(self._heads, frozenset(), self._raw)
         look.add_all(self._folders, self._images)
         for path in paths:
             look.add(path, ())
-        # A raw image has no identifier, so its pages need not be read for one.
+        # A raw image has no identifier, so the file need not be read to find one.
         identifiers = {path: _identifier_at(path) for path in set(paths) & set(self._images)}
         return {path: look.answer(path, (), (), forbidden, identifiers.get(path)).words for path in paths}
 
@@ -173,7 +173,7 @@ class _Look:
                 self._closed.append(Unread(folder, error))
 
     def _add_sidecar(self, path: str, sidecar: str) -> None:
-        """Search the overlays that a sidecar names, and their folders: an overlay may have a new name there."""
+        """Search the overlays that a sidecar names, and their folders: an overlay may have been renamed there."""
         if not os.path.lexists(sidecar):
             return
         known = read_sidecar(sidecar)
@@ -189,7 +189,7 @@ class _Look:
 
 
 def _sidecars_of(names: Iterable[str]) -> Iterator[str]:
-    """Yield the paths that a file's sidecar can have; the file may be set aside under another name meanwhile."""
+    """Yield the paths that a file's sidecar can have; the file may have been set aside under another name."""
     own = {name.removesuffix(suffix) for name in names for suffix in ("", *_ASIDE)}
     yield from (name + own_files.SIDECAR for name in sorted(own))
 
@@ -201,7 +201,7 @@ def _identifier_at(path: str) -> str | None:
             return identifier_of(fd)
         finally:
             os.close(fd)
-    except OSError:  # then nothing else can be done with it, either
+    except OSError:  # then nothing else can be done with it either
         return None
 
 

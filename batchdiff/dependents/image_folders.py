@@ -12,7 +12,7 @@ from batchdiff.plan.sidecar import read_sidecar, sidecar_path
 
 
 def folders_of_manifest(manifest: Manifest) -> list[str]:
-    """Return the folders of a manifest, its template and all its guests and overlays, chosen or not; sorted."""
+    """Return the folders, sorted, of a manifest, its template, and all its guests and overlays, chosen or not."""
     guests = (*manifest.guests, *manifest.left_out)
     sources = [manifest.template, *(guest.image for guest in guests)]
     return _folders(manifest.path, manifest.template.path, sources, [guest.overlay_path for guest in guests])

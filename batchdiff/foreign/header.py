@@ -1,4 +1,4 @@
-"""The reading of a file that is being inspected."""
+"""Reads of a file that is being inspected, and limits on the disk that it describes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from batchdiff.qcow2.faults import FormatError, require
 from batchdiff.units import ceil_div
 
 ReadAt = Callable[[int, int], bytes]
-"""Read bytes of the file, by offset and length; fewer at its end."""
+"""Reads bytes of the file, by offset and length; returns fewer at its end."""
 
 
 _MOST_CLUSTERS = 1 << 27
-"""QEMU looks at each, even of an empty disk: half a minute for so many."""
+"""QEMU looks at every cluster, even of an empty disk, which takes half a minute for this many."""
 
 
 def require_mappable(size: int, cluster: int) -> None:
-    """Require that QEMU can map a disk in reasonable time, however large a small file says it is.
+    """Require that QEMU can map a disk in reasonable time, however large a disk a small file describes.
 
     :raises FormatError: it has too many clusters.
     """
@@ -27,7 +27,7 @@ def require_mappable(size: int, cluster: int) -> None:
 def exactly(read: ReadAt, offset: int, length: int, what: str) -> bytes:
     """Read all bytes of a part of the file; ``what``: its name.
 
-    :raises FormatError: the file ends before that.
+    :raises FormatError: the file ends before the part does.
     """
     data = read(offset, length)
     if len(data) < length:

@@ -19,7 +19,7 @@ from batchdiff.units import SECTOR, TIB, ceil_div
 
 _HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
 TEXT_AT, TEXT_BYTES = SECTOR, 20 * SECTOR
-"""Where QEMU looks for a parent, whatever the header says of the descriptor's place and size."""
+"""Where QEMU looks for a parent, whatever the header says about the descriptor's place and size."""
 _MOST_GRAIN = 128 * 1024 // SECTOR * 1024
 _MOST_SECTORS = 64 * TIB // SECTOR
 _AT_END = (1 << 64) - 1
@@ -33,7 +33,7 @@ _NO_PARENT, _SPARSE = b"ffffffff", "monolithicsparse"
 def inspect_vmdk(read: ReadAt, file_size: int) -> None:
     """Inspect the header and the descriptor of a VMDK image.
 
-    :raises FormatError: it is not one, is damaged, or is spread over several files, compressed, or has a parent.
+    :raises FormatError: it is not one, is damaged, compressed or spread over several files, or has a parent.
     """
     head = read(0, _HEADER.size)
     if head.startswith(b"# Disk DescriptorFile"):
@@ -45,7 +45,7 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> None:
     require(
         compression == 0 and directory != _AT_END, "it is compressed (streamOptimized), which is not supported yet"
     )
-    # Without a capacity, QEMU would take the file for a descriptor, and open the extents that it names.
+    # Without a capacity, QEMU would treat the file as a text descriptor, and open the extents that it names.
     require(capacity > 0, "its size is 0")
     is_power = grain & (grain - 1) == 0
     require(
@@ -55,7 +55,7 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> None:
         text_at * SECTOR == TEXT_AT and 0 < text_size * SECTOR <= TEXT_BYTES,
         "its descriptor is missing, too large, or not right behind the header",
     )
-    # Each entry of the directory is for one table.
+    # Each entry of the directory points to one table.
     tables = ceil_div(capacity, grain * entries)
     require(capacity <= _MOST_SECTORS, f"its size of {capacity} sectors exceeds 64 TiB")
     require_mappable(capacity * SECTOR, grain * SECTOR)
@@ -65,7 +65,7 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> None:
 
 
 def with_extent_name(descriptor: bytes, name: str) -> bytes:
-    """Return a descriptor whose extent has the name that VMware looks for; unchanged if that does not fit."""
+    """Return a descriptor whose extent has the name that VMware looks for; unchanged if the name does not fit."""
     if not name.isascii() or not name.isprintable() or '"' in name:
         return descriptor
     changed = _EXTENT_NAME.sub(lambda found: found[1] + name.encode() + b'"', descriptor.rstrip(b"\0"), count=1)
@@ -74,7 +74,7 @@ def with_extent_name(descriptor: bytes, name: str) -> bytes:
 
 def _inspect_descriptor(text: bytes) -> None:
     text = text.split(b"\0", 1)[0].lower()
-    # QEMU uses the first occurrence of a word, so there may be only one.
+    # QEMU uses the first occurrence of a word, so there must be only one.
     for word in (b"createtype", b"parentcid"):
         require(text.count(word) <= 1, f"its descriptor has {word.decode()} twice")
     values = dict(_VALUE.findall(text))

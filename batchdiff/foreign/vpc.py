@@ -23,15 +23,15 @@ def inspect_vpc(read: ReadAt, file_size: int) -> None:
     :raises FormatError: it is not one, is damaged, or has a parent image.
     """
     first, last = read(0, _FOOTER_BYTES), read(max(file_size - _FOOTER_BYTES, 0), _FOOTER_BYTES)
-    # QEMU takes the copy at the start if there is one. Only a fixed image has none.
+    # QEMU uses the copy at the start if there is one. Only a fixed image has none.
     is_copied = first.startswith(_MARK)
     footer = first if is_copied else last
     require(len(footer) == _FOOTER_BYTES and footer.startswith(_MARK), "it is not a VHD image: it has no footer")
-    # The guest of a fixed image writes its first sector; programs other than QEMU take the footer at the end.
+    # The guest of a fixed image can write the first sector; programs other than QEMU use the footer at the end.
     is_forged = is_copied and last.startswith(_MARK) and _FOOTER.unpack_from(last)[2] == _FIXED
     require(not is_forged, "it is a fixed image whose guest may have forged the header of a dynamic one")
     _, table_header_at, kind = _FOOTER.unpack_from(footer)
-    # QEMU ignores the parent of a differencing image, and shows zeros in its place.
+    # QEMU ignores the parent of a differencing image, and shows zeros where the parent's data would be.
     require(kind != _DIFFERENCING, DIFFERENCE)
     require(
         kind == (_DYNAMIC if is_copied else _FIXED), f"its disk type {kind} is unknown, or contradicts its footer"
@@ -44,6 +44,6 @@ def _inspect_table(head: bytes, file_size: int) -> None:
     cookie, table_at, blocks, block = _TABLE.unpack(head)
     require(cookie == b"cxsparse", "it is damaged: the header of its block table is missing")
     require(block >= 512 and block & (block - 1) == 0, f"blocks of {block} bytes are invalid")
-    # QEMU refuses a disk that is larger than its blocks are.
+    # QEMU refuses a disk that is larger than all its blocks together.
     require_mappable(blocks * block, block)
     require(table_at + blocks * 4 <= file_size, "its block table ends past the end of the file")

@@ -27,7 +27,7 @@ _FILE = "file:"
 """QEMU's protocol prefix for plain files, which it strips."""
 
 _PLAIN_DRIVERS = {"file": stat.S_ISREG, "host_device": stat.S_ISBLK}
-"""QEMU's drivers below every format. If a header names one of them as the format, that format is raw."""
+"""QEMU's drivers below every format. If a header names one of them as the format, the backing file is raw."""
 
 
 def check_backing(
@@ -40,7 +40,7 @@ def check_backing(
 ) -> None:
     """Check that an image names the declared backing file, or none if none is declared.
 
-    ``backing``: what the image names. ``top``: the image to whose backing chain it belongs. ``observer`` is called
+    ``backing``: what the image names. ``top``: the image whose backing chain it belongs to. ``observer`` is called
     at every read.
 
     :raises ImageError: they differ, or QEMU would read the file in another format.
@@ -78,8 +78,8 @@ def check_backing(
 def _correction(image: ImageSource, backing: Backing, declared: ImageSource, named: str) -> str:
     """Return the remedy for a header that does not name the declared file.
 
-    Usually the images have moved, and the header has the old name: then only the header changes. If the file that
-    it names still exists, it may be a snapshot with content of its own: then the data must be kept.
+    Usually the images have moved, and the header has the old name: then only the header changes. If a file with
+    that name still exists, it may be a snapshot with content of its own, which must be kept.
     """
     name = declared.path
     if not os.path.isabs(backing.name):

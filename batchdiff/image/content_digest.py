@@ -7,7 +7,7 @@
     template          xxh3-128 of (virtual size, 8 bytes LE), then (range number, range digest) for each range
 
 Windows of zeros are left out whether they are holes or data, so a copy of the template in another format, or with
-other holes, has the same digest. It detects changes, not forgeries. The sizes are part of the label.
+other holes, has the same digest. The digest detects changes, not forgeries. The sizes are part of the label.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from batchdiff.units import KIB, MIB, ceil_div
 _PREFIX = "xxh3-128-64m-512k:"
 _RANGE, _WINDOW = 64 * MIB, 512 * KIB
 _STRETCH = 4 * MIB
-"""Bytes mapped at once: up to 8,192 segments of each layer, if its clusters are tiny and in random order."""
+"""Bytes mapped at a time: up to 8,192 segments of each layer, if its clusters are tiny and in random order."""
 
 _NUMBER = struct.Struct("<Q")
 

@@ -1,7 +1,7 @@
 """Comparison of compressed clusters without unpacking them.
 
-A guest that was copied from a compressed template, such as a cloud image, still has most of its clusters as they
-were written. Equal compressed bytes unpack to equal data. Unpacking zlib takes 50 times as long as comparing.
+A guest that was copied from a compressed template, such as a cloud image, still stores most of its clusters as
+the template does. Equal compressed bytes unpack to equal data. Unpacking zlib takes 50 times as long as comparing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from batchdiff.image.layer import CompressedCluster, Segment, clip_segments
 from batchdiff.qcow2.entries import Origin
 
 CompressedClusters = dict[tuple[int, int], CompressedCluster]
-"""Compressed clusters of an image, or parts of them, by start and end of their guest bytes."""
+"""Compressed clusters of an image, or parts of them, keyed by the start and end of their guest bytes."""
 
 
 def compressed_clusters(image: Image, segments: list[Segment]) -> CompressedClusters:
@@ -31,9 +31,9 @@ def range_to_compare(
 ) -> tuple[int, int] | None:
     """Return the part of bytes ``start`` to ``end`` that must be unpacked to compare two images.
 
-    It is the smallest range outside of which ``image`` has the same compressed clusters as the other image; None
+    That is the smallest range outside of which ``image`` has the same compressed clusters as the other image; None
     if it has the same ones everywhere. ``clusters``: those of the other image. ``segments``: those of ``image``,
-    which may end early.
+    which may stop before ``end``.
 
     :raises ImageError: ``image`` cannot be read.
     """

@@ -1,7 +1,7 @@
-"""The table of image formats: how each is opened, and what is checked before any of its bytes is trusted.
+"""The table of image formats: how each is opened, and what is checked before any of its bytes are trusted.
 
-A format that cannot be read yet is a stub: its opener raises the refusal. Making one readable takes a module with
-its :class:`~batchdiff.image.layer.Layer`, such as :mod:`batchdiff.image.raw`, and its row in this table.
+A format that cannot be read yet is a stub: its opener raises the refusal. Making it readable takes a module with
+its :class:`~batchdiff.image.layer.Layer`, such as :mod:`batchdiff.image.raw`, and a row in this table.
 A format that a manifest cannot name yet also needs a name and a magic number (CONTRIBUTING.md, "Adding a format").
 """
 
@@ -37,7 +37,7 @@ class Format(NamedTuple):
     """One format. ``safety``: what is checked before any byte is trusted, each check as a phrase.
 
     ``opener`` opens one file of a chain by its own format, never by what the file looks like, and opens no other
-    file. The observer is called at every read. It raises ImageError if the file is missing or invalid.
+    file. The observer is called at every read. ``opener`` raises ImageError if the file is missing or invalid.
     """
 
     opener: Callable[[ImageSource, ReadObserver | None], Layer]
@@ -61,7 +61,7 @@ def _encrypted(source: ImageSource, _observer: ReadObserver | None) -> NoReturn:
 
 
 def _mapped(inspect: Callable[[ReadAt, int], None], *checks: str) -> Format:
-    """Return the row of a format that QEMU maps to the file once ``inspect`` accepts its header."""
+    """Return the row of a format that QEMU maps to offsets in the file, once ``inspect`` accepts the header."""
 
     def opener(source: ImageSource, observer: ReadObserver | None) -> Layer:
         return MappedLayer(source, observer, inspect)
@@ -122,5 +122,5 @@ FORMATS: dict[ImageFormat, Format] = {
 
 
 def readable_formats() -> list[ImageFormat]:
-    """Return the formats that can be read so far."""
+    """Return the formats that can be read."""
     return [each for each, row in FORMATS.items() if row.safety is not _NOT_OPENED]

@@ -51,7 +51,7 @@ class Image:
                 yield part if layer == 0 else part._replace(layer=layer)
                 continue
             if below is None:
-                # Once for all gaps: asking for each would look up the same tables again and again.
+                # Look these up once for all gaps: one by one, the same tables would be read again and again.
                 below = self._below(layer + 1, part.start, end)
             yield from _within(below, part.start, part.end)
 
@@ -64,13 +64,13 @@ class Image:
         return found
 
     def next_data(self, start: int) -> int | None:
-        """Return an offset, ``start`` or later, before which all reads as zeros; None if all the rest does.
+        """Return an offset, ``start`` or later, before which everything reads as zeros; None if all the rest does.
 
         It may be lower than necessary, but never skips data.
         """
         found, end = [], self.virtual_size
         for layer in self.layers:
-            # Data past the end of a shorter layer above it is hidden, even below a longer layer on top of both.
+            # Data past the end of a shorter layer above it is hidden, even if a longer layer is on top of both.
             end = min(end, layer.virtual_size)
             if start < end and (offset := layer.next_data(start)) is not None and offset < end:
                 found.append(offset)
@@ -84,7 +84,7 @@ class Image:
         :raises ImageError: the bytes cannot be read, or are damaged.
         """
         if len(segments) == 1 and segments[0].end - start == len(buffer):
-            # By far the most common case; it takes a third of the time of the general one, which slices.
+            # This is by far the most common case, and takes a third of the time of the general one, which slices.
             self._read(segments[0], buffer)
             return
         done = 0

@@ -57,7 +57,7 @@ class Backing(NamedTuple):
 
 
 class Layer(Protocol):
-    """One file of a backing chain, on its own. Making one reads its header, and no other file."""
+    """One file of a backing chain, on its own. Creating a layer reads the file's header, and no other file."""
 
     @property
     def path(self) -> str:
@@ -80,7 +80,7 @@ class Layer(Protocol):
         """The snapshots and bitmaps in this file, which a conversion would lose."""
 
     def read_tables(self) -> None:
-        """Read the tables that are kept; other methods below may need them.
+        """Read the tables that are kept in memory; other methods below may need them.
 
         :raises ImageError: they are invalid, or cannot be read.
         """
@@ -95,7 +95,7 @@ class Layer(Protocol):
         """Return gapless segments of bytes ``start`` to ``end``, within the virtual size; some may be ABSENT."""
 
     def next_data(self, start: int) -> int | None:
-        """Return an offset, ``start`` or later, before which all is ABSENT or ZERO; None if all the rest is.
+        """Return an offset from ``start`` on, before which all bytes are ABSENT or ZERO; None if all the rest are.
 
         It may be lower than necessary, but never skips data.
         """

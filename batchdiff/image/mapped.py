@@ -30,13 +30,13 @@ from batchdiff.qcow2.faults import FormatError
 from batchdiff.qemu import qemu_img
 
 _MOST_KEPT = 2_000_000
-"""Runs in all maps that are kept, of 24 bytes each."""
+"""The most runs, of 24 bytes each, in all maps that are kept together."""
 
 _DECODER = json.JSONDecoder()
 _GAP = re.compile(r"\s*[\[,]\s*(?=\{)")
 
 _MOST_LOOKED_AT = 1000
-"""Runs that are all holes in the file, before one that may be one, too, is called data."""
+"""The most runs that are searched for data in the file; after so many holes the next run counts as data."""
 
 _Offsets = npt.NDArray[np.int64]
 
@@ -95,7 +95,7 @@ class MappedLayer:
         try:
             text = qemu_img.file_map(self._source)
         except (ProgramError, InUseError) as error:
-            # Without QEMU, only images of these formats are refused, and the others are planned.
+            # Without qemu-img, only images of these formats are refused; the others can still be planned.
             raise ImageError(f"cannot read {self.path}", why=error.reason, remedy=error.remedy) from error
         self._check_same_file(now)
         return _parsed(text, self.path)
@@ -166,7 +166,7 @@ class MappedLayer:
         return found
 
     def _stored(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Yield the parts of a range of the file that are not holes: a small file may map far more than it has."""
+        """Yield the parts of a range of the file that are not holes: a small file can map far more than it has."""
         # Reading past the end of the file raises the error.
         if self._file.is_block_device or end > self._file.size:
             yield start, end
@@ -175,7 +175,7 @@ class MappedLayer:
             yield first, min(hole, end)
 
     def next_data(self, start: int) -> int | None:
-        """Return an offset from ``start`` on, before which there is no data; None if there is none at all."""
+        """Return an offset from ``start`` on, before which there is no data; None if no data follows."""
         _, starts, ends, offsets = self._map
         index = int(np.searchsorted(ends, start, side="right"))
         for number in range(index, min(index + _MOST_LOOKED_AT, len(starts))):
@@ -195,7 +195,7 @@ class MappedLayer:
         raise ValueError(f"nothing is compressed in a mapped image: {segment}")
 
     def fingerprint(self) -> Fingerprint:
-        """Return the file's present fingerprint."""
+        """Return the file's current fingerprint."""
         return self._file.fingerprint()
 
     def close(self) -> None:
@@ -228,7 +228,7 @@ def _parsed(text: str, path: str) -> _ImageMap:
 
 
 def _entries(text: str) -> Iterator[dict[str, int]]:
-    """Yield the gapless ranges of a map one by one: all of two million at once would take a gigabyte."""
+    """Yield the gapless ranges of a map one by one: a list of two million would take a gigabyte."""
     at = end = 0
     while (gap := _GAP.match(text, at)) is not None:
         entry, at = _DECODER.raw_decode(text, gap.end())

@@ -1,4 +1,4 @@
-"""Opening of images, with exactly the backing chain that is declared for them."""
+"""Open images, with exactly the backing chain that is declared for them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def open_image(
     A backing file that a header names is opened only if it is the next image declared. ``no_overlay_of``: the path
     of a file that must not be the backing file of the image. ``observer`` is called at every read of the image.
 
-    :raises OverlayError: it is, declared or not.
+    :raises OverlayError: it is the backing file of the image, declared or not.
     :raises ImageError: a file is missing, damaged or of another format, or the chain is not as declared.
     """
     layers: list[Layer] = []
@@ -39,7 +39,7 @@ def open_image(
             if no_overlay_of is not None and len(layers) == 1:
                 _check_not_above(declared, layer, no_overlay_of)
             check_backing(declared, layer.backing, following, top=source, observer=observer)
-            # Only now: the tables of an overlay that a VM is writing to may be inconsistent for a moment.
+            # Not earlier: the tables of an overlay that a VM is writing to may be inconsistent for a moment.
             layer.read_tables()
     except BaseException:
         for layer in layers:

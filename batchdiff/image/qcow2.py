@@ -1,4 +1,4 @@
-"""qcow2 images: L2 entries are read in bulk for each range, compressed clusters are unpacked one at a time.
+"""qcow2 images: L2 entries are read in bulk for each range; compressed clusters are unpacked one at a time.
 
 ::
 
@@ -28,7 +28,7 @@ from batchdiff.qcow2.faults import FormatError
 from batchdiff.units import ceil_div
 
 _ENTRIES_AT_FIRST = 256
-"""Half of the L2 entries that are searched first for data: a page of standard entries is 512."""
+"""Half the number of L2 entries in the first search for data: a page holds 512 standard entries."""
 
 _ORIGINS = tuple(Origin)
 _ADDRESS = operator.attrgetter("address")
@@ -99,7 +99,7 @@ class Qcow2Layer:
                 continue
             words = self._l2_slice(table, 0, self.header.geometry.l2_entries)
             mapped += entries.check_l2(words, self.header.geometry, self._size)
-            # A bomb maps many guest clusters to one cluster of the file. The file's last one may be cut short.
+            # A bomb maps many guest clusters to one cluster of the file. The file's last cluster may be cut short.
             if mapped > self._size + self.header.geometry.cluster_size:
                 raise FormatError(f"its tables map more bytes than the file has ({self._size})")
 
@@ -188,7 +188,7 @@ class Qcow2Layer:
             for known in self._file.data_runs(begin, min(end, self._size)):
                 if known[0] > at:
                     yield Segment(at + shift, known[0] + shift, Origin.ZERO, 0, 0)
-                # Past the end of a truncated file it stays FILE, so that reading reports the damage.
+                # Past the end of a truncated file the segment stays FILE, so that reading reports the damage.
                 at = end if known[1] >= self._size else min(known[1], end)
                 yield Segment(known[0] + shift, at + shift, Origin.FILE, 0, known[0])
             hole = min(max(at, self._size), end)
@@ -213,11 +213,11 @@ class Qcow2Layer:
         return None
 
     def _entry_with_data(self, table: int, first: int) -> int | None:
-        """Return the first entry from ``first`` on, of the L2 table at an offset, with bytes in the file."""
+        """Return the first entry, from ``first`` on in the L2 table at an offset, that has bytes in the file."""
         geometry, count = self.header.geometry, _ENTRIES_AT_FIRST
         while first < geometry.l2_entries:
             first = max(first, self._after_hole(table, first))
-            # Twice as many each time: usually data is among the first few entries.
+            # Twice as many each time: usually there is data among the first few entries.
             count = min(count * 2, geometry.l2_entries - first)
             if count > 0:
                 found = entries.clusters_with_data(self._l2_slice(table, first, count), geometry)
@@ -227,7 +227,7 @@ class Qcow2Layer:
         return None
 
     def _after_hole(self, table: int, first: int) -> int:
-        """Return the entry at which the hole that ``first`` is in ends, in the L2 table at an offset.
+        """Return the entry at which the hole around ``first`` ends, in the L2 table at an offset.
 
         That is ``first`` itself if it is not in a hole, and at most the end of the table.
         """
@@ -244,7 +244,7 @@ class Qcow2Layer:
             within = segment.start % self.header.geometry.cluster_size
             buffer[:] = self._unpack(segment.address)[within : within + len(buffer)]
             if within + len(buffer) == self.header.geometry.cluster_size:
-                self._unpacked = (-1, b"")  # no caller reads backwards, and every open image would keep one
+                self._unpacked = (-1, b"")  # no caller reads backwards, and each open image would keep a cluster
             return
         # Callers ask for nothing past the virtual size, and QEMU writes everything before it in full. So a short
         # read means a truncated file, whose missing bytes QEMU would silently show as zeros.

@@ -1,6 +1,6 @@
-"""Checks of the snapshots and bitmaps in a qcow2 file, as far as QEMU reads them on opening it.
+"""Checks of the snapshots and bitmaps in a qcow2 file, as far as QEMU reads them when it opens the file.
 
-Their content is never needed. But no VM and no overlay can use a file that QEMU refuses for them.
+Their content is never needed, but no VM and no overlay can use a file that QEMU refuses because of them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _check_snapshots(file: ImageFile, header: Header) -> None:
     for start, length in found:
         _require_inside(start + length, file.size, "a snapshot's L1 table")
         for offset, other, name in others:
-            # QEMU detects that when it writes to the image, as it does on opening one with bitmaps.
+            # QEMU detects such an overlap when it writes to the image, as it does when it opens one with bitmaps.
             require(
                 length == 0 or start + length <= offset or offset + other <= start,
                 f"a snapshot's L1 table lies on the {name}",

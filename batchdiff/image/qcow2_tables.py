@@ -1,4 +1,4 @@
-"""Reading of a qcow2 file's header and L1 table on opening; only non-empty L1 entries are kept.
+"""Read a qcow2 file's header and L1 table when it is opened; only non-empty L1 entries are kept.
 
 ::
 
@@ -29,7 +29,7 @@ _HEAD = 64 * KIB
 """Bytes of the first read: the first cluster of most files."""
 
 _L1_AT_ONCE = 64 * KIB
-"""Entries of an L1 table that are read at once."""
+"""Entries of an L1 table that are read at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def read_l2_tables(file: ImageFile, header: Header) -> L2Tables:
 def read_words(file: ImageFile, offset: int, count: int) -> entries.Words:
     """Read ``count`` big-endian words of 8 bytes at an offset of the file.
 
-    :raises ImageError: the file ends before, or they cannot be read.
+    :raises ImageError: the file ends too early, or the words cannot be read.
     """
     data = file.read_exactly(count * 8, offset)
     return np.frombuffer(data, dtype=">u8").astype(np.uint64)

@@ -46,7 +46,7 @@ class RawLayer:
         for first, hole in runs:
             if first > at:
                 found.append(Segment(at, first, Origin.ZERO, 0, 0))
-            # SEEK_HOLE also finds the end of the file; the zeros up to the full sector belong to the data before.
+            # SEEK_HOLE also finds the end of the file; the zeros that complete its last sector count as data.
             at = min(self.virtual_size if hole >= self._size else hole, end)
             found.append(Segment(first, at, Origin.FILE, 0, first))
         if at < end:
@@ -72,7 +72,7 @@ class RawLayer:
         raise ValueError(f"nothing is compressed in a raw image: {segment}")
 
     def fingerprint(self) -> Fingerprint:
-        """Return the file's present fingerprint."""
+        """Return the file's current fingerprint."""
         return self._file.fingerprint()
 
     def close(self) -> None:

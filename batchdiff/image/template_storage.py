@@ -24,9 +24,10 @@ class TemplateRisk(enum.Enum):
 
 
 def template_risk(under_template: Underlying, guest: Identity | None, retire: Retire) -> TemplateRisk:
-    """Return the risk of retiring a guest that way. ``under_template``: the files that store the template's chain.
+    """Return the risk of retiring a guest in this way.
 
-    ``guest``: the identity of its file; None if there is none.
+    ``under_template``: the files that store the template's chain. ``guest``: the identity of the guest's file, or
+    None if there is none.
     """
     if guest in under_template.files:
         return TemplateRisk.STORED_IN_GUEST

@@ -85,12 +85,12 @@ def run(  # noqa: PLR0913  # options by keyword
     """Run a program to its end.
 
     ``reads``: the files that it may read besides installed ones; None: it runs unconfined. ``writes``: descriptors
-    of files that it may write as well; it gets them by the names that :func:`inherited` returns. ``timeout``:
+    of files that it may write as well; it opens them by the paths that :func:`inherited` returns. ``timeout``:
     seconds of run time, and of CPU time. ``package``: the Debian package to install if it is missing.
-    ``most_output``: the bytes of output that are too much; None: only the first 64 KiB of it are kept.
+    ``most_output``: the number of bytes at which output is too long; None: only its first 64 KiB are kept.
 
-    :raises OutputError: there was too much of it; the program was killed.
-    :raises ProgramError: it is missing, could not be started, or took too long.
+    :raises OutputError: the output was too long; the program was killed.
+    :raises ProgramError: the program is missing, could not be started, or took too long.
     :raises StopError: ``stopped`` became true; the program was killed.
     """
     # If it does not end by itself, for whatever reason, `finally` kills its whole process group.
@@ -143,7 +143,7 @@ def _started(
             remedy = f"Install it{'' if is_missing else ' again'} (Debian: {package}), {AGAIN}"
         elif error.errno == errno.EAGAIN:
             remedy = f"Raise the limit on processes (`ulimit -u`, `TasksMax=` of a service), {AGAIN}"
-        elif error.filename is not None:  # a file that it was to read
+        elif error.filename is not None:  # one of the files given to it
             why, remedy = explain(error, Deed.READ)
         raise ProgramError(f"cannot run {argv[0]}", why=why, remedy=remedy) from error
 
@@ -157,7 +157,7 @@ def _limit(process: subprocess.Popen[bytes], seconds: float) -> None:
             (resource.RLIMIT_CORE, 0),
         ):
             _, hard = resource.prlimit(process.pid, what)
-            # Never raise a hard limit: only root could, and should not either.
+            # Never raise a hard limit: only root could, and even root should not.
             least = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.prlimit(process.pid, what, (least, least))
 

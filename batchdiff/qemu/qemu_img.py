@@ -23,8 +23,8 @@ _SECONDS_TO_ANSWER = 60
 """The time limit for a question about qemu-img itself."""
 
 _SECONDS, _BYTES_PER_SECOND = 600, MIB
-"""The time limit of a verb: ten minutes, plus the time to read the whole image from a slow disk that it shares
-with dozens of others, as `apply -j` has in progress on a large host."""
+"""The time limit of a verb: ten minutes, plus the time to read the whole image from a slow disk that is shared
+with dozens of others, which `apply -j` processes at the same time on a large host."""
 
 _LARGEST_MAP = 256 * MIB
 """Bytes of the output of `qemu-img map`: two million ranges."""
@@ -44,7 +44,7 @@ def is_installed() -> bool:
 
 
 _LEAKS_ONLY = 3
-"""The exit code of `qemu-img check` for leaks: clusters that nothing uses are allocated. No data is lost."""
+"""The exit code of `qemu-img check` for leaks: clusters that are allocated but not used. No data is lost."""
 
 
 def check(
@@ -101,7 +101,7 @@ def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) ->
 
 
 def file_map(image: ImageSource) -> str:
-    """Return what `qemu-img map` prints of an image: a JSON list of its ranges, with their offsets in the file.
+    """Return what `qemu-img map` prints for an image: a JSON list of its ranges, with their offsets in the file.
 
     Source: QEMU, ``qemu-img`` manual, "map", and ``qapi/block-core.json`` (MapEntry).
 
@@ -152,13 +152,13 @@ _MISMATCH = "mismatch"
 
 
 _EXACT_SIZE = {ImageFormat.VPC: ("-o", "force_size=on")}
-"""The options without which QEMU would round the size of a disk up, to whole cylinders."""
+"""The options without which QEMU would round the size of a disk up to whole cylinders."""
 
 
 def convert(
     image: ImageSource, target: int, form: ImageFormat, virtual_size: int, *, stopped: Callable[[], bool] = never
 ) -> None:
-    """Write all that an image with its backing chain shows to the open file ``target``, which is emptied first.
+    """Write the whole disk of an image with its backing chain to the open file ``target``, which is emptied first.
 
     :raises InUseError: a VM uses one of the images.
     :raises OSError: the disk is full.
@@ -253,7 +253,7 @@ def installed_version() -> str:
 
 
 def known_formats() -> list[str]:
-    """Return the formats that qemu-img knows, sorted; some are only read.
+    """Return the formats that qemu-img knows, sorted; some of them it can only read.
 
     :raises ProgramError: it could not be run.
     """

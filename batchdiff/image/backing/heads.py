@@ -26,7 +26,7 @@ _State: TypeAlias = tuple[int, int, int]
 
 _SETTLED_NS = 2_000_000_000
 """Only files that have not changed for this long are cached: within one tick of a filesystem's clock (4 ms on many
-kernels) a file can change twice and keep its times."""
+kernels) a file can change twice without a change of its times."""
 
 
 class Heads:
@@ -41,7 +41,7 @@ class Heads:
         return known is not None and not known[1] and known[0] == _state(status)
 
     def names(self, path: str, status: os.stat_result) -> tuple[Named, ...]:
-        """Return the files that a file with that status names; none if it has gone or is not an image.
+        """Return the files that a file with that status names; none if it is gone or is not an image.
 
         The file is opened for reading, without blocking and without following a symbolic link. A block device is
         read every time, because its times do not change with its content.
@@ -67,7 +67,7 @@ class Heads:
 
 
 def identifier_of(fd: int) -> str | None:
-    """Return the name by which other images may give an open file as their parent; None if it has none."""
+    """Return the identifier by which other images can name an open file as their parent; None if it has none."""
     head, size = os.pread(fd, FIRST, 0), os.lseek(fd, 0, os.SEEK_END)
     last = os.pread(fd, SECTOR, max(size - SECTOR, 0)) if may_have_footer(head) else b""
     return identifier_in(head, last)

@@ -28,7 +28,7 @@ Target: TypeAlias = Identity | str
 
 
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
-"""Errors for a path that no program can open. After any other, such as EMFILE, there may be a file."""
+"""Errors for a path that no program can open. After any other error, such as EMFILE, there may be a file."""
 
 
 class Unread(NamedTuple):
@@ -94,7 +94,7 @@ class BackingGraph:
                     self.add(entry.path)
 
     def dependents_of(self, targets: Iterable[Target]) -> dict[Identity, str]:
-        """Return the images that depend on one of these at any level, each with a path at which it was found."""
+        """Return the images that depend on a target at any level, each with a path at which it was found."""
         found: dict[Identity, str] = {}
         pending = list(targets)
         while pending:
@@ -118,7 +118,7 @@ class BackingGraph:
         if identity is None or identity in self._untouched or not (place.is_regular or identity in self._devices):
             return
         self._paths.setdefault(identity, place.path)
-        # A file is examined once for each folder at which its relative names can start. This also ends circles.
+        # A file is examined once for each folder that its relative names can start from. This also ends loops.
         folders = [folder for folder in place.folders if (identity, folder) not in self._entered]
         self._entered.update((identity, folder) for folder in folders)
         for named in self._names(place, identity) if folders else ():
@@ -143,7 +143,7 @@ class BackingGraph:
 class _Place(NamedTuple):
     """The file that a path leads to. ``error``: why it could not be examined.
 
-    ``folders``: the folders at which its relative names can start. QEMU resolves them from the folder of the path
+    ``folders``: the folders that its relative names can start from. QEMU resolves them from the folder of the path
     by which it opens an image: that of a link, or that of the file itself.
     """
 

@@ -6,7 +6,7 @@
     vmdk    its backing file and its extents, as text in a descriptor
     vdi     its parent's identifier                       vpc    the same
 
-Only the names are parsed, so that even a damaged or encrypted image, which cannot be converted, gives its files.
+Only the names are parsed, so that even a damaged or encrypted image, which cannot be converted, yields its files.
 
 Source: QEMU ``docs/interop/qcow2.txt`` and ``docs/interop/qed_spec.txt``; VMware, "Virtual Disk Format 5.0".
 """
@@ -25,10 +25,10 @@ from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.header import MAGIC, claimed_cluster_size
 
 FIRST = 4096
-"""Bytes of the first read, which for most images has all their names."""
+"""Bytes of the first read, which contains all the names in most images."""
 
 _MOST = 2 << 20
-"""Bytes that are searched at most: the largest cluster, which has all names of a qcow2 image."""
+"""The most bytes that are searched: the size of the largest qcow2 cluster, because the first one has all names."""
 
 _SECTOR = 512
 
@@ -41,7 +41,7 @@ _VMDK, _VMDK_TEXT = b"KDMV", b"# Disk DescriptorFile"
 _VMDK_CAPACITY_AT = 12
 _VMDK_FIELDS = struct.Struct("<QQQQ")
 _VMDK_TEXT_AT, _VMDK_TEXT_BYTES = _SECTOR, 20 * _SECTOR
-"""Where QEMU looks for a parent, whatever the header says of the descriptor's place."""
+"""Where QEMU looks for a parent, whatever the header says about the descriptor's place."""
 _VMDK_BELOW = re.compile(rb'parentFileNameHint[ \t]*=[ \t]*"([^"\n]*)"')
 _VMDK_EXTENT = re.compile(rb'^[ \t]*(?:RW|RDONLY|NOACCESS)[ \t]+\d+[ \t]+\w+[ \t]+"([^"\n]*)"', re.MULTILINE)
 
@@ -64,7 +64,7 @@ class Named(NamedTuple):
 
 
 def bytes_needed(head: bytes) -> int:
-    """Return how many bytes of the file :func:`names_in` needs, judging by its first ones; at least ``FIRST``."""
+    """Return how many bytes of the file :func:`names_in` needs, judging by the first ones; at least ``FIRST``."""
     end = 0
     if head.startswith(MAGIC):
         end = min(name_ends_at(head), claimed_cluster_size(head))
@@ -96,7 +96,7 @@ def names_in(head: bytes) -> tuple[Named, ...]:
 
 
 def identifier_in(head: bytes, last: bytes) -> str | None:
-    """Return the name by which :func:`names_in` gives an image as the parent of others; None if it has none.
+    """Return the name by which :func:`names_in` refers to an image as a parent; None if it has none.
 
     ``last``: the last sector of the file.
     """
@@ -107,7 +107,7 @@ def identifier_in(head: bytes, last: bytes) -> str | None:
 
 
 def may_have_footer(head: bytes) -> bool:
-    """Return whether an image may be a VHD that only its last sector shows: its first bytes show no format."""
+    """Return whether an image could be a VHD with only a footer, because its first bytes match no format."""
     return not head.startswith((MAGIC, _QED, _VMDK, _VMDK_TEXT, _VPC)) and not head.startswith(_VDI, _VDI_AT)
 
 
@@ -148,7 +148,7 @@ def _in_vmdk(head: bytes) -> Iterator[Named]:
         is_its_extent = capacity > 0
     below, extents = _VMDK_BELOW.findall(text), _VMDK_EXTENT.findall(text)
     if is_its_extent and len(extents) == 1:
-        extents = []  # the file itself, under the name that it had when it was made
+        extents = []  # the file itself, under the name that it had when it was created
     for names, ends_there in ((below, False), (extents, True)):
         yield from (Named(_text(name), ends_there) for name in names if name)
 
@@ -167,7 +167,7 @@ def _plain_names(name: str) -> list[str]:
 
 
 def _file_names(value: object) -> Iterator[str]:
-    """Yield the values of ``filename`` in the options of a block device, nested or written with dots."""
+    """Yield the values of ``filename`` in the options of a block device, nested or with dotted keys."""
     if isinstance(value, list):
         value = {str(at): inner for at, inner in enumerate(value)}
     if isinstance(value, dict):

@@ -1,8 +1,8 @@
-"""Exclusive claims on block devices: detect that the kernel is using one, or stop it from starting.
+"""Exclusive claims on block devices: detect that the kernel is using one, or keep it from doing so.
 
 Mounted filesystems, LVM, RAID and the like open their devices exclusively. So an exclusive open fails while one of
-them uses the device or a partition of it, and keeps them out as long as it is held. Plain opens, such as QEMU's,
-still work. Source: open(2), O_EXCL.
+them uses the device or a partition of it; if it succeeds, it keeps them out until it is closed. Plain opens, such
+as QEMU's, still work. Source: open(2), O_EXCL.
 """
 
 from __future__ import annotations

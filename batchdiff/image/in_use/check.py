@@ -5,7 +5,7 @@
     check                        finds
     QEMU's locks                 VMs, qemu-nbd and qemu-img on any filesystem with locks
     a read lease                 every writer: VMs without locks, loop devices, plain programs
-    a write lease, then /proc    VMs that neither lock nor write it yet: they wait for a migration
+    a write lease, then /proc    VMs that do not lock it or write to it yet: they wait for a migration
     an exclusive open, /proc     users of a block device, which has no leases
 
 Readers are allowed, except QEMU if it reads a guest, which is then a VM's disk or an overlay's backing file.
@@ -28,7 +28,7 @@ from batchdiff.image.in_use.qemu_locks import CHANGES, OthersLocks, Permission, 
 
 
 class Purpose(enum.Enum):
-    """The role of an image, which decides what other processes may do with it meanwhile."""
+    """The role of an image, which decides what other processes may do with it at the same time."""
 
     GUEST = "guest"
     """It may be retired: no other process may write to it, and QEMU may not read it."""
@@ -41,7 +41,7 @@ class Usage(NamedTuple):
     """The use of a file by other processes.
 
     ``objection``: a use that its purpose does not allow (who, and how); empty if there is none.
-    ``unknown``: why that is not certain. ``leased``: a read lease was left on the file.
+    ``unknown``: why ``objection`` may miss a use. ``leased``: a read lease was left on the file.
     """
 
     objection: str = ""
@@ -50,7 +50,7 @@ class Usage(NamedTuple):
 
 
 def purposes(image: Image, purpose: Purpose) -> list[tuple[str, int, Purpose]]:
-    """Return path, descriptor and purpose of each file of a chain; the backing files of a guest stay."""
+    """Return path, descriptor and purpose of each file of a chain; a guest's backing files count as templates."""
     return [
         (layer.path, layer.fd, Purpose.TEMPLATE if number else purpose)
         for number, layer in enumerate(image.layers)

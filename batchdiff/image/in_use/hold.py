@@ -30,7 +30,7 @@ from batchdiff.image.in_use.open_files import holders_of, name_holders
 from batchdiff.image.in_use.qemu_locks import CHANGES, others_locks, release_locks, take_locks
 
 _NAMING_SECONDS = 0.5
-"""How long to look for the name of a writer that was let in: it needs a moment to return from open()."""
+"""How long to look for the name of a writer that was let in: the writer needs a moment to return from open()."""
 
 
 @dataclass(slots=True)
@@ -64,10 +64,10 @@ class Held:
     def check(self) -> None:
         """If a program writes to one of the files or waits to, release everything and raise an error.
 
-        Our own qemu-img may be reading meanwhile.
+        Our own qemu-img may be reading the files at that time.
 
         :raises GuestError: a guest is in use.
-        :raises ImageError: a template is.
+        :raises ImageError: a template, or a backing file of a guest, is in use.
         """
         for grip in self._grips:
             objection = self._given_up or self._objection(grip)
@@ -78,7 +78,7 @@ class Held:
     def alone(self) -> Usage:
         """Report whether another program has the image itself open, even for reading. Backing files do not count.
 
-        This process may have it open only once, and its children not at all.
+        This process must have it open only once, and its children not at all.
         """
         grip = self._grips[0]
         if not grip.leased:
@@ -94,7 +94,7 @@ class Held:
         """Hold one more file.
 
         :raises GuestError: a guest is in use.
-        :raises ImageError: a template is.
+        :raises ImageError: a template, or a backing file of a guest, is in use.
         """
         grip = _Grip(path, fd, purpose)
         self._grips.append(grip)
@@ -115,7 +115,7 @@ class Held:
             raise in_use(path, purpose, objection)
 
     def release(self) -> None:
-        """Release everything; harmless a second time."""
+        """Release everything; a second call is harmless."""
         for grip in self._grips:
             # Locks first: a program that waits for the lease must not find them when its open() returns.
             release_locks(grip.fd)
@@ -126,7 +126,7 @@ class Held:
                 grip.claim = None
 
     def _objection(self, grip: _Grip) -> str:
-        """Return why a file can no longer be held, after releasing everything; empty if it can."""
+        """Return why a file can no longer be held, after releasing everything; empty if it still can."""
         if grip.leased and lease_is_broken(grip.fd):
             self.release()
             return _named_soon(grip.fd)

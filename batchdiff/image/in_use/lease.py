@@ -23,7 +23,7 @@ import signal
 from batchdiff.linux.mounts import filesystem_of
 
 _SIGNAL = signal.SIGURG
-"""The signal that the kernel sends when a lease breaks. The default, SIGIO, would end us; SIGURG is ignored."""
+"""The signal that the kernel sends when a lease breaks. The default, SIGIO, would kill us; SIGURG is ignored."""
 
 _RELIABLE = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"}
 """Filesystems on which leases cover every program on this machine (tested). FUSE and overlayfs grant leases too,

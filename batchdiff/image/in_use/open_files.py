@@ -52,14 +52,14 @@ class Holders(NamedTuple):
 
 
 def holders_of(fd: int) -> Holders:
-    """Return all others that have a file or block device open; this process does not count."""
+    """Return all holders of a file or block device; this process does not count."""
     wanted = _identity(os.fstat(fd))
     found: list[Holder] = list(_loop_devices(wanted))
     own = _own_number()
     if own is None:
         return Holders(tuple(found), complete=False)
     inode = _facts(own, str(fd)).get("ino", "")
-    complete = os.geteuid() == 0  # with hidepid other users do not even see every process
+    complete = os.geteuid() == 0  # with hidepid, users other than root do not even see every process
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
         if pid == own:
             continue
@@ -86,14 +86,14 @@ def _own_number() -> int | None:
 
 
 def name_holders(holders: tuple[Holder, ...], *, complete: bool) -> str:
-    """Return their names as the subject of a sentence."""
+    """Return the names of holders as the subject of a sentence."""
     if holders:
         return " and ".join(holder.name for holder in holders)
     return "something" if complete else "an unknown process (run as root to see which)"
 
 
 def _identity(info: os.stat_result) -> tuple[str, int, int]:
-    """Return a key that is the same for all descriptors of a file, or of a block device by any of its nodes."""
+    """Return a key that is the same for all descriptors of a file, or of a block device through any node."""
     if stat.S_ISBLK(info.st_mode):
         return ("device", info.st_rdev, 0)
     return ("file", info.st_dev, info.st_ino)

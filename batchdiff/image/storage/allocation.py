@@ -108,7 +108,7 @@ def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
 
 
 def _by_blocks(fd: int, shared: ExtentTable, kept: Blocks) -> DiskUse:
-    # Mapping the extents wrote the file out. Before that, st_blocks is only a reservation.
+    # Mapping the extents flushed the file to disk. Before that, st_blocks is only a reservation.
     allocated = os.fstat(fd).st_blocks * 512
     return _less(allocated, int(shared.length.sum()), shared, kept)
 
@@ -122,7 +122,7 @@ def _on_btrfs(fd: int, path: str, shared: ExtentTable, kept: Blocks) -> DiskUse:
 
 
 def _without_tree(fd: int, path: str, shared: ExtentTable) -> DiskUse:
-    """Return what FIEMAP and st_blocks report of a file on btrfs, for a user who may not search its tree."""
+    """Return what FIEMAP and st_blocks report about a file on btrfs, for a user who may not search its tree."""
     allocated = os.fstat(fd).st_blocks * 512
     free = max(allocated - int(shared.length.sum()), 0)
     packed = any(True for _ in physical_extents(fd, path, having=ExtentFlag.ENCODED) or ())

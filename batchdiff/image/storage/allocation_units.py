@@ -2,8 +2,8 @@
 
 ============================  ================================================================================
 ext2, ext3, XFS, tmpfs        blocks, of the size in statvfs; a tmpfs with ``huge=`` may take huge pages
-ext4                          the same; with bigalloc, clusters of blocks, inferred from the space of files
-btrfs                         blocks; less if it compresses
+ext4                          the same; with bigalloc, clusters of blocks, inferred from what files take
+btrfs                         blocks; less if btrfs compresses
 overlayfs                     as on the filesystem of its upper layer
 others (ZFS, NFS, FUSE, ...)  never measured, so unknown
 ============================  ================================================================================
@@ -34,7 +34,7 @@ _LARGEST_UNIT = 1 << 30
 """mke2fs makes no clusters larger than 512 MiB."""
 
 _FILES_ASKED = 4096
-"""Files of a folder that are examined if its units seem larger than blocks; usually a few are enough.
+"""The most files of a folder that are examined if its units seem larger than blocks; usually a few are enough.
 
 In a fifth of all trials with 600 names in ext4's random order, the first 256 missed the one file that shows the
 unit.
@@ -143,7 +143,7 @@ def _cluster(folder: str, guest: int, block: int) -> int:
 def _files_in(folder: str) -> Iterator[os.stat_result]:
     with contextlib.suppress(PermissionError), os.scandir(folder) as files:
         for file in itertools.islice(files, _FILES_ASKED):
-            with contextlib.suppress(OSError):  # it has gone meanwhile
+            with contextlib.suppress(OSError):  # it has been deleted
                 yield file.stat(follow_symlinks=False)
 
 

@@ -37,7 +37,7 @@ NOTHING = CopyUp(0)
 
 
 def upper_place(fd: int, path: str) -> str | None:
-    """Return the path of an open file or folder of an overlayfs in the upper layer; it may be missing there.
+    """Return the path in the upper layer for an open file or folder of an overlayfs; it may not exist there.
 
     None if that layer cannot be seen from here.
     """

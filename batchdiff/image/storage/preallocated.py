@@ -5,8 +5,8 @@
     file         | written | unwritten                                          | hole |
     SEEK_DATA    | data    | a hole, or data where the page cache has its zeros | hole |
 
-So the result of SEEK_DATA depends on what has been read before; that of FIEMAP does not. It is only a hint of
-where to look for zeros, never proof of the content.
+So the result of SEEK_DATA depends on what has been read before; that of FIEMAP does not. Even FIEMAP only
+hints where to look for zeros, and proves nothing about the content.
 
 Source: Linux ``Documentation/filesystems/fiemap.rst`` (FIEMAP_EXTENT_UNWRITTEN).
 """

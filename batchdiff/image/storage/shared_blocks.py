@@ -7,8 +7,8 @@
     guest              disk 100   disk 900    disk 132
                        shared     --          shared            same block, and both marked shared
 
-Only extents that hold the file's bytes unchanged count, so not encoded, preallocated, inline or delayed ones. Both
-must be marked as shared, so that equal block numbers on two devices of one filesystem do not match.
+Only extents that hold the file's bytes unchanged count: no encoded, preallocated, inline or delayed ones. Both
+extents must be marked as shared, so that equal block numbers on two devices of one filesystem do not match.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ BlockRuns = tuple[Offsets, Offsets]
 
 
 def shared_bytes(table: ExtentTable, size: int) -> BlockRuns:
-    """Return the bytes of a raw image of this size that are in shared blocks which hold them unchanged."""
+    """Return the bytes of a raw image of this size that are in shared blocks that hold them unchanged."""
     fit = _fit(table)
     starts, ends = fit.logical, np.minimum(fit.logical + fit.length, size)
     return starts[starts < ends], ends[starts < ends]
@@ -179,7 +179,7 @@ def _cut_to_segments(
             if first < last and not extent.flags & _UNFIT:
                 yield SharedExtent(first + shift, last + shift, device, extent.physical + first - extent.logical)
             if extent.logical + extent.length > end:
-                break  # the next segment may lie in this extent, too
+                break  # the next segment may lie in this extent as well
             extent = next(extents, None)
 
 

@@ -6,7 +6,7 @@
     blocks of its file        | written   | unwritten  |       |        |
     the new image             | all of it | a hole*    | hole  | all    |      * except blocks that are not zeros
 
-A plan predicts what an overlay takes on disk by this rule, and the writer follows it, so both agree to the byte.
+A plan predicts the disk space of an overlay by this rule, and the writer follows it, so both agree to the byte.
 
 Unwritten blocks are preallocated and were never written to, so they read as zeros; but once they have been read,
 SEEK_DATA may call them data. Only the filesystem vouches for these zeros, so the writer reads them, and stores any
@@ -43,7 +43,7 @@ class WriteRule:
         self._unwritten = [Unwritten(layer.fd, layer.path, known=known) for layer in image.layers]
 
     def parts(self, segment: Segment) -> Iterator[tuple[Segment, ToWrite]]:
-        """Yield the parts of a segment that are written, in ascending order; all else stays a hole."""
+        """Yield the parts of a segment that are written, in ascending order; everything else stays a hole."""
         if segment.origin is Origin.ZERO:
             return
         if segment.origin is Origin.COMPRESSED or self._unwritten[segment.layer].is_nothing:
