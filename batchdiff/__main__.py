@@ -13,8 +13,8 @@ _INTERRUPTED = 130
 """``errors.EXIT_INTERRUPTED``, here without an import that Ctrl-C could interrupt."""
 
 _OBJECTS_BETWEEN_COLLECTIONS = 100_000
-"""A start makes half as many objects, and keeps them all. Collecting garbage among them after each 700, as Python
-does by default, took 4 % of a plan's start. Later objects form hardly any cycles."""
+"""Startup creates half as many objects, and keeps them all. Collecting garbage among them after every 700, as
+Python does by default, took 4 % of the time that ``plan`` needs to start. Later objects form hardly any cycles."""
 
 
 def main() -> NoReturn:
@@ -31,7 +31,7 @@ def main() -> NoReturn:
 
         code = run(sys.argv[1:])
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # too late: all is done, and the exit code must report that
+            signal.signal(number, signal.SIG_IGN)  # too late: everything is done, and the exit code must say so
     except KeyboardInterrupt:
         code = _INTERRUPTED
     _end(code)
@@ -67,7 +67,7 @@ def _occupy_standard_descriptors() -> None:
 
 
 def _end(code: int) -> NoReturn:
-    """Exit immediately: all files are closed, and interpreter shutdown would be a tenth of a short command."""
+    """Exit immediately: all files are closed, and interpreter shutdown would add a tenth to a short command."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # the reader is gone; the failed write was reported
             stream.flush()

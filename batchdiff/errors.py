@@ -69,7 +69,7 @@ class GuestError(BatchdiffError):
 
 
 class SpaceError(GuestError):
-    """A filesystem does not have enough space for a guest; it may have once other guests are finished."""
+    """A filesystem does not have enough space for a guest; it may have enough once other guests are finished."""
 
 
 class UsageError(BatchdiffError):
@@ -97,11 +97,11 @@ class PlanError(BatchdiffError):
 
 
 class TemplateChangedError(PlanError):
-    """The template was read, and does not have the content that was planned."""
+    """The template was read, and its content is not what the plan recorded."""
 
 
 class VerificationError(BatchdiffError):
-    """An overlay does not have the guest's content, or that cannot be proved."""
+    """An overlay does not have the guest's content, or it cannot be proved that it does."""
 
     exit_code = 6
 

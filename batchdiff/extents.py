@@ -112,7 +112,7 @@ def concatenate(parts: list[Extents]) -> Extents:
 
 
 def fold(extents: Extents, factor: int) -> Extents:
-    """Return the same in units ``factor`` times larger, a power of two: each has the OR of the kinds of its parts.
+    """Return these extents in units ``factor`` (a power of two) times larger: each has the OR of its parts' kinds.
 
     A run covers some large units wholly and may cover one at either end only in part. Several runs can share such
     a unit, so their kinds are ORed. Runs are disjoint, so a wholly covered unit belongs to one run alone.
@@ -121,7 +121,7 @@ def fold(extents: Extents, factor: int) -> Extents:
         return extents
     first, end, kind = extents.first, extents.end, extents.kind
     bits = _bits(factor)
-    # Wholly covered units: from inner_first to before inner_end.
+    # Wholly covered units: from inner_first up to, but not including, inner_end.
     inner_first, inner_end = -(-first >> bits), end >> bits
     # Partly covered units, at either end of a run.
     head, tail = first >> bits, (end - 1) >> bits
@@ -138,7 +138,7 @@ def fold(extents: Extents, factor: int) -> Extents:
 
 
 def _bits(factor: int) -> int:
-    """Return by how many bits to shift numbers: a seventh of the time of dividing them by a power of two."""
+    """Return the number of bits to shift by: shifting takes a seventh of the time of dividing by ``factor``."""
     return factor.bit_length() - 1
 
 
@@ -151,7 +151,7 @@ def count_touched(extents: Extents, factor: int) -> int:
 
 
 def split(extents: Extents, factor: int, limit: int) -> Extents:
-    """Return the same in units ``factor`` times smaller, cut off at ``limit`` small units."""
+    """Return these extents in units ``factor`` times smaller, cut off at ``limit`` small units."""
     first, end = extents.first * factor, np.minimum(extents.end * factor, limit)
     kept = first < end
     return Extents(first[kept], (end - first)[kept], extents.kind[kept])
@@ -175,7 +175,7 @@ def numbers(extents: Extents, factor: int = 1) -> npt.NDArray[np.int64]:
 
 def distinct(ascending: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the values of a sorted array, each once."""
-    # Not numpy's unique: what it imports takes longer to load than a small plan takes.
+    # Not numpy.unique: its imports take longer to load than a small plan takes to make.
     return ascending[np.concatenate([[True], ascending[1:] != ascending[:-1]])] if len(ascending) else ascending
 
 
@@ -200,7 +200,7 @@ def _merged(first: npt.NDArray[np.int64], end: npt.NDArray[np.int64], kind: npt.
 
 
 def extents_between(extents: Extents, first: int, end: int) -> Extents:
-    """Return the part of the runs from unit ``first`` to before unit ``end``."""
+    """Return the part of the runs from unit ``first`` up to, but not including, unit ``end``."""
     begin, stop = np.maximum(extents.first, first), np.minimum(extents.end, end)
     kept = begin < stop
     return Extents(begin[kept], (stop - begin)[kept], extents.kind[kept])

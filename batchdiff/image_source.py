@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class ImageFormat(enum.StrEnum):
-    """The formats that a manifest may name; :mod:`batchdiff.image.formats` has how each is read."""
+    """The formats that a manifest may name; :mod:`batchdiff.image.formats` defines how each is read."""
 
     RAW = "raw"
     QCOW2 = "qcow2"

@@ -11,19 +11,19 @@ NO_FOLDER_TO_LIST = "Its folder does not exist or cannot be listed."
 
 
 def show(text: str) -> str:
-    """Return a text in quotes for a message: on one line, unprintable characters escaped, a long text cut."""
+    """Return text in quotes for a message: on one line, unprintable characters escaped, long text cut."""
     return f'"{escape(text)}"'
 
 
 def escape(text: str) -> str:
-    """Return a text on one line: unprintable characters escaped, a long text cut."""
+    """Return text on one line: unprintable characters escaped, long text cut."""
     if len(text) > _LONGEST_SHOWN:
         text = text[: _LONGEST_SHOWN - 3] + "..."
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean "x"?`` if a known word is similar, otherwise an empty text."""
+    """Return ``; did you mean "x"?`` if a known word is similar, otherwise an empty string."""
     from difflib import get_close_matches  # noqa: PLC0415  # only if something is wrong
 
     near = get_close_matches(wrong, list(known), n=1)

@@ -48,7 +48,7 @@ _NO_SUCH_OPTION = dict.fromkeys(
     "; `batchdiff plan` is the dry run of apply: it only reads, and shows what `apply` would do;"
     " `restore` and `purge` have --dry-run",
 )
-"""Options that people try and that do not exist, each with what to use instead."""
+"""Options that people try but that do not exist, each with the alternative to use."""
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:

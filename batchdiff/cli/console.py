@@ -81,7 +81,7 @@ class Console:
         """The columns for a report: the terminal's, or 100 if stdout is not a terminal."""
         if not sys.stdout.isatty():
             return WIDTH
-        import shutil  # noqa: PLC0415  # loads all of Python's compression modules: 2 ms that a pipe saves
+        import shutil  # noqa: PLC0415  # loads all of Python's compression modules: 2 ms, not needed for a pipe
 
         return shutil.get_terminal_size((WIDTH, 24)).columns
 

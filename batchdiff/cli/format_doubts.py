@@ -55,7 +55,7 @@ def _warn(
 
 
 def _doubt(declared: ImageFormat, found: ImageFormat | None) -> str:
-    """Return the doubt about an image's format; empty if its first bytes fit."""
+    """Return the doubt about an image's format; empty if its first bytes match it."""
     if found is None or found is declared:
         return ""
     if declared is ImageFormat.RAW and found is ImageFormat.LUKS:

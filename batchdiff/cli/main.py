@@ -30,14 +30,14 @@ _NEED_FEW_DESCRIPTORS = {"validate", "show"}
 
 def run(argv: list[str]) -> int:
     """Run a command line and return its exit code."""
-    # They are None if the caller has closed them.
+    # A stream is None if the caller has closed it.
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for good
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     console = Console()
     signal.signal(signal.SIGTERM, _interrupt)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without ± gets its code
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks ± gets its code
     try:
         arguments = _arguments(argv, console)
         console = Console(

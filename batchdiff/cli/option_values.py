@@ -16,7 +16,7 @@ Choice = TypeVar("Choice", bound=enum.StrEnum)
 
 
 def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
-    """Return the parser of an option that takes one of some words.
+    """Return the parser of an option that takes one of several words.
 
     argparse's own message for a word that is not among them names the Python class.
     """
@@ -33,7 +33,7 @@ def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
 
 def guest_name(text: str) -> str:
     """Parse a guest's name: as it is printed, or with the bytes of its file's name that are not UTF-8."""
-    # Arguments have them as surrogates. Plans have the readable form of such a name.
+    # Arguments have these bytes as surrogates. Plans have the readable form of such a name.
     return readable(text) if any("\udc80" <= letter <= "\udcff" for letter in text) else text
 
 

@@ -74,7 +74,7 @@ def carry_out(
 ) -> list[GuestOutcome]:
     """Do the work of a command and return its outcomes, each reported as it comes.
 
-    ``path_map`` maps the paths in journal and sidecar to the present ones.
+    ``path_map`` maps the paths in the journal and the sidecar to the present ones.
 
     :raises StopError: it was interrupted; the message lists the completed guests.
     :raises UsageError: everything was done, but not all could be reported.

@@ -1,4 +1,4 @@
-"""Facts about a folder. What its filesystem can do is tested on an unnamed file, which is gone once it is closed.
+"""Facts about a folder. Its filesystem is tested with unnamed files, which disappear when they are closed.
 
 Source: ioctl_ficlone(2); fallocate(2); fcntl(2), "Leases"; Linux ``Documentation/filesystems/fiemap.rst``.
 """
@@ -28,7 +28,7 @@ _LITTLE = 64 * MIB
 """Bytes of free space below which hardly any overlay fits."""
 
 _OF_ONE_HOST = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs", "bcachefs"})
-"""Types of filesystems that one machine can mount at a time. Any other may be a cluster's or the network's."""
+"""Filesystems that only one machine at a time can mount. Any other may be a cluster or network filesystem."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)

@@ -1,4 +1,4 @@
-"""Atomic replacement of a file: even after a crash, its name has either all of the new content or the old one."""
+"""Atomic replacement of a file: even after a crash, it has either all of the new content or all of the old."""
 
 from __future__ import annotations
 
@@ -38,13 +38,16 @@ def _keep_readers(fd: int, path: str) -> None:
     with contextlib.suppress(OSError):
         info = os.lstat(path)
         if stat.S_ISREG(info.st_mode):
-            with contextlib.suppress(PermissionError):  # then only root could
+            with contextlib.suppress(PermissionError):  # only root can do that
                 os.fchown(fd, info.st_uid, info.st_gid)
             os.fchmod(fd, stat.S_IMODE(info.st_mode))
 
 
 def discard_leftovers(path: str) -> None:
-    """Remove what killed processes left in :func:`write_whole`. No other process may be writing the same file."""
+    """Remove temporary files left by processes that were killed in :func:`write_whole`.
+
+    No other process may be writing the same file.
+    """
     folder = os.path.dirname(path)
     for name in os.listdir(folder):
         if own_files.is_temporary_of(name, path):

@@ -74,7 +74,7 @@ def _typed(letter: str) -> str:
 
 
 def shell_line(words: Iterable[str]) -> str:
-    """Join words to a shell command."""
+    """Join words into a shell command."""
     return " ".join(map(shell_word, words))
 
 

@@ -28,7 +28,7 @@ def filesystem_id(fd: int) -> str:
 
 
 def filesystem_id_at(folder: str, device: int) -> str:
-    """Return the same for a file in ``folder`` with the device number ``device``, without opening the file.
+    """Return that identifier for a file in ``folder`` with the device number ``device``, without opening the file.
 
     Opening it could break a lease. Empty if the file is itself a mount point.
     """

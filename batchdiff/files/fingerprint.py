@@ -1,4 +1,4 @@
-"""Fingerprints, which show weeks and reboots later whether a file is still the one that was planned.
+"""Fingerprints, which show, even weeks and reboots later, whether a file is still the one that a plan describes.
 
 ::
 
@@ -51,7 +51,7 @@ class Fingerprint:
         return self.device == now.device or (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
     def is_unwritten(self, now: Fingerprint) -> bool:
-        """Return whether it is that file and was not written to: at most its name or attributes have changed."""
+        """Return whether both are of one file that was not written to: at most its name or attributes changed."""
         return self.is_same_file(now) and (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
     def was_written_to(self, now: Fingerprint) -> bool:
@@ -99,7 +99,7 @@ def fingerprint_of(fd: int, size: int) -> Fingerprint:
 def fingerprint_at(path: str) -> Fingerprint | None:
     """Return the fingerprint of a file by its path, without keeping it open; None if there is none to read.
 
-    Symbolic links are followed only to block devices: /dev/vg/lv lasts, the /dev/dm-3 that it leads to does not.
+    Symbolic links are followed only to block devices: /dev/vg/lv lasts, but the /dev/dm-3 it leads to does not.
     """
     try:
         info = os.lstat(path)

@@ -7,7 +7,7 @@ import stat
 from typing import TypeAlias
 
 Identity: TypeAlias = tuple[str, int, int]
-"""Device and inode of a file. A block device is identified by its number, whatever its node."""
+"""Device and inode of a file. A block device is identified by its number, whichever node names it."""
 
 
 def identity_of(path: str) -> Identity | None:
@@ -30,7 +30,7 @@ def is_one_image(one: str, other: str) -> bool:
 
 
 def identity_in(status: os.stat_result) -> Identity:
-    """Return the identity of the file that a status is of."""
+    """Return the identity of the file that a status describes."""
     if stat.S_ISBLK(status.st_mode):
         return ("device", status.st_rdev, 0)
     return ("file", status.st_dev, status.st_ino)

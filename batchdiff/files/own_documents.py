@@ -1,4 +1,4 @@
-"""Recognition of batchdiff's own documents by their first bytes, for messages about one given in another's place.
+"""Recognition of batchdiff's own documents by their first bytes, for messages about one given instead of another.
 
 ::
 
@@ -26,7 +26,7 @@ class Document(enum.StrEnum):
 
 
 LARGEST_DOCUMENT = 1 << 30
-"""The most bytes of a plan or journal that are read: a plan of 1,000 guests with 10,000 extents each takes 130
+"""Bytes of the largest plan or journal that is read: a plan of 1,000 guests with 10,000 extents each takes 130
 MiB, and a journal has about two kilobytes for each guest."""
 
 _FIRST_KEY = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"(\w+)"\s*:')

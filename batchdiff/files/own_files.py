@@ -45,7 +45,7 @@ def _cut(name: str) -> str:
 
 
 def is_temporary_of(name: str, path: str) -> bool:
-    """Return True if :func:`temporary` certainly made this name for this file, in the same folder."""
+    """Return True if :func:`temporary` must have made this name for this file, in the same folder."""
     own = os.path.basename(path)
     found = re.fullmatch(rf"\.(.+)\.[0-9a-f]{{8}}{re.escape(TEMPORARY)}", name, re.DOTALL)
     return found is not None and found[1] == own and len(os.fsencode(own)) <= _KEPT

@@ -40,7 +40,7 @@ _TYPE_AT = 20
 _EXTENT_DATA = 108
 _INLINE = 0
 _BUFFER = 1 << 18
-"""Bytes requested at once: 3,000 extents."""
+"""Bytes requested at a time: enough for 3,000 extents."""
 _LAST = (1 << 64) - 1
 
 
@@ -60,7 +60,7 @@ def is_btrfs(fd: int) -> bool:
     """Return whether a file is on btrfs: no other filesystem answers this ioctl.
 
     btrfs keeps an extent whole as long as any block of it is used: a file that shares 4 KiB of a 128 MiB extent
-    keeps all of it when the other file is deleted. XFS frees block by block.
+    keeps all of it in use when the other file is deleted. XFS frees block by block.
     """
     try:
         fcntl.ioctl(fd, _FS_INFO, bytes(_FS_INFO_BYTES))
@@ -70,12 +70,12 @@ def is_btrfs(fd: int) -> bool:
 
 
 def stored_extents(fd: int, path: str) -> Iterator[StoredExtent]:
-    """Yield the extents of an open file in the order of their offsets, without holes and data inline in the tree.
+    """Yield the extents of an open file in the order of their offsets, except holes and data inline in the tree.
 
     :raises OSError: EPERM if the user is not root; or the filesystem reports an error.
     :raises ImageError: the filesystem reports an error.
     """
-    # This writes the file out and updates the tree. Even a synced file may be in the log only.
+    # This writes the file out and updates the tree. Even a synced file may be only in the log.
     physical_extents(fd, path, 0, 1)
     inode, start = os.fstat(fd).st_ino, 0
     while True:

@@ -42,7 +42,7 @@ def image_path(path: str) -> str:
     """Return the absolute path by which an image is opened and recorded.
 
     For a regular file, all symbolic links are resolved. For a block device, only those of its folder are, because
-    a link such as /dev/vg/lv lasts, and the /dev/dm-3 that it leads to does not.
+    a link such as /dev/vg/lv lasts, but the /dev/dm-3 that it leads to does not.
     """
     folder, name = os.path.split(path)
     named = os.path.join(os.path.realpath(folder), name)

@@ -40,7 +40,7 @@ _PLACES = 0x00000001 | 0x00002000 | 0x00004000
 """REALTIME, NODEFRAG, FILESTREAM: where XFS allocates blocks."""
 
 _UNITS = 0x00000800 | 0x00010000
-"""EXTSIZE, COWEXTSIZE: how many blocks XFS allocates at once.
+"""EXTSIZE, COWEXTSIZE: how many blocks XFS allocates at a time.
 
 They are not copied: QEMU sets 1 MiB on each image that it creates, which would double the size of a thin overlay.
 """
@@ -63,11 +63,11 @@ class _More(NamedTuple):
 
 
 def set_early_flags(source: int, target: int) -> list[str]:
-    """Set the flags that only work on an empty file, clear all others that it inherited, and return what failed.
+    """Set the flags that only work on an empty file, clear all others that were inherited, and return what failed.
 
     A source that cannot have flags (a block device, a file on NFS) counts as one that has none set.
     """
-    # Errors are ignored here: set_late_flags reports each flag that is set on the target only.
+    # Errors are ignored here: set_late_flags reports each flag that is still set only on the target.
     _set_flags(target, 0, _LATE)
     more = _more(source)
     return [
@@ -110,7 +110,10 @@ def _set_hints(target: int, wanted: _More) -> list[str]:
 
 
 def _set_project(target: int, wanted: int) -> list[str]:
-    """Give the file a project, unless its folder imposes another: the file could then not be renamed there."""
+    """Give the file a project, unless its folder imposes another.
+
+    A file of a different project could not be renamed there.
+    """
     now = _more(target)
     if now.project == wanted:
         return []

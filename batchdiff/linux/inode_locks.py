@@ -36,7 +36,7 @@ class InodeLock(NamedTuple):
 
 
 class Project(NamedTuple):
-    """A quota project; ``inherited``: it is set on a folder, and everything in it must belong to it."""
+    """A quota project; ``inherited``: it is set on a folder, and everything there must belong to it."""
 
     number: int
     inherited: bool

@@ -23,7 +23,8 @@ def usable_cpus() -> int:
 def available_memory() -> int | None:
     """Return the bytes that are available without swapping, within the limits of cgroups; None if unknown.
 
-    A cgroup mostly uses memory for page cache, which gives way. So its limit counts, not the unused part of it.
+    A cgroup uses most of its memory for page cache, which can be reclaimed, so its whole limit counts, not only
+    the unused part.
     """
     known = [size for size in (_available(), *map(_limit, _own_groups())) if size is not None]
     return min(known, default=None)

@@ -51,7 +51,7 @@ def prepare(source: int, target: int) -> list[str]:
 
 
 def copy_metadata(source: int, target: int) -> list[str]:
-    """Make the metadata of a prepared and written file that of the source, then compare the two.
+    """Give a prepared and written file the source's metadata, then compare the two.
 
     If owner, group or ACL cannot be kept, the mode is narrowed, so that the file is never open to more people than
     the source. Return what differs in the end, as words for "could not keep ...".
@@ -67,12 +67,12 @@ def copy_metadata(source: int, target: int) -> list[str]:
 def _copy_owner(source: int, target: int, reasons: dict[str, str]) -> None:
     info = os.fstat(source)
     if not _attempt(reasons, _owner(source), os.fchown, target, info.st_uid, info.st_gid):
-        with contextlib.suppress(OSError):  # a group of one's own can be given without root
+        with contextlib.suppress(OSError):  # users can give a file to their own groups
             os.fchown(target, -1, info.st_gid)
 
 
 def _copy_attributes(source: int, target: int, reasons: dict[str, str]) -> None:
-    """Set the attributes that differ; not the ACL if it would serve a group other than the source's."""
+    """Set the attributes that differ, except an ACL that would apply to a group other than the source's."""
     given, found = _attributes(source), _attributes(target)
     if os.fstat(target).st_gid != os.fstat(source).st_gid:
         given.pop(_ACL, None)
@@ -86,7 +86,7 @@ def _copy_attributes(source: int, target: int, reasons: dict[str, str]) -> None:
 
 
 def _copy_mode(source: int, target: int, reasons: dict[str, str]) -> None:
-    """Set the mode; last, because chown clears the set-id bits, and an ACL's mask shows in it."""
+    """Set the mode, as the last step: chown clears its set-id bits, and setting an ACL changes its group bits."""
     # A device's mode says who may use the disk; its overlay stays with the owner.
     if stat.S_ISREG(os.fstat(source).st_mode):
         _attempt(reasons, _mode(source), os.fchmod, target, _safe_mode(source, target))
@@ -102,7 +102,7 @@ def _safe_mode(source: int, target: int) -> int:
     if acl is None or acl != _attributes(target).get(_ACL, b""):
         return mode & ~0o077
     if old.st_gid != new.st_gid:
-        # The old group's members now count as others, and the new group's members did before.
+        # The old group's members now count as others, as the new group's members did before.
         shared = mode >> 3 & mode & 0o7
         return mode & ~0o077 | shared << 3 | shared
     return mode

@@ -8,7 +8,7 @@
 In a chroot or a container the list lacks mounts outside of it, often even its own root. statfs reports their type
 too, but less exactly (one number for ext2, ext3 and ext4, and one for all of FUSE).
 
-Source: Linux ``Documentation/filesystems/proc.rst``, 3.5; statfs(2); ``include/uapi/linux/magic.h``, for ZFS
+Source: Linux ``Documentation/filesystems/proc.rst``, 3.5; statfs(2); ``include/uapi/linux/magic.h``; for ZFS,
 ``module/os/linux/zfs/zpl_super.c`` of OpenZFS.
 """
 
@@ -112,7 +112,7 @@ def parse_mount(line: str) -> Mount:
 
 def filesystem_of(fd: int) -> str:
     """Return the filesystem type of an open file, such as ext4, fuse.sshfs or "type 0x187"; empty if unknown."""
-    # The mount number finds it in the list; the device numbers of btrfs subvolumes are not listed. In a chroot,
+    # Find the mount in the list by its number; the device numbers of btrfs subvolumes are not listed. In a chroot,
     # whose list may lack the mount, ask statfs.
     mount = mount_under(fd)
     return _statfs_type(fd) if mount is None else mount.filesystem

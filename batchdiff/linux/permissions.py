@@ -105,7 +105,7 @@ def _folders(path: str) -> Iterator[str]:
 
 
 def _is_closed(path: str, mode: int) -> bool:
-    """Return whether a file or folder exists, and its permissions deny an access mode."""
+    """Return whether a file or folder exists but its permissions deny an access mode."""
     try:
         os.stat(path)
     except PermissionError:

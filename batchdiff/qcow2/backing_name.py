@@ -17,7 +17,7 @@ _SHORTEST = 72
 
 
 def named_backing(head: bytes) -> tuple[str | None, str | None]:
-    """Return name and format of the backing file that the first cluster of a file names; None if it names none.
+    """Return the name and format of the backing file that a file's first cluster names; None if it names none.
 
     :raises FormatError: it is not a qcow2 image, or the name lies outside the header.
     """

@@ -34,7 +34,7 @@ _ALL_ONES = np.uint64(1)
 
 
 def bitmap_tables(directory: bytes, count: int, cluster_size: int, virtual_size: int) -> list[tuple[int, int]]:
-    """Return offset and number of entries of each bitmap's table.
+    """Return the offset and the number of entries of each bitmap's table.
 
     Bitmaps marked "in use" are left out: they are out of date, and QEMU does not read their tables.
 

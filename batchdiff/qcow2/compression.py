@@ -3,7 +3,7 @@
 zlib: a raw deflate stream with a window of 4 KiB (QEMU ``block/qcow2-threads.c``: windowBits -12). zstd: one
 frame. Both release the interpreter's lock, so threads compress in parallel.
 
-ISA-L inflates in half of zlib's time (64 KiB of a program on an AMD EPYC: 137 and 250 us) and is used if it is
+ISA-L inflates in half of zlib's time (64 KiB of program code on an AMD EPYC: 137 and 250 us) and is used if it is
 installed. A stream that it refuses is given to zlib, so installing ISA-L never changes which images are accepted:
 ISA-L refuses some streams that are damaged only after the cluster's last byte, where zlib and QEMU never look.
 """
@@ -43,7 +43,7 @@ def compress(data: bytes | memoryview, kind: CompressionType) -> bytes | None:
 def decompress(packed: bytes, kind: CompressionType, cluster_size: int) -> bytes:
     """Return the ``cluster_size`` bytes of a compressed cluster.
 
-    ``packed`` may continue past the end of the stream, because its length is known in sectors only. At most one
+    ``packed`` may continue past the end of the stream, because its length is known only in sectors. At most one
     byte more than a cluster is unpacked, whatever the stream contains.
 
     :raises FormatError: the stream is damaged, too short or too long.

@@ -47,7 +47,7 @@ class Origin(enum.IntEnum):
 
 
 def granules(words: Words, geometry: Geometry) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Return origin and address of each granule.
+    """Return the origin and address of each granule.
 
     ``words``: L2 entries as native integers, shape (clusters,), or (clusters, 2) with extended L2. An
     address is a file offset for FILE, a compressed cluster's descriptor for COMPRESSED, otherwise 0.
@@ -71,7 +71,7 @@ def granules(words: Words, geometry: Geometry) -> tuple[npt.NDArray[np.uint8], n
 
 
 def clusters_with_data(words: Words, geometry: Geometry) -> npt.NDArray[np.bool_]:
-    """Return a mask of the clusters that have bytes in the file; ``words`` as for :func:`granules`, but faster."""
+    """Return a mask of the clusters with bytes in the file: faster than :func:`granules`, with the same input."""
     entry = words[:, 0] if geometry.extended_l2 else words
     packed: npt.NDArray[np.bool_] = (entry & COMPRESSED) != 0
     stored: npt.NDArray[np.bool_] = (entry & OFFSET_MASK) != 0
@@ -97,7 +97,7 @@ def _subclusters(
 
 
 def compressed_extent(descriptor: int, geometry: Geometry) -> tuple[int, int]:
-    """Return file offset and greatest possible length in bytes of the compressed cluster of a descriptor."""
+    """Return the file offset and the greatest possible length in bytes of a descriptor's compressed cluster."""
     offset_bits = 62 - (geometry.cluster_bits - 8)
     offset = descriptor & ((1 << offset_bits) - 1)
     return offset, ((descriptor >> offset_bits) + 1) * 512 - offset % 512
@@ -148,9 +148,9 @@ def check_refcount_table(entries: Words, geometry: Geometry, file_size: int) -> 
 
 
 def check_l2(words: Words, geometry: Geometry, file_size: int) -> int:
-    """Check one L2 table; return how many bytes of the file its entries map, at least.
+    """Check one L2 table; return the least number of bytes of the file that its entries can map.
 
-    A compressed cluster counts with the fewest bytes that its entry allows.
+    A compressed cluster counts as the fewest bytes that its entry allows.
 
     :raises FormatError: an entry is misaligned, outside the file, in cluster 0, or has reserved bits set.
     """

@@ -32,7 +32,7 @@ _SHORTEST_BITMAP = 24
 
 
 def extensions_of(cluster: bytes, length: int, name_offset: int) -> Iterator[tuple[int, bytes]]:
-    """Yield type and data of each header extension in the first cluster. ``length``: bytes of the header.
+    """Yield the type and data of each header extension in the first cluster. ``length``: bytes of the header.
 
     :raises FormatError: they run past the start of the backing file's name, or past the end of the cluster.
     """
@@ -62,7 +62,7 @@ def end_of_extensions() -> bytes:
 
 
 def c_string(data: bytes) -> bytes:
-    """Return a text as QEMU reads it: up to its first null byte."""
+    """Return a string as QEMU reads it: up to its first null byte."""
     return data.split(b"\0", 1)[0]
 
 
@@ -92,7 +92,7 @@ def backing_format(found: list[tuple[int, bytes]]) -> str | None:
 
 
 def bitmaps_of(found: list[tuple[int, bytes]], autoclear: int) -> tuple[int, int, int]:
-    """Return the number of persistent bitmaps, and offset and length of their directory.
+    """Return the number of persistent bitmaps, and the offset and length of their directory.
 
     All are 0 if the autoclear bit for bitmaps is not set: then the extension is out of date.
 

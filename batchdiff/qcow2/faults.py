@@ -12,7 +12,7 @@ ENCRYPTED = "Leave it out of the manifest: an overlay would store in the clear w
 class FormatError(ValueError):
     """The file breaks the format's rules, or uses a feature that is not supported; the message names it.
 
-    ``remedy`` is one sentence of advice; empty if there is none better than to restore a backup.
+    ``remedy`` is one sentence of advice; empty if the best advice is to restore a backup.
     """
 
     def __init__(self, problem: str, *, remedy: str = "") -> None:

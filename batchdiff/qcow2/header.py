@@ -63,9 +63,9 @@ class Header:
     """Offset and length."""
 
     def tables(self) -> list[tuple[int, int, str]]:
-        """Return offset, length and name of the header's cluster and of each table that it names, sorted.
+        """Return the offset, length and name of the header's cluster and of each table that it names, sorted.
 
-        The header does not give the length of the snapshot table: this is the shortest possible.
+        The header does not give the length of the snapshot table, so the shortest possible length is returned.
         """
         found = [
             (0, self.geometry.cluster_size, "header"),
@@ -86,7 +86,7 @@ def claimed_cluster_size(head: bytes) -> int:
 
 
 def parse(head: bytes, file_size: int) -> Header:
-    """Parse and check the header in ``head``, the first cluster of a file or more.
+    """Parse and check the header in ``head``, which holds at least the first cluster of a file.
 
     :raises FormatError: the image breaks the format's rules, is damaged, or needs an unsupported feature.
     """

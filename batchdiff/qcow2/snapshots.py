@@ -25,7 +25,7 @@ _REPAIR = "Repair a copy of it with `qemu-img check -r all`, which shortens the 
 def snapshot_tables(
     read: Callable[[int, int], bytes], offset: int, count: int
 ) -> tuple[int, list[tuple[int, int]]]:
-    """Return the end of the table of ``count`` snapshots in the file, and offset and length of each L1 table.
+    """Return the end of the table of ``count`` snapshots in the file, and the offset and length of each L1 table.
 
     ``read`` returns bytes of the file, by offset and length.
 

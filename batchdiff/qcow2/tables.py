@@ -21,12 +21,12 @@ from batchdiff.qcow2.geometry import SUBCLUSTERS, Geometry
 from batchdiff.qcow2.layout import Layout
 
 _BATCH_BYTES = 1 << 20
-"""Bytes of L2 tables built at once; with extended L2 the kinds of their granules take twice that."""
+"""Bytes of L2 tables built at a time; with extended L2, the kinds of their granules take twice that."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableBatch:
-    """Consecutive L2 tables of a new image. ``position``: of the first table, among all that are written."""
+    """Consecutive L2 tables of a new image. ``position``: that of the first table among all that are written."""
 
     position: int
     indices: npt.NDArray[np.int64]
@@ -107,7 +107,7 @@ def refcount_table(layout: Layout) -> bytes:
 
 
 def refcounts(layout: Layout, data: npt.NDArray[np.uint16] | None) -> Iterator[tuple[int, bytes]]:
-    """Yield file offset and bytes of the refcounts (16 bits each) of every cluster of the file, part by part.
+    """Yield the file offset and bytes of the refcounts (16 bits each) of every cluster of the file, part by part.
 
     ``data``: the refcount of each data cluster; None if each is used once.
     """

@@ -1,4 +1,4 @@
-r"""Replacement of characters that the reader's encoding lacks, such as those of C and Latin-1 locales.
+r"""Replacement of characters that the reader's encoding lacks, as in C and Latin-1 locales.
 
 ::
 
@@ -29,7 +29,7 @@ def written_in(encoding: str) -> Iterator[None]:
 
 
 def writable(text: str) -> str:
-    r"""Return the text, with characters that its reader's encoding lacks as ``\xfc`` or ``\u6771``."""
+    r"""Return the text, with characters that its reader's encoding lacks written as ``\xfc`` or ``\u6771``."""
     if text.isascii() or _has(text):
         return text
     return "".join(letter if _has(letter) else _INSTEAD.get(letter, ascii(letter)[1:-1]) for letter in text)

@@ -103,12 +103,12 @@ def inexact(guests: Iterable[GuestToConvert]) -> list[InexactSavings]:
 
 
 def share(saved: int, allocated: int) -> float | None:
-    """Return the part of an allocation that is saved; None if nothing is allocated."""
+    """Return the fraction of an allocation that is saved; None if nothing is allocated."""
     return saved / allocated if allocated else None
 
 
 class SizeTotals(NamedTuple):
-    """Sums over overlays, in bytes: of their files and on disk, predicted and actual."""
+    """Sums over overlays, in bytes: of file sizes and of space on disk, predicted and actual."""
 
     predicted: int
     actual: int

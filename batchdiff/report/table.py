@@ -63,7 +63,7 @@ def _line(columns: Sequence[Column], widths: Sequence[int], row: Sequence[str]) 
 
 
 def cells(text: str) -> int:
-    """Return the number of terminal cells that a text takes: two per wide East Asian letter, none if combining."""
+    """Return the number of terminal cells that text takes: two per wide East Asian letter, none if combining."""
     if text.isascii():
         return len(text)
     return sum(map(_cells_of, text))
@@ -89,7 +89,7 @@ def end_of(text: str, width: int) -> str:
 
 
 def paragraph(text: str, *, width: int, first: str = "", rest: str = "") -> str:
-    """Return a text broken between words only, so that a path in it can be copied.
+    """Return text broken only between words, so that a path in it can be copied.
 
     The first line starts with ``first``, and the others with ``rest``. A command in backticks stays on one
     line, however long: pasted in pieces it would be two commands.

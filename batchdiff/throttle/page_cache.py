@@ -30,7 +30,7 @@ _AHEAD = 8 * MIB
 kernel's read-ahead; with 2 MiB, 1.8 times."""
 
 _AHEAD_IN_ALL = 256 * MIB
-"""The read-ahead of all files together: with a thousand guests each has half a window."""
+"""The read-ahead of all files together: with a thousand guests, each gets 256 KiB, half a scan window."""
 
 _STEP = 128 * KIB
 """The kernel reads at most its read-ahead size for one POSIX_FADV_WILLNEED; this is the default."""
@@ -103,7 +103,7 @@ class DropBehind:
     def settle(self) -> None:
         """Drop all pages that were absent, read or not, and forget the files: their next read starts afresh.
 
-        A file that was closed meanwhile is kept until it is open again.
+        A file that has been closed since is kept until it is opened again.
         """
         for file, known in list(self._files.items()):
             with suppress(OSError):  # it was closed

@@ -6,7 +6,7 @@
           ^ starts here            ^ sleeps until then                      after all that was booked before
 
 The next free instant is stored in 8 bytes of memory that forked workers share. A record lock keeps two of them
-from booking at once. It belongs to a process, so it is released if the process dies.
+from booking at the same time. The lock belongs to a process, so it is released if the process dies.
 Source of the idea: the generic cell rate algorithm (ITU-T I.371), a token bucket without tokens.
 """
 

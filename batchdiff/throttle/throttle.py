@@ -19,7 +19,7 @@ def throttle(
 ) -> Iterator[ReadObserver | None]:
     """Yield an observer that keeps reads within the limits; None if there are none.
 
-    It serves this process and workers that are forked from it: the rate is that of all together. The priority is
+    It serves this process and workers that are forked from it, which share the rate. The priority is
     lowered for good. ``tell`` is called with the resulting priority.
     """
     with ExitStack() as held:

@@ -44,7 +44,7 @@ def make_and_report(
             warn_of_manifest(console, manifest, observer)
             with scan_progress(console) as progress:
                 plan = make_plan(manifest, jobs=jobs, progress=progress, earlier=earlier, observer=observer)
-        # The checkpoint goes only when the plan is written: a crash in between costs no scan.
+        # The checkpoint is discarded only once the plan is written: a crash before that costs no scan.
         replaced = replace_plan_at(path, plan, converted_guests(manifest))
         checkpoint.discard()
     if replaced is not None:

@@ -1,4 +1,4 @@
-"""Warnings about a plan that was made, which apply would refuse."""
+"""Warnings about reasons why apply would refuse a new plan."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class _Screen:
 
 @contextmanager
 def scan_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that takes the bytes done and the bytes in all, and draws progress on stderr if wanted."""
+    """Yield a function that takes the bytes done and the total, and draws progress on stderr if wanted."""
     if not console.shows_progress:
         yield lambda _done, _total: None
         return

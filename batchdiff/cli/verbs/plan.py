@@ -35,8 +35,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         manifest = read_selected(arguments.manifest, arguments.guests, left=left)
     path = arguments.output or _default_path(manifest.path)
     _check_output(path)
-    # The plan that converted some guests may be the one at this path. It is kept under another name then, by which
-    # the new plan must refer to it.
+    # The plan that converted some guests may be the one at this path. It is then kept under another name, and the
+    # new plan must refer to it by that name.
     plans = _earlier_plans(manifest, path, name_to_keep_at(path, converted_guests(manifest)))
     # Loaded only now, so that problems of a manifest are reported in half the time; with signals held, as in main.
     with held_signals():
@@ -45,7 +45,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _earlier_plans(manifest: Manifest, path: str, kept: str | None) -> EarlierPlans:
-    """Return the search for plans that converted guests; the one at ``path`` counts by its future name."""
+    """Return the search for plans that converted guests; the one at ``path`` goes by its future name."""
     output = os.path.abspath(path)
     folders = (os.path.dirname(output), os.path.dirname(manifest.path))
     return EarlierPlans(folders, renamed={} if kept is None else {output: os.path.abspath(kept)})

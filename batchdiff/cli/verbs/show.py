@@ -27,7 +27,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     facts = PlanFacts(plan, changed_images(plan, history), usable_cpus())
     form = PLAN_FORMS[arguments.format]
     if arguments.output is not None:
-        with written_in("utf-8"):  # a file does not depend on the terminal of the command
+        with written_in("utf-8"):  # a file's encoding does not depend on the terminal
             _write(arguments.output, form(facts, WIDTH))
     elif not console.json:
         console.result(form(facts, console.width))
@@ -36,7 +36,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         done = ", ".join(guest.name for guest in plan.guests if guest.name in history.published)
         where = f"batchdiff status {shell_word(arguments.plan)}"
         console.say(f"Converted by an earlier apply: {done}. `{where}` shows the state of each guest.")
-    if console.json:  # in a large plan it sums up millions of extents
+    if console.json:  # for a large plan, the report sums up millions of extents
         console.event("report", report=plan_report(facts))
     return EXIT_DONE
 
