@@ -44,7 +44,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
     to_convert = [guest for guest in guests if isinstance(guest, GuestToConvert)]
     with template_held(session) as run:
         template = run.template
-        # First: changes that an interrupted apply made to the template must not count against it.
+        # This comes first: changes that an interrupted apply made to the template must not count against it.
         record_interrupted_protection(template, plan.template.fingerprints, session.journal)
         accept_template(run)
         sync(template)
@@ -118,7 +118,7 @@ def _jobs(run: Run, guests: list[GuestToConvert], pending: list[GuestToConvert],
 
 
 def _make_up(publication: Publication, guests: list[GuestToConvert], session: Session) -> None:
-    """Protect the template and record overlays, if an apply died right after it had published them."""
+    """Protect the template and record the overlays that an apply published right before it died."""
     for guest in guests:
         if _is_published(guest, session) and os.path.lexists(guest.overlay_path):
             publication.protect_and_record(guest)

@@ -3,8 +3,8 @@
 ::
 
     asked for with --jobs   (default: one for each CPU)
-      |  memory             of a qemu-img, for each
-      |  open files         the chains of guest and overlay, twice if our own reader compares, for each
+      |  memory             one qemu-img for each guest
+      |  open files         for each: the chains of guest and overlay, twice if our own reader compares
       |  disk space         the overlays beside their originals       (applying/checks/space.py, apply only)
       v
     at least one
@@ -23,12 +23,12 @@ from batchdiff.units import MIB
 _MEMORY = 128 * MIB
 """The memory of one `qemu-img compare`: up to 32 MiB for the tables of each of three qcow2 files, and its own.
 
-Measured with QEMU 7.2: 11 MiB for raw images, 23 MiB for two with tables of 4 MiB each, in clusters of 4 KiB.
+Measured with QEMU 7.2: 11 MiB for raw images, 23 MiB for two with 4 MiB of tables each and clusters of 4 KiB.
 Source: QEMU ``docs/qcow2-cache.txt``.
 """
 
 _OURS = 8
-"""Files that are open for a moment besides those of guests: a folder, its lock, the sidecar, one of /proc."""
+"""Files that are briefly open besides those of guests: a folder, its lock, the sidecar, a file in /proc."""
 
 _OF_A_PROGRAM = 4
 """Both ends of the pipe from qemu-img, the rules that confine it, and a file that they name."""
@@ -43,6 +43,6 @@ def at_once(jobs: int, guests: Iterable[GuestToConvert], template: ImageSource) 
 
 
 def _files(guest: GuestToConvert, template: ImageSource) -> int:
-    """Return the number of open files for a guest: its chain, twice; its overlay's chain; and for a program."""
+    """Return the number of open files for a guest: its chain, twice; its overlay's chain; and a program's."""
     chain, below = (1 + len(source.backing) for source in (guest.source, template))
     return 2 * chain + 1 + below + _OF_A_PROGRAM

@@ -34,7 +34,7 @@ def failure_outcome(result: SwapResult) -> GuestOutcome:
 
 
 def apply_outcome(guest: GuestToConvert, result: SwapResult, history: History) -> GuestOutcome:
-    """Return the apply outcome of a guest; after a failure, it includes what an earlier run has done."""
+    """Return the apply outcome of a guest; after a failure, it includes what an earlier run did."""
     if result.error is not None or result.swap is None:
         return _not_continued(guest, result, history)
     swap = result.swap
@@ -60,7 +60,7 @@ def _not_continued(guest: GuestToConvert, result: SwapResult, history: History) 
 
 
 def _original_now(guest: GuestToConvert, state: GuestState) -> Original:
-    """Return what has become of the original of a converted guest so far, by the files."""
+    """Return what has become of the original of a converted guest, judging by the files."""
     try:
         original = find_original(guest, state)
     except GuestError as error:
@@ -113,7 +113,7 @@ def undo_outcome(guest: GuestToConvert, result: SwapResult, status: Status, hist
 
 
 def kept_outcome(guest: str, error: DifferenceError) -> GuestOutcome:
-    """Return the outcome of a guest whose original stays in quarantine, because the two differ by now."""
+    """Return the outcome of a guest whose original stays in quarantine, because its overlay differs by now."""
     purge = command("purge", guest, "--used")
     reason = f"its VM has run on the overlay since ({error.what}). To delete the original too: {purge}"
     return GuestOutcome(guest, Status.KEPT, reason, original=Original(Fate.QUARANTINED))

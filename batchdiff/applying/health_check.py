@@ -156,7 +156,7 @@ def _differing(guest: GuestToConvert, overlay: Found, original: Found, error: Di
     :raises VerificationError: neither was.
     """
     known = guest.image
-    # A block device has no time that would show whether the original was written to.
+    # A block device has no timestamp that would show whether the original was written to.
     planned, shows_writes = known.fingerprints[0], original.now.vouches_for_content
     if overlay.proven and original.proven and shows_writes:
         raise VerificationError(error.what, why=f"{error.why}; neither of them was written to") from error

@@ -29,7 +29,7 @@ from batchdiff.plan.plan import GuestToConvert
 from batchdiff.qcow2.faults import FormatError
 
 _BETWEEN_LOOKS = 1.0
-"""Seconds between two checks of the guests that wait. A VM that opens one waits, by default for at most 45 s."""
+"""Seconds between two checks of the waiting guests. A VM that opens one is blocked, by default for up to 45 s."""
 
 EXPECTED = (BatchdiffError, OSError, FormatError)
 """The errors that a user, a disk or an image can cause; any other is a bug."""
@@ -59,7 +59,7 @@ class _InProgress:
 def run_swaps(
     guests: Iterable[GuestToConvert], task_of: TaskOf, run: Run, *, at_once: int
 ) -> Iterator[SwapResult]:
-    """Process guests, and yield each when it is done, in their order; one that fails does not stop the others.
+    """Process guests, and yield each when it is done, in order; one that fails does not stop the others.
 
     ``at_once``: the most guests in progress, of which one is written and the others are verified.
 
@@ -71,7 +71,7 @@ def run_swaps(
             for guest in guests:
                 run.stop.check()
                 started = _begin(guest, task_of, run, pool)
-                # Guests in progress hold space that they may give back: then this one starts once more.
+                # Guests in progress may free space when they are done: then start this one again.
                 while ahead and _lacks_space(started.error):
                     yield _end(ahead, run)
                     started = _begin(guest, task_of, run, pool)
@@ -107,7 +107,7 @@ def _begin(plan: GuestToConvert, task_of: TaskOf, run: Run, pool: ThreadPoolExec
 
 
 def _lacks_space(error: Exception | None) -> bool:
-    """Return whether a guest failed for want of space, which other guests may give back."""
+    """Return whether a guest failed for lack of space, which other guests may free."""
     return isinstance(error, SpaceError) or (
         isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
     )
@@ -160,7 +160,7 @@ def _is_done(verdict: Future[None]) -> bool:
 
 
 def _is_kept(guest: _InProgress, error: Exception) -> bool:
-    """Return whether purge leaves an original alone because the two differ, which is not a failure."""
+    """Return whether purge leaves an original alone because the VM's disk differs, which is not a failure."""
     if not isinstance(error, DifferenceError) or guest.swap is None:
         return False
     return guest.swap.task.goal is Goal.PURGE
@@ -176,7 +176,7 @@ def _finish(guest: _InProgress, run: Run) -> None:
             guest.verdict.result()
         except StopError:
             if not run.stop.is_asked:
-                guest.swap.check_holds()  # it ended for a program that wants to write: name that one
+                guest.swap.check_holds()  # a program that wants to write ended the verification: name it
             raise
         except DifferenceError as error:
             _continue_if_different(guest, guest.swap, error, run)
@@ -185,7 +185,7 @@ def _finish(guest: _InProgress, run: Run) -> None:
 
 
 def _continue_if_different(guest: _InProgress, first: Swap, error: DifferenceError, run: Run) -> None:
-    """Start the task for two files that differ, and verify it here and now: it is not overlapped with others.
+    """Start the task for two files that differ, and verify it immediately, without overlapping other guests.
 
     :raises DifferenceError: there is no such task.
     """
@@ -203,7 +203,7 @@ def _continue_if_different(guest: _InProgress, first: Swap, error: DifferenceErr
 def _undo(guest: _InProgress) -> None:
     """Roll back what was not published. If even that fails, the next run does it."""
     if guest.verdict is not None:
-        guest.verdict.exception()  # wait first: no file is removed that is being read
+        guest.verdict.exception()  # wait first, so that no file is removed while it is being read
     if guest.swap is not None:
         with contextlib.suppress(OSError, BatchdiffError):
             guest.swap.abandon()

@@ -35,7 +35,7 @@ from batchdiff.linux.call_failures import AGAIN, how_to_remove
 from batchdiff.plan.plan import GuestToConvert, Plan
 
 GuestWithState: TypeAlias = tuple[GuestToConvert, GuestState]
-"""A guest that apply has started to convert, and how far it has come."""
+"""A guest that apply has started to convert, and its state in the journal."""
 
 NOTHING_READS_IT = "its original would get its name back; its overlay, which cannot be read now, would stay"
 WITHOUT_TEMPLATE = "without its template it cannot be read"
@@ -127,7 +127,7 @@ def _go_back(guest: GuestToConvert, state: GuestState, session: Session, depende
 
 
 def _require_unused(path: str) -> None:
-    """Refuse an overlay that a VM has open: what the VM has not written completely may only look damaged."""
+    """Refuse an overlay that a VM has open: an incomplete write by the VM may merely look like damage."""
     fd = open_image_file(path)
     try:
         usage = check_usage(fd, Purpose.GUEST)

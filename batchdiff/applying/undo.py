@@ -37,7 +37,7 @@ from batchdiff.plan.plan import GuestToConvert, Plan
 
 
 def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
-    """Return the guests that restore can do something for, of those names or of all.
+    """Return the guests, of those with the names or of all, for which there is something to restore.
 
     :raises UsageError: no guest has such a name, or there is nothing to restore for it.
     """
@@ -47,7 +47,7 @@ def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...]
         left = state.temporary is not None and os.path.lexists(state.temporary)
         left = left or state.overlay is not None  # verified, and perhaps published, which may be unrecorded
         in_place = state.published or state.moved or left
-        # A purge after a restore deletes an older original; the guest itself is restored.
+        # A purge after a restore deletes an older original; the guest itself has been restored already.
         restored = state.step is Step.RESTORED or (state.goal is Goal.PURGE and not state.published)
         return in_place and not restored
 
@@ -55,7 +55,7 @@ def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...]
 
 
 def purgeable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
-    """Return the guests whose originals are in quarantine, of those names or of all.
+    """Return the guests, of those with the names or of all, whose originals are in quarantine.
 
     :raises UsageError: no guest has such a name, or its original is not in quarantine.
     """
@@ -83,7 +83,7 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
         yield from restore_without_template(session, found, WITHOUT_TEMPLATE)
         return
     if options.discard_changes:
-        # Overlays that cannot be read stay where they are; all others take the usual way.
+        # Overlays that cannot be read stay where they are; all others are restored in the usual way.
         found, damaged = split_by_reading(found, session.plan)
         yield from restore_without_template(session, damaged, DAMAGED)
 

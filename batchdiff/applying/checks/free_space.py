@@ -1,4 +1,4 @@
-"""Measure how much the free space on the filesystems of a command has grown, as df shows it."""
+"""Measure how much the free space on the filesystems that a command uses has grown, as df shows it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from batchdiff.plan.plan import Plan
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _BETWEEN = 0.05
-"""Seconds between two queries. XFS was measured to free a small file within 3 ms of the first one."""
+"""Seconds between two queries. When measured, XFS freed a small file within 3 ms of the first query."""
 
 _LOOKS = 40
-"""The most queries. If space still grows then, another program is deleting files, and no number would last."""
+"""The most queries. If free space still grows then, another program is deleting files: no result would last."""
 
 
 @dataclass(frozen=True, slots=True)
 class FreeSpace:
-    """Free bytes at the start, by a folder of each filesystem."""
+    """The free bytes of each filesystem at the start, by one of its folders."""
 
     before: dict[str, int]
 
@@ -41,7 +41,7 @@ class FreeSpace:
         return cls(found)
 
     def grown(self, *, deleted: bool = True) -> dict[str, int]:
-        """Return how many bytes each has gained since, by its folder; other programs may have written meanwhile.
+        """Return how many free bytes each filesystem has gained, by folder; other programs may write meanwhile.
 
         ``deleted``: whether files were deleted, whose space may be freed a little later.
         """
@@ -60,9 +60,9 @@ def _free(folder: str) -> int:
 def _settled(folder: str, looks: int) -> int:
     """Wait until a filesystem has freed the blocks of deleted files, and return its free bytes.
 
-    XFS and btrfs free these blocks later. A sync is enough on btrfs. XFS has a thread for it, which each query of
-    the free space wakes up; so query it until it stops growing. On all filesystems the kernel holds a file for
-    some milliseconds (23 were measured) after the confined program that compared it (Landlock) has ended.
+    XFS and btrfs free these blocks later. On btrfs a sync is enough. XFS frees them in a thread that each query of
+    the free space wakes up, so query until the free space stops growing. On all filesystems the kernel keeps a
+    deleted file for some milliseconds (23 measured) after the program that compared it under Landlock has ended.
     """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -13,12 +13,12 @@ from batchdiff.units import few
 
 
 def require_no_dependents(dependents: Dependents, path: str, *former: str, identifier: str | None = None) -> None:
-    """Make sure that no image has a file in its backing chain.
+    """Make sure that no other image has the file at ``path`` in its backing chain.
 
     ``former``: names that the file had until a moment ago, which such an image may still use.
-    ``identifier``: the image's own, which images of other programs may record as their parent.
+    ``identifier``: the identifier in the image, by which images of other programs may record it as their parent.
 
-    :raises GuestError: one has.
+    :raises GuestError: one has, or may have.
     """
     found = dependents.on(path, former=former, identifier=identifier)
     if found.doubtful and not found.paths:

@@ -1,4 +1,4 @@
-"""The parts of an overlay that neither its original nor an image rebuilt from it would have."""
+"""The parts of an overlay that neither its original nor an image rebuilt from the overlay would have."""
 
 from __future__ import annotations
 

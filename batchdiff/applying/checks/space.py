@@ -40,7 +40,7 @@ _CLUSTERS = {
     ImageFormat.VPC: 2 * MIB,
     ImageFormat.PARALLELS: MIB,
 }
-"""The most that one changed byte takes in an image that QEMU writes. XFS fills the holes in a VHD's blocks."""
+"""The most space that a changed byte takes in images that QEMU writes. XFS fills the holes in a VHD's blocks."""
 
 _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 """ioctl_ficlonerange(2), and a length that is a whole number of blocks everywhere."""
@@ -136,7 +136,7 @@ def _kept_by_ext4(folder: str) -> int:
 
 
 def check_space_for_image(image: Image, folder: str, guest: str, form: ImageFormat) -> None:
-    """Compare what a standalone copy of an image needs, in a format, with the free space where it goes.
+    """Compare the space that a standalone copy of an image needs, in a format, with the free space in its folder.
 
     :raises GuestError: there is not enough.
     """
@@ -150,9 +150,9 @@ def check_space_for_image(image: Image, folder: str, guest: str, form: ImageForm
 
 
 def standalone_bytes(image: Image, folder: str, form: ImageFormat) -> int:
-    """Return the most bytes that a copy of an image's whole content takes in a folder, in a format.
+    """Return the most bytes that a copy of an image's whole content, in a format, can take in a folder.
 
-    Blocks that will be shared with the image's own files (``writer.data_copy``) take nothing. QEMU, which writes
+    Blocks that will be shared with the image's own files (``writer.data_copy``) take no space. QEMU, which writes
     some formats, shares none, and allocates whole clusters.
 
     :raises GuestError: the folder is gone.
@@ -180,7 +180,7 @@ def _allocation_unit(folder: str, image: Image) -> int:
 
 
 def _taken(segments: list[Segment], unit: int) -> int:
-    """Return the bytes of all units that ascending segments touch, each once."""
+    """Return the bytes of all units that ascending segments touch, counting each unit once."""
     units, counted = 0, -1
     for each in segments:
         last = (each.end - 1) // unit
@@ -190,7 +190,7 @@ def _taken(segments: list[Segment], unit: int) -> int:
 
 
 def _shared(image: Image, segments: list[Segment]) -> int:
-    """Return the bytes that will be shared: on btrfs, which keeps extents whole, those that are shared already."""
+    """Return the bytes that will be shared: on btrfs, which keeps extents whole, only those shared already."""
     whole = [each for each in segments if is_btrfs(image.layers[each.layer].fd)]
     kept = sum(place.end - place.start for place in shared_extents(image, whole))
     return _length(segments) - _length(whole) + kept

@@ -1,4 +1,4 @@
-"""Decide whether a guest is still what was planned, when apply opens it.
+"""Decide, when apply opens a guest, whether it is still as planned.
 
 ::
 
@@ -28,7 +28,7 @@ def changes_since_planned(image: Image, record: PlannedImage, history: History) 
 
 
 def check_unchanged(image: Image, record: PlannedImage, history: History, mode: VerifyMode) -> None:
-    """Refuse an open guest whose content may not be the planned one, unless verification will compare it.
+    """Refuse an open guest whose content may differ from the plan, unless verification will compare every byte.
 
     :raises PlanError: it changed.
     """

@@ -26,16 +26,16 @@ from batchdiff.qemu.programs import never
 from batchdiff.units import MIB
 
 _PIECE = 2 * MIB
-"""The length that is compared at once. Pieces of 512 KiB, as in the windows of a scan, stay in a core's L2 cache,
+"""The length compared at a time. Pieces of 512 KiB, as in the windows of a scan, stay in a core's L2 cache,
 but four times as many calls kept the thread that writes the next overlay waiting: an apply took 1.15 times as long
 (AMD EPYC)."""
 
 _STRETCH = 32 * MIB
-"""The length of two images that is mapped at once: up to 8,192 segments of each, one for every 4 KiB."""
+"""The length of two images that is mapped at a time: up to 8,192 segments of each, one for every 4 KiB."""
 
 
 class Check(enum.Enum):
-    """The result that `qemu-img check` must have for the incoming image, if that is qcow2."""
+    """The result that `qemu-img check` must give for the incoming image, if that is qcow2."""
 
     FLAWLESS = "it was just written: not even leaked clusters are allowed"
     LEAKS_ALLOWED = "a VM has run on it and may have been killed: leaked clusters are harmless"
@@ -44,7 +44,7 @@ class Check(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The two images to compare: the one that goes, and the one that takes its place.
+    """The two images to compare: ``incoming`` takes the place of ``outgoing``.
 
     ``written``: the extents of an overlay that was just written, and their unit; None if all must be read.
     """
@@ -73,7 +73,7 @@ def verify(comparison: Comparison, mode: VerifyMode, ended: Callable[[], bool] =
 
     :raises DifferenceError: they differ.
     :raises VerificationError: one of them is damaged.
-    :raises InUseError: QEMU may not read one of them now.
+    :raises InUseError: one of them is in use, so QEMU cannot read it now.
     :raises ProgramError: qemu-img could not be run.
     :raises StopError: it was ended early.
     """
@@ -101,7 +101,7 @@ def check_used(image: ImageSource, ended: Callable[[], bool]) -> None:
     """Make sure that an image on which a VM has run is sound: our inspection and `qemu-img check`.
 
     :raises VerificationError: it is damaged.
-    :raises InUseError: QEMU may not read it now.
+    :raises InUseError: it is in use, so QEMU cannot read it now.
     """
     try:
         with open_image(image) as opened:

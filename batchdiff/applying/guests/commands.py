@@ -1,4 +1,4 @@
-"""The commands that messages recommend, as a shell takes them: for the plan at hand and one guest or several."""
+"""The commands that messages recommend, quoted for a shell: for the plan at hand and one guest or several."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _WITHOUT_MAP = {"apply"}
 
 _plan: list[str] = ["PLAN"]
 _maps: list[str] = []
-"""Those of this process, whose threads all work on one plan; only commands_for changes them."""
+"""The plan and the maps of this process, whose threads all work on one plan; only commands_for changes them."""
 
 _MOST_NAMED = 5
 
 
 @contextmanager
 def commands_for(plan: str, maps: list[str]) -> Iterator[None]:
-    """Let commands inside the block name the plan at that path, and where images have moved (``OLD=NEW``)."""
+    """Make commands inside the block name the plan at that path, and the moves of images (``OLD=NEW``)."""
     before = _plan[:], _maps[:]
     _plan[:], _maps[:] = [shell_word(plan)], maps
     try:
@@ -28,7 +28,7 @@ def commands_for(plan: str, maps: list[str]) -> Iterator[None]:
 
 
 def commands(verb: str, guests: list[str], *options: str) -> str:
-    """Return a command for several guests, in backquotes; if they are many, one for all guests of the plan."""
+    """Return a command for several guests, in backquotes; if there are many, one for all guests of the plan."""
     named = guests if len(guests) <= _MOST_NAMED else []
     chosen = [word for guest in named for word in ("--guest", shell_word(guest))]
     moved = [] if verb in _WITHOUT_MAP else [word for each in _maps for word in ("--map", shell_word(each))]
@@ -38,7 +38,7 @@ def commands(verb: str, guests: list[str], *options: str) -> str:
 def command(verb: str, guest: str, *options: str) -> str:
     """Return a command for one guest, in backquotes.
 
-    It names the guest, because without ``--guest`` a verb takes all of them, and advice for one guest must not
-    throw away what the others hold.
+    It names the guest, because without ``--guest`` a verb works on all guests, and advice for one guest must not
+    discard the content of the others.
     """
     return commands(verb, [guest], *options)

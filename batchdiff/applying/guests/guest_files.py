@@ -1,8 +1,8 @@
 """Find where the files of a guest are now: its original, its overlay, and an image that restore rebuilt.
 
-Names alone prove nothing: an administrator copies, moves and replaces files. So each file is first known by its
-lasting identity. A file that has lost that, because a pool was copied, counts by a name that only batchdiff gives;
-then its content must decide what may be done with it.
+Names alone prove nothing: an administrator copies, moves and replaces files. So each file is first recognized
+by its lasting identity. A file that has lost its identity, because a pool was copied, is recognized by a name that
+only batchdiff gives; then its content must decide what may be done with it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from batchdiff.plan.plan import GuestToConvert, Plan
 class Found:
     """A file that was found.
 
-    ``proven``: it is the file that the plan or the journal knows, and it was not written to since. Otherwise only
-    its name speaks for it.
+    ``proven``: it is the file that the plan or the journal records, and it has not been written to since.
+    Otherwise only its name identifies it.
     """
 
     path: str
@@ -34,7 +34,7 @@ class Found:
 
 
 def find_overlay(guest: GuestToConvert, state: GuestState | None) -> Found | None:
-    """Return the overlay of a guest, by the name that it has now; None if it is not there.
+    """Return the overlay of a guest, under its present name; None if it is missing.
 
     :raises GuestError: either of two files could be it.
     """
@@ -50,7 +50,7 @@ def find_overlay(guest: GuestToConvert, state: GuestState | None) -> Found | Non
             continue
         proven = known is not None and known.is_unwritten(now)
         # Before a publication is recorded, only the file that was verified can be the overlay: any other belongs
-        # to the operator. If apply died before the record, a VM may have run on that file since.
+        # to the operator. If apply died before recording it, a VM may have run on that file since.
         if proven or published or (known is not None and known.is_same_file(now)):
             found.append(Found(path, now, proven))
     if len(found) > 1:
@@ -69,7 +69,7 @@ def _has_made_way(guest: GuestToConvert, state: GuestState | None) -> bool:
 
 
 def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | None:
-    """Return the original of a guest, by the name that it has now; None if it is gone.
+    """Return the original of a guest, under its present name; None if it is gone.
 
     In quarantine any regular file counts, because only batchdiff gives that name. At the guest's own path a file
     counts if it was not written to; if the overlay has a path of its own, one that a VM may have used counts, too.
@@ -93,7 +93,7 @@ def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | No
 
 
 def find_original_aside(guest: GuestToConvert) -> Found | None:
-    """Return the original of a guest that stands in quarantine or is about to be deleted; None if none does."""
+    """Return a guest's original if it is in quarantine or about to be deleted; None if it is not."""
     known, names = guest.image.fingerprints[0], original_names(guest.source.path)
     found = [_found(path, _regular(path), known) for path in (names.deleting, names.quarantine)]
     there = [each for each in found if each is not None and (each.proven or each.path == names.quarantine)]
@@ -109,7 +109,7 @@ def _found(path: str, now: Fingerprint | None, known: Fingerprint) -> Found | No
 def rebuilt_is_in_place(guest: GuestToConvert, state: GuestState | None) -> bool:
     """Return whether restore has given a rebuilt image the guest's name already.
 
-    An original that got its name back is in the journal as well, so that a copy of it is known again.
+    An original that got its name back is recorded as rebuilt as well, so that a copy of it is recognized.
     """
     now = fingerprint_at(guest.source.path)
     return now is not None and _is_rebuilt(now, state) and not _is_original(guest, now)
@@ -120,7 +120,7 @@ def _is_rebuilt(now: Fingerprint, state: GuestState | None) -> bool:
 
 
 def _is_the_guests_image(guest: GuestToConvert, now: Fingerprint, state: GuestState | None) -> bool:
-    """Return whether a file at the overlay's path is the original or a rebuilt image: they can share it."""
+    """Return whether a file at the overlay's path is the original or a rebuilt image: they can share that path."""
     return _is_original(guest, now) or _is_rebuilt(now, state)
 
 
@@ -129,7 +129,7 @@ def _is_original(guest: GuestToConvert, now: Fingerprint) -> bool:
 
 
 def missing(path: str) -> str:
-    """Describe a path without a regular file, as a clause: a link may lead to where the file was moved."""
+    """Describe, in a clause, a path without a regular file; a link there may point to where the file was moved."""
     try:
         return f"is missing (in its place is a symbolic link to {os.readlink(path)}; links are not followed)"
     except OSError:
@@ -146,7 +146,7 @@ def _regular(path: str) -> Fingerprint | None:
 
 
 def on_disk(plan: Plan, history: History) -> dict[str, OnDisk]:
-    """Return which files exist of each guest that apply has started to convert, by name; change nothing."""
+    """Return, by guest name, the existing files of guests that apply has started to convert; change nothing."""
     found, template = {}, _template(plan)
     for guest in plan.to_convert:
         state = history.under_way(guest.name)
@@ -158,7 +158,7 @@ def on_disk(plan: Plan, history: History) -> dict[str, OnDisk]:
 
 
 def _template(plan: Plan) -> TemplateIs:
-    """Examine the template's files; a changed mode or owner does not matter, nor another inode after a move."""
+    """Examine the template's files; a changed mode or owner does not matter, nor does a new inode after a move."""
     files = (plan.template.source, *plan.template.source.backing)
     for file, planned in zip(files, plan.template.fingerprints, strict=True):
         now = fingerprint_at(file.path)

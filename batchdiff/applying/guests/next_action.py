@@ -1,21 +1,21 @@
 """Decide what to do next with one guest; pure: the state of its files goes in, the next action comes out.
 
-Apply, restore and purge are one thing: an *incoming* file takes the place of an *outgoing* one.
+Apply, restore and purge are the same operation: an *incoming* file takes the place of an *outgoing* one.
 
 ::
 
-              incoming                    outgoing            ends with the outgoing one
+              incoming                    outgoing            the outgoing one ends up
     apply     the overlay                 the original        kept, in quarantine, or deleted
-    restore   the original, or a rebuilt  the overlay         deleted
+    restore   original or rebuilt image   the overlay         deleted
     purge     the overlay, published      the quarantined     deleted
               before                      original
 
     PUT_BACK -> DISCARD -> WRITE -> VERIFY -> [QUARANTINE] -> PUBLISH -> [QUARANTINE | SET_ASIDE -> UNLINK] -> DONE
     ---- after a crash --
 
-Nothing is remembered here. After a crash the files are examined anew: what was not published is undone, and what
-was published is verified again before its outgoing file goes. ``verified`` is only true of the two files as this
-very process holds them.
+No state is kept here. After a crash the files are examined again: unpublished work is undone, and a published file
+is verified again before its outgoing file goes. ``verified`` is true only of the two files as this very process
+holds them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class OutgoingAt(enum.StrEnum):
 
 
 class IncomingAt(enum.StrEnum):
-    """The state of the file that takes its place."""
+    """The state of the file that takes the outgoing file's place."""
 
     NONE = "not there"
     UNFINISHED = "left behind by a process that died"
@@ -72,8 +72,8 @@ class Scene:
 
 
 def next_action(scene: Scene) -> Action:
-    """Return the next action. Each is safe to be the last one ever taken: the next run starts from the files."""
-    # What a process that died was about to delete must be verified again, so first it gets its name back.
+    """Return the next action. The process may safely die after any action: the next run starts from the files."""
+    # A file that a dead process was about to delete must be verified again, so it first gets its name back.
     if scene.outgoing is OutgoingAt.DELETING and not scene.verified:
         return Action.PUT_BACK
     match scene.incoming:
@@ -88,7 +88,7 @@ def next_action(scene: Scene) -> Action:
 
 
 def _beginning(scene: Scene) -> Action:
-    """Undo what an earlier process has left, then write the incoming file."""
+    """Clean up what an earlier process left behind, then write the incoming file."""
     if scene.outgoing in {OutgoingAt.ASIDE, OutgoingAt.DELETING}:
         return Action.PUT_BACK
     if scene.incoming is IncomingAt.UNFINISHED:
@@ -97,7 +97,7 @@ def _beginning(scene: Scene) -> Action:
 
 
 def _publishing(scene: Scene) -> Action:
-    """Compare the two files, then publish the incoming one; with one name, the outgoing file makes way first."""
+    """Compare the two files, then publish the incoming one; if they share a name, the other makes way first."""
     if not scene.verified:
         return Action.LOST if scene.outgoing is OutgoingAt.GONE else Action.VERIFY
     if scene.one_name and scene.outgoing is OutgoingAt.NAMED:

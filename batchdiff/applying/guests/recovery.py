@@ -1,13 +1,13 @@
-"""Recover a journal that was lost or cut, as far as the template's sidecar and the files themselves prove it.
+"""Recover a lost or truncated journal, as far as the template's sidecar and the files themselves prove it.
 
 ::
 
     overlay there, the sidecar names this plan for it          -> it was published
     the original in quarantine, as it was planned              -> it was published, even if the overlay is gone
     neither there, the sidecar names this plan                 -> it was published, and both are missing now
-    the same, but another image at its own name, no overlay,
-    and the sidecar names none                                 -> it was restored; an older original is left
-    where the original stands now                              -> kept, quarantined, about to be deleted, or gone
+    the original in quarantine, another image at its own name,
+    no overlay, and the sidecar names none                     -> it was restored; an older original is left
+    where the original is now                                  -> kept, quarantined, about to be deleted, or gone
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from batchdiff.plan.sidecar import OverlayOrigin, sidecars_of
 
 
 def recover_states(plan: Plan, history: History, path_map: PathMap = NOTHING_MOVED) -> dict[str, GuestState]:
-    """Return where guests stand that apply must have converted, although ``history`` lacks them; change nothing.
+    """Return the states of guests that apply must have converted, although ``history`` lacks them; change nothing.
 
     ``path_map``: how the paths in the sidecar have changed since they were recorded.
     """
@@ -75,8 +75,8 @@ def _state(guest: GuestToConvert, origin: OverlayOrigin | None, plan: Plan) -> G
         if not recorded:
             return None
         original = aside
-    # Without its overlay, an original that stands at its own name may never have been converted. If that is gone
-    # too, the sidecar's record is enough; but an image that another program put at the overlay's path is not ours.
+    # Without an overlay, a guest whose original is at its own path may never have been converted. If the original
+    # is gone too, the sidecar's record is enough; but another program's image at the overlay's path is not ours.
     both_are_gone = original is None and not os.path.lexists(guest.overlay_path)
     if not overlay_is_there and not both_are_gone and (proven is None or original != proven):
         return None
@@ -85,10 +85,10 @@ def _state(guest: GuestToConvert, origin: OverlayOrigin | None, plan: Plan) -> G
 
 
 def _is_replaced(guest: GuestToConvert, original: Found) -> bool:
-    """Return whether a rebuilt image can have taken the name of an original in quarantine.
+    """Return whether a rebuilt image may have taken the name of an original in quarantine.
 
-    Only if the sidecar does not name the overlay, for restore ends that first. Otherwise the overlay was moved or
-    is damaged, and the original may be all that is left.
+    Ask this only if the sidecar does not name the overlay: restore removes that entry first. Otherwise the overlay
+    was moved or is damaged, and the original may be all that is left.
     """
     names = original_names(guest.source.path)
     return original.path == names.quarantine and fingerprint_at(names.own) is not None
@@ -107,7 +107,7 @@ def _from_original(original: Found | None, guest: GuestToConvert, state: GuestSt
 
 def _has_template_as_backing_file(guest: GuestToConvert, plan: Plan) -> bool:
     """Return whether the file at the overlay's path has the template as its backing file; read only headers."""
-    # Imported here, because it loads numpy: usually there is nothing to recover, and status must be quick.
+    # Imported here, because they load numpy: usually there is nothing to recover, and status must be quick.
     from batchdiff.image.backing_names import resolved_backing  # noqa: PLC0415
     from batchdiff.image.open import open_layer  # noqa: PLC0415
 

@@ -15,7 +15,7 @@ _VERDICTS = {Verdict.SKIP: "skipped", Verdict.REFUSE: "refused"}
 
 
 class TemplateIs(enum.Enum):
-    """The state of the template's files, as far as it shows without reading them."""
+    """The state of the template's files, as far as their metadata shows it."""
 
     THERE = "unchanged, as far as size and mtime show"
     WRITTEN_TO = "changed in size or mtime"
@@ -32,7 +32,7 @@ class Written(enum.Flag):
 
 @dataclass(frozen=True, slots=True)
 class OnDisk:
-    """The paths of a guest's files, None for a missing one. ``doubt``: why that is uncertain.
+    """The paths of a guest's files, None for a missing one. ``doubt``: why they are uncertain.
 
     ``left``: the overlay that a restore left, which nothing needs.
     """
@@ -46,7 +46,7 @@ class OnDisk:
 
 
 def status_rows(plan: Plan, history: History, on_disk: dict[str, OnDisk]) -> list[StatusRow]:
-    """Return a row for each guest, in the plan's order; ``on_disk``: by name, those that apply has started."""
+    """Return a row for each guest, in the plan's order; ``on_disk``: by name, guests that apply has started."""
     return [_row(guest, history, on_disk.get(guest.name), plan.retire) for guest in plan.guests]
 
 

@@ -1,4 +1,4 @@
-"""Find the guests that a journal lacks, without the modules that recover them: usually there are none."""
+"""Find the guests that a journal lacks, without loading the recovery modules: usually no guest is missing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from batchdiff.plan.plan import Plan
 
 
 def recover_unrecorded(plan: Plan, history: History, path_map: PathMap) -> dict[str, GuestState]:
-    """Return where guests stand that ``history`` lacks, by name, as sidecar and files prove it; change nothing."""
+    """Return the states of guests that ``history`` lacks, by name, from sidecar and files; change nothing."""
     if not _may_lack(plan, history):
         return {}
     # Imported here: it reads image headers, and `status` does not need the modules for that otherwise.
@@ -21,9 +21,9 @@ def recover_unrecorded(plan: Plan, history: History, path_map: PathMap) -> dict[
 
 
 def _may_lack(plan: Plan, history: History) -> bool:
-    """Return True if there is a file that apply may have made or renamed, and that the journal does not mention.
+    """Return True if an original is missing, or apply may have made or renamed a file without a record.
 
-    The overlay may be missing, and only the original in quarantine left; or an original may be missing as well.
+    The overlay may be missing, so that only the original in quarantine is left; or both may be missing.
     """
     published = set(history.published)
     return any(

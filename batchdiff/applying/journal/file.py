@@ -1,7 +1,7 @@
 """PLAN.journal, the record of what was done with a plan: JSON, one object per line, on disk before the next step.
 
-``journal.records`` defines the lines. A lock on the file keeps a second process away from the plan, and ends with
-the process that holds it. A last line that a crash cut short is dropped: its step does not count.
+``journal.records`` defines the lines. A lock on the file keeps a second process away from the plan; it is released
+when the process that holds it ends. A last line that a crash cut short is dropped: its step does not count.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Journal:
             raise
 
     def _resume(self, checksum: str) -> bool:
-        """Read what has been done with this plan so far; return False if nothing has."""
+        """Read the records of what was done with this plan; return False if there are none."""
         data = os.pread(self._fd, min(os.fstat(self._fd).st_size, LARGEST_DOCUMENT), 0)
         whole = data[: data.rfind(b"\n") + 1]
         if data and not data.startswith(_BEGINNING[: len(data)]):
@@ -78,13 +78,13 @@ class Journal:
         return number > 0
 
     def _start_again(self) -> None:
-        """Rename the journal of an older plan with this name, and open a new one."""
+        """Rename the journal of an older plan that had this name, and open a new one."""
         os.rename(self.path, f"{self.path}.{os.fstat(self._fd).st_mtime_ns}")
         older, self._fd = self._fd, lock_journal(self.path)
         os.close(older)
 
     def state(self, guest: str) -> GuestState | None:
-        """Return where a guest stands; None if nothing was started, or a restore has ended it."""
+        """Return where a guest stands; None if its conversion was not started, or a restore has ended it."""
         return self.history.under_way(guest)
 
     def record(self, guest: str, state: GuestState) -> None:
@@ -149,7 +149,7 @@ class MemoryJournal:
         raise AssertionError(f"{guest} was taken to {state.step} by a read-only command")
 
     def record_failure(self, guest: str, reason: str) -> None:
-        """Ignore it: a dry run records no failures."""
+        """Do nothing: a dry run records no failures."""
 
     def record_protecting(self) -> None:
         """Fail: a command that changes nothing does not protect the template."""
@@ -214,7 +214,7 @@ def _opened(path: str) -> int:
         with contextlib.suppress(FileNotFoundError):
             # In a folder such as /tmp not even root may open another user's file with O_CREAT (protected_regular).
             return os.open(path, flags)
-        # Readable like the plan beside it, by the umask: `status` needs both.
+        # The umask decides who may read it, as for the plan beside it: `status` needs both.
         return os.open(path, flags | os.O_CREAT, 0o666)
     except OSError as error:
         fault = explain(error, Deed.WRITE if os.path.lexists(path) else Deed.CREATE, path)

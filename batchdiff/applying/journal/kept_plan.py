@@ -6,7 +6,7 @@
     fleet.plan.json.journal  its journal     ->  fleet.2026-11-28T183138Z.plan.json.journal
 
 1. Both get their second names, by hard links. 2. The new plan takes the first name, by a rename. 3. The journal
-loses its first name. So at every moment both can be found under the same name. If a crash after 2 leaves the
+loses its first name. So at every moment both can be found under matching names. If a crash after 2 leaves the
 journal beside the new plan, the checksum in the journal shows that, and the journal is renamed
 (``journal.file.Journal``).
 The journal's lock is held throughout, so that no apply of the older plan can start.

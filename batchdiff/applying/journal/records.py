@@ -55,7 +55,7 @@ class Fate(enum.StrEnum):
     BACK = "back"
     """Restore gave it its name back."""
     REBUILT = "rebuilt"
-    """Restore made an image from the overlay, which has its name now."""
+    """Restore rebuilt an image from the overlay, and that image has the original's name now."""
     UNKNOWN = "unknown"
     """Either of two files could be it."""
 
@@ -68,8 +68,8 @@ BEGIN, PROTECTING, CHANGED, FAILED = "begin", "protecting", "changed", "failed"
 class GuestState:
     """The progress of a guest, and the files that it has left behind.
 
-    ``temporary``: the unfinished file. ``overlay``: the overlay as it was verified or published; ``published``:
-    whether it got its name. ``rebuilt``: an image that restore has made, as it was verified. ``moved``: the
+    ``temporary``: the unfinished file. ``overlay``: the overlay when it was verified or published; ``published``:
+    whether it got its name. ``rebuilt``: an image that restore made, when it was verified. ``moved``: the
     outgoing file may have been renamed, so its ctime may have changed. ``deleting``: it is about to be unlinked,
     so if it is gone, batchdiff deleted it. ``fate``: what became of the original; ``aside``: its path in
     quarantine. A guest at RESTORED is finished, except for an older original that is still in quarantine.
@@ -95,7 +95,7 @@ class GuestState:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Everything that a journal records; guests by name. ``times``: of each guest's last line, ISO 8601 in UTC.
+    """Everything that a journal records; guests by name. ``times``: those of their last lines, ISO 8601 in UTC.
 
     ``left``: overlays that restore left, each with its fingerprint at that time.
     """
@@ -153,13 +153,13 @@ class History:
         return [name for name, state in self.states.items() if state.published]
 
     def under_way(self, guest: str) -> GuestState | None:
-        """Return where a guest stands; None if nothing was started, or a restore has ended it."""
+        """Return where a guest stands; None if its conversion was not started, or a restore has ended it."""
         state = self.states.get(guest)
         return None if state is None or state.step is Step.RESTORED else state
 
 
 def _fate(record: dict[str, Any]) -> tuple[Fate | None, str | None]:
-    """Return what became of the original, and its path in quarantine. Older journals have it in words."""
+    """Return what became of the original, and its path in quarantine. Older journals record both in words."""
     if "fate" in record:
         return Fate(record["fate"]), _path(record.get("aside"))
     words = str(record.get("original", ""))
@@ -170,7 +170,7 @@ def _fate(record: dict[str, Any]) -> tuple[Fate | None, str | None]:
 
 
 def mapped_history(history: History, path_map: PathMap) -> History:
-    """Return a history with the present path of each image that has moved; paths recorded since then stay."""
+    """Return a history with the present path of each image that has moved; paths recorded since the move stay."""
     states = {guest: _mapped(state, path_map) for guest, state in history.states.items()}
     left = {guest: (path_map.path(path), overlay) for guest, (path, overlay) in history.left.items()}
     return replace(history, states=states, left=left)

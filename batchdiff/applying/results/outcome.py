@@ -21,7 +21,7 @@ class Status(enum.StrEnum):
     """Its original stays in quarantine, because its VM has run on the overlay since."""
     WOULD_RESTORE = "would-restore"
     WOULD_PURGE = "would-purge"
-    """With --dry-run: the result that a run would have."""
+    """With --dry-run: the result that a real run would have."""
     RESTORED = "restored"
     PURGED = "purged"
     SKIPPED = "skipped"
@@ -44,7 +44,7 @@ UNTOUCHED = Original(Fate.UNTOUCHED)
 class GuestOutcome:
     """The result for one guest. Sizes are in bytes, None if there is no such file or number.
 
-    ``exit_code`` is the code for a run of this guest alone; ``remarks`` are for the operator, also if all went
+    ``exit_code`` is the code for a run of this guest alone; ``remarks`` are for the operator, even if all went
     well.
     """
 

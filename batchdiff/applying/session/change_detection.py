@@ -3,9 +3,9 @@
 ::
 
     accepted    by plan, sidecar or digest, when the command began      (applying/template/check.py)
-    expected    the same fingerprints until it ends; but ctime may change by what batchdiff does to name or mode
+    expected    the same fingerprints until it ends, except for ctimes that batchdiff changes with a name or mode
 
-A descriptor does not show that another file was renamed to its path, so both are checked.
+A descriptor does not show that another file was renamed to its path, so descriptor and path are both checked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from batchdiff.image.image import Image
 
 @dataclass(slots=True)
 class ChangeDetector:
-    """The first fingerprint of each file, by a key of it; later ones must equal it."""
+    """The first fingerprint of each file, by a key for the file; later fingerprints must be equal to it."""
 
     journal: Journal | MemoryJournal
     seen: dict[str, Fingerprint] = field(default_factory=dict)

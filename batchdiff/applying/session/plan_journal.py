@@ -17,7 +17,7 @@ from batchdiff.plan.plan import Plan
 
 @contextmanager
 def plan_journal(path: str, plan: Plan, path_map: PathMap) -> Iterator[Journal]:
-    """Open the journal of the plan at ``path``, with present paths, and with every conversion that it lacks.
+    """Open the journal of the plan at ``path``, with present paths, and add every conversion that it lacks.
 
     ``path_map`` maps the paths in journal and sidecar to the present ones. Inside the block no other command
     of batchdiff can change the journal or replace the plan.

@@ -1,6 +1,7 @@
 """A request to stop a command, which is checked between steps and during long ones.
 
-A signal handler that raises an error could raise it between a rename and its record. This one only sets a flag.
+A signal handler that raises an error could raise it between a rename and its record. So the handler just sets
+this flag.
 """
 
 from __future__ import annotations

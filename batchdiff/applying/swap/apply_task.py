@@ -92,7 +92,7 @@ class ApplyTask:
 
     @cached_property
     def _extents(self) -> Extents:
-        """The extents to write, parsed once; the text of other guests stays as it is, which takes less memory."""
+        """The extents to write, parsed once; those of other guests stay unparsed text, which takes less memory."""
         return extents_of(self._plan.diff)
 
     def _new_image(self) -> NewImage:
@@ -137,7 +137,7 @@ class ApplyTask:
         return []
 
     def _explained(self, original: Image, error: DifferenceError) -> BatchdiffError:
-        """Return why an overlay differs from its original: a VM wrote to it, or the original changed."""
+        """Return the error for an overlay that differs: a VM wrote to it, or the original changed."""
         if self.incoming.was_published:
             return _used(self._plan, original.source.path, error)
         changes = changes_since_planned(original, self._plan.image, self._run.journal.history)
@@ -168,7 +168,7 @@ class ApplyTask:
 
 
 def _overlay(planned: ImageSource, state: GuestState | None) -> IncomingFile:
-    """Return a guest's overlay; if an earlier run has published it, a VM may have run on it, and flattened it."""
+    """Return a guest's overlay; if an earlier run has published it, it may have been used or flattened since."""
     if state is None:
         return IncomingFile(planned)
     if state.published:

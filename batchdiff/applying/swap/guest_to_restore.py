@@ -40,7 +40,7 @@ class GuestToRestore:
     options: RestoreOptions
 
     def outgoing(self, overlay: Found | None) -> Outgoing:
-        """Return the overlay, as it is now, as the file that goes; ``overlay`` is None if it is gone already."""
+        """Return the overlay, as it is now, as the outgoing file; ``overlay`` is None if it is gone already."""
         source = planned_overlay(self.plan, self.template.source)
         names = overlay_names(self.plan.overlay_path)
         if overlay is None:

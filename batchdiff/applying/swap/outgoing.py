@@ -63,7 +63,7 @@ class OutgoingFile:
             if path == self._task.outgoing.names.own:
                 self._require_retirable(image.layers[0].fd, path)
             if self._task.retire is not Retire.KEEP:
-                # Check both early, to waste no work; they are checked again right before the file goes.
+                # Check users and dependents early, to save work; both are checked again before the file goes.
                 self._require_unseen_allowed(self._held.unknown)
                 self._identifier = identifier_of(image.layers[0].fd)
                 self.require_no_dependents()
@@ -99,12 +99,12 @@ class OutgoingFile:
             self._task.check(self._image)
 
     def must_end(self) -> bool:
-        """Return whether our programs that read it must end: a stop was requested, or another wants to write."""
+        """Return whether our programs that read it must end, for a stop request or another program's write."""
         broken = self._run.held.is_broken() or (self._held is not None and self._held.is_broken())
         return broken or self._run.stop.is_asked
 
     def require_alone(self) -> None:
-        """Make sure that no other program has it open; before a deletion, that none could have it open unnoticed.
+        """Make sure that no other program has it open; before a deletion, that none could do so unnoticed.
 
         :raises GuestError: one has it open, or could have.
         """

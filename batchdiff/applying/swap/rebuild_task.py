@@ -49,7 +49,7 @@ class RebuildTask:
         check_space_for_image(overlay, os.path.dirname(plan.source.path), plan.name, plan.source.format)
         self._spare_original()
         lost = prepare(overlay.layers[0].fd, fd)
-        # A raw file may get back a size that is not a multiple of 512, unless the disk was resized.
+        # A raw file gets its planned size, which need not be a multiple of 512, unless the disk was resized.
         planned = record.fingerprints[0].size
         size = planned if overlay.virtual_size == record.virtual_size else overlay.virtual_size
         write_standalone(fd, overlay, plan.source, size, check=self._guest.run.stop.check)

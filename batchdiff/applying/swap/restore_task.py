@@ -75,7 +75,7 @@ def restore_task(
 class RestoreTask:
     """Give a guest its original back, or an image that an earlier restore rebuilt, and delete the overlay.
 
-    ``original``: the original, if that is what comes back. ``older``: the original in quarantine, if not.
+    ``original``: the original, if that is what comes back. ``older``: otherwise the quarantined original, if any.
     """
 
     goal, final, retire = Goal.RESTORE, Step.RESTORED, Retire.DELETE
@@ -149,7 +149,7 @@ def _without_overlay(guest: GuestToRestore, original: Found | None) -> RestoreTa
 
 
 def _require_the_overlay(guest: GuestToRestore, overlay: Found) -> None:
-    """Refuse a file that neither the journal nor its header shows to be the overlay: it would not be compared.
+    """Refuse to delete, without a comparison, a file that neither journal nor header shows to be the overlay.
 
     :raises GuestError: it is another image.
     """

@@ -77,7 +77,7 @@ def move(fd: int, source: str, target: str) -> None:
 def delete(fd: int, path: str, template: Image) -> None:
     """Unlink an open file, durably.
 
-    :raises GuestError: another file is there, or it belongs to the template's chain.
+    :raises GuestError: another file is there, or the file belongs to the template's chain.
     :raises OSError: it cannot be unlinked.
     """
     _require_open_file(fd, path)

@@ -1,6 +1,6 @@
 """Take one guest from its present state to the end of its task.
 
-Look at the files, ask :mod:`~batchdiff.applying.guests.next_action` what is next, record and do it, look again.
+Look at the files, ask :mod:`~batchdiff.applying.guests.next_action` for the next action, record and do it, repeat.
 
 ::
 
@@ -8,7 +8,7 @@ Look at the files, ask :mod:`~batchdiff.applying.guests.next_action` what is nex
     verify()    compare the two                   may run in another thread, while the next guest is written
     finish()    publish, retire
 
-After a failure at any point, whatever was not published is rolled back, and the outgoing file has its own name.
+After a failure at any point, whatever was not published is rolled back, and the outgoing file gets its name back.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Swap:
         if self.task.goal is Goal.APPLY and not self._journal.state.published:
             self._record_missed_publication()
         if self._journal.state.temporary is not None:
-            self._discard()  # even if another verb wrote it: what it was made from still exists
+            self._discard()  # even if another verb wrote it: the image that it was made from still exists
         if not self.task.needs_comparison and self._outgoing.where is not OutgoingAt.GONE:
             self._image()  # nothing is compared, but check who uses the outgoing file before anything moves
         if self._continue_until({Action.VERIFY, Action.DONE}) is Action.DONE:
@@ -99,14 +99,14 @@ class Swap:
         self._end()
 
     def check_holds(self) -> None:
-        """Raise an error that names the program for which a verification was ended, because it wants to write.
+        """Raise an error that names the program that wants to write, for which a verification was ended.
 
         :raises BatchdiffError: there is one.
         """
         self._outgoing.check_holds()
 
     def abandon(self) -> None:
-        """Roll back what was not published: give the outgoing file its name back, and remove an unfinished one."""
+        """Give the outgoing file its name back, and remove an incoming file that was not published."""
         self._verified = False
         while True:
             scene = observe(self.task, self._journal.state.temporary, verified=False)
@@ -181,7 +181,8 @@ class Swap:
     def _put_back(self) -> None:
         """Undo a rename of the outgoing file, by this process or one that died."""
         names, state = self.task.outgoing.names, self._journal.state
-        # If another file has its own name, such as an overlay with one name for both, it returns to quarantine.
+        # If another file has taken the outgoing file's own name, such as an overlay at the same path, the outgoing
+        # file returns to quarantine.
         source, target = self._outgoing.path, names.quarantine if os.path.lexists(names.own) else names.own
         if source == target:
             raise another_file(self.task, source)
@@ -256,7 +257,7 @@ class Swap:
         retire.delete(fd, names.deleting, self._run.template)
 
     def _end(self) -> None:
-        """Record the end, unless apply keeps the original or purge has recorded its own."""
+        """Record the end, unless apply keeps the original, or an earlier purge has recorded its own end."""
         self.original = self._original()
         recorded = self._journal.state.step
         kept_or_purged = self.task.retire is Retire.KEEP or recorded is Step.PURGED

@@ -1,4 +1,4 @@
-"""The task of a guest, as a protocol: which file goes, which one takes its place, and how that is proved.
+"""The task of a guest, as a protocol: which file goes, which one takes its place, and how the two are compared.
 
 ::
 

@@ -36,7 +36,7 @@ def accept_template(run: Run) -> None:
     :raises ImageError: its tables are damaged, or it cannot be read.
     """
     plan, template, history = run.session.plan, run.template, run.journal.history
-    run.check_template()  # from here on a change is noticed, also while the digest is taken
+    run.check_template()  # from here on a change is noticed, even while the digest is taken
     with template_needed(plan, history):
         reason = doubt(template, plan, history)
         if reason:
@@ -76,7 +76,7 @@ def require_content(
     """Read a template and compare its digest with the planned one; ``reason`` says why that is necessary.
 
     :raises TemplateChangedError: they differ.
-    :raises PlanError: the planned one was never taken.
+    :raises PlanError: the planned digest was never taken.
     """
     known, path = known_digest(plan), plan.template.source.path
     if not known:

@@ -48,7 +48,7 @@ class Publication:
     def ask_qemu(self, overlay: ImageSource, ended: Callable[[], bool]) -> None:
         """Let QEMU open the first overlay, with the template below it. Not needed if QEMU compares all its bytes.
 
-        QEMU might refuse files that only batchdiff has read, and then no VM could run on them. So it opens them
+        QEMU might refuse files that only batchdiff has read, and then no VM could run on them. So QEMU opens them
         before the first overlay gets its name and before the template is protected.
 
         :raises VerificationError: QEMU refuses the overlay or the template.

@@ -30,7 +30,7 @@ from batchdiff.plan.sidecar import (
 )
 
 _MOST_EARLIER = 16
-"""The most earlier states of the fingerprints to keep: a plan made before a change of mode needs its own."""
+"""The most earlier sets of fingerprints to keep: a plan made before a change of mode needs those that it has."""
 
 
 def record_overlay(
@@ -61,7 +61,7 @@ def record_overlay(
 def check_other_overlays(template_path: str, digest: str, overlay_path: str) -> None:
     """Make sure that no overlay of an earlier plan needs the template with different content.
 
-    ``digest``: that of its content now; empty if it is not known yet.
+    ``digest``: the digest of its present content; empty if it is not known yet.
 
     :raises PlanError: some do, or that is unknown.
     """
@@ -98,7 +98,7 @@ def _other_content(template_path: str, overlays: list[str]) -> PlanError:
 
 
 def forget_overlay(template_path: str, overlay_path: str) -> None:
-    """Record that an overlay has gone. The template itself need not be there.
+    """Record that an overlay is gone. The template itself need not be there.
 
     :raises OSError: the sidecar cannot be written.
     """

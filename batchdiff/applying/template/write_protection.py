@@ -1,4 +1,4 @@
-"""Remove the write bits of a template's files, so that no accident changes all its overlays.
+"""Remove the write bits of a template's files, so that no accidental write damages all its overlays.
 
 That changes their ctime, which is in the plan's fingerprints; the journal records it before and after.
 """
@@ -46,7 +46,7 @@ def protect(template: Image, journal: Journal | MemoryJournal) -> tuple[str, ...
 
 
 def _who_may(path: str) -> str:
-    """Return the words before a command: who can run it, which may not be this user."""
+    """Return the words that introduce a command: they name root if this user cannot run it."""
     return "Have root run" if lacking_ownership(Deed.CHANGE_MODE, path) else "Remove it yourself:"
 
 

@@ -1,4 +1,4 @@
-"""Copy a guest's data into a new image: as it is, with shared blocks if the filesystem can, or compressed.
+"""Copy a guest's data into a new image: as it is, sharing blocks if the filesystem can, or compressed.
 
 ::
 
@@ -36,10 +36,10 @@ from batchdiff.qcow2.geometry import Geometry
 from batchdiff.units import KIB, MIB, SECTOR, align_up
 
 _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EBADF}
-"""The errors of copy_file_range if it cannot copy: other filesystems, block devices, old kernels."""
+"""The errors of copy_file_range if it cannot copy: between filesystems, from block devices, on old kernels."""
 
 _AT_ONCE = 64 * MIB
-"""The bytes that one call copies: a tenth of a second or so if blocks are not shared, then a stop is noticed."""
+"""The most bytes that one call copies, in about 0.1 s if it shares no blocks; a stop is noticed between calls."""
 
 _BLOCK = 4 * KIB
 """The unit in which a plan counts what an overlay takes on its disk."""
@@ -109,10 +109,10 @@ class Copier:
             self._copy_through_memory(rest, offset)
 
     def _split_by_sharing(self, segment: Segment) -> Iterator[tuple[Segment, bool]]:
-        """Yield the parts in which a segment is copied, each with whether its blocks may be shared.
+        """Yield the parts in which a segment is copied, each with a flag: whether its blocks may be shared.
 
         btrfs keeps an extent whole while any block of it is used. So share only extents that another file shares
-        already: a block of the guest's own would keep the whole extent when the guest is deleted.
+        already: one shared block of any other extent would keep all of it when the guest is deleted.
         """
         if segment.origin is not Origin.FILE or not is_btrfs(self.guest.layers[segment.layer].fd):
             yield segment, segment.origin is Origin.FILE

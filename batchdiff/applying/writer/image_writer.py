@@ -45,10 +45,10 @@ def write_image(fd: int, guest: Image, new: NewImage, *, check: Callable[[], Non
     :raises FormatError: the header does not fit.
     """
     layout = layout_for(new.extents, new.virtual_size, new.geometry)
-    # Before the first byte: a header that does not fit must not cost a copy of the data.
+    # Check this first: if the header does not fit, no data should be copied.
     header_for(layout, new.virtual_size, backing=new.backing)
     if not new.compress:
-        # XFS allocates space past the end of a growing file in advance, and keeps it where holes were to be.
+        # XFS allocates space past the end of a growing file in advance, and keeps it where there should be holes.
         os.ftruncate(fd, layout.file_size)
     kind = CompressedStore if new.compress else PlainStore
     store: DataStore = kind(Copier(fd, guest, check), new.geometry, layout.data_offset)

@@ -1,4 +1,4 @@
-"""Write an image that needs no other, of any format: what a guest sees through an overlay and its chain."""
+"""Write an image, in any format, that needs no other: what a guest sees through an overlay and its chain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from batchdiff.qemu import qemu_img
 from batchdiff.units import MIB, SECTOR, ceil_div
 
 _STRETCH = 1024 * MIB
-"""The length of the image that is mapped at once."""
+"""The length of the image that is mapped at a time."""
 
 
 def write_standalone(fd: int, image: Image, new: ImageSource, size: int, *, check: Callable[[], None]) -> None:
@@ -38,7 +38,7 @@ def write_standalone(fd: int, image: Image, new: ImageSource, size: int, *, chec
     if new.format is not ImageFormat.QCOW2:
         qemu_img.convert(image.source, fd, new.format, image.virtual_size, stopped=_raises(check))
         if new.format is ImageFormat.VMDK:
-            # QEMU does not read the file's name in it, but other programs may.
+            # QEMU does not read the file name in the descriptor, but other programs may.
             descriptor = os.pread(fd, vmdk.TEXT_BYTES, vmdk.TEXT_AT)
             write_all(fd, vmdk.with_extent_name(descriptor, os.path.basename(new.path)), vmdk.TEXT_AT)
         return
@@ -53,7 +53,7 @@ def write_standalone(fd: int, image: Image, new: ImageSource, size: int, *, chec
 
 
 def _raises(check: Callable[[], None]) -> Callable[[], bool]:
-    """Return a function that reports what ``check`` raises for: a request to stop."""
+    """Return a function that returns whether a stop was requested, for which ``check`` raises an error."""
 
     def stopped() -> bool:
         try:
