@@ -39,7 +39,7 @@ class Executor(Protocol):
     def __call__(self, job: Job[Task, Result], tasks: Iterable[Task], *, workers: int) -> Iterator[Result]:
         """Yield the results of all tasks in the order in which they are finished.
 
-        ``workers``: how many do tasks at the same time.
+        ``workers``: the number of workers that do tasks at the same time.
 
         :raises WorkerError: a worker could not be started, died, or ran out of memory.
         :raises BatchdiffError: a task raised it.
