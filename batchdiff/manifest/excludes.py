@@ -34,7 +34,7 @@ class Excluded(NamedTuple):
     likes: tuple[tuple[str, Callable[[str], bool]], ...]
 
     def has(self, named: str) -> bool:
-        """Return True if an absolute name, or the file that it leads to, is excluded."""
+        """Return True if an absolute name, or the file that it links to, is excluded."""
         if named in self.paths or (self.paths and os.path.realpath(named) in self.paths):
             return True
         if not self.likes or os.path.lexists(named):

@@ -90,7 +90,7 @@ def _check_chain(image: FoundImage, opened: str, problems: Problems) -> None:
 
 
 def _resolved(name: str, opened: str) -> str:
-    """Return the file that a backing file name leads to in an image that was opened by the path ``opened``."""
+    """Return the file that a backing file name refers to in an image that was opened by the path ``opened``."""
     return os.path.realpath(os.path.join(os.path.dirname(opened), name))
 
 

@@ -74,7 +74,7 @@ class Naming:
         return [self._overlay_path(guest, named) for guest in guests]
 
     def guest_names(self, guests: Sequence[AnyGuest]) -> list[str]:
-        """Return the name of each guest; report names that two guests share, and texts that cannot be a name."""
+        """Return the name of each guest; report names that two guests share, and strings that cannot be names."""
         stems = [guest.written.name or _stem(guest) for guest in guests]
         count = Counter(stems)
         # A guest without a name of its own is named after its file, or by path if several files share that name.

@@ -1,4 +1,4 @@
-"""The lookup of the file that a path in a manifest leads to, and the problems that such a path can have."""
+"""The lookup of the file that a path in a manifest refers to, and the problems that such a path can have."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def resolve_folder(folder: str, written: str) -> str:
 def locate_image(
     folder: str, written: str, where: YamlPath, problems: Problems, *, matched: bool = False
 ) -> Place | None:
-    """Return the image that a path leads to; report a problem and return None if there is no such image.
+    """Return the image that a path refers to; report a problem and return None if there is no such image.
 
     ``matched``: the path comes from a glob; oddities of its name are then reported for that guest alone.
     """
@@ -72,7 +72,7 @@ def locate_image(
 
 
 def is_image(path: str) -> bool:
-    """Return True if a name leads to a regular file or a block device."""
+    """Return True if a name is that of a regular file or a block device, or of a link to one."""
     try:
         return not _not_an_image(os.stat(path).st_mode)
     except (OSError, ValueError):

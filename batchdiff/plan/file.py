@@ -66,7 +66,7 @@ def write_plan(plan: Plan, path: str) -> None:
 
     :raises PlanError: the folder cannot be written to.
     """
-    # A symbolic link stays; the file that it leads to is replaced.
+    # A symbolic link is kept, and its target is replaced.
     target = os.path.realpath(path)
     if os.path.exists(target) and not os.path.isfile(target):
         # A rename would replace a device such as /dev/null with a file.

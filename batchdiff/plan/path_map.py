@@ -51,7 +51,7 @@ def move_in(text: str) -> Move:
     except OSError as error:
         hint = "; OLD ends at the first =" if "=" in new else ""
         raise ValueError(f"{new!r} cannot be found ({error.strerror}){hint}") from error
-    # No realpath for OLD: that path is gone, or leads to another place now.
+    # No realpath for OLD: that path is gone, or is now another file or folder.
     return Move(f"/{os.path.normpath(old).strip('/')}", found)
 
 

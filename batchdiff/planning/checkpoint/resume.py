@@ -19,7 +19,7 @@ from batchdiff.planning.scan.one_range import RANGE
 from batchdiff.planning.scan.results import Findings
 
 SCAN_VERSION = 2
-"""Raise this whenever a scan of the same images could have different results than before."""
+"""Raise this whenever a scan of the same images could produce results that differ from before."""
 
 
 def key_of(image: PlannedImage) -> str:

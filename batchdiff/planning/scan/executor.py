@@ -27,7 +27,7 @@ class Job(Protocol[Task_contra, Result_co]):
     """Tasks of one kind, and all that a worker needs to do them."""
 
     def begin(self) -> AbstractContextManager[Callable[[Task_contra], Result_co]]:
-        """Open what the tasks need, once in each worker, and give the function that does one task."""
+        """Open what the tasks need, once in each worker, and yield the function that does one task."""
 
     def describe(self, task: Task_contra) -> str:
         """Return what a worker does with a task, such as "scanning bytes 0 to 100"."""

@@ -138,7 +138,7 @@ class Scanner:
         return RangeResult(number, digest, differences, dict(self._failures), units, replaced)
 
     def _map_stretch(self, begin: int, most: int) -> _Stretch:
-        """Return the next windows from offset ``begin``: as many as may be mapped at once, at most ``most``."""
+        """Return the next windows from offset ``begin``: as many as can be mapped together, at most ``most``."""
         while True:
             windows = min(self._stride.windows, most)
             segments = self._template.segments(begin, begin + windows * WINDOW)

@@ -22,7 +22,7 @@ from batchdiff.planning.scan.spans import Spans, spans_by_window, subtract
 from batchdiff.qcow2.entries import Origin
 
 MOST_KEPT = 32768
-"""The most segments and windows, of all guests together, that are kept at once: 400 bytes each, so some 13 MiB."""
+"""The most segments and windows, of all guests together, that are kept at a time: 400 bytes each, some 13 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +67,14 @@ def leave_out_holes(wanted: Spans, own: list[Segment], begin: int, windows: int)
 
 
 class Stride:
-    """The number of windows mapped at once, found by trial: the count of segments is not known beforehand."""
+    """The number of windows mapped at a time, found by trial: the count of segments is not known beforehand."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self.windows = 1
 
     def fits(self, kept: int, windows: int) -> bool:
-        """Return True if that many windows may be mapped at once; otherwise half as many are tried next."""
+        """Return True if that many windows can be mapped together; otherwise half as many are tried next."""
         if kept <= MOST_KEPT or windows == 1:
             return True
         self.windows = windows // 2

@@ -70,7 +70,7 @@ class SampleJob:
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[tuple[int, Sample]], tuple[int, list[int]]]]:
-        """Give the function that compresses a sample: see :func:`stored_lengths`."""
+        """Yield the function that compresses a sample: see :func:`stored_lengths`."""
         yield self._compress
 
     def describe(self, task: tuple[int, Sample]) -> str:
