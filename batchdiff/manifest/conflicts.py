@@ -49,8 +49,8 @@ def check_overlays(
 
     ``pending``: the guests of ``everyone`` that are to be converted, with the absolute paths of their overlays;
     None for an overlay that has a problem already. ``left``: overlays that a restore left behind, which nothing
-    needs; None if overlays may exist. Without a template it is unknown which existing files are overlays of an
-    earlier plan, so none of them is reported.
+    needs; None if existing overlays are allowed. Without a template it is unknown which existing files are
+    overlays of an earlier plan, so none of them is reported.
     """
     # The role to name if a file has several: template, then backing file, then the first guest in the manifest.
     parts = {guest.place.identity: f"the guest {guest}" for guest in reversed(everyone)}
@@ -75,7 +75,7 @@ def check_unshared(guests: Sequence[tuple[AnyGuest, str | None]], problems: Prob
         if path is None or (guest.written.in_place and guest.identity):
             continue  # another guest at this path is the same file, which check_guests reports
         earlier = first.setdefault(path, guest)
-        # check_guests also reports a file that is a guest twice.
+        # check_guests reports two guests that are the same file.
         if earlier is not guest and (guest.identity is None or earlier.identity != guest.identity):
             remedy = _one_overlay_each(earlier, guest)
             where = guest.written.overlay_where
@@ -116,7 +116,7 @@ def _other_overlay(guest: AnyGuest) -> str:
 
 
 def _one_overlay_each(one: AnyGuest, other: AnyGuest) -> str:
-    """Return the advice for two guests with one overlay: listing a guest by path takes it out of its glob."""
+    """Return the advice for two guests that share an overlay. Listing a guest by path takes it out of its glob."""
     if _is_match(one) and _is_match(other):
         return "`exclude` one of them, or list one by path and give it another overlay.path"
     return (

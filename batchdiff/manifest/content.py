@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class _Settled(NamedTuple):
-    """A guest, its name, and its overlay's path (None if that is wrong). ``done``: set if it was converted."""
+    """A guest, its name, and its overlay's path (None if that is invalid). ``done``: set if it was converted."""
 
     guest: AnyGuest
     name: str
@@ -34,10 +34,10 @@ class _Settled(NamedTuple):
 
 
 class ManifestReader:
-    """Reads a manifest's plain data. It holds the folder where relative paths start, and the problems found.
+    """A reader of a manifest's plain data, with the folder where relative paths start and the problems found.
 
-    The schema was checked before. Keys that it rejected are ignored here, so that problems of the other keys are
-    still found.
+    The schema has been checked already. Keys that it rejected are ignored here, so that problems with the other
+    keys are still found.
     """
 
     def __init__(self, data: Mapping[str, Any], folder: str, problems: Problems) -> None:

@@ -5,8 +5,8 @@
     web01.img     may still exist, be named web01.img.batchdiff-original, or be gone: deleted or purged
     web01.qcow2   must exist and have the template in its chain, or its entry in the sidecar does not count
 
-A sidecar can be out of date: an overlay was removed by hand or flattened, or the folder was restored from a
-backup. Only headers are read to find that out.
+A sidecar can be out of date: an overlay may have been removed by hand or flattened, or the folder restored from
+a backup. Only headers are read to find that out.
 """
 
 from __future__ import annotations
@@ -71,14 +71,15 @@ class ConvertedGuests:
 
     @property
     def can_know(self) -> bool:
-        """True if the template is known, without which no conversion can be recognised."""
+        """True if the template is known; otherwise no conversion can be recognised."""
         return self._template is not None
 
     def of(self, paths: Collection[str], overlays: Collection[str], former: Collection[str] = ()) -> Done | None:
         """Return how the guest with these names was converted; None if it was not.
 
-        Version 1.0 of the sidecar does not record which guest an overlay was made from; then its path decides.
-        ``former``: overlays that count only if the sidecar does record this guest for them.
+        Version 1.0 of the sidecar does not record which guest an overlay was made from, so the overlay's path
+        decides. ``former``: overlays that count only if the sidecar does record that they were made from this
+        guest.
         """
         for overlay in overlays:
             origin = self.origin_of(overlay)
@@ -117,7 +118,7 @@ class ConvertedGuests:
     def _is_overlay_of_template(self, overlay: str) -> bool:
         """Return True if an overlay exists and has the template in its chain, directly or below a snapshot."""
         if overlay not in self._are_overlays:
-            # The sidecar is untrusted: follow only what can be the path of an image.
+            # The sidecar is untrusted: follow only paths that an image can have.
             sound = os.path.isabs(overlay) and not unfit(overlay)
             template = identity_of(self._template) if sound and self._template else None
             self._are_overlays[overlay] = template is not None and _has_in_chain(overlay, template)
@@ -126,7 +127,7 @@ class ConvertedGuests:
     def _originals(self, overlay: str, origin: OverlayOrigin) -> Iterator[str]:
         """Yield the path of the guest that an overlay was made from.
 
-        If the sidecar does not record it, find an original in quarantine that would get this overlay.
+        If the sidecar does not record it, find originals in quarantine whose default overlay has this path.
         """
         if origin.original:
             yield origin.original

@@ -1,7 +1,7 @@
 """A manifest's entries as written: typed, with defaults applied, before any file is looked at.
 
-The schema was checked before. A value that it rejected counts as missing, so that the rest of the entry is still
-checked. Whatever replaces that value has no effect, because a manifest with problems is never used.
+The schema has been checked already. A value that it rejected counts as missing, so that the rest of the entry is
+still checked. Whatever replaces that value has no effect, because a manifest with problems is never used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 IN_PLACE = "same"
-"""The ``overlay.path`` that stands for the guest's own; a file of that name is written ``./same``."""
+"""The ``overlay.path`` that stands for the guest's own path; write ``./same`` for a file of that name."""
 
 _STAND_IN = ImageFormat.QCOW2
 """Replaces a rejected format: a qcow2 image is valid with or without a chain, so it causes no further problem."""
@@ -162,7 +162,7 @@ class EntryReader:
         sound = self._sound_keys(entry, where)
         if "format" in sound:
             return ImageFormat(sound["format"])
-        # A misspelt key was reported already; do not report the right one as missing, too.
+        # A misspelt key has been reported already; do not also report the right one as missing.
         wrong = [key for key in entry if key not in sound] if isinstance(entry, dict) else []
         return _STAND_IN if any(suggestion(key, ["format"]) for key in wrong) else default
 
@@ -190,7 +190,7 @@ class EntryReader:
         try:
             size = parse_size(value) if isinstance(value, str) else int(value)
         except ValueError:
-            # The text may have thousands of digits: the message below shortens it, that of parse_size does not.
+            # The text may have thousands of digits: the message below shortens it; parse_size's does not.
             size = 0
         if size in CLUSTER_SIZES:
             return size

@@ -28,13 +28,13 @@ KEY = "exclude"
 
 
 class Excluded(NamedTuple):
-    """Names that no glob takes in: existing paths, and patterns for names that do not exist."""
+    """Names that globs leave out: existing paths, and patterns for names that do not exist."""
 
     paths: frozenset[str]
     likes: tuple[tuple[str, Callable[[str], bool]], ...]
 
     def has(self, named: str) -> bool:
-        """Return True if an absolute name, or the file that it leads to, is excluded."""
+        """Return True if an absolute name, or the file that it links to, is excluded."""
         if named in self.paths or (self.paths and os.path.realpath(named) in self.paths):
             return True
         if not self.likes or os.path.lexists(named):
@@ -75,7 +75,7 @@ def _listed(guests: Sequence[WrittenGuest], folder: str) -> frozenset[str]:
 
 
 def _why_unused(pattern: str, found: Sequence[str], listed: frozenset[str], folder: str) -> str:
-    """Return why a pattern excludes nothing, often a typing error; empty if it does exclude something."""
+    """Return why a pattern excludes nothing, often because of a typo; empty if it does exclude something."""
     # A converted guest may be gone and still be listed, so fall back to the pattern itself.
     named = [resolve_folder(folder, path) for path in found or [pattern]]
     images = [name for name in named if not os.path.isdir(name)]

@@ -1,4 +1,4 @@
-"""Reading a manifest: YAML, then its schema, then the files that it names. All problems are reported at once."""
+"""Reading a manifest: YAML, then its schema, then the files that it names. All problems are reported together."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ def _well_formed(file: ManifestFile, problems: Problems) -> dict[str, PlainData]
         if not is_readable(data):
             raise ManifestError(sentence(file.shown, Problem(problems.line(where), where, message)))
         problems.add(where, message)
-        data["version"] = VERSION  # probably meant; this way everything else is checked, too
+        data["version"] = VERSION  # probably meant; with it, everything else can be checked
     check_schema(data, file.folder, problems)
     return data

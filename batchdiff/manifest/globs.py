@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from batchdiff.manifest.text.problems import YamlPath
 
 MAX_MATCHES = 100_000
-"""Far above any fleet; ends a ``**`` that loops through symbolic links to folders."""
+"""Far more than any fleet has; it ends a ``**`` that loops through symbolic links to folders."""
 
 
 def is_own_file(path: str) -> bool:
-    """Return True if a name belongs, or is a link, to a file that batchdiff put there.
+    """Return True if a file, or the target of a link, has a name that only batchdiff gives.
 
-    These are originals in quarantine or being deleted, overlays set aside or being written, and sidecars. A glob
-    never takes them for guests.
+    Such files are originals in quarantine or being deleted, overlays set aside or being written, and sidecars. A
+    glob never takes them for guests.
     """
     return path.endswith(own_files.ALL) or os.path.realpath(path).endswith(own_files.ALL)
 
@@ -44,9 +44,9 @@ def glob_matches(pattern: str, where: YamlPath, folder: str, problems: Problems)
 
 
 def would_match(pattern: str, folder: str) -> Iterator[tuple[str, Callable[[str], bool]]]:
-    """Yield each folder in which a glob matches files, free of links, with a test of the names that match there.
+    """Yield the path, without links, of each folder in which a glob matches files, and a test for matching names.
 
-    The test is for files that do not exist now.
+    The test is meant for the names of files that do not exist.
     """
     if unfit(pattern):
         return

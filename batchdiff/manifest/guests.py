@@ -1,6 +1,6 @@
 """The guests of a manifest: those that it lists by path, and those that its globs match.
 
-A guest that an earlier plan converted is one of them, whether its original still exists or not.
+Guests that an earlier plan converted are included, whether or not their originals still exist.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ AnyGuest: TypeAlias = FoundGuest | GoneGuest
 
 
 class _Taken(NamedTuple):
-    """Names and files with another role, which no glob may take in; besides them, batchdiff's own files."""
+    """Names and files that have another role, so that no glob may match them; batchdiff's own files count too."""
 
     paths: frozenset[str]
     files: frozenset[Identity]
@@ -44,7 +44,7 @@ class _Taken(NamedTuple):
 
 
 class GuestFinder:
-    """Finds the guests of one manifest. It holds the folder where relative paths start, and the problems found."""
+    """A finder of one manifest's guests, with the folder where relative paths start and the problems found."""
 
     def __init__(
         self, template: FoundImage | None, converted: ConvertedGuests, folder: str, problems: Problems
@@ -55,9 +55,10 @@ class GuestFinder:
         self._problems = problems
 
     def guests(self, written: Sequence[WrittenGuest], excluded: Excluded) -> list[AnyGuest]:
-        """Return all guests in the order of the manifest, a glob's sorted by path; missing images become problems.
+        """Return all guests in the order of the manifest; those of a glob are sorted by path.
 
-        ``written``: the entries of the manifest; ``excluded``: the names that its globs leave out.
+        Missing images become problems. ``written``: the entries of the manifest; ``excluded``: the names that its
+        globs leave out.
         """
         # Listed guests first: globs leave them out.
         listed = [guest for guest in written if not guest.image.is_glob]
@@ -71,12 +72,12 @@ class GuestFinder:
         }
         images = {where: [path for path in paths if self._is_image(path)] for where, paths in matches.items()}
         matched = {where: len(paths) for where, paths in images.items()}
-        # Excluded images go before default overlays are determined: theirs must not hide a guest of the same name.
+        # Drop excluded images before determining default overlays: theirs must not hide a guest of the same name.
         for where, paths in images.items():
             images[where] = [path for path in paths if not excluded.has(self._resolved(path))]
         taken = self._taken(written, [each for some in found.values() for each in some], images)
         for guest in globs:
-            # Images without another role. Overlays of earlier plans among them are not guests, but not an error.
+            # Images without another role. Overlays of earlier plans are not guests either, but are not an error.
             untaken = [path for path in images[guest.where] if not taken.has(self._resolved(path))]
             kept = [path for path in untaken if not self._is_overlay(guest, path)]
             gone = [
@@ -113,7 +114,7 @@ class GuestFinder:
             and not self._converted.can_know
             and os.path.lexists(self._overlay_of(guest, named, names))
         ):
-            return  # it may be converted: only the template, which is reported as missing, could show that
+            return  # it may have been converted: only the template, which is reported as missing, could show that
         if done is None:
             yield from self._found([guest])
         elif guest.image.format is None:
@@ -181,7 +182,7 @@ class GuestFinder:
     ) -> _Taken:
         """Return the names and files that have a role other than that of a glob's guest.
 
-        ``listed``: the guests that are listed by path; ``images``: the matches of each glob, excluded ones aside.
+        ``listed``: the guests that are listed by path; ``images``: each glob's matches, without excluded ones.
         """
         existing = [guest for guest in listed if isinstance(guest, FoundGuest)]
         # Listed guests, by the name in the manifest and by the file behind all links.
@@ -215,7 +216,7 @@ class GuestFinder:
 
 
 def _in_order(there: list[AnyGuest], gone: list[GoneGuest]) -> list[AnyGuest]:
-    # Existing guests alone keep the order of the glob, which differs from that of resolved paths.
+    # If no guest is gone, keep the order of the glob, which differs from that of resolved paths.
     return sorted([*there, *gone], key=lambda each: each.named) if gone else there
 
 

@@ -48,7 +48,7 @@ class FoundGuest(NamedTuple):
 
     @property
     def identity(self) -> Identity:
-        """The identity of the file, which is the same by all its names."""
+        """The identity of the file, which is the same under all its names."""
         return self.image.place.identity
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class FoundGuest(NamedTuple):
 
 
 def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundImage | None:
-    """Return the image of an entry; None, and problems, if it or its chain is not as declared."""
+    """Return the image of an entry; report problems and return None if it or its chain is not as declared."""
     sources, places = [], []
     # Look at the whole chain before giving up, to report all its problems.
     for image in [written, *written.backing]:
@@ -75,7 +75,7 @@ def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundI
 
 
 def _check_raw(written: WrittenImage, problems: Problems) -> bool:
-    """Report a chain that continues below a raw image: it cannot name a backing file."""
+    """Report a chain that continues below a raw image, which cannot name a backing file."""
     if not written.backing:
         return True
     sound = True

@@ -1,13 +1,13 @@
 """Checks that relative backing file names still work if a VM opens its image through a symbolic link.
 
-QEMU resolves a relative backing file name from the folder of the path by which it opened the image. The kernel
+QEMU resolves a relative backing file name from the folder of the path that it used to open the image. The kernel
 follows links among the folders of that path, but a link in the last component stays as it is::
 
     /vms/web01.img -> /disks/lun7.img     has the backing file name "../tpl/t.img"
     /disks/../tpl/t.img                   from the file's own folder, as batchdiff reads it
     /vms/../tpl/t.img                     from the link's folder, as the VM reads it
 
-So both must lead to the same file. Source: QEMU, ``bdrv_get_full_backing_filename`` in block.c.
+So both paths must lead to the same file. Source: QEMU, ``bdrv_get_full_backing_filename`` in block.c.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def check_links(
     overlays: Sequence[str | None],
     problems: Problems,
 ) -> None:
-    """Report relative backing file names, of images and future overlays, that mean another file through a link.
+    """Report relative backing file names, of images and future overlays, that lead elsewhere through a link.
 
     ``overlays`` are the overlays' absolute paths, guest by guest; None for one with a problem of its own.
     """
@@ -52,7 +52,7 @@ def check_links(
 
 
 def _check_overlay(guest: FoundGuest, overlay: str, template: FoundImage, problems: Problems) -> None:
-    """Check that an overlay in its guest's place finds the template also through the guest's link."""
+    """Check that an overlay in its guest's place can also find the template through the guest's link."""
     if guest.written.options.backing_path is not BackingPath.RELATIVE:
         return
     name = backing_name(overlay, template.source.path, BackingPath.RELATIVE)
@@ -90,13 +90,14 @@ def _check_chain(image: FoundImage, opened: str, problems: Problems) -> None:
 
 
 def _resolved(name: str, opened: str) -> str:
-    """Return the file that a backing file name means in an image that was opened by the path ``opened``."""
+    """Return the file that a backing file name refers to in an image that was opened by the path ``opened``."""
     return os.path.realpath(os.path.join(os.path.dirname(opened), name))
 
 
 def _backing_name(source: ImageSource) -> str | None:
     """Return the backing file name in an image's header; None if it has none that is a path."""
-    # Imported only for declared chains: it loads numpy, which reports Ctrl-C meanwhile as a broken installation.
+    # Imported only for declared chains, because this loads numpy. If Ctrl-C interrupts that, numpy reports a
+    # broken installation.
     with held_signals():
         from batchdiff.image.open import open_layer  # noqa: PLC0415
 

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 _IMAGE_SUFFIXES = (".img", ".raw", ".qcow2", ".qed", ".vmdk", ".vdi", ".vhd", ".vhdx", ".hdd")
-"""Suffixes, in either case, that an overlay replaces by ``.qcow2`` and a guest's name drops. The text after any
-other dot is part of the name: web-1.0 and web-1.1 are two machines."""
+"""Suffixes, in upper or lower case, that an overlay's name replaces with ``.qcow2`` and a guest's name drops. The
+text after any other dot is part of the name: web-1.0 and web-1.1 are two machines."""
 
 
 def without_suffix(path: str) -> str:
-    """Return a path without its image suffix; unchanged if it has none, or consists of it."""
+    """Return a path without its image suffix; unchanged if it has none, or nothing before it."""
     stem, suffix = os.path.splitext(path)
     return stem if suffix.lower() in _IMAGE_SUFFIXES else path
 
@@ -66,7 +66,7 @@ class Naming:
                 locate_overlay(self._folder, guest.overlay_path, guest.overlay_where, self._problems)
 
     def overlay_paths(self, guests: Sequence[FoundGuest], *, gone: Collection[str] = ()) -> list[str | None]:
-        """Return the absolute path of each guest's overlay; None, and a problem, if none can be written there.
+        """Return the absolute path of each guest's overlay; None, with a problem reported, if that is unusable.
 
         ``gone``: the paths of guests that no longer exist; default overlays avoid their names, too.
         """
@@ -74,10 +74,10 @@ class Naming:
         return [self._overlay_path(guest, named) for guest in guests]
 
     def guest_names(self, guests: Sequence[AnyGuest]) -> list[str]:
-        """Return the name of each guest; report names that two guests share, and texts that cannot be a name."""
+        """Return the name of each guest; report names that two guests share, and strings that cannot be names."""
         stems = [guest.written.name or _stem(guest) for guest in guests]
         count = Counter(stems)
-        # A guest without a name of its own is named after its file, or by its path if several files share that.
+        # A guest without a name of its own is named after its file, or by path if several files share that name.
         names = [
             self._relative(guest) if guest.written.name is None and count[stem] > 1 else stem
             for guest, stem in zip(guests, stems, strict=True)
@@ -128,7 +128,7 @@ def _where(guest: AnyGuest) -> YamlPath:
 
 
 def _one_file_unnamed(one: AnyGuest, other: AnyGuest) -> bool:
-    # check_guests reports a file that is a guest twice.
+    # check_guests reports two guests that are the same file.
     same = one.named == other.named if one.identity is None else one.identity == other.identity
     return same and not (one.written.name and other.written.name)
 

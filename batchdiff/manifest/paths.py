@@ -1,4 +1,4 @@
-"""The lookup of the file that a path in a manifest means, and the problems that such a path can have."""
+"""The lookup of the file that a path in a manifest refers to, and the problems that such a path can have."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ _MOST_NAMES = 2000
 class Place(NamedTuple):
     """The location of an existing image.
 
-    ``where`` is its place in the manifest and ``written`` its text there; ``named`` is that name made absolute,
-    with its folder resolved; ``path`` is the file behind all symbolic links, or ``named`` for a block device.
+    ``where`` is its place in the manifest and ``written`` the path given there; ``named`` is that path made
+    absolute, with its folder resolved; ``path`` is the file behind all symbolic links, or ``named`` for a block
+    device.
     """
 
     where: YamlPath
@@ -43,7 +44,7 @@ def resolve_folder(folder: str, written: str) -> str:
 def locate_image(
     folder: str, written: str, where: YamlPath, problems: Problems, *, matched: bool = False
 ) -> Place | None:
-    """Return the image that a path means; None, and a problem, if there is no such image.
+    """Return the image that a path refers to; report a problem and return None if there is no such image.
 
     ``matched``: the path comes from a glob; oddities of its name are then reported for that guest alone.
     """
@@ -71,7 +72,7 @@ def locate_image(
 
 
 def is_image(path: str) -> bool:
-    """Return True if a name leads to a regular file or a block device."""
+    """Return True if a name is that of a regular file or a block device, or of a link to one."""
     try:
         return not _not_an_image(os.stat(path).st_mode)
     except (OSError, ValueError):
@@ -79,7 +80,7 @@ def is_image(path: str) -> bool:
 
 
 def locate_overlay(folder: str, written: str, where: YamlPath, problems: Problems) -> str | None:
-    """Return the absolute path of an overlay to write; None, and a problem, if it cannot be written there."""
+    """Return the absolute path of an overlay to write; report a problem and return None if that is unusable."""
     if unfit(written):
         problems.add(where, _unfit(written))
     elif os.path.basename(written) in {"", ".", ".."}:
@@ -147,7 +148,7 @@ def _no_such_file(full: str, written: str, *, suggest: bool) -> str:
 
 
 def _near(name: str, names: list[str]) -> str:
-    """Return a suggestion by the stems of names: a common suffix makes any two image names look similar."""
+    """Return a suggestion; only stems are compared, because a common suffix makes any two names look similar."""
     alike = next((each for each in names if each.casefold() == name.casefold()), None)
     if alike is not None:
         return f"; did you mean {show(alike)}?"

@@ -30,7 +30,7 @@ _KINDS = {
 _LISTS_OF_IMAGES = ("guests", "backing")
 
 _PLAIN = re.compile(r"(?!(?i:true|false|null|yes|no|on|off|y|n)$)(?:\./)?[A-Za-z_/][\w./-]*")
-"""A text that needs no quotes in a YAML list in brackets."""
+"""Text that needs no quotes in a YAML list in brackets."""
 
 
 class _Finding(NamedTuple):
@@ -69,7 +69,7 @@ def is_readable(data: dict[str, PlainData]) -> bool:
 def check_schema(data: PlainData, folder: str, problems: Problems) -> None:
     """Report everything in a manifest that its schema does not allow.
 
-    ``folder`` is where relative paths start; a hint about the format of an image looks at the file.
+    ``folder`` is where relative paths start; the message for a missing format depends on the image's content.
     """
     schema = schema_of("manifest")
     if first_problem(data, schema) is None:
@@ -87,7 +87,7 @@ def check_schema(data: PlainData, folder: str, problems: Problems) -> None:
             raw=error.message,
         )
         if finding.value is None and problems.touches(finding.where):
-            # The value could not be read from the YAML, which was reported already.
+            # The value could not be read from the YAML, which has been reported already.
             continue
         for where, message in _messages(finding, folder):
             problems.add(where, message)
@@ -150,7 +150,7 @@ def _advice_on_key(key: str, known: list[str]) -> str:
 
 
 def _place_of(key: str) -> str:
-    """Return the place of a manifest that has a key of that name; empty if none has."""
+    """Return the place in a manifest to which a key of that name belongs; empty if there is none."""
     schema = schema_of("manifest")
     guest, top = schema["$defs"]["guest"]["properties"], schema["properties"]
     if key in guest["overlay"]["properties"] and key not in guest:

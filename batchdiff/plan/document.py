@@ -129,7 +129,7 @@ def _planned_image(record: dict[str, Any]) -> PlannedImage:
 
 
 def _fingerprint(record: dict[str, Any]) -> Fingerprint:
-    # Plans of version 1.0 have no filesystem.
+    # Fingerprints in plans of version 1.0 have no filesystem.
     return Fingerprint(**{name: record[name] for name in Fingerprint.__slots__ if name in record})
 
 

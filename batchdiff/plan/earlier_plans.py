@@ -23,7 +23,7 @@ def plan_in(reason: str) -> str:
 
 
 def is_done(reason: str) -> bool:
-    """Return True if the reason is that an earlier plan converted the guest, even one whose file was not found."""
+    """Return True if the reason is that an earlier plan, even if its file was not found, converted the guest."""
     return reason.startswith(_DONE_BY)
 
 
@@ -60,7 +60,7 @@ class EarlierPlans:
         return ""
 
     def _plans(self, folder: str) -> dict[str, str]:
-        """Return the plans in a folder by their checksums; of two copies, the one that has a journal."""
+        """Return the plans in a folder by their checksums; a copy that has a journal takes precedence."""
         if folder not in self._by_folder:
             names: list[str] = []
             with contextlib.suppress(OSError, ValueError):

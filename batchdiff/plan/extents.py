@@ -5,8 +5,8 @@
     Extents  --- runs_of ------->  data "[[0,1],[7,3]]", zero "[[4,2]]"
              <-- extents_of ----   checked: sorted, disjoint, merged
 
-A plan is checked as a whole when it is read for apply. The numbers are not kept for that long: those of all guests
-would take more memory than their text, and those of one guest are parsed again in a millisecond.
+A plan is checked as a whole when it is read for apply. The numbers are not kept until they are used: those of all
+guests would take more memory than their text, and those of one guest are parsed again in a millisecond.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def check_extents(guest: GuestPlan) -> None:
 
 def _table(runs: Runs, name: str) -> npt.NDArray[np.int64]:
     """Return the numbers as an array of shape (runs, 2)."""
-    # numpy's reader warns about an empty text.
+    # numpy's reader warns about an empty string.
     numbers = np.fromstring(flat, dtype=np.int64, sep=",") if (flat := runs.flat) else np.zeros(0, dtype=np.int64)
     table = numbers.reshape(-1, 2)
     first, count = table[:, 0], table[:, 1]

@@ -32,7 +32,7 @@ _LONGEST_SHOWN = 300
 def checksum_of(document: dict[str, Any]) -> str:
     """Return the labelled checksum of a plan document.
 
-    :raises ValueError: it has a number that JSON does not have, such as infinity.
+    :raises ValueError: it has a number that JSON cannot represent, such as infinity.
     """
     covered = {key: value for key, value in document.items() if key not in {"created", "checksum"}}
     digest = hashlib.sha256()
@@ -66,10 +66,10 @@ def write_plan(plan: Plan, path: str) -> None:
 
     :raises PlanError: the folder cannot be written to.
     """
-    # A symbolic link stays; the file that it leads to is replaced.
+    # A symbolic link is kept, and its target is replaced.
     target = os.path.realpath(path)
     if os.path.exists(target) and not os.path.isfile(target):
-        # A rename would replace a device such as /dev/null by a file.
+        # A rename would replace a device such as /dev/null with a file.
         raise PlanError(f"cannot write the plan {path}", why="it is not a regular file", remedy=ELSEWHERE)
     try:
         write_whole(target, _pieces(plan))
@@ -90,7 +90,7 @@ def try_folder(folder: str) -> None:
 def read_plan(path: str) -> Plan:
     """Read a plan, and check that it is complete, unedited and consistent.
 
-    :raises PlanError: it is not, or is of a newer major version.
+    :raises PlanError: it fails one of these checks, cannot be read, or has another major version.
     """
     # Imported here: reports do not need numpy, whose import takes longer than all of their work.
     from batchdiff.plan.extents import check_extents  # noqa: PLC0415
@@ -105,9 +105,9 @@ def read_plan(path: str) -> Plan:
 
 
 def read_for_report(path: str) -> Plan:
-    """Read a plan only to report on it: like ``read_plan``, without a check of the runs of its extents.
+    """Read a plan only to report on it: like ``read_plan``, but without checking the runs of its extents.
 
-    :raises PlanError: it is not complete and unedited, or is of a newer major version.
+    :raises PlanError: as for ``read_plan``.
     """
     check_is_plan(path)
     document = _parsed(path)

@@ -39,7 +39,7 @@ def plan_head(path: str) -> PlanHead | None:
 
 
 def beginning(path: str) -> bytes:
-    """Return the first bytes of a regular file; nothing for anything else, or if it cannot be read."""
+    """Return the first bytes of a regular file; empty for anything else, or if it cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError):

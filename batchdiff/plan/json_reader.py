@@ -5,7 +5,7 @@
     {"guests": [{"extents": {"data": RUNS, "zero": RUNS, ...}, ...}, ...], ...}
 
 Python's json module reads and writes everything except the runs and the values around them. A document equals
-the result of ``json.loads`` except for the runs; malformed runs become lists, too.
+the result of ``json.loads`` except for valid runs; malformed ones become lists there and here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from batchdiff.plan.runs import Runs, match
 
 Reader = Callable[[str, int], tuple[Any, int]]
-"""Reads the value at an index of a text, and returns it with the index of its end."""
+"""Reads the value at an index of a string, and returns it with the index of its end."""
 
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 READABLE = json.JSONEncoder(allow_nan=False)
@@ -28,11 +28,11 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 class AmbiguityError(ValueError):
-    """A text that readers of JSON may understand in two ways; the message says why."""
+    """Text that readers of JSON may understand in two ways; the message says why."""
 
 
 def why_not_json(error: ValueError | RecursionError) -> str:
-    """Return why bytes are not the JSON of a plan, in our own words: Python's change with its version."""
+    """Return why bytes are not the JSON of a plan, in our own words: Python's differ between versions."""
     match error:
         case AmbiguityError():
             return str(error)

@@ -9,8 +9,8 @@
     /fast/images/web02.img  unchanged: it was recorded after the move
 
 Entries recorded after the move have the new paths already, so mapping a path twice must equal mapping it once. If
-NEW lies under OLD (`--map /images=/images/old`), a path under NEW counts as moved. Moves that would move a path of
-the plan twice are refused.
+NEW lies under OLD (`--map /images=/images/old`), a path under NEW counts as moved already. Moves that would move a
+path of the plan twice are refused.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def move_in(text: str) -> Move:
     except OSError as error:
         hint = "; OLD ends at the first =" if "=" in new else ""
         raise ValueError(f"{new!r} cannot be found ({error.strerror}){hint}") from error
-    # No realpath for OLD: that path is gone, or leads to another place now.
+    # No realpath for OLD: that path is gone, or is now another file or folder.
     return Move(f"/{os.path.normpath(old).strip('/')}", found)
 
 
@@ -62,7 +62,7 @@ class PathMap:
     moves: tuple[Move, ...] = ()
 
     def path(self, path: str) -> str:
-        """Return the present form of a recorded path, by the move with the longest OLD above it."""
+        """Return the present form of a recorded path; of the moves that match, the longest OLD wins."""
         under = [move for move in self.moves if _lies_under(path, move.old)]
         if not under:
             return path
@@ -73,7 +73,7 @@ class PathMap:
         return (move.new.rstrip("/") + rest) or "/"
 
     def plan(self, plan: Plan) -> Plan:
-        """Return a plan with all paths as they are now. Its checksum stays, because it links plan and journal.
+        """Return a plan with all paths as they are now. The checksum stays the same: it links plan and journal.
 
         :raises ValueError: no path lies under any OLD, or one would be moved twice; the message names it.
         """
@@ -151,7 +151,7 @@ def _chain(source: ImageSource) -> Iterable[str]:
 
 
 def _without_links(path: str) -> str:
-    """Return the absolute path without symbolic links, as plans have it; a block device keeps its given name.
+    """Return the absolute path without symbolic links, as in plans; a block device keeps its given name.
 
     :raises OSError: there is no such file or folder.
     """

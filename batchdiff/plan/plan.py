@@ -32,7 +32,7 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlannedImage:
-    """An image at the time of planning; ``fingerprints`` has one for each file of its chain, itself first."""
+    """An image at the time of planning; ``fingerprints`` has one for each file of its chain, its own first."""
 
     source: ImageSource
     virtual_size: int
@@ -62,10 +62,10 @@ class PlannedImage:
 class Savings:
     """The space that converting one guest frees, in bytes (docs/plan-format.md explains each figure).
 
-    ``overlay_error_bytes`` is 0 if ``overlay_bytes`` is exact; with compression, that is an estimate, which
-    is off by no more than this in 19 cases of 20. ``exactness`` is that of ``saved_bytes``, and ``note`` is why
-    it is not exact, or why deleting the guest would free nothing. ``allocation_unit``: the bytes in which the
-    overlay's filesystem allocates space.
+    ``overlay_error_bytes`` is 0 if ``overlay_bytes`` is exact; with compression, ``overlay_bytes`` is an estimate,
+    whose error is no larger than that in 19 cases of 20. ``exactness`` is that of ``saved_bytes``; ``note``
+    explains why that figure is not exact, or why deleting the guest would free nothing. ``allocation_unit``: the
+    size of the units in which the overlay's filesystem allocates space.
     """
 
     allocated_bytes: int
@@ -121,7 +121,7 @@ class Diff:
 
     @property
     def unit(self) -> int:
-        """The bytes that the runs count: the overlay's clusters or, with extended L2, its subclusters."""
+        """The bytes in a unit of the runs: an overlay's cluster or, with extended L2, a subcluster."""
         return self.geometry.granule
 
 
@@ -157,7 +157,7 @@ class GuestToConvert(_Guest):
 class UntouchedGuest(_Guest):
     """A guest that apply skips, or refuses to convert.
 
-    ``image`` is None if it was not opened, and ``diff`` if it was not compared.
+    ``image`` is None if the guest was not opened, and ``diff`` is None if it was not compared.
     """
 
     verdict: Verdict
@@ -174,8 +174,8 @@ class Totals:
     """Sums over the guests to convert, in bytes, and the number of guests with each verdict.
 
     ``template_copy_bytes``: the bytes that overlayfs needs to change the mode of a template in a lower layer;
-    ``saved_bytes`` and ``peak_extra_bytes`` include it. ``exactness`` is that of ``saved_bytes``; ``note`` is why
-    it is not exact, if no guest's note explains that.
+    ``saved_bytes`` and ``peak_extra_bytes`` include it. ``exactness`` is that of ``saved_bytes``; ``note``
+    explains why that figure is not exact, unless the guests' notes do.
     """
 
     guests: int
@@ -195,8 +195,8 @@ class Totals:
 class Plan:
     """A whole plan. ``created`` is an ISO 8601 time in UTC.
 
-    ``checksum``: that of the file that it was read from; the journal identifies the plan by it. It covers
-    everything except itself and ``created``, even fields of a newer minor version that this version does not know.
+    ``checksum``: the checksum in the plan's file, by which the journal identifies the plan. It covers everything
+    except itself and ``created``, even fields of a newer minor version that this version does not know.
     """
 
     generator: str

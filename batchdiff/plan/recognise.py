@@ -50,7 +50,7 @@ def check_is_plan(path: str) -> None:
 
 
 def plan_again(path: str) -> str:
-    """Return the remedy for a damaged plan: a journal beside it shows that it was applied."""
+    """Return the remedy for a damaged plan, which depends on whether a journal shows that it was applied."""
     if not os.path.lexists(f"{path}.journal"):
         return "Run `batchdiff plan MANIFEST` again."
     return (

@@ -15,8 +15,8 @@ _NUMBER = r"(?!0[0-9])[0-9]{1,18}"
 _SPACE = r"[ \t\n\r]*"
 _RUN = rf"\[{_SPACE}{_NUMBER}{_SPACE},{_SPACE}{_NUMBER}{_SPACE}\]{_SPACE}"
 _BEGIN = re.compile(rf"\[{_SPACE}")
-# Limited, because a match takes more memory with each run. Possessive quantifiers would need none, but they
-# find nothing at all in Python 3.11.2, which Debian 12 has (gh-106052).
+# Limited, because each run makes a match take more memory. Possessive quantifiers would not need any, but they
+# find nothing at all in Python 3.11.2, the version in Debian 12 (gh-106052).
 _SOME = re.compile(rf"(?:{_RUN},{_SPACE}){{1,1000}}")
 # The form that batchdiff writes; it matches in two fifths of the time.
 _COMPACT = re.compile(rf"(?:\[{_NUMBER},{_NUMBER}\],){{1,1000}}{_SPACE}")

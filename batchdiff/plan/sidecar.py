@@ -40,8 +40,8 @@ Chain = tuple[Fingerprint, ...]
 class OverlayOrigin:
     """The origin of an overlay; fields are empty or None if an older batchdiff did not record them.
 
-    ``plan``: the plan's checksum; ``plan_path``: the plan's path at that time; ``original``: the path of the guest
-    that the overlay was made from; ``fingerprint``: that of the overlay when it was published.
+    ``plan``: the plan's checksum; ``plan_path``: the plan's path when it was applied; ``original``: the path of
+    the guest that the overlay was made from; ``fingerprint``: that of the overlay when it was published.
     """
 
     guest: str
@@ -65,10 +65,10 @@ class Sidecar:
 
 
 def sidecar_path(template_path: str, overlay_path: str) -> str:
-    """Return the path of a template's sidecar: beside a file; for a block device beside the overlay.
+    """Return the path of a template's sidecar: beside a file, but for a block device beside the overlay.
 
-    In /dev it would be lost at the next reboot. The name then contains the device's whole path, so that two
-    volumes with the same name don't share a sidecar: ``dev-vg-lv``; a hyphen in the path becomes ``%2D``.
+    A sidecar in /dev would be lost at the next reboot. The name of a device's sidecar has the device's whole path,
+    so that two volumes with the same name do not share one: ``dev-vg-lv``; a hyphen in the path becomes ``%2D``.
     """
     if not _is_device(template_path):
         return template_path + own_files.SIDECAR
@@ -80,7 +80,7 @@ def _is_device(path: str) -> bool:
     try:
         return stat.S_ISBLK(os.stat(path).st_mode)
     except OSError:
-        # An inactive volume has only its name. Recorded paths of files contain no links.
+        # An inactive volume can be recognised only by its name. Recorded paths of files contain no links.
         return is_among_devices(path) or os.path.islink(path)
 
 
@@ -123,7 +123,7 @@ def to_document(sidecar: Sidecar, template: dict[str, Any]) -> dict[str, Any]:
 def encode_sidecar(document: dict[str, Any]) -> Iterator[str]:
     """Yield the text of a sidecar's file, one overlay per line: ten times as fast to encode as indented JSON.
 
-    The file is written again for each guest of a fleet, with all overlays so far.
+    The file is written again for each guest of a fleet, with all overlays published by then.
     """
     encode = json.JSONEncoder().encode
     rest = ",\n ".join(f"{encode(key)}: {encode(value)}" for key, value in document.items() if key != "overlays")

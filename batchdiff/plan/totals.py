@@ -11,13 +11,13 @@ from batchdiff.image.storage.overlayfs import NOTHING, CopyUp
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, Savings, Totals, Verdict
 
 PLANNED_AT_ONCE = 2
-"""The number of guests in progress at once for which a plan calculates its peak, on any machine."""
+"""The number of guests in progress at the same time that a plan assumes for its peak, on any machine."""
 
 
 def totals_of(guests: Iterable[GuestPlan], retire: Retire, *, protecting: CopyUp = NOTHING) -> Totals:
     """Return the totals of a plan whose originals are retired in the way that ``retire`` names.
 
-    ``protecting``: the space needed to protect the template, which happens if any guest is converted.
+    ``protecting``: the space needed to protect the template, which is done if any guest is converted.
     """
     guests = list(guests)
     verdicts = [guest.verdict for guest in guests]

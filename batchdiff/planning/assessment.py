@@ -52,8 +52,8 @@ from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
 from batchdiff.units import ceil_div, format_size
 
 _WORTH_NAMING = 0.1
-"""The share of a guest's allocation that another cluster size must save to be suggested: this estimate is by file
-size, which differs a little from the space taken on disk."""
+"""The share of a guest's allocation that another cluster size must save to be suggested: its savings are estimated
+from the file's size, which differs a little from the space taken on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +246,7 @@ def _will_share(candidate: Candidate, image: Image, granule: int, unit: int) -> 
     """Return True if apply will share with the overlay those blocks of the guest that other files share already.
 
     These blocks stay in use anyway, so the overlay's reference to them costs nothing. copy_file_range shares only
-    whole units of one filesystem, so granules must not be smaller.
+    whole units of one filesystem, so each granule must consist of whole units.
     """
     device = os.stat(os.path.dirname(candidate.entry.overlay_path)).st_dev
     return granule % unit == 0 and device == os.fstat(image.layers[0].fd).st_dev
@@ -286,7 +286,7 @@ def _verdict(savings: Savings, use: DiskUse, minimum: float, content: OverlayCon
 
 
 def _better_clusters(savings: Savings, content: OverlayContent, least: float) -> str:
-    """Return the end of a sentence that suggests a cluster size saving at least that share, or nothing."""
+    """Return the end of a sentence, suggesting a cluster size that saves at least that share; empty if none."""
     auto = chosen_cluster_size(content.sizes)
     saved = savings.reclaimable_bytes - content.sizes[auto]
     if auto == content.cluster_size or saved < least * savings.allocated_bytes:

@@ -45,7 +45,7 @@ Part = Candidate | UntouchedGuest
 def untouched_guest(
     entry: GuestEntry, image: PlannedImage | None, verdict: Verdict, reason: str, diff: Diff | None = None
 ) -> UntouchedGuest:
-    """Return the plan of a guest that will not be converted; ``image`` if it could be opened."""
+    """Return the plan of a guest that will not be converted; ``image`` is None if it was not opened."""
     return UntouchedGuest(
         name=entry.name,
         source=entry.image,
@@ -96,7 +96,7 @@ def _examine(
     manifest: Manifest,
     observer: ReadObserver | None,
 ) -> Part:
-    # Taken before the header is read: a snapshot that is made at this moment must not be overlooked later.
+    # Taken before the header is read, so that a snapshot made while it is read cannot be overlooked.
     begun = fingerprint_at(entry.image.path)
     try:
         _check_not_replaced(entry, template.source, observer)

@@ -76,7 +76,7 @@ def make_plan(
     earlier: EarlierResults = EarlierResults(),
     observer: ReadObserver | None = None,
 ) -> Plan:
-    """Return the plan for all guests of a manifest; it has the reason for each guest that cannot be converted.
+    """Return the plan for all guests of a manifest, with the reason for each guest that cannot be converted.
 
     ``observer`` is called at every read of an image, in each worker process.
 
@@ -95,12 +95,12 @@ def make_plan(
         to_scan = {each.entry.name: each.record for each in candidates if each.entry.name not in reused.overlays}
         limits = budget(jobs, len(image.layers))
         settings = ScanSettings(limits, GENERATOR, progress, earlier.say, earlier.checkpoint, observer)
-        # The template is scanned even without guests, if nothing else has its digest.
+        # Even without guests, the template is scanned if its digest is not known otherwise.
         findings = Findings(sharing)
         if to_scan or reused.digest is None:
             first = replace(template, fingerprints=first_state(template.fingerprints, sidecar))
             findings = scan_guests(image, first, to_scan, settings, sharing=sharing)
-        # From here on, the results are known to belong to the recorded state of the template.
+        # After this check, the results are known to belong to the recorded state of the template.
         _check_unchanged(image, template)
         digest = _digest(findings, template, reused, scanned_anything=bool(to_scan))
         facts = FleetFacts(manifest, shared_blocks(image) if sharing else {}, findings.located, observer)
@@ -148,7 +148,7 @@ def _reuse(
 
 
 def _recorded_digest(template: PlannedImage, sidecar: Sidecar | None) -> str | None:
-    """Return the template's digest from its sidecar, so that it need not be read if no guest is to be compared."""
+    """Return the template's digest from its sidecar: without a guest to compare, the template need not be read."""
     if sidecar is None or sidecar.fingerprints != template.fingerprints or not template.vouches_for_content:
         return None
     return sidecar.digest or None
@@ -169,7 +169,7 @@ def _digest(findings: Findings, template: PlannedImage, reused: _Reused, *, scan
 
 def _check_unchanged(image: Image, before: PlannedImage) -> None:
     now = image.fingerprints()
-    # Another plan on the template may have been applied meanwhile, which takes its write permission.
+    # Another plan may have been applied meanwhile, which removes the template's write permission.
     if not is_known_state(before.fingerprints, now, _sidecar(before)):
         raise ImageError(
             "the template changed while it was scanned",

@@ -35,7 +35,7 @@ def why_unusable(older: Plan, template: PlannedImage, *, unchanged: bool, sharin
 
 
 def reusable_overlays(older: Plan, candidates: list[Candidate]) -> dict[str, ReusedOverlay]:
-    """Return the overlays of an older plan that are still exact, by the guest's name today."""
+    """Return the overlays of an older plan that are still exact, by the guest's present name."""
     by_image = {part.image: part for part in older.guests if part.image is not None}
     found = {}
     for candidate in candidates:
@@ -50,7 +50,7 @@ def reusable_overlays(older: Plan, candidates: list[Candidate]) -> dict[str, Reu
 def _same_disk_use(part: GuestPlan, entry: GuestEntry) -> bool:
     """Return True if the older figures for disk use apply: in another folder, allocation units may differ."""
     if entry.options.compression is Compression.NONE:
-        return True  # they are found again
+        return True  # the figures are determined again
     return part.overlay_path.rpartition("/")[0] == entry.overlay_path.rpartition("/")[0]
 
 

@@ -61,7 +61,7 @@ def scan_guests(
         take_over(findings, checkpoint.load(binding), keys)
     common = CommonBlocks(template) if sharing else None
     ranges = _ranges(template, guests, findings, common, settings.observer)
-    # Ranges that the checkpoint does not cover, in batches of guests that fit the limit of open files.
+    # Ranges that the checkpoint does not cover, in batches of guests that stay within the limit on open files.
     groups = ranges_left(ranges, findings.covered, list(guests))
     jobs, most = settings.budget
     files = {name: len(image.paths) for name, image in guests.items()}

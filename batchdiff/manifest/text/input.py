@@ -92,7 +92,7 @@ def _content(path: str) -> bytes:
     :raises OSError: it cannot be read.
     :raises ValueError: it is a folder or a device.
     """
-    # Check before opening: even that would move a tape.
+    # Check before opening, because opening alone can move a tape.
     mode = os.fstat(0).st_mode if path == STDIN else os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise ValueError("it is a folder")

@@ -1,4 +1,4 @@
-"""The problems of a manifest, each with its line, collected so that all are reported at once."""
+"""The problems of a manifest, each with its line, collected so that all are reported together."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Problems:
         return 1
 
     def add(self, where: YamlPath, message: str, *, line: int | None = None) -> None:
-        """Add a problem; the same one again, as from a default that several guests share, counts once."""
+        """Add a problem; a repeated one, such as one from a default that several guests share, counts once."""
         self._found[Problem(line or self.line(where), where, message)] = None
         self._objected.add(where)
         self._touched.update(where[:length] for length in range(len(where) + 1))

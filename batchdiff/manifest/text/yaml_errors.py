@@ -9,7 +9,7 @@ from batchdiff.quoting import show
 _INDENTED = "it does not line up with the lines above; entries of one list or mapping start in the same column"
 
 _REASONS = (
-    # The parser's message, and what it means. The messages of both of PyYAML's parsers are here.
+    # The parser's message and its meaning; PyYAML has two parsers with different messages.
     (
         "mapping values are not allowed",
         "a colon is not allowed here: check the indentation, or put the text in quotes",

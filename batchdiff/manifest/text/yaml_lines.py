@@ -37,7 +37,7 @@ _LOADER: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLo
 
 
 def parse_yaml(text: str, name: str, problems: Problems) -> PlainData:
-    """Return the single document in a text, as plain data; None for an empty text.
+    """Return the single document in YAML text, as plain data; None if the text is empty.
 
     Duplicate keys, keys that are not text and unknown tags become problems. The line of every value is recorded.
 
@@ -60,7 +60,7 @@ def parse_yaml(text: str, name: str, problems: Problems) -> PlainData:
 
 
 def _check_bounds(text: str, name: str) -> None:
-    """Refuse texts too large to compose: that recurses (in C, until the stack overflows) and keeps all nodes."""
+    """Refuse text that is too large: composing recurses (in C, until the stack overflows) and keeps all nodes."""
     depth = count = 0
     for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.CollectionStartEvent):

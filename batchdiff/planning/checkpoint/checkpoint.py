@@ -58,12 +58,12 @@ class Checkpoint:
         return []
 
     def begin(self, guests: tuple[str, ...]) -> None:
-        """Record that the following results are of these guests, in this order."""
+        """Record that the following results are for these guests, in this order."""
         if self._usable:
             self._pending.append(encode_record(Guests(guests)))
 
     def add(self, result: RangeResult) -> None:
-        """Record the result of a range, at once or with a later one."""
+        """Record the result of a range, immediately or together with a later one."""
         if self._usable:
             self._pending.append(encode_record(result))
             if self._file is not None or time.monotonic() >= self._begin:
@@ -102,7 +102,7 @@ class Checkpoint:
         self.close()
 
     def close(self) -> None:
-        """Close and unlock the file. It then has every result, or it was never created."""
+        """Close and unlock the file. By now it has every recorded result, unless it was never created."""
         if self._file is not None:
             self._file.close()
             self._file = None

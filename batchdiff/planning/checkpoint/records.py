@@ -5,7 +5,7 @@
     file     magic | record | record | ...        reading ends at a truncated or damaged record
     record   length of the payload (u32), xxh3-128 of the payload, payload
     payload  B binding        text: the template, and the way it is scanned; once, first
-             G guests         JSON list of texts: the guests that the following results number
+             G guests         JSON list of texts: the guests that the following results refer to by number
              R result         of one range: number, digest, count of the template's nonzero units, guests left
                               out; for each guest: in how many of these units it has other data, and its runs
 
@@ -46,7 +46,7 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Guests:
-    """The guests of the following results; each key is a text of the guest's exact state."""
+    """The guests of the following results; each key is a guest's exact state as text."""
 
     keys: tuple[str, ...]
 

@@ -19,7 +19,7 @@ from batchdiff.planning.scan.one_range import RANGE
 from batchdiff.planning.scan.results import Findings
 
 SCAN_VERSION = 2
-"""Raise this whenever a scan of the same images could have different results than before."""
+"""Raise this whenever a scan of the same images could produce results that differ from before."""
 
 
 def key_of(image: PlannedImage) -> str:
@@ -34,16 +34,16 @@ def _lasting(image: PlannedImage) -> PlannedImage:
 
 
 def binding_of(template: PlannedImage, *, sharing: bool, generator: str) -> str:
-    """Return a text of everything that all results depend on; empty if no result may be reused."""
+    """Return everything that all results depend on, as text; empty if no result may be reused."""
     key = key_of(template)
     how = {"scan": SCAN_VERSION, "range": RANGE, "unit": UNIT, "sharing": sharing, "by": generator}
     return json.dumps(how | {"template": key}, sort_keys=True) if key else ""
 
 
 def take_over(findings: Findings, records: Iterable[Record], keys: Mapping[str, str]) -> None:
-    """Add the recorded results to the findings. ``keys``: the keys of today's candidates, by their names."""
+    """Add the recorded results to the findings. ``keys``: the keys of the present candidates, by name."""
     name_of = {key: name for name, key in keys.items() if key}
-    # The latest list of guests, by the names that they have today; None for those that changed or are gone.
+    # The latest list of guests, by their present names; None for those that changed or are gone.
     names: list[str | None] = []
     known: frozenset[str] = frozenset()
     for record in records:

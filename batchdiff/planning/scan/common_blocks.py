@@ -7,8 +7,8 @@
     guest 2                 mapped, matched
 
 The kernel maps files for one process at a time, so workers would wait for each other. Only blocks that the
-template has in both of its maps count: a guest that has one of them, mapped in between, has the same bytes there,
-even if defragmentation or deduplication moves blocks meanwhile.
+template has in both of its maps count: a guest that is mapped in between and has one of them has the same bytes
+there, even if defragmentation or deduplication moves blocks meanwhile.
 
 Images of other formats are mapped piece by piece by the scanner, along their tables.
 """

@@ -27,7 +27,7 @@ UNIT = 4 * KIB
 """The granularity of differences: the page size, and the block size of the guests' filesystems."""
 
 WINDOW = 512 * KIB
-"""The bytes compared at once; two windows of this size fit into a core's L2 cache."""
+"""The bytes compared at a time; two windows of this size fit into a core's L2 cache."""
 
 _WORDS = UNIT // 8
 

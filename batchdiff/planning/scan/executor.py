@@ -27,7 +27,7 @@ class Job(Protocol[Task_contra, Result_co]):
     """Tasks of one kind, and all that a worker needs to do them."""
 
     def begin(self) -> AbstractContextManager[Callable[[Task_contra], Result_co]]:
-        """Open what the tasks need, once in each worker, and give the function that does one task."""
+        """Open what the tasks need, once in each worker, and yield the function that does one task."""
 
     def describe(self, task: Task_contra) -> str:
         """Return what a worker does with a task, such as "scanning bytes 0 to 100"."""
@@ -39,7 +39,7 @@ class Executor(Protocol):
     def __call__(self, job: Job[Task, Result], tasks: Iterable[Task], *, workers: int) -> Iterator[Result]:
         """Yield the results of all tasks in the order in which they are finished.
 
-        ``workers``: how many do tasks at the same time.
+        ``workers``: the number of workers that do tasks at the same time.
 
         :raises WorkerError: a worker could not be started, died, or ran out of memory.
         :raises BatchdiffError: a task raised it.

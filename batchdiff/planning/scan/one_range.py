@@ -138,7 +138,7 @@ class Scanner:
         return RangeResult(number, digest, differences, dict(self._failures), units, replaced)
 
     def _map_stretch(self, begin: int, most: int) -> _Stretch:
-        """Return the next windows from offset ``begin``: as many as may be mapped at once, at most ``most``."""
+        """Return the next windows from offset ``begin``: as many as can be mapped together, at most ``most``."""
         while True:
             windows = min(self._stride.windows, most)
             segments = self._template.segments(begin, begin + windows * WINDOW)
@@ -170,7 +170,7 @@ class Scanner:
                     continue  # settled: the guest has nothing to read here
                 kinds = self._compare(guest_index, window, guest_map.segments.get(index), span)
                 if kinds is not None:
-                    if self._sharing:  # otherwise, all outside of the span is zeros or equals the template
+                    if self._sharing:  # otherwise, everything outside the span is zeros or equals the template
                         kinds = replace_span(findings.equal[window_index], kinds, span)
                     findings.kinds.setdefault(guest_index, {})[window_index] = kinds
 
@@ -190,8 +190,8 @@ class Scanner:
     def _map_guests(
         self, template_segments: list[Segment], template_map: WindowMap, begin: int, windows: int
     ) -> tuple[dict[int, WindowMap], dict[int, Flags]] | None:
-        """Return the guests' parts to be read, and their holes; None if so many windows need too much memory."""
-        # The template's blocks are needed only if the planner did not map all guests before.
+        """Return the guests' parts to be read, and their holes; None if that many windows need too much memory."""
+        # The template's blocks are needed only if the planner has not mapped all guests.
         ask = self._sharing and not self._guests.keys() <= self._shared.keys()
         template_extents = shared_extents(self._template, template_segments) if ask else []
         guest_maps: dict[int, WindowMap] = {}

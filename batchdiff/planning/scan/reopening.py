@@ -48,7 +48,7 @@ def budget(jobs: int, template_files: int) -> Budget:
 def batches(guests: Sequence[str], files: Mapping[str, int], most: int) -> Iterator[tuple[str, ...]]:
     """Divide guests into batches of at most ``most`` files; ``files`` has the number of each guest's files.
 
-    A guest with more files is a batch of its own. Without any guests there is one empty batch.
+    A guest with more files is a batch of its own. If there are no guests, there is one empty batch.
     """
     batch: list[str] = []
     used = 0
@@ -62,7 +62,7 @@ def batches(guests: Sequence[str], files: Mapping[str, int], most: int) -> Itera
 
 
 def reopen(record: PlannedImage, observer: ReadObserver | None = None) -> Image:
-    """Open a planned image again. ``observer`` is called at every read of it.
+    """Open a planned image again. ``observer`` is called at every read of the image.
 
     :raises ImageError: it changed since it was first opened, or cannot be opened.
     """
@@ -82,11 +82,11 @@ def reopen(record: PlannedImage, observer: ReadObserver | None = None) -> Image:
 
 
 Files = tuple[tuple[int, int], ...]
-"""Device and inode of each file of a chain: as long as it is open somewhere, no other file has these."""
+"""Device and inode of each file of a chain: as long as a file is open anywhere, no other file has the same."""
 
 
 def files_of(image: Image) -> Files:
-    """Return which files an image consists of."""
+    """Return the files that an image consists of."""
     return tuple((each.device, each.inode) for each in image.fingerprints())
 
 

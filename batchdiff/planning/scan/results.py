@@ -18,7 +18,7 @@ class RangeResult:
     """The result of scanning one range, by guest number; guests without differences there are left out.
 
     ``template_units``: the count of the template's nonzero units, as far as it was read; ``replaced``: by guest,
-    in how many of these it has other data.
+    the count of those in which it has other data.
     """
 
     number: int
@@ -33,8 +33,8 @@ class RangeResult:
 class Findings:
     """The combined results, by the names of guests.
 
-    ``template_units``: by range, the count of the template's nonzero units; ``replaced``: by guest, in how many of
-    all these it has other data.
+    ``template_units``: by range, the count of the template's nonzero units; ``replaced``: by guest, the count of
+    those, over all ranges, in which it has other data.
 
     ``covered``: by range, the guests whose results are known; a range without an entry was not scanned at all.
     ``located``: by a guest's path, its extents on disk, if it was mapped.
@@ -52,7 +52,8 @@ class Findings:
     def add(self, result: RangeResult, names: Sequence[str | None]) -> None:
         """Add the result of one range, whose guest number N is called ``names[N]``.
 
-        Only this method turns numbers into names. None: that guest is not planned now, so its result is left out.
+        Only this method turns numbers into names. The result of a guest is left out if its name is None, which
+        means that it is not planned now.
         """
         if result.template_digest is not None:
             self.digests[result.number] = result.template_digest

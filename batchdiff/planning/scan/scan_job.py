@@ -52,7 +52,7 @@ class ScanJob:
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[int], RangeResult]]:
-        """Open all images, and give the function that scans a range.
+        """Open all images, and yield the function that scans a range.
 
         :raises ImageError: the template cannot be opened.
         """

@@ -37,7 +37,7 @@ def spans_by_window(pieces: Iterable[tuple[int, int]], begin: int, window: int, 
 
 
 def merge_spans(each: Iterable[Spans]) -> Spans:
-    """Return one span per window that contains the spans of all."""
+    """Return for each window one span that contains all its spans."""
     found: Spans = {}
     for one in each:
         for number, (low, high) in one.items():

@@ -22,7 +22,7 @@ from batchdiff.planning.scan.spans import Spans, spans_by_window, subtract
 from batchdiff.qcow2.entries import Origin
 
 MOST_KEPT = 32768
-"""The most segments and windows, of all guests together, that are kept at once: 400 bytes each, so some 13 MiB."""
+"""The most segments and windows, of all guests together, that are kept at a time: 400 bytes each, some 13 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,10 @@ def spans_to_read(segments: list[Segment], begin: int, settled: list[tuple[int, 
 
 
 def leave_out_holes(wanted: Spans, own: list[Segment], begin: int, windows: int) -> tuple[Spans, Flags]:
-    """Return the wanted spans outside of an image's holes, and flags of all windows that are such holes.
+    """Return the wanted spans outside an image's holes, and a flag for each window: True if it lies in a hole.
 
-    Windows are numbered from offset ``begin``. Trimmed guests have many such windows: checked one by one, they
-    took nine tenths of the time of such a fleet's plan.
+    Windows are numbered from offset ``begin``. Trimmed guests have many such windows: checking them one by one
+    took nine tenths of the time to plan such a fleet.
     """
     hollow = np.ones(windows, dtype=np.bool_)
     for start, end, origin, _, _ in own:
@@ -67,14 +67,14 @@ def leave_out_holes(wanted: Spans, own: list[Segment], begin: int, windows: int)
 
 
 class Stride:
-    """The number of windows mapped at once, found by trial: their segments are not known beforehand."""
+    """The number of windows mapped at a time, found by trial: the count of segments is not known beforehand."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self.windows = 1
 
     def fits(self, kept: int, windows: int) -> bool:
-        """Return True if so many windows may be mapped at once; otherwise half as many are tried next."""
+        """Return True if that many windows can be mapped together; otherwise half as many are tried next."""
         if kept <= MOST_KEPT or windows == 1:
             return True
         self.windows = windows // 2

@@ -70,7 +70,7 @@ class SampleJob:
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[tuple[int, Sample]], tuple[int, list[int]]]]:
-        """Give the function that compresses a sample: see :func:`stored_lengths`."""
+        """Yield the function that compresses a sample: see :func:`stored_lengths`."""
         yield self._compress
 
     def describe(self, task: tuple[int, Sample]) -> str:
@@ -120,7 +120,7 @@ def stored_data(
         total = end * count / done
         error = _error(np.where(drawn == 0, cluster_size, drawn), count)
         if done < count and error <= _WANTED_ERROR * total:
-            # One more cluster for the rounding, because even a sample without any spread proves nothing.
+            # One more cluster for the rounding, because even a sample of equal sizes proves nothing.
             return StoredData(
                 align_up(round(total), cluster_size),
                 math.ceil(error) + cluster_size,

@@ -28,7 +28,7 @@ from batchdiff.qcow2.layout import Layout, fits, granules_to_write, layout_for, 
 from batchdiff.units import align_up, format_size
 
 _AUTO_TOLERANCE = 0.01
-"""The share by which an overlay nearer to QEMU's default cluster size may be larger than the smallest one."""
+"""The share by which overlays with clusters nearer to QEMU's default size can be larger than the smallest one."""
 
 
 def extents_to_write(units: Extents, virtual_size: int, options: OverlayOptions, geometry: Geometry) -> Extents:
@@ -41,9 +41,9 @@ def sizes_by_cluster_size(units: Extents, virtual_size: int, options: OverlayOpt
     """Return the bytes of the uncompressed overlay for each cluster size that can map a disk of this size.
 
     Sizes below 4 KiB are left out unless one is asked for: differences are found in units of 4 KiB, so smaller
-    clusters only need more tables.
+    clusters would only add tables.
 
-    :raises FormatError: no cluster size can.
+    :raises FormatError: no cluster size can map the disk.
     """
     least = least_cluster_size(options)
     parts = _Parts(
@@ -55,7 +55,7 @@ def sizes_by_cluster_size(units: Extents, virtual_size: int, options: OverlayOpt
     for cluster_size in CLUSTER_SIZES:
         geometry = geometry_of(options, cluster_size)
         if (cluster_size >= least or cluster_size == options.cluster_size) and fits(virtual_size, geometry):
-            # Clusters of whole units are only counted. Subclusters, and clusters below a unit, need their extents.
+            # Clusters of whole units are only counted. Subclusters and clusters below a unit need extents.
             if geometry.granules == 1 and cluster_size >= UNIT:
                 layout = _counted(parts, virtual_size, geometry)
             else:
@@ -77,7 +77,7 @@ class _Parts:
 
 
 def _counted(parts: _Parts, virtual_size: int, geometry: Geometry) -> Layout:
-    """Return the layout of an overlay in whole clusters, without folding to them, which takes three times as long.
+    """Return the layout of an overlay in whole clusters by counting: folding would take three times as long.
 
     A cluster has data if any unit in it differs and any unit in it, the same or another, is nonzero.
     """
