@@ -162,7 +162,7 @@ def _differing(guest: GuestToConvert, overlay: Found, original: Found, error: Di
         raise VerificationError(error.what, why=f"{error.why}; neither of them was written to") from error
     if not planned.was_written_to(original.now) and not overlay.proven:
         return _sound(guest, "no error found; a VM has written to it since")
-    changes = planned.changes(original.now) if shows_writes else "when is unknown, because it is a block device"
+    changes = planned.changes(original.now) if shows_writes else "at an unknown time, because it is a block device"
     changed = f"its original {original.path} changed since the overlay was made: {changes}"
     if original.path != guest.source.path:
         return _sound(guest, f"no error found, but {changed}, even though it is in quarantine")
