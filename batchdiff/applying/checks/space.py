@@ -28,7 +28,7 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import KIB, MIB, format_size
 
 _METADATA = 1024 * KIB
-"""Header, first tables, and the rounding of the filesystem."""
+"""Header, first tables, and rounding up to whole filesystem blocks."""
 
 _STRETCH = 64 * MIB
 """How many bytes of an image are mapped at a time: at most 16,384 segments of 4 KiB, which is a short list."""
@@ -74,7 +74,7 @@ def check_space(
     by_device: dict[int, list[GuestToConvert]] = {}
     for guest in guests:
         device = _device(os.path.dirname(guest.overlay_path))
-        if device is not None:  # a missing folder fails its own guest later, and stops no other
+        if device is not None:  # if its folder is missing, this guest fails later, without stopping the others
             by_device.setdefault(device, []).append(guest)
     for device, chosen in by_device.items():
         folder = os.path.dirname(chosen[0].overlay_path)
@@ -136,7 +136,7 @@ def _kept_by_ext4(folder: str) -> int:
 
 
 def check_space_for_image(image: Image, folder: str, guest: str, form: ImageFormat) -> None:
-    """Compare the space that a standalone copy of an image needs, in a format, with the free space in its folder.
+    """Compare the space needed for a standalone copy of an image, in the given format, with a folder's free space.
 
     :raises GuestError: there is not enough.
     """
@@ -150,7 +150,7 @@ def check_space_for_image(image: Image, folder: str, guest: str, form: ImageForm
 
 
 def standalone_bytes(image: Image, folder: str, form: ImageFormat) -> int:
-    """Return the most bytes that a copy of an image's whole content, in a format, can take in a folder.
+    """Return the maximum size on disk of a standalone copy of an image, in the given format and folder.
 
     Blocks that will be shared with the image's own files (``writer.data_copy``) take no space. QEMU, which writes
     some formats, shares none, and allocates whole clusters.

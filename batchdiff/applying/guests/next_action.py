@@ -14,8 +14,8 @@ Apply, restore and purge are the same operation: an *incoming* file takes the pl
     ---- after a crash --
 
 No state is kept here. After a crash the files are examined again: unpublished work is undone, and a published file
-is verified again before its outgoing file goes. ``verified`` is true only of the two files as this very process
-holds them.
+is verified again before its outgoing file goes. ``verified`` is true only if this process itself compared the two
+files, or need not compare them.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class GuestToRestore:
 
     @property
     def rebuilt_source(self) -> ImageSource:
-        """The image that restore rebuilds, under the guest's name."""
+        """The image that restore rebuilds, at the original's path."""
         return replace(self.plan.source, backing=())
 
     def older(self) -> str | None:

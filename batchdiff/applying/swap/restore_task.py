@@ -114,7 +114,7 @@ class RestoreTask:
     def if_different(self) -> RebuildTask | None:
         """Return the task that rebuilds an image from the overlay; the original stays in quarantine.
 
-        :raises GuestError: a file has the guest's own name, and only the operator knows which of the two to keep.
+        :raises GuestError: the operator must choose between the overlay and the file at the original's path.
         """
         original, plan = self._original, self._guest.plan
         if self._overlay is None:
