@@ -107,7 +107,7 @@ def _found(path: str, now: Fingerprint | None, known: Fingerprint) -> Found | No
 
 
 def rebuilt_is_in_place(guest: GuestToConvert, state: GuestState | None) -> bool:
-    """Return whether restore has given a rebuilt image the guest's name already.
+    """Return whether restore has already put a rebuilt image at the original's path.
 
     An original that got its name back is recorded as rebuilt as well, so that a copy of it is recognized.
     """
