@@ -45,7 +45,7 @@ def check_is_plan(path: str) -> None:
             remedy=f"Run `batchdiff plan {shell_word(path)}` first; that writes the plan.",
         )
     raise PlanError(
-        f"{path} is not a plan", why=_what(path, head), remedy="Name the file that `batchdiff plan` wrote."
+        f"{path} is not a plan", why=_what(path, head), remedy="Pass the file that `batchdiff plan` wrote."
     )
 
 
@@ -62,8 +62,8 @@ def plan_again(path: str) -> str:
 def _plan_of(path: str) -> str:
     plan = path.removesuffix(".journal")
     if plan != path and os.path.exists(plan):
-        return f"Name the plan: {shell_word(plan)}."
-    return "Name the file that `batchdiff plan` wrote."
+        return f"Pass the plan instead: {shell_word(plan)}."
+    return "Pass the file that `batchdiff plan` wrote."
 
 
 def _head(path: str) -> bytes | None:
@@ -91,7 +91,7 @@ def _near(path: str) -> str:
         return NO_FOLDER_TO_LIST
     near = suggestion(name, [each for each in names if each.endswith(".json")])
     if near:
-        return near.removeprefix("; ").capitalize()
+        return near.replace("; d", "D", 1)
     stem = name.removesuffix(".plan.json")
     there = [stem + suffix for suffix in _MANIFEST_SUFFIXES if stem + suffix in names]
     manifest = shell_word(os.path.join(folder, there[0])) if there else "MANIFEST"

@@ -51,7 +51,7 @@ def bitmap_tables(directory: bytes, count: int, cluster_size: int, virtual_size:
         in_memory = ceil_div(ceil_div(virtual_size, 1 << bits), 64) * 8
         _require(in_memory <= _MAX_BITMAP, "a bitmap needs more than 512 MiB")
         if not flags & _IN_USE:
-            _require(entries == ceil_div(in_memory, cluster_size), "a table does not fit the size of the disk")
+            _require(entries == ceil_div(in_memory, cluster_size), "a table does not match the size of the disk")
             tables.append((offset, entries))
     _require(len(names) == count, f"it has {len(names)} entries instead of {count}")
     _require(sum(entries for _, entries in tables) * 8 <= _MAX_TABLES, "its tables take more than 64 MiB")

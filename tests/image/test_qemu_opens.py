@@ -243,7 +243,7 @@ REFUSED_BY_QEMU = {
     "bitmap-table-misaligned": ("bitmaps", put(">Q", 512)(directory), "not aligned"),
     "bitmap-table-at-0": ("bitmaps", put(">Q", 0)(directory), "not aligned"),
     "bitmap-table-empty": ("bitmaps", put(">I", 0)(directory, 8), "0 entries"),
-    "bitmap-table-larger": ("bitmaps", put(">I", 2)(directory, 8), "does not fit the size"),
+    "bitmap-table-larger": ("bitmaps", put(">I", 2)(directory, 8), "does not match the size"),
     "bitmap-table-huge": ("bitmaps", put(">I", 0x8000001)(directory, 8), "entries"),
     "bitmap-table-above-512-MiB": ("bitmaps", put(">I", 131073)(directory, 8), "entries"),
     "bitmap-flags": ("bitmaps", put(">I", 4)(directory, 12), "unknown kind"),

@@ -28,11 +28,11 @@ REFUSED = {
     "empty": ("", "{0} is not a plan: it is empty. " + AGAIN),
     "text": (
         "hello",
-        "{0} is not a plan: it does not start like JSON. Name the file that `batchdiff plan` wrote.",
+        "{0} is not a plan: it does not start like JSON. Pass the file that `batchdiff plan` wrote.",
     ),
     "binary": (
         "\0" * 600,
-        "{0} is not a plan: it starts like an image or another binary file. Name the file that `batchdiff plan`"
+        "{0} is not a plan: it starts like an image or another binary file. Pass the file that `batchdiff plan`"
         " wrote.",
     ),
     "manifest": (
@@ -41,7 +41,7 @@ REFUSED = {
     ),
     "report": (
         '{"report_version": "1.1"}',
-        "{0} is not a plan: it is a savings report as JSON. Name the file that `batchdiff plan` wrote.",
+        "{0} is not a plan: it is a savings report as JSON. Pass the file that `batchdiff plan` wrote.",
     ),
     "cut": (
         '{"format_version": "1.2", "generator": "x"',
@@ -92,6 +92,7 @@ def test_a_damaged_plan_that_was_applied(tmp_path):
 
 MISSING = {
     "near": (["fleet.plan.json"], "flet.plan.json", 'Did you mean "fleet.plan.json"?'),
+    "near-capital": (["Fleet.plan.json"], "Flet.plan.json", 'Did you mean "Fleet.plan.json"?'),
     "manifest": (
         ["web.yaml"],
         "web.plan.json",

@@ -112,7 +112,9 @@ def _without_digest(plan: Plan, history: History) -> str:
     if _may_be_planned_again(history):
         return "Plan again; that is fast for copies that share blocks with the template."
     sidecars = few(sidecar_paths(plan))
-    return f"Bring back {sidecars} to get the digest, or the template with its original times, as `cp -a` keeps them."
+    return (
+        f"Bring back {sidecars} to get the digest, or the template with its original times, as `cp -a` keeps them."
+    )
 
 
 def known_digest(plan: Plan) -> str:

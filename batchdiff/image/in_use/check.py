@@ -5,7 +5,7 @@
     check                        finds
     QEMU's locks                 VMs, qemu-nbd and qemu-img on any filesystem with locks
     a read lease                 every writer: VMs without locks, loop devices, plain programs
-    a write lease, then /proc    VMs that do not lock it or write to it yet: they wait for a migration
+    a write lease, then /proc    VMs that neither lock it nor write to it yet, waiting for an incoming migration
     an exclusive open, /proc     users of a block device, which has no leases
 
 Readers are allowed, except QEMU if it reads a guest, which is then a VM's disk or an overlay's backing file.
@@ -92,7 +92,7 @@ def check_usage(fd: int, purpose: Purpose) -> Usage:
     try:
         objection = _by_locks(others_locks(fd), fd, purpose)
     except OSError as error:
-        objection, unknown = "", f"its filesystem has no locks ({error.strerror})"
+        objection, unknown = "", f"its filesystem does not support locks ({error.strerror})"
     if objection:
         return Usage(objection)
     if is_block_device(fd):
@@ -128,7 +128,7 @@ def _by_locks(locks: OthersLocks, fd: int, purpose: Purpose) -> str:
     if Permission.READ in locks.forbid:
         return f"{_any_holder(fd)} has locked it against readers"
     if purpose is Purpose.GUEST and Permission.READ in locks.may:
-        return f"{_any_holder(fd)} reads it, as the disk of a VM, the backing file of an overlay, or to copy it"
+        return f"{_any_holder(fd)} is reading it: as a VM's disk, as an overlay's backing file, or to copy it"
     return ""
 
 
@@ -161,7 +161,7 @@ def _by_holders(holders: Holders, purpose: Purpose) -> str:
         return _writing(holders)
     if purpose is Purpose.GUEST and holders.vms():
         vms = name_holders(holders.vms(), complete=True)
-        return f"{vms} has it open (for example, a VM that waits for a migration)"
+        return f"{vms} has it open (for example, a VM waiting for an incoming migration)"
     return ""
 
 

@@ -30,7 +30,7 @@ _ALL_PERMISSIONS = 64
 """Bytes that QEMU reserves for permissions; it uses four of them."""
 
 _ELSEWHERE = ((0, _MAY), (_OTHERS_MAY_NOT + _ALL_PERMISSIONS, 0))
-"""Start and length of all bytes that QEMU never locks."""
+"""Start and length of the ranges below and above all bytes that QEMU may lock."""
 
 
 class Permission(enum.IntEnum):
@@ -63,7 +63,7 @@ class OthersLocks(NamedTuple):
 def others_locks(fd: int) -> OthersLocks:
     """Return the locks of others on a file that is open for reading, without taking any.
 
-    :raises OSError: the filesystem has no locks.
+    :raises OSError: the filesystem does not support locks.
     """
     return OthersLocks(
         may=frozenset(what for what in Permission if _is_locked(fd, _MAY + what)),
@@ -77,7 +77,7 @@ def take_locks(fd: int) -> bool:
 
     Return False if the locks of another program forbid that.
 
-    :raises OSError: the filesystem has no locks.
+    :raises OSError: the filesystem does not support locks.
     """
     try:
         for byte in _OURS:

@@ -135,4 +135,4 @@ def _near(path: str) -> str:
         near = suggestion(os.path.basename(path), os.listdir(os.path.dirname(path) or os.curdir))
     except OSError:
         return NO_FOLDER_TO_LIST
-    return near.removeprefix("; ").capitalize() if near else "Name an existing manifest."
+    return near.replace("; d", "D", 1) if near else "Name an existing manifest."

@@ -99,11 +99,11 @@ def open_same_files(source: ImageSource, files: Files, observer: ReadObserver | 
     if files_of(image) != files:
         image.close()
         raise ImageError(
-            f"another file took the place of {source.path} while it was scanned",
+            f"another file took the place of {source.path} while the image was being scanned",
             remedy="Find out what moved it, or mounted something there, and plan again.",
         )
     return image
 
 
 def _changed(changes: str) -> ImageError:
-    return ImageError(f"it changed while it was scanned ({changes}). Shut its VM down and plan again")
+    return ImageError(f"it changed while it was being scanned ({changes}). Shut its VM down and plan again")

@@ -123,7 +123,7 @@ def test_without_locks_on_a_filesystem(raw, monkeypatch):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr("batchdiff.image.in_use.check.others_locks", no_locks)
-    assert usage(raw, Purpose.GUEST).unknown == "its filesystem has no locks (No locks available)"
+    assert usage(raw, Purpose.GUEST).unknown == "its filesystem does not support locks (No locks available)"
     with real_holders.vm(raw) as name:
         assert name in usage(raw, Purpose.GUEST).objection
 

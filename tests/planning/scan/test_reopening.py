@@ -81,7 +81,8 @@ def test_one_that_is_not(image, change, what):
     before = len(os.listdir("/proc/self/fd"))
     change(path)
     with pytest.raises(
-        ImageError, match=rf"^it changed while it was scanned \(.*{what}.*\). Shut its VM down and plan again$"
+        ImageError,
+        match=rf"^it changed while it was being scanned \(.*{what}.*\). Shut its VM down and plan again$",
     ):
         reopen(record)
     assert len(os.listdir("/proc/self/fd")) == before
