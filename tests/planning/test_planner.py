@@ -147,8 +147,8 @@ def test_a_template_whose_folder_is_swapped_during_the_scan(tmp_path, jobs):
     with pytest.raises(ImageError) as caught:
         make_plan(manifest(tmp_path / "images/template.img", guest), jobs=jobs, progress=progress)
     assert str(caught.value) == (
-        f"another file took the place of {tmp_path}/images/template.img while the image was being scanned. Find out"
-        " what moved it, or mounted something there, and plan again."
+        f"another file took the place of {tmp_path}/images/template.img while the image was being scanned."
+        " Find out what moved it, or mounted something there, and plan again."
     )
 
 
