@@ -134,7 +134,7 @@ class MappedLayer:
         _ = self._map
 
     def inspect(self) -> None:
-        """Check that the map stays within the file, and maps no more bytes than the file has."""
+        """Check that the map stays within the file, and uses no byte of it twice."""
         _, starts, ends, offsets = self._map
         order = np.argsort(offsets)
         firsts, lasts = offsets[order], (offsets + ends - starts)[order]
