@@ -79,12 +79,13 @@ def refer_to(name: str) -> Schema:
     return {"$ref": f"#/$defs/{name}"}
 
 
-FILE_OF_CHAIN: dict[str, Schema] = {"path": PATH, "format": of_type(ImageFormat)}
+FILE_OF_CHAIN: dict[str, Schema] = {"path": PATH, "format": of_type(ImageFormat), "secret_file": PATH}
+ALWAYS = ["path", "format"]
 IMAGE = of(
-    ["path", "format"],
+    ALWAYS,
     **FILE_OF_CHAIN,
     virtual_size=SIZE,
-    backing={"type": "array", "items": of(**FILE_OF_CHAIN), "maxItems": MAX_CHAIN},
+    backing={"type": "array", "items": of(ALWAYS, **FILE_OF_CHAIN), "maxItems": MAX_CHAIN},
     fingerprint=refer_to("fingerprint"),
     backing_fingerprints={"type": "array", "items": refer_to("fingerprint")},
 )

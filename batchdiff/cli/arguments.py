@@ -196,7 +196,7 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--allow-loss",
-        choices=list(Loss),
+        choices=[Loss.SNAPSHOTS, Loss.BITMAPS],
         type=one_of(Loss),
         action="append",
         default=[],

@@ -24,7 +24,6 @@ from batchdiff.image.mapped import MappedLayer
 from batchdiff.image.qcow2 import Qcow2Layer
 from batchdiff.image.raw import RawLayer
 from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.qcow2.faults import ENCRYPTED
 
 
 class Unchecked(NamedTuple):
@@ -54,10 +53,6 @@ def _not_supported_yet(source: ImageSource, _observer: ReadObserver | None) -> N
         why=f"the format {source.format} is not supported yet ({', '.join(most)} and {last} are)",
         remedy=f"Make a qcow2 copy and use that in the manifest: `{copy}`.",
     )
-
-
-def _encrypted(source: ImageSource, _observer: ReadObserver | None) -> NoReturn:
-    raise ImageError(f"cannot use {source.path}", why="it is encrypted", remedy=ENCRYPTED)
 
 
 def _mapped(inspect: Callable[[ReadAt, int], None], *checks: str) -> Format:
@@ -116,7 +111,7 @@ FORMATS: dict[ImageFormat, Format] = {
         "no outside references are possible",
         "closed cleanly, without a format extension; its sizes and its cluster map are valid",
     ),
-    ImageFormat.LUKS: Format(_encrypted, _NOT_OPENED),
+    ImageFormat.LUKS: _STUB,
 }
 """Every format that a manifest may name."""
 

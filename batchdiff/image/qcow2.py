@@ -63,8 +63,8 @@ class Qcow2Layer:
 
     @property
     def losses(self) -> Losses:
-        """The internal snapshots and persistent bitmaps that the header counts."""
-        return Losses(self.header.snapshots, self.header.bitmaps)
+        """The internal snapshots and persistent bitmaps that the header counts, and its encryption."""
+        return Losses(self.header.snapshots, self.header.bitmaps, self.header.is_encrypted)
 
     @cached_property
     def _l2(self) -> L2Tables:

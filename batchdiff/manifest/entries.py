@@ -33,6 +33,8 @@ IN_PLACE = "same"
 _STAND_IN = ImageFormat.QCOW2
 """Replaces a rejected format: a qcow2 image is valid with or without a chain, so it causes no further problem."""
 
+_CAN_BE_ENCRYPTED = (ImageFormat.LUKS, ImageFormat.QCOW2)
+
 _DEFAULTS: YamlPath = ("defaults",)
 _DEFAULT_OVERLAY: YamlPath = ("defaults", "overlay")
 _ALLOWED_SIZES = (
@@ -45,7 +47,8 @@ _PERCENT = re.compile(r"(.+?)\s*%")
 class WrittenImage(NamedTuple):
     """An image as written in the manifest; ``backing`` is its declared chain, the next image first.
 
-    If ``is_glob``, the path is a pattern, or one of a pattern's matches.
+    If ``is_glob``, the path is a pattern, or one of a pattern's matches. ``secret_where``: the place in the
+    manifest that names the secret file.
     """
 
     where: YamlPath
@@ -53,6 +56,8 @@ class WrittenImage(NamedTuple):
     format: ImageFormat | None
     backing: tuple[WrittenImage, ...] = ()
     is_glob: bool = False
+    secret_file: str | None = None
+    secret_where: YamlPath = ()
 
     @property
     def path_where(self) -> YamlPath:
@@ -91,12 +96,22 @@ class EntryReader:
         self._defaults = defaults
         self._problems = problems
 
-    def image(self, entry: object, where: YamlPath, *, default: ImageFormat | None = None) -> WrittenImage | None:
-        """Return an image's entry; None if it does not name a file. ``default`` applies if it has no format."""
+    def image(
+        self, entry: object, where: YamlPath, *, default: ImageFormat | None = None, secret: str | None = None
+    ) -> WrittenImage | None:
+        """Return an image's entry; None if it does not name a file.
+
+        ``default`` applies if it has no format, and ``secret``, the default secret file, if it has neither.
+        """
         sound = self._sound_keys(entry, where)
         names = [key for key in ("path", "glob") if key in sound]
         if len(names) != 1:
             return None
+        form = self._format(entry, where, default)
+        own = "secret_file" in sound
+        secret_file = sound["secret_file"] if own else secret if "format" not in sound else None
+        secret_where = (*(where if own else _DEFAULTS), "secret_file")
+        self._check_secret(form, where, secret_file, secret_where)
         backing = sound.get("backing", [])
         images = [
             self.image(item, (*where, "backing", at))
@@ -105,9 +120,11 @@ class EntryReader:
         return WrittenImage(
             where=where,
             path=sound[names[0]],
-            format=self._format(entry, where, default),
+            format=form,
             backing=tuple(image for image in images if image),
             is_glob=names == ["glob"],
+            secret_file=secret_file,
+            secret_where=secret_where,
         )
 
     def guest(self, entry: object, where: YamlPath) -> WrittenGuest | None:
@@ -116,7 +133,9 @@ class EntryReader:
         own = self._sound_keys(_mapping(entry, "overlay"), overlay_at)
         shared = self._default_overlay()
         options = self._options(own, where, shared)
-        image = self.image(entry, where, default=self._format(self._defaults, _DEFAULTS, None))
+        default = self._format(self._defaults, _DEFAULTS, None)
+        secret = self._sound_keys(self._defaults, _DEFAULTS).get("secret_file")
+        image = self.image(entry, where, default=default, secret=secret)
         if image is None:
             return None
         path_at = (*(overlay_at if "path" in own else _DEFAULT_OVERLAY), "path")
@@ -132,6 +151,13 @@ class EntryReader:
 
     def check_defaults(self) -> None:
         """Report problems in the defaults, even if no guest uses them."""
+        sound = self._sound_keys(self._defaults, _DEFAULTS)
+        if "secret_file" in sound and "format" not in sound:
+            self._problems.add(
+                (*_DEFAULTS, "secret_file"),
+                "goes with `format` here, because it is for guests without a format of their own; write both, or"
+                " give each encrypted guest its `secret_file`",
+            )
         shared = self._default_overlay()
         if "cluster_size" in shared:
             self._cluster_size(shared["cluster_size"], (*_DEFAULT_OVERLAY, "cluster_size"))
@@ -165,6 +191,21 @@ class EntryReader:
         # A misspelt key has been reported already; do not also report the right one as missing.
         wrong = [key for key in entry if key not in sound] if isinstance(entry, dict) else []
         return _STAND_IN if any(suggestion(key, ["format"]) for key in wrong) else default
+
+    def _check_secret(
+        self, form: ImageFormat | None, where: YamlPath, secret_file: str | None, secret_where: YamlPath
+    ) -> None:
+        """Report a secret that no image of this format has, or one that is missing."""
+        if self._problems.objects_to((*where, "secret_file")):
+            return
+        if secret_file is not None and form not in {None, *_CAN_BE_ENCRYPTED}:
+            self._problems.add(
+                secret_where, f"{form} images are not encrypted, only luks and some qcow2 images are; leave it out"
+            )
+        if secret_file is None and form is ImageFormat.LUKS:
+            self._problems.add(
+                where, "secret_file is missing: the path of a file that holds the secret of this luks image"
+            )
 
     def _options(self, own: Mapping[str, Any], where: YamlPath, shared: Mapping[str, Any]) -> OverlayOptions:
         merged = {**shared, **own}

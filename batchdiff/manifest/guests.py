@@ -192,12 +192,22 @@ class GuestFinder:
         defaults = self._default_overlays(written, listed, images)
         # Files with a role in other guests' chains or as overlays, by whatever name or link a glob finds them.
         backing = [os.path.join(self._folder, image.path) for guest in written for image in guest.image.backing]
-        files = {identity for path in (*overlays, *backing) if (identity := identity_of(path))}
+        secrets = [self._resolved(path) for path in self._secret_files(written)]
+        files = {identity for path in (*overlays, *backing, *secrets) if (identity := identity_of(path))}
         if self._template:
             files |= {place.identity for place in (self._template.place, *self._template.chain)}
         # Block devices have names that do not resolve to one another: /dev/vg/lv, /dev/mapper/vg-lv.
         files |= {guest.place.identity for guest in existing if guest.place.identity[0] == "device"}
         return _Taken(frozenset(guests | overlays | defaults), frozenset(files))
+
+    def _secret_files(self, written: Sequence[WrittenGuest]) -> set[str]:
+        """Return the files with secrets, which a glob would match as raw images."""
+        images = [image for guest in written for image in (guest.image, *guest.image.backing)]
+        found = {image.secret_file for image in images}
+        if self._template:
+            source = self._template.source
+            found |= {image.secret_file for image in (source, *source.backing)}
+        return {path for path in found if path is not None and not unfit(path)}
 
     def _written_overlays(self, written: Sequence[WrittenGuest]) -> set[str]:
         """Return the overlays to which the manifest gives a path."""

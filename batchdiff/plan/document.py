@@ -74,6 +74,8 @@ def _check_distinct(what: str, values: list[str]) -> None:
 
 def _source(source: ImageSource) -> dict[str, Any]:
     found: dict[str, Any] = {"path": source.path, "format": source.format.value}
+    if source.secret_file is not None:
+        found["secret_file"] = source.secret_file
     if source.backing:
         found["backing"] = [_source(below) for below in source.backing]
     return found
@@ -117,7 +119,7 @@ def _diff_fields(diff: Diff) -> dict[str, Any]:
 
 def _image_source(record: dict[str, Any]) -> ImageSource:
     below = tuple(_image_source(item) for item in record.get("backing", ()))
-    return ImageSource(record["path"], ImageFormat(record["format"]), below)
+    return ImageSource(record["path"], ImageFormat(record["format"]), below, record.get("secret_file"))
 
 
 def _planned_image(record: dict[str, Any]) -> PlannedImage:

@@ -95,7 +95,8 @@ class PathMap:
     def source(self, source: ImageSource) -> ImageSource:
         """Return an image and its chain with their present paths."""
         below = tuple(self.source(each) for each in source.backing)
-        return replace(source, path=self.path(source.path), backing=below)
+        secret = None if source.secret_file is None else self.path(source.secret_file)
+        return replace(source, path=self.path(source.path), backing=below, secret_file=secret)
 
     def _check(self, plan: Plan) -> None:
         news = {move.old: move.new for move in self.moves}

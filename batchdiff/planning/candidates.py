@@ -189,11 +189,24 @@ def _objection(
             f"its disk is smaller than the template's ({format_size(record.virtual_size)} and"
             f" {format_size(template.virtual_size)}). Was it copied from another template?"
         )
-    return _forbidden_loss(image.layers[0].losses, manifest.allow_loss)
+    return _forbidden_loss(_losses(image), manifest.allow_loss)
+
+
+def _losses(image: Image) -> Losses:
+    """Return what the overlay of a guest will not have: it is a plain file, whatever it is an overlay of.
+
+    What a guest has changed since it was copied is encrypted if any file of its chain is.
+    """
+    return image.layers[0].losses._replace(encryption=any(each.losses.encryption for each in image.layers))
 
 
 def _forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:
     """Return a reason that names the losses that the manifest does not allow; empty if there are none."""
+    if losses.encryption and Loss.ENCRYPTION not in allowed:
+        return (
+            "it is encrypted, and its overlay would not be: anyone who can read that file could read its data."
+            f" `allow_loss: [{Loss.ENCRYPTION}]` accepts that"
+        )
     for what, count, kind in (
         (Loss.SNAPSHOTS, losses.snapshots, "internal snapshot"),
         (Loss.BITMAPS, losses.bitmaps, "persistent bitmap"),

@@ -16,15 +16,17 @@ from dataclasses import dataclass
 from batchdiff.qcow2.extensions import (
     AUTOCLEAR_RAW_DATA_FILE,
     BACKING_FORMAT,
+    LUKS,
     backing_format,
     bitmaps_of,
     c_string,
     check_supported,
+    encryption_header,
     end_of_extensions,
     extensions_of,
     packed_extension,
 )
-from batchdiff.qcow2.faults import ENCRYPTED, FormatError, require, require_opened
+from batchdiff.qcow2.faults import LEGACY_ENCRYPTION, FormatError, require, require_opened
 from batchdiff.qcow2.geometry import MAX_L1_BYTES, SMALLEST_EXTENDED_L2, CompressionType, Geometry
 from batchdiff.units import SECTOR, ceil_div, format_size
 
@@ -61,6 +63,13 @@ class Header:
     snapshots_offset: int = 0
     bitmap_directory: tuple[int, int] = (0, 0)
     """Offset and length."""
+    encryption_header: tuple[int, int] = (0, 0)
+    """Offset and length of the LUKS header; both 0 if the data is not encrypted."""
+
+    @property
+    def is_encrypted(self) -> bool:
+        """True if the data clusters are encrypted."""
+        return self.encryption_header[1] > 0
 
     def tables(self) -> list[tuple[int, int, str]]:
         """Return the offset, length and name of the header's cluster and of each table that it names, sorted.
@@ -76,6 +85,8 @@ class Header:
             found.append((self.snapshots_offset, self.snapshots * _SHORTEST_SNAPSHOT, "snapshot table"))
         if self.bitmaps:
             found.append((*self.bitmap_directory, "bitmap directory"))
+        if self.is_encrypted:
+            found.append((*self.encryption_header, "LUKS header"))
         return sorted(found)
 
 
@@ -126,6 +137,7 @@ def parse(head: bytes, file_size: int) -> Header:
         lazy_refcounts=bool(compatible & _LAZY_REFCOUNTS),
         snapshots_offset=snapshots_offset,
         bitmap_directory=(directory[0], directory[1]),
+        encryption_header=encryption_header(extensions, crypt),
     )
     _check_sizes(header, size)
     _check_tables(header, file_size)
@@ -201,7 +213,8 @@ def _check_features(incompatible: int, crypt: int) -> None:
         " shut its VM down, or run `qemu-img check -r all` on it",
     )
     require(not incompatible & _DATA_FILE, "it keeps its data in an external file, which is not supported yet")
-    require(crypt == 0, "it is encrypted", remedy=ENCRYPTED)
+    require(crypt != 1, "it is encrypted with AES in qcow2's legacy way", remedy=LEGACY_ENCRYPTION)
+    require_opened(crypt in {0, LUKS}, f"its encryption method {crypt} is unknown")
 
 
 def _geometry(version: int, cluster_bits: int, incompatible: int, compression: int) -> Geometry:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import stat
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from batchdiff.errors import DifferenceError, ImageError, InUseError, ProgramError, VerificationError
 from batchdiff.files.filenames import shell_word
@@ -14,7 +13,9 @@ from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.call_failures import AGAIN
 from batchdiff.qcow2.faults import NOT_OPENED
 from batchdiff.qemu import programs
+from batchdiff.qemu.image_options import decryption, dotted, names_of
 from batchdiff.qemu.programs import CompletedProgram, OutputError, inherited, never
+from batchdiff.qemu.secrets import require_secrets_fit, secrets_of
 from batchdiff.units import MIB, format_size
 
 _NAME = "qemu-img"
@@ -111,7 +112,7 @@ def file_map(image: ImageSource) -> str:
     """
     try:
         done = programs.run(
-            [_NAME, "map", "--output=json", *_names([image])],
+            [_NAME, "map", "--output=json", *names_of([image], {})],
             reads=[image.path],
             timeout=_SECONDS_TO_MAP,
             package=_PACKAGE,
@@ -151,27 +152,46 @@ _MISMATCH = "mismatch"
 """Printed by `qemu-img compare` for the first byte that differs, and for sizes that differ."""
 
 
+_UNMEASURED = "Unable to get accurate CPU usage"
+
 _EXACT_SIZE = {ImageFormat.VPC: ("-o", "force_size=on")}
 """The options without which QEMU would round the size of a disk up to whole cylinders."""
 
 
+_CREATIONS = 10
+"""The most attempts to create an encrypted image. QEMU measures how fast the CPU is, and fails if a clock shows no
+difference: once in dozens of attempts."""
+
+
 def convert(
-    image: ImageSource, target: int, form: ImageFormat, virtual_size: int, *, stopped: Callable[[], bool] = never
+    image: ImageSource, target: int, new: ImageSource, virtual_size: int, *, stopped: Callable[[], bool] = never
 ) -> None:
     """Write the whole disk of an image with its backing chain to the open file ``target``, which is emptied first.
 
+    ``new``: its format, and the file with its secret if it is to be encrypted.
+
+    :raises ImageError: a secret cannot be read, or is wrong.
     :raises InUseError: a VM uses one of the images.
     :raises OSError: the disk is full.
     :raises ProgramError: it could not be run, or could not read or write.
     """
-    done = programs.run(
-        [_NAME, "convert", "-O", form.value, *_EXACT_SIZE.get(form, ()), *_names([image]), inherited(target)],
-        reads=[file.path for file in (image, *image.backing)],
-        writes=[target],
-        timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
-        package=_PACKAGE,
-        stopped=stopped,
-    )
+    secrets = secrets_of([image, new])
+    argv = [_NAME, "convert", *secrets.arguments, "-O", new.format.value, *_EXACT_SIZE.get(new.format, ())]
+    if new.secret_file is not None:
+        argv += ["-o", ",".join(dotted(decryption(replace(new, backing=()), secrets.ids)))]
+    for _ in range(_CREATIONS):
+        done = programs.run(
+            [*argv, *names_of([image], secrets.ids), inherited(target)],
+            reads=[*(file.path for file in (image, *image.backing)), *secrets.reads],
+            inherits=secrets.inherits,
+            writes=[target],
+            timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
+            package=_PACKAGE,
+            stopped=stopped,
+        )
+        if done.code == 0 or _UNMEASURED not in done.output:
+            break
+    require_secrets_fit(done, [image])
     for number in (errno.ENOSPC, errno.EDQUOT):
         if done.code != 0 and os.strerror(number) in done.output:
             raise OSError(number, os.strerror(number))  # as if batchdiff had written it
@@ -186,13 +206,17 @@ def _run(
     *,
     options: Sequence[str] = (),
 ) -> CompletedProgram:
-    return programs.run(
-        [_NAME, verb, *options, *_names(images)],
-        reads=[file.path for image in images for file in (image, *image.backing)],
+    secrets = secrets_of(images)
+    done = programs.run(
+        [_NAME, verb, *secrets.arguments, *options, *names_of(images, secrets.ids)],
+        reads=[*(file.path for image in images for file in (image, *image.backing)), *secrets.reads],
+        inherits=secrets.inherits,
         timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
         package=_PACKAGE,
         stopped=stopped,
     )
+    require_secrets_fit(done, images)
+    return done
 
 
 def _require_success(done: CompletedProgram) -> None:
@@ -211,34 +235,6 @@ def _require_success(done: CompletedProgram) -> None:
 
 def _is_locked(done: CompletedProgram) -> bool:
     return "lock" in done.output and "Failed to get" in done.output
-
-
-def _names(images: list[ImageSource]) -> list[str]:
-    """Return the arguments that name images, so that QEMU takes no part of a path for a protocol or an option.
-
-    These are ``json:`` names. JSON is UTF-8, so a path with other bytes is passed as the value of an option
-    instead, with commas doubled. Source: QEMU, ``qemu-img`` manual, ``--image-opts``.
-    """
-    if all(image.path.isascii() or _is_utf8(image.path) for image in images):
-        return [f"json:{json.dumps(_opened(image))}" for image in images]
-    options = [f"driver={image.format.value},file.driver={_driver(image)}" for image in images]
-    paths = [image.path.replace(",", ",,") for image in images]
-    return [
-        "--image-opts",
-        *(f"{option},file.filename={path}" for option, path in zip(options, paths, strict=True)),
-    ]
-
-
-def _opened(image: ImageSource) -> dict[str, object]:
-    return {"driver": image.format.value, "file": {"driver": _driver(image), "filename": image.path}}
-
-
-def _driver(image: ImageSource) -> str:
-    return "host_device" if stat.S_ISBLK(os.stat(image.path).st_mode) else "file"
-
-
-def _is_utf8(path: str) -> bool:
-    return not any("\udc80" <= letter <= "\udcff" for letter in path)
 
 
 def installed_version() -> str:

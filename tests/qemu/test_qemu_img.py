@@ -94,7 +94,7 @@ def test_message(
     monkeypatch, verb: Callable[[], None], code: int, output: str, kind: type[BatchdiffError], message: str
 ):
     monkeypatch.setattr(programs, "run", lambda *_, **__: CompletedProgram(("qemu-img",), code, output))
-    monkeypatch.setattr(qemu_img, "_names", lambda images: [image.path for image in images])
+    monkeypatch.setattr(qemu_img, "names_of", lambda images, _secrets: [image.path for image in images])
     with pytest.raises(BatchdiffError) as caught:
         verb()
     assert type(caught.value) is kind

@@ -28,7 +28,8 @@ def keys(value: object) -> set[str]:
 
 def test_every_field_that_is_written_is_in_the_schema():
     image = planned_image("/srv/thin.qcow2", "qcow2")
-    source = dataclasses.replace(image.source, backing=(ImageSource("/srv/below.img", ImageFormat.RAW),))
+    below = ImageSource("/srv/below.img", ImageFormat.RAW)
+    source = dataclasses.replace(image.source, backing=(below,), secret_file="/srv/secret")
     image = dataclasses.replace(image, source=source, fingerprints=image.fingerprints * 2)
     options = guest_plan().options
     diff = diff_of(options, data=NO_RUNS, zero=NO_RUNS, savings=savings(), similarity=Similarity(1, 2))

@@ -25,9 +25,10 @@ _STRETCH = 1024 * MIB
 def write_standalone(fd: int, image: Image, new: ImageSource, size: int, *, check: Callable[[], None]) -> None:
     """Write an image's whole content into an empty file.
 
-    ``new``: the format, and the path that the file is to have. ``size``: the length of a raw file, in bytes; QEMU
-    shows its guest that length rounded up to a sector.
+    ``new``: the format, the path that the file is to have, and the file with its secret if it is to be encrypted.
+    ``size``: the length of a raw file, in bytes; QEMU shows its guest that length rounded up to a sector.
 
+    :raises ImageError: the secret cannot be read.
     :raises ProgramError: QEMU is needed for the format, and is missing or fails.
     :raises OSError: the disk is full or has a fault.
     """
@@ -35,8 +36,8 @@ def write_standalone(fd: int, image: Image, new: ImageSource, size: int, *, chec
         Copier(fd, image, check).copy(0, min(size, image.virtual_size), 0)
         os.ftruncate(fd, size)
         return
-    if new.format is not ImageFormat.QCOW2:
-        qemu_img.convert(image.source, fd, new.format, image.virtual_size, stopped=_raises(check))
+    if new.format is not ImageFormat.QCOW2 or new.secret_file is not None:
+        qemu_img.convert(image.source, fd, new, image.virtual_size, stopped=_raises(check))
         if new.format is ImageFormat.VMDK:
             # QEMU does not read the file name in the descriptor, but other programs may.
             descriptor = os.pread(fd, vmdk.TEXT_BYTES, vmdk.TEXT_AT)
