@@ -18,7 +18,14 @@ from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.open import MAX_CHAIN
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageFormat
-from batchdiff.plan.overlay_options import AUTO, CLUSTER_SIZES, OverlayOptions
+from batchdiff.plan.overlay_options import (
+    AUTO,
+    CLUSTER_SIZES,
+    QED_CLUSTER_SIZES,
+    QED_TABLE_SIZES,
+    Encryption,
+    OverlayOptions,
+)
 from batchdiff.plan.plan import FORMAT_VERSION, Savings, Similarity, Totals, Verdict
 
 Schema = dict[str, Any]
@@ -32,9 +39,9 @@ TEXT = {"type": "string"}
 PATH = {"type": "string", "pattern": "^/[^\\u0000\\ud800-\\udc7f\\udd00-\\udfff]*$"}
 INTEGER = {"type": "integer"}
 SIZE = INTEGER | {"minimum": 0, "maximum": (1 << 63) - 1}
-CLUSTER_SIZE = INTEGER | {"enum": list(CLUSTER_SIZES)}
+CLUSTER_SIZE = INTEGER | {"enum": sorted({*CLUSTER_SIZES, *QED_CLUSTER_SIZES})}
 RUNS = {"type": "array", "items": {"type": "array", "items": SIZE, "minItems": 2, "maxItems": 2}}
-BY_SIZE = {"type": "object", "propertyNames": {"pattern": "^[0-9]{3,7}$"}, "additionalProperties": SIZE}
+BY_SIZE = {"type": "object", "propertyNames": {"pattern": "^[0-9]{3,8}$"}, "additionalProperties": SIZE}
 FIELDS: dict[str, Schema] = {
     **dict.fromkeys(("device", "inode"), SIZE | {"maximum": (1 << 64) - 1}),
     **dict.fromkeys(("mtime_ns", "ctime_ns", "saved_bytes"), INTEGER),
@@ -42,6 +49,8 @@ FIELDS: dict[str, Schema] = {
     "cluster_size": {"anyOf": [{"const": AUTO}, CLUSTER_SIZE]},
     "overlay_bytes_by_cluster_size": BY_SIZE,
     "exactness": {"$ref": "#/$defs/exactness"},
+    "encryption": {"$ref": "#/$defs/encryption"},
+    "table_size": INTEGER | {"enum": list(QED_TABLE_SIZES)},
 }
 """Fields with limits or a form that their types do not show."""
 
@@ -79,6 +88,8 @@ def refer_to(name: str) -> Schema:
     return {"$ref": f"#/$defs/{name}"}
 
 
+ALWAYS_SET = ("cluster_size", "extended_l2", "compression", "backing_path", "lazy_refcounts")
+"""The options of an overlay that every plan has; the others are left out if they have their defaults."""
 FILE_OF_CHAIN: dict[str, Schema] = {"path": PATH, "format": of_type(ImageFormat), "secret_file": PATH}
 ALWAYS = ["path", "format"]
 IMAGE = of(
@@ -97,7 +108,7 @@ GUEST = of(
     similarity=of_fields(Similarity),
     verdict=of_type(Verdict),
     reason=TEXT,
-    overlay=of(path=PATH, **of_fields(OverlayOptions)["properties"]),
+    overlay=of(["path", *ALWAYS_SET], path=PATH, **of_fields(OverlayOptions)["properties"]),
     extents=of(unit=CLUSTER_SIZE, data=RUNS, zero=RUNS),
     savings=refer_to("savings"),
 )
@@ -119,6 +130,13 @@ PLAN: Schema = {
     totals=of_fields(Totals),
 )
 PLAN["$defs"] = {
+    "encryption": of(
+        format={"const": "luks"},
+        **{
+            name: of_type(kind) | (PATH if name == "secret_file" else {})
+            for name, kind in get_type_hints(Encryption).items()
+        },
+    ),
     "exactness": of_type(Exactness),
     "fingerprint": of_fields(Fingerprint),
     "image": IMAGE,

@@ -16,7 +16,6 @@ from batchdiff.applying.session.session import Session
 from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, GuestError, StopError, UsageError
-from batchdiff.image_source import ImageFormat
 from batchdiff.linux.call_failures import explain
 from batchdiff.linux.machine import usable_cpus
 from batchdiff.plan.earlier_plans import is_done
@@ -163,12 +162,15 @@ def _definition(guest: GuestPlan) -> Iterator[str]:
     file, kind = guest.source.path, guest.source.format.value
     named = guest.alias or file
     before = f"{guest.alias} (a link to {file}, {kind})" if guest.alias else f"{file} ({kind})"
+    form, encryption = guest.options.format, guest.options.encryption
     if guest.overlay_path != file:
-        yield f"in the VM's definition: {before} -> {guest.overlay_path} (qcow2)"
-    elif guest.source.format is ImageFormat.QCOW2:
-        yield f"the VM's definition stays as it is: {named} (qcow2)"
+        yield f"in the VM's definition: {before} -> {guest.overlay_path} ({form})"
+    elif kind == form:
+        yield f"the VM's definition stays as it is: {named} ({form})"
     else:
-        yield f"in the VM's definition: the format of {named}, {kind} -> qcow2"
+        yield f"in the VM's definition: the format of {named}, {kind} -> {form}"
+    if encryption is not None:
+        yield f"and the secret of its LUKS encryption, which is in {encryption.secret_file}"
     if guest.alias and os.path.islink(guest.alias) and not os.path.exists(guest.alias):
         yield f"the link {guest.alias} leads to nothing now; remove it once no definition names it"
 

@@ -16,10 +16,16 @@ from batchdiff.plan.overlay_options import (
     AUTO,
     CLUSTER_SIZES,
     DEFAULT_CLUSTER_SIZE,
+    DEFAULT_TABLE_SIZE,
+    QED_CLUSTER_SIZES,
     BackingPath,
     Compression,
+    Encryption,
+    OverlayFormat,
     OverlayOptions,
+    Preallocation,
 )
+from batchdiff.plan.overlay_rules import contradictions_of
 from batchdiff.qcow2.geometry import SMALLEST_EXTENDED_L2
 from batchdiff.quoting import show, suggestion
 from batchdiff.units import format_size, parse_size
@@ -37,9 +43,9 @@ _CAN_BE_ENCRYPTED = (ImageFormat.LUKS, ImageFormat.QCOW2)
 
 _DEFAULTS: YamlPath = ("defaults",)
 _DEFAULT_OVERLAY: YamlPath = ("defaults", "overlay")
-_ALLOWED_SIZES = (
-    f"it is {AUTO}, or a power of two from {format_size(CLUSTER_SIZES[0])} "
-    f"to {format_size(CLUSTER_SIZES[-1])}, such as 64KiB"
+_ALLOWED_SIZES, _ALLOWED_QED_SIZES = (
+    f"it is {AUTO}, or a power of two from {format_size(sizes[0])} to {format_size(sizes[-1])}, such as 64KiB"
+    for sizes in (CLUSTER_SIZES, QED_CLUSTER_SIZES)
 )
 _PERCENT = re.compile(r"(.+?)\s*%")
 
@@ -77,6 +83,7 @@ class WrittenGuest(NamedTuple):
     overlay_path: str | None
     overlay_where: YamlPath
     options: OverlayOptions
+    secret_where: YamlPath = ()
 
     @property
     def where(self) -> YamlPath:
@@ -147,6 +154,7 @@ class EntryReader:
             overlay_path=path,
             overlay_where=image.path_where if path is None else path_at,
             options=options,
+            secret_where=(*(overlay_at if "encryption" in own else _DEFAULT_OVERLAY), "encryption", "secret_file"),
         )
 
     def check_defaults(self) -> None:
@@ -160,7 +168,8 @@ class EntryReader:
             )
         shared = self._default_overlay()
         if "cluster_size" in shared:
-            self._cluster_size(shared["cluster_size"], (*_DEFAULT_OVERLAY, "cluster_size"))
+            form = OverlayFormat(shared.get("format", OverlayFormat.QCOW2))
+            self._cluster_size(shared["cluster_size"], (*_DEFAULT_OVERLAY, "cluster_size"), form)
 
     def minimum_savings(self, value: float | str) -> float:
         """Return the share, 0 to 1, that ``5%``, ``"0.05"`` or ``0.05`` stands for."""
@@ -211,31 +220,50 @@ class EntryReader:
         merged = {**shared, **own}
 
         def place(key: str) -> YamlPath:
-            return (*where, "overlay", key) if key in own else (*_DEFAULT_OVERLAY, key)
+            parts = key.split(".")
+            return (*where, "overlay", *parts) if parts[0] in own else (*_DEFAULT_OVERLAY, *parts)
 
-        size = self._cluster_size(merged.get("cluster_size", DEFAULT_CLUSTER_SIZE), place("cluster_size"))
+        form = OverlayFormat(merged.get("format", OverlayFormat.QCOW2))
+        size = self._cluster_size(merged.get("cluster_size", DEFAULT_CLUSTER_SIZE), place("cluster_size"), form)
         extended = bool(merged.get("extended_l2", False))
         if extended:
             self._check_extended_l2(size, place("extended_l2"))
-        return OverlayOptions(
+        options = OverlayOptions(
             cluster_size=size,
             extended_l2=extended,
             compression=Compression(merged.get("compression", Compression.NONE)),
             backing_path=BackingPath(merged.get("backing_path", BackingPath.ABSOLUTE)),
             lazy_refcounts=bool(merged.get("lazy_refcounts", False)),
+            format=form,
+            table_size=merged.get("table_size", DEFAULT_TABLE_SIZE),
+            preallocation=Preallocation(merged.get("preallocation", Preallocation.OFF)),
+            encryption=self._encryption(merged.get("encryption"), place("encryption")),
         )
+        for key, message in contradictions_of(options, merged):
+            self._problems.add(place(key), message)
+        return options
 
-    def _cluster_size(self, value: float | str, where: YamlPath) -> int | None:
+    def _encryption(self, written: object, where: YamlPath) -> Encryption | None:
+        sound = self._sound_keys(written, where)
+        if "secret_file" not in sound:
+            return None
+        return Encryption(**{key: value for key, value in sound.items() if key in Encryption._fields})
+
+    def _cluster_size(
+        self, value: float | str, where: YamlPath, form: OverlayFormat = OverlayFormat.QCOW2
+    ) -> int | None:
         if value == AUTO:
             return None
+        is_qed = form is OverlayFormat.QED
+        sizes, allowed = (QED_CLUSTER_SIZES, _ALLOWED_QED_SIZES) if is_qed else (CLUSTER_SIZES, _ALLOWED_SIZES)
         try:
             size = parse_size(value) if isinstance(value, str) else int(value)
         except ValueError:
             # The text may have thousands of digits: the message below shortens it; parse_size's does not.
             size = 0
-        if size in CLUSTER_SIZES:
+        if size in sizes:
             return size
-        self._problems.add(where, f"{_shown(value)} is not a cluster size; {_ALLOWED_SIZES}")
+        self._problems.add(where, f"{_shown(value)} is not a cluster size; {allowed}")
         return DEFAULT_CLUSTER_SIZE
 
     def _check_extended_l2(self, size: int | None, where: YamlPath) -> None:

@@ -10,7 +10,7 @@ from batchdiff.files.identity import Identity
 from batchdiff.files.secret_files import is_descriptor, mode_for_others, why_unusable
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.manifest.paths import Place, locate_image, missing_format, resolve_folder
-from batchdiff.manifest.text.problems import Problems, show_path
+from batchdiff.manifest.text.problems import Problems, YamlPath, show_path
 from batchdiff.quoting import show
 
 if TYPE_CHECKING:
@@ -67,7 +67,11 @@ def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundI
         if image.format is None:
             problems.add(image.where, missing_format(folder, image.path))
             continue
-        secret = None if image.secret_file is None else _secret_file(image, image.secret_file, folder, problems)
+        secret = (
+            None
+            if image.secret_file is None
+            else secret_path(image.secret_file, image.secret_where, folder, problems)
+        )
         sources.append(ImageSource(place.path, image.format, secret_file=secret))
         places.append(place)
     complete = len(sources) == 1 + len(written.backing)
@@ -76,17 +80,17 @@ def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundI
     return FoundImage(replace(sources[0], backing=tuple(sources[1:])), places[0], tuple(places[1:]))
 
 
-def _secret_file(image: WrittenImage, written: str, folder: str, problems: Problems) -> str:
-    """Return the absolute path of an image's secret file; report a problem if it cannot be used."""
+def secret_path(written: str, where: YamlPath, folder: str, problems: Problems) -> str:
+    """Return the absolute path of a secret file; report a problem if it cannot be used. ``where``: its place."""
     if unfit(written):
-        problems.add(image.secret_where, f"{show(written)} has {why_unfit(written)}; rename it")
+        problems.add(where, f"{show(written)} has {why_unfit(written)}; rename it")
         return written
     path = written if is_descriptor(written) else resolve_folder(folder, written)
     if why := why_unusable(path):
-        problems.add(image.secret_where, f"{show(path)} cannot be used as a secret file: {why}")
+        problems.add(where, f"{show(path)} cannot be used as a secret file: {why}")
     elif mode := mode_for_others(path):
         problems.warn(
-            image.secret_where,
+            where,
             f"other users can read the secret in {show(path)} (mode {mode}): `chmod 600 {shell_word(path)}`",
         )
     return path

@@ -11,7 +11,17 @@ from batchdiff.choices import Retire
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.plan.overlay_options import BackingPath, Compression, OverlayOptions, geometry_of
+from batchdiff.plan.overlay_options import (
+    DEFAULT_TABLE_SIZE,
+    BackingPath,
+    Compression,
+    Encryption,
+    OverlayFormat,
+    OverlayOptions,
+    Preallocation,
+    geometry_of,
+)
+from batchdiff.plan.overlay_rules import contradictions_of
 from batchdiff.plan.plan import (
     DEFAULT_UNIT,
     FORMAT_VERSION,
@@ -101,11 +111,24 @@ def _guest(guest: GuestPlan) -> dict[str, Any]:
         "compression": guest.options.compression.value,
         "backing_path": guest.options.backing_path.value,
         "lazy_refcounts": guest.options.lazy_refcounts,
+        **_newer_options(guest.options),
     }
     if guest.diff is None:
         unit = guest.options.cluster_size or DEFAULT_UNIT
         return found | {"extents": {"unit": unit, "data": NO_RUNS, "zero": NO_RUNS}}
     return found | _diff_fields(guest.diff)
+
+
+def _newer_options(options: OverlayOptions) -> dict[str, Any]:
+    """Return the options that plans before 1.3 did not have, as far as they are set."""
+    found: dict[str, Any] = {}
+    if options.format is not OverlayFormat.QCOW2:
+        found |= {"format": options.format.value, "table_size": options.table_size}
+    if options.preallocation is not Preallocation.OFF:
+        found["preallocation"] = options.preallocation.value
+    if options.encryption is not None:
+        found["encryption"] = {"format": "luks"} | options.encryption._asdict()
+    return found
 
 
 def _diff_fields(diff: Diff) -> dict[str, Any]:
@@ -177,13 +200,24 @@ def _similarity(record: dict[str, Any]) -> Similarity:
 
 
 def _options(record: dict[str, Any]) -> OverlayOptions:
-    return OverlayOptions(
+    options = OverlayOptions(
         cluster_size=None if record["cluster_size"] == "auto" else record["cluster_size"],
         extended_l2=record["extended_l2"],
         compression=Compression(record["compression"]),
         backing_path=BackingPath(record["backing_path"]),
         lazy_refcounts=record["lazy_refcounts"],
+        format=OverlayFormat(record.get("format", OverlayFormat.QCOW2)),
+        table_size=record.get("table_size", DEFAULT_TABLE_SIZE),
+        preallocation=Preallocation(record.get("preallocation", Preallocation.OFF)),
+        encryption=_encryption(record["encryption"]) if "encryption" in record else None,
     )
+    for key, why in contradictions_of(options):
+        raise ValueError(f"an overlay cannot have its {key}: {why}")
+    return options
+
+
+def _encryption(record: dict[str, Any]) -> Encryption:
+    return Encryption(**{name: record[name] for name in Encryption._fields})
 
 
 def _savings(record: dict[str, Any]) -> Savings:

@@ -5,13 +5,25 @@ from __future__ import annotations
 import enum
 import os
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from batchdiff.qcow2.geometry import CompressionType, Geometry
+from batchdiff.qcow2.layout_options import LayoutOptions
+from batchdiff.qcow2.luks_size import luks_header_bytes
 
 CLUSTER_SIZES = tuple(1 << bits for bits in range(9, 22))
 """512 B to 2 MiB, the range of QEMU's qcow2 driver (MIN_CLUSTER_BITS and MAX_CLUSTER_BITS)."""
 
 DEFAULT_CLUSTER_SIZE = 65536
+"""QEMU's default."""
+
+QED_CLUSTER_SIZES = tuple(1 << bits for bits in range(12, 27))
+"""4 KiB to 64 MiB, the range of QEMU's qed driver."""
+
+QED_TABLE_SIZES = (1, 2, 4, 8, 16)
+"""Clusters in a table of a QED file."""
+
+DEFAULT_TABLE_SIZE = 4
 """QEMU's default."""
 
 AUTO = "auto"
@@ -33,21 +45,79 @@ class BackingPath(enum.StrEnum):
     RELATIVE = "relative"
 
 
+class OverlayFormat(enum.StrEnum):
+    """The formats in which overlays can be written: those of QEMU's that have backing files and can be created."""
+
+    QCOW2 = "qcow2"
+    QED = "qed"
+
+
+class Preallocation(enum.StrEnum):
+    """The preallocation of an overlay, in the words of ``qemu-img create``."""
+
+    OFF = "off"
+    METADATA = "metadata"
+    FALLOC = "falloc"
+    FULL = "full"
+
+
+class Encryption(NamedTuple):
+    """The LUKS encryption of an overlay, in the words of ``qemu-img create``, whose defaults these are.
+
+    ``secret_file``: the absolute path of the file with the secret. ``iter_time``: the milliseconds that a guess of
+    the secret is to cost.
+    """
+
+    secret_file: str
+    cipher_alg: str = "aes-256"
+    cipher_mode: str = "xts"
+    ivgen_alg: str = "plain64"
+    ivgen_hash_alg: str = "sha256"
+    hash_alg: str = "sha256"
+    iter_time: int = 2000
+
+
+def create_options(chosen: Encryption) -> dict[str, str | int]:
+    """Return the options of ``qemu-img create`` for an encryption, without ``encrypt.`` and the secret."""
+    found: dict[str, str | int] = {
+        name.replace("_", "-"): value for name, value in chosen._asdict().items() if name != "secret_file"
+    }
+    if chosen.ivgen_alg != "essiv":
+        del found["ivgen-hash-alg"]
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class OverlayOptions:
-    """The options of one overlay; ``cluster_size`` in bytes, None for ``auto``."""
+    """The options of one overlay; ``cluster_size`` in bytes, None for ``auto``.
+
+    ``table_size``: clusters in a table, only of a QED file. ``encryption``: None if it is not encrypted.
+    """
 
     cluster_size: int | None = DEFAULT_CLUSTER_SIZE
     extended_l2: bool = False
     compression: Compression = Compression.NONE
     backing_path: BackingPath = BackingPath.ABSOLUTE
     lazy_refcounts: bool = False
+    format: OverlayFormat = OverlayFormat.QCOW2
+    table_size: int = DEFAULT_TABLE_SIZE
+    preallocation: Preallocation = Preallocation.OFF
+    encryption: Encryption | None = None
 
 
 def geometry_of(options: OverlayOptions, cluster_size: int) -> Geometry:
     """Return the geometry of an overlay with these options and this cluster size."""
     kind = CompressionType.ZSTD if options.compression is Compression.ZSTD else CompressionType.ZLIB
     return Geometry(cluster_size, options.extended_l2, kind)
+
+
+def layout_options_of(options: OverlayOptions) -> LayoutOptions:
+    """Return the options on which the layout of a qcow2 overlay depends."""
+    secret = options.encryption
+    return LayoutOptions(
+        luks_bytes=0 if secret is None else luks_header_bytes(secret.cipher_alg, secret.cipher_mode),
+        preallocated=options.preallocation is not Preallocation.OFF,
+    )
 
 
 def backing_name(overlay_path: str, template_path: str, how: BackingPath) -> str:

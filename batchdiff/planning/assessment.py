@@ -22,7 +22,13 @@ from batchdiff.image_source import ImageSource
 from batchdiff.linux.fiemap import ExtentTable
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.extents import runs_of
-from batchdiff.plan.overlay_options import Compression, OverlayOptions, backing_name, geometry_of
+from batchdiff.plan.overlay_options import (
+    Compression,
+    OverlayOptions,
+    Preallocation,
+    backing_name,
+    geometry_of,
+)
 from batchdiff.plan.plan import (
     Diff,
     GuestPlan,
@@ -38,6 +44,7 @@ from batchdiff.planning.scan.reopening import reopen
 from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.sizes.compressed_estimate import Measure, stored_data
 from batchdiff.planning.sizes.disk_use import space_taken
+from batchdiff.planning.sizes.overlay_layout import AnyLayout, encrypted_space, overlay_disk_bytes, overlay_layout
 from batchdiff.planning.sizes.overlay_sizes import (
     OverlaySize,
     chosen_cluster_size,
@@ -47,8 +54,7 @@ from batchdiff.planning.sizes.overlay_sizes import (
     sizes_by_cluster_size,
 )
 from batchdiff.qcow2.faults import FormatError
-from batchdiff.qcow2.geometry import Geometry
-from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
+from batchdiff.qcow2.layout import Layout, layout_for, plan_layout
 from batchdiff.units import ceil_div, format_size
 
 _WORTH_NAMING = 0.1
@@ -183,20 +189,23 @@ def _plan_guest(
     """
     options = dataclasses.replace(candidate.entry.options, cluster_size=content.cluster_size)
     geometry, extents = geometry_of(options, content.cluster_size), content.extents
-    layout = _layout(candidate, geometry, extents, facts.manifest.template)
+    layout = _layout(candidate, options, extents, facts.manifest.template)
     volume = _volume(candidate, image)
     known = facts.located.get(image.path) or raw_extents(image)
     shared = 0
     if options.compression is Compression.NONE:
-        data = extents.pairs(Kind.DATA) * geometry.granule
-        sharing = _will_share(candidate, image, geometry.granule, volume.unit)
-        taken = space_taken(image, data, sharing=sharing, unit=volume.unit, known=known)
-        size = OverlaySize(layout.file_size, 0, disk_bytes(layout, taken.data, volume.unit))
-        shared = taken.shared
+        taken = encrypted_space(extents, geometry.granule, image.virtual_size, volume.unit)
+        if options.encryption is None:
+            data = extents.pairs(Kind.DATA) * geometry.granule
+            sharing = _will_share(candidate, image, geometry.granule, volume.unit)
+            taken = space_taken(image, data, sharing=sharing, unit=volume.unit, known=known)
+        on_disk = overlay_disk_bytes(layout, extents, options, taken.data, volume.unit)
+        size, shared = OverlaySize(layout.file_size, 0, on_disk), taken.shared
     elif isinstance(compressed, OverlaySize):
         size = compressed
     else:
-        size = _compressed_size(candidate, layout, extents, volume.unit, compressed)
+        tables = layout_for(extents, candidate.record.virtual_size, geometry)
+        size = _compressed_size(candidate, tables, extents, volume.unit, compressed)
     fd = image.layers[0].fd
     use = disk_use(fd, image.path, kept=facts.kept.get(os.fstat(fd).st_dev, NO_BLOCKS), known=known)
     savings = savings_of(guest=use, volume=volume, overlay=size, sizes=content.sizes, shared=shared)
@@ -218,16 +227,9 @@ def _plan_guest(
     )
 
 
-def _layout(candidate: Candidate, geometry: Geometry, extents: Extents, template: ImageSource) -> Layout:
-    """Return the layout of an overlay.
-
-    :raises FormatError: the layout, or the template's name, does not fit into a header.
-    """
-    entry, virtual_size = candidate.entry, candidate.record.virtual_size
-    layout = layout_for(extents, virtual_size, geometry)
-    name = backing_name(entry.overlay_path, template.path, entry.options.backing_path)
-    header_for(layout, virtual_size, backing=(name, template.format))  # only for its checks
-    return layout
+def _layout(candidate: Candidate, options: OverlayOptions, extents: Extents, template: ImageSource) -> AnyLayout:
+    name = backing_name(candidate.entry.overlay_path, template.path, options.backing_path)
+    return overlay_layout(extents, candidate.record.virtual_size, options, (name, template.format.value))
 
 
 def _volume(candidate: Candidate, image: Image) -> Volume:
@@ -249,7 +251,8 @@ def _will_share(candidate: Candidate, image: Image, granule: int, unit: int) -> 
     whole units of one filesystem, so each granule must consist of whole units.
     """
     device = os.stat(os.path.dirname(candidate.entry.overlay_path)).st_dev
-    return granule % unit == 0 and device == os.fstat(image.layers[0].fd).st_dev
+    reserves = candidate.entry.options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}
+    return not reserves and granule % unit == 0 and device == os.fstat(image.layers[0].fd).st_dev
 
 
 def _compressed_size(

@@ -24,6 +24,7 @@ from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.block_stack import Underlying, all_underlying
 from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
+from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.plan.plan import Diff, PlannedImage, UntouchedGuest, Verdict
 from batchdiff.units import format_size
 
@@ -109,6 +110,7 @@ def _examine(
         record = planned_image(image)
         try:
             reason = _objection(image, record, template, under, manifest)
+            reason = reason or _forbidden_loss(losses_of(image, entry.options), manifest.allow_loss)
             if not reason and record.fingerprints[0] != begun:
                 reason = "it changed while it was examined; shut its VM down"
         except (GuestError, ImageError) as error:
@@ -144,19 +146,20 @@ def _first_of(images: list[str], guests: dict[str, str]) -> str:
 
 
 def _check_not_replaced(entry: GuestEntry, template: ImageSource, observer: ReadObserver | None) -> None:
-    """Refuse a guest that is not declared qcow2, but whose overlay has taken its place.
+    """Refuse a guest that is not declared to be of the overlay's format, but whose overlay has taken its place.
 
-    No data is read as qcow2 for that: a forged header can only keep its own guest from being converted.
+    No data is read in that format: a forged header can only keep its own guest from being converted.
 
     :raises OverlayError: it is an overlay of the template.
-    :raises ImageError: it looks like qcow2, and is damaged.
+    :raises ImageError: it looks like an overlay, and is damaged.
     """
     guest = entry.image
-    if guest.format is ImageFormat.QCOW2 or not entry.in_place:
+    form = ImageFormat(entry.options.format)
+    if guest.format is form or not entry.in_place:
         return
-    if looks_like(guest.path, observer) is not ImageFormat.QCOW2:
+    if looks_like(guest.path, observer) is not form:
         return
-    overlay = ImageSource(guest.path, ImageFormat.QCOW2)
+    overlay = ImageSource(guest.path, form)
     with closing(open_layer(overlay, observer)) as layer:
         named = resolved_backing(overlay, layer.backing)
     if named is not None and is_one_image(template.path, named):
@@ -189,15 +192,16 @@ def _objection(
             f"its disk is smaller than the template's ({format_size(record.virtual_size)} and"
             f" {format_size(template.virtual_size)}). Was it copied from another template?"
         )
-    return _forbidden_loss(_losses(image), manifest.allow_loss)
+    return ""
 
 
-def _losses(image: Image) -> Losses:
-    """Return what the overlay of a guest will not have: it is a plain file, whatever it is an overlay of.
+def losses_of(image: Image, options: OverlayOptions) -> Losses:
+    """Return what the overlay of a guest will not have; an encrypted overlay of an encrypted guest loses nothing.
 
     What a guest has changed since it was copied is encrypted if any file of its chain is.
     """
-    return image.layers[0].losses._replace(encryption=any(each.losses.encryption for each in image.layers))
+    is_encrypted = any(each.losses.encryption for each in image.layers)
+    return image.layers[0].losses._replace(encryption=is_encrypted and options.encryption is None)
 
 
 def _forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:

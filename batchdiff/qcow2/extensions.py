@@ -96,6 +96,11 @@ def encryption_header(found: list[tuple[int, bytes]], crypt: int) -> tuple[int, 
     return offset, length
 
 
+def packed_encryption(offset: int, length: int) -> bytes:
+    """Return the bytes of the extension that names a LUKS header."""
+    return packed_extension(_ENCRYPTION, _ENCRYPTION_FIELDS.pack(offset, length))
+
+
 def backing_format(found: list[tuple[int, bytes]]) -> str | None:
     """Return the backing file's format, from the last extension that names one; None if it is missing or empty.
 

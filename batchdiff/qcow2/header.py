@@ -24,6 +24,7 @@ from batchdiff.qcow2.extensions import (
     encryption_header,
     end_of_extensions,
     extensions_of,
+    packed_encryption,
     packed_extension,
 )
 from batchdiff.qcow2.faults import LEGACY_ENCRYPTION, FormatError, require, require_opened
@@ -65,6 +66,8 @@ class Header:
     """Offset and length."""
     encryption_header: tuple[int, int] = (0, 0)
     """Offset and length of the LUKS header; both 0 if the data is not encrypted."""
+    has_data_file: bool = False
+    """Whether the data clusters are in another file."""
 
     @property
     def is_encrypted(self) -> bool:
@@ -153,10 +156,13 @@ def build(header: Header) -> bytes:
     incompatible = (_EXTENDED_L2 if geometry.extended_l2 else 0) | (
         _COMPRESSION_TYPE if geometry.compression_type else 0
     )
+    incompatible |= _DATA_FILE if header.has_data_file else 0
     name = (header.backing_name or "").encode("utf-8", "surrogateescape")
     extensions = b""
     if header.backing_format is not None:
         extensions += packed_extension(BACKING_FORMAT, header.backing_format.encode())
+    if header.is_encrypted:
+        extensions += packed_encryption(*header.encryption_header)
     extensions += end_of_extensions()
     # The name follows the extensions. All of it must fit into the first cluster.
     name_offset = _V3_LENGTH + len(extensions) if name else 0
@@ -175,7 +181,7 @@ def build(header: Header) -> bytes:
         len(name),
         geometry.cluster_bits,
         header.virtual_size,
-        0,
+        LUKS if header.is_encrypted else 0,
         header.l1_entries,
         header.l1_offset,
         header.refcount_offset,

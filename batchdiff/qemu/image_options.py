@@ -32,6 +32,11 @@ def _opened(image: ImageSource, path: str, secrets: dict[str, str]) -> dict[str,
     return {"driver": image.format.value, "file": file} | decryption(image, secrets)
 
 
+def node_of(image: ImageSource, ids: dict[str, str]) -> dict[str, object]:
+    """Return the options by which QEMU opens an image, as a part of another one. ``ids``: as for ``names_of``."""
+    return _opened(image, image.path, ids)
+
+
 def _driver(image: ImageSource) -> str:
     return "host_device" if stat.S_ISBLK(os.stat(image.path).st_mode) else "file"
 

@@ -15,7 +15,7 @@ from batchdiff.qcow2.faults import NOT_OPENED
 from batchdiff.qemu import programs
 from batchdiff.qemu.image_options import decryption, dotted, names_of
 from batchdiff.qemu.programs import CompletedProgram, OutputError, inherited, never
-from batchdiff.qemu.secrets import require_secrets_fit, secrets_of
+from batchdiff.qemu.secrets import Secrets, require_secrets_fit, secrets_of
 from batchdiff.units import MIB, format_size
 
 _NAME = "qemu-img"
@@ -55,7 +55,7 @@ def check(
     leaks_allowed: bool = False,
     stopped: Callable[[], bool] = never,
 ) -> None:
-    """Run `qemu-img check` on the refcounts and tables of a qcow2 image; kill it once ``stopped`` is true.
+    """Run `qemu-img check` on the refcounts and tables of a qcow2 or QED image; kill it once ``stopped`` is true.
 
     :raises VerificationError: it finds an error, or a leak that is not allowed.
     :raises InUseError: a VM uses the image.
@@ -69,14 +69,14 @@ def check(
             f"qemu-img check finds errors in {image.path}",
             why=done.described(),
             # Errors in an image that was just written are ours, and the image is discarded: nothing to repair.
-            remedy=_REPAIR.format(shell_word(image.path)) if leaks_allowed else "",
+            remedy=_REPAIR.format(image.format, shell_word(image.path)) if leaks_allowed else "",
         )
     _require_success(done)
 
 
 _REPAIR = (
     "Shut its VM down and copy the file first, because a repair may lose data. Then repair it:"
-    " `qemu-img check -r all -f qcow2 {}`; check that the VM starts, then run the same command again."
+    " `qemu-img check -r all -f {} {}`; check that the VM starts, then run the same command again."
 )
 
 
@@ -158,9 +158,9 @@ _EXACT_SIZE = {ImageFormat.VPC: ("-o", "force_size=on")}
 """The options without which QEMU would round the size of a disk up to whole cylinders."""
 
 
-_CREATIONS = 10
+_CREATIONS = 30
 """The most attempts to create an encrypted image. QEMU measures how fast the CPU is, and fails if a clock shows no
-difference: once in dozens of attempts."""
+difference: on some virtual machines, in a third of all attempts."""
 
 
 def convert(
@@ -176,26 +176,56 @@ def convert(
     :raises ProgramError: it could not be run, or could not read or write.
     """
     secrets = secrets_of([image, new])
-    argv = [_NAME, "convert", *secrets.arguments, "-O", new.format.value, *_EXACT_SIZE.get(new.format, ())]
+    arguments = ["convert", *secrets.arguments, "-O", new.format.value, *_EXACT_SIZE.get(new.format, ())]
     if new.secret_file is not None:
-        argv += ["-o", ",".join(dotted(decryption(replace(new, backing=()), secrets.ids)))]
+        arguments += ["-o", ",".join(dotted(decryption(replace(new, backing=()), secrets.ids)))]
+    arguments += [*names_of([image], secrets.ids), inherited(target)]
+    seconds = virtual_size / _BYTES_PER_SECOND
+    run_to_write(arguments, [image], secrets, writes=[target], seconds=seconds, stopped=stopped)
+
+
+def _require_written(done: CompletedProgram) -> None:
+    """Check that a program has written its file; for a full disk, raise the error that our own write would."""
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        if done.code != 0 and os.strerror(number) in done.output:
+            raise OSError(number, os.strerror(number))
+    _require_success(done)
+
+
+def run_to_write(  # noqa: PLR0913  # options by keyword
+    arguments: Sequence[str],
+    images: Sequence[ImageSource],
+    secrets: Secrets,
+    *,
+    writes: Sequence[int] = (),
+    memory: Sequence[int] = (),
+    seconds: float = 0,
+    stopped: Callable[[], bool] = never,
+) -> None:
+    """Run a verb that writes files, which are open here.
+
+    ``images``: those that it reads, with their chains. ``writes``: descriptors of files on a disk; ``memory``:
+    descriptors of files in memory. ``seconds``: added to the usual time limit of ten minutes.
+
+    :raises ImageError: a secret is wrong.
+    :raises InUseError: a VM uses one of the images.
+    :raises OSError: the disk is full.
+    :raises ProgramError: it could not be run, or could not read or write.
+    """
     for _ in range(_CREATIONS):
         done = programs.run(
-            [*argv, *names_of([image], secrets.ids), inherited(target)],
-            reads=[*(file.path for file in (image, *image.backing)), *secrets.reads],
-            inherits=secrets.inherits,
-            writes=[target],
-            timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
+            [_NAME, *arguments],
+            reads=[*(file.path for image in images for file in (image, *image.backing)), *secrets.reads],
+            inherits=[*memory, *secrets.inherits],
+            writes=writes,
+            timeout=_SECONDS + seconds,
             package=_PACKAGE,
             stopped=stopped,
         )
         if done.code == 0 or _UNMEASURED not in done.output:
             break
-    require_secrets_fit(done, [image])
-    for number in (errno.ENOSPC, errno.EDQUOT):
-        if done.code != 0 and os.strerror(number) in done.output:
-            raise OSError(number, os.strerror(number))  # as if batchdiff had written it
-    _require_success(done)
+    require_secrets_fit(done, images)
+    _require_written(done)
 
 
 def _run(

@@ -8,8 +8,15 @@ from plans import diff_of, guest_plan, planned_image, refused_guest, savings, sm
 
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.document import to_dict
+from batchdiff.plan.overlay_options import Encryption, OverlayFormat, OverlayOptions, Preallocation
 from batchdiff.plan.plan import Similarity
 from batchdiff.plan.runs import NO_RUNS
+
+UNUSUAL = (
+    OverlayOptions(format=OverlayFormat.QED),
+    OverlayOptions(extended_l2=True, preallocation=Preallocation.FULL, encryption=Encryption("/srv/secret")),
+)
+"""Options that a plan leaves out if they are not set."""
 
 
 def test_the_shipped_schema_is_up_to_date():
@@ -35,4 +42,5 @@ def test_every_field_that_is_written_is_in_the_schema():
     diff = diff_of(options, data=NO_RUNS, zero=NO_RUNS, savings=savings(), similarity=Similarity(1, 2))
     guest = guest_plan(image=image, source=source, diff=diff, alias="/srv/link")
     written = keys(to_dict(small_plan(guest, refused_guest())))
+    written |= keys(to_dict(small_plan(*(refused_guest(options=each) for each in UNUSUAL))))
     assert written | {"checksum"} == schema_keys(plan_schema.PLAN)

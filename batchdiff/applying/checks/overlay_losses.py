@@ -15,12 +15,12 @@ from batchdiff.image_source import ImageFormat, ImageSource
 LossesAllowed: TypeAlias = frozenset[Loss]
 
 
-def counted_losses(path: str) -> dict[Loss, str]:
-    """Return the internal snapshots and persistent bitmaps of a qcow2 file, each in words with their number.
+def counted_losses(overlay: ImageSource) -> dict[Loss, str]:
+    """Return the internal snapshots and persistent bitmaps of an overlay, each in words with their number.
 
-    :raises ImageError: it is missing, or not a sound qcow2 image.
+    :raises ImageError: it is missing, or not a sound image of its format.
     """
-    with closing(open_layer(ImageSource(path, ImageFormat.QCOW2))) as layer:
+    with closing(open_layer(overlay)) as layer:
         losses = layer.losses
     counts = (
         (Loss.SNAPSHOTS, losses.snapshots, "internal snapshot"),
@@ -29,13 +29,14 @@ def counted_losses(path: str) -> dict[Loss, str]:
     return {loss: f"{count} {kind}{'' if count == 1 else 's'}" for loss, count, kind in counts if count}
 
 
-def check_losses(guest: str, path: str, allowed: LossesAllowed) -> None:
+def check_losses(guest: str, overlay: ImageSource, allowed: LossesAllowed) -> None:
     """Make sure that an overlay has no snapshots or bitmaps, unless the operator gives them up.
 
     :raises GuestError: it has some that would be lost.
-    :raises ImageError: it is not a sound qcow2 image.
+    :raises ImageError: it is not a sound image of its format.
     """
-    lost = {loss: words for loss, words in counted_losses(path).items() if loss not in allowed}
+    path = overlay.path
+    lost = {loss: words for loss, words in counted_losses(overlay).items() if loss not in allowed}
     if lost:
         flags = [f"--allow-loss {loss}" for loss in lost]
         raise GuestError(

@@ -113,7 +113,7 @@ def check_used(image: ImageSource, ended: Callable[[], bool]) -> None:
 
 
 def _check(image: ImageSource, virtual_size: int, check: Check, ended: Callable[[], bool]) -> None:
-    if image.format is ImageFormat.QCOW2:
+    if image.format in {ImageFormat.QCOW2, ImageFormat.QED}:
         qemu_img.check(image, virtual_size, leaks_allowed=check is Check.LEAKS_ALLOWED, stopped=ended)
 
 

@@ -20,15 +20,19 @@ from batchdiff.plan.plan import GuestToConvert
 
 
 def planned_overlay(guest: GuestToConvert, template: ImageSource) -> ImageSource:
-    """Return a guest's overlay as apply wrote it, with its backing chain."""
-    return ImageSource(guest.overlay_path, ImageFormat.QCOW2, (template, *template.backing))
+    """Return a guest's overlay as apply wrote it, with its backing chain and the file with its secret."""
+    chosen = guest.options.encryption
+    secret = None if chosen is None else chosen.secret_file
+    form = ImageFormat(guest.options.format)
+    return ImageSource(guest.overlay_path, form, (template, *template.backing), secret_file=secret)
 
 
 def current_overlay(source: ImageSource) -> ImageSource:
     """Return the overlay as it is now: without its backing chain, if it has been flattened."""
     try:
         with closing(open_layer(source)) as layer:
-            backing = layer.backing
+            backing, is_encrypted = layer.backing, layer.losses.encryption
     except ImageError:  # opening it will report what is wrong
         return source
-    return source if backing is not None else replace(source, backing=())
+    secret = source.secret_file if is_encrypted else None  # a VM's owner may have decrypted it
+    return replace(source, backing=() if backing is None else source.backing, secret_file=secret)

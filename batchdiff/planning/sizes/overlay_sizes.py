@@ -9,22 +9,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from batchdiff.extents import Extents, Kind, count_touched, only
+from batchdiff.extents import Extents, Kind, count_touched, fold, only
+from batchdiff.foreign.qed_layout import fits_qed, qed_layout
 from batchdiff.image.storage.allocation import DiskUse
 from batchdiff.image.storage.allocation_units import Volume
 from batchdiff.image.storage.exactness import of_difference
 from batchdiff.plan.overlay_options import (
     CLUSTER_SIZES,
     DEFAULT_CLUSTER_SIZE,
+    QED_CLUSTER_SIZES,
     Compression,
+    OverlayFormat,
     OverlayOptions,
     geometry_of,
+    layout_options_of,
 )
 from batchdiff.plan.plan import Savings
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import SMALLEST_EXTENDED_L2, Geometry
 from batchdiff.qcow2.layout import Layout, fits, granules_to_write, layout_for, plan_layout
+from batchdiff.qcow2.layout_options import LayoutOptions
 from batchdiff.units import align_up, format_size
 
 _AUTO_TOLERANCE = 0.01
@@ -45,7 +50,9 @@ def sizes_by_cluster_size(units: Extents, virtual_size: int, options: OverlayOpt
 
     :raises FormatError: no cluster size can map the disk.
     """
-    least = least_cluster_size(options)
+    if options.format is OverlayFormat.QED:
+        return _qed_sizes(units, virtual_size, options)
+    least, needs = least_cluster_size(options), layout_options_of(options)
     parts = _Parts(
         differing=only(units, Kind.ZERO, Kind.DATA),
         nonzero=only(units, Kind.SAME, Kind.DATA),
@@ -57,10 +64,10 @@ def sizes_by_cluster_size(units: Extents, virtual_size: int, options: OverlayOpt
         if (cluster_size >= least or cluster_size == options.cluster_size) and fits(virtual_size, geometry):
             # Clusters of whole units are only counted. Subclusters and clusters below a unit need extents.
             if geometry.granules == 1 and cluster_size >= UNIT:
-                layout = _counted(parts, virtual_size, geometry)
+                layout = _counted(parts, virtual_size, geometry, needs)
             else:
                 extents = granules_to_write(units, UNIT, virtual_size, geometry)
-                layout = layout_for(extents, virtual_size, geometry)
+                layout = layout_for(extents, virtual_size, geometry, needs)
             sizes[cluster_size] = layout.file_size
     if not sizes:
         raise FormatError(f"no cluster size can map a disk of {format_size(virtual_size)}")
@@ -76,7 +83,7 @@ class _Parts:
     either: Extents
 
 
-def _counted(parts: _Parts, virtual_size: int, geometry: Geometry) -> Layout:
+def _counted(parts: _Parts, virtual_size: int, geometry: Geometry, options: LayoutOptions) -> Layout:
     """Return the layout of an overlay in whole clusters by counting: folding would take three times as long.
 
     A cluster has data if any unit in it differs and any unit in it, the same or another, is nonzero.
@@ -88,7 +95,22 @@ def _counted(parts: _Parts, virtual_size: int, geometry: Geometry) -> Layout:
         - count_touched(parts.either, factor)
     )
     tables = count_touched(parts.differing, factor * geometry.l2_entries)
-    return plan_layout(virtual_size, geometry, l2_tables=tables, data_clusters=data)
+    return plan_layout(virtual_size, geometry, l2_tables=tables, data_clusters=data, options=options)
+
+
+def _qed_sizes(units: Extents, virtual_size: int, options: OverlayOptions) -> dict[int, int]:
+    """Return the bytes of the QED overlay for each cluster size that can map the disk.
+
+    :raises FormatError: no cluster size can.
+    """
+    sizes = {}
+    for cluster_size in QED_CLUSTER_SIZES:
+        if fits_qed(virtual_size, cluster_size, options.table_size):
+            extents = only(fold(units, cluster_size // UNIT), Kind.DATA, Kind.ZERO)
+            sizes[cluster_size] = qed_layout(extents, virtual_size, cluster_size, options.table_size).file_size
+    if not sizes:
+        raise FormatError(f"no cluster size can map a disk of {format_size(virtual_size)}")
+    return sizes
 
 
 def least_cluster_size(options: OverlayOptions) -> int:

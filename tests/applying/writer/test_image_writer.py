@@ -321,4 +321,5 @@ def test_holes_stay_holes(tmp_path):
 def test_options_are_all_tried():
     """Whoever adds an option to the overlay's must think of these tests."""
     names = {field.name for field in dataclasses.fields(OverlayOptions)}
-    assert names == {"cluster_size", "extended_l2", "compression", "backing_path", "lazy_refcounts"}
+    here = {"cluster_size", "extended_l2", "compression", "backing_path", "lazy_refcounts"}
+    assert names == here | {"format", "table_size", "preallocation", "encryption"}, "test_overlay_writer.py"
