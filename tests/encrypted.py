@@ -53,3 +53,10 @@ def qemu_io(path: Path, kind: str, secret: Path, command: str, *, backing: str =
     argv = ["qemu-io", "--object", f"secret,id=s,file={secret}", "--image-opts", "-c", command]
     said = notation.run(*argv, opened(path, kind, backing))
     assert " ops;" in said, said
+
+
+def content(path: Path, kind: str, secret: Path, copy: Path) -> bytes:
+    """What QEMU reads in an encrypted image."""
+    secrets = ["--object", f"secret,id=s,file={secret}"]
+    notation.run("qemu-img", "convert", *secrets, "-O", "raw", "--image-opts", opened(path, kind), str(copy))
+    return copy.read_bytes()

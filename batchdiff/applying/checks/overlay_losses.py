@@ -47,10 +47,16 @@ def check_losses(guest: str, overlay: ImageSource, allowed: LossesAllowed) -> No
         )
 
 
-def not_given_back(image_format: ImageFormat) -> list[str]:
+def not_given_back(original: ImageSource) -> list[str]:
     """Return, in words, how a rebuilt image differs in format from its original."""
-    words = _REBUILT.get(image_format)
-    return [] if words is None else [f"{words}, whatever the original was"]
+    words = list(filter(None, [_REBUILT.get(original.format)]))
+    if original.secret_file is not None:
+        words.append(f"it will be encrypted with {_CIPHER}, with one key slot, for the secret in its secret file")
+    return [f"{each}, whatever the original was" for each in words]
+
+
+_CIPHER = "aes-256 in xts mode"
+"""What QEMU uses if nothing else is asked for."""
 
 
 _REBUILT = {

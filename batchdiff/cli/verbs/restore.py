@@ -65,9 +65,9 @@ def _ask(
             confirm(console, "restore", question)
         return
     # Otherwise the VMs keep their data, and only features of rebuilt images can be lost.
-    for form in sorted({guest.source.format for guest, _ in found}):
-        for loss in not_given_back(form):
-            console.warn(f"note: if an image of a {form} guest has to be rebuilt, {loss}")
+    losses = {(guest.source.format, loss): None for guest, _ in found for loss in not_given_back(guest.source)}
+    for form, loss in sorted(losses):
+        console.warn(f"note: if an image of a {form} guest has to be rebuilt, {loss}")
     if not arguments.yes and options.guests is None and len(found) > 1 and console.can_ask:
         lines = [f"{guest.name}: {guest.overlay_path} -> {guest.source.path}" for guest, _ in found]
         question = Question(

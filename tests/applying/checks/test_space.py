@@ -137,7 +137,7 @@ def overlay_in(folder, template="8M:A 4M:B 4M:-", overlay="4M:- 4M:X 4M:0 2M:- 1
 
 def estimate(overlay, below, folder, form=ImageFormat.QCOW2):
     with closing(open_image(source(overlay, below))) as image:
-        return standalone_bytes(image, str(folder), form)
+        return standalone_bytes(image, str(folder), ImageSource("", form))
 
 
 def really_taken(overlay, below, folder, form):
@@ -208,11 +208,11 @@ def test_an_image_for_which_there_is_no_room(tmp_path):
     with mounted(tmp_path, "ext4", 64 << 20) as point:
         overlay, below = overlay_in(tmp_path)
         with closing(open_image(source(overlay, below))) as image:
-            check_space_for_image(image, str(point), "web01", ImageFormat.RAW)
+            check_space_for_image(image, str(point), "web01", ImageSource("", ImageFormat.RAW))
             with (point / "filler").open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, free_bytes(str(point)) - 9 * MIB)
             with pytest.raises(GuestError, match="web01 was not rebuilt") as caught:
-                check_space_for_image(image, str(point), "web01", ImageFormat.RAW)
+                check_space_for_image(image, str(point), "web01", ImageSource("", ImageFormat.RAW))
         assert "10" in caught.value.why
         assert str(point) in str(caught.value)
 

@@ -81,5 +81,10 @@ def test_what_cannot_be_read_may_have_any(files):
 
 
 def test_a_raw_image_gets_back_all_it_had():
-    assert not_given_back(ImageFormat.RAW) == []
-    assert "uncompressed" in not_given_back(ImageFormat.QCOW2)[0]
+    assert not_given_back(ImageSource("/vm.img", ImageFormat.RAW)) == []
+    assert "uncompressed" in not_given_back(ImageSource("/vm.qcow2", ImageFormat.QCOW2))[0]
+    encrypted = ImageSource("/vm.qcow2", ImageFormat.QCOW2, secret_file="/secret")
+    assert [words.partition(",")[0] for words in not_given_back(encrypted)] == [
+        "it will be qcow2 version 3 with clusters of 64 KiB",
+        "it will be encrypted with aes-256 in xts mode",
+    ]

@@ -1,0 +1,216 @@
+"""Encrypted images read as QEMU reads them, with the right secret only.
+
+Guards image/encrypted.py, qemu/image_options.py and qemu/secrets.py.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import encrypted
+import notation
+import pytest
+from oracle import guest_bytes
+
+from batchdiff.errors import ImageError
+from batchdiff.image.open import inspect, open_image
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.qcow2.entries import Origin
+
+CONTENT = "192k:A 64k:- 100k:B 28k:- 64k:C 576k:-"
+
+
+@pytest.fixture
+def secret(tmp_path):
+    return encrypted.secret_file(tmp_path / "secret")
+
+
+@pytest.fixture
+def raw(tmp_path):
+    return notation.write_raw(tmp_path / "raw", CONTENT)
+
+
+def declared(path, kind, secret, *below):
+    return ImageSource(str(path), ImageFormat(kind), below, secret_file=None if secret is None else str(secret))
+
+
+def read_all(source, inspected=True):
+    with open_image(source) as image:
+        if inspected:
+            inspect(image)
+        return guest_bytes(image, 0, image.virtual_size)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("luks", ""),
+        ("luks", "cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256"),
+        ("qcow2", ""),
+        ("qcow2", "cluster_size=4k"),
+        ("qcow2", "extended_l2=on,cluster_size=128k"),
+        ("qcow2", "preallocation=full"),
+    ],
+)
+def test_the_content_is_that_of_qemu(tmp_path, raw, secret, kind, options):
+    path = encrypted.convert(raw, tmp_path / "image", kind, secret, options)
+    assert read_all(declared(path, kind, secret)) == raw.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["luks", "qcow2"])
+def test_parts_of_it_at_odd_offsets(tmp_path, raw, secret, kind):
+    path, content = encrypted.convert(raw, tmp_path / "image", kind, secret), raw.read_bytes()
+    with open_image(declared(path, kind, secret)) as image:
+        for start, length in [(0, 1), (511, 2), (65535, 131073), (len(content) - 1000, 1000)]:
+            assert guest_bytes(image, start, length) == content[start : start + length]
+
+
+def test_only_what_the_tables_map_is_asked_for(tmp_path, raw, secret):
+    path = encrypted.convert(raw, tmp_path / "image", "qcow2", secret)
+    with open_image(declared(path, "qcow2", secret)) as image:
+        found = [(each.start, each.end, each.origin) for each in image.segments(0, image.virtual_size)]
+        assert image.next_data(192 << 10) == 256 << 10
+    kib = [(start >> 10, end >> 10, origin) for start, end, origin in found]
+    assert kib == [
+        (0, 192, Origin.EXPORTED),
+        (192, 256, Origin.ZERO),
+        (256, 448, Origin.EXPORTED),
+        (448, 1024, Origin.ZERO),
+    ]
+
+
+def test_a_hole_in_the_file_is_not_zeros_on_the_disk(tmp_path, secret):
+    """A cluster that was allocated but not written reads as the decryption of zeros."""
+    path, raw = tmp_path / "image", notation.write_raw(tmp_path / "raw", "1M:A")
+    encrypted.convert(raw, path, "qcow2", secret)
+    with open(path, "r+b") as file:
+        os.truncate(path, path.stat().st_size)
+        start = path.stat().st_size - (1 << 20)
+        os.posix_fallocate(file.fileno(), start, 1 << 20)
+        notation.run("fallocate", "-p", "-o", str(start), "-l", str(1 << 20), str(path))
+    seen = encrypted.content(path, "qcow2", secret, tmp_path / "seen")
+    assert seen.count(0) < len(seen) // 2
+    assert read_all(declared(path, "qcow2", secret)) == seen
+
+
+def test_a_chain_with_three_secrets(tmp_path):
+    """Each file has its own, and QEMU gets all of them for the chain that the headers name."""
+    secrets = [encrypted.secret_file(tmp_path / f"secret{number}", f"secret {number}") for number in range(3)]
+    base = encrypted.convert(notation.write_raw(tmp_path / "r0", "1M:A"), tmp_path / "base", "luks", secrets[0])
+    paths = [base]
+    for number, kind in ((1, "luks"), (2, "qcow2")):
+        path = tmp_path / f"top{number}"
+        encrypted.create_overlay(path, secrets[number], paths[-1], kind, 1 << 20)
+        paths.append(path)
+    low = declared(paths[0], "luks", secrets[0])
+    middle = declared(paths[1], "qcow2", secrets[1], low)
+    encrypted.write_chain(paths[1], secrets[:2], f"write -P 7 64k 64k", 64)
+    encrypted.write_chain(paths[2], secrets, f"write -P 8 128k 64k", 0)
+    top = declared(paths[2], "qcow2", secrets[2], middle, low)
+    expected = bytearray(notation.content("1M:A"))
+    expected[64 << 10 : 128 << 10] = b"\7" * (64 << 10)
+    expected[128 << 10 : 192 << 10] = b"\x08" * (64 << 10)
+    assert read_all(top) == bytes(expected)
+
+
+@pytest.mark.parametrize("kind", ["luks", "qcow2"])
+def test_a_wrong_secret(tmp_path, raw, secret, kind):
+    path = encrypted.convert(raw, tmp_path / "image", kind, secret)
+    wrong = encrypted.secret_file(tmp_path / "wrong", "wrong")
+    with pytest.raises(ImageError) as caught:
+        read_all(declared(path, kind, wrong))
+    assert str(caught.value).startswith(f"QEMU cannot decrypt {path}: no key slot opens with the secret in {wrong}.")
+    assert "QEMU counts every byte" in caught.value.remedy
+
+
+@pytest.mark.parametrize("kind", ["luks", "qcow2"])
+def test_a_line_break_that_is_too_much(tmp_path, raw, secret, kind):
+    path = encrypted.convert(raw, tmp_path / "image", kind, secret)
+    longer = encrypted.secret_file(tmp_path / "longer", f"{encrypted.SECRET}\n")
+    with pytest.raises(ImageError) as caught:
+        read_all(declared(path, kind, longer))
+    command = caught.value.remedy.split("`")[3]
+    assert command == f"truncate -s -1 {longer}"
+    notation.run(*command.split())
+    assert read_all(declared(path, kind, longer)) == raw.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["luks", "qcow2"])
+def test_a_secret_from_a_pipe(tmp_path, raw, secret, kind):
+    path = encrypted.convert(raw, tmp_path / "image", kind, secret)
+    reading, writing = os.pipe()
+    os.write(writing, encrypted.SECRET.encode())
+    os.close(writing)
+    source = declared(path, kind, f"/dev/fd/{reading}")
+    assert read_all(source) == read_all(source) == raw.read_bytes()
+    os.close(reading)
+
+
+@pytest.mark.parametrize("kind", ["luks", "qcow2"])
+def test_no_secret(tmp_path, raw, secret, kind):
+    path = encrypted.convert(raw, tmp_path / "image", kind, secret)
+    with pytest.raises(ImageError, match=r"it is encrypted\. Write `secret_file: PATH` beside its format"):
+        open_image(declared(path, kind, None))
+
+
+def test_a_secret_for_an_image_that_is_not_encrypted(tmp_path, secret):
+    path = notation.write_qcow2(tmp_path / "image", CONTENT)
+    with pytest.raises(ImageError, match=r"it is not encrypted\. Leave `secret_file` out"):
+        open_image(declared(path, "qcow2", secret))
+
+
+@pytest.mark.parametrize("missing", ["luks", "qcow2"])
+def test_a_secret_file_that_is_gone(tmp_path, raw, secret, missing):
+    path = encrypted.convert(raw, tmp_path / "image", missing, secret)
+    secret.unlink()
+    with pytest.raises(ImageError, match=f"cannot read the secret file {secret}: No such file"):
+        read_all(declared(path, missing, secret))
+
+
+def patched(path: Path, at: int, form: str, *values: object) -> None:
+    image = bytearray(path.read_bytes())
+    struct.pack_into(form, image, at, *values)
+    path.write_bytes(image)
+
+
+EXTENSION = 112
+"""Where QEMU puts the first header extension, which is that of encryption."""
+
+
+@pytest.mark.parametrize(
+    ("at", "form", "values", "words"),
+    [
+        (32, ">I", (1,), "AES"),
+        (32, ">I", (3,), "method 3 is unknown"),
+        (32, ">I", (0,), "not encrypted with LUKS"),
+        (EXTENSION, ">I", (0x12345678,), "names no LUKS header"),
+        (EXTENSION + 4, ">I", (8,), "extension has 8 bytes"),
+        (EXTENSION + 8, ">Q", (1 << 40,), "past the end of the file"),
+        (EXTENSION + 8, ">Q", (1,), "not aligned to a cluster"),
+        (EXTENSION + 8, ">Q", (0,), "overlap"),
+        (EXTENSION + 16, ">Q", (0,), "names no LUKS header"),
+        (EXTENSION + 16, ">Q", (1 << 63,), "past the end of the file"),
+        (EXTENSION + 16, ">Q", (4096,), "truncated"),
+        (EXTENSION + 16, ">Q", (100,), "truncated"),
+    ],
+)
+def test_a_damaged_or_hostile_header_is_refused_before_qemu_sees_it(
+    tmp_path, raw, secret, monkeypatch, at, form, values, words
+):
+    path = encrypted.convert(raw, tmp_path / "image", "qcow2", secret)
+    patched(path, at, form, *values)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no QEMU can be started
+    with pytest.raises(ImageError, match=words):
+        read_all(declared(path, "qcow2", secret))
+
+
+@pytest.mark.parametrize("kind", ["luks", "qcow2"])
+def test_hours_of_cpu_time_are_refused_before_qemu_sees_it(tmp_path, raw, secret, monkeypatch, kind):
+    path = encrypted.convert(raw, tmp_path / "image", kind, secret)
+    start = path.read_bytes().index(b"LUKS\xba\xbe")
+    patched(path, start + 208 + 4, ">I", (1 << 32) - 1)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ImageError, match=r"rounds of PBKDF2, more than .*luksChangeKey"):
+        read_all(declared(path, kind, secret))
