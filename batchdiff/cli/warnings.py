@@ -61,12 +61,12 @@ def _better_name(number: int) -> str:
     return "Write a name that lasts, such as /dev/VG/LV or one in /dev/disk/by-id; for a loop device, its file"
 
 
-def _raw_in_place(paths: list[str]) -> str:
+def _raw_in_place(paths: list[str], form: str) -> str:
     named = ", ".join(paths[:_MOST_IMAGES]) + (
         f" and {len(paths) - _MOST_IMAGES} more" * (len(paths) > _MOST_IMAGES)
     )
     return (
-        f"warning: qcow2 overlays will take the place of raw images: {named}. A VM whose definition still says raw"
-        " would write its disk over the overlay and destroy it: after `apply`, and before the VM starts, change"
-        " each definition to qcow2; or leave `overlay: {path: same}` out"
+        f"warning: {form} overlays will take the place of raw images: {named}. A VM whose definition still says"
+        " raw would write its disk over the overlay and destroy it: after `apply`, and before the VM starts, change"
+        f" each definition to {form}; or leave `overlay: {{path: same}}` out"
     )

@@ -10,9 +10,16 @@ from batchdiff.units import ceil_div
 ReadAt = Callable[[int, int], bytes]
 """Reads bytes of the file, by offset and length; returns fewer at its end."""
 
+NamedFile = tuple[str, str | None] | None
+"""The name of a backing file as written, and its format if the header has it; None if there is none."""
 
 _MOST_CLUSTERS = 1 << 27
 """QEMU looks at every cluster, even of an empty disk, which takes half a minute for this many."""
+
+
+def is_mappable(size: int, cluster: int) -> bool:
+    """Return whether QEMU can map a disk in reasonable time."""
+    return ceil_div(size, cluster) <= _MOST_CLUSTERS
 
 
 def require_mappable(size: int, cluster: int) -> None:
@@ -21,7 +28,7 @@ def require_mappable(size: int, cluster: int) -> None:
     :raises FormatError: it has too many clusters.
     """
     count = ceil_div(size, cluster)
-    require(count <= _MOST_CLUSTERS, f"its {count} clusters are too many to map (at most {_MOST_CLUSTERS})")
+    require(is_mappable(size, cluster), f"its {count} clusters are too many to map (at most {_MOST_CLUSTERS})")
 
 
 def exactly(read: ReadAt, offset: int, length: int, what: str) -> bytes:

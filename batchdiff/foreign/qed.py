@@ -6,9 +6,8 @@ Source: QEMU ``docs/interop/qed_spec.txt`` and ``block/qed.c``.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
-from batchdiff.foreign.header import ReadAt, exactly, require_mappable
+from batchdiff.foreign.header import NamedFile, ReadAt, exactly, require_mappable
 from batchdiff.qcow2.faults import require
 
 _HEADER = struct.Struct("<4sIIIQQQQQII")
@@ -16,28 +15,8 @@ _BACKING_FILE, _NEED_CHECK, _BACKING_RAW = 1, 2, 4
 _LARGEST_CLUSTER, _LARGEST_TABLE, _LONGEST_NAME = 64 << 20, 16, 1023
 
 
-class QedHeader(NamedTuple):
-    """The header of a QED file: sizes and offsets in bytes.
-
-    ``backing``: its backing file's name, as written, and whether that is raw; if not, QEMU recognises its format.
-    None if it has no backing file.
-    """
-
-    cluster_size: int
-    table_bytes: int
-    header_bytes: int
-    l1_offset: int
-    virtual_size: int
-    backing: tuple[str, bool] | None
-
-    @property
-    def entries(self) -> int:
-        """Entries in a table, of 8 bytes each."""
-        return self.table_bytes // 8
-
-
-def parse_qed(read: ReadAt, file_size: int) -> QedHeader:
-    """Parse and check the header of a QED image.
+def inspect_qed(read: ReadAt, file_size: int) -> NamedFile:
+    """Inspect the header of a QED image, and return its backing file, with a format only if that is raw.
 
     :raises FormatError: it is not one, is damaged, or was not closed cleanly.
     """
@@ -57,21 +36,10 @@ def parse_qed(read: ReadAt, file_size: int) -> QedHeader:
     require(
         tables_at % cluster == 0 and tables_at + cluster * table <= file_size, "its L1 table is outside the file"
     )
-    backing = None
-    if features & _BACKING_FILE:
-        require(
-            name_at + name_size <= header * cluster <= file_size, "its backing file name is outside the header"
-        )
-        require(name_size <= _LONGEST_NAME, f"its backing file name of {name_size} bytes is too long")
-        name = exactly(read, name_at, name_size, "backing file name").split(b"\0", 1)[0]
-        require(bool(name), "its backing file name is empty")
-        backing = (name.decode("utf-8", "surrogateescape"), bool(features & _BACKING_RAW))
-    return QedHeader(cluster, cluster * table, header * cluster, tables_at, size, backing)
-
-
-def inspect_qed(read: ReadAt, file_size: int) -> None:
-    """Inspect the header of a QED image without a backing file.
-
-    :raises FormatError: as for :func:`parse_qed`, or it has a backing file.
-    """
-    require(parse_qed(read, file_size).backing is None, "it has a backing file, which QEMU would open")
+    if not features & _BACKING_FILE:
+        return None
+    require(name_at + name_size <= header * cluster <= file_size, "its backing file name is outside the header")
+    require(name_size <= _LONGEST_NAME, f"its backing file name of {name_size} bytes is too long")
+    name = exactly(read, name_at, name_size, "backing file name").split(b"\0", 1)[0]
+    require(bool(name), "its backing file name is empty")
+    return name.decode("utf-8", "surrogateescape"), "raw" if features & _BACKING_RAW else None

@@ -12,7 +12,7 @@ from typing import NamedTuple, NoReturn
 
 from batchdiff.errors import ImageError
 from batchdiff.files.filenames import shell_line
-from batchdiff.foreign.header import ReadAt
+from batchdiff.foreign.header import NamedFile, ReadAt
 from batchdiff.foreign.parallels import inspect_parallels
 from batchdiff.foreign.qed import inspect_qed
 from batchdiff.foreign.vdi import inspect_vdi
@@ -55,7 +55,7 @@ def _not_supported_yet(source: ImageSource, _observer: ReadObserver | None) -> N
     )
 
 
-def _mapped(inspect: Callable[[ReadAt, int], None], *checks: str) -> Format:
+def _mapped(inspect: Callable[[ReadAt, int], NamedFile], *checks: str) -> Format:
     """Return the row of a format that QEMU maps to offsets in the file, once ``inspect`` accepts the header."""
 
     def opener(source: ImageSource, observer: ReadObserver | None) -> Layer:
@@ -88,8 +88,8 @@ FORMATS: dict[ImageFormat, Format] = {
     ),
     ImageFormat.QED: _mapped(
         inspect_qed,
-        "no backing file, no unknown feature, closed cleanly",
-        "its sizes and its L1 table are valid",
+        "no unknown feature, closed cleanly; its sizes and its L1 table are valid",
+        "the backing file that it names is the declared one, a plain path in a format that QEMU recognises",
     ),
     ImageFormat.VMDK: _mapped(
         inspect_vmdk,

@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from batchdiff.errors import ImageError, InUseError, ProgramError
 from batchdiff.files.fingerprint import Fingerprint
-from batchdiff.foreign.header import ReadAt
+from batchdiff.foreign.header import NamedFile, ReadAt
 from batchdiff.image.files import ImageFile, ReadObserver
-from batchdiff.image.layer import CompressedCluster, Losses, Segment
+from batchdiff.image.layer import Backing, CompressedCluster, Losses, Segment
 from batchdiff.image_source import ImageSource
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qcow2.faults import FormatError
@@ -42,35 +42,43 @@ _Offsets = npt.NDArray[np.int64]
 
 
 class _ImageMap(NamedTuple):
-    """Runs of the disk that are data, ascending: start, end, and offset in the file. All else reads as zeros."""
+    """Runs of the disk that are data, ascending: start, end, and offset in the file. All else reads as zeros.
+
+    ``absent``: the start and end of each run in which a backing file shows through.
+    """
 
     size: int
     starts: _Offsets
     ends: _Offsets
     offsets: _Offsets
+    absent: tuple[_Offsets, _Offsets]
 
 
 _kept: dict[tuple[str, int, int, int, int, int], _ImageMap] = {}
 
 
 class MappedLayer:
-    """An image in a format that QEMU maps to the file; ``inspect`` checks its header before QEMU sees the file."""
+    """An image in a format that QEMU maps to the file; ``inspect`` checks its header before QEMU sees the file.
+
+    ``inspect`` returns the backing file's name, and its format if the header has it; None if there is none.
+    """
 
     def __init__(
-        self, source: ImageSource, observer: ReadObserver | None, inspect: Callable[[ReadAt, int], None]
+        self, source: ImageSource, observer: ReadObserver | None, inspect: Callable[[ReadAt, int], NamedFile]
     ) -> None:
         self._source = source
         self._file = ImageFile(source.path, observer)
         self.path = source.path
         self.fd = self._file.fd
         try:
-            inspect(self._read_at, self._file.size)
+            named = inspect(self._read_at, self._file.size)
         except FormatError as error:
             self.close()
             raise self._refused(error) from error
         except BaseException:
             self.close()
             raise
+        self.backing = None if named is None else Backing(*named)
 
     def _read_at(self, offset: int, length: int) -> bytes:
         length = min(length, max(self._file.size - offset, 0))
@@ -120,11 +128,6 @@ class MappedLayer:
         return self._map.size
 
     @property
-    def backing(self) -> None:
-        """No backing file: an image with one is refused."""
-        return None
-
-    @property
     def losses(self) -> Losses:
         """No losses: these formats have no snapshots and no bitmaps that QEMU knows of."""
         return Losses()
@@ -135,7 +138,7 @@ class MappedLayer:
 
     def inspect(self) -> None:
         """Check that the map stays within the file, and uses no byte of it twice."""
-        _, starts, ends, offsets = self._map
+        _, starts, ends, offsets, _ = self._map
         order = np.argsort(offsets)
         firsts, lasts = offsets[order], (offsets + ends - starts)[order]
         if len(firsts) and int(lasts.max()) > self._file.size:
@@ -146,8 +149,30 @@ class MappedLayer:
             raise self._refused(FormatError("one part of the file is used for several parts of the disk"))
 
     def parts(self, start: int, end: int) -> list[Segment]:
-        """Return segments as :class:`~batchdiff.image.layer.Layer` describes them; none is ever ABSENT."""
-        _, starts, ends, offsets = self._map
+        """Return segments as :class:`~batchdiff.image.layer.Layer` describes them."""
+        found = self._data_and_zeros(start, end)
+        return found if self.backing is None else list(self._with_absent(found))
+
+    def _with_absent(self, segments: list[Segment]) -> Iterator[Segment]:
+        """Yield segments, with those parts of the zeros as ABSENT in which the backing file shows through."""
+        starts, ends = self._map.absent
+        for segment in segments:
+            at = segment.start
+            if segment.origin is Origin.ZERO:
+                first = int(np.searchsorted(ends, segment.start, side="right"))
+                last = int(np.searchsorted(starts, segment.end, side="left"))
+                for low, high in zip(starts[first:last].tolist(), ends[first:last].tolist(), strict=True):
+                    begin, stop = max(low, segment.start), min(high, segment.end)
+                    if at < begin:
+                        yield segment._replace(start=at, end=begin)
+                    yield Segment(begin, stop, Origin.ABSENT, 0, 0)
+                    at = stop
+            if at < segment.end:
+                yield segment._replace(start=at)
+
+    def _data_and_zeros(self, start: int, end: int) -> list[Segment]:
+        """Return segments as if the image had no backing file."""
+        _, starts, ends, offsets, _ = self._map
         first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end, side="left")
         found = []
         at = start
@@ -176,7 +201,7 @@ class MappedLayer:
 
     def next_data(self, start: int) -> int | None:
         """Return an offset from ``start`` on, before which there is no data; None if no data follows."""
-        _, starts, ends, offsets = self._map
+        _, starts, ends, offsets, _ = self._map
         index = int(np.searchsorted(ends, start, side="right"))
         for number in range(index, min(index + _MOST_LOOKED_AT, len(starts))):
             begin, stop, offset = int(starts[number]), int(ends[number]), int(offsets[number])
@@ -209,11 +234,13 @@ def _parsed(text: str, path: str) -> _ImageMap:
     :raises ImageError: it lists data without an offset in the file, as for a compressed or encrypted image.
     """
     try:
-        size, table = 0, array("q")
+        size, table, gaps = 0, array("q"), array("q")
         for entry in _entries(text):
             start, length = entry["start"], entry["length"]
             if entry["data"] and not entry["zero"]:
                 table.extend((start, start + length, entry["offset"]))
+            elif not entry.get("present", True):
+                gaps.extend((start, start + length))
             size = start + length
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ImageError(
@@ -224,7 +251,9 @@ def _parsed(text: str, path: str) -> _ImageMap:
     starts, ends, offsets = np.frombuffer(table, dtype=np.int64).reshape(-1, 3).T
     joins = (starts[1:] == ends[:-1]) & (offsets[1:] - offsets[:-1] == starts[1:] - starts[:-1])
     first, last = np.concatenate([[True], ~joins])[: len(starts)], np.concatenate([~joins, [True]])[: len(ends)]
-    return _ImageMap(size, starts[first].copy(), ends[last].copy(), offsets[first].copy())
+    begins, stops = np.frombuffer(gaps, dtype=np.int64).reshape(-1, 2).T
+    absent = (begins.copy(), stops.copy())
+    return _ImageMap(size, starts[first].copy(), ends[last].copy(), offsets[first].copy(), absent)
 
 
 def _entries(text: str) -> Iterator[dict[str, int]]:

@@ -20,8 +20,8 @@ DEFAULT_CLUSTER_SIZE = 65536
 QED_CLUSTER_SIZES = tuple(1 << bits for bits in range(12, 27))
 """4 KiB to 64 MiB, the range of QEMU's qed driver."""
 
-QED_TABLE_SIZES = (1, 2, 4, 8, 16)
-"""Clusters in a table of a QED file."""
+QED_TABLE_SIZES = (2, 4, 8, 16)
+"""Clusters in a table of a QED file; QEMU creates tables of one cluster, but does not open them."""
 
 DEFAULT_TABLE_SIZE = 4
 """QEMU's default."""

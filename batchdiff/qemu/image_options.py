@@ -13,17 +13,20 @@ from collections.abc import Iterator
 from batchdiff.image_source import ImageFormat, ImageSource
 
 
-def names_of(images: list[ImageSource], secrets: dict[str, str]) -> list[str]:
+def names_of(images: list[ImageSource], secrets: dict[str, str], *, alone: bool = False) -> list[str]:
     """Return the arguments that name images, so that QEMU takes no part of a path for a protocol or an option.
 
     These are ``json:`` names. JSON is UTF-8, so a path with other bytes is passed as the value of an option
-    instead, with commas doubled. ``secrets``: QEMU's names of the secrets, by the file.
+    instead, with commas doubled. ``secrets``: QEMU's names of the secrets, by the file. ``alone``: without the
+    backing files that headers name.
 
     Source: QEMU, ``qemu-img`` manual, ``--image-opts``.
     """
     if all(image.path.isascii() or _is_utf8(image.path) for image in images):
-        return [f"json:{json.dumps(_opened(image, image.path, secrets))}" for image in images]
-    options = [_opened(image, image.path.replace(",", ",,"), secrets) for image in images]
+        only: dict[str, object] = {"backing": None} if alone else {}
+        return [f"json:{json.dumps(_opened(image, image.path, secrets) | only)}" for image in images]
+    blank: dict[str, object] = {"backing": ""} if alone else {}  # deprecated, but options have no null
+    options = [_opened(image, image.path.replace(",", ",,"), secrets) | blank for image in images]
     return ["--image-opts", *(",".join(dotted(each)) for each in options)]
 
 

@@ -110,9 +110,10 @@ def file_map(image: ImageSource) -> str:
     :raises InUseError: a VM uses it.
     :raises ProgramError: it could not be run.
     """
+    # A backing file must not be opened: it is a layer of its own.
     try:
         done = programs.run(
-            [_NAME, "map", "--output=json", *names_of([image], {})],
+            [_NAME, "map", "--output=json", *names_of([image], {}, alone=image.format is ImageFormat.QED)],
             reads=[image.path],
             timeout=_SECONDS_TO_MAP,
             package=_PACKAGE,
@@ -127,7 +128,7 @@ def file_map(image: ImageSource) -> str:
     if done.code == 1 and not _is_locked(done):
         raise ImageError(f"QEMU does not open {image.path}", why=done.described(), remedy=NOT_OPENED)
     _require_success(done)
-    return done.output
+    return done.output[max(done.output.find("["), 0) :]  # after warnings
 
 
 def compare(

@@ -106,8 +106,8 @@ def test_a_chain_with_three_secrets(tmp_path):
         paths.append(path)
     low = declared(paths[0], "luks", secrets[0])
     middle = declared(paths[1], "qcow2", secrets[1], low)
-    encrypted.write_chain(paths[1], secrets[:2], f"write -P 7 64k 64k", 64)
-    encrypted.write_chain(paths[2], secrets, f"write -P 8 128k 64k", 0)
+    encrypted.write_chain(paths[1], secrets[:2], "write -P 7 64k 64k", 64)
+    encrypted.write_chain(paths[2], secrets, "write -P 8 128k 64k", 0)
     top = declared(paths[2], "qcow2", secrets[2], middle, low)
     expected = bytearray(notation.content("1M:A"))
     expected[64 << 10 : 128 << 10] = b"\7" * (64 << 10)
@@ -121,7 +121,9 @@ def test_a_wrong_secret(tmp_path, raw, secret, kind):
     wrong = encrypted.secret_file(tmp_path / "wrong", "wrong")
     with pytest.raises(ImageError) as caught:
         read_all(declared(path, kind, wrong))
-    assert str(caught.value).startswith(f"QEMU cannot decrypt {path}: no key slot opens with the secret in {wrong}.")
+    assert str(caught.value).startswith(
+        f"QEMU cannot decrypt {path}: no key slot opens with the secret in {wrong}."
+    )
     assert "QEMU counts every byte" in caught.value.remedy
 
 

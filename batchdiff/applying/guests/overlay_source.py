@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 
 from batchdiff.errors import ImageError
@@ -29,10 +29,9 @@ def planned_overlay(guest: GuestToConvert, template: ImageSource) -> ImageSource
 
 def current_overlay(source: ImageSource) -> ImageSource:
     """Return the overlay as it is now: without its backing chain, if it has been flattened."""
-    try:
-        with closing(open_layer(source)) as layer:
-            backing, is_encrypted = layer.backing, layer.losses.encryption
-    except ImageError:  # opening it will report what is wrong
-        return source
-    secret = source.secret_file if is_encrypted else None  # a VM's owner may have decrypted it
-    return replace(source, backing=() if backing is None else source.backing, secret_file=secret)
+    # Its owner may have decrypted it.
+    for secret in dict.fromkeys((source.secret_file, None)):
+        found = replace(source, secret_file=secret)
+        with suppress(ImageError), closing(open_layer(found)) as layer:
+            return found if layer.backing is not None else replace(found, backing=())
+    return source  # opening it will report what is wrong
