@@ -10,6 +10,7 @@ No secret is ever part of a command line, an environment or a message.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import stat
@@ -24,6 +25,8 @@ _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/[0-9]+")
 
 _LARGEST = MIB
 """Bytes. A passphrase has a few dozen; a file that is larger was named by mistake."""
+
+_LOWEST = 10
 
 _OTHERS = stat.S_IRGRP | stat.S_IROTH
 
@@ -112,5 +115,9 @@ def _in_memory(path: str) -> int:
             f"cannot read the secret from {path}", why=f"{why}; a pipe can be read by one command only"
         )
     copy = os.memfd_create("secret")
-    write_all(copy, secret, 0)
-    return copy
+    try:
+        write_all(copy, secret, 0)
+        # The shell that starts a program of QEMU uses the descriptors below 10.
+        return fcntl.fcntl(copy, fcntl.F_DUPFD_CLOEXEC, _LOWEST)
+    finally:
+        os.close(copy)

@@ -22,7 +22,7 @@ from batchdiff.image.exported import ExportedLayer
 from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import Backing, CompressedCluster, Layer, Losses, Segment
 from batchdiff.image.qcow2 import Qcow2Layer
-from batchdiff.image_source import ImageSource
+from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qemu.export import BlockDevice
 from batchdiff.qemu.image_options import decryption, dotted
@@ -48,14 +48,14 @@ def open_qcow2(source: ImageSource, observer: ReadObserver | None) -> Layer:
         reverse.
     """
     file = ImageFile(source.path, observer)
-    layer = Qcow2Layer(source, observer, file)
-    if not layer.header.is_encrypted and source.secret_file is None:
-        return layer
-    try:
-        return EncryptedQcow2Layer(source, observer, file, layer)
-    except BaseException:
-        layer.close()
-        raise
+    plain = Qcow2Layer(source, observer, file)
+    if plain.header.is_encrypted is (source.secret_file is not None):
+        return EncryptedQcow2Layer(source, observer, file, plain) if plain.header.is_encrypted else plain
+    plain.close()
+    if plain.header.is_encrypted:
+        raise _without_secret(source)
+    remedy = "Leave `secret_file` out: it is for encrypted images."
+    raise ImageError(f"cannot use {source.path}", why="it is not encrypted", remedy=remedy)
 
 
 def _without_secret(source: ImageSource) -> ImageError:
@@ -73,26 +73,30 @@ def _decrypted(source: ImageSource) -> BlockDevice:
     """
     alone = replace(source, backing=())
     secrets = secrets_of([alone])
-    options = tuple(dotted(decryption(alone, secrets.ids)))
+    options: list[tuple[str, str | None]] = []
+    options += [each.partition("=")[::2] for each in dotted(decryption(alone, secrets.ids))]
+    if source.format is ImageFormat.QCOW2:
+        options.append(("backing", None))  # QEMU must not open the file that the header names
     return BlockDevice(
-        source.format.value, options, secrets.arguments[1::2], secrets.reads, inherits=secrets.inherits
+        source.format.value,
+        tuple(options),
+        secrets.arguments[1::2],
+        secrets.reads,
+        secrets.inherits,
+        source.secret_file,
     )
 
 
 class EncryptedQcow2Layer:
     """One encrypted qcow2 file without its backing file.
 
-    ``file``: the open file; ``plain``: the same file, as it would be read if it were not encrypted.
+    ``file``: the open file, which is closed with this layer; ``plain``: the same file, as it would be read if it
+    were not encrypted.
     """
 
     def __init__(
         self, source: ImageSource, observer: ReadObserver | None, file: ImageFile, plain: Qcow2Layer
     ) -> None:
-        if not plain.header.is_encrypted:
-            remedy = "Leave `secret_file` out: it is for encrypted images."
-            raise ImageError(f"cannot use {source.path}", why="it is not encrypted", remedy=remedy)
-        if source.secret_file is None:
-            raise _without_secret(source)
         self._plain, self.path, self.fd = plain, plain.path, plain.fd
         inspect = partial(_inspect_within, *plain.header.encryption_header)
         self._export = ExportedLayer(source, observer, inspect, _decrypted, file=file)

@@ -146,9 +146,11 @@ class ExportedLayer:
         observer: ReadObserver | None,
         inspect: Callable[[ReadAt, int], None],
         device: Callable[[ImageSource], BlockDevice] = plain_device,
+        file: ImageFile | None = None,
     ) -> None:
+        """Inspect the header. ``file``: the file, if it is open already; it is closed with this layer."""
         self._source, self._observer = source, observer
-        self._file = ImageFile(source.path, observer)
+        self._file = file or ImageFile(source.path, observer)
         self.path, self.fd = source.path, self._file.fd
         self._runs: _DiskRuns | None = None
         self._export: _SharedExport | None = None
@@ -215,8 +217,8 @@ class ExportedLayer:
 
     @property
     def losses(self) -> Losses:
-        """No losses: these formats have no snapshots and no bitmaps that QEMU knows of."""
-        return Losses()
+        """Only encryption: these formats have no snapshots and no bitmaps that QEMU knows of."""
+        return Losses(encryption=self._source.secret_file is not None)
 
     def inspect(self) -> None:
         """Do nothing: the header is inspected already, and only QEMU interprets the rest."""

@@ -6,7 +6,7 @@ Source: QEMU, ``qemu-img`` manual, "--object secret".
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from batchdiff.errors import ImageError
@@ -63,14 +63,25 @@ def require_secrets_fit(done: CompletedProgram, images: Iterable[ImageSource]) -
 
     :raises ImageError: that is why it failed.
     """
-    encrypted = {each.path: each.secret_file for each in _files(images) if each.secret_file is not None}
-    if done.code != 0 and encrypted and _NO_KEY_FITS in done.output:
-        files = sorted(set(encrypted.values()))
-        raise ImageError(
-            f"QEMU cannot decrypt {few(encrypted)}",
-            why=f"no key slot opens with the secret in {few(files)}",
-            remedy=f"Correct it, or name another file as `secret_file`. {_advice_on_line_breaks(files)}",
-        )
+    if done.code != 0:
+        encrypted = {each.path: each.secret_file for each in _files(images) if each.secret_file is not None}
+        if (error := wrong_secret(done.output, encrypted)) is not None:
+            raise error
+
+
+def wrong_secret(output: str, secret_files: Mapping[str, str]) -> ImageError | None:
+    """Return the error for a program of QEMU that failed, if that is because a secret opens no key slot.
+
+    ``output``: what it printed; ``secret_files``: the file with the secret of each encrypted image, by its path.
+    """
+    if not secret_files or _NO_KEY_FITS not in output:
+        return None
+    files = sorted(set(secret_files.values()))
+    return ImageError(
+        f"QEMU cannot decrypt {few(secret_files)}",
+        why=f"no key slot opens with the secret in {few(files)}",
+        remedy=f"Correct it, or name another file as `secret_file`. {_advice_on_line_breaks(files)}",
+    )
 
 
 def _advice_on_line_breaks(files: list[str]) -> str:

@@ -11,6 +11,12 @@ from batchdiff.files.secret_files import ends_with_line_break, is_descriptor, re
 SECRET = b"hush, hush"
 
 
+@pytest.fixture(autouse=True)
+def _forget(monkeypatch):
+    """A descriptor of this process may be another pipe's by now."""
+    monkeypatch.setattr("batchdiff.files.secret_files._kept", {})
+
+
 def test_a_file_is_read_by_the_program_itself(tmp_path):
     path = tmp_path / "secret"
     path.write_bytes(SECRET)
