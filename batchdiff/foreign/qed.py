@@ -15,6 +15,12 @@ _BACKING_FILE, _NEED_CHECK, _BACKING_RAW = 1, 2, 4
 _LARGEST_CLUSTER, _LARGEST_TABLE, _LONGEST_NAME = 64 << 20, 16, 1023
 
 
+def largest_disk(cluster_size: int, table_size: int) -> int:
+    """Return the bytes that two levels of tables can map, as QEMU computes them: modulo 2^64, so perhaps 0."""
+    entries = cluster_size * table_size // 8
+    return entries * entries * cluster_size % (1 << 64)
+
+
 def inspect_qed(read: ReadAt, file_size: int) -> NamedFile:
     """Inspect the header of a QED image, and return its backing file, with a format only if that is raw.
 

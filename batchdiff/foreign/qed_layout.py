@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from batchdiff.extents import Extents, Kind, count_touched, fold, numbers, only
 from batchdiff.foreign.header import is_mappable
+from batchdiff.foreign.qed import largest_disk
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.units import SECTOR, align_up
 
@@ -77,9 +78,9 @@ class QedLayout:
 
 
 def fits_qed(virtual_size: int, cluster_size: int, table_size: int) -> bool:
-    """Return whether two levels of tables of that size can map a disk, and QEMU can in turn map the file."""
-    entries = cluster_size * table_size // _ENTRY
-    return virtual_size <= entries * entries * cluster_size and is_mappable(virtual_size, cluster_size)
+    """Return whether a QED file can map a disk, and QEMU can in turn map the file."""
+    largest = largest_disk(cluster_size, table_size)
+    return virtual_size <= largest and is_mappable(virtual_size, cluster_size)
 
 
 def qed_layout(extents: Extents, virtual_size: int, cluster_size: int, table_size: int) -> QedLayout:

@@ -17,8 +17,8 @@ CLUSTER_SIZES = tuple(1 << bits for bits in range(9, 22))
 DEFAULT_CLUSTER_SIZE = 65536
 """QEMU's default."""
 
-QED_CLUSTER_SIZES = tuple(1 << bits for bits in range(12, 27))
-"""4 KiB to 64 MiB, the range of QEMU's qed driver."""
+QED_CLUSTER_SIZES = tuple(1 << bits for bits in range(12, 23))
+"""4 KiB to 4 MiB. QEMU's qed driver allows 64 MiB, but its limit on the disk's size overflows beyond this."""
 
 QED_TABLE_SIZES = (2, 4, 8, 16)
 """Clusters in a table of a QED file; QEMU creates tables of one cluster, but does not open them."""

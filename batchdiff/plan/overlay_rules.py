@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from batchdiff.foreign.qed import largest_disk
 from batchdiff.image_source import ImageFormat
 from batchdiff.plan.overlay_options import (
     CLUSTER_SIZES,
@@ -15,6 +16,7 @@ from batchdiff.plan.overlay_options import (
     OverlayOptions,
     Preallocation,
 )
+from batchdiff.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -59,6 +61,12 @@ def contradictions_of(
 
 
 def _of_qed(options: OverlayOptions, written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if options.cluster_size is not None and not largest_disk(options.cluster_size, options.table_size):
+        yield (
+            "table_size",
+            f"QEMU opens no QED image with clusters of {format_size(options.cluster_size)} and tables of"
+            f" {options.table_size} of them; choose a smaller table_size, or a smaller cluster_size",
+        )
     for key, is_set, what in (
         ("compression", options.compression is not Compression.NONE, "compressed clusters"),
         ("extended_l2", options.extended_l2, "subclusters"),
