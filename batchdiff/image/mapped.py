@@ -1,4 +1,4 @@
-"""Images whose metadata QEMU reads: it maps the disk to the file once; the data is then read as from a raw image.
+"""Images that are mapped to their file once, mostly by QEMU; the data is then read as from a raw image.
 
 ::
 
@@ -22,11 +22,12 @@ import numpy.typing as npt
 from batchdiff.errors import ImageError, InUseError, ProgramError
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.foreign.header import ReadAt
+from batchdiff.foreign.vhdx import DiskMap
 from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import CompressedCluster, Losses, Segment
 from batchdiff.image_source import ImageSource
 from batchdiff.qcow2.entries import Origin
-from batchdiff.qcow2.faults import FormatError
+from batchdiff.qcow2.faults import FormatError, require
 from batchdiff.qemu import qemu_img
 
 _MOST_KEPT = 2_000_000
@@ -54,12 +55,19 @@ _kept: dict[tuple[str, int, int, int, int, int], _ImageMap] = {}
 
 
 class MappedLayer:
-    """An image in a format that QEMU maps to the file; ``inspect`` checks its header before QEMU sees the file."""
+    """An image in a format that QEMU maps to the file; ``inspect`` checks its header before QEMU sees the file.
+
+    ``own_map`` maps an image whose blocks QEMU does not report; QEMU must agree about its size.
+    """
 
     def __init__(
-        self, source: ImageSource, observer: ReadObserver | None, inspect: Callable[[ReadAt, int], None]
+        self,
+        source: ImageSource,
+        observer: ReadObserver | None,
+        inspect: Callable[[ReadAt, int], None],
+        own_map: Callable[[ReadAt, int], DiskMap] | None = None,
     ) -> None:
-        self._source = source
+        self._source, self._own_map = source, own_map
         self._file = ImageFile(source.path, observer)
         self.path = source.path
         self.fd = self._file.fd
@@ -98,7 +106,16 @@ class MappedLayer:
             # Without qemu-img, only images of these formats are refused; the others can still be planned.
             raise ImageError(f"cannot read {self.path}", why=error.reason, remedy=error.remedy) from error
         self._check_same_file(now)
-        return _parsed(text, self.path)
+        return _parsed(text, self.path) if self._own_map is None else self._mapped_here(text, self._own_map)
+
+    def _mapped_here(self, text: str, own_map: Callable[[ReadAt, int], DiskMap]) -> _ImageMap:
+        try:
+            found = own_map(self._read_at, self._file.size)
+            size = sum(entry["length"] for entry in _entries(text))
+            require(found.size == size, f"QEMU reads a disk of {size} bytes from it, not of {found.size}")
+        except (FormatError, ValueError, KeyError) as error:
+            raise self._refused(error if isinstance(error, FormatError) else FormatError(str(error))) from error
+        return _ImageMap(*found)
 
     def _check_same_file(self, before: Fingerprint) -> None:
         """Check that QEMU read the file that is open here, in its present state."""

@@ -152,12 +152,10 @@ _MISMATCH = "mismatch"
 """Printed by `qemu-img compare` for the first byte that differs, and for sizes that differ."""
 
 
+_EXACT_SIZE = {ImageFormat.VPC: ("-o", "force_size=on"), ImageFormat.VHDX: ("-o", "block_size=1M")}
+"""The options without which QEMU would round the size of a disk up to whole cylinders, or use larger blocks."""
+
 _UNMEASURED = "Unable to get accurate CPU usage"
-
-_EXACT_SIZE = {ImageFormat.VPC: ("-o", "force_size=on")}
-"""The options without which QEMU would round the size of a disk up to whole cylinders."""
-
-
 _CREATIONS = 10
 """The most attempts to create an encrypted image. QEMU measures how fast the CPU is, and fails if a clock shows no
 difference: once in dozens of attempts."""
