@@ -17,7 +17,7 @@ import stat
 import threading
 from typing import NamedTuple
 
-from batchdiff.errors import ImageError
+from batchdiff.errors import SecretError
 from batchdiff.files.read_write import write_all
 from batchdiff.units import MIB, format_size
 
@@ -84,16 +84,16 @@ def ends_with_line_break(path: str) -> bool:
 def readable_secret(path: str) -> ReadableSecret:
     """Return how a program can read the secret in a file.
 
-    :raises ImageError: the file is missing, empty, or of another kind.
+    :raises SecretError: the file is missing, empty, or of another kind.
     """
     with _keeping:
         if path in _kept:
             return _by_descriptor(_kept[path])
         if why := why_unusable(path):
-            raise ImageError(
+            raise SecretError(
                 f"cannot read the secret file {path}",
                 why=why,
-                remedy="Bring it back, or correct `secret_file` in the manifest and plan again.",
+                remedy="Bring it back, then run the same command again.",
             )
         if not is_descriptor(path):
             return ReadableSecret(path)
@@ -111,7 +111,7 @@ def _in_memory(path: str) -> int:
         secret = file.read(_LARGEST + 1)
     if not 0 < len(secret) <= _LARGEST:
         why = "it is empty" if not secret else f"it has more than {format_size(_LARGEST)}"
-        raise ImageError(
+        raise SecretError(
             f"cannot read the secret from {path}", why=f"{why}; a pipe can be read by one command only"
         )
     copy = os.memfd_create("secret")
