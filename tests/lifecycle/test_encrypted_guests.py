@@ -151,7 +151,9 @@ def test_encryption_is_a_loss(tmp_path, head):
 
 def test_a_guest_is_as_encrypted_as_its_backing_file(tmp_path):
     fleet = Fleet(tmp_path, "raw", ["luks"], "allow_loss: []")
-    top = notation.write_qcow2(tmp_path / "top.qcow2", "8M:-", backing="luks.img", backing_format="luks")
+    top = tmp_path / "top.qcow2"
+    notation.run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(fleet.copy), str(top))
+    notation.run("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", "luks.img", "-F", "luks", str(top))
     below = "backing: [{path: luks.img, format: luks, secret_file: secret}]"
     manifest = (tmp_path / "fleet.yaml").read_text().rpartition("\n")[0]
     (tmp_path / "fleet.yaml").write_text(f"{manifest}\n  - {{path: {top.name}, format: qcow2, {below}}}")
