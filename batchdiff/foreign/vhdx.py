@@ -21,11 +21,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from batchdiff.foreign.crc32c import crc32c
+from batchdiff.foreign.crc32c import checksum_of
 from batchdiff.foreign.header import ReadAt, exactly, require_mappable
 from batchdiff.foreign.vdi import DIFFERENCE
+from batchdiff.foreign.vhdx_log import has_valid_entry
 from batchdiff.qcow2.faults import FormatError, require
-from batchdiff.units import KIB, MIB, TIB, ceil_div, format_size
+from batchdiff.units import KIB, MIB, SECTOR, TIB, ceil_div, format_size
 
 _MARK = b"vhdxfile"
 _HEADERS_AT, _HEADER_BYTES = (64 * KIB, 128 * KIB), 4 * KIB
@@ -46,6 +47,8 @@ _KNOWN = {
     bytes.fromhex("ab12cabee6b2234593efc309e000c746"): 16,  # SCSI page 83
 }
 """Items of metadata, by their GUIDs as stored, and their lengths."""
+_CHUNK = (1 << 23) * SECTOR
+"""Bytes of the disk for which there is one bitmap of sectors."""
 _MOST_ENTRIES = 2047
 _REQUIRED_REGION, _REQUIRED_ITEM, _HAS_PARENT = 1, 4, 2
 
@@ -125,7 +128,7 @@ def map_vhdx(read: ReadAt, file_size: int) -> DiskMap:
         count += found[-1].shape[1]
         require(count <= _MOST_RUNS, f"its blocks are in more than {_MOST_RUNS} places; copy it to a new image")
     starts, ends, offsets = _joined(np.concatenate(found, axis=1))
-    _check_apart(disk, starts, ends, offsets)
+    _check_places(disk, file_size, offsets, offsets + ends - starts)
     return DiskMap(disk.size, starts, ends, offsets)
 
 
@@ -138,9 +141,8 @@ def _inspected(read: ReadAt, file_size: int) -> _Disk:
     for number, one in enumerate(places):
         for other in places[:number]:
             require(one.is_apart(other), f"its {one.name} and its {other.name} overlap")
-    size, block, sector = _parameters(read, metadata)
-    chunk = (1 << 23) * sector // block
-    disk = _Disk(size, block, chunk, table.start, tuple(places))
+    size, block = _parameters(read, metadata)
+    disk = _Disk(size, block, _CHUNK // block, table.start, tuple(places))
     require_mappable(size, block)
     require(disk.entries * 8 <= table.length, f"its table of {table.length} bytes has no room for all blocks")
     return disk
@@ -157,23 +159,24 @@ def _log(read: ReadAt, file_size: int) -> _Place:
     require(is_clear, "it is damaged: its headers differ, and neither is the newer one")
     current = max(fields, key=lambda each: each[2])
     *_, guid, log_version, _, length, offset = current
-    require(guid == bytes(16), "it has a log that must be replayed: it was not closed cleanly", remedy=_REPLAY)
     require(log_version == 0, f"the version {log_version} of its log is unknown (0 is known)")
     require(offset % MIB == 0 and length % MIB == 0, "its log is not aligned to 1 MiB")
     require(offset + length <= file_size, "its log ends past the end of the file")
+    is_clean = guid == bytes(16) or not has_valid_entry(read, offset, length, guid)
+    require(is_clean, "it has a log that must be replayed: it was not closed cleanly", remedy=_REPLAY)
     return _Place("log", offset, length)
 
 
 def _is_header(head: bytes) -> bool:
     signature, checksum, _, _, _, _, _, version, *_ = _HEADER.unpack_from(head)
-    return bool(signature == b"head" and version == 1 and checksum == _checksum(head))
+    return bool(signature == b"head" and version == 1 and checksum == checksum_of(head))
 
 
 def _regions(read: ReadAt, file_size: int) -> tuple[_Place, _Place]:
     """Return the places of the block table and of the metadata."""
     table = exactly(read, _REGIONS_AT, _TABLE_BYTES, "region table")
     signature, checksum, count = _REGIONS.unpack_from(table)
-    is_valid = signature == b"regi" and count <= _MOST_ENTRIES and checksum == _checksum(table)
+    is_valid = signature == b"regi" and count <= _MOST_ENTRIES and checksum == checksum_of(table)
     require(is_valid, "it is damaged: its region table is not valid")
     found: dict[bytes, _Place] = {}
     for number in range(count):
@@ -190,8 +193,8 @@ def _regions(read: ReadAt, file_size: int) -> tuple[_Place, _Place]:
     return found[_BAT], found[_ITEMS]
 
 
-def _parameters(read: ReadAt, region: _Place) -> tuple[int, int, int]:
-    """Return the sizes of the disk, of a block and of a logical sector."""
+def _parameters(read: ReadAt, region: _Place) -> tuple[int, int]:
+    """Return the sizes of the disk and of a block."""
     table = exactly(read, region.start, _TABLE_BYTES, "metadata")
     signature, count = _METADATA.unpack_from(table)
     require(signature == b"metadata" and count <= _MOST_ENTRIES, "it is damaged: its metadata is not valid")
@@ -211,10 +214,11 @@ def _parameters(read: ReadAt, region: _Place) -> tuple[int, int, int]:
     require(not flags & _HAS_PARENT, DIFFERENCE)
     (size,), (sector,) = struct.unpack("<Q", found[_SIZE]), struct.unpack("<I", found[_SECTOR_SIZE])
     require(MIB <= block <= 256 * MIB and block & (block - 1) == 0, f"blocks of {block} bytes are invalid")
-    require(sector in {512, 4096}, f"sectors of {sector} bytes are invalid")
+    require(sector == SECTOR, f"its logical sectors have {sector} bytes, of which QEMU reads only {SECTOR}")
+    require(size > 0, "its size is 0")
     require(size <= 64 * TIB, f"its size of {size} bytes exceeds 64 TiB")
-    require(size % sector == 0, f"its size of {size} bytes is not a whole number of sectors")
-    return size, block, sector
+    require(size % SECTOR == 0, f"its size of {size} bytes is not a whole number of sectors")
+    return size, block
 
 
 def _runs(disk: _Disk, first: int, entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
@@ -243,15 +247,11 @@ def _joined(runs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.stack([starts[first], ends[last], offsets[first]])
 
 
-def _check_apart(disk: _Disk, starts: Offsets, ends: Offsets, offsets: Offsets) -> None:
-    stops = offsets + ends - starts
+def _check_places(disk: _Disk, file_size: int, offsets: Offsets, stops: Offsets) -> None:
+    if (stops > file_size).any():
+        raise FormatError(f"a block lies past the end of the file ({file_size} bytes): it is truncated")
     for place in disk.others:
         overlaps = (offsets < place.start + place.length) & (stops > place.start)
         if overlaps.any():
             at = int(offsets[overlaps][0])
             raise FormatError(f"a block at {format_size(at)} in the file overlaps its {place.name}")
-
-
-def _checksum(data: bytes) -> int:
-    """Return the checksum of a structure, whose bytes 4 to 8 hold it and count as zeros."""
-    return crc32c(data[:4] + bytes(4) + data[8:])

@@ -43,7 +43,8 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> None:
     mark, version, _, capacity, grain, text_at, text_size, entries, _, directory, _, _, _, compression = fields
     require(mark == b"KDMV", "it is not a VMDK image: its signature is missing")
     require(version <= 3, f"VMDK version {version} is unknown (1 to 3 are known)")
-    require(compression == 0 and directory != AT_END, "it has a footer, but is not compressed")
+    require(compression == 0, f"its compression {compression} is unknown (1, deflate, is known)")
+    require(directory != AT_END, "it has a footer, but is not compressed")
     # Without a capacity, QEMU would treat the file as a text descriptor, and open the extents that it names.
     require(capacity > 0, "its size is 0")
     is_power = grain & (grain - 1) == 0

@@ -27,7 +27,7 @@ from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import CompressedCluster, Losses, Segment
 from batchdiff.image_source import ImageSource
 from batchdiff.qcow2.entries import Origin
-from batchdiff.qcow2.faults import FormatError, require
+from batchdiff.qcow2.faults import FormatError
 from batchdiff.qemu import qemu_img
 
 _MOST_KEPT = 2_000_000
@@ -100,22 +100,24 @@ class MappedLayer:
         return found
 
     def _mapped_by_qemu(self, now: Fingerprint) -> _ImageMap:
+        own = None if self._own_map is None else self._mapped_here(self._own_map)
         try:
             text = qemu_img.file_map(self._source)
         except (ProgramError, InUseError) as error:
             # Without qemu-img, only images of these formats are refused; the others can still be planned.
             raise ImageError(f"cannot read {self.path}", why=error.reason, remedy=error.remedy) from error
         self._check_same_file(now)
-        return _parsed(text, self.path) if self._own_map is None else self._mapped_here(text, self._own_map)
+        found = _parsed(text, self.path, is_located=own is None)
+        if own is not None and own.size != found.size:
+            problem = f"QEMU reads a disk of {found.size} bytes from it, not of {own.size}"
+            raise self._refused(FormatError(problem))
+        return own or found
 
-    def _mapped_here(self, text: str, own_map: Callable[[ReadAt, int], DiskMap]) -> _ImageMap:
+    def _mapped_here(self, own_map: Callable[[ReadAt, int], DiskMap]) -> _ImageMap:
         try:
-            found = own_map(self._read_at, self._file.size)
-            size = sum(entry["length"] for entry in _entries(text))
-            require(found.size == size, f"QEMU reads a disk of {size} bytes from it, not of {found.size}")
-        except (FormatError, ValueError, KeyError) as error:
-            raise self._refused(error if isinstance(error, FormatError) else FormatError(str(error))) from error
-        return _ImageMap(*found)
+            return _ImageMap(*own_map(self._read_at, self._file.size))
+        except FormatError as error:
+            raise self._refused(error) from error
 
     def _check_same_file(self, before: Fingerprint) -> None:
         """Check that QEMU read the file that is open here, in its present state."""
@@ -220,8 +222,10 @@ class MappedLayer:
         self._file.close()
 
 
-def _parsed(text: str, path: str) -> _ImageMap:
+def _parsed(text: str, path: str, *, is_located: bool) -> _ImageMap:
     """Parse the output of `qemu-img map`, and join runs that are adjacent both on the disk and in the file.
+
+    ``is_located``: data has offsets in the file; otherwise only the size counts.
 
     :raises ImageError: it lists data without an offset in the file, as for a compressed or encrypted image.
     """
@@ -229,7 +233,7 @@ def _parsed(text: str, path: str) -> _ImageMap:
         size, table = 0, array("q")
         for entry in _entries(text):
             start, length = entry["start"], entry["length"]
-            if entry["data"] and not entry["zero"]:
+            if is_located and entry["data"] and not entry["zero"]:
                 table.extend((start, start + length, entry["offset"]))
             size = start + length
     except (ValueError, KeyError, TypeError, OverflowError) as error:
