@@ -171,7 +171,7 @@ def _differing(guest: GuestToConvert, overlay: Found, original: Found, error: Di
         guest.overlay_path,
         Health.UNKNOWN,
         f"no error found, but {changed}. A VM may still use it, so only you know which of the two to keep."
-        f" If the overlay does, move the original away. To go back to the original: {_back(guest)}.",
+        f" If the VM uses the overlay, move the original away. To go back to the original: {_back(guest)}.",
     )
 
 

@@ -93,7 +93,7 @@ def _verb(verbs: _Verbs, common: argparse.ArgumentParser, name: str, text: str) 
 
 
 def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    verb = _verb(verbs, common, "plan", "compare all guests with their template and write a plan; reads only")
+    verb = _verb(verbs, common, "plan", "compare all guests with the template and write a plan; changes no image")
     verb.add_argument("manifest", metavar="MANIFEST", help=_THE_MANIFEST)
     verb.add_argument(
         "-o",
@@ -171,7 +171,7 @@ def _status(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 
 
 def _verify(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    verb = _verb(verbs, common, "verify", "check that template and overlays are undamaged; reads only")
+    verb = _verb(verbs, common, "verify", "check that template and overlays are undamaged; changes nothing")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     _add_jobs(verb, "overlays checked at once")
     _add_guest(verb)

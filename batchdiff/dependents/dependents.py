@@ -1,6 +1,6 @@
 """The search for images that have a given file in their backing chain.
 
-It runs when planning, and again just before an original is removed::
+It runs during planning, and again just before an original is removed::
 
     folders     those of the file, of the plan, and of the overlays in the file's own sidecar
     images      every regular file there whose header names a backing file, whatever the image is called, and

@@ -78,7 +78,7 @@ class OutgoingFile:
         against = retire.objection(fd, self._task.outgoing.names, self._task.retire, self._task.goal)
         against = against or obstacle(Deed.RENAME, path)
         if against is not None:
-            raise GuestError(f"{self._task.guest} was left as it is", why=against.why, remedy=against.remedy)
+            raise GuestError(f"{self._task.guest} was left unchanged", why=against.why, remedy=against.remedy)
 
     def check_holds(self) -> None:
         """Make sure that no program wants to write to it or to the template; a program that does gets access.
@@ -113,7 +113,7 @@ class OutgoingFile:
         path, usage = self._task.outgoing.names.own, self._held.alone()
         if usage.objection:
             remedy = f"Stop whatever uses it, {AGAIN}"
-            raise InUseError(f"{path} was left as it is", why=usage.objection, remedy=remedy)
+            raise InUseError(f"{path} was left unchanged", why=usage.objection, remedy=remedy)
         self._require_unseen_allowed(usage.unknown)
 
     def _require_unseen_allowed(self, unknown: str) -> None:

@@ -111,7 +111,7 @@ def next_steps(facts: PlanFacts) -> Iterator[str]:
         cost = f" That copies it to the upper layer of its overlayfs: {format_size(copied)}." if copied else ""
         yield text + cost
     if facts.error_bytes:
-        yield "~ marks the estimated size of a compressed overlay, ± the most that it may be off."
+        yield "~ marks the estimated size of a compressed overlay, ± its largest possible error."
 
 
 def _space(facts: PlanFacts, guests: int) -> str:
@@ -122,7 +122,7 @@ def _space(facts: PlanFacts, guests: int) -> str:
     if usual == least:
         return f"{text}."
     how_many = f"{min(facts.jobs, guests)} guests in progress (`-j {facts.jobs}`)"
-    fewer = f"{format_size(least)} with `-j 1`. If there is less space, it takes fewer guests at once."
+    fewer = f"{format_size(least)} with `-j 1`. If there is less space, it works on fewer guests at once."
     return f"{text}, with {how_many}; {fewer}"
 
 
