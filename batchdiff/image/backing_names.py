@@ -94,7 +94,7 @@ def _correction(image: ImageSource, backing: Backing, declared: ImageSource, nam
         )
     return (
         f"If the backing file moved to {declared.path}, correct the header: `{shell_line(command)}`."
-        " If {declared.path} is another file, correct the `backing` list of the manifest."
+        f" If {declared.path} is another file, correct the `backing` list of the manifest."
     )
 
 
