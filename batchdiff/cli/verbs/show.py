@@ -46,5 +46,9 @@ def _write(path: str, text: str) -> None:
         with open(path, "x", encoding="utf-8") as file:
             file.write(text if text.endswith("\n") else text + "\n")
     except OSError as error:
-        why = "it exists already, and is never replaced" if isinstance(error, FileExistsError) else reason(error)
+        why = (
+            "it exists already, and files are never replaced"
+            if isinstance(error, FileExistsError)
+            else reason(error)
+        )
         raise UsageError(f"cannot write the report to {path}", why=why, remedy="Name another file.") from error

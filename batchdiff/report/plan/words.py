@@ -80,20 +80,20 @@ def how_saved(facts: PlanFacts) -> Iterator[str]:
         bounded = any(savings.exactness is not Exactness.EXACT for savings in chosen)
         about = "about " if facts.error_bytes else "up to " if bounded else ""
         on_disk = format_size(facts.overlay_disk_bytes)
-        yield f"saved counts what {what} on disk: {about}{on_disk}, because {why} holes."
+        yield f'"saved" counts what {what} on disk: {about}{on_disk}, because {why} holes.'
     if facts.has_shared_space:
-        yield "saved does not count space that is shared with other files, by reflinks or hard links."
+        yield '"saved" does not count space that is shared with other files, by reflinks or hard links.'
 
 
 def not_exact(facts: PlanFacts) -> Iterator[str]:
     """Yield why savings are not known exactly."""
     for each in inexact(facts.plan.to_convert):
         saved = bounded_size(each.saved_bytes, each.exactness)
-        yield f"{few(list(map(printable, each.names)))}: saved is {saved}: {printable(each.note)}."
+        yield f'{few(list(map(printable, each.names)))}: "saved" is {saved}: {printable(each.note)}.'
     totals = facts.plan.totals
     if totals.note:
         saved = bounded_size(totals.saved_bytes, totals.exactness)
-        yield f"total: saved is {saved}: {printable(totals.note)}."
+        yield f'total: "saved" is {saved}: {printable(totals.note)}.'
 
 
 def next_steps(facts: PlanFacts) -> Iterator[str]:
