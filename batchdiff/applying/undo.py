@@ -178,7 +178,7 @@ def require_decision(
 
 
 def _starts_like_another_format(guest: GuestToConvert) -> list[str]:
-    """Return a warning if a raw disk starts like another format, which is dangerous if formats are guessed."""
+    """Return a warning if a raw disk starts like a different format, which is dangerous if formats are guessed."""
     found = looks_like(guest.source.path)
     if guest.source.format is not ImageFormat.RAW or found in {None, ImageFormat.RAW}:
         return []

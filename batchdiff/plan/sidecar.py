@@ -30,7 +30,7 @@ from batchdiff.plan.plan import Plan
 
 SIDECAR_VERSION = "1.1"
 LARGEST = 64 << 20
-"""The most bytes that are read; an overlay takes about 700."""
+"""The maximum number of bytes that are read; an overlay takes about 700."""
 
 Chain = tuple[Fingerprint, ...]
 """One fingerprint for each file of a template's chain, the template first."""

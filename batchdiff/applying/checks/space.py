@@ -40,7 +40,7 @@ _CLUSTERS = {
     ImageFormat.VPC: 2 * MIB,
     ImageFormat.PARALLELS: MIB,
 }
-"""The most space that a changed byte takes in images that QEMU writes. XFS fills the holes in a VHD's blocks."""
+"""The maximum space a changed byte takes in images that QEMU writes. XFS fills the holes in a VHD's blocks."""
 
 _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 """ioctl_ficlonerange(2), and a length that is a whole number of blocks everywhere."""
@@ -62,7 +62,7 @@ def check_space(
     jobs: int = 1,
     unfinished: Mapping[str, str] = MappingProxyType({}),
 ) -> Room:
-    """Compare the most space that apply needs at any moment with the free space of each filesystem.
+    """Compare the maximum space that apply needs at any moment with the free space of each filesystem.
 
     ``protected``: the template, if its write permission will be removed, which copies it on some filesystems.
     ``jobs``: how many guests are to be in progress at once; fewer need less space if originals are deleted.

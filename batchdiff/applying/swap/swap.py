@@ -139,7 +139,7 @@ class Swap:
             self.remarks += self.task.after_publish()
 
     def _continue_until(self, ends: set[Action]) -> Action:
-        """Take actions until the next one would be one of ``ends``, and return that one."""
+        """Take actions until the next one is among ``ends``, and return it without taking it."""
         while True:
             scene = observe(self.task, self._journal.state.temporary, verified=self._verified)
             action = next_action(scene)
