@@ -90,7 +90,10 @@ class Dependents:
         return look.answer(path, former, but, forbidden, identifier)
 
     def on_each(self, paths: Iterable[str], *, forbidden: Forbidden = Forbidden.COUNTS) -> dict[str, list[str]]:
-        """Return the same for several files, in words. The search can open the files, so hold none of them."""
+        """Return the images that depend on each file, in words, by the file's path.
+
+        The search may open the files, so hold none of them.
+        """
         paths = list(paths)
         look = _Look(self._heads, frozenset(), self._raw)
         look.add_all(self._folders, self._images)

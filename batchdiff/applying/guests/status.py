@@ -97,7 +97,7 @@ def _trouble(there: OnDisk) -> str:
     if there.overlay is None:
         return _overlay_missing(there)
     if there.template is TemplateIs.WRITTEN_TO:
-        return "verify: the template was written to or replaced, and its overlay may be damaged"
+        return "verify: the template was written to or replaced, so the overlay may be damaged"
     return ""
 
 

@@ -99,7 +99,7 @@ class Swap:
         self._end()
 
     def check_holds(self) -> None:
-        """Raise an error that names the program that wants to write, for which a verification was ended.
+        """Raise the error that names a program that wants to write, if a verification was ended to let it.
 
         :raises BatchdiffError: there is one.
         """
