@@ -34,12 +34,13 @@ class PlanFacts(NamedTuple):
     """The facts of a plan's report.
 
     ``stale`` has a sentence for each image that has changed since planning; ``jobs`` is the number of guests that
-    apply without ``--jobs`` has in progress at once.
+    apply without ``--jobs`` has in progress at once; ``path`` is that of the plan's file, if it has one.
     """
 
     plan: Plan
     stale: Sequence[str] = ()
     jobs: int = PLANNED_AT_ONCE
+    path: str = ""
 
     @property
     def savings(self) -> list[Savings]:

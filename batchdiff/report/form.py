@@ -13,3 +13,4 @@ class Form(enum.StrEnum):
 
     TEXT = "text"
     JSON = "json"
+    HTML = "html"

@@ -24,7 +24,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     """Run the verb."""
     plan = read_for_report(arguments.plan)
     history = read_history(arguments.plan, plan.checksum)
-    facts = PlanFacts(plan, changed_images(plan, history), usable_cpus())
+    facts = PlanFacts(plan, changed_images(plan, history), usable_cpus(), arguments.plan)
     form = PLAN_FORMS[arguments.format]
     if arguments.output is not None:
         with written_in("utf-8"):  # a file's encoding does not depend on the terminal

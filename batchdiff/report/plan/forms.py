@@ -3,6 +3,7 @@
 ::
 
     facts  ->  words  ->  text                   for people: the same cells and sentences, laid out
+                 ->            html_form         for people with a browser: with pictures
            ->                  json_form         for programs: the values themselves
 """
 
@@ -18,7 +19,15 @@ from batchdiff.report.plan.text import plan_text
 PlanForm = Callable[[PlanFacts, int], str]
 """Turns the facts of a plan into a report, with a newline at the end; the number is its width in cells."""
 
+
+def _html(facts: PlanFacts, _width: int) -> str:
+    from batchdiff.report.plan.html_form import plan_html  # noqa: PLC0415  # Jinja2 and numpy take longer than the rest
+
+    return plan_html(facts)
+
+
 PLAN_FORMS: Mapping[Form, PlanForm] = {
     Form.TEXT: plan_text,
     Form.JSON: lambda facts, _width: plan_json(facts),
+    Form.HTML: _html,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from batchdiff.choices import Retire
+from batchdiff.files.filenames import shell_word
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.plan import GuestPlan, Savings, Totals
 from batchdiff.report.facts import PlanFacts, guests_not_converted, inexact, share
@@ -112,6 +113,39 @@ def next_steps(facts: PlanFacts) -> Iterator[str]:
         yield text + cost
     if facts.error_bytes:
         yield "~ marks the estimated size of a compressed overlay, ± its largest possible error."
+
+
+def main_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
+    """Yield what an operator wants to know first: a label, a figure, and a remark on it, which may be empty."""
+    totals = facts.plan.totals
+    saved = bounded_size(totals.saved_bytes, totals.exactness, facts.error_bytes)
+    yield "comes back", saved, f"{_share(totals)} of {format_size(totals.allocated_bytes)}"
+    space = format_size(facts.space_at_once(facts.jobs))
+    yield "needed at the worst moment", space if facts.savings else DASH, "free disk space, while apply runs"
+    others = [
+        f"{count} {verdict}" for verdict, count in (("skip", totals.skip), ("refuse", totals.refuse)) if count
+    ]
+    yield "guests to convert", f"{totals.convert} of {totals.guests}", ", ".join(others)
+    yield "originals", *_RETIRED[facts.plan.retire]
+
+
+_RETIRED = {
+    Retire.KEEP: ("kept", "the space comes back once you delete them"),
+    Retire.QUARANTINE: ("quarantined", "the space comes back with batchdiff purge"),
+    Retire.DELETE: ("deleted", "each after its overlay is verified"),
+}
+
+
+def commands(facts: PlanFacts) -> list[tuple[str, str]]:
+    """Return what to run next: a purpose and a command, to be copied."""
+    if not facts.path or not facts.savings:
+        return []
+    plan = shell_word(facts.path)
+    return [
+        ("Convert the guests:", f"batchdiff apply {plan}"),
+        ("See how far it is:", f"batchdiff status {plan}"),
+        ("Undo it:", f"batchdiff restore {plan}"),
+    ]
 
 
 def _space(facts: PlanFacts, guests: int) -> str:
