@@ -6,11 +6,11 @@ import argparse
 from typing import TypeAlias
 
 from batchdiff import __version__
-from batchdiff.choices import Loss, Retire, VerifyMode
+from batchdiff.choices import Loss, Retire, Verdict, VerifyMode
 from batchdiff.cli.console import ProgressMode
 from batchdiff.cli.help_layout import help_layout
 from batchdiff.cli.option_values import file_to_write, guest_name, jobs, one_of, rate
-from batchdiff.report.form import Form
+from batchdiff.report.form import Form, Order
 from batchdiff.throttle.options import CacheUse
 
 _EXIT_CODES = """exit codes:
@@ -138,6 +138,20 @@ def _show(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "-o", "--output", metavar="FILE", type=file_to_write, help="the file for the report (default: stdout)"
+    )
+    verb.add_argument(
+        "--sort",
+        choices=list(Order),
+        type=one_of(Order),
+        help="sort the guests by a figure, largest first, or by name (default: as in the manifest)",
+    )
+    verb.add_argument(
+        "--only",
+        choices=list(Verdict),
+        type=one_of(Verdict),
+        action="append",
+        default=[],
+        help="report only guests with this verdict; may be given several times",
     )
 
 

@@ -73,13 +73,14 @@ def _content(facts: PlanFacts) -> dict[str, Any]:
     """Return the values that the template names."""
     plan = facts.plan
     scale = max((guest.image.virtual_size for guest in plan.guests if guest.image is not None), default=1)
-    maps = {guest.name: _map(guest.diff, scale) for guest in plan.guests if guest.diff is not None}
-    guests = [_view(number, guest, maps.get(guest.name), scale) for number, guest in enumerate(plan.guests)]
+    maps = {guest.name: _map(guest.diff, scale) for guest in facts.guests if guest.diff is not None}
+    guests = [_view(number, guest, maps.get(guest.name), scale) for number, guest in enumerate(facts.guests)]
     return {
         "heading": words.heading(facts),
         "figures": list(words.main_figures(facts)),
         "stale": [printable(notice) for notice in facts.stale],
         "stale_warning": words.STALE,
+        "attention": words.ATTENTION,
         "reasons": list(words.reasons(facts)),
         "remarks": list(remarks(facts)),
         "below": [*words.how_saved(facts), *words.not_exact(facts)],
@@ -87,7 +88,9 @@ def _content(facts: PlanFacts) -> dict[str, Any]:
         "commands": words.commands(facts),
         "guests": guests,
         "total": words.total_cells(facts),
-        "verdicts": [verdict.value for verdict in Verdict if any(each.verdict == verdict for each in plan.guests)],
+        "verdicts": [
+            verdict.value for verdict in Verdict if any(each.verdict == verdict for each in facts.guests)
+        ],
         "scale": format_size(scale),
         "bins": BINS,
         "crowd": crowd_strokes(np.mean([each.data > 0 for each in maps.values()], axis=0)) if maps else [],

@@ -23,7 +23,7 @@ def plan_report(facts: PlanFacts) -> dict[str, Any]:
     """Return the report as plain values."""
     plan = facts.plan
     document = to_dict(plan)
-    guests = zip(document["guests"], plan.guests, strict=True)
+    records = {record["name"]: record for record in document["guests"]}
     return {
         "report_version": REPORT_VERSION,
         "generator": plan.generator,
@@ -33,7 +33,7 @@ def plan_report(facts: PlanFacts) -> dict[str, Any]:
         "retire": plan.retire.value,
         "protect_template": plan.protect_template,
         "stale": list(facts.stale),
-        "guests": [_guest(record, guest) for record, guest in guests],
+        "guests": [_guest(records[guest.name], guest) for guest in facts.guests],
         "totals": _totals(facts),
     }
 

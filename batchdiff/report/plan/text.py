@@ -55,7 +55,7 @@ def _table(facts: PlanFacts, width: int) -> list[str]:
     rows = [words.guest_cells(guest) for guest in facts.rows]
     if not rows:
         return []
-    if len(facts.plan.guests) != 1:
+    if len(facts.guests) != 1:
         rows.append(words.total_cells(facts))
     return table(_COLUMNS, rows, width=width)
 

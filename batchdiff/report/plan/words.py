@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from batchdiff.choices import Retire
 from batchdiff.files.filenames import shell_word
 from batchdiff.image.storage.exactness import Exactness
-from batchdiff.plan.plan import GuestPlan, Savings, Totals
+from batchdiff.plan.plan import GuestPlan, GuestToConvert, Savings, Totals
 from batchdiff.report.facts import PlanFacts, guests_not_converted, inexact, share
 from batchdiff.report.figures import DASH, bounded_size, count_of, estimated_size, percent
 from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
+
+ATTENTION = "Refused, skipped, or worth a look"
 
 STALE = "WARNING: this plan is stale. `batchdiff apply` refuses what has changed; run `batchdiff plan` again."
 
@@ -44,10 +46,17 @@ def guest_cells(guest: GuestPlan) -> tuple[str, ...]:
 
 
 def total_cells(facts: PlanFacts) -> tuple[str, ...]:
-    """Return the last row of a table of several guests."""
-    totals, error = facts.plan.totals, facts.error_bytes
+    """Return the last row of a table of several guests: the sums over those that are reported."""
+    totals = facts.totals
+    is_whole = totals == facts.plan.totals
+    chosen = (
+        facts.savings
+        if is_whole
+        else [each.diff.savings for each in facts.guests if isinstance(each, GuestToConvert)]
+    )
+    error = sum(each.overlay_error_bytes for each in chosen)
     return (
-        "total",
+        "total" if is_whole else "of these",
         format_size(totals.allocated_bytes),
         estimated_size(totals.overlay_bytes, error),
         bounded_size(totals.saved_bytes, totals.exactness, error),
@@ -65,7 +74,7 @@ def _share(figures: Savings | Totals) -> str:
 
 def reasons(facts: PlanFacts) -> Iterator[tuple[str, str]]:
     """Yield verdicts, each with the guests that have it and why."""
-    for verdict, reason, names in guests_not_converted(facts.plan.guests):
+    for verdict, reason, names in guests_not_converted(facts.guests):
         yield verdict.value, f"{few(list(map(printable, names)))}: {printable(reason) or 'no reason given'}"
 
 
