@@ -36,6 +36,7 @@ class PlanFacts(NamedTuple):
     ``stale`` has a sentence for each image that has changed since planning; ``jobs`` is the number of guests that
     apply without ``--jobs`` has in progress at once; ``path`` is that of the plan's file, if it has one.
     ``selection`` has the guests to report, in their order; None stands for all.
+    ``older`` is a plan to compare this one with.
     """
 
     plan: Plan
@@ -43,6 +44,7 @@ class PlanFacts(NamedTuple):
     jobs: int = PLANNED_AT_ONCE
     path: str = ""
     selection: Sequence[GuestPlan] | None = None
+    older: Plan | None = None
 
     @property
     def savings(self) -> list[Savings]:

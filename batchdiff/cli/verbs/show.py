@@ -25,10 +25,11 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     """Run the verb."""
     plan = read_for_report(arguments.plan)
     history = read_history(arguments.plan, plan.checksum)
+    older = None if arguments.against is None else read_for_report(arguments.against)
     selection = chosen(plan.guests, arguments.only)
     if arguments.sort is not None:
         selection = in_order(selection, arguments.sort)
-    facts = PlanFacts(plan, changed_images(plan, history), usable_cpus(), arguments.plan, selection)
+    facts = PlanFacts(plan, changed_images(plan, history), usable_cpus(), arguments.plan, selection, older)
     form = PLAN_FORMS[arguments.format]
     if arguments.output is not None:
         with written_in("utf-8"):  # a file's encoding does not depend on the terminal

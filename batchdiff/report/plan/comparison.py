@@ -1,4 +1,4 @@
-"""Two plans of a fleet compared: which guests came, went, grew or changed their verdict (``show --against``); pure."""
+"""Two plans of a fleet compared: which guests came, went, grew or got another verdict; pure."""
 
 from __future__ import annotations
 
@@ -67,9 +67,10 @@ def sentences(found: Comparison) -> Iterator[str]:
             yield f"{count_of(len(names), 'guest')} {what}: {few([printable(name) for name in names])}."
     for name, before, after in found.verdicts:
         yield f"{printable(name)}: {before} then, {after} now."
-    for name, before, after in found.changes:
-        grew = "grew" if after > before else "shrank"
-        yield f"{printable(name)}: its overlay {grew} from {format_size(before)} to {format_size(after)}."
+    for each in found.changes:
+        grew = "grew" if each.after > each.before else "shrank"
+        sizes = f"from {format_size(each.before)} to {format_size(each.after)}"
+        yield f"{printable(each.name)}: its overlay {grew} {sizes}."
     if not any((found.appeared, found.gone, found.verdicts, found.changes)):
         yield "No guest has changed."
 

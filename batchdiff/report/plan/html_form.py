@@ -81,6 +81,7 @@ def _content(facts: PlanFacts) -> dict[str, Any]:
         "stale": [printable(notice) for notice in facts.stale],
         "stale_warning": words.STALE,
         "attention": words.ATTENTION,
+        "since": list(words.since(facts)),
         "reasons": list(words.reasons(facts)),
         "remarks": list(remarks(facts)),
         "below": [*words.how_saved(facts), *words.not_exact(facts)],
@@ -88,9 +89,7 @@ def _content(facts: PlanFacts) -> dict[str, Any]:
         "commands": words.commands(facts),
         "guests": guests,
         "total": words.total_cells(facts),
-        "verdicts": [
-            verdict.value for verdict in Verdict if any(each.verdict == verdict for each in facts.guests)
-        ],
+        "verdicts": [verdict.value for verdict in Verdict if verdict in {each.verdict for each in facts.guests}],
         "scale": format_size(scale),
         "bins": BINS,
         "crowd": crowd_strokes(np.mean([each.data > 0 for each in maps.values()], axis=0)) if maps else [],

@@ -9,6 +9,7 @@ from typing import Any
 from batchdiff.plan.document import to_dict
 from batchdiff.plan.plan import GuestPlan
 from batchdiff.report.facts import PlanFacts, share
+from batchdiff.report.plan.comparison import compared, comparison_report
 
 REPORT_VERSION = "1.1"
 """Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of savings."""
@@ -35,7 +36,7 @@ def plan_report(facts: PlanFacts) -> dict[str, Any]:
         "stale": list(facts.stale),
         "guests": [_guest(records[guest.name], guest) for guest in facts.guests],
         "totals": _totals(facts),
-    }
+    } | ({} if facts.older is None else {"against": comparison_report(compared(facts.older, plan))})
 
 
 def _guest(record: dict[str, Any], guest: GuestPlan) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from batchdiff.report.plan import words
 from batchdiff.report.plan.remarks import remarks
 from batchdiff.report.printable import printable
 
-_SPECIAL = re.compile(r"[\\*_{}\[\]<>|&#~!:@]")
+_SPECIAL = re.compile(r"[\\*_{}\[\]<>|&#~]")
 _CODE = re.compile(r"(`[^`\n]+`)")
 
 _HEADINGS = ("guest", "allocated", "overlay", "saved", "share", "cluster", "verdict")
@@ -23,9 +23,8 @@ def plan_markdown(facts: PlanFacts) -> str:
     blocks = [
         f"# {escaped(guests)}",
         escaped(origin),
-        "\n".join(
-            f"- {label}: **{escaped(value)}**{_remark(note)}" for label, value, note in words.main_figures(facts)
-        ),
+        "\n".join(_figures(facts)),
+        *map(escaped, words.since(facts)),
         _list(words.STALE, map(printable, facts.stale)),
         _list(words.ATTENTION, (f"{label}: {text}" for label, text in (*words.reasons(facts), *_notes(facts)))),
         "\n".join(_table(facts)),
@@ -46,8 +45,9 @@ def escaped(text: str) -> str:
     )
 
 
-def _remark(text: str) -> str:
-    return f" ({escaped(text)})" if text else ""
+def _figures(facts: PlanFacts) -> Iterator[str]:
+    for label, value, remark in words.main_figures(facts):
+        yield f"- {label}: **{escaped(value)}**{f' ({escaped(remark)})' if remark else ''}"
 
 
 def _list(title: str, items: Iterable[str]) -> str:

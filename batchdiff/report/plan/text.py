@@ -36,6 +36,7 @@ def plan_text(facts: PlanFacts, width: int = WIDTH) -> str:
     blocks = [
         [paragraph(line, width=width, rest="  ") for line in words.heading(facts)],
         list(_stale(facts, width)),
+        [paragraph(sentence, width=width, rest="  ") for sentence in words.since(facts)],
         _table(facts, width),
         list(_below_the_table(facts, width)),
         list(_notes(facts, width)),

@@ -10,6 +10,7 @@ from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, Savings, Totals
 from batchdiff.report.facts import PlanFacts, guests_not_converted, inexact, share
 from batchdiff.report.figures import DASH, bounded_size, count_of, estimated_size, percent
+from batchdiff.report.plan.comparison import compared, sentences
 from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
 
@@ -155,6 +156,12 @@ def commands(facts: PlanFacts) -> list[tuple[str, str]]:
         ("See how far it is:", f"batchdiff status {plan}"),
         ("Undo it:", f"batchdiff restore {plan}"),
     ]
+
+
+def since(facts: PlanFacts) -> Iterator[str]:
+    """Yield what has changed since an older plan, if there is one to compare with."""
+    if facts.older is not None:
+        yield from sentences(compared(facts.older, facts.plan))
 
 
 def _space(facts: PlanFacts, guests: int) -> str:
