@@ -153,9 +153,7 @@ def _show(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         default=[],
         help="report only guests with this verdict; may be given several times",
     )
-    verb.add_argument(
-        "--against", metavar="OLD_PLAN", help="report what has changed since an older plan of the fleet"
-    )
+    verb.add_argument("--against", metavar="OLD_PLAN", help="report what has changed since an older plan")
 
 
 def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:

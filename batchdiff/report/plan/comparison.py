@@ -11,7 +11,7 @@ from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
 
 
-class Change(NamedTuple):
+class SizeChange(NamedTuple):
     """A guest whose overlay has another size in the newer plan; in bytes."""
 
     name: str
@@ -19,7 +19,7 @@ class Change(NamedTuple):
     after: int
 
 
-class Comparison(NamedTuple):
+class PlanComparison(NamedTuple):
     """The differences between an older plan and a newer one; ``verdicts`` has name, old and new verdict."""
 
     older: Plan
@@ -27,19 +27,19 @@ class Comparison(NamedTuple):
     appeared: list[str]
     gone: list[str]
     verdicts: list[tuple[str, str, str]]
-    changes: list[Change]
+    changes: list[SizeChange]
 
 
-def compared(older: Plan, newer: Plan) -> Comparison:
+def compared(older: Plan, newer: Plan) -> PlanComparison:
     """Compare two plans by the names of their guests; changed overlays come in order of their growth."""
     before, after = _by_name(older), _by_name(newer)
     both = [(old, after[name]) for name, old in before.items() if name in after]
     changes = [
-        Change(old.name, old.diff.savings.overlay_bytes, new.diff.savings.overlay_bytes)
+        SizeChange(old.name, old.diff.savings.overlay_bytes, new.diff.savings.overlay_bytes)
         for old, new in both
         if old.diff and new.diff and old.diff.savings.overlay_bytes != new.diff.savings.overlay_bytes
     ]
-    return Comparison(
+    return PlanComparison(
         older,
         newer,
         [name for name in after if name not in before],
@@ -53,7 +53,7 @@ def _by_name(plan: Plan) -> dict[str, GuestPlan]:
     return {guest.name: guest for guest in plan.guests}
 
 
-def sentences(found: Comparison) -> Iterator[str]:
+def sentences(found: PlanComparison) -> Iterator[str]:
     """Yield the comparison in words, printable, the savings first."""
     old, new = found.older.totals, found.newer.totals
     saved = [bounded_size(each.saved_bytes, each.exactness) for each in (old, new)]
@@ -75,7 +75,7 @@ def sentences(found: Comparison) -> Iterator[str]:
         yield "No guest has changed."
 
 
-def comparison_report(found: Comparison) -> dict[str, object]:
+def comparison_report(found: PlanComparison) -> dict[str, object]:
     """Return the comparison as plain values for JSON."""
     return {
         "created": found.older.created,

@@ -23,13 +23,13 @@ from batchdiff.report.facts import PlanFacts, share
 from batchdiff.report.figures import percent
 from batchdiff.report.plan import words
 from batchdiff.report.plan.change_map import BINS, ChangeMap, change_map
-from batchdiff.report.plan.pictures import Bar, Stroke, crowd_strokes, map_strokes, size_bars
+from batchdiff.report.plan.pictures import MapPath, SizeBar, crowd_paths, map_paths, size_bars
 from batchdiff.report.plan.remarks import remarks
 from batchdiff.report.printable import printable
 from batchdiff.units import format_size
 
 
-class _GuestView(NamedTuple):
+class GuestView(NamedTuple):
     """What the page shows of a guest; the numbers are for sorting, and -1 stands for an unknown one."""
 
     number: int
@@ -46,9 +46,9 @@ class _GuestView(NamedTuple):
     overlay_path: str
     disk: str
     width: float
-    strokes: Sequence[Stroke]
+    paths: Sequence[MapPath]
     described: str
-    bars: Sequence[Bar]
+    bars: Sequence[SizeBar]
 
 
 def plan_html(facts: PlanFacts) -> str:
@@ -62,6 +62,7 @@ def plan_html(facts: PlanFacts) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     page.filters["size"] = format_size
     script = page.loader.get_source(page, "page.js")[0] if page.loader else ""
@@ -86,13 +87,13 @@ def _content(facts: PlanFacts) -> dict[str, Any]:
         "remarks": list(remarks(facts)),
         "below": [*words.how_saved(facts), *words.not_exact(facts)],
         "next": list(words.next_steps(facts)),
-        "commands": words.commands(facts),
+        "commands": words.next_commands(facts),
         "guests": guests,
         "total": words.total_cells(facts),
         "verdicts": [verdict.value for verdict in Verdict if verdict in {each.verdict for each in facts.guests}],
         "scale": format_size(scale),
         "bins": BINS,
-        "crowd": crowd_strokes(np.mean([each.data > 0 for each in maps.values()], axis=0)) if maps else [],
+        "crowd": crowd_paths(np.mean([each.data > 0 for each in maps.values()], axis=0)) if maps else [],
         "mapped": len(maps),
         "generator": printable(plan.generator),
         "checksum": plan.checksum,
@@ -106,12 +107,12 @@ def _map(diff: Diff, scale: int) -> ChangeMap:
         raise PlanError("cannot draw the plan", why=str(error), remedy="Plan again: `batchdiff plan`.") from error
 
 
-def _view(number: int, guest: GuestPlan, changes: ChangeMap | None, scale: int) -> _GuestView:
+def _view(number: int, guest: GuestPlan, changes: ChangeMap | None, scale: int) -> GuestView:
     diff, image = guest.diff, guest.image
     savings = diff.savings if diff else None
     disk = image.virtual_size if image else 0
     part = share(savings.saved_bytes, savings.allocated_bytes) if savings else None
-    return _GuestView(
+    return GuestView(
         number=number,
         name=printable(guest.name),
         verdict=guest.verdict.value,
@@ -126,7 +127,7 @@ def _view(number: int, guest: GuestPlan, changes: ChangeMap | None, scale: int) 
         overlay_path=printable(guest.overlay_path),
         disk=format_size(disk) if image else "",
         width=round(BINS * disk / scale, 2),
-        strokes=map_strokes(changes) if changes else (),
+        paths=map_paths(changes) if changes else (),
         described=_described(diff, disk) if diff and disk else "",
         bars=size_bars(savings.overlay_bytes_by_cluster_size, guest.options.cluster_size) if savings else (),
     )

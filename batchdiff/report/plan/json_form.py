@@ -11,8 +11,9 @@ from batchdiff.plan.plan import GuestPlan
 from batchdiff.report.facts import PlanFacts, share
 from batchdiff.report.plan.comparison import compared, comparison_report
 
-REPORT_VERSION = "1.1"
-"""Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of savings."""
+REPORT_VERSION = "1.2"
+"""Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of
+savings, 1.2 the comparison with an older plan."""
 
 
 def plan_json(facts: PlanFacts) -> str:

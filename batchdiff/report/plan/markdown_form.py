@@ -30,7 +30,7 @@ def plan_markdown(facts: PlanFacts) -> str:
         "\n".join(_table(facts)),
         *map(escaped, (*words.how_saved(facts), *words.not_exact(facts))),
         *map(escaped, words.next_steps(facts)),
-        *(f"{what}\n\n    {command}" for what, command in words.commands(facts)),
+        *(f"{what}\n\n    {command}" for what, command in words.next_commands(facts)),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 

@@ -132,9 +132,8 @@ def main_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     yield "comes back", saved, f"{_share(totals)} of {format_size(totals.allocated_bytes)}"
     space = format_size(facts.space_at_once(facts.jobs))
     yield "needed at the worst moment", space if facts.savings else DASH, "free disk space, while apply runs"
-    others = [
-        f"{count} {verdict}" for verdict, count in (("skip", totals.skip), ("refuse", totals.refuse)) if count
-    ]
+    counts = {"skipped": totals.skip, "refused": totals.refuse}
+    others = [f"{count} {verdict}" for verdict, count in counts.items() if count]
     yield "guests to convert", f"{totals.convert} of {totals.guests}", ", ".join(others)
     yield "originals", *_RETIRED[facts.plan.retire]
 
@@ -146,7 +145,7 @@ _RETIRED = {
 }
 
 
-def commands(facts: PlanFacts) -> list[tuple[str, str]]:
+def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
     """Return what to run next: a purpose and a command, to be copied."""
     if not facts.path or not facts.savings:
         return []
