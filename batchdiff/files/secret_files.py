@@ -46,7 +46,7 @@ def is_descriptor(path: str) -> bool:
     return _DESCRIPTOR.fullmatch(path) is not None
 
 
-def why_unusable(path: str) -> str:
+def why_unusable_as_secret(path: str) -> str:
     """Return why a file cannot be the source of a secret; empty if it can. A pipe is not read for that."""
     try:
         status = os.stat(path)
@@ -89,7 +89,7 @@ def readable_secret(path: str) -> ReadableSecret:
     with _keeping:
         if path in _kept:
             return _by_descriptor(_kept[path])
-        if why := why_unusable(path):
+        if why := why_unusable_as_secret(path):
             raise SecretError(
                 f"cannot read the secret file {path}",
                 why=why,
