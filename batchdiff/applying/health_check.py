@@ -36,6 +36,7 @@ from batchdiff.errors import (
     ImageError,
     InUseError,
     PlanError,
+    SecretError,
     StopError,
     TemplateChangedError,
     VerificationError,
@@ -53,7 +54,7 @@ def check_health(
 ) -> Iterator[Finding]:
     """Yield the finding for the template, then one for each guest whose overlay was published.
 
-    ``jobs``: the most overlays to check at once, if memory and open files allow.
+    ``jobs``: the maximum number of overlays to check at once, if memory and open files allow.
 
     :raises UsageError: the plan has no guest with one of the names.
     :raises ProgramError: qemu-img is missing.
@@ -90,7 +91,7 @@ def _template(plan: Plan, history: History, converted: list[GuestToConvert], sto
             raise
         remedy = "Bring it back, or add `--map OLD=NEW` if it was moved."
         lost = ImageError(error.what, why=f"{error.why}; it is the backing file of all overlays", remedy=remedy)
-        if _may_not_be_read(error):
+        if _may_not_be_read(error) or isinstance(error, SecretError):
             return Finding("template", path, Health.UNKNOWN, str(error))
         return Finding("template", path, Health.DAMAGED, str(originals_first(lost, converted, history)))
 
@@ -171,7 +172,7 @@ def _differing(guest: GuestToConvert, overlay: Found, original: Found, error: Di
         guest.overlay_path,
         Health.UNKNOWN,
         f"no error found, but {changed}. A VM may still use it, so only you know which of the two to keep."
-        f" If the overlay does, move the original away. To go back to the original: {_back(guest)}.",
+        f" If the VM uses the overlay, move the original away. To go back to the original: {_back(guest)}.",
     )
 
 
@@ -180,7 +181,7 @@ def _back(guest: GuestToConvert) -> str:
 
 
 def _require_readable(overlay: ImageSource) -> None:
-    """Distinguish a damaged header from a sound one that names another template, as after a move.
+    """Distinguish a damaged header from a sound one that names a different template, as after a move.
 
     :raises VerificationError: it is damaged.
     :raises ImageError: its backing file is not the template of the plan.

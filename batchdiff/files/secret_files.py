@@ -17,7 +17,7 @@ import stat
 import threading
 from typing import NamedTuple
 
-from batchdiff.errors import ImageError
+from batchdiff.errors import SecretError
 from batchdiff.files.read_write import write_all
 from batchdiff.units import MIB, format_size
 
@@ -46,7 +46,7 @@ def is_descriptor(path: str) -> bool:
     return _DESCRIPTOR.fullmatch(path) is not None
 
 
-def why_unusable(path: str) -> str:
+def why_unusable_as_secret(path: str) -> str:
     """Return why a file cannot be the source of a secret; empty if it can. A pipe is not read for that."""
     try:
         status = os.stat(path)
@@ -84,16 +84,16 @@ def ends_with_line_break(path: str) -> bool:
 def readable_secret(path: str) -> ReadableSecret:
     """Return how a program can read the secret in a file.
 
-    :raises ImageError: the file is missing, empty, or of another kind.
+    :raises SecretError: the file is missing, empty, or of another kind.
     """
     with _keeping:
         if path in _kept:
             return _by_descriptor(_kept[path])
-        if why := why_unusable(path):
-            raise ImageError(
+        if why := why_unusable_as_secret(path):
+            raise SecretError(
                 f"cannot read the secret file {path}",
                 why=why,
-                remedy="Bring it back, or correct `secret_file` in the manifest and plan again.",
+                remedy="Bring it back, then run the same command again.",
             )
         if not is_descriptor(path):
             return ReadableSecret(path)
@@ -111,7 +111,7 @@ def _in_memory(path: str) -> int:
         secret = file.read(_LARGEST + 1)
     if not 0 < len(secret) <= _LARGEST:
         why = "it is empty" if not secret else f"it has more than {format_size(_LARGEST)}"
-        raise ImageError(
+        raise SecretError(
             f"cannot read the secret from {path}", why=f"{why}; a pipe can be read by one command only"
         )
     copy = os.memfd_create("secret")

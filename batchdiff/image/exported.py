@@ -15,6 +15,7 @@ import threading
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -152,7 +153,6 @@ class ExportedLayer:
         self._source, self._observer = source, observer
         self._file = file or ImageFile(source.path, observer)
         self.path, self.fd = source.path, self._file.fd
-        self._runs: _DiskRuns | None = None
         self._export: _SharedExport | None = None
         try:
             inspect(self._read_at, self._file.size)
@@ -186,29 +186,31 @@ class ExportedLayer:
         return self._export
 
     def read_tables(self) -> None:
-        """Have QEMU export the image now, and list the runs of data."""
-        with self._shared_export().connection() as connection:
-            self._runs = self._runs or self._listed(connection)
+        """List the runs of data now."""
+        _ = self._disk
 
-    def _listed(self, connection: NbdConnection) -> _DiskRuns:
+    def start(self) -> None:
+        """Start the export now, so that workers which are forked later share it."""
+        with self._shared_export().connection():
+            pass
+
+    @cached_property
+    def _disk(self) -> _DiskRuns:
+        """The runs of data of the file in its present state."""
         key = self._key()
-        found = _kept.get(key) if self.fingerprint().vouches_for_content else None
+        is_lasting = self.fingerprint().vouches_for_content
+        found = _kept.get(key) if is_lasting else None
         if found is None:
-            found = _joined(connection.size, connection.data_runs())
-            if self.fingerprint().vouches_for_content:
+            with self._shared_export().connection() as connection:
+                found = _joined(connection.size, connection.data_runs())
+            if is_lasting:
                 _keep(key, found)
         return found
-
-    def _disk(self) -> _DiskRuns:
-        if self._runs is None:
-            with self._shared_export().connection() as connection:
-                self._runs = self._listed(connection)
-        return self._runs
 
     @property
     def virtual_size(self) -> int:
         """Bytes of the disk, as QEMU computes them."""
-        return self._disk().size
+        return self._disk.size
 
     @property
     def backing(self) -> None:
@@ -225,7 +227,7 @@ class ExportedLayer:
 
     def parts(self, start: int, end: int) -> list[Segment]:
         """Return segments as :class:`~batchdiff.image.layer.Layer` describes them; none is ever ABSENT."""
-        _, starts, ends = self._disk()
+        _, starts, ends = self._disk
         first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end, side="left")
         found, at = [], start
         for begin, stop in zip(starts[first:last].tolist(), ends[first:last].tolist(), strict=True):
@@ -240,7 +242,7 @@ class ExportedLayer:
 
     def next_data(self, start: int) -> int | None:
         """Return the first offset from ``start`` on that is data; None if no data follows."""
-        _, starts, ends = self._disk()
+        _, starts, ends = self._disk
         index = int(np.searchsorted(ends, start, side="right"))
         return max(int(starts[index]), start) if index < len(starts) else None
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from batchdiff.files.filenames import shell_word, unfit, why_unfit
 from batchdiff.files.identity import Identity
-from batchdiff.files.secret_files import is_descriptor, mode_for_others, why_unusable
+from batchdiff.files.secret_files import is_descriptor, mode_for_others, why_unusable_as_secret
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.manifest.paths import Place, locate_image, missing_format, resolve_folder
 from batchdiff.manifest.text.problems import Problems, YamlPath, show_path
@@ -86,7 +86,7 @@ def secret_path(written: str, where: YamlPath, folder: str, problems: Problems) 
         problems.add(where, f"{show(written)} has {why_unfit(written)}; rename it")
         return written
     path = written if is_descriptor(written) else resolve_folder(folder, written)
-    if why := why_unusable(path):
+    if why := why_unusable_as_secret(path):
         problems.add(where, f"{show(path)} cannot be used as a secret file: {why}")
     elif mode := mode_for_others(path):
         problems.warn(

@@ -110,7 +110,6 @@ def file_map(image: ImageSource) -> str:
     :raises InUseError: a VM uses it.
     :raises ProgramError: it could not be run.
     """
-    # A backing file must not be opened: it is a layer of its own.
     try:
         done = programs.run(
             [_NAME, "map", "--output=json", *names_of([image], {}, alone=image.format is ImageFormat.QED)],
@@ -153,12 +152,10 @@ _MISMATCH = "mismatch"
 """Printed by `qemu-img compare` for the first byte that differs, and for sizes that differ."""
 
 
+_EXACT_SIZE = {ImageFormat.VPC: ("-o", "force_size=on"), ImageFormat.VHDX: ("-o", "block_size=1M")}
+"""The options without which QEMU would round the size of a disk up to whole cylinders, or use larger blocks."""
+
 _UNMEASURED = "Unable to get accurate CPU usage"
-
-_EXACT_SIZE = {ImageFormat.VPC: ("-o", "force_size=on")}
-"""The options without which QEMU would round the size of a disk up to whole cylinders."""
-
-
 _CREATIONS = 30
 """The most attempts to create an encrypted image. QEMU measures how fast the CPU is, and fails if a clock shows no
 difference: on some virtual machines, in a third of all attempts."""

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from batchdiff.errors import ImageError
+from batchdiff.errors import SecretError
 from batchdiff.files.filenames import shell_word
 from batchdiff.files.secret_files import ends_with_line_break, is_descriptor, readable_secret
 from batchdiff.image_source import ImageSource
@@ -36,7 +36,7 @@ class Secrets(NamedTuple):
 def secrets_of(images: Iterable[ImageSource]) -> Secrets:
     """Return the secrets that images need, with their chains.
 
-    :raises ImageError: the file of one is missing, empty, or not a file.
+    :raises SecretError: the file of one is missing, empty, or not a file.
     """
     files = dict.fromkeys(each.secret_file for each in _files(images) if each.secret_file is not None)
     ids = {path: f"sec{number}" for number, path in enumerate(files)}
@@ -61,7 +61,7 @@ def _files(images: Iterable[ImageSource]) -> Iterator[ImageSource]:
 def require_secrets_fit(done: CompletedProgram, images: Iterable[ImageSource]) -> None:
     """Check that a program did not fail because a secret opens no key slot.
 
-    :raises ImageError: that is why it failed.
+    :raises SecretError: that is why it failed.
     """
     if done.code != 0:
         encrypted = {each.path: each.secret_file for each in _files(images) if each.secret_file is not None}
@@ -69,7 +69,7 @@ def require_secrets_fit(done: CompletedProgram, images: Iterable[ImageSource]) -
             raise error
 
 
-def wrong_secret(output: str, secret_files: Mapping[str, str]) -> ImageError | None:
+def wrong_secret(output: str, secret_files: Mapping[str, str]) -> SecretError | None:
     """Return the error for a program of QEMU that failed, if that is because a secret opens no key slot.
 
     ``output``: what it printed; ``secret_files``: the file with the secret of each encrypted image, by its path.
@@ -77,7 +77,7 @@ def wrong_secret(output: str, secret_files: Mapping[str, str]) -> ImageError | N
     if not secret_files or _NO_KEY_FITS not in output:
         return None
     files = sorted(set(secret_files.values()))
-    return ImageError(
+    return SecretError(
         f"QEMU cannot decrypt {few(secret_files)}",
         why=f"no key slot opens with the secret in {few(files)}",
         remedy=f"Correct it, or name another file as `secret_file`. {_advice_on_line_breaks(files)}",

@@ -43,7 +43,7 @@ def source(tmp_path):
 @pytest.fixture
 def layer(source):
     found = ExportedLayer(source, None, accept)
-    found.read_tables()
+    found.start()
     yield found
     found.close()
 
@@ -116,7 +116,7 @@ def test_layers_of_one_file_share_an_export_that_ends_with_the_last(source, star
     before = servers()
     layers = [ExportedLayer(source, None, accept) for _ in range(3)]
     for each in layers:
-        each.read_tables()
+        each.start()
     assert len(started) == 1
     layers[0].close()
     assert read(layers[1], 0, 4096) == notation.content("4k:A")
@@ -128,7 +128,7 @@ def test_layers_of_one_file_share_an_export_that_ends_with_the_last(source, star
 def test_a_file_that_changed_gets_a_new_export(source, layer, started):
     os.utime(source.path, (1, 1))
     other = ExportedLayer(source, None, accept)
-    other.read_tables()
+    other.start()
     assert started == [source.path]
     other.close()
 
@@ -185,7 +185,7 @@ def test_a_server_that_is_killed(layer):
 def test_a_server_that_is_stopped(source, monkeypatch):
     monkeypatch.setattr(export, "_WAIT", 1.0)
     layer = ExportedLayer(source, None, accept)
-    layer.read_tables()
+    layer.start()
     os.kill(server(), signal.SIGSTOP)
     with pytest.raises(
         ImageError, match=r"cannot read .*image.vmdk: qemu-nbd, .* did not answer within 1 seconds"
@@ -209,7 +209,7 @@ def test_an_image_that_qemu_refuses(source):
         file.truncate(1024)
     layer = ExportedLayer(source, None, accept)
     with pytest.raises(ImageError, match=r"QEMU does not open .*image.vmdk: .*qemu-nbd.*exit code 1"):
-        layer.read_tables()
+        layer.start()
     layer.close()
 
 
@@ -217,7 +217,7 @@ def test_without_qemu_nbd(source, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     layer = ExportedLayer(source, None, accept)
     with pytest.raises(ImageError, match=r"cannot run qemu-nbd: No such file or directory.*Debian: qemu-utils"):
-        layer.read_tables()
+        layer.start()
     layer.close()
 
 

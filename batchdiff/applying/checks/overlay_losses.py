@@ -16,7 +16,7 @@ LossesAllowed: TypeAlias = frozenset[Loss]
 
 
 def counted_losses(overlay: ImageSource) -> dict[Loss, str]:
-    """Return the internal snapshots and persistent bitmaps of an overlay, each in words with their number.
+    """Return the internal snapshots and persistent bitmaps of an overlay, each as a phrase with their number.
 
     :raises ImageError: it is missing, or not a sound image of its format.
     """
@@ -40,7 +40,7 @@ def check_losses(guest: str, overlay: ImageSource, allowed: LossesAllowed) -> No
     if lost:
         flags = [f"--allow-loss {loss}" for loss in lost]
         raise GuestError(
-            f"the overlay {path} was left as it is",
+            f"the overlay {path} was left unchanged",
             why=f"it has {' and '.join(lost.values())}, which would be lost with it",
             remedy=f"`qemu-img info {shell_word(path)}` lists them. To give them up:"
             f" {command('restore', guest, *flags)}.",
@@ -62,9 +62,11 @@ _CIPHER = "aes-256 in xts mode"
 _REBUILT = {
     ImageFormat.QCOW2: "it will be qcow2 version 3 with clusters of 64 KiB, uncompressed, with no backing file",
     ImageFormat.QED: "it will have clusters of 64 KiB",
-    ImageFormat.VMDK: "it will have grains of 64 KiB, the adapter type ide, and a new content ID",
+    ImageFormat.VMDK: "it will be one file (monolithicSparse) with grains of 64 KiB, the adapter type ide, and"
+    " a new content ID",
     ImageFormat.VDI: "it will be dynamic and have a new UUID",
     ImageFormat.VPC: "it will be dynamic and have a new UUID and geometry",
+    ImageFormat.VHDX: "it will be dynamic with blocks of 1 MiB, sectors of 512 bytes, and new GUIDs",
     ImageFormat.PARALLELS: "it will have clusters of 1 MiB",
 }
 """The differences of rebuilt images from their originals; a raw image has none."""
