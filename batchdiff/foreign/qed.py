@@ -44,8 +44,14 @@ def inspect_qed(read: ReadAt, file_size: int) -> NamedFile:
     )
     if not features & _BACKING_FILE:
         return None
-    require(name_at + name_size <= header * cluster <= file_size, "its backing file name is outside the header")
-    require(name_size <= _LONGEST_NAME, f"its backing file name of {name_size} bytes is too long")
+    require(
+        name_at + name_size <= header * cluster <= file_size,
+        "the name of its backing file does not fit into the header",
+    )
+    require(
+        name_size <= _LONGEST_NAME,
+        f"the name of its backing file has {name_size} bytes, more than {_LONGEST_NAME}",
+    )
     name = exactly(read, name_at, name_size, "backing file name").split(b"\0", 1)[0]
     require(bool(name), "its backing file name is empty")
     return name.decode("utf-8", "surrogateescape"), "raw" if features & _BACKING_RAW else None

@@ -77,7 +77,7 @@ class Encryption(NamedTuple):
     iter_time: int = 2000
 
 
-def create_options(chosen: Encryption) -> dict[str, str | int]:
+def luks_options(chosen: Encryption) -> dict[str, str | int]:
     """Return the options of ``qemu-img create`` for an encryption, without ``encrypt.`` and the secret."""
     found: dict[str, str | int] = {
         name.replace("_", "-"): value for name, value in chosen._asdict().items() if name != "secret_file"

@@ -21,7 +21,7 @@ from batchdiff.applying.writer.image_writer import DataPlace, NewImage, write_im
 from batchdiff.applying.writer.stopping import stops
 from batchdiff.extents import Kind, only
 from batchdiff.image.image import Image
-from batchdiff.plan.overlay_options import Encryption, create_options
+from batchdiff.plan.overlay_options import Encryption, luks_options
 from batchdiff.qemu.encryption import encrypt, new_luks_header
 
 
@@ -36,7 +36,7 @@ def write_encrypted(
     :raises ProgramError: QEMU is missing or fails.
     """
     stopped = stops(check)
-    header = new_luks_header(chosen.secret_file, create_options(chosen), stopped=stopped)
+    header = new_luks_header(chosen.secret_file, luks_options(chosen), stopped=stopped)
     write_image(fd, original, replace(new, luks_header=header, place=DataPlace.RESERVED), check=check)
     selection = os.memfd_create("selection")
     try:

@@ -1,7 +1,8 @@
 """Overlays with options that change the file itself: QED, preallocated, encrypted. QEMU judges each of them.
 
 One fleet, planned and applied once, has a guest for each case. Guards applying/writer/encrypted_writer.py,
-applying/writer/image_writer.py, foreign/qed_layout.py, qcow2/luks_size.py and planning/sizes/overlay_layout.py.
+applying/writer/image_writer.py, applying/writer/preallocation.py, foreign/qed_layout.py, foreign/qed.py,
+planning/sizes/overlay_layout.py.
 """
 
 import functools
