@@ -24,7 +24,8 @@ from bench.contestants import (
     VERIFICATION_LIMIT,
 )
 from bench.examinations import BARE, NEW_BLOCKS, SHOW, TEMPLATE_READS, VERSION
-from bench.fleets import MAPPED
+from bench.exported import NBDCOPY, READER
+from bench.fleets import EXPORTED, MAPPED
 from bench.large import BUT_THE_SCAN, LOAD
 from bench.report import Report
 from bench.scaling import GUESTS, TWO_JOBS
@@ -194,6 +195,10 @@ TARGETS = (
         for name in ("qcow2 guests", "qcow2 template", "qcow2")
     ),
     *(Target(f"plan, {form} guests, against raw", 1.3, "x", _ratio("mapped", form, "raw")) for form in MAPPED),
+    *(
+        Target(f"reading {kind}, against nbdcopy", 2, "x", _ratio(f"exported {kind}", READER, NBDCOPY))
+        for kind in EXPORTED
+    ),
     *(
         Target(
             f"plan, {kind}-compressed, against create + rebase",
