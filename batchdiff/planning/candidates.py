@@ -144,7 +144,7 @@ def _first_of(images: list[str], guests: dict[str, str]) -> str:
 
 
 def _check_not_replaced(entry: GuestEntry, template: ImageSource, observer: ReadObserver | None) -> None:
-    """Refuse a guest that is not declared qcow2, but whose overlay has taken its place.
+    """Refuse a guest that is not declared qcow2, or not as a plain one, but whose overlay has taken its place.
 
     No data is read as qcow2 for that: a forged header can only keep its own guest from being converted.
 
@@ -152,13 +152,19 @@ def _check_not_replaced(entry: GuestEntry, template: ImageSource, observer: Read
     :raises ImageError: it looks like qcow2, and is damaged.
     """
     guest = entry.image
-    if guest.format is ImageFormat.QCOW2 or not entry.in_place:
+    is_encrypted = guest.secret_file is not None
+    if (guest.format is ImageFormat.QCOW2 and not is_encrypted) or not entry.in_place:
         return
     if looks_like(guest.path, observer) is not ImageFormat.QCOW2:
         return
     overlay = ImageSource(guest.path, ImageFormat.QCOW2)
-    with closing(open_layer(overlay, observer)) as layer:
-        named = resolved_backing(overlay, layer.backing)
+    try:
+        with closing(open_layer(overlay, observer)) as layer:
+            named = resolved_backing(overlay, layer.backing)
+    except ImageError:
+        if guest.format is ImageFormat.QCOW2:
+            return  # the guest itself, which is encrypted
+        raise
     if named is not None and is_one_image(template.path, named):
         raise OverlayError(f"cannot use {guest.path}", why=f"it is an overlay of {template.path}")
 
