@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import tempfile
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 from batchdiff import __version__
 from batchdiff.doctor.fact import Ability, Fact
@@ -84,12 +84,14 @@ def _exports() -> Fact:
     """Return whether an image can be exported here: one is, and is read."""
     name = "exports (qemu-nbd)"
     try:
-        with tempfile.TemporaryFile() as file:
+        with ExitStack() as opened:
+            file = opened.enter_context(tempfile.TemporaryFile())
             file.write(_TRIAL)
             file.flush()
-            with closing(Export("a trial image", file.fileno(), BlockDevice(ImageFormat.RAW))) as export:
-                with closing(export.connect()) as connection:
-                    connection.read(0, found := memoryview(bytearray(len(_TRIAL))))
+            export = Export("a trial image", file.fileno(), BlockDevice(ImageFormat.RAW))
+            opened.callback(export.close)
+            connection = opened.enter_context(closing(export.connect()))
+            connection.read(0, found := memoryview(bytearray(len(_TRIAL))))
     except (BatchdiffError, OSError) as error:
         why, remedy = (error.reason, error.remedy) if isinstance(error, BatchdiffError) else (str(error), "")
         effect = f"Images that only QEMU can read, such as a compressed vmdk, are refused. {remedy}".strip()

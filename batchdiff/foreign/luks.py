@@ -40,7 +40,7 @@ _LUKS2 = (
 _FEWER = "`cryptsetup luksChangeKey --pbkdf-force-iterations 1000000 IMAGE` lowers the number of a key slot."
 
 
-class _Slot(NamedTuple):
+class KeySlot(NamedTuple):
     """A key slot: whether it is active, its rounds of PBKDF2, and its place in the header, in bytes."""
 
     is_active: bool
@@ -71,16 +71,16 @@ def inspect_luks(read: ReadAt, size: int) -> int:
     return start
 
 
-def _slot(read: ReadAt, number: int, key_bytes: int) -> _Slot:
+def _slot(read: ReadAt, number: int, key_bytes: int) -> KeySlot:
     data = exactly(read, _HEADER.size + number * _SLOT.size, _SLOT.size, "header")
     state, iterations, _, sector, stripes = _SLOT.unpack(data)
     require_opened(state in {_ACTIVE, _INACTIVE}, f"key slot {number} is neither active nor inactive")
     require_opened(stripes == _STRIPES, f"key slot {number} has {stripes} stripes instead of {_STRIPES}")
     start = sector * SECTOR
-    return _Slot(state == _ACTIVE, iterations, start, start + align_up(key_bytes * _STRIPES, _FIRST_SLOT_AT))
+    return KeySlot(state == _ACTIVE, iterations, start, start + align_up(key_bytes * _STRIPES, _FIRST_SLOT_AT))
 
 
-def _check_places(slots: list[_Slot], payload: int) -> None:
+def _check_places(slots: list[KeySlot], payload: int) -> None:
     """Check that the slots lie between the header and the data, and apart from each other."""
     end = _FIRST_SLOT_AT
     for each in sorted(slots, key=lambda slot: slot.start):

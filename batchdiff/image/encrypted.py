@@ -126,7 +126,11 @@ class EncryptedQcow2Layer:
         :raises ImageError: a table is invalid, or the secret opens no key slot.
         """
         self._plain.inspect()
-        self._export.read_tables()
+        self._export.start()
+
+    def start(self) -> None:
+        """Start the export; see :meth:`~batchdiff.image.exported.ExportedLayer.start`."""
+        self._export.start()
 
     def parts(self, start: int, end: int) -> list[Segment]:
         """Return segments as :class:`~batchdiff.image.layer.Layer` describes them."""

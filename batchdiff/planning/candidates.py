@@ -146,22 +146,27 @@ def _first_of(images: list[str], guests: dict[str, str]) -> str:
 
 
 def _check_not_replaced(entry: GuestEntry, template: ImageSource, observer: ReadObserver | None) -> None:
-    """Refuse a guest that is not declared to be of the overlay's format, but whose overlay has taken its place.
+    """Refuse a guest that is not declared as an image like its overlay, but whose overlay has taken its place.
 
-    No data is read in that format: a forged header can only keep its own guest from being converted.
+    No data is read as an overlay for that: a forged header can only keep its own guest from being converted.
 
     :raises OverlayError: it is an overlay of the template.
     :raises ImageError: it looks like an overlay, and is damaged.
     """
-    guest = entry.image
-    form = ImageFormat(entry.options.format)
-    if guest.format is form or not entry.in_place:
+    guest, form, chosen = entry.image, ImageFormat(entry.options.format), entry.options.encryption
+    secret = None if chosen is None else chosen.secret_file
+    if (guest.format is form and guest.secret_file == secret) or not entry.in_place:
         return
     if looks_like(guest.path, observer) is not form:
         return
-    overlay = ImageSource(guest.path, form)
-    with closing(open_layer(overlay, observer)) as layer:
-        named = resolved_backing(overlay, layer.backing)
+    overlay = ImageSource(guest.path, form, secret_file=secret)
+    try:
+        with closing(open_layer(overlay, observer)) as layer:
+            named = resolved_backing(overlay, layer.backing)
+    except ImageError:
+        if guest.format is form or secret is not None:
+            return  # the guest itself: one of the two is encrypted, and the other is not
+        raise
     if named is not None and is_one_image(template.path, named):
         raise OverlayError(f"cannot use {guest.path}", why=f"it is an overlay of {template.path}")
 

@@ -16,8 +16,8 @@ from batchdiff.image_source import ImageSource
 from batchdiff.qemu.programs import CompletedProgram
 from batchdiff.units import few
 
-_NO_KEY_FITS = "Invalid password"
-"""Printed by QEMU if no key slot of an image can be opened with the secret."""
+_NO_KEY_FITS, _NO_TEXT = "Invalid password", "is not valid UTF-8"
+"""Printed by QEMU if no key slot of an image can be opened with the secret, or if that cannot be a secret."""
 
 
 class Secrets(NamedTuple):
@@ -59,7 +59,7 @@ def _files(images: Iterable[ImageSource]) -> Iterator[ImageSource]:
 
 
 def require_secrets_fit(done: CompletedProgram, images: Iterable[ImageSource]) -> None:
-    """Check that a program did not fail because a secret opens no key slot.
+    """Check that a program did not fail because of a secret.
 
     :raises SecretError: that is why it failed.
     """
@@ -70,18 +70,19 @@ def require_secrets_fit(done: CompletedProgram, images: Iterable[ImageSource]) -
 
 
 def wrong_secret(output: str, secret_files: Mapping[str, str]) -> SecretError | None:
-    """Return the error for a program of QEMU that failed, if that is because a secret opens no key slot.
+    """Return the error for a program of QEMU that failed, if that is because of a secret.
 
     ``output``: what it printed; ``secret_files``: the file with the secret of each encrypted image, by its path.
     """
-    if not secret_files or _NO_KEY_FITS not in output:
-        return None
     files = sorted(set(secret_files.values()))
-    return SecretError(
-        f"QEMU cannot decrypt {few(secret_files)}",
-        why=f"no key slot opens with the secret in {few(files)}",
-        remedy=f"Correct it, or name another file as `secret_file`. {_advice_on_line_breaks(files)}",
-    )
+    if files and _NO_TEXT in output:
+        why, advice = f"the secret in {few(files)} is not UTF-8, or contains a null byte", ""
+    elif files and _NO_KEY_FITS in output:
+        why, advice = f"no key slot opens with the secret in {few(files)}", _advice_on_line_breaks(files)
+    else:
+        return None
+    remedy = f"Correct it, or name another file as `secret_file`. {advice}".strip()
+    return SecretError(f"QEMU cannot decrypt {few(secret_files)}", why=why, remedy=remedy)
 
 
 def _advice_on_line_breaks(files: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""kill -9 while QED and encrypted overlays are written leaves only a temporary file, and the next run ends well."""
+"""kill -9 while QED and encrypted overlays are written leaves only a temporary file; the next run ends well."""
 
 import re
 import subprocess

@@ -142,6 +142,14 @@ def test_a_line_break_that_is_too_much(tmp_path, raw, secret, kind):
     assert read_all(declared(path, kind, longer)) == raw.read_bytes()
 
 
+@pytest.mark.parametrize("content", [b"\xff", b"a\0b"])
+def test_what_cannot_be_a_secret(tmp_path, raw, secret, content):
+    path = encrypted.convert(raw, tmp_path / "image", "luks", secret)
+    secret.write_bytes(content)
+    with pytest.raises(ImageError, match=f"the secret in {secret} is not UTF-8, or contains a null byte"):
+        read_all(declared(path, "luks", secret))
+
+
 @pytest.mark.parametrize("kind", ["luks", "qcow2"])
 def test_a_secret_from_a_pipe(tmp_path, raw, secret, kind):
     path = encrypted.convert(raw, tmp_path / "image", kind, secret)
@@ -151,6 +159,16 @@ def test_a_secret_from_a_pipe(tmp_path, raw, secret, kind):
     source = declared(path, kind, f"/dev/fd/{reading}")
     assert read_all(source) == read_all(source) == raw.read_bytes()
     os.close(reading)
+
+
+@pytest.mark.parametrize("kind", ["luks", "qcow2"])
+def test_odd_names_of_image_and_secret_file(tmp_path, raw, secret, kind):
+    """A name that is not UTF-8 is passed as an option, and commas in options are doubled."""
+    path = encrypted.convert(raw, tmp_path / "image", kind, secret)
+    path = path.rename(tmp_path / os.fsdecode(b"im\xff,age"))
+    secret = secret.rename(tmp_path / "se,cret=1")
+    assert read_all(declared(path, kind, secret)) == raw.read_bytes()
+    qemu_img.compare(declared(path, kind, secret), ImageSource(str(raw), ImageFormat.RAW), 1 << 20)
 
 
 @pytest.mark.parametrize("kind", ["luks", "qcow2"])

@@ -131,6 +131,27 @@ def test_rebuilt_encrypted_with_the_same_secret(tmp_path, template):
     assert "it will be encrypted with aes-256 in xts mode, with one key slot" in said.stderr
 
 
+def test_in_place(tmp_path):
+    """Also if the sidecar, which shows that the guests are converted, is lost."""
+    fleet = Fleet(tmp_path, "raw", KINDS, "allow_loss: [encryption]\nretire: quarantine")
+    before = {kind: (tmp_path / f"{kind}.img").read_bytes() for kind in KINDS}
+    manifest = tmp_path / "fleet.yaml"
+    manifest.write_text(manifest.read_text().replace("secret}", "secret, overlay: {path: same}}"))
+    fleet.run("plan", "fleet.yaml")
+    fleet.run("apply", PLAN)
+    for kind in KINDS:
+        notation.run(
+            "qemu-img", "compare", "-f", "qcow2", "-F", "raw", str(tmp_path / f"{kind}.img"), str(fleet.copy)
+        )
+    sidecar = tmp_path / "template.img.batchdiff-template.json"
+    sidecar.rename(tmp_path / "kept.json")
+    said = " ".join(fleet.run("plan", "fleet.yaml", "-o", "again.json").stdout.split())
+    assert said.count("it is already an overlay of this template") == 2
+    (tmp_path / "kept.json").rename(sidecar)
+    fleet.run("restore", PLAN)
+    assert {kind: (tmp_path / f"{kind}.img").read_bytes() for kind in KINDS} == before
+
+
 def test_purged(tmp_path):
     fleet = Fleet(tmp_path, "qcow2", KINDS)
     fleet.convert("quarantine")

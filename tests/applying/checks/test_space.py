@@ -3,6 +3,7 @@ import errno
 import os
 from contextlib import closing
 
+import encrypted
 import notation
 import plans
 import pytest
@@ -154,6 +155,20 @@ def really_taken(overlay, below, folder, form):
             os.close(fd)
         os.sync()
         return before - free_bytes(str(folder))
+
+
+@pytest.mark.parametrize("form", [ImageFormat.LUKS, ImageFormat.QCOW2])
+def test_what_an_encrypted_image_takes(tmp_path, form):
+    """Its header too; and QEMU writes all of a LUKS image, even zeros."""
+    overlay, below = overlay_in(tmp_path)
+    secret = encrypted.secret_file(tmp_path / "secret")
+    raw = tmp_path / "raw"
+    notation.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", "-S", "0", str(overlay), str(raw))
+    made = encrypted.convert(raw, tmp_path / "made", form.value, secret)
+    with closing(open_image(source(overlay, below))) as image:
+        needed = standalone_bytes(image, str(tmp_path), ImageSource("", form, secret_file=str(secret)))
+    taken = made.stat().st_blocks * 512 if form is ImageFormat.QCOW2 else made.stat().st_size
+    assert taken <= needed <= taken + 2 * FEW
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
