@@ -10,9 +10,9 @@ import struct
 from batchdiff.foreign.header import NamedFile, ReadAt, exactly, require_mappable
 from batchdiff.qcow2.faults import require
 
-_HEADER = struct.Struct("<4sIIIQQQQQII")
-_BACKING_FILE, _NEED_CHECK, _BACKING_RAW = 1, 2, 4
-_LARGEST_CLUSTER, _LARGEST_TABLE, _LONGEST_NAME = 64 << 20, 16, 1023
+QED_HEADER = struct.Struct("<4sIIIQQQQQII")
+BACKING_FILE, _NEED_CHECK, BACKING_RAW = 1, 2, 4
+_LARGEST_CLUSTER, _LARGEST_TABLE, LONGEST_NAME = 64 << 20, 16, 1023
 
 
 def largest_disk(cluster_size: int, table_size: int) -> int:
@@ -26,10 +26,10 @@ def inspect_qed(read: ReadAt, file_size: int) -> NamedFile:
 
     :raises FormatError: it is not one, is damaged, or was not closed cleanly.
     """
-    fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
+    fields = QED_HEADER.unpack(exactly(read, 0, QED_HEADER.size, "header"))
     mark, cluster, table, header, features, _, _, tables_at, size, name_at, name_size = fields
     require(mark == b"QED\0", "it is not a QED image: its signature is missing")
-    known = _BACKING_FILE | _NEED_CHECK | _BACKING_RAW
+    known = BACKING_FILE | _NEED_CHECK | BACKING_RAW
     require(not features & ~known, f"it needs unknown features (bits {features & ~known:#x})")
     require(not features & _NEED_CHECK, "it was not closed cleanly; run `qemu-img check -r all` on a copy of it")
     require(
@@ -42,16 +42,16 @@ def inspect_qed(read: ReadAt, file_size: int) -> NamedFile:
     require(
         tables_at % cluster == 0 and tables_at + cluster * table <= file_size, "its L1 table is outside the file"
     )
-    if not features & _BACKING_FILE:
+    if not features & BACKING_FILE:
         return None
     require(
         name_at + name_size <= header * cluster <= file_size,
         "the name of its backing file does not fit into the header",
     )
     require(
-        name_size <= _LONGEST_NAME,
-        f"the name of its backing file has {name_size} bytes, more than {_LONGEST_NAME}",
+        name_size <= LONGEST_NAME,
+        f"the name of its backing file has {name_size} bytes, more than {LONGEST_NAME}",
     )
     name = exactly(read, name_at, name_size, "backing file name").split(b"\0", 1)[0]
     require(bool(name), "its backing file name is empty")
-    return name.decode("utf-8", "surrogateescape"), "raw" if features & _BACKING_RAW else None
+    return name.decode("utf-8", "surrogateescape"), "raw" if features & BACKING_RAW else None

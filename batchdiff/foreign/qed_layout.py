@@ -13,7 +13,6 @@ Source: QEMU ``docs/interop/qed_spec.txt`` and ``block/qed.c``.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,16 +21,13 @@ import numpy.typing as npt
 
 from batchdiff.extents import Extents, Kind, count_touched, fold, numbers, only
 from batchdiff.foreign.header import is_mappable
-from batchdiff.foreign.qed import largest_disk
+from batchdiff.foreign.qed import BACKING_FILE, BACKING_RAW, LONGEST_NAME, QED_HEADER, largest_disk
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.units import SECTOR, align_up
 
-_HEADER = struct.Struct("<4sIIIQQQQQII")
-_BACKING_FILE, _BACKING_RAW = 1, 4
 _ENTRY = 8
 _ZEROS = 1
 """The entry of a cluster that reads as zeros."""
-_LONGEST_NAME = 1023
 
 _Offsets = npt.NDArray[np.int64]
 
@@ -96,12 +92,12 @@ def qed_header(layout: QedLayout, backing: tuple[str, str]) -> bytes:
     :raises FormatError: the name does not fit.
     """
     name, backing_format = backing[0].encode("utf-8", "surrogateescape"), backing[1]
-    most = min(_LONGEST_NAME, layout.cluster_size - _HEADER.size)
+    most = min(LONGEST_NAME, layout.cluster_size - QED_HEADER.size)
     if len(name) > most:
         raise FormatError(f"the template's path is {len(name)} bytes long; this QED header allows {most}")
-    features = _BACKING_FILE | (_BACKING_RAW if backing_format == "raw" else 0)
+    features = BACKING_FILE | (BACKING_RAW if backing_format == "raw" else 0)
     size = align_up(layout.virtual_size, SECTOR)
-    fixed = _HEADER.pack(
+    fixed = QED_HEADER.pack(
         b"QED\0",
         layout.cluster_size,
         layout.table_size,
@@ -111,7 +107,7 @@ def qed_header(layout: QedLayout, backing: tuple[str, str]) -> bytes:
         0,
         layout.l1_offset,
         size,
-        _HEADER.size,
+        QED_HEADER.size,
         len(name),
     )
     return fixed + name

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from batchdiff.manifest.manifest import GuestEntry
 from batchdiff.plan.extents import extents_of
-from batchdiff.plan.overlay_options import Compression, OverlayOptions
+from batchdiff.plan.overlay_options import Compression, OverlayOptions, layout_options_of
 from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage
 from batchdiff.planning.assessment import OverlayContent, ReusedOverlay
 from batchdiff.planning.candidates import Candidate
@@ -54,10 +54,16 @@ def _same_disk_use(part: GuestPlan, entry: GuestEntry) -> bool:
     return part.overlay_path.rpartition("/")[0] == entry.overlay_path.rpartition("/")[0]
 
 
+def _form(options: OverlayOptions) -> tuple[object, ...]:
+    """Return the options, besides the cluster size, on which an overlay's granules and size depend."""
+    layout = layout_options_of(options)
+    return options.extended_l2, options.compression, options.format, options.table_size, layout
+
+
 def reusable_overlay(part: GuestPlan, options: OverlayOptions) -> ReusedOverlay | None:
     """Return the overlay of an older part if it is exact with these options; None if it is not."""
     before, diff = part.options, part.diff
-    if diff is None or (before.extended_l2, before.compression) != (options.extended_l2, options.compression):
+    if diff is None or _form(before) != _form(options):
         return None
     least, cluster_size = least_cluster_size(options), diff.geometry.cluster_size
     sizes = {

@@ -1,6 +1,8 @@
 """Options that no overlay can have, or have together, are problems of the manifest, each with what to change.
 
-QEMU is asked, too: what is refused here, it does not create. Guards plan/overlay_rules.py.
+QEMU is asked, too: what is refused here, it does not create.
+
+Guards plan/overlay_rules.py, plan/overlay_options.py.
 """
 
 import dataclasses

@@ -1,6 +1,8 @@
 """Overlays with options that change the file itself: QED, preallocated, encrypted. QEMU judges each of them.
 
-One fleet, planned and applied once, has a guest for each case. Guards applying/writer/encrypted_writer.py,
+One fleet, planned and applied once, has a guest for each case.
+
+Guards applying/writer/encrypted_writer.py,
 applying/writer/image_writer.py, applying/writer/preallocation.py, foreign/qed_layout.py, foreign/qed.py,
 planning/sizes/overlay_layout.py.
 """
