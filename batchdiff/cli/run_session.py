@@ -165,22 +165,26 @@ def _definition(guest: GuestPlan) -> Iterator[str]:
     file, kind = guest.source.path, guest.source.format.value
     named = guest.alias or file
     before = f"{guest.alias} (a link to {file}, {kind})" if guest.alias else f"{file} ({kind})"
-    form, encryption = guest.options.format, guest.options.encryption
+    form = guest.options.format
     if guest.overlay_path != file:
         yield f"in the VM's definition: {before} -> {guest.overlay_path} ({form})"
     elif kind == form:
         yield f"the VM's definition stays as it is: {named} ({form})"
     else:
         yield f"in the VM's definition: the format of {named}, {kind} -> {form}"
-    if encryption is not None:
-        yield f"and the secret of its LUKS encryption, which is in {encryption.secret_file}"
     if guest.alias and os.path.islink(guest.alias) and not os.path.exists(guest.alias):
         yield f"the link {guest.alias} leads to nothing now; remove it once no definition names it"
 
 
 def _secrets(guest: GuestPlan, template: ImageSource) -> Iterator[str]:
     """Yield what to change about secrets in the definition of a guest's VM."""
-    if guest.source.secret_file is not None:
+    chosen = guest.options.encryption
+    if chosen is not None:
+        yield (
+            f"the overlay is encrypted: give the VM the secret in {chosen.secret_file} (QEMU: encrypt.key-secret=ID;"
+            " libvirt: <encryption> in the disk's <source>)"
+        )
+    elif guest.source.secret_file is not None:
         yield "the overlay is not encrypted: take the secret of the original out of the VM's definition"
     overlay = ImageSource(guest.overlay_path, ImageFormat.QCOW2, (template, *template.backing))
     ids = {each.secret_file: "SECRET" for each in overlay.backing if each.secret_file is not None}
