@@ -181,8 +181,8 @@ def _secrets(guest: GuestPlan, template: ImageSource) -> Iterator[str]:
     chosen = guest.options.encryption
     if chosen is not None:
         yield (
-            f"the overlay is encrypted: give the VM the secret in {chosen.secret_file} (QEMU: encrypt.key-secret=ID;"
-            " libvirt: <encryption> in the disk's <source>)"
+            f"the overlay is encrypted: give the VM the secret in {chosen.secret_file}"
+            " (QEMU: encrypt.key-secret=ID; libvirt: <encryption> in the disk's <source>)"
         )
     elif guest.source.secret_file is not None:
         yield "the overlay is not encrypted: take the secret of the original out of the VM's definition"
