@@ -77,7 +77,18 @@ def qemu_facts() -> list[Fact]:
     except ProgramError as error:
         return [Fact(QEMU, "qemu-img", f"{path}: {error.reason}", Ability.MISSING, error.remedy)]
     facts = [Fact(QEMU, "qemu-img", f"{version} ({path})"), _formats(formats), _exports()]
-    return [*facts, Fact(QEMU, "options of qcow2", ", ".join(options))]
+    return [*facts, _overlays(formats, options), Fact(QEMU, "options of qcow2", ", ".join(options))]
+
+
+def _overlays(formats: list[str], options: list[str]) -> Fact:
+    """Return which kinds of overlays this QEMU can verify or encrypt."""
+    there = {"qcow2": True, "qed": "qed" in formats, "encrypted with LUKS": "encrypt.format" in options}
+    lacking = [kind for kind, is_there in there.items() if not is_there]
+    value = ", ".join(kind for kind in there if kind not in lacking)
+    if not lacking:
+        return Fact(QEMU, "overlays", value)
+    effect = f"Overlays that are {' or '.join(lacking)} cannot be made; this QEMU was built without them."
+    return Fact(QEMU, "overlays", value, Ability.LIMITED, effect)
 
 
 def _exports() -> Fact:

@@ -9,6 +9,7 @@ from batchdiff.files import own_files
 from batchdiff.plan.plan import GuestToConvert, why_unlike
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.printable import printable
+from batchdiff.units import few
 
 _MOST_LINKS = 3
 
@@ -19,6 +20,11 @@ def remarks(facts: PlanFacts) -> Iterator[str]:
     for guest in chosen:
         if unlike := why_unlike(guest.diff.similarity):
             yield f"{printable(guest.name)}: {unlike}"
+    if secret := [guest.name for guest in chosen if guest.options.encryption is not None]:
+        yield (
+            f"{few(list(map(printable, secret)))}: the overlay will be encrypted. Its VM needs the secret, and so do"
+            " verify, restore and purge: keep the secret file."
+        )
     links = [guest for guest in chosen if guest.alias]
     for guest in links[:_MOST_LINKS]:
         yield f"{printable(guest.name)}: {printable(_of_link(guest, facts.plan.retire))}"

@@ -17,9 +17,14 @@ import encrypted
 import notation
 import pytest
 from commands import batchdiff, rarely
-from overlays import write_sparse
+from filesystems import mounted
+from overlays import write, write_sparse
 
-from batchdiff.linux.fiemap import physical_extents
+from batchdiff.applying.writer.image_writer import NewImage
+from batchdiff.extents import Kind, from_runs
+from batchdiff.linux.fiemap import ExtentFlag, physical_extents
+from batchdiff.plan.overlay_options import Preallocation
+from batchdiff.qcow2.geometry import Geometry
 from batchdiff.units import KIB, MIB
 
 SIZE = 6 * MIB
@@ -199,6 +204,19 @@ def test_no_plain_data_is_in_an_encrypted_overlay(fleet, name):
     guest = (fleet.folder / f"{name}.img").read_bytes()
     changed = [guest[at : at + 64] for at in range(64 * KIB, 64 * KIB + 300_000, 64 * KIB)]
     assert not any(piece in stored for piece in changed)
+
+
+@pytest.mark.parametrize("how", [Preallocation.OFF, Preallocation.FALLOC])
+def test_reserved_blocks_are_not_shared(tmp_path, how):
+    """A VM's first write to a shared block needs a new one, which nobody would have reserved."""
+    with mounted(tmp_path, "xfs") as point:
+        guest = point / "g.img"
+        guest.write_bytes(random.Random(9).randbytes(MIB))
+        extents, geometry = from_runs([(0, 16 * 32, Kind.DATA)]), Geometry(64 * KIB, extended_l2=True)
+        write(point / "o.qcow2", guest, NewImage(MIB, geometry, extents, None, preallocation=how))
+        with (point / "o.qcow2").open("rb") as file:
+            is_shared = any(each.flags & ExtentFlag.SHARED for each in physical_extents(file.fileno(), "overlay"))
+        assert is_shared is (how is Preallocation.OFF)
 
 
 def test_what_comes_later(fleet):
