@@ -51,6 +51,8 @@ IMPOSSIBLE = [
     (f"encryption: {{{LUKS}, ivgen_alg: essiv, ivgen_hash_alg: sha1}}", "encryption.ivgen_hash_alg", "sha256"),
     (f"encryption: {{{LUKS}, ivgen_hash_alg: md5}}", "encryption.ivgen_hash_alg", "leave it out"),
     (f"encryption: {{{LUKS}, iter_time: 0}}", "encryption.iter_time", "1 to 600000"),
+    ("data_file: a.data", "data_file", "not written yet"),
+    ("format: qed, data_file: a.data", "data_file", "no external data file"),
     ("data_file_raw: true", "data_file_raw", "without a backing file"),
 ]
 
@@ -77,7 +79,7 @@ def test_in_the_defaults_it_is_reported_there(folder, options):
         ("{format: aes, secret_file: secret}", "luks"),
         ("{format: luks, secret_file: missing}", "No such file"),
         ("{format: luks, secret_file: clones}", "neither a regular file"),
-        ("{format: luks, secret_file: secret, cipher_algo: aes-256}", "did you mean cipher_alg"),
+        ("{format: luks, secret_file: secret, cipher_algo: aes-256}", "unknown key"),
         ("{format: luks, secret_file: secret, cipher_alg: aes-255}", "aes-256"),
     ],
 )

@@ -20,10 +20,11 @@ def remarks(facts: PlanFacts) -> Iterator[str]:
     for guest in chosen:
         if unlike := why_unlike(guest.diff.similarity):
             yield f"{printable(guest.name)}: {unlike}"
-    if secret := [guest.name for guest in chosen if guest.options.encryption is not None]:
+    secret = [printable(guest.name) for guest in chosen if guest.options.encryption is not None]
+    if secret:
         yield (
-            f"{few(list(map(printable, secret)))}: the overlay will be encrypted. Its VM needs the secret, and so do"
-            " verify, restore and purge: keep the secret file."
+            f"{few(secret)}: the overlay will be encrypted. Its VM needs the secret, and so do verify, restore and"
+            " purge: keep the secret file."
         )
     links = [guest for guest in chosen if guest.alias]
     for guest in links[:_MOST_LINKS]:
