@@ -73,6 +73,7 @@ def test_from_apply_to_restore(tmp_path, retire, in_place):
         assert in_place or not overlay_of(tmp_path, name).exists()
 
 
+@pytest.mark.long
 def test_purged_with_the_vms_consent(tmp_path):
     make_fleet(tmp_path)
     batchdiff("apply", "fleet.plan.json", cwd=tmp_path)

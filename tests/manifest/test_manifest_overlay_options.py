@@ -79,7 +79,7 @@ def test_in_the_defaults_it_is_reported_there(folder, options):
         ("{format: aes, secret_file: secret}", "luks"),
         ("{format: luks, secret_file: missing}", "No such file"),
         ("{format: luks, secret_file: clones}", "neither a regular file"),
-        ("{format: luks, secret_file: secret, cipher_algo: aes-256}", "unknown key"),
+        ("{format: luks, secret_file: secret, cipher_algo: aes-256}", 'did you mean "cipher_alg"'),
         ("{format: luks, secret_file: secret, cipher_alg: aes-255}", "aes-256"),
     ],
 )
