@@ -26,6 +26,6 @@ def luks_header_bytes(cipher_alg: str, cipher_mode: str) -> int:
     return _PAGE + _SLOTS * align_up(_key_bytes(cipher_alg, cipher_mode) * _STRIPES, _PAGE)
 
 
-def luks_written(cipher_alg: str, cipher_mode: str) -> list[tuple[int, int]]:
-    """Return start and end of the parts of a new LUKS header that are not zeros: QEMU fills one slot."""
-    return [(0, 592), (_PAGE, _PAGE + _key_bytes(cipher_alg, cipher_mode) * _STRIPES)]
+def luks_written_bytes(cipher_alg: str, cipher_mode: str) -> int:
+    """Return the length of the part of a new LUKS header that is not zeros, in pages: QEMU fills one slot."""
+    return _PAGE + align_up(_key_bytes(cipher_alg, cipher_mode) * _STRIPES, _PAGE)

@@ -19,8 +19,8 @@ from batchdiff.plan.overlay_options import (
 from batchdiff.planning.sizes.disk_use import SpaceTaken
 from batchdiff.planning.sizes.overlay_sizes import disk_bytes
 from batchdiff.qcow2.layout import Layout, header_for, layout_for
-from batchdiff.qcow2.luks_size import luks_written
-from batchdiff.units import align_up
+from batchdiff.qcow2.luks_size import luks_written_bytes
+from batchdiff.units import align_up, ceil_div
 
 AnyLayout: TypeAlias = Layout | QedLayout
 
@@ -52,12 +52,18 @@ def overlay_disk_bytes(layout: AnyLayout, extents: Extents, options: OverlayOpti
 
 
 def _luks_disk_bytes(layout: Layout, options: OverlayOptions, unit: int) -> int:
-    """Return the bytes of a LUKS header on disk; if a unit holds several clusters, they are counted already."""
-    secret, cluster = options.encryption, layout.geometry.cluster_size
-    if secret is None or cluster < unit:
+    """Return the bytes of a LUKS header on disk: it begins with all that is written, and most of it is a hole.
+
+    If a unit holds several clusters, all of the file is counted already, so the hole is subtracted.
+    """
+    secret = options.encryption
+    if secret is None:
         return 0
-    ranges = np.array(luks_written(secret.cipher_alg, secret.cipher_mode), dtype=np.int64)
-    return _units_touched(ranges + layout.luks_offset, unit) * unit
+    start, written = layout.luks_offset, luks_written_bytes(secret.cipher_alg, secret.cipher_mode)
+    if layout.geometry.cluster_size < unit:
+        hole = layout.l1_offset // unit - ceil_div(start + written, unit)
+        return -max(hole, 0) * unit
+    return align_up(written, unit)
 
 
 def _qed_disk_bytes(layout: QedLayout, extents: Extents, data: int, unit: int) -> int:

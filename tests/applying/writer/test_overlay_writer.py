@@ -52,7 +52,7 @@ SLOW = {
 }
 """QEMU takes seconds to create a LUKS header, because it measures how fast the CPU is."""
 
-LARGER_THAN_THE_GUEST = ("qed-4M", "falloc", "full", "luks-full")
+LARGER_THAN_THE_GUEST = ("qed-4M", "falloc", "full", "luks-full", "luks-serpent")
 CASES = [*QUICK, *rarely(*SLOW)]
 
 
