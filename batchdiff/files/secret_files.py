@@ -93,7 +93,7 @@ def readable_secret(path: str) -> ReadableSecret:
             raise SecretError(
                 f"cannot read the secret file {path}",
                 why=why,
-                remedy="Bring it back, then run the same command again.",
+                remedy="Bring the secret back, then run the same command again.",
             )
         if not is_descriptor(path):
             return ReadableSecret(path)

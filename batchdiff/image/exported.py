@@ -138,7 +138,7 @@ def plain_device(source: ImageSource) -> BlockDevice:
 class ExportedLayer:
     """An image in a format that QEMU exports; ``inspect`` checks its header before QEMU sees the file.
 
-    ``device`` returns what QEMU needs to open it.
+    ``device`` returns what QEMU needs to open it. ``file``: the file, if it is open already.
     """
 
     def __init__(
@@ -149,7 +149,6 @@ class ExportedLayer:
         device: Callable[[ImageSource], BlockDevice] = plain_device,
         file: ImageFile | None = None,
     ) -> None:
-        """Inspect the header. ``file``: the file, if it is open already; it is closed with this layer."""
         self._source, self._observer = source, observer
         self._file = file or ImageFile(source.path, observer)
         self.path, self.fd = source.path, self._file.fd
