@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from batchdiff.foreign.crc32c import checksum_of
+from batchdiff.foreign.crc32c import vhdx_checksum
 from batchdiff.foreign.header import ReadAt, exactly, require_mappable
 from batchdiff.foreign.vdi import DIFFERENCE
 from batchdiff.foreign.vhdx_log import has_valid_entry
@@ -64,16 +64,16 @@ _REPLAY = (
     " COPY`, and use the copy in the manifest."
 )
 
-Offsets = npt.NDArray[np.int64]
+_Offsets = npt.NDArray[np.int64]
 
 
 class DiskMap(NamedTuple):
     """The size of a disk, and its runs of data, ascending: start, end, and offset in the file."""
 
     size: int
-    starts: Offsets
-    ends: Offsets
-    offsets: Offsets
+    starts: _Offsets
+    ends: _Offsets
+    offsets: _Offsets
 
 
 class _Place(NamedTuple):
@@ -169,14 +169,14 @@ def _log(read: ReadAt, file_size: int) -> _Place:
 
 def _is_header(head: bytes) -> bool:
     signature, checksum, _, _, _, _, _, version, *_ = _HEADER.unpack_from(head)
-    return bool(signature == b"head" and version == 1 and checksum == checksum_of(head))
+    return bool(signature == b"head" and version == 1 and checksum == vhdx_checksum(head))
 
 
 def _regions(read: ReadAt, file_size: int) -> tuple[_Place, _Place]:
     """Return the places of the block table and of the metadata."""
     table = exactly(read, _REGIONS_AT, _TABLE_BYTES, "region table")
     signature, checksum, count = _REGIONS.unpack_from(table)
-    is_valid = signature == b"regi" and count <= _MOST_ENTRIES and checksum == checksum_of(table)
+    is_valid = signature == b"regi" and count <= _MOST_ENTRIES and checksum == vhdx_checksum(table)
     require(is_valid, "it is damaged: its region table is not valid")
     found: dict[bytes, _Place] = {}
     for number in range(count):
@@ -247,7 +247,7 @@ def _joined(runs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.stack([starts[first], ends[last], offsets[first]])
 
 
-def _check_places(disk: _Disk, file_size: int, offsets: Offsets, stops: Offsets) -> None:
+def _check_places(disk: _Disk, file_size: int, offsets: _Offsets, stops: _Offsets) -> None:
     if (stops > file_size).any():
         raise FormatError(f"a block lies past the end of the file ({file_size} bytes): it is truncated")
     for place in disk.others:
