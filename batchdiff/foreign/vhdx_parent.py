@@ -24,11 +24,11 @@ MARK = b"vhdxfile"
 _HEADERS_AT, _HEADER = (64 * KIB, 128 * KIB), struct.Struct("<4s4xQ16x16s")
 _REGIONS_AT, _TABLE_BYTES = (192 * KIB, 256 * KIB), 64 * KIB
 _REGION, _ITEM, _KEY = struct.Struct("<16sQII"), struct.Struct("<16sII"), struct.Struct("<IIHH")
-_METADATA, _LOCATOR = (
-    bytes.fromhex("06a27c8b90479a4bb8fe575f050f886e"),
-    bytes.fromhex("2d5fd3a80bb34d45abf7d3d84834ab0c"),
-)
-_MOST_ENTRIES = 2047
+METADATA = bytes.fromhex("06a27c8b90479a4bb8fe575f050f886e")
+PARENT_LOCATOR = bytes.fromhex("2d5fd3a80bb34d45abf7d3d84834ab0c")
+"""GUIDs, as stored, of the region with the metadata, and of the item in it that names a parent."""
+MOST_ENTRIES = 2047
+"""Entries of the region table, and of the metadata."""
 _LINKS = ("parent_linkage", "parent_linkage2")
 _GUID = re.compile(r"\{?(\w{8})-(\w{4})-(\w{4})-(\w{4})-(\w{12})\}?", re.ASCII)
 
@@ -48,10 +48,10 @@ def parent_guids(read: ReadAt) -> list[bytes]:
 def _metadata_at(read: ReadAt, at: int) -> Iterator[int]:
     """Yield the places of metadata that a region table lists."""
     table = read(at, _TABLE_BYTES)
-    count = min(int.from_bytes(table[8:12], "little"), _MOST_ENTRIES)
+    count = min(int.from_bytes(table[8:12], "little"), MOST_ENTRIES)
     for number in range(count if table.startswith(b"regi") else 0):
         entry = table[16 + number * _REGION.size :][: _REGION.size]
-        if len(entry) == _REGION.size and entry.startswith(_METADATA):
+        if len(entry) == _REGION.size and entry.startswith(METADATA):
             place = _REGION.unpack(entry)[1]
             if place < 1 << 62:
                 yield place
@@ -60,10 +60,10 @@ def _metadata_at(read: ReadAt, at: int) -> Iterator[int]:
 def _linked(read: ReadAt, place: int) -> Iterator[bytes]:
     """Yield the GUIDs of parents in the metadata at a place."""
     table = read(place, _TABLE_BYTES)
-    count = min(int.from_bytes(table[10:12], "little"), _MOST_ENTRIES)
+    count = min(int.from_bytes(table[10:12], "little"), MOST_ENTRIES)
     for number in range(count if table.startswith(b"metadata") else 0):
         entry = table[32 + number * 32 :][: _ITEM.size]
-        if len(entry) == _ITEM.size and entry.startswith(_LOCATOR):
+        if len(entry) == _ITEM.size and entry.startswith(PARENT_LOCATOR):
             _, offset, length = _ITEM.unpack(entry)
             yield from _in_locator(read(place + offset, min(length, _TABLE_BYTES)))
 

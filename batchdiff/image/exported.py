@@ -32,7 +32,7 @@ from batchdiff.qcow2.faults import FormatError
 from batchdiff.qemu.export import BlockDevice, Export
 from batchdiff.qemu.nbd import NbdConnection
 
-_MOST_RUNS = 2_000_000
+_MOST_LISTED = 2_000_000
 """The most runs, of 16 bytes each, of one image, and of all that are kept; holes after that many count as data."""
 
 _Offsets = npt.NDArray[np.int64]
@@ -285,7 +285,7 @@ def _joined(size: int, runs: Iterator[tuple[int, int]]) -> _DiskRuns:
     """Collect runs of data; adjacent ones become one."""
     table = array("q")
     for start, end in runs:
-        if table and (table[-1] == start or len(table) >= 2 * _MOST_RUNS):
+        if table and (table[-1] == start or len(table) >= 2 * _MOST_LISTED):
             table[-1] = end
         else:
             table.extend((start, end))
@@ -295,6 +295,6 @@ def _joined(size: int, runs: Iterator[tuple[int, int]]) -> _DiskRuns:
 
 def _keep(key: _Key, found: _DiskRuns) -> None:
     _kept[key] = found
-    while len(_kept) > 1 and sum(len(each.starts) for each in _kept.values()) > _MOST_RUNS:
+    while len(_kept) > 1 and sum(len(each.starts) for each in _kept.values()) > _MOST_LISTED:
         with suppress(KeyError, StopIteration):
             del _kept[next(iter(_kept))]

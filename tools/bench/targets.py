@@ -196,6 +196,10 @@ TARGETS = (
     ),
     *(Target(f"plan, {form} guests, against raw", 1.3, "x", _ratio("mapped", form, "raw")) for form in MAPPED),
     *(
+        Target(f"apply, {form} guests, against raw", 1.3, "x", _ratio("mapped, apply", form, "raw"))
+        for form in MAPPED
+    ),
+    *(
         Target(f"reading {kind}, against nbdcopy", 2, "x", _ratio(f"exported {kind}", READER, NBDCOPY))
         for kind in EXPORTED
     ),
