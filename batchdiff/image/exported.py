@@ -32,7 +32,7 @@ from batchdiff.qcow2.faults import FormatError
 from batchdiff.qemu.export import BlockDevice, Export
 from batchdiff.qemu.nbd import NbdConnection
 
-_MOST_RUNS = 2_000_000
+_MOST_LISTED = 2_000_000
 """The most runs, of 16 bytes each, of one image, and of all that are kept; holes after that many count as data."""
 
 _Offsets = npt.NDArray[np.int64]
@@ -138,7 +138,7 @@ def plain_device(source: ImageSource) -> BlockDevice:
 class ExportedLayer:
     """An image in a format that QEMU exports; ``inspect`` checks its header before QEMU sees the file.
 
-    ``device`` returns what QEMU needs to open it. ``file``: the file, if it is open already.
+    ``device`` returns what QEMU needs. ``file``: the file, if it is open already.
     """
 
     def __init__(
@@ -165,8 +165,7 @@ class ExportedLayer:
             raise
 
     def _read_at(self, offset: int, length: int) -> bytes:
-        length = min(length, max(self._file.size - offset, 0))
-        return self._file.read_exactly(length, offset)
+        return self._file.read_exactly(min(length, max(self._file.size - offset, 0)), offset)
 
     def _key(self) -> _Key:
         now = self.fingerprint()
@@ -286,7 +285,7 @@ def _joined(size: int, runs: Iterator[tuple[int, int]]) -> _DiskRuns:
     """Collect runs of data; adjacent ones become one."""
     table = array("q")
     for start, end in runs:
-        if table and (table[-1] == start or len(table) >= 2 * _MOST_RUNS):
+        if table and (table[-1] == start or len(table) >= 2 * _MOST_LISTED):
             table[-1] = end
         else:
             table.extend((start, end))
@@ -296,6 +295,6 @@ def _joined(size: int, runs: Iterator[tuple[int, int]]) -> _DiskRuns:
 
 def _keep(key: _Key, found: _DiskRuns) -> None:
     _kept[key] = found
-    while len(_kept) > 1 and sum(len(each.starts) for each in _kept.values()) > _MOST_RUNS:
+    while len(_kept) > 1 and sum(len(each.starts) for each in _kept.values()) > _MOST_LISTED:
         with suppress(KeyError, StopIteration):
             del _kept[next(iter(_kept))]

@@ -107,7 +107,7 @@ def test_segments_are_gapless_and_holes_are_found(layer):
 def test_adjacent_runs_are_one_and_runs_beyond_the_limit_are_joined(monkeypatch):
     runs = [(0, 1), (1, 2), (4, 5), (8, 9)]
     assert exported._joined(10, iter(runs)).starts.tolist() == [0, 4, 8]
-    monkeypatch.setattr(exported, "_MOST_RUNS", 2)
+    monkeypatch.setattr(exported, "_MOST_LISTED", 2)
     found = exported._joined(10, iter(runs))
     assert (found.starts.tolist(), found.ends.tolist()) == ([0, 4], [2, 9])
 

@@ -107,6 +107,14 @@ def test_the_server_reads_no_other_file(tmp_path):
     os.close(fd)
 
 
+def test_a_vm_can_start_on_the_image_meanwhile(path, fd):
+    """Whoever reads the image holds it as far as needed; a scan does not."""
+    export = Export(str(path), fd, BlockDevice("vmdk"))
+    assert head(export) == notation.content("4k:A")
+    notation.run("qemu-io", "-f", "vmdk", "-c", "write -q 0 64k", str(path))
+    export.close()
+
+
 def test_a_qemu_nbd_that_prints_without_end(fd, path, tmp_path, monkeypatch):
     program = tmp_path / "bin" / "qemu-nbd"
     program.parent.mkdir()
