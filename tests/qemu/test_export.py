@@ -149,12 +149,12 @@ time.sleep(600)
 """
 
 
-def killed(path, *, before="", after=""):
-    """Kill a process that has an export; return the processes of the export."""
+def killed(path, *, before="", after="", expected=2):
+    """Kill a process that has an export; return the processes of the export, after any that it prints itself."""
     argv = [sys.executable, "-c", _SERVE.format(before=before, after=after), str(path)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
         pids = [int(word) for word in process.stdout.readline().split()]
-        assert len(pids) == 2
+        assert len(pids) == expected
         assert all(is_running(pid) for pid in pids)
         process.send_signal(signal.SIGKILL)
     return pids
@@ -163,6 +163,16 @@ def killed(path, *, before="", after=""):
 def test_it_ends_with_a_process_that_is_killed(path, temporary):
     assert all(ends(pid) for pid in killed(path))
     assert list(temporary.iterdir()) == []
+
+
+def test_it_ends_with_a_process_that_is_killed_though_a_worker_lives(path):
+    after = "worker = os.fork()\nif not worker: time.sleep(600)\nos.write(1, b'%d ' % worker)"
+    worker, *pids = killed(path, after=after, expected=3)
+    try:
+        assert all(ends(pid) for pid in pids)
+        assert is_running(worker)
+    finally:
+        os.kill(worker, signal.SIGKILL)
 
 
 def test_a_stopped_server_ends_with_a_process_that_is_killed(path):
