@@ -68,7 +68,7 @@ def _empty(kind: str, secret: str, options: str) -> bytes:
 
 
 def opened(path: Path, kind: str, backing: str = "") -> str:
-    """Options by which QEMU opens an image with the secret ``s``; ``backing``: the kind of an encrypted backing."""
+    """Options by which QEMU opens an image with the secret ``s``; ``backing``: that of an encrypted backing."""
     key = f"backing.{PREFIX[backing]}key-secret=s" if backing else f"{PREFIX[kind]}key-secret=s"
     return f"driver={kind},{key},file.filename={path}"
 
