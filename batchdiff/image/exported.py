@@ -96,6 +96,8 @@ class _SharedExport:
         except ProgramError as error:
             # Without qemu-nbd, only images of these formats are refused; the others can still be planned.
             raise ImageError(f"cannot read {self._path}", why=error.reason, remedy=error.remedy) from error
+        except OSError as error:
+            raise ImageError(f"cannot read {self._path}", why=error.strerror or str(error)) from error
 
     def is_of(self, fd: int) -> bool:
         """Return whether it exports the file that is open as ``fd``."""
@@ -178,7 +180,11 @@ class ExportedLayer:
                 key = self._key()
                 found = _shared.get(key)
                 if found is None:
-                    found = _shared[key] = _SharedExport(self.path, self.fd, self._device)
+                    try:
+                        found = _shared[key] = _SharedExport(self.path, self.fd, self._device)
+                    except OSError as error:
+                        why = error.strerror or str(error)
+                        raise ImageError(f"cannot read {self.path}", why=why) from error
                 found.users += 1
                 self._export = found
         return self._export
