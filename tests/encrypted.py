@@ -68,7 +68,7 @@ def _empty(kind: str, secret: str, options: str) -> bytes:
 
 
 def opened(path: Path, kind: str, backing: str = "") -> str:
-    """How QEMU is asked to open an image with the secret ``s``; ``backing``: the kind of an encrypted backing."""
+    """Options by which QEMU opens an image with the secret ``s``; ``backing``: that of an encrypted backing."""
     key = f"backing.{PREFIX[backing]}key-secret=s" if backing else f"{PREFIX[kind]}key-secret=s"
     return f"driver={kind},{key},file.filename={path}"
 
@@ -87,7 +87,7 @@ def qemu_io(path: Path, kind: str, secret: Path, command: str, *, backing: str =
 
 
 def content(path: Path, kind: str, secret: Path, copy: Path) -> bytes:
-    """What QEMU reads in an encrypted image."""
+    """The bytes that QEMU reads in an encrypted image."""
     secrets = ["--object", f"secret,id=s,file={secret}"]
     notation.run("qemu-img", "convert", *secrets, "-O", "raw", "--image-opts", opened(path, kind), str(copy))
     return copy.read_bytes()

@@ -57,7 +57,9 @@ def why_unusable_as_secret(path: str) -> str:
             return "that descriptor is not open; open it in the shell, as in `batchdiff ... 3< FILE`"
         return error.strerror or str(error)
     if stat.S_ISFIFO(status.st_mode) and is_descriptor(path):
-        return ""
+        # Whoever holds the other end of a pipe, too, waits for its own end.
+        mode = fcntl.fcntl(int(path.rpartition("/")[2]), fcntl.F_GETFL) & os.O_ACCMODE
+        return "" if mode == os.O_RDONLY else "that descriptor is not open for reading only"
     if not stat.S_ISREG(status.st_mode):
         return "it is neither a regular file nor an open descriptor such as /dev/fd/3"
     if status.st_size == 0:
@@ -93,7 +95,7 @@ def readable_secret(path: str) -> ReadableSecret:
             raise SecretError(
                 f"cannot read the secret file {path}",
                 why=why,
-                remedy="Bring it back, then run the same command again.",
+                remedy="Bring it back; or name another file as `secret_file` in the manifest, and plan again.",
             )
         if not is_descriptor(path):
             return ReadableSecret(path)
@@ -107,8 +109,11 @@ def _by_descriptor(fd: int) -> ReadableSecret:
 
 def _in_memory(path: str) -> int:
     """Copy a secret into memory, and return the descriptor of the copy, which is never closed."""
-    with open(path, "rb") as file:
-        secret = file.read(_LARGEST + 1)
+    try:
+        with open(path, "rb") as file:
+            secret = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise SecretError(f"cannot read the secret from {path}", why=error.strerror or str(error)) from error
     if not 0 < len(secret) <= _LARGEST:
         why = "it is empty" if not secret else f"it has more than {format_size(_LARGEST)}"
         raise SecretError(

@@ -21,7 +21,7 @@ def crc32c(data: bytes) -> int:
     return value ^ 0xFFFFFFFF
 
 
-def checksum_of(data: bytes) -> int:
+def vhdx_checksum(data: bytes) -> int:
     """Return the checksum of a structure of VHDX, whose bytes 4 to 8 hold it and count as zeros."""
     return crc32c(data[:4] + bytes(4) + data[8:])
 

@@ -33,8 +33,10 @@ demand 2^32 in each slot, and all of them are tried before QEMU finds that no sl
 """
 
 _LUKS2 = (
-    "Back the image up and shut its VM down. Then `cryptsetup convert --type luks1 IMAGE` converts its header, if"
-    " its key slots use PBKDF2 (`cryptsetup luksConvertKey --pbkdf pbkdf2 IMAGE` converts one)."
+    "Back the image up and shut its VM down. If its sectors are 512 bytes (`cryptsetup luksDump IMAGE`),"
+    " `cryptsetup luksConvertKey --pbkdf pbkdf2 IMAGE` and `cryptsetup convert --type luks1 IMAGE` convert its"
+    " header. Otherwise open it with `cryptsetup open`, and copy that device into a new image with"
+    " `qemu-img convert -O luks`."
 )
 
 _FEWER = "`cryptsetup luksChangeKey --pbkdf-force-iterations 1000000 IMAGE` lowers the number of a key slot."

@@ -21,24 +21,23 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from batchdiff.foreign.crc32c import checksum_of
+from batchdiff.foreign.crc32c import vhdx_checksum
 from batchdiff.foreign.header import ReadAt, exactly, require_mappable
 from batchdiff.foreign.vdi import DIFFERENCE
 from batchdiff.foreign.vhdx_log import has_valid_entry
+from batchdiff.foreign.vhdx_parent import MARK, METADATA, MOST_ENTRIES, PARENT_LOCATOR
 from batchdiff.qcow2.faults import FormatError, require
 from batchdiff.units import KIB, MIB, SECTOR, TIB, ceil_div, format_size
 
-_MARK = b"vhdxfile"
 _HEADERS_AT, _HEADER_BYTES = (64 * KIB, 128 * KIB), 4 * KIB
 _HEADER = struct.Struct("<4sIQ16s16s16sHHIQ")
 _REGIONS_AT, _TABLE_BYTES = 192 * KIB, 64 * KIB
 _REGIONS, _REGION = struct.Struct("<4sII4x"), struct.Struct("<16sQII")
 _METADATA, _ITEM = struct.Struct("<8s2xH20x"), struct.Struct("<16sIII4x")
-_BAT, _ITEMS = bytes.fromhex("6677c22d23f600429d64115e9bfd4a08"), bytes.fromhex("06a27c8b90479a4bb8fe575f050f886e")
+_BAT = bytes.fromhex("6677c22d23f600429d64115e9bfd4a08")
 _PARAMETERS = bytes.fromhex("3767a1ca36fa434db3b633f0aa44e76b")
 _SIZE = bytes.fromhex("2442a52f1bcd7648b2115dbed83bf4b8")
 _SECTOR_SIZE = bytes.fromhex("1dbf41816fa90947ba47f233a8faab5f")
-_PARENT = bytes.fromhex("2d5fd3a80bb34d45abf7d3d84834ab0c")
 _KNOWN = {
     _PARAMETERS: 8,
     _SIZE: 8,
@@ -49,7 +48,6 @@ _KNOWN = {
 """Items of metadata, by their GUIDs as stored, and their lengths."""
 _CHUNK = (1 << 23) * SECTOR
 """Bytes of the disk for which there is one bitmap of sectors."""
-_MOST_ENTRIES = 2047
 _REQUIRED_REGION, _REQUIRED_ITEM, _HAS_PARENT = 1, 4, 2
 
 _NOT_PRESENT = (0, 1, 2, 3, 5)
@@ -64,16 +62,16 @@ _REPLAY = (
     " COPY`, and use the copy in the manifest."
 )
 
-Offsets = npt.NDArray[np.int64]
+_Offsets = npt.NDArray[np.int64]
 
 
 class DiskMap(NamedTuple):
     """The size of a disk, and its runs of data, ascending: start, end, and offset in the file."""
 
     size: int
-    starts: Offsets
-    ends: Offsets
-    offsets: Offsets
+    starts: _Offsets
+    ends: _Offsets
+    offsets: _Offsets
 
 
 class _Place(NamedTuple):
@@ -133,7 +131,7 @@ def map_vhdx(read: ReadAt, file_size: int) -> DiskMap:
 
 
 def _inspected(read: ReadAt, file_size: int) -> _Disk:
-    require(read(0, 8) == _MARK, "it is not a VHDX image: its signature is missing")
+    require(read(0, 8) == MARK, "it is not a VHDX image: its signature is missing")
     log = _log(read, file_size)
     regions = _regions(read, file_size)
     table, metadata = regions
@@ -169,19 +167,19 @@ def _log(read: ReadAt, file_size: int) -> _Place:
 
 def _is_header(head: bytes) -> bool:
     signature, checksum, _, _, _, _, _, version, *_ = _HEADER.unpack_from(head)
-    return bool(signature == b"head" and version == 1 and checksum == checksum_of(head))
+    return bool(signature == b"head" and version == 1 and checksum == vhdx_checksum(head))
 
 
 def _regions(read: ReadAt, file_size: int) -> tuple[_Place, _Place]:
     """Return the places of the block table and of the metadata."""
     table = exactly(read, _REGIONS_AT, _TABLE_BYTES, "region table")
     signature, checksum, count = _REGIONS.unpack_from(table)
-    is_valid = signature == b"regi" and count <= _MOST_ENTRIES and checksum == checksum_of(table)
+    is_valid = signature == b"regi" and count <= MOST_ENTRIES and checksum == vhdx_checksum(table)
     require(is_valid, "it is damaged: its region table is not valid")
     found: dict[bytes, _Place] = {}
     for number in range(count):
         kind, offset, length, flags = _REGION.unpack_from(table, _REGIONS.size + number * _REGION.size)
-        if kind not in {_BAT, _ITEMS}:
+        if kind not in {_BAT, METADATA}:
             require(not flags & _REQUIRED_REGION, f"it needs an unknown region ({kind.hex()})")
             continue
         place = _Place("block table" if kind == _BAT else "metadata", offset, length)
@@ -190,18 +188,18 @@ def _regions(read: ReadAt, file_size: int) -> tuple[_Place, _Place]:
         require(offset + length <= file_size, f"its {place.name} ends past the end of the file")
         found[kind] = place
     require(len(found) == 2, "it is damaged: it has no block table, or no metadata")
-    return found[_BAT], found[_ITEMS]
+    return found[_BAT], found[METADATA]
 
 
 def _parameters(read: ReadAt, region: _Place) -> tuple[int, int]:
     """Return the sizes of the disk and of a block."""
     table = exactly(read, region.start, _TABLE_BYTES, "metadata")
     signature, count = _METADATA.unpack_from(table)
-    require(signature == b"metadata" and count <= _MOST_ENTRIES, "it is damaged: its metadata is not valid")
+    require(signature == b"metadata" and count <= MOST_ENTRIES, "it is damaged: its metadata is not valid")
     found: dict[bytes, bytes] = {}
     for number in range(count):
         kind, offset, length, flags = _ITEM.unpack_from(table, _METADATA.size + number * _ITEM.size)
-        require(kind != _PARENT, DIFFERENCE)
+        require(kind != PARENT_LOCATOR, DIFFERENCE)
         if kind not in _KNOWN:
             require(not flags & _REQUIRED_ITEM, f"it needs unknown metadata ({kind.hex()})")
             continue
@@ -247,7 +245,7 @@ def _joined(runs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.stack([starts[first], ends[last], offsets[first]])
 
 
-def _check_places(disk: _Disk, file_size: int, offsets: Offsets, stops: Offsets) -> None:
+def _check_places(disk: _Disk, file_size: int, offsets: _Offsets, stops: _Offsets) -> None:
     if (stops > file_size).any():
         raise FormatError(f"a block lies past the end of the file ({file_size} bytes): it is truncated")
     for place in disk.others:

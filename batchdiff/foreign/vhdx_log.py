@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 
-from batchdiff.foreign.crc32c import checksum_of
+from batchdiff.foreign.crc32c import vhdx_checksum
 from batchdiff.foreign.header import ReadAt, exactly
 from batchdiff.units import KIB, MIB
 
@@ -40,6 +40,6 @@ def has_valid_entry(read: ReadAt, start: int, length: int, guid: bytes) -> bool:
             continue
         left -= size
         entry = data[at : at + size]
-        if left < 0 or checksum == checksum_of(entry + data[: size - len(entry)]):
+        if left < 0 or checksum == vhdx_checksum(entry + data[: size - len(entry)]):
             return True
     return False

@@ -16,7 +16,18 @@ import struct
 import numpy as np
 
 from batchdiff.foreign.header import ReadAt, exactly, require_mappable
-from batchdiff.foreign.vmdk import AT_END, HEADER, MOST_SECTORS, TEXT_AT, TEXT_BYTES, inspect_descriptor
+from batchdiff.foreign.vmdk import (
+    AT_END,
+    DIRECTORY_OUTSIDE,
+    INVALID_SIZES,
+    MOST_SECTORS,
+    NO_DESCRIPTOR,
+    NO_SIGNATURE,
+    SPARSE_HEADER,
+    TEXT_AT,
+    TEXT_BYTES,
+    inspect_descriptor,
+)
 from batchdiff.qcow2.faults import require
 from batchdiff.units import KIB, SECTOR, align_up, ceil_div
 
@@ -31,8 +42,10 @@ _LEAST_STORED = 12
 
 def is_stream_optimized(read: ReadAt) -> bool:
     """Return whether a file begins like a compressed VMDK image."""
-    head = read(0, HEADER.size)
-    return len(head) == HEADER.size and head.startswith(b"KDMV") and HEADER.unpack(head)[-1] == _DEFLATE
+    head = read(0, SPARSE_HEADER.size)
+    return (
+        len(head) == SPARSE_HEADER.size and head.startswith(b"KDMV") and SPARSE_HEADER.unpack(head)[-1] == _DEFLATE
+    )
 
 
 def inspect_vmdk_stream(read: ReadAt, file_size: int) -> None:
@@ -40,15 +53,15 @@ def inspect_vmdk_stream(read: ReadAt, file_size: int) -> None:
 
     :raises FormatError: it is not one, is damaged, or has a parent; or a part of the file is used twice.
     """
-    first = HEADER.unpack(exactly(read, 0, HEADER.size, "header"))
+    first = SPARSE_HEADER.unpack(exactly(read, 0, SPARSE_HEADER.size, "header"))
     mark, _, _, capacity, _, text_at, text_size, *_, compression = first
-    require(mark == b"KDMV", "it is not a VMDK image: its signature is missing")
+    require(mark == b"KDMV", NO_SIGNATURE)
     require(compression == _DEFLATE, f"its compression {compression} is unknown (1 is known)")
     # Without a capacity, QEMU would treat the file as a text descriptor, and open the extents that it names.
     require(capacity > 0, "its size is 0")
     require(
         text_at * SECTOR == TEXT_AT and 0 < text_size * SECTOR <= TEXT_BYTES,
-        "its descriptor is missing, too large, or not right behind the header",
+        NO_DESCRIPTOR,
     )
     exactly(read, TEXT_AT, text_size * SECTOR, "descriptor")
     inspect_descriptor(read(TEXT_AT, TEXT_BYTES), "streamoptimized")
@@ -64,7 +77,7 @@ def _footer(read: ReadAt, file_size: int) -> tuple[int, ...]:
     marks = [_MARKER.unpack_from(tail)[1:], _MARKER.unpack_from(end)]
     is_marked = marks == [(0, _FOOTER), (0, 0, _END_OF_STREAM)] and tail[SECTOR : SECTOR + 4] == b"KDMV"
     require(is_marked, "it is truncated: its footer is missing")
-    fields = HEADER.unpack_from(tail, SECTOR)
+    fields = SPARSE_HEADER.unpack_from(tail, SECTOR)
     require(fields[-1] == _DEFLATE, "its footer contradicts its header about its compression")
     return fields
 
@@ -74,13 +87,13 @@ def _inspect_tables(read: ReadAt, file_size: int, fields: tuple[int, ...]) -> No
     require(version <= 3, f"VMDK version {version} is unknown (1 to 3 are known)")
     require(
         8 <= grain <= _LARGEST_GRAIN and grain & (grain - 1) == 0 and 0 < entries <= 512,
-        "its grains or tables have invalid sizes",
+        INVALID_SIZES,
     )
     require(capacity <= MOST_SECTORS, f"its size of {capacity} sectors exceeds 64 TiB")
     require_mappable(capacity, grain)
     require(data_at * SECTOR <= file_size, "it is truncated: its first grain is missing")
     count = ceil_div(capacity, grain * entries)
-    require(directory * SECTOR + count * 4 <= file_size, "its grain directory is outside the file")
+    require(directory * SECTOR + count * 4 <= file_size, DIRECTORY_OUTSIDE)
     tables = np.frombuffer(exactly(read, directory * SECTOR, count * 4, "grain directory"), dtype="<u4")
     tables = np.sort(tables[tables != 0]).astype(np.int64) * SECTOR
     length = entries * 4

@@ -32,7 +32,7 @@ from batchdiff.qcow2.faults import FormatError
 from batchdiff.qemu.export import BlockDevice, Export
 from batchdiff.qemu.nbd import NbdConnection
 
-_MOST_RUNS = 2_000_000
+_MOST_LISTED = 2_000_000
 """The most runs, of 16 bytes each, of one image, and of all that are kept; holes after that many count as data."""
 
 _Offsets = npt.NDArray[np.int64]
@@ -96,6 +96,8 @@ class _SharedExport:
         except ProgramError as error:
             # Without qemu-nbd, only images of these formats are refused; the others can still be planned.
             raise ImageError(f"cannot read {self._path}", why=error.reason, remedy=error.remedy) from error
+        except OSError as error:
+            raise ImageError(f"cannot read {self._path}", why=error.strerror or str(error)) from error
 
     def is_of(self, fd: int) -> bool:
         """Return whether it exports the file that is open as ``fd``."""
@@ -138,7 +140,7 @@ def plain_device(source: ImageSource) -> BlockDevice:
 class ExportedLayer:
     """An image in a format that QEMU exports; ``inspect`` checks its header before QEMU sees the file.
 
-    ``device`` returns what QEMU needs to open it.
+    ``device`` returns what QEMU needs. ``file``: the file, if it is open already.
     """
 
     def __init__(
@@ -149,7 +151,6 @@ class ExportedLayer:
         device: Callable[[ImageSource], BlockDevice] = plain_device,
         file: ImageFile | None = None,
     ) -> None:
-        """Inspect the header. ``file``: the file, if it is open already; it is closed with this layer."""
         self._source, self._observer = source, observer
         self._file = file or ImageFile(source.path, observer)
         self.path, self.fd = source.path, self._file.fd
@@ -166,8 +167,7 @@ class ExportedLayer:
             raise
 
     def _read_at(self, offset: int, length: int) -> bytes:
-        length = min(length, max(self._file.size - offset, 0))
-        return self._file.read_exactly(length, offset)
+        return self._file.read_exactly(min(length, max(self._file.size - offset, 0)), offset)
 
     def _key(self) -> _Key:
         now = self.fingerprint()
@@ -180,7 +180,11 @@ class ExportedLayer:
                 key = self._key()
                 found = _shared.get(key)
                 if found is None:
-                    found = _shared[key] = _SharedExport(self.path, self.fd, self._device)
+                    try:
+                        found = _shared[key] = _SharedExport(self.path, self.fd, self._device)
+                    except OSError as error:
+                        why = error.strerror or str(error)
+                        raise ImageError(f"cannot read {self.path}", why=why) from error
                 found.users += 1
                 self._export = found
         return self._export
@@ -287,7 +291,7 @@ def _joined(size: int, runs: Iterator[tuple[int, int]]) -> _DiskRuns:
     """Collect runs of data; adjacent ones become one."""
     table = array("q")
     for start, end in runs:
-        if table and (table[-1] == start or len(table) >= 2 * _MOST_RUNS):
+        if table and (table[-1] == start or len(table) >= 2 * _MOST_LISTED):
             table[-1] = end
         else:
             table.extend((start, end))
@@ -297,6 +301,6 @@ def _joined(size: int, runs: Iterator[tuple[int, int]]) -> _DiskRuns:
 
 def _keep(key: _Key, found: _DiskRuns) -> None:
     _kept[key] = found
-    while len(_kept) > 1 and sum(len(each.starts) for each in _kept.values()) > _MOST_RUNS:
+    while len(_kept) > 1 and sum(len(each.starts) for each in _kept.values()) > _MOST_LISTED:
         with suppress(KeyError, StopIteration):
             del _kept[next(iter(_kept))]

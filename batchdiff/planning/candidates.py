@@ -19,7 +19,7 @@ from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
 from batchdiff.image.layer import Losses
 from batchdiff.image.open import OverlayError, inspect, open_image, open_layer
-from batchdiff.image.template_storage import TemplateRisk, template_risk
+from batchdiff.image.storage.template_storage import TemplateRisk, template_risk
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.block_stack import Underlying, all_underlying
 from batchdiff.manifest.manifest import GuestEntry, Manifest

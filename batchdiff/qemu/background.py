@@ -111,8 +111,24 @@ def _watcher() -> Iterator[subprocess.Popen[bytes]]:
         process_group=0,
     )
     programs.running.add(watcher)
-    with cast("IO[bytes]", watcher.stdin):
+    with cast("IO[bytes]", watcher.stdin) as pipe:
+        _pipes.add(pipe)
         try:
             yield watcher
         finally:
+            _pipes.discard(pipe)
             programs.kill(watcher)
+
+
+_pipes: set[IO[bytes]] = set()
+"""The pipes whose ends are this process's alone."""
+
+
+def _close_pipes() -> None:
+    """Close the pipes in a worker that was just forked: otherwise it would keep the programs running."""
+    for pipe in _pipes:
+        pipe.close()
+    _pipes.clear()
+
+
+os.register_at_fork(after_in_child=_close_pipes)

@@ -47,6 +47,14 @@ def test_a_pipe_that_nothing_was_written_to():
     os.close(reading)
 
 
+def test_the_end_of_a_pipe_that_is_for_writing():
+    reading, writing = os.pipe()
+    with pytest.raises(ImageError, match="not open for reading only"):
+        readable_secret(f"/dev/fd/{writing}")
+    for each in (reading, writing):
+        os.close(each)
+
+
 def test_a_pipe_with_more_than_a_secret(monkeypatch):
     monkeypatch.setattr("batchdiff.files.secret_files._LARGEST", 4)
     reading = piped(SECRET)

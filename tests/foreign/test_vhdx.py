@@ -1,4 +1,7 @@
-"""batchdiff.foreign.vhdx: images are mapped as QEMU reads them, and faults are refused before QEMU sees one."""
+"""batchdiff.foreign.vhdx: images are mapped as QEMU reads them, and faults are refused before QEMU sees one.
+
+Guards foreign/crc32c.py and foreign/vhdx_log.py.
+"""
 
 import os
 import shutil
@@ -408,7 +411,7 @@ def test_the_inspection_reads_nothing_of_the_blocks(tmp_path):
     ],
 )
 def test_crc32c(data, expected):
-    """Guards crc32c.py; the values are those of RFC 3720, B.4."""
+    """The values are those of RFC 3720, B.4."""
     assert crc32c(data) == expected
 
 

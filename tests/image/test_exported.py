@@ -1,8 +1,10 @@
 """batchdiff.image.exported: images that QEMU reads for us, shared by workers, and errors if it ends or hangs."""
 
+import contextlib
 import gc
 import itertools
 import os
+import resource
 import signal
 import threading
 from pathlib import Path
@@ -107,7 +109,7 @@ def test_segments_are_gapless_and_holes_are_found(layer):
 def test_adjacent_runs_are_one_and_runs_beyond_the_limit_are_joined(monkeypatch):
     runs = [(0, 1), (1, 2), (4, 5), (8, 9)]
     assert exported._joined(10, iter(runs)).starts.tolist() == [0, 4, 8]
-    monkeypatch.setattr(exported, "_MOST_RUNS", 2)
+    monkeypatch.setattr(exported, "_MOST_LISTED", 2)
     found = exported._joined(10, iter(runs))
     assert (found.starts.tolist(), found.ends.tolist()) == ([0, 4], [2, 9])
 
@@ -219,6 +221,33 @@ def test_without_qemu_nbd(source, monkeypatch, tmp_path):
     with pytest.raises(ImageError, match=r"cannot run qemu-nbd: No such file or directory.*Debian: qemu-utils"):
         layer.start()
     layer.close()
+
+
+@pytest.mark.parametrize("left", range(14))
+def test_too_few_descriptors(source, left):
+    """At each of the calls that need one, the error names the image and the limit, and nothing stays open."""
+    layer, fillers, failed = ExportedLayer(source, None, accept), [], None
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(each) for each in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 40, limits[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                fillers.append(os.dup(layer.fd))
+        for _ in range(left):
+            os.close(fillers.pop())
+        layer.start()
+    except ImageError as error:
+        failed = error
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        layer.close()
+        for fd in fillers:
+            os.close(fd)
+    assert left not in {0, 4, 13} or (failed is None) == (left == 13)
+    assert failed is None or source.path in str(failed)
+    assert failed is None or "ulimit -n" in failed.remedy
+    assert servers() == []
 
 
 def test_another_file_that_takes_its_place_is_not_read(source, tmp_path):

@@ -220,6 +220,20 @@ def test_a_secret_file_that_is_gone_when_the_original_is_there(tmp_path):
         encrypted.assert_same(tmp_path / f"{kind}.img", kind, encrypted.secret_file(fleet.secret), fleet.copy)
 
 
+@pytest.mark.parametrize("lost", ["secret", "other-secret"])
+def test_a_secret_file_that_is_gone_is_not_damage(tmp_path, lost):
+    fleet = Fleet(tmp_path, "luks", ["luks"])
+    fleet.convert("quarantine")
+    (tmp_path / lost).rename(tmp_path / "away")
+    said = fleet.run("verify", PLAN, expect=None).stdout
+    assert "damaged" not in said
+    assert "unknown" in said
+    (tmp_path / lost).write_text("not the secret")
+    said = fleet.run("verify", PLAN, expect=None).stdout
+    assert "damaged" not in said
+    assert "no key slot opens with the secret" in " ".join(said.split())
+
+
 def test_secrets_from_descriptors(tmp_path):
     """Two secrets from pipes, each of which a command can read only once; scanned by several processes."""
     fleet = Fleet(tmp_path, "luks", KINDS)

@@ -31,7 +31,7 @@ guests:
 
 
 class Watcher(threading.Thread):
-    """Reads what /proc shows of all processes, again and again, until it is told to stop."""
+    """Reads what /proc shows of all processes, again and again, until the end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ def test_no_secret_is_ever_shown(fleet, watcher):
     # A VM writes to one overlay, so that its image has to be rebuilt; the other original comes back.
     encrypted.qemu_io(fleet / "luks.qcow2", "qcow2", fleet / "keys/template", "write -P 9 3M 8k", backing="luks")
     traced(fleet, 5, "restore", plan, "--yes", "-v")
-    # Errors: a secret that does not fit, also with `--json`, and one that is no text.
+    # Errors: a secret that does not fit, also with `--json`, and one that is not text.
     shutil.copy(fleet / "keys/guest", fleet / "keys/kept")
     (fleet / "keys/guest").write_text(f"{SECRETS['guest']} and more\n")
     traced(fleet, 6, "plan", "fleet.yaml", "-v", "--json", "-o", "other.json", expect=1)

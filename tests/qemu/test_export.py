@@ -107,6 +107,14 @@ def test_the_server_reads_no_other_file(tmp_path):
     os.close(fd)
 
 
+def test_a_vm_can_start_on_the_image_meanwhile(path, fd):
+    """Whoever reads the image holds it as far as needed; a scan does not."""
+    export = Export(str(path), fd, BlockDevice("vmdk"))
+    assert head(export) == notation.content("4k:A")
+    notation.run("qemu-io", "-f", "vmdk", "-c", "write -q 0 64k", str(path))
+    export.close()
+
+
 def test_a_qemu_nbd_that_prints_without_end(fd, path, tmp_path, monkeypatch):
     program = tmp_path / "bin" / "qemu-nbd"
     program.parent.mkdir()
@@ -141,12 +149,12 @@ time.sleep(600)
 """
 
 
-def killed(path, *, before="", after=""):
-    """Kill a process that has an export; return the processes of the export."""
+def killed(path, *, before="", after="", expected=2):
+    """Kill a process that has an export; return the processes of the export, after any that it prints itself."""
     argv = [sys.executable, "-c", _SERVE.format(before=before, after=after), str(path)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
         pids = [int(word) for word in process.stdout.readline().split()]
-        assert len(pids) == 2
+        assert len(pids) == expected
         assert all(is_running(pid) for pid in pids)
         process.send_signal(signal.SIGKILL)
     return pids
@@ -155,6 +163,16 @@ def killed(path, *, before="", after=""):
 def test_it_ends_with_a_process_that_is_killed(path, temporary):
     assert all(ends(pid) for pid in killed(path))
     assert list(temporary.iterdir()) == []
+
+
+def test_it_ends_with_a_process_that_is_killed_though_a_worker_lives(path):
+    after = "worker = os.fork()\nif not worker: time.sleep(600)\nos.write(1, b'%d ' % worker)"
+    worker, *pids = killed(path, after=after, expected=3)
+    try:
+        assert all(ends(pid) for pid in pids)
+        assert is_running(worker)
+    finally:
+        os.kill(worker, signal.SIGKILL)
 
 
 def test_a_stopped_server_ends_with_a_process_that_is_killed(path):
