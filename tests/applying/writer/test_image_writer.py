@@ -321,4 +321,13 @@ def test_holes_stay_holes(tmp_path):
 def test_options_are_all_tried():
     """Whoever adds an option to the overlay's must think of these tests."""
     names = {field.name for field in dataclasses.fields(OverlayOptions)}
-    assert names == {"cluster_size", "extended_l2", "compression", "backing_path", "lazy_refcounts"}
+    assert names == {
+        "cluster_size",
+        "extended_l2",
+        "compression",
+        "backing_path",
+        "lazy_refcounts",
+        "compression_level",
+        "refcount_bits",
+        "compat",
+    }
