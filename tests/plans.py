@@ -160,8 +160,8 @@ _OPTIONS = (
         lazy_refcounts=st.booleans(),
         compression_level=st.sampled_from([None, None, 1, 9]),
         refcount_bits=st.sampled_from([16, *REFCOUNT_BITS]),
-        compat=st.sampled_from([Compat.V3, Compat.V3, Compat.V2]),
     )
+    | st.builds(OverlayOptions, cluster_size=st.sampled_from(CLUSTER_SIZES), compat=st.just(Compat.V2))
     | st.builds(OverlayOptions, cluster_size=st.sampled_from(CLUSTER_SIZES[5:]), extended_l2=st.just(True))
 ).filter(lambda chosen: not list(contradictions(chosen)))
 _BY_CLUSTER_SIZE = st.dictionaries(st.sampled_from(CLUSTER_SIZES), _SIZES).map(

@@ -24,6 +24,19 @@ from batchdiff.units import align_up
 EXTENT_TREE = 4096
 """ext4 counts a block of the file's list of extents, once the inode cannot hold all, as the file's."""
 
+WORDS = [
+    b"overlay",
+    b"guest",
+    b"template",
+    b"cluster",
+    b"extent",
+    b"hole",
+    b"chain",
+    b"image",
+    b"disk",
+    b"backing",
+]
+
 Options = dict[str, Any]
 
 
@@ -42,9 +55,9 @@ def sensible() -> Iterator[Options]:
     yield {"extended_l2": "auto", "compat": "0.10"}
     yield {"extended_l2": "auto", "cluster_size": 4096}
     for level in (1, 9):
-        yield {"compression": "zlib", "compression_level": level, "compat": "1.1"}
+        yield {"compression": "zlib", "compression_level": level, "compat": "1.1", "cluster_size": 8192}
     for level in (1, 19, 22):
-        yield {"compression": "zstd", "compression_level": level}
+        yield {"compression": "zstd", "compression_level": level, "cluster_size": 8192}
 
 
 def random_options(chance: random.Random) -> Options:
@@ -73,6 +86,7 @@ def write_fleet(folder: Path, chance: random.Random, options: list[Options]) -> 
             at, length = chance.randrange(len(guest)), chance.choice([1, 700, 4096, 9000, 70_000, 150_000])
             piece = chance.choice([bytes, chance.randbytes, lambda size: (b"words " * (size // 6 + 1))[:size]])
             guest[at : at + length] = piece(min(length, len(guest) - at))
+        guest += b" ".join(chance.choices(WORDS, k=20_000))  # its compressed length depends on the level
         guest += chance.choice([b"", bytes(70_000), chance.randbytes(5000)])
         name = f"g{number:02}"
         contents[name] = bytes(guest)

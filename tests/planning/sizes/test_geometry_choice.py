@@ -32,8 +32,12 @@ options = st.builds(
     cluster_size=st.sampled_from([None, *CLUSTER_SIZES]),
     extended_l2=st.sampled_from([False, True, None]),
     refcount_bits=st.sampled_from(REFCOUNT_BITS),
-    compat=st.sampled_from([Compat.V3, Compat.V3, Compat.V2]),
-).filter(lambda chosen: not list(contradictions(chosen)))
+).filter(lambda chosen: not list(contradictions(chosen))) | st.builds(
+    OverlayOptions,
+    cluster_size=st.sampled_from([None, *CLUSTER_SIZES]),
+    extended_l2=st.sampled_from([False, None]),
+    compat=st.just(Compat.V2),
+)
 fixed = options.filter(lambda chosen: chosen.cluster_size is not None and chosen.extended_l2 is not None)
 
 
