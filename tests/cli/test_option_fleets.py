@@ -172,3 +172,32 @@ def test_an_overlay_in_use_is_verified_and_restored(tmp_path, options):
     batchdiff("verify", "fleet.plan.json", cwd=tmp_path)
     batchdiff("restore", "fleet.plan.json", "--guest", "raw", cwd=tmp_path)
     assert_same((tmp_path / "raw.img").read_bytes(), seen)
+
+
+@pytest.mark.parametrize("compression", ["zlib", "zstd"])
+def test_an_estimate_is_that_of_the_level(tmp_path, compression):
+    """Of 1,500 clusters a sample is compressed, or all if refcounts are so narrow that no sample shows the gaps."""
+    chance = random.Random(3)
+    (tmp_path / "t.img").write_bytes(bytes(6 << 20))
+    text = b" ".join(chance.choices(WORDS, k=1_100_000))[: 6 << 20]
+    lines = []
+    for name, more in {"fast": {"compression_level": 1}, "small": {"compression_level": 9}}.items():
+        for bits in (16, 4):
+            (tmp_path / f"{name}{bits}.img").write_bytes(text)
+            overlay = {"compression": compression, "cluster_size": 4096, "refcount_bits": bits} | more
+            lines.append("  - " + json.dumps({"path": f"{name}{bits}.img", "format": "raw", "overlay": overlay}))
+    (tmp_path / "fleet.yaml").write_text(
+        "version: 1\ntemplate: {path: t.img, format: raw}\nguests:\n" + "\n".join(lines) + "\n"
+    )
+    batchdiff("plan", "fleet.yaml", cwd=tmp_path)
+    errors = {
+        guest["name"]: guest["savings"]["overlay_error_bytes"]
+        for guest in json.loads((tmp_path / "fleet.plan.json").read_text())["guests"]
+    }
+    done = batchdiff("apply", "fleet.plan.json", "--verify", "native", "--json", cwd=tmp_path)
+    found = {event["name"]: event for event in events(done) if event["event"] == "guest"}
+    actual = {name: event["actual_overlay_bytes"] for name, event in found.items()}
+    for name, event in found.items():
+        assert abs(actual[name] - event["predicted_overlay_bytes"]) <= errors[name]
+        assert bool(errors[name]) is name.endswith("16")
+    assert errors["fast16"] < abs(actual["fast16"] - actual["small16"])  # the other level would have shown
