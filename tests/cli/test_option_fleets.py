@@ -16,6 +16,7 @@ import notation
 import pytest
 from commands import Fleet, batchdiff, events, rarely
 from oracle import assert_same
+from overlays import write_sparse
 
 from batchdiff.plan.overlay_options import COMPRESSION_LEVELS, Compression
 from batchdiff.qcow2.geometry import REFCOUNT_BITS
@@ -90,11 +91,25 @@ def write_fleet(folder: Path, chance: random.Random, options: list[Options]) -> 
         guest += chance.choice([b"", bytes(70_000), chance.randbytes(5000)])
         name = f"g{number:02}"
         contents[name] = bytes(guest)
-        (folder / f"{name}.img").write_bytes(guest)
-        lines.append("  - " + json.dumps({"path": f"{name}.img", "overlay": chosen}))
-    head = "version: 1\ntemplate: {path: t.img, format: raw}\ndefaults: {format: raw}\nguests:\n"
+        image_format = write_guest(folder / f"{name}.img", bytes(guest), number)
+        lines.append("  - " + json.dumps({"path": f"{name}.img", "format": image_format, "overlay": chosen}))
+    head = "version: 1\ntemplate: {path: t.img, format: raw}\nguests:\n"
     (folder / "fleet.yaml").write_text(head + "\n".join(lines) + "\n")
     return contents
+
+
+def write_guest(path: Path, content: bytes, number: int) -> str:
+    """Write a guest whose zeros are data, holes, or missing from a qcow2 image; return its format."""
+    if number % 3 == 0:
+        path.write_bytes(content)
+        return "raw"
+    write_sparse(path, content)
+    if number % 3 == 1:
+        return "raw"
+    plain = path.rename(path.with_suffix(".tmp"))
+    notation.run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(plain), str(path))
+    plain.unlink()
+    return "qcow2"
 
 
 def check_fleet(folder: Path, chance: random.Random, options: list[Options]) -> None:
@@ -103,7 +118,7 @@ def check_fleet(folder: Path, chance: random.Random, options: list[Options]) -> 
     planned = {guest["name"]: guest for guest in json.loads((folder / "fleet.plan.json").read_text())["guests"]}
     done = batchdiff("apply", "fleet.plan.json", "--json", cwd=folder, timeout=500)
     written = {event["name"]: event for event in events(done) if event["event"] == "guest"}
-    assert written
+    assert sum(event["status"] == "converted" for event in written.values()) > 0.8 * len(options)
     for (name, content), chosen in zip(contents.items(), options, strict=True):
         part, event = planned[name], written[name]
         if event["status"] == "skipped":  # it would not be smaller
@@ -176,7 +191,7 @@ def test_an_overlay_in_use_is_verified_and_restored(tmp_path, options):
 
 @pytest.mark.parametrize("compression", ["zlib", "zstd"])
 def test_an_estimate_is_that_of_the_level(tmp_path, compression):
-    """Of 1,500 clusters a sample is compressed, or all if refcounts are so narrow that no sample shows the gaps."""
+    """Of 1,500 clusters a sample is compressed; or all, if narrow refcounts leave gaps that no sample shows."""
     chance = random.Random(3)
     (tmp_path / "t.img").write_bytes(bytes(6 << 20))
     text = b" ".join(chance.choices(WORDS, k=1_100_000))[: 6 << 20]

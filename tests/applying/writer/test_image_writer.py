@@ -21,10 +21,17 @@ from batchdiff.applying.writer.image_writer import NewImage
 from batchdiff.extents import Kind, empty, from_runs
 from batchdiff.image.open import open_layer
 from batchdiff.linux.fiemap import physical_extents
-from batchdiff.plan.overlay_options import CLUSTER_SIZES, BackingPath, Compression, OverlayOptions, backing_name
+from batchdiff.plan.overlay_options import (
+    CLUSTER_SIZES,
+    BackingPath,
+    Compat,
+    Compression,
+    OverlayOptions,
+    backing_name,
+)
 from batchdiff.planning.sizes.overlay_sizes import disk_bytes
 from batchdiff.qcow2.faults import FormatError
-from batchdiff.qcow2.geometry import Geometry
+from batchdiff.qcow2.geometry import REFCOUNT_BITS, Geometry
 from batchdiff.qcow2.layout import layout_for
 from batchdiff.units import KIB, MIB, align_up
 
@@ -210,14 +217,21 @@ _PIECES = st.lists(
     cluster_size=st.sampled_from([512, 4096, 65536, 262144]),
     extended_l2=st.booleans(),
     compression=st.sampled_from(Compression),
+    refcount_bits=st.sampled_from(REFCOUNT_BITS),
+    compat=st.sampled_from([Compat.V3, Compat.V3, Compat.V2]),
 )
-def test_random_pairs(tmp_path, pieces, size, cluster_size, extended_l2, compression):
+def test_random_pairs(tmp_path, pieces, size, cluster_size, extended_l2, compression, refcount_bits, compat):
     template = notation.data("T", 0, MIB)
     guest = bytearray(template.ljust(size, b"\0"))
     for at, length, what in pieces:
         length = max(min(length, size - at), 0)  # noqa: PLW2901
         guest[at : at + length] = bytes(length) if what == "0" else notation.data(what, at, length)
-    options = OverlayOptions(cluster_size, extended_l2 and cluster_size >= 16384, compression)
+    options = OverlayOptions(
+        cluster_size, extended_l2 and cluster_size >= 16384, compression, refcount_bits=refcount_bits
+    )
+    if compat is Compat.V2:
+        packed = Compression.NONE if compression is Compression.ZSTD else compression
+        options = OverlayOptions(cluster_size, compression=packed, compat=compat)
     template_path, guest_path = images(tmp_path, template, bytes(guest))
     overlay = tmp_path / "o.qcow2"
     overlay.unlink(missing_ok=True)
