@@ -168,8 +168,10 @@ def _plan_guest(
     if options.compression is Compression.NONE:
         data = extents.pairs(Kind.DATA) * geometry.granule
         sharing = _will_share(candidate, image, geometry.granule, volume.unit)
-        taken = space_taken(image, data, sharing=sharing, unit=volume.unit, known=known)
-        on_disk = disk_bytes(layout, taken.data, volume.unit)
+        small = geometry.granules == 1 and geometry.cluster_size < volume.unit
+        start = layout.data_offset if small else None
+        taken = space_taken(image, data, sharing=sharing, unit=volume.unit, known=known, file_start=start)
+        on_disk = disk_bytes(layout, taken.data, volume.unit) - taken.holes
         size = OverlaySize(layout.file_size, 0, on_disk, taken.shared)
     elif isinstance(compressed, OverlaySize):
         size = compressed
