@@ -63,8 +63,10 @@ def space_taken(  # noqa: PLR0913  # options by keyword
 
     If a unit holds several clusters, data takes no units of its own (see ``disk_bytes`` in ``overlay_sizes``), but
     may leave holes, for whole clusters can be zeros in version 2: ``file_start`` is the file offset from which on
-    the runs are stored, one after the other. Without ``sharing``, nothing counts as shared. ``known``: the extents of
-    a raw image, if it was mapped before (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
+    the runs are stored, one after the other.
+
+    Without ``sharing``, nothing counts as shared. ``known``: the extents of a raw image, if it was mapped before
+    (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
 
     :raises ImageError: the guest's tables are damaged, or its filesystem has a fault.
     """
