@@ -178,7 +178,10 @@ class EntryReader:
             return (*where, "overlay", key) if key in own else (*_DEFAULT_OVERLAY, key)
 
         size = self._cluster_size(merged.get("cluster_size", DEFAULT_CLUSTER_SIZE), place("cluster_size"))
-        extended, level = merged.get("extended_l2", False), merged.get(_LEVEL)
+        extended = merged.get("extended_l2", False)
+        # A level cannot be checked if the compression was rejected.
+        places = ((*where, "overlay", "compression"), (*_DEFAULT_OVERLAY, "compression"))
+        level = None if any(map(self._problems.objects_to, places)) else merged.get(_LEVEL)
         options = OverlayOptions(
             cluster_size=size,
             extended_l2=None if extended == AUTO else bool(extended),

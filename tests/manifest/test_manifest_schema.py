@@ -63,6 +63,17 @@ def test_all_contradictions_are_reported_at_once(folder):
     ]
 
 
+@pytest.mark.parametrize("at", ["guest", "defaults"])
+def test_a_level_of_an_unknown_compression_is_no_second_problem(folder, at):
+    overlay = "overlay: {compression: lz4, compression_level: 9}"
+    if at == "guest":
+        found = problems(guests(raw("clones/a.img", f", {overlay}")))
+    else:
+        found = problems(guests("path: clones/a.img", head=HEAD + f"defaults: {{format: raw, {overlay}}}\n"))
+    assert len(found) == 1
+    assert 'compression: expected one of none, zlib, zstd, found the text "lz4"' in found[0]
+
+
 def test_a_contradiction_is_reported_where_its_key_is(folder):
     """The default that one guest contradicts, not the guest's own key."""
     head = HEAD + "defaults: {format: raw, overlay: {lazy_refcounts: true}}\n"
