@@ -141,6 +141,22 @@ def test_a_standalone_image(tmp_path, compression):
     notation.run("qemu-img", "compare", "-f", "raw", "-F", "qcow2", str(guest), str(tmp_path / "o.qcow2"))
 
 
+@pytest.mark.parametrize("compression", [Compression.NONE, Compression.ZLIB])
+@pytest.mark.parametrize("bits", REFCOUNT_BITS)
+def test_refcounts_of_every_width_in_many_blocks(tmp_path, bits, compression):
+    """More than 10,000 clusters; with 64 bits, each block has the refcounts of 64 of them."""
+    guest = write_sparse(tmp_path / "g.img", pair(7, 7 * MIB, 0)[1])
+    options = OverlayOptions(cluster_size=512, compression=compression, refcount_bits=bits)
+    new = new_image(b"", guest.read_bytes(), options, None)
+    size = write(tmp_path / "o.qcow2", guest, new)
+    layout = layout_for(new.extents, new.virtual_size, new.geometry)
+    assert size == layout.file_size if compression is Compression.NONE else size <= layout.file_size
+    assert layout.refcount_blocks > 1
+    assert (layout.refcount_table_clusters > 1) is (bits >= 32)
+    assert "No errors" in notation.run("qemu-img", "check", str(tmp_path / "o.qcow2"))
+    notation.run("qemu-img", "compare", "-f", "raw", "-F", "qcow2", str(guest), str(tmp_path / "o.qcow2"))
+
+
 def test_an_empty_standalone_image(tmp_path):
     guest = write_sparse(tmp_path / "g.img", bytes(MIB))
     write(tmp_path / "o.qcow2", guest, NewImage(MIB, Geometry(65536), empty(), None))
