@@ -21,12 +21,14 @@ from batchdiff.image_source import ImageFormat
 from batchdiff.plan.overlay_options import (
     AUTO,
     CLUSTER_SIZES,
+    COMPRESSION_LEVELS,
     QED_CLUSTER_SIZES,
     QED_TABLE_SIZES,
     Encryption,
     OverlayOptions,
 )
 from batchdiff.plan.plan import FORMAT_VERSION, Savings, Similarity, Totals, Verdict
+from batchdiff.qcow2.geometry import REFCOUNT_BITS
 
 Schema = dict[str, Any]
 
@@ -47,7 +49,12 @@ FIELDS: dict[str, Schema] = {
     **dict.fromkeys(("mtime_ns", "ctime_ns", "saved_bytes"), INTEGER),
     "allocation_unit": SIZE | {"minimum": 1},
     "cluster_size": {"anyOf": [{"const": AUTO}, CLUSTER_SIZE]},
-    "overlay_bytes_by_cluster_size": BY_SIZE,
+    "extended_l2": {"enum": [True, False, AUTO]},
+    "compression_level": INTEGER | {"minimum": 1, "maximum": max(map(max, COMPRESSION_LEVELS.values()))},
+    "refcount_bits": INTEGER | {"enum": list(REFCOUNT_BITS)},
+    **dict.fromkeys(
+        ("overlay_bytes_by_cluster_size", "standard_l2_disk_bytes", "extended_l2_disk_bytes"), BY_SIZE
+    ),
     "exactness": {"$ref": "#/$defs/exactness"},
     "encryption": {"$ref": "#/$defs/encryption"},
     "table_size": INTEGER | {"enum": list(QED_TABLE_SIZES)},

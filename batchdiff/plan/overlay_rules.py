@@ -10,12 +10,14 @@ from batchdiff.image_source import ImageFormat
 from batchdiff.plan.overlay_options import (
     CLUSTER_SIZES,
     QED_CLUSTER_SIZES,
+    Compat,
     Compression,
     Encryption,
     OverlayFormat,
     OverlayOptions,
     Preallocation,
 )
+from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
 from batchdiff.units import format_size
 
 if TYPE_CHECKING:
@@ -70,6 +72,8 @@ def _of_qed(options: OverlayOptions, written: Mapping[str, Any]) -> Iterator[tup
         ("compression", options.compression is not Compression.NONE, "compressed clusters"),
         ("extended_l2", options.extended_l2, "subclusters"),
         ("lazy_refcounts", options.lazy_refcounts, "refcounts"),
+        ("refcount_bits", options.refcount_bits != DEFAULT_REFCOUNT_BITS, "refcounts"),
+        ("compat", options.compat is not Compat.V3, "versions"),
         ("preallocation", options.preallocation is not Preallocation.OFF, "preallocation"),
         ("encryption", options.encryption is not None, "encryption"),
         ("data_file", "data_file" in written, "external data file"),

@@ -37,6 +37,8 @@ IMPOSSIBLE = [
     ("format: qed, compression: zlib", "compression", "no compressed clusters"),
     ("format: qed, extended_l2: true", "extended_l2", "no subclusters"),
     ("format: qed, lazy_refcounts: true", "lazy_refcounts", "no refcounts"),
+    ("format: qed, refcount_bits: 8", "refcount_bits", "no refcounts"),
+    ("format: qed, compat: '0.10'", "compat", "no versions"),
     ("format: qed, preallocation: full", "preallocation", "no preallocation"),
     (f"format: qed, encryption: {{{LUKS}}}", "encryption", "no encryption"),
     ("format: qed, cluster_size: 2KiB", "cluster_size", "from 4 KiB to 4 MiB"),

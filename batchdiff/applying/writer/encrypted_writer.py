@@ -22,6 +22,7 @@ from batchdiff.applying.writer.stopping import stops
 from batchdiff.extents import Kind, only
 from batchdiff.image.image import Image
 from batchdiff.plan.overlay_options import Encryption, luks_options
+from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
 from batchdiff.qemu.encryption import encrypt, new_luks_header
 
 
@@ -42,7 +43,8 @@ def write_encrypted(
     try:
         only_tables = NewImage(
             virtual_size=new.virtual_size,
-            geometry=new.geometry,
+            # Only version 3 has external data files.
+            geometry=replace(new.geometry, zero_flag=True, refcount_bits=DEFAULT_REFCOUNT_BITS),
             # Zeros are in the tables of the overlay already; if QEMU wrote them, it would give up their places.
             extents=only(new.extents, Kind.DATA),
             backing=None,

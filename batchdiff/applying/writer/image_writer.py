@@ -1,4 +1,4 @@
-"""Write a qcow2 version 3 image: an overlay on a template, or a standalone image.
+"""Write a qcow2 image: an overlay on a template, or a standalone image.
 
 The file is laid out ahead of time (:mod:`batchdiff.qcow2.layout`): tables and data go straight to their
 places, and the header comes last, so that an unfinished file is not a qcow2 image at all.
@@ -38,7 +38,8 @@ class DataPlace(enum.Enum):
 class NewImage:
     """The image to write. ``extents`` in granules; ``backing``: name and format of the backing file, or None.
 
-    ``luks_header``: empty if the image is not encrypted.
+    ``luks_header``: empty if the image is not encrypted. ``compression_level``: None for the default of the
+    compression.
     """
 
     virtual_size: int
@@ -50,6 +51,7 @@ class NewImage:
     preallocation: Preallocation = Preallocation.OFF
     place: DataPlace = DataPlace.INSIDE
     luks_header: bytes = b""
+    compression_level: int | None = None
 
     @property
     def layout_options(self) -> LayoutOptions:
@@ -95,8 +97,10 @@ def _store(fd: int, guest: Image, new: NewImage, start: int, check: Callable[[],
         return UnwrittenStore(new.geometry, start, outside=new.place is DataPlace.OUTSIDE)
     # A VM's first write to a shared block copies it, which takes new space in spite of the preallocation.
     may_share = new.preallocation in {Preallocation.OFF, Preallocation.METADATA}
-    kind = CompressedStore if new.compress else PlainStore
-    return kind(Copier(fd, guest, check, may_share), new.geometry, start)
+    copier = Copier(fd, guest, check, may_share)
+    if new.compress:
+        return CompressedStore(copier, new.geometry, start, level=new.compression_level)
+    return PlainStore(copier, new.geometry, start)
 
 
 def _header(layout: Layout, new: NewImage) -> bytes:

@@ -44,6 +44,7 @@ def write_overlay(
         compress=options.compression is not Compression.NONE,
         lazy_refcounts=options.lazy_refcounts,
         preallocation=options.preallocation,
+        compression_level=options.compression_level,
     )
     if options.encryption is None:
         write_image(fd, original, new, check=check)

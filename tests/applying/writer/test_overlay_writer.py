@@ -47,6 +47,8 @@ SLOW = {
     " ivgen_hash_alg: md5, hash_alg: sha512}",
     "luks-serpent": f"cluster_size: 2MiB, {LUKS}, cipher_alg: serpent-256, ivgen_alg: plain}}",
     "luks-512": f"cluster_size: 512, {LUKS}, cipher_alg: twofish-128, cipher_mode: ctr}}",
+    "luks-version-2": f'compat: "0.10", {LUKS}}}',
+    "luks-refcounts": f"refcount_bits: 1, cluster_size: 4KiB, {LUKS}}}",
     "luks-extended": f"extended_l2: true, cluster_size: 128KiB, {LUKS}}}",
     "luks-full": f"extended_l2: true, preallocation: full, {LUKS}, cipher_alg: cast5-128, cipher_mode: cbc}}",
 }
