@@ -154,10 +154,7 @@ def _plan_guest(
     facts: FleetFacts,
     compressed: OverlaySize | Measure,
 ) -> GuestPlan:
-    """Return the plan of a guest whose overlay will have this content.
-
-    ``compressed``: the size of the overlay if it will be compressed, or the function that measures it.
-    """
+    """Return the plan of a guest with this overlay. ``compressed``: its size, or the function that measures it."""
     geometry, extents = content.geometry, content.extents
     options = dataclasses.replace(
         candidate.entry.options, cluster_size=geometry.cluster_size, extended_l2=geometry.extended_l2
@@ -170,8 +167,7 @@ def _plan_guest(
         if options.encryption is None:
             data = extents.pairs(Kind.DATA) * geometry.granule
             sharing = _will_share(candidate, image, geometry.granule, volume.unit)
-            small = geometry.granules == 1 and geometry.cluster_size < volume.unit
-            start = layout.data_offset if small else None
+            start = layout.data_offset if geometry.granules == 1 and geometry.granule < volume.unit else None
             taken = space_taken(image, data, sharing=sharing, unit=volume.unit, known=known, file_start=start)
         on_disk = overlay_disk_bytes(layout, extents, options, taken.data, volume.unit) - taken.holes
         size = OverlaySize(layout.file_size, 0, on_disk, taken.shared)

@@ -82,20 +82,10 @@ def encrypt(  # noqa: PLR0913  # options by keyword
     nothing = {"driver": "null-co", "size": virtual_size, "read-zeroes": True}
     source = _file(selection) | {"data-file": node_of(_by_utf8(guest, guest_fd), secrets.ids), "backing": nothing}
     made = _file(target) | decryption(new, secrets.ids) | {"backing": None}
+    # -S 0: zeros are written like all other data. In version 2, QEMU would free their places instead.
+    leave_the_rest = ["-n", "-S", "0", "-B", "unused", "-F", "raw"]
     qemu_img.run_to_write(
-        [
-            "convert",
-            *secrets.arguments,
-            "-n",
-            "-O",
-            "qcow2",
-            "-B",
-            "unused",
-            "-F",
-            "raw",
-            _named(source),
-            _named(made),
-        ],
+        ["convert", *secrets.arguments, *leave_the_rest, "-O", "qcow2", _named(source), _named(made)],
         [guest],
         secrets,
         writes=[target],
