@@ -181,7 +181,7 @@ FAULTS = {
     "descriptor too large": (head("text_size", 21), "too large"),
     "version": (foot("version", 4), "version 4 is unknown"),
     "a grain of 0": (foot("grain", 0), "grains or tables"),
-    "a grain that is no power": (foot("grain", 100), "grains or tables"),
+    "a grain of 100 sectors": (foot("grain", 100), "grains or tables"),
     "a grain of 512 bytes": (foot("grain", 1), "grains or tables"),
     "a grain of 1 GiB": (foot("grain", 1 << 21), "grains or tables"),
     "a grain of 2 MiB": (foot("grain", 1 << 12), "grains or tables"),
