@@ -17,6 +17,7 @@ from batchdiff.image.exported import ExportedLayer
 from batchdiff.image.open import inspect, open_image
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qcow2.faults import FormatError
+from batchdiff.qemu import shared_export
 
 CONTENT = "100k:A 3M:- 64k:0 1M:B 9M:- 70k:C 900k:- 512:D"
 FIELDS = {
@@ -213,7 +214,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_refused_before_qemu_sees_it(path, made, fault, monkeypatch):
-    monkeypatch.setattr(exported, "Export", lambda *_: pytest.fail("QEMU sees it"))
+    monkeypatch.setattr(shared_export, "Export", lambda *_: pytest.fail("QEMU sees it"))
     change, words = FAULTS[fault]
     image = bytearray(made)
     change(image)
