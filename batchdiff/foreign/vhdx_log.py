@@ -1,4 +1,4 @@
-"""The log of a VHDX image: changes of its tables that were begun; a program that died has not finished them.
+"""The log of a VHDX image: changes of its tables that a program which died may not have finished.
 
 ::
 

@@ -10,18 +10,17 @@ It ends when the last layer that uses it is closed. The list of runs is kept aft
 
 from __future__ import annotations
 
-import os
 import threading
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from batchdiff.errors import ImageError, ProgramError
+from batchdiff.errors import ImageError
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.foreign.header import ReadAt
 from batchdiff.image.files import READ_FOR_US, ImageFile, ReadObserver
@@ -29,8 +28,8 @@ from batchdiff.image.layer import CompressedCluster, Losses, Segment
 from batchdiff.image_source import ImageSource
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qcow2.faults import FormatError
-from batchdiff.qemu.export import BlockDevice, Export
-from batchdiff.qemu.nbd import NbdConnection
+from batchdiff.qemu.export import BlockDevice
+from batchdiff.qemu.shared_export import SharedExport
 
 _MOST_LISTED = 2_000_000
 """The most runs, of 16 bytes each, of one image, and of all that are kept; holes after that many count as data."""
@@ -51,76 +50,7 @@ _Key = tuple[BlockDevice, int, int, int, int, int]
 _kept: dict[_Key, _DiskRuns] = {}
 
 
-class _SharedExport:
-    """An export and its connections, shared by all layers of one unchanged file in this process."""
-
-    def __init__(self, path: str, fd: int, device: BlockDevice) -> None:
-        self._path, self._fd, self._device = path, os.dup(fd), device
-        self._lock = threading.Lock()
-        self._export: Export | None = None
-        self._free: list[NbdConnection] = []
-        self._process = self._starter = os.getpid()
-        self.users = 0
-
-    @contextmanager
-    def connection(self) -> Iterator[NbdConnection]:
-        """Yield a connection that no one else uses meanwhile; start the export if it is not running.
-
-        :raises ImageError: the export cannot be started or reached, or a read of it fails.
-        """
-        with self._lock:
-            if self._process != os.getpid():  # a forked worker must not use its parent's connections
-                self._free, self._process = [], os.getpid()
-            if self._export is None:
-                self._export, self._starter = self._started(), os.getpid()
-            export = self._export
-            connection = self._free.pop() if self._free else None
-        connection = connection or export.connect()
-        try:
-            yield connection
-        except OSError as error:
-            connection.close()
-            raise export.failure(error) from error
-        except BaseException:
-            connection.close()  # an answer may still be on its way
-            raise
-        with self._lock:
-            if export is self._export:
-                self._free.append(connection)
-            else:
-                connection.close()
-
-    def _started(self) -> Export:
-        try:
-            return Export(self._path, self._fd, self._device)
-        except ProgramError as error:
-            # Without qemu-nbd, only images of these formats are refused; the others can still be planned.
-            raise ImageError(f"cannot read {self._path}", why=error.reason, remedy=error.remedy) from error
-        except OSError as error:
-            raise ImageError(f"cannot read {self._path}", why=error.strerror or str(error)) from error
-
-    def is_of(self, fd: int) -> bool:
-        """Return whether it exports the file that is open as ``fd``."""
-        return os.path.sameopenfile(self._fd, fd)
-
-    def end(self) -> None:
-        """End the export, if it runs and is ours; the next read starts it again."""
-        with self._lock:
-            export, self._export = self._export, None
-            free, self._free = self._free, []
-            if self._process == os.getpid():
-                for each in free:
-                    each.close()
-            if export is not None and self._starter == os.getpid():
-                export.close()
-
-    def close(self) -> None:
-        """End the export for good."""
-        self.end()
-        os.close(self._fd)
-
-
-_shared: dict[_Key, _SharedExport] = {}
+_shared: dict[_Key, SharedExport] = {}
 _lock = threading.Lock()
 
 
@@ -154,7 +84,7 @@ class ExportedLayer:
         self._source, self._observer = source, observer
         self._file = file or ImageFile(source.path, observer)
         self.path, self.fd = source.path, self._file.fd
-        self._export: _SharedExport | None = None
+        self._export: SharedExport | None = None
         try:
             inspect(self._read_at, self._file.size)
             self._device = device(source)
@@ -173,18 +103,14 @@ class ExportedLayer:
         now = self.fingerprint()
         return (self._device, now.device, now.inode, now.size, now.mtime_ns, now.ctime_ns)
 
-    def _shared_export(self) -> _SharedExport:
+    def _shared_export(self) -> SharedExport:
         """Return the export of the file, started or not; until :meth:`close` this layer is one of its users."""
         if self._export is None:
             with _lock:
                 key = self._key()
                 found = _shared.get(key)
                 if found is None:
-                    try:
-                        found = _shared[key] = _SharedExport(self.path, self.fd, self._device)
-                    except OSError as error:
-                        why = error.strerror or str(error)
-                        raise ImageError(f"cannot read {self.path}", why=why) from error
+                    found = _shared[key] = SharedExport(self.path, self.fd, self._device)
                 found.users += 1
                 self._export = found
         return self._export

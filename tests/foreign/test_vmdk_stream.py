@@ -17,6 +17,7 @@ from batchdiff.image.exported import ExportedLayer
 from batchdiff.image.open import inspect, open_image
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qcow2.faults import FormatError
+from batchdiff.qemu import shared_export
 
 CONTENT = "100k:A 3M:- 64k:0 1M:B 9M:- 70k:C 900k:- 512:D"
 FIELDS = {
@@ -181,7 +182,7 @@ FAULTS = {
     "descriptor too large": (head("text_size", 21), "too large"),
     "version": (foot("version", 4), "version 4 is unknown"),
     "a grain of 0": (foot("grain", 0), "grains or tables"),
-    "a grain that is no power": (foot("grain", 100), "grains or tables"),
+    "a grain of 100 sectors": (foot("grain", 100), "grains or tables"),
     "a grain of 512 bytes": (foot("grain", 1), "grains or tables"),
     "a grain of 1 GiB": (foot("grain", 1 << 21), "grains or tables"),
     "a grain of 2 MiB": (foot("grain", 1 << 12), "grains or tables"),
@@ -213,7 +214,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_refused_before_qemu_sees_it(path, made, fault, monkeypatch):
-    monkeypatch.setattr(exported, "Export", lambda *_: pytest.fail("QEMU sees it"))
+    monkeypatch.setattr(shared_export, "Export", lambda *_: pytest.fail("QEMU sees it"))
     change, words = FAULTS[fault]
     image = bytearray(made)
     change(image)

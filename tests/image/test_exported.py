@@ -1,4 +1,7 @@
-"""batchdiff.image.exported: images that QEMU reads for us, shared by workers, and errors if it ends or hangs."""
+"""batchdiff.image.exported: images that QEMU reads for us, shared by workers, and errors if it ends or hangs.
+
+Guards qemu/shared_export.py.
+"""
 
 import contextlib
 import gc
@@ -19,7 +22,7 @@ from batchdiff.image.exported import ExportedLayer
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qcow2.entries import Origin
-from batchdiff.qemu import background, export, programs
+from batchdiff.qemu import background, export, programs, shared_export
 
 CONTENT = "100k:A 1M:- 64k:0 1M:B 9M:- 70k:C 900k:- 512:D"
 
@@ -54,8 +57,8 @@ def layer(source):
 def started(monkeypatch):
     """The exports that are started."""
     found = []
-    real = exported.Export
-    monkeypatch.setattr(exported, "Export", lambda *given: found.append(given[0]) or real(*given))
+    real = shared_export.Export
+    monkeypatch.setattr(shared_export, "Export", lambda *given: found.append(given[0]) or real(*given))
     return found
 
 

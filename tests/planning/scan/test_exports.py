@@ -8,12 +8,12 @@ import notation
 import pytest
 from commands import batchdiff
 
-from batchdiff.image import exported
 from batchdiff.image.open import open_image
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.planning.candidates import planned_image
 from batchdiff.planning.scan import exports as exports_module
 from batchdiff.planning.scan.exports import exports, files_to_open, is_exported
+from batchdiff.qemu import shared_export
 
 STREAM = ("-O", "vmdk", "-o", "subformat=streamOptimized")
 
@@ -28,10 +28,13 @@ def make(folder, name, content="4M:A 4M:B"):
 def started(monkeypatch):
     """The images whose exports are started in this process."""
     found = []
-    real = exported.Export
-    monkeypatch.setattr(
-        exported, "Export", lambda *given: found.append(os.path.basename(given[0])) or real(*given)
-    )
+    real = shared_export.Export
+
+    def export(path, *given):
+        found.append(os.path.basename(path))
+        return real(path, *given)
+
+    monkeypatch.setattr(shared_export, "Export", export)
     return found
 
 
