@@ -124,9 +124,12 @@ def check_fleet(folder: Path, chance: random.Random, options: list[Options]) -> 
         if event["status"] == "skipped":  # it would not be smaller
             continue
         assert event["status"] == "converted", (chosen, event)
-        assert event["actual_overlay_bytes"] == event["predicted_overlay_bytes"], chosen
+        # Of more than 512 compressed clusters, a sample is measured: 95 % of its errors are below the stated one.
+        error = 2 * part["savings"]["overlay_error_bytes"]
+        assert not error or (chosen["compression"] != "none" and chosen["cluster_size"] == 512), chosen
+        assert abs(event["actual_overlay_bytes"] - event["predicted_overlay_bytes"]) <= error, chosen
         more = event["actual_overlay_disk_bytes"] - event["predicted_overlay_disk_bytes"]
-        assert 0 <= more <= EXTENT_TREE, chosen
+        assert -error <= more <= EXTENT_TREE + error, chosen
         check_overlay(folder / f"{name}.qcow2", content, chosen, part)
 
 
