@@ -27,7 +27,6 @@ from batchdiff.choices import Loss, Retire
 from batchdiff.errors import ImageError, WorkerError
 from batchdiff.image.image import Image
 from batchdiff.image.storage.shared_blocks import SharedExtent
-from batchdiff.image_source import ImageFormat
 from batchdiff.linux import fiemap
 from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.plan.document import to_dict
@@ -232,17 +231,6 @@ def test_unreadable_guests_do_not_stop_the_others(tmp_path, template):
         assert guest.verdict is expected, guest.name
         assert expected is Verdict.CONVERT or str(tmp_path / guest.name) in guest.reason
     assert plan.totals.refuse == 6
-
-
-def test_an_unsupported_format_is_refused(tmp_path, template):
-    path = tmp_path / "g.vhdx"
-    notation.run("qemu-img", "convert", "-f", "raw", "-O", "vhdx", str(template), str(path))
-    found = manifest(template, path)
-    entry = found.guests[0]
-    image = dataclasses.replace(entry.image, format=ImageFormat.VHDX)
-    plan = make_plan(dataclasses.replace(found, guests=(dataclasses.replace(entry, image=image),)), jobs=1)
-    assert plan.guests[0].verdict is Verdict.REFUSE
-    assert "vhdx" in plan.guests[0].reason
 
 
 def failing_after(monkeypatch, name, after):
