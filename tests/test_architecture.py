@@ -80,6 +80,7 @@ PURE = (
     "planning/checkpoint/records.py",
     "planning/checkpoint/resume.py",
     "planning/reuse_plan.py",
+    "planning/sizes/geometry_choice.py",
     "planning/sizes/overlay_sizes.py",
     "plan/totals.py",
     "plan/known_states.py",

@@ -52,7 +52,7 @@ class Qcow2Layer:
             self.close()
             raise
         # The bytes of a hole decrypt to anything but zeros.
-        self._has_zeros_in_holes = self._has_holes and not self.header.is_encrypted
+        self._has_zeros_in_holes = self._has_holes and not self.header.luks_header
         self._unpacked: tuple[int, bytes] = (-1, b"")
 
     @property
@@ -69,7 +69,7 @@ class Qcow2Layer:
     @property
     def losses(self) -> Losses:
         """The internal snapshots and persistent bitmaps that the header counts, and its encryption."""
-        return Losses(self.header.snapshots, self.header.bitmaps, self.header.is_encrypted)
+        return Losses(self.header.snapshots, self.header.bitmaps, self.header.luks_header is not None)
 
     @cached_property
     def _l2(self) -> L2Tables:

@@ -515,6 +515,23 @@ def test_auto_takes_the_smallest_overlay(tmp_path):
     assert guest.diff.unit == guest.options.cluster_size
 
 
+def test_auto_takes_subclusters_if_they_take_less_space(tmp_path):
+    """Each overlay that was compared takes on disk what the plan says, when it is asked for."""
+    template = notation.write_raw(tmp_path / "t.img", "64M:A")
+    path = notation.write_raw(tmp_path / "g.img", " ".join(["4k:B 2044k:A"] * 32))
+    auto = OverlayOptions(cluster_size=None, extended_l2=None)
+    guest = only_guest(template, path, options=auto)
+    assert guest.options.extended_l2
+    table = {False: guest.diff.savings.standard_l2_disk_bytes, True: guest.diff.savings.extended_l2_disk_bytes}
+    least = min(taken for sizes in table.values() for _, taken in sizes)
+    assert guest.diff.savings.overlay_disk_bytes <= 1.01 * least
+    for extended, sizes in table.items():
+        assert sizes
+        for cluster_size, taken in sizes:
+            chosen = OverlayOptions(cluster_size=cluster_size, extended_l2=extended)
+            assert only_guest(template, path, options=chosen).diff.savings.overlay_disk_bytes == taken
+
+
 def test_all_cluster_sizes_come_from_one_scan(tmp_path):
     """The table of sizes says what each cluster size gives when it is asked for."""
     template = notation.write_raw(tmp_path / "t.img", "8M:A")
