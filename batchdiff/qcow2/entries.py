@@ -190,10 +190,10 @@ def _check_hosts(offsets: npt.NDArray[np.int64] | Words, cluster_size: int, file
 
 
 def _check_bitmaps(entry: Words, bitmap: Words, packed: npt.NDArray[np.bool_]) -> None:
-    allocated = bitmap & np.uint64(0xFFFFFFFF)
+    # The bitmap of a compressed cluster is not in use: QEMU ignores it, too.
+    bitmap = np.where(packed, np.uint64(0), bitmap)
+    allocated = bitmap & _ALL_SUBCLUSTERS_ALLOCATED
     if (allocated & (bitmap >> np.uint64(32))).any():
         raise FormatError("a subcluster is marked both allocated and zero")
-    if (bitmap[packed] != 0).any():
-        raise FormatError("a compressed cluster has subclusters")
-    if (allocated[~packed & ((entry & OFFSET_MASK) == 0)] != 0).any():
+    if (allocated[(entry & OFFSET_MASK) == 0] != 0).any():
         raise FormatError("a subcluster is marked allocated in a cluster that is not allocated")

@@ -122,8 +122,6 @@ def test_bad_entries_are_refused(geometry, entry, message):
             "a subcluster is marked allocated in a cluster that is not allocated",
             id="allocated-nowhere",
         ),
-        pytest.param(COMPRESSED | AT, 1, "a compressed cluster has subclusters", id="compressed-allocated"),
-        pytest.param(COMPRESSED | AT, 1 << 32, "a compressed cluster has subclusters", id="compressed-zero"),
     ],
 )
 def test_bad_subclusters_are_refused(entry, bitmap, message):
