@@ -26,7 +26,7 @@ from batchdiff.qcow2 import compression, entries
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.refcounts import Refcounts
-from batchdiff.qcow2.references import check_references, metadata_of, require_apart
+from batchdiff.qcow2.references import check_entries, check_references, metadata_of, require_apart
 from batchdiff.units import MIB, ceil_div
 
 _ENTRIES_AT_FIRST = 256
@@ -83,32 +83,32 @@ class Qcow2Layer:
         """
         _ = self._l2
 
-    def inspect(self) -> None:
-        """Check every entry of every L2 table, refcounts, snapshots and bitmaps.
+    def inspect(self, *, refcounts: bool = False) -> None:
+        """Check every entry of every L2 table, the refcount table, snapshots and bitmaps.
 
-        :raises ImageError: an entry is invalid, a cluster has uses that exclude each other or more than its
-            refcount, the tables map more bytes than the file has, or QEMU would refuse the image for its snapshots
-            or bitmaps.
+        ``refcounts``: also check that no cluster has two uses that exclude each other, or more than its refcount.
+
+        :raises ImageError: an entry is invalid, tables overlap or map more bytes than the file has, QEMU would
+            refuse the image for its snapshots or bitmaps, or a refcount is wrong.
         """
         try:
-            self._check_tables()
+            self._check_tables(refcounts)
         except FormatError as error:
             raise error_refused(self.path, error) from error
 
-    def _check_tables(self) -> None:
+    def _check_tables(self, refcounts: bool) -> None:
         header, geometry = self.header, self.header.geometry
         words = read_words(self._file, header.refcount_offset, header.refcount_bytes // 8)
         blocks = entries.check_refcount_table(words, geometry, self._size)
         metadata = metadata_of(header, blocks, self._l2.offsets)
         # Only tables that lie apart are worth a look at what is in them.
         require_apart(metadata, geometry.cluster_size)
-        check_references(
-            self._all_entries,
-            check_extras(self._file, header, metadata),
-            Refcounts(words, header.refcount_order, geometry.cluster_size, self._read_at),
-            geometry=geometry,
-            size=self._size,
-        )
+        metadata = check_extras(self._file, header, metadata)
+        if refcounts:
+            counts = Refcounts(words, header.refcount_order, geometry.cluster_size, self._read_at)
+            check_references(self._all_entries, metadata, counts, geometry=geometry, size=self._size)
+        else:
+            check_entries(self._all_entries, geometry, self._size)
 
     def _read_at(self, offset: int, length: int) -> bytes:
         return self._file.read_exactly(length, offset)

@@ -152,32 +152,46 @@ def _require_not_metadata(numbers: Numbers, used: _Metadata, metadata: list[Tabl
         raise FormatError(f"a data cluster lies on {name}, at {int(numbers[hit[0]]) * cluster}")
 
 
+def check_entries(
+    entries: Entries, geometry: Geometry, size: int, found: Callable[[Words], None] = lambda _: None
+) -> None:
+    """Check every entry of every L2 table; call ``found`` with those that are sound. ``size``: bytes of the file.
+
+    :raises FormatError: one is invalid, or the tables map more bytes than the file has.
+    """
+    mapped = 0
+    for words in _batches(entries):
+        mapped += check_l2(words, geometry, size)
+        # A bomb maps many guest clusters to one cluster of the file. The file's last cluster may be cut short.
+        if mapped > size + geometry.cluster_size:
+            raise FormatError(f"its tables map more bytes than the file has ({size})")
+        found(words)
+
+
 def _sorted_references(entries: Entries, geometry: Geometry, size: int) -> Iterator[Numbers]:
     """Yield all references in ascending order, some at a time, after checking every entry.
 
-    The tables are read once, or once again for each few million references: memory does not grow with the image.
+    The tables are read once, and once again for each million references: memory does not grow with the image.
 
     :raises FormatError: an entry is invalid, or the tables map more bytes than the file has.
     """
     clusters = ceil_div(size, geometry.cluster_size)
     shift = max(clusters.bit_length() - _BUCKETS, 0)
     buckets = np.zeros((clusters >> shift) + 1, dtype=np.int64)
-    kept: list[Numbers] | None = []
-    mapped = total = 0
-    for words in _batches(entries):
-        mapped += check_l2(words, geometry, size)
-        # A bomb maps many guest clusters to one cluster of the file. The file's last cluster may be cut short.
-        if mapped > size + geometry.cluster_size:
-            raise FormatError(f"its tables map more bytes than the file has ({size})")
-        found = referenced_clusters(words, geometry)
-        found = found[found < clusters]  # the last sectors of a compressed cluster may lie past the end
-        total += len(found)
-        buckets += np.bincount(found >> shift, minlength=len(buckets))
-        if total > _AT_ONCE:
-            kept = None
-        elif kept is not None:
-            kept.append(found)
-    if kept is not None:
+    kept: list[Numbers] = []
+
+    def count(words: Words) -> None:
+        # The last sectors of a compressed cluster may lie past the end.
+        numbers = referenced_clusters(words, geometry)
+        numbers = numbers[numbers < clusters]
+        nonlocal buckets
+        buckets += np.bincount(numbers >> shift, minlength=len(buckets))
+        kept.append(numbers)
+        if buckets.sum() > _AT_ONCE:
+            kept.clear()
+
+    check_entries(entries, geometry, size, count)
+    if buckets.sum() <= _AT_ONCE:
         yield _sorted([*kept, np.zeros(0, dtype=np.int64)])
         return
     for low, high in _parts(buckets):

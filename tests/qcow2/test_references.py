@@ -58,7 +58,7 @@ def refused(path):
     """Why the image is refused; None if it is accepted."""
     try:
         with open_image(source(path)) as image:
-            inspect(image)
+            inspect(image, refcounts=True)
     except ImageError as error:
         return error.why if str(path) in error.what else str(error)
     return None
