@@ -30,8 +30,8 @@ _EXTENT_NAME = re.compile(rb'^(RW \d+ SPARSE ")[^"\n]*"', re.MULTILINE)
 _NO_PARENT, _SPARSE = b"ffffffff", "monolithicsparse"
 
 
-def inspect_vmdk(read: ReadAt, file_size: int) -> None:
-    """Inspect the header and the descriptor of a VMDK image.
+def inspect_vmdk(read: ReadAt, file_size: int) -> int:
+    """Inspect the header and the descriptor of a VMDK image; return the number of its grains.
 
     :raises FormatError: it is not one, is damaged, compressed or spread over several files, or has a parent.
     """
@@ -58,10 +58,18 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> None:
     # Each entry of the directory points to one table.
     tables = ceil_div(capacity, grain * entries)
     require(capacity <= _MOST_SECTORS, f"its size of {capacity} sectors exceeds 64 TiB")
-    require_mappable(capacity * SECTOR, grain * SECTOR)
+    count = require_mappable(capacity * SECTOR, grain * SECTOR)
     require(directory * SECTOR + tables * 4 <= file_size, "its grain directory is outside the file")
+    # QEMU reads a table past the end of the file as zeros.
+    pointers = struct.unpack(f"<{tables}I", exactly(read, directory * SECTOR, tables * 4, "grain directory"))
+    last = max(pointers)
+    require(
+        last == 0 or last * SECTOR + entries * 4 <= file_size,
+        f"a grain table at {last * SECTOR} is outside the file ({file_size} bytes): it is truncated or damaged",
+    )
     exactly(read, TEXT_AT, text_size * SECTOR, "descriptor")
     _inspect_descriptor(read(TEXT_AT, TEXT_BYTES))
+    return count
 
 
 def with_extent_name(descriptor: bytes, name: str) -> bytes:

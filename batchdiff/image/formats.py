@@ -60,7 +60,7 @@ def _encrypted(source: ImageSource, _observer: ReadObserver | None) -> NoReturn:
     raise ImageError(f"cannot use {source.path}", why="it is encrypted", remedy=ENCRYPTED)
 
 
-def _mapped(inspect: Callable[[ReadAt, int], None], *checks: str) -> Format:
+def _mapped(inspect: Callable[[ReadAt, int], int], *checks: str) -> Format:
     """Return the row of a format that QEMU maps to offsets in the file, once ``inspect`` accepts the header."""
 
     def opener(source: ImageSource, observer: ReadObserver | None) -> Layer:

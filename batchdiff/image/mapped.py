@@ -21,16 +21,22 @@ import numpy.typing as npt
 
 from batchdiff.errors import ImageError, InUseError, ProgramError
 from batchdiff.files.fingerprint import Fingerprint
-from batchdiff.foreign.header import ReadAt
+from batchdiff.foreign.header import ReadAt, require_stored
 from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import CompressedCluster, Losses, Segment
 from batchdiff.image_source import ImageSource
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qemu import qemu_img
+from batchdiff.units import MIB
 
 _MOST_KEPT = 2_000_000
 """The most runs, of 24 bytes each, in all maps that are kept together."""
+
+_MAP_OF_NOTHING, _BYTES_IN_MAP = 32 * MIB, 16
+"""The bytes of the map that even an empty file may have (250,000 runs); and the bytes on disk that allow one more.
+
+A run of a real image takes 4 KiB or more on disk, and 120 bytes in the map."""
 
 _DECODER = json.JSONDecoder()
 _GAP = re.compile(r"\s*[\[,]\s*(?=\{)")
@@ -54,17 +60,20 @@ _kept: dict[tuple[str, int, int, int, int, int], _ImageMap] = {}
 
 
 class MappedLayer:
-    """An image in a format that QEMU maps to the file; ``inspect`` checks its header before QEMU sees the file."""
+    """An image in a format that QEMU maps to the file.
+
+    ``inspect`` checks its header before QEMU sees the file, and returns the number of its clusters.
+    """
 
     def __init__(
-        self, source: ImageSource, observer: ReadObserver | None, inspect: Callable[[ReadAt, int], None]
+        self, source: ImageSource, observer: ReadObserver | None, inspect: Callable[[ReadAt, int], int]
     ) -> None:
         self._source = source
         self._file = ImageFile(source.path, observer)
         self.path = source.path
         self.fd = self._file.fd
         try:
-            inspect(self._read_at, self._file.size)
+            self._clusters = inspect(self._read_at, self._file.size)
         except FormatError as error:
             self.close()
             raise self._refused(error) from error
@@ -93,7 +102,10 @@ class MappedLayer:
 
     def _mapped_by_qemu(self, now: Fingerprint) -> _ImageMap:
         try:
-            text = qemu_img.file_map(self._source)
+            require_stored(self._clusters, stored := self._file.stored())
+            text = qemu_img.file_map(self._source, most_output=_MAP_OF_NOTHING + stored // _BYTES_IN_MAP)
+        except FormatError as error:
+            raise self._refused(error) from error
         except (ProgramError, InUseError) as error:
             # Without qemu-img, only images of these formats are refused; the others can still be planned.
             raise ImageError(f"cannot read {self.path}", why=error.reason, remedy=error.remedy) from error

@@ -1,7 +1,7 @@
 """Images that others made: QEMU's check of them is no reason to refuse, and whether they open QEMU has to say.
 
 Years of work and a few kills leave leaked clusters, harmless, in many an image, and wrong refcounts in some. Those
-are refused when they are planned; but once there is an overlay, what a VM sees is read by the tables alone. Only an
+are refused when they are planned; once there is an overlay, what a VM sees is read by the tables alone. Only an
 overlay that was written a moment ago must be flawless.
 """
 
