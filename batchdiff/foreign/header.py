@@ -11,6 +11,9 @@ ReadAt = Callable[[int, int], bytes]
 """Reads bytes of the file, by offset and length; returns fewer at its end."""
 
 
+COPY = "Make a qcow2 copy with `qemu-img convert`, and use that in the manifest."
+"""The remedy for a sound image that cannot be mapped."""
+
 _MOST_CLUSTERS = 1 << 27
 """QEMU looks at every cluster, even of an empty disk, which takes half a minute for this many."""
 
@@ -38,7 +41,7 @@ def require_stored(count: int, stored: int) -> None:
     require(
         count <= most,
         f"its {count} clusters are too many to map in a file of {format_size(stored)} on disk (at most {most})",
-        remedy="Make a qcow2 copy with `qemu-img convert`, and use that in the manifest.",
+        remedy=COPY,
     )
 
 

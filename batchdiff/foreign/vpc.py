@@ -34,14 +34,14 @@ def inspect_vpc(read: ReadAt, file_size: int) -> int:
     last_kind = _FOOTER.unpack_from(last)[-1] if last.startswith(_MARK) else kind
     is_forged = is_copied and last_kind == _FIXED
     require(not is_forged, "it is a fixed image whose guest may have forged the header of a dynamic one")
-    require(
-        last_kind == kind,
-        f"its footers contradict each other: disk type {kind} at the start, {last_kind} at the end",
-    )
     # QEMU ignores the parent of a differencing image, and shows zeros where the parent's data would be.
     require(kind != _DIFFERENCING, DIFFERENCE)
     require(
         kind == (_DYNAMIC if is_copied else _FIXED), f"its disk type {kind} is unknown, or contradicts its footer"
+    )
+    require(
+        last_kind == kind,
+        f"its footers contradict each other: disk type {kind} at the start, {last_kind} at the end",
     )
     if is_copied:
         return _inspect_table(exactly(read, table_header_at, _TABLE.size, "header of the block table"), file_size)

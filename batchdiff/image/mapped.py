@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from batchdiff.errors import ImageError, InUseError, ProgramError
 from batchdiff.files.fingerprint import Fingerprint
-from batchdiff.foreign.header import ReadAt, require_stored
+from batchdiff.foreign.header import COPY, ReadAt, require_stored
 from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import CompressedCluster, Losses, Segment
 from batchdiff.image_source import ImageSource
@@ -231,7 +231,7 @@ def _parsed(text: str, path: str) -> _ImageMap:
         raise ImageError(
             f"cannot use {path}",
             why=f"QEMU does not map its data to offsets in the file ({type(error).__name__}: {error})",
-            remedy="Make a qcow2 copy with `qemu-img convert`, and use that in the manifest.",
+            remedy=COPY,
         ) from error
     starts, ends, offsets = np.frombuffer(table, dtype=np.int64).reshape(-1, 3).T
     joins = (starts[1:] == ends[:-1]) & (offsets[1:] - offsets[:-1] == starts[1:] - starts[:-1])

@@ -77,6 +77,29 @@ def at(offset, form, *values):
     return change
 
 
+def right_checksums(image):
+    """Gives the footers of a VHD the checksums that fit, so that another fault is found."""
+    for start in (0, len(image) - 512):
+        image[start + 64 : start + 68] = bytes(4)
+        image[start + 64 : start + 68] = (~sum(image[start : start + 512]) & 0xFFFFFFFF).to_bytes(4, "big")
+
+
+def test_a_vhd_with_a_wrong_checksum_is_refused(made):
+    image = bytearray(made("vpc"))
+    image[100] ^= 1
+    with pytest.raises(FormatError, match="the checksum of its footer is wrong"):
+        inspect("vpc", image)
+
+
+def test_a_grain_table_past_the_end_is_refused(made):
+    """QEMU would read it as zeros."""
+    image = bytearray(made("vmdk"))
+    at = struct.unpack_from("<Q", image, 56)[0] * 512
+    struct.pack_into("<I", image, at, len(image) // 512)
+    with pytest.raises(FormatError, match=r"a grain table at .* is outside the file"):
+        inspect("vmdk", image)
+
+
 def text(old, new):
     """A change of the descriptor of a VMDK, which keeps its length."""
 
@@ -206,6 +229,8 @@ def test_a_fault_is_refused(made, image_format, change, words):
         sectors = notation.size(CONTENT) // 512
         image = bytearray(bytes(image).replace(b"RW %d " % sectors, b"RW 8388 "))
     change(image)
+    if image_format == "vpc":
+        right_checksums(image)
     with pytest.raises(FormatError) as caught:
         inspect(image_format, image)
     assert words.lower() in str(caught.value).lower()

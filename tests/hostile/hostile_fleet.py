@@ -22,7 +22,7 @@ TEMPLATE = "1M:- 1M:A"
 def baits(folder: Path) -> Iterator[dict[str, str]]:
     """Files, a FIFO and listening sockets outside of a fleet; yields the names of :data:`kinds.NAMES_OUTSIDE`.
 
-    Fails if anybody has connected to a socket.
+    Fails if another process has connected to a socket.
     """
     outside = folder / "outside"
     outside.mkdir()
@@ -44,7 +44,7 @@ def baits(folder: Path) -> Iterator[dict[str, str]]:
                 each.accept()
             except BlockingIOError:
                 continue
-            raise AssertionError("somebody has connected")
+            raise AssertionError("a process has connected")
 
 
 def fill(text: str, known: dict[str, str]) -> str:

@@ -278,7 +278,7 @@ TABLES = {
 
 
 def of_backing(name):
-    """What is expected of an image with a backing file of that name, which the manifest does not declare."""
+    """Returns the outcome for an image with a backing file of that name, which the manifest does not declare."""
     if name == "../template.img":
         return READ  # it is skipped: it is an overlay of the template
     plain = name.removeprefix("file:")

@@ -57,7 +57,7 @@ def fleet(request, tmp_path):
 
 
 def outcome(guest):
-    """Why a guest is refused; READ if it is not."""
+    """Returns the reason for which a guest is refused; READ if it is not."""
     return guest["reason"] if guest["verdict"] == "refuse" else READ
 
 
@@ -73,8 +73,8 @@ def test_each_kind_is_refused_for_its_reason_or_read(fleet):
         elif said != READ and path not in said and "smaller than the template" not in said:
             wrong[name] = f"{said!r} does not name the file"
     assert wrong == {}
-    # Whatever they name, no file is opened but the images and what a plan of sound images opens; and, in the search
-    # for dependents, a regular file that an image names as its backing file.
+    # Whatever they name, only the images are opened and what a plan of sound images opens; and, in the search for
+    # dependents, a regular file that an image names as its backing file.
 
     known = {re.sub(r"\d+", "N", f"/images/{name}") for name in fleet.kinds}
     known |= others(fleet.sound, planned_under_strace(fleet.sound))
@@ -84,7 +84,7 @@ def test_each_kind_is_refused_for_its_reason_or_read(fleet):
 
 
 def others(fleet, opened):
-    """What was opened, with the fleet's own folder left out of each path, and without temporary files."""
+    """Returns the paths, with the fleet's own folder left out of each path, and without temporary files."""
     folder = re.sub(r"\d+", "N", str(fleet.folder))
     return {
         path if folder not in path else path.replace(folder, "")

@@ -22,7 +22,14 @@ from scenes import PLAN, assert_nothing_is_lost, make_fleet
 from batchdiff.cli import main
 from batchdiff.plan.file import checksum_of
 
-READERS = (("show",), ("show", "--json"), ("status",), ("verify",), ("apply", "--dry-run"))
+READERS = (
+    ("show",),
+    ("show", "--format", "json"),
+    ("status",),
+    ("verify",),
+    ("restore", "--dry-run"),
+    ("purge", "--dry-run"),
+)
 WRITERS = (("apply", "--retire", "quarantine"), ("restore", "--yes"), ("purge", "--yes"))
 ANSWERS = {0, 1, 2, 4, 5, 6, 7}
 SECONDS = 60

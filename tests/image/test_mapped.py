@@ -49,7 +49,9 @@ def maps(monkeypatch):
     """The images that QEMU maps."""
     asked = []
     real = qemu_img.file_map
-    monkeypatch.setattr(qemu_img, "file_map", lambda source, **options: asked.append(source.path) or real(source, **options))
+    monkeypatch.setattr(
+        qemu_img, "file_map", lambda source, **most: asked.append(source.path) or real(source, **most)
+    )
     return asked
 
 

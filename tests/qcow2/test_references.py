@@ -55,7 +55,7 @@ def made(tmp_path_factory):
 
 
 def refused(path):
-    """Why the image is refused; None if it is accepted."""
+    """Returns the reason for which the image is refused; None if it is accepted."""
     try:
         with open_image(source(path)) as image:
             inspect(image, refcounts=True)
@@ -65,7 +65,7 @@ def refused(path):
 
 
 def errors(path):
-    """Whether `qemu-img check` finds errors; leaks are not."""
+    """Returns whether `qemu-img check` finds errors; leaks are not."""
     done = subprocess.run(["qemu-img", "check", str(path)], capture_output=True, text=True, check=False)
     return done.returncode not in {0, 3}
 
