@@ -31,7 +31,7 @@ from batchdiff.qemu import qemu_img
 from batchdiff.units import MIB
 
 _MOST_KEPT = 2_000_000
-"""The most runs, of 24 bytes each, in all maps that are kept together."""
+"""The maximum number of runs, of 24 bytes each, in all the maps that are kept."""
 
 _MAP_OF_NOTHING, _BYTES_IN_MAP = 32 * MIB, 16
 """The bytes of the map that even an empty file may have (250,000 runs); and the bytes on disk that allow one more.
@@ -42,7 +42,7 @@ _DECODER = json.JSONDecoder()
 _GAP = re.compile(r"\s*[\[,]\s*(?=\{)")
 
 _MOST_LOOKED_AT = 1000
-"""The most runs that are searched for data in the file; after so many holes the next run counts as data."""
+"""The maximum number of runs searched for data in the file; after so many holes, the next one counts as data."""
 
 _Offsets = npt.NDArray[np.int64]
 
