@@ -100,25 +100,25 @@ class Qcow2Layer:
         header, geometry = self.header, self.header.geometry
         words = read_words(self._file, header.refcount_offset, header.refcount_bytes // 8)
         blocks = entries.check_refcount_table(words, geometry, self._size)
-        metadata = metadata_of(header, blocks, self._l2.offsets)
-        # Only tables that lie apart are worth a look at what is in them.
+        beyond = [read_l2_tables(self._file, header, beyond=True).offsets] if refcounts else []
+        tables = np.concatenate([self._l2.offsets, *beyond])
+        metadata = metadata_of(header, blocks, tables)
         require_apart(metadata, geometry.cluster_size)
         metadata = check_extras(self._file, header, metadata)
         if refcounts:
-            counts = Refcounts(words, header.refcount_order, geometry.cluster_size, self._read_at)
-            check_references(self._all_entries, metadata, counts, geometry=geometry, size=self._size)
+            counts = Refcounts(words, header.refcount_order, geometry.cluster_size, self._file.read_exactly)
+            check_references(
+                lambda: self._all_entries(tables), metadata, counts, geometry=geometry, size=self._size
+            )
         else:
-            check_entries(self._all_entries, geometry, self._size)
+            check_entries(lambda: self._all_entries(tables), geometry, self._size)
 
-    def _read_at(self, offset: int, length: int) -> bytes:
-        return self._file.read_exactly(length, offset)
-
-    def _all_entries(self) -> Iterator[entries.Words]:
-        """Yield the entries of all L2 tables in the order of the file, adjacent tables at once.
+    def _all_entries(self, tables: npt.NDArray[np.int64]) -> Iterator[entries.Words]:
+        """Yield the entries of L2 tables at some offsets, in the order of the file, adjacent tables at once.
 
         Tables in holes are omitted: a small file can have millions of them.
         """
-        cluster, tables, at = self.header.geometry.cluster_size, np.sort(self._l2.offsets), 0
+        cluster, tables, at = self.header.geometry.cluster_size, np.sort(tables), 0
         most = max(_TABLES_AT_ONCE // cluster, 1)
         while at < len(tables):
             if self._has_holes:

@@ -31,7 +31,7 @@ _REPAIR = "Repair a copy of it with `qemu-img check -r all`, check that its VM s
 class Refcounts(NamedTuple):
     """The refcounts of a file: their table, the base-2 logarithm of their bits, and the size of a cluster.
 
-    ``read`` returns bytes of the file, by offset and length.
+    ``read`` returns bytes of the file, by length and offset.
     """
 
     table: Words
@@ -85,9 +85,9 @@ def _in_block(refcounts: Refcounts, block: int, places: Numbers) -> Words:
         # Several in a byte, the first one in its lowest bits.
         each = 8 >> order
         start = low // each
-        data = np.frombuffer(refcounts.read(block + start, ceil_div(high, each) - start), dtype=np.uint8)
+        data = np.frombuffer(refcounts.read(ceil_div(high, each) - start, block + start), dtype=np.uint8)
         shifts = ((places % each) << order).astype(np.uint8)
         return ((data[places // each - start] >> shifts) & np.uint8((1 << (1 << order)) - 1)).astype(np.uint64)
     width = 1 << (order - 3)
-    data = np.frombuffer(refcounts.read(block + low * width, (high - low) * width), dtype=f">u{width}")
+    data = np.frombuffer(refcounts.read((high - low) * width, block + low * width), dtype=f">u{width}")
     return data[places - low].astype(np.uint64)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from batchdiff.qcow2.entries import COMPRESSED, OFFSET_MASK, Words, check_l2
-from batchdiff.qcow2.faults import FormatError
+from batchdiff.qcow2.faults import FormatError, require
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.header import Header
 from batchdiff.qcow2.refcounts import Numbers, Refcounts, check_refcounts
@@ -181,8 +181,9 @@ def _sorted_references(entries: Entries, geometry: Geometry, size: int) -> Itera
     kept: list[Numbers] = []
 
     def count(words: Words) -> None:
-        # The last sectors of a compressed cluster may lie past the end.
         numbers = referenced_clusters(words, geometry)
+        # The last sectors of a compressed cluster may lie past the end, but not a cluster past it.
+        require(not (numbers > clusters).any(), "a compressed cluster ends past the end of the file")
         numbers = numbers[numbers < clusters]
         nonlocal buckets
         buckets += np.bincount(numbers >> shift, minlength=len(buckets))

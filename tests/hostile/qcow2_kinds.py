@@ -358,7 +358,7 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         Kind("l1-entry-low-reserved-bit", in_l1(0, lambda image: table(image) | 1), "reserved bits", SMALL),
         Kind("l1-entry-past-the-end", in_l1(0, 1 << 40), "is truncated", SMALL),
         Kind("l1-entry-at-the-end", in_l1(0, end), "is truncated", SMALL),
-        Kind("l1-entry-of-2^63", in_l1(0, 1 << 63), READ, SMALL),
+        Kind("l1-entry-of-2^63", in_l1(0, 1 << 63), "an L2 table lies on the header", SMALL),
         Kind("l1-entry-of-ones", in_l1(0, LONGEST), "reserved bits", SMALL),
         Kind("l1-entry-twice", in_l1(1, table), "twice", SMALL),
         Kind("l1-entry-on-data", in_l1(1, data), "reserved bits", SMALL),
@@ -429,6 +429,10 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
             "refcount is 0",
             PACKED,
         ),
+        Kind("compressed-longer-than-the-file", compressed_to_the_end, "ends past the end of the file", PACKED),
+        Kind("l1-entry-past-the-disk", past_the_disk(1 << 40), "past the end of the file", SMALL),
+        Kind("l1-entry-past-the-disk-on-the-header", past_the_disk(512), "not aligned", SMALL),
+        Kind("l1-entry-past-the-disk-on-a-table", past_the_disk(table), "an L2 table lies on an L2 table", SMALL),
         Kind("compressed-with-the-copied-bit", in_l2(0, lambda image: entry(image) | COPIED), READ, PACKED),
         Kind(
             "compressed-one-again-and-again",
@@ -600,6 +604,17 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         Kind("bomb-of-tables-in-holes", bomb_of_tables, "refcount is 0", SMALL),
         Kind("bomb-of-one-table", bomb_of_one_table, "used for two parts", SMALL),
     ]
+
+
+def past_the_disk(value):
+    """A change that has one more entry in the L1 table than the disk needs."""
+    return both(put(36, ">I", 3), in_l1(2, value))
+
+
+def compressed_to_the_end(image):
+    """A compressed cluster at the end of the file, whose entry counts all sectors that it can."""
+    at = len(image) // 512 * 512 - 512
+    in_l2(0, COMPRESSED | 0xF << 58 | at)(image)
 
 
 def bomb_of_tables(image):

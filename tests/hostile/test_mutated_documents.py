@@ -24,7 +24,7 @@ from batchdiff.plan.file import checksum_of
 
 READERS = (
     ("show",),
-    ("show", "--format", "json"),
+    *(("show", "--format", form) for form in ("json", "markdown", "csv", "html")),
     ("status",),
     ("verify",),
     ("restore", "--dry-run"),
