@@ -10,6 +10,7 @@ import subprocess
 
 import notation
 import pytest
+from vhd import right_checksums
 
 from batchdiff.foreign.parallels import inspect_parallels
 from batchdiff.foreign.qed import inspect_qed
@@ -75,13 +76,6 @@ def at(offset, form, *values):
         struct.pack_into(form, image, offset, *values)
 
     return change
-
-
-def right_checksums(image):
-    """Gives the footers of a VHD the checksums that fit, so that another fault is found."""
-    for start in (0, len(image) - 512):
-        image[start + 64 : start + 68] = bytes(4)
-        image[start + 64 : start + 68] = (~sum(image[start : start + 512]) & 0xFFFFFFFF).to_bytes(4, "big")
 
 
 def test_a_vhd_with_a_wrong_checksum_is_refused(made):

@@ -26,6 +26,7 @@ READERS = (
     ("show",),
     *(("show", "--format", form) for form in ("json", "markdown", "csv", "html")),
     ("status",),
+    ("definitions",),
     ("verify",),
     ("restore", "--dry-run"),
     ("purge", "--dry-run"),

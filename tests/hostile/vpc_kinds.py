@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from kinds import READ, Field, Kind, both, cut, cuts, grow, named, of_fields, put
+from vhd import right_checksums
 
 MOST, HEAD, TABLE = 0xFFFFFFFF, 512, 1536
 FIXED = "-o subformat=fixed"
 
 
-def summed(image):
-    """Both footers with the right checksums: 1's complement of the sum of all bytes but the checksum's."""
-    for start in (0, len(image) - 512):
-        footer = image[start : start + 512]
-        if start >= 0 and footer.startswith(b"conectix"):
-            footer[64:68] = bytes(4)
-            image[start + 64 : start + 68] = (~sum(footer) & MOST).to_bytes(4, "big")
-
-
 def in_footers(at, form, *values):
     """A change of the footer and of its copy at the start, whose checksums then are right."""
-    return both(put(at, form, *values), put(at - 512, form, *values), summed)
+    return both(put(at, form, *values), put(at - 512, form, *values), right_checksums)
 
 
 def footer_fields(fields):
@@ -168,7 +160,7 @@ def locator(platform, text, *, at=None):
         if at is None:
             image[start:start] = data.ljust(-(-len(data) // 512) * 512, b"\0")
         put(HEAD + 576, ">4sIII Q".replace(" ", ""), platform, 1, len(data), 0, start)(image)
-        summed(image)
+        right_checksums(image)
 
     return change
 
@@ -242,12 +234,17 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
             FIXED,
         ),
         Kind("fixed-without-a-mark", put(-512, "8s", b""), "has no footer", FIXED),
-        Kind("fixed-of-type-3", both(put(60 - 512, ">I", 3), summed), "is unknown", FIXED),
-        Kind("fixed-of-type-4", both(put(60 - 512, ">I", 4), summed), "differences from a parent image", FIXED),
+        Kind("fixed-of-type-3", both(put(60 - 512, ">I", 3), right_checksums), "is unknown", FIXED),
+        Kind(
+            "fixed-of-type-4",
+            both(put(60 - 512, ">I", 4), right_checksums),
+            "differences from a parent image",
+            FIXED,
+        ),
         Kind("fixed-wrong-checksum", put(64 - 512, ">I", 0), "checksum of its footer", FIXED),
         Kind(
             "fixed-larger-than-its-file",
-            both(put(48 - 512, ">Q", 1 << 40), put(28 - 512, "4s", b"win "), summed),
+            both(put(48 - 512, ">Q", 1 << 40), put(28 - 512, "4s", b"win "), right_checksums),
             "is truncated",
             FIXED,
         ),
