@@ -10,14 +10,14 @@ from batchdiff.image.qcow2_tables import read_words
 from batchdiff.qcow2.bitmaps import bitmap_tables, check_bitmap_table
 from batchdiff.qcow2.faults import require
 from batchdiff.qcow2.header import Header
-from batchdiff.qcow2.references import SNAPSHOT_TABLE, Table, table_at
+from batchdiff.qcow2.references import SNAPSHOT_TABLE, Table, require_apart, table_at
 from batchdiff.qcow2.snapshots import snapshot_tables
 
 
 def check_extras(file: ImageFile, header: Header, metadata: list[Table]) -> list[Table]:
     """Check the snapshot table and the bitmaps of an open qcow2 file; return all metadata, with their tables.
 
-    :raises FormatError: QEMU would refuse one of them, or a table is outside the file.
+    :raises FormatError: QEMU would refuse one of them, or a table is outside the file or overlaps another.
     :raises ImageError: they cannot be read.
     """
     found = list(metadata)
@@ -31,6 +31,8 @@ def check_extras(file: ImageFile, header: Header, metadata: list[Table]) -> list
             _require_inside(table + count * 8, file.size, "a bitmap's table")
             check_bitmap_table(read_words(file, table, count), cluster)
             found.append(table_at(table, count * 8, "a bitmap's table"))
+    # QEMU detects an overlap when it writes to the image, as it does when it opens one with bitmaps.
+    require_apart(found, header.geometry.cluster_size)
     return found
 
 
