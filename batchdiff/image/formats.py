@@ -1,25 +1,27 @@
 """The table of image formats: how each is opened, and what is checked before any of its bytes are trusted.
 
-A format that cannot be read yet is a stub: its opener raises the refusal. Making it readable takes a module with
-its :class:`~batchdiff.image.layer.Layer`, such as :mod:`batchdiff.image.raw`, and a row in this table.
-A format that a manifest cannot name yet also needs a name and a magic number (CONTRIBUTING.md, "Adding a format").
+A new format takes a module with its :class:`~batchdiff.image.layer.Layer`, such as :mod:`batchdiff.image.raw`, a
+row in this table, a name that a manifest can use, and a magic number (CONTRIBUTING.md, "Adding a format").
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from contextlib import closing
 from typing import NamedTuple, NoReturn
 
 from batchdiff.errors import ImageError
-from batchdiff.files.filenames import shell_line
 from batchdiff.foreign.header import ReadAt
 from batchdiff.foreign.parallels import inspect_parallels
 from batchdiff.foreign.qed import inspect_qed
 from batchdiff.foreign.vdi import inspect_vdi
+from batchdiff.foreign.vhdx import inspect_vhdx, map_vhdx
 from batchdiff.foreign.vmdk import inspect_vmdk
+from batchdiff.foreign.vmdk_stream import inspect_vmdk_stream, is_stream_optimized
 from batchdiff.foreign.vpc import inspect_vpc
-from batchdiff.image.files import ReadObserver
+from batchdiff.image.exported import ExportedLayer
+from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import Layer
 from batchdiff.image.mapped import MappedLayer
 from batchdiff.image.qcow2 import Qcow2Layer
@@ -56,18 +58,6 @@ class Format(NamedTuple):
     safety: tuple[Outside | str, ...] | Unchecked
 
 
-def _not_supported_yet(source: ImageSource, _observer: ReadObserver | None) -> NoReturn:
-    copy = shell_line(
-        ["qemu-img", "convert", "-f", source.format, "-O", "qcow2", source.path, f"{source.path}.qcow2"]
-    )
-    *most, last = readable_formats()
-    raise ImageError(
-        f"cannot use {source.path}",
-        why=f"the format {source.format} is not supported yet ({', '.join(most)} and {last} are)",
-        remedy=f"Make a qcow2 copy and use that in the manifest: `{copy}`.",
-    )
-
-
 def _encrypted(source: ImageSource, _observer: ReadObserver | None) -> NoReturn:
     raise ImageError(f"cannot use {source.path}", why="it is encrypted", remedy=ENCRYPTED)
 
@@ -81,11 +71,22 @@ def _mapped(inspect: Callable[[ReadAt, int], int], outside: Outside, *checks: st
     return Format(opener, (outside, *checks, _OF_THE_MAP))
 
 
+def _vhdx(source: ImageSource, observer: ReadObserver | None) -> Layer:
+    return MappedLayer(source, observer, inspect_vhdx, map_vhdx)
+
+
+def _vmdk(source: ImageSource, observer: ReadObserver | None) -> Layer:
+    """Open an image as its header says; the layer inspects all of the header."""
+    with closing(ImageFile(source.path, observer)) as file:
+        is_compressed = is_stream_optimized(lambda at, length: file.read_exactly(min(length, file.size), at))
+    if is_compressed:
+        return ExportedLayer(source, observer, inspect_vmdk_stream)
+    return MappedLayer(source, observer, inspect_vmdk)
+
+
 _OF_THE_MAP = "the map that QEMU, confined to this file, makes of it stays in the file and uses no byte twice"
 
 _NOT_OPENED = Unchecked("refused without being opened")
-
-_STUB = Format(_not_supported_yet, _NOT_OPENED)
 
 FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.RAW: Format(
@@ -110,11 +111,16 @@ FORMATS: dict[ImageFormat, Format] = {
         "no unknown feature, closed cleanly",
         "its sizes and its L1 table are valid",
     ),
-    ImageFormat.VMDK: _mapped(
-        inspect_vmdk,
-        Outside.REFUSED,
-        "the file is its only extent: a text descriptor, several extents or a parent are refused",
-        "not compressed; its sizes and grain tables are valid, and its descriptor is where QEMU reads it",
+    ImageFormat.VMDK: Format(
+        _vmdk,
+        (
+            Outside.REFUSED,
+            "the file is its only extent: a text descriptor, several extents or a parent are refused",
+            "its sizes and grain tables are valid, and its descriptor is where QEMU reads it",
+            f"if it is not compressed, {_OF_THE_MAP}",
+            "if it is compressed, its footer and all its tables are valid, no grain is used twice, and qemu-nbd,"
+            " confined to this file, decompresses it",
+        ),
     ),
     ImageFormat.VDI: _mapped(
         inspect_vdi,
@@ -122,7 +128,16 @@ FORMATS: dict[ImageFormat, Format] = {
         "it has no parent, which would have only a UUID",
         "its sizes and its block map are valid",
     ),
-    ImageFormat.VHDX: _STUB,
+    ImageFormat.VHDX: Format(
+        _vhdx,
+        (
+            Outside.REFUSED,
+            "no log to replay; the checksums of its header and region table are right",
+            "its regions, metadata, sizes and block table are valid, and blocks are apart from all of them",
+            "the map of its blocks stays in the file and uses no byte twice, and QEMU, confined to this file,"
+            " finds the same size",
+        ),
+    ),
     ImageFormat.VPC: _mapped(
         inspect_vpc,
         Outside.NOT_POSSIBLE,
