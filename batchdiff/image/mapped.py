@@ -63,8 +63,8 @@ _kept: dict[tuple[str, int, int, int, int, int], _ImageMap] = {}
 class MappedLayer:
     """An image in a format that QEMU maps to the file.
 
-    ``inspect`` checks its header before QEMU sees the file, and returns the number of its clusters. ``own_map`` maps
-    an image whose blocks QEMU does not report; QEMU must agree about its size.
+    ``inspect`` checks its header before QEMU sees the file, and returns the number of its clusters. ``own_map``
+    maps an image whose blocks QEMU does not report; QEMU must agree about its size.
     """
 
     def __init__(

@@ -9,9 +9,11 @@ Guards foreign/header.py.
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import notation
@@ -93,21 +95,36 @@ def others(fleet, opened):
     }
 
 
+MEASURE = """
+import json, resource, subprocess, sys
+code = subprocess.call(sys.argv[2:])
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+with open(sys.argv[1], "w") as file:
+    json.dump([used.ru_utime + used.ru_stime, used.ru_maxrss], file)
+sys.exit(code)
+"""
+"""Runs a command and writes its CPU time and its largest process. It is a process of its own, because a new process
+counts the memory of the one that started it, and pytest's is large."""
+
+
 def planned_under_strace(fleet):
     """Runs ``plan``; returns the paths that it and its programs opened, and calls that connect."""
-    trace, said = fleet.folder.parent / "trace", fleet.folder.parent / "said"
+    trace, said, used = (fleet.folder.parent / name for name in ("trace", "said", "used"))
     strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-s", "4096", "-e", "trace=open,openat,openat2,connect,bind"]
     command = ["timeout", "300", *strace, "-o", str(trace), *COMMAND, "plan", "fleet.yaml", "-q", "-j", "1"]
     with open(said, "wb") as output:
-        process = subprocess.Popen(
-            command, cwd=fleet.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        code = subprocess.call(
+            [sys.executable, "-c", MEASURE, str(used), *command],
+            cwd=fleet.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
         )
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
     assert_no_traceback(said.read_text())
-    assert process.returncode in {0, 1}, said.read_text()
-    assert used.ru_utime + used.ru_stime < SECONDS
-    assert used.ru_maxrss << 10 < MEMORY
+    assert code in {0, 1}, said.read_text()
+    seconds, kilobytes = json.loads(used.read_text())
+    assert seconds < SECONDS
+    assert kilobytes << 10 < MEMORY
     return set(filter(None, map(touched, trace.read_text(errors="replace").splitlines())))
 
 

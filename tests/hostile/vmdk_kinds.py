@@ -213,6 +213,11 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         Kind("extent-of-2^63", extents('RW 9223372036854775808 SPARSE "image"'), READ),
         Kind("extent-in-small-letters", extents('rw 8192 sparse "image"'), READ),
         Kind("extent-behind-a-tab", extents('RW\t8192\tSPARSE\t"image"', '\tRW 1 FLAT "/etc/passwd" 0'), "extent"),
+        Kind(
+            "type-streamOptimized",
+            replaced(b"monolithicSparse", b"streamOptimized"),
+            "which contradicts its header",
+        ),
         *(
             Kind(f"type-{kind}", replaced(b"monolithicSparse", kind.encode()), "its type")
             for kind in (
@@ -224,7 +229,6 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
                 "fullDevice",
                 "partitionedDevice",
                 "vmfsRawDeviceMap",
-                "streamOptimized",
                 "custom",
             )
         ),
