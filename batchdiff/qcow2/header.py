@@ -66,6 +66,8 @@ class Header:
     snapshots_offset: int = 0
     bitmap_directory: tuple[int, int] = (0, 0)
     """Offset and length."""
+    refcount_order: int = 4
+    """The base-2 logarithm of the bits of a refcount."""
 
     def tables(self) -> list[tuple[int, int, str]]:
         """Return the offset, length and name of the header's cluster and of each table that it names, sorted.
@@ -131,6 +133,7 @@ def parse(head: bytes, file_size: int) -> Header:
         lazy_refcounts=bool(compatible & _LAZY_REFCOUNTS),
         snapshots_offset=snapshots_offset,
         bitmap_directory=(directory[0], directory[1]),
+        refcount_order=refcount_order,
     )
     _check_sizes(header, size)
     _check_tables(header, file_size)
