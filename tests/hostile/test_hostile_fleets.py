@@ -103,7 +103,7 @@ with open(sys.argv[1], "w") as file:
     json.dump([used.ru_utime + used.ru_stime, used.ru_maxrss], file)
 sys.exit(code)
 """
-"""Runs a command and writes its CPU time and its largest process. It is a process of its own, because a new process
+"""Runs a command and writes its CPU time and its largest process, in a process of its own, because a new process
 counts the memory of the one that started it, and pytest's is large."""
 
 
