@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from batchdiff.errors import ImageError, InUseError, ProgramError
 from batchdiff.files.fingerprint import Fingerprint
-from batchdiff.foreign.header import ReadAt
+from batchdiff.foreign.header import COPY, ReadAt, require_stored
 from batchdiff.foreign.vhdx import DiskMap
 from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import CompressedCluster, Losses, Segment
@@ -29,9 +29,15 @@ from batchdiff.image_source import ImageSource
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qemu import qemu_img
+from batchdiff.units import MIB
 
 _MOST_KEPT = 2_000_000
 """The maximum number of runs, of 24 bytes each, in all the maps that are kept."""
+
+_MAP_OF_NOTHING, _BYTES_IN_MAP = 32 * MIB, 16
+"""The bytes of the map that even an empty file may have (250,000 runs); and the bytes on disk that allow one more.
+
+A run of a real image takes 4 KiB or more on disk, and 120 bytes in the map."""
 
 _DECODER = json.JSONDecoder()
 _GAP = re.compile(r"\s*[\[,]\s*(?=\{)")
@@ -55,16 +61,17 @@ _kept: dict[tuple[str, int, int, int, int, int], _ImageMap] = {}
 
 
 class MappedLayer:
-    """An image in a format that QEMU maps to the file; ``inspect`` checks its header before QEMU sees the file.
+    """An image in a format that QEMU maps to the file.
 
-    ``own_map`` maps an image whose blocks QEMU does not report; QEMU must agree about its size.
+    ``inspect`` checks its header before QEMU sees the file, and returns the number of its clusters. ``own_map``
+    maps an image whose blocks QEMU does not report; QEMU must agree about its size.
     """
 
     def __init__(
         self,
         source: ImageSource,
         observer: ReadObserver | None,
-        inspect: Callable[[ReadAt, int], None],
+        inspect: Callable[[ReadAt, int], int],
         own_map: Callable[[ReadAt, int], DiskMap] | None = None,
     ) -> None:
         self._source, self._own_map = source, own_map
@@ -72,7 +79,7 @@ class MappedLayer:
         self.path = source.path
         self.fd = self._file.fd
         try:
-            inspect(self._read_at, self._file.size)
+            self._clusters = inspect(self._read_at, self._file.size)
         except FormatError as error:
             self.close()
             raise self._refused(error) from error
@@ -102,7 +109,12 @@ class MappedLayer:
     def _mapped_by_qemu(self, now: Fingerprint) -> _ImageMap:
         own = None if self._own_map is None else self._mapped_here(self._own_map)
         try:
-            text = qemu_img.file_map(self._source)
+            stored = self._file.stored()
+            if own is None:
+                require_stored(self._clusters, stored)
+            text = qemu_img.file_map(self._source, most_output=_MAP_OF_NOTHING + stored // _BYTES_IN_MAP)
+        except FormatError as error:
+            raise self._refused(error) from error
         except (ProgramError, InUseError) as error:
             # Without qemu-img, only images of these formats are refused; the others can still be planned.
             raise ImageError(f"cannot read {self.path}", why=error.reason, remedy=error.remedy) from error
@@ -240,7 +252,7 @@ def _parsed(text: str, path: str, *, is_located: bool) -> _ImageMap:
         raise ImageError(
             f"cannot use {path}",
             why=f"QEMU does not map its data to offsets in the file ({type(error).__name__}: {error})",
-            remedy="Make a qcow2 copy with `qemu-img convert`, and use that in the manifest.",
+            remedy=COPY,
         ) from error
     starts, ends, offsets = np.frombuffer(table, dtype=np.int64).reshape(-1, 3).T
     joins = (starts[1:] == ends[:-1]) & (offsets[1:] - offsets[:-1] == starts[1:] - starts[:-1])

@@ -65,9 +65,9 @@ class Header:
     backing_format: str | None
     lazy_refcounts: bool
     snapshots_offset: int = 0
-    bitmap_directory: tuple[int, int] = (0, 0)
-    """Offset and length."""
-    luks_header: tuple[int, int] | None = None
+    bitmap_directory: tuple[int, int] = (0, 0)  # offset and length
+    luks_header: tuple[int, int] | None = None  # the same
+    refcount_order: int = 4  # the base-2 logarithm of the bits of a refcount
 
     def tables(self) -> list[tuple[int, int, str]]:
         """Return the offset, length and name of the header's cluster and of each table that it names, sorted.
@@ -104,8 +104,7 @@ def parse(head: bytes, file_size: int) -> Header:
     fields = _FIXED.unpack_from(head)
     _, version, name_offset, name_size, cluster_bits, size, crypt, l1_entries, l1_offset = fields[:9]
     refcount_offset, refcount_clusters, snapshots, snapshots_offset = fields[9:]
-    # The order matters: the layout of the rest depends on version and cluster size, and unknown features may
-    # change the meaning of any field after them.
+    # The order matters: version and features decide the meaning of all fields after them.
     require_opened(version in {2, 3}, f"version {version} is unknown (2 and 3 are known)")
     require_opened(9 <= cluster_bits <= 21, f"a cluster size of 2^{cluster_bits} is outside 512 B to 2 MiB")
     incompatible, compatible, autoclear, refcount_order, length, compression = version_3_fields(head, version)
@@ -136,6 +135,7 @@ def parse(head: bytes, file_size: int) -> Header:
         snapshots_offset=snapshots_offset,
         bitmap_directory=(directory[0], directory[1]),
         luks_header=luks_header_in(extensions, crypt),
+        refcount_order=refcount_order,
     )
     _check_sizes(header, size)
     _check_tables(header, file_size)
