@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from batchdiff.foreign.header import NamedFile, ReadAt, exactly, require_mappable
+from batchdiff.foreign.header import NamedFile, Outline, ReadAt, exactly, require_mappable
 from batchdiff.qcow2.faults import require
 
 QED_HEADER = struct.Struct("<4sIIIQQQQQII")
@@ -21,13 +21,13 @@ def largest_disk(cluster_size: int, table_size: int) -> int:
     return entries * entries * cluster_size % (1 << 64)
 
 
-def inspect_qed(read: ReadAt, file_size: int) -> NamedFile:
-    """Inspect the header of a QED image, and return its backing file, with a format only if that is raw.
+def inspect_qed(read: ReadAt, file_size: int) -> Outline:
+    """Inspect the header of a QED image; return the number of its clusters, and its backing file.
 
     :raises FormatError: it is not one, is damaged, or was not closed cleanly.
     """
     fields = QED_HEADER.unpack(exactly(read, 0, QED_HEADER.size, "header"))
-    mark, cluster, table, header, features, _, _, tables_at, size, name_at, name_size = fields
+    mark, cluster, table, _, features, _, _, tables_at, size, _, _ = fields
     require(mark == b"QED\0", "it is not a QED image: its signature is missing")
     known = BACKING_FILE | _NEED_CHECK | BACKING_RAW
     require(not features & ~known, f"it needs unknown features (bits {features & ~known:#x})")
@@ -38,12 +38,17 @@ def inspect_qed(read: ReadAt, file_size: int) -> NamedFile:
     )
     require(1 <= table <= _LARGEST_TABLE and table & (table - 1) == 0, f"tables of {table} clusters are invalid")
     require(size % 512 == 0 and size <= (cluster * table // 8) ** 2 * cluster, f"its size {size} is invalid")
-    require_mappable(size, cluster)
+    count = require_mappable(size, cluster)
     require(
         tables_at % cluster == 0 and tables_at + cluster * table <= file_size, "its L1 table is outside the file"
     )
-    if not features & BACKING_FILE:
-        return None
+    has_name = bool(features & BACKING_FILE)
+    return Outline(count, _backing_file(read, file_size, fields) if has_name else None)
+
+
+def _backing_file(read: ReadAt, file_size: int, fields: tuple[int, ...]) -> NamedFile:
+    """Return the backing file that the header names, with a format only if that is raw."""
+    cluster, header, features, name_at, name_size = fields[1], fields[3], fields[4], *fields[9:]
     require(
         name_at + name_size <= header * cluster <= file_size,
         "the name of its backing file does not fit into the header",

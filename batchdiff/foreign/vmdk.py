@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import struct
 
-from batchdiff.foreign.header import ReadAt, exactly, require_mappable
+from batchdiff.foreign.header import Outline, ReadAt, exactly, require_mappable
 from batchdiff.foreign.vdi import DIFFERENCE
 from batchdiff.qcow2.faults import FormatError, require
 from batchdiff.units import SECTOR, TIB, ceil_div
@@ -35,8 +35,8 @@ _NO_PARENT, _SPARSE = b"ffffffff", "monolithicsparse"
 _SPARSE_TYPES = {_SPARSE: "monolithicSparse", "streamoptimized": "streamOptimized"}
 
 
-def inspect_vmdk(read: ReadAt, file_size: int) -> None:
-    """Inspect the header and the descriptor of a VMDK image.
+def inspect_vmdk(read: ReadAt, file_size: int) -> Outline:
+    """Inspect the header and the descriptor of a VMDK image; return the number of its grains.
 
     :raises FormatError: it is not one, is damaged, compressed or spread over several files, or has a parent.
     """
@@ -60,10 +60,18 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> None:
     # Each entry of the directory points to one table.
     tables = ceil_div(capacity, grain * entries)
     require(capacity <= MOST_SECTORS, f"its size of {capacity} sectors exceeds 64 TiB")
-    require_mappable(capacity * SECTOR, grain * SECTOR)
+    count = require_mappable(capacity * SECTOR, grain * SECTOR)
     require(directory * SECTOR + tables * 4 <= file_size, DIRECTORY_OUTSIDE)
+    # QEMU reads a table past the end of the file as zeros.
+    pointers = struct.unpack(f"<{tables}I", exactly(read, directory * SECTOR, tables * 4, "grain directory"))
+    last = max(pointers)
+    require(
+        last == 0 or last * SECTOR + entries * 4 <= file_size,
+        f"a grain table at {last * SECTOR} is outside the file ({file_size} bytes): it is truncated or damaged",
+    )
     exactly(read, TEXT_AT, text_size * SECTOR, "descriptor")
     inspect_descriptor(read(TEXT_AT, TEXT_BYTES), _SPARSE)
+    return Outline(count)
 
 
 def with_extent_name(descriptor: bytes, name: str) -> bytes:

@@ -49,10 +49,13 @@ def open_qcow2(source: ImageSource, observer: ReadObserver | None) -> Layer:
     """
     file = ImageFile(source.path, observer)
     plain = Qcow2Layer(source, observer, file)
-    if plain.header.is_encrypted is (source.secret_file is not None):
-        return EncryptedQcow2Layer(source, observer, file, plain) if plain.header.is_encrypted else plain
+    header = plain.header.luks_header
+    if header is None and source.secret_file is None:
+        return plain
+    if header is not None and source.secret_file is not None:
+        return EncryptedQcow2Layer(source, observer, file, plain, header)
     plain.close()
-    if plain.header.is_encrypted:
+    if header is not None:
         raise _without_secret(source)
     remedy = "Leave `secret_file` out: it is for encrypted images."
     raise ImageError(f"cannot use {source.path}", why="it is not encrypted", remedy=remedy)
@@ -91,14 +94,19 @@ class EncryptedQcow2Layer:
     """One encrypted qcow2 file without its backing file.
 
     ``file``: the open file, which is closed with this layer; ``plain``: the same file, as it would be read if it
-    were not encrypted.
+    were not encrypted; ``header``: offset and length of its LUKS header.
     """
 
     def __init__(
-        self, source: ImageSource, observer: ReadObserver | None, file: ImageFile, plain: Qcow2Layer
+        self,
+        source: ImageSource,
+        observer: ReadObserver | None,
+        file: ImageFile,
+        plain: Qcow2Layer,
+        header: tuple[int, int],
     ) -> None:
         self._plain, self.path, self.fd = plain, plain.path, plain.fd
-        inspect = partial(_inspect_within, *plain.header.encryption_header)
+        inspect = partial(_inspect_within, *header)
         self._export = ExportedLayer(source, observer, inspect, _decrypted, file=file)
 
     @property

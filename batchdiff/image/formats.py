@@ -6,11 +6,12 @@ row in this table, a name that a manifest can use, and a magic number (CONTRIBUT
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from contextlib import closing
 from typing import NamedTuple
 
-from batchdiff.foreign.header import NamedFile, ReadAt
+from batchdiff.foreign.header import Outline, ReadAt
 from batchdiff.foreign.parallels import inspect_parallels
 from batchdiff.foreign.qed import inspect_qed
 from batchdiff.foreign.vdi import inspect_vdi
@@ -27,30 +28,41 @@ from batchdiff.image.raw import RawLayer
 from batchdiff.image_source import ImageFormat, ImageSource
 
 
+class Outside(enum.StrEnum):
+    """The other files that an image can have read: each format states it, first of all."""
+
+    NOT_POSSIBLE = (
+        "no outside references are possible: neither batchdiff nor QEMU opens another file for this format"
+    )
+    REFUSED = "an image that refers to another file is refused"
+    DECLARED = "it refers to no file but the backing file that the manifest declares, by a plain path"
+
+
 class Unchecked(NamedTuple):
     """The statement that nothing is checked, and why that is safe."""
 
     why: str
+    outside: Outside = Outside.NOT_POSSIBLE
 
 
 class Format(NamedTuple):
-    """One format. ``safety``: what is checked before any byte is trusted, each check as a phrase.
+    """One format. ``safety``: the files it refers to, and what is checked before any byte is trusted, as phrases.
 
     ``opener`` opens one file of a chain by its own format, never by what the file looks like, and opens no other
     file. The observer is called at every read. ``opener`` raises ImageError if the file is missing or invalid.
     """
 
     opener: Callable[[ImageSource, ReadObserver | None], Layer]
-    safety: tuple[str, ...] | Unchecked
+    safety: tuple[Outside | str, ...] | Unchecked
 
 
-def _mapped(inspect: Callable[[ReadAt, int], NamedFile], *checks: str) -> Format:
+def _mapped(inspect: Callable[[ReadAt, int], Outline], outside: Outside, *checks: str) -> Format:
     """Return the row of a format that QEMU maps to offsets in the file, once ``inspect`` accepts the header."""
 
     def opener(source: ImageSource, observer: ReadObserver | None) -> Layer:
         return MappedLayer(source, observer, inspect)
 
-    return Format(opener, (*checks, _OF_THE_MAP))
+    return Format(opener, (outside, *checks, _OF_THE_MAP))
 
 
 def _vhdx(source: ImageSource, observer: ReadObserver | None) -> Layer:
@@ -76,24 +88,29 @@ FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.QCOW2: Format(
         open_qcow2,
         (
+            Outside.DECLARED,
             "no unknown incompatible feature, no external data file, not marked corrupt or dirty",
             "if it is encrypted, then with LUKS, whose header is valid and opens in reasonable time",
             "all sizes are within QEMU's limits",
             "header, tables, snapshots and bitmaps are aligned, inside the file and apart from each other",
             "every table entry points into the file, and together they map no more bytes than the file has",
-            "the backing file that it names is the declared one, a plain path in the declared format",
+            "while planning: no cluster has two uses that exclude each other, or more uses than its refcount",
+            "the header gives the backing file the declared format, or none",
         ),
     ),
     ImageFormat.QED: _mapped(
         inspect_qed,
-        "no unknown feature, closed cleanly; its sizes and its L1 table are valid",
-        "the backing file that it names is the declared one, a plain path in a format that QEMU recognises",
+        Outside.DECLARED,
+        "no unknown feature, closed cleanly",
+        "its sizes and its L1 table are valid",
+        "the backing file has a format that QEMU recognises",
     ),
     ImageFormat.VMDK: Format(
         _vmdk,
         (
+            Outside.REFUSED,
             "the file is its only extent: a text descriptor, several extents or a parent are refused",
-            "its sizes and grain directory are valid, and its descriptor is where QEMU reads it",
+            "its sizes and grain tables are valid, and its descriptor is where QEMU reads it",
             f"if it is not compressed, {_OF_THE_MAP}",
             "if it is compressed, its footer and all its tables are valid, no grain is used twice, and qemu-nbd,"
             " confined to this file, decompresses it",
@@ -101,13 +118,14 @@ FORMATS: dict[ImageFormat, Format] = {
     ),
     ImageFormat.VDI: _mapped(
         inspect_vdi,
-        "no outside references are possible: a parent has only a UUID, and is refused",
+        Outside.NOT_POSSIBLE,
+        "it has no parent, which would have only a UUID",
         "its sizes and its block map are valid",
     ),
     ImageFormat.VHDX: Format(
         _vhdx,
         (
-            "no outside references are possible: an image with a parent is refused",
+            Outside.REFUSED,
             "no log to replay; the checksums of its header and region table are right",
             "its regions, metadata, sizes and block table are valid, and blocks are apart from all of them",
             "the map of its blocks stays in the file and uses no byte twice, and QEMU, confined to this file,"
@@ -116,18 +134,19 @@ FORMATS: dict[ImageFormat, Format] = {
     ),
     ImageFormat.VPC: _mapped(
         inspect_vpc,
+        Outside.NOT_POSSIBLE,
         "it has no parent, which QEMU would read as zeros",
-        "its footers agree, and they and its block table are valid",
+        "its footers agree, have the right checksum and fit the file; its block table is valid",
     ),
     ImageFormat.PARALLELS: _mapped(
         inspect_parallels,
-        "no outside references are possible",
+        Outside.NOT_POSSIBLE,
         "closed cleanly, without a format extension; its sizes and its cluster map are valid",
     ),
     ImageFormat.LUKS: Format(
         open_luks,
         (
-            "no outside references are possible",
+            Outside.NOT_POSSIBLE,
             "of version 1; its key slots are apart from each other, from the header and from the data",
             "all of them together open in reasonable time",
         ),

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from batchdiff.foreign.luks_size import luks_header_bytes
 from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS, SMALLEST_EXTENDED_L2, CompressionType, Geometry
 from batchdiff.qcow2.layout_options import LayoutOptions
-from batchdiff.qcow2.luks_size import luks_header_bytes
 from batchdiff.units import format_size
 
 CLUSTER_SIZES = tuple(1 << bits for bits in range(9, 22))

@@ -191,7 +191,7 @@ def _objection(
         )
     # Before inspecting its tables: those of an image in use may be inconsistent.
     require_unused(image, Purpose.GUEST)
-    inspect(image)
+    inspect(image, refcounts=True)
     if record.virtual_size < template.virtual_size:
         return (
             f"its disk is smaller than the template's ({format_size(record.virtual_size)} and"

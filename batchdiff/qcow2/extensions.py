@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from batchdiff.qcow2.faults import require, require_opened
+from batchdiff.qcow2.faults import LEGACY_ENCRYPTION, require, require_opened
 from batchdiff.units import MIB, align_up
 
 BACKING_FORMAT, DATA_FILE = 0xE2792ACA, 0x44415441
@@ -80,20 +80,22 @@ def check_supported(found: list[tuple[int, bytes]]) -> None:
     require(DATA_FILE not in kinds, "it names an external data file, which is not supported yet")
 
 
-def encryption_header(found: list[tuple[int, bytes]], crypt: int) -> tuple[int, int]:
-    """Return the offset and length of the LUKS header that an extension names; both 0 if there is none.
+def luks_header_in(found: list[tuple[int, bytes]], crypt: int) -> tuple[int, int] | None:
+    """Return the offset and length of the LUKS header that an extension names; None if nothing is encrypted.
 
     ``crypt``: the encryption method in the header of the file.
 
-    :raises FormatError: QEMU would refuse the extension, or it is missing.
+    :raises FormatError: the method is unknown or outdated, or QEMU would refuse the extension, or it is missing.
     """
+    require(crypt != 1, "it is encrypted with AES in qcow2's legacy way", remedy=LEGACY_ENCRYPTION)
+    require_opened(crypt in {0, LUKS}, f"its encryption method {crypt} is unknown")
     offset = length = 0
     for data in [data for kind, data in found if kind == _ENCRYPTION]:
         require_opened(crypt == LUKS, "it names a LUKS header, but is not encrypted with LUKS")
         require_opened(len(data) == _ENCRYPTION_FIELDS.size, f"its encryption extension has {len(data)} bytes")
         offset, length = _ENCRYPTION_FIELDS.unpack(data)
     require_opened(crypt != LUKS or length > 0, "it is encrypted, but names no LUKS header")
-    return offset, length
+    return (offset, length) if crypt == LUKS else None
 
 
 def packed_encryption(offset: int, length: int) -> bytes:

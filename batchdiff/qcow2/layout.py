@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from batchdiff.extents import Extents, Kind, count_touched, fold, of_one_kind, only, split
 from batchdiff.qcow2.geometry import MAX_L1_BYTES, MAX_REFCOUNT_TABLE_BYTES, Geometry
-from batchdiff.qcow2.header import Header, build
+from batchdiff.qcow2.header import Header
+from batchdiff.qcow2.header_writing import build
 from batchdiff.qcow2.layout_options import PLAIN_LAYOUT, LayoutOptions
 from batchdiff.units import ceil_div
 
@@ -171,7 +172,7 @@ def header_for(
             backing_name=name,
             backing_format=backing_format,
             lazy_refcounts=lazy_refcounts,
-            encryption_header=(layout.luks_offset, luks_bytes) if luks_bytes else (0, 0),
+            luks_header=(layout.luks_offset, luks_bytes) if luks_bytes else None,
             has_data_file=layout.options.outside,
         )
     )

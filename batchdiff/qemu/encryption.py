@@ -49,7 +49,10 @@ def new_luks_header(
             stopped=stopped,
         )
         size = os.fstat(memory).st_size
-        offset, length = parse(os.pread(memory, size, 0), size).encryption_header
+        found = parse(os.pread(memory, size, 0), size).luks_header
+        if found is None:
+            raise ValueError("QEMU made an image that is not encrypted")
+        offset, length = found
         return os.pread(memory, length, offset)
     finally:
         os.close(memory)

@@ -169,7 +169,7 @@ def test_a_template_whose_content_is_not_what_it_was(folder):
     with pytest.raises(ImageError) as caught:
         reusing(manifest(folder), forged)
     assert str(caught.value) == (
-        f"{folder}/template.img is not the template that the older plan was made from: its content has another"
+        f"{folder}/template.img is not the template that the older plan was made from: its content has a different"
         " digest, although its times and size are unchanged. Find out what changed it, and plan again without"
         " `--reuse`."
     )

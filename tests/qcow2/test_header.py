@@ -13,7 +13,8 @@ from patching import Patched
 
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import REFCOUNT_BITS, CompressionType, Geometry
-from batchdiff.qcow2.header import MAX_NAME, Header, build, parse
+from batchdiff.qcow2.header import MAX_NAME, Header, parse
+from batchdiff.qcow2.header_writing import build
 
 
 @st.composite

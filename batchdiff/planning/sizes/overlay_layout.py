@@ -7,6 +7,7 @@ from typing import TypeAlias
 import numpy as np
 
 from batchdiff.extents import Extents, Kind
+from batchdiff.foreign.luks_size import luks_written_bytes
 from batchdiff.foreign.qed_layout import QedLayout, entry_ranges, qed_header, qed_layout
 from batchdiff.plan.overlay_options import (
     DEFAULT_CLUSTER_SIZE,
@@ -19,7 +20,6 @@ from batchdiff.plan.overlay_options import (
 from batchdiff.planning.sizes.disk_use import SpaceTaken
 from batchdiff.planning.sizes.overlay_sizes import disk_bytes
 from batchdiff.qcow2.layout import Layout, header_for, layout_for
-from batchdiff.qcow2.luks_size import luks_written_bytes
 from batchdiff.units import align_up, ceil_div
 
 AnyLayout: TypeAlias = Layout | QedLayout
