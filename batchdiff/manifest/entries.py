@@ -64,7 +64,8 @@ class WrittenGuest(NamedTuple):
     """A guest's entry: one image, or a glob, each of whose matches is an image.
 
     ``overlay_where`` is the place in the manifest that decides the overlay's path: ``overlay.path`` in the entry
-    or in the defaults, otherwise the image's path.
+    or in the defaults, otherwise the image's path. ``rethin``: an overlay of the template may be replaced by a
+    thinner one; ``rethin_where``: the place that decides that.
     """
 
     image: WrittenImage
@@ -72,6 +73,8 @@ class WrittenGuest(NamedTuple):
     overlay_path: str | None
     overlay_where: YamlPath
     options: OverlayOptions
+    rethin: bool = False
+    rethin_where: YamlPath = ()
 
     @property
     def where(self) -> YamlPath:
@@ -121,13 +124,16 @@ class EntryReader:
             return None
         path_at = (*(overlay_at if "path" in own else _DEFAULT_OVERLAY), "path")
         path = own.get("path", shared.get("path"))
+        sound, defaults = self._sound_keys(entry, where), self._sound_keys(self._defaults, _DEFAULTS)
         return WrittenGuest(
             image=image,
             # The schema rejects a name beside a glob; do not give it to every match.
-            name=None if image.is_glob else self._sound_keys(entry, where).get("name"),
+            name=None if image.is_glob else sound.get("name"),
             overlay_path=path,
             overlay_where=image.path_where if path is None else path_at,
             options=options,
+            rethin=bool(sound.get("rethin", defaults.get("rethin", False))),
+            rethin_where=(*(where if "rethin" in sound else _DEFAULTS), "rethin"),
         )
 
     def check_defaults(self) -> None:

@@ -20,7 +20,8 @@ class GuestEntry:
     The overlay's path is the guest's own if the overlay is to take its place. ``converted``: the origin of the
     overlay if an earlier plan converted the guest; its image may be gone then. ``named``: the absolute name that
     the manifest gives the image, which may be a symbolic link to it. ``objection``: why it cannot be a guest,
-    although a glob matches it; empty if it can.
+    although a glob matches it; empty if it can. ``rethin``: it is an overlay of the template, which a thinner one
+    is to replace.
     """
 
     name: str
@@ -30,6 +31,7 @@ class GuestEntry:
     converted: OverlayOrigin | None = None
     named: str = ""
     objection: str = ""
+    rethin: bool = False
 
     @property
     def alias(self) -> str:

@@ -13,10 +13,9 @@ from batchdiff.extents import Extents, Kind
 from batchdiff.image.files import ReadObserver, settle
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
-from batchdiff.image.storage.allocation import DiskUse, disk_use
+from batchdiff.image.storage.allocation import disk_use, list_bytes
 from batchdiff.image.storage.allocation_units import Volume, volume_of
 from batchdiff.image.storage.block_ranges import NO_BLOCKS, Blocks
-from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image.storage.shared_blocks import raw_extents
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.fiemap import ExtentTable
@@ -27,11 +26,9 @@ from batchdiff.plan.plan import (
     Diff,
     GuestPlan,
     GuestToConvert,
-    Savings,
     Similarity,
     UntouchedGuest,
     Verdict,
-    why_unlike,
 )
 from batchdiff.planning.candidates import Candidate, untouched_guest
 from batchdiff.planning.scan.reopening import reopen
@@ -39,6 +36,7 @@ from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.sizes.compressed_estimate import Measure, stored_data
 from batchdiff.planning.sizes.disk_use import space_taken
 from batchdiff.planning.sizes.overlay_sizes import (
+    OverlayContent,
     OverlaySize,
     chosen_cluster_size,
     disk_bytes,
@@ -46,14 +44,11 @@ from batchdiff.planning.sizes.overlay_sizes import (
     savings_of,
     sizes_by_cluster_size,
 )
+from batchdiff.planning.verdicts import verdict_of
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
 from batchdiff.units import ceil_div, format_size
-
-_WORTH_NAMING = 0.1
-"""The share of a guest's allocation that another cluster size must save to be suggested: its savings are estimated
-from the file's size, which differs a little from the space taken on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +63,6 @@ class FleetFacts:
     kept: Mapping[int, Blocks]
     located: Mapping[str, ExtentTable]
     observer: ReadObserver | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class OverlayContent:
-    """The content of an overlay, in granules, and the file's size with each cluster size."""
-
-    cluster_size: int
-    extents: Extents
-    sizes: dict[int, int]
-    similarity: Similarity | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +187,8 @@ def _plan_guest(
     savings = savings_of(guest=use, volume=volume, overlay=size, sizes=content.sizes, shared=shared)
     data_runs, zero_runs = runs_of(extents)
     diff = Diff(geometry=geometry, data=data_runs, zero=zero_runs, savings=savings, similarity=content.similarity)
-    verdict, reason = _verdict(savings, use, facts.manifest.minimum_savings, content)
+    least = list_bytes(fd, image.path) if candidate.entry.rethin else None
+    verdict, reason = verdict_of(savings, use, facts.manifest.minimum_savings, content, rethin=least)
     entry = dataclasses.replace(candidate.entry, options=options)
     if verdict is not Verdict.CONVERT:
         return untouched_guest(entry, candidate.record, verdict, reason, diff)
@@ -264,34 +250,3 @@ def _compressed_size(
         data_clusters=ceil_div(stored.file_bytes, geometry.cluster_size),
     )
     return OverlaySize(packed.file_size, stored.error_bytes, disk_bytes(packed, stored.disk_bytes, unit))
-
-
-def _verdict(savings: Savings, use: DiskUse, minimum: float, content: OverlayContent) -> tuple[Verdict, str]:
-    share = savings.saved_bytes / savings.allocated_bytes if savings.allocated_bytes else 0.0
-    if savings.saved_bytes <= 0:
-        if use.reclaimable == 0 < use.allocated:
-            return Verdict.SKIP, f"deleting it would free nothing: {use.note}"
-        if unlike := why_unlike(content.similarity):
-            return Verdict.SKIP, unlike
-        would = "would" if savings.exactness in {Exactness.EXACT, Exactness.AT_MOST} else "might"
-        better = _better_clusters(savings, content, max(minimum, _WORTH_NAMING))
-        return Verdict.SKIP, f"its overlay {would} not be smaller than the guest is now{better}"
-    if share < minimum:
-        digits = 1 if f"{share:.1%}" != f"{minimum:.1%}" else 4
-        return (
-            Verdict.SKIP,
-            f"it would save {share:.{digits}%}, which is below the minimum of {minimum:.{digits}%}",
-        )
-    return Verdict.CONVERT, ""
-
-
-def _better_clusters(savings: Savings, content: OverlayContent, least: float) -> str:
-    """Return the end of a sentence, suggesting a cluster size that saves at least that share; empty if none."""
-    auto = chosen_cluster_size(content.sizes)
-    saved = savings.reclaimable_bytes - content.sizes[auto]
-    if auto == content.cluster_size or saved < least * savings.allocated_bytes:
-        return ""
-    return (
-        f"; with clusters of {format_size(auto)} it would save about {format_size(saved)}:"
-        " `overlay: {cluster_size: auto}`"
-    )

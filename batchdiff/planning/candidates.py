@@ -100,15 +100,16 @@ def _examine(
     begun = fingerprint_at(entry.image.path)
     try:
         _check_not_replaced(entry, template.source, observer)
-        image = open_image(entry.image, no_overlay_of=template.source.path, observer=observer)
+        but = None if entry.rethin else template.source.path
+        image = open_image(entry.image, no_overlay_of=but, observer=observer)
     except OverlayError:
-        return untouched_guest(entry, None, Verdict.SKIP, "it is already an overlay of this template")
+        return untouched_guest(entry, None, Verdict.SKIP, _already_thin(entry.image))
     except ImageError as error:
         return untouched_guest(entry, None, Verdict.REFUSE, str(error))
     with image:
         record = planned_image(image)
         try:
-            reason = _objection(image, record, template, under, manifest)
+            reason = _objection(image, entry, template, under, manifest)
             if not reason and record.fingerprints[0] != begun:
                 reason = "it changed while it was examined; shut its VM down"
         except (GuestError, ImageError) as error:
@@ -116,6 +117,11 @@ def _examine(
     if reason:
         return untouched_guest(entry, record, Verdict.REFUSE, reason)
     return Candidate(entry, record)
+
+
+def _already_thin(guest: ImageSource) -> str:
+    keys = "" if guest.format is ImageFormat.QCOW2 else f", with `format: {ImageFormat.QCOW2}`,"
+    return f"it is already an overlay of this template; `rethin: true`{keys} compares it, and may make it thinner"
 
 
 def _without_backing_files(parts: list[Part], manifest: Manifest) -> list[Part]:
@@ -164,7 +170,7 @@ def _check_not_replaced(entry: GuestEntry, template: ImageSource, observer: Read
 
 
 def _objection(
-    image: Image, record: PlannedImage, template: PlannedImage, under: Underlying, manifest: Manifest
+    image: Image, entry: GuestEntry, template: PlannedImage, under: Underlying, manifest: Manifest
 ) -> str:
     """Return why a guest may not be converted; empty if it may. ``under``: the files that store the template.
 
@@ -175,8 +181,9 @@ def _objection(
     identity = identity_in(os.fstat(image.layers[0].fd))
     if reason := _stores_template(template_risk(under, identity, manifest.retire), template):
         return reason
-    aside = record.source.path + own_files.QUARANTINE
-    if manifest.retire is Retire.QUARANTINE and os.path.lexists(aside):
+    aside = entry.image.path + own_files.QUARANTINE
+    # An original whose place the overlay takes has that name for a moment even if it is deleted.
+    if (manifest.retire is Retire.QUARANTINE or entry.in_place) and os.path.lexists(aside):
         return (
             f"its name in quarantine is taken: {aside} is the original of an earlier conversion."
             " `batchdiff purge OLD_PLAN --used`, with the plan of that conversion, deletes it"
@@ -184,9 +191,9 @@ def _objection(
     # Before inspecting its tables: those of an image in use may be inconsistent.
     require_unused(image, Purpose.GUEST)
     inspect(image)
-    if record.virtual_size < template.virtual_size:
+    if image.virtual_size < template.virtual_size:
         return (
-            f"its disk is smaller than the template's ({format_size(record.virtual_size)} and"
+            f"its disk is smaller than the template's ({format_size(image.virtual_size)} and"
             f" {format_size(template.virtual_size)}). Was it copied from another template?"
         )
     return _forbidden_loss(image.layers[0].losses, manifest.allow_loss)

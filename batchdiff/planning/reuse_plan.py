@@ -11,9 +11,14 @@ from batchdiff.manifest.manifest import GuestEntry
 from batchdiff.plan.extents import extents_of
 from batchdiff.plan.overlay_options import Compression, OverlayOptions
 from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage
-from batchdiff.planning.assessment import OverlayContent, ReusedOverlay
+from batchdiff.planning.assessment import ReusedOverlay
 from batchdiff.planning.candidates import Candidate
-from batchdiff.planning.sizes.overlay_sizes import OverlaySize, chosen_cluster_size, least_cluster_size
+from batchdiff.planning.sizes.overlay_sizes import (
+    OverlayContent,
+    OverlaySize,
+    chosen_cluster_size,
+    least_cluster_size,
+)
 
 
 def why_unusable(older: Plan, template: PlannedImage, *, unchanged: bool, sharing: bool, generator: str) -> str:

@@ -20,7 +20,7 @@ from batchdiff.plan.overlay_options import (
     OverlayOptions,
     geometry_of,
 )
-from batchdiff.plan.plan import Savings
+from batchdiff.plan.plan import Savings, Similarity
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import SMALLEST_EXTENDED_L2, Geometry
@@ -123,6 +123,16 @@ def disk_bytes(layout: Layout, data: int, unit: int = UNIT) -> int:
         + align_up(last_block * 2, unit)
         + align_up(layout.refcount_blocks * 8, unit)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayContent:
+    """The content of an overlay, in granules, and the file's size with each cluster size."""
+
+    cluster_size: int
+    extents: Extents
+    sizes: dict[int, int]
+    similarity: Similarity | None
 
 
 class OverlaySize(NamedTuple):
