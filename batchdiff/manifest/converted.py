@@ -223,7 +223,8 @@ class OverlayFinder:
         if isinstance(guest, GoneGuest):
             return self.of_done(guest, guest.done) or guest
         source = guest.image.source
-        if source.format is not ImageFormat.QCOW2 or not self._is_direct(source.path):
+        is_device = guest.place.identity[0] == "device"  # no file can take its place
+        if is_device or source.format is not ImageFormat.QCOW2 or not self._is_direct(source.path):
             return guest
         written = guest.written
         if written.overlay_path not in {None, IN_PLACE}:

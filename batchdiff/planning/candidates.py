@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -103,7 +104,7 @@ def _examine(
         but = None if entry.rethin else template.source.path
         image = open_image(entry.image, no_overlay_of=but, observer=observer)
     except OverlayError:
-        return untouched_guest(entry, None, Verdict.SKIP, _already_thin(entry.image))
+        return untouched_guest(entry, None, Verdict.SKIP, already_thin(entry.image))
     except ImageError as error:
         return untouched_guest(entry, None, Verdict.REFUSE, str(error))
     with image:
@@ -119,9 +120,13 @@ def _examine(
     return Candidate(entry, record)
 
 
-def _already_thin(guest: ImageSource) -> str:
+def already_thin(guest: ImageSource) -> str:
+    """Return why an overlay of the template is skipped, and how a thinner one can be planned."""
+    found = "it is already an overlay of this template"
+    if stat.S_ISBLK(os.stat(guest.path).st_mode):
+        return f"{found}, on a block device, whose place no thinner one can take"
     keys = "" if guest.format is ImageFormat.QCOW2 else f", with `format: {ImageFormat.QCOW2}`,"
-    return f"it is already an overlay of this template; `rethin: true`{keys} compares it, and may make it thinner"
+    return f"{found}; `rethin: true`{keys} compares the two, and may make it thinner"
 
 
 def _without_backing_files(parts: list[Part], manifest: Manifest) -> list[Part]:
