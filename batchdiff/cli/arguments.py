@@ -6,7 +6,7 @@ import argparse
 from typing import TypeAlias
 
 from batchdiff import __version__
-from batchdiff.choices import Loss, Retire, VerifyMode
+from batchdiff.choices import OF_OVERLAYS, Loss, Retire, VerifyMode
 from batchdiff.cli.console import ProgressMode
 from batchdiff.cli.help_layout import help_layout
 from batchdiff.cli.option_values import file_to_write, guest_name, jobs, one_of, rate
@@ -196,7 +196,7 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--allow-loss",
-        choices=list(Loss),
+        choices=list(OF_OVERLAYS),
         type=one_of(Loss),
         action="append",
         default=[],

@@ -201,6 +201,7 @@ def _plan_guest(
         alias=entry.alias,
         image=candidate.record,
         diff=diff,
+        losses=candidate.losses,
     )
 
 
