@@ -3,17 +3,12 @@
 Guards manifest/converted.py.
 """
 
-import contextlib
-import io
 import json
 import os
-import signal
 
 import notation
 import pytest
-from commands import rarely
-
-from batchdiff.cli import main
+from commands import rarely, run_here
 
 TEMPLATE = "2M:A 1M:- 1M:B 2M:C 2M:-"
 CHANGED = "1M:A 64k:X 448k:A 512k:0 1M:- 1M:B 1M:C 64k:Y 960k:C 2M:-"
@@ -46,15 +41,7 @@ class Folder:
         notation.write_raw(path / "expected", CHANGED)
 
     def run(self, verb, document, *arguments, expect=0):
-        """Runs a command without a process of its own, in a third of the time; returns what it printed."""
-        handler, said = signal.getsignal(signal.SIGTERM), io.StringIO()
-        try:
-            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-                code = main.run([verb, str(self.path / document), *arguments])
-        finally:
-            signal.signal(signal.SIGTERM, handler)
-        assert expect is None or code == expect, said.getvalue()
-        return " ".join(said.getvalue().split())
+        return run_here(verb, self.path / document, *arguments, expect=expect)
 
     def plan(self, text, *, plan="p.json", expect=0):
         (self.path / "m.yaml").write_text(text)
