@@ -64,7 +64,7 @@ def batchdiff(*arguments: object, cwd: Path, expect: int | None = 0, path: str |
 
 
 def run_here(verb: str, document: Path, *arguments: object, expect: int | None = 0) -> str:
-    """Runs a command without a process of its own, in a third of the time; returns what it printed, on one line."""
+    """Runs a command without a process of its own, in a third of the time; returns its output, in one line."""
     handler, said = signal.getsignal(signal.SIGTERM), io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
