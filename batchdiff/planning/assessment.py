@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from batchdiff.errors import GuestError, ImageError
-from batchdiff.extents import Extents, Kind
+from batchdiff.extents import Extents, Kind, extents_between
 from batchdiff.image.files import ReadObserver, settle
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
@@ -31,6 +31,7 @@ from batchdiff.plan.plan import (
     Verdict,
 )
 from batchdiff.planning.candidates import Candidate, untouched_guest
+from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.scan.reopening import reopen
 from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.sizes.compressed_estimate import Measure, stored_data
@@ -144,6 +145,8 @@ def _refuse(candidate: Candidate, reason: str) -> UntouchedGuest:
 
 
 def _content(units: Extents, similarity: Similarity, virtual_size: int, options: OverlayOptions) -> OverlayContent:
+    # A guest may be a little smaller than its template: nothing past its end is compared.
+    units = extents_between(units, 0, ceil_div(virtual_size, UNIT))
     sizes = sizes_by_cluster_size(units, virtual_size, options)
     cluster_size = options.cluster_size or chosen_cluster_size(sizes)
     if cluster_size not in sizes:

@@ -11,8 +11,10 @@ from batchdiff.choices import Loss, Retire
 from batchdiff.dependents.dependents import Forbidden, dependents_in_manifest
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.files import own_files
+from batchdiff.files.filenames import shell_line
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.files.identity import identity_in, is_one_image
+from batchdiff.foreign.vpc import largest_cylinder
 from batchdiff.image.backing_names import resolved_backing
 from batchdiff.image.files import ReadObserver
 from batchdiff.image.format_marks import looks_like
@@ -201,12 +203,28 @@ def _objection(
     # Before inspecting its tables: those of an image in use may be inconsistent.
     require_unused(image, Purpose.GUEST)
     inspect(image)
-    if image.virtual_size < template.virtual_size:
-        return (
-            f"its disk is smaller than the template's ({format_size(image.virtual_size)} and"
-            f" {format_size(template.virtual_size)}). Was it copied from another template?"
-        )
+    if missing := _missing_bytes(image, template):
+        return _too_small(entry.image, template.virtual_size, missing)
     return _forbidden_loss(image.layers[0].losses, manifest.allow_loss)
+
+
+def _missing_bytes(image: Image, template: PlannedImage) -> int:
+    """Return by how much a guest's disk is smaller than the template's; 0 if only a conversion of a VHD cut it."""
+    missing = max(template.virtual_size - image.virtual_size, 0)
+    is_vhd = ImageFormat.VPC in {image.source.format, template.source.format}
+    return 0 if is_vhd and missing < largest_cylinder(template.virtual_size) else missing
+
+
+def _too_small(guest: ImageSource, size: int, missing: int) -> str:
+    """Return why a guest is refused whose disk is smaller than the template's, of ``size`` bytes."""
+    if missing >= largest_cylinder(size):
+        sizes = f"{format_size(size - missing)} and {format_size(size)}"
+        return f"its disk is smaller than the template's ({sizes}). Was it copied from another template?"
+    resize = shell_line(["qemu-img", "resize", "-f", guest.format, guest.path, str(size)])
+    return (
+        f"its disk is {format_size(missing)} smaller than the template's. If a conversion cut it, as those to and"
+        f" from VHD do, `{resize}` makes it as long again"
+    )
 
 
 def _forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:
