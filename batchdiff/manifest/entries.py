@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 IN_PLACE = "same"
 """The ``overlay.path`` that stands for the guest's own path; write ``./same`` for a file of that name."""
 
+NO_MINIMUM = "none"
+"""The ``minimum_savings`` of a manifest whose guests are all converted, even if they will take more space."""
+
 _STAND_IN = ImageFormat.QCOW2
 """Replaces a rejected format: a qcow2 image is valid with or without a chain, so it causes no further problem."""
 
@@ -143,11 +146,13 @@ class EntryReader:
             self._cluster_size(shared["cluster_size"], (*_DEFAULT_OVERLAY, "cluster_size"))
 
     def minimum_savings(self, value: float | str) -> float:
-        """Return the share, 0 to 1, that ``5%``, ``"0.05"`` or ``0.05`` stands for."""
+        """Return the share, 0 to 1, that ``5%`` or ``0.05`` stands for; minus infinity for ``none``."""
+        if value == NO_MINIMUM:
+            return -math.inf
         share = _share(value) if isinstance(value, str) else float(value)
         where = ("minimum_savings",)
         if math.isnan(share) or share < 0 or math.isinf(share):
-            self._problems.add(where, f"{_shown(value)} is not a share; write it as 5% or 0.05")
+            self._problems.add(where, f"{_shown(value)} is not a share; write it as 5% or 0.05, or {NO_MINIMUM}")
         elif share > 1:
             hint = f'; did you mean "{value}%"?' if not isinstance(value, str) and share <= 100 else ""
             self._problems.add(where, f"{_shown(value)} is more than 100%{hint}")

@@ -49,8 +49,9 @@ class Manifest:
     """A valid manifest; every path absolute, every glob expanded.
 
     ``sha256`` is the hex digest of the manifest file's bytes; ``minimum_savings`` is a share from 0 to 1 of
-    a guest's allocation. ``left_out`` has the guests that the operator did not choose: nothing is planned for
-    them, but other guests may be in their chains. ``warnings``: oddities, as ``LINE: PLACE: sentence``.
+    a guest's allocation, or minus infinity if guests may even take more space. ``left_out`` has the guests that
+    the operator did not choose: nothing is planned for them, but other guests may be in their chains.
+    ``warnings``: oddities, as ``LINE: PLACE: sentence``.
     """
 
     path: str

@@ -45,7 +45,7 @@ from batchdiff.planning.sizes.overlay_sizes import (
     savings_of,
     sizes_by_cluster_size,
 )
-from batchdiff.planning.verdicts import verdict_of
+from batchdiff.planning.verdicts import Below, LeastSavings, verdict_of
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
@@ -190,8 +190,7 @@ def _plan_guest(
     savings = savings_of(guest=use, volume=volume, overlay=size, sizes=content.sizes, shared=shared)
     data_runs, zero_runs = runs_of(extents)
     diff = Diff(geometry=geometry, data=data_runs, zero=zero_runs, savings=savings, similarity=content.similarity)
-    least = list_bytes(fd, image.path) if candidate.entry.rethin else None
-    verdict, reason = verdict_of(savings, use, facts.manifest.minimum_savings, content, rethin=least)
+    verdict, reason = verdict_of(savings, use, content, *_least(candidate, image, facts.manifest.minimum_savings))
     entry = dataclasses.replace(candidate.entry, options=options)
     if verdict is not Verdict.CONVERT:
         return untouched_guest(entry, candidate.record, verdict, reason, diff)
@@ -206,6 +205,15 @@ def _plan_guest(
         diff=diff,
         losses=candidate.losses,
     )
+
+
+def _least(candidate: Candidate, image: Image, minimum: float) -> tuple[LeastSavings, Below]:
+    """Return the savings that a guest needs to be converted, and what it rests on now."""
+    if candidate.entry.rethin:
+        # So much may seem to be saved by chance: another file of the same content is listed in other blocks.
+        chance = list_bytes(image.layers[0].fd, image.path)
+        return LeastSavings(minimum, chance + 1), Below.TEMPLATE
+    return LeastSavings(minimum), Below.ANOTHER if candidate.entry.image.backing else Below.NOTHING
 
 
 def _layout(candidate: Candidate, geometry: Geometry, extents: Extents, template: ImageSource) -> Layout:

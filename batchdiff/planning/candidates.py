@@ -29,6 +29,7 @@ from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.plan import NO_LOSSES, Diff, OriginalLosses, PlannedImage, UntouchedGuest, Verdict
 from batchdiff.planning.original_losses import forbidden_preallocation, original_losses
+from batchdiff.planning.verdicts import Below
 from batchdiff.units import format_size
 
 _CONVERT_FIRST = "convert or remove that image first, then plan again"
@@ -129,7 +130,7 @@ def _examine(
 
 def already_thin(guest: ImageSource) -> str:
     """Return why an overlay of the template is skipped, and how a thinner one can be planned."""
-    found = "it is already an overlay of this template"
+    found = Below.TEMPLATE.value
     if stat.S_ISBLK(os.stat(guest.path).st_mode):
         return f"{found}, on a block device, whose place no thinner one can take"
     keys = "" if guest.format is ImageFormat.QCOW2 else f", with `format: {ImageFormat.QCOW2}`,"

@@ -10,8 +10,9 @@ from batchdiff.plan.document import to_dict
 from batchdiff.plan.plan import GuestPlan
 from batchdiff.report.facts import PlanFacts, share
 
-REPORT_VERSION = "1.1"
-"""Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of savings."""
+REPORT_VERSION = "1.2"
+"""Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of savings,
+1.2 the backing files of guests."""
 
 
 def plan_json(facts: PlanFacts) -> str:
@@ -44,6 +45,7 @@ def _guest(record: dict[str, Any], guest: GuestPlan) -> dict[str, Any]:
         "name": guest.name,
         "path": guest.source.path,
         "format": guest.source.format.value,
+        "backing": record.get("backing"),
         "virtual_size": None if guest.image is None else guest.image.virtual_size,
         "verdict": guest.verdict.value,
         "reason": guest.reason,
