@@ -21,9 +21,8 @@ def remarks(facts: PlanFacts) -> Iterator[str]:
         if unlike := why_unlike(guest.diff.similarity):
             yield f"{printable(guest.name)}: {unlike}"
     for below, guests in _overlays(chosen).items():
-        yield _of_overlays(
-            printable("the template" if below == facts.plan.template.source.path else below), guests
-        )
+        own = below == facts.plan.template.source.path
+        yield _of_overlays("the template" if own else printable(below), guests)
     links = [guest for guest in chosen if guest.alias]
     for guest in links[:_MOST_LINKS]:
         yield f"{printable(guest.name)}: {printable(_of_link(guest, facts.plan.retire))}"
@@ -46,15 +45,13 @@ def _of_overlays(below: str, guests: list[GuestToConvert]) -> str:
     now, then = sum(each.allocated_bytes for each in savings), sum(each.overlay_disk_bytes for each in savings)
     one = len(guests) == 1
     are, new = ("is an overlay", "the new one") if one else ("are overlays", "the new ones")
-    text = (
-        f"{_named(guests)} {are} of {below} now, {format_size(now)} on disk; {new} will take {format_size(then)}."
-    )
+    text = f"{_named(guests)} {are} of {below} now, {format_size(now)} on disk;"
+    text += f" {new} will take {format_size(then)}."
     paying = [guest for guest in guests if guest.diff.savings.saved_bytes < 0]
     for verb, some in (("gain", [guest for guest in guests if guest not in paying]), ("pay", paying)):
         if some:
             much = format_size(abs(sum(guest.diff.savings.saved_bytes for guest in some)))
-            who = ("It" if one else _named(some)), f"{verb}s" if len(some) == 1 else verb
-            text += f" {' '.join(who)} {much}."
+            text += f" {'It' if one else _named(some)} {verb}{'s' if len(some) == 1 else ''} {much}."
     return text
 
 
