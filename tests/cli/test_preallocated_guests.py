@@ -1,6 +1,6 @@
 """Guests whose disk space was reserved in advance: refused, or converted if the manifest gives that up.
 
-Guards planning/original_losses.py.
+Guards planning/original_losses.py, applying/checks/overlay_losses.py.
 """
 
 import json

@@ -344,7 +344,7 @@ def test_other_overlays(folder, options):
 
 @pytest.mark.parametrize("mode", ["changed", *rarely("full", "native")])
 def test_a_template_that_was_protected_meanwhile(folder, mode):
-    """That is no change of the guest's backing file, whatever verifies the overlay."""
+    """That is not a change of the guest's backing file, whatever verifies the overlay."""
     folder.plan(manifest(RETHIN))
     os.chmod(folder.path / "template.img", 0o444)
     folder.run("apply", "p.json", "--verify", mode)

@@ -8,7 +8,7 @@ from plans import diff_of, guest_plan, planned_image, refused_guest, savings, sm
 
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.document import to_dict
-from batchdiff.plan.plan import Similarity
+from batchdiff.plan.plan import OriginalLosses, Similarity
 from batchdiff.plan.runs import NO_RUNS
 
 
@@ -32,6 +32,6 @@ def test_every_field_that_is_written_is_in_the_schema():
     image = dataclasses.replace(image, source=source, fingerprints=image.fingerprints * 2)
     options = guest_plan().options
     diff = diff_of(options, data=NO_RUNS, zero=NO_RUNS, savings=savings(), similarity=Similarity(1, 2))
-    guest = guest_plan(image=image, source=source, diff=diff, alias="/srv/link")
+    guest = guest_plan(image=image, source=source, diff=diff, alias="/srv/link", losses=OriginalLosses(1, 2, 3))
     written = keys(to_dict(small_plan(guest, refused_guest())))
     assert written | {"checksum"} == schema_keys(plan_schema.PLAN)
