@@ -5,10 +5,16 @@ Guards manifest/converted.py.
 
 import json
 import os
+from contextlib import closing
 
 import notation
 import pytest
 from commands import rarely, run_here
+
+from batchdiff.extents import Kind
+from batchdiff.image.open import open_image
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.planning.scan.one_range import Scanner
 
 TEMPLATE = "2M:A 1M:- 1M:B 2M:C 2M:-"
 CHANGED = "1M:A 64k:X 448k:A 512k:0 1M:- 1M:B 1M:C 64k:Y 960k:C 2M:-"
@@ -361,3 +367,30 @@ def test_a_lost_template_leaves_no_intact_original(folder):
     (folder.path / "gone").rename(folder.path / "template.img")
     folder.run("restore", "p.json", "--guest", "web")
     folder.assert_sees()
+
+
+def test_zeros_beside_the_templates_own(folder):
+    """A hole of the template, and zeros of the guest over its data right after that, are one stretch of zeros."""
+    (folder.path / "web.qcow2").unlink()
+    notation.write_qcow2(
+        folder.path / "web.qcow2", "2M:- 1M:- 1M:0 2M:- 1M:0 1M:-", backing=folder.path / "template.img"
+    )
+    notation.write_raw(folder.path / "expected", "2M:A 1M:- 1M:- 2M:C 2M:-")
+    notation.run("qemu-io", "-f", "qcow2", "-c", "write -P 0 7M 512k", str(folder.path / "web.qcow2"))
+    folder.plan(manifest(RETHIN))
+    assert folder.guest()["extents"]["zero"] == [[48, 16]]
+    folder.run("apply", "p.json")
+    folder.assert_sees()
+
+
+def test_only_its_own_clusters_are_read(folder):
+    """The template is read once for all guests, and not again through each of them."""
+    template = open_image(ImageSource(str(folder.path / "template.img"), ImageFormat.RAW))
+    thin = open_image(ImageSource(str(folder.path / "web.qcow2"), ImageFormat.QCOW2, (template.source,)))
+    read = []
+    thin.layers[1].read = lambda segment, _buffer: read.append(segment)
+    with closing(Scanner(template, [thin], sharing=False, shared=[None])) as scanner:
+        result = scanner.scan(0)
+    assert read == []
+    assert result.differences[0].units(Kind.DATA) == 2 * 16
+    assert result.differences[0].units(Kind.ZERO) == 128
