@@ -14,6 +14,7 @@ from commands import rarely, run_here
 from batchdiff.extents import Kind
 from batchdiff.image.open import open_image
 from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.planning import assessment
 from batchdiff.planning.scan.one_range import Scanner
 
 TEMPLATE = "2M:A 1M:- 1M:B 2M:C 2M:-"
@@ -178,6 +179,12 @@ def test_a_guest_that_an_earlier_plan_converted(folder, retire, how):
     assert folder.sidecar() == {}
 
 
+def test_a_glob_that_matches_the_guest_that_is_gone_and_its_overlay(folder):
+    converted(folder, "delete")
+    folder.plan(manifest("glob: 'vm.*', format: qcow2, rethin: true"))
+    assert folder.guest()["path"] == str(folder.path / "vm.qcow2")
+
+
 def test_both_plans_can_be_undone_one_after_the_other(folder):
     converted(folder, "quarantine")
     folder.plan(manifest(EARLIER + ", rethin: true"))
@@ -220,6 +227,7 @@ def test_an_earlier_plan_in_place(folder, retire, image_format):
     folder.plan(manifest(f"{entry}, rethin: true"), expect=None)
     if retire == "quarantine":
         assert "`batchdiff purge OLD_PLAN --used`" in folder.guest()["reason"]
+        folder.plan(manifest(f"{entry}, rethin: true", retire="delete"), expect=1)  # it needs that name, too
         folder.run("purge", "old.json", "--used", "--yes")
         folder.plan(manifest(f"{entry}, rethin: true"))
     folder.run("apply", "p.json")
@@ -243,6 +251,16 @@ def test_a_lost_journal_of_each_plan(folder):
         (folder.path / f"{name}.journal").unlink()
         assert "quarantine" in folder.run("status", name)
     folder.run("restore", "p.json", "--guest", "vm")
+    folder.run("restore", "old.json", "--guest", "vm")
+    folder.assert_sees("vm.img", "raw")
+
+
+def test_a_lost_journal_whose_original_was_deleted(folder):
+    """Only the sidecar's record of the former overlay shows what the earlier plan did."""
+    converted(folder, "delete")
+    folder.plan(manifest(EARLIER + ", rethin: true"))
+    folder.run("apply", "p.json")
+    (folder.path / "old.json.journal").unlink()
     folder.run("restore", "old.json", "--guest", "vm")
     folder.assert_sees("vm.img", "raw")
 
@@ -371,16 +389,21 @@ def test_a_lost_template_leaves_no_intact_original(folder):
 
 def test_zeros_beside_the_templates_own(folder):
     """A hole of the template, and zeros of the guest over its data right after that, are one stretch of zeros."""
-    (folder.path / "web.qcow2").unlink()
-    notation.write_qcow2(
-        folder.path / "web.qcow2", "2M:- 1M:- 1M:0 2M:- 1M:0 1M:-", backing=folder.path / "template.img"
-    )
-    notation.write_raw(folder.path / "expected", "2M:A 1M:- 1M:- 2M:C 2M:-")
-    notation.run("qemu-io", "-f", "qcow2", "-c", "write -P 0 7M 512k", str(folder.path / "web.qcow2"))
+    path = folder.path / "web.qcow2"
+    path.unlink()
+    notation.write_qcow2(path, "2M:- 1M:- 256k:0 768k:- 2M:- 1M:0 1M:-", backing=folder.path / "template.img")
+    notation.write_raw(folder.path / "expected", "2M:A 1M:- 256k:- 768k:B 2M:C 2M:-")
+    notation.run("qemu-io", "-f", "qcow2", "-c", "write -P 0 7M 512k", str(path))
     folder.plan(manifest(RETHIN))
-    assert folder.guest()["extents"]["zero"] == [[48, 16]]
+    assert folder.guest()["extents"]["zero"] == [[48, 4]]
     folder.run("apply", "p.json")
     folder.assert_sees()
+
+
+def test_what_is_saved_by_chance_does_not_count(folder, monkeypatch):
+    monkeypatch.setattr(assessment, "list_bytes", lambda _fd, _path: 1 << 30)
+    folder.plan(manifest(RETHIN))
+    assert folder.guest()["verdict"] == "skip"
 
 
 def test_only_its_own_clusters_are_read(folder):
