@@ -23,7 +23,7 @@ def refusal(capsys, *argv: str) -> str:
         (["apply", "p", "--verify=no"], "argument --verify: 'no' is not one of: full, changed, native"),
         (["plan", "m", "--progress=bar"], "argument --progress: 'bar' is not one of: auto, always, never"),
         (["plan", "m", "--cache=flush"], "argument --cache: 'flush' is not one of: keep, drop"),
-        (["show", "p", "--format=csv"], "argument --format: 'csv' is not one of: text, json"),
+        (["show", "p", "--format=pdf"], "argument --format: 'pdf' is not one of: text, json, html, markdown, csv"),
         (["restore", "p", "--allow-loss=all"], "argument --allow-loss: 'all' is not one of: snapshots, bitmaps"),
         (["plan", "m", "-j", "0"], "argument -j/--jobs: '0' is not a number of jobs from 1 to 1024"),
         (

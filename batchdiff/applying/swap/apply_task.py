@@ -149,8 +149,8 @@ class ApplyTask:
         return DifferenceError(
             error.what,
             why=error.why,
-            remedy="The overlay was discarded, and the original was left as it is. If nothing wrote to the"
-            " original, test the memory and the disk of this machine, and report this; it must never happen.",
+            remedy="The overlay was discarded, and the original was left unchanged. If nothing wrote to the"
+            " original, test the memory and the disk of this machine, and report this; it should never happen.",
         )
 
     def _require_untouched(self, original: Image) -> None:
@@ -161,7 +161,7 @@ class ApplyTask:
         before, now = self._plan.image.fingerprints[0], original.layers[0].fingerprint()
         if not before.is_unwritten(now):
             raise GuestError(
-                f"the original {original.path} was left as it is",
+                f"the original {original.path} was left unchanged",
                 why=f"{before.changes(now)}, after its overlay {self._plan.overlay_path} was published: only you"
                 " know which of the two to keep",
                 remedy="If the overlay is the VM's disk, remove the original yourself. To go back to the original:"
