@@ -31,6 +31,7 @@ from batchdiff.plan.plan import (
     Verdict,
 )
 from batchdiff.planning.candidates import Candidate, untouched_guest
+from batchdiff.planning.original_losses import forbidden_preallocation, original_losses
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.scan.reopening import reopen
 from batchdiff.planning.scan.results import Findings
@@ -174,6 +175,9 @@ def _plan_guest(
     layout = _layout(candidate, geometry, extents, facts.manifest.template)
     volume = _volume(candidate, image)
     known = facts.located.get(image.path) or raw_extents(image)
+    losses = original_losses(image, known)
+    if reason := forbidden_preallocation(losses, facts.manifest.allow_loss):
+        return _refuse(candidate, reason)
     shared = 0
     if options.compression is Compression.NONE:
         data = extents.pairs(Kind.DATA) * geometry.granule
@@ -203,7 +207,7 @@ def _plan_guest(
         alias=entry.alias,
         image=candidate.record,
         diff=diff,
-        losses=candidate.losses,
+        losses=losses,
     )
 
 

@@ -27,8 +27,7 @@ from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.block_stack import Underlying, all_underlying
 from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
-from batchdiff.plan.plan import NO_LOSSES, Diff, OriginalLosses, PlannedImage, UntouchedGuest, Verdict
-from batchdiff.planning.original_losses import forbidden_preallocation, original_losses
+from batchdiff.plan.plan import Diff, PlannedImage, UntouchedGuest, Verdict
 from batchdiff.planning.verdicts import Below
 from batchdiff.units import format_size
 
@@ -37,11 +36,10 @@ _CONVERT_FIRST = "convert or remove that image first, then plan again"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A guest that can be compared, its image as the plan records it, and what it loses with its original."""
+    """A guest that can be compared, and its image as the plan records it."""
 
     entry: GuestEntry
     record: PlannedImage
-    losses: OriginalLosses = NO_LOSSES
 
 
 Part = Candidate | UntouchedGuest
@@ -113,19 +111,16 @@ def _examine(
     except ImageError as error:
         return untouched_guest(entry, None, Verdict.REFUSE, str(error))
     with image:
-        record, losses = planned_image(image), NO_LOSSES
+        record = planned_image(image)
         try:
             reason = _objection(image, entry, template, under, manifest)
-            if not reason:
-                losses = original_losses(image)
-                reason = forbidden_preallocation(losses, manifest.allow_loss)
             if not reason and record.fingerprints[0] != begun:
                 reason = "it changed while it was examined; shut its VM down"
         except (GuestError, ImageError) as error:
             reason = str(error)
     if reason:
         return untouched_guest(entry, record, Verdict.REFUSE, reason)
-    return Candidate(entry, record, losses)
+    return Candidate(entry, record)
 
 
 def already_thin(guest: ImageSource) -> str:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from batchdiff.choices import Loss
 from batchdiff.image.image import Image
 from batchdiff.image.storage.preallocated import reserved_bytes
+from batchdiff.linux.fiemap import ExtentTable
 from batchdiff.plan.plan import OriginalLosses
 from batchdiff.units import format_size
 
 
-def original_losses(image: Image) -> OriginalLosses:
+def original_losses(image: Image, known: ExtentTable | None) -> OriginalLosses:
     """Return what only the file of an open guest has.
+
+    ``known``: its extents, if it was mapped before (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
 
     :raises ImageError: its filesystem reports an error.
     """
     layer = image.layers[0]
-    reserved = reserved_bytes(layer.fd, layer.path, layer.virtual_size)
+    reserved = reserved_bytes(layer.fd, layer.path, layer.virtual_size, known=known)
     return OriginalLosses(layer.losses.snapshots, layer.losses.bitmaps, reserved)
 
 

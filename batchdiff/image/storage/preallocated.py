@@ -85,12 +85,13 @@ class Unwritten:
             number += 1
 
 
-def reserved_bytes(fd: int, path: str, virtual_size: int) -> int:
+def reserved_bytes(fd: int, path: str, virtual_size: int, *, known: ExtentTable | None = None) -> int:
     """Return the preallocated bytes of an open image file; 0 if they are too few to have been reserved on purpose.
 
     Counted are runs of at least 4 MiB within the file's length, and only if together they are at least a tenth of
     the disk's ``virtual_size``. On XFS, and filesystems that are not known, the file must also be allocated whole,
-    and on XFS some program must have called fallocate(2) for it.
+    and on XFS some program must have called fallocate(2) for it. ``known``: at least its unwritten extents, if they
+    were asked for before.
 
     :raises ImageError: the filesystem reports an error.
     """
@@ -98,11 +99,14 @@ def reserved_bytes(fd: int, path: str, virtual_size: int) -> int:
     filesystem = filesystem_of(fd)
     if not stat.S_ISREG(info.st_mode) or (filesystem == "xfs" and not was_preallocated(fd)):
         return 0
-    table = extent_table(fd, path, having=0)
+    only_reserved = filesystem in _ONLY_RESERVED
+    table = known if only_reserved else None
+    if table is None:
+        table = extent_table(fd, path, having=ExtentFlag.UNWRITTEN if only_reserved else 0)
     if table is None:
         return 0
     starts, ends = np.minimum(table.logical, info.st_size), np.minimum(table.logical + table.length, info.st_size)
-    if filesystem not in _ONLY_RESERVED and (ends - starts).sum() < _WHOLE * max(info.st_size, virtual_size):
+    if not only_reserved and (ends - starts).sum() < _WHOLE * max(info.st_size, virtual_size):
         return 0
     unwritten = table.flags & ExtentFlag.UNWRITTEN != 0
     runs = _joined(zip(starts[unwritten].tolist(), ends[unwritten].tolist(), strict=True))
