@@ -90,8 +90,8 @@ def reserved_bytes(fd: int, path: str, virtual_size: int, *, known: ExtentTable 
 
     Counted are runs of at least 4 MiB within the file's length, and only if together they are at least a tenth of
     the disk's ``virtual_size``. On XFS, and filesystems that are not known, the file must also be allocated whole,
-    and on XFS some program must have called fallocate(2) for it. ``known``: at least its unwritten extents, if they
-    were asked for before.
+    and on XFS some program must have called fallocate(2) for it. ``known``: at least its unwritten extents, if
+    they were asked for before.
 
     :raises ImageError: the filesystem reports an error.
     """
