@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterable, Mapping
 
 from batchdiff import __version__
 from batchdiff.cli.console import ProgressMode
 from batchdiff.cli.help_layout import help_layout
 from batchdiff.cli.option_values import one_of
 from batchdiff.cli.verb_arguments import EXIT_CODES, VERBS
+from batchdiff.quoting import show, suggestion
 
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of all verbs; its namespace has ``verb`` and the verb's options."""
-    main = argparse.ArgumentParser(
-        prog="batchdiff",
-        description="Turn full clones of a virtual machine template back into thin qcow2 overlays.",
-        epilog=EXIT_CODES,
-        formatter_class=help_layout,
-        allow_abbrev=False,
-    )
-    main.add_argument("--version", action="version", version=f"batchdiff {__version__}")
-    verbs = main.add_subparsers(dest="verb", required=True, metavar="VERB")
-    common = _common()
-    for add in VERBS:
-        add(verbs, common)
-    return main
-
+_SYNONYMS = {
+    "check": "validate",
+    "convert": "apply",
+    "delete": "purge",
+    "diff": "plan",
+    "execute": "apply",
+    "info": "show",
+    "libvirt": "definitions",
+    "list": "status",
+    "report": "show",
+    "revert": "restore",
+    "rollback": "restore",
+    "run": "apply",
+    "scan": "plan",
+    "undo": "restore",
+}
+"""Words that people try, each with the verb that does it."""
 
 _NO_SUCH_OPTION = dict.fromkeys(
     ("--dry-run", "--dryrun", "-n"),
@@ -36,14 +39,60 @@ _NO_SUCH_OPTION = dict.fromkeys(
 """Options that people try but that do not exist, each with the alternative to use."""
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs; its namespace has ``verb`` and the verb's options."""
+    return _parsers()[0]
+
+
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """Return the arguments of a command line; exit with code 2 if it is wrong."""
-    main = parser()
+    main, verbs = _parsers()
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:2], "--help"]
+    if not argv:
+        main.print_help(sys.stderr)
+        main.exit(2)
+    if not argv[0].startswith("-") and argv[0] not in verbs:
+        main.error(f"there is no verb {show(argv[0])}{_verb_meant(argv[0], verbs)}")
     arguments, unknown = main.parse_known_args(argv)
     if unknown:
-        hints = {_NO_SUCH_OPTION.get(word, ""): None for word in unknown}
+        options = [option for option in _options_of(verbs[arguments.verb]) if option.startswith("--")]
+        hints = {_NO_SUCH_OPTION.get(word) or _option_meant(word, options): None for word in unknown}
         main.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(hints)}")
     return arguments
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """Return the parser of the command line, and those of the verbs by their names."""
+    main = argparse.ArgumentParser(
+        prog="batchdiff",
+        description="Turn full clones of a virtual machine template back into thin qcow2 overlays.\n\n"
+        "  batchdiff plan manifest.yaml         compare the images; this changes nothing\n"
+        "  batchdiff apply manifest.plan.json   write the overlays, once you have read the plan",
+        epilog=EXIT_CODES,
+        formatter_class=help_layout,
+        allow_abbrev=False,
+    )
+    main.add_argument("-V", "--version", action="version", version=f"batchdiff {__version__}")
+    verbs = main.add_subparsers(dest="verb", required=True, metavar="VERB")
+    common = _common()
+    for add in VERBS:
+        add(verbs, common)
+    return main, verbs.choices
+
+
+def _verb_meant(word: str, verbs: Iterable[str]) -> str:
+    known = _SYNONYMS.get(word.lower())
+    meant = f"; did you mean {show(known)}?" if known else suggestion(word.lower(), verbs)
+    return meant or f"; the verbs are {', '.join(verbs)}"
+
+
+def _options_of(verb: argparse.ArgumentParser) -> Iterable[str]:
+    return verb._option_string_actions  # argparse has no other way to list them
+
+
+def _option_meant(word: str, options: Iterable[str]) -> str:
+    return suggestion(word.partition("=")[0], options) if word.startswith("--") else ""
 
 
 def _common() -> argparse.ArgumentParser:

@@ -19,6 +19,19 @@ EXIT_CODES = """exit codes:
   3 the manifest is wrong             70 a bug in batchdiff
   4 an image cannot be read          130 interrupted"""
 
+_EXAMPLES = {
+    "plan": "example: batchdiff plan manifest.yaml",
+    "show": "example: batchdiff show manifest.plan.json --format html -o report.html",
+    "apply": "example: batchdiff apply manifest.plan.json --guest web01",
+    "status": "example: batchdiff status manifest.plan.json",
+    "verify": "example: batchdiff verify manifest.plan.json",
+    "restore": "example: batchdiff restore manifest.plan.json --guest web01",
+    "purge": "example: batchdiff purge manifest.plan.json",
+    "definitions": "example: batchdiff definitions manifest.plan.json --connect qemu:///system",
+    "validate": "example: batchdiff validate manifest.yaml",
+    "doctor": "example: batchdiff doctor /var/lib/libvirt/images",
+}
+
 _THE_PLAN = "the plan that `batchdiff plan` wrote"
 _THE_MANIFEST = "the YAML manifest; - for stdin"
 
@@ -30,8 +43,8 @@ def _verb(verbs: _Verbs, common: argparse.ArgumentParser, name: str, text: str) 
         name,
         parents=[common],
         help=text,
-        description=text[0].upper() + text[1:] + ".",
-        epilog=EXIT_CODES,
+        description=f"{_EXAMPLES[name]}\n\n{text[0].upper()}{text[1:]}.",
+        epilog="`batchdiff -h` lists the exit codes.",
         formatter_class=help_layout,
         allow_abbrev=False,
     )
