@@ -21,8 +21,12 @@ _MISSING = {errno.ENOENT, errno.ENOTDIR}
 _READ_ONLY = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
+READ_FOR_US = -1
+"""The descriptor of a read that another program does for this process; its offset is that of the disk."""
+
+
 class ReadObserver(Protocol):
-    """An observer of every read of the images that are opened with it."""
+    """An observer of every read of the images that are opened with it; ``fd`` may be :data:`READ_FOR_US`."""
 
     def before(self, fd: int, offset: int, length: int) -> None:
         """Prepare for a read of bytes ``offset`` to ``offset + length`` of a file; may wait."""
@@ -196,6 +200,10 @@ class ImageFile:
                 why=f"it ends before byte {offset + len(buffer)}: it is truncated, or changed while it was read",
                 remedy="If nothing is writing to it, restore it from a backup.",
             )
+
+    def stored(self) -> int:
+        """Return the bytes that it takes on disk; all bytes of a block device."""
+        return self.size if self.is_block_device else os.fstat(self.fd).st_blocks * 512
 
     def data_runs(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Yield start and end of each run of data from ``start`` on; the last one may reach past ``end``.

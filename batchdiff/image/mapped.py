@@ -1,4 +1,4 @@
-"""Images whose metadata QEMU reads: it maps the disk to the file once; the data is then read as from a raw image.
+"""Images that are mapped to their file once, mostly by QEMU; the data is then read as from a raw image.
 
 ::
 
@@ -21,16 +21,23 @@ import numpy.typing as npt
 
 from batchdiff.errors import ImageError, InUseError, ProgramError
 from batchdiff.files.fingerprint import Fingerprint
-from batchdiff.foreign.header import ReadAt
+from batchdiff.foreign.header import COPY, ReadAt, require_stored
+from batchdiff.foreign.vhdx import DiskMap
 from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import CompressedCluster, Losses, Segment
 from batchdiff.image_source import ImageSource
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qemu import qemu_img
+from batchdiff.units import MIB
 
 _MOST_KEPT = 2_000_000
 """The maximum number of runs, of 24 bytes each, in all the maps that are kept."""
+
+_MAP_OF_NOTHING, _BYTES_IN_MAP = 32 * MIB, 16
+"""The bytes of the map that even an empty file may have (250,000 runs); and the bytes on disk that allow one more.
+
+A run of a real image takes 4 KiB or more on disk, and 120 bytes in the map."""
 
 _DECODER = json.JSONDecoder()
 _GAP = re.compile(r"\s*[\[,]\s*(?=\{)")
@@ -54,17 +61,25 @@ _kept: dict[tuple[str, int, int, int, int, int], _ImageMap] = {}
 
 
 class MappedLayer:
-    """An image in a format that QEMU maps to the file; ``inspect`` checks its header before QEMU sees the file."""
+    """An image in a format that QEMU maps to the file.
+
+    ``inspect`` checks its header before QEMU sees the file, and returns the number of its clusters. ``own_map``
+    maps an image whose blocks QEMU does not report; QEMU must agree about its size.
+    """
 
     def __init__(
-        self, source: ImageSource, observer: ReadObserver | None, inspect: Callable[[ReadAt, int], None]
+        self,
+        source: ImageSource,
+        observer: ReadObserver | None,
+        inspect: Callable[[ReadAt, int], int],
+        own_map: Callable[[ReadAt, int], DiskMap] | None = None,
     ) -> None:
-        self._source = source
+        self._source, self._own_map = source, own_map
         self._file = ImageFile(source.path, observer)
         self.path = source.path
         self.fd = self._file.fd
         try:
-            inspect(self._read_at, self._file.size)
+            self._clusters = inspect(self._read_at, self._file.size)
         except FormatError as error:
             self.close()
             raise self._refused(error) from error
@@ -92,13 +107,29 @@ class MappedLayer:
         return found
 
     def _mapped_by_qemu(self, now: Fingerprint) -> _ImageMap:
+        own = None if self._own_map is None else self._mapped_here(self._own_map)
         try:
-            text = qemu_img.file_map(self._source)
+            stored = self._file.stored()
+            if own is None:
+                require_stored(self._clusters, stored)
+            text = qemu_img.file_map(self._source, most_output=_MAP_OF_NOTHING + stored // _BYTES_IN_MAP)
+        except FormatError as error:
+            raise self._refused(error) from error
         except (ProgramError, InUseError) as error:
             # Without qemu-img, only images of these formats are refused; the others can still be planned.
             raise ImageError(f"cannot read {self.path}", why=error.reason, remedy=error.remedy) from error
         self._check_same_file(now)
-        return _parsed(text, self.path)
+        found = _parsed(text, self.path, is_located=own is None)
+        if own is not None and own.size != found.size:
+            problem = f"QEMU reads a disk of {found.size} bytes from it, not of {own.size}"
+            raise self._refused(FormatError(problem))
+        return own or found
+
+    def _mapped_here(self, own_map: Callable[[ReadAt, int], DiskMap]) -> _ImageMap:
+        try:
+            return _ImageMap(*own_map(self._read_at, self._file.size))
+        except FormatError as error:
+            raise self._refused(error) from error
 
     def _check_same_file(self, before: Fingerprint) -> None:
         """Check that QEMU read the file that is open here, in its present state."""
@@ -203,8 +234,10 @@ class MappedLayer:
         self._file.close()
 
 
-def _parsed(text: str, path: str) -> _ImageMap:
+def _parsed(text: str, path: str, *, is_located: bool) -> _ImageMap:
     """Parse the output of `qemu-img map`, and join runs that are adjacent both on the disk and in the file.
+
+    ``is_located``: data has offsets in the file; otherwise only the size counts.
 
     :raises ImageError: it lists data without an offset in the file, as for a compressed or encrypted image.
     """
@@ -212,14 +245,14 @@ def _parsed(text: str, path: str) -> _ImageMap:
         size, table = 0, array("q")
         for entry in _entries(text):
             start, length = entry["start"], entry["length"]
-            if entry["data"] and not entry["zero"]:
+            if is_located and entry["data"] and not entry["zero"]:
                 table.extend((start, start + length, entry["offset"]))
             size = start + length
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ImageError(
             f"cannot use {path}",
             why=f"QEMU does not map its data to offsets in the file ({type(error).__name__}: {error})",
-            remedy="Make a qcow2 copy with `qemu-img convert`, and use that in the manifest.",
+            remedy=COPY,
         ) from error
     starts, ends, offsets = np.frombuffer(table, dtype=np.int64).reshape(-1, 3).T
     joins = (starts[1:] == ends[:-1]) & (offsets[1:] - offsets[:-1] == starts[1:] - starts[:-1])

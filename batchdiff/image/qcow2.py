@@ -25,10 +25,15 @@ from batchdiff.image_source import ImageSource
 from batchdiff.qcow2 import compression, entries
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qcow2.faults import FormatError
-from batchdiff.units import ceil_div
+from batchdiff.qcow2.refcounts import Refcounts
+from batchdiff.qcow2.references import check_entries, check_references, metadata_of, require_apart
+from batchdiff.units import MIB, ceil_div
 
 _ENTRIES_AT_FIRST = 256
 """Half the number of L2 entries in the first search for data: a page holds 512 standard entries."""
+
+_TABLES_AT_ONCE = MIB
+"""Bytes of L2 tables that an inspection reads at a time."""
 
 _ORIGINS = tuple(Origin)
 _ADDRESS = operator.attrgetter("address")
@@ -78,42 +83,55 @@ class Qcow2Layer:
         """
         _ = self._l2
 
-    def inspect(self) -> None:
+    def inspect(self, *, refcounts: bool = False) -> None:
         """Check every entry of every L2 table, the refcount table, snapshots and bitmaps.
 
-        :raises ImageError: an entry is invalid, tables overlap or map more bytes than the file has, or QEMU would
-            refuse the image for its snapshots or bitmaps.
+        ``refcounts``: also check that no cluster has two uses that exclude each other, or more than its refcount.
+
+        :raises ImageError: an entry is invalid, tables overlap or map more bytes than the file has, QEMU would
+            refuse the image for its snapshots or bitmaps, or a refcount is wrong.
         """
         try:
-            self._check_tables_apart()
-            self._check_l2_tables()
-            check_extras(self._file, self.header)
+            self._check_tables(refcounts)
         except FormatError as error:
             raise error_refused(self.path, error) from error
 
-    def _check_l2_tables(self) -> None:
-        """Check the L2 tables, and that they do not map more bytes than the file has."""
-        mapped = 0
-        for _, table in self._l2.since(0):
-            if self._after_hole(table, 0) == self.header.geometry.l2_entries:
-                continue
-            words = self._l2_slice(table, 0, self.header.geometry.l2_entries)
-            mapped += entries.check_l2(words, self.header.geometry, self._size)
-            # A bomb maps many guest clusters to one cluster of the file. The file's last cluster may be cut short.
-            if mapped > self._size + self.header.geometry.cluster_size:
-                raise FormatError(f"its tables map more bytes than the file has ({self._size})")
-
-    def _check_tables_apart(self) -> None:
-        header, cluster = self.header, self.header.geometry.cluster_size
-        tables = self._l2.offsets
+    def _check_tables(self, refcounts: bool) -> None:
+        header, geometry = self.header, self.header.geometry
         words = read_words(self._file, header.refcount_offset, header.refcount_bytes // 8)
-        blocks = entries.check_refcount_table(words, header.geometry, self._size)
-        for offset, length, name in header.tables():
-            for found, what in ((tables, "an L2 table"), (blocks, "a refcount block")):
-                if ((found + cluster > offset) & (found < offset + length)).any():
-                    raise FormatError(f"{what} lies on the {name}")
-        if len(np.intersect1d(tables, blocks, assume_unique=True)):
-            raise FormatError("an L2 table lies on a refcount block")
+        blocks = entries.check_refcount_table(words, geometry, self._size)
+        beyond = [read_l2_tables(self._file, header, beyond=True).offsets] if refcounts else []
+        tables = np.concatenate([self._l2.offsets, *beyond])
+        metadata = metadata_of(header, blocks, tables)
+        require_apart(metadata, geometry.cluster_size)
+        metadata = check_extras(self._file, header, metadata)
+        if refcounts:
+            counts = Refcounts(words, header.refcount_order, geometry.cluster_size, self._file.read_exactly)
+            check_references(
+                lambda: self._all_entries(tables), metadata, counts, geometry=geometry, size=self._size
+            )
+        else:
+            check_entries(lambda: self._all_entries(tables), geometry, self._size)
+
+    def _all_entries(self, tables: npt.NDArray[np.int64]) -> Iterator[entries.Words]:
+        """Yield the entries of L2 tables at some offsets, in the order of the file, adjacent tables at once.
+
+        Tables in holes are omitted: a small file can have millions of them.
+        """
+        cluster, tables, at = self.header.geometry.cluster_size, np.sort(tables), 0
+        most = max(_TABLES_AT_ONCE // cluster, 1)
+        while at < len(tables):
+            if self._has_holes:
+                data = self._file.next_data(int(tables[at]))
+                if data is None:
+                    return
+                at += int(np.searchsorted(tables[at:], data - cluster, side="right"))
+            ahead = tables[at : at + most]
+            if len(ahead):
+                adjacent = ahead == ahead[0] + np.arange(len(ahead)) * cluster
+                count = len(ahead) if adjacent.all() else int(adjacent.argmin())
+                yield self._l2_slice(int(ahead[0]), 0, count * self.header.geometry.l2_entries)
+                at += count
 
     def _l2_slice(self, table: int, first: int, count: int) -> entries.Words:
         """Read ``count`` entries of the L2 table at an offset, for :func:`batchdiff.qcow2.entries.granules`."""

@@ -65,15 +65,18 @@ def read_header(file: ImageFile) -> Header:
         raise error_refused(file.path, error) from error
 
 
-def read_l2_tables(file: ImageFile, header: Header) -> L2Tables:
-    """Read the L1 table of an open qcow2 file.
+def read_l2_tables(file: ImageFile, header: Header, *, beyond: bool = False) -> L2Tables:
+    """Read the L1 table of an open qcow2 file, as far as the disk reaches.
+
+    ``beyond``: read the rest of it instead, where QEMU stores the memory of a VM in a snapshot.
 
     :raises ImageError: an entry is invalid, or cannot be read.
     """
     needed = ceil_div(header.virtual_size, header.geometry.l2_coverage)
-    indices, words = [], []
-    for first in range(0, needed, _L1_AT_ONCE):
-        part = read_words(file, header.l1_offset + first * 8, min(_L1_AT_ONCE, needed - first))
+    begin, end = (needed, header.l1_entries) if beyond else (0, needed)
+    indices, words = [np.zeros(0, dtype=np.uint32)], [np.zeros(0, dtype=np.uint64)]
+    for first in range(begin, end, _L1_AT_ONCE):
+        part = read_words(file, header.l1_offset + first * 8, min(_L1_AT_ONCE, end - first))
         used = np.flatnonzero(part)
         indices.append((used + first).astype(np.uint32))
         words.append(part[used])

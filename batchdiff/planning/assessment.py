@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from batchdiff.errors import GuestError, ImageError
-from batchdiff.extents import Extents, Kind, extents_between
+from batchdiff.extents import Extents, Kind
 from batchdiff.image.files import ReadObserver, settle
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
@@ -21,7 +21,7 @@ from batchdiff.image_source import ImageSource
 from batchdiff.linux.fiemap import ExtentTable
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.extents import runs_of
-from batchdiff.plan.overlay_options import Compression, OverlayOptions, backing_name, geometry_of
+from batchdiff.plan.overlay_options import Compression, backing_name
 from batchdiff.plan.plan import (
     Diff,
     GuestPlan,
@@ -32,25 +32,21 @@ from batchdiff.plan.plan import (
 )
 from batchdiff.planning.candidates import Candidate, untouched_guest
 from batchdiff.planning.original_losses import forbidden_preallocation, original_losses
-from batchdiff.planning.scan.compare import UNIT
+from batchdiff.planning.overlay_content import OverlayContent, content_of
 from batchdiff.planning.scan.reopening import reopen
 from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.sizes.compressed_estimate import Measure, stored_data
 from batchdiff.planning.sizes.disk_use import space_taken
 from batchdiff.planning.sizes.overlay_sizes import (
-    OverlayContent,
     OverlaySize,
-    chosen_cluster_size,
     disk_bytes,
-    extents_to_write,
     savings_of,
-    sizes_by_cluster_size,
 )
 from batchdiff.planning.verdicts import Below, LeastSavings, verdict_of
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
-from batchdiff.units import ceil_div, format_size
+from batchdiff.units import ceil_div
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +83,8 @@ def assess(
         return _refuse(candidate, str(failure))
 
     def plan_of(image: Image) -> GuestPlan:
-        content = _content(*compared, candidate.record.virtual_size, candidate.entry.options)
+        unit = _volume(candidate, image).unit
+        content = content_of(compared, candidate.record.virtual_size, candidate.entry.options, unit)
         return _plan_guest(candidate, image, content, facts, measure)
 
     return _unless_changed(candidate, plan_of, facts.observer)
@@ -145,20 +142,6 @@ def _refuse(candidate: Candidate, reason: str) -> UntouchedGuest:
     return untouched_guest(candidate.entry, candidate.record, Verdict.REFUSE, reason)
 
 
-def _content(units: Extents, similarity: Similarity, virtual_size: int, options: OverlayOptions) -> OverlayContent:
-    # A guest may be a little smaller than its template: nothing past its end is compared.
-    units = extents_between(units, 0, ceil_div(virtual_size, UNIT))
-    sizes = sizes_by_cluster_size(units, virtual_size, options)
-    cluster_size = options.cluster_size or chosen_cluster_size(sizes)
-    if cluster_size not in sizes:
-        raise FormatError(
-            f"clusters of {format_size(cluster_size)} cannot map a disk of {format_size(virtual_size)};"
-            f" choose {format_size(min(sizes))} or more"
-        )
-    extents = extents_to_write(units, virtual_size, options, geometry_of(options, cluster_size))
-    return OverlayContent(cluster_size, extents, sizes, similarity)
-
-
 def _plan_guest(
     candidate: Candidate,
     image: Image,
@@ -170,28 +153,31 @@ def _plan_guest(
 
     ``compressed``: the size of the overlay if it will be compressed, or the function that measures it.
     """
-    options = dataclasses.replace(candidate.entry.options, cluster_size=content.cluster_size)
-    geometry, extents = geometry_of(options, content.cluster_size), content.extents
+    geometry, extents = content.geometry, content.extents
+    options = dataclasses.replace(
+        candidate.entry.options, cluster_size=geometry.cluster_size, extended_l2=geometry.extended_l2
+    )
     layout = _layout(candidate, geometry, extents, facts.manifest.template)
     volume = _volume(candidate, image)
     known = facts.located.get(image.path) or raw_extents(image)
     losses = original_losses(image, known)
     if reason := forbidden_preallocation(losses, facts.manifest.allow_loss):
         return _refuse(candidate, reason)
-    shared = 0
     if options.compression is Compression.NONE:
         data = extents.pairs(Kind.DATA) * geometry.granule
         sharing = _will_share(candidate, image, geometry.granule, volume.unit)
-        taken = space_taken(image, data, sharing=sharing, unit=volume.unit, known=known)
-        size = OverlaySize(layout.file_size, 0, disk_bytes(layout, taken.data, volume.unit))
-        shared = taken.shared
+        small = geometry.granules == 1 and geometry.cluster_size < volume.unit
+        start = layout.data_offset if small else None
+        taken = space_taken(image, data, sharing=sharing, unit=volume.unit, known=known, file_start=start)
+        on_disk = disk_bytes(layout, taken.data, volume.unit) - taken.holes
+        size = OverlaySize(layout.file_size, 0, on_disk, taken.shared)
     elif isinstance(compressed, OverlaySize):
         size = compressed
     else:
         size = _compressed_size(candidate, layout, extents, volume.unit, compressed)
     fd = image.layers[0].fd
     use = disk_use(fd, image.path, kept=facts.kept.get(os.fstat(fd).st_dev, NO_BLOCKS), known=known)
-    savings = savings_of(guest=use, volume=volume, overlay=size, sizes=content.sizes, shared=shared)
+    savings = savings_of(guest=use, volume=volume, overlay=size, compared=content.sizes, geometry=geometry)
     data_runs, zero_runs = runs_of(extents)
     diff = Diff(geometry=geometry, data=data_runs, zero=zero_runs, savings=savings, similarity=content.similarity)
     verdict, reason = verdict_of(savings, use, content, *_least(candidate, image, facts.manifest.minimum_savings))
@@ -258,7 +244,9 @@ def _compressed_size(
     candidate: Candidate, layout: Layout, extents: Extents, unit: int, measure: Measure
 ) -> OverlaySize:
     geometry = layout.geometry
-    stored = stored_data(candidate.entry.image, extents, geometry, measure, unit=unit)
+    entry = candidate.entry
+    level = entry.options.compression_level
+    stored = stored_data(entry.image, extents, geometry, measure, unit=unit, level=level)
     packed = plan_layout(
         candidate.record.virtual_size,
         geometry,

@@ -198,7 +198,7 @@ def _objection(
         )
     # Before inspecting its tables: those of an image in use may be inconsistent.
     require_unused(image, Purpose.GUEST)
-    inspect(image)
+    inspect(image, refcounts=True)
     if missing := _missing_bytes(image, template):
         return _too_small(entry.image, template.virtual_size, missing)
     return _forbidden_loss(image.layers[0].losses, manifest.allow_loss)

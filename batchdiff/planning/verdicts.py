@@ -9,8 +9,7 @@ from typing import NamedTuple
 from batchdiff.image.storage.allocation import DiskUse
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.plan import Savings, Verdict, why_unlike
-from batchdiff.planning.sizes.overlay_sizes import OverlayContent, chosen_cluster_size
-from batchdiff.units import format_size
+from batchdiff.planning.overlay_content import OverlayContent, better_clusters
 
 _WORTH_NAMING = 0.1
 """The share of a guest's allocation that another cluster size must save to be suggested: its savings are estimated
@@ -59,22 +58,10 @@ def _why_not_smaller(
     if use.reclaimable == 0 < use.allocated:
         return f"deleting it would free nothing: {use.note}"
     would = "would" if savings.exactness in {Exactness.EXACT, Exactness.AT_MOST} else "might"
-    better = _better_clusters(savings, content, max(least.share, _WORTH_NAMING))
+    better = better_clusters(content, savings, max(least.share, _WORTH_NAMING))
     if below is Below.TEMPLATE:
         return f"{below.value}, and a new one {would} not be smaller{better}"
     if unlike := why_unlike(content.similarity):
         return unlike
     anyway = "; `minimum_savings: none` converts it anyway" if below is Below.ANOTHER else ""
     return f"its overlay {would} not be smaller than the guest is now{better}{anyway}"
-
-
-def _better_clusters(savings: Savings, content: OverlayContent, least: float) -> str:
-    """Return the end of a sentence, suggesting a cluster size that saves at least that share; empty if none."""
-    auto = chosen_cluster_size(content.sizes)
-    saved = savings.reclaimable_bytes - content.sizes[auto]
-    if auto == content.cluster_size or saved < least * savings.allocated_bytes:
-        return ""
-    return (
-        f"; with clusters of {format_size(auto)} it would save about {format_size(saved)}:"
-        " `overlay: {cluster_size: auto}`"
-    )

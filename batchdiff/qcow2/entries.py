@@ -44,6 +44,8 @@ class Origin(enum.IntEnum):
     """In the file, uncompressed."""
     COMPRESSED = 3
     """In the file, compressed."""
+    EXPORTED = 4
+    """In the file, in a form that only QEMU reads."""
 
 
 def granules(words: Words, geometry: Geometry) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -118,7 +120,8 @@ def check_l1(entries: Words, geometry: Geometry, file_size: int) -> npt.NDArray[
     if (used & _RESERVED_L1).any():
         raise FormatError("an L1 entry has reserved bits set")
     tables: npt.NDArray[np.int64] = (used & OFFSET_MASK).astype(np.int64)
-    tables = tables[tables != 0]
+    if (tables == 0).any():
+        raise FormatError("an L2 table lies on the header")
     _check_hosts(tables, geometry.cluster_size, file_size, "an L2 table")
     if _has_twice(tables):
         raise FormatError("one L2 table is used for two parts of the disk")
@@ -190,10 +193,10 @@ def _check_hosts(offsets: npt.NDArray[np.int64] | Words, cluster_size: int, file
 
 
 def _check_bitmaps(entry: Words, bitmap: Words, packed: npt.NDArray[np.bool_]) -> None:
-    allocated = bitmap & np.uint64(0xFFFFFFFF)
+    # The bitmap of a compressed cluster is not in use: QEMU ignores it, too.
+    bitmap = np.where(packed, np.uint64(0), bitmap)
+    allocated = bitmap & _ALL_SUBCLUSTERS_ALLOCATED
     if (allocated & (bitmap >> np.uint64(32))).any():
         raise FormatError("a subcluster is marked both allocated and zero")
-    if (bitmap[packed] != 0).any():
-        raise FormatError("a compressed cluster has subclusters")
-    if (allocated[~packed & ((entry & OFFSET_MASK) == 0)] != 0).any():
+    if (allocated[(entry & OFFSET_MASK) == 0] != 0).any():
         raise FormatError("a subcluster is marked allocated in a cluster that is not allocated")

@@ -118,7 +118,7 @@ LONGEST = {
     "docs/scripting.md": 340,
     "docs/performance.md": 330,
     "docs/plan-format.md": 200,
-    "docs/safety.md": 260,
+    "docs/safety.md": 280,
 }
 """Rows for words, figures and filesystems, sections for verbs and failures; every other page is short."""
 

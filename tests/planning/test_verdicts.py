@@ -9,12 +9,15 @@ from plans import savings
 from batchdiff.extents import empty
 from batchdiff.image.storage.allocation import DiskUse
 from batchdiff.plan.plan import Similarity, Verdict
-from batchdiff.planning.sizes.overlay_sizes import OverlayContent
+from batchdiff.planning.overlay_content import OverlayContent
+from batchdiff.planning.sizes.overlay_sizes import ComparedSizes
 from batchdiff.planning.verdicts import Below, LeastSavings, verdict_of
+from batchdiff.qcow2.geometry import Geometry
 from batchdiff.units import MIB
 
 NO_MINIMUM = -math.inf
-CONTENT = OverlayContent(65536, empty(), {65536: MIB}, Similarity(1, 2))
+GEOMETRY = Geometry(65536)
+CONTENT = OverlayContent(GEOMETRY, empty(), ComparedSizes({GEOMETRY: MIB}, {}), Similarity(1, 2))
 USE = DiskUse(10 * MIB, 10 * MIB)
 
 

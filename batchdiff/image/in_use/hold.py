@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from batchdiff.image.exported import end_exports
 from batchdiff.image.files import is_block_device
 from batchdiff.image.image import Image
 from batchdiff.image.in_use import block_claims
@@ -78,9 +79,10 @@ class Held:
     def alone(self) -> Usage:
         """Report whether another program has the image itself open, even for reading. Backing files do not count.
 
-        This process must have it open only once, and its children not at all.
+        This process must have it open only once, and its children not at all; exports are ended here.
         """
         grip = self._grips[0]
+        end_exports(grip.fd)
         if not grip.leased:
             holders = holders_of(grip.fd)
             objection = f"{name_holders(holders.found, complete=True)} has it open" if holders.found else ""
