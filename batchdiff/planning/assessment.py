@@ -164,13 +164,7 @@ def _plan_guest(
     if reason := forbidden_preallocation(losses, facts.manifest.allow_loss):
         return _refuse(candidate, reason)
     if options.compression is Compression.NONE:
-        data = extents.pairs(Kind.DATA) * geometry.granule
-        sharing = _will_share(candidate, image, geometry.granule, volume.unit)
-        small = geometry.granules == 1 and geometry.cluster_size < volume.unit
-        start = layout.data_offset if small else None
-        taken = space_taken(image, data, sharing=sharing, unit=volume.unit, known=known, file_start=start)
-        on_disk = disk_bytes(layout, taken.data, volume.unit) - taken.holes
-        size = OverlaySize(layout.file_size, 0, on_disk, taken.shared)
+        size = _uncompressed_size(candidate, image, layout, extents, known)
     elif isinstance(compressed, OverlaySize):
         size = compressed
     else:
@@ -195,6 +189,20 @@ def _plan_guest(
         diff=diff,
         losses=losses,
     )
+
+
+def _uncompressed_size(
+    candidate: Candidate, image: Image, layout: Layout, extents: Extents, known: ExtentTable | None
+) -> OverlaySize:
+    """Return the size of an overlay whose data is stored as it is."""
+    geometry, unit = layout.geometry, _volume(candidate, image).unit
+    data = extents.pairs(Kind.DATA) * geometry.granule
+    sharing = _will_share(candidate, image, geometry.granule, unit)
+    small = geometry.granules == 1 and geometry.cluster_size < unit
+    start = layout.data_offset if small else None
+    taken = space_taken(image, data, sharing=sharing, unit=unit, known=known, file_start=start)
+    on_disk = disk_bytes(layout, taken.data, unit) - taken.holes
+    return OverlaySize(layout.file_size, 0, on_disk, taken.shared)
 
 
 def _least(candidate: Candidate, image: Image, minimum: float) -> tuple[LeastSavings, Below]:

@@ -117,7 +117,7 @@ LONGEST = {
     "docs/architecture.md": 200,
     "docs/scripting.md": 340,
     "docs/performance.md": 330,
-    "docs/plan-format.md": 200,
+    "docs/plan-format.md": 220,
     "docs/safety.md": 280,
 }
 """Rows for words, figures and filesystems, sections for verbs and failures; every other page is short."""
