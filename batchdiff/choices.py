@@ -19,6 +19,11 @@ class Loss(enum.StrEnum):
     SNAPSHOTS = "snapshots"
     BITMAPS = "bitmaps"
     ENCRYPTION = "encryption"
+    PREALLOCATION = "preallocation"
+
+
+OF_OVERLAYS = (Loss.SNAPSHOTS, Loss.BITMAPS)
+"""The losses that restore has to ask about."""
 
 
 class VerifyMode(enum.StrEnum):

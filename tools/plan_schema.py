@@ -18,16 +18,18 @@ from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.open import MAX_CHAIN
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageFormat
+from batchdiff.plan.document import ENCRYPTED
 from batchdiff.plan.overlay_options import (
     AUTO,
     CLUSTER_SIZES,
     COMPRESSION_LEVELS,
     QED_CLUSTER_SIZES,
     QED_TABLE_SIZES,
+    Compression,
     Encryption,
     OverlayOptions,
 )
-from batchdiff.plan.plan import FORMAT_VERSION, Savings, Similarity, Totals, Verdict
+from batchdiff.plan.plan import FORMAT_VERSION, OriginalLosses, Savings, Similarity, Totals, Verdict
 from batchdiff.qcow2.geometry import REFCOUNT_BITS
 
 Schema = dict[str, Any]
@@ -50,6 +52,7 @@ FIELDS: dict[str, Schema] = {
     "allocation_unit": SIZE | {"minimum": 1},
     "cluster_size": {"anyOf": [{"const": AUTO}, CLUSTER_SIZE]},
     "extended_l2": {"enum": [True, False, AUTO]},
+    "compression": {"enum": [*(each.value for each in Compression), ENCRYPTED]},
     "compression_level": INTEGER | {"minimum": 1, "maximum": max(map(max, COMPRESSION_LEVELS.values()))},
     "refcount_bits": INTEGER | {"enum": list(REFCOUNT_BITS)},
     **dict.fromkeys(
@@ -113,6 +116,7 @@ GUEST = of(
     name=TEXT | {"minLength": 1},
     link=PATH,
     similarity=of_fields(Similarity),
+    losses=of_fields(OriginalLosses),
     verdict=of_type(Verdict),
     reason=TEXT,
     overlay=of(["path", *ALWAYS_SET], path=PATH, **of_fields(OverlayOptions)["properties"]),

@@ -18,6 +18,21 @@ _CHECKSUM_AT = 64
 _FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
 
 
+_SMALL, _LARGE = 16 * 63 * 512, 16 * 255 * 512
+"""Bytes in a cylinder, the largest that disks get: up to 65,535 small cylinders, and beyond."""
+
+
+def largest_cylinder(virtual_size: int) -> int:
+    """Return the most bytes that a cylinder of a VHD of that size has, whichever program has created it.
+
+    A conversion to or from VHD can make a disk longer or shorter by less than that: QEMU rounds up to whole
+    cylinders when it creates one, and shows only the whole cylinders of one that VirtualBox has created.
+
+    Source: the specification, appendix "CHS Calculation"; QEMU ``calculate_geometry()``.
+    """
+    return _LARGE if virtual_size >= 65535 * _SMALL else _SMALL
+
+
 def inspect_vpc(read: ReadAt, file_size: int) -> Outline:
     """Inspect the footer of a VHD image, and the header of its block table; return the number of its clusters.
 

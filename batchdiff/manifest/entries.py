@@ -25,9 +25,8 @@ from batchdiff.plan.overlay_options import (
     OverlayFormat,
     OverlayOptions,
     Preallocation,
-    contradictions,
 )
-from batchdiff.plan.overlay_rules import contradictions_of
+from batchdiff.plan.overlay_rules import contradictions
 from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
 from batchdiff.quoting import show, suggestion
 from batchdiff.units import format_size, parse_size
@@ -38,11 +37,13 @@ if TYPE_CHECKING:
 IN_PLACE = "same"
 """The ``overlay.path`` that stands for the guest's own path; write ``./same`` for a file of that name."""
 
+NO_MINIMUM = "none"
+"""The ``minimum_savings`` of a manifest whose guests are all converted, even if they will take more space."""
+
 _STAND_IN = ImageFormat.QCOW2
 """Replaces a rejected format: a qcow2 image is valid with or without a chain, so it causes no further problem."""
 
 _CAN_BE_ENCRYPTED = (ImageFormat.LUKS, ImageFormat.QCOW2)
-
 _DEFAULTS: YamlPath = ("defaults",)
 _DEFAULT_OVERLAY: YamlPath = ("defaults", "overlay")
 _ALLOWED_SIZES, _ALLOWED_QED_SIZES = (
@@ -78,7 +79,8 @@ class WrittenGuest(NamedTuple):
     """A guest's entry: one image, or a glob, each of whose matches is an image.
 
     ``overlay_where`` is the place in the manifest that decides the overlay's path: ``overlay.path`` in the entry
-    or in the defaults, otherwise the image's path.
+    or in the defaults, otherwise the image's path. ``rethin``: an overlay of the template may be replaced by a
+    thinner one; ``rethin_where``: the place that decides that.
     """
 
     image: WrittenImage
@@ -87,6 +89,8 @@ class WrittenGuest(NamedTuple):
     overlay_where: YamlPath
     options: OverlayOptions
     secret_where: YamlPath = ()
+    rethin: bool = False
+    rethin_where: YamlPath = ()
 
     @property
     def where(self) -> YamlPath:
@@ -150,14 +154,17 @@ class EntryReader:
             return None
         path_at = (*(overlay_at if "path" in own else _DEFAULT_OVERLAY), "path")
         path = own.get("path", shared.get("path"))
+        sound, defaults = self._sound_keys(entry, where), self._sound_keys(self._defaults, _DEFAULTS)
         return WrittenGuest(
             image=image,
             # The schema rejects a name beside a glob; do not give it to every match.
-            name=None if image.is_glob else self._sound_keys(entry, where).get("name"),
+            name=None if image.is_glob else sound.get("name"),
             overlay_path=path,
             overlay_where=image.path_where if path is None else path_at,
             options=options,
             secret_where=(*(overlay_at if "encryption" in own else _DEFAULT_OVERLAY), "encryption", "secret_file"),
+            rethin=bool(sound.get("rethin", defaults.get("rethin", False))),
+            rethin_where=(*(where if "rethin" in sound else _DEFAULTS), "rethin"),
         )
 
     def check_defaults(self) -> None:
@@ -175,11 +182,13 @@ class EntryReader:
             self._cluster_size(shared["cluster_size"], (*_DEFAULT_OVERLAY, "cluster_size"), form)
 
     def minimum_savings(self, value: float | str) -> float:
-        """Return the share, 0 to 1, that ``5%``, ``"0.05"`` or ``0.05`` stands for."""
+        """Return the share, 0 to 1, that ``5%`` or ``0.05`` stands for; minus infinity for ``none``."""
+        if value == NO_MINIMUM:
+            return -math.inf
         share = _share(value) if isinstance(value, str) else float(value)
         where = ("minimum_savings",)
         if math.isnan(share) or share < 0 or math.isinf(share):
-            self._problems.add(where, f"{_shown(value)} is not a share; write it as 5% or 0.05")
+            self._problems.add(where, f"{_shown(value)} is not a share; write it as 5% or 0.05, or {NO_MINIMUM}")
         elif share > 1:
             hint = f'; did you mean "{value}%"?' if not isinstance(value, str) and share <= 100 else ""
             self._problems.add(where, f"{_shown(value)} is more than 100%{hint}")
@@ -211,13 +220,11 @@ class EntryReader:
         if self._problems.objects_to((*where, "secret_file")):
             return
         if secret_file is not None and form not in {None, *_CAN_BE_ENCRYPTED}:
-            self._problems.add(
-                secret_where, f"{form} images are not encrypted, only luks and some qcow2 images are; leave it out"
-            )
+            problem = f"{form} images are not encrypted, only luks and some qcow2 images are; leave it out"
+            self._problems.add(secret_where, problem)
         if secret_file is None and form is ImageFormat.LUKS:
-            self._problems.add(
-                where, "secret_file is missing: the path of a file that holds the secret of this luks image"
-            )
+            problem = "secret_file is missing: the path of a file that holds the secret of this luks image"
+            self._problems.add(where, problem)
 
     def _options(self, own: Mapping[str, Any], where: YamlPath, shared: Mapping[str, Any]) -> OverlayOptions:
         # A level of the defaults goes with the compression there, not with another one.
@@ -248,7 +255,7 @@ class EntryReader:
             preallocation=Preallocation(merged.get("preallocation", Preallocation.OFF)),
             encryption=self._encryption(merged.get("encryption"), place("encryption")),
         )
-        for key, what in (*contradictions(options), *contradictions_of(options, merged)):
+        for key, what in contradictions(options, merged):
             self._problems.add(place(key), what)
         return options
 

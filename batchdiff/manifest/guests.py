@@ -155,10 +155,10 @@ class GuestFinder:
     def _is_overlay(self, guest: WrittenGuest, path: str) -> bool:
         """Return True if a glob's match is the overlay of another guest, and not a guest itself."""
         named = self._resolved(path)
-        origin = self._converted.origin_of(named)
-        if origin is None:
+        if guest.rethin:
             return False
-        return origin.original != named if origin.original else not guest.in_place
+        origins = self._converted.origins_of(named)
+        return any(each.original != named if each.original else not guest.in_place for each in origins)
 
     def _report_empty(self, guest: WrittenGuest, matched: int) -> None:
         """Report why a glob yields no guest."""

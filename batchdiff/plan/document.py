@@ -21,16 +21,17 @@ from batchdiff.plan.overlay_options import (
     OverlayFormat,
     OverlayOptions,
     Preallocation,
-    contradictions,
     geometry_of,
 )
-from batchdiff.plan.overlay_rules import contradictions_of
+from batchdiff.plan.overlay_rules import contradictions
 from batchdiff.plan.plan import (
     DEFAULT_UNIT,
     FORMAT_VERSION,
+    NO_LOSSES,
     Diff,
     GuestPlan,
     GuestToConvert,
+    OriginalLosses,
     Plan,
     PlannedImage,
     Savings,
@@ -41,6 +42,10 @@ from batchdiff.plan.plan import (
 )
 from batchdiff.plan.runs import NO_RUNS, Runs
 from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
+
+ENCRYPTED = "encrypted"
+"""Stands for no compression if an overlay is encrypted: a batchdiff that ignores ``encryption``, and would write in
+the clear, refuses the plan because of it."""
 
 
 def to_dict(plan: Plan) -> dict[str, Any]:
@@ -107,12 +112,14 @@ def _guest(guest: GuestPlan) -> dict[str, Any]:
         found["link"] = guest.alias
     if guest.image is not None:
         found |= _state(guest.image)
+    if isinstance(guest, GuestToConvert) and guest.losses != NO_LOSSES:
+        found["losses"] = asdict(guest.losses)
     found |= {"verdict": guest.verdict.value, "reason": guest.reason}
     found["overlay"] = {
         "path": guest.overlay_path,
         "cluster_size": guest.options.cluster_size or AUTO,
         "extended_l2": AUTO if guest.options.extended_l2 is None else guest.options.extended_l2,
-        "compression": guest.options.compression.value,
+        "compression": guest.options.compression.value if guest.options.encryption is None else ENCRYPTED,
         "backing_path": guest.options.backing_path.value,
         "lazy_refcounts": guest.options.lazy_refcounts,
         **_newer_options(guest.options),
@@ -175,17 +182,20 @@ def _fingerprint(record: dict[str, Any]) -> Fingerprint:
 
 
 def _guest_plan(record: dict[str, Any]) -> GuestPlan:
+    options = _options(record["overlay"])
+    for key, why in contradictions(options):
+        raise ValueError(f"overlay.{key} of guest {record['name']!r}: {why}")
     common: dict[str, Any] = {
         "name": record["name"],
         "source": _image_source(record),
         "reason": record["reason"],
         "overlay_path": record["overlay"]["path"],
-        "options": _options(record["overlay"]),
+        "options": options,
         "alias": record.get("link", ""),
     }
     image = _planned_image(record) if "fingerprint" in record else None
     data, zero = _runs(record["extents"], "data"), _runs(record["extents"], "zero")
-    diff = _diff(record, common["options"], data, zero) if "savings" in record else None
+    diff = _diff(record, options, data, zero) if "savings" in record else None
     if diff is None and (data, zero) != (NO_RUNS, NO_RUNS):
         raise ValueError(f"guest {record['name']!r} has extents, but was not compared")
     verdict = Verdict(record["verdict"])
@@ -193,7 +203,8 @@ def _guest_plan(record: dict[str, Any]) -> GuestPlan:
         return UntouchedGuest(**common, verdict=verdict, image=image, diff=diff)
     if image is None or diff is None:
         raise ValueError(f"guest {record['name']!r} is to be converted, but was not compared")
-    return GuestToConvert(**common, image=image, diff=diff)
+    losses = OriginalLosses(**_fields_in(record.get("losses", {}), OriginalLosses.__slots__))
+    return GuestToConvert(**common, image=image, diff=diff, losses=losses)
 
 
 def _diff(record: dict[str, Any], options: OverlayOptions, data: Runs, zero: Runs) -> Diff:
@@ -201,8 +212,6 @@ def _diff(record: dict[str, Any], options: OverlayOptions, data: Runs, zero: Run
         raise ValueError(f"guest {record['name']!r} was compared, but its overlay has no cluster size")
     if options.extended_l2 is None:
         raise ValueError(f"guest {record['name']!r} was compared, but extended_l2 was not chosen")
-    for key, what in contradictions(options):
-        raise ValueError(f"overlay.{key} of guest {record['name']!r}: {what}")
     geometry = geometry_of(options, options.cluster_size)
     if record["extents"]["unit"] != geometry.granule:
         raise ValueError(f"the extents of guest {record['name']!r} are not in units of its overlay")
@@ -222,10 +231,13 @@ def _similarity(record: dict[str, Any]) -> Similarity:
 
 
 def _options(record: dict[str, Any]) -> OverlayOptions:
-    options = OverlayOptions(
+    compression, encryption = record["compression"], record.get("encryption")
+    if (compression == ENCRYPTED) != (encryption is not None):
+        raise ValueError(f"an overlay has `compression: {ENCRYPTED}` if it has `encryption`, and only then")
+    return OverlayOptions(
         cluster_size=None if record["cluster_size"] == AUTO else record["cluster_size"],
         extended_l2=None if record["extended_l2"] == AUTO else record["extended_l2"],
-        compression=Compression(record["compression"]),
+        compression=Compression.NONE if compression == ENCRYPTED else Compression(compression),
         backing_path=BackingPath(record["backing_path"]),
         lazy_refcounts=record["lazy_refcounts"],
         compression_level=record.get("compression_level"),
@@ -234,11 +246,8 @@ def _options(record: dict[str, Any]) -> OverlayOptions:
         format=OverlayFormat(record.get("format", OverlayFormat.QCOW2)),
         table_size=record.get("table_size", DEFAULT_TABLE_SIZE),
         preallocation=Preallocation(record.get("preallocation", Preallocation.OFF)),
-        encryption=_encryption(record["encryption"]) if "encryption" in record else None,
+        encryption=None if encryption is None else _encryption(encryption),
     )
-    for key, why in contradictions_of(options):
-        raise ValueError(f"an overlay cannot have its {key}: {why}")
-    return options
 
 
 def _encryption(record: dict[str, Any]) -> Encryption:

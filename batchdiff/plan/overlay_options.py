@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from batchdiff.foreign.luks_size import luks_header_bytes
-from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS, SMALLEST_EXTENDED_L2, CompressionType, Geometry
+from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS, CompressionType, Geometry
 from batchdiff.qcow2.layout_options import LayoutOptions
-from batchdiff.units import format_size
 
 CLUSTER_SIZES = tuple(1 << bits for bits in range(9, 22))
 """512 B to 2 MiB, the range of QEMU's qcow2 driver (MIN_CLUSTER_BITS and MAX_CLUSTER_BITS)."""
@@ -133,27 +131,6 @@ def geometry_of(options: OverlayOptions, cluster_size: int) -> Geometry:
         zero_flag=options.compat is Compat.V3,
         refcount_bits=options.refcount_bits,
     )
-
-
-def contradictions(options: OverlayOptions) -> Iterator[tuple[str, str]]:
-    """Yield options that no overlay can have together: the key of one, and what it needs."""
-    size, compression, level = options.cluster_size, options.compression, options.compression_level
-    if options.extended_l2 and size is not None and size < SMALLEST_EXTENDED_L2:
-        least = format_size(SMALLEST_EXTENDED_L2)
-        yield "extended_l2", f"needs a cluster_size of {least} or more, not {format_size(size)}"
-    if level is not None and compression is Compression.NONE:
-        yield "compression_level", "needs `compression: zlib` or `compression: zstd`"
-    elif level is not None and level not in (levels := COMPRESSION_LEVELS[compression]):
-        yield "compression_level", f"{level} is not a level of {compression}; use {levels[0]} to {levels[-1]}"
-    if options.compat is Compat.V2:
-        for key, impossible, instead in (
-            ("extended_l2", options.extended_l2, "`extended_l2: false`"),
-            ("compression", compression is Compression.ZSTD, "`compression: zlib`"),
-            ("lazy_refcounts", options.lazy_refcounts, "`lazy_refcounts: false`"),
-            ("refcount_bits", options.refcount_bits != DEFAULT_REFCOUNT_BITS, "`refcount_bits: 16`"),
-        ):
-            if impossible:
-                yield key, f'is impossible with `compat: "{Compat.V2}"`; use {instead}, or `compat: "{Compat.V3}"`'
 
 
 def layout_options_of(options: OverlayOptions) -> LayoutOptions:

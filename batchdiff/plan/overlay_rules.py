@@ -9,6 +9,7 @@ from batchdiff.foreign.qed import largest_disk
 from batchdiff.image_source import ImageFormat
 from batchdiff.plan.overlay_options import (
     CLUSTER_SIZES,
+    COMPRESSION_LEVELS,
     QED_CLUSTER_SIZES,
     Compat,
     Compression,
@@ -17,7 +18,7 @@ from batchdiff.plan.overlay_options import (
     OverlayOptions,
     Preallocation,
 )
-from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
+from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS, SMALLEST_EXTENDED_L2
 from batchdiff.units import format_size
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _UNRECOGNISED = (ImageFormat.VPC, ImageFormat.LUKS)
 has no mark at its start, and no secret can be given for a backing file whose format is not known."""
 
 
-def contradictions_of(
+def contradictions(
     options: OverlayOptions, written: Mapping[str, Any] = MappingProxyType({})
 ) -> Iterator[tuple[str, str]]:
     """Yield options that no overlay can have together: the key of one, and what to change.
@@ -41,6 +42,7 @@ def contradictions_of(
     sizes = QED_CLUSTER_SIZES if options.format is OverlayFormat.QED else CLUSTER_SIZES
     if options.cluster_size is not None and options.cluster_size not in sizes:
         yield "cluster_size", f"{options.format} has no clusters of {options.cluster_size} bytes"
+    yield from _of_qcow2(options)
     if options.format is OverlayFormat.QED:
         yield from _of_qed(options, written)
     elif "table_size" in written:
@@ -59,6 +61,27 @@ def contradictions_of(
             "QEMU allows this only without a backing file, and every overlay has the template as its backing file;"
             " leave it out",
         )
+
+
+def _of_qcow2(options: OverlayOptions) -> Iterator[tuple[str, str]]:
+    """Yield what qcow2 cannot have together: the key of an option, and what it needs."""
+    size, compression, level = options.cluster_size, options.compression, options.compression_level
+    if options.extended_l2 and size is not None and size < SMALLEST_EXTENDED_L2:
+        least = format_size(SMALLEST_EXTENDED_L2)
+        yield "extended_l2", f"needs a cluster_size of {least} or more, not {format_size(size)}"
+    if level is not None and compression is Compression.NONE:
+        yield "compression_level", "needs `compression: zlib` or `compression: zstd`"
+    elif level is not None and level not in (levels := COMPRESSION_LEVELS[compression]):
+        yield "compression_level", f"{level} is not a level of {compression}; use {levels[0]} to {levels[-1]}"
+    if options.compat is Compat.V2:
+        for key, impossible, instead in (
+            ("extended_l2", options.extended_l2, "`extended_l2: false`"),
+            ("compression", compression is Compression.ZSTD, "`compression: zlib`"),
+            ("lazy_refcounts", options.lazy_refcounts, "`lazy_refcounts: false`"),
+            ("refcount_bits", options.refcount_bits != DEFAULT_REFCOUNT_BITS, "`refcount_bits: 16`"),
+        ):
+            if impossible:
+                yield key, f'is impossible with `compat: "{Compat.V2}"`; use {instead}, or `compat: "{Compat.V3}"`'
 
 
 def _of_qed(options: OverlayOptions, written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -137,7 +137,12 @@ class PathMap:
         return replace(options, encryption=chosen._replace(secret_file=self.path(chosen.secret_file)))
 
     def _origin(self, origin: OverlayOrigin) -> OverlayOrigin:
-        return replace(origin, plan_path=self.path(origin.plan_path), original=self.path(origin.original))
+        return replace(
+            origin,
+            plan_path=self.path(origin.plan_path),
+            original=self.path(origin.original),
+            before=tuple(self._origin(each) for each in origin.before),
+        )
 
 
 NOTHING_MOVED = PathMap()

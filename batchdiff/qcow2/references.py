@@ -26,7 +26,7 @@ from batchdiff.qcow2.header import Header
 from batchdiff.qcow2.refcounts import Numbers, Refcounts, check_refcounts
 from batchdiff.units import ceil_div
 
-_AT_ONCE = 1 << 20
+_COUNTED_AT_ONCE = 1 << 20
 """References that are sorted at a time, in 60 MiB of memory: those of 64 GiB in clusters of 64 KiB."""
 
 _IN_BATCH = 16 << 10
@@ -188,11 +188,11 @@ def _sorted_references(entries: Entries, geometry: Geometry, size: int) -> Itera
         nonlocal buckets
         buckets += np.bincount(numbers >> shift, minlength=len(buckets))
         kept.append(numbers)
-        if buckets.sum() > _AT_ONCE:
+        if buckets.sum() > _COUNTED_AT_ONCE:
             kept.clear()
 
     check_entries(entries, geometry, size, count)
-    if buckets.sum() <= _AT_ONCE:
+    if buckets.sum() <= _COUNTED_AT_ONCE:
         yield _sorted([*kept, np.zeros(0, dtype=np.int64)])
         return
     for low, high in _parts(buckets):
@@ -226,7 +226,7 @@ def _parts(buckets: Numbers) -> Iterator[tuple[int, int]]:
     """Yield ranges of buckets with as many references as are sorted at a time; one bucket may have more."""
     low = total = 0
     for index, count in enumerate(buckets.tolist()):
-        if total and total + count > _AT_ONCE:
+        if total and total + count > _COUNTED_AT_ONCE:
             yield low, index
             low, total = index, 0
         total += count

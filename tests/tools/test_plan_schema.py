@@ -16,7 +16,7 @@ from batchdiff.plan.overlay_options import (
     OverlayOptions,
     Preallocation,
 )
-from batchdiff.plan.plan import Similarity
+from batchdiff.plan.plan import OriginalLosses, Similarity
 from batchdiff.plan.runs import NO_RUNS
 
 UNUSUAL = (
@@ -48,7 +48,9 @@ def test_every_field_that_is_written_is_in_the_schema():
     options = OverlayOptions(compression=Compression.ZLIB, compression_level=9, refcount_bits=8)
     sizes = {"standard_l2_disk_bytes": ((65536, 1),), "extended_l2_disk_bytes": ((65536, 1),)}
     diff = diff_of(options, data=NO_RUNS, zero=NO_RUNS, savings=savings(**sizes), similarity=Similarity(1, 2))
-    guest = guest_plan(image=image, source=source, diff=diff, options=options, alias="/srv/link")
+    guest = guest_plan(
+        image=image, source=source, diff=diff, options=options, alias="/srv/link", losses=OriginalLosses(1, 2, 3)
+    )
     version_2 = refused_guest("old", options=OverlayOptions(compat=Compat.V2))
     written = keys(to_dict(small_plan(guest, version_2)))
     written |= keys(to_dict(small_plan(*(refused_guest(options=each) for each in UNUSUAL))))

@@ -115,6 +115,10 @@ class BackingGraph:
                     pending.append(image)
         return found
 
+    def directly_on(self, target: Target) -> frozenset[Identity]:
+        """Return the images that name a target themselves."""
+        return frozenset(self._above.get(target, ()))
+
     def _place(self, path: str) -> _Place:
         known = self._places.get(path)
         if known is None:
