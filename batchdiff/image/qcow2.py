@@ -107,8 +107,7 @@ class Qcow2Layer:
         require_apart(metadata, geometry.cluster_size)
         metadata = check_extras(self._file, header, metadata)
         if refcounts:
-            order = geometry.refcount_bits.bit_length() - 1
-            counts = Refcounts(words, order, geometry.cluster_size, self._file.read_exactly)
+            counts = Refcounts(words, header.refcount_order, geometry.cluster_size, self._file.read_exactly)
             check_references(
                 lambda: self._all_entries(tables), metadata, counts, geometry=geometry, size=self._size
             )

@@ -44,8 +44,8 @@ from batchdiff.plan.runs import NO_RUNS, Runs
 from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
 
 ENCRYPTED = "encrypted"
-"""Stands for no compression if an overlay is encrypted: a batchdiff that ignores ``encryption``, and would write in
-the clear, refuses the plan because of it."""
+"""Stands for no compression if an overlay is encrypted: a batchdiff that does not know ``encryption``, and would
+write in the clear, refuses the plan because of it."""
 
 
 def to_dict(plan: Plan) -> dict[str, Any]:

@@ -66,6 +66,11 @@ class Header:
     luks_header: tuple[int, int] | None = None  # the same
     has_data_file: bool = False  # whether the data clusters are in another file
 
+    @property
+    def refcount_order(self) -> int:
+        """The base-2 logarithm of the bits of a refcount."""
+        return self.geometry.refcount_bits.bit_length() - 1
+
     def tables(self) -> list[tuple[int, int, str]]:
         """Return the offset, length and name of the header's cluster and of each table that it names, sorted.
 

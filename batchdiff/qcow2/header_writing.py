@@ -84,5 +84,4 @@ def _version_3_part(header: Header) -> bytes:
     )
     incompatible |= DATA_FILE if header.has_data_file else 0
     compatible = LAZY_REFCOUNTS if header.lazy_refcounts else 0
-    order = geometry.refcount_bits.bit_length() - 1
-    return V3.pack(incompatible, compatible, 0, order, V3_LENGTH, geometry.compression_type)
+    return V3.pack(incompatible, compatible, 0, header.refcount_order, V3_LENGTH, geometry.compression_type)
