@@ -18,10 +18,9 @@ from batchdiff.qemu.programs import CompletedProgram, OutputError, inherited, ne
 from batchdiff.qemu.secrets import Secrets, require_secrets_fit, secrets_of
 from batchdiff.units import MIB, format_size
 
-_NAME = "qemu-img"
-_PACKAGE = "qemu-utils"
-_SECONDS_TO_ANSWER = 60
-"""The time limit for a question about qemu-img itself."""
+NAME = "qemu-img"
+PACKAGE = "qemu-utils"
+"""Debian's, which has it."""
 
 _SECONDS, _BYTES_PER_SECOND = 600, MIB
 """The time limit of a verb: ten minutes, plus the time to read the whole image from a slow disk that is shared
@@ -41,7 +40,7 @@ _WHERE = (
 
 def is_installed() -> bool:
     """Return whether qemu-img is on the PATH."""
-    return programs.is_on_path(_NAME)
+    return programs.is_on_path(NAME)
 
 
 _LEAKS_ONLY = 3
@@ -71,7 +70,7 @@ def check(
             # Errors in an image that was just written are ours, and the image is discarded: nothing to repair.
             remedy=_REPAIR.format(image.format, shell_word(image.path)) if leaks_allowed else "",
         )
-    _require_success(done)
+    require_success(done)
 
 
 _REPAIR = (
@@ -98,7 +97,7 @@ def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) ->
             remedy="If the error is in the template, no VM could run on its overlays: restore the template from a"
             " backup, then plan again.",
         )
-    _require_success(done)
+    require_success(done)
 
 
 _CRASHES = (
@@ -118,10 +117,10 @@ def file_map(image: ImageSource, *, most_output: int = _LARGEST_MAP) -> str:
     most_output = min(most_output, _LARGEST_MAP)
     try:
         done = programs.run(
-            [_NAME, "map", "--output=json", *names_of([image], {}, alone=image.format is ImageFormat.QED)],
+            [NAME, "map", "--output=json", *names_of([image], {}, alone=image.format is ImageFormat.QED)],
             reads=[image.path],
             timeout=_SECONDS_TO_MAP,
-            package=_PACKAGE,
+            package=PACKAGE,
             most_output=most_output,
         )
     except OutputError as error:
@@ -134,7 +133,7 @@ def file_map(image: ImageSource, *, most_output: int = _LARGEST_MAP) -> str:
         raise ImageError(f"QEMU does not open {image.path}", why=done.described(), remedy=NOT_OPENED)
     if done.code < 0:
         raise ImageError(f"QEMU crashes on {image.path}", why=done.described(), remedy=_CRASHES)
-    _require_success(done)
+    require_success(done)
     return done.output[max(done.output.find("["), 0) :]  # after warnings
 
 
@@ -153,7 +152,7 @@ def compare(
         raise DifferenceError(
             f"qemu-img compare finds a difference between {one.path} and {other.path}", why=done.described()
         )
-    _require_success(done)
+    require_success(done)
 
 
 _MISMATCH = "mismatch"
@@ -195,7 +194,7 @@ def _require_written(done: CompletedProgram) -> None:
     for number in (errno.ENOSPC, errno.EDQUOT):
         if done.code != 0 and os.strerror(number) in done.output:
             raise OSError(number, os.strerror(number))
-    _require_success(done)
+    require_success(done)
 
 
 def run_to_write(  # noqa: PLR0913  # options by keyword
@@ -220,12 +219,12 @@ def run_to_write(  # noqa: PLR0913  # options by keyword
     """
     for _ in range(_CREATIONS):
         done = programs.run(
-            [_NAME, *arguments],
+            [NAME, *arguments],
             reads=[*(file.path for image in images for file in (image, *image.backing)), *secrets.reads],
             inherits=[*memory, *secrets.inherits],
             writes=writes,
             timeout=_SECONDS + seconds,
-            package=_PACKAGE,
+            package=PACKAGE,
             stopped=stopped,
         )
         if done.code == 0 or _UNMEASURED not in done.output:
@@ -244,18 +243,23 @@ def _run(
 ) -> CompletedProgram:
     secrets = secrets_of(images)
     done = programs.run(
-        [_NAME, verb, *secrets.arguments, *options, *names_of(images, secrets.ids)],
+        [NAME, verb, *secrets.arguments, *options, *names_of(images, secrets.ids)],
         reads=[*(file.path for image in images for file in (image, *image.backing)), *secrets.reads],
         inherits=secrets.inherits,
         timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
-        package=_PACKAGE,
+        package=PACKAGE,
         stopped=stopped,
     )
     require_secrets_fit(done, images)
     return done
 
 
-def _require_success(done: CompletedProgram) -> None:
+def require_success(done: CompletedProgram) -> None:
+    """Check that a program of QEMU has ended without an error.
+
+    :raises InUseError: another program has locked an image.
+    :raises ProgramError: it failed for another reason.
+    """
     if done.code == 0:
         return
     if _is_locked(done):
@@ -271,38 +275,3 @@ def _require_success(done: CompletedProgram) -> None:
 
 def _is_locked(done: CompletedProgram) -> bool:
     return "lock" in done.output and "Failed to get" in done.output
-
-
-def installed_version() -> str:
-    """Return the version of qemu-img, such as 7.2.22.
-
-    :raises ProgramError: it could not be run.
-    """
-    done = _ask("--version")
-    words = done.output.split("\n", 1)[0].split()
-    # "qemu-img version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)"
-    return words[2] if words[:2] == [_NAME, "version"] and len(words) > 2 else done.output.strip()
-
-
-def known_formats() -> list[str]:
-    """Return the formats that qemu-img knows, sorted; some of them it can only read.
-
-    :raises ProgramError: it could not be run.
-    """
-    _, found, listed = _ask("--help").output.partition("Supported formats:")
-    return sorted(listed.split("\n\n", 1)[0].split()) if found else []
-
-
-def create_options(kind: str) -> list[str]:
-    """Return the names of the options with which qemu-img creates an image of a format, sorted.
-
-    :raises ProgramError: it could not be run, or does not create that format.
-    """
-    lines = _ask("create", "-f", kind, "-o", "help").output.splitlines()
-    return sorted({line.split("=", 1)[0].strip() for line in lines if "=<" in line})
-
-
-def _ask(*arguments: str) -> CompletedProgram:
-    done = programs.run([_NAME, *arguments], reads=[], timeout=_SECONDS_TO_ANSWER, package=_PACKAGE)
-    _require_success(done)
-    return done
