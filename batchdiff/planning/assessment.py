@@ -160,7 +160,7 @@ def _plan_guest(
     volume = _volume(candidate, image)
     known = facts.located.get(image.path) or raw_extents(image)
     losses = original_losses(image, known)
-    if reason := forbidden_preallocation(losses, facts.manifest.allow_loss):
+    if reason := forbidden_preallocation(losses, options, facts.manifest.allow_loss):
         return _refuse(candidate, reason)
     if options.compression is Compression.NONE:
         size = _uncompressed_size(settled, image, layout, content, known)
