@@ -27,8 +27,11 @@ class ImageSource:
     The path has no symbolic links, except for the last component of a block device's name, such as /dev/vg/lv.
 
     ``backing`` lists the images below this one, the nearest first; no other files are opened for it.
+    ``secret_file``: the file with the secret of an encrypted image: an absolute path, or a descriptor's, such as
+    /dev/fd/3.
     """
 
     path: str
     format: ImageFormat
     backing: tuple[ImageSource, ...] = ()
+    secret_file: str | None = None

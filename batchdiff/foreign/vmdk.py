@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import struct
 
-from batchdiff.foreign.header import ReadAt, exactly, require_mappable
+from batchdiff.foreign.header import Outline, ReadAt, exactly, require_mappable
 from batchdiff.foreign.vdi import DIFFERENCE
 from batchdiff.qcow2.faults import FormatError, require
 from batchdiff.units import SECTOR, TIB, ceil_div
@@ -35,7 +35,7 @@ _NO_PARENT, _SPARSE = b"ffffffff", "monolithicsparse"
 _SPARSE_TYPES = {_SPARSE: "monolithicSparse", "streamoptimized": "streamOptimized"}
 
 
-def inspect_vmdk(read: ReadAt, file_size: int) -> int:
+def inspect_vmdk(read: ReadAt, file_size: int) -> Outline:
     """Inspect the header and the descriptor of a VMDK image; return the number of its grains.
 
     :raises FormatError: it is not one, is damaged, compressed or spread over several files, or has a parent.
@@ -71,7 +71,7 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> int:
     )
     exactly(read, TEXT_AT, text_size * SECTOR, "descriptor")
     inspect_descriptor(read(TEXT_AT, TEXT_BYTES), _SPARSE)
-    return count
+    return Outline(count)
 
 
 def with_extent_name(descriptor: bytes, name: str) -> bytes:

@@ -9,26 +9,22 @@ The map of an unchanged file is kept for this process, and for the workers that 
 
 from __future__ import annotations
 
-import json
-import re
-from array import array
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from batchdiff.errors import ImageError, InUseError, ProgramError
 from batchdiff.files.fingerprint import Fingerprint
-from batchdiff.foreign.header import COPY, ReadAt, require_stored
+from batchdiff.foreign.header import Outline, ReadAt, require_stored
 from batchdiff.foreign.vhdx import DiskMap
 from batchdiff.image.files import ImageFile, ReadObserver
-from batchdiff.image.layer import CompressedCluster, Losses, Segment
+from batchdiff.image.layer import Backing, CompressedCluster, Losses, Segment
 from batchdiff.image_source import ImageSource
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qemu import qemu_img
+from batchdiff.qemu.image_map import ImageMap, parsed_map
 from batchdiff.units import MIB
 
 _MOST_KEPT = 2_000_000
@@ -39,39 +35,24 @@ _MAP_OF_NOTHING, _BYTES_IN_MAP = 32 * MIB, 16
 
 A run of a real image takes 4 KiB or more on disk, and 120 bytes in the map."""
 
-_DECODER = json.JSONDecoder()
-_GAP = re.compile(r"\s*[\[,]\s*(?=\{)")
-
 _MOST_LOOKED_AT = 1000
 """The maximum number of runs searched for data in the file; after so many holes, the next one counts as data."""
 
-_Offsets = npt.NDArray[np.int64]
-
-
-class _ImageMap(NamedTuple):
-    """Runs of the disk that are data, ascending: start, end, and offset in the file. All else reads as zeros."""
-
-    size: int
-    starts: _Offsets
-    ends: _Offsets
-    offsets: _Offsets
-
-
-_kept: dict[tuple[str, int, int, int, int, int], _ImageMap] = {}
+_kept: dict[tuple[str, int, int, int, int, int], ImageMap] = {}
 
 
 class MappedLayer:
     """An image in a format that QEMU maps to the file.
 
-    ``inspect`` checks its header before QEMU sees the file, and returns the number of its clusters. ``own_map``
-    maps an image whose blocks QEMU does not report; QEMU must agree about its size.
+    ``inspect`` checks its header before QEMU sees the file. ``own_map`` maps an image whose blocks QEMU does not
+    report; QEMU must agree about its size.
     """
 
     def __init__(
         self,
         source: ImageSource,
         observer: ReadObserver | None,
-        inspect: Callable[[ReadAt, int], int],
+        inspect: Callable[[ReadAt, int], Outline],
         own_map: Callable[[ReadAt, int], DiskMap] | None = None,
     ) -> None:
         self._source, self._own_map = source, own_map
@@ -79,13 +60,15 @@ class MappedLayer:
         self.path = source.path
         self.fd = self._file.fd
         try:
-            self._clusters = inspect(self._read_at, self._file.size)
+            outline = inspect(self._read_at, self._file.size)
         except FormatError as error:
             self.close()
             raise self._refused(error) from error
         except BaseException:
             self.close()
             raise
+        self._clusters = outline.clusters
+        self.backing = None if outline.backing is None else Backing(*outline.backing)
 
     def _read_at(self, offset: int, length: int) -> bytes:
         length = min(length, max(self._file.size - offset, 0))
@@ -95,7 +78,7 @@ class MappedLayer:
         return ImageError(f"cannot use {self.path} as {self._source.format}", why=str(error), remedy=error.remedy)
 
     @cached_property
-    def _map(self) -> _ImageMap:
+    def _map(self) -> ImageMap:
         """QEMU's map of the file in its present state."""
         now = self.fingerprint()
         key = (self._source.format, now.device, now.inode, now.size, now.mtime_ns, now.ctime_ns)
@@ -106,7 +89,7 @@ class MappedLayer:
                 _keep(key, found)
         return found
 
-    def _mapped_by_qemu(self, now: Fingerprint) -> _ImageMap:
+    def _mapped_by_qemu(self, now: Fingerprint) -> ImageMap:
         own = None if self._own_map is None else self._mapped_here(self._own_map)
         try:
             stored = self._file.stored()
@@ -119,15 +102,15 @@ class MappedLayer:
             # Without qemu-img, only images of these formats are refused; the others can still be planned.
             raise ImageError(f"cannot read {self.path}", why=error.reason, remedy=error.remedy) from error
         self._check_same_file(now)
-        found = _parsed(text, self.path, is_located=own is None)
+        found = parsed_map(text, self.path, is_located=own is None)
         if own is not None and own.size != found.size:
             problem = f"QEMU reads a disk of {found.size} bytes from it, not of {own.size}"
             raise self._refused(FormatError(problem))
         return own or found
 
-    def _mapped_here(self, own_map: Callable[[ReadAt, int], DiskMap]) -> _ImageMap:
+    def _mapped_here(self, own_map: Callable[[ReadAt, int], DiskMap]) -> ImageMap:
         try:
-            return _ImageMap(*own_map(self._read_at, self._file.size))
+            return ImageMap(*own_map(self._read_at, self._file.size))
         except FormatError as error:
             raise self._refused(error) from error
 
@@ -151,11 +134,6 @@ class MappedLayer:
         return self._map.size
 
     @property
-    def backing(self) -> None:
-        """No backing file: an image with one is refused."""
-        return None
-
-    @property
     def losses(self) -> Losses:
         """No losses: these formats have no snapshots and no bitmaps that QEMU knows of."""
         return Losses()
@@ -166,7 +144,7 @@ class MappedLayer:
 
     def inspect(self) -> None:
         """Check that the map stays within the file, and uses no byte of it twice."""
-        _, starts, ends, offsets = self._map
+        _, starts, ends, offsets, _ = self._map
         order = np.argsort(offsets)
         firsts, lasts = offsets[order], (offsets + ends - starts)[order]
         if len(firsts) and int(lasts.max()) > self._file.size:
@@ -177,8 +155,30 @@ class MappedLayer:
             raise self._refused(FormatError("one part of the file is used for several parts of the disk"))
 
     def parts(self, start: int, end: int) -> list[Segment]:
-        """Return segments as :class:`~batchdiff.image.layer.Layer` describes them; none is ever ABSENT."""
-        _, starts, ends, offsets = self._map
+        """Return segments as :class:`~batchdiff.image.layer.Layer` describes them."""
+        found = self._data_and_zeros(start, end)
+        return found if self.backing is None else list(self._with_absent(found))
+
+    def _with_absent(self, segments: list[Segment]) -> Iterator[Segment]:
+        """Yield segments, with those parts of the zeros as ABSENT in which the backing file shows through."""
+        starts, ends = self._map.absent
+        for segment in segments:
+            at = segment.start
+            if segment.origin is Origin.ZERO:
+                first = int(np.searchsorted(ends, segment.start, side="right"))
+                last = int(np.searchsorted(starts, segment.end, side="left"))
+                for low, high in zip(starts[first:last].tolist(), ends[first:last].tolist(), strict=True):
+                    begin, stop = max(low, segment.start), min(high, segment.end)
+                    if at < begin:
+                        yield segment._replace(start=at, end=begin)
+                    yield Segment(begin, stop, Origin.ABSENT, 0, 0)
+                    at = stop
+            if at < segment.end:
+                yield segment._replace(start=at)
+
+    def _data_and_zeros(self, start: int, end: int) -> list[Segment]:
+        """Return segments as if the image had no backing file."""
+        _, starts, ends, offsets, _ = self._map
         first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end, side="left")
         found = []
         at = start
@@ -207,7 +207,7 @@ class MappedLayer:
 
     def next_data(self, start: int) -> int | None:
         """Return an offset from ``start`` on, before which there is no data; None if no data follows."""
-        _, starts, ends, offsets = self._map
+        _, starts, ends, offsets, _ = self._map
         index = int(np.searchsorted(ends, start, side="right"))
         for number in range(index, min(index + _MOST_LOOKED_AT, len(starts))):
             begin, stop, offset = int(starts[number]), int(ends[number]), int(offsets[number])
@@ -234,46 +234,7 @@ class MappedLayer:
         self._file.close()
 
 
-def _parsed(text: str, path: str, *, is_located: bool) -> _ImageMap:
-    """Parse the output of `qemu-img map`, and join runs that are adjacent both on the disk and in the file.
-
-    ``is_located``: data has offsets in the file; otherwise only the size counts.
-
-    :raises ImageError: it lists data without an offset in the file, as for a compressed or encrypted image.
-    """
-    try:
-        size, table = 0, array("q")
-        for entry in _entries(text):
-            start, length = entry["start"], entry["length"]
-            if is_located and entry["data"] and not entry["zero"]:
-                table.extend((start, start + length, entry["offset"]))
-            size = start + length
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise ImageError(
-            f"cannot use {path}",
-            why=f"QEMU does not map its data to offsets in the file ({type(error).__name__}: {error})",
-            remedy=COPY,
-        ) from error
-    starts, ends, offsets = np.frombuffer(table, dtype=np.int64).reshape(-1, 3).T
-    joins = (starts[1:] == ends[:-1]) & (offsets[1:] - offsets[:-1] == starts[1:] - starts[:-1])
-    first, last = np.concatenate([[True], ~joins])[: len(starts)], np.concatenate([~joins, [True]])[: len(ends)]
-    return _ImageMap(size, starts[first].copy(), ends[last].copy(), offsets[first].copy())
-
-
-def _entries(text: str) -> Iterator[dict[str, int]]:
-    """Yield the gapless ranges of a map one by one: a list of two million would take a gigabyte."""
-    at = end = 0
-    while (gap := _GAP.match(text, at)) is not None:
-        entry, at = _DECODER.raw_decode(text, gap.end())
-        if entry["depth"] or entry["start"] != end:
-            raise ValueError(f"it has a parent, or a gap at byte {end}")
-        end += entry["length"]
-        yield entry
-    if "".join(text[at:].split()) not in {"]", "[]"}:
-        raise ValueError(f"it prints {text[at : at + 100]!r}")
-
-
-def _keep(key: tuple[str, int, int, int, int, int], found: _ImageMap) -> None:
+def _keep(key: tuple[str, int, int, int, int, int], found: ImageMap) -> None:
     _kept[key] = found
     while len(_kept) > 1 and sum(len(each.starts) for each in _kept.values()) > _MOST_KEPT:
         del _kept[next(iter(_kept))]

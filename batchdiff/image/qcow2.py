@@ -42,10 +42,11 @@ _ADDRESS = operator.attrgetter("address")
 class Qcow2Layer:
     """One qcow2 file without its backing file."""
 
-    def __init__(self, source: ImageSource, observer: ReadObserver | None = None) -> None:
-        self._file = ImageFile(source.path, observer)
-        self.path = source.path
-        self.fd = self._file.fd
+    def __init__(
+        self, source: ImageSource, observer: ReadObserver | None = None, file: ImageFile | None = None
+    ) -> None:
+        self._file = file or ImageFile(source.path, observer)
+        self.path, self.fd = source.path, self._file.fd
         self._size = self._file.size
         self._has_holes = not self._file.is_block_device
         try:
@@ -68,8 +69,8 @@ class Qcow2Layer:
 
     @property
     def losses(self) -> Losses:
-        """The internal snapshots and persistent bitmaps that the header counts."""
-        return Losses(self.header.snapshots, self.header.bitmaps)
+        """The internal snapshots and persistent bitmaps that the header counts, and its encryption."""
+        return Losses(self.header.snapshots, self.header.bitmaps, self.header.luks_header is not None)
 
     @cached_property
     def _l2(self) -> L2Tables:
@@ -186,7 +187,7 @@ class Qcow2Layer:
             )
         ]
         cut = clip_segments(found, start, end)
-        return sorted(self._with_holes(cut)) if self._has_holes else cut
+        return sorted(self._with_holes(cut)) if self._has_holes and not self.header.luks_header else cut
 
     def _with_holes(self, segments: list[Segment]) -> Iterator[Segment]:
         """Yield the segments in the order of their addresses, with the file's own holes as ZERO.

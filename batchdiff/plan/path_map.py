@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 
 from batchdiff.files.filenames import unfit
 from batchdiff.image_source import ImageSource
+from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage
 from batchdiff.plan.sidecar import OverlayOrigin, Sidecar
 
@@ -95,7 +96,8 @@ class PathMap:
     def source(self, source: ImageSource) -> ImageSource:
         """Return an image and its chain with their present paths."""
         below = tuple(self.source(each) for each in source.backing)
-        return replace(source, path=self.path(source.path), backing=below)
+        secret = None if source.secret_file is None else self.path(source.secret_file)
+        return replace(source, path=self.path(source.path), backing=below, secret_file=secret)
 
     def _check(self, plan: Plan) -> None:
         news = {move.old: move.new for move in self.moves}
@@ -124,8 +126,15 @@ class PathMap:
             guest,
             source=self.source(guest.source),
             overlay_path=self.path(guest.overlay_path),
+            options=self._options(guest.options),
             alias=self.path(guest.alias) if guest.alias else "",
         )
+
+    def _options(self, options: OverlayOptions) -> OverlayOptions:
+        chosen = options.encryption
+        if chosen is None:
+            return options
+        return replace(options, encryption=chosen._replace(secret_file=self.path(chosen.secret_file)))
 
     def _origin(self, origin: OverlayOrigin) -> OverlayOrigin:
         return replace(

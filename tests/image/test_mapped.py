@@ -1,4 +1,7 @@
-"""batchdiff.image.mapped: images that QEMU maps read as QEMU reads them, and no map leads out of the file."""
+"""batchdiff.image.mapped: images that QEMU maps read as QEMU reads them, and no map leads out of the file.
+
+Guards qemu/image_map.py.
+"""
 
 import itertools
 import os

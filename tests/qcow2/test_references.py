@@ -176,7 +176,7 @@ def test_a_data_cluster_on_a_snapshots_l1_table(tmp_path, made):
 
 def test_in_parts_the_same_is_found(tmp_path, made, monkeypatch):
     """Large images are checked a few million references at a time; here it is ten."""
-    monkeypatch.setattr(references, "_AT_ONCE", 10)
+    monkeypatch.setattr(references, "_COUNTED_AT_ONCE", 10)
     monkeypatch.setattr(references, "_IN_BATCH", 1)
     for name in ("512-bytes", "16-bits", "subclusters"):
         image = made(name)
@@ -193,7 +193,7 @@ def test_all_references_come_once_and_in_order(made, monkeypatch):
     entries = (clusters.astype(np.uint64) << np.uint64(16)).reshape(61, 50)
     geometry = references.Geometry(65536)
     for most in (10, 100, 1000, 10_000):
-        monkeypatch.setattr(references, "_AT_ONCE", most)
+        monkeypatch.setattr(references, "_COUNTED_AT_ONCE", most)
         found = list(references._sorted_references(lambda: iter(entries), geometry, 5000 << 16))
         assert max(map(len, found)) <= max(most, 60) or most == 10
         assert np.concatenate(found).tolist() == sorted(clusters.tolist())

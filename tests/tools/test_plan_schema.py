@@ -8,9 +8,22 @@ from plans import diff_of, guest_plan, planned_image, refused_guest, savings, sm
 
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.document import to_dict
-from batchdiff.plan.overlay_options import Compat, Compression, OverlayOptions
+from batchdiff.plan.overlay_options import (
+    Compat,
+    Compression,
+    Encryption,
+    OverlayFormat,
+    OverlayOptions,
+    Preallocation,
+)
 from batchdiff.plan.plan import OriginalLosses, Similarity
 from batchdiff.plan.runs import NO_RUNS
+
+UNUSUAL = (
+    OverlayOptions(format=OverlayFormat.QED),
+    OverlayOptions(extended_l2=True, preallocation=Preallocation.FULL, encryption=Encryption("/srv/secret")),
+)
+"""Options that a plan leaves out if they are not set."""
 
 
 def test_the_shipped_schema_is_up_to_date():
@@ -29,7 +42,8 @@ def keys(value: object) -> set[str]:
 
 def test_every_field_that_is_written_is_in_the_schema():
     image = planned_image("/srv/thin.qcow2", "qcow2")
-    source = dataclasses.replace(image.source, backing=(ImageSource("/srv/below.img", ImageFormat.RAW),))
+    below = ImageSource("/srv/below.img", ImageFormat.RAW)
+    source = dataclasses.replace(image.source, backing=(below,), secret_file="/srv/secret")
     image = dataclasses.replace(image, source=source, fingerprints=image.fingerprints * 2)
     options = OverlayOptions(compression=Compression.ZLIB, compression_level=9, refcount_bits=8)
     sizes = {"standard_l2_disk_bytes": ((65536, 1),), "extended_l2_disk_bytes": ((65536, 1),)}
@@ -39,4 +53,5 @@ def test_every_field_that_is_written_is_in_the_schema():
     )
     version_2 = refused_guest("old", options=OverlayOptions(compat=Compat.V2))
     written = keys(to_dict(small_plan(guest, version_2)))
+    written |= keys(to_dict(small_plan(*(refused_guest(options=each) for each in UNUSUAL))))
     assert written | {"checksum"} == schema_keys(plan_schema.PLAN)
