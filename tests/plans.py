@@ -88,7 +88,7 @@ def guest_plan(name: str = "web01", **changes) -> GuestPlan:
 
 def untouched(guest: GuestToConvert, verdict: Verdict, reason: str = "") -> UntouchedGuest:
     """The same guest with another verdict."""
-    fields = {field.name: getattr(guest, field.name) for field in dataclasses.fields(guest)}
+    fields = {each.name: getattr(guest, each.name) for each in dataclasses.fields(guest) if each.name != "losses"}
     return UntouchedGuest(**fields | {"verdict": verdict, "reason": reason})
 
 

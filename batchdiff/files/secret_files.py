@@ -95,7 +95,7 @@ def readable_secret(path: str) -> ReadableSecret:
             raise SecretError(
                 f"cannot read the secret file {path}",
                 why=why,
-                remedy="Bring it back; or name another file as `secret_file` in the manifest, and plan again.",
+                remedy="Bring it back, or name another file as `secret_file` in the manifest.",
             )
         if not is_descriptor(path):
             return ReadableSecret(path)

@@ -91,10 +91,10 @@ def test_of_an_overlay_that_a_vm_may_have_used_every_byte_is_compared(monkeypatc
 def test_an_overlay_that_does_not_fit(monkeypatch):
     """The advice is for the manifest, so no other verb gives it."""
 
-    def write_image(*_, **__):
+    def write_overlay(*_, **__):
         raise FormatError("too many clusters")
 
-    monkeypatch.setattr(apply_task, "write_image", write_image)
+    monkeypatch.setattr(apply_task, "write_overlay", write_overlay)
     monkeypatch.setattr(apply_task, "prepare", lambda *_: [])
     original = types.SimpleNamespace(layers=[types.SimpleNamespace(fd=-1)])
     publication = types.SimpleNamespace(check=lambda _: None)

@@ -424,7 +424,7 @@ def test_the_sidecar_forgets_the_overlay(stage, monkeypatch):
     assert read_sidecar(str(stage.sidecar)).overlays == {}
     stage.apply(Retire.QUARANTINE)
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(guest_to_restore, "forget_overlay", full)
