@@ -142,3 +142,12 @@ def of_processes(folder, seen):
                 seen.add(line)
                 with open(f"/proc/{number}/environ", "rb") as file:
                     yield line + file.read()
+
+
+def test_a_lost_secret_is_no_damage_to_the_overlay(tmp_path):
+    make_fleet(tmp_path, names=["luks"])
+    batchdiff("apply", "fleet.plan.json", cwd=tmp_path)
+    (tmp_path / "secret").unlink()
+    said = batchdiff("verify", "fleet.plan.json", cwd=tmp_path, expect=None).stdout
+    assert "unknown  luks: cannot read the secret file" in said
+    assert "damaged" not in said
