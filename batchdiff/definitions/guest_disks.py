@@ -38,12 +38,13 @@ def guest_disks(plan: Plan, history: History) -> list[GuestDisk]:
 
 
 def _secrets(guest: GuestToConvert, plan: Plan) -> str:
-    """Return why the definition of an encrypted guest, or of one with an encrypted template, is not changed."""
+    """Return why the definition is not changed if the guest, its overlay or the template is encrypted."""
     files = (guest.source, *guest.source.backing, plan.template.source, *plan.template.source.backing)
-    if all(each.secret_file is None for each in files):
+    if guest.options.encryption is None and all(each.secret_file is None for each in files):
         return ""
     return (
-        "its image or its template is encrypted, so its definition needs secrets, which you must change yourself"
+        "its image, its overlay or its template is encrypted, so its definition needs secrets, which you must"
+        " change yourself"
     )
 
 

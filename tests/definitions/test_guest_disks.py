@@ -7,6 +7,7 @@ from plans import guest_plan, refused_guest, small_plan
 
 from batchdiff.applying.journal.records import Goal, GuestState, History, Step
 from batchdiff.definitions.guest_disks import VmImage, guest_disks
+from batchdiff.plan.overlay_options import Encryption, OverlayOptions
 
 ORIGINAL, OVERLAY = VmImage("/srv/clones/web01.img", "raw"), VmImage("/srv/clones/web01.qcow2", "qcow2")
 
@@ -53,4 +54,10 @@ def test_in_place_of_a_link_the_link_stays_the_name():
 def test_the_definition_of_an_encrypted_guest_is_left_to_the_operator():
     source = replace(guest_plan().source, secret_file="/srv/keys/web01")
     found = disk(GuestState(Step.PUBLISHED, published=True), guest=guest_plan("web01", source=source))
+    assert "encrypted" in found.unfinished
+
+
+def test_nor_is_that_of_a_guest_whose_overlay_is_encrypted():
+    options = OverlayOptions(encryption=Encryption("/srv/keys/web01"))
+    found = disk(GuestState(Step.PUBLISHED, published=True), guest=guest_plan("web01", options=options))
     assert "encrypted" in found.unfinished
