@@ -26,9 +26,20 @@ class ImageSource:
 
     The path has no symbolic links, except for the last component of a block device's name, such as /dev/vg/lv.
 
-    ``backing`` lists the images below this one, the nearest first; no other files are opened for it.
+    ``backing`` lists the images below this one, the nearest first. Extents and data files are opened only beside
+    the image and in ``allow_folders``, which are absolute and have no symbolic links. ``other_files``: those of an
+    image that was opened, in the order in which it names them; None if that is not known yet.
     """
 
     path: str
     format: ImageFormat
     backing: tuple[ImageSource, ...] = ()
+    allow_folders: tuple[str, ...] = ()
+    other_files: tuple[str, ...] | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The paths of all files of the chain: the images, this one first, then their extents and data files."""
+        chain = (self, *self.backing)
+        others = (path for image in chain for path in image.other_files or ())
+        return (*(image.path for image in chain), *others)

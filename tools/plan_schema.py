@@ -79,14 +79,23 @@ def refer_to(name: str) -> Schema:
     return {"$ref": f"#/$defs/{name}"}
 
 
+PATHS: Schema = {"type": "array", "items": PATH}
 FILE_OF_CHAIN: dict[str, Schema] = {"path": PATH, "format": of_type(ImageFormat)}
+MORE_FILES = {"allow_folders": PATHS, "other_files": PATHS}
+BACKING_FILE = of(["path", "format"], **FILE_OF_CHAIN, **MORE_FILES)
 IMAGE = of(
     ["path", "format"],
     **FILE_OF_CHAIN,
+    **MORE_FILES,
     virtual_size=SIZE,
-    backing={"type": "array", "items": of(**FILE_OF_CHAIN), "maxItems": MAX_CHAIN},
+    backing={
+        "type": "array",
+        "items": of(["path", "format"], **FILE_OF_CHAIN, **MORE_FILES),
+        "maxItems": MAX_CHAIN,
+    },
     fingerprint=refer_to("fingerprint"),
     backing_fingerprints={"type": "array", "items": refer_to("fingerprint")},
+    other_fingerprints={"type": "array", "items": refer_to("fingerprint")},
 )
 TEMPLATE = of(virtual_size=SIZE, fingerprint=refer_to("fingerprint"), digest=TEXT)
 GUEST = of(

@@ -1,4 +1,4 @@
-"""VMware's VMDK in one sparse file, with its descriptor inside (monolithicSparse).
+"""VMware's VMDK in one sparse file, with its descriptor inside (monolithicSparse), and sparse extents without one.
 
 ::
 
@@ -14,14 +14,14 @@ import struct
 
 from batchdiff.foreign.header import ReadAt, exactly, require_mappable
 from batchdiff.foreign.vdi import DIFFERENCE
-from batchdiff.qcow2.faults import FormatError, require
+from batchdiff.qcow2.faults import require
 from batchdiff.units import SECTOR, TIB, ceil_div
 
 _HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
 TEXT_AT, TEXT_BYTES = SECTOR, 20 * SECTOR
 """Where QEMU looks for a parent, whatever the header says about the descriptor's place and size."""
 _MOST_GRAIN = 128 * 1024 // SECTOR * 1024
-_MOST_SECTORS = 64 * TIB // SECTOR
+MOST_SECTORS = 64 * TIB // SECTOR
 _AT_END = (1 << 64) - 1
 
 _VALUE = re.compile(rb'^[ \t]*(\w+)[ \t]*=[ \t]*"?([^"\r\n]*?)"?[ \t]*\r?$', re.MULTILINE)
@@ -33,11 +33,32 @@ _NO_PARENT, _SPARSE = b"ffffffff", "monolithicsparse"
 def inspect_vmdk(read: ReadAt, file_size: int) -> None:
     """Inspect the header and the descriptor of a VMDK image.
 
-    :raises FormatError: it is not one, is damaged, compressed or spread over several files, or has a parent.
+    :raises FormatError: it is not one, is damaged or compressed, or has a parent.
     """
-    head = read(0, _HEADER.size)
-    if head.startswith(b"# Disk DescriptorFile"):
-        raise FormatError("its data is in other files, which is not supported yet (monolithicSparse is)")
+    text_at, text_size = _inspect_header(read, file_size)
+    require(
+        text_at * SECTOR == TEXT_AT and 0 < text_size * SECTOR <= TEXT_BYTES,
+        "its descriptor is missing, too large, or not right behind the header",
+    )
+    exactly(read, TEXT_AT, text_size * SECTOR, "descriptor")
+    _inspect_descriptor(read(TEXT_AT, TEXT_BYTES))
+
+
+def inspect_extent(read: ReadAt, file_size: int, length: int) -> None:
+    """Inspect the header of a sparse extent, which holds ``length`` bytes of a disk and no descriptor.
+
+    :raises FormatError: it is not one, is damaged or compressed, or holds another number of bytes.
+    """
+    text_at, text_size = _inspect_header(read, file_size)
+    # QEMU leaves room for a descriptor, and writes none.
+    text = read(text_at * SECTOR, 1) if text_at and text_size else b""
+    require(text in {b"", b"\0"}, "it is an image of its own, with a descriptor")
+    capacity = _HEADER.unpack(read(0, _HEADER.size))[3] * SECTOR
+    require(capacity == length, f"it holds {capacity} bytes of the disk, where the descriptor has {length}")
+
+
+def _inspect_header(read: ReadAt, file_size: int) -> tuple[int, int]:
+    """Inspect what images and extents have in common; return place and size of the descriptor, in sectors."""
     fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
     mark, version, _, capacity, grain, text_at, text_size, entries, _, directory, _, _, _, compression = fields
     require(mark == b"KDMV", "it is not a VMDK image: its signature is missing")
@@ -51,17 +72,12 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> None:
     require(
         8 <= grain <= _MOST_GRAIN and is_power and 0 < entries <= 512, "its grains or tables have invalid sizes"
     )
-    require(
-        text_at * SECTOR == TEXT_AT and 0 < text_size * SECTOR <= TEXT_BYTES,
-        "its descriptor is missing, too large, or not right behind the header",
-    )
     # Each entry of the directory points to one table.
     tables = ceil_div(capacity, grain * entries)
-    require(capacity <= _MOST_SECTORS, f"its size of {capacity} sectors exceeds 64 TiB")
+    require(capacity <= MOST_SECTORS, f"its size of {capacity} sectors exceeds 64 TiB")
     require_mappable(capacity * SECTOR, grain * SECTOR)
     require(directory * SECTOR + tables * 4 <= file_size, "its grain directory is outside the file")
-    exactly(read, TEXT_AT, text_size * SECTOR, "descriptor")
-    _inspect_descriptor(read(TEXT_AT, TEXT_BYTES))
+    return text_at, text_size
 
 
 def with_extent_name(descriptor: bytes, name: str) -> bytes:

@@ -7,24 +7,27 @@ A format that a manifest cannot name yet also needs a name and a magic number (C
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
 from batchdiff.errors import ImageError
+from batchdiff.files.allowed_files import allowed_file
 from batchdiff.files.filenames import shell_line
 from batchdiff.foreign.header import ReadAt
 from batchdiff.foreign.parallels import inspect_parallels
 from batchdiff.foreign.qed import inspect_qed
 from batchdiff.foreign.vdi import inspect_vdi
-from batchdiff.foreign.vmdk import inspect_vmdk
+from batchdiff.foreign.vmdk import inspect_extent, inspect_vmdk
+from batchdiff.foreign.vmdk_descriptor import BEGINNING, Descriptor, ExtentKind, read_descriptor
 from batchdiff.foreign.vpc import inspect_vpc
-from batchdiff.image.files import ReadObserver
+from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import Layer
 from batchdiff.image.mapped import MappedLayer
 from batchdiff.image.qcow2 import Qcow2Layer
-from batchdiff.image.raw import RawLayer
+from batchdiff.image.raw import FlatExtent, FlatLayer, RawLayer
 from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.qcow2.faults import ENCRYPTED
+from batchdiff.qcow2.faults import ENCRYPTED, FormatError, require
 
 
 class Unchecked(NamedTuple):
@@ -36,8 +39,9 @@ class Unchecked(NamedTuple):
 class Format(NamedTuple):
     """One format. ``safety``: what is checked before any byte is trusted, each check as a phrase.
 
-    ``opener`` opens one file of a chain by its own format, never by what the file looks like, and opens no other
-    file. The observer is called at every read. ``opener`` raises ImageError if the file is missing or invalid.
+    ``opener`` opens one image of a chain by its own format, never by what the file looks like, and no other files
+    than its own and those that ``allow_folders`` of the source permits. The observer is called at every read.
+    ``opener`` raises ImageError if a file is missing or invalid.
     """
 
     opener: Callable[[ImageSource, ReadObserver | None], Layer]
@@ -69,7 +73,81 @@ def _mapped(inspect: Callable[[ReadAt, int], None], *checks: str) -> Format:
     return Format(opener, (*checks, _OF_THE_MAP))
 
 
-_OF_THE_MAP = "the map that QEMU, confined to this file, makes of it stays in the file and uses no byte twice"
+def _vmdk(source: ImageSource, observer: ReadObserver | None) -> Layer:
+    """Open a VMDK image: one file, or a descriptor of several."""
+    file = ImageFile(source.path, observer)
+    try:
+        if file.read_at_most(0, len(BEGINNING)) == BEGINNING:
+            return _described(source, file, observer)
+    except FormatError as error:
+        file.close()
+        raise _refused(source, error) from error
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    return MappedLayer(source, observer, inspect_vmdk)
+
+
+def _described(source: ImageSource, file: ImageFile, observer: ReadObserver | None) -> Layer:
+    """Open an image whose own file is a descriptor of its extents.
+
+    :raises FormatError: the descriptor or an extent is invalid.
+    """
+    descriptor = read_descriptor(file.read_at_most, file.size)
+    extents: list[FlatExtent] = []
+    try:
+        for each in descriptor.extents:
+            raw = RawLayer(ImageSource(_extent_path(each.name, source), ImageFormat.RAW), observer)
+            extents.append(FlatExtent(raw, each.offset, each.length))
+            _inspect_extent(extents[-1], descriptor.kind)
+        if descriptor.kind is ExtentKind.FLAT:
+            return FlatLayer(file, extents)
+
+        def inspect(read: ReadAt, size: int) -> None:
+            require(_same(descriptor, read, size), "its descriptor changed while it was read")
+
+        layer = MappedLayer(source, observer, inspect, extents)
+    except BaseException:
+        for extent in extents:
+            extent.file.close()
+        raise
+    file.close()
+    return layer
+
+
+def _same(descriptor: Descriptor, read: ReadAt, size: int) -> bool:
+    return read_descriptor(read, size) == descriptor
+
+
+def _extent_path(name: str, source: ImageSource) -> str:
+    path = allowed_file(name, source.path, source.allow_folders)
+    if os.path.lexists(path):
+        return path
+    raise ImageError(
+        f"cannot use {source.path}",
+        why=f"its extent {path} is missing",
+        remedy="Bring it back. If it has another name now, correct its line in the descriptor, which is text.",
+    )
+
+
+def _inspect_extent(extent: FlatExtent, kind: ExtentKind) -> None:
+    file = extent.file.file
+    try:
+        if kind is ExtentKind.SPARSE:
+            inspect_extent(file.read_at_most, file.size, extent.length)
+            return
+        end = extent.offset + extent.length
+        require(end <= file.size, f"it is truncated: it has {file.size} bytes, and the descriptor needs {end}")
+    except FormatError as error:
+        raise FormatError(f"its extent {file.path} cannot be used: {error}", remedy=error.remedy) from error
+
+
+def _refused(source: ImageSource, error: FormatError) -> ImageError:
+    return ImageError(f"cannot use {source.path} as {source.format}", why=str(error), remedy=error.remedy)
+
+
+_OF_THE_MAP = "the map that QEMU, confined to its files, makes of it stays in them and uses no byte twice"
 
 _NOT_OPENED = Unchecked("refused without being opened")
 
@@ -83,7 +161,9 @@ FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.QCOW2: Format(
         Qcow2Layer,
         (
-            "no unknown incompatible feature, no external data file, no encryption, not marked corrupt or dirty",
+            "no unknown incompatible feature, no encryption, not marked corrupt or dirty",
+            "an external data file is a regular file beside it or in a folder that the manifest allows, with an"
+            " absolute name; each cluster has the same offset there as on the disk",
             "all sizes are within QEMU's limits",
             "header, tables, snapshots and bitmaps are aligned, inside the file and apart from each other",
             "every table entry points into the file, and together they map no more bytes than the file has",
@@ -95,10 +175,15 @@ FORMATS: dict[ImageFormat, Format] = {
         "no backing file, no unknown feature, closed cleanly",
         "its sizes and its L1 table are valid",
     ),
-    ImageFormat.VMDK: _mapped(
-        inspect_vmdk,
-        "the file is its only extent: a text descriptor, several extents or a parent are refused",
-        "not compressed; its sizes and grain directory are valid, and its descriptor is where QEMU reads it",
+    ImageFormat.VMDK: Format(
+        _vmdk,
+        (
+            "no parent; not compressed; its sizes and grain directories are valid",
+            "one file that is its own only extent, with its descriptor where QEMU reads it",
+            "or a text descriptor with one meaning only, whose extents are distinct regular files beside it or in"
+            " folders that the manifest allows, as long as the descriptor needs them",
+            _OF_THE_MAP,
+        ),
     ),
     ImageFormat.VDI: _mapped(
         inspect_vdi,

@@ -4,15 +4,18 @@
 
     header, inspected here -> `qemu-img map`, confined -> runs of the disk and their offsets in the file (kept)
 
-The map of an unchanged file is kept for this process, and for the workers that it forks.
+The map of an unchanged file is kept for this process, and for the workers that it forks. If an image has several
+files, its extents, the offsets in its map are those in an extent: which one follows from the place on the disk.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -23,7 +26,8 @@ from batchdiff.errors import ImageError, InUseError, ProgramError
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.foreign.header import ReadAt
 from batchdiff.image.files import ImageFile, ReadObserver
-from batchdiff.image.layer import CompressedCluster, Losses, Segment
+from batchdiff.image.layer import CompressedCluster, Losses, Segment, WithOthers
+from batchdiff.image.raw import FlatExtent
 from batchdiff.image_source import ImageSource
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qcow2.faults import FormatError
@@ -42,39 +46,52 @@ _Offsets = npt.NDArray[np.int64]
 
 
 class _ImageMap(NamedTuple):
-    """Runs of the disk that are data, ascending: start, end, and offset in the file. All else reads as zeros."""
+    """Runs of the disk that are data, ascending: start, end, and offset in the file. All else reads as zeros.
+
+    ``files``: the number of each run's file, among those that hold data.
+    """
 
     size: int
     starts: _Offsets
     ends: _Offsets
     offsets: _Offsets
+    files: npt.NDArray[np.uint16]
 
 
-_kept: dict[tuple[str, int, int, int, int, int], _ImageMap] = {}
+_Key = tuple[str | int, ...]
+
+_kept: dict[_Key, _ImageMap] = {}
 
 
-class MappedLayer:
-    """An image in a format that QEMU maps to the file; ``inspect`` checks its header before QEMU sees the file."""
+class MappedLayer(WithOthers):
+    """An image in a format that QEMU maps to the file; ``inspect`` checks its header before QEMU sees the file.
+
+    ``extents``: the files that hold the data instead, each a part of the disk, with headers that were checked. If
+    the layer cannot be made, they stay open.
+    """
 
     def __init__(
-        self, source: ImageSource, observer: ReadObserver | None, inspect: Callable[[ReadAt, int], None]
+        self,
+        source: ImageSource,
+        observer: ReadObserver | None,
+        inspect: Callable[[ReadAt, int], None],
+        extents: Sequence[FlatExtent] = (),
     ) -> None:
-        self._source = source
+        self.others = tuple(extent.file for extent in extents)
+        self._source = replace(source, other_files=self.other_files)
         self._file = ImageFile(source.path, observer)
+        self._files = [extent.file.file for extent in extents] or [self._file]
+        self._edges = np.cumsum([extent.length for extent in extents], dtype=np.int64)
         self.path = source.path
         self.fd = self._file.fd
         try:
-            inspect(self._read_at, self._file.size)
+            inspect(self._file.read_at_most, self._file.size)
         except FormatError as error:
-            self.close()
+            self._file.close()
             raise self._refused(error) from error
         except BaseException:
-            self.close()
+            self._file.close()
             raise
-
-    def _read_at(self, offset: int, length: int) -> bytes:
-        length = min(length, max(self._file.size - offset, 0))
-        return self._file.read_exactly(length, offset)
 
     def _refused(self, error: FormatError) -> ImageError:
         return ImageError(f"cannot use {self.path} as {self._source.format}", why=str(error), remedy=error.remedy)
@@ -82,34 +99,39 @@ class MappedLayer:
     @cached_property
     def _map(self) -> _ImageMap:
         """QEMU's map of the file in its present state."""
-        now = self.fingerprint()
-        key = (self._source.format, now.device, now.inode, now.size, now.mtime_ns, now.ctime_ns)
-        found = _kept.get(key) if now.vouches_for_content else None
+        now = [file.fingerprint() for file in self._all_files()]
+        key: _Key = (self._source.format, *itertools.chain.from_iterable(map(_state, now)))
+        is_lasting = all(each.vouches_for_content for each in now)
+        found = _kept.get(key) if is_lasting else None
         if found is None:
             found = self._mapped_by_qemu(now)
-            if now.vouches_for_content:
+            if is_lasting:
                 _keep(key, found)
         return found
 
-    def _mapped_by_qemu(self, now: Fingerprint) -> _ImageMap:
+    def _all_files(self) -> list[ImageFile]:
+        return list(dict.fromkeys((self._file, *self._files)))
+
+    def _mapped_by_qemu(self, now: list[Fingerprint]) -> _ImageMap:
         try:
             text = qemu_img.file_map(self._source)
         except (ProgramError, InUseError) as error:
             # Without qemu-img, only images of these formats are refused; the others can still be planned.
             raise ImageError(f"cannot read {self.path}", why=error.reason, remedy=error.remedy) from error
-        self._check_same_file(now)
-        return _parsed(text, self.path)
+        for file, before in zip(self._all_files(), now, strict=True):
+            self._check_same_file(file.path, before)
+        return _parsed(text, self.path, self._edges)
 
-    def _check_same_file(self, before: Fingerprint) -> None:
+    def _check_same_file(self, path: str, before: Fingerprint) -> None:
         """Check that QEMU read the file that is open here, in its present state."""
-        by_name = ImageFile(self.path, None)
+        by_name = ImageFile(path, None)
         try:
             changes = before.changes(by_name.fingerprint())
         finally:
             by_name.close()
         if changes:
             raise ImageError(
-                f"{self.path} changed while it was read",
+                f"{path} changed while it was read",
                 why=changes,
                 remedy="Shut down the VM or program that writes to it, and run the same command again.",
             )
@@ -135,59 +157,52 @@ class MappedLayer:
 
     def inspect(self) -> None:
         """Check that the map stays within the file, and uses no byte of it twice."""
-        _, starts, ends, offsets = self._map
-        order = np.argsort(offsets)
-        firsts, lasts = offsets[order], (offsets + ends - starts)[order]
-        if len(firsts) and int(lasts.max()) > self._file.size:
-            problem = f"its data ends past the end of the file ({self._file.size} bytes): it is truncated"
-            raise self._refused(FormatError(problem))
-        # Otherwise a small file could unpack to any size.
-        if (firsts[1:] < lasts[:-1]).any():
-            raise self._refused(FormatError("one part of the file is used for several parts of the disk"))
+        _, starts, ends, offsets, numbers = self._map
+        for number, file in enumerate(self._files):
+            chosen = numbers == number
+            order = np.argsort(offsets[chosen])
+            firsts, lasts = offsets[chosen][order], (offsets + ends - starts)[chosen][order]
+            which = f"the file {file.path}" if self.others else "the file"
+            if len(firsts) and int(lasts.max()) > file.size:
+                problem = f"its data ends past the end of {which} ({file.size} bytes): it is truncated"
+                raise self._refused(FormatError(problem))
+            # Otherwise a small file could unpack to any size.
+            if (firsts[1:] < lasts[:-1]).any():
+                raise self._refused(FormatError(f"one part of {which} is used for several parts of the disk"))
 
     def parts(self, start: int, end: int) -> list[Segment]:
         """Return segments as :class:`~batchdiff.image.layer.Layer` describes them; none is ever ABSENT."""
-        _, starts, ends, offsets = self._map
+        _, starts, ends, offsets, numbers = self._map
         first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end, side="left")
         found = []
-        at = start
-        rows = zip(
-            starts[first:last].tolist(), ends[first:last].tolist(), offsets[first:last].tolist(), strict=True
-        )
-        for begin, stop, offset in rows:
+        at, base = start, 1 if self.others else 0
+        rows = (each[first:last].tolist() for each in (starts, ends, offsets, numbers))
+        for begin, stop, offset, number in zip(*rows, strict=True):
             shift = begin - offset
-            for low, high in self._stored(max(begin, start) - shift, min(stop, end) - shift):
+            for low, high in _stored(self._files[number], max(begin, start) - shift, min(stop, end) - shift):
                 if low + shift > at:
                     found.append(Segment(at, low + shift, Origin.ZERO, 0, 0))
                 at = high + shift
-                found.append(Segment(low + shift, at, Origin.FILE, 0, low))
+                found.append(Segment(low + shift, at, Origin.FILE, base + number, low))
         if at < end:
             found.append(Segment(at, end, Origin.ZERO, 0, 0))
         return found
 
-    def _stored(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Yield the parts of a range of the file that are not holes: a small file can map far more than it has."""
-        # Reading past the end of the file raises the error.
-        if self._file.is_block_device or end > self._file.size:
-            yield start, end
-            return
-        for first, hole in self._file.data_runs(start, end):
-            yield first, min(hole, end)
-
     def next_data(self, start: int) -> int | None:
         """Return an offset from ``start`` on, before which there is no data; None if no data follows."""
-        _, starts, ends, offsets = self._map
+        _, starts, ends, offsets, numbers = self._map
         index = int(np.searchsorted(ends, start, side="right"))
         for number in range(index, min(index + _MOST_LOOKED_AT, len(starts))):
             begin, stop, offset = int(starts[number]), int(ends[number]), int(offsets[number])
             at = max(begin, start)
-            for first, _ in self._stored(offset + at - begin, offset + stop - begin):
+            file = self._files[int(numbers[number])]
+            for first, _ in _stored(file, offset + at - begin, offset + stop - begin):
                 return begin + first - offset
         index += _MOST_LOOKED_AT
         return int(starts[index]) if index < len(starts) else None
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
-        """Read a FILE segment."""
+        """Read a FILE segment of its own file."""
         self._file.fill(buffer, segment.address)
 
     def compressed_cluster(self, segment: Segment) -> CompressedCluster:
@@ -199,12 +214,29 @@ class MappedLayer:
         return self._file.fingerprint()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file, and its extents."""
+        for file in self._all_files():
+            file.close()
 
 
-def _parsed(text: str, path: str) -> _ImageMap:
+def _state(now: Fingerprint) -> tuple[int, ...]:
+    return now.device, now.inode, now.size, now.mtime_ns, now.ctime_ns
+
+
+def _stored(file: ImageFile, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the parts of a range of a file that are not holes: a small file can map far more than it has."""
+    # Reading past the end of the file raises the error.
+    if file.is_block_device or end > file.size:
+        yield start, end
+        return
+    for first, hole in file.data_runs(start, end):
+        yield first, min(hole, end)
+
+
+def _parsed(text: str, path: str, edges: _Offsets) -> _ImageMap:
     """Parse the output of `qemu-img map`, and join runs that are adjacent both on the disk and in the file.
+
+    ``edges``: the end of each extent on the disk; none if the image is one file.
 
     :raises ImageError: it lists data without an offset in the file, as for a compressed or encrypted image.
     """
@@ -222,9 +254,17 @@ def _parsed(text: str, path: str) -> _ImageMap:
             remedy="Make a qcow2 copy with `qemu-img convert`, and use that in the manifest.",
         ) from error
     starts, ends, offsets = np.frombuffer(table, dtype=np.int64).reshape(-1, 3).T
+    files = np.searchsorted(edges, starts, side="right").astype(np.uint16) if len(edges) else _one_file(starts)
+    if len(edges) and ((edges[-1] != size) | (np.searchsorted(edges, ends, side="left") != files).any()):
+        raise ImageError(f"cannot use {path}", why="QEMU does not map its data to the extents that it names")
     joins = (starts[1:] == ends[:-1]) & (offsets[1:] - offsets[:-1] == starts[1:] - starts[:-1])
+    joins &= files[1:] == files[:-1]
     first, last = np.concatenate([[True], ~joins])[: len(starts)], np.concatenate([~joins, [True]])[: len(ends)]
-    return _ImageMap(size, starts[first].copy(), ends[last].copy(), offsets[first].copy())
+    return _ImageMap(size, starts[first].copy(), ends[last].copy(), offsets[first].copy(), files[first].copy())
+
+
+def _one_file(starts: _Offsets) -> npt.NDArray[np.uint16]:
+    return np.zeros(len(starts), dtype=np.uint16)
 
 
 def _entries(text: str) -> Iterator[dict[str, int]]:
@@ -240,7 +280,7 @@ def _entries(text: str) -> Iterator[dict[str, int]]:
         raise ValueError(f"it prints {text[at : at + 100]!r}")
 
 
-def _keep(key: tuple[str, int, int, int, int, int], found: _ImageMap) -> None:
+def _keep(key: _Key, found: _ImageMap) -> None:
     _kept[key] = found
     while len(_kept) > 1 and sum(len(each.starts) for each in _kept.values()) > _MOST_KEPT:
         del _kept[next(iter(_kept))]

@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.files import ImageFile, ReadObserver
-from batchdiff.image.layer import Backing, CompressedCluster, Losses, Segment, clip_segments
-from batchdiff.image.qcow2_extras import check_extras
+from batchdiff.image.layer import Backing, CompressedCluster, Losses, Segment, WithOthers, clip_segments
+from batchdiff.image.qcow2_extras import check_extras, in_data_file, open_data_file
 from batchdiff.image.qcow2_tables import L2Tables, error_refused, read_header, read_l2_tables, read_words
+from batchdiff.image.raw import RawLayer
 from batchdiff.image_source import ImageSource
 from batchdiff.qcow2 import compression, entries
 from batchdiff.qcow2.entries import Origin
@@ -34,8 +35,10 @@ _ORIGINS = tuple(Origin)
 _ADDRESS = operator.attrgetter("address")
 
 
-class Qcow2Layer:
-    """One qcow2 file without its backing file."""
+class Qcow2Layer(WithOthers):
+    """One qcow2 file without its backing file; ``others`` has its external data file, if it has one."""
+
+    others: tuple[RawLayer, ...] = ()
 
     def __init__(self, source: ImageSource, observer: ReadObserver | None = None) -> None:
         self._file = ImageFile(source.path, observer)
@@ -45,6 +48,8 @@ class Qcow2Layer:
         self._has_holes = not self._file.is_block_device
         try:
             self.header = read_header(self._file)
+            if (name := self.header.data_file) is not None:
+                self.others = (open_data_file(source, name, observer),)
         except BaseException:
             self.close()
             raise
@@ -94,10 +99,14 @@ class Qcow2Layer:
     def _check_l2_tables(self) -> None:
         """Check the L2 tables, and that they do not map more bytes than the file has."""
         mapped = 0
-        for _, table in self._l2.since(0):
+        for index, table in self._l2.since(0):
             if self._after_hole(table, 0) == self.header.geometry.l2_entries:
                 continue
             words = self._l2_slice(table, 0, self.header.geometry.l2_entries)
+            if self.others:
+                start, data_size = index * self.header.geometry.l2_coverage, self.others[0].file.size
+                entries.check_external(words, self.header.geometry, start, self.virtual_size, data_size)
+                continue
             mapped += entries.check_l2(words, self.header.geometry, self._size)
             # A bomb maps many guest clusters to one cluster of the file. The file's last cluster may be cut short.
             if mapped > self._size + self.header.geometry.cluster_size:
@@ -168,6 +177,8 @@ class Qcow2Layer:
             )
         ]
         cut = clip_segments(found, start, end)
+        if self.others:
+            return in_data_file(self.others[0], cut)
         return sorted(self._with_holes(cut)) if self._has_holes else cut
 
     def _with_holes(self, segments: list[Segment]) -> Iterator[Segment]:
@@ -209,7 +220,8 @@ class Qcow2Layer:
             found = self._entry_with_data(table, entry if used == index else 0)
             if found is not None:
                 offset = max(start, (used * geometry.l2_entries + found) * geometry.cluster_size)
-                return offset if offset < self.virtual_size else None
+                data = self.others[0].next_data(offset) if self.others else offset
+                return data if data is not None and data < self.virtual_size else None
         return None
 
     def _entry_with_data(self, table: int, first: int) -> int | None:
@@ -277,5 +289,7 @@ class Qcow2Layer:
         return self._file.fingerprint()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and its data file."""
         self._file.close()
+        for other in self.others:
+            other.close()

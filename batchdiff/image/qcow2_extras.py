@@ -1,16 +1,62 @@
-"""Checks of the snapshots and bitmaps in a qcow2 file, as far as QEMU reads them when it opens the file.
+"""The external data file of a qcow2 image, and checks of its snapshots and bitmaps.
 
-Their content is never needed, but no VM and no overlay can use a file that QEMU refuses because of them.
+The content of snapshots and bitmaps is never needed, but no VM and no overlay can use a file that QEMU refuses
+because of them; so they are checked as far as QEMU reads them when it opens the file.
 """
 
 from __future__ import annotations
 
-from batchdiff.image.files import ImageFile
+import os
+
+from batchdiff.errors import ImageError
+from batchdiff.files.allowed_files import allowed_file
+from batchdiff.files.filenames import shell_line, shell_word
+from batchdiff.image.files import ImageFile, ReadObserver
+from batchdiff.image.layer import Segment
 from batchdiff.image.qcow2_tables import read_words
+from batchdiff.image.raw import RawLayer
+from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qcow2.bitmaps import bitmap_tables, check_bitmap_table
+from batchdiff.qcow2.entries import Origin
 from batchdiff.qcow2.faults import require
 from batchdiff.qcow2.header import Header
 from batchdiff.qcow2.snapshots import snapshot_tables
+
+
+def open_data_file(source: ImageSource, name: str, observer: ReadObserver | None) -> RawLayer:
+    """Open the external data file that a qcow2 image names.
+
+    QEMU takes a relative name from its own working folder, not from the image's.
+
+    :raises ImageError: the name is relative or not allowed, or the file is missing.
+    """
+    path = allowed_file(name, source.path, source.allow_folders)
+    if not os.path.isabs(name):
+        amend = shell_line(["qemu-img", "amend", "-f", "qcow2", "-o", f"data_file={path.replace(',', ',,')}"])
+        folder, own = map(shell_word, os.path.split(source.path))
+        raise ImageError(
+            f"cannot use {source.path}",
+            why=f"the name of its data file, {name!r}, depends on the folder in which QEMU is started",
+            remedy=f"If {path} is meant, correct the header: `cd {folder} && {amend} {own}`.",
+        )
+    if not os.path.lexists(path):
+        raise ImageError(
+            f"cannot use {source.path}", why=f"its data file {path} is missing", remedy="Bring it back."
+        )
+    return RawLayer(ImageSource(path, ImageFormat.RAW), observer)
+
+
+def in_data_file(file: RawLayer, segments: list[Segment]) -> list[Segment]:
+    """Return segments with their parts in a data file, whose offsets are the disk's, and its holes as ZERO."""
+    return [
+        part
+        for segment in segments
+        for part in (
+            [each._replace(layer=1) for each in file.parts(segment.start, segment.end)]
+            if segment.origin is Origin.FILE
+            else [segment]
+        )
+    ]
 
 
 def check_extras(file: ImageFile, header: Header) -> None:

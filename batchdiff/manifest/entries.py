@@ -45,7 +45,8 @@ _PERCENT = re.compile(r"(.+?)\s*%")
 class WrittenImage(NamedTuple):
     """An image as written in the manifest; ``backing`` is its declared chain, the next image first.
 
-    If ``is_glob``, the path is a pattern, or one of a pattern's matches.
+    If ``is_glob``, the path is a pattern, or one of a pattern's matches. ``allow_folders``: the folders in which
+    its extents and data files may be, each with its place in the manifest.
     """
 
     where: YamlPath
@@ -53,6 +54,7 @@ class WrittenImage(NamedTuple):
     format: ImageFormat | None
     backing: tuple[WrittenImage, ...] = ()
     is_glob: bool = False
+    allow_folders: tuple[tuple[YamlPath, str], ...] = ()
 
     @property
     def path_where(self) -> YamlPath:
@@ -108,6 +110,7 @@ class EntryReader:
             format=self._format(entry, where, default),
             backing=tuple(image for image in images if image),
             is_glob=names == ["glob"],
+            allow_folders=self._folders(entry, where),
         )
 
     def guest(self, entry: object, where: YamlPath) -> WrittenGuest | None:
@@ -119,6 +122,8 @@ class EntryReader:
         image = self.image(entry, where, default=self._format(self._defaults, _DEFAULTS, None))
         if image is None:
             return None
+        if not (isinstance(entry, dict) and "allow_folders" in entry):
+            image = image._replace(allow_folders=self._folders(self._defaults, _DEFAULTS))
         path_at = (*(overlay_at if "path" in own else _DEFAULT_OVERLAY), "path")
         path = own.get("path", shared.get("path"))
         return WrittenGuest(
@@ -165,6 +170,14 @@ class EntryReader:
         # A misspelt key has been reported already; do not also report the right one as missing.
         wrong = [key for key in entry if key not in sound] if isinstance(entry, dict) else []
         return _STAND_IN if any(suggestion(key, ["format"]) for key in wrong) else default
+
+    def _folders(self, entry: object, where: YamlPath) -> tuple[tuple[YamlPath, str], ...]:
+        at = (*where, "allow_folders")
+        found = self._sound_keys(entry, where).get("allow_folders", [])
+        if not isinstance(found, list):
+            return ()
+        listed = [((*at, number), folder) for number, folder in enumerate(found)]
+        return tuple(each for each in listed if not self._problems.objects_to(each[0]))
 
     def _options(self, own: Mapping[str, Any], where: YamlPath, shared: Mapping[str, Any]) -> OverlayOptions:
         merged = {**shared, **own}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from batchdiff.files.filenames import why_unfit
 from batchdiff.files.identity import Identity
 from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.manifest.paths import Place, locate_image, missing_format
+from batchdiff.manifest.paths import Place, locate_folders, locate_image, missing_format
 from batchdiff.manifest.text.problems import Problems, show_path
 from batchdiff.quoting import show
 
@@ -66,7 +66,8 @@ def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundI
         if image.format is None:
             problems.add(image.where, missing_format(folder, image.path))
             continue
-        sources.append(ImageSource(place.path, image.format))
+        folders = locate_folders(folder, image.allow_folders, problems)
+        sources.append(ImageSource(place.path, image.format, allow_folders=folders))
         places.append(place)
     complete = len(sources) == 1 + len(written.backing)
     if not (_check_raw(written, problems) and _check_distinct(places, problems) and complete):

@@ -94,8 +94,14 @@ class PathMap:
 
     def source(self, source: ImageSource) -> ImageSource:
         """Return an image and its chain with their present paths."""
-        below = tuple(self.source(each) for each in source.backing)
-        return replace(source, path=self.path(source.path), backing=below)
+        others = None if source.other_files is None else tuple(map(self.path, source.other_files))
+        return replace(
+            source,
+            path=self.path(source.path),
+            backing=tuple(self.source(each) for each in source.backing),
+            allow_folders=tuple(map(self.path, source.allow_folders)),
+            other_files=others,
+        )
 
     def _check(self, plan: Plan) -> None:
         news = {move.old: move.new for move in self.moves}
@@ -147,7 +153,7 @@ def _paths_of(plan: Plan) -> Iterator[str]:
 
 
 def _chain(source: ImageSource) -> Iterable[str]:
-    return (source.path, *(below.path for below in source.backing))
+    return source.files
 
 
 def _without_links(path: str) -> str:

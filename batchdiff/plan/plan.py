@@ -32,7 +32,7 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlannedImage:
-    """An image at the time of planning; ``fingerprints`` has one for each file of its chain, its own first."""
+    """An image at the time of planning; ``fingerprints`` has one for each file, in the order of ``paths``."""
 
     source: ImageSource
     virtual_size: int
@@ -40,8 +40,14 @@ class PlannedImage:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The files of the chain, the image itself first."""
-        return (self.source.path, *(backing.path for backing in self.source.backing))
+        """The files of the chain, the image itself first, then their extents and data files."""
+        return self.source.files
+
+    @property
+    def own_fingerprints(self) -> tuple[Fingerprint, ...]:
+        """The fingerprints of the image's own extents or data file, without its chain; none if it has none."""
+        first = 1 + len(self.source.backing)
+        return self.fingerprints[first : first + len(self.source.other_files or ())]
 
     @property
     def vouches_for_content(self) -> bool:

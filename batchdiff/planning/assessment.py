@@ -208,7 +208,7 @@ def _plan_guest(
         return untouched_guest(entry, candidate.record, verdict, reason, diff)
     return GuestToConvert(
         name=entry.name,
-        source=entry.image,
+        source=candidate.record.source,
         reason=reason,
         overlay_path=entry.overlay_path,
         options=entry.options,

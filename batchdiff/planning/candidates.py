@@ -48,7 +48,7 @@ def untouched_guest(
     """Return the plan of a guest that will not be converted; ``image`` is None if it was not opened."""
     return UntouchedGuest(
         name=entry.name,
-        source=entry.image,
+        source=entry.image if image is None else image.source,
         reason=reason,
         overlay_path=entry.overlay_path,
         options=entry.options,

@@ -67,13 +67,28 @@ def c_string(data: bytes) -> bytes:
 
 
 def check_supported(found: list[tuple[int, bytes]]) -> None:
-    """Refuse an image that is encrypted or keeps its data in another file.
+    """Refuse an image that is encrypted.
 
-    :raises FormatError: the image is of either kind.
+    :raises FormatError: it is.
     """
     kinds = {kind for kind, _ in found}
-    require(DATA_FILE not in kinds, "it names an external data file, which is not supported yet")
     require(_ENCRYPTION not in kinds, "it is encrypted", remedy=ENCRYPTED)
+
+
+def data_file_of(found: list[tuple[int, bytes]], *, has_one: bool) -> str | None:
+    """Return the name of the file with the data clusters; None if they are in the image itself.
+
+    ``has_one``: what the header's incompatible features say.
+
+    :raises FormatError: features and extensions contradict each other.
+    """
+    names = [c_string(data).decode("utf-8", "surrogateescape") for kind, data in found if kind == DATA_FILE]
+    if not has_one:
+        require(not names, "it names an external data file, but keeps its data in itself")
+        return None
+    require_opened(any(names), "it keeps its data in an external file, but does not name it")
+    require(len(names) == 1, "it names more than one external data file")
+    return names[0]
 
 
 def backing_format(found: list[tuple[int, bytes]]) -> str | None:

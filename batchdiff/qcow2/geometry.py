@@ -26,12 +26,16 @@ class CompressionType(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """The numbers that determine the format of the tables; ``zero_flag`` is False for version 2."""
+    """The numbers that determine the format of the tables; ``zero_flag`` is False for version 2.
+
+    ``external_data``: the data clusters are in another file, each at the offset that it has on the disk.
+    """
 
     cluster_size: int
     extended_l2: bool = False
     compression_type: CompressionType = CompressionType.ZLIB
     zero_flag: bool = True
+    external_data: bool = False
 
     @property
     def cluster_bits(self) -> int:

@@ -20,6 +20,7 @@ from batchdiff.qcow2.extensions import (
     bitmaps_of,
     c_string,
     check_supported,
+    data_file_of,
     end_of_extensions,
     extensions_of,
     packed_extension,
@@ -61,6 +62,8 @@ class Header:
     snapshots_offset: int = 0
     bitmap_directory: tuple[int, int] = (0, 0)
     """Offset and length."""
+    data_file: str | None = None
+    """The name of the file with the data clusters; None if they are in this file."""
 
     def tables(self) -> list[tuple[int, int, str]]:
         """Return the offset, length and name of the header's cluster and of each table that it names, sorted.
@@ -105,7 +108,10 @@ def parse(head: bytes, file_size: int) -> Header:
     geometry = _geometry(version, cluster_bits, incompatible, compression)
     cluster = geometry.cluster_size
     require_opened(length % 8 == 0 and length <= cluster, f"the header length {length} is invalid")
-    require_opened(not autoclear & AUTOCLEAR_RAW_DATA_FILE, "it is marked as having a raw data file, but has none")
+    require_opened(
+        geometry.external_data or not autoclear & AUTOCLEAR_RAW_DATA_FILE,
+        "it is marked as having a raw data file, but has none",
+    )
     # Extensions and backing file name follow the fixed fields, all in the first cluster.
     name = backing_name_in(head[:cluster], name_offset, name_size, length)
     extensions = list(extensions_of(head[:cluster], length, name_offset))
@@ -126,6 +132,7 @@ def parse(head: bytes, file_size: int) -> Header:
         lazy_refcounts=bool(compatible & _LAZY_REFCOUNTS),
         snapshots_offset=snapshots_offset,
         bitmap_directory=(directory[0], directory[1]),
+        data_file=data_file_of(extensions, has_one=geometry.external_data),
     )
     _check_sizes(header, size)
     _check_tables(header, file_size)
@@ -200,7 +207,6 @@ def _check_features(incompatible: int, crypt: int) -> None:
         "it is marked dirty: it is in use, or was not closed cleanly;"
         " shut its VM down, or run `qemu-img check -r all` on it",
     )
-    require(not incompatible & _DATA_FILE, "it keeps its data in an external file, which is not supported yet")
     require(crypt == 0, "it is encrypted", remedy=ENCRYPTED)
 
 
@@ -210,6 +216,7 @@ def _geometry(version: int, cluster_bits: int, incompatible: int, compression: i
         extended_l2=bool(incompatible & _EXTENDED_L2),
         compression_type=_compression_type(incompatible, compression),
         zero_flag=version >= 3,
+        external_data=bool(incompatible & _DATA_FILE),
     )
     require_opened(
         not geometry.extended_l2 or geometry.cluster_size >= SMALLEST_EXTENDED_L2,

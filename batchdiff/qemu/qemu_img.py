@@ -112,7 +112,7 @@ def file_map(image: ImageSource) -> str:
     try:
         done = programs.run(
             [_NAME, "map", "--output=json", *_names([image])],
-            reads=[image.path],
+            reads=image.files,
             timeout=_SECONDS_TO_MAP,
             package=_PACKAGE,
             most_output=_LARGEST_MAP,
@@ -166,7 +166,7 @@ def convert(
     """
     done = programs.run(
         [_NAME, "convert", "-O", form.value, *_EXACT_SIZE.get(form, ()), *_names([image]), inherited(target)],
-        reads=[file.path for file in (image, *image.backing)],
+        reads=image.files,
         writes=[target],
         timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
         package=_PACKAGE,
@@ -188,7 +188,7 @@ def _run(
 ) -> CompletedProgram:
     return programs.run(
         [_NAME, verb, *options, *_names(images)],
-        reads=[file.path for image in images for file in (image, *image.backing)],
+        reads=[path for image in images for path in image.files],
         timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
         package=_PACKAGE,
         stopped=stopped,
