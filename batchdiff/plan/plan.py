@@ -44,10 +44,10 @@ class PlannedImage:
         return self.source.files
 
     @property
-    def own_fingerprints(self) -> tuple[Fingerprint, ...]:
-        """The fingerprints of the image's own extents or data file, without its chain; none if it has none."""
-        first = 1 + len(self.source.backing)
-        return self.fingerprints[first : first + len(self.source.other_files or ())]
+    def other_files(self) -> tuple[tuple[str, Fingerprint], ...]:
+        """The paths and fingerprints of the image's own extents or data file, without those of its chain."""
+        paths = self.source.other_files or ()
+        return tuple(zip(paths, self.fingerprints[1 + len(self.source.backing) :], strict=False))
 
     @property
     def vouches_for_content(self) -> bool:

@@ -13,9 +13,9 @@ from batchdiff.extents import Extents, Kind
 from batchdiff.image.files import ReadObserver, settle
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
-from batchdiff.image.storage.allocation import DiskUse, disk_use
+from batchdiff.image.storage.allocation import DiskUse, disk_use_of
 from batchdiff.image.storage.allocation_units import Volume, volume_of
-from batchdiff.image.storage.block_ranges import NO_BLOCKS, Blocks
+from batchdiff.image.storage.block_ranges import Blocks
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image.storage.shared_blocks import raw_extents
 from batchdiff.image_source import ImageSource
@@ -197,8 +197,7 @@ def _plan_guest(
         size = compressed
     else:
         size = _compressed_size(candidate, layout, extents, volume.unit, compressed)
-    fd = image.layers[0].fd
-    use = disk_use(fd, image.path, kept=facts.kept.get(os.fstat(fd).st_dev, NO_BLOCKS), known=known)
+    use = disk_use_of(((each.fd, each.path) for each in image.own_files), kept=facts.kept, known=known)
     savings = savings_of(guest=use, volume=volume, overlay=size, sizes=content.sizes, shared=shared)
     data_runs, zero_runs = runs_of(extents)
     diff = Diff(geometry=geometry, data=data_runs, zero=zero_runs, savings=savings, similarity=content.similarity)

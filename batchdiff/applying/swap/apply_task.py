@@ -58,7 +58,7 @@ class ApplyTask:
     ) -> None:
         state = run.journal.state(plan.name)
         _check_start(plan, state, options.retire)
-        self.guest, self.retire = plan.name, options.retire
+        self.guest, self.retire, self.original = plan.name, options.retire, plan.image
         self.outgoing = Outgoing(plan.source, original_names(plan.source.path), plan.image.fingerprints[0])
         self.incoming = _overlay(planned_overlay(plan, template.source), state)
         self._plan, self._template, self._run = plan, template, run
@@ -156,10 +156,12 @@ class ApplyTask:
 
         :raises GuestError: the original was written to since its overlay was published.
         """
-        before, now = self._plan.image.fingerprints[0], original.layers[0].fingerprint()
-        if not before.is_unwritten(now):
+        befores = (self.original.fingerprints[0], *(known for _, known in self.original.other_files))
+        for layer, before in zip(original.own_files, befores, strict=True):
+            if before.is_unwritten(now := layer.fingerprint()):
+                continue
             raise GuestError(
-                f"the original {original.path} was left as it is",
+                f"the original {layer.path} was left as it is",
                 why=f"{before.changes(now)}, after its overlay {self._plan.overlay_path} was published: only you"
                 " know which of the two to keep",
                 remedy="If the overlay is the VM's disk, remove the original yourself. To go back to the original:"

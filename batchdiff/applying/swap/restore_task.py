@@ -90,7 +90,7 @@ class RestoreTask:
         older: str | None = None,
     ) -> None:
         self.guest, self.incoming, self.older = guest.plan.name, incoming, older
-        self.outgoing = guest.outgoing(overlay)
+        self.outgoing, self.original = guest.outgoing(overlay), guest.plan.image
         self.needs_comparison = overlay is not None and not guest.options.discard_changes
         self._guest, self._overlay, self._original = guest, overlay, original
         self._detector = ChangeDetector(guest.run.journal)
