@@ -44,7 +44,7 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> None:
     _inspect_descriptor(read(TEXT_AT, TEXT_BYTES))
 
 
-def inspect_extent(read: ReadAt, file_size: int, length: int) -> None:
+def inspect_extent(read: ReadAt, file_size: int, length: int, *, is_last: bool) -> None:
     """Inspect the header of a sparse extent, which holds ``length`` bytes of a disk and no descriptor.
 
     :raises FormatError: it is not one, is damaged or compressed, or holds another number of bytes.
@@ -53,8 +53,11 @@ def inspect_extent(read: ReadAt, file_size: int, length: int) -> None:
     # QEMU leaves room for a descriptor, and writes none.
     text = read(text_at * SECTOR, 1) if text_at and text_size else b""
     require(text in {b"", b"\0"}, "it is an image of its own, with a descriptor")
-    capacity = _HEADER.unpack(read(0, _HEADER.size))[3] * SECTOR
+    fields = _HEADER.unpack(read(0, _HEADER.size))
+    capacity, grain = fields[3] * SECTOR, fields[4] * SECTOR
     require(capacity == length, f"it holds {capacity} bytes of the disk, where the descriptor has {length}")
+    # QEMU would read on behind the end of the extent, to the end of its last grain.
+    require(is_last or capacity % grain == 0, f"its {capacity} bytes are not whole grains of {grain}")
 
 
 def _inspect_header(read: ReadAt, file_size: int) -> tuple[int, int]:

@@ -7,7 +7,6 @@ A format that a manifest cannot name yet also needs a name and a magic number (C
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
@@ -25,7 +24,7 @@ from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import Layer
 from batchdiff.image.mapped import MappedLayer
 from batchdiff.image.qcow2 import Qcow2Layer
-from batchdiff.image.raw import FlatExtent, FlatLayer, RawLayer
+from batchdiff.image.raw import FlatExtent, FlatLayer, RawLayer, open_part
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qcow2.faults import ENCRYPTED, FormatError, require
 
@@ -98,9 +97,10 @@ def _described(source: ImageSource, file: ImageFile, observer: ReadObserver | No
     extents: list[FlatExtent] = []
     try:
         for each in descriptor.extents:
-            raw = RawLayer(ImageSource(_extent_path(each.name, source), ImageFormat.RAW), observer)
-            extents.append(FlatExtent(raw, each.offset, each.length))
-            _inspect_extent(extents[-1], descriptor.kind)
+            path = allowed_file(each.name, source.path, source.allow_folders)
+            extents.append(FlatExtent(open_part(path, "extent", source.path, observer), each.offset, each.length))
+            is_last = len(extents) == len(descriptor.extents)
+            _inspect_extent(extents[-1], descriptor.kind, is_last=is_last)
         if descriptor.kind is ExtentKind.FLAT:
             return FlatLayer(file, extents)
 
@@ -120,22 +120,11 @@ def _same(descriptor: Descriptor, read: ReadAt, size: int) -> bool:
     return read_descriptor(read, size) == descriptor
 
 
-def _extent_path(name: str, source: ImageSource) -> str:
-    path = allowed_file(name, source.path, source.allow_folders)
-    if os.path.lexists(path):
-        return path
-    raise ImageError(
-        f"cannot use {source.path}",
-        why=f"its extent {path} is missing",
-        remedy="Bring it back. If it has another name now, correct its line in the descriptor, which is text.",
-    )
-
-
-def _inspect_extent(extent: FlatExtent, kind: ExtentKind) -> None:
+def _inspect_extent(extent: FlatExtent, kind: ExtentKind, *, is_last: bool) -> None:
     file = extent.file.file
     try:
         if kind is ExtentKind.SPARSE:
-            inspect_extent(file.read_at_most, file.size, extent.length)
+            inspect_extent(file.read_at_most, file.size, extent.length, is_last=is_last)
             return
         end = extent.offset + extent.length
         require(end <= file.size, f"it is truncated: it has {file.size} bytes, and the descriptor needs {end}")

@@ -93,12 +93,8 @@ def _check_others(source: ImageSource, layer: Layer) -> None:
         )
     seen = {_identity(layer)}
     for other in others_of(layer):
-        if is_block_device(other.fd):
-            raise ImageError(
-                f"cannot use {source.path}",
-                why=f"it names the block device {other.path}; extents and data files must be regular files",
-                remedy="Make a copy in one file with `qemu-img convert` if you trust it.",
-            )
+        if is_block_device(other.fd):  # put there after the look at its name
+            raise ImageError(f"cannot use {source.path}", why=f"{other.path}, a part of it, is a block device")
         if _identity(other) in seen:
             raise ImageError(
                 f"cannot use {source.path}",

@@ -14,8 +14,8 @@ from batchdiff.files.filenames import shell_line, shell_word
 from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import Segment
 from batchdiff.image.qcow2_tables import read_words
-from batchdiff.image.raw import RawLayer
-from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.image.raw import RawLayer, open_part
+from batchdiff.image_source import ImageSource
 from batchdiff.qcow2.bitmaps import bitmap_tables, check_bitmap_table
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qcow2.faults import require
@@ -39,11 +39,7 @@ def open_data_file(source: ImageSource, name: str, observer: ReadObserver | None
             why=f"the name of its data file, {name!r}, depends on the folder in which QEMU is started",
             remedy=f"If {path} is meant, correct the header: `cd {folder} && {amend} {own}`.",
         )
-    if not os.path.lexists(path):
-        raise ImageError(
-            f"cannot use {source.path}", why=f"its data file {path} is missing", remedy="Bring it back."
-        )
-    return RawLayer(ImageSource(path, ImageFormat.RAW), observer)
+    return open_part(path, "data file", source.path, observer)
 
 
 def in_data_file(file: RawLayer, segments: list[Segment]) -> list[Segment]:

@@ -8,12 +8,15 @@ A flat image is made of several raw files, its extents::
 
 from __future__ import annotations
 
+import os
+import stat
 from typing import NamedTuple
 
+from batchdiff.errors import ImageError
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import CompressedCluster, Losses, Segment, WithOthers
-from batchdiff.image_source import ImageSource
+from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import SECTOR, align_up
 
@@ -91,6 +94,31 @@ class RawLayer:
     def close(self) -> None:
         """Close the file."""
         self.file.close()
+
+
+def open_part(path: str, what: str, image: str, observer: ReadObserver | None) -> RawLayer:
+    """Open a file of which an image consists, such as its extent; ``what``: the word for it, ``image``: its path.
+
+    :raises ImageError: it is missing, is not a regular file, or cannot be read.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError as error:
+        raise ImageError(
+            f"cannot use {image}",
+            why=f"its {what} {path} is missing",
+            remedy="Bring it back. If it was moved or renamed, correct the name in the image.",
+        ) from error
+    except OSError:
+        return RawLayer(ImageSource(path, ImageFormat.RAW), observer)  # opening it reports the error
+    # Opening a device can have side effects, so it is not even tried.
+    if not stat.S_ISREG(mode):
+        raise ImageError(
+            f"cannot use {image}",
+            why=f"its {what} {path} is not a regular file",
+            remedy="Make a copy in one file with `qemu-img convert` if you trust it, or leave it out.",
+        )
+    return RawLayer(ImageSource(path, ImageFormat.RAW), observer)
 
 
 class FlatExtent(NamedTuple):

@@ -53,9 +53,11 @@ def not_given_back(image_format: ImageFormat) -> list[str]:
 
 
 _REBUILT = {
-    ImageFormat.QCOW2: "it will be qcow2 version 3 with clusters of 64 KiB, uncompressed, with no backing file",
+    ImageFormat.QCOW2: "it will be qcow2 version 3 with clusters of 64 KiB, uncompressed, with no backing file and"
+    " no external data file",
     ImageFormat.QED: "it will have clusters of 64 KiB",
-    ImageFormat.VMDK: "it will have grains of 64 KiB, the adapter type ide, and a new content ID",
+    ImageFormat.VMDK: "it will be one file (monolithicSparse) with grains of 64 KiB, the adapter type ide, and"
+    " a new content ID",
     ImageFormat.VDI: "it will be dynamic and have a new UUID",
     ImageFormat.VPC: "it will be dynamic and have a new UUID and geometry",
     ImageFormat.PARALLELS: "it will have clusters of 1 MiB",
