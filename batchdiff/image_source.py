@@ -28,18 +28,18 @@ class ImageSource:
 
     ``backing`` lists the images below this one, the nearest first. Extents and data files are opened only beside
     the image and in ``allow_folders``, which are absolute and have no symbolic links. ``other_files``: those of an
-    image that was opened, in the order in which it names them; None if that is not known yet.
+    image that was opened, in the order in which it names them.
     """
 
     path: str
     format: ImageFormat
     backing: tuple[ImageSource, ...] = ()
     allow_folders: tuple[str, ...] = ()
-    other_files: tuple[str, ...] | None = None
+    other_files: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[str, ...]:
         """The paths of all files of the chain: the images, this one first, then their extents and data files."""
         chain = (self, *self.backing)
-        others = (path for image in chain for path in image.other_files or ())
+        others = (path for image in chain for path in image.other_files)
         return (*(image.path for image in chain), *others)

@@ -84,7 +84,7 @@ def _declared(source: ImageSource) -> list[tuple[ImageSource, ImageSource | None
 
 def _check_others(source: ImageSource, layer: Layer) -> None:
     """Check that the other files of an image are regular, distinct, and the known ones if these are known."""
-    if source.other_files is not None and source.other_files != layer.other_files:
+    if source.other_files and source.other_files != layer.other_files:
         raise ImageError(
             f"cannot use {source.path}",
             why=f"it consists of other files than when it was planned: {_listed(layer.other_files)} instead of"

@@ -94,13 +94,12 @@ class PathMap:
 
     def source(self, source: ImageSource) -> ImageSource:
         """Return an image and its chain with their present paths."""
-        others = None if source.other_files is None else tuple(map(self.path, source.other_files))
         return replace(
             source,
             path=self.path(source.path),
             backing=tuple(self.source(each) for each in source.backing),
             allow_folders=tuple(map(self.path, source.allow_folders)),
-            other_files=others,
+            other_files=tuple(map(self.path, source.other_files)),
         )
 
     def _check(self, plan: Plan) -> None:

@@ -46,8 +46,7 @@ class PlannedImage:
     @property
     def other_files(self) -> tuple[tuple[str, Fingerprint], ...]:
         """The paths and fingerprints of the image's own extents or data file, without those of its chain."""
-        paths = self.source.other_files or ()
-        return tuple(zip(paths, self.fingerprints[1 + len(self.source.backing) :], strict=False))
+        return tuple(zip(self.source.other_files, self.fingerprints[1 + len(self.source.backing) :], strict=False))
 
     @property
     def vouches_for_content(self) -> bool:
@@ -56,6 +55,8 @@ class PlannedImage:
 
     def changes(self, now: tuple[Fingerprint, ...]) -> str:
         """Describe how the chain's present fingerprints differ; return an empty string if they do not."""
+        if len(now) != len(self.fingerprints):
+            return f"{self.source.path}: it has {len(now)} files instead of {len(self.fingerprints)}"
         found = [
             f"{path}: {changes}"
             for path, before, after in zip(self.paths, self.fingerprints, now, strict=True)

@@ -126,7 +126,7 @@ def _with_own_files(parts: list[Part], template: PlannedImage, manifest: Manifes
         owners.add(entry.image.path, entry.name, "the guest")
     for part in parts:
         if isinstance(part, Candidate):
-            for path in part.record.source.other_files or ():
+            for path in part.record.source.other_files:
                 owners.add(path, part.entry.name, "a part of the guest")
     for path in template.paths:
         owners.add(path, "", "a file of the template")
@@ -135,7 +135,7 @@ def _with_own_files(parts: list[Part], template: PlannedImage, manifest: Manifes
         if not isinstance(part, Candidate):
             return part
         source = part.record.source
-        reason = owners.conflict(part.entry.name, (source.path, *(source.other_files or ())))
+        reason = owners.conflict(part.entry.name, (source.path, *source.other_files))
         return untouched_guest(part.entry, part.record, Verdict.REFUSE, reason) if reason else part
 
     return [decided(part) for part in parts]
@@ -145,7 +145,7 @@ def _without_backing_files(parts: list[Part], manifest: Manifest) -> list[Part]:
     """Refuse guests that are backing files of other images, which would be lost with them."""
     dependents = dependents_in_manifest(manifest)
     files = {
-        part.entry.name: (part.entry.image.path, *(part.record.source.other_files or ()))
+        part.entry.name: (part.entry.image.path, *part.record.source.other_files)
         for part in parts
         if isinstance(part, Candidate)
     }
