@@ -24,7 +24,7 @@ from batchdiff.foreign.vmdk import MOST_SECTORS
 from batchdiff.qcow2.faults import FormatError, require
 from batchdiff.units import KIB, SECTOR
 
-BEGINNING = b"# Disk DescriptorFile"
+TEXT_BEGINNING = b"# Disk DescriptorFile"
 _MOST_TEXT = 64 * KIB
 """Bytes of text, enough for a thousand extents; QEMU looks at the first MiB."""
 

@@ -18,7 +18,7 @@ from batchdiff.foreign.parallels import inspect_parallels
 from batchdiff.foreign.qed import inspect_qed
 from batchdiff.foreign.vdi import inspect_vdi
 from batchdiff.foreign.vmdk import inspect_extent, inspect_vmdk
-from batchdiff.foreign.vmdk_descriptor import BEGINNING, Descriptor, ExtentKind, read_descriptor
+from batchdiff.foreign.vmdk_descriptor import TEXT_BEGINNING, Descriptor, ExtentKind, read_descriptor
 from batchdiff.foreign.vpc import inspect_vpc
 from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import Layer
@@ -76,7 +76,7 @@ def _vmdk(source: ImageSource, observer: ReadObserver | None) -> Layer:
     """Open a VMDK image: one file, or a descriptor of several."""
     file = ImageFile(source.path, observer)
     try:
-        if file.read_at_most(0, len(BEGINNING)) == BEGINNING:
+        if file.read_at_most(0, len(TEXT_BEGINNING)) == TEXT_BEGINNING:
             return _described(source, file, observer)
     except FormatError as error:
         file.close()

@@ -14,9 +14,9 @@ from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.plan.runs import Runs
 from batchdiff.qcow2.geometry import Geometry
 
-FORMAT_VERSION = (1, 2)
+FORMAT_VERSION = (1, 3)
 """1.1 added the filesystem's UUID to fingerprints; 1.2 added the exactness of savings, links to guests, and
-similarity."""
+similarity; 1.3 added the other files of images that consist of several."""
 
 DEFAULT_UNIT = 4096
 """Bytes; plans before 1.2 counted all space in units of this size."""

@@ -244,6 +244,24 @@ def test_an_extent_in_use(tmp_path):
     assert all(file.exists() for file in files[many_files.FLAT])
 
 
+@pytest.mark.parametrize(("extents", "overlay"), [((0o644, 0o640, 0o444), 0o640), ((0o600, 0o666, 0o666), 0o600)])
+def test_an_overlay_is_open_to_nobody_who_could_not_read_every_extent(tmp_path, extents, overlay):
+    files = make_fleet(tmp_path, [many_files.FLAT])[many_files.FLAT]
+    for file, mode in zip(files, (0o644, *extents), strict=True):
+        file.chmod(mode)
+    batchdiff("plan", "fleet.yaml", cwd=tmp_path)
+    batchdiff("apply", "fleet.plan.json", cwd=tmp_path)
+    assert stat.S_IMODE((tmp_path / f"{many_files.FLAT}.overlay").stat().st_mode) == overlay
+
+
+def test_an_extent_of_another_owner_closes_the_overlay(tmp_path):
+    files = make_fleet(tmp_path, [many_files.FLAT])[many_files.FLAT]
+    os.chown(files[2], 65534, 65534)
+    batchdiff("plan", "fleet.yaml", cwd=tmp_path)
+    batchdiff("apply", "fleet.plan.json", cwd=tmp_path)
+    assert stat.S_IMODE((tmp_path / f"{many_files.FLAT}.overlay").stat().st_mode) == 0o600
+
+
 def test_a_glob_takes_no_extents(tmp_path):
     kinds = [many_files.FLAT, many_files.SPARSE]
     make_fleet(tmp_path, kinds)

@@ -28,8 +28,10 @@ def keys(value: object) -> set[str]:
 
 def test_every_field_that_is_written_is_in_the_schema():
     image = planned_image("/srv/thin.qcow2", "qcow2")
-    source = dataclasses.replace(image.source, backing=(ImageSource("/srv/below.img", ImageFormat.RAW),))
-    image = dataclasses.replace(image, source=source, fingerprints=image.fingerprints * 2)
+    below = ImageSource("/srv/below.img", ImageFormat.RAW)
+    more = {"allow_folders": ("/pool",), "other_files": ("/pool/thin.data",)}
+    source = dataclasses.replace(image.source, backing=(below,), **more)
+    image = dataclasses.replace(image, source=source, fingerprints=image.fingerprints * 3)
     options = guest_plan().options
     diff = diff_of(options, data=NO_RUNS, zero=NO_RUNS, savings=savings(), similarity=Similarity(1, 2))
     guest = guest_plan(image=image, source=source, diff=diff, alias="/srv/link")

@@ -23,7 +23,7 @@ from batchdiff.errors import BatchdiffError, DifferenceError, GuestError
 from batchdiff.extents import Extents
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageSource
-from batchdiff.linux.metadata import copy_metadata, prepare
+from batchdiff.linux.metadata import copy_metadata, limit_mode, prepare
 from batchdiff.plan.extents import extents_of
 from batchdiff.plan.overlay_options import Compression, backing_name
 from batchdiff.plan.plan import GuestToConvert, PlannedImage
@@ -88,7 +88,10 @@ class ApplyTask:
                 why=str(error),
                 remedy="Plan again with a larger `overlay.cluster_size` or a shorter template path.",
             ) from error
-        return [f"could not keep {what}" for what in (*lost, *copy_metadata(source, fd))]
+        lost += copy_metadata(source, fd)
+        _, *others = original.own_files
+        limit_mode(fd, [other.fd for other in others])
+        return [f"could not keep {what}" for what in lost]
 
     @cached_property
     def _extents(self) -> Extents:
