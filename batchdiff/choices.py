@@ -26,3 +26,11 @@ class VerifyMode(enum.StrEnum):
     FULL = "full"
     CHANGED = "changed"
     NATIVE = "native"
+
+
+class Verdict(enum.StrEnum):
+    """A plan's decision for a guest."""
+
+    CONVERT = "convert"
+    SKIP = "skip"
+    REFUSE = "refuse"

@@ -82,5 +82,5 @@ def _convert(content: bytes, form: str, options: str, target: Path) -> None:
 
 
 def by_qemu(path: Path, form: str) -> bytes:
-    """What QEMU reads in an image."""
+    """Return the content that QEMU reads in an image."""
     return notation.qemu_content(path, form)

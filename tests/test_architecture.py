@@ -52,7 +52,7 @@ ROOMS = {
     "applying/session": "The context of one command: held images, the journal, a request to stop.",
     "applying/checks": "Checks before a file is written, published or retired.",
     "applying/template": "The template under new overlays: its content, write protection, sidecar.",
-    "applying/swap": "Put one file in the place of another, and retire that one.",
+    "applying/swap": "Put one file in the place of another, and retire the other.",
     "applying": "The half that writes: apply, restore, purge and verify, guest after guest.",
     "doctor": "What this machine and its filesystems can do for batchdiff.",
     "report": "Plans and results as text or JSON: pure functions that return strings.",

@@ -53,7 +53,7 @@ def check_health(
 ) -> Iterator[Finding]:
     """Yield the finding for the template, then one for each guest whose overlay was published.
 
-    ``jobs``: the most overlays to check at once, if memory and open files allow.
+    ``jobs``: the maximum number of overlays to check at once, if memory and open files allow.
 
     :raises UsageError: the plan has no guest with one of the names.
     :raises ProgramError: qemu-img is missing.
@@ -171,7 +171,7 @@ def _differing(guest: GuestToConvert, overlay: Found, original: Found, error: Di
         guest.overlay_path,
         Health.UNKNOWN,
         f"no error found, but {changed}. A VM may still use it, so only you know which of the two to keep."
-        f" If the overlay does, move the original away. To go back to the original: {_back(guest)}.",
+        f" If the VM uses the overlay, move the original away. To go back to the original: {_back(guest)}.",
     )
 
 
@@ -180,7 +180,7 @@ def _back(guest: GuestToConvert) -> str:
 
 
 def _require_readable(overlay: ImageSource) -> None:
-    """Distinguish a damaged header from a sound one that names another template, as after a move.
+    """Distinguish a damaged header from a sound one that names a different template, as after a move.
 
     :raises VerificationError: it is damaged.
     :raises ImageError: its backing file is not the template of the plan.

@@ -61,7 +61,7 @@ def run_swaps(
 ) -> Iterator[SwapResult]:
     """Process guests, and yield each when it is done, in order; one that fails does not stop the others.
 
-    ``at_once``: the most guests in progress, of which one is written and the others are verified.
+    ``at_once``: how many guests may be in progress; one is written while the others are verified.
 
     :raises StopError: a stop was requested; what was in progress was rolled back.
     """

@@ -37,13 +37,13 @@ from batchdiff.plan.plan import GuestToConvert, Plan
 
 
 def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
-    """Return the guests, of those with the names or of all, for which there is something to restore.
+    """Return the guests for which there is something to restore; only those with these names, if given.
 
     :raises UsageError: no guest has such a name, or there is nothing to restore for it.
     """
 
     def is_started(state: GuestState) -> bool:
-        # An apply that failed before it had verified an overlay has left a temporary file at most.
+        # An apply that failed before it had verified an overlay has left at most a temporary file.
         left = state.temporary is not None and os.path.lexists(state.temporary)
         left = left or state.overlay is not None  # verified, and perhaps published, which may be unrecorded
         in_place = state.published or state.moved or left
@@ -55,7 +55,7 @@ def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...]
 
 
 def purgeable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
-    """Return the guests, of those with the names or of all, whose originals are in quarantine.
+    """Return the guests whose originals are in quarantine; only those with these names, if given.
 
     :raises UsageError: no guest has such a name, or its original is not in quarantine.
     """
@@ -178,7 +178,7 @@ def require_decision(
 
 
 def _starts_like_another_format(guest: GuestToConvert) -> list[str]:
-    """Return a warning if a raw disk starts like another format, which is dangerous if formats are guessed."""
+    """Return a warning if a raw disk starts like a different format, which is dangerous if formats are guessed."""
     found = looks_like(guest.source.path)
     if guest.source.format is not ImageFormat.RAW or found in {None, ImageFormat.RAW}:
         return []

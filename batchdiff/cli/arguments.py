@@ -6,11 +6,11 @@ import argparse
 from typing import TypeAlias
 
 from batchdiff import __version__
-from batchdiff.choices import Loss, Retire, VerifyMode
+from batchdiff.choices import Loss, Retire, Verdict, VerifyMode
 from batchdiff.cli.console import ProgressMode
 from batchdiff.cli.help_layout import help_layout
 from batchdiff.cli.option_values import file_to_write, guest_name, jobs, one_of, rate
-from batchdiff.report.form import Form
+from batchdiff.report.form import Form, Order
 from batchdiff.throttle.options import CacheUse
 
 _EXIT_CODES = """exit codes:
@@ -93,7 +93,7 @@ def _verb(verbs: _Verbs, common: argparse.ArgumentParser, name: str, text: str) 
 
 
 def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    verb = _verb(verbs, common, "plan", "compare all guests with their template and write a plan; reads only")
+    verb = _verb(verbs, common, "plan", "compare all guests with the template and write a plan; changes no image")
     verb.add_argument("manifest", metavar="MANIFEST", help=_THE_MANIFEST)
     verb.add_argument(
         "-o",
@@ -139,6 +139,21 @@ def _show(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "-o", "--output", metavar="FILE", type=file_to_write, help="the file for the report (default: stdout)"
     )
+    verb.add_argument(
+        "--sort",
+        choices=list(Order),
+        type=one_of(Order),
+        help="sort the guests by a figure, largest first, or by name (default: as in the manifest)",
+    )
+    verb.add_argument(
+        "--only",
+        choices=list(Verdict),
+        type=one_of(Verdict),
+        action="append",
+        default=[],
+        help="report only guests with this verdict; may be given several times",
+    )
+    verb.add_argument("--against", metavar="OLD_PLAN", help="report what has changed since an older plan")
 
 
 def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -171,7 +186,7 @@ def _status(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 
 
 def _verify(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    verb = _verb(verbs, common, "verify", "check that template and overlays are undamaged; reads only")
+    verb = _verb(verbs, common, "verify", "check that template and overlays are undamaged; changes nothing")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     _add_jobs(verb, "overlays checked at once")
     _add_guest(verb)

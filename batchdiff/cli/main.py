@@ -37,7 +37,7 @@ def run(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks ± gets its code
+            stream.reconfigure(errors="backslashreplace")  # if the terminal lacks ±, print \xb1
     try:
         arguments = _arguments(argv, console)
         console = Console(

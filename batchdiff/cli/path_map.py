@@ -15,16 +15,16 @@ from batchdiff.plan.plan import Plan
 def with_moved_paths(console: Console, plan: Plan, arguments: argparse.Namespace) -> tuple[Plan, PathMap]:
     """Return the plan with its paths as they are now, and the map for other documents that recorded paths.
 
-    :raises UsageError: the map is malformed, or does not fit the plan.
+    :raises UsageError: the map is malformed, or does not match the plan.
     """
     try:
         path_map = PathMap(tuple(move_in(text) for text in arguments.moves or ()))
         found = path_map.plan(plan)
     except ValueError as error:
         raise UsageError(
-            f"`--map` does not fit the plan {arguments.plan}",
+            f"cannot use `--map` with the plan {arguments.plan}",
             why=str(error),
-            remedy=f"`batchdiff show {shell_word(arguments.plan)} --format json` prints the paths that it has.",
+            remedy=f"`batchdiff show {shell_word(arguments.plan)} --format json` prints the plan's paths.",
         ) from error
     template = found.template.source.path
     if not os.path.lexists(template):

@@ -101,7 +101,7 @@ def carry_out(
             fault = explain(error)
             raise GuestError("cannot continue", why=fault.why, remedy=fault.remedy) from error
     _report_space(console, space, outcomes)
-    # Output that could not be written stops no work, but the exit code must not claim success.
+    # Output that could not be written does not stop the work, but the exit code must not claim success.
     if announcer.unheard:
         raise announcer.unheard[0]
     return outcomes

@@ -16,7 +16,7 @@ from batchdiff.signals import HELD
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """Yield a request to stop, which the first signal makes while the block runs.
+    """Yield a :class:`Stop`; the first signal that arrives inside the block asks it to stop.
 
     The second signal ends the process at once, as a power cut would; the next run cleans up after it.
     """

@@ -1,6 +1,6 @@
 """The search for images that have a given file in their backing chain.
 
-It runs when planning, and again just before an original is removed::
+It runs during planning, and again just before an original is removed::
 
     folders     those of the file, of the plan, and of the overlays in the file's own sidecar
     images      every regular file there whose header names a backing file, whatever the image is called, and
@@ -90,7 +90,10 @@ class Dependents:
         return look.answer(path, former, but, forbidden, identifier)
 
     def on_each(self, paths: Iterable[str], *, forbidden: Forbidden = Forbidden.COUNTS) -> dict[str, list[str]]:
-        """Return the same for several files, in words. The search can open the files, so hold none of them."""
+        """Return the images that depend on each file, in words, by the file's path.
+
+        The search may open the files, so hold none of them.
+        """
         paths = list(paths)
         look = _Look(self._heads, frozenset(), self._raw)
         look.add_all(self._folders, self._images)

@@ -19,7 +19,7 @@ def folders_of_manifest(manifest: Manifest) -> list[str]:
 
 
 def folders_of_plan(plan: Plan) -> list[str]:
-    """Return the same folders for a plan."""
+    """Return the corresponding folders of a plan."""
     sources = [plan.template.source, *(guest.source for guest in plan.guests)]
     overlays = [guest.overlay_path for guest in plan.guests]
     return _folders(plan.manifest_path, plan.template.source.path, sources, overlays)

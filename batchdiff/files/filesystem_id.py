@@ -28,9 +28,9 @@ def filesystem_id(fd: int) -> str:
 
 
 def filesystem_id_at(folder: str, device: int) -> str:
-    """Return that identifier for a file in ``folder`` with the device number ``device``, without opening the file.
+    """Return the identifier for a file in ``folder`` with the device number ``device``, without opening the file.
 
-    Opening it could break a lease. Empty if the file is itself a mount point.
+    Opening the file could break a lease. Empty if the file is itself a mount point.
     """
     try:
         fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

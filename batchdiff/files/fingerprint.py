@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from batchdiff.errors import advice_on_limit
 from batchdiff.files.filesystem_id import filesystem_id, filesystem_id_at
 
-REPLACED = "another file stands in its place"
+REPLACED = "another file is in its place"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

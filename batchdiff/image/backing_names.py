@@ -93,8 +93,8 @@ def _correction(image: ImageSource, backing: Backing, declared: ImageSource, nam
             " If the header is right, correct the `backing` list of the manifest."
         )
     return (
-        f"If that file moved there, correct the header: `{shell_line(command)}`."
-        " If it is another file, correct the `backing` list of the manifest."
+        f"If the backing file moved to {declared.path}, correct the header: `{shell_line(command)}`."
+        f" If {declared.path} is another file, correct the `backing` list of the manifest."
     )
 
 

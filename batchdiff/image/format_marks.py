@@ -43,7 +43,7 @@ def looks_like(path: str, observer: ReadObserver | None = None) -> ImageFormat |
 
 
 def begins_like(path: str, observer: ReadObserver | None = None) -> ImageFormat | None:
-    """Return the same, judging by the first bytes alone, as QEMU does if no format is named."""
+    """Return the format, judging by the first bytes alone, as QEMU does if no format is named."""
     return _marked(path, lambda descriptor: _by_head(descriptor, observer) or ImageFormat.RAW)
 
 

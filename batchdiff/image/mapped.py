@@ -34,13 +34,13 @@ from batchdiff.qcow2.faults import FormatError
 from batchdiff.qemu import qemu_img
 
 _MOST_KEPT = 2_000_000
-"""The most runs, of 24 bytes each, in all maps that are kept together."""
+"""The maximum number of runs, of 24 bytes each, in all the maps that are kept."""
 
 _DECODER = json.JSONDecoder()
 _GAP = re.compile(r"\s*[\[,]\s*(?=\{)")
 
 _MOST_LOOKED_AT = 1000
-"""The most runs that are searched for data in the file; after so many holes the next run counts as data."""
+"""The maximum number of runs searched for data in the file; after so many holes, the next one counts as data."""
 
 _Offsets = npt.NDArray[np.int64]
 

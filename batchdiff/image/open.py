@@ -30,7 +30,7 @@ def open_image(
     A backing file that a header names is opened only if it is the next image declared. ``no_overlay_of``: the path
     of a file that must not be the backing file of the image. ``observer`` is called at every read of the image.
 
-    :raises OverlayError: it is the backing file of the image, declared or not.
+    :raises OverlayError: that file is the backing file of the image, declared or not.
     :raises ImageError: a file is missing, damaged or of another format, or the chain is not as declared.
     """
     layers: list[Layer] = []

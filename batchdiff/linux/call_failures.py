@@ -234,7 +234,8 @@ def _over_quota(case: _Case) -> Fault:
     where = f" on the filesystem of {case.folder}" if case.path else ""
     return Fault(
         f"the disk quota{where} is used up",
-        f"`quota` or `repquota` shows whose it is (user, group or project). Free some space or raise it, {AGAIN}",
+        f"`quota` or `repquota` shows whose it is (user, group or project). Free some space or raise the quota,"
+        f" {AGAIN}",
     )
 
 
@@ -287,7 +288,7 @@ _CAUSES: dict[int, Callable[[_Case], Fault]] = {
     errno.EMFILE: lambda case: Fault(case.text, advice_on_limit(case.error)),
     errno.ENFILE: lambda case: Fault(case.text, advice_on_limit(case.error)),
     errno.ENOMEM: lambda case: Fault(case.text, advice_on_limit(case.error)),
-    errno.ENOTDIR: _fixed("A file stands where a folder should be. Correct the path."),
+    errno.ENOTDIR: _fixed("There is a file where a folder should be. Correct the path."),
     errno.ELOOP: lambda case: _another_kind(case, "a symbolic link"),
     errno.EISDIR: lambda case: _another_kind(case, "a folder"),
     errno.ESPIPE: lambda case: _another_kind(case, "not a regular file"),

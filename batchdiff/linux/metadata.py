@@ -65,7 +65,7 @@ def copy_metadata(source: int, target: int) -> list[str]:
 
 
 def limit_mode(target: int, others: Iterable[int]) -> None:
-    """Narrow the mode of a file that gets content of ``others``, so that no other user gains access to that content.
+    """Narrow the mode of a file that gets content of ``others``, so that no user gains access to that content.
 
     What the owner may do stays. If one of the others has another owner, group or ACL, only the owner keeps access.
     """

@@ -1,4 +1,4 @@
-"""The permission that this user lacks after a refusal, as far as owners, modes and capabilities explain it.
+"""The permission whose lack explains a refusal, as far as owners, modes and capabilities show it.
 
 ::
 

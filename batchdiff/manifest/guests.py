@@ -133,7 +133,7 @@ class GuestFinder:
         """Return how a guest that is no longer at its path was converted; None if it was not."""
         path = os.path.realpath(named)  # a link to the original outlives it
         done = self._converted.of((named, path), (self._overlay_of(guest, named, names),))
-        # The manifest may name another path for the overlay by now.
+        # The manifest may now name another path for the overlay.
         return done or self._converted.in_folder(os.path.dirname(path)).get(path)
 
     def _overlay_of(self, guest: WrittenGuest, named: str, names: set[str]) -> str:

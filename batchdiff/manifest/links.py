@@ -95,7 +95,7 @@ def _resolved(name: str, opened: str) -> str:
 
 
 def _backing_name(source: ImageSource) -> str | None:
-    """Return the backing file name in an image's header; None if it has none that is a path."""
+    """Return the backing file name in an image's header; None if it has none, or one that is not a path."""
     # Imported only for declared chains, because this loads numpy. If Ctrl-C interrupts that, numpy reports a
     # broken installation.
     with held_signals():

@@ -58,12 +58,12 @@ def check_names(
 
 def _check_sidecars(template: Place, overlays: Sequence[str | None], problems: Problems) -> None:
     """Check the length of the sidecar's name, which contains the whole path of a block device."""
-    beside, it, paths = show(template.written), "it", {sidecar_path(template.path, "")}
+    beside, listed, paths = show(template.written), "its overlays", {sidecar_path(template.path, "")}
     if template.identity[0] == "device":
-        beside, it = "the overlays", show(template.written)
+        beside, listed = f"the overlays of {show(template.written)}", "them"
         paths = {sidecar_path(template.path, overlay) for overlay in overlays if overlay is not None}
     for path in sorted(paths):
-        what = f"the file that is put beside {beside} to list the overlays of {it}"
+        what = f"the file that is put beside {beside} to list {listed}"
         _check_length(path, 0, what, template.where, problems)
 
 
@@ -71,7 +71,7 @@ def _check_characters(path: str, where: YamlPath, problems: Problems) -> None:
     if unfit(path):
         problems.add(
             where,
-            f"{show(path)} has {why_unfit(path)}, which reports and logs cannot show; rename it, or the folder",
+            f"{show(path)} has {why_unfit(path)}, which reports and logs cannot show; rename it or its folder",
         )
 
 

@@ -204,7 +204,7 @@ def _enum(finding: _Finding) -> str:
 
 def _one_of(finding: _Finding) -> str:
     if "path" in finding.value:
-        return "path and glob are mutually exclusive; make two guests of them"
+        return "path and glob are mutually exclusive; write two entries"
     return "a guest needs a path or a glob"
 
 

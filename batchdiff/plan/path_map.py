@@ -45,7 +45,7 @@ def move_in(text: str) -> Move:
     if unfit(text):
         raise ValueError(f"{text!r} has control characters in it")
     if not old.startswith("/"):
-        raise ValueError(f"{old!r} is not an absolute path; write OLD as it stands in the plan")
+        raise ValueError(f"{old!r} is not an absolute path; write OLD as it appears in the plan")
     try:
         found = _without_links(new)
     except OSError as error:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from batchdiff.choices import Retire
+from batchdiff.choices import Verdict as Verdict  # noqa: PLC0414
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageSource
@@ -20,14 +20,6 @@ similarity; 1.3 added the other files of images that consist of several."""
 
 DEFAULT_UNIT = 4096
 """Bytes; plans before 1.2 counted all space in units of this size."""
-
-
-class Verdict(enum.StrEnum):
-    """A plan's decision for a guest."""
-
-    CONVERT = "convert"
-    SKIP = "skip"
-    REFUSE = "refuse"
 
 
 @dataclass(frozen=True, slots=True)

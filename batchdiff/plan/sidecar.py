@@ -30,7 +30,7 @@ from batchdiff.plan.plan import Plan
 
 SIDECAR_VERSION = "1.1"
 LARGEST = 64 << 20
-"""The most bytes that are read; an overlay takes about 700."""
+"""The maximum number of bytes that are read; an overlay takes about 700."""
 
 Chain = tuple[Fingerprint, ...]
 """One fingerprint for each file of a template's chain, the template first."""
@@ -67,7 +67,7 @@ class Sidecar:
 def sidecar_path(template_path: str, overlay_path: str) -> str:
     """Return the path of a template's sidecar: beside a file, but for a block device beside the overlay.
 
-    A sidecar in /dev would be lost at the next reboot. The name of a device's sidecar has the device's whole path,
+    A sidecar in /dev would be lost at the next reboot. A device's sidecar has the device's whole path in its name,
     so that two volumes with the same name do not share one: ``dev-vg-lv``; a hyphen in the path becomes ``%2D``.
     """
     if not _is_device(template_path):

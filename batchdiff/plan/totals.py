@@ -40,7 +40,7 @@ def totals_of(guests: Iterable[GuestPlan], retire: Retire, *, protecting: CopyUp
 
 
 def peak_extra_bytes(savings: Iterable[Savings], retire: Retire, *, at_once: int) -> int:
-    """Return the most bytes that apply uses at any moment, beyond those in use when it started.
+    """Return the maximum number of bytes that apply uses at any moment, beyond those in use when it started.
 
     Guests are written one after another, and up to ``at_once`` overlays exist beside originals that are not yet
     retired. Space is freed before the end only if originals are deleted. One more original counts as present:

@@ -161,7 +161,7 @@ def _digest(findings: Findings, template: PlannedImage, reused: _Reused, *, scan
     if reused.digest is not None and reused.digest != digest:
         raise ImageError(
             f"{template.source.path} is not the template that the older plan was made from",
-            why="its content has another digest, although its times and size are unchanged",
+            why="its content has a different digest, although its times and size are unchanged",
             remedy="Find out what changed it, and plan again without `--reuse`.",
         )
     return digest

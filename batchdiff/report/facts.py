@@ -9,8 +9,8 @@ from typing import NamedTuple
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.image.storage.exactness import Exactness
-from batchdiff.plan.plan import GuestPlan, GuestToConvert, Plan, Savings, Verdict
-from batchdiff.plan.totals import PLANNED_AT_ONCE, peak_extra_bytes
+from batchdiff.plan.plan import GuestPlan, GuestToConvert, Plan, Savings, Totals, Verdict
+from batchdiff.plan.totals import PLANNED_AT_ONCE, peak_extra_bytes, totals_of
 
 
 class SharedReason(NamedTuple):
@@ -34,12 +34,17 @@ class PlanFacts(NamedTuple):
     """The facts of a plan's report.
 
     ``stale`` has a sentence for each image that has changed since planning; ``jobs`` is the number of guests that
-    apply without ``--jobs`` has in progress at once.
+    apply without ``--jobs`` has in progress at once; ``path`` is that of the plan's file, if it has one.
+    ``selection`` has the guests to report, in their order; None stands for all.
+    ``older`` is a plan to compare this one with.
     """
 
     plan: Plan
     stale: Sequence[str] = ()
     jobs: int = PLANNED_AT_ONCE
+    path: str = ""
+    selection: Sequence[GuestPlan] | None = None
+    older: Plan | None = None
 
     @property
     def savings(self) -> list[Savings]:
@@ -47,9 +52,21 @@ class PlanFacts(NamedTuple):
         return [guest.diff.savings for guest in self.plan.to_convert]
 
     @property
+    def guests(self) -> Sequence[GuestPlan]:
+        """The guests to report, in their order."""
+        return self.plan.guests if self.selection is None else self.selection
+
+    @property
+    def totals(self) -> Totals:
+        """The sums over the guests to report."""
+        if len(self.guests) == len(self.plan.guests):
+            return self.plan.totals
+        return totals_of(self.guests, self.plan.retire)
+
+    @property
     def rows(self) -> list[GuestPlan]:
         """The guests of the table: those that were compared or refused."""
-        return [each for each in self.plan.guests if each.diff is not None or each.verdict is Verdict.REFUSE]
+        return [each for each in self.guests if each.diff is not None or each.verdict is Verdict.REFUSE]
 
     @property
     def error_bytes(self) -> int:

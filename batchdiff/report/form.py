@@ -1,4 +1,4 @@
-"""The forms of a report, by the names that ``show --format`` takes; ``plan.forms`` has the function for each."""
+"""The forms of a report and the orders of its guests, by the names that ``show`` takes."""
 
 from __future__ import annotations
 
@@ -13,3 +13,16 @@ class Form(enum.StrEnum):
 
     TEXT = "text"
     JSON = "json"
+    HTML = "html"
+    MARKDOWN = "markdown"
+    CSV = "csv"
+
+
+class Order(enum.StrEnum):
+    """What the guests of a report are sorted by: names ascending, all else descending."""
+
+    SAVED = "saved"
+    NAME = "name"
+    SHARE = "share"
+    ALLOCATED = "allocated"
+    OVERLAY = "overlay"

@@ -1,14 +1,14 @@
-"""Drop the pages that a scan brings into the page cache, once it has read them; pages cached before stay.
+"""Drop the pages that a scan brings into the page cache, once it has read them; pages that were cached stay.
 
 ::
 
     file     | block of 64 MiB: before its first read, record which pages are absent | next block ...
-    reads    |#####|#####|.....          each read requests as many bytes some MiB ahead, within the block
+    reads    |#####|#####|.....          each read requests bytes up to some MiB ahead, within the block
     dropped  |     |### |                absent pages that have been read; settle(): all other absent pages
 
-The kernel's own read-ahead is turned off. It marks pages so that it continues past the end of a block, and to the
-worker of the next block those pages would look as if another program had cached them. Without any read-ahead, a
-scan of cold images took 2.1 times as long.
+The kernel's own read-ahead is turned off. It continues past the end of a block when a page that it
+has marked is read; to the worker of the next block, that would look like pages cached by another program. Without
+any read-ahead, a scan of cold images took 2.1 times as long.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class DropBehind:
             if block not in known.absent:
                 known.absent[block] = _absent(known, block)
         end = offset + length
-        if offset == known.end != 0:  # a read of an image's header need not be followed by the next bytes
+        if offset == known.end != 0:  # after a header, the next bytes may never be read
             edge = min(align_up(end, BLOCK), known.size)
             first = max(known.asked, end)
             known.asked = min(end + min(_AHEAD, _AHEAD_IN_ALL // len(self._files)), edge)

@@ -268,7 +268,7 @@ MESSAGES = {
         "{0}/vm.qcow2 differ). If you trust the overlay: remove {0}/vm.img yourself."
     ),
     apply_original_written: (
-        "the original {0}/vm.img was left as it is: it was written to (mtime), after its overlay "
+        "the original {0}/vm.img was left unchanged: it was written to (mtime), after its overlay "
         "{0}/vm.qcow2 was published: only you know which of the two to keep. If the overlay is the "
         "VM's disk, remove the original yourself. To go back to the original: `batchdiff restore PLAN"
         " --guest vm --discard-changes`."
@@ -289,7 +289,7 @@ MESSAGES = {
     ),
     restore_clone: (
         "{0}/vm.qcow2 was left alone: it is the backing file of {0}/clone.qcow2, which would be lost "
-        "without it. Convert that to a standalone image (`qemu-img convert`) or remove it, then run the "
+        "without it. Convert that image to a standalone one (`qemu-img convert`) or remove it, then run the "
         "same command again."
     ),
     both_originals: (
@@ -298,7 +298,7 @@ MESSAGES = {
         "again."
     ),
     snapshot: (
-        "the overlay {0}/vm.qcow2 was left as it is: it has 1 internal snapshot, which would be lost "
+        "the overlay {0}/vm.qcow2 was left unchanged: it has 1 internal snapshot, which would be lost "
         "with it. `qemu-img info {0}/vm.qcow2` lists them. To give them up: `batchdiff restore"
         " PLAN --guest vm --allow-loss snapshots`."
     ),
@@ -317,11 +317,11 @@ MESSAGES = {
     ),
     template_changed: (
         "the plan is stale: the content of the template {0}/template.img changed: {0}/template.img: "
-        "another file stands in its place. Shut down whatever writes to it, if anything; then plan again."
+        "another file is in its place. Shut down whatever writes to it, if anything; then plan again."
     ),
     template_changed_later: (
         "the content of the template {0}/template.img changed after overlays were created on it: "
-        "{0}/template.img: another file stands in its place; this damages the overlays of vm, so do "
+        "{0}/template.img: another file is in its place; this damages the overlays of vm, so do "
         "not start a VM on them. This original is intact, as before the conversion: {0}/vm.img. "
         "`batchdiff restore PLAN --guest vm --discard-changes` goes back to it. Otherwise: bring the "
         "template back from a backup, then run the same command again."
@@ -360,9 +360,9 @@ MESSAGES = {
         "`--verify native`; then no original can be deleted."
     ),
     overlay_differs: (
-        "a and b differ: x. The overlay was discarded, and the original was left as it is. If "
+        "a and b differ: x. The overlay was discarded, and the original was left unchanged. If "
         "nothing wrote to the original, test the memory and the disk of this machine, and report "
-        "this; it must never happen."
+        "this; it should never happen."
     ),
     overlay_unsound: (
         "bad overlay: x. This original is intact, as before the conversion: "
@@ -379,7 +379,7 @@ MESSAGES = {
     ),
     overlay_exists: ("{0}/vm.qcow2 exists already. Move it away, or plan again with another `overlay.path`."),
     template_changing: (
-        "{0}/template.img changed while this command ran: another file stands in its place. Shut down"
+        "{0}/template.img changed while this command ran: another file is in its place. Shut down"
         " whatever writes to it, then run the same command again."
     ),
     two_overlays: (
@@ -421,8 +421,8 @@ def test_too_little_space(tmp_path, monkeypatch):
     stage = Stage(tmp_path, monkeypatch)
     monkeypatch.setattr(space, "free_bytes", lambda _: 1024)
     assert re.fullmatch(
-        f"there is not enough space on the filesystem of {tmp_path}: up to [0-9.]+ KiB is needed at once, 1 KiB is"
-        r" free\. Make room, or apply some of the guests with `--guest`\.",
+        f"there is not enough space on the filesystem of {tmp_path}: up to [0-9.]+ KiB is needed at once, but"
+        r" 1 KiB is free\. Make room, or apply some of the guests with `--guest`\.",
         message(stage.apply),
     )
 
@@ -433,7 +433,7 @@ def test_too_little_space_for_a_rebuilt_image(tmp_path, monkeypatch):
     monkeypatch.setattr(space, "free_bytes", lambda _: 1024)
     assert re.fullmatch(
         f"vm was not rebuilt: there is not enough space on the filesystem of {tmp_path}: up to [0-9.]+ MiB is"
-        r" needed, 1 KiB is free\. Make room, then run the same command again; `--guest` restores one guest at a"
-        r" time\.",
+        r" needed, but 1 KiB is free\. Make room, then run the same command again; `--guest` restores one guest at"
+        r" a time\.",
         message(stage.restore),
     )

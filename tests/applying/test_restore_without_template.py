@@ -57,7 +57,7 @@ def test_back_from_quarantine(stage):
     (outcome,) = stage.restore(discard_changes=True)
     assert (outcome.status, outcome.original.fate) == (Status.RESTORED, Fate.BACK)
     (said,) = outcome.remarks
-    assert f"its overlay {left(stage)} was left where it is: without its template it cannot be read" in said
+    assert f"its overlay {left(stage)} was left in place: without its template it cannot be read" in said
     assert f"`rm {left(stage)}` removes it" in said
     assert [step for _, step in stage.steps] == [Step.RESTORED]
     assert_back(stage, before)
@@ -68,10 +68,10 @@ def test_the_overlay_that_stays_is_known_to_be_needed_by_nothing(stage):
     stage.restore(discard_changes=True)
     (stage.folder / "template.elsewhere").rename(stage.template)
     remove = f"rm {left(stage)}"
-    assert next_for(stage).startswith(f"{remove}, or rename it: restore left that overlay")
+    assert next_for(stage).startswith(f"{remove}, or rename it: restore left it behind")
     if not in_place(stage):
         reason = failed(stage.apply())
-        assert "a restore left that overlay because it could not read it" in reason
+        assert "a restore that could not read that overlay left it behind" in reason
         assert f"`{remove}` removes it" in reason
         assert next_for(stage).startswith(remove)
     left(stage).unlink()

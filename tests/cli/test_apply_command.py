@@ -517,7 +517,7 @@ def test_a_file_that_is_put_in_the_place_of_one_that_is_compared(planned, tmp_pa
     copy = f"cp --preserve=all {name} raw.copy && "
     code, reason = changed_while_verified(planned, tmp_path, copy + how.format(name), retire)
     assert code == 5
-    assert re.search(rf"/{name}\b.*another file stands in its place|/raw.img\b.*\(ctime\)", reason)
+    assert re.search(rf"/{name}\b.*another file is in its place|/raw.img\b.*\(ctime\)", reason)
     assert_same((planned.folder / "raw.img").read_bytes(), notation.content(GUESTS["raw.img"]))
 
 

@@ -169,7 +169,7 @@ def test_an_overlay_that_cannot_be_read(tmp_path, manifest, damage):
     assert f"This original is intact, as before the conversion: {fleet.folder / ORIGINAL}" in done.stderr
     assert path.read_bytes() == left
     assert "would-restore" in run(fleet, "restore", "--dry-run", "--discard-changes").stdout
-    assert "was left where it is: it cannot be read. " in run(fleet, "restore", *DISCARD).stderr
+    assert "was left in place: it cannot be read. " in run(fleet, "restore", *DISCARD).stderr
     assert_original_is_back(fleet)
     kept = path if manifest is ONE else fleet.folder / "raw.img.batchdiff-overlay"
     assert kept.read_bytes() == left

@@ -47,7 +47,7 @@ def test_how_space_comes_back_from_quarantine(capsys):
 @pytest.mark.parametrize(
     ("used", "words"),
     [
-        (False, "these originals will be deleted, each if QEMU finds its overlay identical:"),
+        (False, "these originals will be deleted, each only if QEMU finds its overlay identical:"),
         (
             True,
             "these originals will be deleted, including those whose VMs have run on their overlays since."

@@ -57,7 +57,8 @@ COMMANDS = {
     ),
     "plan fleet.yaml -o .": ". is not a regular file. Choose another place with `-o`.",
     "show old.json -o fleet.yaml": (
-        "cannot write the report to fleet.yaml: it exists already, and is never replaced. Name another file."
+        "cannot write the report to fleet.yaml: it exists already, and files are never replaced. Name another"
+        " file."
     ),
     "apply old.json --guest nope": ("no guest of the plan is called nope. Its guests are: db01, web01."),
     "apply old.json --retire delete --verify native": (
@@ -65,8 +66,8 @@ COMMANDS = {
         " `--retire quarantine`."
     ),
     "purge old.json --map images": (
-        "`--map` does not fit the plan old.json: 'images' is not OLD=NEW, such as /images=/fast/images. `batchdiff"
-        " show old.json --format json` prints the paths that it has."
+        "cannot use `--map` with the plan old.json: 'images' is not OLD=NEW, such as /images=/fast/images."
+        " `batchdiff show old.json --format json` prints the plan's paths."
     ),
 }
 

@@ -28,7 +28,7 @@ SAME = {
 def test_one_file(before, now, is_same):
     assert before.is_same_file(now) is is_same
     assert now.is_same_file(before) is is_same
-    assert (before.changes(now) == "another file stands in its place") is not is_same
+    assert (before.changes(now) == "another file is in its place") is not is_same
 
 
 def test_equal_ones_have_one_hash():

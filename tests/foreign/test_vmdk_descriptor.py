@@ -128,7 +128,7 @@ def test_a_long_file_is_not_read():
 
 
 def test_qemu_counts_an_extent_after_an_empty_line_twice(tmp_path):
-    """Why such a line is refused."""
+    """This is the reason to refuse such a line."""
     many_files.write(tmp_path / "a.vmdk", many_files.ONE_FLAT, bytes(4096))
     text = (tmp_path / "a.vmdk").read_text().replace("RW ", "\nRW ")
     (tmp_path / "a.vmdk").write_text(text)

@@ -222,7 +222,7 @@ CHANGES = {
     "written": (lambda path: os.utime(path, ns=(1, 1)), "it was written to (mtime)"),
     "grown": (lambda path: os.truncate(path, 65537), "its size changed from 65536 to 65537 bytes"),
     "mode": (lambda path: os.chmod(path, 0o400), "it changed, perhaps only in its mode or name (ctime)"),
-    "replaced": (replace, "another file stands in its place"),
+    "replaced": (replace, "another file is in its place"),
 }
 
 

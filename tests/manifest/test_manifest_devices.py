@@ -108,7 +108,7 @@ def test_the_sidecar_of_a_device_needs_a_name_beside_the_overlays(folder, device
         assert len(read(text).guests) == 2
     else:
         (problem,) = problems(text)
-        assert problem.startswith("m.yaml:2: template.path: the file that is put beside the overlays to list")
+        assert problem.startswith("m.yaml:2: template.path: the file that is put beside the overlays of ")
         assert f"would have a name of {longest + 1} bytes" in problem
         assert "shorten it by 1 or more" in problem
 

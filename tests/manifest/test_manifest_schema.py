@@ -98,7 +98,7 @@ def test_guests_that_are_no_list(folder, written, expected):
         ("{format: raw}", "guests[0]: a guest needs a path or a glob"),
         (
             "{path: a, format: raw, glob: b}",
-            "guests[0]: path and glob are mutually exclusive; make two guests of them",
+            "guests[0]: path and glob are mutually exclusive; write two entries",
         ),
         ("{glob: clones/*.img, format: raw, name: x}", "guests[0]: name goes with path, not with glob"),
         (

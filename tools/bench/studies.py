@@ -26,6 +26,7 @@ from bench.contestants import (
     SMALL_GUESTS,
     UNTIL_OPEN,
     VERIFICATION_LIMIT,
+    apply,
     limit,
     plan,
     plan_command,
@@ -113,7 +114,7 @@ def qcow2(study: Study) -> None:
 
 
 def mapped(study: Study) -> None:
-    """Plan the same guests as raw, and in the formats that QEMU maps."""
+    """Plan the same guests as raw and in the formats that QEMU maps, then apply these plans."""
     with study.place("mapped") as folder:
         made = fleets.mapped(folder, size=study.size(GIB), guests=2)
         for fleet in made.values():
@@ -121,6 +122,9 @@ def mapped(study: Study) -> None:
         fleet = fleets.described(made["raw"], "the same guests in formats that QEMU maps: plan")
         entries = {name: partial(plan, each) for name, each in made.items()}
         study.races.append(warm_race("mapped", fleet, entries, study.rounds))
+        fleet = fleets.described(made["raw"], "the same guests in formats that QEMU maps: apply")
+        entries = {name: partial(apply, each) for name, each in made.items()}
+        study.races.append(warm_race("mapped, apply", fleet, entries, study.rounds))
 
 
 def compressed(study: Study, kind: str) -> None:

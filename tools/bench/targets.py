@@ -195,6 +195,10 @@ TARGETS = (
     ),
     *(Target(f"plan, {form} guests, against raw", 1.3, "x", _ratio("mapped", form, "raw")) for form in MAPPED),
     *(
+        Target(f"apply, {form} guests, against raw", 1.3, "x", _ratio("mapped, apply", form, "raw"))
+        for form in MAPPED
+    ),
+    *(
         Target(
             f"plan, {kind}-compressed, against create + rebase",
             least,

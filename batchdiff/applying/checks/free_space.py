@@ -16,7 +16,7 @@ _BETWEEN = 0.05
 """Seconds between two queries. When measured, XFS freed a small file within 3 ms of the first query."""
 
 _LOOKS = 40
-"""The most queries. If free space still grows then, another program is deleting files: no result would last."""
+"""The maximum number of queries. If free space still grows then, another program is deleting files."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,5 +38,5 @@ def require_no_dependents(
         raise GuestError(
             f"{path} was left alone",
             why=f"it is {what} of {few(found.words)}, which would be lost without it",
-            remedy=f"Convert that to a standalone image (`qemu-img convert`) or remove it, {AGAIN}",
+            remedy=f"Convert that image to a standalone one (`qemu-img convert`) or remove it, {AGAIN}",
         )

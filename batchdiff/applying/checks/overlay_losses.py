@@ -16,7 +16,7 @@ LossesAllowed: TypeAlias = frozenset[Loss]
 
 
 def counted_losses(path: str) -> dict[Loss, str]:
-    """Return the internal snapshots and persistent bitmaps of a qcow2 file, each in words with their number.
+    """Return the internal snapshots and persistent bitmaps of a qcow2 file, each as a phrase with its number.
 
     :raises ImageError: it is missing, or not a sound qcow2 image.
     """
@@ -39,7 +39,7 @@ def check_losses(guest: str, path: str, allowed: LossesAllowed) -> None:
     if lost:
         flags = [f"--allow-loss {loss}" for loss in lost]
         raise GuestError(
-            f"the overlay {path} was left as it is",
+            f"the overlay {path} was left unchanged",
             why=f"it has {' and '.join(lost.values())}, which would be lost with it",
             remedy=f"`qemu-img info {shell_word(path)}` lists them. To give them up:"
             f" {command('restore', guest, *flags)}.",

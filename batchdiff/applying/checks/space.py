@@ -40,7 +40,7 @@ _CLUSTERS = {
     ImageFormat.VPC: 2 * MIB,
     ImageFormat.PARALLELS: MIB,
 }
-"""The most space that a changed byte takes in images that QEMU writes. XFS fills the holes in a VHD's blocks."""
+"""The maximum space a changed byte takes in images that QEMU writes. XFS fills the holes in a VHD's blocks."""
 
 _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 """ioctl_ficlonerange(2), and a length that is a whole number of blocks everywhere."""
@@ -62,11 +62,11 @@ def check_space(
     jobs: int = 1,
     unfinished: Mapping[str, str] = MappingProxyType({}),
 ) -> Room:
-    """Compare the most space that apply needs at any moment with the free space of each filesystem.
+    """Compare the maximum space that apply needs at any moment with the free space of each filesystem.
 
     ``protected``: the template, if its write permission will be removed, which copies it on some filesystems.
     ``jobs``: how many guests are to be in progress at once; fewer need less space if originals are deleted.
-    ``unfinished``: by guest, the temporary file that an interrupted apply left; the guest can reuse its space.
+    ``unfinished``: by guest, the temporary file that an interrupted apply left behind; its space can be reused.
 
     :raises GuestError: a filesystem does not have enough, even for one guest at a time.
     """
@@ -89,7 +89,7 @@ def check_space(
             if not fewer:
                 raise GuestError(
                     f"there is not enough space on the filesystem of {folder}",
-                    why=f"up to {format_size(needed)} is needed at once, {format_size(free)} is free",
+                    why=f"up to {format_size(needed)} is needed at once, but {format_size(free)} is free",
                     remedy="Make room, or apply some of the guests with `--guest`.",
                 )
             room = Room(fewer, folder)
@@ -144,7 +144,7 @@ def check_space_for_image(image: Image, folder: str, guest: str, form: ImageForm
     if needed > free:
         raise SpaceError(
             f"{guest} was not rebuilt: there is not enough space on the filesystem of {folder}",
-            why=f"up to {format_size(needed)} is needed, {format_size(free)} is free",
+            why=f"up to {format_size(needed)} is needed, but {format_size(free)} is free",
             remedy="Make room, then run the same command again; `--guest` restores one guest at a time.",
         )
 

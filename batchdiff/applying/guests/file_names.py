@@ -63,7 +63,7 @@ def require_lasting(path: str) -> None:
         raise GuestError(
             f"{path} was not written",
             why="no block device has that name now, and a file in /dev would be gone after a reboot",
-            remedy="Bring the device back; or make one of that name, and copy the disk to it with"
+            remedy="Bring the device back; or create a block device with that name, and copy the disk to it with"
             f" `qemu-img convert -n -O FORMAT OVERLAY {path}`.",
         )
 

@@ -63,7 +63,7 @@ def find_overlay(guest: GuestToConvert, state: GuestState | None) -> Found | Non
 
 
 def _has_made_way(guest: GuestToConvert, state: GuestState | None) -> bool:
-    """Return whether restore was deleting an overlay with the guest's own name, which the original has again."""
+    """Return whether restore was deleting an overlay with the guest's own name, and the original has it again."""
     one_name = guest.overlay_path == guest.source.path
     return one_name and state is not None and state.goal is Goal.RESTORE and state.deleting
 

@@ -87,8 +87,8 @@ def _state(guest: GuestToConvert, origin: OverlayOrigin | None, plan: Plan) -> G
 def _is_replaced(guest: GuestToConvert, original: Found) -> bool:
     """Return whether a rebuilt image may have taken the name of an original in quarantine.
 
-    Ask this only if the sidecar does not name the overlay: restore removes that entry first. Otherwise the overlay
-    was moved or is damaged, and the original may be all that is left.
+    Call this only if the sidecar does not name the overlay: restore removes that entry first. Otherwise the
+    overlay was moved or is damaged, and the original may be all that is left.
     """
     names = original_names(guest.source.path)
     return original.path == names.quarantine and fingerprint_at(names.own) is not None

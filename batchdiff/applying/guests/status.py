@@ -34,7 +34,7 @@ class Written(enum.Flag):
 class OnDisk:
     """The paths of a guest's files, None for a missing one. ``doubt``: why they are uncertain.
 
-    ``left``: the overlay that a restore left, which nothing needs.
+    ``left``: the overlay that a restore left behind, which nothing needs.
     """
 
     overlay: str | None
@@ -70,9 +70,7 @@ def _row(guest: GuestPlan, history: History, there: OnDisk | None, retire: Retir
 def _begin(there: OnDisk | None) -> str:
     if there is None or there.left is None:
         return "apply: write the overlay"
-    return (
-        f"rm {shell_word(there.left)}, or rename it: restore left that overlay, and nothing needs it; then apply"
-    )
+    return f"rm {shell_word(there.left)}, or rename it: restore left it behind, and nothing needs it; then apply"
 
 
 def _is_rolled_back(known: GuestState) -> bool:
@@ -99,7 +97,7 @@ def _trouble(there: OnDisk) -> str:
     if there.overlay is None:
         return _overlay_missing(there)
     if there.template is TemplateIs.WRITTEN_TO:
-        return "verify: the template was written to or replaced, and its overlay may be damaged"
+        return "verify: the template was written to or replaced, so the overlay may be damaged"
     return ""
 
 

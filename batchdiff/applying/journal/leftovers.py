@@ -1,4 +1,4 @@
-"""Find the overlays that a restore left because it could not read them: their originals do not need them."""
+"""Find the overlays that a restore left behind because it could not read them: no original needs them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from batchdiff.plan.head import plan_head
 
 
 def leftover(history: History, guest: str) -> str | None:
-    """Return the path of the overlay that a restore of a guest left; None if none did, or another file is there.
+    """Return the path of the overlay that a restore of a guest left behind; None if none did, or it was replaced.
 
     An overlay that was written to since counts as another file: it may be a disk in use.
     """
@@ -22,7 +22,7 @@ def leftover(history: History, guest: str) -> str | None:
 
 
 def leftovers(plan_path: str) -> frozenset[str]:
-    """Return the paths of all overlays that restores of the plan at a path have left; empty if there is no plan.
+    """Return the paths of all overlays that restores of the plan at a path left behind; empty if there is no plan.
 
     :raises PlanError: the journal cannot be read.
     """

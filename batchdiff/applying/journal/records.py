@@ -73,7 +73,7 @@ class GuestState:
     outgoing file may have been renamed, so its ctime may have changed. ``deleting``: it is about to be unlinked,
     so if it is gone, batchdiff deleted it. ``fate``: what became of the original; ``aside``: its path in
     quarantine. A guest at RESTORED is finished, except for an older original that is still in quarantine.
-    ``left``: the path at which a restore left the overlay, because it could not read it.
+    ``left``: the path of the overlay that a restore left behind, because it could not read it.
     """
 
     step: Step
@@ -97,7 +97,7 @@ class GuestState:
 class History:
     """Everything that a journal records; guests by name. ``times``: those of their last lines, ISO 8601 in UTC.
 
-    ``left``: overlays that restore left, each with its fingerprint at that time.
+    ``left``: overlays that restore left behind, each with its fingerprint at that time.
     """
 
     states: dict[str, GuestState] = field(default_factory=dict)

@@ -1,9 +1,9 @@
-"""Make sure that files stay what they were while a command works with them.
+"""Refuse files that change while a command works with them.
 
 ::
 
     accepted    by plan, sidecar or digest, when the command began      (applying/template/check.py)
-    expected    the same fingerprints until it ends, except for ctimes that batchdiff changes with a name or mode
+    expected    the same fingerprints until it ends; a ctime may change when batchdiff changes a name or mode
 
 A descriptor does not show that another file was renamed to its path, so descriptor and path are both checked.
 """

@@ -1,1 +1,1 @@
-"""Put one file in the place of another, and retire that one."""
+"""Put one file in the place of another, and retire the other."""

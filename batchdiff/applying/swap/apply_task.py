@@ -150,8 +150,8 @@ class ApplyTask:
         return DifferenceError(
             error.what,
             why=error.why,
-            remedy="The overlay was discarded, and the original was left as it is. If nothing wrote to the"
-            " original, test the memory and the disk of this machine, and report this; it must never happen.",
+            remedy="The overlay was discarded, and the original was left unchanged. If nothing wrote to the"
+            " original, test the memory and the disk of this machine, and report this; it should never happen.",
         )
 
     def _require_untouched(self, original: Image) -> None:
@@ -164,7 +164,7 @@ class ApplyTask:
             if before.is_unwritten(now := layer.fingerprint()):
                 continue
             raise GuestError(
-                f"the original {layer.path} was left as it is",
+                f"the original {layer.path} was left unchanged",
                 why=f"{before.changes(now)}, after its overlay {self._plan.overlay_path} was published: only you"
                 " know which of the two to keep",
                 remedy="If the overlay is the VM's disk, remove the original yourself. To go back to the original:"

@@ -73,7 +73,7 @@ class OutgoingFile:
         return self._image
 
     def _require_retirable(self, image: Image) -> None:
-        """Check this early, so that no overlay is written for a file that then cannot be renamed or deleted."""
+        """Refuse a file that cannot be renamed or deleted, before an overlay is written for it."""
         if self._task.retire is Retire.KEEP:
             return
         own, *others = image.own_files
@@ -82,7 +82,7 @@ class OutgoingFile:
             against = retire.objection(layer.fd, names, self._task.retire, self._task.goal)
             against = against or obstacle(Deed.RENAME, layer.path)
             if against is not None:
-                raise GuestError(f"{self._task.guest} was left as it is", why=against.why, remedy=against.remedy)
+                raise GuestError(f"{self._task.guest} was left unchanged", why=against.why, remedy=against.remedy)
 
     def check_holds(self) -> None:
         """Make sure that no program wants to write to it or to the template; a program that does gets access.
@@ -103,7 +103,7 @@ class OutgoingFile:
             self._task.check(self._image)
 
     def must_end(self) -> bool:
-        """Return whether our programs that read it must end, for a stop request or another program's write."""
+        """Return whether the comparison must end, for a stop request or a program that wants to write."""
         broken = self._run.held.is_broken() or (self._held is not None and self._held.is_broken())
         return broken or self._run.stop.is_asked
 
@@ -117,7 +117,7 @@ class OutgoingFile:
         path, usage = self._task.outgoing.names.own, self._held.alone()
         if usage.objection:
             remedy = f"Stop whatever uses it, {AGAIN}"
-            raise InUseError(f"{path} was left as it is", why=usage.objection, remedy=remedy)
+            raise InUseError(f"{path} was left unchanged", why=usage.objection, remedy=remedy)
         self._require_unseen_allowed(usage.unknown)
 
     def _require_unseen_allowed(self, unknown: str) -> None:

@@ -161,7 +161,7 @@ def _what_the_vm_sees(guest: GuestToConvert, template: PlannedImage, state: Gues
 
 
 def _is_restored(state: GuestState) -> bool:
-    """Return whether the original is an older one that a restore left, even if its purge was interrupted."""
+    """Return whether the original is an older one that restore left behind, even if its purge was interrupted."""
     return not state.published
 
 

@@ -24,7 +24,7 @@ from batchdiff.linux.metadata import copy_metadata, prepare
 
 
 class RebuildTask:
-    """Write what the VM sees to the guest's own name, and delete the overlay; an older original stays.
+    """Write what the VM sees to a file with the guest's own name, and delete the overlay; an older original stays.
 
     ``original``: that original, which differs from the overlay; None if there is none.
     """

@@ -80,11 +80,11 @@ def quarantined_by_another(path: str) -> GuestError:
 
 
 def exists_already(task: SwapTask, left: str | None) -> GuestError:
-    """Return the error for a new file whose name is taken. ``left``: the overlay that a restore left."""
+    """Return the error for a new file whose name is taken. ``left``: an overlay left by a restore."""
     if task.goal is Goal.APPLY and left == task.incoming.source.path:
         return GuestError(
             f"{left} exists already",
-            why="a restore left that overlay because it could not read it, and the original does not need it",
+            why="a restore that could not read that overlay left it behind, and the original does not need it",
             remedy=f"{how_to_remove(left)}, {AGAIN}",
         )
     if task.goal is Goal.APPLY:

@@ -101,7 +101,7 @@ class Swap:
         self._end()
 
     def check_holds(self) -> None:
-        """Raise an error that names the program that wants to write, for which a verification was ended.
+        """Raise the error that names a program that wants to write, if a verification was ended to let it.
 
         :raises BatchdiffError: there is one.
         """
@@ -141,7 +141,7 @@ class Swap:
             self.remarks += self.task.after_publish()
 
     def _continue_until(self, ends: set[Action]) -> Action:
-        """Take actions until the next one would be one of ``ends``, and return that one."""
+        """Take actions until the next one is among ``ends``, and return it without taking it."""
         while True:
             scene = observe(self.task, self._journal.state.temporary, verified=self._verified)
             action = next_action(scene)

@@ -46,7 +46,7 @@ class Publication:
         check_other_overlays(self.run.template.path, known_digest(self.plan), guest.overlay_path)
 
     def ask_qemu(self, overlay: ImageSource, ended: Callable[[], bool]) -> None:
-        """Let QEMU open the first overlay, with the template below it. Not needed if QEMU compares all its bytes.
+        """Let QEMU open the first overlay, with the template below it, if QEMU will not compare all its bytes.
 
         QEMU might refuse files that only batchdiff has read, and then no VM could run on them. So QEMU opens them
         before the first overlay gets its name and before the template is protected.

@@ -30,7 +30,7 @@ from batchdiff.plan.sidecar import (
 )
 
 _MOST_EARLIER = 16
-"""The most earlier sets of fingerprints to keep: a plan made before a change of mode needs those that it has."""
+"""The number of earlier sets of fingerprints to keep: a plan made before a change of mode records older ones."""
 
 
 def record_overlay(
@@ -114,7 +114,7 @@ def forget_overlay(template_path: str, overlay_path: str) -> None:
 
 
 def discard_unfinished(plan: Plan) -> None:
-    """Remove unfinished sidecar files that dead processes left; if that fails, the next command does it.
+    """Remove unfinished sidecar files of dead processes; if that fails, the next command does it.
 
     Call this once per command: it reads the whole folder, which has thousands of names in a fleet.
     """

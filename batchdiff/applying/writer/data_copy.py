@@ -39,7 +39,7 @@ _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPE
 """The errors of copy_file_range if it cannot copy: between filesystems, from block devices, on old kernels."""
 
 _AT_ONCE = 64 * MIB
-"""The most bytes that one call copies, in about 0.1 s if it shares no blocks; a stop is noticed between calls."""
+"""The maximum that one call copies, in about 0.1 s if it shares no blocks; a stop is noticed between calls."""
 
 _BLOCK = 4 * KIB
 """The unit in which a plan counts what an overlay takes on its disk."""

@@ -44,7 +44,7 @@ def make_and_report(
             warn_of_manifest(console, manifest, observer)
             with scan_progress(console) as progress:
                 plan = make_plan(manifest, jobs=jobs, progress=progress, earlier=earlier, observer=observer)
-        # The checkpoint is discarded only once the plan is written: a crash before that costs no scan.
+        # The checkpoint is discarded only once the plan is written: a crash before that does not cost the scan.
         replaced = replace_plan_at(path, plan, converted_guests(manifest))
         checkpoint.discard()
     if replaced is not None:

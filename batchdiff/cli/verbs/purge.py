@@ -45,5 +45,5 @@ def _question(lines: list[str], *, used: bool) -> Question:
             " Afterwards the state from before the conversion cannot be restored:"
         )
     else:
-        what = "these originals will be deleted, each if QEMU finds its overlay identical:"
+        what = "these originals will be deleted, each only if QEMU finds its overlay identical:"
     return Question(what, lines, "The originals stay in quarantine.")

@@ -16,6 +16,7 @@ from batchdiff.plan.file import read_for_report
 from batchdiff.report.charset import written_in
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.form import WIDTH
+from batchdiff.report.order import chosen, in_order
 from batchdiff.report.plan.forms import PLAN_FORMS
 from batchdiff.report.plan.json_form import plan_report
 
@@ -24,7 +25,11 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     """Run the verb."""
     plan = read_for_report(arguments.plan)
     history = read_history(arguments.plan, plan.checksum)
-    facts = PlanFacts(plan, changed_images(plan, history), usable_cpus())
+    older = None if arguments.against is None else read_for_report(arguments.against)
+    selection = chosen(plan.guests, arguments.only)
+    if arguments.sort is not None:
+        selection = in_order(selection, arguments.sort)
+    facts = PlanFacts(plan, changed_images(plan, history), usable_cpus(), arguments.plan, selection, older)
     form = PLAN_FORMS[arguments.format]
     if arguments.output is not None:
         with written_in("utf-8"):  # a file's encoding does not depend on the terminal
@@ -46,5 +51,9 @@ def _write(path: str, text: str) -> None:
         with open(path, "x", encoding="utf-8") as file:
             file.write(text if text.endswith("\n") else text + "\n")
     except OSError as error:
-        why = "it exists already, and is never replaced" if isinstance(error, FileExistsError) else reason(error)
+        why = (
+            "it exists already, and files are never replaced"
+            if isinstance(error, FileExistsError)
+            else reason(error)
+        )
         raise UsageError(f"cannot write the report to {path}", why=why, remedy="Name another file.") from error

@@ -28,7 +28,7 @@ FIRST = 4096
 """Bytes of the first read, which contains all the names in most images."""
 
 _MOST = 2 << 20
-"""The most bytes that are searched: the size of the largest qcow2 cluster, because the first one has all names."""
+"""The search limit in bytes: the size of the largest qcow2 cluster, because the first cluster has all names."""
 
 _SECTOR = 512
 

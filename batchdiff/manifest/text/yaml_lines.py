@@ -17,7 +17,7 @@ from batchdiff.manifest.text.yaml_errors import where_and_why
 from batchdiff.quoting import show
 
 MAX_VALUES = 250_000
-"""Values in a document, aliases expanded: ten thousand guests with every key spelled out."""
+"""Values in a document, including those from aliases: ten thousand guests with every key spelled out."""
 
 MAX_DEPTH = 50
 """Ten times what a manifest needs; it also ends an alias that contains itself."""
@@ -74,7 +74,7 @@ def _check_bounds(text: str, name: str) -> None:
 
 def _refuse_excess(name: str, line: int, count: int, depth: int) -> None:
     if count > MAX_VALUES:
-        raise ManifestError(f"{name}:{line}: more than {MAX_VALUES} values, aliases expanded")
+        raise ManifestError(f"{name}:{line}: more than {MAX_VALUES} values, including those from aliases")
     if depth > MAX_DEPTH:
         raise ManifestError(f"{name}:{line}: nested more than {MAX_DEPTH} deep")
 
@@ -149,7 +149,7 @@ class _Reader:
             return str(node.value)
         if node.tag == _TAG + "null":
             return None
-        # PyYAML's conversions raise these if a tag such as !!int stands before other text.
+        # PyYAML's conversions raise these if a tag such as !!int precedes other text.
         with contextlib.suppress(ValueError, KeyError, IndexError, OverflowError):
             if len(node.value) > _LONGEST_NUMBER:
                 raise ValueError(node.value)

@@ -23,7 +23,7 @@ from batchdiff.image.storage.shared_blocks import BlockRuns, raw_extents, shared
 from batchdiff.linux.fiemap import ExtentTable
 
 _MOST_KEPT = 1 << 20
-"""The most extents, of all guests together, that are kept for the savings, 28 bytes each; if there are more, the
+"""The maximum number of extents that are kept for the savings, for all guests; 28 bytes each. Beyond that, the
 remaining guests are mapped again."""
 
 

@@ -82,7 +82,7 @@ def reopen(record: PlannedImage, observer: ReadObserver | None = None) -> Image:
 
 
 Files = tuple[tuple[int, int], ...]
-"""Device and inode of each file of a chain: as long as a file is open anywhere, no other file has the same."""
+"""Device and inode of each file of a chain: as long as a file is open, no other file has the same pair."""
 
 
 def files_of(image: Image) -> Files:

@@ -23,8 +23,8 @@ class ScanJob:
     """A template and the guests to compare with it, as they were when first opened.
 
     ``files``: the template's files at that time. ``sharing``: it shares blocks with other files, possibly the
-    guests. ``shared``: by guest, its bytes in blocks that the template has at the same offset; None if they are
-    not known yet. ``observer`` is called at every read.
+    guests. ``shared``: for each guest, the bytes whose blocks it shares with the template at the same offset;
+    None if they are not known yet. ``observer`` is called at every read.
 
     A task is the number of a range (:class:`~batchdiff.planning.scan.executor.Job`).
     """

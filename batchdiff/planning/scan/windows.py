@@ -22,7 +22,7 @@ from batchdiff.planning.scan.spans import Spans, spans_by_window, subtract
 from batchdiff.qcow2.entries import Origin
 
 MOST_KEPT = 32768
-"""The most segments and windows, of all guests together, that are kept at a time: 400 bytes each, some 13 MiB."""
+"""The maximum number of segments and windows kept at a time, for all guests: 400 bytes each, some 13 MiB."""
 
 
 @dataclass(frozen=True, slots=True)

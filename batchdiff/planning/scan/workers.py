@@ -1,4 +1,4 @@
-"""The executor of a plan: forked workers get one task at a time each, and a worker's death is noticed immediately.
+"""The executor of a plan: forked workers each get one task at a time, and a worker's death is noticed immediately.
 
 ::
 

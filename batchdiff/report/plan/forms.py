@@ -3,7 +3,9 @@
 ::
 
     facts  ->  words  ->  text                   for people: the same cells and sentences, laid out
-           ->                  json_form         for programs: the values themselves
+                 ->            markdown_form     for merge requests and tickets
+                 ->            html_form         for a browser: with pictures
+           ->                  json_form, csv_form   for programs: the values themselves
 """
 
 from __future__ import annotations
@@ -12,13 +14,25 @@ from collections.abc import Callable, Mapping
 
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.form import Form
+from batchdiff.report.plan.csv_form import plan_csv
 from batchdiff.report.plan.json_form import plan_json
+from batchdiff.report.plan.markdown_form import plan_markdown
 from batchdiff.report.plan.text import plan_text
 
 PlanForm = Callable[[PlanFacts, int], str]
 """Turns the facts of a plan into a report, with a newline at the end; the number is its width in cells."""
 
+
+def _html(facts: PlanFacts, _width: int) -> str:
+    from batchdiff.report.plan.html_form import plan_html  # noqa: PLC0415  # Jinja2 and numpy take longer than the rest
+
+    return plan_html(facts)
+
+
 PLAN_FORMS: Mapping[Form, PlanForm] = {
     Form.TEXT: plan_text,
     Form.JSON: lambda facts, _width: plan_json(facts),
+    Form.HTML: _html,
+    Form.MARKDOWN: lambda facts, _width: plan_markdown(facts),
+    Form.CSV: lambda facts, _width: plan_csv(facts),
 }

@@ -9,9 +9,11 @@ from typing import Any
 from batchdiff.plan.document import to_dict
 from batchdiff.plan.plan import GuestPlan
 from batchdiff.report.facts import PlanFacts, share
+from batchdiff.report.plan.comparison import compared, comparison_report
 
-REPORT_VERSION = "1.1"
-"""Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of savings."""
+REPORT_VERSION = "1.2"
+"""Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of
+savings, 1.2 the comparison with an older plan."""
 
 
 def plan_json(facts: PlanFacts) -> str:
@@ -23,7 +25,7 @@ def plan_report(facts: PlanFacts) -> dict[str, Any]:
     """Return the report as plain values."""
     plan = facts.plan
     document = to_dict(plan)
-    guests = zip(document["guests"], plan.guests, strict=True)
+    records = {record["name"]: record for record in document["guests"]}
     return {
         "report_version": REPORT_VERSION,
         "generator": plan.generator,
@@ -33,9 +35,9 @@ def plan_report(facts: PlanFacts) -> dict[str, Any]:
         "retire": plan.retire.value,
         "protect_template": plan.protect_template,
         "stale": list(facts.stale),
-        "guests": [_guest(record, guest) for record, guest in guests],
+        "guests": [_guest(records[guest.name], guest) for guest in facts.guests],
         "totals": _totals(facts),
-    }
+    } | ({} if facts.older is None else {"against": comparison_report(compared(facts.older, plan))})
 
 
 def _guest(record: dict[str, Any], guest: GuestPlan) -> dict[str, Any]:

@@ -36,6 +36,7 @@ def plan_text(facts: PlanFacts, width: int = WIDTH) -> str:
     blocks = [
         [paragraph(line, width=width, rest="  ") for line in words.heading(facts)],
         list(_stale(facts, width)),
+        [paragraph(sentence, width=width, rest="  ") for sentence in words.since(facts)],
         _table(facts, width),
         list(_below_the_table(facts, width)),
         list(_notes(facts, width)),
@@ -55,7 +56,7 @@ def _table(facts: PlanFacts, width: int) -> list[str]:
     rows = [words.guest_cells(guest) for guest in facts.rows]
     if not rows:
         return []
-    if len(facts.plan.guests) != 1:
+    if len(facts.guests) != 1:
         rows.append(words.total_cells(facts))
     return table(_COLUMNS, rows, width=width)
 

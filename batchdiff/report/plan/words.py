@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from batchdiff.choices import Retire
+from batchdiff.files.filenames import shell_word
 from batchdiff.image.storage.exactness import Exactness
-from batchdiff.plan.plan import GuestPlan, Savings, Totals
+from batchdiff.plan.plan import GuestPlan, GuestToConvert, Savings, Totals
 from batchdiff.report.facts import PlanFacts, guests_not_converted, inexact, share
 from batchdiff.report.figures import DASH, bounded_size, count_of, estimated_size, percent
+from batchdiff.report.plan.comparison import compared, sentences
 from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
+
+ATTENTION = "Refused, skipped, or worth a look"
 
 STALE = "WARNING: this plan is stale. `batchdiff apply` refuses what has changed; run `batchdiff plan` again."
 
@@ -43,10 +47,17 @@ def guest_cells(guest: GuestPlan) -> tuple[str, ...]:
 
 
 def total_cells(facts: PlanFacts) -> tuple[str, ...]:
-    """Return the last row of a table of several guests."""
-    totals, error = facts.plan.totals, facts.error_bytes
+    """Return the last row of a table of several guests: the sums over those that are reported."""
+    totals = facts.totals
+    is_whole = totals == facts.plan.totals
+    chosen = (
+        facts.savings
+        if is_whole
+        else [each.diff.savings for each in facts.guests if isinstance(each, GuestToConvert)]
+    )
+    error = sum(each.overlay_error_bytes for each in chosen)
     return (
-        "total",
+        "total" if is_whole else "of these",
         format_size(totals.allocated_bytes),
         estimated_size(totals.overlay_bytes, error),
         bounded_size(totals.saved_bytes, totals.exactness, error),
@@ -64,7 +75,7 @@ def _share(figures: Savings | Totals) -> str:
 
 def reasons(facts: PlanFacts) -> Iterator[tuple[str, str]]:
     """Yield verdicts, each with the guests that have it and why."""
-    for verdict, reason, names in guests_not_converted(facts.plan.guests):
+    for verdict, reason, names in guests_not_converted(facts.guests):
         yield verdict.value, f"{few(list(map(printable, names)))}: {printable(reason) or 'no reason given'}"
 
 
@@ -80,20 +91,20 @@ def how_saved(facts: PlanFacts) -> Iterator[str]:
         bounded = any(savings.exactness is not Exactness.EXACT for savings in chosen)
         about = "about " if facts.error_bytes else "up to " if bounded else ""
         on_disk = format_size(facts.overlay_disk_bytes)
-        yield f"saved counts what {what} on disk: {about}{on_disk}, because {why} holes."
+        yield f'"saved" counts what {what} on disk: {about}{on_disk}, because {why} holes.'
     if facts.has_shared_space:
-        yield "saved does not count space that is shared with other files, by reflinks or hard links."
+        yield '"saved" does not count space that is shared with other files, by reflinks or hard links.'
 
 
 def not_exact(facts: PlanFacts) -> Iterator[str]:
     """Yield why savings are not known exactly."""
     for each in inexact(facts.plan.to_convert):
         saved = bounded_size(each.saved_bytes, each.exactness)
-        yield f"{few(list(map(printable, each.names)))}: saved is {saved}: {printable(each.note)}."
+        yield f'{few(list(map(printable, each.names)))}: "saved" is {saved}: {printable(each.note)}.'
     totals = facts.plan.totals
     if totals.note:
         saved = bounded_size(totals.saved_bytes, totals.exactness)
-        yield f"total: saved is {saved}: {printable(totals.note)}."
+        yield f'total: "saved" is {saved}: {printable(totals.note)}.'
 
 
 def next_steps(facts: PlanFacts) -> Iterator[str]:
@@ -111,7 +122,45 @@ def next_steps(facts: PlanFacts) -> Iterator[str]:
         cost = f" That copies it to the upper layer of its overlayfs: {format_size(copied)}." if copied else ""
         yield text + cost
     if facts.error_bytes:
-        yield "~ marks the estimated size of a compressed overlay, ± the most that it may be off."
+        yield "~ marks the estimated size of a compressed overlay, ± its largest possible error."
+
+
+def main_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
+    """Yield what an operator wants to know first: a label, a figure, and a remark on it, which may be empty."""
+    totals = facts.plan.totals
+    saved = bounded_size(totals.saved_bytes, totals.exactness, facts.error_bytes)
+    yield "comes back", saved, f"{_share(totals)} of {format_size(totals.allocated_bytes)}"
+    space = format_size(facts.space_at_once(facts.jobs))
+    yield "needed at the worst moment", space if facts.savings else DASH, "free disk space, while apply runs"
+    counts = {"skipped": totals.skip, "refused": totals.refuse}
+    others = [f"{count} {verdict}" for verdict, count in counts.items() if count]
+    yield "guests to convert", f"{totals.convert} of {totals.guests}", ", ".join(others)
+    yield "originals", *_RETIRED[facts.plan.retire]
+
+
+_RETIRED = {
+    Retire.KEEP: ("kept", "the space comes back once you delete them"),
+    Retire.QUARANTINE: ("quarantined", "the space comes back with batchdiff purge"),
+    Retire.DELETE: ("deleted", "each after its overlay is verified"),
+}
+
+
+def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
+    """Return what to run next: a purpose and a command, to be copied."""
+    if not facts.path or not facts.savings:
+        return []
+    plan = shell_word(facts.path)
+    return [
+        ("Convert the guests:", f"batchdiff apply {plan}"),
+        ("See how far it is:", f"batchdiff status {plan}"),
+        ("Undo it:", f"batchdiff restore {plan}"),
+    ]
+
+
+def since(facts: PlanFacts) -> Iterator[str]:
+    """Yield what has changed since an older plan, if there is one to compare with."""
+    if facts.older is not None:
+        yield from sentences(compared(facts.older, facts.plan))
 
 
 def _space(facts: PlanFacts, guests: int) -> str:
@@ -122,7 +171,7 @@ def _space(facts: PlanFacts, guests: int) -> str:
     if usual == least:
         return f"{text}."
     how_many = f"{min(facts.jobs, guests)} guests in progress (`-j {facts.jobs}`)"
-    fewer = f"{format_size(least)} with `-j 1`. If there is less space, it takes fewer guests at once."
+    fewer = f"{format_size(least)} with `-j 1`. If there is less space, it works on fewer guests at once."
     return f"{text}, with {how_many}; {fewer}"
 
 

@@ -64,8 +64,8 @@ def test_no_image_is_written_into_dev(path):
         require_lasting(path)
     assert str(caught.value) == (
         f"{path} was not written: no block device has that name now, and a file in /dev would be gone after a"
-        " reboot. Bring the device back; or make one of that name, and copy the disk to it with `qemu-img convert"
-        f" -n -O FORMAT OVERLAY {path}`."
+        " reboot. Bring the device back; or create a block device with that name, and copy the disk to it with"
+        f" `qemu-img convert -n -O FORMAT OVERLAY {path}`."
     )
 
 

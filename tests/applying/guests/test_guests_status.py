@@ -132,7 +132,7 @@ NEXT = {
     "template written to": (
         QUARANTINED,
         OnDisk("/vm.qcow2", "/vm.img.aside", template=TemplateIs.WRITTEN_TO),
-        "verify: the template was written to or replaced, and its overlay may be damaged",
+        "verify: the template was written to or replaced, so the overlay may be damaged",
     ),
     "template written to, overlay missing": (
         QUARANTINED,

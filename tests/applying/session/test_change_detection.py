@@ -40,7 +40,7 @@ def test_the_first_look_is_what_counts(constancy):
         (CTIME, "ctime"),
         (MTIME, "mtime"),
         (dataclasses.replace(FIRST, size=7), "its size changed"),
-        (dataclasses.replace(FIRST, inode=7), "another file stands in its place"),
+        (dataclasses.replace(FIRST, inode=7), "another file is in its place"),
     ],
 )
 @pytest.mark.parametrize("noted", [False, True])
@@ -113,7 +113,7 @@ def test_another_file_at_a_path(constancy, chain, number, before):
         replaced(chain[number])
         with pytest.raises(PlanError, match=f"{chain[number]} changed while this command ran") as caught:
             constancy.check_at_paths(image)
-        assert caught.value.why == "another file stands in its place"
+        assert caught.value.why == "another file is in its place"
         cure = "Bring the planned template back" if before else "Shut down whatever writes to it"
         assert caught.value.remedy == f"{cure}, then run the same command again."
 

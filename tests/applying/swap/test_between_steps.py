@@ -30,7 +30,7 @@ from batchdiff.files.fingerprint import fingerprint_at
 
 RETIRES = list(Retire)
 REMOVING = [Retire.QUARANTINE, Retire.DELETE]
-SWAPPED = "another file stands in its place"
+SWAPPED = "another file is in its place"
 
 
 @pytest.fixture(params=["beside", "same"])

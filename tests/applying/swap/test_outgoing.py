@@ -127,7 +127,7 @@ def test_what_may_not_be_retired(world, retire, aside):
     if aside:
         world.path.rename(world.folder / "vm.img.batchdiff-deleting")
     if retire is Retire.DELETE and not aside:
-        with pytest.raises(GuestError, match=r"was left as it is: .* has 2 hard links"):
+        with pytest.raises(GuestError, match=r"was left unchanged: .* has 2 hard links"):
             outgoing.image(moved=False)
     else:
         outgoing.image(moved=False)
@@ -143,7 +143,7 @@ def test_who_has_it_open(world, outgoing, flags):
             outgoing.image(moved=False)
     else:
         outgoing.image(moved=False)
-        with pytest.raises(InUseError, match="was left as it is"):
+        with pytest.raises(InUseError, match="was left unchanged"):
             outgoing.require_alone()
     os.close(fd)
 

@@ -166,7 +166,7 @@ def bomb(*, levels: int, merge: bool = False) -> str:
 )
 def test_a_billion_laughs_are_refused_quickly(text):
     start = time.process_time()
-    assert f"more than {MAX_VALUES} values, aliases expanded" in refusal(text)
+    assert f"more than {MAX_VALUES} values, including those from aliases" in refusal(text)
     assert time.process_time() - start < 10
 
 

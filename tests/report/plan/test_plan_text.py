@@ -130,8 +130,8 @@ def test_an_unprotected_template_is_not_said_to_be_protected():
 def test_what_is_saved_is_counted_by_what_the_overlay_takes_on_disk():
     thin = guest_plan(savings=savings(10 * GIB, GIB, overlay_disk_bytes=256 * MIB, saved_bytes=9984 * MIB))
     packed = guest_plan("db01", overlay_path="/x", savings=savings(GIB, 100 * MIB, MIB))
-    note = "saved counts what the overlays take on disk: "
-    said = "saved counts what the overlay takes on disk: 256 MiB, because its file has holes."
+    note = '"saved" counts what the overlays take on disk: '
+    said = '"saved" counts what the overlay takes on disk: 256 MiB, because its file has holes.'
     assert said in flat(plan_text(small_plan(thin)))
     assert f"{note}about 356 MiB, because" in flat(plan_text(small_plan(thin, packed)))
     assert note not in plan_text(small_plan(WEB, packed))
@@ -140,7 +140,7 @@ def test_what_is_saved_is_counted_by_what_the_overlay_takes_on_disk():
 
 def test_that_shared_blocks_keep_the_table_from_adding_up_is_said():
     shared = guest_plan(savings=savings(10 * GIB, GIB, reclaimable_bytes=2 * GIB, saved_bytes=GIB))
-    assert "saved does not count space that is shared with other files" in plan_text(small_plan(shared))
+    assert '"saved" does not count space that is shared with other files' in plan_text(small_plan(shared))
 
 
 def test_overlays_in_the_place_of_their_guests():
@@ -287,10 +287,10 @@ def test_on_which_side_a_number_may_be_off_is_said_in_words():
     least = [bounded(name, Exactness.AT_LEAST, "btrfs compresses it") for name in ("a", "b")]
     report = plan_text(small_plan(WEB, *least, retire=Retire.DELETE))
     assert "at least 9 GiB" in next(line for line in report.splitlines() if line.startswith("a "))
-    assert "a and b: saved is at least 18 GiB: btrfs compresses it." in flat(report)
+    assert 'a and b: "saved" is at least 18 GiB: btrfs compresses it.' in flat(report)
     assert "frees at least 27.5 GiB." in flat(report)
     most = bounded("c", Exactness.AT_MOST, "it may be in a lower layer")
-    assert "c: saved is at most 9 GiB: it may be in a lower layer." in flat(plan_text(small_plan(most)))
+    assert 'c: "saved" is at most 9 GiB: it may be in a lower layer.' in flat(plan_text(small_plan(most)))
     assert "original: at most 9 GiB come back only" in flat(plan_text(small_plan(most)))
 
 
@@ -298,7 +298,7 @@ def test_what_is_not_known_has_no_number():
     report = plan_text(
         small_plan(WEB, bounded("z", Exactness.UNKNOWN, "nobody measured zfs"), retire=Retire.DELETE)
     )
-    assert "z: saved is unknown: nobody measured zfs." in report
+    assert 'z: "saved" is unknown: nobody measured zfs.' in report
     assert "frees an unknown amount of space" in flat(report)
     assert "It needs about" in report
     assert "90.0%" not in report
@@ -315,4 +315,6 @@ def test_what_protecting_the_template_takes_is_said():
         plan_text(small_plan(WEB, totals=totals))
     )
     totals = totals_of([WEB], Retire.KEEP, protecting=CopyUp(0, Exactness.AT_LEAST, "it may be copied"))
-    assert "total: saved is at most 9.5 GiB: it may be copied." in flat(plan_text(small_plan(WEB, totals=totals)))
+    assert 'total: "saved" is at most 9.5 GiB: it may be copied.' in flat(
+        plan_text(small_plan(WEB, totals=totals))
+    )

@@ -1,0 +1,88 @@
+"""Two plans of a fleet compared: which guests came, went, grew or got another verdict; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from batchdiff.plan.plan import GuestPlan, Plan
+from batchdiff.report.figures import bounded_size, count_of
+from batchdiff.report.printable import printable
+from batchdiff.units import few, format_size
+
+
+class SizeChange(NamedTuple):
+    """A guest whose overlay has another size in the newer plan; in bytes."""
+
+    name: str
+    before: int
+    after: int
+
+
+class PlanComparison(NamedTuple):
+    """The differences between an older plan and a newer one; ``verdicts`` has name, old and new verdict."""
+
+    older: Plan
+    newer: Plan
+    appeared: list[str]
+    gone: list[str]
+    verdicts: list[tuple[str, str, str]]
+    changes: list[SizeChange]
+
+
+def compared(older: Plan, newer: Plan) -> PlanComparison:
+    """Compare two plans by the names of their guests; changed overlays come in order of their growth."""
+    before, after = _by_name(older), _by_name(newer)
+    both = [(old, after[name]) for name, old in before.items() if name in after]
+    changes = [
+        SizeChange(old.name, old.diff.savings.overlay_bytes, new.diff.savings.overlay_bytes)
+        for old, new in both
+        if old.diff and new.diff and old.diff.savings.overlay_bytes != new.diff.savings.overlay_bytes
+    ]
+    return PlanComparison(
+        older,
+        newer,
+        [name for name in after if name not in before],
+        [name for name in before if name not in after],
+        [(old.name, old.verdict.value, new.verdict.value) for old, new in both if old.verdict != new.verdict],
+        sorted(changes, key=lambda each: each.before - each.after),
+    )
+
+
+def _by_name(plan: Plan) -> dict[str, GuestPlan]:
+    return {guest.name: guest for guest in plan.guests}
+
+
+def sentences(found: PlanComparison) -> Iterator[str]:
+    """Yield the comparison in words, printable, the savings first."""
+    old, new = found.older.totals, found.newer.totals
+    saved = [bounded_size(each.saved_bytes, each.exactness) for each in (old, new)]
+    yield f"Since the plan of {printable(found.older.created)}: saved {saved[0]} then, {saved[1]} now."
+    if found.older.template.source.path != found.newer.template.source.path:
+        yield f"The older plan is for another template, {printable(found.older.template.source.path)}."
+    elif found.older.template_digest != found.newer.template_digest:
+        yield "The template's content has changed since the older plan."
+    for names, what in ((found.appeared, "not in the older plan"), (found.gone, "only in the older plan")):
+        if names:
+            yield f"{count_of(len(names), 'guest')} {what}: {few([printable(name) for name in names])}."
+    for name, before, after in found.verdicts:
+        yield f"{printable(name)}: {before} then, {after} now."
+    for each in found.changes:
+        grew = "grew" if each.after > each.before else "shrank"
+        sizes = f"from {format_size(each.before)} to {format_size(each.after)}"
+        yield f"{printable(each.name)}: its overlay {grew} {sizes}."
+    if not any((found.appeared, found.gone, found.verdicts, found.changes)):
+        yield "No guest has changed."
+
+
+def comparison_report(found: PlanComparison) -> dict[str, object]:
+    """Return the comparison as plain values for JSON."""
+    return {
+        "created": found.older.created,
+        "saved_bytes": {"older": found.older.totals.saved_bytes, "newer": found.newer.totals.saved_bytes},
+        "template_changed": found.older.template_digest != found.newer.template_digest,
+        "appeared": found.appeared,
+        "gone": found.gone,
+        "verdicts": [{"name": name, "older": old, "newer": new} for name, old, new in found.verdicts],
+        "overlay_bytes": [{"name": name, "older": old, "newer": new} for name, old, new in found.changes],
+    }

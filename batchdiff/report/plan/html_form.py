@@ -1,0 +1,139 @@
+"""A plan as one HTML file for a browser: no network, no script from elsewhere, readable in print and on a phone.
+
+::
+
+    facts -> words, pictures -> page/plan.html, with page/page.css and page/page.js inside it
+
+Everything from outside is escaped by Jinja2; a browser runs no script but the one whose digest the page names.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from batchdiff.errors import PlanError
+from batchdiff.plan.plan import Diff, GuestPlan, Verdict
+from batchdiff.report.facts import PlanFacts, share
+from batchdiff.report.figures import percent
+from batchdiff.report.plan import words
+from batchdiff.report.plan.change_map import BINS, ChangeMap, change_map
+from batchdiff.report.plan.pictures import MapPath, SizeBar, crowd_paths, map_paths, size_bars
+from batchdiff.report.plan.remarks import remarks
+from batchdiff.report.printable import printable
+from batchdiff.units import format_size
+
+
+class GuestView(NamedTuple):
+    """What the page shows of a guest; the numbers are for sorting, and -1 stands for an unknown one."""
+
+    number: int
+    name: str
+    verdict: str
+    reason: str
+    cells: Sequence[str]
+    allocated: int
+    overlay: int
+    saved: int
+    share: float
+    cluster: int
+    path: str
+    overlay_path: str
+    disk: str
+    width: float
+    paths: Sequence[MapPath]
+    described: str
+    bars: Sequence[SizeBar]
+
+
+def plan_html(facts: PlanFacts) -> str:
+    """Return the savings report of a plan as an HTML document.
+
+    :raises PlanError: the plan's extents are invalid.
+    """
+    page = Environment(
+        loader=PackageLoader("batchdiff.report.plan", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    page.filters["size"] = format_size
+    script = page.loader.get_source(page, "page.js")[0] if page.loader else ""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return page.get_template("plan.html").render(_content(facts), script=script, script_digest=digest)
+
+
+def _content(facts: PlanFacts) -> dict[str, Any]:
+    """Return the values that the template names."""
+    plan = facts.plan
+    scale = max((guest.image.virtual_size for guest in plan.guests if guest.image is not None), default=1)
+    maps = {guest.name: _map(guest.diff, scale) for guest in facts.guests if guest.diff is not None}
+    guests = [_view(number, guest, maps.get(guest.name), scale) for number, guest in enumerate(facts.guests)]
+    return {
+        "heading": words.heading(facts),
+        "figures": list(words.main_figures(facts)),
+        "stale": [printable(notice) for notice in facts.stale],
+        "stale_warning": words.STALE,
+        "attention": words.ATTENTION,
+        "since": list(words.since(facts)),
+        "reasons": list(words.reasons(facts)),
+        "remarks": list(remarks(facts)),
+        "below": [*words.how_saved(facts), *words.not_exact(facts)],
+        "next": list(words.next_steps(facts)),
+        "commands": words.next_commands(facts),
+        "guests": guests,
+        "total": words.total_cells(facts),
+        "verdicts": [verdict.value for verdict in Verdict if verdict in {each.verdict for each in facts.guests}],
+        "scale": format_size(scale),
+        "bins": BINS,
+        "crowd": crowd_paths(np.mean([each.data > 0 for each in maps.values()], axis=0)) if maps else [],
+        "mapped": len(maps),
+        "generator": printable(plan.generator),
+        "checksum": plan.checksum,
+    }
+
+
+def _map(diff: Diff, scale: int) -> ChangeMap:
+    try:
+        return change_map(diff, scale)
+    except ValueError as error:
+        raise PlanError("cannot draw the plan", why=str(error), remedy="Plan again: `batchdiff plan`.") from error
+
+
+def _view(number: int, guest: GuestPlan, changes: ChangeMap | None, scale: int) -> GuestView:
+    diff, image = guest.diff, guest.image
+    savings = diff.savings if diff else None
+    disk = image.virtual_size if image else 0
+    part = share(savings.saved_bytes, savings.allocated_bytes) if savings else None
+    return GuestView(
+        number=number,
+        name=printable(guest.name),
+        verdict=guest.verdict.value,
+        reason=printable(guest.reason),
+        cells=words.guest_cells(guest)[1:6],
+        allocated=savings.allocated_bytes if savings else -1,
+        overlay=savings.overlay_bytes if savings else -1,
+        saved=savings.saved_bytes if savings else -1,
+        share=-1 if part is None else round(max(100 * part, 0), 2),
+        cluster=guest.options.cluster_size or -1,
+        path=printable(guest.source.path),
+        overlay_path=printable(guest.overlay_path),
+        disk=format_size(disk) if image else "",
+        width=round(BINS * disk / scale, 2),
+        paths=map_paths(changes) if changes else (),
+        described=_described(diff, disk) if diff and disk else "",
+        bars=size_bars(savings.overlay_bytes_by_cluster_size, guest.options.cluster_size) if savings else (),
+    )
+
+
+def _described(diff: Diff, disk: int) -> str:
+    """Return the map in words, for those who cannot see it."""
+    data, zeros = diff.data.units * diff.unit / disk, diff.zero.units * diff.unit / disk
+    return f"data differ in {percent(data)} of the disk, and zeros cover data of the template in {percent(zeros)}"

@@ -1,0 +1,129 @@
+"""The HTML report in Chromium: it is drawn, sorts, filters, and hostile names do nothing.
+
+Guards report/plan/page/page.js.
+"""
+
+import chromium
+import pytest
+from plans import guest_plan, refused_guest, savings, small_plan
+
+from batchdiff.choices import Verdict
+from batchdiff.report.facts import PlanFacts
+from batchdiff.report.plan.html_form import plan_html
+from batchdiff.units import GIB, MIB
+
+HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=1</script>'
+
+SHOWN = """const shown = (selector) => Array.from(document.querySelectorAll(selector))
+    .filter((each) => !each.hidden).map((each) => each.querySelector("th, .name").textContent.trim());
+  const both = () => [shown("#table tbody tr"), shown("#disks > details")];
+  const press = (key) => document.querySelector(`th[data-key=${key}] button`).click();
+"""
+
+
+@pytest.fixture
+def report(tmp_path):
+    plan = small_plan(
+        guest_plan("web10", savings=savings(10 * GIB, 9 * GIB)),
+        guest_plan("web2", savings=savings(4 * GIB, 100 * MIB)),
+        guest_plan(HOSTILE, savings=savings(GIB, 100 * MIB)),
+        guest_plan("small", verdict=Verdict.SKIP, reason="it is small", savings=savings(GIB, GIB)),
+        refused_guest("lost", HOSTILE),
+    )
+    path = tmp_path / "report.html"
+    path.write_text(plan_html(PlanFacts(plan, [HOSTILE], path="fleet.plan.json")))
+    return path
+
+
+def test_it_opens_without_an_error_and_runs_no_foreign_script(report):
+    """With its policy: a script that somebody brought into it would not run."""
+    dom = chromium.run(report, "--dump-dom", profile=report.with_name("profile")).stdout
+    assert "<title>5 guests on the template" in dom
+    assert "onerror" in dom
+
+
+def test_what_is_on_it(report):
+    found = chromium.evaluate(
+        report,
+        """return {
+          title: document.title,
+          images: document.images.length,
+          scripts: document.scripts.length,
+          maps: document.querySelectorAll("svg.map").length,
+          wide: document.querySelector("#g0 svg.map").getBoundingClientRect().width,
+          background: getComputedStyle(document.querySelector("#g0 .data4")).fill,
+          overflow: document.documentElement.scrollWidth > innerWidth,
+        };""",
+    )
+    assert found["title"].startswith("5 guests")
+    assert (found["images"], found["scripts"], found["maps"]) == (0, 2, 5)  # the second script is this one
+    assert found["wide"] > 100
+    assert found["background"] != "rgb(0, 0, 0)"
+    assert not found["overflow"]
+
+
+def test_it_sorts_by_numbers_and_names(report):
+    first, second, third = chromium.evaluate(
+        report,
+        SHOWN
+        + """const found = [];
+        press("saved"); found.push(both());
+        press("saved"); found.push(both());
+        press("name"); found.push(both());
+        return found;""",
+    )
+    assert first[0] == ["web2", "web10", HOSTILE, "small", "lost"]
+    assert second[0] == ["lost", "small", HOSTILE, "web10", "web2"]
+    assert third[0] == [HOSTILE, "lost", "small", "web2", "web10"]
+    assert all(table == disks for table, disks in (first, second, third))
+
+
+def test_the_sorted_column_is_announced(report):
+    found = chromium.evaluate(
+        report,
+        SHOWN
+        + """press("saved"); press("name");
+        return Array.from(document.querySelectorAll("thead th"), (each) => each.getAttribute("aria-sort"));""",
+    )
+    assert found == ["ascending", None, None, None, None, None, None]
+
+
+def test_it_filters_by_name_and_verdict(report):
+    by_name, by_verdict, count = chromium.evaluate(
+        report,
+        SHOWN
+        + """const find = document.getElementById("find");
+        const change = (element) => element.dispatchEvent(new Event("input", {bubbles: true}));
+        find.value = "WEB"; change(find);
+        const byName = both();
+        const count = document.getElementById("count").textContent;
+        find.value = ""; change(find);
+        const box = document.querySelector("[value=convert]"); box.checked = false; change(box);
+        return [byName, both(), count];""",
+    )
+    assert by_name == [["web10", "web2"]] * 2
+    assert by_verdict == [["small", "lost"]] * 2
+    assert count == "2 of 5"
+
+
+def test_a_link_to_a_guest_opens_it(report):
+    found = chromium.evaluate(
+        report,
+        """location.hash = "#g1"; window.dispatchEvent(new Event("hashchange"));
+        return [document.getElementById("g1").open, document.getElementById("g0").open];""",
+    )
+    assert found == [True, False]
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(report):
+    found = chromium.evaluate(
+        report,
+        """const frame = document.createElement("iframe");
+        const text = document.documentElement.outerHTML.replace(/<script[^]*?<\\/script>/g, "");
+        frame.style.width = "360px"; document.body.append(frame);
+        frame.contentDocument.open(); frame.contentDocument.write(text); frame.contentDocument.close();
+        const inner = frame.contentDocument;
+        return [inner.documentElement.scrollWidth, inner.querySelector(".optional").offsetWidth];""",
+    )
+    assert found[0] <= 360
+    assert found[1] == 0

@@ -1,0 +1,63 @@
+"""What has changed between two plans. Guards report/plan/comparison.py."""
+
+import dataclasses
+
+from plans import guest_plan, refused_guest, savings, small_plan
+
+from batchdiff.report.facts import PlanFacts
+from batchdiff.report.plan.comparison import SizeChange, compared, sentences
+from batchdiff.report.plan.json_form import plan_report
+from batchdiff.units import GIB, MIB
+
+OLD = small_plan(guest_plan("web01"), guest_plan("web02"), guest_plan("db01"), refused_guest("log01"))
+NEW = small_plan(
+    guest_plan("web01"),
+    guest_plan("db01", savings=savings(2 * GIB, 300 * MIB)),
+    guest_plan("log01", savings=savings(GIB, 100 * MIB)),
+    guest_plan("app01", savings=savings(GIB, 100 * MIB)),
+)
+
+
+def test_what_came_went_grew_and_was_decided_otherwise():
+    found = compared(OLD, NEW)
+    assert (found.appeared, found.gone) == (["app01"], ["web02"])
+    assert found.verdicts == [("log01", "refuse", "convert")]
+    assert found.changes == [SizeChange("db01", 256 * MIB, 300 * MIB)]
+
+
+def test_in_words():
+    assert list(sentences(compared(OLD, NEW))) == [
+        "Since the plan of 2026-01-02T03:04:05Z: saved 5.2 GiB then, 5.3 GiB now.",
+        "1 guest not in the older plan: app01.",
+        "1 guest only in the older plan: web02.",
+        "log01: refuse then, convert now.",
+        "db01: its overlay grew from 256 MiB to 300 MiB.",
+    ]
+
+
+def test_the_largest_growth_comes_first():
+    old = small_plan(*(guest_plan(name, savings=savings(GIB, 100 * MIB)) for name in "abc"))
+    sizes = {"a": 90, "b": 101, "c": 150}
+    new = small_plan(*(guest_plan(name, savings=savings(GIB, size * MIB)) for name, size in sizes.items()))
+    assert [change.name for change in compared(old, new).changes] == ["c", "b", "a"]
+    assert list(sentences(compared(old, new)))[-1] == "a: its overlay shrank from 100 MiB to 90 MiB."
+
+
+def test_nothing_has_changed():
+    assert list(sentences(compared(OLD, OLD)))[1:] == ["No guest has changed."]
+
+
+def test_another_template_or_content():
+    digest = dataclasses.replace(OLD, template_digest="xxh3-128-64m-512k:" + "1f" * 16)
+    assert "The template's content has changed since the older plan." in sentences(compared(OLD, digest))
+    source = dataclasses.replace(OLD.template.source, path="/srv/images/debian-11.qcow2")
+    other = dataclasses.replace(OLD, template=dataclasses.replace(OLD.template, source=source))
+    assert "The older plan is for another template, /srv/images/debian-11.qcow2." in list(
+        sentences(compared(other, OLD))
+    )
+
+
+def test_as_json():
+    against = plan_report(PlanFacts(NEW, older=OLD))["against"]
+    assert against["overlay_bytes"] == [{"name": "db01", "older": 256 * MIB, "newer": 300 * MIB}]
+    assert "against" not in plan_report(PlanFacts(NEW))
