@@ -86,6 +86,15 @@ def killed(folder: Path, verb: tuple[str, ...], call: str, number: int, *, then:
     return done.returncode != 0
 
 
+def test_status_names_what_is_left(tmp_path):
+    folder = tmp_path / "fleet"
+    assert killed(folder, APPLY, "unlink", 3, then=("status", "fleet.plan.json"))
+    shown = " ".join(batchdiff("status", "fleet.plan.json", cwd=folder).stdout.split())
+    assert "apply: delete what is left of its original" in shown
+    batchdiff(*APPLY, cwd=folder)
+    assert_ended(folder)
+
+
 def kill_at(tmp_path: Path, verb: tuple[str, ...], chosen: list[tuple[str, int]]) -> int:
     def one(point: tuple[str, int]) -> bool:
         return killed(tmp_path / f"{point[0]}-{point[1]}", verb, *point)

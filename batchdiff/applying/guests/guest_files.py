@@ -108,6 +108,17 @@ def _found(path: str, now: Fingerprint | None, guest: GuestToConvert) -> Found |
     return Found(path, now, all(each.is_unwritten(there) for each, there in ((known, now), *parts)))
 
 
+def parts_left(original: PlannedImage) -> list[tuple[str, Fingerprint]]:
+    """Return the extents or data file of an original that still exist: present paths and planned fingerprints."""
+    found = []
+    for path, planned in original.other_files:
+        for place in (path, original_names(path).deleting):
+            now = fingerprint_at(place)
+            if now is not None and planned.is_same_file(now):
+                found.append((place, planned))
+    return found
+
+
 def parts_written_to(original: PlannedImage) -> bool:
     """Return whether an extent or the data file of an original was written to, replaced or removed."""
     return any(known.was_written_to(fingerprint_at(path) or NO_FILE) for path, known in original.other_files)
@@ -180,12 +191,14 @@ def _on_disk(guest: GuestToConvert, state: GuestState) -> OnDisk:
         overlay, original = find_overlay(guest, state), find_original(guest, state)
     except GuestError as error:
         return OnDisk(None, None, error.why)
+    is_half_deleted = original is None and state.deleting and state.goal is not Goal.RESTORE
     return OnDisk(
         overlay.path if overlay else None,
         original.path if original else None,
         written=_written(overlay, state.overlay, Written.OVERLAY)
         | _written(original, guest.image.fingerprints[0], Written.ORIGINAL)
         | (Written.ORIGINAL if original and parts_written_to(guest.image) else Written.NONE),
+        parts=tuple(path for path, _ in parts_left(guest.image)) if is_half_deleted else (),
     )
 
 

@@ -15,27 +15,17 @@ import os
 
 from batchdiff.applying.checks.no_dependents import require_no_dependents
 from batchdiff.applying.guests.file_names import original_names
+from batchdiff.applying.guests.guest_files import parts_left
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap import retire
 from batchdiff.errors import InUseError
 from batchdiff.files import own_files
-from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
+from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
 from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.in_use.check import Purpose
 from batchdiff.image.in_use.hold import Held
 from batchdiff.linux.call_failures import AGAIN
 from batchdiff.plan.plan import PlannedImage
-
-
-def left_of(original: PlannedImage) -> list[tuple[str, Fingerprint]]:
-    """Return the present paths of an original's other files that still exist, with their planned fingerprints."""
-    found = []
-    for path, planned in original.other_files:
-        for place in (path, original_names(path).deleting):
-            now = fingerprint_at(place)
-            if now is not None and planned.is_same_file(now):
-                found.append((place, planned))
-    return found
 
 
 def delete_other_files(original: PlannedImage, run: Run) -> list[str]:
@@ -45,7 +35,7 @@ def delete_other_files(original: PlannedImage, run: Run) -> list[str]:
     """
     remarks = []
     names = original_names(original.source.path)
-    for path, planned in left_of(original):
+    for path, planned in parts_left(original):
         now = fingerprint_at(path)
         if now is not None and planned.is_unwritten(now):
             _delete(path, (names.own, names.quarantine, names.deleting), run)

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from batchdiff.applying.checks.no_dependents import require_no_dependents
 from batchdiff.applying.guests.file_names import discard, original_names, require_lasting, where_is
+from batchdiff.applying.guests.guest_files import parts_left
 from batchdiff.applying.guests.next_action import Action, IncomingAt, OutgoingAt, next_action
 from batchdiff.applying.journal.leftovers import leftover
 from batchdiff.applying.journal.records import Fate, Goal, Step
@@ -26,7 +27,7 @@ from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap import retire
 from batchdiff.applying.swap.guest_journal import GuestJournal
 from batchdiff.applying.swap.observe import can_be_opened, fate_of_original, incoming_at, observe
-from batchdiff.applying.swap.other_files import delete_other_files, left_of
+from batchdiff.applying.swap.other_files import delete_other_files
 from batchdiff.applying.swap.outgoing import OutgoingFile
 from batchdiff.applying.swap.refusals import (
     another_file,
@@ -262,7 +263,7 @@ class Swap:
         """Delete the other files of an original that this or an earlier run has deleted, and that is gone."""
         original, state = self.task.original, self._journal.state
         names = original_names(original.source.path)
-        if not left_of(original) or where_is(names, original.fingerprints[0]) is not OutgoingAt.GONE:
+        if not parts_left(original) or where_is(names, original.fingerprints[0]) is not OutgoingAt.GONE:
             return
         if state.fate is Fate.DELETED or (state.deleting and self.task.goal is not Goal.RESTORE):
             if Action.UNLINK not in self._done and not can_be_opened(self.task.incoming.source):
