@@ -164,6 +164,14 @@ def test_a_changed_extent_in_quarantine_is_not_thrown_away(tmp_path):
     assert "it is not the file that was planned" in words
     assert all(file.exists() for file in files[many_files.FLAT][1:])
     assert "written to since" in said(batchdiff("status", "fleet.plan.json", cwd=tmp_path))
+    words = said(batchdiff("verify", "fleet.plan.json", cwd=tmp_path))
+    assert f"{files[many_files.FLAT][1]}: it was written to (mtime), even though it is in quarantine" in words
+    files[many_files.FLAT][1].unlink()
+    words = said(batchdiff("verify", "fleet.plan.json", cwd=tmp_path, expect=None))
+    assert f"its extent {files[many_files.FLAT][1]} is missing" in words
+    words = said(batchdiff("restore", "fleet.plan.json", "--discard-changes", "--yes", cwd=tmp_path, expect=None))
+    assert f"{files[many_files.FLAT][1]} is missing" in words or "is not its original" in words
+    assert notation.qemu_content(tmp_path / f"{many_files.FLAT}.overlay", "qcow2") == notation.content(CHANGED)
 
 
 @pytest.mark.parametrize("retire", ["quarantine", "delete"])

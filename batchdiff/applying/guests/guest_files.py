@@ -119,9 +119,21 @@ def parts_left(original: PlannedImage) -> list[tuple[str, Fingerprint]]:
     return found
 
 
-def parts_written_to(original: PlannedImage) -> bool:
-    """Return whether an extent or the data file of an original was written to, replaced or removed."""
-    return any(known.was_written_to(fingerprint_at(path) or NO_FILE) for path, known in original.other_files)
+def lacks_parts(original: PlannedImage) -> bool:
+    """Return whether an extent or the data file of an original is gone, and a part of its disk with it."""
+    return any(fingerprint_at(path) is None for path, _ in original.other_files)
+
+
+def changed_parts(original: PlannedImage) -> str:
+    """Describe which extents or data file of an original were written to, replaced or removed; empty if none."""
+    found = []
+    for path, known in original.other_files:
+        now = fingerprint_at(path)
+        if now is None:
+            found.append(f"{path} is gone")
+        elif known.was_written_to(now):
+            found.append(f"{path}: {known.changes(now)}")
+    return "; ".join(found)
 
 
 def rebuilt_is_in_place(guest: GuestToConvert, state: GuestState | None) -> bool:
@@ -197,7 +209,7 @@ def _on_disk(guest: GuestToConvert, state: GuestState) -> OnDisk:
         original.path if original else None,
         written=_written(overlay, state.overlay, Written.OVERLAY)
         | _written(original, guest.image.fingerprints[0], Written.ORIGINAL)
-        | (Written.ORIGINAL if original and parts_written_to(guest.image) else Written.NONE),
+        | (Written.ORIGINAL if original and changed_parts(guest.image) else Written.NONE),
         parts=tuple(path for path, _ in parts_left(guest.image)) if is_half_deleted else (),
     )
 

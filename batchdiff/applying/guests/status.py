@@ -35,7 +35,7 @@ class Written(enum.Flag):
 class OnDisk:
     """The paths of a guest's files, None for a missing one. ``doubt``: why they are uncertain.
 
-    ``left``: the overlay that a restore left behind, which nothing needs. ``parts``: the extents or the data file of
+    ``left``: the overlay that a restore left behind, which nothing needs. ``parts``: the extents or data file of
     an original that batchdiff had not finished deleting.
     """
 

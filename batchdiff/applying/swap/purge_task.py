@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from batchdiff.applying.checks.verify import Check, Comparison, check_used, verify
 from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.file_names import FileNames, original_names
-from batchdiff.applying.guests.guest_files import parts_written_to
+from batchdiff.applying.guests.guest_files import changed_parts
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.journal.records import Goal, GuestState, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
@@ -115,7 +115,7 @@ class PurgeTask:
         if not self.used or not self.is_compared:
             return None
         now, planned = self.outgoing.known, self.original.fingerprints[0]
-        if planned.was_written_to(now) or parts_written_to(self.original):
+        if planned.was_written_to(now) or changed_parts(self.original):
             raise GuestError(
                 f"{self.outgoing.names.own} was not deleted",
                 why="it differs from what the VM sees now, and it is not the file that was planned",
