@@ -25,7 +25,7 @@ from batchdiff.linux.block_stack import Underlying, all_underlying
 from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.plan import Diff, PlannedImage, UntouchedGuest, Verdict
-from batchdiff.planning.owners import Owners
+from batchdiff.planning.owners import PART, Owners
 from batchdiff.units import format_size
 
 _CONVERT_FIRST = "convert or remove that image first, then plan again"
@@ -127,7 +127,7 @@ def _with_own_files(parts: list[Part], template: PlannedImage, manifest: Manifes
     for part in parts:
         if isinstance(part, Candidate):
             for path in part.record.source.other_files:
-                owners.add(path, part.entry.name, "a part of the guest")
+                owners.add(path, part.entry.name, PART)
     for path in template.paths:
         owners.add(path, "", "a file of the template")
 
@@ -135,7 +135,7 @@ def _with_own_files(parts: list[Part], template: PlannedImage, manifest: Manifes
         if not isinstance(part, Candidate):
             return part
         source = part.record.source
-        reason = owners.conflict(part.entry.name, (source.path, *source.other_files))
+        reason = owners.conflict(part.entry.name, source.path, source.other_files)
         return untouched_guest(part.entry, part.record, Verdict.REFUSE, reason) if reason else part
 
     return [decided(part) for part in parts]
