@@ -18,7 +18,7 @@ from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.guest_files import parts_left
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap import retire
-from batchdiff.errors import InUseError
+from batchdiff.errors import GuestError, InUseError
 from batchdiff.files import own_files
 from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
 from batchdiff.image.files import identify, open_image_file
@@ -68,5 +68,11 @@ def _require_free(held: Held, path: str, but: tuple[str, ...], run: Run, *former
     usage = held.alone()
     if usage.objection:
         raise InUseError(f"{path} was not deleted", why=usage.objection, remedy=f"Stop whatever uses it, {AGAIN}")
+    if usage.unknown and not run.session.unseen:
+        raise GuestError(
+            f"{path} was not deleted",
+            why=f"{usage.unknown}, so a VM could have it open unseen",
+            remedy="If you are sure that none has, add `--unseen`.",
+        )
     require_no_dependents(run.dependents, path, *former, but=but)
     run.check_template()
