@@ -18,7 +18,8 @@ from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.guest_files import parts_left
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap import retire
-from batchdiff.errors import GuestError, InUseError
+from batchdiff.applying.swap.refusals import open_unseen
+from batchdiff.errors import InUseError
 from batchdiff.files import own_files
 from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
 from batchdiff.image.files import identify, open_image_file
@@ -69,10 +70,6 @@ def _require_free(held: Held, path: str, but: tuple[str, ...], run: Run, *former
     if usage.objection:
         raise InUseError(f"{path} was not deleted", why=usage.objection, remedy=f"Stop whatever uses it, {AGAIN}")
     if usage.unknown and not run.session.unseen:
-        raise GuestError(
-            f"{path} was not deleted",
-            why=f"{usage.unknown}, so a VM could have it open unseen",
-            remedy="If you are sure that none has, add `--unseen`.",
-        )
+        raise open_unseen(path, usage.unknown)
     require_no_dependents(run.dependents, path, *former, but=but)
     run.check_template()

@@ -11,6 +11,7 @@ from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap import retire
 from batchdiff.applying.swap.observe import outgoing_at
+from batchdiff.applying.swap.refusals import open_unseen
 from batchdiff.applying.swap.task import SwapTask
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError, InUseError
@@ -122,11 +123,7 @@ class OutgoingFile:
 
     def _require_unseen_allowed(self, unknown: str) -> None:
         if unknown and self._task.retire is Retire.DELETE and not self._run.session.unseen:
-            raise GuestError(
-                f"{self._task.outgoing.names.own} was not deleted",
-                why=f"{unknown}, so a VM could have it open unseen",
-                remedy="If you are sure that none has, add `--unseen`.",
-            )
+            raise open_unseen(self._task.outgoing.names.own, unknown)
 
     def require_no_dependents(self, *former: str) -> None:
         """Make sure that no other image has it in its backing chain; search now: a linked clone takes no lock.
