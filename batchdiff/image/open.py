@@ -89,7 +89,7 @@ def _check_others(source: ImageSource, layer: Layer) -> None:
             f"cannot use {source.path}",
             why=f"it consists of other files than when it was planned: {_listed(layer.other_files)} instead of"
             f" {_listed(source.other_files)}",
-            remedy="Bring the former files back, or plan again.",
+            remedy="Bring the former files back.",
         )
     seen = {_identity(layer)}
     for other in others_of(layer):
