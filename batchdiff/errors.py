@@ -78,6 +78,12 @@ class UsageError(BatchdiffError):
     exit_code = 2
 
 
+class DefinitionError(BatchdiffError):
+    """The definition of a VM cannot be read, or must not be changed now."""
+
+    exit_code = 2
+
+
 class ManifestError(BatchdiffError):
     """The manifest is wrong; ``what`` lists every problem, one per line."""
 

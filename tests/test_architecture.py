@@ -54,6 +54,7 @@ ROOMS = {
     "applying/template": "The template under new overlays: its content, write protection, sidecar.",
     "applying/swap": "Put one file in the place of another, and retire the other.",
     "applying": "The half that writes: apply, restore, purge and verify, guest after guest.",
+    "definitions": "VM definitions of libvirt, and what must change in those that use a plan's guests.",
     "doctor": "What this machine and its filesystems can do for batchdiff.",
     "report": "Plans and results as text or JSON: pure functions that return strings.",
     "report/plan": "The savings report of a plan, in each of its forms.",
@@ -85,6 +86,8 @@ PURE = (
     "applying/guests/next_action.py",
     "applying/journal/records.py",
     "applying/guests/status.py",
+    "definitions/xml_elements.py",
+    "definitions/libvirt_domain.py",
     "report/*.py",
     "report/plan/*.py",
 )

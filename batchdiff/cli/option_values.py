@@ -8,9 +8,20 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from batchdiff.files.filenames import readable
+from batchdiff.quoting import show
 from batchdiff.units import MIB, TIB, parse_size
 
 _MOST_JOBS = 1024
+
+_ALIKE = {
+    "remove": "delete",
+    "rm": "delete",
+    "move": "quarantine",
+    "none": "keep",
+    "md": "markdown",
+    "htm": "html",
+}
+"""Words that people try, each with the one that means it."""
 
 Choice = TypeVar("Choice", bound=enum.StrEnum)
 
@@ -26,7 +37,8 @@ def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
             return choices(text)
         except ValueError:
             known = ", ".join(choices)
-            raise argparse.ArgumentTypeError(f"{text!r} is not one of: {known}") from None
+            meant = f"; did you mean {show(alike)}?" if (alike := _ALIKE.get(text)) in set(choices) else ""
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of: {known}{meant}") from None
 
     return chosen
 

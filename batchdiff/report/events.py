@@ -8,6 +8,7 @@ from typing import Any
 from batchdiff.applying.results.finding import Finding
 from batchdiff.applying.results.outcome import GuestOutcome
 from batchdiff.applying.results.status_row import StatusRow
+from batchdiff.definitions.libvirt_changes import DomainChange
 from batchdiff.doctor.fact import Fact
 from batchdiff.plan.plan import GuestPlan
 from batchdiff.report.fates import original_words
@@ -23,6 +24,22 @@ def guest_event(guest: GuestPlan, outcome: GuestOutcome) -> dict[str, Any]:
 def fact_event(fact: Fact) -> dict[str, Any]:
     """Return one fact that `batchdiff doctor` found."""
     return asdict(fact)
+
+
+def definition_event(change: DomainChange) -> dict[str, Any]:
+    """Return what must change in a VM's definition."""
+    uses = [
+        {"guest": use.guest, "disk": use.target, "path": use.image.path, "format": use.image.format}
+        for use in change.uses
+    ]
+    return {
+        "domain": change.domain.name,
+        "from": change.domain.where,
+        "guests": uses,
+        "right": change.is_right,
+        "waiting": change.waiting,
+        "diff": change.diff(),
+    }
 
 
 def finding_event(finding: Finding) -> dict[str, Any]:

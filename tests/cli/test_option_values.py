@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batchdiff.cli import main
-from batchdiff.cli.arguments import parse_arguments
+from batchdiff.cli.arguments import _SYNONYMS, parse_arguments, parser
 
 
 def refusal(capsys, *argv: str) -> str:
@@ -18,12 +18,15 @@ def refusal(capsys, *argv: str) -> str:
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["apply", "p", "--retire=remove"], "argument --retire: 'remove' is not one of: keep, quarantine, delete"),
+        (
+            ["apply", "p", "--retire=remove"],
+            "argument --retire: 'remove' is not one of: keep, quarantine, delete; did you mean \"delete\"?",
+        ),
         (["apply", "p", "--retire="], "argument --retire: '' is not one of: keep, quarantine, delete"),
         (["apply", "p", "--verify=no"], "argument --verify: 'no' is not one of: full, changed, native"),
         (["plan", "m", "--progress=bar"], "argument --progress: 'bar' is not one of: auto, always, never"),
         (["plan", "m", "--cache=flush"], "argument --cache: 'flush' is not one of: keep, drop"),
-        (["show", "p", "--format=csv"], "argument --format: 'csv' is not one of: text, json"),
+        (["show", "p", "--format=pdf"], "argument --format: 'pdf' is not one of: text, json, html, markdown, csv"),
         (["restore", "p", "--allow-loss=all"], "argument --allow-loss: 'all' is not one of: snapshots, bitmaps"),
         (["plan", "m", "-j", "0"], "argument -j/--jobs: '0' is not a number of jobs from 1 to 1024"),
         (
@@ -62,3 +65,62 @@ def test_a_plan_from_a_pipe_needs_a_name(capsys, monkeypatch, name):
         "batchdiff: the plan needs a name: a manifest from stdin or a pipe has none."
         " Add `-o PLAN`, such as `-o fleet.plan.json`.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["plna", "m"], 'there is no verb "plna"; did you mean "plan"?'),
+        (["Plan", "m"], 'there is no verb "Plan"; did you mean "plan"?'),
+        (["undo", "p"], 'there is no verb "undo"; did you mean "restore"?'),
+        (["delete", "p"], 'there is no verb "delete"; did you mean "purge"?'),
+        (
+            ["frobnicate"],
+            'there is no verb "frobnicate"; the verbs are plan, show, apply, status, verify, restore, purge,'
+            " definitions, validate, doctor",
+        ),
+        (["apply", "p", "--guests", "a"], 'unrecognized arguments: --guests a; did you mean "--guest"?'),
+        (["show", "p", "--fromat=html"], 'unrecognized arguments: --fromat=html; did you mean "--format"?'),
+        (["show", "p", "--zzz"], "unrecognized arguments: --zzz"),
+    ],
+)
+def test_what_was_probably_meant(capsys, argv, words):
+    assert refusal(capsys, *argv) == words
+
+
+def test_every_synonym_is_a_verb():
+    assert set(_SYNONYMS.values()) <= set(verbs_of(parser()))
+    assert not set(_SYNONYMS) & set(verbs_of(parser()))
+
+
+def verbs_of(main):
+    return next(action.choices for action in main._actions if action.dest == "verb")
+
+
+@pytest.mark.parametrize(
+    ("argv", "start"), [(["help"], "usage: batchdiff [-h]"), (["help", "show"], "usage: batchdiff show")]
+)
+def test_help_is_a_verb_too(capsys, argv, start):
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments(argv)
+    assert not ended.value.code
+    assert capsys.readouterr().out.startswith(start)
+
+
+def test_nothing_at_all_prints_the_help(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments([])
+    assert ended.value.code == 2
+    assert "  batchdiff plan manifest.yaml" in capsys.readouterr().err
+
+
+def test_every_verb_begins_its_help_with_an_example_that_parses():
+    for name, verb in verbs_of(parser()).items():
+        example = verb.description.split("\n")[0]
+        assert example.startswith(f"example: batchdiff {name}")
+        assert parse_arguments(example.split()[2:]).verb == name
+
+
+def test_exit_codes_are_in_the_main_help_only():
+    assert "exit codes:" in parser().format_help()
+    assert all("exit codes:" not in verb.format_help() for verb in verbs_of(parser()).values())

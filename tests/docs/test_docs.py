@@ -111,10 +111,10 @@ def documented(words: str) -> set[str]:
 
 
 LONGEST = {
-    "docs/glossary.md": 280,
+    "docs/glossary.md": 310,
     "CHANGELOG.md": 240,
     "docs/architecture.md": 200,
-    "docs/scripting.md": 310,
+    "docs/scripting.md": 340,
     "docs/performance.md": 330,
     "docs/plan-format.md": 200,
     "docs/safety.md": 260,

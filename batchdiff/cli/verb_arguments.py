@@ -1,0 +1,278 @@
+"""The verbs of the command line and their options, with their help."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TypeAlias
+
+from batchdiff.choices import Loss, Retire, Verdict, VerifyMode
+from batchdiff.cli.help_layout import help_layout
+from batchdiff.cli.option_values import file_to_write, guest_name, jobs, one_of, rate
+from batchdiff.report.form import Form, Order
+from batchdiff.throttle.options import CacheUse
+
+EXIT_CODES = """exit codes:
+  0 done                               5 the plan is invalid, edited or stale
+  1 done, but a guest was refused      6 verification failed
+    or failed                          7 an external program is missing or failed
+  2 the command line is wrong         10 plan --detailed-exitcode: there is something to convert
+  3 the manifest is wrong             70 a bug in batchdiff
+  4 an image cannot be read          130 interrupted"""
+
+_EXAMPLES = {
+    "plan": "example: batchdiff plan manifest.yaml",
+    "show": "example: batchdiff show manifest.plan.json --format html -o report.html",
+    "apply": "example: batchdiff apply manifest.plan.json --guest web01",
+    "status": "example: batchdiff status manifest.plan.json",
+    "verify": "example: batchdiff verify manifest.plan.json",
+    "restore": "example: batchdiff restore manifest.plan.json --guest web01",
+    "purge": "example: batchdiff purge manifest.plan.json",
+    "definitions": "example: batchdiff definitions manifest.plan.json --connect qemu:///system",
+    "validate": "example: batchdiff validate manifest.yaml",
+    "doctor": "example: batchdiff doctor /var/lib/libvirt/images",
+}
+
+_THE_PLAN = "the plan that `batchdiff plan` wrote"
+_THE_MANIFEST = "the YAML manifest; - for stdin"
+
+_Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _verb(verbs: _Verbs, common: argparse.ArgumentParser, name: str, text: str) -> argparse.ArgumentParser:
+    return verbs.add_parser(
+        name,
+        parents=[common],
+        help=text,
+        description=f"{_EXAMPLES[name]}\n\n{text[0].upper()}{text[1:]}.",
+        epilog="`batchdiff -h` lists the exit codes.",
+        formatter_class=help_layout,
+        allow_abbrev=False,
+    )
+
+
+def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(verbs, common, "plan", "compare all guests with the template and write a plan; changes no image")
+    verb.add_argument("manifest", metavar="MANIFEST", help=_THE_MANIFEST)
+    verb.add_argument(
+        "-o",
+        "--output",
+        metavar="PLAN",
+        type=file_to_write,
+        help="the file for the plan (default: the manifest's name with .plan.json)",
+    )
+    _add_jobs(verb, "worker processes")
+    _add_guest(verb)
+    verb.add_argument(
+        "--reuse", metavar="OLD_PLAN", help="reuse an older plan's results for guests that have not changed since"
+    )
+    verb.add_argument(
+        "--detailed-exitcode", action="store_true", help="exit with 10 if there is something to convert"
+    )
+    _add_manners(verb)
+
+
+def _add_manners(verb: argparse.ArgumentParser) -> None:
+    group = verb.add_argument_group("options for a busy machine")
+    group.add_argument(
+        "--cache",
+        choices=list(CacheUse),
+        type=one_of(CacheUse),
+        default=CacheUse.KEEP,
+        help="keep the page cache (default), or drop the pages that the scan has added to it",
+    )
+    group.add_argument(
+        "--limit-rate", metavar="RATE", type=rate, help="read at most this many bytes a second, such as 200MiB"
+    )
+    group.add_argument(
+        "--idle", action="store_true", help="read and compute only while disk and CPUs are otherwise idle"
+    )
+
+
+def _show(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(verbs, common, "show", "show the savings report of a plan")
+    verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
+    verb.add_argument(
+        "--format", choices=list(Form), type=one_of(Form), default=Form.TEXT, help="the format of the report"
+    )
+    verb.add_argument(
+        "-o", "--output", metavar="FILE", type=file_to_write, help="the file for the report (default: stdout)"
+    )
+    verb.add_argument(
+        "--sort",
+        choices=list(Order),
+        type=one_of(Order),
+        help="sort the guests by a figure, largest first, or by name (default: as in the manifest)",
+    )
+    verb.add_argument(
+        "--only",
+        choices=list(Verdict),
+        type=one_of(Verdict),
+        action="append",
+        default=[],
+        help="report only guests with this verdict; may be given several times",
+    )
+    verb.add_argument("--against", metavar="OLD_PLAN", help="report what has changed since an older plan")
+
+
+def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(verbs, common, "apply", "write the overlays of a plan, verify each, and retire the originals")
+    verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
+    verb.add_argument(
+        "--retire",
+        choices=list(Retire),
+        type=one_of(Retire),
+        help="what to do with the originals (default: as planned)",
+    )
+    verb.add_argument(
+        "--verify",
+        choices=list(VerifyMode),
+        type=one_of(VerifyMode),
+        default=VerifyMode.FULL,
+        help="how to verify overlays: full, by QEMU, every byte (default); changed, by batchdiff, the bytes that"
+        " were written; native, by batchdiff, every byte",
+    )
+    _add_jobs(verb, "guests in progress at once: one is written, the others are verified")
+    _add_guest(verb)
+    verb.add_argument("-y", "--yes", action="store_true", help="do not ask before originals are deleted")
+    _add_unseen(verb)
+
+
+def _status(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(verbs, common, "status", "show the state of each guest of a plan, and what is next")
+    verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
+    _add_map(verb)
+
+
+def _verify(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(verbs, common, "verify", "check that template and overlays are undamaged; changes nothing")
+    verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
+    _add_jobs(verb, "overlays checked at once")
+    _add_guest(verb)
+    _add_map(verb)
+
+
+def _definitions(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(
+        verbs, common, "definitions", "show what must change in the definitions of the VMs, or change them"
+    )
+    verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
+    verb.add_argument(
+        "--xml",
+        metavar="FILE",
+        nargs="+",
+        action="extend",
+        help="definitions of domains and pools, instead of libvirt's",
+    )
+    verb.add_argument("--connect", metavar="URI", help="the libvirt connection, such as qemu:///system")
+    _add_map(verb)
+    what = verb.add_mutually_exclusive_group()
+    what.add_argument("--write", metavar="FOLDER", help="write a changed copy of each definition that must change")
+    what.add_argument(
+        "--define",
+        action="store_true",
+        help="change the definitions in libvirt, each only if its VM is shut off and its image is in place",
+    )
+    what.add_argument(
+        "--undo", action="store_true", help="define each domain as it was before the last --define of this plan"
+    )
+
+
+def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(
+        verbs,
+        common,
+        "restore",
+        "give the VMs full images again: their originals, or images rebuilt from the overlays",
+    )
+    verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
+    _add_jobs(verb, "guests in progress at once, most of them being compared")
+    _add_guest(verb)
+    verb.add_argument(
+        "--discard-changes",
+        action="store_true",
+        help="go back to the originals as they were before the conversion, and throw away what VMs have written"
+        " since; asks first; without --guest, for all guests",
+    )
+    verb.add_argument(
+        "--allow-loss",
+        choices=list(Loss),
+        type=one_of(Loss),
+        action="append",
+        default=[],
+        help="restore even if an overlay has internal snapshots or persistent bitmaps, which are then lost; may be"
+        " repeated",
+    )
+    _add_dry_run(verb)
+    verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    _add_unseen(verb)
+    _add_map(verb)
+
+
+def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(verbs, common, "purge", "delete originals in quarantine whose overlays QEMU finds identical")
+    verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
+    _add_jobs(verb, "guests in progress at once, most of them being compared")
+    _add_guest(verb)
+    verb.add_argument(
+        "--used",
+        action="store_true",
+        help="also delete originals whose VMs have run on the overlays since; the state from before the conversion"
+        " cannot be restored afterwards",
+    )
+    _add_dry_run(verb)
+    verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    _add_unseen(verb)
+    _add_map(verb)
+
+
+def _validate(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(verbs, common, "validate", "check a manifest, and nothing else")
+    verb.add_argument("manifest", metavar="MANIFEST", help=_THE_MANIFEST)
+
+
+def _doctor(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(verbs, common, "doctor", "show what this machine, and the filesystems of these folders, can do")
+    verb.add_argument("folders", metavar="FOLDER", nargs="*", help="a folder of images (default: the current one)")
+
+
+def _add_jobs(verb: argparse.ArgumentParser, what: str) -> None:
+    verb.add_argument("-j", "--jobs", metavar="N", type=jobs, help=f"{what} (default: one for each CPU)")
+
+
+def _add_guest(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--guest",
+        metavar="NAME",
+        type=guest_name,
+        action="append",
+        dest="guests",
+        help="only this guest; may be repeated",
+    )
+
+
+def _add_dry_run(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "-n", "--dry-run", action="store_true", help="compare, and report what would be done, but change nothing"
+    )
+
+
+def _add_unseen(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--unseen",
+        action="store_true",
+        help="delete even if the filesystem cannot report whether a VM has the file open",
+    )
+
+
+def _add_map(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--map",
+        metavar="OLD=NEW",
+        action="append",
+        dest="moves",
+        help="the images moved: a path under OLD in the plan is under NEW now; may be repeated",
+    )
+
+
+VERBS = (_plan, _show, _apply, _status, _verify, _restore, _purge, _definitions, _validate, _doctor)
+"""The functions that add the verbs, in the order of the help."""

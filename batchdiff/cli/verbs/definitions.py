@@ -1,0 +1,125 @@
+"""``batchdiff definitions``: show, write or make the changes that VM definitions need for a plan's images."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from batchdiff.cli.console import Console
+from batchdiff.cli.journal_history import history_of
+from batchdiff.cli.path_map import with_moved_paths
+from batchdiff.definitions.define import Definer
+from batchdiff.definitions.guest_disks import guest_disks
+from batchdiff.definitions.libvirt_changes import DomainChange, domain_changes
+from batchdiff.definitions.libvirt_domain import Domain, parse_domain
+from batchdiff.definitions.libvirt_pool import Pool, parse_pool
+from batchdiff.definitions.saved import folder_of
+from batchdiff.definitions.virsh import Libvirt, virsh_is_installed
+from batchdiff.definitions.xml_elements import parse_elements
+from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, BatchdiffError, UsageError
+from batchdiff.linux.call_failures import reason
+from batchdiff.plan.file import read_for_report
+from batchdiff.report.definitions_text import definitions_text
+from batchdiff.report.events import definition_event
+from batchdiff.report.printable import printable
+
+
+def run(console: Console, arguments: argparse.Namespace) -> int:
+    """Run the verb."""
+    _check(arguments)
+    plan, path_map = with_moved_paths(console, read_for_report(arguments.plan), arguments)
+    disks = guest_disks(plan, history_of(console, arguments, plan, path_map))
+    libvirt = None if arguments.xml else Libvirt(arguments.connect or "")
+    domains, pools = _from_files(arguments.xml) if libvirt is None else (libvirt.domains(), libvirt.pools())
+    changes = list(domain_changes(domains, disks, pools))
+    definer = None if libvirt is None else Definer(libvirt, disks, pools, folder_of(arguments.plan))
+    if arguments.undo and definer is not None:
+        return _undo(console, definer, changes)
+    for change in changes:
+        console.event("definition", **definition_event(change))
+    console.result(definitions_text(changes, disks, width=console.width))
+    if arguments.write is not None:
+        _write(console, arguments.write, changes)
+    if arguments.define and definer is not None:
+        return _define(console, definer, changes)
+    return EXIT_DONE
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.xml and (arguments.define or arguments.undo):
+        option = "--define" if arguments.define else "--undo"
+        raise UsageError(
+            f"cannot use {option} with --xml",
+            why="it changes definitions through libvirt",
+            remedy="Leave out --xml, or write changed copies with --write FOLDER.",
+        )
+    if not arguments.xml and not virsh_is_installed():
+        raise UsageError(
+            "cannot read the VM definitions",
+            why="virsh is not installed",
+            remedy="Install it (Debian: libvirt-clients), or give the definitions with --xml FILE.",
+        )
+
+
+def _from_files(paths: Sequence[str]) -> tuple[list[Domain], list[Pool]]:
+    """Return the domains and pools in files of their XML."""
+    domains, pools = [], []
+    for path in paths:
+        try:
+            with open(path, "rb") as file:
+                document = file.read()
+        except OSError as error:
+            raise UsageError(f"cannot read {path}", why=reason(error), remedy="Name another file.") from error
+        if parse_elements(document, path).name == "pool":
+            pools.append(parse_pool(document, path))
+        else:
+            domains.append(parse_domain(document, path))
+    return domains, pools
+
+
+def _write(console: Console, folder: str, changes: Sequence[DomainChange]) -> None:
+    for change in changes:
+        if change.is_right:
+            continue
+        path = os.path.join(folder, change.domain.name.replace("/", "_") + ".xml")
+        try:
+            os.makedirs(folder, exist_ok=True)
+            with open(path, "xb") as file:
+                file.write(change.changed)
+        except OSError as error:
+            why = (
+                "it exists already, and is never replaced" if isinstance(error, FileExistsError) else reason(error)
+            )
+            raise UsageError(f"cannot write {path}", why=why, remedy="Name another folder.") from error
+        console.say(f"written: {path}")
+
+
+def _define(console: Console, definer: Definer, changes: Sequence[DomainChange]) -> int:
+    """Change each definition that must change; one that cannot be changed does not prevent the others."""
+    failed = False
+    for change in changes:
+        name = printable(change.domain.name)
+        try:
+            if not change.is_right:
+                definer.define(change)
+                console.say(f"defined: {name}; {printable(definer.folder)} has its definition as it was")
+        except BatchdiffError as error:
+            console.error(error)
+            failed = True
+    for pool, why in definer.refresh_pools():
+        console.warn(f"warning: the pool {printable(pool)} was not refreshed: {why}")
+    return EXIT_SOME_GUESTS if failed else EXIT_DONE
+
+
+def _undo(console: Console, definer: Definer, changes: Sequence[DomainChange]) -> int:
+    failed = False
+    for change in changes:
+        name = printable(change.domain.name)
+        try:
+            done = definer.undo(change.domain.name)
+            console.say(f"{name}: {'its definition is as it was before' if done else 'there is nothing to undo'}")
+        except BatchdiffError as error:
+            console.error(error)
+            failed = True
+    return EXIT_SOME_GUESTS if failed else EXIT_DONE

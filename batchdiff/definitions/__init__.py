@@ -1,0 +1,1 @@
+"""VM definitions of libvirt, and what must change in those that use a plan's guests."""

@@ -1,0 +1,96 @@
+"""Change definitions in libvirt, each only if its VM is off and its images are in place, and bring them back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from batchdiff.definitions import saved
+from batchdiff.definitions.guest_disks import GuestDisk
+from batchdiff.definitions.libvirt_changes import DomainChange, domain_changes
+from batchdiff.definitions.libvirt_domain import parse_domain
+from batchdiff.definitions.libvirt_pool import Pool
+from batchdiff.definitions.virsh import Libvirt
+from batchdiff.errors import DefinitionError, ProgramError
+from batchdiff.files.filenames import shell_word
+
+_OFF = "shut off"
+
+
+@dataclass(frozen=True, slots=True)
+class Definer:
+    """Changes the definitions of VMs for one plan; definitions as they were are saved in ``folder``."""
+
+    libvirt: Libvirt
+    disks: Sequence[GuestDisk]
+    pools: Sequence[Pool]
+    folder: str
+
+    def define(self, change: DomainChange) -> None:
+        """Define a domain as a change says, after its definition is saved.
+
+        :raises DefinitionError: its VM is on or has snapshots, an image is not in place, or it cannot be saved.
+        :raises ProgramError: libvirt refuses it.
+        """
+        name = change.domain.name
+        self._require_may_change(change)
+        domain = self.libvirt.domain(name, with_passwords=True)
+        (now,) = domain_changes([domain], self.disks, self.pools)
+        before = saved.save_before(self.folder, name, domain.document, datetime.now(UTC))
+        self.libvirt.define(now.changed)
+        saved.save_after(before, self.libvirt.domain(name, with_passwords=True).document)
+
+    def undo(self, name: str) -> bool:
+        """Define a domain as it was before the last change; return whether there was anything to do.
+
+        :raises DefinitionError: its VM is on, its definition has changed since, or an image of it is missing.
+        :raises ProgramError: libvirt refuses it.
+        """
+        last = saved.latest(self.folder, name)
+        now = self.libvirt.domain(name, with_passwords=True)
+        if last is None or now.document == last.before:
+            return False
+        what = f"the definition of {name} was left alone"
+        if now.document != last.after:
+            by_hand = f"To bring it back, run `virsh define --file {shell_word(last.path)}`."
+            raise DefinitionError(what, why="it has changed since batchdiff changed it", remedy=by_hand)
+        self._require_off(name, what)
+        for disk in parse_domain(last.before, last.path).disks:
+            if disk.path and not os.path.exists(disk.path):
+                why = f"the image that it would use, {disk.path}, is missing"
+                raise DefinitionError(what, why=why, remedy="Run `batchdiff restore` first.")
+        self.libvirt.define(last.before)
+        return True
+
+    def refresh_pools(self) -> list[tuple[str, ProgramError]]:
+        """Have libvirt look again at the pools that have images of the plan; return those that it could not."""
+        failed = []
+        folders = {os.path.dirname(path) for disk in self.disks for path in disk.known_as}
+        for pool in self.pools:
+            if pool.folder and os.path.realpath(pool.folder) in folders:
+                try:
+                    self.libvirt.refresh(pool.name)
+                except ProgramError as error:
+                    failed.append((pool.name, error))
+        return failed
+
+    def _require_may_change(self, change: DomainChange) -> None:
+        name = change.domain.name
+        what = f"the definition of {name} was not changed"
+        if change.waiting:
+            raise DefinitionError(what, why="; ".join(change.waiting), remedy="Run `batchdiff apply` first.")
+        self._require_off(name, what)
+        if snapshots := self.libvirt.snapshots(name):
+            raise DefinitionError(
+                what,
+                why=f"it has {len(snapshots)} snapshot(s), whose metadata name the disk as it was",
+                remedy="If you do not need them, remove their metadata: `virsh snapshot-delete --metadata"
+                f" --domain {shell_word(name)} --snapshotname {shell_word(snapshots[0])}`.",
+            )
+
+    def _require_off(self, name: str, what: str) -> None:
+        if (state := self.libvirt.state(name)) != _OFF:
+            remedy = f"Shut it down: `virsh shutdown --domain {shell_word(name)}`."
+            raise DefinitionError(what, why=f"its VM is {state}", remedy=remedy)

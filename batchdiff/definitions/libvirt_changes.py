@@ -1,0 +1,95 @@
+"""What must change in domains so that their VMs use the images of a plan."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from batchdiff.definitions.guest_disks import GuestDisk, VmImage
+from batchdiff.definitions.libvirt_domain import Domain, DomainDisk, parse_domain, with_image
+from batchdiff.definitions.libvirt_pool import Pool
+
+NOT_WRITTEN = "its overlay is not written yet"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestUse:
+    """A disk of a domain that is a guest of the plan, and the image that it must use.
+
+    ``is_right``: it does so already. ``waiting``: why its definition must not change yet, empty if it may.
+    """
+
+    guest: str
+    target: str
+    image: VmImage
+    is_right: bool
+    waiting: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DomainChange:
+    """A domain with guests of the plan: its definition as it is, and as it must be."""
+
+    domain: Domain
+    changed: bytes
+    uses: tuple[GuestUse, ...]
+
+    @property
+    def is_right(self) -> bool:
+        """True if nothing must change."""
+        return self.changed == self.domain.document
+
+    @property
+    def waiting(self) -> list[str]:
+        """The reasons why the definition must not change now, each with its guest."""
+        return [f"{use.guest}: {use.waiting}" for use in self.uses if use.waiting]
+
+    def diff(self) -> str:
+        """Return the change as a unified diff."""
+        before, after = (text.decode("utf-8").splitlines() for text in (self.domain.document, self.changed))
+        name = f"{self.domain.name}.xml"
+        return "\n".join(difflib.unified_diff(before, after, f"a/{name}", f"b/{name}", lineterm=""))
+
+
+def domain_changes(
+    domains: Sequence[Domain], disks: Sequence[GuestDisk], pools: Sequence[Pool] = ()
+) -> Iterator[DomainChange]:
+    """Yield the change of each domain that uses a guest of the plan.
+
+    :raises DefinitionError: a changed definition would not be one: a bug.
+    """
+    by_path = {path: disk for disk in disks for path in disk.known_as}
+    for domain in domains:
+        document, uses = domain.document, []
+        for number, disk in enumerate(domain.disks):
+            guest = by_path.get(_path_of(disk, pools))
+            if guest is None:
+                continue
+            document, use = _with_right_image(replace(domain, document=document), number, guest, pools)
+            uses.append(use)
+        if uses:
+            yield DomainChange(domain, document, tuple(uses))
+
+
+def _with_right_image(
+    domain: Domain, number: int, guest: GuestDisk, pools: Sequence[Pool]
+) -> tuple[bytes, GuestUse]:
+    """Return the definition with the right image for one of its disks, and what was decided."""
+    # Each change moves the places of the disks behind it.
+    domain = parse_domain(domain.document, domain.where)
+    disk = domain.disks[number]
+    changed = with_image(domain, disk, *guest.now, pools)
+    if changed != domain.document or guest.planned is None:
+        is_right = changed == domain.document
+        waiting = "" if is_right else guest.unfinished
+        return changed, GuestUse(guest.guest, disk.target, guest.now, is_right, waiting)
+    changed = with_image(domain, disk, *guest.planned, pools)
+    return changed, GuestUse(guest.guest, disk.target, guest.planned, changed == domain.document, NOT_WRITTEN)
+
+
+def _path_of(disk: DomainDisk, pools: Sequence[Pool]) -> str:
+    if disk.path:
+        return os.path.realpath(disk.path)
+    return next((pool.path_of(disk.volume) for pool in pools if pool.name == disk.pool and disk.volume), "")

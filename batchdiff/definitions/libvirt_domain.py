@@ -1,0 +1,159 @@
+"""A domain of libvirt: its disks, and what must change in one so that it uses another image; pure.
+
+::
+
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw'/>               type: the format of the image
+      <source file='/images/web01.img'/>             or dev='/dev/vg/web01', or pool='...' volume='...'
+      <backingStore type='file'>...</backingStore>   a chain that is written out, which libvirt does not probe
+      <target dev='vda' bus='virtio'/>
+    </disk>
+
+Source: libvirt, "Domain XML format" (formatdomain.html), section "Hard drives, floppy disks, CDROMs".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from batchdiff.definitions.libvirt_pool import Pool
+from batchdiff.definitions.xml_elements import Element, parse_elements
+from batchdiff.errors import DefinitionError
+
+_DEVICES = {"disk", "lun"}
+"""The devices whose images may be guests: not CD-ROMs and floppy disks."""
+
+
+@dataclass(frozen=True, slots=True)
+class DomainDisk:
+    """A disk of a domain: ``path`` is empty if it is a volume of a pool; ``format`` is empty if none is given."""
+
+    target: str
+    path: str
+    pool: str
+    volume: str
+    format: str
+    element: Element
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """A domain as its XML describes it. ``where``: the file or connection that it comes from."""
+
+    name: str
+    where: str
+    document: bytes
+    disks: tuple[DomainDisk, ...]
+
+
+def parse_domain(document: bytes, where: str) -> Domain:
+    """Parse a domain, as ``virsh dumpxml --inactive`` prints it.
+
+    :raises DefinitionError: it is not one.
+    """
+    root = parse_elements(document, where)
+    if root.name != "domain":
+        raise DefinitionError(f"cannot use {where}", why=f"it is a <{root.name}>, not a <domain>")
+    name = root.first("name")
+    devices = root.first("devices")
+    if name is None:
+        raise DefinitionError(f"cannot use {where}", why="the domain has no name")
+    disks = [_disk(element) for element in devices.all("disk")] if devices else []
+    return Domain(name.text.strip(), where, document, tuple(disk for disk in disks if disk is not None))
+
+
+def _disk(element: Element) -> DomainDisk | None:
+    if element.attributes.get("device", "disk") not in _DEVICES:
+        return None
+    source, driver, target = element.first("source"), element.first("driver"), element.first("target")
+    if source is None:
+        return None
+    given = source.attributes
+    return DomainDisk(
+        target=target.attributes.get("dev", "") if target else "",
+        path=given.get("file") or given.get("dev") or "",
+        pool=given.get("pool", ""),
+        volume=given.get("volume", ""),
+        format=driver.attributes.get("type", "") if driver else "",
+        element=element,
+    )
+
+
+def with_image(
+    domain: Domain, disk: DomainDisk, path: str, image_format: str, pools: Sequence[Pool] = ()
+) -> bytes:
+    """Return the domain's XML with a disk that uses the image at ``path``; all else stays byte for byte.
+
+    An explicit backing chain goes: it is that of the image before, and libvirt would not probe the new one. A
+    volume stays one of its pool if the image is there, and becomes a file otherwise.
+    """
+    edits: list[tuple[int, int, bytes]] = []
+    element = disk.element
+    document = domain.document
+    source, driver = element.first("source"), element.first("driver")
+    if source is None:
+        raise ValueError("a disk without a source is not among a domain's disks")
+    pool = next((pool for pool in pools if disk.pool and pool.name == disk.pool), None)
+    volume = pool.volume_at(path) if pool else ""
+    if volume:
+        if volume != disk.volume:
+            edits.append(_with_attributes(document, source, {"volume": volume}, ()))
+    elif disk.path != path:
+        edits.append(_with_attributes(document, element, {"type": "file"}, ()))
+        edits.append(_with_attributes(document, source, {"file": path}, ("dev", "pool", "volume", "mode")))
+    if driver is None:
+        text = f"<driver name='qemu' type={_quoted(image_format)}/>".encode()
+        edits.append((source.start, source.start, text + _indentation(document, source.start)))
+    elif disk.format != image_format:
+        edits.append(_with_attributes(document, driver, {"type": image_format}, ()))
+    edits += [(*_line_of(document, store), b"") for store in element.all("backingStore")]
+    return _edited(document, edits)
+
+
+def _with_attributes(
+    document: bytes, element: Element, new: dict[str, str], without: tuple[str, ...]
+) -> tuple[int, int, bytes]:
+    """Return the edit that changes, adds and removes attributes of a tag; the others stay as they are."""
+    tag = document[element.start : element.inside]
+    for name in without:
+        tag = _attribute(name).sub(b"", tag)
+    for name, value in new.items():
+        text = f" {name}={_quoted(value)}".encode()
+        if _attribute(name).search(tag):
+            tag = _attribute(name).sub(lambda _found, text=text: text, tag)  # type: ignore[misc]
+        else:
+            end = -2 if tag.endswith(b"/>") else -1
+            tag = tag[:end].rstrip() + text + tag[end:]
+    return element.start, element.inside, tag
+
+
+def _attribute(name: str) -> re.Pattern[bytes]:
+    return re.compile(rb"\s+" + name.encode() + rb"\s*=\s*(?:'[^']*'|\"[^\"]*\")")
+
+
+def _quoted(value: str) -> str:
+    """Return an attribute's value in single quotes, as libvirt writes it."""
+    return "'" + escape(value, quote=False).replace("'", "&apos;") + "'"
+
+
+def _indentation(document: bytes, at: int) -> bytes:
+    """Return a line break and the white space before an offset, if nothing else precedes it on its line."""
+    line = document.rfind(b"\n", 0, at) + 1
+    before = document[line:at]
+    return b"\n" + before if not before.strip() and line else b""
+
+
+def _line_of(document: bytes, element: Element) -> tuple[int, int]:
+    """Return the range of an element, with its indentation and line break if it is alone on its lines."""
+    line = document.rfind(b"\n", 0, element.start)
+    alone = line >= 0 and not document[line : element.start].strip()
+    return (line if alone else element.start), element.end
+
+
+def _edited(document: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
+    for start, end, text in sorted(edits, reverse=True):
+        document = document[:start] + text + document[end:]
+    return document

@@ -1,0 +1,46 @@
+"""A storage pool of libvirt that is a folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from batchdiff.definitions.xml_elements import Element, parse_elements
+from batchdiff.errors import DefinitionError
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A pool: its name, and the folder of its volumes (empty if it is not a folder)."""
+
+    name: str
+    folder: str
+
+    def path_of(self, volume: str) -> str:
+        """Return the resolved path of a volume; empty if the pool is not a folder."""
+        return os.path.realpath(os.path.join(self.folder, volume)) if self.folder else ""
+
+    def volume_at(self, path: str) -> str:
+        """Return the name of the volume at a path; empty if it is not directly in this pool."""
+        folder, name = os.path.split(path)
+        return name if self.folder and os.path.realpath(folder) == os.path.realpath(self.folder) else ""
+
+
+def parse_pool(document: bytes, where: str) -> Pool:
+    """Parse a pool, as ``virsh pool-dumpxml`` prints it.
+
+    :raises DefinitionError: it is not one.
+    """
+    root = parse_elements(document, where)
+    name = root.first("name")
+    if root.name != "pool" or name is None:
+        raise DefinitionError(f"cannot use {where}", why="it is not a <pool> with a name")
+    return Pool(name.text.strip(), _folder(root))
+
+
+def _folder(root: Element) -> str:
+    target = root.first("target")
+    path = target.first("path") if target else None
+    folder = path.text.strip() if path else ""
+    # The volumes of a logical pool are devices, whose names are below /dev too.
+    return folder if folder.startswith("/") else ""

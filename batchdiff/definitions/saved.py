@@ -1,0 +1,97 @@
+"""Definitions as they were before batchdiff changed them, saved beside the plan for ``definitions --undo``.
+
+::
+
+    fleet.plan.json.definitions/web01.20261129T075000Z.before.xml     readable by their owner only: they may have
+                                web01.20261129T075000Z.after.xml      the passwords of consoles
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+
+from batchdiff.errors import DefinitionError
+from batchdiff.files.atomic_write import sync_folder
+from batchdiff.linux.call_failures import reason
+
+_BEFORE, _AFTER = ".before.xml", ".after.xml"
+
+
+@dataclass(frozen=True, slots=True)
+class SavedDefinition:
+    """One change of a domain: its definition before, and after; None if the change may not have been made."""
+
+    path: str
+    before: bytes
+    after: bytes | None
+
+
+def folder_of(plan: str) -> str:
+    """Return the folder for the saved definitions of a plan."""
+    return f"{os.path.abspath(plan)}.definitions"
+
+
+def save_before(folder: str, domain: str, document: bytes, now: datetime) -> str:
+    """Save a definition durably before it is changed, and return its path.
+
+    :raises DefinitionError: it cannot be written.
+    """
+    path = os.path.join(folder, f"{_file_name(domain)}.{now:%Y%m%dT%H%M%S.%fZ}{_BEFORE}")
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        _write(path, document)
+        sync_folder(folder)
+    except OSError as error:
+        raise DefinitionError(f"cannot save the definition of {domain} as {path}", why=reason(error)) from error
+    return path
+
+
+def save_after(before: str, document: bytes) -> None:
+    """Save the definition as libvirt has it after a change, beside the one before.
+
+    :raises DefinitionError: it cannot be written.
+    """
+    path = before.removesuffix(_BEFORE) + _AFTER
+    try:
+        _write(path, document)
+    except OSError as error:
+        raise DefinitionError(f"cannot save {path}", why=reason(error)) from error
+
+
+def latest(folder: str, domain: str) -> SavedDefinition | None:
+    """Return the last change of a domain; None if there is none.
+
+    :raises DefinitionError: it cannot be read.
+    """
+    begin = f"{_file_name(domain)}."
+    try:
+        names = [name for name in os.listdir(folder) if name.startswith(begin) and name.endswith(_BEFORE)]
+        if not names:
+            return None
+        path = os.path.join(folder, max(names, key=lambda name: name.removeprefix(begin)))
+        after = path.removesuffix(_BEFORE) + _AFTER
+        return SavedDefinition(path, _read(path), _read(after) if os.path.exists(after) else None)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DefinitionError(f"cannot read the saved definitions in {folder}", why=reason(error)) from error
+
+
+def _file_name(domain: str) -> str:
+    """Return a domain's name as a file's: a slash would lead to another folder, a dot could hide it."""
+    return domain.replace("%", "%25").replace("/", "%2F").replace(".", "%2E")
+
+
+def _write(path: str, document: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(document)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()

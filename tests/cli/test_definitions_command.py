@@ -1,0 +1,173 @@
+"""``batchdiff definitions`` with files, with libvirt's QEMU driver (without a daemon) and its test driver.
+
+Guards cli/verbs/definitions.py, definitions/define.py, definitions/virsh.py, report/definitions_text.py.
+"""
+
+import shutil
+import subprocess
+
+import pytest
+from commands import assert_no_traceback, batchdiff, events
+
+DOMAIN = """\
+<domain type='qemu'>
+  <name>{name}</name>
+  <memory unit='KiB'>65536</memory>
+  <vcpu>1</vcpu>
+  <os><type arch='x86_64'>hvm</type></os>
+  <devices>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw'/>
+      <source file='{path}'/>
+      <target dev='vda' bus='virtio'/>
+    </disk>
+    <graphics type='vnc' port='-1' passwd='s3cret'/>
+  </devices>
+</domain>
+"""
+
+
+def virsh(uri, *arguments):
+    command = ["virsh", "--quiet", "--connect", uri, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def definitions(planned, *arguments, **options):
+    return batchdiff("definitions", "fleet.plan.json", *arguments, cwd=planned.folder, **options)
+
+
+def definition(planned, name="web"):
+    path = planned.folder / f"{name}.xml"
+    path.write_text(DOMAIN.format(name=name, path=planned.folder / "raw.img"))
+    return path
+
+
+@pytest.fixture
+def libvirt(planned, tmp_path_factory):
+    """libvirt's real QEMU driver in a folder of its own, with one domain."""
+    root = tmp_path_factory.mktemp("libvirt")
+    uri = f"qemu:///embed?root={root}"
+    virsh(uri, "define", str(definition(planned)))
+    yield uri
+    shutil.rmtree(root)
+
+
+def test_a_preview_from_files(planned):
+    done = definitions(planned, "--xml", definition(planned))
+    assert "raw is disk vda of web" in done.stdout
+    assert f"+      <source file='{planned.folder}/raw.qcow2'/>" in done.stdout
+    assert "not yet: raw: its overlay is not written yet" in done.stdout
+    assert "No definition uses" in done.stdout
+    assert done.stdout.endswith("1 definition: 1 must change, 0 right.\n")
+
+
+def test_changed_copies_satisfy_libvirts_schema(planned):
+    planned.apply()
+    definitions(planned, "--xml", definition(planned), "--write", "changed")
+    copy = planned.folder / "changed" / "web.xml"
+    subprocess.run(["virt-xml-validate", str(copy), "domain"], check=True)
+    done = definitions(planned, "--xml", copy)
+    assert "1 definition: 0 must change, 1 right." in done.stdout
+    done = definitions(planned, "--xml", definition(planned), "--write", "changed", expect=2)
+    assert "it exists already, and is never replaced" in done.stderr
+
+
+def test_defined_and_undone(planned, libvirt):
+    before = virsh(libvirt, "dumpxml", "--security-info", "web")
+    planned.apply()
+    done = definitions(planned, "--connect", libvirt, "--define")
+    assert "defined: web" in done.stderr
+    assert "s3cret" not in done.stdout + done.stderr
+    after = virsh(libvirt, "dumpxml", "--security-info", "web")
+    assert f"<source file='{planned.folder}/raw.qcow2'/>" in after
+    assert "<driver name='qemu' type='qcow2'/>" in after
+    assert "passwd='s3cret'" in after
+    assert "0 must change, 1 right" in definitions(planned, "--connect", libvirt).stdout
+    assert "as it was" in definitions(planned, "--connect", libvirt, "--undo").stderr
+    assert virsh(libvirt, "dumpxml", "--security-info", "web") == before
+    done = definitions(planned, "--connect", libvirt, "--undo")
+    assert "there is nothing to undo" in done.stderr
+
+
+def test_not_before_the_overlay_is_published(planned, libvirt):
+    before = virsh(libvirt, "dumpxml", "web")
+    done = definitions(planned, "--connect", libvirt, "--define", expect=1)
+    assert "the definition of web was not changed: raw: its overlay is not written yet" in done.stderr
+    assert virsh(libvirt, "dumpxml", "web") == before
+    assert not (planned.folder / "fleet.plan.json.definitions").exists()
+
+
+def test_after_a_restore_the_change_back(planned, libvirt):
+    planned.apply()
+    definitions(planned, "--connect", libvirt, "--define")
+    batchdiff("restore", "fleet.plan.json", cwd=planned.folder)
+    definitions(planned, "--connect", libvirt, "--define")
+    assert f"<source file='{planned.folder}/raw.img'/>" in virsh(libvirt, "dumpxml", "web")
+
+
+def test_what_somebody_has_changed_since_is_not_undone(planned, libvirt):
+    planned.apply()
+    definitions(planned, "--connect", libvirt, "--define")
+    edited = planned.folder / "edited.xml"
+    edited.write_text(virsh(libvirt, "dumpxml", "web").replace("65536", "131072"))
+    virsh(libvirt, "define", str(edited))
+    done = definitions(planned, "--connect", libvirt, "--undo", expect=1)
+    assert "it has changed since batchdiff changed it" in done.stderr
+    assert "131072" in virsh(libvirt, "dumpxml", "web")
+
+
+def test_an_image_that_is_gone_is_not_brought_back(planned, libvirt):
+    planned.apply("--retire", "delete", "--yes")
+    definitions(planned, "--connect", libvirt, "--define")
+    done = definitions(planned, "--connect", libvirt, "--undo", expect=1)
+    assert f"the image that it would use, {planned.folder}/raw.img, is missing" in done.stderr
+
+
+def test_a_domain_that_runs_is_left_alone(planned, tmp_path):
+    """In libvirt's test driver, whose domains run."""
+    node = tmp_path / "node.xml"
+    domain = DOMAIN.format(name="web", path=planned.folder / "raw.img").replace("type='qemu'>", "type='test'>", 1)
+    node.write_text(f"<node>{domain}</node>")
+    planned.apply()
+    uri = f"test://{node}"
+    done = definitions(planned, "--connect", uri, "--define", expect=1)
+    assert "its VM is running" in done.stderr
+
+
+def test_events(planned):
+    found = events(definitions(planned, "--xml", definition(planned), "--json"))
+    (event,) = [each for each in found if each["event"] == "definition"]
+    assert (event["domain"], event["right"]) == ("web", False)
+    assert event["guests"] == [
+        {"guest": "raw", "disk": "vda", "path": f"{planned.folder}/raw.qcow2", "format": "qcow2"}
+    ]
+    assert event["diff"].startswith("--- a/web.xml\n+++ b/web.xml\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("<domain><name>", "it is not valid XML"),
+        ("<network/>", "it is a <network>, not a <domain>"),
+        ("<!DOCTYPE a><domain/>", "it has a document type"),
+        (None, "is gone"),
+    ],
+)
+def test_bad_files(planned, text, why):
+    if text is not None:
+        (planned.folder / "bad.xml").write_text(text)
+    done = definitions(planned, "--xml", "bad.xml", expect=2)
+    assert "bad.xml" in done.stderr
+    assert why in done.stderr
+    assert_no_traceback(done.stderr)
+
+
+def test_libvirt_that_cannot_be_reached(planned):
+    done = definitions(planned, "--connect", "qemu+unix:///system?socket=/none", expect=7)
+    assert "cannot use libvirt" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--define", "--undo"])
+def test_files_cannot_be_defined(planned, option):
+    done = definitions(planned, "--xml", definition(planned), option, expect=2)
+    assert f"cannot use {option} with --xml" in done.stderr

@@ -1,0 +1,48 @@
+"""Which image a VM must use, by the journal. Guards definitions/guest_disks.py."""
+
+import pytest
+from plans import guest_plan, refused_guest, small_plan
+
+from batchdiff.applying.journal.records import Goal, GuestState, History, Step
+from batchdiff.definitions.guest_disks import VmImage, guest_disks
+
+ORIGINAL, OVERLAY = VmImage("/srv/clones/web01.img", "raw"), VmImage("/srv/clones/web01.qcow2", "qcow2")
+
+RESTORING = GuestState(Step.WRITTEN, goal=Goal.RESTORE, published=True)
+
+
+def disk(*state, guest=None):
+    history = History(states={"web01": state[0]} if state else {})
+    (found,) = guest_disks(small_plan(guest or guest_plan("web01"), refused_guest("old")), history)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("state", "now", "planned", "unfinished"),
+    [
+        ((), ORIGINAL, OVERLAY, ""),
+        ((GuestState(Step.CHECKED),), ORIGINAL, OVERLAY, ""),
+        ((GuestState(Step.PUBLISHED, published=True),), OVERLAY, None, ""),
+        ((GuestState(Step.PURGED, goal=Goal.PURGE, published=True),), OVERLAY, None, ""),
+        (
+            (GuestState(Step.WRITTEN, goal=Goal.RESTORE, published=True),),
+            OVERLAY,
+            None,
+            "its restore has not finished",
+        ),
+        ((GuestState(Step.RESTORED, goal=Goal.RESTORE),), ORIGINAL, OVERLAY, ""),
+    ],
+)
+def test_by_the_journal(state, now, planned, unfinished):
+    found = disk(*state)
+    assert (found.now, found.planned, found.unfinished) == (now, planned, unfinished)
+
+
+def test_it_is_known_by_all_its_names():
+    found = disk(guest=guest_plan("web01", alias="/etc/links/web01.img"))
+    assert {"/srv/clones/web01.img", "/srv/clones/web01.qcow2", "/etc/links/web01.img"} <= found.known_as
+
+
+def test_in_place_of_a_link_the_link_stays_the_name():
+    found = disk(guest=guest_plan("web01", alias="/links/web01", overlay_path="/srv/clones/web01.img"))
+    assert (found.now.path, found.planned) == ("/links/web01", VmImage("/links/web01", "qcow2"))

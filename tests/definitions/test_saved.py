@@ -1,0 +1,57 @@
+"""Definitions that are saved before they change. Guards definitions/saved.py."""
+
+import os
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from batchdiff.definitions.saved import folder_of, latest, save_after, save_before
+from batchdiff.errors import DefinitionError
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def test_the_last_change_counts(tmp_path):
+    folder = str(tmp_path / "saved")
+    save_after(save_before(folder, "web01", b"one", NOW), b"two")
+    later = save_before(folder, "web01", b"three", NOW + timedelta(seconds=1))
+    assert latest(folder, "web01").before == b"three"
+    assert latest(folder, "web01").after is None
+    save_after(later, b"four")
+    assert latest(folder, "web01").after == b"four"
+
+
+def test_only_the_owner_reads_them(tmp_path):
+    folder = tmp_path / "saved"
+    path = save_before(str(folder), "web01", b"passwd='secret'", NOW)
+    save_after(path, b"passwd='secret'")
+    assert folder.stat().st_mode & 0o077 == 0
+    assert [os.stat(folder / name).st_mode & 0o077 for name in os.listdir(folder)] == [0, 0]
+
+
+def test_names_that_begin_alike(tmp_path):
+    save_before(str(tmp_path), "web.01", b"other", NOW + timedelta(days=1))
+    save_before(str(tmp_path), "web", b"mine", NOW)
+    assert latest(str(tmp_path), "web").before == b"mine"
+
+
+def test_names_stay_in_the_folder(tmp_path):
+    path = save_before(str(tmp_path / "saved"), "../x/y", b"", NOW)
+    assert os.path.dirname(path) == str(tmp_path / "saved")
+    assert latest(str(tmp_path / "saved"), "../x/y").before == b""
+
+
+def test_nothing_was_saved(tmp_path):
+    assert latest(str(tmp_path / "none"), "web01") is None
+    assert latest(str(tmp_path), "web01") is None
+
+
+def test_nothing_is_replaced(tmp_path):
+    save_before(str(tmp_path), "web01", b"one", NOW)
+    with pytest.raises(DefinitionError, match="cannot save"):
+        save_before(str(tmp_path), "web01", b"two", NOW)
+    assert latest(str(tmp_path), "web01").before == b"one"
+
+
+def test_beside_the_plan(tmp_path):
+    assert folder_of(f"{tmp_path}/fleet.plan.json") == f"{tmp_path}/fleet.plan.json.definitions"
