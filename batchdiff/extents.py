@@ -165,6 +165,11 @@ def only(extents: Extents, *kinds: Kind) -> Extents:
     return _merged(extents.first[kept], extents.end[kept], extents.kind[kept])
 
 
+def of_one_kind(extents: Extents, kind: Kind) -> Extents:
+    """Return these extents with ``kind`` for every run; runs that touch are merged."""
+    return _merged(extents.first, extents.end, np.full_like(extents.kind, kind))
+
+
 def numbers(extents: Extents, factor: int = 1) -> npt.NDArray[np.int64]:
     """Return the number of each unit that a run touches, in units ``factor`` times larger, sorted and distinct."""
     first, last = extents.first // factor, (extents.end - 1) // factor

@@ -29,7 +29,9 @@ def new_image(template: bytes, guest: bytes, options: OverlayOptions, name: str 
     extents = extents_to_write(naive.differences(template, guest), virtual_size, options, geometry)
     backing = None if name is None else (name, "raw")
     compress = options.compression is not Compression.NONE
-    return NewImage(virtual_size, geometry, extents, backing, compress, options.lazy_refcounts)
+    return NewImage(
+        virtual_size, geometry, extents, backing, compress, options.lazy_refcounts, options.compression_level
+    )
 
 
 def write(overlay: Path, guest: Path, new: NewImage) -> int:

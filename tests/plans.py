@@ -19,7 +19,15 @@ from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.extents import runs_of
 from batchdiff.plan.file import checksum_of, read_plan
-from batchdiff.plan.overlay_options import CLUSTER_SIZES, BackingPath, Compression, OverlayOptions, geometry_of
+from batchdiff.plan.overlay_options import (
+    CLUSTER_SIZES,
+    BackingPath,
+    Compat,
+    Compression,
+    OverlayOptions,
+    contradictions,
+    geometry_of,
+)
 from batchdiff.plan.plan import (
     Diff,
     GuestPlan,
@@ -33,6 +41,7 @@ from batchdiff.plan.plan import (
 )
 from batchdiff.plan.runs import Runs
 from batchdiff.plan.totals import totals_of
+from batchdiff.qcow2.geometry import REFCOUNT_BITS
 from batchdiff.units import GIB, KIB, MIB, ceil_div
 
 SHA256 = "5e" * 32
@@ -142,13 +151,22 @@ _FINGERPRINTS = st.builds(
     mtime_ns=_TIMES,
     ctime_ns=_TIMES,
 )
-_OPTIONS = st.builds(
-    OverlayOptions,
-    cluster_size=st.sampled_from(CLUSTER_SIZES),
-    compression=st.sampled_from(Compression),
-    backing_path=st.sampled_from(BackingPath),
-    lazy_refcounts=st.booleans(),
-) | st.builds(OverlayOptions, cluster_size=st.sampled_from(CLUSTER_SIZES[5:]), extended_l2=st.just(True))
+_OPTIONS = (
+    st.builds(
+        OverlayOptions,
+        cluster_size=st.sampled_from(CLUSTER_SIZES),
+        compression=st.sampled_from(Compression),
+        backing_path=st.sampled_from(BackingPath),
+        lazy_refcounts=st.booleans(),
+        compression_level=st.sampled_from([None, None, 1, 9]),
+        refcount_bits=st.sampled_from([16, *REFCOUNT_BITS]),
+    )
+    | st.builds(OverlayOptions, cluster_size=st.sampled_from(CLUSTER_SIZES), compat=st.just(Compat.V2))
+    | st.builds(OverlayOptions, cluster_size=st.sampled_from(CLUSTER_SIZES[5:]), extended_l2=st.just(True))
+).filter(lambda chosen: not list(contradictions(chosen)))
+_BY_CLUSTER_SIZE = st.dictionaries(st.sampled_from(CLUSTER_SIZES), _SIZES).map(
+    lambda sizes: tuple(sorted(sizes.items()))
+)
 _SAVINGS = st.builds(
     Savings,
     allocated_bytes=_SIZES,
@@ -157,9 +175,9 @@ _SAVINGS = st.builds(
     overlay_error_bytes=_SIZES,
     overlay_disk_bytes=_SIZES,
     saved_bytes=_TIMES,
-    overlay_bytes_by_cluster_size=st.dictionaries(st.sampled_from(CLUSTER_SIZES), _SIZES).map(
-        lambda sizes: tuple(sorted(sizes.items()))
-    ),
+    overlay_bytes_by_cluster_size=_BY_CLUSTER_SIZE,
+    standard_l2_disk_bytes=st.just(()) | _BY_CLUSTER_SIZE,
+    extended_l2_disk_bytes=st.just(()) | _BY_CLUSTER_SIZE,
     allocation_unit=st.sampled_from([512, 4096, 65536]),
     exactness=st.sampled_from(Exactness),
     note=_TEXTS,
@@ -179,6 +197,8 @@ def planned_images(draw, *, virtual_size: int | None = None) -> PlannedImage:
 @st.composite
 def guest_plans(draw) -> GuestPlan:
     options, kinds = draw(_OPTIONS), draw(_KINDS)
+    if options.compat is Compat.V2:  # it has no zero clusters
+        kinds = [Kind.DATA if kind else 0 for kind in kinds]
     unit = geometry_of(options, options.cluster_size).granule
     cut_off = draw(st.integers(0, unit - 1)) if kinds else 0
     image = draw(planned_images(virtual_size=len(kinds) * unit - cut_off))
@@ -201,7 +221,8 @@ def guest_plans(draw) -> GuestPlan:
 
 
 def refused_guests() -> st.SearchStrategy[GuestPlan]:
-    options = _OPTIONS | st.just(OverlayOptions(cluster_size=None))
+    auto = st.sampled_from([OverlayOptions(None), OverlayOptions(None, None), OverlayOptions(extended_l2=None)])
+    options = _OPTIONS | auto
     return st.builds(refused_guest, _NAMES, _TEXTS, path=_PATHS, options=options)
 
 

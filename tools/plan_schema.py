@@ -18,8 +18,9 @@ from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.open import MAX_CHAIN
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageFormat
-from batchdiff.plan.overlay_options import AUTO, CLUSTER_SIZES, OverlayOptions
+from batchdiff.plan.overlay_options import AUTO, CLUSTER_SIZES, COMPRESSION_LEVELS, OverlayOptions
 from batchdiff.plan.plan import FORMAT_VERSION, Savings, Similarity, Totals, Verdict
+from batchdiff.qcow2.geometry import REFCOUNT_BITS
 
 Schema = dict[str, Any]
 
@@ -40,7 +41,12 @@ FIELDS: dict[str, Schema] = {
     **dict.fromkeys(("mtime_ns", "ctime_ns", "saved_bytes"), INTEGER),
     "allocation_unit": SIZE | {"minimum": 1},
     "cluster_size": {"anyOf": [{"const": AUTO}, CLUSTER_SIZE]},
-    "overlay_bytes_by_cluster_size": BY_SIZE,
+    "extended_l2": {"enum": [True, False, AUTO]},
+    "compression_level": INTEGER | {"minimum": 1, "maximum": max(map(max, COMPRESSION_LEVELS.values()))},
+    "refcount_bits": INTEGER | {"enum": list(REFCOUNT_BITS)},
+    **dict.fromkeys(
+        ("overlay_bytes_by_cluster_size", "standard_l2_disk_bytes", "extended_l2_disk_bytes"), BY_SIZE
+    ),
     "exactness": {"$ref": "#/$defs/exactness"},
 }
 """Fields with limits or a form that their types do not show."""
@@ -80,6 +86,8 @@ def refer_to(name: str) -> Schema:
 
 
 PATHS: Schema = {"type": "array", "items": PATH}
+ALWAYS_SET = ("cluster_size", "extended_l2", "compression", "backing_path", "lazy_refcounts")
+"""The options of an overlay that every plan has; the others are left out if they have their defaults."""
 FILE_OF_CHAIN: dict[str, Schema] = {"path": PATH, "format": of_type(ImageFormat)}
 MORE_FILES = {"allow_folders": PATHS, "other_files": PATHS}
 BACKING_FILE = of(["path", "format"], **FILE_OF_CHAIN, **MORE_FILES)
@@ -105,7 +113,7 @@ GUEST = of(
     similarity=of_fields(Similarity),
     verdict=of_type(Verdict),
     reason=TEXT,
-    overlay=of(path=PATH, **of_fields(OverlayOptions)["properties"]),
+    overlay=of(["path", *ALWAYS_SET], path=PATH, **of_fields(OverlayOptions)["properties"]),
     extents=of(unit=CLUSTER_SIZE, data=RUNS, zero=RUNS),
     savings=refer_to("savings"),
 )

@@ -6,16 +6,22 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import tempfile
+from contextlib import ExitStack, closing
 
 from batchdiff import __version__
 from batchdiff.doctor.fact import Ability, Fact
-from batchdiff.errors import ProgramError
+from batchdiff.errors import BatchdiffError, ProgramError
 from batchdiff.image_source import ImageFormat
 from batchdiff.linux.machine import available_memory, usable_cpus
 from batchdiff.qemu import landlock, qemu_img
+from batchdiff.qemu.export import BlockDevice, Export
 from batchdiff.units import format_size
 
 MACHINE, QEMU = "machine", "QEMU"
+
+_TRIAL = bytes(range(256)) * 16
+"""The content of an image for a trial; a whole number of sectors."""
 
 _FULL_LANDLOCK = 4
 """The first version of Landlock that can deny network connections too."""
@@ -70,8 +76,29 @@ def qemu_facts() -> list[Fact]:
         options = qemu_img.create_options("qcow2")
     except ProgramError as error:
         return [Fact(QEMU, "qemu-img", f"{path}: {error.reason}", Ability.MISSING, error.remedy)]
-    facts = [Fact(QEMU, "qemu-img", f"{version} ({path})"), _formats(formats)]
+    facts = [Fact(QEMU, "qemu-img", f"{version} ({path})"), _formats(formats), _exports()]
     return [*facts, Fact(QEMU, "options of qcow2", ", ".join(options))]
+
+
+def _exports() -> Fact:
+    """Return whether an image can be exported here: one is, and is read."""
+    name = "exports (qemu-nbd)"
+    try:
+        with ExitStack() as opened:
+            file = opened.enter_context(tempfile.TemporaryFile())
+            file.write(_TRIAL)
+            file.flush()
+            export = Export("a trial image", file.fileno(), BlockDevice(ImageFormat.RAW))
+            opened.callback(export.close)
+            connection = opened.enter_context(closing(export.connect()))
+            connection.read(0, found := memoryview(bytearray(len(_TRIAL))))
+    except (BatchdiffError, OSError) as error:
+        why, remedy = (error.reason, error.remedy) if isinstance(error, BatchdiffError) else (str(error), "")
+        effect = f"Images that only QEMU can read, such as a compressed vmdk, are refused. {remedy}".strip()
+        return Fact(QEMU, name, why, Ability.LIMITED, effect)
+    if found != _TRIAL:
+        return Fact(QEMU, name, "return wrong bytes", Ability.MISSING, "Install another QEMU.")
+    return Fact(QEMU, name, "work: images that only QEMU can read, such as a compressed vmdk, can be converted")
 
 
 def _formats(formats: list[str]) -> Fact:

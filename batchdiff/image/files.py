@@ -21,8 +21,12 @@ _MISSING = {errno.ENOENT, errno.ENOTDIR}
 _READ_ONLY = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
+READ_FOR_US = -1
+"""The descriptor of a read that another program does for this process; its offset is that of the disk."""
+
+
 class ReadObserver(Protocol):
-    """An observer of every read of the images that are opened with it."""
+    """An observer of every read of the images that are opened with it; ``fd`` may be :data:`READ_FOR_US`."""
 
     def before(self, fd: int, offset: int, length: int) -> None:
         """Prepare for a read of bytes ``offset`` to ``offset + length`` of a file; may wait."""

@@ -1,8 +1,7 @@
 """The table of image formats: how each is opened, and what is checked before any of its bytes are trusted.
 
-A format that cannot be read yet is a stub: its opener raises the refusal. Making it readable takes a module with
-its :class:`~batchdiff.image.layer.Layer`, such as :mod:`batchdiff.image.raw`, and a row in this table.
-A format that a manifest cannot name yet also needs a name and a magic number (CONTRIBUTING.md, "Adding a format").
+A new format takes a module with its :class:`~batchdiff.image.layer.Layer`, such as :mod:`batchdiff.image.raw`, a
+row in this table, a name that a manifest can use, and a magic number (CONTRIBUTING.md, "Adding a format").
 """
 
 from __future__ import annotations
@@ -12,14 +11,16 @@ from typing import NamedTuple, NoReturn
 
 from batchdiff.errors import ImageError
 from batchdiff.files.allowed_files import allowed_file
-from batchdiff.files.filenames import shell_line
 from batchdiff.foreign.header import ReadAt
 from batchdiff.foreign.parallels import inspect_parallels
 from batchdiff.foreign.qed import inspect_qed
 from batchdiff.foreign.vdi import inspect_vdi
+from batchdiff.foreign.vhdx import inspect_vhdx, map_vhdx
 from batchdiff.foreign.vmdk import inspect_extent, inspect_vmdk
 from batchdiff.foreign.vmdk_descriptor import TEXT_BEGINNING, Descriptor, ExtentKind, read_descriptor
+from batchdiff.foreign.vmdk_stream import inspect_vmdk_stream, is_stream_optimized
 from batchdiff.foreign.vpc import inspect_vpc
+from batchdiff.image.exported import ExportedLayer
 from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import Layer
 from batchdiff.image.mapped import MappedLayer
@@ -47,18 +48,6 @@ class Format(NamedTuple):
     safety: tuple[str, ...] | Unchecked
 
 
-def _not_supported_yet(source: ImageSource, _observer: ReadObserver | None) -> NoReturn:
-    copy = shell_line(
-        ["qemu-img", "convert", "-f", source.format, "-O", "qcow2", source.path, f"{source.path}.qcow2"]
-    )
-    *most, last = readable_formats()
-    raise ImageError(
-        f"cannot use {source.path}",
-        why=f"the format {source.format} is not supported yet ({', '.join(most)} and {last} are)",
-        remedy=f"Make a qcow2 copy and use that in the manifest: `{copy}`.",
-    )
-
-
 def _encrypted(source: ImageSource, _observer: ReadObserver | None) -> NoReturn:
     raise ImageError(f"cannot use {source.path}", why="it is encrypted", remedy=ENCRYPTED)
 
@@ -72,12 +61,17 @@ def _mapped(inspect: Callable[[ReadAt, int], None], *checks: str) -> Format:
     return Format(opener, (*checks, _OF_THE_MAP))
 
 
+def _vhdx(source: ImageSource, observer: ReadObserver | None) -> Layer:
+    return MappedLayer(source, observer, inspect_vhdx, map_vhdx)
+
+
 def _vmdk(source: ImageSource, observer: ReadObserver | None) -> Layer:
-    """Open a VMDK image: one file, or a descriptor of several."""
+    """Open a VMDK image as its first bytes say, one file or several; the layer inspects all of the header."""
     file = ImageFile(source.path, observer)
     try:
         if file.read_at_most(0, len(TEXT_BEGINNING)) == TEXT_BEGINNING:
             return _described(source, file, observer)
+        is_compressed = is_stream_optimized(file.read_at_most)
     except FormatError as error:
         file.close()
         raise _refused(source, error) from error
@@ -85,6 +79,8 @@ def _vmdk(source: ImageSource, observer: ReadObserver | None) -> Layer:
         file.close()
         raise
     file.close()
+    if is_compressed:
+        return ExportedLayer(source, observer, inspect_vmdk_stream)
     return MappedLayer(source, observer, inspect_vmdk)
 
 
@@ -107,7 +103,7 @@ def _described(source: ImageSource, file: ImageFile, observer: ReadObserver | No
         def inspect(read: ReadAt, size: int) -> None:
             require(_same(descriptor, read, size), "its descriptor changed while it was read")
 
-        layer = MappedLayer(source, observer, inspect, extents)
+        layer = MappedLayer(source, observer, inspect, extents=extents)
     except BaseException:
         for extent in extents:
             extent.file.close()
@@ -140,8 +136,6 @@ _OF_THE_MAP = "the map that QEMU, confined to its files, makes of it stays in th
 
 _NOT_OPENED = Unchecked("refused without being opened")
 
-_STUB = Format(_not_supported_yet, _NOT_OPENED)
-
 FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.RAW: Format(
         RawLayer,
@@ -167,11 +161,13 @@ FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.VMDK: Format(
         _vmdk,
         (
-            "no parent; not compressed; its sizes and grain directories are valid",
+            "no parent; its sizes and grain directories are valid",
             "one file that is its own only extent, with its descriptor where QEMU reads it",
             "or a text descriptor with one meaning only, whose extents are distinct regular files beside it or in"
             " folders that the manifest allows, as long as the descriptor needs them",
-            _OF_THE_MAP,
+            f"if it is not compressed, {_OF_THE_MAP}",
+            "if it is compressed, its footer and all its tables are valid, no grain is used twice, and qemu-nbd,"
+            " confined to this file, decompresses it",
         ),
     ),
     ImageFormat.VDI: _mapped(
@@ -179,7 +175,16 @@ FORMATS: dict[ImageFormat, Format] = {
         "no outside references are possible: a parent has only a UUID, and is refused",
         "its sizes and its block map are valid",
     ),
-    ImageFormat.VHDX: _STUB,
+    ImageFormat.VHDX: Format(
+        _vhdx,
+        (
+            "no outside references are possible: an image with a parent is refused",
+            "no log to replay; the checksums of its header and region table are right",
+            "its regions, metadata, sizes and block table are valid, and blocks are apart from all of them",
+            "the map of its blocks stays in the file and uses no byte twice, and QEMU, confined to this file,"
+            " finds the same size",
+        ),
+    ),
     ImageFormat.VPC: _mapped(
         inspect_vpc,
         "it has no parent, which QEMU would read as zeros",

@@ -1,11 +1,11 @@
-"""Images whose metadata QEMU reads: it maps the disk to the file once; the data is then read as from a raw image.
+"""Images that are mapped to their file once, mostly by QEMU; the data is then read as from a raw image.
 
 ::
 
     header, inspected here -> `qemu-img map`, confined -> runs of the disk and their offsets in the file (kept)
 
-The map of an unchanged file is kept for this process, and for the workers that it forks. If an image has several
-files, its extents, the offsets in its map are those in an extent: which one follows from the place on the disk.
+The map of an unchanged file is kept for this process, and for the workers that it forks. If an image has extents,
+the offsets in its map are those in one of them: which one follows from the place on the disk.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy.typing as npt
 from batchdiff.errors import ImageError, InUseError, ProgramError
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.foreign.header import ReadAt
+from batchdiff.foreign.vhdx import DiskMap
 from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import CompressedCluster, Losses, Segment, WithOthers
 from batchdiff.image.raw import FlatExtent
@@ -46,10 +47,7 @@ _Offsets = npt.NDArray[np.int64]
 
 
 class _ImageMap(NamedTuple):
-    """Runs of the disk that are data, ascending: start, end, and offset in the file. All else reads as zeros.
-
-    ``files``: the number of each run's file, among those that hold data.
-    """
+    """Runs of the disk that are data, ascending: start, end, offset and number of the file. The rest is zeros."""
 
     size: int
     starts: _Offsets
@@ -66,8 +64,9 @@ _kept: dict[_Key, _ImageMap] = {}
 class MappedLayer(WithOthers):
     """An image in a format that QEMU maps to the file; ``inspect`` checks its header before QEMU sees the file.
 
-    ``extents``: the files that hold the data instead, each a part of the disk, with headers that were checked. If
-    the layer cannot be made, they stay open.
+    ``own_map`` maps an image whose blocks QEMU does not report; QEMU must agree about its size. ``extents``: the
+    files that hold the data instead, each a part of the disk, with headers that were checked. If the layer cannot
+    be made, they stay open.
     """
 
     def __init__(
@@ -75,10 +74,11 @@ class MappedLayer(WithOthers):
         source: ImageSource,
         observer: ReadObserver | None,
         inspect: Callable[[ReadAt, int], None],
+        own_map: Callable[[ReadAt, int], DiskMap] | None = None,
         extents: Sequence[FlatExtent] = (),
     ) -> None:
         self.others = tuple(extent.file for extent in extents)
-        self._source = replace(source, other_files=self.other_files)
+        self._source, self._own_map = replace(source, other_files=self.other_files), own_map
         self._file = ImageFile(source.path, observer)
         self._files = [extent.file.file for extent in extents] or [self._file]
         self._edges = np.cumsum([extent.length for extent in extents], dtype=np.int64)
@@ -113,6 +113,7 @@ class MappedLayer(WithOthers):
         return list(dict.fromkeys((self._file, *self._files)))
 
     def _mapped_by_qemu(self, now: list[Fingerprint]) -> _ImageMap:
+        own = None if self._own_map is None else self._mapped_here(self._own_map)
         try:
             text = qemu_img.file_map(self._source)
         except (ProgramError, InUseError) as error:
@@ -120,7 +121,18 @@ class MappedLayer(WithOthers):
             raise ImageError(f"cannot read {self.path}", why=error.reason, remedy=error.remedy) from error
         for file, before in zip(self._all_files(), now, strict=True):
             self._check_same_file(file.path, before)
-        return _parsed(text, self.path, self._edges)
+        found = _parsed(text, self.path, self._edges, is_located=own is None)
+        if own is not None and own.size != found.size:
+            problem = f"QEMU reads a disk of {found.size} bytes from it, not of {own.size}"
+            raise self._refused(FormatError(problem))
+        return own or found
+
+    def _mapped_here(self, own_map: Callable[[ReadAt, int], DiskMap]) -> _ImageMap:
+        try:
+            found = own_map(self._file.read_at_most, self._file.size)
+            return _ImageMap(*found, _one_file(found.starts))
+        except FormatError as error:
+            raise self._refused(error) from error
 
     def _check_same_file(self, path: str, before: Fingerprint) -> None:
         """Check that QEMU read the file that is open here, in its present state."""
@@ -233,10 +245,11 @@ def _stored(file: ImageFile, start: int, end: int) -> Iterator[tuple[int, int]]:
         yield first, min(hole, end)
 
 
-def _parsed(text: str, path: str, edges: _Offsets) -> _ImageMap:
+def _parsed(text: str, path: str, edges: _Offsets, *, is_located: bool) -> _ImageMap:
     """Parse the output of `qemu-img map`, and join runs that are adjacent both on the disk and in the file.
 
-    ``edges``: the end of each extent on the disk; none if the image is one file.
+    ``edges``: the end of each extent on the disk; none if the image is one file. ``is_located``: data has
+    offsets in the file; otherwise only the size counts.
 
     :raises ImageError: it lists data without an offset in the file, as for a compressed or encrypted image.
     """
@@ -244,7 +257,7 @@ def _parsed(text: str, path: str, edges: _Offsets) -> _ImageMap:
         size, table = 0, array("q")
         for entry in _entries(text):
             start, length = entry["start"], entry["length"]
-            if entry["data"] and not entry["zero"]:
+            if is_located and entry["data"] and not entry["zero"]:
                 table.extend((start, start + length, entry["offset"]))
             size = start + length
     except (ValueError, KeyError, TypeError, OverflowError) as error:

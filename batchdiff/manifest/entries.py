@@ -17,10 +17,12 @@ from batchdiff.plan.overlay_options import (
     CLUSTER_SIZES,
     DEFAULT_CLUSTER_SIZE,
     BackingPath,
+    Compat,
     Compression,
     OverlayOptions,
+    contradictions,
 )
-from batchdiff.qcow2.geometry import SMALLEST_EXTENDED_L2
+from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
 from batchdiff.quoting import show, suggestion
 from batchdiff.units import format_size, parse_size
 
@@ -39,6 +41,7 @@ _ALLOWED_SIZES = (
     f"it is {AUTO}, or a power of two from {format_size(CLUSTER_SIZES[0])} "
     f"to {format_size(CLUSTER_SIZES[-1])}, such as 64KiB"
 )
+_LEVEL = "compression_level"
 _PERCENT = re.compile(r"(.+?)\s*%")
 
 
@@ -180,22 +183,31 @@ class EntryReader:
         return tuple(each for each in listed if not self._problems.objects_to(each[0]))
 
     def _options(self, own: Mapping[str, Any], where: YamlPath, shared: Mapping[str, Any]) -> OverlayOptions:
+        # A level of the defaults goes with the compression there, not with another one.
+        shared = {key: value for key, value in shared.items() if key != _LEVEL or "compression" not in own}
         merged = {**shared, **own}
 
         def place(key: str) -> YamlPath:
             return (*where, "overlay", key) if key in own else (*_DEFAULT_OVERLAY, key)
 
         size = self._cluster_size(merged.get("cluster_size", DEFAULT_CLUSTER_SIZE), place("cluster_size"))
-        extended = bool(merged.get("extended_l2", False))
-        if extended:
-            self._check_extended_l2(size, place("extended_l2"))
-        return OverlayOptions(
+        extended = merged.get("extended_l2", False)
+        # A level cannot be checked if the compression was rejected.
+        places = ((*where, "overlay", "compression"), (*_DEFAULT_OVERLAY, "compression"))
+        level = None if any(map(self._problems.objects_to, places)) else merged.get(_LEVEL)
+        options = OverlayOptions(
             cluster_size=size,
-            extended_l2=extended,
+            extended_l2=None if extended == AUTO else bool(extended),
             compression=Compression(merged.get("compression", Compression.NONE)),
             backing_path=BackingPath(merged.get("backing_path", BackingPath.ABSOLUTE)),
             lazy_refcounts=bool(merged.get("lazy_refcounts", False)),
+            compression_level=None if level is None else int(level),
+            refcount_bits=int(merged.get("refcount_bits", DEFAULT_REFCOUNT_BITS)),
+            compat=Compat(merged.get("compat", Compat.V3)),
         )
+        for key, what in contradictions(options):
+            self._problems.add(place(key), what)
+        return options
 
     def _cluster_size(self, value: float | str, where: YamlPath) -> int | None:
         if value == AUTO:
@@ -209,13 +221,6 @@ class EntryReader:
             return size
         self._problems.add(where, f"{_shown(value)} is not a cluster size; {_ALLOWED_SIZES}")
         return DEFAULT_CLUSTER_SIZE
-
-    def _check_extended_l2(self, size: int | None, where: YamlPath) -> None:
-        least = format_size(SMALLEST_EXTENDED_L2)
-        if size is None:
-            self._problems.add(where, f"needs a fixed cluster_size of {least} or more, not {AUTO}")
-        elif size < SMALLEST_EXTENDED_L2:
-            self._problems.add(where, f"needs a cluster_size of {least} or more, not {format_size(size)}")
 
 
 def _mapping(entry: object, key: str) -> object:

@@ -44,6 +44,9 @@ class _Finding(NamedTuple):
     raw: str
 
 
+_NUMBER = re.compile(r"[0-9]+\.[0-9]+")
+
+
 VERSION = 1
 """The version of the manifest's format."""
 
@@ -197,9 +200,21 @@ def _names_an_image(where: YamlPath) -> bool:
 
 
 def _enum(finding: _Finding) -> str:
-    known = finding.argument
-    near = suggestion(finding.value, known) if isinstance(finding.value, str) else ""
-    return f"expected one of {', '.join(known)}, found {describe(finding.value)}{near}"
+    value, known = finding.value, [_as_yaml(word) for word in finding.argument]
+    near = suggestion(value, known) if isinstance(value, str) else _advice_on_quotes(value, finding.argument)
+    return f"expected one of {', '.join(known)}, found {describe(value)}{near}"
+
+
+def _as_yaml(word: object) -> str:
+    return word if isinstance(word, str) else json.dumps(word)
+
+
+def _advice_on_quotes(value: object, known: list[object]) -> str:
+    """Return advice on a number that would be a known word in quotes, such as 0.10, which YAML reads as 0.1."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    words = [word for word in known if isinstance(word, str) and _NUMBER.fullmatch(word)]
+    return next((f'; put it in quotes: "{word}"' for word in words if float(word) == value), "")
 
 
 def _one_of(finding: _Finding) -> str:
@@ -225,4 +240,6 @@ _WORDS: dict[str, Callable[[_Finding], str]] = {
     "minItems": lambda _: "at least one guest is needed",
     "maxItems": lambda finding: f"at most {finding.argument} images may be in a chain",
     "minLength": lambda _: "must not be empty",
+    "minimum": lambda finding: f"{finding.value} is below {finding.argument}; use {finding.argument} or more",
+    "maximum": lambda finding: f"{finding.value} is above {finding.argument}; use {finding.argument} or less",
 }

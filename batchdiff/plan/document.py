@@ -11,7 +11,15 @@ from batchdiff.choices import Retire
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.plan.overlay_options import BackingPath, Compression, OverlayOptions, geometry_of
+from batchdiff.plan.overlay_options import (
+    AUTO,
+    BackingPath,
+    Compat,
+    Compression,
+    OverlayOptions,
+    contradictions,
+    geometry_of,
+)
 from batchdiff.plan.plan import (
     DEFAULT_UNIT,
     FORMAT_VERSION,
@@ -27,6 +35,7 @@ from batchdiff.plan.plan import (
     Verdict,
 )
 from batchdiff.plan.runs import NO_RUNS, Runs
+from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
 
 
 def to_dict(plan: Plan) -> dict[str, Any]:
@@ -100,11 +109,12 @@ def _guest(guest: GuestPlan) -> dict[str, Any]:
     found |= {"verdict": guest.verdict.value, "reason": guest.reason}
     found["overlay"] = {
         "path": guest.overlay_path,
-        "cluster_size": guest.options.cluster_size or "auto",
-        "extended_l2": guest.options.extended_l2,
+        "cluster_size": guest.options.cluster_size or AUTO,
+        "extended_l2": AUTO if guest.options.extended_l2 is None else guest.options.extended_l2,
         "compression": guest.options.compression.value,
         "backing_path": guest.options.backing_path.value,
         "lazy_refcounts": guest.options.lazy_refcounts,
+        **_newer_options(guest.options),
     }
     if guest.diff is None:
         unit = guest.options.cluster_size or DEFAULT_UNIT
@@ -112,10 +122,28 @@ def _guest(guest: GuestPlan) -> dict[str, Any]:
     return found | _diff_fields(guest.diff)
 
 
+def _newer_options(options: OverlayOptions) -> dict[str, Any]:
+    """Return the options that plans before 1.3 did not have, as far as they are set."""
+    found: dict[str, Any] = {}
+    if options.compression_level is not None:
+        found["compression_level"] = options.compression_level
+    if options.refcount_bits != DEFAULT_REFCOUNT_BITS:
+        found["refcount_bits"] = options.refcount_bits
+    if options.compat is not Compat.V3:
+        found["compat"] = options.compat.value
+    return found
+
+
+_BY_SIZE = ("overlay_bytes_by_cluster_size", "standard_l2_disk_bytes", "extended_l2_disk_bytes")
+_OPTIONAL_BY_SIZE = _BY_SIZE[1:]
+
+
 def _diff_fields(diff: Diff) -> dict[str, Any]:
     found: dict[str, Any] = {"extents": {"unit": diff.unit, "data": diff.data, "zero": diff.zero}}
-    by_size = {str(size): count for size, count in diff.savings.overlay_bytes_by_cluster_size}
-    found["savings"] = asdict(diff.savings) | {"overlay_bytes_by_cluster_size": by_size}
+    savings = asdict(diff.savings)
+    for name in _BY_SIZE:
+        savings[name] = {str(size): count for size, count in savings[name]}
+    found["savings"] = {name: value for name, value in savings.items() if value or name not in _OPTIONAL_BY_SIZE}
     if diff.similarity is not None:
         found["similarity"] = asdict(diff.similarity)
     return found
@@ -170,9 +198,15 @@ def _guest_plan(record: dict[str, Any]) -> GuestPlan:
 def _diff(record: dict[str, Any], options: OverlayOptions, data: Runs, zero: Runs) -> Diff:
     if options.cluster_size is None:
         raise ValueError(f"guest {record['name']!r} was compared, but its overlay has no cluster size")
+    if options.extended_l2 is None:
+        raise ValueError(f"guest {record['name']!r} was compared, but extended_l2 was not chosen")
+    for key, what in contradictions(options):
+        raise ValueError(f"overlay.{key} of guest {record['name']!r}: {what}")
     geometry = geometry_of(options, options.cluster_size)
     if record["extents"]["unit"] != geometry.granule:
         raise ValueError(f"the extents of guest {record['name']!r} are not in units of its overlay")
+    if zero != NO_RUNS and not geometry.zero_flag:
+        raise ValueError(f"guest {record['name']!r} has zero extents, but compat 0.10 has no zero clusters")
     return Diff(
         geometry=geometry,
         data=data,
@@ -188,17 +222,24 @@ def _similarity(record: dict[str, Any]) -> Similarity:
 
 def _options(record: dict[str, Any]) -> OverlayOptions:
     return OverlayOptions(
-        cluster_size=None if record["cluster_size"] == "auto" else record["cluster_size"],
-        extended_l2=record["extended_l2"],
+        cluster_size=None if record["cluster_size"] == AUTO else record["cluster_size"],
+        extended_l2=None if record["extended_l2"] == AUTO else record["extended_l2"],
         compression=Compression(record["compression"]),
         backing_path=BackingPath(record["backing_path"]),
         lazy_refcounts=record["lazy_refcounts"],
+        compression_level=record.get("compression_level"),
+        refcount_bits=record.get("refcount_bits", DEFAULT_REFCOUNT_BITS),
+        compat=Compat(record.get("compat", Compat.V3)),
     )
 
 
 def _savings(record: dict[str, Any]) -> Savings:
-    by_size = sorted((int(size), count) for size, count in record["overlay_bytes_by_cluster_size"].items())
-    return Savings(**_fields_in(record, Savings.__slots__) | {"overlay_bytes_by_cluster_size": tuple(by_size)})
+    by_size = {
+        name: tuple(sorted((int(size), count) for size, count in record[name].items()))
+        for name in _BY_SIZE
+        if name in record
+    }
+    return Savings(**_fields_in(record, Savings.__slots__) | by_size)
 
 
 def _fields_in(record: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from batchdiff.qcow2.geometry import Geometry
 
 FORMAT_VERSION = (1, 3)
 """1.1 added the filesystem's UUID to fingerprints; 1.2 added the exactness of savings, links to guests, and
-similarity; 1.3 added the other files of images that consist of several."""
+similarity; 1.3 added options of overlays, the space that they take with each kind of L2 entries, and the other
+files of images that consist of several."""
 
 DEFAULT_UNIT = 4096
 """Bytes; plans before 1.2 counted all space in units of this size."""
@@ -64,7 +65,9 @@ class Savings:
     ``overlay_error_bytes`` is 0 if ``overlay_bytes`` is exact; with compression, ``overlay_bytes`` is an estimate,
     whose error is no larger than that in 19 cases of 20. ``exactness`` is that of ``saved_bytes``; ``note``
     explains why that figure is not exact, or why deleting the guest would free nothing. ``allocation_unit``: the
-    size of the units in which the overlay's filesystem allocates space.
+    size of the units in which the overlay's filesystem allocates space. ``standard_l2_disk_bytes`` and
+    ``extended_l2_disk_bytes``: the space on disk by which ``auto`` chooses a kind of L2 entries, by cluster size;
+    empty if only standard entries were considered.
     """
 
     allocated_bytes: int
@@ -77,6 +80,8 @@ class Savings:
     allocation_unit: int = DEFAULT_UNIT
     exactness: Exactness = Exactness.EXACT
     note: str = ""
+    standard_l2_disk_bytes: tuple[tuple[int, int], ...] = ()
+    extended_l2_disk_bytes: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

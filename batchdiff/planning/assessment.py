@@ -22,7 +22,7 @@ from batchdiff.image_source import ImageSource
 from batchdiff.linux.fiemap import ExtentTable
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.extents import runs_of
-from batchdiff.plan.overlay_options import Compression, OverlayOptions, backing_name, geometry_of
+from batchdiff.plan.overlay_options import Compression, backing_name
 from batchdiff.plan.plan import (
     Diff,
     GuestPlan,
@@ -34,22 +34,20 @@ from batchdiff.plan.plan import (
     why_unlike,
 )
 from batchdiff.planning.candidates import Candidate, untouched_guest
+from batchdiff.planning.overlay_content import OverlayContent, better_clusters, content_of
 from batchdiff.planning.scan.reopening import reopen
 from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.sizes.compressed_estimate import Measure, stored_data
 from batchdiff.planning.sizes.disk_use import space_taken
 from batchdiff.planning.sizes.overlay_sizes import (
     OverlaySize,
-    chosen_cluster_size,
     disk_bytes,
-    extents_to_write,
     savings_of,
-    sizes_by_cluster_size,
 )
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
-from batchdiff.units import ceil_div, format_size
+from batchdiff.units import ceil_div
 
 _WORTH_NAMING = 0.1
 """The share of a guest's allocation that another cluster size must save to be suggested: its savings are estimated
@@ -68,16 +66,6 @@ class FleetFacts:
     kept: Mapping[int, Blocks]
     located: Mapping[str, ExtentTable]
     observer: ReadObserver | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class OverlayContent:
-    """The content of an overlay, in granules, and the file's size with each cluster size."""
-
-    cluster_size: int
-    extents: Extents
-    sizes: dict[int, int]
-    similarity: Similarity | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +88,8 @@ def assess(
         return _refuse(candidate, str(failure))
 
     def plan_of(image: Image) -> GuestPlan:
-        content = _content(*compared, candidate.record.virtual_size, candidate.entry.options)
+        unit = _volume(candidate, image).unit
+        content = content_of(compared, candidate.record.virtual_size, candidate.entry.options, unit)
         return _plan_guest(candidate, image, content, facts, measure)
 
     return _unless_changed(candidate, plan_of, facts.observer)
@@ -158,18 +147,6 @@ def _refuse(candidate: Candidate, reason: str) -> UntouchedGuest:
     return untouched_guest(candidate.entry, candidate.record, Verdict.REFUSE, reason)
 
 
-def _content(units: Extents, similarity: Similarity, virtual_size: int, options: OverlayOptions) -> OverlayContent:
-    sizes = sizes_by_cluster_size(units, virtual_size, options)
-    cluster_size = options.cluster_size or chosen_cluster_size(sizes)
-    if cluster_size not in sizes:
-        raise FormatError(
-            f"clusters of {format_size(cluster_size)} cannot map a disk of {format_size(virtual_size)};"
-            f" choose {format_size(min(sizes))} or more"
-        )
-    extents = extents_to_write(units, virtual_size, options, geometry_of(options, cluster_size))
-    return OverlayContent(cluster_size, extents, sizes, similarity)
-
-
 def _plan_guest(
     candidate: Candidate,
     image: Image,
@@ -181,24 +158,27 @@ def _plan_guest(
 
     ``compressed``: the size of the overlay if it will be compressed, or the function that measures it.
     """
-    options = dataclasses.replace(candidate.entry.options, cluster_size=content.cluster_size)
-    geometry, extents = geometry_of(options, content.cluster_size), content.extents
+    geometry, extents = content.geometry, content.extents
+    options = dataclasses.replace(
+        candidate.entry.options, cluster_size=geometry.cluster_size, extended_l2=geometry.extended_l2
+    )
     layout = _layout(candidate, geometry, extents, facts.manifest.template)
     volume = _volume(candidate, image)
     known = facts.located.get(image.path) or raw_extents(image)
-    shared = 0
     if options.compression is Compression.NONE:
         data = extents.pairs(Kind.DATA) * geometry.granule
         sharing = _will_share(candidate, image, geometry.granule, volume.unit)
-        taken = space_taken(image, data, sharing=sharing, unit=volume.unit, known=known)
-        size = OverlaySize(layout.file_size, 0, disk_bytes(layout, taken.data, volume.unit))
-        shared = taken.shared
+        small = geometry.granules == 1 and geometry.cluster_size < volume.unit
+        start = layout.data_offset if small else None
+        taken = space_taken(image, data, sharing=sharing, unit=volume.unit, known=known, file_start=start)
+        on_disk = disk_bytes(layout, taken.data, volume.unit) - taken.holes
+        size = OverlaySize(layout.file_size, 0, on_disk, taken.shared)
     elif isinstance(compressed, OverlaySize):
         size = compressed
     else:
         size = _compressed_size(candidate, layout, extents, volume.unit, compressed)
     use = disk_use_of(((each.fd, each.path) for each in image.own_files), kept=facts.kept, known=known)
-    savings = savings_of(guest=use, volume=volume, overlay=size, sizes=content.sizes, shared=shared)
+    savings = savings_of(guest=use, volume=volume, overlay=size, compared=content.sizes, geometry=geometry)
     data_runs, zero_runs = runs_of(extents)
     diff = Diff(geometry=geometry, data=data_runs, zero=zero_runs, savings=savings, similarity=content.similarity)
     verdict, reason = _verdict(savings, use, facts.manifest.minimum_savings, content)
@@ -255,7 +235,9 @@ def _compressed_size(
     candidate: Candidate, layout: Layout, extents: Extents, unit: int, measure: Measure
 ) -> OverlaySize:
     geometry = layout.geometry
-    stored = stored_data(candidate.entry.image, extents, geometry, measure, unit=unit)
+    entry = candidate.entry
+    level = entry.options.compression_level
+    stored = stored_data(entry.image, extents, geometry, measure, unit=unit, level=level)
     packed = plan_layout(
         candidate.record.virtual_size,
         geometry,
@@ -273,7 +255,7 @@ def _verdict(savings: Savings, use: DiskUse, minimum: float, content: OverlayCon
         if unlike := why_unlike(content.similarity):
             return Verdict.SKIP, unlike
         would = "would" if savings.exactness in {Exactness.EXACT, Exactness.AT_MOST} else "might"
-        better = _better_clusters(savings, content, max(minimum, _WORTH_NAMING))
+        better = better_clusters(content, savings, max(minimum, _WORTH_NAMING))
         return Verdict.SKIP, f"its overlay {would} not be smaller than the guest is now{better}"
     if share < minimum:
         digits = 1 if f"{share:.1%}" != f"{minimum:.1%}" else 4
@@ -282,15 +264,3 @@ def _verdict(savings: Savings, use: DiskUse, minimum: float, content: OverlayCon
             f"it would save {share:.{digits}%}, which is below the minimum of {minimum:.{digits}%}",
         )
     return Verdict.CONVERT, ""
-
-
-def _better_clusters(savings: Savings, content: OverlayContent, least: float) -> str:
-    """Return the end of a sentence, suggesting a cluster size that saves at least that share; empty if none."""
-    auto = chosen_cluster_size(content.sizes)
-    saved = savings.reclaimable_bytes - content.sizes[auto]
-    if auto == content.cluster_size or saved < least * savings.allocated_bytes:
-        return ""
-    return (
-        f"; with clusters of {format_size(auto)} it would save about {format_size(saved)}:"
-        " `overlay: {cluster_size: auto}`"
-    )

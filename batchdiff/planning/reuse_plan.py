@@ -7,13 +7,17 @@ more than content and granules is determined again (docs/scripting.md).
 
 from __future__ import annotations
 
+import dataclasses
+
 from batchdiff.manifest.manifest import GuestEntry
 from batchdiff.plan.extents import extents_of
-from batchdiff.plan.overlay_options import Compression, OverlayOptions
-from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage
-from batchdiff.planning.assessment import OverlayContent, ReusedOverlay
+from batchdiff.plan.overlay_options import BackingPath, Compression, OverlayOptions
+from batchdiff.plan.plan import Diff, GuestPlan, Plan, PlannedImage
+from batchdiff.planning.assessment import ReusedOverlay
 from batchdiff.planning.candidates import Candidate
-from batchdiff.planning.sizes.overlay_sizes import OverlaySize, chosen_cluster_size, least_cluster_size
+from batchdiff.planning.overlay_content import OverlayContent
+from batchdiff.planning.sizes.geometry_choice import chosen_geometry, geometries
+from batchdiff.planning.sizes.overlay_sizes import ComparedSizes, OverlaySize
 
 
 def why_unusable(older: Plan, template: PlannedImage, *, unchanged: bool, sharing: bool, generator: str) -> str:
@@ -49,24 +53,48 @@ def reusable_overlays(older: Plan, candidates: list[Candidate]) -> dict[str, Reu
 
 def _same_disk_use(part: GuestPlan, entry: GuestEntry) -> bool:
     """Return True if the older figures for disk use apply: in another folder, allocation units may differ."""
-    if entry.options.compression is Compression.NONE:
+    if entry.options.compression is Compression.NONE and entry.options.extended_l2 is False:
         return True  # the figures are determined again
     return part.overlay_path.rpartition("/")[0] == entry.overlay_path.rpartition("/")[0]
 
 
 def reusable_overlay(part: GuestPlan, options: OverlayOptions) -> ReusedOverlay | None:
     """Return the overlay of an older part if it is exact with these options; None if it is not."""
-    before, diff = part.options, part.diff
-    if diff is None or (before.extended_l2, before.compression) != (options.extended_l2, options.compression):
+    diff = part.diff
+    if diff is None or _fixed(part.options) != _fixed(options):
         return None
-    least, cluster_size = least_cluster_size(options), diff.geometry.cluster_size
-    sizes = {
-        size: found
-        for size, found in diff.savings.overlay_bytes_by_cluster_size
-        if size >= least or size == options.cluster_size
-    }
-    if not sizes or cluster_size != (options.cluster_size or chosen_cluster_size(sizes)):
+    sizes = _sizes(diff, options)
+    if sizes is None or chosen_geometry(sizes, options.cluster_size) != diff.geometry:
         return None
     savings = diff.savings
     size = OverlaySize(savings.overlay_bytes, savings.overlay_error_bytes, savings.overlay_disk_bytes)
-    return ReusedOverlay(OverlayContent(cluster_size, extents_of(diff), sizes, diff.similarity), size)
+    return ReusedOverlay(OverlayContent(diff.geometry, extents_of(diff), sizes, diff.similarity), size)
+
+
+def _fixed(options: OverlayOptions) -> OverlayOptions:
+    """Return the options that fill an overlay and count its refcounts: all but those that ``auto`` chooses."""
+    return dataclasses.replace(
+        options, cluster_size=None, extended_l2=None, backing_path=BackingPath.ABSOLUTE, lazy_refcounts=False
+    )
+
+
+def _sizes(diff: Diff, options: OverlayOptions) -> ComparedSizes | None:
+    """Return the sizes in an older plan that a new one would compare; None if it does not have all of them."""
+    savings, wanted = diff.savings, geometries(options)
+    lengths = dict(savings.overlay_bytes_by_cluster_size)
+    file = {
+        geometry: lengths[geometry.cluster_size]
+        for geometry in wanted
+        if geometry.extended_l2 is diff.geometry.extended_l2 and geometry.cluster_size in lengths
+    }
+    if not any(geometry.extended_l2 for geometry in wanted):
+        return ComparedSizes(file, {}) if file else None
+    on_disk = {False: dict(savings.standard_l2_disk_bytes), True: dict(savings.extended_l2_disk_bytes)}
+    if not all(on_disk[geometry.extended_l2] for geometry in wanted):
+        return None
+    disk = {
+        geometry: on_disk[geometry.extended_l2][geometry.cluster_size]
+        for geometry in wanted
+        if geometry.cluster_size in on_disk[geometry.extended_l2]
+    }
+    return ComparedSizes(file, disk)

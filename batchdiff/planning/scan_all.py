@@ -12,6 +12,7 @@ from batchdiff.plan.plan import PlannedImage
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
 from batchdiff.planning.checkpoint.resume import binding_of, key_of, ranges_left, take_over
 from batchdiff.planning.scan.common_blocks import CommonBlocks
+from batchdiff.planning.scan.exports import exports, files_to_open, is_exported
 from batchdiff.planning.scan.one_range import RANGE
 from batchdiff.planning.scan.reopening import Budget, batches, files_of, reopen
 from batchdiff.planning.scan.results import Findings
@@ -60,11 +61,11 @@ def scan_guests(
     if checkpoint is not None:
         take_over(findings, checkpoint.load(binding), keys)
     common = CommonBlocks(template) if sharing else None
-    ranges = _ranges(template, guests, findings, common, settings.observer)
+    ranges, exported = _ranges(template, guests, findings, common, settings.observer)
     # Ranges that the checkpoint does not cover, in batches of guests that stay within the limit on open files.
     groups = ranges_left(ranges, findings.covered, list(guests))
     jobs, most = settings.budget
-    files = {name: len(image.paths) for name, image in guests.items()}
+    files = files_to_open(guests, exported, most)
     parts = [(batch, numbers) for names, numbers in groups.items() for batch in batches(names, files, most)]
     meter = _Meter(record.virtual_size, guests, settings.progress)
     meter.begin(ranges, groups, parts)
@@ -77,11 +78,12 @@ def scan_guests(
         job = replace(job, guests=tuple(guests[name] for name in names), shared=shared)
         if checkpoint is not None:
             checkpoint.begin(tuple(keys[name] for name in names))
-        for result in run_tasks(job, numbers, workers=min(jobs, max(len(numbers), 1))):
-            findings.add(result, names)
-            if checkpoint is not None:
-                checkpoint.add(result)
-            meter.count(result.number, names)
+        with exports(template, [guests[name] for name in names if name in exported], settings.observer):
+            for result in run_tasks(job, numbers, workers=min(jobs, max(len(numbers), 1))):
+                findings.add(result, names)
+                if checkpoint is not None:
+                    checkpoint.add(result)
+                meter.count(result.number, names)
     return findings
 
 
@@ -91,16 +93,19 @@ def _ranges(
     findings: Findings,
     common: CommonBlocks | None,
     observer: ReadObserver | None,
-) -> list[int]:
-    """Return the numbers of the ranges to scan, ascending, and record guests that cannot be read as failures.
+) -> tuple[list[int], set[str]]:
+    """Return the numbers of the ranges to scan, ascending, and the guests that QEMU exports.
 
-    ``common`` maps each guest while it is open.
+    Guests that cannot be read are recorded as failures. ``common`` maps each guest while it is open.
     """
+    exported = set()
     found = set(ranges_with_data(template))
     for name, record in guests.items():
         try:
             with reopen(record, observer) as image:
                 found.update(ranges_with_data(image))
+                if is_exported(image):
+                    exported.add(name)
                 if common is not None:
                     common.add(name, image)
         except ImageError as error:
@@ -108,7 +113,7 @@ def _ranges(
     if common is not None:
         common.confirm()
         findings.located = common.located
-    return sorted(found)
+    return sorted(found), exported
 
 
 def ranges_with_data(image: Image) -> Iterator[int]:

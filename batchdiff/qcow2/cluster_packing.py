@@ -5,6 +5,8 @@
     | c1 c2 c3 c4-|-c4 .... | uncompressed | c5 ...      c4 may continue into the next cluster of the file only
                                                         if nothing has been placed there yet
 
+A cluster of the file holds parts of as many compressed clusters as its refcount can count: with 1 bit, of one.
+
 Source: QEMU ``block/qcow2-refcount.c``, qcow2_alloc_bytes().
 """
 
@@ -14,11 +16,15 @@ from batchdiff.units import align_up
 
 
 class Packer:
-    """An allocator of file offsets from ``start`` on, which is aligned to a cluster."""
+    """An allocator of file offsets from ``start`` on, which is aligned to a cluster.
 
-    def __init__(self, start: int, cluster_size: int) -> None:
-        self._cluster_size = cluster_size
+    ``most_uses``: how many compressed clusters one cluster of the file can be part of.
+    """
+
+    def __init__(self, start: int, cluster_size: int, most_uses: int) -> None:
+        self._cluster_size, self._most_uses = cluster_size, most_uses
         self._cursor = start
+        self._uses = 0  # of the cluster in which the cursor is
         self.end = start
         """The first byte after the last cluster of the file that has been allocated."""
 
@@ -31,8 +37,12 @@ class Packer:
             offset, self.end = self.end, self.end + self._cluster_size
             return offset
         room_ends = align_up(self._cursor, self._cluster_size)
-        if room_ends != self.end and self._cursor + length > room_ends:
-            self._cursor = self.end  # the cluster after the one in progress is taken
+        if self._uses == self._most_uses or (room_ends != self.end and self._cursor + length > room_ends):
+            # The cluster in progress is used as often as its refcount can count, or the one after it is taken.
+            self._cursor, self._uses = self.end, 0
         offset, self._cursor = self._cursor, self._cursor + length
         self.end = max(self.end, align_up(self._cursor, self._cluster_size))
+        left = self._cursor // self._cluster_size > offset // self._cluster_size  # the cursor is in the next one
+        reached = self._cursor % self._cluster_size > 0  # and something is stored there
+        self._uses = int(reached) if left else self._uses + 1
         return offset

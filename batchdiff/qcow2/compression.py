@@ -23,19 +23,19 @@ from batchdiff.qcow2.geometry import CompressionType
 
 _WINDOW_BITS = -12
 _ANY_WINDOW_BITS = -zlib.MAX_WBITS
-_ZLIB_LEVEL = zlib.Z_DEFAULT_COMPRESSION
-_ZSTD_LEVEL = 3
-"""The default of zstd, and of QEMU."""
+_DEFAULT_LEVELS = {CompressionType.ZLIB: zlib.Z_DEFAULT_COMPRESSION, CompressionType.ZSTD: 3}
+"""Those of the libraries, and of QEMU."""
 
 _per_thread = threading.local()
 
 
-def compress(data: bytes | memoryview, kind: CompressionType) -> bytes | None:
-    """Compress a cluster; return None if that does not make it smaller."""
+def compress(data: bytes | memoryview, kind: CompressionType, level: int | None = None) -> bytes | None:
+    """Compress a cluster; return None if that does not make it smaller. ``level``: None for the default."""
+    level = _DEFAULT_LEVELS[kind] if level is None else level
     if kind is CompressionType.ZSTD:
-        packed = _zstd_compressor().compress(data)
+        packed = _zstd_compressor(level).compress(data)
     else:
-        stream = zlib.compressobj(_ZLIB_LEVEL, zlib.DEFLATED, _WINDOW_BITS)
+        stream = zlib.compressobj(level, zlib.DEFLATED, _WINDOW_BITS)
         packed = stream.compress(data) + stream.flush()
     return packed if len(packed) < len(data) else None
 
@@ -86,12 +86,12 @@ def _isal_zlib() -> ModuleType | None:
     return isal_zlib
 
 
-def _zstd_compressor() -> zstandard.ZstdCompressor:
+def _zstd_compressor(level: int) -> zstandard.ZstdCompressor:
     # One per thread: its context must not be shared, and creating it costs more than using it once.
-    found: zstandard.ZstdCompressor | None = getattr(_per_thread, "compressor", None)
-    if found is None:
-        found = _per_thread.compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)
-    return found
+    found: tuple[int, zstandard.ZstdCompressor] | None = getattr(_per_thread, "compressor", None)
+    if found is None or found[0] != level:
+        found = _per_thread.compressor = level, zstandard.ZstdCompressor(level=level)
+    return found[1]
 
 
 def _zstd_decompress(packed: bytes, most: int) -> bytes:

@@ -44,6 +44,8 @@ class Origin(enum.IntEnum):
     """In the file, uncompressed."""
     COMPRESSED = 3
     """In the file, compressed."""
+    EXPORTED = 4
+    """In the file, in a form that only QEMU reads."""
 
 
 def granules(words: Words, geometry: Geometry) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:

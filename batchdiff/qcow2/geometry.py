@@ -13,8 +13,17 @@ SUBCLUSTERS = 32
 SMALLEST_EXTENDED_L2 = 16 * KIB
 """The smallest cluster with extended L2: QEMU refuses subclusters (1/32 of it) smaller than a sector."""
 
+REFCOUNT_BITS = (1, 2, 4, 8, 16, 32, 64)
+"""The widths of a refcount that version 3 allows; version 2 always has 16 bits."""
+
+DEFAULT_REFCOUNT_BITS = 16
+"""QEMU's default."""
+
 MAX_L1_BYTES = 32 * MIB
 """QEMU's limit (QCOW_MAX_L1_SIZE in its block/qcow2.h)."""
+
+MAX_REFCOUNT_TABLE_BYTES = 8 * MIB
+"""QEMU's limit (QCOW_MAX_REFTABLE_SIZE in its block/qcow2.h)."""
 
 
 class CompressionType(enum.IntEnum):
@@ -26,8 +35,9 @@ class CompressionType(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """The numbers that determine the format of the tables; ``zero_flag`` is False for version 2.
+    """The numbers that determine the format of the tables.
 
+    ``zero_flag`` is False for version 2, which has no zero clusters. ``refcount_bits``: the width of a refcount.
     ``external_data``: the data clusters are in another file, each at the offset that it has on the disk.
     """
 
@@ -35,6 +45,7 @@ class Geometry:
     extended_l2: bool = False
     compression_type: CompressionType = CompressionType.ZLIB
     zero_flag: bool = True
+    refcount_bits: int = DEFAULT_REFCOUNT_BITS
     external_data: bool = False
 
     @property
@@ -61,6 +72,16 @@ class Geometry:
     def l2_entries(self) -> int:
         """Entries in an L2 table, which always takes one cluster."""
         return self.cluster_size // self.entry_size
+
+    @property
+    def refcounts_in_block(self) -> int:
+        """Refcounts in a refcount block, which always takes one cluster."""
+        return self.cluster_size * 8 // self.refcount_bits
+
+    @property
+    def most_uses(self) -> int:
+        """The highest refcount: how many compressed clusters one cluster of the file can be part of."""
+        return (1 << self.refcount_bits) - 1
 
     @property
     def l2_coverage(self) -> int:

@@ -26,14 +26,19 @@ from batchdiff.qcow2.extensions import (
     packed_extension,
 )
 from batchdiff.qcow2.faults import ENCRYPTED, FormatError, require, require_opened
-from batchdiff.qcow2.geometry import MAX_L1_BYTES, SMALLEST_EXTENDED_L2, CompressionType, Geometry
+from batchdiff.qcow2.geometry import (
+    MAX_L1_BYTES,
+    MAX_REFCOUNT_TABLE_BYTES,
+    SMALLEST_EXTENDED_L2,
+    CompressionType,
+    Geometry,
+)
 from batchdiff.units import SECTOR, ceil_div, format_size
 
 MAGIC = b"QFI\xfb"
 _FIXED = struct.Struct(">4sIQIIQIIQQIIQ")
 _V3 = struct.Struct(">QQQIIB7x")
 _V2_LENGTH, _V3_LENGTH, _V3_SHORTEST = 72, 112, 104
-_MAX_REFCOUNT_TABLE_BYTES = 8 << 20
 _MAX_SNAPSHOTS = 65536
 _SHORTEST_SNAPSHOT = 40
 MAX_NAME = 1023
@@ -105,7 +110,7 @@ def parse(head: bytes, file_size: int) -> Header:
     incompatible, compatible, autoclear, refcount_order, length, compression = version_3_fields(head, version)
     _check_features(incompatible, crypt)
     require_opened(refcount_order <= 6, f"a refcount width of 2^{refcount_order} bits exceeds 64")
-    geometry = _geometry(version, cluster_bits, incompatible, compression)
+    geometry = _geometry(version, cluster_bits, incompatible, compression, 1 << refcount_order)
     cluster = geometry.cluster_size
     require_opened(length % 8 == 0 and length <= cluster, f"the header length {length} is invalid")
     require_opened(
@@ -140,22 +145,22 @@ def parse(head: bytes, file_size: int) -> Header:
 
 
 def build(header: Header) -> bytes:
-    """Build a version 3 header for a new image: fixed fields, extensions and backing file name.
+    """Build the header of a new image: fixed fields, extensions and backing file name.
 
-    :raises FormatError: they do not fit into the first cluster, or the name is too long.
+    :raises FormatError: they do not fit into the first cluster, the name is too long, or QEMU would refuse a
+        refcount table of that size.
     """
     geometry = header.geometry
-    incompatible = (_EXTENDED_L2 if geometry.extended_l2 else 0) | (
-        _COMPRESSION_TYPE if geometry.compression_type else 0
-    )
+    more = _version_3_part(header) if header.version >= 3 else b""
+    fixed_length = _V2_LENGTH + len(more)
     name = (header.backing_name or "").encode("utf-8", "surrogateescape")
     extensions = b""
     if header.backing_format is not None:
         extensions += packed_extension(BACKING_FORMAT, header.backing_format.encode())
     extensions += end_of_extensions()
     # The name follows the extensions. All of it must fit into the first cluster.
-    name_offset = _V3_LENGTH + len(extensions) if name else 0
-    length = _V3_LENGTH + len(extensions) + len(name)
+    name_offset = fixed_length + len(extensions) if name else 0
+    length = fixed_length + len(extensions) + len(name)
     if len(name) > MAX_NAME:
         raise FormatError(f"the template's path is {len(name)} bytes long; a qcow2 header allows {MAX_NAME}")
     if length > geometry.cluster_size:
@@ -163,9 +168,14 @@ def build(header: Header) -> bytes:
             f"the header with the template's path takes {length} bytes, more than"
             f" one cluster of {geometry.cluster_size}"
         )
+    if header.refcount_bytes > MAX_REFCOUNT_TABLE_BYTES:
+        raise FormatError(
+            f"its refcount table would take {header.refcount_bytes} bytes, more than the"
+            f" {format_size(MAX_REFCOUNT_TABLE_BYTES)} that QEMU reads"
+        )
     fixed = _FIXED.pack(
         MAGIC,
-        3,
+        header.version,
         name_offset,
         len(name),
         geometry.cluster_bits,
@@ -178,9 +188,18 @@ def build(header: Header) -> bytes:
         0,
         0,
     )
+    return fixed + more + extensions + name
+
+
+def _version_3_part(header: Header) -> bytes:
+    """Return the fields that version 3 added: feature bits, refcount order, header length, compression type."""
+    geometry = header.geometry
+    incompatible = (_EXTENDED_L2 if geometry.extended_l2 else 0) | (
+        _COMPRESSION_TYPE if geometry.compression_type else 0
+    )
     compatible = _LAZY_REFCOUNTS if header.lazy_refcounts else 0
-    version_3 = _V3.pack(incompatible, compatible, 0, 4, _V3_LENGTH, geometry.compression_type)
-    return fixed + version_3 + extensions + name
+    order = geometry.refcount_bits.bit_length() - 1
+    return _V3.pack(incompatible, compatible, 0, order, _V3_LENGTH, geometry.compression_type)
 
 
 def version_3_fields(head: bytes, version: int) -> tuple[int, int, int, int, int, int]:
@@ -210,13 +229,16 @@ def _check_features(incompatible: int, crypt: int) -> None:
     require(crypt == 0, "it is encrypted", remedy=ENCRYPTED)
 
 
-def _geometry(version: int, cluster_bits: int, incompatible: int, compression: int) -> Geometry:
+def _geometry(
+    version: int, cluster_bits: int, incompatible: int, compression: int, refcount_bits: int
+) -> Geometry:
     geometry = Geometry(
         cluster_size=1 << cluster_bits,
         extended_l2=bool(incompatible & _EXTENDED_L2),
         compression_type=_compression_type(incompatible, compression),
         zero_flag=version >= 3,
         external_data=bool(incompatible & _DATA_FILE),
+        refcount_bits=refcount_bits,
     )
     require_opened(
         not geometry.extended_l2 or geometry.cluster_size >= SMALLEST_EXTENDED_L2,
@@ -255,7 +277,7 @@ def _check_sizes(header: Header, size: int) -> None:
     require_opened(header.l1_entries >= needed, f"its L1 table has {header.l1_entries} entries and needs {needed}")
     require_opened(header.l1_entries * 8 <= MAX_L1_BYTES, "its L1 table exceeds QEMU's limit of 32 MiB")
     require_opened(
-        0 < header.refcount_bytes <= _MAX_REFCOUNT_TABLE_BYTES,
+        0 < header.refcount_bytes <= MAX_REFCOUNT_TABLE_BYTES,
         f"its refcount table of {header.refcount_bytes} bytes is outside 1 cluster to 8 MiB",
     )
     require_opened(header.snapshots <= _MAX_SNAPSHOTS, f"its {header.snapshots} snapshots exceed QEMU's limit")

@@ -5,20 +5,17 @@
     | header | L1 table | L2 tables | data clusters ... | refcount blocks | refcount table |
       1 cluster                       data_offset         refcount_blocks_offset
 
-The refcounts come last because only they depend on the length of the compressed data. All counts are of clusters;
-refcounts are 16 bits wide, QEMU's default.
+The refcounts come last because only they depend on the length of the compressed data. All counts are of clusters.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchdiff.extents import Extents, Kind, count_touched, fold, only, split
-from batchdiff.qcow2.geometry import MAX_L1_BYTES, Geometry
+from batchdiff.extents import Extents, Kind, count_touched, fold, of_one_kind, only, split
+from batchdiff.qcow2.geometry import MAX_L1_BYTES, MAX_REFCOUNT_TABLE_BYTES, Geometry
 from batchdiff.qcow2.header import Header, build
 from batchdiff.units import ceil_div
-
-REFCOUNT_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +65,11 @@ class Layout:
         """Number of clusters that have a refcount: all of the file's."""
         return self.file_size // self.geometry.cluster_size
 
+    @property
+    def is_readable(self) -> bool:
+        """True if QEMU opens a file with a refcount table of this size."""
+        return self.refcount_table_clusters * self.geometry.cluster_size <= MAX_REFCOUNT_TABLE_BYTES
+
 
 def fits(virtual_size: int, geometry: Geometry) -> bool:
     """Return whether an L1 table within QEMU's limit of 32 MiB can map a disk of that size."""
@@ -79,18 +81,18 @@ def plan_layout(virtual_size: int, geometry: Geometry, *, l2_tables: int, data_c
     cluster = geometry.cluster_size
     l1_entries = ceil_div(virtual_size, geometry.l2_coverage)
     l1_clusters = ceil_div(l1_entries * 8, cluster)
-    blocks, table = _refcounts(1 + l1_clusters + l2_tables + data_clusters, cluster)
+    blocks, table = _refcounts(1 + l1_clusters + l2_tables + data_clusters, geometry)
     return Layout(geometry, l1_entries, l1_clusters, l2_tables, data_clusters, blocks, table)
 
 
-def _refcounts(clusters: int, cluster_size: int) -> tuple[int, int]:
+def _refcounts(clusters: int, geometry: Geometry) -> tuple[int, int]:
     """Return the numbers of refcount blocks and refcount table clusters for that many other clusters."""
     # They have refcounts themselves, so repeat until their number no longer grows.
     blocks = table = 0
     while True:
         total = clusters + blocks + table
-        more_blocks = ceil_div(total, cluster_size // REFCOUNT_BYTES)
-        more_table = ceil_div(more_blocks * 8, cluster_size)
+        more_blocks = ceil_div(total, geometry.refcounts_in_block)
+        more_table = ceil_div(more_blocks * 8, geometry.cluster_size)
         if (more_blocks, more_table) == (blocks, table):
             return blocks, table
         blocks, table = more_blocks, more_table
@@ -102,11 +104,13 @@ def granules_to_write(
     """Return the extents that an overlay must hold, DATA and ZERO, in granules.
 
     ``units``: the differences, in units of ``unit`` bytes. ``whole_clusters``: store a cluster that has any data
-    as a whole, as a compressed cluster must be.
+    as a whole, as a compressed cluster must be. Version 2 has no zero clusters, so their zeros are DATA.
     """
     granule = geometry.cluster_size if whole_clusters else geometry.granule
     found = fold(units, max(granule // unit, 1))
     needed = only(found, Kind.DATA, Kind.ZERO)
+    if not geometry.zero_flag:
+        needed = of_one_kind(needed, Kind.DATA)
     factor = max(granule, unit) // geometry.granule
     return split(needed, factor, ceil_div(virtual_size, geometry.granule)) if factor > 1 else needed
 
@@ -132,7 +136,7 @@ def header_for(
     name, backing_format = backing or (None, None)
     return build(
         Header(
-            version=3,
+            version=3 if layout.geometry.zero_flag else 2,
             geometry=layout.geometry,
             virtual_size=virtual_size,
             l1_offset=layout.l1_offset,

@@ -107,11 +107,11 @@ def refcount_table(layout: Layout) -> bytes:
 
 
 def refcounts(layout: Layout, data: npt.NDArray[np.uint16] | None) -> Iterator[tuple[int, bytes]]:
-    """Yield the file offset and bytes of the refcounts (16 bits each) of every cluster of the file, part by part.
+    """Yield the file offset and bytes of the refcounts of every cluster of the file, part by part.
 
     ``data``: the refcount of each data cluster; None if each is used once.
     """
-    step = _BATCH_BYTES // 2
+    step, bits = _BATCH_BYTES // 2, layout.geometry.refcount_bits
     first_data = layout.data_offset // layout.geometry.cluster_size
     for first in range(0, layout.refcounted, step):
         counts = np.ones(min(step, layout.refcounted - first), dtype=np.uint16)
@@ -119,4 +119,16 @@ def refcounts(layout: Layout, data: npt.NDArray[np.uint16] | None) -> Iterator[t
             begin, end = max(first, first_data), min(first + len(counts), first_data + len(data))
             if begin < end:
                 counts[begin - first : end - first] = data[begin - first_data : end - first_data]
-        yield layout.refcount_blocks_offset + first * 2, counts.astype(">u2").tobytes()
+        yield layout.refcount_blocks_offset + first * bits // 8, _packed(counts, bits)
+
+
+def _packed(counts: npt.NDArray[np.uint16], bits: int) -> bytes:
+    """Return refcounts of that width: big-endian, and several in a byte from its lowest bits up."""
+    if bits >= 8:
+        return counts.astype(f">u{bits // 8}").tobytes()
+    in_byte = 8 // bits
+    rows = np.zeros((-(-len(counts) // in_byte), in_byte), dtype=np.uint8)
+    rows.reshape(-1)[: len(counts)] = counts
+    shifts = np.arange(in_byte, dtype=np.uint8) * np.uint8(bits)
+    packed: npt.NDArray[np.uint8] = np.bitwise_or.reduce(rows << shifts, axis=1)
+    return packed.tobytes()

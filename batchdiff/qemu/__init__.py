@@ -1,1 +1,1 @@
-"""The one room that starts programs: qemu-img, confined by Landlock."""
+"""The one room that starts programs, confined by Landlock: qemu-img, and qemu-nbd for exports."""

@@ -1,4 +1,4 @@
-"""External programs: the only module that starts them.
+"""External programs that run to their end.
 
 A program gets its arguments as a list, the C locale, no standard input, a process group of its own that is killed
 as a whole, and limits on run time, CPU time and memory. Its output is kept up to a limit. It can read only the
@@ -29,11 +29,11 @@ from batchdiff.qemu.landlock import start_confined
 from batchdiff.signals import signal_name
 from batchdiff.units import format_size
 
-_KEPT = 64 << 10
+KEPT = 64 << 10
 """Bytes of output that are kept: a damaged image can make `qemu-img check` print gigabytes."""
 
 
-_MEMORY = 2 << 30
+MEMORY = 2 << 30
 """Bytes of address space. With a quarter of that, qemu-img fails on valid images."""
 
 
@@ -41,7 +41,8 @@ class OutputError(ProgramError):
     """A program has printed too much."""
 
 
-_running: set[subprocess.Popen[bytes]] = set()
+running: set[subprocess.Popen[bytes]] = set()
+"""Processes that lead a process group of their own."""
 
 _GLANCE = 0.1
 """Seconds between two checks for a request to stop."""
@@ -97,7 +98,7 @@ def run(  # noqa: PLR0913  # options by keyword
     deadline = time.monotonic() + timeout
     process = _started(argv, reads, writes, package)
     try:
-        _limit(process, timeout)
+        limit(process, {resource.RLIMIT_AS: MEMORY, resource.RLIMIT_CPU: math.ceil(timeout)})
         output = _read_output(process, deadline, stopped, most_output)
         code = process.wait(max(deadline - time.monotonic(), 0))
         return CompletedProgram(tuple(argv), code, output.decode("utf-8", "replace"))
@@ -108,8 +109,7 @@ def run(  # noqa: PLR0913  # options by keyword
             remedy="If the disk was busy, run the same command again later. If it hangs again, check the image.",
         ) from error
     finally:
-        _kill(process)
-        _running.discard(process)
+        kill(process)
 
 
 def inherited(fd: int) -> str:
@@ -131,31 +131,32 @@ def _started(
             start_new_session=True,
             pass_fds=writes,
         )
-        _running.add(process)
+        running.add(process)
         return process
 
     try:
         return start() if reads is None else start_confined(start, argv[0], reads, map(inherited, writes))
     except OSError as error:
-        why, remedy = error.strerror or str(error), ""
-        if error.filename == argv[0]:
-            is_missing = error.errno == errno.ENOENT
-            remedy = f"Install it{'' if is_missing else ' again'} (Debian: {package}), {AGAIN}"
-        elif error.errno == errno.EAGAIN:
-            remedy = f"Raise the limit on processes (`ulimit -u`, `TasksMax=` of a service), {AGAIN}"
-        elif error.filename is not None:  # one of the files given to it
-            why, remedy = explain(error, Deed.READ)
-        raise ProgramError(f"cannot run {argv[0]}", why=why, remedy=remedy) from error
+        raise not_started(argv[0], package, error) from error
 
 
-def _limit(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Limit memory and CPU time of a process that was just started, from outside."""
+def not_started(name: str, package: str, error: OSError) -> ProgramError:
+    """Return the error to raise if a program cannot be started. ``package``: as in :func:`run`."""
+    why, remedy = error.strerror or str(error), ""
+    if error.filename == name:
+        is_missing = error.errno == errno.ENOENT
+        remedy = f"Install it{'' if is_missing else ' again'} (Debian: {package}), {AGAIN}"
+    elif error.errno == errno.EAGAIN:
+        remedy = f"Raise the limit on processes (`ulimit -u`, `TasksMax=` of a service), {AGAIN}"
+    elif error.filename is not None:  # one of the files given to it
+        why, remedy = explain(error, Deed.READ)
+    return ProgramError(f"cannot run {name}", why=why, remedy=remedy)
+
+
+def limit(process: subprocess.Popen[bytes], limits: dict[int, int]) -> None:
+    """Set limits of a process that was just started, from outside; it leaves no core dump."""
     with contextlib.suppress(ProcessLookupError):  # it has ended already
-        for what, most in (
-            (resource.RLIMIT_AS, _MEMORY),
-            (resource.RLIMIT_CPU, math.ceil(seconds)),
-            (resource.RLIMIT_CORE, 0),
-        ):
+        for what, most in (limits | {resource.RLIMIT_CORE: 0}).items():
             _, hard = resource.prlimit(process.pid, what)
             # Never raise a hard limit: only root could, and even root should not.
             least = most if hard == resource.RLIM_INFINITY else min(most, hard)
@@ -164,7 +165,7 @@ def _limit(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 def kill_all() -> None:
     """Kill every running program, before this process exits."""
-    for process in list(_running):
+    for process in list(running):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
@@ -185,19 +186,21 @@ def _read_output(
                 raise TimeoutError
             if not ready:
                 continue
-            got = os.read(pipe.fileno(), _KEPT)
+            got = os.read(pipe.fileno(), KEPT)
             if not got:
                 return kept
             if most is None:
-                kept += got[: _KEPT - len(kept)]
+                kept += got[: KEPT - len(kept)]
             elif len(kept) + len(got) < most:
                 kept += got
             else:
                 raise OutputError("a program was stopped", why=f"its output exceeds {format_size(most)}")
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process with its group."""
     if process.returncode is None:  # not waited for yet, so its PID cannot have been reused
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    running.discard(process)

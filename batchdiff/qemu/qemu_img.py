@@ -151,8 +151,8 @@ _MISMATCH = "mismatch"
 """Printed by `qemu-img compare` for the first byte that differs, and for sizes that differ."""
 
 
-_EXACT_SIZE = {ImageFormat.VPC: ("-o", "force_size=on")}
-"""The options without which QEMU would round the size of a disk up to whole cylinders."""
+_EXACT_SIZE = {ImageFormat.VPC: ("-o", "force_size=on"), ImageFormat.VHDX: ("-o", "block_size=1M")}
+"""The options without which QEMU would round the size of a disk up to whole cylinders, or use larger blocks."""
 
 
 def convert(

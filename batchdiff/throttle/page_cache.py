@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from batchdiff.image.files import content_size
+from batchdiff.image.files import READ_FOR_US, content_size
 from batchdiff.throttle.page_residency import PAGE, absent_runs, is_reliable
 from batchdiff.units import KIB, MIB, align_up
 
@@ -75,6 +75,8 @@ class DropBehind:
 
     def before(self, fd: int, offset: int, length: int) -> None:
         """Record which pages are absent, and request those that a sequential reader will need next."""
+        if fd == READ_FOR_US:
+            return
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # each time: the opener may have set other advice
         known = self._known(fd)
         for block in _blocks(offset, length):
@@ -93,6 +95,8 @@ class DropBehind:
 
     def after(self, fd: int, offset: int, length: int) -> None:
         """Drop pages that were absent and have been read."""
+        if fd == READ_FOR_US:
+            return
         known = self._known(fd)
         first, last = offset // PAGE * PAGE, align_up(offset + length, PAGE)
         for block in _blocks(offset, length):

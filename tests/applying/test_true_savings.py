@@ -17,6 +17,9 @@ TOLERANCE = 0.02
 TREES = 256 * KIB
 """What the filesystem's own trees may grow by: btrfs has each 16 KiB node twice. Much beside images this small."""
 
+NARROW, OLD = "compression: zlib, refcount_bits: 1, cluster_size: 16KiB", 'compat: "0.10"'
+AUTO = "cluster_size: auto, extended_l2: auto"
+
 
 @pytest.fixture(params=["xfs", "btrfs"])
 def folder(request, tmp_path):
@@ -100,7 +103,9 @@ def test_a_mixed_fleet(folder):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("options", ["", "cluster_size: 4KiB", "extended_l2: true", "compression: zstd"])
+@pytest.mark.parametrize(
+    "options", ["", "cluster_size: 4KiB", "extended_l2: true", "compression: zstd", NARROW, OLD, AUTO]
+)
 def test_full_copies(folder, options):
     for number in range(2):
         rewrite(copied(folder, f"guest{number}", reflink="never"), seed=number, times=60)

@@ -46,14 +46,35 @@ def test_without_isal(monkeypatch):
 
 
 def test_qemu_as_it_describes_itself():
-    program, formats, options = qemu_facts()
+    program, formats, exports, options = qemu_facts()
     said = subprocess.run(["qemu-img", "--version"], capture_output=True, text=True, check=True).stdout
     version, path = program.value.split(" ", 1)
     assert said.startswith(f"qemu-img version {version} ")
     assert path == f"({shutil.which('qemu-img')})"
     assert {"raw", "qcow2", "vmdk", "vdi"} <= set(formats.value.split(", "))
     assert {"cluster_size", "extended_l2", "preallocation"} <= set(options.value.split(", "))
-    assert all(fact.ability is Ability.GOOD for fact in (program, formats, options))
+    assert exports.value.startswith("work: ")
+    assert all(fact.ability is Ability.GOOD for fact in (program, formats, exports, options))
+
+
+def test_exports_that_do_not_work(monkeypatch, tmp_path):
+    program = tmp_path / "qemu-nbd"
+    program.write_text("#!/bin/sh\necho no; exit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (fact,) = (fact for fact in qemu_facts() if "export" in fact.name)
+    assert fact.ability is Ability.LIMITED
+    assert "QEMU does not open a trial image" in fact.value
+    assert "are refused" in fact.effect
+
+
+def test_no_qemu_nbd(monkeypatch, tmp_path):
+    for name in ("qemu-img", "sh"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (fact,) = (fact for fact in qemu_facts() if "export" in fact.name)
+    assert fact.ability is Ability.LIMITED
+    assert "Install it (Debian: qemu-utils)" in fact.effect
 
 
 def test_no_qemu(monkeypatch, tmp_path):
@@ -73,7 +94,7 @@ def test_a_qemu_that_fails(monkeypatch, tmp_path):
 def test_a_qemu_without_qcow2(monkeypatch, tmp_path):
     script = 'case $1 in --version) echo "qemu-img version 9.0";; --help) echo "Supported formats: raw vdi";; esac'
     fake_qemu_img(tmp_path, monkeypatch, script)
-    program, formats, _ = qemu_facts()
+    program, formats, *_ = qemu_facts()
     assert program.value.startswith("9.0 ")
     assert formats.value == "raw, vdi"
     assert formats.ability is Ability.MISSING

@@ -4,9 +4,7 @@ Guards foreign/parallels.py, foreign/qed.py, foreign/vdi.py, foreign/vmdk.py and
 """
 
 import functools
-import os
 import struct
-import subprocess
 
 import notation
 import pytest
@@ -165,7 +163,7 @@ FAULTS = {
     "vmdk": [
         (at(0, "4s", b"COWD"), "signature"),
         (at(4, "<I", 4), "version 4"),
-        (at(77, "<H", 1), "compressed"),
+        (at(77, "<H", 1), "compression 1"),
         (at(56, "<Q", (1 << 64) - 1), "compressed"),
         (at(12, "<Q", 0), "size is 0"),
         (at(20, "<Q", 0), "grains"),
@@ -214,14 +212,3 @@ def test_a_fault_is_refused(made, image_format, change, words):
 def test_a_descriptor_of_other_files_is_not_an_image_in_one_file():
     with pytest.raises(FormatError, match=r"signature|truncated"):
         inspect("vmdk", b'# Disk DescriptorFile\ncreateType="monolithicFlat"\nRW 1 FLAT "/etc/passwd" 0\n')
-
-
-@pytest.mark.parametrize("subformat", ["streamOptimized"])
-def test_kinds_of_vmdk_that_cannot_be_read_yet(tmp_path, subformat):
-    path = tmp_path / "image.vmdk"
-    subprocess.run(
-        ["qemu-img", "create", "-q", "-f", "vmdk", "-o", f"subformat={subformat}", path, "4M"], check=True
-    )
-    with pytest.raises(FormatError, match="not supported yet"):
-        inspect("vmdk", path.read_bytes())
-    assert os.path.exists(path)

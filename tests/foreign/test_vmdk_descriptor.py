@@ -168,7 +168,7 @@ def test_only_the_last_extent_may_end_inside_a_grain(extent):
         (0, b"COWD", "signature"),
         (12, bytes(8), "size is 0"),
         (512, b"# Disk DescriptorFile", "an image of its own"),
-        (77, b"\x01", "compressed"),
+        (77, b"\x01", "compression 1"),
         (56, b"\xff" * 7 + b"\x00", "grain directory"),
     ],
 )

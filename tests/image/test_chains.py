@@ -372,16 +372,6 @@ def test_backing_names_that_are_no_plain_path_are_refused(tmp_path, name):
         assert "a standalone copy" in caught.value.remedy
 
 
-def test_what_to_do_about_other_formats(tmp_path):
-    path = tmp_path / "it's.vhdx"
-    raw = notation.write_raw(tmp_path / "a.raw", "1M:A")
-    notation.run("qemu-img", "convert", "-f", "raw", "-O", "vhdx", str(raw), str(path))
-    with pytest.raises(ImageError, match="the format vhdx is not supported yet") as caught:
-        open_image(ImageSource(str(path), ImageFormat.VHDX))
-    follow(caught.value)
-    assert_same(read_all(tmp_path / f"{path.name}.qcow2"), notation.content("1M:A"))
-
-
 def test_an_encrypted_image_is_not_to_be_converted(tmp_path):
     """A copy of it would hold the disk in the clear."""
     path = notation.write_raw(tmp_path / "a.luks", "1M:A")

@@ -63,11 +63,9 @@ def test_the_documents_list_the_formats_that_can_be_read():
 
 
 @pytest.mark.parametrize("image_format", sorted(set(FORMATS) - set(readable_formats())))
-def test_a_stub_refuses_without_opening_the_file(tmp_path, image_format):
+def test_a_format_that_cannot_be_read_is_refused_without_opening_the_file(tmp_path, image_format):
     missing = ImageSource(str(tmp_path / "missing"), image_format)
-    with pytest.raises(
-        ImageError, match=r"supported yet \(raw, qcow2, .* and parallels are\)|encrypted"
-    ) as caught:
+    with pytest.raises(ImageError, match="encrypted") as caught:
         open_image(missing)
     assert caught.value.remedy
 

@@ -24,15 +24,6 @@ def refusal(image: ImageSource) -> str:
     return str(caught.value)
 
 
-def test_formats_that_cannot_be_read(tmp_path):
-    path = tmp_path / "a.vhdx"
-    assert refusal(source(path, "vhdx")) == (
-        f"cannot use {path}: the format vhdx is not supported yet (raw, qcow2, qed, vmdk, vdi, vpc and parallels"
-        f" are). Make a qcow2 copy and use that in the manifest: `qemu-img convert -f vhdx -O qcow2 {path}"
-        f" {path}.qcow2`."
-    )
-
-
 def test_an_empty_image(tmp_path):
     path = tmp_path / "a.img"
     path.touch()

@@ -1,4 +1,4 @@
-"""Guests and templates in the formats that QEMU maps, from plan to purge and restore, with QEMU as the judge.
+"""Guests and templates in the formats that QEMU reads for batchdiff, from plan to purge and restore.
 
 Guards applying/writer/standalone.py.
 """
@@ -14,7 +14,9 @@ from commands import batchdiff
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qemu import qemu_img
 
-FORMATS = ["vdi", "vpc", "parallels", "qed", "vmdk"]
+FORMATS = ["vdi", "vpc", "parallels", "qed", "vmdk", "vhdx", "stream"]
+KINDS = {"stream": ("vmdk", ("-o", "subformat=streamOptimized"))}
+"""Kinds that are not the usual ones of their formats, with options of QEMU."""
 TEMPLATE = "2M:A 1M:- 2M:B 3M:-"
 CHANGED = "2M:A 1M:- 1M:B 100k:X 924k:B 1M:- 70k:Y 1978k:-"
 RETIRE = [
@@ -24,8 +26,15 @@ RETIRE = [
 ]
 
 
-def convert(source, target, image_format, source_format="raw"):
-    notation.run("qemu-img", "convert", "-f", source_format, "-O", image_format, str(source), str(target))
+def format_of(kind):
+    return KINDS.get(kind, (kind, ()))[0]
+
+
+def convert(source, target, kind, source_format="raw"):
+    image_format, options = KINDS.get(kind, (kind, ()))
+    notation.run(
+        "qemu-img", "convert", "-f", source_format, "-O", image_format, *options, str(source), str(target)
+    )
 
 
 def info(path, image_format):
@@ -34,15 +43,16 @@ def info(path, image_format):
 
 def make_fleet(folder, template_format, guest_formats):
     """A template and a guest in each format, all of one content, which is kept as ``FORMAT.copy``."""
+    form = format_of(template_format)
     convert(notation.write_raw(folder / "t.raw", TEMPLATE), folder / "template.img", template_format)
-    size = info(folder / "template.img", template_format)["virtual-size"]
+    size = info(folder / "template.img", form)["virtual-size"]
     notation.write_raw(folder / "g.raw", CHANGED)
     os.truncate(folder / "g.raw", size)  # QEMU rounds a VHD up to its geometry, so copies of one are larger
-    lines = ["version: 1", f"template: {{path: template.img, format: {template_format}}}", "guests:"]
+    lines = ["version: 1", f"template: {{path: template.img, format: {form}}}", "guests:"]
     for name in guest_formats:
         convert(folder / "g.raw", folder / f"{name}.img", name)
-        convert(folder / f"{name}.img", folder / f"{name}.copy", "raw", name)
-        lines.append(f"  - {{path: {name}.img, format: {name}}}")
+        convert(folder / f"{name}.img", folder / f"{name}.copy", "raw", format_of(name))
+        lines.append(f"  - {{path: {name}.img, format: {format_of(name)}}}")
     (folder / "fleet.yaml").write_text("\n".join(lines))
 
 
@@ -64,13 +74,13 @@ def assert_converted(folder, names, template_format="raw"):
 def test_a_template(tmp_path, template_format, retire):
     make_fleet(tmp_path, template_format, ["raw", "vmdk"])
     apply(tmp_path, retire)
-    assert_converted(tmp_path, ["raw", "vmdk"], template_format)
+    assert_converted(tmp_path, ["raw", "vmdk"], format_of(template_format))
     assert (tmp_path / "raw.img").exists() == (retire == "keep")
     batchdiff("verify", "fleet.plan.json", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("retire", RETIRE)
-def test_seven_formats_of_one_content_in_one_apply(tmp_path, retire):
+def test_all_formats_of_one_content_in_one_apply(tmp_path, retire):
     names = [*FORMATS, "raw", "qcow2"]
     make_fleet(tmp_path, "raw", names)
     apply(tmp_path, retire)
@@ -95,8 +105,8 @@ def test_rebuilt_in_the_formats_of_the_originals(tmp_path):
     batchdiff("restore", "fleet.plan.json", cwd=tmp_path)
     for name in FORMATS:
         restored, copy = str(tmp_path / f"{name}.img"), str(tmp_path / f"{name}.copy")
-        notation.run("qemu-img", "compare", "-f", name, "-F", "raw", restored, copy)
-        assert info(restored, name)["virtual-size"] == os.path.getsize(copy)
+        notation.run("qemu-img", "compare", "-f", format_of(name), "-F", "raw", restored, copy)
+        assert info(restored, format_of(name))["virtual-size"] == os.path.getsize(copy)
     assert not list(tmp_path.glob("*.qcow2"))
 
 
@@ -115,10 +125,12 @@ def test_rebuilt_in_its_exact_size(tmp_path, name, options):
 
 
 def test_what_a_rebuilt_image_does_not_give_back_is_said(tmp_path):
-    make_fleet(tmp_path, "raw", ["vdi", "vpc"])
+    make_fleet(tmp_path, "raw", ["vdi", "vpc", "vhdx", "stream"])
     apply(tmp_path, "delete")
     said = batchdiff("restore", "fleet.plan.json", cwd=tmp_path).stderr
     assert "an image of a vdi guest has to be rebuilt, it will be dynamic" in said
+    assert "an image of a vhdx guest has to be rebuilt, it will be dynamic with blocks of 1 MiB" in said
+    assert "an image of a vmdk guest has to be rebuilt, it will be one file (monolithicSparse)" in said
     assert "qcow2" not in said
 
 
@@ -129,7 +141,7 @@ def test_a_rebuilt_vmdk_names_its_own_file(tmp_path):
     assert b' SPARSE "vmdk.img"\n' in (tmp_path / "vmdk.img").read_bytes()[:2048]
 
 
-@pytest.mark.parametrize("image_format", FORMATS)
+@pytest.mark.parametrize("image_format", sorted(set(FORMATS) - set(KINDS)))
 def test_qemu_writes_to_the_open_file_whatever_stands_at_its_path(tmp_path, image_format):
     raw, victim, path = notation.write_raw(tmp_path / "t.raw", TEMPLATE), tmp_path / "victim", tmp_path / "new"
     victim.write_text("precious")

@@ -17,7 +17,7 @@ from batchdiff.errors import ManifestError
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.manifest.file import read_manifest
 from batchdiff.manifest.text.input import MAX_BYTES
-from batchdiff.plan.overlay_options import CLUSTER_SIZES, BackingPath, Compression, OverlayOptions
+from batchdiff.plan.overlay_options import CLUSTER_SIZES, BackingPath, Compat, Compression, OverlayOptions
 
 
 def test_the_manifest_of_the_specification(folder):
@@ -242,3 +242,41 @@ def test_an_existing_overlay_of_a_glob_gets_only_possible_remedies(folder):
 def test_a_default_name_gives_way_to_a_given_one(folder):
     manifest = read(guests(raw("clones/b.img"), raw("clones/a.img", ", name: b")))
     assert named(manifest, folder) == {"clones/b.img": "clones/b.qcow2", "b": "clones/a.qcow2"}
+
+
+def options_of(shared: str, own: str) -> OverlayOptions:
+    head = f"{HEAD}defaults: {{format: raw, overlay: {{{shared}}}}}\n"
+    return read(guests(f"{{path: clones/a.img, overlay: {{{own}}}}}", head=head)).guests[0].options
+
+
+@pytest.mark.parametrize(
+    ("shared", "own", "expected"),
+    [
+        ("cluster_size: auto, extended_l2: auto", "", OverlayOptions(None, None)),
+        ("extended_l2: auto", "extended_l2: true, cluster_size: auto", OverlayOptions(None, True)),
+        ("extended_l2: auto", "extended_l2: false", OverlayOptions()),
+        ("refcount_bits: 1", "", OverlayOptions(refcount_bits=1)),
+        ("refcount_bits: 1", "refcount_bits: 64", OverlayOptions(refcount_bits=64)),
+        ('compat: "0.10"', "", OverlayOptions(compat=Compat.V2)),
+        ("compat: '0.10'", "compat: '1.1', refcount_bits: 8", OverlayOptions(refcount_bits=8)),
+        (
+            "compression: zstd, compression_level: 22",
+            "cluster_size: 4k",
+            OverlayOptions(4096, compression=Compression.ZSTD, compression_level=22),
+        ),
+        (
+            "compression: zstd, compression_level: 22",
+            "compression_level: 1",
+            OverlayOptions(compression=Compression.ZSTD, compression_level=1),
+        ),
+        # The level belongs to the compression beside it.
+        (
+            "compression: zstd, compression_level: 22",
+            "compression: zlib",
+            OverlayOptions(compression=Compression.ZLIB),
+        ),
+        ("compression: zstd, compression_level: 22", "compression: none", OverlayOptions()),
+    ],
+)
+def test_options_of_an_overlay_and_of_the_defaults(folder, shared, own, expected):
+    assert options_of(shared, own) == expected

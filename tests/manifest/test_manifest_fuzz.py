@@ -74,9 +74,9 @@ VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=20
 )
 FORMATS = st.sampled_from(list(ImageFormat)).map(str)
-OVERLAYS = st.dictionaries(
-    st.sampled_from(["path", "cluster_size", "extended_l2", "compression"]), SCALARS, max_size=2
-)
+OVERLAY_KEYS = sorted(schema_of("manifest")["$defs"]["guest"]["properties"]["overlay"]["properties"])
+GOOD = st.sampled_from(["auto", "zlib", "zstd", "0.10", "1.1", 4096, 1, 16, True, False])
+OVERLAYS = st.dictionaries(st.sampled_from(OVERLAY_KEYS), SCALARS | GOOD, max_size=4)
 BACKING = st.lists(st.fixed_dictionaries({"path": TEXTS, "format": FORMATS}), max_size=2)
 GUESTS = st.fixed_dictionaries(
     {},

@@ -18,12 +18,69 @@ def test_cluster_sizes_that_are_none(folder, size):
     assert "is not a" in problem
 
 
-@pytest.mark.parametrize(("size", "words"), [("8k", "not 8 KiB"), ("auto", "a fixed cluster_size")])
-def test_extended_l2_needs_large_clusters(folder, size, words):
-    item = raw("clones/a.img", f", overlay: {{cluster_size: {size}, extended_l2: true}}")
-    (problem,) = problems(guests(item))
-    assert problem.startswith("m.yaml:4: guests[0].overlay.extended_l2: needs a ")
-    assert words in problem
+IMPOSSIBLE = 'is impossible with `compat: "0.10"`; use `{}`, or `compat: "1.1"`'
+
+
+@pytest.mark.parametrize(
+    ("overlay", "key", "message"),
+    [
+        (
+            "cluster_size: 8k, extended_l2: true",
+            "extended_l2",
+            "needs a cluster_size of 16 KiB or more, not 8 KiB",
+        ),
+        (
+            "compression_level: 3",
+            "compression_level",
+            "needs `compression: zlib` or `compression: zstd`",
+        ),
+        (
+            "compression: zlib, compression_level: 10",
+            "compression_level",
+            "10 is not a level of zlib; use 1 to 9",
+        ),
+        ('compat: "0.10", extended_l2: true', "extended_l2", IMPOSSIBLE.format("extended_l2: false")),
+        ('compat: "0.10", compression: zstd', "compression", IMPOSSIBLE.format("compression: zlib")),
+        ('compat: "0.10", lazy_refcounts: true', "lazy_refcounts", IMPOSSIBLE.format("lazy_refcounts: false")),
+        *(
+            (f'compat: "0.10", refcount_bits: {bits}', "refcount_bits", IMPOSSIBLE.format("refcount_bits: 16"))
+            for bits in (1, 2, 4, 8, 32, 64)
+        ),
+    ],
+)
+def test_options_that_no_overlay_can_have_together(folder, overlay, key, message):
+    (problem,) = problems(guests(raw("clones/a.img", f", overlay: {{{overlay}}}")))
+    assert problem == f"m.yaml:4: guests[0].overlay.{key}: {message}"
+
+
+def test_all_contradictions_are_reported_at_once(folder):
+    everything = (
+        "extended_l2: true, lazy_refcounts: true, refcount_bits: 1, compression: zstd, compression_level: 22"
+    )
+    found = problems(guests(raw("clones/a.img", f', overlay: {{compat: "0.10", {everything}}}')))
+    assert [problem.split(":")[2] for problem in found] == [
+        f" guests[0].overlay.{key}" for key in ("extended_l2", "compression", "lazy_refcounts", "refcount_bits")
+    ]
+
+
+@pytest.mark.parametrize("at", ["guest", "defaults"])
+def test_a_level_of_an_unknown_compression_is_no_second_problem(folder, at):
+    overlay = "overlay: {compression: lz4, compression_level: 9}"
+    if at == "guest":
+        found = problems(guests(raw("clones/a.img", f", {overlay}")))
+    else:
+        found = problems(guests("path: clones/a.img", head=HEAD + f"defaults: {{format: raw, {overlay}}}\n"))
+    assert len(found) == 1
+    assert 'compression: expected one of none, zlib, zstd, found the text "lz4"' in found[0]
+
+
+def test_a_contradiction_is_reported_where_its_key_is(folder):
+    """The default that one guest contradicts, not the guest's own key."""
+    head = HEAD + "defaults: {format: raw, overlay: {lazy_refcounts: true}}\n"
+    (problem,) = problems(
+        guests('{path: clones/a.img, overlay: {compat: "0.10"}}', "path: clones/b.img", head=head)
+    )
+    assert problem.startswith("m.yaml:3: defaults.overlay.lazy_refcounts: is impossible with")
 
 
 def test_a_wrong_default_is_reported_once_at_its_line(folder):
@@ -67,7 +124,30 @@ def test_a_number_of_percent_is_guessed(folder):
         ("defaults: {path: x}", "defaults.path: unknown key"),
         ("defaults: {overlay: {cluster_size: true}}", "expected a whole number or a string, found true"),
         ("defaults: {overlay: {cluster_size: 1.5}}", "expected a whole number or a string, found the number 1.5"),
-        ("defaults: {overlay: {extended_l2: 'yes'}}", 'expected true or false, found the text "yes"'),
+        ("defaults: {overlay: {extended_l2: 'yes'}}", 'expected one of true, false, auto, found the text "yes"'),
+        ("defaults: {overlay: {extended_l2: 1}}", "expected one of true, false, auto, found the number 1"),
+        ("defaults: {overlay: {extended_l2: aut}}", 'found the text "aut"; did you mean "auto"?'),
+        (
+            "defaults: {overlay: {compat: 0.10}}",
+            'expected one of 0.10, 1.1, found the number 0.1; put it in quotes: "0.10"',
+        ),
+        ("defaults: {overlay: {compat: 1.1}}", 'found the number 1.1; put it in quotes: "1.1"'),
+        ("defaults: {overlay: {compat: 1.2}}", "expected one of 0.10, 1.1, found the number 1.2"),
+        ("defaults: {overlay: {compat: v2}}", 'expected one of 0.10, 1.1, found the text "v2"'),
+        ("defaults: {overlay: {compat: true}}", "expected one of 0.10, 1.1, found true"),
+        ("defaults: {overlay: {refcount_bits: 3}}", "expected one of 1, 2, 4, 8, 16, 32, 64, found the number 3"),
+        (
+            "defaults: {overlay: {refcount_bits: '16'}}",
+            'expected one of 1, 2, 4, 8, 16, 32, 64, found the text "16"',
+        ),
+        ("defaults: {overlay: {refcount_bits: true}}", "expected one of 1, 2, 4, 8, 16, 32, 64, found true"),
+        ("defaults: {overlay: {compression_level: max}}", 'expected a whole number, found the text "max"'),
+        ("defaults: {overlay: {compression_level: 0}}", "compression_level: 0 is below 1; use 1 or more"),
+        ("defaults: {overlay: {compression_level: 23}}", "compression_level: 23 is above 22; use 22 or less"),
+        (
+            "defaults: {refcount_bits: 1}",
+            "defaults.refcount_bits: unknown key; it belongs in `overlay: {refcount_bits: ...}` of a guest",
+        ),
         ("defaults:", "defaults: expected a mapping, found nothing"),
     ],
 )

@@ -29,10 +29,6 @@ def overlay(options: str) -> str:
             " 512 B to 2 MiB, such as 64KiB",
         ),
         (
-            guests(overlay("cluster_size: auto, extended_l2: true")),
-            "4: guests[0].overlay.extended_l2: needs a fixed cluster_size of 16 KiB or more, not auto",
-        ),
-        (
             guests(overlay("cluster_size: 8k, extended_l2: true")),
             "4: guests[0].overlay.extended_l2: needs a cluster_size of 16 KiB or more, not 8 KiB",
         ),

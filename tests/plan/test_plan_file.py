@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 from examples import examples
 from hypothesis import HealthCheck, given, settings
-from plans import fingerprint, guest_plan, leaves, plans, refused_guest, savings, small_plan
+from plans import fingerprint, guest_plan, leaves, plans, refused_guest, save, savings, small_plan
 
 from batchdiff.errors import PlanError
 from batchdiff.image.storage.exactness import Exactness
@@ -21,6 +21,8 @@ from batchdiff.plan import file as plan_file
 from batchdiff.plan.document import to_dict
 from batchdiff.plan.extents import extents_of
 from batchdiff.plan.file import checksum_of, encode, read_plan, write_plan
+from batchdiff.plan.overlay_options import Compat, Compression, OverlayOptions
+from batchdiff.plan.runs import NO_RUNS
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.layout import layout_for
 
@@ -208,6 +210,25 @@ def test_how_exact_it_is_comes_back(path, exactness):
         read_plan(path)
 
 
+def test_a_plan_without_the_options_of_1_3_comes_back(path):
+    """As any plan from before, and any that uses none of them."""
+    plan = small_plan()
+    write_plan(plan, path)
+    document = json.loads(Path(path).read_text())
+    guest = document["guests"][0]
+    assert set(guest["overlay"]) == {
+        "path",
+        "cluster_size",
+        "extended_l2",
+        "compression",
+        "backing_path",
+        "lazy_refcounts",
+    }
+    assert not [field for field in guest["savings"] if field.endswith("_l2_disk_bytes")]
+    save(document | {"format_version": "1.2"}, path)
+    assert read_plan(path) == plan
+
+
 # --- docs/plan-format.md
 
 
@@ -230,7 +251,10 @@ def test_the_documented_example_is_a_plan(path):
 def test_every_field_is_documented():
     _, text = documented()
     below = text.split("## Fields", 1)[1]
-    plan = small_plan(guest_plan(), refused_guest())
+    options = OverlayOptions(compression=Compression.ZLIB, compression_level=9, refcount_bits=8)
+    sizes = {"standard_l2_disk_bytes": ((65536, 1),), "extended_l2_disk_bytes": ((65536, 1),)}
+    version_2 = guest_plan("old", options=OverlayOptions(compat=Compat.V2), zero=NO_RUNS)
+    plan = small_plan(guest_plan(options=options, savings=savings(**sizes)), version_2, refused_guest())
     fields = {
         key for where in leaves(to_dict(plan)) for key in where if isinstance(key, str) and not key.isdecimal()
     }

@@ -30,6 +30,43 @@ def test_a_path_that_no_file_can_have(path, document, where, letter):
     assert "path" in refusal(path)
 
 
+# --- options of overlays
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"extended_l2": "auto"}, "was compared, but extended_l2 was not chosen"),
+        ({"compat": "0.10"}, "has zero extents, but compat 0.10 has no zero clusters"),
+        (
+            {"compat": "0.10", "refcount_bits": 8},
+            "overlay.refcount_bits of guest 'web01': is impossible with `compat:",
+        ),
+        ({"compression_level": 5}, "overlay.compression_level of guest 'web01': needs `compression: zlib`"),
+        ({"compression": "zlib", "compression_level": 10}, "10 is not a level of zlib; use 1 to 9"),
+        ({"compression": "zstd", "compression_level": 23}, "23 is not from 1 to 22"),
+        ({"refcount_bits": 3}, "overlay.refcount_bits: 3 is not 1 or 2 or 4"),
+        ({"refcount_bits": True}, "overlay.refcount_bits: True is not of type integer"),
+        ({"compat": 1.1}, "overlay.compat: 1.1 is not"),
+        ({"compat": "v3"}, "overlay.compat: 'v3' is not"),
+        ({"extended_l2": "yes"}, "overlay.extended_l2: 'yes' is not true or false or"),
+        ({"extended_l2": 1}, "overlay.extended_l2: 1 is not true or false or"),
+    ],
+)
+def test_options_that_no_overlay_can_have(path, document, options, message):
+    document["guests"][0]["overlay"] |= options
+    save(document, path)
+    assert message in refusal(path)
+
+
+def test_options_that_fit_are_accepted(path, document):
+    document["guests"][0]["overlay"] |= {"compression": "zstd", "compression_level": 22, "refcount_bits": 1}
+    save(document, path)
+    guest = read_plan(path).guests[0]
+    assert (guest.options.compression_level, guest.options.refcount_bits) == (22, 1)
+    assert guest.diff.geometry.refcount_bits == 1
+
+
 # --- extents
 
 

@@ -27,7 +27,6 @@ from batchdiff.choices import Loss, Retire
 from batchdiff.errors import ImageError, WorkerError
 from batchdiff.image.image import Image
 from batchdiff.image.storage.shared_blocks import SharedExtent
-from batchdiff.image_source import ImageFormat
 from batchdiff.linux import fiemap
 from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.plan.document import to_dict
@@ -232,17 +231,6 @@ def test_unreadable_guests_do_not_stop_the_others(tmp_path, template):
         assert guest.verdict is expected, guest.name
         assert expected is Verdict.CONVERT or str(tmp_path / guest.name) in guest.reason
     assert plan.totals.refuse == 6
-
-
-def test_an_unsupported_format_is_refused(tmp_path, template):
-    path = tmp_path / "g.vhdx"
-    notation.run("qemu-img", "convert", "-f", "raw", "-O", "vhdx", str(template), str(path))
-    found = manifest(template, path)
-    entry = found.guests[0]
-    image = dataclasses.replace(entry.image, format=ImageFormat.VHDX)
-    plan = make_plan(dataclasses.replace(found, guests=(dataclasses.replace(entry, image=image),)), jobs=1)
-    assert plan.guests[0].verdict is Verdict.REFUSE
-    assert "vhdx" in plan.guests[0].reason
 
 
 def failing_after(monkeypatch, name, after):
@@ -525,6 +513,23 @@ def test_auto_takes_the_smallest_overlay(tmp_path):
     assert guest.options.cluster_size < 65536
     assert guest.diff.savings.overlay_bytes == sizes[guest.options.cluster_size] <= min(sizes.values()) * 1.01
     assert guest.diff.unit == guest.options.cluster_size
+
+
+def test_auto_takes_subclusters_if_they_take_less_space(tmp_path):
+    """Each overlay that was compared takes on disk what the plan says, when it is asked for."""
+    template = notation.write_raw(tmp_path / "t.img", "64M:A")
+    path = notation.write_raw(tmp_path / "g.img", " ".join(["4k:B 2044k:A"] * 32))
+    auto = OverlayOptions(cluster_size=None, extended_l2=None)
+    guest = only_guest(template, path, options=auto)
+    assert guest.options.extended_l2
+    table = {False: guest.diff.savings.standard_l2_disk_bytes, True: guest.diff.savings.extended_l2_disk_bytes}
+    least = min(taken for sizes in table.values() for _, taken in sizes)
+    assert guest.diff.savings.overlay_disk_bytes <= 1.01 * least
+    for extended, sizes in table.items():
+        assert sizes
+        for cluster_size, taken in sizes:
+            chosen = OverlayOptions(cluster_size=cluster_size, extended_l2=extended)
+            assert only_guest(template, path, options=chosen).diff.savings.overlay_disk_bytes == taken
 
 
 def test_all_cluster_sizes_come_from_one_scan(tmp_path):

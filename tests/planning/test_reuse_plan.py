@@ -15,7 +15,7 @@ from oracle import source
 from small_fleet import GUESTS, OTHER, TEMPLATE, checksum, fresh, manifest, write_fleet
 
 from batchdiff.errors import ImageError
-from batchdiff.plan.overlay_options import BackingPath, Compression, OverlayOptions
+from batchdiff.plan.overlay_options import BackingPath, Compat, Compression, OverlayOptions, contradictions
 from batchdiff.plan.plan import Verdict
 from batchdiff.planning.planner import EarlierResults, make_plan
 from batchdiff.planning.reuse_plan import reusable_overlay
@@ -72,16 +72,14 @@ def test_guests_that_came_and_went_and_other_names(folder):
 OPTIONS = st.builds(
     OverlayOptions,
     cluster_size=st.sampled_from([None, 512, 4096, 16384, 65536, 2 * MIB]),
-    extended_l2=st.just(False),
+    extended_l2=st.sampled_from([False, True, None]),
     compression=st.sampled_from(Compression),
     backing_path=st.sampled_from(BackingPath),
     lazy_refcounts=st.booleans(),
-) | st.builds(
-    OverlayOptions,
-    cluster_size=st.sampled_from([None, 16384, 65536]),
-    extended_l2=st.just(True),
-    compression=st.sampled_from([Compression.NONE, Compression.ZSTD]),
-)
+    compression_level=st.sampled_from([None, None, 1]),
+    refcount_bits=st.sampled_from([16, 16, 1, 64]),
+    compat=st.sampled_from([Compat.V3, Compat.V3, Compat.V2]),
+).filter(lambda chosen: not list(contradictions(chosen)))
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +113,36 @@ def test_auto_is_what_it_would_have_been(images):
         assert (taken(said) > 0) is (size in chosen)
 
 
+SUBCLUSTERS = {"cluster_size": None, "extended_l2": None}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reused"),
+    [
+        (SUBCLUSTERS, SUBCLUSTERS, True),
+        (SUBCLUSTERS, SUBCLUSTERS | {"lazy_refcounts": True}, True),
+        (SUBCLUSTERS, SUBCLUSTERS | {"refcount_bits": 8}, False),
+        (SUBCLUSTERS, SUBCLUSTERS | {"compat": Compat.V2}, False),
+        ({"compat": Compat.V2}, {}, False),
+        ({"compression": Compression.ZSTD}, {"compression": Compression.ZSTD, "compression_level": 19}, False),
+        ({}, {"extended_l2": None}, False),  # the older plan has no sizes with subclusters
+        ({"extended_l2": True}, {"extended_l2": True, "cluster_size": None}, None),
+        (SUBCLUSTERS, {"cluster_size": None}, None),
+        (SUBCLUSTERS, {"cluster_size": None, "extended_l2": True}, None),
+    ],
+)
+def test_options_that_change_what_is_written_or_counted(images, before, after, reused):
+    """The plan is always as a fresh one; ``reused``: None if it depends on what auto chose."""
+    older = make_plan(manifest(images, **before), jobs=1)
+    plan, said = reusing(manifest(images, **after), older)
+    assert checksum(plan) == fresh(manifest(images, **after))
+    same = [
+        (new.options.cluster_size, new.options.extended_l2) == (old.options.cluster_size, old.options.extended_l2)
+        for new, old in zip(plan.guests, older.guests, strict=True)
+    ]
+    assert taken(said) == (sum(same) if reused is None else 3 * reused)
+
+
 @pytest.mark.parametrize("what", ["template", "touched", "version", "other"])
 def test_nothing_is_taken_over(folder, what):
     older = make_plan(manifest(folder), jobs=1)
@@ -141,7 +169,7 @@ def test_a_template_whose_content_is_not_what_it_was(folder):
     with pytest.raises(ImageError) as caught:
         reusing(manifest(folder), forged)
     assert str(caught.value) == (
-        f"{folder}/template.img is not the template that the older plan was made from: its content has another"
+        f"{folder}/template.img is not the template that the older plan was made from: its content has a different"
         " digest, although its times and size are unchanged. Find out what changed it, and plan again without"
         " `--reuse`."
     )

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from isal import isal_zlib
 
+from batchdiff.plan.overlay_options import COMPRESSION_LEVELS, Compression
 from batchdiff.qcow2 import compression
 from batchdiff.qcow2.compression import compress, decompress
 from batchdiff.qcow2.faults import FormatError
@@ -53,6 +54,17 @@ def test_what_does_not_shrink_stays_as_it_is(kind):
 def test_memory_views_are_compressed(kind):
     data = notation.data("A", 0, CLUSTER)
     assert compress(memoryview(data), kind) == compress(data, kind)
+
+
+@both
+def test_every_level_round_trips_and_the_default_is_that_of_qemu(kind):
+    data = (b"guest template " * 999 + notation.data("A", 0, CLUSTER))[:65536]
+    levels = COMPRESSION_LEVELS[Compression.ZSTD if kind is CompressionType.ZSTD else Compression.ZLIB]
+    packed = {level: compress(data, kind, level) for level in levels}
+    assert all(decompress(each, kind, len(data)) == data for each in packed.values())
+    assert compress(data, kind) == packed[3 if kind is CompressionType.ZSTD else 6]
+    # A thread keeps its compressor, but not for another level.
+    assert compress(data, kind, levels[-1]) == packed[levels[-1]] != packed[levels[0]]
 
 
 @both

@@ -12,17 +12,20 @@ from hypothesis import strategies as st
 from patching import Patched
 
 from batchdiff.qcow2.faults import FormatError
-from batchdiff.qcow2.geometry import CompressionType, Geometry
+from batchdiff.qcow2.geometry import REFCOUNT_BITS, CompressionType, Geometry
 from batchdiff.qcow2.header import MAX_NAME, Header, build, parse
 
 
 @st.composite
 def geometries(draw):
     bits = draw(st.integers(9, 21))
+    if draw(st.booleans()):
+        return Geometry(1 << bits, zero_flag=False)
     return Geometry(
         1 << bits,
         extended_l2=bits >= 14 and draw(st.booleans()),
         compression_type=draw(st.sampled_from(CompressionType)),
+        refcount_bits=draw(st.sampled_from(REFCOUNT_BITS)),
     )
 
 
@@ -34,7 +37,7 @@ def headers(draw):
     l1_clusters = -(-entries * 8 // cluster)
     virtual_size = draw(st.integers(1, entries * geometry.l2_coverage // 512)) * 512
     return Header(
-        version=3,
+        version=3 if geometry.zero_flag else 2,
         geometry=geometry,
         virtual_size=virtual_size,
         l1_offset=cluster,
@@ -48,7 +51,7 @@ def headers(draw):
             | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=80)
         ),
         backing_format=draw(st.sampled_from([None, "raw", "qcow2"])),
-        lazy_refcounts=draw(st.booleans()),
+        lazy_refcounts=geometry.zero_flag and draw(st.booleans()),
     )
 
 
@@ -134,6 +137,10 @@ def test_names_that_are_not_utf8_survive():
             {"extended-l2": True, "compression-type": "zstd"},
             id="extended-zstd",
         ),
+        *(
+            pytest.param(Geometry(65536, refcount_bits=bits), {"refcount-bits": bits}, id=f"refcount-bits-{bits}")
+            for bits in REFCOUNT_BITS
+        ),
     ],
 )
 def test_qemu_understands_a_built_header(tmp_path, geometry, said):
@@ -159,10 +166,23 @@ def test_qemu_understands_a_built_header(tmp_path, geometry, said):
     assert info["format-specific"]["data"].items() >= expected.items()
 
 
+def test_qemu_understands_a_header_of_version_2(tmp_path):
+    fields = {"refcount_offset": 131072, "backing_name": "/low.raw", "backing_format": "raw"}
+    geometry = Geometry(65536, zero_flag=False)
+    built = build(header(version=2, geometry=geometry, virtual_size=65536, l1_entries=1, **fields))
+    assert len(built) == 72 + 16 + 8 + len("/low.raw")
+    path = tmp_path / "a.qcow2"
+    path.write_bytes(built.ljust(3 * 65536, b"\0"))
+    info = json.loads(notation.run("qemu-img", "info", "-f", "qcow2", "--output=json", str(path)))
+    assert (info["backing-filename"], info["backing-filename-format"]) == ("/low.raw", "raw")
+    assert info["format-specific"]["data"].items() >= {"compat": "0.10", "refcount-bits": 16}.items()
+
+
 MADE_BY_QEMU = {
     "plain": ("", {"version": 3, "lazy_refcounts": False}),
     "version-2": ("compat=0.10", {"version": 2, "lazy_refcounts": False}),
     "lazy": ("lazy_refcounts=on", {"version": 3, "lazy_refcounts": True}),
+    "refcount-bits": ("refcount_bits=1", {"version": 3, "lazy_refcounts": False}),
 }
 
 
@@ -174,7 +194,8 @@ def test_a_header_of_qemu_parses(tmp_path, options, said):
     parsed = parse(head, len(head))
     assert (parsed.backing_name, parsed.backing_format, parsed.virtual_size) == ("low.raw", "raw", 1 << 20)
     assert {field: getattr(parsed, field) for field in said} == said
-    assert parsed.geometry == Geometry(65536, zero_flag=said["version"] == 3)
+    bits = 1 if "refcount_bits" in options else 16
+    assert parsed.geometry == Geometry(65536, zero_flag=said["version"] == 3, refcount_bits=bits)
 
 
 def test_snapshots_and_bitmaps_are_counted(tmp_path):

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from batchdiff import extents
 from batchdiff.extents import Kind
-from batchdiff.qcow2.geometry import Geometry
+from batchdiff.qcow2.faults import FormatError
+from batchdiff.qcow2.geometry import REFCOUNT_BITS, Geometry
 from batchdiff.qcow2.header import parse
-from batchdiff.qcow2.layout import REFCOUNT_BYTES, fits, header_for, layout_for, plan_layout
+from batchdiff.qcow2.layout import fits, granules_to_write, header_for, layout_for, plan_layout
 
 sizes = st.integers(1, 1 << 33).map(lambda sectors: sectors * 512)
 
@@ -18,7 +19,10 @@ sizes = st.integers(1, 1 << 33).map(lambda sectors: sectors * 512)
 @st.composite
 def geometries(draw):
     bits = draw(st.integers(9, 21))
-    return Geometry(1 << bits, extended_l2=bits >= 14 and draw(st.booleans()))
+    if draw(st.booleans()):
+        return Geometry(1 << bits, zero_flag=False)
+    extended = bits >= 14 and draw(st.booleans())
+    return Geometry(1 << bits, extended_l2=extended, refcount_bits=draw(st.sampled_from(REFCOUNT_BITS)))
 
 
 @st.composite
@@ -62,7 +66,7 @@ def test_the_l1_table_maps_the_disk(drawn):
 def test_the_refcounts_cover_every_cluster_and_no_block_is_idle(drawn):
     _, layout = drawn
     cluster = layout.geometry.cluster_size
-    clusters, a_block = layout.file_size // cluster, cluster // REFCOUNT_BYTES
+    clusters, a_block = layout.file_size // cluster, cluster * 8 // layout.geometry.refcount_bits
     assert (layout.refcount_blocks - 1) * a_block < clusters <= layout.refcount_blocks * a_block
     table = layout.refcount_table_clusters * cluster
     assert table - cluster < layout.refcount_blocks * 8 <= table
@@ -71,12 +75,41 @@ def test_the_refcounts_cover_every_cluster_and_no_block_is_idle(drawn):
 @given(layouts())
 def test_the_header_of_a_layout_parses(drawn):
     virtual_size, layout = drawn
+    assume(layout.is_readable)
     head = header_for(layout, virtual_size, backing=("/low.raw", "raw"))
     header = parse(head.ljust(layout.geometry.cluster_size, b"\0"), layout.file_size)
     assert (header.l1_offset, header.l1_entries) == (layout.l1_offset, layout.l1_entries)
     assert header.refcount_offset == layout.refcount_table_offset
     assert header.refcount_offset + header.refcount_bytes == layout.file_size
     assert (header.backing_name, header.virtual_size) == ("/low.raw", virtual_size)
+    assert (header.geometry, header.version) == (layout.geometry, 3 if layout.geometry.zero_flag else 2)
+
+
+@pytest.mark.parametrize(("bits", "most"), [(16, 128 << 30), (64, 32 << 30), (1, 2 << 40)])
+def test_the_largest_file_that_qemu_opens(bits, most):
+    """A refcount table of 8 MiB names a million blocks of 512 bytes."""
+    geometry = Geometry(512, refcount_bits=bits)
+    overhead = plan_layout(512, geometry, l2_tables=0, data_clusters=most // 512).file_size - most
+    for less, readable in ((overhead + (1 << 20), True), (0, False)):
+        layout = plan_layout(512, geometry, l2_tables=0, data_clusters=(most - less) // 512)
+        assert layout.is_readable is readable
+        if readable:
+            header_for(layout, 512, backing=None)
+        else:
+            with pytest.raises(
+                FormatError,
+                match=r"^its refcount table would take 8[0-9]{6} bytes, more than the 8 MiB that QEMU reads",
+            ):
+                header_for(layout, 512, backing=None)
+
+
+@pytest.mark.parametrize("zero_flag", [True, False])
+def test_version_2_has_no_zero_clusters(zero_flag):
+    kinds = [(0, 1, Kind.ZERO), (2, 1, Kind.DATA), (3, 1, Kind.ZERO), (4, 1, Kind.SAME)]
+    geometry = Geometry(4096, zero_flag=zero_flag)
+    found = granules_to_write(extents.from_runs(kinds), 4096, 5 * 4096, geometry).runs()
+    zeros = Kind.ZERO if zero_flag else Kind.DATA
+    assert found == extents.from_runs([(0, 1, zeros), (2, 1, Kind.DATA), (3, 1, zeros)]).runs()
 
 
 @pytest.mark.parametrize(

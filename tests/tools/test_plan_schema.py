@@ -8,6 +8,7 @@ from plans import diff_of, guest_plan, planned_image, refused_guest, savings, sm
 
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.document import to_dict
+from batchdiff.plan.overlay_options import Compat, Compression, OverlayOptions
 from batchdiff.plan.plan import Similarity
 from batchdiff.plan.runs import NO_RUNS
 
@@ -32,8 +33,10 @@ def test_every_field_that_is_written_is_in_the_schema():
     more = {"allow_folders": ("/pool",), "other_files": ("/pool/thin.data",)}
     source = dataclasses.replace(image.source, backing=(below,), **more)
     image = dataclasses.replace(image, source=source, fingerprints=image.fingerprints * 3)
-    options = guest_plan().options
-    diff = diff_of(options, data=NO_RUNS, zero=NO_RUNS, savings=savings(), similarity=Similarity(1, 2))
-    guest = guest_plan(image=image, source=source, diff=diff, alias="/srv/link")
-    written = keys(to_dict(small_plan(guest, refused_guest())))
+    options = OverlayOptions(compression=Compression.ZLIB, compression_level=9, refcount_bits=8)
+    sizes = {"standard_l2_disk_bytes": ((65536, 1),), "extended_l2_disk_bytes": ((65536, 1),)}
+    diff = diff_of(options, data=NO_RUNS, zero=NO_RUNS, savings=savings(**sizes), similarity=Similarity(1, 2))
+    guest = guest_plan(image=image, source=source, diff=diff, options=options, alias="/srv/link")
+    version_2 = refused_guest("old", options=OverlayOptions(compat=Compat.V2))
+    written = keys(to_dict(small_plan(guest, version_2)))
     assert written | {"checksum"} == schema_keys(plan_schema.PLAN)

@@ -20,7 +20,9 @@ from bench.content import (
     write_template,
 )
 
-MAPPED = ("vdi", "vmdk", "qed", "vpc", "parallels")
+MAPPED = ("vdi", "vmdk", "qed", "vpc", "parallels", "vhdx")
+EXPORTED = {"streamOptimized": ("vmdk", "-o", "subformat=streamOptimized")}
+"""Kinds of images that QEMU exports for batchdiff: their format, and options of `qemu-img convert`."""
 
 _FULL_COPY = ("cp", "--sparse=always", "--reflink=never")
 
@@ -119,6 +121,16 @@ def mapped(folder: str, *, size: int, guests: int) -> dict[str, Fleet]:
     template, *names = first.images
     made = {form: [converted(path, form=form) for path in names] for form in MAPPED}
     return {"raw": first} | {form: fleet_of(first.what, template, made[form], name=form) for form in MAPPED}
+
+
+def exported(folder: str, *, size: int) -> dict[str, Member]:
+    """Make an image of each kind that QEMU exports, with the same content, of which a third is compressible."""
+    os.makedirs(folder)
+    content = os.path.join(folder, "content.raw")
+    write_template(content, size, compressible=True)
+    return {
+        kind: Member(converted(content, *options, form=form), form) for kind, (form, *options) in EXPORTED.items()
+    }
 
 
 def compressed(folder: str, kind: str, *, size: int, guests: int, changed: float = 0.04) -> Fleet:

@@ -32,6 +32,7 @@ from bench.contestants import (
     plan_command,
 )
 from bench.examinations import apply_space, deduplication, start_up, template_reads
+from bench.exported import NBDCOPY, READER, nbdcopy, read_all
 from bench.fleets import Fleet
 from bench.large import large_plan
 from bench.races import STANDARD, cold_races, entries_of, warm_race
@@ -125,6 +126,15 @@ def mapped(study: Study) -> None:
         fleet = fleets.described(made["raw"], "the same guests in formats that QEMU maps: apply")
         entries = {name: partial(apply, each) for name, each in made.items()}
         study.races.append(warm_race("mapped, apply", fleet, entries, study.rounds))
+
+
+def exported(study: Study) -> None:
+    """Read images of the kinds that QEMU must read, with batchdiff's reader and with nbdcopy."""
+    with study.place("exported") as folder:
+        for kind, image in fleets.exported(folder, size=study.size(2 * GIB)).items():
+            entries = {READER: partial(read_all, image), NBDCOPY: partial(nbdcopy, image)}
+            fleet = Fleet(f"one image of {kind}, read once", image, (), f"{image.path}.yaml")
+            study.races.append(warm_race(f"exported {kind}", fleet, entries, study.rounds))
 
 
 def compressed(study: Study, kind: str) -> None:
@@ -222,6 +232,7 @@ STUDIES: dict[str, Callable[[Study], None]] = {
     "verification": verification,
     "qcow2": qcow2,
     "mapped": mapped,
+    "exported": exported,
     "zlib": partial(compressed, kind="zlib"),
     "zstd": partial(compressed, kind="zstd"),
     "reflink": reflink,

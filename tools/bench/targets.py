@@ -24,7 +24,8 @@ from bench.contestants import (
     VERIFICATION_LIMIT,
 )
 from bench.examinations import BARE, NEW_BLOCKS, SHOW, TEMPLATE_READS, VERSION
-from bench.fleets import MAPPED
+from bench.exported import NBDCOPY, READER
+from bench.fleets import EXPORTED, MAPPED
 from bench.large import BUT_THE_SCAN, LOAD
 from bench.report import Report
 from bench.scaling import GUESTS, TWO_JOBS
@@ -197,6 +198,10 @@ TARGETS = (
     *(
         Target(f"apply, {form} guests, against raw", 1.3, "x", _ratio("mapped, apply", form, "raw"))
         for form in MAPPED
+    ),
+    *(
+        Target(f"reading {kind}, against nbdcopy", 2, "x", _ratio(f"exported {kind}", READER, NBDCOPY))
+        for kind in EXPORTED
     ),
     *(
         Target(

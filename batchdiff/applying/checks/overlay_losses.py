@@ -60,6 +60,7 @@ _REBUILT = {
     " a new content ID",
     ImageFormat.VDI: "it will be dynamic and have a new UUID",
     ImageFormat.VPC: "it will be dynamic and have a new UUID and geometry",
+    ImageFormat.VHDX: "it will be dynamic with blocks of 1 MiB, sectors of 512 bytes, and new GUIDs",
     ImageFormat.PARALLELS: "it will have clusters of 1 MiB",
 }
 """The differences of rebuilt images from their originals; a raw image has none."""

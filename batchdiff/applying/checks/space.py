@@ -38,6 +38,7 @@ _CLUSTERS = {
     ImageFormat.VMDK: 64 * KIB,
     ImageFormat.VDI: MIB,
     ImageFormat.VPC: 2 * MIB,
+    ImageFormat.VHDX: MIB,
     ImageFormat.PARALLELS: MIB,
 }
 """The maximum space a changed byte takes in images that QEMU writes. XFS fills the holes in a VHD's blocks."""

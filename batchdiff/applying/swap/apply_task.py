@@ -110,6 +110,7 @@ class ApplyTask:
             ),
             compress=plan.options.compression is not Compression.NONE,
             lazy_refcounts=plan.options.lazy_refcounts,
+            compression_level=plan.options.compression_level,
         )
 
     def verify(self, original: Image, overlay: ImageSource, ended: Callable[[], bool]) -> None:

@@ -183,12 +183,12 @@ class PlainStore:
 
 
 class CompressedStore:
-    """Compressed clusters, packed; threads compress while the next ones are read."""
+    """Compressed clusters, packed; threads compress while more is read. ``level``: None for the default."""
 
-    def __init__(self, copier: Copier, geometry: Geometry, start: int) -> None:
-        self._copier, self._geometry = copier, geometry
+    def __init__(self, copier: Copier, geometry: Geometry, start: int, *, level: int | None = None) -> None:
+        self._copier, self._geometry, self._level = copier, geometry, level
         self._start = start
-        self._packer = Packer(start, geometry.cluster_size)
+        self._packer = Packer(start, geometry.cluster_size, geometry.most_uses)
         self._used = np.zeros(1024, dtype=np.uint16)
         self._threads = usable_cpus()
         # Each cluster in progress has one, which is free again once the cluster is written.
@@ -212,7 +212,7 @@ class CompressedStore:
             for number in clusters:
                 self._copier.check()
                 data = next(self._buffers).load(self._copier.guest, number * size, size)
-                ahead.append((data, pool.submit(compress, data, kind)))
+                ahead.append((data, pool.submit(compress, data, kind, self._level)))
                 if len(ahead) > 4 * self._threads:
                     first, future = ahead.popleft()
                     yield first, future.result()

@@ -1,4 +1,4 @@
-"""Write a qcow2 version 3 image: an overlay on a template, or a standalone image.
+"""Write a qcow2 image: an overlay on a template, or a standalone image.
 
 The file is laid out ahead of time (:mod:`batchdiff.qcow2.layout`): tables and data go straight to their
 places, and the header comes last, so that an unfinished file is not a qcow2 image at all.
@@ -21,7 +21,10 @@ from batchdiff.qcow2.tables import l1_table, refcount_table, refcounts, table_ba
 
 @dataclass(frozen=True, slots=True)
 class NewImage:
-    """The image to write. ``extents`` in granules; ``backing``: name and format of the backing file, or None."""
+    """The image to write. ``extents`` in granules; ``backing``: name and format of the backing file, or None.
+
+    ``compression_level``: None for the default of the compression.
+    """
 
     virtual_size: int
     geometry: Geometry
@@ -29,6 +32,7 @@ class NewImage:
     backing: tuple[str, str] | None
     compress: bool = False
     lazy_refcounts: bool = False
+    compression_level: int | None = None
 
 
 def _never() -> None:
@@ -50,14 +54,19 @@ def write_image(fd: int, guest: Image, new: NewImage, *, check: Callable[[], Non
     if not new.compress:
         # XFS allocates space past the end of a growing file in advance, and keeps it where there should be holes.
         os.ftruncate(fd, layout.file_size)
-    kind = CompressedStore if new.compress else PlainStore
-    store: DataStore = kind(Copier(fd, guest, check), new.geometry, layout.data_offset)
+    store = _store(Copier(fd, guest, check), layout, new)
     for batch in table_batches(new.extents, new.geometry):
         hosts = store.store(batch.extents, batch.data_clusters())
         write_all(fd, batch.encoded(hosts), layout.l2_offset + batch.position * new.geometry.cluster_size)
     final = _final(layout, store, new)
     _write_metadata(fd, final, store, new)
     return final.file_size
+
+
+def _store(copier: Copier, layout: Layout, new: NewImage) -> DataStore:
+    if new.compress:
+        return CompressedStore(copier, new.geometry, layout.data_offset, level=new.compression_level)
+    return PlainStore(copier, new.geometry, layout.data_offset)
 
 
 def _final(layout: Layout, store: DataStore, new: NewImage) -> Layout:

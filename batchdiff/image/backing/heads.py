@@ -12,10 +12,13 @@ import time
 from typing import TypeAlias
 
 from batchdiff.files.identity import Identity, identity_in
+from batchdiff.foreign import vhdx_parent
+from batchdiff.foreign.header import ReadAt
 from batchdiff.image.backing.named_files import (
     FIRST,
     Named,
     bytes_needed,
+    identified,
     identifier_in,
     may_have_footer,
     names_in,
@@ -58,7 +61,7 @@ class Heads:
         try:
             now = os.fstat(fd)
             is_device = stat.S_ISBLK(now.st_mode)
-            names = names_in(_head(fd)) if is_device or stat.S_ISREG(now.st_mode) else ()
+            names = _names_in(fd) if is_device or stat.S_ISREG(now.st_mode) else ()
         finally:
             os.close(fd)
         if not is_device and time.time_ns() - max(now.st_mtime_ns, now.st_ctime_ns) > _SETTLED_NS:
@@ -69,8 +72,22 @@ class Heads:
 def identifier_of(fd: int) -> str | None:
     """Return the identifier by which other images can name an open file as their parent; None if it has none."""
     head, size = os.pread(fd, FIRST, 0), os.lseek(fd, 0, os.SEEK_END)
+    if head.startswith(vhdx_parent.MARK):
+        guid = vhdx_parent.own_guid(_reader(fd))
+        return identified(guid) if guid else None
     last = os.pread(fd, SECTOR, max(size - SECTOR, 0)) if may_have_footer(head) else b""
     return identifier_in(head, last)
+
+
+def _names_in(fd: int) -> tuple[Named, ...]:
+    head = _head(fd)
+    if head.startswith(vhdx_parent.MARK):
+        return tuple(Named(identified(guid), ends_there=True) for guid in vhdx_parent.parent_guids(_reader(fd)))
+    return names_in(head)
+
+
+def _reader(fd: int) -> ReadAt:
+    return lambda offset, length: os.pread(fd, length, offset)
 
 
 def _head(fd: int) -> bytes:

@@ -4,7 +4,7 @@
 
     qcow2   the backing file, an external data file       qed    the backing file
     vmdk    its backing file and its extents, as text in a descriptor
-    vdi     its parent's identifier                       vpc    the same
+    vdi     its parent's identifier                       vpc    the same; vhdx: see foreign/vhdx_parent.py
 
 Only the names are parsed, so that even a damaged or encrypted image, which cannot be converted, yields its files.
 
@@ -92,7 +92,7 @@ def names_in(head: bytes) -> tuple[Named, ...]:
         parent = head[_VDI_PARENT]
     elif head.startswith(_VPC) and head[_VPC_TYPE] == _VPC_DIFFERENCING:
         parent = head[int.from_bytes(head[_VPC_TABLE_AT]) :][_VPC_PARENT]
-    return (Named(_identified(parent), ends_there=True),) if parent != _NO_IDENTIFIER else ()
+    return (Named(identified(parent), ends_there=True),) if parent != _NO_IDENTIFIER else ()
 
 
 def identifier_in(head: bytes, last: bytes) -> str | None:
@@ -101,9 +101,9 @@ def identifier_in(head: bytes, last: bytes) -> str | None:
     ``last``: the last sector of the file.
     """
     if head.startswith(_VDI, _VDI_AT):
-        return _identified(head[_VDI_OWN])
+        return identified(head[_VDI_OWN])
     footer = head if head.startswith(_VPC) else last
-    return _identified(footer[_VPC_OWN]) if footer.startswith(_VPC) else None
+    return identified(footer[_VPC_OWN]) if footer.startswith(_VPC) else None
 
 
 def may_have_footer(head: bytes) -> bool:
@@ -111,7 +111,8 @@ def may_have_footer(head: bytes) -> bool:
     return not head.startswith((MAGIC, _QED, _VMDK, _VMDK_TEXT, _VPC)) and not head.startswith(_VDI, _VDI_AT)
 
 
-def _identified(identifier: bytes) -> str:
+def identified(identifier: bytes) -> str:
+    """Return the name of an image that is known by its identifier only."""
     return f"\0{identifier.hex()}"  # no file can have that name
 
 

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from batchdiff.image.exported import end_exports
 from batchdiff.image.files import is_block_device
 from batchdiff.image.image import Image
 from batchdiff.image.in_use import block_claims
@@ -82,9 +83,12 @@ class Held:
     def alone(self) -> Usage:
         """Report whether another program has the image itself open, even for reading. Backing files do not count.
 
-        This process must have it open only once, and its children not at all.
+        This process must have it open only once, and its children not at all; exports are ended here.
         """
-        found = (_alone(grip) for grip in self._own())
+        own = self._own()
+        for grip in own:
+            end_exports(grip.fd)
+        found = map(_alone, own)
         return next((usage for usage in found if usage.objection), Usage(unknown=self.unknown))
 
     def take(self, path: str, fd: int, purpose: Purpose) -> None:

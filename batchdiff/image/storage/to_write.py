@@ -46,7 +46,7 @@ class WriteRule:
         """Yield the parts of a segment that are written, in ascending order; everything else stays a hole."""
         if segment.origin is Origin.ZERO:
             return
-        if segment.origin is Origin.COMPRESSED or self._unwritten[segment.layer].is_nothing:
+        if segment.origin is not Origin.FILE or self._unwritten[segment.layer].is_nothing:
             yield segment, ToWrite.ALL
             return
         shift, end = segment.start - segment.address, segment.address + segment.end - segment.start

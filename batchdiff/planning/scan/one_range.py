@@ -20,7 +20,6 @@ from typing import NamedTuple
 import numpy as np
 
 from batchdiff.errors import ImageError
-from batchdiff.image.equal_compressed import CompressedClusters, compressed_clusters, range_to_compare
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment, clip_segments
 from batchdiff.image.storage.shared_blocks import (
@@ -40,6 +39,7 @@ from batchdiff.planning.scan.compare import (
     kinds_of_equal,
     kinds_of_zeros,
 )
+from batchdiff.planning.scan.equal_compressed import CompressedClusters, compressed_clusters, range_to_compare
 from batchdiff.planning.scan.range_kinds import RangeFindings, assume_data, replace_span, replaced_units
 from batchdiff.planning.scan.results import RangeResult
 from batchdiff.planning.scan.spans import Span, Spans, merge_spans

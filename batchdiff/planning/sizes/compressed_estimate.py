@@ -24,7 +24,7 @@ from batchdiff.image_source import ImageSource
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.qcow2.cluster_packing import Packer
 from batchdiff.qcow2.compression import compress
-from batchdiff.qcow2.geometry import Geometry
+from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS, Geometry
 from batchdiff.units import align_up
 
 _FIRST_SAMPLE = 512
@@ -36,11 +36,12 @@ _BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Clusters of a guest, to be compressed."""
+    """Clusters of a guest, to be compressed; ``level``: None for the default of the compression."""
 
     source: ImageSource
     geometry: Geometry
     clusters: tuple[int, ...]
+    level: int | None = None
 
 
 class StoredData(NamedTuple):
@@ -88,35 +89,45 @@ def stored_lengths(sample: Sample, observer: ReadObserver | None = None) -> list
     """Return the compressed bytes of each cluster of a sample; 0 if it would be stored uncompressed."""
     buffer = ReadBuffer(sample.geometry.cluster_size)
     with open_image(sample.source, observer=observer) as image:
-        return [_stored(image, number, sample.geometry, buffer) for number in sample.clusters]
+        return [_stored(image, number, sample, buffer) for number in sample.clusters]
 
 
-def _stored(image: Image, number: int, geometry: Geometry, buffer: ReadBuffer) -> int:
+def _stored(image: Image, number: int, sample: Sample, buffer: ReadBuffer) -> int:
+    geometry = sample.geometry
     data = buffer.load(image, number * geometry.cluster_size, geometry.cluster_size)
-    packed = compress(data, geometry.compression_type)
+    packed = compress(data, geometry.compression_type, sample.level)
     return 0 if packed is None else len(packed)
 
 
-def stored_data(
-    source: ImageSource, extents: Extents, geometry: Geometry, measure: Measure, *, unit: int = UNIT
+def stored_data(  # noqa: PLR0913  # options by keyword
+    source: ImageSource,
+    extents: Extents,
+    geometry: Geometry,
+    measure: Measure,
+    *,
+    unit: int = UNIT,
+    level: int | None = None,
 ) -> StoredData:
     """Return the size of an overlay's compressed data on a filesystem with allocation units of ``unit`` bytes.
 
-    The error is 0 if, and only if, every cluster was compressed.
+    The error is 0 if, and only if, every cluster was compressed. ``level``: None for the default.
     """
     clusters = numbers(fold(only(extents, Kind.DATA), geometry.granules))
     count = len(clusters)
     order = np.random.default_rng(0).permutation(count)
     lengths = np.zeros(count, dtype=np.int64)
     cluster_size, done = geometry.cluster_size, 0
+    # If refcounts are too narrow to count the compressed clusters in a cluster of the file, gaps are left. They
+    # depend on each cluster and the ones before it, so no sample has the same gaps.
+    first = count if geometry.refcount_bits < DEFAULT_REFCOUNT_BITS else _FIRST_SAMPLE
     # Double the sample until the error is small enough, or until it includes every cluster.
     while done < count:
-        wanted = min(max(done * 2, _FIRST_SAMPLE), count)
+        wanted = min(max(done * 2, first), count)
         batch = np.sort(order[done:wanted])
-        lengths[batch] = _sampled_lengths(source, clusters[batch], geometry, measure)
+        lengths[batch] = _sampled_lengths(source, clusters[batch], geometry, level, measure)
         done = wanted
         drawn = lengths[np.sort(order[:done])]
-        end, on_disk = _packed(drawn, cluster_size, unit)
+        end, on_disk = _packed(drawn, geometry, unit)
         total = end * count / done
         error = _error(np.where(drawn == 0, cluster_size, drawn), count)
         if done < count and error <= _WANTED_ERROR * total:
@@ -126,15 +137,19 @@ def stored_data(
                 math.ceil(error) + cluster_size,
                 align_up(round(on_disk * count / done), unit),
             )
-    end, on_disk = _packed(lengths, cluster_size, unit)
+    end, on_disk = _packed(lengths, geometry, unit)
     return StoredData(align_up(end, cluster_size), 0, align_up(on_disk, unit))
 
 
 def _sampled_lengths(
-    source: ImageSource, clusters: npt.NDArray[np.int64], geometry: Geometry, measure: Measure
+    source: ImageSource,
+    clusters: npt.NDArray[np.int64],
+    geometry: Geometry,
+    level: int | None,
+    measure: Measure,
 ) -> list[int]:
     samples = [
-        Sample(source, geometry, tuple(clusters[at : at + _BATCH].tolist()))
+        Sample(source, geometry, tuple(clusters[at : at + _BATCH].tolist()), level)
         for at in range(0, len(clusters), _BATCH)
     ]
     return [length for lengths in measure(samples) for length in lengths]
@@ -149,12 +164,13 @@ def _error(sizes: npt.NDArray[np.int64], count: int) -> float:
     return float(_CONFIDENCE * np.std(sizes, ddof=1) / math.sqrt(drawn) * math.sqrt(share_left) * count)
 
 
-def _packed(lengths: npt.NDArray[np.int64], cluster_size: int, unit: int) -> tuple[int, int]:
+def _packed(lengths: npt.NDArray[np.int64], geometry: Geometry, unit: int) -> tuple[int, int]:
     """Return the bytes up to the end of the stored data, and the same without units that stay unwritten.
 
     Neither is rounded up, because a sample's rounding would be multiplied.
     """
-    packer = Packer(0, cluster_size)
+    cluster_size = geometry.cluster_size
+    packer = Packer(0, cluster_size, geometry.most_uses)
     end = unused = filled = 0  # filled: the end of the last compressed cluster
     for length in lengths.tolist():
         offset = packer.place(length or None)

@@ -29,7 +29,7 @@ from batchdiff.image.storage.to_write import ToWrite, WriteRule
 from batchdiff.linux.fiemap import ExtentTable
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.qcow2.entries import Origin
-from batchdiff.units import MIB
+from batchdiff.units import MIB, ceil_div
 
 _STRETCH = 512 * MIB
 """Bytes; a qcow2 with clusters of 64 KiB in random order has 8,192 segments here: a megabyte or two."""
@@ -37,20 +37,34 @@ _STRETCH = 512 * MIB
 
 @dataclass(frozen=True, slots=True)
 class SpaceTaken:
-    """Bytes on disk of the data, in whole units, and the bytes in blocks that other files share."""
+    """Bytes on disk of the data, in whole units, and the bytes in blocks that other files share.
+
+    ``holes``: the bytes of whole units, between the first and the last byte of the data, to which nothing is
+    written; counted only if a unit holds several clusters.
+    """
 
     data: int
     shared: int
+    holes: int = 0
 
 
-def space_taken(
-    image: Image, data: Offsets, *, sharing: bool, unit: int = UNIT, known: ExtentTable | None = None
+def space_taken(  # noqa: PLR0913  # options by keyword
+    image: Image,
+    data: Offsets,
+    *,
+    sharing: bool,
+    unit: int = UNIT,
+    known: ExtentTable | None = None,
+    file_start: int | None = None,
 ) -> SpaceTaken:
     """Return the space that data takes on a filesystem with allocation units of ``unit`` bytes.
 
     ``data``: its place in the image, an array of shape (runs, 2): offset and length, sorted and disjoint.
 
-    If a unit holds several clusters, data takes no units of its own (see ``disk_bytes`` in ``overlay_sizes``).
+    If a unit holds several clusters, data takes no units of its own (see ``disk_bytes`` in ``overlay_sizes``), but
+    may leave holes, for whole clusters can be zeros in version 2: ``file_start`` is the file offset from which on
+    the runs are stored, one after the other.
+
     Without ``sharing``, nothing counts as shared. ``known``: the extents of a raw image, if it was mapped before
     (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
 
@@ -59,10 +73,15 @@ def space_taken(
     rule = WriteRule(image, known=known)
     starts, ends = _cut_at_stretches(data)
     units, last_unit, shared = 0, -1, 0
+    file = None if file_start is None else _FileUnits(starts, ends, file_start, unit)
     for first, last in _stretches(starts):
         runs_here = starts[first:last], ends[first:last]
         segments = image.segments(int(starts[first]), int(ends[last - 1]))
-        lows, highs, _ = _overlaps([part for segment in segments for part in _stored(segment, rule)], runs_here)
+        lows, highs, _, run = _overlaps(
+            [part for segment in segments for part in _stored(segment, rule)], runs_here
+        )
+        if file is not None:
+            file.touch(lows, highs, run + first)
         if len(lows):
             begins, stops = lows // unit, (highs - 1) // unit
             # Two pieces may be in one unit, which counts once.
@@ -75,7 +94,29 @@ def space_taken(
     if sharing and known is not None:
         lows, highs, *_ = overlaps(shared_bytes(known, image.virtual_size), (starts, ends))
         shared = int((highs - lows).sum())
-    return SpaceTaken(units * unit, shared)
+    return SpaceTaken(units * unit, shared, 0 if file is None else file.holes * unit)
+
+
+class _FileUnits:
+    """Counts the whole units of a file, between the ends of its data, to which nothing is written."""
+
+    def __init__(self, starts: Offsets, ends: Offsets, file_start: int, unit: int) -> None:
+        """Take runs of the guest, sorted, that are stored from ``file_start`` on."""
+        lengths = ends - starts
+        self._shift = file_start + np.cumsum(lengths) - lengths - starts  # from the guest's offsets to the file's
+        self._unit = unit
+        self._next, self._end = ceil_div(file_start, unit), (file_start + int(lengths.sum())) // unit
+        self.holes = max(self._end - self._next, 0)
+
+    def touch(self, lows: Offsets, highs: Offsets, run: Offsets) -> None:
+        """Record that pieces are written: their offsets in the guest, ascending, and each one's run number."""
+        shift = self._shift[run]
+        begins = np.maximum((lows + shift) // self._unit, self._next)
+        stops = np.minimum((highs + shift - 1) // self._unit + 1, self._end)
+        if len(begins):
+            begins = np.maximum(begins, np.concatenate([[self._next], np.maximum.accumulate(stops)[:-1]]))
+            self.holes -= int(np.maximum(stops - begins, 0).sum())
+            self._next = max(self._next, int(stops.max()))
 
 
 def _stored(segment: Segment, rule: WriteRule) -> Iterator[tuple[int, int]]:
@@ -98,9 +139,9 @@ def _cut_at_stretches(runs: Offsets) -> tuple[Offsets, Offsets]:
 def _shared_in(image: Image, segments: list[Segment], runs_here: tuple[Offsets, Offsets]) -> int:
     """Return how many bytes of some runs are in blocks that other files share."""
     stored = [segment for segment in segments if segment.origin is Origin.FILE]
-    _, _, touched = _overlaps([(segment.start, segment.end) for segment in stored], runs_here)
+    _, _, touched, _ = _overlaps([(segment.start, segment.end) for segment in stored], runs_here)
     found = shared_extents(image, [stored[index] for index in distinct(touched).tolist()])
-    lows, highs, _ = _overlaps([(extent.start, extent.end) for extent in found], runs_here)
+    lows, highs, _, _ = _overlaps([(extent.start, extent.end) for extent in found], runs_here)
     return int((highs - lows).sum())
 
 
@@ -112,8 +153,9 @@ def _stretches(starts: Offsets) -> Iterator[tuple[int, int]]:
         yield from itertools.pairwise(edges)
 
 
-def _overlaps(spans: list[tuple[int, int]], runs: tuple[Offsets, Offsets]) -> tuple[Offsets, Offsets, Offsets]:
-    """Return the overlaps of spans and runs, both sorted and disjoint: starts, ends, and numbers of the spans."""
+def _overlaps(
+    spans: list[tuple[int, int]], runs: tuple[Offsets, Offsets]
+) -> tuple[Offsets, Offsets, Offsets, Offsets]:
+    """Return the overlaps of spans and runs, both sorted and disjoint: see :func:`overlaps`."""
     table = np.array(spans, dtype=np.int64).reshape(-1, 2)
-    lows, highs, span, _ = overlaps((table[:, 0], table[:, 1]), runs)
-    return lows, highs, span
+    return overlaps((table[:, 0], table[:, 1]), runs)

@@ -1,4 +1,4 @@
-"""The size and savings of an overlay for every cluster size, from one scan; pure.
+"""The content of an overlay, its size in the file and on disk, and what it saves; pure.
 
 An uncompressed overlay's size depends only on the number of its data clusters and L2 tables, because
 :mod:`batchdiff.qcow2.layout` fixes all offsets before anything is written.
@@ -6,29 +6,18 @@ An uncompressed overlay's size depends only on the number of its data clusters a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from batchdiff.extents import Extents, Kind, count_touched, only
+from batchdiff.extents import Extents
 from batchdiff.image.storage.allocation import DiskUse
 from batchdiff.image.storage.allocation_units import Volume
 from batchdiff.image.storage.exactness import of_difference
-from batchdiff.plan.overlay_options import (
-    CLUSTER_SIZES,
-    DEFAULT_CLUSTER_SIZE,
-    Compression,
-    OverlayOptions,
-    geometry_of,
-)
+from batchdiff.plan.overlay_options import Compression, OverlayOptions
 from batchdiff.plan.plan import Savings
 from batchdiff.planning.scan.compare import UNIT
-from batchdiff.qcow2.faults import FormatError
-from batchdiff.qcow2.geometry import SMALLEST_EXTENDED_L2, Geometry
-from batchdiff.qcow2.layout import Layout, fits, granules_to_write, layout_for, plan_layout
-from batchdiff.units import align_up, format_size
-
-_AUTO_TOLERANCE = 0.01
-"""The share by which overlays with clusters nearer to QEMU's default size can be larger than the smallest one."""
+from batchdiff.qcow2.geometry import Geometry
+from batchdiff.qcow2.layout import Layout, granules_to_write
+from batchdiff.units import align_up, ceil_div
 
 
 def extents_to_write(units: Extents, virtual_size: int, options: OverlayOptions, geometry: Geometry) -> Extents:
@@ -37,80 +26,13 @@ def extents_to_write(units: Extents, virtual_size: int, options: OverlayOptions,
     return granules_to_write(units, UNIT, virtual_size, geometry, whole_clusters=compresses)
 
 
-def sizes_by_cluster_size(units: Extents, virtual_size: int, options: OverlayOptions) -> dict[int, int]:
-    """Return the bytes of the uncompressed overlay for each cluster size that can map a disk of this size.
-
-    Sizes below 4 KiB are left out unless one is asked for: differences are found in units of 4 KiB, so smaller
-    clusters would only add tables.
-
-    :raises FormatError: no cluster size can map the disk.
-    """
-    least = least_cluster_size(options)
-    parts = _Parts(
-        differing=only(units, Kind.ZERO, Kind.DATA),
-        nonzero=only(units, Kind.SAME, Kind.DATA),
-        either=units,
-    )
-    sizes = {}
-    for cluster_size in CLUSTER_SIZES:
-        geometry = geometry_of(options, cluster_size)
-        if (cluster_size >= least or cluster_size == options.cluster_size) and fits(virtual_size, geometry):
-            # Clusters of whole units are only counted. Subclusters and clusters below a unit need extents.
-            if geometry.granules == 1 and cluster_size >= UNIT:
-                layout = _counted(parts, virtual_size, geometry)
-            else:
-                extents = granules_to_write(units, UNIT, virtual_size, geometry)
-                layout = layout_for(extents, virtual_size, geometry)
-            sizes[cluster_size] = layout.file_size
-    if not sizes:
-        raise FormatError(f"no cluster size can map a disk of {format_size(virtual_size)}")
-    return sizes
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """The units of a guest that differ from the template's, those that are nonzero, and those that are either."""
-
-    differing: Extents
-    nonzero: Extents
-    either: Extents
-
-
-def _counted(parts: _Parts, virtual_size: int, geometry: Geometry) -> Layout:
-    """Return the layout of an overlay in whole clusters by counting: folding would take three times as long.
-
-    A cluster has data if any unit in it differs and any unit in it, the same or another, is nonzero.
-    """
-    factor = geometry.cluster_size // UNIT
-    data = (
-        count_touched(parts.differing, factor)
-        + count_touched(parts.nonzero, factor)
-        - count_touched(parts.either, factor)
-    )
-    tables = count_touched(parts.differing, factor * geometry.l2_entries)
-    return plan_layout(virtual_size, geometry, l2_tables=tables, data_clusters=data)
-
-
-def least_cluster_size(options: OverlayOptions) -> int:
-    """Return the smallest cluster size to consider, unless a smaller one is asked for."""
-    return SMALLEST_EXTENDED_L2 if options.extended_l2 else UNIT
-
-
-def chosen_cluster_size(sizes: dict[int, int]) -> int:
-    """Choose the cluster size for ``auto``: of those within 1 % of the smallest overlay, the nearest to 64 KiB."""
-    bound = min(sizes.values()) * (1 + _AUTO_TOLERANCE)
-    near = [cluster_size for cluster_size, size in sizes.items() if size <= bound]
-    default_bits = DEFAULT_CLUSTER_SIZE.bit_length()
-    return min(near, key=lambda cluster_size: (abs(cluster_size.bit_length() - default_bits), cluster_size))
-
-
 def disk_bytes(layout: Layout, data: int, unit: int = UNIT) -> int:
     """Return an overlay's bytes on disk, in units of the filesystem; its data clusters take ``data`` of them.
 
     This is less than the file's size: tables end before their last cluster does, and data clusters have holes. If
     a unit holds several clusters, something is written in each unit, so all units are taken.
     """
-    cluster, entries_per_block = layout.geometry.cluster_size, layout.geometry.cluster_size // 2
+    cluster, entries_per_block = layout.geometry.cluster_size, layout.geometry.refcounts_in_block
     if cluster < unit:
         return align_up(layout.file_size, unit)
     last_block = layout.refcounted % entries_per_block or entries_per_block
@@ -120,17 +42,37 @@ def disk_bytes(layout: Layout, data: int, unit: int = UNIT) -> int:
         + layout.l2_tables * cluster
         + align_up(data, unit)
         + (layout.refcount_blocks - 1) * cluster
-        + align_up(last_block * 2, unit)
+        + align_up(ceil_div(last_block * layout.geometry.refcount_bits, 8), unit)
         + align_up(layout.refcount_blocks * 8, unit)
     )
 
 
 class OverlaySize(NamedTuple):
-    """Bytes of an overlay's file, the largest error of that number, and its bytes on disk."""
+    """Bytes of an overlay's file, the largest error of that number, and its bytes on disk.
+
+    ``shared_bytes``: those on disk in blocks that files other than the guest use anyway, so they cost nothing.
+    """
 
     file_bytes: int
     error_bytes: int
     disk_bytes: int
+    shared_bytes: int = 0
+
+
+class ComparedSizes(NamedTuple):
+    """The sizes of an uncompressed overlay with each geometry that was compared, in bytes.
+
+    ``file``: the length of its file. ``disk``: the space that it takes if the guest's data has no holes; empty
+    unless subclusters were considered.
+    """
+
+    file: dict[Geometry, int]
+    disk: dict[Geometry, int]
+
+    @property
+    def decisive(self) -> dict[Geometry, int]:
+        """The sizes by which ``auto`` chooses."""
+        return self.disk or self.file
 
 
 def savings_of(
@@ -138,13 +80,12 @@ def savings_of(
     guest: DiskUse,
     volume: Volume,
     overlay: OverlaySize,
-    sizes: dict[int, int],
-    shared: int = 0,
+    compared: ComparedSizes,
+    geometry: Geometry,
 ) -> Savings:
     """Return the savings of one guest.
 
-    ``volume``: the overlay's filesystem. ``shared``: the overlay's bytes on disk in blocks that files other than
-    the guest use anyway, so they cost nothing.
+    ``volume``: the overlay's filesystem. ``compared``: the sizes with ``geometry``, and with others.
     """
     return Savings(
         allocated_bytes=guest.allocated,
@@ -152,9 +93,17 @@ def savings_of(
         overlay_bytes=overlay.file_bytes,
         overlay_error_bytes=overlay.error_bytes,
         overlay_disk_bytes=overlay.disk_bytes,
-        saved_bytes=guest.reclaimable - (overlay.disk_bytes - shared),
-        overlay_bytes_by_cluster_size=tuple(sorted(sizes.items())),
+        saved_bytes=guest.reclaimable - (overlay.disk_bytes - overlay.shared_bytes),
+        overlay_bytes_by_cluster_size=_by_cluster_size(compared.file, extended_l2=geometry.extended_l2),
         allocation_unit=volume.unit,
         exactness=of_difference(guest.exactness, volume.exactness),
         note="; ".join(dict.fromkeys(filter(None, (guest.note, volume.note)))),
+        standard_l2_disk_bytes=_by_cluster_size(compared.disk, extended_l2=False),
+        extended_l2_disk_bytes=_by_cluster_size(compared.disk, extended_l2=True),
     )
+
+
+def _by_cluster_size(sizes: dict[Geometry, int], *, extended_l2: bool) -> tuple[tuple[int, int], ...]:
+    """Return the sizes with one kind of L2 entries: pairs of cluster size and bytes."""
+    kind = {geometry.cluster_size: size for geometry, size in sizes.items() if geometry.extended_l2 is extended_l2}
+    return tuple(sorted(kind.items()))

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 
 from batchdiff.choices import Retire
 from batchdiff.files import own_files
+from batchdiff.plan.overlay_options import Compat, Compression
 from batchdiff.plan.plan import GuestToConvert, why_unlike
+from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.printable import printable
+from batchdiff.units import few, format_size
 
 _MOST_LINKS = 3
 
@@ -24,6 +27,30 @@ def remarks(facts: PlanFacts) -> Iterator[str]:
         yield f"{printable(guest.name)}: {printable(_of_link(guest, facts.plan.retire))}"
     if len(links) > _MOST_LINKS:
         yield f"{len(links) - _MOST_LINKS} more guests are named by symbolic links; the same applies to them."
+    alike: dict[str, list[str]] = {}
+    for guest in chosen:
+        alike.setdefault(", ".join(_unusual(guest)), []).append(printable(guest.name))
+    for unusual, names in alike.items():
+        if unusual:
+            yield f"{few(names)}: {'the overlay has' if len(names) == 1 else 'the overlays have'} {unusual}."
+
+
+def _unusual(guest: GuestToConvert) -> Iterator[str]:
+    """Yield the options of an overlay on which it depends who can read it, or how large and fast it is."""
+    options, geometry = guest.options, guest.diff.geometry
+    if options.compat is Compat.V2:
+        yield f"qcow2 version 2 (compat {options.compat})"
+    if geometry.extended_l2:
+        yield f"subclusters of {format_size(geometry.granule)} (extended_l2, from QEMU 5.2 on)"
+    level = "" if options.compression_level is None else f" level {options.compression_level}"
+    if options.compression is Compression.ZSTD:
+        yield f"zstd{level} compression (from QEMU 5.1 on)"
+    elif level:
+        yield f"{options.compression}{level} compression"
+    if options.refcount_bits != DEFAULT_REFCOUNT_BITS:
+        yield f"refcounts of {options.refcount_bits} {'bit' if options.refcount_bits == 1 else 'bits'}"
+    if options.lazy_refcounts:
+        yield "lazy refcounts"
 
 
 def _of_link(guest: GuestToConvert, retire: Retire) -> str:

@@ -21,10 +21,17 @@ from batchdiff.applying.writer.image_writer import NewImage
 from batchdiff.extents import Kind, empty, from_runs
 from batchdiff.image.open import open_layer
 from batchdiff.linux.fiemap import physical_extents
-from batchdiff.plan.overlay_options import CLUSTER_SIZES, BackingPath, Compression, OverlayOptions, backing_name
+from batchdiff.plan.overlay_options import (
+    CLUSTER_SIZES,
+    BackingPath,
+    Compat,
+    Compression,
+    OverlayOptions,
+    backing_name,
+)
 from batchdiff.planning.sizes.overlay_sizes import disk_bytes
 from batchdiff.qcow2.faults import FormatError
-from batchdiff.qcow2.geometry import Geometry
+from batchdiff.qcow2.geometry import REFCOUNT_BITS, Geometry
 from batchdiff.qcow2.layout import layout_for
 from batchdiff.units import KIB, MIB, align_up
 
@@ -134,6 +141,22 @@ def test_a_standalone_image(tmp_path, compression):
     notation.run("qemu-img", "compare", "-f", "raw", "-F", "qcow2", str(guest), str(tmp_path / "o.qcow2"))
 
 
+@pytest.mark.parametrize("compression", [Compression.NONE, Compression.ZLIB])
+@pytest.mark.parametrize("bits", REFCOUNT_BITS)
+def test_refcounts_of_every_width_in_many_blocks(tmp_path, bits, compression):
+    """More than 10,000 clusters; with 64 bits, each block has the refcounts of 64 of them."""
+    guest = write_sparse(tmp_path / "g.img", pair(7, 7 * MIB, 0)[1])
+    options = OverlayOptions(cluster_size=512, compression=compression, refcount_bits=bits)
+    new = new_image(b"", guest.read_bytes(), options, None)
+    size = write(tmp_path / "o.qcow2", guest, new)
+    layout = layout_for(new.extents, new.virtual_size, new.geometry)
+    assert size == layout.file_size if compression is Compression.NONE else size <= layout.file_size
+    assert layout.refcount_blocks > 1
+    assert (layout.refcount_table_clusters > 1) is (bits >= 32)
+    assert "No errors" in notation.run("qemu-img", "check", str(tmp_path / "o.qcow2"))
+    notation.run("qemu-img", "compare", "-f", "raw", "-F", "qcow2", str(guest), str(tmp_path / "o.qcow2"))
+
+
 def test_an_empty_standalone_image(tmp_path):
     guest = write_sparse(tmp_path / "g.img", bytes(MIB))
     write(tmp_path / "o.qcow2", guest, NewImage(MIB, Geometry(65536), empty(), None))
@@ -210,14 +233,21 @@ _PIECES = st.lists(
     cluster_size=st.sampled_from([512, 4096, 65536, 262144]),
     extended_l2=st.booleans(),
     compression=st.sampled_from(Compression),
+    refcount_bits=st.sampled_from(REFCOUNT_BITS),
+    compat=st.sampled_from([Compat.V3, Compat.V3, Compat.V2]),
 )
-def test_random_pairs(tmp_path, pieces, size, cluster_size, extended_l2, compression):
+def test_random_pairs(tmp_path, pieces, size, cluster_size, extended_l2, compression, refcount_bits, compat):
     template = notation.data("T", 0, MIB)
     guest = bytearray(template.ljust(size, b"\0"))
     for at, length, what in pieces:
         length = max(min(length, size - at), 0)  # noqa: PLW2901
         guest[at : at + length] = bytes(length) if what == "0" else notation.data(what, at, length)
-    options = OverlayOptions(cluster_size, extended_l2 and cluster_size >= 16384, compression)
+    options = OverlayOptions(
+        cluster_size, extended_l2 and cluster_size >= 16384, compression, refcount_bits=refcount_bits
+    )
+    if compat is Compat.V2:
+        packed = Compression.NONE if compression is Compression.ZSTD else compression
+        options = OverlayOptions(cluster_size, compression=packed, compat=compat)
     template_path, guest_path = images(tmp_path, template, bytes(guest))
     overlay = tmp_path / "o.qcow2"
     overlay.unlink(missing_ok=True)
@@ -321,4 +351,13 @@ def test_holes_stay_holes(tmp_path):
 def test_options_are_all_tried():
     """Whoever adds an option to the overlay's must think of these tests."""
     names = {field.name for field in dataclasses.fields(OverlayOptions)}
-    assert names == {"cluster_size", "extended_l2", "compression", "backing_path", "lazy_refcounts"}
+    assert names == {
+        "cluster_size",
+        "extended_l2",
+        "compression",
+        "backing_path",
+        "lazy_refcounts",
+        "compression_level",
+        "refcount_bits",
+        "compat",
+    }

@@ -1,6 +1,6 @@
 """Scans of one range, compared with the bytes that the images read as.
 
-Guards image/equal_compressed.py, planning/scan/range_kinds.py, planning/scan/results.py.
+Guards planning/scan/equal_compressed.py, planning/scan/range_kinds.py, planning/scan/results.py.
 """
 
 import itertools
@@ -22,11 +22,11 @@ from batchdiff.errors import ImageError
 from batchdiff.extents import concatenate
 from batchdiff.image import files
 from batchdiff.image.content_digest import RangeDigest
-from batchdiff.image.equal_compressed import compressed_clusters, range_to_compare
 from batchdiff.image.open import open_image
 from batchdiff.plan.overlay_options import CLUSTER_SIZES
 from batchdiff.planning import scan_all
 from batchdiff.planning.scan import one_range, windows
+from batchdiff.planning.scan.equal_compressed import compressed_clusters, range_to_compare
 from batchdiff.planning.scan.reopening import Budget
 from batchdiff.planning.scan_all import ScanSettings, ranges_with_data
 from batchdiff.qcow2 import compression

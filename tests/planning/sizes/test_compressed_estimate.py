@@ -18,9 +18,10 @@ CLUSTER = 65536
 class Guest:
     """Stands for a guest whose clusters take these lengths compressed (0: stored as they are)."""
 
-    def __init__(self, lengths, cluster_size=CLUSTER):
+    def __init__(self, lengths, cluster_size=CLUSTER, refcount_bits=16):
         self.lengths = np.array(lengths)
         self.cluster_size = cluster_size
+        self.geometry = Geometry(cluster_size, refcount_bits=refcount_bits)
         self.measured = []
 
     def measure(self, samples):
@@ -29,11 +30,11 @@ class Guest:
 
     def estimate(self):
         extents = from_runs([(0, len(self.lengths), Kind.DATA)])
-        return stored_data(SOURCE, extents, Geometry(self.cluster_size), self.measure)
+        return stored_data(SOURCE, extents, self.geometry, self.measure)
 
     @property
     def exact(self):
-        packer = Packer(0, self.cluster_size)
+        packer = Packer(0, self.cluster_size, self.geometry.most_uses)
         for length in self.lengths.tolist():
             packer.place(length or None)
         return packer.end
@@ -41,7 +42,7 @@ class Guest:
     @property
     def exact_on_disk(self):
         """The blocks of 4 KiB that something is written to."""
-        packer, blocks = Packer(0, self.cluster_size), set()
+        packer, blocks = Packer(0, self.cluster_size, self.geometry.most_uses), set()
         for length in self.lengths.tolist():
             offset = packer.place(length or None)
             blocks.update(range(offset // 4096, -(-(offset + (length or self.cluster_size)) // 4096)))
@@ -93,6 +94,14 @@ def test_an_estimate_is_within_its_error_and_within_two_percent(guest):
     assert len(set(guest.measured)) == len(guest.measured)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("lengths", [scattered(100, 900, 3_000), np.tile([100, 60_000, 9_000], 1_000)])
+def test_narrow_refcounts_leave_gaps_that_are_counted_exactly(bits, lengths):
+    """A sample would place each cluster after another one than the overlay does."""
+    guest = Guest(lengths, refcount_bits=bits)
+    assert guest.estimate() == (guest.exact, 0, guest.exact_on_disk)
+
+
 def test_the_more_lengths_differ_the_larger_is_the_sample():
     even, uneven = Guest(scattered(30_000, 31_000, 20_000)), Guest(scattered(1, CLUSTER, 20_000))
     even.estimate()
@@ -123,6 +132,26 @@ def test_subclusters_are_compressed_as_whole_clusters():
     extents = from_runs([(32, 32, Kind.DATA), (70, 1, Kind.DATA)])
     stored_data(SOURCE, extents, Geometry(CLUSTER, extended_l2=True), guest.measure)
     assert guest.measured == [1, 2]
+
+
+@pytest.mark.parametrize(("kind", "fast", "small"), [(CompressionType.ZLIB, 1, 9), (CompressionType.ZSTD, 1, 19)])
+def test_a_level_is_that_of_the_sample(tmp_path, kind, fast, small):
+    image = tmp_path / "web01.img"
+    words = np.random.default_rng(1).choice([b"guest ", b"template ", b"cluster ", b"extent "], 12_000)
+    image.write_bytes(b"".join(words)[:CLUSTER])
+    source = ImageSource(str(image), ImageFormat.RAW)
+    geometry, extents = Geometry(CLUSTER, False, kind), from_runs([(0, 1, Kind.DATA)])
+    taken = []
+
+    def measure(samples):
+        found = [stored_lengths(sample) for sample in samples]
+        taken.extend(found[0])
+        return found
+
+    for level in (fast, None, small):
+        stored_data(source, extents, geometry, measure, level=level)
+    assert taken == sorted(taken, reverse=True)
+    assert taken[0] > taken[2]
 
 
 def test_lengths_of_real_clusters(tmp_path):

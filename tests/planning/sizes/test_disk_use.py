@@ -79,6 +79,38 @@ def test_the_space_taken_is_that_of_each_run(tmp_path, monkeypatch, form):
                 assert taken(image, extents, granule, sharing=True) == naive(image, extents, granule)
 
 
+def naive_holes(image, extents, granule, file_start, unit):
+    """The whole units, from the first to the last byte of the data in the file, to which nothing is written."""
+    at, touched = file_start, set()
+    for first, count in extents.pairs(Kind.DATA).tolist():
+        start, end = first * granule, (first + count) * granule
+        for each in image.segments(start, end):
+            if each.origin is not Origin.ZERO:
+                touched |= set(range((each.start - start + at) // unit, ceil_div(each.end - start + at, unit)))
+        at += end - start
+    return len(set(range(ceil_div(file_start, unit), at // unit)) - touched) * unit
+
+
+@pytest.mark.parametrize("form", ["raw", "qcow2"])
+def test_units_of_the_file_that_hold_nothing(tmp_path, monkeypatch, form):
+    rng, found = seeded(), 0
+    for number in range(8):
+        path = tmp_path / f"{number}.img"
+        if form == "raw":
+            notation.write_raw(path, random_text(rng, 500, "A0---"))
+        else:
+            notation.write_qcow2(path, random_text(rng, 500, "A0---"), options="cluster_size=512")
+        monkeypatch.setattr(disk_use, "_STRETCH", rng.choice([16, 64, 1 << 20]) * KIB)
+        with open_image(ImageSource(str(path), ImageFormat(form))) as image:
+            for granule, unit in ((512, 4096), (512, 16384), (4096, 16384), (16384, 65536)):
+                extents = random_runs(rng, ceil_div(image.virtual_size, granule))
+                start = rng.randrange(50) * granule
+                holes = taken(image, extents, granule, sharing=False, unit=unit, file_start=start).holes
+                assert holes == naive_holes(image, extents, granule, start, unit)
+                found += holes
+    assert found > 0
+
+
 @pytest.mark.parametrize("kind", ["xfs", "btrfs"])
 def test_shared_blocks_are_those_of_each_run(tmp_path, monkeypatch, kind):
     """A reflink copy, with some of it rewritten."""

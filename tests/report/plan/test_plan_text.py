@@ -12,7 +12,7 @@ from plans import guest_plan, planned_image, plans, refused_guest, savings, smal
 from batchdiff.choices import Retire
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image.storage.overlayfs import CopyUp
-from batchdiff.plan.overlay_options import Compression, OverlayOptions
+from batchdiff.plan.overlay_options import Compat, Compression, OverlayOptions
 from batchdiff.plan.plan import Verdict
 from batchdiff.plan.totals import totals_of
 from batchdiff.report.facts import PlanFacts
@@ -66,6 +66,36 @@ def test_the_whole_report():
         "It needs up to 512 MiB of free disk space at once.\n"
         "The template will lose its write permission: a write to it would damage every overlay.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            OverlayOptions(cluster_size=131072, extended_l2=True),
+            "subclusters of 4 KiB (extended_l2, from QEMU 5.2 on)",
+        ),
+        (OverlayOptions(compression=Compression.ZSTD), "zstd compression (from QEMU 5.1 on)"),
+        (
+            OverlayOptions(compression=Compression.ZSTD, compression_level=19, refcount_bits=1),
+            "zstd level 19 compression (from QEMU 5.1 on), refcounts of 1 bit",
+        ),
+        (
+            OverlayOptions(compression=Compression.ZLIB, compression_level=9, compat=Compat.V2),
+            "qcow2 version 2 (compat 0.10), zlib level 9 compression",
+        ),
+        (OverlayOptions(refcount_bits=64, lazy_refcounts=True), "refcounts of 64 bits, lazy refcounts"),
+    ],
+)
+def test_options_that_decide_who_can_read_an_overlay(options, sentence):
+    one, two = (guest_plan(name, options=options, savings=savings()) for name in ("a", "b"))
+    assert f"note a: the overlay has {sentence}. " in flat(plan_text(small_plan(one)))
+    assert f"note a and b: the overlays have {sentence}. " in flat(plan_text(small_plan(one, WEB, two)))
+
+
+def test_usual_options_need_no_note():
+    usual = guest_plan("a", options=OverlayOptions(4096, compression=Compression.ZLIB), savings=savings())
+    assert "note" not in plan_text(small_plan(usual, WEB))
 
 
 def test_one_guest_needs_no_totals():

@@ -1,0 +1,56 @@
+"""CRC-32C, of structures that are mostly zeros.
+
+Source: Castagnoli; RFC 3720, 12.1 and B.4 (examples).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+
+def crc32c(data: bytes) -> int:
+    """Return the checksum. Zeros at the end take one step for each bit of their number."""
+    table, value = _table(), 0xFFFFFFFF
+    used = data.rstrip(b"\0")
+    for byte in used:
+        value = table[(value ^ byte) & 0xFF] ^ (value >> 8)
+    zeros = len(data) - len(used)
+    for bit in range(zeros.bit_length()):
+        if zeros >> bit & 1:
+            value = _times(_zeros(bit), value)
+    return value ^ 0xFFFFFFFF
+
+
+def vhdx_checksum(data: bytes) -> int:
+    """Return the checksum of a structure of VHDX, whose bytes 4 to 8 hold it and count as zeros."""
+    return crc32c(data[:4] + bytes(4) + data[8:])
+
+
+@cache
+def _table() -> tuple[int, ...]:
+    """Return what each byte makes of a checksum."""
+    table = []
+    for number in range(256):
+        value = number
+        for _ in range(8):
+            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return tuple(table)
+
+
+@cache
+def _zeros(power: int) -> tuple[int, ...]:
+    """Return what 2 ** ``power`` zero bytes make of each bit of a checksum, as zlib's ``crc32_combine`` does."""
+    if power == 0:
+        return tuple(_table()[(1 << bit) & 0xFF] ^ ((1 << bit) >> 8) for bit in range(32))
+    half = _zeros(power - 1)
+    return tuple(_times(half, column) for column in half)
+
+
+def _times(matrix: tuple[int, ...], value: int) -> int:
+    result = 0
+    while value:
+        lowest = value & -value
+        result ^= matrix[lowest.bit_length() - 1]
+        value ^= lowest
+    return result

@@ -1,0 +1,45 @@
+"""The log of a VHDX image: changes of its tables that a program which died may not have finished.
+
+::
+
+    log    | entry | entry | ... | old entries |      an entry: header with checksum, descriptors, data; may wrap
+
+A header may name a log without any valid entry. QEMU then ignores the log, and never removes its name.
+
+Source: Microsoft, [MS-VHDX], 2.3; QEMU ``block/vhdx-log.c`` (``vhdx_log_search``).
+"""
+
+from __future__ import annotations
+
+import struct
+
+from batchdiff.foreign.crc32c import vhdx_checksum
+from batchdiff.foreign.header import ReadAt, exactly
+from batchdiff.units import KIB, MIB
+
+_ENTRY = struct.Struct("<4sII4xQ8x16s")
+_SECTOR = 4 * KIB
+_LARGEST = 64 * MIB
+"""The largest log that is searched; programs make logs of 1 MiB."""
+_MOST_CHECKED = 4 * MIB
+"""Bytes whose checksums are calculated: a second's work."""
+
+
+def has_valid_entry(read: ReadAt, start: int, length: int, guid: bytes) -> bool:
+    """Return whether a log has an entry that must be replayed, or is too large to find out.
+
+    :raises FormatError: the file ends inside the log.
+    """
+    if length > _LARGEST:
+        return True
+    data = exactly(read, start, length, "log")
+    left = _MOST_CHECKED
+    for at in range(0, length, _SECTOR):
+        signature, checksum, size, sequence, of = _ENTRY.unpack_from(data, at)
+        if signature != b"loge" or of != guid or not sequence or not 0 < size <= length or size % _SECTOR:
+            continue
+        left -= size
+        entry = data[at : at + size]
+        if left < 0 or checksum == vhdx_checksum(entry + data[: size - len(entry)]):
+            return True
+    return False

@@ -1,0 +1,237 @@
+"""Images that QEMU must read: it parses the format and exports the disk; our readers ask it for the bytes.
+
+::
+
+    header, inspected here -> qemu-nbd, confined -> the runs of data (kept) and their bytes
+
+An export is started once for a process and for the workers that it forks, each of which has its own connections.
+It ends when the last layer that uses it is closed. The list of runs is kept after that, for the unchanged file.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.errors import ImageError
+from batchdiff.files.fingerprint import Fingerprint
+from batchdiff.foreign.header import ReadAt
+from batchdiff.image.files import READ_FOR_US, ImageFile, ReadObserver
+from batchdiff.image.layer import CompressedCluster, Losses, Segment
+from batchdiff.image_source import ImageSource
+from batchdiff.qcow2.entries import Origin
+from batchdiff.qcow2.faults import FormatError
+from batchdiff.qemu.export import BlockDevice
+from batchdiff.qemu.shared_export import SharedExport
+
+_MOST_LISTED = 2_000_000
+"""The most runs, of 16 bytes each, of one image, and of all that are kept; holes after that many count as data."""
+
+_Offsets = npt.NDArray[np.int64]
+
+
+class _DiskRuns(NamedTuple):
+    """Runs of the disk that are data, ascending: start and end. All else reads as zeros."""
+
+    size: int
+    starts: _Offsets
+    ends: _Offsets
+
+
+_Key = tuple[BlockDevice, int, int, int, int, int]
+
+_kept: dict[_Key, _DiskRuns] = {}
+
+
+_shared: dict[_Key, SharedExport] = {}
+_lock = threading.Lock()
+
+
+def end_exports(fd: int) -> None:
+    """End this process's exports of the file that is open as ``fd``, which use it too. Reads restart them."""
+    with _lock:
+        found = [each for each in _shared.values() if each.is_of(fd)]
+    for each in found:
+        each.end()
+
+
+def plain_device(source: ImageSource) -> BlockDevice:
+    """Return what QEMU needs to open an image in a format without options."""
+    return BlockDevice(source.format.value)
+
+
+class ExportedLayer:
+    """An image in a format that QEMU exports; ``inspect`` checks its header before QEMU sees the file.
+
+    ``device`` returns what QEMU needs to open it.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        observer: ReadObserver | None,
+        inspect: Callable[[ReadAt, int], None],
+        device: Callable[[ImageSource], BlockDevice] = plain_device,
+    ) -> None:
+        self._source, self._observer = source, observer
+        self._file = ImageFile(source.path, observer)
+        self.path, self.fd = source.path, self._file.fd
+        self._export: SharedExport | None = None
+        try:
+            inspect(self._read_at, self._file.size)
+            self._device = device(source)
+        except FormatError as error:
+            self.close()
+            why = f"cannot use {self.path} as {source.format}"
+            raise ImageError(why, why=str(error), remedy=error.remedy) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_at(self, offset: int, length: int) -> bytes:
+        length = min(length, max(self._file.size - offset, 0))
+        return self._file.read_exactly(length, offset)
+
+    def _key(self) -> _Key:
+        now = self.fingerprint()
+        return (self._device, now.device, now.inode, now.size, now.mtime_ns, now.ctime_ns)
+
+    def _shared_export(self) -> SharedExport:
+        """Return the export of the file, started or not; until :meth:`close` this layer is one of its users."""
+        if self._export is None:
+            with _lock:
+                key = self._key()
+                found = _shared.get(key)
+                if found is None:
+                    found = _shared[key] = SharedExport(self.path, self.fd, self._device)
+                found.users += 1
+                self._export = found
+        return self._export
+
+    def read_tables(self) -> None:
+        """List the runs of data now."""
+        _ = self._disk
+
+    def start(self) -> None:
+        """Start the export now, so that workers which are forked later share it."""
+        with self._shared_export().connection():
+            pass
+
+    @cached_property
+    def _disk(self) -> _DiskRuns:
+        """The runs of data of the file in its present state."""
+        key = self._key()
+        is_lasting = self.fingerprint().vouches_for_content
+        found = _kept.get(key) if is_lasting else None
+        if found is None:
+            with self._shared_export().connection() as connection:
+                found = _joined(connection.size, connection.data_runs())
+            if is_lasting:
+                _keep(key, found)
+        return found
+
+    @property
+    def virtual_size(self) -> int:
+        """Bytes of the disk, as QEMU computes them."""
+        return self._disk.size
+
+    @property
+    def backing(self) -> None:
+        """No backing file: an image with one is refused."""
+        return None
+
+    @property
+    def other_files(self) -> tuple[str, ...]:
+        """None: all of it is in one file."""
+        return ()
+
+    @property
+    def losses(self) -> Losses:
+        """No losses: these formats have no snapshots and no bitmaps that QEMU knows of."""
+        return Losses()
+
+    def inspect(self) -> None:
+        """Do nothing: the header is inspected already, and only QEMU interprets the rest."""
+
+    def parts(self, start: int, end: int) -> list[Segment]:
+        """Return segments as :class:`~batchdiff.image.layer.Layer` describes them; none is ever ABSENT."""
+        _, starts, ends = self._disk
+        first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end, side="left")
+        found, at = [], start
+        for begin, stop in zip(starts[first:last].tolist(), ends[first:last].tolist(), strict=True):
+            low, high = max(begin, start), min(stop, end)
+            if low > at:
+                found.append(Segment(at, low, Origin.ZERO, 0, 0))
+            found.append(Segment(low, high, Origin.EXPORTED, 0, 0))
+            at = high
+        if at < end:
+            found.append(Segment(at, end, Origin.ZERO, 0, 0))
+        return found
+
+    def next_data(self, start: int) -> int | None:
+        """Return the first offset from ``start`` on that is data; None if no data follows."""
+        _, starts, ends = self._disk
+        index = int(np.searchsorted(ends, start, side="right"))
+        return max(int(starts[index]), start) if index < len(starts) else None
+
+    def read(self, segment: Segment, buffer: memoryview) -> None:
+        """Read an EXPORTED segment.
+
+        :raises ImageError: QEMU cannot read it, has ended, or does not answer in time.
+        """
+        if self._observer is not None:
+            self._observer.before(READ_FOR_US, segment.start, len(buffer))
+        try:
+            with self._shared_export().connection() as connection:
+                connection.read(segment.start, buffer)
+        finally:
+            if self._observer is not None:
+                self._observer.after(READ_FOR_US, segment.start, len(buffer))
+
+    def compressed_cluster(self, segment: Segment) -> CompressedCluster:
+        """Raise an error: QEMU decompresses what it exports."""
+        raise ValueError(f"nothing is compressed in an export: {segment}")
+
+    def fingerprint(self) -> Fingerprint:
+        """Return the file's current fingerprint."""
+        return self._file.fingerprint()
+
+    def close(self) -> None:
+        """Close the file, and end the export if no other layer uses it."""
+        export, self._export = self._export, None
+        if export is not None:
+            with _lock:
+                export.users -= 1
+                is_last = not export.users
+                if is_last:
+                    for key in [key for key, each in _shared.items() if each is export]:
+                        del _shared[key]
+            if is_last:
+                export.close()
+        self._file.close()
+
+
+def _joined(size: int, runs: Iterator[tuple[int, int]]) -> _DiskRuns:
+    """Collect runs of data; adjacent ones become one."""
+    table = array("q")
+    for start, end in runs:
+        if table and (table[-1] == start or len(table) >= 2 * _MOST_LISTED):
+            table[-1] = end
+        else:
+            table.extend((start, end))
+    starts, ends = np.frombuffer(table, dtype=np.int64).reshape(-1, 2).T.copy()
+    return _DiskRuns(size, starts, ends)
+
+
+def _keep(key: _Key, found: _DiskRuns) -> None:
+    _kept[key] = found
+    while len(_kept) > 1 and sum(len(each.starts) for each in _kept.values()) > _MOST_LISTED:
+        with suppress(KeyError, StopIteration):
+            del _kept[next(iter(_kept))]

@@ -1,0 +1,58 @@
+"""The content of a guest's overlay: its extents, in the geometry that the options set or ``auto`` chooses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchdiff.extents import Extents
+from batchdiff.plan.overlay_options import OverlayOptions
+from batchdiff.plan.plan import Savings, Similarity
+from batchdiff.planning.sizes.geometry_choice import chosen_geometry, compared_sizes
+from batchdiff.planning.sizes.overlay_sizes import ComparedSizes, extents_to_write
+from batchdiff.qcow2.faults import FormatError
+from batchdiff.qcow2.geometry import Geometry
+from batchdiff.units import format_size
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayContent:
+    """The content of an overlay, in granules of its geometry, and its sizes with each that was compared."""
+
+    geometry: Geometry
+    extents: Extents
+    sizes: ComparedSizes
+    similarity: Similarity | None
+
+
+def content_of(
+    compared: tuple[Extents, Similarity], virtual_size: int, options: OverlayOptions, unit: int
+) -> OverlayContent:
+    """Return the content of a guest's overlay on a filesystem with allocation units of ``unit`` bytes.
+
+    :raises FormatError: no overlay with these options can map the disk.
+    """
+    units, similarity = compared
+    sizes = compared_sizes(units, virtual_size, options, unit)
+    geometry = chosen_geometry(sizes, options.cluster_size)
+    if geometry is None:
+        least = min(each.cluster_size for each in sizes.file)
+        raise FormatError(
+            f"clusters of {format_size(options.cluster_size or 0)} cannot map a disk of"
+            f" {format_size(virtual_size)}; choose {format_size(least)} or more"
+        )
+    extents = extents_to_write(units, virtual_size, options, geometry)
+    return OverlayContent(geometry, extents, sizes, similarity)
+
+
+def better_clusters(content: OverlayContent, savings: Savings, least: float) -> str:
+    """Return the end of a sentence, suggesting a cluster size that saves at least that share; empty if none."""
+    auto = chosen_geometry(content.sizes, None)
+    if auto is None or auto == content.geometry:
+        return ""
+    saved = savings.reclaimable_bytes - content.sizes.decisive[auto]
+    if saved < least * savings.allocated_bytes:
+        return ""
+    return (
+        f"; with clusters of {format_size(auto.cluster_size)} it would save about {format_size(saved)}:"
+        " `overlay: {cluster_size: auto}`"
+    )

@@ -1,0 +1,62 @@
+"""The exports of a scan: started before its workers are forked, so that all share one for each image.
+
+::
+
+    batch    | guest 1 | guest 2 | ... at most 32 exported guests |   their exports run
+    planner  starts them ------------------------------------------>  ends them
+    workers         connect to them, each for itself
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+from batchdiff.errors import ImageError
+from batchdiff.image.exported import ExportedLayer
+from batchdiff.image.files import ReadObserver
+from batchdiff.image.image import Image
+from batchdiff.plan.plan import PlannedImage
+from batchdiff.planning.scan.reopening import reopen
+from batchdiff.units import ceil_div
+
+_MOST = 32
+"""Exports at the same time, besides that of the template: each qemu-nbd takes 13 MiB of memory of its own."""
+
+_FILES = 12
+"""Descriptors for an exported image, in the planner and in a worker."""
+
+
+def is_exported(image: Image) -> bool:
+    """Return whether QEMU exports an image of a chain."""
+    return any(isinstance(layer, ExportedLayer) for layer in image.layers)
+
+
+def files_to_open(guests: Mapping[str, PlannedImage], exported: Collection[str], most: int) -> dict[str, int]:
+    """Return the files that each guest takes of the ``most`` in a batch, so that few are exported at a time."""
+    return {
+        name: max(len(image.paths) + _FILES, ceil_div(most, _MOST)) if name in exported else len(image.paths)
+        for name, image in guests.items()
+    }
+
+
+@contextmanager
+def exports(template: Image, guests: Iterable[PlannedImage], observer: ReadObserver | None) -> Iterator[None]:
+    """Keep the exports of the template and of guests running until the block ends.
+
+    A guest that cannot be opened is left to the workers, which then report the error.
+    """
+    with ExitStack() as opened:
+        _start(template)
+        for record in guests:
+            try:
+                _start(opened.enter_context(reopen(record, observer)))
+            except ImageError:
+                continue
+        yield
+
+
+def _start(image: Image) -> None:
+    for layer in image.layers:
+        if isinstance(layer, ExportedLayer):
+            layer.start()

@@ -1,0 +1,143 @@
+"""The choice of an overlay's cluster size and kind of L2 entries, by the size of its file with each; pure.
+
+::
+
+    128 KiB, standard L2 entries     | data, all of it      |     length 128 KiB, on disk 128 KiB
+    128 KiB, extended L2 entries     | hole |data| hole     |     length 128 KiB, on disk   4 KiB
+
+Clusters alone are compared by the file's length. Subclusters that are not written stay holes, so if there are any,
+the space on disk decides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from batchdiff.extents import Extents, Kind, count_touched, only
+from batchdiff.plan.overlay_options import (
+    CLUSTER_SIZES,
+    DEFAULT_CLUSTER_SIZE,
+    Compat,
+    Compression,
+    OverlayOptions,
+    geometry_of,
+)
+from batchdiff.planning.scan.compare import UNIT
+from batchdiff.planning.sizes.overlay_sizes import ComparedSizes, disk_bytes
+from batchdiff.qcow2.faults import FormatError
+from batchdiff.qcow2.geometry import SMALLEST_EXTENDED_L2, Geometry
+from batchdiff.qcow2.layout import Layout, fits, granules_to_write, layout_for, plan_layout
+from batchdiff.units import format_size
+
+_AUTO_TOLERANCE = 0.01
+"""The share by which overlays with clusters nearer to QEMU's default size can be larger than the smallest one."""
+
+
+def compared_sizes(units: Extents, virtual_size: int, options: OverlayOptions, unit: int = UNIT) -> ComparedSizes:
+    """Return the sizes for each cluster size that can map a disk of this size, with each kind of L2 entries.
+
+    Sizes below 4 KiB are left out unless one is asked for: differences are found in units of 4 KiB, so smaller
+    clusters would only add tables. ``unit``: bytes; the unit in which the overlay's filesystem allocates space.
+
+    :raises FormatError: no cluster size can map the disk.
+    """
+    parts = _Parts(
+        differing=only(units, Kind.ZERO, Kind.DATA),
+        nonzero=only(units, Kind.SAME, Kind.DATA),
+        either=units,
+    )
+    sizes, compared = ComparedSizes({}, {}), geometries(options)
+    subclusters = any(geometry.extended_l2 for geometry in compared)
+    for geometry in (each for each in compared if fits(virtual_size, each)):
+        # Clusters of whole units are only counted. Subclusters and clusters below a unit need extents.
+        if geometry.granules == 1 and geometry.cluster_size >= UNIT:
+            layout = _counted(parts, virtual_size, geometry)
+            data = layout.data_clusters * geometry.cluster_size
+        else:
+            extents = granules_to_write(units, UNIT, virtual_size, geometry)
+            layout = layout_for(extents, virtual_size, geometry)
+            data = _data_bytes(extents, layout, unit, compressed=options.compression is not Compression.NONE)
+        if layout.is_readable:
+            sizes.file[geometry] = layout.file_size
+            if subclusters:
+                sizes.disk[geometry] = disk_bytes(layout, data, unit)
+    if not sizes.file:
+        raise FormatError(f"no cluster size can map a disk of {format_size(virtual_size)}")
+    return sizes
+
+
+def geometries(options: OverlayOptions) -> list[Geometry]:
+    """Return the geometries to compare: all cluster sizes worth having, and the one that the options set."""
+    return [
+        geometry_of(dataclasses.replace(options, extended_l2=extended), cluster_size)
+        for extended in _l2_kinds(options)
+        for cluster_size in CLUSTER_SIZES
+        if cluster_size >= (SMALLEST_EXTENDED_L2 if extended else UNIT) or cluster_size == options.cluster_size
+    ]
+
+
+def _l2_kinds(options: OverlayOptions) -> tuple[bool, ...]:
+    """Return whether to try standard (False) or extended (True) L2 entries; both with ``auto``, if possible."""
+    if options.extended_l2 is not None:
+        return (options.extended_l2,)
+    # Compressed clusters have no subclusters: extended entries would only make the tables longer.
+    possible = options.compat is Compat.V3 and options.compression is Compression.NONE
+    large_enough = options.cluster_size is None or options.cluster_size >= SMALLEST_EXTENDED_L2
+    return (False, True) if possible and large_enough else (False,)
+
+
+def _data_bytes(extents: Extents, layout: Layout, unit: int, *, compressed: bool) -> int:
+    """Return the bytes on disk of the data clusters of an image with these extents (granules)."""
+    geometry, data = layout.geometry, only(extents, Kind.DATA)
+    if compressed or geometry.granules == 1:
+        return layout.data_clusters * geometry.cluster_size
+    per_unit = max(unit // geometry.granule, 1)
+    granules = count_touched(data, per_unit) * per_unit if per_unit > 1 else data.units(Kind.DATA)
+    return granules * geometry.granule
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The units of a guest that differ from the template's, those that are nonzero, and those that are either."""
+
+    differing: Extents
+    nonzero: Extents
+    either: Extents
+
+
+def _counted(parts: _Parts, virtual_size: int, geometry: Geometry) -> Layout:
+    """Return the layout of an overlay in whole clusters by counting: folding would take three times as long.
+
+    A cluster has data if any unit in it differs and any unit in it, the same or another, is nonzero. Without zero
+    clusters, in version 2, it has data if any unit in it differs.
+    """
+    factor = geometry.cluster_size // UNIT
+    differing = count_touched(parts.differing, factor)
+    data = differing + count_touched(parts.nonzero, factor) - count_touched(parts.either, factor)
+    if not geometry.zero_flag:
+        data = differing
+    tables = count_touched(parts.differing, factor * geometry.l2_entries)
+    return plan_layout(virtual_size, geometry, l2_tables=tables, data_clusters=data)
+
+
+def chosen_geometry(sizes: ComparedSizes, cluster_size: int | None) -> Geometry | None:
+    """Choose a geometry with that cluster size, or any if None; return None if it cannot map the disk.
+
+    Of those within 1 % of the smallest overlay, choose the one nearest to 64 KiB, if possible with standard L2
+    entries, which every QEMU reads.
+    """
+    allowed = {
+        geometry: size
+        for geometry, size in sizes.decisive.items()
+        if cluster_size in {None, geometry.cluster_size}
+    }
+    if not allowed:
+        return None
+    bound = min(allowed.values()) * (1 + _AUTO_TOLERANCE)
+    return min((geometry for geometry, size in allowed.items() if size <= bound), key=_preference)
+
+
+def _preference(geometry: Geometry) -> tuple[bool, int, int]:
+    distance = abs(geometry.cluster_size.bit_length() - DEFAULT_CLUSTER_SIZE.bit_length())
+    return geometry.extended_l2, distance, geometry.cluster_size

@@ -1,0 +1,134 @@
+"""External programs that serve this process in the background, until it ends them or dies, however that happens.
+
+::
+
+    this process --- pipe ---> sh, which leads a process group: when the pipe closes, it kills the group
+          |                           ^ same group
+          `---- listening socket ---> the program, confined
+
+Limits and confinement are those of :mod:`batchdiff.qemu.programs`, but for run time: it ends with its user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import subprocess
+from collections.abc import Iterator, Sequence
+from typing import IO, cast
+
+from batchdiff.files.filenames import shell_line
+from batchdiff.qemu import programs
+from batchdiff.qemu.landlock import start_confined
+from batchdiff.qemu.programs import CompletedProgram
+
+_MOST_PRINTED = 1 << 20
+"""Bytes of output after which a program is killed."""
+
+_AS_SERVICE = 'export LISTEN_PID=$$; exec "$@" 3<&0 </dev/null'
+"""Only the process itself can set the variable with its number. Its socket must be descriptor 3."""
+_KILL_GROUP_AT_END = "read -r _; kill -KILL 0"
+
+LOWEST_DESCRIPTOR = 10
+"""The lowest number of a descriptor that a program may inherit: the shell that starts it uses those below."""
+
+
+class BackgroundProgram:
+    """A program that serves the clients of a listening socket until :meth:`end`, or until this process dies."""
+
+    def __init__(
+        self, argv: list[str], *, reads: Sequence[str], package: str, listener: int, passed: Sequence[int]
+    ) -> None:
+        """Start the program. It gets the socket ``listener`` as systemd would pass it.
+
+        ``reads``: the files that it may read besides installed ones; it may write none. ``passed``: descriptors,
+        none below :data:`LOWEST_DESCRIPTOR`, that it inherits. ``package``: the Debian package to install if it
+        is missing. The first 64 KiB of its output are kept.
+
+        Source: systemd, ``sd_listen_fds(3)``.
+
+        :raises ProgramError: the program is missing, or could not be started.
+        """
+        self._argv = tuple(argv)
+        with contextlib.ExitStack() as opened:
+            try:
+                self._output = os.memfd_create("batchdiff-output", os.MFD_CLOEXEC)
+                opened.callback(os.close, self._output)
+                if not programs.is_on_path(argv[0]):
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
+                group = opened.enter_context(_watcher()).pid
+
+                def start() -> subprocess.Popen[bytes]:
+                    return subprocess.Popen(
+                        ["sh", "-c", _AS_SERVICE, "sh", *argv],
+                        stdin=listener,
+                        stdout=self._output,
+                        stderr=subprocess.STDOUT,
+                        env=os.environ | {"LC_ALL": "C", "LISTEN_FDS": "1"},
+                        process_group=group,
+                        pass_fds=passed,
+                    )
+
+                self._process = start_confined(start, argv[0], reads)
+            except OSError as error:
+                raise programs.not_started(argv[0], package, error) from error
+            limits = {resource.RLIMIT_AS: programs.MEMORY, resource.RLIMIT_FSIZE: _MOST_PRINTED}
+            programs.limit(self._process, limits)
+            self._opened = opened.pop_all()
+
+    def described(self, *, ended: bool) -> str:
+        """Return the command, quoted for a shell, with its output, and with its exit code if it has ``ended``."""
+        output = os.pread(self._output, programs.KEPT, 0).decode("utf-8", "replace")
+        code = self._process.poll() if ended else None
+        if code is None:
+            return f"`{shell_line(self._argv)}`{': ' + output.strip() if output else ''}"
+        return CompletedProgram(self._argv, code, output).described()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the program to end by itself, at most ``seconds``."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+
+    def end(self) -> None:
+        """Kill the program."""
+        self._opened.close()
+        self._process.wait()
+
+
+@contextlib.contextmanager
+def _watcher() -> Iterator[subprocess.Popen[bytes]]:
+    """Yield a process that leads a group, which is killed at the end of the block, or of this process.
+
+    Ctrl-C does not reach that group. It is in our session, or the program could not join it.
+    """
+    watcher = subprocess.Popen(
+        ["sh", "-c", _KILL_GROUP_AT_END],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        process_group=0,
+    )
+    programs.running.add(watcher)
+    with cast("IO[bytes]", watcher.stdin) as pipe:
+        _pipes.add(pipe)
+        try:
+            yield watcher
+        finally:
+            _pipes.discard(pipe)
+            programs.kill(watcher)
+
+
+_pipes: set[IO[bytes]] = set()
+"""The pipes whose ends are this process's alone."""
+
+
+def _close_pipes() -> None:
+    """Close the pipes in a worker that was just forked: otherwise it would keep the programs running."""
+    for pipe in _pipes:
+        pipe.close()
+    _pipes.clear()
+
+
+os.register_at_fork(after_in_child=_close_pipes)

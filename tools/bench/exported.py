@@ -1,0 +1,42 @@
+"""Reading of images that QEMU must read: batchdiff's reader against nbdcopy, both from qemu-nbd."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from batchdiff.image.open import open_image
+from batchdiff.image.read_buffer import ReadBuffer
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.units import KIB
+from bench.fleets import Member
+from bench.running import Run, timed
+
+_WINDOW = 512 * KIB
+"""As much as a scan reads at once."""
+
+NBDCOPY, READER = "nbdcopy", "batchdiff's reader"
+
+
+def read_all(image: Member) -> Run:
+    """Time batchdiff's reader, in one process, start-up of Python included."""
+    return timed([sys.executable, "-m", "bench.exported", os.path.abspath(image.path), image.format])
+
+
+def nbdcopy(image: Member) -> Run:
+    """Time nbdcopy, which reads with several connections and threads."""
+    return timed(["nbdcopy", "--", "[", "qemu-nbd", "-r", "-f", image.format, image.path, "]", "null:"])
+
+
+def _read(path: str, form: str) -> None:
+    buffer = ReadBuffer(_WINDOW)
+    with open_image(ImageSource(path, ImageFormat(form))) as image:
+        at = image.next_data(0)
+        while at is not None:
+            start = at // _WINDOW * _WINDOW
+            buffer.load(image, start, min(_WINDOW, image.virtual_size - start))
+            at = image.next_data(start + _WINDOW)
+
+
+if __name__ == "__main__":
+    _read(*sys.argv[1:])
