@@ -68,7 +68,6 @@ class Header:
     bitmap_directory: tuple[int, int] = (0, 0)
     """Offset and length."""
     data_file: str | None = None
-    """The name of the file with the data clusters; None if they are in this file."""
 
     def tables(self) -> list[tuple[int, int, str]]:
         """Return the offset, length and name of the header's cluster and of each table that it names, sorted.
@@ -113,10 +112,8 @@ def parse(head: bytes, file_size: int) -> Header:
     geometry = _geometry(version, cluster_bits, incompatible, compression, 1 << refcount_order)
     cluster = geometry.cluster_size
     require_opened(length % 8 == 0 and length <= cluster, f"the header length {length} is invalid")
-    require_opened(
-        geometry.external_data or not autoclear & AUTOCLEAR_RAW_DATA_FILE,
-        "it is marked as having a raw data file, but has none",
-    )
+    is_raw = autoclear & AUTOCLEAR_RAW_DATA_FILE
+    require_opened(geometry.external_data or not is_raw, "it is marked as having a raw data file, but has none")
     # Extensions and backing file name follow the fixed fields, all in the first cluster.
     name = backing_name_in(head[:cluster], name_offset, name_size, length)
     extensions = list(extensions_of(head[:cluster], length, name_offset))

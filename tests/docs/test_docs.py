@@ -116,7 +116,8 @@ LONGEST = {
     "docs/architecture.md": 200,
     "docs/scripting.md": 340,
     "docs/performance.md": 330,
-    "docs/plan-format.md": 200,
+    "docs/plan-format.md": 210,
+    "docs/manifest.md": 200,
     "docs/safety.md": 260,
 }
 """Rows for words, figures and filesystems, sections for verbs and failures; every other page is short."""
