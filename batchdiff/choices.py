@@ -18,6 +18,11 @@ class Loss(enum.StrEnum):
 
     SNAPSHOTS = "snapshots"
     BITMAPS = "bitmaps"
+    PREALLOCATION = "preallocation"
+
+
+OF_OVERLAYS = (Loss.SNAPSHOTS, Loss.BITMAPS)
+"""The losses that restore has to ask about."""
 
 
 class VerifyMode(enum.StrEnum):

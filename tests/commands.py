@@ -63,6 +63,18 @@ def batchdiff(*arguments: object, cwd: Path, expect: int | None = 0, path: str |
     return done
 
 
+def run_here(verb: str, document: Path, *arguments: object, expect: int | None = 0) -> str:
+    """Runs a command without a process of its own, in a third of the time; returns its output, in one line."""
+    handler, said = signal.getsignal(signal.SIGTERM), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            code = main.run([verb, str(document), *map(str, arguments)])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert expect is None or code == expect, said.getvalue()
+    return " ".join(said.getvalue().split())
+
+
 Done = subprocess.CompletedProcess[str]
 
 

@@ -19,7 +19,7 @@ from batchdiff.image.open import MAX_CHAIN
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageFormat
 from batchdiff.plan.overlay_options import AUTO, CLUSTER_SIZES, COMPRESSION_LEVELS, OverlayOptions
-from batchdiff.plan.plan import FORMAT_VERSION, Savings, Similarity, Totals, Verdict
+from batchdiff.plan.plan import FORMAT_VERSION, OriginalLosses, Savings, Similarity, Totals, Verdict
 from batchdiff.qcow2.geometry import REFCOUNT_BITS
 
 Schema = dict[str, Any]
@@ -111,6 +111,7 @@ GUEST = of(
     name=TEXT | {"minLength": 1},
     link=PATH,
     similarity=of_fields(Similarity),
+    losses=of_fields(OriginalLosses),
     verdict=of_type(Verdict),
     reason=TEXT,
     overlay=of(["path", *ALWAYS_SET], path=PATH, **of_fields(OverlayOptions)["properties"]),

@@ -84,7 +84,7 @@ def _template(plan: Plan, history: History, converted: list[GuestToConvert], sto
             return _opened_template(plan, history, template, stop)
     except PlanError as error:
         health = Health.DAMAGED if isinstance(error, TemplateChangedError) else Health.UNKNOWN
-        return Finding("template", path, health, str(originals_first(error, converted, history)))
+        return Finding("template", path, health, str(originals_first(error, converted, plan, history)))
     except BatchdiffError as error:
         if isinstance(error, StopError):
             raise
@@ -92,7 +92,7 @@ def _template(plan: Plan, history: History, converted: list[GuestToConvert], sto
         lost = ImageError(error.what, why=f"{error.why}; it is the backing file of all overlays", remedy=remedy)
         if _may_not_be_read(error):
             return Finding("template", path, Health.UNKNOWN, str(error))
-        return Finding("template", path, Health.DAMAGED, str(originals_first(lost, converted, history)))
+        return Finding("template", path, Health.DAMAGED, str(originals_first(lost, converted, plan, history)))
 
 
 def _opened_template(plan: Plan, history: History, template: Image, stop: Stop) -> Finding:

@@ -116,7 +116,8 @@ def _go_back(guest: GuestToConvert, state: GuestState, session: Session, depende
                 overlay = _moved_aside(overlay, guest, dependents)
             retire.move(image.layers[0].fd, original.path, own)
     with contextlib.suppress(OSError):
-        forget_overlay(session.plan.template.source.path, guest.overlay_path)
+        template, plan = session.plan.template.source.path, session.plan.checksum
+        forget_overlay(template, guest.overlay_path, plan=plan, guest=guest.name)
     done, left = GuestState(Step.RESTORED, Goal.RESTORE), None
     if overlay is not None:
         left = overlay.path

@@ -174,7 +174,7 @@ def require_decision(
     """
     if options.discard_changes:
         return
-    raise originals_first(lost, [guest for guest, _ in found], session.journal.history)
+    raise originals_first(lost, [guest for guest, _ in found], session.plan, session.journal.history)
 
 
 def _starts_like_another_format(guest: GuestToConvert) -> list[str]:

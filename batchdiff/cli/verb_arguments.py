@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TypeAlias
 
-from batchdiff.choices import Loss, Retire, Verdict, VerifyMode
+from batchdiff.choices import OF_OVERLAYS, Loss, Retire, Verdict, VerifyMode
 from batchdiff.cli.help_layout import help_layout
 from batchdiff.cli.option_values import file_to_write, guest_name, jobs, one_of, rate
 from batchdiff.report.form import Form, Order
@@ -195,7 +195,7 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--allow-loss",
-        choices=list(Loss),
+        choices=list(OF_OVERLAYS),
         type=one_of(Loss),
         action="append",
         default=[],

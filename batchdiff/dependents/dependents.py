@@ -125,7 +125,7 @@ class _Look:
 
     def __init__(self, heads: Heads, untouched: frozenset[Identity], raw: Iterable[str]) -> None:
         self._raw = set(map(identity_of, raw))
-        self._graph = BackingGraph(heads, untouched)
+        self._graph = BackingGraph(heads, untouched, raw=frozenset(self._raw))
         self._folders: set[str] = set()
         self._closed: list[Unread] = []
         self._doubtful: dict[str, list[str]] = {}

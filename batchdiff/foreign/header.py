@@ -5,23 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from batchdiff.qcow2.faults import FormatError, require
-from batchdiff.units import ceil_div
+from batchdiff.units import ceil_div, format_size
 
 ReadAt = Callable[[int, int], bytes]
 """Reads bytes of the file, by offset and length; returns fewer at its end."""
 
 
+COPY = "Make a qcow2 copy with `qemu-img convert`, and use that in the manifest."
+"""The remedy for a sound image that cannot be mapped."""
+
 _MOST_CLUSTERS = 1 << 27
 """QEMU looks at every cluster, even of an empty disk, which takes half a minute for this many."""
 
+_CLUSTERS_OF_NOTHING, _BYTES_OF_A_CLUSTER = 1 << 24, 64
+"""The clusters that even an empty file may describe: a TiB in grains of 64 KiB, for which QEMU takes four seconds;
+and the bytes on disk that allow one more."""
 
-def require_mappable(size: int, cluster: int) -> None:
-    """Require that QEMU can map a disk in reasonable time, however large a disk a small file describes.
+
+def require_mappable(size: int, cluster: int) -> int:
+    """Return the number of clusters of a disk; require that QEMU can map so many in reasonable time.
 
     :raises FormatError: it has too many clusters.
     """
     count = ceil_div(size, cluster)
     require(count <= _MOST_CLUSTERS, f"its {count} clusters are too many to map (at most {_MOST_CLUSTERS})")
+    return count
+
+
+def require_stored(count: int, stored: int) -> None:
+    """Require that a file stores enough bytes for the number of clusters that it describes.
+
+    :raises FormatError: QEMU would take long to map a file that has next to nothing in it.
+    """
+    most = _CLUSTERS_OF_NOTHING + stored // _BYTES_OF_A_CLUSTER
+    require(
+        count <= most,
+        f"its {count} clusters are too many to map in a file of {format_size(stored)} on disk (at most {most})",
+        remedy=COPY,
+    )
 
 
 def exactly(read: ReadAt, offset: int, length: int, what: str) -> bytes:

@@ -17,8 +17,8 @@ _VERSION, _IN_USE = 2, 0x746F6E59
 _MOST_TRACKS = 0x7FFFFFFF // 513
 
 
-def inspect_parallels(read: ReadAt, file_size: int) -> None:
-    """Inspect the header of a Parallels image, which cannot name any other file.
+def inspect_parallels(read: ReadAt, file_size: int) -> int:
+    """Inspect the header of a Parallels image, which names no other file; return the number of its clusters.
 
     :raises FormatError: it is not one, is damaged, or was not closed cleanly.
     """
@@ -32,5 +32,6 @@ def inspect_parallels(read: ReadAt, file_size: int) -> None:
     if mark == _OLD:
         sectors &= 0xFFFFFFFF
     require(sectors <= entries * tracks, f"its {entries} clusters cannot hold its {sectors * SECTOR} bytes")
-    require_mappable(sectors, tracks)
+    count = require_mappable(sectors, tracks)
     require(_HEADER.size + entries * 4 <= file_size, "its cluster map ends past the end of the file")
+    return count

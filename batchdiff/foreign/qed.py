@@ -15,8 +15,8 @@ _BACKING_FILE, _NEED_CHECK, _BACKING_RAW = 1, 2, 4
 _LARGEST_CLUSTER, _LARGEST_TABLE = 64 << 20, 16
 
 
-def inspect_qed(read: ReadAt, file_size: int) -> None:
-    """Inspect the header of a QED image.
+def inspect_qed(read: ReadAt, file_size: int) -> int:
+    """Inspect the header of a QED image; return the number of its clusters.
 
     :raises FormatError: it is not one, is damaged, was not closed cleanly, or has a backing file.
     """
@@ -33,7 +33,8 @@ def inspect_qed(read: ReadAt, file_size: int) -> None:
     )
     require(1 <= table <= _LARGEST_TABLE and table & (table - 1) == 0, f"tables of {table} clusters are invalid")
     require(size % 512 == 0 and size <= (cluster * table // 8) ** 2 * cluster, f"its size {size} is invalid")
-    require_mappable(size, cluster)
+    count = require_mappable(size, cluster)
     require(
         tables_at % cluster == 0 and tables_at + cluster * table <= file_size, "its L1 table is outside the file"
     )
+    return count

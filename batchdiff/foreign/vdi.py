@@ -20,8 +20,8 @@ _NO_UUID = bytes(16)
 DIFFERENCE = "it holds only the differences from a parent image: merge the two first"
 
 
-def inspect_vdi(read: ReadAt, file_size: int) -> None:
-    """Inspect the header of a VDI image.
+def inspect_vdi(read: ReadAt, file_size: int) -> int:
+    """Inspect the header of a VDI image; return the number of its clusters.
 
     :raises FormatError: it is not one, is damaged, or has a parent image.
     """
@@ -35,7 +35,8 @@ def inspect_vdi(read: ReadAt, file_size: int) -> None:
         sector == SECTOR and block == MIB and extra == 0, "its sectors are not 512 bytes, or its blocks not 1 MiB"
     )
     require(blocks <= _MOST_BLOCKS and size <= blocks * MIB, f"its {blocks} blocks cannot hold {size} bytes")
-    require_mappable(size, MIB)
+    count = require_mappable(size, MIB)
     require(
         map_at % SECTOR == 0 and map_at + blocks * 4 <= file_size, "its block map ends past the end of the file"
     )
+    return count

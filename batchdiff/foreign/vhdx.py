@@ -103,12 +103,12 @@ class _Disk(NamedTuple):
         return self.blocks + (self.blocks - 1) // self.chunk
 
 
-def inspect_vhdx(read: ReadAt, file_size: int) -> None:
-    """Inspect everything in a VHDX image but its table of blocks.
+def inspect_vhdx(read: ReadAt, file_size: int) -> int:
+    """Inspect everything in a VHDX image but its table of blocks; return the number of entries in that.
 
     :raises FormatError: it is not one, is damaged, has a parent image, or was not closed cleanly.
     """
-    _inspected(read, file_size)
+    return _inspected(read, file_size).entries
 
 
 def map_vhdx(read: ReadAt, file_size: int) -> DiskMap:

@@ -11,14 +11,30 @@ from batchdiff.foreign.header import ReadAt, exactly, require_mappable
 from batchdiff.foreign.vdi import DIFFERENCE
 from batchdiff.qcow2.faults import require
 
-_FOOTER, _FOOTER_BYTES = struct.Struct(">8s8xQ36xI"), 512
+_FOOTER, _FOOTER_BYTES = struct.Struct(">8s8xQ24xQ4xI"), 512
 _TABLE = struct.Struct(">8s8xQ4xII")
 _MARK = b"conectix"
+_CHECKSUM_AT = 64
 _FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
 
 
-def inspect_vpc(read: ReadAt, file_size: int) -> None:
-    """Inspect the footer of a VHD image, and the header of its block table.
+_SMALL, _LARGE = 16 * 63 * 512, 16 * 255 * 512
+"""Bytes in a cylinder, the largest that disks get: up to 65,535 small cylinders, and beyond."""
+
+
+def largest_cylinder(virtual_size: int) -> int:
+    """Return the most bytes that a cylinder of a VHD of that size has, whichever program has created it.
+
+    A conversion to or from VHD can make a disk longer or shorter by less than that: QEMU rounds up to whole
+    cylinders when it creates one, and shows only the whole cylinders of one that VirtualBox has created.
+
+    Source: the specification, appendix "CHS Calculation"; QEMU ``calculate_geometry()``.
+    """
+    return _LARGE if virtual_size >= 65535 * _SMALL else _SMALL
+
+
+def inspect_vpc(read: ReadAt, file_size: int) -> int:
+    """Inspect the footer of a VHD image, and the header of its block table; return the number of its clusters.
 
     :raises FormatError: it is not one, is damaged, or has a parent image.
     """
@@ -27,23 +43,42 @@ def inspect_vpc(read: ReadAt, file_size: int) -> None:
     is_copied = first.startswith(_MARK)
     footer = first if is_copied else last
     require(len(footer) == _FOOTER_BYTES and footer.startswith(_MARK), "it is not a VHD image: it has no footer")
+    _require_checksum(footer)
+    _, table_header_at, size, kind = _FOOTER.unpack_from(footer)
     # The guest of a fixed image can write the first sector; programs other than QEMU use the footer at the end.
-    is_forged = is_copied and last.startswith(_MARK) and _FOOTER.unpack_from(last)[2] == _FIXED
+    last_kind = _FOOTER.unpack_from(last)[-1] if last.startswith(_MARK) else kind
+    is_forged = is_copied and last_kind == _FIXED
     require(not is_forged, "it is a fixed image whose guest may have forged the header of a dynamic one")
-    _, table_header_at, kind = _FOOTER.unpack_from(footer)
     # QEMU ignores the parent of a differencing image, and shows zeros where the parent's data would be.
     require(kind != _DIFFERENCING, DIFFERENCE)
     require(
         kind == (_DYNAMIC if is_copied else _FIXED), f"its disk type {kind} is unknown, or contradicts its footer"
     )
+    require(
+        last_kind == kind,
+        f"its footers contradict each other: disk type {kind} at the start, {last_kind} at the end",
+    )
     if is_copied:
-        _inspect_table(exactly(read, table_header_at, _TABLE.size, "header of the block table"), file_size)
+        return _inspect_table(exactly(read, table_header_at, _TABLE.size, "header of the block table"), file_size)
+    require(
+        size <= file_size - _FOOTER_BYTES,
+        f"its {size} bytes do not fit into the file of {file_size} bytes: it is truncated or damaged",
+    )
+    return 1
 
 
-def _inspect_table(head: bytes, file_size: int) -> None:
+def _require_checksum(footer: bytes) -> None:
+    """Require the checksum: the sum of all other bytes, inverted. QEMU only warns of a wrong one."""
+    found = int.from_bytes(footer[_CHECKSUM_AT : _CHECKSUM_AT + 4], "big")
+    right = ~(sum(footer) - sum(footer[_CHECKSUM_AT : _CHECKSUM_AT + 4])) & 0xFFFFFFFF
+    require(found == right, "the checksum of its footer is wrong: it is damaged")
+
+
+def _inspect_table(head: bytes, file_size: int) -> int:
     cookie, table_at, blocks, block = _TABLE.unpack(head)
     require(cookie == b"cxsparse", "it is damaged: the header of its block table is missing")
     require(block >= 512 and block & (block - 1) == 0, f"blocks of {block} bytes are invalid")
     # QEMU refuses a disk that is larger than all its blocks together.
-    require_mappable(blocks * block, block)
+    count = require_mappable(blocks * block, block)
     require(table_at + blocks * 4 <= file_size, "its block table ends past the end of the file")
+    return count

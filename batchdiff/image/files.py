@@ -208,6 +208,10 @@ class ImageFile:
                 remedy="If nothing is writing to it, restore it from a backup.",
             )
 
+    def stored(self) -> int:
+        """Return the bytes that it takes on disk; all bytes of a block device."""
+        return self.size if self.is_block_device else os.fstat(self.fd).st_blocks * 512
+
     def data_runs(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Yield start and end of each run of data from ``start`` on; the last one may reach past ``end``.
 

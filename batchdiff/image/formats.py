@@ -6,6 +6,7 @@ row in this table, a name that a manifest can use, and a magic number (CONTRIBUT
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
@@ -30,14 +31,32 @@ from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qcow2.faults import ENCRYPTED, FormatError, require
 
 
+class Outside(enum.StrEnum):
+    """The other files that an image can have read: each format states it, first of all."""
+
+    NOT_POSSIBLE = (
+        "no outside references are possible: neither batchdiff nor QEMU opens another file for this format"
+    )
+    REFUSED = "an image that refers to another file is refused"
+    ALLOWED = (
+        "it refers to no files but those with its data, each of them a regular file beside it or in a folder that"
+        " the manifest allows"
+    )
+    DECLARED = (
+        "it refers to no files but the backing file that the manifest declares, by a plain path, and one with its"
+        " data, beside it or in a folder that the manifest allows"
+    )
+
+
 class Unchecked(NamedTuple):
     """The statement that nothing is checked, and why that is safe."""
 
     why: str
+    outside: Outside = Outside.NOT_POSSIBLE
 
 
 class Format(NamedTuple):
-    """One format. ``safety``: what is checked before any byte is trusted, each check as a phrase.
+    """One format. ``safety``: the files it refers to, and what is checked before any byte is trusted, as phrases.
 
     ``opener`` opens one image of a chain by its own format, never by what the file looks like, and no other files
     than its own and those that ``allow_folders`` of the source permits. The observer is called at every read.
@@ -45,20 +64,20 @@ class Format(NamedTuple):
     """
 
     opener: Callable[[ImageSource, ReadObserver | None], Layer]
-    safety: tuple[str, ...] | Unchecked
+    safety: tuple[Outside | str, ...] | Unchecked
 
 
 def _encrypted(source: ImageSource, _observer: ReadObserver | None) -> NoReturn:
     raise ImageError(f"cannot use {source.path}", why="it is encrypted", remedy=ENCRYPTED)
 
 
-def _mapped(inspect: Callable[[ReadAt, int], None], *checks: str) -> Format:
+def _mapped(inspect: Callable[[ReadAt, int], int], outside: Outside, *checks: str) -> Format:
     """Return the row of a format that QEMU maps to offsets in the file, once ``inspect`` accepts the header."""
 
     def opener(source: ImageSource, observer: ReadObserver | None) -> Layer:
         return MappedLayer(source, observer, inspect)
 
-    return Format(opener, (*checks, _OF_THE_MAP))
+    return Format(opener, (outside, *checks, _OF_THE_MAP))
 
 
 def _vhdx(source: ImageSource, observer: ReadObserver | None) -> Layer:
@@ -91,17 +110,19 @@ def _described(source: ImageSource, file: ImageFile, observer: ReadObserver | No
     """
     descriptor = read_descriptor(file.read_at_most, file.size)
     extents: list[FlatExtent] = []
+    grains = 0
     try:
         for each in descriptor.extents:
             path = allowed_file(each.name, source.path, source.allow_folders)
             extents.append(FlatExtent(open_part(path, "extent", source.path, observer), each.offset, each.length))
             is_last = len(extents) == len(descriptor.extents)
-            _inspect_extent(extents[-1], descriptor.kind, is_last=is_last)
+            grains += _inspect_extent(extents[-1], descriptor.kind, is_last=is_last)
         if descriptor.kind is ExtentKind.FLAT:
             return FlatLayer(file, extents)
 
-        def inspect(read: ReadAt, size: int) -> None:
+        def inspect(read: ReadAt, size: int) -> int:
             require(_same(descriptor, read, size), "its descriptor changed while it was read")
+            return grains
 
         layer = MappedLayer(source, observer, inspect, extents=extents)
     except BaseException:
@@ -116,16 +137,20 @@ def _same(descriptor: Descriptor, read: ReadAt, size: int) -> bool:
     return read_descriptor(read, size) == descriptor
 
 
-def _inspect_extent(extent: FlatExtent, kind: ExtentKind, *, is_last: bool) -> None:
+def _inspect_extent(extent: FlatExtent, kind: ExtentKind, *, is_last: bool) -> int:
+    """Inspect an extent; return the number of grains that QEMU looks at to map it.
+
+    :raises FormatError: it is invalid, or shorter than the descriptor needs.
+    """
     file = extent.file.file
     try:
         if kind is ExtentKind.SPARSE:
-            inspect_extent(file.read_at_most, file.size, extent.length, is_last=is_last)
-            return
+            return inspect_extent(file.read_at_most, file.size, extent.length, is_last=is_last)
         end = extent.offset + extent.length
         require(end <= file.size, f"it is truncated: it has {file.size} bytes, and the descriptor needs {end}")
     except FormatError as error:
         raise FormatError(f"its extent {file.path} cannot be used: {error}", remedy=error.remedy) from error
+    return 0
 
 
 def _refused(source: ImageSource, error: FormatError) -> ImageError:
@@ -144,27 +169,30 @@ FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.QCOW2: Format(
         Qcow2Layer,
         (
+            Outside.DECLARED,
             "no unknown incompatible feature, no encryption, not marked corrupt or dirty",
-            "an external data file is a regular file beside it or in a folder that the manifest allows, with an"
-            " absolute name; each cluster has the same offset there as on the disk",
+            "an external data file is a regular file with an absolute name; each cluster has the same offset there"
+            " as on the disk",
             "all sizes are within QEMU's limits",
             "header, tables, snapshots and bitmaps are aligned, inside the file and apart from each other",
             "every table entry points into the file, and together they map no more bytes than the file has",
-            "the backing file that it names is the declared one, a plain path in the declared format",
+            "while planning: no cluster has two uses that exclude each other, or more uses than its refcount",
+            "the header gives the backing file the declared format, or none",
         ),
     ),
     ImageFormat.QED: _mapped(
         inspect_qed,
-        "no backing file, no unknown feature, closed cleanly",
+        Outside.REFUSED,
+        "no unknown feature, closed cleanly",
         "its sizes and its L1 table are valid",
     ),
     ImageFormat.VMDK: Format(
         _vmdk,
         (
-            "no parent; its sizes and grain directories are valid",
+            Outside.ALLOWED,
+            "no parent; its sizes and grain tables are valid",
             "one file that is its own only extent, with its descriptor where QEMU reads it",
-            "or a text descriptor with one meaning only, whose extents are distinct regular files beside it or in"
-            " folders that the manifest allows, as long as the descriptor needs them",
+            "or a text descriptor with one meaning only, whose extents are distinct, and as long as it needs them",
             f"if it is not compressed, {_OF_THE_MAP}",
             "if it is compressed, its footer and all its tables are valid, no grain is used twice, and qemu-nbd,"
             " confined to this file, decompresses it",
@@ -172,13 +200,14 @@ FORMATS: dict[ImageFormat, Format] = {
     ),
     ImageFormat.VDI: _mapped(
         inspect_vdi,
-        "no outside references are possible: a parent has only a UUID, and is refused",
+        Outside.NOT_POSSIBLE,
+        "it has no parent, which would have only a UUID",
         "its sizes and its block map are valid",
     ),
     ImageFormat.VHDX: Format(
         _vhdx,
         (
-            "no outside references are possible: an image with a parent is refused",
+            Outside.REFUSED,
             "no log to replay; the checksums of its header and region table are right",
             "its regions, metadata, sizes and block table are valid, and blocks are apart from all of them",
             "the map of its blocks stays in the file and uses no byte twice, and QEMU, confined to this file,"
@@ -187,12 +216,13 @@ FORMATS: dict[ImageFormat, Format] = {
     ),
     ImageFormat.VPC: _mapped(
         inspect_vpc,
+        Outside.NOT_POSSIBLE,
         "it has no parent, which QEMU would read as zeros",
-        "its footers agree, and they and its block table are valid",
+        "its footers agree, have the right checksum and fit the file; its block table is valid",
     ),
     ImageFormat.PARALLELS: _mapped(
         inspect_parallels,
-        "no outside references are possible",
+        Outside.NOT_POSSIBLE,
         "closed cleanly, without a format extension; its sizes and its cluster map are valid",
     ),
     ImageFormat.LUKS: Format(_encrypted, _NOT_OPENED),

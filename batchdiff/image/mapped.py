@@ -11,20 +11,15 @@ the offsets in its map are those in one of them: which one follows from the plac
 from __future__ import annotations
 
 import itertools
-import json
-import re
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from batchdiff.errors import ImageError, InUseError, ProgramError
 from batchdiff.files.fingerprint import Fingerprint
-from batchdiff.foreign.header import ReadAt
+from batchdiff.foreign.header import ReadAt, require_stored
 from batchdiff.foreign.vhdx import DiskMap
 from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import CompressedCluster, Losses, Segment, WithOthers
@@ -33,47 +28,39 @@ from batchdiff.image_source import ImageSource
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qemu import qemu_img
+from batchdiff.qemu.image_map import ImageMap, in_one_file, parsed_map
+from batchdiff.units import MIB
 
 _MOST_KEPT = 2_000_000
 """The maximum number of runs, of 24 bytes each, in all the maps that are kept."""
 
-_DECODER = json.JSONDecoder()
-_GAP = re.compile(r"\s*[\[,]\s*(?=\{)")
+_MAP_OF_NOTHING, _BYTES_IN_MAP = 32 * MIB, 16
+"""The bytes of the map that even an empty file may have (250,000 runs); and the bytes on disk that allow one more.
+
+A run of a real image takes 4 KiB or more on disk, and 120 bytes in the map."""
 
 _MOST_LOOKED_AT = 1000
 """The maximum number of runs searched for data in the file; after so many holes, the next one counts as data."""
 
-_Offsets = npt.NDArray[np.int64]
-
-
-class _ImageMap(NamedTuple):
-    """Runs of the disk that are data, ascending: start, end, offset and number of the file. The rest is zeros."""
-
-    size: int
-    starts: _Offsets
-    ends: _Offsets
-    offsets: _Offsets
-    files: npt.NDArray[np.uint16]
-
-
 _Key = tuple[str | int, ...]
 
-_kept: dict[_Key, _ImageMap] = {}
+_kept: dict[_Key, ImageMap] = {}
 
 
 class MappedLayer(WithOthers):
-    """An image in a format that QEMU maps to the file; ``inspect`` checks its header before QEMU sees the file.
+    """An image in a format that QEMU maps to the file.
 
-    ``own_map`` maps an image whose blocks QEMU does not report; QEMU must agree about its size. ``extents``: the
-    files that hold the data instead, each a part of the disk, with headers that were checked. If the layer cannot
-    be made, they stay open.
+    ``inspect`` checks its header before QEMU sees the file, and returns the number of its clusters. ``own_map``
+    maps an image whose blocks QEMU does not report; QEMU must agree about its size. ``extents``: the files that
+    hold the data instead, each a part of the disk, with headers that were checked. If the layer cannot be made,
+    they stay open.
     """
 
     def __init__(
         self,
         source: ImageSource,
         observer: ReadObserver | None,
-        inspect: Callable[[ReadAt, int], None],
+        inspect: Callable[[ReadAt, int], int],
         own_map: Callable[[ReadAt, int], DiskMap] | None = None,
         extents: Sequence[FlatExtent] = (),
     ) -> None:
@@ -85,7 +72,7 @@ class MappedLayer(WithOthers):
         self.path = source.path
         self.fd = self._file.fd
         try:
-            inspect(self._file.read_at_most, self._file.size)
+            self._clusters = inspect(self._file.read_at_most, self._file.size)
         except FormatError as error:
             self._file.close()
             raise self._refused(error) from error
@@ -97,7 +84,7 @@ class MappedLayer(WithOthers):
         return ImageError(f"cannot use {self.path} as {self._source.format}", why=str(error), remedy=error.remedy)
 
     @cached_property
-    def _map(self) -> _ImageMap:
+    def _map(self) -> ImageMap:
         """QEMU's map of the file in its present state."""
         now = [file.fingerprint() for file in self._all_files()]
         key: _Key = (self._source.format, *itertools.chain.from_iterable(map(_state, now)))
@@ -112,25 +99,30 @@ class MappedLayer(WithOthers):
     def _all_files(self) -> list[ImageFile]:
         return list(dict.fromkeys((self._file, *self._files)))
 
-    def _mapped_by_qemu(self, now: list[Fingerprint]) -> _ImageMap:
+    def _mapped_by_qemu(self, now: list[Fingerprint]) -> ImageMap:
         own = None if self._own_map is None else self._mapped_here(self._own_map)
         try:
-            text = qemu_img.file_map(self._source)
+            stored = sum(file.stored() for file in self._all_files())
+            if own is None:
+                require_stored(self._clusters, stored)
+            text = qemu_img.file_map(self._source, most_output=_MAP_OF_NOTHING + stored // _BYTES_IN_MAP)
+        except FormatError as error:
+            raise self._refused(error) from error
         except (ProgramError, InUseError) as error:
             # Without qemu-img, only images of these formats are refused; the others can still be planned.
             raise ImageError(f"cannot read {self.path}", why=error.reason, remedy=error.remedy) from error
         for file, before in zip(self._all_files(), now, strict=True):
             self._check_same_file(file.path, before)
-        found = _parsed(text, self.path, self._edges, is_located=own is None)
+        found = parsed_map(text, self.path, self._edges, is_located=own is None)
         if own is not None and own.size != found.size:
             problem = f"QEMU reads a disk of {found.size} bytes from it, not of {own.size}"
             raise self._refused(FormatError(problem))
         return own or found
 
-    def _mapped_here(self, own_map: Callable[[ReadAt, int], DiskMap]) -> _ImageMap:
+    def _mapped_here(self, own_map: Callable[[ReadAt, int], DiskMap]) -> ImageMap:
         try:
             found = own_map(self._file.read_at_most, self._file.size)
-            return _ImageMap(*found, _one_file(found.starts))
+            return ImageMap(*found, in_one_file(found.starts))
         except FormatError as error:
             raise self._refused(error) from error
 
@@ -245,55 +237,7 @@ def _stored(file: ImageFile, start: int, end: int) -> Iterator[tuple[int, int]]:
         yield first, min(hole, end)
 
 
-def _parsed(text: str, path: str, edges: _Offsets, *, is_located: bool) -> _ImageMap:
-    """Parse the output of `qemu-img map`, and join runs that are adjacent both on the disk and in the file.
-
-    ``edges``: the end of each extent on the disk; none if the image is one file. ``is_located``: data has
-    offsets in the file; otherwise only the size counts.
-
-    :raises ImageError: it lists data without an offset in the file, as for a compressed or encrypted image.
-    """
-    try:
-        size, table = 0, array("q")
-        for entry in _entries(text):
-            start, length = entry["start"], entry["length"]
-            if is_located and entry["data"] and not entry["zero"]:
-                table.extend((start, start + length, entry["offset"]))
-            size = start + length
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise ImageError(
-            f"cannot use {path}",
-            why=f"QEMU does not map its data to offsets in the file ({type(error).__name__}: {error})",
-            remedy="Make a qcow2 copy with `qemu-img convert`, and use that in the manifest.",
-        ) from error
-    starts, ends, offsets = np.frombuffer(table, dtype=np.int64).reshape(-1, 3).T
-    files = np.searchsorted(edges, starts, side="right").astype(np.uint16) if len(edges) else _one_file(starts)
-    if len(edges) and ((edges[-1] != size) | (np.searchsorted(edges, ends, side="left") != files).any()):
-        raise ImageError(f"cannot use {path}", why="QEMU does not map its data to the extents that it names")
-    joins = (starts[1:] == ends[:-1]) & (offsets[1:] - offsets[:-1] == starts[1:] - starts[:-1])
-    joins &= files[1:] == files[:-1]
-    first, last = np.concatenate([[True], ~joins])[: len(starts)], np.concatenate([~joins, [True]])[: len(ends)]
-    return _ImageMap(size, starts[first].copy(), ends[last].copy(), offsets[first].copy(), files[first].copy())
-
-
-def _one_file(starts: _Offsets) -> npt.NDArray[np.uint16]:
-    return np.zeros(len(starts), dtype=np.uint16)
-
-
-def _entries(text: str) -> Iterator[dict[str, int]]:
-    """Yield the gapless ranges of a map one by one: a list of two million would take a gigabyte."""
-    at = end = 0
-    while (gap := _GAP.match(text, at)) is not None:
-        entry, at = _DECODER.raw_decode(text, gap.end())
-        if entry["depth"] or entry["start"] != end:
-            raise ValueError(f"it has a parent, or a gap at byte {end}")
-        end += entry["length"]
-        yield entry
-    if "".join(text[at:].split()) not in {"]", "[]"}:
-        raise ValueError(f"it prints {text[at : at + 100]!r}")
-
-
-def _keep(key: _Key, found: _ImageMap) -> None:
+def _keep(key: _Key, found: ImageMap) -> None:
     _kept[key] = found
     while len(_kept) > 1 and sum(len(each.starts) for each in _kept.values()) > _MOST_KEPT:
         del _kept[next(iter(_kept))]

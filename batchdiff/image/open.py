@@ -11,6 +11,7 @@ from batchdiff.image.files import ReadObserver, is_block_device
 from batchdiff.image.formats import FORMATS
 from batchdiff.image.image import Image, others_of
 from batchdiff.image.layer import Layer
+from batchdiff.image.qcow2 import Qcow2Layer
 from batchdiff.image_source import ImageSource
 from batchdiff.units import few
 
@@ -62,13 +63,19 @@ def open_layer(source: ImageSource, observer: ReadObserver | None = None) -> Lay
     return FORMATS[source.format].opener(source, observer)
 
 
-def inspect(image: Image) -> None:
+def inspect(image: Image, *, refcounts: bool = False) -> None:
     """Check all tables of every file in a chain.
+
+    ``refcounts``: also refuse what is only dangerous to write to, as `qemu-img check` would. That is for planning:
+    what lies on an image with wrong refcounts can still be read, verified and restored.
 
     :raises ImageError: one is damaged or hostile.
     """
     for layer in image.layers:
-        layer.inspect()
+        if refcounts and isinstance(layer, Qcow2Layer):
+            layer.inspect(refcounts=True)
+        else:
+            layer.inspect()
 
 
 def _declared(source: ImageSource) -> list[tuple[ImageSource, ImageSource | None]]:

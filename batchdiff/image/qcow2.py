@@ -19,13 +19,23 @@ import numpy.typing as npt
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import Backing, CompressedCluster, Losses, Segment, WithOthers, clip_segments
-from batchdiff.image.qcow2_extras import check_extras, in_data_file, open_data_file
-from batchdiff.image.qcow2_tables import L2Tables, error_refused, read_header, read_l2_tables, read_words
+from batchdiff.image.qcow2_extras import check_extras, check_in_data_file, in_data_file, open_data_file
+from batchdiff.image.qcow2_tables import (
+    L2Tables,
+    entries_in,
+    error_refused,
+    read_entries,
+    read_header,
+    read_l2_tables,
+    read_words,
+)
 from batchdiff.image.raw import RawLayer
 from batchdiff.image_source import ImageSource
 from batchdiff.qcow2 import compression, entries
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qcow2.faults import FormatError
+from batchdiff.qcow2.refcounts import Refcounts
+from batchdiff.qcow2.references import check_entries, check_references, metadata_of, require_apart
 from batchdiff.units import ceil_div
 
 _ENTRIES_AT_FIRST = 256
@@ -83,53 +93,46 @@ class Qcow2Layer(WithOthers):
         """
         _ = self._l2
 
-    def inspect(self) -> None:
+    def inspect(self, *, refcounts: bool = False) -> None:
         """Check every entry of every L2 table, the refcount table, snapshots and bitmaps.
 
-        :raises ImageError: an entry is invalid, tables overlap or map more bytes than the file has, or QEMU would
-            refuse the image for its snapshots or bitmaps.
+        ``refcounts``: also check that no cluster has two uses that exclude each other, or more than its refcount.
+
+        :raises ImageError: an entry is invalid, tables overlap or map more bytes than the file has, QEMU would
+            refuse the image for its snapshots or bitmaps, or a refcount is wrong.
         """
         try:
-            self._check_tables_apart()
-            self._check_l2_tables()
-            check_extras(self._file, self.header)
+            self._check_tables(refcounts)
         except FormatError as error:
             raise error_refused(self.path, error) from error
 
-    def _check_l2_tables(self) -> None:
-        """Check the L2 tables, and that they do not map more bytes than the file has."""
-        mapped = 0
-        for index, table in self._l2.since(0):
-            if self._after_hole(table, 0) == self.header.geometry.l2_entries:
-                continue
-            words = self._l2_slice(table, 0, self.header.geometry.l2_entries)
-            if self.others:
-                start, data_size = index * self.header.geometry.l2_coverage, self.others[0].file.size
-                entries.check_external(words, self.header.geometry, start, self.virtual_size, data_size)
-                continue
-            mapped += entries.check_l2(words, self.header.geometry, self._size)
-            # A bomb maps many guest clusters to one cluster of the file. The file's last cluster may be cut short.
-            if mapped > self._size + self.header.geometry.cluster_size:
-                raise FormatError(f"its tables map more bytes than the file has ({self._size})")
-
-    def _check_tables_apart(self) -> None:
-        header, cluster = self.header, self.header.geometry.cluster_size
-        tables = self._l2.offsets
+    def _check_tables(self, refcounts: bool) -> None:
+        header, geometry = self.header, self.header.geometry
         words = read_words(self._file, header.refcount_offset, header.refcount_bytes // 8)
-        blocks = entries.check_refcount_table(words, header.geometry, self._size)
-        for offset, length, name in header.tables():
-            for found, what in ((tables, "an L2 table"), (blocks, "a refcount block")):
-                if ((found + cluster > offset) & (found < offset + length)).any():
-                    raise FormatError(f"{what} lies on the {name}")
-        if len(np.intersect1d(tables, blocks, assume_unique=True)):
-            raise FormatError("an L2 table lies on a refcount block")
+        blocks = entries.check_refcount_table(words, geometry, self._size)
+        beyond = [read_l2_tables(self._file, header, beyond=True).offsets] if refcounts else []
+        tables = np.concatenate([self._l2.offsets, *beyond])
+        metadata = metadata_of(header, blocks, tables)
+        require_apart(metadata, geometry.cluster_size)
+        metadata = check_extras(self._file, header, metadata)
+        if self.others:
+            check_in_data_file(self._file, header, self._l2, self.others[0].file.size)
+
+        def references() -> Iterator[entries.Words]:
+            # Refcounts are those of the image's own clusters. In a data file nothing has any.
+            return iter(()) if self.others else (words for _, words in entries_in(self._file, header, tables))
+
+        if refcounts:
+            order = geometry.refcount_bits.bit_length() - 1
+            counts = Refcounts(words, order, geometry.cluster_size, self._file.read_exactly)
+            check_references(references, metadata, counts, geometry=geometry, size=self._size)
+        else:
+            check_entries(references, geometry, self._size)
 
     def _l2_slice(self, table: int, first: int, count: int) -> entries.Words:
         """Read ``count`` entries of the L2 table at an offset, for :func:`batchdiff.qcow2.entries.granules`."""
         geometry = self.header.geometry
-        words = geometry.entry_size // 8
-        found = read_words(self._file, table + first * geometry.entry_size, count * words)
-        return found.reshape(-1, 2) if geometry.extended_l2 else found
+        return read_entries(self._file, geometry, table + first * geometry.entry_size, count)
 
     def parts(self, start: int, end: int) -> list[Segment]:
         """See :class:`~batchdiff.image.layer.Layer`."""

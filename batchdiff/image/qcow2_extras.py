@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
+
 from batchdiff.errors import ImageError
 from batchdiff.files.allowed_files import allowed_file
 from batchdiff.files.filenames import shell_line, shell_word
 from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import Segment
-from batchdiff.image.qcow2_tables import read_words
+from batchdiff.image.qcow2_tables import L2Tables, entries_in, read_words
 from batchdiff.image.raw import RawLayer, open_part
 from batchdiff.image_source import ImageSource
 from batchdiff.qcow2.bitmaps import bitmap_tables, check_bitmap_table
-from batchdiff.qcow2.entries import Origin
+from batchdiff.qcow2.entries import Origin, check_external
 from batchdiff.qcow2.faults import require
 from batchdiff.qcow2.header import Header
+from batchdiff.qcow2.references import SNAPSHOT_TABLE, Table, require_apart, table_at
 from batchdiff.qcow2.snapshots import snapshot_tables
 
 
@@ -55,14 +58,30 @@ def in_data_file(file: RawLayer, segments: list[Segment]) -> list[Segment]:
     ]
 
 
-def check_extras(file: ImageFile, header: Header) -> None:
-    """Check the snapshot table and the bitmaps of an open qcow2 file.
+def check_in_data_file(file: ImageFile, header: Header, tables: L2Tables, data_size: int) -> None:
+    """Check every entry of every L2 table of an image with a data file of ``data_size`` bytes.
+
+    :raises FormatError: an entry is invalid, or the data file is too short.
+    :raises ImageError: they cannot be read.
+    """
+    geometry, order = header.geometry, np.argsort(tables.offsets, kind="stable")
+    starts = tables.indices[order].astype(np.int64) * geometry.l2_coverage
+    within = np.arange(geometry.l2_entries) * geometry.cluster_size
+    for first, words in entries_in(file, header, tables.offsets):
+        found = starts[first : first + len(words) // geometry.l2_entries]
+        places = (found[:, None] + within).reshape(-1)
+        check_external(words, geometry, places, virtual_size=header.virtual_size, data_size=data_size)
+
+
+def check_extras(file: ImageFile, header: Header, metadata: list[Table]) -> list[Table]:
+    """Check the snapshot table and the bitmaps of an open qcow2 file; return all metadata, with their tables.
 
     :raises FormatError: QEMU would refuse one of them, or a table is outside the file or overlaps another.
     :raises ImageError: they cannot be read.
     """
+    found = list(metadata)
     if header.snapshots:
-        _check_snapshots(file, header)
+        found = [table for table in found if table.name != SNAPSHOT_TABLE] + _snapshots(file, header)
     if header.bitmaps:
         offset, length = header.bitmap_directory
         directory = file.read_exactly(length, offset)
@@ -70,23 +89,28 @@ def check_extras(file: ImageFile, header: Header) -> None:
         for table, count in bitmap_tables(directory, header.bitmaps, cluster, header.virtual_size):
             _require_inside(table + count * 8, file.size, "a bitmap's table")
             check_bitmap_table(read_words(file, table, count), cluster)
+            found.append(table_at(table, count * 8, "a bitmap's table"))
+    # QEMU detects an overlap when it writes to the image, as it does when it opens one with bitmaps.
+    require_apart(found, header.geometry.cluster_size)
+    return found
 
 
-def _check_snapshots(file: ImageFile, header: Header) -> None:
+def _snapshots(file: ImageFile, header: Header) -> list[Table]:
     def read(offset: int, length: int) -> bytes:
         return file.read_exactly(length, offset)
 
-    end, found = snapshot_tables(read, header.snapshots_offset, header.snapshots)
+    end, tables = snapshot_tables(read, header.snapshots_offset, header.snapshots)
     _require_inside(end, file.size, "its snapshot table")
-    others = header.tables()
-    for start, length in found:
+    found = [table_at(header.snapshots_offset, end - header.snapshots_offset, SNAPSHOT_TABLE)]
+    for start, length in tables:
         _require_inside(start + length, file.size, "a snapshot's L1 table")
-        for offset, other, name in others:
-            # QEMU detects such an overlap when it writes to the image, as it does when it opens one with bitmaps.
-            require(
-                length == 0 or start + length <= offset or offset + other <= start,
-                f"a snapshot's L1 table lies on the {name}",
-            )
+        require(
+            start % header.geometry.cluster_size == 0,
+            f"a snapshot's L1 table at {start} is not aligned to a cluster",
+        )
+        if length:
+            found.append(table_at(start, length, "a snapshot's L1 table"))
+    return found
 
 
 def _require_inside(end: int, size: int, what: str) -> None:

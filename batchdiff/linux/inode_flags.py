@@ -46,6 +46,10 @@ They are not copied: QEMU sets 1 MiB on each image that it creates, which would 
 """
 
 
+_PREALLOC = 0x00000002
+"""PREALLOC: XFS sets it if a program has reserved space with fallocate(2), also to zero a part of the file."""
+
+
 class _More(NamedTuple):
     """``struct fsxattr``; sizes in bytes."""
 
@@ -80,6 +84,11 @@ def set_early_flags(source: int, target: int) -> list[str]:
 def set_late_flags(source: int, target: int) -> list[str]:
     """Set all other flags as the source has them, and return what failed."""
     return _set_flags(target, _flags(source), _LATE)
+
+
+def was_preallocated(fd: int) -> bool:
+    """Return True if XFS has noted that a program reserved space for a file; other filesystems note nothing."""
+    return bool(_more(fd).flags & _PREALLOC)
 
 
 def _set_flags(target: int, wanted: int, names: dict[int, str]) -> list[str]:

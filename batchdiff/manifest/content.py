@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchdiff.choices import Loss, Retire
 from batchdiff.manifest.conflicts import check_guests, check_overlays, check_unshared
-from batchdiff.manifest.converted import ConvertedGuests, Done, GoneGuest
+from batchdiff.manifest.converted import ConvertedGuests, Done, GoneGuest, OverlayFinder
 from batchdiff.manifest.entries import EntryReader
 from batchdiff.manifest.excludes import find_excluded
 from batchdiff.manifest.guests import GuestFinder
@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 
 
 class _Settled(NamedTuple):
-    """A guest, its name, and its overlay's path (None if that is invalid). ``done``: set if it was converted."""
+    """A guest, its name, and its overlay's path (None if that is invalid). ``done``: set if it was converted.
+
+    ``rethin``: it is an overlay of the template, which a thinner one is to replace.
+    """
 
     guest: AnyGuest
     name: str
     overlay: str | None
     done: Done | None
+    rethin: bool = False
 
 
 class ManifestReader:
@@ -60,7 +64,8 @@ class ManifestReader:
         converted = ConvertedGuests(template.source.path if template else None)
         excluded = find_excluded(self._data, written, self._folder, self._problems)
         everyone = GuestFinder(template, converted, self._folder, self._problems).guests(written, excluded)
-        guests = self._settled(everyone, converted)
+        overlays = OverlayFinder(template, self._folder, self._problems)
+        guests = self._settled(overlays.guests(everyone), converted, overlays)
         # Checks across guests. They run even if there are problems already, so that one run reports all.
         check_guests(
             template, [each.guest for each in guests if isinstance(each.guest, FoundGuest)], self._problems
@@ -97,7 +102,9 @@ class ManifestReader:
         guests = [self._entries.guest(entry, ("guests", at)) for at, entry in enumerate(entries)]
         return [guest for guest in guests if guest]
 
-    def _settled(self, everyone: Sequence[AnyGuest], converted: ConvertedGuests) -> list[_Settled]:
+    def _settled(
+        self, everyone: Sequence[AnyGuest], converted: ConvertedGuests, thin: OverlayFinder
+    ) -> list[_Settled]:
         names = self._naming.guest_names(everyone)
         there = [guest for guest in everyone if isinstance(guest, FoundGuest)]
         gone = [guest.named for guest in everyone if isinstance(guest, GoneGuest)]
@@ -107,11 +114,7 @@ class ManifestReader:
             if isinstance(guest, GoneGuest):
                 found.append(_Settled(guest, name, guest.done.overlay_path, guest.done))
                 continue
-            overlay = next(overlays)
-            place = guest.place
-            former = () if guest.written.overlay_path else former_overlays(place.named)
-            done = converted.of((place.named, place.path), (overlay, place.path), former) if overlay else None
-            found.append(_Settled(guest, name, done.overlay_path if done else overlay, done))
+            found.append(_settled(guest, name, next(overlays), converted, thin))
         return found
 
     def _check_pending(
@@ -133,6 +136,12 @@ class ManifestReader:
         """Report overlays that are to take their guest's place although the guest stays there."""
         if self._problems.objects_to(("retire",)) or self._data.get("retire", Retire.KEEP) != Retire.KEEP:
             return
+        for where in dict.fromkeys(guest.rethin_where for guest in written if guest.rethin):
+            self._problems.add(
+                where,
+                "a thinner overlay takes its guest's place, but `retire: keep` (the default) leaves the guest "
+                "there; write `retire: quarantine` or `retire: delete`",
+            )
         for guest in written:
             if guest.in_place:
                 self._problems.add(
@@ -153,13 +162,36 @@ class ManifestReader:
         return self._entries.minimum_savings(self._data.get("minimum_savings", 0))
 
 
+def _settled(
+    guest: FoundGuest, name: str, overlay: str | None, converted: ConvertedGuests, thin: OverlayFinder
+) -> _Settled:
+    """Find out whether an existing guest was converted, and whether its overlay is to become thinner."""
+    place = guest.place
+    former = () if guest.written.overlay_path else former_overlays(place.named)
+    done = converted.of((place.named, place.path), (overlay, place.path), former) if overlay else None
+    if thin.is_overlay(guest):
+        again = None if done and thin.awaits_purge(guest) else guest
+    else:
+        again = thin.of_done(guest, done) if done and guest.written.rethin else None
+    if again is not None:
+        return _Settled(again, name, again.place.path, None, rethin=True)
+    return _Settled(guest, name, done.overlay_path if done else overlay, done)
+
+
 def _entry(settled: _Settled, overlay_path: str) -> GuestEntry:
     guest, done = settled.guest, settled.done
     origin = None if done is None else done.origin
     source = guest.source if isinstance(guest, GoneGuest) else guest.image.source
     written = "" if isinstance(guest, GoneGuest) else guest.place.named
     return GuestEntry(
-        settled.name, source, overlay_path, guest.written.options, origin, written, _objection(guest)
+        settled.name,
+        source,
+        overlay_path,
+        guest.written.options,
+        origin,
+        written,
+        _objection(guest),
+        settled.rethin,
     )
 
 

@@ -7,29 +7,38 @@
 
 A sidecar can be out of date: an overlay may have been removed by hand or flattened, or the folder restored from
 a backup. Only headers are read to find that out.
+
+With ``rethin``, an overlay of the template is a guest itself, whoever made it, and a thinner one is to replace it.
+A full copy, or an image on another one, is a guest as usual.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchdiff.files import own_files
 from batchdiff.files.filenames import unfit
-from batchdiff.files.identity import Identity, identity_of
+from batchdiff.files.identity import Identity, identity_of, is_one_image
 from batchdiff.image.backing.heads import Heads
 from batchdiff.image.backing.links import BackingGraph
 from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.manifest.entries import IN_PLACE
+from batchdiff.manifest.images import FoundGuest, FoundImage
 from batchdiff.manifest.names import default_overlay, former_overlays
+from batchdiff.manifest.paths import locate_image
 from batchdiff.manifest.text.problems import show_path
 from batchdiff.plan.sidecar import OverlayOrigin, Sidecar, read_sidecar, sidecar_path
 from batchdiff.quoting import show
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
     from batchdiff.manifest.entries import WrittenGuest
+    from batchdiff.manifest.guests import AnyGuest
+    from batchdiff.manifest.text.problems import Problems
 
 
 class Done(NamedTuple):
@@ -82,28 +91,29 @@ class ConvertedGuests:
         guest.
         """
         for overlay in overlays:
-            origin = self.origin_of(overlay)
-            if origin is not None and (overlay in paths or origin.original in {"", *paths}):
-                return Done(overlay, origin)
+            for origin in self.origins_of(overlay):
+                if overlay in paths or origin.original in {"", *paths}:
+                    return Done(overlay, origin)
         for overlay in former:
-            origin = self.origin_of(overlay)
-            if origin is not None and origin.original in paths:
-                return Done(overlay, origin)
+            for origin in self.origins_of(overlay):
+                if origin.original in paths:
+                    return Done(overlay, origin)
         return None
 
     def in_folder(self, folder: str) -> dict[str, Done]:
         """Return the conversions of guests that are or were in a folder, by the guests' paths."""
         return {
             original: Done(overlay, origin)
-            for overlay, origin in self._recorded(os.path.join(folder, "any")).items()
+            for overlay, last in self._recorded(os.path.join(folder, "any")).items()
+            for origin in last.lineage
             for original in self._originals(overlay, origin)
             if os.path.dirname(original) == folder and self._is_overlay_of_template(overlay)
         }
 
-    def origin_of(self, overlay: str) -> OverlayOrigin | None:
-        """Return the origin of an overlay; None if it is not known to be an overlay of the template."""
+    def origins_of(self, overlay: str) -> tuple[OverlayOrigin, ...]:
+        """Return the origins of an overlay, the last first; none if it is not known to be on the template."""
         origin = self._recorded(overlay).get(overlay)
-        return None if origin is None or not self._is_overlay_of_template(overlay) else origin
+        return () if origin is None or not self._is_overlay_of_template(overlay) else origin.lineage
 
     def _recorded(self, overlay: str) -> dict[str, OverlayOrigin]:
         """Return the overlays in the sidecar that lists, or would list, this one."""
@@ -153,3 +163,98 @@ def _has_in_chain(overlay: str, template: Identity) -> bool:
     graph = BackingGraph(Heads(), untouched=frozenset({template}))
     graph.add(overlay)
     return identity_of(overlay) in graph.dependents_of([template])
+
+
+class OverlayFinder:
+    """Finds the overlays of one template among the guests for which the manifest says ``rethin``.
+
+    ``folder`` is where relative paths start.
+    """
+
+    def __init__(self, template: FoundImage | None, folder: str, problems: Problems) -> None:
+        self._template, self._folder, self._problems = template, folder, problems
+
+    def guests(self, everyone: Sequence[AnyGuest]) -> list[AnyGuest]:
+        """Return the guests; overlays that are to become thinner have the overlay path ``same``.
+
+        A converted guest whose original is gone is replaced by its overlay.
+        """
+        found = [self._overlay_or(guest) for guest in everyone]
+        replaced = {
+            after.identity for before, after in zip(everyone, found, strict=True) if before.named != after.named
+        }
+        # A glob may match that overlay as well.
+        return [
+            guest
+            for before, guest in zip(everyone, found, strict=True)
+            if before.named != guest.named or guest.identity not in replaced
+        ]
+
+    def is_overlay(self, guest: FoundGuest) -> bool:
+        """Return True if one of the guests that were found is an overlay that a thinner one is to replace."""
+        below = guest.image.source.backing[:1]
+        if not (guest.written.rethin and guest.written.in_place and below and self._template):
+            return False
+        return is_one_image(below[0].path, self._template.source.path)
+
+    def awaits_purge(self, guest: FoundGuest) -> bool:
+        """Return True if such a guest replaced another overlay, as a thinner one, that is still in quarantine."""
+        return self._is_direct(guest.place.path + own_files.QUARANTINE)
+
+    def of_done(self, guest: AnyGuest, done: Done) -> FoundGuest | None:
+        """Return the overlay of a converted guest as a guest; None if no thinner one may replace it now.
+
+        It must name the template itself, and not wait for a purge.
+        """
+        if guest.written.image.format is None or not self._is_direct(done.overlay_path):
+            return None
+        where = guest.written.image.path_where
+        place = locate_image(self._folder, done.overlay_path, where, self._problems, matched=True)
+        if place is None or place.path != done.overlay_path:
+            return None
+        source = ImageSource(place.path, ImageFormat.QCOW2, self._chain())
+        written = guest.written._replace(overlay_path=IN_PLACE)
+        found = FoundGuest(written, FoundImage(source, place, ()))
+        return None if self.awaits_purge(found) else found
+
+    def _overlay_or(self, guest: AnyGuest) -> AnyGuest:
+        if not guest.written.rethin:
+            return guest
+        if isinstance(guest, GoneGuest):
+            return self.of_done(guest, guest.done) or guest
+        source = guest.image.source
+        is_device = guest.place.identity[0] == "device"  # no file can take its place
+        if is_device or source.format is not ImageFormat.QCOW2 or not self._is_direct(source.path):
+            return guest
+        written = guest.written
+        if written.overlay_path not in {None, IN_PLACE}:
+            self._problems.add(
+                written.overlay_where,
+                f"{guest} is already an overlay of the template, and `rethin: true` puts a thinner one in its"
+                " place; leave overlay.path out, or write `rethin: false` for this guest",
+            )
+        chain = source.backing or self._chain()
+        return FoundGuest(
+            written._replace(overlay_path=IN_PLACE),
+            guest.image._replace(source=replace(source, backing=chain)),
+        )
+
+    def _chain(self) -> tuple[ImageSource, ...]:
+        """Return the template and its backing files, as the chain of an overlay."""
+        if self._template is None:
+            return ()
+        return tuple(_files_of(self._template.source))
+
+    def _is_direct(self, path: str) -> bool:
+        """Return True if an image names the template as its own backing file; the template is not opened."""
+        template = None if self._template is None else self._template.place.identity
+        if template is None:
+            return False
+        graph = BackingGraph(Heads(), untouched=frozenset({template}))
+        graph.add(path)
+        return identity_of(path) in graph.directly_on(template)
+
+
+def _files_of(source: ImageSource) -> Iterator[ImageSource]:
+    yield replace(source, backing=())
+    yield from source.backing

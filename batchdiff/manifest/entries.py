@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 IN_PLACE = "same"
 """The ``overlay.path`` that stands for the guest's own path; write ``./same`` for a file of that name."""
 
+NO_MINIMUM = "none"
+"""The ``minimum_savings`` of a manifest whose guests are all converted, even if they will take more space."""
+
 _STAND_IN = ImageFormat.QCOW2
 """Replaces a rejected format: a qcow2 image is valid with or without a chain, so it causes no further problem."""
 
@@ -69,7 +72,8 @@ class WrittenGuest(NamedTuple):
     """A guest's entry: one image, or a glob, each of whose matches is an image.
 
     ``overlay_where`` is the place in the manifest that decides the overlay's path: ``overlay.path`` in the entry
-    or in the defaults, otherwise the image's path.
+    or in the defaults, otherwise the image's path. ``rethin``: an overlay of the template may be replaced by a
+    thinner one; ``rethin_where``: the place that decides that.
     """
 
     image: WrittenImage
@@ -77,6 +81,8 @@ class WrittenGuest(NamedTuple):
     overlay_path: str | None
     overlay_where: YamlPath
     options: OverlayOptions
+    rethin: bool = False
+    rethin_where: YamlPath = ()
 
     @property
     def where(self) -> YamlPath:
@@ -129,13 +135,16 @@ class EntryReader:
             image = image._replace(allow_folders=self._folders(self._defaults, _DEFAULTS))
         path_at = (*(overlay_at if "path" in own else _DEFAULT_OVERLAY), "path")
         path = own.get("path", shared.get("path"))
+        sound, defaults = self._sound_keys(entry, where), self._sound_keys(self._defaults, _DEFAULTS)
         return WrittenGuest(
             image=image,
             # The schema rejects a name beside a glob; do not give it to every match.
-            name=None if image.is_glob else self._sound_keys(entry, where).get("name"),
+            name=None if image.is_glob else sound.get("name"),
             overlay_path=path,
             overlay_where=image.path_where if path is None else path_at,
             options=options,
+            rethin=bool(sound.get("rethin", defaults.get("rethin", False))),
+            rethin_where=(*(where if "rethin" in sound else _DEFAULTS), "rethin"),
         )
 
     def check_defaults(self) -> None:
@@ -145,11 +154,13 @@ class EntryReader:
             self._cluster_size(shared["cluster_size"], (*_DEFAULT_OVERLAY, "cluster_size"))
 
     def minimum_savings(self, value: float | str) -> float:
-        """Return the share, 0 to 1, that ``5%``, ``"0.05"`` or ``0.05`` stands for."""
+        """Return the share, 0 to 1, that ``5%`` or ``0.05`` stands for; minus infinity for ``none``."""
+        if value == NO_MINIMUM:
+            return -math.inf
         share = _share(value) if isinstance(value, str) else float(value)
         where = ("minimum_savings",)
         if math.isnan(share) or share < 0 or math.isinf(share):
-            self._problems.add(where, f"{_shown(value)} is not a share; write it as 5% or 0.05")
+            self._problems.add(where, f"{_shown(value)} is not a share; write it as 5% or 0.05, or {NO_MINIMUM}")
         elif share > 1:
             hint = f'; did you mean "{value}%"?' if not isinstance(value, str) and share <= 100 else ""
             self._problems.add(where, f"{_shown(value)} is more than 100%{hint}")

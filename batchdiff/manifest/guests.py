@@ -162,10 +162,10 @@ class GuestFinder:
     def _is_overlay(self, guest: WrittenGuest, path: str) -> bool:
         """Return True if a glob's match is the overlay of another guest, and not a guest itself."""
         named = self._resolved(path)
-        origin = self._converted.origin_of(named)
-        if origin is None:
+        if guest.rethin:
             return False
-        return origin.original != named if origin.original else not guest.in_place
+        origins = self._converted.origins_of(named)
+        return any(each.original != named if each.original else not guest.in_place for each in origins)
 
     def _report_empty(self, guest: WrittenGuest, matched: int) -> None:
         """Report why a glob yields no guest."""
@@ -210,7 +210,11 @@ class GuestFinder:
         """Return the extents of VMDK guests that have no descriptor, and so cannot be guests of that format."""
         vmdks = [guest for guest in written if guest.image.format is ImageFormat.VMDK]
         paths = [path for guest in vmdks for path in images.get(guest.where, [guest.image.path])]
-        return extents_among(self._resolved(path) for path in paths if not unfit(path)) if vmdks else frozenset()
+        if not vmdks:
+            return frozenset()
+        matches = (path for found in images.values() for path in found)
+        files, named = ([self._resolved(path) for path in each if not unfit(path)] for each in (matches, paths))
+        return extents_among(files, named)
 
     def _written_overlays(self, written: Sequence[WrittenGuest]) -> set[str]:
         """Return the overlays to which the manifest gives a path."""

@@ -20,7 +20,8 @@ class GuestEntry:
     The overlay's path is the guest's own if the overlay is to take its place. ``converted``: the origin of the
     overlay if an earlier plan converted the guest; its image may be gone then. ``named``: the absolute name that
     the manifest gives the image, which may be a symbolic link to it. ``objection``: why it cannot be a guest,
-    although a glob matches it; empty if it can.
+    although a glob matches it; empty if it can. ``rethin``: it is an overlay of the template, which a thinner one
+    is to replace.
     """
 
     name: str
@@ -30,6 +31,7 @@ class GuestEntry:
     converted: OverlayOrigin | None = None
     named: str = ""
     objection: str = ""
+    rethin: bool = False
 
     @property
     def alias(self) -> str:
@@ -47,8 +49,9 @@ class Manifest:
     """A valid manifest; every path absolute, every glob expanded.
 
     ``sha256`` is the hex digest of the manifest file's bytes; ``minimum_savings`` is a share from 0 to 1 of
-    a guest's allocation. ``left_out`` has the guests that the operator did not choose: nothing is planned for
-    them, but other guests may be in their chains. ``warnings``: oddities, as ``LINE: PLACE: sentence``.
+    a guest's allocation, or minus infinity if guests may even take more space. ``left_out`` has the guests that
+    the operator did not choose: nothing is planned for them, but other guests may be in their chains.
+    ``warnings``: oddities, as ``LINE: PLACE: sentence``.
     """
 
     path: str

@@ -144,11 +144,11 @@ def _advice_on_key(key: str, known: list[str]) -> str:
     before, colon, after = key.partition(":")
     if colon and before in known:
         return f"; write a space after the colon: `{before}: {after}`"
+    if place := _place_of(key):
+        return f"; it belongs {place}"
     near = suggestion(key, known)
     if near:
         return near
-    if place := _place_of(key):
-        return f"; it belongs {place}"
     return f"; known here: {', '.join(known)}"
 
 

@@ -23,9 +23,11 @@ from batchdiff.plan.overlay_options import (
 from batchdiff.plan.plan import (
     DEFAULT_UNIT,
     FORMAT_VERSION,
+    NO_LOSSES,
     Diff,
     GuestPlan,
     GuestToConvert,
+    OriginalLosses,
     Plan,
     PlannedImage,
     Savings,
@@ -106,6 +108,8 @@ def _guest(guest: GuestPlan) -> dict[str, Any]:
         found["link"] = guest.alias
     if guest.image is not None:
         found |= _state(guest.image)
+    if isinstance(guest, GuestToConvert) and guest.losses != NO_LOSSES:
+        found["losses"] = asdict(guest.losses)
     found |= {"verdict": guest.verdict.value, "reason": guest.reason}
     found["overlay"] = {
         "path": guest.overlay_path,
@@ -192,7 +196,8 @@ def _guest_plan(record: dict[str, Any]) -> GuestPlan:
         return UntouchedGuest(**common, verdict=verdict, image=image, diff=diff)
     if image is None or diff is None:
         raise ValueError(f"guest {record['name']!r} is to be converted, but was not compared")
-    return GuestToConvert(**common, image=image, diff=diff)
+    losses = OriginalLosses(**_fields_in(record.get("losses", {}), OriginalLosses.__slots__))
+    return GuestToConvert(**common, image=image, diff=diff, losses=losses)
 
 
 def _diff(record: dict[str, Any], options: OverlayOptions, data: Runs, zero: Runs) -> Diff:

@@ -133,7 +133,12 @@ class PathMap:
         )
 
     def _origin(self, origin: OverlayOrigin) -> OverlayOrigin:
-        return replace(origin, plan_path=self.path(origin.plan_path), original=self.path(origin.original))
+        return replace(
+            origin,
+            plan_path=self.path(origin.plan_path),
+            original=self.path(origin.original),
+            before=tuple(self._origin(each) for each in origin.before),
+        )
 
 
 NOTHING_MOVED = PathMap()

@@ -16,8 +16,8 @@ from batchdiff.qcow2.geometry import Geometry
 
 FORMAT_VERSION = (1, 3)
 """1.1 added the filesystem's UUID to fingerprints; 1.2 added the exactness of savings, links to guests, and
-similarity; 1.3 added options of overlays, the space that they take with each kind of L2 entries, and the other
-files of images that consist of several."""
+similarity; 1.3 added options of overlays, the space that they take with each kind of L2 entries, what an original
+has that nothing else keeps, and the other files of images that consist of several."""
 
 DEFAULT_UNIT = 4096
 """Bytes; plans before 1.2 counted all space in units of this size."""
@@ -129,6 +129,21 @@ class Diff:
         return self.geometry.granule
 
 
+@dataclass(frozen=True, slots=True)
+class OriginalLosses:
+    """The parts of an original that neither its overlay nor an image rebuilt from that has.
+
+    Numbers of internal snapshots and persistent bitmaps, and bytes of its file that were reserved in advance.
+    """
+
+    snapshots: int = 0
+    bitmaps: int = 0
+    preallocated_bytes: int = 0
+
+
+NO_LOSSES = OriginalLosses()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Guest:
     """The part of a plan that every guest has, whatever its verdict.
@@ -150,6 +165,7 @@ class GuestToConvert(_Guest):
 
     image: PlannedImage
     diff: Diff
+    losses: OriginalLosses = NO_LOSSES
 
     @property
     def verdict(self) -> Verdict:

@@ -4,12 +4,13 @@ qcow2 does not record the identity of a backing file, so a change to a template 
 The sidecar lets verify detect that, lets the next plan see which guests are converted, and lets a lost journal be
 recovered. ``NAME.batchdiff-template.json``::
 
-    {"format_version": "1.1",
+    {"format_version": "1.2",
      "template": {"path", "format", "virtual_size", "digest", "fingerprints": [...], "earlier": [[...], ...]},
      "overlays": {"/images/web01.qcow2": {"guest": "web01", "plan": "sha256:...", "plan_path": "/images/...",
                                           "original": "/images/web01.img", "fingerprint": {...}}}}
 
-Version 1.0 had only ``guest`` and ``plan`` for an overlay, and no ``earlier``.
+Version 1.0 had only ``guest`` and ``plan`` for an overlay, and no ``earlier``. 1.2 added ``before`` to an overlay
+that a thinner one has replaced (``rethin``): the origins of the overlays that had its path before, the last first.
 """
 
 from __future__ import annotations
@@ -28,9 +29,12 @@ from batchdiff.linux.device_names import is_among_devices
 from batchdiff.plan.file import read_regular
 from batchdiff.plan.plan import Plan
 
-SIDECAR_VERSION = "1.1"
+SIDECAR_VERSION = "1.2"
 LARGEST = 64 << 20
 """The maximum number of bytes that are read; an overlay takes about 700."""
+
+_MOST_BEFORE = 16
+"""The most origins of replaced overlays that are kept for an overlay."""
 
 Chain = tuple[Fingerprint, ...]
 """One fingerprint for each file of a template's chain, the template first."""
@@ -42,6 +46,8 @@ class OverlayOrigin:
 
     ``plan``: the plan's checksum; ``plan_path``: the plan's path when it was applied; ``original``: the path of
     the guest that the overlay was made from; ``fingerprint``: that of the overlay when it was published.
+    ``before``: the origins of the overlays that it replaced as a thinner one, the last first; they have no
+    ``before`` themselves.
     """
 
     guest: str
@@ -49,6 +55,16 @@ class OverlayOrigin:
     plan_path: str = ""
     original: str = ""
     fingerprint: Fingerprint | None = None
+    before: tuple[OverlayOrigin, ...] = ()
+
+    @property
+    def lineage(self) -> tuple[OverlayOrigin, ...]:
+        """The origins of this overlay and of those that it replaced, the last first."""
+        return (self, *self.before)
+
+    def made_by(self, plan: str, guest: str) -> bool:
+        """Return True if the plan with that checksum made this overlay for a guest of that name."""
+        return (self.plan, self.guest) == (plan, guest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +132,7 @@ def to_document(sidecar: Sidecar, template: dict[str, Any]) -> dict[str, Any]:
             "fingerprints": [_fields(each) for each in sidecar.fingerprints],
             "earlier": [[_fields(each) for each in chain] for chain in sidecar.earlier],
         },
-        "overlays": {path: _origin_fields(origin) for path, origin in sorted(sidecar.overlays.items())},
+        "overlays": {path: origin_fields(origin) for path, origin in sorted(sidecar.overlays.items())},
     }
 
 
@@ -133,8 +149,11 @@ def encode_sidecar(document: dict[str, Any]) -> Iterator[str]:
     yield "}}\n"
 
 
-def _origin_fields(origin: OverlayOrigin) -> dict[str, Any]:
-    return _fields(origin) | {"fingerprint": None if origin.fingerprint is None else _fields(origin.fingerprint)}
+def origin_fields(origin: OverlayOrigin) -> dict[str, Any]:
+    """Return the plain values of an overlay's origin."""
+    found = _fields(origin) | {"fingerprint": None if origin.fingerprint is None else _fields(origin.fingerprint)}
+    del found["before"]
+    return found | ({"before": [origin_fields(each) for each in origin.before]} if origin.before else {})
 
 
 def _fields(value: OverlayOrigin | Fingerprint) -> dict[str, Any]:
@@ -164,6 +183,7 @@ def _origin(value: dict[str, Any]) -> OverlayOrigin:
         plan_path=str(value.get("plan_path", "")),
         original=str(value.get("original", "")),
         fingerprint=None if print_ is None else _fingerprint(print_),
+        before=tuple(_origin(each) for each in value.get("before", ())[:_MOST_BEFORE]),
     )
 
 

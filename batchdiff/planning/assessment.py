@@ -13,10 +13,9 @@ from batchdiff.extents import Extents, Kind
 from batchdiff.image.files import ReadObserver, settle
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
-from batchdiff.image.storage.allocation import DiskUse, disk_use_of
+from batchdiff.image.storage.allocation import disk_use_of, list_bytes
 from batchdiff.image.storage.allocation_units import Volume, volume_of
 from batchdiff.image.storage.block_ranges import Blocks
-from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image.storage.shared_blocks import raw_extents
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.fiemap import ExtentTable
@@ -27,14 +26,13 @@ from batchdiff.plan.plan import (
     Diff,
     GuestPlan,
     GuestToConvert,
-    Savings,
     Similarity,
     UntouchedGuest,
     Verdict,
-    why_unlike,
 )
 from batchdiff.planning.candidates import Candidate, untouched_guest
-from batchdiff.planning.overlay_content import OverlayContent, better_clusters, content_of
+from batchdiff.planning.original_losses import forbidden_preallocation, original_losses
+from batchdiff.planning.overlay_content import OverlayContent, content_of
 from batchdiff.planning.scan.reopening import reopen
 from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.sizes.compressed_estimate import Measure, stored_data
@@ -44,14 +42,11 @@ from batchdiff.planning.sizes.overlay_sizes import (
     disk_bytes,
     savings_of,
 )
+from batchdiff.planning.verdicts import Below, LeastSavings, verdict_of
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
 from batchdiff.units import ceil_div
-
-_WORTH_NAMING = 0.1
-"""The share of a guest's allocation that another cluster size must save to be suggested: its savings are estimated
-from the file's size, which differs a little from the space taken on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +160,11 @@ def _plan_guest(
     layout = _layout(candidate, geometry, extents, facts.manifest.template)
     volume = _volume(candidate, image)
     known = facts.located.get(image.path) or raw_extents(image)
+    losses = original_losses(image, known)
+    if reason := forbidden_preallocation(losses, facts.manifest.allow_loss):
+        return _refuse(candidate, reason)
     if options.compression is Compression.NONE:
-        data = extents.pairs(Kind.DATA) * geometry.granule
-        sharing = _will_share(candidate, image, geometry.granule, volume.unit)
-        small = geometry.granules == 1 and geometry.cluster_size < volume.unit
-        start = layout.data_offset if small else None
-        taken = space_taken(image, data, sharing=sharing, unit=volume.unit, known=known, file_start=start)
-        on_disk = disk_bytes(layout, taken.data, volume.unit) - taken.holes
-        size = OverlaySize(layout.file_size, 0, on_disk, taken.shared)
+        size = _uncompressed_size(candidate, image, layout, extents, known)
     elif isinstance(compressed, OverlaySize):
         size = compressed
     else:
@@ -181,7 +173,7 @@ def _plan_guest(
     savings = savings_of(guest=use, volume=volume, overlay=size, compared=content.sizes, geometry=geometry)
     data_runs, zero_runs = runs_of(extents)
     diff = Diff(geometry=geometry, data=data_runs, zero=zero_runs, savings=savings, similarity=content.similarity)
-    verdict, reason = _verdict(savings, use, facts.manifest.minimum_savings, content)
+    verdict, reason = verdict_of(savings, use, content, *_least(candidate, image, facts.manifest.minimum_savings))
     entry = dataclasses.replace(candidate.entry, options=options)
     if verdict is not Verdict.CONVERT:
         return untouched_guest(entry, candidate.record, verdict, reason, diff)
@@ -194,7 +186,31 @@ def _plan_guest(
         alias=entry.alias,
         image=candidate.record,
         diff=diff,
+        losses=losses,
     )
+
+
+def _uncompressed_size(
+    candidate: Candidate, image: Image, layout: Layout, extents: Extents, known: ExtentTable | None
+) -> OverlaySize:
+    """Return the size of an overlay whose data is stored as it is."""
+    geometry, unit = layout.geometry, _volume(candidate, image).unit
+    data = extents.pairs(Kind.DATA) * geometry.granule
+    sharing = _will_share(candidate, image, geometry.granule, unit)
+    small = geometry.granules == 1 and geometry.cluster_size < unit
+    start = layout.data_offset if small else None
+    taken = space_taken(image, data, sharing=sharing, unit=unit, known=known, file_start=start)
+    on_disk = disk_bytes(layout, taken.data, unit) - taken.holes
+    return OverlaySize(layout.file_size, 0, on_disk, taken.shared)
+
+
+def _least(candidate: Candidate, image: Image, minimum: float) -> tuple[LeastSavings, Below]:
+    """Return the savings that a guest needs to be converted, and what it rests on now."""
+    if candidate.entry.rethin:
+        # So much may seem to be saved by chance: another file of the same content is listed in other blocks.
+        chance = sum(list_bytes(each.fd, each.path) for each in image.own_files)
+        return LeastSavings(minimum, chance + 1), Below.TEMPLATE
+    return LeastSavings(minimum), Below.ANOTHER if candidate.entry.image.backing else Below.NOTHING
 
 
 def _layout(candidate: Candidate, geometry: Geometry, extents: Extents, template: ImageSource) -> Layout:
@@ -245,22 +261,3 @@ def _compressed_size(
         data_clusters=ceil_div(stored.file_bytes, geometry.cluster_size),
     )
     return OverlaySize(packed.file_size, stored.error_bytes, disk_bytes(packed, stored.disk_bytes, unit))
-
-
-def _verdict(savings: Savings, use: DiskUse, minimum: float, content: OverlayContent) -> tuple[Verdict, str]:
-    share = savings.saved_bytes / savings.allocated_bytes if savings.allocated_bytes else 0.0
-    if savings.saved_bytes <= 0:
-        if use.reclaimable == 0 < use.allocated:
-            return Verdict.SKIP, f"deleting it would free nothing: {use.note}"
-        if unlike := why_unlike(content.similarity):
-            return Verdict.SKIP, unlike
-        would = "would" if savings.exactness in {Exactness.EXACT, Exactness.AT_MOST} else "might"
-        better = better_clusters(content, savings, max(minimum, _WORTH_NAMING))
-        return Verdict.SKIP, f"its overlay {would} not be smaller than the guest is now{better}"
-    if share < minimum:
-        digits = 1 if f"{share:.1%}" != f"{minimum:.1%}" else 4
-        return (
-            Verdict.SKIP,
-            f"it would save {share:.{digits}%}, which is below the minimum of {minimum:.{digits}%}",
-        )
-    return Verdict.CONVERT, ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -10,8 +11,10 @@ from batchdiff.choices import Loss, Retire
 from batchdiff.dependents.dependents import Forbidden, dependents_in_manifest
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.files import own_files
+from batchdiff.files.filenames import shell_line
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.files.identity import identity_in, is_one_image
+from batchdiff.foreign.vpc import largest_cylinder
 from batchdiff.image.backing_names import resolved_backing
 from batchdiff.image.files import ReadObserver
 from batchdiff.image.format_marks import looks_like
@@ -26,6 +29,7 @@ from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.plan import Diff, PlannedImage, UntouchedGuest, Verdict
 from batchdiff.planning.owners import PART, Owners
+from batchdiff.planning.verdicts import Below
 from batchdiff.units import format_size
 
 _CONVERT_FIRST = "convert or remove that image first, then plan again"
@@ -101,15 +105,16 @@ def _examine(
     begun = fingerprint_at(entry.image.path)
     try:
         _check_not_replaced(entry, template.source, observer)
-        image = open_image(entry.image, no_overlay_of=template.source.path, observer=observer)
+        but = None if entry.rethin else template.source.path
+        image = open_image(entry.image, no_overlay_of=but, observer=observer)
     except OverlayError:
-        return untouched_guest(entry, None, Verdict.SKIP, "it is already an overlay of this template")
+        return untouched_guest(entry, None, Verdict.SKIP, already_thin(entry.image))
     except ImageError as error:
         return untouched_guest(entry, None, Verdict.REFUSE, str(error))
     with image:
         record = planned_image(image)
         try:
-            reason = _objection(image, record, template, under, manifest)
+            reason = _objection(image, entry, template, under, manifest)
             if not reason and record.fingerprints[0] != begun:
                 reason = "it changed while it was examined; shut its VM down"
         except (GuestError, ImageError) as error:
@@ -139,6 +144,15 @@ def _with_own_files(parts: list[Part], template: PlannedImage, manifest: Manifes
         return untouched_guest(part.entry, part.record, Verdict.REFUSE, reason) if reason else part
 
     return [decided(part) for part in parts]
+
+
+def already_thin(guest: ImageSource) -> str:
+    """Return why an overlay of the template is skipped, and how a thinner one can be planned."""
+    found = Below.TEMPLATE.value
+    if stat.S_ISBLK(os.stat(guest.path).st_mode):
+        return f"{found}, on a block device, whose place no thinner one can take"
+    keys = "" if guest.format is ImageFormat.QCOW2 else f", with `format: {ImageFormat.QCOW2}`,"
+    return f"{found}; `rethin: true`{keys} compares the two, and may make it thinner"
 
 
 def _without_backing_files(parts: list[Part], manifest: Manifest) -> list[Part]:
@@ -194,7 +208,7 @@ def _check_not_replaced(entry: GuestEntry, template: ImageSource, observer: Read
 
 
 def _objection(
-    image: Image, record: PlannedImage, template: PlannedImage, under: Underlying, manifest: Manifest
+    image: Image, entry: GuestEntry, template: PlannedImage, under: Underlying, manifest: Manifest
 ) -> str:
     """Return why a guest may not be converted; empty if it may. ``under``: the files that store the template.
 
@@ -206,21 +220,38 @@ def _objection(
         identity = identity_in(os.fstat(file.fd))
         if reason := _stores_template(template_risk(under, identity, manifest.retire), template):
             return reason
-    aside = record.source.path + own_files.QUARANTINE
-    if manifest.retire is Retire.QUARANTINE and os.path.lexists(aside):
+    aside = entry.image.path + own_files.QUARANTINE
+    # An original whose place the overlay takes has that name for a moment even if it is deleted.
+    if (manifest.retire is Retire.QUARANTINE or entry.in_place) and os.path.lexists(aside):
         return (
             f"its name in quarantine is taken: {aside} is the original of an earlier conversion."
             " `batchdiff purge OLD_PLAN --used`, with the plan of that conversion, deletes it"
         )
     # Before inspecting its tables: those of an image in use may be inconsistent.
     require_unused(image, Purpose.GUEST)
-    inspect(image)
-    if record.virtual_size < template.virtual_size:
-        return (
-            f"its disk is smaller than the template's ({format_size(record.virtual_size)} and"
-            f" {format_size(template.virtual_size)}). Was it copied from another template?"
-        )
+    inspect(image, refcounts=True)
+    if missing := _missing_bytes(image, template):
+        return _too_small(entry.image, template.virtual_size, missing)
     return _forbidden_loss(image.layers[0].losses, manifest.allow_loss)
+
+
+def _missing_bytes(image: Image, template: PlannedImage) -> int:
+    """Return by how much a guest's disk is smaller than the template's; 0 if only a conversion of a VHD cut it."""
+    missing = max(template.virtual_size - image.virtual_size, 0)
+    is_vhd = ImageFormat.VPC in {image.source.format, template.source.format}
+    return 0 if is_vhd and missing < largest_cylinder(template.virtual_size) else missing
+
+
+def _too_small(guest: ImageSource, size: int, missing: int) -> str:
+    """Return why a guest is refused whose disk is smaller than the template's, of ``size`` bytes."""
+    if missing >= largest_cylinder(size):
+        sizes = f"{format_size(size - missing)} and {format_size(size)}"
+        return f"its disk is smaller than the template's ({sizes}). Was it copied from another template?"
+    resize = shell_line(["qemu-img", "resize", "-f", guest.format, guest.path, str(size)])
+    return (
+        f"its disk is {format_size(missing)} smaller than the template's. If a conversion cut it, as those to and"
+        f" from VHD do, `{resize}` makes it as long again"
+    )
 
 
 def _forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:

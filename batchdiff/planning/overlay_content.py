@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchdiff.extents import Extents
+from batchdiff.extents import Extents, extents_between
 from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.plan.plan import Savings, Similarity
+from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.sizes.geometry_choice import chosen_geometry, compared_sizes
 from batchdiff.planning.sizes.overlay_sizes import ComparedSizes, extents_to_write
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import Geometry
-from batchdiff.units import format_size
+from batchdiff.units import ceil_div, format_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ def content_of(
     :raises FormatError: no overlay with these options can map the disk.
     """
     units, similarity = compared
+    # A guest may be a little smaller than its template: nothing past its end is compared.
+    units = extents_between(units, 0, ceil_div(virtual_size, UNIT))
     sizes = compared_sizes(units, virtual_size, options, unit)
     geometry = chosen_geometry(sizes, options.cluster_size)
     if geometry is None:

@@ -86,7 +86,7 @@ def make_plan(
     raise_descriptor_limit()
     with open_image(manifest.template, observer=observer) as image:
         require_unused(image, Purpose.TEMPLATE)
-        inspect(image)
+        inspect(image, refcounts=True)
         template = planned_image(image)
         parts = examine_guests(manifest, template, earlier.plans, observer)
         candidates = [part for part in parts if isinstance(part, Candidate)]

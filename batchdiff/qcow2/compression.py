@@ -1,7 +1,7 @@
 """Compression and decompression of single clusters, compatible with QEMU.
 
 zlib: a raw deflate stream with a window of 4 KiB (QEMU ``block/qcow2-threads.c``: windowBits -12). zstd: one
-frame. Both release the interpreter's lock, so threads compress in parallel.
+frame, or several. Both release the interpreter's lock, so threads compress in parallel.
 
 ISA-L inflates in half of zlib's time (64 KiB of program code on an AMD EPYC: 137 and 250 us) and is used if it is
 installed. A stream that it refuses is given to zlib, so installing ISA-L never changes which images are accepted:
@@ -18,13 +18,19 @@ from types import ModuleType
 
 import zstandard
 
-from batchdiff.qcow2.faults import FormatError
+from batchdiff.qcow2.faults import FormatError, require
 from batchdiff.qcow2.geometry import CompressionType
 
 _WINDOW_BITS = -12
 _ANY_WINDOW_BITS = -zlib.MAX_WBITS
 _DEFAULT_LEVELS = {CompressionType.ZLIB: zlib.Z_DEFAULT_COMPRESSION, CompressionType.ZSTD: 3}
 """Those of the libraries, and of QEMU."""
+
+_SKIPPABLE, _CHECKSUM, _REPEATED_BYTE = b"\x2a\x4d\x18", 1 << 2, 1
+"""In a zstd frame: the end of a skippable frame's mark, the descriptor's bit, the type of a block."""
+
+_MOST_FRAMES = 1000
+"""Frames of one cluster. QEMU writes one; millions of empty ones would take seconds for each cluster."""
 
 _per_thread = threading.local()
 
@@ -95,5 +101,43 @@ def _zstd_compressor(level: int) -> zstandard.ZstdCompressor:
 
 
 def _zstd_decompress(packed: bytes, most: int) -> bytes:
-    with zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=False) as reader:
-        return reader.read(most)
+    """Unpack up to ``most`` bytes of zstd frames, as QEMU does: until they make a cluster, ``most`` - 1 bytes.
+
+    :raises zstandard.ZstdError: a frame is damaged.
+    :raises FormatError: one ends past the end, or there are too many.
+    """
+    data, at = b"", 0
+    for _ in range(_MOST_FRAMES):
+        length = _frame_length(packed, at)
+        frame = memoryview(packed)[at : at + length]
+        with zstandard.ZstdDecompressor().stream_reader(frame, read_across_frames=False) as reader:
+            data += reader.read(most - len(data))
+        at += length
+        if len(data) >= most - 1 or at >= len(packed):
+            return data
+    raise FormatError(f"a compressed cluster has more than {_MOST_FRAMES} zstd frames")
+
+
+def _frame_length(packed: bytes, at: int) -> int:
+    """Return the length of the zstd frame at an index.
+
+    Source: RFC 8878, 3.1.1, "Zstandard Frames"; a skippable frame has its length in its header.
+
+    :raises zstandard.ZstdError: there is no frame.
+    :raises FormatError: it ends past the end.
+    """
+    mark, size = packed[at : at + 4], int.from_bytes(packed[at + 4 : at + 8], "little")
+    if mark[1:] == _SKIPPABLE and mark[0] >> 4 == 5:
+        end, is_last = at + 8 + size, True
+    else:
+        end, is_last = at + zstandard.frame_header_size(packed[at : at + 18]), False
+    has_checksum = not is_last and packed[at + 4] & _CHECKSUM
+    while not is_last:
+        block = int.from_bytes(packed[end : end + 3], "little")
+        is_last, kind, size = bool(block & 1), block >> 1 & 3, block >> 3
+        end += 3 + (1 if kind == _REPEATED_BYTE else size)
+        if end > len(packed):
+            break
+    end += 4 if has_checksum else 0
+    require(end <= len(packed), "a compressed cluster is damaged (its zstd frame has no end)")
+    return end - at

@@ -128,7 +128,8 @@ def check_l1(entries: Words, geometry: Geometry, file_size: int) -> npt.NDArray[
     if (used & _RESERVED_L1).any():
         raise FormatError("an L1 entry has reserved bits set")
     tables: npt.NDArray[np.int64] = (used & OFFSET_MASK).astype(np.int64)
-    tables = tables[tables != 0]
+    if (tables == 0).any():
+        raise FormatError("an L2 table lies on the header")
     _check_hosts(tables, geometry.cluster_size, file_size, "an L2 table")
     if _has_twice(tables):
         raise FormatError("one L2 table is used for two parts of the disk")
@@ -185,8 +186,10 @@ def check_l2(words: Words, geometry: Geometry, file_size: int) -> int:
     return len(host) * geometry.cluster_size + int(np.maximum(least, 1).sum())
 
 
-def check_external(words: Words, geometry: Geometry, start: int, virtual_size: int, data_size: int) -> None:
-    """Check one L2 table, of an image with a data file; ``start``: the offset on the disk at which it begins.
+def check_external(
+    words: Words, geometry: Geometry, places: npt.NDArray[np.int64], *, virtual_size: int, data_size: int
+) -> None:
+    """Check L2 tables of an image with a data file; ``places``: the offset on the disk of each cluster.
 
     Source: QEMU ``block/qcow2-cluster.c``, ``qcow2_get_host_offset()``.
 
@@ -201,10 +204,10 @@ def check_external(words: Words, geometry: Geometry, start: int, virtual_size: i
         _check_bitmaps(entry, words[:, 1], geometry)
     host = (entry & OFFSET_MASK).astype(np.int64)
     stored = np.flatnonzero(_is_stored(entry, geometry))
-    if (host[stored] != start + stored * geometry.cluster_size).any():
+    if (host[stored] != places[stored]).any():
         raise FormatError("a data cluster has another offset in the data file than on the disk")
-    used = np.flatnonzero(clusters_with_data(words, geometry))
-    end = min(start + (int(used[-1]) + 1) * geometry.cluster_size, virtual_size) if len(used) else 0
+    used = places[clusters_with_data(words, geometry)]
+    end = min(int(used.max()) + geometry.cluster_size, virtual_size) if len(used) else 0
     if end > data_size:
         raise FormatError(f"its data file is truncated: it has {data_size} bytes, and the tables need {end}")
 
@@ -229,11 +232,10 @@ def _check_hosts(offsets: npt.NDArray[np.int64] | Words, cluster_size: int, file
 
 
 def _check_bitmaps(entry: Words, bitmap: Words, geometry: Geometry) -> None:
-    packed = (entry & COMPRESSED) != 0
-    allocated = bitmap & np.uint64(0xFFFFFFFF)
+    # The bitmap of a compressed cluster is not in use: QEMU ignores it, too.
+    bitmap = np.where((entry & COMPRESSED) != 0, np.uint64(0), bitmap)
+    allocated = bitmap & _ALL_SUBCLUSTERS_ALLOCATED
     if (allocated & (bitmap >> np.uint64(32))).any():
         raise FormatError("a subcluster is marked both allocated and zero")
-    if (bitmap[packed] != 0).any():
-        raise FormatError("a compressed cluster has subclusters")
-    if (allocated[~packed & ~_is_stored(entry, geometry)] != 0).any():
+    if (allocated[~_is_stored(entry, geometry)] != 0).any():
         raise FormatError("a subcluster is marked allocated in a cluster that is not allocated")

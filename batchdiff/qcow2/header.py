@@ -1,4 +1,4 @@
-"""The qcow2 header: parsed with every check that needs no other part of the file, and built for new images.
+"""The qcow2 header: parsed with every check that needs no other part of the file.
 
 ::
 
@@ -15,15 +15,12 @@ from dataclasses import dataclass
 
 from batchdiff.qcow2.extensions import (
     AUTOCLEAR_RAW_DATA_FILE,
-    BACKING_FORMAT,
     backing_format,
     bitmaps_of,
     c_string,
     check_supported,
     data_file_of,
-    end_of_extensions,
     extensions_of,
-    packed_extension,
 )
 from batchdiff.qcow2.faults import ENCRYPTED, FormatError, require, require_opened
 from batchdiff.qcow2.geometry import (
@@ -36,16 +33,16 @@ from batchdiff.qcow2.geometry import (
 from batchdiff.units import SECTOR, ceil_div, format_size
 
 MAGIC = b"QFI\xfb"
-_FIXED = struct.Struct(">4sIQIIQIIQQIIQ")
-_V3 = struct.Struct(">QQQIIB7x")
-_V2_LENGTH, _V3_LENGTH, _V3_SHORTEST = 72, 112, 104
+FIXED = struct.Struct(">4sIQIIQIIQQIIQ")
+V3 = struct.Struct(">QQQIIB7x")
+V2_LENGTH, V3_LENGTH, _V3_SHORTEST = 72, 112, 104
 _MAX_SNAPSHOTS = 65536
 _SHORTEST_SNAPSHOT = 40
 MAX_NAME = 1023
 
-_DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION_TYPE, _EXTENDED_L2 = (1 << bit for bit in range(5))
-_LAZY_REFCOUNTS = 1 << 0
-_KNOWN_INCOMPATIBLE = _DIRTY | _CORRUPT | _DATA_FILE | _COMPRESSION_TYPE | _EXTENDED_L2
+_DIRTY, _CORRUPT, DATA_FILE, COMPRESSION_TYPE, EXTENDED_L2 = (1 << bit for bit in range(5))
+LAZY_REFCOUNTS = 1 << 0
+_KNOWN_INCOMPATIBLE = _DIRTY | _CORRUPT | DATA_FILE | COMPRESSION_TYPE | EXTENDED_L2
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +94,9 @@ def parse(head: bytes, file_size: int) -> Header:
 
     :raises FormatError: the image breaks the format's rules, is damaged, or needs an unsupported feature.
     """
-    if len(head) < _V2_LENGTH or head[:4] != MAGIC:
+    if len(head) < V2_LENGTH or head[:4] != MAGIC:
         raise FormatError("it is not a qcow2 image: the magic number QFI\\xfb is not at its start")
-    fields = _FIXED.unpack_from(head)
+    fields = FIXED.unpack_from(head)
     _, version, name_offset, name_size, cluster_bits, size, crypt, l1_entries, l1_offset = fields[:9]
     refcount_offset, refcount_clusters, snapshots, snapshots_offset = fields[9:]
     # The order matters: the layout of the rest depends on version and cluster size, and unknown features may
@@ -131,7 +128,7 @@ def parse(head: bytes, file_size: int) -> Header:
         bitmaps=bitmaps,
         backing_name=name,
         backing_format=backing_format(extensions),
-        lazy_refcounts=bool(compatible & _LAZY_REFCOUNTS),
+        lazy_refcounts=bool(compatible & LAZY_REFCOUNTS),
         snapshots_offset=snapshots_offset,
         bitmap_directory=(directory[0], directory[1]),
         data_file=data_file_of(extensions, has_one=geometry.external_data),
@@ -139,64 +136,6 @@ def parse(head: bytes, file_size: int) -> Header:
     _check_sizes(header, size)
     _check_tables(header, file_size)
     return header
-
-
-def build(header: Header) -> bytes:
-    """Build the header of a new image: fixed fields, extensions and backing file name.
-
-    :raises FormatError: they do not fit into the first cluster, the name is too long, or QEMU would refuse a
-        refcount table of that size.
-    """
-    geometry = header.geometry
-    more = _version_3_part(header) if header.version >= 3 else b""
-    fixed_length = _V2_LENGTH + len(more)
-    name = (header.backing_name or "").encode("utf-8", "surrogateescape")
-    extensions = b""
-    if header.backing_format is not None:
-        extensions += packed_extension(BACKING_FORMAT, header.backing_format.encode())
-    extensions += end_of_extensions()
-    # The name follows the extensions. All of it must fit into the first cluster.
-    name_offset = fixed_length + len(extensions) if name else 0
-    length = fixed_length + len(extensions) + len(name)
-    if len(name) > MAX_NAME:
-        raise FormatError(f"the template's path is {len(name)} bytes long; a qcow2 header allows {MAX_NAME}")
-    if length > geometry.cluster_size:
-        raise FormatError(
-            f"the header with the template's path takes {length} bytes, more than"
-            f" one cluster of {geometry.cluster_size}"
-        )
-    if header.refcount_bytes > MAX_REFCOUNT_TABLE_BYTES:
-        raise FormatError(
-            f"its refcount table would take {header.refcount_bytes} bytes, more than the"
-            f" {format_size(MAX_REFCOUNT_TABLE_BYTES)} that QEMU reads"
-        )
-    fixed = _FIXED.pack(
-        MAGIC,
-        header.version,
-        name_offset,
-        len(name),
-        geometry.cluster_bits,
-        header.virtual_size,
-        0,
-        header.l1_entries,
-        header.l1_offset,
-        header.refcount_offset,
-        header.refcount_bytes // geometry.cluster_size,
-        0,
-        0,
-    )
-    return fixed + more + extensions + name
-
-
-def _version_3_part(header: Header) -> bytes:
-    """Return the fields that version 3 added: feature bits, refcount order, header length, compression type."""
-    geometry = header.geometry
-    incompatible = (_EXTENDED_L2 if geometry.extended_l2 else 0) | (
-        _COMPRESSION_TYPE if geometry.compression_type else 0
-    )
-    compatible = _LAZY_REFCOUNTS if header.lazy_refcounts else 0
-    order = geometry.refcount_bits.bit_length() - 1
-    return _V3.pack(incompatible, compatible, 0, order, _V3_LENGTH, geometry.compression_type)
 
 
 def version_3_fields(head: bytes, version: int) -> tuple[int, int, int, int, int, int]:
@@ -207,9 +146,9 @@ def version_3_fields(head: bytes, version: int) -> tuple[int, int, int, int, int
     :raises FormatError: the header is too short for its version.
     """
     if version == 2:
-        return 0, 0, 0, 4, _V2_LENGTH, 0
-    require(len(head) >= _V3_LENGTH, "it ends inside its header")
-    incompatible, compatible, autoclear, refcount_order, length, compression = _V3.unpack_from(head, _V2_LENGTH)
+        return 0, 0, 0, 4, V2_LENGTH, 0
+    require(len(head) >= V3_LENGTH, "it ends inside its header")
+    incompatible, compatible, autoclear, refcount_order, length, compression = V3.unpack_from(head, V2_LENGTH)
     require_opened(length >= _V3_SHORTEST, f"the header length {length} is below {_V3_SHORTEST}")
     return incompatible, compatible, autoclear, refcount_order, length, compression if length > 104 else 0
 
@@ -231,10 +170,10 @@ def _geometry(
 ) -> Geometry:
     geometry = Geometry(
         cluster_size=1 << cluster_bits,
-        extended_l2=bool(incompatible & _EXTENDED_L2),
+        extended_l2=bool(incompatible & EXTENDED_L2),
         compression_type=_compression_type(incompatible, compression),
         zero_flag=version >= 3,
-        external_data=bool(incompatible & _DATA_FILE),
+        external_data=bool(incompatible & DATA_FILE),
         refcount_bits=refcount_bits,
     )
     require_opened(
@@ -246,7 +185,7 @@ def _geometry(
 
 def _compression_type(incompatible: int, value: int) -> CompressionType:
     require_opened(
-        bool(incompatible & _COMPRESSION_TYPE) == (value != 0),
+        bool(incompatible & COMPRESSION_TYPE) == (value != 0),
         "its compression type and its feature bit contradict each other",
     )
     require_opened(value in set(CompressionType), f"the compression type {value} is unknown")

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from batchdiff.extents import Extents, Kind, count_touched, fold, of_one_kind, only, split
 from batchdiff.qcow2.geometry import MAX_L1_BYTES, MAX_REFCOUNT_TABLE_BYTES, Geometry
-from batchdiff.qcow2.header import Header, build
+from batchdiff.qcow2.header import Header
+from batchdiff.qcow2.header_writing import build
 from batchdiff.units import ceil_div
 
 

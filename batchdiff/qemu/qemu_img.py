@@ -100,31 +100,39 @@ def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) ->
     _require_success(done)
 
 
-def file_map(image: ImageSource) -> str:
+_CRASHES = (
+    "Convert it with a newer version of QEMU, or with the program that made it, or leave it out of the manifest."
+)
+
+
+def file_map(image: ImageSource, *, most_output: int = _LARGEST_MAP) -> str:
     """Return what `qemu-img map` prints for an image: a JSON list of its ranges, with their offsets in the file.
 
     Source: QEMU, ``qemu-img`` manual, "map", and ``qapi/block-core.json`` (MapEntry).
 
-    :raises ImageError: QEMU refuses the image, or it has so many ranges that their list exceeds 256 MiB.
+    :raises ImageError: QEMU refuses the image, or the list of its ranges exceeds ``most_output`` bytes or 256 MiB.
     :raises InUseError: a VM uses it.
     :raises ProgramError: it could not be run.
     """
+    most_output = min(most_output, _LARGEST_MAP)
     try:
         done = programs.run(
             [_NAME, "map", "--output=json", *_names([image])],
             reads=image.files,
             timeout=_SECONDS_TO_MAP,
             package=_PACKAGE,
-            most_output=_LARGEST_MAP,
+            most_output=most_output,
         )
     except OutputError as error:
         raise ImageError(
             f"cannot use {image.path}",
-            why=f"the list of its ranges exceeds {format_size(_LARGEST_MAP)}",
+            why=f"the list of its ranges exceeds {format_size(most_output)}",
             remedy="Make a less fragmented copy with `qemu-img convert`, and use that.",
         ) from error
     if done.code == 1 and not _is_locked(done):
         raise ImageError(f"QEMU does not open {image.path}", why=done.described(), remedy=NOT_OPENED)
+    if done.code < 0:
+        raise ImageError(f"QEMU crashes on {image.path}", why=done.described(), remedy=_CRASHES)
     _require_success(done)
     return done.output
 

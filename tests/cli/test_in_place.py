@@ -58,8 +58,9 @@ def test_a_plan_can_be_made_again_once_overlays_took_their_places(in_place):
         notation.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, str(in_place.folder / name))
     in_place.plan("--detailed-exitcode", expect=10)
     verdicts = {guest["name"]: (guest["verdict"], guest["reason"]) for guest in in_place.document["guests"]}
-    overlay = ("skip", "it is already an overlay of this template")
-    assert verdicts["raw"] == verdicts["thick"] == overlay
+    for name in ("raw", "thick"):
+        verdict, reason = verdicts[name]
+        assert (verdict, reason.partition(";")[0]) == ("skip", "it is already an overlay of this template")
     assert verdicts["large"][0] == "convert"
 
 

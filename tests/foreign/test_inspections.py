@@ -8,6 +8,7 @@ import struct
 
 import notation
 import pytest
+from vhd import right_checksums
 
 from batchdiff.foreign.parallels import inspect_parallels
 from batchdiff.foreign.qed import inspect_qed
@@ -73,6 +74,22 @@ def at(offset, form, *values):
         struct.pack_into(form, image, offset, *values)
 
     return change
+
+
+def test_a_vhd_with_a_wrong_checksum_is_refused(made):
+    image = bytearray(made("vpc"))
+    image[100] ^= 1
+    with pytest.raises(FormatError, match="the checksum of its footer is wrong"):
+        inspect("vpc", image)
+
+
+def test_a_grain_table_past_the_end_is_refused(made):
+    """QEMU would read it as zeros."""
+    image = bytearray(made("vmdk"))
+    at = struct.unpack_from("<Q", image, 56)[0] * 512
+    struct.pack_into("<I", image, at, len(image) // 512)
+    with pytest.raises(FormatError, match=r"a grain table at .* is outside the file"):
+        inspect("vmdk", image)
 
 
 def text(old, new):
@@ -204,6 +221,8 @@ def test_a_fault_is_refused(made, image_format, change, words):
         sectors = notation.size(CONTENT) // 512
         image = bytearray(bytes(image).replace(b"RW %d " % sectors, b"RW 8388 "))
     change(image)
+    if image_format == "vpc":
+        right_checksums(image)
     with pytest.raises(FormatError) as caught:
         inspect(image_format, image)
     assert words.lower() in str(caught.value).lower()

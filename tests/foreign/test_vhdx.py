@@ -382,7 +382,9 @@ def test_an_image_whose_size_qemu_sees_differently(tmp_path, monkeypatch):
     path = make(tmp_path)
     real = mapped.qemu_img.file_map
     monkeypatch.setattr(
-        mapped.qemu_img, "file_map", lambda image: real(image).replace('"length": ', '"length": 1')
+        mapped.qemu_img,
+        "file_map",
+        lambda image, **limits: real(image, **limits).replace('"length": ', '"length": 1'),
     )
     with pytest.raises(ImageError, match="QEMU reads a disk of"):
         read(path)

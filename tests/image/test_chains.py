@@ -23,7 +23,8 @@ from batchdiff.image.backing_names import resolved_backing
 from batchdiff.image.open import MAX_CHAIN, inspect, open_image, open_layer
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qcow2.geometry import Geometry
-from batchdiff.qcow2.header import Header, build
+from batchdiff.qcow2.header import Header
+from batchdiff.qcow2.header_writing import build
 
 LOW = "64k:A 64k:- 128k:B 64k:0 64k:C"
 

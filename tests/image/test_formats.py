@@ -10,7 +10,7 @@ import pytest
 
 import batchdiff
 from batchdiff.errors import ImageError
-from batchdiff.image.formats import FORMATS, Unchecked, readable_formats
+from batchdiff.image.formats import FORMATS, Outside, Unchecked, readable_formats
 from batchdiff.image.open import open_image, open_layer
 from batchdiff.image_source import ImageFormat, ImageSource
 
@@ -47,6 +47,14 @@ def test_every_format_states_what_is_checked_before_it_is_trusted(image_format):
     statements = (safety.why,) if isinstance(safety, Unchecked) else safety
     assert statements
     assert all(re.fullmatch(r"[^A-Z.].*[^. ]", each) for each in statements)
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_every_format_states_which_other_files_it_can_refer_to(image_format):
+    """That none are possible is a value, too, and not an omission."""
+    safety = FORMATS[image_format].safety
+    assert isinstance(safety.outside if isinstance(safety, Unchecked) else safety[0], Outside)
+    assert isinstance(safety, Unchecked) or not any(isinstance(each, Outside) for each in safety[1:])
 
 
 def test_the_documents_list_the_checks():

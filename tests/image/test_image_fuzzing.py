@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import struct
+import subprocess
 
 import notation
 import pytest
@@ -85,7 +87,11 @@ def interesting(sound, offset, chosen):
 
 
 def judged(path, below):
-    """``refused`` or ``read``; what is read and not too large must be what QEMU reads."""
+    """``refused`` or ``read``; what is read and not too large must be what QEMU reads.
+
+    What is accepted for planning must also be without errors for `qemu-img check`.
+    """
+    strict = is_accepted_for_planning(path, below)
     with within(SECONDS):
         try:
             with open_image(source(path, *below)) as image:
@@ -99,6 +105,32 @@ def judged(path, below):
             print(f"refused: {error}")
             return "refused"
     print("read")
+    if strict:
+        assert_no_errors(path)
     if size <= 8 * MIB:
         assert_same(content, notation.qemu_content(path, "qcow2"))
     return "read"
+
+
+def is_accepted_for_planning(path, below):
+    with within(SECONDS):
+        try:
+            with open_image(source(path, *below)) as image:
+                inspect(image, refcounts=True)
+        except ImageError:
+            return False
+    return True
+
+
+HARMLESS = re.compile(
+    # A copied flag without need only makes QEMU copy a cluster, and a missing backing file is not check's subject.
+    r"OFLAG_COPIED|non-zero subcluster allocation bitmap|Leaked|^$|errors were found|may be wasted|recheck"
+    r"|leaked clusters|Data may be corrupted|waste of disk space|Image end offset|allocated|warning"
+)
+
+
+def assert_no_errors(path):
+    done = subprocess.run(["qemu-img", "check", "-f", "qcow2", path], capture_output=True, text=True, check=False)
+    if done.returncode == 2:
+        found = [line for line in (done.stdout + done.stderr).splitlines() if not HARMLESS.search(line)]
+        assert found == [], found

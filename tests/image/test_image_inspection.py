@@ -315,7 +315,6 @@ def test_a_terabyte_from_one_shared_table(tmp_path):
 BITMAPS = {
     "both-allocated-and-zero": (0, lambda bitmap: bitmap | 1 << 32, "both allocated and zero"),
     "allocated-without-a-cluster": (2, lambda bitmap: 1, "allocated in a cluster that is not"),
-    "compressed-with-subclusters": (1, lambda bitmap: 1, "a compressed cluster has subclusters"),
 }
 
 

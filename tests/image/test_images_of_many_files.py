@@ -334,5 +334,8 @@ def test_extents_among_files(tmp_path):
     notation.run("qemu-img", "create", "-q", "-f", "vmdk", str(alone), "1M")
     claimer = tmp_path / "claimer.vmdk"
     claimer.write_text(many_files.descriptor(many_files.FLAT, [(8, "alone.vmdk"), (8, "image.vmdk"), (8, "no")]))
-    found = extents_among([source.path, str(claimer), str(alone), str(tmp_path / "missing")])
+    images = [source.path, str(claimer), str(alone), str(tmp_path / "missing")]
+    found = extents_among([*images, *map(str, files)], images)
     assert {inode for _, _, inode in found} == {file.stat().st_ino for file in files}
+    # A file that nobody asked about is not even opened.
+    assert extents_among(images, images) == frozenset()

@@ -1,4 +1,7 @@
-"""batchdiff.image.mapped: images that QEMU maps read as QEMU reads them, and no map leads out of the file."""
+"""batchdiff.image.mapped: images that QEMU maps read as QEMU reads them, and no map leads out of the file.
+
+Guards qemu/image_map.py.
+"""
 
 import itertools
 import os
@@ -49,7 +52,9 @@ def maps(monkeypatch):
     """The images that QEMU maps."""
     asked = []
     real = qemu_img.file_map
-    monkeypatch.setattr(qemu_img, "file_map", lambda source: asked.append(source.path) or real(source))
+    monkeypatch.setattr(
+        qemu_img, "file_map", lambda source, **most: asked.append(source.path) or real(source, **most)
+    )
     return asked
 
 
@@ -142,8 +147,8 @@ def test_a_file_that_is_replaced_while_qemu_maps_it_is_refused(tmp_path, monkeyp
     other = make(tmp_path / "other", "vdi", content="8M:X")
     real = qemu_img.file_map
 
-    def replaced(*arguments):
-        text = real(*arguments)
+    def replaced(*arguments, **options):
+        text = real(*arguments, **options)
         os.replace(other.path, source.path)
         return text
 
@@ -186,7 +191,7 @@ def test_a_hostile_map_is_refused(tmp_path, image_format, table, form, entries, 
 def test_data_that_qemu_does_not_map_is_refused(tmp_path, monkeypatch):
     source = make(tmp_path, "vdi")
     text = '[{"start": 0, "length": 4096, "depth": 0, "zero": false, "data": true}]'
-    monkeypatch.setattr(qemu_img, "file_map", lambda *_: text)
+    monkeypatch.setattr(qemu_img, "file_map", lambda *_, **__: text)
     with pytest.raises(ImageError, match="does not map its data to offsets"):
         read(source)
 
@@ -203,7 +208,7 @@ def test_data_that_qemu_does_not_map_is_refused(tmp_path, monkeypatch):
 )
 def test_a_map_that_is_not_of_this_file_alone_or_not_whole_is_refused(tmp_path, monkeypatch, text):
     source = make(tmp_path, "vdi")
-    monkeypatch.setattr(qemu_img, "file_map", lambda *_: text)
+    monkeypatch.setattr(qemu_img, "file_map", lambda *_, **__: text)
     with pytest.raises(ImageError, match="does not map its data to offsets"):
         read(source)
 

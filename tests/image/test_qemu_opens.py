@@ -346,7 +346,6 @@ READ_AS_QEMU_DOES = {
     ),
     "snapshots-with-all-extra-data": ("snapshots", both(put(">I", 1024)(snapshot_table, 36), padded)),
     "an-old-header": ("plain", both(field("header_length", 104), put(">Q", 0)(lambda _: 104))),
-    "refcounts-of-a-bit": ("plain", field("refcount_order", 6)),
 }
 
 

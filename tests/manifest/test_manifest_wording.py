@@ -17,7 +17,7 @@ def overlay(options: str) -> str:
     [
         (
             guests(GUEST, tail="minimum_savings: much\n"),
-            '5: minimum_savings: "much" is not a share; write it as 5% or 0.05',
+            '5: minimum_savings: "much" is not a share; write it as 5% or 0.05, or none',
         ),
         (
             guests(GUEST, tail="minimum_savings: 20\n"),

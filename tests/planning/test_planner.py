@@ -23,7 +23,7 @@ from disk_cases import layers
 from filesystems import look_again, mounted
 from oracle import source, within
 
-from batchdiff.choices import Loss, Retire
+from batchdiff.choices import OF_OVERLAYS, Loss, Retire
 from batchdiff.errors import ImageError, WorkerError
 from batchdiff.image.image import Image
 from batchdiff.image.storage.shared_blocks import SharedExtent
@@ -181,7 +181,7 @@ def test_smaller_by_a_byte_is_what_qemu_shows(tmp_path):
 
 
 @pytest.mark.parametrize("allowed", [[], [Loss.SNAPSHOTS], [Loss.BITMAPS], list(Loss)])
-@pytest.mark.parametrize("loss", Loss)
+@pytest.mark.parametrize("loss", OF_OVERLAYS)
 def test_what_would_be_lost(tmp_path, template, loss, allowed):
     path = notation.write_qcow2(tmp_path / "g.qcow2", TEMPLATE)
     what = ("snapshot", "-c", "s1") if loss is Loss.SNAPSHOTS else ("bitmap", "--add")

@@ -1,4 +1,7 @@
-"""Headers: built ones parse to what they were built from and QEMU understands them; parsing never breaks down."""
+"""Headers: built ones parse to what they were built from and QEMU understands them; parsing never breaks down.
+
+Guards qcow2/header_writing.py.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from patching import Patched
 
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import REFCOUNT_BITS, CompressionType, Geometry
-from batchdiff.qcow2.header import MAX_NAME, Header, build, parse
+from batchdiff.qcow2.header import MAX_NAME, Header, parse
+from batchdiff.qcow2.header_writing import build
 
 
 @st.composite

@@ -9,7 +9,7 @@ from plans import diff_of, guest_plan, planned_image, refused_guest, savings, sm
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.document import to_dict
 from batchdiff.plan.overlay_options import Compat, Compression, OverlayOptions
-from batchdiff.plan.plan import Similarity
+from batchdiff.plan.plan import OriginalLosses, Similarity
 from batchdiff.plan.runs import NO_RUNS
 
 
@@ -36,7 +36,9 @@ def test_every_field_that_is_written_is_in_the_schema():
     options = OverlayOptions(compression=Compression.ZLIB, compression_level=9, refcount_bits=8)
     sizes = {"standard_l2_disk_bytes": ((65536, 1),), "extended_l2_disk_bytes": ((65536, 1),)}
     diff = diff_of(options, data=NO_RUNS, zero=NO_RUNS, savings=savings(**sizes), similarity=Similarity(1, 2))
-    guest = guest_plan(image=image, source=source, diff=diff, options=options, alias="/srv/link")
+    guest = guest_plan(
+        image=image, source=source, diff=diff, options=options, alias="/srv/link", losses=OriginalLosses(1, 2, 3)
+    )
     version_2 = refused_guest("old", options=OverlayOptions(compat=Compat.V2))
     written = keys(to_dict(small_plan(guest, version_2)))
     assert written | {"checksum"} == schema_keys(plan_schema.PLAN)

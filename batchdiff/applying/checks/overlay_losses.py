@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import closing
 from typing import TypeAlias
 
@@ -9,8 +10,11 @@ from batchdiff.applying.guests.commands import command
 from batchdiff.choices import Loss
 from batchdiff.errors import GuestError
 from batchdiff.files.filenames import shell_word
+from batchdiff.image.layer import Losses
 from batchdiff.image.open import open_layer
 from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.plan.plan import GuestToConvert
+from batchdiff.units import format_size
 
 LossesAllowed: TypeAlias = frozenset[Loss]
 
@@ -21,7 +25,10 @@ def counted_losses(path: str) -> dict[Loss, str]:
     :raises ImageError: it is missing, or not a sound qcow2 image.
     """
     with closing(open_layer(ImageSource(path, ImageFormat.QCOW2))) as layer:
-        losses = layer.losses
+        return _counted(layer.losses)
+
+
+def _counted(losses: Losses) -> dict[Loss, str]:
     counts = (
         (Loss.SNAPSHOTS, losses.snapshots, "internal snapshot"),
         (Loss.BITMAPS, losses.bitmaps, "persistent bitmap"),
@@ -44,6 +51,19 @@ def check_losses(guest: str, path: str, allowed: LossesAllowed) -> None:
             remedy=f"`qemu-img info {shell_word(path)}` lists them. To give them up:"
             f" {command('restore', guest, *flags)}.",
         )
+
+
+def lost_with_originals(guests: Iterable[GuestToConvert]) -> dict[str, list[str]]:
+    """Return what only originals have, in words, each with the names of the guests."""
+    found: dict[str, list[str]] = {}
+    for guest in guests:
+        losses = guest.losses
+        words = [*_counted(Losses(losses.snapshots, losses.bitmaps)).values()]
+        if losses.preallocated_bytes:
+            words.append(f"{format_size(losses.preallocated_bytes)} of preallocated space")
+        if words:
+            found.setdefault(" and ".join(words), []).append(guest.name)
+    return found
 
 
 def not_given_back(image_format: ImageFormat) -> list[str]:

@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from batchdiff.applying.journal.records import History
 from batchdiff.choices import VerifyMode
 from batchdiff.errors import PlanError
@@ -17,6 +19,17 @@ from batchdiff.image.image import Image
 from batchdiff.plan.plan import PlannedImage
 
 PLAN_AGAIN = "Shut down whatever writes to it, if anything; then plan again."
+
+
+def with_accepted(record: PlannedImage, template: Image) -> PlannedImage:
+    """Return a guest's record in which the template's files, below an overlay, count as they were accepted.
+
+    The template may have lost its write permission since, or have been restored with another inode.
+    """
+    accepted = dict(zip((layer.path for layer in template.layers), template.fingerprints(), strict=True))
+    below = zip(record.paths[1:], record.fingerprints[1:], strict=True)
+    known = tuple(accepted.get(path, planned) for path, planned in below)
+    return replace(record, fingerprints=(record.fingerprints[0], *known))
 
 
 def changes_since_planned(image: Image, record: PlannedImage, history: History) -> str:

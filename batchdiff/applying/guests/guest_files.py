@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from batchdiff.applying.guests.file_names import original_names, overlay_names
 from batchdiff.applying.guests.status import OnDisk, TemplateIs, Written
 from batchdiff.applying.journal.leftovers import leftover
-from batchdiff.applying.journal.records import Goal, GuestState, History
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, History
 from batchdiff.errors import GuestError
 from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
 from batchdiff.plan.plan import GuestToConvert, Plan, PlannedImage
@@ -71,7 +71,8 @@ def _has_made_way(guest: GuestToConvert, state: GuestState | None) -> bool:
 def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | None:
     """Return the original of a guest, under its present name; None if it is gone.
 
-    In quarantine any regular file counts, because only batchdiff gives that name. At the guest's own path a file
+    In quarantine any regular file counts, because only batchdiff gives that name, unless the guest's own original
+    was deleted. At the guest's own path a file
     counts if it was not written to; if the overlay has a path of its own, one that a VM may have used counts, too.
 
     :raises GuestError: either of two files could be it.
@@ -81,6 +82,8 @@ def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | No
     if own is not None and (own.proven or _has_made_way(guest, state)):
         return own
     aside = find_original_aside(guest)
+    if aside is not None and not aside.proven and state is not None and state.fate is Fate.DELETED:
+        aside = None  # a later plan has put its own original there: an overlay that it made thinner
     if own is None or _is_rebuilt(own.now, state) or guest.overlay_path == guest.source.path:
         return aside
     if aside is not None:

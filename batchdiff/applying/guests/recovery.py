@@ -39,7 +39,7 @@ def recover_states(plan: Plan, history: History, path_map: PathMap = NOTHING_MOV
     for guest in plan.to_convert:
         if _is_known(guest.name, history):
             continue
-        origin = origins.get(guest.overlay_path)
+        origin = _of_plan(origins.get(guest.overlay_path), guest, plan)
         if guest.name in history.states and not _is_recorded(guest, origin, plan):
             continue  # an apply that died before it had published the overlay
         state = _state(guest, origin, plan)
@@ -54,6 +54,17 @@ def _is_known(name: str, history: History) -> bool:
     if state is None:
         return name in history.times
     return state.published or state.goal is not Goal.APPLY or state.step is Step.RESTORED
+
+
+def _of_plan(origin: OverlayOrigin | None, guest: GuestToConvert, plan: Plan) -> OverlayOrigin | None:
+    """Return an overlay's origin; if a later plan replaced the overlay by a thinner one, that of this plan.
+
+    Its fingerprint is left out then, because another file is at the overlay's path.
+    """
+    for each in () if origin is None else origin.before:
+        if _is_recorded(guest, each, plan):
+            return replace(each, fingerprint=None)
+    return origin
 
 
 def _is_recorded(guest: GuestToConvert, origin: OverlayOrigin | None, plan: Plan) -> bool:

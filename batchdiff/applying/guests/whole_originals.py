@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from batchdiff.applying.guests.commands import commands
@@ -41,9 +41,16 @@ def _is_whole(original: Found, guest: GuestToConvert) -> bool:
     return not planned.was_written_to(original.now) and not changed_parts(guest.image)
 
 
-def originals_first(error: BatchdiffError, guests: Iterable[GuestToConvert], history: History) -> BatchdiffError:
-    """Return the same error, with a remedy that starts with the intact originals."""
-    whole = whole_originals(guests, history)
+def originals_first(
+    error: BatchdiffError, guests: Sequence[GuestToConvert], plan: Plan, history: History
+) -> BatchdiffError:
+    """Return the same error about the template, with a remedy that starts with the intact originals.
+
+    An original that was an overlay of the template itself is not intact without it.
+    """
+    template = plan.template.source.path
+    needing = [guest for guest in guests if template in (below.path for below in guest.source.backing)]
+    whole = whole_originals((guest for guest in guests if guest not in needing), history)
     if not whole or whole in error.remedy:
         return error
     otherwise = f"Otherwise: {error.remedy[0].lower()}{error.remedy[1:]}" if error.remedy else ""
@@ -68,4 +75,4 @@ def template_needed(plan: Plan, history: History) -> Iterator[None]:
     try:
         yield
     except (ImageError, PlanError) as error:
-        raise originals_first(error, plan.to_convert, history) from error
+        raise originals_first(error, plan.to_convert, plan, history) from error

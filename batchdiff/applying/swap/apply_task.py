@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from batchdiff.applying.checks.staleness import changes_since_planned, check_unchanged, stale
+from batchdiff.applying.checks.staleness import changes_since_planned, check_unchanged, stale, with_accepted
 from batchdiff.applying.checks.verify import Check, Comparison, verify
 from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.file_names import original_names
@@ -70,7 +70,8 @@ class ApplyTask:
         if self._detector is None:
             if self.incoming.was_published:
                 self._require_untouched(original)
-            check_unchanged(original, self._plan.image, self._run.journal.history, self._mode)
+            planned = with_accepted(self._plan.image, self._run.template)
+            check_unchanged(original, planned, self._run.journal.history, self._mode)
             self._detector = ChangeDetector(self._run.journal)
         self._detector.check_chain(original)
         self._run.check_template()
@@ -144,7 +145,8 @@ class ApplyTask:
         """Return the error for an overlay that differs: a VM wrote to it, or the original changed."""
         if self.incoming.was_published:
             return _used(self._plan, original.source.path, error)
-        changes = changes_since_planned(original, self._plan.image, self._run.journal.history)
+        planned = with_accepted(self._plan.image, self._run.template)
+        changes = changes_since_planned(original, planned, self._run.journal.history)
         if changes:
             return stale(changes)
         # Neither happened, so this machine cannot be trusted.

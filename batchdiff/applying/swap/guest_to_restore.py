@@ -71,7 +71,8 @@ class GuestToRestore:
         """Remove the overlay from the template's sidecar; return a remark if that fails."""
         template = self.template.source.path
         try:
-            forget_overlay(template, self.plan.overlay_path)
+            plan = self.run.session.plan.checksum
+            forget_overlay(template, self.plan.overlay_path, plan=plan, guest=self.plan.name)
         except OSError as error:
             return [f"the sidecar of {template} still names the overlay ({reason(error)})"]
         return []

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from batchdiff.errors import PlanError
 from batchdiff.files.atomic_write import discard_leftovers, write_whole
@@ -23,6 +24,7 @@ from batchdiff.plan.sidecar import (
     OverlayOrigin,
     Sidecar,
     encode_sidecar,
+    origin_fields,
     read_sidecar,
     sidecar_path,
     sidecar_paths,
@@ -38,7 +40,8 @@ def record_overlay(
 ) -> None:
     """Record an overlay of the template, and the digest of the template's content.
 
-    ``earlier``: fingerprints that the template had before, with the same content.
+    If the overlay was made from another overlay of the template at the same path (``rethin``), the origin of that
+    one is kept with it. ``earlier``: fingerprints that the template had before, with the same content.
 
     :raises PlanError: other overlays need it with different content, or the sidecar cannot be read.
     :raises OSError: the sidecar cannot be written.
@@ -51,11 +54,20 @@ def record_overlay(
         return Sidecar(
             digest,
             template.fingerprints(),
-            before.overlays | {overlay_path: origin},
+            before.overlays | {overlay_path: _after(before.overlays.get(overlay_path), origin, overlay_path)},
             _distinct((*known, *earlier), but=template.fingerprints()),
         )
 
     _rewrite(template, sidecar_path(template.path, overlay_path), change)
+
+
+def _after(last: OverlayOrigin | None, origin: OverlayOrigin, overlay_path: str) -> OverlayOrigin:
+    """Return the origin of a new overlay, with those of the overlays that had its path before."""
+    if last is None or origin.original != overlay_path:
+        return origin
+    # A run that continues after a crash records its overlay again.
+    known = last.before if last.made_by(origin.plan, origin.guest) else last.lineage
+    return replace(origin, before=tuple(replace(each, before=()) for each in known))
 
 
 def check_other_overlays(template_path: str, digest: str, overlay_path: str) -> None:
@@ -97,8 +109,11 @@ def _other_content(template_path: str, overlays: list[str]) -> PlanError:
     )
 
 
-def forget_overlay(template_path: str, overlay_path: str) -> None:
+def forget_overlay(template_path: str, overlay_path: str, *, plan: str, guest: str) -> None:
     """Record that an overlay is gone. The template itself need not be there.
+
+    ``plan``, ``guest``: the checksum of the plan that is undone for a guest. If its overlay was a thinner one in
+    the place of another overlay, that one is recorded again.
 
     :raises OSError: the sidecar cannot be written.
     """
@@ -109,8 +124,19 @@ def forget_overlay(template_path: str, overlay_path: str) -> None:
         before = read_sidecar(path)
         if before is not None and overlay_path in before.overlays:
             document = json.loads(read_regular(path, LARGEST))
+            left = _without(before.overlays[overlay_path], plan, guest)
             del document["overlays"][overlay_path]
+            if left is not None:
+                document["overlays"][overlay_path] = origin_fields(left)
             write_whole(path, encode_sidecar(document))
+
+
+def _without(origin: OverlayOrigin, plan: str, guest: str) -> OverlayOrigin | None:
+    """Return the last origin before the one that a plan recorded; None if there is none."""
+    lineage = origin.lineage
+    at = next((number for number, each in enumerate(lineage) if each.made_by(plan, guest)), len(lineage))
+    left = lineage[at + 1 :]
+    return replace(left[0], before=left[1:]) if left else None
 
 
 def discard_unfinished(plan: Plan) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from batchdiff.applying.checks.overlay_losses import not_given_back
+from batchdiff.applying.checks.overlay_losses import lost_with_originals, not_given_back
 from batchdiff.applying.dry_run import dry_run_restore
 from batchdiff.applying.guests.converted_elsewhere import require_done_here
 from batchdiff.applying.journal.records import History
@@ -18,6 +18,7 @@ from batchdiff.cli.run_session import carry_out, dry_run, exit_code
 from batchdiff.plan.file import read_plan
 from batchdiff.plan.plan import Plan
 from batchdiff.report.results_text import undone_text
+from batchdiff.units import few
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -68,6 +69,8 @@ def _ask(
     for form in sorted({guest.source.format for guest, _ in found}):
         for loss in not_given_back(form):
             console.warn(f"note: if an image of a {form} guest has to be rebuilt, {loss}")
+    for words, names in lost_with_originals(guest for guest, _ in found).items():
+        console.warn(f"note: if the image of {few(names)} has to be rebuilt, it will lack {words} of the original")
     if not arguments.yes and options.guests is None and len(found) > 1 and console.can_ask:
         lines = [f"{guest.name}: {guest.overlay_path} -> {guest.source.path}" for guest, _ in found]
         question = Question(

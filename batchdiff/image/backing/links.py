@@ -31,6 +31,10 @@ _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 """Errors for a path that no program can open. After any other error, such as EMFILE, there may be a file."""
 
 
+_NO_IMAGES = ("/proc/", "/sys/", "/etc/")
+"""Folders without images, in which a header can name secrets, or files that do something when they are read."""
+
+
 class Unread(NamedTuple):
     """A file or folder that could not be read, and why."""
 
@@ -41,11 +45,18 @@ class Unread(NamedTuple):
 class BackingGraph:
     """The images of one search, and the files that they depend on.
 
-    ``untouched``: files that are never opened, even if an image names them.
+    ``untouched``: files that are never opened, even if an image names them. ``raw``: images that are declared raw.
+    The guest that writes to one could forge a header, so no file that only such a header names is opened.
     """
 
-    def __init__(self, heads: Heads, untouched: frozenset[Identity] = frozenset()) -> None:
-        self._heads, self._untouched = heads, untouched
+    def __init__(
+        self,
+        heads: Heads,
+        untouched: frozenset[Identity] = frozenset(),
+        *,
+        raw: frozenset[Identity | None] = frozenset(),
+    ) -> None:
+        self._heads, self._untouched, self._raw = heads, untouched, raw
         self._devices: set[Identity] = set()
         self._above: dict[Target, set[Identity]] = {}
         self._paths: dict[Identity, str] = {}
@@ -104,6 +115,10 @@ class BackingGraph:
                     pending.append(image)
         return found
 
+    def directly_on(self, target: Target) -> frozenset[Identity]:
+        """Return the images that name a target themselves."""
+        return frozenset(self._above.get(target, ()))
+
     def _place(self, path: str) -> _Place:
         known = self._places.get(path)
         if known is None:
@@ -129,7 +144,7 @@ class BackingGraph:
                 for target in (below.path, below.identity):
                     if target is not None:
                         self._above.setdefault(target, set()).add(identity)
-                if not named.ends_there:
+                if not named.ends_there and identity not in self._raw and not below.path.startswith(_NO_IMAGES):
                     yield path
 
     def _names(self, place: _Place, identity: Identity) -> tuple[Named, ...]:

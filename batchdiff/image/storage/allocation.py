@@ -25,6 +25,11 @@ from batchdiff.image.storage.overlayfs import OVERLAYFS, upper_place
 from batchdiff.linux.btrfs import StoredExtent, is_btrfs, stored_extents
 from batchdiff.linux.fiemap import NO_EXTENTS, ExtentFlag, ExtentTable, extent_table, physical_extents
 from batchdiff.linux.mounts import filesystem_of
+from batchdiff.units import ceil_div
+
+_LISTED_IN_A_BLOCK = 100
+"""Extents of 12 (ext4) or 16 bytes (XFS), in blocks of 4 KiB that may be half empty; a little is left for blocks
+that list such blocks."""
 
 _OF_OTHERS = "blocks shared with files other than the template are freed too, once the last of those files goes"
 
@@ -107,6 +112,18 @@ def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS, known: ExtentTable
     if filesystem in MEASURED:
         return found
     return replace(found, exactness=Exactness.UNKNOWN, note=why_not_measured(filesystem))
+
+
+def list_bytes(fd: int, path: str) -> int:
+    """Return the most bytes of an open file's blocks in which its filesystem may list the file's extents.
+
+    ext4 and XFS put at least 100 extents into a block of that list; other filesystems do not count it.
+
+    :raises ImageError: the filesystem reports an error.
+    """
+    table = extent_table(fd, path, having=0)
+    extents = 0 if table is None else len(table.length)
+    return ceil_div(extents, _LISTED_IN_A_BLOCK) * os.fstat(fd).st_blksize
 
 
 def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:

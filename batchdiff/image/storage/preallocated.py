@@ -8,15 +8,39 @@
 So the result of SEEK_DATA depends on what has been read before; that of FIEMAP does not. Even FIEMAP only
 hints where to look for zeros, and proves nothing about the content.
 
+An original whose disk space was reserved that way would lose it. But not every unwritten block was reserved: VMs
+and QEMU make small ones when they write zeros, and XFS leaves large ones in the holes of files that cp writes.
+
 Source: Linux ``Documentation/filesystems/fiemap.rst`` (FIEMAP_EXTENT_UNWRITTEN).
 """
 
 from __future__ import annotations
 
 import bisect
+import itertools
+import os
+import stat
 from collections.abc import Iterator
 
+import numpy as np
+
 from batchdiff.linux.fiemap import ExtentFlag, ExtentTable, extent_table
+from batchdiff.linux.inode_flags import was_preallocated
+from batchdiff.linux.mounts import filesystem_of
+from batchdiff.units import MIB
+
+_LEAST_RUN = 4 * MIB
+"""The shortest run of unwritten blocks that counts: QEMU zeroes the rest of a qcow2 cluster (at most 2 MiB) that a
+VM begins to write, and XFS rounds each extent of an image that QEMU creates up to 1 MiB."""
+
+_LEAST_SHARE = 0.1
+"""The least share of the disk: a VM that makes a filesystem zeroes less than 2 % of it."""
+
+_WHOLE = 0.99
+"""The share of a file's length that must be allocated on filesystems that leave unwritten blocks in holes."""
+
+_ONLY_RESERVED = {"ext4", "btrfs"}
+"""The filesystems on which only programs make unwritten blocks within a file's length."""
 
 
 class Unwritten:
@@ -59,3 +83,43 @@ class Unwritten:
                 yield at, min(self._ends[number], end), True
                 at = self._ends[number]
             number += 1
+
+
+def reserved_bytes(fd: int, path: str, virtual_size: int, *, known: ExtentTable | None = None) -> int:
+    """Return the preallocated bytes of an open image file; 0 if they are too few to have been reserved on purpose.
+
+    Counted are runs of at least 4 MiB within the file's length, and only if together they are at least a tenth of
+    the disk's ``virtual_size``. On XFS, and filesystems that are not known, the file must also be allocated whole,
+    and on XFS some program must have called fallocate(2) for it. ``known``: at least its unwritten extents, if
+    they were asked for before.
+
+    :raises ImageError: the filesystem reports an error.
+    """
+    info = os.fstat(fd)
+    filesystem = filesystem_of(fd)
+    if not stat.S_ISREG(info.st_mode) or (filesystem == "xfs" and not was_preallocated(fd)):
+        return 0
+    only_reserved = filesystem in _ONLY_RESERVED
+    table = known if only_reserved else None
+    if table is None:
+        table = extent_table(fd, path, having=ExtentFlag.UNWRITTEN if only_reserved else 0)
+    if table is None:
+        return 0
+    starts, ends = np.minimum(table.logical, info.st_size), np.minimum(table.logical + table.length, info.st_size)
+    if not only_reserved and (ends - starts).sum() < _WHOLE * max(info.st_size, virtual_size):
+        return 0
+    unwritten = table.flags & ExtentFlag.UNWRITTEN != 0
+    runs = _joined(zip(starts[unwritten].tolist(), ends[unwritten].tolist(), strict=True))
+    total = sum(end - start for start, end in runs if end - start >= _LEAST_RUN)
+    return total if total >= _LEAST_SHARE * virtual_size else 0
+
+
+def _joined(parts: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield sorted parts (start, end), with those joined that touch each other."""
+    begin = last = 0
+    for start, end in itertools.chain(parts, [(-1, -1)]):
+        if start != last:
+            if begin < last:
+                yield begin, last
+            begin = start
+        last = end

@@ -15,6 +15,7 @@ Ranges are aligned to the largest cluster, so folding to clusters never crosses 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -109,6 +110,7 @@ class Scanner:
                 self._failures[guest_index] = guest
             else:
                 self._guests[guest_index] = guest
+        self._thin = {index for index, guest in self._guests.items() if _is_on(guest, template)}
         self._size = max([self._template.virtual_size, *(g.virtual_size for g in self._guests.values())])
         self._template_buffer = WindowBuffer()
         self._guest_buffer = WindowBuffer()
@@ -221,9 +223,12 @@ class Scanner:
     def _settled(
         self, guest_index: int, segments: list[Segment], template_extents: list[SharedExtent]
     ) -> list[tuple[int, int]]:
-        """Return a guest's bytes that are in blocks that the template has at the same offset."""
+        """Return a guest's bytes that are the template's own: in its files, or in blocks that both share there."""
         if not segments:
             return []
+        if guest_index in self._thin:
+            # Zeros do not count: a segment of them may join some of the guest's own with some of the template's.
+            return [(each.start, each.end) for each in segments if each.layer and each.origin is not Origin.ZERO]
         if (runs := self._shared.get(guest_index)) is not None:
             return runs_within(runs, segments[0].start, segments[-1].end)
         if not template_extents:
@@ -264,6 +269,13 @@ class Scanner:
         """Close every image."""
         for image in (self._template, *self._guests.values()):
             image.close()
+
+
+def _is_on(guest: Image, template: Image) -> bool:
+    """Return True if the chain below a guest consists of the template's files, in the same state."""
+    below = guest.source.backing
+    same = below == (replace(template.source, backing=()), *template.source.backing)
+    return same and guest.fingerprints()[1:] == template.fingerprints()
 
 
 def _load(room: memoryview, image: Image, start: int, segments: list[Segment]) -> None:

@@ -13,7 +13,7 @@ from batchdiff.report.plan.comparison import compared, comparison_report
 
 REPORT_VERSION = "1.2"
 """Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of
-savings, 1.2 the comparison with an older plan."""
+savings, 1.2 the comparison with an older plan, and the backing files of guests."""
 
 
 def plan_json(facts: PlanFacts) -> str:
@@ -46,6 +46,7 @@ def _guest(record: dict[str, Any], guest: GuestPlan) -> dict[str, Any]:
         "name": guest.name,
         "path": guest.source.path,
         "format": guest.source.format.value,
+        "backing": record.get("backing"),
         "virtual_size": None if guest.image is None else guest.image.virtual_size,
         "verdict": guest.verdict.value,
         "reason": guest.reason,

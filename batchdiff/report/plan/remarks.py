@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from batchdiff.choices import Retire
 from batchdiff.files import own_files
@@ -22,6 +22,9 @@ def remarks(facts: PlanFacts) -> Iterator[str]:
     for guest in chosen:
         if unlike := why_unlike(guest.diff.similarity):
             yield f"{printable(guest.name)}: {unlike}"
+    for below, guests in _overlays(chosen).items():
+        own = below == facts.plan.template.source.path
+        yield _of_overlays("the template" if own else printable(below), guests)
     links = [guest for guest in chosen if guest.alias]
     for guest in links[:_MOST_LINKS]:
         yield f"{printable(guest.name)}: {printable(_of_link(guest, facts.plan.retire))}"
@@ -51,6 +54,35 @@ def _unusual(guest: GuestToConvert) -> Iterator[str]:
         yield f"refcounts of {options.refcount_bits} {'bit' if options.refcount_bits == 1 else 'bits'}"
     if options.lazy_refcounts:
         yield "lazy refcounts"
+
+
+def _overlays(guests: Iterable[GuestToConvert]) -> dict[str, list[GuestToConvert]]:
+    """Return the guests that are overlays already, by the image that they rest on."""
+    found: dict[str, list[GuestToConvert]] = {}
+    for guest in guests:
+        if guest.source.backing:
+            found.setdefault(guest.source.backing[0].path, []).append(guest)
+    return found
+
+
+def _of_overlays(below: str, guests: list[GuestToConvert]) -> str:
+    """Return the remark on overlays of one image: what they take now, and what their new overlays gain or pay."""
+    savings = [guest.diff.savings for guest in guests]
+    now, then = sum(each.allocated_bytes for each in savings), sum(each.overlay_disk_bytes for each in savings)
+    one = len(guests) == 1
+    are, new = ("is an overlay", "the new one") if one else ("are overlays", "the new ones")
+    text = f"{_named(guests)} {are} of {below} now, {format_size(now)} on disk;"
+    text += f" {new} will take {format_size(then)}."
+    paying = [guest for guest in guests if guest.diff.savings.saved_bytes < 0]
+    for verb, some in (("gain", [guest for guest in guests if guest not in paying]), ("pay", paying)):
+        if some:
+            much = format_size(abs(sum(guest.diff.savings.saved_bytes for guest in some)))
+            text += f" {'It' if one else _named(some)} {verb}{'s' if len(some) == 1 else ''} {much}."
+    return text
+
+
+def _named(guests: list[GuestToConvert]) -> str:
+    return few([printable(guest.name) for guest in guests])
 
 
 def _of_link(guest: GuestToConvert, retire: Retire) -> str:

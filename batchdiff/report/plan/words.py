@@ -203,14 +203,27 @@ def _fate(facts: PlanFacts, count: int) -> str:
             return f"and keep {originals}: {_later(plan.totals, them)}"
         case Retire.QUARANTINE:
             return f"and then quarantine {originals} as NAME.batchdiff-original: {_later(plan.totals, them)}"
+        case Retire.DELETE if _costs(plan.totals):
+            return f"and then delete {originals}: {_cost(plan.totals)} will be free than now"
         case Retire.DELETE:
             return f"and then delete {originals}, which frees {_saved(plan.totals)}"
 
 
 def _later(totals: Totals, originals: str) -> str:
+    if _costs(totals):
+        return f"even once you delete {originals}, {_cost(totals)} will be free than now"
     the = "the " if totals.exactness is Exactness.EXACT else ""
     come = "comes" if totals.exactness is Exactness.UNKNOWN else "come"
     return f"{the}{_saved(totals)} {come} back only once you delete {originals}"
+
+
+def _costs(totals: Totals) -> bool:
+    """Return True if the overlays take more than the originals, which can happen on a new template."""
+    return totals.saved_bytes < 0 and totals.exactness is not Exactness.UNKNOWN
+
+
+def _cost(totals: Totals) -> str:
+    return f"{format_size(-totals.saved_bytes)} less space"
 
 
 def _saved(totals: Totals) -> str:

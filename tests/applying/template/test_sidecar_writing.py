@@ -53,8 +53,8 @@ class Template:
         with closing(open_image(source(self.path))) as image:
             record_overlay(image, digest, self.overlay(name), origin, earlier=earlier)
 
-    def forget(self, name):
-        forget_overlay(str(self.path), str(self.folder / name))
+    def forget(self, name, origin=ORIGIN):
+        forget_overlay(str(self.path), str(self.folder / name), plan=origin.plan, guest=origin.guest)
 
     @property
     def now(self):
@@ -214,6 +214,29 @@ def test_what_a_newer_version_has_recorded_is_not_lost(template):
     template.forget("a.qcow2")
     del document["overlays"][str(template.folder / "a.qcow2")]
     assert json.loads(template.file.read_text()) == document
+
+
+def thinner(template, plan):
+    """The origin of a thinner overlay: it was made from the overlay that had its path before."""
+    return OverlayOrigin("vm", plan, "/again.json", str(template.folder / "vm.qcow2"))
+
+
+def test_an_overlay_that_replaces_another_keeps_its_origin(template):
+    template.record("vm.qcow2")
+    for plan in ("sha256:2", "sha256:2", "sha256:3"):  # the second time after a crash
+        template.record("vm.qcow2", origin=thinner(template, plan))
+    (found,) = template.known.overlays.values()
+    assert [each.plan for each in found.lineage] == ["sha256:3", "sha256:2", ORIGIN.plan]
+    assert found.before[-1] == ORIGIN
+
+
+@pytest.mark.parametrize(("undone", "left"), [("3", ["2", "1"]), ("2", ["1"]), ("1", []), ("unknown", [])])
+def test_an_overlay_that_replaced_another_is_forgotten(template, undone, left):
+    template.record("vm.qcow2", origin=OverlayOrigin("vm", "1", "/fleet.plan.json", "/vm.img"))
+    for plan in ("2", "3"):
+        template.record("vm.qcow2", origin=thinner(template, plan))
+    template.forget("vm.qcow2", thinner(template, undone))
+    assert [each.plan for found in template.known.overlays.values() for each in found.lineage] == left
 
 
 # Two processes.

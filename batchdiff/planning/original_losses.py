@@ -1,0 +1,32 @@
+"""The parts of an original that a conversion loses for good: snapshots, bitmaps, and space reserved in advance."""
+
+from __future__ import annotations
+
+from batchdiff.choices import Loss
+from batchdiff.image.image import Image
+from batchdiff.image.storage.preallocated import reserved_bytes
+from batchdiff.linux.fiemap import ExtentTable
+from batchdiff.plan.plan import OriginalLosses
+from batchdiff.units import format_size
+
+
+def original_losses(image: Image, known: ExtentTable | None) -> OriginalLosses:
+    """Return what only the file of an open guest has.
+
+    ``known``: its extents, if it was mapped before (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
+
+    :raises ImageError: its filesystem reports an error.
+    """
+    layer = image.layers[0]
+    reserved = reserved_bytes(layer.fd, layer.path, layer.virtual_size, known=known)
+    return OriginalLosses(layer.losses.snapshots, layer.losses.bitmaps, reserved)
+
+
+def forbidden_preallocation(losses: OriginalLosses, allowed: frozenset[Loss]) -> str:
+    """Return a reason that names the reserved space, if the manifest does not allow that loss; otherwise empty."""
+    if not losses.preallocated_bytes or Loss.PREALLOCATION in allowed:
+        return ""
+    return (
+        f"{format_size(losses.preallocated_bytes)} of its file are preallocated (reserved on disk, and never"
+        f" written), which an overlay would lose. `allow_loss: [{Loss.PREALLOCATION}]` accepts that"
+    )

@@ -1,0 +1,233 @@
+"""References to the clusters of a file, counted from its tables and compared with its refcounts.
+
+::
+
+    L1 table, L2 tables, ...    numbers of their clusters     0 1 3         each is used once, and by nothing else
+    entries of the L2 tables    numbers that they name        5 6 7 7 9     a few million at a time, sorted
+    refcounts                   of these clusters             1 1 1   0     7 is shared and 9 is free: refused
+
+Not counted are the L2 tables and the data of snapshots, and the data of bitmaps: QEMU does not follow them to read
+the disk, and the clusters that a snapshot shares with the disk have higher refcounts.
+
+Source: QEMU ``docs/interop/qcow2.txt``; ``check_refcounts_l2()`` in its ``block/qcow2-refcount.c``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from batchdiff.qcow2.entries import COMPRESSED, OFFSET_MASK, Words, check_l2
+from batchdiff.qcow2.faults import FormatError, require
+from batchdiff.qcow2.geometry import Geometry
+from batchdiff.qcow2.header import Header
+from batchdiff.qcow2.refcounts import Numbers, Refcounts, check_refcounts
+from batchdiff.units import ceil_div
+
+_COUNTED_AT_ONCE = 1 << 20
+"""References that are sorted at a time, in 60 MiB of memory: those of 64 GiB in clusters of 64 KiB."""
+
+_IN_BATCH = 16 << 10
+"""Entries that are looked at together, at least."""
+
+SNAPSHOT_TABLE = "the snapshot table"
+
+_BUCKETS = 12
+"""The base-2 logarithm of the number of parts of the file of which the references are counted first."""
+
+Entries = Callable[[], Iterator[Words]]
+"""Yields the entries of all L2 tables, some tables at a time."""
+
+
+class Table(NamedTuple):
+    """Metadata of one kind: the offsets of its tables, the length of each, and its name with an article."""
+
+    offsets: Numbers
+    length: int
+    name: str
+
+
+class _Metadata(NamedTuple):
+    """The clusters of all metadata: their numbers, ascending, and the index of each one's table."""
+
+    clusters: Numbers
+    kinds: Numbers
+
+
+def table_at(offset: int, length: int, name: str) -> Table:
+    """Return a table of which there is only one."""
+    return Table(np.array([offset], dtype=np.int64), length, name)
+
+
+def metadata_of(header: Header, blocks: Numbers, l2_tables: Numbers) -> list[Table]:
+    """Return the header, the tables that it names, and the tables that these name, at the offsets given."""
+    cluster = header.geometry.cluster_size
+    return [
+        *(table_at(offset, length, f"the {name}") for offset, length, name in header.tables()),
+        Table(blocks, cluster, "a refcount block"),
+        Table(l2_tables, cluster, "an L2 table"),
+    ]
+
+
+def require_apart(metadata: list[Table], cluster: int) -> None:
+    """Require that no two tables share a cluster.
+
+    :raises FormatError: two of them do.
+    """
+    _metadata_clusters(metadata, cluster)
+
+
+def check_references(
+    entries: Entries, metadata: list[Table], refcounts: Refcounts, *, geometry: Geometry, size: int
+) -> None:
+    """Check every entry of every L2 table, and all references to clusters.
+
+    ``size``: bytes of the file.
+
+    :raises FormatError: an entry is invalid; the tables map more bytes than the file has; two uses of a cluster
+        exclude each other; or a refcount is lower than the number of uses.
+    """
+    cluster = geometry.cluster_size
+    used = _metadata_clusters(metadata, cluster)
+    check_refcounts(refcounts, used.clusters, np.ones_like(used.clusters))
+    for found in _sorted_references(entries, geometry, size):
+        first = np.flatnonzero(np.concatenate([[True], found[1:] != found[:-1]])[: len(found)])
+        numbers = found[first]
+        _require_not_metadata(numbers, used, metadata, cluster)
+        check_refcounts(refcounts, numbers, np.diff(first, append=len(found)))
+
+
+def referenced_clusters(words: Words, geometry: Geometry) -> Numbers:
+    """Return the numbers of the clusters that L2 entries name; one that two entries name comes twice."""
+    entry = words[:, 0] if geometry.extended_l2 else words
+    packed = (entry & COMPRESSED) != 0
+    bits = geometry.cluster_bits
+    if not packed.any():
+        return _named(entry, bits)
+    # A compressed cluster takes whole sectors, of up to three clusters.
+    offset_bits = np.uint64(62 - (bits - 8))
+    descriptor = entry[packed] & np.uint64((1 << 62) - 1)
+    offset = (descriptor & ((np.uint64(1) << offset_bits) - np.uint64(1))).astype(np.int64)
+    first, last = offset >> bits, ((offset // 512 + (descriptor >> offset_bits).astype(np.int64)) * 512) >> bits
+    return np.concatenate(
+        [_named(entry[~packed], bits), first, *(first[last >= first + more] + more for more in (1, 2))]
+    )
+
+
+def _named(entry: Words, bits: int) -> Numbers:
+    """Return the numbers in entries of standard clusters, without the entries that name none."""
+    host: Numbers = ((entry & OFFSET_MASK) >> np.uint64(bits)).astype(np.int64)
+    used: Numbers = host[host != 0]
+    return used
+
+
+def _metadata_clusters(metadata: list[Table], cluster: int) -> _Metadata:
+    """Return the clusters of all tables.
+
+    :raises FormatError: two tables share a cluster.
+    """
+    numbers, kinds = [], []
+    for kind, (offsets, length, _) in enumerate(metadata):
+        count = ceil_div(length, cluster)
+        found = (offsets[:, None] // cluster + np.arange(count)).reshape(-1)
+        numbers.append(found)
+        kinds.append(np.full(len(found), kind))
+    clusters, kind_of = np.concatenate(numbers), np.concatenate(kinds)
+    order = np.argsort(clusters, kind="stable")
+    clusters, kind_of = clusters[order], kind_of[order]
+    twice = np.flatnonzero(clusters[1:] == clusters[:-1])
+    if len(twice):
+        one, other = (metadata[int(kind_of[twice[0] + step])].name for step in (0, 1))
+        raise FormatError(f"{other} lies on {one}, at {int(clusters[twice[0]]) * cluster}")
+    return _Metadata(clusters, kind_of)
+
+
+def _require_not_metadata(numbers: Numbers, used: _Metadata, metadata: list[Table], cluster: int) -> None:
+    at = np.searchsorted(used.clusters, numbers)
+    hit = np.flatnonzero(used.clusters[np.minimum(at, len(used.clusters) - 1)] == numbers)
+    if len(hit):
+        name = metadata[int(used.kinds[at[hit[0]]])].name
+        raise FormatError(f"a data cluster lies on {name}, at {int(numbers[hit[0]]) * cluster}")
+
+
+def check_entries(
+    entries: Entries, geometry: Geometry, size: int, found: Callable[[Words], None] = lambda _: None
+) -> None:
+    """Check every entry of every L2 table; call ``found`` with those that are sound. ``size``: bytes of the file.
+
+    :raises FormatError: one is invalid, or the tables map more bytes than the file has.
+    """
+    mapped = 0
+    for words in _batches(entries):
+        mapped += check_l2(words, geometry, size)
+        # A bomb maps many guest clusters to one cluster of the file. The file's last cluster may be cut short.
+        if mapped > size + geometry.cluster_size:
+            raise FormatError(f"its tables map more bytes than the file has ({size})")
+        found(words)
+
+
+def _sorted_references(entries: Entries, geometry: Geometry, size: int) -> Iterator[Numbers]:
+    """Yield all references in ascending order, some at a time, after checking every entry.
+
+    The tables are read once, and once again for each million references: memory does not grow with the image.
+
+    :raises FormatError: an entry is invalid, or the tables map more bytes than the file has.
+    """
+    clusters = ceil_div(size, geometry.cluster_size)
+    shift = max(clusters.bit_length() - _BUCKETS, 0)
+    buckets = np.zeros((clusters >> shift) + 1, dtype=np.int64)
+    kept: list[Numbers] = []
+
+    def count(words: Words) -> None:
+        numbers = referenced_clusters(words, geometry)
+        # The last sectors of a compressed cluster may lie past the end, but not a cluster past it.
+        require(not (numbers > clusters).any(), "a compressed cluster ends past the end of the file")
+        numbers = numbers[numbers < clusters]
+        nonlocal buckets
+        buckets += np.bincount(numbers >> shift, minlength=len(buckets))
+        kept.append(numbers)
+        if buckets.sum() > _COUNTED_AT_ONCE:
+            kept.clear()
+
+    check_entries(entries, geometry, size, count)
+    if buckets.sum() <= _COUNTED_AT_ONCE:
+        yield _sorted([*kept, np.zeros(0, dtype=np.int64)])
+        return
+    for low, high in _parts(buckets):
+        first, end = low << shift, min(high << shift, clusters)
+        parts = (referenced_clusters(words, geometry) for words in _batches(entries))
+        yield _sorted([found[(found >= first) & (found < end)] for found in parts])
+
+
+def _batches(entries: Entries) -> Iterator[Words]:
+    """Yield the entries of many tables at once: small clusters have small tables, and numpy is slow at those."""
+    kept: list[Words] = []
+    count = 0
+    for words in entries():
+        kept.append(words)
+        count += len(words)
+        if count >= _IN_BATCH:
+            yield np.concatenate(kept)
+            kept, count = [], 0
+    if kept:
+        yield np.concatenate(kept)
+
+
+def _sorted(found: list[Numbers]) -> Numbers:
+    # Most files are written in order: then a stable sort is several times as fast as numpy's default.
+    joined = np.concatenate(found)
+    joined.sort(kind="stable")
+    return joined
+
+
+def _parts(buckets: Numbers) -> Iterator[tuple[int, int]]:
+    """Yield ranges of buckets with as many references as are sorted at a time; one bucket may have more."""
+    low = total = 0
+    for index, count in enumerate(buckets.tolist()):
+        if total and total + count > _COUNTED_AT_ONCE:
+            yield low, index
+            low, total = index, 0
+        total += count
+    yield low, len(buckets)

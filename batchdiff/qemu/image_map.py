@@ -1,0 +1,79 @@
+"""The output of `qemu-img map`, as arrays of runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from array import array
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.errors import ImageError
+from batchdiff.foreign.header import COPY
+
+_DECODER = json.JSONDecoder()
+_GAP = re.compile(r"\s*[\[,]\s*(?=\{)")
+
+_Offsets = npt.NDArray[np.int64]
+
+
+class ImageMap(NamedTuple):
+    """Runs of the disk that are data, ascending: start, end, offset and number of the file. The rest is zeros."""
+
+    size: int
+    starts: _Offsets
+    ends: _Offsets
+    offsets: _Offsets
+    files: npt.NDArray[np.uint16]
+
+
+def parsed_map(text: str, path: str, edges: _Offsets, *, is_located: bool) -> ImageMap:
+    """Parse the output of `qemu-img map`, and join runs that are adjacent both on the disk and in the file.
+
+    ``edges``: the end of each extent on the disk; none if the image is one file. ``is_located``: data has
+    offsets in the file; otherwise only the size counts.
+
+    :raises ImageError: it lists data without an offset in the file, as for a compressed or encrypted image.
+    """
+    try:
+        size, table = 0, array("q")
+        for entry in _entries(text):
+            start, length = entry["start"], entry["length"]
+            if is_located and entry["data"] and not entry["zero"]:
+                table.extend((start, start + length, entry["offset"]))
+            size = start + length
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise ImageError(
+            f"cannot use {path}",
+            why=f"QEMU does not map its data to offsets in the file ({type(error).__name__}: {error})",
+            remedy=COPY,
+        ) from error
+    starts, ends, offsets = np.frombuffer(table, dtype=np.int64).reshape(-1, 3).T
+    files = np.searchsorted(edges, starts, side="right").astype(np.uint16) if len(edges) else in_one_file(starts)
+    if len(edges) and ((edges[-1] != size) | (np.searchsorted(edges, ends, side="left") != files).any()):
+        raise ImageError(f"cannot use {path}", why="QEMU does not map its data to the extents that it names")
+    joins = (starts[1:] == ends[:-1]) & (offsets[1:] - offsets[:-1] == starts[1:] - starts[:-1])
+    joins &= files[1:] == files[:-1]
+    first, last = np.concatenate([[True], ~joins])[: len(starts)], np.concatenate([~joins, [True]])[: len(ends)]
+    return ImageMap(size, starts[first].copy(), ends[last].copy(), offsets[first].copy(), files[first].copy())
+
+
+def in_one_file(starts: _Offsets) -> npt.NDArray[np.uint16]:
+    """Return the number of the file, which is 0, for each of some runs."""
+    return np.zeros(len(starts), dtype=np.uint16)
+
+
+def _entries(text: str) -> Iterator[dict[str, int]]:
+    """Yield the gapless ranges of a map one by one: a list of two million would take a gigabyte."""
+    at = end = 0
+    while (gap := _GAP.match(text, at)) is not None:
+        entry, at = _DECODER.raw_decode(text, gap.end())
+        if entry["depth"] or entry["start"] != end:
+            raise ValueError(f"it has a parent, or a gap at byte {end}")
+        end += entry["length"]
+        yield entry
+    if "".join(text[at:].split()) not in {"]", "[]"}:
+        raise ValueError(f"it prints {text[at : at + 100]!r}")

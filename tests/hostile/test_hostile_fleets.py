@@ -1,0 +1,161 @@
+"""Hostile images of every kind as guests of one fleet: each is refused for its reason, or read as QEMU reads it.
+
+One plan of all kinds of a format shows that a refusal stops no other guest, that nothing outside is opened, that
+no image changes, and how long and how much memory the worst of them take.
+
+Guards foreign/header.py.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import notation
+import pytest
+from commands import COMMAND, assert_no_traceback, batchdiff
+from hostile_fleet import HostileFleet, baits, sound_images
+from kinds import NAMES_OUTSIDE, READ, Kind
+from oracle import assert_same
+
+FORMATS = ["qcow2", "vmdk", "vdi", "vpc", "qed", "parallels", "raw"]
+FEWEST = 100
+"""Kinds of each format."""
+
+FOLLOWED = {"qcow2", "qed", "vmdk"}
+"""Formats whose header names a backing file by path; the guest of a raw image could write anything there.
+
+Extents and data files have names of their own (:func:`kinds.of_data`), which nothing may open."""
+
+SECONDS, MEMORY = 30, 200 << 20
+"""CPU time for a fleet of 100 to 300 images, and the memory of each process."""
+
+
+def kinds_of(image_format, outside=NAMES_OUTSIDE):
+    return importlib.import_module(f"{image_format}_kinds").kinds(outside)
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_there_are_enough_kinds(image_format):
+    """And each is a kind of its own: no two images are the same, or have one name."""
+    found = kinds_of(image_format)
+    assert len(found) >= FEWEST
+    assert len({kind.name for kind in found}) == len(found)
+
+
+@pytest.fixture(params=FORMATS)
+def fleet(request, tmp_path):
+    with baits(tmp_path) as outside:
+        kinds = kinds_of(request.param, outside)
+        made = sound_images(tmp_path, request.param, kinds)
+        found = HostileFleet(tmp_path / "fleet", request.param, kinds, made)
+        found.sound = sound_fleet(tmp_path / "sound fleet", request.param, made)
+        before = found.state()
+        yield found
+        assert found.state() == before
+
+
+def outcome(guest):
+    """Returns the reason for which a guest is refused; READ if it is not."""
+    return guest["reason"] if guest["verdict"] == "refuse" else READ
+
+
+def test_each_kind_is_refused_for_its_reason_or_read(fleet):
+    opened = planned_under_strace(fleet)
+    wrong = {}
+    found = fleet.planned()
+    assert found.keys() == fleet.kinds.keys()
+    for name, kind in fleet.kinds.items():
+        said, path = outcome(found[name]), f"{fleet.folder}/images/{name}"
+        if kind.expected not in said or (kind.expected == READ) != (said == READ):
+            wrong[name] = f"{said!r} instead of {kind.expected!r}"
+        elif said != READ and path not in said and "smaller than the template" not in said:
+            wrong[name] = f"{said!r} does not name the file"
+    assert wrong == {}
+    # Whatever they name, only the images are opened and what a plan of sound images opens; and, in the search for
+    # dependents, a regular file that an image names as its backing file.
+
+    known = {re.sub(r"\d+", "N", f"/images/{name}") for name in fleet.kinds}
+    known |= others(fleet.sound, planned_under_strace(fleet.sound))
+    if fleet.image_format in FOLLOWED:
+        known.add(re.sub(r"\d+", "N", f"{fleet.folder.parent}/outside/secret"))
+    assert others(fleet, opened) - known == set()
+
+
+def others(fleet, opened):
+    """Returns the paths, with the fleet's own folder left out of each path, and without temporary files."""
+    folder = re.sub(r"\d+", "N", str(fleet.folder))
+    return {
+        path if folder not in path else path.replace(folder, "")
+        for path in opened
+        if not path.endswith(("-tmp", ".partial"))
+    }
+
+
+MEASURE = """
+import json, resource, subprocess, sys
+code = subprocess.call(sys.argv[2:])
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+with open(sys.argv[1], "w") as file:
+    json.dump([used.ru_utime + used.ru_stime, used.ru_maxrss], file)
+sys.exit(code)
+"""
+"""Runs a command and writes its CPU time and its largest process, in a process of its own, because a new process
+counts the memory of the one that started it, and pytest's is large."""
+
+
+def planned_under_strace(fleet):
+    """Runs ``plan``; returns the paths that it and its programs opened, and calls that connect."""
+    trace, said, used = (fleet.folder.parent / name for name in ("trace", "said", "used"))
+    strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-s", "4096", "-e", "trace=open,openat,openat2,connect,bind"]
+    command = ["timeout", "300", *strace, "-o", str(trace), *COMMAND, "plan", "fleet.yaml", "-q", "-j", "1"]
+    with open(said, "wb") as output:
+        code = subprocess.call(
+            [sys.executable, "-c", MEASURE, str(used), *command],
+            cwd=fleet.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    assert_no_traceback(said.read_text())
+    assert code in {0, 1}, said.read_text()
+    seconds, kilobytes = json.loads(used.read_text())
+    assert seconds < SECONDS
+    assert kilobytes << 10 < MEMORY
+    return set(filter(None, map(touched, trace.read_text(errors="replace").splitlines())))
+
+
+def touched(line):
+    """The path that a line of a trace opens, or the whole line if it connects; None for a file that is missing."""
+    if "connect(" in line or "bind(" in line:
+        return line
+    found = re.search(r'open(?:at2?)?\((?:[^"]*, )?"((?:[^"\\]|\\.)*)"', line)
+    return None if found is None or "= -1 ENOENT" in line else re.sub(r"\d+", "N", found[1])
+
+
+def sound_fleet(folder, image_format, made):
+    """A fleet of sound images only."""
+    sound = [Kind(f"sound-{number}", lambda image: None, READ, base) for number, base in enumerate(made)]
+    return HostileFleet(folder, image_format, sound, made)
+
+
+@pytest.mark.long
+def test_what_is_read_is_what_qemu_reads(fleet):
+    """Checked by QEMU when the overlays are written, and here for the content of some."""
+    batchdiff("plan", "fleet.yaml", "-q", cwd=fleet.folder, expect=None)
+    done = batchdiff("apply", "fleet.plan.json", "-q", "--json", cwd=fleet.folder, expect=None, timeout=600)
+    converted = [guest for guest in fleet.planned().values() if guest["verdict"] == "convert"]
+    assert converted
+    for guest in converted:
+        overlay = Path(guest["overlay"]["path"])
+        assert overlay.exists(), done.stderr
+        if os.path.getsize(guest["path"]) < 16 << 20 and guest["virtual_size"] < 16 << 20:
+            assert_same(
+                notation.qemu_content(overlay, "qcow2"),
+                notation.qemu_content(Path(guest["path"]), guest["format"]),
+            )

@@ -1,0 +1,78 @@
+"""Which guests are worth converting, by what they would save and what they rest on now."""
+
+import dataclasses
+import math
+
+import pytest
+from plans import savings
+
+from batchdiff.extents import empty
+from batchdiff.image.storage.allocation import DiskUse
+from batchdiff.plan.plan import Similarity, Verdict
+from batchdiff.planning.overlay_content import OverlayContent
+from batchdiff.planning.sizes.overlay_sizes import ComparedSizes
+from batchdiff.planning.verdicts import Below, LeastSavings, verdict_of
+from batchdiff.qcow2.geometry import Geometry
+from batchdiff.units import MIB
+
+NO_MINIMUM = -math.inf
+GEOMETRY = Geometry(65536)
+CONTENT = OverlayContent(GEOMETRY, empty(), ComparedSizes({GEOMETRY: MIB}, {}), Similarity(1, 2))
+USE = DiskUse(10 * MIB, 10 * MIB)
+
+
+def judged(saved, minimum, below, *, noise=0, content=CONTENT):
+    figures = dataclasses.replace(
+        savings(), allocated_bytes=USE.allocated, reclaimable_bytes=USE.reclaimable, saved_bytes=saved
+    )
+    return verdict_of(figures, USE, content, LeastSavings(minimum, noise + 1), below)
+
+
+@pytest.mark.parametrize("below", Below)
+@pytest.mark.parametrize(
+    ("saved", "minimum", "verdict"),
+    [
+        (1, 0.0, Verdict.CONVERT),
+        (0, 0.0, Verdict.SKIP),
+        (-1, 0.0, Verdict.SKIP),
+        (MIB, 0.1, Verdict.CONVERT),
+        (MIB - 1, 0.1, Verdict.SKIP),
+    ],
+)
+def test_a_minimum(saved, minimum, verdict, below):
+    assert judged(saved, minimum, below)[0] is verdict
+
+
+@pytest.mark.parametrize("saved", [MIB, 0, -20 * MIB])
+def test_no_minimum(saved):
+    """A guest that is to leave another template does so at any price; a thinner overlay must be thinner."""
+    assert judged(saved, NO_MINIMUM, Below.ANOTHER) == (Verdict.CONVERT, "")
+    assert judged(saved, NO_MINIMUM, Below.NOTHING) == (Verdict.CONVERT, "")
+    assert (judged(saved, NO_MINIMUM, Below.TEMPLATE)[0] is Verdict.CONVERT) is (saved > 0)
+
+
+def test_what_may_be_saved_by_chance_does_not_count():
+    assert judged(4096, 0.0, Below.TEMPLATE, noise=4096)[0] is Verdict.SKIP
+    assert judged(4097, 0.0, Below.TEMPLATE, noise=4096)[0] is Verdict.CONVERT
+
+
+@pytest.mark.parametrize(
+    ("below", "reason"),
+    [
+        (Below.NOTHING, "its overlay would not be smaller than the guest is now"),
+        (
+            Below.ANOTHER,
+            "its overlay would not be smaller than the guest is now; `minimum_savings: none` converts it anyway",
+        ),
+        (Below.TEMPLATE, "it is already an overlay of this template, and a new one would not be smaller"),
+    ],
+)
+def test_the_reason(below, reason):
+    assert judged(0, 0.0, below) == (Verdict.SKIP, reason)
+
+
+def test_an_overlay_of_this_template_is_not_asked_where_it_comes_from():
+    """It may hold nothing of it any longer: then all of its disk has been rewritten."""
+    unlike = dataclasses.replace(CONTENT, similarity=Similarity(0, MIB))
+    assert "was it copied from another one" in judged(0, 0.0, Below.NOTHING, content=unlike)[1]
+    assert "already an overlay" in judged(0, 0.0, Below.TEMPLATE, content=unlike)[1]
