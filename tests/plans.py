@@ -89,6 +89,7 @@ def guest_plan(name: str = "web01", **changes) -> GuestPlan:
 def untouched(guest: GuestToConvert, verdict: Verdict, reason: str = "") -> UntouchedGuest:
     """The same guest with another verdict."""
     fields = {field.name: getattr(guest, field.name) for field in dataclasses.fields(guest)}
+    del fields["losses"]  # only guests to convert have them
     return UntouchedGuest(**fields | {"verdict": verdict, "reason": reason})
 
 
