@@ -18,6 +18,7 @@ class Loss(enum.StrEnum):
 
     SNAPSHOTS = "snapshots"
     BITMAPS = "bitmaps"
+    ENCRYPTION = "encryption"
     PREALLOCATION = "preallocation"
 
 

@@ -96,6 +96,10 @@ class ImageError(BatchdiffError):
     exit_code = 4
 
 
+class SecretError(ImageError):
+    """The secret of an encrypted image cannot be read, or opens no key slot; that says nothing about the image."""
+
+
 class PlanError(BatchdiffError):
     """The plan is invalid, edited, or stale."""
 

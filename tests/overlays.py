@@ -30,7 +30,13 @@ def new_image(template: bytes, guest: bytes, options: OverlayOptions, name: str 
     backing = None if name is None else (name, "raw")
     compress = options.compression is not Compression.NONE
     return NewImage(
-        virtual_size, geometry, extents, backing, compress, options.lazy_refcounts, options.compression_level
+        virtual_size,
+        geometry,
+        extents,
+        backing,
+        compress,
+        lazy_refcounts=options.lazy_refcounts,
+        compression_level=options.compression_level,
     )
 
 

@@ -25,9 +25,9 @@ from batchdiff.plan.overlay_options import (
     Compat,
     Compression,
     OverlayOptions,
-    contradictions,
     geometry_of,
 )
+from batchdiff.plan.overlay_rules import contradictions
 from batchdiff.plan.plan import (
     Diff,
     GuestPlan,

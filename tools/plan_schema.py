@@ -18,7 +18,17 @@ from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.open import MAX_CHAIN
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageFormat
-from batchdiff.plan.overlay_options import AUTO, CLUSTER_SIZES, COMPRESSION_LEVELS, OverlayOptions
+from batchdiff.plan.document import ENCRYPTED
+from batchdiff.plan.overlay_options import (
+    AUTO,
+    CLUSTER_SIZES,
+    COMPRESSION_LEVELS,
+    QED_CLUSTER_SIZES,
+    QED_TABLE_SIZES,
+    Compression,
+    Encryption,
+    OverlayOptions,
+)
 from batchdiff.plan.plan import FORMAT_VERSION, OriginalLosses, Savings, Similarity, Totals, Verdict
 from batchdiff.qcow2.geometry import REFCOUNT_BITS
 
@@ -33,21 +43,24 @@ TEXT = {"type": "string"}
 PATH = {"type": "string", "pattern": "^/[^\\u0000\\ud800-\\udc7f\\udd00-\\udfff]*$"}
 INTEGER = {"type": "integer"}
 SIZE = INTEGER | {"minimum": 0, "maximum": (1 << 63) - 1}
-CLUSTER_SIZE = INTEGER | {"enum": list(CLUSTER_SIZES)}
+CLUSTER_SIZE = INTEGER | {"enum": sorted({*CLUSTER_SIZES, *QED_CLUSTER_SIZES})}
 RUNS = {"type": "array", "items": {"type": "array", "items": SIZE, "minItems": 2, "maxItems": 2}}
-BY_SIZE = {"type": "object", "propertyNames": {"pattern": "^[0-9]{3,7}$"}, "additionalProperties": SIZE}
+BY_SIZE = {"type": "object", "propertyNames": {"pattern": "^[0-9]{3,8}$"}, "additionalProperties": SIZE}
 FIELDS: dict[str, Schema] = {
     **dict.fromkeys(("device", "inode"), SIZE | {"maximum": (1 << 64) - 1}),
     **dict.fromkeys(("mtime_ns", "ctime_ns", "saved_bytes"), INTEGER),
     "allocation_unit": SIZE | {"minimum": 1},
     "cluster_size": {"anyOf": [{"const": AUTO}, CLUSTER_SIZE]},
     "extended_l2": {"enum": [True, False, AUTO]},
+    "compression": {"enum": [*(each.value for each in Compression), ENCRYPTED]},
     "compression_level": INTEGER | {"minimum": 1, "maximum": max(map(max, COMPRESSION_LEVELS.values()))},
     "refcount_bits": INTEGER | {"enum": list(REFCOUNT_BITS)},
     **dict.fromkeys(
         ("overlay_bytes_by_cluster_size", "standard_l2_disk_bytes", "extended_l2_disk_bytes"), BY_SIZE
     ),
     "exactness": {"$ref": "#/$defs/exactness"},
+    "encryption": {"$ref": "#/$defs/encryption"},
+    "table_size": INTEGER | {"enum": list(QED_TABLE_SIZES)},
 }
 """Fields with limits or a form that their types do not show."""
 
@@ -88,19 +101,16 @@ def refer_to(name: str) -> Schema:
 PATHS: Schema = {"type": "array", "items": PATH}
 ALWAYS_SET = ("cluster_size", "extended_l2", "compression", "backing_path", "lazy_refcounts")
 """The options of an overlay that every plan has; the others are left out if they have their defaults."""
-FILE_OF_CHAIN: dict[str, Schema] = {"path": PATH, "format": of_type(ImageFormat)}
+FILE_OF_CHAIN: dict[str, Schema] = {"path": PATH, "format": of_type(ImageFormat), "secret_file": PATH}
 MORE_FILES = {"allow_folders": PATHS, "other_files": PATHS}
-BACKING_FILE = of(["path", "format"], **FILE_OF_CHAIN, **MORE_FILES)
+ALWAYS = ["path", "format"]
+BACKING_FILE = of(ALWAYS, **FILE_OF_CHAIN, **MORE_FILES)
 IMAGE = of(
-    ["path", "format"],
+    ALWAYS,
     **FILE_OF_CHAIN,
     **MORE_FILES,
     virtual_size=SIZE,
-    backing={
-        "type": "array",
-        "items": of(["path", "format"], **FILE_OF_CHAIN, **MORE_FILES),
-        "maxItems": MAX_CHAIN,
-    },
+    backing={"type": "array", "items": BACKING_FILE, "maxItems": MAX_CHAIN},
     fingerprint=refer_to("fingerprint"),
     backing_fingerprints={"type": "array", "items": refer_to("fingerprint")},
     other_fingerprints={"type": "array", "items": refer_to("fingerprint")},
@@ -136,6 +146,13 @@ PLAN: Schema = {
     totals=of_fields(Totals),
 )
 PLAN["$defs"] = {
+    "encryption": of(
+        format={"const": "luks"},
+        **{
+            name: of_type(kind) | (PATH if name == "secret_file" else {})
+            for name, kind in get_type_hints(Encryption).items()
+        },
+    ),
     "exactness": of_type(Exactness),
     "fingerprint": of_fields(Fingerprint),
     "image": IMAGE,

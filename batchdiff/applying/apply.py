@@ -23,7 +23,7 @@ from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import PlanError, UsageError
 from batchdiff.files.identity import identity_of
 from batchdiff.image.image import Image
-from batchdiff.image.template_storage import TemplateRisk, template_risk
+from batchdiff.image.storage.template_storage import TemplateRisk, template_risk
 from batchdiff.linux.block_stack import Underlying, all_underlying
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, Plan
 

@@ -28,6 +28,7 @@ from batchdiff.applying.template.check import accept_template
 from batchdiff.applying.undo import purgeable, require_decision, restorable, why_template_is_lost
 from batchdiff.errors import DifferenceError, StopError
 from batchdiff.plan.plan import GuestToConvert
+from batchdiff.qemu.secrets import secrets_of
 
 
 def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
@@ -143,6 +144,7 @@ def _try(task: SwapTask, outgoing: OutgoingFile) -> None:
     there = task.incoming.present
     if there is None:
         source = task.incoming.source
-        check_space_for_image(image, os.path.dirname(source.path), task.guest, source.format)
+        secrets_of([source])  # without its secret, an image cannot be encrypted again
+        check_space_for_image(image, os.path.dirname(source.path), task.guest, source)
     elif task.needs_comparison:
         task.verify(image, there, outgoing.must_end)

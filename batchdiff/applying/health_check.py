@@ -36,6 +36,7 @@ from batchdiff.errors import (
     ImageError,
     InUseError,
     PlanError,
+    SecretError,
     StopError,
     TemplateChangedError,
     VerificationError,
@@ -90,7 +91,7 @@ def _template(plan: Plan, history: History, converted: list[GuestToConvert], sto
             raise
         remedy = "Bring it back, or add `--map OLD=NEW` if it was moved."
         lost = ImageError(error.what, why=f"{error.why}; it is the backing file of all overlays", remedy=remedy)
-        if _may_not_be_read(error):
+        if _may_not_be_read(error) or isinstance(error, SecretError):
             return Finding("template", path, Health.UNKNOWN, str(error))
         return Finding("template", path, Health.DAMAGED, str(originals_first(lost, converted, plan, history)))
 

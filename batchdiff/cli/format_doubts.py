@@ -61,7 +61,7 @@ def _doubt(declared: ImageFormat, found: ImageFormat | None) -> str:
     if declared is ImageFormat.RAW and found is ImageFormat.LUKS:
         return (
             "is declared raw, but starts like luks. That is right if the guest's OS encrypts its whole disk;"
-            " if QEMU encrypts it, leave it out: encrypted images are not converted"
+            " if QEMU encrypts it, write `format: luks` and `secret_file: PATH` in the manifest"
         )
     if declared is ImageFormat.RAW:
         return (

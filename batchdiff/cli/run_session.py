@@ -16,12 +16,13 @@ from batchdiff.applying.session.session import Session
 from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, GuestError, StopError, UsageError
-from batchdiff.image_source import ImageFormat
+from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.call_failures import explain
 from batchdiff.linux.machine import usable_cpus
 from batchdiff.plan.earlier_plans import is_done
 from batchdiff.plan.path_map import NOTHING_MOVED, PathMap
 from batchdiff.plan.plan import GuestPlan, Plan
+from batchdiff.qemu.image_options import decryption, dotted
 from batchdiff.report.events import guest_event
 from batchdiff.units import format_size
 
@@ -38,6 +39,7 @@ class Announcer:
     """A reporter of events. If a report cannot be written, the work continues; ``unheard`` keeps the errors."""
 
     console: Console
+    template: ImageSource
     unheard: list[UsageError] = field(default_factory=list)
 
     def step(self, guest: str, step: Step) -> None:
@@ -60,7 +62,7 @@ class Announcer:
         """Report that a guest is finished."""
         try:
             self.console.event("guest", **guest_event(guest, outcome))
-            _say(self.console, guest, outcome)
+            _say(self.console, guest, outcome, self.template)
         except UsageError as error:
             self.unheard.append(error)
 
@@ -80,7 +82,7 @@ def carry_out(
     :raises UsageError: everything was done, but not all could be reported.
     """
     outcomes: list[GuestOutcome] = []
-    announcer = Announcer(console)
+    announcer = Announcer(console, plan.template.source)
     guests = {guest.name: guest for guest in plan.guests}
     space = FreeSpace.of(plan)
     with stopping() as stop, plan_journal(arguments.plan, plan, path_map) as journal:
@@ -115,7 +117,7 @@ def dry_run(
     :raises StopError: it was interrupted.
     """
     outcomes: list[GuestOutcome] = []
-    announcer = Announcer(console)
+    announcer = Announcer(console, plan.template.source)
     guests = {guest.name: guest for guest in plan.guests}
     with stopping() as stop:
         for outcome in work(Session(plan, MemoryJournal(history), announcer, stop, arguments.unseen)):
@@ -142,7 +144,7 @@ def _report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcom
             )
 
 
-def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome) -> None:
+def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome, template: ImageSource) -> None:
     # On one terminal the result below repeats reasons and remarks, so one line per guest is enough here.
     brief = console.is_one_terminal
     if outcome.status in {Status.FAILED, Status.REFUSED}:
@@ -154,7 +156,7 @@ def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome) -> None:
     for remark in () if brief else outcome.remarks:
         console.warn(f"{outcome.name}: {remark}")
     if outcome.status in {Status.CONVERTED, Status.UNCHANGED, Status.RETIRED}:
-        for line in _definition(guest):
+        for line in (*_definition(guest), *_secrets(guest, template)):
             console.say(f"  {line}")
 
 
@@ -163,14 +165,35 @@ def _definition(guest: GuestPlan) -> Iterator[str]:
     file, kind = guest.source.path, guest.source.format.value
     named = guest.alias or file
     before = f"{guest.alias} (a link to {file}, {kind})" if guest.alias else f"{file} ({kind})"
+    form = guest.options.format
     if guest.overlay_path != file:
-        yield f"in the VM's definition: {before} -> {guest.overlay_path} (qcow2)"
-    elif guest.source.format is ImageFormat.QCOW2:
-        yield f"the VM's definition stays as it is: {named} (qcow2)"
+        yield f"in the VM's definition: {before} -> {guest.overlay_path} ({form})"
+    elif kind == form:
+        yield f"the VM's definition stays as it is: {named} ({form})"
     else:
-        yield f"in the VM's definition: the format of {named}, {kind} -> qcow2"
+        yield f"in the VM's definition: the format of {named}, {kind} -> {form}"
     if guest.alias and os.path.islink(guest.alias) and not os.path.exists(guest.alias):
         yield f"the link {guest.alias} leads to nothing now; remove it once no definition names it"
+
+
+def _secrets(guest: GuestPlan, template: ImageSource) -> Iterator[str]:
+    """Yield what to change about secrets in the definition of a guest's VM."""
+    chosen = guest.options.encryption
+    if chosen is not None:
+        yield (
+            f"the overlay is encrypted: give the VM the secret in {chosen.secret_file}"
+            " (QEMU: encrypt.key-secret=ID; libvirt: <encryption> in the disk's <source>)"
+        )
+    elif guest.source.secret_file is not None:
+        yield "the overlay is not encrypted: take the secret of the original out of the VM's definition"
+    overlay = ImageSource(guest.overlay_path, ImageFormat.QCOW2, (template, *template.backing))
+    ids = {each.secret_file: "SECRET" for each in overlay.backing if each.secret_file is not None}
+    options = [each for each in dotted(decryption(overlay, ids)) if each.endswith("=SECRET")]
+    if options:
+        yield (
+            f"the template is encrypted: give the VM its secret, too (QEMU: {', '.join(options)}; libvirt:"
+            " <encryption> in the disk's <backingStore>)"
+        )
 
 
 def exit_code(outcomes: list[GuestOutcome]) -> int:

@@ -23,8 +23,8 @@ def warn_of_manifest(console: Console, manifest: Manifest, observer: ReadObserve
     warn_of_formats(console, manifest, observer)
     pending = [guest for guest in manifest.guests if guest.converted is None and not guest.objection]
     raw = [guest for guest in pending if guest.in_place and guest.image.format is ImageFormat.RAW]
-    if raw:
-        console.warn(_raw_in_place([guest.image.path for guest in raw]))
+    for form in dict.fromkeys(guest.options.format for guest in raw):
+        console.warn(_raw_in_place([guest.image.path for guest in raw if guest.options.format is form], form))
     _warn_of_names(console, manifest)
     warn_of_files(console, manifest, pending)
 
@@ -61,12 +61,12 @@ def _better_name(number: int) -> str:
     return "Write a name that lasts, such as /dev/VG/LV or one in /dev/disk/by-id; for a loop device, its file"
 
 
-def _raw_in_place(paths: list[str]) -> str:
+def _raw_in_place(paths: list[str], form: str) -> str:
     named = ", ".join(paths[:_MOST_IMAGES]) + (
         f" and {len(paths) - _MOST_IMAGES} more" * (len(paths) > _MOST_IMAGES)
     )
     return (
-        f"warning: qcow2 overlays will take the place of raw images: {named}. A VM whose definition still says raw"
-        " would write its disk over the overlay and destroy it: after `apply`, and before the VM starts, change"
-        " each definition to qcow2; or leave `overlay: {path: same}` out"
+        f"warning: {form} overlays will take the place of raw images: {named}. A VM whose definition still says"
+        " raw would write its disk over the overlay and destroy it: after `apply`, and before the VM starts,"
+        f" change each definition to {form}; or leave `overlay: {{path: same}}` out"
     )

@@ -34,17 +34,27 @@ class GuestDisk:
 
 def guest_disks(plan: Plan, history: History) -> list[GuestDisk]:
     """Return the disk of each guest that the plan converts, or has converted."""
-    return [_disk(guest, history.states.get(guest.name)) for guest in plan.to_convert]
+    return [_disk(guest, history.states.get(guest.name), _secrets(guest, plan)) for guest in plan.to_convert]
 
 
-def _disk(guest: GuestToConvert, state: GuestState | None) -> GuestDisk:
+def _secrets(guest: GuestToConvert, plan: Plan) -> str:
+    """Return why the definition of an encrypted guest, or of one with an encrypted template, is not changed."""
+    files = (guest.source, *guest.source.backing, plan.template.source, *plan.template.source.backing)
+    if all(each.secret_file is None for each in files):
+        return ""
+    return (
+        "its image or its template is encrypted, so its definition needs secrets, which you must change yourself"
+    )
+
+
+def _disk(guest: GuestToConvert, state: GuestState | None, secrets: str) -> GuestDisk:
     names = {guest.source.path, guest.overlay_path, guest.alias} - {""}
     known_as = frozenset(os.path.realpath(name) for name in names)
     original = VmImage(guest.alias or guest.source.path, guest.source.format.value)
     # An overlay with the guest's own name has that of a link to it, too.
     in_place = guest.overlay_path == guest.source.path
-    overlay = VmImage(original.path if in_place else guest.overlay_path, "qcow2")
+    overlay = VmImage(original.path if in_place else guest.overlay_path, guest.options.format.value)
     if state is None or not state.published:
-        return GuestDisk(guest.name, original, overlay, known_as)
-    unfinished = "its restore has not finished" if state.goal is Goal.RESTORE else ""
+        return GuestDisk(guest.name, original, overlay, known_as, secrets)
+    unfinished = "its restore has not finished" if state.goal is Goal.RESTORE else secrets
     return GuestDisk(guest.name, overlay, None, known_as, unfinished)

@@ -14,7 +14,7 @@ from batchdiff.doctor.fact import Ability, Fact
 from batchdiff.errors import BatchdiffError, ProgramError
 from batchdiff.image_source import ImageFormat
 from batchdiff.linux.machine import available_memory, usable_cpus
-from batchdiff.qemu import landlock, qemu_img
+from batchdiff.qemu import installed, landlock
 from batchdiff.qemu.export import BlockDevice, Export
 from batchdiff.units import format_size
 
@@ -71,13 +71,24 @@ def qemu_facts() -> list[Fact]:
         effect = "apply cannot verify overlays without it. Install it (Debian: qemu-utils)."
         return [Fact(QEMU, "qemu-img", "not on the PATH", Ability.MISSING, effect)]
     try:
-        version = qemu_img.installed_version()
-        formats = qemu_img.known_formats()
-        options = qemu_img.create_options("qcow2")
+        version = installed.installed_version()
+        formats = installed.known_formats()
+        options = installed.create_options("qcow2")
     except ProgramError as error:
         return [Fact(QEMU, "qemu-img", f"{path}: {error.reason}", Ability.MISSING, error.remedy)]
     facts = [Fact(QEMU, "qemu-img", f"{version} ({path})"), _formats(formats), _exports()]
-    return [*facts, Fact(QEMU, "options of qcow2", ", ".join(options))]
+    return [*facts, _overlays(formats, options), Fact(QEMU, "options of qcow2", ", ".join(options))]
+
+
+def _overlays(formats: list[str], options: list[str]) -> Fact:
+    """Return which kinds of overlays this QEMU can verify or encrypt."""
+    there = {"qcow2": True, "qed": "qed" in formats, "encrypted with LUKS": "encrypt.format" in options}
+    lacking = [kind for kind, is_there in there.items() if not is_there]
+    value = ", ".join(kind for kind in there if kind not in lacking)
+    if not lacking:
+        return Fact(QEMU, "overlays", value)
+    effect = f"Overlays that are {' or '.join(lacking)} cannot be made; this QEMU was built without them."
+    return Fact(QEMU, "overlays", value, Ability.LIMITED, effect)
 
 
 def _exports() -> Fact:

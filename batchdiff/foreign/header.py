@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from batchdiff.qcow2.faults import FormatError, require
 from batchdiff.units import ceil_div, format_size
 
 ReadAt = Callable[[int, int], bytes]
 """Reads bytes of the file, by offset and length; returns fewer at its end."""
+
+NamedFile = tuple[str, str | None] | None
+"""The name of a backing file as written, and its format if the header has it; None if there is none."""
+
+
+class Outline(NamedTuple):
+    """The number of an image's clusters and its backing file, as its header gives them."""
+
+    clusters: int
+    backing: NamedFile = None
 
 
 COPY = "Make a qcow2 copy with `qemu-img convert`, and use that in the manifest."
@@ -22,13 +33,18 @@ _CLUSTERS_OF_NOTHING, _BYTES_OF_A_CLUSTER = 1 << 24, 64
 and the bytes on disk that allow one more."""
 
 
+def is_mappable(size: int, cluster: int) -> bool:
+    """Return whether QEMU can map a disk in reasonable time."""
+    return ceil_div(size, cluster) <= _MOST_CLUSTERS
+
+
 def require_mappable(size: int, cluster: int) -> int:
     """Return the number of clusters of a disk; require that QEMU can map so many in reasonable time.
 
     :raises FormatError: it has too many clusters.
     """
     count = ceil_div(size, cluster)
-    require(count <= _MOST_CLUSTERS, f"its {count} clusters are too many to map (at most {_MOST_CLUSTERS})")
+    require(is_mappable(size, cluster), f"its {count} clusters are too many to map (at most {_MOST_CLUSTERS})")
     return count
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from batchdiff.foreign.header import ReadAt, exactly, require_mappable
+from batchdiff.foreign.header import Outline, ReadAt, exactly, require_mappable
 from batchdiff.qcow2.faults import require
 from batchdiff.units import SECTOR
 
@@ -17,7 +17,7 @@ _VERSION, _IN_USE = 2, 0x746F6E59
 _MOST_TRACKS = 0x7FFFFFFF // 513
 
 
-def inspect_parallels(read: ReadAt, file_size: int) -> int:
+def inspect_parallels(read: ReadAt, file_size: int) -> Outline:
     """Inspect the header of a Parallels image, which names no other file; return the number of its clusters.
 
     :raises FormatError: it is not one, is damaged, or was not closed cleanly.
@@ -34,4 +34,4 @@ def inspect_parallels(read: ReadAt, file_size: int) -> int:
     require(sectors <= entries * tracks, f"its {entries} clusters cannot hold its {sectors * SECTOR} bytes")
     count = require_mappable(sectors, tracks)
     require(_HEADER.size + entries * 4 <= file_size, "its cluster map ends past the end of the file")
-    return count
+    return Outline(count)

@@ -7,26 +7,31 @@ from __future__ import annotations
 
 import struct
 
-from batchdiff.foreign.header import ReadAt, exactly, require_mappable
+from batchdiff.foreign.header import NamedFile, Outline, ReadAt, exactly, require_mappable
 from batchdiff.qcow2.faults import require
 
-_HEADER = struct.Struct("<4sIIIQQQQQII")
-_BACKING_FILE, _NEED_CHECK, _BACKING_RAW = 1, 2, 4
-_LARGEST_CLUSTER, _LARGEST_TABLE = 64 << 20, 16
+QED_HEADER = struct.Struct("<4sIIIQQQQQII")
+BACKING_FILE, _NEED_CHECK, BACKING_RAW = 1, 2, 4
+_LARGEST_CLUSTER, _LARGEST_TABLE, LONGEST_NAME = 64 << 20, 16, 1023
 
 
-def inspect_qed(read: ReadAt, file_size: int) -> int:
-    """Inspect the header of a QED image; return the number of its clusters.
+def largest_disk(cluster_size: int, table_size: int) -> int:
+    """Return the bytes that two levels of tables can map, as QEMU computes them: modulo 2^64, so perhaps 0."""
+    entries = cluster_size * table_size // 8
+    return entries * entries * cluster_size % (1 << 64)
 
-    :raises FormatError: it is not one, is damaged, was not closed cleanly, or has a backing file.
+
+def inspect_qed(read: ReadAt, file_size: int) -> Outline:
+    """Inspect the header of a QED image; return the number of its clusters, and its backing file.
+
+    :raises FormatError: it is not one, is damaged, or was not closed cleanly.
     """
-    fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
+    fields = QED_HEADER.unpack(exactly(read, 0, QED_HEADER.size, "header"))
     mark, cluster, table, _, features, _, _, tables_at, size, _, _ = fields
     require(mark == b"QED\0", "it is not a QED image: its signature is missing")
-    known = _BACKING_FILE | _NEED_CHECK | _BACKING_RAW
+    known = BACKING_FILE | _NEED_CHECK | BACKING_RAW
     require(not features & ~known, f"it needs unknown features (bits {features & ~known:#x})")
     require(not features & _NEED_CHECK, "it was not closed cleanly; run `qemu-img check -r all` on a copy of it")
-    require(not features & _BACKING_FILE, "it has a backing file, which is not supported for QED")
     require(
         4096 <= cluster <= _LARGEST_CLUSTER and cluster & (cluster - 1) == 0,
         f"clusters of {cluster} bytes are invalid",
@@ -37,4 +42,21 @@ def inspect_qed(read: ReadAt, file_size: int) -> int:
     require(
         tables_at % cluster == 0 and tables_at + cluster * table <= file_size, "its L1 table is outside the file"
     )
-    return count
+    has_name = bool(features & BACKING_FILE)
+    return Outline(count, _backing_file(read, file_size, fields) if has_name else None)
+
+
+def _backing_file(read: ReadAt, file_size: int, fields: tuple[int, ...]) -> NamedFile:
+    """Return the backing file that the header names, with a format only if that is raw."""
+    cluster, header, features, name_at, name_size = fields[1], fields[3], fields[4], *fields[9:]
+    require(
+        name_at + name_size <= header * cluster <= file_size,
+        "the name of its backing file does not fit into the header",
+    )
+    require(
+        name_size <= LONGEST_NAME,
+        f"the name of its backing file has {name_size} bytes, more than {LONGEST_NAME}",
+    )
+    name = exactly(read, name_at, name_size, "backing file name").split(b"\0", 1)[0]
+    require(bool(name), "its backing file name is empty")
+    return name.decode("utf-8", "surrogateescape"), "raw" if features & BACKING_RAW else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from batchdiff.foreign.header import ReadAt, exactly, require_mappable
+from batchdiff.foreign.header import Outline, ReadAt, exactly, require_mappable
 from batchdiff.qcow2.faults import require
 from batchdiff.units import MIB, SECTOR
 
@@ -20,7 +20,7 @@ _NO_UUID = bytes(16)
 DIFFERENCE = "it holds only the differences from a parent image: merge the two first"
 
 
-def inspect_vdi(read: ReadAt, file_size: int) -> int:
+def inspect_vdi(read: ReadAt, file_size: int) -> Outline:
     """Inspect the header of a VDI image; return the number of its clusters.
 
     :raises FormatError: it is not one, is damaged, or has a parent image.
@@ -39,4 +39,4 @@ def inspect_vdi(read: ReadAt, file_size: int) -> int:
     require(
         map_at % SECTOR == 0 and map_at + blocks * 4 <= file_size, "its block map ends past the end of the file"
     )
-    return count
+    return Outline(count)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchdiff.foreign.crc32c import vhdx_checksum
-from batchdiff.foreign.header import ReadAt, exactly, require_mappable
+from batchdiff.foreign.header import Outline, ReadAt, exactly, require_mappable
 from batchdiff.foreign.vdi import DIFFERENCE
 from batchdiff.foreign.vhdx_log import has_valid_entry
 from batchdiff.foreign.vhdx_parent import MARK, METADATA, MOST_ENTRIES, PARENT_LOCATOR
@@ -103,12 +103,12 @@ class _Disk(NamedTuple):
         return self.blocks + (self.blocks - 1) // self.chunk
 
 
-def inspect_vhdx(read: ReadAt, file_size: int) -> int:
+def inspect_vhdx(read: ReadAt, file_size: int) -> Outline:
     """Inspect everything in a VHDX image but its table of blocks; return the number of entries in that.
 
     :raises FormatError: it is not one, is damaged, has a parent image, or was not closed cleanly.
     """
-    return _inspected(read, file_size).entries
+    return Outline(_inspected(read, file_size).entries)
 
 
 def map_vhdx(read: ReadAt, file_size: int) -> DiskMap:

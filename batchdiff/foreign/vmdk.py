@@ -13,7 +13,7 @@ import re
 import struct
 from typing import NamedTuple
 
-from batchdiff.foreign.header import ReadAt, exactly, require_mappable
+from batchdiff.foreign.header import Outline, ReadAt, exactly, require_mappable
 from batchdiff.foreign.vdi import DIFFERENCE
 from batchdiff.qcow2.faults import require
 from batchdiff.units import SECTOR, TIB, ceil_div
@@ -46,7 +46,7 @@ class _SparseHeader(NamedTuple):
     grains: int
 
 
-def inspect_vmdk(read: ReadAt, file_size: int) -> int:
+def inspect_vmdk(read: ReadAt, file_size: int) -> Outline:
     """Inspect the header and the descriptor of a VMDK image; return the number of its grains.
 
     :raises FormatError: it is not one, is damaged or compressed, or has a parent.
@@ -55,7 +55,7 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> int:
     require(header.text_at == TEXT_AT and 0 < header.text_size <= TEXT_BYTES, NO_DESCRIPTOR)
     exactly(read, TEXT_AT, header.text_size, "descriptor")
     inspect_descriptor(read(TEXT_AT, TEXT_BYTES), _SPARSE)
-    return header.grains
+    return Outline(header.grains)
 
 
 def inspect_extent(read: ReadAt, file_size: int, length: int, *, is_last: bool) -> int:

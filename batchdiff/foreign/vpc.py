@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from batchdiff.foreign.header import ReadAt, exactly, require_mappable
+from batchdiff.foreign.header import Outline, ReadAt, exactly, require_mappable
 from batchdiff.foreign.vdi import DIFFERENCE
 from batchdiff.qcow2.faults import require
 
@@ -33,7 +33,7 @@ def largest_cylinder(virtual_size: int) -> int:
     return _LARGE if virtual_size >= 65535 * _SMALL else _SMALL
 
 
-def inspect_vpc(read: ReadAt, file_size: int) -> int:
+def inspect_vpc(read: ReadAt, file_size: int) -> Outline:
     """Inspect the footer of a VHD image, and the header of its block table; return the number of its clusters.
 
     :raises FormatError: it is not one, is damaged, or has a parent image.
@@ -59,12 +59,13 @@ def inspect_vpc(read: ReadAt, file_size: int) -> int:
         f"its footers contradict each other: disk type {kind} at the start, {last_kind} at the end",
     )
     if is_copied:
-        return _inspect_table(exactly(read, table_header_at, _TABLE.size, "header of the block table"), file_size)
+        head = exactly(read, table_header_at, _TABLE.size, "header of the block table")
+        return Outline(_inspect_table(head, file_size))
     require(
         size <= file_size - _FOOTER_BYTES,
         f"its {size} bytes do not fit into the file of {file_size} bytes: it is truncated or damaged",
     )
-    return 1
+    return Outline(1)
 
 
 def _require_checksum(footer: bytes) -> None:

@@ -70,7 +70,7 @@ def plain_device(source: ImageSource) -> BlockDevice:
 class ExportedLayer:
     """An image in a format that QEMU exports; ``inspect`` checks its header before QEMU sees the file.
 
-    ``device`` returns what QEMU needs to open it.
+    ``device`` returns what QEMU needs. ``file``: the file, if it is open already.
     """
 
     def __init__(
@@ -79,9 +79,10 @@ class ExportedLayer:
         observer: ReadObserver | None,
         inspect: Callable[[ReadAt, int], None],
         device: Callable[[ImageSource], BlockDevice] = plain_device,
+        file: ImageFile | None = None,
     ) -> None:
         self._source, self._observer = source, observer
-        self._file = ImageFile(source.path, observer)
+        self._file = file or ImageFile(source.path, observer)
         self.path, self.fd = source.path, self._file.fd
         self._export: SharedExport | None = None
         try:
@@ -96,8 +97,7 @@ class ExportedLayer:
             raise
 
     def _read_at(self, offset: int, length: int) -> bytes:
-        length = min(length, max(self._file.size - offset, 0))
-        return self._file.read_exactly(length, offset)
+        return self._file.read_exactly(min(length, max(self._file.size - offset, 0)), offset)
 
     def _key(self) -> _Key:
         now = self.fingerprint()
@@ -154,8 +154,8 @@ class ExportedLayer:
 
     @property
     def losses(self) -> Losses:
-        """No losses: these formats have no snapshots and no bitmaps that QEMU knows of."""
-        return Losses()
+        """Only encryption: these formats have no snapshots and no bitmaps that QEMU knows of."""
+        return Losses(encryption=self._source.secret_file is not None)
 
     def inspect(self) -> None:
         """Do nothing: the header is inspected already, and only QEMU interprets the rest."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from batchdiff.errors import ImageError
 from batchdiff.files.allowed_files import allowed_file
-from batchdiff.foreign.header import ReadAt
+from batchdiff.foreign.header import Outline, ReadAt
 from batchdiff.foreign.parallels import inspect_parallels
 from batchdiff.foreign.qed import inspect_qed
 from batchdiff.foreign.vdi import inspect_vdi
@@ -21,14 +21,14 @@ from batchdiff.foreign.vmdk import inspect_extent, inspect_vmdk
 from batchdiff.foreign.vmdk_descriptor import TEXT_BEGINNING, Descriptor, ExtentKind, read_descriptor
 from batchdiff.foreign.vmdk_stream import inspect_vmdk_stream, is_stream_optimized
 from batchdiff.foreign.vpc import inspect_vpc
+from batchdiff.image.encrypted import open_luks, open_qcow2
 from batchdiff.image.exported import ExportedLayer
 from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import Layer
 from batchdiff.image.mapped import MappedLayer
-from batchdiff.image.qcow2 import Qcow2Layer
 from batchdiff.image.raw import FlatExtent, FlatLayer, RawLayer, open_part
 from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.qcow2.faults import ENCRYPTED, FormatError, require
+from batchdiff.qcow2.faults import FormatError, require
 
 
 class Outside(enum.StrEnum):
@@ -67,11 +67,7 @@ class Format(NamedTuple):
     safety: tuple[Outside | str, ...] | Unchecked
 
 
-def _encrypted(source: ImageSource, _observer: ReadObserver | None) -> NoReturn:
-    raise ImageError(f"cannot use {source.path}", why="it is encrypted", remedy=ENCRYPTED)
-
-
-def _mapped(inspect: Callable[[ReadAt, int], int], outside: Outside, *checks: str) -> Format:
+def _mapped(inspect: Callable[[ReadAt, int], Outline], outside: Outside, *checks: str) -> Format:
     """Return the row of a format that QEMU maps to offsets in the file, once ``inspect`` accepts the header."""
 
     def opener(source: ImageSource, observer: ReadObserver | None) -> Layer:
@@ -120,9 +116,9 @@ def _described(source: ImageSource, file: ImageFile, observer: ReadObserver | No
         if descriptor.kind is ExtentKind.FLAT:
             return FlatLayer(file, extents)
 
-        def inspect(read: ReadAt, size: int) -> int:
+        def inspect(read: ReadAt, size: int) -> Outline:
             require(_same(descriptor, read, size), "its descriptor changed while it was read")
-            return grains
+            return Outline(grains)
 
         layer = MappedLayer(source, observer, inspect, extents=extents)
     except BaseException:
@@ -159,20 +155,19 @@ def _refused(source: ImageSource, error: FormatError) -> ImageError:
 
 _OF_THE_MAP = "the map that QEMU, confined to its files, makes of it stays in them and uses no byte twice"
 
-_NOT_OPENED = Unchecked("refused without being opened")
-
 FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.RAW: Format(
         RawLayer,
         Unchecked("its bytes are the disk: they name no file, and nothing in them is interpreted"),
     ),
     ImageFormat.QCOW2: Format(
-        Qcow2Layer,
+        open_qcow2,
         (
             Outside.DECLARED,
-            "no unknown incompatible feature, no encryption, not marked corrupt or dirty",
+            "no unknown incompatible feature, not marked corrupt or dirty",
             "an external data file is a regular file with an absolute name; each cluster has the same offset there"
-            " as on the disk",
+            " as on the disk, and it is not encrypted",
+            "if it is encrypted, then with LUKS, whose header is valid and opens in reasonable time",
             "all sizes are within QEMU's limits",
             "header, tables, snapshots and bitmaps are aligned, inside the file and apart from each other",
             "every table entry points into the file, and together they map no more bytes than the file has",
@@ -182,9 +177,10 @@ FORMATS: dict[ImageFormat, Format] = {
     ),
     ImageFormat.QED: _mapped(
         inspect_qed,
-        Outside.REFUSED,
+        Outside.DECLARED,
         "no unknown feature, closed cleanly",
         "its sizes and its L1 table are valid",
+        "the backing file has a format that QEMU recognises",
     ),
     ImageFormat.VMDK: Format(
         _vmdk,
@@ -225,11 +221,13 @@ FORMATS: dict[ImageFormat, Format] = {
         Outside.NOT_POSSIBLE,
         "closed cleanly, without a format extension; its sizes and its cluster map are valid",
     ),
-    ImageFormat.LUKS: Format(_encrypted, _NOT_OPENED),
+    ImageFormat.LUKS: Format(
+        open_luks,
+        (
+            Outside.NOT_POSSIBLE,
+            "of version 1; its key slots are apart from each other, from the header and from the data",
+            "all of them together open in reasonable time",
+        ),
+    ),
 }
 """Every format that a manifest may name."""
-
-
-def readable_formats() -> list[ImageFormat]:
-    """Return the formats that can be read."""
-    return [each for each, row in FORMATS.items() if row.safety is not _NOT_OPENED]

@@ -44,10 +44,11 @@ class CompressedCluster(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """The number of internal snapshots and of persistent bitmaps in a file, besides its disk."""
+    """The internal snapshots and persistent bitmaps in a file, counted, and whether its disk is encrypted."""
 
     snapshots: int = 0
     bitmaps: int = 0
+    encryption: bool = False
 
 
 class Backing(NamedTuple):
@@ -85,7 +86,7 @@ class Layer(Protocol):
 
     @property
     def losses(self) -> Losses:
-        """The snapshots and bitmaps in this file, which a conversion would lose."""
+        """The snapshots, bitmaps and encryption of this file, which a conversion would lose."""
 
     def read_tables(self) -> None:
         """Read the tables that are kept in memory; other methods below may need them.

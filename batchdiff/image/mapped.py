@@ -19,10 +19,10 @@ import numpy as np
 
 from batchdiff.errors import ImageError, InUseError, ProgramError
 from batchdiff.files.fingerprint import Fingerprint
-from batchdiff.foreign.header import ReadAt, require_stored
+from batchdiff.foreign.header import Outline, ReadAt, require_stored
 from batchdiff.foreign.vhdx import DiskMap
 from batchdiff.image.files import ImageFile, ReadObserver
-from batchdiff.image.layer import CompressedCluster, Losses, Segment, WithOthers
+from batchdiff.image.layer import Backing, CompressedCluster, Losses, Segment, WithOthers
 from batchdiff.image.raw import FlatExtent
 from batchdiff.image_source import ImageSource
 from batchdiff.qcow2.entries import Origin
@@ -50,7 +50,8 @@ _kept: dict[_Key, ImageMap] = {}
 class MappedLayer(WithOthers):
     """An image in a format that QEMU maps to the file.
 
-    ``inspect`` checks its header before QEMU sees the file, and returns the number of its clusters. ``own_map``
+    ``inspect`` checks its header before QEMU sees the file; it returns the number of its clusters, and its
+    backing file. ``own_map``
     maps an image whose blocks QEMU does not report; QEMU must agree about its size. ``extents``: the files that
     hold the data instead, each a part of the disk, with headers that were checked. If the layer cannot be made,
     they stay open.
@@ -60,7 +61,7 @@ class MappedLayer(WithOthers):
         self,
         source: ImageSource,
         observer: ReadObserver | None,
-        inspect: Callable[[ReadAt, int], int],
+        inspect: Callable[[ReadAt, int], Outline],
         own_map: Callable[[ReadAt, int], DiskMap] | None = None,
         extents: Sequence[FlatExtent] = (),
     ) -> None:
@@ -72,13 +73,15 @@ class MappedLayer(WithOthers):
         self.path = source.path
         self.fd = self._file.fd
         try:
-            self._clusters = inspect(self._file.read_at_most, self._file.size)
+            outline = inspect(self._file.read_at_most, self._file.size)
         except FormatError as error:
             self._file.close()
             raise self._refused(error) from error
         except BaseException:
             self._file.close()
             raise
+        self._clusters = outline.clusters
+        self.backing = None if outline.backing is None else Backing(*outline.backing)
 
     def _refused(self, error: FormatError) -> ImageError:
         return ImageError(f"cannot use {self.path} as {self._source.format}", why=str(error), remedy=error.remedy)
@@ -146,11 +149,6 @@ class MappedLayer(WithOthers):
         return self._map.size
 
     @property
-    def backing(self) -> None:
-        """No backing file: an image with one is refused."""
-        return None
-
-    @property
     def losses(self) -> Losses:
         """No losses: these formats have no snapshots and no bitmaps that QEMU knows of."""
         return Losses()
@@ -161,7 +159,7 @@ class MappedLayer(WithOthers):
 
     def inspect(self) -> None:
         """Check that the map stays within the file, and uses no byte of it twice."""
-        _, starts, ends, offsets, numbers = self._map
+        _, starts, ends, offsets, numbers, _ = self._map
         for number, file in enumerate(self._files):
             chosen = numbers == number
             order = np.argsort(offsets[chosen])
@@ -175,8 +173,30 @@ class MappedLayer(WithOthers):
                 raise self._refused(FormatError(f"one part of {which} is used for several parts of the disk"))
 
     def parts(self, start: int, end: int) -> list[Segment]:
-        """Return segments as :class:`~batchdiff.image.layer.Layer` describes them; none is ever ABSENT."""
-        _, starts, ends, offsets, numbers = self._map
+        """Return segments as :class:`~batchdiff.image.layer.Layer` describes them."""
+        found = self._data_and_zeros(start, end)
+        return found if self.backing is None else list(self._with_absent(found))
+
+    def _with_absent(self, segments: list[Segment]) -> Iterator[Segment]:
+        """Yield segments, with those parts of the zeros as ABSENT in which the backing file shows through."""
+        starts, ends = self._map.absent
+        for segment in segments:
+            at = segment.start
+            if segment.origin is Origin.ZERO:
+                first = int(np.searchsorted(ends, segment.start, side="right"))
+                last = int(np.searchsorted(starts, segment.end, side="left"))
+                for low, high in zip(starts[first:last].tolist(), ends[first:last].tolist(), strict=True):
+                    begin, stop = max(low, segment.start), min(high, segment.end)
+                    if at < begin:
+                        yield segment._replace(start=at, end=begin)
+                    yield Segment(begin, stop, Origin.ABSENT, 0, 0)
+                    at = stop
+            if at < segment.end:
+                yield segment._replace(start=at)
+
+    def _data_and_zeros(self, start: int, end: int) -> list[Segment]:
+        """Return segments as if the image had no backing file."""
+        _, starts, ends, offsets, numbers, _ = self._map
         first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end, side="left")
         found = []
         at, base = start, 1 if self.others else 0
@@ -194,7 +214,7 @@ class MappedLayer(WithOthers):
 
     def next_data(self, start: int) -> int | None:
         """Return an offset from ``start`` on, before which there is no data; None if no data follows."""
-        _, starts, ends, offsets, numbers = self._map
+        _, starts, ends, offsets, numbers, _ = self._map
         index = int(np.searchsorted(ends, start, side="right"))
         for number in range(index, min(index + _MOST_LOOKED_AT, len(starts))):
             begin, stop, offset = int(starts[number]), int(ends[number]), int(offsets[number])

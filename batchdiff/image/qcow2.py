@@ -50,10 +50,11 @@ class Qcow2Layer(WithOthers):
 
     others: tuple[RawLayer, ...] = ()
 
-    def __init__(self, source: ImageSource, observer: ReadObserver | None = None) -> None:
-        self._file = ImageFile(source.path, observer)
-        self.path = source.path
-        self.fd = self._file.fd
+    def __init__(
+        self, source: ImageSource, observer: ReadObserver | None = None, file: ImageFile | None = None
+    ) -> None:
+        self._file = file or ImageFile(source.path, observer)
+        self.path, self.fd = source.path, self._file.fd
         self._size = self._file.size
         self._has_holes = not self._file.is_block_device
         try:
@@ -78,8 +79,8 @@ class Qcow2Layer(WithOthers):
 
     @property
     def losses(self) -> Losses:
-        """The internal snapshots and persistent bitmaps that the header counts."""
-        return Losses(self.header.snapshots, self.header.bitmaps)
+        """The internal snapshots and persistent bitmaps that the header counts, and its encryption."""
+        return Losses(self.header.snapshots, self.header.bitmaps, self.header.luks_header is not None)
 
     @cached_property
     def _l2(self) -> L2Tables:
@@ -182,7 +183,7 @@ class Qcow2Layer(WithOthers):
         cut = clip_segments(found, start, end)
         if self.others:
             return in_data_file(self.others[0], cut)
-        return sorted(self._with_holes(cut)) if self._has_holes else cut
+        return sorted(self._with_holes(cut)) if self._has_holes and not self.header.luks_header else cut
 
     def _with_holes(self, segments: list[Segment]) -> Iterator[Segment]:
         """Yield the segments in the order of their addresses, with the file's own holes as ZERO.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchdiff.choices import Loss, Retire
@@ -10,11 +11,12 @@ from batchdiff.manifest.converted import ConvertedGuests, Done, GoneGuest, Overl
 from batchdiff.manifest.entries import EntryReader
 from batchdiff.manifest.excludes import find_excluded
 from batchdiff.manifest.guests import GuestFinder
-from batchdiff.manifest.images import FoundGuest, FoundImage, find_image
+from batchdiff.manifest.images import FoundGuest, FoundImage, find_image, secret_path
 from batchdiff.manifest.links import check_links
 from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.manifest.name_limits import check_names
 from batchdiff.manifest.names import Naming, former_overlays
+from batchdiff.plan.overlay_rules import template_objection
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -75,6 +77,8 @@ class ManifestReader:
         )
         self._check_pending(template, guests, left=None if allow_existing_overlays else left)
         self._check_retired(written)
+        secrets = self._overlay_secrets(written)
+        self._check_template_format(template, written)
         savings = self._minimum_savings()
         if self._problems or template is None:
             return None
@@ -82,7 +86,7 @@ class ManifestReader:
             path="",
             sha256="",
             template=template.source,
-            guests=tuple(_entry(each, each.overlay) for each in guests if each.overlay is not None),
+            guests=tuple(_entry(each, each.overlay, secrets) for each in guests if each.overlay is not None),
             retire=self._retire(),
             minimum_savings=savings,
             protect_template=self._data.get("protect_template", True),
@@ -151,6 +155,22 @@ class ManifestReader:
                     "(`./same` for a file of that name)",
                 )
 
+    def _overlay_secrets(self, written: list[WrittenGuest]) -> dict[str, str]:
+        """Return the absolute path of each file with the secret of overlays, by the path in the manifest."""
+        found = {}
+        for guest in written:
+            chosen = guest.options.encryption
+            if chosen is not None and chosen.secret_file not in found:
+                path = secret_path(chosen.secret_file, guest.secret_where, self._folder, self._problems)
+                found[chosen.secret_file] = path
+        return found
+
+    def _check_template_format(self, template: FoundImage | None, written: list[WrittenGuest]) -> None:
+        """Report overlays that cannot have a template of this format."""
+        for guest in written:
+            if template is not None and (why := template_objection(guest.options, template.source.format)):
+                self._problems.add((*guest.where, "overlay", "format"), why)
+
     def _retire(self) -> Retire:
         return (
             Retire.KEEP if self._problems.touches(("retire",)) else Retire(self._data.get("retire", Retire.KEEP))
@@ -178,20 +198,17 @@ def _settled(
     return _Settled(guest, name, done.overlay_path if done else overlay, done)
 
 
-def _entry(settled: _Settled, overlay_path: str) -> GuestEntry:
+def _entry(settled: _Settled, overlay_path: str, secrets: Mapping[str, str]) -> GuestEntry:
     guest, done = settled.guest, settled.done
+    options = guest.written.options
+    if options.encryption is not None:
+        encryption = options.encryption._replace(secret_file=secrets[options.encryption.secret_file])
+        options = replace(options, encryption=encryption)
     origin = None if done is None else done.origin
     source = guest.source if isinstance(guest, GoneGuest) else guest.image.source
     written = "" if isinstance(guest, GoneGuest) else guest.place.named
     return GuestEntry(
-        settled.name,
-        source,
-        overlay_path,
-        guest.written.options,
-        origin,
-        written,
-        _objection(guest),
-        settled.rethin,
+        settled.name, source, overlay_path, options, origin, written, _objection(guest), settled.rethin
     )
 
 

@@ -16,12 +16,17 @@ from batchdiff.plan.overlay_options import (
     AUTO,
     CLUSTER_SIZES,
     DEFAULT_CLUSTER_SIZE,
+    DEFAULT_TABLE_SIZE,
+    QED_CLUSTER_SIZES,
     BackingPath,
     Compat,
     Compression,
+    Encryption,
+    OverlayFormat,
     OverlayOptions,
-    contradictions,
+    Preallocation,
 )
+from batchdiff.plan.overlay_rules import contradictions
 from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
 from batchdiff.quoting import show, suggestion
 from batchdiff.units import format_size, parse_size
@@ -38,11 +43,12 @@ NO_MINIMUM = "none"
 _STAND_IN = ImageFormat.QCOW2
 """Replaces a rejected format: a qcow2 image is valid with or without a chain, so it causes no further problem."""
 
+_CAN_BE_ENCRYPTED = (ImageFormat.LUKS, ImageFormat.QCOW2)
 _DEFAULTS: YamlPath = ("defaults",)
 _DEFAULT_OVERLAY: YamlPath = ("defaults", "overlay")
-_ALLOWED_SIZES = (
-    f"it is {AUTO}, or a power of two from {format_size(CLUSTER_SIZES[0])} "
-    f"to {format_size(CLUSTER_SIZES[-1])}, such as 64KiB"
+_ALLOWED_SIZES, _ALLOWED_QED_SIZES = (
+    f"it is {AUTO}, or a power of two from {format_size(sizes[0])} to {format_size(sizes[-1])}, such as 64KiB"
+    for sizes in (CLUSTER_SIZES, QED_CLUSTER_SIZES)
 )
 _LEVEL = "compression_level"
 _PERCENT = re.compile(r"(.+?)\s*%")
@@ -51,8 +57,9 @@ _PERCENT = re.compile(r"(.+?)\s*%")
 class WrittenImage(NamedTuple):
     """An image as written in the manifest; ``backing`` is its declared chain, the next image first.
 
-    If ``is_glob``, the path is a pattern, or one of a pattern's matches. ``allow_folders``: the folders in which
-    its extents and data files may be, each with its place in the manifest.
+    If ``is_glob``, the path is a pattern, or one of a pattern's matches. ``secret_where``: the place in the
+    manifest that names the secret file. ``allow_folders``: the folders in which its extents and data files may be,
+    each with its place in the manifest.
     """
 
     where: YamlPath
@@ -60,6 +67,8 @@ class WrittenImage(NamedTuple):
     format: ImageFormat | None
     backing: tuple[WrittenImage, ...] = ()
     is_glob: bool = False
+    secret_file: str | None = None
+    secret_where: YamlPath = ()
     allow_folders: tuple[tuple[YamlPath, str], ...] = ()
 
     @property
@@ -81,6 +90,7 @@ class WrittenGuest(NamedTuple):
     overlay_path: str | None
     overlay_where: YamlPath
     options: OverlayOptions
+    secret_where: YamlPath = ()
     rethin: bool = False
     rethin_where: YamlPath = ()
 
@@ -102,12 +112,22 @@ class EntryReader:
         self._defaults = defaults
         self._problems = problems
 
-    def image(self, entry: object, where: YamlPath, *, default: ImageFormat | None = None) -> WrittenImage | None:
-        """Return an image's entry; None if it does not name a file. ``default`` applies if it has no format."""
+    def image(
+        self, entry: object, where: YamlPath, *, default: ImageFormat | None = None, secret: str | None = None
+    ) -> WrittenImage | None:
+        """Return an image's entry; None if it does not name a file.
+
+        ``default`` applies if it has no format, and ``secret``, the default secret file, if it has neither.
+        """
         sound = self._sound_keys(entry, where)
         names = [key for key in ("path", "glob") if key in sound]
         if len(names) != 1:
             return None
+        form = self._format(entry, where, default)
+        own = "secret_file" in sound
+        secret_file = sound["secret_file"] if own else secret if "format" not in sound else None
+        secret_where = (*(where if own else _DEFAULTS), "secret_file")
+        self._check_secret(form, where, secret_file, secret_where)
         backing = sound.get("backing", [])
         images = [
             self.image(item, (*where, "backing", at))
@@ -116,9 +136,11 @@ class EntryReader:
         return WrittenImage(
             where=where,
             path=sound[names[0]],
-            format=self._format(entry, where, default),
+            format=form,
             backing=tuple(image for image in images if image),
             is_glob=names == ["glob"],
+            secret_file=secret_file,
+            secret_where=secret_where,
             allow_folders=self._folders(entry, where),
         )
 
@@ -128,7 +150,9 @@ class EntryReader:
         own = self._sound_keys(_mapping(entry, "overlay"), overlay_at)
         shared = self._default_overlay()
         options = self._options(own, where, shared)
-        image = self.image(entry, where, default=self._format(self._defaults, _DEFAULTS, None))
+        default = self._format(self._defaults, _DEFAULTS, None)
+        secret = self._sound_keys(self._defaults, _DEFAULTS).get("secret_file")
+        image = self.image(entry, where, default=default, secret=secret)
         if image is None:
             return None
         if not (isinstance(entry, dict) and "allow_folders" in entry):
@@ -143,15 +167,24 @@ class EntryReader:
             overlay_path=path,
             overlay_where=image.path_where if path is None else path_at,
             options=options,
+            secret_where=(*(overlay_at if "encryption" in own else _DEFAULT_OVERLAY), "encryption", "secret_file"),
             rethin=bool(sound.get("rethin", defaults.get("rethin", False))),
             rethin_where=(*(where if "rethin" in sound else _DEFAULTS), "rethin"),
         )
 
     def check_defaults(self) -> None:
         """Report problems in the defaults, even if no guest uses them."""
+        sound = self._sound_keys(self._defaults, _DEFAULTS)
+        if "secret_file" in sound and "format" not in sound:
+            self._problems.add(
+                (*_DEFAULTS, "secret_file"),
+                "goes with `format` here, because it is for guests without a format of their own; write both, or"
+                " give each encrypted guest its `secret_file`",
+            )
         shared = self._default_overlay()
         if "cluster_size" in shared:
-            self._cluster_size(shared["cluster_size"], (*_DEFAULT_OVERLAY, "cluster_size"))
+            form = OverlayFormat(shared.get("format", OverlayFormat.QCOW2))
+            self._cluster_size(shared["cluster_size"], (*_DEFAULT_OVERLAY, "cluster_size"), form)
 
     def minimum_savings(self, value: float | str) -> float:
         """Return the share, 0 to 1, that ``5%`` or ``0.05`` stands for; minus infinity for ``none``."""
@@ -185,6 +218,19 @@ class EntryReader:
         wrong = [key for key in entry if key not in sound] if isinstance(entry, dict) else []
         return _STAND_IN if any(suggestion(key, ["format"]) for key in wrong) else default
 
+    def _check_secret(
+        self, form: ImageFormat | None, where: YamlPath, secret_file: str | None, secret_where: YamlPath
+    ) -> None:
+        """Report a secret that no image of this format has, or one that is missing."""
+        if self._problems.objects_to((*where, "secret_file")):
+            return
+        if secret_file is not None and form not in {None, *_CAN_BE_ENCRYPTED}:
+            problem = f"{form} images are not encrypted, only luks and some qcow2 images are; leave it out"
+            self._problems.add(secret_where, problem)
+        if secret_file is None and form is ImageFormat.LUKS:
+            problem = "secret_file is missing: the path of a file that holds the secret of this luks image"
+            self._problems.add(where, problem)
+
     def _folders(self, entry: object, where: YamlPath) -> tuple[tuple[YamlPath, str], ...]:
         at = (*where, "allow_folders")
         found = self._sound_keys(entry, where).get("allow_folders", [])
@@ -199,9 +245,11 @@ class EntryReader:
         merged = {**shared, **own}
 
         def place(key: str) -> YamlPath:
-            return (*where, "overlay", key) if key in own else (*_DEFAULT_OVERLAY, key)
+            parts = key.split(".")
+            return (*where, "overlay", *parts) if parts[0] in own else (*_DEFAULT_OVERLAY, *parts)
 
-        size = self._cluster_size(merged.get("cluster_size", DEFAULT_CLUSTER_SIZE), place("cluster_size"))
+        form = OverlayFormat(merged.get("format", OverlayFormat.QCOW2))
+        size = self._cluster_size(merged.get("cluster_size", DEFAULT_CLUSTER_SIZE), place("cluster_size"), form)
         extended = merged.get("extended_l2", False)
         # A level cannot be checked if the compression was rejected.
         places = ((*where, "overlay", "compression"), (*_DEFAULT_OVERLAY, "compression"))
@@ -215,22 +263,36 @@ class EntryReader:
             compression_level=None if level is None else int(level),
             refcount_bits=int(merged.get("refcount_bits", DEFAULT_REFCOUNT_BITS)),
             compat=Compat(merged.get("compat", Compat.V3)),
+            format=form,
+            table_size=merged.get("table_size", DEFAULT_TABLE_SIZE),
+            preallocation=Preallocation(merged.get("preallocation", Preallocation.OFF)),
+            encryption=self._encryption(merged.get("encryption"), place("encryption")),
         )
-        for key, what in contradictions(options):
+        for key, what in contradictions(options, merged):
             self._problems.add(place(key), what)
         return options
 
-    def _cluster_size(self, value: float | str, where: YamlPath) -> int | None:
+    def _encryption(self, written: object, where: YamlPath) -> Encryption | None:
+        sound = self._sound_keys(written, where)
+        if "secret_file" not in sound:
+            return None
+        return Encryption(**{key: value for key, value in sound.items() if key in Encryption._fields})
+
+    def _cluster_size(
+        self, value: float | str, where: YamlPath, form: OverlayFormat = OverlayFormat.QCOW2
+    ) -> int | None:
         if value == AUTO:
             return None
+        is_qed = form is OverlayFormat.QED
+        sizes, allowed = (QED_CLUSTER_SIZES, _ALLOWED_QED_SIZES) if is_qed else (CLUSTER_SIZES, _ALLOWED_SIZES)
         try:
             size = parse_size(value) if isinstance(value, str) else int(value)
         except ValueError:
             # The text may have thousands of digits: the message below shortens it; parse_size's does not.
             size = 0
-        if size in CLUSTER_SIZES:
+        if size in sizes:
             return size
-        self._problems.add(where, f"{_shown(value)} is not a cluster size; {_ALLOWED_SIZES}")
+        self._problems.add(where, f"{_shown(value)} is not a cluster size; {allowed}")
         return DEFAULT_CLUSTER_SIZE
 
 

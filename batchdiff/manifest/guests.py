@@ -142,7 +142,7 @@ class GuestFinder:
             return os.path.realpath(named)
         if guest.overlay_path and not unfit(guest.overlay_path):
             return self._resolved(guest.overlay_path)
-        return default_overlay(named, names)
+        return default_overlay(named, names, guest.options.format)
 
     def _gone(self, guest: WrittenGuest, matches: list[str], taken: _Taken) -> list[GoneGuest]:
         """Return the converted guests that a glob would match if their originals still existed."""
@@ -199,7 +199,8 @@ class GuestFinder:
         defaults = self._default_overlays(written, listed, images)
         # Files with a role in other guests' chains or as overlays, by whatever name or link a glob finds them.
         backing = [os.path.join(self._folder, image.path) for guest in written for image in guest.image.backing]
-        files = {identity for path in (*overlays, *backing) if (identity := identity_of(path))}
+        secrets = [self._resolved(path) for path in self._secret_files(written)]
+        files = {identity for path in (*overlays, *backing, *secrets) if (identity := identity_of(path))}
         if self._template:
             files |= {place.identity for place in (self._template.place, *self._template.chain)}
         # Block devices have names that do not resolve to one another: /dev/vg/lv, /dev/mapper/vg-lv.
@@ -216,6 +217,16 @@ class GuestFinder:
         files, named = ([self._resolved(path) for path in each if not unfit(path)] for each in (matches, paths))
         return extents_among(files, named)
 
+    def _secret_files(self, written: Sequence[WrittenGuest]) -> set[str]:
+        """Return the files with secrets, which a glob would match as raw images."""
+        images = [image for guest in written for image in (guest.image, *guest.image.backing)]
+        found = {image.secret_file for image in images}
+        if self._template:
+            source = self._template.source
+            found |= {image.secret_file for image in (source, *source.backing)}
+        found |= {guest.options.encryption.secret_file for guest in written if guest.options.encryption}
+        return {path for path in found if path and not unfit(path)}
+
     def _written_overlays(self, written: Sequence[WrittenGuest]) -> set[str]:
         """Return the overlays to which the manifest gives a path."""
         paths = [guest.overlay_path for guest in written if guest.overlay_path and not guest.in_place]
@@ -226,10 +237,10 @@ class GuestFinder:
     ) -> set[str]:
         """Return the overlays of all guests, listed or matched, to which the manifest gives no overlay path."""
         globs = [guest for guest in written if guest.image.is_glob and not guest.overlay_path]
-        matched = [self._resolved(path) for guest in globs for path in images[guest.where]]
-        unplaced = [guest.named for guest in listed if not guest.written.overlay_path]
+        matched = [(self._resolved(path), guest.options) for guest in globs for path in images[guest.where]]
+        unplaced = [(guest.named, guest.written.options) for guest in listed if not guest.written.overlay_path]
         names = {guest.named for guest in listed}
-        return {default_overlay(path, names) for path in (*unplaced, *matched)}
+        return {default_overlay(path, names, options.format) for path, options in (*unplaced, *matched)}
 
 
 def _in_order(there: list[AnyGuest], gone: list[GoneGuest]) -> list[AnyGuest]:

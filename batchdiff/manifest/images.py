@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from batchdiff.files.filenames import why_unfit
+from batchdiff.files.filenames import shell_word, unfit, why_unfit
 from batchdiff.files.identity import Identity
+from batchdiff.files.secret_files import is_descriptor, mode_for_others, why_unusable_as_secret
 from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.manifest.paths import Place, locate_folders, locate_image, missing_format
-from batchdiff.manifest.text.problems import Problems, show_path
+from batchdiff.manifest.paths import Place, locate_folders, locate_image, missing_format, resolve_folder
+from batchdiff.manifest.text.problems import Problems, YamlPath, show_path
 from batchdiff.quoting import show
 
 if TYPE_CHECKING:
@@ -67,12 +68,33 @@ def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundI
             problems.add(image.where, missing_format(folder, image.path))
             continue
         folders = locate_folders(folder, image.allow_folders, problems)
-        sources.append(ImageSource(place.path, image.format, allow_folders=folders))
+        secret = (
+            None
+            if image.secret_file is None
+            else secret_path(image.secret_file, image.secret_where, folder, problems)
+        )
+        sources.append(ImageSource(place.path, image.format, secret_file=secret, allow_folders=folders))
         places.append(place)
     complete = len(sources) == 1 + len(written.backing)
     if not (_check_raw(written, problems) and _check_distinct(places, problems) and complete):
         return None
     return FoundImage(replace(sources[0], backing=tuple(sources[1:])), places[0], tuple(places[1:]))
+
+
+def secret_path(written: str, where: YamlPath, folder: str, problems: Problems) -> str:
+    """Return the absolute path of a secret file; report a problem if it cannot be used. ``where``: its place."""
+    if unfit(written):
+        problems.add(where, f"{show(written)} has {why_unfit(written)}; rename it")
+        return written
+    path = written if is_descriptor(written) else resolve_folder(folder, written)
+    if why := why_unusable_as_secret(path):
+        problems.add(where, f"{show(path)} cannot be used as a secret file: {why}")
+    elif mode := mode_for_others(path):
+        problems.warn(
+            where,
+            f"other users can read the secret in {show(path)} (mode {mode}): `chmod 600 {shell_word(path)}`",
+        )
+    return path
 
 
 def _check_raw(written: WrittenImage, problems: Problems) -> bool:

@@ -10,6 +10,7 @@ from batchdiff.files.filenames import readable, unfit
 from batchdiff.linux.device_names import is_among_devices
 from batchdiff.manifest.paths import locate_overlay
 from batchdiff.manifest.text.problems import Problems
+from batchdiff.plan.overlay_options import OverlayFormat
 from batchdiff.quoting import show
 
 if TYPE_CHECKING:
@@ -38,15 +39,17 @@ def former_overlays(named: str) -> tuple[str, ...]:
     return (f"{stem}.qcow2", f"{stem}.overlay.qcow2") if stem != without_suffix(named) else ()
 
 
-def default_overlay(named: str, guests: Collection[str]) -> str:
+def default_overlay(named: str, guests: Collection[str], form: str = OverlayFormat.QCOW2) -> str:
     """Return the default path of a guest's overlay: ``web01.qcow2`` for ``web01.img`` and for ``web01``.
+
+    ``form``: the format of the overlay, which is the suffix of its name.
 
     ``named`` is the guest's absolute path; ``guests`` are the paths of all guests, which no overlay may replace:
     if one of them has that name, the overlay becomes ``web01.overlay.qcow2``.
     """
     stem = without_suffix(named)
-    plain = f"{stem}.qcow2"
-    return f"{stem}.overlay.qcow2" if plain == named or plain in guests else plain
+    plain = f"{stem}.{form}"
+    return f"{stem}.overlay.{form}" if plain == named or plain in guests else plain
 
 
 class Naming:
@@ -103,7 +106,7 @@ class Naming:
             return self._own_path(guest)
         if guest.written.overlay_path:
             return locate_overlay(self._folder, guest.written.overlay_path, where, self._problems)
-        path = default_overlay(guest.place.named, named)
+        path = default_overlay(guest.place.named, named, guest.written.options.format)
         if is_among_devices(path):
             why = f"no overlay can be written beside {show(guest.place.named)}, in /dev; give overlay.path"
             self._problems.add(where, why)

@@ -129,7 +129,7 @@ def missing_format(folder: str, written: object) -> str:
     if found is ImageFormat.LUKS:
         return (
             "format is missing; the file looks encrypted (luks). If the guest's OS encrypts its whole disk, write "
-            "`format: raw`; if QEMU encrypts it, leave it out: encrypted images are not converted"
+            "`format: raw`; if QEMU encrypts it, write `format: luks` and `secret_file: PATH`"
         )
     return (
         f"format is missing; the file looks like {found}, so if you trust where it came from, "

@@ -13,13 +13,17 @@ from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.overlay_options import (
     AUTO,
+    DEFAULT_TABLE_SIZE,
     BackingPath,
     Compat,
     Compression,
+    Encryption,
+    OverlayFormat,
     OverlayOptions,
-    contradictions,
+    Preallocation,
     geometry_of,
 )
+from batchdiff.plan.overlay_rules import contradictions
 from batchdiff.plan.plan import (
     DEFAULT_UNIT,
     FORMAT_VERSION,
@@ -38,6 +42,10 @@ from batchdiff.plan.plan import (
 )
 from batchdiff.plan.runs import NO_RUNS, Runs
 from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
+
+ENCRYPTED = "encrypted"
+"""Stands for no compression if an overlay is encrypted: a batchdiff that does not know ``encryption``, and would
+write in the clear, refuses the plan because of it."""
 
 
 def to_dict(plan: Plan) -> dict[str, Any]:
@@ -85,6 +93,8 @@ def _check_distinct(what: str, values: list[str]) -> None:
 
 def _source(source: ImageSource) -> dict[str, Any]:
     found: dict[str, Any] = {"path": source.path, "format": source.format.value}
+    if source.secret_file is not None:
+        found["secret_file"] = source.secret_file
     if source.allow_folders:
         found["allow_folders"] = list(source.allow_folders)
     if source.other_files:
@@ -115,7 +125,7 @@ def _guest(guest: GuestPlan) -> dict[str, Any]:
         "path": guest.overlay_path,
         "cluster_size": guest.options.cluster_size or AUTO,
         "extended_l2": AUTO if guest.options.extended_l2 is None else guest.options.extended_l2,
-        "compression": guest.options.compression.value,
+        "compression": guest.options.compression.value if guest.options.encryption is None else ENCRYPTED,
         "backing_path": guest.options.backing_path.value,
         "lazy_refcounts": guest.options.lazy_refcounts,
         **_newer_options(guest.options),
@@ -129,6 +139,12 @@ def _guest(guest: GuestPlan) -> dict[str, Any]:
 def _newer_options(options: OverlayOptions) -> dict[str, Any]:
     """Return the options that plans before 1.3 did not have, as far as they are set."""
     found: dict[str, Any] = {}
+    if options.format is not OverlayFormat.QCOW2:
+        found |= {"format": options.format.value, "table_size": options.table_size}
+    if options.preallocation is not Preallocation.OFF:
+        found["preallocation"] = options.preallocation.value
+    if options.encryption is not None:
+        found["encryption"] = {"format": "luks"} | options.encryption._asdict()
     if options.compression_level is not None:
         found["compression_level"] = options.compression_level
     if options.refcount_bits != DEFAULT_REFCOUNT_BITS:
@@ -158,6 +174,7 @@ def _image_source(record: dict[str, Any]) -> ImageSource:
         record["path"],
         ImageFormat(record["format"]),
         tuple(_image_source(item) for item in record.get("backing", ())),
+        secret_file=record.get("secret_file"),
         allow_folders=tuple(record.get("allow_folders", ())),
         other_files=tuple(record.get("other_files", ())),
     )
@@ -178,17 +195,20 @@ def _fingerprint(record: dict[str, Any]) -> Fingerprint:
 
 
 def _guest_plan(record: dict[str, Any]) -> GuestPlan:
+    options = _options(record["overlay"])
+    for key, why in contradictions(options):
+        raise ValueError(f"overlay.{key} of guest {record['name']!r}: {why}")
     common: dict[str, Any] = {
         "name": record["name"],
         "source": _image_source(record),
         "reason": record["reason"],
         "overlay_path": record["overlay"]["path"],
-        "options": _options(record["overlay"]),
+        "options": options,
         "alias": record.get("link", ""),
     }
     image = _planned_image(record) if "fingerprint" in record else None
     data, zero = _runs(record["extents"], "data"), _runs(record["extents"], "zero")
-    diff = _diff(record, common["options"], data, zero) if "savings" in record else None
+    diff = _diff(record, options, data, zero) if "savings" in record else None
     if diff is None and (data, zero) != (NO_RUNS, NO_RUNS):
         raise ValueError(f"guest {record['name']!r} has extents, but was not compared")
     verdict = Verdict(record["verdict"])
@@ -205,8 +225,6 @@ def _diff(record: dict[str, Any], options: OverlayOptions, data: Runs, zero: Run
         raise ValueError(f"guest {record['name']!r} was compared, but its overlay has no cluster size")
     if options.extended_l2 is None:
         raise ValueError(f"guest {record['name']!r} was compared, but extended_l2 was not chosen")
-    for key, what in contradictions(options):
-        raise ValueError(f"overlay.{key} of guest {record['name']!r}: {what}")
     geometry = geometry_of(options, options.cluster_size)
     if record["extents"]["unit"] != geometry.granule:
         raise ValueError(f"the extents of guest {record['name']!r} are not in units of its overlay")
@@ -226,16 +244,27 @@ def _similarity(record: dict[str, Any]) -> Similarity:
 
 
 def _options(record: dict[str, Any]) -> OverlayOptions:
+    compression, encryption = record["compression"], record.get("encryption")
+    if (compression == ENCRYPTED) != (encryption is not None):
+        raise ValueError(f"an overlay has `compression: {ENCRYPTED}` if it has `encryption`, and only then")
     return OverlayOptions(
         cluster_size=None if record["cluster_size"] == AUTO else record["cluster_size"],
         extended_l2=None if record["extended_l2"] == AUTO else record["extended_l2"],
-        compression=Compression(record["compression"]),
+        compression=Compression.NONE if compression == ENCRYPTED else Compression(compression),
         backing_path=BackingPath(record["backing_path"]),
         lazy_refcounts=record["lazy_refcounts"],
         compression_level=record.get("compression_level"),
         refcount_bits=record.get("refcount_bits", DEFAULT_REFCOUNT_BITS),
         compat=Compat(record.get("compat", Compat.V3)),
+        format=OverlayFormat(record.get("format", OverlayFormat.QCOW2)),
+        table_size=record.get("table_size", DEFAULT_TABLE_SIZE),
+        preallocation=Preallocation(record.get("preallocation", Preallocation.OFF)),
+        encryption=None if encryption is None else _encryption(encryption),
     )
+
+
+def _encryption(record: dict[str, Any]) -> Encryption:
+    return Encryption(**{name: record[name] for name in Encryption._fields})
 
 
 def _savings(record: dict[str, Any]) -> Savings:

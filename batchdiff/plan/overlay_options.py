@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS, SMALLEST_EXTENDED_L2, CompressionType, Geometry
-from batchdiff.units import format_size
+from batchdiff.foreign.luks_size import luks_header_bytes
+from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS, CompressionType, Geometry
+from batchdiff.qcow2.layout_options import LayoutOptions
 
 CLUSTER_SIZES = tuple(1 << bits for bits in range(9, 22))
 """512 B to 2 MiB, the range of QEMU's qcow2 driver (MIN_CLUSTER_BITS and MAX_CLUSTER_BITS)."""
 
 DEFAULT_CLUSTER_SIZE = 65536
+"""QEMU's default."""
+
+QED_CLUSTER_SIZES = tuple(1 << bits for bits in range(12, 23))
+"""4 KiB to 4 MiB. QEMU's qed driver allows 64 MiB, but its limit on the disk's size overflows beyond this."""
+
+QED_TABLE_SIZES = (2, 4, 8, 16)
+"""Clusters in a table of a QED file; QEMU creates tables of one cluster, but does not open them."""
+
+DEFAULT_TABLE_SIZE = 4
 """QEMU's default."""
 
 AUTO = "auto"
@@ -46,12 +56,55 @@ class BackingPath(enum.StrEnum):
     RELATIVE = "relative"
 
 
+class OverlayFormat(enum.StrEnum):
+    """The formats in which overlays can be written: those of QEMU's that have backing files and can be created."""
+
+    QCOW2 = "qcow2"
+    QED = "qed"
+
+
+class Preallocation(enum.StrEnum):
+    """The preallocation of an overlay, in the words of ``qemu-img create``."""
+
+    OFF = "off"
+    METADATA = "metadata"
+    FALLOC = "falloc"
+    FULL = "full"
+
+
+class Encryption(NamedTuple):
+    """The LUKS encryption of an overlay, in the words of ``qemu-img create``, whose defaults these are.
+
+    ``secret_file``: the absolute path of the file with the secret. ``iter_time``: the milliseconds that a guess of
+    the secret is to cost.
+    """
+
+    secret_file: str
+    cipher_alg: str = "aes-256"
+    cipher_mode: str = "xts"
+    ivgen_alg: str = "plain64"
+    ivgen_hash_alg: str = "sha256"
+    hash_alg: str = "sha256"
+    iter_time: int = 2000
+
+
+def luks_options(chosen: Encryption) -> dict[str, str | int]:
+    """Return the options of ``qemu-img create`` for an encryption, without ``encrypt.`` and the secret."""
+    found: dict[str, str | int] = {
+        name.replace("_", "-"): value for name, value in chosen._asdict().items() if name != "secret_file"
+    }
+    if chosen.ivgen_alg != "essiv":
+        del found["ivgen-hash-alg"]
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class OverlayOptions:
     """The options of one overlay.
 
     ``cluster_size`` in bytes; None for ``auto``, as with ``extended_l2``. ``compression_level``: None for the
-    default of the compression.
+    default of the compression. ``table_size``: clusters in a table, only of a QED file. ``encryption``: None if
+    it is not encrypted.
     """
 
     cluster_size: int | None = DEFAULT_CLUSTER_SIZE
@@ -62,6 +115,10 @@ class OverlayOptions:
     compression_level: int | None = None
     refcount_bits: int = DEFAULT_REFCOUNT_BITS
     compat: Compat = Compat.V3
+    format: OverlayFormat = OverlayFormat.QCOW2
+    table_size: int = DEFAULT_TABLE_SIZE
+    preallocation: Preallocation = Preallocation.OFF
+    encryption: Encryption | None = None
 
 
 def geometry_of(options: OverlayOptions, cluster_size: int) -> Geometry:
@@ -76,25 +133,13 @@ def geometry_of(options: OverlayOptions, cluster_size: int) -> Geometry:
     )
 
 
-def contradictions(options: OverlayOptions) -> Iterator[tuple[str, str]]:
-    """Yield options that no overlay can have together: the key of one, and what it needs."""
-    size, compression, level = options.cluster_size, options.compression, options.compression_level
-    if options.extended_l2 and size is not None and size < SMALLEST_EXTENDED_L2:
-        least = format_size(SMALLEST_EXTENDED_L2)
-        yield "extended_l2", f"needs a cluster_size of {least} or more, not {format_size(size)}"
-    if level is not None and compression is Compression.NONE:
-        yield "compression_level", "needs `compression: zlib` or `compression: zstd`"
-    elif level is not None and level not in (levels := COMPRESSION_LEVELS[compression]):
-        yield "compression_level", f"{level} is not a level of {compression}; use {levels[0]} to {levels[-1]}"
-    if options.compat is Compat.V2:
-        for key, impossible, instead in (
-            ("extended_l2", options.extended_l2, "`extended_l2: false`"),
-            ("compression", compression is Compression.ZSTD, "`compression: zlib`"),
-            ("lazy_refcounts", options.lazy_refcounts, "`lazy_refcounts: false`"),
-            ("refcount_bits", options.refcount_bits != DEFAULT_REFCOUNT_BITS, "`refcount_bits: 16`"),
-        ):
-            if impossible:
-                yield key, f'is impossible with `compat: "{Compat.V2}"`; use {instead}, or `compat: "{Compat.V3}"`'
+def layout_options_of(options: OverlayOptions) -> LayoutOptions:
+    """Return the options on which the layout of a qcow2 overlay depends."""
+    secret = options.encryption
+    return LayoutOptions(
+        luks_bytes=0 if secret is None else luks_header_bytes(secret.cipher_alg, secret.cipher_mode),
+        preallocated=options.preallocation is not Preallocation.OFF,
+    )
 
 
 def backing_name(overlay_path: str, template_path: str, how: BackingPath) -> str:

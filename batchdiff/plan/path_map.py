@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 
 from batchdiff.files.filenames import unfit
 from batchdiff.image_source import ImageSource
+from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage
 from batchdiff.plan.sidecar import OverlayOrigin, Sidecar
 
@@ -98,6 +99,7 @@ class PathMap:
             source,
             path=self.path(source.path),
             backing=tuple(self.source(each) for each in source.backing),
+            secret_file=None if source.secret_file is None else self.path(source.secret_file),
             allow_folders=tuple(map(self.path, source.allow_folders)),
             other_files=tuple(map(self.path, source.other_files)),
         )
@@ -129,8 +131,15 @@ class PathMap:
             guest,
             source=self.source(guest.source),
             overlay_path=self.path(guest.overlay_path),
+            options=self._options(guest.options),
             alias=self.path(guest.alias) if guest.alias else "",
         )
+
+    def _options(self, options: OverlayOptions) -> OverlayOptions:
+        chosen = options.encryption
+        if chosen is None:
+            return options
+        return replace(options, encryption=chosen._replace(secret_file=self.path(chosen.secret_file)))
 
     def _origin(self, origin: OverlayOrigin) -> OverlayOrigin:
         return replace(

@@ -16,8 +16,8 @@ from batchdiff.qcow2.geometry import Geometry
 
 FORMAT_VERSION = (1, 3)
 """1.1 added the filesystem's UUID to fingerprints; 1.2 added the exactness of savings, links to guests, and
-similarity; 1.3 added options of overlays, the space that they take with each kind of L2 entries, what an original
-has that nothing else keeps, and the other files of images that consist of several."""
+similarity; 1.3 added options of overlays, the space that they take with each kind of L2 entries, the secret files
+of images, the other files of images that consist of several, and what an original has that nothing else keeps."""
 
 DEFAULT_UNIT = 4096
 """Bytes; plans before 1.2 counted all space in units of this size."""

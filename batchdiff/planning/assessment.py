@@ -21,7 +21,7 @@ from batchdiff.image_source import ImageSource
 from batchdiff.linux.fiemap import ExtentTable
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.extents import runs_of
-from batchdiff.plan.overlay_options import Compression, backing_name
+from batchdiff.plan.overlay_options import Compression, Preallocation, backing_name
 from batchdiff.plan.plan import (
     Diff,
     GuestPlan,
@@ -37,6 +37,7 @@ from batchdiff.planning.scan.reopening import reopen
 from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.sizes.compressed_estimate import Measure, stored_data
 from batchdiff.planning.sizes.disk_use import space_taken
+from batchdiff.planning.sizes.overlay_layout import AnyLayout, encrypted_space, overlay_disk_bytes, overlay_layout
 from batchdiff.planning.sizes.overlay_sizes import (
     OverlaySize,
     disk_bytes,
@@ -44,8 +45,7 @@ from batchdiff.planning.sizes.overlay_sizes import (
 )
 from batchdiff.planning.verdicts import Below, LeastSavings, verdict_of
 from batchdiff.qcow2.faults import FormatError
-from batchdiff.qcow2.geometry import Geometry
-from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
+from batchdiff.qcow2.layout import Layout, layout_for, plan_layout
 from batchdiff.units import ceil_div
 
 
@@ -149,32 +149,31 @@ def _plan_guest(
     facts: FleetFacts,
     compressed: OverlaySize | Measure,
 ) -> GuestPlan:
-    """Return the plan of a guest whose overlay will have this content.
-
-    ``compressed``: the size of the overlay if it will be compressed, or the function that measures it.
-    """
+    """Return the plan of a guest with this overlay. ``compressed``: its size, or the function that measures it."""
     geometry, extents = content.geometry, content.extents
     options = dataclasses.replace(
         candidate.entry.options, cluster_size=geometry.cluster_size, extended_l2=geometry.extended_l2
     )
-    layout = _layout(candidate, geometry, extents, facts.manifest.template)
+    entry = dataclasses.replace(candidate.entry, options=options)
+    settled = dataclasses.replace(candidate, entry=entry)
+    layout = _layout(settled, extents, facts.manifest.template)
     volume = _volume(candidate, image)
     known = facts.located.get(image.path) or raw_extents(image)
     losses = original_losses(image, known)
-    if reason := forbidden_preallocation(losses, facts.manifest.allow_loss):
+    if reason := forbidden_preallocation(losses, options, facts.manifest.allow_loss):
         return _refuse(candidate, reason)
     if options.compression is Compression.NONE:
-        size = _uncompressed_size(candidate, image, layout, extents, known)
+        size = _uncompressed_size(settled, image, layout, content, known)
     elif isinstance(compressed, OverlaySize):
         size = compressed
     else:
-        size = _compressed_size(candidate, layout, extents, volume.unit, compressed)
+        tables = layout_for(extents, candidate.record.virtual_size, geometry)
+        size = _compressed_size(candidate, tables, extents, volume.unit, compressed)
     use = disk_use_of(((each.fd, each.path) for each in image.own_files), kept=facts.kept, known=known)
     savings = savings_of(guest=use, volume=volume, overlay=size, compared=content.sizes, geometry=geometry)
     data_runs, zero_runs = runs_of(extents)
     diff = Diff(geometry=geometry, data=data_runs, zero=zero_runs, savings=savings, similarity=content.similarity)
     verdict, reason = verdict_of(savings, use, content, *_least(candidate, image, facts.manifest.minimum_savings))
-    entry = dataclasses.replace(candidate.entry, options=options)
     if verdict is not Verdict.CONVERT:
         return untouched_guest(entry, candidate.record, verdict, reason, diff)
     return GuestToConvert(
@@ -191,16 +190,20 @@ def _plan_guest(
 
 
 def _uncompressed_size(
-    candidate: Candidate, image: Image, layout: Layout, extents: Extents, known: ExtentTable | None
+    candidate: Candidate, image: Image, layout: AnyLayout, content: OverlayContent, known: ExtentTable | None
 ) -> OverlaySize:
-    """Return the size of an overlay whose data is stored as it is."""
-    geometry, unit = layout.geometry, _volume(candidate, image).unit
-    data = extents.pairs(Kind.DATA) * geometry.granule
-    sharing = _will_share(candidate, image, geometry.granule, unit)
-    small = geometry.granules == 1 and geometry.cluster_size < unit
-    start = layout.data_offset if small else None
-    taken = space_taken(image, data, sharing=sharing, unit=unit, known=known, file_start=start)
-    on_disk = disk_bytes(layout, taken.data, unit) - taken.holes
+    """Return the size of an overlay whose data is stored as it is, or encrypted."""
+    options, geometry, extents = candidate.entry.options, content.geometry, content.extents
+    unit = _volume(candidate, image).unit
+    if options.encryption is None:
+        data = extents.pairs(Kind.DATA) * geometry.granule
+        sharing = _will_share(candidate, image, geometry.granule, unit)
+        small = geometry.granules == 1 and geometry.cluster_size < unit
+        start = layout.data_offset if small else None
+        taken = space_taken(image, data, sharing=sharing, unit=unit, known=known, file_start=start)
+    else:
+        taken = encrypted_space(extents, geometry.granule, image.virtual_size, unit)
+    on_disk = overlay_disk_bytes(layout, extents, options, taken.data, unit) - taken.holes
     return OverlaySize(layout.file_size, 0, on_disk, taken.shared)
 
 
@@ -213,16 +216,10 @@ def _least(candidate: Candidate, image: Image, minimum: float) -> tuple[LeastSav
     return LeastSavings(minimum), Below.ANOTHER if candidate.entry.image.backing else Below.NOTHING
 
 
-def _layout(candidate: Candidate, geometry: Geometry, extents: Extents, template: ImageSource) -> Layout:
-    """Return the layout of an overlay.
-
-    :raises FormatError: the layout, or the template's name, does not fit into a header.
-    """
-    entry, virtual_size = candidate.entry, candidate.record.virtual_size
-    layout = layout_for(extents, virtual_size, geometry)
-    name = backing_name(entry.overlay_path, template.path, entry.options.backing_path)
-    header_for(layout, virtual_size, backing=(name, template.format))  # only for its checks
-    return layout
+def _layout(candidate: Candidate, extents: Extents, template: ImageSource) -> AnyLayout:
+    options = candidate.entry.options
+    name = backing_name(candidate.entry.overlay_path, template.path, options.backing_path)
+    return overlay_layout(extents, candidate.record.virtual_size, options, (name, template.format.value))
 
 
 def _volume(candidate: Candidate, image: Image) -> Volume:
@@ -244,7 +241,8 @@ def _will_share(candidate: Candidate, image: Image, granule: int, unit: int) -> 
     whole units of one filesystem, so each granule must consist of whole units.
     """
     device = os.stat(os.path.dirname(candidate.entry.overlay_path)).st_dev
-    return granule % unit == 0 and device == os.fstat(image.layers[0].fd).st_dev
+    reserves = candidate.entry.options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}
+    return not reserves and granule % unit == 0 and device == os.fstat(image.layers[0].fd).st_dev
 
 
 def _compressed_size(

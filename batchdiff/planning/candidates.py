@@ -22,11 +22,12 @@ from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
 from batchdiff.image.layer import Losses
 from batchdiff.image.open import OverlayError, inspect, open_image, open_layer
-from batchdiff.image.template_storage import TemplateRisk, template_risk
+from batchdiff.image.storage.template_storage import TemplateRisk, template_risk
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.block_stack import Underlying, all_underlying
 from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
+from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.plan.plan import Diff, PlannedImage, UntouchedGuest, Verdict
 from batchdiff.planning.owners import PART, Owners
 from batchdiff.planning.verdicts import Below
@@ -188,21 +189,27 @@ def _first_of(images: list[str], guests: dict[str, str]) -> str:
 
 
 def _check_not_replaced(entry: GuestEntry, template: ImageSource, observer: ReadObserver | None) -> None:
-    """Refuse a guest that is not declared qcow2, but whose overlay has taken its place.
+    """Refuse a guest that is not declared as an image like its overlay, but whose overlay has taken its place.
 
-    No data is read as qcow2 for that: a forged header can only keep its own guest from being converted.
+    No data is read as an overlay for that: a forged header can only keep its own guest from being converted.
 
     :raises OverlayError: it is an overlay of the template.
-    :raises ImageError: it looks like qcow2, and is damaged.
+    :raises ImageError: it looks like an overlay, and is damaged.
     """
-    guest = entry.image
-    if guest.format is ImageFormat.QCOW2 or not entry.in_place:
+    guest, form, chosen = entry.image, ImageFormat(entry.options.format), entry.options.encryption
+    secret = None if chosen is None else chosen.secret_file
+    if (guest.format is form and guest.secret_file == secret) or not entry.in_place:
         return
-    if looks_like(guest.path, observer) is not ImageFormat.QCOW2:
+    if looks_like(guest.path, observer) is not form:
         return
-    overlay = ImageSource(guest.path, ImageFormat.QCOW2)
-    with closing(open_layer(overlay, observer)) as layer:
-        named = resolved_backing(overlay, layer.backing)
+    overlay = ImageSource(guest.path, form, secret_file=secret)
+    try:
+        with closing(open_layer(overlay, observer)) as layer:
+            named = resolved_backing(overlay, layer.backing)
+    except ImageError:
+        if guest.format is form or secret is not None:
+            return  # the guest itself: one of the two is encrypted, and the other is not
+        raise
     if named is not None and is_one_image(template.path, named):
         raise OverlayError(f"cannot use {guest.path}", why=f"it is an overlay of {template.path}")
 
@@ -232,7 +239,16 @@ def _objection(
     inspect(image, refcounts=True)
     if missing := _missing_bytes(image, template):
         return _too_small(entry.image, template.virtual_size, missing)
-    return _forbidden_loss(image.layers[0].losses, manifest.allow_loss)
+    return _forbidden_loss(losses_of(image, entry.options), manifest.allow_loss)
+
+
+def losses_of(image: Image, options: OverlayOptions) -> Losses:
+    """Return what the overlay of a guest will not have; an encrypted overlay of an encrypted guest loses nothing.
+
+    What a guest has changed since it was copied is encrypted if any file of its chain is.
+    """
+    is_encrypted = any(each.losses.encryption for each in image.layers)
+    return image.layers[0].losses._replace(encryption=is_encrypted and options.encryption is None)
 
 
 def _missing_bytes(image: Image, template: PlannedImage) -> int:
@@ -256,6 +272,11 @@ def _too_small(guest: ImageSource, size: int, missing: int) -> str:
 
 def _forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:
     """Return a reason that names the losses that the manifest does not allow; empty if there are none."""
+    if losses.encryption and Loss.ENCRYPTION not in allowed:
+        return (
+            "it is encrypted, and its overlay would not be: anyone who can read that file could read its data."
+            f" `allow_loss: [{Loss.ENCRYPTION}]` accepts that"
+        )
     for what, count, kind in (
         (Loss.SNAPSHOTS, losses.snapshots, "internal snapshot"),
         (Loss.BITMAPS, losses.bitmaps, "persistent bitmap"),

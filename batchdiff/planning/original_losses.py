@@ -6,6 +6,7 @@ from batchdiff.choices import Loss
 from batchdiff.image.image import Image
 from batchdiff.image.storage.preallocated import reserved_bytes
 from batchdiff.linux.fiemap import ExtentTable
+from batchdiff.plan.overlay_options import OverlayOptions, Preallocation
 from batchdiff.plan.plan import OriginalLosses
 from batchdiff.units import format_size
 
@@ -22,9 +23,13 @@ def original_losses(image: Image, known: ExtentTable | None) -> OriginalLosses:
     return OriginalLosses(layer.losses.snapshots, layer.losses.bitmaps, reserved)
 
 
-def forbidden_preallocation(losses: OriginalLosses, allowed: frozenset[Loss]) -> str:
-    """Return a reason that names the reserved space, if the manifest does not allow that loss; otherwise empty."""
-    if not losses.preallocated_bytes or Loss.PREALLOCATION in allowed:
+def forbidden_preallocation(losses: OriginalLosses, options: OverlayOptions, allowed: frozenset[Loss]) -> str:
+    """Return a reason that names the reserved space, if the manifest does not allow that loss; otherwise empty.
+
+    An overlay whose own blocks are all reserved loses none.
+    """
+    reserves = options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}
+    if not losses.preallocated_bytes or reserves or Loss.PREALLOCATION in allowed:
         return ""
     return (
         f"{format_size(losses.preallocated_bytes)} of its file are preallocated (reserved on disk, and never"

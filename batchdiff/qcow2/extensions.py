@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from batchdiff.qcow2.faults import ENCRYPTED, require, require_opened
+from batchdiff.qcow2.faults import LEGACY_ENCRYPTION, require, require_opened
 from batchdiff.units import MIB, align_up
 
 BACKING_FORMAT, DATA_FILE = 0xE2792ACA, 0x44415441
@@ -21,6 +21,11 @@ _END, _BITMAPS, _ENCRYPTION = 0, 0x23852875, 0x0537BE77
 _HEAD = struct.Struct(">II")
 
 AUTOCLEAR_BITMAPS, AUTOCLEAR_RAW_DATA_FILE = 1 << 0, 1 << 1
+
+LUKS = 2
+"""The encryption method of a qcow2 file that is encrypted with LUKS."""
+
+_ENCRYPTION_FIELDS = struct.Struct(">QQ")
 
 _LONGEST_FORMAT = 15
 """QEMU stores the format's name in 16 bytes, including the final 0."""
@@ -66,13 +71,27 @@ def c_string(data: bytes) -> bytes:
     return data.split(b"\0", 1)[0]
 
 
-def check_supported(found: list[tuple[int, bytes]]) -> None:
-    """Refuse an image that is encrypted.
+def luks_header_in(found: list[tuple[int, bytes]], crypt: int) -> tuple[int, int] | None:
+    """Return the offset and length of the LUKS header that an extension names; None if nothing is encrypted.
 
-    :raises FormatError: it is.
+    ``crypt``: the encryption method in the header of the file.
+
+    :raises FormatError: the method is unknown or outdated, or QEMU would refuse the extension, or it is missing.
     """
-    kinds = {kind for kind, _ in found}
-    require(_ENCRYPTION not in kinds, "it is encrypted", remedy=ENCRYPTED)
+    require(crypt != 1, "it is encrypted with AES in qcow2's legacy way", remedy=LEGACY_ENCRYPTION)
+    require_opened(crypt in {0, LUKS}, f"its encryption method {crypt} is unknown")
+    offset = length = 0
+    for data in [data for kind, data in found if kind == _ENCRYPTION]:
+        require_opened(crypt == LUKS, "it names a LUKS header, but is not encrypted with LUKS")
+        require_opened(len(data) == _ENCRYPTION_FIELDS.size, f"its encryption extension has {len(data)} bytes")
+        offset, length = _ENCRYPTION_FIELDS.unpack(data)
+    require_opened(crypt != LUKS or length > 0, "it is encrypted, but names no LUKS header")
+    return (offset, length) if crypt == LUKS else None
+
+
+def packed_encryption(offset: int, length: int) -> bytes:
+    """Return the bytes of the extension that names a LUKS header."""
+    return packed_extension(_ENCRYPTION, _ENCRYPTION_FIELDS.pack(offset, length))
 
 
 def data_file_of(found: list[tuple[int, bytes]], *, has_one: bool) -> str | None:

@@ -18,11 +18,11 @@ from batchdiff.qcow2.extensions import (
     backing_format,
     bitmaps_of,
     c_string,
-    check_supported,
     data_file_of,
     extensions_of,
+    luks_header_in,
 )
-from batchdiff.qcow2.faults import ENCRYPTED, FormatError, require, require_opened
+from batchdiff.qcow2.faults import ONE_FILE, FormatError, require, require_opened
 from batchdiff.qcow2.geometry import (
     MAX_L1_BYTES,
     MAX_REFCOUNT_TABLE_BYTES,
@@ -62,8 +62,8 @@ class Header:
     backing_format: str | None
     lazy_refcounts: bool
     snapshots_offset: int = 0
-    bitmap_directory: tuple[int, int] = (0, 0)
-    """Offset and length."""
+    bitmap_directory: tuple[int, int] = (0, 0)  # offset and length
+    luks_header: tuple[int, int] | None = None  # the same
     data_file: str | None = None
 
     def tables(self) -> list[tuple[int, int, str]]:
@@ -80,6 +80,8 @@ class Header:
             found.append((self.snapshots_offset, self.snapshots * _SHORTEST_SNAPSHOT, "snapshot table"))
         if self.bitmaps:
             found.append((*self.bitmap_directory, "bitmap directory"))
+        if self.luks_header:
+            found.append((*self.luks_header, "LUKS header"))
         return sorted(found)
 
 
@@ -99,12 +101,11 @@ def parse(head: bytes, file_size: int) -> Header:
     fields = FIXED.unpack_from(head)
     _, version, name_offset, name_size, cluster_bits, size, crypt, l1_entries, l1_offset = fields[:9]
     refcount_offset, refcount_clusters, snapshots, snapshots_offset = fields[9:]
-    # The order matters: the layout of the rest depends on version and cluster size, and unknown features may
-    # change the meaning of any field after them.
+    # The order matters: version and features decide the meaning of all fields after them.
     require_opened(version in {2, 3}, f"version {version} is unknown (2 and 3 are known)")
     require_opened(9 <= cluster_bits <= 21, f"a cluster size of 2^{cluster_bits} is outside 512 B to 2 MiB")
     incompatible, compatible, autoclear, refcount_order, length, compression = version_3_fields(head, version)
-    _check_features(incompatible, crypt)
+    _check_features(incompatible)
     require_opened(refcount_order <= 6, f"a refcount width of 2^{refcount_order} bits exceeds 64")
     geometry = _geometry(version, cluster_bits, incompatible, compression, 1 << refcount_order)
     cluster = geometry.cluster_size
@@ -114,7 +115,6 @@ def parse(head: bytes, file_size: int) -> Header:
     # Extensions and backing file name follow the fixed fields, all in the first cluster.
     name = backing_name_in(head[:cluster], name_offset, name_size, length)
     extensions = list(extensions_of(head[:cluster], length, name_offset))
-    check_supported(extensions)
     bitmaps, *directory = bitmaps_of(extensions, autoclear)
     header = Header(
         version=version,
@@ -131,7 +131,13 @@ def parse(head: bytes, file_size: int) -> Header:
         lazy_refcounts=bool(compatible & LAZY_REFCOUNTS),
         snapshots_offset=snapshots_offset,
         bitmap_directory=(directory[0], directory[1]),
+        luks_header=luks_header_in(extensions, crypt),
         data_file=data_file_of(extensions, has_one=geometry.external_data),
+    )
+    require(
+        header.luks_header is None or not geometry.external_data,
+        "it is encrypted and keeps its data in an external file; only one of the two is supported",
+        remedy=ONE_FILE,
     )
     _check_sizes(header, size)
     _check_tables(header, file_size)
@@ -153,7 +159,7 @@ def version_3_fields(head: bytes, version: int) -> tuple[int, int, int, int, int
     return incompatible, compatible, autoclear, refcount_order, length, compression if length > 104 else 0
 
 
-def _check_features(incompatible: int, crypt: int) -> None:
+def _check_features(incompatible: int) -> None:
     unknown = incompatible & ~_KNOWN_INCOMPATIBLE
     require_opened(not unknown, f"it needs unknown features (incompatible bits {unknown:#x})")
     require(not incompatible & _CORRUPT, "it is marked corrupt; run `qemu-img check -r all` on a copy of it")
@@ -162,7 +168,6 @@ def _check_features(incompatible: int, crypt: int) -> None:
         "it is marked dirty: it is in use, or was not closed cleanly;"
         " shut its VM down, or run `qemu-img check -r all` on it",
     )
-    require(crypt == 0, "it is encrypted", remedy=ENCRYPTED)
 
 
 def _geometry(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from batchdiff.qcow2.extensions import (
     BACKING_FORMAT,
+    LUKS,
     end_of_extensions,
+    packed_encryption,
     packed_extension,
 )
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import MAX_REFCOUNT_TABLE_BYTES
 from batchdiff.qcow2.header import (
     COMPRESSION_TYPE,
+    DATA_FILE,
     EXTENDED_L2,
     FIXED,
     LAZY_REFCOUNTS,
@@ -37,6 +40,8 @@ def build(header: Header) -> bytes:
     extensions = b""
     if header.backing_format is not None:
         extensions += packed_extension(BACKING_FORMAT, header.backing_format.encode())
+    if header.luks_header is not None:
+        extensions += packed_encryption(*header.luks_header)
     extensions += end_of_extensions()
     # The name follows the extensions. All of it must fit into the first cluster.
     name_offset = fixed_length + len(extensions) if name else 0
@@ -60,7 +65,7 @@ def build(header: Header) -> bytes:
         len(name),
         geometry.cluster_bits,
         header.virtual_size,
-        0,
+        LUKS if header.luks_header is not None else 0,
         header.l1_entries,
         header.l1_offset,
         header.refcount_offset,
@@ -77,6 +82,7 @@ def _version_3_part(header: Header) -> bytes:
     incompatible = (EXTENDED_L2 if geometry.extended_l2 else 0) | (
         COMPRESSION_TYPE if geometry.compression_type else 0
     )
+    incompatible |= DATA_FILE if geometry.external_data else 0
     compatible = LAZY_REFCOUNTS if header.lazy_refcounts else 0
     order = geometry.refcount_bits.bit_length() - 1
     return V3.pack(incompatible, compatible, 0, order, V3_LENGTH, geometry.compression_type)

@@ -2,26 +2,27 @@
 
 ::
 
-    | header | L1 table | L2 tables | data clusters ... | refcount blocks | refcount table |
-      1 cluster                       data_offset         refcount_blocks_offset
+    | header | LUKS header | L1 table | L2 tables | data clusters ... | refcount blocks | refcount table |
+      1 cluster, if encrypted                       data_offset         refcount_blocks_offset
 
 The refcounts come last because only they depend on the length of the compressed data. All counts are of clusters.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batchdiff.extents import Extents, Kind, count_touched, fold, of_one_kind, only, split
 from batchdiff.qcow2.geometry import MAX_L1_BYTES, MAX_REFCOUNT_TABLE_BYTES, Geometry
 from batchdiff.qcow2.header import Header
 from batchdiff.qcow2.header_writing import build
+from batchdiff.qcow2.layout_options import PLAIN_LAYOUT, LayoutOptions
 from batchdiff.units import ceil_div
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The sizes of a file's parts in the order above, in clusters."""
+    """The sizes of a file's parts in the order above, in clusters, and the options on which they depend."""
 
     geometry: Geometry
     l1_entries: int
@@ -30,11 +31,18 @@ class Layout:
     data_clusters: int
     refcount_blocks: int
     refcount_table_clusters: int
+    options: LayoutOptions = PLAIN_LAYOUT
+
+    @property
+    def luks_offset(self) -> int:
+        """Byte offset of the LUKS header, if there is one."""
+        return self.geometry.cluster_size
 
     @property
     def l1_offset(self) -> int:
         """Byte offset of the L1 table."""
-        return self.geometry.cluster_size
+        luks_clusters = ceil_div(self.options.luks_bytes, self.geometry.cluster_size)
+        return (1 + luks_clusters) * self.geometry.cluster_size
 
     @property
     def l2_offset(self) -> int:
@@ -77,13 +85,25 @@ def fits(virtual_size: int, geometry: Geometry) -> bool:
     return ceil_div(virtual_size, geometry.l2_coverage) * 8 <= MAX_L1_BYTES
 
 
-def plan_layout(virtual_size: int, geometry: Geometry, *, l2_tables: int, data_clusters: int) -> Layout:
-    """Return the layout of an image with that many L2 tables and data clusters."""
+def plan_layout(
+    virtual_size: int,
+    geometry: Geometry,
+    *,
+    l2_tables: int,
+    data_clusters: int,
+    options: LayoutOptions = PLAIN_LAYOUT,
+) -> Layout:
+    """Return the layout of an image with that many L2 tables and data clusters, or all if it is preallocated."""
     cluster = geometry.cluster_size
     l1_entries = ceil_div(virtual_size, geometry.l2_coverage)
     l1_clusters = ceil_div(l1_entries * 8, cluster)
-    blocks, table = _refcounts(1 + l1_clusters + l2_tables + data_clusters, geometry)
-    return Layout(geometry, l1_entries, l1_clusters, l2_tables, data_clusters, blocks, table)
+    if options.preallocated:
+        l2_tables, data_clusters = l1_entries, ceil_div(virtual_size, cluster)
+    if options.outside:
+        data_clusters = 0
+    luks = ceil_div(options.luks_bytes, cluster)
+    blocks, table = _refcounts(1 + luks + l1_clusters + l2_tables + data_clusters, geometry)
+    return Layout(geometry, l1_entries, l1_clusters, l2_tables, data_clusters, blocks, table, options)
 
 
 def _refcounts(clusters: int, geometry: Geometry) -> tuple[int, int]:
@@ -116,11 +136,13 @@ def granules_to_write(
     return split(needed, factor, ceil_div(virtual_size, geometry.granule)) if factor > 1 else needed
 
 
-def layout_for(extents: Extents, virtual_size: int, geometry: Geometry) -> Layout:
+def layout_for(
+    extents: Extents, virtual_size: int, geometry: Geometry, options: LayoutOptions = PLAIN_LAYOUT
+) -> Layout:
     """Return the layout of an uncompressed image that holds these extents (in granules)."""
     data = count_touched(only(extents, Kind.DATA), geometry.granules)
     tables = count_touched(extents, geometry.granules * geometry.l2_entries)
-    return plan_layout(virtual_size, geometry, l2_tables=tables, data_clusters=data)
+    return plan_layout(virtual_size, geometry, l2_tables=tables, data_clusters=data, options=options)
 
 
 def header_for(
@@ -135,10 +157,11 @@ def header_for(
     :raises FormatError: it does not fit into a cluster.
     """
     name, backing_format = backing or (None, None)
+    luks_bytes = layout.options.luks_bytes
     return build(
         Header(
             version=3 if layout.geometry.zero_flag else 2,
-            geometry=layout.geometry,
+            geometry=replace(layout.geometry, external_data=layout.options.outside),
             virtual_size=virtual_size,
             l1_offset=layout.l1_offset,
             l1_entries=layout.l1_entries,
@@ -149,5 +172,6 @@ def header_for(
             backing_name=name,
             backing_format=backing_format,
             lazy_refcounts=lazy_refcounts,
+            luks_header=(layout.luks_offset, luks_bytes) if luks_bytes else None,
         )
     )

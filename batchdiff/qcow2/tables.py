@@ -19,6 +19,7 @@ from batchdiff.extents import Extents, Kind, extents_between, fold, numbers
 from batchdiff.qcow2.entries import COPIED, ZERO_FLAG, Words
 from batchdiff.qcow2.geometry import SUBCLUSTERS, Geometry
 from batchdiff.qcow2.layout import Layout
+from batchdiff.units import ceil_div
 
 _BATCH_BYTES = 1 << 20
 """Bytes of L2 tables built at a time; with extended L2, the kinds of their granules take twice that."""
@@ -36,9 +37,11 @@ class TableBatch:
     kinds: npt.NDArray[np.uint8]
     """The kind of each granule, table after table."""
     geometry: Geometry
+    preallocated: int = 0
+    """The number of the disk's clusters, if each has a place in the file whether it holds data or not."""
 
     def data_clusters(self) -> npt.NDArray[np.int64]:
-        """Return the numbers of the guest clusters that hold data, ascending."""
+        """Return the numbers of the guest clusters that have a place in the file, ascending."""
         place = np.flatnonzero(self._has_data())
         table, entry = np.divmod(place, self.geometry.l2_entries)
         return self.indices[table] * self.geometry.l2_entries + entry
@@ -60,6 +63,9 @@ class TableBatch:
 
     def _has_data(self) -> npt.NDArray[np.bool_]:
         data: npt.NDArray[np.bool_] = (self.kinds == Kind.DATA).reshape(-1, self.geometry.granules).any(axis=1)
+        if self.preallocated:
+            entries = np.arange(self.geometry.l2_entries)
+            data |= (self.indices[:, None] * self.geometry.l2_entries + entries < self.preallocated).reshape(-1)
         return data
 
 
@@ -73,10 +79,13 @@ def _compressed(entries: Words) -> npt.NDArray[np.bool_]:
     return flags
 
 
-def table_batches(extents: Extents, geometry: Geometry) -> Iterator[TableBatch]:
-    """Yield all L2 tables that an image with these extents (in granules) needs, ascending."""
+def table_batches(extents: Extents, geometry: Geometry, *, preallocated: int = 0) -> Iterator[TableBatch]:
+    """Yield all L2 tables that an image with these extents (in granules) needs, ascending.
+
+    ``preallocated``: the number of the disk's clusters, if each is to have a place in the file.
+    """
     per_table = geometry.l2_entries * geometry.granules
-    used = numbers(fold(extents, per_table))
+    used = _used_tables(extents, geometry, ceil_div(preallocated, geometry.l2_entries))
     at_once = max(_BATCH_BYTES // geometry.cluster_size, 1)
     for position in range(0, len(used), at_once):
         indices = used[position : position + at_once]
@@ -87,14 +96,21 @@ def table_batches(extents: Extents, geometry: Geometry) -> Iterator[TableBatch]:
         # A run that crosses tables is contiguous in ``kinds`` too: all its tables are in use, so adjacent there.
         for begin, count, kind in zip(begins, mapped.count.tolist(), mapped.kind.tolist(), strict=True):
             kinds[begin : begin + count] = kind
-        yield TableBatch(position, indices, mapped, kinds, geometry)
+        yield TableBatch(position, indices, mapped, kinds, geometry, preallocated)
+
+
+def _used_tables(extents: Extents, geometry: Geometry, all_tables: int) -> npt.NDArray[np.int64]:
+    """Return the indices of the L2 tables in use. ``all_tables``: their number if all are; otherwise 0."""
+    if all_tables:
+        return np.arange(all_tables, dtype=np.int64)
+    return numbers(fold(extents, geometry.l2_entries * geometry.granules))
 
 
 def l1_table(extents: Extents, layout: Layout) -> bytes:
     """Return the L1 table of an image whose L2 tables are stored one after the other."""
     geometry = layout.geometry
     table = np.zeros(layout.l1_entries, dtype=np.uint64)
-    used = numbers(fold(extents, geometry.l2_entries * geometry.granules))
+    used = _used_tables(extents, geometry, layout.l1_entries if layout.options.preallocated else 0)
     offsets = layout.l2_offset + np.arange(len(used), dtype=np.uint64) * np.uint64(geometry.cluster_size)
     table[used] = offsets | COPIED
     return table.astype(">u8").tobytes()

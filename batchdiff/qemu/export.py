@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import socket
 import stat
@@ -31,11 +32,15 @@ from batchdiff.qcow2.faults import NOT_OPENED
 from batchdiff.qemu.background import LOWEST_DESCRIPTOR, BackgroundProgram
 from batchdiff.qemu.nbd import NbdConnection
 from batchdiff.qemu.programs import inherited
+from batchdiff.qemu.secrets import wrong_secret
 
 _NAME, _PACKAGE = "qemu-nbd", "qemu-utils"
 
 _WAIT = 120.0
 """The longest wait in seconds for an answer, such as to one read of at most 256 KiB from a disk that is busy."""
+
+_WAIT_FOR_KEYS = 600.0
+"""The same, if a key slot must be opened first; on an idle CPU that takes half a minute at most."""
 
 _GOODBYE = 5.0
 """Seconds to wait for the last words of a server that has closed the connection."""
@@ -47,14 +52,18 @@ _QUEUE = 128
 class BlockDevice(NamedTuple):
     """What QEMU needs to open an image, besides its file.
 
-    ``driver``: QEMU's name of the format; ``options``: further ``name=value`` of it, ``objects``: values of
-    ``--object``, such as a secret; commas in them are doubled. ``reads``: paths of other files that it may read.
+    ``driver``: QEMU's name of the format; ``options``: further names and values of it, with dots between nested
+    names. ``objects``: values of ``--object``, such as a secret; commas in them are doubled. ``reads``: paths of
+    other files that it may read; ``inherits``: descriptors that it needs. ``secret_file``: where the secret comes
+    from, for messages.
     """
 
     driver: str
-    options: tuple[str, ...] = ()
+    options: tuple[tuple[str, str | None], ...] = ()
     objects: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
+    inherits: tuple[int, ...] = ()
+    secret_file: str | None = None
 
 
 class Export:
@@ -69,7 +78,7 @@ class Export:
         :raises ImageError: QEMU refuses it, or does not open it in time.
         :raises ProgramError: qemu-nbd is missing, or could not be started.
         """
-        self._path, self._owner = path, os.getpid()
+        self._path, self._owner, self._secret_file = path, os.getpid(), device.secret_file
         with ExitStack() as opened:
             self._image = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_DESCRIPTOR)
             opened.callback(os.close, self._image)
@@ -78,7 +87,8 @@ class Export:
             opened.callback(self._program.end)
             listener.close()  # from here on, the end of the server ends every connection that waits for it
             # The server ends with its last connection: this one keeps it.
-            self._first = opened.enter_context(closing(self._connection(self._unopened)))
+            seconds = _WAIT if device.secret_file is None else _WAIT_FOR_KEYS
+            self._first = opened.enter_context(closing(self._connection(self._unopened, seconds)))
             self.size = self._first.size
             self._opened = opened.pop_all()
 
@@ -89,16 +99,19 @@ class Export:
         """
         return self._connection(self.failure)
 
-    def _connection(self, failure: Callable[[OSError], ImageError]) -> NbdConnection:
+    def _connection(self, failure: Callable[[OSError], ImageError], seconds: float = _WAIT) -> NbdConnection:
         try:
-            return NbdConnection(f"/proc/self/fd/{self._socket}", _WAIT)
+            return NbdConnection(f"/proc/self/fd/{self._socket}", seconds)
         except OSError as error:
             raise failure(error) from error
 
     def _unopened(self, error: OSError) -> ImageError:
         if not isinstance(error, ConnectionError):
             return self.failure(error)
-        return ImageError(f"QEMU does not open {self._path}", why=self._last_words(), remedy=NOT_OPENED)
+        words = self._last_words()
+        secret_files = {} if self._secret_file is None else {self._path: self._secret_file}
+        unopened = ImageError(f"QEMU does not open {self._path}", why=words, remedy=NOT_OPENED)
+        return wrong_secret(words, secret_files) or unopened
 
     def failure(self, error: OSError) -> ImageError:
         """Return the error to raise if a connection fails."""
@@ -159,13 +172,13 @@ def _served(image: int, device: BlockDevice, listener: socket.socket) -> Backgro
     path = inherited(image)
     kind = "host_device" if stat.S_ISBLK(os.fstat(image).st_mode) else "file"
     # Whoever reads the image holds it: QEMU's own lock would only keep a VM from starting.
-    file = (f"file.driver={kind}", f"file.filename={path}", "file.locking=off")
+    file = {"driver": kind, "filename": path, "locking": "off"}
     objects = [word for each in device.objects for word in ("--object", each)]
-    options = ",".join((f"driver={device.driver}", *device.options, *file))
+    name = f"json:{json.dumps({'driver': device.driver, 'file': file} | dict(device.options))}"
     return BackgroundProgram(
-        [_NAME, "--read-only", "--shared=0", *objects, "--image-opts", options],
+        [_NAME, "--read-only", "--shared=0", *objects, name],
         reads=[path, *device.reads],
         package=_PACKAGE,
         listener=listener.fileno(),
-        passed=[image],
+        passed=[image, *device.inherits],
     )

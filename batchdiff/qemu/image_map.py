@@ -19,15 +19,21 @@ _GAP = re.compile(r"\s*[\[,]\s*(?=\{)")
 
 _Offsets = npt.NDArray[np.int64]
 
+_NOWHERE = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+
 
 class ImageMap(NamedTuple):
-    """Runs of the disk that are data, ascending: start, end, offset and number of the file. The rest is zeros."""
+    """Runs of the disk that are data, ascending: start, end, offset and number of the file. The rest is zeros.
+
+    ``absent``: the start and end of each run in which a backing file shows through.
+    """
 
     size: int
     starts: _Offsets
     ends: _Offsets
     offsets: _Offsets
     files: npt.NDArray[np.uint16]
+    absent: tuple[_Offsets, _Offsets] = _NOWHERE
 
 
 def parsed_map(text: str, path: str, edges: _Offsets, *, is_located: bool) -> ImageMap:
@@ -39,11 +45,13 @@ def parsed_map(text: str, path: str, edges: _Offsets, *, is_located: bool) -> Im
     :raises ImageError: it lists data without an offset in the file, as for a compressed or encrypted image.
     """
     try:
-        size, table = 0, array("q")
+        size, table, gaps = 0, array("q"), array("q")
         for entry in _entries(text):
             start, length = entry["start"], entry["length"]
             if is_located and entry["data"] and not entry["zero"]:
                 table.extend((start, start + length, entry["offset"]))
+            elif not entry.get("present", True):
+                gaps.extend((start, start + length))
             size = start + length
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ImageError(
@@ -58,7 +66,11 @@ def parsed_map(text: str, path: str, edges: _Offsets, *, is_located: bool) -> Im
     joins = (starts[1:] == ends[:-1]) & (offsets[1:] - offsets[:-1] == starts[1:] - starts[:-1])
     joins &= files[1:] == files[:-1]
     first, last = np.concatenate([[True], ~joins])[: len(starts)], np.concatenate([~joins, [True]])[: len(ends)]
-    return ImageMap(size, starts[first].copy(), ends[last].copy(), offsets[first].copy(), files[first].copy())
+    begins, stops = np.frombuffer(gaps, dtype=np.int64).reshape(-1, 2).T
+    absent = (begins.copy(), stops.copy())
+    return ImageMap(
+        size, starts[first].copy(), ends[last].copy(), offsets[first].copy(), files[first].copy(), absent
+    )
 
 
 def in_one_file(starts: _Offsets) -> npt.NDArray[np.uint16]:

@@ -81,12 +81,14 @@ def run(  # noqa: PLR0913  # options by keyword
     package: str,
     stopped: Callable[[], bool] = never,
     writes: Sequence[int] = (),
+    inherits: Sequence[int] = (),
     most_output: int | None = None,
 ) -> CompletedProgram:
     """Run a program to its end.
 
     ``reads``: the files that it may read besides installed ones; None: it runs unconfined. ``writes``: descriptors
-    of files that it may write as well; it opens them by the paths that :func:`inherited` returns. ``timeout``:
+    of files that it may write as well; it opens them by the paths that :func:`inherited` returns. ``inherits``:
+    descriptors of memory that it may read. ``timeout``:
     seconds of run time, and of CPU time. ``package``: the Debian package to install if it is missing.
     ``most_output``: the number of bytes at which output is too long; None: only its first 64 KiB are kept.
 
@@ -96,7 +98,7 @@ def run(  # noqa: PLR0913  # options by keyword
     """
     # If it does not end by itself, for whatever reason, `finally` kills its whole process group.
     deadline = time.monotonic() + timeout
-    process = _started(argv, reads, writes, package)
+    process = _started(argv, reads, writes, inherits, package)
     try:
         limit(process, {resource.RLIMIT_AS: MEMORY, resource.RLIMIT_CPU: math.ceil(timeout)})
         output = _read_output(process, deadline, stopped, most_output)
@@ -118,7 +120,7 @@ def inherited(fd: int) -> str:
 
 
 def _started(
-    argv: list[str], reads: Sequence[str] | None, writes: Sequence[int], package: str
+    argv: list[str], reads: Sequence[str] | None, writes: Sequence[int], inherits: Sequence[int], package: str
 ) -> subprocess.Popen[bytes]:
     def start() -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C does not reach the program, and its group can be killed as a whole.
@@ -129,7 +131,7 @@ def _started(
             stderr=subprocess.STDOUT,
             env=os.environ | {"LC_ALL": "C"},
             start_new_session=True,
-            pass_fds=writes,
+            pass_fds=(*writes, *inherits),
         )
         running.add(process)
         return process

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import stat
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from batchdiff.errors import DifferenceError, ImageError, InUseError, ProgramError, VerificationError
 from batchdiff.files.filenames import shell_word
@@ -14,13 +13,14 @@ from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.call_failures import AGAIN
 from batchdiff.qcow2.faults import NOT_OPENED
 from batchdiff.qemu import programs
+from batchdiff.qemu.image_options import decryption, dotted, names_of
 from batchdiff.qemu.programs import CompletedProgram, OutputError, inherited, never
+from batchdiff.qemu.secrets import Secrets, require_secrets_fit, secrets_of
 from batchdiff.units import MIB, format_size
 
-_NAME = "qemu-img"
-_PACKAGE = "qemu-utils"
-_SECONDS_TO_ANSWER = 60
-"""The time limit for a question about qemu-img itself."""
+NAME = "qemu-img"
+PACKAGE = "qemu-utils"
+"""Debian's, which has it."""
 
 _SECONDS, _BYTES_PER_SECOND = 600, MIB
 """The time limit of a verb: ten minutes, plus the time to read the whole image from a slow disk that is shared
@@ -40,7 +40,7 @@ _WHERE = (
 
 def is_installed() -> bool:
     """Return whether qemu-img is on the PATH."""
-    return programs.is_on_path(_NAME)
+    return programs.is_on_path(NAME)
 
 
 _LEAKS_ONLY = 3
@@ -54,7 +54,7 @@ def check(
     leaks_allowed: bool = False,
     stopped: Callable[[], bool] = never,
 ) -> None:
-    """Run `qemu-img check` on the refcounts and tables of a qcow2 image; kill it once ``stopped`` is true.
+    """Run `qemu-img check` on the refcounts and tables of a qcow2 or QED image; kill it once ``stopped`` is true.
 
     :raises VerificationError: it finds an error, or a leak that is not allowed.
     :raises InUseError: a VM uses the image.
@@ -68,14 +68,14 @@ def check(
             f"qemu-img check finds errors in {image.path}",
             why=done.described(),
             # Errors in an image that was just written are ours, and the image is discarded: nothing to repair.
-            remedy=_REPAIR.format(shell_word(image.path)) if leaks_allowed else "",
+            remedy=_REPAIR.format(image.format, shell_word(image.path)) if leaks_allowed else "",
         )
-    _require_success(done)
+    require_success(done)
 
 
 _REPAIR = (
     "Shut its VM down and copy the file first, because a repair may lose data. Then repair it:"
-    " `qemu-img check -r all -f qcow2 {}`; check that the VM starts, then run the same command again."
+    " `qemu-img check -r all -f {} {}`; check that the VM starts, then run the same command again."
 )
 
 
@@ -97,7 +97,7 @@ def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) ->
             remedy="If the error is in the template, no VM could run on its overlays: restore the template from a"
             " backup, then plan again.",
         )
-    _require_success(done)
+    require_success(done)
 
 
 _CRASHES = (
@@ -117,10 +117,10 @@ def file_map(image: ImageSource, *, most_output: int = _LARGEST_MAP) -> str:
     most_output = min(most_output, _LARGEST_MAP)
     try:
         done = programs.run(
-            [_NAME, "map", "--output=json", *_names([image])],
-            reads=image.files,
+            [NAME, "map", "--output=json", *names_of([image], {}, alone=image.format is ImageFormat.QED)],
+            reads=[image.path, *image.other_files],
             timeout=_SECONDS_TO_MAP,
-            package=_PACKAGE,
+            package=PACKAGE,
             most_output=most_output,
         )
     except OutputError as error:
@@ -133,8 +133,8 @@ def file_map(image: ImageSource, *, most_output: int = _LARGEST_MAP) -> str:
         raise ImageError(f"QEMU does not open {image.path}", why=done.described(), remedy=NOT_OPENED)
     if done.code < 0:
         raise ImageError(f"QEMU crashes on {image.path}", why=done.described(), remedy=_CRASHES)
-    _require_success(done)
-    return done.output
+    require_success(done)
+    return done.output[max(done.output.find("["), 0) :]  # after warnings
 
 
 def compare(
@@ -152,7 +152,7 @@ def compare(
         raise DifferenceError(
             f"qemu-img compare finds a difference between {one.path} and {other.path}", why=done.described()
         )
-    _require_success(done)
+    require_success(done)
 
 
 _MISMATCH = "mismatch"
@@ -162,28 +162,75 @@ _MISMATCH = "mismatch"
 _EXACT_SIZE = {ImageFormat.VPC: ("-o", "force_size=on"), ImageFormat.VHDX: ("-o", "block_size=1M")}
 """The options without which QEMU would round the size of a disk up to whole cylinders, or use larger blocks."""
 
+_UNMEASURED = "Unable to get accurate CPU usage"
+_CREATIONS = 30
+"""The most attempts to create an encrypted image. QEMU measures how fast the CPU is, and fails if a clock shows no
+difference: on some virtual machines, in a third of all attempts."""
+
 
 def convert(
-    image: ImageSource, target: int, form: ImageFormat, virtual_size: int, *, stopped: Callable[[], bool] = never
+    image: ImageSource, target: int, new: ImageSource, virtual_size: int, *, stopped: Callable[[], bool] = never
 ) -> None:
     """Write the whole disk of an image with its backing chain to the open file ``target``, which is emptied first.
 
+    ``new``: its format, and the file with its secret if it is to be encrypted.
+
+    :raises ImageError: a secret cannot be read, or is wrong.
     :raises InUseError: a VM uses one of the images.
     :raises OSError: the disk is full.
     :raises ProgramError: it could not be run, or could not read or write.
     """
-    done = programs.run(
-        [_NAME, "convert", "-O", form.value, *_EXACT_SIZE.get(form, ()), *_names([image]), inherited(target)],
-        reads=image.files,
-        writes=[target],
-        timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
-        package=_PACKAGE,
-        stopped=stopped,
-    )
+    secrets = secrets_of([image, new])
+    arguments = ["convert", *secrets.arguments, "-O", new.format.value, *_EXACT_SIZE.get(new.format, ())]
+    if new.secret_file is not None:
+        arguments += ["-o", ",".join(dotted(decryption(replace(new, backing=()), secrets.ids)))]
+    arguments += [*names_of([image], secrets.ids), inherited(target)]
+    seconds = virtual_size / _BYTES_PER_SECOND
+    run_to_write(arguments, [image], secrets, writes=[target], seconds=seconds, stopped=stopped)
+
+
+def _require_written(done: CompletedProgram) -> None:
+    """Check that a program has written its file; for a full disk, raise the error that our own write would."""
     for number in (errno.ENOSPC, errno.EDQUOT):
         if done.code != 0 and os.strerror(number) in done.output:
-            raise OSError(number, os.strerror(number))  # as if batchdiff had written it
-    _require_success(done)
+            raise OSError(number, os.strerror(number))
+    require_success(done)
+
+
+def run_to_write(  # noqa: PLR0913  # options by keyword
+    arguments: Sequence[str],
+    images: Sequence[ImageSource],
+    secrets: Secrets,
+    *,
+    writes: Sequence[int] = (),
+    memory: Sequence[int] = (),
+    seconds: float = 0,
+    stopped: Callable[[], bool] = never,
+) -> None:
+    """Run a verb that writes files, which are open here.
+
+    ``images``: those that it reads, with their chains. ``writes``: descriptors of files on a disk; ``memory``:
+    descriptors of files in memory. ``seconds``: added to the usual time limit of ten minutes.
+
+    :raises ImageError: a secret is wrong.
+    :raises InUseError: a VM uses one of the images.
+    :raises OSError: the disk is full.
+    :raises ProgramError: it could not be run, or could not read or write.
+    """
+    for _ in range(_CREATIONS):
+        done = programs.run(
+            [NAME, *arguments],
+            reads=[*(path for image in images for path in image.files), *secrets.reads],
+            inherits=[*memory, *secrets.inherits],
+            writes=writes,
+            timeout=_SECONDS + seconds,
+            package=PACKAGE,
+            stopped=stopped,
+        )
+        if done.code == 0 or _UNMEASURED not in done.output:
+            break
+    require_secrets_fit(done, images)
+    _require_written(done)
 
 
 def _run(
@@ -194,16 +241,25 @@ def _run(
     *,
     options: Sequence[str] = (),
 ) -> CompletedProgram:
-    return programs.run(
-        [_NAME, verb, *options, *_names(images)],
-        reads=[path for image in images for path in image.files],
+    secrets = secrets_of(images)
+    done = programs.run(
+        [NAME, verb, *secrets.arguments, *options, *names_of(images, secrets.ids)],
+        reads=[*(path for image in images for path in image.files), *secrets.reads],
+        inherits=secrets.inherits,
         timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
-        package=_PACKAGE,
+        package=PACKAGE,
         stopped=stopped,
     )
+    require_secrets_fit(done, images)
+    return done
 
 
-def _require_success(done: CompletedProgram) -> None:
+def require_success(done: CompletedProgram) -> None:
+    """Check that a program of QEMU has ended without an error.
+
+    :raises InUseError: another program has locked an image.
+    :raises ProgramError: it failed for another reason.
+    """
     if done.code == 0:
         return
     if _is_locked(done):
@@ -219,66 +275,3 @@ def _require_success(done: CompletedProgram) -> None:
 
 def _is_locked(done: CompletedProgram) -> bool:
     return "lock" in done.output and "Failed to get" in done.output
-
-
-def _names(images: list[ImageSource]) -> list[str]:
-    """Return the arguments that name images, so that QEMU takes no part of a path for a protocol or an option.
-
-    These are ``json:`` names. JSON is UTF-8, so a path with other bytes is passed as the value of an option
-    instead, with commas doubled. Source: QEMU, ``qemu-img`` manual, ``--image-opts``.
-    """
-    if all(image.path.isascii() or _is_utf8(image.path) for image in images):
-        return [f"json:{json.dumps(_opened(image))}" for image in images]
-    options = [f"driver={image.format.value},file.driver={_driver(image)}" for image in images]
-    paths = [image.path.replace(",", ",,") for image in images]
-    return [
-        "--image-opts",
-        *(f"{option},file.filename={path}" for option, path in zip(options, paths, strict=True)),
-    ]
-
-
-def _opened(image: ImageSource) -> dict[str, object]:
-    return {"driver": image.format.value, "file": {"driver": _driver(image), "filename": image.path}}
-
-
-def _driver(image: ImageSource) -> str:
-    return "host_device" if stat.S_ISBLK(os.stat(image.path).st_mode) else "file"
-
-
-def _is_utf8(path: str) -> bool:
-    return not any("\udc80" <= letter <= "\udcff" for letter in path)
-
-
-def installed_version() -> str:
-    """Return the version of qemu-img, such as 7.2.22.
-
-    :raises ProgramError: it could not be run.
-    """
-    done = _ask("--version")
-    words = done.output.split("\n", 1)[0].split()
-    # "qemu-img version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)"
-    return words[2] if words[:2] == [_NAME, "version"] and len(words) > 2 else done.output.strip()
-
-
-def known_formats() -> list[str]:
-    """Return the formats that qemu-img knows, sorted; some of them it can only read.
-
-    :raises ProgramError: it could not be run.
-    """
-    _, found, listed = _ask("--help").output.partition("Supported formats:")
-    return sorted(listed.split("\n\n", 1)[0].split()) if found else []
-
-
-def create_options(kind: str) -> list[str]:
-    """Return the names of the options with which qemu-img creates an image of a format, sorted.
-
-    :raises ProgramError: it could not be run, or does not create that format.
-    """
-    lines = _ask("create", "-f", kind, "-o", "help").output.splitlines()
-    return sorted({line.split("=", 1)[0].strip() for line in lines if "=<" in line})
-
-
-def _ask(*arguments: str) -> CompletedProgram:
-    done = programs.run([_NAME, *arguments], reads=[], timeout=_SECONDS_TO_ANSWER, package=_PACKAGE)
-    _require_success(done)
-    return done

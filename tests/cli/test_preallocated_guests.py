@@ -4,6 +4,7 @@ Guards planning/original_losses.py, applying/checks/overlay_losses.py.
 """
 
 import json
+import shutil
 
 import notation
 import pytest
@@ -24,6 +25,7 @@ def disk(tmp_path_factory):
 def folder(disk, request):
     """A template, and two guests of one content: a plain copy, and a preallocated image."""
     where = disk / request.param
+    shutil.rmtree(where, ignore_errors=True)
     where.mkdir()
     notation.write_raw(where / "template.img", TEMPLATE)
     options = ("-O", request.param, str(where / "reserved"), "-o", "preallocation=falloc")
@@ -67,3 +69,17 @@ def test_refused_unless_allowed(folder):
         notation.run(
             "qemu-img", "compare", "-f", folder.name, "-F", "raw", str(folder / name), str(folder / "copy")
         )
+
+
+@pytest.mark.parametrize(
+    ("preallocation", "verdict"), [("metadata", "refuse"), ("falloc", "convert"), ("full", "convert")]
+)
+def test_an_overlay_that_reserves_its_own_blocks_loses_nothing(folder, preallocation, verdict):
+    (folder / "m.yaml").write_text(
+        "version: 1\ntemplate: {path: template.img, format: raw}\nminimum_savings: none\n"
+        f"guests: [{{path: reserved, format: {folder.name}, overlay: {{path: new,"
+        f" extended_l2: true, preallocation: {preallocation}}}}}]\n"
+    )
+    run_here("plan", folder / "m.yaml", "-j", "1", expect=int(verdict == "refuse"))
+    (found,) = json.loads((folder / "m.plan.json").read_text())["guests"]
+    assert found["verdict"] == verdict

@@ -109,5 +109,4 @@ def test_a_guest_that_is_declared_raw_and_looks_encrypted(fleet):
     (fleet.folder / "raw.img").write_bytes(b"LUKS\xba\xbe".ljust(1 << 20, b"\1"))
     done = batchdiff("validate", "fleet.yaml", cwd=fleet.folder)
     assert "is declared raw, but starts like luks" in done.stderr
-    assert "encrypted images are not converted" in done.stderr
-    assert "format: luks" not in done.stderr
+    assert "write `format: luks` and `secret_file: PATH`" in done.stderr

@@ -1,5 +1,7 @@
 """Which image a VM must use, by the journal. Guards definitions/guest_disks.py."""
 
+from dataclasses import replace
+
 import pytest
 from plans import guest_plan, refused_guest, small_plan
 
@@ -46,3 +48,9 @@ def test_it_is_known_by_all_its_names():
 def test_in_place_of_a_link_the_link_stays_the_name():
     found = disk(guest=guest_plan("web01", alias="/links/web01", overlay_path="/srv/clones/web01.img"))
     assert (found.now.path, found.planned) == ("/links/web01", VmImage("/links/web01", "qcow2"))
+
+
+def test_the_definition_of_an_encrypted_guest_is_left_to_the_operator():
+    source = replace(guest_plan().source, secret_file="/srv/keys/web01")
+    found = disk(GuestState(Step.PUBLISHED, published=True), guest=guest_plan("web01", source=source))
+    assert "encrypted" in found.unfinished

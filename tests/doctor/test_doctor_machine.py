@@ -46,7 +46,8 @@ def test_without_isal(monkeypatch):
 
 
 def test_qemu_as_it_describes_itself():
-    program, formats, exports, options = qemu_facts()
+    program, formats, exports, overlays, options = qemu_facts()
+    assert overlays.value == "qcow2, qed, encrypted with LUKS"
     said = subprocess.run(["qemu-img", "--version"], capture_output=True, text=True, check=True).stdout
     version, path = program.value.split(" ", 1)
     assert said.startswith(f"qemu-img version {version} ")
@@ -94,7 +95,9 @@ def test_a_qemu_that_fails(monkeypatch, tmp_path):
 def test_a_qemu_without_qcow2(monkeypatch, tmp_path):
     script = 'case $1 in --version) echo "qemu-img version 9.0";; --help) echo "Supported formats: raw vdi";; esac'
     fake_qemu_img(tmp_path, monkeypatch, script)
-    program, formats, *_ = qemu_facts()
+    program, formats, _, overlays, _ = qemu_facts()
+    assert (overlays.value, overlays.ability) == ("qcow2", Ability.LIMITED)
+    assert "qed or encrypted with LUKS" in overlays.effect
     assert program.value.startswith("9.0 ")
     assert formats.value == "raw, vdi"
     assert formats.ability is Ability.MISSING

@@ -133,3 +133,11 @@ def named(prefix: str, outside: dict[str, str]) -> Iterator[tuple[str, str]]:
     """The name of a kind for each name of another file, and that name; an image's own file has its kind's name."""
     for what, name in outside.items():
         yield f"{prefix}-{what}", name.replace("{self}", f"{prefix}-{what}")
+
+
+def of_backing(name):
+    """Returns the outcome for an image with a backing file of that name, which the manifest does not declare."""
+    if name == "../template.img":
+        return READ  # it is skipped: it is an overlay of the template
+    plain = name.removeprefix("file:")
+    return "not a plain path" if ":" in plain.split("/")[0] or "\n" in plain else "the manifest does not declare"

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import struct
 
-from kinds import READ, Field, Kind, both, cut, cuts, grow, named, of_data, of_data_name, of_fields, put
+from kinds import (
+    READ,
+    Field,
+    Kind,
+    both,
+    cut,
+    cuts,
+    grow,
+    named,
+    of_backing,
+    of_data,
+    of_data_name,
+    of_fields,
+    put,
+)
 
 MOST, LONGEST = 0xFFFFFFFF, (1 << 64) - 1
 CLUSTER = 4096
@@ -275,14 +289,6 @@ TABLES = {
     "the-refcount-table": lambda image: word(image, 48),
     "a-refcount-block": block,
 }
-
-
-def of_backing(name):
-    """Returns the outcome for an image with a backing file of that name, which the manifest does not declare."""
-    if name == "../template.img":
-        return READ  # it is skipped: it is an overlay of the template
-    plain = name.removeprefix("file:")
-    return "not a plain path" if ":" in plain.split("/")[0] or "\n" in plain else "the manifest does not declare"
 
 
 def of_data_file(name, to):

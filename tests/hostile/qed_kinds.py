@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kinds import READ, Field, Kind, both, cut, cuts, grow, named, of_fields, put
+from kinds import READ, Field, Kind, both, cut, cuts, grow, named, of_backing, of_fields, put
 
 MOST, CLUSTER, TABLE = 0xFFFFFFFF, 65536, 4
 L1 = CLUSTER
@@ -55,10 +55,10 @@ FIELDS = {
         16,
         "<Q",
         {
-            1: "backing file, which is not supported",
+            1: "backing file name is empty",
             2: "was not closed cleanly",
             4: READ,
-            5: "backing file, which is not supported",
+            5: "backing file name is empty",
             8: "unknown features",
             1 << 32: "unknown features",
             1 << 63: "unknown features",
@@ -192,16 +192,16 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         ),
         Kind("l2-empty", l2(0, *[0] * 64), READ),
         Kind("l2-all-zero-clusters", l2(0, *[1] * 64), READ),
+        *(Kind(name, backing(text, 1), of_backing(text)) for name, text in named("backing", outside)),
         *(
-            Kind(name, backing(text, 1), "backing file, which is not supported")
-            for name, text in named("backing", outside)
-        ),
-        *(
-            Kind(f"raw-backing-{name}", backing(outside[name], 1, 4), "backing file, which is not supported")
+            Kind(f"raw-backing-{name}", backing(outside[name], 1, 4), of_backing(outside[name]))
             for name in ("passwd", "a-fifo", "nbd", "self")
         ),
         *(Kind(f"unused-backing-{name}", backing(outside[name]), READ) for name in ("passwd", "a-fifo")),
-        Kind("backing-without-a-name", put(16, "<Q", 1), "backing file, which is not supported"),
+        Kind("backing-without-a-name", put(16, "<Q", 1), "backing file name is empty"),
+        Kind("backing-name-over-the-end", both(backing("low", 1), put(56, "<I", CLUSTER - 2)), "not fit into"),
+        Kind("backing-name-of-1024-bytes", both(backing("low", 1), put(60, "<I", 1024)), "more than 1023"),
+        Kind("backing-name-of-null-bytes", both(put(56, "<II", 64, 8), put(16, "<Q", 1)), "name is empty"),
         *cuts(
             {
                 0: "header is missing",

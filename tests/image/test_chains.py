@@ -371,16 +371,3 @@ def test_backing_names_that_are_no_plain_path_are_refused(tmp_path, name):
             open_image(source(top, *below))
         assert str(caught.value).isprintable()
         assert "a standalone copy" in caught.value.remedy
-
-
-def test_an_encrypted_image_is_not_to_be_converted(tmp_path):
-    """A copy of it would hold the disk in the clear."""
-    path = notation.write_raw(tmp_path / "a.luks", "1M:A")
-    qcow2 = notation.write_qcow2(tmp_path / "a.qcow2", "64k:A")
-    image = Patched(qcow2)
-    image["encryption"] = 2
-    image.save(qcow2)
-    for encrypted in (ImageSource(str(path), ImageFormat.LUKS), source(qcow2)):
-        with pytest.raises(ImageError, match=r"it is encrypted\. Leave it out") as caught:
-            open_image(encrypted)
-        assert "convert" not in str(caught.value)

@@ -16,7 +16,6 @@ from oracle import guest_bytes, source, within
 
 from batchdiff.errors import ImageError
 from batchdiff.image import files
-from batchdiff.image.formats import readable_formats
 from batchdiff.image.open import inspect, open_image
 from batchdiff.image_source import ImageFormat, ImageSource
 
@@ -128,14 +127,6 @@ def test_a_link_that_is_turned_meanwhile_opens_no_other_file(tmp_path, monkeypat
         assert turned_after == 2
         assert os.fstat(fd).st_rdev == os.stat(device).st_rdev
         os.close(fd)
-
-
-@pytest.mark.parametrize("image_format", sorted(set(ImageFormat) - set(readable_formats())))
-def test_formats_that_are_not_supported_are_refused(tmp_path, image_format):
-    path = notation.write_raw(tmp_path / "a", "64k:A")
-    why = "it is encrypted" if image_format is ImageFormat.LUKS else f"the format {image_format} is not supported"
-    with pytest.raises(ImageError, match=why):
-        open_image(ImageSource(str(path), image_format))
 
 
 def test_a_raw_image_is_no_qcow2_image_and_the_other_way_round(tmp_path):

@@ -133,7 +133,7 @@ def test_backing_names_out_of_bounds(good, tmp_path, offset, size, match):
         pytest.param(0xE2792ACA, 0xFFFFFFFF, "does not fit", id="overrun"),
         pytest.param(0x12345678, 4096 - 112 - 7, "does not fit", id="overrun-by-a-byte"),
         pytest.param(0x44415441, 8, "external data file", id="data-file"),
-        pytest.param(0x0537BE77, 16, "encrypted", id="encryption"),
+        pytest.param(0x0537BE77, 16, "not encrypted with LUKS", id="encryption"),
     ],
 )
 def test_header_extensions(good, tmp_path, kind, size, match):

@@ -279,9 +279,9 @@ REFUSED_BY_QEMU = {
     "l1-small": ("small", field("l1_entries", 1), "L1 table has 1 entries"),
     "l1-large": ("plain", field("l1_entries", (4 << 20) + 1), "32 MiB"),
     "no-refcounts": ("plain", field("refcount_clusters", 0), "refcount table of 0"),
-    "encrypted": ("plain", field("encryption", 2), "encrypted"),
-    "encrypted-with-aes": ("plain", field("encryption", 1), "encrypted"),
-    "unknown-encryption": ("plain", field("encryption", 3), "encrypted"),
+    "encrypted": ("plain", field("encryption", 2), "names no LUKS header"),
+    "encrypted-with-aes": ("plain", field("encryption", 1), "encrypted with AES"),
+    "unknown-encryption": ("plain", field("encryption", 3), "encryption method 3 is unknown"),
 }
 
 

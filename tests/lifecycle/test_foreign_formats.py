@@ -149,8 +149,8 @@ def test_qemu_writes_to_the_open_file_whatever_stands_at_its_path(tmp_path, imag
     try:
         path.rename(tmp_path / "taken")
         path.symlink_to(victim)
-        source, form = ImageSource(str(raw), ImageFormat.RAW), ImageFormat(image_format)
-        qemu_img.convert(source, fd, form, raw.stat().st_size)
+        source, new = ImageSource(str(raw), ImageFormat.RAW), ImageSource(str(path), ImageFormat(image_format))
+        qemu_img.convert(source, fd, new, raw.stat().st_size)
     finally:
         os.close(fd)
     assert victim.read_text() == "precious"

@@ -230,7 +230,7 @@ def test_what_looks_encrypted_is_not_called_a_format_to_write(folder):
     Path(folder, "clones", "a.img").write_bytes(b"LUKS\xba\xbe".ljust(4096, b"\1"))
     (problem,) = problems(guests("{path: clones/a.img}"))
     assert "format is missing; the file looks encrypted (luks)" in problem
-    assert "if QEMU encrypts it, leave it out" in problem
+    assert "if QEMU encrypts it, write `format: luks` and `secret_file: PATH`" in problem
 
 
 def test_missing_keys(folder):

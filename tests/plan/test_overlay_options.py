@@ -13,9 +13,9 @@ from batchdiff.plan.overlay_options import (
     Compat,
     Compression,
     OverlayOptions,
-    contradictions,
     geometry_of,
 )
+from batchdiff.plan.overlay_rules import contradictions
 from batchdiff.qcow2.geometry import REFCOUNT_BITS, CompressionType, Geometry
 
 

@@ -15,8 +15,10 @@ from plans import ONE_FOLDER, guest_plan, leaves, refusal, refused_guest, save, 
 
 from batchdiff.errors import PlanError
 from batchdiff.extents import Kind
+from batchdiff.plan.document import to_dict
 from batchdiff.plan.extents import extents_of
 from batchdiff.plan.file import encode, read_plan
+from batchdiff.plan.overlay_options import Compression, Encryption
 
 
 @pytest.mark.parametrize("where", [("template",), ("guests", 0), ("guests", 0, "overlay")])
@@ -57,6 +59,25 @@ def test_options_that_no_overlay_can_have(path, document, options, message):
     document["guests"][0]["overlay"] |= options
     save(document, path)
     assert message in refusal(path)
+
+
+ENCRYPTION = {"format": "luks", **Encryption("/srv/secret")._asdict()}
+
+
+@pytest.mark.parametrize("options", [{"encryption": ENCRYPTION}, {"compression": "encrypted"}])
+def test_encryption_that_a_reader_of_earlier_plans_would_leave_out_or_not_find(path, document, options):
+    document["guests"][0]["overlay"] |= options
+    save(document, path)
+    assert "`compression: encrypted`" in refusal(path)
+
+
+def test_an_encrypted_overlay_has_a_compression_that_readers_of_earlier_plans_refuse(path, document):
+    document["guests"][0]["overlay"] |= {"encryption": ENCRYPTION, "compression": "encrypted"}
+    save(document, path)
+    plan = read_plan(path)
+    options = plan.guests[0].options
+    assert (options.encryption, options.compression) == (Encryption("/srv/secret"), Compression.NONE)
+    assert to_dict(plan)["guests"][0]["overlay"]["compression"] not in set(Compression)
 
 
 def test_options_that_fit_are_accepted(path, document):

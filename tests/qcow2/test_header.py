@@ -1,6 +1,6 @@
 """Headers: built ones parse to what they were built from and QEMU understands them; parsing never breaks down.
 
-Guards qcow2/header_writing.py.
+Guards qcow2/header.py, qcow2/header_writing.py.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def test_the_options_and_objects_of_a_device(path, fd, tmp_path):
     (tmp_path / "se,cret").write_text("abc")
     device = BlockDevice(
         "raw",
-        ("size=1048576",),
+        (("size", "1048576"),),
         (f"secret,id=s,file={tmp_path}/se,,cret",),
         (str(tmp_path / "se,cret"),),
     )

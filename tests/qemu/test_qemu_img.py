@@ -94,8 +94,32 @@ def test_message(
     monkeypatch, verb: Callable[[], None], code: int, output: str, kind: type[BatchdiffError], message: str
 ):
     monkeypatch.setattr(programs, "run", lambda *_, **__: CompletedProgram(("qemu-img",), code, output))
-    monkeypatch.setattr(qemu_img, "_names", lambda images: [image.path for image in images])
+    monkeypatch.setattr(qemu_img, "names_of", lambda images, _secrets: [image.path for image in images])
     with pytest.raises(BatchdiffError) as caught:
         verb()
     assert type(caught.value) is kind
     assert str(caught.value) == message.format(code, output)
+
+
+@pytest.mark.parametrize("failures", [0, 3, 100])
+def test_an_encrypted_image_is_created_again_if_qemu_cannot_measure_the_cpu(monkeypatch, tmp_path, failures):
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    seen: list[list[str]] = []
+
+    def run(argv: list[str], **_: object) -> CompletedProgram:
+        seen.append(argv)
+        fails = len(seen) <= failures
+        return CompletedProgram(tuple(argv), int(fails), "Unable to get accurate CPU usage" if fails else "")
+
+    monkeypatch.setattr(programs, "run", run)
+    monkeypatch.setattr(qemu_img, "names_of", lambda images, _secrets: [image.path for image in images])
+    new = ImageSource("/new", ImageFormat.QCOW2, secret_file=str(secret))
+    if failures > 10:
+        with pytest.raises(ProgramError, match="accurate CPU usage"):
+            qemu_img.convert(ImageSource("/old", ImageFormat.RAW), 3, new, 1 << 20)
+    else:
+        qemu_img.convert(ImageSource("/old", ImageFormat.RAW), 3, new, 1 << 20)
+    assert len(seen) == min(failures + 1, 10)
+    assert seen[0][2:4] == ["--object", f"secret,id=sec0,file={secret}"]
+    assert seen[0][4:8] == ["-O", "qcow2", "-o", "encrypt.format=luks,encrypt.key-secret=sec0"]

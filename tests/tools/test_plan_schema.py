@@ -8,9 +8,22 @@ from plans import diff_of, guest_plan, planned_image, refused_guest, savings, sm
 
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.document import to_dict
-from batchdiff.plan.overlay_options import Compat, Compression, OverlayOptions
+from batchdiff.plan.overlay_options import (
+    Compat,
+    Compression,
+    Encryption,
+    OverlayFormat,
+    OverlayOptions,
+    Preallocation,
+)
 from batchdiff.plan.plan import OriginalLosses, Similarity
 from batchdiff.plan.runs import NO_RUNS
+
+UNUSUAL = (
+    OverlayOptions(format=OverlayFormat.QED),
+    OverlayOptions(extended_l2=True, preallocation=Preallocation.FULL, encryption=Encryption("/srv/secret")),
+)
+"""Options that a plan leaves out if they are not set."""
 
 
 def test_the_shipped_schema_is_up_to_date():
@@ -30,7 +43,7 @@ def keys(value: object) -> set[str]:
 def test_every_field_that_is_written_is_in_the_schema():
     image = planned_image("/srv/thin.qcow2", "qcow2")
     below = ImageSource("/srv/below.img", ImageFormat.RAW)
-    more = {"allow_folders": ("/pool",), "other_files": ("/pool/thin.data",)}
+    more = {"secret_file": "/srv/secret", "allow_folders": ("/pool",), "other_files": ("/pool/thin.data",)}
     source = dataclasses.replace(image.source, backing=(below,), **more)
     image = dataclasses.replace(image, source=source, fingerprints=image.fingerprints * 3)
     options = OverlayOptions(compression=Compression.ZLIB, compression_level=9, refcount_bits=8)
@@ -41,4 +54,5 @@ def test_every_field_that_is_written_is_in_the_schema():
     )
     version_2 = refused_guest("old", options=OverlayOptions(compat=Compat.V2))
     written = keys(to_dict(small_plan(guest, version_2)))
+    written |= keys(to_dict(small_plan(*(refused_guest(options=each) for each in UNUSUAL))))
     assert written | {"checksum"} == schema_keys(plan_schema.PLAN)

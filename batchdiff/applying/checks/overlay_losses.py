@@ -19,12 +19,12 @@ from batchdiff.units import format_size
 LossesAllowed: TypeAlias = frozenset[Loss]
 
 
-def counted_losses(path: str) -> dict[Loss, str]:
-    """Return the internal snapshots and persistent bitmaps of a qcow2 file, each as a phrase with its number.
+def counted_losses(overlay: ImageSource) -> dict[Loss, str]:
+    """Return the internal snapshots and persistent bitmaps of an overlay, each as a phrase with their number.
 
-    :raises ImageError: it is missing, or not a sound qcow2 image.
+    :raises ImageError: it is missing, or not a sound image of its format.
     """
-    with closing(open_layer(ImageSource(path, ImageFormat.QCOW2))) as layer:
+    with closing(open_layer(overlay)) as layer:
         return _counted(layer.losses)
 
 
@@ -36,13 +36,14 @@ def _counted(losses: Losses) -> dict[Loss, str]:
     return {loss: f"{count} {kind}{'' if count == 1 else 's'}" for loss, count, kind in counts if count}
 
 
-def check_losses(guest: str, path: str, allowed: LossesAllowed) -> None:
+def check_losses(guest: str, overlay: ImageSource, allowed: LossesAllowed) -> None:
     """Make sure that an overlay has no snapshots or bitmaps, unless the operator gives them up.
 
     :raises GuestError: it has some that would be lost.
-    :raises ImageError: it is not a sound qcow2 image.
+    :raises ImageError: it is not a sound image of its format.
     """
-    lost = {loss: words for loss, words in counted_losses(path).items() if loss not in allowed}
+    path = overlay.path
+    lost = {loss: words for loss, words in counted_losses(overlay).items() if loss not in allowed}
     if lost:
         flags = [f"--allow-loss {loss}" for loss in lost]
         raise GuestError(
@@ -66,10 +67,16 @@ def lost_with_originals(guests: Iterable[GuestToConvert]) -> dict[str, list[str]
     return found
 
 
-def not_given_back(image_format: ImageFormat) -> list[str]:
+def not_given_back(original: ImageSource) -> list[str]:
     """Return, in words, how a rebuilt image differs in format from its original."""
-    words = _REBUILT.get(image_format)
-    return [] if words is None else [f"{words}, whatever the original was"]
+    words = list(filter(None, [_REBUILT.get(original.format)]))
+    if original.secret_file is not None:
+        words.append(f"it will be encrypted with {_CIPHER}, with one key slot, for the secret in its secret file")
+    return [f"{each}, whatever the original was" for each in words]
+
+
+_CIPHER = "aes-256 in xts mode"
+"""What QEMU uses if nothing else is asked for."""
 
 
 _REBUILT = {

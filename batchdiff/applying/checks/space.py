@@ -17,7 +17,7 @@ from batchdiff.image.layer import Segment
 from batchdiff.image.storage.allocation_units import volume_of
 from batchdiff.image.storage.copy_up import protecting
 from batchdiff.image.storage.shared_blocks import shared_extents
-from batchdiff.image_source import ImageFormat
+from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.btrfs import is_btrfs
 from batchdiff.linux.call_failures import explain
 from batchdiff.linux.permissions import Deed
@@ -42,6 +42,9 @@ _CLUSTERS = {
     ImageFormat.PARALLELS: MIB,
 }
 """The maximum space a changed byte takes in images that QEMU writes. XFS fills the holes in a VHD's blocks."""
+
+_LUKS_HEADER = 2 * MIB
+"""QEMU's header, with eight key slots for a key of 64 bytes."""
 
 _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 """ioctl_ficlonerange(2), and a length that is a whole number of blocks everywhere."""
@@ -136,12 +139,14 @@ def _kept_by_ext4(folder: str) -> int:
         os.close(fd)
 
 
-def check_space_for_image(image: Image, folder: str, guest: str, form: ImageFormat) -> None:
-    """Compare the space needed for a standalone copy of an image, in the given format, with a folder's free space.
+def check_space_for_image(image: Image, folder: str, guest: str, new: ImageSource) -> None:
+    """Compare the space needed for a standalone copy of an image with a folder's free space.
+
+    ``new``: the format of the copy, and whether it is encrypted.
 
     :raises GuestError: there is not enough.
     """
-    needed, free = standalone_bytes(image, folder, form), free_bytes(folder)
+    needed, free = standalone_bytes(image, folder, new), free_bytes(folder)
     if needed > free:
         raise SpaceError(
             f"{guest} was not rebuilt: there is not enough space on the filesystem of {folder}",
@@ -150,18 +155,21 @@ def check_space_for_image(image: Image, folder: str, guest: str, form: ImageForm
         )
 
 
-def standalone_bytes(image: Image, folder: str, form: ImageFormat) -> int:
-    """Return the maximum size on disk of a standalone copy of an image, in the given format and folder.
+def standalone_bytes(image: Image, folder: str, new: ImageSource) -> int:
+    """Return the maximum size on disk of a standalone copy of an image, in the format of ``new`` and a folder.
 
     Blocks that will be shared with the image's own files (``writer.data_copy``) take no space. QEMU, which writes
-    some formats, shares none, and allocates whole clusters.
+    some formats, shares none, and allocates whole clusters; into a LUKS image it writes even zeros.
 
     :raises GuestError: the folder is gone.
     """
-    by_qemu = _CLUSTERS.get(form)
+    if new.format is ImageFormat.LUKS:
+        return image.virtual_size + _LUKS_HEADER + _METADATA
+    encrypted = new.secret_file is not None
+    by_qemu = DEFAULT_CLUSTER_SIZE if encrypted else _CLUSTERS.get(new.format)
     unit = max(_allocation_unit(folder, image), by_qemu or 0)
     can_share = [by_qemu is None and _can_share(layer.fd, folder) for layer in image.layers]
-    needed, at = _METADATA * (2 if by_qemu else 1), image.next_data(0)
+    needed, at = _METADATA * (2 if by_qemu else 1) + _LUKS_HEADER * encrypted, image.next_data(0)
     while at is not None:
         end = min(at + _STRETCH, image.virtual_size)
         copied = [segment for segment in image.segments(at, end) if segment.origin is not Origin.ZERO]

@@ -12,7 +12,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from batchdiff.choices import VerifyMode
-from batchdiff.errors import DifferenceError, ImageError, ProgramError, StopError, VerificationError
+from batchdiff.errors import (
+    DifferenceError,
+    ImageError,
+    ProgramError,
+    SecretError,
+    StopError,
+    VerificationError,
+)
 from batchdiff.extents import Extents
 from batchdiff.image.files import is_block_device
 from batchdiff.image.image import Image
@@ -73,6 +80,7 @@ def verify(comparison: Comparison, mode: VerifyMode, ended: Callable[[], bool] =
 
     :raises DifferenceError: they differ.
     :raises VerificationError: one of them is damaged.
+    :raises SecretError: the secret of one cannot be read, or is wrong.
     :raises InUseError: one of them is in use, so QEMU cannot read it now.
     :raises ProgramError: qemu-img could not be run.
     :raises StopError: it was ended early.
@@ -89,6 +97,8 @@ def verify(comparison: Comparison, mode: VerifyMode, ended: Callable[[], bool] =
                 )
             if mode is not VerifyMode.FULL:
                 _compare(old, new, _to_read(comparison, mode, old, new), ended)
+    except SecretError:
+        raise
     except ImageError as error:
         raise VerificationError(f"{incoming.path} cannot be verified", why=str(error)) from error
     if mode is VerifyMode.FULL:
@@ -101,19 +111,22 @@ def check_used(image: ImageSource, ended: Callable[[], bool]) -> None:
     """Make sure that an image on which a VM has run is sound: our inspection and `qemu-img check`.
 
     :raises VerificationError: it is damaged.
+    :raises SecretError: a secret cannot be read, or is wrong.
     :raises InUseError: it is in use, so QEMU cannot read it now.
     """
     try:
         with open_image(image) as opened:
             inspect(opened)
             virtual_size = opened.virtual_size
+    except SecretError:
+        raise
     except ImageError as error:
         raise VerificationError(f"{image.path} is not sound", why=str(error)) from error
     _check(image, virtual_size, Check.LEAKS_ALLOWED, ended)
 
 
 def _check(image: ImageSource, virtual_size: int, check: Check, ended: Callable[[], bool]) -> None:
-    if image.format is ImageFormat.QCOW2:
+    if image.format in {ImageFormat.QCOW2, ImageFormat.QED}:
         qemu_img.check(image, virtual_size, leaks_allowed=check is Check.LEAKS_ALLOWED, stopped=ended)
 
 

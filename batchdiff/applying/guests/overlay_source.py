@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 
 from batchdiff.errors import ImageError
@@ -20,15 +20,18 @@ from batchdiff.plan.plan import GuestToConvert
 
 
 def planned_overlay(guest: GuestToConvert, template: ImageSource) -> ImageSource:
-    """Return a guest's overlay as apply wrote it, with its backing chain."""
-    return ImageSource(guest.overlay_path, ImageFormat.QCOW2, (template, *template.backing))
+    """Return a guest's overlay as apply wrote it, with its backing chain and the file with its secret."""
+    chosen = guest.options.encryption
+    secret = None if chosen is None else chosen.secret_file
+    form = ImageFormat(guest.options.format)
+    return ImageSource(guest.overlay_path, form, (template, *template.backing), secret_file=secret)
 
 
 def current_overlay(source: ImageSource) -> ImageSource:
     """Return the overlay as it is now: without its backing chain, if it has been flattened."""
-    try:
-        with closing(open_layer(source)) as layer:
-            backing = layer.backing
-    except ImageError:  # opening it will report what is wrong
-        return source
-    return source if backing is not None else replace(source, backing=())
+    # Its owner may have decrypted it.
+    for secret in dict.fromkeys((source.secret_file, None)):
+        found = replace(source, secret_file=secret)
+        with suppress(ImageError), closing(open_layer(found)) as layer:
+            return found if layer.backing is not None else replace(found, backing=())
+    return source  # opening it will report what is wrong

@@ -22,7 +22,6 @@ from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, 
 from batchdiff.errors import BatchdiffError, GuestError
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.files.identity import is_one_image
-from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.path_map import NOTHING_MOVED, PathMap
 from batchdiff.plan.plan import GuestToConvert, Plan
 from batchdiff.plan.sidecar import OverlayOrigin, sidecars_of
@@ -119,12 +118,13 @@ def _from_original(original: Found | None, guest: GuestToConvert, state: GuestSt
 def _has_template_as_backing_file(guest: GuestToConvert, plan: Plan) -> bool:
     """Return whether the file at the overlay's path has the template as its backing file; read only headers."""
     # Imported here, because they load numpy: usually there is nothing to recover, and status must be quick.
+    from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay  # noqa: PLC0415
     from batchdiff.image.backing_names import resolved_backing  # noqa: PLC0415
     from batchdiff.image.open import open_layer  # noqa: PLC0415
 
     if fingerprint_at(guest.overlay_path) is None:
         return False
-    overlay = ImageSource(guest.overlay_path, ImageFormat.QCOW2)
+    overlay = current_overlay(planned_overlay(guest, plan.template.source))
     try:
         with closing(open_layer(overlay)) as layer:
             named = resolved_backing(overlay, layer.backing)

@@ -17,7 +17,7 @@ from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.applying.swap.task import Outgoing
 from batchdiff.applying.template.publication import Publication
-from batchdiff.applying.writer.image_writer import NewImage, write_image
+from batchdiff.applying.writer.overlay_writer import write_overlay
 from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError
 from batchdiff.extents import Extents
@@ -25,7 +25,7 @@ from batchdiff.image.image import Image
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.metadata import copy_metadata, limit_mode, prepare
 from batchdiff.plan.extents import extents_of
-from batchdiff.plan.overlay_options import Compression, backing_name
+from batchdiff.plan.overlay_options import backing_name
 from batchdiff.plan.plan import GuestToConvert, PlannedImage
 from batchdiff.qcow2.faults import FormatError
 
@@ -82,7 +82,7 @@ class ApplyTask:
         source = original.layers[0].fd
         lost = prepare(source, fd)
         try:
-            write_image(fd, original, self._new_image(), check=self._run.stop.check)
+            write_overlay(fd, original, self._plan, (self._extents, self._backing), self._run.stop.check)
         except FormatError as error:
             raise GuestError(
                 f"cannot write the image of {self.guest}",
@@ -99,20 +99,11 @@ class ApplyTask:
         """The extents to write, parsed once; those of other guests stay unparsed text, which takes less memory."""
         return extents_of(self._plan.diff)
 
-    def _new_image(self) -> NewImage:
+    @property
+    def _backing(self) -> tuple[str, str]:
+        """The template's name and format, as the overlay's header has them."""
         plan, template = self._plan, self._template.source
-        return NewImage(
-            virtual_size=self._plan.image.virtual_size,
-            geometry=plan.diff.geometry,
-            extents=self._extents,
-            backing=(
-                backing_name(plan.overlay_path, template.path, plan.options.backing_path),
-                template.format.value,
-            ),
-            compress=plan.options.compression is not Compression.NONE,
-            lazy_refcounts=plan.options.lazy_refcounts,
-            compression_level=plan.options.compression_level,
-        )
+        return backing_name(plan.overlay_path, template.path, plan.options.backing_path), template.format.value
 
     def verify(self, original: Image, overlay: ImageSource, ended: Callable[[], bool]) -> None:
         """Verify in the chosen mode; if a VM may have used the overlay, compare every byte."""

@@ -46,7 +46,7 @@ class RebuildTask:
     def write(self, fd: int, overlay: Image) -> list[str]:
         """Write the image, with the overlay's owner, mode and attributes."""
         plan, record = self._guest.plan, self._guest.plan.image
-        check_space_for_image(overlay, os.path.dirname(plan.source.path), plan.name, plan.source.format)
+        check_space_for_image(overlay, os.path.dirname(plan.source.path), plan.name, plan.source)
         self._spare_original()
         lost = prepare(overlay.layers[0].fd, fd)
         # A raw file gets its planned size, which need not be a multiple of 512, unless the disk was resized.

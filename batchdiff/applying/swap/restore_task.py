@@ -58,7 +58,8 @@ def restore_task(
     guest = GuestToRestore(plan, template, run, state, options)
     overlay = find_overlay(plan, state)
     if overlay is not None and not options.discard_changes:
-        check_losses(plan.name, overlay.path, options.losses)
+        planned = replace(planned_overlay(plan, template.source), path=overlay.path)
+        check_losses(plan.name, current_overlay(planned), options.losses)
     # An earlier restore has rebuilt the image and published it: only the overlay is left to deal with.
     if rebuilt_is_in_place(plan, state):
         if overlay is None and not (state.deleting or options.discard_changes):

@@ -61,11 +61,15 @@ class DataStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Copier:
-    """Copies from an image to a file; ``check`` is called every few MiB, and may raise an error to end it."""
+    """Copies from an image to a file; ``check`` is called every few MiB, and may raise an error to end it.
+
+    ``may_share``: whether the two files may share blocks.
+    """
 
     fd: int
     guest: Image
     check: Callable[[], None]
+    may_share: bool = True
     rule: WriteRule = field(init=False)
     buffer: ReadBuffer = field(init=False)
 
@@ -114,8 +118,11 @@ class Copier:
         btrfs keeps an extent whole while any block of it is used. So share only extents that another file shares
         already: one shared block of any other extent would keep all of it when the guest is deleted.
         """
-        if segment.origin is not Origin.FILE or not is_btrfs(self.guest.layers[segment.layer].fd):
-            yield segment, segment.origin is Origin.FILE
+        if not self.may_share or segment.origin is not Origin.FILE:
+            yield segment, False
+            return
+        if not is_btrfs(self.guest.layers[segment.layer].fd):
+            yield segment, True
             return
         rest = segment
         for extent in shared_extents(self.guest, [segment]):
@@ -175,6 +182,27 @@ class PlainStore:
             host = int(hosts[np.searchsorted(clusters, cluster)]) + within * geometry.granule
             self._copier.copy(first * geometry.granule, (first + count) * geometry.granule, host)
         self.end += len(clusters) * geometry.cluster_size
+        return hosts.astype(np.uint64) | COPIED
+
+    def refcounts(self) -> npt.NDArray[np.uint16] | None:
+        """Return None: each cluster is used once."""
+        return None
+
+
+class UnwrittenStore:
+    """Places for data clusters that are not written here: in this file, or in another one at their own offsets."""
+
+    def __init__(self, geometry: Geometry, start: int, *, outside: bool) -> None:
+        self._geometry, self._outside = geometry, outside
+        self.end = start
+
+    def store(self, extents: Extents, clusters: npt.NDArray[np.int64]) -> Words:  # noqa: ARG002
+        """See :class:`DataStore`; nothing is written."""
+        size = self._geometry.cluster_size
+        if self._outside:
+            return (clusters * size).astype(np.uint64) | COPIED
+        hosts = self.end + np.arange(len(clusters), dtype=np.int64) * size
+        self.end += len(clusters) * size
         return hosts.astype(np.uint64) | COPIED
 
     def refcounts(self) -> npt.NDArray[np.uint16] | None:

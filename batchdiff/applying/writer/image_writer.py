@@ -6,24 +6,40 @@ places, and the header comes last, so that an unfinished file is not a qcow2 ima
 
 from __future__ import annotations
 
+import enum
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from batchdiff.applying.writer.data_copy import CompressedStore, Copier, DataStore, PlainStore
+from batchdiff.applying.writer.data_copy import CompressedStore, Copier, DataStore, PlainStore, UnwrittenStore
+from batchdiff.applying.writer.preallocation import preallocate
 from batchdiff.extents import Extents
 from batchdiff.files.read_write import write_all
 from batchdiff.image.image import Image
+from batchdiff.plan.overlay_options import Preallocation
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
+from batchdiff.qcow2.layout_options import LayoutOptions
 from batchdiff.qcow2.tables import l1_table, refcount_table, refcounts, table_batches
+from batchdiff.units import KIB, ceil_div
+
+_PAGE = 4 * KIB
+
+
+class DataPlace(enum.Enum):
+    """The place of a new image's data clusters, and who writes them."""
+
+    INSIDE = "in the file"
+    RESERVED = "in the file, but another program writes them later"
+    OUTSIDE = "in another file, each at the offset that it has on the disk"
 
 
 @dataclass(frozen=True, slots=True)
 class NewImage:
     """The image to write. ``extents`` in granules; ``backing``: name and format of the backing file, or None.
 
-    ``compression_level``: None for the default of the compression.
+    ``luks_header``: empty if the image is not encrypted. ``compression_level``: None for the default of the
+    compression.
     """
 
     virtual_size: int
@@ -32,7 +48,19 @@ class NewImage:
     backing: tuple[str, str] | None
     compress: bool = False
     lazy_refcounts: bool = False
+    preallocation: Preallocation = Preallocation.OFF
+    place: DataPlace = DataPlace.INSIDE
+    luks_header: bytes = b""
     compression_level: int | None = None
+
+    @property
+    def layout_options(self) -> LayoutOptions:
+        """The options on which the layout of the file depends."""
+        return LayoutOptions(
+            luks_bytes=len(self.luks_header),
+            preallocated=self.preallocation is not Preallocation.OFF,
+            outside=self.place is DataPlace.OUTSIDE,
+        )
 
 
 def _never() -> None:
@@ -48,14 +76,15 @@ def write_image(fd: int, guest: Image, new: NewImage, *, check: Callable[[], Non
     :raises ImageError: the guest cannot be read.
     :raises FormatError: the header does not fit.
     """
-    layout = layout_for(new.extents, new.virtual_size, new.geometry)
+    layout = layout_for(new.extents, new.virtual_size, new.geometry, new.layout_options)
     # Check this first: if the header does not fit, no data should be copied.
-    header_for(layout, new.virtual_size, backing=new.backing)
+    _header(layout, new)
     if not new.compress:
         # XFS allocates space past the end of a growing file in advance, and keeps it where there should be holes.
-        os.ftruncate(fd, layout.file_size)
-    store = _store(Copier(fd, guest, check), layout, new)
-    for batch in table_batches(new.extents, new.geometry):
+        preallocate(fd, layout.file_size, new.preallocation, check)
+    store = _store(fd, guest, new, layout.data_offset, check)
+    clusters = ceil_div(new.virtual_size, new.geometry.cluster_size) if layout.options.preallocated else 0
+    for batch in table_batches(new.extents, new.geometry, preallocated=clusters):
         hosts = store.store(batch.extents, batch.data_clusters())
         write_all(fd, batch.encoded(hosts), layout.l2_offset + batch.position * new.geometry.cluster_size)
     final = _final(layout, store, new)
@@ -63,15 +92,35 @@ def write_image(fd: int, guest: Image, new: NewImage, *, check: Callable[[], Non
     return final.file_size
 
 
-def _store(copier: Copier, layout: Layout, new: NewImage) -> DataStore:
+def _store(fd: int, guest: Image, new: NewImage, start: int, check: Callable[[], None]) -> DataStore:
+    if new.place is not DataPlace.INSIDE:
+        return UnwrittenStore(new.geometry, start, outside=new.place is DataPlace.OUTSIDE)
+    # A VM's first write to a shared block copies it, which takes new space in spite of the preallocation.
+    may_share = new.preallocation in {Preallocation.OFF, Preallocation.METADATA}
+    copier = Copier(fd, guest, check, may_share)
     if new.compress:
-        return CompressedStore(copier, new.geometry, layout.data_offset, level=new.compression_level)
-    return PlainStore(copier, new.geometry, layout.data_offset)
+        return CompressedStore(copier, new.geometry, start, level=new.compression_level)
+    return PlainStore(copier, new.geometry, start)
+
+
+def _header(layout: Layout, new: NewImage) -> bytes:
+    return header_for(
+        layout,
+        new.virtual_size,
+        backing=new.backing,
+        lazy_refcounts=new.lazy_refcounts,
+    )
 
 
 def _final(layout: Layout, store: DataStore, new: NewImage) -> Layout:
     stored = (store.end - layout.data_offset) // new.geometry.cluster_size
-    return plan_layout(new.virtual_size, new.geometry, l2_tables=layout.l2_tables, data_clusters=stored)
+    return plan_layout(
+        new.virtual_size,
+        new.geometry,
+        l2_tables=layout.l2_tables,
+        data_clusters=stored,
+        options=new.layout_options,
+    )
 
 
 def _write_metadata(fd: int, layout: Layout, store: DataStore, new: NewImage) -> None:
@@ -80,5 +129,13 @@ def _write_metadata(fd: int, layout: Layout, store: DataStore, new: NewImage) ->
         write_all(fd, counts, offset)
     write_all(fd, refcount_table(layout), layout.refcount_table_offset)
     write_all(fd, l1_table(new.extents, layout), layout.l1_offset)
-    header = header_for(layout, new.virtual_size, backing=new.backing, lazy_refcounts=new.lazy_refcounts)
-    write_all(fd, header, 0)
+    _write_luks_header(fd, layout.luks_offset, new.luks_header)
+    write_all(fd, _header(layout, new), 0)
+
+
+def _write_luks_header(fd: int, offset: int, header: bytes) -> None:
+    """Write a LUKS header, except pages of zeros: all key slots but one are empty."""
+    for at in range(0, len(header), _PAGE):
+        page = header[at : at + _PAGE]
+        if page.strip(b"\0"):
+            write_all(fd, page, offset + at)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from batchdiff.applying.writer.data_copy import Copier
 from batchdiff.applying.writer.image_writer import NewImage, write_image
-from batchdiff.errors import StopError
+from batchdiff.applying.writer.stopping import stops
 from batchdiff.extents import Extents, Kind, fold, from_runs
 from batchdiff.files.read_write import write_all
 from batchdiff.foreign import vmdk
@@ -25,9 +25,10 @@ _STRETCH = 1024 * MIB
 def write_standalone(fd: int, image: Image, new: ImageSource, size: int, *, check: Callable[[], None]) -> None:
     """Write an image's whole content into an empty file.
 
-    ``new``: the format, and the path that the file is to have. ``size``: the length of a raw file, in bytes; QEMU
-    shows its guest that length rounded up to a sector.
+    ``new``: the format, the path that the file is to have, and the file with its secret if it is to be encrypted.
+    ``size``: the length of a raw file, in bytes; QEMU shows its guest that length rounded up to a sector.
 
+    :raises ImageError: the secret cannot be read.
     :raises ProgramError: QEMU is needed for the format, and is missing or fails.
     :raises OSError: the disk is full or has a fault.
     """
@@ -35,8 +36,8 @@ def write_standalone(fd: int, image: Image, new: ImageSource, size: int, *, chec
         Copier(fd, image, check).copy(0, min(size, image.virtual_size), 0)
         os.ftruncate(fd, size)
         return
-    if new.format is not ImageFormat.QCOW2:
-        qemu_img.convert(image.source, fd, new.format, image.virtual_size, stopped=_raises(check))
+    if new.format is not ImageFormat.QCOW2 or new.secret_file is not None:
+        qemu_img.convert(image.source, fd, new, image.virtual_size, stopped=stops(check))
         if new.format is ImageFormat.VMDK:
             # QEMU does not read the file name in the descriptor, but other programs may.
             descriptor = os.pread(fd, vmdk.TEXT_BYTES, vmdk.TEXT_AT)
@@ -50,19 +51,6 @@ def write_standalone(fd: int, image: Image, new: ImageSource, size: int, *, chec
         backing=None,
     )
     write_image(fd, image, content, check=check)
-
-
-def _raises(check: Callable[[], None]) -> Callable[[], bool]:
-    """Return a function that returns whether a stop was requested, for which ``check`` raises an error."""
-
-    def stopped() -> bool:
-        try:
-            check()
-        except StopError:
-            return True
-        return False
-
-    return stopped
 
 
 def _content(image: Image) -> Extents:

@@ -66,9 +66,9 @@ def _ask(
             confirm(console, "restore", question)
         return
     # Otherwise the VMs keep their data, and only features of rebuilt images can be lost.
-    for form in sorted({guest.source.format for guest, _ in found}):
-        for loss in not_given_back(form):
-            console.warn(f"note: if an image of a {form} guest has to be rebuilt, {loss}")
+    differences = {(guest.source.format, words) for guest, _ in found for words in not_given_back(guest.source)}
+    for form, words in sorted(differences):
+        console.warn(f"note: if an image of a {form} guest has to be rebuilt, {words}")
     for words, names in lost_with_originals(guest for guest, _ in found).items():
         console.warn(f"note: if the image of {few(names)} has to be rebuilt, it will lack {words} of the original")
     if not arguments.yes and options.guests is None and len(found) > 1 and console.can_ask:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from batchdiff.errors import ImageError
+from batchdiff.image.encrypted import EncryptedQcow2Layer
 from batchdiff.image.exported import ExportedLayer
 from batchdiff.image.files import ReadObserver
 from batchdiff.image.image import Image
@@ -29,7 +30,7 @@ _FILES = 12
 
 def is_exported(image: Image) -> bool:
     """Return whether QEMU exports an image of a chain."""
-    return any(isinstance(layer, ExportedLayer) for layer in image.layers)
+    return any(isinstance(layer, ExportedLayer | EncryptedQcow2Layer) for layer in image.layers)
 
 
 def files_to_open(guests: Mapping[str, PlannedImage], exported: Collection[str], most: int) -> dict[str, int]:
@@ -58,5 +59,5 @@ def exports(template: Image, guests: Iterable[PlannedImage], observer: ReadObser
 
 def _start(image: Image) -> None:
     for layer in image.layers:
-        if isinstance(layer, ExportedLayer):
+        if isinstance(layer, ExportedLayer | EncryptedQcow2Layer):
             layer.start()

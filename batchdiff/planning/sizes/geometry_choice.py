@@ -15,19 +15,24 @@ import dataclasses
 from dataclasses import dataclass
 
 from batchdiff.extents import Extents, Kind, count_touched, only
+from batchdiff.foreign.qed_layout import fits_qed, qed_layout
 from batchdiff.plan.overlay_options import (
     CLUSTER_SIZES,
     DEFAULT_CLUSTER_SIZE,
+    QED_CLUSTER_SIZES,
     Compat,
     Compression,
+    OverlayFormat,
     OverlayOptions,
     geometry_of,
+    layout_options_of,
 )
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.sizes.overlay_sizes import ComparedSizes, disk_bytes
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import SMALLEST_EXTENDED_L2, Geometry
 from batchdiff.qcow2.layout import Layout, fits, granules_to_write, layout_for, plan_layout
+from batchdiff.qcow2.layout_options import LayoutOptions
 from batchdiff.units import format_size
 
 _AUTO_TOLERANCE = 0.01
@@ -42,6 +47,9 @@ def compared_sizes(units: Extents, virtual_size: int, options: OverlayOptions, u
 
     :raises FormatError: no cluster size can map the disk.
     """
+    if options.format is OverlayFormat.QED:
+        return _qed_sizes(units, virtual_size, options)
+    needs = layout_options_of(options)
     parts = _Parts(
         differing=only(units, Kind.ZERO, Kind.DATA),
         nonzero=only(units, Kind.SAME, Kind.DATA),
@@ -52,11 +60,11 @@ def compared_sizes(units: Extents, virtual_size: int, options: OverlayOptions, u
     for geometry in (each for each in compared if fits(virtual_size, each)):
         # Clusters of whole units are only counted. Subclusters and clusters below a unit need extents.
         if geometry.granules == 1 and geometry.cluster_size >= UNIT:
-            layout = _counted(parts, virtual_size, geometry)
+            layout = _counted(parts, virtual_size, geometry, needs)
             data = layout.data_clusters * geometry.cluster_size
         else:
             extents = granules_to_write(units, UNIT, virtual_size, geometry)
-            layout = layout_for(extents, virtual_size, geometry)
+            layout = layout_for(extents, virtual_size, geometry, needs)
             data = _data_bytes(extents, layout, unit, compressed=options.compression is not Compression.NONE)
         if layout.is_readable:
             sizes.file[geometry] = layout.file_size
@@ -67,8 +75,26 @@ def compared_sizes(units: Extents, virtual_size: int, options: OverlayOptions, u
     return sizes
 
 
+def _qed_sizes(units: Extents, virtual_size: int, options: OverlayOptions) -> ComparedSizes:
+    """Return the lengths of the QED overlay for each cluster size that can map the disk.
+
+    :raises FormatError: no cluster size can.
+    """
+    sizes = ComparedSizes({}, {})
+    for geometry in geometries(options):
+        if fits_qed(virtual_size, geometry.cluster_size, options.table_size):
+            extents = granules_to_write(units, UNIT, virtual_size, geometry)
+            layout = qed_layout(extents, virtual_size, geometry.cluster_size, options.table_size)
+            sizes.file[geometry] = layout.file_size
+    if not sizes.file:
+        raise FormatError(f"no cluster size can map a disk of {format_size(virtual_size)}")
+    return sizes
+
+
 def geometries(options: OverlayOptions) -> list[Geometry]:
     """Return the geometries to compare: all cluster sizes worth having, and the one that the options set."""
+    if options.format is OverlayFormat.QED:
+        return [geometry_of(options, cluster_size) for cluster_size in QED_CLUSTER_SIZES]
     return [
         geometry_of(dataclasses.replace(options, extended_l2=extended), cluster_size)
         for extended in _l2_kinds(options)
@@ -106,7 +132,7 @@ class _Parts:
     either: Extents
 
 
-def _counted(parts: _Parts, virtual_size: int, geometry: Geometry) -> Layout:
+def _counted(parts: _Parts, virtual_size: int, geometry: Geometry, options: LayoutOptions) -> Layout:
     """Return the layout of an overlay in whole clusters by counting: folding would take three times as long.
 
     A cluster has data if any unit in it differs and any unit in it, the same or another, is nonzero. Without zero
@@ -118,7 +144,7 @@ def _counted(parts: _Parts, virtual_size: int, geometry: Geometry) -> Layout:
     if not geometry.zero_flag:
         data = differing
     tables = count_touched(parts.differing, factor * geometry.l2_entries)
-    return plan_layout(virtual_size, geometry, l2_tables=tables, data_clusters=data)
+    return plan_layout(virtual_size, geometry, l2_tables=tables, data_clusters=data, options=options)
 
 
 def chosen_geometry(sizes: ComparedSizes, cluster_size: int | None) -> Geometry | None:

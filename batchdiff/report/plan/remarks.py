@@ -22,6 +22,12 @@ def remarks(facts: PlanFacts) -> Iterator[str]:
     for guest in chosen:
         if unlike := why_unlike(guest.diff.similarity):
             yield f"{printable(guest.name)}: {unlike}"
+    secret = [printable(guest.name) for guest in chosen if guest.options.encryption is not None]
+    if secret:
+        yield (
+            f"{few(secret)}: the overlay will be encrypted. Its VM needs the secret, and so do verify, restore and"
+            " purge: keep the secret file."
+        )
     for below, guests in _overlays(chosen).items():
         own = below == facts.plan.template.source.path
         yield _of_overlays("the template" if own else printable(below), guests)

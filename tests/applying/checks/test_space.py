@@ -3,6 +3,7 @@ import errno
 import os
 from contextlib import closing
 
+import encrypted
 import notation
 import plans
 import pytest
@@ -137,7 +138,7 @@ def overlay_in(folder, template="8M:A 4M:B 4M:-", overlay="4M:- 4M:X 4M:0 2M:- 1
 
 def estimate(overlay, below, folder, form=ImageFormat.QCOW2):
     with closing(open_image(source(overlay, below))) as image:
-        return standalone_bytes(image, str(folder), form)
+        return standalone_bytes(image, str(folder), ImageSource("", form))
 
 
 def really_taken(overlay, below, folder, form):
@@ -154,6 +155,20 @@ def really_taken(overlay, below, folder, form):
             os.close(fd)
         os.sync()
         return before - free_bytes(str(folder))
+
+
+@pytest.mark.parametrize("form", [ImageFormat.LUKS, ImageFormat.QCOW2])
+def test_what_an_encrypted_image_takes(tmp_path, form):
+    """Its header too; and QEMU writes all of a LUKS image, even zeros."""
+    overlay, below = overlay_in(tmp_path)
+    secret = encrypted.secret_file(tmp_path / "secret")
+    raw = tmp_path / "raw"
+    notation.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", "-S", "0", str(overlay), str(raw))
+    made = encrypted.convert(raw, tmp_path / "made", form.value, secret)
+    with closing(open_image(source(overlay, below))) as image:
+        needed = standalone_bytes(image, str(tmp_path), ImageSource("", form, secret_file=str(secret)))
+    taken = made.stat().st_blocks * 512 if form is ImageFormat.QCOW2 else made.stat().st_size
+    assert taken <= needed <= taken + 2 * FEW
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
@@ -208,11 +223,11 @@ def test_an_image_for_which_there_is_no_room(tmp_path):
     with mounted(tmp_path, "ext4", 64 << 20) as point:
         overlay, below = overlay_in(tmp_path)
         with closing(open_image(source(overlay, below))) as image:
-            check_space_for_image(image, str(point), "web01", ImageFormat.RAW)
+            check_space_for_image(image, str(point), "web01", ImageSource("", ImageFormat.RAW))
             with (point / "filler").open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, free_bytes(str(point)) - 9 * MIB)
             with pytest.raises(GuestError, match="web01 was not rebuilt") as caught:
-                check_space_for_image(image, str(point), "web01", ImageFormat.RAW)
+                check_space_for_image(image, str(point), "web01", ImageSource("", ImageFormat.RAW))
         assert "10" in caught.value.why
         assert str(point) in str(caught.value)
 

@@ -59,15 +59,16 @@ def test_losses(files, snapshots, bitmaps):
         Loss.BITMAPS: ["", "1 persistent bitmap", "2 persistent bitmaps"][bitmaps],
     }
     there = {loss: text for loss, text in words.items() if text}
-    assert counted_losses(path) == there
-    check_losses("vm", path, frozenset(Loss))
+    overlay = ImageSource(path, ImageFormat.QCOW2)
+    assert counted_losses(overlay) == there
+    check_losses("vm", overlay, frozenset(Loss))
     for allowed in (frozenset(), *(frozenset({loss}) for loss in Loss)):
         left = [loss for loss in there if loss not in allowed]
         if not left:
-            check_losses("vm", path, allowed)
+            check_losses("vm", overlay, allowed)
             continue
         with pytest.raises(GuestError) as caught:
-            check_losses("vm", path, allowed)
+            check_losses("vm", overlay, allowed)
         assert " and ".join(there[loss] for loss in left) in caught.value.why
         flags = " ".join(f"--allow-loss {loss}" for loss in left)
         assert f"`batchdiff restore PLAN --guest vm {flags}`" in caught.value.remedy
@@ -76,9 +77,14 @@ def test_losses(files, snapshots, bitmaps):
 def test_what_cannot_be_read_may_have_any(files):
     files[0].write_bytes(b"garbage")
     with pytest.raises(ImageError):
-        check_losses("vm", str(files[0]), frozenset(Loss))
+        check_losses("vm", declared(files), frozenset(Loss))
 
 
 def test_a_raw_image_gets_back_all_it_had():
-    assert not_given_back(ImageFormat.RAW) == []
-    assert "uncompressed" in not_given_back(ImageFormat.QCOW2)[0]
+    assert not_given_back(ImageSource("/vm.img", ImageFormat.RAW)) == []
+    assert "uncompressed" in not_given_back(ImageSource("/vm.qcow2", ImageFormat.QCOW2))[0]
+    encrypted = ImageSource("/vm.qcow2", ImageFormat.QCOW2, secret_file="/secret")
+    assert [words.partition(",")[0] for words in not_given_back(encrypted)] == [
+        "it will be qcow2 version 3 with clusters of 64 KiB",
+        "it will be encrypted with aes-256 in xts mode",
+    ]

@@ -303,7 +303,7 @@ def test_two_files_that_could_be_the_overlay(beside):
         beside.decide()
 
 
-@pytest.mark.parametrize("loss", [Loss.SNAPSHOTS, Loss.BITMAPS])  # no overlay has any other yet
+@pytest.mark.parametrize("loss", [Loss.SNAPSHOTS, Loss.BITMAPS])
 @pytest.mark.parametrize("original", [None, ASIDE])
 def test_losses(scene, loss, original):
     """Snapshots and bitmaps are lost only if the operator says so; with --discard-changes he has."""

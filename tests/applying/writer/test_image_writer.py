@@ -351,7 +351,7 @@ def test_holes_stay_holes(tmp_path):
 def test_options_are_all_tried():
     """Whoever adds an option to the overlay's must think of these tests."""
     names = {field.name for field in dataclasses.fields(OverlayOptions)}
-    assert names == {
+    here = {
         "cluster_size",
         "extended_l2",
         "compression",
@@ -361,3 +361,4 @@ def test_options_are_all_tried():
         "refcount_bits",
         "compat",
     }
+    assert names == here | {"format", "table_size", "preallocation", "encryption"}, "test_overlay_writer.py"

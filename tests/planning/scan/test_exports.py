@@ -3,6 +3,7 @@
 import os
 import resource
 
+import encrypted
 import notation
 import pytest
 from commands import batchdiff
@@ -43,6 +44,15 @@ def test_what_is_exported(tmp_path):
         assert is_exported(image)
     with open_image(raw) as image:
         assert not is_exported(image)
+
+
+def test_an_encrypted_qcow2_image_is_exported_by_the_planner(tmp_path, started):
+    raw, secret = notation.write_raw(tmp_path / "raw", "64k:A"), encrypted.secret_file(tmp_path / "secret")
+    path = encrypted.convert(raw, tmp_path / "a.qcow2", "qcow2", secret)
+    with open_image(ImageSource(str(path), ImageFormat.QCOW2, secret_file=str(secret))) as image:
+        assert is_exported(image)
+        with exports(image, [], None):
+            assert started == ["a.qcow2"]
 
 
 def test_workers_share_the_exports_of_the_planner(tmp_path, started):

@@ -13,9 +13,9 @@ from batchdiff.plan.overlay_options import (
     Compat,
     Compression,
     OverlayOptions,
-    contradictions,
     geometry_of,
 )
+from batchdiff.plan.overlay_rules import contradictions
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.sizes.geometry_choice import chosen_geometry, compared_sizes, geometries
 from batchdiff.planning.sizes.overlay_sizes import ComparedSizes, disk_bytes, extents_to_write

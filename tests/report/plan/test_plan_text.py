@@ -12,7 +12,7 @@ from plans import guest_plan, planned_image, plans, refused_guest, savings, smal
 from batchdiff.choices import Retire
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image.storage.overlayfs import CopyUp
-from batchdiff.plan.overlay_options import Compat, Compression, OverlayOptions
+from batchdiff.plan.overlay_options import Compat, Compression, Encryption, OverlayOptions
 from batchdiff.plan.plan import Verdict
 from batchdiff.plan.totals import totals_of
 from batchdiff.report.facts import PlanFacts
@@ -44,6 +44,13 @@ def line_of(report, name):
 
 def flat(report):
     return " ".join(report.split())
+
+
+def test_who_has_encrypted_overlays_is_told_to_keep_the_secrets():
+    options = OverlayOptions(encryption=Encryption("/srv/keys/web02"))
+    report = flat(plan_text(small_plan(WEB, guest_plan("web02", options=options))))
+    assert "web02: the overlay will be encrypted. Its VM needs the secret" in report
+    assert "web01: the overlay" not in report
 
 
 def test_the_whole_report():

@@ -3,7 +3,7 @@
 import pytest
 
 from batchdiff.choices import Retire
-from batchdiff.image.template_storage import TemplateRisk, template_risk
+from batchdiff.image.storage.template_storage import TemplateRisk, template_risk
 from batchdiff.linux.block_stack import Underlying
 
 TEMPLATE, GUEST, DEVICE = ("file", 1, 10), ("file", 1, 11), ("device", 7, 0)

@@ -1,0 +1,64 @@
+"""Write an encrypted overlay: its layout is ours, and QEMU encrypts the data into the places that it gives.
+
+::
+
+    selection, in memory    tables: which clusters are data     its data file is the guest's own disk
+          |
+          | qemu-img convert -n: reads these clusters, encrypts them
+          v
+    overlay     | header | LUKS header | tables | clusters, empty at first | refcounts |
+
+So no plain copy of the data is ever on a disk, the file has the planned size, and QEMU does not open the template.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+from batchdiff.applying.writer.image_writer import DataPlace, NewImage, write_image
+from batchdiff.applying.writer.stopping import stops
+from batchdiff.extents import Kind, only
+from batchdiff.image.image import Image
+from batchdiff.plan.overlay_options import Encryption, luks_options
+from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
+from batchdiff.qemu.encryption import encrypt, new_luks_header
+
+
+def write_encrypted(
+    fd: int, original: Image, new: NewImage, chosen: Encryption, *, check: Callable[[], None]
+) -> None:
+    """Write the overlay into an empty file. The caller makes it durable.
+
+    :raises OSError: the disk is full or has a fault.
+    :raises ImageError: the original, or the secret, cannot be read.
+    :raises FormatError: the header does not fit.
+    :raises ProgramError: QEMU is missing or fails.
+    """
+    stopped = stops(check)
+    header = new_luks_header(chosen.secret_file, luks_options(chosen), stopped=stopped)
+    write_image(fd, original, replace(new, luks_header=header, place=DataPlace.RESERVED), check=check)
+    selection = os.memfd_create("selection")
+    try:
+        only_tables = NewImage(
+            virtual_size=new.virtual_size,
+            # Only version 3 has external data files.
+            geometry=replace(new.geometry, zero_flag=True, refcount_bits=DEFAULT_REFCOUNT_BITS),
+            # Zeros are in the tables of the overlay already; if QEMU wrote them, it would give up their places.
+            extents=only(new.extents, Kind.DATA),
+            backing=None,
+            place=DataPlace.OUTSIDE,
+        )
+        write_image(selection, original, only_tables, check=check)
+        encrypt(
+            original.source,
+            original.layers[0].fd,
+            selection=selection,
+            target=fd,
+            virtual_size=new.virtual_size,
+            secret_file=chosen.secret_file,
+            stopped=stopped,
+        )
+    finally:
+        os.close(selection)

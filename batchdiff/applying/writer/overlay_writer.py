@@ -1,0 +1,52 @@
+"""Write a guest's overlay in the format and with the options of its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from batchdiff.applying.writer.encrypted_writer import write_encrypted
+from batchdiff.applying.writer.image_writer import NewImage, write_image
+from batchdiff.applying.writer.qed_writer import NewQed, write_qed
+from batchdiff.extents import Extents
+from batchdiff.image.image import Image
+from batchdiff.plan.overlay_options import Compression, OverlayFormat
+from batchdiff.plan.plan import GuestToConvert
+
+
+def write_overlay(
+    fd: int,
+    original: Image,
+    plan: GuestToConvert,
+    content: tuple[Extents, tuple[str, str]],
+    check: Callable[[], None],
+) -> None:
+    """Write the overlay into an empty file, with data from the original. The caller makes it durable.
+
+    ``content``: the extents in granules, and the template's name and format for the header. ``check`` is called
+    every few MiB, and may raise an error to end it.
+
+    :raises OSError: the disk is full or has a fault.
+    :raises ImageError: the original cannot be read.
+    :raises FormatError: the header does not fit.
+    :raises ProgramError: QEMU, which encrypts the data, is missing or fails.
+    """
+    extents, backing = content
+    options, virtual_size = plan.options, plan.image.virtual_size
+    if options.format is OverlayFormat.QED:
+        cluster = plan.diff.geometry.cluster_size
+        write_qed(fd, original, NewQed(virtual_size, cluster, options.table_size, extents, backing), check=check)
+        return
+    new = NewImage(
+        virtual_size=virtual_size,
+        geometry=plan.diff.geometry,
+        extents=extents,
+        backing=backing,
+        compress=options.compression is not Compression.NONE,
+        lazy_refcounts=options.lazy_refcounts,
+        preallocation=options.preallocation,
+        compression_level=options.compression_level,
+    )
+    if options.encryption is None:
+        write_image(fd, original, new, check=check)
+    else:
+        write_encrypted(fd, original, new, options.encryption, check=check)

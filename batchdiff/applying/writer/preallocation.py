@@ -1,0 +1,32 @@
+"""Preallocate a new overlay, as `qemu-img create -o preallocation=` does.
+
+::
+
+    metadata    a place in the file for each cluster of the disk: a VM's write allocates no metadata
+    falloc      and the blocks of these places are reserved
+    full        and they are written with zeros
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from batchdiff.files.read_write import write_all
+from batchdiff.plan.overlay_options import Preallocation
+from batchdiff.units import MIB
+
+
+def preallocate(fd: int, size: int, how: Preallocation, check: Callable[[], None]) -> None:
+    """Give an empty file its size, and reserve or write its blocks; ``check`` is called every MiB.
+
+    :raises OSError: the disk is full or has a fault.
+    """
+    os.ftruncate(fd, size)
+    if how in {Preallocation.FALLOC, Preallocation.FULL}:
+        os.posix_fallocate(fd, 0, size)
+    if how is Preallocation.FULL:
+        zeros = bytes(MIB)
+        for at in range(0, size, MIB):
+            check()
+            write_all(fd, zeros[: size - at], at)

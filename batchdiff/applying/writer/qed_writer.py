@@ -1,0 +1,46 @@
+"""Write a QED overlay; like a qcow2 one, it is laid out ahead of time, and its header comes last."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from batchdiff.applying.writer.data_copy import Copier
+from batchdiff.extents import Extents, Kind
+from batchdiff.files.read_write import write_all
+from batchdiff.foreign.qed_layout import qed_entries, qed_header, qed_layout
+from batchdiff.image.image import Image
+
+
+@dataclass(frozen=True, slots=True)
+class NewQed:
+    """The overlay to write. ``extents`` in clusters; ``backing``: name and format of the backing file."""
+
+    virtual_size: int
+    cluster_size: int
+    table_size: int
+    extents: Extents
+    backing: tuple[str, str]
+
+
+def write_qed(fd: int, guest: Image, new: NewQed, *, check: Callable[[], None]) -> None:
+    """Write the overlay into an empty file, with data from ``guest``. The caller makes it durable.
+
+    ``check`` is called every few MiB, and may raise an error to end it.
+
+    :raises OSError: the disk is full or has a fault.
+    :raises ImageError: the guest cannot be read.
+    :raises FormatError: the header does not fit.
+    """
+    layout = qed_layout(new.extents, new.virtual_size, new.cluster_size, new.table_size)
+    header = qed_header(layout, new.backing)  # first: if it does not fit, no data should be copied
+    # XFS allocates space past the end of a growing file in advance, and keeps it where there should be holes.
+    os.ftruncate(fd, layout.file_size)
+    copier, size, host = Copier(fd, guest, check), new.cluster_size, layout.data_offset
+    for first, count in new.extents.pairs(Kind.DATA).tolist():
+        copier.copy(first * size, (first + count) * size, host)
+        host += count * size
+    for offset, entries in qed_entries(new.extents, layout):
+        write_all(fd, entries, offset)
+    write_all(fd, header, 0)

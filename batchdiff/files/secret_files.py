@@ -1,0 +1,128 @@
+"""Files with secrets: QEMU reads them itself; a secret that can be read only once is kept in memory for it.
+
+::
+
+    secret_file: /etc/keys/web01    --object secret,id=sec0,file=/etc/keys/web01
+    secret_file: /dev/fd/3          a pipe, read once --> memory file 7, which QEMU inherits: file=/proc/self/fd/7
+
+No secret is ever part of a command line, an environment or a message.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+import threading
+from typing import NamedTuple
+
+from batchdiff.errors import SecretError
+from batchdiff.files.read_write import write_all
+from batchdiff.units import MIB, format_size
+
+_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/[0-9]+")
+
+_LARGEST = MIB
+"""Bytes. A passphrase has a few dozen; a file that is larger was named by mistake."""
+
+_LOWEST = 10
+
+_OTHERS = stat.S_IRGRP | stat.S_IROTH
+
+_kept: dict[str, int] = {}
+_keeping = threading.Lock()
+
+
+class ReadableSecret(NamedTuple):
+    """The path by which a program reads a secret, and the descriptor that it must inherit for that, if any."""
+
+    path: str
+    fd: int | None = None
+
+
+def is_descriptor(path: str) -> bool:
+    """Return whether a path names an open descriptor of this process, such as /dev/fd/3."""
+    return _DESCRIPTOR.fullmatch(path) is not None
+
+
+def why_unusable_as_secret(path: str) -> str:
+    """Return why a file cannot be the source of a secret; empty if it can. A pipe is not read for that."""
+    try:
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode):
+            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        if is_descriptor(path) and isinstance(error, FileNotFoundError):
+            return "that descriptor is not open; open it in the shell, as in `batchdiff ... 3< FILE`"
+        return error.strerror or str(error)
+    if stat.S_ISFIFO(status.st_mode) and is_descriptor(path):
+        # Whoever holds the other end of a pipe, too, waits for its own end.
+        mode = fcntl.fcntl(int(path.rpartition("/")[2]), fcntl.F_GETFL) & os.O_ACCMODE
+        return "" if mode == os.O_RDONLY else "that descriptor is not open for reading only"
+    if not stat.S_ISREG(status.st_mode):
+        return "it is neither a regular file nor an open descriptor such as /dev/fd/3"
+    if status.st_size == 0:
+        return "it is empty"
+    return "" if status.st_size <= _LARGEST else f"it is larger than {format_size(_LARGEST)}"
+
+
+def mode_for_others(path: str) -> str:
+    """Return the mode of a file that other users can read, such as 0644; empty if none can."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    shared = stat.S_ISREG(status.st_mode) and status.st_mode & _OTHERS
+    return f"{stat.S_IMODE(status.st_mode):04o}" if shared else ""
+
+
+def ends_with_line_break(path: str) -> bool:
+    """Return whether the last byte of a secret is a line break, which is part of the secret for QEMU."""
+    with open(readable_secret(path).path, "rb") as file:
+        return file.read(_LARGEST + 1).endswith(b"\n")
+
+
+def readable_secret(path: str) -> ReadableSecret:
+    """Return how a program can read the secret in a file.
+
+    :raises SecretError: the file is missing, empty, or of another kind.
+    """
+    with _keeping:
+        if path in _kept:
+            return _by_descriptor(_kept[path])
+        if why := why_unusable_as_secret(path):
+            raise SecretError(
+                f"cannot read the secret file {path}",
+                why=why,
+                remedy="Bring it back; or name another file as `secret_file` in the manifest, and plan again.",
+            )
+        if not is_descriptor(path):
+            return ReadableSecret(path)
+        _kept[path] = _in_memory(path)
+        return _by_descriptor(_kept[path])
+
+
+def _by_descriptor(fd: int) -> ReadableSecret:
+    return ReadableSecret(f"/proc/self/fd/{fd}", fd)
+
+
+def _in_memory(path: str) -> int:
+    """Copy a secret into memory, and return the descriptor of the copy, which is never closed."""
+    try:
+        with open(path, "rb") as file:
+            secret = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise SecretError(f"cannot read the secret from {path}", why=error.strerror or str(error)) from error
+    if not 0 < len(secret) <= _LARGEST:
+        why = "it is empty" if not secret else f"it has more than {format_size(_LARGEST)}"
+        raise SecretError(
+            f"cannot read the secret from {path}", why=f"{why}; a pipe can be read by one command only"
+        )
+    copy = os.memfd_create("secret")
+    try:
+        write_all(copy, secret, 0)
+        # The shell that starts a program of QEMU uses the descriptors below 10.
+        return fcntl.fcntl(copy, fcntl.F_DUPFD_CLOEXEC, _LOWEST)
+    finally:
+        os.close(copy)

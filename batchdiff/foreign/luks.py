@@ -1,0 +1,118 @@
+"""LUKS: a header with eight key slots, each of which holds the master key, encrypted with a passphrase.
+
+::
+
+    | 592 bytes | key slot 0, in 4,000 stripes | ... | key slot 7 | payload: the disk, in sectors of 512 bytes |
+
+QEMU reads version 1 only, in a file of its own or in the clusters of a qcow2 image that a header extension names.
+
+Source: "LUKS On-Disk Format Specification", version 1.2.3; QEMU ``crypto/block-luks.c``.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from batchdiff.foreign.header import ReadAt, exactly
+from batchdiff.qcow2.faults import NOT_OPENED, require, require_opened
+from batchdiff.units import SECTOR, align_up
+
+_HEADER = struct.Struct(">6sH32s32s32sII20s32sI40s")
+_SLOT = struct.Struct(">II32sII")
+_SLOTS, _STRIPES, _FIRST_SLOT_AT = 8, 4000, 4096
+_ACTIVE, _INACTIVE = 0x00AC71F3, 0x0000DEAD
+_LONGEST_KEY = 64
+"""Bytes: two keys of AES-256, as XTS needs them. No cipher of QEMU has a longer one."""
+
+_MOST_ITERATIONS = 1 << 27
+"""The most rounds of PBKDF2 that opening an image may take: half a minute on a fast CPU.
+
+cryptsetup and QEMU choose as many as take two seconds to create a slot: ten million on a fast CPU. A header can
+demand 2^32 in each slot, and all of them are tried before QEMU finds that no slot fits the passphrase.
+"""
+
+_LUKS2 = (
+    "Back the image up and shut its VM down. If its sectors are 512 bytes (`cryptsetup luksDump IMAGE`),"
+    " `cryptsetup luksConvertKey --pbkdf pbkdf2 IMAGE` and `cryptsetup convert --type luks1 IMAGE` convert its"
+    " header. Otherwise open it with `cryptsetup open`, and copy that device into a new image with"
+    " `qemu-img convert -O luks`."
+)
+
+_FEWER = "`cryptsetup luksChangeKey --pbkdf-force-iterations 1000000 IMAGE` lowers the number of a key slot."
+
+
+class KeySlot(NamedTuple):
+    """A key slot: whether it is active, its rounds of PBKDF2, and its place in the header, in bytes."""
+
+    is_active: bool
+    iterations: int
+    start: int
+    end: int
+
+
+def inspect_luks(read: ReadAt, size: int) -> int:
+    """Inspect a LUKS header, and return the offset of the payload in bytes.
+
+    ``size``: the bytes of the image or, in qcow2, of the clusters that are reserved for the header.
+
+    :raises FormatError: it is not one, is of version 2, is damaged, or takes too long to open.
+    """
+    fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
+    magic, version, *names, payload, key_bytes, _, _, iterations, _ = fields
+    start = int(payload) * SECTOR
+    require(magic == b"LUKS\xba\xbe", "it is not a LUKS image: its magic number is missing")
+    require(version != 2, "it is of LUKS version 2, and QEMU reads version 1 only", remedy=_LUKS2)
+    require_opened(version == 1, f"LUKS version {version} is unknown (1 is known)")
+    require_opened(all(map(_is_text, names)), "the name of its cipher or hash is not text")
+    require_opened(0 < key_bytes <= _LONGEST_KEY, f"a key of {key_bytes} bytes is invalid")
+    require(start <= size, f"its data starts at byte {start}, past its end ({size}): it is truncated")
+    slots = [_slot(read, number, key_bytes) for number in range(_SLOTS)]
+    _check_places(slots, start)
+    _check_iterations([each.iterations for each in slots if each.is_active], iterations)
+    return start
+
+
+def _slot(read: ReadAt, number: int, key_bytes: int) -> KeySlot:
+    data = exactly(read, _HEADER.size + number * _SLOT.size, _SLOT.size, "header")
+    state, iterations, _, sector, stripes = _SLOT.unpack(data)
+    require_opened(state in {_ACTIVE, _INACTIVE}, f"key slot {number} is neither active nor inactive")
+    require_opened(stripes == _STRIPES, f"key slot {number} has {stripes} stripes instead of {_STRIPES}")
+    start = sector * SECTOR
+    return KeySlot(state == _ACTIVE, iterations, start, start + align_up(key_bytes * _STRIPES, _FIRST_SLOT_AT))
+
+
+def _check_places(slots: list[KeySlot], payload: int) -> None:
+    """Check that the slots lie between the header and the data, and apart from each other."""
+    end = _FIRST_SLOT_AT
+    for each in sorted(slots, key=lambda slot: slot.start):
+        require_opened(each.start >= end, "a key slot lies on the header, or on another one")
+        end = each.end
+    require_opened(end <= payload, "a key slot lies on the data")
+
+
+def _check_iterations(of_slots: list[int], of_master_key: int) -> None:
+    """Check that the image can be opened in reasonable time. ``of_slots``: of the active ones."""
+    require_opened(of_slots, "it has no active key slot, so no passphrase opens it")
+    require_opened(of_master_key > 0 and all(of_slots), "a key slot has no rounds of PBKDF2")
+    rounds = sum(of_slots) + len(of_slots) * of_master_key
+    require(
+        rounds <= _MOST_ITERATIONS,
+        f"opening it takes up to {rounds} rounds of PBKDF2, more than {_MOST_ITERATIONS}",
+        remedy=_FEWER,
+    )
+
+
+def _is_text(field: bytes) -> bool:
+    """Return whether a field is ASCII text that ends with a null byte, as QEMU requires."""
+    text, null, _ = field.partition(b"\0")
+    return bool(null) and text.isascii() and text.decode("ascii").isprintable()
+
+
+def inspect_luks_image(read: ReadAt, file_size: int) -> None:
+    """Inspect an image that is LUKS from its first byte to its last.
+
+    :raises FormatError: as for :func:`inspect_luks`; or its last sector is incomplete.
+    """
+    require(file_size % SECTOR == 0, "its last sector is incomplete: it is truncated", remedy=NOT_OPENED)
+    inspect_luks(read, file_size)

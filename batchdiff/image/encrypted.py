@@ -1,0 +1,178 @@
+"""Encrypted images: LUKS, and qcow2 whose data clusters are encrypted with LUKS.
+
+::
+
+    luks    | LUKS header | the disk, encrypted            |     QEMU exports all of it
+    qcow2   | header | LUKS header | tables | data clusters |    QEMU exports what the data clusters hold
+              read here, as in any qcow2 file
+
+Only the data of a qcow2 image is encrypted. Its tables show what is data, and are checked before QEMU sees them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from batchdiff.errors import ImageError
+from batchdiff.files.fingerprint import Fingerprint
+from batchdiff.foreign.header import ReadAt
+from batchdiff.foreign.luks import inspect_luks, inspect_luks_image
+from batchdiff.image.exported import ExportedLayer
+from batchdiff.image.files import ImageFile, ReadObserver
+from batchdiff.image.layer import Backing, CompressedCluster, Layer, Losses, Segment, WithOthers
+from batchdiff.image.qcow2 import Qcow2Layer
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.qcow2.entries import Origin
+from batchdiff.qemu.export import BlockDevice
+from batchdiff.qemu.image_options import decryption, dotted
+from batchdiff.qemu.secrets import secrets_of
+
+_IN_THE_FILE = {Origin.FILE, Origin.COMPRESSED}
+
+
+def open_luks(source: ImageSource, observer: ReadObserver | None) -> Layer:
+    """Open a LUKS image.
+
+    :raises ImageError: it is not a valid one, or no file with its secret is named.
+    """
+    if source.secret_file is None:
+        raise _without_secret(source)
+    return ExportedLayer(source, observer, inspect_luks_image, _decrypted)
+
+
+def open_qcow2(source: ImageSource, observer: ReadObserver | None) -> Layer:
+    """Open a qcow2 image, encrypted or not.
+
+    :raises ImageError: it is not a valid one, or it is encrypted and no file with its secret is named, or the
+        reverse.
+    """
+    file = ImageFile(source.path, observer)
+    plain = Qcow2Layer(source, observer, file)
+    header = plain.header.luks_header
+    if header is None and source.secret_file is None:
+        return plain
+    if header is not None and source.secret_file is not None:
+        return EncryptedQcow2Layer(source, observer, file, plain, header)
+    plain.close()
+    if header is not None:
+        raise _without_secret(source)
+    remedy = "Leave `secret_file` out: it is for encrypted images."
+    raise ImageError(f"cannot use {source.path}", why="it is not encrypted", remedy=remedy)
+
+
+def _without_secret(source: ImageSource) -> ImageError:
+    return ImageError(
+        f"cannot use {source.path}",
+        why="it is encrypted",
+        remedy="Write `secret_file: PATH` beside its format: the path of a file that holds its secret.",
+    )
+
+
+def _decrypted(source: ImageSource) -> BlockDevice:
+    """Return what QEMU needs to decrypt an image, without its backing file.
+
+    :raises ImageError: the file with the secret cannot be read.
+    """
+    alone = replace(source, backing=())
+    secrets = secrets_of([alone])
+    options: list[tuple[str, str | None]] = []
+    options += [each.partition("=")[::2] for each in dotted(decryption(alone, secrets.ids))]
+    if source.format is ImageFormat.QCOW2:
+        options.append(("backing", None))  # QEMU must not open the file that the header names
+    return BlockDevice(
+        source.format.value,
+        tuple(options),
+        secrets.arguments[1::2],
+        secrets.reads,
+        secrets.inherits,
+        source.secret_file,
+    )
+
+
+class EncryptedQcow2Layer(WithOthers):
+    """One encrypted qcow2 file without its backing file.
+
+    ``file``: the open file, which is closed with this layer; ``plain``: the same file, as it would be read if it
+    were not encrypted; ``header``: offset and length of its LUKS header.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        observer: ReadObserver | None,
+        file: ImageFile,
+        plain: Qcow2Layer,
+        header: tuple[int, int],
+    ) -> None:
+        self._plain, self.path, self.fd = plain, plain.path, plain.fd
+        inspect = partial(_inspect_within, *header)
+        self._export = ExportedLayer(source, observer, inspect, _decrypted, file=file)
+
+    @property
+    def virtual_size(self) -> int:
+        """See :class:`~batchdiff.image.qcow2.Qcow2Layer`, as for all that does not read data."""
+        return self._plain.virtual_size
+
+    @property
+    def backing(self) -> Backing | None:
+        """The backing file that the header names."""
+        return self._plain.backing
+
+    @property
+    def losses(self) -> Losses:
+        """The snapshots and bitmaps that the header counts, and encryption."""
+        return self._plain.losses
+
+    def read_tables(self) -> None:
+        """Read the L1 table now."""
+        self._plain.read_tables()
+
+    def inspect(self) -> None:
+        """Check every table; then have QEMU open the image, which shows whether the secret is right.
+
+        :raises ImageError: a table is invalid, or the secret opens no key slot.
+        """
+        self._plain.inspect()
+        self._export.start()
+
+    def start(self) -> None:
+        """Start the export; see :meth:`~batchdiff.image.exported.ExportedLayer.start`."""
+        self._export.start()
+
+    def parts(self, start: int, end: int) -> list[Segment]:
+        """Return segments as :class:`~batchdiff.image.layer.Layer` describes them."""
+        found: list[Segment] = []
+        for segment in self._plain.parts(start, end):
+            if segment.origin not in _IN_THE_FILE:
+                found.append(segment)
+            elif found and found[-1].origin is Origin.EXPORTED and found[-1].end == segment.start:
+                found[-1] = found[-1]._replace(end=segment.end)
+            else:
+                found.append(Segment(segment.start, segment.end, Origin.EXPORTED, 0, 0))
+        return found
+
+    def next_data(self, start: int) -> int | None:
+        """Return the start of the next cluster with bytes in the file; ``start`` if it is in such a cluster."""
+        return self._plain.next_data(start)
+
+    def read(self, segment: Segment, buffer: memoryview) -> None:
+        """Read an EXPORTED segment."""
+        self._export.read(segment, buffer)
+
+    def compressed_cluster(self, segment: Segment) -> CompressedCluster:
+        """Raise an error: QEMU decompresses what it exports."""
+        return self._export.compressed_cluster(segment)
+
+    def fingerprint(self) -> Fingerprint:
+        """Return the file's current fingerprint."""
+        return self._plain.fingerprint()
+
+    def close(self) -> None:
+        """Close the file, and end the export if no other layer uses it."""
+        self._export.close()
+
+
+def _inspect_within(start: int, length: int, read: ReadAt, _file_size: int) -> None:
+    """Inspect a LUKS header that lies in a part of a file."""
+    inspect_luks(lambda offset, count: read(start + offset, min(count, max(length - offset, 0))), length)

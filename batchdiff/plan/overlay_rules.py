@@ -1,0 +1,151 @@
+"""The options that an overlay cannot have, or cannot have together, because QEMU creates no such image."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from batchdiff.foreign.qed import largest_disk
+from batchdiff.image_source import ImageFormat
+from batchdiff.plan.overlay_options import (
+    CLUSTER_SIZES,
+    COMPRESSION_LEVELS,
+    QED_CLUSTER_SIZES,
+    Compat,
+    Compression,
+    Encryption,
+    OverlayFormat,
+    OverlayOptions,
+    Preallocation,
+)
+from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS, SMALLEST_EXTENDED_L2
+from batchdiff.units import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_ESSIV_HASHES = {"aes": ("sha256", "md5"), "serpent": ("sha256", "md5"), "twofish": ("sha256", "md5")}
+"""The hashes as long as a key of the cipher, by its family; those of cast5 are as long as md5 only."""
+
+_UNRECOGNISED = (ImageFormat.VPC, ImageFormat.LUKS)
+"""The formats of templates that QEMU cannot open below a QED file, which does not record the format: a fixed VHD
+has no mark at its start, and no secret can be given for a backing file whose format is not known."""
+
+
+def contradictions(
+    options: OverlayOptions, written: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[tuple[str, str]]:
+    """Yield options that no overlay can have together: the key of one, and what to change.
+
+    ``written``: the keys as written in a manifest, each own or from the defaults.
+    """
+    sizes = QED_CLUSTER_SIZES if options.format is OverlayFormat.QED else CLUSTER_SIZES
+    if options.cluster_size is not None and options.cluster_size not in sizes:
+        yield "cluster_size", f"{options.format} has no clusters of {options.cluster_size} bytes"
+    yield from _of_qcow2(options)
+    if options.format is OverlayFormat.QED:
+        yield from _of_qed(options, written)
+    elif "table_size" in written:
+        yield "table_size", "only a QED overlay has it; leave it out, or write `format: qed`"
+    if options.preallocation is not Preallocation.OFF and options.format is OverlayFormat.QCOW2:
+        yield from _of_preallocation(options)
+    if options.encryption is not None and options.format is OverlayFormat.QCOW2:
+        if options.compression is not Compression.NONE:
+            yield "encryption", "QEMU cannot encrypt compressed clusters; leave out either of the two"
+        yield from ((f"encryption.{key}", why) for key, why in _of_encryption(options.encryption, written))
+    if "data_file" in written and options.format is OverlayFormat.QCOW2:
+        yield "data_file", "overlays with an external data file are not written yet; leave it out"
+    if written.get("data_file_raw"):
+        yield (
+            "data_file_raw",
+            "QEMU allows this only without a backing file, and every overlay has the template as its backing file;"
+            " leave it out",
+        )
+
+
+def _of_qcow2(options: OverlayOptions) -> Iterator[tuple[str, str]]:
+    """Yield what qcow2 cannot have together: the key of an option, and what it needs."""
+    size, compression, level = options.cluster_size, options.compression, options.compression_level
+    if options.extended_l2 and size is not None and size < SMALLEST_EXTENDED_L2:
+        least = format_size(SMALLEST_EXTENDED_L2)
+        yield "extended_l2", f"needs a cluster_size of {least} or more, not {format_size(size)}"
+    if level is not None and compression is Compression.NONE:
+        yield "compression_level", "needs `compression: zlib` or `compression: zstd`"
+    elif level is not None and level not in (levels := COMPRESSION_LEVELS[compression]):
+        yield "compression_level", f"{level} is not a level of {compression}; use {levels[0]} to {levels[-1]}"
+    if options.compat is Compat.V2:
+        for key, impossible, instead in (
+            ("extended_l2", options.extended_l2, "`extended_l2: false`"),
+            ("compression", compression is Compression.ZSTD, "`compression: zlib`"),
+            ("lazy_refcounts", options.lazy_refcounts, "`lazy_refcounts: false`"),
+            ("refcount_bits", options.refcount_bits != DEFAULT_REFCOUNT_BITS, "`refcount_bits: 16`"),
+        ):
+            if impossible:
+                yield key, f'is impossible with `compat: "{Compat.V2}"`; use {instead}, or `compat: "{Compat.V3}"`'
+
+
+def _of_qed(options: OverlayOptions, written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if options.cluster_size is not None and not largest_disk(options.cluster_size, options.table_size):
+        yield (
+            "table_size",
+            f"QEMU opens no QED image with clusters of {format_size(options.cluster_size)} and tables of"
+            f" {options.table_size} of them; choose a smaller table_size, or a smaller cluster_size",
+        )
+    for key, is_set, what in (
+        ("compression", options.compression is not Compression.NONE, "compressed clusters"),
+        ("extended_l2", options.extended_l2, "subclusters"),
+        ("lazy_refcounts", options.lazy_refcounts, "refcounts"),
+        ("refcount_bits", options.refcount_bits != DEFAULT_REFCOUNT_BITS, "refcounts"),
+        ("compat", options.compat is not Compat.V3, "versions"),
+        ("preallocation", options.preallocation is not Preallocation.OFF, "preallocation"),
+        ("encryption", options.encryption is not None, "encryption"),
+        ("data_file", "data_file" in written, "external data file"),
+    ):
+        if is_set:
+            yield key, f"a QED overlay has no {what}; leave it out, or write `format: qcow2`"
+
+
+def _of_preallocation(options: OverlayOptions) -> Iterator[tuple[str, str]]:
+    if not options.extended_l2:
+        yield (
+            "preallocation",
+            "QEMU preallocates an overlay only with `extended_l2: true`: with it, a cluster can have its place in"
+            " the file and still show the template. Add that, or leave out preallocation",
+        )
+    if options.compression is not Compression.NONE:
+        yield "preallocation", "compressed clusters cannot be preallocated; leave out either of the two"
+
+
+def _of_encryption(chosen: Encryption, written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the parts of an encryption that do not fit together. Source: QEMU ``crypto/block-luks.c``."""
+    family, _, bits = chosen.cipher_alg.rpartition("-")
+    given = written.get("encryption", {})
+    if family == "cast5" and chosen.cipher_mode == "xts":
+        yield "cipher_mode", "cast5-128 has blocks of 64 bits, and xts needs 128; choose `cipher_mode: cbc`"
+    if bits == "192" and chosen.cipher_mode != "xts":
+        yield (
+            "cipher_alg",
+            f"QEMU crashes when it creates a key slot for {chosen.cipher_alg} with {chosen.cipher_mode};"
+            " use 128 or 256 bits, or `cipher_mode: xts`",
+        )
+    if chosen.ivgen_alg == "essiv":
+        hashes = _ESSIV_HASHES.get(family, ("md5",))
+        if chosen.ivgen_hash_alg not in hashes:
+            yield (
+                "ivgen_hash_alg",
+                f"for essiv with {chosen.cipher_alg} the hash must be as long as a key: {' or '.join(hashes)}",
+            )
+    elif "ivgen_hash_alg" in given:
+        yield "ivgen_hash_alg", "only `ivgen_alg: essiv` uses it; leave it out"
+    if not 1 <= chosen.iter_time <= 600_000:
+        yield "iter_time", f"{chosen.iter_time} ms is not possible; choose 1 to 600000"
+
+
+def template_objection(options: OverlayOptions, template: ImageFormat) -> str:
+    """Return why no overlay with these options can have a template of that format; empty if one can."""
+    if options.format is OverlayFormat.QED and template in _UNRECOGNISED:
+        return (
+            f"QEMU would not recognise a {template} template below a QED overlay, which does not record its"
+            " format; write `format: qcow2`"
+        )
+    return ""

@@ -1,0 +1,21 @@
+"""The options of a new qcow2 file on which its layout depends."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class LayoutOptions(NamedTuple):
+    """The options on which a layout depends.
+
+    ``luks_bytes``: the length of a LUKS header. ``preallocated``: whether each cluster of the disk has a place.
+    ``outside``: whether data clusters are in another file.
+    """
+
+    luks_bytes: int = 0
+    preallocated: bool = False
+    outside: bool = False
+
+
+PLAIN_LAYOUT = LayoutOptions()
+"""Neither encrypted nor preallocated, and all in one file."""

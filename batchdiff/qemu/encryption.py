@@ -1,0 +1,115 @@
+"""The encryption of new overlays, by qemu-img: a LUKS header, and the data.
+
+Source: QEMU, ``qemu-img`` manual, "convert"; ``qapi/block-core.json`` (BlockdevOptionsQcow2, BlockdevOptionsNull).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.qcow2.header import parse
+from batchdiff.qemu import qemu_img
+from batchdiff.qemu.image_options import decryption, dotted, node_of
+from batchdiff.qemu.programs import inherited, never
+from batchdiff.qemu.secrets import secrets_of
+from batchdiff.units import MIB
+
+_SECONDS_FOR_A_HEADER = 600
+"""Added to the usual time limit: creating a key slot takes as long as a manifest demands, at most ten minutes."""
+
+
+def new_luks_header(
+    secret_file: str, options: Mapping[str, str | int], *, stopped: Callable[[], bool] = never
+) -> bytes:
+    """Return a new LUKS header with a key slot for the secret; QEMU creates it in an empty image in memory.
+
+    ``options``: those of ``qemu-img create``, without ``encrypt.``.
+
+    :raises ImageError: the secret cannot be read.
+    :raises ProgramError: qemu-img is missing or fails.
+    """
+    image = ImageSource("", ImageFormat.QCOW2, secret_file=secret_file)
+    secrets = secrets_of([image])
+    given = [
+        *dotted(decryption(image, secrets.ids)),
+        *(f"encrypt.{name}={value}" for name, value in options.items()),
+    ]
+    memory = os.memfd_create("luks-header")
+    try:
+        qemu_img.run_to_write(
+            ["create", "-q", *secrets.arguments, "-f", "qcow2", "-o", ",".join(given), inherited(memory), "1M"],
+            [],
+            secrets,
+            memory=[memory],
+            seconds=_SECONDS_FOR_A_HEADER,
+            stopped=stopped,
+        )
+        size = os.fstat(memory).st_size
+        found = parse(os.pread(memory, size, 0), size).luks_header
+        if found is None:
+            raise ValueError("QEMU made an image that is not encrypted")
+        offset, length = found
+        return os.pread(memory, length, offset)
+    finally:
+        os.close(memory)
+
+
+def encrypt(  # noqa: PLR0913  # options by keyword
+    guest: ImageSource,
+    guest_fd: int,
+    *,
+    selection: int,
+    target: int,
+    virtual_size: int,
+    secret_file: str,
+    stopped: Callable[[], bool] = never,
+) -> None:
+    """Encrypt the clusters of a guest that ``selection`` maps into the places that ``target`` has for them.
+
+    ``guest_fd``: the descriptor of the guest's own file. ``selection``: that of a qcow2 file in memory, whose
+    external data file is to be the guest's disk. ``target``: that of an encrypted qcow2 file that has a place for
+    each of these clusters.
+
+    :raises ImageError: a secret cannot be read, or is wrong.
+    :raises InUseError: a VM uses the guest.
+    :raises OSError: the disk is full.
+    :raises ProgramError: qemu-img is missing or fails.
+    """
+    new = ImageSource("", ImageFormat.QCOW2, secret_file=secret_file)
+    secrets = secrets_of([guest, new])
+    # With -B, clusters that are not mapped are left alone; so the source needs a backing file, and any will do.
+    nothing = {"driver": "null-co", "size": virtual_size, "read-zeroes": True}
+    source = _file(selection) | {"data-file": node_of(_by_utf8(guest, guest_fd), secrets.ids), "backing": nothing}
+    made = _file(target) | decryption(new, secrets.ids) | {"backing": None}
+    # -S 0: zeros are written like all other data. In version 2, QEMU would free their places instead.
+    leave_the_rest = ["-n", "-S", "0", "-B", "unused", "-F", "raw"]
+    qemu_img.run_to_write(
+        ["convert", *secrets.arguments, *leave_the_rest, "-O", "qcow2", _named(source), _named(made)],
+        [guest],
+        secrets,
+        writes=[target],
+        memory=[selection, guest_fd],
+        seconds=virtual_size / MIB,
+        stopped=stopped,
+    )
+
+
+def _by_utf8(image: ImageSource, fd: int) -> ImageSource:
+    """Return an image by a path that JSON can have."""
+    try:
+        image.path.encode("utf-8")
+    except UnicodeEncodeError:
+        return replace(image, path=inherited(fd))
+    return image
+
+
+def _file(fd: int) -> dict[str, object]:
+    return {"driver": "qcow2", "file": {"driver": "file", "filename": inherited(fd)}}
+
+
+def _named(options: dict[str, object]) -> str:
+    return f"json:{json.dumps(options)}"

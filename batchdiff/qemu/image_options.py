@@ -1,0 +1,76 @@
+"""The options by which QEMU opens an image: its format, its file and, if it is encrypted, its secret.
+
+Source: QEMU ``qapi/block-core.json`` (BlockdevOptionsLUKS, BlockdevQcow2Encryption).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+
+from batchdiff.image_source import ImageFormat, ImageSource
+
+
+def names_of(images: list[ImageSource], secrets: dict[str, str], *, alone: bool = False) -> list[str]:
+    """Return the arguments that name images, so that QEMU takes no part of a path for a protocol or an option.
+
+    These are ``json:`` names. JSON is UTF-8, so a path with other bytes is passed as the value of an option
+    instead, with commas doubled. ``secrets``: QEMU's names of the secrets, by the file. ``alone``: without the
+    backing files that headers name.
+
+    Source: QEMU, ``qemu-img`` manual, ``--image-opts``.
+    """
+    if all(image.path.isascii() or _is_utf8(image.path) for image in images):
+        only: dict[str, object] = {"backing": None} if alone else {}
+        return [f"json:{json.dumps(_opened(image, image.path, secrets) | only)}" for image in images]
+    blank: dict[str, object] = {"backing": ""} if alone else {}  # deprecated, but options have no null
+    options = [_opened(image, image.path.replace(",", ",,"), secrets) | blank for image in images]
+    return ["--image-opts", *(",".join(dotted(each)) for each in options)]
+
+
+def _opened(image: ImageSource, path: str, secrets: dict[str, str]) -> dict[str, object]:
+    file: dict[str, object] = {"driver": _driver(image), "filename": path}
+    return {"driver": image.format.value, "file": file} | decryption(image, secrets)
+
+
+def node_of(image: ImageSource, ids: dict[str, str]) -> dict[str, object]:
+    """Return the options by which QEMU opens an image, as a part of another one. ``ids``: as for ``names_of``."""
+    return _opened(image, image.path, ids)
+
+
+def _driver(image: ImageSource) -> str:
+    return "host_device" if stat.S_ISBLK(os.stat(image.path).st_mode) else "file"
+
+
+def _is_utf8(path: str) -> bool:
+    return not any("\udc80" <= letter <= "\udcff" for letter in path)
+
+
+def decryption(image: ImageSource, ids: dict[str, str]) -> dict[str, object]:
+    """Return the options by which QEMU decrypts an image and the backing files that the headers name.
+
+    It takes the rest of a backing file's options, its name and format, from the header of the image above.
+    """
+    found: dict[str, object] = {}
+    for each in reversed((image, *image.backing)):
+        found = _own(each, ids) | ({"backing": found} if found else {})
+    return found
+
+
+def _own(image: ImageSource, ids: dict[str, str]) -> dict[str, object]:
+    if image.secret_file is None:
+        return {}
+    name = ids[image.secret_file]
+    options: dict[str, object] = {"key-secret": name}
+    return options if image.format is ImageFormat.LUKS else {"encrypt": {"format": "luks"} | options}
+
+
+def dotted(options: dict[str, object], prefix: str = "") -> Iterator[str]:
+    """Yield nested options as ``backing.key-secret=sec0``."""
+    for key, value in options.items():
+        if isinstance(value, dict):
+            yield from dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={value}"

@@ -1,0 +1,45 @@
+"""The version of the installed qemu-img, and the formats and options that it knows."""
+
+from __future__ import annotations
+
+from batchdiff.qemu import programs
+from batchdiff.qemu.programs import CompletedProgram
+from batchdiff.qemu.qemu_img import NAME, PACKAGE, require_success
+
+_SECONDS_TO_ANSWER = 60
+"""The time limit for a question about qemu-img itself."""
+
+
+def installed_version() -> str:
+    """Return the version of qemu-img, such as 7.2.22.
+
+    :raises ProgramError: it could not be run.
+    """
+    done = _ask("--version")
+    words = done.output.split("\n", 1)[0].split()
+    # "qemu-img version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)"
+    return words[2] if words[:2] == [NAME, "version"] and len(words) > 2 else done.output.strip()
+
+
+def known_formats() -> list[str]:
+    """Return the formats that qemu-img knows, sorted; some of them it can only read.
+
+    :raises ProgramError: it could not be run.
+    """
+    _, found, listed = _ask("--help").output.partition("Supported formats:")
+    return sorted(listed.split("\n\n", 1)[0].split()) if found else []
+
+
+def create_options(kind: str) -> list[str]:
+    """Return the names of the options with which qemu-img creates an image of a format, sorted.
+
+    :raises ProgramError: it could not be run, or does not create that format.
+    """
+    lines = _ask("create", "-f", kind, "-o", "help").output.splitlines()
+    return sorted({line.split("=", 1)[0].strip() for line in lines if "=<" in line})
+
+
+def _ask(*arguments: str) -> CompletedProgram:
+    done = programs.run([NAME, *arguments], reads=[], timeout=_SECONDS_TO_ANSWER, package=PACKAGE)
+    require_success(done)
+    return done

@@ -1,0 +1,96 @@
+"""The secrets of encrypted images, as QEMU's programs take them: by the path of a file, never by value.
+
+Source: QEMU, ``qemu-img`` manual, "--object secret".
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from batchdiff.errors import SecretError
+from batchdiff.files.filenames import shell_word
+from batchdiff.files.secret_files import ends_with_line_break, is_descriptor, readable_secret
+from batchdiff.image_source import ImageSource
+from batchdiff.qemu.programs import CompletedProgram
+from batchdiff.units import few
+
+_NO_KEY_FITS, _NO_TEXT = "Invalid password", "is not valid UTF-8"
+"""Printed by QEMU if no key slot of an image can be opened with the secret, or if that cannot be a secret."""
+
+
+class Secrets(NamedTuple):
+    """The secrets that some images need.
+
+    ``ids``: QEMU's name of each, by the file. ``arguments``: the options that define them. A program may read
+    ``reads``, and must inherit the descriptors ``inherits``.
+    """
+
+    ids: dict[str, str]
+    arguments: tuple[str, ...]
+    reads: tuple[str, ...]
+    inherits: tuple[int, ...]
+
+
+def secrets_of(images: Iterable[ImageSource]) -> Secrets:
+    """Return the secrets that images need, with their chains.
+
+    :raises SecretError: the file of one is missing, empty, or not a file.
+    """
+    files = dict.fromkeys(each.secret_file for each in _files(images) if each.secret_file is not None)
+    ids = {path: f"sec{number}" for number, path in enumerate(files)}
+    found = {path: readable_secret(path) for path in files}
+    arguments: list[str] = []
+    for path, name in ids.items():
+        arguments += ["--object", f"secret,id={name},file={found[path].path.replace(',', ',,')}"]
+    return Secrets(
+        ids,
+        tuple(arguments),
+        tuple(each.path for each in found.values() if each.fd is None),
+        tuple(each.fd for each in found.values() if each.fd is not None),
+    )
+
+
+def _files(images: Iterable[ImageSource]) -> Iterator[ImageSource]:
+    for image in images:
+        yield image
+        yield from image.backing
+
+
+def require_secrets_fit(done: CompletedProgram, images: Iterable[ImageSource]) -> None:
+    """Check that a program did not fail because of a secret.
+
+    :raises SecretError: that is why it failed.
+    """
+    if done.code != 0:
+        encrypted = {each.path: each.secret_file for each in _files(images) if each.secret_file is not None}
+        if (error := wrong_secret(done.output, encrypted)) is not None:
+            raise error
+
+
+def wrong_secret(output: str, secret_files: Mapping[str, str]) -> SecretError | None:
+    """Return the error for a program of QEMU that failed, if that is because of a secret.
+
+    ``output``: what it printed; ``secret_files``: the file with the secret of each encrypted image, by its path.
+    """
+    files = sorted(set(secret_files.values()))
+    if files and _NO_TEXT in output:
+        why, advice = f"the secret in {few(files)} is not UTF-8, or contains a null byte", ""
+    elif files and _NO_KEY_FITS in output:
+        why, advice = f"no key slot opens with the secret in {few(files)}", _advice_on_line_breaks(files)
+    else:
+        return None
+    remedy = f"Correct it, or name another file as `secret_file`. {advice}".strip()
+    return SecretError(f"QEMU cannot decrypt {few(secret_files)}", why=why, remedy=remedy)
+
+
+def _advice_on_line_breaks(files: list[str]) -> str:
+    with contextlib.suppress(OSError):
+        for path in files:
+            if ends_with_line_break(path) and not is_descriptor(path):
+                return (
+                    "QEMU counts every byte of the file, also the line break at its end;"
+                    f" `truncate -s -1 {shell_word(path)}` removes it."
+                )
+    return "QEMU counts every byte of the file, so it needs a line break at its end only if the secret has one."

@@ -1,0 +1,82 @@
+"""Secret files are checked without being read; a pipe's secret is read once, and kept in memory for programs."""
+
+import os
+import subprocess
+
+import pytest
+
+from batchdiff.errors import ImageError
+from batchdiff.files.secret_files import ends_with_line_break, is_descriptor, readable_secret
+
+SECRET = b"hush, hush"
+
+
+@pytest.fixture(autouse=True)
+def _forget(monkeypatch):
+    """A descriptor of this process may be another pipe's by now."""
+    monkeypatch.setattr("batchdiff.files.secret_files._kept", {})
+
+
+def test_a_file_is_read_by_the_program_itself(tmp_path):
+    path = tmp_path / "secret"
+    path.write_bytes(SECRET)
+    assert readable_secret(str(path)) == (str(path), None)
+
+
+def piped(*parts):
+    reading, writing = os.pipe()
+    for part in parts:
+        os.write(writing, part)
+    os.close(writing)
+    return reading
+
+
+def test_a_pipe_is_read_once_for_all_programs():
+    reading = piped(SECRET)
+    for _ in range(2):
+        path, fd = readable_secret(f"/dev/fd/{reading}")
+        assert path == f"/proc/self/fd/{fd}"
+        assert subprocess.run(["cat", path], pass_fds=[fd], capture_output=True, check=True).stdout == SECRET
+    assert not os.get_inheritable(fd)  # by no program that is not meant to read it
+
+
+def test_a_pipe_that_nothing_was_written_to():
+    reading = piped()
+    with pytest.raises(ImageError, match="it is empty"):
+        readable_secret(f"/dev/fd/{reading}")
+    os.close(reading)
+
+
+def test_the_end_of_a_pipe_that_is_for_writing():
+    reading, writing = os.pipe()
+    with pytest.raises(ImageError, match="not open for reading only"):
+        readable_secret(f"/dev/fd/{writing}")
+    for each in (reading, writing):
+        os.close(each)
+
+
+def test_a_pipe_with_more_than_a_secret(monkeypatch):
+    monkeypatch.setattr("batchdiff.files.secret_files._LARGEST", 4)
+    reading = piped(SECRET)
+    with pytest.raises(ImageError, match="more than 4 B"):
+        readable_secret(f"/proc/self/fd/{reading}")
+    os.close(reading)
+
+
+@pytest.mark.parametrize(("content", "found"), [(b"a\n", True), (b"a", False), (b"a\n ", False)])
+def test_a_line_break_at_the_end(tmp_path, content, found):
+    path = tmp_path / "secret"
+    path.write_bytes(content)
+    assert ends_with_line_break(str(path)) is found
+
+
+def test_what_is_missing_is_named_with_a_remedy(tmp_path):
+    with pytest.raises(ImageError, match="No such file") as caught:
+        readable_secret(str(tmp_path / "secret"))
+    assert str(tmp_path / "secret") in caught.value.what
+    assert "secret_file" in caught.value.remedy
+
+
+def test_which_paths_are_descriptors():
+    assert [is_descriptor(path) for path in ("/dev/fd/3", "/proc/self/fd/12")] == [True, True]
+    assert [is_descriptor(path) for path in ("/dev/fd/", "/dev/fd/3x", "fd/3", "/dev/fd/3/x")] == [False] * 4
