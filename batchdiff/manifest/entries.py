@@ -6,8 +6,6 @@ still checked. Whatever replaces that value has no effect, because a manifest wi
 
 from __future__ import annotations
 
-import math
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchdiff.image_source import ImageFormat
@@ -37,9 +35,6 @@ if TYPE_CHECKING:
 IN_PLACE = "same"
 """The ``overlay.path`` that stands for the guest's own path; write ``./same`` for a file of that name."""
 
-NO_MINIMUM = "none"
-"""The ``minimum_savings`` of a manifest whose guests are all converted, even if they will take more space."""
-
 _STAND_IN = ImageFormat.QCOW2
 """Replaces a rejected format: a qcow2 image is valid with or without a chain, so it causes no further problem."""
 
@@ -51,7 +46,6 @@ _ALLOWED_SIZES, _ALLOWED_QED_SIZES = (
     for sizes in (CLUSTER_SIZES, QED_CLUSTER_SIZES)
 )
 _LEVEL = "compression_level"
-_PERCENT = re.compile(r"(.+?)\s*%")
 
 
 class WrittenImage(NamedTuple):
@@ -186,21 +180,6 @@ class EntryReader:
             form = OverlayFormat(shared.get("format", OverlayFormat.QCOW2))
             self._cluster_size(shared["cluster_size"], (*_DEFAULT_OVERLAY, "cluster_size"), form)
 
-    def minimum_savings(self, value: float | str) -> float:
-        """Return the share, 0 to 1, that ``5%`` or ``0.05`` stands for; minus infinity for ``none``."""
-        if value == NO_MINIMUM:
-            return -math.inf
-        share = _share(value) if isinstance(value, str) else float(value)
-        where = ("minimum_savings",)
-        if math.isnan(share) or share < 0 or math.isinf(share):
-            self._problems.add(where, f"{_shown(value)} is not a share; write it as 5% or 0.05, or {NO_MINIMUM}")
-        elif share > 1:
-            hint = f'; did you mean "{value}%"?' if not isinstance(value, str) and share <= 100 else ""
-            self._problems.add(where, f"{_shown(value)} is more than 100%{hint}")
-        else:
-            return share
-        return 0.0
-
     def _sound_keys(self, entry: object, where: YamlPath) -> dict[str, Any]:
         """Return the keys of an entry whose values have no problem; none if the entry is not a mapping."""
         if not isinstance(entry, dict):
@@ -298,14 +277,6 @@ class EntryReader:
 
 def _mapping(entry: object, key: str) -> object:
     return entry.get(key) if isinstance(entry, dict) else None
-
-
-def _share(text: str) -> float:
-    percent = _PERCENT.fullmatch(text.strip())
-    try:
-        return float(percent[1]) / 100 if percent else float(text)
-    except ValueError:
-        return math.nan
 
 
 def _shown(value: float | str) -> str:

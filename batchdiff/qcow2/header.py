@@ -134,11 +134,7 @@ def parse(head: bytes, file_size: int) -> Header:
         luks_header=luks_header_in(extensions, crypt),
         data_file=data_file_of(extensions, has_one=geometry.external_data),
     )
-    require(
-        header.luks_header is None or not geometry.external_data,
-        "it is encrypted and keeps its data in an external file; only one of the two is supported",
-        remedy=ONE_FILE,
-    )
+    _check_data_file(header)
     _check_sizes(header, size)
     _check_tables(header, file_size)
     return header
@@ -208,6 +204,14 @@ def backing_name_in(cluster: bytes, offset: int, size: int, length: int) -> str 
     require_opened(size <= MAX_NAME, f"its backing file name of {size} bytes is longer than {MAX_NAME}")
     require(offset >= length and offset + size <= len(cluster), "its backing file name is outside the header")
     return c_string(cluster[offset : offset + size]).decode("utf-8", "surrogateescape") or None
+
+
+def _check_data_file(header: Header) -> None:
+    require(
+        header.luks_header is None or not header.geometry.external_data,
+        "it is encrypted and keeps its data in an external file; only one of the two is supported",
+        remedy=ONE_FILE,
+    )
 
 
 def _check_sizes(header: Header, size: int) -> None:
