@@ -275,7 +275,8 @@ def _forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:
     if losses.encryption and Loss.ENCRYPTION not in allowed:
         return (
             "it is encrypted, and its overlay would not be: anyone who can read that file could read its data."
-            f" `allow_loss: [{Loss.ENCRYPTION}]` accepts that"
+            " `overlay: {encryption: ...}` encrypts the overlay too;"
+            f" `allow_loss: [{Loss.ENCRYPTION}]` accepts that it is in the clear"
         )
     for what, count, kind in (
         (Loss.SNAPSHOTS, losses.snapshots, "internal snapshot"),
