@@ -197,7 +197,12 @@ def test_in_place(tmp_path, retire):
 
 
 @pytest.mark.parametrize(
-    "how", ["format: qed", "extended_l2: true, preallocation: full", ENCRYPTED], ids=["qed", "full", "luks"]
+    "how",
+    [
+        pytest.param("format: qed", marks=pytest.mark.long, id="qed"),
+        pytest.param("extended_l2: true, preallocation: full", marks=pytest.mark.long, id="full"),
+        pytest.param(ENCRYPTED, id="luks"),
+    ],
 )
 def test_unusual_overlays(tmp_path, how):
     """They are written from the files of the guests, on a template of several files; QEMU encrypts some itself."""
