@@ -42,7 +42,8 @@ class Outside(enum.StrEnum):
         "it refers to no files but those with its data, each of them a regular file beside it or in a folder that"
         " the manifest allows"
     )
-    DECLARED = (
+    DECLARED = "it refers to no file but the backing file that the manifest declares, by a plain path"
+    DECLARED_AND_ALLOWED = (
         "it refers to no files but the backing file that the manifest declares, by a plain path, and one with its"
         " data, beside it or in a folder that the manifest allows"
     )
@@ -163,7 +164,7 @@ FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.QCOW2: Format(
         open_qcow2,
         (
-            Outside.DECLARED,
+            Outside.DECLARED_AND_ALLOWED,
             "no unknown incompatible feature, not marked corrupt or dirty",
             "an external data file is a regular file with an absolute name; each cluster has the same offset there"
             " as on the disk, and it is not encrypted",

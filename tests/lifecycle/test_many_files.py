@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 import stat
+from pathlib import Path
 
+import encrypted
 import many_files
 import notation
 import pytest
@@ -16,6 +18,7 @@ from commands import batchdiff
 TEMPLATE = "2M:A 1M:- 2M:B 1M:-"
 CHANGED = "2M:A 1M:- 1M:B 100k:X 924k:B 1M:-"
 QUARANTINE = ".batchdiff-original"
+ENCRYPTED = "encryption: {format: luks, secret_file: secret, iter_time: 10}"
 
 
 def some(*usual):
@@ -189,6 +192,41 @@ def test_in_place(tmp_path, retire):
     batchdiff("restore", "fleet.plan.json", cwd=tmp_path)
     if retire == "quarantine":
         assert {file: file.read_bytes() for file in before} == before
+    for kind, (own, *_) in files.items():
+        assert notation.qemu_content(own, many_files.form_of(kind)) == notation.content(CHANGED)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param("format: qed", marks=pytest.mark.long, id="qed"),
+        pytest.param("extended_l2: true, preallocation: full", marks=pytest.mark.long, id="full"),
+        pytest.param(ENCRYPTED, id="luks"),
+    ],
+)
+def test_unusual_overlays(tmp_path, how):
+    """They are written from the files of the guests, on a template of several files; QEMU encrypts some itself."""
+    encrypted.secret_file(tmp_path / "secret")
+    kinds = [many_files.SPARSE, many_files.FLAT, many_files.DATA_FILE]
+    files = make_fleet(
+        tmp_path,
+        kinds,
+        template=many_files.FLAT,
+        more="retire: delete\nminimum_savings: none",
+        options=f", overlay: {{{how}}}",
+    )
+    batchdiff("plan", "fleet.yaml", cwd=tmp_path)
+    batchdiff("apply", "fleet.plan.json", "--yes", cwd=tmp_path)
+    assert not [file for each in files.values() for file in each if file.exists()]
+    assert batchdiff("verify", "fleet.plan.json", cwd=tmp_path).stdout.count("no error found") == len(kinds)
+    for guest in plan_of(tmp_path)["guests"]:
+        overlay = Path(guest["overlay"]["path"])
+        if how == ENCRYPTED:
+            found = encrypted.content(overlay, "qcow2", tmp_path / "secret", tmp_path / "copy")
+        else:
+            found = notation.qemu_content(overlay, "qed" if "qed" in how else "qcow2")
+        assert found == notation.content(CHANGED)
+    batchdiff("restore", "fleet.plan.json", cwd=tmp_path)
     for kind, (own, *_) in files.items():
         assert notation.qemu_content(own, many_files.form_of(kind)) == notation.content(CHANGED)
 

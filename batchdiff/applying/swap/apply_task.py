@@ -153,8 +153,8 @@ class ApplyTask:
 
         :raises GuestError: the original was written to since its overlay was published.
         """
-        befores = (self.original.fingerprints[0], *(known for _, known in self.original.other_files))
-        for layer, before in zip(original.own_files, befores, strict=False):
+        planned = (self.original.fingerprints[0], *(known for _, known in self.original.other_files))
+        for layer, before in zip(original.own_files, planned, strict=False):
             if before.is_unwritten(now := layer.fingerprint()):
                 continue
             raise GuestError(
