@@ -26,12 +26,22 @@ class ImageSource:
 
     The path has no symbolic links, except for the last component of a block device's name, such as /dev/vg/lv.
 
-    ``backing`` lists the images below this one, the nearest first; no other files are opened for it.
-    ``secret_file``: the file with the secret of an encrypted image: an absolute path, or a descriptor's, such as
-    /dev/fd/3.
+    ``backing`` lists the images below this one, the nearest first. ``secret_file``: the file with the secret of an
+    encrypted image: an absolute path, or a descriptor's, such as /dev/fd/3. Extents and data files are opened only
+    beside the image and in ``allow_folders``, which are absolute and have no symbolic links; ``other_files`` are
+    those of an image that was opened, in the order in which it names them.
     """
 
     path: str
     format: ImageFormat
     backing: tuple[ImageSource, ...] = ()
     secret_file: str | None = None
+    allow_folders: tuple[str, ...] = ()
+    other_files: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The paths of all files of the chain: the images, this one first, then their extents and data files."""
+        chain = (self, *self.backing)
+        others = (path for image in chain for path in image.other_files)
+        return (*(image.path for image in chain), *others)

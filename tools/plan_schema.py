@@ -98,17 +98,22 @@ def refer_to(name: str) -> Schema:
     return {"$ref": f"#/$defs/{name}"}
 
 
+PATHS: Schema = {"type": "array", "items": PATH}
 ALWAYS_SET = ("cluster_size", "extended_l2", "compression", "backing_path", "lazy_refcounts")
 """The options of an overlay that every plan has; the others are left out if they have their defaults."""
 FILE_OF_CHAIN: dict[str, Schema] = {"path": PATH, "format": of_type(ImageFormat), "secret_file": PATH}
+MORE_FILES = {"allow_folders": PATHS, "other_files": PATHS}
 ALWAYS = ["path", "format"]
+BACKING_FILE = of(ALWAYS, **FILE_OF_CHAIN, **MORE_FILES)
 IMAGE = of(
     ALWAYS,
     **FILE_OF_CHAIN,
+    **MORE_FILES,
     virtual_size=SIZE,
-    backing={"type": "array", "items": of(ALWAYS, **FILE_OF_CHAIN), "maxItems": MAX_CHAIN},
+    backing={"type": "array", "items": BACKING_FILE, "maxItems": MAX_CHAIN},
     fingerprint=refer_to("fingerprint"),
     backing_fingerprints={"type": "array", "items": refer_to("fingerprint")},
+    other_fingerprints={"type": "array", "items": refer_to("fingerprint")},
 )
 TEMPLATE = of(virtual_size=SIZE, fingerprint=refer_to("fingerprint"), digest=TEXT)
 GUEST = of(

@@ -44,5 +44,5 @@ def at_once(jobs: int, guests: Iterable[GuestToConvert], template: ImageSource) 
 
 def _files(guest: GuestToConvert, template: ImageSource) -> int:
     """Return the number of open files for a guest: its chain, twice; its overlay's chain; and a program's."""
-    chain, below = (1 + len(source.backing) for source in (guest.source, template))
+    chain, below = (len(source.files) for source in (guest.source, template))
     return 2 * chain + 1 + below + _OF_A_PROGRAM

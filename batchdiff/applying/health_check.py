@@ -22,7 +22,7 @@ from batchdiff.applying.apply import choose_guests
 from batchdiff.applying.at_once import at_once
 from batchdiff.applying.checks.verify import Check, Comparison, check_used, require_judges, verify
 from batchdiff.applying.guests.commands import command
-from batchdiff.applying.guests.guest_files import Found, find_original, find_overlay, missing
+from batchdiff.applying.guests.guest_files import Found, changed_parts, find_original, find_overlay, missing
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.guests.whole_originals import original_too, originals_first
 from batchdiff.applying.journal.records import GuestState, History
@@ -161,9 +161,11 @@ def _differing(guest: GuestToConvert, overlay: Found, original: Found, error: Di
     planned, shows_writes = known.fingerprints[0], original.now.vouches_for_content
     if overlay.proven and original.proven and shows_writes:
         raise VerificationError(error.what, why=f"{error.why}; neither of them was written to") from error
-    if not planned.was_written_to(original.now) and not overlay.proven:
+    parts = changed_parts(known)
+    if not parts and not planned.was_written_to(original.now) and not overlay.proven:
         return _sound(guest, "no error found; a VM has written to it since")
     changes = planned.changes(original.now) if shows_writes else "at an unknown time, because it is a block device"
+    changes = parts or changes
     changed = f"its original {original.path} changed since the overlay was made: {changes}"
     if original.path != guest.source.path:
         return _sound(guest, f"no error found, but {changed}, even though it is in quarantine")

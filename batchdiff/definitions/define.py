@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from batchdiff.definitions import saved
-from batchdiff.definitions.guest_disks import GuestDisk
-from batchdiff.definitions.libvirt_changes import DomainChange, domain_changes, path_of
+from batchdiff.definitions.guest_disks import RESTORING, GuestDisk
+from batchdiff.definitions.libvirt_changes import NOT_WRITTEN, DomainChange, domain_changes, path_of
 from batchdiff.definitions.libvirt_domain import DomainDisk, parse_domain
 from batchdiff.definitions.libvirt_pool import Pool
 from batchdiff.definitions.virsh import Libvirt
@@ -17,6 +17,11 @@ from batchdiff.errors import DefinitionError, ProgramError
 from batchdiff.files.filenames import shell_word
 
 _OFF = "shut off"
+
+_REMEDIES = {
+    NOT_WRITTEN: "Run `batchdiff apply` first.",
+    RESTORING: "Run `batchdiff restore` again first.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,9 @@ class Definer:
         name = change.domain.name
         what = f"the definition of {name} was not changed"
         if change.waiting:
-            raise DefinitionError(what, why="; ".join(change.waiting), remedy="Run `batchdiff apply` first.")
+            remedies = dict.fromkeys(_REMEDIES.get(use.waiting, "") for use in change.uses)
+            remedy = " ".join(filter(None, remedies))
+            raise DefinitionError(what, why="; ".join(change.waiting), remedy=remedy)
         self._require_off(name, what)
         if snapshots := self.libvirt.snapshots(name):
             raise DefinitionError(

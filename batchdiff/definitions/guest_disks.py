@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from batchdiff.applying.journal.records import Goal, GuestState, History
+from batchdiff.image_source import ImageFormat
 from batchdiff.plan.plan import GuestToConvert, Plan
+
+RESTORING = "its restore has not finished"
+SECRETS = "it, its overlay or its template is encrypted, so its definition needs a secret: change it yourself"
 
 
 class VmImage(NamedTuple):
@@ -38,24 +42,25 @@ def guest_disks(plan: Plan, history: History) -> list[GuestDisk]:
 
 
 def _secrets(guest: GuestToConvert, plan: Plan) -> str:
-    """Return why the definition is not changed if the guest, its overlay or the template is encrypted."""
+    """Return why the definition of a guest is not changed whose VM needs a secret; empty if it needs none."""
     files = (guest.source, *guest.source.backing, plan.template.source, *plan.template.source.backing)
-    if guest.options.encryption is None and all(each.secret_file is None for each in files):
-        return ""
-    return (
-        "its image, its overlay or its template is encrypted, so its definition needs secrets, which you must"
-        " change yourself"
-    )
+    encrypted = guest.options.encryption is not None or any(each.secret_file is not None for each in files)
+    return SECRETS if encrypted else ""
+
+
+def _driver_type(image_format: ImageFormat) -> str:
+    """Return libvirt's name of a format: LUKS is raw to it, with an ``<encryption>`` of its own."""
+    return ImageFormat.RAW.value if image_format is ImageFormat.LUKS else image_format.value
 
 
 def _disk(guest: GuestToConvert, state: GuestState | None, secrets: str) -> GuestDisk:
     names = {guest.source.path, guest.overlay_path, guest.alias} - {""}
     known_as = frozenset(os.path.realpath(name) for name in names)
-    original = VmImage(guest.alias or guest.source.path, guest.source.format.value)
+    original = VmImage(guest.alias or guest.source.path, _driver_type(guest.source.format))
     # An overlay with the guest's own name has that of a link to it, too.
     in_place = guest.overlay_path == guest.source.path
     overlay = VmImage(original.path if in_place else guest.overlay_path, guest.options.format.value)
     if state is None or not state.published:
         return GuestDisk(guest.name, original, overlay, known_as, secrets)
-    unfinished = "its restore has not finished" if state.goal is Goal.RESTORE else secrets
+    unfinished = RESTORING if state.goal is Goal.RESTORE else secrets
     return GuestDisk(guest.name, overlay, None, known_as, unfinished)

@@ -1,4 +1,4 @@
-"""VMware's VMDK in one sparse file, with its descriptor inside (monolithicSparse).
+"""VMware's VMDK in one sparse file, with its descriptor inside (monolithicSparse), and sparse extents without one.
 
 ::
 
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import re
 import struct
+from typing import NamedTuple
 
 from batchdiff.foreign.header import Outline, ReadAt, exactly, require_mappable
 from batchdiff.foreign.vdi import DIFFERENCE
-from batchdiff.qcow2.faults import FormatError, require
+from batchdiff.qcow2.faults import require
 from batchdiff.units import SECTOR, TIB, ceil_div
 
 SPARSE_HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
@@ -35,14 +36,48 @@ _NO_PARENT, _SPARSE = b"ffffffff", "monolithicsparse"
 _SPARSE_TYPES = {_SPARSE: "monolithicSparse", "streamoptimized": "streamOptimized"}
 
 
+class _SparseHeader(NamedTuple):
+    """Fields of the header in bytes, and the number of grains."""
+
+    text_at: int
+    text_size: int
+    capacity: int
+    grain: int
+    grains: int
+
+
 def inspect_vmdk(read: ReadAt, file_size: int) -> Outline:
     """Inspect the header and the descriptor of a VMDK image; return the number of its grains.
 
-    :raises FormatError: it is not one, is damaged, compressed or spread over several files, or has a parent.
+    :raises FormatError: it is not one, is damaged or compressed, or has a parent.
     """
-    head = read(0, SPARSE_HEADER.size)
-    if head.startswith(b"# Disk DescriptorFile"):
-        raise FormatError("its data is in other files, which is not supported yet (monolithicSparse is)")
+    header = _inspect_header(read, file_size)
+    require(header.text_at == TEXT_AT and 0 < header.text_size <= TEXT_BYTES, NO_DESCRIPTOR)
+    exactly(read, TEXT_AT, header.text_size, "descriptor")
+    inspect_descriptor(read(TEXT_AT, TEXT_BYTES), _SPARSE)
+    return Outline(header.grains)
+
+
+def inspect_extent(read: ReadAt, file_size: int, length: int, *, is_last: bool) -> int:
+    """Inspect the header of a sparse extent; return the number of its grains.
+
+    It holds ``length`` bytes of a disk, and no descriptor.
+
+    :raises FormatError: it is not one, is damaged or compressed, or holds another number of bytes.
+    """
+    header = _inspect_header(read, file_size)
+    # QEMU leaves room for a descriptor, and writes none.
+    text = read(header.text_at, 1) if header.text_at and header.text_size else b""
+    require(text in {b"", b"\0"}, "it is an image of its own, with a descriptor")
+    size, grain = header.capacity, header.grain
+    require(size == length, f"it holds {size} bytes of the disk, where the descriptor has {length}")
+    # QEMU would read on behind the end of the extent, to the end of its last grain.
+    require(is_last or size % grain == 0, f"its {size} bytes are not whole grains of {grain}")
+    return header.grains
+
+
+def _inspect_header(read: ReadAt, file_size: int) -> _SparseHeader:
+    """Inspect what images and extents have in common."""
     fields = SPARSE_HEADER.unpack(exactly(read, 0, SPARSE_HEADER.size, "header"))
     mark, version, _, capacity, grain, text_at, text_size, entries, _, directory, _, _, _, compression = fields
     require(mark == b"KDMV", NO_SIGNATURE)
@@ -53,10 +88,6 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> Outline:
     require(capacity > 0, "its size is 0")
     is_power = grain & (grain - 1) == 0
     require(8 <= grain <= _MOST_GRAIN and is_power and 0 < entries <= 512, INVALID_SIZES)
-    require(
-        text_at * SECTOR == TEXT_AT and 0 < text_size * SECTOR <= TEXT_BYTES,
-        NO_DESCRIPTOR,
-    )
     # Each entry of the directory points to one table.
     tables = ceil_div(capacity, grain * entries)
     require(capacity <= MOST_SECTORS, f"its size of {capacity} sectors exceeds 64 TiB")
@@ -69,9 +100,7 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> Outline:
         last == 0 or last * SECTOR + entries * 4 <= file_size,
         f"a grain table at {last * SECTOR} is outside the file ({file_size} bytes): it is truncated or damaged",
     )
-    exactly(read, TEXT_AT, text_size * SECTOR, "descriptor")
-    inspect_descriptor(read(TEXT_AT, TEXT_BYTES), _SPARSE)
-    return Outline(count)
+    return _SparseHeader(text_at * SECTOR, text_size * SECTOR, capacity * SECTOR, grain * SECTOR, count)
 
 
 def with_extent_name(descriptor: bytes, name: str) -> bytes:
@@ -97,7 +126,8 @@ def inspect_descriptor(text: bytes, expected: str) -> None:
     kind = values.get(b"createtype", b"").decode("ascii", "backslashreplace")
     require(bool(kind), "its descriptor has no type")
     require(
-        kind in _SPARSE_TYPES, f"its type {kind} is not supported yet ({' and '.join(_SPARSE_TYPES.values())} are)"
+        kind in _SPARSE_TYPES,
+        f"its type {kind} is not supported in a file with a header ({' and '.join(_SPARSE_TYPES.values())} are)",
     )
     require(kind == expected, f"its descriptor has the type {_SPARSE_TYPES[kind]}, which contradicts its header")
     require(_EXTENT.findall(text) == [b"sparse"], "its descriptor does not name exactly one sparse extent")

@@ -93,8 +93,9 @@ def _correction(image: ImageSource, backing: Backing, declared: ImageSource, nam
             " If the header is right, correct the `backing` list of the manifest."
         )
     return (
-        f"If the backing file moved to {declared.path}, correct the header: `{shell_line(command)}`."
-        f" If {declared.path} is another file, correct the `backing` list of the manifest."
+        f"If {declared.path} is that file under a new name, correct the header: `{shell_line(command)}`. QEMU"
+        f" does not check that: with any other file, the guest's data would be damaged. Otherwise bring {named}"
+        " back, or correct the `backing` list of the manifest."
     )
 
 

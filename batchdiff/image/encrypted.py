@@ -20,7 +20,7 @@ from batchdiff.foreign.header import ReadAt
 from batchdiff.foreign.luks import inspect_luks, inspect_luks_image
 from batchdiff.image.exported import ExportedLayer
 from batchdiff.image.files import ImageFile, ReadObserver
-from batchdiff.image.layer import Backing, CompressedCluster, Layer, Losses, Segment
+from batchdiff.image.layer import Backing, CompressedCluster, Layer, Losses, Segment, WithOthers
 from batchdiff.image.qcow2 import Qcow2Layer
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qcow2.entries import Origin
@@ -90,7 +90,7 @@ def _decrypted(source: ImageSource) -> BlockDevice:
     )
 
 
-class EncryptedQcow2Layer:
+class EncryptedQcow2Layer(WithOthers):
     """One encrypted qcow2 file without its backing file.
 
     ``file``: the open file, which is closed with this layer; ``plain``: the same file, as it would be read if it

@@ -148,6 +148,11 @@ class ExportedLayer:
         return None
 
     @property
+    def other_files(self) -> tuple[str, ...]:
+        """None: all of it is in one file."""
+        return ()
+
+    @property
     def losses(self) -> Losses:
         """Only encryption: these formats have no snapshots and no bitmaps that QEMU knows of."""
         return Losses(encryption=self._source.secret_file is not None)

@@ -189,6 +189,13 @@ class ImageFile:
         self.fill(buffer, offset)
         return bytes(buffer)
 
+    def read_at_most(self, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes from ``offset`` on, or fewer at the end of the file.
+
+        :raises ImageError: the disk fails.
+        """
+        return self.read_exactly(min(length, max(self.size - offset, 0)), offset)
+
     def fill(self, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` with the bytes from ``offset`` on.
 

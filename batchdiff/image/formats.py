@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from contextlib import closing
 from typing import NamedTuple
 
+from batchdiff.errors import ImageError
+from batchdiff.files.allowed_files import allowed_file
 from batchdiff.foreign.header import Outline, ReadAt
 from batchdiff.foreign.parallels import inspect_parallels
 from batchdiff.foreign.qed import inspect_qed
 from batchdiff.foreign.vdi import inspect_vdi
 from batchdiff.foreign.vhdx import inspect_vhdx, map_vhdx
-from batchdiff.foreign.vmdk import inspect_vmdk
+from batchdiff.foreign.vmdk import inspect_extent, inspect_vmdk
+from batchdiff.foreign.vmdk_descriptor import TEXT_BEGINNING, Descriptor, ExtentKind, read_descriptor
 from batchdiff.foreign.vmdk_stream import inspect_vmdk_stream, is_stream_optimized
 from batchdiff.foreign.vpc import inspect_vpc
 from batchdiff.image.encrypted import open_luks, open_qcow2
@@ -24,8 +26,9 @@ from batchdiff.image.exported import ExportedLayer
 from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import Layer
 from batchdiff.image.mapped import MappedLayer
-from batchdiff.image.raw import RawLayer
+from batchdiff.image.raw import FlatExtent, FlatLayer, RawLayer, open_part
 from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.qcow2.faults import FormatError, require
 
 
 class Outside(enum.StrEnum):
@@ -35,7 +38,15 @@ class Outside(enum.StrEnum):
         "no outside references are possible: neither batchdiff nor QEMU opens another file for this format"
     )
     REFUSED = "an image that refers to another file is refused"
+    ALLOWED = (
+        "it refers to no files but those with its data, each of them a regular file beside it or in a folder that"
+        " the manifest allows"
+    )
     DECLARED = "it refers to no file but the backing file that the manifest declares, by a plain path"
+    DECLARED_AND_ALLOWED = (
+        "it refers to no files but the backing file that the manifest declares, by a plain path, and one with its"
+        " data, beside it or in a folder that the manifest allows"
+    )
 
 
 class Unchecked(NamedTuple):
@@ -48,8 +59,9 @@ class Unchecked(NamedTuple):
 class Format(NamedTuple):
     """One format. ``safety``: the files it refers to, and what is checked before any byte is trusted, as phrases.
 
-    ``opener`` opens one file of a chain by its own format, never by what the file looks like, and opens no other
-    file. The observer is called at every read. ``opener`` raises ImageError if the file is missing or invalid.
+    ``opener`` opens one image of a chain by its own format, never by what the file looks like, and no other files
+    than its own and those that ``allow_folders`` of the source permits. The observer is called at every read.
+    ``opener`` raises ImageError if a file is missing or invalid.
     """
 
     opener: Callable[[ImageSource, ReadObserver | None], Layer]
@@ -70,15 +82,79 @@ def _vhdx(source: ImageSource, observer: ReadObserver | None) -> Layer:
 
 
 def _vmdk(source: ImageSource, observer: ReadObserver | None) -> Layer:
-    """Open an image as its header says; the layer inspects all of the header."""
-    with closing(ImageFile(source.path, observer)) as file:
-        is_compressed = is_stream_optimized(lambda at, length: file.read_exactly(min(length, file.size), at))
+    """Open a VMDK image as its first bytes say, one file or several; the layer inspects all of the header."""
+    file = ImageFile(source.path, observer)
+    try:
+        if file.read_at_most(0, len(TEXT_BEGINNING)) == TEXT_BEGINNING:
+            return _described(source, file, observer)
+        is_compressed = is_stream_optimized(file.read_at_most)
+    except FormatError as error:
+        file.close()
+        raise _refused(source, error) from error
+    except BaseException:
+        file.close()
+        raise
+    file.close()
     if is_compressed:
         return ExportedLayer(source, observer, inspect_vmdk_stream)
     return MappedLayer(source, observer, inspect_vmdk)
 
 
-_OF_THE_MAP = "the map that QEMU, confined to this file, makes of it stays in the file and uses no byte twice"
+def _described(source: ImageSource, file: ImageFile, observer: ReadObserver | None) -> Layer:
+    """Open an image whose own file is a descriptor of its extents.
+
+    :raises FormatError: the descriptor or an extent is invalid.
+    """
+    descriptor = read_descriptor(file.read_at_most, file.size)
+    extents: list[FlatExtent] = []
+    grains = 0
+    try:
+        for each in descriptor.extents:
+            path = allowed_file(each.name, source.path, source.allow_folders)
+            extents.append(FlatExtent(open_part(path, "extent", source.path, observer), each.offset, each.length))
+            is_last = len(extents) == len(descriptor.extents)
+            grains += _inspect_extent(extents[-1], descriptor.kind, is_last=is_last)
+        if descriptor.kind is ExtentKind.FLAT:
+            return FlatLayer(file, extents)
+
+        def inspect(read: ReadAt, size: int) -> Outline:
+            require(_same(descriptor, read, size), "its descriptor changed while it was read")
+            return Outline(grains)
+
+        layer = MappedLayer(source, observer, inspect, extents=extents)
+    except BaseException:
+        for extent in extents:
+            extent.file.close()
+        raise
+    file.close()
+    return layer
+
+
+def _same(descriptor: Descriptor, read: ReadAt, size: int) -> bool:
+    return read_descriptor(read, size) == descriptor
+
+
+def _inspect_extent(extent: FlatExtent, kind: ExtentKind, *, is_last: bool) -> int:
+    """Inspect an extent; return the number of grains that QEMU looks at to map it.
+
+    :raises FormatError: it is invalid, or shorter than the descriptor needs.
+    """
+    file = extent.file.file
+    try:
+        if kind is ExtentKind.SPARSE:
+            return inspect_extent(file.read_at_most, file.size, extent.length, is_last=is_last)
+        end = extent.offset + extent.length
+        require(end <= file.size, f"it is truncated: it has {file.size} bytes, and the descriptor needs {end}")
+    except FormatError as error:
+        raise FormatError(f"its extent {file.path} cannot be used: {error}", remedy=error.remedy) from error
+    return 0
+
+
+def _refused(source: ImageSource, error: FormatError) -> ImageError:
+    return ImageError(f"cannot use {source.path} as {source.format}", why=str(error), remedy=error.remedy)
+
+
+_OF_THE_MAP = "the map that QEMU, confined to its files, makes of it stays in them and uses no byte twice"
 
 FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.RAW: Format(
@@ -88,8 +164,10 @@ FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.QCOW2: Format(
         open_qcow2,
         (
-            Outside.DECLARED,
-            "no unknown incompatible feature, no external data file, not marked corrupt or dirty",
+            Outside.DECLARED_AND_ALLOWED,
+            "no unknown incompatible feature, not marked corrupt or dirty",
+            "an external data file is a regular file with an absolute name; each cluster has the same offset there"
+            " as on the disk, and it is not encrypted",
             "if it is encrypted, then with LUKS, whose header is valid and opens in reasonable time",
             "all sizes are within QEMU's limits",
             "header, tables, snapshots and bitmaps are aligned, inside the file and apart from each other",
@@ -108,9 +186,10 @@ FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.VMDK: Format(
         _vmdk,
         (
-            Outside.REFUSED,
-            "the file is its only extent: a text descriptor, several extents or a parent are refused",
-            "its sizes and grain tables are valid, and its descriptor is where QEMU reads it",
+            Outside.ALLOWED,
+            "no parent; its sizes and grain tables are valid",
+            "one file that is its own only extent, with its descriptor where QEMU reads it",
+            "or a text descriptor with one meaning only, whose extents are distinct, and as long as it needs them",
             f"if it is not compressed, {_OF_THE_MAP}",
             "if it is compressed, its footer and all its tables are valid, no grain is used twice, and qemu-nbd,"
             " confined to this file, decompresses it",

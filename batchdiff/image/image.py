@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from batchdiff.files.fingerprint import Fingerprint
-from batchdiff.image.layer import Layer, Segment, clip_segments
+from batchdiff.image.layer import Layer, Segment, WithOthers, clip_segments
 from batchdiff.image_source import ImageSource
 from batchdiff.qcow2.entries import Origin
 
 
 class Image:
-    """One image with its backing chain, read-only. ``layers[0]`` is the image itself."""
+    """One image with its backing chain, read-only. ``layers[0]`` is the image itself.
 
-    def __init__(self, source: ImageSource, layers: list[Layer]) -> None:
-        self.source = source
-        self.layers = layers
+    ``layers`` has a layer for each file: first the chain, then the extents and data files of the chain, which only
+    give bytes. ``source`` has the paths of all of them.
+    """
+
+    def __init__(self, source: ImageSource, chain: list[Layer]) -> None:
+        self.source = _with_other_files(source, chain)
+        self._chain = chain
+        self.layers = chain[:]
+        # What to add to a layer's own number of one of its other files, to get the number in ``layers``.
+        self._shifts: list[int] = []
+        for layer in chain:
+            self._shifts.append(len(self.layers) - 1)
+            self.layers += others_of(layer)
+
+    @property
+    def own_files(self) -> list[Layer]:
+        """The layers of the image itself, without its backing chain: its file, then its other files."""
+        return [self._chain[0], *others_of(self._chain[0])]
 
     @property
     def path(self) -> str:
@@ -44,11 +60,12 @@ class Image:
         """Yield the segments of a layer, with ABSENT ones replaced by those of the layers below it."""
         if start >= end:
             return
-        parts = self.layers[layer].parts(start, end)
+        parts = self._chain[layer].parts(start, end)
         below: list[Segment] | None = None
         for part in parts:
             if part.origin is not Origin.ABSENT:
-                yield part if layer == 0 else part._replace(layer=layer)
+                number = part.layer + self._shifts[layer] if part.layer else layer
+                yield part if number == part.layer else part._replace(layer=number)
                 continue
             if below is None:
                 # Look these up once for all gaps: one by one, the same tables would be read again and again.
@@ -57,7 +74,7 @@ class Image:
 
     def _below(self, layer: int, start: int, end: int) -> list[Segment]:
         """Return the segments that show through from a layer: zeros past its end, and below the last layer."""
-        size = self.layers[layer].virtual_size if layer < len(self.layers) else 0
+        size = self._chain[layer].virtual_size if layer < len(self._chain) else 0
         found = list(self._resolved(layer, start, min(end, size)))
         if end > max(size, start):
             found.append(Segment(max(size, start), end, Origin.ZERO, 0, 0))
@@ -69,7 +86,7 @@ class Image:
         It may be lower than necessary, but never skips data.
         """
         found, end = [], self.virtual_size
-        for layer in self.layers:
+        for layer in self._chain:
             # Data past the end of a shorter layer above it is hidden, even if a longer layer is on top of both.
             end = min(end, layer.virtual_size)
             if start < end and (offset := layer.next_data(start)) is not None and offset < end:
@@ -100,12 +117,12 @@ class Image:
             self.layers[segment.layer].read(segment, view)
 
     def fingerprints(self) -> tuple[Fingerprint, ...]:
-        """Return the current fingerprint of each file of the chain, the image itself first."""
+        """Return the current fingerprint of each file, in the order of ``layers``, the image itself first."""
         return tuple(layer.fingerprint() for layer in self.layers)
 
     def close(self) -> None:
         """Close every file."""
-        for layer in self.layers:
+        for layer in self._chain:
             layer.close()
 
     def __enter__(self) -> Image:
@@ -113,6 +130,20 @@ class Image:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def others_of(layer: Layer) -> tuple[Layer, ...]:
+    """Return the other files of a layer, each as a raw layer; none if all is in its own file."""
+    return layer.others if isinstance(layer, WithOthers) else ()
+
+
+def _with_other_files(source: ImageSource, chain: list[Layer]) -> ImageSource:
+    """Return a source with the paths of all other files that its chain turned out to have."""
+    own, *below = (
+        replace(each, other_files=layer.other_files)
+        for each, layer in zip((source, *source.backing), chain, strict=True)
+    )
+    return replace(own, backing=tuple(below))
 
 
 def _within(segments: list[Segment], start: int, end: int) -> list[Segment]:

@@ -20,8 +20,9 @@ from batchdiff.qcow2.entries import Origin
 class Segment(NamedTuple):
     """Guest bytes ``start`` to ``end`` of one origin; ``address`` is that of ``start`` in the layer.
 
-    ``layer`` counts from 0, the image itself, down the backing chain. An image never returns ABSENT segments:
-    below the last layer everything reads as zeros.
+    ``layer`` counts from 0, the image itself, down the backing chain, and on through the extents and data files of
+    the chain. In the segments of a layer it counts from 0, the layer itself, through its own other files. An
+    image never returns ABSENT segments: below the last layer everything reads as zeros.
     """
 
     start: int
@@ -58,7 +59,10 @@ class Backing(NamedTuple):
 
 
 class Layer(Protocol):
-    """One file of a backing chain, on its own. Creating a layer reads the file's header, and no other file."""
+    """One image of a backing chain, on its own: its file, and its other files, if it consists of several.
+
+    Creating a layer reads the headers of these files, and of no others.
+    """
 
     @property
     def path(self) -> str:
@@ -75,6 +79,10 @@ class Layer(Protocol):
     @property
     def backing(self) -> Backing | None:
         """The backing file that this file names; None if it names none."""
+
+    @property
+    def other_files(self) -> tuple[str, ...]:
+        """Absolute paths, without links, of its extents or its data file; none if all is in its own file."""
 
     @property
     def losses(self) -> Losses:
@@ -117,7 +125,18 @@ class Layer(Protocol):
         """Return the file's current fingerprint."""
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and its other files."""
+
+
+class WithOthers:
+    """The base of layers that can consist of several files. ``others``: the other ones, each open as raw."""
+
+    others: tuple[Layer, ...] = ()
+
+    @property
+    def other_files(self) -> tuple[str, ...]:
+        """See :class:`Layer`."""
+        return tuple(layer.path for layer in self.others)
 
 
 def clip_segments(segments: list[Segment], start: int, end: int) -> list[Segment]:

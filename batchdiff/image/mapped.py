@@ -4,12 +4,15 @@
 
     header, inspected here -> `qemu-img map`, confined -> runs of the disk and their offsets in the file (kept)
 
-The map of an unchanged file is kept for this process, and for the workers that it forks.
+The map of an unchanged file is kept for this process, and for the workers that it forks. If an image has extents,
+the offsets in its map are those in one of them: which one follows from the place on the disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -19,12 +22,13 @@ from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.foreign.header import Outline, ReadAt, require_stored
 from batchdiff.foreign.vhdx import DiskMap
 from batchdiff.image.files import ImageFile, ReadObserver
-from batchdiff.image.layer import Backing, CompressedCluster, Losses, Segment
+from batchdiff.image.layer import Backing, CompressedCluster, Losses, Segment, WithOthers
+from batchdiff.image.raw import FlatExtent
 from batchdiff.image_source import ImageSource
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qemu import qemu_img
-from batchdiff.qemu.image_map import ImageMap, parsed_map
+from batchdiff.qemu.image_map import ImageMap, in_one_file, parsed_map
 from batchdiff.units import MIB
 
 _MOST_KEPT = 2_000_000
@@ -38,14 +42,19 @@ A run of a real image takes 4 KiB or more on disk, and 120 bytes in the map."""
 _MOST_LOOKED_AT = 1000
 """The maximum number of runs searched for data in the file; after so many holes, the next one counts as data."""
 
-_kept: dict[tuple[str, int, int, int, int, int], ImageMap] = {}
+_Key = tuple[str | int, ...]
+
+_kept: dict[_Key, ImageMap] = {}
 
 
-class MappedLayer:
+class MappedLayer(WithOthers):
     """An image in a format that QEMU maps to the file.
 
-    ``inspect`` checks its header before QEMU sees the file. ``own_map`` maps an image whose blocks QEMU does not
-    report; QEMU must agree about its size.
+    ``inspect`` checks its header before QEMU sees the file; it returns the number of its clusters, and its
+    backing file. ``own_map``
+    maps an image whose blocks QEMU does not report; QEMU must agree about its size. ``extents``: the files that
+    hold the data instead, each a part of the disk, with headers that were checked. If the layer cannot be made,
+    they stay open.
     """
 
     def __init__(
@@ -54,25 +63,25 @@ class MappedLayer:
         observer: ReadObserver | None,
         inspect: Callable[[ReadAt, int], Outline],
         own_map: Callable[[ReadAt, int], DiskMap] | None = None,
+        extents: Sequence[FlatExtent] = (),
     ) -> None:
-        self._source, self._own_map = source, own_map
+        self.others = tuple(extent.file for extent in extents)
+        self._source, self._own_map = replace(source, other_files=self.other_files), own_map
         self._file = ImageFile(source.path, observer)
+        self._files = [extent.file.file for extent in extents] or [self._file]
+        self._edges = np.cumsum([extent.length for extent in extents], dtype=np.int64)
         self.path = source.path
         self.fd = self._file.fd
         try:
-            outline = inspect(self._read_at, self._file.size)
+            outline = inspect(self._file.read_at_most, self._file.size)
         except FormatError as error:
-            self.close()
+            self._file.close()
             raise self._refused(error) from error
         except BaseException:
-            self.close()
+            self._file.close()
             raise
         self._clusters = outline.clusters
         self.backing = None if outline.backing is None else Backing(*outline.backing)
-
-    def _read_at(self, offset: int, length: int) -> bytes:
-        length = min(length, max(self._file.size - offset, 0))
-        return self._file.read_exactly(length, offset)
 
     def _refused(self, error: FormatError) -> ImageError:
         return ImageError(f"cannot use {self.path} as {self._source.format}", why=str(error), remedy=error.remedy)
@@ -80,19 +89,23 @@ class MappedLayer:
     @cached_property
     def _map(self) -> ImageMap:
         """QEMU's map of the file in its present state."""
-        now = self.fingerprint()
-        key = (self._source.format, now.device, now.inode, now.size, now.mtime_ns, now.ctime_ns)
-        found = _kept.get(key) if now.vouches_for_content else None
+        now = [file.fingerprint() for file in self._all_files()]
+        key: _Key = (self._source.format, *itertools.chain.from_iterable(map(_state, now)))
+        is_lasting = all(each.vouches_for_content for each in now)
+        found = _kept.get(key) if is_lasting else None
         if found is None:
             found = self._mapped_by_qemu(now)
-            if now.vouches_for_content:
+            if is_lasting:
                 _keep(key, found)
         return found
 
-    def _mapped_by_qemu(self, now: Fingerprint) -> ImageMap:
+    def _all_files(self) -> list[ImageFile]:
+        return list(dict.fromkeys((self._file, *self._files)))
+
+    def _mapped_by_qemu(self, now: list[Fingerprint]) -> ImageMap:
         own = None if self._own_map is None else self._mapped_here(self._own_map)
         try:
-            stored = self._file.stored()
+            stored = sum(file.stored() for file in self._all_files())
             if own is None:
                 require_stored(self._clusters, stored)
             text = qemu_img.file_map(self._source, most_output=_MAP_OF_NOTHING + stored // _BYTES_IN_MAP)
@@ -101,8 +114,9 @@ class MappedLayer:
         except (ProgramError, InUseError) as error:
             # Without qemu-img, only images of these formats are refused; the others can still be planned.
             raise ImageError(f"cannot read {self.path}", why=error.reason, remedy=error.remedy) from error
-        self._check_same_file(now)
-        found = parsed_map(text, self.path, is_located=own is None)
+        for file, before in zip(self._all_files(), now, strict=True):
+            self._check_same_file(file.path, before)
+        found = parsed_map(text, self.path, self._edges, is_located=own is None)
         if own is not None and own.size != found.size:
             problem = f"QEMU reads a disk of {found.size} bytes from it, not of {own.size}"
             raise self._refused(FormatError(problem))
@@ -110,20 +124,21 @@ class MappedLayer:
 
     def _mapped_here(self, own_map: Callable[[ReadAt, int], DiskMap]) -> ImageMap:
         try:
-            return ImageMap(*own_map(self._read_at, self._file.size))
+            found = own_map(self._file.read_at_most, self._file.size)
+            return ImageMap(*found, in_one_file(found.starts))
         except FormatError as error:
             raise self._refused(error) from error
 
-    def _check_same_file(self, before: Fingerprint) -> None:
+    def _check_same_file(self, path: str, before: Fingerprint) -> None:
         """Check that QEMU read the file that is open here, in its present state."""
-        by_name = ImageFile(self.path, None)
+        by_name = ImageFile(path, None)
         try:
             changes = before.changes(by_name.fingerprint())
         finally:
             by_name.close()
         if changes:
             raise ImageError(
-                f"{self.path} changed while it was read",
+                f"{path} changed while it was read",
                 why=changes,
                 remedy="Shut down the VM or program that writes to it, and run the same command again.",
             )
@@ -144,15 +159,18 @@ class MappedLayer:
 
     def inspect(self) -> None:
         """Check that the map stays within the file, and uses no byte of it twice."""
-        _, starts, ends, offsets, _ = self._map
-        order = np.argsort(offsets)
-        firsts, lasts = offsets[order], (offsets + ends - starts)[order]
-        if len(firsts) and int(lasts.max()) > self._file.size:
-            problem = f"its data ends past the end of the file ({self._file.size} bytes): it is truncated"
-            raise self._refused(FormatError(problem))
-        # Otherwise a small file could unpack to any size.
-        if (firsts[1:] < lasts[:-1]).any():
-            raise self._refused(FormatError("one part of the file is used for several parts of the disk"))
+        _, starts, ends, offsets, numbers, _ = self._map
+        for number, file in enumerate(self._files):
+            chosen = numbers == number
+            order = np.argsort(offsets[chosen])
+            firsts, lasts = offsets[chosen][order], (offsets + ends - starts)[chosen][order]
+            which = f"the file {file.path}" if self.others else "the file"
+            if len(firsts) and int(lasts.max()) > file.size:
+                problem = f"its data ends past the end of {which} ({file.size} bytes): it is truncated"
+                raise self._refused(FormatError(problem))
+            # Otherwise a small file could unpack to any size.
+            if (firsts[1:] < lasts[:-1]).any():
+                raise self._refused(FormatError(f"one part of {which} is used for several parts of the disk"))
 
     def parts(self, start: int, end: int) -> list[Segment]:
         """Return segments as :class:`~batchdiff.image.layer.Layer` describes them."""
@@ -178,47 +196,37 @@ class MappedLayer:
 
     def _data_and_zeros(self, start: int, end: int) -> list[Segment]:
         """Return segments as if the image had no backing file."""
-        _, starts, ends, offsets, _ = self._map
+        _, starts, ends, offsets, numbers, _ = self._map
         first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end, side="left")
         found = []
-        at = start
-        rows = zip(
-            starts[first:last].tolist(), ends[first:last].tolist(), offsets[first:last].tolist(), strict=True
-        )
-        for begin, stop, offset in rows:
+        at, base = start, 1 if self.others else 0
+        rows = (each[first:last].tolist() for each in (starts, ends, offsets, numbers))
+        for begin, stop, offset, number in zip(*rows, strict=True):
             shift = begin - offset
-            for low, high in self._stored(max(begin, start) - shift, min(stop, end) - shift):
+            for low, high in _stored(self._files[number], max(begin, start) - shift, min(stop, end) - shift):
                 if low + shift > at:
                     found.append(Segment(at, low + shift, Origin.ZERO, 0, 0))
                 at = high + shift
-                found.append(Segment(low + shift, at, Origin.FILE, 0, low))
+                found.append(Segment(low + shift, at, Origin.FILE, base + number, low))
         if at < end:
             found.append(Segment(at, end, Origin.ZERO, 0, 0))
         return found
 
-    def _stored(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Yield the parts of a range of the file that are not holes: a small file can map far more than it has."""
-        # Reading past the end of the file raises the error.
-        if self._file.is_block_device or end > self._file.size:
-            yield start, end
-            return
-        for first, hole in self._file.data_runs(start, end):
-            yield first, min(hole, end)
-
     def next_data(self, start: int) -> int | None:
         """Return an offset from ``start`` on, before which there is no data; None if no data follows."""
-        _, starts, ends, offsets, _ = self._map
+        _, starts, ends, offsets, numbers, _ = self._map
         index = int(np.searchsorted(ends, start, side="right"))
         for number in range(index, min(index + _MOST_LOOKED_AT, len(starts))):
             begin, stop, offset = int(starts[number]), int(ends[number]), int(offsets[number])
             at = max(begin, start)
-            for first, _ in self._stored(offset + at - begin, offset + stop - begin):
+            file = self._files[int(numbers[number])]
+            for first, _ in _stored(file, offset + at - begin, offset + stop - begin):
                 return begin + first - offset
         index += _MOST_LOOKED_AT
         return int(starts[index]) if index < len(starts) else None
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
-        """Read a FILE segment."""
+        """Read a FILE segment of its own file."""
         self._file.fill(buffer, segment.address)
 
     def compressed_cluster(self, segment: Segment) -> CompressedCluster:
@@ -230,11 +238,26 @@ class MappedLayer:
         return self._file.fingerprint()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file, and its extents."""
+        for file in self._all_files():
+            file.close()
 
 
-def _keep(key: tuple[str, int, int, int, int, int], found: ImageMap) -> None:
+def _state(now: Fingerprint) -> tuple[int, ...]:
+    return now.device, now.inode, now.size, now.mtime_ns, now.ctime_ns
+
+
+def _stored(file: ImageFile, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the parts of a range of a file that are not holes: a small file can map far more than it has."""
+    # Reading past the end of the file raises the error.
+    if file.is_block_device or end > file.size:
+        yield start, end
+        return
+    for first, hole in file.data_runs(start, end):
+        yield first, min(hole, end)
+
+
+def _keep(key: _Key, found: ImageMap) -> None:
     _kept[key] = found
     while len(_kept) > 1 and sum(len(each.starts) for each in _kept.values()) > _MOST_KEPT:
         del _kept[next(iter(_kept))]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 from batchdiff.errors import ImageError
 from batchdiff.files.identity import is_one_image
 from batchdiff.image.backing_names import check_backing, resolved_backing
-from batchdiff.image.files import ReadObserver
+from batchdiff.image.files import ReadObserver, is_block_device
 from batchdiff.image.formats import FORMATS
-from batchdiff.image.image import Image
+from batchdiff.image.image import Image, others_of
 from batchdiff.image.layer import Layer
 from batchdiff.image.qcow2 import Qcow2Layer
 from batchdiff.image_source import ImageSource
+from batchdiff.units import few
 
 MAX_CHAIN = 200
 """Deeper chains are refused (docs/safety.md); QEMU itself needs a minute to open one of 1,000."""
@@ -36,6 +39,7 @@ def open_image(
         for declared, following in _declared(source):
             layer = open_layer(declared, observer)
             layers.append(layer)
+            _check_others(declared, layer)
             _check_not_empty(layer)
             if no_overlay_of is not None and len(layers) == 1:
                 _check_not_above(declared, layer, no_overlay_of)
@@ -50,7 +54,9 @@ def open_image(
 
 
 def open_layer(source: ImageSource, observer: ReadObserver | None = None) -> Layer:
-    """Open one file by itself: only its header is read, and no file that it names is opened. The caller closes it.
+    """Open one image by itself: its file, and its extents or its data file. The caller closes it.
+
+    Only their headers are read, and no backing file is opened.
 
     :raises ImageError: the file is missing, is not a valid image of its format, or its format cannot be read.
     """
@@ -81,6 +87,37 @@ def _declared(source: ImageSource) -> list[tuple[ImageSource, ImageSource | None
             remedy="Merge the chain into one image with `qemu-img convert`.",
         )
     return list(zip(chain, [*chain[1:], None], strict=True))
+
+
+def _check_others(source: ImageSource, layer: Layer) -> None:
+    """Check that the other files of an image are regular, distinct, and the known ones if these are known."""
+    if source.other_files and source.other_files != layer.other_files:
+        raise ImageError(
+            f"cannot use {source.path}",
+            why=f"it consists of other files than when it was planned: {_listed(layer.other_files)} instead of"
+            f" {_listed(source.other_files)}",
+            remedy="Bring the former files back.",
+        )
+    seen = {_identity(layer)}
+    for other in others_of(layer):
+        if is_block_device(other.fd):  # put there after the look at its name
+            raise ImageError(f"cannot use {source.path}", why=f"{other.path}, a part of it, is a block device")
+        if _identity(other) in seen:
+            raise ImageError(
+                f"cannot use {source.path}",
+                why=f"it names {other.path} twice, or as a part of itself",
+                remedy="Restore it from a backup, or leave it out of the manifest.",
+            )
+        seen.add(_identity(other))
+
+
+def _identity(layer: Layer) -> tuple[int, int]:
+    status = os.fstat(layer.fd)
+    return status.st_dev, status.st_ino
+
+
+def _listed(files: tuple[str, ...]) -> str:
+    return few(files) if files else "none"
 
 
 def _check_not_above(source: ImageSource, layer: Layer, path: str) -> None:

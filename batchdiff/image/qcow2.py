@@ -18,29 +18,37 @@ import numpy.typing as npt
 
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.files import ImageFile, ReadObserver
-from batchdiff.image.layer import Backing, CompressedCluster, Losses, Segment, clip_segments
-from batchdiff.image.qcow2_extras import check_extras
-from batchdiff.image.qcow2_tables import L2Tables, error_refused, read_header, read_l2_tables, read_words
+from batchdiff.image.layer import Backing, CompressedCluster, Losses, Segment, WithOthers, clip_segments
+from batchdiff.image.qcow2_extras import check_extras, check_in_data_file, in_data_file, open_data_file
+from batchdiff.image.qcow2_tables import (
+    L2Tables,
+    entries_in,
+    error_refused,
+    read_entries,
+    read_header,
+    read_l2_tables,
+    read_words,
+)
+from batchdiff.image.raw import RawLayer
 from batchdiff.image_source import ImageSource
 from batchdiff.qcow2 import compression, entries
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.refcounts import Refcounts
 from batchdiff.qcow2.references import check_entries, check_references, metadata_of, require_apart
-from batchdiff.units import MIB, ceil_div
+from batchdiff.units import ceil_div
 
 _ENTRIES_AT_FIRST = 256
 """Half the number of L2 entries in the first search for data: a page holds 512 standard entries."""
-
-_TABLES_AT_ONCE = MIB
-"""Bytes of L2 tables that an inspection reads at a time."""
 
 _ORIGINS = tuple(Origin)
 _ADDRESS = operator.attrgetter("address")
 
 
-class Qcow2Layer:
-    """One qcow2 file without its backing file."""
+class Qcow2Layer(WithOthers):
+    """One qcow2 file without its backing file; ``others`` has its external data file, if it has one."""
+
+    others: tuple[RawLayer, ...] = ()
 
     def __init__(
         self, source: ImageSource, observer: ReadObserver | None = None, file: ImageFile | None = None
@@ -51,6 +59,8 @@ class Qcow2Layer:
         self._has_holes = not self._file.is_block_device
         try:
             self.header = read_header(self._file)
+            if (name := self.header.data_file) is not None:
+                self.others = (open_data_file(source, name, observer),)
         except BaseException:
             self.close()
             raise
@@ -106,40 +116,24 @@ class Qcow2Layer:
         metadata = metadata_of(header, blocks, tables)
         require_apart(metadata, geometry.cluster_size)
         metadata = check_extras(self._file, header, metadata)
+        if self.others:
+            check_in_data_file(self._file, header, self._l2, self.others[0].file.size)
+
+        def references() -> Iterator[entries.Words]:
+            # Refcounts are those of the image's own clusters. In a data file nothing has any.
+            return iter(()) if self.others else (words for _, words in entries_in(self._file, header, tables))
+
         if refcounts:
-            counts = Refcounts(words, header.refcount_order, geometry.cluster_size, self._file.read_exactly)
-            check_references(
-                lambda: self._all_entries(tables), metadata, counts, geometry=geometry, size=self._size
-            )
+            order = geometry.refcount_bits.bit_length() - 1
+            counts = Refcounts(words, order, geometry.cluster_size, self._file.read_exactly)
+            check_references(references, metadata, counts, geometry=geometry, size=self._size)
         else:
-            check_entries(lambda: self._all_entries(tables), geometry, self._size)
-
-    def _all_entries(self, tables: npt.NDArray[np.int64]) -> Iterator[entries.Words]:
-        """Yield the entries of L2 tables at some offsets, in the order of the file, adjacent tables at once.
-
-        Tables in holes are omitted: a small file can have millions of them.
-        """
-        cluster, tables, at = self.header.geometry.cluster_size, np.sort(tables), 0
-        most = max(_TABLES_AT_ONCE // cluster, 1)
-        while at < len(tables):
-            if self._has_holes:
-                data = self._file.next_data(int(tables[at]))
-                if data is None:
-                    return
-                at += int(np.searchsorted(tables[at:], data - cluster, side="right"))
-            ahead = tables[at : at + most]
-            if len(ahead):
-                adjacent = ahead == ahead[0] + np.arange(len(ahead)) * cluster
-                count = len(ahead) if adjacent.all() else int(adjacent.argmin())
-                yield self._l2_slice(int(ahead[0]), 0, count * self.header.geometry.l2_entries)
-                at += count
+            check_entries(references, geometry, self._size)
 
     def _l2_slice(self, table: int, first: int, count: int) -> entries.Words:
         """Read ``count`` entries of the L2 table at an offset, for :func:`batchdiff.qcow2.entries.granules`."""
         geometry = self.header.geometry
-        words = geometry.entry_size // 8
-        found = read_words(self._file, table + first * geometry.entry_size, count * words)
-        return found.reshape(-1, 2) if geometry.extended_l2 else found
+        return read_entries(self._file, geometry, table + first * geometry.entry_size, count)
 
     def parts(self, start: int, end: int) -> list[Segment]:
         """See :class:`~batchdiff.image.layer.Layer`."""
@@ -187,6 +181,8 @@ class Qcow2Layer:
             )
         ]
         cut = clip_segments(found, start, end)
+        if self.others:
+            return in_data_file(self.others[0], cut)
         return sorted(self._with_holes(cut)) if self._has_holes and not self.header.luks_header else cut
 
     def _with_holes(self, segments: list[Segment]) -> Iterator[Segment]:
@@ -228,7 +224,8 @@ class Qcow2Layer:
             found = self._entry_with_data(table, entry if used == index else 0)
             if found is not None:
                 offset = max(start, (used * geometry.l2_entries + found) * geometry.cluster_size)
-                return offset if offset < self.virtual_size else None
+                data = self.others[0].next_data(offset) if self.others else offset
+                return data if data is not None and data < self.virtual_size else None
         return None
 
     def _entry_with_data(self, table: int, first: int) -> int | None:
@@ -296,5 +293,7 @@ class Qcow2Layer:
         return self._file.fingerprint()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and its data file."""
         self._file.close()
+        for other in self.others:
+            other.close()

@@ -1,17 +1,76 @@
-"""Checks of the snapshots and bitmaps in a qcow2 file, as far as QEMU reads them when it opens the file.
+"""The external data file of a qcow2 image, and checks of its snapshots and bitmaps.
 
-Their content is never needed, but no VM and no overlay can use a file that QEMU refuses because of them.
+The content of snapshots and bitmaps is never needed, but no VM and no overlay can use a file that QEMU refuses
+because of them; so they are checked as far as QEMU reads them when it opens the file.
 """
 
 from __future__ import annotations
 
-from batchdiff.image.files import ImageFile
-from batchdiff.image.qcow2_tables import read_words
+import os
+
+import numpy as np
+
+from batchdiff.errors import ImageError
+from batchdiff.files.allowed_files import allowed_file
+from batchdiff.files.filenames import shell_line, shell_word
+from batchdiff.image.files import ImageFile, ReadObserver
+from batchdiff.image.layer import Segment
+from batchdiff.image.qcow2_tables import L2Tables, entries_in, read_words
+from batchdiff.image.raw import RawLayer, open_part
+from batchdiff.image_source import ImageSource
 from batchdiff.qcow2.bitmaps import bitmap_tables, check_bitmap_table
+from batchdiff.qcow2.entries import Origin, check_external
 from batchdiff.qcow2.faults import require
 from batchdiff.qcow2.header import Header
 from batchdiff.qcow2.references import SNAPSHOT_TABLE, Table, require_apart, table_at
 from batchdiff.qcow2.snapshots import snapshot_tables
+
+
+def open_data_file(source: ImageSource, name: str, observer: ReadObserver | None) -> RawLayer:
+    """Open the external data file that a qcow2 image names.
+
+    QEMU takes a relative name from its own working folder, not from the image's.
+
+    :raises ImageError: the name is relative or not allowed, or the file is missing.
+    """
+    path = allowed_file(name, source.path, source.allow_folders)
+    if not os.path.isabs(name):
+        amend = shell_line(["qemu-img", "amend", "-f", "qcow2", "-o", f"data_file={path.replace(',', ',,')}"])
+        folder, own = map(shell_word, os.path.split(source.path))
+        raise ImageError(
+            f"cannot use {source.path}",
+            why=f"the name of its data file, {name!r}, depends on the folder in which QEMU is started",
+            remedy=f"If {path} is meant, correct the header: `cd {folder} && {amend} {own}`.",
+        )
+    return open_part(path, "data file", source.path, observer)
+
+
+def in_data_file(file: RawLayer, segments: list[Segment]) -> list[Segment]:
+    """Return segments with their parts in a data file, whose offsets are the disk's, and its holes as ZERO."""
+    return [
+        part
+        for segment in segments
+        for part in (
+            [each._replace(layer=1) for each in file.parts(segment.start, segment.end)]
+            if segment.origin is Origin.FILE
+            else [segment]
+        )
+    ]
+
+
+def check_in_data_file(file: ImageFile, header: Header, tables: L2Tables, data_size: int) -> None:
+    """Check every entry of every L2 table of an image with a data file of ``data_size`` bytes.
+
+    :raises FormatError: an entry is invalid, or the data file is too short.
+    :raises ImageError: they cannot be read.
+    """
+    geometry, order = header.geometry, np.argsort(tables.offsets, kind="stable")
+    starts = tables.indices[order].astype(np.int64) * geometry.l2_coverage
+    within = np.arange(geometry.l2_entries) * geometry.cluster_size
+    for first, words in entries_in(file, header, tables.offsets):
+        found = starts[first : first + len(words) // geometry.l2_entries]
+        places = (found[:, None] + within).reshape(-1)
+        check_external(words, geometry, places, virtual_size=header.virtual_size, data_size=data_size)
 
 
 def check_extras(file: ImageFile, header: Header, metadata: list[Table]) -> list[Table]:

@@ -1,4 +1,4 @@
-"""Read a qcow2 file's header and L1 table when it is opened; only non-empty L1 entries are kept.
+"""Read a qcow2 file's header and L1 table when it is opened, of which only non-empty entries are kept.
 
 ::
 
@@ -22,14 +22,18 @@ from batchdiff.errors import ImageError
 from batchdiff.image.files import ImageFile
 from batchdiff.qcow2 import entries
 from batchdiff.qcow2.faults import FormatError
+from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.header import Header, claimed_cluster_size, parse
-from batchdiff.units import KIB, ceil_div
+from batchdiff.units import KIB, MIB, ceil_div
 
 _HEAD = 64 * KIB
 """Bytes of the first read: the first cluster of most files."""
 
 _L1_AT_ONCE = 64 * KIB
 """Entries of an L1 table that are read at a time."""
+
+_TABLES_AT_ONCE = MIB
+"""Bytes of L2 tables that an inspection reads at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,41 @@ def read_l2_tables(file: ImageFile, header: Header, *, beyond: bool = False) -> 
     except FormatError as error:
         raise error_refused(file.path, error) from error
     return L2Tables(found[(table & entries.OFFSET_MASK) != 0], offsets)
+
+
+def entries_in(
+    file: ImageFile, header: Header, tables: npt.NDArray[np.int64]
+) -> Iterator[tuple[int, entries.Words]]:
+    """Yield the entries of L2 tables at some offsets, adjacent tables at once, and the number of earlier tables.
+
+    The tables come in the order of the file. Those in holes are omitted: a small file can have millions of them.
+
+    :raises ImageError: they cannot be read.
+    """
+    geometry, at = header.geometry, 0
+    cluster, tables = geometry.cluster_size, np.sort(tables)
+    most = max(_TABLES_AT_ONCE // cluster, 1)
+    while at < len(tables):
+        if not file.is_block_device:
+            data = file.next_data(int(tables[at]))
+            if data is None:
+                return
+            at += int(np.searchsorted(tables[at:], data - cluster, side="right"))
+        ahead = tables[at : at + most]
+        if len(ahead):
+            adjacent = ahead == ahead[0] + np.arange(len(ahead)) * cluster
+            count = len(ahead) if adjacent.all() else int(adjacent.argmin())
+            yield at, read_entries(file, geometry, int(ahead[0]), count * geometry.l2_entries)
+            at += count
+
+
+def read_entries(file: ImageFile, geometry: Geometry, offset: int, count: int) -> entries.Words:
+    """Read ``count`` L2 entries at an offset of the file, for :func:`batchdiff.qcow2.entries.granules`.
+
+    :raises ImageError: they cannot be read.
+    """
+    found = read_words(file, offset, count * (geometry.entry_size // 8))
+    return found.reshape(-1, 2) if geometry.extended_l2 else found
 
 
 def read_words(file: ImageFile, offset: int, count: int) -> entries.Words:

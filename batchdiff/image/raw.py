@@ -1,11 +1,22 @@
-"""Raw files and block devices, whose bytes are the guest's; SEEK_DATA and SEEK_HOLE find the holes."""
+"""Raw files and block devices, whose bytes are the guest's; SEEK_DATA and SEEK_HOLE find the holes.
+
+A flat image is made of several raw files, its extents::
+
+    disk       0              2G             4G       5G
+               | f001, from 0 | f002, from 0 | f003   |
+"""
 
 from __future__ import annotations
 
+import os
+import stat
+from typing import NamedTuple
+
+from batchdiff.errors import ImageError
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.files import ImageFile, ReadObserver
-from batchdiff.image.layer import CompressedCluster, Losses, Segment
-from batchdiff.image_source import ImageSource
+from batchdiff.image.layer import CompressedCluster, Losses, Segment, WithOthers
+from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import SECTOR, align_up
 
@@ -14,17 +25,22 @@ class RawLayer:
     """A raw image. As in QEMU, its virtual size is the file's size, rounded up to 512 bytes with zeros."""
 
     def __init__(self, source: ImageSource, observer: ReadObserver | None = None) -> None:
-        self._file = ImageFile(source.path, observer)
+        self.file = ImageFile(source.path, observer)
         self.path = source.path
-        self.fd = self._file.fd
-        self._size = self._file.size
-        self._has_holes = not self._file.is_block_device
+        self.fd = self.file.fd
+        self._size = self.file.size
+        self._has_holes = not self.file.is_block_device
         self.virtual_size = align_up(self._size, SECTOR)
 
     @property
     def backing(self) -> None:
         """No backing file: a raw image cannot name one."""
         return None
+
+    @property
+    def other_files(self) -> tuple[str, ...]:
+        """None: all of it is in one file."""
+        return ()
 
     @property
     def losses(self) -> Losses:
@@ -42,7 +58,7 @@ class RawLayer:
         found = []
         at = start
         whole = [(start, self._size)] if start < self._size else []
-        runs = self._file.data_runs(start, end) if self._has_holes else whole
+        runs = self.file.data_runs(start, end) if self._has_holes else whole
         for first, hole in runs:
             if first > at:
                 found.append(Segment(at, first, Origin.ZERO, 0, 0))
@@ -57,7 +73,7 @@ class RawLayer:
         """Return the first offset from ``start`` on that is not in a hole; None if there is none."""
         if not self._has_holes:
             return start if start < self._size else None
-        return self._file.next_data(start)
+        return self.file.next_data(start)
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
         """Read a segment; bytes past the end of the file become zeros."""
@@ -65,7 +81,7 @@ class RawLayer:
             there = max(self._size - segment.address, 0)
             buffer[there:] = bytes(len(buffer) - there)
             buffer = buffer[:there]
-        self._file.fill(buffer, segment.address)
+        self.file.fill(buffer, segment.address)
 
     def compressed_cluster(self, segment: Segment) -> CompressedCluster:
         """Raise an error: no segment of a raw image is COMPRESSED."""
@@ -73,8 +89,110 @@ class RawLayer:
 
     def fingerprint(self) -> Fingerprint:
         """Return the file's current fingerprint."""
-        return self._file.fingerprint()
+        return self.file.fingerprint()
 
     def close(self) -> None:
         """Close the file."""
+        self.file.close()
+
+
+def open_part(path: str, what: str, image: str, observer: ReadObserver | None) -> RawLayer:
+    """Open a file of which an image consists, such as its extent; ``what``: the word for it, ``image``: its path.
+
+    :raises ImageError: it is missing, is not a regular file, or cannot be read.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError as error:
+        raise ImageError(
+            f"cannot use {image}",
+            why=f"its {what} {path} is missing",
+            remedy="Bring it back. If it was moved or renamed, correct the name in the image.",
+        ) from error
+    except OSError:
+        return RawLayer(ImageSource(path, ImageFormat.RAW), observer)  # opening it reports the error
+    # Opening a device can have side effects, so it is not even tried.
+    if not stat.S_ISREG(mode):
+        raise ImageError(
+            f"cannot use {image}",
+            why=f"its {what} {path} is not a regular file",
+            remedy="Make a copy in one file with `qemu-img convert` if you trust it, or leave it out.",
+        )
+    return RawLayer(ImageSource(path, ImageFormat.RAW), observer)
+
+
+class FlatExtent(NamedTuple):
+    """A raw file, of which ``length`` bytes from ``offset`` on are the next part of a disk."""
+
+    file: RawLayer
+    offset: int
+    length: int
+
+
+class FlatLayer(WithOthers):
+    """An image whose own file only names others, which hold its disk as raw files do."""
+
+    def __init__(self, file: ImageFile, extents: list[FlatExtent]) -> None:
+        self._file, self._extents = file, extents
+        self.path, self.fd = file.path, file.fd
+        self.others = tuple(extent.file for extent in extents)
+        self.virtual_size = sum(extent.length for extent in extents)
+
+    @property
+    def backing(self) -> None:
+        """No backing file: an image with one is refused."""
+        return None
+
+    @property
+    def losses(self) -> Losses:
+        """No losses: such an image has no snapshots and no bitmaps."""
+        return Losses()
+
+    def read_tables(self) -> None:
+        """Do nothing: it has no tables."""
+
+    def inspect(self) -> None:
+        """Do nothing: its extents are raw, and were found to be long enough when it was opened."""
+
+    def parts(self, start: int, end: int) -> list[Segment]:
+        """Return segments as :class:`~batchdiff.image.layer.Layer` describes them; none is ever ABSENT."""
+        found: list[Segment] = []
+        first = 0
+        for number, (file, offset, length) in enumerate(self._extents, 1):
+            low, high, shift = max(start, first), min(end, first + length), first - offset
+            if low < high:
+                found += (
+                    Segment(part.start + shift, part.end + shift, part.origin, number, part.address)
+                    for part in file.parts(low - shift, high - shift)
+                )
+            first += length
+        return found
+
+    def next_data(self, start: int) -> int | None:
+        """Return the first offset from ``start`` on that is not in a hole; None if there is none."""
+        first = 0
+        for file, offset, length in self._extents:
+            at = max(start - first, 0) + offset
+            found = file.next_data(at) if at < offset + length else None
+            if found is not None and found < offset + length:
+                return found - offset + first
+            first += length
+        return None
+
+    def read(self, segment: Segment, buffer: memoryview) -> None:
+        """Raise an error: all data is in the extents."""
+        raise ValueError(f"none of the {len(buffer)} bytes are stored in a descriptor: {segment}")
+
+    def compressed_cluster(self, segment: Segment) -> CompressedCluster:
+        """Raise an error: no segment of a raw file is COMPRESSED."""
+        raise ValueError(f"nothing is compressed in a raw file: {segment}")
+
+    def fingerprint(self) -> Fingerprint:
+        """Return the current fingerprint of its own file."""
+        return self._file.fingerprint()
+
+    def close(self) -> None:
+        """Close all its files."""
         self._file.close()
+        for other in self.others:
+            other.close()

@@ -14,7 +14,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from batchdiff.linux.inode_flags import set_early_flags, set_late_flags
 
@@ -62,6 +62,22 @@ def copy_metadata(source: int, target: int) -> list[str]:
     _copy_attributes(source, target, reasons)
     _copy_mode(source, target, reasons)
     return [f"{what}{reasons.get(what, '')}" for what in _differences(source, target)] + flags
+
+
+def limit_mode(target: int, others: Iterable[int]) -> None:
+    """Narrow the mode of a file that gets content of ``others``, so that no user gains access to that content.
+
+    What the owner may do stays. If one of the others has another owner, group or ACL, only the owner keeps access.
+    """
+    info = os.fstat(target)
+    mode = stat.S_IMODE(info.st_mode)
+    for other in others:
+        there = os.fstat(other)
+        same = (there.st_uid, there.st_gid) == (info.st_uid, info.st_gid)
+        same &= _attributes(other).get(_ACL) == _attributes(target).get(_ACL)
+        mode &= stat.S_IMODE(there.st_mode) | ~0o077 if same else ~0o077
+    if mode != stat.S_IMODE(info.st_mode):
+        os.fchmod(target, mode)
 
 
 def _copy_owner(source: int, target: int, reasons: dict[str, str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +19,7 @@ from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.manifest.name_limits import check_names
 from batchdiff.manifest.names import Naming, former_overlays
 from batchdiff.plan.overlay_rules import template_objection
+from batchdiff.quoting import show
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -24,6 +27,11 @@ if TYPE_CHECKING:
     from batchdiff.manifest.entries import WrittenGuest
     from batchdiff.manifest.guests import AnyGuest
     from batchdiff.manifest.text.problems import Problems
+
+NO_MINIMUM = "none"
+"""The ``minimum_savings`` of a manifest whose guests are all converted, even if they will take more space."""
+
+_PERCENT = re.compile(r"(.+?)\s*%")
 
 
 class _Settled(NamedTuple):
@@ -177,9 +185,29 @@ class ManifestReader:
         )
 
     def _minimum_savings(self) -> float:
-        if self._problems.touches(("minimum_savings",)):
-            return 0.0
-        return self._entries.minimum_savings(self._data.get("minimum_savings", 0))
+        """Return the share, 0 to 1, that ``5%`` or ``0.05`` stands for; minus infinity for ``none``."""
+        where = ("minimum_savings",)
+        value = 0 if self._problems.touches(where) else self._data.get("minimum_savings", 0)
+        if value == NO_MINIMUM:
+            return -math.inf
+        share = _share(value) if isinstance(value, str) else float(value)
+        shown = show(value) if isinstance(value, str) else value
+        if math.isnan(share) or share < 0 or math.isinf(share):
+            self._problems.add(where, f"{shown} is not a share; write it as 5% or 0.05, or {NO_MINIMUM}")
+        elif share > 1:
+            hint = f'; did you mean "{value}%"?' if not isinstance(value, str) and share <= 100 else ""
+            self._problems.add(where, f"{shown} is more than 100%{hint}")
+        else:
+            return share
+        return 0.0
+
+
+def _share(text: str) -> float:
+    percent = _PERCENT.fullmatch(text.strip())
+    try:
+        return float(percent[1]) / 100 if percent else float(text)
+    except ValueError:
+        return math.nan
 
 
 def _settled(

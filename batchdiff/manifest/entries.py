@@ -6,8 +6,6 @@ still checked. Whatever replaces that value has no effect, because a manifest wi
 
 from __future__ import annotations
 
-import math
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchdiff.image_source import ImageFormat
@@ -37,9 +35,6 @@ if TYPE_CHECKING:
 IN_PLACE = "same"
 """The ``overlay.path`` that stands for the guest's own path; write ``./same`` for a file of that name."""
 
-NO_MINIMUM = "none"
-"""The ``minimum_savings`` of a manifest whose guests are all converted, even if they will take more space."""
-
 _STAND_IN = ImageFormat.QCOW2
 """Replaces a rejected format: a qcow2 image is valid with or without a chain, so it causes no further problem."""
 
@@ -51,14 +46,14 @@ _ALLOWED_SIZES, _ALLOWED_QED_SIZES = (
     for sizes in (CLUSTER_SIZES, QED_CLUSTER_SIZES)
 )
 _LEVEL = "compression_level"
-_PERCENT = re.compile(r"(.+?)\s*%")
 
 
 class WrittenImage(NamedTuple):
     """An image as written in the manifest; ``backing`` is its declared chain, the next image first.
 
     If ``is_glob``, the path is a pattern, or one of a pattern's matches. ``secret_where``: the place in the
-    manifest that names the secret file.
+    manifest that names the secret file. ``allow_folders``: the folders in which its extents and data files may be,
+    each with its place in the manifest.
     """
 
     where: YamlPath
@@ -68,6 +63,7 @@ class WrittenImage(NamedTuple):
     is_glob: bool = False
     secret_file: str | None = None
     secret_where: YamlPath = ()
+    allow_folders: tuple[tuple[YamlPath, str], ...] = ()
 
     @property
     def path_where(self) -> YamlPath:
@@ -139,6 +135,7 @@ class EntryReader:
             is_glob=names == ["glob"],
             secret_file=secret_file,
             secret_where=secret_where,
+            allow_folders=self._folders(entry, where),
         )
 
     def guest(self, entry: object, where: YamlPath) -> WrittenGuest | None:
@@ -152,6 +149,8 @@ class EntryReader:
         image = self.image(entry, where, default=default, secret=secret)
         if image is None:
             return None
+        if not (isinstance(entry, dict) and "allow_folders" in entry):
+            image = image._replace(allow_folders=self._folders(self._defaults, _DEFAULTS))
         path_at = (*(overlay_at if "path" in own else _DEFAULT_OVERLAY), "path")
         path = own.get("path", shared.get("path"))
         sound, defaults = self._sound_keys(entry, where), self._sound_keys(self._defaults, _DEFAULTS)
@@ -180,21 +179,6 @@ class EntryReader:
         if "cluster_size" in shared:
             form = OverlayFormat(shared.get("format", OverlayFormat.QCOW2))
             self._cluster_size(shared["cluster_size"], (*_DEFAULT_OVERLAY, "cluster_size"), form)
-
-    def minimum_savings(self, value: float | str) -> float:
-        """Return the share, 0 to 1, that ``5%`` or ``0.05`` stands for; minus infinity for ``none``."""
-        if value == NO_MINIMUM:
-            return -math.inf
-        share = _share(value) if isinstance(value, str) else float(value)
-        where = ("minimum_savings",)
-        if math.isnan(share) or share < 0 or math.isinf(share):
-            self._problems.add(where, f"{_shown(value)} is not a share; write it as 5% or 0.05, or {NO_MINIMUM}")
-        elif share > 1:
-            hint = f'; did you mean "{value}%"?' if not isinstance(value, str) and share <= 100 else ""
-            self._problems.add(where, f"{_shown(value)} is more than 100%{hint}")
-        else:
-            return share
-        return 0.0
 
     def _sound_keys(self, entry: object, where: YamlPath) -> dict[str, Any]:
         """Return the keys of an entry whose values have no problem; none if the entry is not a mapping."""
@@ -225,6 +209,14 @@ class EntryReader:
         if secret_file is None and form is ImageFormat.LUKS:
             problem = "secret_file is missing: the path of a file that holds the secret of this luks image"
             self._problems.add(where, problem)
+
+    def _folders(self, entry: object, where: YamlPath) -> tuple[tuple[YamlPath, str], ...]:
+        at = (*where, "allow_folders")
+        found = self._sound_keys(entry, where).get("allow_folders", [])
+        if not isinstance(found, list):
+            return ()
+        listed = [((*at, number), folder) for number, folder in enumerate(found)]
+        return tuple(each for each in listed if not self._problems.objects_to(each[0]))
 
     def _options(self, own: Mapping[str, Any], where: YamlPath, shared: Mapping[str, Any]) -> OverlayOptions:
         # A level of the defaults goes with the compression there, not with another one.
@@ -285,14 +277,6 @@ class EntryReader:
 
 def _mapping(entry: object, key: str) -> object:
     return entry.get(key) if isinstance(entry, dict) else None
-
-
-def _share(text: str) -> float:
-    percent = _PERCENT.fullmatch(text.strip())
-    try:
-        return float(percent[1]) / 100 if percent else float(text)
-    except ValueError:
-        return math.nan
 
 
 def _shown(value: float | str) -> str:

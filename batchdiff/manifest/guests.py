@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from batchdiff.files.filenames import unfit
 from batchdiff.files.identity import Identity, identity_of
+from batchdiff.image.backing.extents import extents_among
+from batchdiff.image_source import ImageFormat
 from batchdiff.manifest.converted import ConvertedGuests, Done, GoneGuest
 from batchdiff.manifest.globs import glob_matches, is_own_file, would_match
 from batchdiff.manifest.images import FoundGuest, FoundImage, find_image
@@ -76,9 +78,14 @@ class GuestFinder:
         for where, paths in images.items():
             images[where] = [path for path in paths if not excluded.has(self._resolved(path))]
         taken = self._taken(written, [each for some in found.values() for each in some], images)
+        extents = self._extents(written, images)
         for guest in globs:
             # Images without another role. Overlays of earlier plans are not guests either, but are not an error.
-            untaken = [path for path in images[guest.where] if not taken.has(self._resolved(path))]
+            untaken = [
+                path
+                for path in images[guest.where]
+                if not taken.has(self._resolved(path)) and identity_of(self._resolved(path)) not in extents
+            ]
             kept = [path for path in untaken if not self._is_overlay(guest, path)]
             gone = [
                 each for each in self._gone(guest, matches[guest.where], taken) if not excluded.has(each.named)
@@ -199,6 +206,16 @@ class GuestFinder:
         # Block devices have names that do not resolve to one another: /dev/vg/lv, /dev/mapper/vg-lv.
         files |= {guest.place.identity for guest in existing if guest.place.identity[0] == "device"}
         return _Taken(frozenset(guests | overlays | defaults), frozenset(files))
+
+    def _extents(self, written: Sequence[WrittenGuest], images: dict[YamlPath, list[str]]) -> frozenset[Identity]:
+        """Return the extents of VMDK guests that have no descriptor, and so cannot be guests of that format."""
+        vmdks = [guest for guest in written if guest.image.format is ImageFormat.VMDK]
+        paths = [path for guest in vmdks for path in images.get(guest.where, [guest.image.path])]
+        if not vmdks:
+            return frozenset()
+        matches = (path for found in images.values() for path in found)
+        files, named = ([self._resolved(path) for path in each if not unfit(path)] for each in (matches, paths))
+        return extents_among(files, named)
 
     def _secret_files(self, written: Sequence[WrittenGuest]) -> set[str]:
         """Return the files with secrets, which a glob would match as raw images."""

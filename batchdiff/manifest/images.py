@@ -9,7 +9,7 @@ from batchdiff.files.filenames import shell_word, unfit, why_unfit
 from batchdiff.files.identity import Identity
 from batchdiff.files.secret_files import is_descriptor, mode_for_others, why_unusable_as_secret
 from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.manifest.paths import Place, locate_image, missing_format, resolve_folder
+from batchdiff.manifest.paths import Place, locate_folders, locate_image, missing_format, resolve_folder
 from batchdiff.manifest.text.problems import Problems, YamlPath, show_path
 from batchdiff.quoting import show
 
@@ -67,12 +67,13 @@ def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundI
         if image.format is None:
             problems.add(image.where, missing_format(folder, image.path))
             continue
+        folders = locate_folders(folder, image.allow_folders, problems)
         secret = (
             None
             if image.secret_file is None
             else secret_path(image.secret_file, image.secret_where, folder, problems)
         )
-        sources.append(ImageSource(place.path, image.format, secret_file=secret))
+        sources.append(ImageSource(place.path, image.format, secret_file=secret, allow_folders=folders))
         places.append(place)
     complete = len(sources) == 1 + len(written.backing)
     if not (_check_raw(written, problems) and _check_distinct(places, problems) and complete):

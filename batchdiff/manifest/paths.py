@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from batchdiff.files import own_files
@@ -69,6 +70,20 @@ def locate_image(
         problems.add(where, f"{show(full)} is {kind}; {remedy}")
         return None
     return Place(where, written, resolve_folder(folder, written), image_path(full), identity_in(status))
+
+
+def locate_folders(folder: str, written: Iterable[tuple[YamlPath, str]], problems: Problems) -> tuple[str, ...]:
+    """Return the paths, without links, of folders in a list; report those that do not exist."""
+    found = []
+    for where, name in written:
+        path = "" if unfit(name) else os.path.realpath(os.path.join(folder, name))
+        if not path:
+            problems.add(where, _unfit(name))
+        elif os.path.isdir(path):
+            found.append(path)
+        elif not problems.objects_to(where):  # a default is looked up for each guest
+            problems.add(where, f"{show(path)} is not a folder; correct it, or leave it out")
+    return tuple(found)
 
 
 def is_image(path: str) -> bool:

@@ -166,6 +166,8 @@ def _place_of(key: str) -> str:
 
 
 def _missing(key: str, value: dict[str, object], folder: str) -> str:
+    if key == "secret_file":
+        return "secret_file is missing: the path of a file that holds the secret"
     return missing_format(folder, value.get("path")) if key == "format" else f"{key} is missing"
 
 

@@ -95,15 +95,21 @@ def _source(source: ImageSource) -> dict[str, Any]:
     found: dict[str, Any] = {"path": source.path, "format": source.format.value}
     if source.secret_file is not None:
         found["secret_file"] = source.secret_file
+    if source.allow_folders:
+        found["allow_folders"] = list(source.allow_folders)
+    if source.other_files:
+        found["other_files"] = list(source.other_files)
     if source.backing:
         found["backing"] = [_source(below) for below in source.backing]
     return found
 
 
 def _state(image: PlannedImage) -> dict[str, Any]:
-    first, *below = map(asdict, image.fingerprints)
+    first, *rest = map(asdict, image.fingerprints)
+    below, others = rest[: len(image.source.backing)], rest[len(image.source.backing) :]
     found: dict[str, Any] = {"virtual_size": image.virtual_size, "fingerprint": first}
-    return found | ({"backing_fingerprints": below} if below else {})
+    found |= {"backing_fingerprints": below} if below else {}
+    return found | ({"other_fingerprints": others} if others else {})
 
 
 def _guest(guest: GuestPlan) -> dict[str, Any]:
@@ -164,15 +170,22 @@ def _diff_fields(diff: Diff) -> dict[str, Any]:
 
 
 def _image_source(record: dict[str, Any]) -> ImageSource:
-    below = tuple(_image_source(item) for item in record.get("backing", ()))
-    return ImageSource(record["path"], ImageFormat(record["format"]), below, record.get("secret_file"))
+    return ImageSource(
+        record["path"],
+        ImageFormat(record["format"]),
+        tuple(_image_source(item) for item in record.get("backing", ())),
+        secret_file=record.get("secret_file"),
+        allow_folders=tuple(record.get("allow_folders", ())),
+        other_files=tuple(record.get("other_files", ())),
+    )
 
 
 def _planned_image(record: dict[str, Any]) -> PlannedImage:
     source = _image_source(record)
-    prints = [record["fingerprint"], *record.get("backing_fingerprints", ())]
-    if len(prints) != 1 + len(source.backing):
-        raise ValueError(f"{source.path} does not have one fingerprint for each file of its chain")
+    below, others = record.get("backing_fingerprints", ()), record.get("other_fingerprints", ())
+    prints = [record["fingerprint"], *below, *others]
+    if len(below) != len(source.backing) or len(prints) != len(source.files):
+        raise ValueError(f"{source.path} does not have one fingerprint for each of its files")
     return PlannedImage(source, record["virtual_size"], tuple(_fingerprint(item) for item in prints))
 
 

@@ -95,9 +95,14 @@ class PathMap:
 
     def source(self, source: ImageSource) -> ImageSource:
         """Return an image and its chain with their present paths."""
-        below = tuple(self.source(each) for each in source.backing)
-        secret = None if source.secret_file is None else self.path(source.secret_file)
-        return replace(source, path=self.path(source.path), backing=below, secret_file=secret)
+        return replace(
+            source,
+            path=self.path(source.path),
+            backing=tuple(self.source(each) for each in source.backing),
+            secret_file=None if source.secret_file is None else self.path(source.secret_file),
+            allow_folders=tuple(map(self.path, source.allow_folders)),
+            other_files=tuple(map(self.path, source.other_files)),
+        )
 
     def _check(self, plan: Plan) -> None:
         news = {move.old: move.new for move in self.moves}
@@ -161,7 +166,7 @@ def _paths_of(plan: Plan) -> Iterator[str]:
 
 
 def _chain(source: ImageSource) -> Iterable[str]:
-    return (source.path, *(below.path for below in source.backing))
+    return source.files
 
 
 def _without_links(path: str) -> str:

@@ -17,7 +17,7 @@ from batchdiff.qcow2.geometry import Geometry
 FORMAT_VERSION = (1, 3)
 """1.1 added the filesystem's UUID to fingerprints; 1.2 added the exactness of savings, links to guests, and
 similarity; 1.3 added options of overlays, the space that they take with each kind of L2 entries, the secret files
-of images, and what an original has that nothing else keeps."""
+of images, the other files of images that consist of several, and what an original has that nothing else keeps."""
 
 DEFAULT_UNIT = 4096
 """Bytes; plans before 1.2 counted all space in units of this size."""
@@ -25,7 +25,7 @@ DEFAULT_UNIT = 4096
 
 @dataclass(frozen=True, slots=True)
 class PlannedImage:
-    """An image at the time of planning; ``fingerprints`` has one for each file of its chain, its own first."""
+    """An image at the time of planning; ``fingerprints`` has one for each file, in the order of ``paths``."""
 
     source: ImageSource
     virtual_size: int
@@ -33,8 +33,13 @@ class PlannedImage:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The files of the chain, the image itself first."""
-        return (self.source.path, *(backing.path for backing in self.source.backing))
+        """The files of the chain, the image itself first, then their extents and data files."""
+        return self.source.files
+
+    @property
+    def other_files(self) -> tuple[tuple[str, Fingerprint], ...]:
+        """The paths and fingerprints of the image's own extents or data file, without those of its chain."""
+        return tuple(zip(self.source.other_files, self.fingerprints[1 + len(self.source.backing) :], strict=False))
 
     @property
     def vouches_for_content(self) -> bool:
@@ -43,6 +48,8 @@ class PlannedImage:
 
     def changes(self, now: tuple[Fingerprint, ...]) -> str:
         """Describe how the chain's present fingerprints differ; return an empty string if they do not."""
+        if len(now) != len(self.fingerprints):
+            return f"{self.source.path}: it has {len(now)} files instead of {len(self.fingerprints)}"
         found = [
             f"{path}: {changes}"
             for path, before, after in zip(self.paths, self.fingerprints, now, strict=True)

@@ -13,9 +13,9 @@ from batchdiff.extents import Extents, Kind
 from batchdiff.image.files import ReadObserver, settle
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
-from batchdiff.image.storage.allocation import disk_use, list_bytes
+from batchdiff.image.storage.allocation import disk_use_of, list_bytes
 from batchdiff.image.storage.allocation_units import Volume, volume_of
-from batchdiff.image.storage.block_ranges import NO_BLOCKS, Blocks
+from batchdiff.image.storage.block_ranges import Blocks
 from batchdiff.image.storage.shared_blocks import raw_extents
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.fiemap import ExtentTable
@@ -169,8 +169,7 @@ def _plan_guest(
     else:
         tables = layout_for(extents, candidate.record.virtual_size, geometry)
         size = _compressed_size(candidate, tables, extents, volume.unit, compressed)
-    fd = image.layers[0].fd
-    use = disk_use(fd, image.path, kept=facts.kept.get(os.fstat(fd).st_dev, NO_BLOCKS), known=known)
+    use = disk_use_of(((each.fd, each.path) for each in image.own_files), kept=facts.kept, known=known)
     savings = savings_of(guest=use, volume=volume, overlay=size, compared=content.sizes, geometry=geometry)
     data_runs, zero_runs = runs_of(extents)
     diff = Diff(geometry=geometry, data=data_runs, zero=zero_runs, savings=savings, similarity=content.similarity)
@@ -179,7 +178,7 @@ def _plan_guest(
         return untouched_guest(entry, candidate.record, verdict, reason, diff)
     return GuestToConvert(
         name=entry.name,
-        source=entry.image,
+        source=candidate.record.source,
         reason=reason,
         overlay_path=entry.overlay_path,
         options=entry.options,
@@ -212,7 +211,7 @@ def _least(candidate: Candidate, image: Image, minimum: float) -> tuple[LeastSav
     """Return the savings that a guest needs to be converted, and what it rests on now."""
     if candidate.entry.rethin:
         # So much may seem to be saved by chance: another file of the same content is listed in other blocks.
-        chance = list_bytes(image.layers[0].fd, image.path)
+        chance = sum(list_bytes(each.fd, each.path) for each in image.own_files)
         return LeastSavings(minimum, chance + 1), Below.TEMPLATE
     return LeastSavings(minimum), Below.ANOTHER if candidate.entry.image.backing else Below.NOTHING
 

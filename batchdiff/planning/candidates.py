@@ -29,6 +29,7 @@ from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.plan.plan import Diff, PlannedImage, UntouchedGuest, Verdict
+from batchdiff.planning.owners import PART, Owners
 from batchdiff.planning.verdicts import Below
 from batchdiff.units import format_size
 
@@ -53,7 +54,7 @@ def untouched_guest(
     """Return the plan of a guest that will not be converted; ``image`` is None if it was not opened."""
     return UntouchedGuest(
         name=entry.name,
-        source=entry.image,
+        source=entry.image if image is None else image.source,
         reason=reason,
         overlay_path=entry.overlay_path,
         options=entry.options,
@@ -82,7 +83,7 @@ def examine_guests(
         _decided_before(entry, plans) or _examine(entry, template, under, manifest, observer)
         for entry in manifest.guests
     ]
-    return _without_backing_files(parts, manifest)
+    return _without_backing_files(_with_own_files(parts, template, manifest), manifest)
 
 
 def _decided_before(entry: GuestEntry, plans: EarlierPlans) -> UntouchedGuest | None:
@@ -124,6 +125,28 @@ def _examine(
     return Candidate(entry, record)
 
 
+def _with_own_files(parts: list[Part], template: PlannedImage, manifest: Manifest) -> list[Part]:
+    """Refuse guests with a file that is also part of another image: retiring one would destroy the other."""
+    owners = Owners()
+    for entry in (*manifest.guests, *manifest.left_out):
+        owners.add(entry.image.path, entry.name, "the guest")
+    for part in parts:
+        if isinstance(part, Candidate):
+            for path in part.record.source.other_files:
+                owners.add(path, part.entry.name, PART)
+    for path in template.paths:
+        owners.add(path, "", "a file of the template")
+
+    def decided(part: Part) -> Part:
+        if not isinstance(part, Candidate):
+            return part
+        source = part.record.source
+        reason = owners.conflict(part.entry.name, source.path, source.other_files)
+        return untouched_guest(part.entry, part.record, Verdict.REFUSE, reason) if reason else part
+
+    return [decided(part) for part in parts]
+
+
 def already_thin(guest: ImageSource) -> str:
     """Return why an overlay of the template is skipped, and how a thinner one can be planned."""
     found = Below.TEMPLATE.value
@@ -136,13 +159,20 @@ def already_thin(guest: ImageSource) -> str:
 def _without_backing_files(parts: list[Part], manifest: Manifest) -> list[Part]:
     """Refuse guests that are backing files of other images, which would be lost with them."""
     dependents = dependents_in_manifest(manifest)
-    paths = [part.entry.image.path for part in parts if isinstance(part, Candidate)]
+    files = {
+        part.entry.name: (part.entry.image.path, *part.record.source.other_files)
+        for part in parts
+        if isinstance(part, Candidate)
+    }
+    paths = [path for own in files.values() for path in own]
     resting = dependents.on_each(paths, forbidden=Forbidden.IGNORED)
     # Dependents are reported by their real paths, even block devices.
     guests = {os.path.realpath(entry.image.path): entry.name for entry in (*manifest.guests, *manifest.left_out)}
     found: list[Part] = []
     for part in parts:
-        others = resting.get(part.entry.image.path) if isinstance(part, Candidate) else None
+        own = files.get(part.entry.name if isinstance(part, Candidate) else "", ())
+        itself = {os.path.realpath(path) for path in own[:1]}
+        others = [other for path in own for other in resting[path] if other not in itself]
         if isinstance(part, Candidate) and others:
             reason = f"it is the backing file of {_first_of(others, guests)}, which would be lost with it"
             found.append(untouched_guest(part.entry, part.record, Verdict.REFUSE, f"{reason}; {_CONVERT_FIRST}"))
@@ -193,9 +223,10 @@ def _objection(
     :raises ImageError: its tables are damaged.
     """
     # First the checks that need only paths, then those that read the image.
-    identity = identity_in(os.fstat(image.layers[0].fd))
-    if reason := _stores_template(template_risk(under, identity, manifest.retire), template):
-        return reason
+    for file in image.own_files:
+        identity = identity_in(os.fstat(file.fd))
+        if reason := _stores_template(template_risk(under, identity, manifest.retire), template):
+            return reason
     aside = entry.image.path + own_files.QUARANTINE
     # An original whose place the overlay takes has that name for a moment even if it is deleted.
     if (manifest.retire is Retire.QUARANTINE or entry.in_place) and os.path.lexists(aside):
@@ -244,7 +275,8 @@ def _forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:
     if losses.encryption and Loss.ENCRYPTION not in allowed:
         return (
             "it is encrypted, and its overlay would not be: anyone who can read that file could read its data."
-            f" `allow_loss: [{Loss.ENCRYPTION}]` accepts that"
+            " `overlay: {encryption: ...}` encrypts the overlay too;"
+            f" `allow_loss: [{Loss.ENCRYPTION}]` accepts that it is in the clear"
         )
     for what, count, kind in (
         (Loss.SNAPSHOTS, losses.snapshots, "internal snapshot"),

@@ -62,7 +62,7 @@ def granules(words: Words, geometry: Geometry) -> tuple[npt.NDArray[np.uint8], n
         packed = np.repeat(packed, SUBCLUSTERS)
         entry = np.repeat(entry, SUBCLUSTERS)
     else:
-        origin = np.where(host != 0, np.uint8(Origin.FILE), np.uint8(Origin.ABSENT))
+        origin = np.where(_is_stored(entry, geometry), np.uint8(Origin.FILE), np.uint8(Origin.ABSENT))
         if geometry.zero_flag:
             origin[(entry & ZERO_FLAG) != 0] = Origin.ZERO
         address = np.where(origin == Origin.FILE, host, 0)
@@ -76,13 +76,21 @@ def clusters_with_data(words: Words, geometry: Geometry) -> npt.NDArray[np.bool_
     """Return a mask of the clusters with bytes in the file: faster than :func:`granules`, with the same input."""
     entry = words[:, 0] if geometry.extended_l2 else words
     packed: npt.NDArray[np.bool_] = (entry & COMPRESSED) != 0
-    stored: npt.NDArray[np.bool_] = (entry & OFFSET_MASK) != 0
+    stored = _is_stored(entry, geometry)
     if geometry.extended_l2:
         stored &= (words[:, 1] & _ALL_SUBCLUSTERS_ALLOCATED) != 0
     elif geometry.zero_flag:
         stored &= (entry & ZERO_FLAG) == 0
     packed |= stored
     return packed
+
+
+def _is_stored(entry: Words, geometry: Geometry) -> npt.NDArray[np.bool_]:
+    """Return a mask of the standard entries with a cluster in a file; in a data file, one is at offset 0."""
+    stored: npt.NDArray[np.bool_] = (
+        entry & (OFFSET_MASK | COPIED if geometry.external_data else OFFSET_MASK)
+    ) != 0
+    return stored
 
 
 def _subclusters(
@@ -159,18 +167,14 @@ def check_l2(words: Words, geometry: Geometry, file_size: int) -> int:
     """
     entry = words[:, 0] if geometry.extended_l2 else words
     packed = (entry & COMPRESSED) != 0
-    # Standard clusters: reserved bits, then offsets. Bit 0 is reserved too if it cannot mean "zeros".
+    # Standard clusters: reserved bits, then offsets.
     standard = entry[~packed]
-    reserved = _RESERVED_STANDARD
-    if geometry.extended_l2 or not geometry.zero_flag:
-        reserved |= ZERO_FLAG
-    if (standard & reserved).any():
-        raise FormatError("an L2 entry has reserved bits set")
+    _check_reserved(standard, geometry)
     host = (standard & OFFSET_MASK).astype(np.int64)
     host = host[host != 0]
     _check_hosts(host, geometry.cluster_size, file_size, "a data cluster")
     if geometry.extended_l2:
-        _check_bitmaps(entry, words[:, 1], packed)
+        _check_bitmaps(entry, words[:, 1], geometry)
     # Compressed clusters: they need no alignment, but must start in the file and outside its header.
     offset_bits = np.uint64(62 - (geometry.cluster_bits - 8))
     offsets = (entry[packed] & ((np.uint64(1) << offset_bits) - np.uint64(1))).astype(np.int64)
@@ -180,6 +184,41 @@ def check_l2(words: Words, geometry: Geometry, file_size: int) -> int:
     # An entry counts sectors: the compressed data may end with the first byte of the last one.
     least = more_sectors.astype(np.int64) * 512 - offsets % 512 + 1
     return len(host) * geometry.cluster_size + int(np.maximum(least, 1).sum())
+
+
+def check_external(
+    words: Words, geometry: Geometry, places: npt.NDArray[np.int64], *, virtual_size: int, data_size: int
+) -> None:
+    """Check L2 tables of an image with a data file; ``places``: the offset on the disk of each cluster.
+
+    Source: QEMU ``block/qcow2-cluster.c``, ``qcow2_get_host_offset()``.
+
+    :raises FormatError: an entry is compressed, has reserved bits set, or another offset in the data file than on
+        the disk; or the data file is too short.
+    """
+    entry = words[:, 0] if geometry.extended_l2 else words
+    if (entry & COMPRESSED).any():
+        raise FormatError("a cluster is compressed, but the image has an external data file")
+    _check_reserved(entry, geometry)
+    if geometry.extended_l2:
+        _check_bitmaps(entry, words[:, 1], geometry)
+    host = (entry & OFFSET_MASK).astype(np.int64)
+    stored = np.flatnonzero(_is_stored(entry, geometry))
+    if (host[stored] != places[stored]).any():
+        raise FormatError("a data cluster has another offset in the data file than on the disk")
+    used = places[clusters_with_data(words, geometry)]
+    end = min(int(used.max()) + geometry.cluster_size, virtual_size) if len(used) else 0
+    if end > data_size:
+        raise FormatError(f"its data file is truncated: it has {data_size} bytes, and the tables need {end}")
+
+
+def _check_reserved(standard: Words, geometry: Geometry) -> None:
+    """Check the reserved bits of standard entries; bit 0 is one of them if it cannot mean zeros."""
+    reserved = _RESERVED_STANDARD
+    if geometry.extended_l2 or not geometry.zero_flag:
+        reserved |= ZERO_FLAG
+    if (standard & reserved).any():
+        raise FormatError("an L2 entry has reserved bits set")
 
 
 def _check_hosts(offsets: npt.NDArray[np.int64] | Words, cluster_size: int, file_size: int, what: str) -> None:
@@ -192,11 +231,11 @@ def _check_hosts(offsets: npt.NDArray[np.int64] | Words, cluster_size: int, file
         )
 
 
-def _check_bitmaps(entry: Words, bitmap: Words, packed: npt.NDArray[np.bool_]) -> None:
+def _check_bitmaps(entry: Words, bitmap: Words, geometry: Geometry) -> None:
     # The bitmap of a compressed cluster is not in use: QEMU ignores it, too.
-    bitmap = np.where(packed, np.uint64(0), bitmap)
+    bitmap = np.where((entry & COMPRESSED) != 0, np.uint64(0), bitmap)
     allocated = bitmap & _ALL_SUBCLUSTERS_ALLOCATED
     if (allocated & (bitmap >> np.uint64(32))).any():
         raise FormatError("a subcluster is marked both allocated and zero")
-    if (allocated[(entry & OFFSET_MASK) == 0] != 0).any():
+    if (allocated[~_is_stored(entry, geometry)] != 0).any():
         raise FormatError("a subcluster is marked allocated in a cluster that is not allocated")

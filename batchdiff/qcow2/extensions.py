@@ -71,15 +71,6 @@ def c_string(data: bytes) -> bytes:
     return data.split(b"\0", 1)[0]
 
 
-def check_supported(found: list[tuple[int, bytes]]) -> None:
-    """Refuse an image that keeps its data in another file.
-
-    :raises FormatError: it does.
-    """
-    kinds = {kind for kind, _ in found}
-    require(DATA_FILE not in kinds, "it names an external data file, which is not supported yet")
-
-
 def luks_header_in(found: list[tuple[int, bytes]], crypt: int) -> tuple[int, int] | None:
     """Return the offset and length of the LUKS header that an extension names; None if nothing is encrypted.
 
@@ -101,6 +92,22 @@ def luks_header_in(found: list[tuple[int, bytes]], crypt: int) -> tuple[int, int
 def packed_encryption(offset: int, length: int) -> bytes:
     """Return the bytes of the extension that names a LUKS header."""
     return packed_extension(_ENCRYPTION, _ENCRYPTION_FIELDS.pack(offset, length))
+
+
+def data_file_of(found: list[tuple[int, bytes]], *, has_one: bool) -> str | None:
+    """Return the name of the file with the data clusters; None if they are in the image itself.
+
+    ``has_one``: what the header's incompatible features say.
+
+    :raises FormatError: features and extensions contradict each other.
+    """
+    names = [c_string(data).decode("utf-8", "surrogateescape") for kind, data in found if kind == DATA_FILE]
+    if not has_one:
+        require(not names, "it names an external data file, but keeps its data in itself")
+        return None
+    require_opened(any(names), "it keeps its data in an external file, but does not name it")
+    require(len(names) == 1, "it names more than one external data file")
+    return names[0]
 
 
 def backing_format(found: list[tuple[int, bytes]]) -> str | None:

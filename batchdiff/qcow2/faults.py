@@ -12,6 +12,9 @@ LEGACY_ENCRYPTION = (
 )
 """The remedy for a qcow2 image that is encrypted with AES, without a LUKS header."""
 
+ONE_FILE = "Make a qcow2 copy of one file with `qemu-img convert`, and use that in the manifest."
+"""The remedy for a sound image whose data is in another file, in a way that is not supported."""
+
 
 class FormatError(ValueError):
     """The file breaks the format's rules, or uses a feature that is not supported; the message names it.

@@ -38,6 +38,7 @@ class Geometry:
     """The numbers that determine the format of the tables.
 
     ``zero_flag`` is False for version 2, which has no zero clusters. ``refcount_bits``: the width of a refcount.
+    ``external_data``: the data clusters are in another file, each at the offset that it has on the disk.
     """
 
     cluster_size: int
@@ -45,6 +46,7 @@ class Geometry:
     compression_type: CompressionType = CompressionType.ZLIB
     zero_flag: bool = True
     refcount_bits: int = DEFAULT_REFCOUNT_BITS
+    external_data: bool = False
 
     @property
     def cluster_bits(self) -> int:

@@ -18,11 +18,11 @@ from batchdiff.qcow2.extensions import (
     backing_format,
     bitmaps_of,
     c_string,
-    check_supported,
+    data_file_of,
     extensions_of,
     luks_header_in,
 )
-from batchdiff.qcow2.faults import FormatError, require, require_opened
+from batchdiff.qcow2.faults import ONE_FILE, FormatError, require, require_opened
 from batchdiff.qcow2.geometry import (
     MAX_L1_BYTES,
     MAX_REFCOUNT_TABLE_BYTES,
@@ -64,12 +64,7 @@ class Header:
     snapshots_offset: int = 0
     bitmap_directory: tuple[int, int] = (0, 0)  # offset and length
     luks_header: tuple[int, int] | None = None  # the same
-    has_data_file: bool = False  # whether the data clusters are in another file
-
-    @property
-    def refcount_order(self) -> int:
-        """The base-2 logarithm of the bits of a refcount."""
-        return self.geometry.refcount_bits.bit_length() - 1
+    data_file: str | None = None
 
     def tables(self) -> list[tuple[int, int, str]]:
         """Return the offset, length and name of the header's cluster and of each table that it names, sorted.
@@ -115,11 +110,11 @@ def parse(head: bytes, file_size: int) -> Header:
     geometry = _geometry(version, cluster_bits, incompatible, compression, 1 << refcount_order)
     cluster = geometry.cluster_size
     require_opened(length % 8 == 0 and length <= cluster, f"the header length {length} is invalid")
-    require_opened(not autoclear & AUTOCLEAR_RAW_DATA_FILE, "it is marked as having a raw data file, but has none")
+    is_raw = autoclear & AUTOCLEAR_RAW_DATA_FILE
+    require_opened(geometry.external_data or not is_raw, "it is marked as having a raw data file, but has none")
     # Extensions and backing file name follow the fixed fields, all in the first cluster.
     name = backing_name_in(head[:cluster], name_offset, name_size, length)
     extensions = list(extensions_of(head[:cluster], length, name_offset))
-    check_supported(extensions)
     bitmaps, *directory = bitmaps_of(extensions, autoclear)
     header = Header(
         version=version,
@@ -137,7 +132,9 @@ def parse(head: bytes, file_size: int) -> Header:
         snapshots_offset=snapshots_offset,
         bitmap_directory=(directory[0], directory[1]),
         luks_header=luks_header_in(extensions, crypt),
+        data_file=data_file_of(extensions, has_one=geometry.external_data),
     )
+    _check_data_file(header)
     _check_sizes(header, size)
     _check_tables(header, file_size)
     return header
@@ -167,7 +164,6 @@ def _check_features(incompatible: int) -> None:
         "it is marked dirty: it is in use, or was not closed cleanly;"
         " shut its VM down, or run `qemu-img check -r all` on it",
     )
-    require(not incompatible & DATA_FILE, "it keeps its data in an external file, which is not supported yet")
 
 
 def _geometry(
@@ -178,6 +174,7 @@ def _geometry(
         extended_l2=bool(incompatible & EXTENDED_L2),
         compression_type=_compression_type(incompatible, compression),
         zero_flag=version >= 3,
+        external_data=bool(incompatible & DATA_FILE),
         refcount_bits=refcount_bits,
     )
     require_opened(
@@ -207,6 +204,14 @@ def backing_name_in(cluster: bytes, offset: int, size: int, length: int) -> str 
     require_opened(size <= MAX_NAME, f"its backing file name of {size} bytes is longer than {MAX_NAME}")
     require(offset >= length and offset + size <= len(cluster), "its backing file name is outside the header")
     return c_string(cluster[offset : offset + size]).decode("utf-8", "surrogateescape") or None
+
+
+def _check_data_file(header: Header) -> None:
+    require(
+        header.luks_header is None or not header.geometry.external_data,
+        "it is encrypted and keeps its data in an external file; only one of the two is supported",
+        remedy=ONE_FILE,
+    )
 
 
 def _check_sizes(header: Header, size: int) -> None:

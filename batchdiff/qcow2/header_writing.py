@@ -82,6 +82,7 @@ def _version_3_part(header: Header) -> bytes:
     incompatible = (EXTENDED_L2 if geometry.extended_l2 else 0) | (
         COMPRESSION_TYPE if geometry.compression_type else 0
     )
-    incompatible |= DATA_FILE if header.has_data_file else 0
+    incompatible |= DATA_FILE if geometry.external_data else 0
     compatible = LAZY_REFCOUNTS if header.lazy_refcounts else 0
-    return V3.pack(incompatible, compatible, 0, header.refcount_order, V3_LENGTH, geometry.compression_type)
+    order = geometry.refcount_bits.bit_length() - 1
+    return V3.pack(incompatible, compatible, 0, order, V3_LENGTH, geometry.compression_type)

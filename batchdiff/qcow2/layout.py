@@ -10,7 +10,7 @@ The refcounts come last because only they depend on the length of the compressed
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batchdiff.extents import Extents, Kind, count_touched, fold, of_one_kind, only, split
 from batchdiff.qcow2.geometry import MAX_L1_BYTES, MAX_REFCOUNT_TABLE_BYTES, Geometry
@@ -161,7 +161,7 @@ def header_for(
     return build(
         Header(
             version=3 if layout.geometry.zero_flag else 2,
-            geometry=layout.geometry,
+            geometry=replace(layout.geometry, external_data=layout.options.outside),
             virtual_size=virtual_size,
             l1_offset=layout.l1_offset,
             l1_entries=layout.l1_entries,
@@ -173,6 +173,5 @@ def header_for(
             backing_format=backing_format,
             lazy_refcounts=lazy_refcounts,
             luks_header=(layout.luks_offset, luks_bytes) if luks_bytes else None,
-            has_data_file=layout.options.outside,
         )
     )

@@ -23,7 +23,7 @@ _NOWHERE = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
 
 
 class ImageMap(NamedTuple):
-    """Runs of the disk that are data, ascending: start, end, and offset in the file. All else reads as zeros.
+    """Runs of the disk that are data, ascending: start, end, offset and number of the file. The rest is zeros.
 
     ``absent``: the start and end of each run in which a backing file shows through.
     """
@@ -32,13 +32,15 @@ class ImageMap(NamedTuple):
     starts: _Offsets
     ends: _Offsets
     offsets: _Offsets
+    files: npt.NDArray[np.uint16]
     absent: tuple[_Offsets, _Offsets] = _NOWHERE
 
 
-def parsed_map(text: str, path: str, *, is_located: bool) -> ImageMap:
+def parsed_map(text: str, path: str, edges: _Offsets, *, is_located: bool) -> ImageMap:
     """Parse the output of `qemu-img map`, and join runs that are adjacent both on the disk and in the file.
 
-    ``is_located``: data has offsets in the file; otherwise only the size counts.
+    ``edges``: the end of each extent on the disk; none if the image is one file. ``is_located``: data has
+    offsets in the file; otherwise only the size counts.
 
     :raises ImageError: it lists data without an offset in the file, as for a compressed or encrypted image.
     """
@@ -58,11 +60,22 @@ def parsed_map(text: str, path: str, *, is_located: bool) -> ImageMap:
             remedy=COPY,
         ) from error
     starts, ends, offsets = np.frombuffer(table, dtype=np.int64).reshape(-1, 3).T
+    files = np.searchsorted(edges, starts, side="right").astype(np.uint16) if len(edges) else in_one_file(starts)
+    if len(edges) and ((edges[-1] != size) | (np.searchsorted(edges, ends, side="left") != files).any()):
+        raise ImageError(f"cannot use {path}", why="QEMU does not map its data to the extents that it names")
     joins = (starts[1:] == ends[:-1]) & (offsets[1:] - offsets[:-1] == starts[1:] - starts[:-1])
+    joins &= files[1:] == files[:-1]
     first, last = np.concatenate([[True], ~joins])[: len(starts)], np.concatenate([~joins, [True]])[: len(ends)]
     begins, stops = np.frombuffer(gaps, dtype=np.int64).reshape(-1, 2).T
     absent = (begins.copy(), stops.copy())
-    return ImageMap(size, starts[first].copy(), ends[last].copy(), offsets[first].copy(), absent)
+    return ImageMap(
+        size, starts[first].copy(), ends[last].copy(), offsets[first].copy(), files[first].copy(), absent
+    )
+
+
+def in_one_file(starts: _Offsets) -> npt.NDArray[np.uint16]:
+    """Return the number of the file, which is 0, for each of some runs."""
+    return np.zeros(len(starts), dtype=np.uint16)
 
 
 def _entries(text: str) -> Iterator[dict[str, int]]:

@@ -118,7 +118,7 @@ def file_map(image: ImageSource, *, most_output: int = _LARGEST_MAP) -> str:
     try:
         done = programs.run(
             [NAME, "map", "--output=json", *names_of([image], {}, alone=image.format is ImageFormat.QED)],
-            reads=[image.path],
+            reads=[image.path, *image.other_files],
             timeout=_SECONDS_TO_MAP,
             package=PACKAGE,
             most_output=most_output,
@@ -220,7 +220,7 @@ def run_to_write(  # noqa: PLR0913  # options by keyword
     for _ in range(_CREATIONS):
         done = programs.run(
             [NAME, *arguments],
-            reads=[*(file.path for image in images for file in (image, *image.backing)), *secrets.reads],
+            reads=[*(path for image in images for path in image.files), *secrets.reads],
             inherits=[*memory, *secrets.inherits],
             writes=writes,
             timeout=_SECONDS + seconds,
@@ -244,7 +244,7 @@ def _run(
     secrets = secrets_of(images)
     done = programs.run(
         [NAME, verb, *secrets.arguments, *options, *names_of(images, secrets.ids)],
-        reads=[*(file.path for image in images for file in (image, *image.backing)), *secrets.reads],
+        reads=[*(path for image in images for path in image.files), *secrets.reads],
         inherits=secrets.inherits,
         timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
         package=PACKAGE,

@@ -43,7 +43,9 @@ def _unused(disks: Sequence[GuestDisk], width: int) -> list[str]:
     image = first.planned or first.now
     disk = f"path={shell_word(image.path)},driver.type={image.format}"
     example = f"`virt-xml DOMAIN --edit target=TARGET --disk {disk} --define`"
-    text = f"No definition uses {names}. If a VM does, change its definition by hand, for example: {example}."
+    text = (
+        f"Used by no definition: {names}. If a VM uses one, change its definition by hand, for example: {example}."
+    )
     return [paragraph(text, width=width, rest="  ")]
 
 

@@ -57,7 +57,7 @@ def test_a_preview_from_files(planned):
     assert "raw is disk vda of web" in done.stdout
     assert f"+      <source file='{planned.folder}/raw.qcow2'/>" in done.stdout
     assert "not yet: raw: its overlay is not written yet" in done.stdout
-    assert "No definition uses" in done.stdout
+    assert "Used by no definition: " in done.stdout
     assert done.stdout.endswith("1 definition: 1 must change, 0 right.\n")
 
 

@@ -6,7 +6,8 @@ import pytest
 from plans import guest_plan, refused_guest, small_plan
 
 from batchdiff.applying.journal.records import Goal, GuestState, History, Step
-from batchdiff.definitions.guest_disks import VmImage, guest_disks
+from batchdiff.definitions.guest_disks import SECRETS, VmImage, guest_disks
+from batchdiff.image_source import ImageFormat
 from batchdiff.plan.overlay_options import Encryption, OverlayOptions
 
 ORIGINAL, OVERLAY = VmImage("/srv/clones/web01.img", "raw"), VmImage("/srv/clones/web01.qcow2", "qcow2")
@@ -54,10 +55,15 @@ def test_in_place_of_a_link_the_link_stays_the_name():
 def test_the_definition_of_an_encrypted_guest_is_left_to_the_operator():
     source = replace(guest_plan().source, secret_file="/srv/keys/web01")
     found = disk(GuestState(Step.PUBLISHED, published=True), guest=guest_plan("web01", source=source))
-    assert "encrypted" in found.unfinished
+    assert found.unfinished == SECRETS
 
 
-def test_nor_is_that_of_a_guest_whose_overlay_is_encrypted():
+@pytest.mark.parametrize("state", [GuestState(Step.PUBLISHED, published=True), GuestState(Step.RESTORED)])
+def test_so_is_that_of_an_encrypted_overlay(state):
     options = OverlayOptions(encryption=Encryption("/srv/keys/web01"))
-    found = disk(GuestState(Step.PUBLISHED, published=True), guest=guest_plan("web01", options=options))
-    assert "encrypted" in found.unfinished
+    assert disk(state, guest=guest_plan("web01", options=options)).unfinished == SECRETS
+
+
+def test_luks_is_raw_to_libvirt():
+    source = replace(guest_plan().source, format=ImageFormat.LUKS, secret_file="/srv/keys/web01")
+    assert disk(guest=guest_plan("web01", source=source)).now.format == "raw"

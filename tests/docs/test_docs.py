@@ -112,7 +112,7 @@ def documented(words: str) -> set[str]:
 
 LONGEST = {
     "docs/glossary.md": 310,
-    "docs/manifest.md": 200,
+    "docs/manifest.md": 212,
     "CHANGELOG.md": 240,
     "docs/architecture.md": 200,
     "docs/scripting.md": 340,

@@ -4,9 +4,7 @@ Guards foreign/parallels.py, foreign/qed.py, foreign/vdi.py, foreign/vmdk.py and
 """
 
 import functools
-import os
 import struct
-import subprocess
 
 import notation
 import pytest
@@ -230,17 +228,6 @@ def test_a_fault_is_refused(made, image_format, change, words):
     assert words.lower() in str(caught.value).lower()
 
 
-def test_a_descriptor_of_other_files_is_refused():
-    with pytest.raises(FormatError, match="in other files"):
+def test_a_descriptor_of_other_files_is_not_an_image_in_one_file():
+    with pytest.raises(FormatError, match=r"signature|truncated"):
         inspect("vmdk", b'# Disk DescriptorFile\ncreateType="monolithicFlat"\nRW 1 FLAT "/etc/passwd" 0\n')
-
-
-@pytest.mark.parametrize("subformat", ["monolithicFlat", "twoGbMaxExtentSparse"])
-def test_kinds_of_vmdk_that_cannot_be_read_yet(tmp_path, subformat):
-    path = tmp_path / "image.vmdk"
-    subprocess.run(
-        ["qemu-img", "create", "-q", "-f", "vmdk", "-o", f"subformat={subformat}", path, "4M"], check=True
-    )
-    with pytest.raises(FormatError, match="not supported yet"):
-        inspect("vmdk", path.read_bytes())
-    assert os.path.exists(path)

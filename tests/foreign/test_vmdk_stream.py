@@ -203,7 +203,7 @@ FAULTS = {
     "grain twice": (in_table(1, (0,)), "several parts of the disk"),
     "first grain outside": (at(FOOTER + 64, "<Q", 1 << 30), "its first grain is missing"),
     "no type": (text(b"createType", b"creatureTy"), "no type"),
-    "flat": (text(b'"streamOptimized"', b'"monolithicFlat"'), "not supported yet"),
+    "flat": (text(b'"streamOptimized"', b'"monolithicFlat"'), "not supported in a file with a header"),
     "sparse": (text(b'"streamOptimized"', b'"monolithicSparse'), "contradicts its header"),
     "a parent": (text(b"parentCID=ffffffff", b"parentCID=12345678"), "differences from a parent"),
     "a parent's name": (text(b"ddb.virtualHWVersion", b"parentFileNameHint="), "differences from a parent"),

@@ -27,6 +27,7 @@ def baits(folder: Path) -> Iterator[dict[str, str]]:
     outside = folder / "outside"
     outside.mkdir()
     (outside / "secret").write_bytes(b"secret" * 1000)
+    (outside / "data").write_bytes(b"data" * 3 * 4096)
     os.mkfifo(outside / "fifo")
     with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as unix:
         tcp.bind(("127.0.0.1", 0))
@@ -65,6 +66,7 @@ class HostileFleet:
         notation.write_raw(folder / "template.img", TEMPLATE)
         (folder / "links").mkdir()
         (folder / "links" / "link").symlink_to("../../outside/secret")
+        (folder / "links" / "data").symlink_to("../../outside/data")
         for name, kind in self.kinds.items():
             image = bytearray(made[kind.base])
             size = kind.change(image)

@@ -115,6 +115,20 @@ NAMES_OUTSIDE = {
 """Names of other files that an image may bring, by what they are; :func:`hostile_fleet.baits` completes them."""
 
 
+def of_data(outside: dict[str, str]) -> dict[str, str]:
+    """The same names, of a file that nothing opens: the search for dependents opens backing files, but no data."""
+    return {
+        what: name.replace("/secret", "/data").replace("links/link", "links/data")
+        for what, name in outside.items()
+    }
+
+
+def of_data_name(name: str) -> str:
+    """The reason for which a file outside is not opened for its data."""
+    plain = ":" not in name.split("/", 1)[0] and "\n" not in name
+    return "neither beside it nor in a folder" if plain else "not a plain path"
+
+
 def named(prefix: str, outside: dict[str, str]) -> Iterator[tuple[str, str]]:
     """The name of a kind for each name of another file, and that name; an image's own file has its kind's name."""
     for what, name in outside.items():

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import struct
 
-from kinds import READ, Field, Kind, both, cut, cuts, grow, named, of_backing, of_fields, put
+from kinds import (
+    READ,
+    Field,
+    Kind,
+    both,
+    cut,
+    cuts,
+    grow,
+    named,
+    of_backing,
+    of_data,
+    of_data_name,
+    of_fields,
+    put,
+)
 
 MOST, LONGEST = 0xFFFFFFFF, (1 << 64) - 1
 CLUSTER = 4096
@@ -277,14 +291,23 @@ TABLES = {
 }
 
 
+def of_data_file(name, to):
+    """The reason for which an image with a data file of that name is refused."""
+    # Its own file is beside it, but the name is relative.
+    return "depends on the folder" if to == name else of_data_name(to)
+
+
 def kinds(outside: dict[str, str]) -> list[Kind]:
     """All kinds; ``outside``: names of other files, by what they are."""
     return [
         *(kind._replace(base=SMALL) for kind in of_fields(FIELDS)),
         *(Kind(name, backing(to), of_backing(to), SMALL) for name, to in named("backing", outside)),
-        *(Kind(name, data_file(to), "data", SMALL) for name, to in named("data-file", outside)),
-        Kind("data-file-without-a-name", put(72, ">Q", 4), "data", SMALL),
-        Kind("data-file-without-its-bit", extension(DATA_FILE, b"/etc/passwd"), "data", SMALL),
+        *(
+            Kind(name, data_file(to), of_data_file(name, to), SMALL)
+            for name, to in named("data-file", of_data(outside))
+        ),
+        Kind("data-file-without-a-name", put(72, ">Q", 4), "but does not name it", SMALL),
+        Kind("data-file-without-its-bit", extension(DATA_FILE, b"/etc/passwd"), "keeps its data in itself", SMALL),
         Kind("raw-data-file-bit", put(88, ">Q", 2), "raw data file", SMALL),
         Kind("backing-format-of-16-bytes", backing("low", b"r" * 16), "more than 15", SMALL),
         Kind("backing-format-unknown", backing("../template.img", b"nonsense"), READ, SMALL),

@@ -28,7 +28,9 @@ FEWEST = 100
 """Kinds of each format."""
 
 FOLLOWED = {"qcow2", "qed", "vmdk"}
-"""Formats whose header names a backing file by path; the guest of a raw image could write anything there."""
+"""Formats whose header names a backing file by path; the guest of a raw image could write anything there.
+
+Extents and data files have names of their own (:func:`kinds.of_data`), which nothing may open."""
 
 SECONDS, MEMORY = 30, 200 << 20
 """CPU time for a fleet of 100 to 300 images, and the memory of each process."""

@@ -1,10 +1,13 @@
-"""Hostile VMDK images (monolithicSparse). Sources: VMware, "Virtual Disk Format 5.0"; QEMU ``block/vmdk.c``."""
+"""Hostile VMDK images, monolithicSparse and descriptors only.
+
+Sources: VMware, "Virtual Disk Format 5.0"; QEMU ``block/vmdk.c``.
+"""
 
 from __future__ import annotations
 
 import struct
 
-from kinds import READ, Field, Kind, both, cut, cuts, grow, named, of_fields, put
+from kinds import READ, Field, Kind, both, cut, cuts, grow, named, of_data, of_data_name, of_fields, put
 
 MOST, LONGEST = 0xFFFFFFFF, (1 << 64) - 1
 TEXT, TEXT_BYTES = 512, 20 * 512
@@ -148,6 +151,81 @@ def extents(*lines):
     return text(change)
 
 
+def described(kind, *lines):
+    """A change to a file that is a descriptor only, of that type and with those lines."""
+    head = ["# Disk DescriptorFile", "version=1", "CID=12345678", "parentCID=ffffffff", f'createType="{kind}"']
+
+    def change(image):
+        image[:] = "\n".join([*head, *lines, ""]).encode()
+
+    return change
+
+
+def of_extent(name, to, own):
+    """The reason to refuse a descriptor with an extent of that name; ``own``: if that is its own file."""
+    if to == name:
+        return own
+    if '"' in to:
+        return "of its descriptor is not like"
+    return "has control characters" if "\n" in to else of_data_name(to)
+
+
+def described_kinds(outside, parent):
+    """Descriptors whose extents are files outside: what these files have does not matter, as none is opened."""
+    data = outside["a-file"]
+    flat = f'RW 8 FLAT "{data}" 0'
+    return [
+        *(
+            Kind(
+                name,
+                described("twoGbMaxExtentFlat", f'RW 8 FLAT "{to}" 0'),
+                of_extent(name, to, "its extent"),
+            )
+            for name, to in named("described-flat", outside)
+        ),
+        *(
+            Kind(
+                name,
+                described("twoGbMaxExtentSparse", f'RW 8192 SPARSE "{to}"'),
+                of_extent(name, to, "its extent"),
+            )
+            for name, to in named("described-sparse", outside)
+        ),
+        *(
+            Kind(f"described-{kind}", described(kind, f'RW 8 {word} "{data}"{end}'), expected)
+            for kind, word, end, expected in (
+                ("monolithicFlat", "FLAT", " 0", "neither beside it"),
+                ("vmfs", "VMFS", "", "neither beside it"),
+                ("monolithicSparse", "SPARSE", "", "its type"),
+                ("streamOptimized", "SPARSE", "", "its type"),
+                ("vmfsSparse", "VMFSSPARSE", "", "its type"),
+                ("seSparse", "SESPARSE", "", "its type"),
+                ("fullDevice", "FLAT", " 0", "its type"),
+                ("partitionedDevice", "FLAT", " 0", "its type"),
+                ("vmfsRawDeviceMap", "VMFSRDM", "", "its type"),
+                ("custom", "FLAT", " 0", "its type"),
+            )
+        ),
+        Kind(
+            "described-with-a-parent",
+            described("monolithicFlat", f'parentFileNameHint="{parent}"', flat),
+            "differences from a parent image",
+        ),
+        Kind("described-behind-an-empty-line", described("monolithicFlat", "", flat), "is empty"),
+        Kind("described-read-only", described("monolithicFlat", f'RDONLY 8 FLAT "{data}" 0'), "is not like"),
+        Kind("described-in-small-letters", described("monolithicFlat", f'rw 8 flat "{data}" 0'), "is not like"),
+        Kind("described-by-two", described("monolithicFlat", flat, flat), "but it has 2 extents"),
+        Kind("described-twice", described("twoGbMaxExtentFlat", flat, flat), "neither beside it"),
+        Kind("described-without-extents", described("monolithicFlat"), "names no extent"),
+        Kind("described-in-too-many-words", described("monolithicFlat", "#" * (64 << 10), flat), "is too long"),
+        Kind(
+            "described-a-thousand-times",
+            described("twoGbMaxExtentFlat", *[flat] * 500),
+            "neither beside it",
+        ),
+    ]
+
+
 def directory(image):
     return int.from_bytes(image[56:64], "little") * 512
 
@@ -189,6 +267,7 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
     """All kinds; ``outside``: names of other files, by what they are."""
     return [
         *of_fields(FIELDS),
+        *described_kinds(of_data(outside), outside["a-file"]),
         *(
             Kind(name, line(f'parentFileNameHint="{to}"'), "differences from a parent image")
             for name, to in named("parent", outside)
@@ -308,7 +387,8 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         Kind(
             "only-a-descriptor",
             put(0, "128s", b'# Disk DescriptorFile\ncreateType="monolithicFlat"\nRW 8192 FLAT "/etc/passwd" 0\n'),
-            "in other files",
+            # Until its end, a file that begins like a descriptor is one, and this is a descriptor of a megabyte.
+            "is too long",
         ),
         Kind(
             "only-a-descriptor-after-a-comment",

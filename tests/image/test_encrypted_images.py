@@ -237,3 +237,10 @@ def test_hours_of_cpu_time_are_refused_before_qemu_sees_it(tmp_path, raw, secret
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ImageError, match=r"rounds of PBKDF2, more than .*luksChangeKey"):
         read_all(declared(path, kind, secret))
+
+
+def test_a_data_file_as_well(tmp_path, raw, secret, monkeypatch):
+    path = encrypted.convert(raw, tmp_path / "image", "qcow2", secret, f"data_file={tmp_path}/data")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ImageError, match=r"encrypted and keeps its data in an external file.*`qemu-img convert`"):
+        read_all(declared(path, "qcow2", secret))

@@ -107,9 +107,10 @@ def test_a_backing_file_of_another_name(chain):
     top, low = chain
     moved = low.rename(low.parent / "moved.img")
     assert refusal(source(top, "qcow2", [source(moved)])) == (
-        f"cannot use {top}: its header names the backing file {low}, but the manifest declares {moved}. If the"
-        f" backing file moved to {moved}, correct the header: `qemu-img rebase -u -f qcow2 -F raw -b {moved}"
-        f" {top}`. If {moved} is another file, correct the `backing` list of the manifest."
+        f"cannot use {top}: its header names the backing file {low}, but the manifest declares {moved}."
+        f" If {moved} is that file under a new name, correct the header: `qemu-img rebase -u -f qcow2 -F raw -b"
+        f" {moved} {top}`. QEMU does not check that: with any other file, the guest's data would be damaged."
+        f" Otherwise bring {low} back, or correct the `backing` list of the manifest."
     )
 
 

@@ -76,7 +76,7 @@ def test_in_the_defaults_it_is_reported_there(folder, options):
 @pytest.mark.parametrize(
     ("encryption", "words"),
     [
-        ("{format: luks}", "secret_file is missing"),
+        ("{format: luks}", "secret_file is missing: the path of a file that holds the secret"),
         ("{secret_file: secret}", "format is missing"),
         ("{format: aes, secret_file: secret}", "luks"),
         ("{format: luks, secret_file: missing}", "No such file"),

@@ -115,7 +115,7 @@ def test_an_encrypted_image_is_created_again_if_qemu_cannot_measure_the_cpu(monk
     monkeypatch.setattr(programs, "run", run)
     monkeypatch.setattr(qemu_img, "names_of", lambda images, _secrets: [image.path for image in images])
     new = ImageSource("/new", ImageFormat.QCOW2, secret_file=str(secret))
-    if failures > 10:
+    if failures > 30:
         with pytest.raises(ProgramError, match="accurate CPU usage"):
             qemu_img.convert(ImageSource("/old", ImageFormat.RAW), 3, new, 1 << 20)
     else:

@@ -43,8 +43,9 @@ def keys(value: object) -> set[str]:
 def test_every_field_that_is_written_is_in_the_schema():
     image = planned_image("/srv/thin.qcow2", "qcow2")
     below = ImageSource("/srv/below.img", ImageFormat.RAW)
-    source = dataclasses.replace(image.source, backing=(below,), secret_file="/srv/secret")
-    image = dataclasses.replace(image, source=source, fingerprints=image.fingerprints * 2)
+    more = {"secret_file": "/srv/secret", "allow_folders": ("/pool",), "other_files": ("/pool/thin.data",)}
+    source = dataclasses.replace(image.source, backing=(below,), **more)
+    image = dataclasses.replace(image, source=source, fingerprints=image.fingerprints * 3)
     options = OverlayOptions(compression=Compression.ZLIB, compression_level=9, refcount_bits=8)
     sizes = {"standard_l2_disk_bytes": ((65536, 1),), "extended_l2_disk_bytes": ((65536, 1),)}
     diff = diff_of(options, data=NO_RUNS, zero=NO_RUNS, savings=savings(**sizes), similarity=Similarity(1, 2))

@@ -6,21 +6,26 @@ before a file is renamed, and again before it is unlinked.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from batchdiff.dependents.dependents import Dependents
 from batchdiff.errors import GuestError
 from batchdiff.linux.call_failures import AGAIN
 from batchdiff.units import few
 
 
-def require_no_dependents(dependents: Dependents, path: str, *former: str, identifier: str | None = None) -> None:
-    """Make sure that no other image has the file at ``path`` in its backing chain.
+def require_no_dependents(
+    dependents: Dependents, path: str, *former: str, identifier: str | None = None, but: Iterable[str] = ()
+) -> None:
+    """Make sure that no other image has the file at ``path`` in its backing chain, or as a part of it.
 
-    ``former``: names that the file had until a moment ago, which such an image may still use.
+    ``former``: names that the file had until a moment ago, which such an image may still use. ``but``: the names
+    of the image of which the file is known to be a part.
     ``identifier``: the identifier in the image, by which images of other programs may record it as their parent.
 
     :raises GuestError: one has, or may have.
     """
-    found = dependents.on(path, former=former, identifier=identifier)
+    found = dependents.on(path, former=former, identifier=identifier, but=but)
     if found.doubtful and not found.paths:
         raise GuestError(
             f"{path} was left alone",
@@ -29,8 +34,9 @@ def require_no_dependents(dependents: Dependents, path: str, *former: str, ident
             f" away, {AGAIN}",
         )
     if found.paths:
+        what = "a part" if but else "the backing file"
         raise GuestError(
             f"{path} was left alone",
-            why=f"it is the backing file of {few(found.words)}, which would be lost without it",
+            why=f"it is {what} of {few(found.words)}, which would be lost without it",
             remedy=f"Convert that image to a standalone one (`qemu-img convert`) or remove it, {AGAIN}",
         )

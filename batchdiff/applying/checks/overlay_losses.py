@@ -85,7 +85,8 @@ _CIPHER = "aes-256 in xts mode"
 
 
 _REBUILT = {
-    ImageFormat.QCOW2: "it will be qcow2 version 3 with clusters of 64 KiB, uncompressed, with no backing file",
+    ImageFormat.QCOW2: "it will be qcow2 version 3 with clusters of 64 KiB, uncompressed, with no backing file and"
+    " no external data file",
     ImageFormat.QED: "it will have clusters of 64 KiB",
     ImageFormat.VMDK: "it will be one file (monolithicSparse) with grains of 64 KiB, the adapter type ide, and"
     " a new content ID",

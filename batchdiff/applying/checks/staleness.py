@@ -14,6 +14,7 @@ from dataclasses import replace
 from batchdiff.applying.journal.records import History
 from batchdiff.choices import VerifyMode
 from batchdiff.errors import PlanError
+from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.image import Image
 from batchdiff.plan.plan import PlannedImage
 
@@ -33,11 +34,19 @@ def with_accepted(record: PlannedImage, template: Image) -> PlannedImage:
 
 def changes_since_planned(image: Image, record: PlannedImage, history: History) -> str:
     """Return what changed in an open image's chain, in words, except ctimes that batchdiff changed."""
-    now = tuple(
+    return record.changes(without_own_changes(record.fingerprints, image.fingerprints(), history))
+
+
+def without_own_changes(
+    planned: tuple[Fingerprint, ...], now: tuple[Fingerprint, ...], history: History
+) -> tuple[Fingerprint, ...]:
+    """Return the present fingerprints of a chain, with the planned one where only batchdiff changed a ctime."""
+    if len(planned) != len(now):
+        return now
+    return tuple(
         before if after in history.changed and before.is_unwritten(after) else after
-        for before, after in zip(record.fingerprints, image.fingerprints(), strict=True)
+        for before, after in zip(planned, now, strict=True)
     )
-    return record.changes(now)
 
 
 def check_unchanged(image: Image, record: PlannedImage, history: History, mode: VerifyMode) -> None:
@@ -62,6 +71,5 @@ def stale(changes: str) -> PlanError:
 
 
 def _at_most_in_ctime(image: Image, record: PlannedImage) -> bool:
-    return all(
-        before.is_unwritten(after) for before, after in zip(record.fingerprints, image.fingerprints(), strict=True)
-    )
+    planned, now = record.fingerprints, image.fingerprints()
+    return len(planned) == len(now) and all(map(Fingerprint.is_unwritten, planned, now))

@@ -16,8 +16,8 @@ from batchdiff.applying.guests.status import OnDisk, TemplateIs, Written
 from batchdiff.applying.journal.leftovers import leftover
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, History
 from batchdiff.errors import GuestError
-from batchdiff.files.fingerprint import Fingerprint, fingerprint_at
-from batchdiff.plan.plan import GuestToConvert, Plan
+from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
+from batchdiff.plan.plan import GuestToConvert, Plan, PlannedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,8 @@ def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | No
 
     :raises GuestError: either of two files could be it.
     """
-    known, names = guest.image.fingerprints[0], original_names(guest.source.path)
-    own = _found(names.own, fingerprint_at(names.own), known)
+    names = original_names(guest.source.path)
+    own = _found(names.own, fingerprint_at(names.own), guest)
     if own is not None and (own.proven or _has_made_way(guest, state)):
         return own
     aside = find_original_aside(guest)
@@ -97,16 +97,46 @@ def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | No
 
 def find_original_aside(guest: GuestToConvert) -> Found | None:
     """Return a guest's original if it is in quarantine or about to be deleted; None if it is not."""
-    known, names = guest.image.fingerprints[0], original_names(guest.source.path)
-    found = [_found(path, _regular(path), known) for path in (names.deleting, names.quarantine)]
+    names = original_names(guest.source.path)
+    found = [_found(path, _regular(path), guest) for path in (names.deleting, names.quarantine)]
     there = [each for each in found if each is not None and (each.proven or each.path == names.quarantine)]
     return there[0] if there else None
 
 
-def _found(path: str, now: Fingerprint | None, known: Fingerprint) -> Found | None:
+def _found(path: str, now: Fingerprint | None, guest: GuestToConvert) -> Found | None:
     if now is None:
         return None
-    return Found(path, now, known.is_unwritten(now))
+    parts = [(known, fingerprint_at(other) or NO_FILE) for other, known in guest.image.other_files]
+    known = guest.image.fingerprints[0]
+    return Found(path, now, all(each.is_unwritten(there) for each, there in ((known, now), *parts)))
+
+
+def parts_left(original: PlannedImage) -> list[tuple[str, Fingerprint]]:
+    """Return the extents or data file of an original that still exist: present paths and planned fingerprints."""
+    found = []
+    for path, planned in original.other_files:
+        for place in (path, original_names(path).deleting):
+            now = fingerprint_at(place)
+            if now is not None and planned.is_same_file(now):
+                found.append((place, planned))
+    return found
+
+
+def lacks_parts(original: PlannedImage) -> bool:
+    """Return whether an extent or the data file of an original is gone, and a part of its disk with it."""
+    return any(fingerprint_at(path) is None for path, _ in original.other_files)
+
+
+def changed_parts(original: PlannedImage) -> str:
+    """Describe which extents or data file of an original were written to, replaced or removed; empty if none."""
+    found = []
+    for path, known in original.other_files:
+        now = fingerprint_at(path)
+        if now is None:
+            found.append(f"{path} is gone")
+        elif known.was_written_to(now):
+            found.append(f"{path}: {known.changes(now)}")
+    return "; ".join(found)
 
 
 def rebuilt_is_in_place(guest: GuestToConvert, state: GuestState | None) -> bool:
@@ -162,9 +192,8 @@ def on_disk(plan: Plan, history: History) -> dict[str, OnDisk]:
 
 def _template(plan: Plan) -> TemplateIs:
     """Examine the template's files; a changed mode or owner does not matter, nor does a new inode after a move."""
-    files = (plan.template.source, *plan.template.source.backing)
-    for file, planned in zip(files, plan.template.fingerprints, strict=True):
-        now = fingerprint_at(file.path)
+    for path, planned in zip(plan.template.paths, plan.template.fingerprints, strict=True):
+        now = fingerprint_at(path)
         if now is None:
             return TemplateIs.MISSING
         if (now.size, now.mtime_ns) != (planned.size, planned.mtime_ns):
@@ -177,11 +206,14 @@ def _on_disk(guest: GuestToConvert, state: GuestState) -> OnDisk:
         overlay, original = find_overlay(guest, state), find_original(guest, state)
     except GuestError as error:
         return OnDisk(None, None, error.why)
+    is_half_deleted = original is None and state.deleting and state.goal is not Goal.RESTORE
     return OnDisk(
         overlay.path if overlay else None,
         original.path if original else None,
         written=_written(overlay, state.overlay, Written.OVERLAY)
-        | _written(original, guest.image.fingerprints[0], Written.ORIGINAL),
+        | _written(original, guest.image.fingerprints[0], Written.ORIGINAL)
+        | (Written.ORIGINAL if original and changed_parts(guest.image) else Written.NONE),
+        parts=tuple(path for path, _ in parts_left(guest.image)) if is_half_deleted else (),
     )
 
 

@@ -10,6 +10,7 @@ from batchdiff.applying.results.status_row import StatusRow
 from batchdiff.choices import Retire
 from batchdiff.files.filenames import shell_word
 from batchdiff.plan.plan import GuestPlan, Plan, UntouchedGuest, Verdict
+from batchdiff.units import few
 
 _VERDICTS = {Verdict.SKIP: "skipped", Verdict.REFUSE: "refused"}
 
@@ -34,7 +35,8 @@ class Written(enum.Flag):
 class OnDisk:
     """The paths of a guest's files, None for a missing one. ``doubt``: why they are uncertain.
 
-    ``left``: the overlay that a restore left behind, which nothing needs.
+    ``left``: the overlay that a restore left behind, which nothing needs. ``parts``: the extents or data file of
+    an original that batchdiff had not finished deleting.
     """
 
     overlay: str | None
@@ -43,6 +45,7 @@ class OnDisk:
     template: TemplateIs = TemplateIs.THERE
     written: Written = Written.NONE
     left: str | None = None
+    parts: tuple[str, ...] = ()
 
 
 def status_rows(plan: Plan, history: History, on_disk: dict[str, OnDisk]) -> list[StatusRow]:
@@ -104,9 +107,7 @@ def _trouble(there: OnDisk) -> str:
 def _by_step(known: GuestState, there: OnDisk | None, retire: Retire) -> str:
     match known.step:
         case Step.VERIFIED | Step.PUBLISHED | Step.RETIRING if known.published:
-            if there is not None and there.original is None:
-                return "nothing: its original was removed; or restore: rebuild it from the overlay"
-            return _kept(there, retire)
+            return _kept(there, retire) if there is None or there.original else _removed(there)
         case Step.RETIRED if known.fate is Fate.QUARANTINED and (there is None or there.original):
             return _quarantined(there)
         case Step.RETIRED if known.fate is Fate.QUARANTINED:
@@ -115,6 +116,12 @@ def _by_step(known: GuestState, there: OnDisk | None, retire: Retire) -> str:
             return "nothing; or restore: rebuild the original from the overlay"
         case _:
             return "apply: clean up, then write the overlay"
+
+
+def _removed(there: OnDisk) -> str:
+    if there.parts:
+        return f"apply: delete what is left of its original ({few(there.parts)}); or restore"
+    return "nothing: its original was removed; or restore: rebuild it from the overlay"
 
 
 def _kept(there: OnDisk | None, retire: Retire) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from batchdiff.applying.guests.commands import commands
-from batchdiff.applying.guests.guest_files import Found, find_original
+from batchdiff.applying.guests.guest_files import Found, changed_parts, find_original
 from batchdiff.applying.journal.records import History
 from batchdiff.errors import BatchdiffError, ImageError, PlanError
 from batchdiff.plan.plan import GuestToConvert, Plan
@@ -38,7 +38,7 @@ def _is_whole(original: Found, guest: GuestToConvert) -> bool:
     if original.proven:
         return True
     planned = guest.image.fingerprints[0]
-    return (planned.size, planned.mtime_ns) == (original.now.size, original.now.mtime_ns)
+    return not planned.was_written_to(original.now) and not changed_parts(guest.image)
 
 
 def originals_first(

@@ -23,7 +23,7 @@ from batchdiff.errors import BatchdiffError, DifferenceError, GuestError
 from batchdiff.extents import Extents
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageSource
-from batchdiff.linux.metadata import copy_metadata, prepare
+from batchdiff.linux.metadata import copy_metadata, limit_mode, prepare
 from batchdiff.plan.extents import extents_of
 from batchdiff.plan.overlay_options import backing_name
 from batchdiff.plan.plan import GuestToConvert, PlannedImage
@@ -58,7 +58,7 @@ class ApplyTask:
     ) -> None:
         state = run.journal.state(plan.name)
         _check_start(plan, state, options.retire)
-        self.guest, self.retire = plan.name, options.retire
+        self.guest, self.retire, self.original = plan.name, options.retire, plan.image
         self.outgoing = Outgoing(plan.source, original_names(plan.source.path), plan.image.fingerprints[0])
         self.incoming = _overlay(planned_overlay(plan, template.source), state)
         self._plan, self._template, self._run = plan, template, run
@@ -89,7 +89,10 @@ class ApplyTask:
                 why=str(error),
                 remedy="Plan again with a larger `overlay.cluster_size` or a shorter template path.",
             ) from error
-        return [f"could not keep {what}" for what in (*lost, *copy_metadata(source, fd))]
+        lost += copy_metadata(source, fd)
+        _, *others = original.own_files
+        limit_mode(fd, [other.fd for other in others])
+        return [f"could not keep {what}" for what in lost]
 
     @cached_property
     def _extents(self) -> Extents:
@@ -150,10 +153,12 @@ class ApplyTask:
 
         :raises GuestError: the original was written to since its overlay was published.
         """
-        before, now = self._plan.image.fingerprints[0], original.layers[0].fingerprint()
-        if not before.is_unwritten(now):
+        planned = (self.original.fingerprints[0], *(known for _, known in self.original.other_files))
+        for layer, before in zip(original.own_files, planned, strict=False):
+            if before.is_unwritten(now := layer.fingerprint()):
+                continue
             raise GuestError(
-                f"the original {original.path} was left unchanged",
+                f"the original {layer.path} was left unchanged",
                 why=f"{before.changes(now)}, after its overlay {self._plan.overlay_path} was published: only you"
                 " know which of the two to keep",
                 remedy="If the overlay is the VM's disk, remove the original yourself. To go back to the original:"

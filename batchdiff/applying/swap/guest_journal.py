@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from batchdiff.applying.journal.records import Goal, GuestState, Step
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
 from batchdiff.applying.results.outcome import Original
 from batchdiff.applying.session.session import Session
 from batchdiff.applying.swap.task import SwapTask
@@ -21,6 +21,9 @@ class GuestJournal:
         if known is not None and known.goal is not task.goal:
             # The other verb retired a different file, so what it did to that file's name does not count here.
             self.state = replace(self.state, moved=False, deleting=False)
+            if known.deleting and known.goal is not Goal.RESTORE:
+                # If the original is gone, batchdiff deleted it: then restore deletes what is left of its parts.
+                self.state = replace(self.state, fate=Fate.DELETED, aside=None)
 
     def record_temporary(self, path: str) -> None:
         """Record a temporary file before it is created, so that the next run can remove it after a crash."""

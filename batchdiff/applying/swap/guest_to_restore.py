@@ -60,7 +60,7 @@ class GuestToRestore:
     @property
     def rebuilt_source(self) -> ImageSource:
         """The image that restore rebuilds, at the original's path."""
-        return replace(self.plan.source, backing=())
+        return replace(self.plan.source, backing=(), other_files=())
 
     def older(self) -> str | None:
         """Return the path of an original in quarantine, which stays there beside a rebuilt image."""

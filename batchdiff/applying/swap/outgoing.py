@@ -6,10 +6,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from batchdiff.applying.checks.no_dependents import require_no_dependents
+from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap import retire
 from batchdiff.applying.swap.observe import outgoing_at
+from batchdiff.applying.swap.refusals import open_unseen
 from batchdiff.applying.swap.task import SwapTask
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError, InUseError
@@ -61,7 +63,7 @@ class OutgoingFile:
                 self._run.journal.record_changed(now)
             self._task.check(image)
             if path == self._task.outgoing.names.own:
-                self._require_retirable(image.layers[0].fd, path)
+                self._require_retirable(image)
             if self._task.retire is not Retire.KEEP:
                 # Check users and dependents early, to save work; both are checked again before the file goes.
                 self._require_unseen_allowed(self._held.unknown)
@@ -71,14 +73,17 @@ class OutgoingFile:
             self._image = image
         return self._image
 
-    def _require_retirable(self, fd: int, path: str) -> None:
+    def _require_retirable(self, image: Image) -> None:
         """Refuse a file that cannot be renamed or deleted, before an overlay is written for it."""
         if self._task.retire is Retire.KEEP:
             return
-        against = retire.objection(fd, self._task.outgoing.names, self._task.retire, self._task.goal)
-        against = against or obstacle(Deed.RENAME, path)
-        if against is not None:
-            raise GuestError(f"{self._task.guest} was left unchanged", why=against.why, remedy=against.remedy)
+        own, *others = image.own_files
+        for layer in (own, *(others if self._task.retire is Retire.DELETE else ())):
+            names = self._task.outgoing.names if layer is own else original_names(layer.path)
+            against = retire.objection(layer.fd, names, self._task.retire, self._task.goal)
+            against = against or obstacle(Deed.RENAME, layer.path)
+            if against is not None:
+                raise GuestError(f"{self._task.guest} was left unchanged", why=against.why, remedy=against.remedy)
 
     def check_holds(self) -> None:
         """Make sure that no program wants to write to it or to the template; a program that does gets access.
@@ -118,11 +123,7 @@ class OutgoingFile:
 
     def _require_unseen_allowed(self, unknown: str) -> None:
         if unknown and self._task.retire is Retire.DELETE and not self._run.session.unseen:
-            raise GuestError(
-                f"{self._task.outgoing.names.own} was not deleted",
-                why=f"{unknown}, so a VM could have it open unseen",
-                remedy="If you are sure that none has, add `--unseen`.",
-            )
+            raise open_unseen(self._task.outgoing.names.own, unknown)
 
     def require_no_dependents(self, *former: str) -> None:
         """Make sure that no other image has it in its backing chain; search now: a linked clone takes no lock.
@@ -139,6 +140,10 @@ class OutgoingFile:
                 remedy=UNDO_SECOND_NAME,
             )
         require_no_dependents(self._run.dependents, self.path, *former, identifier=self._identifier)
+        if self._task.retire is Retire.DELETE and self._image is not None:
+            own, *others = self._image.own_files
+            for layer in others:
+                require_no_dependents(self._run.dependents, layer.path, but=(own.path, self.path, *former))
 
     def close(self) -> None:
         """Release it."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from batchdiff.applying.checks.verify import Check, Comparison, check_used, verify
 from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.file_names import FileNames, original_names
+from batchdiff.applying.guests.guest_files import changed_parts
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.journal.records import Goal, GuestState, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
@@ -28,7 +29,7 @@ from batchdiff.applying.swap.refusals import rename_back
 from batchdiff.applying.swap.task import Outgoing
 from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import DifferenceError, GuestError, InUseError
-from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
+from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
 from batchdiff.image.image import Image
 from batchdiff.image.open import open_layer
 from batchdiff.image_source import ImageSource
@@ -64,7 +65,7 @@ def purge_task(
         final=Step.RESTORED if _is_restored(state) else Step.PURGED,
         outgoing=Outgoing(replace(guest.source, path=aside.own), aside, now or NO_FILE),
         incoming=IncomingFile(incoming, fingerprint_at(incoming.path), was_published=True),
-        planned=guest.image.fingerprints[0],
+        original=guest.image,
         soundness=soundness,
         used=options.used,
         run=run,
@@ -76,7 +77,7 @@ def purge_task(
 class PurgeTask:
     """Delete an original in quarantine, while its overlay or a rebuilt image is the VM's disk.
 
-    ``planned``: the original's fingerprint in the plan. ``soundness``: the check that the VM's disk must pass.
+    ``original``: the original as planned. ``soundness``: the check that the VM's disk must pass.
     ``used``: whether an original that differs may be deleted too. ``is_compared``: False once it is found to
     differ; then only the soundness of the VM's disk counts.
     """
@@ -87,7 +88,7 @@ class PurgeTask:
     final: Step
     outgoing: Outgoing
     incoming: IncomingFile
-    planned: Fingerprint
+    original: PlannedImage
     soundness: Check
     used: bool
     run: Run
@@ -113,8 +114,8 @@ class PurgeTask:
         """
         if not self.used or not self.is_compared:
             return None
-        now, planned = self.outgoing.known, self.planned
-        if (planned.size, planned.mtime_ns) != (now.size, now.mtime_ns):
+        now, planned = self.outgoing.known, self.original.fingerprints[0]
+        if planned.was_written_to(now) or changed_parts(self.original):
             raise GuestError(
                 f"{self.outgoing.names.own} was not deleted",
                 why="it differs from what the VM sees now, and it is not the file that was planned",
@@ -155,7 +156,7 @@ def _all_that_is_left(guest: str, disk: str, aside: FileNames, state: GuestState
 
 def _what_the_vm_sees(guest: GuestToConvert, template: PlannedImage, state: GuestState) -> ImageSource:
     if _is_restored(state):
-        return replace(guest.source, backing=())
+        return replace(guest.source, backing=(), other_files=())
     return current_overlay(planned_overlay(guest, template.source))
 
 

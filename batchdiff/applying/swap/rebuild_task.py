@@ -33,7 +33,7 @@ class RebuildTask:
 
     def __init__(self, guest: GuestToRestore, overlay: Found, original: Found | None) -> None:
         self.guest, self.incoming = guest.plan.name, IncomingFile(guest.rebuilt_source)
-        self.outgoing = guest.outgoing(overlay)
+        self.outgoing, self.original = guest.outgoing(overlay), guest.plan.image
         self.older = guest.older() if original is None else original_names(guest.plan.source.path).quarantine
         self._guest, self._original = guest, original
         self._detector = ChangeDetector(guest.run.journal)

@@ -33,6 +33,15 @@ def lost(task: SwapTask, where: OutgoingAt) -> GuestError:
     )
 
 
+def open_unseen(path: str, unknown: str) -> GuestError:
+    """Return the error for a file that cannot be deleted because a program could have it open unnoticed."""
+    return GuestError(
+        f"{path} was not deleted",
+        why=f"{unknown}, so a VM could have it open unseen",
+        remedy="If you are sure that none has, add `--unseen`.",
+    )
+
+
 def error_vanished(path: str) -> GuestError:
     """Return the error for an image that was there when the command began."""
     return GuestError(f"{path} is gone", why="it was there a moment ago", remedy=f"Bring it back, {AGAIN}")

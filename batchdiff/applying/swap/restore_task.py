@@ -17,7 +17,14 @@ from dataclasses import replace
 
 from batchdiff.applying.checks.overlay_losses import check_losses
 from batchdiff.applying.checks.verify import Check, Comparison, check_used, verify
-from batchdiff.applying.guests.guest_files import Found, find_original, find_overlay, rebuilt_is_in_place
+from batchdiff.applying.guests.guest_files import (
+    Found,
+    changed_parts,
+    find_original,
+    find_overlay,
+    lacks_parts,
+    rebuilt_is_in_place,
+)
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
@@ -91,7 +98,7 @@ class RestoreTask:
         older: str | None = None,
     ) -> None:
         self.guest, self.incoming, self.older = guest.plan.name, incoming, older
-        self.outgoing = guest.outgoing(overlay)
+        self.outgoing, self.original = guest.outgoing(overlay), guest.plan.image
         self.needs_comparison = overlay is not None and not guest.options.discard_changes
         self._guest, self._overlay, self._original = guest, overlay, original
         self._detector = ChangeDetector(guest.run.journal)
@@ -166,4 +173,6 @@ def _can_be_original(guest: GuestToRestore, found: Found) -> bool:
     """Return whether a file may count as the guest's original, without a comparison to prove it."""
     planned, now = guest.plan.image.fingerprints[0], found.now
     kept = found.path == guest.plan.source.path and guest.state.fate in {None, Fate.KEPT}
-    return found.proven or kept or (planned.size, planned.mtime_ns) == (now.size, now.mtime_ns)
+    if found.proven or kept:
+        return not lacks_parts(guest.plan.image)
+    return not planned.was_written_to(now) and not changed_parts(guest.plan.image)

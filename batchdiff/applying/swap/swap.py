@@ -17,7 +17,8 @@ import os
 from dataclasses import replace
 
 from batchdiff.applying.checks.no_dependents import require_no_dependents
-from batchdiff.applying.guests.file_names import discard, require_lasting
+from batchdiff.applying.guests.file_names import discard, original_names, require_lasting, where_is
+from batchdiff.applying.guests.guest_files import parts_left
 from batchdiff.applying.guests.next_action import Action, IncomingAt, OutgoingAt, next_action
 from batchdiff.applying.journal.leftovers import leftover
 from batchdiff.applying.journal.records import Fate, Goal, Step
@@ -26,6 +27,7 @@ from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap import retire
 from batchdiff.applying.swap.guest_journal import GuestJournal
 from batchdiff.applying.swap.observe import can_be_opened, fate_of_original, incoming_at, observe
+from batchdiff.applying.swap.other_files import delete_other_files
 from batchdiff.applying.swap.outgoing import OutgoingFile
 from batchdiff.applying.swap.refusals import (
     another_file,
@@ -96,6 +98,7 @@ class Swap:
         if self._verified and incoming.known is not None and not incoming.is_quarantined:
             self._journal.record_verified(incoming.known)
         self._continue_until({Action.DONE})
+        self._delete_other_files()
         self._end()
 
     def check_holds(self) -> None:
@@ -255,6 +258,18 @@ class Swap:
         self._outgoing.require_alone()
         self._journal.record_deleting()
         retire.delete(fd, names.deleting, self._run.template)
+
+    def _delete_other_files(self) -> None:
+        """Delete the other files of an original that this or an earlier run has deleted, and that is gone."""
+        original, state = self.task.original, self._journal.state
+        names = original_names(original.source.path)
+        if not parts_left(original) or where_is(names, original.fingerprints[0]) is not OutgoingAt.GONE:
+            return
+        if state.fate is Fate.DELETED or (state.deleting and self.task.goal is not Goal.RESTORE):
+            if Action.UNLINK not in self._done and not can_be_opened(self.task.incoming.source):
+                raise lost(self.task, OutgoingAt.GONE)
+            self.close()  # each is held by itself
+            self.remarks += delete_other_files(original, self._run)
 
     def _end(self) -> None:
         """Record the end, unless apply keeps the original, or an earlier purge has recorded its own end."""

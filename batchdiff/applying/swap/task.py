@@ -21,6 +21,7 @@ from batchdiff.choices import Retire
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageSource
+from batchdiff.plan.plan import PlannedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,10 @@ class SwapTask(Protocol):
     @property
     def retire(self) -> Retire:
         """The way in which the outgoing file is retired."""
+
+    @property
+    def original(self) -> PlannedImage:
+        """The guest's original as it was planned; its other files go once its own file is deleted."""
 
     @property
     def needs_comparison(self) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from batchdiff.applying.checks.staleness import PLAN_AGAIN
+from batchdiff.applying.checks.staleness import PLAN_AGAIN, without_own_changes
 from batchdiff.applying.guests.whole_originals import template_needed
 from batchdiff.applying.journal.records import Goal, History
 from batchdiff.applying.session.session import Run
@@ -52,11 +52,7 @@ def doubt(template: Image, plan: Plan, history: History) -> str:
         return f"its virtual size changed from {plan.template.virtual_size} to {template.virtual_size} bytes"
     if not all(each.vouches_for_content for each in now):
         return "it is on a block device, whose size and number do not show whether its content changed"
-    as_we_left_it = tuple(
-        before if after in history.changed and before.is_unwritten(after) else after
-        for before, after in zip(planned, now, strict=True)
-    )
-    changes = plan.template.changes(as_we_left_it)
+    changes = plan.template.changes(without_own_changes(planned, now, history))
     if not changes or any(_is_known(sidecar, now, plan) for sidecar in sidecars_of(plan)):
         return ""
     return changes

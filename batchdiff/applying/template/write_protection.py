@@ -54,7 +54,7 @@ def record_interrupted_protection(
     template: Image, planned: tuple[Fingerprint, ...], journal: Journal | MemoryJournal
 ) -> None:
     """Record the new ctime for an apply that died right after removing a file's write bits."""
-    for layer, before in zip(template.layers, planned, strict=True):
+    for layer, before in zip(template.layers, planned, strict=False):
         now = layer.fingerprint()
         if not journal.history.protecting or now == before or now in journal.history.changed or is_writable(layer):
             continue

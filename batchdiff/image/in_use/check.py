@@ -51,10 +51,8 @@ class Usage(NamedTuple):
 
 def purposes(image: Image, purpose: Purpose) -> list[tuple[str, int, Purpose]]:
     """Return path, descriptor and purpose of each file of a chain; a guest's backing files count as templates."""
-    return [
-        (layer.path, layer.fd, Purpose.TEMPLATE if number else purpose)
-        for number, layer in enumerate(image.layers)
-    ]
+    own = image.own_files
+    return [(layer.path, layer.fd, purpose if layer in own else Purpose.TEMPLATE) for layer in image.layers]
 
 
 def require_unused(image: Image, purpose: Purpose) -> None:

@@ -55,8 +55,12 @@ class Held:
 
     @property
     def unknown(self) -> str:
-        """The reason why a program could have the image itself open unnoticed; empty if none can."""
-        return self._grips[0].unknown
+        """The reason why a program could have a file of the image itself open unnoticed; empty if none can."""
+        return next(filter(None, (grip.unknown for grip in self._own())), "")
+
+    def _own(self) -> list[_Grip]:
+        """Return the files of the image itself: those with its purpose; its backing files count as templates."""
+        return [grip for grip in self._grips if grip.purpose is self._grips[0].purpose]
 
     def is_broken(self) -> bool:
         """Return whether a program waits to write to one of the files, or could do so already."""
@@ -81,16 +85,11 @@ class Held:
 
         This process must have it open only once, and its children not at all; exports are ended here.
         """
-        grip = self._grips[0]
-        end_exports(grip.fd)
-        if not grip.leased:
-            holders = holders_of(grip.fd)
-            objection = f"{name_holders(holders.found, complete=True)} has it open" if holders.found else ""
-            return Usage(objection, grip.unknown)
-        if is_ours_alone(grip.fd) is Lease.GRANTED:
-            return Usage(unknown=grip.unknown)
-        holders = holders_of(grip.fd)
-        return Usage(f"{name_holders(holders.found, complete=holders.complete)} has it open", grip.unknown)
+        own = self._own()
+        for grip in own:
+            end_exports(grip.fd)
+        found = map(_alone, own)
+        return next((usage for usage in found if usage.objection), Usage(unknown=self.unknown))
 
     def take(self, path: str, fd: int, purpose: Purpose) -> None:
         """Hold one more file.
@@ -156,6 +155,17 @@ def hold(image: Image, purpose: Purpose) -> Iterator[Held]:
         yield held
     finally:
         held.release()
+
+
+def _alone(grip: _Grip) -> Usage:
+    if not grip.leased:
+        holders = holders_of(grip.fd)
+        objection = f"{name_holders(holders.found, complete=True)} has it open" if holders.found else ""
+        return Usage(objection, grip.unknown)
+    if is_ours_alone(grip.fd) is Lease.GRANTED:
+        return Usage(unknown=grip.unknown)
+    holders = holders_of(grip.fd)
+    return Usage(f"{name_holders(holders.found, complete=holders.complete)} has it open", grip.unknown)
 
 
 def _named_soon(fd: int) -> str:

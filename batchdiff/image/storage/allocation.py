@@ -14,12 +14,13 @@ import bisect
 import errno
 import os
 import stat
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from batchdiff.files.hard_links import other_names
 from batchdiff.image.storage.allocation_units import MEASURED, why_not_measured
 from batchdiff.image.storage.block_ranges import NO_BLOCKS, Blocks, blocks_of
-from batchdiff.image.storage.exactness import Exactness
+from batchdiff.image.storage.exactness import Exactness, of_sum
 from batchdiff.image.storage.overlayfs import OVERLAYFS, upper_place
 from batchdiff.linux.btrfs import StoredExtent, is_btrfs, stored_extents
 from batchdiff.linux.fiemap import NO_EXTENTS, ExtentFlag, ExtentTable, extent_table, physical_extents
@@ -64,6 +65,26 @@ def allocated_bytes(fd: int, path: str) -> int:
         return os.lseek(fd, 0, os.SEEK_END)
     stored = _stored(fd, path) if is_btrfs(fd) else None
     return info.st_blocks * 512 if stored is None else _disk_bytes(stored)
+
+
+def disk_use_of(
+    files: Iterable[tuple[int, str]], *, kept: Mapping[int, Blocks], known: ExtentTable | None = None
+) -> DiskUse:
+    """Return the disk use of all files of an image, each given by its descriptor and path.
+
+    ``kept``: the template's blocks by device. For the rest see :func:`disk_use`.
+
+    :raises ImageError: the filesystem reports an error.
+    """
+    uses = [disk_use(fd, path, kept=kept.get(os.fstat(fd).st_dev, NO_BLOCKS), known=known) for fd, path in files]
+    if len(uses) == 1:
+        return uses[0]
+    return DiskUse(
+        sum(use.allocated for use in uses),
+        sum(use.reclaimable for use in uses),
+        of_sum(use.exactness for use in uses),
+        next((use.note for use in uses if use.note), ""),
+    )
 
 
 def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS, known: ExtentTable | None = None) -> DiskUse:

@@ -1,0 +1,75 @@
+"""Delete the extents or the data file of an original, once its own file, which names them, is deleted.
+
+::
+
+    web01.vmdk                   renamed, checked, unlinked: from here on the guest counts as deleted
+    web01-f001.vmdk, ...         each by itself: renamed, checked again, unlinked
+
+If a process dies in between, what is left is found by its fingerprint in the plan, under either name, and the next
+run of the same command, or restore, deletes it. Without the file that names them, nothing else needs these files.
+"""
+
+from __future__ import annotations
+
+import os
+
+from batchdiff.applying.checks.no_dependents import require_no_dependents
+from batchdiff.applying.guests.file_names import original_names
+from batchdiff.applying.guests.guest_files import parts_left
+from batchdiff.applying.session.session import Run
+from batchdiff.applying.swap import retire
+from batchdiff.applying.swap.refusals import open_unseen
+from batchdiff.errors import InUseError
+from batchdiff.files import own_files
+from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
+from batchdiff.image.files import identify, open_image_file
+from batchdiff.image.in_use.check import Purpose
+from batchdiff.image.in_use.hold import Held
+from batchdiff.linux.call_failures import AGAIN
+from batchdiff.plan.plan import PlannedImage
+
+
+def delete_other_files(original: PlannedImage, run: Run) -> list[str]:
+    """Delete the files of a deleted original that are still as planned; return a remark about each that is not.
+
+    :raises BatchdiffError: one is in use, is part of another image or of the template, or cannot be deleted.
+    """
+    remarks = []
+    names = original_names(original.source.path)
+    for path, planned in parts_left(original):
+        now = fingerprint_at(path)
+        if now is not None and planned.is_unwritten(now):
+            _delete(path, (names.own, names.quarantine, names.deleting), run)
+        else:
+            remarks.append(f"{path}, a part of the original, was left: {planned.changes(now or NO_FILE)}")
+    return remarks
+
+
+def _delete(path: str, but: tuple[str, ...], run: Run) -> None:
+    own = path.removesuffix(own_files.DELETING)
+    deleting = original_names(own).deleting
+    fd = open_image_file(path)
+    held = Held()
+    try:
+        held.take(path, fd, Purpose.GUEST)
+        if path == own:
+            _require_free(held, path, but, run)
+            retire.move(fd, path, deleting)
+            run.journal.record_changed(identify(fd))
+        _require_free(held, deleting, but, run, own)
+        retire.delete(fd, deleting, run.template)
+    finally:
+        held.release()
+        os.close(fd)
+
+
+def _require_free(held: Held, path: str, but: tuple[str, ...], run: Run, *former: str) -> None:
+    """Make sure that nothing else has the file open, and that no image but the former original needs it."""
+    held.check()
+    usage = held.alone()
+    if usage.objection:
+        raise InUseError(f"{path} was not deleted", why=usage.objection, remedy=f"Stop whatever uses it, {AGAIN}")
+    if usage.unknown and not run.session.unseen:
+        raise open_unseen(path, usage.unknown)
+    require_no_dependents(run.dependents, path, *former, but=but)
+    run.check_template()

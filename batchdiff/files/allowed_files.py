@@ -1,0 +1,57 @@
+"""The files that an image may consist of besides its own: beside it, or in folders that the manifest allows.
+
+::
+
+    /images/web01.vmdk names      is resolved to              and is allowed
+    web01-f001.vmdk               /images/web01-f001.vmdk     always
+    /pool/web01-f001.vmdk         itself                      with `allow_folders: [/pool]`
+    link.vmdk -> /etc/passwd      /etc/passwd                 no: what counts is the file behind all links
+
+Only names are resolved here: whoever opens the file requires a regular one, and follows no link.
+"""
+
+from __future__ import annotations
+
+import os
+
+from batchdiff.errors import ImageError
+from batchdiff.files.filenames import check_usable, shell_word, unfit
+from batchdiff.quoting import show
+
+
+def allowed_file(name: str, image: str, folders: tuple[str, ...]) -> str:
+    """Return the path, without links, of a file that the image at the path ``image`` names.
+
+    A relative name starts in the image's folder. ``folders`` are allowed besides that one, with all below them.
+
+    :raises ImageError: the name is not a plain path, or leads elsewhere.
+    """
+    own = os.path.realpath(os.path.dirname(image))
+    try:
+        check_usable(name)
+    except ValueError as error:
+        raise _not_plain(name, image, str(error)) from error
+    if unfit(name) or ":" in name.split("/", 1)[0]:
+        raise _not_plain(name, image, "protocols and control characters are never accepted")
+    path = os.path.realpath(os.path.join(own, name))
+    if os.path.dirname(path) == own or any(_is_under(path, folder) for folder in folders):
+        return path
+    behind = "" if path == os.path.normpath(os.path.join(own, name)) else f", a link to {show(path)}"
+    raise ImageError(
+        f"cannot use {image}",
+        why=f"it names the file {show(name)}{behind}, which is neither beside it nor in a folder that the manifest"
+        " allows",
+        remedy=f"If you trust that, write `allow_folders: [{shell_word(os.path.dirname(path))}]` beside `format`.",
+    )
+
+
+def _is_under(path: str, folder: str) -> bool:
+    return path.startswith(f"{folder.rstrip('/')}/")
+
+
+def _not_plain(name: str, image: str, why: str) -> ImageError:
+    return ImageError(
+        f"cannot use {image}",
+        why=f"it names the file {show(name)}, which is not a plain path; {why}",
+        remedy="Make a copy in one file with `qemu-img convert` if you trust it, or leave it out of the manifest.",
+    )

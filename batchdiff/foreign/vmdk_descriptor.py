@@ -1,0 +1,138 @@
+"""The descriptor of a VMDK whose data is in other files: text that names them, its extents.
+
+::
+
+    # Disk DescriptorFile
+    createType="twoGbMaxExtentFlat"
+    RW 4194304 FLAT "web01-f001.vmdk" 0        sectors, kind, file, first sector in the file
+    RW 2097152 FLAT "web01-f002.vmdk" 0
+
+A descriptor is accepted only if it has one meaning: QEMU takes the first occurrence of a word, skips lines that it
+does not understand, and reads a line on behind its end. Source: QEMU ``block/vmdk.c`` (``vmdk_parse_extents``);
+VMware, "Virtual Disk Format 5.0".
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import NamedTuple
+
+from batchdiff.foreign.header import ReadAt
+from batchdiff.foreign.vdi import DIFFERENCE
+from batchdiff.foreign.vmdk import MOST_SECTORS
+from batchdiff.qcow2.faults import FormatError, require
+from batchdiff.units import KIB, SECTOR
+
+TEXT_BEGINNING = b"# Disk DescriptorFile"
+_MOST_TEXT = 64 * KIB
+"""Bytes of text, enough for a thousand extents; QEMU looks at the first MiB."""
+
+_LONGEST_NAME = 511
+
+_EXTENT = re.compile(rb'RW[ \t]+(\d{1,15})[ \t]+([A-Z]+)[ \t]+"([^"]+)"(?:[ \t]+(\d{1,15}))?')
+_ACCESS = re.compile(rb"(?i:rw|rdonly|noaccess)\b")
+_SETTING = re.compile(rb'([A-Za-z][\w.-]*)[ \t]*=[ \t]*(?:"([^"]*)"|([^"]*))')
+_CONTROL = re.compile(rb"[^\t\r\n -~\x80-\xff]|\r(?!\n)")
+_NO_PARENT = b"ffffffff"
+
+
+class ExtentKind(enum.Enum):
+    """How an extent stores its part of the disk."""
+
+    FLAT = "as in a raw image"
+    SPARSE = "in grains, with a header and tables of its own"
+
+
+_TYPES = {
+    "monolithicFlat": (ExtentKind.FLAT, "FLAT"),
+    "twoGbMaxExtentFlat": (ExtentKind.FLAT, "FLAT"),
+    "vmfs": (ExtentKind.FLAT, "VMFS"),
+    "twoGbMaxExtentSparse": (ExtentKind.SPARSE, "SPARSE"),
+}
+"""The types of image that are read, and the word for their extents."""
+
+_ONE_EXTENT = {"monolithicFlat", "vmfs"}
+
+
+class VmdkExtent(NamedTuple):
+    """An extent: the name of its file as written, its part of the disk and its place in the file, in bytes."""
+
+    name: str
+    length: int
+    offset: int
+
+
+class Descriptor(NamedTuple):
+    """The extents of an image, in the order of the disk; all of one kind."""
+
+    kind: ExtentKind
+    extents: tuple[VmdkExtent, ...]
+
+
+def read_descriptor(read: ReadAt, file_size: int) -> Descriptor:
+    """Read the descriptor that is all of a file.
+
+    :raises FormatError: it has more than one meaning, a parent, or a type that cannot be read.
+    """
+    require(file_size <= _MOST_TEXT, f"its descriptor of {file_size} bytes is too long (at most {_MOST_TEXT})")
+    text = read(0, file_size).rstrip(b"\0")
+    require(not _CONTROL.search(text), "its descriptor has control characters in it")
+    lines = [line.strip(b" \t\r") for line in text.split(b"\n")]
+    settings = _settings(lines)
+    # QEMU looks for these words anywhere, even in the value of another setting.
+    words = text.lower()
+    require(b"parentfilenamehint" not in words, DIFFERENCE)
+    for word in (b"createtype", b"parentcid"):
+        require(words.count(word) <= 1, f"its descriptor has {word.decode()} twice")
+    require(settings.get(b"parentcid", _NO_PARENT).lower() == _NO_PARENT, DIFFERENCE)
+    require(
+        b"createtype" in settings and b'createType="' in text,
+        "its descriptor has no type where QEMU looks for it",
+    )
+    kind = settings[b"createtype"].decode("ascii", "backslashreplace")
+    require(kind in _TYPES, f"its type {kind} is not supported ({', '.join(_TYPES)} and monolithicSparse are)")
+    return _extents(lines, kind)
+
+
+def _settings(lines: list[bytes]) -> dict[bytes, bytes]:
+    """Return the settings by name in lower case, and refuse lines that are neither those, extents nor comments."""
+    found = {}
+    for number, line in enumerate(lines, 1):
+        if not line or line.startswith(b"#") or _ACCESS.match(line):
+            continue
+        setting = _SETTING.fullmatch(line)
+        if setting is None:
+            raise FormatError(f"line {number} of its descriptor is neither a setting nor an extent")
+        name, quoted, plain = setting.groups()
+        found[name.lower()] = plain if quoted is None else quoted
+    return found
+
+
+def _extents(lines: list[bytes], kind: str) -> Descriptor:
+    stored, word = _TYPES[kind]
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not _ACCESS.match(line):
+            continue
+        # QEMU leaves out extents of other access or kind, so its disk would be shorter than VMware's.
+        extent = _EXTENT.fullmatch(line)
+        if extent is None or extent[2] != word.encode():
+            raise FormatError(f'line {number} of its descriptor is not like `RW 8192 {word} "NAME"`')
+        # From an empty line QEMU reads on into the next one, and so would count the extent twice.
+        is_clear = number == 1 or lines[number - 2]
+        require(is_clear, f"line {number - 1} of its descriptor is empty, with an extent in the next one")
+        sectors, _, name, first = extent.groups()
+        require(
+            (first is not None) is (word == "FLAT"),
+            f"line {number} of its descriptor has an offset without need, or lacks it",
+        )
+        require(len(name) <= _LONGEST_NAME, f"the name in line {number} of its descriptor is too long")
+        require(int(sectors) > 0, f"the extent in line {number} of its descriptor has no sectors")
+        text = name.decode("utf-8", "surrogateescape")
+        found.append(VmdkExtent(text, int(sectors) * SECTOR, int(first or 0) * SECTOR))
+    require(bool(found), "its descriptor names no extent")
+    require(len(found) == 1 or kind not in _ONE_EXTENT, f"its type is {kind}, but it has {len(found)} extents")
+    total = sum(each.length for each in found) // SECTOR
+    require(total <= MOST_SECTORS, f"its size of {total} sectors exceeds 64 TiB")
+    return Descriptor(stored, tuple(found))

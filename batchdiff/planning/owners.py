@@ -1,0 +1,46 @@
+"""Find files that belong to two images of a manifest, whatever names lead to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from batchdiff.files.identity import Identity, identity_of
+
+PART = "a part of the guest"
+"""The role of an extent or a data file."""
+
+
+class _Owner(NamedTuple):
+    """An image that owns a file: the name of its guest, empty for the template, and the file's role in it."""
+
+    name: str
+    role: str
+
+
+class Owners:
+    """The images that own files, by the identity of each file."""
+
+    def __init__(self) -> None:
+        self._owners: dict[Identity, list[_Owner]] = {}
+
+    def add(self, path: str, name: str, role: str) -> None:
+        """Add an owner of the file at a path, if there is one."""
+        identity = identity_of(path)
+        if identity is not None:
+            self._owners.setdefault(identity, []).append(_Owner(name, role))
+
+    def conflict(self, name: str, own: str, parts: Iterable[str]) -> str:
+        """Return why a guest may not be retired: one of its files belongs to another image; empty if none does.
+
+        ``own``: the guest's own file, of which two entries of a manifest are reported when that is read.
+        """
+        for path in (own, *parts):
+            identity = identity_of(path)
+            others = [each for each in self._owners.get(identity, []) if each.name != name] if identity else []
+            if path == own:
+                others = [each for each in others if each.role == PART]
+            if others:
+                owner = " ".join(filter(None, (others[0].role, others[0].name)))
+                return f"its file {path} is also {owner}, which would be lost with it; leave one of the two out"
+        return ""

@@ -1,0 +1,74 @@
+"""batchdiff.files.allowed_files: no name leads out of the allowed folders."""
+
+import pytest
+
+from batchdiff.errors import ImageError
+from batchdiff.files.allowed_files import allowed_file
+
+
+@pytest.fixture
+def image(tmp_path):
+    for name in ("images", "images/below", "pool", "pool/deep", "poolside"):
+        (tmp_path / name).mkdir()
+    return str(tmp_path / "images/a.vmdk")
+
+
+def allowed(image, name, *folders):
+    root = image.removesuffix("/images/a.vmdk")
+    path = allowed_file(name.replace("ROOT", root), image, tuple(f"{root}/{each}" for each in folders))
+    return path.removeprefix(f"{root}/")
+
+
+@pytest.mark.parametrize(
+    ("name", "folders", "path"),
+    [
+        ("b.vmdk", (), "images/b.vmdk"),
+        ("./b.vmdk", (), "images/b.vmdk"),
+        ("../images/b.vmdk", (), "images/b.vmdk"),
+        ("ROOT/images/b.vmdk", (), "images/b.vmdk"),
+        ("ROOT/pool/b.vmdk", ("pool",), "pool/b.vmdk"),
+        ("../pool/deep/b.vmdk", ("other", "pool"), "pool/deep/b.vmdk"),
+        ("below/b.vmdk", ("images",), "images/below/b.vmdk"),
+        ("ROOT/pool/a:b.vmdk", ("pool",), "pool/a:b.vmdk"),
+    ],
+)
+def test_allowed(image, name, folders, path):
+    assert allowed(image, name, *folders) == path
+
+
+@pytest.mark.parametrize(
+    ("name", "folders", "words"),
+    [
+        ("/etc/passwd", (), "neither beside it nor"),
+        ("/etc/passwd", ("pool",), "neither beside it nor"),
+        ("../b.vmdk", (), "neither beside it nor"),
+        ("../../../../../../../../etc/passwd", (), "neither beside it nor"),
+        ("below/b.vmdk", (), "neither beside it nor"),
+        ("ROOT/poolside/b.vmdk", ("pool",), "neither beside it nor"),
+        ("ROOT/pool/../poolside/b.vmdk", ("pool",), "neither beside it nor"),
+        ("/proc/self/environ", ("pool",), "neither beside it nor"),
+        ("nbd://127.0.0.1/x", (), "not a plain path"),
+        ('json:{"driver":"file"}', (), "not a plain path"),
+        ("file:b.vmdk", (), "not a plain path"),
+        ("a:b.vmdk", (), "not a plain path"),
+        ("a\nb", (), "not a plain path"),
+        ("a\0b", (), "not a plain path"),
+        ("", (), "neither beside it nor"),
+        (".", (), "neither beside it nor"),
+    ],
+)
+def test_refused(image, name, folders, words):
+    with pytest.raises(ImageError) as caught:
+        allowed(image, name, *folders)
+    assert words in caught.value.why
+    assert caught.value.remedy
+
+
+def test_what_counts_is_the_file_behind_a_link(image, tmp_path):
+    (tmp_path / "images/link.vmdk").symlink_to("/etc/passwd")
+    (tmp_path / "images/folder").symlink_to(tmp_path / "pool")
+    with pytest.raises(ImageError, match='a link to "/etc/passwd"'):
+        allowed(image, "link.vmdk")
+    with pytest.raises(ImageError, match="a link to"):
+        allowed(image, "folder/b.vmdk")
+    assert allowed(image, "folder/b.vmdk", "pool") == "pool/b.vmdk"

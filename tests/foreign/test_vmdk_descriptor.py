@@ -1,0 +1,178 @@
+"""Descriptors that have one meaning are read as QEMU reads them; all others are refused.
+
+Guards foreign/vmdk.py.
+"""
+
+import struct
+
+import many_files
+import notation
+import pytest
+
+from batchdiff.foreign.vmdk import inspect_extent
+from batchdiff.foreign.vmdk_descriptor import ExtentKind, VmdkExtent, read_descriptor
+from batchdiff.qcow2.faults import FormatError
+
+FLAT = many_files.descriptor(many_files.FLAT, [(2048, "a.vmdk"), (16, "b.vmdk")])
+LINE = 'RW 2048 FLAT "a.vmdk" 0'
+
+
+def read(text):
+    data = text if isinstance(text, bytes) else text.encode()
+    return read_descriptor(lambda offset, length: data[offset : offset + length], len(data))
+
+
+def test_extents_in_order():
+    assert read(FLAT) == (
+        ExtentKind.FLAT,
+        (VmdkExtent("a.vmdk", 1 << 20, 0), VmdkExtent("b.vmdk", 8192, 0)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "extent"),
+    [
+        ("\n", "\r\n", None),
+        (LINE, '  RW\t2048  FLAT "a.vmdk"\t128 ', VmdkExtent("a.vmdk", 1 << 20, 65536)),
+        (LINE, 'RW 2048 FLAT "../x y/a;b.vmdk" 0', VmdkExtent("../x y/a;b.vmdk", 1 << 20, 0)),
+        ("CID=12345678\n", 'encoding="windows-1252"\nisNativeSnapshot="no"\nddb.longContentID = "1"\n', None),
+        ("parentCID=ffffffff", "parentCID=FFFFFFFF", None),
+        ("parentCID=ffffffff\n", "", None),
+    ],
+)
+def test_harmless_variations(old, new, extent):
+    found = read(FLAT.replace(old, new))
+    assert len(found.extents) == 2
+    assert found.extents[0] == (extent or VmdkExtent("a.vmdk", 1 << 20, 0))
+
+
+def test_bytes_that_are_not_utf_8_are_kept():
+    (name, *_), _ = read(FLAT.encode().replace(b"a.vmdk", b"\xe9.vmdk")).extents
+    assert name == "\udce9.vmdk"
+
+
+def test_trailing_null_bytes_are_ignored():
+    assert read(FLAT + "\0" * 512) == read(FLAT)
+
+
+REFUSED = [
+    ("createType", "createtype", "no type"),
+    ('createType="twoGbMaxExtentFlat"', "", "no type"),
+    ('createType="twoGbMaxExtentFlat"', '# createType="twoGbMaxExtentFlat"', "no type"),
+    ('createType="', 'createType = "', "no type"),
+    ("twoGbMaxExtentFlat", "custom", "type custom"),
+    ("twoGbMaxExtentFlat", "fullDevice", "type fullDevice"),
+    ("twoGbMaxExtentFlat", "streamOptimized", "type streamOptimized"),
+    ("twoGbMaxExtentFlat", "vmfsSparse", "type vmfsSparse"),
+    ("twoGbMaxExtentFlat", "seSparse", "type seSparse"),
+    ("twoGbMaxExtentFlat", "monolithicSparse", "type monolithicSparse"),
+    ("twoGbMaxExtentFlat", "monolithicFlat", "2 extents"),
+    ("twoGbMaxExtentFlat", "twoGbMaxExtentSparse", "SPARSE"),
+    ("version=1", 'version=1\nX="createType"', "createtype twice"),
+    ("version=1", "version=1\nparentCID=ffffffff", "parentcid twice"),
+    ("parentCID=ffffffff", "parentCID=12345678", "differences"),
+    ("version=1", 'parentFileNameHint="/etc/passwd"', "differences"),
+    ("version=1", '# parentfilenamehint="/etc/passwd"', "differences"),
+    (LINE, f'{LINE}\nRDONLY 16 FLAT "x" 0', "line 8"),
+    (LINE, f'{LINE}\nNOACCESS 16 FLAT "x" 0', "line 8"),
+    (LINE, f"{LINE}\nRW 16 ZERO", "line 8"),
+    (LINE, f'{LINE}\nrw 16 FLAT "x" 0', "line 8"),
+    (LINE, f'{LINE}\nRW 16 SPARSE "x"', "line 8"),
+    (LINE, f'{LINE}\nRW 16 VMFS "x"', "line 8"),
+    (LINE, f"{LINE}\nRW", "line 8"),
+    (LINE, f"{LINE}\nRW 16 FLAT", "line 8"),
+    (LINE, f"{LINE}\nRW 16 FLAT x 0", "line 8"),
+    (LINE, f'{LINE}\nRW -16 FLAT "x" 0', "line 8"),
+    (LINE, f'{LINE}\nRW 0x10 FLAT "x" 0', "line 8"),
+    (LINE, f'{LINE}\nRW 16 FLAT "x" -1', "line 8"),
+    (LINE, f'{LINE}\nRW 16 FLAT "x" 0 device 1', "line 8"),
+    (LINE, f'{LINE}\nRW 16 FLAT "" 0', "line 8"),
+    (LINE, f'{LINE}\nRW 16 FLAT "x"', "offset"),
+    (LINE, f'{LINE}\nRW 0 FLAT "x" 0', "no sectors"),
+    (LINE, f'{LINE}\nRW 999999999999999 FLAT "x" 0', "64 TiB"),
+    (LINE, f'{LINE}\nRW 9999999999999999 FLAT "x" 0', "line 8"),
+    (LINE, f'RW 2048 FLAT "{"x" * 512}" 0', "too long"),
+    (LINE, f"\n{LINE}", "line 7 of its descriptor is empty"),
+    (LINE, f" \t\n{LINE}", "line 7 of its descriptor is empty"),
+    (LINE, f"{LINE}\nwhat is this", "line 8"),
+    (LINE, f'{LINE}\n16 FLAT "x" 0', "line 8"),
+    (LINE, f"{LINE}\n=1", "line 8"),
+    (LINE, 'RW 2048 FLAT "a\rb" 0', "control"),
+    (LINE, f'{LINE}\rRW 16 FLAT "x" 0', "control"),
+    (LINE, f'{LINE}\vRW 16 FLAT "x" 0', "control"),
+    (LINE, f'{LINE}\0RW 16 FLAT "x" 0', "control"),
+    (LINE, f"{LINE}\x1b[2J", "control"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "words"), REFUSED)
+def test_anything_with_another_meaning_is_refused(old, new, words):
+    text = FLAT.replace(old, new, 1)
+    assert text != FLAT
+    with pytest.raises(FormatError) as caught:
+        read(text)
+    assert words in str(caught.value)
+
+
+def test_a_descriptor_without_extents_is_refused():
+    with pytest.raises(FormatError, match="names no extent"):
+        read(many_files.descriptor(many_files.FLAT, []))
+
+
+def test_a_long_file_is_not_read():
+    def unread(_offset, _length):
+        raise AssertionError
+
+    with pytest.raises(FormatError, match="too long"):
+        read_descriptor(unread, (64 << 10) + 1)
+
+
+def test_qemu_counts_an_extent_after_an_empty_line_twice(tmp_path):
+    """This is the reason to refuse such a line."""
+    many_files.write(tmp_path / "a.vmdk", many_files.ONE_FLAT, bytes(4096))
+    text = (tmp_path / "a.vmdk").read_text().replace("RW ", "\nRW ")
+    (tmp_path / "a.vmdk").write_text(text)
+    assert len(many_files.by_qemu(tmp_path / "a.vmdk", "vmdk")) == 8192
+
+
+@pytest.fixture
+def extent(tmp_path):
+    (file,) = many_files.write(tmp_path / "a.vmdk", many_files.SPARSE, notation.content("1M:A"), 1)
+    return bytearray(file.read_bytes())
+
+
+def inspect(data, length=1 << 20, *, is_last=True):
+    inspect_extent(lambda offset, size: bytes(data[offset : offset + size]), len(data), length, is_last=is_last)
+
+
+def test_an_extent_of_qemu_is_accepted(extent):
+    inspect(extent)
+
+
+def test_an_extent_of_another_size_is_refused(extent):
+    with pytest.raises(FormatError, match="holds 1048576 bytes of the disk, where the descriptor has 512"):
+        inspect(extent, 512)
+
+
+def test_only_the_last_extent_may_end_inside_a_grain(extent):
+    """QEMU takes the rest of such a grain from the wrong extent."""
+    struct.pack_into("<Q", extent, 12, 2047)
+    inspect(extent, 2047 * 512)
+    with pytest.raises(FormatError, match="not whole grains of 65536"):
+        inspect(extent, 2047 * 512, is_last=False)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "words"),
+    [
+        (0, b"COWD", "signature"),
+        (12, bytes(8), "size is 0"),
+        (512, b"# Disk DescriptorFile", "an image of its own"),
+        (77, b"\x01", "compression 1"),
+        (56, b"\xff" * 7 + b"\x00", "grain directory"),
+    ],
+)
+def test_an_extent_with_a_fault_is_refused(extent, at, value, words):
+    extent[at : at + len(value)] = value
+    with pytest.raises(FormatError, match=words):
+        inspect(extent)
