@@ -191,7 +191,7 @@ def _require_readable(overlay: ImageSource) -> None:
     try:
         open_layer(overlay).close()
     except ImageError as error:
-        if _may_not_be_read(error):
+        if _may_not_be_read(error) or isinstance(error, SecretError):
             raise
         raise VerificationError(f"{overlay.path} is not an overlay", why=error.reason) from error
     open_image(overlay).close()

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 
 from batchdiff.definitions import saved
 from batchdiff.definitions.guest_disks import RESTORING, GuestDisk
-from batchdiff.definitions.libvirt_changes import NOT_WRITTEN, DomainChange, domain_changes
-from batchdiff.definitions.libvirt_domain import parse_domain
+from batchdiff.definitions.libvirt_changes import NOT_WRITTEN, DomainChange, domain_changes, path_of
+from batchdiff.definitions.libvirt_domain import DomainDisk, parse_domain
 from batchdiff.definitions.libvirt_pool import Pool
 from batchdiff.definitions.virsh import Libvirt
 from batchdiff.errors import DefinitionError, ProgramError
@@ -62,7 +62,9 @@ class Definer:
             by_hand = f"To bring it back, run `virsh define --file {shell_word(last.path)}`."
             raise DefinitionError(what, why="it has changed since batchdiff changed it", remedy=by_hand)
         self._require_off(name, what)
-        for disk in parse_domain(last.before, last.path).disks:
+        disks = parse_domain(last.before, last.path).disks
+        self._require_right_formats(disks, what)
+        for disk in disks:
             if disk.path and not os.path.exists(disk.path):
                 why = f"the image that it would use, {disk.path}, is missing"
                 raise DefinitionError(what, why=why, remedy="Run `batchdiff restore` first.")
@@ -80,6 +82,19 @@ class Definer:
                 except ProgramError as error:
                     failed.append((pool.name, error))
         return failed
+
+    def _require_right_formats(self, disks: Sequence[DomainDisk], what: str) -> None:
+        """Refuse disks that take an image for one of another format, as it may have been before apply.
+
+        A VM that takes an overlay in its guest's own place for a raw disk destroys it.
+        """
+        formats = {os.path.realpath(guest.now.path): guest.now.format for guest in self.disks}
+        for disk in disks:
+            path, given = path_of(disk, self.pools), disk.format or "raw"
+            now = formats.get(path, given)
+            if now != given:
+                why = f"its VM would use {path} as {given}, but that file is {now} now, which would destroy it"
+                raise DefinitionError(what, why=why, remedy="Run `batchdiff restore` first.")
 
     def _require_may_change(self, change: DomainChange) -> None:
         name = change.domain.name

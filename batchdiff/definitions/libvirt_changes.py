@@ -64,7 +64,7 @@ def domain_changes(
     for domain in domains:
         document, uses = domain.document, []
         for number, disk in enumerate(domain.disks):
-            guest = by_path.get(_path_of(disk, pools))
+            guest = by_path.get(path_of(disk, pools))
             if guest is None:
                 continue
             document, use = _with_right_image(replace(domain, document=document), number, guest, pools)
@@ -89,7 +89,8 @@ def _with_right_image(
     return changed, GuestUse(guest.guest, disk.target, guest.planned, changed == domain.document, NOT_WRITTEN)
 
 
-def _path_of(disk: DomainDisk, pools: Sequence[Pool]) -> str:
+def path_of(disk: DomainDisk, pools: Sequence[Pool]) -> str:
+    """Return the resolved path of a disk's image; empty if it is in no known folder."""
     if disk.path:
         return os.path.realpath(disk.path)
     return next((pool.path_of(disk.volume) for pool in pools if pool.name == disk.pool and disk.volume), "")

@@ -198,7 +198,7 @@ def _check_not_replaced(entry: GuestEntry, template: ImageSource, observer: Read
     """
     guest, form, chosen = entry.image, ImageFormat(entry.options.format), entry.options.encryption
     secret = None if chosen is None else chosen.secret_file
-    if (guest.format is form and guest.secret_file == secret) or not entry.in_place:
+    if entry.rethin or (guest.format is form and guest.secret_file == secret) or not entry.in_place:
         return
     if looks_like(guest.path, observer) is not form:
         return

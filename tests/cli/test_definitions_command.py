@@ -123,6 +123,25 @@ def test_an_image_that_is_gone_is_not_brought_back(planned, libvirt):
     assert f"the image that it would use, {planned.folder}/raw.img, is missing" in done.stderr
 
 
+def test_an_overlay_in_its_guests_place_does_not_become_a_raw_disk_again(planned, libvirt):
+    """Its VM would write its disk over the overlay."""
+    manifest = planned.folder / "fleet.yaml"
+    text = manifest.read_text(encoding="utf-8")
+    overlays = text.replace("- path: raw.img\n", "- {path: raw.img, overlay: {path: same}}\n")
+    assert overlays != text
+    manifest.write_text(overlays + "retire: quarantine\n", encoding="utf-8")
+    planned.plan_here()
+    planned.apply()
+    definitions(planned, "--connect", libvirt, "--define")
+    assert "<driver name='qemu' type='qcow2'/>" in virsh(libvirt, "dumpxml", "web")
+    done = definitions(planned, "--connect", libvirt, "--undo", expect=1)
+    assert f"would use {planned.folder}/raw.img as raw, but that file is qcow2 now" in done.stderr
+    assert "<driver name='qemu' type='qcow2'/>" in virsh(libvirt, "dumpxml", "web")
+    batchdiff("restore", "fleet.plan.json", cwd=planned.folder)
+    definitions(planned, "--connect", libvirt, "--undo")
+    assert "<driver name='qemu' type='raw'/>" in virsh(libvirt, "dumpxml", "web")
+
+
 def test_a_domain_that_runs_is_left_alone(planned, tmp_path):
     """In libvirt's test driver, whose domains run."""
     node = tmp_path / "node.xml"

@@ -417,3 +417,18 @@ def test_only_its_own_clusters_are_read(folder):
     assert read == []
     assert result.differences[0].units(Kind.DATA) == 2 * 16
     assert result.differences[0].units(Kind.ZERO) == 128
+
+
+def test_an_overlay_gets_another_secret(folder):
+    """It is encrypted already, and is not taken for the overlay with the new secret that is to replace it."""
+    for name in ("old", "new"):
+        (folder.path / name).write_text(name)
+        (folder.path / name).chmod(0o600)
+    encryption = "overlay: {encryption: {format: luks, secret_file: %s, iter_time: 50}}"
+    entry = f"path: expected, format: raw, {encryption % 'old'}"
+    folder.plan(manifest(entry, retire="keep"))
+    folder.run("apply", "p.json")
+    overlay = "path: expected.qcow2, format: qcow2, secret_file: old, rethin: true"
+    folder.plan(manifest(f"{overlay}, {encryption % 'new'}", more="minimum_savings: none\n"), plan="q.json")
+    assert "rethin: true" not in folder.guest("q.json")["reason"]
+    assert "virtual_size" in folder.guest("q.json")

@@ -142,3 +142,19 @@ def of_processes(folder, seen):
                 seen.add(line)
                 with open(f"/proc/{number}/environ", "rb") as file:
                     yield line + file.read()
+
+
+def test_a_lost_secret_is_no_damage_to_the_overlay(tmp_path):
+    make_fleet(tmp_path, names=["luks"])
+    batchdiff("apply", "fleet.plan.json", cwd=tmp_path)
+    (tmp_path / "secret").unlink()
+    said = batchdiff("verify", "fleet.plan.json", cwd=tmp_path, expect=None).stdout
+    assert "unknown  luks: cannot read the secret file" in said
+    assert "damaged" not in said
+
+
+def test_a_restore_says_what_it_decrypts(tmp_path):
+    make_fleet(tmp_path)
+    batchdiff("apply", "fleet.plan.json", cwd=tmp_path)
+    said = batchdiff("restore", "fleet.plan.json", "--yes", cwd=tmp_path).stderr
+    assert "note: if the image of luks has to be rebuilt, what its VM wrote to the encrypted overlay" in said

@@ -67,6 +67,11 @@ def lost_with_originals(guests: Iterable[GuestToConvert]) -> dict[str, list[str]
     return found
 
 
+def decrypted_by_rebuilding(guests: Iterable[GuestToConvert]) -> list[str]:
+    """Return the names of guests whose overlays are encrypted, and whose rebuilt images will not be."""
+    return [each.name for each in guests if each.options.encryption and each.source.secret_file is None]
+
+
 def not_given_back(original: ImageSource) -> list[str]:
     """Return, in words, how a rebuilt image differs in format from its original."""
     words = list(filter(None, [_REBUILT.get(original.format)]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from batchdiff.applying.checks.overlay_losses import lost_with_originals, not_given_back
+from batchdiff.applying.checks.overlay_losses import decrypted_by_rebuilding, lost_with_originals, not_given_back
 from batchdiff.applying.dry_run import dry_run_restore
 from batchdiff.applying.guests.converted_elsewhere import require_done_here
 from batchdiff.applying.journal.records import History
@@ -71,6 +71,11 @@ def _ask(
         console.warn(f"note: if an image of a {form} guest has to be rebuilt, {words}")
     for words, names in lost_with_originals(guest for guest, _ in found).items():
         console.warn(f"note: if the image of {few(names)} has to be rebuilt, it will lack {words} of the original")
+    if names := decrypted_by_rebuilding(guest for guest, _ in found):
+        console.warn(
+            f"note: if the image of {few(names)} has to be rebuilt, what its VM wrote to the encrypted overlay"
+            " will be stored in the clear, because the original was not encrypted"
+        )
     if not arguments.yes and options.guests is None and len(found) > 1 and console.can_ask:
         lines = [f"{guest.name}: {guest.overlay_path} -> {guest.source.path}" for guest, _ in found]
         question = Question(
