@@ -166,7 +166,7 @@ def _differing(guest: GuestToConvert, overlay: Found, original: Found, error: Di
         return _sound(guest, "no error found; a VM has written to it since")
     changes = planned.changes(original.now) if shows_writes else "at an unknown time, because it is a block device"
     changes = parts or changes
-    changed = f"its original {original.path} changed since the overlay was made: {changes}"
+    changed = f"its original {original.path} has changed since the overlay was made: {changes}"
     if original.path != guest.source.path:
         return _sound(guest, f"no error found, but {changed}, even though it is in quarantine")
     return Finding(

@@ -89,7 +89,7 @@ def restore_without_template(session: Session, found: list[GuestWithState], why:
 def _left(path: str, why: str) -> str:
     return (
         f"its overlay {path} was left in place: {why}. It is only needed to recover what its VM wrote."
-        f" Before this guest is planned or applied again: {how_to_remove(path)}"
+        f" Before this guest is planned or applied again, {how_to_remove(path)}"
     )
 
 

@@ -63,7 +63,7 @@ def rate(text: str) -> int:
     try:
         found = parse_size(text.removesuffix("/s"))
     except ValueError:
-        wanted = "write a whole number and its unit, such as 200MiB for that many bytes a second"
+        wanted = "write a whole number and its unit, such as 200MiB, which means 200 MiB a second"
         raise argparse.ArgumentTypeError(f"{text!r} is not a rate; {wanted}") from None
     if not MIB <= found <= TIB:
         raise argparse.ArgumentTypeError(f"{text!r} is not a rate from 1MiB to 1TiB a second")

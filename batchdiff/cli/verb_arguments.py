@@ -128,8 +128,8 @@ def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         choices=list(VerifyMode),
         type=one_of(VerifyMode),
         default=VerifyMode.FULL,
-        help="how to verify overlays: full, by QEMU, every byte (default); changed, by batchdiff, the bytes that"
-        " were written; native, by batchdiff, every byte",
+        help="how to verify overlays: full (every byte, by QEMU; the default), changed (the bytes that were"
+        " written, by batchdiff), or native (every byte, by batchdiff)",
     )
     _add_jobs(verb, "guests in progress at once: one is written, the others are verified")
     _add_guest(verb)

@@ -59,7 +59,7 @@ class Definer:
             return False
         what = f"the definition of {name} was left alone"
         if now.document != last.after:
-            by_hand = f"To bring it back, run `virsh define --file {shell_word(last.path)}`."
+            by_hand = f"To bring the former one back, run `virsh define --file {shell_word(last.path)}`."
             raise DefinitionError(what, why="it has changed since batchdiff changed it", remedy=by_hand)
         self._require_off(name, what)
         disks = parse_domain(last.before, last.path).disks
@@ -107,7 +107,7 @@ class Definer:
         if snapshots := self.libvirt.snapshots(name):
             raise DefinitionError(
                 what,
-                why=f"it has {len(snapshots)} snapshot(s), whose metadata name the disk as it was",
+                why=f"it has {len(snapshots)} snapshot(s), whose metadata refer to the disk as it was",
                 remedy="If you do not need them, remove their metadata: `virsh snapshot-delete --metadata"
                 f" --domain {shell_word(name)} --snapshotname {shell_word(snapshots[0])}`.",
             )

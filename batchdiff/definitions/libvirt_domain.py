@@ -1,4 +1,4 @@
-"""A domain of libvirt: its disks, and what must change in one so that it uses another image; pure.
+"""A libvirt domain: its disks, and what must change in a disk so that it uses another image; pure.
 
 ::
 
@@ -24,7 +24,7 @@ from batchdiff.definitions.xml_elements import Element, parse_elements
 from batchdiff.errors import DefinitionError
 
 _DEVICES = {"disk", "lun"}
-"""The devices whose images may be guests: not CD-ROMs and floppy disks."""
+"""The devices whose images may be guests: not CD-ROMs or floppy disks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +85,10 @@ def _disk(element: Element) -> DomainDisk | None:
 def with_image(
     domain: Domain, disk: DomainDisk, path: str, image_format: str, pools: Sequence[Pool] = ()
 ) -> bytes:
-    """Return the domain's XML with a disk that uses the image at ``path``; all else stays byte for byte.
+    """Return the domain's XML with a disk that uses the image at ``path``; all else stays as it is.
 
-    An explicit backing chain goes: it is that of the image before, and libvirt would not probe the new one. A
-    volume stays one of its pool if the image is there, and becomes a file otherwise.
+    An explicit backing chain is removed: it describes the former image, and libvirt does not probe a disk that has
+    one. A disk that is a volume of a pool remains one if the image is in that pool, and becomes a file otherwise.
     """
     edits: list[tuple[int, int, bytes]] = []
     element = disk.element

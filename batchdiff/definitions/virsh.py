@@ -64,7 +64,7 @@ class Libvirt:
         return " ".join(self._lines("domstate", "--domain", domain))
 
     def snapshots(self, domain: str) -> list[str]:
-        """Return the names of a domain's snapshots, whose metadata name its disks as well."""
+        """Return the names of a domain's snapshots, whose metadata refer to its disks as well."""
         return self._lines("snapshot-list", "--name", "--domain", domain)
 
     def define(self, document: bytes) -> None:

@@ -55,7 +55,7 @@ def _landlock() -> Fact:
     if version >= _FULL_LANDLOCK:
         return Fact(MACHINE, "Landlock", f"version {version}: qemu-img reads only the images it is given")
     if version:
-        effect = "qemu-img is cut off from other files, but not from the network, which needs Linux 6.7 or later."
+        effect = "qemu-img is cut off from other files, but not from the network: that needs Linux 6.7 or later."
         return Fact(MACHINE, "Landlock", f"version {version}", Ability.LIMITED, effect)
     effect = (
         "qemu-img runs unconfined. Images are checked for references to other files before it sees them. Linux"

@@ -39,7 +39,7 @@ _LUKS2 = (
     " `qemu-img convert -O luks`."
 )
 
-_FEWER = "`cryptsetup luksChangeKey --pbkdf-force-iterations 1000000 IMAGE` lowers the number of a key slot."
+_FEWER = "`cryptsetup luksChangeKey --pbkdf-force-iterations 1000000 IMAGE` lowers the rounds of a key slot."
 
 
 class KeySlot(NamedTuple):

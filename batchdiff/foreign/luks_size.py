@@ -27,5 +27,5 @@ def luks_header_bytes(cipher_alg: str, cipher_mode: str) -> int:
 
 
 def luks_written_bytes(cipher_alg: str, cipher_mode: str) -> int:
-    """Return the length of the part of a new LUKS header that is not zeros, in pages: QEMU fills one slot."""
+    """Return how many bytes of a new LUKS header are not zeros, rounded up to pages: QEMU fills one slot."""
     return _PAGE + align_up(_key_bytes(cipher_alg, cipher_mode) * _STRIPES, _PAGE)

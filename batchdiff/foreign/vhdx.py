@@ -212,7 +212,7 @@ def _parameters(read: ReadAt, region: _Place) -> tuple[int, int]:
     require(not flags & _HAS_PARENT, DIFFERENCE)
     (size,), (sector,) = struct.unpack("<Q", found[_SIZE]), struct.unpack("<I", found[_SECTOR_SIZE])
     require(MIB <= block <= 256 * MIB and block & (block - 1) == 0, f"blocks of {block} bytes are invalid")
-    require(sector == SECTOR, f"its logical sectors have {sector} bytes, of which QEMU reads only {SECTOR}")
+    require(sector == SECTOR, f"its logical sectors have {sector} bytes; QEMU reads only sectors of {SECTOR}")
     require(size > 0, "its size is 0")
     require(size <= 64 * TIB, f"its size of {size} bytes exceeds 64 TiB")
     require(size % SECTOR == 0, f"its size of {size} bytes is not a whole number of sectors")

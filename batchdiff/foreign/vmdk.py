@@ -22,7 +22,7 @@ SPARSE_HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
 TEXT_AT, TEXT_BYTES = SECTOR, 20 * SECTOR
 """Where QEMU looks for a parent, whatever the header says about the descriptor's place and size."""
 NO_SIGNATURE = "it is not a VMDK image: its signature is missing"
-NO_DESCRIPTOR = "its descriptor is missing, too large, or not right behind the header"
+NO_DESCRIPTOR = "its descriptor is missing, too large, or not directly after the header"
 INVALID_SIZES = "its grains or tables have invalid sizes"
 DIRECTORY_OUTSIDE = "its grain directory is outside the file"
 _MOST_GRAIN = 128 * 1024 // SECTOR * 1024

@@ -2,9 +2,9 @@
 
 ::
 
-    low.raw          relative to the image's folder        file:/images/low.raw    the same as without file:
-    /images/low.raw  the file                              file:low.raw            relative to any folder: refused
-                                                           nbd://..., json:...     refused
+    low.raw          relative to the image's folder        file:/images/low.raw  the same as without file:
+    /images/low.raw  the file                              file:low.raw          in QEMU's working folder: refused
+                                                           nbd://..., json:...   refused
 
 Source: QEMU ``block.c``, ``bdrv_get_full_backing_filename()``; ``raw_parse_filename()`` in ``block/file-posix.c``.
 """

@@ -154,7 +154,9 @@ def _refused(source: ImageSource, error: FormatError) -> ImageError:
     return ImageError(f"cannot use {source.path} as {source.format}", why=str(error), remedy=error.remedy)
 
 
-_OF_THE_MAP = "the map that QEMU, confined to its files, makes of it stays in them and uses no byte twice"
+_OF_THE_MAP = (
+    "the map of its data, made by a QEMU confined to its files, stays in these files and uses no byte twice"
+)
 
 FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.RAW: Format(
@@ -189,7 +191,7 @@ FORMATS: dict[ImageFormat, Format] = {
             Outside.ALLOWED,
             "no parent; its sizes and grain tables are valid",
             "one file that is its own only extent, with its descriptor where QEMU reads it",
-            "or a text descriptor with one meaning only, whose extents are distinct, and as long as it needs them",
+            "or a text descriptor with only one meaning, whose extents are distinct and long enough",
             f"if it is not compressed, {_OF_THE_MAP}",
             "if it is compressed, its footer and all its tables are valid, no grain is used twice, and qemu-nbd,"
             " confined to this file, decompresses it",

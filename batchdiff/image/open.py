@@ -94,7 +94,7 @@ def _check_others(source: ImageSource, layer: Layer) -> None:
     if source.other_files and source.other_files != layer.other_files:
         raise ImageError(
             f"cannot use {source.path}",
-            why=f"it consists of other files than when it was planned: {_listed(layer.other_files)} instead of"
+            why=f"its other files are not those of the plan: {_listed(layer.other_files)} instead of"
             f" {_listed(source.other_files)}",
             remedy="Bring the former files back.",
         )

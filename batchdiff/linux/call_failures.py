@@ -42,7 +42,7 @@ UNDO_SECOND_NAME = "Find out what mounted or linked it there, and undo that."
 
 def how_to_remove(path: str) -> str:
     """Return advice on a file that nothing needs: the command that removes it, or renaming it."""
-    return f"`rm {shell_word(path)}` removes it; or rename it"
+    return f"remove it (`rm {shell_word(path)}`) or rename it"
 
 
 class Fault(NamedTuple):

@@ -93,7 +93,7 @@ def existing_overlay(path: str, guest: str, *, of_glob: bool = False, is_left: b
     if os.path.isdir(path):
         by_path = "list the guest by path, and " if of_glob else ""
         inside = show(os.path.join(path, "overlay.qcow2"))
-        advice = f"{by_path}name a file in it as overlay.path: {inside}"
+        advice = f"{by_path}name a file in that folder as overlay.path: {inside}"
         return f"the overlay {show(path)} of {guest} is a folder; {advice}"
     leave_out = "`exclude` the guest, or list it by path and" if of_glob else "leave the guest out, or"
     what = f"the overlay {show(path)} of {guest} exists already. It may be a disk in use"

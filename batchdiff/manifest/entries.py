@@ -42,7 +42,7 @@ _CAN_BE_ENCRYPTED = (ImageFormat.LUKS, ImageFormat.QCOW2)
 _DEFAULTS: YamlPath = ("defaults",)
 _DEFAULT_OVERLAY: YamlPath = ("defaults", "overlay")
 _ALLOWED_SIZES, _ALLOWED_QED_SIZES = (
-    f"it is {AUTO}, or a power of two from {format_size(sizes[0])} to {format_size(sizes[-1])}, such as 64KiB"
+    f"write {AUTO}, or a power of two from {format_size(sizes[0])} to {format_size(sizes[-1])}, such as 64KiB"
     for sizes in (CLUSTER_SIZES, QED_CLUSTER_SIZES)
 )
 _LEVEL = "compression_level"

@@ -57,7 +57,7 @@ def check_names(
 
 
 def _check_sidecars(template: Place, overlays: Sequence[str | None], problems: Problems) -> None:
-    """Check the length of the sidecar's name, which contains the whole path of a block device."""
+    """Check the length of the sidecar's name, which contains the template's path if it is a block device."""
     beside, listed, paths = show(template.written), "its overlays", {sidecar_path(template.path, "")}
     if template.identity[0] == "device":
         beside, listed = f"the overlays of {show(template.written)}", "them"

@@ -54,7 +54,7 @@ def contradictions(
             yield "encryption", "QEMU cannot encrypt compressed clusters; leave out either of the two"
         yield from ((f"encryption.{key}", why) for key, why in _of_encryption(options.encryption, written))
     if "data_file" in written and options.format is OverlayFormat.QCOW2:
-        yield "data_file", "overlays with an external data file are not written yet; leave it out"
+        yield "data_file", "overlays with an external data file are not supported yet; leave it out"
     if written.get("data_file_raw"):
         yield (
             "data_file_raw",

@@ -208,9 +208,10 @@ def _uncompressed_size(
 
 
 def _least(candidate: Candidate, image: Image, minimum: float) -> tuple[LeastSavings, Below]:
-    """Return the savings that a guest needs to be converted, and what it rests on now."""
+    """Return the savings below which a guest is skipped, and what it rests on now."""
     if candidate.entry.rethin:
-        # So much may seem to be saved by chance: another file of the same content is listed in other blocks.
+        # Savings of up to that many bytes may be chance: another file with the same content may need fewer blocks
+        # to list its extents.
         chance = sum(list_bytes(each.fd, each.path) for each in image.own_files)
         return LeastSavings(minimum, chance + 1), Below.TEMPLATE
     return LeastSavings(minimum), Below.ANOTHER if candidate.entry.image.backing else Below.NOTHING

@@ -266,7 +266,7 @@ def _too_small(guest: ImageSource, size: int, missing: int) -> str:
     resize = shell_line(["qemu-img", "resize", "-f", guest.format, guest.path, str(size)])
     return (
         f"its disk is {format_size(missing)} smaller than the template's. If a conversion cut it, as those to and"
-        f" from VHD do, `{resize}` makes it as long again"
+        f" from VHD do, `{resize}` gives it the template's size"
     )
 
 

@@ -205,7 +205,7 @@ def check_external(
     host = (entry & OFFSET_MASK).astype(np.int64)
     stored = np.flatnonzero(_is_stored(entry, geometry))
     if (host[stored] != places[stored]).any():
-        raise FormatError("a data cluster has another offset in the data file than on the disk")
+        raise FormatError("a data cluster has different offsets in the data file and on the disk")
     used = places[clusters_with_data(words, geometry)]
     end = min(int(used.max()) + geometry.cluster_size, virtual_size) if len(used) else 0
     if end > data_size:

@@ -6,13 +6,13 @@ NOT_OPENED = "QEMU cannot open it either: restore it from a backup, or leave it 
 """The remedy for an image that no VM can run on."""
 
 LEGACY_ENCRYPTION = (
-    "VMs cannot use it since QEMU 2.9. Convert it to LUKS: `qemu-img convert --object"
+    "VMs have been unable to use it since QEMU 2.9. Convert it to LUKS: `qemu-img convert --object"
     " secret,id=s,file=SECRET_FILE -O luks -o key-secret=s --image-opts"
     " driver=qcow2,encrypt.key-secret=s,file.filename=IMAGE NEW_IMAGE`."
 )
 """The remedy for a qcow2 image that is encrypted with AES, without a LUKS header."""
 
-ONE_FILE = "Make a qcow2 copy of one file with `qemu-img convert`, and use that in the manifest."
+ONE_FILE = "Make a single-file qcow2 copy with `qemu-img convert`, and use that in the manifest."
 """The remedy for a sound image whose data is in another file, in a way that is not supported."""
 
 

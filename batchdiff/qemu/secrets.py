@@ -90,7 +90,7 @@ def _advice_on_line_breaks(files: list[str]) -> str:
         for path in files:
             if ends_with_line_break(path) and not is_descriptor(path):
                 return (
-                    "QEMU counts every byte of the file, also the line break at its end;"
+                    "QEMU counts every byte of the file, including the line break at its end;"
                     f" `truncate -s -1 {shell_word(path)}` removes it."
                 )
     return "QEMU counts every byte of the file, so it needs a line break at its end only if the secret has one."

@@ -143,7 +143,7 @@ def test_the_original_was_written_to(quarantined):
         file.write(b"?")
     found = overlay(quarantined)
     assert found.health is Health.SOUND
-    assert f"its original {quarantined.original(suffix=ASIDE)} changed since the overlay was made" in found.why
+    assert f"its original {quarantined.original(suffix=ASIDE)} has changed since the overlay was made" in found.why
     assert "a VM has written to it" not in found.why
 
 
@@ -157,7 +157,9 @@ def test_a_kept_original_was_written_to(stage, used):
         file.write(b"?")
     found = overlay(stage)
     assert found.health is Health.UNKNOWN
-    assert f"its original {stage.original()} changed since the overlay was made: it was written to" in found.why
+    assert (
+        f"its original {stage.original()} has changed since the overlay was made: it was written to" in found.why
+    )
     assert "only you know which of the two to keep" in found.why
     assert "`batchdiff restore PLAN --guest vm --discard-changes`" in found.why
     there = on_disk(stage.plan, stage.history)["vm"]

@@ -58,7 +58,7 @@ def test_back_from_quarantine(stage):
     assert (outcome.status, outcome.original.fate) == (Status.RESTORED, Fate.BACK)
     (said,) = outcome.remarks
     assert f"its overlay {left(stage)} was left in place: without its template it cannot be read" in said
-    assert f"`rm {left(stage)}` removes it" in said
+    assert f"remove it (`rm {left(stage)}`)" in said
     assert [step for _, step in stage.steps] == [Step.RESTORED]
     assert_back(stage, before)
 
@@ -72,7 +72,7 @@ def test_the_overlay_that_stays_is_known_to_be_needed_by_nothing(stage):
     if not in_place(stage):
         reason = failed(stage.apply())
         assert "a restore that could not read that overlay left it behind" in reason
-        assert f"`{remove}` removes it" in reason
+        assert f"remove it (`{remove}`)" in reason
         assert next_for(stage).startswith(remove)
     left(stage).unlink()
     assert next_for(stage) == "apply: write the overlay"

@@ -298,7 +298,7 @@ FAULTS = {
     "odd blocks": (at(PARAMETERS, "<I", 3 << 20), "blocks of 3145728 bytes"),
     "no blocks": (at(PARAMETERS, "<I", 0), "blocks of 0 bytes"),
     "sectors": (at(SECTOR_SIZE, "<I", 1024), "sectors have 1024 bytes"),
-    "large sectors": (at(SECTOR_SIZE, "<I", 4096), "sectors have 4096 bytes, of which QEMU reads only 512"),
+    "large sectors": (at(SECTOR_SIZE, "<I", 4096), "sectors have 4096 bytes; QEMU reads only sectors of 512"),
     "no sectors": (at(SECTOR_SIZE, "<I", 0), "sectors have 0 bytes"),
     "an odd size": (at(SIZE, "<Q", 12345), "whole number of sectors"),
     "a size beyond the table": (at(SIZE, "<Q", 1 << 40), "no room for all blocks"),

@@ -178,7 +178,7 @@ FAULTS = {
     "unknown compression in the footer": (foot("compression", 2), "contradicts its header about its compression"),
     "unknown compression": (both("compression", 2), "compression 2 is unknown"),
     "no descriptor": (head("text_at", 0), "its descriptor is missing"),
-    "descriptor elsewhere": (head("text_at", 30), "not right behind the header"),
+    "descriptor elsewhere": (head("text_at", 30), "not directly after the header"),
     "descriptor too large": (head("text_size", 21), "too large"),
     "version": (foot("version", 4), "version 4 is unknown"),
     "a grain of 0": (foot("grain", 0), "grains or tables"),

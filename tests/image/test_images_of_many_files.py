@@ -262,7 +262,7 @@ def test_other_files_than_planned_are_refused(tmp_path, kind):
     known = source_of(source.path, kind, other_files=tuple(map(str, files)))
     assert read(known) == CONTENT
     planned = source_of(source.path, kind, other_files=(str(tmp_path / "other"),))
-    assert "other files than when it was planned" in refusal(planned)
+    assert "its other files are not those of the plan" in refusal(planned)
 
 
 def test_grains_outside_their_extent_are_refused(tmp_path):
@@ -296,9 +296,9 @@ def entry(index, value):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (entry(1, 1 << 63), "another offset"),
-        (entry(1, 1 << 63 | 0x3000), "another offset"),
-        (entry(1, 0x5000), "another offset"),
+        (entry(1, 1 << 63), "different offsets"),
+        (entry(1, 1 << 63 | 0x3000), "different offsets"),
+        (entry(1, 0x5000), "different offsets"),
         (entry(1, 1 << 62 | 0x1000), "compressed"),
         (entry(1, 1 << 63 | 0x1000 | 2), "reserved"),
     ],

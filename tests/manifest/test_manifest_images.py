@@ -217,7 +217,7 @@ def test_a_name_that_is_not_utf8_found_by_a_glob(folder):
         ("thin/x.qcow2", "mkdir -p "),
         ("clones/", "is a folder; write the overlay's file name too"),
         ("..", "is a folder"),
-        ("clones", 'is a folder; name a file in it as overlay.path: "'),
+        ("clones", 'is a folder; name a file in that folder as overlay.path: "'),
     ],
 )
 def test_where_no_overlay_can_go(folder, path, words):

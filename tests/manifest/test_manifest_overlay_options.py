@@ -53,7 +53,7 @@ IMPOSSIBLE = [
     (f"encryption: {{{LUKS}, ivgen_alg: essiv, ivgen_hash_alg: sha1}}", "encryption.ivgen_hash_alg", "sha256"),
     (f"encryption: {{{LUKS}, ivgen_hash_alg: md5}}", "encryption.ivgen_hash_alg", "leave it out"),
     (f"encryption: {{{LUKS}, iter_time: 0}}", "encryption.iter_time", "1 to 600000"),
-    ("data_file: a.data", "data_file", "not written yet"),
+    ("data_file: a.data", "data_file", "not supported yet"),
     ("format: qed, data_file: a.data", "data_file", "no external data file"),
     ("data_file_raw: true", "data_file_raw", "without a backing file"),
 ]

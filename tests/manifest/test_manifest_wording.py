@@ -25,7 +25,7 @@ def overlay(options: str) -> str:
         ),
         (
             guests(overlay("cluster_size: 3k")),
-            '4: guests[0].overlay.cluster_size: "3k" is not a cluster size; it is auto, or a power of two from'
+            '4: guests[0].overlay.cluster_size: "3k" is not a cluster size; write auto, or a power of two from'
             " 512 B to 2 MiB, such as 64KiB",
         ),
         (

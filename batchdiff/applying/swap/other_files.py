@@ -41,7 +41,7 @@ def delete_other_files(original: PlannedImage, run: Run) -> list[str]:
         if now is not None and planned.is_unwritten(now):
             _delete(path, (names.own, names.quarantine, names.deleting), run)
         else:
-            remarks.append(f"{path}, a part of the original, was left: {planned.changes(now or NO_FILE)}")
+            remarks.append(f"{path}, a part of the original, was left in place: {planned.changes(now or NO_FILE)}")
     return remarks
 
 

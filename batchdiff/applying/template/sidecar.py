@@ -103,8 +103,9 @@ def _known(path: str) -> Sidecar | None:
 def _other_content(template_path: str, overlays: list[str]) -> PlanError:
     return PlanError(
         f"the content of {template_path} changed after overlays were created on it",
-        why=f"{', '.join(sorted(overlays)[:3])}{' and more' if len(overlays) > 3 else ''} need its former"
-        f" content, as {sidecar_path(template_path, overlays[0])} records",
+        why=f"{', '.join(sorted(overlays)[:3])}{' and more' if len(overlays) > 3 else ''}"
+        f" {'needs' if len(overlays) == 1 else 'need'} its former content, as"
+        f" {sidecar_path(template_path, overlays[0])} records",
         remedy="Bring the template back from a backup; do not start a VM on those overlays until then.",
     )
 

@@ -1,4 +1,4 @@
-"""A request to stop, in the form that programs need it: as a condition rather than an error."""
+"""A request to stop, in the form that programs need: a condition rather than an error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from batchdiff.errors import StopError
 
 
 def stops(check: Callable[[], None]) -> Callable[[], bool]:
-    """Return a function that returns whether a stop was requested, for which ``check`` raises an error."""
+    """Return a function that returns whether a stop was requested, in which case ``check`` raises an error."""
 
     def stopped() -> bool:
         try:

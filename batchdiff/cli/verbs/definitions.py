@@ -103,7 +103,7 @@ def _define(console: Console, definer: Definer, changes: Sequence[DomainChange])
         try:
             if not change.is_right:
                 definer.define(change)
-                console.say(f"defined: {name}; {printable(definer.folder)} has its definition as it was")
+                console.say(f"defined: {name}; its former definition is in {printable(definer.folder)}")
         except BatchdiffError as error:
             console.error(error)
             failed = True

@@ -152,7 +152,7 @@ def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
     plan = shell_word(facts.path)
     return [
         ("Convert the guests:", f"batchdiff apply {plan}"),
-        ("See how far it is:", f"batchdiff status {plan}"),
+        ("See how far it has got:", f"batchdiff status {plan}"),
         ("Undo it:", f"batchdiff restore {plan}"),
     ]
 

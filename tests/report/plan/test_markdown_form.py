@@ -37,7 +37,7 @@ def test_the_whole_report():
         "\n"
         "Convert the guests:\n\n    batchdiff apply fleet.plan.json\n"
         "\n"
-        "See how far it is:\n\n    batchdiff status fleet.plan.json\n"
+        "See how far it has got:\n\n    batchdiff status fleet.plan.json\n"
         "\n"
         "Undo it:\n\n    batchdiff restore fleet.plan.json\n"
     )
