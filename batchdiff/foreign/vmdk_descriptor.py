@@ -125,7 +125,7 @@ def _extents(lines: list[bytes], kind: str) -> Descriptor:
         sectors, _, name, first = extent.groups()
         require(
             (first is not None) is (word == "FLAT"),
-            f"line {number} of its descriptor has an offset where none belongs, or lacks one",
+            f"line {number} of its descriptor has an offset that its type does not take, or lacks one",
         )
         require(len(name) <= _LONGEST_NAME, f"the name in line {number} of its descriptor is too long")
         require(int(sectors) > 0, f"the extent in line {number} of its descriptor has no sectors")
