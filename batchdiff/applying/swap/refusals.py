@@ -94,7 +94,7 @@ def exists_already(task: SwapTask, left: str | None) -> GuestError:
         return GuestError(
             f"{left} exists already",
             why="a restore that could not read that overlay left it behind, and the original does not need it",
-            remedy=f"To go on, {how_to_remove(left)}, {AGAIN}",
+            remedy=f"To continue, {how_to_remove(left)}, {AGAIN}",
         )
     if task.goal is Goal.APPLY:
         remedy = "Move it away, or plan again with another `overlay.path`."
