@@ -99,9 +99,9 @@ class Export:
         """
         return self._connection(self.failure)
 
-    def _connection(self, failure: Callable[[OSError], ImageError], seconds: float = _WAIT) -> NbdConnection:
+    def _connection(self, failure: Callable[[OSError], ImageError], seconds: float | None = None) -> NbdConnection:
         try:
-            return NbdConnection(f"/proc/self/fd/{self._socket}", seconds)
+            return NbdConnection(f"/proc/self/fd/{self._socket}", _WAIT if seconds is None else seconds)
         except OSError as error:
             raise failure(error) from error
 

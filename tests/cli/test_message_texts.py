@@ -97,7 +97,7 @@ def test_a_plan_that_was_kept_aside(capsys):
 
 
 def test_raw_guests_in_place():
-    assert warnings._raw_in_place([f"/{name}.img" for name in "abcdefg"]) == (
+    assert warnings._raw_in_place([f"/{name}.img" for name in "abcdefg"], "qcow2") == (
         "warning: qcow2 overlays will take the place of raw images: /a.img, /b.img, /c.img, /d.img, /e.img and 2"
         " more. A VM whose definition still says raw would write its disk over the overlay and destroy it: after"
         " `apply`, and before the VM starts, change each definition to qcow2; or leave `overlay: {path: same}` out"

@@ -116,14 +116,14 @@ def test_no_original_goes_before_its_own_overlay_is_verified(stage):
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_the_disk_is_full_while_several_overlays_wait(stage, number):
     """That guest's temporary file goes; those that wait, and those that come, are converted."""
-    real, full = apply_task.write_image, stage.names[number]
+    real, full = apply_task.write_overlay, stage.names[number]
 
-    def write_image(fd, original, new, *, check):
-        real(fd, original, new, check=check)
+    def write_overlay(fd, original, *rest):
+        real(fd, original, *rest)
         if original.path == str(stage.original(full)):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    stage._patch.setattr(apply_task, "write_image", write_image)
+    stage._patch.setattr(apply_task, "write_overlay", write_overlay)
     outcomes = stage.apply(Retire.DELETE)
     assert [each.exit_code for each in outcomes] == [int(name == full) for name in stage.names]
     others = {stage.overlay(name).name for name in stage.names if name != full}
