@@ -13,6 +13,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,9 +68,18 @@ class Pool:
     def remount(self) -> None:
         """Mounts it through another loop device, as a reboot may do."""
         before = self._loop
-        run("umount", str(self._point))
+        self._unmount()
         self._mount()  # the device of before is still taken, so this one has another number
         run("losetup", "--detach", before)
+
+    def _unmount(self) -> None:
+        """Unmounts it; another test's search of folders may have a file of it open for a moment."""
+        for _ in range(100):
+            tried = subprocess.run(["umount", str(self._point)], capture_output=True, check=False, timeout=60)
+            if tried.returncode == 0:
+                return
+            time.sleep(0.1)
+        run("umount", str(self._point))
 
     def close(self) -> None:
         """Unmounts and detaches what is there, as far as it came."""
