@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, Verdict
 from batchdiff.errors import PlanError
 from batchdiff.extents import Extents, Kind, from_kinds
 from batchdiff.files.fingerprint import Fingerprint
@@ -37,7 +37,6 @@ from batchdiff.plan.plan import (
     Savings,
     Similarity,
     UntouchedGuest,
-    Verdict,
 )
 from batchdiff.plan.runs import Runs
 from batchdiff.plan.totals import totals_of

@@ -13,7 +13,7 @@ import types
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, Verdict
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.open import MAX_CHAIN
 from batchdiff.image.storage.exactness import Exactness
@@ -29,7 +29,7 @@ from batchdiff.plan.overlay_options import (
     Encryption,
     OverlayOptions,
 )
-from batchdiff.plan.plan import FORMAT_VERSION, OriginalLosses, Savings, Similarity, Totals, Verdict
+from batchdiff.plan.plan import FORMAT_VERSION, OriginalLosses, Savings, Similarity, Totals
 from batchdiff.qcow2.geometry import REFCOUNT_BITS
 
 Schema = dict[str, Any]

@@ -12,10 +12,11 @@ from batchdiff.applying.guests.whole_originals import original_too
 from batchdiff.applying.journal.records import Fate, GuestState, History
 from batchdiff.applying.pipeline import SwapResult
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
+from batchdiff.choices import Verdict
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, ImageError, VerificationError
 from batchdiff.image.files import open_image_file
 from batchdiff.image.storage.allocation import allocated_bytes
-from batchdiff.plan.plan import GuestToConvert, UntouchedGuest, Verdict
+from batchdiff.plan.plan import GuestToConvert, UntouchedGuest
 
 
 def skipped_outcome(guest: UntouchedGuest) -> GuestOutcome:

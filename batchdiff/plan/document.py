@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, Verdict
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageFormat, ImageSource
@@ -38,7 +38,6 @@ from batchdiff.plan.plan import (
     Similarity,
     Totals,
     UntouchedGuest,
-    Verdict,
 )
 from batchdiff.plan.runs import NO_RUNS, Runs
 from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from batchdiff.choices import Retire
-from batchdiff.choices import Verdict as Verdict  # noqa: PLC0414
+from batchdiff.choices import Retire, Verdict
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageSource

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, Verdict
 from batchdiff.image.storage.exactness import of_difference, of_sum
 from batchdiff.image.storage.overlayfs import NOTHING, CopyUp
-from batchdiff.plan.plan import GuestPlan, GuestToConvert, Savings, Totals, Verdict
+from batchdiff.plan.plan import GuestPlan, GuestToConvert, Savings, Totals
 
 PLANNED_AT_ONCE = 2
 """The number of guests in progress at the same time that a plan assumes for its peak, on any machine."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from batchdiff.choices import Verdict
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.extents import Extents, Kind
 from batchdiff.image.files import ReadObserver, settle
@@ -22,14 +23,7 @@ from batchdiff.linux.fiemap import ExtentTable
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.extents import runs_of
 from batchdiff.plan.overlay_options import Compression, Preallocation, backing_name
-from batchdiff.plan.plan import (
-    Diff,
-    GuestPlan,
-    GuestToConvert,
-    Similarity,
-    UntouchedGuest,
-    Verdict,
-)
+from batchdiff.plan.plan import Diff, GuestPlan, GuestToConvert, Similarity, UntouchedGuest
 from batchdiff.planning.candidates import Candidate, untouched_guest
 from batchdiff.planning.original_losses import forbidden_preallocation, original_losses
 from batchdiff.planning.overlay_content import OverlayContent, content_of

@@ -7,7 +7,7 @@ import stat
 from contextlib import closing
 from dataclasses import dataclass
 
-from batchdiff.choices import Loss, Retire
+from batchdiff.choices import Loss, Retire, Verdict
 from batchdiff.dependents.dependents import Forbidden, dependents_in_manifest
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.files import own_files
@@ -28,7 +28,7 @@ from batchdiff.linux.block_stack import Underlying, all_underlying
 from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.overlay_options import OverlayOptions
-from batchdiff.plan.plan import Diff, PlannedImage, UntouchedGuest, Verdict
+from batchdiff.plan.plan import Diff, PlannedImage, UntouchedGuest
 from batchdiff.planning.owners import PART, Owners
 from batchdiff.planning.verdicts import Below
 from batchdiff.units import format_size

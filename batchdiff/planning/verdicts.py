@@ -6,9 +6,10 @@ import enum
 import math
 from typing import NamedTuple
 
+from batchdiff.choices import Verdict
 from batchdiff.image.storage.allocation import DiskUse
 from batchdiff.image.storage.exactness import Exactness
-from batchdiff.plan.plan import Savings, Verdict, why_unlike
+from batchdiff.plan.plan import Savings, why_unlike
 from batchdiff.planning.overlay_content import OverlayContent, better_clusters
 
 _WORTH_NAMING = 0.1

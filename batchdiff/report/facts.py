@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.choices import Verdict
 from batchdiff.image.storage.exactness import Exactness
-from batchdiff.plan.plan import GuestPlan, GuestToConvert, Plan, Savings, Totals, Verdict
+from batchdiff.plan.plan import GuestPlan, GuestToConvert, Plan, Savings, Totals
 from batchdiff.plan.totals import PLANNED_AT_ONCE, peak_extra_bytes, totals_of
 
 

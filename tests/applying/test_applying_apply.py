@@ -17,11 +17,10 @@ from batchdiff.applying.checks.space import Room
 from batchdiff.applying.journal.records import Goal, GuestState, History, Step
 from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.swap.apply_task import ApplyOptions
-from batchdiff.choices import Retire, VerifyMode
+from batchdiff.choices import Retire, Verdict, VerifyMode
 from batchdiff.errors import GuestError, PlanError, ProgramError, StopError, UsageError
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.linux.block_stack import Underlying
-from batchdiff.plan.plan import Verdict
 from batchdiff.qemu import qemu_img
 
 PLAN = plans.small_plan(*[plans.guest_plan(name) for name in ("web01", "web02", "web03")])

@@ -20,10 +20,9 @@ from batchdiff.applying.swap.guest_to_restore import RestoreOptions
 from batchdiff.applying.swap.purge_task import PurgeOptions
 from batchdiff.applying.template import check as template_module
 from batchdiff.applying.undo import purgeable, restorable
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, Verdict
 from batchdiff.errors import ImageError, PlanError, ProgramError, StopError, UsageError
 from batchdiff.files.fingerprint import NO_FILE
-from batchdiff.plan.plan import Verdict
 from batchdiff.qemu import qemu_img
 
 PUBLISHED = GuestState(Step.PUBLISHED, published=True)

@@ -19,9 +19,8 @@ from batchdiff.applying.guests.next_action import Action
 from batchdiff.applying.journal.records import Fate, History
 from batchdiff.applying.pipeline import SwapResult
 from batchdiff.applying.results.outcome import Original, Status
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, Verdict
 from batchdiff.errors import DifferenceError, GuestError, VerificationError
-from batchdiff.plan.plan import Verdict
 from batchdiff.report.fates import original_words
 
 KEPT = Original(Fate.KEPT)

@@ -1,6 +1,6 @@
 """``batchdiff definitions`` with files, with libvirt's QEMU driver (without a daemon) and its test driver.
 
-Guards cli/verbs/definitions.py, definitions/define.py, definitions/virsh.py, report/definitions_text.py.
+Guards cli/verbs/definitions.py, definitions/virsh.py, report/definitions_text.py.
 """
 
 import shutil

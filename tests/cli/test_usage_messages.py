@@ -15,13 +15,13 @@ from plans import guest_plan, planned_image, refused_guest, small_plan
 
 from batchdiff.applying.guests.converted_elsewhere import require_done_here
 from batchdiff.applying.session import plan_journal
+from batchdiff.choices import Verdict
 from batchdiff.cli import main, run_session
 from batchdiff.cli.confirm import Question, confirm
 from batchdiff.cli.console import Console
 from batchdiff.errors import BatchdiffError, PlanError, StopError, UsageError
 from batchdiff.files import descriptors
 from batchdiff.plan.file import read_plan, write_plan
-from batchdiff.plan.plan import Verdict
 
 MANIFEST = """\
 version: 1

@@ -5,10 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plans import guest_plan, refused_guest, savings
 
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, Verdict
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image.storage.overlayfs import NOTHING, CopyUp
-from batchdiff.plan.plan import Verdict
 from batchdiff.plan.totals import PLANNED_AT_ONCE, peak_extra_bytes, totals_of
 
 

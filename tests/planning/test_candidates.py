@@ -4,12 +4,12 @@ import notation
 import pytest
 from patching import Patched
 
+from batchdiff.choices import Verdict
 from batchdiff.image import qcow2_tables
 from batchdiff.image.open import open_image
 from batchdiff.linux import block_stack
 from batchdiff.manifest.file import read_manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
-from batchdiff.plan.plan import Verdict
 from batchdiff.planning import candidates
 from batchdiff.planning.candidates import Candidate, examine_guests, planned_image
 

@@ -9,9 +9,9 @@ from commands import batchdiff
 from notation import run
 from sidecars import write_sidecar
 
+from batchdiff.choices import Verdict
 from batchdiff.errors import EXIT_SOME_GUESTS
 from batchdiff.manifest.file import read_manifest
-from batchdiff.plan.plan import Verdict
 from batchdiff.planning.planner import make_plan
 
 

@@ -20,13 +20,13 @@ from small_fleet import manifest
 
 from batchdiff.applying.checks.space import standalone_bytes
 from batchdiff.applying.writer.standalone import write_standalone
+from batchdiff.choices import Verdict
 from batchdiff.image.content_digest import content_digest
 from batchdiff.image.open import open_image
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.manifest.manifest import GuestEntry
 from batchdiff.plan.extents import extents_of
 from batchdiff.plan.overlay_options import OverlayOptions
-from batchdiff.plan.plan import Verdict
 from batchdiff.planning.planner import make_plan
 from batchdiff.planning.scan_all import ranges_with_data
 from batchdiff.units import KIB, MIB

@@ -23,7 +23,7 @@ from disk_cases import layers
 from filesystems import look_again, mounted
 from oracle import source, within
 
-from batchdiff.choices import OF_OVERLAYS, Loss, Retire
+from batchdiff.choices import OF_OVERLAYS, Loss, Retire, Verdict
 from batchdiff.errors import ImageError, WorkerError
 from batchdiff.image.image import Image
 from batchdiff.image.storage.shared_blocks import SharedExtent
@@ -33,7 +33,7 @@ from batchdiff.plan.document import to_dict
 from batchdiff.plan.extents import extents_of
 from batchdiff.plan.file import checksum_of
 from batchdiff.plan.overlay_options import Compression, OverlayOptions
-from batchdiff.plan.plan import Similarity, Verdict, why_unlike
+from batchdiff.plan.plan import Similarity, why_unlike
 from batchdiff.planning import planner
 from batchdiff.planning.planner import make_plan
 from batchdiff.planning.scan import one_range

@@ -9,8 +9,8 @@ from commands import rarely
 from filesystems import tmpfs
 from test_planner import manifest, planned
 
+from batchdiff.choices import Verdict
 from batchdiff.errors import ImageError
-from batchdiff.plan.plan import Verdict
 from batchdiff.planning.planner import make_plan
 
 TEMPLATE = "1M:A 1M:-"

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from oracle import source
 from small_fleet import GUESTS, OTHER, TEMPLATE, checksum, fresh, manifest, write_fleet
 
+from batchdiff.choices import Verdict
 from batchdiff.errors import ImageError
 from batchdiff.plan.overlay_options import BackingPath, Compat, Compression, OverlayOptions
 from batchdiff.plan.overlay_rules import contradictions
-from batchdiff.plan.plan import Verdict
 from batchdiff.planning.planner import EarlierResults, make_plan
 from batchdiff.planning.reuse_plan import reusable_overlay
 from batchdiff.planning.scan import one_range

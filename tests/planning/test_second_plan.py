@@ -8,11 +8,11 @@ import pytest
 from recorded_sidecars import PLAN, put_overlay, write_sidecar
 from small_fleet import checksum, fresh, manifest
 
+from batchdiff.choices import Verdict
 from batchdiff.errors import ImageError
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.plan.earlier_plans import EarlierPlans, is_done, plan_in
 from batchdiff.plan.known_states import first_state, is_known_state
-from batchdiff.plan.plan import Verdict
 from batchdiff.plan.sidecar import OverlayOrigin
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
 from batchdiff.planning.planner import EarlierResults, make_plan

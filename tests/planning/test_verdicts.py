@@ -6,9 +6,10 @@ import math
 import pytest
 from plans import savings
 
+from batchdiff.choices import Verdict
 from batchdiff.extents import empty
 from batchdiff.image.storage.allocation import DiskUse
-from batchdiff.plan.plan import Similarity, Verdict
+from batchdiff.plan.plan import Similarity
 from batchdiff.planning.overlay_content import OverlayContent
 from batchdiff.planning.sizes.overlay_sizes import ComparedSizes
 from batchdiff.planning.verdicts import Below, LeastSavings, verdict_of

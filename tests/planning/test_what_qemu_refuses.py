@@ -11,11 +11,10 @@ from oracle import source
 from patching import Patched
 from small_fleet import manifest
 
-from batchdiff.choices import Loss
+from batchdiff.choices import Loss, Verdict
 from batchdiff.errors import ImageError
 from batchdiff.manifest.manifest import GuestEntry
 from batchdiff.plan.overlay_options import OverlayOptions
-from batchdiff.plan.plan import Verdict
 from batchdiff.planning.planner import make_plan
 
 BITMAPS = 0x23852875

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
 from batchdiff.applying.results.status_row import StatusRow
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, Verdict
 from batchdiff.files.filenames import shell_word
-from batchdiff.plan.plan import GuestPlan, Plan, UntouchedGuest, Verdict
+from batchdiff.plan.plan import GuestPlan, Plan, UntouchedGuest
 from batchdiff.units import few
 
 _VERDICTS = {Verdict.SKIP: "skipped", Verdict.REFUSE: "refused"}

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from batchdiff.choices import Verdict
 from batchdiff.errors import PlanError
-from batchdiff.plan.plan import Diff, GuestPlan, Verdict
+from batchdiff.plan.plan import Diff, GuestPlan
 from batchdiff.report.facts import PlanFacts, share
 from batchdiff.report.figures import percent
 from batchdiff.report.plan import words

@@ -6,8 +6,8 @@ import plans
 import pytest
 
 from batchdiff.applying.guests.converted_elsewhere import require_done_here
+from batchdiff.choices import Verdict
 from batchdiff.errors import UsageError
-from batchdiff.plan.plan import Verdict
 
 
 def skipped(name, reason):

@@ -9,7 +9,7 @@ import pytest
 
 from batchdiff.applying.guests.status import OnDisk, TemplateIs, Written, status_rows
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
-from batchdiff.plan.plan import Verdict
+from batchdiff.choices import Verdict
 
 BOTH = OnDisk("/vm.qcow2", "/vm.img")
 PUBLISHED = {"overlay": None, "published": True}

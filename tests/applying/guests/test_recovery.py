@@ -14,9 +14,8 @@ from stage import ASIDE, DELETING, NAME, Stage, failed
 from batchdiff.applying.guests.recovery import recover_states
 from batchdiff.applying.guests.unrecorded import recover_unrecorded
 from batchdiff.applying.journal.records import Fate, Goal, History, Step
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, Verdict
 from batchdiff.plan.path_map import NOTHING_MOVED, Move, PathMap
-from batchdiff.plan.plan import Verdict
 
 
 @pytest.fixture

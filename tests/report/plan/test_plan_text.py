@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 from plans import guest_plan, planned_image, plans, refused_guest, savings, small_plan
 
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, Verdict
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image.storage.overlayfs import CopyUp
 from batchdiff.plan.overlay_options import Compat, Compression, Encryption, OverlayOptions
-from batchdiff.plan.plan import Verdict
 from batchdiff.plan.totals import totals_of
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan import text as form

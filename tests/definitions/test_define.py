@@ -1,0 +1,91 @@
+"""When a definition may change, and which pools are refreshed. Guards definitions/define.py."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from batchdiff.definitions.define import Definer
+from batchdiff.definitions.guest_disks import RESTORING, SECRETS, GuestDisk, VmImage
+from batchdiff.definitions.libvirt_changes import domain_changes
+from batchdiff.definitions.libvirt_domain import parse_domain
+from batchdiff.definitions.libvirt_pool import Pool
+from batchdiff.errors import DefinitionError, ProgramError
+
+DOCUMENT = (
+    b"<domain><name>web</name><devices>"
+    b"<disk><driver type='raw'/><source file='/i/web.img'/></disk></devices></domain>"
+)
+ORIGINAL, OVERLAY = VmImage("/i/web.img", "raw"), VmImage("/i/web.qcow2", "qcow2")
+
+
+@dataclass
+class FakeLibvirt:
+    """One domain; records what is done to it."""
+
+    now: str = "shut off"
+    named: list[str] = field(default_factory=list)
+    document: bytes = DOCUMENT
+    refreshed: list[str] = field(default_factory=list)
+
+    def domain(self, name, *, with_passwords=False):
+        return parse_domain(self.document, f"the domain {name}")
+
+    def state(self, _domain):
+        return self.now
+
+    def snapshots(self, _domain):
+        return self.named
+
+    def define(self, document):
+        self.document = document
+
+    def refresh(self, pool):
+        if pool == "stopped":
+            raise ProgramError("cannot use libvirt", why="the pool is not active")
+        self.refreshed.append(pool)
+
+
+def guest(unfinished="", planned=None):
+    now = ORIGINAL if planned else OVERLAY
+    return GuestDisk("web", now, planned, frozenset({ORIGINAL.path, OVERLAY.path}), unfinished)
+
+
+def define(tmp_path, libvirt, disk):
+    definer = Definer(libvirt, [disk], (), str(tmp_path / "saved"))
+    (change,) = domain_changes([libvirt.domain("web")], [disk])
+    definer.define(change)
+
+
+def test_it_is_saved_and_changed(tmp_path):
+    libvirt = FakeLibvirt()
+    define(tmp_path, libvirt, guest())
+    assert b"<driver type='qcow2'/><source file='/i/web.qcow2'/>" in libvirt.document
+    assert DOCUMENT in {path.read_bytes() for path in (tmp_path / "saved").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("libvirt", "disk", "why", "remedy"),
+    [
+        (FakeLibvirt("paused"), guest(), "its VM is paused", "virsh shutdown --domain web"),
+        (FakeLibvirt(named=["a b"]), guest(), "it has 1 snapshot(s)", "--domain web --snapshotname 'a b'"),
+        (FakeLibvirt(), guest(planned=OVERLAY), "its overlay is not written yet", "`batchdiff apply` first"),
+        (FakeLibvirt(), guest(RESTORING), RESTORING, "`batchdiff restore` again first"),
+        (FakeLibvirt(), guest(SECRETS), SECRETS, ""),
+    ],
+)
+def test_when_it_is_left_alone(tmp_path, libvirt, disk, why, remedy):
+    with pytest.raises(DefinitionError) as caught:
+        define(tmp_path, libvirt, disk)
+    assert why in caught.value.why
+    assert remedy in caught.value.remedy
+    assert bool(remedy) == bool(caught.value.remedy)
+    assert libvirt.document == DOCUMENT
+    assert not (tmp_path / "saved").exists()
+
+
+def test_pools_with_images_of_the_plan_are_refreshed():
+    pools = [Pool("images", "/i"), Pool("other", "/j"), Pool("ceph", ""), Pool("stopped", "/i")]
+    libvirt = FakeLibvirt()
+    failed = Definer(libvirt, [guest()], pools, "/none").refresh_pools()
+    assert libvirt.refreshed == ["images"]
+    assert [(name, error.why) for name, error in failed] == [("stopped", "the pool is not active")]
