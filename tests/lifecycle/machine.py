@@ -8,6 +8,7 @@ invariants are :mod:`laws` (what a command may do to files), :meth:`world.World.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ import promises
 import verbs
 from disks import chain
 from hypothesis import strategies as st
+from hypothesis.errors import HypothesisException
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from laws import Command
 from pool import Pool
@@ -37,9 +39,14 @@ class Lives(RuleBasedStateMachine):
     """The life of one fleet."""
 
     pool: ClassVar[Pool]
+    begun: ClassVar[int] = 0
+    """Histories so far."""
+    failure: ClassVar[Exception | None] = None
+    """What broke in one of them."""
 
     def __init__(self) -> None:
         super().__init__()
+        type(self).begun += 1
         self.world = World(self.pool)
 
     @initialize(
@@ -57,6 +64,11 @@ class Lives(RuleBasedStateMachine):
         self.plan(PLAN, style)
         if done == "applied":
             self.apply(0, retire, None)
+
+    def teardown(self) -> None:
+        error = sys.exception()
+        if isinstance(error, Exception) and not isinstance(error, HypothesisException):
+            type(self).failure = error
 
     # ---- what there is
 
