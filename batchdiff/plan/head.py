@@ -26,7 +26,7 @@ _CREATED = re.compile(rb'"created": "([0-9A-Za-z:.+-]{1,40})"')
 _CHECKSUM = re.compile(rb'"checksum": "(sha256:[0-9a-f]{64})"')
 
 
-_NAME = re.compile(rb',?\s*\{"name": ("(?:[^"\\\\]|\\\\.){0,4096}")')
+_NAME = re.compile(rb',?\s*\{"name": ("(?:[^"\\]|\\.){0,4096}")')
 _LONGEST_NAME_LINE = 1 << 14
 
 

@@ -1,11 +1,12 @@
 """The names of a plan's guests for the completion of ``--guest`` in a shell, which runs this at every Tab.
 
-It is no verb of the help. The words of the command line come as typed; the first that is a plan's file counts. The
-shell's script quotes the names.
+It is no verb of the help. The words of the command line come as typed, or all in one; the first that is a plan's file
+counts. The shell's script quotes the names.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
@@ -26,9 +27,9 @@ def run(words: Sequence[str]) -> int:
 
 
 def _meanings(word: str) -> Iterator[str]:
-    """Yield the paths that a typed word can stand for: as it is, and without its quotes. Only ~ is expanded."""
+    """Yield the paths that typed words can stand for: as they are, and without quotes. Only ~ is expanded."""
     yield os.path.expanduser(word)
-    try:
-        yield from (os.path.expanduser(each) for each in shlex.split(word)[:1])
-    except ValueError:  # a quote that is still open
-        return
+    for end in ("", "'", '"'):  # a quote may still be open
+        with contextlib.suppress(ValueError):
+            yield from map(os.path.expanduser, shlex.split(word + end))
+            return
