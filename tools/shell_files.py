@@ -69,23 +69,35 @@ _batchdiff_guests() {
   compadd -a names
 }
 """,
-    "fish": "",
+    # fish's own function for suffixes offers other files, too.
+    "fish": r"""
+function _batchdiff_file
+  for candidate in (__fish_complete_path (commandline -ct))
+    set -l name (string split -m1 \t -- $candidate)[1]
+    for end in / $argv
+      if string match -q -- "*$end" $name
+        printf '%s\n' $candidate
+      end
+    end
+  end
+end
+""",
 }
 
 PLAN = {
     "bash": "_batchdiff_plan_file",
     "zsh": "_files -g '*.json'",
-    "fish": "(__fish_complete_suffix .json)",
+    "fish": "(_batchdiff_file .json)",
 }
 MANIFEST = {
     "bash": "_batchdiff_manifest_file",
     "zsh": "_files -g '*.(yaml|yml)'",
-    "fish": "(__fish_complete_suffix .yaml; __fish_complete_suffix .yml)",
+    "fish": "(_batchdiff_file .yaml .yml)",
 }
 TEXTFILE = {
     "bash": "_batchdiff_prom_file",
     "zsh": "_files -g '*.prom'",
-    "fish": "(__fish_complete_suffix .prom)",
+    "fish": "(_batchdiff_file .prom)",
 }
 GUEST = {
     "bash": "_batchdiff_guests",
@@ -100,7 +112,7 @@ BY_METAVAR = {
     "OLD_PLAN": PLAN,
     "PLAN": PLAN,
 }
-"""What completes a value, by the name that the help gives it. A guest's NAME is told by its option."""
+"""What completes a value, by the name that the help gives it. A guest's NAME is known by its option."""
 
 
 def verbs_of(main: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

@@ -88,7 +88,7 @@ class Console:
     def log(self, text: str) -> None:
         """Write to the log file, if there is one. If it cannot be written, the command warns and continues."""
         if self.log_file is not None and (why := self.log_file.append(text)):
-            with contextlib.suppress(UsageError):  # a log is no reason to end
+            with contextlib.suppress(UsageError):  # a log is not worth an end
                 self._to_stderr(
                     f"batchdiff: warning: cannot write the log {self.log_file.path}: {why}. The command continues"
                     " without it"

@@ -77,7 +77,7 @@ def _fit_for_log(text: str) -> str:
 def open_log(path: str, taken: Iterable[str]) -> LogFile:
     """Open a log, or create it with the mode that the umask gives, as for a plan.
 
-    If it cannot be written, that is no reason to do nothing: ``why`` is then set. ``taken``: the command's other
+    If it cannot be written, the command continues without it, and ``why`` is set. ``taken``: the command's other
     files, which may not exist yet.
 
     :raises UsageError: it is another file than a log: an image, a plan, a device, a symbolic link.

@@ -28,7 +28,7 @@ STATES = ("planned", "skipped", "refused", *Step)
 _WORST_FIRST = (Health.DAMAGED, Health.UNKNOWN, Health.IN_USE, Health.TOUCHED, Health.SOUND)
 
 
-class Sample(NamedTuple):
+class Reading(NamedTuple):
     """One value of a metric, with the labels that it has beside ``plan``."""
 
     value: int
@@ -40,20 +40,22 @@ class Metric(NamedTuple):
 
     name: str
     help: str
-    samples: Sequence[Sample]
+    readings: Sequence[Reading]
 
 
 def metrics_text(plan_path: str, verb: str, when: int, metrics: Sequence[Metric]) -> Iterator[str]:
     """Yield the lines of a file; ``when``: the end of the command, in seconds since 1970."""
     last = Metric(
-        "batchdiff_last_run_timestamp_seconds", "When a verb last ran to its end.", [Sample(when, {"verb": verb})]
+        "batchdiff_last_run_timestamp_seconds", "When a verb last ran to its end.", [Reading(when, {"verb": verb})]
     )
     for metric in (*metrics, last):
+        if not metric.readings:
+            continue
         yield f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} gauge\n"
-        for sample in metric.samples:
-            labels = {"plan": plan_path, **sample.labels}
+        for reading in metric.readings:
+            labels = {"plan": plan_path, **reading.labels}
             inside = ",".join(f'{name}="{_label_value(value)}"' for name, value in labels.items())
-            yield f"{metric.name}{{{inside}}} {sample.value}\n"
+            yield f"{metric.name}{{{inside}}} {reading.value}\n"
 
 
 def _label_value(text: str) -> str:
@@ -66,7 +68,9 @@ def status_metrics(
     """Return the metrics of `batchdiff status`; ``overlay_bytes``: disk space of existing overlays, by guest."""
     states = Counter(row.step for row in rows)
     freed = [
-        Sample(savings.saved_bytes + savings.overlay_disk_bytes - overlay_bytes[guest.name], {"guest": guest.name})
+        Reading(
+            savings.saved_bytes + savings.overlay_disk_bytes - overlay_bytes[guest.name], {"guest": guest.name}
+        )
         for guest in plan.to_convert
         if guest.name in overlay_bytes and on_disk[guest.name].original is None
         for savings in (guest.diff.savings,)
@@ -75,22 +79,22 @@ def status_metrics(
         Metric(
             "batchdiff_guest_state",
             "The last step of the guest is the state; its value is always 1.",
-            [Sample(1, {"guest": row.name, "state": row.step}) for row in rows],
+            [Reading(1, {"guest": row.name, "state": row.step}) for row in rows],
         ),
         Metric(
             "batchdiff_guests",
             "Number of guests in each state.",
-            [Sample(states[state], {"state": state}) for state in STATES],
+            [Reading(states[state], {"state": state}) for state in STATES],
         ),
         Metric(
             "batchdiff_guest_failed",
             "1 if the last command that worked on the guest failed.",
-            [Sample(int(bool(row.failure)), {"guest": row.name}) for row in rows],
+            [Reading(int(bool(row.failure)), {"guest": row.name}) for row in rows],
         ),
         Metric(
             "batchdiff_overlay_bytes",
             "Disk space that the guest's overlay takes.",
-            [Sample(size, {"guest": name}) for name, size in overlay_bytes.items()],
+            [Reading(size, {"guest": name}) for name, size in overlay_bytes.items()],
         ),
         Metric(
             "batchdiff_saved_bytes",
@@ -101,7 +105,7 @@ def status_metrics(
         Metric(
             "batchdiff_planned_saved_bytes",
             "Space that the plan predicts to free, for all guests.",
-            [Sample(plan.totals.saved_bytes)],
+            [Reading(plan.totals.saved_bytes)],
         ),
     ]
 
@@ -115,15 +119,15 @@ def verify_metrics(findings: Sequence[Finding], *, success: bool) -> list[Metric
                 worst.setdefault((each.name, each.path), health)
     counts = Counter(worst.values())
     return [
-        Metric("batchdiff_verify_success", "1 if verify found no damage and no doubt.", [Sample(int(success))]),
+        Metric("batchdiff_verify_success", "1 if verify found no damage and no doubt.", [Reading(int(success))]),
         Metric(
             "batchdiff_verify_health",
             "The health of a file is in its label; its value is always 1.",
-            [Sample(1, {"name": name, "path": path, "health": health}) for (name, path), health in worst.items()],
+            [Reading(1, {"name": name, "path": path, "health": health}) for (name, path), health in worst.items()],
         ),
         Metric(
             "batchdiff_verify_files",
             "Number of files of each health.",
-            [Sample(counts[health], {"health": health}) for health in _WORST_FIRST],
+            [Reading(counts[health], {"health": health}) for health in _WORST_FIRST],
         ),
     ]

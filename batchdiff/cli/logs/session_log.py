@@ -1,4 +1,4 @@
-"""The log of one command: opened, checked against its other files, and begun with the command and the versions."""
+"""The log of one command: checked against its other files, with the command and the versions first."""
 
 from __future__ import annotations
 

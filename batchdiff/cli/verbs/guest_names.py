@@ -1,7 +1,7 @@
 """The names of a plan's guests for the completion of ``--guest`` in a shell, which runs this at every Tab.
 
-It is no verb of the help. The words of the command line come as typed, or all in one; the first that is a plan's file
-counts. The shell's script quotes the names.
+It is not a verb of the help. The words of the command line come as typed, or all in one; the first that is a
+plan's file counts. The shell's script quotes the names.
 """
 
 from __future__ import annotations
