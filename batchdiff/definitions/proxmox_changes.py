@@ -1,0 +1,181 @@
+"""What must change in configurations of Proxmox VE so that their VMs use the images of a plan."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from batchdiff.definitions.guest_disks import GuestDisk, VmImage
+from batchdiff.definitions.proxmox_config import (
+    MAIN,
+    PENDING,
+    ConfigDrive,
+    VmConfig,
+    with_value,
+    with_volume,
+)
+from batchdiff.definitions.proxmox_state import process_of
+from batchdiff.definitions.proxmox_storage import Storage, path_of_volume, volume_of
+from batchdiff.definitions.uses import NOT_WRITTEN, GuestUse
+from batchdiff.files.filenames import shell_line
+from batchdiff.units import few
+
+_RUN_FOLDER = "/var/run/qemu-server"
+
+
+@dataclass(frozen=True, slots=True)
+class VmChange:
+    """A VM with guests of the plan: its configuration as it is, and as it must be.
+
+    ``commands``: the commands for Proxmox VE that make the change. ``obstacles``: why the configuration must not
+    change now, apart from what the guests wait for. ``notes``: what the operator must know about the change.
+    """
+
+    config: VmConfig
+    changed: bytes
+    uses: tuple[GuestUse, ...]
+    commands: tuple[str, ...] = ()
+    obstacles: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The VM as reports name it."""
+        return f"VM {self.config.vmid}"
+
+    @property
+    def where(self) -> str:
+        """The file of the configuration."""
+        return self.config.where
+
+    @property
+    def file_name(self) -> str:
+        """The name of a changed copy."""
+        return f"{self.config.vmid}.conf"
+
+    @property
+    def is_right(self) -> bool:
+        """True if nothing must change."""
+        return self.changed == self.config.document
+
+    @property
+    def waiting(self) -> list[str]:
+        """The reasons why the configuration must not change now."""
+        return [*(f"{use.guest}: {use.waiting}" for use in self.uses if use.waiting), *self.obstacles]
+
+    @property
+    def by_hand(self) -> list[str]:
+        """The reasons why the operator must change the configuration, each with its guest."""
+        return [f"{use.guest}: {use.by_hand}" for use in self.uses if use.by_hand]
+
+    def diff(self) -> str:
+        """Return the change as a unified diff."""
+        before, after = (
+            text.decode("utf-8", "surrogateescape").splitlines() for text in (self.config.document, self.changed)
+        )
+        names = f"a/{self.file_name}", f"b/{self.file_name}"
+        return "\n".join(difflib.unified_diff(before, after, *names, lineterm=""))
+
+
+def vm_changes(
+    configs: Sequence[VmConfig],
+    disks: Sequence[GuestDisk],
+    storages: Sequence[Storage],
+    *,
+    run_folder: str = _RUN_FOLDER,
+) -> Iterator[VmChange]:
+    """Yield the change of each VM that uses a guest of the plan. ``run_folder``: where the pids of VMs are."""
+    by_path = {path: disk for disk in disks for path in disk.known_as}
+    users: dict[str, list[str]] = {}
+    found = []
+    for config in configs:
+        guests = [
+            (drive, by_path[path])
+            for drive in config.drives_in(MAIN)
+            if (path := path_of_volume(drive.volume, storages)) in by_path
+        ]
+        found.append((config, guests))
+        for drive, guest in guests:
+            users.setdefault(guest.guest, []).append(f"{drive.key} of VM {config.vmid}")
+    for config, guests in found:
+        if guests:
+            yield _change(config, guests, storages, users, run_folder)
+
+
+def _change(
+    config: VmConfig,
+    guests: Sequence[tuple[ConfigDrive, GuestDisk]],
+    storages: Sequence[Storage],
+    users: dict[str, list[str]],
+    run_folder: str,
+) -> VmChange:
+    document, uses, commands, notes = config.document, [], [], []
+    for drive, guest in guests:
+        image, value = guest.now, _value(drive, guest.now, storages)
+        is_preview = value == drive.value and guest.planned is not None
+        if is_preview and guest.planned is not None:
+            image, value = guest.planned, _value(drive, guest.planned, storages)
+        is_right = value == drive.value
+        waiting = NOT_WRITTEN if is_preview else "" if is_right else guest.unfinished
+        uses.append(GuestUse(guest.guest, drive.key, image, is_right, waiting, "" if is_right else guest.by_hand))
+        document = with_value(document, drive, value)
+        if not is_right and not drive.is_unused:
+            commands.append(shell_line(["qm", "set", str(config.vmid), f"--{drive.key}", value]))
+            notes += _notes(drive, value, storages)
+    changes = document != config.document
+    obstacles = list(_obstacles(config, guests, storages, users, run_folder)) if changes else []
+    return VmChange(config, document, tuple(uses), tuple(commands), tuple(obstacles), tuple(notes))
+
+
+def _value(drive: ConfigDrive, image: VmImage, storages: Sequence[Storage]) -> str:
+    return with_volume(drive, volume_of(image, storages, now=drive.volume), image.format)
+
+
+def _notes(drive: ConfigDrive, value: str, storages: Sequence[Storage]) -> Iterator[str]:
+    volume = value.partition(",")[0]
+    if path_of_volume(volume, storages) == path_of_volume(drive.volume, storages):
+        yield (
+            f"`qm set` lists the former name of the same file, {drive.volume}, as unused: leave that entry alone."
+            " To have none, edit the line in the file instead"
+        )
+
+
+def _obstacles(
+    config: VmConfig,
+    guests: Sequence[tuple[ConfigDrive, GuestDisk]],
+    storages: Sequence[Storage],
+    users: dict[str, list[str]],
+    run_folder: str,
+) -> Iterator[str]:
+    """Yield why the configuration of a VM must not change now, and what to do about it."""
+    vmid = config.vmid
+    if (process := process_of(vmid, run_folder)) is not None:
+        yield f"VM {vmid} runs (process {process}): shut it down, `qm shutdown {vmid}`"
+    if config.lock:
+        yield (
+            f"VM {vmid} is locked (lock: {config.lock}): wait until that task has ended; if none is at work,"
+            f" `qm unlock {vmid}`"
+        )
+    for drive, guest in guests:
+        if len(users[guest.guest]) > 1:
+            others = ", ".join(user for user in users[guest.guest] if user != f"{drive.key} of VM {vmid}")
+            yield f"{guest.guest} is also {others or 'named twice'}: take it away from all but one of them"
+        if drive.key.startswith("tpmstate"):
+            yield f"{guest.guest} is the state of a TPM, which must be raw: leave it out of the manifest"
+        named = [
+            each
+            for each in config.drives
+            if each.section != MAIN and path_of_volume(each.volume, storages) in guest.known_as
+        ]
+        if drive.key in config.to_delete or any(each.section == PENDING for each in named):
+            yield (
+                f"a pending change ([PENDING]) is about {guest.guest} or {drive.key}: start and stop the VM, or"
+                f" drop it, `qm set {vmid} --revert {drive.key}`"
+            )
+        if snapshots := list(dict.fromkeys(each.section for each in named if each.section != PENDING)):
+            yield (
+                f"snapshots name {guest.guest} as it was ({few(snapshots)}), and the other image does not have"
+                f" them: a rollback would fail, or bring back the former disk. Delete them, `qm delsnapshot {vmid}"
+                f" {snapshots[0]}`"
+            )
