@@ -12,6 +12,7 @@ from batchdiff.definitions.proxmox_config import (
     PENDING,
     ConfigDrive,
     VmConfig,
+    volume_in,
     with_value,
     with_volume,
 )
@@ -110,7 +111,8 @@ def _change(
     users: dict[str, list[str]],
     run_folder: str,
 ) -> VmChange:
-    document, uses, commands, notes = config.document, [], [], []
+    document, uses, commands = config.document, [], []
+    notes: list[str] = []
     for drive, guest in guests:
         image, value = guest.now, _value(drive, guest.now, storages)
         is_preview = value == drive.value and guest.planned is not None
@@ -123,8 +125,13 @@ def _change(
         if not is_right and not drive.is_unused:
             commands.append(shell_line(["qm", "set", str(config.vmid), f"--{drive.key}", value]))
             notes += _notes(drive, value, storages)
-    changes = document != config.document
-    obstacles = list(_obstacles(config, guests, storages, users, run_folder)) if changes else []
+    obstacles: list[str] = []
+    if document != config.document:
+        obstacles += _of_vm(config, run_folder)
+        for (drive, guest), use in zip(guests, uses, strict=True):
+            obstacles += _of_users(config, drive, users[guest.guest], guest.guest)
+            volume = volume_of(use.image, storages, now=drive.volume)
+            obstacles += _of_sections(config, drive, guest, volume, storages)
     return VmChange(config, document, tuple(uses), tuple(commands), tuple(obstacles), tuple(notes))
 
 
@@ -133,22 +140,15 @@ def _value(drive: ConfigDrive, image: VmImage, storages: Sequence[Storage]) -> s
 
 
 def _notes(drive: ConfigDrive, value: str, storages: Sequence[Storage]) -> Iterator[str]:
-    volume = value.partition(",")[0]
-    if path_of_volume(volume, storages) == path_of_volume(drive.volume, storages):
+    if path_of_volume(volume_in(value), storages) == path_of_volume(drive.volume, storages):
         yield (
             f"`qm set` lists the former name of the same file, {drive.volume}, as unused: leave that entry alone."
             " To have none, edit the line in the file instead"
         )
 
 
-def _obstacles(
-    config: VmConfig,
-    guests: Sequence[tuple[ConfigDrive, GuestDisk]],
-    storages: Sequence[Storage],
-    users: dict[str, list[str]],
-    run_folder: str,
-) -> Iterator[str]:
-    """Yield why the configuration of a VM must not change now, and what to do about it."""
+def _of_vm(config: VmConfig, run_folder: str) -> Iterator[str]:
+    """Yield why the configuration of a VM must not change now, whatever its disks, and what to do about it."""
     vmid = config.vmid
     if (process := process_of(vmid, run_folder)) is not None:
         yield f"VM {vmid} runs (process {process}): shut it down, `qm shutdown {vmid}`"
@@ -157,25 +157,36 @@ def _obstacles(
             f"VM {vmid} is locked (lock: {config.lock}): wait until that task has ended; if none is at work,"
             f" `qm unlock {vmid}`"
         )
-    for drive, guest in guests:
-        if len(users[guest.guest]) > 1:
-            others = ", ".join(user for user in users[guest.guest] if user != f"{drive.key} of VM {vmid}")
-            yield f"{guest.guest} is also {others or 'named twice'}: take it away from all but one of them"
-        if drive.key.startswith("tpmstate"):
-            yield f"{guest.guest} is the state of a TPM, which must be raw: leave it out of the manifest"
-        named = [
-            each
-            for each in config.drives
-            if each.section != MAIN and path_of_volume(each.volume, storages) in guest.known_as
-        ]
-        if drive.key in config.to_delete or any(each.section == PENDING for each in named):
-            yield (
-                f"a pending change ([PENDING]) is about {guest.guest} or {drive.key}: start and stop the VM, or"
-                f" drop it, `qm set {vmid} --revert {drive.key}`"
-            )
-        if snapshots := list(dict.fromkeys(each.section for each in named if each.section != PENDING)):
-            yield (
-                f"snapshots name {guest.guest} as it was ({few(snapshots)}), and the other image does not have"
-                f" them: a rollback would fail, or bring back the former disk. Delete them, `qm delsnapshot {vmid}"
-                f" {snapshots[0]}`"
-            )
+
+
+def _of_users(config: VmConfig, drive: ConfigDrive, users: Sequence[str], guest: str) -> Iterator[str]:
+    """Yield why a guest must not be this drive. ``users``: the drives that are the guest."""
+    if len(users) > 1:
+        others = ", ".join(user for user in users if user != f"{drive.key} of VM {config.vmid}")
+        yield f"{guest} is also {others}: take it away from all but one of them"
+    if drive.key.startswith("tpmstate"):
+        yield f"{guest} is the state of a TPM, which must be raw: leave it out of the manifest"
+
+
+def _of_sections(
+    config: VmConfig, drive: ConfigDrive, guest: GuestDisk, volume: str, storages: Sequence[Storage]
+) -> Iterator[str]:
+    """Yield how snapshots and pending changes contradict a drive that will be ``volume``."""
+    named = [
+        each
+        for each in config.drives
+        if each.section != MAIN
+        and each.volume != volume
+        and path_of_volume(each.volume, storages) in guest.known_as
+    ]
+    if drive.key in config.to_delete or any(each.section == PENDING for each in named):
+        yield (
+            f"a pending change ([PENDING]) is about {guest.guest} or {drive.key}: start and stop the VM, or drop"
+            f" it, `qm set {config.vmid} --revert {drive.key}`"
+        )
+    if snapshots := list(dict.fromkeys(each.section for each in named if each.section != PENDING)):
+        yield (
+            f"snapshots name {guest.guest} as it was ({few(snapshots)}), and the other image does not have them:"
+            f" a rollback would fail, or bring back the former disk. Delete them, `qm delsnapshot {config.vmid}"
+            f" {snapshots[0]}`"
+        )

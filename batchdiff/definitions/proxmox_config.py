@@ -103,11 +103,15 @@ def parse_config(document: bytes, where: str) -> VmConfig:
 
 
 def _drives(section: str, key: str, value: str, number: int) -> list[ConfigDrive]:
-    parts = value.split(",")
-    volume = next((_volume_in(part) for part in parts if _volume_in(part)), "")
+    parts, volume = value.split(","), volume_in(value)
     if not _DRIVE.fullmatch(key) or "media=cdrom" in parts or volume in {"", "none"}:
         return []
     return [ConfigDrive(section, key, value, volume, number)]
+
+
+def volume_in(value: str) -> str:
+    """Return the volume or the path that a drive's value names; empty if there is none."""
+    return next(filter(None, map(_volume_in, value.split(","))), "")
 
 
 def _volume_in(part: str) -> str:

@@ -23,7 +23,7 @@ from batchdiff.definitions.guest_disks import VmImage
 from batchdiff.errors import DefinitionError
 from batchdiff.layouts.proxmox import IMAGES, base_of, place_of, volume_name
 
-_HEADER = re.compile(r"(\S+):\s*(\S+)\s*")
+_HEADER = re.compile(r"([A-Za-z][\w-]*):\s*(\S+)\s*")
 _PROPERTY = re.compile(r"\s+(\S+)(?:\s+(.*\S))?\s*")
 _VOLUME = re.compile(r"([A-Za-z][\w.-]*[A-Za-z0-9]):(?:[0-9]+/[^\s/]+/)?([0-9]+)/([^\s/]+)")
 _LOCAL = ("local", "/var/lib/vz")
@@ -65,7 +65,8 @@ def parse_storages(document: bytes, where: str) -> list[Storage]:
             )
     if not any(name == _LOCAL[0] for _, name, _ in sections):
         sections.append(("dir", _LOCAL[0], {}))  # Proxmox VE has it always
-    return [found for kind, name, given in sections if (found := _storage(kind, name, given))]
+    storages = (_storage(kind, name, given) for kind, name, given in sections)
+    return [storage for storage in storages if storage is not None]
 
 
 def _storage(kind: str, name: str, given: dict[str, str]) -> Storage | None:

@@ -94,12 +94,7 @@ class Naming:
         the path of the template, None if it is not known.
         """
         named = {guest.named for guest in guests} | set(gone)
-        return [
-            self._overlay_path(guest, named)
-            if guest.written.layout is None or guest.written.overlay_path
-            else self._report_unplaced(guest, template)
-            for guest in guests
-        ]
+        return [self._overlay_path(guest, named, template) for guest in guests]
 
     def guest_names(self, guests: Sequence[AnyGuest]) -> list[str]:
         """Return the name of each guest; report names that two guests share, and strings that cannot be names."""
@@ -123,7 +118,7 @@ class Naming:
                 self._problems.add(_where(guest), why)
         return names
 
-    def _overlay_path(self, guest: FoundGuest, named: set[str]) -> str | None:
+    def _overlay_path(self, guest: FoundGuest, named: set[str], template: str | None) -> str | None:
         where = guest.written.overlay_where
         if self._problems.objects_to((*guest.written.where, "overlay", "path")):
             return None
@@ -131,6 +126,9 @@ class Naming:
             return self._own_path(guest)
         if guest.written.overlay_path:
             return locate_overlay(self._folder, guest.written.overlay_path, where, self._problems)
+        if guest.written.layout is not None:
+            self._report_unplaced(guest, template)
+            return None
         path = default_overlay(guest.place.named, named, guest.written.options.format)
         if is_among_devices(path):
             why = f"no overlay can be written beside {show(guest.place.named)}, in /dev; give overlay.path"
