@@ -42,8 +42,8 @@ class VmChange:
 
     @property
     def name(self) -> str:
-        """The VM as reports name it."""
-        return f"VM {self.config.vmid}"
+        """The number of the VM."""
+        return str(self.config.vmid)
 
     @property
     def where(self) -> str:

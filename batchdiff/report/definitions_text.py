@@ -59,7 +59,8 @@ def _block(change: DefinitionChange, width: int) -> list[str]:
 
 
 def _use(change: DefinitionChange, use: GuestUse) -> str:
-    what = f"{use.guest} is disk {use.target or '(unnamed)'} of {change.name} ({change.where})"
+    vm = f"VM {change.name}" if isinstance(change, VmChange) else change.name
+    what = f"{use.guest} is disk {use.target or '(unnamed)'} of {vm} ({change.where})"
     if use.is_right:
         return f"{what}, whose definition is right: {use.image.path} ({use.image.format})"
     return f"{what}, which must use {use.image.path} ({use.image.format}):"

@@ -11,7 +11,7 @@ from batchdiff.report.events import definition_event
 
 RAW, THIN = VmImage("/i/images/101/web.raw", "raw"), VmImage("/i/images/101/web.qcow2", "qcow2")
 BOTH = frozenset({RAW.path, THIN.path})
-XML = f"<domain><name>web</name><devices><disk><source file='{RAW.path}'/></disk></devices></domain>"
+XML = f"<domain><name>web</name><devices><disk><driver type='raw'/><source file='{RAW.path}'/></disk></devices></domain>"
 DOMAIN = parse_domain(XML.encode(), "web.xml")
 STORAGES = [Storage("local", "dir", "/i/images", allows_images=True)]
 CONFIG = parse_config(b"scsi0: local:101/web.raw,discard=on,iothread=1\n", "101.conf")
@@ -49,4 +49,4 @@ def test_a_command_stays_on_one_line():
     assert f"  $ {command}\n" in text
     assert "warning: the template is not one.\n" in text
     assert definition_event(changes[0])["commands"] == [command]
-    assert definition_event(changes[0])["domain"] == "VM 101"
+    assert definition_event(changes[0])["domain"] == "101"
