@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from batchdiff.applying.journal.records import Goal, GuestState, History
 from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.layouts.proxmox import place_of
+from batchdiff.managers.proxmox import place_of
 from batchdiff.plan.overlay_options import backing_name
 from batchdiff.plan.plan import GuestToConvert, Plan
 
@@ -77,7 +77,7 @@ def _disk(guest: GuestToConvert, plan: Plan, state: GuestState | None) -> GuestD
     overlay = VmImage(own_name if in_place else guest.overlay_path, guest.options.format.value, named)
     by_hand = _secrets(guest, plan)
     if state is None or not state.published:
-        # After a restore, the overlay is gone, and nobody waits for it.
+        # After a restore, the overlay is gone: no VM is to use it.
         planned = None if state is not None and state.goal is Goal.RESTORE else overlay
         return GuestDisk(guest.name, original, planned, known_as, by_hand=by_hand)
     unfinished = RESTORING if state.goal is Goal.RESTORE else ""

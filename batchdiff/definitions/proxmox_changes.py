@@ -17,7 +17,7 @@ from batchdiff.definitions.proxmox_config import (
     with_volume,
 )
 from batchdiff.definitions.proxmox_state import process_of
-from batchdiff.definitions.proxmox_storage import Storage, path_of_volume, volume_of
+from batchdiff.definitions.proxmox_storage import Storage, path_of_volume, volume_for
 from batchdiff.definitions.uses import NOT_WRITTEN, GuestUse
 from batchdiff.files.filenames import shell_line
 from batchdiff.units import few
@@ -130,13 +130,13 @@ def _change(
         obstacles += _of_vm(config, run_folder)
         for (drive, guest), use in zip(guests, uses, strict=True):
             obstacles += _of_users(config, drive, users[guest.guest], guest.guest)
-            volume = volume_of(use.image, storages, now=drive.volume)
+            volume = volume_for(use.image, storages, now=drive.volume)
             obstacles += _of_sections(config, drive, guest, volume, storages)
     return VmChange(config, document, tuple(uses), tuple(commands), tuple(obstacles), tuple(notes))
 
 
 def _value(drive: ConfigDrive, image: VmImage, storages: Sequence[Storage]) -> str:
-    return with_volume(drive, volume_of(image, storages, now=drive.volume), image.format)
+    return with_volume(drive, volume_for(image, storages, now=drive.volume), image.format)
 
 
 def _notes(drive: ConfigDrive, value: str, storages: Sequence[Storage]) -> Iterator[str]:

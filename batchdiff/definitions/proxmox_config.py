@@ -33,7 +33,7 @@ MAIN, PENDING = "", "PENDING"
 
 
 class ConfigDrive(NamedTuple):
-    """A drive of a VM. ``section``: where it is named; ``key``: such as scsi0; ``value``: all that is given.
+    """A drive of a VM. ``section``: that of its line; ``key``: such as scsi0; ``value``: all that is given.
 
     ``volume``: its volume or path; ``line``: the number of the line, from 0.
     """

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from batchdiff.definitions.guest_disks import GuestDisk
 from batchdiff.definitions.proxmox_config import MAIN, VmConfig
 from batchdiff.definitions.proxmox_storage import Storage, path_of_volume, storage_of
-from batchdiff.layouts.proxmox import place_of
+from batchdiff.managers.proxmox import place_of
 
 _PID = re.compile(rb"\s*([1-9][0-9]{0,9})\s*")
 

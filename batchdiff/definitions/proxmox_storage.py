@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from batchdiff.definitions.guest_disks import VmImage
 from batchdiff.errors import DefinitionError
-from batchdiff.layouts.proxmox import IMAGES, base_of, place_of, volume_name
+from batchdiff.managers.proxmox import IMAGES, base_of, place_of, volume_name
 
 _HEADER = re.compile(r"([A-Za-z][\w-]*):\s*(\S+)\s*")
 _PROPERTY = re.compile(r"\s+(\S+)(?:\s+(.*\S))?\s*")
@@ -103,7 +103,7 @@ def storage_of(path: str, storages: Sequence[Storage], *, now: str = "") -> Stor
     return min(found, key=lambda storage: not now.startswith(f"{storage.name}:"), default=None)
 
 
-def volume_of(image: VmImage, storages: Sequence[Storage], *, now: str = "") -> str:
+def volume_for(image: VmImage, storages: Sequence[Storage], *, now: str = "") -> str:
     """Return an image as a drive names it: its volume, or its path if it is in no storage. ``now``: see above."""
     place, storage = place_of(image.path), storage_of(image.path, storages, now=now)
     if place is None or storage is None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchdiff.choices import Loss, Retire
-from batchdiff.layouts.proxmox_overlay import template_problem
+from batchdiff.managers.proxmox_overlay import template_problem
 from batchdiff.manifest.conflicts import check_guests, check_overlays, check_unshared
 from batchdiff.manifest.converted import ConvertedGuests, Done, GoneGuest, OverlayFinder
 from batchdiff.manifest.entries import EntryReader

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchdiff.image_source import ImageFormat
-from batchdiff.layouts.manifest_keys import applicable_defaults, disk_in, of_one_disk
-from batchdiff.layouts.proxmox_overlay import ProxmoxDisk
+from batchdiff.managers.manifest_keys import applicable_defaults, disk_in, of_one_disk
+from batchdiff.managers.proxmox_overlay import ProxmoxDisk
 from batchdiff.manifest.text.problems import Problems, YamlPath
 from batchdiff.plan.overlay_options import (
     AUTO,

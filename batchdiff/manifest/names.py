@@ -7,8 +7,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from batchdiff.files.filenames import readable, shell_word, unfit
-from batchdiff.layouts.proxmox_overlay import PlacementError, overlay_in_storage, template_problem
 from batchdiff.linux.device_names import is_among_devices
+from batchdiff.managers.proxmox_overlay import PlacementError, overlay_in_storage, template_problem
 from batchdiff.manifest.entries import IN_PLACE
 from batchdiff.manifest.paths import locate_overlay
 from batchdiff.manifest.text.problems import Problems

@@ -24,8 +24,8 @@ from batchdiff.image.layer import Losses
 from batchdiff.image.open import OverlayError, inspect, open_image, open_layer
 from batchdiff.image.storage.template_storage import TemplateRisk, template_risk
 from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.layouts.managed import why_managed
 from batchdiff.linux.block_stack import Underlying, all_underlying
+from batchdiff.managers.managed import why_managed
 from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.overlay_options import OverlayOptions

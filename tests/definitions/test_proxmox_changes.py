@@ -1,5 +1,7 @@
-"""What must change in VMs of Proxmox VE. Guards definitions/proxmox_changes.py, definitions/proxmox_state.py,
-definitions/proxmox_folder.py, definitions/uses.py."""
+"""What must change in VMs of Proxmox VE.
+
+Guards definitions/proxmox_changes.py, definitions/proxmox_state.py, definitions/proxmox_folder.py.
+"""
 
 import subprocess
 import sys

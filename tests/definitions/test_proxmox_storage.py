@@ -3,7 +3,7 @@
 import pytest
 
 from batchdiff.definitions.guest_disks import VmImage
-from batchdiff.definitions.proxmox_storage import parse_storages, path_of_volume, storage_of, volume_of
+from batchdiff.definitions.proxmox_storage import parse_storages, path_of_volume, storage_of, volume_for
 from batchdiff.errors import DefinitionError
 
 STORAGES = b"""\
@@ -82,7 +82,7 @@ def test_paths_of_volumes(volume, path):
     ],
 )
 def test_volumes_of_images(image, now, volume):
-    assert volume_of(image, storages(), now=now) == volume
+    assert volume_for(image, storages(), now=now) == volume
 
 
 def test_the_storage_of_an_image():

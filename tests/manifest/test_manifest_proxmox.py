@@ -1,4 +1,7 @@
-"""``overlay: {layout: proxmox}`` in manifests. Guards manifest/names.py and layouts/manifest_keys.py."""
+"""``overlay: {layout: proxmox}`` in manifests.
+
+Guards manifest/names.py, managers/manifest_keys.py.
+"""
 
 import os
 

@@ -11,7 +11,8 @@ from batchdiff.report.events import definition_event
 
 RAW, THIN = VmImage("/i/images/101/web.raw", "raw"), VmImage("/i/images/101/web.qcow2", "qcow2")
 BOTH = frozenset({RAW.path, THIN.path})
-XML = f"<domain><name>web</name><devices><disk><driver type='raw'/><source file='{RAW.path}'/></disk></devices></domain>"
+SOURCE = f"<source file='{RAW.path}'/>"
+XML = f"<domain><name>web</name><devices><disk><driver type='raw'/>{SOURCE}</disk></devices></domain>"
 DOMAIN = parse_domain(XML.encode(), "web.xml")
 STORAGES = [Storage("local", "dir", "/i/images", allows_images=True)]
 CONFIG = parse_config(b"scsi0: local:101/web.raw,discard=on,iothread=1\n", "101.conf")

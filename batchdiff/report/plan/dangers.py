@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from batchdiff.layouts.proxmox import Unseen, is_of_proxmox, why_unseen
+from batchdiff.managers.proxmox import Unseen, is_of_proxmox, why_unseen
 from batchdiff.plan.overlay_options import backing_name
 from batchdiff.plan.plan import Plan
 from batchdiff.units import few

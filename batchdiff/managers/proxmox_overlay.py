@@ -17,7 +17,7 @@ import posixpath
 import re
 from typing import NamedTuple
 
-from batchdiff.layouts.proxmox import IMAGES, VolumePlace, disk_of, place_of
+from batchdiff.managers.proxmox import IMAGES, VolumePlace, disk_of, place_of
 
 LAYOUT = "proxmox"
 """The value of a manifest's ``overlay.layout``."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from batchdiff.layouts.proxmox_overlay import ProxmoxDisk
+from batchdiff.managers.proxmox_overlay import ProxmoxDisk
 
 _OVERRULED = {"layout": "path", "path": "layout"}
 """The key of a guest that replaces the default of another key: both decide the overlay's path."""

@@ -1,8 +1,11 @@
-"""The names of Proxmox VE's volumes. Guards layouts/proxmox.py."""
+"""The names of Proxmox VE's volumes.
+
+Guards managers/proxmox.py.
+"""
 
 import pytest
 
-from batchdiff.layouts.proxmox import (
+from batchdiff.managers.proxmox import (
     Unseen,
     VolumePlace,
     base_of,

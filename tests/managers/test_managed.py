@@ -1,8 +1,8 @@
-"""Images of oVirt and Nova. Guards layouts/managed.py."""
+"""Images of oVirt and Nova. Guards managers/managed.py."""
 
 import pytest
 
-from batchdiff.layouts.managed import why_managed
+from batchdiff.managers.managed import why_managed
 
 ONE, TWO, THREE = (f"{letter * 8}-1111-2222-3333-{letter * 12}" for letter in "abc")
 FREE = "/images/web.raw"

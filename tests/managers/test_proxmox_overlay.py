@@ -1,9 +1,12 @@
-"""Where overlays go in a storage of Proxmox VE. Guards layouts/proxmox_overlay.py, layouts/manifest_keys.py."""
+"""Where overlays go in a storage of Proxmox VE.
+
+Guards managers/proxmox_overlay.py, managers/manifest_keys.py.
+"""
 
 import pytest
 
-from batchdiff.layouts.manifest_keys import applicable_defaults, disk_in, of_one_disk
-from batchdiff.layouts.proxmox_overlay import PlacementError, ProxmoxDisk, overlay_in_storage, template_problem
+from batchdiff.managers.manifest_keys import applicable_defaults, disk_in, of_one_disk
+from batchdiff.managers.proxmox_overlay import PlacementError, ProxmoxDisk, overlay_in_storage, template_problem
 
 BASE = "/s/images/9000/base-9000-disk-0.raw"
 FREE = ProxmoxDisk()
