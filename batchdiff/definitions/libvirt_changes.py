@@ -51,6 +51,16 @@ class DomainChange:
         """The reasons why the operator must change the definition, each with its guest."""
         return [f"{use.guest}: {use.by_hand}" for use in self.uses if use.by_hand]
 
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The commands that make the change: none, because `definitions --define` makes it."""
+        return ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the operator must know about the change: nothing more."""
+        return ()
+
     def diff(self) -> str:
         """Return the change as a unified diff."""
         before, after = (text.decode("utf-8").splitlines() for text in (self.domain.document, self.changed))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from batchdiff.definitions.guest_disks import GuestDisk, VmImage
@@ -88,20 +88,27 @@ def vm_changes(
 ) -> Iterator[VmChange]:
     """Yield the change of each VM that uses a guest of the plan. ``run_folder``: where the pids of VMs are."""
     by_path = {path: disk for disk in disks for path in disk.known_as}
+    found = [(config, list(_guests(config, by_path, storages))) for config in configs]
+    attached = {guest.guest for _, guests in found for drive, guest in guests if not drive.is_unused}
     users: dict[str, list[str]] = {}
-    found = []
-    for config in configs:
-        guests = [
-            (drive, by_path[path])
-            for drive in config.drives_in(MAIN)
-            if (path := path_of_volume(drive.volume, storages)) in by_path
-        ]
-        found.append((config, guests))
+    for config, guests in found:
+        # `qm set` leaves an unused disk behind: of a guest that a VM uses, it does not matter.
+        guests[:] = [each for each in guests if not (each[0].is_unused and each[1].guest in attached)]
         for drive, guest in guests:
             users.setdefault(guest.guest, []).append(f"{drive.key} of VM {config.vmid}")
     for config, guests in found:
         if guests:
             yield _change(config, guests, storages, users, run_folder)
+
+
+def _guests(
+    config: VmConfig, by_path: Mapping[str, GuestDisk], storages: Sequence[Storage]
+) -> Iterator[tuple[ConfigDrive, GuestDisk]]:
+    """Yield the drives of a VM that are guests of the plan."""
+    for drive in config.drives_in(MAIN):
+        guest = by_path.get(path_of_volume(drive.volume, storages))
+        if guest is not None:
+            yield drive, guest
 
 
 def _change(

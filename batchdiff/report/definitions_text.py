@@ -49,13 +49,10 @@ def _block(change: DefinitionChange, width: int) -> list[str]:
     if change.is_right:
         return lines
     lines += map(printable, change.diff().split("\n"))
-    if isinstance(change, VmChange):
-        # Not broken into lines, so that they can be copied.
-        lines += [f"  $ {printable(command)}" for command in change.commands]
-        lines += [
-            paragraph(printable(f"note: {text}."), width=width, first="  ", rest="    ") for text in change.notes
-        ]
-    return lines
+    # Not broken into lines, so that they can be copied.
+    lines += [f"  $ {printable(command)}" for command in change.commands]
+    notes = [printable(f"note: {text}.") for text in change.notes]
+    return [*lines, *(paragraph(text, width=width, first="  ", rest="    ") for text in notes)]
 
 
 def _use(change: DefinitionChange, use: GuestUse) -> str:

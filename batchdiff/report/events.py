@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchdiff.applying.results.finding import Finding
 from batchdiff.applying.results.outcome import GuestOutcome
 from batchdiff.applying.results.status_row import StatusRow
-from batchdiff.definitions.libvirt_changes import DomainChange
-from batchdiff.definitions.proxmox_changes import VmChange
 from batchdiff.doctor.fact import Fact
 from batchdiff.plan.plan import GuestPlan
 from batchdiff.report.fates import original_words
+
+if TYPE_CHECKING:
+    from batchdiff.definitions.libvirt_changes import DomainChange
+    from batchdiff.definitions.proxmox_changes import VmChange
 
 
 def guest_event(guest: GuestPlan, outcome: GuestOutcome) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def definition_event(change: DomainChange | VmChange) -> dict[str, Any]:
         "waiting": change.waiting,
         "by_hand": change.by_hand,
         "diff": change.diff(),
-        "commands": list(change.commands) if isinstance(change, VmChange) else [],
+        "commands": list(change.commands),
     }
 
 

@@ -109,6 +109,16 @@ def test_secrets_are_for_the_operator():
     assert (change.waiting, change.by_hand) == ([], [f"web: {SECRETS}"])
 
 
+def test_an_unused_disk_does_not_matter_if_a_vm_uses_the_guest():
+    """`qm set` leaves it behind."""
+    (change,) = changes(config(f"{NEW_LINE}unused0: local:101/vm-101-disk-0.raw\n"))
+    assert (change.is_right, len(change.uses)) == (True, 1)
+    both = config(f"{NEW_LINE}unused0: local:101/vm-101-disk-0.raw\n")
+    (change,) = changes(both, disk=GuestDisk("web", RAW, None, BOTH))
+    assert change.changed.decode() == f"{LINE}unused0: local:101/vm-101-disk-0.raw\n"
+    assert change.waiting == []
+
+
 def test_an_unused_disk_changes_too():
     (change,) = changes(config("unused0: local:101/vm-101-disk-0.raw\n"))
     assert (change.changed.decode(), change.commands) == (f"unused0: {CLONE}\n", ())
