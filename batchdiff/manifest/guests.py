@@ -104,6 +104,8 @@ class GuestFinder:
 
     def _placed(self, guest: WrittenGuest) -> WrittenGuest:
         """Return the entry of one guest with the overlay path of its layout, if it has one."""
+        if guest.layout is None:
+            return guest  # without resolving its path once more: a glob may have 100,000 matches
         template = self._template.source.path if self._template else None
         return placed(guest, self._resolved(guest.image.path), template)
 

@@ -114,6 +114,16 @@ def test_an_overlay_that_exists_is_not_replaced(storage):
     assert "give it another overlay.disk" in problem
 
 
+def test_a_glob_does_not_take_the_place_of_an_overlay_for_a_guest(storage):
+    make("images/101/vm-101-disk-1.qcow2")
+    both = (own("web.img", ", vmid: 101, disk: 1"), "{glob: images/101/*}")
+    (problem,) = problems(laid_out(*both))
+    assert "vm-101-disk-1.qcow2" in problem
+    assert "exists already" in problem
+    os.unlink("images/101/vm-101-disk-1.qcow2")
+    assert len(read(laid_out(*both)).guests) == 2
+
+
 def test_a_link_cannot_be_replaced_by_a_linked_clone(storage):
     os.rename("images/102/vm-102-disk-0.qcow2", "far.qcow2")
     os.symlink("../../far.qcow2", "images/102/vm-102-disk-0.qcow2")
