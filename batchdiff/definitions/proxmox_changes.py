@@ -126,7 +126,7 @@ def _change(
         if is_preview and guest.planned is not None:
             image, value = guest.planned, _value(drive, guest.planned, storages)
         is_right = value == drive.value
-        waiting = NOT_WRITTEN if is_preview else "" if is_right else guest.unfinished
+        waiting = "" if is_right else NOT_WRITTEN if is_preview else guest.unfinished
         uses.append(GuestUse(guest.guest, drive.key, image, is_right, waiting, "" if is_right else guest.by_hand))
         document = with_value(document, drive, value)
         if not is_right and not drive.is_unused:
@@ -136,6 +136,8 @@ def _change(
     if document != config.document:
         obstacles += _of_vm(config, run_folder)
         for (drive, guest), use in zip(guests, uses, strict=True):
+            if use.is_right:
+                continue
             obstacles += _of_users(config, drive, users[guest.guest], guest.guest)
             volume = volume_for(use.image, storages, now=drive.volume)
             obstacles += _of_sections(config, drive, guest, volume, storages)

@@ -62,6 +62,15 @@ def test_a_snapshot_of_the_original_does_not_prevent_a_restore():
     assert change.waiting == []
 
 
+def test_a_disk_that_is_right_prevents_nothing():
+    other = VmImage("/s/images/101/vm-101-disk-1.raw", "raw")
+    right = GuestDisk("data", other, VmImage(other.path, "raw"), frozenset({other.path}))
+    text = f"{LINE}scsi1: local:101/vm-101-disk-1.raw\n[one]\nscsi1: {other.path}\n"
+    (change,) = vm_changes([config(text)], [CONVERTED, right], STORAGES, run_folder="/nowhere")
+    assert [use.is_right for use in change.uses] == [False, True]
+    assert change.waiting == []
+
+
 def test_what_is_right_stays():
     (change,) = changes(config(f"lock: backup\n{NEW_LINE}\n[one]\n{LINE}"))
     assert change.is_right
