@@ -6,7 +6,8 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from kinds import NAMES_OUTSIDE, Kind
 
 CONTENT = "1M:- 1M:A 1M:- 100k:B 924k:-"
 TEMPLATE = "1M:- 1M:A"
+_ZEROS = bytes(65536)
 
 
 @contextmanager
@@ -55,9 +57,19 @@ def fill(text: str, known: dict[str, str]) -> str:
 
 
 class HostileFleet:
-    """A folder with a template and one image of each kind, all of one format."""
+    """A folder with a template and one image of each kind, all of one format unless ``keys`` gives others.
 
-    def __init__(self, folder: Path, image_format: str, kinds: list[Kind], made: dict[str, bytes]) -> None:
+    ``keys``: further keys of the manifest for the guests of a base, such as the file with their secret.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        image_format: str,
+        kinds: list[Kind],
+        made: dict[str, bytes],
+        keys: Mapping[str, list[str]] = types.MappingProxyType({}),
+    ) -> None:
         self.folder, self.image_format = folder, image_format
         self.kinds = {file_name(kind): kind for kind in kinds}
         assert len(self.kinds) == len(kinds), "two kinds have one name"
@@ -73,7 +85,10 @@ class HostileFleet:
             write_sparse(images / name, image)
             if isinstance(size, int):
                 os.truncate(images / name, size)
-        guests = [f"  - path: {json.dumps(f'images/{name}')}" for name in self.kinds]
+        guests = [
+            "  - {" + ", ".join([f"path: {json.dumps('images/' + name)}", *keys.get(kind.base, [])]) + "}"
+            for name, kind in self.kinds.items()
+        ]
         manifest = [
             "version: 1",
             "template: {path: template.img, format: raw}",
@@ -111,15 +126,15 @@ def write_sparse(path: Path, data: bytes | bytearray) -> None:
     with open(path, "wb") as file:
         for at in range(0, len(data), 65536):
             block = data[at : at + 65536]
-            if block.count(0) < len(block):
+            if block != _ZEROS[: len(block)]:
                 file.seek(at)
                 file.write(block)
         file.truncate(len(data))
 
 
-def sound_images(folder: Path, image_format: str, kinds: list[Kind]) -> dict[str, bytes]:
+def sound_images(folder: Path, image_format: str, kinds: list[Kind], content: str) -> dict[str, bytes]:
     """The sound images to be changed, by their options."""
-    raw = notation.write_raw(folder / "content.raw", CONTENT)
+    raw = notation.write_raw(folder / "content.raw", content)
     made = {}
     for base in {kind.base for kind in kinds}:
         path = folder / "sound"

@@ -19,15 +19,32 @@ from pathlib import Path
 import notation
 import pytest
 from commands import COMMAND, assert_no_traceback, batchdiff
-from hostile_fleet import HostileFleet, baits, sound_images
+from hostile_fleet import CONTENT, HostileFleet, baits, sound_images
 from kinds import NAMES_OUTSIDE, READ, Kind
 from oracle import assert_same
 
 from batchdiff import __main__
 
-FORMATS = ["qcow2", "vmdk", "vdi", "vpc", "qed", "parallels", "raw"]
-FEWEST = 100
-"""Kinds of each format."""
+TABLES = {
+    "qcow2": "qcow2",
+    "qcow2_data": "qcow2",
+    "vmdk": "vmdk",
+    "vmdk_stream": "vmdk",
+    "vdi": "vdi",
+    "vhdx": "vhdx",
+    "vpc": "vpc",
+    "qed": "qed",
+    "parallels": "parallels",
+    "luks": "luks",
+    "raw": "raw",
+}
+"""The format of most images in each table of kinds. For one format a module ``FORMAT_kinds.py`` is enough.
+
+Such a module may have KEYS for the manifest, sound images of its own, files beside them, and files that may be
+opened.
+"""
+FEWEST = {"qcow2_data": 70}
+"""Kinds in each table, if they are not 100; those with a data file are the rest of the table for qcow2."""
 
 FOLLOWED = {"qcow2", "qed", "vmdk"}
 """Formats whose header names a backing file by path; the guest of a raw image could write anything there.
@@ -38,25 +55,30 @@ SECONDS, MEMORY = 30, 200 << 20
 """CPU time for a fleet of 100 to 300 images, and the memory of each process."""
 
 
-def kinds_of(image_format, outside=NAMES_OUTSIDE):
-    return importlib.import_module(f"{image_format}_kinds").kinds(outside)
+def table_of(name):
+    return importlib.import_module(f"{name}_kinds")
 
 
-@pytest.mark.parametrize("image_format", FORMATS)
-def test_there_are_enough_kinds(image_format):
+@pytest.mark.parametrize("name", TABLES)
+def test_there_are_enough_kinds(name):
     """And each is a kind of its own: no two images are the same, or have one name."""
-    found = kinds_of(image_format)
-    assert len(found) >= FEWEST
+    found = table_of(name).kinds(NAMES_OUTSIDE)
+    assert len(found) >= FEWEST.get(name, 100)
     assert len({kind.name for kind in found}) == len(found)
 
 
-@pytest.fixture(params=FORMATS)
+@pytest.fixture(params=TABLES)
 def fleet(request, tmp_path):
+    table, image_format = table_of(request.param), TABLES[request.param]
+    keys, beside = getattr(table, "KEYS", {}), getattr(table, "beside", lambda folder: None)
     with baits(tmp_path) as outside:
-        kinds = kinds_of(request.param, outside)
-        made = sound_images(tmp_path, request.param, kinds)
-        found = HostileFleet(tmp_path / "fleet", request.param, kinds, made)
-        found.sound = sound_fleet(tmp_path / "sound fleet", request.param, made)
+        kinds = table.kinds(outside)
+        made = getattr(table, "sound_images", sound_images)(tmp_path, image_format, kinds, CONTENT)
+        found = HostileFleet(tmp_path / "fleet", image_format, kinds, made, keys)
+        found.sound = sound_fleet(tmp_path / "sound fleet", image_format, made, keys)
+        found.may_open = getattr(table, "may_open", lambda folder: set())(tmp_path)
+        for each in (found, found.sound):
+            beside(each.folder)
         before = found.state()
         yield found
         assert found.state() == before
@@ -82,18 +104,19 @@ def test_each_kind_is_refused_for_its_reason_or_read(fleet):
     # Whatever they name, only the images are opened and what a plan of sound images opens; and, in the search for
     # dependents, a regular file that an image names as its backing file.
 
-    known = {re.sub(r"\d+", "N", f"/images/{name}") for name in fleet.kinds}
+    known = {without_numbers(f"/images/{name}") for name in fleet.kinds}
     known |= others(fleet.sound, planned_under_strace(fleet.sound))
+    known |= {without_numbers(as_strace_prints(path)) for path in fleet.may_open}
     if fleet.image_format in FOLLOWED:
-        known.add(re.sub(r"\d+", "N", f"{fleet.folder.parent}/outside/secret"))
+        known.add(without_numbers(f"{fleet.folder.parent}/outside/secret"))
     assert others(fleet, opened) - known == set()
 
 
 def others(fleet, opened):
     """Returns the paths, without the fleet's own folder in each, temporary files and our own code."""
-    folder = re.sub(r"\d+", "N", str(fleet.folder))
+    folder = without_numbers(str(fleet.folder))
     # The first process that runs after a change of the code compiles it: it opens other files than the next one.
-    code = re.sub(r"\d+", "N", os.path.dirname(__main__.__file__))
+    code = without_numbers(os.path.dirname(__main__.__file__))
     return {
         path if folder not in path else path.replace(folder, "")
         for path in opened
@@ -135,17 +158,26 @@ def planned_under_strace(fleet):
 
 
 def touched(line):
-    """The path that a line of a trace opens, or the whole line if it connects; None for a file that is missing."""
+    """The path that a line of a trace opens, or the address that it connects; None for a file that is missing."""
     if "connect(" in line or "bind(" in line:
-        return line
+        # In the trace of a sound fleet are the sockets of qemu-nbd, at `/proc/self/fd/N`.
+        return without_numbers(line.partition("}")[0].partition(" ")[2])
     found = re.search(r'open(?:at2?)?\((?:[^"]*, )?"((?:[^"\\]|\\.)*)"', line)
-    return None if found is None or "= -1 ENOENT" in line else re.sub(r"\d+", "N", found[1])
+    return None if found is None or "= -1 ENOENT" in line else without_numbers(found[1])
 
 
-def sound_fleet(folder, image_format, made):
+def without_numbers(text):
+    return re.sub(r"\d+", "N", text)
+
+
+def as_strace_prints(path):
+    return "".join(chr(byte) if 32 <= byte < 127 else f"\\{byte:o}" for byte in os.fsencode(path))
+
+
+def sound_fleet(folder, image_format, made, keys):
     """A fleet of sound images only."""
     sound = [Kind(f"sound-{number}", lambda image: None, READ, base) for number, base in enumerate(made)]
-    return HostileFleet(folder, image_format, sound, made)
+    return HostileFleet(folder, image_format, sound, made, keys)
 
 
 @pytest.mark.long
