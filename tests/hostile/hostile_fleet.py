@@ -8,7 +8,7 @@ import re
 import socket
 import types
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import notation
@@ -75,6 +75,8 @@ class HostileFleet:
         assert len(self.kinds) == len(kinds), "two kinds have one name"
         images = folder / "images"
         images.mkdir(parents=True)
+        self.temporary = folder / "temporary"
+        self.temporary.mkdir()
         notation.write_raw(folder / "template.img", TEMPLATE)
         (folder / "links").mkdir()
         (folder / "links" / "link").symlink_to("../../outside/secret")
@@ -93,6 +95,7 @@ class HostileFleet:
             "version: 1",
             "template: {path: template.img, format: raw}",
             f"defaults: {{format: {image_format}}}",
+            "allow_loss: [encryption]",
         ]
         (folder / "fleet.yaml").write_text("\n".join([*manifest, "guests:", *guests, ""]))
 
@@ -111,9 +114,14 @@ class HostileFleet:
 
 
 def digest(path: Path) -> str:
-    """The hash of a file's data, without the holes at its end."""
-    with open(path, "rb") as file:
-        return xxhash.xxh3_128_hexdigest(file.read(64 << 20))
+    """The hash of a file's data, up to 64 MiB, and of where it is: holes count for nothing."""
+    found, at = xxhash.xxh3_128(), 0
+    with open(path, "rb", buffering=0) as file, suppress(OSError):  # ENXIO: no data follows
+        while at < 64 << 20:
+            start = os.lseek(file.fileno(), at, os.SEEK_DATA)
+            at = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            found.update(f"{start} {at} ".encode() + os.pread(file.fileno(), at - start, start))
+    return found.hexdigest()
 
 
 def file_name(kind: Kind) -> str:

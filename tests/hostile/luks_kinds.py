@@ -110,7 +110,7 @@ HEADER = {
             b"xts": UNOPENED,
             b"nonsense-plain64": UNOPENED,
             b"xts-nonsense": UNOPENED,
-            b"xts-plain64:sha256": NO_KEY,
+            b"xts-plain64:sha256": READ,
             b"xts-essiv": UNOPENED,
             b"xts-essiv:nonsense": UNOPENED,
             b"xts-plain": READ,
@@ -214,9 +214,20 @@ def within(at, form, *values):
     return lambda image: put(luks_start(image) + at, form, *values)(image)
 
 
-def extension(kind, length=16):
-    """A change of the type and length of the encryption extension."""
-    return lambda image: put(extension_at(image), ">II", kind, length)(image)
+def renamed(image):
+    """A change of the encryption extension to one of an unknown type."""
+    put(extension_at(image), ">I", 0x12345678)(image)
+
+
+def alone(length, claimed=None):
+    """A change to an image with only an encryption extension, of that length."""
+
+    def change(image):
+        start = struct.unpack_from(">I", image, 100)[0]
+        image[start:4096] = bytes(4096 - start)
+        put(start, ">II", ENCRYPTION, length if claimed is None else claimed)(image)
+
+    return change
 
 
 def before_others(kind, payload):
@@ -248,9 +259,9 @@ def cluster(image):
 PLACES = {
     "on-the-header": (named_header(0), "overlap"),
     "misaligned": (named_header(lambda image: luks_start(image) + 512), "not aligned"),
-    "on-the-l1-table": (named_header(l1), "overlap"),
+    "on-the-l1-table": (named_header(l1, 592), "overlap"),
     "on-the-refcount-table": (named_header(lambda image: struct.unpack_from(">Q", image, 48)[0]), "overlap"),
-    "on-an-l2-table": (named_header(l2_table, 592), "it is truncated"),
+    "on-an-l2-table": (named_header(l2_table, 592), "magic number is missing"),
     "at-the-end": (named_header(end_of), "ends past the end of the file"),
     "far-away": (named_header(1 << 40), "ends past the end of the file"),
     "of-2^63": (named_header(1 << 63), "ends past the end of the file"),
@@ -271,13 +282,13 @@ OTHERS = {
     "method-1": (put(32, ">I", 1), "legacy way"),
     "method-3": (put(32, ">I", 3), "encryption method 3 is unknown"),
     "method-of-ones": (put(32, ">I", MOST), "encryption method 4294967295 is unknown"),
-    "method-without-its-extension": (extension(0x12345678), "names no LUKS header"),
-    "extension-of-no-bytes": (extension(ENCRYPTION, 0), "encryption extension has 0 bytes"),
-    "extension-of-8-bytes": (extension(ENCRYPTION, 8), "encryption extension has 8 bytes"),
-    "extension-of-24-bytes": (extension(ENCRYPTION, 24), "encryption extension has 24 bytes"),
-    "extension-of-ones": (extension(ENCRYPTION, MOST), "does not fit into the header"),
-    "extension-twice": (before_others(ENCRYPTION, struct.pack(">QQ", 1 << 40, 4096)), READ),
-    "version-2": (put(4, ">I", 2), "extension"),
+    "method-without-its-extension": (renamed, "names no LUKS header"),
+    "extension-of-no-bytes": (alone(0), "encryption extension has 0 bytes"),
+    "extension-of-8-bytes": (alone(8), "encryption extension has 8 bytes"),
+    "extension-of-24-bytes": (alone(24), "encryption extension has 24 bytes"),
+    "extension-of-ones": (alone(0, MOST), "does not fit into the header"),
+    "extension-twice": (before_others(ENCRYPTION, struct.pack(">QQ", 1 << 40, 4096)), "more than one LUKS header"),
+    "version-2": (put(4, ">I", 2), "names no LUKS header"),
     "data-file-too": (
         both(put(72, ">Q", 4), before_others(DATA_FILE, b"/etc/passwd")),
         "only one of the two is supported",

@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 
 import notation
-from kinds import READ, Change, Kind, of_data, put
+from kinds import READ, Change, Kind, both, grow, of_data, put
 from qcow2_kinds import COMPRESSED, COPIED, DATA_FILE, in_l1, in_l2, l1
 
 LONGEST = (1 << 64) - 1
@@ -27,18 +27,17 @@ REGULARS = (
     "sound",
     "with a space",
     "umläut",
+    "deep",
+    "null-byte",
     "long",
     "raw",
     "holes",
-    "extension-of-a-backing-format",
-    "hard-link",
-    "entry-zero",
-    "l1-empty",
-    "name-in-two-parts",
     "read-only",
+    "grown",
+    "shared",
+    "linked",
 )
-"""Data files of images that are read, each with one of its own."""
-STRANGE = ("fifo", "folder", "loop", "dangling", "device-link", "link-outside", "short", "empty")
+"""Data files of the size that they must have."""
 
 
 def sound_images(folder: Path, _format: str, _kinds: list[Kind], content: str) -> dict[str, bytes]:
@@ -50,9 +49,7 @@ def sound_images(folder: Path, _format: str, _kinds: list[Kind], content: str) -
     notation.run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-o", options, str(raw), str(image))
     for name in REGULARS[1:]:
         notation.run("cp", "--sparse=always", str(place / "sound"), str(place / name))
-    for name in ("shared", "hard-linked"):
-        shutil.copy(place / "sound", place / name)
-    os.link(place / "hard-linked", place / "second-name")
+    os.link(place / "linked", place / "second-name")
     with open(place / "long", "ab") as file:
         file.write(b"x" * 5000)
     os.truncate(place / "holes", 0)
@@ -129,29 +126,30 @@ def names(outside: dict[str, str], place: str) -> list[Kind]:
         "device-link": (f"{place}/device-link", BESIDE),
         "link-outside": (f"{place}/link-outside", BESIDE),
         "out-of-the-folder": (f"{place}/../outside/data", BESIDE),
-        "below-a-file": (f"{place}/sound/x", "cannot"),
+        "below-a-file": (f"{place}/sound/x", "cannot be opened: Not a directory"),
         "out-of-a-file": (f"{place}/sound/../../outside/data", BESIDE),
         "of-the-process": ("/proc/self/fd/3", BESIDE),
         "itself": (f"{image}/itself", "as a part of itself"),
         "itself-by-dots": (f"{image}/../images/itself-by-dots", "as a part of itself"),
         "itself-relative": ("itself-relative", RELATIVE),
-        "another-guest": (f"{image}/sound", "is also the guest"),
+        "a-small-guest": (f"{image}/no-name", "data file is truncated"),
+        "another-guest": (f"{image}/grown", "is also the guest grown"),
         "relative-beside": ("another", RELATIVE),
         "relative-outside": (f"../../{DATA}/raw", RELATIVE),
         "of-two-guests": (f"{place}/shared", "is also a part of the guest"),
         "of-two-guests-again": (f"{place}/./shared", "is also a part of the guest"),
         "short": (f"{place}/short", SHORT),
         "empty": (f"{place}/empty", SHORT),
-        "second-name": (f"{place}/second-name", "hard link"),
+        "second-name": (f"{place}/second-name", READ),
         "control-characters": (f"{place}/\x1b]0;sound", PLAIN),
         "line-break": (f"{place}/raw\n", PLAIN),
         "del": (f"{place}/\x7f", PLAIN),
-        "very-long": ("/" + "x" * 3000, "longer than"),
-        "very-deep": (place + "/." * 1500 + "/with a space", READ),
-        "long-component": (f"{place}/" + "x" * 256, "cannot"),
+        "very-long": ("/" + "x" * 3000, BESIDE),
+        "very-deep": (place + "/." * 1500 + "/deep", READ),
+        "long-component": (f"{place}/" + "x" * 256, "cannot be opened: File name too long"),
         "without-permission": ("/proc/1/mem", BESIDE),
         "with-a-space": (f"{place}/with a space", READ),
-        "umläut": (f"{place}/umläut", READ),
+        "not-ascii": (f"{place}/umläut", READ),
         "long": (f"{place}/long", READ),
         "holes": (f"{place}/holes", READ),
         "read-only": (f"{place}/read-only", READ),
@@ -165,30 +163,37 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
     place, fleet = f"{folder}/{DATA}", f"{folder}/fleet"
     raw = f"{place}/raw".encode()
     return [
-        Kind("sound", lambda image: None, READ, OWN),
+        Kind(
+            "grown", both(name(f"{place}/grown".encode()), grow(8 << 20)), "a part of the guest another-guest", OWN
+        ),
         *names(of_data(outside), place),
         Kind("no-name", name(b""), "but does not name it", OWN),
         Kind("name-of-null-bytes", name(bytes(16)), "but does not name it", OWN),
-        Kind("null-byte-in-the-name", name(f"{place}/raw\0/etc/passwd".encode()), READ, OWN),
+        Kind("null-byte-in-the-name", name(f"{place}/null-byte\0/etc/passwd".encode()), READ, OWN),
         Kind("null-byte-and-a-path-outside", name(b"/etc/passwd\0" + raw), BESIDE, OWN),
         Kind("not-utf-8", name(f"{place}/\xff".encode("latin-1")), MISSING, OWN),
         Kind("name-over-the-end", name(raw, length=0xFFFFFFFF), "does not fit into the header", OWN),
-        Kind("name-fills-the-header", name(b"/x" * 1988), "longer than", OWN),
+        Kind("name-fills-the-header", name(b"/x" * 1988), BESIDE, OWN),
         Kind("two-names", two_names(raw, b"/etc/passwd"), "more than one external data file", OWN),
-        Kind("the-template", name(f"{fleet}/template.img".encode()), "is also a file of the template", WIDE),
+        Kind("the-template", name(f"{fleet}/template.img".encode()), "as one of its files", WIDE),
         Kind("the-manifest", name(f"{fleet}/fleet.yaml".encode()), SHORT, WIDE),
         Kind("not-in-the-wide-folder", name(raw), BESIDE, WIDE),
         Kind("without-its-bit", put(72, ">Q", 0), "keeps its data in itself", OWN),
         Kind("also-corrupt", put(72, ">Q", 6), "marked corrupt", OWN),
         Kind("also-dirty", put(72, ">Q", 5), "was not closed cleanly", OWN),
-        Kind("in-version-2", put(4, ">I", 2), "is not", OWN),
-        Kind("with-a-backing-file", put(8, ">QI", 2048, 11), "the manifest does not declare", OWN),
+        Kind("in-version-2", put(4, ">I", 2), "past the end of the file", OWN),
+        Kind(
+            "with-a-backing-file",
+            both(put(2048, "11s", b"/etc/passwd"), put(8, ">QI", 2048, 11)),
+            "the manifest does not declare",
+            OWN,
+        ),
         Kind("encrypted-too", put(32, ">I", 2), "names no LUKS header", OWN),
         Kind("compressed-cluster", in_l2(0, COMPRESSED | 512), "compressed", OWN),
         Kind("entry-elsewhere", in_l2(0, COPIED | 4096), "offset", OWN),
         Kind("entry-of-0", in_l2(0, COPIED), "offset", OWN),
         Kind("entry-past-its-end", in_l2(0, COPIED | 1 << 40), "offset", OWN),
-        Kind("entry-misaligned", in_l2(0, COPIED | (1 << 20) + 512), "not aligned", OWN),
+        Kind("entry-misaligned", in_l2(0, COPIED | (1 << 20) + 512), "different offsets", OWN),
         Kind("entry-reserved-bits", in_l2(0, COPIED | 1 << 56 | 1 << 20), "reserved bits", OWN),
         Kind("entry-of-ones", in_l2(0, LONGEST), "compressed", OWN),
         Kind("l1-entry-past-the-end", in_l1(0, 1 << 40), "is truncated", OWN),

@@ -51,6 +51,12 @@ FOLLOWED = {"qcow2", "qed", "vmdk"}
 
 Extents and data files have names of their own (:func:`kinds.of_data`), which nothing may open."""
 
+OF_OTHER_FILES = ("smaller than the template", " is also ", "the template is stored inside this guest")
+"""Words of reasons that name other files than the image, or none."""
+
+OF_THE_MACHINE = ("/sys/block/loopN/", "/sys/devices/system/cpu/", "/sys/fs/")
+"""Paths that only some runs open: of the loop devices of other tests, of filesystems, and of CPUs."""
+
 SECONDS, MEMORY = 30, 200 << 20
 """CPU time for a fleet of 100 to 300 images, and the memory of each process."""
 
@@ -98,7 +104,7 @@ def test_each_kind_is_refused_for_its_reason_or_read(fleet):
         said, path = outcome(found[name]), f"{fleet.folder}/images/{name}"
         if kind.expected not in said or (kind.expected == READ) != (said == READ):
             wrong[name] = f"{said!r} instead of {kind.expected!r}"
-        elif said != READ and path not in said and "smaller than the template" not in said:
+        elif said != READ and path not in said and not any(words in said for words in OF_OTHER_FILES):
             wrong[name] = f"{said!r} does not name the file"
     assert wrong == {}
     # Whatever they name, only the images are opened and what a plan of sound images opens; and, in the search for
@@ -113,14 +119,15 @@ def test_each_kind_is_refused_for_its_reason_or_read(fleet):
 
 
 def others(fleet, opened):
-    """Returns the paths, without the fleet's own folder in each, temporary files and our own code."""
+    """Returns the paths, without the fleet's own folder in each, temporary files, our own code and Python's."""
     folder = without_numbers(str(fleet.folder))
     # The first process that runs after a change of the code compiles it: it opens other files than the next one.
-    code = without_numbers(os.path.dirname(__main__.__file__))
+    code = tuple(without_numbers(os.path.dirname(module.__file__)) for module in (__main__, os))
     return {
         path if folder not in path else path.replace(folder, "")
         for path in opened
-        if not path.endswith(("-tmp", ".partial")) and not path.startswith(code)
+        if not path.endswith(("-tmp", ".partial")) and not path.startswith((*code, *OF_THE_MACHINE))
+        if without_numbers(str(fleet.temporary)) not in path
     }
 
 
@@ -145,6 +152,7 @@ def planned_under_strace(fleet):
         code = subprocess.call(
             [sys.executable, "-c", MEASURE, str(used), *command],
             cwd=fleet.folder,
+            env=os.environ | {"TMPDIR": str(fleet.temporary)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
