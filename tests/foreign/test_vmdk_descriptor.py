@@ -165,7 +165,7 @@ def test_only_the_last_extent_may_end_inside_a_grain(extent):
 @pytest.mark.parametrize(
     ("at", "value", "words"),
     [
-        (0, b"COWD", "signature"),
+        (0, b"KDMW", "signature"),
         (12, bytes(8), "size is 0"),
         (512, b"# Disk DescriptorFile", "an image of its own"),
         (77, b"\x01", "compression 1"),

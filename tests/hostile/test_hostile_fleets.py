@@ -169,7 +169,7 @@ def touched(line):
     """The path that a line of a trace opens, or the address that it connects; None for a file that is missing."""
     if "connect(" in line or "bind(" in line:
         # In the trace of a sound fleet are the sockets of qemu-nbd, at `/proc/self/fd/N`.
-        return without_numbers(line.partition("}")[0].partition(" ")[2])
+        return without_numbers(line.partition("}")[0].partition(" ")[2].lstrip())
     found = re.search(r'open(?:at2?)?\((?:[^"]*, )?"((?:[^"\\]|\\.)*)"', line)
     return None if found is None or "= -1 ENOENT" in line else without_numbers(found[1])
 
