@@ -199,7 +199,7 @@ def test_a_sparse_image_of_esxi_is_refused_with_a_remedy_that_works(tmp_path):
 
 
 @pytest.mark.parametrize(("mark", "kind"), [(b"COWD", "vmfsSparse"), (b"\xbe\xba\xfe\xca\0\0\0\0", "seSparse")])
-def test_an_extent_of_esxi_is_no_image_by_itself(mark, kind):
+def test_an_extent_of_esxi_is_not_an_image_by_itself(mark, kind):
     data = mark.ljust(4096, b"\0")
     with pytest.raises(FormatError, match=f"it is only an extent of an image of the type {kind}") as caught:
         inspect_vmdk(lambda offset, length: data[offset : offset + length], len(data))
