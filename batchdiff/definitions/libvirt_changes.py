@@ -58,7 +58,7 @@ class DomainChange:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the operator must know about the change: nothing more."""
+        """The notes for the operator: none."""
         return ()
 
     def diff(self) -> str:

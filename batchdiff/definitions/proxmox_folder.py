@@ -4,6 +4,7 @@
 
     /etc/pve/storage.cfg
     /etc/pve/qemu-server/101.conf     the folder that the operator names; 101 is the number of the VM
+    /etc/pve/lxc/105.conf             a container; VMs and containers share the numbers
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ _STORAGES = "storage.cfg"
 
 
 class ProxmoxHost(NamedTuple):
-    """The VMs of a host, by number, and its storages that are folders."""
+    """The VMs of a host, by number, its storages that are folders, and the numbers of its containers."""
 
     configs: list[VmConfig]
     storages: list[Storage]
+    containers: frozenset[int]
 
 
 def read_host(folder: str, storage_cfg: str | None) -> ProxmoxHost:
@@ -42,9 +44,17 @@ def read_host(folder: str, storage_cfg: str | None) -> ProxmoxHost:
         raise UsageError(f"cannot use {folder}", why="it has no file VMID.conf", remedy=_OTHER_FOLDER)
     paths = [os.path.join(folder, name) for name in sorted(names, key=lambda name: int(name.partition(".")[0]))]
     path = storage_cfg or _storages_near(folder)
-    return ProxmoxHost(
-        [parse_config(_content(each), each) for each in paths], parse_storages(_content(path), path)
-    )
+    configs = [parse_config(_content(each), each) for each in paths]
+    return ProxmoxHost(configs, parse_storages(_content(path), path), _containers_near(folder))
+
+
+def _containers_near(folder: str) -> frozenset[int]:
+    """Return the numbers of the containers beside a folder of VMs; none if there is no such folder."""
+    try:
+        names = os.listdir(os.path.join(os.path.dirname(os.path.abspath(folder)), "lxc"))
+    except OSError:
+        return frozenset()
+    return frozenset(int(name.partition(".")[0]) for name in names if _CONFIG.fullmatch(name))
 
 
 _OTHER_FOLDER = "Name a folder of VM configurations, such as /etc/pve/qemu-server."

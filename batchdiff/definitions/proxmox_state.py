@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from batchdiff.definitions.guest_disks import GuestDisk
 from batchdiff.definitions.proxmox_config import MAIN, VmConfig
+from batchdiff.definitions.proxmox_folder import ProxmoxHost
 from batchdiff.definitions.proxmox_storage import Storage, path_of_volume, storage_of
 from batchdiff.managers.proxmox import place_of
 
@@ -36,13 +37,22 @@ def _content(path: str) -> bytes:
         return file.read(1 << 20)
 
 
-def doubts(
-    template: str, configs: Sequence[VmConfig], disks: Sequence[GuestDisk], storages: Sequence[Storage]
-) -> Iterator[str]:
-    """Yield what is wrong with the template and with the storages of overlays. ``template``: its path."""
+def doubts(template: str, disks: Sequence[GuestDisk], host: ProxmoxHost) -> Iterator[str]:
+    """Yield what is wrong apart from the VMs: with the template, storages, or guests of containers.
+
+    ``template``: its path.
+    """
+    configs, storages, containers = host
     place, storage = place_of(template), storage_of(template, storages)
     if place is not None and storage is not None:
         yield from _of_template(os.path.realpath(template), place.vmid, configs, storages)
+    for disk in disks:
+        own = place_of(disk.now.path)
+        if own is not None and own.vmid in containers and storage_of(disk.now.path, storages):
+            yield (
+                f"{disk.guest} is a volume of container {own.vmid}, and containers cannot use qcow2: leave it out"
+                " of the manifest, or restore it if it is converted"
+            )
     images = [disk.planned or disk.now for disk in disks]
     used = {found for image in images if (found := storage_of(image.path, storages))}
     for each in sorted(used):

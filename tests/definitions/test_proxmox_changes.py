@@ -11,7 +11,7 @@ import pytest
 from batchdiff.definitions.guest_disks import RESTORING, SECRETS, GuestDisk, VmImage
 from batchdiff.definitions.proxmox_changes import vm_changes
 from batchdiff.definitions.proxmox_config import parse_config
-from batchdiff.definitions.proxmox_folder import read_host
+from batchdiff.definitions.proxmox_folder import ProxmoxHost, read_host
 from batchdiff.definitions.proxmox_state import doubts
 from batchdiff.definitions.proxmox_storage import Storage
 from batchdiff.errors import UsageError
@@ -159,15 +159,23 @@ def test_a_vm_that_runs(tmp_path):
     ],
 )
 def test_doubts_about_the_template(configs, why):
-    found = list(doubts("/s/images/9000/base-9000-disk-0.qcow2", configs, [CONVERTED], STORAGES))
+    host = ProxmoxHost(configs, STORAGES, frozenset())
+    found = list(doubts("/s/images/9000/base-9000-disk-0.qcow2", [CONVERTED], host))
     assert len(found) == (why is not None)
     assert why is None or why in found[0]
-    assert list(doubts("/images/template.img", configs, [CONVERTED], STORAGES)) == []
+    assert list(doubts("/images/template.img", [CONVERTED], host)) == []
 
 
 def test_doubts_about_the_storage():
     storages = [Storage("local", "dir", "/s/images", allows_images=False)]
-    assert "the storage local is not for disk images" in next(doubts("/t.img", [], [CONVERTED], storages))
+    host = ProxmoxHost([], storages, frozenset())
+    assert "the storage local is not for disk images" in next(doubts("/t.img", [CONVERTED], host))
+
+
+@pytest.mark.parametrize(("number", "is_one"), [(101, True), (102, False)])
+def test_a_volume_of_a_container(number, is_one):
+    found = list(doubts("/t.img", [CONVERTED], ProxmoxHost([], STORAGES, frozenset({number}))))
+    assert [text.partition(",")[0] for text in found] == ["web is a volume of container 101"] * is_one
 
 
 def test_the_files_of_a_host(tmp_path):
@@ -181,14 +189,18 @@ def test_the_files_of_a_host(tmp_path):
     with pytest.raises(UsageError, match=r"cannot find storage\.cfg") as caught:
         read_host(str(folder), None)
     assert "--storage-cfg" in caught.value.remedy
+    (tmp_path / "nodes" / "lxc").mkdir()
+    (tmp_path / "nodes" / "lxc" / "105.conf").write_text("arch: amd64\n")
     (tmp_path / "nodes" / "storage.cfg").write_text("dir: fast\n\tpath /fast\n")
     (tmp_path / "link").symlink_to(folder)
     found = read_host(str(folder), None)
     assert [each.vmid for each in found.configs] == [101, 1000]
+    assert found.containers == {105}
     assert [each.name for each in found.storages] == ["fast", "local"]
     (tmp_path / "storage.cfg").write_text("")
     assert [each.name for each in read_host(str(tmp_path / "link"), None).storages] == ["local"], "beside the link"
     other = str(tmp_path / "nodes" / "storage.cfg")
     assert len(read_host(str(tmp_path / "link"), other).storages) == 2
+    assert read_host(str(tmp_path / "link"), other).containers == frozenset()
     with pytest.raises(UsageError, match="cannot read"):
         read_host(str(tmp_path / "gone"), None)

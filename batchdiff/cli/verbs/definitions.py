@@ -55,7 +55,7 @@ def _of_proxmox(console: Console, arguments: argparse.Namespace, template: str, 
     """Show what must change in configurations of Proxmox VE, and write changed copies if asked to."""
     host = read_host(arguments.proxmox, arguments.storage_cfg)
     changes = list(vm_changes(host.configs, disks, host.storages))
-    wrong = list(doubts(template, host.configs, disks, host.storages))
+    wrong = list(doubts(template, disks, host))
     for change in changes:
         console.event("definition", **definition_event(change))
     for text in wrong if console.json else ():
