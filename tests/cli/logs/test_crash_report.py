@@ -58,6 +58,7 @@ def test_the_traceback_is_beside_the_plan(folder, capsys):
     text = report.read_text()
     assert "command: batchdiff status plans/fleet.plan.json\n" in text
     assert re.search(r"^batchdiff \S+, Python 3\.\d+\.\d+, Linux ", text, re.MULTILINE)
+    assert re.search(r"^libraries: .*numpy \d+\.", text, re.MULTILINE)
     assert text.index("ValueError: invalid literal for int() with base 10: (data left out)") < text.index(
         "KeyError: 'x'"
     )
