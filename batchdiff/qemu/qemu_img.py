@@ -139,7 +139,7 @@ def compare(
     :raises InUseError: a VM uses one of them.
     :raises ProgramError: it could not be run, or could not read one of them.
     """
-    of_files = io_uring.options()
+    of_files = io_uring.options([one, other])
     done = _run("compare", [one, other], virtual_size, stopped, of_files=of_files)
     if of_files and io_uring.is_refused(done):
         done = _run("compare", [one, other], virtual_size, stopped)
