@@ -82,6 +82,47 @@ def check_unshared(guests: Sequence[tuple[AnyGuest, str | None]], problems: Prob
             problems.add(where, f"{guest} and {earlier} have the same overlay {show(path)}; {remedy}")
 
 
+def check_data_files(  # noqa: PLR0913  # options by keyword
+    template: FoundImage | None,
+    everyone: Sequence[FoundGuest],
+    overlays: Collection[str],
+    pending: Sequence[tuple[FoundGuest, str]],
+    problems: Problems,
+    *,
+    may_exist: bool,
+) -> None:
+    """Report data files of overlays that are another file as well, or that exist already.
+
+    ``overlays``: those of all guests; ``pending``: guests that are to be converted, with their data files.
+    """
+    parts = {guest.place.identity: f"the guest {guest}" for guest in reversed(everyone)}
+    parts |= _parts(template, everyone)
+    first: dict[str, FoundGuest] = {}
+    for guest, path in pending:
+        earlier = first.setdefault(path, guest)
+        identity, what = identity_of(path), f"the data file {show(path)} of {guest}"
+        role = parts.get(identity) if identity else None
+        if earlier is not guest:
+            role = f"the data file of {earlier}"
+        elif path in overlays:
+            role = "an overlay"
+        if role is not None:
+            problems.add(guest.written.data_file_where, f"{what} is {role}, too; {_OTHER_DATA_FILE}")
+        elif os.path.lexists(path) and not may_exist:
+            problems.add(guest.written.data_file_where, existing_data_file(path, str(guest)))
+
+
+_OTHER_DATA_FILE = "list the guest by path, and give it another overlay.data_file"
+
+
+def existing_data_file(path: str, guest: str) -> str:
+    """Return the message for a file that occupies the path of an overlay's data file."""
+    found = (
+        f"the data file {show(path)} of the overlay of {guest} exists already. It may be a part of a disk in use"
+    )
+    return f"{found}: {_OTHER_DATA_FILE}; or move that file away"
+
+
 def existing_overlay(path: str, guest: str, *, of_glob: bool = False, is_left: bool = False) -> str:
     """Return the message for a file that occupies an overlay's path and is not known to come from its guest.
 

@@ -76,7 +76,8 @@ class WrittenGuest(NamedTuple):
 
     ``overlay_where`` is the place in the manifest that decides the overlay's path: ``overlay.path`` in the entry
     or in the defaults, otherwise the image's path. ``rethin``: an overlay of the template may be replaced by a
-    thinner one; ``rethin_where``: the place that decides that.
+    thinner one; ``rethin_where``: the place that decides that. ``data_file_where``: that of the overlay's data
+    file, whose path in ``options`` is as written; empty for the default.
     """
 
     image: WrittenImage
@@ -87,6 +88,7 @@ class WrittenGuest(NamedTuple):
     secret_where: YamlPath = ()
     rethin: bool = False
     rethin_where: YamlPath = ()
+    data_file_where: YamlPath = ()
 
     @property
     def where(self) -> YamlPath:
@@ -164,6 +166,7 @@ class EntryReader:
             secret_where=(*(overlay_at if "encryption" in own else _DEFAULT_OVERLAY), "encryption", "secret_file"),
             rethin=bool(sound.get("rethin", defaults.get("rethin", False))),
             rethin_where=(*(where if "rethin" in sound else _DEFAULTS), "rethin"),
+            data_file_where=(*(overlay_at if "data_file" in own else _DEFAULT_OVERLAY), "data_file"),
         )
 
     def check_defaults(self) -> None:
@@ -246,6 +249,7 @@ class EntryReader:
             table_size=merged.get("table_size", DEFAULT_TABLE_SIZE),
             preallocation=Preallocation(merged.get("preallocation", Preallocation.OFF)),
             encryption=self._encryption(merged.get("encryption"), place("encryption")),
+            data_file=_data_file(merged.get("data_file", False)),
         )
         for key, what in contradictions(options, merged):
             self._problems.add(place(key), what)
@@ -273,6 +277,13 @@ class EntryReader:
             return size
         self._problems.add(where, f"{_shown(value)} is not a cluster size; {allowed}")
         return DEFAULT_CLUSTER_SIZE
+
+
+def _data_file(written: bool | str) -> str | None:
+    """Return the data file as written in the manifest; empty for the default path."""
+    if isinstance(written, bool):
+        return "" if written else None
+    return written
 
 
 def _mapping(entry: object, key: str) -> object:
