@@ -120,7 +120,7 @@ def existing_data_file(path: str, guest: str) -> str:
     found = (
         f"the data file {show(path)} of the overlay of {guest} exists already. It may be a part of a disk in use"
     )
-    return f"{found}: {_OTHER_DATA_FILE}; or move that file away"
+    return f"{found}: {_OTHER_DATA_FILE}"
 
 
 def existing_overlay(path: str, guest: str, *, of_glob: bool = False, is_left: bool = False) -> str:

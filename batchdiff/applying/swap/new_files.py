@@ -37,7 +37,7 @@ def write_new_files(
     """Create the file of an image, and that of its data if it is to have one; return both fingerprints.
 
     ``data_file``: the path that the file of its data is to have. ``fill`` gets both files, open and empty, and
-    writes them. ``record`` gets the fingerprint of the data file, after both are on disk and before it gets its name.
+    writes them. ``record`` gets the fingerprint of the data file, once both are on disk, before that is renamed.
 
     :raises OSError: they may not be on disk, and must be thrown away: the kernel may have dropped pages and marked
         them clean. Or another file has the name of the data file.

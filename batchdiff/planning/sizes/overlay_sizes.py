@@ -62,8 +62,8 @@ class OverlaySize(NamedTuple):
 class ComparedSizes(NamedTuple):
     """The sizes of an uncompressed overlay with each geometry that was compared, in bytes.
 
-    ``file``: the length of its file, and of its data file. ``disk``: the space that it takes if the guest's data has
-    no holes; empty unless subclusters were considered, or there is a data file.
+    ``file``: the length of its file, and of its data file. ``disk``: the space that it takes if the guest's data
+    has no holes; empty unless subclusters were considered, or there is a data file.
     """
 
     file: dict[Geometry, int]
