@@ -11,7 +11,7 @@ import os
 
 import numpy as np
 
-from batchdiff.errors import ImageError
+from batchdiff.errors import ImageError, MovedError
 from batchdiff.files.allowed_files import allowed_file
 from batchdiff.files.filenames import shell_line, shell_word
 from batchdiff.image.files import ImageFile, ReadObserver
@@ -53,12 +53,12 @@ def open_data_file(source: ImageSource, name: str, observer: ReadObserver | None
     return open_part(path, "data file", source.path, observer)
 
 
-def _data_file_moved(image: str, name: str, beside: str) -> ImageError:
+def _data_file_moved(image: str, name: str, beside: str) -> MovedError:
     """Return the error for an image that was moved with its data file, whose absolute name leads elsewhere now."""
     files = {key: {"driver": "file", "filename": path} for key, path in (("file", image), ("data-file", beside))}
     opened = json.dumps({"driver": "qcow2", "backing": None} | files)
     amend = shell_line(["qemu-img", "amend", "-o", f"data_file={beside.replace(',', ',,')}", f"json:{opened}"])
-    return ImageError(
+    return MovedError(
         f"cannot use {image}",
         why=f"its header names the data file {show(name)}, which is not beside it, but a file of that name is",
         remedy=f"If {beside} is meant, as after a move, correct the header: `{amend}`.",

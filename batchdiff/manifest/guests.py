@@ -86,9 +86,15 @@ class GuestFinder:
                 for path in images[guest.where]
                 if not taken.has(self._resolved(path)) and identity_of(self._resolved(path)) not in extents
             ]
-            kept = [path for path in untaken if not self._is_overlay(guest, path)]
             gone = [
                 each for each in self._gone(guest, matches[guest.where], taken) if not excluded.has(each.named)
+            ]
+            data = {default_data_file(each.done.overlay_path) for each in gone}
+            has_data = guest.options.data_file is not None
+            kept = [
+                path
+                for path in untaken
+                if not self._is_overlay(guest, path) and not (has_data and self._resolved(path) in data)
             ]
             if not gone and not untaken:
                 self._report_empty(guest, matched[guest.where])

@@ -21,7 +21,7 @@ from batchdiff.errors import GuestError
 from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
 from batchdiff.plan.plan import GuestToConvert, Plan, PlannedImage
 
-Part: TypeAlias = tuple[str, Fingerprint]
+KnownPart: TypeAlias = tuple[str, Fingerprint]
 """An extent or a data file: its own path, and its fingerprint when that was taken."""
 
 
@@ -122,7 +122,7 @@ def _found(path: str, now: Fingerprint | None, guest: GuestToConvert) -> Found |
     return Found(path, now, all(each.is_unwritten(there) for each, there in ((known, now), *parts)))
 
 
-def parts_left(parts: Iterable[Part]) -> list[Part]:
+def parts_left(parts: Iterable[KnownPart]) -> list[KnownPart]:
     """Return the extents or data file of an image that still exist, at their present paths."""
     found = []
     for path, known in parts:

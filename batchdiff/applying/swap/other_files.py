@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 from batchdiff.applying.checks.no_dependents import require_no_dependents
 from batchdiff.applying.guests.file_names import original_names
-from batchdiff.applying.guests.guest_files import Part, parts_left
+from batchdiff.applying.guests.guest_files import KnownPart, parts_left
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap import retire
 from batchdiff.applying.swap.refusals import open_unseen
@@ -30,7 +30,7 @@ from batchdiff.image.in_use.hold import Held
 from batchdiff.linux.call_failures import AGAIN
 
 
-def delete_other_files(parts: Iterable[Part], run: Run, *, of: str, but: tuple[str, ...] = ()) -> list[str]:
+def delete_other_files(parts: Iterable[KnownPart], run: Run, *, of: str, but: tuple[str, ...] = ()) -> list[str]:
     """Delete the files of a deleted image that are still as known; return a remark about each that is not.
 
     ``parts``: their own paths, and their fingerprints. ``of``: the image that named them, in words; ``but``: paths

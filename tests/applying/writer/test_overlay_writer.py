@@ -40,17 +40,17 @@ QUICK = {
     "falloc": "extended_l2: true, preallocation: falloc",
     "full": "extended_l2: true, cluster_size: 128KiB, preallocation: full, lazy_refcounts: true",
     "data": "data_file: true",
-    "data-4k": "data_file: odd-name.raw, cluster_size: 4KiB, refcount_bits: 1",
     "data-512": "data_file: true, cluster_size: 512, lazy_refcounts: true",
     "data-auto": "data_file: true, cluster_size: auto, extended_l2: auto",
-    "data-extended": "data_file: true, cluster_size: 128KiB, extended_l2: true, backing_path: relative",
     "data-metadata": "data_file: true, extended_l2: true, preallocation: metadata",
     "data-falloc": "data_file: true, extended_l2: true, cluster_size: 16KiB, preallocation: falloc",
-    "data-full": "data_file: true, extended_l2: true, preallocation: full",
     "luks": f"{LUKS}}}",
     "luks-metadata": f"extended_l2: true, cluster_size: 16KiB, preallocation: metadata, {LUKS}}}",
 }
 SLOW = {
+    "data-4k": "data_file: odd-name.raw, cluster_size: 4KiB, refcount_bits: 1",
+    "data-extended": "data_file: true, cluster_size: 128KiB, extended_l2: true, backing_path: relative",
+    "data-full": "data_file: true, extended_l2: true, preallocation: full",
     "luks-essiv": f"cluster_size: 4KiB, {LUKS}, cipher_alg: aes-128, cipher_mode: cbc, ivgen_alg: essiv,"
     " ivgen_hash_alg: md5, hash_alg: sha512}",
     "luks-serpent": f"cluster_size: 2MiB, {LUKS}, cipher_alg: serpent-256, ivgen_alg: plain}}",
@@ -165,6 +165,8 @@ def test_only_what_differs_is_held(fleet, name):
     """Depth 0 is what the overlay holds: exactly the planned units, zeros as zeros."""
     ranges = json.loads(fleet.qemu_img("map", "--output=json", fleet.opened(name)))
     held = {kind: units(ranges, fleet.guest(name)["extents"]["unit"], kind) for kind in ("data", "zero")}
+    if name.startswith("data"):  # QEMU looks into a data file, too: holes in its clusters read as zeros
+        held["zero"] -= held["data"]
     for kind, found in held.items():
         runs = fleet.guest(name)["extents"][kind]
         last = -(-fleet.guest(name)["virtual_size"] // fleet.guest(name)["extents"]["unit"])
@@ -228,7 +230,17 @@ def test_a_write_allocates_no_cluster(fleet, name, tmp_path):
     fleet.qemu_img("check", opened)
 
 
-@pytest.mark.parametrize("name", [name for name in QUICK if name.startswith("data")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data",
+        "data-512",
+        "data-auto",
+        "data-metadata",
+        "data-falloc",
+        *rarely("data-4k", "data-extended", "data-full"),
+    ],
+)
 def test_a_data_file_holds_each_cluster_at_its_own_offset(fleet, name):
     info = json.loads(fleet.qemu_img("info", "--output=json", fleet.opened(name)))
     shown, data = info["format-specific"]["data"], fleet.files(name)[1]
