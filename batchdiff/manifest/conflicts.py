@@ -61,7 +61,7 @@ def check_overlays(
         where = guest.written.overlay_where
         identity = identity_of(path)
         if identity in parts:
-            remedy = _other_overlay(guest)
+            remedy = _other(guest)
             problems.add(where, f"the overlay {show(path)} of {guest} would replace {parts[identity]}; {remedy}")
         elif os.path.lexists(path) and left is not None and template:
             found = existing_overlay(path, str(guest), of_glob=_is_match(guest), is_left=path in left)
@@ -107,20 +107,19 @@ def check_data_files(  # noqa: PLR0913  # options by keyword
         elif path in overlays:
             role = "an overlay"
         if role is not None:
-            problems.add(guest.written.data_file_where, f"{what} is {role}, too; {_OTHER_DATA_FILE}")
+            problems.add(guest.written.data_file_where, f"{what} is {role}, too; {_other(guest, 'data_file')}")
         elif os.path.lexists(path) and not may_exist:
-            problems.add(guest.written.data_file_where, existing_data_file(path, str(guest)))
+            problems.add(
+                guest.written.data_file_where, existing_data_file(path, str(guest), of_glob=_is_match(guest))
+            )
 
 
-_OTHER_DATA_FILE = "list the guest by path, and give it another overlay.data_file"
-
-
-def existing_data_file(path: str, guest: str) -> str:
+def existing_data_file(path: str, guest: str, *, of_glob: bool = False) -> str:
     """Return the message for a file that occupies the path of an overlay's data file."""
     found = (
         f"the data file {show(path)} of the overlay of {guest} exists already. It may be a part of a disk in use"
     )
-    return f"{found}: {_OTHER_DATA_FILE}"
+    return f"{found}: {'list the guest by path and ' if of_glob else ''}give it another overlay.data_file"
 
 
 def existing_overlay(path: str, guest: str, *, of_glob: bool = False, is_left: bool = False) -> str:
@@ -152,8 +151,8 @@ def _leave_out(*guests: AnyGuest, link: str) -> str:
     return "`exclude` the link" if link == _BY_LINK else "`exclude` one of the names"
 
 
-def _other_overlay(guest: AnyGuest) -> str:
-    return f"{'list the guest by path and ' if _is_match(guest) else ''}give it another overlay.path"
+def _other(guest: AnyGuest, key: str = "path") -> str:
+    return f"{'list the guest by path and ' if _is_match(guest) else ''}give it another overlay.{key}"
 
 
 def _one_overlay_each(one: AnyGuest, other: AnyGuest) -> str:
