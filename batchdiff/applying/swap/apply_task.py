@@ -77,7 +77,7 @@ class ApplyTask:
         self._detector.check_chain(original)
         self._run.check_template()
 
-    def write(self, fd: int, original: Image, data_fd: int | None) -> list[str]:
+    def write(self, fd: int, original: Image, data_fd: int | None = None) -> list[str]:
         """Write the overlay, with the original's owner, mode and attributes."""
         self._publication.check(self._plan)
         source = original.layers[0].fd

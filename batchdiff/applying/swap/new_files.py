@@ -20,7 +20,6 @@ from contextlib import contextmanager, nullcontext
 from batchdiff.applying.guests.file_names import discard
 from batchdiff.applying.journal.records import GuestState
 from batchdiff.applying.swap import retire
-from batchdiff.errors import GuestError
 from batchdiff.files import own_files
 from batchdiff.files.atomic_write import sync_folder
 from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
@@ -73,19 +72,6 @@ def _rename(source: str, target: str) -> None:
         retire.move(fd, source, target)
     finally:
         os.close(fd)
-
-
-def require_name_free(data_file: str | None) -> None:
-    """Refuse to write an overlay whose data file's name is taken.
-
-    :raises GuestError: it is.
-    """
-    if data_file is not None and os.path.lexists(data_file):
-        raise GuestError(
-            f"{data_file} exists already",
-            why="an overlay is to keep its data in a new file of that name",
-            remedy="Move it away, or plan again with another `overlay.data_file`.",
-        )
 
 
 def unfinished_files(state: GuestState, data_file: str | None) -> tuple[str, ...]:

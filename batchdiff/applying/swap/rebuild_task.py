@@ -44,7 +44,7 @@ class RebuildTask:
         self._guest.run.check_template()  # first: it notices another file in the template's place
         self._detector.check_chain(overlay)
 
-    def write(self, fd: int, overlay: Image, data_fd: int | None) -> list[str]:  # noqa: ARG002  # one file
+    def write(self, fd: int, overlay: Image, data_fd: int | None = None) -> list[str]:  # noqa: ARG002  # one file
         """Write the image, with the overlay's owner, mode and attributes."""
         plan, record = self._guest.plan, self._guest.plan.image
         check_space_for_image(overlay, os.path.dirname(plan.source.path), plan.name, plan.source)

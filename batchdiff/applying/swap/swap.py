@@ -26,12 +26,13 @@ from batchdiff.applying.results.outcome import UNTOUCHED, Original
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap import retire
 from batchdiff.applying.swap.guest_journal import GuestJournal
-from batchdiff.applying.swap.new_files import discard_new_files, require_name_free, write_new_files
+from batchdiff.applying.swap.new_files import discard_new_files, write_new_files
 from batchdiff.applying.swap.observe import can_be_opened, fate_of_original, incoming_at, observe
 from batchdiff.applying.swap.other_files import delete_other_files
 from batchdiff.applying.swap.outgoing import OutgoingFile
 from batchdiff.applying.swap.refusals import (
     another_file,
+    data_file_exists,
     error_vanished,
     exists_already,
     lost,
@@ -211,7 +212,8 @@ class Swap:
         if os.path.lexists(incoming.path) and not is_in_place(self.task):
             raise exists_already(self.task, leftover(self._run.journal.history, self.task.guest))
         data_file = task.data_file if task.goal is Goal.APPLY else None
-        require_name_free(data_file)
+        if data_file is not None and os.path.lexists(data_file):
+            raise data_file_exists(data_file)
         require_lasting(incoming.path)
         image = self._image()
         temporary = own_files.temporary(incoming.path)
@@ -273,15 +275,13 @@ class Swap:
             if Action.UNLINK not in self._done and not can_be_opened(self.task.incoming.source):
                 raise lost(self.task, OutgoingAt.GONE)
             self.close()  # each is held by itself
-            but = (names.own, names.quarantine, names.deleting)
-            self.remarks += delete_other_files(original.other_files, self._run, of="the original", but=but)
+            self.remarks += delete_other_files(original.other_files, self._run, of="the original", but=names.all)
 
     def _end(self) -> None:
         """Record the end, unless apply keeps the original, or an earlier purge has recorded its own end."""
         self.original = self._original()
         recorded = self._journal.state.step
-        kept_or_purged = self.task.retire is Retire.KEEP or recorded is Step.PURGED
-        stays = self.task.goal is Goal.APPLY and kept_or_purged
+        stays = self.task.goal is Goal.APPLY and (self.task.retire is Retire.KEEP or recorded is Step.PURGED)
         if not stays and recorded is not self.task.final:
             self.remarks += self.task.before_end()
             self._journal.record_end(self.original)

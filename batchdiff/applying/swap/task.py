@@ -111,7 +111,7 @@ class SwapTask(Protocol):
 class Writer(Protocol):
     """A task whose incoming file does not exist yet."""
 
-    def write(self, fd: int, outgoing: Image, data_fd: int | None) -> list[str]:
+    def write(self, fd: int, outgoing: Image, data_fd: int | None = None) -> list[str]:
         """Write the incoming image to an empty file, from the outgoing one; return remarks for the operator.
 
         ``data_fd``: another empty file, for the data of an overlay that is to have a data file.
