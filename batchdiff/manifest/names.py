@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from batchdiff.files.filenames import readable, unfit
+from batchdiff.files.filenames import readable, why_unfit
 from batchdiff.linux.device_names import is_among_devices
 from batchdiff.manifest.paths import locate_overlay, resolve_folder
 from batchdiff.manifest.text.problems import Problems
@@ -96,7 +96,7 @@ class Naming:
             why = (
                 "a path would be the same for each guest here; write `data_file: true`, or list the guest by path"
             )
-        elif unfit(written) or os.path.basename(written) in {"", ".", ".."}:
+        elif why_unfit(written) or os.path.basename(written) in {"", ".", ".."}:
             why = f"{show(written)} is not the name of a file; write `data_file: true` for {default}"
         elif os.path.dirname(path) != os.path.dirname(overlay):
             why = (
@@ -121,9 +121,8 @@ class Naming:
         for guest, name in zip(guests, names, strict=True):
             if self._problems.objects_to((*guest.written.where, "name")):
                 continue
-            if unfit(name) or not name.strip():
-                why = f"{show(name)} is not a name; it must not be blank or have control characters"
-                self._problems.add(_where(guest), why)
+            if why_not := why_unfit(name) or ("" if name.strip() else "only blanks"):
+                self._problems.add(_where(guest), f"{show(name)} is not a name: it has {why_not}")
             earlier = first.setdefault(name, guest)
             if earlier is not guest and not _one_file_unnamed(earlier, guest):
                 why = f"{guest} has the name {show(name)}, and so has {earlier}; change one of them"
