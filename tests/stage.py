@@ -90,7 +90,10 @@ class Judge:
 
 
 class Stage:
-    """Files in a folder, their plan, and the verbs. ``place`` is "same" for overlays in their guests' places."""
+    """Files in a folder, their plan, and the verbs.
+
+    ``place`` is "same" for overlays in their guests' places, and "data" or "same data" if they have data files.
+    """
 
     def __init__(
         self,
@@ -102,7 +105,8 @@ class Stage:
         form: str = "raw",
         template_form: str = "raw",
     ) -> None:
-        self.folder, self._patch, self._place, self.names, self.form = folder, patch, place, names, form
+        self.folder, self._patch, self.names, self.form = folder, patch, names, form
+        self._in_place, self.has_data = place.startswith("same"), place.endswith("data")
         if template_form == "raw":
             self.template = notation.write_raw(folder / "template.img", TEMPLATE)
         else:
@@ -126,7 +130,10 @@ class Stage:
         return self.folder / f"{name}.{'img' if self.form == 'raw' else 'orig.qcow2'}{suffix}"
 
     def overlay(self, name: str = NAME, suffix: str = "") -> Path:
-        return self.original(name, suffix) if self._place == "same" else self.folder / f"{name}.qcow2{suffix}"
+        return self.original(name, suffix) if self._in_place else self.folder / f"{name}.qcow2{suffix}"
+
+    def data_file(self, name: str = NAME) -> Path:
+        return self.folder / f"{name}.data.raw"
 
     @property
     def sidecar(self) -> Path:
@@ -170,7 +177,7 @@ class Stage:
                 name,
                 source(self.original(name)),
                 str(self.overlay(name)),
-                OverlayOptions(cluster_size=65536),
+                OverlayOptions(cluster_size=65536, data_file=str(self.data_file(name)) if self.has_data else None),
             )
             for name in names or self.names
         )

@@ -15,6 +15,7 @@ from batchdiff.applying.pipeline import run_swaps
 from batchdiff.applying.results.outcome import GuestOutcome
 from batchdiff.applying.session.session import Run, Session, template_held
 from batchdiff.applying.swap.apply_task import ApplyOptions, ApplyTask
+from batchdiff.applying.swap.new_files import unfinished_files
 from batchdiff.applying.template.check import accept_template, sync
 from batchdiff.applying.template.publication import Publication
 from batchdiff.applying.template.sidecar import discard_unfinished
@@ -106,8 +107,8 @@ def _jobs(run: Run, guests: list[GuestToConvert], pending: list[GuestToConvert],
     plan = run.session.plan
     jobs = at_once(run.session.jobs, guests, plan.template.source)
     protected = run.template if plan.protect_template else None
-    states = [(guest.name, run.session.journal.state(guest.name)) for guest in pending]
-    left = {name: state.temporary for name, state in states if state and state.temporary}
+    states = [(guest, run.session.journal.state(guest.name)) for guest in pending]
+    left = {guest.name: unfinished_files(state, guest.options.data_file) for guest, state in states if state}
     room = check_space(pending, retire, protected, jobs=jobs, unfinished=left)
     if room.scarce_in:
         run.session.watch.notice(

@@ -35,6 +35,7 @@ from batchdiff.errors import (
     DifferenceError,
     ImageError,
     InUseError,
+    MovedError,
     PlanError,
     SecretError,
     StopError,
@@ -91,7 +92,7 @@ def _template(plan: Plan, history: History, converted: list[GuestToConvert], sto
             raise
         remedy = "Bring it back, or add `--map OLD=NEW` if it was moved."
         lost = ImageError(error.what, why=f"{error.why}; it is the backing file of all overlays", remedy=remedy)
-        if _may_not_be_read(error) or isinstance(error, SecretError):
+        if _may_not_be_read(error) or isinstance(error, MovedError | SecretError):
             return Finding("template", path, Health.UNKNOWN, str(error))
         return Finding("template", path, Health.DAMAGED, str(originals_first(lost, converted, plan, history)))
 
@@ -191,7 +192,7 @@ def _require_readable(overlay: ImageSource) -> None:
     try:
         open_layer(overlay).close()
     except ImageError as error:
-        if _may_not_be_read(error) or isinstance(error, SecretError):
+        if _may_not_be_read(error) or isinstance(error, MovedError | SecretError):
             raise
         raise VerificationError(f"{overlay.path} is not an overlay", why=error.reason) from error
     open_image(overlay).close()

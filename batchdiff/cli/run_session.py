@@ -172,6 +172,8 @@ def _definition(guest: GuestPlan) -> Iterator[str]:
         yield f"the VM's definition stays as it is: {named} ({form})"
     else:
         yield f"in the VM's definition: the format of {named}, {kind} -> {form}"
+    if guest.options.data_file is not None:
+        yield f"the overlay keeps its data in {guest.options.data_file}, which the VM opens as well"
     if guest.alias and os.path.islink(guest.alias) and not os.path.exists(guest.alias):
         yield f"the link {guest.alias} leads to nothing now; remove it once no definition names it"
 

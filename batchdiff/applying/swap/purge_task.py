@@ -66,6 +66,7 @@ def purge_task(
         outgoing=Outgoing(replace(guest.source, path=aside.own), aside, now or NO_FILE),
         incoming=IncomingFile(incoming, fingerprint_at(incoming.path), was_published=True),
         original=guest.image,
+        data_file=guest.options.data_file,
         soundness=soundness,
         used=options.used,
         run=run,
@@ -77,7 +78,8 @@ def purge_task(
 class PurgeTask:
     """Delete an original in quarantine, while its overlay or a rebuilt image is the VM's disk.
 
-    ``original``: the original as planned. ``soundness``: the check that the VM's disk must pass.
+    ``original``: the original as planned. ``data_file``: the planned one of its overlay. ``soundness``: the check
+    that the VM's disk must pass.
     ``used``: whether an original that differs may be deleted too. ``is_compared``: False once it is found to
     differ; then only the soundness of the VM's disk counts.
     """
@@ -89,6 +91,7 @@ class PurgeTask:
     outgoing: Outgoing
     incoming: IncomingFile
     original: PlannedImage
+    data_file: str | None
     soundness: Check
     used: bool
     run: Run

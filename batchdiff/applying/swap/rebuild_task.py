@@ -34,6 +34,7 @@ class RebuildTask:
     def __init__(self, guest: GuestToRestore, overlay: Found, original: Found | None) -> None:
         self.guest, self.incoming = guest.plan.name, IncomingFile(guest.rebuilt_source)
         self.outgoing, self.original = guest.outgoing(overlay), guest.plan.image
+        self.data_file = guest.plan.options.data_file
         self.older = guest.older() if original is None else original_names(guest.plan.source.path).quarantine
         self._guest, self._original = guest, original
         self._detector = ChangeDetector(guest.run.journal)
@@ -43,7 +44,7 @@ class RebuildTask:
         self._guest.run.check_template()  # first: it notices another file in the template's place
         self._detector.check_chain(overlay)
 
-    def write(self, fd: int, overlay: Image) -> list[str]:
+    def write(self, fd: int, overlay: Image, data_fd: int | None = None) -> list[str]:  # noqa: ARG002  # one file
         """Write the image, with the overlay's owner, mode and attributes."""
         plan, record = self._guest.plan, self._guest.plan.image
         check_space_for_image(overlay, os.path.dirname(plan.source.path), plan.name, plan.source)

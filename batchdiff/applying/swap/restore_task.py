@@ -99,6 +99,7 @@ class RestoreTask:
     ) -> None:
         self.guest, self.incoming, self.older = guest.plan.name, incoming, older
         self.outgoing, self.original = guest.outgoing(overlay), guest.plan.image
+        self.data_file = guest.plan.options.data_file
         self.needs_comparison = overlay is not None and not guest.options.discard_changes
         self._guest, self._overlay, self._original = guest, overlay, original
         self._detector = ChangeDetector(guest.run.journal)

@@ -189,6 +189,25 @@ class PlainStore:
         return None
 
 
+class OutsideStore:
+    """Data clusters in a file of their own, each at the offset that it has on the disk."""
+
+    def __init__(self, copier: Copier, geometry: Geometry, start: int) -> None:
+        self._copier, self._geometry = copier, geometry
+        self.end = start
+
+    def store(self, extents: Extents, clusters: npt.NDArray[np.int64]) -> Words:
+        """See :class:`DataStore`."""
+        granule = self._geometry.granule
+        for first, count in extents.pairs(Kind.DATA).tolist():
+            self._copier.copy(first * granule, (first + count) * granule, first * granule)
+        return (clusters * self._geometry.cluster_size).astype(np.uint64) | COPIED
+
+    def refcounts(self) -> npt.NDArray[np.uint16] | None:
+        """Return None: each cluster of the image itself is used once."""
+        return None
+
+
 class UnwrittenStore:
     """Places for data clusters that are not written here: in this file, or in another one at their own offsets."""
 
