@@ -27,6 +27,7 @@ from batchdiff.linux.metadata import copy_metadata, limit_mode, prepare
 from batchdiff.plan.extents import extents_of
 from batchdiff.plan.overlay_options import backing_name
 from batchdiff.plan.plan import GuestToConvert, PlannedImage
+from batchdiff.progress import Phase, summing
 from batchdiff.qcow2.faults import FormatError
 
 
@@ -82,7 +83,9 @@ class ApplyTask:
         source = original.layers[0].fd
         lost = prepare(source, fd)
         try:
-            write_overlay(fd, original, self._plan, (self._extents, self._backing), self._run.stop.check)
+            advance = summing(self._run.reporter(self.guest, Phase.WRITE))
+            content = self._extents, self._backing
+            write_overlay(fd, original, self._plan, content, check=self._run.stop.check, advance=advance)
         except FormatError as error:
             raise GuestError(
                 f"cannot write the image of {self.guest}",
@@ -114,7 +117,7 @@ class ApplyTask:
             # This run wrote it, so it holds the planned extents and nothing else.
             comparison = Comparison(original.source, overlay, (self._extents, self._plan.diff.unit))
         try:
-            verify(comparison, self._mode, ended)
+            verify(comparison, self._mode, ended, self._run.reporter(self.guest, Phase.VERIFY))
         except DifferenceError as error:
             raise self._explained(original, error) from error
         if self._mode is not VerifyMode.FULL:

@@ -17,6 +17,7 @@ from batchdiff.extents import Extents
 from batchdiff.files.read_write import write_all
 from batchdiff.image.image import Image
 from batchdiff.plan.overlay_options import Preallocation
+from batchdiff.progress import ignore
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
 from batchdiff.qcow2.layout_options import LayoutOptions
@@ -67,10 +68,18 @@ def _never() -> None:
     """Never end a write early."""
 
 
-def write_image(fd: int, guest: Image, new: NewImage, *, check: Callable[[], None] = _never) -> int:
+def write_image(
+    fd: int,
+    guest: Image,
+    new: NewImage,
+    *,
+    check: Callable[[], None] = _never,
+    advance: Callable[[int], None] = ignore,
+) -> int:
     """Write the image into an empty file, with data from ``guest``; return the size of the file in bytes.
 
-    The caller makes it durable. ``check`` is called every few MiB, and may raise an error to end it.
+    The caller makes it durable. ``check`` is called every few MiB, and may raise an error to end it; ``advance``,
+    with the number of further bytes of the guest that are written.
 
     :raises OSError: the disk is full or has a fault.
     :raises ImageError: the guest cannot be read.
@@ -82,7 +91,7 @@ def write_image(fd: int, guest: Image, new: NewImage, *, check: Callable[[], Non
     if not new.compress:
         # XFS allocates space past the end of a growing file in advance, and keeps it where there should be holes.
         preallocate(fd, layout.file_size, new.preallocation, check)
-    store = _store(fd, guest, new, layout.data_offset, check)
+    store = _store(Copier(fd, guest, check, _may_share(new), advance), new, layout.data_offset)
     clusters = ceil_div(new.virtual_size, new.geometry.cluster_size) if layout.options.preallocated else 0
     for batch in table_batches(new.extents, new.geometry, preallocated=clusters):
         hosts = store.store(batch.extents, batch.data_clusters())
@@ -92,12 +101,14 @@ def write_image(fd: int, guest: Image, new: NewImage, *, check: Callable[[], Non
     return final.file_size
 
 
-def _store(fd: int, guest: Image, new: NewImage, start: int, check: Callable[[], None]) -> DataStore:
+def _may_share(new: NewImage) -> bool:
+    # A VM's first write to a shared block copies it, which takes new space in spite of the preallocation.
+    return new.preallocation in {Preallocation.OFF, Preallocation.METADATA}
+
+
+def _store(copier: Copier, new: NewImage, start: int) -> DataStore:
     if new.place is not DataPlace.INSIDE:
         return UnwrittenStore(new.geometry, start, outside=new.place is DataPlace.OUTSIDE)
-    # A VM's first write to a shared block copies it, which takes new space in spite of the preallocation.
-    may_share = new.preallocation in {Preallocation.OFF, Preallocation.METADATA}
-    copier = Copier(fd, guest, check, may_share)
     if new.compress:
         return CompressedStore(copier, new.geometry, start, level=new.compression_level)
     return PlainStore(copier, new.geometry, start)
