@@ -1,4 +1,4 @@
-"""The progress of a command, in bytes: all that it has to deal with, the part it has dealt with, and its pace.
+"""The progress of a command, in bytes: what there is to do, what is done, and at which pace.
 
 ::
 

@@ -88,7 +88,7 @@ def assert_no_traceback(text: str) -> None:
 
 
 def events(done: Done) -> list[dict]:
-    """The objects that a command with ``--json`` printed, without those that all commands print, and without times."""
+    """The objects that a command with ``--json`` printed, but not those that all commands print, nor times."""
     found = [event for event in check_events(done.stdout) if event["event"] not in COMMON]
     return [{name: value for name, value in event.items() if name != "time"} for event in found]
 

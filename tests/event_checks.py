@@ -1,4 +1,4 @@
-"""What is true of the events of every command: each is as the schema has it, and they begin and end as promised."""
+"""What is true of the events of every command: they are as the schema has them, and begin and end as promised."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def check_events(text: str, code: int | None = None) -> list[dict]:
     """Check the events that a command printed, and return them. ``code``: its exit code; None if it was killed."""
     found = [json.loads(line) for line in text.splitlines()]
     for event in found:
-        problems = [f"{problem.json_path}: {problem.message}" for problem in _validator(event["event"]).iter_errors(event)]
+        problems = [
+            f"{problem.json_path}: {problem.message}" for problem in _validator(event["event"]).iter_errors(event)
+        ]
         assert not problems, (event, problems)
     if not found:  # the command line is wrong
         return found

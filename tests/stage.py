@@ -87,7 +87,16 @@ class Judge:
         if not equal:
             raise DifferenceError(f"{one.path} and {other.path} differ", why="says the tests' judge")
 
-    def check(self, image: ImageSource, size: int, *, leaks_allowed: bool = False, **_: object) -> None:
+    def check(
+        self,
+        image: ImageSource,
+        size: int,
+        *,
+        leaks_allowed: bool = False,
+        stopped: object = None,
+        percent: Callable[[float], None] = lambda _percent: None,
+    ) -> None:
+        percent(0.0)
         self.checked.append((Path(image.path).name, leaks_allowed))
         self._refuse(image)
         with open_image(image) as opened:

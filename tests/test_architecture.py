@@ -23,7 +23,7 @@ ROOMS = {
     "errors": "The failures that a user, a disk or an image can cause, each with its exit code.",
     "units": "Arithmetic on sizes, and the text of sizes and of lists of names.",
     "extents": "Run-length extents over units of an image, and their algebra.",
-    "progress": "The progress of a command in bytes: in all, done, and at which pace.",
+    "progress": "The progress of a command, in bytes: what there is to do, what is done, and at which pace.",
     "signals": "Signals: their names, for reports of a process's death, and code that they must not interrupt.",
     "quoting": "Words from outside in messages: quoted on one line, and the known word that they probably mean.",
     "choices": "The choices that an operator makes in a manifest, and that apply carries out.",

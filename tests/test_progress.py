@@ -85,7 +85,9 @@ def test_a_command_with_nothing_to_do_begins_and_ends():
     assert [(each.run.percent, each.is_edge) for each in seen] == [(100.0, True)] * 2
 
 
-@pytest.mark.parametrize(("done", "total", "percent"), [(0, 3, 0.0), (999_999, 1_000_000, 99.9), (1, 3, 33.3), (3, 3, 100)])
+@pytest.mark.parametrize(
+    ("done", "total", "percent"), [(0, 3, 0.0), (999_999, 1_000_000, 99.9), (1, 3, 33.3), (3, 3, 100)]
+)
 def test_percent_is_rounded_down(done, total, percent):
     assert Pace(done, total, None, None).percent == percent
 

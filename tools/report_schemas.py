@@ -25,11 +25,11 @@ from batchdiff.applying.journal.records import Step
 from batchdiff.applying.results.finding import Health
 from batchdiff.applying.results.outcome import Status
 from batchdiff.choices import Retire, Verdict
+from batchdiff.cli.output.command_events import EVENTS_VERSION
 from batchdiff.doctor.fact import Ability
 from batchdiff.image_source import ImageFormat
 from batchdiff.plan.plan import Similarity, Totals
 from batchdiff.progress import Phase
-from batchdiff.report.command_events import EVENTS_VERSION
 from batchdiff.report.plan.json_form import REPORT_VERSION
 
 REPORT_FILE, EVENTS_FILE = (FILE.with_name(f"{name}.schema.json") for name in ("report", "events"))

@@ -82,14 +82,14 @@ class Console:
     def begin(self, verb: str) -> None:
         """Print the first event."""
         if self.json:
-            from batchdiff.report.command_events import version_event  # noqa: PLC0415  # as for all of them
+            from batchdiff.cli.output.command_events import version_event  # noqa: PLC0415  # as for all of them
 
             self.event("version", **version_event(verb))
 
     def end(self, verb: str, code: int, seconds: float) -> int:
         """Print the last event, wait until all output is read, and return the exit code."""
         if self.json:
-            from batchdiff.report.command_events import summary_event  # noqa: PLC0415
+            from batchdiff.cli.output.command_events import summary_event  # noqa: PLC0415
 
             self.event("summary", **summary_event(verb, code, seconds, self._results))
         try:
@@ -129,7 +129,7 @@ class Console:
 
     def _progress(self, reading: Reading) -> None:
         """Print a progress event; all but the first and the last are left out if the reader is behind."""
-        from batchdiff.report.command_events import progress_event  # noqa: PLC0415
+        from batchdiff.cli.output.command_events import progress_event  # noqa: PLC0415
 
         STDOUT.put_event(_line("progress", progress_event(reading)), may_drop=not reading.is_edge)
 

@@ -79,8 +79,7 @@ def make_plan(  # noqa: PLR0913  # options by keyword
 ) -> Plan:
     """Return the plan for all guests of a manifest, with the reason for each guest that cannot be converted.
 
-    ``observer`` is called at every read of an image, in each worker process; ``assessed``, once the savings of a
-    guest are known, with its name.
+    ``observer`` is called at every read, in each worker; ``assessed``, with each guest whose savings are known.
 
     :raises ImageError: the template cannot be read, is in use, or changed during the scan.
     :raises WorkerError: a worker process died.
@@ -100,8 +99,7 @@ def make_plan(  # noqa: PLR0913  # options by keyword
         # Even without guests, the template is scanned if its digest is not known otherwise.
         findings = Findings(sharing)
         if to_scan or reused.digest is None:
-            first = replace(template, fingerprints=first_state(template.fingerprints, sidecar))
-            findings = scan_guests(image, first, to_scan, settings, sharing=sharing)
+            findings = scan_guests(image, _at_first(template, sidecar), to_scan, settings, sharing=sharing)
         # After this check, the results are known to belong to the recorded state of the template.
         _check_unchanged(image, template)
         digest = _digest(findings, template, reused, scanned_anything=bool(to_scan))
@@ -120,6 +118,11 @@ def make_plan(  # noqa: PLR0913  # options by keyword
         guests=guests,
         totals=totals_of(guests, manifest.retire, protecting=copied),
     )
+
+
+def _at_first(template: PlannedImage, sidecar: Sidecar | None) -> PlannedImage:
+    """Return a template as it was before batchdiff removed its write permission."""
+    return replace(template, fingerprints=first_state(template.fingerprints, sidecar))
 
 
 def _sidecar(template: PlannedImage) -> Sidecar | None:

@@ -123,14 +123,25 @@ def test_a_template_that_was_touched_is_read_first(stage):
     assert total == SIZE + 2 * SIZE
     assert readings[1].phase is Phase.TEMPLATE
     assert readings[1].guest is None
-    os.utime(stage.template)
-    # Restore reads it twice: before it decides anything, and again once it is held against writers.
+
+
+def test_restore_reads_a_touched_template_twice(stage):
+    """Before it decides anything, and again once it is held against writers."""
     stage.apply(Retire.QUARANTINE)
+    os.utime(stage.template)
+    total, readings = settled(stage, stage.restore())
+    assert total == readings[-1].run.total == 2 * SIZE + 2 * SIZE
+
+
+def test_verify_reads_a_touched_template(stage):
+    stage.apply(Retire.KEEP)
+    os.utime(stage.template)
     readings = []
     meter = Meter(readings.append, every=0)
     list(check_health(stage.plan, stage.history, None, Stop(), meter=meter))
     meter.end()
-    assert readings[0].run.total == SIZE
+    assert {each.run.total for each in readings} == {SIZE + 2 * SIZE}
+    assert readings[0].run.done == 0
 
 
 def test_verify_compares_with_the_originals_that_there_are(stage):
@@ -150,5 +161,5 @@ def test_a_guest_that_fails(tmp_path, monkeypatch):
     stage = Stage(tmp_path, monkeypatch)
     stage.write_guest("web")
     os.utime(stage.original())
-    assert "changed" in failed(stage.apply())
+    assert "it was written to" in failed(stage.apply())
     assert stage.readings[-1].run.done == 0

@@ -26,7 +26,15 @@ def test_wherever_the_output_is_cut(cuts):
 
 @pytest.mark.parametrize(
     "text",
-    [b"    (12.5/100%)\r", b"    (12.50/100%)\n", b"   (12.50/100%)\r", b"x    (", b"    ", b"    (1.0", b"    (1.00/100%)"],
+    [
+        b"    (12.5/100%)\r",
+        b"    (12.50/100%)\n",
+        b"   (12.50/100%)\r",
+        b"x    (",
+        b"    ",
+        b"    (1.0",
+        b"    (1.00/100%)",
+    ],
 )
 def test_what_only_looks_like_one_is_kept(text):
     reader = Percentages()
@@ -51,6 +59,6 @@ def test_qemu_prints_them_to_a_pipe(tmp_path):
 
 def test_without_a_receiver_none_are_asked_for(tmp_path):
     notation.write_raw(tmp_path / "one.img", "1M:A")
+    notation.write_raw(tmp_path / "two.img", "1M:B")
     with pytest.raises(DifferenceError, match="`qemu-img compare 'json"):
-        notation.write_raw(tmp_path / "two.img", "1M:B")
         qemu_img.compare(source(tmp_path / "one.img"), source(tmp_path / "two.img"), 1 << 20)

@@ -48,13 +48,7 @@ def write_encrypted(  # noqa: PLR0913  # options by keyword
     stopped = stops(check)
     header = new_luks_header(chosen.secret_file, luks_options(chosen), stopped=stopped)
     write_image(fd, original, replace(new, luks_header=header, place=DataPlace.RESERVED), check=check)
-    size, done = new.extents.units(Kind.DATA) * new.geometry.granule, 0
-
-    def encrypted(percent: float) -> None:
-        nonlocal done
-        before, done = done, max(done, int(size * percent / 100))
-        advance(done - before)
-
+    size = new.extents.units(Kind.DATA) * new.geometry.granule
     selection = os.memfd_create("selection")
     try:
         only_tables = NewImage(
@@ -75,7 +69,19 @@ def write_encrypted(  # noqa: PLR0913  # options by keyword
             virtual_size=new.virtual_size,
             secret_file=chosen.secret_file,
             stopped=stopped,
-            percent=encrypted,
+            percent=_advancing(advance, size),
         )
     finally:
         os.close(selection)
+
+
+def _advancing(advance: Callable[[int], None], size: int) -> Callable[[float], None]:
+    """Return a function that takes the percentage of ``size`` that is done, and reports further bytes."""
+    done = 0
+
+    def reached(percent: float) -> None:
+        nonlocal done
+        before, done = done, max(done, int(size * percent / 100))
+        advance(done - before)
+
+    return reached

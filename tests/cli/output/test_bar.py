@@ -13,22 +13,36 @@ from batchdiff.units import GIB, MIB
 
 
 @pytest.fixture
-def screen(monkeypatch):
-    """Stands for stderr; a terminal if so told."""
+def terminal(monkeypatch):
+    """Puts a terminal in the place of stderr, and returns what it is written to."""
+
+    def make(*, is_terminal=True, term="xterm"):
+        return _screen(monkeypatch, is_terminal, term)
+
+    return make
+
+
+def _screen(monkeypatch, is_terminal, term):
     said = io.StringIO()
     monkeypatch.setattr(sys, "stderr", said)
-    monkeypatch.setattr(said, "isatty", lambda: True)
-    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(said, "isatty", lambda: is_terminal)
+    monkeypatch.setenv("TERM", term)
     monkeypatch.setenv("COLUMNS", "100")
     return said
 
 
 READING = Reading(
-    Pace(12 * GIB, 28 * GIB, 203.4 * MIB, 80.2), 60.0, Phase.VERIFY, "web01", Pace(GIB, 4 * GIB, 101.7 * MIB, 3700), False
+    Pace(12 * GIB, 28 * GIB, 203.4 * MIB, 80.2),
+    60.0,
+    Phase.VERIFY,
+    "web01",
+    Pace(GIB, 4 * GIB, 101.7 * MIB, 3700),
+    False,
 )
 
 
-def test_the_run_and_the_guest_at_work(screen):
+def test_the_run_and_the_guest_at_work(terminal):
+    screen = terminal()
     bar = Bar()
     bar.show(READING)
     bar.close()
@@ -40,11 +54,8 @@ def test_the_run_and_the_guest_at_work(screen):
 
 
 @pytest.mark.parametrize("where", ["pipe", "dumb"])
-def test_one_line_where_no_cursor_moves_up(screen, monkeypatch, where):
-    if where == "pipe":
-        monkeypatch.setattr(screen, "isatty", lambda: False)
-    else:
-        monkeypatch.setenv("TERM", "dumb")
+def test_one_line_where_no_cursor_moves_up(terminal, where):
+    screen = terminal(is_terminal=where != "pipe", term="dumb" if where == "dumb" else "xterm")
     bar = Bar()
     bar.show(READING)
     bar.close()
@@ -53,7 +64,8 @@ def test_one_line_where_no_cursor_moves_up(screen, monkeypatch, where):
     assert "\n" not in screen.getvalue()
 
 
-def test_text_goes_above_the_bar(screen):
+def test_text_goes_above_the_bar(terminal):
+    screen = terminal()
     bar = Bar()
     STDERR.put("before\n")
     bar.show(READING)
@@ -67,12 +79,13 @@ def test_text_goes_above_the_bar(screen):
     assert STDERR.drawn is None
 
 
-def test_a_long_name_is_cut_in_the_middle(screen):
+def test_a_long_name_is_cut_in_the_middle(terminal):
+    screen = terminal()
     bar = Bar()
     name = "customer-database-replica-07"
     bar.show(Reading(READING.run, 1.0, Phase.WRITE, name + "\x1b[2J", READING.of_guest, False))
     bar.close()
-    assert "customer-d...lica-07\\x1b[2J" in screen.getvalue()
+    assert "  customer-d...a-07\\x1b[2J" in screen.getvalue()
     assert "\x1b[2J" not in screen.getvalue()
 
 

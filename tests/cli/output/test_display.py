@@ -1,6 +1,7 @@
 """Guards cli/output/display.py: events are printed once a second, however often the bar is drawn."""
 
 import io
+import itertools
 import sys
 
 import pytest
@@ -25,7 +26,7 @@ def test_events_come_at_the_start_once_a_second_and_at_the_end(monkeypatch, bar)
     display.close()
     assert 1 + 9 + 1 <= len(seen) <= 1 + 10 + 1
     times = [each.seconds_elapsed for each in seen[:-1]]
-    assert all(after - before >= 0.999 for before, after in zip(times, times[1:], strict=False))
+    assert all(after - before >= 0.999 for before, after in itertools.pairwise(times))
     assert [each.is_edge for each in seen] == [True, *[False] * (len(seen) - 2), True]
     assert ("verifying" in sys.stderr.getvalue()) == bar
 

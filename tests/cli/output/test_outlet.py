@@ -13,14 +13,20 @@ from batchdiff.errors import UsageError
 
 @pytest.fixture
 def pipe(monkeypatch):
-    """The reading end of a pipe that is stdout; reading it waits for nobody."""
-    reader, writer = os.pipe()
-    os.set_blocking(reader, False)
-    stream = os.fdopen(writer, "w")
-    monkeypatch.setattr(sys, "stdout", stream)
-    yield reader
-    stream.close()
-    os.close(reader)
+    """Makes a pipe that is stdout, and returns its reading end, which waits for nobody; tests call it themselves."""
+    opened = []
+
+    def make():
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        opened.append((reader, os.fdopen(writer, "w")))
+        monkeypatch.setattr(sys, "stdout", opened[-1][1])
+        return reader
+
+    yield make
+    for reader, stream in opened:
+        stream.close()
+        os.close(reader)
 
 
 def all_of(reader):
@@ -40,37 +46,40 @@ LINE = "x" * 99 + "\n"
 
 def test_a_reader_that_does_not_read_holds_nothing_up(pipe):
     """A pipe takes 64 KiB. What is too much waits in memory; what may be left out is."""
+    reader = pipe()
     outlet = Outlet("stdout")
     begun = time.thread_time()
     for number in range(2000):
         outlet.put(f"{number:099}\n")
         outlet.put_event("progress\n", may_drop=True)
     assert time.thread_time() - begun < 10
-    read = all_of(pipe)
+    read = all_of(reader)
     assert len(read) <= 64 << 10
     flushing = threading.Thread(target=outlet.flush)
     flushing.start()
     while flushing.is_alive():
-        read += all_of(pipe)
+        read += all_of(reader)
     flushing.join()
-    read += all_of(pipe)
+    read += all_of(reader)
     lines = read.splitlines()
     assert [int(line) for line in lines if line != "progress"] == list(range(2000))
     assert 0 < lines.count("progress") < 1000
 
 
 def test_a_reader_that_comes_back_gets_what_waited(pipe):
+    reader = pipe()
     outlet = Outlet("stdout")
     for _ in range(1000):
         outlet.put(LINE)
-    read = all_of(pipe)
+    read = all_of(reader)
     while len(read) < 100_001:
         outlet.put_event("later\n", may_drop=True)
-        read += all_of(pipe)
+        read += all_of(reader)
     assert set(read.splitlines()) == {LINE.strip(), "later"}
 
 
 def test_lines_of_threads_never_mix(pipe):
+    reader = pipe()
     outlet = Outlet("stdout")
     texts = [letter * 5000 for letter in "abcdefgh"]  # more than a pipe takes at once
 
@@ -83,18 +92,19 @@ def test_lines_of_threads_never_mix(pipe):
         thread.start()
     read = ""
     while any(thread.is_alive() for thread in threads):
-        read += all_of(pipe)
+        read += all_of(reader)
     flushing = threading.Thread(target=outlet.flush)
     flushing.start()
     while flushing.is_alive():
-        read += all_of(pipe)
-    read += all_of(pipe)
+        read += all_of(reader)
+    read += all_of(reader)
     lines = read.splitlines()
     assert set(lines) == set(texts)
     assert len(lines) == 160
 
 
-def test_a_descriptor_that_another_process_made_non_blocking(pipe, monkeypatch):
+def test_a_descriptor_that_another_process_made_non_blocking(pipe):
+    reader = pipe()
     os.set_blocking(sys.stdout.fileno(), False)
     outlet = Outlet("stdout")
     for _ in range(2000):
@@ -103,8 +113,8 @@ def test_a_descriptor_that_another_process_made_non_blocking(pipe, monkeypatch):
     flushing.start()
     read = ""
     while flushing.is_alive():
-        read += all_of(pipe)
-    assert (read + all_of(pipe)).count("\n") == 2000
+        read += all_of(reader)
+    assert (read + all_of(reader)).count("\n") == 2000
 
 
 def test_a_full_disk_is_reported_by_text_at_once_and_by_events_at_the_end(monkeypatch):
@@ -126,6 +136,7 @@ def test_a_full_disk_is_reported_by_text_at_once_and_by_events_at_the_end(monkey
 
 
 def test_text_goes_above_what_is_drawn(pipe):
+    reader = pipe()
     said = []
 
     class Drawing:
@@ -137,7 +148,7 @@ def test_text_goes_above_what_is_drawn(pipe):
                     said.append("lifted")
 
                 def __exit__(self, *_):
-                    said.append(all_of(pipe))
+                    said.append(all_of(reader))
 
             assert outer is outlet.drawn
             return Lifted()
