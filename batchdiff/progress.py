@@ -65,7 +65,7 @@ class Reading:
 
 
 def ignore(_count: int) -> None:
-    """Report to nobody."""
+    """Ignore a report."""
 
 
 def summing(report: Callable[[int], None]) -> Callable[[int], None]:
@@ -165,7 +165,7 @@ class Meter:
             self._show_if_due()
 
     def tick(self) -> None:
-        """Show a reading if one is due, while work goes on that cannot be counted."""
+        """Show a reading if one is due, while there is work that cannot be counted."""
         with self._lock:
             self._show_if_due()
 

@@ -50,7 +50,8 @@ def run(argv: list[str]) -> int:
         )
         if arguments.json and isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # as JSON must be; and the events are ASCII
-        console.begin(verb)
+        with held_signals():  # so that the first event comes first, even if a signal ends the command right now
+            console.begin(verb)
         with written_in(sys.stdout.encoding or "utf-8"):
             code = _verb(console, arguments)
     except BatchdiffError as error:

@@ -64,7 +64,7 @@ def can_move_up() -> bool:
     return STDERR.stream.isatty() and os.environ.get("TERM", "") not in {"", "dumb"}
 
 
-class Bar:
+class ProgressBar:
     """The bar, drawn until it is closed; text that is written meanwhile goes above it."""
 
     def __init__(self) -> None:

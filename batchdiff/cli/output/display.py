@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from batchdiff.cli.output.bar import EVERY, Bar
+from batchdiff.cli.output.bar import EVERY, ProgressBar
 from batchdiff.progress import Meter, Reading
 
 _EVENTS = 1.0
@@ -22,7 +22,7 @@ class Display:
         print_event: Callable[[Reading], None] | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._bar = Bar() if bar else None
+        self._bar = ProgressBar() if bar else None
         self._print_event, self._clock = print_event, clock
         self._next = 0.0
 

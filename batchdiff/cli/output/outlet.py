@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from typing import Protocol, TextIO
 
 from batchdiff.errors import UsageError
+from batchdiff.signals import held_signals
 
 _PIECE = select.PIPE_BUF
 """Bytes that a pipe takes without waiting, once poll() reports that it can be written to."""
@@ -99,15 +100,15 @@ class Outlet:
     def _write(self, fd: int) -> None:
         """Write pending text for as long as the reader takes it."""
         while self._pending and _wait(fd):
-            first = self._pending[0]
-            try:
-                done = os.write(fd, first[:_PIECE])
-            except BlockingIOError:  # another process has made the shared descriptor non-blocking
-                return
-            if done == len(first):
-                self._pending.popleft()
-            else:
-                self._pending[0] = first[done:]
+            # An interruption between the two would make the end of the command write the piece again.
+            with held_signals():
+                try:
+                    done = os.write(fd, self._pending[0][:_PIECE])
+                except BlockingIOError:  # another process has made the shared descriptor non-blocking
+                    return
+                rest = self._pending.popleft()[done:]
+                if rest:
+                    self._pending.appendleft(rest)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

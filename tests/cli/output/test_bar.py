@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from batchdiff.cli.output.bar import Bar, pace_text
+from batchdiff.cli.output.bar import ProgressBar, pace_text
 from batchdiff.cli.output.outlet import STDERR
 from batchdiff.progress import Pace, Phase, Reading
 from batchdiff.units import GIB, MIB
@@ -43,7 +43,7 @@ READING = Reading(
 
 def test_the_run_and_the_guest_at_work(terminal):
     screen = terminal()
-    bar = Bar()
+    bar = ProgressBar()
     bar.show(READING)
     bar.close()
     said = screen.getvalue()
@@ -56,7 +56,7 @@ def test_the_run_and_the_guest_at_work(terminal):
 @pytest.mark.parametrize("where", ["pipe", "dumb"])
 def test_one_line_where_no_cursor_moves_up(terminal, where):
     screen = terminal(is_terminal=where != "pipe", term="dumb" if where == "dumb" else "xterm")
-    bar = Bar()
+    bar = ProgressBar()
     bar.show(READING)
     bar.close()
     assert "verifying web01  42.8%|" in screen.getvalue()
@@ -66,7 +66,7 @@ def test_one_line_where_no_cursor_moves_up(terminal, where):
 
 def test_text_goes_above_the_bar(terminal):
     screen = terminal()
-    bar = Bar()
+    bar = ProgressBar()
     STDERR.put("before\n")
     bar.show(READING)
     STDERR.put("a message\n")
@@ -81,7 +81,7 @@ def test_text_goes_above_the_bar(terminal):
 
 def test_a_long_name_is_cut_in_the_middle(terminal):
     screen = terminal()
-    bar = Bar()
+    bar = ProgressBar()
     name = "customer-database-replica-07"
     bar.show(Reading(READING.run, 1.0, Phase.WRITE, name + "\x1b[2J", READING.of_guest, False))
     bar.close()

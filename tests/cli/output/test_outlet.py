@@ -1,6 +1,7 @@
 """Guards cli/output/outlet.py."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -13,7 +14,7 @@ from batchdiff.errors import UsageError
 
 @pytest.fixture
 def pipe(monkeypatch):
-    """Makes a pipe that is stdout, and returns its reading end, which waits for nobody; tests call it themselves."""
+    """Makes a pipe that is stdout, and returns its reading end, which waits for nobody; tests call it."""
     opened = []
 
     def make():
@@ -158,3 +159,21 @@ def test_text_goes_above_what_is_drawn(pipe):
     outlet.put("text\n")
     outlet.put_event("event\n", may_drop=True)  # of the drawing itself, perhaps
     assert said == ["lifted", "text\n"]
+
+
+def test_an_interruption_right_after_a_write_does_not_write_it_again(pipe, monkeypatch):
+    """Ctrl-C arrives when the reader has just got a line: it must not get it twice."""
+    reader, write = pipe(), os.write
+
+    def written_and_interrupted(fd, data):
+        done = write(fd, data)
+        monkeypatch.setattr(os, "write", write)
+        os.kill(os.getpid(), signal.SIGINT)
+        return done
+
+    outlet = Outlet("stdout")
+    monkeypatch.setattr(os, "write", written_and_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        outlet.put("once\n")
+    outlet.put("then\n")
+    assert all_of(reader) == "once\nthen\n"
