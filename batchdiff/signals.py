@@ -12,12 +12,12 @@ HELD = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def held_signals() -> Iterator[None]:
-    """Hold back, inside the block, the signals that would end the command; they arrive after the outermost one."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    """Hold back, inside the block, the signals that would end the command; they arrive after it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
 
 
 def signal_name(number: int) -> str:

@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from typing import Protocol, TextIO
 
 from batchdiff.errors import UsageError
-from batchdiff.signals import held_signals
 
 _PIECE = select.PIPE_BUF
 """Bytes that a pipe takes without waiting, once poll() reports that it can be written to."""
@@ -94,21 +93,22 @@ class Outlet:
                 return
             self._write(fd)
             if not (may_drop and self._pending):
-                self._pending.append(text.encode(stream.encoding, stream.errors or "strict"))
+                data = text.encode(stream.encoding, stream.errors or "strict")
+                self._pending.extend(data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
                 self._write(fd)
 
     def _write(self, fd: int) -> None:
         """Write pending text for as long as the reader takes it."""
         while self._pending and _wait(fd):
-            # An interruption between the two would make the end of the command write the piece again.
-            with held_signals():
-                try:
-                    done = os.write(fd, self._pending[0][:_PIECE])
-                except BlockingIOError:  # another process has made the shared descriptor non-blocking
-                    return
-                rest = self._pending.popleft()[done:]
-                if rest:
-                    self._pending.appendleft(rest)
+            # Taken out first: whoever gets this piece may interrupt the command, which must not write it again.
+            piece = self._pending.popleft()
+            try:
+                done = os.write(fd, piece)
+            except BlockingIOError:  # another process has made the shared descriptor non-blocking
+                self._pending.appendleft(piece)
+                return
+            if done < len(piece):
+                self._pending.appendleft(piece[done:])
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
