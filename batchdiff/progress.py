@@ -17,7 +17,7 @@ import enum
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 class Phase(enum.StrEnum):
@@ -27,7 +27,7 @@ class Phase(enum.StrEnum):
     """The template is read, to compare its digest."""
     SCAN = "scan"
     ASSESS = "assess"
-    """All bytes are read; the savings of a guest are calculated."""
+    """All bytes are read; the savings of a guest are calculated, in a time that no rate foretells."""
     WRITE = "write"
     VERIFY = "verify"
     COMPARE = "compare"
@@ -204,6 +204,8 @@ class Meter:
         if self.show is None:
             return
         guest, phase = self._at
-        of_guest = None if guest is None else self._of(guest).pace(now)
+        run, of_guest = self._run.pace(now), None if guest is None else self._of(guest).pace(now)
+        if phase is Phase.ASSESS and not is_edge:
+            run = replace(run, seconds_left=None)
         elapsed = now - (self._run.since or now)
-        self.show(Reading(self._run.pace(now), elapsed, phase, guest, of_guest, is_edge))
+        self.show(Reading(run, elapsed, phase, guest, of_guest, is_edge))

@@ -106,6 +106,19 @@ def test_reports_cost_next_to_nothing():
     assert [round(each.seconds_elapsed) for each in seen] == [0, 1, 2, 3, 4, 5, 5]
 
 
+def test_no_end_is_promised_while_savings_are_calculated():
+    meter, clock, seen = metered()
+    meter.expect(None, Phase.SCAN, 10)
+    meter.begin()
+    clock.sleep(1)
+    meter.reach(None, Phase.SCAN, 10)
+    assert seen[-1].run.seconds_left == 0
+    meter.reach("a", Phase.ASSESS, 0)
+    assert (seen[-1].guest, seen[-1].run.percent, seen[-1].run.seconds_left) == ("a", 100, None)
+    meter.end()
+    assert seen[-1].run.seconds_left == 0
+
+
 def test_threads_report_at_the_same_time():
     readings = []
     meter = Meter(readings.append, every=0)

@@ -39,7 +39,7 @@ def settled(stage, outcomes):
 
 
 def phases(readings):
-    """What each guest was at, in order and without repetitions."""
+    """The work that each guest was at, without repetitions."""
     seen = dict.fromkeys((each.guest, each.phase) for each in readings if each.phase is not None)
     return sorted(seen, key=str)
 
@@ -97,7 +97,7 @@ def test_restore_compares_and_what_it_must_rebuild_is_added(stage):
     assert settled(stage, dry)[0] == 2 * SIZE
     total, readings = settled(stage, stage.restore())
     assert total == 2 * SIZE
-    # The first guest differs, which nobody could know: its image is written and compared, too.
+    # The first guest differs, which could not be foreseen: its image is written and compared, too.
     assert readings[-1].run.total == 4 * SIZE
     assert (NAME, Phase.REBUILD) in phases(readings)
     assert ("web", Phase.REBUILD) not in phases(readings)

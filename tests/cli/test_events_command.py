@@ -21,7 +21,7 @@ SLOW = 'for part in 0 2 4 6 8 9; do printf "    (%s0.00/100%%)\\r" $part; sleep 
 
 
 def test_every_verb_from_the_first_event_to_the_last(planned):
-    """What each prints is checked against the schema by the function that runs it, here as in all tests."""
+    """The function that runs them checks all that they print against the schema, here as in all tests."""
     folder = planned.folder
     plan, both = "fleet.plan.json", ("--guest", "raw", "--guest", "large")
     runs = [
@@ -132,7 +132,7 @@ def test_a_signal_ends_with_a_summary(planned, number):
 
 
 def test_a_plan_that_is_interrupted_ends_with_a_summary(fleet):
-    """And where there is no time for an error: at a signal that Python turns into an exception."""
+    """Even if a signal arrives where Python turns it into an exception."""
     os.mkfifo(fleet.folder / "manifest")
     with running(fleet.folder, "plan", "manifest", "-o", "x.json") as process:
         process.stdout.readline()  # the first event

@@ -120,15 +120,14 @@ class ProgressBar:
         if reading is None:
             return
         run, *rest = self._lines
-        what = _WORDS[reading.phase]
-        if not rest and reading.guest is not None:
-            what = f"{what} {_cut(reading.guest)}"
-        _draw_line(run, what, reading.run)
+        what, name = _WORDS[reading.phase], "" if reading.guest is None else _cut(reading.guest)
+        of_guest = reading.of_guest if rest and reading.of_guest is not None and reading.of_guest.total else None
+        _draw_line(run, what if of_guest is not None else f"{what} {name}".strip(), reading.run)
         for line in rest:
-            if reading.guest is None or reading.of_guest is None:
+            if of_guest is None:
                 line.clear()
             else:
-                _draw_line(line, f"  {_cut(reading.guest)}", reading.of_guest)
+                _draw_line(line, f"  {name}", of_guest)
 
 
 def _draw_line(line: tqdm[Any], what: str, pace: Pace) -> None:

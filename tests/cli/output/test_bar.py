@@ -53,6 +53,15 @@ def test_the_run_and_the_guest_at_work(terminal):
     assert "\x1b[3" not in said  # no colour, with or without NO_COLOR
 
 
+def test_a_guest_without_bytes_of_its_own_has_no_line(terminal):
+    screen = terminal()
+    bar = ProgressBar()
+    bar.show(Reading(Pace(GIB, GIB, None, None), 1.0, Phase.ASSESS, "web01", Pace(0, 0, None, 0.0), False))
+    bar.close()
+    assert re.search(r"assessing web01 100\.0%\|.+\| 1 GiB of 1 GiB *\n", screen.getvalue())
+    assert "0 B" not in screen.getvalue()
+
+
 @pytest.mark.parametrize("where", ["pipe", "dumb"])
 def test_one_line_where_no_cursor_moves_up(terminal, where):
     screen = terminal(is_terminal=where != "pipe", term="dumb" if where == "dumb" else "xterm")

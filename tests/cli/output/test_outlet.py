@@ -14,7 +14,7 @@ from batchdiff.errors import UsageError
 
 @pytest.fixture
 def pipe(monkeypatch):
-    """Makes a pipe that is stdout, and returns its reading end, which waits for nobody; tests call it."""
+    """Makes a pipe that is stdout, and returns its reading end, which never waits; tests call it."""
     opened = []
 
     def make():
