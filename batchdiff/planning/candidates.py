@@ -291,7 +291,7 @@ def _forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:
 def _stores_template(risk: TemplateRisk, template: PlannedImage) -> str:
     """Return why retiring a guest could destroy the template; empty if it cannot."""
     if risk is TemplateRisk.STORED_IN_GUEST:
-        return "the template is stored inside this guest, through a loop device or another block device"
+        return "the template is stored inside this guest: as one of its files, or through a block device"
     if risk is TemplateRisk.UNTRACED:
         return (
             f"the template {template.source.path} is a block device whose storage cannot be traced: it could be in"
