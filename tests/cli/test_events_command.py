@@ -59,26 +59,17 @@ def running(folder, *arguments, path=None, **options):
 
 
 def test_qemus_percentages_while_it_compares(planned):
-    path = fake_judge.install(planned.folder, f"[ $1 = check ] && exit 0\n{SLOW}\nexit 0")
+    path = fake_judge.install(planned.folder, f"[ $1 = compare ] || exit 0\n{SLOW}\nexit 0")
     with running(planned.folder, "apply", "fleet.plan.json", "--guest", "raw", path=path) as process:
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     found = [event for event in check_events(out, 0) if event["event"] == "progress"]
     at_work = [event for event in found if event["step"] == "verify" and event["guest"] == "raw"]
-    assert 2 <= len(at_work) <= 5
-    assert [event["guest_bytes_done"] for event in at_work] == sorted(
-        {event["guest_bytes_done"] for event in at_work}
-    )
-    assert all(event["seconds_remaining"] > 0 for event in at_work[1:])
-
-
-def _all(fd, process):
-    os.set_blocking(fd, True)
-    found = b""
-    while piece := os.read(fd, 4096):
-        found += piece
-    assert process.wait(60) is not None
-    return found.decode()
+    assert 2 <= len(at_work) <= found[-1]["seconds_elapsed"] + 2  # at most one a second
+    done = [event["guest_bytes_done"] for event in at_work]
+    assert done == sorted(done)
+    assert len(set(done)) > 1
+    assert any(event["seconds_remaining"] for event in at_work)
 
 
 def test_a_reader_that_does_not_read_stops_no_apply(planned):
