@@ -72,6 +72,15 @@ def test_qemus_percentages_while_it_compares(planned):
     assert any(event["seconds_remaining"] for event in at_work)
 
 
+def _all(fd, process):
+    os.set_blocking(fd, True)
+    found = b""
+    while piece := os.read(fd, 4096):
+        found += piece
+    assert process.wait(60) is not None
+    return found.decode()
+
+
 def test_a_reader_that_does_not_read_stops_no_apply(planned):
     """Every guest is converted while not even the first event fits into the pipe; then all of them are read."""
     reader, writer = os.pipe()
