@@ -41,6 +41,7 @@ from batchdiff.plan.file import checksum_of
 from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.plan.plan import GuestPlan, Plan
 from batchdiff.planning.planner import make_plan
+from batchdiff.progress import Meter, Reading
 from batchdiff.qemu import qemu_img
 
 TEMPLATE = "256k:A 256k:B 512k:C"
@@ -68,8 +69,17 @@ class Judge:
         self.refuses: dict[str, Exception] = {}
         self.checked: list[tuple[str, bool]] = []
 
-    def compare(self, one: ImageSource, other: ImageSource, size: int, *, stopped: object = None) -> None:
+    def compare(
+        self,
+        one: ImageSource,
+        other: ImageSource,
+        size: int,
+        *,
+        stopped: object = None,
+        percent: Callable[[float], None] = lambda _percent: None,
+    ) -> None:
         self.comparisons += 1
+        percent(50.0)
         self._refuse(one, other)
         with open_image(one) as first, open_image(other) as second:
             equal = guest_bytes(first, 0, size) == guest_bytes(second, 0, size)
@@ -77,7 +87,16 @@ class Judge:
         if not equal:
             raise DifferenceError(f"{one.path} and {other.path} differ", why="says the tests' judge")
 
-    def check(self, image: ImageSource, size: int, *, leaks_allowed: bool = False, stopped: object = None) -> None:
+    def check(
+        self,
+        image: ImageSource,
+        size: int,
+        *,
+        leaks_allowed: bool = False,
+        stopped: object = None,
+        percent: Callable[[float], None] = lambda _percent: None,
+    ) -> None:
+        percent(0.0)
         self.checked.append((Path(image.path).name, leaks_allowed))
         self._refuse(image)
         with open_image(image) as opened:
@@ -119,6 +138,7 @@ class Stage:
         self.notices: list[str] = []
         self.judge = Judge()
         self.stop = Stop()
+        self.readings: list[Reading] = []
         self.jobs = 2
         patch.setattr(qemu_img, "compare", self.judge.compare)
         patch.setattr(qemu_img, "check", self.judge.check)
@@ -231,11 +251,16 @@ class Stage:
             if not journal.history.times:
                 for name, state in recover_states(self.plan, History()).items():
                     journal.record(name, state)
-            yield Session(self.plan, journal, self, self.stop, unseen, self.plan_path, self.jobs)
+            yield Session(self.plan, journal, self, self.stop, unseen, self.plan_path, self.jobs, self.meter())
 
     def frozen(self, *, unseen: bool = False) -> Session:
         """The session of a dry run."""
-        return Session(self.plan, MemoryJournal(self.history), self, self.stop, unseen)
+        return Session(self.plan, MemoryJournal(self.history), self, self.stop, unseen, meter=self.meter())
+
+    def meter(self) -> Meter:
+        """A meter that keeps a reading of every report."""
+        self.readings.clear()
+        return Meter(self.readings.append, every=0)
 
     def apply(
         self, retire: Retire = Retire.KEEP, *, unseen: bool = False, **options: object

@@ -20,6 +20,7 @@ from batchdiff.applying.template.check import accept_template, sync
 from batchdiff.applying.template.publication import Publication
 from batchdiff.applying.template.sidecar import discard_unfinished
 from batchdiff.applying.template.write_protection import record_interrupted_protection
+from batchdiff.applying.workload import expect_apply
 from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import PlanError, UsageError
 from batchdiff.files.identity import identity_of
@@ -44,6 +45,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
     guests = check_options(plan, options)
     to_convert = [guest for guest in guests if isinstance(guest, GuestToConvert)]
     with template_held(session) as run:
+        expect_apply(session, to_convert, options)
         template = run.template
         # This comes first: changes that an interrupted apply made to the template must not count against it.
         record_interrupted_protection(template, plan.template.fingerprints, session.journal)

@@ -27,6 +27,7 @@ from batchdiff.linux.metadata import copy_metadata, limit_mode, prepare
 from batchdiff.plan.extents import extents_of
 from batchdiff.plan.overlay_options import backing_name
 from batchdiff.plan.plan import GuestToConvert, PlannedImage
+from batchdiff.progress import Phase, summing
 from batchdiff.qcow2.faults import FormatError
 
 
@@ -85,7 +86,9 @@ class ApplyTask:
         lost = [what for each in files for what in prepare(source, each)]
         content = self._extents, self._backing
         try:
-            write_overlay(fd, original, self._plan, content, self._run.stop.check, data_fd=data_fd)
+            advance = summing(self._run.reporter(self.guest, Phase.WRITE))
+            check = self._run.stop.check
+            write_overlay(fd, original, self._plan, content, check=check, advance=advance, data_fd=data_fd)
         except FormatError as error:
             raise GuestError(
                 f"cannot write the image of {self.guest}",
@@ -118,7 +121,7 @@ class ApplyTask:
             # This run wrote it, so it holds the planned extents and nothing else.
             comparison = Comparison(original.source, overlay, (self._extents, self._plan.diff.unit))
         try:
-            verify(comparison, self._mode, ended)
+            verify(comparison, self._mode, ended, self._run.reporter(self.guest, Phase.VERIFY))
         except DifferenceError as error:
             raise self._explained(original, error) from error
         if self._mode is not VerifyMode.FULL:

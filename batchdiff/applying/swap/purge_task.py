@@ -34,6 +34,7 @@ from batchdiff.image.image import Image
 from batchdiff.image.open import open_layer
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import GuestToConvert, PlannedImage
+from batchdiff.progress import Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class PurgeTask:
         if self.is_compared:
             self._compare(original, disk, ended)
         else:
-            _require_sound(disk, ended)
+            _require_sound(disk, ended, self._report)
 
     def if_different(self) -> PurgeTask | None:
         """Return the task without a comparison, if the operator allows that and the original is the planned one.
@@ -135,9 +136,13 @@ class PurgeTask:
         """Do nothing."""
         return []
 
+    def _report(self, done: int) -> None:
+        self.run.session.meter.reach(self.guest, Phase.VERIFY, done)
+
     def _compare(self, original: Image, disk: ImageSource, ended: Callable[[], bool]) -> None:
         try:
-            verify(Comparison(original.source, disk, check=self.soundness), VerifyMode.FULL, ended)
+            comparison = Comparison(original.source, disk, check=self.soundness)
+            verify(comparison, VerifyMode.FULL, ended, self._report)
         except InUseError as error:  # the VM is running: they count as different
             raise DifferenceError(
                 f"{disk.path} is in use, so the two cannot be compared", why=error.why
@@ -168,9 +173,9 @@ def _is_restored(state: GuestState) -> bool:
     return not state.published
 
 
-def _require_sound(disk: ImageSource, ended: Callable[[], bool]) -> None:
+def _require_sound(disk: ImageSource, ended: Callable[[], bool], report: Callable[[int], None]) -> None:
     try:
-        check_used(disk, ended)
+        check_used(disk, ended, report)
     except InUseError:
         # Its VM is running on it right now, with its template: there is no better proof.
         open_layer(disk).close()

@@ -24,6 +24,7 @@ from batchdiff.extents import Extents
 from batchdiff.files.read_write import write_all
 from batchdiff.image.image import Image
 from batchdiff.plan.overlay_options import Preallocation
+from batchdiff.progress import ignore
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
 from batchdiff.qcow2.layout_options import LayoutOptions
@@ -75,13 +76,20 @@ def _never() -> None:
     """Never end a write early."""
 
 
-def write_image(
-    fd: int, guest: Image, new: NewImage, *, check: Callable[[], None] = _never, data_fd: int | None = None
+def write_image(  # noqa: PLR0913  # options by keyword
+    fd: int,
+    guest: Image,
+    new: NewImage,
+    *,
+    check: Callable[[], None] = _never,
+    advance: Callable[[int], None] = ignore,
+    data_fd: int | None = None,
 ) -> int:
     """Write the image into an empty file, with data from ``guest``; return the size of the file in bytes.
 
-    The caller makes it durable. ``check`` is called every few MiB, and may raise an error to end it. ``data_fd``:
-    an empty file, too, for the data clusters if their place is outside; None if they are not written here.
+    The caller makes it durable. ``check`` is called every few MiB, and may raise an error to end it; ``advance``,
+    with the number of further bytes of the guest that are written. ``data_fd``: another empty file, for the data
+    clusters, if their place is outside; None if they are not written here.
 
     :raises OSError: the disk is full or has a fault.
     :raises ImageError: the guest cannot be read.
@@ -95,11 +103,12 @@ def write_image(
         own = Preallocation.OFF if new.place is DataPlace.OUTSIDE else new.preallocation
         preallocate(fd, layout.file_size, own, check)
     if data_fd is None:
-        store = _store(fd, guest, new, layout.data_offset, check)
+        store = _store(Copier(fd, guest, check, _may_share(new), advance), new, layout.data_offset)
     else:
         # As long as the disk, as QEMU makes it: a data file that ends before the disk does is damaged.
         preallocate(data_fd, new.virtual_size, new.preallocation, check)
-        store = OutsideStore(Copier(data_fd, guest, check, _may_share(new)), new.geometry, layout.data_offset)
+        copier = Copier(data_fd, guest, check, _may_share(new), advance)
+        store = OutsideStore(copier, new.geometry, layout.data_offset)
     clusters = ceil_div(new.virtual_size, new.geometry.cluster_size) if layout.options.preallocated else 0
     for batch in table_batches(new.extents, new.geometry, preallocated=clusters):
         hosts = store.store(batch.extents, batch.data_clusters())
@@ -109,18 +118,17 @@ def write_image(
     return final.file_size
 
 
-def _store(fd: int, guest: Image, new: NewImage, start: int, check: Callable[[], None]) -> DataStore:
-    if new.place is not DataPlace.INSIDE:
-        return UnwrittenStore(new.geometry, start, outside=new.place is DataPlace.OUTSIDE)
-    copier = Copier(fd, guest, check, _may_share(new))
-    if new.compress:
-        return CompressedStore(copier, new.geometry, start, level=new.compression_level)
-    return PlainStore(copier, new.geometry, start)
-
-
 def _may_share(new: NewImage) -> bool:
     # A VM's first write to a shared block copies it, which takes new space in spite of the preallocation.
     return new.preallocation in {Preallocation.OFF, Preallocation.METADATA}
+
+
+def _store(copier: Copier, new: NewImage, start: int) -> DataStore:
+    if new.place is not DataPlace.INSIDE:
+        return UnwrittenStore(new.geometry, start, outside=new.place is DataPlace.OUTSIDE)
+    if new.compress:
+        return CompressedStore(copier, new.geometry, start, level=new.compression_level)
+    return PlainStore(copier, new.geometry, start)
 
 
 def _header(layout: Layout, new: NewImage) -> bytes:

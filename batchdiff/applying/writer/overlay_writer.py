@@ -11,6 +11,7 @@ from batchdiff.extents import Extents
 from batchdiff.image.image import Image
 from batchdiff.plan.overlay_options import Compression, OverlayFormat
 from batchdiff.plan.plan import GuestToConvert
+from batchdiff.progress import ignore
 
 
 def write_overlay(  # noqa: PLR0913  # options by keyword
@@ -18,8 +19,9 @@ def write_overlay(  # noqa: PLR0913  # options by keyword
     original: Image,
     plan: GuestToConvert,
     content: tuple[Extents, tuple[str, str]],
-    check: Callable[[], None],
     *,
+    check: Callable[[], None],
+    advance: Callable[[int], None] = ignore,
     data_fd: int | None = None,
 ) -> None:
     """Write the overlay into an empty file, with data from the original. The caller makes it durable.
@@ -27,7 +29,8 @@ def write_overlay(  # noqa: PLR0913  # options by keyword
     ``data_fd``: its data file, empty as well, if it is to have one.
 
     ``content``: the extents in granules, and the template's name and format for the header. ``check`` is called
-    every few MiB, and may raise an error to end it.
+    every few MiB, and may raise an error to end it; ``advance``, with the number of further bytes
+    that are written.
 
     :raises OSError: the disk is full or has a fault.
     :raises ImageError: the original cannot be read.
@@ -38,7 +41,8 @@ def write_overlay(  # noqa: PLR0913  # options by keyword
     options, virtual_size = plan.options, plan.image.virtual_size
     if options.format is OverlayFormat.QED:
         cluster = plan.diff.geometry.cluster_size
-        write_qed(fd, original, NewQed(virtual_size, cluster, options.table_size, extents, backing), check=check)
+        qed = NewQed(virtual_size, cluster, options.table_size, extents, backing)
+        write_qed(fd, original, qed, check=check, advance=advance)
         return
     new = NewImage(
         virtual_size=virtual_size,
@@ -53,6 +57,6 @@ def write_overlay(  # noqa: PLR0913  # options by keyword
         place=DataPlace.INSIDE if options.data_file is None else DataPlace.OUTSIDE,
     )
     if options.encryption is None:
-        write_image(fd, original, new, check=check, data_fd=data_fd)
+        write_image(fd, original, new, check=check, advance=advance, data_fd=data_fd)
     else:
-        write_encrypted(fd, original, new, options.encryption, check=check)
+        write_encrypted(fd, original, new, options.encryption, check=check, advance=advance)
