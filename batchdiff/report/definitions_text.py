@@ -13,7 +13,7 @@ from batchdiff.report.table import paragraph
 from batchdiff.units import few
 
 
-def definitions_text(changes: Sequence[DomainChange], disks: Sequence[GuestDisk], *, width: int = 100) -> str:
+def definitions_text(changes: Sequence[DomainChange], disks: Sequence[GuestDisk], *, width: int | None = None) -> str:
     """Return a block for each definition, then the guests that none uses, in ``width`` cells."""
     blocks = ["\n".join(_block(change, width)) for change in changes]
     used = {use.guest for change in changes for use in change.uses}
@@ -21,7 +21,7 @@ def definitions_text(changes: Sequence[DomainChange], disks: Sequence[GuestDisk]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def _block(change: DomainChange, width: int) -> list[str]:
+def _block(change: DomainChange, width: int | None) -> list[str]:
     lines = [paragraph(printable(_use(change, use)), width=width, rest="  ") for use in change.uses]
     waiting = [printable(f"not yet: {why}") for why in change.waiting]
     lines += [paragraph(text, width=width, first="  ", rest="    ") for text in waiting]
@@ -35,7 +35,7 @@ def _use(change: DomainChange, use: GuestUse) -> str:
     return f"{what}, which must use {use.image.path} ({use.image.format}):"
 
 
-def _unused(disks: Sequence[GuestDisk], width: int) -> list[str]:
+def _unused(disks: Sequence[GuestDisk], width: int | None) -> list[str]:
     if not disks:
         return []
     names = few([printable(disk.guest) for disk in disks])

@@ -29,8 +29,10 @@ from batchdiff.linux.call_failures import AGAIN
 from batchdiff.plan.plan import PlannedImage
 
 
-def delete_other_files(original: PlannedImage, run: Run) -> list[str]:
+def delete_other_files(original: PlannedImage, run: Run, freed: list[int | None]) -> list[str]:
     """Delete the files of a deleted original that are still as planned; return a remark about each that is not.
+
+    ``freed`` gets the bytes that come back with each deleted file, None if unknown.
 
     :raises BatchdiffError: one is in use, is part of another image or of the template, or cannot be deleted.
     """
@@ -39,13 +41,13 @@ def delete_other_files(original: PlannedImage, run: Run) -> list[str]:
     for path, planned in parts_left(original):
         now = fingerprint_at(path)
         if now is not None and planned.is_unwritten(now):
-            _delete(path, (names.own, names.quarantine, names.deleting), run)
+            freed.append(_delete(path, (names.own, names.quarantine, names.deleting), run))
         else:
             remarks.append(f"{path}, a part of the original, was left in place: {planned.changes(now or NO_FILE)}")
     return remarks
 
 
-def _delete(path: str, but: tuple[str, ...], run: Run) -> None:
+def _delete(path: str, but: tuple[str, ...], run: Run) -> int | None:
     own = path.removesuffix(own_files.DELETING)
     deleting = original_names(own).deleting
     fd = open_image_file(path)
@@ -57,7 +59,7 @@ def _delete(path: str, but: tuple[str, ...], run: Run) -> None:
             retire.move(fd, path, deleting)
             run.journal.record_changed(identify(fd))
         _require_free(held, deleting, but, run, own)
-        retire.delete(fd, deleting, run.template)
+        return retire.delete(fd, deleting, run.template)
     finally:
         held.release()
         os.close(fd)

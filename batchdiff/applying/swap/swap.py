@@ -49,7 +49,10 @@ from batchdiff.linux.permissions import Deed
 
 
 class Swap:
-    """One guest in progress. ``remarks``: for the operator. ``original``: its fate, known at the end."""
+    """One guest in progress. ``remarks``: for the operator. ``original``: its fate, known at the end.
+
+    ``changes``: of free space by each file that this process wrote or deleted, in bytes; None if unknown.
+    """
 
     def __init__(self, task: SwapTask, run: Run) -> None:
         self.task, self._run = task, run
@@ -59,6 +62,7 @@ class Swap:
         self._done: set[Action] = set()
         self.remarks: list[str] = []
         self.original = UNTOUCHED
+        self.changes: list[int | None] = []
 
     @property
     def done(self) -> frozenset[Action]:
@@ -223,6 +227,7 @@ class Swap:
                 # If this fails, the file is discarded: the kernel may have dropped pages and marked them clean.
                 os.fsync(fd)
                 incoming.known = identify(fd)
+                self.changes.append(retire.change_by_writing(fd, temporary))
         finally:
             os.close(fd)
         self._journal.record_written()
@@ -257,7 +262,7 @@ class Swap:
         self._outgoing.check_unchanged()
         self._outgoing.require_alone()
         self._journal.record_deleting()
-        retire.delete(fd, names.deleting, self._run.template)
+        self.changes.append(retire.delete(fd, names.deleting, self._run.template))
 
     def _delete_other_files(self) -> None:
         """Delete the other files of an original that this or an earlier run has deleted, and that is gone."""
@@ -269,7 +274,7 @@ class Swap:
             if Action.UNLINK not in self._done and not can_be_opened(self.task.incoming.source):
                 raise lost(self.task, OutgoingAt.GONE)
             self.close()  # each is held by itself
-            self.remarks += delete_other_files(original, self._run)
+            self.remarks += delete_other_files(original, self._run, self.changes)
 
     def _end(self) -> None:
         """Record the end, unless apply keeps the original, or an earlier purge has recorded its own end."""
