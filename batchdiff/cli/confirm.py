@@ -26,9 +26,7 @@ class Question:
     last: str = "Type yes to continue: "
 
 
-def deletion(
-    originals: Sequence[tuple[str, int]], *, condition: str, remains: str, otherwise: str
-) -> Question:
+def deletion(originals: Sequence[tuple[str, int]], *, condition: str, remains: str, otherwise: str) -> Question:
     """Return the question before originals are deleted: paths, and bytes on disk. ``condition``: of each."""
     count = count_of(len(originals), "original")
     much = format_size(sum(size for _, size in originals))

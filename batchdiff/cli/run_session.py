@@ -165,7 +165,7 @@ def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome, template: Im
 
 
 def report_changes(console: Console, path: str, plan: Plan, outcomes: list[GuestOutcome]) -> None:
-    """Print, below the results on one terminal, what must change in definitions; elsewhere it came with each guest.
+    """Print, below the results on a terminal, what must change in definitions; elsewhere each guest's line had it.
 
     ``path``: the plan's.
     """

@@ -13,7 +13,9 @@ from batchdiff.report.table import paragraph
 from batchdiff.units import few
 
 
-def definitions_text(changes: Sequence[DomainChange], disks: Sequence[GuestDisk], *, width: int | None = None) -> str:
+def definitions_text(
+    changes: Sequence[DomainChange], disks: Sequence[GuestDisk], *, width: int | None = None
+) -> str:
     """Return a block for each definition, then the guests that none uses, in ``width`` cells."""
     blocks = ["\n".join(_block(change, width)) for change in changes]
     used = {use.guest for change in changes for use in change.uses}

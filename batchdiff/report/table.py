@@ -25,6 +25,7 @@ _GAP = "  "
 _NARROWEST = 12
 """Cells that the first column keeps even on a narrow terminal: with fewer, all guests would look alike."""
 _COMMAND = re.compile("`[^`]*`")
+_SIZE = re.compile(r"(?<=\d) (?=(?:[KMGTPE]i)?B\b)")
 _NO_BREAK = "\x00"
 _ELLIPSIS = "…"
 
@@ -103,10 +104,11 @@ def _fitting(letters: Iterable[str], room: int) -> str:
 def paragraph(text: str, *, width: int | None, first: str = "", rest: str = "") -> str:
     """Return text broken only between words, so that a path in it can be copied.
 
-    The first line starts with ``first``, and the others with ``rest``. A command in backticks stays on one
-    line, however long: pasted in pieces it would be two commands.
+    The first line starts with ``first``, and the others with ``rest``. A size keeps its unit, and a command in
+    backticks stays on one line, however long: pasted in pieces it would be two commands.
     """
     whole = _COMMAND.sub(lambda found: found[0].replace(" ", _NO_BREAK), writable(text))
+    whole = _SIZE.sub(_NO_BREAK, whole)
     return textwrap.fill(
         whole,
         width=max(WIDTH if width is None else width, 40),

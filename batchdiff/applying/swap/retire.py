@@ -99,7 +99,7 @@ def delete(fd: int, path: str, template: Image) -> int | None:
 
 
 def change_by_writing(fd: int, path: str) -> int | None:
-    """Return the bytes by which a new file, still open, has changed the free space; None if they cannot be known."""
+    """Return the bytes by which a new, open file has changed the free space; None if they cannot be known."""
     taken = _own_bytes(fd, path)
     return None if taken is None else -taken
 

@@ -22,7 +22,6 @@ from batchdiff.plan.file import read_plan
 from batchdiff.plan.plan import Plan
 from batchdiff.report.results_text import undone_text
 
-
 _NOTHING = "Nothing to purge: no original of this plan is known to be in quarantine."
 
 

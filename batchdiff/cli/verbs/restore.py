@@ -25,7 +25,6 @@ from batchdiff.report.figures import count_of
 from batchdiff.report.results_text import undone_text
 from batchdiff.units import few, format_size
 
-
 _NOTHING = "Nothing to restore: no guest of this plan is known to be converted."
 
 
@@ -65,8 +64,8 @@ def _ask(
     if options.discard_changes:
         lines = [f"{guest.name}: everything written to {guest.overlay_path}" for guest, _ in found]
         question = Question(
-            f"what the VMs of {count_of(len(found), 'guest')} have written since the conversion will be thrown away, with all"
-            f" snapshots of the overlays ({_size_of_overlays(found)} on disk):",
+            f"what the VMs of {count_of(len(found), 'guest')} have written since the conversion will be thrown away,"
+            f" with all snapshots of the overlays ({_size_of_overlays(found)} on disk):",
             lines,
             "Leave `--discard-changes` out to keep what the VMs wrote.",
             "What remains: the originals, as they were before the conversion.",
@@ -90,8 +89,8 @@ def _ask(
     if not arguments.yes and options.guests is None and len(found) > 1 and console.can_ask:
         lines = [f"{guest.name}: {guest.overlay_path} -> {guest.source.path}" for guest, _ in found]
         question = Question(
-            f"all {len(found)} guests will be restored, and their overlays deleted ({_size_of_overlays(found)} on disk)."
-            " Their VMs must be shut down:",
+            f"all {len(found)} guests will be restored, and their overlays deleted"
+            f" ({_size_of_overlays(found)} on disk). Their VMs must be shut down:",
             lines,
             "`--guest NAME` restores a single one.",
             "What remains: full images with what the VMs see now.",

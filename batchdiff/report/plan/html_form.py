@@ -27,9 +27,9 @@ from batchdiff.report.facts import PlanFacts, share
 from batchdiff.report.figures import percent, size
 from batchdiff.report.plan import words
 from batchdiff.report.plan.change_map import BINS, ChangeMap, change_map
+from batchdiff.report.plan.outliers import outliers_first
 from batchdiff.report.plan.pictures import MapPath, SizeBar, crowd_paths, map_paths, size_bars
 from batchdiff.report.plan.rows import columns, guest_cells, now, rows, total_cells
-from batchdiff.report.plan.outliers import outliers_first
 from batchdiff.report.printable import printable
 from batchdiff.units import format_size
 

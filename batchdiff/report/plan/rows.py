@@ -75,8 +75,24 @@ def guest_cells(facts: PlanFacts, guest: GuestPlan) -> tuple[str, ...]:
         part = share_words(savings)
     if facts.conversions:
         done = facts.conversions.get(guest.name)
-        return first, allocated, overlay, size(done.overlay_bytes if done else None), saved, part, now(facts, guest)
-    return first, allocated, overlay, saved, part, "auto" if cluster is None else format_size(cluster), _verdict(guest)
+        return (
+            first,
+            allocated,
+            overlay,
+            size(done.overlay_bytes if done else None),
+            saved,
+            part,
+            now(facts, guest),
+        )
+    return (
+        first,
+        allocated,
+        overlay,
+        saved,
+        part,
+        "auto" if cluster is None else format_size(cluster),
+        _verdict(guest),
+    )
 
 
 def now(facts: PlanFacts, guest: GuestPlan) -> str:
@@ -97,7 +113,10 @@ def total_cells(facts: PlanFacts) -> tuple[str, ...]:
     savings = [guest.diff.savings for guest in rows(facts)]
     error = sum(each.overlay_error_bytes for each in savings)
     name = "total" if totals == facts.plan.totals else "of these"
-    allocated, saved = format_size(totals.allocated_bytes), bounded_size(totals.saved_bytes, totals.exactness, error)
+    allocated, saved = (
+        format_size(totals.allocated_bytes),
+        bounded_size(totals.saved_bytes, totals.exactness, error),
+    )
     overlay, part = estimated_size(totals.overlay_bytes, error), share_words(totals)
     if facts.conversions:
         done = [facts.conversions[guest.name] for guest in rows(facts) if guest.name in facts.conversions]
