@@ -21,6 +21,9 @@ def estimated_size(count: int, error: int) -> str:
     return f"~{format_size(count)} ±{format_size(error)}" if error else format_size(count)
 
 
+SOME = "an unknown amount of space"
+"""Stands in a sentence for a number of bytes that is not known."""
+
 _WORDS = {Exactness.AT_LEAST: "at least ", Exactness.AT_MOST: "at most "}
 
 
@@ -44,7 +47,7 @@ def percent(part: float | None) -> str:
 def rounded(count: int) -> float:
     """Return the bytes that a size stands for as it is shown, to one decimal of its unit."""
     number, unit = format_size(count).split()
-    return float(number) * 1024 ** SUFFIXES.index(unit)
+    return float(number) * float(1024 ** SUFFIXES.index(unit))
 
 
 def count_of(count: int, singular: str) -> str:

@@ -50,8 +50,8 @@ def test_how_space_comes_back_from_quarantine(capsys):
         (False, "2 originals, 7 MiB on disk, will be deleted, each only if QEMU finds its overlay identical:"),
         (
             True,
-            "2 originals, 7 MiB on disk, will be deleted, including those whose VMs have run on their overlays since."
-            " Afterwards the state from before the conversion cannot be restored:",
+            "2 originals, 7 MiB on disk, will be deleted, including those whose VMs have run on their overlays"
+            " since. Afterwards the state from before the conversion cannot be restored:",
         ),
     ],
 )

@@ -31,10 +31,11 @@ def test_each_guest_with_its_glob_and_where_its_overlay_goes(tmp_path):
         f"b: {tmp_path}/b.img (raw), listed by path -> in its own place (qcow2, clusters auto)",
         f"c: {tmp_path}/clones/c.img (raw), from the glob clones/*.img -> {tmp_path}/clones/c.qcow2 (qcow2,"
         " clusters 64 KiB)",
-        f"d\\n: {tmp_path}/clones/d\\n.img (raw), from the glob clones/*.img; cannot be a guest: its name has control"
-        " characters; rename it, or `exclude` it",
+        f"d\\n: {tmp_path}/clones/d\\n.img (raw), from the glob clones/*.img; cannot be a guest: its name has a"
+        " line break (\\n); rename it, or `exclude` it",
     ]
     path.write_text(MANIFEST.replace("path: a.img", "path: link.img").replace("  - glob: clones/*.img\n", ""))
     assert (
-        f"link: {tmp_path}/link.img (raw), listed by path, a link to {tmp_path}/clones/c.img -> {tmp_path}/link.qcow2"
+        f"link: {tmp_path}/link.img (raw), listed by path, a link to {tmp_path}/clones/c.img ->"
+        f" {tmp_path}/link.qcow2"
     ) in " ".join(guest_lines(read_manifest(str(path))))

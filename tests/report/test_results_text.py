@@ -89,7 +89,7 @@ def test_originals_in_quarantine_are_one_line_if_there_are_many():
         for number in range(100)
     ]
     report = results_text(many)
-    assert "note       web0, web1 and 98 more: the originals are quarantined beside" in report
+    assert "note       web0, web1 and 98 more: the originals are quarantined under" in report
     assert len(report.splitlines()) < 110
 
 
@@ -152,7 +152,7 @@ def test_guests_that_were_skipped_for_one_reason_are_one_line():
     report = results_text([*done, WEB, CACHE])
     assert "skipped    web02, web03 and 98 more: done by /srv/p.json\n" in report
     assert "skipped    cache: it would save 3.1%\n" in report
-    assert report.endswith("102 guests: 1 converted, 101 skipped.\n")
+    assert report.endswith("102 guests: 1 converted, 101 skipped. 500 MiB of disk space taken.\n")
     assert len(report.splitlines()) < 15
     assert results_text(done) == (
         "skipped    web02, web03 and 98 more: done by /srv/p.json\n\n100 guests: 100 skipped.\n"

@@ -64,8 +64,8 @@ def _ask(
     if options.discard_changes:
         lines = [f"{guest.name}: everything written to {guest.overlay_path}" for guest, _ in found]
         question = Question(
-            f"what the VMs of {count_of(len(found), 'guest')} have written since the conversion will be thrown away,"
-            f" with all snapshots of the overlays ({_size_of_overlays(found)} on disk):",
+            f"what the VMs of {count_of(len(found), 'guest')} have written since the conversion will be thrown"
+            f" away, with all snapshots of the overlays ({_size_of_overlays(found)} on disk):",
             lines,
             "Leave `--discard-changes` out to keep what the VMs wrote.",
             "What remains: the originals, as they were before the conversion.",

@@ -9,7 +9,7 @@ from batchdiff.files.filenames import shell_word
 from batchdiff.image.storage.exactness import Exactness, of_sum
 from batchdiff.plan.plan import GuestToConvert
 from batchdiff.report.facts import PlanFacts
-from batchdiff.report.figures import DASH, bounded_size, count_of
+from batchdiff.report.figures import DASH, SOME, bounded_size, count_of
 from batchdiff.units import format_size
 
 _ORIGINALS = {
@@ -46,10 +46,15 @@ def done_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     yield "overlays take", format_size(taken), f"on disk now; predicted {format_size(planned)}"
     left = len(facts.pending)
     yield "guests converted", f"{len(facts.conversions)} of {totals.convert}", f"{left} to go" if left else ""
-    space = format_size(facts.space_at_once(facts.jobs)) if left else DASH
     if left:
-        yield "needed at the worst moment", space, "free disk space, while apply runs"
+        yield space_figure(facts)
     yield "originals", _counts(facts), ""
+
+
+def space_figure(facts: PlanFacts) -> tuple[str, str, str]:
+    """Return the space that apply needs, as a figure."""
+    space = format_size(facts.space_at_once(facts.jobs)) if facts.pending else DASH
+    return "needed at the worst moment", space, "free disk space, while apply runs"
 
 
 def came_back(facts: PlanFacts) -> str:
@@ -98,5 +103,5 @@ def _waiting(facts: PlanFacts) -> str | None:
         ways.append(f"with `batchdiff purge{plan} --used`, for those in quarantine")
     if fates - {Fate.QUARANTINED}:
         ways.append("once you delete the originals that are kept")
-    more = "an unknown amount of space" if exactness is Exactness.UNKNOWN else size
+    more = SOME if exactness is Exactness.UNKNOWN else size
     return f"{more} {'comes' if exactness is Exactness.UNKNOWN else 'come'} back {'; or '.join(ways)}."

@@ -163,10 +163,9 @@ def _after(diff: Diff, done: Conversion) -> str:
     """Return what apply has made of a guest, beside the predictions."""
     predicted, on_disk = diff.savings.overlay_bytes, diff.savings.overlay_disk_bytes
     original = f"the original is {done.fate}{f' as {printable(done.aside)}' if done.aside else ''}"
-    return (
-        f"{original}; the overlay was {format_size(done.overlay_bytes)} long when written ({format_size(predicted)}"
-        f" predicted), and takes {size(done.overlay_disk_bytes)} on disk now ({format_size(on_disk)} predicted)"
-    )
+    taken = f"takes {size(done.overlay_disk_bytes)} on disk now ({format_size(on_disk)} predicted)"
+    length = f"{format_size(done.overlay_bytes)} long when written ({format_size(predicted)} predicted)"
+    return f"{original}; the overlay was {length}, and {taken}"
 
 
 def _code(text: str) -> Markup:

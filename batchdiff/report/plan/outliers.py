@@ -30,7 +30,7 @@ def outliers_first(guests: Iterable[_Kind]) -> list[_Kind]:
 
 
 def similarity_if_unlike(guest: GuestPlan) -> float | None:
-    """Return the share of a guest's data that the template has, if that is so small that it is no copy; or None."""
+    """Return the share of a guest's data that the template has if that is too small for a copy; otherwise None."""
     similarity = None if guest.diff is None else guest.diff.similarity
     return similarity.share if similarity is not None and why_unlike(similarity) else None
 

@@ -31,8 +31,8 @@ def doubts(facts: PlanFacts) -> Iterator[str]:
         least, most = (f"{pick(part for _, part in unlike):.2%}" for pick in (min, max))
         parts = least if least == most else f"{least} to {most}"
         yield (
-            f"{_named([guest for guest, _ in unlike])}: they share only zeros with the template, which has {parts} of"
-            f" their data. These {len(unlike)} guests were probably copied from another template."
+            f"{_named([guest for guest, _ in unlike])}: they share only zeros with the template, which has {parts}"
+            f" of their data. These {len(unlike)} guests were probably copied from another template."
         )
 
 

@@ -75,24 +75,10 @@ def guest_cells(facts: PlanFacts, guest: GuestPlan) -> tuple[str, ...]:
         part = share_words(savings)
     if facts.conversions:
         done = facts.conversions.get(guest.name)
-        return (
-            first,
-            allocated,
-            overlay,
-            size(done.overlay_bytes if done else None),
-            saved,
-            part,
-            now(facts, guest),
-        )
-    return (
-        first,
-        allocated,
-        overlay,
-        saved,
-        part,
-        "auto" if cluster is None else format_size(cluster),
-        _verdict(guest),
-    )
+        actual = size(done.overlay_bytes if done else None)
+        return first, allocated, overlay, actual, saved, part, now(facts, guest)
+    unit = "auto" if cluster is None else format_size(cluster)
+    return first, allocated, overlay, saved, part, unit, guest.verdict.value
 
 
 def now(facts: PlanFacts, guest: GuestPlan) -> str:
@@ -100,11 +86,7 @@ def now(facts: PlanFacts, guest: GuestPlan) -> str:
     done = facts.conversions.get(guest.name)
     if done is not None:
         return done.fate.value
-    return _WAITING if guest.verdict is Verdict.CONVERT else _verdict(guest)
-
-
-def _verdict(guest: GuestPlan) -> str:
-    return guest.verdict.value
+    return _WAITING if guest.verdict is Verdict.CONVERT else guest.verdict.value
 
 
 def total_cells(facts: PlanFacts) -> tuple[str, ...]:
@@ -133,7 +115,7 @@ def is_rounded(facts: PlanFacts) -> bool:
         (totals.overlay_bytes, [each.overlay_bytes for each in chosen]),
         (totals.saved_bytes + totals.template_copy_bytes, [each.saved_bytes for each in chosen]),
     ]
-    return any(format_size(round(sum(map(rounded, parts)))) != format_size(total) for total, parts in sums)
+    return any(rounded(round(sum(map(rounded, parts)))) != rounded(total) for total, parts in sums)
 
 
 def share_words(figures: Savings | Totals) -> str:

@@ -12,9 +12,10 @@ from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, Totals
 from batchdiff.plan.totals import totals_of
 from batchdiff.report.facts import PlanFacts, guests_not_converted, inexact
-from batchdiff.report.figures import DASH, bounded_size, count_of
+from batchdiff.report.figures import SOME, bounded_size, count_of
 from batchdiff.report.plan.comparison import compared, sentences
-from batchdiff.report.plan.done import done, done_figures
+from batchdiff.report.plan.done import done, done_figures, space_figure
+from batchdiff.report.plan.outliers import outliers_first
 from batchdiff.report.plan.remarks import doubts, remarks
 from batchdiff.report.plan.rows import is_rounded, share_words
 from batchdiff.report.printable import printable
@@ -37,7 +38,7 @@ def heading(facts: PlanFacts) -> tuple[str, str]:
 
 def reasons(facts: PlanFacts) -> Iterator[tuple[str, str]]:
     """Yield verdicts, each with the guests that have it and why."""
-    for verdict, reason, names in guests_not_converted(facts.guests):
+    for verdict, reason, names in guests_not_converted(outliers_first(facts.guests)):
         yield verdict.value, f"{few(list(map(printable, names)))}: {printable(reason) or 'no reason given'}"
 
 
@@ -122,8 +123,7 @@ def main_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
         return
     saved = bounded_size(totals.saved_bytes, totals.exactness, facts.error_bytes)
     yield "comes back", saved, f"{share_words(totals)} of {format_size(totals.allocated_bytes)}"
-    space = format_size(facts.space_at_once(facts.jobs))
-    yield "needed at the worst moment", space if facts.savings else DASH, "free disk space, while apply runs"
+    yield space_figure(facts)
     counts = {"skipped": totals.skip, "refused": totals.refuse}
     others = [f"{count} {verdict}" for verdict, count in counts.items() if count]
     yield "guests to convert", f"{totals.convert} of {totals.guests}", ", ".join(others)
@@ -227,5 +227,5 @@ def _cost(totals: Totals) -> str:
 
 def _saved(totals: Totals) -> str:
     if totals.exactness is Exactness.UNKNOWN:
-        return "an unknown amount of space"
+        return SOME
     return bounded_size(totals.saved_bytes, totals.exactness)

@@ -38,8 +38,8 @@ def test_a_copy_of_another_template_is_warned_of_with_its_share():
 def test_many_of_them_are_one_warning():
     (text,) = doubts(PlanFacts(small_plan(*COPIES, *others(31, 0, 4, 5))))
     assert text == (
-        "other0, other1 and 2 more: they share only zeros with the template, which has 0.00% to 0.31% of their data."
-        " These 4 guests were probably copied from another template."
+        "other0, other1 and 2 more: they share only zeros with the template, which has 0.00% to 0.31% of their"
+        " data. These 4 guests were probably copied from another template."
     )
 
 
@@ -72,8 +72,8 @@ def test_a_cluster_size_that_saves_more_than_a_tenth():
     found = better_clusters(guests)
     assert (found.cluster_size, found.at_most, found.planned) == (4096, 120 * MIB, 200 * MIB)
     assert (
-        "note with `cluster_size: 4KiB`, the overlays would take at most 120 MiB on disk instead of 200 MiB: at least"
-        " 80 MiB less."
+        "note with `cluster_size: 4KiB`, the overlays would take at most 120 MiB on disk instead of 200 MiB: at"
+        " least 80 MiB less."
     ) in " ".join(plan_text(PlanFacts(small_plan(*guests))).split())
     totals = json.loads(plan_json(PlanFacts(small_plan(*guests))))["totals"]
     assert (totals["better_cluster_size"], totals["better_overlay_disk_bytes_at_most"]) == (4096, 120 * MIB)
