@@ -11,7 +11,7 @@ from batchdiff.plan.document import to_dict
 from batchdiff.plan.plan import GuestPlan
 from batchdiff.report.facts import PlanFacts, share
 from batchdiff.report.plan.comparison import compared, comparison_report
-from batchdiff.report.plan.outliers import better_clusters, similarity_if_unlike
+from batchdiff.report.plan.outliers import cluster_advice, similarity_if_unlike
 
 REPORT_VERSION = "1.3"
 """Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of
@@ -81,7 +81,7 @@ def _conversion(done: Conversion) -> dict[str, Any]:
 def _totals(facts: PlanFacts) -> dict[str, Any]:
     totals = facts.plan.totals
     saved = _rounded(share(totals.saved_bytes, totals.allocated_bytes))
-    better = better_clusters(facts.pending)
+    better = cluster_advice(facts.pending)
     return asdict(totals) | {
         "overlay_error_bytes": facts.error_bytes,
         "saved_share": saved,

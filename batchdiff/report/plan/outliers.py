@@ -48,7 +48,7 @@ _WORTH_IT = 0.1
 """The share of the overlays' disk use that another cluster size must save to be worth a remark."""
 
 
-def better_clusters(guests: Iterable[GuestToConvert]) -> BetterClusters | None:
+def cluster_advice(guests: Iterable[GuestToConvert]) -> BetterClusters | None:
     """Return the cluster size with which overlays take much less, even if their files have no holes; or None.
 
     Compressed overlays are left out, because their sizes with other clusters are not known, and preallocated ones.

@@ -10,7 +10,7 @@ from batchdiff.plan.overlay_options import Compat, Compression
 from batchdiff.plan.plan import GuestToConvert
 from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
 from batchdiff.report.facts import PlanFacts
-from batchdiff.report.plan.outliers import BetterClusters, better_clusters, similarity_if_unlike
+from batchdiff.report.plan.outliers import BetterClusters, cluster_advice, similarity_if_unlike
 from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
 
@@ -39,7 +39,7 @@ def doubts(facts: PlanFacts) -> Iterator[str]:
 def remarks(facts: PlanFacts) -> Iterator[str]:
     """Yield the remarks on a plan, printable, each on one line."""
     chosen = facts.plan.to_convert
-    if better := better_clusters(facts.pending):
+    if better := cluster_advice(facts.pending):
         yield _of_clusters(better, facts)
     secret = [printable(guest.name) for guest in chosen if guest.options.encryption is not None]
     if secret:

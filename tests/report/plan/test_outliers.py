@@ -13,7 +13,7 @@ from batchdiff.plan.plan import Similarity
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan.html_form import plan_html
 from batchdiff.report.plan.json_form import plan_json
-from batchdiff.report.plan.outliers import better_clusters
+from batchdiff.report.plan.outliers import cluster_advice
 from batchdiff.report.plan.remarks import doubts
 from batchdiff.report.plan.text import plan_text
 from batchdiff.units import GIB, MIB
@@ -69,7 +69,7 @@ def guest_with_sizes(name, planned, **sizes):
 
 def test_a_cluster_size_that_saves_more_than_a_tenth():
     guests = [guest_with_sizes(name, 100 * MIB, c4096=60 * MIB, c8192=62 * MIB, c65536=100 * MIB) for name in "ab"]
-    found = better_clusters(guests)
+    found = cluster_advice(guests)
     assert (found.cluster_size, found.at_most, found.planned) == (4096, 120 * MIB, 200 * MIB)
     assert (
         "note with `cluster_size: 4KiB`, the overlays would take at most 120 MiB on disk instead of 200 MiB: at"
@@ -80,8 +80,8 @@ def test_a_cluster_size_that_saves_more_than_a_tenth():
 
 
 def test_no_more_than_a_tenth_is_no_remark():
-    assert better_clusters([guest_with_sizes("a", 100 * MIB, c4096=90 * MIB, c65536=100 * MIB)]) is None
-    assert better_clusters([]) is None
+    assert cluster_advice([guest_with_sizes("a", 100 * MIB, c4096=90 * MIB, c65536=100 * MIB)]) is None
+    assert cluster_advice([]) is None
 
 
 def test_holes_count():
@@ -89,13 +89,13 @@ def test_holes_count():
     holey = savings(GIB, 100 * MIB, overlay_disk_bytes=62 * MIB)
     sizes = ((4096, 60 * MIB), (65536, 100 * MIB))
     guest = guest_plan(savings=savings(GIB, 100 * MIB, overlay_bytes_by_cluster_size=sizes))
-    assert better_clusters([guest]) is not None
+    assert cluster_advice([guest]) is not None
     guest = guest_plan(
         savings=savings(
             GIB, 100 * MIB, overlay_disk_bytes=holey.overlay_disk_bytes, overlay_bytes_by_cluster_size=sizes
         )
     )
-    assert better_clusters([guest]) is None
+    assert cluster_advice([guest]) is None
 
 
 @pytest.mark.parametrize(
@@ -105,4 +105,4 @@ def test_holes_count():
 def test_overlays_whose_other_sizes_are_not_known_are_left_out(options):
     sizes = ((4096, MIB), (65536, 100 * MIB))
     guest = guest_plan(options=options, savings=savings(GIB, 100 * MIB, overlay_bytes_by_cluster_size=sizes))
-    assert better_clusters([guest]) is None
+    assert cluster_advice([guest]) is None
