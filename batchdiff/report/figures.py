@@ -21,7 +21,7 @@ def estimated_size(count: int, error: int) -> str:
     return f"~{format_size(count)} ±{format_size(error)}" if error else format_size(count)
 
 
-SOME = "an unknown amount of space"
+UNKNOWN_AMOUNT = "an unknown amount of space"
 """Stands in a sentence for a number of bytes that is not known."""
 
 _WORDS = {Exactness.AT_LEAST: "at least ", Exactness.AT_MOST: "at most "}

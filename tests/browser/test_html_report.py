@@ -52,8 +52,8 @@ def test_what_is_on_it(report):
           images: document.images.length,
           scripts: document.scripts.length,
           maps: document.querySelectorAll("svg.map").length,
-          wide: document.querySelector("#g0 svg.map").getBoundingClientRect().width,
-          background: getComputedStyle(document.querySelector("#g0 .data4")).fill,
+          wide: document.querySelector("#g1 svg.map").getBoundingClientRect().width,
+          background: getComputedStyle(document.querySelector("#g1 .data4")).fill,
           overflow: document.documentElement.scrollWidth > innerWidth,
         };""",
     )
@@ -104,7 +104,7 @@ def test_it_filters_by_name_and_verdict(report):
         return [byName, both(), count];""",
     )
     assert by_name == [["web10", "web2"]] * 2
-    assert by_verdict == [["small", "lost"]] * 2
+    assert by_verdict == [["lost", "small"]] * 2
     assert count == "2 of 5"
 
 
@@ -143,7 +143,8 @@ def test_after_an_apply_predicted_and_actual_can_be_sorted(tmp_path):
     found = chromium.evaluate(
         path,
         SHOWN
-        + """const texts = (selector) => Array.from(document.querySelectorAll(selector), (each) => each.textContent);
+        + """const all = (selector) => Array.from(document.querySelectorAll(selector));
+        const texts = (selector) => all(selector).map((each) => each.textContent);
         press("actual");
         return {
           heads: texts("thead th"),

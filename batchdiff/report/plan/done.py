@@ -9,7 +9,7 @@ from batchdiff.files.filenames import shell_word
 from batchdiff.image.storage.exactness import Exactness, of_sum
 from batchdiff.plan.plan import GuestToConvert
 from batchdiff.report.facts import PlanFacts
-from batchdiff.report.figures import DASH, SOME, bounded_size, count_of
+from batchdiff.report.figures import DASH, UNKNOWN_AMOUNT, bounded_size, count_of
 from batchdiff.units import format_size
 
 _ORIGINALS = {
@@ -103,5 +103,5 @@ def _waiting(facts: PlanFacts) -> str | None:
         ways.append(f"with `batchdiff purge{plan} --used`, for those in quarantine")
     if fates - {Fate.QUARANTINED}:
         ways.append("once you delete the originals that are kept")
-    more = SOME if exactness is Exactness.UNKNOWN else size
+    more = UNKNOWN_AMOUNT if exactness is Exactness.UNKNOWN else size
     return f"{more} {'comes' if exactness is Exactness.UNKNOWN else 'come'} back {'; or '.join(ways)}."

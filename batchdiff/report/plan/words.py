@@ -12,7 +12,7 @@ from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, Totals
 from batchdiff.plan.totals import totals_of
 from batchdiff.report.facts import PlanFacts, guests_not_converted, inexact
-from batchdiff.report.figures import SOME, bounded_size, count_of
+from batchdiff.report.figures import UNKNOWN_AMOUNT, bounded_size, count_of
 from batchdiff.report.plan.comparison import compared, sentences
 from batchdiff.report.plan.done import done, done_figures, space_figure
 from batchdiff.report.plan.outliers import outliers_first
@@ -227,5 +227,5 @@ def _cost(totals: Totals) -> str:
 
 def _saved(totals: Totals) -> str:
     if totals.exactness is Exactness.UNKNOWN:
-        return SOME
+        return UNKNOWN_AMOUNT
     return bounded_size(totals.saved_bytes, totals.exactness)
