@@ -31,7 +31,7 @@ def done(facts: PlanFacts) -> Iterator[str]:
     yield f"Originals: {_counts(facts)}."
     back, waiting = came_back(facts), _waiting(facts)
     if any(each.fate in _GONE for each in facts.conversions.values()):
-        yield f"{back} came back." if waiting is None else f"{back} came back so far."
+        yield f"{back} came back{'' if waiting is None else ' so far'}, net of the overlays."
     if waiting is not None:
         yield waiting
 

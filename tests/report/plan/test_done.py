@@ -49,13 +49,13 @@ def test_after_an_apply_that_kept_the_originals():
 def test_after_quarantine_and_a_purge_of_one():
     assert end_of_report(Fate.DELETED, Fate.QUARANTINED, Fate.QUARANTINED).endswith(
         "Originals: 1 deleted, 2 in quarantine.\n"
-        "1.9 GiB came back so far.\n"
+        "1.9 GiB came back so far, net of the overlays.\n"
         "3.8 GiB come back with `batchdiff purge fleet.plan.json --used`, for those in quarantine.\n"
     )
 
 
 def test_after_the_last_purge():
-    assert end_of_report(*[Fate.DELETED] * 3).endswith("Originals: 3 deleted.\n5.7 GiB came back.\n")
+    assert end_of_report(*[Fate.DELETED] * 3).endswith("Originals: 3 deleted.\n5.7 GiB came back, net of the overlays.\n")
 
 
 def test_originals_that_the_operator_removed():
