@@ -10,7 +10,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
-ON_ALL_CORES := -n $(shell nproc) --dist worksteal
+# One more than there are cores: a fifth of the time of a test it waits for the disk.
+ON_ALL_CORES := -n $$(($(shell nproc) + 1)) --dist worksteal
 
 # Tests start batchdiff thousands of times; compiling it each time would make them take half as long again.
 unexport PYTHONDONTWRITEBYTECODE

@@ -44,7 +44,11 @@ def require_mappable(size: int, cluster: int) -> int:
     :raises FormatError: it has too many clusters.
     """
     count = ceil_div(size, cluster)
-    require(is_mappable(size, cluster), f"its {count} clusters are too many to map (at most {_MOST_CLUSTERS})")
+    require(
+        is_mappable(size, cluster),
+        f"its {count} clusters are too many to map (at most {_MOST_CLUSTERS})",
+        remedy=COPY,
+    )
     return count
 
 

@@ -171,7 +171,7 @@ def read_into(fd: int, buffer: memoryview, offset: int, path: str, observer: Rea
 class ImageFile:
     """An open image file or block device, read-only; ``observer`` is called at every read of it."""
 
-    __slots__ = ("_observer", "fd", "is_block_device", "path", "size")
+    __slots__ = ("_last_run", "_observer", "fd", "is_block_device", "path", "size")
 
     def __init__(self, path: str, observer: ReadObserver | None = None) -> None:
         self.path = path
@@ -179,6 +179,7 @@ class ImageFile:
         self.size = content_size(self.fd)
         self.is_block_device = is_block_device(self.fd)
         self._observer = observer
+        self._last_run = (0, 0)
 
     def read_exactly(self, length: int, offset: int) -> bytes:
         """Return ``length`` bytes from ``offset`` on.
@@ -220,11 +221,23 @@ class ImageFile:
         at = start
         try:
             while at < end and (first := os.lseek(self.fd, at, os.SEEK_DATA)) < end:
-                at = os.lseek(self.fd, first, os.SEEK_HOLE)
+                at = self._end_of_data(first)
                 yield first, at
         except OSError as error:
             if error.errno != errno.ENXIO:  # there is no more data
                 raise failed_read(self.path, at, error) from error
+
+    def _end_of_data(self, start: int) -> int:
+        """Return the end of the data in which ``start`` lies.
+
+        In preallocated blocks the kernel looks for it page by page. If it were asked again for each piece of a
+        long run, the time would grow with the square of the run's length.
+        """
+        begin, end = self._last_run
+        if not begin <= start < end:
+            end = os.lseek(self.fd, start, os.SEEK_HOLE)
+            self._last_run = start, end
+        return end
 
     def next_data(self, start: int) -> int | None:
         """Return the offset of the next byte that is not in a hole; None if there is none.

@@ -95,7 +95,7 @@ def obstacle(deed: Deed, path: str) -> Fault | None:
     """Return why a rename or deletion would fail, as far as that can be foreseen; None if nothing stops it."""
     if is_mount_point(path):
         return explain(OSError(errno.EBUSY, os.strerror(errno.EBUSY), path), deed)
-    case = _Case(OSError(errno.EPERM, ""), deed, path, "")
+    case = _Case(OSError(errno.EPERM, os.strerror(errno.EPERM)), deed, path, "")
     if lacking_ownership(deed, path):
         return _not_permitted(case)
     return _locked(case) or (_other_project(case) if deed is Deed.RENAME else None)

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from batchdiff.files.filenames import readable, unfit
+from batchdiff.files.filenames import readable, why_unfit
 from batchdiff.linux.device_names import is_among_devices
 from batchdiff.manifest.paths import locate_overlay
 from batchdiff.manifest.text.problems import Problems
@@ -89,9 +89,8 @@ class Naming:
         for guest, name in zip(guests, names, strict=True):
             if self._problems.objects_to((*guest.written.where, "name")):
                 continue
-            if unfit(name) or not name.strip():
-                why = f"{show(name)} is not a name; it must not be blank or have control characters"
-                self._problems.add(_where(guest), why)
+            if why_not := why_unfit(name) or ("" if name.strip() else "only blanks"):
+                self._problems.add(_where(guest), f"{show(name)} is not a name: it has {why_not}")
             earlier = first.setdefault(name, guest)
             if earlier is not guest and not _one_file_unnamed(earlier, guest):
                 why = f"{guest} has the name {show(name)}, and so has {earlier}; change one of them"

@@ -42,5 +42,6 @@ class Owners:
                 others = [each for each in others if each.role == PART]
             if others:
                 owner = " ".join(filter(None, (others[0].role, others[0].name)))
-                return f"its file {path} is also {owner}, which would be lost with it; leave one of the two out"
+                advice = "leave this guest out" if not others[0].name else "leave one of the two out"
+                return f"its file {path} is also {owner}, which would be lost with it; {advice}"
         return ""

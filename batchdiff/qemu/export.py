@@ -87,8 +87,9 @@ class Export:
             opened.callback(self._program.end)
             listener.close()  # from here on, the end of the server ends every connection that waits for it
             # The server ends with its last connection: this one keeps it.
-            seconds = _WAIT if device.secret_file is None else _WAIT_FOR_KEYS
-            self._first = opened.enter_context(closing(self._connection(self._unopened, seconds)))
+            self._wait = _WAIT if device.secret_file is None else _WAIT_FOR_KEYS
+            self._first = opened.enter_context(closing(self._connection(self._unopened)))
+            self._wait = _WAIT
             self.size = self._first.size
             self._opened = opened.pop_all()
 
@@ -99,9 +100,9 @@ class Export:
         """
         return self._connection(self.failure)
 
-    def _connection(self, failure: Callable[[OSError], ImageError], seconds: float | None = None) -> NbdConnection:
+    def _connection(self, failure: Callable[[OSError], ImageError]) -> NbdConnection:
         try:
-            return NbdConnection(f"/proc/self/fd/{self._socket}", _WAIT if seconds is None else seconds)
+            return NbdConnection(f"/proc/self/fd/{self._socket}", self._wait)
         except OSError as error:
             raise failure(error) from error
 
@@ -119,7 +120,7 @@ class Export:
         if isinstance(error, ConnectionError):
             why, remedy = f"{_NAME}, which reads it, has ended: {self._last_words()}", f"See `dmesg`, {AGAIN}"
         elif isinstance(error, TimeoutError):
-            why = f"{_NAME}, which reads it, did not answer within {_WAIT:.0f} seconds"
+            why = f"{_NAME}, which reads it, did not answer within {self._wait:.0f} seconds"
             remedy = f"If the disk was busy, {AGAIN} If it hangs again, check the image."
         elif error.errno == errno.EIO:
             remedy = "The image is damaged, or the disk below it has a fault: see the kernel log (`dmesg`)."

@@ -8,36 +8,46 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from batchdiff.image_source import ImageFormat, ImageSource
 
 
-def names_of(images: list[ImageSource], secrets: dict[str, str], *, alone: bool = False) -> list[str]:
+def names_of(
+    images: list[ImageSource],
+    secrets: dict[str, str],
+    *,
+    alone: bool = False,
+    of_files: Mapping[str, object] = MappingProxyType({}),
+) -> list[str]:
     """Return the arguments that name images, so that QEMU takes no part of a path for a protocol or an option.
 
     These are ``json:`` names. JSON is UTF-8, so a path with other bytes is passed as the value of an option
     instead, with commas doubled. ``secrets``: QEMU's names of the secrets, by the file. ``alone``: without the
-    backing files that headers name.
+    backing files that headers name. ``of_files``: options of the files of all images and backing files.
 
     Source: QEMU, ``qemu-img`` manual, ``--image-opts``.
     """
     if all(image.path.isascii() or _is_utf8(image.path) for image in images):
         only: dict[str, object] = {"backing": None} if alone else {}
-        return [f"json:{json.dumps(_opened(image, image.path, secrets) | only)}" for image in images]
+        return [f"json:{json.dumps(_opened(image, image.path, secrets, of_files) | only)}" for image in images]
     blank: dict[str, object] = {"backing": ""} if alone else {}  # deprecated, but options have no null
-    options = [_opened(image, image.path.replace(",", ",,"), secrets) | blank for image in images]
+    options = [_opened(image, image.path.replace(",", ",,"), secrets, of_files) | blank for image in images]
     return ["--image-opts", *(",".join(dotted(each)) for each in options)]
 
 
-def _opened(image: ImageSource, path: str, secrets: dict[str, str]) -> dict[str, object]:
-    file: dict[str, object] = {"driver": _driver(image), "filename": path}
-    return {"driver": image.format.value, "file": file} | decryption(image, secrets)
+def _opened(
+    image: ImageSource, path: str, secrets: dict[str, str], of_files: Mapping[str, object]
+) -> dict[str, object]:
+    file = {"driver": _driver(image), "filename": path, **of_files}
+    own = {"driver": image.format.value, "file": file} | _decryption_of_one(image, secrets)
+    return own | _of_backing(image, secrets, of_files)
 
 
 def node_of(image: ImageSource, ids: dict[str, str]) -> dict[str, object]:
     """Return the options by which QEMU opens an image, as a part of another one. ``ids``: as for ``names_of``."""
-    return _opened(image, image.path, ids)
+    return _opened(image, image.path, ids, {})
 
 
 def _driver(image: ImageSource) -> str:
@@ -49,17 +59,20 @@ def _is_utf8(path: str) -> bool:
 
 
 def decryption(image: ImageSource, ids: dict[str, str]) -> dict[str, object]:
-    """Return the options by which QEMU decrypts an image and the backing files that the headers name.
+    """Return the options by which QEMU decrypts an image and the backing files that the headers name."""
+    return _decryption_of_one(image, ids) | _of_backing(image, ids, {})
 
-    It takes the rest of a backing file's options, its name and format, from the header of the image above.
-    """
+
+def _of_backing(image: ImageSource, ids: dict[str, str], of_files: Mapping[str, object]) -> dict[str, object]:
+    """Return the options of the backing files; QEMU takes the rest, names and formats, from the headers."""
     found: dict[str, object] = {}
-    for each in reversed((image, *image.backing)):
-        found = _own(each, ids) | ({"backing": found} if found else {})
+    for each in reversed(image.backing):
+        own = _decryption_of_one(each, ids) | ({"file": dict(of_files)} if of_files else {}) | found
+        found = {"backing": own} if own else {}
     return found
 
 
-def _own(image: ImageSource, ids: dict[str, str]) -> dict[str, object]:
+def _decryption_of_one(image: ImageSource, ids: dict[str, str]) -> dict[str, object]:
     if image.secret_file is None:
         return {}
     name = ids[image.secret_file]

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from batchdiff.errors import ProgramError
+from batchdiff.linux.call_failures import AGAIN
 from batchdiff.qemu import programs
 from batchdiff.qemu.programs import CompletedProgram
-from batchdiff.qemu.qemu_img import NAME, PACKAGE, require_success
+
+NAME = "qemu-img"
+PACKAGE = "qemu-utils"
+"""Debian's, which has it."""
+
+_WHERE = (
+    "batchdiff runs qemu-img confined to the images, system folders such as /usr, its own folder and"
+    " LD_LIBRARY_PATH. Install a qemu-img that needs no other files."
+)
 
 _SECONDS_TO_ANSWER = 60
 """The time limit for a question about qemu-img itself."""
@@ -41,5 +51,13 @@ def create_options(kind: str) -> list[str]:
 
 def _ask(*arguments: str) -> CompletedProgram:
     done = programs.run([NAME, *arguments], reads=[], timeout=_SECONDS_TO_ANSWER, package=PACKAGE)
-    require_success(done)
+    if done.code != 0:
+        raise failure(done)
     return done
+
+
+def failure(done: CompletedProgram) -> ProgramError:
+    """Return the error to raise if qemu-img has failed."""
+    # 126 and 127 come from a shell or the loader: qemu-img or a library may lie outside the folders it may read.
+    remedy = _WHERE if done.code in {126, 127} else f"Fix what it reports, {AGAIN}"
+    return ProgramError("qemu-img failed", why=done.described(), remedy=remedy)

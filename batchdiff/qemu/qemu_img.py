@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
-from batchdiff.errors import DifferenceError, ImageError, InUseError, ProgramError, VerificationError
+from batchdiff.errors import DifferenceError, ImageError, InUseError, VerificationError
 from batchdiff.files.filenames import shell_word
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.call_failures import AGAIN
 from batchdiff.qcow2.faults import NOT_OPENED
-from batchdiff.qemu import programs
+from batchdiff.qemu import io_uring, programs
 from batchdiff.qemu.image_options import decryption, dotted, names_of
+from batchdiff.qemu.installed import NAME, PACKAGE, failure
 from batchdiff.qemu.programs import CompletedProgram, OutputError, inherited, never
 from batchdiff.qemu.secrets import Secrets, require_secrets_fit, secrets_of
 from batchdiff.units import MIB, format_size
-
-NAME = "qemu-img"
-PACKAGE = "qemu-utils"
-"""Debian's, which has it."""
 
 _SECONDS, _BYTES_PER_SECOND = 600, MIB
 """The time limit of a verb: ten minutes, plus the time to read the whole image from a slow disk that is shared
@@ -31,11 +29,6 @@ _LARGEST_MAP = 256 * MIB
 
 _SECONDS_TO_MAP = 2 * _SECONDS
 """The time limit of `qemu-img map`, which reads only tables."""
-
-_WHERE = (
-    "batchdiff runs qemu-img confined to the images, system folders such as /usr, its own folder and"
-    " LD_LIBRARY_PATH. Install a qemu-img that needs no other files."
-)
 
 
 def is_installed() -> bool:
@@ -146,7 +139,10 @@ def compare(
     :raises InUseError: a VM uses one of them.
     :raises ProgramError: it could not be run, or could not read one of them.
     """
-    done = _run("compare", [one, other], virtual_size, stopped)
+    of_files = io_uring.options()
+    done = _run("compare", [one, other], virtual_size, stopped, of_files=of_files)
+    if of_files and io_uring.is_refused(done):
+        done = _run("compare", [one, other], virtual_size, stopped)
     # It also exits with 1 if it could not even start; then it has compared nothing.
     if done.code == 1 and _MISMATCH in done.output:
         raise DifferenceError(
@@ -233,17 +229,18 @@ def run_to_write(  # noqa: PLR0913  # options by keyword
     _require_written(done)
 
 
-def _run(
+def _run(  # noqa: PLR0913  # options by keyword
     verb: str,
     images: list[ImageSource],
     virtual_size: int,
     stopped: Callable[[], bool],
     *,
     options: Sequence[str] = (),
+    of_files: Mapping[str, object] = MappingProxyType({}),
 ) -> CompletedProgram:
     secrets = secrets_of(images)
     done = programs.run(
-        [NAME, verb, *secrets.arguments, *options, *names_of(images, secrets.ids)],
+        [NAME, verb, *secrets.arguments, *options, *names_of(images, secrets.ids, of_files=of_files)],
         reads=[*(path for image in images for path in image.files), *secrets.reads],
         inherits=secrets.inherits,
         timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
@@ -268,9 +265,7 @@ def require_success(done: CompletedProgram) -> None:
             why=done.described(),
             remedy=f"Shut it down, {AGAIN}",
         )
-    # 126 and 127 come from a shell or the loader: qemu-img or a library may lie outside the folders it may read.
-    remedy = _WHERE if done.code in {126, 127} else f"Fix what it reports, {AGAIN}"
-    raise ProgramError("qemu-img failed", why=done.described(), remedy=remedy)
+    raise failure(done)
 
 
 def _is_locked(done: CompletedProgram) -> bool:

@@ -42,14 +42,20 @@ def definition(planned, name="web"):
     return path
 
 
-@pytest.fixture
-def libvirt(planned, tmp_path_factory):
-    """libvirt's real QEMU driver in a folder of its own, with one domain."""
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory):
+    """libvirt's real QEMU driver in a folder of its own; its first start asks QEMU what it can do, for seconds."""
     root = tmp_path_factory.mktemp("libvirt")
-    uri = f"qemu:///embed?root={root}"
-    virsh(uri, "define", str(definition(planned)))
-    yield uri
+    yield f"qemu:///embed?root={root}"
     shutil.rmtree(root)
+
+
+@pytest.fixture
+def libvirt(planned, embedded):
+    """One domain that libvirt's real QEMU driver knows."""
+    virsh(embedded, "define", str(definition(planned)))
+    yield embedded
+    virsh(embedded, "undefine", "web")
 
 
 def test_a_preview_from_files(planned):

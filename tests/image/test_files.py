@@ -253,3 +253,21 @@ def test_what_helps_against_a_limit(monkeypatch, number, advice):
         assert advice in error.remedy
         assert advice in str(error)
         assert ("permissions" in str(error)) is (number == errno.EACCES)
+
+
+def test_the_end_of_a_long_run_of_data_is_looked_for_once(tmp_path, monkeypatch):
+    """In preallocated blocks each search goes through all pages up to the end of the data."""
+    path = notation.write_raw(tmp_path / "image", "1M:A 1M:- 1M:B")
+    searches = []
+    real = os.lseek
+
+    def lseek(fd, offset, how):
+        searches.append(how)
+        return real(fd, offset, how)
+
+    with closing(files.ImageFile(str(path))) as file:
+        monkeypatch.setattr(os, "lseek", lseek)
+        pieces = [list(file.data_runs(at, at + 4096)) for at in range(0, 3 << 20, 4096)]
+    ends = [end for piece in pieces for _, end in piece]
+    assert ends == [1 << 20] * 256 + [3 << 20] * 256
+    assert searches.count(os.SEEK_HOLE) == 2

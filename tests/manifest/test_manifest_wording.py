@@ -45,7 +45,7 @@ def overlay(options: str) -> str:
         ),
         (
             guests(raw("clones/a.img", ', name: "  "')),
-            '4: guests[0].name: "  " is not a name; it must not be blank or have control characters',
+            '4: guests[0].name: "  " is not a name: it has only blanks',
         ),
         (
             guests("{glob: 'clones/*.img', format: raw, name: web}"),

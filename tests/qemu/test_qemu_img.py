@@ -1,4 +1,7 @@
-"""qemu/qemu_img.py: what each end of qemu-img means, in words; a program of ours stands for it."""
+"""qemu/qemu_img.py: what each end of qemu-img means, in words; a program of ours stands for it.
+
+Guards qemu/installed.py.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import pytest
 
 from batchdiff.errors import BatchdiffError, DifferenceError, InUseError, ProgramError, VerificationError
 from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.qemu import programs, qemu_img
+from batchdiff.qemu import io_uring, programs, qemu_img
 from batchdiff.qemu.programs import CompletedProgram
 
 A = ImageSource("/a.qcow2", ImageFormat.QCOW2)
@@ -94,7 +97,8 @@ def test_message(
     monkeypatch, verb: Callable[[], None], code: int, output: str, kind: type[BatchdiffError], message: str
 ):
     monkeypatch.setattr(programs, "run", lambda *_, **__: CompletedProgram(("qemu-img",), code, output))
-    monkeypatch.setattr(qemu_img, "names_of", lambda images, _secrets: [image.path for image in images])
+    monkeypatch.setattr(io_uring, "options", dict)
+    monkeypatch.setattr(qemu_img, "names_of", lambda images, _secrets, **_: [image.path for image in images])
     with pytest.raises(BatchdiffError) as caught:
         verb()
     assert type(caught.value) is kind
@@ -113,7 +117,7 @@ def test_an_encrypted_image_is_created_again_if_qemu_cannot_measure_the_cpu(monk
         return CompletedProgram(tuple(argv), int(fails), "Unable to get accurate CPU usage" if fails else "")
 
     monkeypatch.setattr(programs, "run", run)
-    monkeypatch.setattr(qemu_img, "names_of", lambda images, _secrets: [image.path for image in images])
+    monkeypatch.setattr(qemu_img, "names_of", lambda images, _secrets, **_: [image.path for image in images])
     new = ImageSource("/new", ImageFormat.QCOW2, secret_file=str(secret))
     if failures > 30:
         with pytest.raises(ProgramError, match="accurate CPU usage"):

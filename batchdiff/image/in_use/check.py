@@ -23,7 +23,7 @@ from batchdiff.image.files import is_block_device, open_image_file
 from batchdiff.image.image import Image
 from batchdiff.image.in_use import block_claims
 from batchdiff.image.in_use.lease import Lease, is_ours_alone, release_lease, take_read_lease, why_unknown
-from batchdiff.image.in_use.open_files import Holders, holders_of, name_holders
+from batchdiff.image.in_use.open_files import Holders, have_open, holders_of, name_holders
 from batchdiff.image.in_use.qemu_locks import CHANGES, OthersLocks, Permission, others_locks
 
 
@@ -122,11 +122,13 @@ def _by_locks(locks: OthersLocks, fd: int, purpose: Purpose) -> str:
     if locks.may & CHANGES:
         return _writing(holders_of(fd))
     if locks.exclusive:
-        return f"{_any_holder(fd)} has locked it"
+        return f"it is locked by {_any_holder(fd)}"
     if Permission.READ in locks.forbid:
-        return f"{_any_holder(fd)} has locked it against readers"
+        return f"it is locked against readers by {_any_holder(fd)}"
     if purpose is Purpose.GUEST and Permission.READ in locks.may:
-        return f"{_any_holder(fd)} is reading it: as a VM's disk, as an overlay's backing file, or to copy it"
+        return (
+            f"it is being read by {_any_holder(fd)}: as a VM's disk, as an overlay's backing file, or to copy it"
+        )
     return ""
 
 
@@ -158,8 +160,8 @@ def _by_holders(holders: Holders, purpose: Purpose) -> str:
     if holders.writers():
         return _writing(holders)
     if purpose is Purpose.GUEST and holders.vms():
-        vms = name_holders(holders.vms(), complete=True)
-        return f"{vms} has it open (for example, a VM waiting for an incoming migration)"
+        vms = have_open(holders.vms(), complete=True)
+        return f"{vms} (for example, a VM waiting for an incoming migration)"
     return ""
 
 
@@ -169,4 +171,4 @@ def _any_holder(fd: int) -> str:
 
 
 def _writing(holders: Holders) -> str:
-    return f"{name_holders(holders.writers(), complete=holders.complete)} has it open for writing"
+    return f"{have_open(holders.writers(), complete=holders.complete)} for writing"

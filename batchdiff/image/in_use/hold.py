@@ -27,7 +27,7 @@ from batchdiff.image.image import Image
 from batchdiff.image.in_use import block_claims
 from batchdiff.image.in_use.check import Purpose, Usage, check_usage, in_use, purposes, writers
 from batchdiff.image.in_use.lease import Lease, is_ours_alone, lease_is_broken, release_lease
-from batchdiff.image.in_use.open_files import holders_of, name_holders
+from batchdiff.image.in_use.open_files import have_open, holders_of
 from batchdiff.image.in_use.qemu_locks import CHANGES, others_locks, release_locks, take_locks
 
 _NAMING_SECONDS = 0.5
@@ -160,12 +160,12 @@ def hold(image: Image, purpose: Purpose) -> Iterator[Held]:
 def _alone(grip: _Grip) -> Usage:
     if not grip.leased:
         holders = holders_of(grip.fd)
-        objection = f"{name_holders(holders.found, complete=True)} has it open" if holders.found else ""
+        objection = have_open(holders.found, complete=True) if holders.found else ""
         return Usage(objection, grip.unknown)
     if is_ours_alone(grip.fd) is Lease.GRANTED:
         return Usage(unknown=grip.unknown)
     holders = holders_of(grip.fd)
-    return Usage(f"{name_holders(holders.found, complete=holders.complete)} has it open", grip.unknown)
+    return Usage(have_open(holders.found, complete=holders.complete), grip.unknown)
 
 
 def _named_soon(fd: int) -> str:

@@ -92,6 +92,11 @@ def name_holders(holders: tuple[Holder, ...], *, complete: bool) -> str:
     return "something" if complete else "an unknown process (run as root to see which)"
 
 
+def have_open(holders: tuple[Holder, ...], *, complete: bool) -> str:
+    """Return a clause: the holders have it open."""
+    return f"{name_holders(holders, complete=complete)} {'have' if len(holders) > 1 else 'has'} it open"
+
+
 def _identity(info: os.stat_result) -> tuple[str, int, int]:
     """Return a key that is the same for all descriptors of a file, or of a block device through any node."""
     if stat.S_ISBLK(info.st_mode):

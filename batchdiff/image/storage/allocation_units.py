@@ -31,7 +31,7 @@ _USUAL_BLOCK = 4096
 """For filesystems whose statvfs means something else: NFS reports its request size, FUSE any value."""
 
 _LARGEST_UNIT = 1 << 30
-"""mke2fs makes no clusters larger than 512 MiB."""
+"""Twice the largest cluster that mke2fs makes, 512 MiB."""
 
 _FILES_ASKED = 4096
 """The maximum number of files to examine in a folder whose units seem larger than blocks; usually few suffice.

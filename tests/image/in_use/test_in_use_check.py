@@ -66,7 +66,7 @@ def test_others_may_read(raw, purpose, holding):
 
 
 def test_a_lock_that_is_not_qemus(raw):
-    with real_holders.locker(raw, 1) as name, pytest.raises(GuestError, match="has locked it") as caught:
+    with real_holders.locker(raw, 1) as name, pytest.raises(GuestError, match="is locked by") as caught:
         require(raw, Purpose.GUEST)
     assert name in caught.value.why
 
