@@ -26,7 +26,7 @@ _NAMES = {_OVERRIDE: "CAP_DAC_OVERRIDE", _OWNER: "CAP_FOWNER"}
 
 
 def is_read_only(path: str) -> bool:
-    """Return True if the mode of a file allows nobody to write to it; False if it is not known."""
+    """Return True if the mode of a file allows no user to write to it; False if it is not known."""
     try:
         return not os.stat(path).st_mode & WRITE_BITS
     except OSError:

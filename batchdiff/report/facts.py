@@ -40,7 +40,7 @@ class PlanFacts(NamedTuple):
     apply without ``--jobs`` has in progress at once; ``path`` is that of the plan's file, if it has one.
     ``selection`` has the guests to report, in their order; None stands for all.
     ``older`` is a plan to compare this one with. ``conversions`` has what became of the guests that apply has
-    converted, by name. ``read_only``: nobody has the permission to write to the template already.
+    converted, by name. ``read_only``: the template has no write permission already.
     """
 
     plan: Plan

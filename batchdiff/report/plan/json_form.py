@@ -16,7 +16,7 @@ from batchdiff.report.plan.outliers import cluster_advice, similarity_if_unlike
 REPORT_VERSION = "1.3"
 """Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of
 savings, 1.2 the comparison with an older plan, and the backing files of guests; 1.3 added what apply has done, the
-guests that are no copies of the template, and better cluster sizes."""
+guests that do not look like copies of the template, and better cluster sizes."""
 
 
 def plan_json(facts: PlanFacts) -> str:

@@ -1,4 +1,4 @@
-"""What an operator should look at first: guests that are no copies of the template, and clusters of a poor size.
+"""What an operator should look at first: guests of another template, and clusters of a poor size.
 
 ::
 

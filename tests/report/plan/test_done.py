@@ -55,7 +55,9 @@ def test_after_quarantine_and_a_purge_of_one():
 
 
 def test_after_the_last_purge():
-    assert end_of_report(*[Fate.DELETED] * 3).endswith("Originals: 3 deleted.\n5.7 GiB came back, net of the overlays.\n")
+    assert end_of_report(*[Fate.DELETED] * 3).endswith(
+        "Originals: 3 deleted.\n5.7 GiB came back, net of the overlays.\n"
+    )
 
 
 def test_originals_that_the_operator_removed():

@@ -1,4 +1,4 @@
-"""What to look at first in a plan: guests that are no copies, and poor cluster sizes.
+"""What to look at first in a plan: guests of another template, and poor cluster sizes.
 
 Guards report/plan/outliers.py, report/plan/remarks.py.
 """
