@@ -11,8 +11,11 @@ from batchdiff.applying.journal.records import Fate, GuestState, History, Step
 from batchdiff.applying.results.conversion import Conversion
 from batchdiff.errors import BatchdiffError
 from batchdiff.image.files import open_image_file
-from batchdiff.image.storage.allocation import allocated_bytes
+from batchdiff.linux.mounts import filesystem_of
 from batchdiff.plan.plan import GuestToConvert, Plan
+
+_BLOCK = 512
+"""The unit of st_blocks."""
 
 
 def conversions(plan: Plan, history: History) -> dict[str, Conversion]:
@@ -56,6 +59,11 @@ def _taken(path: str) -> int | None:
     except (BatchdiffError, OSError):
         return None
     try:
+        if filesystem_of(fd) != "btrfs":
+            return os.fstat(fd).st_blocks * _BLOCK
+        # Only btrfs needs numpy for this, which would double the start of `show`.
+        from batchdiff.image.storage.allocation import allocated_bytes  # noqa: PLC0415
+
         return allocated_bytes(fd, path)
     finally:
         os.close(fd)
