@@ -304,7 +304,7 @@ def test_apply_and_purge_after_a_purge(one):
     run(one, "purge", "--yes")
     before = one.state()
     assert outcome(one.apply("--retire", "quarantine", "--json"))["status"] == "unchanged"
-    assert "no original of this plan is known to be in quarantine" in run(one, "purge", "--yes").stderr
+    assert "no original of this plan is known to be in quarantine" in run(one, "purge", "--yes").stdout
     assert one.state() | {"fleet.plan.json.journal": ...} == before | {"fleet.plan.json.journal": ...}
     assert "nothing; or restore" in run(one, "status").stdout
 
