@@ -11,12 +11,13 @@ from batchdiff.plan.document import to_dict
 from batchdiff.plan.plan import GuestPlan
 from batchdiff.report.facts import PlanFacts, share
 from batchdiff.report.plan.comparison import compared, comparison_report
+from batchdiff.report.plan.dangers import dangers
 from batchdiff.report.plan.outliers import cluster_advice, similarity_if_unlike
 
 REPORT_VERSION = "1.3"
 """Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of
-savings, 1.2 the comparison with an older plan, and the backing files of guests; 1.3 added what apply has done, the
-guests that do not look like copies of the template, and better cluster sizes."""
+savings, 1.2 the comparison with an older plan, and the backing files of guests; 1.3 the warnings, what apply has
+done, the guests that do not look like copies of the template, and better cluster sizes."""
 
 
 def plan_json(facts: PlanFacts) -> str:
@@ -38,6 +39,7 @@ def plan_report(facts: PlanFacts) -> dict[str, Any]:
         "retire": plan.retire.value,
         "protect_template": plan.protect_template,
         "stale": list(facts.stale),
+        "warnings": list(dangers(plan)),
         "guests": [_guest(records[guest.name], guest, facts) for guest in facts.guests],
         "totals": _totals(facts),
     } | ({} if facts.older is None else {"against": comparison_report(compared(facts.older, plan))})

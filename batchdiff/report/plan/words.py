@@ -14,6 +14,7 @@ from batchdiff.plan.totals import totals_of
 from batchdiff.report.facts import PlanFacts, guests_not_converted, inexact
 from batchdiff.report.figures import UNKNOWN_AMOUNT, bounded_size, count_of
 from batchdiff.report.plan.comparison import compared, sentences
+from batchdiff.report.plan.dangers import dangers
 from batchdiff.report.plan.done import done, done_figures, space_figure
 from batchdiff.report.plan.outliers import outliers_first
 from batchdiff.report.plan.remarks import doubts, remarks
@@ -46,6 +47,7 @@ def attention(facts: PlanFacts) -> Iterator[tuple[str, str]]:
     """Yield what is worth a look before the table: labels and sentences, the most urgent first."""
     found = list(reasons(facts))
     yield from (each for each in found if each[0] == Verdict.REFUSE.value)
+    yield from (("warning", f"{printable(text)}.") for text in dangers(facts.plan))
     yield from (("warning", text) for text in doubts(facts))
     yield from (each for each in found if each[0] != Verdict.REFUSE.value)
     yield from (("note", text) for text in remarks(facts))
