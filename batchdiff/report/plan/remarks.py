@@ -17,7 +17,7 @@ from batchdiff.units import few, format_size
 _MOST_LINKS = 3
 
 
-def doubts(facts: PlanFacts) -> Iterator[str]:
+def of_another_template(facts: PlanFacts) -> Iterator[str]:
     """Yield warnings of guests that will be converted but should not be, printable, each on one line."""
     found = [(guest, similarity_if_unlike(guest)) for guest in facts.guests if isinstance(guest, GuestToConvert)]
     unlike = [(guest, part) for guest, part in found if part is not None]

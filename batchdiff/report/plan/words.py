@@ -17,7 +17,7 @@ from batchdiff.report.plan.comparison import compared, sentences
 from batchdiff.report.plan.dangers import dangers
 from batchdiff.report.plan.done import done, done_figures, space_figure
 from batchdiff.report.plan.outliers import outliers_first
-from batchdiff.report.plan.remarks import doubts, remarks
+from batchdiff.report.plan.remarks import of_another_template, remarks
 from batchdiff.report.plan.rows import is_rounded, share_words
 from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
@@ -48,7 +48,7 @@ def attention(facts: PlanFacts) -> Iterator[tuple[str, str]]:
     found = list(reasons(facts))
     yield from (each for each in found if each[0] == Verdict.REFUSE.value)
     yield from (("warning", f"{printable(text)}.") for text in dangers(facts.plan))
-    yield from (("warning", text) for text in doubts(facts))
+    yield from (("warning", text) for text in of_another_template(facts))
     yield from (each for each in found if each[0] != Verdict.REFUSE.value)
     yield from (("note", text) for text in remarks(facts))
 

@@ -14,7 +14,7 @@ from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan.html_form import plan_html
 from batchdiff.report.plan.json_form import plan_json
 from batchdiff.report.plan.outliers import cluster_advice
-from batchdiff.report.plan.remarks import doubts
+from batchdiff.report.plan.remarks import of_another_template
 from batchdiff.report.plan.text import plan_text
 from batchdiff.units import GIB, MIB
 
@@ -28,7 +28,7 @@ def others(*shares):
 
 
 def test_a_copy_of_another_template_is_warned_of_with_its_share():
-    (text,) = doubts(PlanFacts(small_plan(*COPIES, *others(31))))
+    (text,) = of_another_template(PlanFacts(small_plan(*COPIES, *others(31))))
     assert text == (
         "other0: it shares only zeros with the template, which has 0.31% of its data. It was probably copied from"
         " another template."
@@ -36,7 +36,7 @@ def test_a_copy_of_another_template_is_warned_of_with_its_share():
 
 
 def test_many_of_them_are_one_warning():
-    (text,) = doubts(PlanFacts(small_plan(*COPIES, *others(31, 0, 4, 5))))
+    (text,) = of_another_template(PlanFacts(small_plan(*COPIES, *others(31, 0, 4, 5))))
     assert text == (
         "other0, other1 and 2 more: they share only zeros with the template, which has 0.00% to 0.31% of their"
         " data. These 4 guests were probably copied from another template."
@@ -45,7 +45,7 @@ def test_many_of_them_are_one_warning():
 
 @pytest.mark.parametrize("similarity", [None, Similarity(97, 100), Similarity(0, 0)])
 def test_copies_are_not_warned_of(similarity):
-    assert list(doubts(PlanFacts(small_plan(guest_plan(similarity=similarity))))) == []
+    assert list(of_another_template(PlanFacts(small_plan(guest_plan(similarity=similarity))))) == []
 
 
 def test_the_warning_stands_above_the_table_in_every_form():
