@@ -38,7 +38,7 @@ guests:
 
 
 def main(folder: str, *program: str) -> None:
-    """Make the images and run the three commands on them, with the batchdiff of this Python or another ``program``."""
+    """Make the images and run the three commands on them, with this Python's batchdiff or another ``program``."""
     marker = os.path.join(folder, "manifest.yaml")
     if os.path.exists(folder) and not os.path.exists(marker):
         sys.exit(f"{folder} exists, but this demo did not make it")

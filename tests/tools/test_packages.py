@@ -1,6 +1,6 @@
-"""Packages hold what they need and no trace of this machine; what describes them agrees. No package is installed here.
+"""Packages hold what they need and no trace of this machine, and what describes them agrees.
 
-`make test-packages` installs them.
+No package is installed here; `make test-packages` does that.
 """
 
 import re
@@ -60,7 +60,7 @@ def test_the_archive_has_every_file_of(folder: str, archive):
 
 
 def test_the_archive_can_make_and_test_packages(archive):
-    assert {"Makefile", "MANIFEST.in", "pyproject.toml", "LICENSE", ".gitignore", ".editorconfig"} <= archive.keys()
+    assert {"Makefile", "MANIFEST.in", "pyproject.toml", "LICENSE", ".gitignore"} <= archive.keys()
     assert archive["debian/rules"].mode == 0o755
 
 
