@@ -8,11 +8,14 @@ import json
 import os
 import sys
 from dataclasses import dataclass
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from batchdiff.errors import BatchdiffError, ManifestError, UsageError
 from batchdiff.report.form import WIDTH
 from batchdiff.report.printable import printable
+
+if TYPE_CHECKING:
+    from batchdiff.cli.logs.log_file import LogFile
 
 
 class ProgressMode(enum.StrEnum):
@@ -25,24 +28,31 @@ class ProgressMode(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """The output of one command. ``verbosity``: -1 if quiet, 0, or 1 for more."""
+    """The output of one command. ``verbosity``: -1 if quiet, 0, or 1 for more.
+
+    ``log_file`` gets every message and result, even those that are not printed.
+    """
 
     verbosity: int = 0
     json: bool = False
     progress: ProgressMode = ProgressMode.AUTO
+    log_file: LogFile | None = None
 
     def say(self, text: str) -> None:
         """Print a message for people, unless the console is quiet."""
+        self.log(text)
         if self.verbosity >= 0:
             self._to_stderr(text)
 
     def detail(self, text: str) -> None:
         """Print a message for people who asked for more."""
+        self.log(text)
         if self.verbosity > 0:
             self._to_stderr(text)
 
     def error(self, error: BatchdiffError) -> None:
         """Print why a command failed and what to do next, even if the console is quiet."""
+        self.log(str(error))
         # The problems of a manifest start with FILE:LINE:, which editors parse, so they get no prefix.
         with contextlib.suppress(UsageError):  # if stderr cannot be written, the exit code still reports this
             self._to_stderr(str(error) if isinstance(error, ManifestError) else f"batchdiff: {error}")
@@ -50,10 +60,12 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Print a message that the operator must not miss, even if the console is quiet."""
+        self.log(text)
         self._to_stderr(f"batchdiff: {text}")
 
     def result(self, text: str) -> None:
         """Print the result of a command. With --json, events take its place."""
+        self.log(text)
         if not self.json:
             _write(sys.stdout, text if text.endswith("\n") else text + "\n")
 
@@ -69,7 +81,18 @@ class Console:
     def ask(self, question: str) -> str:
         """Ask a question on the terminal and return the typed answer."""
         _write(sys.stderr, question)
-        return sys.stdin.readline().strip()
+        answer = sys.stdin.readline().strip()
+        self.log(f"{question}{answer}")
+        return answer
+
+    def log(self, text: str) -> None:
+        """Write to the log file, if there is one. If it cannot be written, the command warns and continues."""
+        if self.log_file is not None and (why := self.log_file.append(text)):
+            with contextlib.suppress(UsageError):  # a log is not worth an end
+                self._to_stderr(
+                    f"batchdiff: warning: cannot write the log {self.log_file.path}: {why}. The command continues"
+                    " without it"
+                )
 
     @property
     def can_ask(self) -> bool:

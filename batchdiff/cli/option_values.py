@@ -58,6 +58,13 @@ def file_to_write(text: str) -> str:
     return text
 
 
+def metrics_file(text: str) -> str:
+    """Parse the name of a file for metrics: the collector reads no others."""
+    if not file_to_write(text).endswith(".prom"):
+        raise argparse.ArgumentTypeError(f"{text!r} does not end with .prom, so the collector would not read it")
+    return text
+
+
 def rate(text: str) -> int:
     """Parse bytes a second: ``200MiB``, ``200M/s``."""
     try:

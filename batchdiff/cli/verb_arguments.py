@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from batchdiff.choices import OF_OVERLAYS, Loss, Retire, Verdict, VerifyMode
 from batchdiff.cli.help_layout import help_layout
-from batchdiff.cli.option_values import file_to_write, guest_name, jobs, one_of, rate
+from batchdiff.cli.option_values import file_to_write, guest_name, jobs, metrics_file, one_of, rate
 from batchdiff.report.form import Form, Order
 from batchdiff.throttle.options import CacheUse
 
@@ -140,6 +140,7 @@ def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 def _status(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "status", "show the state of each guest of a plan, and what is next")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
+    _add_textfile(verb)
     _add_map(verb)
 
 
@@ -148,6 +149,7 @@ def _verify(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     _add_jobs(verb, "overlays checked at once")
     _add_guest(verb)
+    _add_textfile(verb)
     _add_map(verb)
 
 
@@ -247,6 +249,15 @@ def _add_guest(verb: argparse.ArgumentParser) -> None:
         action="append",
         dest="guests",
         help="only this guest; may be repeated",
+    )
+
+
+def _add_textfile(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--textfile",
+        metavar="FILE.prom",
+        type=metrics_file,
+        help="also write metrics for Prometheus' node_exporter",
     )
 
 

@@ -33,7 +33,15 @@ DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTING = (ROOT / "docs" / "scripting.md").read_text()
 KINDS = {
     "Tutorial": {"tour"},
-    "How-to guides": {"adding-guests", "encrypted-images", "moving", "new-template", "overlay-options", "recipes"},
+    "How-to guides": {
+        "adding-guests",
+        "encrypted-images",
+        "monitoring",
+        "moving",
+        "new-template",
+        "overlay-options",
+        "recipes",
+    },
     "Reference": {"glossary", "manifest", "plan-format", "scripting"},
     "Explanation": {"architecture", "packages", "performance", "safety"},
 }

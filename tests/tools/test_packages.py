@@ -64,6 +64,13 @@ def test_the_archive_can_make_and_test_packages(archive):
     assert archive["debian/rules"].mode == 0o755
 
 
+def test_man_pages_and_completions_are_in_the_archive_and_in_the_wheel(archive, wheel):
+    inside = {name for name in archive if name.startswith("share/")}
+    assert {"share/man/man1/batchdiff.1", "share/bash-completion/completions/batchdiff"} < inside
+    in_the_wheel = {name for name in wheel if ".data/data/share/" in name}
+    assert in_the_wheel == {f"batchdiff-{__version__}.data/data/{name}" for name in inside}
+
+
 def test_the_archive_names_no_user_and_no_time_of_this_machine(archive):
     assert {(each.uid, each.gid, each.uname, each.gname) for each in archive.values()} == {(0, 0, "", "")}
     assert len({each.mtime for each in archive.values()}) == 1
