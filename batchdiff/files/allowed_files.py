@@ -18,6 +18,10 @@ from batchdiff.errors import ImageError
 from batchdiff.files.filenames import check_usable, shell_word, unfit
 from batchdiff.quoting import show
 
+_LONGEST_SHOWN = 1000
+"""Letters of a folder's name in a remedy; an image can bring a name as long as its header."""
+_COPY = "Make a copy in one file with `qemu-img convert` if you trust it, or leave it out of the manifest."
+
 
 def allowed_file(name: str, image: str, folders: tuple[str, ...]) -> str:
     """Return the path, without links, of a file that the image at the path ``image`` names.
@@ -41,8 +45,14 @@ def allowed_file(name: str, image: str, folders: tuple[str, ...]) -> str:
         f"cannot use {image}",
         why=f"it names the file {show(name)}{behind}, which is neither beside it nor in a folder that the manifest"
         " allows",
-        remedy=f"If you trust that, write `allow_folders: [{shell_word(os.path.dirname(path))}]` beside `format`.",
+        remedy=_allowing(os.path.dirname(path)),
     )
+
+
+def _allowing(folder: str) -> str:
+    if len(folder) > _LONGEST_SHOWN:
+        return _COPY
+    return f"If you trust that, write `allow_folders: [{shell_word(folder)}]` beside `format`."
 
 
 def _is_under(path: str, folder: str) -> bool:
@@ -53,5 +63,5 @@ def _not_plain(name: str, image: str, why: str) -> ImageError:
     return ImageError(
         f"cannot use {image}",
         why=f"it names the file {show(name)}, which is not a plain path; {why}",
-        remedy="Make a copy in one file with `qemu-img convert` if you trust it, or leave it out of the manifest.",
+        remedy=_COPY,
     )

@@ -15,6 +15,7 @@ Source: Microsoft, [MS-VHDX]; QEMU ``block/vhdx.c`` (``vhdx_parse_header``, ``vh
 
 from __future__ import annotations
 
+import itertools
 import struct
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchdiff.foreign.crc32c import vhdx_checksum
-from batchdiff.foreign.header import Outline, ReadAt, exactly, require_mappable
+from batchdiff.foreign.header import COPY, Outline, ReadAt, exactly, require_mappable
 from batchdiff.foreign.vdi import DIFFERENCE
 from batchdiff.foreign.vhdx_log import has_valid_entry
 from batchdiff.foreign.vhdx_parent import MARK, METADATA, MOST_ENTRIES, PARENT_LOCATOR
@@ -35,6 +36,7 @@ _REGIONS_AT, _TABLE_BYTES = 192 * KIB, 64 * KIB
 _REGIONS, _REGION = struct.Struct("<4sII4x"), struct.Struct("<16sQII")
 _METADATA, _ITEM = struct.Struct("<8s2xH20x"), struct.Struct("<16sIII4x")
 _BAT = bytes.fromhex("6677c22d23f600429d64115e9bfd4a08")
+_REGION_NAMES = {_BAT: "block table", METADATA: "metadata"}
 _PARAMETERS = bytes.fromhex("3767a1ca36fa434db3b633f0aa44e76b")
 _SIZE = bytes.fromhex("2442a52f1bcd7648b2115dbed83bf4b8")
 _SECTOR_SIZE = bytes.fromhex("1dbf41816fa90947ba47f233a8faab5f")
@@ -53,6 +55,8 @@ _REQUIRED_REGION, _REQUIRED_ITEM, _HAS_PARENT = 1, 4, 2
 _NOT_PRESENT = (0, 1, 2, 3, 5)
 """States of blocks that QEMU reads as zeros: not present, undefined, zero, unmapped (3; 5 in former versions)."""
 _PRESENT, _PARTIAL = 6, 7
+_MOST_SPARE = 64 * MIB
+"""Bytes of the BAT that no block needs. Programs make it as long as the disk needs, in whole MiB."""
 _AT_ONCE = 1 << 20
 """Entries of the BAT that are looked at together."""
 _MOST_RUNS = 2_000_000
@@ -81,8 +85,9 @@ class _Place(NamedTuple):
     start: int
     length: int
 
-    def is_apart(self, other: _Place) -> bool:
-        return self.start + self.length <= other.start or other.start + other.length <= self.start
+    @property
+    def end(self) -> int:
+        return self.start + self.length
 
 
 class _Disk(NamedTuple):
@@ -134,15 +139,18 @@ def _inspected(read: ReadAt, file_size: int) -> _Disk:
     require(read(0, 8) == MARK, "it is not a VHDX image: its signature is missing")
     log = _log(read, file_size)
     regions = _regions(read, file_size)
-    table, metadata = regions
-    places = [_Place("header", 0, MIB), *regions, *([log] if log.length else [])]
-    for number, one in enumerate(places):
-        for other in places[:number]:
-            require(one.is_apart(other), f"its {one.name} and its {other.name} overlap")
-    size, block = _parameters(read, metadata)
-    disk = _Disk(size, block, _CHUNK // block, table.start, tuple(places))
+    table = regions[_BAT]
+    places = (_Place("header", 0, MIB), *regions.values(), log)
+    for one, other in itertools.pairwise(sorted(places, key=lambda each: (each.start, each.length))):
+        require(one.end <= other.start, f"its {other.name} and its {one.name} overlap")
+    size, block = _parameters(read, regions[METADATA])
+    disk = _Disk(size, block, _CHUNK // block, table.start, places)
     require_mappable(size, block)
-    require(disk.entries * 8 <= table.length, f"its table of {table.length} bytes has no room for all blocks")
+    needed = disk.entries * 8
+    require(needed <= table.length, f"its table of {table.length} bytes has no room for all blocks")
+    # QEMU reads all of the table into memory, however few blocks the disk has.
+    is_usual = table.length - needed <= _MOST_SPARE
+    require(is_usual, f"its table of {table.length} bytes is too long for {disk.blocks} blocks", remedy=COPY)
     return disk
 
 
@@ -159,6 +167,7 @@ def _log(read: ReadAt, file_size: int) -> _Place:
     *_, guid, log_version, _, length, offset = current
     require(log_version == 0, f"the version {log_version} of its log is unknown (0 is known)")
     require(offset % MIB == 0 and length % MIB == 0, "its log is not aligned to 1 MiB")
+    require(offset > 0, "its log and its header overlap")  # QEMU refuses this even if the log is empty
     require(offset + length <= file_size, "its log ends past the end of the file")
     is_clean = guid == bytes(16) or not has_valid_entry(read, offset, length, guid)
     require(is_clean, "it has a log that must be replayed: it was not closed cleanly", remedy=_REPLAY)
@@ -170,8 +179,8 @@ def _is_header(head: bytes) -> bool:
     return bool(signature == b"head" and version == 1 and checksum == vhdx_checksum(head))
 
 
-def _regions(read: ReadAt, file_size: int) -> tuple[_Place, _Place]:
-    """Return the places of the block table and of the metadata."""
+def _regions(read: ReadAt, file_size: int) -> dict[bytes, _Place]:
+    """Return the places of all regions by their GUIDs, among them the block table and the metadata."""
     table = exactly(read, _REGIONS_AT, _TABLE_BYTES, "region table")
     signature, checksum, count = _REGIONS.unpack_from(table)
     is_valid = signature == b"regi" and count <= MOST_ENTRIES and checksum == vhdx_checksum(table)
@@ -179,16 +188,15 @@ def _regions(read: ReadAt, file_size: int) -> tuple[_Place, _Place]:
     found: dict[bytes, _Place] = {}
     for number in range(count):
         kind, offset, length, flags = _REGION.unpack_from(table, _REGIONS.size + number * _REGION.size)
-        if kind not in {_BAT, METADATA}:
-            require(not flags & _REQUIRED_REGION, f"it needs an unknown region ({kind.hex()})")
-            continue
-        place = _Place("block table" if kind == _BAT else "metadata", offset, length)
-        require(kind not in found, f"it has its {place.name} twice")
-        require(offset % MIB == 0 and length % MIB == 0 and length > 0, f"its {place.name} is not in whole MiB")
-        require(offset + length <= file_size, f"its {place.name} ends past the end of the file")
-        found[kind] = place
-    require(len(found) == 2, "it is damaged: it has no block table, or no metadata")
-    return found[_BAT], found[METADATA]
+        name = _REGION_NAMES.get(kind, f"region {kind.hex()}")
+        is_known = kind in _REGION_NAMES or not flags & _REQUIRED_REGION
+        require(is_known, f"it needs an unknown region ({kind.hex()})")
+        require(kind not in found, f"it has its {name} twice")
+        require(offset % MIB == 0 and length % MIB == 0 and length > 0, f"its {name} is not in whole MiB")
+        require(offset + length <= file_size, f"its {name} ends past the end of the file")
+        found[kind] = _Place(name, offset, length)
+    require(_REGION_NAMES.keys() <= found.keys(), "it is damaged: it has no block table, or no metadata")
+    return found
 
 
 def _parameters(read: ReadAt, region: _Place) -> tuple[int, int]:
@@ -206,8 +214,7 @@ def _parameters(read: ReadAt, region: _Place) -> tuple[int, int]:
         is_valid = offset >= _TABLE_BYTES and offset + length <= region.length and length == _KNOWN[kind]
         require(is_valid and kind not in found, "it is damaged: an item of its metadata is not valid")
         found[kind] = exactly(read, region.start + offset, length, "metadata")
-    for needed in (_PARAMETERS, _SIZE, _SECTOR_SIZE):
-        require(needed in found, "it is damaged: an item of its metadata is missing")
+    require(found.keys() == _KNOWN.keys(), "it is damaged: an item of its metadata is missing")
     block, flags = struct.unpack("<II", found[_PARAMETERS])
     require(not flags & _HAS_PARENT, DIFFERENCE)
     (size,), (sector,) = struct.unpack("<Q", found[_SIZE]), struct.unpack("<I", found[_SECTOR_SIZE])
@@ -249,7 +256,7 @@ def _check_places(disk: _Disk, file_size: int, offsets: _Offsets, stops: _Offset
     if (stops > file_size).any():
         raise FormatError(f"a block lies past the end of the file ({file_size} bytes): it is truncated")
     for place in disk.others:
-        overlaps = (offsets < place.start + place.length) & (stops > place.start)
+        overlaps = (offsets < place.end) & (stops > place.start)
         if overlaps.any():
             at = int(offsets[overlaps][0])
             raise FormatError(f"a block at {format_size(at)} in the file overlaps its {place.name}")

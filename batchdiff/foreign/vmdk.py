@@ -23,6 +23,12 @@ TEXT_AT, TEXT_BYTES = SECTOR, 20 * SECTOR
 """Where QEMU looks for a parent, whatever the header says about the descriptor's place and size."""
 NO_SIGNATURE = "it is not a VMDK image: its signature is missing"
 NO_DESCRIPTOR = "its descriptor is missing, too large, or not directly after the header"
+_EXTENTS = {b"COWD": "vmfsSparse", b"\xbe\xba\xfe\xca": "seSparse"}
+"""Types of sparse extents on ESXi, by their marks; what they are parts of, :mod:`.vmdk_descriptor` refuses."""
+_COPY_DESCRIPTOR = (
+    "Make a qcow2 copy of its descriptor, a small text file, with `qemu-img convert -f vmdk -O qcow2`, and use"
+    " that in the manifest."
+)
 INVALID_SIZES = "its grains or tables have invalid sizes"
 DIRECTORY_OUTSIDE = "its grain directory is outside the file"
 _MOST_GRAIN = 128 * 1024 // SECTOR * 1024
@@ -80,6 +86,8 @@ def _inspect_header(read: ReadAt, file_size: int) -> _SparseHeader:
     """Inspect what images and extents have in common."""
     fields = SPARSE_HEADER.unpack(exactly(read, 0, SPARSE_HEADER.size, "header"))
     mark, version, _, capacity, grain, text_at, text_size, entries, _, directory, _, _, _, compression = fields
+    kind = _EXTENTS.get(mark, "")
+    require(not kind, f"it is only an extent of an image of the type {kind}", remedy=_COPY_DESCRIPTOR)
     require(mark == b"KDMV", NO_SIGNATURE)
     require(version <= 3, f"VMDK version {version} is unknown (1 to 3 are known)")
     require(compression == 0, f"its compression {compression} is unknown (1, deflate, is known)")

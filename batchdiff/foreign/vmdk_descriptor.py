@@ -18,7 +18,7 @@ import enum
 import re
 from typing import NamedTuple
 
-from batchdiff.foreign.header import ReadAt
+from batchdiff.foreign.header import COPY, ReadAt
 from batchdiff.foreign.vdi import DIFFERENCE
 from batchdiff.foreign.vmdk import MOST_SECTORS
 from batchdiff.qcow2.faults import FormatError, require
@@ -51,6 +51,9 @@ _TYPES = {
     "twoGbMaxExtentSparse": (ExtentKind.SPARSE, "SPARSE"),
 }
 """The types of image that are read, and the word for their extents."""
+
+_READ_BY_QEMU = {"vmfsSparse", "seSparse"}
+"""Types of snapshots and thin disks on ESXi, whose extents only QEMU reads."""
 
 _ONE_EXTENT = {"monolithicFlat", "vmfs"}
 
@@ -91,7 +94,11 @@ def read_descriptor(read: ReadAt, file_size: int) -> Descriptor:
         "its descriptor has no type where QEMU looks for it",
     )
     kind = settings[b"createtype"].decode("ascii", "backslashreplace")
-    require(kind in _TYPES, f"its type {kind} is not supported ({', '.join(_TYPES)} and monolithicSparse are)")
+    require(
+        kind in _TYPES,
+        f"its type {kind} is not supported ({', '.join(_TYPES)} and monolithicSparse are)",
+        remedy=COPY if kind in _READ_BY_QEMU else "",
+    )
     return _extents(lines, kind)
 
 

@@ -128,12 +128,14 @@ class EncryptedQcow2Layer(WithOthers):
         """Read the L1 table now."""
         self._plain.read_tables()
 
-    def inspect(self) -> None:
+    def inspect(self, *, refcounts: bool = False) -> None:
         """Check every table; then have QEMU open the image, which shows whether the secret is right.
 
-        :raises ImageError: a table is invalid, or the secret opens no key slot.
+        ``refcounts``: as in :meth:`~batchdiff.image.qcow2.Qcow2Layer.inspect`.
+
+        :raises ImageError: a table or a refcount is invalid, or the secret opens no key slot.
         """
-        self._plain.inspect()
+        self._plain.inspect(refcounts=refcounts)
         self._export.start()
 
     def start(self) -> None:

@@ -103,11 +103,10 @@ class MappedLayer(WithOthers):
         return list(dict.fromkeys((self._file, *self._files)))
 
     def _mapped_by_qemu(self, now: list[Fingerprint]) -> ImageMap:
-        own = None if self._own_map is None else self._mapped_here(self._own_map)
         try:
             stored = sum(file.stored() for file in self._all_files())
-            if own is None:
-                require_stored(self._clusters, stored)
+            require_stored(self._clusters, stored)
+            own = None if self._own_map is None else self._mapped_here(self._own_map)
             text = qemu_img.file_map(self._source, most_output=_MAP_OF_NOTHING + stored // _BYTES_IN_MAP)
         except FormatError as error:
             raise self._refused(error) from error

@@ -7,6 +7,7 @@ import os
 from batchdiff.errors import ImageError
 from batchdiff.files.identity import is_one_image
 from batchdiff.image.backing_names import check_backing, resolved_backing
+from batchdiff.image.encrypted import EncryptedQcow2Layer
 from batchdiff.image.files import ReadObserver, is_block_device
 from batchdiff.image.formats import FORMATS
 from batchdiff.image.image import Image, others_of
@@ -72,7 +73,7 @@ def inspect(image: Image, *, refcounts: bool = False) -> None:
     :raises ImageError: one is damaged or hostile.
     """
     for layer in image.layers:
-        if refcounts and isinstance(layer, Qcow2Layer):
+        if refcounts and isinstance(layer, Qcow2Layer | EncryptedQcow2Layer):
             layer.inspect(refcounts=True)
         else:
             layer.inspect()

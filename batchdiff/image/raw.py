@@ -18,6 +18,7 @@ from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import CompressedCluster, Losses, Segment, WithOthers
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qcow2.entries import Origin
+from batchdiff.quoting import show
 from batchdiff.units import SECTOR, align_up
 
 
@@ -109,8 +110,12 @@ def open_part(path: str, what: str, image: str, observer: ReadObserver | None) -
             why=f"its {what} {path} is missing",
             remedy="Bring it back. If it was moved or renamed, correct the name in the image.",
         ) from error
-    except OSError:
-        return RawLayer(ImageSource(path, ImageFormat.RAW), observer)  # opening it reports the error
+    except OSError as error:
+        raise ImageError(
+            f"cannot use {image}",
+            why=f"its {what} {show(path)} cannot be opened: {error.strerror}",
+            remedy="Correct the name in the image, or the folders that it leads through.",
+        ) from error
     # Opening a device can have side effects, so it is not even tried.
     if not stat.S_ISREG(mode):
         raise ImageError(

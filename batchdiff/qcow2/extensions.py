@@ -81,7 +81,9 @@ def luks_header_in(found: list[tuple[int, bytes]], crypt: int) -> tuple[int, int
     require(crypt != 1, "it is encrypted with AES in qcow2's legacy way", remedy=LEGACY_ENCRYPTION)
     require_opened(crypt in {0, LUKS}, f"its encryption method {crypt} is unknown")
     offset = length = 0
-    for data in [data for kind, data in found if kind == _ENCRYPTION]:
+    named = [data for kind, data in found if kind == _ENCRYPTION]
+    require_opened(len(named) <= 1, "it names more than one LUKS header")
+    for data in named:
         require_opened(crypt == LUKS, "it names a LUKS header, but is not encrypted with LUKS")
         require_opened(len(data) == _ENCRYPTION_FIELDS.size, f"its encryption extension has {len(data)} bytes")
         offset, length = _ENCRYPTION_FIELDS.unpack(data)

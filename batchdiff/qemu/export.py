@@ -122,6 +122,8 @@ class Export:
         elif isinstance(error, TimeoutError):
             why = f"{_NAME}, which reads it, did not answer within {self._wait:.0f} seconds"
             remedy = f"If the disk was busy, {AGAIN} If it hangs again, check the image."
+        elif error.errno == errno.EINVAL:  # NBD's word for all errors that it has no number for
+            remedy = "It is damaged, unless QEMU reads it (`qemu-img convert`): then report this."
         elif error.errno == errno.EIO:
             remedy = "The image is damaged, or the disk below it has a fault: see the kernel log (`dmesg`)."
         return ImageError(f"cannot read {self._path}", why=why, remedy=remedy)

@@ -72,3 +72,9 @@ def test_what_counts_is_the_file_behind_a_link(image, tmp_path):
     with pytest.raises(ImageError, match="a link to"):
         allowed(image, "folder/b.vmdk")
     assert allowed(image, "folder/b.vmdk", "pool") == "pool/b.vmdk"
+
+
+def test_a_name_that_fills_a_header_does_not_fill_the_message(image):
+    with pytest.raises(ImageError, match="neither beside it nor in a folder") as caught:
+        allowed(image, "/x" * 2000)
+    assert len(str(caught.value)) < 1000

@@ -178,7 +178,7 @@ FAULTS = {
         (at(40, "<Q", 65537), "L1 table"),
     ],
     "vmdk": [
-        (at(0, "4s", b"COWD"), "signature"),
+        (at(0, "4s", b"KDMW"), "signature"),
         (at(4, "<I", 4), "version 4"),
         (at(77, "<H", 1), "compression 1"),
         (at(56, "<Q", (1 << 64) - 1), "compressed"),

@@ -9,7 +9,7 @@ import many_files
 import notation
 import pytest
 
-from batchdiff.foreign.vmdk import inspect_extent
+from batchdiff.foreign.vmdk import inspect_extent, inspect_vmdk
 from batchdiff.foreign.vmdk_descriptor import ExtentKind, VmdkExtent, read_descriptor
 from batchdiff.qcow2.faults import FormatError
 
@@ -165,7 +165,7 @@ def test_only_the_last_extent_may_end_inside_a_grain(extent):
 @pytest.mark.parametrize(
     ("at", "value", "words"),
     [
-        (0, b"COWD", "signature"),
+        (0, b"KDMW", "signature"),
         (12, bytes(8), "size is 0"),
         (512, b"# Disk DescriptorFile", "an image of its own"),
         (77, b"\x01", "compression 1"),
@@ -176,3 +176,31 @@ def test_an_extent_with_a_fault_is_refused(extent, at, value, words):
     extent[at : at + len(value)] = value
     with pytest.raises(FormatError, match=words):
         inspect(extent)
+
+
+def cowd(content):
+    """A vmfsSparse extent of ESXi, in grains of 64 KiB: header, directory, table of 4,096 grains, grains."""
+    grains = [content[at : at + 65536] for at in range(0, len(content), 65536)]
+    head = struct.pack("<4sIIIIIII", b"COWD", 1, 3, len(content) // 512, 128, 4, 1, 40 + 128 * len(grains))
+    table = struct.pack(f"<{len(grains)}I", *(40 + 128 * number for number in range(len(grains))))
+    return head.ljust(2048, b"\0") + struct.pack("<I", 5).ljust(512, b"\0") + table.ljust(17920, b"\0") + content
+
+
+def test_a_sparse_image_of_esxi_is_refused_with_a_remedy_that_works(tmp_path):
+    content, extent = notation.content("64k:A 128k:B"), tmp_path / "image-s001.vmdk"
+    extent.write_bytes(cowd(content))
+    text = many_files.descriptor(many_files.VMFS, [(len(content) // 512, extent.name)])
+    text = text.replace('"vmfs"', '"vmfsSparse"').replace(" VMFS ", " VMFSSPARSE ")
+    with pytest.raises(FormatError, match="its type vmfsSparse is not supported") as caught:
+        read(text)
+    assert "copy with `qemu-img convert`" in caught.value.remedy
+    (tmp_path / "image.vmdk").write_text(text)
+    assert notation.qemu_content(tmp_path / "image.vmdk", "vmdk") == content
+
+
+@pytest.mark.parametrize(("mark", "kind"), [(b"COWD", "vmfsSparse"), (b"\xbe\xba\xfe\xca\0\0\0\0", "seSparse")])
+def test_an_extent_of_esxi_is_not_an_image_by_itself(mark, kind):
+    data = mark.ljust(4096, b"\0")
+    with pytest.raises(FormatError, match=f"it is only an extent of an image of the type {kind}") as caught:
+        inspect_vmdk(lambda offset, length: data[offset : offset + length], len(data))
+    assert "qcow2 copy of its descriptor" in caught.value.remedy

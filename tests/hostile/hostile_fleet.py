@@ -6,8 +6,9 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import types
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import notation
@@ -16,6 +17,7 @@ from kinds import NAMES_OUTSIDE, Kind
 
 CONTENT = "1M:- 1M:A 1M:- 100k:B 924k:-"
 TEMPLATE = "1M:- 1M:A"
+_ZEROS = bytes(65536)
 
 
 @contextmanager
@@ -55,14 +57,26 @@ def fill(text: str, known: dict[str, str]) -> str:
 
 
 class HostileFleet:
-    """A folder with a template and one image of each kind, all of one format."""
+    """A folder with a template and one image of each kind, all of one format unless ``keys`` gives others.
 
-    def __init__(self, folder: Path, image_format: str, kinds: list[Kind], made: dict[str, bytes]) -> None:
+    ``keys``: further keys of the manifest for the guests of a base, such as the file with their secret.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        image_format: str,
+        kinds: list[Kind],
+        made: dict[str, bytes],
+        keys: Mapping[str, list[str]] = types.MappingProxyType({}),
+    ) -> None:
         self.folder, self.image_format = folder, image_format
         self.kinds = {file_name(kind): kind for kind in kinds}
         assert len(self.kinds) == len(kinds), "two kinds have one name"
         images = folder / "images"
         images.mkdir(parents=True)
+        self.temporary = folder / "temporary"
+        self.temporary.mkdir()
         notation.write_raw(folder / "template.img", TEMPLATE)
         (folder / "links").mkdir()
         (folder / "links" / "link").symlink_to("../../outside/secret")
@@ -73,11 +87,15 @@ class HostileFleet:
             write_sparse(images / name, image)
             if isinstance(size, int):
                 os.truncate(images / name, size)
-        guests = [f"  - path: {json.dumps(f'images/{name}')}" for name in self.kinds]
+        guests = [
+            "  - {" + ", ".join([f"path: {json.dumps('images/' + name)}", *keys.get(kind.base, [])]) + "}"
+            for name, kind in self.kinds.items()
+        ]
         manifest = [
             "version: 1",
             "template: {path: template.img, format: raw}",
             f"defaults: {{format: {image_format}}}",
+            "allow_loss: [encryption]",
         ]
         (folder / "fleet.yaml").write_text("\n".join([*manifest, "guests:", *guests, ""]))
 
@@ -96,9 +114,14 @@ class HostileFleet:
 
 
 def digest(path: Path) -> str:
-    """The hash of a file's data, without the holes at its end."""
-    with open(path, "rb") as file:
-        return xxhash.xxh3_128_hexdigest(file.read(64 << 20))
+    """The hash of a file's data, up to 64 MiB, and of where it is: holes count for nothing."""
+    found, at = xxhash.xxh3_128(), 0
+    with open(path, "rb", buffering=0) as file, suppress(OSError):  # ENXIO: no data follows
+        while at < 64 << 20:
+            start = os.lseek(file.fileno(), at, os.SEEK_DATA)
+            at = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            found.update(f"{start} {at} ".encode() + os.pread(file.fileno(), at - start, start))
+    return found.hexdigest()
 
 
 def file_name(kind: Kind) -> str:
@@ -111,15 +134,15 @@ def write_sparse(path: Path, data: bytes | bytearray) -> None:
     with open(path, "wb") as file:
         for at in range(0, len(data), 65536):
             block = data[at : at + 65536]
-            if block.count(0) < len(block):
+            if block != _ZEROS[: len(block)]:
                 file.seek(at)
                 file.write(block)
         file.truncate(len(data))
 
 
-def sound_images(folder: Path, image_format: str, kinds: list[Kind]) -> dict[str, bytes]:
+def sound_images(folder: Path, image_format: str, kinds: list[Kind], content: str) -> dict[str, bytes]:
     """The sound images to be changed, by their options."""
-    raw = notation.write_raw(folder / "content.raw", CONTENT)
+    raw = notation.write_raw(folder / "content.raw", content)
     made = {}
     for base in {kind.base for kind in kinds}:
         path = folder / "sound"

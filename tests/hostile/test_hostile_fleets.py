@@ -16,47 +16,76 @@ import subprocess
 import sys
 from pathlib import Path
 
+import encrypted
 import notation
 import pytest
 from commands import COMMAND, assert_no_traceback, batchdiff
-from hostile_fleet import HostileFleet, baits, sound_images
+from hostile_fleet import CONTENT, HostileFleet, baits, sound_images
 from kinds import NAMES_OUTSIDE, READ, Kind
 from oracle import assert_same
 
 from batchdiff import __main__
 
-FORMATS = ["qcow2", "vmdk", "vdi", "vpc", "qed", "parallels", "raw"]
-FEWEST = 100
-"""Kinds of each format."""
+TABLES = {
+    "qcow2": "qcow2",
+    "qcow2_data": "qcow2",
+    "vmdk": "vmdk",
+    "vmdk_stream": "vmdk",
+    "vdi": "vdi",
+    "vhdx": "vhdx",
+    "vpc": "vpc",
+    "qed": "qed",
+    "parallels": "parallels",
+    "luks": "luks",
+    "raw": "raw",
+}
+"""The format of most images in each table of kinds. For one format a module ``FORMAT_kinds.py`` is enough.
+
+Such a module may have KEYS for the manifest, sound images of its own, files beside them, and files that may be
+opened.
+"""
+FEWEST = {"qcow2_data": 70}
+"""Kinds in each table, if they are not 100; those with a data file are the rest of the table for qcow2."""
 
 FOLLOWED = {"qcow2", "qed", "vmdk"}
 """Formats whose header names a backing file by path; the guest of a raw image could write anything there.
 
 Extents and data files have names of their own (:func:`kinds.of_data`), which nothing may open."""
 
+OF_OTHER_FILES = ("smaller than the template", " is also ", "the template is stored inside this guest")
+"""Words of reasons that name other files than the image, or none."""
+
+OF_THE_MACHINE = ("/sys/block/loopN/", "/sys/devices/system/cpu/", "/sys/fs/")
+"""Paths that only some runs open: of the loop devices of other tests, of filesystems, and of CPUs."""
+
 SECONDS, MEMORY = 30, 200 << 20
 """CPU time for a fleet of 100 to 300 images, and the memory of each process."""
 
 
-def kinds_of(image_format, outside=NAMES_OUTSIDE):
-    return importlib.import_module(f"{image_format}_kinds").kinds(outside)
+def table_of(name):
+    return importlib.import_module(f"{name}_kinds")
 
 
-@pytest.mark.parametrize("image_format", FORMATS)
-def test_there_are_enough_kinds(image_format):
+@pytest.mark.parametrize("name", TABLES)
+def test_there_are_enough_kinds(name):
     """And each is a kind of its own: no two images are the same, or have one name."""
-    found = kinds_of(image_format)
-    assert len(found) >= FEWEST
+    found = table_of(name).kinds(NAMES_OUTSIDE)
+    assert len(found) >= FEWEST.get(name, 100)
     assert len({kind.name for kind in found}) == len(found)
 
 
-@pytest.fixture(params=FORMATS)
+@pytest.fixture(params=TABLES)
 def fleet(request, tmp_path):
+    table, image_format = table_of(request.param), TABLES[request.param]
+    keys, beside = getattr(table, "KEYS", {}), getattr(table, "beside", lambda folder: None)
     with baits(tmp_path) as outside:
-        kinds = kinds_of(request.param, outside)
-        made = sound_images(tmp_path, request.param, kinds)
-        found = HostileFleet(tmp_path / "fleet", request.param, kinds, made)
-        found.sound = sound_fleet(tmp_path / "sound fleet", request.param, made)
+        kinds = table.kinds(outside)
+        made = getattr(table, "sound_images", sound_images)(tmp_path, image_format, kinds, CONTENT)
+        found = HostileFleet(tmp_path / "fleet", image_format, kinds, made, keys)
+        found.sound = sound_fleet(tmp_path / "sound fleet", image_format, made, keys)
+        found.may_open = getattr(table, "may_open", lambda folder: set())(tmp_path)
+        for each in (found, found.sound):
+            beside(each.folder)
         before = found.state()
         yield found
         assert found.state() == before
@@ -76,28 +105,30 @@ def test_each_kind_is_refused_for_its_reason_or_read(fleet):
         said, path = outcome(found[name]), f"{fleet.folder}/images/{name}"
         if kind.expected not in said or (kind.expected == READ) != (said == READ):
             wrong[name] = f"{said!r} instead of {kind.expected!r}"
-        elif said != READ and path not in said and "smaller than the template" not in said:
+        elif said != READ and path not in said and not any(words in said for words in OF_OTHER_FILES):
             wrong[name] = f"{said!r} does not name the file"
     assert wrong == {}
     # Whatever they name, only the images are opened and what a plan of sound images opens; and, in the search for
     # dependents, a regular file that an image names as its backing file.
 
-    known = {re.sub(r"\d+", "N", f"/images/{name}") for name in fleet.kinds}
+    known = {without_numbers(f"/images/{name}") for name in fleet.kinds}
     known |= others(fleet.sound, planned_under_strace(fleet.sound))
+    known |= {without_numbers(as_strace_prints(path)) for path in fleet.may_open}
     if fleet.image_format in FOLLOWED:
-        known.add(re.sub(r"\d+", "N", f"{fleet.folder.parent}/outside/secret"))
+        known.add(without_numbers(f"{fleet.folder.parent}/outside/secret"))
     assert others(fleet, opened) - known == set()
 
 
 def others(fleet, opened):
-    """Returns the paths, without the fleet's own folder in each, temporary files and our own code."""
-    folder = re.sub(r"\d+", "N", str(fleet.folder))
+    """Returns the paths, without the fleet's own folder in each, temporary files, our own code and Python's."""
+    folder = without_numbers(str(fleet.folder))
     # The first process that runs after a change of the code compiles it: it opens other files than the next one.
-    code = re.sub(r"\d+", "N", os.path.dirname(__main__.__file__))
+    code = tuple(without_numbers(os.path.dirname(module.__file__)) for module in (__main__, os))
     return {
         path if folder not in path else path.replace(folder, "")
         for path in opened
-        if not path.endswith(("-tmp", ".partial")) and not path.startswith(code)
+        if not path.endswith(("-tmp", ".partial")) and not path.startswith((*code, *OF_THE_MACHINE))
+        if without_numbers(str(fleet.temporary)) not in path
     }
 
 
@@ -122,6 +153,7 @@ def planned_under_strace(fleet):
         code = subprocess.call(
             [sys.executable, "-c", MEASURE, str(used), *command],
             cwd=fleet.folder,
+            env=os.environ | {"TMPDIR": str(fleet.temporary)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -135,17 +167,26 @@ def planned_under_strace(fleet):
 
 
 def touched(line):
-    """The path that a line of a trace opens, or the whole line if it connects; None for a file that is missing."""
+    """The path that a line of a trace opens, or the address that it connects; None for a file that is missing."""
     if "connect(" in line or "bind(" in line:
-        return line
+        # In the trace of a sound fleet are the sockets of qemu-nbd, at `/proc/self/fd/N`.
+        return without_numbers(line.partition("}")[0].partition(" ")[2].lstrip())
     found = re.search(r'open(?:at2?)?\((?:[^"]*, )?"((?:[^"\\]|\\.)*)"', line)
-    return None if found is None or "= -1 ENOENT" in line else re.sub(r"\d+", "N", found[1])
+    return None if found is None or "= -1 ENOENT" in line else without_numbers(found[1])
 
 
-def sound_fleet(folder, image_format, made):
+def without_numbers(text):
+    return re.sub(r"\d+", "N", text)
+
+
+def as_strace_prints(path):
+    return "".join(chr(byte) if 32 <= byte < 127 else f"\\{byte:o}" for byte in os.fsencode(path))
+
+
+def sound_fleet(folder, image_format, made, keys):
     """A fleet of sound images only."""
     sound = [Kind(f"sound-{number}", lambda image: None, READ, base) for number, base in enumerate(made)]
-    return HostileFleet(folder, image_format, sound, made)
+    return HostileFleet(folder, image_format, sound, made, keys)
 
 
 @pytest.mark.long
@@ -161,5 +202,13 @@ def test_what_is_read_is_what_qemu_reads(fleet):
         if os.path.getsize(guest["path"]) < 16 << 20 and guest["virtual_size"] < 16 << 20:
             assert_same(
                 notation.qemu_content(overlay, "qcow2"),
-                notation.qemu_content(Path(guest["path"]), guest["format"]),
+                by_qemu(fleet, Path(guest["path"]), guest["format"]),
             )
+
+
+def by_qemu(fleet, path, image_format):
+    """The content of an image; a fleet of encrypted ones has their secret beside its manifest."""
+    secret = fleet.folder / "secret"
+    if secret.exists():
+        return encrypted.content(path, image_format, secret, fleet.temporary / "copy")
+    return notation.qemu_content(path, image_format)
