@@ -1,12 +1,12 @@
-r"""The build backend: setuptools, and in archives and wheels also the man pages and completions made from the parser.
+r"""The build backend: setuptools, and in archives and wheels also man pages and completions, made from the parser.
 
 ::
 
     parser -> share/ in the source archive -> build/share/ -> share/ in the wheel
            \------------------------------/
 
-So a package built from the source archive needs no generators, which distributions have in older versions. An editable
-installation, as for `make demo`, has none of these files.
+So a package built from the source archive needs no generators, which distributions have in older versions. An
+editable installation, as for `make demo`, has none of these files.
 """
 
 from __future__ import annotations
