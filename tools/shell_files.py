@@ -26,7 +26,7 @@ from argparse_manpage.manpage import Manpage  # noqa: E402
 
 from batchdiff import __version__  # noqa: E402
 from batchdiff.cli.arguments import parser  # noqa: E402
-from batchdiff.cli.verb_arguments import EXIT_CODES  # noqa: E402
+from batchdiff.cli.help_layout import EXIT_CODES  # noqa: E402
 
 COMPLETIONS = {
     "bash": "bash-completion/completions/batchdiff",

@@ -17,6 +17,7 @@ from types import FrameType
 
 from batchdiff.cli.arguments import parse_arguments
 from batchdiff.cli.console import Console
+from batchdiff.cli.output.outlet import STDOUT
 from batchdiff.errors import EXIT_BUG, EXIT_INTERRUPTED, BatchdiffError, UsageError, advice_on_limit
 from batchdiff.files.descriptors import require_descriptors
 from batchdiff.report.charset import written_in
@@ -29,7 +30,7 @@ _REPORT_BUG = (
 )
 _REPORT_PRINTED_BUG = "Please report it with the lines above, which could not be written to a file"
 
-_NEED_FEW_DESCRIPTORS = {"validate", "show"}
+_NEED_FEW_DESCRIPTORS = {"validate", "show", "schema"}
 """Verbs that open no image and start no process."""
 
 GUEST_NAMES = "_guest-names"
@@ -41,30 +42,36 @@ def run(argv: list[str]) -> int:
     # A stream is None if the caller has closed it.
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for good
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    console = Console()
+    console, verb, started = Console(), "", time.monotonic()
     signal.signal(signal.SIGTERM, _interrupt)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # if the terminal lacks ±, print \xb1
     if argv[:1] == [GUEST_NAMES]:
         return _complete(argv[1:])
+    arguments = None
     try:
         arguments = _arguments(argv, console)
+        verb = arguments.verb
         console = _console(arguments)
-        if arguments.log_file is not None:
-            from batchdiff.cli.logs import session_log  # noqa: PLC0415  # only if a log is asked for
-
-            console = replace(console, log_file=session_log.log_of(arguments))
-            console.log(session_log.first_lines(arguments.verb, argv))
+        with held_signals():  # so that the first event comes first, even if a signal ends the command right now
+            console.begin(verb)
+        console = _logged(console, arguments, argv)
+        with written_in(sys.stdout.encoding or "utf-8"):
+            code = _verb(console, arguments)
     except BatchdiffError as error:
         console.error(error)
-        return error.exit_code
+        code = error.exit_code
+    except KeyboardInterrupt:
+        console.warn("interrupted; no partial files were left. Run the same command again to continue")
+        code = EXIT_INTERRUPTED
     except Exception as error:
-        return _unexpected(console, error, argv)
-    started = time.monotonic()
-    code = _outcome(console, arguments, argv)
+        code = _unexpected(console, error, argv, arguments)
     console.log(f"exit code {code} after {time.monotonic() - started:.1f} s")
-    return code
+    try:
+        return console.end(verb, code, time.monotonic() - started)
+    except KeyboardInterrupt:  # while it waited for a reader
+        return EXIT_INTERRUPTED
 
 
 def _console(arguments: argparse.Namespace) -> Console:
@@ -77,26 +84,22 @@ def _console(arguments: argparse.Namespace) -> Console:
     )
 
 
+def _logged(console: Console, arguments: argparse.Namespace, argv: list[str]) -> Console:
+    """Return the console with the log that the command line asks for, which begins with the command."""
+    if arguments.log_file is None:
+        return console
+    from batchdiff.cli.logs import session_log  # noqa: PLC0415  # only if a log is asked for
+
+    console = replace(console, log_file=session_log.log_of(arguments))
+    console.log(session_log.first_lines(arguments.verb, argv))
+    return console
+
+
 def _complete(words: list[str]) -> int:
     """Print what a shell's completion asks for: the names of a plan's guests."""
     module = importlib.import_module("batchdiff.cli.verbs.guest_names")
     code: int = module.run(words)
     return code
-
-
-def _outcome(console: Console, arguments: argparse.Namespace, argv: list[str]) -> int:
-    """Run the verb, and return the exit code of its end, whatever that was."""
-    try:
-        with written_in(sys.stdout.encoding or "utf-8"):
-            return _verb(console, arguments)
-    except BatchdiffError as error:
-        console.error(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        console.warn("interrupted; no partial files were left. Run the same command again to continue")
-        return EXIT_INTERRUPTED
-    except Exception as error:
-        return _unexpected(console, error, argv, arguments)
 
 
 def _unexpected(
@@ -154,6 +157,7 @@ def _arguments(argv: list[str], console: Console) -> argparse.Namespace:
     except SystemExit:
         if said.getvalue():
             console.result(said.getvalue())
+            STDOUT.flush()
         raise
 
 

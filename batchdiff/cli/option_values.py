@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from batchdiff.files.filenames import readable
-from batchdiff.quoting import show
+from batchdiff.quoting import show, suggestion
 from batchdiff.units import MIB, TIB, parse_size
 
 _MOST_JOBS = 1024
@@ -22,6 +22,16 @@ _ALIKE = {
     "htm": "html",
 }
 """Words that people try, each with the one that means it."""
+
+
+class SchemaName(enum.StrEnum):
+    """The JSON Schemas that ship with batchdiff."""
+
+    MANIFEST = "manifest"
+    PLAN = "plan"
+    REPORT = "report"
+    EVENTS = "events"
+
 
 Choice = TypeVar("Choice", bound=enum.StrEnum)
 
@@ -37,7 +47,8 @@ def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
             return choices(text)
         except ValueError:
             known = ", ".join(choices)
-            meant = f"; did you mean {show(alike)}?" if (alike := _ALIKE.get(text)) in set(choices) else ""
+            alike = _ALIKE.get(text)
+            meant = f"; did you mean {show(alike)}?" if alike in set(choices) else suggestion(text, choices)
             raise argparse.ArgumentTypeError(f"{text!r} is not one of: {known}{meant}") from None
 
     return chosen
@@ -55,13 +66,6 @@ def file_to_write(text: str) -> str:
         raise argparse.ArgumentTypeError("- does not mean stdout here; a file of that name is ./-")
     if not text:
         raise argparse.ArgumentTypeError("the file name is empty")
-    return text
-
-
-def metrics_file(text: str) -> str:
-    """Parse the name of a file for metrics: the collector reads no others."""
-    if not file_to_write(text).endswith(".prom"):
-        raise argparse.ArgumentTypeError(f"{text!r} does not end with .prom, so the collector would not read it")
     return text
 
 

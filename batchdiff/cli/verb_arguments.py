@@ -7,17 +7,10 @@ from typing import TypeAlias
 
 from batchdiff.choices import OF_OVERLAYS, Loss, Retire, Verdict, VerifyMode
 from batchdiff.cli.help_layout import help_layout
-from batchdiff.cli.option_values import file_to_write, guest_name, jobs, metrics_file, one_of, rate
+from batchdiff.cli.logs.options import add_textfile
+from batchdiff.cli.option_values import SchemaName, file_to_write, guest_name, jobs, one_of, rate
 from batchdiff.report.form import Form, Order
 from batchdiff.throttle.options import CacheUse
-
-EXIT_CODES = """exit codes:
-  0 done                               5 the plan is invalid, edited or stale
-  1 done, but a guest was refused      6 verification failed
-    or failed                          7 an external program is missing or failed
-  2 the command line is wrong         10 plan --detailed-exitcode: there is something to convert
-  3 the manifest is wrong             70 a bug in batchdiff
-  4 an image cannot be read          130 interrupted"""
 
 _EXAMPLES = {
     "plan": "example: batchdiff plan manifest.yaml",
@@ -29,6 +22,7 @@ _EXAMPLES = {
     "purge": "example: batchdiff purge manifest.plan.json",
     "definitions": "example: batchdiff definitions manifest.plan.json --connect qemu:///system",
     "validate": "example: batchdiff validate manifest.yaml",
+    "schema": "example: batchdiff schema events",
     "doctor": "example: batchdiff doctor /var/lib/libvirt/images",
 }
 
@@ -140,7 +134,7 @@ def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 def _status(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "status", "show the state of each guest of a plan, and what is next")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
-    _add_textfile(verb)
+    add_textfile(verb)
     _add_map(verb)
 
 
@@ -149,7 +143,7 @@ def _verify(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     _add_jobs(verb, "overlays checked at once")
     _add_guest(verb)
-    _add_textfile(verb)
+    add_textfile(verb)
     _add_map(verb)
 
 
@@ -245,6 +239,11 @@ def _doctor(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("folders", metavar="FOLDER", nargs="*", help="a folder of images (default: the current one)")
 
 
+def _schema(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(verbs, common, "schema", "print a JSON Schema: of manifests, plans, the JSON report, or events")
+    verb.add_argument("schema", metavar="NAME", type=one_of(SchemaName), help=f"one of: {', '.join(SchemaName)}")
+
+
 def _add_jobs(verb: argparse.ArgumentParser, what: str) -> None:
     verb.add_argument("-j", "--jobs", metavar="N", type=jobs, help=f"{what} (default: one for each CPU)")
 
@@ -257,15 +256,6 @@ def _add_guest(verb: argparse.ArgumentParser) -> None:
         action="append",
         dest="guests",
         help="only this guest; may be repeated",
-    )
-
-
-def _add_textfile(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--textfile",
-        metavar="FILE.prom",
-        type=metrics_file,
-        help="also write metrics for Prometheus' node_exporter",
     )
 
 
@@ -293,5 +283,5 @@ def _add_map(verb: argparse.ArgumentParser) -> None:
     )
 
 
-VERBS = (_plan, _show, _apply, _status, _verify, _restore, _purge, _definitions, _validate, _doctor)
+VERBS = (_plan, _show, _apply, _status, _verify, _restore, _purge, _definitions, _validate, _doctor, _schema)
 """The functions that add the verbs, in the order of the help."""

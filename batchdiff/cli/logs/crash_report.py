@@ -14,6 +14,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
 
 from batchdiff import __version__
 from batchdiff.cli.logs.log_file import now
@@ -27,20 +28,29 @@ _DATA = re.compile(
 )
 """Bytes, arrays and long lists of numbers, as Python prints them."""
 
-_LIBRARIES = ("isal", "jinja2", "jsonschema", "numpy", "tqdm", "xxhash", "yaml", "zstandard")
+_LIBRARIES = {"yaml": "pyyaml"} | {
+    name: name for name in ("isal", "jinja2", "jsonschema", "numpy", "tqdm", "xxhash", "zstandard")
+}
+"""Modules, each with the distribution that it comes from."""
 
 
 def crash_text(error: BaseException, command: str) -> str:
     """Return the report of an exception that no code expects; ``command`` is the command line."""
     uname = platform.uname()
-    modules = [sys.modules[name] for name in _LIBRARIES if name in sys.modules]
-    loaded = [f"{module.__name__} {getattr(module, '__version__', '?')}" for module in modules]
+    loaded = [_with_version(name) for module, name in _LIBRARIES.items() if module in sys.modules]
     head = (
         f"time: {now()}\ncommand: {command}\n"
         f"batchdiff {__version__}, Python {platform.python_version()}, {uname.system} {uname.release}"
         f" {uname.machine}\nlibraries: {', '.join(loaded) or 'none'}\n"
     )
     return "\n".join([head, *_parts(error)])
+
+
+def _with_version(name: str) -> str:
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:  # installed without its metadata
+        return name
 
 
 def _parts(error: BaseException) -> Iterator[str]:

@@ -28,7 +28,7 @@ STATES = ("planned", "skipped", "refused", *Step)
 _WORST_FIRST = (Health.DAMAGED, Health.UNKNOWN, Health.IN_USE, Health.TOUCHED, Health.SOUND)
 
 
-class Reading(NamedTuple):
+class MetricValue(NamedTuple):
     """One value of a metric, with the labels that it has beside ``plan``."""
 
     value: int
@@ -40,22 +40,24 @@ class Metric(NamedTuple):
 
     name: str
     help: str
-    readings: Sequence[Reading]
+    values: Sequence[MetricValue]
 
 
 def metrics_text(plan_path: str, verb: str, when: int, metrics: Sequence[Metric]) -> Iterator[str]:
     """Yield the lines of a file; ``when``: the end of the command, in seconds since 1970."""
     last = Metric(
-        "batchdiff_last_run_timestamp_seconds", "When a verb last ran to its end.", [Reading(when, {"verb": verb})]
+        "batchdiff_last_run_timestamp_seconds",
+        "When a verb last ran to its end.",
+        [MetricValue(when, {"verb": verb})],
     )
     for metric in (*metrics, last):
-        if not metric.readings:
+        if not metric.values:
             continue
         yield f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} gauge\n"
-        for reading in metric.readings:
-            labels = {"plan": plan_path, **reading.labels}
+        for each in metric.values:
+            labels = {"plan": plan_path, **each.labels}
             inside = ",".join(f'{name}="{_label_value(value)}"' for name, value in labels.items())
-            yield f"{metric.name}{{{inside}}} {reading.value}\n"
+            yield f"{metric.name}{{{inside}}} {each.value}\n"
 
 
 def _label_value(text: str) -> str:
@@ -68,7 +70,7 @@ def status_metrics(
     """Return the metrics of `batchdiff status`; ``overlay_bytes``: disk space of existing overlays, by guest."""
     states = Counter(row.step for row in rows)
     freed = [
-        Reading(
+        MetricValue(
             savings.saved_bytes + savings.overlay_disk_bytes - overlay_bytes[guest.name], {"guest": guest.name}
         )
         for guest in plan.to_convert
@@ -79,22 +81,22 @@ def status_metrics(
         Metric(
             "batchdiff_guest_state",
             "The last step of the guest is the state; its value is always 1.",
-            [Reading(1, {"guest": row.name, "state": row.step}) for row in rows],
+            [MetricValue(1, {"guest": row.name, "state": row.step}) for row in rows],
         ),
         Metric(
             "batchdiff_guests",
             "Number of guests in each state.",
-            [Reading(states[state], {"state": state}) for state in STATES],
+            [MetricValue(states[state], {"state": state}) for state in STATES],
         ),
         Metric(
             "batchdiff_guest_failed",
             "1 if the last command that worked on the guest failed.",
-            [Reading(int(bool(row.failure)), {"guest": row.name}) for row in rows],
+            [MetricValue(int(bool(row.failure)), {"guest": row.name}) for row in rows],
         ),
         Metric(
             "batchdiff_overlay_bytes",
             "Disk space that the guest's overlay takes.",
-            [Reading(size, {"guest": name}) for name, size in overlay_bytes.items()],
+            [MetricValue(size, {"guest": name}) for name, size in overlay_bytes.items()],
         ),
         Metric(
             "batchdiff_saved_bytes",
@@ -105,7 +107,7 @@ def status_metrics(
         Metric(
             "batchdiff_planned_saved_bytes",
             "Space that the plan predicts to free, for all guests.",
-            [Reading(plan.totals.saved_bytes)],
+            [MetricValue(plan.totals.saved_bytes)],
         ),
     ]
 
@@ -119,15 +121,20 @@ def verify_metrics(findings: Sequence[Finding], *, success: bool) -> list[Metric
                 worst.setdefault((each.name, each.path), health)
     counts = Counter(worst.values())
     return [
-        Metric("batchdiff_verify_success", "1 if verify found no damage and no doubt.", [Reading(int(success))]),
+        Metric(
+            "batchdiff_verify_success", "1 if verify found no damage and no doubt.", [MetricValue(int(success))]
+        ),
         Metric(
             "batchdiff_verify_health",
             "The health of a file is in its label; its value is always 1.",
-            [Reading(1, {"name": name, "path": path, "health": health}) for (name, path), health in worst.items()],
+            [
+                MetricValue(1, {"name": name, "path": path, "health": health})
+                for (name, path), health in worst.items()
+            ],
         ),
         Metric(
             "batchdiff_verify_files",
             "Number of files of each health.",
-            [Reading(counts[health], {"health": health}) for health in _WORST_FIRST],
+            [MetricValue(counts[health], {"health": health}) for health in _WORST_FIRST],
         ),
     ]

@@ -9,12 +9,13 @@ from contextlib import closing
 from batchdiff.cli.console import Console
 from batchdiff.cli.earlier_plans import converted_guests, say_kept
 from batchdiff.cli.new_plan.plan_warnings import warn_of_changed_template, warn_of_space
-from batchdiff.cli.new_plan.progress import scan_progress
+from batchdiff.cli.new_plan.progress import ScanProgress
 from batchdiff.cli.new_plan.replaced_plan import replace_plan_at
 from batchdiff.cli.warnings import warn_of_manifest
 from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS
 from batchdiff.files.filenames import shell_word
 from batchdiff.linux.machine import usable_cpus
+from batchdiff.linux.permissions import is_read_only
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.file import read_plan
@@ -42,14 +43,22 @@ def make_and_report(
         earlier = EarlierResults(checkpoint, older, console.say, plans)
         with throttle(limits, tell=console.detail) as observer:
             warn_of_manifest(console, manifest, observer)
-            with scan_progress(console) as progress:
-                plan = make_plan(manifest, jobs=jobs, progress=progress, earlier=earlier, observer=observer)
+            with console.metering() as meter:
+                progress = ScanProgress(meter)
+                plan = make_plan(
+                    manifest,
+                    jobs=jobs,
+                    progress=progress.scanned,
+                    assessed=progress.assessed,
+                    earlier=earlier,
+                    observer=observer,
+                )
         # The checkpoint is discarded only once the plan is written: a crash before that does not cost the scan.
         replaced = replace_plan_at(path, plan, converted_guests(manifest))
         checkpoint.discard()
     if replaced is not None:
         say_kept(console, path, replaced)
-    facts = PlanFacts(plan, jobs=usable_cpus())
+    facts = PlanFacts(plan, jobs=usable_cpus(), read_only=is_read_only(plan.template.source.path))
     console.result(plan_text(facts, console.width))
     aside = None if replaced is None else os.path.abspath(replaced.path)
     if console.json:

@@ -58,6 +58,7 @@ def test_the_traceback_is_beside_the_plan(folder, capsys):
     text = report.read_text()
     assert "command: batchdiff status plans/fleet.plan.json\n" in text
     assert re.search(r"^batchdiff \S+, Python 3\.\d+\.\d+, Linux ", text, re.MULTILINE)
+    assert re.search(r"^libraries: .*numpy \d+\.", text, re.MULTILINE)
     assert text.index("ValueError: invalid literal for int() with base 10: (data left out)") < text.index(
         "KeyError: 'x'"
     )
@@ -74,8 +75,9 @@ def test_each_has_a_name_of_its_own(folder):
 
 def test_an_event_is_printed_too(capsys):
     assert main.run(["status", "plans/fleet.plan.json", "--json"]) == 70
-    event = json.loads(capsys.readouterr().out)
-    assert (event["event"], event["exit_code"]) == ("error", 70)
+    lines = map(json.loads, capsys.readouterr().out.splitlines())
+    (event,) = [line for line in lines if line["event"] == "error"]
+    assert event["exit_code"] == 70
     assert "KeyError: 'x'" in event["message"]
 
 

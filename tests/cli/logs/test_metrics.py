@@ -1,6 +1,7 @@
 """Metrics are what the collector of node_exporter takes; Prometheus' own Python client is the judge.
 
-Guards cli/logs/metrics.py, cli/logs/textfile.py, cli/verbs/status.py, cli/verbs/verify.py, files/atomic_write.py.
+Guards cli/logs/metrics.py, cli/logs/textfile.py, cli/verbs/status.py, cli/verbs/verify.py, files/atomic_write.py,
+cli/logs/options.py.
 """
 
 import os
