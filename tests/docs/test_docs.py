@@ -120,7 +120,7 @@ def documented(words: str) -> set[str]:
 
 
 LONGEST = {
-    "docs/glossary.md": 320,
+    "docs/glossary.md": 330,
     "docs/manifest.md": 216,
     "CHANGELOG.md": 240,
     "docs/architecture.md": 200,

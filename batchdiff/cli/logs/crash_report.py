@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from batchdiff import __version__
-from batchdiff.cli.logs.log_file import now
+from batchdiff.cli.logs.log_file import time_now
 from batchdiff.files import own_files
 
 _LONGEST = 20_000
@@ -39,7 +39,7 @@ def crash_text(error: BaseException, command: str) -> str:
     uname = platform.uname()
     loaded = [_with_version(name) for module, name in _LIBRARIES.items() if module in sys.modules]
     head = (
-        f"time: {now()}\ncommand: {command}\n"
+        f"time: {time_now()}\ncommand: {command}\n"
         f"batchdiff {__version__}, Python {platform.python_version()}, {uname.system} {uname.release}"
         f" {uname.machine}\nlibraries: {', '.join(loaded) or 'none'}\n"
     )
@@ -90,7 +90,7 @@ def write_crash_report(text: str, folders: Sequence[str]) -> str | None:
 
     Returns its path; None if no folder takes it.
     """
-    name = f"{re.sub('[-:]', '', now())}-{os.urandom(4).hex()}{own_files.CRASH}"
+    name = f"{re.sub('[-:]', '', time_now())}-{os.urandom(4).hex()}{own_files.CRASH}"
     for folder in folders:
         path = os.path.join(folder, name)
         with contextlib.suppress(OSError, ValueError):

@@ -35,7 +35,7 @@ _PASSWORD = re.compile(r"""(://[^/\s:@]*:)[^@/\s]+(?=@)|(\bpasswd=)(?:'[^']*'|"[
 _REMEDY = "Name a file that does not exist yet, or an earlier log of batchdiff."
 
 
-def now() -> str:
+def time_now() -> str:
     """Return the time as in plans and journals: ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -55,7 +55,7 @@ class LogFile:
         """
         fd = self.fd
         if fd is not None:
-            start = f"{now()} {os.getpid()} "
+            start = f"{time_now()} {os.getpid()} "
             lines = "".join(f"{start}{printable(line)}\n" for line in _fit_for_log(text).splitlines())
             data = lines.encode("utf-8", "backslashreplace")
             try:

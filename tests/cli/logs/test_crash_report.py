@@ -110,7 +110,7 @@ def test_without_any_folder_it_is_printed(folder, capsys, monkeypatch):
 
 def test_nothing_is_replaced_and_no_link_followed(folder, monkeypatch):
     monkeypatch.setattr(os, "urandom", bytes)
-    monkeypatch.setattr(crash_report, "now", lambda: "2026-01-01T00:00:00Z")
+    monkeypatch.setattr(crash_report, "time_now", lambda: "2026-01-01T00:00:00Z")
     first = crash_report.write_crash_report("a", [str(folder)])
     assert crash_report.write_crash_report("b", [str(folder)]) is None
     os.unlink(first)

@@ -55,7 +55,7 @@ def test_everything_that_apply_did_is_logged_although_it_is_quiet(tmp_path, monk
     )
     steps = ["checked", "written", "verified", "published", "converted"]
     assert [line for line in lines if line.startswith("raw: ")] == [f"raw: {step}" for step in steps]
-    assert "4 guests: 4 converted." in lines
+    assert any(line.startswith("4 guests: 4 converted.") for line in lines)
     assert re.fullmatch(r"exit code 0 after \d+\.\d s", lines[-1])
 
 
