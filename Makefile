@@ -3,6 +3,9 @@
 # make test-long  the same, with the slow tests
 # make test-debian12, make test-debian13
 #                 make demo and make test in a fresh Debian 12 or 13; needs root and 20 GiB
+# make package    source archive, wheel and Debian package in dist/; installs missing tools as make test does
+# make test-packages
+#                 the Debian package in a fresh Debian 12 and 13: install, make demo's fleet, purge; needs root and 20 GiB
 # make lint       rules, formatting, types, spelling and prose only
 # make bench      batchdiff side by side with its peers; needs root, 32 GiB and an hour. BENCH="--quick" tries it out
 # make bench-docs put the figures and the plot of the last `make bench` into docs/
@@ -16,7 +19,7 @@ ON_ALL_CORES := -n $$(($(shell nproc) + 1)) --dist worksteal
 # Tests start batchdiff thousands of times; compiling it each time would make them take half as long again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long test-debian12 test-debian13 lint bench bench-docs tools clean
+.PHONY: demo test test-long test-debian12 test-debian13 package test-packages lint bench bench-docs tools clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -32,6 +35,16 @@ test-debian12: SUITE := bookworm
 test-debian13: SUITE := trixie
 test-debian12 test-debian13:
 	sh tools/debian-tree $(SUITE) sh -c 'make demo && make test'
+
+package: $(VENV)/installed-for-packages
+	rm -rf dist
+	mkdir dist
+	sh tools/make-packages $(RUN)/python dist debian
+	cd dist && sha256sum *
+
+test-packages: package
+	CARRY=dist sh tools/debian-tree bookworm sh tools/try-packages
+	CARRY=dist sh tools/debian-tree trixie sh tools/try-packages
 
 lint: $(VENV)/installed-for-tests
 	$(RUN)/ruff check .
@@ -66,6 +79,10 @@ $(VENV)/installed-for-bench: $(VENV)/bin/python pyproject.toml
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	touch $@ $(VENV)/installed
 
+$(VENV)/installed-for-packages: $(VENV)/bin/python pyproject.toml
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable '.[package]'
+	touch $@ $(VENV)/installed
+
 clean:
 	rm -rf --one-file-system debian-trees
-	rm -rf $(VENV) demo-images bench-images bench.json build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-images bench-images bench.json build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -44,11 +44,11 @@ KINDS = {
         "recipes",
     },
     "Reference": {"glossary", "manifest", "plan-format", "scripting"},
-    "Explanation": {"architecture", "performance", "safety"},
+    "Explanation": {"architecture", "packages", "performance", "safety"},
 }
 """The pages of docs/, each of one kind, as docs/README.md lists them."""
 
-EXPECTED = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/README.md"} | {
+EXPECTED = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/README.md"} | {
     f"docs/{name}.md" for names in KINDS.values() for name in names
 }
 
