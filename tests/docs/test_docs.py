@@ -33,9 +33,24 @@ DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTING = (ROOT / "docs" / "scripting.md").read_text()
 KINDS = {
     "Tutorial": {"tour"},
-    "How-to guides": {"adding-guests", "encrypted-images", "moving", "new-template", "overlay-options", "recipes"},
+    "How-to guides": {
+        "adding-guests",
+        "backups",
+        "encrypted-images",
+        "in-place",
+        "libvirt",
+        "many-vms",
+        "moving",
+        "new-template",
+        "one-vm",
+        "overlay-options",
+        "recipes",
+        "reflinks",
+        "security-labels",
+        "undo",
+    },
     "Reference": {"glossary", "manifest", "plan-format", "scripting"},
-    "Explanation": {"architecture", "performance", "safety"},
+    "Explanation": {"architecture", "deep-chains", "performance", "safety", "small-savings"},
 }
 """The pages of docs/, each of one kind, as docs/README.md lists them."""
 

@@ -1,0 +1,196 @@
+"""The how-to pages, command by command, each on a small fleet of its own: what a page promises has happened.
+
+docs/moving.md, new-template.md, recipes.md and others have modules of their own.
+"""
+
+import json
+import os
+
+import notation
+import pytest
+from filesystems import mounted
+from oracle import assert_same
+from page_runner import PageRunner, page_fences
+
+TEMPLATE = "2M:A 1M:- 1M:B"
+GUESTS = {
+    "web01": "64k:X 1984k:A 1M:- 1M:B",
+    "web02": "2M:A 64k:Y 960k:- 1M:B",
+    "web03": "2M:A 512k:Z 512k:- 1M:B",
+    "web04": "2M:A 1M:- 1M:B",
+}
+FLEET = """\
+version: 1
+template: {path: debian-12.img, format: raw}
+defaults: {format: raw}
+guests: [{glob: clones/*.img}]
+"""
+
+
+@pytest.fixture
+def page(tmp_path):
+    """A machine with /images: a template, and four copies of it in a folder."""
+    page = PageRunner(tmp_path, "/backup")
+    fill(page)
+    return page
+
+
+def fill(page):
+    (page.images / "clones").mkdir()
+    notation.write_raw(page.images / "debian-12.img", TEMPLATE)
+    for name, text in GUESTS.items():
+        notation.write_raw(page.images / "clones" / f"{name}.img", text)
+    page.write("fleet.yaml", FLEET)
+
+
+def applied(page, retire="quarantine"):
+    page.run(f"batchdiff plan fleet.yaml -q; batchdiff apply fleet.plan.json -q --verify native --retire {retire}")
+
+
+def vm_writes(page, name):
+    """The VM has run on its overlay."""
+    notation.run(
+        "qemu-io", "-f", "qcow2", "-c", "write -P 77 3M 64k", str(page.images / "clones" / f"{name}.qcow2")
+    )
+
+
+def assert_overlay(path, text):
+    assert_same(notation.qemu_content(path, "qcow2"), notation.content(text))
+
+
+def test_one_vm(page):
+    plan, apply, purge = page_fences("one-vm", "sh")
+    (manifest,) = page_fences("one-vm", "yaml")
+    notation.write_raw(page.images / "web01.img", GUESTS["web01"])
+    page.write("web01.yaml", manifest)
+    assert "1 of 1" in page.run(plan)
+    assert "in the VM's definition: /images/web01.img (raw) -> /images/web01.qcow2 (qcow2)" in page.run(apply)
+    assert (page.images / "web01.img.batchdiff-original").exists()
+    page.run(purge)
+    assert not (page.images / "web01.img.batchdiff-original").exists()
+    assert_overlay(page.images / "web01.qcow2", GUESTS["web01"])
+
+
+def test_a_hundred_vms(page):
+    plan, review, first, others, free = page_fences("many-vms", "sh")
+    (manifest,) = page_fences("many-vms", "yaml")
+    clones = page.images / "clones"
+    for name in GUESTS:
+        (clones / f"{name}.img").rename(clones / f"{name.replace('web', 'web0')}.img")
+    notation.write_raw(clones / "old-a.img", "1M:Q")
+    page.write("fleet.yaml", manifest)
+    assert "4 of 4" in page.run(plan)
+    assert "web001" in page.run(review)
+    assert "<!DOCTYPE html>" in (page.images / "fleet.html").read_text()
+    assert "4 guests: 1 converted" in page.run(first) or len(list(clones.glob("*.qcow2"))) == 1
+    assert "web004" in page.run(others)
+    vm = clones / "web002.qcow2"
+    notation.run("qemu-io", "-f", "qcow2", "-c", "write -P 77 3M 64k", str(vm))
+    page.run(free)
+    assert sorted(path.name for path in clones.iterdir()) == [
+        "old-a.img",
+        *(f"web00{n}.qcow2" for n in range(1, 5)),
+    ]
+
+
+def test_under_the_same_names(page):
+    convert, free = page_fences("in-place", "sh")
+    (manifest,) = page_fences("in-place", "yaml")
+    clones = page.images / "clones"
+    notation.write_qcow2(page.images / "debian-12.qcow2", TEMPLATE)
+    for name, text in GUESTS.items():
+        notation.write_qcow2(clones / f"{name}.qcow2", text)
+        (clones / f"{name}.img").unlink()
+    page.write("fleet.yaml", manifest)
+    page.run(convert)
+    assert (clones / "web01.qcow2.batchdiff-original").exists()
+    page.run(free)
+    assert sorted(path.stem for path in clones.iterdir()) == sorted(GUESTS)
+    for name, text in GUESTS.items():
+        assert_overlay(clones / f"{name}.qcow2", text)
+
+
+def test_undo(page):
+    one, before, fleet, without = page_fences("undo", "sh")
+    clones = page.images / "clones"
+    applied(page)
+    vm_writes(page, "web02")
+    vm_writes(page, "web03")
+    page.run(one)
+    assert_same((clones / "web01.img").read_bytes(), notation.content(GUESTS["web01"]))
+    assert not (clones / "web01.qcow2").exists()
+    page.run(before)
+    assert_same((clones / "web02.img").read_bytes(), notation.content(GUESTS["web02"]))
+    page.run(without)
+    assert_same((page.images / "web04-full.img").read_bytes(), notation.content(GUESTS["web04"]))
+    page.run(fleet)
+    rebuilt = (clones / "web03.img").read_bytes()
+    assert rebuilt[3 << 20 : (3 << 20) + 65536] == bytes([77]) * 65536, "what the VM wrote is kept"
+    assert (clones / "web03.img.batchdiff-original").exists()
+
+
+def test_undo_refuses_between_two_disks(page):
+    """The row for an original that was kept."""
+    applied(page, "keep")
+    vm_writes(page, "web01")
+    page.run("batchdiff restore fleet.plan.json --guest web01", expect=5)
+    assert (page.images / "clones/web01.img").exists()
+    assert (page.images / "clones/web01.qcow2").exists()
+
+
+def test_reflinks(tmp_path):
+    shows, copies = page_fences("reflinks", "sh")
+    with mounted(tmp_path, "xfs") as point:
+        (tmp_path / "images").symlink_to(point)
+        page = PageRunner(tmp_path)
+        notation.write_raw(page.images / "debian-12.img", "8M:A")
+        page.write("fleet.yaml", FLEET.replace("clones/*.img", "web*.img"))
+        assert "reflinks              supported" in page.run(shows)
+        said = page.run(copies)
+        assert "1 skip" in said or "skip" in said, said
+        page.run("sed -i '$ a minimum_savings: none' fleet.yaml; batchdiff plan fleet.yaml -q")
+        report = json.loads(page.run("batchdiff show fleet.plan.json --format json"))
+        assert report["guests"][0]["verdict"] == "convert"
+        assert report["guests"][0]["savings"]["saved_bytes"] <= 0
+
+
+def test_labels(page):
+    """Without SELinux the kernel keeps a label all the same, as an attribute."""
+    (apply,) = page_fences("security-labels", "sh")
+    label = b"system_u:object_r:virt_image_t:s0\0"
+    clones = page.images / "clones"
+    os.setxattr(clones / "web01.img", "security.selinux", label)
+    os.setxattr(clones / "web01.img", "trusted.libvirt.security.ref_dac", b"1")
+    page.run("batchdiff plan fleet.yaml -q")
+    page.run(apply)
+    assert os.getxattr(clones / "web01.qcow2", "security.selinux") == label
+    assert "trusted.libvirt.security.ref_dac" not in os.listxattr(clones / "web01.qcow2")
+
+
+def test_backups(page):
+    save, back, single = page_fences("backups", "sh")
+    applied(page)
+    (page.folder / "backup").mkdir()
+    page.run(save)
+    page.run("rm -r /images/clones /images/debian-12.img* /images/fleet.*")
+    said = page.run(back)
+    assert "damaged" not in said
+    assert "touched" in said
+    for name, text in GUESTS.items():
+        assert_overlay(page.images / "clones" / f"{name}.qcow2", text)
+    page.run(single)
+    assert_same((page.images / "web01-full.img").read_bytes(), notation.content(GUESTS["web01"]))
+
+
+def test_small_savings(page):
+    report, sizes = page_fences("small-savings", "sh")
+    page.run("batchdiff plan fleet.yaml -q")
+    page.run(report)
+    assert (page.images / "report.html").exists()
+    assert json.loads(page.run(sizes))["65536"] > 0
+
+
+def test_deep_chains(page):
+    (show,) = page_fences("deep-chains", "sh")
+    applied(page)
+    assert page.run(show).count("image: ") == 2
